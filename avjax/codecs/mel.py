@@ -1,0 +1,120 @@
+"""Log-mel spectrogram of the 22 kHz, 80-band, 256-hop family (BigVGAN base, HiFi-GAN, Matcha), frame-major.
+
+Frame k is centred on sample 256 k + 128, because the signal is reflected by (n_fft - hop) / 2 on both sides and the
+transform itself does not centre. A signal of N samples has N // 256 frames.
+
+Works on numpy arrays (returns numpy, nothing is compiled: right for clips of many lengths) and on JAX arrays (pure,
+jittable). Suffixes: N samples, T frames, W window, K frequency bins, M mel bands.
+
+Source: AV-Flow's release (audio / 1.1, mean -5.5366, std 2.1161) on BigVGAN's `mel_spectrogram`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avjax.errors import UserError
+
+RECIPE = {
+    "kind": "log-mel",
+    "sample_rate": 22050,
+    "n_fft": 1024,
+    "hop": 256,
+    "window": "hann-periodic",
+    "bands": 80,
+    "fmin": 0.0,
+    "fmax": 8000.0,
+    "scale": "slaney",
+    "pad": "reflect (n_fft - hop) / 2",
+    "magnitude": "sqrt(power + 1e-9)",
+    "log": "ln(max(x, 1e-5))",
+    "gain": 1.1,  # the audio is divided by this first; a vocoder's output is multiplied by it
+    "mean": -5.5366,
+    "std": 2.1161,
+}
+FRAME_RATE = RECIPE["sample_rate"] / RECIPE["hop"]  # 86.1328125 Hz
+
+
+def hz_to_mel(hz):
+    """Slaney's scale: linear (66.67 Hz a mel) below 1 kHz, logarithmic (factor 6.4 in 27 mels) above."""
+    hz = np.asarray(hz, np.float64)
+    return np.where(hz < 1000.0, hz * 3 / 200, 15.0 + np.log(np.maximum(hz, 1000.0) / 1000.0) * 27 / np.log(6.4))
+
+
+def mel_to_hz(mel):
+    """Inverse of `hz_to_mel`."""
+    mel = np.asarray(mel, np.float64)
+    return np.where(mel < 15.0, mel * 200 / 3, 1000.0 * np.exp((np.maximum(mel, 15.0) - 15.0) * np.log(6.4) / 27))
+
+
+@functools.lru_cache
+def filterbank(sample_rate: int, n_fft: int, bands: int, fmin: float, fmax: float) -> np.ndarray:
+    """(M, K) triangles of unit area in hertz (Slaney normalisation), float32. Read only."""
+    edges = mel_to_hz(np.linspace(hz_to_mel(fmin), hz_to_mel(fmax), bands + 2))
+    bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
+    weights_MK = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)
+    weights_MK = weights_MK.astype(np.float32)
+    weights_MK.setflags(write=False)
+    return weights_MK
+
+
+def filters_of(recipe: dict = RECIPE) -> np.ndarray:
+    """The recipe's filterbank, (M, K)."""
+    return filterbank(recipe["sample_rate"], recipe["n_fft"], recipe["bands"], recipe["fmin"], recipe["fmax"])
+
+
+@functools.lru_cache
+def window_of(n_fft: int) -> np.ndarray:
+    """Periodic Hann window, (W,) float32. Read only."""
+    window_W = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+    window_W.setflags(write=False)
+    return window_W
+
+
+def frames(audio, n_fft: int, hop: int):
+    """(..., N) -> (..., T, W) overlapping frames of a signal that is already padded; N // hop - (n_fft / hop - 1) of
+    them. The hop must divide n_fft: frames are then concatenations of neighbouring blocks, which needs no gather."""
+    xp = jnp if isinstance(audio, jax.Array) else np
+    parts = n_fft // hop
+    blocks = audio.shape[-1] // hop
+    block = audio[..., : blocks * hop].reshape(*audio.shape[:-1], blocks, hop)
+    count = blocks - parts + 1
+    return xp.concatenate([block[..., i : i + count, :] for i in range(parts)], axis=-1)
+
+
+def log_mel(audio, recipe: dict = RECIPE):
+    """(..., N) float audio in [-1, 1] at the recipe's rate -> (..., N // hop, M) log-mel, float32.
+
+    numpy in, numpy out; JAX in, JAX out (pure). Raises UserError when the audio is shorter than the reflection needs
+    (n_fft / 2 samples) or is not floating point.
+    """
+    xp = jnp if isinstance(audio, jax.Array) else np
+    audio = xp.asarray(audio)
+    pad = (recipe["n_fft"] - recipe["hop"]) // 2
+    if audio.shape[-1] < recipe["n_fft"] // 2:
+        raise UserError("audio too short for a mel frame", where="log_mel", expected=f">= {recipe['n_fft'] // 2} "
+                        "samples", found=f"{audio.shape[-1]}", way_out="drop the clip or pad it with silence")
+    if not xp.issubdtype(audio.dtype, xp.floating):
+        raise UserError("audio is not floating point", where="log_mel", expected="float samples in [-1, 1]",
+                        found=str(audio.dtype), way_out="divide int16 by 32768")
+    audio = audio.astype(xp.float32) / recipe["gain"]
+    audio = xp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(pad, pad)], mode="reflect")
+    frames_TW = frames(audio, recipe["n_fft"], recipe["hop"]) * window_of(recipe["n_fft"])
+    spectrum_TK = xp.fft.rfft(frames_TW, axis=-1)
+    magnitude_TK = xp.sqrt(spectrum_TK.real**2 + spectrum_TK.imag**2 + 1e-9)
+    mel_TM = magnitude_TK @ filters_of(recipe).T
+    return xp.log(xp.maximum(mel_TM, 1e-5)).astype(xp.float32)
+
+
+def normalise(log_mel_TM, recipe: dict = RECIPE):
+    """Log-mel to zero mean, unit standard deviation (of the release's corpus): what models see."""
+    return (log_mel_TM - recipe["mean"]) / recipe["std"]
+
+
+def denormalise(mel_TM, recipe: dict = RECIPE):
+    """Inverse of `normalise`."""
+    return mel_TM * recipe["std"] + recipe["mean"]

@@ -1,0 +1,73 @@
+"""The contract between a paper's model and everything else in the house.
+
+A *System* is one trainable thing. The loader checks its batches against `batch_spec`, the sharding rules place its
+parameters, the loop differentiates `loss`, the evaluator calls `generate`; none of them knows which paper it is.
+"""
+
+import dataclasses
+import importlib
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from avjax.errors import UserError
+
+Params = Any  # a pytree of arrays, named as flax names them
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One named array of a batch, a condition or an output stream.
+
+    `shape` leads with the axis names "batch" and, for sequences, "time"; other entries are sizes. `rate` is frames per
+    second for anything with a time axis. `recipe` is the exact definition of the feature (sample rate, FFT size,
+    normalisation, ...) that a feature shard must have been made with; None accepts any.
+    """
+
+    shape: tuple[str | int, ...]
+    dtype: str
+    meaning: str
+    unit: str = ""
+    rate: float | None = None
+    recipe: dict | None = None
+
+    def resolve(self, **sizes: int) -> jax.ShapeDtypeStruct:
+        """The concrete shape, e.g. `spec.resolve(batch=8, time=172)`."""
+        shape = tuple(sizes[d] if isinstance(d, str) else d for d in self.shape)
+        return jax.ShapeDtypeStruct(shape, np.dtype(self.dtype))
+
+
+class System(Protocol):
+    """What every paper provides. Built once from its config by `build`; holds no arrays."""
+
+    batch_spec: dict[str, Spec]  # what `loss` is given
+    conditions_spec: dict[str, Spec]  # what `generate` is given (a subset of names, plus "mask": (batch, time))
+    streams_spec: dict[str, Spec]  # what `generate` returns
+    param_rules: tuple[tuple[str, tuple], ...]  # (regex over "a/b/c" path, mesh axes per dim); exactly one must match
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters (float32)."""
+
+    def loss(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Scalar loss and scalar metrics. Pure; `key` is the only randomness."""
+
+    def generate(self, params: Params, conditions: Batch, keys: jax.Array) -> Batch:
+        """Streams for a batch of conditions; `keys` is (batch,) typed keys, one an example, so that an example's
+        noise does not depend on its neighbours or on padding. Pure and jittable."""
+
+
+def build(config) -> System:
+    """The System that `config.name` picks: the class `System` of `avjax.systems.<name>`."""
+    try:
+        module = importlib.import_module(f"avjax.systems.{config.name}")
+    except ModuleNotFoundError as error:
+        raise UserError("unknown system", where="config.system.name", expected="a folder or file of avjax/systems",
+                        found=repr(config.name), way_out="check the name's spelling") from error
+    return module.System(config)
+
+
+def example_batch(system: System, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of one training batch, without data."""
+    return {name: spec.resolve(batch=batch, time=time) for name, spec in system.batch_spec.items()}

@@ -1,0 +1,65 @@
+"""Every field an experiment may set, with its default. Experiments start from `get_config()` and override; the config
+is then locked, so a misspelt key on the command line is an error that names the nearest valid key."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.name = "base"
+    c.seed = 0
+    # Stages run before training, in order, each skipped when its output is already whole. See launch/stages.py.
+    c.stages = ()
+
+    # The trainable thing: `name` picks avjax/systems/<name>, the rest is its own (see that folder's config.py).
+    c.system = ConfigDict()
+
+    c.data = d = ConfigDict()
+    d.dir = ""  # a feature dataset's folder; "{workdir}" is replaced
+    d.train_split = "train"
+    d.batch_size = 16  # examples a step, over all hosts and devices
+    d.segment = 345  # frames an example
+    d.threads = 2  # reader threads (order does not depend on it)
+
+    c.optimizer = o = ConfigDict()
+    o.name = "adamw"
+    o.learning_rate = 1e-4
+    o.schedule = "constant"  # constant | cosine | linear | rsqrt
+    o.warmup_steps = 0
+    o.final_fraction = 0.0  # learning rate at the end, as a fraction of the peak (cosine, linear)
+    o.b1, o.b2, o.eps = 0.9, 0.98, 1e-9
+    o.weight_decay = 0.0
+    o.no_decay = (r".*/bias$", r".*/scale$")  # parameters without weight decay, by path
+    o.frozen = ()  # parameters that never change, by path
+    o.clip_norm = 0.0  # global gradient norm; 0 = off
+    o.accumulate = 1  # micro-batches a step
+    o.ema_decay = 0.0  # 0 = off; evaluation uses the average when on
+
+    c.train = t = ConfigDict()
+    t.steps = 1_000_000
+    t.log_every = 50
+    t.checkpoint_every = 5000
+    t.keep_last = 2
+    t.keep_best = 1  # by `best_metric`
+    t.best_metric = "loss"  # a metric of the evaluation in the loop
+    t.best_mode = "min"
+    t.evaluate_every = 5000
+    t.loss_examples = 64  # held-out examples for the loss in the loop
+    t.nan_policy = "stop"  # stop | skip
+    t.max_skips = 10
+    t.profile_at = -1  # first step of an XProf trace; -1 = none
+    t.profile_steps = 5
+    t.remat = False
+
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, seq=1, tensor=1))  # -1 = whatever devices are left
+
+    c.evaluate = e = ConfigDict()
+    e.benchmark = ""  # a file of eval/benchmarks; "" = loss only
+    e.splits = ("valid",)
+    e.max_examples = 0  # 0 = all
+    e.in_loop_examples = 8  # examples of the benchmark scored during training
+    e.batch_size = 4
+    e.seed = 0
+
+    c.sample = ConfigDict(dict(text="", audio=""))  # what `launch.train` generates once training is done
+    return c

@@ -1,0 +1,206 @@
+"""Feature shards -> fixed-shape batches with Grain's Dataset API.
+
+Batch k is a pure function of (seed, k): every position of an endless shuffled stream has its own random generator for
+the crop, hosts take consecutive shares of a batch *after* crop and batching are defined, and threads only prefetch. So
+the position is one integer, the order does not depend on hosts or threads, and a run may resume on other hardware.
+
+Splits are the dataset's own (by recording or identity). Nothing here slices after a shuffle: Grain reshuffles every
+epoch, so such a slice would leak the other part from epoch two on (google/grain#1200).
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import grain
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.systems.api import Spec
+from data_pipelines.schema import Feature, recipe_hash
+from data_pipelines.store import Dataset
+
+MASK, EXAMPLE = "mask", "example"  # names the loader makes; never read from the dataset
+
+
+class Loader(Iterator):
+    """Endless batches; see `make_loader`. Close it (or use `with`) to stop its threads."""
+
+    def __init__(self, batches: grain.MapDataset, threads: int, prefetch: int):
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
+        self._iterator = iter(batches.to_iter_dataset(options))
+        self._error: Exception | None = None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, int]:
+        """{"next_index": k}: the next batch will be batch k, on whatever number of hosts."""
+        return {"next_index": int(self._iterator.get_state()["next_index"])}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continues at batch `state["next_index"]`, without reading those before it."""
+        self._iterator.set_state({**self._iterator.get_state(), "next_index": int(state["next_index"])})
+
+    def close(self) -> None:
+        """Stops the reader threads."""
+        self._iterator.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *, batch_size: int, segment: int, seed: int,
+                host: int = 0, num_hosts: int = 1, threads: int = 2, prefetch: int = 16) -> Loader:
+    """Shuffled, endless training batches of random crops.
+
+    Args:
+      dataset: an opened feature dataset.
+      split: one of its splits.
+      batch_spec: what the System wants; each name but "mask" is a feature of the dataset.
+      batch_size: examples a step over all hosts.
+      segment: frames an example. Shorter examples are padded at the end by repeating their last frame, with mask 0.
+      seed: of order and crops.
+      host, num_hosts: this process and how many there are; host h gets examples [h*b, (h+1)*b) of every batch.
+      threads: reader threads (0 reads in the caller).
+      prefetch: batches read ahead.
+
+    Returns:
+      An iterator over {name: array of this host's share} plus "example" (b,) uint32, the CRC-32 of the ids; with
+      `get_state`, `set_state` and `close`.
+
+    Raises:
+      UserError: at once for anything that does not fit; from `next` for a corrupt record.
+    """
+    if num_hosts < 1 or not 0 <= host < num_hosts:
+        raise UserError("no such host", where="loader", expected=f"0 <= host < {num_hosts}", found=str(host))
+    if batch_size < 1 or batch_size % num_hosts:
+        raise UserError("batch does not divide", where="config.data.batch_size",
+                        expected=f"a positive multiple of the {num_hosts} hosts", found=str(batch_size),
+                        way_out=f"use {max(1, round(batch_size / num_hosts)) * num_hosts}")
+    if segment < 1:
+        raise UserError("segment too short", where="config.data.segment", expected="at least 1 frame", found=str(segment))
+    names = check_features(dataset, batch_spec)
+    source = dataset.source(split, ("id", *names))
+    sequences = _sequences(dataset, names)
+    with_mask = MASK in batch_spec
+
+    def crop(example: dict, rng: np.random.Generator) -> dict:
+        length = _length(example, sequences, dataset)
+        start = int(rng.integers(max(length - segment, 0) + 1))
+        example_id = zlib.crc32(example.pop("id").encode())
+        example = {n: _fit(v[start:start + segment], segment) if n in sequences else v for n, v in example.items()}
+        if with_mask:
+            example[MASK] = (np.arange(segment) < length).astype(np.float32)
+        return example | {EXAMPLE: np.uint32(example_id)}
+
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+    batches = stream.random_map(crop).batch(batch_size // num_hosts)[host::num_hosts]
+    return Loader(batches, threads, prefetch)
+
+
+def eval_batches(dataset: Dataset, split: str, spec_names: Iterable[str], *, batch_size: int = 4, bucket: int = 128,
+                 host: int = 0, num_hosts: int = 1, max_examples: int = 0,
+                 wanted: Callable[[str], bool] | None = None) -> Iterator[dict]:
+    """Whole examples once each, in order of id.
+
+    Time is padded (last frame repeated) to the longest of the batch, rounded up to `bucket` frames, so that few shapes
+    are compiled. The last batch is filled up with copies of its last example: use the first `len(batch["id"])` rows.
+
+    Args:
+      dataset, split: where from.
+      spec_names: features to read ("mask" is always made).
+      batch_size: rows a batch.
+      bucket: frames; lengths are padded to multiples of it.
+      host, num_hosts: this process takes every `num_hosts`-th example.
+      max_examples: over all hosts; 0 = all.
+      wanted: filter on ids (e.g. those not scored yet), applied after `max_examples`.
+
+    Yields:
+      {name: (batch_size, time, ...), "mask": (batch_size, time) float32, "length": (rows,) int, "id": [str] * rows}.
+    """
+    names = tuple(n for n in spec_names if n not in (MASK, EXAMPLE, "id"))
+    source = dataset.source(split, names)
+    sequences = _sequences(dataset, names)
+    order = sorted(range(len(source)), key=source.ids.__getitem__)[:max_examples or None][host::num_hosts]
+    order = [i for i in order if wanted is None or wanted(source.ids[i])]
+    for first in range(0, len(order), batch_size):
+        rows = order[first:first + batch_size]
+        examples = [source[i] for i in rows]
+        lengths = [_length({"id": source.ids[i], **e}, sequences, dataset) for i, e in zip(rows, examples, strict=True)]
+        time = -(-max(lengths) // bucket) * bucket
+        filled = [*range(len(rows)), *[len(rows) - 1] * (batch_size - len(rows))]
+        batch = {n: np.stack([_fit(examples[r][n], time) if n in sequences else examples[r][n] for r in filled])
+                 for n in names if dataset.features[n].dtype != "str"}
+        batch |= {n: [e[n] for e in examples] for n in names if dataset.features[n].dtype == "str"}
+        batch[MASK] = (np.arange(time) < np.array([lengths[r] for r in filled])[:, None]).astype(np.float32)
+        yield batch | {"id": [source.ids[i] for i in rows], "length": np.array(lengths)}
+
+
+def check_features(dataset: Dataset, batch_spec: Mapping[str, Spec]) -> tuple[str, ...]:
+    """The features of `batch_spec` to read; UserError unless names, shapes, dtypes, rates and recipes all agree."""
+    names = tuple(n for n in batch_spec if n != MASK)
+    where = str(dataset.dir)
+    for name in names:
+        spec, feature = batch_spec[name], dataset.features.get(name)
+        if feature is None:
+            raise UserError(f"the model needs feature {name!r}", where=where, expected=f"{spec.meaning} {spec.shape}",
+                            found=f"features {', '.join(dataset.features)}",
+                            way_out="extract the dataset with it, or switch it off in config.system")
+        shape = tuple(None if d == "time" else d for d in spec.shape[1:])
+        if shape != feature.shape:
+            raise UserError(f"width of {name!r} differs", where=where, expected=f"{shape} (config.system)",
+                            found=f"{feature.shape} (dataset)",
+                            way_out=f"set the model's size of {name!r} to the dataset's, or extract it again")
+        if np.dtype(spec.dtype) != feature.dtype:
+            raise UserError(f"dtype of {name!r} differs", where=where, expected=spec.dtype, found=feature.dtype,
+                            way_out="extract the dataset again")
+        if spec.rate is not None and None in shape and (
+                feature.rate is None or abs(spec.rate - feature.rate) > 1e-6 * spec.rate):
+            raise UserError(f"frame rate of {name!r} differs", where=where, expected=f"{spec.rate} Hz",
+                            found=f"{feature.rate} Hz", way_out="extract the dataset at the model's rate")
+        _check_recipe(name, spec.recipe, dataset.recipes.get(name), where)
+    rates = {n: dataset.features[n].rate for n in _sequences(dataset, names)}
+    if len(set(rates.values())) > 1:
+        raise UserError("streams have different time axes", where=where, expected="one frame rate", found=str(rates),
+                        way_out="train on extracted features (launch.extract), not on clips")
+    return names
+
+
+def _check_recipe(name: str, expected: dict | None, found: dict | None, where: str) -> None:
+    if expected is None or (found is not None and recipe_hash(expected) == recipe_hash(found)):
+        return
+    differing = [k for k in sorted({*expected, *(found or {})}) if expected.get(k) != (found or {}).get(k)]
+
+    def show(recipe):
+        if recipe is None:
+            return "no recipe"
+        return recipe_hash(recipe) + " " + ", ".join(f"{k}={str(recipe.get(k))[:40]}" for k in differing[:6])
+
+    raise UserError(f"recipe of {name!r} differs", where=where, expected=show(expected), found=show(found),
+                    way_out="extract the dataset with the model's recipe, or train a model for this one")
+
+
+def _sequences(dataset: Dataset, names: Iterable[str]) -> frozenset[str]:
+    return frozenset(n for n in names if _is_sequence(dataset.features[n]))
+
+
+def _is_sequence(feature: Feature) -> bool:
+    return bool(feature.shape) and feature.shape[0] is None
+
+
+def _length(example: dict, sequences: frozenset[str], dataset: Dataset) -> int:
+    lengths = {n: len(example[n]) for n in sequences}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        raise UserError("streams of an example differ in length", where=f"{dataset.dir}, example {example['id']!r}",
+                        expected="the same number of frames, at least 1", found=str(lengths),
+                        way_out="extract the dataset again")
+    return next(iter(lengths.values()), 0)
+
+
+def _fit(x: np.ndarray, frames: int) -> np.ndarray:
+    """Pads the time axis at the end by repeating the last frame."""
+    missing = frames - len(x)
+    return x if missing <= 0 else np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])

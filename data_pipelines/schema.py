@@ -1,0 +1,32 @@
+"""What a dataset folder holds: named features with shapes, rates and the recipe each was made by.
+
+A recipe is a plain JSON dict that defines a feature exactly. Its hash travels with shards and checkpoints, so that a
+mel made for another vocoder, or tokens of another inventory, is refused instead of silently trained on.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+RECIPES_FILE = "recipes.json"  # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
+SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
+IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
+CHECKSUMS_FILE = "checksums.json"  # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
+CODECS_DIR = "codecs"  # <feature name>.npz: fitted arrays (eigenfaces, centroids, head VAE, ...) of this dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One column. `shape` uses None for the time axis (always first); dtype "str" is a unicode scalar."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    meaning: str
+    unit: str = ""
+    rate: float | None = None
+
+
+def recipe_hash(recipe: dict) -> str:
+    """16 hex digits of the canonical JSON's SHA-256."""
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Metric families, one a file. Every file carries RECIPE: the exact definition that travels with each number."""

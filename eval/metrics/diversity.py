@@ -1,0 +1,21 @@
+"""Diversity of motion. Div = standard deviation per dimension over the pooled test frames, mean over dimensions (our
+reading of AV-Flow's "std across samples in test set"); var_g = mean L2 distance of random frame pairs (Audio2Photoreal).
+"""
+
+import numpy as np
+
+RECIPE = {"implementation": "avjax eval.metrics.diversity 1", 
+          "Div": "std per dim over pooled frames, ddof 1, mean over dims",
+          "var_g": "mean L2 of 10000 random frame pairs, seed 0"}
+
+
+def div(frames_ND: np.ndarray) -> float:
+    """Mean over dimensions of the standard deviation over frames."""
+    return float(np.std(np.asarray(frames_ND, np.float64), axis=0, ddof=1).mean())
+
+
+def var_g(frames_ND: np.ndarray, pairs: int = 10_000, seed: int = 0) -> float:
+    """Mean L2 distance of `pairs` random pairs of frames."""
+    frames_ND = np.asarray(frames_ND, np.float64)
+    i, j = np.random.default_rng(seed).integers(0, len(frames_ND), (2, pairs))
+    return float(np.linalg.norm(frames_ND[i] - frames_ND[j], axis=1).mean())

@@ -1,0 +1,45 @@
+"""avjax: three talking-avatar systems in JAX/Flax."""
+
+from setuptools import find_packages, setup
+
+REQUIRES = [
+    "absl-py>=2.1",
+    "array-record>=0.8",
+    "av>=14",
+    "einops>=0.8",
+    "etils>=1.10",
+    "flax>=0.12,<0.14",
+    "grain>=0.2.16",
+    "importlib_resources",  # tensorflow-datasets needs it and does not say so
+    "jax>=0.10.2,<0.12",
+    "jiwer>=4",
+    "espeakng-loader>=0.2.4",  # espeak-ng and its voices as a wheel
+    "matplotlib>=3.9",
+    "ml-collections>=1.1",
+    "numpy>=2",
+    "opencv-python-headless>=4.10,<5",  # 5 moved the face cascades out of the wheel
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "pillow>=11",
+    "pocketsphinx>=5",  # its wheel carries the en-us model
+    "safetensors>=0.5",
+    "scipy>=1.15",
+    "soundfile>=0.13",
+    "soxr>=0.5",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.8",
+    "tqdm>=4.66",
+]
+
+setup(
+    name="avjax",
+    version="0.1.0",
+    description="Train talking-avatar models (AV-Flow, TAVID, Talker-T2AV) on TPU and GPU meshes with JAX and Flax",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(exclude=("tests", "tests.*")),
+    install_requires=REQUIRES,
+    extras_require={"test": ["pytest>=8", "pytest-timeout>=2", "pytest-xdist>=3", "ruff>=0.8"]},
+)
