@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     t.max_skips = 10
     t.profile_at = -1  # first step of an XProf trace; -1 = none
     t.profile_steps = 5
-    t.remat = False
+    t.peak_flops = 0.0  # of one device, for MFU; 0 = the data sheet's where known, else measured
 
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, seq=1, tensor=1))  # -1 = whatever devices are left
 

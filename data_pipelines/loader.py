@@ -52,8 +52,8 @@ class Loader(Iterator):
         self.close()
 
 
-def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *, batch_size: int, segment: int, seed: int,
-                host: int = 0, num_hosts: int = 1, threads: int = 2, prefetch: int = 16) -> Loader:
+def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *, batch_size: int, segment: int,
+                seed: int, host: int = 0, num_hosts: int = 1, threads: int = 2, prefetch: int = 16) -> Loader:
     """Shuffled, endless training batches of random crops.
 
     Args:
@@ -81,7 +81,7 @@ def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *,
                         expected=f"a positive multiple of the {num_hosts} hosts", found=str(batch_size),
                         way_out=f"use {max(1, round(batch_size / num_hosts)) * num_hosts}")
     if segment < 1:
-        raise UserError("segment too short", where="config.data.segment", expected="at least 1 frame", found=str(segment))
+        raise UserError("segment too short", where="config.data.segment", expected=">= 1 frame", found=str(segment))
     names = check_features(dataset, batch_spec)
     source = dataset.source(split, ("id", *names))
     sequences = _sequences(dataset, names)
@@ -96,7 +96,8 @@ def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *,
             example[MASK] = (np.arange(segment) < length).astype(np.float32)
         return example | {EXAMPLE: np.uint32(example_id)}
 
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+    # Endless for all purposes; Grain's own `repeat(None)` overflows when the batches of one example are sliced.
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(2**50 // len(source))
     batches = stream.random_map(crop).batch(batch_size // num_hosts)[host::num_hosts]
     return Loader(batches, threads, prefetch)
 

@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import json
 
+import numpy as np
+
 RECIPES_FILE = "recipes.json"  # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
@@ -30,3 +32,13 @@ def recipe_hash(recipe: dict) -> str:
     """16 hex digits of the canonical JSON's SHA-256."""
     text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def arrays_hash(arrays: dict[str, np.ndarray]) -> str:
+    """16 hex digits over names, shapes, dtypes and contents."""
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(arrays[key])
+        digest.update(f"{key} {array.shape} {array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

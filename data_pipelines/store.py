@@ -1,6 +1,6 @@
 """Datasets on disk: ArrayRecord shards written and read through TFDS's machinery, without TensorFlow.
 
-A folder holds TFDS's features.json and dataset_info.json (so `tfds.builder_from_directory` reads it too) and beside them
+A folder holds TFDS's features.json and dataset_info.json (so `tfds.builder_from_directory` reads it too) and, besides,
     schema.json     meaning, unit and rate of every feature (TFDS has no place for these)
     recipes.json    how each feature was made
     ids.json        {split: [id of every record, in record order]}
@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -36,6 +37,10 @@ _RECORD_OPTIONS = "group_size:1,uncompressed"
 _SUFFIX = "array_record"
 _REMAKE = "delete the folder and make the dataset again"
 
+# TFDS logs every file that it opens at level INFO through absl's logger; its warnings stay.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno > logging.INFO or "tensorflow_datasets" not in record.pathname)
+
 
 def write_dataset(out_dir, *, name: str, description: str, features: dict[str, Feature],
                   splits: dict[str, Iterable[dict]], recipes: dict[str, dict],
@@ -48,8 +53,8 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
       name: snake_case name, also the prefix of the shard files.
       description: one paragraph for dataset_info.json.
       features: the columns; must contain "id" (str). Every example must have exactly these.
-      splits: split name -> examples (numpy arrays of the declared shape and dtype, str for strings). Consumed lazily, in
-        order; at least one example a split.
+      splits: split name -> examples (numpy arrays of the declared shape and dtype, str for strings). Consumed lazily,
+        in order; at least one example a split.
       recipes: feature name -> JSON dict that defines it.
       codecs: codec name -> arrays to keep beside the data.
       totals: split name -> number of examples when known, for the progress bar only.
@@ -66,7 +71,7 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
                         way_out="choose another folder or delete this one")
     if features.get("id", Feature((), "", "")).dtype != "str":
-        raise UserError("a dataset needs ids", where="features", expected='"id" of dtype str', found=str(list(features)))
+        raise UserError("a dataset needs ids", where="features", expected='"id", a str', found=str(list(features)))
     with _partial_folder(out_dir) as tmp:
         connector = _connector(features)
         seen, ids, infos = set(), {}, []
@@ -108,8 +113,8 @@ def open_dataset(directory) -> "Dataset":
         raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE), way_out=_REMAKE)
     for needed in ("features.json", "dataset_info.json", SCHEMA_FILE, RECIPES_FILE, IDS_FILE):
         if needed not in checksums:
-            raise UserError("dataset is not whole", where=str(directory / CHECKSUMS_FILE), expected=f"an entry {needed}",
-                            found="none", way_out=_REMAKE)
+            raise UserError("dataset is not whole", where=str(directory / CHECKSUMS_FILE),
+                            expected=f"an entry {needed}", found="none", way_out=_REMAKE)
     for file, recorded in checksums.items():
         _check_file(directory / file, recorded, contents=file.endswith(".json"))
     schema = {n: Feature(tuple(f["shape"]), f["dtype"], f["meaning"], f["unit"], f["rate"])
@@ -145,7 +150,8 @@ class Dataset:
         fields = tuple(self.features if fields is None else fields)
         for field in fields:
             if field not in self.features:
-                raise UserError("unknown feature", where=str(self.dir), expected=" or ".join(self.features), found=field)
+                raise UserError("unknown feature", where=str(self.dir), expected=" or ".join(self.features),
+                                found=field)
         return Source(self, split, fields)
 
     @functools.cached_property
@@ -162,8 +168,9 @@ class Dataset:
     def codec(self, name: str) -> dict[str, np.ndarray]:
         """The fitted arrays of one codec."""
         if name not in self.codecs:
-            raise UserError("unknown codec", where=str(self.dir / CODECS_DIR), expected=" or ".join(self.codecs) or "none",
-                            found=name, way_out="make the dataset again with this codec")
+            raise UserError("unknown codec", where=str(self.dir / CODECS_DIR),
+                            expected=" or ".join(self.codecs) or "none", found=name,
+                            way_out="make the dataset again with this codec")
         file = f"{CODECS_DIR}/{name}.npz"
         _check_file(self.dir / file, self.checksums[file], contents=True)
         with np.load(self.dir / file, allow_pickle=False) as arrays:

@@ -1,0 +1,1 @@
+"""Flow matching: probability paths, solvers, guidance."""

@@ -44,7 +44,8 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     if extension in (".pt", ".pth", ".ckpt", ".bin"):
         return torch_zip.read_torch_zip(path)
     raise UserError("unknown kind of weights file", where=path,
-                    expected=".safetensors, .npz, .npy, .pt, .pth, .ckpt or .bin", found=extension or "no extension", way_out="convert it, or give it the right extension")
+                    expected=".safetensors, .npz, .npy, .pt, .pth, .ckpt or .bin", found=extension or "no extension",
+                    way_out="convert it, or give it the right extension")
 
 
 def read_state_dict(path: str | os.PathLike, select: str | None = None) -> dict[str, np.ndarray]:

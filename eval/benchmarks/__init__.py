@@ -1,0 +1,19 @@
+"""Held-out benchmarks, one a file; `config.evaluate.benchmark` names one. Each provides `Benchmark` (see common.py)."""
+
+import importlib
+import pkgutil
+
+from avjax.errors import UserError
+
+
+def names() -> list[str]:
+    """Benchmarks one may name."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "common")
+
+
+def load(name: str):
+    """The class `Benchmark` of `eval.benchmarks.<name>`."""
+    if name not in names():
+        raise UserError("unknown benchmark", where="config.evaluate.benchmark", expected=" or ".join(names()),
+                        found=repr(name), way_out="name one of the files of eval/benchmarks")
+    return importlib.import_module(f"eval.benchmarks.{name}").Benchmark

@@ -4,13 +4,14 @@ score = mean over audio onsets of exp(-d^2 / (2 sigma^2)), d = time to the neare
 cites disagree about direction, sigma and threshold, so all three are arguments; the defaults are in RECIPE. Motion
 beats are the minima of the rate of change (SAiD): |frame difference| per coefficient over its normaliser, averaged
 over coefficients. SAiD divides by the mean over the clips being scored, so a clip's value depends on its company; we
-divide by the mean over training clips. A clip without motion beats or onsets gives NaN, not 0, and is left out of means.
+divide by the mean over training clips. A clip without motion beats or onsets gives NaN, not 0, and is left out.
 """
 
 import numpy as np
 
 RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": "audio to motion", "sigma_s": 0.1,
-          "threshold": 0.3, "smooth_s": 0.0, "fps": 30, "normaliser": "mean |difference| per coefficient, training clips",
+          "threshold": 0.3, "smooth_s": 0.0, "fps": 30,
+          "normaliser": "mean |difference| per coefficient, training clips",
           "no_beats": "NaN, left out"}
 
 

@@ -1,10 +1,10 @@
 """Diversity of motion. Div = standard deviation per dimension over the pooled test frames, mean over dimensions (our
-reading of AV-Flow's "std across samples in test set"); var_g = mean L2 distance of random frame pairs (Audio2Photoreal).
+reading of AV-Flow's "std across samples in test set"); var_g = mean L2 of random frame pairs (Audio2Photoreal).
 """
 
 import numpy as np
 
-RECIPE = {"implementation": "avjax eval.metrics.diversity 1", 
+RECIPE = {"implementation": "avjax eval.metrics.diversity 1",
           "Div": "std per dim over pooled frames, ddof 1, mean over dims",
           "var_g": "mean L2 of 10000 random frame pairs, seed 0"}
 

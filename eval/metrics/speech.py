@@ -12,10 +12,12 @@ from importlib.metadata import version
 import numpy as np
 
 RECIPE = {
-    "mel_L1": {"implementation": "avjax eval.metrics.speech 1", "on": "normalised log-mel, frame by frame, same length"},
-    "MCD": {"implementation": "mel-cepstral-distance", "version": version("mel-cepstral-distance"), "sample_rate": 22050,
-            "parameters": "package defaults (32 ms window, 8 ms hop, 20 bands, coefficients 1..15, DTW on mel, radius 10)",
-            "scale": "the package's own: log10 energies, no 10*sqrt(2)/ln(10)"},
+    "mel_L1": {"implementation": "avjax eval.metrics.speech 1",
+               "on": "normalised log-mel, frame by frame, same length"},
+    "MCD": {"implementation": "mel-cepstral-distance", "version": version("mel-cepstral-distance"),
+            "sample_rate": 22050,
+            "parameters": "package defaults (32 ms window, 8 ms hop, 20 bands, coefficients 1..15, "
+            "DTW on mel, radius 10)", "scale": "the package's own: log10 energies, no 10*sqrt(2)/ln(10)"},
 }
 
 
@@ -38,7 +40,7 @@ def _wav_in_memory(wave_N: np.ndarray, rate: int) -> io.BytesIO:
 
 
 def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:
-    """Mel-cepstral distance of two waveforms (float in [-1, 1] or int16) after DTW; NaN when one is silent or < 50 ms."""
+    """Mel-cepstral distance of two waveforms (float in [-1, 1] or int16) after DTW; NaN when one is silent or short."""
     if min(len(a_N), len(b_N)) < 0.05 * rate or not np.any(a_N) or not np.any(b_N):
         return float("nan")
     from mel_cepstral_distance import compare_audio_files

@@ -1,0 +1,135 @@
+"""Attention behind one entry point: a declared mask, optional segments, and kernels that must agree.
+
+Suffixes: B batch, T time, H heads, K head width, N query blocks, Q frames a query block, W keys a query block sees.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avjax.errors import UserError
+
+NEGATIVE = -1e30  # added to the logits of hidden keys; finite, so that no row can turn into NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class Full:
+    """Every position sees every position."""
+
+    def band(self, length: int) -> tuple[int, int]:
+        return length - 1, length - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal:
+    """Position i sees 0 .. i."""
+
+    def band(self, length: int) -> tuple[int, int]:
+        return length - 1, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """Position i sees i - left .. i + right."""
+
+    left: int
+    right: int
+
+    def __post_init__(self):
+        if self.left < 0 or self.right < 0:
+            raise UserError("attention window", expected="left >= 0 and right >= 0", found=f"({self.left}, {self.right})")
+
+    def band(self, length: int) -> tuple[int, int]:
+        return min(self.left, length - 1), min(self.right, length - 1)
+
+
+Mask = Full | Causal | Band
+
+
+def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = Full(), segments=None, valid=None, kernel: str = "auto"):  # noqa: B008
+    """Scaled dot-product attention, softmax in float32.
+
+    Args:
+      q_BHTK, k_BHTK, v_BHTK: (batch, heads, time, head width), one length.
+      mask: which offsets a position sees.
+      segments: (batch, time) integers; a position sees only positions of its own segment (packing).
+      valid: (batch, time), 1 = real frame; short for two segments: real frames never see padding.
+      kernel: "dense" (time x time scores), "banded" (blocked; cost and memory linear in time for a Band), or "auto".
+
+    Returns (batch, heads, time, head width) in q's dtype. Raises UserError for an unknown kernel or both of segments
+    and valid.
+    """
+    length = q_BHTK.shape[2]
+    left, right = mask.band(length)
+    if segments is not None and valid is not None:
+        raise UserError("attention takes segments or valid, not both", way_out="fold the padding into segments")
+    if valid is not None:
+        segments = (valid > 0).astype(jnp.int32)
+    if kernel == "auto":
+        kernel = "banded" if left + right + block_length(left, right) < length else "dense"
+    if kernel not in KERNELS:
+        raise UserError("unknown attention kernel", expected=" | ".join(("auto", *KERNELS)), found=repr(kernel))
+    return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, segments)
+
+
+def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT):
+    """All scores at once; the reference that the other kernels are tested against."""
+    offset = np.arange(q_BHTK.shape[2])[None, :] - np.arange(q_BHTK.shape[2])[:, None]  # key minus query
+    seen = jnp.asarray((offset >= -left) & (offset <= right))[None, None]
+    if segments_BT is not None:
+        seen = seen & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
+    logits = _scores("bhqk,bhsk->bhqs", q_BHTK, k_BHTK)
+    weights = jax.nn.softmax(jnp.where(seen, logits, NEGATIVE), axis=-1).astype(v_BHTK.dtype)
+    return jnp.einsum("bhqs,bhsk->bhqk", weights, v_BHTK)
+
+
+def block_length(left: int, right: int) -> int:
+    """Frames a query block of the banded kernel: about the band's width, within what small products do well."""
+    return int(np.clip(8 * -(-(left + right) // 8), 32, 128))
+
+
+def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT):
+    """Blocks of Q queries against the W = left + Q + right keys that any of them can see."""
+    B, H, T, K = q_BHTK.shape
+    Q = block_length(left, right)
+    N, W = -(-T // Q), left + Q + right
+    q_BHNQK = jnp.pad(q_BHTK, ((0, 0), (0, 0), (0, N * Q - T), (0, 0))).reshape(B, H, N, Q, K)
+    k_BHNWK = _windows(k_BHTK, left, right, N, Q)
+    v_BHNWK = _windows(v_BHTK, left, right, N, Q)
+    offset = np.arange(W)[None, :] - left - np.arange(Q)[:, None]  # key minus query
+    seen_QW = (offset >= -left) & (offset <= right)
+    if segments_BT is None:  # positions outside the sequence: known now, so XLA folds the whole mask to a constant
+        position_NW = np.arange(N)[:, None] * Q + np.arange(W)[None, :] - left
+        inside_NW = (position_NW >= 0) & (position_NW < T)
+        # queries past the end see something as well: their rows are cut off, and must not be NaN
+        seen = jnp.asarray(seen_QW[None] & inside_NW[:, None, :])[None, None]
+    else:
+        shifted = jnp.pad(segments_BT + 1 - jnp.min(segments_BT), ((0, 0), (0, N * Q - T)))  # 0 = outside
+        key_BNW = _windows(shifted[:, None, :, None], left, right, N, Q)[:, 0, :, :, 0]
+        seen = jnp.asarray(seen_QW) & (shifted.reshape(B, N, Q)[:, :, :, None] == key_BNW[:, :, None, :])
+        seen = seen[:, None]
+    logits = _scores("bhnqk,bhnwk->bhnqw", q_BHNQK, k_BHNWK)
+    weights = jax.nn.softmax(jnp.where(seen, logits, NEGATIVE), axis=-1).astype(v_BHTK.dtype)
+    out = jnp.einsum("bhnqw,bhnwk->bhnqk", weights, v_BHNWK)
+    return out.reshape(B, H, N * Q, K)[:, :, :T]
+
+
+def _scores(equation, q, k):
+    scale = q.shape[-1] ** -0.5
+    return jnp.einsum(equation, q * jnp.asarray(scale, q.dtype), k, preferred_element_type=jnp.float32)
+
+
+def _windows(x_BHTK, left: int, right: int, N: int, Q: int):
+    """(B, H, T, K) -> (B, H, N, left + Q + right, K), overlapping. Slices, so that its gradient is pads and sums
+    rather than a scatter."""
+    B, H, T, K = x_BHTK.shape
+    W = left + Q + right
+    pieces = -(-W // Q)
+    x = jnp.pad(x_BHTK, ((0, 0), (0, 0), (left, (N + pieces - 1) * Q - left - T), (0, 0)))
+    parts = [x[:, :, i * Q:(i + N) * Q].reshape(B, H, N, Q, K)[:, :, :, :W - i * Q] for i in range(pieces)]
+    return jnp.concatenate(parts, axis=3)
+
+
+KERNELS = {"dense": dense, "banded": banded}

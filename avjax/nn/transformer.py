@@ -1,0 +1,113 @@
+"""Two transformer blocks: the AdaLN-Zero diffusion block, and the post-norm encoder layer of small VAEs.
+
+Suffixes: B batch, T time, D model width, H heads, K head width, F feed-forward width, M the six modulation vectors.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avjax.nn.attention import Full, Mask, attention
+from avjax.nn.embeddings import rotate
+from avjax.nn.layers import Dense, gelu, normalize, uniform_fan_in
+
+
+class AdaLNZero(nn.Module):
+    """Time embedding (batch, D) -> (batch, 3, D): gate alpha, shift beta, scale gamma; alpha starts at zero (DiT)."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+
+    def setup(self):
+        def kernel_init(key, shape, dtype=jnp.float32):
+            return uniform_fan_in(self.init_scale)(key, shape, dtype).at[:, 0].set(0.0)
+
+        self.linear = Dense((3, self.width), self.width, dtype=self.dtype, kernel_init=kernel_init,
+                            bias_init=nn.initializers.zeros)
+
+    def __call__(self, time_BD):
+        return self.linear(time_BD)
+
+
+class DiffusionBlock(nn.Module):
+    """x += alpha * attention(LN(x)(1 + gamma) + beta), then the same with an MLP.
+
+    `modulation` gives the six vectors of a block; `__call__` applies the block with them. They are apart because a
+    sampler knows all its times in advance and can have every modulation from one product.
+    """
+
+    width: int
+    heads: int
+    hidden: int
+    mask: Mask
+    eps: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+    kernel: str = "auto"
+
+    def setup(self):
+        kw = dict(dtype=self.dtype, init_scale=self.init_scale)
+        self.attention_adaln = AdaLNZero(self.width, **kw)
+        self.qkv = Dense((3, self.heads, self.width // self.heads), self.width, **kw)
+        self.project = Dense(self.width, self.width, **kw)
+        self.mlp_adaln = AdaLNZero(self.width, **kw)
+        self.mlp_in = Dense(self.hidden, self.width, **kw)
+        self.mlp_out = Dense(self.width, self.hidden, **kw)
+
+    def modulation(self, time_BD):
+        """(batch, D) -> (batch, 2, 3, D)."""
+        return jnp.stack([self.attention_adaln(time_BD), self.mlp_adaln(time_BD)], axis=1)
+
+    def __call__(self, x_BTD, modulation_BM, rotary, segments=None):
+        """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables; segments (batch, time)."""
+        alpha, beta, gamma = (modulation_BM[:, 0, i, None] for i in range(3))
+        x_BTD = x_BTD + alpha * self.attend(normalize(x_BTD, self.eps) * (1 + gamma) + beta, rotary, segments)
+        alpha, beta, gamma = (modulation_BM[:, 1, i, None] for i in range(3))
+        hidden_BTF = gelu(self.mlp_in(normalize(x_BTD, self.eps) * (1 + gamma) + beta))
+        return x_BTD + alpha * self.mlp_out(hidden_BTF)
+
+    def attend(self, x_BTD, rotary, segments):
+        B, T, D = x_BTD.shape
+        qkv = self.qkv(x_BTD)  # (B, T, 3, H, K)
+        q_BHTK, k_BHTK, v_BHTK = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        q_BHTK, k_BHTK = rotate(q_BHTK, *rotary), rotate(k_BHTK, *rotary)
+        out_BHTK = attention(q_BHTK, k_BHTK, v_BHTK, mask=self.mask, segments=segments, kernel=self.kernel)
+        return self.project(out_BHTK.transpose(0, 2, 1, 3).reshape(B, T, D))
+
+
+class PostNormEncoderLayer(nn.Module):
+    """The 2017 encoder layer: x = LN(x + attention(x)), x = LN(x + MLP(x)), ReLU, affine LN (eps 1e-5)."""
+
+    width: int
+    heads: int
+    hidden: int
+    dropout: float = 0.1
+
+    def setup(self):
+        self.qkv = Dense((3, self.heads, self.width // self.heads), self.width)
+        self.project = Dense(self.width, self.width)
+        self.mlp_in = Dense(self.hidden, self.width)
+        self.mlp_out = Dense(self.width, self.hidden)
+        self.norm1 = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+        self.norm2 = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+
+    def __call__(self, x_BTD, valid_BT=None, key=None):
+        """key = None: no dropout. As published, dropout also falls on the attention's output and the MLP's inside
+        (not on the attention weights, which here stay whole)."""
+        keys = [None] * 3 if key is None else jax.random.split(key, 3)
+        B, T, D = x_BTD.shape
+        qkv = self.qkv(x_BTD)
+        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        out = attention(q, k, v, mask=Full(), valid=valid_BT)
+        out = self.project(out.transpose(0, 2, 1, 3).reshape(B, T, D))
+        x_BTD = self.norm1(x_BTD + drop(out, self.dropout, keys[0]))
+        hidden = drop(jax.nn.relu(self.mlp_in(x_BTD)), self.dropout, keys[1])
+        return self.norm2(x_BTD + drop(self.mlp_out(hidden), self.dropout, keys[2]))
+
+
+def drop(x, rate: float, key):
+    """Inverted dropout; the identity when key is None."""
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)

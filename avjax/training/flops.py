@@ -1,0 +1,96 @@
+"""Floating point operations of a function, from its jaxpr, before any compiler touches it.
+
+XLA's own cost analysis counts the body of a scan once and a custom kernel as nothing. Here every matrix product and
+convolution counts 2 x multiply-adds, times the lengths of the loops around it. Recomputation (remat) is counted, as
+it is executed. Elementwise work is not counted.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count_flops(fn: Callable, *args: Any) -> int:
+    """FLOPs of fn(*args); args are arrays or ShapeDtypeStructs. Global: shardings do not matter.
+
+    A while loop counts as often as its trip count when that is a constant (counter `i < n`, step 1), else once; of a
+    conditional the dearest branch counts; a Pallas kernel counts its body times its grid.
+    """
+    return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _jaxpr_flops(jaxpr) -> int:
+    return sum(_equation_flops(equation, jaxpr) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation, jaxpr) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contract, _), _ = params["dimension_numbers"]
+        depth = math.prod(equation.invars[0].aval.shape[d] for d in contract)
+        return 2 * depth * math.prod(equation.outvars[0].aval.shape)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
+        # The kernel's input-feature dimension is already divided by the groups.
+        products = math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+        return 2 * products // params["batch_group_count"]
+    if name == "cond":
+        return max(_jaxpr_flops(branch.jaxpr) for branch in params["branches"])
+    if name == "while":
+        body, cond = params["body_jaxpr"].jaxpr, params["cond_jaxpr"].jaxpr
+        return _trip_count(equation, jaxpr) * (_jaxpr_flops(body) + _jaxpr_flops(cond))
+    inner = sum(_jaxpr_flops(sub) for value in params.values() for sub in _jaxprs(value))
+    return inner * _repeats(name, params)
+
+
+def _repeats(name: str, params: dict) -> int:
+    if name == "scan":
+        return params["length"]
+    if name == "pallas_call":
+        return math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
+    if name == "shard_map":
+        return math.prod(params["mesh"].shape[axis] for axis in params.get("manual_axes", ()))
+    return 1
+
+
+def _jaxprs(value: Any) -> Iterator[Any]:
+    if isinstance(value, core.ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, core.Jaxpr) or hasattr(value, "eqns"):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _jaxprs(item)
+
+
+def _trip_count(equation, jaxpr) -> int:
+    """n - i0 when the loop is `while i < n` with constants and a counter that grows by one; else 1."""
+    params = equation.params
+    cond, body = params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr
+    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+    if len(cond.eqns) != 1 or cond.eqns[0].primitive.name != "lt":
+        return 1
+    outer = list(equation.invars[:n_cond]) + list(equation.invars[n_cond + n_body:])
+    bounds = []
+    for var in cond.eqns[0].invars:
+        if isinstance(var, core.Literal):
+            bounds.append(int(var.val))
+            continue
+        source = outer[cond.invars.index(var)]
+        if not isinstance(source, core.Literal):
+            return 1
+        bounds.append(int(source.val))
+    counter = cond.eqns[0].invars[0]
+    if isinstance(counter, core.Literal) or cond.invars.index(counter) < n_cond:
+        return 1
+    slot = cond.invars.index(counter) - n_cond
+    for step in body.eqns:
+        if body.outvars[slot] in step.outvars and step.primitive.name == "add":
+            start, one = step.invars
+            if start is body.invars[n_body + slot] and isinstance(one, core.Literal) and int(one.val) == 1:
+                return max(bounds[1] - bounds[0], 0)
+    return 1

@@ -1,0 +1,49 @@
+"""The training state: a plain dict {step, params, opt_state, ema}; "ema" is absent when the average is off."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from avjax.sharding.mesh import replicated
+from avjax.sharding.rules import like_params, param_shardings
+from avjax.training.optimizer import Optimizer
+
+State = dict[str, Any]
+
+
+def abstract_params(system) -> Any:
+    """Shapes of a system's parameters, without computing them."""
+    return jax.eval_shape(system.init, jax.random.key(0))
+
+
+def _fresh(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
+    params = system.init(jax.random.key(seed))
+    state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.transform.init(params)}
+    # A copy: the step donates the state, and one buffer cannot be given away twice.
+    return state | ({"ema": jax.tree.map(jnp.copy, params)} if ema else {})
+
+
+def abstract_state(system, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
+    """ShapeDtypeStructs with shardings: what `init_state` returns, a checkpoint is restored onto and a step is compiled
+    for. Every leaf's place is pinned, the step counter's too: an unpinned scalar compiles the step twice."""
+    shapes = jax.eval_shape(lambda: _fresh(system, optimizer, 0, ema))
+    places = param_shardings(shapes["params"], system.param_rules, mesh)
+    shardings = {"step": replicated(mesh), "params": places,
+                 "opt_state": like_params(shapes["opt_state"], shapes["params"], places, mesh)}
+    if ema:
+        shardings["ema"] = places
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings)
+
+
+def init_state(system, optimizer: Optimizer, mesh: Mesh, *, seed: int, ema: bool) -> State:
+    """Fresh state, made in place on the mesh. The values depend on `seed` only, not on the mesh."""
+    target = abstract_state(system, optimizer, mesh, ema=ema)
+    places = jax.tree.map(lambda x: x.sharding, target)
+    return jax.jit(lambda: _fresh(system, optimizer, seed, ema), out_shardings=places)()
+
+
+def evaluation_params(state: State) -> Any:
+    """What evaluation and generation use: the average when there is one."""
+    return state.get("ema", state["params"])

@@ -1,0 +1,142 @@
+"""One update as a pure function of (state, batch), and its one compilation.
+
+Randomness is fold_in(seed, step). Metrics come back as a single float32 vector: one transfer a step, whatever their
+number.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from avjax.errors import UserError
+from avjax.sharding.mesh import BATCH_AXES, batch_sharding, replicated
+from avjax.training.flops import count_flops
+from avjax.training.optimizer import Optimizer, ema_decay_at
+from avjax.training.state import State
+
+
+def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Callable:
+    """(params, batch, key) -> (loss, metrics, gradients), averaged over `accumulate` micro-batches in one scan.
+
+    Micro-batches are weighted so that the result is the large batch's: by the metric "weight" when the system returns
+    one (the denominator of its mean), else by the number of real frames (batch["mask"]), else equally.
+    """
+
+    def weighted_loss(params, batch, key):
+        # Frozen parameters take no gradient, so XLA drops their half of the backward pass.
+        params = jax.tree.map(lambda p, train: p if train else jax.lax.stop_gradient(p), params, optimizer.trainable)
+        loss, metrics = system.loss(params, batch, key)
+        metrics = {"loss": loss} | {name: value for name, value in metrics.items() if name != "loss"}
+        weight = metrics.pop("weight", batch["mask"].sum() if "mask" in batch else 1.0)
+        return loss, (metrics, jnp.asarray(weight, jnp.float32))
+
+    grad_fn = jax.value_and_grad(weighted_loss, has_aux=True)
+
+    def gradients(params, batch, key):
+        if accumulate == 1:
+            (loss, (metrics, _)), grads = grad_fn(params, batch, key)
+            return loss, metrics, grads
+
+        def micro(x):  # strided, not contiguous: every device keeps its own examples
+            split = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
+            return jax.lax.with_sharding_constraint(split, PartitionSpec(None, BATCH_AXES))
+
+        def body(total, inputs):
+            index, part = inputs
+            (_, (metrics, weight)), grads = grad_fn(params, part, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda a, b: a + weight * b, total, (metrics, grads, jnp.ones(()))), None
+
+        parts = jax.tree.map(micro, batch)
+        shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (shapes[0][1][0], shapes[1], jnp.ones(())))
+        (metrics, grads, weight), _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), parts))
+        metrics, grads = jax.tree.map(lambda x: x / jnp.maximum(weight, 1e-9), (metrics, grads))
+        return metrics["loss"], metrics, grads
+
+    return gradients
+
+
+def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int = 1, ema_decay: float = 0.0,
+                    guard: bool = False) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+    """(state, batch) -> (state, metrics). Pure.
+
+    With `guard`, an update whose loss or gradient norm is not finite changes nothing but the step counter, and the
+    metric "skipped" is 1.
+    """
+    gradients = make_gradients(system, optimizer, accumulate=accumulate)
+
+    def train_step(state: State, batch):
+        step, params = state["step"], state["params"]
+        loss, metrics, grads = gradients(params, batch, jax.random.fold_in(jax.random.key(seed), step))
+        direction, opt_state = optimizer.transform.update(grads, state["opt_state"], params)
+        rate = optimizer.schedule(step)
+        updates = jax.tree.map(lambda d: -rate * d, direction)
+        new = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+        if "ema" in state:
+            decay = ema_decay_at(ema_decay, step)
+            new["ema"] = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
+        norm = optax.global_norm(grads)
+        metrics = metrics | {"grad_norm": norm, "update_norm": optax.global_norm(updates), "learning_rate": rate}
+        if guard:
+            good = jnp.isfinite(loss) & jnp.isfinite(norm)
+            new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, {name: state[name] for name in new})
+            metrics["skipped"] = 1.0 - good
+        return new | {"step": step + 1}, metrics
+
+    return train_step
+
+
+class CompiledStep:
+    """The train step, compiled ahead of time: it cannot compile again, a batch of another shape is an error.
+
+    Attributes: names (of the metrics vector), flops (a step, from the jaxpr), memory (XLA's analysis or None),
+    compile_seconds.
+    """
+
+    def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct], mesh: Mesh):
+        """`state` and `batch` are abstract; `state` carries shardings, the batch gets (data, fsdp)."""
+        place = batch_sharding(mesh)
+        batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for k, v in batch.items()}
+        _, metrics = jax.eval_shape(train_step, state, batch)
+        self.names = tuple(sorted(metrics))
+        for name in self.names:
+            if metrics[name].shape != ():
+                raise UserError("a metric is not a scalar", where=f"metric {name!r} of the system's loss",
+                                expected="shape ()", found=str(metrics[name].shape))
+        self.flops = count_flops(train_step, state, batch)
+        self._shapes = {k: (v.shape, v.dtype) for k, v in batch.items()}
+
+        def packed(state, batch):
+            state, metrics = train_step(state, batch)
+            return state, jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in self.names])
+
+        places: Any = jax.tree.map(lambda x: x.sharding, state)
+        start = time.perf_counter()
+        jitted = jax.jit(packed, in_shardings=(places, place), donate_argnums=0,
+                         out_shardings=(places, NamedSharding(mesh, replicated(mesh).spec)))
+        self._compiled = jitted.lower(state, batch).compile()
+        self.compile_seconds = time.perf_counter() - start
+        self.memory = self._compiled.memory_analysis()
+
+    def __call__(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, jax.Array]:
+        """(new state, metrics vector). `state` is donated."""
+        try:
+            return self._compiled(state, batch)
+        except TypeError as error:
+            found = {k: (v.shape, v.dtype) for k, v in batch.items()}
+            for name in sorted(self._shapes.keys() | found.keys()):
+                if self._shapes.get(name) != found.get(name):
+                    raise UserError("the loader yields another batch than the step was compiled for",
+                                    where=f"batch[{name!r}]", expected=str(self._shapes.get(name)),
+                                    found=str(found.get(name))) from error
+            raise
+
+    def unpack(self, vector: jax.Array) -> dict[str, float]:
+        """Metrics by name on the host; waits for the step that made them."""
+        return dict(zip(self.names, np.asarray(vector).tolist(), strict=True))

@@ -1,0 +1,66 @@
+"""Small helpers of the name tables: weight norm, numbered names, nested and stacked parameters."""
+
+import re
+
+import numpy as np
+
+from avjax.errors import UserError
+
+_MAGNITUDE = re.compile(r"(?P<module>.*)\.(?:weight_g|parametrizations\.weight\.original0)")
+
+
+def fold_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replaces every (magnitude g, direction v) pair by `<module>.weight` = g * v / |v|.
+
+    Knows both of PyTorch's namings: `weight_g`/`weight_v` and `parametrizations.weight.original0`/`original1`. The norm
+    runs over the dimensions where g has size 1 (all but one, which one differs between networks).
+    """
+    folded = dict(state)
+    for name in state:
+        if match := _MAGNITUDE.fullmatch(name):
+            direction_name = re.sub(r"original0$", "original1", re.sub(r"weight_g$", "weight_v", name))
+            if direction_name not in state:
+                raise UserError("a weight-normed layer is incomplete", where=name, expected=direction_name,
+                                found="nothing", way_out="fetch the file again")
+            magnitude, direction = folded.pop(name), folded.pop(direction_name)
+            axes = tuple(i for i, n in enumerate(magnitude.shape) if n == 1)
+            norm = np.sqrt(np.sum(np.square(direction, dtype=np.float64), axes, keepdims=True))
+            folded[match["module"] + ".weight"] = (magnitude * (direction / norm)).astype(direction.dtype)
+    return folded
+
+
+def numbered(name: str) -> re.Pattern:
+    """The pattern of a published name whose `{}` stand for layer numbers."""
+    return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))
+
+
+def put(tree: dict, path: str, value: np.ndarray) -> None:
+    """tree["a"]["b"]["c"] = value, for path "a/b/c"."""
+    *parents, leaf = path.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[leaf] = value
+
+
+def stack_layers(layers: dict[str, dict], where: str = "", limit: int | None = None) -> dict:
+    """{"0": tree, "1": tree, ...} -> one tree of arrays with a leading layer axis (the first `limit` layers).
+
+    UserError: a gap in the numbers, or layers of different structure.
+    """
+    found = sorted(layers, key=int)
+    count = limit or len(found)
+    if found[:count] != [str(i) for i in range(count)]:
+        raise UserError("encoder layers are missing", where=where, expected=f"layers 0 to {count - 1}",
+                        found=f"{len(found)}: {', '.join(found[:12])}", way_out="check which model the file is of")
+    return _stack([layers[str(i)] for i in range(count)], where)
+
+
+def _stack(trees: list, where: str):
+    if not isinstance(trees[0], dict):
+        return np.stack(trees)
+    for i, tree in enumerate(trees):
+        if tree.keys() != trees[0].keys():
+            raise UserError("encoder layers differ in their names", where=f"{where}, layer {i}",
+                            expected=", ".join(sorted(trees[0])), found=", ".join(sorted(tree)),
+                            way_out="fetch the file again")
+    return {key: _stack([tree[key] for tree in trees], where) for key in trees[0]}

@@ -1,0 +1,70 @@
+"""What drives a trained avatar: text or speech -> the tokens it was trained on, and who it is to be.
+
+The tokens' recipe says which front-end made them; nothing else is accepted, so a model of phonemes is never fed units.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from avjax.codecs import mel
+from avjax.encoders import espeak, kmeans
+from avjax.errors import UserError
+from data_pipelines import resample
+from data_pipelines.schema import recipe_hash
+
+SPEAKERS = "speakers"  # codec {name: identity vector (8,)} of the training split's speakers, in order of their minutes
+
+
+def speakers(codecs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """{speaker: identity vector} that a workdir's codecs know."""
+    return dict(codecs.get(SPEAKERS, {}))
+
+
+def tokens_from_text(text: str, recipe: Mapping, *, identity: np.ndarray) -> np.ndarray:
+    """(T, C) phoneme features on the features' clock; timing is espeak-ng's at this identity's speaking rate.
+
+    Raises UserError when the model's tokens do not come from text, or the text has nothing to speak.
+    """
+    from data_pipelines.puppets import voice
+
+    if recipe["kind"] != "phones":
+        raise UserError("this model is not driven by text", where="recipes.json, tokens", expected="kind phones",
+                        found=recipe["kind"], way_out="use --audio")
+    expected = {**espeak.RECIPE, "kind": "phones"}
+    differing = [k for k in expected if recipe.get(k) != expected[k]]
+    if differing:
+        raise UserError("the text front-end has changed since training", where=f"tokens recipe: {', '.join(differing)}",
+                        expected=recipe_hash(recipe), found=recipe_hash(expected), way_out="train again")
+    spoken = voice.speak(text, identity)
+    phones_MC = espeak.phone_features(spoken.phonemes, int(np.ceil(spoken.duration * espeak.RATE)))
+    return resample.to_features(phones_MC, espeak.RATE, int(spoken.duration * mel.FRAME_RATE))
+
+
+def tokens_from_audio(audio: np.ndarray, recipe: Mapping, codecs: Mapping) -> np.ndarray:
+    """(T, C) tokens of speech at 22050 Hz. Raises UserError when the model's tokens cannot be had from sound."""
+    if recipe["kind"] == "units":
+        centroids = codecs["tokens"]["centroids"]
+        nearest = kmeans.assign(mel.normalise(mel.log_mel(audio)).astype(np.float32), centroids)
+        return np.eye(len(centroids), dtype=np.float32)[nearest]
+    raise UserError("this model is not driven by audio", where="recipes.json, tokens", expected="kind units",
+                    found=recipe["kind"], way_out="use --text" if recipe["kind"] == "phones" else
+                    "extract its tokens with launch.extract --tokens=wav2vec2 and evaluate")
+
+
+def conditions(spec: Mapping, tokens_TC: np.ndarray, identity: np.ndarray, *, bucket: int) -> dict[str, np.ndarray]:
+    """A batch of one for `System.generate`, padded to a multiple of `bucket` frames; absent partners are zeros."""
+    length = len(tokens_TC)
+    padded = -(-length // bucket) * bucket
+    out = {}
+    for name, wanted in spec.items():
+        shape = wanted.resolve(batch=1, time=padded).shape
+        out[name] = np.zeros(shape, np.float32)
+    if tokens_TC.shape[1] != out["tokens"].shape[-1]:
+        raise UserError("tokens of another width", where="tokens", expected=str(out["tokens"].shape[-1]),
+                        found=str(tokens_TC.shape[1]), way_out="use the front-end that the model was trained with")
+    out["tokens"][0, :length] = tokens_TC
+    out["mask"][0, :length] = 1.0
+    if "identity" in out:
+        out["identity"][0] = identity
+    return out

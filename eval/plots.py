@@ -1,0 +1,81 @@
+"""Pictures of streams, as arrays for TensorBoard and as PNG bytes for the report."""
+
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+HOP_SECONDS = 256 / 22050
+INK, GENERATED, TRUE = "#222222", "#c2410c", "#1d4ed8"
+
+
+def _figure(rows: int, height: float, width: float = 7.2):
+    figure, axes = plt.subplots(rows, 1, figsize=(width, height), sharex=True, squeeze=False, layout="constrained")
+    for axis in axes[:, 0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8, colors=INK)
+    return figure, axes[:, 0]
+
+
+def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray):
+    """Two log-mel spectrograms on one colour scale, truth below."""
+    figure, axes = _figure(2, 3.4)
+    low, high = np.percentile(truth_TM, [1, 99.5])
+    for axis, mel_TM, title in ((axes[0], generated_TM, "generated"), (axes[1], truth_TM, "ground truth")):
+        axis.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high,
+                    extent=(0, len(mel_TM) * HOP_SECONDS, 0, mel_TM.shape[1]), interpolation="nearest")
+        axis.set_title(title, loc="left", fontsize=9, color=INK)
+        axis.set_ylabel("mel band", fontsize=8)
+    axes[-1].set_xlabel("seconds", fontsize=8)
+    return figure
+
+
+def curves(pairs: list[tuple[str, np.ndarray, np.ndarray]], fps: float, threshold: float | None = None):
+    """Named curves over time, generated and true; `threshold` marks where the first one counts as closed."""
+    figure, axes = _figure(len(pairs), 1.2 + 1.1 * len(pairs))
+    for axis, (name, generated, truth) in zip(axes, pairs, strict=True):
+        axis.plot(np.arange(len(truth)) / fps, truth, color=TRUE, lw=1.6, label="ground truth", alpha=0.85)
+        axis.plot(np.arange(len(generated)) / fps, generated, color=GENERATED, lw=1.1, label="generated")
+        axis.set_ylabel(name, fontsize=8)
+        axis.margins(x=0)
+    if threshold is not None:
+        axes[0].axhline(threshold, color=INK, lw=0.6, ls=":")
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, fontsize=8, frameon=False)
+    axes[-1].set_xlabel("seconds", fontsize=8)
+    return figure
+
+
+def training_curves(history: dict[str, tuple[np.ndarray, np.ndarray]], columns: int = 3):
+    """Small multiples, one a scalar: {name: (steps, values)}."""
+    rows = -(-len(history) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.1 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(history):]:
+        axis.set_visible(False)
+    for axis, (name, (steps, values)) in zip(axes.flat, history.items(), strict=False):
+        axis.plot(steps, values, color=TRUE, lw=1.1, marker="o" if len(steps) < 12 else None, ms=3)
+        axis.set_title(name, loc="left", fontsize=9, color=INK)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=7, colors=INK)
+        positive = values[np.isfinite(values) & (values > 0)]
+        if len(positive) == len(values) and len(values) > 5 and positive.max() > 20 * positive.min():
+            axis.set_yscale("log")
+    return figure
+
+
+def png(figure) -> bytes:
+    """PNG bytes; closes the figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    plt.close(figure)
+    return file.getvalue()
+
+
+def image(figure) -> np.ndarray:
+    """(H, W, 3) uint8; closes the figure."""
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels

@@ -1,0 +1,139 @@
+"""Scores a checkpoint on held-out splits:
+
+python -m launch.evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart [--split=valid] [--out=DIR]
+
+Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the table. A killed job
+goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder, or one checkpoint.
+"""
+
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from avjax.errors import UserError, exit_cleanly
+from avjax.systems import api
+from avjax.training import checkpoints
+from data_pipelines import decode, store
+from data_pipelines.schema import recipe_hash
+from eval import benchmarks, report, runner
+
+REPORT_EXAMPLES = 3  # of every split, with players
+
+
+def open_benchmark(config, workdir, *, full: bool = True):
+    """(benchmark, feature dataset) of an experiment. UserError when either is missing."""
+    if not config.evaluate.benchmark:
+        raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark", found="empty",
+                        expected=" or ".join(benchmarks.names()), way_out="set --config.evaluate.benchmark")
+    dataset = store.open_dataset(_placed(config.data.dir, workdir))
+    decoder = decode.Decoder.from_dataset(dataset)
+    benchmark = benchmarks.load(config.evaluate.benchmark)(
+        config, decoder, dataset, clips=_clips(config, workdir, dataset), full=full)
+    return benchmark, dataset
+
+
+def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=None, progress: bool = True) -> dict:
+    """Scores parameters on `splits`, writes results.json and report.html, prints the table.
+
+    Args:
+      config: the experiment's config.
+      workdir: the training job's folder ("{workdir}" of paths, metrics.jsonl, the default `out`).
+      params: what to score; None loads the newest checkpoint's average.
+      splits: names; None = config.evaluate.splits.
+      out: folder of the results; default `workdir`.
+      checkpoint: where to load `params` from; default `workdir`.
+      progress: show bars.
+
+    Returns:
+      The contents of results.json.
+
+    Raises:
+      UserError: no benchmark, dataset or checkpoint; another model's checkpoint; unknown split; recipes that differ.
+    """
+    workdir = pathlib.Path(workdir)
+    out = pathlib.Path(out) if out else workdir
+    system = api.build(config.system)
+    benchmark, dataset = open_benchmark(config, workdir)
+    runner.check(system, dataset)
+    splits = tuple(splits or config.evaluate.splits)
+    for split in splits:
+        runner.check_split(dataset, split)
+    meta = {"name": config.name, "seed": int(config.evaluate.seed)}
+    if params is None:
+        checkpoint = checkpoint or workdir
+        saved = checkpoints.load_meta(checkpoint)
+        check_recipes(saved.get("recipes"), system, dataset, checkpoint)
+        params = checkpoints.load_params(checkpoint, system)
+        meta |= {"step": saved.get("step")}
+    out.mkdir(parents=True, exist_ok=True)
+    generator = runner.Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed)
+    results = runner.evaluate(benchmark, generator, params, out, splits=splits, meta=meta, progress=progress,
+                              max_examples=config.evaluate.max_examples)
+    shown = runner.samples(benchmark, generator, params, splits, REPORT_EXAMPLES)
+    page = report.write(out, results, shown, workdir)
+    print(runner.table(results))
+    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {page}")
+    return results
+
+
+def check_recipes(saved: dict | None, system, dataset, checkpoint) -> None:
+    """UserError when the checkpoint was trained on features made otherwise than the dataset's."""
+    for name in system.batch_spec:
+        before, now = (saved or {}).get(name), dataset.recipes.get(name)
+        if before is not None and recipe_hash(before) != recipe_hash(now or {}):
+            differ = sorted(k for k in {*before, *(now or {})} if before.get(k) != (now or {}).get(k))
+            raise UserError(f"recipe of {name!r} differs", where=f"{dataset.dir} and {checkpoint}",
+                            expected=f"{recipe_hash(before)} (what the checkpoint was trained on)",
+                            found=f"{recipe_hash(now or {})} (the dataset's; differs in {', '.join(differ)[:120]})",
+                            way_out="evaluate on the dataset it was trained on, or extract the features alike")
+
+
+def _placed(path: str, workdir) -> str:
+    return path.replace("{workdir}", str(workdir))
+
+
+def _clips(config, workdir, dataset):
+    """The clip dataset that the features were extracted from, if a stage of the config says so and it is there."""
+    for stage in config.stages:
+        if stage.get("kind") == "extract" and "clips" in stage and \
+                pathlib.Path(_placed(stage.get("out", ""), workdir)).absolute() == dataset.dir:
+            folder = pathlib.Path(_placed(stage["clips"], workdir))
+            return store.open_dataset(folder) if folder.is_dir() else None
+    return None
+
+
+def workdir_of(checkpoint) -> pathlib.Path:
+    """The workdir a checkpoint path lies in: itself, or the parent of its `checkpoints` folder."""
+    path = pathlib.Path(checkpoint).absolute()
+    for folder in (path, path.parent):
+        if folder.name == checkpoints.FOLDER:
+            return folder.parent
+    return path
+
+
+def define_flags() -> None:
+    """Only as a program: other launchers import `evaluate` and have flags of the same names."""
+    config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/quickstart.py.", lock_config=True)
+    flags.DEFINE_string("checkpoint", None, "Workdir, or one checkpoint.")
+    flags.DEFINE_list("split", None, "Splits to score; default config.evaluate.splits.")
+    flags.DEFINE_string("out", None, "Folder of the results; default: the workdir.")
+
+
+@exit_cleanly
+def main(argv):
+    args = flags.FLAGS
+    if len(argv) > 1:
+        raise UserError("unknown argument", where="command line", found=" ".join(argv[1:]), expected="flags only")
+    for name in ("config", "checkpoint"):
+        if args[name].value is None:
+            raise UserError("missing flag", where="command line", expected=f"--{name}", way_out="see --help")
+    if not pathlib.Path(args.checkpoint).exists():
+        raise UserError("no checkpoint here", where=args.checkpoint, expected="a workdir of launch.train, or one "
+                        "checkpoint of it", found="no such folder", way_out="check the path, or train first")
+    evaluate(args.config, workdir_of(args.checkpoint), splits=args.split, out=args.out, checkpoint=args.checkpoint)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,122 @@
+"""What runs before training: `config.stages`, in order, each skipped when its output is already whole.
+
+    {"kind": "prepare", "dataset": "puppets", "out": "{workdir}/data/clips", ...}        launch.prepare.prepare
+    {"kind": "extract", "clips": "{workdir}/data/clips", "out": "{workdir}/data/features", ...}
+                                                                                     data_pipelines.extract.extract
+    {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae", "overrides": {"a.b": value}}
+
+Beside every output lies `<output>.stage.json`, the arguments that made it. An output made with other arguments is an
+error that says which folder to delete, never silently used or overwritten.
+"""
+
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from avjax.errors import UserError
+
+KINDS = ("prepare", "extract", "train")
+
+
+def fill(value: Any, workdir: Path) -> Any:
+    """`value` with "{workdir}" replaced in every string inside; containers become plain dicts, lists and tuples."""
+    if isinstance(value, str):
+        return value.replace("{workdir}", str(workdir))
+    if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+        return {k: fill(v, workdir) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(fill(v, workdir) for v in value)
+    return value
+
+
+def run_stages(stages, workdir: Path) -> dict[str, float]:
+    """Runs what is missing; returns seconds by stage. Raises UserError."""
+    seconds: dict[str, float] = {}
+    for index, stage in enumerate(stages):
+        arguments = fill(stage, workdir)
+        kind = arguments.pop("kind", None)
+        where = f"config.stages[{index}]"
+        if kind not in KINDS:
+            raise UserError("unknown stage", where=where, expected=" or ".join(KINDS), found=repr(kind))
+        target = "workdir" if kind == "train" else "out"
+        if not arguments.get(target):
+            raise UserError("a stage without an output", where=where, expected=f"a value for {target!r}")
+        out = Path(arguments[target])
+        start = time.perf_counter()
+        if _is_whole(kind, arguments, out, where):
+            print(f"{kind} {out}: whole, skipped", file=sys.stderr, flush=True)
+            continue
+        print(f"{kind} {out}", file=sys.stderr, flush=True)
+        _record(out, kind, arguments, done=False)
+        _run(kind, dict(arguments), where)
+        _record(out, kind, arguments, done=True)
+        seconds[f"{kind} {out.name}"] = time.perf_counter() - start
+    return seconds
+
+
+def _record_file(out: Path) -> Path:
+    return out.with_name(out.name + ".stage.json")
+
+
+def _record(out: Path, kind: str, arguments: dict, *, done: bool) -> None:
+    file = _record_file(out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(json.dumps({"kind": kind, "arguments": arguments, "done": done}, indent=1))
+    os.replace(temporary, file)
+
+
+def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
+    if not out.exists():
+        return False
+    try:
+        record = json.loads(_record_file(out).read_text())
+    except FileNotFoundError:
+        record = None
+    except ValueError as error:
+        raise UserError("a stage's record is unreadable", where=str(_record_file(out)),
+                        way_out=f"delete it and {out}") from error
+    wanted = json.loads(json.dumps({"kind": kind, "arguments": arguments}))
+    found = None if record is None else {k: record[k] for k in ("kind", "arguments")}
+    if found is not None and found != wanted:
+        keys = sorted(k for k in wanted["arguments"].keys() | found["arguments"].keys()
+                      if wanted["arguments"].get(k) != found["arguments"].get(k)) or ["kind"]
+        raise UserError("a stage's output was made with other arguments", where=f"{where}, {out}",
+                        expected=", ".join(f"{k}={wanted['arguments'].get(k)!r}" for k in keys),
+                        found=", ".join(f"{k}={found['arguments'].get(k)!r}" for k in keys),
+                        way_out=f"delete the folder {out}, or use another workdir")
+    if found is None and kind != "train":
+        raise UserError("a stage's output folder exists, but not from this job", where=f"{where}, {out}",
+                        expected=f"{_record_file(out).name} beside it", found="none",
+                        way_out=f"delete the folder {out}, or point the stage elsewhere")
+    if kind == "train":
+        return record is not None and record["done"]  # else training goes on from its last checkpoint
+    from data_pipelines.store import open_dataset
+
+    open_dataset(out)  # written whole or not at all, so it need not be marked as done; UserError when damaged
+    return True
+
+
+def _run(kind: str, arguments: dict, where: str) -> None:
+    if kind == "train":
+        from launch.flags import load_config
+        from launch.training import run_training
+
+        run_training(load_config(arguments["config"], arguments.get("overrides")), Path(arguments["workdir"]))
+        return
+    if kind == "prepare":
+        from launch.prepare import prepare as function
+    else:
+        from data_pipelines.extract import extract as function
+        arguments = {"clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v for k, v in arguments.items()}
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"wrong arguments of a {kind} stage", where=where, found=str(error),
+                        expected=str(inspect.signature(function))) from error
+    function(**arguments)

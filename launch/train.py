@@ -1,0 +1,57 @@
+"""Train: python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart [--config.key=value ...]
+
+Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out splits and generates a
+sample when the config asks for them. The same command goes on with a workdir it was interrupted in. Exit codes: 0 done,
+2 something the user can mend, 75 stopped by SIGTERM or SIGINT with everything saved.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from avjax.errors import UserError
+from avjax.training.hardware import enable_compilation_cache
+from launch import flags as launch_flags
+
+CONFIG = launch_flags.define_config()
+# The launchers called at the end define flags of the same names, long after this one's values were read.
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.",
+                              allow_override=True)
+
+
+def main(argv) -> None:
+    del argv
+    if not WORKDIR.value:
+        raise UserError("no workdir given", expected="--workdir=DIR, the folder of this run")
+    began = time.perf_counter()
+    config, workdir = CONFIG.value, Path(WORKDIR.value).absolute()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError("the workdir is not a folder", where=str(workdir), way_out="use another --workdir")
+    enable_compilation_cache()
+    from launch.stages import run_stages
+    from launch.training import fill_config, run_training
+
+    seconds = run_stages(config.stages, workdir)
+    start = time.perf_counter()
+    run_training(config, workdir)
+    seconds["train"] = time.perf_counter() - start
+    if config.evaluate.benchmark:
+        from launch.evaluate import evaluate
+
+        start = time.perf_counter()
+        evaluate(fill_config(config, workdir), workdir)
+        seconds["evaluate"] = time.perf_counter() - start
+    if config.sample.text or config.sample.audio:
+        from launch.generate import generate
+
+        start = time.perf_counter()
+        generate(workdir, text=config.sample.text, audio=config.sample.audio, out=workdir / "sample")
+        seconds["sample"] = time.perf_counter() - start
+    parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    launch_flags.run(main)

@@ -1,0 +1,128 @@
+"""One training job: a config and a workdir in, a trained model in the workdir out. `launch.train` is its command line."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from avjax.errors import UserError
+from avjax.sharding.mesh import make_mesh
+from avjax.systems import api
+from avjax.training import loop
+from avjax.training.evaluators import HeldOutLoss
+from data_pipelines.loader import make_loader
+from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
+from data_pipelines.store import open_dataset
+from launch.stages import fill
+
+CONFIG_FILE = "config.json"
+# What may differ from the workdir's config.json when a run goes on: it changes neither the model nor the sequence of
+# updates. (train.steps may too, unless the schedule depends on it.)
+FREE = ("stages", "mesh.", "data.dir", "data.threads", "evaluate.", "sample.", "name", "train.log_every",
+        "train.checkpoint_every", "train.keep_", "train.best_", "train.evaluate_every", "train.loss_examples",
+        "train.nan_policy", "train.max_skips", "train.profile_", "train.peak_flops", "train.steps")
+
+
+def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
+    """Trains one config in one workdir, or goes on there. Raises UserError, loop.Preempted."""
+    workdir = Path(workdir).absolute()
+    config = fill_config(config, workdir)
+    if not config.data.dir:
+        raise UserError("no data given", where="config.data.dir", expected="the folder of a dataset",
+                        way_out="--config.data.dir=DIR; launch.prepare and launch.extract make one")
+    dataset = open_dataset(config.data.dir)
+    if config.data.train_split not in dataset.splits:
+        raise UserError("unknown split", where="config.data.train_split", expected=" or ".join(dataset.splits),
+                        found=config.data.train_split)
+    mesh = make_mesh(config.mesh)
+    system = api.build(config.system)
+    check_resumable(config, workdir)
+
+    def loader(split, seed, threads):
+        return make_loader(dataset, split, system.batch_spec, batch_size=config.data.batch_size,
+                           segment=config.data.segment, seed=seed, host=jax.process_index(),
+                           num_hosts=jax.process_count(), threads=threads)
+
+    evaluators = make_evaluators(config, workdir, system, dataset, mesh, loader)
+    loader(config.data.train_split, config.seed, 0).close()  # checks features and recipes before anything is written
+    write_run_files(config, workdir, dataset)
+    meta = {"system": config.system.name, "recipes": dataset.recipes, "dataset": dataset.name}
+    return loop.train(config, system, workdir,
+                      lambda: loader(config.data.train_split, config.seed, config.data.threads), evaluators, meta, mesh)
+
+
+def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
+    """The loss on the first held-out split, and the benchmark on a few of its examples when the config names one."""
+    t, evaluators = config.train, []
+    held_out = [split for split in config.evaluate.splits if split in dataset.splits]
+    if t.evaluate_every <= 0 or not held_out:
+        return []
+    if t.loss_examples > 0:
+        with loader(held_out[0], 0, 0) as batches:
+            count = -(-t.loss_examples // config.data.batch_size)
+            fixed = [next(batches) for _ in range(count)]
+        evaluators.append(HeldOutLoss(system, fixed, mesh, every=t.evaluate_every, name=held_out[0]))
+    if config.evaluate.benchmark and config.evaluate.in_loop_examples > 0:
+        from eval.in_loop import InLoopEvaluator
+        from launch.evaluate import open_benchmark
+
+        evaluators.append(InLoopEvaluator(config, system, open_benchmark(config, workdir, full=False)[0]))
+    return evaluators
+
+
+def fill_config(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """A locked copy with "{workdir}" replaced in data.dir."""
+    config = ConfigDict(config)
+    config.data.dir = fill(config.data.dir, workdir)
+    return config.lock()
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON holds it (tuples become lists)."""
+    return json.loads(config.to_json_best_effort())
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def check_resumable(config: ConfigDict, workdir: Path) -> None:
+    """UserError when the workdir was begun with a config that differs in anything that matters."""
+    file = workdir / CONFIG_FILE
+    if not file.exists():
+        return
+    try:
+        before = _flat(json.loads(file.read_text()))
+    except ValueError as error:
+        raise UserError("the workdir's config is unreadable", where=str(file), found=str(error),
+                        way_out="use another workdir") from error
+    now = _flat(plain(config))
+    free = tuple(key for key in FREE if key != "train.steps" or config.optimizer.schedule not in ("cosine", "linear"))
+    differing = sorted(key for key in before.keys() | now.keys()
+                       if before.get(key) != now.get(key) and not key.startswith(free))
+    if differing:
+        raise UserError("this workdir was begun with another config", where=str(file),
+                        expected=", ".join(f"{key}={before.get(key)!r}" for key in differing[:5]),
+                        found=", ".join(f"{key}={now.get(key)!r}" for key in differing[:5])
+                        + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
+                        way_out="use the same values, or another --workdir")
+
+
+def write_run_files(config: ConfigDict, workdir: Path, dataset) -> None:
+    """config.json, recipes.json and codecs/: with them a workdir decodes its own streams, without the dataset."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name in (RECIPES_FILE, CODECS_DIR):
+        source = dataset.dir / name
+        if source.is_dir():
+            shutil.copytree(source, workdir / name, dirs_exist_ok=True)
+        elif source.exists():
+            shutil.copyfile(source, workdir / name)
+    temporary = workdir / (CONFIG_FILE + ".tmp")
+    temporary.write_text(json.dumps(plain(config), indent=1))
+    os.replace(temporary, workdir / CONFIG_FILE)

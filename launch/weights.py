@@ -1,0 +1,206 @@
+"""Published checkpoints in, ours out.
+
+  python -m launch.weights inspect FILE
+  python -m launch.weights export --workdir=DIR --out=FILE.safetensors
+  python -m launch.weights import --system=avflow|head_vae --file=FILE --workdir=DIR [--data=FEATURES]
+
+`inspect` lists every array of a weights file, without executing it. `export` writes a trained AV-Flow or head VAE under
+the published names. `import` makes a workdir of a published file: with --data, the recipes and codecs of that feature
+dataset go along, and launch.generate can use it; launch.train goes on from it.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors.numpy
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from avjax.errors import UserError, exit_cleanly
+from avjax.sharding.mesh import make_mesh
+from avjax.sharding.rules import named_leaves
+from avjax.systems.api import build
+from avjax.training.checkpoints import FOLDER, Checkpoints, load_meta, load_params
+from avjax.training.optimizer import make_optimizer
+from avjax.training.state import abstract_params, abstract_state
+from avjax.weights import avflow as names
+from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
+from configs import avflow_released, head_vae
+from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
+from data_pipelines.store import open_dataset
+
+SYSTEMS = {"avflow": (avflow_released, names.import_avflow, names.export_avflow),
+           "head_vae": (head_vae, names.import_head_vae, names.export_head_vae)}
+DYADIC = (("partner_token_dim", 29), ("partner_expression_dim", 55), ("partner_head_dim", 3))  # the release's widths
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training job: read by export, made by import.")
+OUT = flags.DEFINE_string("out", None, "export: the .safetensors file to write; must not exist.")
+STEP = flags.DEFINE_string("step", None, "export: which checkpoint (a number or best); default the newest.")
+AVERAGE = flags.DEFINE_boolean("average", True, "export: the average of the parameters, where the job kept one.")
+SYSTEM = flags.DEFINE_enum("system", None, tuple(SYSTEMS), "import: whose weights the file holds.")
+FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth or .ckpt.")
+SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: found).")
+DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode the streams.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "import: the experiment; default the published one, with the "
+                                         "sizes that the weights show.")
+
+
+def describe(path: str) -> str:
+    """A table of every array: name, shape, dtype, bytes; then totals and the file's SHA-256."""
+    arrays = flatten(read_checkpoint(path))
+    rows = [(name, str(tuple(a.shape)), str(a.dtype), f"{a.nbytes:,}") for name, a in arrays.items()]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
+    lines = ["  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].ljust(widths[2]),
+                        row[3].rjust(widths[3]))) for row in rows]
+    total = sum(a.nbytes for a in arrays.values())
+    numbers = sum(a.size for a in arrays.values())
+    return "\n".join([*lines, f"{len(rows)} arrays, {numbers:,} numbers, {total:,} bytes",
+                      f"sha256 {file_sha256(path)}"])
+
+
+def export(workdir: str, out: str, *, step: str | None = None, average: bool = True) -> int:
+    """Writes a workdir's parameters under the published names; returns how many arrays. The system's config goes into
+    the file's metadata. UserError: no checkpoint, a system without published names, or `out` exists."""
+    if not out.endswith(".safetensors") or os.path.exists(out):
+        raise UserError("cannot write the weights", where=out, expected="a new file that ends in .safetensors",
+                        found="it exists" if os.path.exists(out) else "another ending", way_out="choose another --out")
+    config = ConfigDict(load_meta(workdir, step)["config"]["system"])
+    if config.name not in SYSTEMS:
+        raise UserError("this system has no published names", where=workdir, expected=" or ".join(SYSTEMS),
+                        found=config.name, way_out="use its Orbax checkpoint as it is")
+    params = load_params(workdir, build(config), which="ema" if average else "params", step=step)
+    state = SYSTEMS[config.name][2](jax.tree.map(np.asarray, params), config)
+    temporary = f"{out}.tmp"
+    try:
+        safetensors.numpy.save_file(state, temporary, metadata={"system": json.dumps(config.to_dict())})
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError("cannot write the weights", where=out, found=str(error),
+                        way_out="choose another --out") from error
+    return len(state)
+
+
+def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
+    """The published experiment, with the sizes that the weights show. Heads and windows, which they do not show, are
+    the published ones. UserError: widths of the conditions that are neither the monadic nor the dyadic release's."""
+    config = SYSTEMS[system][0].get_config()
+    if system == "avflow":
+        sizes = names.avflow_sizes(state)
+        rest = sizes["condition_dim"] - config.system.token_dim
+        if rest not in (0, sum(width for _, width in DYADIC)):
+            raise UserError("the network's conditions are not the release's", where="input_proj_a.weight",
+                            expected="29 inputs beside the mel, or 116 in a dyadic network",
+                            found=str(sizes["condition_dim"]),
+                            way_out="pass --config with token, identity and partner widths")
+        config.system.update({k: sizes[k] for k in ("d_model", "d_ff", "num_blocks", "mel_dim")})
+        config.system.face_dim = sizes["visual_dim"] - config.system.head_dim
+        if rest:
+            config.system.update(dict(DYADIC))
+    else:
+        for field, name, axis in (("pose_dim", "encoder.0.weight", 1), ("d_model", "encoder.0.weight", 0),
+                                  ("latent_dim", "fc_mu.weight", 0)):
+            if name not in state:
+                raise UserError("not a head VAE's state dict", expected=f"an entry {name}",
+                                found=", ".join(list(state)[:3]))
+            config.system[field] = state[name].shape[axis]
+    return config
+
+
+def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | None = None, data: str | None = None,
+                select: str | None = None) -> ConfigDict:
+    """A workdir with one checkpoint, step 0, of a published file; returns its config.
+
+    The checkpoint is a whole training state (fresh optimiser), so that training can go on from it. UserError: file not
+    readable or of another network than the config's; workdir in use; `data` missing.
+    """
+    folder = Path(workdir)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError("the workdir is in use", where=workdir, expected="a new or empty folder",
+                        found=", ".join(sorted(p.name for p in folder.iterdir())[:5]),
+                        way_out="choose another --workdir")
+    dataset = open_dataset(data) if data else None
+    state = read_state_dict(file, select)
+    if config is None:
+        config = published_config(system, state)
+    elif config.system.name != system:
+        raise UserError("--config is of another system", where="config.system.name", expected=system,
+                        found=config.system.name)
+    if data:
+        config.data.dir = os.path.abspath(data)
+    model = build(config.system)
+    params = SYSTEMS[system][1](state, config.system)
+    _check_shapes(params, abstract_params(model), file)
+
+    temporary = folder.with_name(f".{folder.name}.importing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        mesh = make_mesh(config.mesh)
+        optimizer = make_optimizer(config.optimizer, int(config.train.steps), abstract_params(model))
+        with jax.set_mesh(mesh):
+            target = abstract_state(model, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
+            full = {key: jax.tree.map(lambda x, place: jax.device_put(np.asarray(x, place.dtype), place.sharding),
+                                      params, target[key]) for key in ("params", "ema") if key in target}
+            places = jax.tree.map(lambda x: x.sharding, target["opt_state"])
+            full["opt_state"] = jax.jit(optimizer.transform.init, out_shardings=places)(full["params"])
+            full["step"] = jax.device_put(np.zeros((), target["step"].dtype), target["step"].sharding)
+            meta = {"config": json.loads(config.to_json_best_effort()), "best_mode": config.train.best_mode,
+                    "system": system, "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else {},
+                    "imported": {"file": os.path.basename(file), "sha256": file_sha256(file)}}
+            checkpoints = Checkpoints(temporary)
+            checkpoints.save(0, full, meta)
+            checkpoints.close()
+        (temporary / "config.json").write_text(json.dumps(meta["config"], indent=1))
+        if dataset:
+            shutil.copy(Path(data) / RECIPES_FILE, temporary / RECIPES_FILE)
+            if (Path(data) / CODECS_DIR).is_dir():
+                shutil.copytree(Path(data) / CODECS_DIR, temporary / CODECS_DIR)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return config
+
+
+def _check_shapes(params, expected, file: str) -> None:
+    found = {name: tuple(leaf.shape) for name, leaf in named_leaves(params)}
+    wanted = {name: tuple(leaf.shape) for name, leaf in named_leaves(expected)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError("the weights do not fit the config", where=f"{file}, {name}",
+                            expected=str(wanted.get(name, "absent")), found=str(found.get(name, "absent")),
+                            way_out="set the sizes with --config")
+
+
+def _need(**values):
+    for name, value in values.items():
+        if not value:
+            raise UserError(f"--{name} is missing", way_out="python -m launch.weights --help lists the three commands")
+
+
+@exit_cleanly
+def main(argv):
+    match argv[1:]:
+        case ["inspect", path]:
+            print(describe(path))
+        case ["export"]:
+            _need(workdir=WORKDIR.value, out=OUT.value)
+            count = export(WORKDIR.value, OUT.value, step=STEP.value, average=AVERAGE.value)
+            print(f"{OUT.value}: {count} arrays, sha256 {file_sha256(OUT.value)}")
+        case ["import"]:
+            _need(system=SYSTEM.value, file=FILE.value, workdir=WORKDIR.value)
+            config = import_file(SYSTEM.value, FILE.value, WORKDIR.value, config=CONFIG.value, data=DATA.value,
+                                 select=SELECT.value)
+            print(f"{WORKDIR.value}/{FOLDER}/0: {SYSTEM.value}, {json.dumps(config.system.to_dict(), default=str)}")
+        case other:
+            raise UserError("unknown command", expected="inspect FILE, export or import",
+                            found=" ".join(other) or "none", way_out="python -m launch.weights --help")
+
+
+if __name__ == "__main__":
+    app.run(main)

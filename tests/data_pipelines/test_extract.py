@@ -1,0 +1,265 @@
+"""Clips -> features: one clock for all streams, recipes that tell datasets apart, nothing fitted on held-out clips."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.codecs import mel
+from avjax.encoders import kmeans
+from avjax.errors import UserError
+from avjax.systems import head_vae
+from avjax.systems.api import Spec
+from avjax.training.checkpoints import Checkpoints
+from data_pipelines import extract, head_latents, loader, resample, store
+from data_pipelines.schema import Feature, arrays_hash, recipe_hash
+
+HOP = 256 / 22050
+CLIPS = {
+    "id": Feature((), "str", "name"),
+    "speaker": Feature((), "str", "who"),
+    "text": Feature((), "str", "what"),
+    "words": Feature((), "str", "when"),
+    "phonemes": Feature((), "str", "when"),
+    "identity": Feature((8,), "float32", "identity"),
+    "audio": Feature((None,), "int16", "speech", "1/32768", 22050.0),
+    "face": Feature((None, 3), "float32", "face code", "", 30.0),
+    "pose": Feature((None, 7), "float32", "quaternion wxyz, translation", "", 30.0),
+    "pose_z": Feature((None, 7), "float32", "z-scored pose", "", 30.0),
+    "phones": Feature((None, 4), "float32", "phoneme features", "", 50.0),
+}
+PARTNER = {f"partner_{n}": CLIPS[n] for n in ("speaker", "audio", "face", "pose", "phones")}
+
+
+def clip(i, seconds=1.7, prefix="train", partner=False):
+    """Every visual stream is its own time in seconds, so that a feature frame says when it is."""
+    rng = np.random.default_rng(i)
+
+    def streams():
+        ramp30, ramp50 = np.arange(round(seconds * 30)) / 30, np.arange(round(seconds * 50)) / 50
+        angle = 0.3 * np.sin(ramp30 + i)
+        pose = np.stack([np.cos(angle / 2), np.sin(angle / 2), *[0 * angle] * 5], 1)
+        audio = rng.normal(size=round(seconds * 22050)) * 3000
+        return {"audio": audio.astype(np.int16), "face": np.tile(ramp30[:, None], 3).astype(np.float32),
+                "pose": pose.astype(np.float32), "phones": np.tile(ramp50[:, None], 4).astype(np.float32)}
+
+    own = streams()
+    out = {"id": f"{prefix}{i}", "speaker": "ann", "text": "Hello.", "words": json.dumps([["hello", 0.1, 0.5]]),
+           "phonemes": "[]", "identity": np.full(8, i, np.float32), **own,
+           "pose_z": np.tile(own["face"][:, :1], 7)}
+    if partner:
+        other = {k: v[:len(v) // 2 * 2] for k, v in streams().items()}
+        out |= {"partner_speaker": "bob", **{f"partner_{k}": v for k, v in other.items()}}
+    return out
+
+
+def write_clips(out, *, partner=False, drop=(), train=None, valid=None, recipes=None):
+    features = {k: v for k, v in (CLIPS | (PARTNER if partner else {})).items() if k not in drop}
+    splits = {"train": train or [clip(i, 1.2 + 0.3 * i, partner=partner) for i in range(4)],
+              "valid": valid or [clip(9, prefix="valid", partner=partner)]}
+    splits = {s: [{k: v for k, v in c.items() if k not in drop} for c in cs] for s, cs in splits.items()}
+    return store.write_dataset(out, name="clips", description="for tests", features=features, splits=splits,
+                               recipes=recipes or {"face": {"kind": "ramp"}, "phones": {"kind": "ramp"}},
+                               codecs={"face": {"mix": np.eye(3)}, "pose": {"mean": np.zeros(7), "std": np.ones(7)}})
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("extract") / "clips")
+
+
+@pytest.fixture(scope="module")
+def features(clips, tmp_path_factory):
+    return extract.extract(clips.dir, tmp_path_factory.mktemp("extract") / "features")
+
+
+def test_streams_share_one_clock(features):
+    for split in features.splits:
+        for example in features.source(split):
+            frames = len(example["mel"])
+            seconds = (np.arange(frames) + 0.5) * HOP
+            for name in ("tokens", "face", "head"):
+                assert len(example[name]) == frames and example[name].dtype == np.float32
+                held = seconds < 1.0  # the last source frame is held at the end
+                np.testing.assert_allclose(example[name][held, 0], seconds[held], atol=1e-4)
+
+
+def test_a_click_and_a_blink_at_one_instant_stay_together(tmp_path):
+    """Sound and picture of one event: the loudest mel frame and the peak of the face are the same moment."""
+    one = clip(0, 2.0)
+    one["audio"][:] = 0
+    one["audio"][22050:22050 + 64] = 30000  # at one second
+    one["face"][:] = 0
+    one["face"][30] = 1.0
+    dataset = write_clips(tmp_path / "clips", train=[one])
+    example = extract.extract(dataset.dir, tmp_path / "features").source("train")[0]
+    loudness = mel.denormalise(example["mel"]).mean(1)
+    assert abs((loudness - loudness.min()).argmax() - example["face"][:, 0].argmax()) <= 1
+
+
+def test_mel_is_the_codecs_and_what_clips_say_is_carried(clips, features):
+    for i, one in enumerate(clips.source("train")):
+        example = features.source("train")[i]
+        np.testing.assert_array_equal(example["mel"], mel.normalise(mel.log_mel(one["audio"] / np.float32(32768))))
+        for name in ("id", "speaker", "text", "words", "phonemes", "identity"):
+            np.testing.assert_array_equal(example[name], one[name])
+    assert features.splits == clips.splits
+    assert features.recipes["mel"] == mel.RECIPE
+    np.testing.assert_array_equal(features.codec("face")["mix"], np.eye(3))
+    assert "pose" in features.codecs
+
+
+def test_there_and_back_again_by_the_clock():
+    seconds = np.arange(150) / 30
+    x = np.stack([np.sin(2 * np.pi * seconds), np.cos(3 * seconds)], 1).astype(np.float32)
+    frames = int(5 * 22050) // 256
+    back = resample.from_features(resample.to_features(x, 30.0, frames), 30.0)
+    assert len(back) == 150
+    np.testing.assert_allclose(back[1:-1], x[1:-1], atol=5e-3)
+    shifted = resample.from_features(resample.to_features(x, 30.0, frames, mode="released"), 30.0)
+    assert np.abs(shifted[1:-1] - x[1:-1]).max() > 0.05  # half a frame off: the two clocks are really different
+
+
+def test_released_mode_stretches_as_the_published_code_does():
+    """Numbers of torch.nn.functional.interpolate(mode="linear", align_corners=False)."""
+    x = np.arange(3, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(resample.to_features(x, 30.0, 5, mode="released")[:, 0], [0, 0.4, 1.0, 1.6, 2.0],
+                               atol=1e-6)
+    np.testing.assert_allclose(resample.to_features(np.arange(4, dtype=np.float32)[:, None], 30.0, 2,
+                                                    mode="released")[:, 0], [0.5, 2.5], atol=1e-6)
+
+
+def test_units_are_fitted_on_train_only_and_repeat(tmp_path, clips):
+    one = extract.extract(clips.dir, tmp_path / "a", tokens="units", units=8)
+    two = extract.extract(clips.dir, tmp_path / "b", tokens="units", units=8)
+    louder = write_clips(tmp_path / "clips", valid=[clip(77, 3.0, prefix="valid")])
+    three = extract.extract(louder.dir, tmp_path / "c", tokens="units", units=8)
+    for other in (two, three):  # valid differs in the third; the fit must not
+        np.testing.assert_array_equal(one.codec("tokens")["centroids"], other.codec("tokens")["centroids"])
+        assert one.recipes["tokens"] == other.recipes["tokens"]
+    for example in one.source("train"):
+        assert example["tokens"].shape == (len(example["mel"]), 8) and (example["tokens"].sum(1) == 1).all()
+        distance = ((example["mel"][:, None] - one.codec("tokens")["centroids"]) ** 2).sum(-1)
+        np.testing.assert_array_equal(example["tokens"].argmax(1), distance.argmin(1))
+    four = extract.extract(clips.dir, tmp_path / "d", tokens="units", units=8, seed=1)
+    assert recipe_hash(four.recipes["tokens"]) != recipe_hash(one.recipes["tokens"])
+
+
+def test_kmeans_finds_clusters_that_are_there():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(6, 5)) * 10
+    x = np.concatenate([c + 0.1 * rng.normal(size=(50, 5)) for c in centres]).astype(np.float32)
+    found = kmeans.fit(x, 6, seed=1)
+    np.testing.assert_allclose(found[np.lexsort(found.T)], centres[np.lexsort(centres.T)], atol=0.1)
+    np.testing.assert_array_equal(kmeans.fit(x, 6, seed=1), found)
+    assert len(set(kmeans.assign(x, found)[::50])) == 6
+    with pytest.raises(UserError, match="too few"):
+        kmeans.fit(np.zeros((100, 5), np.float32), 2)
+
+
+def test_wav2vec2_logits_land_on_the_clock(tmp_path, clips, monkeypatch):
+    """A stand-in network whose logits are the time of their frame's centre."""
+    from avjax.encoders import wav2vec2
+
+    class Network:
+        @classmethod
+        def from_checkpoint(cls, path):
+            return cls()
+
+        def __call__(self, audio):
+            frames = (len(audio) - 400) // 320 + 1
+            return np.tile(((320 * np.arange(frames) + 200) / 16000)[:, None], 29)
+
+    monkeypatch.setattr(wav2vec2, "Wav2Vec2CTC", Network)
+    (tmp_path / "weights").write_bytes(b"x")
+    dataset = extract.extract(clips.dir, tmp_path / "out", tokens="wav2vec2", weights=tmp_path / "weights")
+    tokens = dataset.source("train")[0]["tokens"]
+    seconds = (np.arange(len(tokens)) + 0.5) * HOP
+    inside = (seconds > 0.0125) & (seconds < 1.15)
+    np.testing.assert_allclose(tokens[inside, 0], seconds[inside], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def vae_workdir(tmp_path_factory):
+    """An untrained head VAE's checkpoint."""
+    workdir = tmp_path_factory.mktemp("vae")
+    config = head_vae.released()
+    params = head_vae.System(config).init(jax.random.key(0))
+    saver = Checkpoints(workdir)
+    saver.save(1, {"step": jax.numpy.int32(1), "params": params}, {"config": {"system": config.to_dict()}})
+    saver.close()
+    return workdir, head_vae.System(config), params
+
+
+def test_head_vae_latents_do_not_depend_on_padding(tmp_path, clips, vae_workdir):
+    workdir, system, params = vae_workdir
+    dataset = extract.extract(clips.dir, tmp_path / "out", head="vae", head_vae=workdir)
+    assert dataset.recipes["head"]["arrays"] == arrays_hash(dataset.codec("head"))
+    for i in (0, 3):
+        one, example = clips.source("train")[i], dataset.source("train")[i]
+        latent = np.asarray(system.encode(params, one["pose_z"][None]))[0]
+        expected = resample.to_features(latent, 30.0, len(example["mel"]))
+        np.testing.assert_allclose(example["head"], expected, atol=1e-5)
+        decoded = head_latents.decode(dataset.recipes["head"], dataset.codec("head"), latent)
+        np.testing.assert_allclose(decoded, np.asarray(system.decode(params, latent[None]))[0], atol=1e-5)
+
+
+def test_dialogues_carry_the_partner(tmp_path):
+    dataset = write_clips(tmp_path / "clips", partner=True)
+    out = extract.extract(dataset.dir, tmp_path / "out")
+    for split in out.splits:
+        for example in out.source(split):
+            frames = len(example["mel"])
+            assert example["partner_tokens"].shape == (frames, 4) and example["partner_head"].shape == (frames, 3)
+            assert example["partner_expression"].shape == (frames, 3)
+            assert example["partner_speaker"] == "bob"
+            assert np.abs(example["partner_head"]).max() <= 1 and np.abs(example["partner_expression"]).max() <= 1
+    everything = np.concatenate([e["partner_expression"] for e in out.source("train")])
+    assert everything.min() < -0.95 and everything.max() > 0.95
+
+
+def test_rotation_vectors():
+    half = np.sqrt(0.5)
+    q = np.array([[1, 0, 0, 0], [half, half, 0, 0], [-half, 0, -half, 0], [0.5, 0.5, 0.5, 0.5]])
+    expected = [[0, 0, 0], [np.pi / 2, 0, 0], [0, np.pi / 2, 0], [2 * np.pi / 3 / np.sqrt(3)] * 3]
+    np.testing.assert_allclose(extract.rotation_vector(q), expected, atol=1e-6)
+
+
+def test_loader_takes_extracted_features_and_refuses_another_mel(features):
+    spec = {"mel": Spec(("batch", "time", 80), "float32", "mel", rate=22050 / 256, recipe=dict(mel.RECIPE)),
+            "tokens": Spec(("batch", "time", 4), "float32", "tokens", rate=22050 / 256)}
+    with loader.make_loader(features, "train", spec, batch_size=2, segment=50, seed=0) as batches:
+        assert next(batches)["mel"].shape == (2, 50, 80)
+    spec["mel"] = Spec(spec["mel"].shape, "float32", "mel", rate=22050 / 256, recipe=mel.RECIPE | {"fmax": 11025.0})
+    with pytest.raises(UserError, match="recipe of 'mel' differs.*fmax=11025.0.*fmax=8000.0"):
+        loader.make_loader(features, "train", spec, batch_size=2, segment=50, seed=0)
+
+
+@pytest.mark.parametrize("drop, arguments, message", [
+    ((), dict(tokens="letters"), "unknown tokens.*phones or units or wav2vec2"),
+    ((), dict(head="neck"), "unknown head"),
+    ((), dict(mode="cubic"), "unknown resample"),
+    ((), dict(tokens="wav2vec2"), "need weights.*way out"),
+    ((), dict(tokens="wav2vec2", weights="/nowhere"), "need weights.*nowhere"),
+    ((), dict(head="vae"), "head VAE is needed"),
+    ((), dict(head="vae", head_vae="/nowhere"), "no checkpoint here.*nowhere"),
+    ((), dict(fit_split="test", tokens="units"), "unknown split"),
+    (("phones",), {}, "no phoneme features.*units"),
+    (("face",), {}, "clips lack 'face'"),
+    (("pose_z",), {}, "no head pose"),
+])
+def test_what_cannot_be_extracted_is_said_before_anything_is_written(tmp_path, drop, arguments, message):
+    dataset = write_clips(tmp_path / "clips", drop=drop)
+    with pytest.raises(UserError, match=message):
+        extract.extract(dataset.dir, tmp_path / "out", **arguments)
+    assert [p.name for p in tmp_path.iterdir()] == ["clips"]
+
+
+def test_an_unusable_clip_is_named_and_nothing_is_left(tmp_path):
+    dataset = write_clips(tmp_path / "clips", train=[clip(0), clip(1, 0.02)])
+    with pytest.raises(UserError, match="cannot extract clip 'train1'.*too short"):
+        extract.extract(dataset.dir, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["clips"]
+    with pytest.raises(UserError, match="refusing to overwrite"):
+        extract.extract(dataset.dir, dataset.dir)

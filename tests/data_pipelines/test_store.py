@@ -1,0 +1,265 @@
+"""Datasets on disk: what is written is read back; what is broken, foreign or half-written is refused by name."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from avjax.errors import UserError
+from data_pipelines import inspect, store
+from data_pipelines.schema import CHECKSUMS_FILE, Feature
+
+FEATURES = {
+    "id": Feature((), "str", "name of the clip"),
+    "speaker": Feature((), "str", "who"),
+    "identity": Feature((8,), "float32", "identity vector"),
+    "audio": Feature((None,), "int16", "speech", "1/32768", 22050.0),
+    "face": Feature((None, 12), "float32", "face code", "", 30.0),
+}
+
+
+def make_examples(count, prefix, seed=0):
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        frames = int(rng.integers(20, 60))
+        yield {"id": f"{prefix}{i}", "speaker": "zoë", "identity": rng.normal(size=8).astype(np.float32),
+               "audio": rng.integers(-32768, 32767, frames * 735).astype(np.int16),
+               "face": rng.normal(size=(frames, 12)).astype(np.float32)}
+
+
+def write(out, **overrides):
+    arguments = dict(name="demo", description="for tests", features=FEATURES, recipes={"face": {"kind": "noise"}},
+                     splits={"train": make_examples(20, "a"), "valid": make_examples(3, "b", 1)},
+                     codecs={"face": {"mix": np.eye(3)}})
+    return store.write_dataset(out, **(arguments | overrides))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write(tmp_path / "data")
+
+
+def shard_of(dataset, split="train"):
+    return next(dataset.dir.glob(f"demo-{split}.array_record*"))
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    for i in range(at, at + 8):
+        data[i] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_everything_written_is_read_back(dataset):
+    dataset = store.open_dataset(dataset.dir)
+    assert dataset.splits == {"train": 20, "valid": 3}
+    assert dataset.features == FEATURES and dataset.recipes == {"face": {"kind": "noise"}}
+    np.testing.assert_array_equal(dataset.codec("face")["mix"], np.eye(3))
+    dataset.verify()
+    for split, expected in (("train", make_examples(20, "a")), ("valid", make_examples(3, "b", 1))):
+        source = dataset.source(split)
+        for i, example in enumerate(expected):
+            assert source.ids[i] == example["id"]
+            assert source[i].keys() == example.keys()
+            for name, value in example.items():
+                np.testing.assert_array_equal(source[i][name], value)
+                assert isinstance(source[i][name], str) or source[i][name].dtype == value.dtype
+        with pytest.raises(IndexError):
+            source[len(source)]
+    assert set(dataset.source("train", ["id", "face"])[3]) == {"id", "face"}
+
+
+def test_several_shards_keep_the_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 200_000)
+    dataset = write(tmp_path / "data")
+    assert len(list(dataset.dir.glob("demo-train.array_record*"))) > 3
+    assert [e["id"] for e in dataset.source("train", ["id"])] == [f"a{i}" for i in range(20)]
+
+
+def test_tfds_itself_reads_the_folder(dataset):
+    builder = tfds.builder_from_directory(str(dataset.dir))
+    example = builder.as_data_source("valid")[0]
+    np.testing.assert_array_equal(example["face"], next(make_examples(1, "b", 1))["face"])
+
+
+def test_wrong_path_and_foreign_folder(tmp_path):
+    with pytest.raises(UserError, match="no dataset here"):
+        store.open_dataset(tmp_path / "nothing")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="not whole"):
+        store.open_dataset(tmp_path / "other")
+
+
+def test_half_written_folder_is_refused(dataset):
+    (dataset.dir / CHECKSUMS_FILE).unlink()
+    with pytest.raises(UserError, match="not whole.*interrupted"):
+        store.open_dataset(dataset.dir)
+
+
+def test_missing_and_truncated_shards_are_named_when_opening(dataset):
+    shard = shard_of(dataset)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f"truncated.*{shard.name}.*way out"):
+        store.open_dataset(dataset.dir)
+    shard.unlink()
+    with pytest.raises(UserError, match=f"missing.*{shard.name}.*way out"):
+        store.open_dataset(dataset.dir)
+
+
+def test_flipped_bytes_are_found_by_verify_and_when_read(dataset):
+    shard = shard_of(dataset)
+    for at in range(70, shard.stat().st_size - 70_000, 5000):
+        flip(shard, at)
+    opened = store.open_dataset(dataset.dir)  # the size is right: only reading can tell
+    with pytest.raises(UserError, match=f"corrupt.*{shard.name}"):
+        opened.verify()
+    with pytest.raises(UserError, match=f"corrupt.*{shard.name}.*example [0-9]+ of split train.*way out"):
+        list(opened.source("train"))
+    list(opened.source("valid"))  # the other split is untouched
+
+
+def test_one_flip_inside_a_record_never_gives_wrong_numbers(dataset):
+    """Records are uncompressed, so nothing but a checksum stands between a flipped bit and the model."""
+    shard = shard_of(dataset, "valid")
+    expected = list(make_examples(3, "b", 1))
+    flip(shard, shard.read_bytes().index(expected[1]["face"].tobytes()[:64]) + 16)
+    source = store.open_dataset(dataset.dir).source("valid")
+    np.testing.assert_array_equal(source[0]["face"], expected[0]["face"])
+    with pytest.raises(UserError, match="corrupt"):
+        source[1]
+
+
+def test_a_shard_of_zeros(dataset):
+    shard = shard_of(dataset)
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(UserError, match=shard.name):
+        store.open_dataset(dataset.dir).source("train")[0]
+
+
+def test_edited_metadata_is_refused(dataset):
+    path = dataset.dir / "features.json"
+    path.write_text(path.read_text().replace('"12"', '"13"'))
+    with pytest.raises(UserError, match="corrupt file.*features.json"):
+        store.open_dataset(dataset.dir)
+
+
+def test_features_json_of_another_schema_is_refused(dataset):
+    """Both files are what the checksums say, but they disagree (e.g. copied together from two datasets)."""
+    path = dataset.dir / "features.json"
+    path.write_text(path.read_text().replace('"12"', '"13"'))
+    checksums = json.loads((dataset.dir / CHECKSUMS_FILE).read_text())
+    checksums["features.json"] = store._fingerprint(path)
+    (dataset.dir / CHECKSUMS_FILE).write_text(json.dumps(checksums))
+    with pytest.raises(UserError, match="features.json does not fit"):
+        store.open_dataset(dataset.dir)
+
+
+def test_unknown_names(dataset):
+    with pytest.raises(UserError, match="unknown split.*train or valid.*test"):
+        dataset.source("test")
+    with pytest.raises(UserError, match="unknown feature.*nose"):
+        dataset.source("train", ["nose"])
+    with pytest.raises(UserError, match="unknown codec"):
+        dataset.codec("pose")
+
+
+@pytest.mark.parametrize("breakage, message", [
+    (lambda e: e.pop("face"), "does not fit the schema"),
+    (lambda e: e.update(face=e["face"][:, :5]), r"face.*\(None, 12\).*, 5\)"),
+    (lambda e: e.update(face=e["face"].astype(np.float64)), "face.*float32.*float64"),
+    (lambda e: e.update(speaker=3), "speaker.*expected: str.*int"),
+    (lambda e: e.update(id="a0"), "not unique"),
+])
+def test_examples_that_do_not_fit_leave_nothing_behind(tmp_path, breakage, message):
+    examples = list(make_examples(4, "a"))
+    breakage(examples[2])
+    with pytest.raises(UserError, match=message):
+        write(tmp_path / "data", splits={"train": examples})
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_split_and_overwriting(tmp_path, dataset):
+    with pytest.raises(UserError, match="empty split"):
+        write(tmp_path / "other", splits={"train": []})
+    with pytest.raises(UserError, match="refusing to overwrite"):
+        write(dataset.dir)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_interrupt_leaves_nothing_behind(tmp_path):
+    def interrupted():
+        yield from make_examples(3, "a")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "data", splits={"train": interrupted()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_job_leaves_nothing_that_looks_whole_and_is_cleaned_up(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    code = ("import sys, time; sys.path.insert(0, 'tests/data_pipelines'); import test_store as t\n"
+            "def slow():\n"
+            "    yield from t.make_examples(3, 'a')\n"
+            "    print('written', flush=True)\n"
+            "    time.sleep(60)\n"
+            f"t.write({str(tmp_path / 'data')!r}, splits={{'train': slow()}})\n")
+    job = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE,
+                           env={**os.environ, "PYTHONPATH": str(root)})
+    assert job.stdout.readline() == b"written\n"
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    left = list(tmp_path.iterdir())
+    assert len(left) == 1 and left[0].name.startswith(".data.partial-")
+    with pytest.raises(UserError, match="no dataset here"):
+        store.open_dataset(tmp_path / "data")
+    with pytest.raises(UserError, match="not whole"):
+        store.open_dataset(left[0])
+    write(tmp_path / "data")
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_inspect_reports_counts_durations_and_breakage(dataset, capsys):
+    assert inspect.main([str(dataset.dir), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    frames = [len(e["face"]) for e in make_examples(20, "a")]
+    assert report["splits"]["train"]["clips"] == 20 and report["splits"]["train"]["speakers"] == {"zoë": 20}
+    assert report["splits"]["train"]["hours"] == pytest.approx(sum(frames) / 30 / 3600)
+    assert report["features"]["face"]["rate"] == 30.0 and report["checksums"] == "match"
+    assert inspect.main([str(dataset.dir)]) == 0
+    assert "zoë 20" in capsys.readouterr().out
+    flip(shard_of(dataset), 5000)
+    assert inspect.main([str(dataset.dir)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "corrupt file" in error
+
+
+def test_inspect_finds_values_that_are_not_finite(tmp_path, capsys):
+    examples = list(make_examples(4, "a"))
+    examples[2]["face"][3, 4] = np.nan
+    dataset = write(tmp_path / "data", splits={"train": examples})
+    assert inspect.main([str(dataset.dir)]) == 1
+    assert "'a2', feature face" in capsys.readouterr().err
+
+
+def test_reading_is_fast(dataset):
+    """Random access must not become what training waits for."""
+    source = dataset.source("train")
+    start = time.perf_counter()
+    for i in range(200):
+        source[i % 20]
+    assert (time.perf_counter() - start) / 200 < 5e-3
+
+
+def test_moved_folder_still_opens(dataset, tmp_path):
+    shutil.move(dataset.dir, tmp_path / "elsewhere")
+    assert len(list(store.open_dataset(tmp_path / "elsewhere").source("train"))) == 20

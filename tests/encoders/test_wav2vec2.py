@@ -1,0 +1,148 @@
+"""The wav2vec 2.0 family against recordings of the published implementations, and against itself where padded."""
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from avjax.encoders import wav2vec2
+from avjax.encoders.wav2vec2 import CTC_LABELS, Wav2Vec2, Wav2Vec2CTC, bucket, config_of
+from avjax.errors import UserError
+from avjax.weights.wav2vec2 import import_params
+from tests.golden_files import config as golden_config
+from tests.golden_files import golden
+
+TOLERANCE = 1e-4
+recordings = pytest.mark.parametrize(("name", "record"), [r for p in ("wav2vec2_ctc", "xlsr", "hubert")
+                                                          for r in golden(p)])
+
+
+def state_of(record):
+    return {k.removeprefix("sd/"): record[k] for k in record if k.startswith("sd/")}
+
+
+def model_of(record):
+    heads = golden_config(record)["num_attention_heads"]
+    params = import_params(state_of(record))
+    return Wav2Vec2(config_of(params, heads)), params
+
+
+def run(model, params, x_BN, lengths_B=None, with_layers=True):
+    return jax.jit(lambda p, x, n: model.apply({"params": p}, x, n, with_layers=with_layers))(params, x_BN, lengths_B)
+
+
+@recordings
+def test_equals_the_published_network(name, record):
+    model, params = model_of(record)
+    c, published = model.config, golden_config(record)
+    assert c.pre_norm == published["do_stable_layer_norm"] and c.conv_norm == published["feat_extract_norm"]
+    assert list(c.conv_strides) == published["conv_stride"] and c.norm_eps == published["layer_norm_eps"]
+    assert c.position_groups == published["num_conv_pos_embedding_groups"] and c.conv_bias == published["conv_bias"]
+    out = run(model, params, record["x"] if "x" in record else record["wav"])
+    np.testing.assert_allclose(np.moveaxis(out["conv_features"], 1, 2), record["conv_features"], atol=TOLERANCE)
+    np.testing.assert_allclose(out["encoder_in"], record["encoder_in"], atol=TOLERANCE)
+    np.testing.assert_allclose(out["layers"], record["layer_out"], atol=TOLERANCE)
+    if "last_hidden_state" in record:
+        np.testing.assert_allclose(out["last_hidden"], record["last_hidden_state"], atol=TOLERANCE)
+    if "logits" in record:
+        np.testing.assert_allclose(out["logits"], record["logits"], atol=TOLERANCE)
+    if "units" in record:
+        frames_TD = np.asarray(out["layers"][int(record["kmeans_layer"]), 0])
+        distance_TK = np.square(frames_TD[:, None] - record["centroids"]).sum(-1)
+        np.testing.assert_array_equal(distance_TK.argmin(1), record["units"])
+
+
+@pytest.mark.parametrize(("name", "record"), golden("xlsr"))
+def test_padded_batch_equals_the_published_network(name, record):
+    model, params = model_of(record)
+    out = run(model, params, record["batch/x"], record["batch/lengths"])
+    np.testing.assert_array_equal(out["frames"], record["batch/frame_lengths"])
+    for ours, theirs, frames in zip(out["last_hidden"], record["batch/last_hidden_state"],
+                                    record["batch/frame_lengths"], strict=True):
+        np.testing.assert_allclose(ours[:frames], theirs[:frames], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "record"), golden("wav2vec2_ctc"))
+def test_valid_frames_do_not_depend_on_padding(name, record):
+    model, params = model_of(record)
+    x_BN = (record["x"] if "x" in record else record["wav"])[:1]
+    short = run(model, params, x_BN, with_layers=False)["last_hidden"]
+    noise = np.random.default_rng(0).normal(size=(1, 5000)).astype(np.float32)
+    long = run(model, params, np.concatenate([x_BN, noise], 1), np.array([x_BN.shape[1]]), False)["last_hidden"]
+    assert long.shape[1] > short.shape[1]
+    np.testing.assert_allclose(long[:, :short.shape[1]], short, atol=2e-5)
+
+
+def test_blocked_attention_equals_whole(monkeypatch):
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 4, 23, 8)).astype(np.float32)
+    valid_BT = np.arange(23) < np.array([[23], [17]])
+    scores = np.where(valid_BT[:, None, None], np.einsum("bhqk,bhtk->bhqt", q, k) / np.sqrt(8), -np.inf)
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    expected = np.einsum("bhqt,bhtk->bhqk", weights, v)
+    for block in (512, 10):  # 10 does not divide 23
+        monkeypatch.setattr(wav2vec2, "QUERY_BLOCK", block)
+        np.testing.assert_allclose(wav2vec2._attention(q, k, v, valid_BT), expected, atol=1e-5)
+
+
+def torchaudio_names(state):
+    renamed = {}
+    for name, value in state.items():
+        name = name.removeprefix("wav2vec2.").replace("lm_head.", "aux.")
+        name = name.replace("feature_projection.", "encoder.feature_projection.")
+        if name.startswith("encoder.") and not name.startswith("encoder.feature_projection"):
+            name = "encoder.transformer." + name.removeprefix("encoder.")
+        renamed[name.replace("parametrizations.weight.original0", "weight_g")
+                .replace("parametrizations.weight.original1", "weight_v")] = value
+    return renamed
+
+
+@pytest.mark.parametrize(("name", "record"), golden("wav2vec2_ctc"))
+@pytest.mark.parametrize("naming", [dict, torchaudio_names])
+def test_ctc_from_a_checkpoint_file(name, record, naming, tmp_path):
+    path = tmp_path / "wav2vec2.safetensors"
+    state = naming(state_of(record))
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, path)
+    heads = golden_config(record)["num_attention_heads"]
+    ctc = Wav2Vec2CTC.from_checkpoint(path, num_heads=heads)
+    expected = record["logits_from_unnormalised_wav"]
+    keep = [i for i in range(expected.shape[-1]) if i not in (1, 2, 3)]
+    for wav, logits in zip(record["wav"], expected[..., keep], strict=True):
+        np.testing.assert_allclose(ctc(wav), logits, atol=TOLERANCE)
+    normalised = Wav2Vec2CTC.from_checkpoint(path, num_heads=heads, normalise=True)
+    np.testing.assert_allclose(normalised(record["wav"][0]), record["logits29"][0], atol=TOLERANCE)
+    with pytest.raises(UserError, match="too short.*400 samples.*found: shape \\(399,\\)"):
+        ctc(np.zeros(399, np.float32))
+    with pytest.raises(UserError, match="attention heads is unknown"):
+        Wav2Vec2CTC.from_checkpoint(path)
+
+
+@pytest.mark.parametrize(("name", "record"), golden("wav2vec2_ctc"))
+def test_long_audio_is_chunked(name, record, monkeypatch):
+    model, params = model_of(record)
+    ctc = Wav2Vec2CTC(model.config, params)
+    wav = np.resize(record["wav"], 2 * 16000 + 300)
+    frames = model.config.num_frames(16000)
+    monkeypatch.setattr(wav2vec2, "CHUNK_SECONDS", 1)
+    logits = ctc(wav)  # 2 chunks of 16000 samples, and 300 samples that give no frame
+    assert logits.shape == (2 * frames, 29)
+    np.testing.assert_allclose(logits[:frames], ctc(wav[:16000]), atol=2e-5)
+    np.testing.assert_allclose(logits[frames:], ctc(wav[16000:32000]), atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "record"), golden("wav2vec2_ctc"))
+def test_foreign_weights_are_refused(name, record):
+    state = state_of(record)
+    with pytest.raises(UserError, match="not the weights of a wav2vec 2.0.*unknown names, e.g. encoder.gate"):
+        import_params(state | {"encoder.gate": np.zeros(3)}, "file.pt")
+    with pytest.raises(UserError, match="layers are missing.*layers 0 to"):
+        import_params({k: v for k, v in state.items() if "encoder.layers.0." not in k}, "file.pt")
+    with pytest.raises(UserError, match="no name for .*position"):
+        import_params({k: v for k, v in state.items() if "pos_conv" not in k}, "file.pt")
+    assert import_params(state, num_layers=1)["layers"]["query"]["kernel"].shape[0] == 1
+
+
+def test_labels_and_buckets():
+    assert len(CTC_LABELS) == 29 and CTC_LABELS[:6] == "-|ETAO" and CTC_LABELS[-5:] == "'XJQZ"
+    assert [bucket(s) // 16000 for s in (1, 16000, 16001, 5 * 16000, 100 * 16000)] == [1, 1, 2, 6, 100]
+    assert wav2vec2.Wav2Vec2Config().num_frames(100 * 16000) == 4999
+    assert wav2vec2.Wav2Vec2Config().min_samples() == 400

@@ -1,0 +1,87 @@
+"""Published files in and out of workdirs, through the functions behind the command line."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors
+
+from avjax.errors import UserError
+from avjax.systems.api import build
+from avjax.training.checkpoints import load_meta, load_params
+from avjax.weights.reader import read_state_dict
+from configs import avflow_released
+from launch import weights
+from tests.golden_files import golden, under
+
+FIXTURE = pathlib.Path(__file__).parents[1] / "weights" / "fixtures" / "everything.pt"
+
+
+@pytest.mark.parametrize(("name", "record"), golden("avflow", "monadic/"))
+@pytest.mark.parametrize("kind", ["monadic", "dyadic"])
+def test_published_avflow_comes_in_and_goes_out_bit_for_bit(name, record, kind, tmp_path):
+    state = under(record, f"{kind}/sd/")
+    np.savez(tmp_path / "published.npz", **state)
+    config = weights.import_file("avflow", str(tmp_path / "published.npz"), str(tmp_path / "job"))
+    assert config.system.num_blocks == sum(f"fusion.{i}.weight" in state for i in range(99))
+    meta = load_meta(tmp_path / "job")
+    assert meta["system"] == "avflow" and meta["data"] == {"next_index": 0} and len(meta["imported"]["sha256"]) == 64
+    params = load_params(tmp_path / "job", build(config.system))
+    np.testing.assert_array_equal(params["visual"]["outputs"]["kernel"], state["out_v.weight"].T)
+
+    out = tmp_path / "ours.safetensors"
+    assert weights.export(str(tmp_path / "job"), str(out)) == len(state)
+    back = read_state_dict(out)
+    assert back.keys() == state.keys()
+    for key in state:
+        np.testing.assert_array_equal(back[key], state[key], err_msg=key)
+    with safetensors.safe_open(out, "np") as file:
+        assert json.loads(file.metadata()["system"])["d_model"] == config.system.d_model
+    with pytest.raises(UserError, match="it exists.*another --out"):
+        weights.export(str(tmp_path / "job"), str(out))
+    with pytest.raises(UserError, match="workdir is in use"):
+        weights.import_file("avflow", str(tmp_path / "published.npz"), str(tmp_path / "job"))
+
+
+@pytest.mark.parametrize(("name", "record"), golden("avflow", "head_vae/"))
+def test_published_head_vae_comes_in_and_goes_out(name, record, tmp_path):
+    state = under(record, "head_vae/sd/")
+    np.savez(tmp_path / "published.npz", **state)
+    weights.import_file("head_vae", str(tmp_path / "published.npz"), str(tmp_path / "job"))
+    weights.export(str(tmp_path / "job"), str(tmp_path / "ours.safetensors"))
+    back = read_state_dict(tmp_path / "ours.safetensors")
+    assert back.keys() == state.keys() and all(np.array_equal(back[k], state[k]) for k in state)
+
+
+@pytest.mark.parametrize(("name", "record"), golden("avflow", "monadic/"))
+def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
+    state = under(record, "monadic/sd/")
+    np.savez(tmp_path / "published.npz", **state)
+    path, job = str(tmp_path / "published.npz"), str(tmp_path / "job")
+    with pytest.raises(UserError, match="does not fit.*qkv.*way out"):
+        weights.import_file("avflow", path, job, config=avflow_released.get_config())
+    with pytest.raises(UserError, match="not a head VAE"):
+        weights.import_file("head_vae", path, job)
+    with pytest.raises(UserError, match="not an AV-Flow state dict"):
+        weights.import_file("avflow", str(FIXTURE), job)
+    with pytest.raises(UserError, match="no checkpoint here"):
+        weights.export(job, str(tmp_path / "out.safetensors"))
+    assert [p.name for p in tmp_path.iterdir()] == ["published.npz"]
+
+
+def test_inspect_lists_every_array():
+    text = weights.describe(str(FIXTURE))
+    lines = text.splitlines()
+    assert any(line.split()[:4] == ["model_state_dict.weight", "(2,", "3)", "float32"] for line in lines)
+    assert any(line.split()[:3] == ["bf16", "(2,)", "bfloat16"] for line in lines)
+    assert lines[-2].startswith("22 arrays, ") and lines[-1].startswith("sha256 ")
+
+
+def test_command_line_errors_are_one_line(tmp_path):
+    run = subprocess.run([sys.executable, "-m", "launch.weights", "inspect", str(tmp_path / "absent.pt")],
+                         capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+    assert run.returncode == 2 and run.stderr.startswith("error: no such weights file")
+    assert "Traceback" not in run.stderr
