@@ -65,7 +65,7 @@ class Decoder:
         if self.face_kind != "puppet":
             raise UserError("these faces have no named articulators", where="recipes.json, face", expected="kind puppet",
                             found=self.face_kind, way_out="use .frames")
-        face_NF = resample.from_features(np.asarray(face_TF, np.float32), FPS)
+        face_NF = self._at_30hz("face", face_TF)
         return face_code.decode(face_NF, self._codec("face"))
 
     def lips(self, face_TF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ class Decoder:
 
     def pose(self, head_TH: np.ndarray) -> np.ndarray:
         """Head stream (T, H) -> (N, 7) at 30 Hz: unit quaternion wxyz, then translation."""
-        latent_NH = resample.from_features(np.asarray(head_TH, np.float32), FPS)
+        latent_NH = self._at_30hz("head", head_TH)
         pose_z = head_latents.decode(self.recipes["head"], self.codecs.get("head", {}), latent_NH)
         stats = self._codec("pose")
         pose = pose_z * stats["std"] + stats["mean"]
@@ -90,7 +90,12 @@ class Decoder:
 
             return render.render(self.articulators(face_TF), self.pose(head_TH), np.asarray(identity, np.float32))
         codec = eigenface.unpack(self._codec("face"), speaker)
-        return codec.decode(resample.from_features(np.asarray(face_TF, np.float32), FPS))
+        return codec.decode(self._at_30hz("face", face_TF))
+
+    def _at_30hz(self, name: str, x_TC: np.ndarray) -> np.ndarray:
+        """Back to the clips' clock, by the way the features were put on theirs."""
+        mode = self.recipes[name].get("resample", resample.MODES[0])
+        return resample.from_features(np.asarray(x_TC, np.float32), FPS, mode=mode)
 
     def _codec(self, name: str) -> Mapping[str, np.ndarray]:
         if name not in self.codecs:

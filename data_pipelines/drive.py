@@ -11,9 +11,7 @@ from avjax.codecs import mel
 from avjax.encoders import espeak, kmeans
 from avjax.errors import UserError
 from data_pipelines import resample
-from data_pipelines.schema import recipe_hash
-
-SPEAKERS = "speakers"  # codec {name: identity vector (8,)} of the training split's speakers, in order of their minutes
+from data_pipelines.schema import SPEAKERS, recipe_hash
 
 
 def speakers(codecs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

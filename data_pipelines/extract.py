@@ -10,6 +10,7 @@ any fitted arrays, goes into the dataset's recipes; the arrays themselves into i
 and, for dialogues, partner_tokens, partner_expression and partner_head (min-max scaled to [-1, 1] on the train split).
 """
 
+import collections
 import dataclasses
 import hashlib
 import pathlib
@@ -21,7 +22,7 @@ from avjax.codecs import mel
 from avjax.encoders import kmeans
 from avjax.errors import UserError
 from data_pipelines import head_latents, resample, store
-from data_pipelines.schema import Feature, arrays_hash, recipe_hash
+from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 
 TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
@@ -29,7 +30,7 @@ UNITS = 100
 WAV2VEC2_RATE = 16000
 _CARRIED = ("speaker", "text", "words", "phonemes", "identity", "partner_speaker", "partner_text", "partner_words",
             "partner_phonemes", "partner_identity")  # copied from the clips where they have them
-_FIT_FRAMES = 200_000  # mel frames that units are fitted on
+_FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn at random
 
 
 def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear", head_vae=None, weights=None,
@@ -84,10 +85,20 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
                 raise UserError(f"cannot extract clip {clip['id']!r}: {error}", where=str(clips.dir)) from error
 
     recipes, codecs = _recipes(clips, tokenizer, header, partner, mode)
+    if {"speaker", "identity"} <= clips.features.keys():
+        codecs[SPEAKERS] = _speakers(clips, fit_split)
     return store.write_dataset(
         out_dir, name=name, description=f"AV-Flow features of {clips.name}: tokens={tokens}, head={head}.",
         features=_schema(clips, carried, tokenizer, header, partner), recipes=recipes, codecs=codecs,
         splits={s: examples(s) for s in clips.splits}, totals=clips.splits, progress=progress)
+
+
+def _speakers(clips, split) -> dict[str, np.ndarray]:
+    """{speaker: identity vector}, those heard most first: whom a trained model can be asked to be."""
+    rows = [(row["speaker"], row["identity"]) for row in clips.source(split, ("speaker", "identity"))]
+    counts = collections.Counter(speaker for speaker, _ in rows)
+    vectors = dict(rows)
+    return {speaker: vectors[speaker] for speaker, _ in counts.most_common()}
 
 
 def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:

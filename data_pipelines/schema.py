@@ -14,6 +14,7 @@ RECIPES_FILE = "recipes.json"  # {feature name: recipe}, beside TFDS's features.
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 CHECKSUMS_FILE = "checksums.json"  # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
+SPEAKERS = "speakers"  # the codec that maps a speaker's name to an identity vector
 CODECS_DIR = "codecs"  # <feature name>.npz: fitted arrays (eigenfaces, centroids, head VAE, ...) of this dataset
 
 

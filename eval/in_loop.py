@@ -13,8 +13,8 @@ METRICS = ("F1_lips", "FD_e", "FD_h", "mel_L1", "Div_e", "Div_h")
 class InLoopEvaluator:
     """Scores `config.evaluate.in_loop_examples` clips of the first split; the same code as the final evaluation.
 
-    `run(params, step)` returns ({metric: float}, artefacts). "<metric>_of_shuffled" is the ratio to the shuffled baseline;
-    artefacts are {"images": {name: (H, W, 3) uint8}, "audio": {name: ((N,) float32, Hz)}}.
+    `run(params, step)` returns ({metric: float}, artefacts). "<metric>_of_shuffled" is the ratio to the shuffled
+    baseline; artefacts are {"images": {name: (H, W, 3) uint8}, "audio": {name: ((N,) float32, Hz)}}.
     """
 
     name = "benchmark"

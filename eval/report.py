@@ -108,7 +108,8 @@ def _split_section(split: str, results: dict) -> str:
         for t in results["targets"].get(split, ()))
     return (f"<h2>{html.escape(split)} <span class=soft>{count} examples</span></h2><div class=scroll><table><tr>"
             f"<th>metric</th>{head}</tr>{''.join(rows)}</table></div>"
-            + (f"<ul class=targets>{targets}</ul>" if targets else "") + "<p class=note>Small print: 95 % bootstrap interval over examples.</p>")
+            + (f"<ul class=targets>{targets}</ul>" if targets else "")
+            + "<p class=note>Small print: 95 % bootstrap interval over examples.</p>")
 
 
 def _cell(entry) -> str:

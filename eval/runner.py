@@ -183,8 +183,8 @@ def check(system, dataset) -> None:
 def check_split(dataset, split: str) -> None:
     """UserError that lists the splits unless `split` is one."""
     if split not in dataset.splits:
-        raise UserError("unknown split", where=str(dataset.dir), found=repr(split), expected=" or ".join(dataset.splits),
-                        way_out="name one of the dataset's splits")
+        raise UserError("unknown split", where=str(dataset.dir), found=repr(split),
+                        expected=" or ".join(dataset.splits), way_out="name one of the dataset's splits")
 
 
 def generate_split(generator: Generator, params, dataset, split: str, indices: list[int]):
@@ -235,7 +235,7 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
         def add(variant, index, signals, split=split, ids=ids, found=found, bar=bar):
             row, frames = benchmark.score(split, index, signals), benchmark.frames(split, index, signals)
             store.put(key(split, ids[index], variant), row, frames)
-            found[variant][index] = clean(row), frames
+            found[variant][index] = store.get(key(split, ids[index], variant))  # as a resumed job would find it
             bar.update()
 
         todo = [i for i in indices if i not in found["model"]]

@@ -8,15 +8,17 @@ goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder, o
 
 import pathlib
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from avjax.errors import UserError, exit_cleanly
+from avjax.errors import UserError
 from avjax.systems import api
 from avjax.training import checkpoints
+from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, store
 from data_pipelines.schema import recipe_hash
 from eval import benchmarks, report, runner
+from launch import flags as launch_flags
+from launch.stages import fill
 
 REPORT_EXAMPLES = 3  # of every split, with players
 
@@ -26,7 +28,7 @@ def open_benchmark(config, workdir, *, full: bool = True):
     if not config.evaluate.benchmark:
         raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark", found="empty",
                         expected=" or ".join(benchmarks.names()), way_out="set --config.evaluate.benchmark")
-    dataset = store.open_dataset(_placed(config.data.dir, workdir))
+    dataset = store.open_dataset(fill(config.data.dir, workdir))
     decoder = decode.Decoder.from_dataset(dataset)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, clips=_clips(config, workdir, dataset), full=full)
@@ -89,16 +91,12 @@ def check_recipes(saved: dict | None, system, dataset, checkpoint) -> None:
                             way_out="evaluate on the dataset it was trained on, or extract the features alike")
 
 
-def _placed(path: str, workdir) -> str:
-    return path.replace("{workdir}", str(workdir))
-
-
 def _clips(config, workdir, dataset):
     """The clip dataset that the features were extracted from, if a stage of the config says so and it is there."""
     for stage in config.stages:
         if stage.get("kind") == "extract" and "clips" in stage and \
-                pathlib.Path(_placed(stage.get("out", ""), workdir)).absolute() == dataset.dir:
-            folder = pathlib.Path(_placed(stage["clips"], workdir))
+                pathlib.Path(fill(stage.get("out", ""), workdir)).absolute() == dataset.dir:
+            folder = pathlib.Path(fill(stage["clips"], workdir))
             return store.open_dataset(folder) if folder.is_dir() else None
     return None
 
@@ -114,26 +112,24 @@ def workdir_of(checkpoint) -> pathlib.Path:
 
 def define_flags() -> None:
     """Only as a program: other launchers import `evaluate` and have flags of the same names."""
-    config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/quickstart.py.", lock_config=True)
+    launch_flags.define_config()
     flags.DEFINE_string("checkpoint", None, "Workdir, or one checkpoint.")
     flags.DEFINE_list("split", None, "Splits to score; default config.evaluate.splits.")
-    flags.DEFINE_string("out", None, "Folder of the results; default: the workdir.")
+    flags.DEFINE_string("out", None, "Folder of the results; default: the workdir.", allow_override=True)
 
 
-@exit_cleanly
 def main(argv):
+    del argv
     args = flags.FLAGS
-    if len(argv) > 1:
-        raise UserError("unknown argument", where="command line", found=" ".join(argv[1:]), expected="flags only")
-    for name in ("config", "checkpoint"):
-        if args[name].value is None:
-            raise UserError("missing flag", where="command line", expected=f"--{name}", way_out="see --help")
+    if not args.checkpoint:
+        raise UserError("no checkpoint given", expected="--checkpoint=DIR, the workdir of launch.train or one checkpoint")
     if not pathlib.Path(args.checkpoint).exists():
         raise UserError("no checkpoint here", where=args.checkpoint, expected="a workdir of launch.train, or one "
                         "checkpoint of it", found="no such folder", way_out="check the path, or train first")
+    enable_compilation_cache()
     evaluate(args.config, workdir_of(args.checkpoint), splits=args.split, out=args.out, checkpoint=args.checkpoint)
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    launch_flags.run(main)

@@ -12,19 +12,16 @@ import zlib
 import jax
 import numpy as np
 import soundfile
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
-from avjax.errors import UserError, exit_cleanly
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished (or running) launch.train job.", required=True)
-_TEXT = flags.DEFINE_string("text", "", "Sentence to speak.")
-_AUDIO = flags.DEFINE_string("audio", "", "Speech file (any format, any rate) to be driven by, instead of text.")
-_OUT = flags.DEFINE_string("out", "", "Output path without extension; default WORKDIR/sample.")
-_SPEAKER = flags.DEFINE_string("speaker", "", "Which speaker of the training data; default the first.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise; another seed gives another delivery of the same words.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Euler steps; 0 = the config's.")
-_CHECKPOINT = flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")
+from avjax.codecs import mel
+from avjax.errors import UserError
+from avjax.systems import api
+from avjax.training import checkpoints
+from avjax.training.hardware import enable_compilation_cache
+from data_pipelines import decode, drive, media
+from launch import flags as launch_flags
 
 MAX_CHARACTERS = 2000  # about two minutes of speech
 BUCKET = 128  # frames; lengths are padded to multiples of it
@@ -36,11 +33,6 @@ def generate(workdir, *, text: str = "", audio: str = "", out=None, speaker: str
 
     Raises UserError for unusable text or audio, unknown speakers, and folders that hold no trained AV-Flow.
     """
-    from avjax.codecs import mel
-    from avjax.systems import api
-    from avjax.training import checkpoints
-    from data_pipelines import decode, drive, media
-
     if bool(text) == bool(audio):
         raise UserError("nothing to say" if not text else "two things to say", where="--text, --audio",
                         expected="exactly one of them", found="neither" if not text else "both")
@@ -92,14 +84,30 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     return ConfigDict(json.loads(path.read_text()))
 
 
-@exit_cleanly
+def define_flags() -> None:
+    """Only as a program: launch.train imports `generate` and has flags of the same names."""
+    flags.DEFINE_string("workdir", None, "Folder of a finished (or running) launch.train job.")
+    flags.DEFINE_string("text", "", "Sentence to speak.")
+    flags.DEFINE_string("audio", "", "Speech file (any format, any rate) to be driven by, instead of text.")
+    flags.DEFINE_string("out", "", "Output path without extension; default WORKDIR/sample.")
+    flags.DEFINE_string("speaker", "", "Which speaker of the training data; default the one heard most.")
+    flags.DEFINE_integer("seed", 0, "Seed of the noise; another seed gives another delivery of the same words.")
+    flags.DEFINE_integer("steps", 0, "Euler steps; 0 = the config's.", lower_bound=0)
+    flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")
+
+
 def main(argv):
     del argv
+    args = flags.FLAGS
+    if not args.workdir:
+        raise UserError("no workdir given", expected="--workdir=DIR, the folder of a trained avatar")
+    enable_compilation_cache()
     started = time.perf_counter()
-    paths = generate(_WORKDIR.value, text=_TEXT.value, audio=_AUDIO.value, out=_OUT.value, speaker=_SPEAKER.value,
-                     seed=_SEED.value, steps=_STEPS.value, step=None if _CHECKPOINT.value < 0 else _CHECKPOINT.value)
+    paths = generate(args.workdir, text=args.text, audio=args.audio, out=args.out, speaker=args.speaker, seed=args.seed,
+                     steps=args.steps, step=None if args.step < 0 else args.step)
     print(f"wrote {paths['mp4']} and {paths['wav']} in {time.perf_counter() - started:.1f} s")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    define_flags()
+    launch_flags.run(main, needs_config=False)

@@ -1,4 +1,4 @@
-"""One training job: a config and a workdir in, a trained model in the workdir out. `launch.train` is its command line."""
+"""One training job: a config and a workdir in, a trained model in the workdir out. `launch.train` is its command."""
 
 import json
 import os

@@ -9,18 +9,20 @@ the published names. `import` makes a workdir of a published file: with --data, 
 dataset go along, and launch.generate can use it; launch.train goes on from it.
 """
 
+import itertools
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import safetensors.numpy
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import ConfigDict
 
-from avjax.errors import UserError, exit_cleanly
+from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
 from avjax.systems.api import build
@@ -30,8 +32,9 @@ from avjax.training.state import abstract_params, abstract_state
 from avjax.weights import avflow as names
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
 from configs import avflow_released, head_vae
-from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
+from launch.flags import define_config, run
+from launch.training import CONFIG_FILE, plain, write_run_files
 
 SYSTEMS = {"avflow": (avflow_released, names.import_avflow, names.export_avflow),
            "head_vae": (head_vae, names.import_head_vae, names.export_head_vae)}
@@ -45,8 +48,7 @@ SYSTEM = flags.DEFINE_enum("system", None, tuple(SYSTEMS), "import: whose weight
 FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth or .ckpt.")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode the streams.")
-CONFIG = config_flags.DEFINE_config_file("config", None, "import: the experiment; default the published one, with the "
-                                         "sizes that the weights show.")
+CONFIG = define_config()  # import: the experiment; default the published one, with the sizes that the weights show
 
 
 def describe(path: str) -> str:
@@ -148,17 +150,16 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
             places = jax.tree.map(lambda x: x.sharding, target["opt_state"])
             full["opt_state"] = jax.jit(optimizer.transform.init, out_shardings=places)(full["params"])
             full["step"] = jax.device_put(np.zeros((), target["step"].dtype), target["step"].sharding)
-            meta = {"config": json.loads(config.to_json_best_effort()), "best_mode": config.train.best_mode,
+            meta = {"config": plain(config), "best_mode": config.train.best_mode,
                     "system": system, "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else {},
                     "imported": {"file": os.path.basename(file), "sha256": file_sha256(file)}}
             checkpoints = Checkpoints(temporary)
             checkpoints.save(0, full, meta)
             checkpoints.close()
-        (temporary / "config.json").write_text(json.dumps(meta["config"], indent=1))
         if dataset:
-            shutil.copy(Path(data) / RECIPES_FILE, temporary / RECIPES_FILE)
-            if (Path(data) / CODECS_DIR).is_dir():
-                shutil.copytree(Path(data) / CODECS_DIR, temporary / CODECS_DIR)
+            write_run_files(config, temporary, dataset)
+        else:
+            (temporary / CONFIG_FILE).write_text(json.dumps(plain(config), indent=1))
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
@@ -183,9 +184,9 @@ def _need(**values):
             raise UserError(f"--{name} is missing", way_out="python -m launch.weights --help lists the three commands")
 
 
-@exit_cleanly
-def main(argv):
-    match argv[1:]:
+def main(command):
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
+    match command:
         case ["inspect", path]:
             print(describe(path))
         case ["export"]:
@@ -203,4 +204,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    del sys.argv[1:1 + len(words)]  # the flags' parser takes no positional arguments
+    run(lambda argv: main(words), needs_config=False)

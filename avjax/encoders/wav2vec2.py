@@ -208,14 +208,7 @@ class Wav2Vec2CTC:
         keep = [i for i in range(config.vocab_size) if config.vocab_size == 29 or i not in SPECIAL_COLUMNS]
         head = {k: np.asarray(v)[..., keep] for k, v in params["lm_head"].items()}
         self._params = jax.device_put({**params, "lm_head": head})
-        model = Wav2Vec2(dataclasses.replace(config, vocab_size=len(CTC_LABELS)))
-
-        @jax.jit
-        def forward(params, x_N, length):
-            with jax.default_matmul_precision("float32"):
-                return model.apply({"params": params}, x_N[None], length[None])["logits"][0]
-
-        self._forward = forward
+        self._network = dataclasses.replace(config, vocab_size=len(CTC_LABELS))
 
     @classmethod
     def from_checkpoint(cls, path: str, *, num_heads: int | None = None, normalise: bool = False) -> "Wav2Vec2CTC":
@@ -243,8 +236,14 @@ class Wav2Vec2CTC:
             x_N = (x_N - x_N.mean()) / np.sqrt(x_N.var() + 1e-7)
         padded_N = np.zeros(bucket(len(x_N)), np.float32)
         padded_N[:len(x_N)] = x_N
-        logits_TV = self._forward(self._params, padded_N, np.int32(len(x_N)))
+        logits_TV = _logits(self._network, self._params, padded_N, np.int32(len(x_N)))
         return np.asarray(logits_TV)[:self.config.num_frames(len(x_N))]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config: Wav2Vec2Config, params, x_N, length):
+    with jax.default_matmul_precision("float32"):
+        return Wav2Vec2(config).apply({"params": params}, x_N[None], length[None])["logits"][0]
 
 
 @functools.cache

@@ -10,7 +10,6 @@ Suffixes: T frames at the feature rate, N frames at 30 Hz, F face codes, P pose,
 
 import functools
 import json
-import warnings
 import zlib
 
 import numpy as np
@@ -301,16 +300,16 @@ class ClipBenchmark:
         out = {}
         if self.has_lips:
             counts = {tau: np.array([r["lips"][tau] for r in rows]) for tau in rows[0]["lips"]}
-            out["F1_lips"] = _interval(counts[f"{self.lip_recipe['tau']:g}"], lambda c: lips.f1(c.sum(0)))
-            out["F1_lips"]["sweep"] = {tau: lips.f1(c.sum(0)) for tau, c in counts.items()}
+            out["F1_lips"] = _interval(counts[f"{self.lip_recipe['tau']:g}"], _f1)
+            out["F1_lips"]["sweep"] = {tau: float(_f1(c)) for tau, c in counts.items()}
         for metric in ("FD_e", "FD_h", "FK_e", "FK_h", "BC_h", "BC_e", "mel_L1", "MCD"):
             if metric in rows[0]:
                 values = np.array([np.nan if r[metric] is None else r[metric] for r in rows], np.float64)
-                out[metric] = _interval(values[np.isfinite(values)], lambda v: v.mean() if len(v) else np.nan)
+                out[metric] = _interval(values[np.isfinite(values)], _mean)
         if "WER" in rows[0]:
             keys = ("substitutions", "deletions", "insertions", "hits")
             counts = np.array([[r["WER"][k] for k in keys] for r in rows])
-            out["WER"] = _interval(counts, lambda c: c[:, :3].sum() / max(1, c[:, [0, 1, 3]].sum()))
+            out["WER"] = _interval(counts, _wer)
         face, pose, true_face, true_pose = (np.concatenate(x) for x in zip(*frames, strict=True))
         pooled = {"FD_e_pooled": frechet.frechet(face, true_face), "FD_h_pooled": frechet.frechet(pose, true_pose),
                   "Div_e": diversity.div(face), "Div_h": diversity.div(pose), "var_e": diversity.var_g(face)}
@@ -332,13 +331,28 @@ def _same_length(*arrays):
 
 
 def _interval(values: np.ndarray, statistic) -> dict:
-    """Value with a percentile bootstrap interval over examples (the first axis)."""
+    """Value with a percentile bootstrap interval over examples (the first axis).
+
+    `statistic` maps (..., n, columns) to (...): all resamples go through it at once.
+    """
+    values = values[:, None] if values.ndim == 1 else values
     out = {"value": float(statistic(values)), "n": len(values)}
     if len(values) < 3:
         return out
     draw = np.random.default_rng(BOOTSTRAP["seed"]).integers(0, len(values), (BOOTSTRAP["resamples"], len(values)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a resample without a single closure has no F1
-        sample = [statistic(values[i]) for i in draw]
-        low, high = np.nanpercentile(sample, [2.5, 97.5])
+    low, high = np.nanpercentile(statistic(values[draw]), [2.5, 97.5])
     return out | {"low": float(low), "high": float(high)}
+
+
+def _mean(values_nC):
+    return values_nC[..., 0].mean(-1) if values_nC.shape[-2] else np.nan
+
+
+def _f1(counts_nC):
+    return lips.f1(np.moveaxis(counts_nC.sum(-2), -1, 0))
+
+
+def _wer(counts_nC):
+    """Of substitutions, deletions, insertions, hits."""
+    s, d, i, h = np.moveaxis(counts_nC.sum(-2), -1, 0)
+    return (s + d + i) / np.maximum(s + d + h, 1)

@@ -17,10 +17,10 @@ def closure_counts(aperture_N, truth_N, width, tau: float) -> np.ndarray:
     return np.array([np.sum(predicted & actual), np.sum(predicted & ~actual), np.sum(~predicted & actual)], np.int64)
 
 
-def f1(counts) -> float:
-    """F1 of pooled counts; NaN when neither side ever closes."""
-    tp, fp, fn = (float(x) for x in counts)
-    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else float("nan")
+def f1(counts):
+    """F1 of pooled counts (3, ...); NaN where neither side ever closes."""
+    tp, fp, fn = np.asarray(counts, np.float64)
+    return np.divide(2 * tp, 2 * tp + fp + fn, out=np.full_like(tp, np.nan), where=tp + fp + fn > 0)
 
 
 def sweep(aperture_N, truth_N, width, taus=tuple(RECIPE["sweep"])) -> dict[str, np.ndarray]:

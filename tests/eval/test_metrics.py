@@ -56,10 +56,11 @@ def test_no_onsets_in_silence():
 
 
 def test_beats_by_hand(recorded):
-    audio, motion, sigma = (recorded[f"beat_hand/{k}"] for k in ("audio_beats", "motion_beats", "sigma"))
-    assert beats.consistency(audio, motion, float(sigma)) == pytest.approx(float(recorded["beat_hand/score_over_audio"]))
-    assert beats.consistency(motion, audio, float(sigma)) == pytest.approx(
-        float(recorded["beat_hand/score_over_motion"]))
+    r = {k: recorded[f"beat_hand/{k}"] for k in ("audio_beats", "motion_beats", "sigma")}
+    forth = beats.consistency(r["audio_beats"], r["motion_beats"], float(r["sigma"]))
+    back = beats.consistency(r["motion_beats"], r["audio_beats"], float(r["sigma"]))
+    assert forth == pytest.approx(float(recorded["beat_hand/score_over_audio"]))
+    assert back == pytest.approx(float(recorded["beat_hand/score_over_motion"]))
 
 
 @pytest.mark.parametrize("threshold", ["0", "0.3"])
@@ -124,3 +125,13 @@ def test_vocabulary_without_pronunciation_is_listed():
     noise = np.random.default_rng(0).normal(size=22050) * 0.1
     assert recogniser.transcribe(noise, 22050) == recogniser.transcribe(noise, 22050)
     assert recogniser.transcribe(np.zeros(22050), 22050) == ""
+
+
+def test_dtw_is_the_optimum(recorded):
+    """Against the recorded optimal cost on coefficients 1..13, and a path checked by hand."""
+    a, b = recorded["mcd/mcep_a"][:, 1:], recorded["mcd/mcep_b"][:, 1:]
+    cost = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    path = speech.dtw(cost)
+    assert cost[path[:, 0], path[:, 1]].sum() == pytest.approx(float(recorded["mcd/dtw_cost_exact_c1"]), rel=1e-9)
+    np.testing.assert_array_equal(speech.dtw(np.abs(np.subtract.outer([0, 0, 2], [0, 2, 2]))),
+                                  [[0, 0], [1, 0], [2, 1], [2, 2]])

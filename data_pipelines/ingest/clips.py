@@ -1,0 +1,254 @@
+"""A user's own recordings -> OUT/clips and OUT/features (what to train on), and a table of what was refused and why.
+
+Held out (split "valid"): of a speaker with five recordings or more, the last tenth of the recordings, by name;
+otherwise the end (15 %, at least 1.5 s) of every recording of 5 s or more, half a second after what is trained on.
+Recordings are cut at frame boundaries into equal pieces of at most `max_seconds`; a transcript stays with a recording
+that is in one piece, since nobody knows where the others' words are.
+
+Face codes are eigenfaces, fitted for each speaker on the training frames alone. Refused recordings go to
+OUT/quarantine.jsonl, one line each: unreadable, truncated, no audio, no video, wrong duration, too short, silent, no
+face, two faces, camera cut, face too small. Sound without pictures is refused too unless `audio_only`, which writes
+clips without faces (and no features: AV-Flow needs a face).
+"""
+
+import collections
+import json
+import math
+import os
+import pathlib
+import shutil
+
+import numpy as np
+from tqdm import tqdm
+
+from avjax.codecs import eigenface
+from avjax.errors import UserError
+from data_pipelines import extract, faces, media, recordings, store
+from data_pipelines.schema import Feature, arrays_hash
+
+FPS = recordings.FPS
+GAP = 0.5  # seconds between what is trained on and what is held out
+FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
+_NO_FACE_COLUMNS = ("face", "pose", "pose_z")
+
+
+def prepare(source, out, *, speaker: str | None = None, longest_identity: bool = False, audio_only: bool = False,
+            tokens: str = "units", weights: str | None = None, units: int = 64, max_seconds: float = 20.0,
+            components: int = eigenface.COMPONENTS, size: int = eigenface.SIZE, progress: bool = True,
+            detect=None) -> dict:
+    """Makes OUT/clips and OUT/features; returns the summary that it also prints and writes to OUT/summary.json.
+
+    Args:
+      source, out: folders. What is whole in `out` is not made again; decoded recordings survive an interruption.
+      speaker: only this one. longest_identity: only the one with most usable seconds.
+      tokens, weights, units: as in data_pipelines.extract.
+      max_seconds: longest clip. components, size: of the eigenface codec.
+      detect: replaces the face detector, see data_pipelines.faces.
+
+    Raises:
+      UserError: nothing usable, nothing to hold out, or `out` was made with other options.
+    """
+    if tokens not in ("units", "wav2vec2"):
+        raise UserError("unknown tokens for a user's clips", where="--tokens", expected="units or wav2vec2",
+                        found=tokens)
+    out = pathlib.Path(out)
+    options = {"source": str(pathlib.Path(source).resolve()), "speaker": speaker, "longest": longest_identity,
+               "audio_only": audio_only, "max_seconds": max_seconds, "components": components, "size": size}
+    if (out / "clips").exists():
+        summary = _finished(out, options)
+    else:
+        summary = _make_clips(source, out, options, progress, detect)
+    if not audio_only and not (out / "features").exists():
+        extract.extract(out / "clips", out / "features", tokens=tokens, head="linear", weights=weights, units=units,
+                        progress=progress)
+    print(describe(summary, out))
+    return summary
+
+
+def _finished(out: pathlib.Path, options: dict) -> dict:
+    store.open_dataset(out / "clips")
+    summary = json.loads((out / "summary.json").read_text()) if (out / "summary.json").is_file() else {}
+    if summary.get("options") != options:
+        raise UserError("clips were made with other options", where=str(out / "clips"), expected=str(options),
+                        found=str(summary.get("options")), way_out="choose another --out or delete this one")
+    return summary
+
+
+def _make_clips(source, out: pathlib.Path, options: dict, progress: bool, detect) -> dict:
+    sources = recordings.find(source, options["speaker"])
+    out.mkdir(parents=True, exist_ok=True)
+    cache = out / ".decoded"
+    good, refused = [], []
+    bar = tqdm(sources, desc="checking recordings", unit="file", disable=None if progress else True)
+    for item in bar:
+        try:
+            path = recordings.cached(item, cache, size=options["size"], audio_only=options["audio_only"], detect=detect)
+            good.append((item, path))
+        except (media.MediaError, faces.FaceError) as error:
+            refused.append({"id": item.id, "speaker": item.speaker, "files": [p.name for p in item.files],
+                            "reason": error.reason, "detail": str(error)})
+    _write_atomically(out / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in refused))
+    lengths = {item.id: recordings.load(path).frames for item, path in good}
+    seconds = collections.Counter()
+    for item, _ in good:
+        seconds[item.speaker] += lengths[item.id] / FPS
+    if options["longest"] and seconds:
+        best = max(sorted(seconds), key=seconds.get)
+        good = [(item, path) for item, path in good if item.speaker == best]
+    if not good:
+        reasons = collections.Counter(row["reason"] for row in refused)
+        raise UserError("no usable recording", where=str(source), expected="at least one", found=", ".join(
+            f"{n} x {reason}" for reason, n in reasons.most_common()), way_out=f"see {out / 'quarantine.jsonl'}")
+    pieces = plan([(item, lengths[item.id]) for item, _ in good], options["max_seconds"])
+    summary = _summary(options, good, lengths, pieces, refused, seconds)
+    _write_clips(out / "clips", dict(good), pieces, options, progress)
+    _write_atomically(out / "summary.json", json.dumps(summary, indent=1))
+    shutil.rmtree(cache, ignore_errors=True)
+    return summary
+
+
+def plan(lengths: list[tuple[recordings.Source, int]], max_seconds: float) -> dict[str, list[tuple]]:
+    """(source, frames) of all recordings -> {split: [(source, first frame, last frame + 1)]}, in order of id.
+
+    Raises UserError when nothing can be held out.
+    """
+    by_speaker = collections.defaultdict(list)
+    for item, frames in sorted(lengths, key=lambda pair: pair[0].id):
+        by_speaker[item.speaker].append((item, frames))
+    splits = {"train": [], "valid": []}
+    for mine in by_speaker.values():
+        whole = math.ceil(len(mine) / 10) if len(mine) >= 5 else 0
+        for index, (item, frames) in enumerate(mine):
+            if whole:
+                split = "valid" if index >= len(mine) - whole else "train"
+                splits[split] += _cut(item, 0, frames, max_seconds)
+            elif frames >= 5 * FPS:
+                held = max(round(1.5 * FPS), round(0.15 * frames))
+                splits["train"] += _cut(item, 0, frames - held - round(GAP * FPS), max_seconds)
+                splits["valid"] += _cut(item, frames - held, frames, max_seconds)
+            else:
+                splits["train"] += _cut(item, 0, frames, max_seconds)
+    if not splits["valid"]:
+        raise UserError("nothing to hold out", where="the accepted recordings", expected="one of 5 s or more, or "
+                        "five of one speaker", found=f"{len(lengths)} shorter ones", way_out="add longer recordings")
+    return splits
+
+
+def _cut(item, first: int, last: int, max_seconds: float) -> list[tuple]:
+    parts = math.ceil((last - first) / (max_seconds * FPS))
+    edges = np.linspace(first, last, parts + 1).round().astype(int).tolist()
+    return [(item, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def _write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict, progress: bool) -> None:
+    with_face = not options["audio_only"]
+    codecs, faces_of = (_fit(paths, pieces, options) if with_face else ({}, {}))
+    poses = [recordings.load(paths[item]).pose[a:b] for item, a, b in pieces["train"]] if with_face else []
+    pose_codec = None
+    if with_face:
+        stacked = np.concatenate(poses).astype(np.float64)
+        spread = stacked.std(0)
+        pose_codec = {"mean": stacked.mean(0).astype(np.float32),  # x and y of the quaternion never vary: leave them be
+                      "std": np.where(spread < 1e-6, 1.0, spread).astype(np.float32)}
+    counts = collections.Counter(item.id for part in pieces.values() for item, _, _ in part)
+
+    def examples(split):
+        last_id, recording = None, None
+        for item, a, b in pieces[split]:
+            if last_id != item.id:
+                last_id, recording = item.id, recordings.load(paths[item])
+            in_one_piece = counts[item.id] == 1
+            row = {"id": f"{item.id}-{a:06d}", "speaker": item.speaker, "words": "[]", "phonemes": "[]",
+                   "text": recordings.text_of(item) if in_one_piece else "", "identity": identity_of(item.speaker),
+                   "audio": recording.audio[a * recordings.SAMPLES : b * recordings.SAMPLES]}
+            if with_face:
+                pose = recording.pose[a:b]
+                row |= {"face": faces_of[item.speaker].encode(recording.crops[a:b]), "pose": pose,
+                        "pose_z": (pose - pose_codec["mean"]) / pose_codec["std"]}
+            yield row
+
+    seconds = collections.Counter()
+    for item, a, b in pieces["train"]:
+        seconds[item.speaker] += b - a
+    speakers = {name: identity_of(name) for name, _ in seconds.most_common()}  # most material first
+    recipes = {"audio": recordings.AUDIO_RECIPE}
+    if with_face:
+        recipes |= {"face": {**eigenface.recipe(options["size"], options["components"]), "codec": arrays_hash(codecs),
+                             "margin": faces.MARGIN},
+                    "pose": faces.RECIPE, "pose_z": {**faces.RECIPE, "codec": arrays_hash(pose_codec)}}
+    store.write_dataset(
+        out, name="clips", description="A user's own recordings, made by launch.prepare --dataset=clips.",
+        features={k: f for k, f in columns(options["components"]).items() if with_face or k not in _NO_FACE_COLUMNS},
+        splits={split: examples(split) for split in pieces}, recipes=recipes,
+        codecs={"speakers": speakers} | ({"face": codecs, "pose": pose_codec} if with_face else {}),
+        totals={split: len(part) for split, part in pieces.items()}, progress=progress)
+
+
+def _fit(paths: dict, pieces: dict, options: dict) -> tuple[dict, dict]:
+    """One codec a speaker, on frames spread evenly over the training pieces: (stored arrays, {speaker: codec})."""
+    fitted = {}
+    for speaker in sorted({item.speaker for item, _, _ in pieces["train"] + pieces["valid"]}):
+        mine = [(item, a, b) for item, a, b in pieces["train"] if item.speaker == speaker]
+        step = max(1, math.ceil(sum(b - a for _, a, b in mine) / FIT_FRAMES))
+        crops = [recordings.load(paths[item]).crops[a:b:step] for item, a, b in mine]
+        fitted[speaker] = eigenface.fit(np.concatenate(crops), options["components"])
+    return eigenface.pack(fitted), fitted
+
+
+def columns(components: int) -> dict[str, Feature]:
+    """The columns of a clip dataset with faces."""
+    return {
+        "id": Feature((), "str", "unique name: recording and first frame"),
+        "speaker": Feature((), "str", "folder or file that the recording came from"),
+        "text": Feature((), "str", "transcript, where one was given and the recording is in one piece"),
+        "words": Feature((), "str", "JSON [[word, start, end], ...]", "s"),
+        "phonemes": Feature((), "str", "JSON [[phoneme, start, end], ...]", "s"),
+        "identity": Feature((8,), "float32", "unit vector derived from the speaker's name"),
+        "audio": Feature((None,), "int16", "mono waveform", "1/32768", recordings.RATE),
+        "face": Feature((None, components), "float32", "z-scored eigenface codes of the speaker's own codec", "", FPS),
+        "pose": Feature((None, 7), "float32", "head: quaternion wxyz (roll only), x right, y up, z away",
+                        "face widths", FPS),
+        "pose_z": Feature((None, 7), "float32", "pose, z-scored over the training clips", "", FPS),
+    }
+
+
+def identity_of(speaker: str) -> np.ndarray:
+    """A fixed unit vector a name, (8,) float32: tells speakers apart and means nothing else."""
+    seed = int.from_bytes(speaker.encode()[:64].ljust(8, b"\0"), "little")
+    vector = np.random.default_rng(seed).standard_normal(8)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _summary(options, good, lengths, pieces, refused, seconds) -> dict:
+    rows = {}
+    for speaker in sorted({item.speaker for item, _ in good}):
+        rows[speaker] = {"recordings": sum(item.speaker == speaker for item, _ in good),
+                         "seconds": round(sum(lengths[i.id] for i, _ in good if i.speaker == speaker) / FPS, 2)}
+        for split, part in pieces.items():
+            rows[speaker][split] = round(sum(b - a for i, a, b in part if i.speaker == speaker) / FPS, 2)
+    reasons = dict(collections.Counter(row["reason"] for row in refused).most_common())
+    return {"options": options, "speakers": rows, "refused": reasons, "quarantine": refused,
+            "longest": max(sorted(seconds), key=seconds.get)}
+
+
+def describe(summary: dict, out) -> str:
+    """The summary as a table."""
+    width = max([7, *map(len, summary["speakers"])])
+    lines = [f"{'speaker':{width}}  recordings  seconds    train    valid"]
+    for name, row in summary["speakers"].items():
+        times = "  ".join(f"{row[key]:7.1f}" for key in ("seconds", "train", "valid"))
+        lines.append(f"{name:{width}}  {row['recordings']:10d}  {times}")
+    if summary["quarantine"]:
+        lines += ["", "refused (quarantine.jsonl):"]
+        lines += [f"  {row['id']}: {row['detail']}" for row in summary["quarantine"]]
+    lines += ["", f"written: {out}"]
+    if len(summary["speakers"]) > 1:
+        lines += [f"most material: {summary['longest']}. One model speaks for one identity: prepare again with "
+                  f"--speaker={summary['longest']} (or --longest_identity) to train on it"]
+    return "\n".join(lines)
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)

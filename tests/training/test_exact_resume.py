@@ -1,0 +1,100 @@
+"""2N steps against N, kill -9 at a random moment, and the rest: parameters, optimiser, average, losses and batch ids."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from avjax.sharding.rules import named_leaves
+
+JOB = Path(__file__).with_name("run_job.py")
+STEPS = 24
+
+
+def start(workdir, system, devices, mesh, pause):
+    command = [sys.executable, str(JOB), str(workdir), system, str(devices), mesh, str(STEPS), str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return errors
+
+
+def records(workdir, kind="train"):
+    file = workdir / "metrics.jsonl"
+    if not file.exists():
+        return []
+    lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
+    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
+
+def losses(workdir):
+    timing = {"steps_per_second", "mfu"}
+    return [{k: v for k, v in r.items() if k not in timing} for r in records(workdir)]
+
+
+def final_state(workdir):
+    folder = workdir / "checkpoints" / str(STEPS) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return dict(named_leaves(reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))))
+
+
+def run_killed(workdir, system, devices, mesh, *, seed, then=None):
+    """Kills a job between its first and last checkpoint, then lets it finish (on another mesh with `then`)."""
+    rng = random.Random(seed)
+    process = start(workdir, system, devices, mesh, pause=0.06)
+    enough, deadline = rng.randint(5, 18), time.monotonic() + 240
+    while not (len(records(workdir)) >= enough and any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.1))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert len(records(workdir)) < STEPS, "killed too late"
+    return finish(start(workdir, system, *(then or (devices, mesh)), pause=0))
+
+
+def assert_bitwise(a, b):
+    assert losses(a) == losses(b)
+    assert [r["step"] for r in losses(a)] == list(range(1, STEPS + 1))
+    assert records(a, "valid") == records(b, "valid")
+    one, other = final_state(a), final_state(b)
+    assert one.keys() == other.keys()
+    assert {name.split("/")[0] for name in one} == {"step", "params", "opt_state", "ema"}
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system, devices, mesh", [("toy", 1, "data=1"), ("avflow", 1, "data=1"),
+                                                   ("avflow", 8, "data=2,fsdp=2,tensor=2")])
+def test_killed_run_equals_uninterrupted_run_bitwise(tmp_path, system, devices, mesh):
+    whole = start(tmp_path / "whole", system, devices, mesh, pause=0)
+    log = run_killed(tmp_path / "killed", system, devices, mesh, seed=devices)
+    finish(whole)
+    assert "going on from step" in log
+    assert_bitwise(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_another_mesh_sees_the_same_batches_and_nearly_the_same_losses(tmp_path):
+    whole = start(tmp_path / "whole", "avflow", 8, "data=8", pause=0)
+    run_killed(tmp_path / "killed", "avflow", 8, "data=8", seed=3, then=(4, "data=1,fsdp=2,tensor=2"))
+    finish(whole)
+    one, other = losses(tmp_path / "whole"), losses(tmp_path / "killed")
+    assert [r["batch_id"] for r in one] == [r["batch_id"] for r in other]
+    assert len({r["batch_id"] for r in one}) == STEPS
+    np.testing.assert_allclose([r["loss"] for r in one], [r["loss"] for r in other], rtol=1e-6)
