@@ -117,8 +117,7 @@ def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT):
 
 
 def _scores(equation, q, k):
-    scale = q.shape[-1] ** -0.5
-    return jnp.einsum(equation, q * jnp.asarray(scale, q.dtype), k, preferred_element_type=jnp.float32)
+    return q.shape[-1] ** -0.5 * jnp.einsum(equation, q, k, preferred_element_type=jnp.float32)
 
 
 def _windows(x_BHTK, left: int, right: int, N: int, Q: int):

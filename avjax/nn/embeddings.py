@@ -28,8 +28,8 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     if pairs == "adjacent":
         even, odd = x_BHTK[..., 0::2], x_BHTK[..., 1::2]
         return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x_BHTK.shape)
-    first, second = jnp.split(x_BHTK, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    swapped = jnp.roll(x_BHTK, x_BHTK.shape[-1] // 2, axis=-1)
+    return x_BHTK * jnp.concatenate([cos, cos], axis=-1) + swapped * jnp.concatenate([-sin, sin], axis=-1)
 
 
 def halves_from_adjacent(width: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from avjax.nn.attention import Full, Mask, attention
 from avjax.nn.embeddings import rotate
-from avjax.nn.layers import Dense, gelu, normalize, uniform_fan_in
+from avjax.nn.layers import Dense, adaptive_norm, gelu, uniform_fan_in
 
 
 class AdaLNZero(nn.Module):
@@ -62,9 +62,9 @@ class DiffusionBlock(nn.Module):
     def __call__(self, x_BTD, modulation_BM, rotary, segments=None):
         """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables; segments (batch, time)."""
         alpha, beta, gamma = (modulation_BM[:, 0, i, None] for i in range(3))
-        x_BTD = x_BTD + alpha * self.attend(normalize(x_BTD, self.eps) * (1 + gamma) + beta, rotary, segments)
+        x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary, segments)
         alpha, beta, gamma = (modulation_BM[:, 1, i, None] for i in range(3))
-        hidden_BTF = gelu(self.mlp_in(normalize(x_BTD, self.eps) * (1 + gamma) + beta))
+        hidden_BTF = gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps)))
         return x_BTD + alpha * self.mlp_out(hidden_BTF)
 
     def attend(self, x_BTD, rotary, segments):

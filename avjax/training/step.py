@@ -81,8 +81,8 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
         if "ema" in state:
             decay = ema_decay_at(ema_decay, step)
             new["ema"] = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
-        norm = optax.global_norm(grads)
-        metrics = metrics | {"grad_norm": norm, "update_norm": optax.global_norm(updates), "learning_rate": rate}
+        norm = optax.tree.norm(grads)
+        metrics = metrics | {"grad_norm": norm, "update_norm": optax.tree.norm(updates), "learning_rate": rate}
         if guard:
             good = jnp.isfinite(loss) & jnp.isfinite(norm)
             new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, {name: state[name] for name in new})

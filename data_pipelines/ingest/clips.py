@@ -167,10 +167,6 @@ def _write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict, pr
                         "pose_z": (pose - pose_codec["mean"]) / pose_codec["std"]}
             yield row
 
-    seconds = collections.Counter()
-    for item, a, b in pieces["train"]:
-        seconds[item.speaker] += b - a
-    speakers = {name: identity_of(name) for name, _ in seconds.most_common()}  # most material first
     recipes = {"audio": recordings.AUDIO_RECIPE}
     if with_face:
         recipes |= {"face": {**eigenface.recipe(options["size"], options["components"]), "codec": arrays_hash(codecs),
@@ -180,7 +176,7 @@ def _write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict, pr
         out, name="clips", description="A user's own recordings, made by launch.prepare --dataset=clips.",
         features={k: f for k, f in columns(options["components"]).items() if with_face or k not in _NO_FACE_COLUMNS},
         splits={split: examples(split) for split in pieces}, recipes=recipes,
-        codecs={"speakers": speakers} | ({"face": codecs, "pose": pose_codec} if with_face else {}),
+        codecs={"face": codecs, "pose": pose_codec} if with_face else None,
         totals={split: len(part) for split, part in pieces.items()}, progress=progress)
 
 

@@ -9,7 +9,8 @@ from avjax.errors import UserError
 
 def low_rank(count=200, size=30, rank=4, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((count, rank)) * [5, 3, 2, 1] @ rng.standard_normal((rank, size)) + rng.uniform(size=size)
+    scores = rng.standard_normal((count, rank)) * [5, 3, 2, 1]
+    return scores @ rng.standard_normal((rank, size)) + rng.uniform(size=size)
 
 
 @pytest.mark.parametrize("count", [200, 20])  # by covariance, and by the samples' Gram matrix

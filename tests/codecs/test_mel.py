@@ -39,7 +39,7 @@ def test_slaney_scale_and_filters():
     np.testing.assert_allclose(mel.mel_to_hz(mel.hz_to_mel([0, 440, 999, 1001, 8000])), [0, 440, 999, 1001, 8000])
     filters = mel.filters_of()
     assert filters.shape == (80, 513) and filters.dtype == np.float32
-    np.testing.assert_allclose(filters[40:].sum(1) * 22050 / 1024, 1.0, atol=0.01)  # unit area, where bins are dense
+    np.testing.assert_allclose(filters[40:].sum(1) * 22050 / 1024, 1.0, atol=0.02)  # unit area, where bins are dense
     assert np.all(filters[:, 373:] == 0) and np.all(filters >= 0)  # nothing above 8 kHz
     assert np.all(np.diff(filters.argmax(1)) >= 0) and filters.any(1).all()
 

@@ -42,7 +42,7 @@ class SpecLoader(toy.ToyLoader):
 def main(workdir, name, devices, mesh, steps, pause="0"):
     jax.config.update("jax_num_cpu_devices", int(devices))
     sizes = {k: int(v) for k, v in (part.split("=") for part in mesh.split(","))}
-    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4, "train.evaluate_every": 8,
+    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4, "train.keep_last": 9, "train.evaluate_every": 8,
                            "optimizer.ema_decay": 0.9, "optimizer.weight_decay": 0.1, "optimizer.clip_norm": 0.5,
                            "optimizer.warmup_steps": 3})
     if name == "toy":
@@ -51,7 +51,7 @@ def main(workdir, name, devices, mesh, steps, pause="0"):
         from avjax.systems.avflow import config as avflow
 
         config.system = avflow.default()
-        config.system.update(dict(d_model=32, num_blocks=2, num_heads=2, d_ff=64, face_dim=4, mel_dim=8, token_dim=5,
+        config.system.update(dict(d_model=32, num_blocks=1, num_heads=2, d_ff=64, face_dim=4, mel_dim=8, token_dim=5,
                                   head_dim=3))
         config.data.segment = 24
         system = api.build(config.system)

@@ -1,0 +1,327 @@
+"""Text front-end: espeak-ng (from the espeakng-loader wheel, through ctypes) -> speech, timed phonemes and words, and
+the phoneme features that drive a model of speech.
+
+espeak-ng 1.52 carries state from one utterance to the next: the position in its pitch flutter table and a counter of
+voice cycles. Both are switched off by a voice variant (flutter 0, roughness 0) and its noise is reseeded, so the same
+call gives the same samples whatever was said before. The library is global: one lock guards it.
+"""
+
+import atexit
+import ctypes
+import dataclasses
+import functools
+import pathlib
+import re
+import shutil
+import tempfile
+import threading
+import unicodedata
+
+import espeakng_loader
+import numpy as np
+
+from avjax.errors import UserError
+
+SAMPLE_RATE = 22050
+RATE = 50.0  # phoneme feature frames a second; frame k is at time k / RATE
+PAUSES = {",": 0.2, ";": 0.25, ":": 0.25, ".": 0.35, "?": 0.35, "!": 0.35}  # seconds of silence between clauses
+LEAD, TRAIL = 0.2, 0.3  # seconds of silence around an utterance
+MAX_CHARACTERS = 5000
+VOWELS = tuple("i ɪ ᵻ e ɛ æ a ɑ ɔ o ʌ ə ʊ u ɜ".split())
+CONSONANTS = tuple("p b t d k ɡ ɾ ʔ f v θ ð s z ʃ ʒ tʃ dʒ h m n ŋ l ɹ w j".split())
+SILENCE = "_"
+CLASSES = (SILENCE, *VOWELS, *CONSONANTS)
+PHRASES = (",", ".", "?", "!")  # what ends a phrase; also the symbol of the pause that follows it
+PROSODY = ("stress", "ramp", "position", "since_pause", "to_pause", "beat", *(f"phrase {p}" for p in PHRASES))
+WIDTH = len(CLASSES) + len(PROSODY)
+_ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w", "x": "k", "ɫ": "l", "ɬ": "l", "ɒ": "ɑ", "ɨ": "ᵻ",
+            "y": "u", "ø": "ɜ", "œ": "ɜ", "ç": "h", "ɣ": "ɡ", "β": "v", "ɲ": "n", "ɥ": "j", "c": "k", "ʎ": "l", "χ": "h",
+            "ʁ": "ɹ", "q": "k", "ɵ": "ə", "ɤ": "ʌ", "ɯ": "u", "ʋ": "v", "ɕ": "ʃ", "ʑ": "ʒ", "ʂ": "ʃ", "ʐ": "ʒ", "ʈ": "t",
+            "ɖ": "d", "ɳ": "n", "ɭ": "l", "ɽ": "ɾ", "ɹ": "ɹ", "ts": "t"}  # neighbours for sounds that en-us rarely has
+_CLASS_SCALE = 3.0  # one-hots are scaled up so that they are not lost beside unit noise in the input
+RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, roughness 0", "rate": RATE,
+          "classes": list(CLASSES), "prosody": list(PROSODY), "class_scale": _CLASS_SCALE, "diphthongs": "cross-faded",
+          "pauses": PAUSES, "lead_trail": [LEAD, TRAIL], "version": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """Speech with alignments; times in seconds from the first sample.
+
+    audio: (N,) int16 at 22050 Hz. phonemes: (symbol, t0, t1), gapless from 0 to the end; stress marks lead the symbol
+    ("ˈaɪ"); silences are "_" or the punctuation that caused them. words: (word, t0, t1) in order.
+    """
+
+    audio: np.ndarray
+    phonemes: list[tuple[str, float, float]]
+    words: list[tuple[str, float, float]]
+
+    @property
+    def duration(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+
+def synthesize(text: str, *, pitch: tuple[int, int] = (90, 130), formants: int = 100, rate: int = 150) -> Utterance:
+    """Speaks a text, clause by clause.
+
+    Args:
+      text: English. Clauses end at , ; : . ? !
+      pitch: lowest and highest pitch of the voice's intonation, Hz (whole numbers).
+      formants: formant frequencies in percent of the neutral voice's: a vocal tract 1 / that as long.
+      rate: words a minute, 80 to 400.
+
+    Raises:
+      UserError: empty text, text with no speakable character, too long, or sounds outside the inventory.
+    """
+    check_text(text)
+    pieces, phonemes, words, samples = [], [], [], 0
+
+    def silence(seconds, symbol):
+        nonlocal samples
+        n = round(seconds * SAMPLE_RATE)
+        pieces.append(np.zeros(n, np.int16))
+        phonemes.append((symbol, samples / SAMPLE_RATE, (samples + n) / SAMPLE_RATE))
+        samples += n
+
+    silence(LEAD, SILENCE)
+    clauses = [(c, m) for c, m in _clauses(text) if any(ch.isalnum() for ch in c)]
+    for i, (clause, mark) in enumerate(clauses):
+        audio, spoken, heard = _speak(clause + mark, pitch, formants, rate)
+        start = samples / SAMPLE_RATE
+        pieces.append(audio)
+        phonemes += [(p, start + a, start + b) for p, a, b in spoken]
+        words += [(w, start + a, start + b) for w, a, b in heard]
+        samples += len(audio)
+        mark = mark if mark in PHRASES else ","
+        silence(TRAIL if i == len(clauses) - 1 else PAUSES[mark], mark)
+    if all(not classes_of(p) for p, _, _ in phonemes):
+        raise _unspeakable(text)
+    return Utterance(np.concatenate(pieces), phonemes, words)
+
+
+def check_text(text: str) -> None:
+    """UserError for text that cannot be spoken at all."""
+    if not text.strip():
+        raise UserError("empty text", where="text", expected="an English sentence", found=repr(text[:20]))
+    if not any(ch.isalnum() for ch in text):
+        raise _unspeakable(text)
+    if len(text) > MAX_CHARACTERS:
+        raise UserError("text too long", where="text", expected=f"at most {MAX_CHARACTERS} characters",
+                        found=str(len(text)), way_out="split it into sentences")
+
+
+def _unspeakable(text):
+    return UserError("no speakable character", where="text", expected="English words", found=repr(text[:40]))
+
+
+def _clauses(text: str) -> list[tuple[str, str]]:
+    """(words, closing mark) of every clause; a text without a closing mark gets a full stop."""
+    text = " ".join(text.split())
+    out = [(c.strip(), m[:1] or ".") for c, m in re.findall(r"(.+?)(?:([,;:.?!]+)[\"')\]]*(?=\s|$)|$)", text)]
+    return [(c, m if m in PAUSES else ".") for c, m in out if c]
+
+
+# ---- phoneme features
+
+
+@functools.lru_cache(maxsize=4096)
+def classes_of(symbol: str) -> tuple[str, ...]:
+    """Classes that an espeak phoneme passes through: "ˈaɪ" -> ("a", "ɪ"), "p" -> ("p",), a pause -> ().
+
+    Raises UserError for a sound outside the inventory.
+    """
+    if symbol == SILENCE or symbol in PAUSES:
+        return ()
+    rest = "".join(c for c in unicodedata.normalize("NFD", symbol.strip("ˈˌ")) if not unicodedata.combining(c))
+    rest = re.sub(r"[ːˑ.ʲʰˤ|^~*'\"-]", "", rest)
+    out = []
+    while rest:
+        size = 2 if rest[:2] in CLASSES or rest[:2] in _ALIASES else 1
+        head, rest = rest[:size], rest[size:]
+        head = _ALIASES.get(head, head)
+        if head not in CLASSES:
+            raise UserError("a sound that English lacks", where="text", found=repr(symbol), expected="English words",
+                            way_out="write it in English letters")
+        out.append(head)
+    return tuple(out)
+
+
+def stress_of(symbol: str) -> float:
+    """1 primary, 0.5 secondary, 0 none."""
+    return {"ˈ": 1.0, "ˌ": 0.5}.get(symbol[:1], 0.0)
+
+
+def is_vowel(symbol: str) -> bool:
+    """Whether a phoneme starts with a vowel class."""
+    classes = classes_of(symbol)
+    return bool(classes) and classes[0] in VOWELS
+
+
+def phrases_of(phonemes) -> list[tuple[float, float, str]]:
+    """(start, end, closing mark) of every stretch of speech between pauses that a mark or silence makes."""
+    out, start, end = [], None, None
+    for symbol, t0, t1 in phonemes:
+        if classes_of(symbol):
+            start, end = (t0 if start is None else start), t1
+        elif start is not None and (symbol != SILENCE or t1 - t0 > 0.1):
+            out.append((start, end, symbol if symbol in PHRASES else ","))
+            start = None
+    return out + ([(start, end, ".")] if start is not None else [])
+
+
+def beats_of(phonemes) -> list[tuple[float, float]]:
+    """(onset time, strength) of stressed syllables' vowels."""
+    return [(t0, stress_of(s)) for s, t0, _ in phonemes if stress_of(s) and is_vowel(s)]
+
+
+def phone_features(phonemes, n_frames: int, rate: float = RATE) -> np.ndarray:
+    """(n_frames, WIDTH) float32: scaled one-hot of the class (diphthongs cross-fade) and prosody that text decides.
+
+    Prosody: stress of the phoneme; ramp 0..1 through it; position 0..1 in its phrase; exponentials (0.3 s) of the time
+    since the phrase began and until it ends; a 60 ms bump at the onset of stressed vowels; one-hot of the phrase's
+    closing mark (also during the pause after it).
+
+    Args:
+      phonemes: (symbol, t0, t1) in order, as Utterance.phonemes; gaps count as silence.
+    """
+    time_N = np.arange(n_frames) / rate
+    x_NC = np.zeros((n_frames, WIDTH), np.float32)
+    column = {c: i for i, c in enumerate((*CLASSES, *PROSODY))}
+    for symbol, t0, t1 in phonemes:
+        a, b = np.searchsorted(time_N, (t0 - 1e-9, t1 - 1e-9))
+        classes = classes_of(symbol)
+        if a == b or not classes:
+            continue
+        ramp = (time_N[a:b] - t0) / max(t1 - t0, 1e-6)
+        place = ramp * (len(classes) - 1)
+        for i, name in enumerate(classes):
+            x_NC[a:b, column[name]] += _CLASS_SCALE * np.clip(1 - np.abs(place - i), 0, 1)
+        x_NC[a:b, column["stress"]] = 2 * stress_of(symbol)
+        x_NC[a:b, column["ramp"]] = ramp
+    spoken = x_NC[:, 1:len(CLASSES)].any(1)
+    x_NC[~spoken, 0] = _CLASS_SCALE
+    phrases = phrases_of(phonemes)
+    for i, (t0, t1, mark) in enumerate(phrases):
+        until = min(t1 + 0.5, phrases[i + 1][0] if i + 1 < len(phrases) else np.inf)
+        inside, after = (time_N >= t0) & (time_N < t1), (time_N >= t0) & (time_N < until)
+        x_NC[inside, column["position"]] = 2 * (time_N[inside] - t0) / max(t1 - t0, 1e-6)
+        x_NC[after, column[f"phrase {mark}"]] = 1.5
+        since, to = np.abs(time_N - t0), np.abs(time_N - t1)
+        x_NC[:, column["since_pause"]] = np.maximum(x_NC[:, column["since_pause"]], 2 * np.exp(-since / 0.3))
+        x_NC[:, column["to_pause"]] = np.maximum(x_NC[:, column["to_pause"]], 2 * np.exp(-to / 0.3))
+    for t, strength in beats_of(phonemes):
+        x_NC[:, column["beat"]] += 2 * strength * np.exp(-((time_N - t) / 0.06) ** 2 / 2)
+    return x_NC
+
+
+# ---- the library
+
+
+class _Id(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+                ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+                ("user_data", ctypes.c_void_p), ("id", _Id)]
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_SYNCHRONOUS, _PHONEME_EVENTS_IPA, _DONT_EXIT, _UTF8 = 2, 3, 0x8000, 1
+_WORD, _PHONEME = 1, 7
+_RATE_PARAMETER = 1
+_lock = threading.Lock()
+
+
+class _Library:
+    """The loaded library with a data folder of its own: links to the wheel's, and a place for voice variants."""
+
+    def __init__(self):
+        home = pathlib.Path(tempfile.mkdtemp(prefix="espeak"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        data = home / "espeak-ng-data"
+        self.variants = data / "voices" / "!v"
+        self.variants.mkdir(parents=True)
+        for entry in pathlib.Path(espeakng_loader.get_data_path()).iterdir():
+            if entry.name != "voices":
+                (data / entry.name).symlink_to(entry)
+        self.lib = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+        got = self.lib.espeak_Initialize(_SYNCHRONOUS, 200, str(home).encode(), _PHONEME_EVENTS_IPA | _DONT_EXIT)
+        if got != SAMPLE_RATE:
+            raise UserError("espeak-ng did not start", where=str(espeakng_loader.get_data_path()),
+                            expected=f"{SAMPLE_RATE} Hz", found=str(got), way_out="reinstall espeakng-loader")
+        self.chunks, self.events = [], []
+        self.callback = _Callback(self._receive)  # kept: the library holds only a pointer
+        self.lib.espeak_SetSynthCallback(self.callback)
+
+    def _receive(self, wave, count, events):
+        if count > 0:
+            self.chunks.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        i = 0
+        while events[i].type:
+            e = events[i]
+            symbol = bytes(e.id.string).decode("utf8", "ignore") if e.type == _PHONEME else ""
+            self.events.append((e.type, e.text_position, e.length, e.sample, symbol))
+            i += 1
+        return 0
+
+    def speak(self, text, pitch, formants, rate):
+        name = f"p{pitch[0]}-{pitch[1]}-{formants}"
+        path = self.variants / name
+        if not path.exists():
+            path.write_text("language variant\nname puppet\nflutter 0\nroughness 0\n"
+                            f"pitch {pitch[0]} {pitch[1]}\n"
+                            + "".join(f"formant {i} {formants} 100 100\n" for i in range(9)))
+        self.chunks, self.events = [], []
+        status = self.lib.espeak_SetVoiceByName(f"en-us+{name}".encode())
+        self.lib.espeak_SetParameter(_RATE_PARAMETER, rate, 0)
+        self.lib.espeak_ng_SetRandSeed(1)
+        encoded = text.encode()
+        status = status or self.lib.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1, 0, _UTF8, None, None)
+        if status:
+            raise UserError("espeak-ng failed", where="text", found=f"status {status} for {text[:40]!r}")
+        return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16), self.events
+
+
+@functools.lru_cache(maxsize=1)
+def _library() -> _Library:
+    return _Library()
+
+
+def _speak(text, pitch, formants, rate):
+    """One clause: audio cut after its last sound, [(symbol, t0, t1)], [(word, t0, t1)]."""
+    with _lock:
+        audio, events = _library().speak(text, tuple(int(p) for p in pitch), int(formants), int(rate))
+    phonemes, words, word = [], [], None
+    for i, (kind, position, length, sample, symbol) in enumerate(events):
+        if kind == _WORD:
+            word = (position, length)
+        elif kind == _PHONEME:
+            end = next((e[3] for e in events[i + 1:] if e[0] == _PHONEME), len(audio))
+            if end <= sample:
+                continue
+            phonemes.append((symbol if classes_of(symbol) else SILENCE, sample, end))
+            if classes_of(symbol) and word:
+                if words and words[-1][0] == word:
+                    words[-1][2] = end
+                else:
+                    words.append([word, sample, end])
+    while phonemes and phonemes[-1][0] == SILENCE:
+        phonemes.pop()
+    if not phonemes:
+        return np.zeros(0, np.int16), [], []
+    audio = audio[:phonemes[-1][2]].copy()
+    fade = min(64, len(audio))  # 3 ms: no click where espeak's own pause was cut off
+    audio[-fade:] = (audio[-fade:] * np.linspace(1, 0, fade)).astype(np.int16)
+    if phonemes[0][1] > 0:  # espeak's first event is a sample late
+        phonemes[0] = (phonemes[0][0], 0, phonemes[0][2])
+    second = SAMPLE_RATE
+    return (audio, [(s, a / second, b / second) for s, a, b in phonemes],
+            [(_word_at(text, p - 1, n), a / second, b / second) for (p, n), a, b in words])
+
+
+def _word_at(text, start, length):
+    """The word of an espeak event; its own length stops at apostrophes and hyphens."""
+    whole = re.match(r"\w+(?:['’-]\w+)*", text[start:])
+    return whole.group() if whole else text[start:start + length].strip()

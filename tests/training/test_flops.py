@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from avjax.training.flops import count_flops
+
+N, D, LAYERS = 16, 32, 8
+DOT = 2 * N * D * D
+X = jax.ShapeDtypeStruct((N, D), jnp.float32)
+W = jax.ShapeDtypeStruct((LAYERS, D, D), jnp.float32)
+
+
+def scanned(x, w):
+    return jax.lax.scan(lambda c, k: (jnp.tanh(c @ k), None), x, w)[0].sum()
+
+
+def test_scan_of_eight_layers_is_exact():
+    assert count_flops(scanned, X, W) == LAYERS * DOT
+    assert count_flops(jax.jit(scanned), X, W) == LAYERS * DOT
+    assert count_flops(jax.grad(scanned, argnums=(0, 1)), X, W) == 3 * LAYERS * DOT
+
+
+def test_remat_counts_the_recomputation():
+    def layer(c, k):
+        return jnp.tanh(jnp.tanh(c @ k) @ k)
+
+    def plain(x, w):
+        return jax.lax.scan(lambda c, k: (layer(c, k), None), x, w)[0].sum()
+
+    def remat(x, w):
+        return jax.lax.scan(lambda c, k: (jax.checkpoint(layer)(c, k), None), x, w)[0].sum()
+
+    assert count_flops(jax.grad(plain, argnums=(0, 1)), X, W) == (2 + 4) * LAYERS * DOT
+    assert count_flops(jax.grad(remat, argnums=(0, 1)), X, W) == (2 + 2 + 4) * LAYERS * DOT
+
+
+def test_loops_with_constant_trip_count():
+    def body(i, c):
+        return c @ c.T @ c
+
+    once = 2 * (N * N * D) * 2
+    assert count_flops(lambda x: jax.lax.fori_loop(2, 7, body, x), X) == 5 * once
+
+    def loop(x):
+        return jax.lax.while_loop(lambda c: c[0] < 5, lambda c: (c[0] + 1, body(0, c[1])), (0, x))
+
+    assert count_flops(loop, X) == 5 * once
+
+    def unknown(x, n):
+        return jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, body(0, c[1])), (0, x))
+
+    assert count_flops(unknown, X, 5) == once
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolution(groups):
+    x, k = jax.ShapeDtypeStruct((2, 50, 8), jnp.float32), jax.ShapeDtypeStruct((3, 8 // groups, 12), jnp.float32)
+    flops = count_flops(lambda x, k: jax.lax.conv_general_dilated(
+        x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups), x, k)
+    assert flops == 2 * (2 * 50 * 12) * 3 * (8 // groups)
+
+
+def test_custom_derivative_cond_and_batched_product():
+    @jax.custom_vjp
+    def f(x, k):
+        return x @ k
+
+    f.defvjp(lambda x, k: (f(x, k), (x, k)), lambda r, g: (g @ r[1].T, r[0].T @ g))
+    k = jax.ShapeDtypeStruct((D, D), jnp.float32)
+    assert count_flops(jax.grad(lambda x, k: f(x, k).sum(), argnums=(0, 1)), X, k) == 3 * DOT
+    assert count_flops(lambda x, k: jax.lax.cond(x[0, 0] > 0, lambda: x @ k, lambda: x @ k @ k), X, k) == 2 * DOT
+    heads = jax.ShapeDtypeStruct((2, 3, 5, 7), jnp.float32)
+    assert count_flops(lambda q: jnp.einsum("bhtk,bhsk->bhts", q, q), heads) == 2 * 2 * 3 * 5 * 5 * 7

@@ -1,0 +1,291 @@
+import json
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from avjax.errors import UserError
+from avjax.sharding.mesh import make_mesh
+from avjax.sharding.rules import named_leaves
+from avjax.training import checkpoints, loop
+from avjax.training.evaluators import HeldOutLoss
+
+
+class Recorder:
+    """An evaluator with a scripted metric, which notes what it was shown."""
+
+    name, every = "valid", 3
+
+    def __init__(self, values=()):
+        self.values, self.seen = dict(values), []
+
+    def run(self, params, step):
+        self.seen.append((step, float(params["scale"])))
+        image = np.zeros((4, 5, 3), np.uint8)
+        return {"loss": self.values.get(step, 1.0)}, {"images": {"face": image},
+                                                      "audio": {"voice": (np.zeros(100, np.float32), 22050)},
+                                                      "text": {"words": "hello"}}
+
+
+def one_device():
+    return make_mesh(dict(data=1), jax.devices()[:1])
+
+
+def run(workdir, config=None, *, system=None, spoil=None, evaluators=(), mesh=None, **overrides):
+    config = config or toy.config(**overrides)
+    return loop.train(config, system or toy.ToySystem(noise=0.1), workdir,
+                      lambda: toy.ToyLoader(8, spoil=spoil), evaluators, {"system": "toy"}, mesh or one_device())
+
+
+def records(workdir, kind="train"):
+    return [r for r in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()) if r["kind"] == kind]
+
+
+def steps(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def assert_same(a, b):
+    for (name, x), (_, y) in zip(named_leaves(a), named_leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+def test_run_and_resume_equal_one_run_and_order_is_evaluate_save_batch_step(tmp_path):
+    recorder = Recorder()
+    whole = run(tmp_path / "a", evaluators=[recorder], **{"optimizer.ema_decay": 0.5})
+    assert [step for step, _ in recorder.seen] == [3, 6] and steps(tmp_path / "a") == [3, 6]
+    assert recorder.seen[1][1] == float(whole.state["ema"]["scale"]) != float(whole.state["params"]["scale"])
+    assert checkpoints.load_meta(tmp_path / "a", 3)["data"] == {"next_index": 3}  # saved before batch 3 is taken
+
+    run(tmp_path / "b", **{"optimizer.ema_decay": 0.5, "train.steps": 3})
+    resumed = run(tmp_path / "b", **{"optimizer.ema_decay": 0.5})
+    assert_same(whole.state, resumed.state)
+    timing = {"steps_per_second", "mfu"}
+    a, b = ([{k: v for k, v in r.items() if k not in timing} for r in records(tmp_path / d)] for d in "ab")
+    assert a == b and [r["step"] for r in a] == [1, 2, 3, 4, 5, 6]
+    assert len({r["batch_id"] for r in a}) == 6
+    assert {"loss", "error", "size", "grad_norm", "update_norm", "learning_rate"} <= a[0].keys()
+
+
+def test_values_do_not_depend_on_the_mesh(tmp_path):
+    one = run(tmp_path / "one")
+    many = run(tmp_path / "many", mesh=make_mesh(dict(data=2, fsdp=2, tensor=2)))
+    assert many.state["params"]["hidden"]["kernel"].sharding.spec == jax.sharding.PartitionSpec("fsdp", "tensor")
+    for a, b in zip(records(tmp_path / "one"), records(tmp_path / "many"), strict=True):
+        assert a["batch_id"] == b["batch_id"] and a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+    start = checkpoints.load_params(tmp_path / "many", toy.ToySystem())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), start, one.params)
+
+
+def test_restart_on_another_mesh(tmp_path):
+    run(tmp_path / "a")
+    run(tmp_path / "b", mesh=make_mesh(dict(data=8)), **{"train.steps": 3})
+    run(tmp_path / "b", mesh=make_mesh(dict(data=1, fsdp=4, tensor=2)))
+    for a, b in zip(records(tmp_path / "a"), records(tmp_path / "b"), strict=True):
+        assert a["batch_id"] == b["batch_id"] and a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+
+
+def nan_target(batch):
+    return batch | {"y": np.full_like(batch["y"], np.nan)}
+
+
+def test_nan_stops_with_step_term_and_last_checkpoint(tmp_path):
+    with pytest.raises(UserError) as error:
+        run(tmp_path, spoil={4: nan_target})
+    for word in ("step 5", "term 'error'", "last good checkpoint: step 3"):
+        assert word in str(error.value)
+    assert steps(tmp_path) == [3]
+    state = run(tmp_path).state  # the data is mended: training goes on from there
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+def test_nan_in_the_last_step_before_a_save_is_never_saved(tmp_path):
+    with pytest.raises(UserError, match="step 3"):
+        run(tmp_path, spoil={2: nan_target})
+    assert steps(tmp_path) == []
+
+
+def test_nan_skip_leaves_the_state_and_reports(tmp_path):
+    overrides = {"train.nan_policy": "skip", "optimizer.ema_decay": 0.5, "optimizer.learning_rate": 0.0}
+    skipped = run(tmp_path / "a", spoil={1: nan_target, 3: nan_target}, **overrides)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(skipped.state))
+    assert [r["step"] for r in records(tmp_path / "a", "not_finite")] == [2, 4]
+    assert "error" in records(tmp_path / "a", "not_finite")[0]["terms"]
+    assert [r["skipped"] for r in records(tmp_path / "a")] == [0, 1, 0, 1, 0, 0]
+    count = next(x for name, x in named_leaves(skipped.state["opt_state"]) if name.endswith("count"))
+    assert int(count) == 4 and int(skipped.state["step"]) == 6  # moments saw four gradients, data went on
+
+
+def test_skipping_gives_up(tmp_path):
+    with pytest.raises(UserError, match="step 5.*3 steps in a row"):
+        run(tmp_path, spoil={k: nan_target for k in range(2, 9)},
+            **{"train.nan_policy": "skip", "train.max_skips": 2, "train.steps": 9})
+
+
+def test_last_and_best_checkpoints_are_kept(tmp_path):
+    values = {3: 0.5, 6: 0.2, 9: 0.9, 12: 0.4, 15: 0.8}
+    run(tmp_path, evaluators=[Recorder(values)], **{"train.steps": 9, "train.keep_last": 1})
+    assert steps(tmp_path) == [6, 9]
+    run(tmp_path, evaluators=[Recorder(values)], **{"train.steps": 15, "train.keep_last": 1})  # ranks survive restarts
+    assert steps(tmp_path) == [6, 15]
+    assert checkpoints.resolve(tmp_path, "best").name == "6" and checkpoints.resolve(tmp_path).name == "15"
+    run(tmp_path / "max", evaluators=[Recorder(values)],
+        **{"train.steps": 15, "train.keep_last": 1, "train.keep_best": 2, "train.best_mode": "max"})
+    assert steps(tmp_path / "max") == [9, 15]
+    with pytest.raises(UserError, match="config.train.best_metric; expected: valid/loss; found: 'F1'"):
+        run(tmp_path / "b", evaluators=[Recorder()], **{"train.best_metric": "F1"})
+
+
+def damage(folder, how):
+    files = sorted((p for p in (folder / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if how == "truncated":
+        files[-1].write_bytes(files[-1].read_bytes()[:-40])
+    elif how == "flipped":
+        data = bytearray(files[-1].read_bytes())
+        data[len(data) // 2] ^= 1
+        files[-1].write_bytes(data)
+    elif how == "missing":
+        files[-1].unlink()
+    elif how == "unsealed":  # killed between commit and checksums, and torn as well
+        (folder / "checksums.json").unlink()
+        (folder / "state" / "_METADATA").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing", "unsealed"])
+def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd):
+    whole = run(tmp_path)
+    damage(tmp_path / "checkpoints" / "6", how)
+    params = checkpoints.load_params(tmp_path, toy.ToySystem())
+    resumed = run(tmp_path)
+    assert "checkpoint 6 is broken" in capfd.readouterr().err
+    assert_same(whole.state, resumed.state)
+    assert (tmp_path / "checkpoints_broken" / "6").is_dir() and steps(tmp_path) == [3, 6]
+    assert float(params["scale"]) == float(checkpoints.load_params(tmp_path, toy.ToySystem(), step=3)["scale"])
+    with pytest.raises(UserError, match="broken"):
+        checkpoints.load_params(tmp_path / "checkpoints_broken" / "6", toy.ToySystem())
+
+
+def test_no_whole_checkpoint_left(tmp_path):
+    run(tmp_path)
+    for step in (3, 6):
+        damage(tmp_path / "checkpoints" / str(step), "truncated")
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        run(tmp_path)
+
+
+def test_checkpoint_of_another_model_names_the_parameter(tmp_path):
+    run(tmp_path)
+    before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(UserError) as error:
+        run(tmp_path, system=toy.ToySystem(width=16))
+    for word in ("another model", "params/hidden/bias", "(16,)", "(8,)"):
+        assert word in str(error.value)
+    with pytest.raises(UserError, match="params/hidden/bias"):
+        checkpoints.load_params(tmp_path, toy.ToySystem(width=16))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before
+    with pytest.raises(UserError, match="ema"):
+        run(tmp_path, **{"optimizer.ema_decay": 0.5})
+
+
+def test_load_params_picks_average_and_step(tmp_path):
+    state = run(tmp_path, **{"optimizer.ema_decay": 0.5}).state
+    assert_same(checkpoints.load_params(tmp_path, toy.ToySystem()), state["ema"])
+    assert_same(checkpoints.load_params(tmp_path, toy.ToySystem(), which="params"), state["params"])
+    assert_same(checkpoints.load_params(tmp_path / "checkpoints" / "6", toy.ToySystem()), state["ema"])
+    assert checkpoints.load_meta(tmp_path)["config"]["data"]["batch_size"] == 8
+    with pytest.raises(UserError, match=r"one of the steps \[3, 6\]; found: 4"):
+        checkpoints.load_params(tmp_path, toy.ToySystem(), step=4)
+    with pytest.raises(UserError, match="no checkpoint here"):
+        checkpoints.load_params(tmp_path / "nowhere", toy.ToySystem())
+
+
+def test_failed_save_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    full = type("Usage", (), {"free": 100})()
+    run(tmp_path, **{"train.steps": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.shutil, "disk_usage", lambda path: full)
+        with pytest.raises(UserError, match="disk space.*last whole checkpoint: step 3"):
+            run(tmp_path)
+    assert steps(tmp_path) == [3] and run(tmp_path).step == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_exits_restartable(tmp_path, number):
+    def ask(batch):
+        os.kill(os.getpid(), number)
+        return batch
+
+    assert threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(number)
+    with pytest.raises(loop.Preempted) as stopped:
+        run(tmp_path, spoil={4: ask}, **{"train.checkpoint_every": 100, "train.steps": 50})
+    assert stopped.value.code == loop.RESTARTABLE == 75
+    assert steps(tmp_path) == [stopped.value.step] and 0 < stopped.value.step < 50
+    assert signal.getsignal(number) is before
+    run(tmp_path, **{"train.steps": 12})
+    run(tmp_path / "whole", **{"train.steps": 12})
+    assert [r["loss"] for r in records(tmp_path)] == [r["loss"] for r in records(tmp_path / "whole")]
+
+
+def test_compiling_inside_the_loop_is_an_error(tmp_path, monkeypatch):
+    original = loop.CompiledStep.__call__
+
+    def sloppy(self, state, batch):
+        jax.jit(lambda x: x + len(tmp_path.parts) + int(state["step"]))(np.float32(0))
+        return original(self, state, batch)
+
+    monkeypatch.setattr(loop.CompiledStep, "__call__", sloppy)
+    with pytest.raises(RuntimeError, match="compiled inside step 1"):
+        run(tmp_path)
+
+
+def test_batch_of_another_shape_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"batch\['x'\].*\(8, 6, 8\).*\(8, 5, 8\)"):
+        run(tmp_path, spoil={1: lambda b: b | {"x": b["x"][:, :5]}})
+
+
+def test_loader_errors_reach_the_caller(tmp_path):
+    def fail(batch):
+        raise UserError("corrupt record", where="shard 7")
+
+    with pytest.raises(UserError, match="corrupt record; where: shard 7"):
+        run(tmp_path, spoil={2: fail})
+
+
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
+    for overrides, word in (({"data.batch_size": 9}, "batch does not divide"), ({"train.nan_policy": "hope"}, "stop"),
+                            ({"optimizer.accumulate": 3}, "accumulate 3"), ({"mesh.data": 3}, "mesh does not divide")):
+        with pytest.raises(UserError, match=word):
+            loop.train(toy.config(**overrides), toy.ToySystem(), tmp_path / "x", lambda: toy.ToyLoader(8))
+        assert not (tmp_path / "x").exists()
+
+
+def test_held_out_loss_is_fixed_and_weighted_by_frames(tmp_path):
+    system, loader = toy.ToySystem(), toy.ToyLoader(8, seed=5)
+    batches = [next(loader) for _ in range(2)]
+    params = system.init(jax.random.key(0))
+    evaluator = HeldOutLoss(system, batches, one_device(), every=1)
+    first = evaluator.run(params, 1)
+    assert first == evaluator.run(params, 2)
+    joined = {k: np.concatenate([b[k] for b in batches]) for k in ("x", "y", "mask")}
+    assert first["error"] == pytest.approx(float(system.loss(params, joined, jax.random.key(0))[1]["error"]), rel=1e-5)
+    assert set(first) == {"loss", "error", "size"}
+
+
+def test_report_events_and_profile(tmp_path, capfd):
+    result = run(tmp_path, evaluators=[Recorder()], **{"train.profile_at": 2, "train.profile_steps": 2})
+    err = capfd.readouterr().err
+    for word in ("parameters", "hidden", "145", "memory a device", "8 examples x 6 frames", "data 1 x fsdp 1",
+                 "FLOPs a step", "configured", "trained to step 6"):
+        assert word in err
+    assert {"data wait", "step", "evaluation", "checkpoint", "compile", "total"} <= result.seconds.keys()
+    assert sum(v for k, v in result.seconds.items() if k != "total") == pytest.approx(result.seconds["total"])
+    assert result.metrics == {"valid/loss": 1.0}
+    assert list((tmp_path / "tensorboard").glob("events*")) and list((tmp_path / "profile").rglob("*.xplane.pb"))
+    data = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").glob("events*"))
+    for tag in (b"train/loss", b"valid/face", b"valid/voice", b"valid/words"):
+        assert tag in data
