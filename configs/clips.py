@@ -32,4 +32,5 @@ def get_config():
 
     t = c.train
     t.steps, t.log_every, t.checkpoint_every, t.evaluate_every = 600, 20, 200, 200
+    c.evaluate.benchmark = "clips"
     return c

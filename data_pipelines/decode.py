@@ -11,7 +11,7 @@ import numpy as np
 
 from avjax.codecs import eigenface, griffin_lim, mel
 from avjax.errors import UserError
-from data_pipelines import head_latents, resample
+from data_pipelines import faces, head_latents, resample
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 
 FPS = 30
@@ -84,13 +84,14 @@ class Decoder:
         return np.concatenate([pose[:, :4] / np.maximum(norm, 1e-6), pose[:, 4:]], axis=-1).astype(np.float32)
 
     def frames(self, face_TF: np.ndarray, head_TH: np.ndarray, *, speaker: str = "", identity=None) -> np.ndarray:
-        """Pictures (N, H, W, 3) uint8 at 30 Hz. Puppets are drawn by `identity`, eigenfaces decoded by `speaker`."""
+        """Pictures (N, H, W, 3) uint8 at 30 Hz. Puppets are drawn by `identity`; eigenfaces are
+        decoded by `speaker` and moved as the head is."""
         if self.face_kind == "puppet":
             from data_pipelines.puppets import render
 
             return render.render(self.articulators(face_TF), self.pose(head_TH), np.asarray(identity, np.float32))
         codec = eigenface.unpack(self._codec("face"), speaker)
-        return codec.decode(self._at_30hz("face", face_TF))
+        return faces.compose(codec.decode(self._at_30hz("face", face_TF)), self.pose(head_TH))
 
     def _at_30hz(self, name: str, x_TC: np.ndarray) -> np.ndarray:
         """Back to the clips' clock, by the way the features were put on theirs."""

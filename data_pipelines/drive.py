@@ -15,8 +15,9 @@ from data_pipelines.schema import SPEAKERS, recipe_hash
 
 
 def speakers(codecs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """{speaker: identity vector} that a workdir's codecs know."""
-    return dict(codecs.get(SPEAKERS, {}))
+    """{speaker: identity vector} that a workdir's codecs know, those heard most in training first."""
+    arrays = codecs.get(SPEAKERS, {"names": (), "identity": ()})
+    return {str(name): vector for name, vector in zip(arrays["names"], arrays["identity"], strict=True)}
 
 
 def tokens_from_text(text: str, recipe: Mapping, *, identity: np.ndarray) -> np.ndarray:

@@ -94,11 +94,12 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
 
 
 def _speakers(clips, split) -> dict[str, np.ndarray]:
-    """{speaker: identity vector}, those heard most first: whom a trained model can be asked to be."""
+    """Names (S,) and identity vectors (S, 8), those heard most first: whom a trained model can be asked to be."""
     rows = [(row["speaker"], row["identity"]) for row in clips.source(split, ("speaker", "identity"))]
     counts = collections.Counter(speaker for speaker, _ in rows)
     vectors = dict(rows)
-    return {speaker: vectors[speaker] for speaker, _ in counts.most_common()}
+    names = [speaker for speaker, _ in counts.most_common()]
+    return {"names": np.asarray(names), "identity": np.stack([vectors[name] for name in names])}
 
 
 def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:

@@ -122,7 +122,7 @@ def main(argv):
     del argv
     args = flags.FLAGS
     if not args.checkpoint:
-        raise UserError("no checkpoint given", expected="--checkpoint=DIR, the workdir of launch.train or one checkpoint")
+        raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of launch.train or one checkpoint")
     if not pathlib.Path(args.checkpoint).exists():
         raise UserError("no checkpoint here", where=args.checkpoint, expected="a workdir of launch.train, or one "
                         "checkpoint of it", found="no such folder", way_out="check the path, or train first")

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
     return config_flags.DEFINE_config_file("config", default, "Experiment file, e.g. configs/quickstart.py.",
-                                           lock_config=True, allow_override=True)
+                                           lock_config=True)
 
 
 def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> None:
@@ -33,6 +34,21 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
             sys.exit(2)
 
     app.run(exit_cleanly(main), flags_parser=parse)
+
+
+def launcher(name: str) -> ModuleType:
+    """Imports another launcher for its function. Its command-line flags, which may have the names of this one's, are
+    forgotten again."""
+    ours = {flag: flags.FLAGS[flag] for flag in flags.FLAGS}
+    for flag in ours.values():
+        flag.allow_override = True
+    module = importlib.import_module(name)
+    for flag in list(flags.FLAGS):
+        if flag not in ours:
+            delattr(flags.FLAGS, flag)
+        elif flags.FLAGS[flag] is not ours[flag]:
+            flags.FLAGS[flag] = ours[flag]
+    return module
 
 
 def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:

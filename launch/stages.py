@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from avjax.errors import UserError
+from launch.flags import launcher, load_config
 
 KINDS = ("prepare", "extract", "train")
 
@@ -104,13 +105,12 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
 
 def _run(kind: str, arguments: dict, where: str) -> None:
     if kind == "train":
-        from launch.flags import load_config
         from launch.training import run_training
 
         run_training(load_config(arguments["config"], arguments.get("overrides")), Path(arguments["workdir"]))
         return
     if kind == "prepare":
-        from launch.prepare import prepare as function
+        function = launcher("launch.prepare").prepare
     else:
         from data_pipelines.extract import extract as function
         arguments = {"clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v for k, v in arguments.items()}

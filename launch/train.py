@@ -16,9 +16,7 @@ from avjax.training.hardware import enable_compilation_cache
 from launch import flags as launch_flags
 
 CONFIG = launch_flags.define_config()
-# The launchers called at the end define flags of the same names, long after this one's values were read.
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.",
-                              allow_override=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.")
 
 
 def main(argv) -> None:
@@ -38,16 +36,13 @@ def main(argv) -> None:
     run_training(config, workdir)
     seconds["train"] = time.perf_counter() - start
     if config.evaluate.benchmark:
-        from launch.evaluate import evaluate
-
         start = time.perf_counter()
-        evaluate(fill_config(config, workdir), workdir)
+        launch_flags.launcher("launch.evaluate").evaluate(fill_config(config, workdir), workdir)
         seconds["evaluate"] = time.perf_counter() - start
     if config.sample.text or config.sample.audio:
-        from launch.generate import generate
-
         start = time.perf_counter()
-        generate(workdir, text=config.sample.text, audio=config.sample.audio, out=workdir / "sample")
+        launch_flags.launcher("launch.generate").generate(workdir, text=config.sample.text, audio=config.sample.audio,
+                                                          out=workdir / "sample")
         seconds["sample"] = time.perf_counter() - start
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loader import make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
+from launch.flags import launcher
 from launch.stages import fill
 
 CONFIG_FILE = "config.json"
@@ -68,9 +69,9 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
         evaluators.append(HeldOutLoss(system, fixed, mesh, every=t.evaluate_every, name=held_out[0]))
     if config.evaluate.benchmark and config.evaluate.in_loop_examples > 0:
         from eval.in_loop import InLoopEvaluator
-        from launch.evaluate import open_benchmark
 
-        evaluators.append(InLoopEvaluator(config, system, open_benchmark(config, workdir, full=False)[0]))
+        benchmark, _ = launcher("launch.evaluate").open_benchmark(config, workdir, full=False)
+        evaluators.append(InLoopEvaluator(config, system, benchmark))
     return evaluators
 
 

@@ -78,7 +78,7 @@ def mouth(phonemes, n_frames: int, rate: float = 30.0, manner: float = 1.0) -> n
                 strength, tau = _strength(name), _VOWEL_TAU if vowel else _CONSONANT_TAU
             if name in BILABIALS:  # the lips are shut before the sound that espeak marks; two frames at least
                 a, b = a - 0.025, max(b, a + 0.05)
-                tau = 0.016
+                tau = 0.008
             elif name == espeak.SILENCE:  # not shut while the neighbouring sounds still ring
                 a, b = (a + b) / 2 if b - a < 0.12 else a + 0.06, (a + b) / 2 if b - a < 0.12 else b - 0.06
             targets.append(target)

@@ -36,7 +36,7 @@ def perform(phonemes, duration: float, identity: np.ndarray, rng: np.random.Gene
     articulation.place(articulation.mouth(phonemes, n, FPS, manner=1 + 0.12 * manner), a)
     column = {name: a[:, i] for name, i in INDEX.items()}
 
-    emphasis = _bumps(time, beats, 0.11)
+    emphasis = _steps(time, phonemes)
     said = {mark: _plateaus(time, [(t0, t1) for t0, t1, m in phrases if m == mark], 0.12) for mark in espeak.PHRASES}
     reacting = _plateaus(time, [(r.start, r.end + 0.4) for r in reactions], 0.15)
     wobble = _noise(rng, n, 8) * noise
@@ -56,13 +56,12 @@ def perform(phonemes, duration: float, identity: np.ndarray, rng: np.random.Gene
     column["blink_left"] += blink
     column["blink_right"] += 0.95 * blink
     column["cheek_raise"] += 0.6 * column["smile"] + 0.15 * np.maximum(column["lip_width"], 0)
-    return a.astype(np.float32), _pose(time, phrases, beats, phonemes, reactions, said, wobble, cheer)
+    return a.astype(np.float32), _pose(time, phrases, phonemes, reactions, said, wobble, cheer)
 
 
-def _pose(time, phrases, beats, phonemes, reactions, said, wobble, cheer) -> np.ndarray:
+def _pose(time, phrases, phonemes, reactions, said, wobble, cheer) -> np.ndarray:
     """Pitch > 0 looks down, yaw > 0 to the picture's right, roll > 0 tilts clockwise (radians); x right, y down, z near."""
-    unstressed = [(t0, 0.3) for s, t0, _ in phonemes if espeak.is_vowel(s) and not espeak.stress_of(s)]
-    nod = _bumps(time, beats + unstressed, 0.065)  # deepest at the vowel's onset, where the sound begins too
+    nod = _steps(time, phonemes)
     place = np.zeros_like(time)
     for t0, t1, _ in phrases:
         inside = (time >= t0) & (time < t1)
@@ -71,13 +70,13 @@ def _pose(time, phrases, beats, phonemes, reactions, said, wobble, cheer) -> np.
     for r in reactions:
         t = np.clip((time - r.start) / 0.8, 0, 1)
         bob += np.sin(2 * np.pi * t) ** 2 * (t < 1)
-    yaw = 0.10 * place * (said["."] - said[","]) + 0.02 * wobble[:, 4] / NOISE * NOISE
-    pitch = (0.05 + 0.015 * cheer) * nod - 0.05 * place * said["!"] + 0.12 * bob + 0.3 * wobble[:, 5] * 0.2
-    roll = 0.09 * place * said["?"] + 0.03 * place * said["."] + 0.3 * wobble[:, 6] * 0.2
+    yaw = 0.15 * place * (said["."] - said[","]) + 0.03 * wobble[:, 4]
+    pitch = (0.08 + 0.02 * cheer) * nod - 0.08 * place * said["!"] + 0.16 * bob + 0.03 * wobble[:, 5]
+    roll = 0.12 * place * said["?"] + 0.04 * place * said["."] + 0.03 * wobble[:, 6]
     # A gesture that fills the phrase also moves the neck.
-    x = 0.25 * yaw + 0.06 * wobble[:, 7] * 0.5
+    x = 0.25 * yaw + 0.015 * wobble[:, 7]
     y = 0.35 * pitch - 0.02 * place
-    z = 0.03 * nod + 0.05 * said["!"] + 0.04 * said["?"] * place + 0.03 * bob
+    z = 0.04 * nod + 0.05 * said["!"] + 0.04 * said["?"] * place + 0.03 * bob
     return np.concatenate([quaternion(yaw, pitch, roll), np.stack([x, y, z], 1)], axis=1).astype(np.float32)
 
 
@@ -92,12 +91,13 @@ def _blinks(time, phrases, beats, duration, reactions, rng, noise):
     """A blink as each phrase ends, one on a stressed syllable after a long stare, and few by chance."""
     times = [t1 + 0.08 for _, t1, _ in phrases] + [r.end + 0.2 for r in reactions]
     for t, strength in beats:
-        if strength == 1 and all(abs(t - other) > _CALM for other in times if other < t + 0.6):
+        before = [other for other in times + [t0 for t0, _, _ in phrases] if other < t + 0.8]
+        if strength == 1 and all(abs(t - other) > _CALM for other in before):
             times.append(t)
     idle = [t for t in np.arange(1.5, duration, 3.0) if not any(abs(t - other) < 2 for other in times)]
     inside = [t for t in idle if not any(a - 0.3 < t < b + 0.3 for a, b, _ in phrases)]
     times += inside  # listening
-    if noise and rng.random() < 0.15:
+    if noise and rng.random() < 0.08:
         times.append(rng.uniform(0.2, max(duration - 0.2, 0.3)))
     out = np.zeros_like(time)
     for t in times:
@@ -106,11 +106,21 @@ def _blinks(time, phrases, beats, duration, reactions, rng, noise):
     return out
 
 
-def _bumps(time, events, width):
-    out = np.zeros_like(time)
-    for t, strength in events:
-        out += strength * np.exp(-((time - t) / width) ** 2 / 2)
-    return out
+def _steps(time, phonemes):
+    """A movement that comes to rest at every vowel's onset, where the sound begins too, and nowhere else: deep at
+    stressed ones, high at the others, every second one a little lower; 0 in silence."""
+    at, depth, parity = [-1.0], [0.0], 0
+    for symbol, t0, t1 in phonemes:
+        if espeak.is_vowel(symbol):
+            parity = 0 if espeak.stress_of(symbol) else parity + 1
+            at.append(t0)
+            depth.append(0.4 + 0.6 * espeak.stress_of(symbol) if espeak.stress_of(symbol) else 0.35 * (parity % 2 == 0))
+        elif not espeak.classes_of(symbol) and t1 - t0 > 0.15:
+            at += [t0 + 0.1, t1 - 0.1] if t1 - t0 > 0.3 else [(t0 + t1) / 2]
+            depth += [0.0] * (2 if t1 - t0 > 0.3 else 1)
+    at, depth = np.array([*at, time[-1] + 1.0]), np.array([*depth, 0.0])
+    i = np.clip(np.searchsorted(at, time, "right") - 1, 0, len(at) - 2)
+    return depth[i] + (depth[i + 1] - depth[i]) * _ease((time - at[i]) / np.maximum(at[i + 1] - at[i], 1e-3))
 
 
 def _plateaus(time, spans, ramp):

@@ -27,7 +27,7 @@ def _looks(identity: tuple[float, ...]) -> dict:
 
     skin = blend([(120, 78, 56), (176, 122, 88), (226, 178, 142), (250, 216, 190)], skin)
     hair = blend([(40, 30, 32), (92, 54, 34), (170, 84, 40), (222, 178, 96)], hair)
-    return {"width": 0.80 + 0.06 * size, "jaw": 0.50 + 0.10 * size, "chin": 1.0 + 0.05 * size, "brow": 0.045 + 0.015 * weight,
+    return {"width": 0.80 + 0.06 * size, "jaw": 0.84 - 0.16 * size, "chin": 1.0 + 0.05 * size, "brow": 0.045 + 0.015 * weight,
             "nose": 0.11 + 0.03 * weight, "eye": 0.165 + 0.025 * haste, "lips": 0.065 + 0.02 * cheer,
             "long": length, "skin": skin, "hair": hair, "iris": blend([(70, 44, 30), (58, 110, 70), (60, 120, 180)], manner),
             "shirt": blend([(70, 120, 170), (110, 160, 120), (200, 120, 100), (230, 190, 110)], weight)}
@@ -119,13 +119,12 @@ def _draw(a, pose, looks, size):
 
 
 def _hair_behind(canvas, looks):
-    if looks["long"] > -0.2:
-        low = 0.3 + 0.9 * (looks["long"] + 0.2)
-        w = looks["width"] + 0.16
-        t = np.linspace(np.pi, 2 * np.pi, 20)
-        x = np.concatenate([w * np.cos(t), [w * 0.95, -w * 0.95]])
-        y = np.concatenate([-0.15 + 1.05 * np.sin(t), [low, low]])
-        canvas.fill(np.stack([x, y, np.full_like(x, -0.35)], 1), looks["hair"] * 0.8)
+    long = looks["long"] > -0.2
+    low, w = (0.3 + 0.9 * (looks["long"] + 0.2), looks["width"] + 0.16) if long else (-0.05, looks["width"] + 0.03)
+    t = np.linspace(np.pi, 2 * np.pi, 20)
+    x = np.concatenate([w * np.cos(t), [w * 0.95, -w * 0.95]])
+    y = np.concatenate([-0.08 + (1.06 if long else 0.95) * np.sin(t), [low, low]])
+    canvas.fill(np.stack([x, y, np.full_like(x, -0.35 if long else 0.0)], 1), looks["hair"] * 0.8)
 
 
 def _body(canvas, looks):
@@ -142,12 +141,12 @@ def _head(canvas, looks, jaw):
     for side in (-1, 1):
         x, y = _ring(side * (w + 0.02), 0.02, 0.11, 0.18)
         canvas.fill(np.stack([x, y, np.full_like(x, -0.05)], 1), looks["skin"] * 0.92)
-    t = np.linspace(np.pi, 2 * np.pi, 18)
-    low = np.linspace(0, 1, 14)[1:-1]
-    right_x = w * (1 - low ** 2.6) + looks["jaw"] * low * (1 - low ** 3)* 0.35
-    right_y = 0.05 + (looks["chin"] + jaw - 0.05) * np.sin(low * np.pi / 2)
-    x = np.concatenate([w * np.cos(t), right_x, [0.0], -right_x[::-1]])
-    y = np.concatenate([-0.05 + 0.95 * np.sin(t), right_y, [looks["chin"] + jaw], right_y[::-1]])
+    t = np.linspace(0, np.pi, 24)
+    cosine, sine = np.cos(t), np.sin(t)
+    low_x = w * np.sign(cosine) * np.abs(cosine) ** looks["jaw"]  # a larger exponent makes a more pointed chin
+    low_y = 0.05 + (looks["chin"] + jaw - 0.05) * sine
+    x = np.concatenate([low_x, -w * np.sign(cosine) * np.abs(cosine) ** 0.85])
+    y = np.concatenate([low_y, 0.05 - 0.98 * sine])
     canvas.fill(np.stack([x, y, np.full_like(x, 0.05)], 1), looks["skin"])
 
 
@@ -183,8 +182,9 @@ def _arc(u):
 
 
 def _brow(canvas, looks, side, raise_):
+    raise_ = np.clip(raise_, -0.6, 1.2)
     x = side * np.linspace(0.17, 0.53, 8)
-    y = -0.36 - 0.10 * np.clip(raise_, -1, 1.5) - 0.05 * np.sin(np.linspace(0.2, np.pi * 0.95, 8)) * (1 + 0.5 * raise_)
+    y = -0.36 - 0.09 * raise_ - 0.05 * np.sin(np.linspace(0.2, np.pi * 0.95, 8)) * (1 + 0.5 * raise_)
     canvas.line(_surface(x, y), looks["hair"] * 0.7, looks["brow"] + 0.02)
 
 
@@ -233,10 +233,13 @@ def _mouth(canvas, looks, a, jaw, smile):
 
 def _hair_front(canvas, looks):
     w = looks["width"] + 0.05
-    t = np.linspace(np.pi * 1.02, np.pi * 1.98, 24)
-    fringe = np.linspace(w * 0.94, -w * 0.94, 24)
-    line = -0.62 + 0.14 * np.abs(fringe / w) ** 2 + 0.07 * np.sin(3.2 * fringe + 2 * looks["long"]) + 0.06 * looks["long"]
-    x = np.concatenate([w * np.cos(t), fringe])
-    y = np.concatenate([-0.12 + (0.98 + 0.06 * (looks["long"] > -0.6)) * np.sin(t), line])
-    z = np.concatenate([np.full(24, 0.1), 0.75 * np.sqrt(np.maximum(0.05, 1 - (fringe / 1.05) ** 2 - (line / 1.25) ** 2))])
+    t = np.linspace(np.pi, 2 * np.pi, 28)
+    fringe = np.linspace(w, -w, 28)
+    side = np.abs(fringe / w)
+    line = -0.60 + 0.10 * side ** 2 + 0.06 * np.sin(3.2 * fringe + 2 * looks["long"]) + 0.05 * looks["long"]
+    line = line + (-0.05 - line) * side ** 10  # side burns
+    x = np.concatenate([w * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.8, fringe])
+    y = np.concatenate([-0.05 + (1.0 + 0.06 * (looks["long"] > -0.6)) * np.sin(t), line])
+    front = 0.75 * np.sqrt(np.maximum(0.05, 1 - (fringe / 1.05) ** 2 - (line / 1.25) ** 2))
+    z = np.concatenate([np.full(28, 0.1), front + (0.1 - front) * side ** 6])
     canvas.fill(np.stack([x, y, z], 1), looks["hair"])

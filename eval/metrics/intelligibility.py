@@ -15,7 +15,7 @@ import numpy as np
 RATE = 16000
 RECIPE = {"implementation": "pocketsphinx + jiwer", "pocketsphinx": version("pocketsphinx"), "jiwer": version("jiwer"),
           "model": "en-us of the wheel", "grammar": "any sequence of the corpus' words (jsgf)", "sample_rate": RATE,
-          "resampler": "soxr HQ", "normaliser": "lower case, letters and apostrophes", "pooling": "errors over words"}
+          "resampler": "soxr HQ", "peak": 0.6, "dither": 0.003, "word_insertion_penalty": 0.05, "normaliser": "lower case, letters and apostrophes", "pooling": "errors over words"}
 
 
 def words_of(text: str) -> list[str]:
@@ -48,7 +48,7 @@ class Recogniser:
             (Path(folder) / "words.gram").write_text(
                 f"#JSGF V1.0;\ngrammar words;\npublic <utterance> = ( {' | '.join(known)} )+ ;\n")
             self.decoder = Decoder(dict=str(Path(folder) / "words.dict"), jsgf=str(Path(folder) / "words.gram"),
-                                   lm=None, loglevel="FATAL")
+                                   lm=None, wip=RECIPE["word_insertion_penalty"], loglevel="FATAL")
 
     def transcribe(self, wave_N: np.ndarray, rate: int) -> str:
         """Words heard in a waveform (float in [-1, 1]); "" when none. Stateless: the same wave gives the same words."""
@@ -57,8 +57,9 @@ class Recogniser:
         peak = np.abs(wave_N).max(initial=0)
         if len(wave_N) < RATE // 20 or peak < 1e-4:
             return ""
-        silence = np.zeros(RATE // 5, np.float32)  # the recogniser expects some before and after
-        wave_N = np.concatenate([silence, wave_N * (0.6 / peak), silence])
+        wave_N = np.pad(wave_N * (RECIPE["peak"] / peak), RATE // 5)  # it expects some silence before and after
+        # Digital silence, which synthesisers make and recordings do not, upsets the model: dither, always the same.
+        wave_N = wave_N + np.random.default_rng(0).normal(size=len(wave_N)) * RECIPE["dither"]
         self.decoder.reinit_feat()  # forgets the running cepstral mean of the previous utterance
         self.decoder.start_utt()
         self.decoder.process_raw(np.round(wave_N * 32767).astype(np.int16).tobytes(), full_utt=True)

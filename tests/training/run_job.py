@@ -42,9 +42,9 @@ class SpecLoader(toy.ToyLoader):
 def main(workdir, name, devices, mesh, steps, pause="0"):
     jax.config.update("jax_num_cpu_devices", int(devices))
     sizes = {k: int(v) for k, v in (part.split("=") for part in mesh.split(","))}
-    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4, "train.keep_last": 9, "train.evaluate_every": 8,
-                           "optimizer.ema_decay": 0.9, "optimizer.weight_decay": 0.1, "optimizer.clip_norm": 0.5,
-                           "optimizer.warmup_steps": 3})
+    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4, "train.keep_last": 9,
+                           "train.evaluate_every": 8, "optimizer.ema_decay": 0.9, "optimizer.weight_decay": 0.1,
+                           "optimizer.clip_norm": 0.5, "optimizer.warmup_steps": 3})
     if name == "toy":
         system = toy.ToySystem(noise=0.1)
     else:

@@ -24,7 +24,8 @@ def one_step(*, batch=None, system=None, ema=0.0, accumulate=1, steps=1, **value
     system = system or toy.ToySystem()
     optimizer = make_optimizer(options(**values), 10, jax.eval_shape(system.init, jax.random.key(0)))
     state = before = fresh(system, optimizer, ema=ema > 0)
-    step = jax.jit(make_train_step(system, optimizer, seed=0, accumulate=accumulate, ema_decay=ema))
+    step = jax.jit(make_train_step(system, optimizer, seed=0, accumulate=accumulate, ema_decay=ema),
+                   compiler_options={"xla_backend_optimization_level": "0"})  # compiling is most of the time here
     loader = toy.ToyLoader(8)
     history = [state]
     with jax.set_mesh(make_mesh(dict(data=2), jax.devices()[:2])):

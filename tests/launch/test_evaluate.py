@@ -1,0 +1,102 @@
+"""launch.evaluate end to end on a toy corpus, and its one-line errors."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.errors import UserError
+from avjax.systems import api
+from avjax.training import checkpoints
+from data_pipelines import decode
+from eval import report, runner
+from launch import evaluate as job
+from tests.eval import toys
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """(config, system) of a toy experiment whose dataset lies in the workdir; the checkpoint reader is replaced."""
+    toys.write_corpus(tmp_path / "data" / "features")
+    config = toys.config(splits=("valid",), max_examples=3, batch_size=2)
+    config.data.dir = "{workdir}/data/features"
+    config.name = "toy & co"
+    system = toys.System()
+    monkeypatch.setattr(api, "build", lambda _: system)
+    monkeypatch.setattr(decode.Decoder, "from_dataset", classmethod(lambda cls, dataset: toys.Decoder()))
+    monkeypatch.setattr(checkpoints, "load_meta", lambda *_: {"step": 7, "recipes": {"mel": {"kind": "toy"}}})
+    monkeypatch.setattr(checkpoints, "load_params", lambda *_: system.init(None))
+    return config, system
+
+
+def test_writes_results_and_report(toy, tmp_path, capsys):
+    config, _ = toy
+    with open(tmp_path / "metrics.jsonl", "w") as file:
+        for step in range(5):
+            file.write(json.dumps({"step": step, "kind": "train", "loss": 1.0 / (1 + step)}) + "\n")
+    results = job.evaluate(config, tmp_path, splits=("valid", "other"), progress=False)
+    assert results["step"] == 7 and len(results["rows"]) == 5
+    assert json.loads((tmp_path / runner.RESULTS_FILE).read_text())["summary"].keys() == {"valid", "other"}
+    page = (tmp_path / report.REPORT_FILE).read_text()
+    assert page.count("<video") == 2 * (3 + 2) and "toy &amp; co" in page and "training curves" in page
+    assert "http" not in page.split("<style>")[0] and "src='data:" in page, "the page must not need anything else"
+    out = capsys.readouterr().out
+    assert "F1_lips" in out and "target: F1_lips >= 0.95: met" in out and "report.html" in out
+
+
+def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeypatch):
+    config, system = toy
+    monkeypatch.setattr(checkpoints, "load_params", lambda *_: pytest.fail("must not be read"))
+    bad = jax.tree.map(lambda x: x * 0, system.init(None))
+    results = job.evaluate(config, tmp_path, bad, out=tmp_path / "elsewhere", progress=False)
+    assert not any(t["met"] for t in results["targets"]["valid"] if t["metric"] in ("F1_lips", "mel_L1"))
+    assert (tmp_path / "elsewhere" / runner.RESULTS_FILE).exists()
+    assert not (tmp_path / runner.RESULTS_FILE).exists()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: c.evaluate.update({"benchmark": ""}), "no benchmark.*clips or puppets"),
+    (lambda c: c.evaluate.update({"benchmark": "pupets"}), "unknown benchmark.*clips or puppets.*pupets"),
+    (lambda c: c.evaluate.update({"splits": ("test",)}), "unknown split.*train or valid or other.*test"),
+    (lambda c: c.data.update({"dir": "{workdir}/nowhere"}), "no dataset here"),
+    (lambda c: c.evaluate.update({"batch_size": 0}), "no batch"),
+])
+def test_bad_configs(toy, tmp_path, change, message):
+    config, _ = toy
+    change(config)
+    with pytest.raises(UserError, match=message):
+        job.evaluate(config, tmp_path, progress=False)
+    assert not (tmp_path / runner.RESULTS_FILE).exists()
+
+
+def test_checkpoint_trained_on_other_features(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "load_meta", lambda *_: {"recipes": {"mel": {"kind": "another"}}})
+    with pytest.raises(UserError, match="recipe of 'mel' differs.*differs in kind"):
+        job.evaluate(toy[0], tmp_path, progress=False)
+
+
+def test_missing_checkpoint(toy, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(api, "build", lambda _: toy[1])
+    monkeypatch.setattr(decode.Decoder, "from_dataset", classmethod(lambda cls, dataset: toys.Decoder()))
+    with pytest.raises(UserError, match="no checkpoint here"):
+        job.evaluate(toy[0], tmp_path, progress=False)
+
+
+def test_workdir_of_a_checkpoint(tmp_path):
+    assert job.workdir_of(tmp_path / "checkpoints" / "500") == tmp_path
+    assert job.workdir_of(tmp_path / "checkpoints") == tmp_path
+    assert job.workdir_of(tmp_path) == tmp_path
+
+
+def test_history_keeps_losses_first(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": s, "kind": "train", **{f"other{i}": i for i in range(20)}, "loss": s,
+                                        "note": "text"}) + "\n" for s in range(3)))
+    history = report.read_history(path, limit=4)
+    assert len(history) == 4 and next(iter(history)) == "train/loss"
+    np.testing.assert_array_equal(history["train/loss"][1], [0, 1, 2])
+    path.write_text("torn")
+    with pytest.raises(UserError, match=r"metrics\.jsonl:1"):
+        report.read_history(path)
