@@ -24,7 +24,8 @@ MEANING = {
     "FD_h_pooled": "the same, all clips' frames together", "FK_e": "Fréchet distance of face motion",
     "Div_e": "diversity of face codes", "Div_h": "diversity of head pose", "BC_e": "face motion on audio onsets",
     "BC_h": "head motion on audio onsets", "mel_L1": "mean error of the mel spectrogram",
-    "MCD": "mel-cepstral distance after time warping", "WER": "word error rate of the recogniser",
+    "BC_e_gap": "distance of BC_e from the truth's, clip by clip", "BC_h_gap": "the same for the head",
+    "MCD": "mel-cepstral distance after time warping", "MCD_audio": "the same, from the clip's own audio", "WER": "word error rate of the recogniser",
 }
 BETTER = {"up": "higher is better", "down": "lower is better", "truth": "nearer to the truth is better"}
 STYLE = """

@@ -282,7 +282,8 @@ def _system_recipe(system) -> dict:
 
 COLUMNS = (("F1_lips", "up"), ("FD_e", "down"), ("FD_h", "down"), ("FD_e_pooled", "down"), ("FD_h_pooled", "down"),
            ("FK_e", "down"), ("Div_e", "truth"), ("Div_h", "truth"), ("BC_e", "truth"), ("BC_h", "truth"),
-           ("mel_L1", "down"), ("MCD", "down"), ("WER", "down"))
+           ("BC_e_gap", "down"), ("BC_h_gap", "down"), ("mel_L1", "down"), ("MCD", "down"), ("MCD_audio", "down"),
+           ("WER", "down"))
 
 
 def table(results: dict) -> str:
@@ -291,11 +292,11 @@ def table(results: dict) -> str:
     for split, variants in results["summary"].items():
         n = next(iter(variants["model"].values()))["n"]
         lines += [f"{split}: {n} examples  (value, then 95 % interval over examples)",
-                  f"  {'metric':<12}{'better':<8}" + "".join(f"{v:>24}" for v in variants)]
+                  f"  {'metric':<13}{'better':<8}" + "".join(f"{v:>24}" for v in variants)]
         for metric, better in COLUMNS:
             if metric in variants["model"]:
                 cells = "".join(f"{cell(variants[v].get(metric)):>24}" for v in variants)
-                lines.append(f"  {metric:<12}{better:<8}{cells}")
+                lines.append(f"  {metric:<13}{better:<8}{cells}")
         for t in results["targets"].get(split, ()):
             lines.append(f"  target: {t['metric']} {t['target']}: {'met' if t['met'] else 'missed'} "
                          f"({number(t['value'])} against {number(t['limit'])})")
@@ -305,7 +306,9 @@ def table(results: dict) -> str:
 
 def number(value) -> str:
     """Three significant digits, or a dash."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3g}"
+    if value is None or not math.isfinite(value):
+        return "-"
+    return "0" if abs(value) < 1e-6 else f"{value:.3g}"
 
 
 def cell(entry: dict | None) -> str:

@@ -1,4 +1,4 @@
-"""Finds recorded numbers: tests/golden, or the folder in $AVJAX_GOLDEN_DIR so that other recordings can be dropped in."""
+"""Finds recorded numbers: in tests/golden, or in $AVJAX_GOLDEN_DIR, so that other recordings can be dropped in."""
 
 import ast
 import glob

@@ -37,7 +37,7 @@ WIDTH = len(CLASSES) + len(PROSODY)
 _ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w", "x": "k", "ɫ": "l", "ɬ": "l", "ɒ": "ɑ", "ɨ": "ᵻ",
             "y": "u", "ø": "ɜ", "œ": "ɜ", "ç": "h", "ɣ": "ɡ", "β": "v", "ɲ": "n", "ɥ": "j", "c": "k", "ʎ": "l", "χ": "h",
             "ʁ": "ɹ", "q": "k", "ɵ": "ə", "ɤ": "ʌ", "ɯ": "u", "ʋ": "v", "ɕ": "ʃ", "ʑ": "ʒ", "ʂ": "ʃ", "ʐ": "ʒ", "ʈ": "t",
-            "ɖ": "d", "ɳ": "n", "ɭ": "l", "ɽ": "ɾ", "ɹ": "ɹ", "ts": "t"}  # neighbours for sounds that en-us rarely has
+            "ɖ": "d", "ɳ": "n", "ɭ": "l", "ɽ": "ɾ", "ts": "t"}  # neighbours for sounds that en-us rarely has
 _CLASS_SCALE = 3.0  # one-hots are scaled up so that they are not lost beside unit noise in the input
 RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, roughness 0", "rate": RATE,
           "classes": list(CLASSES), "prosody": list(PROSODY), "class_scale": _CLASS_SCALE, "diphthongs": "cross-faded",
@@ -231,6 +231,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 _SYNCHRONOUS, _PHONEME_EVENTS_IPA, _DONT_EXIT, _UTF8 = 2, 3, 0x8000, 1
 _WORD, _PHONEME = 1, 7
 _RATE_PARAMETER = 1
+_AUDIBLE = 400  # mean |sample| above which a nameless espeak event is sound, not silence
 _lock = threading.Lock()
 
 
@@ -301,8 +302,15 @@ def _speak(text, pitch, formants, rate):
             end = next((e[3] for e in events[i + 1:] if e[0] == _PHONEME), len(audio))
             if end <= sample:
                 continue
-            phonemes.append((symbol if classes_of(symbol) else SILENCE, sample, end))
-            if classes_of(symbol) and word:
+            silent = not classes_of(symbol)
+            linked = silent and phonemes and np.abs(audio[sample:end].astype(np.int32)).mean() > _AUDIBLE
+            if phonemes and (linked or (silent and phonemes[-1][0] == SILENCE)):  # a glide between words, or a pause
+                phonemes[-1] = (*phonemes[-1][:2], end)  # that goes on
+                if linked and words:
+                    words[-1][2] = end
+                continue
+            phonemes.append((SILENCE if silent else symbol, sample, end))
+            if not silent and word:
                 if words and words[-1][0] == word:
                     words[-1][2] = end
                 else:
@@ -314,14 +322,27 @@ def _speak(text, pitch, formants, rate):
     audio = audio[:phonemes[-1][2]].copy()
     fade = min(64, len(audio))  # 3 ms: no click where espeak's own pause was cut off
     audio[-fade:] = (audio[-fade:] * np.linspace(1, 0, fade)).astype(np.int16)
-    if phonemes[0][1] > 0:  # espeak's first event is a sample late
-        phonemes[0] = (phonemes[0][0], 0, phonemes[0][2])
+    phonemes[0] = (phonemes[0][0], 0, phonemes[0][2])  # espeak's first event is a little late
+    if words:
+        words[0][1] = 0
     second = SAMPLE_RATE
     return (audio, [(s, a / second, b / second) for s, a, b in phonemes],
-            [(_word_at(text, p - 1, n), a / second, b / second) for (p, n), a, b in words])
+            [(w, a / second, b / second) for w, a, b in _spell(text, words, [a for _, a, _ in phonemes])])
 
 
-def _word_at(text, start, length):
-    """The word of an espeak event; its own length stops at apostrophes and hyphens."""
-    whole = re.match(r"\w+(?:['’-]\w+)*", text[start:])
-    return whole.group() if whole else text[start:start + length].strip()
+def _spell(text, events, starts):
+    """[[(position, length), t0, t1]] of espeak's word events -> (word, t0, t1) of the text's own words.
+
+    espeak marks a pair such as "in the" once; its span is shared out by letters, at the nearest phoneme.
+    """
+    out = []
+    for i, ((position, _), t0, t1) in enumerate(events):
+        until = events[i + 1][0][0] if i + 1 < len(events) else len(text) + 1
+        names = re.findall(r"\w+(?:['’.,-]\w+)*", text[position - 1:until - 1])
+        edges = [t0]
+        for k in range(1, len(names)):
+            wanted = t0 + (t1 - t0) * len("".join(names[:k])) / len("".join(names))
+            inside = [s for s in starts if edges[-1] < s < t1]
+            edges.append(min(inside, key=lambda s: abs(s - wanted)) if inside else edges[-1])
+        out += zip(names, edges, [*edges[1:], t1], strict=True) if names else []
+    return [(name, a, b) for name, a, b in out if b > a]

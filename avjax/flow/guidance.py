@@ -10,6 +10,6 @@ def guide(conditional, unconditional, scale: float):
 
 
 def drop_condition(key, condition_BTC, rate: float):
-    """Zeroes whole examples of a condition with probability `rate`. Returns the condition and what was kept (batch,)."""
+    """Zeroes whole examples of a condition with probability `rate`; returns it and what was kept (batch,)."""
     kept_B = jax.random.bernoulli(key, 1.0 - rate, condition_BTC.shape[:1])
     return condition_BTC * kept_B[:, None, None].astype(condition_BTC.dtype), kept_B.astype(jnp.float32)

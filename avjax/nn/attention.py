@@ -39,7 +39,8 @@ class Band:
 
     def __post_init__(self):
         if self.left < 0 or self.right < 0:
-            raise UserError("attention window", expected="left >= 0 and right >= 0", found=f"({self.left}, {self.right})")
+            raise UserError("attention window", expected="left >= 0 and right >= 0",
+                            found=f"({self.left}, {self.right})")
 
     def band(self, length: int) -> tuple[int, int]:
         return min(self.left, length - 1), min(self.right, length - 1)
@@ -48,7 +49,10 @@ class Band:
 Mask = Full | Causal | Band
 
 
-def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = Full(), segments=None, valid=None, kernel: str = "auto"):  # noqa: B008
+FULL = Full()
+
+
+def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = FULL, segments=None, valid=None, kernel: str = "auto"):
     """Scaled dot-product attention, softmax in float32.
 
     Args:

@@ -1,8 +1,8 @@
 """The few layers everything is made of: a dense layer with a stated initialiser, exact GELU, layer norm.
 
-The backward passes of `linear`, `gelu` and `adaptive_norm` are written out. XLA's CPU backend otherwise copies transposed
-operands for weight gradients (through a slow strided loop) and keeps every intermediate of GELU and the norm in memory;
-together that was a tenth of a training step.
+The backward passes of `matmul`, `gelu` and `adaptive_norm` are written out. XLA's CPU backend otherwise copies
+transposed operands for weight gradients (through a slow strided loop) and keeps every intermediate of GELU and the norm
+in memory; together that was a tenth of a training step.
 """
 
 import flax.linen as nn
@@ -50,9 +50,9 @@ matmul.defvjp(_matmul_fwd, _matmul_bwd)
 class Dense(nn.Module):
     """x @ kernel + bias over the last axis; parameters float32, product in `dtype`.
 
-    `features` may be a tuple: the output then has those trailing axes, and so has the kernel (so that sharding rules can
-    name heads). `rows` selects part of the input rows: `dense(x, rows=slice(0, n), bias=False)` is the share of the
-    first n inputs.
+    `features` may be a tuple: the output then has those trailing axes, and so has the kernel (so that sharding rules
+    can name heads). `rows` selects part of the input rows: `dense(x, rows=slice(0, n), bias=False)` is the share of
+    the first n inputs.
     """
 
     features: int | tuple[int, ...]

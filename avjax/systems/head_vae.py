@@ -64,7 +64,8 @@ class System:
     def __init__(self, config):
         self.config = c = FrozenConfigDict(config)
         self.net = HeadVAENet(c)
-        pose = Spec(("batch", "time", c.pose_dim), "float32", "quaternion wxyz and translation, z-scored", "", c.frame_rate)
+        pose = Spec(("batch", "time", c.pose_dim), "float32", "quaternion wxyz and translation, z-scored", "",
+                    c.frame_rate)
         mask = Spec(("batch", "time"), "float32", "1 = real frame, 0 = padding", "", c.frame_rate)
         self.batch_spec = {"pose_z": pose, "mask": mask}
         self.conditions_spec = dict(self.batch_spec)

@@ -97,7 +97,7 @@ class _Run:
         target = abstract_state(system, optimizer, mesh, ema=ema)
         self.checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last, keep_best=config.train.keep_best,
                                        best_mode=config.train.best_mode)
-        with self.timed("restore"):
+        with self.timed("start"):
             notes: list[str] = []
             found = self.checkpoints.restore(target, warn=notes.append)
             if found:
@@ -122,6 +122,7 @@ class _Run:
         self.workdir = workdir
         self.pending: tuple[int, Any, Fetched] | None = None
         self.evaluated: dict[str, float] = {}
+        self.rank_step = -1  # when self.evaluated was last brought up to date
         self.skips = self.compiles = 0
         self.tracing = False
         self.rate_mark = (self.start, time.perf_counter())  # step and time of the last log line
@@ -250,8 +251,6 @@ class _Run:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
             self.telemetry.say(f"step {self.step}: {evaluator.name}: {shown}")
         self.rank_step = self.step
-
-    rank_step = -1
 
     def rank(self) -> float | None:
         """The value of config.train.best_metric ("evaluator/metric", or a bare metric of the first evaluator that has

@@ -41,7 +41,11 @@ def init_state(system, optimizer: Optimizer, mesh: Mesh, *, seed: int, ema: bool
     """Fresh state, made in place on the mesh. The values depend on `seed` only, not on the mesh."""
     target = abstract_state(system, optimizer, mesh, ema=ema)
     places = jax.tree.map(lambda x: x.sharding, target)
-    return jax.jit(lambda: _fresh(system, optimizer, seed, ema), out_shardings=places)()
+    # Runs once: on CPU, optimising this program takes several times longer than running it.
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    make = jax.jit(lambda: _fresh(system, optimizer, seed, ema), out_shardings=places,
+                   compiler_options={"xla_backend_optimization_level": "0"} if cpu else None)
+    return make()
 
 
 def evaluation_params(state: State) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,8 @@ def start_report(config, state, compiled, mesh, peak: float, peak_source: str) -
     """Parameters, memory, batch, mesh, FLOPs: what a reader checks before leaving a run alone."""
     rows: dict[str, list[int]] = {}
     for name, leaf in named_leaves(state["params"]):
-        row = rows.setdefault("/".join(name.split("/")[:-1][:3]) or name, [0, 0])
+        # Layers that differ only in their number share a row.
+        row = rows.setdefault(re.sub(r"\d+", "*", "/".join(name.split("/")[:-1][:3]) or name), [0, 0])
         row[0] += 1
         row[1] += leaf.size
     total = sum(size for _, size in rows.values())

@@ -32,7 +32,7 @@ _LIKE = {"b": "p", "m": "p", "v": "f", "d": "t", "n": "t", "ɾ": "t", "z": "s", 
          "ɡ": "k", "ŋ": "k", "ʔ": "h"}
 BILABIALS = ("p", "b", "m")
 _LIP, _TIP, _BODY = MOUTH.index("lip_aperture"), MOUTH.index("tongue_tip"), MOUTH.index("tongue_body")
-_VOWEL_TAU, _CONSONANT_TAU, _REST_TAU = 0.05, 0.03, 0.05
+_VOWEL_TAU, _CONSONANT_TAU, _REST_TAU = 0.08, 0.04, 0.05
 _PROTRUSION = MOUTH.index("lip_protrusion")
 
 
@@ -81,6 +81,8 @@ def mouth(phonemes, n_frames: int, rate: float = 30.0, manner: float = 1.0) -> n
                 tau = 0.008
             elif name == espeak.SILENCE:  # not shut while the neighbouring sounds still ring
                 a, b = (a + b) / 2 if b - a < 0.12 else a + 0.06, (a + b) / 2 if b - a < 0.12 else b - 0.06
+            elif vowel:  # the posture is reached as the vowel begins and lets go early, as visible speech leads the sound
+                a, b = a - 0.02, a + 0.35 * (b - a)
             targets.append(target)
             strengths.append(strength)
             spans.append((a, b))

@@ -58,7 +58,8 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
     for split in ("train", "valid", "test_speaker"):
         enough = minutes * 60 if split == "train" and not sentences else None
         bar = tqdm(total=int(enough) if enough else None, desc=f"puppets/{split}", unit="s", leave=False,
-                   disable=None if progress else True, bar_format="{desc} {bar} {n:.0f}/{total} s {elapsed}" if enough else None)
+                   disable=None if progress else True,
+                   bar_format="{desc} {bar} {n:.0f}/{total} s {elapsed}" if enough else None)
         work = [(seed, f"{split}-{i:05d}", name, who[name], line) for i, (name, line) in enumerate(jobs[split])]
         clips[split] = []
         with bar:
@@ -195,7 +196,8 @@ def _features(prefixes) -> dict[str, Feature]:
 
 def _recipes(dialogue: bool = False) -> dict[str, dict]:
     out = {"face": {"kind": "puppet", "articulators": list(face_code.NAMES), "rate": _RATES["face"], "version": 1},
-           "phones": dict(espeak.RECIPE), "audio": {"kind": "espeak", "sample_rate": espeak.SAMPLE_RATE, "dtype": "int16"},
+           "phones": dict(espeak.RECIPE),
+           "audio": {"kind": "espeak", "sample_rate": espeak.SAMPLE_RATE, "dtype": "int16"},
            "pose": {"kind": "quaternion wxyz, translation", "rate": _RATES["pose"]},
            "pose_z": {"kind": "pose z-scored on the training split", "rate": _RATES["pose"]}}
     return out | {f"partner_{k}": v for k, v in out.items()} if dialogue else out

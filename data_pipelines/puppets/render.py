@@ -27,9 +27,11 @@ def _looks(identity: tuple[float, ...]) -> dict:
 
     skin = blend([(120, 78, 56), (176, 122, 88), (226, 178, 142), (250, 216, 190)], skin)
     hair = blend([(40, 30, 32), (92, 54, 34), (170, 84, 40), (222, 178, 96)], hair)
-    return {"width": 0.80 + 0.06 * size, "jaw": 0.84 - 0.16 * size, "chin": 1.0 + 0.05 * size, "brow": 0.045 + 0.015 * weight,
+    return {"width": 0.80 + 0.06 * size, "jaw": 0.84 - 0.16 * size, "chin": 1.0 + 0.05 * size,
+            "brow": 0.045 + 0.015 * weight,
             "nose": 0.11 + 0.03 * weight, "eye": 0.165 + 0.025 * haste, "lips": 0.065 + 0.02 * cheer,
-            "long": length, "skin": skin, "hair": hair, "iris": blend([(70, 44, 30), (58, 110, 70), (60, 120, 180)], manner),
+            "long": length, "skin": skin, "hair": hair,
+            "iris": blend([(70, 44, 30), (58, 110, 70), (60, 120, 180)], manner),
             "shirt": blend([(70, 120, 170), (110, 160, 120), (200, 120, 100), (230, 190, 110)], weight)}
 
 
@@ -159,7 +161,8 @@ def _cheeks(canvas, looks, raised):
 def _eye(canvas, looks, side, blink, gaze_x, gaze_y, cheek):
     cx, cy, r = side * 0.34, -0.13, looks["eye"]
     opening = 1 - blink
-    top, bottom = r * 0.85 * opening - 0.35 * r * blink, r * 0.62 * (1 - 0.25 * np.clip(cheek, 0, 1)) * opening + 0.4 * r * blink
+    top = r * (0.85 * opening - 0.35 * blink)  # a closed lid hangs below the middle
+    bottom = r * (0.62 * (1 - 0.25 * np.clip(cheek, 0, 1)) * opening + 0.4 * blink)
     t = np.linspace(0, np.pi, 14)
     x = np.concatenate([cx - r * np.cos(t), cx + r * np.cos(t)])
     y = np.concatenate([cy - top * np.sin(t), cy + bottom * np.sin(t)])
@@ -221,7 +224,7 @@ def _mouth(canvas, looks, a, jaw, smile):
     canvas.fill(between(lower - 0.004, lower + 1.25 * thick * (1 - np.abs(u) ** 3)), colour * 1.05)
     if gap > 0.003:
         canvas.fill(between(upper, lower), (78, 22, 30))
-        raised = np.clip(0.35 + 0.5 * a["tongue_tip"] + 0.2 * a["tongue_body"], 0.05, 1.0)
+        raised = np.clip(0.35 + 0.5 * a["tongue_tip"] + 0.35 * a["tongue_body"], 0.05, 1.0)
         inside = 0.82
         tongue_top = lower - (lower - upper) * raised * np.where(np.abs(u) < inside, _arc(u / inside), 0)
         canvas.fill(between(np.maximum(tongue_top, upper), lower), (206, 96, 104))

@@ -45,7 +45,7 @@ _OPENINGS = ("hello my friend, how are you {when}?", "hey, do you remember {who}
 
 def vocabulary() -> list[str]:
     """Every word of the corpus, sorted, lower case."""
-    everything = " ".join([*_TEMPLATES, *_BACKCHANNELS, *_OPENINGS, *(w for v in _WORDS.values() for w in v)])
+    everything = " ".join(["an", *_TEMPLATES, *_BACKCHANNELS, *_OPENINGS, *(w for v in _WORDS.values() for w in v)])
     return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", everything))))
 
 

@@ -74,8 +74,8 @@ class ClipBenchmark:
       config: the experiment's config (`evaluate.seed`, `data.train_split` are read).
       decoder: data_pipelines.decode.Decoder of the dataset's codecs.
       dataset: an opened feature dataset with mel, face, head, text, speaker.
-      clips: the clip dataset it was extracted from, when at hand: its audio is then the reference of MCD; otherwise the
-        reference is the ground truth through the same codec.
+      clips: the clip dataset it was extracted from, when at hand: MCD is then also taken against its audio, which shows
+        what the codec itself costs.
       full: False leaves out everything that needs a waveform (the evaluation in the loop).
     """
 
@@ -112,9 +112,11 @@ class ClipBenchmark:
                "Div_e": diversity.RECIPE | {"on": "face codes"}, "Div_h": diversity.RECIPE | {"on": "z-scored pose"},
                "var_e": diversity.RECIPE | {"on": "face codes"}}
         if self.full:
-            reference = "the clip's audio" if self.clips is not None else "ground truth through the same codec"
-            out |= {"MCD": speech.RECIPE["MCD"] | {"reference": reference},
-                    "BC_h": beat | {"motion": "z-scored pose"}, "BC_e": beat | {"motion": "face codes"}}
+            out |= {"MCD": speech.RECIPE["MCD"] | {"reference": "ground truth through the same codec"},
+                    "MCD_audio": speech.RECIPE["MCD"] | {"reference": "the clip's own audio"}}
+            for part, motion in (("h", "z-scored pose"), ("e", "face codes")):
+                out[f"BC_{part}"] = beat | {"motion": motion}
+                out[f"BC_{part}_gap"] = beat | {"motion": motion, "gap": "mean over clips of |BC - truth's BC|"}
         if self.has_lips:
             out["F1_lips"] = dict(self.lip_recipe)
         if self.has_words and self.full:
@@ -266,9 +268,13 @@ class ClipBenchmark:
             taus = sorted({self.lip_recipe["tau"], *self.lip_recipe["sweep"]})
             row["lips"] = {k: v.tolist() for k, v in lips.sweep(aperture[:n], true_aperture[:n], width, taus).items()}
         if self.full:
-            row["MCD"] = speech.mcd_dtw(signals.waveform, self.reference_audio(split, index), self.sample_rate)
-            row["BC_h"] = beats.score(signals.onsets_s, pose, self.normalisers["h"], self.beat_recipe)
-            row["BC_e"] = beats.score(signals.onsets_s, face, self.normalisers["e"], self.beat_recipe)
+            row["MCD"] = speech.mcd_dtw(signals.waveform, truth.waveform, self.sample_rate)
+            audio = self.clip_audio(split, index)
+            if audio is not None:
+                row["MCD_audio"] = speech.mcd_dtw(signals.waveform, audio, self.sample_rate)
+            for part, motion, true_motion in (("h", pose, true_pose), ("e", face, true_face)):
+                row[f"BC_{part}"] = self._beats(signals, motion, part)
+                row[f"BC_{part}_gap"] = abs(row[f"BC_{part}"] - self._beats(truth, true_motion, part))
         if self.full and self.has_words:
             from eval.metrics.intelligibility import word_errors, words_of
             reference = " ".join(words_of(self.labels(split)[1][index]))
@@ -276,17 +282,18 @@ class ClipBenchmark:
             row["heard"] = signals.transcript
         return row
 
-    def reference_audio(self, split: str, index: int) -> np.ndarray:
-        """What MCD compares with: the clip's own audio when its dataset is at hand."""
-        if self.clips is not None:
-            where = self._clip_index.get(self.source(split).ids[index])
-            if where is not None:
-                return self._source(self.clips, where[0], ("audio",))[where[1]]["audio"]
-        return self.truth(split, index).waveform
+    def _beats(self, signals: Signals, motion_ND: np.ndarray, part: str) -> float:
+        return beats.score(signals.onsets_s, motion_ND, self.normalisers[part], self.beat_recipe)
+
+    def clip_audio(self, split: str, index: int) -> np.ndarray | None:
+        """The clip's own audio, when its dataset is at hand."""
+        where = self._clip_index.get(self.source(split).ids[index])
+        return self._source(self.clips, where[0], ("audio",))[where[1]]["audio"] if where else None
 
     @functools.cached_property
     def _clip_index(self) -> dict[str, tuple[str, int]]:
-        return {name: (split, i) for split, ids in self.clips.ids.items() for i, name in enumerate(ids)}
+        ids = self.clips.ids if self.clips is not None else {}
+        return {name: (split, i) for split, names in ids.items() for i, name in enumerate(names)}
 
     # ---- summary
 
@@ -302,7 +309,8 @@ class ClipBenchmark:
             counts = {tau: np.array([r["lips"][tau] for r in rows]) for tau in rows[0]["lips"]}
             out["F1_lips"] = _interval(counts[f"{self.lip_recipe['tau']:g}"], _f1)
             out["F1_lips"]["sweep"] = {tau: float(_f1(c)) for tau, c in counts.items()}
-        for metric in ("FD_e", "FD_h", "FK_e", "FK_h", "BC_h", "BC_e", "mel_L1", "MCD"):
+        for metric in ("FD_e", "FD_h", "FK_e", "FK_h", "BC_h", "BC_e", "BC_h_gap", "BC_e_gap", "mel_L1", "MCD",
+                       "MCD_audio"):
             if metric in rows[0]:
                 values = np.array([np.nan if r[metric] is None else r[metric] for r in rows], np.float64)
                 out[metric] = _interval(values[np.isfinite(values)], _mean)

@@ -10,7 +10,7 @@ divide by the mean over training clips. A clip without motion beats or onsets gi
 import numpy as np
 
 RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": "audio to motion", "sigma_s": 0.1,
-          "threshold": 0.3, "smooth_s": 0.0, "fps": 30,
+          "threshold": 0.1, "smooth_s": 2 / 30, "fps": 30,
           "normaliser": "mean |difference| per coefficient, training clips",
           "no_beats": "NaN, left out"}
 
@@ -43,6 +43,9 @@ def motion_beats(rate_N: np.ndarray, fps: float, threshold: float) -> np.ndarray
     rise = np.maximum(before, after) - here
     index = 1 + np.flatnonzero((here < before) & (here < after) & (rise > threshold))
     return index / fps
+
+
+# threshold and smoothing were chosen on ground truth alone: without smoothing, jitter of a frame counts as a beat.
 
 
 def smooth(x_ND: np.ndarray, frames: float) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_beat_consistency_equals_said(recorded, threshold):
     clips = [recorded["beat_face/coefficients_0"], recorded["beat_face/coefficients_1"]]
     wave = recorded["onset16/wav_int16"] / 32767
     waves = [wave, np.roll(wave, int(recorded["beat_face/wave_1_roll_samples"]))]
-    recipe = beats.RECIPE | {"threshold": float(threshold)}
+    recipe = beats.RECIPE | {"threshold": float(threshold), "smooth_s": 0.0}
     together = beats.mean_change(clips)
     scores = [beats.score(onsets.onset_times(w, 16000), c, together, recipe) for w, c in zip(waves, clips, strict=True)]
     assert np.mean(scores) == pytest.approx(float(recorded[f"beat_face/score_threshold{threshold}"]), rel=1e-6)

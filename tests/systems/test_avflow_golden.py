@@ -37,8 +37,9 @@ def prepare(arrays, mode):
     config.loss_weights.mel = 3.0
     conditions = {"tokens": rec["self_tokens"]}
     if mode == "dyadic":
-        names = (("partner_tokens", "partner_token_dim", "other_tokens"), ("partner_head", "partner_head_dim", "other_head"),
-                 ("partner_expression", "partner_expression_dim", "other_expr"))
+        names = (("partner_tokens", "partner_token_dim", "other_tokens"),
+                 ("partner_expression", "partner_expression_dim", "other_expr"),
+                 ("partner_head", "partner_head_dim", "other_head"))
         for ours, width, theirs in names:
             conditions[ours] = rec[theirs]
             config[width] = rec[theirs].shape[-1]

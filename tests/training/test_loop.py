@@ -71,6 +71,7 @@ def test_run_and_resume_equal_one_run_and_order_is_evaluate_save_batch_step(tmp_
     assert {"loss", "error", "size", "grad_norm", "update_norm", "learning_rate"} <= a[0].keys()
 
 
+@pytest.mark.slow
 def test_values_do_not_depend_on_the_mesh(tmp_path):
     one = run(tmp_path / "one")
     many = run(tmp_path / "many", mesh=make_mesh(dict(data=2, fsdp=2, tensor=2)))
@@ -81,6 +82,7 @@ def test_values_do_not_depend_on_the_mesh(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), start, one.params)
 
 
+@pytest.mark.slow
 def test_restart_on_another_mesh(tmp_path):
     run(tmp_path / "a")
     run(tmp_path / "b", mesh=make_mesh(dict(data=8)), **{"train.steps": 3})

@@ -38,6 +38,7 @@ def released() -> ConfigDict:
     # sampler
     c.euler_steps = 16
     c.temperature = 1.0  # of the start noise
+    c.sample_block = 8192  # frames sampled at once (95 s); longer clips go block by block, with the same result
     c.guidance = 1.0  # on the partner's streams; 1 = off, needs partner_dropout > 0 in training
     # arithmetic
     c.compute_dtype = "auto"  # auto = bfloat16 on TPU and GPU, float32 on CPU
@@ -65,7 +66,7 @@ def default() -> ConfigDict:
 
 
 def dyadic(c: ConfigDict) -> ConfigDict:
-    """The same system listening to a participant: their tokens, SMIRK expression and head, with dropout and guidance."""
+    """The same system listening to a participant: tokens, SMIRK expression and head, with dropout and guidance."""
     c.partner_token_dim = c.token_dim
     c.partner_expression_dim = 55
     c.partner_head_dim = 3
@@ -81,17 +82,19 @@ def windows(config) -> tuple[tuple[int, int], ...]:
         pairs = np.tile(pairs, (config.num_blocks, 1))
     if pairs.shape != (config.num_blocks, 2) or (pairs < 0).any():
         raise UserError("attention windows", where="config.system.window",
-                        expected=f"(left, right) or {config.num_blocks} such pairs, none negative", found=str(config.window))
+                        expected=f"(left, right) or {config.num_blocks} such pairs, none negative",
+                        found=str(config.window))
     return tuple((int(left), int(right)) for left, right in pairs)
 
 
 def check(config) -> None:
     """UserError for widths and choices that cannot make a network."""
     if config.fusion not in FUSIONS:
-        raise UserError("unknown fusion", where="config.system.fusion", expected=" | ".join(FUSIONS), found=config.fusion)
+        raise UserError("unknown fusion", where="config.system.fusion", expected=" | ".join(FUSIONS),
+                        found=config.fusion)
     if config.d_model % (2 * config.num_heads) or config.d_model % 8:
-        raise UserError("model width", where="config.system.d_model",
-                        expected="a multiple of 8 and of 2 * num_heads", found=f"{config.d_model} with {config.num_heads} heads")
+        raise UserError("model width", where="config.system.d_model", expected="a multiple of 8 and of 2 * num_heads",
+                        found=f"{config.d_model} with {config.num_heads} heads")
     for name in ("mel_dim", "face_dim", "head_dim", "token_dim"):
         if config[name] <= 0:
             raise UserError("stream width", where=f"config.system.{name}", expected="> 0", found=str(config[name]))
@@ -110,12 +113,17 @@ def condition_width(config) -> int:
     return config.token_dim + config.identity_dim + partner_width(config)
 
 
-def look_ahead(config) -> tuple[int, float]:
-    """Frames after i that output frame i depends on, and their duration in seconds.
+def receptive_field(config) -> tuple[int, int]:
+    """Frames to the left and to the right that one evaluation of the network at a frame depends on."""
+    pairs = windows(config)
+    return sum(left for left, _ in pairs), sum(right for _, right in pairs)
 
-    Every sampling step looks `sum of right windows` further: a step's velocity at i needs the state up to i + sum, which
-    the previous step computed from another sum beyond. So the exact dependence of a sample is steps * sum(right); of one
-    network evaluation (what is usually quoted), sum(right).
+
+def look_ahead(config, steps: int | None = None) -> tuple[int, float]:
+    """Frames after frame i that the sampled frame i depends on, and that many frames in seconds.
+
+    One network evaluation looks sum(right) ahead (steps=1; what papers quote). Each Euler step reads the state that the
+    step before computed with another such look-ahead, so the exact figure for a sample is steps * sum(right).
     """
-    frames = sum(right for _, right in windows(config))
+    frames = (steps or config.euler_steps) * receptive_field(config)[1]
     return frames, frames / config.frame_rate

@@ -40,12 +40,10 @@ class Tower(nn.Module):
                        for window in self.windows]
         self.outputs = Dense(self.out_dim, self.width, **kw)
 
-    def embed_condition(self, condition_BTC):
-        """The conditions' share of the input projection, the same at every sampling step."""
-        return self.inputs(condition_BTC, rows=slice(self.in_dim, None))
-
-    def embed(self, x_BTA, condition_BTD):
-        return self.inputs(x_BTA, rows=slice(0, self.in_dim), bias=False) + condition_BTD
+    def embed(self, x_BTA, condition_BTC):
+        """[x; condition] @ inputs, without writing out the concatenation."""
+        noisy = self.inputs(x_BTA, rows=slice(0, self.in_dim), bias=False)
+        return noisy + self.inputs(condition_BTC, rows=slice(self.in_dim, None))
 
     def modulation(self, time_BD):
         """(batch, D) -> one (batch, 2, 3, D) per block."""
@@ -91,29 +89,26 @@ class AVFlowNet(nn.Module):
         """The towers in play, visual first as in the state's columns."""
         return (self.joint,) if self.config.fusion == "shared" else (self.visual, self.audio)
 
-    def embed_conditions(self, condition_BTC, mel_BTA=None):
-        """What does not change over a sampling run: each tower's (batch, time, D). `mel` is for the cascade only."""
-        if self.config.fusion != "cascaded":
-            return tuple(tower.embed_condition(condition_BTC) for tower in self.towers)
-        visual = jnp.concatenate([mel_BTA, condition_BTC[..., self.config.token_dim:]], axis=-1)
-        return self.visual.embed_condition(visual), self.audio.embed_condition(condition_BTC)
-
     def modulations(self, t_B):
         """Everything that depends on time alone: per tower, per block, (batch, 2, 3, D)."""
         time_BD = self.time_embed(t_B)
         return tuple(tower.modulation(time_BD) for tower in self.towers)
 
-    def velocity(self, x_BTX, conditions, modulations, segments=None, streams: str = "both"):
-        """The state's velocity from embedded conditions and modulations. `streams` = "visual" or "audio" runs one tower
-        alone (separate and cascaded only) on, and returning, that stream's columns."""
+    def velocity(self, x_BTX, condition_BTC, modulations, segments=None, mel_BTA=None, streams: str = "both"):
+        """Velocity of the state's columns. `mel` feeds the cascade's visual tower. `streams` = "visual" or "audio" runs
+        one tower alone (separate and cascaded only) on, and returning, that stream's columns."""
         rotary = rotary_tables(jnp.arange(x_BTX.shape[1]), self.config.d_model // self.config.num_heads)
-        if streams != "both":
-            i = ("visual", "audio").index(streams)
-            return self._alone(self.towers[i], x_BTX, conditions[i], modulations[i], rotary, segments)
         if self.config.fusion == "shared":
-            return self._alone(self.joint, x_BTX, conditions[0], modulations[0], rotary, segments)
-        visual_BTD = self.visual.embed(x_BTX[..., :self.visual_dim], conditions[0])
-        audio_BTD = self.audio.embed(x_BTX[..., self.visual_dim:], conditions[1])
+            return self._alone(self.joint, x_BTX, condition_BTC, modulations[0], rotary, segments)
+        seen_BTC = condition_BTC  # by the visual tower
+        if self.config.fusion == "cascaded" and streams != "audio":
+            seen_BTC = jnp.concatenate([mel_BTA, condition_BTC[..., self.config.token_dim:]], axis=-1)
+        if streams == "audio":
+            return self._alone(self.audio, x_BTX, condition_BTC, modulations[1], rotary, segments)
+        if streams == "visual":
+            return self._alone(self.visual, x_BTX, seen_BTC, modulations[0], rotary, segments)
+        visual_BTD = self.visual.embed(x_BTX[..., :self.visual_dim], seen_BTC)
+        audio_BTD = self.audio.embed(x_BTX[..., self.visual_dim:], condition_BTC)
         for i in range(self.config.num_blocks):
             visual_BTD = self.visual.block(i, visual_BTD, modulations[0], rotary, segments)
             audio_BTD = self.audio.block(i, audio_BTD, modulations[1], rotary, segments)
@@ -131,4 +126,4 @@ class AVFlowNet(nn.Module):
 
     def __call__(self, x_BTX, t_B, condition_BTC, segments=None, mel_BTA=None):
         """(batch, time, visual + mel) state, (batch,) times, (batch, time, C) conditions -> velocity like the state."""
-        return self.velocity(x_BTX, self.embed_conditions(condition_BTC, mel_BTA), self.modulations(t_B), segments)
+        return self.velocity(x_BTX, condition_BTC, self.modulations(t_B), segments, mel_BTA)

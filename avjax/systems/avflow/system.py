@@ -13,7 +13,7 @@ from avjax.flow.guidance import drop_condition, guide
 from avjax.flow.path import data_from_velocity, interpolate
 from avjax.flow.solvers import euler, uniform_times
 from avjax.systems.api import Spec
-from avjax.systems.avflow.config import check, partner_width
+from avjax.systems.avflow.config import check, partner_width, windows
 from avjax.systems.avflow.model import AVFlowNet
 
 PARTNER = ("partner_tokens", "partner_expression", "partner_head")
@@ -57,15 +57,13 @@ class System:
         mel = jnp.zeros((1, 2, c.mel_dim))
         return self.net.init(key, x, jnp.zeros((1,)), condition, mel_BTA=mel)["params"]
 
-    def condition(self, batch, partner: bool = True):
-        """[tokens; identity; partner's streams] (batch, time, C); partner=False puts zeros for the partner."""
+    def condition(self, batch):
+        """[tokens; identity; partner's streams] (batch, time, C)."""
         tokens = batch["tokens"]
         parts = [tokens]
         if self.config.identity_dim:
             parts.append(jnp.broadcast_to(batch["identity"][:, None], (*tokens.shape[:2], self.config.identity_dim)))
-        for name in PARTNER:
-            if name in self.conditions_spec:
-                parts.append(batch[name] if partner else jnp.zeros_like(batch[name]))
+        parts += [batch[name] for name in PARTNER if name in self.conditions_spec]
         return jnp.concatenate(parts, axis=-1).astype(jnp.float32)
 
     def velocity(self, params, x_BTX, t_B, condition_BTC, mask_BT=None, mel_BTA=None):
@@ -113,39 +111,72 @@ class System:
 
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
         """The state at t = 1 from given noise: one scan of Euler steps."""
-        c, apply = self.config, functools.partial(self.net.apply, {"params": params})
+        c, condition_BTC, mask = self.config, self.condition(conditions), conditions.get("mask")
+        segments_BT = jnp.ones(x0_BTX.shape[:2], jnp.int32) if mask is None else (mask > 0).astype(jnp.int32)
         steps = steps or c.euler_steps
-        mask = conditions.get("mask")
-        segments = None if mask is None else (mask > 0).astype(jnp.int32)
-        # every modulation of every step, (steps, 1, 2, 3, D) each: t is the same for all examples
-        per_step = jax.tree.map(lambda m: m[:, None], apply(uniform_times(steps)[0], method="modulations"))
-        guided = partner_width(c) > 0 and c.guidance != 1.0
-        wholes = [self.condition(conditions)] + ([self.condition(conditions, partner=False)] if guided else [])
+        per_step = self.step_modulations(params, steps)
 
-        def run(x0, streams, mel=None):
-            if mel is None and c.fusion == "cascaded":  # the audio pass does not read it
-                mel = jnp.zeros((*x0.shape[:2], c.mel_dim))
-            embedded = [apply(whole, mel, method="embed_conditions") for whole in wholes]
+        def run(x0_BTX, streams="both", mel_BTA=None):
+            def velocity(x_BTX, t, modulations):
+                one = functools.partial(self.step_velocity, params, modulations=modulations, streams=streams)
+                return in_time_blocks(one, c.sample_block, windows(c), segments_BT, x_BTX, condition_BTC, mel_BTA)
 
-            def velocity(x, t, modulations):
-                parts = [apply(x, e, modulations, segments, streams, method="velocity") for e in embedded]
-                return guide(*parts, c.guidance) if guided else parts[0]
-
-            return euler(velocity, x0, steps, per_step)
+            return euler(velocity, x0_BTX, steps, per_step)
 
         if c.fusion != "cascaded":
-            return run(x0_BTX, "both")
-        mel = run(x0_BTX[..., -c.mel_dim:], "audio")
-        return jnp.concatenate([run(x0_BTX[..., :-c.mel_dim], "visual", mel), mel], axis=-1)
+            return run(x0_BTX)
+        mel_BTA = run(x0_BTX[..., -c.mel_dim:], "audio")
+        return jnp.concatenate([run(x0_BTX[..., :-c.mel_dim], "visual", mel_BTA), mel_BTA], axis=-1)
+
+    def step_modulations(self, params, steps: int):
+        """Every modulation of every Euler step, (steps, 1, 2, 3, D) each: all examples share the sampler's times."""
+        modulations = self.net.apply({"params": params}, uniform_times(steps)[0], method="modulations")
+        return jax.tree.map(lambda m: m[:, None], modulations)
+
+    def step_velocity(self, params, segments_BT, x_BTX, condition_BTC, mel_BTA=None, *, modulations, streams="both"):
+        """The sampler's velocity at a step, with guidance on the partner's streams when the config asks for it."""
+        def velocity(condition):
+            return self.net.apply({"params": params}, x_BTX, condition, modulations, segments_BT, mel_BTA, streams,
+                                  method="velocity")
+
+        partner = partner_width(self.config)
+        if not partner or self.config.guidance == 1.0:
+            return velocity(condition_BTC)
+        alone_BTC = condition_BTC.at[..., -partner:].set(0.0)
+        return guide(velocity(condition_BTC), velocity(alone_BTC), self.config.guidance)
+
+
+def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
+    """velocity(segments, *streams) in blocks of `block` frames with enough frames around each to change nothing, one
+    after the other: memory then depends on the block, not on the length. block = 0: all at once. None streams stay."""
+    T = segments_BT.shape[1]
+    if not block or T <= block:
+        return velocity(segments_BT, *streams)
+    left, right = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+    count = -(-T // block)
+
+    def padded(x):
+        return jnp.pad(x, ((0, 0), (left, count * block - T + right)) + ((0, 0),) * (x.ndim - 2))
+
+    whole = jax.tree.map(padded, (segments_BT, *streams))  # outside the sequence: segment 0, hidden
+
+    def one(i):
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * block, left + block + right, axis=1), whole)
+        return velocity(*part)[:, left:left + block]
+
+    out_NBTX = jax.lax.map(one, jnp.arange(count))
+    return jnp.moveaxis(out_NBTX, 0, 1).reshape(out_NBTX.shape[1], count * block, -1)[:, :T]
+
+
+def frame_noise(key, frames_T, width: int):
+    """Unit normal (time, width); each frame from its own fold of the key, so that it does not matter how far a sequence
+    is padded, or in which chunks its frames are asked for."""
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (width,), jnp.float32))(frames_T)
 
 
 def noise(keys, shape):
-    """Unit normal (batch, *shape), each example from its own key, and each frame from its own fold of it: an example's
-    noise depends neither on its neighbours nor on how far it is padded."""
-    def frame(key, i):
-        return jax.random.normal(jax.random.fold_in(key, i), shape[1:], jnp.float32)
-
-    return jax.vmap(lambda key: jax.vmap(lambda i: frame(key, i))(jnp.arange(shape[0])))(keys)
+    """Unit normal (batch, time, width), each example from its own key."""
+    return jax.vmap(lambda key: frame_noise(key, jnp.arange(shape[0]), shape[1]))(keys)
 
 
 def compute_dtype(name: str):

@@ -1,0 +1,111 @@
+"""Chunk in, chunk out: AV-Flow's sampler on a stream that has not ended yet.
+
+Every Euler step runs one look-ahead (the sum of the right windows) behind the step before it, on a window that holds
+the whole left context, so what comes out equals the offline sampler's result; it comes `look_ahead(config)` frames
+late. The state is a pytree of fixed shapes; one compiled function does every chunk.
+
+Suffixes: B batch, C condition width, X state width, W window (left + chunk + right), S Euler steps, N chunk.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.systems.avflow.config import look_ahead, receptive_field
+from avjax.systems.avflow.system import System, frame_noise
+
+
+class StreamingSampler:
+    """Feeds chunks of conditions to a System; `keys` (batch,) as in `System.generate`, whose noise it reproduces."""
+
+    def __init__(self, system: System, params, keys, *, chunk: int, steps: int | None = None):
+        if system.config.fusion == "cascaded":
+            raise UserError("the cascade cannot stream: its face waits for the finished speech",
+                            where="config.system.fusion", expected="highway | separate | shared", found="cascaded")
+        self.system, self.params, self.keys, self.chunk = system, params, keys, chunk
+        self.steps = steps or system.config.euler_steps
+        self.delay = look_ahead(system.config, self.steps)[0]  # frames between a condition and its output
+        self._step = jax.jit(functools.partial(advance, system, chunk=chunk, steps=self.steps))
+        self.reset()
+
+    def reset(self):
+        c = self.system.config
+        left, right = receptive_field(c)
+        window, batch = left + self.chunk + right, self.keys.shape[0]
+        width = c.face_dim + c.head_dim + c.mel_dim
+        late = window + (self.steps - 1) * right
+        condition = sum(spec.shape[-1] for name, spec in self.system.conditions_spec.items() if name != "mask")
+        self.state = {"states": jnp.zeros((self.steps, batch, window, width)),
+                      "condition": jnp.zeros((batch, late, condition)),
+                      "segments": jnp.zeros((batch, late), jnp.int32),
+                      "frame": jnp.zeros((), jnp.int32)}
+        self.given = self.returned = 0
+
+    def feed(self, conditions) -> dict:
+        """Conditions of exactly `chunk` frames (no mask) -> streams that are final by now (0 to `chunk` frames)."""
+        condition_BNC = self.system.condition(conditions)
+        if condition_BNC.shape[1] != self.chunk:
+            raise UserError("streaming chunk", expected=f"{self.chunk} frames",
+                            found=f"{condition_BNC.shape[1]} frames",
+                            way_out="use finish() for a shorter last chunk")
+        self.given += self.chunk
+        return self._advance(condition_BNC, self.chunk)
+
+    def finish(self, conditions=None) -> dict:
+        """The last, possibly shorter chunk; returns everything still owed."""
+        condition = self.state["condition"][:, :0] if conditions is None else self.system.condition(conditions)
+        frames = condition.shape[1]
+        self.given += frames
+        parts = []
+        while self.returned < self.given:
+            padded = jnp.pad(condition, ((0, 0), (0, self.chunk - condition.shape[1]), (0, 0)))
+            parts.append(self._advance(padded, frames))
+            condition, frames = condition[:, :0], 0
+        if not parts:
+            return self._split(jnp.zeros((self.keys.shape[0], 0, self.state["states"].shape[-1])))
+        return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+    def _advance(self, condition_BNC, real: int):
+        self.state, x1_BNX = self._step(self.params, self.keys, self.state, condition_BNC, real)
+        first = int(self.state["frame"]) - self.delay - self.chunk  # of the returned chunk; negative while filling up
+        start = max(0, -first)
+        stop = max(start, min(self.chunk, self.given - first))
+        self.returned += stop - start
+        return self._split(x1_BNX[:, start:stop])
+
+    def _split(self, x1_BTX):
+        c = self.system.config
+        face, head, mel = np.split(np.asarray(x1_BTX), [c.face_dim, c.face_dim + c.head_dim], axis=-1)
+        return {"mel": mel, "face": face, "head": head}
+
+
+def advance(system: System, params, keys, state, condition_BNC, real, *, chunk: int, steps: int):
+    """One chunk through all Euler steps. `real`: how many of its frames exist. -> new state, (B, N, X) at t = 1."""
+    left, right = receptive_field(system.config)
+    window = left + chunk + right
+    first = state["frame"]
+    condition = jnp.concatenate([state["condition"][:, chunk:], condition_BNC], axis=1)
+    fresh = jnp.broadcast_to(jnp.arange(chunk) < real, condition_BNC.shape[:2]).astype(jnp.int32)
+    segments = jnp.concatenate([state["segments"][:, chunk:], fresh], axis=1)
+    width = state["states"].shape[-1]
+    noise_BNX = system.config.temperature * jax.vmap(
+        lambda key: frame_noise(key, first + jnp.arange(chunk), width))(keys)
+
+    def step(new_BNX, inputs):
+        s, buffer_BWX, modulations = inputs
+        buffer_BWX = jnp.concatenate([buffer_BWX[:, chunk:], new_BNX], axis=1)
+        # step s works `s * right` frames behind the newest condition
+        start = condition.shape[1] - window - s * right
+        here = jax.lax.dynamic_slice_in_dim(condition, start, window, axis=1)
+        seen = jax.lax.dynamic_slice_in_dim(segments, start, window, axis=1)
+        velocity = system.step_velocity(params, seen, buffer_BWX, here, modulations=modulations)
+        done = slice(left, left + chunk)
+        return buffer_BWX[:, done] + velocity[:, done] / steps, buffer_BWX
+
+    per_step = system.step_modulations(params, steps)
+    x1_BNX, buffers = jax.lax.scan(step, noise_BNX, (jnp.arange(steps), state["states"], per_step))
+    new = {"states": buffers, "condition": condition, "segments": segments, "frame": first + chunk}
+    return new, x1_BNX

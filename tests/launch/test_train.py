@@ -1,0 +1,216 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avjax.errors import UserError
+from configs import head_vae
+from data_pipelines import store
+from data_pipelines.schema import Feature
+from launch import flags, stages, training
+
+ROOT = Path(__file__).parents[2]
+FEATURES = {"id": Feature((), "str", "name"), "pose_z": Feature((None, 7), "float32", "pose", "", 30.0)}
+
+
+def write_clips(out, *, seed=0, width=7):
+    rng = np.random.default_rng(seed)
+    features = FEATURES | {"pose_z": Feature((None, width), "float32", "pose", "", 30.0)}
+
+    def examples(split, count):
+        for i in range(count):
+            pose = rng.standard_normal((20 + i, width), np.float32).cumsum(0) / 5
+            yield {"id": f"{split}{i}", "pose_z": pose.astype(np.float32)}
+
+    return store.write_dataset(out, name="tiny", description="walks", features=features, progress=False,
+                               splits={"train": examples("t", 6), "valid": examples("v", 4)},
+                               recipes={"pose": {"of": "walk", "seed": seed}},
+                               codecs={"pose": {"mean": np.zeros(7), "std": np.ones(7)}})
+
+
+TINY = {"system.d_ff": 16, "data.batch_size": 4, "data.segment": 16, "train.steps": 4, "train.checkpoint_every": 2,
+        "train.evaluate_every": 2, "train.log_every": 1, "train.loss_examples": 4, "train.peak_flops": 1e11,
+        "mesh.data": 1, "mesh.fsdp": 1}
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """head_vae's rules replicate everything; one device keeps compilation short."""
+    import jax
+
+    device = jax.devices()[:1]
+    monkeypatch.setattr(training, "make_mesh", lambda sizes, make=training.make_mesh: make(sizes, device))
+
+
+def config(clips, **overrides):
+    c = head_vae.get_config()
+    c.data.dir = str(clips)
+    c.update_from_flattened_dict(TINY | overrides)
+    return c.lock()
+
+
+def records(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in r.items() if k not in ("steps_per_second", "mfu")} for r in lines if r["kind"] == "train"]
+
+
+@pytest.mark.slow
+def test_training_with_the_real_loader_resumes_exactly_and_keeps_the_codecs(tmp_path, one_device):
+    clips = write_clips(tmp_path / "clips").dir
+    whole = training.run_training(config(clips), tmp_path / "whole")
+    assert {"valid/loss", "valid/kl", "valid/reconstruction"} == whole.metrics.keys()
+    training.run_training(config(clips, **{"train.steps": 2}), tmp_path / "parts")
+    training.run_training(config(clips, **{"data.threads": 0}), tmp_path / "parts")
+    assert records(tmp_path / "whole") == records(tmp_path / "parts") and len(records(tmp_path / "whole")) == 4
+    for name in ("recipes.json", "codecs/pose.npz", "config.json"):
+        assert (tmp_path / "whole" / name).is_file()
+
+    with pytest.raises(UserError) as error:
+        training.run_training(config(clips, **{"system.d_ff": 32, "data.batch_size": 8}), tmp_path / "whole")
+    for word in ("another config", "system.d_ff=16", "system.d_ff=32", "data.batch_size=4"):
+        assert word in str(error.value)
+    with pytest.raises(UserError, match="train.steps"):  # a cosine ends elsewhere; a constant rate does not care
+        cosine = {"optimizer.schedule": "cosine"}
+        training.check_resumable(config(clips, **cosine), tmp_path / "none")
+        training.write_run_files(config(clips, **cosine), tmp_path / "cosine", store.open_dataset(clips))
+        training.check_resumable(config(clips, **cosine, **{"train.steps": 5}), tmp_path / "cosine")
+
+
+def test_data_that_does_not_fit_leaves_no_workdir(tmp_path, one_device):
+    clips = write_clips(tmp_path / "clips", width=6).dir
+    for overrides, word in (({}, "width of 'pose_z'"), ({"data.train_split": "trian"}, "train or valid"),
+                            ({"data.dir": str(tmp_path / "none")}, "no dataset here"), ({"data.dir": ""}, "no data")):
+        with pytest.raises(UserError, match=word):
+            training.run_training(config(clips, **overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def fake_prepare(monkeypatch):
+    """launch.prepare.prepare replaced by a writer that counts its calls."""
+    calls = []
+
+    def prepare(dataset, out, seed=0):
+        calls.append(seed)
+        write_clips(out, seed=seed)
+
+    module = type(sys)("launch.prepare")
+    module.prepare = prepare
+    monkeypatch.setitem(sys.modules, "launch.prepare", module)
+    return calls
+
+
+def test_stages_run_once_and_refuse_other_arguments(tmp_path, fake_prepare):
+    def stage(**arguments):
+        return ({"kind": "prepare", "dataset": "tiny", "out": "{workdir}/clips"} | arguments,)
+
+    assert list(stages.run_stages(stage(seed=1), tmp_path)) == ["prepare clips"]
+    assert stages.run_stages(stage(seed=1), tmp_path) == {} and fake_prepare == [1]
+    with pytest.raises(UserError) as error:
+        stages.run_stages(stage(seed=2), tmp_path)
+    for word in ("seed=2", "seed=1", f"delete the folder {tmp_path / 'clips'}"):
+        assert word in str(error.value)
+    with pytest.raises(UserError, match="wrong arguments.*sead"):
+        stages.run_stages(stage(sead=2, out="{workdir}/other"), tmp_path)
+    with pytest.raises(UserError, match=r"config.stages\[0\].*prepare or extract or train.*'prepair'"):
+        stages.run_stages(stage(kind="prepair"), tmp_path)
+    (tmp_path / "clips" / "checksums.json").unlink()  # no longer whole
+    with pytest.raises(UserError, match="not whole"):
+        stages.run_stages(stage(seed=1), tmp_path)
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(UserError, match="not from this job.*delete the folder"):
+        stages.run_stages(stage(out="{workdir}/foreign"), tmp_path)
+
+
+def test_a_stage_killed_before_its_record_was_closed_is_whole_if_its_dataset_is(tmp_path, fake_prepare):
+    stage = ({"kind": "prepare", "dataset": "tiny", "out": "{workdir}/clips"},)
+    stages.run_stages(stage, tmp_path)
+    record = tmp_path / "clips.stage.json"
+    record.write_text(record.read_text().replace("true", "false"))
+    assert stages.run_stages(stage, tmp_path) == {} and fake_prepare == [0]
+
+
+def test_training_stage_is_skipped_when_done_and_goes_on_when_not(tmp_path, one_device):
+    clips = write_clips(tmp_path / "clips").dir
+    stage = ({"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/vae",
+              "overrides": TINY | {"data.dir": str(clips)}},)
+    assert list(stages.run_stages(stage, tmp_path)) == ["train vae"]
+    assert stages.run_stages(stage, tmp_path) == {}
+    record = tmp_path / "vae.stage.json"
+    record.write_text(record.read_text().replace("true", "false"))
+    before = records(tmp_path / "vae")
+    assert list(stages.run_stages(stage, tmp_path)) == ["train vae"] and records(tmp_path / "vae") == before
+
+
+def test_launchers_may_define_the_same_flags():
+    from absl import flags as absl_flags
+
+    absl_flags.DEFINE_string("workdir", "mine", "x", allow_override=True)
+    ours = absl_flags.FLAGS["workdir"]
+    generate = flags.launcher("launch.generate")
+    assert callable(generate.generate) and absl_flags.FLAGS["workdir"] is ours
+
+
+@pytest.mark.parametrize("key, nearest", [("trian.steps", "train.steps"), ("optimizer.learning_rat",
+                                          "optimizer.learning_rate"), ("batch_size", "data.batch_size")])
+def test_unknown_key_names_the_nearest(key, nearest):
+    with pytest.raises(UserError, match=f"nearest valid key: {nearest}; found: {key}"):
+        flags.load_config("configs/head_vae.py", {key: 1})
+
+
+def test_config_files_that_cannot_be_used(tmp_path):
+    with pytest.raises(UserError, match="no such config.*head_vae.py"):
+        flags.load_config("configs/nope.py")
+    (tmp_path / "broken.py").write_text("def get_config():\n    return 1 / 0\n")
+    with pytest.raises(UserError, match="broken.py; found: ZeroDivisionError"):
+        flags.load_config(tmp_path / "broken.py")
+    with pytest.raises(UserError, match="wrong type.*train.steps"):
+        flags.load_config("configs/head_vae.py", {"train.steps": "many"})
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "launch.train", *arguments]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--config=configs/head_vae.py", "--config.train.stepz=3", "--workdir={}"], ["train.stepz", "train.steps"]),
+    (["--config=configs/head_vae.py", "--config.train.steps=many", "--workdir={}"], ["train.steps", "many"]),
+    (["--workdir={}"], ["--config=FILE.py"]),
+])
+def test_wrong_command_line_is_one_line_and_exit_code_2(tmp_path, arguments, words):
+    workdir = tmp_path / "run"
+    done = subprocess.run(command(*(a.format(workdir) for a in arguments)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
+    clips, workdir = write_clips(tmp_path / "clips").dir, tmp_path / "run"
+    arguments = command("--config=configs/head_vae.py", f"--workdir={workdir}", f"--config.data.dir={clips}",
+                        *(f"--config.{k}={v}" for k, v in TINY.items() if k != "train.steps"))
+    process = subprocess.Popen([*arguments, "--config.train.steps=100000"], cwd=ROOT, stderr=subprocess.PIPE,
+                               env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, text=True)
+    deadline = time.monotonic() + 120
+    while not (workdir / "metrics.jsonl").exists() or len(records_so_far(workdir)) < 3:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75 and "signal SIGTERM: saved step" in errors and "Traceback" not in errors
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"going on from step {saved}" in done.stderr and "done in" in done.stderr
+    assert [r["step"] for r in records(workdir)] == list(range(1, saved + 3))
+
+
+def records_so_far(workdir):
+    return [line for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"train"' in line]

@@ -1,0 +1,91 @@
+"""Attention kernels against each other and against what a mask promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import UserError
+from avjax.nn.attention import Band, Causal, Full, attention
+
+B, H, T, K = 2, 2, 75, 8
+
+
+def inputs(length=T):
+    return [jax.random.normal(jax.random.key(i), (B, H, length, K)) for i in range(3)]
+
+
+def segments(kind):
+    if kind == "none":
+        return None
+    if kind == "padding":
+        return (jnp.arange(T) < jnp.array([[T], [50]])).astype(jnp.int32)
+    return jnp.where(jnp.arange(T) < 31, 4, jnp.where(jnp.arange(T) < 60, 7, 0))[None].repeat(B, 0)  # packing
+
+
+@pytest.mark.parametrize("mask", [Band(16, 8), Band(0, 3), Band(40, 2), Band(200, 200), Causal(), Full()], ids=str)
+@pytest.mark.parametrize("kind", ["none", "padding", "packing"])
+def test_banded_equals_dense(mask, kind):
+    seg = segments(kind)
+    real = jnp.ones((B, T)) if seg is None else (seg > 0).astype(jnp.float32)
+
+    def run(kernel):
+        def scalar(q, k, v):  # a weighted sum over real frames: what padding itself returns is free
+            out = attention(q, k, v, mask=mask, segments=seg, kernel=kernel)
+            return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape)) * real[:, None, :, None]), out
+
+        (_, out), grads = jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2), has_aux=True))(*inputs())
+        return out * real[:, None, :, None], grads
+
+    dense, dense_grads = run("dense")
+    banded, banded_grads = run("banded")
+    np.testing.assert_allclose(banded, dense, atol=2e-6)
+    for ours, reference in zip(banded_grads, dense_grads, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=2e-5)
+
+
+@pytest.mark.parametrize("kernel", ["dense", "banded"])
+@pytest.mark.parametrize("mask", [Band(5, 2), Causal()], ids=str)
+def test_gradients_show_exactly_the_band(kernel, mask):
+    """|d out_i / d v_j| summed over channels is non-zero exactly where i may see j."""
+    q, k, v = (x[:1, :1, :40] for x in inputs())
+    jacobian = jax.jacobian(lambda v: attention(q, k, v, mask=mask, kernel=kernel)[0, 0].sum(-1))(v)
+    seen = np.abs(jacobian[:, 0, 0]).sum(-1) > 0
+    offset = np.arange(40)[None] - np.arange(40)[:, None]
+    left, right = mask.band(40)
+    np.testing.assert_array_equal(seen, (offset >= -left) & (offset <= right))
+
+
+@pytest.mark.parametrize("kernel", ["dense", "banded"])
+def test_padding_is_invisible_to_real_frames(kernel):
+    q, k, v = inputs()
+    valid = (jnp.arange(T) < 50).astype(jnp.float32)[None].repeat(B, 0)
+    padded = attention(q, k, v, mask=Band(16, 8), valid=valid, kernel=kernel)
+    alone = attention(q[:, :, :50], k[:, :, :50], v[:, :, :50], mask=Band(16, 8), kernel=kernel)
+    np.testing.assert_allclose(padded[:, :, :50], alone, atol=1e-6)
+    assert np.isfinite(padded).all()
+
+
+def test_matches_the_library_attention():
+    q, k, v = inputs()
+    theirs = jax.nn.dot_product_attention(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), is_causal=True)
+    np.testing.assert_allclose(attention(q, k, v, mask=Causal()), theirs.transpose(0, 2, 1, 3), atol=2e-6)
+
+
+def test_banded_work_is_linear_in_time():
+    def flops(length):
+        shapes = [jax.ShapeDtypeStruct((1, 2, length, 16), jnp.float32)] * 3
+        compiled = jax.jit(lambda q, k, v: attention(q, k, v, mask=Band(16, 8))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert flops(4096) < 2.2 * flops(2048) < 4.9 * flops(1024)
+
+
+def test_bad_input():
+    q, k, v = inputs()
+    with pytest.raises(UserError, match="unknown attention kernel"):
+        attention(q, k, v, kernel="flash")
+    with pytest.raises(UserError, match="window"):
+        Band(-1, 2)
+    with pytest.raises(UserError, match="not both"):
+        attention(q, k, v, segments=jnp.ones((B, T), int), valid=jnp.ones((B, T)))

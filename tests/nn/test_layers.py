@@ -1,0 +1,65 @@
+"""Hand-written backward passes against automatic ones; rotary layouts against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from avjax.nn.embeddings import halves_from_adjacent, rotary_tables, rotate
+from avjax.nn.layers import Dense, adaptive_norm, gelu, matmul
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_gelu_is_the_exact_one():
+    x = jnp.linspace(-6, 6, 101)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    assert np.abs(gelu(x) - jax.nn.gelu(x, approximate=True)).max() > 1e-4
+    ours, automatic = (jax.vmap(jax.grad(f))(x) for f in (gelu, lambda x: jax.nn.gelu(x, approximate=False)))
+    np.testing.assert_allclose(ours, automatic, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_adaptive_norm_and_its_gradient(batch):
+    x, beta, gamma, dy = normal(0, 3, 5, 8), normal(1, batch, 1, 8), normal(2, batch, 1, 8), normal(3, 3, 5, 8)
+
+    def plain(x, beta, gamma):
+        return jax.nn.standardize(x, epsilon=1e-6) * (1 + gamma) + beta
+
+    out, pull = jax.vjp(lambda *a: adaptive_norm(*a, 1e-6), x, beta, gamma)
+    reference, reference_pull = jax.vjp(plain, x, beta, gamma)
+    np.testing.assert_allclose(out, reference, atol=1e-6)
+    for ours, theirs in zip(pull(dy), reference_pull(dy), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_matmul_gradient():
+    check_grads(matmul, (normal(0, 2, 3, 4), normal(1, 4, 5)), order=1, modes=["rev"])
+
+
+def test_dense_rows_add_up():
+    dense = Dense((2, 3), 7)
+    x = normal(0, 4, 7)
+    params = dense.init(jax.random.key(1), x)
+    assert params["params"]["kernel"].shape == (7, 2, 3)
+    parts = (dense.apply(params, x[:, :4], rows=slice(0, 4), bias=False)
+             + dense.apply(params, x[:, 4:], rows=slice(4, None)))
+    np.testing.assert_allclose(parts, dense.apply(params, x), atol=1e-6)
+
+
+def test_rotary_layouts_give_the_same_scores_and_depend_on_distance_only():
+    q, k = normal(0, 1, 1, 6, 16), normal(1, 1, 1, 6, 16)
+    order = halves_from_adjacent(16)
+
+    def scores(first, pairs, reorder):
+        tables = rotary_tables(jnp.arange(first, first + 6), 16)
+        a, b = (rotate(x[..., order] if reorder else x, *tables, pairs) for x in (q, k))
+        return jnp.einsum("bhqk,bhsk->bhqs", a, b)
+
+    adjacent = scores(0, "adjacent", False)
+    np.testing.assert_allclose(scores(0, "halves", True), adjacent, atol=1e-5)
+    np.testing.assert_allclose(scores(100, "adjacent", False), adjacent, atol=1e-4)
+    assert np.abs(scores(0, "halves", False) - adjacent).max() > 1e-2

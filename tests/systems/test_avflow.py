@@ -1,0 +1,217 @@
+"""AV-Flow's promises: receptive field, padding, masked means, ablations, blocks of time, streaming, strict rules."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import UserError
+from avjax.systems.api import build, example_batch
+from avjax.systems.avflow.config import default, dyadic, look_ahead, paper, receptive_field, released, windows
+from avjax.systems.avflow.streaming import StreamingSampler
+
+
+def tiny(**overrides):
+    """Two blocks where windows matter, one elsewhere: compilation is what these tests spend their time on."""
+    c = default()
+    c.update(dict(d_model=16, num_blocks=1, num_heads=2, d_ff=16, mel_dim=5, face_dim=4, head_dim=2, token_dim=3,
+                  window=(3, 1), euler_steps=2))
+    c.update(overrides)
+    return c
+
+
+def random_params(system, seed=0):
+    """Every parameter random: fresh ones have closed gates, through which nothing shows."""
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return jax.tree.unflatten(tree, [0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+
+
+def batch_of(system, batch=2, time=20, seed=0):
+    shapes = example_batch(system, batch=batch, time=time)
+    data = {name: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), s.shape)
+            for i, (name, s) in enumerate(shapes.items())}
+    return {**data, "mask": jnp.ones((batch, time))}
+
+
+def generate(system, params, conditions, keys):
+    return jax.jit(system.generate)(params, conditions, keys)
+
+
+def conditions_of(system, **kw):
+    return {name: value for name, value in batch_of(system, **kw).items() if name in system.conditions_spec}
+
+
+def test_receptive_field_is_the_sum_of_the_windows():
+    system = build(tiny(num_blocks=2, window=((3, 1), (2, 2))))
+    params, time = random_params(system), 24
+    x, conditions = jnp.zeros((1, time, 11)), conditions_of(system, batch=1, time=time)
+
+    def output(tokens):
+        return system.velocity(params, x, jnp.full((1,), 0.4), tokens, conditions["mask"])[0].sum(-1)
+
+    jacobian = jax.jit(jax.jacobian(output))(system.condition(conditions))
+    seen = np.abs(jacobian[:, 0]).sum(-1) > 0
+    left, right = receptive_field(system.config)
+    assert (left, right) == (5, 3)
+    offset = np.arange(time)[None] - np.arange(time)[:, None]
+    np.testing.assert_array_equal(seen, (offset >= -left) & (offset <= right))
+
+
+def test_look_ahead_arithmetic():
+    assert look_ahead(released(), steps=1) == (64, pytest.approx(64 * 256 / 22050))  # 0.74 s
+    assert look_ahead(paper(), steps=1)[0] == 16
+    assert look_ahead(tiny(num_blocks=2, window=((3, 1), (2, 2)), euler_steps=3))[0] == 9  # three steps of 1 + 2
+    assert windows(paper()) == ((10, 2),) * 8
+
+
+@pytest.mark.parametrize("fusion", ["highway", "separate", "shared", "cascaded"])
+def test_every_fusion_trains_and_samples(fusion):
+    system = build(tiny(fusion=fusion))
+    params, batch = random_params(system), batch_of(system)
+    (loss, metrics), grads = jax.jit(jax.value_and_grad(system.loss, has_aux=True))(params, batch, jax.random.key(1))
+    assert set(metrics) == {"loss", "face", "head", "mel"}
+    weights = system.config.loss_weights
+    np.testing.assert_allclose(loss, sum(weights[k] * metrics[k] for k in ("face", "head", "mel")), rtol=1e-6)
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads)), "a parameter that nothing trains"
+    streams = generate(system, params, conditions_of(system), jax.random.split(jax.random.key(2), 2))
+    assert {name: s.shape for name, s in streams.items()} == {
+        name: spec.resolve(batch=2, time=20).shape for name, spec in system.streams_spec.items()}
+
+
+def test_ablations_cut_what_they_say():
+    """Does the face's velocity feel the noisy mel? Not without a highway."""
+    for fusion, felt in (("highway", True), ("separate", False), ("shared", True), ("cascaded", False)):
+        system = build(tiny(fusion=fusion))
+        params, batch = random_params(system), batch_of(system)
+        condition = system.condition(batch)
+
+        def face(mel, system=system, params=params, batch=batch, condition=condition):
+            x = jnp.concatenate([batch["face"], batch["head"], mel], -1)
+            return system.velocity(params, x, jnp.full((2,), 0.3), condition, None, batch["mel"])[..., :4].sum()
+
+        assert (float(jnp.abs(jax.jit(jax.grad(face))(batch["mel"])).max()) > 0) == felt, fusion
+
+
+def test_padding_changes_neither_loss_nor_sample():
+    system = build(tiny())
+    params, keys = random_params(system), jax.random.split(jax.random.key(5), 2)
+    short = conditions_of(system, time=15)
+    pad = {name: jnp.concatenate([x, (0 if name == "mask" else 9) * jnp.ones((2, 6, *x.shape[2:]))], axis=1)
+           for name, x in short.items()}
+    a, b = generate(system, params, short, keys), generate(system, params, pad, keys)
+    for name in a:
+        np.testing.assert_allclose(b[name][:, :15], a[name], atol=2e-5)
+        assert not np.asarray(b[name][:, 15:]).any()
+    # the loss at given noise: padded frames count for nothing
+    x0, x1 = (jax.random.normal(jax.random.key(i), (2, 15, 11)) for i in (1, 2))
+    t = jnp.array([0.2, 0.7])
+    loss_at = jax.jit(system.loss_at)
+    plain = loss_at(params, x0, x1, t, system.condition(short), short["mask"])[0]
+    wide = [jnp.pad(x, ((0, 0), (0, 6), (0, 0)), constant_values=50.0) for x in (x0, x1)]
+    padded = loss_at(params, *wide, t, system.condition(pad), pad["mask"])[0]
+    np.testing.assert_allclose(padded, plain, rtol=1e-5)
+
+
+def test_an_example_does_not_depend_on_its_neighbours():
+    system = build(tiny())
+    params, keys, conditions = random_params(system), jax.random.split(jax.random.key(5), 2), conditions_of(system)
+    both = generate(system, params, conditions, keys)
+    second = generate(system, params, {name: x[1:] for name, x in conditions.items()}, keys[1:])
+    for name in both:
+        np.testing.assert_allclose(both[name][1:], second[name], atol=1e-5)
+
+
+def test_blocks_of_time_change_nothing():
+    whole, blocked = build(tiny()), build(tiny(sample_block=16))
+    params, conditions = random_params(whole), conditions_of(whole, time=50)
+    x0 = jax.random.normal(jax.random.key(3), (2, 50, 11))
+    ours, reference = (jax.jit(s.sample)(params, x0, conditions) for s in (blocked, whole))
+    np.testing.assert_allclose(ours, reference, atol=3e-5)
+
+
+def test_remat_changes_nothing():
+    plain, remat = build(tiny()), build(tiny(remat=True))
+    params, batch = random_params(plain), batch_of(plain)
+    a, b = (jax.jit(jax.grad(lambda p, s=s: s.loss(p, batch, jax.random.key(0))[0]))(params) for s in (plain, remat))
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
+
+
+def test_partner_streams_dropout_and_guidance():
+    system = build(dyadic(tiny(partner_dropout=0.0)))
+    params, conditions = random_params(system), conditions_of(system)
+    assert set(conditions) == {"tokens", "partner_tokens", "partner_expression", "partner_head", "mask"}
+    x0 = jax.random.normal(jax.random.key(3), (2, 20, 11))
+    gone = {name: 0 * x if name.startswith("partner") else x for name, x in conditions.items()}
+
+    def first_step(guidance, conditions):
+        config = dyadic(tiny())
+        config.guidance, config.euler_steps = guidance, 1
+        return jax.jit(build(config).sample)(params, x0, conditions) - x0
+
+    expected = first_step(1.0, gone) + 1.5 * (first_step(1.0, conditions) - first_step(1.0, gone))
+    np.testing.assert_allclose(first_step(1.5, conditions), expected, atol=1e-4)
+    assert np.abs(first_step(1.5, conditions) - first_step(1.0, conditions)).max() > 1e-2
+    batch = batch_of(system)
+    dropping = build(dyadic(tiny(partner_dropout=1.0 - 1e-6)))
+    batch_gone = {name: 0 * x if name.startswith("partner") else x for name, x in batch.items()}
+    key = jax.random.key(0)
+    loss = jax.jit(system.loss)
+    dropped, silent = jax.jit(dropping.loss)(params, batch, key)[0], loss(params, batch_gone, key)[0]
+    np.testing.assert_allclose(dropped, silent, rtol=1e-6)
+    assert not np.allclose(dropped, loss(params, batch, key)[0], rtol=1e-4)
+
+
+def test_identity_reaches_the_output():
+    system = build(tiny(identity_dim=4))
+    params, conditions = random_params(system), conditions_of(system)
+    keys = jax.random.split(jax.random.key(0), 2)
+    a = generate(system, params, conditions, keys)["face"]
+    b = generate(system, params, {**conditions, "identity": conditions["identity"].at[1].add(1.0)}, keys)["face"]
+    np.testing.assert_array_equal(a[0], b[0])
+    assert np.abs(a[1] - b[1]).max() > 1e-3
+
+
+def test_streaming_equals_offline():
+    system = build(tiny(num_blocks=2, window=((3, 1), (2, 2)), euler_steps=3))
+    params, keys, time = random_params(system), jax.random.split(jax.random.key(5), 2), 41
+    conditions = conditions_of(system, time=time)
+    offline = generate(system, params, conditions, keys)
+    stream = StreamingSampler(system, params, keys, chunk=8)
+    assert stream.delay == 9
+    parts, arrived = [], []
+    for start in range(0, 40, 8):
+        parts.append(stream.feed({"tokens": conditions["tokens"][:, start:start + 8]}))
+        arrived.append(parts[-1]["mel"].shape[1])
+    parts.append(stream.finish({"tokens": conditions["tokens"][:, 40:]}))
+    assert arrived == [0, 7, 8, 8, 8]  # nine frames late, and no later
+    for name in offline:
+        online = np.concatenate([part[name] for part in parts], axis=1)
+        np.testing.assert_allclose(online, offline[name], atol=2e-5)
+
+
+@pytest.mark.parametrize("config", [tiny(), tiny(fusion="shared"), dyadic(tiny(fusion="cascaded"))],
+                         ids=["highway", "shared", "cascaded"])
+def test_every_parameter_matches_exactly_one_rule(config):
+    system = build(config)
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        name = "/".join(str(part.key) for part in path)
+        hits = [axes for pattern, axes in system.param_rules if re.fullmatch(pattern, name)]
+        assert len(hits) == 1, f"{name}: {len(hits)} rules"
+        assert len(hits[0]) == leaf.ndim, name
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("fusion", "motorway", "fusion"), ("d_model", 20, "width"), ("window", ((1, 2), (3, 4), (5, 6)), "windows"),
+    ("window", (-1, 2), "windows"), ("guidance", 2.0, "guidance"), ("face_dim", 0, "width")])
+def test_bad_configs(field, value, message):
+    config = tiny()
+    with config.ignore_type():
+        config[field] = value
+    with pytest.raises(UserError, match=message):
+        build(config)

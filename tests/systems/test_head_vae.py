@@ -1,0 +1,69 @@
+"""The head VAE: it learns, padding is invisible, dropout is a training matter only."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from avjax.systems import head_vae
+from avjax.systems.api import build
+
+
+def tiny():
+    c = head_vae.released()
+    c.d_ff = 32
+    return c
+
+
+def poses(batch=4, time=24):
+    phase = jax.random.uniform(jax.random.key(0), (batch, 1, 7)) * 6
+    return jnp.sin(jnp.arange(time)[None, :, None] * 0.3 + phase)
+
+
+def test_padding_is_invisible():
+    system = build(tiny())
+    params, pose = jax.jit(system.init)(jax.random.key(1)), poses(2, 10)
+    padded = jnp.pad(pose, ((0, 0), (0, 5), (0, 0)), constant_values=9.0)
+    encode = jax.jit(system.encode)
+    mask = jnp.pad(jnp.ones((2, 10)), ((0, 0), (0, 5)))
+    np.testing.assert_allclose(encode(params, padded, mask)[:, :10], encode(params, pose), atol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 2)
+    out = jax.jit(system.generate)(params, {"pose_z": padded, "mask": mask}, keys)["pose_z"]
+    assert out.shape == padded.shape and not np.asarray(out[:, 10:]).any()
+
+
+@pytest.mark.slow
+def test_training_reconstructs():
+    system = build(tiny())
+    params, batch = jax.jit(system.init)(jax.random.key(1)), {"pose_z": poses(), "mask": jnp.ones((4, 24))}
+    optimizer = optax.adam(5e-3)
+
+    @jax.jit
+    def step(carry, key):
+        params, state = carry
+        (_, metrics), grads = jax.value_and_grad(system.loss, has_aux=True)(params, batch, key)
+        updates, state = optimizer.update(grads, state)
+        return (optax.apply_updates(params, updates), state), metrics["reconstruction"]
+
+    keys = jax.random.split(jax.random.key(2), 150)
+    _, errors = jax.lax.scan(step, (params, optimizer.init(params)), keys)
+    assert float(errors[-10:].mean()) < 0.5 * float(errors[0])
+
+
+def test_dropout_only_with_a_key():
+    system = build(tiny())
+    variables, pose = {"params": jax.jit(system.init)(jax.random.key(1))}, poses(2)
+    encode = jax.jit(lambda key=None: system.net.apply(variables, pose, None, key, method="encode")[0])
+    plain, again, dropped = encode(), encode(), encode(jax.random.key(3))
+    np.testing.assert_array_equal(plain, again)
+    assert np.abs(dropped - plain).max() > 1e-3
+
+
+def test_kl_of_a_unit_normal_is_zero():
+    system = build(tiny())
+    params = jax.tree.map(jnp.zeros_like, jax.eval_shape(system.init, jax.random.key(1)))
+    batch = {"pose_z": poses(), "mask": jnp.ones((4, 24))}
+    metrics = jax.jit(system.loss)(params, batch, jax.random.key(0))[1]
+    assert float(metrics["kl"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(metrics["reconstruction"]) == pytest.approx(float(jnp.abs(batch["pose_z"]).mean()), rel=1e-5)
