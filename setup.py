@@ -15,6 +15,7 @@ REQUIRES = [
     "jiwer>=4",
     "espeakng-loader>=0.2.4",  # espeak-ng and its voices as a wheel
     "matplotlib>=3.9",
+    "mel-cepstral-distance>=0.0.4",
     "ml-collections>=1.1",
     "numpy>=2",
     "opencv-python-headless>=4.10,<5",  # 5 moved the face cascades out of the wheel

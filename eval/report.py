@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+from PIL import Image
 
 from avjax.errors import UserError
 from data_pipelines import media
@@ -25,7 +26,8 @@ MEANING = {
     "Div_e": "diversity of face codes", "Div_h": "diversity of head pose", "BC_e": "face motion on audio onsets",
     "BC_h": "head motion on audio onsets", "mel_L1": "mean error of the mel spectrogram",
     "BC_e_gap": "distance of BC_e from the truth's, clip by clip", "BC_h_gap": "the same for the head",
-    "MCD": "mel-cepstral distance after time warping", "MCD_audio": "the same, from the clip's own audio", "WER": "word error rate of the recogniser",
+    "MCD": "mel-cepstral distance after time warping", "MCD_audio": "the same, from the clip's own audio",
+    "WER": "word error rate of the recogniser",
 }
 BETTER = {"up": "higher is better", "down": "lower is better", "truth": "nearer to the truth is better"}
 STYLE = """
@@ -127,8 +129,9 @@ def _example(sample: dict) -> str:
     figures.append(_img(plots.png(plots.curves(pairs, 30, threshold)), "motion curves"))
     players = []
     for title, signals in (("generated", model), ("ground truth via codec", truth)):
-        video = video_bytes(benchmark, signals, sample["identity"])
-        player = (f"<video controls preload=metadata src='{_data('video/mp4', video)}'></video>" if video else
+        video = video_and_poster(benchmark, signals, sample["identity"])
+        player = (f"<video controls preload=metadata poster='{_data('image/jpeg', video[1])}' "
+                  f"src='{_data('video/mp4', video[0])}'></video>" if video else
                   f"<audio controls src='{_data('audio/wav', wav_bytes(signals.waveform, rate))}'></audio>")
         players.append(f"<figure><figcaption>{title}</figcaption>{player}</figure>")
     heard = ""
@@ -163,8 +166,8 @@ def wav_bytes(wave_N: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
-def video_bytes(benchmark, signals, identity) -> bytes | None:
-    """Small mp4 with sound, or None where the decoder draws no faces."""
+def video_and_poster(benchmark, signals, identity) -> tuple[bytes, bytes] | None:
+    """(mp4 with sound, its middle frame as JPEG), or None where the decoder draws no faces."""
     frames = benchmark.pictures(signals.streams, identity)
     if frames is None:
         return None
@@ -172,7 +175,9 @@ def video_bytes(benchmark, signals, identity) -> bytes | None:
         path = pathlib.Path(folder) / "clip.mp4"
         media.write_mp4(path, frames, 30, fit_sound(signals.waveform, len(frames) / 30, benchmark.sample_rate),
                         benchmark.sample_rate, crf=26)
-        return path.read_bytes()
+        poster = io.BytesIO()
+        Image.fromarray(frames[len(frames) // 2]).save(poster, "JPEG", quality=85)
+        return path.read_bytes(), poster.getvalue()
 
 
 def fit_sound(wave_N: np.ndarray, seconds: float, rate: int) -> np.ndarray:

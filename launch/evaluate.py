@@ -20,7 +20,7 @@ from eval import benchmarks, report, runner
 from launch import flags as launch_flags
 from launch.stages import fill
 
-REPORT_EXAMPLES = 3  # of every split, with players
+REPORT_EXAMPLES = 2  # of every split, with players
 
 
 def open_benchmark(config, workdir, *, full: bool = True):

@@ -25,9 +25,10 @@ flags.DEFINE_float("max_seconds", None, "Longest clip.", lower_bound=1.0)
 flags.DEFINE_integer("components", None, "Numbers in a face code.", lower_bound=1)
 flags.DEFINE_integer("size", None, "Side of a face crop, pixels.", lower_bound=16)
 flags.DEFINE_float("minutes", None, "How much to make, for --dataset=puppets.", lower_bound=0.1)
+flags.DEFINE_integer("dialogues", None, "Two-party dialogues to make besides, for --dataset=puppets.", lower_bound=0)
 flags.DEFINE_integer("seed", None, "Of whatever the dataset draws at random.")
 _OWN = ("dataset", "source", "out", "tokens", "weights", "units", "speaker", "longest_identity", "audio_only",
-        "max_seconds", "components", "size", "minutes", "seed")
+        "max_seconds", "components", "size", "minutes", "dialogues", "seed")
 
 
 def known() -> list[str]:

@@ -39,7 +39,7 @@ _ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w",
             "ʁ": "ɹ", "q": "k", "ɵ": "ə", "ɤ": "ʌ", "ɯ": "u", "ʋ": "v", "ɕ": "ʃ", "ʑ": "ʒ", "ʂ": "ʃ", "ʐ": "ʒ", "ʈ": "t",
             "ɖ": "d", "ɳ": "n", "ɭ": "l", "ɽ": "ɾ", "ts": "t"}  # neighbours for sounds that en-us rarely has
 _CLASS_SCALE = 3.0  # one-hots are scaled up so that they are not lost beside unit noise in the input
-RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, roughness 0", "rate": RATE,
+RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, roughness 0", "native_rate": RATE,
           "classes": list(CLASSES), "prosody": list(PROSODY), "class_scale": _CLASS_SCALE, "diphthongs": "cross-faded",
           "pauses": PAUSES, "lead_trail": [LEAD, TRAIL], "version": 1}
 

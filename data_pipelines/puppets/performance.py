@@ -17,6 +17,8 @@ NOISE = 0.05  # standard deviation of what is random, relative to a full movemen
 _CALM = 2.2  # seconds without a blink after which the next stressed syllable brings one
 _HOLD = 0.012  # seconds of rest on either side of a beat
 _SPEED = 5.0  # of emphasis per second, between beats
+_STRESSED = {"jaw_open": 0.16, "upper_lip_raise": 0.13, "lower_lip_drop": 0.2, "lip_width": 0.22, "lip_protrusion": -0.08,
+             "smile": 0.28, "gaze_x": 0.1, "gaze_y": 0.14, "tongue_body": 0.15}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,10 @@ def perform(phonemes, duration: float, identity: np.ndarray, rng: np.random.Gene
     reacting = _plateaus(time, [(r.start, r.end + 0.4) for r in reactions], 0.15)
     wobble = _noise(rng, n, 8) * noise
 
-    column["smile"] += 0.12 + 0.1 * cheer + 0.6 * said["!"] + 0.15 * said["?"] + 0.15 * emphasis + 0.55 * reacting
+    column["smile"] += 0.12 + 0.1 * cheer + 0.6 * said["!"] + 0.15 * said["?"] + 0.55 * reacting
     column["smile"] += 0.5 * wobble[:, 0]
+    for name, share in _STRESSED.items():  # the whole face moves with the syllables
+        column[name] += share * emphasis
     raised = 0.45 * emphasis + 0.7 * _rising(time, phrases, "?") + 0.3 * said["!"] + 0.25 * reacting
     column["brow_left"] += raised + 0.6 * wobble[:, 1]
     column["brow_right"] += 0.8 * raised + 0.15 * said[","] + 0.6 * wobble[:, 1]

@@ -10,7 +10,7 @@ def voice_of(identity: np.ndarray) -> dict:
     size, weight, haste, cheer, manner = (float(identity[i]) for i in (0, 1, 2, 3, 7))
     middle = 135 * 2 ** (-0.4 * size - 0.2 * weight)
     span = 2 ** (0.2 + 0.08 * cheer)
-    return {"pitch": (round(middle / span), round(middle * span)), "formants": round(100 - 6 * size - 2 * manner),
+    return {"pitch": (round(middle / span), round(middle * span)), "formants": round(101 - 4.5 * size - 1.5 * manner),
             "rate": round(150 + 14 * haste)}
 
 

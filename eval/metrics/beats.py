@@ -3,7 +3,8 @@
 score = mean over audio onsets of exp(-d^2 / (2 sigma^2)), d = time to the nearest motion beat. The works that AV-Flow
 cites disagree about direction, sigma and threshold, so all three are arguments; the defaults are in RECIPE. Motion
 beats are the minima of the rate of change (SAiD): |frame difference| per coefficient over its normaliser, averaged
-over coefficients. SAiD divides by the mean over the clips being scored, so a clip's value depends on its company; we
+over coefficients; threshold and smoothing were chosen on ground truth alone, since without smoothing every frame's jitter
+is a beat. SAiD divides by the mean over the clips being scored, so a clip's value depends on its company; we
 divide by the mean over training clips. A clip without motion beats or onsets gives NaN, not 0, and is left out.
 """
 
@@ -43,9 +44,6 @@ def motion_beats(rate_N: np.ndarray, fps: float, threshold: float) -> np.ndarray
     rise = np.maximum(before, after) - here
     index = 1 + np.flatnonzero((here < before) & (here < after) & (rise > threshold))
     return index / fps
-
-
-# threshold and smoothing were chosen on ground truth alone: without smoothing, jitter of a frame counts as a beat.
 
 
 def smooth(x_ND: np.ndarray, frames: float) -> np.ndarray:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.systems import api
+from avjax.systems.avflow import config as avflow_config
 from data_pipelines import store
 from eval import runner
 from eval.in_loop import InLoopEvaluator
@@ -43,7 +45,8 @@ def test_perfect_system_meets_every_target(perfect):
     results, _ = perfect
     model, truth = results["summary"]["valid"]["model"], results["summary"]["valid"]["truth"]
     assert model["F1_lips"]["value"] == 1 and model["mel_L1"]["value"] < 1e-6 and model["FD_e"]["value"] < 1e-6
-    assert model["MCD"]["value"] < 1e-3 and model["BC_e_gap"]["value"] < 1e-6 and model["BC_e"]["value"] == pytest.approx(truth["BC_e"]["value"], abs=1e-6)
+    assert model["MCD"]["value"] < 1e-3 and model["BC_e_gap"]["value"] < 1e-6
+    assert model["BC_e"]["value"] == pytest.approx(truth["BC_e"]["value"], abs=1e-6)
     assert {t["metric"] for t in results["targets"]["valid"]} == {"F1_lips", "FD_e", "mel_L1", "MCD", "BC_h", "BC_e",
                                                                  "WER"}
     missed = [t["metric"] for t in results["targets"]["valid"] if not t["met"]]
@@ -90,6 +93,26 @@ def test_streams_do_not_depend_on_batch_size_or_order(dataset):
         for stream, value in together[name].items():
             np.testing.assert_allclose(alone[name][stream], value, atol=1e-5)
         assert np.abs(other_seed[name]["mel"] - together[name]["mel"]).max() > 0.1
+
+
+@pytest.mark.slow
+def test_avflow_samples_do_not_depend_on_batch_size_or_padding(monkeypatch):
+    config = avflow_config.default()
+    config.update(d_model=32, num_blocks=2, num_heads=2, d_ff=32, face_dim=4, head_dim=3, token_dim=5, euler_steps=4)
+    system = api.build(config)
+    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape),
+                          system.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    examples = [(f"e{n}", n, {"tokens": rng.normal(size=(n, 5)).astype(np.float32)}) for n in (40, 60, 90, 100, 126)]
+    together = dict(runner.Generator(system, batch_size=4, seed=0)(params, examples))
+    alone = dict(runner.Generator(system, batch_size=1, seed=0)(params, examples[::-1]))
+    monkeypatch.setattr(runner, "bucket", lambda length: 192)
+    padded = dict(runner.Generator(system, batch_size=3, seed=0)(params, examples))
+    for name, streams in together.items():
+        for stream, value in streams.items():
+            assert value.std() > 0.1
+            np.testing.assert_allclose(alone[name][stream], value, atol=1e-4)
+            np.testing.assert_allclose(padded[name][stream], value, atol=1e-4)
 
 
 def test_scores_do_not_depend_on_what_else_is_scored(dataset, tmp_path):

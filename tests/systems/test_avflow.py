@@ -24,17 +24,19 @@ def tiny(**overrides):
 
 def random_params(system, seed=0):
     """Every parameter random: fresh ones have closed gates, through which nothing shows."""
+    rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return jax.tree.unflatten(tree, [0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    return jax.tree.map(lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def batch_of(system, batch=2, time=20, seed=0):
     shapes = example_batch(system, batch=batch, time=time)
-    data = {name: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), s.shape)
-            for i, (name, s) in enumerate(shapes.items())}
-    return {**data, "mask": jnp.ones((batch, time))}
+    data = {name: normal((seed, i), *s.shape) for i, (name, s) in enumerate(shapes.items())}
+    return {**data, "mask": np.ones((batch, time), np.float32)}
 
 
 def generate(system, params, conditions, keys):
@@ -48,7 +50,7 @@ def conditions_of(system, **kw):
 def test_receptive_field_is_the_sum_of_the_windows():
     system = build(tiny(num_blocks=2, window=((3, 1), (2, 2))))
     params, time = random_params(system), 24
-    x, conditions = jnp.zeros((1, time, 11)), conditions_of(system, batch=1, time=time)
+    x, conditions = np.zeros((1, time, 11), np.float32), conditions_of(system, batch=1, time=time)
 
     def output(tokens):
         return system.velocity(params, x, jnp.full((1,), 0.4), tokens, conditions["mask"])[0].sum(-1)
@@ -100,18 +102,18 @@ def test_padding_changes_neither_loss_nor_sample():
     system = build(tiny())
     params, keys = random_params(system), jax.random.split(jax.random.key(5), 2)
     short = conditions_of(system, time=15)
-    pad = {name: jnp.concatenate([x, (0 if name == "mask" else 9) * jnp.ones((2, 6, *x.shape[2:]))], axis=1)
+    pad = {name: np.concatenate([x, np.full((2, 6, *x.shape[2:]), 0 if name == "mask" else 9, x.dtype)], axis=1)
            for name, x in short.items()}
     a, b = generate(system, params, short, keys), generate(system, params, pad, keys)
     for name in a:
         np.testing.assert_allclose(b[name][:, :15], a[name], atol=2e-5)
         assert not np.asarray(b[name][:, 15:]).any()
     # the loss at given noise: padded frames count for nothing
-    x0, x1 = (jax.random.normal(jax.random.key(i), (2, 15, 11)) for i in (1, 2))
-    t = jnp.array([0.2, 0.7])
+    x0, x1 = normal(1, 2, 15, 11), normal(2, 2, 15, 11)
+    t = np.array([0.2, 0.7], np.float32)
     loss_at = jax.jit(system.loss_at)
     plain = loss_at(params, x0, x1, t, system.condition(short), short["mask"])[0]
-    wide = [jnp.pad(x, ((0, 0), (0, 6), (0, 0)), constant_values=50.0) for x in (x0, x1)]
+    wide = [np.pad(x, ((0, 0), (0, 6), (0, 0)), constant_values=50.0) for x in (x0, x1)]
     padded = loss_at(params, *wide, t, system.condition(pad), pad["mask"])[0]
     np.testing.assert_allclose(padded, plain, rtol=1e-5)
 
@@ -128,7 +130,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
 def test_blocks_of_time_change_nothing():
     whole, blocked = build(tiny()), build(tiny(sample_block=16))
     params, conditions = random_params(whole), conditions_of(whole, time=50)
-    x0 = jax.random.normal(jax.random.key(3), (2, 50, 11))
+    x0 = normal(3, 2, 50, 11)
     ours, reference = (jax.jit(s.sample)(params, x0, conditions) for s in (blocked, whole))
     np.testing.assert_allclose(ours, reference, atol=3e-5)
 
@@ -142,22 +144,25 @@ def test_remat_changes_nothing():
 
 
 def test_partner_streams_dropout_and_guidance():
-    system = build(dyadic(tiny(partner_dropout=0.0)))
+    def dyadic_with(**overrides):
+        config = dyadic(tiny())
+        config.update(overrides)
+        return build(config)
+
+    system = dyadic_with(partner_dropout=0.0)
     params, conditions = random_params(system), conditions_of(system)
     assert set(conditions) == {"tokens", "partner_tokens", "partner_expression", "partner_head", "mask"}
-    x0 = jax.random.normal(jax.random.key(3), (2, 20, 11))
+    x0 = normal(3, 2, 20, 11)
     gone = {name: 0 * x if name.startswith("partner") else x for name, x in conditions.items()}
 
     def first_step(guidance, conditions):
-        config = dyadic(tiny())
-        config.guidance, config.euler_steps = guidance, 1
-        return jax.jit(build(config).sample)(params, x0, conditions) - x0
+        return jax.jit(dyadic_with(guidance=guidance, euler_steps=1).sample)(params, x0, conditions) - x0
 
     expected = first_step(1.0, gone) + 1.5 * (first_step(1.0, conditions) - first_step(1.0, gone))
     np.testing.assert_allclose(first_step(1.5, conditions), expected, atol=1e-4)
     assert np.abs(first_step(1.5, conditions) - first_step(1.0, conditions)).max() > 1e-2
     batch = batch_of(system)
-    dropping = build(dyadic(tiny(partner_dropout=1.0 - 1e-6)))
+    dropping = dyadic_with(partner_dropout=1.0 - 1e-6)
     batch_gone = {name: 0 * x if name.startswith("partner") else x for name, x in batch.items()}
     key = jax.random.key(0)
     loss = jax.jit(system.loss)
@@ -171,7 +176,7 @@ def test_identity_reaches_the_output():
     params, conditions = random_params(system), conditions_of(system)
     keys = jax.random.split(jax.random.key(0), 2)
     a = generate(system, params, conditions, keys)["face"]
-    b = generate(system, params, {**conditions, "identity": conditions["identity"].at[1].add(1.0)}, keys)["face"]
+    b = generate(system, params, {**conditions, "identity": conditions["identity"] + np.array([[0.0], [1.0]], np.float32)}, keys)["face"]
     np.testing.assert_array_equal(a[0], b[0])
     assert np.abs(a[1] - b[1]).max() > 1e-3
 
