@@ -70,7 +70,8 @@ def test_look_ahead_arithmetic():
     assert windows(paper()) == ((10, 2),) * 8
 
 
-@pytest.mark.parametrize("fusion", ["highway", "separate", "shared", "cascaded"])
+@pytest.mark.parametrize("fusion", ["highway", *(pytest.param(name, marks=pytest.mark.slow)
+                                                for name in ("separate", "shared", "cascaded"))])
 def test_every_fusion_trains_and_samples(fusion):
     system = build(tiny(fusion=fusion))
     params, batch = random_params(system), batch_of(system)
@@ -84,6 +85,7 @@ def test_every_fusion_trains_and_samples(fusion):
         name: spec.resolve(batch=2, time=20).shape for name, spec in system.streams_spec.items()}
 
 
+@pytest.mark.slow
 def test_ablations_cut_what_they_say():
     """Does the face's velocity feel the noisy mel? Not without a highway."""
     for fusion, felt in (("highway", True), ("separate", False), ("shared", True), ("cascaded", False)):
@@ -98,6 +100,7 @@ def test_ablations_cut_what_they_say():
         assert (float(jnp.abs(jax.jit(jax.grad(face))(batch["mel"])).max()) > 0) == felt, fusion
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_loss_nor_sample():
     system = build(tiny())
     params, keys = random_params(system), jax.random.split(jax.random.key(5), 2)
@@ -135,6 +138,7 @@ def test_blocks_of_time_change_nothing():
     np.testing.assert_allclose(ours, reference, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     plain, remat = build(tiny()), build(tiny(remat=True))
     params, batch = random_params(plain), batch_of(plain)
@@ -143,6 +147,7 @@ def test_remat_changes_nothing():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 
 
+@pytest.mark.slow
 def test_partner_streams_dropout_and_guidance():
     def dyadic_with(**overrides):
         config = dyadic(tiny())
@@ -176,11 +181,13 @@ def test_identity_reaches_the_output():
     params, conditions = random_params(system), conditions_of(system)
     keys = jax.random.split(jax.random.key(0), 2)
     a = generate(system, params, conditions, keys)["face"]
-    b = generate(system, params, {**conditions, "identity": conditions["identity"] + np.array([[0.0], [1.0]], np.float32)}, keys)["face"]
+    other = {**conditions, "identity": conditions["identity"] + np.array([[0.0], [1.0]], np.float32)}
+    b = generate(system, params, other, keys)["face"]
     np.testing.assert_array_equal(a[0], b[0])
     assert np.abs(a[1] - b[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_streaming_equals_offline():
     system = build(tiny(num_blocks=2, window=((3, 1), (2, 2)), euler_steps=3))
     params, keys, time = random_params(system), jax.random.split(jax.random.key(5), 2), 41

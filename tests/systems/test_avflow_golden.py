@@ -55,6 +55,7 @@ def test_velocity(arrays, mode):
     assert relative_error(out, rec["velocity"]) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arrays", "mode"), CASES)
 def test_euler_sample(arrays, mode):
     system, params, conditions, rec, _ = prepare(arrays, mode)
