@@ -17,7 +17,7 @@ def get_config():
     c = base.get_config()
     c.name = "quickstart"
     c.stages = (
-        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=30.0, seed=0),
+        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=30.0, valid=27, test=18, seed=0),
         dict(kind="train", config="configs/head_vae.py", workdir="{workdir}/head_vae",
              overrides={"data.dir": "{workdir}/data/clips", "data.segment": 90, "data.batch_size": 16,
                         "system.d_ff": 64, "train.steps": 600, "train.evaluate_every": 600,

@@ -13,7 +13,6 @@ import resource
 import shlex
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -208,6 +207,4 @@ def summary(seconds: list[float]) -> dict:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
-        raise SystemExit("Python 3.11 or newer is needed")
     launch_flags.run(main)
