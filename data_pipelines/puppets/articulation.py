@@ -32,8 +32,8 @@ _LIKE = {"b": "p", "m": "p", "v": "f", "d": "t", "n": "t", "ɾ": "t", "z": "s", 
          "ɡ": "k", "ŋ": "k", "ʔ": "h"}
 BILABIALS = ("p", "b", "m")
 _LIP, _TIP, _BODY = MOUTH.index("lip_aperture"), MOUTH.index("tongue_tip"), MOUTH.index("tongue_body")
-_VOWEL_TAU, _CONSONANT_TAU, _REST_TAU = 0.08, 0.04, 0.05
-_SLOWER = 1.7  # everything but the aperture takes so much longer
+_VOWEL_TAU, _CONSONANT_TAU, _REST_TAU = 0.05, 0.03, 0.05
+_PROTRUSION = MOUTH.index("lip_protrusion")
 
 
 def _strength(name: str) -> np.ndarray:
@@ -81,8 +81,6 @@ def mouth(phonemes, n_frames: int, rate: float = 30.0, manner: float = 1.0) -> n
                 tau = 0.008
             elif name == espeak.SILENCE:  # not shut while the neighbouring sounds still ring
                 a, b = (a + b) / 2 if b - a < 0.12 else a + 0.06, (a + b) / 2 if b - a < 0.12 else b - 0.06
-            elif vowel:  # the posture is reached as the vowel begins and lets go early, as visible speech leads the sound
-                a, b = a - 0.05, a + 0.2 * (b - a)
             targets.append(target)
             strengths.append(strength)
             spans.append((a, b))
@@ -93,7 +91,7 @@ def mouth(phonemes, n_frames: int, rate: float = 30.0, manner: float = 1.0) -> n
     away_NP = np.maximum(np.maximum(before * 0.8, after), 0)  # anticipation reaches further than carry-over
     weights, wanted = np.array(strengths), np.array(strengths) * np.array(targets)
     out = np.zeros((n_frames, len(MOUTH)))
-    for columns, widen in (([_LIP], 1.0), ([i for i in range(len(MOUTH)) if i != _LIP], _SLOWER)):
+    for columns, widen in (([i for i in range(len(MOUTH)) if i != _PROTRUSION], 1.0), ([_PROTRUSION], 1.8)):
         pull_NP = np.exp(-away_NP / (tau_P * widen)) + 1e-12
         out[:, columns] = (pull_NP @ wanted[:, columns]) / (pull_NP @ weights[:, columns])
     return out

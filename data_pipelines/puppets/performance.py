@@ -15,10 +15,6 @@ from data_pipelines.puppets.face_code import INDEX, WIDTH
 FPS = 30
 NOISE = 0.05  # standard deviation of what is random, relative to a full movement
 _CALM = 2.2  # seconds without a blink after which the next stressed syllable brings one
-_HOLD = 0.012  # seconds of rest on either side of a beat
-_SPEED = 5.0  # of emphasis per second, between beats
-_STRESSED = {"jaw_open": 0.16, "upper_lip_raise": 0.13, "lower_lip_drop": 0.2, "lip_width": 0.22, "lip_protrusion": -0.08,
-             "smile": 0.28, "gaze_x": 0.1, "gaze_y": 0.14, "tongue_body": 0.15}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +41,17 @@ def perform(phonemes, duration: float, identity: np.ndarray, rng: np.random.Gene
     reacting = _plateaus(time, [(r.start, r.end + 0.4) for r in reactions], 0.15)
     wobble = _noise(rng, n, 8) * noise
 
-    column["smile"] += 0.12 + 0.1 * cheer + 0.6 * said["!"] + 0.15 * said["?"] + 0.55 * reacting
-    column["smile"] += 0.5 * wobble[:, 0]
-    for name, share in _STRESSED.items():  # the whole face moves with the syllables
-        column[name] += share * emphasis
+    column["smile"] += 0.12 + 0.1 * cheer + 0.6 * said["!"] + 0.15 * said["?"] + 0.55 * reacting + wobble[:, 0] * 0.5
     raised = 0.45 * emphasis + 0.7 * _rising(time, phrases, "?") + 0.3 * said["!"] + 0.25 * reacting
-    column["brow_left"] += raised + 0.6 * wobble[:, 1]
-    column["brow_right"] += 0.8 * raised + 0.15 * said[","] + 0.6 * wobble[:, 1]
+    column["brow_left"] += raised + wobble[:, 1]
+    column["brow_right"] += 0.8 * raised + 0.15 * said[","] + wobble[:, 1]
     for (t0, _, mark) in phrases:  # eyes leave the partner as a thought begins, and come back
         away = np.where(time >= t0 - 0.15, np.exp(-np.maximum(time - t0, 0) / 0.4) * _ease((time - t0 + 0.15) / 0.15), 0)
         x, y = {",": (0.5, 0.1), ".": (-0.5, 0.3), "?": (0.3, -0.5), "!": (-0.1, -0.2)}[mark]
         column["gaze_x"] += x * away
         column["gaze_y"] += y * away
-    column["gaze_x"] += 0.4 * wobble[:, 2]
-    column["gaze_y"] += 0.4 * wobble[:, 3] - 0.1 * reacting
+    column["gaze_x"] += wobble[:, 2]
+    column["gaze_y"] += wobble[:, 3] - 0.1 * reacting
     blink = _blinks(time, phrases, beats, duration, reactions, rng, noise)
     column["blink_left"] += blink
     column["blink_right"] += 0.95 * blink
@@ -77,9 +70,9 @@ def _pose(time, phrases, phonemes, reactions, said, wobble, cheer) -> np.ndarray
     for r in reactions:
         t = np.clip((time - r.start) / 0.8, 0, 1)
         bob += np.sin(2 * np.pi * t) ** 2 * (t < 1)
-    yaw = 0.15 * place * (said["."] - said[","]) + 0.03 * nod + 0.03 * wobble[:, 4]
+    yaw = 0.15 * place * (said["."] - said[","]) + 0.03 * wobble[:, 4]
     pitch = (0.08 + 0.02 * cheer) * nod - 0.08 * place * said["!"] + 0.16 * bob + 0.03 * wobble[:, 5]
-    roll = 0.12 * place * said["?"] + 0.04 * place * said["."] - 0.03 * nod + 0.03 * wobble[:, 6]
+    roll = 0.12 * place * said["?"] + 0.04 * place * said["."] + 0.03 * wobble[:, 6]
     # A gesture that fills the phrase also moves the neck.
     x = 0.25 * yaw + 0.015 * wobble[:, 7]
     y = 0.35 * pitch - 0.02 * place
@@ -114,25 +107,20 @@ def _blinks(time, phrases, beats, duration, reactions, rng, noise):
 
 
 def _steps(time, phonemes):
-    """A movement that comes to rest at every vowel's onset, where the sound begins too, and nowhere else. It goes down
-    to stressed ones and up to others, the other way where two alike follow each other, at one speed: a long way when
-    there is time. 0 in silence."""
-    at, depth, down = [-1.0], [0.0], False
+    """A movement that comes to rest at every vowel's onset, where the sound begins too, and nowhere else: deep at
+    stressed ones, high at the others, every second one a little lower; 0 in silence."""
+    at, depth, parity = [-1.0], [0.0], 0
     for symbol, t0, t1 in phonemes:
         if espeak.is_vowel(symbol):
-            far = np.clip(_SPEED * (t0 - at[-1] - _HOLD), 0.25, 1.2)
-            down = depth[-1] - far < -0.5 or (not down if espeak.stress_of(symbol) == 0 or down else True)
-            down = down and depth[-1] + far < 1.7
+            parity = 0 if espeak.stress_of(symbol) else parity + 1
             at.append(t0)
-            depth.append(depth[-1] + (far if down else -far))
+            depth.append(0.4 + 0.6 * espeak.stress_of(symbol) if espeak.stress_of(symbol) else 0.35 * (parity % 2 == 0))
         elif not espeak.classes_of(symbol) and t1 - t0 > 0.15:
-            at += [t0 + 0.1, max(t1 - 0.15, t0 + 0.12)] if t1 - t0 > 0.3 else [(t0 + t1) / 2]
+            at += [t0 + 0.1, t1 - 0.1] if t1 - t0 > 0.3 else [(t0 + t1) / 2]
             depth += [0.0] * (2 if t1 - t0 > 0.3 else 1)
-            down = False
     at, depth = np.array([*at, time[-1] + 1.0]), np.array([*depth, 0.0])
     i = np.clip(np.searchsorted(at, time, "right") - 1, 0, len(at) - 2)
-    start, end = at[i] + _HOLD, at[i + 1] - _HOLD
-    return depth[i] + (depth[i + 1] - depth[i]) * _ease((time - start) / np.maximum(end - start, 1e-3))
+    return depth[i] + (depth[i + 1] - depth[i]) * _ease((time - at[i]) / np.maximum(at[i + 1] - at[i], 1e-3))
 
 
 def _plateaus(time, spans, ramp):
