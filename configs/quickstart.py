@@ -9,7 +9,7 @@ Sizes:    ours; the published ones are in configs/avflow_released.py.
 from avjax.systems.avflow import config as avflow
 from configs import base
 
-TOKENS = 52  # phoneme features of avjax/encoders/espeak.py
+TOKENS = 53  # phoneme features of avjax/encoders/espeak.py
 FACE = 16  # named articulators
 
 
@@ -29,7 +29,7 @@ def get_config():
     c.system = s = avflow.default()
     s.d_model, s.num_blocks, s.num_heads, s.d_ff = 192, 4, 3, 512
     s.token_dim, s.face_dim, s.head_dim, s.identity_dim = TOKENS, FACE, 8, 8
-    s.euler_steps = 8
+    s.euler_steps, s.temperature = 8, 0.8
 
     c.data.dir = "{workdir}/data/features"
     c.data.batch_size, c.data.segment = 8, 172  # two seconds
@@ -38,7 +38,7 @@ def get_config():
     o.learning_rate, o.schedule, o.warmup_steps, o.clip_norm, o.ema_decay = 2e-3, "cosine", 100, 1.0, 0.99
 
     t = c.train
-    t.steps, t.log_every, t.checkpoint_every, t.evaluate_every = 1200, 20, 400, 400
+    t.steps, t.log_every, t.checkpoint_every, t.evaluate_every = 1500, 25, 500, 500
 
     e = c.evaluate
     e.benchmark, e.splits, e.in_loop_examples = "puppets", ("valid", "test_speaker"), 6

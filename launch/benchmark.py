@@ -105,13 +105,14 @@ def train_case(config, system, batch: int, segment: int) -> dict:
     """The loop's own training step on random data."""
     import jax
 
-    from avjax.sharding.mesh import batch_sharding, make_mesh
+    from avjax.sharding.mesh import batch_sharding, check_batch, make_mesh
     from avjax.systems.api import example_batch
     from avjax.training.optimizer import make_optimizer
     from avjax.training.state import abstract_params, abstract_state, init_state
     from avjax.training.step import CompiledStep, make_train_step
 
     mesh, ema = make_mesh(config.mesh), config.optimizer.ema_decay > 0
+    check_batch(batch, mesh, accumulate=config.optimizer.accumulate, where="--batch")
     optimizer = make_optimizer(config.optimizer, config.train.steps, abstract_params(system))
     step = make_train_step(system, optimizer, seed=config.seed, accumulate=config.optimizer.accumulate,
                            ema_decay=config.optimizer.ema_decay)

@@ -3,10 +3,10 @@
 Prints the new dataset's schema, splits and durations.
 """
 
-from absl import app, flags
+from absl import flags
 
-from avjax.errors import exit_cleanly
 from data_pipelines import extract, inspect, resample
+from launch import flags as launch_flags
 
 CLIPS = flags.DEFINE_string("clips", None, "Clip dataset made by launch.prepare.", required=True)
 OUT = flags.DEFINE_string("out", None, "Feature dataset to make; must not exist.", required=True)
@@ -20,7 +20,6 @@ RESAMPLE = flags.DEFINE_enum("resample", "timestamps", resample.MODES,
                              "By time, or by stretching lengths as the published code does.")
 
 
-@exit_cleanly
 def main(argv):
     del argv
     dataset = extract.extract(CLIPS.value, OUT.value, tokens=TOKENS.value, head=HEAD.value, head_vae=HEAD_VAE.value,
@@ -29,4 +28,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch_flags.run(main, needs_config=False)

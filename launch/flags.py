@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from avjax.errors import UserError, exit_cleanly
@@ -33,7 +33,12 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
 
-    app.run(exit_cleanly(main), flags_parser=parse)
+    def quiet(argv):
+        if not flags.FLAGS["verbosity"].present:  # app.run turns libraries' remarks on: Orbax's, JAX's on backends
+            logging.set_verbosity(logging.ERROR)
+        return main(argv)
+
+    app.run(exit_cleanly(quiet), flags_parser=parse)
 
 
 def launcher(name: str) -> ModuleType:

@@ -7,10 +7,11 @@ import importlib
 import inspect
 import pkgutil
 
-from absl import app, flags
+from absl import flags
 
-from avjax.errors import UserError, exit_cleanly
+from avjax.errors import UserError
 from data_pipelines import ingest
+from launch import flags as launch_flags
 
 flags.DEFINE_string("dataset", None, "What is being brought in: a file of data_pipelines/ingest.", required=True)
 flags.DEFINE_string("source", None, "Folder of the raw media.")
@@ -53,13 +54,11 @@ def prepare(dataset: str, **arguments):
     return function(**arguments)
 
 
-@exit_cleanly
 def main(argv):
-    if len(argv) > 1:
-        raise UserError("unexpected argument", where="command line", expected="--flag=value", found=" ".join(argv[1:]))
+    del argv
     values = {name: flags.FLAGS[name].value for name in _OWN}
     prepare(**{name: value for name, value in values.items() if value is not None})
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch_flags.run(main, needs_config=False)

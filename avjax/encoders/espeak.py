@@ -32,7 +32,7 @@ CONSONANTS = tuple("p b t d k ɡ ɾ ʔ f v θ ð s z ʃ ʒ tʃ dʒ h m n ŋ l ɹ
 SILENCE = "_"
 CLASSES = (SILENCE, *VOWELS, *CONSONANTS)
 PHRASES = (",", ".", "?", "!")  # what ends a phrase; also the symbol of the pause that follows it
-PROSODY = ("stress", "ramp", "position", "since_pause", "to_pause", "beat", *(f"phrase {p}" for p in PHRASES))
+PROSODY = ("stress", "ramp", "position", "since_pause", "to_pause", "beat", "foot", *(f"phrase {p}" for p in PHRASES))
 WIDTH = len(CLASSES) + len(PROSODY)
 _ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w", "x": "k", "ɫ": "l", "ɬ": "l", "ɒ": "ɑ", "ɨ": "ᵻ",
             "y": "u", "ø": "ɜ", "œ": "ɜ", "ç": "h", "ɣ": "ɡ", "β": "v", "ɲ": "n", "ɥ": "j", "c": "k", "ʎ": "l", "χ": "h",
@@ -41,7 +41,7 @@ _ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w",
 _CLASS_SCALE = 3.0  # one-hots are scaled up so that they are not lost beside unit noise in the input
 RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, roughness 0", "native_rate": RATE,
           "classes": list(CLASSES), "prosody": list(PROSODY), "class_scale": _CLASS_SCALE, "diphthongs": "cross-faded",
-          "pauses": PAUSES, "lead_trail": [LEAD, TRAIL], "version": 1}
+          "pauses": PAUSES, "lead_trail": [LEAD, TRAIL], "version": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,12 +174,24 @@ def beats_of(phonemes) -> list[tuple[float, float]]:
     return [(t0, stress_of(s)) for s, t0, _ in phonemes if stress_of(s) and is_vowel(s)]
 
 
+def feet_of(phonemes) -> list[tuple[float, int, float]]:
+    """(onset, place, stress) of every vowel; places count from 0 and start again after a pause of 0.15 s: the metre."""
+    out, place = [], 0
+    for symbol, t0, t1 in phonemes:
+        if is_vowel(symbol):
+            out.append((t0, place, stress_of(symbol)))
+            place += 1
+        elif not classes_of(symbol) and t1 - t0 > 0.15:
+            place = 0
+    return out
+
+
 def phone_features(phonemes, n_frames: int, rate: float = RATE) -> np.ndarray:
     """(n_frames, WIDTH) float32: scaled one-hot of the class (diphthongs cross-fade) and prosody that text decides.
 
     Prosody: stress of the phoneme; ramp 0..1 through it; position 0..1 in its phrase; exponentials (0.3 s) of the time
-    since the phrase began and until it ends; a 60 ms bump at the onset of stressed vowels; one-hot of the phrase's
-    closing mark (also during the pause after it).
+    since the phrase began and until it ends; a 60 ms bump at the onset of stressed vowels; the metre, +-1 by
+    turns from vowel to vowel; one-hot of the phrase's closing mark (also during the pause after it).
 
     Args:
       phonemes: (symbol, t0, t1) in order, as Utterance.phonemes; gaps count as silence.
@@ -209,6 +221,10 @@ def phone_features(phonemes, n_frames: int, rate: float = RATE) -> np.ndarray:
         since, to = np.abs(time_N - t0), np.abs(time_N - t1)
         x_NC[:, column["since_pause"]] = np.maximum(x_NC[:, column["since_pause"]], 2 * np.exp(-since / 0.3))
         x_NC[:, column["to_pause"]] = np.maximum(x_NC[:, column["to_pause"]], 2 * np.exp(-to / 0.3))
+    feet = feet_of(phonemes)
+    for (t0, place, _), following in zip(feet, [*feet[1:], None], strict=True):
+        until = following[0] if following and following[1] else t0 + 0.4
+        x_NC[(time_N >= t0) & (time_N < until), column["foot"]] = 1.5 - 3 * (place % 2)
     for t, strength in beats_of(phonemes):
         x_NC[:, column["beat"]] += 2 * strength * np.exp(-((time_N - t) / 0.06) ** 2 / 2)
     return x_NC

@@ -14,6 +14,8 @@ from data_pipelines.puppets.face_code import INDEX, WIDTH
 
 FPS = 30
 NOISE = 0.05  # standard deviation of what is random, relative to a full movement
+_HOLD = 0.012  # seconds of rest on either side of a vowel's onset
+_LIFT = {"brow_left": 0.5, "brow_right": 0.45, "cheek_raise": 0.3, "smile": 0.3, "gaze_x": 0.2, "gaze_y": 0.25}
 _CALM = 2.2  # seconds without a blink after which the next stressed syllable brings one
 
 
@@ -42,6 +44,9 @@ def perform(phonemes, duration: float, identity: np.ndarray, rng: np.random.Gene
     wobble = _noise(rng, n, 8) * noise
 
     column["smile"] += 0.12 + 0.1 * cheer + 0.6 * said["!"] + 0.15 * said["?"] + 0.55 * reacting + wobble[:, 0] * 0.5
+    nod = _steps(time, phonemes)
+    for name, share in _LIFT.items():  # the upper face moves with the head
+        column[name] += share * nod
     raised = 0.45 * emphasis + 0.7 * _rising(time, phrases, "?") + 0.3 * said["!"] + 0.25 * reacting
     column["brow_left"] += raised + wobble[:, 1]
     column["brow_right"] += 0.8 * raised + 0.15 * said[","] + wobble[:, 1]
@@ -56,12 +61,11 @@ def perform(phonemes, duration: float, identity: np.ndarray, rng: np.random.Gene
     column["blink_left"] += blink
     column["blink_right"] += 0.95 * blink
     column["cheek_raise"] += 0.6 * column["smile"] + 0.15 * np.maximum(column["lip_width"], 0)
-    return a.astype(np.float32), _pose(time, phrases, phonemes, reactions, said, wobble, cheer)
+    return a.astype(np.float32), _pose(time, phrases, nod, reactions, said, wobble, cheer)
 
 
-def _pose(time, phrases, phonemes, reactions, said, wobble, cheer) -> np.ndarray:
+def _pose(time, phrases, nod, reactions, said, wobble, cheer) -> np.ndarray:
     """Pitch > 0 looks down, yaw > 0 to the picture's right, roll > 0 tilts clockwise (radians); x right, y down, z near."""
-    nod = _steps(time, phonemes)
     place = np.zeros_like(time)
     for t0, t1, _ in phrases:
         inside = (time >= t0) & (time < t1)
@@ -70,9 +74,9 @@ def _pose(time, phrases, phonemes, reactions, said, wobble, cheer) -> np.ndarray
     for r in reactions:
         t = np.clip((time - r.start) / 0.8, 0, 1)
         bob += np.sin(2 * np.pi * t) ** 2 * (t < 1)
-    yaw = 0.15 * place * (said["."] - said[","]) + 0.03 * wobble[:, 4]
+    yaw = 0.15 * place * (said["."] - said[","]) + 0.03 * nod + 0.03 * wobble[:, 4]
     pitch = (0.08 + 0.02 * cheer) * nod - 0.08 * place * said["!"] + 0.16 * bob + 0.03 * wobble[:, 5]
-    roll = 0.12 * place * said["?"] + 0.04 * place * said["."] + 0.03 * wobble[:, 6]
+    roll = 0.12 * place * said["?"] + 0.04 * place * said["."] - 0.03 * nod + 0.03 * wobble[:, 6]
     # A gesture that fills the phrase also moves the neck.
     x = 0.25 * yaw + 0.015 * wobble[:, 7]
     y = 0.35 * pitch - 0.02 * place
@@ -107,20 +111,22 @@ def _blinks(time, phrases, beats, duration, reactions, rng, noise):
 
 
 def _steps(time, phonemes):
-    """A movement that comes to rest at every vowel's onset, where the sound begins too, and nowhere else: deep at
-    stressed ones, high at the others, every second one a little lower; 0 in silence."""
-    at, depth, parity = [-1.0], [0.0], 0
+    """A movement to the metre: it comes to rest at every vowel's onset, where the sound begins too, down and up by
+    turns and further at stressed ones. 0 in silence."""
+    at, depth = [-1.0], [0.0]
+    feet = {t0: (place, stress) for t0, place, stress in espeak.feet_of(phonemes)}
     for symbol, t0, t1 in phonemes:
-        if espeak.is_vowel(symbol):
-            parity = 0 if espeak.stress_of(symbol) else parity + 1
+        if t0 in feet:
+            place, stress = feet[t0]
             at.append(t0)
-            depth.append(0.4 + 0.6 * espeak.stress_of(symbol) if espeak.stress_of(symbol) else 0.35 * (parity % 2 == 0))
+            depth.append(0.7 + 0.5 * stress if place % 2 == 0 else -0.3 * stress)
         elif not espeak.classes_of(symbol) and t1 - t0 > 0.15:
             at += [t0 + 0.1, t1 - 0.1] if t1 - t0 > 0.3 else [(t0 + t1) / 2]
             depth += [0.0] * (2 if t1 - t0 > 0.3 else 1)
     at, depth = np.array([*at, time[-1] + 1.0]), np.array([*depth, 0.0])
     i = np.clip(np.searchsorted(at, time, "right") - 1, 0, len(at) - 2)
-    return depth[i] + (depth[i + 1] - depth[i]) * _ease((time - at[i]) / np.maximum(at[i + 1] - at[i], 1e-3))
+    start, end = at[i] + _HOLD, at[i + 1] - _HOLD
+    return depth[i] + (depth[i + 1] - depth[i]) * _ease((time - start) / np.maximum(end - start, 1e-3))
 
 
 def _plateaus(time, spans, ramp):

@@ -42,7 +42,7 @@ def test_classes():
 def test_features_follow_the_phonemes():
     phonemes = [("_", 0.0, 0.2), ("b", 0.2, 0.3), ("ˈaɪ", 0.3, 0.5), ("?", 0.5, 0.8)]
     x_NC = espeak.phone_features(phonemes, 40)
-    assert x_NC.shape == (40, espeak.WIDTH) == (40, 52) and x_NC.dtype == np.float32
+    assert x_NC.shape == (40, espeak.WIDTH) == (40, 53) and x_NC.dtype == np.float32
     column = {c: i for i, c in enumerate((*espeak.CLASSES, *espeak.PROSODY))}
     classes = x_NC[:, :len(espeak.CLASSES)]
     np.testing.assert_allclose(classes.sum(1), 3.0, atol=1e-5)  # one-hot, or two that cross-fade

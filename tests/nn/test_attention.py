@@ -23,8 +23,13 @@ def segments(kind):
     return jnp.where(jnp.arange(T) < 31, 4, jnp.where(jnp.arange(T) < 60, 7, 0))[None].repeat(B, 0)  # packing
 
 
-@pytest.mark.parametrize("mask", [Band(16, 8), Band(0, 3), Band(40, 2), Band(200, 200), Causal(), Full()], ids=str)
-@pytest.mark.parametrize("kind", ["none", "padding", "packing"])
+MASKS = [Band(16, 8), Band(0, 3), Band(40, 2), Band(200, 200), Causal(), Full()]
+FAST = [(Band(16, 8), "none"), (Band(40, 2), "padding"), (Causal(), "packing")]
+ALL = [pytest.param(mask, kind, marks=() if (mask, kind) in FAST else pytest.mark.slow, id=f"{mask}-{kind}")
+       for mask in MASKS for kind in ("none", "padding", "packing")]
+
+
+@pytest.mark.parametrize(("mask", "kind"), ALL)
 def test_banded_equals_dense(mask, kind):
     seg = segments(kind)
     real = jnp.ones((B, T)) if seg is None else (seg > 0).astype(jnp.float32)

@@ -176,6 +176,7 @@ def test_partner_streams_dropout_and_guidance():
     assert not np.allclose(dropped, loss(params, batch, key)[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_identity_reaches_the_output():
     system = build(tiny(identity_dim=4))
     params, conditions = random_params(system), conditions_of(system)

@@ -21,6 +21,7 @@ def poses(batch=4, time=24):
     return jnp.sin(jnp.arange(time)[None, :, None] * 0.3 + phase)
 
 
+@pytest.mark.slow
 def test_padding_is_invisible():
     system = build(tiny())
     params, pose = jax.jit(system.init)(jax.random.key(1)), poses(2, 10)
@@ -51,6 +52,7 @@ def test_training_reconstructs():
     assert float(errors[-10:].mean()) < 0.5 * float(errors[0])
 
 
+@pytest.mark.slow
 def test_dropout_only_with_a_key():
     system = build(tiny())
     variables, pose = {"params": jax.jit(system.init)(jax.random.key(1))}, poses(2)
@@ -60,6 +62,7 @@ def test_dropout_only_with_a_key():
     assert np.abs(dropped - plain).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_kl_of_a_unit_normal_is_zero():
     system = build(tiny())
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(system.init, jax.random.key(1)))
