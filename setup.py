@@ -1,4 +1,4 @@
-"""avjax: three talking-avatar systems in JAX/Flax."""
+"""avjax: talking-avatar systems in JAX/Flax."""
 
 from setuptools import find_packages, setup
 
@@ -6,8 +6,7 @@ REQUIRES = [
     "absl-py>=2.1",
     "array-record>=0.8",
     "av>=14",
-    "einops>=0.8",
-    "etils>=1.10",
+    "einops>=0.8",  # for systems that users add; the field writes its reshapes with it
     "flax>=0.12,<0.14",
     "grain>=0.2.16",
     "importlib_resources",  # tensorflow-datasets needs it and does not say so
@@ -17,6 +16,7 @@ REQUIRES = [
     "matplotlib>=3.9",
     "mel-cepstral-distance>=0.0.4",
     "ml-collections>=1.1",
+    "ml-dtypes>=0.5",
     "numpy>=2",
     "opencv-python-headless>=4.10,<5",  # 5 moved the face cascades out of the wheel
     "optax>=0.2.8",
@@ -35,7 +35,7 @@ REQUIRES = [
 setup(
     name="avjax",
     version="0.1.0",
-    description="Train talking-avatar models (AV-Flow, TAVID, Talker-T2AV) on TPU and GPU meshes with JAX and Flax",
+    description="Train talking-avatar models (AV-Flow) on CPU, GPU and TPU meshes with JAX and Flax",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

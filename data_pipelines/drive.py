@@ -37,7 +37,7 @@ def tokens_from_text(text: str, recipe: Mapping, *, identity: np.ndarray) -> np.
                         expected=recipe_hash(recipe), found=recipe_hash(expected), way_out="train again")
     spoken = voice.speak(text, identity)
     phones_MC = espeak.phone_features(spoken.phonemes, int(np.ceil(spoken.duration * espeak.RATE)))
-    return resample.to_features(phones_MC, espeak.RATE, int(spoken.duration * mel.FRAME_RATE))
+    return resample.to_features(phones_MC, espeak.RATE, len(spoken.audio) // mel.RECIPE["hop"])
 
 
 def tokens_from_audio(audio: np.ndarray, recipe: Mapping, codecs: Mapping) -> np.ndarray:

@@ -55,9 +55,7 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
     _choice("tokens", tokens, TOKENS)
     _choice("head", head, HEADS)
     _choice("resample", mode, resample.MODES)
-    if pathlib.Path(out_dir).exists():
-        raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
-                        way_out="choose another folder or delete this one")
+    store.refuse_existing(out_dir)
     clips = store.open_dataset(clips_dir)
     dialogue = "partner_audio" in clips.features
     tokenizer = _tokenizer(tokens, clips, weights, units, seed, mode, fit_split)

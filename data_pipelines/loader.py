@@ -9,7 +9,7 @@ epoch, so such a slice would leak the other part from epoch two on (google/grain
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import grain
 import numpy as np
@@ -20,15 +20,15 @@ from data_pipelines.schema import Feature, recipe_hash
 from data_pipelines.store import Dataset
 
 MASK, EXAMPLE = "mask", "example"  # names the loader makes; never read from the dataset
+PREFETCH = 16  # batches read ahead
 
 
 class Loader(Iterator):
     """Endless batches; see `make_loader`. Close it (or use `with`) to stop its threads."""
 
-    def __init__(self, batches: grain.MapDataset, threads: int, prefetch: int):
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
+    def __init__(self, batches: grain.MapDataset, threads: int):
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH if threads else 0)
         self._iterator = iter(batches.to_iter_dataset(options))
-        self._error: Exception | None = None
 
     def __next__(self) -> dict[str, np.ndarray]:
         return next(self._iterator)
@@ -53,7 +53,7 @@ class Loader(Iterator):
 
 
 def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *, batch_size: int, segment: int,
-                seed: int, host: int = 0, num_hosts: int = 1, threads: int = 2, prefetch: int = 16) -> Loader:
+                seed: int, host: int = 0, num_hosts: int = 1, threads: int = 2) -> Loader:
     """Shuffled, endless training batches of random crops.
 
     Args:
@@ -65,7 +65,6 @@ def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *,
       seed: of order and crops.
       host, num_hosts: this process and how many there are; host h gets examples [h*b, (h+1)*b) of every batch.
       threads: reader threads (0 reads in the caller).
-      prefetch: batches read ahead.
 
     Returns:
       An iterator over {name: array of this host's share} plus "example" (b,) uint32, the CRC-32 of the ids; with
@@ -99,45 +98,7 @@ def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *,
     # Endless for all purposes; Grain's own `repeat(None)` overflows when the batches of one example are sliced.
     stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(2**50 // len(source))
     batches = stream.random_map(crop).batch(batch_size // num_hosts)[host::num_hosts]
-    return Loader(batches, threads, prefetch)
-
-
-def eval_batches(dataset: Dataset, split: str, spec_names: Iterable[str], *, batch_size: int = 4, bucket: int = 128,
-                 host: int = 0, num_hosts: int = 1, max_examples: int = 0,
-                 wanted: Callable[[str], bool] | None = None) -> Iterator[dict]:
-    """Whole examples once each, in order of id.
-
-    Time is padded (last frame repeated) to the longest of the batch, rounded up to `bucket` frames, so that few shapes
-    are compiled. The last batch is filled up with copies of its last example: use the first `len(batch["id"])` rows.
-
-    Args:
-      dataset, split: where from.
-      spec_names: features to read ("mask" is always made).
-      batch_size: rows a batch.
-      bucket: frames; lengths are padded to multiples of it.
-      host, num_hosts: this process takes every `num_hosts`-th example.
-      max_examples: over all hosts; 0 = all.
-      wanted: filter on ids (e.g. those not scored yet), applied after `max_examples`.
-
-    Yields:
-      {name: (batch_size, time, ...), "mask": (batch_size, time) float32, "length": (rows,) int, "id": [str] * rows}.
-    """
-    names = tuple(n for n in spec_names if n not in (MASK, EXAMPLE, "id"))
-    source = dataset.source(split, names)
-    sequences = _sequences(dataset, names)
-    order = sorted(range(len(source)), key=source.ids.__getitem__)[:max_examples or None][host::num_hosts]
-    order = [i for i in order if wanted is None or wanted(source.ids[i])]
-    for first in range(0, len(order), batch_size):
-        rows = order[first:first + batch_size]
-        examples = [source[i] for i in rows]
-        lengths = [_length({"id": source.ids[i], **e}, sequences, dataset) for i, e in zip(rows, examples, strict=True)]
-        time = -(-max(lengths) // bucket) * bucket
-        filled = [*range(len(rows)), *[len(rows) - 1] * (batch_size - len(rows))]
-        batch = {n: np.stack([_fit(examples[r][n], time) if n in sequences else examples[r][n] for r in filled])
-                 for n in names if dataset.features[n].dtype != "str"}
-        batch |= {n: [e[n] for e in examples] for n in names if dataset.features[n].dtype == "str"}
-        batch[MASK] = (np.arange(time) < np.array([lengths[r] for r in filled])[:, None]).astype(np.float32)
-        yield batch | {"id": [source.ids[i] for i in rows], "length": np.array(lengths)}
+    return Loader(batches, threads)
 
 
 def check_features(dataset: Dataset, batch_spec: Mapping[str, Spec]) -> tuple[str, ...]:
@@ -168,6 +129,12 @@ def check_features(dataset: Dataset, batch_spec: Mapping[str, Spec]) -> tuple[st
         raise UserError("streams have different time axes", where=where, expected="one frame rate", found=str(rates),
                         way_out="train on extracted features (launch.extract), not on clips")
     return names
+
+
+def check_recipes(dataset: Dataset, trained_on: Mapping[str, dict], names: Iterable[str], model) -> None:
+    """UserError unless the features are made as those that `model` (a path, for the message) was trained on."""
+    for name in names:
+        _check_recipe(name, trained_on.get(name), dataset.recipes.get(name), f"{dataset.dir} and {model}")
 
 
 def _check_recipe(name: str, expected: dict | None, found: dict | None, where: str) -> None:

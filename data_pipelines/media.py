@@ -10,7 +10,7 @@ import os
 import pathlib
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -134,17 +134,6 @@ def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | 
     while (wanted := start + k / fps) < end - 1e-6:
         yield wanted, held[1]
         k += 1
-
-
-def read_video(path, fps: float = 30.0, start: float | None = None, end: float | None = None,
-               transform: Callable[[float, np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-    """Frames at exact times (see `frames_at`), stacked: (N, H, W, 3) uint8 unless `transform(time, image)` makes
-    something smaller of each. Raises MediaError."""
-    pairs = frames_at(path, fps, start, end)
-    frames = [image if transform is None else transform(time, image) for time, image in pairs]
-    if not frames:
-        raise MediaError("too short", path, expected="at least one frame in the interval", found="none")
-    return np.stack(frames)
 
 
 def video_times(path) -> np.ndarray:

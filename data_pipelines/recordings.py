@@ -54,10 +54,6 @@ class Recording:
     crops: np.ndarray | None  # (N, size, size, 3) uint8; None without pictures
     pose: np.ndarray | None  # (N, 7) float32, see data_pipelines/faces.py
 
-    @property
-    def frames(self) -> int:
-        return len(self.audio) // SAMPLES
-
 
 def find(folder, speaker: str | None = None) -> list[Source]:
     """Recordings of a folder, sorted by id. Raises UserError: no folder, no media, no such speaker."""
@@ -165,6 +161,12 @@ def cached(source: Source, folder: pathlib.Path, **options) -> pathlib.Path:
         np.savez(temporary, **arrays)
         os.replace(temporary, path)
     return path
+
+
+def length(path: pathlib.Path) -> int:
+    """Frames of a recording that `cached` kept, without reading its pictures."""
+    with np.load(path) as arrays:
+        return len(arrays["audio"]) // SAMPLES
 
 
 def load(path: pathlib.Path) -> Recording:

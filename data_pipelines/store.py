@@ -67,9 +67,7 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
       UserError: the folder exists, an example does not fit `features`, an id repeats, a split is empty.
     """
     out_dir = pathlib.Path(out_dir).absolute()
-    if out_dir.exists():
-        raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
-                        way_out="choose another folder or delete this one")
+    refuse_existing(out_dir)
     if features.get("id", Feature((), "", "")).dtype != "str":
         raise UserError("a dataset needs ids", where="features", expected='"id", a str', found=str(list(features)))
     with _partial_folder(out_dir) as tmp:
@@ -91,6 +89,13 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         files = sorted(p for p in tmp.rglob("*") if p.is_file())
         _write_json(tmp / CHECKSUMS_FILE, {p.relative_to(tmp).as_posix(): _fingerprint(p) for p in files})
     return open_dataset(out_dir)
+
+
+def refuse_existing(out_dir) -> None:
+    """UserError when a dataset's folder is already there; for jobs that work for long before they write."""
+    if pathlib.Path(out_dir).exists():
+        raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
+                        way_out="choose another folder or delete this one")
 
 
 def open_dataset(directory) -> "Dataset":

@@ -192,8 +192,9 @@ def read_history(path, limit: int = 9) -> dict[str, tuple[np.ndarray, np.ndarray
     if not path.exists():
         return {}
     series: dict[str, tuple[list, list]] = {}
-    for number_, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number_, line in enumerate(lines, 1):
+        if not line.strip() or not line.endswith("\n"):  # the job still writes, or was killed writing, the last one
             continue
         try:
             record = json.loads(line)

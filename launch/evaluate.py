@@ -15,7 +15,7 @@ from avjax.systems import api
 from avjax.training import checkpoints
 from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, store
-from data_pipelines.schema import recipe_hash
+from data_pipelines.loader import check_recipes
 from eval import benchmarks, report, runner
 from launch import flags as launch_flags
 from launch.stages import fill
@@ -65,7 +65,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     if params is None:
         checkpoint = checkpoint or workdir
         saved = checkpoints.load_meta(checkpoint)
-        check_recipes(saved.get("recipes"), system, dataset, checkpoint)
+        check_recipes(dataset, saved.get("recipes", {}), system.batch_spec, checkpoint)
         params = checkpoints.load_params(checkpoint, system)
         meta |= {"step": saved.get("step")}
     out.mkdir(parents=True, exist_ok=True)
@@ -77,18 +77,6 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     print(runner.table(results))
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {page}")
     return results
-
-
-def check_recipes(saved: dict | None, system, dataset, checkpoint) -> None:
-    """UserError when the checkpoint was trained on features made otherwise than the dataset's."""
-    for name in system.batch_spec:
-        before, now = (saved or {}).get(name), dataset.recipes.get(name)
-        if before is not None and recipe_hash(before) != recipe_hash(now or {}):
-            differ = sorted(k for k in {*before, *(now or {})} if before.get(k) != (now or {}).get(k))
-            raise UserError(f"recipe of {name!r} differs", where=f"{dataset.dir} and {checkpoint}",
-                            expected=f"{recipe_hash(before)} (what the checkpoint was trained on)",
-                            found=f"{recipe_hash(now or {})} (the dataset's; differs in {', '.join(differ)[:120]})",
-                            way_out="evaluate on the dataset it was trained on, or extract the features alike")
 
 
 def _clips(config, workdir, dataset):

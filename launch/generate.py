@@ -49,7 +49,10 @@ def generate(workdir, *, text: str = "", audio: str = "", out=None, speaker: str
                         found=config.system.name, way_out="give the workdir of an AV-Flow job")
     decoder = decode.Decoder.from_workdir(workdir, iterations=60)
     who = drive.speakers(decoder.codecs)
-    speaker = speaker or next(iter(who), "")
+    if not who:
+        raise UserError("this model knows no speakers", where=str(workdir / "codecs"), expected="speakers.npz",
+                        found="none", way_out="extract the features from clips that name their speakers")
+    speaker = speaker or next(iter(who))
     if speaker not in who:
         raise UserError("unknown speaker", where="--speaker", expected=" or ".join(who), found=repr(speaker))
     if text:

@@ -14,7 +14,7 @@ from avjax.sharding.mesh import make_mesh
 from avjax.systems import api
 from avjax.training import loop
 from avjax.training.evaluators import HeldOutLoss
-from data_pipelines.loader import make_loader
+from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
 from launch.flags import launcher
@@ -39,9 +39,14 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     if config.data.train_split not in dataset.splits:
         raise UserError("unknown split", where="config.data.train_split", expected=" or ".join(dataset.splits),
                         found=config.data.train_split)
+    if config.mesh.seq != 1:
+        raise UserError("no system shards its sequences yet", where="config.mesh.seq", expected="1",
+                        found=str(config.mesh.seq), way_out="use the data, fsdp or tensor axis")
     mesh = make_mesh(config.mesh)
     system = api.build(config.system)
     check_resumable(config, workdir)
+    if (workdir / RECIPES_FILE).is_file():
+        check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()), system.batch_spec, workdir)
 
     def loader(split, seed, threads):
         return make_loader(dataset, split, system.batch_spec, batch_size=config.data.batch_size,

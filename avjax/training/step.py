@@ -66,8 +66,8 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
                     guard: bool = False) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
     """(state, batch) -> (state, metrics). Pure.
 
-    With `guard`, an update whose loss or gradient norm is not finite changes nothing but the step counter, and the
-    metric "skipped" is 1.
+    With `guard`, an update whose loss, gradient norm or own norm is not finite changes nothing but the step counter,
+    and the metric "skipped" is 1.
     """
     gradients = make_gradients(system, optimizer, accumulate=accumulate)
 
@@ -81,10 +81,10 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
         if "ema" in state:
             decay = ema_decay_at(ema_decay, step)
             new["ema"] = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
-        norm = optax.tree.norm(grads)
-        metrics = metrics | {"grad_norm": norm, "update_norm": optax.tree.norm(updates), "learning_rate": rate}
+        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+        metrics = metrics | norms | {"learning_rate": rate}
         if guard:
-            good = jnp.isfinite(loss) & jnp.isfinite(norm)
+            good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all()
             new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, {name: state[name] for name in new})
             metrics["skipped"] = 1.0 - good
         return new | {"step": step + 1}, metrics

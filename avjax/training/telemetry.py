@@ -22,7 +22,7 @@ EVENTS = "tensorboard"
 class Telemetry:
     """Records of one run. Records past `start` (a killed run's last moments, which will be repeated) are dropped."""
 
-    def __init__(self, workdir: str | Path, *, start: int, total: int, name: str = "train"):
+    def __init__(self, workdir: str | Path, *, start: int, total: int):
         self.path = Path(workdir) / METRICS
         if self.path.exists():
             _drop_after(self.path, start)
@@ -30,7 +30,7 @@ class Telemetry:
         self._events = SummaryWriter(str(Path(workdir) / EVENTS), purge_step=start + 1 if start else None,
                                      flush_secs=30)
         self._quiet = quiet = not sys.stderr.isatty()  # in a log file, a line now and then is enough
-        self._bar = tqdm(total=total, initial=start, desc=name, unit="step", dynamic_ncols=True,
+        self._bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True,
                          mininterval=10.0 if quiet else 0.2, maxinterval=30.0 if quiet else 1.0, smoothing=0.1)
 
     def record(self, step: int, kind: str, values: Mapping[str, Any], *, scalars: bool = True) -> None:

@@ -12,6 +12,7 @@ clips without faces (and no features: AV-Flow needs a face).
 """
 
 import collections
+import itertools
 import json
 import math
 import os
@@ -88,7 +89,7 @@ def _make_clips(source, out: pathlib.Path, options: dict, progress: bool, detect
             refused.append({"id": item.id, "speaker": item.speaker, "files": [p.name for p in item.files],
                             "reason": error.reason, "detail": str(error)})
     _write_atomically(out / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in refused))
-    lengths = {item.id: recordings.load(path).frames for item, path in good}
+    lengths = {item.id: recordings.length(path) for item, path in good}
     seconds = collections.Counter()
     for item, _ in good:
         seconds[item.speaker] += lengths[item.id] / FPS
@@ -101,8 +102,8 @@ def _make_clips(source, out: pathlib.Path, options: dict, progress: bool, detect
             f"{n} x {reason}" for reason, n in reasons.most_common()), way_out=f"see {out / 'quarantine.jsonl'}")
     pieces = plan([(item, lengths[item.id]) for item, _ in good], options["max_seconds"])
     summary = _summary(options, good, lengths, pieces, refused, seconds)
+    _write_atomically(out / "summary.json", json.dumps(summary, indent=1))  # before: clips without it are not taken up
     _write_clips(out / "clips", dict(good), pieces, options, progress)
-    _write_atomically(out / "summary.json", json.dumps(summary, indent=1))
     shutil.rmtree(cache, ignore_errors=True)
     return summary
 
@@ -140,10 +141,18 @@ def _cut(item, first: int, last: int, max_seconds: float) -> list[tuple]:
     return [(item, a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
 
+def _recorded(paths: dict, part: list[tuple]):
+    """(source, its recording, first frame, last + 1) of every piece; a recording in several pieces is read once."""
+    for item, mine in itertools.groupby(part, key=lambda piece: piece[0]):
+        recording = recordings.load(paths[item])
+        for _, a, b in mine:
+            yield item, recording, a, b
+
+
 def _write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict, progress: bool) -> None:
     with_face = not options["audio_only"]
     codecs, faces_of = (_fit(paths, pieces, options) if with_face else ({}, {}))
-    poses = [recordings.load(paths[item]).pose[a:b] for item, a, b in pieces["train"]] if with_face else []
+    poses = [recording.pose[a:b] for _, recording, a, b in _recorded(paths, pieces["train"])] if with_face else []
     pose_codec = None
     if with_face:
         stacked = np.concatenate(poses).astype(np.float64)
@@ -153,10 +162,7 @@ def _write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict, pr
     counts = collections.Counter(item.id for part in pieces.values() for item, _, _ in part)
 
     def examples(split):
-        last_id, recording = None, None
-        for item, a, b in pieces[split]:
-            if last_id != item.id:
-                last_id, recording = item.id, recordings.load(paths[item])
+        for item, recording, a, b in _recorded(paths, pieces[split]):
             in_one_piece = counts[item.id] == 1
             row = {"id": f"{item.id}-{a:06d}", "speaker": item.speaker, "words": "[]", "phonemes": "[]",
                    "text": recordings.text_of(item) if in_one_piece else "", "identity": identity_of(item.speaker),
@@ -186,7 +192,7 @@ def _fit(paths: dict, pieces: dict, options: dict) -> tuple[dict, dict]:
     for speaker in sorted({item.speaker for item, _, _ in pieces["train"] + pieces["valid"]}):
         mine = [(item, a, b) for item, a, b in pieces["train"] if item.speaker == speaker]
         step = max(1, math.ceil(sum(b - a for _, a, b in mine) / FIT_FRAMES))
-        crops = [recordings.load(paths[item]).crops[a:b:step] for item, a, b in mine]
+        crops = [recording.crops[a:b:step].copy() for _, recording, a, b in _recorded(paths, mine)]  # a view keeps all
         fitted[speaker] = eigenface.fit(np.concatenate(crops), options["components"])
     return eigenface.pack(fitted), fitted
 

@@ -46,6 +46,9 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
       The sentences' dataset.
     """
     out = pathlib.Path(out)
+    talks = out.with_name(out.name + "_dialogues")
+    for folder in (out, talks) if dialogues else (out,):
+        store.refuse_existing(folder)
     who = identities.identities(speakers, seed)
     known = [n for n in who if n != identities.HELD_OUT]
     rng = np.random.default_rng([seed, 1])
@@ -72,13 +75,11 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
     for split in clips.values():
         for clip in split:
             _encode(clip, codecs)
-    written = store.write_dataset(
+    if dialogues:  # first, so that OUT is there only when everything is
+        _write_dialogues(talks, dialogues, turns, seed, who, known, codecs, processes, progress)
+    return store.write_dataset(
         out, name="puppets", description=DESCRIPTION, features=_features(()), splits=clips, recipes=_recipes(),
         codecs=codecs, totals={k: len(v) for k, v in clips.items()}, progress=progress)
-    if dialogues:
-        _write_dialogues(out.with_name(out.name + "_dialogues"), dialogues, turns, seed, who, known, codecs, processes,
-                         progress)
-    return written
 
 
 def _map(function, work, processes):

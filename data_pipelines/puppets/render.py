@@ -121,12 +121,14 @@ def _draw(a, pose, looks, size):
 
 
 def _hair_behind(canvas, looks):
-    long = looks["long"] > -0.2
-    low, w = (0.3 + 0.9 * (looks["long"] + 0.2), looks["width"] + 0.16) if long else (-0.05, looks["width"] + 0.03)
+    layers = [(-0.05, looks["width"] + 0.05, 0.98, 0.1)]  # under the fringe: no gap beside it when the head turns
+    if looks["long"] > -0.2:
+        layers.insert(0, (0.3 + 0.9 * (looks["long"] + 0.2), looks["width"] + 0.16, 1.06, -0.35))
     t = np.linspace(np.pi, 2 * np.pi, 20)
-    x = np.concatenate([w * np.cos(t), [w * 0.95, -w * 0.95]])
-    y = np.concatenate([-0.08 + (1.06 if long else 0.95) * np.sin(t), [low, low]])
-    canvas.fill(np.stack([x, y, np.full_like(x, -0.35 if long else 0.0)], 1), looks["hair"] * 0.8)
+    for low, w, high, z in layers:
+        x = np.concatenate([w * np.cos(t), [w * 0.95, -w * 0.95]])
+        y = np.concatenate([-0.08 + high * np.sin(t), [low, low]])
+        canvas.fill(np.stack([x, y, np.full_like(x, z)], 1), looks["hair"] * 0.8)
 
 
 def _body(canvas, looks):

@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from data_pipelines.resample import from_features
+from data_pipelines.resample import MODES, from_features
 from data_pipelines.schema import recipe_hash
 from eval.metrics import beats, diversity, frechet, lips, onsets, speech
 
@@ -40,7 +40,8 @@ class Signals:
 
     @functools.cached_property
     def face_NF(self) -> np.ndarray:
-        return from_features(np.asarray(self.streams["face"], np.float64), FPS)
+        mode = self.benchmark.dataset.recipes.get("face", {}).get("resample", MODES[0])
+        return from_features(np.asarray(self.streams["face"], np.float64), FPS, mode=mode)
 
     @functools.cached_property
     def pose_NP(self) -> np.ndarray:
@@ -130,6 +131,7 @@ class ClipBenchmark:
         """Changes whenever a stored row could have come out differently for the same parameters."""
         data = {k: v for k, v in self.dataset.checksums.items() if k not in ("dataset_info.json",)}
         return recipe_hash({"recipes": self.recipes, "seed": self.seed, "data": json.dumps(data, sort_keys=True),
+                            "clips": recipe_hash(self.clips.checksums) if self.clips is not None else None,
                             "train_split": self.config.data.train_split, "benchmark": self.name})
 
     # ---- data

@@ -41,14 +41,3 @@ def frechet(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
 def frechet_kinetic(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     """FD_k: the same on frame differences (motion rather than pose)."""
     return frechet(np.diff(a_ND, axis=0), np.diff(b_MD, axis=0))
-
-
-def per_clip(pairs) -> float:
-    """Mean of the clips' own distances; `pairs` yields (prediction (N, D), truth (M, D))."""
-    return float(np.mean([frechet(a, b) for a, b in pairs]))
-
-
-def pooled(pairs) -> float:
-    """One distance over all clips' frames together."""
-    a, b = zip(*pairs, strict=True)
-    return frechet(np.concatenate(a), np.concatenate(b))

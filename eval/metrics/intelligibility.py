@@ -85,16 +85,3 @@ def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
         return {"substitutions": 0, "deletions": 0, "insertions": len(hypothesis.split()), "hits": 0}
     out = jiwer.process_words(reference, hypothesis)
     return {k: int(getattr(out, k)) for k in ("substitutions", "deletions", "insertions", "hits")}
-
-
-def wer(counts: list[dict[str, int]]) -> float:
-    """Pooled word error rate: all errors over all reference words."""
-    errors = sum(c["substitutions"] + c["deletions"] + c["insertions"] for c in counts)
-    words = sum(c["substitutions"] + c["deletions"] + c["hits"] for c in counts)
-    return errors / words if words else float("nan")
-
-
-def cer(pairs: list[tuple[str, str]]) -> float:
-    """Pooled character error rate of (reference, hypothesis) pairs."""
-    import jiwer
-    return float(jiwer.cer([r for r, _ in pairs], [h for _, h in pairs]))

@@ -193,29 +193,3 @@ def test_arguments_that_make_no_batch_are_refused(dataset, arguments, message):
     split = arguments.pop("split")
     with pytest.raises(UserError, match=message):
         loader.make_loader(dataset, split, SPEC, **arguments)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 10])
-def test_eval_batches_hold_everything_once_in_order_of_id(dataset, batch_size):
-    ids = []
-    for batch in loader.eval_batches(dataset, "train", SPEC, batch_size=batch_size, bucket=8):
-        assert batch["mel"].shape[0] == batch_size and batch["mel"].shape[1] % 8 == 0
-        assert batch["mel"].shape[1] - batch["length"].max() < 8
-        for b, example_id in enumerate(batch["id"]):
-            true = example(int(example_id.removeprefix("train")), "train")
-            length = batch["length"][b]
-            np.testing.assert_array_equal(batch["mel"][b, :length], true["mel"])
-            assert (batch["mel"][b, length:] == true["mel"][-1]).all()
-            np.testing.assert_array_equal(batch["mask"][b], np.arange(batch["mel"].shape[1]) < length)
-        ids += batch["id"]
-    assert ids == sorted(f"train{i}" for i in range(TRAIN))
-
-
-def test_eval_batches_by_host_limit_and_filter(dataset):
-    def ids(**arguments):
-        return [i for b in loader.eval_batches(dataset, "train", ["mel"], batch_size=4, **arguments) for i in b["id"]]
-
-    everything = sorted(f"train{i}" for i in range(TRAIN))
-    assert sorted(ids(host=0, num_hosts=2) + ids(host=1, num_hosts=2)) == everything
-    assert ids(max_examples=5) == everything[:5]
-    assert ids(max_examples=5, wanted=lambda i: i != everything[1]) == [everything[0], *everything[2:5]]

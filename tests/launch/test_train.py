@@ -82,6 +82,15 @@ def test_training_with_the_real_loader_resumes_exactly_and_keeps_the_codecs(tmp_
         training.check_resumable(config(clips, **cosine, **{"train.steps": 5}), tmp_path / "cosine")
 
 
+def test_going_on_with_features_made_otherwise_is_refused(tmp_path, one_device):
+    clips = write_clips(tmp_path / "clips").dir
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipes.json").write_text(json.dumps({"pose_z": {"of": "another walk"}}))
+    with pytest.raises(UserError, match="recipe of 'pose_z' differs.*of=another walk.*no recipe"):
+        training.run_training(config(clips), tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["recipes.json"]
+
+
 def test_data_that_does_not_fit_leaves_no_workdir(tmp_path, one_device):
     clips = write_clips(tmp_path / "clips", width=6).dir
     for overrides, word in (({}, "width of 'pose_z'"), ({"data.train_split": "trian"}, "train or valid"),

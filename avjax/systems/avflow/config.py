@@ -7,6 +7,7 @@ mel weight its configuration file meant (3; the release's code reads the wrong k
 import numpy as np
 from ml_collections import ConfigDict
 
+from avjax.codecs import mel
 from avjax.errors import UserError
 
 FUSIONS = ("highway", "separate", "shared", "cascaded")
@@ -30,7 +31,7 @@ def released() -> ConfigDict:
     c.partner_token_dim = 0  # dyadic: 29
     c.partner_expression_dim = 0  # dyadic: 55 (release: 50 expression + 2 eyelid + 3 jaw)
     c.partner_head_dim = 0  # dyadic: 3
-    c.mel_recipe = ConfigDict()  # the exact mel definition a feature shard must match; empty = any
+    c.mel_recipe = ConfigDict(mel.RECIPE)  # the exact mel definition that feature shards must match; empty = any
     # objective
     c.sigma = 1e-6
     c.loss_weights = ConfigDict(dict(mel=0.2, face=1.0, head=0.2))
@@ -54,7 +55,6 @@ def paper() -> ConfigDict:
     c.window = (10, 2)
     c.euler_steps = 8
     c.loss_weights.mel = 3.0
-    c.partner_expression_dim = 0  # dyadic: 53 (50 expression + 3 jaw)
     return c
 
 
