@@ -11,7 +11,9 @@ from avjax.codecs import eigenface
 from avjax.errors import UserError
 from data_pipelines import faces, media, recordings, store
 from data_pipelines.ingest import clips
-from launch import prepare as launcher
+from launch import flags
+
+launcher = flags.launcher("launch.prepare")
 
 RATE = 16000
 

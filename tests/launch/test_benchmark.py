@@ -8,7 +8,9 @@ import pytest
 from avjax.errors import UserError
 from avjax.systems.api import build
 from configs import head_vae
-from launch import benchmark
+from launch import flags
+
+benchmark = flags.launcher("launch.benchmark")
 
 
 def tiny():
