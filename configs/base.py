@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     d.dir = ""  # a feature dataset's folder; "{workdir}" is replaced
     d.train_split = "train"
     d.batch_size = 16  # examples a step, over all hosts and devices
-    d.segment = 345  # frames an example
+    d.segment = 345  # frames an example; not read by systems that train on whole examples (System.rows)
     d.threads = 2  # reader threads (order does not depend on it)
 
     c.optimizer = o = ConfigDict()
@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     c.evaluate = e = ConfigDict()
     e.benchmark = ""  # a file of eval/benchmarks; "" = loss only
     e.splits = ("valid",)
+    e.tasks = ()  # which of the system's tasks are scored; () = all
     e.max_examples = 0  # 0 = all
     e.in_loop_examples = 8  # examples of the benchmark scored during training
     e.batch_size = 4

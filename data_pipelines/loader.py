@@ -1,5 +1,7 @@
 """Feature shards -> fixed-shape batches with Grain's Dataset API.
 
+A System either trains on random segments of a fixed length, or (System.rows) on whole examples packed into rows.
+
 Batch k is a pure function of (seed, k): every position of an endless shuffled stream has its own random generator for
 the crop, hosts take consecutive shares of a batch *after* crop and batching are defined, and threads only prefetch. So
 the position is one integer, the order does not depend on hosts or threads, and a run may resume on other hardware.
@@ -15,7 +17,8 @@ import grain
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.systems.api import Spec
+from avjax.systems.api import Spec, System
+from data_pipelines.packing import PackedRows
 from data_pipelines.schema import Feature, recipe_hash
 from data_pipelines.store import Dataset
 
@@ -52,16 +55,17 @@ class Loader(Iterator):
         self.close()
 
 
-def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *, batch_size: int, segment: int,
-                seed: int, host: int = 0, num_hosts: int = 1, threads: int = 2) -> Loader:
-    """Shuffled, endless training batches of random crops.
+def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int, segment: int, seed: int,
+                host: int = 0, num_hosts: int = 1, threads: int = 2) -> Loader:
+    """Shuffled, endless training batches.
 
     Args:
       dataset: an opened feature dataset.
       split: one of its splits.
-      batch_spec: what the System wants; each name but "mask" is a feature of the dataset.
-      batch_size: examples a step over all hosts.
-      segment: frames an example. Shorter examples are padded at the end by repeating their last frame, with mask 0.
+      system: whose `example_spec` names the features to read, and whose `rows`, if any, packs them.
+      batch_size: rows a step over all hosts.
+      segment: frames of a random crop, where the system has no `rows`. Shorter examples are padded at the end by
+        repeating their last frame, with mask 0.
       seed: of order and crops.
       host, num_hosts: this process and how many there are; host h gets examples [h*b, (h+1)*b) of every batch.
       threads: reader threads (0 reads in the caller).
@@ -81,10 +85,14 @@ def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *,
                         way_out=f"use {max(1, round(batch_size / num_hosts)) * num_hosts}")
     if segment < 1:
         raise UserError("segment too short", where="config.data.segment", expected=">= 1 frame", found=str(segment))
-    names = check_features(dataset, batch_spec)
+    names = check_features(dataset, system.example_spec)
     source = dataset.source(split, ("id", *names))
     sequences = _sequences(dataset, names)
-    with_mask = MASK in batch_spec
+    if system.rows is not None:
+        rows = PackedRows(source, dataset.lengths(split, sorted(sequences)), system.rows, seed, str(dataset.dir))
+        return Loader(grain.MapDataset.source(rows).batch(batch_size // num_hosts)[host::num_hosts], threads)
+    _check_one_clock(dataset, names)
+    with_mask = MASK in system.batch_spec
 
     def crop(example: dict, rng: np.random.Generator) -> dict:
         length = _length(example, sequences, dataset)
@@ -101,17 +109,16 @@ def make_loader(dataset: Dataset, split: str, batch_spec: Mapping[str, Spec], *,
     return Loader(batches, threads)
 
 
-def check_features(dataset: Dataset, batch_spec: Mapping[str, Spec]) -> tuple[str, ...]:
-    """The features of `batch_spec` to read; UserError unless names, shapes, dtypes, rates and recipes all agree."""
-    names = tuple(n for n in batch_spec if n != MASK)
-    where = str(dataset.dir)
+def check_features(dataset: Dataset, example_spec: Mapping[str, Spec]) -> tuple[str, ...]:
+    """The features of `example_spec` to read; UserError unless names, shapes, dtypes, rates and recipes all agree."""
+    names, where = tuple(example_spec), str(dataset.dir)
     for name in names:
-        spec, feature = batch_spec[name], dataset.features.get(name)
+        spec, feature = example_spec[name], dataset.features.get(name)
         if feature is None:
             raise UserError(f"the model needs feature {name!r}", where=where, expected=f"{spec.meaning} {spec.shape}",
                             found=f"features {', '.join(dataset.features)}",
                             way_out="extract the dataset with it, or switch it off in config.system")
-        shape = tuple(None if d == "time" else d for d in spec.shape[1:])
+        shape = tuple(None if isinstance(d, str) else d for d in spec.shape[1:])
         if shape != feature.shape:
             raise UserError(f"width of {name!r} differs", where=where, expected=f"{shape} (config.system)",
                             found=f"{feature.shape} (dataset)",
@@ -124,11 +131,15 @@ def check_features(dataset: Dataset, batch_spec: Mapping[str, Spec]) -> tuple[st
             raise UserError(f"frame rate of {name!r} differs", where=where, expected=f"{spec.rate} Hz",
                             found=f"{feature.rate} Hz", way_out="extract the dataset at the model's rate")
         _check_recipe(name, spec.recipe, dataset.recipes.get(name), where)
+    return names
+
+
+def _check_one_clock(dataset: Dataset, names: Iterable[str]) -> None:
+    """A crop takes the same frames of every stream."""
     rates = {n: dataset.features[n].rate for n in _sequences(dataset, names)}
     if len(set(rates.values())) > 1:
-        raise UserError("streams have different time axes", where=where, expected="one frame rate", found=str(rates),
-                        way_out="train on extracted features (launch.extract), not on clips")
-    return names
+        raise UserError("streams have different time axes", where=str(dataset.dir), expected="one frame rate",
+                        found=str(rates), way_out="train on extracted features (launch.extract), not on clips")
 
 
 def check_recipes(dataset: Dataset, trained_on: Mapping[str, dict], names: Iterable[str], model) -> None:

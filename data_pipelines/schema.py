@@ -13,6 +13,7 @@ import numpy as np
 RECIPES_FILE = "recipes.json"  # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
+LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}
 CHECKSUMS_FILE = "checksums.json"  # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
 SPEAKERS = "speakers"  # the codec that maps a speaker's name to an identity vector
 CODECS_DIR = "codecs"  # <feature name>.npz: fitted arrays (eigenfaces, centroids, head VAE, ...) of this dataset

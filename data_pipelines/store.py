@@ -4,6 +4,7 @@ A folder holds TFDS's features.json and dataset_info.json (so `tfds.builder_from
     schema.json     meaning, unit and rate of every feature (TFDS has no place for these)
     recipes.json    how each feature was made
     ids.json        {split: [id of every record, in record order]}
+    lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, so that packing need not read
     codecs/*.npz    fitted arrays
     checksums.json  {file: {"sha256", "bytes"}}, written last
 It is written in a hidden sibling and renamed once whole, so an interrupted job leaves nothing that looks finished.
@@ -29,7 +30,15 @@ from array_record.python import array_record_module
 from tqdm import tqdm
 
 from avjax.errors import UserError
-from data_pipelines.schema import CHECKSUMS_FILE, CODECS_DIR, IDS_FILE, RECIPES_FILE, SCHEMA_FILE, Feature
+from data_pipelines.schema import (
+    CHECKSUMS_FILE,
+    CODECS_DIR,
+    IDS_FILE,
+    LENGTHS_FILE,
+    RECIPES_FILE,
+    SCHEMA_FILE,
+    Feature,
+)
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20  # a shard is closed once it holds this much
@@ -72,17 +81,18 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         raise UserError("a dataset needs ids", where="features", expected='"id", a str', found=str(list(features)))
     with _partial_folder(out_dir) as tmp:
         connector = _connector(features)
-        seen, ids, infos = set(), {}, []
+        seen, ids, infos, lengths = set(), {}, [], {}
         for split, examples in splits.items():
             bar = tqdm(examples, desc=f"writing {out_dir.name}/{split}", total=(totals or {}).get(split), unit="clip",
                        disable=None if progress else True, leave=False)
-            infos.append(_write_split(tmp, name, split, bar, features, connector, seen, ids))
+            infos.append(_write_split(tmp, name, split, bar, features, connector, seen, ids, lengths))
         tfds.folder_dataset.write_metadata(
             data_dir=tmp, features=connector, split_infos=infos, version=VERSION, check_data=False,
             description=description, disable_shuffling=True)
         _write_json(tmp / SCHEMA_FILE, {n: dataclasses.asdict(f) for n, f in features.items()})
         _write_json(tmp / RECIPES_FILE, recipes)
         _write_json(tmp / IDS_FILE, ids, indent=None)
+        np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key, values in lengths.items()})
         for codec, arrays in (codecs or {}).items():
             (tmp / CODECS_DIR).mkdir(exist_ok=True)
             np.savez(tmp / CODECS_DIR / f"{codec}.npz", **arrays)
@@ -164,6 +174,16 @@ class Dataset:
         """{split: ids in record order}."""
         return _read_json(self.dir / IDS_FILE)
 
+    def lengths(self, split: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """{sequence feature: (examples,) int32 lengths}; read from the records where the dataset is an older one."""
+        keys = {n: f"{split}.{n}" for n in names}
+        if LENGTHS_FILE in self.checksums:
+            _check_file(self.dir / LENGTHS_FILE, self.checksums[LENGTHS_FILE], contents=True)
+            with np.load(self.dir / LENGTHS_FILE, allow_pickle=False) as arrays:
+                return {n: arrays[key] for n, key in keys.items()}
+        rows = [{n: len(example[n]) for n in keys} for example in self.source(split, keys)]
+        return {n: np.array([row[n] for row in rows], np.int32) for n in keys}
+
     @property
     def codecs(self) -> tuple[str, ...]:
         """Names of the fitted codecs kept with the data."""
@@ -234,22 +254,25 @@ class Source(Sequence):
         return self._dataset.dir / self._info.filenames[int(np.searchsorted(bounds, index, side="right"))]
 
 
-def _write_split(tmp, name, split, examples, features, connector, seen, ids):
-    """Writes one split's shards; returns its TFDS SplitInfo."""
+def _write_split(tmp, name, split, examples, features, connector, seen, ids, lengths):
+    """Writes one split's shards; returns its TFDS SplitInfo. Adds to `seen`, `ids` and `lengths`."""
     serializer = connector._example_serializer  # TFDS's own; `encode_example` + this is what its writers call
-    lengths, num_bytes, ids[split] = [], 0, []
+    shard_lengths, num_bytes, ids[split] = [], 0, []
+    sequences = {n: lengths.setdefault(f"{split}.{n}", []) for n, f in features.items() if f.shape[:1] == (None,)}
     writer, size = None, 0
     try:
         for example in examples:
             _check_example(example, features, split, seen)
             ids[split].append(example["id"])
+            for feature, values in sequences.items():
+                values.append(len(example[feature]))
             record = serializer.serialize_example(connector.encode_example(example))
             if writer is None:
                 writer, size = array_record_module.ArrayRecordWriter(
-                    str(tmp / f"{split}-{len(lengths):05d}.open"), _RECORD_OPTIONS), 0
-                lengths.append(0)
+                    str(tmp / f"{split}-{len(shard_lengths):05d}.open"), _RECORD_OPTIONS), 0
+                shard_lengths.append(0)
             writer.write(record)
-            lengths[-1] += 1
+            shard_lengths[-1] += 1
             size, num_bytes = size + len(record), num_bytes + len(record)
             if size >= SHARD_BYTES:
                 writer.close()
@@ -257,14 +280,14 @@ def _write_split(tmp, name, split, examples, features, connector, seen, ids):
     finally:
         if writer is not None:
             writer.close()
-    if not lengths:
+    if not shard_lengths:
         raise UserError("empty split", where=split, expected="at least one example", found="none",
                         way_out="give it examples or leave it out")
     template = tfds.core.ShardedFileTemplate(data_dir=tmp, dataset_name=name, split=split, filetype_suffix=_SUFFIX)
-    for i in range(len(lengths)):
-        final = template.sharded_filepath(shard_index=i, num_shards=len(lengths))
+    for i in range(len(shard_lengths)):
+        final = template.sharded_filepath(shard_index=i, num_shards=len(shard_lengths))
         os.rename(tmp / f"{split}-{i:05d}.open", str(final))
-    return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template)
+    return tfds.core.SplitInfo(name=split, shard_lengths=shard_lengths, num_bytes=num_bytes, filename_template=template)
 
 
 def _check_example(example: dict, features: dict[str, Feature], split: str, seen: set) -> None:

@@ -65,7 +65,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     if params is None:
         checkpoint = checkpoint or workdir
         saved = checkpoints.load_meta(checkpoint)
-        check_recipes(dataset, saved.get("recipes", {}), system.batch_spec, checkpoint)
+        check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
         params = checkpoints.load_params(checkpoint, system)
         meta |= {"step": saved.get("step")}
     out.mkdir(parents=True, exist_ok=True)

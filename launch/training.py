@@ -46,10 +46,10 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     system = api.build(config.system)
     check_resumable(config, workdir)
     if (workdir / RECIPES_FILE).is_file():
-        check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()), system.batch_spec, workdir)
+        check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()), system.example_spec, workdir)
 
     def loader(split, seed, threads):
-        return make_loader(dataset, split, system.batch_spec, batch_size=config.data.batch_size,
+        return make_loader(dataset, split, system, batch_size=config.data.batch_size,
                            segment=config.data.segment, seed=seed, host=jax.process_index(),
                            num_hosts=jax.process_count(), threads=threads)
 

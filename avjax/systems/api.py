@@ -1,11 +1,13 @@
 """The contract between a paper's model and everything else in the house.
 
-A *System* is one trainable thing. The loader checks its batches against `batch_spec`, the sharding rules place its
-parameters, the loop differentiates `loss`, the evaluator calls `generate`; none of them knows which paper it is.
+A *System* is one trainable thing. The loader makes batches of `batch_spec` from examples of `example_spec`, the sharding
+rules place its parameters, the loop differentiates `loss`, the evaluator calls `generate`; none of them knows which paper
+it is.
 """
 
 import dataclasses
 import importlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -39,13 +41,35 @@ class Spec:
         return jax.ShapeDtypeStruct(shape, np.dtype(self.dtype))
 
 
+class Rows(Protocol):
+    """How a System that trains on whole examples lays them out in a batch's rows. All numpy, all pure.
+
+    A row is one entry of the batch axis and holds one or several examples, as many as fit. Where a System has no `rows`,
+    the loader cuts a random segment of `config.data.segment` frames out of every example instead.
+    """
+
+    capacity: dict[str, int]  # what a row holds of each resource, e.g. {"tokens": 512, "patches": 128}
+
+    def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """What an example takes of each resource, from the lengths of its sequence features."""
+
+    def kind(self, lengths: Mapping[str, int]) -> str:
+        """Examples of all kinds are drawn equally often: the smaller sets are repeated."""
+
+    def build(self, examples: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One row of the batch (no batch axis) from examples that fit; `rng` decides random crops."""
+
+
 class System(Protocol):
     """What every paper provides. Built once from its config by `build`; holds no arrays."""
 
     batch_spec: dict[str, Spec]  # what `loss` is given
-    conditions_spec: dict[str, Spec]  # what `generate` is given (a subset of names, plus "mask": (batch, time))
+    example_spec: dict[str, Spec]  # what a dataset's examples must hold for that
+    conditions_spec: dict[str, Spec]  # what `generate` is given
     streams_spec: dict[str, Spec]  # what `generate` returns
     param_rules: tuple[tuple[str, tuple], ...]  # (regex over "a/b/c" path, mesh axes per dim); exactly one must match
+    tasks: tuple[str, ...]  # what `generate` can be asked for; the first is the default
+    rows: Rows | None
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters (float32)."""
@@ -53,9 +77,14 @@ class System(Protocol):
     def loss(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scalar loss and scalar metrics. Pure; `key` is the only randomness."""
 
-    def generate(self, params: Params, conditions: Batch, keys: jax.Array) -> Batch:
+    def conditions(self, example: Mapping[str, Any], task: str) -> tuple[dict[str, np.ndarray], int]:
+        """(conditions of `generate` for one example of a dataset, without batch axis; frames to make room for). The
+        caller pads the axes that `conditions_spec` names ("time" to at least that number) and adds "mask"."""
+
+    def generate(self, params: Params, conditions: Batch, keys: jax.Array, task: str = "") -> Batch:
         """Streams for a batch of conditions; `keys` is (batch,) typed keys, one an example, so that an example's
-        noise does not depend on its neighbours or on padding. Pure and jittable."""
+        noise does not depend on its neighbours or on padding. Pure and jittable. Where the System decides a stream's
+        length itself, "<stream>_length" (batch,) int32 says how many frames of it are real."""
 
 
 def build(config) -> System:

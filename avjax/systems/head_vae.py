@@ -61,6 +61,8 @@ class System:
         (r".*/scale", ()),
     )
 
+    tasks, rows = ("generate",), None
+
     def __init__(self, config):
         self.config = c = FrozenConfigDict(config)
         self.net = HeadVAENet(c)
@@ -68,6 +70,7 @@ class System:
                     c.frame_rate)
         mask = Spec(("batch", "time"), "float32", "1 = real frame, 0 = padding", "", c.frame_rate)
         self.batch_spec = {"pose_z": pose, "mask": mask}
+        self.example_spec = {"pose_z": pose}
         self.conditions_spec = dict(self.batch_spec)
         self.streams_spec = {"pose_z": pose}
 
@@ -97,7 +100,11 @@ class System:
         loss = l1 + self.config.kl_weight * kl
         return loss, {"loss": loss, "reconstruction": l1, "kl": kl}
 
-    def generate(self, params, conditions, keys):
+    def conditions(self, example, task=""):
+        """The pose itself."""
+        return {"pose_z": example["pose_z"]}, len(example["pose_z"])
+
+    def generate(self, params, conditions, keys, task=""):
         """Reconstruction of a pose track through the latent mean; nothing random, so `keys` is not read."""
         del keys
         mask = conditions["mask"]

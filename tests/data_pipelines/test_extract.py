@@ -1,6 +1,7 @@
 """Clips -> features: one clock for all streams, recipes that tell datasets apart, nothing fitted on held-out clips."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -229,11 +230,12 @@ def test_rotation_vectors():
 def test_loader_takes_extracted_features_and_refuses_another_mel(features):
     spec = {"mel": Spec(("batch", "time", 80), "float32", "mel", rate=22050 / 256, recipe=dict(mel.RECIPE)),
             "tokens": Spec(("batch", "time", 4), "float32", "tokens", rate=22050 / 256)}
-    with loader.make_loader(features, "train", spec, batch_size=2, segment=50, seed=0) as batches:
+    model = types.SimpleNamespace(batch_spec=spec, example_spec=spec, rows=None)
+    with loader.make_loader(features, "train", model, batch_size=2, segment=50, seed=0) as batches:
         assert next(batches)["mel"].shape == (2, 50, 80)
     spec["mel"] = Spec(spec["mel"].shape, "float32", "mel", rate=22050 / 256, recipe=mel.RECIPE | {"fmax": 11025.0})
     with pytest.raises(UserError, match="recipe of 'mel' differs.*fmax=11025.0.*fmax=8000.0"):
-        loader.make_loader(features, "train", spec, batch_size=2, segment=50, seed=0)
+        loader.make_loader(features, "train", model, batch_size=2, segment=50, seed=0)
 
 
 @pytest.mark.parametrize("drop, arguments, message", [

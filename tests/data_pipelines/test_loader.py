@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import types
 import zlib
 
 import numpy as np
@@ -27,6 +28,12 @@ FEATURES = {
     "slow": Feature((None, 3), "float32", "face at 30 Hz", "", 30.0),
     "identity": Feature((8,), "float32", "identity"),
 }
+
+def model(spec):
+    """What the loader asks of a System that trains on crops."""
+    return types.SimpleNamespace(batch_spec=spec, example_spec={n: s for n, s in spec.items() if n != "mask"}, rows=None)
+
+
 TRAIN, VALID = 23, 7  # a prime number of examples: batches of 8 straddle epochs
 SEGMENT = 16
 
@@ -49,7 +56,7 @@ def dataset(tmp_path_factory):
 
 def batches(dataset, count, *, hosts=1, start=0, split="train", seed=3, threads=2, batch_size=8):
     """`count` global batches: the hosts' shares in order."""
-    loaders = [loader.make_loader(dataset, split, SPEC, batch_size=batch_size, segment=SEGMENT, seed=seed, host=h,
+    loaders = [loader.make_loader(dataset, split, model(SPEC), batch_size=batch_size, segment=SEGMENT, seed=seed, host=h,
                                   num_hosts=hosts, threads=threads) for h in range(hosts)]
     try:
         if start:
@@ -111,7 +118,7 @@ def test_resuming_on_any_number_of_hosts_continues_exactly(dataset, hosts):
 
 def test_set_state_goes_back_as_well_as_forward(dataset):
     reference = batches(dataset, 6)
-    with loader.make_loader(dataset, "train", SPEC, batch_size=8, segment=SEGMENT, seed=3) as one:
+    with loader.make_loader(dataset, "train", model(SPEC), batch_size=8, segment=SEGMENT, seed=3) as one:
         for _ in range(6):
             next(one)
         for k in (4, 0, 5):
@@ -178,7 +185,7 @@ def replace(name, **changes):
 ])
 def test_features_that_do_not_fit_the_model_are_refused(dataset, spec, message):
     with pytest.raises(UserError, match=message):
-        loader.make_loader(dataset, "train", spec, batch_size=8, segment=SEGMENT, seed=0)
+        loader.make_loader(dataset, "train", model(spec), batch_size=8, segment=SEGMENT, seed=0)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -192,4 +199,4 @@ def test_arguments_that_make_no_batch_are_refused(dataset, arguments, message):
     arguments = dict(split="train", batch_size=8, segment=SEGMENT, seed=0) | arguments
     split = arguments.pop("split")
     with pytest.raises(UserError, match=message):
-        loader.make_loader(dataset, split, SPEC, **arguments)
+        loader.make_loader(dataset, split, model(SPEC), **arguments)

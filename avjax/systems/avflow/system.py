@@ -27,6 +27,9 @@ class System:
         self.config = FrozenConfigDict(config)
         self.net = AVFlowNet(self.config, compute_dtype(config.compute_dtype))
         self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
+        self.example_spec = {name: spec for name, spec in self.batch_spec.items() if name != "mask"}
+
+    tasks, rows = ("generate",), None
 
     # Fully sharded over fsdp on the wider dimension; tensor parallel over heads, hidden units and fusion outputs.
     param_rules = (
@@ -99,7 +102,11 @@ class System:
         loss = sum(c.loss_weights[name] * term for name, term in terms.items())
         return loss, {"loss": loss, **terms}
 
-    def generate(self, params, conditions, keys):
+    def conditions(self, example, task=""):
+        """The features of `conditions_spec`, as they are."""
+        return {n: example[n] for n in self.conditions_spec if n != "mask"}, len(example["tokens"])
+
+    def generate(self, params, conditions, keys, task=""):
         """Streams {mel, face, head} for conditions with "mask"; `keys` (batch,), one an example. Frames outside the
         mask come out as zeros."""
         c = self.config
