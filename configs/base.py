@@ -37,6 +37,8 @@ def get_config() -> ConfigDict:
 
     c.train = t = ConfigDict()
     t.steps = 1_000_000
+    t.init_from = ""  # a workdir or checkpoint whose parameters a new job begins with; "{workdir}" is replaced
+    t.init_include = (r".*",)  # which of them, by path; the others stay fresh
     t.log_every = 50
     t.checkpoint_every = 5000
     t.keep_last = 2

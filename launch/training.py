@@ -25,7 +25,7 @@ CONFIG_FILE = "config.json"
 # updates. (train.steps may too, unless the schedule depends on it.)
 FREE = ("stages", "mesh.", "data.dir", "data.threads", "evaluate.", "sample.", "name", "train.log_every",
         "train.checkpoint_every", "train.keep_", "train.best_", "train.evaluate_every", "train.loss_examples",
-        "train.nan_policy", "train.max_skips", "train.profile_", "train.peak_flops", "train.steps")
+        "train.init_", "train.nan_policy", "train.max_skips", "train.profile_", "train.peak_flops", "train.steps")
 
 
 def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
@@ -81,9 +81,10 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
 
 
 def fill_config(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """A locked copy with "{workdir}" replaced in data.dir."""
+    """A locked copy with "{workdir}" replaced in data.dir and train.init_from."""
     config = ConfigDict(config)
     config.data.dir = fill(config.data.dir, workdir)
+    config.train.init_from = fill(config.train.init_from, workdir)
     return config.lock()
 
 

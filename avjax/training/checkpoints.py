@@ -9,9 +9,11 @@ warning and the one before it is used.
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import threading
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +306,56 @@ def load_params(path: str | Path, system, which: str = "ema", step: int | str | 
             problem = problem or error
             logging.getLogger(__name__).warning("checkpoint %s is broken (%s)", folder, error)
     raise UserError("the checkpoint is broken", where=str(newest), found=str(problem), way_out="use another checkpoint")
+
+
+def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",)) -> tuple[Any, str]:
+    """Fresh parameters with those of a checkpoint put in their place, e.g. stage 2 from stage 1.
+
+    Args:
+      params: sharded arrays; the result has their shardings.
+      path: as for `resolve`; the average is taken when the checkpoint has one.
+      include: regular expressions; parameters that none of them matches fully stay fresh.
+
+    Returns:
+      (parameters, a line that says what was taken and what stayed fresh).
+
+    Raises UserError: no checkpoint, broken, nothing taken, or an included parameter of another shape.
+    """
+    folder = resolve(path)
+    try:
+        _verify(folder)
+        saved = _saved_shapes(folder)
+    except _Broken as error:
+        raise UserError("the checkpoint is broken", where=str(folder), found=str(error),
+                        way_out="use another checkpoint") from error
+    key = "ema" if any(name.startswith("ema/") for name in saved) else "params"
+    leaves = dict(named_leaves(params))
+    wanted = {n: x for n, x in leaves.items() if any(re.fullmatch(p, n) for p in include) and f"{key}/{n}" in saved}
+    for name, leaf in wanted.items():
+        if saved[f"{key}/{name}"][0] != leaf.shape:
+            raise UserError("a parameter of another shape", where=f"{folder}, {name}", expected=str(leaf.shape),
+                            found=str(saved[f"{key}/{name}"][0]),
+                            way_out="use the sizes it was trained with, or leave it out by config.train.init_include")
+    if not wanted:
+        raise UserError("the checkpoint has none of these parameters", where=str(folder), expected=", ".join(include),
+                        found=", ".join(list(saved)[:3]) + ", ...", way_out="check config.train.init_from and init_include")
+    target: dict = {}
+    for name, leaf in wanted.items():
+        node = target
+        *parents, last = name.split("/")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    with ocp.PyTreeCheckpointer() as reader:
+        target = {key: target}
+        loaded = reader.restore(folder / "state", args=ocp.args.PyTreeRestore(
+            item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
+    values = dict(named_leaves(loaded[key]))
+    flat, tree = jax.tree_util.tree_flatten(params)
+    params = jax.tree_util.tree_unflatten(tree, [values.get(name, x) for name, x in zip(leaves, flat, strict=True)])
+    fresh = [name for name in leaves if name not in wanted]
+    note = f"warm start: {len(wanted)} of {len(leaves)} parameters from {folder}"
+    return params, note + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}" if fresh else "")
 
 
 def load_meta(path: str | Path, step: int | str | None = None) -> dict:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import batch_sharding, check_batch, make_mesh
 from avjax.systems.api import example_batch
-from avjax.training.checkpoints import Checkpoints
+from avjax.training.checkpoints import Checkpoints, warm_start
 from avjax.training.evaluators import Evaluator
 from avjax.training.hardware import peak_flops
 from avjax.training.optimizer import make_optimizer
@@ -107,6 +108,11 @@ class _Run:
             else:
                 self.start, self.position = 0, None
                 self.state = init_state(system, optimizer, mesh, seed=config.seed, ema=ema)
+                if config.train.get("init_from"):
+                    params, note = warm_start(self.state["params"], config.train.init_from,
+                                              include=config.train.init_include)
+                    self.state |= {"params": params} | ({"ema": jax.tree.map(jnp.copy, params)} if ema else {})
+                    notes.append(note)
         self.step = self.saved = self.start
         self.telemetry = Telemetry(workdir, start=self.start, total=self.total)
         for note in notes:

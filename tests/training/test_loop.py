@@ -291,3 +291,31 @@ def test_report_events_and_profile(tmp_path, capfd):
     data = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").glob("events*"))
     for tag in (b"train/loss", b"valid/face", b"valid/voice", b"valid/words"):
         assert tag in data
+
+
+def test_warm_start_takes_what_is_asked_and_resumes_from_its_own(tmp_path):
+    first = run(tmp_path / "stage1", **{"optimizer.ema_decay": 0.5})
+    settings = {"train.init_from": str(tmp_path / "stage1"), "train.init_include": (r"hidden/.*",), "seed": 7,
+                "optimizer.learning_rate": 0.0, "optimizer.ema_decay": 0.5}
+    second = run(tmp_path / "stage2", mesh=make_mesh(dict(data=-1, fsdp=2)), **settings)
+    fresh = run(tmp_path / "fresh", **{"seed": 7, "optimizer.learning_rate": 0.0})
+    assert_same(second.state["params"]["hidden"], first.params["hidden"])  # the average, on another mesh
+    assert_same(second.state["params"]["out"], fresh.state["params"]["out"])
+    for (_, x), (_, y) in zip(named_leaves(second.state["ema"]), named_leaves(second.state["params"]), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+    assert second.step == 6 and int(second.state["step"]) == 6
+    again = run(tmp_path / "stage2", **settings | {"train.steps": 7, "train.init_from": "nowhere"})  # not read again
+    assert again.step == 7
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"train.init_from": "nowhere"}, "no checkpoint here.*nowhere"),
+    ({"train.init_include": ("nothing",)}, "none of these parameters.*nothing.*way out"),
+    ({}, r"another shape.*hidden/bias.*\(12,\).*\(8,\)"),
+])
+def test_warm_starts_that_cannot_be(tmp_path, settings, message):
+    run(tmp_path / "stage1", **{"train.steps": 3})
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "stage2", system=toy.ToySystem(width=12),
+            **{"train.init_from": str(tmp_path / "stage1")} | settings)
+    assert not (tmp_path / "stage2" / "checkpoints").exists() or not steps(tmp_path / "stage2")
