@@ -29,6 +29,7 @@ REQUIRES = [
     "soxr>=0.5",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.8",
+    "tokenizers>=0.21",
     "tqdm>=4.66",
 ]
 

@@ -1,34 +1,41 @@
 """Streams -> what a person hears and sees: the way back through the codecs that a dataset's recipes name.
 
-Waveforms are at 22050 Hz; face, pose and pictures at 30 Hz, on the clips' clock.
+Every method takes the whole dict of streams and picks what it needs, so its callers know nothing of the system that made
+them. Waveforms are at the system's own rate; face, pose and pictures at 30 Hz, on the clips' clock.
 """
 
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
-from avjax.codecs import eigenface, griffin_lim, mel
+from avjax.codecs import eigenface, griffin_lim, latents, mel, motion
 from avjax.errors import UserError
-from data_pipelines import faces, head_latents, resample
+from data_pipelines import encode, faces, head_latents, resample
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 
 FPS = 30
-SAMPLE_RATE = mel.RECIPE["sample_rate"]
+Streams = Mapping[str, np.ndarray]
 
 
 class Decoder:
     """The codecs of one dataset, or of a workdir that was trained on it.
 
+    Two families of streams, told apart by the recipes:
+      mel, face, head (AV-Flow)  at 22050 / 256 Hz; face and head are there together or not at all
+      audio, motion (Talker)     at 25 Hz; either may be absent or without frames
+
     Args:
-      recipes: {feature: recipe}; "face" and "head" say which codec decodes them.
-      codecs: {codec: {array name: array}}; "face", "pose" and, with a head VAE, "head" are used.
+      recipes: {feature: recipe}; those of the streams say which codec decodes them.
+      codecs: {codec: {array name: array}}.
       iterations: Griffin-Lim's.
     """
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]], iterations: int = 32):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
+        self._way = (_MelFaceHead if "mel" in recipes else _AudioMotion)(self)
 
     @classmethod
     def from_dataset(cls, dataset, **kw) -> "Decoder":
@@ -49,57 +56,154 @@ class Decoder:
                 codecs[file.stem] = dict(arrays)
         return cls(json.loads(path.read_text()), codecs, **kw)
 
+    # ---- sound
+
+    @property
+    def sample_rate(self) -> int:
+        """Of `waveform`."""
+        return self._way.mel_recipe["sample_rate"]
+
+    def has_audio(self, streams: Streams) -> bool:
+        """Whether there is something to hear."""
+        return len(streams.get(self._way.heard, ())) > 0
+
+    def mel(self, streams: Streams) -> np.ndarray:
+        """(T', 80) normalised log-mel."""
+        return self._way.mel(streams)
+
+    def mel_of(self, audio_N: np.ndarray, rate: float) -> np.ndarray:
+        """(T', 80) normalised log-mel of real sound (float samples at `rate`), by the same recipe as `mel`."""
+        recipe = self._way.mel_recipe
+        audio_N = encode.resampled(audio_N, rate, recipe["sample_rate"])
+        return np.asarray(mel.normalise(mel.log_mel(audio_N, recipe), recipe), np.float32)
+
+    def waveform(self, streams: Streams) -> np.ndarray:
+        """(N,) float32 samples at `sample_rate`, by Griffin-Lim."""
+        return self._way.waveform(streams)
+
+    # ---- face and head
+
     @property
     def face_kind(self) -> str:
-        """"puppet" or "eigenface"."""
-        return self.recipes["face"]["kind"]
+        """"puppet" or "eigenface"; another kind, or "", where the motion is no face code."""
+        return self._way.face_recipe.get("kind", "")
 
-    def waveform(self, mel_TM: np.ndarray) -> np.ndarray:
-        """Normalised mel (T, 80) -> float32 samples (T * 256,) at 22050 Hz, by Griffin-Lim."""
-        return griffin_lim.waveform(mel.denormalise(np.asarray(mel_TM, np.float32)), iterations=self.iterations)
+    def has_motion(self, streams: Streams) -> bool:
+        """Whether there is something to see."""
+        return len(streams.get(self._way.seen, ())) > 0
 
-    def articulators(self, face_TF: np.ndarray) -> dict[str, np.ndarray]:
-        """Puppets' face codes (T, F) at the feature rate -> {articulator: (N,)} at 30 Hz, in the puppets' own units."""
+    def face(self, streams: Streams) -> np.ndarray:
+        """Face codes (N, F) at 30 Hz."""
+        return self._way.face(streams)
+
+    def articulators(self, streams: Streams) -> dict[str, np.ndarray]:
+        """{articulator: (N,)} of puppets at 30 Hz, in their own units."""
         from data_pipelines.puppets import face_code
 
         if self.face_kind != "puppet":
             raise UserError("these faces have no named articulators", where="recipes.json, face", expected="kind puppet",
                             found=self.face_kind, way_out="use .frames")
-        face_NF = self._at_30hz("face", face_TF)
-        return face_code.decode(face_NF, self._codec("face"))
+        return face_code.decode(self.face(streams), self.codec("face"))
 
-    def lips(self, face_TF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def lips(self, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
         """(inner-lip aperture, mouth width) at 30 Hz, each (N,), in the same units."""
         from data_pipelines.puppets import face_code
 
-        return face_code.lips(self.articulators(face_TF))
+        return face_code.lips(self.articulators(streams))
 
-    def pose(self, head_TH: np.ndarray) -> np.ndarray:
-        """Head stream (T, H) -> (N, 7) at 30 Hz: unit quaternion wxyz, then translation."""
-        latent_NH = self._at_30hz("head", head_TH)
-        pose_z = head_latents.decode(self.recipes["head"], self.codecs.get("head", {}), latent_NH)
-        stats = self._codec("pose")
-        pose = pose_z * stats["std"] + stats["mean"]
+    def pose(self, streams: Streams) -> np.ndarray:
+        """(N, 7) at 30 Hz: unit quaternion wxyz, then translation."""
+        stats = self.codec("pose")
+        pose = self._way.pose_z(streams) * stats["std"] + stats["mean"]
         norm = np.linalg.norm(pose[:, :4], axis=-1, keepdims=True)
         return np.concatenate([pose[:, :4] / np.maximum(norm, 1e-6), pose[:, 4:]], axis=-1).astype(np.float32)
 
-    def frames(self, face_TF: np.ndarray, head_TH: np.ndarray, *, speaker: str = "", identity=None) -> np.ndarray:
+    @property
+    def draws(self) -> bool:
+        """Whether `frames` can be had."""
+        return self.face_kind in ("puppet", "eigenface")
+
+    def frames(self, streams: Streams, *, speaker: str = "", identity=None) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 at 30 Hz. Puppets are drawn by `identity`; eigenfaces are
         decoded by `speaker` and moved as the head is."""
         if self.face_kind == "puppet":
             from data_pipelines.puppets import render
 
-            return render.render(self.articulators(face_TF), self.pose(head_TH), np.asarray(identity, np.float32))
-        codec = eigenface.unpack(self._codec("face"), speaker)
-        return faces.compose(codec.decode(self._at_30hz("face", face_TF)), self.pose(head_TH))
+            return render.render(self.articulators(streams), self.pose(streams), np.asarray(identity, np.float32))
+        if not self.draws:
+            raise UserError("nothing here can draw this motion", where="recipes.json, motion", expected="puppet or eigenface",
+                            found=self.face_kind or self.recipes.get("motion", {}).get("kind", "none"),
+                            way_out="render it with the codec that made it")
+        codec = eigenface.unpack(self.codec("face"), speaker)
+        return faces.compose(codec.decode(self.face(streams)), self.pose(streams))
 
-    def _at_30hz(self, name: str, x_TC: np.ndarray) -> np.ndarray:
-        """Back to the clips' clock, by the way the features were put on theirs."""
-        mode = self.recipes[name].get("resample", resample.MODES[0])
-        return resample.from_features(np.asarray(x_TC, np.float32), FPS, mode=mode)
-
-    def _codec(self, name: str) -> Mapping[str, np.ndarray]:
+    def codec(self, name: str) -> Mapping[str, np.ndarray]:
+        """The arrays of one codec. UserError when they are missing."""
         if name not in self.codecs:
             raise UserError("codec missing", where=f"{CODECS_DIR}/{name}.npz", expected="the arrays fitted with the data",
                             found=", ".join(self.codecs) or "none", way_out="extract the features again")
         return self.codecs[name]
+
+
+class _MelFaceHead:
+    """AV-Flow's streams."""
+
+    heard, seen = "mel", "face"  # the streams that tell whether there is sound and picture
+    mel_recipe = mel.RECIPE
+
+    def __init__(self, decoder: Decoder):
+        self._decoder = decoder
+        self.face_recipe = decoder.recipes.get("face", {})
+
+    def mel(self, streams):
+        return np.asarray(streams["mel"], np.float32)
+
+    def waveform(self, streams):
+        return griffin_lim.waveform(mel.denormalise(self.mel(streams)), iterations=self._decoder.iterations)
+
+    def face(self, streams):
+        return self._at_30hz("face", streams["face"])
+
+    def pose_z(self, streams):
+        return head_latents.decode(self._decoder.recipes["head"], self._decoder.codecs.get("head", {}),
+                                   self._at_30hz("head", streams["head"]))
+
+    def _at_30hz(self, name, x_TC):
+        """Back to the clips' clock, by the way the features were put on theirs."""
+        mode = self._decoder.recipes[name].get("resample", resample.MODES[0])
+        return resample.from_features(np.asarray(x_TC, np.float32), FPS, mode=mode)
+
+
+class _AudioMotion:
+    """Talker's streams."""
+
+    heard, seen = "audio", "motion"
+    mel_recipe = latents.MEL
+
+    def __init__(self, decoder: Decoder):
+        self._decoder = decoder
+        self.face_recipe = decoder.recipes.get("motion", {}).get("face", {})
+
+    @functools.cached_property
+    def _audio_codec(self) -> latents.AudioCodec:
+        return latents.from_recipe(self._decoder.recipes.get("audio", {}), self._decoder.codec("audio"))
+
+    @functools.cached_property
+    def _motion_codec(self) -> motion.MotionCodec:
+        return motion.from_recipe(self._decoder.recipes["motion"], self._decoder.codec("motion"))
+
+    def mel(self, streams):
+        return self._audio_codec.mel(streams["audio"])
+
+    def waveform(self, streams):
+        return self._audio_codec.waveform(streams["audio"], iterations=self._decoder.iterations)
+
+    def face(self, streams):
+        return self._at_30hz(self._motion_codec.face_and_pose(streams["motion"])[0])
+
+    def pose_z(self, streams):
+        return self._at_30hz(self._motion_codec.face_and_pose(streams["motion"])[1])
+
+    @staticmethod
+    def _at_30hz(x_TC):
+        return resample.convert(x_TC, motion.RATE, FPS, max(1, round(len(x_TC) / motion.RATE * FPS)))

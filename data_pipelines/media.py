@@ -215,18 +215,24 @@ def check_complete(path, decoded_end: float, declared: Stream) -> None:
 
 def check_wav(path) -> None:
     """Raises MediaError("truncated") when a RIFF file's data chunk is longer than the file."""
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
-        if file.read(12)[:4] != b"RIFF":
+        check_riff(file, path)
+
+
+def check_riff(file, path) -> None:
+    """`check_wav` of an open binary file at its beginning; `path` only names it. Leaves the position anywhere."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(12)[:4] != b"RIFF":
+        return
+    while len(header := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", header)
+        if name == b"data":
+            if 0 < length < 0xFFFFFFFF - 8 and file.tell() + length > size + 1:
+                raise MediaError("truncated", path, expected=f"{length} bytes of samples (header)",
+                                 found=f"{size - file.tell()}", way_out="copy or record it again")
             return
-        while len(header := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"data":
-                if 0 < length < 0xFFFFFFFF - 8 and file.tell() + length > size + 1:
-                    raise MediaError("truncated", path, expected=f"{length} bytes of samples (header)",
-                                     found=f"{size - file.tell()}", way_out="copy or record it again")
-                return
-            file.seek(length + length % 2, os.SEEK_CUR)
+        file.seek(length + length % 2, os.SEEK_CUR)
 
 
 def write_mp4(path, frames, fps: float = 30.0, audio: np.ndarray | None = None, rate: int = 22050, crf: int = 18):

@@ -1,8 +1,9 @@
 """Whose frame is when, and linear interpolation between time axes.
 
-Frame k of a clip's stream at r frames per second is at k / r seconds. Frame j of an extracted feature is at the centre
+Frame k of a clip's stream at r frames per second is at k / r seconds. Frame j of AV-Flow's features is at the centre
 of mel frame j, (256 j + 128) / 22050 s, whatever the stream. `to_features` and `from_features` are the only two places
-that know this; a model's output goes back to 30 Hz by the same clock by which its targets came.
+that know this; a model's output goes back to 30 Hz by the same clock by which its targets came. Talker's motion is at
+k / 25 seconds, on a clip's kind of clock; `convert` goes from one such clock to another.
 """
 
 import numpy as np
@@ -40,6 +41,11 @@ def from_features(x_TC: np.ndarray, rate: float, frames: int | None = None, *, m
     else:
         position = np.arange(frames) / rate / HOP_SECONDS - 0.5
     return interpolate(x_TC, position)
+
+
+def convert(x_TC: np.ndarray, rate: float, new_rate: float, frames: int) -> np.ndarray:
+    """(T, C) whose frame k is at k / rate seconds -> (frames, C) whose frame k is at k / new_rate; the end is held."""
+    return interpolate(x_TC, np.arange(frames) * (rate / new_rate))
 
 
 def interpolate(x_TC: np.ndarray, position: np.ndarray) -> np.ndarray:

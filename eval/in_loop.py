@@ -3,18 +3,22 @@
 import numpy as np
 
 from eval import plots
-from eval.benchmarks.common import Signals
+from eval.benchmarks.common import MODEL
+from eval.generator import Generator, generate_split
 from eval.report import curve_pairs
-from eval.runner import Generator, generate_split
+from eval.signals import AUDIO, MOTION, Signals
 
-METRICS = ("F1_lips", "FD_e", "FD_h", "mel_L1", "Div_e", "Div_h")
+METRICS = ("F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "mel_L1", "mel_L1_dtw", "Div_e", "Div_h", "length_error",
+           "stop_within_2")
+OF_SHUFFLED = ("FD_e", "mel_L1", "mel_L1_dtw")
 
 
 class InLoopEvaluator:
     """Scores `config.evaluate.in_loop_examples` clips of the first split; the same code as the final evaluation.
 
     `run(params, step)` returns ({metric: float}, artefacts). "<metric>_of_shuffled" is the ratio to the shuffled
-    baseline; artefacts are {"images": {name: (H, W, 3) uint8}, "audio": {name: ((N,) float32, Hz)}}.
+    baseline; artefacts are {"images": {name: (H, W, 3) uint8}, "audio": {name: ((N,) float32, Hz)}}. Of a system with
+    several tasks, names begin with "<task>/".
     """
 
     name = "benchmark"
@@ -30,42 +34,51 @@ class InLoopEvaluator:
     def run(self, params, step: int) -> tuple[dict[str, float], dict[str, dict]]:
         """Generates, scores and draws; a pure function of the parameters."""
         del step
-        streams = dict(generate_split(self.generator, params, self.benchmark.dataset, self.split, self.indices))
-        signals = {i: self.benchmark.model(s) for i, s in streams.items()}
-        summary = self._summary(signals)
         if self._shuffled is None:
             others = {i: self.benchmark.baseline("shuffled", self.split, i) for i in self.indices}
             self._shuffled = self._summary(others)
-        out = {m: summary[m]["value"] for m in METRICS if m in summary}
-        for metric in ("FD_e", "mel_L1"):
-            out[f"{metric}_of_shuffled"] = out[metric] / max(self._shuffled[metric]["value"], 1e-12)
-        first = self.indices[0]
-        return out, self._show(signals[first], first)
+        out, images, audio, first = {}, {}, {}, self.indices[0]
+        for variant, task in self.benchmark.models.items():
+            prefix = "" if variant == MODEL else f"{variant}/"
+            streams = generate_split(self.generator, params, self.benchmark.dataset, self.split, self.indices, task)
+            signals = {i: self.benchmark.model(s, variant, self.split, i) for i, s in streams}
+            summary = self._summary(signals)
+            out |= {prefix + m: summary[m]["value"] for m in METRICS if m in summary}
+            out |= {f"{prefix}{m}_of_shuffled": summary[m]["value"] / max(self._shuffled[m]["value"], 1e-12)
+                    for m in OF_SHUFFLED if m in summary}
+            images |= {prefix + name: x for name, x in self._pictures(signals[first], first).items()}
+            if AUDIO in signals[first].scored:
+                audio[f"{prefix}generated"] = signals[first].waveform, self.benchmark.sample_rate
+        audio["truth"] = self.benchmark.truth(self.split, first).waveform, self.benchmark.sample_rate
+        return out, {"images": images, "audio": audio}
 
     def _summary(self, signals: dict[int, Signals]) -> dict:
         rows = [self.benchmark.score(self.split, i, signals[i]) for i in self.indices]
         frames = [self.benchmark.frames(self.split, i, signals[i]) for i in self.indices]
         return self.benchmark.summarise(rows, frames)
 
-    def _show(self, model: Signals, index: int) -> dict[str, dict]:
-        truth = self.benchmark.truth(self.split, index)
-        pairs, threshold = curve_pairs(self.benchmark, model, truth)
-        images = {"spectrogram": plots.image(plots.spectrogram_pair(model.streams["mel"], truth.streams["mel"])),
-                  "motion": plots.image(plots.curves(pairs, 30, threshold))}
-        strip = self._faces(model, truth, index)
-        if strip is not None:
-            images["face"] = strip
-        rate = self.benchmark.sample_rate
-        return {"images": images, "audio": {"generated": (model.waveform, rate), "truth": (truth.waveform, rate)}}
+    def _pictures(self, model: Signals, index: int) -> dict[str, np.ndarray]:
+        """{name: (H, W, 3) uint8} of what the variant made."""
+        truth, images = self.benchmark.truth(self.split, index), {}
+        if AUDIO in model.scored & truth.scored:
+            images["spectrogram"] = plots.image(plots.spectrogram_pair(model.mel_TM, truth.mel_TM, model.mel_rate))
+        if MOTION in model.scored & truth.scored:
+            pairs, threshold = curve_pairs(self.benchmark, {"generated": model}, truth)
+            images["motion"] = plots.image(plots.curves(pairs, 30, threshold))
+            strip = self._faces(model, truth, index)
+            if strip is not None:
+                images["face"] = strip
+        return images
 
     def _faces(self, model: Signals, truth: Signals, index: int, count: int = 6) -> np.ndarray | None:
         """(2 H, count * W, 3): generated frames above true ones at the same times; None where no faces are drawn."""
-        example = self.benchmark.identity(self.split, index)
-        # Only the frames shown are drawn: four feature frames, which hold one picture or two, around each.
-        at = (np.linspace(0.1, 0.9, count) * (len(truth.streams["face"]) - 4)).astype(int)
+        example, rates = self.benchmark.identity(self.split, index), self.benchmark.rates
         rows = []
         for signals in (model, truth):
-            cuts = [{k: signals.streams[k][t:t + 4] for k in ("face", "head")} for t in at]
+            # Only the frames shown are drawn: four feature frames, which hold a picture or more, around each.
+            at = np.linspace(0.1, 0.9, count) * min(model.seconds, truth.seconds)
+            cuts = [{k: x[(start := min(int(t * rates[k]), max(len(x) - 4, 0))):start + 4]
+                     for k, x in signals.streams.items()} for t in at]
             shown = [self.benchmark.pictures(cut, example) for cut in cuts]
             if any(s is None for s in shown):
                 return None

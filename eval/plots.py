@@ -1,6 +1,7 @@
 """Pictures of streams, as arrays for TensorBoard and as PNG bytes for the report."""
 
 import io
+import itertools
 
 import matplotlib
 
@@ -8,8 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-HOP_SECONDS = 256 / 22050
-INK, GENERATED, TRUE = "#222222", "#c2410c", "#1d4ed8"
+INK, TRUE = "#222222", "#1d4ed8"
+GENERATED = ("#c2410c", "#0f766e", "#a21caf", "#a16207")  # one a model variant
 
 
 def _figure(rows: int, height: float, width: float = 7.2):
@@ -20,30 +21,31 @@ def _figure(rows: int, height: float, width: float = 7.2):
     return figure, axes[:, 0]
 
 
-def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray):
-    """Two log-mel spectrograms on one colour scale, truth below."""
+def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray, rate: float):
+    """Two log-mel spectrograms of `rate` frames a second on one colour scale, truth below."""
     figure, axes = _figure(2, 3.4)
     low, high = np.percentile(truth_TM, [1, 99.5])
     for axis, mel_TM, title in ((axes[0], generated_TM, "generated"), (axes[1], truth_TM, "ground truth")):
         axis.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high,
-                    extent=(0, len(mel_TM) * HOP_SECONDS, 0, mel_TM.shape[1]), interpolation="nearest")
+                    extent=(0, len(mel_TM) / rate, 0, mel_TM.shape[1]), interpolation="nearest")
         axis.set_title(title, loc="left", fontsize=9, color=INK)
         axis.set_ylabel("mel band", fontsize=8)
     axes[-1].set_xlabel("seconds", fontsize=8)
     return figure
 
 
-def curves(pairs: list[tuple[str, np.ndarray, np.ndarray]], fps: float, threshold: float | None = None):
-    """Named curves over time, generated and true; `threshold` marks where the first one counts as closed."""
-    figure, axes = _figure(len(pairs), 1.2 + 1.1 * len(pairs))
-    for axis, (name, generated, truth) in zip(axes, pairs, strict=True):
+def curves(rows: list[tuple[str, dict[str, np.ndarray], np.ndarray]], fps: float, threshold: float | None = None):
+    """(name, {who: generated curve}, true curve) over time; `threshold` marks where the first one counts as closed."""
+    figure, axes = _figure(len(rows), 1.2 + 1.1 * len(rows))
+    for axis, (name, generated, truth) in zip(axes, rows, strict=True):
         axis.plot(np.arange(len(truth)) / fps, truth, color=TRUE, lw=1.6, label="ground truth", alpha=0.85)
-        axis.plot(np.arange(len(generated)) / fps, generated, color=GENERATED, lw=1.1, label="generated")
+        for (who, curve), color in zip(generated.items(), itertools.cycle(GENERATED)):
+            axis.plot(np.arange(len(curve)) / fps, curve, color=color, lw=1.1, label=who)
         axis.set_ylabel(name, fontsize=8)
         axis.margins(x=0)
     if threshold is not None:
         axes[0].axhline(threshold, color=INK, lw=0.6, ls=":")
-    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, fontsize=8, frameon=False)
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=4, fontsize=8, frameon=False)
     axes[-1].set_xlabel("seconds", fontsize=8)
     return figure
 

@@ -16,20 +16,26 @@ from PIL import Image
 from avjax.errors import UserError
 from data_pipelines import media
 from eval import plots
-from eval.runner import COLUMNS, cell, number
+from eval.signals import AUDIO, MOTION
+from eval.tables import cell, count, number, shown
 
 REPORT_FILE = "report.html"
 MEANING = {
-    "F1_lips": "mouth closed on the right frames", "FD_e": "Fréchet distance of face codes, per clip",
+    "F1_lips": "mouth closed on the right frames", "F1_lips_dtw": "the same, frames matched by what is heard",
+    "F1_lips_clip": "mouth closed where the recorded one is", "FD_e": "Fréchet distance of face codes, per clip",
     "FD_h": "Fréchet distance of head pose, per clip", "FD_e_pooled": "the same, all clips' frames together",
     "FD_h_pooled": "the same, all clips' frames together", "FK_e": "Fréchet distance of face motion",
     "Div_e": "diversity of face codes", "Div_h": "diversity of head pose", "BC_e": "face motion on audio onsets",
     "BC_h": "head motion on audio onsets", "mel_L1": "mean error of the mel spectrogram",
+    "mel_L1_dtw": "the same after time warping",
     "BC_e_gap": "distance of BC_e from the truth's, clip by clip", "BC_h_gap": "the same for the head",
     "MCD": "mel-cepstral distance after time warping", "MCD_audio": "the same, from the clip's own audio",
-    "WER": "word error rate of the recogniser",
+    "WER": "word error rate of the recogniser", "length_error": "how far the length is off, share of the true one",
+    "length_error_signed": "the same with its sign: below 0 is too short",
+    "stop_within_2": "share of examples that stop within 2 patches of the true end",
 }
-BETTER = {"up": "higher is better", "down": "lower is better", "truth": "nearer to the truth is better"}
+BETTER = {"up": "higher is better", "down": "lower is better", "truth": "nearer to the truth is better",
+          "zero": "nearer to 0 is better"}
 STYLE = """
 :root{--ink:#1f2328;--soft:#667085;--line:#e4e7ec;--good:#067647;--bad:#b42318;--accent:#c2410c}
 *{box-sizing:border-box}body{margin:0;background:#fff;color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",
@@ -45,8 +51,9 @@ grid-template-columns:repeat(auto-fill,minmax(320px,1fr))}
 .met:before{content:"met";color:var(--good)}.missed:before{content:"missed";color:var(--bad)}
 .met:before,.missed:before{font-weight:700;font-size:12px;margin-right:8px;display:inline-block;min-width:46px}
 .example{border-top:1px solid var(--line);padding-top:18px;margin-top:22px}.said{font-size:17px;margin:0 0 2px}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:18px;margin:12px 0}.pair figcaption{font-size:12.5px;
-color:var(--soft);margin-bottom:4px}figure{margin:0}img{max-width:100%;height:auto;display:block}
+.pair{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:18px;margin:12px 0}
+.pair figcaption,.plots figcaption{font-size:12.5px;color:var(--soft);
+margin-bottom:4px}figure{margin:0}img{max-width:100%;height:auto;display:block}
 video{width:100%;max-width:300px;border-radius:6px;background:#000}audio{width:100%;max-width:420px;height:36px}
 .plots{display:grid;grid-template-columns:1fr 1fr;gap:18px;align-items:start}details{margin-top:30px}
 pre{background:#f8f9fb;border:1px solid var(--line);border-radius:6px;padding:12px;overflow:auto;font-size:12px}
@@ -60,7 +67,7 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
     Args:
       out_dir: where.
       results: what `eval.runner.evaluate` returned.
-      samples: from `eval.runner.samples`: examples with the Signals of model and truth.
+      samples: from `eval.runner.samples`: examples with the Signals of model variants and truth.
       workdir: a training run's folder; its metrics.jsonl gives the curves.
     """
     name = html.escape(results.get("name") or results["benchmark"])
@@ -68,7 +75,7 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
     about += [f"step {results['step']}"] if results.get("step") is not None else []
     about += [datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")]
     parts = [f"<h1>{name}</h1><p class=soft>{html.escape(' · '.join(about))}</p>"]
-    if results["benchmark"] == "puppets":
+    if "puppets" in results["benchmark"]:
         parts.append("<p class=note>Puppets are drawn faces with synthetic voices whose every parameter is known. "
                      "These numbers show that the model learned and that the plumbing works; they say nothing about "
                      "realism.</p>")
@@ -93,15 +100,12 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
 
 
 def _split_section(split: str, results: dict) -> str:
-    variants = results["summary"][split]
-    count = next(iter(variants["model"].values()))["n"]
-    titles = {"model": "model", "truth": "ground truth via codec", "shuffled": "another sentence", "mean": "mean frame"}
+    variants, models = results["summary"][split], results["models"]
+    titles = {"truth": "ground truth via codec", "shuffled": "another sentence", "mean": "mean frame"}
     head = "".join(f"<th>{titles.get(v, v)}</th>" for v in variants)
     rows = []
-    for metric, better in COLUMNS:
-        if metric not in variants["model"]:
-            continue
-        cells = "".join(f"<td{' class=model' if v == 'model' else ''}>{_cell(variants[v].get(metric))}</td>"
+    for metric, better in shown(variants):
+        cells = "".join(f"<td{' class=model' if v in models else ''}>{_cell(variants[v].get(metric))}</td>"
                         for v in variants)
         meaning = f"{MEANING.get(metric, '')}; {BETTER[better]}"
         rows.append(f"<tr><td><b>{metric}</b><small>{meaning}</small></td>{cells}</tr>")
@@ -109,8 +113,8 @@ def _split_section(split: str, results: dict) -> str:
         f"<li class={'met' if t['met'] else 'missed'}>{html.escape(t['metric'])} {html.escape(t['target'])} "
         f"<span class=soft>({number(t['value'])} against {number(t['limit'])})</span></li>"
         for t in results["targets"].get(split, ()))
-    return (f"<h2>{html.escape(split)} <span class=soft>{count} examples</span></h2><div class=scroll><table><tr>"
-            f"<th>metric</th>{head}</tr>{''.join(rows)}</table></div>"
+    return (f"<h2>{html.escape(split)} <span class=soft>{count(results, split)} examples</span></h2>"
+            f"<div class=scroll><table><tr><th>metric</th>{head}</tr>{''.join(rows)}</table></div>"
             + (f"<ul class=targets>{targets}</ul>" if targets else "")
             + "<p class=note>Small print: 95 % bootstrap interval over examples.</p>")
 
@@ -122,40 +126,54 @@ def _cell(entry) -> str:
 
 
 def _example(sample: dict) -> str:
-    model, truth, benchmark = sample["model"], sample["truth"], sample["benchmark"]
-    rate = benchmark.sample_rate
-    figures = [_img(plots.png(plots.spectrogram_pair(model.streams["mel"], truth.streams["mel"])), "spectrograms")]
-    pairs, threshold = curve_pairs(benchmark, model, truth)
-    figures.append(_img(plots.png(plots.curves(pairs, 30, threshold)), "motion curves"))
-    players = []
-    for title, signals in (("generated", model), ("ground truth via codec", truth)):
-        video = video_and_poster(benchmark, signals, sample["identity"])
-        player = (f"<video controls preload=metadata poster='{_data('image/jpeg', video[1])}' "
-                  f"src='{_data('video/mp4', video[0])}'></video>" if video else
-                  f"<audio controls src='{_data('audio/wav', wav_bytes(signals.waveform, rate))}'></audio>")
-        players.append(f"<figure><figcaption>{title}</figcaption>{player}</figure>")
+    models, truth, benchmark = sample["models"], sample["truth"], sample["benchmark"]
+    names = {"model": "generated"}  # the only variant of a system with one task
+    models = {names.get(variant, variant): signals for variant, signals in models.items()}
+    figures = []
+    for who, signals in models.items():
+        if AUDIO in signals.scored & truth.scored:
+            pair = plots.spectrogram_pair(signals.mel_TM, truth.mel_TM, signals.mel_rate)
+            figures.append(f"<figure><figcaption>{html.escape(who)}</figcaption>{_img(plots.png(pair), 'spectrograms')}"
+                           "</figure>")
+    moving = {who: signals for who, signals in models.items() if MOTION in signals.scored & truth.scored}
+    if moving:
+        pairs, threshold = curve_pairs(benchmark, moving, truth)
+        figures.append(_img(plots.png(plots.curves(pairs, 30, threshold)), "motion curves"))
+    players = "".join(_player(benchmark, who, signals, sample["identity"])
+                      for who, signals in (models | {"ground truth via codec": truth}).items())
     heard = ""
     if benchmark.has_words:
-        heard = (f"<p class=note>heard by the recogniser: “{html.escape(model.transcript)}” "
-                 f"(ground truth: “{html.escape(truth.transcript)}”)</p>")
+        words = {who: signals.transcript for who, signals in models.items() if AUDIO in signals.scored}
+        heard = "".join(f"{html.escape(who)} “{html.escape(said)}”, " for who, said in words.items())
+        heard = f"<p class=note>heard by the recogniser: {heard}ground truth “{html.escape(truth.transcript)}”</p>"
     return (f"<section class=example><p class=said>“{html.escape(sample['text'])}”</p><p class=note>"
             f"{html.escape(sample['split'])} · {html.escape(sample['id'])}</p>{heard}"
-            f"<div class=pair>{''.join(players)}</div><div class=plots>{''.join(figures)}</div></section>")
+            f"<div class=pair>{players}</div><div class=plots>{''.join(figures)}</div></section>")
 
 
-def curve_pairs(benchmark, model, truth):
-    """([(name, generated, true)], closure threshold or None) to draw over time at 30 Hz."""
-    pairs, threshold = [], None
+def _player(benchmark, title: str, signals, identity) -> str:
+    video = video_and_poster(benchmark, signals, identity)
+    sound = signals.waveform if signals.has_audio else np.zeros(1, np.float32)
+    player = (f"<video controls preload=metadata poster='{_data('image/jpeg', video[1])}' "
+              f"src='{_data('video/mp4', video[0])}'></video>" if video else
+              f"<audio controls src='{_data('audio/wav', wav_bytes(sound, benchmark.sample_rate))}'></audio>")
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{player}</figure>"
+
+
+def curve_pairs(benchmark, models: dict, truth):
+    """([(name, {who: generated}, true)], closure threshold or None) to draw over time at 30 Hz; `models` {who: Signals}."""
+    rows, threshold = [], None
     if benchmark.has_lips:
-        (aperture, _), (true_aperture, width) = model.lips, truth.lips
-        pairs.append(("lip aperture", aperture, true_aperture))
+        true_aperture, width = truth.lips
+        rows.append(("lip aperture", {who: s.lips[0] for who, s in models.items()}, true_aperture))
         threshold = benchmark.lip_recipe["tau"] * float(np.mean(width))
     else:
-        pairs.append(("face code 0", model.face_NF[:, 0], truth.face_NF[:, 0]))
+        rows.append(("face code 0", {who: s.face_NF[:, 0] for who, s in models.items()}, truth.face_NF[:, 0]))
     if truth.pose_NP.shape[1] > 1 and np.ptp(truth.pose_NP) > 0:
         axis = int(np.argmax(truth.pose_NP.std(0)))
-        pairs.append((f"head pose {axis} (z)", model.pose_NP[:, axis], truth.pose_NP[:, axis]))
-    return pairs, threshold
+        rows.append((f"head pose {axis} (z)", {who: s.pose_NP[:, axis] for who, s in models.items()},
+                     truth.pose_NP[:, axis]))
+    return rows, threshold
 
 
 def wav_bytes(wave_N: np.ndarray, rate: int) -> bytes:
@@ -173,7 +191,8 @@ def video_and_poster(benchmark, signals, identity) -> tuple[bytes, bytes] | None
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "clip.mp4"
-        media.write_mp4(path, frames, 30, fit_sound(signals.waveform, len(frames) / 30, benchmark.sample_rate),
+        sound = signals.waveform if signals.has_audio else np.zeros(0, np.float32)
+        media.write_mp4(path, frames, 30, fit_sound(sound, len(frames) / 30, benchmark.sample_rate),
                         benchmark.sample_rate, crf=26)
         poster = io.BytesIO()
         Image.fromarray(frames[len(frames) // 2]).save(poster, "JPEG", quality=85)

@@ -16,7 +16,7 @@ from avjax.training import checkpoints
 from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, store
 from data_pipelines.loader import check_recipes
-from eval import benchmarks, report, runner
+from eval import benchmarks, generator, report, runner, tables
 from launch import flags as launch_flags
 from launch.stages import fill
 
@@ -31,7 +31,7 @@ def open_benchmark(config, workdir, *, full: bool = True):
     dataset = store.open_dataset(fill(config.data.dir, workdir))
     decoder = decode.Decoder.from_dataset(dataset)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
-        config, decoder, dataset, clips=_clips(config, workdir, dataset), full=full)
+        config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset), full=full)
     return benchmark, dataset
 
 
@@ -64,17 +64,16 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     meta = {"name": config.name, "seed": int(config.evaluate.seed)}
     if params is None:
         checkpoint = checkpoint or workdir
-        saved = checkpoints.load_meta(checkpoint)
+        params, saved = checkpoints.load(checkpoint, system)
         check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
-        params = checkpoints.load_params(checkpoint, system)
         meta |= {"step": saved.get("step")}
     out.mkdir(parents=True, exist_ok=True)
-    generator = runner.Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed)
-    results = runner.evaluate(benchmark, generator, params, out, splits=splits, meta=meta, progress=progress,
+    sampler = generator.Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed)
+    results = runner.evaluate(benchmark, sampler, params, out, splits=splits, meta=meta, progress=progress,
                               max_examples=config.evaluate.max_examples)
-    shown = runner.samples(benchmark, generator, params, splits, REPORT_EXAMPLES)
+    shown = runner.samples(benchmark, sampler, params, splits, REPORT_EXAMPLES)
     page = report.write(out, results, shown, workdir)
-    print(runner.table(results))
+    print(tables.table(results))
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {page}")
     return results
 

@@ -1,11 +1,17 @@
 """Lets a trained avatar speak: `python -m launch.generate --workdir=DIR --text="..."` (or `--audio=FILE`).
 
-Writes OUT.mp4 (face with sound) and OUT.wav. Text becomes timed phonemes by espeak-ng, audio becomes the tokens that
-the model was trained on; the sound, the face and the head motion are all AV-Flow's.
+Writes OUT.mp4 (face with sound) and OUT.wav; speech alone is written as OUT.wav. What a system can be given, and for which
+tasks, is said in data_pipelines/drive/<system>.py:
+
+    AV-Flow   --text (timed phonemes by espeak-ng) or --audio
+    Talker    --task=t2av | tts | a2v | v2a, by default what fits what is given: --text, --audio, --motion, or
+              --example=SPLIT/ID of a dataset; --prefix_seconds makes t2av and tts go on from the audio and motion
 """
 
+import dataclasses
 import json
 import pathlib
+import sys
 import time
 import zlib
 
@@ -15,7 +21,6 @@ import soundfile
 from absl import flags
 from ml_collections import ConfigDict
 
-from avjax.codecs import mel
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.training import checkpoints
@@ -23,59 +28,122 @@ from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, drive, media
 from launch import flags as launch_flags
 
-MAX_CHARACTERS = 2000  # about two minutes of speech
-BUCKET = 128  # frames; lengths are padded to multiples of it
 
+def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0, guidance: float | None = None,
+             temperature: float | None = None, stream: bool = False, save_latents: bool = False,
+             **wish) -> dict[str, pathlib.Path]:
+    """Speaks one sentence. Returns the files written: {"wav", "mp4", "npz"}, those that there are.
 
-def generate(workdir, *, text: str = "", audio: str = "", out=None, speaker: str = "", seed: int = 0, steps: int = 0,
-             step: int | None = None) -> dict[str, pathlib.Path]:
-    """Speaks one sentence. Returns {"mp4": path, "wav": path}.
+    Args:
+      workdir: folder of a training job.
+      out: path without extension; default WORKDIR/sample.
+      seed: of the noise.
+      step: of the checkpoint; None = the last.
+      steps, guidance, temperature: instead of the config's, where given.
+      stream: print progress while patches come, where the system can stream.
+      save_latents: write the streams too, as OUT.npz.
+      wish: fields of `data_pipelines.drive.Wish`.
 
-    Raises UserError for unusable text or audio, unknown speakers, and folders that hold no trained AV-Flow.
+    Raises UserError for unusable input, and for folders that hold nothing that speaks.
     """
-    if bool(text) == bool(audio):
-        raise UserError("nothing to say" if not text else "two things to say", where="--text, --audio",
-                        expected="exactly one of them", found="neither" if not text else "both")
-    if len(text) > MAX_CHARACTERS:
-        raise UserError("text too long", where="--text", expected=f"at most {MAX_CHARACTERS} characters",
-                        found=f"{len(text)}", way_out="split it into sentences and generate each")
-    workdir = pathlib.Path(workdir)
+    workdir, wish = pathlib.Path(workdir), drive.Wish(**wish)
     config = load_config(workdir)
-    if steps:
-        config.system.euler_steps = steps
+    driver = drive.driver(config.system.name, str(workdir))
+    if wish.example and not wish.data:
+        wish = dataclasses.replace(wish, data=config.data.dir)
+    drive.check_wish(wish, driver.TAKES, config.system.name)
+    change(config.system, driver.SETTINGS, {"steps": steps or None, "guidance": guidance, "temperature": temperature})
     system = api.build(config.system)
-    if "tokens" not in system.conditions_spec:
-        raise UserError("this system does not speak", where=str(workdir), expected="a trained avflow",
-                        found=config.system.name, way_out="give the workdir of an AV-Flow job")
     decoder = decode.Decoder.from_workdir(workdir, iterations=60)
-    who = drive.speakers(decoder.codecs)
-    if not who:
-        raise UserError("this model knows no speakers", where=str(workdir / "codecs"), expected="speakers.npz",
-                        found="none", way_out="extract the features from clips that name their speakers")
-    speaker = speaker or next(iter(who))
-    if speaker not in who:
-        raise UserError("unknown speaker", where="--speaker", expected=" or ".join(who), found=repr(speaker))
-    if text:
-        tokens_TC = drive.tokens_from_text(text, decoder.recipes["tokens"], identity=who[speaker])
-    else:
-        tokens_TC = drive.tokens_from_audio(media.read_audio(audio, mel.RECIPE["sample_rate"]), decoder.recipes["tokens"],
-                                            decoder.codecs)
+    plan = driver.plan(wish, system, decoder)
+    tell(plan.remarks)
     params = checkpoints.load_params(workdir, system, step=step)
-    conditions = drive.conditions(system.conditions_spec, tokens_TC, who[speaker], bucket=BUCKET)
-    keys = jax.random.fold_in(jax.random.key(seed), zlib.crc32((text or pathlib.Path(audio).name).encode()))[None]
-    streams = {n: np.asarray(v)[0, :len(tokens_TC)] for n, v in
-               jax.jit(system.generate)(params, conditions, keys).items()}
+    keys = jax.random.fold_in(jax.random.key(seed), zlib.crc32(plan.noise.encode()))[None]
+    if stream:
+        made = streamed(driver, system, params, plan, keys)
+    else:
+        made = jax.jit(system.generate, static_argnames="task")(params, plan.conditions, keys, task=plan.task)
+    made = jax.device_get(made)
+    tell(driver.remarks(plan, made, system))
+    streams = {name: made[name][0, :length_of(made, name, plan.frames)] for name, spec in system.streams_spec.items()
+               if "time" in spec.shape and name in made}
+    return write(pathlib.Path(out or workdir / "sample"), streams, decoder, plan, save_latents)
 
-    out = pathlib.Path(out or workdir / "sample")
+
+def change(settings, names: dict[str, str], values: dict) -> None:
+    """Sets what was given of the sampler's settings. UserError for one that the system does not have."""
+    for flag, value in values.items():
+        if value is not None:
+            if flag not in names:
+                raise UserError(f"{settings.name} has no {flag}", where=f"--{flag}", way_out="leave it out")
+            settings[names[flag]] = value
+
+
+def length_of(made, name: str, frames: int) -> int:
+    """Frames of a stream that count."""
+    return int(made[f"{name}_length"][0]) if f"{name}_length" in made else frames
+
+
+def streamed(driver, system, params, plan: drive.Plan, keys):
+    """What `system.generate` returns, with a line of progress as patches come."""
+    if not hasattr(driver, "stream"):
+        raise UserError(f"{system.config.name} is not streamed", where="--stream", way_out="leave it out")
+    chunks, first = driver.stream(system, params, plan, keys), 0.0
+    started = time.perf_counter()
+    for made, seconds in chunks:  # noqa: B007 (the last one counts)
+        now = time.perf_counter() - started
+        if seconds:
+            first = first or now
+            print(f"\rfirst patch after {first:.3f} s; {seconds:.2f} s made in {now:.2f} s, real-time factor "
+                  f"{now / seconds:.3f}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return made
+
+
+def tell(lines) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def write(out: pathlib.Path, streams: dict[str, np.ndarray], decoder, plan: drive.Plan, latents: bool) -> dict:
+    """Sound, and pictures of the same duration where there is motion that can be drawn. Each file is whole or absent."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    waveform = decoder.waveform(streams["mel"])
-    frames = decoder.frames(streams["face"], streams["head"], speaker=speaker, identity=who[speaker])
-    paths = {"wav": out.with_name(out.name + ".wav"), "mp4": out.with_name(out.name + ".mp4")}
-    partial = paths["wav"].with_name("." + paths["wav"].name)
-    soundfile.write(partial, waveform, mel.RECIPE["sample_rate"], format="WAV")
-    partial.replace(paths["wav"])
-    media.write_mp4(paths["mp4"], frames, decode.FPS, audio=waveform, rate=mel.RECIPE["sample_rate"])
+    paths = {}
+    if latents:
+        paths["npz"] = aside(out, ".npz", lambda path: save(path, streams))
+    if not decoder.has_audio(streams):
+        raise UserError("nothing was generated", where=plan.task, expected="at least one frame", found="0",
+                        way_out="train longer, or raise --config.system.min_patches")
+    sound = decoder.waveform(streams)
+    paths["wav"] = aside(out, ".wav", lambda path: soundfile.write(path, sound, decoder.sample_rate, format="WAV"))
+    if not decoder.has_motion(streams):
+        return paths
+    if not getattr(decoder, "draws", True):
+        tell([f"no picture: nothing here can draw this motion{'' if latents else '; --save_latents keeps it'}"])
+        return paths
+    frames = fitted(decoder.frames(streams, speaker=plan.speaker, identity=plan.identity),
+                    round(len(sound) / decoder.sample_rate * decode.FPS))
+    paths["mp4"] = out.with_name(out.name + ".mp4")
+    media.write_mp4(paths["mp4"], frames, decode.FPS, audio=sound, rate=decoder.sample_rate)
     return paths
+
+
+def aside(out: pathlib.Path, suffix: str, writer) -> pathlib.Path:
+    """Writes under a hidden name, then renames."""
+    path = out.with_name(out.name + suffix)
+    partial = path.with_name("." + path.name)
+    writer(partial)
+    return partial.replace(path)
+
+
+def save(path: pathlib.Path, streams) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, **streams)
+
+
+def fitted(frames: np.ndarray, count: int) -> np.ndarray:
+    """`count` pictures: as long as the sound, the last one held where motion ends earlier."""
+    return frames[np.minimum(np.arange(max(count, 1)), len(frames) - 1)]
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
@@ -90,13 +158,26 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
 def define_flags() -> None:
     """Only as a program: launch.train imports `generate` and has flags of the same names."""
     flags.DEFINE_string("workdir", None, "Folder of a finished (or running) launch.train job.")
+    flags.DEFINE_string("task", "", "What to make, where a system can make several things; default: what fits what is given.")
     flags.DEFINE_string("text", "", "Sentence to speak.")
-    flags.DEFINE_string("audio", "", "Speech file (any format, any rate) to be driven by, instead of text.")
+    flags.DEFINE_string("audio", "", "Speech file (any format, any rate): drives, or is gone on from, or gives the voice.")
+    flags.DEFINE_string("motion", "", "Motion file (.npz, .npy or .pt): drives, or is gone on from.")
+    flags.DEFINE_string("example", "", "SPLIT/ID or SPLIT/NUMBER of a dataset: its text, audio, motion and speaker.")
+    flags.DEFINE_string("data", "", "Feature dataset of --example; default the one that the model was trained on.")
+    flags.DEFINE_float("prefix_seconds", 0.0, "Go on from so much of the audio (and motion).", lower_bound=0.0)
+    flags.DEFINE_float("max_seconds", 0.0, "Bound of what is made; 0 = all that the model's context holds.", lower_bound=0.0)
     flags.DEFINE_string("out", "", "Output path without extension; default WORKDIR/sample.")
-    flags.DEFINE_string("speaker", "", "Which speaker of the training data; default the one heard most.")
+    flags.DEFINE_string("speaker", "", "Which speaker of the training data; default whoever was given, else the one heard most.")
     flags.DEFINE_integer("seed", 0, "Seed of the noise; another seed gives another delivery of the same words.")
-    flags.DEFINE_integer("steps", 0, "Euler steps; 0 = the config's.", lower_bound=0)
+    flags.DEFINE_integer("steps", 0, "Solver steps; 0 = the config's.", lower_bound=0)
+    flags.DEFINE_float("guidance", None, "Classifier-free guidance; default the config's.")
+    flags.DEFINE_float("temperature", None, "Of the start noise; default the config's.", lower_bound=0.0)
     flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")
+    flags.DEFINE_bool("stream", False, "Generate patch by patch and print how fast, where the system can.")
+    flags.DEFINE_bool("save_latents", False, "Write the streams as OUT.npz too.")
+
+
+WISHES = ("task", "text", "audio", "motion", "example", "data", "speaker", "prefix_seconds", "max_seconds")
 
 
 def main(argv):
@@ -106,11 +187,12 @@ def main(argv):
         raise UserError("no workdir given", expected="--workdir=DIR, the folder of a trained avatar")
     enable_compilation_cache()
     started = time.perf_counter()
-    paths = generate(args.workdir, text=args.text, audio=args.audio, out=args.out, speaker=args.speaker, seed=args.seed,
-                     steps=args.steps, step=None if args.step < 0 else args.step)
-    print(f"wrote {paths['mp4']} and {paths['wav']} in {time.perf_counter() - started:.1f} s")
+    paths = generate(args.workdir, out=args.out, seed=args.seed, steps=args.steps, guidance=args.guidance,
+                     temperature=args.temperature, step=None if args.step < 0 else args.step, stream=args.stream,
+                     save_latents=args.save_latents, **{name: getattr(args, name) for name in WISHES})
+    print(f"wrote {' and '.join(str(path) for path in paths.values())} in {time.perf_counter() - started:.1f} s")
 
 
 if __name__ == "__main__":
     define_flags()
-    launch_flags.run(main, needs_config=False)
+    launch_flags.run(main)

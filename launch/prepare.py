@@ -28,8 +28,16 @@ flags.DEFINE_integer("size", None, "Side of a face crop, pixels.", lower_bound=1
 flags.DEFINE_float("minutes", None, "How much to make, for --dataset=puppets.", lower_bound=0.1)
 flags.DEFINE_integer("dialogues", None, "Two-party dialogues to make besides, for --dataset=puppets.", lower_bound=0)
 flags.DEFINE_integer("seed", None, "Of whatever the dataset draws at random.")
+flags.DEFINE_string("statistics", None, "Folder of motion_mean.npy and motion_std.npy, for --dataset=talker.")
+flags.DEFINE_string("tts", None, "List of wav files with .json sidecars, to add as speech without motion.")
+flags.DEFINE_float("valid_share", None, "Share of recordings held out where the data holds none out.", 0.0, 1.0)
+flags.DEFINE_float("max_bad", None, "Largest share of unusable rows to put up with.", 0.0, 1.0)
+flags.DEFINE_string("recording", None, "Pattern whose first group in a sample's id names its recording.")
+flags.DEFINE_bool("trim_audio", None, "Cut sound that is longer than its motion.")
+flags.DEFINE_integer("threads", None, "That decode in parallel.", lower_bound=1)
 _OWN = ("dataset", "source", "out", "tokens", "weights", "units", "speaker", "longest_identity", "audio_only",
-        "max_seconds", "components", "size", "minutes", "dialogues", "seed")
+        "max_seconds", "components", "size", "minutes", "dialogues", "seed", "statistics", "tts", "valid_share", "max_bad",
+        "recording", "trim_audio", "threads")
 
 
 def known() -> list[str]:

@@ -1,8 +1,8 @@
 """What runs before training: `config.stages`, in order, each skipped when its output is already whole.
 
     {"kind": "prepare", "dataset": "puppets", "out": "{workdir}/data/clips", ...}        launch.prepare.prepare
-    {"kind": "extract", "clips": "{workdir}/data/clips", "out": "{workdir}/data/features", ...}
-                                                                                     data_pipelines.extract.extract
+    {"kind": "extract", "features": "avflow", "clips": "{workdir}/data/clips", "out": "{workdir}/data/features", ...}
+                                                                            data_pipelines.features.<features>.extract
     {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae", "overrides": {"a.b": value}}
 
 Beside every output lies `<output>.stage.json`, the arguments that made it. An output made with other arguments is an
@@ -112,7 +112,9 @@ def _run(kind: str, arguments: dict, where: str) -> None:
     if kind == "prepare":
         function = launcher("launch.prepare").prepare
     else:
-        from data_pipelines.extract import extract as function
+        from data_pipelines.extract import extractor
+
+        function = extractor(arguments.pop("features", "avflow"))
         arguments = {"clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v for k, v in arguments.items()}
     try:
         inspect.signature(function).bind(**arguments)

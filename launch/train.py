@@ -39,13 +39,28 @@ def main(argv) -> None:
         start = time.perf_counter()
         launch_flags.launcher("launch.evaluate").evaluate(fill_config(config, workdir), workdir)
         seconds["evaluate"] = time.perf_counter() - start
-    if config.sample.text or config.sample.audio:
-        start = time.perf_counter()
-        launch_flags.launcher("launch.generate").generate(workdir, text=config.sample.text, audio=config.sample.audio,
-                                                          out=workdir / "sample")
+    start = time.perf_counter()
+    if samples(config.sample, workdir):
         seconds["sample"] = time.perf_counter() - start
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr, flush=True)
+
+
+def samples(wanted, workdir: Path) -> int:
+    """Generates what `config.sample` asks for; returns how many.
+
+    `text` or `audio` give WORKDIR/sample; each of `tasks` gives WORKDIR/sample_TASK from `example` ("SPLIT/ID" or
+    "SPLIT/NUMBER" of the dataset), or from the text or audio where there is no example.
+    """
+    spoken = {name: wanted[name] for name in ("text", "audio") if wanted[name]}
+    example = {"example": wanted["example"]} if wanted.get("example") else {}
+    tasks = tuple(wanted.get("tasks", ()))
+    jobs = [("sample", spoken)] if spoken and (example or not tasks) else []
+    jobs += [(f"sample_{task}", {"task": task} | (example or spoken)) for task in tasks]
+    jobs += [("sample", example)] if example and not tasks and not spoken else []
+    for name, wish in jobs:
+        launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
+    return len(jobs)
 
 
 if __name__ == "__main__":

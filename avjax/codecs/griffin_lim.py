@@ -100,18 +100,19 @@ def mel_to_audio(log_mel_TM, *, iterations: int = 32, momentum: float = 0.99, re
     return jnp.clip(audio_N * recipe["gain"], -1.0, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames=("iterations",))
-def _compiled(log_mel_TM, iterations):
-    return mel_to_audio(log_mel_TM, iterations=iterations)
+@functools.partial(jax.jit, static_argnames=("iterations", "recipe_items"))
+def _compiled(log_mel_TM, iterations, recipe_items):
+    return mel_to_audio(log_mel_TM, iterations=iterations, recipe=dict(recipe_items))
 
 
-def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCKET) -> np.ndarray:
-    """(T, 80) log-mel (not normalised) -> (T * 256,) float32 at 22050 Hz, compiled once per length bucket.
+def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCKET,
+             recipe: dict = mel_lib.RECIPE) -> np.ndarray:
+    """(T, M) log-mel of the recipe (not normalised) -> (T * hop,) float32 at its rate, compiled once per length bucket.
 
     Raises UserError on another shape or on values that are not finite.
     """
     log_mel_TM = np.asarray(log_mel_TM, np.float32)
-    bands = mel_lib.RECIPE["bands"]
+    bands = recipe["bands"]
     if log_mel_TM.ndim != 2 or log_mel_TM.shape[1] != bands or not len(log_mel_TM):
         raise UserError("not a mel spectrogram", where="griffin_lim.waveform", expected=f"(frames >= 1, {bands})",
                         found=str(log_mel_TM.shape))
@@ -122,4 +123,4 @@ def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCK
     time = len(log_mel_TM)
     floor = np.log(1e-5)
     padded = np.pad(np.clip(log_mel_TM, floor, 5.0), [(0, -time % bucket), (0, 0)], constant_values=floor)
-    return np.asarray(_compiled(padded, iterations))[: time * mel_lib.RECIPE["hop"]]
+    return np.asarray(_compiled(padded, iterations, tuple(recipe.items())))[: time * recipe["hop"]]

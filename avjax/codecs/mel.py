@@ -1,7 +1,8 @@
 """Log-mel spectrogram of the 22 kHz, 80-band, 256-hop family (BigVGAN base, HiFi-GAN, Matcha), frame-major.
 
 Frame k is centred on sample 256 k + 128, because the signal is reflected by (n_fft - hop) / 2 on both sides and the
-transform itself does not centre. A signal of N samples has N // 256 frames.
+transform itself does not centre. A signal of N samples has N // 256 frames. RECIPE is AV-Flow's; RECIPE_24K is a second
+one for codecs of 24 kHz speech (hop 240). Functions take either.
 
 Works on numpy arrays (returns numpy, nothing is compiled: right for clips of many lengths) and on JAX arrays (pure,
 jittable). Suffixes: N samples, T frames, W window, K frequency bins, M mel bands.
@@ -35,6 +36,10 @@ RECIPE = {
     "std": 2.1161,
 }
 FRAME_RATE = RECIPE["sample_rate"] / RECIPE["hop"]  # 86.1328125 Hz
+
+# 100 frames a second at 24 kHz, four to a latent frame of 25 Hz. Mean and std stay, so that distances between normalised
+# mels of either recipe are on one scale.
+RECIPE_24K = RECIPE | {"sample_rate": 24000, "n_fft": 960, "hop": 240, "gain": 1.0}
 
 
 def hz_to_mel(hz):

@@ -1,6 +1,6 @@
-"""The few layers everything is made of: a dense layer with a stated initialiser, exact GELU, layer norm.
+"""The few layers everything is made of: a dense layer with a stated initialiser, exact GELU, layer and RMS norm, SwiGLU.
 
-The backward passes of `matmul`, `gelu` and `adaptive_norm` are written out. XLA's CPU backend otherwise copies
+The backward passes of `matmul`, `gelu`, the norms and `swiglu` are written out. XLA's CPU backend otherwise copies
 transposed operands for weight gradients (through a slow strided loop) and keeps every intermediate of GELU and the norm
 in memory; together that was a tenth of a training step.
 """
@@ -52,7 +52,7 @@ class Dense(nn.Module):
 
     `features` may be a tuple: the output then has those trailing axes, and so has the kernel (so that sharding rules
     can name heads). `rows` selects part of the input rows: `dense(x, rows=slice(0, n), bias=False)` is the share of
-    the first n inputs.
+    the first n inputs; `columns` selects along the first axis of a tuple's outputs. `use_bias=False`: there is no bias.
     """
 
     features: int | tuple[int, ...]
@@ -61,6 +61,7 @@ class Dense(nn.Module):
     init_scale: float = 1.0 / 3.0
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer | None = None
+    use_bias: bool = True
 
     def setup(self):
         shape = self.features if isinstance(self.features, tuple) else (self.features,)
@@ -71,14 +72,16 @@ class Dense(nn.Module):
             return jax.random.uniform(key, bias_shape, dtype, -bound, bound)
 
         self.kernel = self.param("kernel", self.kernel_init or uniform_fan_in(scale), (fan_in, *shape))
-        self.bias = self.param("bias", self.bias_init or bias_init, shape)
+        if self.use_bias:
+            self.bias = self.param("bias", self.bias_init or bias_init, shape)
 
-    def __call__(self, x, rows: slice = slice(None), bias: bool = True):  # noqa: B008
-        shape = self.bias.shape
-        kernel = self.kernel[rows].reshape(-1, int(np.prod(shape))).astype(self.dtype)
+    def __call__(self, x, rows: slice = slice(None), bias: bool = True, columns: int | slice = slice(None)):  # noqa: B008
+        kernel = self.kernel[rows, columns]
+        shape = kernel.shape[1:]
+        kernel = kernel.reshape(-1, int(np.prod(shape))).astype(self.dtype)
         y = matmul(x.astype(self.dtype), kernel)
-        if bias:
-            y = y + self.bias.reshape(-1).astype(self.dtype)
+        if bias and self.use_bias:
+            y = y + self.bias[columns].reshape(-1).astype(self.dtype)
         return y.reshape(*x.shape[:-1], *shape)
 
 
@@ -133,3 +136,77 @@ def _adaptive_norm_bwd(saved, dy):
 
 
 adaptive_norm.defvjp(_adaptive_norm_fwd, _adaptive_norm_bwd)
+
+
+@jax.custom_vjp
+def rms_norm(x, scale, eps: float = 1e-6):
+    """x / rms(x) * scale over the last axis; statistics in float32 (Zhang and Sennrich 2019)."""
+    return _rms_norm_fwd(x, scale, eps)[0]
+
+
+def _rms_norm_fwd(x, scale, eps):
+    wide = x.astype(jnp.float32)
+    inverse = lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (wide * inverse * scale).astype(x.dtype), (x, inverse, scale)
+
+
+def _rms_norm_bwd(saved, dy):
+    x, inverse, scale = saved
+    normal, dy = x.astype(jnp.float32) * inverse, dy.astype(jnp.float32)
+    dscale = jnp.sum((dy * normal).reshape(-1, x.shape[-1]), axis=0).astype(scale.dtype)
+    d = dy * scale
+    return (inverse * (d - normal * jnp.mean(d * normal, -1, keepdims=True))).astype(x.dtype), dscale, None
+
+
+rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over the last axis with one learned scale a channel."""
+
+    width: int
+    eps: float = 1e-6
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+
+    def __call__(self, x):
+        return rms_norm(x, self.scale, self.eps)
+
+
+@jax.custom_vjp
+def swiglu(pair):
+    """(..., 2, F) gate and value -> silu(gate) * value, (..., F) (Shazeer 2020)."""
+    gate, value = pair[..., 0, :], pair[..., 1, :]
+    return gate * jax.nn.sigmoid(gate) * value
+
+
+def _swiglu_fwd(pair):
+    return swiglu(pair), pair
+
+
+def _swiglu_bwd(pair, dy):
+    gate, value = pair[..., 0, :], pair[..., 1, :]
+    sigmoid = jax.nn.sigmoid(gate)
+    dgate = dy * value * sigmoid * (1 + gate * (1 - sigmoid))
+    return (jnp.stack([dgate, dy * gate * sigmoid], axis=-2),)
+
+
+swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
+
+
+class SwiGLU(nn.Module):
+    """x -> (silu(x @ gate) * (x @ value)) @ out, without biases; gate and value are one product."""
+
+    width: int
+    hidden: int
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+
+    def setup(self):
+        kw = dict(dtype=self.dtype, init_scale=self.init_scale, use_bias=False)
+        self.inputs = Dense((2, self.hidden), self.width, **kw)
+        self.outputs = Dense(self.width, self.hidden, **kw)
+
+    def __call__(self, x):
+        return self.outputs(swiglu(self.inputs(x)))

@@ -69,6 +69,7 @@ class System(Protocol):
     streams_spec: dict[str, Spec]  # what `generate` returns
     param_rules: tuple[tuple[str, tuple], ...]  # (regex over "a/b/c" path, mesh axes per dim); exactly one must match
     tasks: tuple[str, ...]  # what `generate` can be asked for; the first is the default
+    makes: dict[str, tuple[str, ...]]  # {task: streams that it makes}; others that it returns are those it was given
     rows: Rows | None
 
     def init(self, key: jax.Array) -> Params:
@@ -83,8 +84,8 @@ class System(Protocol):
 
     def generate(self, params: Params, conditions: Batch, keys: jax.Array, task: str = "") -> Batch:
         """Streams for a batch of conditions; `keys` is (batch,) typed keys, one an example, so that an example's
-        noise does not depend on its neighbours or on padding. Pure and jittable. Where the System decides a stream's
-        length itself, "<stream>_length" (batch,) int32 says how many frames of it are real."""
+        noise does not depend on its neighbours or on padding. Pure and jittable. A System that decides lengths itself
+        has no "mask" among its conditions, and "<stream>_length" (batch,) int32 says how many frames are real."""
 
 
 def build(config) -> System:

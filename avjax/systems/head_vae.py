@@ -62,6 +62,7 @@ class System:
     )
 
     tasks, rows = ("generate",), None
+    makes = {"generate": ("pose_z",)}
 
     def __init__(self, config):
         self.config = c = FrozenConfigDict(config)

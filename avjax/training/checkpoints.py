@@ -282,7 +282,12 @@ def resolve(path: str | Path, step: int | str | None = None) -> Path:
 
 
 def load_params(path: str | Path, system, which: str = "ema", step: int | str | None = None) -> Any:
-    """Parameters for generation, evaluation or extraction, on this process's first device.
+    """Parameters for generation, evaluation or extraction; see `load`."""
+    return load(path, system, which, step)[0]
+
+
+def load(path: str | Path, system, which: str = "ema", step: int | str | None = None) -> tuple[Any, dict]:
+    """(parameters on this process's first device, what was saved beside them with "step" added).
 
     Args:
       path, step: as for `resolve`. Without `step`, a broken newest checkpoint falls back to the one before it.
@@ -301,7 +306,8 @@ def load_params(path: str | Path, system, which: str = "ema", step: int | str | 
         try:
             has_ema = any(name.startswith("ema/") for name in _saved_shapes(folder))
             key = "ema" if which == "ema" and has_ema else "params"
-            return _read_state(folder, {key: shapes}, partial=True)[key]
+            meta = read_meta(folder)
+            return _read_state(folder, {key: shapes}, partial=True)[key], _with_step(meta, folder)
         except _Broken as error:
             problem = problem or error
             logging.getLogger(__name__).warning("checkpoint %s is broken (%s)", folder, error)
@@ -365,4 +371,8 @@ def load_meta(path: str | Path, step: int | str | None = None) -> dict:
         meta = read_meta(folder)
     except _Broken as error:
         raise UserError("the checkpoint is broken", where=str(folder), found=str(error)) from error
+    return _with_step(meta, folder)
+
+
+def _with_step(meta: dict, folder: Path) -> dict:
     return meta | ({"step": int(folder.name)} if folder.name.isdigit() else {})

@@ -192,8 +192,8 @@ class _Unpickler(pickle.Unpickler):
 class _Storages:
     """The zip's raw storages, memory-mapped (torch does not compress them), each checked against its CRC once."""
 
-    def __init__(self, archive: zipfile.ZipFile, prefix: str, path: str, order: str):
-        self._archive, self._prefix, self._path, self._order = archive, prefix, path, order
+    def __init__(self, archive: zipfile.ZipFile, prefix: str, path: str, order: str, mapped: bool = True):
+        self._archive, self._prefix, self._path, self._order, self._mapped = archive, prefix, path, order, mapped
         self._raw: dict[str, np.ndarray] = {}
 
     def raw(self, key: str) -> np.ndarray:
@@ -201,6 +201,9 @@ class _Storages:
         if key not in self._raw:
             name = f"{self._prefix}data/{key}"
             info = self._archive.getinfo(name)
+            if not self._mapped:
+                self._raw[key] = np.frombuffer(self._archive.read(name), np.uint8)  # checks the CRC too
+                return self._raw[key]
             with self._archive.open(info):  # checks the entry's local header against the directory
                 pass
             with open(self._path, "rb") as file:
@@ -250,13 +253,14 @@ def _finish(value, storages: _Storages):
     return value
 
 
-def read_torch_zip(path: str):
+def read_torch_zip(path: str, data: bytes | None = None):
     """Whatever was given to `torch.save`, with numpy arrays for tensors (bfloat16 as ml_dtypes.bfloat16).
 
-    Large files are memory-mapped: an array costs memory only once it is used. UserError: not such a file, truncated or
+    Large files are memory-mapped: an array costs memory only once it is used. With `data`, the file's content (a member
+    of a tar, say), nothing is opened and `path` only names it in errors. UserError: not such a file, truncated or
     corrupt, or holding anything but plain data (then nothing of it was executed).
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") if data is None else io.BytesIO(data) as file:
         head = file.read(512)
     if head.startswith(LEGACY_MAGIC) or head[257:262] == b"ustar":
         raise UserError("this checkpoint uses PyTorch's format from before version 1.6", where=path,
@@ -266,7 +270,7 @@ def read_torch_zip(path: str):
         raise UserError("not a PyTorch checkpoint", where=path, expected="a zip file (torch >= 1.6)",
                         found=f"a file that starts with {head[:8]!r}" if head else "an empty file", way_out=WAY_OUT)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
             names = archive.namelist()
             pickles = [n for n in names if n.endswith("/data.pkl") or n == "data.pkl"]
             if len(pickles) != 1 or any(n.endswith("/constants.pkl") for n in names):
@@ -277,7 +281,8 @@ def read_torch_zip(path: str):
             prefix = pickles[0].removesuffix("data.pkl")
             order = archive.read(prefix + "byteorder") if prefix + "byteorder" in names else b"little"
             tree = _Unpickler(archive.read(pickles[0]), path).load()
-            return _finish(tree, _Storages(archive, prefix, path, ">" if order.startswith(b"big") else "<"))
+            order = ">" if order.startswith(b"big") else "<"
+            return _finish(tree, _Storages(archive, prefix, path, order, mapped=data is None))
     except zipfile.BadZipFile as error:
         raise UserError("the checkpoint is truncated or corrupt", where=path, expected="a whole zip file",
                         found=str(error), way_out="fetch the file again and compare its size") from error

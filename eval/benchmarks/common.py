@@ -1,10 +1,14 @@
 """What benchmarks of single-speaker clips share: decoding, baselines, per-example scores and the summary.
 
-Four variants of every held-out example are scored by the same code:
-    model     what the system generated
+Variants of every held-out example, scored by the same code:
+    model     what the system generated; of a system with several tasks, one variant a task, under the task's name
     truth     the example's own features through the same codecs: what a perfect model would get
-    shuffled  the features of another sentence of the split (the same speaker's where there is one)
-    mean      the mean frame of the training split
+    shuffled  the features of another sentence of the split (the same speaker's where there is one), cut or looped to the
+              truth's length; only its length counts as it is
+    mean      the mean frame of the training split; its length is the mean length there
+A task is scored on what it makes: a dubbing task on sound, speech to motion on motion. Beats need both, so what was given
+is taken from the truth. A system that is given no mask decides lengths itself: its variants are then also compared along a
+time warping of the sound, and their lengths are scored.
 Suffixes: T frames at the feature rate, N frames at 30 Hz, F face codes, P pose, M mel bands.
 """
 
@@ -14,67 +18,26 @@ import zlib
 
 import numpy as np
 
-from data_pipelines.resample import MODES, from_features
+from avjax.errors import UserError
 from data_pipelines.schema import recipe_hash
-from eval.metrics import beats, diversity, frechet, lips, onsets, speech
+from eval import summary
+from eval.generator import stream_names
+from eval.metrics import alignment, beats, diversity, frechet, lips, onsets, speech
+from eval.signals import AUDIO, FPS, MOTION, Signals, fit
 
-FPS = 30
-VARIANTS = ("model", "truth", "shuffled", "mean")
-STREAMS = ("mel", "face", "head")
+BASELINES = ("truth", "shuffled", "mean")
+MODEL = "model"  # the only variant of a system with one task
 TRAINING_CLIPS = 64  # clips of the training split that the mean frame and the beat normaliser are taken from
-BOOTSTRAP = {"resamples": 1000, "interval": 0.95, "over": "examples", "seed": 0}
-
-
-def fit(x: np.ndarray, length: int) -> np.ndarray:
-    """Cuts or loops along the first axis."""
-    return np.resize(x, (length, *x.shape[1:])) if len(x) else np.zeros((length, *x.shape[1:]), x.dtype)
-
-
-class Signals:
-    """Streams of one example and, on demand, what a listener and a viewer would get from them."""
-
-    def __init__(self, benchmark, streams: dict[str, np.ndarray], waveform: np.ndarray | None = None):
-        self.benchmark, self.streams = benchmark, streams
-        if waveform is not None:
-            self.waveform = waveform
-
-    @functools.cached_property
-    def face_NF(self) -> np.ndarray:
-        mode = self.benchmark.dataset.recipes.get("face", {}).get("resample", MODES[0])
-        return from_features(np.asarray(self.streams["face"], np.float64), FPS, mode=mode)
-
-    @functools.cached_property
-    def pose_NP(self) -> np.ndarray:
-        """z-scored with the corpus' statistics, so that rotation and translation weigh alike."""
-        pose = np.asarray(self.benchmark.decoder.pose(self.streams["head"]), np.float64)
-        return (pose - self.benchmark.pose_mean) / self.benchmark.pose_std
-
-    @functools.cached_property
-    def waveform(self) -> np.ndarray:
-        return np.asarray(self.benchmark.decoder.waveform(self.streams["mel"]), np.float32)
-
-    @functools.cached_property
-    def onsets_s(self) -> np.ndarray:
-        return onsets.onset_times(self.waveform, self.benchmark.sample_rate)
-
-    @functools.cached_property
-    def lips(self) -> tuple[np.ndarray, np.ndarray | float]:
-        """(aperture (N,), mouth width) at 30 Hz."""
-        aperture, width = self.benchmark.decoder.lips(self.streams["face"])
-        return np.asarray(aperture, np.float64), np.asarray(width, np.float64)
-
-    @functools.cached_property
-    def transcript(self) -> str:
-        return self.benchmark.recogniser.transcribe(self.waveform, self.benchmark.sample_rate)
 
 
 class ClipBenchmark:
     """Scores generated clips against held-out ones. Subclasses say which parts apply and what the targets are.
 
     Args:
-      config: the experiment's config (`evaluate.seed`, `data.train_split` are read).
+      config: the experiment's config (`evaluate.seed`, `evaluate.tasks`, `data.train_split` are read).
       decoder: data_pipelines.decode.Decoder of the dataset's codecs.
-      dataset: an opened feature dataset with mel, face, head, text, speaker.
+      dataset: an opened feature dataset with the system's streams, text, speaker.
+      system: what is scored: its streams, its tasks and what each of them makes.
       clips: the clip dataset it was extracted from, when at hand: MCD is then also taken against its audio, which shows
         what the codec itself costs.
       full: False leaves out everything that needs a waveform (the evaluation in the loop).
@@ -85,18 +48,29 @@ class ClipBenchmark:
     has_words = False  # every example has a transcript of words that the recogniser knows
     lip_recipe = lips.RECIPE
     beat_recipe = beats.RECIPE
-    sample_rate = 22050
+    patch_s = 0.16  # the step in which a length is counted
 
-    def __init__(self, config, decoder, dataset, *, clips=None, full: bool = True):
+    def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
         self.config, self.decoder, self.dataset, self.clips, self.full = config, decoder, dataset, clips, full
+        self.streams = stream_names(system)
+        self.models = _models(system.tasks, tuple(config.evaluate.tasks))
+        self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
+        self.free_length = "mask" not in system.conditions_spec
+        self.rates = {k: dataset.features[k].rate for k in self.streams}
+        self.sample_rate = decoder.sample_rate
         self.seed = int(config.evaluate.seed)
-        self.fields = ("id", "speaker", "text", *STREAMS)
+        self.fields = ("id", "speaker", "text", *self.streams)
         codec = dataset.codec("pose") if "pose" in dataset.codecs else {"mean": 0.0, "std": 1.0}
         self.pose_mean = np.asarray(codec["mean"], np.float64)
         self.pose_std = np.maximum(np.asarray(codec["std"], np.float64), 1e-8)
         self._truths: dict[tuple[str, int], Signals] = {}
         self._sources: dict[tuple, object] = {}
         self._labels: dict[str, tuple[list[str], list[str]]] = {}
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """What is scored: models first."""
+        return (*self.models, *BASELINES)
 
     # ---- definitions that travel with the numbers
 
@@ -113,18 +87,30 @@ class ClipBenchmark:
                "Div_e": diversity.RECIPE | {"on": "face codes"}, "Div_h": diversity.RECIPE | {"on": "z-scored pose"},
                "var_e": diversity.RECIPE | {"on": "face codes"}}
         if self.full:
-            out |= {"MCD": speech.RECIPE["MCD"] | {"reference": "ground truth through the same codec"},
-                    "MCD_audio": speech.RECIPE["MCD"] | {"reference": "the clip's own audio"}}
+            mcd = speech.RECIPE["MCD"] | {"sample_rate": self.sample_rate}
+            out |= {"MCD": mcd | {"reference": "ground truth through the same codec"},
+                    "MCD_audio": mcd | {"reference": "the clip's own audio"}}
             for part, motion in (("h", "z-scored pose"), ("e", "face codes")):
                 out[f"BC_{part}"] = beat | {"motion": motion}
                 out[f"BC_{part}_gap"] = beat | {"motion": motion, "gap": "mean over clips of |BC - truth's BC|"}
         if self.has_lips:
             out["F1_lips"] = dict(self.lip_recipe)
+            out["F1_lips_clip"] = self.lip_recipe | {"reference": "the clip's own lips, before any codec"}
+        if self.free_length:
+            out |= self._free_recipes(out)
         if self.has_words and self.full:
             from eval.metrics import intelligibility
             out["WER"] = intelligibility.RECIPE | {"vocabulary": len(self.vocabulary),
                                                    "vocabulary_crc32": zlib.crc32(" ".join(self.vocabulary).encode())}
         return out
+
+    def _free_recipes(self, framewise: dict) -> dict[str, dict]:
+        both = {"frames": "those that both have"}
+        out = {m: framewise[m] | both for m in ("mel_L1", "F1_lips", "F1_lips_clip") if m in framewise}
+        out |= {f"{m}_dtw": framewise[m] | alignment.RECIPE for m in ("mel_L1", "F1_lips") if m in framewise}
+        length = {"length": "duration / truth's - 1", "baselines": "another sentence's length; the mean of training clips"}
+        return out | {"length_error": length | {"sign": "absolute"}, "length_error_signed": length,
+                      "stop_within_2": {"share of": "examples at most 2 patches off", "patch_s": self.patch_s}}
 
     @functools.cached_property
     def recipe_hash(self) -> str:
@@ -178,26 +164,27 @@ class ClipBenchmark:
         return {"speaker": example.get("speaker", ""), "identity": example.get("identity")}
 
     def pictures(self, streams: dict[str, np.ndarray], identity: dict) -> np.ndarray | None:
-        """(N, H, W, 3) uint8 at 30 Hz; None where the decoder draws no faces."""
-        draw = getattr(self.decoder, "frames", None)
-        frames = draw(streams["face"], streams["head"], **identity) if draw else None
-        return frames if frames is not None and len(frames) else None
+        """(N, H, W, 3) uint8 at 30 Hz; None where there is no motion or the decoder draws no faces."""
+        if not self.decoder.draws or not self.decoder.has_motion(streams):
+            return None
+        return self.decoder.frames(streams, **identity)
 
     @functools.cached_property
     def _training(self) -> list[Signals]:
         source = self.source(self.config.data.train_split)
         chosen = self.select(self.config.data.train_split, TRAINING_CLIPS)
-        return [Signals(self, {k: source[i][k] for k in STREAMS}) for i in chosen]
+        return [Signals(self, {k: source[i][k] for k in self.streams}) for i in chosen]
 
     @functools.cached_property
     def mean_frame(self) -> dict[str, np.ndarray]:
-        return {k: np.concatenate([s.streams[k] for s in self._training]).mean(0, dtype=np.float64) for k in STREAMS}
+        """{stream: its mean over training clips}."""
+        return {k: np.concatenate([s.streams[k] for s in self._training]).mean(0, dtype=np.float64) for k in self.streams}
 
     @functools.cached_property
     def normalisers(self) -> dict[str, np.ndarray]:
         """Mean rate of change per coefficient over training clips, for beat consistency."""
-        return {"e": beats.mean_change([s.face_NF for s in self._training]),
-                "h": beats.mean_change([s.pose_NP for s in self._training])}
+        moving = [s for s in self._training if s.has_motion]
+        return {"e": beats.mean_change([s.face_NF for s in moving]), "h": beats.mean_change([s.pose_NP for s in moving])}
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -208,38 +195,80 @@ class ClipBenchmark:
 
     @functools.cached_property
     def recogniser(self):
+        """Of the corpus' words."""
         from eval.metrics.intelligibility import Recogniser
         return Recogniser(self.vocabulary)
 
-    # ---- the four variants
+    def clip_audio(self, split: str, index: int) -> np.ndarray | None:
+        """The clip's own audio at `sample_rate`, when its dataset is at hand."""
+        found = self._clip(split, index, "audio")
+        if found is None:
+            return None
+        audio, rate = found
+        if rate is None or rate == self.sample_rate:
+            return audio
+        import soxr
+        audio = audio.astype(np.float32) / (32768 if audio.dtype == np.int16 else 1)
+        return soxr.resample(audio, rate, self.sample_rate)
+
+    def clip_lips(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(aperture, mouth width) of the clip itself at 30 Hz, where they are known."""
+        return None
+
+    def _clip(self, split: str, index: int, field: str) -> tuple[np.ndarray, float | None] | None:
+        """(a field of the clip, its rate) when the clip dataset is at hand and has it."""
+        where = self._clip_index.get(self.source(split).ids[index])
+        if where is None or field not in self.clips.features:
+            return None
+        return self._source(self.clips, where[0], (field,))[where[1]][field], self.clips.features[field].rate
+
+    @functools.cached_property
+    def _clip_index(self) -> dict[str, tuple[str, int]]:
+        ids = self.clips.ids if self.clips is not None else {}
+        return {name: (split, i) for split, names in ids.items() for i, name in enumerate(names)}
+
+    # ---- the variants
+
+    def model(self, streams: dict[str, np.ndarray], variant: str, split: str, index: int) -> Signals:
+        """Signals of generated streams. Streams that the task was given are the truth's own, whole."""
+        truth, own = self.truth(split, index), self.makes[variant]
+        given = {k for k, x in streams.items() if k not in own and len(x)}
+        made = {k: streams[k] for k in own if k in streams and len(streams[k])}
+        has = {AUDIO: self.decoder.has_audio(made), MOTION: self.decoder.has_motion(made)}
+        signals = Signals(self, made | {k: truth.streams[k] for k in given}, scored={part for part in has if has[part]},
+                          like=None if has[AUDIO] or not given else truth)
+        signals.own_length = not given
+        return signals
 
     def truth(self, split: str, index: int) -> Signals:
-        """The example's own features through the codecs; kept while they last, since three variants need them."""
+        """The example's own features through the codecs; kept while they last, since all variants need them."""
         key = split, index
         if key not in self._truths:
             while len(self._truths) >= 128:
                 self._truths.pop(next(iter(self._truths)))
             example = self.source(split)[index]
-            self._truths[key] = Signals(self, {k: example[k] for k in STREAMS})
+            self._truths[key] = Signals(self, {k: example[k] for k in self.streams})
         return self._truths[key]
 
     def baseline(self, variant: str, split: str, index: int) -> Signals:
         """Signals of "truth", "shuffled" or "mean" for one example."""
         truth = self.truth(split, index)
-        length = len(truth.streams["mel"])
+        lengths = {k: len(x) for k, x in truth.streams.items()}
         if variant == "truth":
             return truth
         if variant == "shuffled":
             other = self.truth(split, self.other(split, index))
-            signals = Signals(self, {k: fit(other.streams[k], length) for k in STREAMS})
-            if self.full:  # one waveform for both: frame t is samples 256 t .. 256 t + 255
+            signals = Signals(self, {k: fit(other.streams[k], n) for k, n in lengths.items()})
+            signals.seconds = other.seconds
+            if self.full:  # one waveform for both: every frame is as many samples
                 signals.waveform = fit(other.waveform, len(truth.waveform))
                 signals.onsets_s = truth.onsets_s
             if self.full and self.has_words:
                 signals.transcript = other.transcript
             return signals
-        signals = Signals(self, {k: np.broadcast_to(v, (length, len(v))).astype(np.float32)
-                                 for k, v in self.mean_frame.items()})
+        signals = Signals(self, {k: np.broadcast_to(self.mean_frame[k], (n, len(self.mean_frame[k]))).astype(np.float32)
+                                 for k, n in lengths.items()})
+        signals.seconds = float(np.mean([s.seconds for s in self._training]))
         if self.full:
             signals.waveform = fit(self._hum.waveform, len(truth.waveform))
         if self.full and self.has_words:
@@ -248,35 +277,65 @@ class ClipBenchmark:
 
     @functools.cached_property
     def _hum(self) -> Signals:
-        return Signals(self, {"mel": np.tile(self.mean_frame["mel"].astype(np.float32), (256, 1))})
-
-    def model(self, streams: dict[str, np.ndarray]) -> Signals:
-        """Signals of generated streams."""
-        return Signals(self, streams)
+        return Signals(self, {k: np.tile(v.astype(np.float32), (256, 1)) for k, v in self.mean_frame.items()})
 
     # ---- scores
 
     def score(self, split: str, index: int, signals: Signals) -> dict:
-        """One row: numbers and counts of one variant of one example. Plain JSON."""
+        """One row: numbers and counts of one variant of one example. Plain JSON. Only what the variant made is scored."""
         truth = self.truth(split, index)
-        face, pose, true_face, true_pose = _same_length(signals.face_NF, signals.pose_NP, truth.face_NF, truth.pose_NP)
-        row = {"frames": len(face), "mel_L1": speech.mel_l1(signals.streams["mel"], truth.streams["mel"]),
-               "FD_e": frechet.frechet(face, true_face), "FD_h": frechet.frechet(pose, true_pose),
-               "FK_e": frechet.frechet_kinetic(face, true_face), "FK_h": frechet.frechet_kinetic(pose, true_pose)}
-        if self.has_lips:
-            (aperture, _), (true_aperture, width) = signals.lips, truth.lips
-            n = min(len(aperture), len(true_aperture))
-            width = width[:n] if np.ndim(width) else width
-            taus = sorted({self.lip_recipe["tau"], *self.lip_recipe["sweep"]})
-            row["lips"] = {k: v.tolist() for k, v in lips.sweep(aperture[:n], true_aperture[:n], width, taus).items()}
+        row, own = {}, signals.scored & truth.scored
+        if MOTION in own:
+            row |= self._score_motion(signals, truth, self.clip_lips(split, index) if self.has_lips else None)
+        if AUDIO in own:
+            row |= self._score_audio(signals, truth, split, index)
+        if self.full and own and all(s.has_audio and s.has_motion for s in (signals, truth)):
+            for part in ("h", "e"):
+                row[f"BC_{part}"] = self._beats(signals, part)
+                row[f"BC_{part}_gap"] = abs(row[f"BC_{part}"] - self._beats(truth, part))
+        if self.free_length and signals.own_length and truth.seconds:
+            error = signals.seconds - truth.seconds
+            row |= {"length_error": abs(error) / truth.seconds, "length_error_signed": error / truth.seconds,
+                    "stop_within_2": float(abs(error) <= 2 * self.patch_s + 1e-6)}
+        return row
+
+    def _score_motion(self, signals: Signals, truth: Signals, clip_lips) -> dict:
+        face, pose, true_face, true_pose = signals.face_NF, signals.pose_NP, truth.face_NF, truth.pose_NP
+        row = {"frames": len(face)}
+        for metric, a, b in (("FD_e", face, true_face), ("FD_h", pose, true_pose)):
+            enough = min(len(a), len(b)) > 2
+            row[metric] = frechet.frechet(a, b) if enough else np.nan
+            row[metric.replace("D", "K")] = frechet.frechet_kinetic(a, b) if enough else np.nan
+        if not self.has_lips:
+            return row
+        aperture, (true_aperture, width) = signals.lips[0], truth.lips
+        row["lips"] = self._closures(aperture, true_aperture, width)
+        if clip_lips is not None:
+            row["lips_clip"] = self._closures(aperture, *clip_lips)
+        if self.free_length and signals.has_audio and truth.has_audio:
+            index = alignment.matching_frames(self._path(signals, truth), signals.audio_seconds, truth.audio_seconds, FPS,
+                                              len(aperture), len(true_aperture))
+            row["lips_dtw"] = self._closures(aperture[index], true_aperture, width)
+        return row
+
+    def _closures(self, aperture_N, true_aperture_N, width) -> dict[str, list[int]]:
+        """Counts for every threshold over the frames that both have."""
+        n = min(len(aperture_N), len(true_aperture_N))
+        width = width[:n] if np.ndim(width) else width
+        taus = sorted({self.lip_recipe["tau"], *self.lip_recipe["sweep"]})
+        return {k: v.tolist() for k, v in lips.sweep(aperture_N[:n], true_aperture_N[:n], width, taus).items()}
+
+    def _score_audio(self, signals: Signals, truth: Signals, split: str, index: int) -> dict:
+        mel_TM, true_TM = signals.mel_TM, truth.mel_TM
+        n = min(len(mel_TM), len(true_TM))
+        row = {"mel_L1": speech.mel_l1(mel_TM[:n], true_TM[:n])}
+        if self.free_length:
+            row["mel_L1_dtw"] = alignment.aligned_l1(mel_TM, true_TM, self._path(signals, truth))
         if self.full:
             row["MCD"] = speech.mcd_dtw(signals.waveform, truth.waveform, self.sample_rate)
             audio = self.clip_audio(split, index)
             if audio is not None:
                 row["MCD_audio"] = speech.mcd_dtw(signals.waveform, audio, self.sample_rate)
-            for part, motion, true_motion in (("h", pose, true_pose), ("e", face, true_face)):
-                row[f"BC_{part}"] = self._beats(signals, motion, part)
-                row[f"BC_{part}_gap"] = abs(row[f"BC_{part}"] - self._beats(truth, true_motion, part))
         if self.full and self.has_words:
             from eval.metrics.intelligibility import word_errors, words_of
             reference = " ".join(words_of(self.labels(split)[1][index]))
@@ -284,85 +343,38 @@ class ClipBenchmark:
             row["heard"] = signals.transcript
         return row
 
-    def _beats(self, signals: Signals, motion_ND: np.ndarray, part: str) -> float:
-        return beats.score(signals.onsets_s, motion_ND, self.normalisers[part], self.beat_recipe)
+    def _path(self, signals: Signals, truth: Signals) -> np.ndarray:
+        """Alignment of a variant's sound with the truth's, kept with the variant."""
+        if not hasattr(signals, "path"):
+            signals.path = alignment.align(signals.mel_TM, truth.mel_TM)
+        return signals.path
 
-    def clip_audio(self, split: str, index: int) -> np.ndarray | None:
-        """The clip's own audio, when its dataset is at hand."""
-        where = self._clip_index.get(self.source(split).ids[index])
-        return self._source(self.clips, where[0], ("audio",))[where[1]]["audio"] if where else None
+    def _beats(self, signals: Signals, part: str) -> float:
+        motion = signals.face_NF if part == "e" else signals.pose_NP
+        return beats.score(signals.onsets_s, motion, self.normalisers[part], self.beat_recipe)
 
-    @functools.cached_property
-    def _clip_index(self) -> dict[str, tuple[str, int]]:
-        ids = self.clips.ids if self.clips is not None else {}
-        return {name: (split, i) for split, names in ids.items() for i, name in enumerate(names)}
+    def frames(self, split: str, index: int, signals: Signals) -> tuple[np.ndarray, ...]:
+        """(face (N, F), pose (N, P), true face, true pose): what `summarise` pools. Without frames when the variant's
+        motion is not scored."""
+        truth = self.truth(split, index)
+        if MOTION not in signals.scored & truth.scored:
+            return (np.zeros((0, 1)),) * 4
+        return signals.face_NF, signals.pose_NP, truth.face_NF, truth.pose_NP
 
     # ---- summary
 
     def summarise(self, rows: list[dict], frames: list[tuple[np.ndarray, ...]]) -> dict[str, dict]:
-        """{metric: {"value", "low", "high", "n"}} of one variant.
-
-        Args:
-          rows: outputs of `score`.
-          frames: per example (face (N, F), pose (N, P), true face, true pose), for the pooled metrics.
-        """
-        out = {}
-        if self.has_lips:
-            counts = {tau: np.array([r["lips"][tau] for r in rows]) for tau in rows[0]["lips"]}
-            out["F1_lips"] = _interval(counts[f"{self.lip_recipe['tau']:g}"], _f1)
-            out["F1_lips"]["sweep"] = {tau: float(_f1(c)) for tau, c in counts.items()}
-        for metric in ("FD_e", "FD_h", "FK_e", "FK_h", "BC_h", "BC_e", "BC_h_gap", "BC_e_gap", "mel_L1", "MCD",
-                       "MCD_audio"):
-            if metric in rows[0]:
-                values = np.array([np.nan if r[metric] is None else r[metric] for r in rows], np.float64)
-                out[metric] = _interval(values[np.isfinite(values)], _mean)
-        if "WER" in rows[0]:
-            keys = ("substitutions", "deletions", "insertions", "hits")
-            counts = np.array([[r["WER"][k] for k in keys] for r in rows])
-            out["WER"] = _interval(counts, _wer)
-        face, pose, true_face, true_pose = (np.concatenate(x) for x in zip(*frames, strict=True))
-        pooled = {"FD_e_pooled": frechet.frechet(face, true_face), "FD_h_pooled": frechet.frechet(pose, true_pose),
-                  "Div_e": diversity.div(face), "Div_h": diversity.div(pose), "var_e": diversity.var_g(face)}
-        return out | {k: {"value": v, "n": len(rows)} for k, v in pooled.items()}
-
-    def frames(self, split: str, index: int, signals: Signals) -> tuple[np.ndarray, ...]:
-        """What `summarise` pools."""
-        truth = self.truth(split, index)
-        return _same_length(signals.face_NF, signals.pose_NP, truth.face_NF, truth.pose_NP)
+        """{metric: {"value", "low", "high", "n"}} of one variant, from outputs of `score` and `frames`."""
+        return summary.summarise(rows, frames, self.lip_recipe["tau"])
 
     def targets(self, summary: dict[str, dict[str, dict]]) -> list[dict]:
         """[{"metric", "target", "value", "limit", "met"}] for one split's {variant: {metric: entry}}."""
         return []
 
 
-def _same_length(*arrays):
-    n = min(len(x) for x in arrays)
-    return tuple(x[:n] for x in arrays)
-
-
-def _interval(values: np.ndarray, statistic) -> dict:
-    """Value with a percentile bootstrap interval over examples (the first axis).
-
-    `statistic` maps (..., n, columns) to (...): all resamples go through it at once.
-    """
-    values = values[:, None] if values.ndim == 1 else values
-    out = {"value": float(statistic(values)), "n": len(values)}
-    if len(values) < 3:
-        return out
-    draw = np.random.default_rng(BOOTSTRAP["seed"]).integers(0, len(values), (BOOTSTRAP["resamples"], len(values)))
-    low, high = np.nanpercentile(statistic(values[draw]), [2.5, 97.5])
-    return out | {"low": float(low), "high": float(high)}
-
-
-def _mean(values_nC):
-    return values_nC[..., 0].mean(-1) if values_nC.shape[-2] else np.nan
-
-
-def _f1(counts_nC):
-    return lips.f1(np.moveaxis(counts_nC.sum(-2), -1, 0))
-
-
-def _wer(counts_nC):
-    """Of substitutions, deletions, insertions, hits."""
-    s, d, i, h = np.moveaxis(counts_nC.sum(-2), -1, 0)
-    return (s + d + i) / np.maximum(s + d + h, 1)
+def _models(tasks: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
+    """{variant: task}."""
+    if unknown := [task for task in wanted if task not in tasks]:
+        raise UserError("unknown task", where="config.evaluate.tasks", expected=" or ".join(tasks),
+                        found=", ".join(map(repr, unknown)), way_out="leave it empty to score all tasks")
+    return {MODEL: tasks[0]} if len(tasks) == 1 else {task: task for task in wanted or tasks}

@@ -14,6 +14,7 @@ from avjax.systems import head_vae
 from avjax.systems.api import Spec
 from avjax.training.checkpoints import Checkpoints
 from data_pipelines import extract, head_latents, loader, resample, store
+from data_pipelines.features import avflow
 from data_pipelines.schema import Feature, arrays_hash, recipe_hash
 
 HOP = 256 / 22050
@@ -224,7 +225,7 @@ def test_rotation_vectors():
     half = np.sqrt(0.5)
     q = np.array([[1, 0, 0, 0], [half, half, 0, 0], [-half, 0, -half, 0], [0.5, 0.5, 0.5, 0.5]])
     expected = [[0, 0, 0], [np.pi / 2, 0, 0], [0, np.pi / 2, 0], [2 * np.pi / 3 / np.sqrt(3)] * 3]
-    np.testing.assert_allclose(extract.rotation_vector(q), expected, atol=1e-6)
+    np.testing.assert_allclose(avflow.rotation_vector(q), expected, atol=1e-6)
 
 
 def test_loader_takes_extracted_features_and_refuses_another_mel(features):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.benchmarks import common
-from eval.metrics import beats, diversity, frechet, intelligibility, lips, onsets, speech
+from eval import summary
+from eval.metrics import alignment, beats, diversity, frechet, intelligibility, lips, onsets, speech
 from tests.golden_files import golden
 
 RECORDED = golden("metrics")
@@ -101,7 +101,7 @@ def test_wer_equals_jiwer(recorded):
     counts = [intelligibility.word_errors(r, h) for r, h in pairs]
     columns = ("substitutions", "deletions", "insertions", "hits")
     np.testing.assert_array_equal([[c[k] for k in columns] for c in counts], recorded["wer/counts_SDIH"])
-    pooled = common._wer(np.array([[c[k] for k in columns] for c in counts]))
+    pooled = summary.wer(np.array([[c[k] for k in columns] for c in counts]))
     assert pooled == pytest.approx(float(recorded["wer/pooled"]))
 
 
@@ -137,3 +137,15 @@ def test_dtw_is_the_optimum(recorded):
     assert cost[path[:, 0], path[:, 1]].sum() == pytest.approx(float(recorded["mcd/dtw_cost_exact_c1"]), rel=1e-9)
     np.testing.assert_array_equal(speech.dtw(np.abs(np.subtract.outer([0, 0, 2], [0, 2, 2]))),
                                   [[0, 0], [1, 0], [2, 1], [2, 2]])
+
+
+def test_matching_frames_undo_a_known_pace():
+    """b is a at 1.25 times its duration: the frame that belongs to time t of b is the one at 0.8 t of a."""
+    a = np.cumsum(np.random.default_rng(0).normal(size=(200, 12)), axis=0)
+    b = np.stack([np.interp((np.arange(250) + 0.5) / 1.25 - 0.5, np.arange(200), column) for column in a.T], 1)
+    path = alignment.align(a, b)
+    index = alignment.matching_frames(path, 2.0, 2.5, 30, 60, 75)
+    assert np.abs(index - np.arange(75) / 1.25).max() <= 1.5
+    np.testing.assert_array_equal(alignment.matching_frames(alignment.align(a, a), 2.0, 2.0, 30, 60, 60), np.arange(60))
+    assert alignment.aligned_l1(a, a, alignment.align(a, a)) == 0
+    assert alignment.aligned_l1(a, b, path) < 0.2 * speech.mel_l1(a, b[:200])

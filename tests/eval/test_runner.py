@@ -11,7 +11,7 @@ from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
 from data_pipelines import store
-from eval import runner
+from eval import generator, rows, runner, tables
 from eval.in_loop import InLoopEvaluator
 from tests.eval import toys
 
@@ -26,14 +26,14 @@ def perfect(dataset, tmp_path_factory):
     """(results, folder) of a system that returns the targets."""
     out = tmp_path_factory.mktemp("perfect")
     system = toys.System()
-    results = runner.evaluate(toys.benchmark(dataset), runner.Generator(system, batch_size=4, seed=0),
+    results = runner.evaluate(toys.benchmark(dataset), generator.Generator(system, batch_size=4, seed=0),
                               system.init(None), out, splits=("valid", "other"), progress=False)
     return results, out
 
 
 def scores(dataset, params, out, *, batch_size=4, seed=0, splits=("valid",), max_examples=0):
-    generator = runner.Generator(toys.System(), batch_size=batch_size, seed=seed)
-    return runner.evaluate(toys.benchmark(dataset, full=False), generator, params, out, splits=splits, progress=False,
+    sampler = generator.Generator(toys.System(), batch_size=batch_size, seed=seed)
+    return runner.evaluate(toys.benchmark(dataset, full=False), sampler, params, out, splits=splits, progress=False,
                            max_examples=max_examples)
 
 
@@ -65,7 +65,7 @@ def test_bad_system_misses_targets(dataset, tmp_path):
     results = scores(dataset, noisy(2.0), tmp_path)
     missed = {t["metric"] for t in results["targets"]["valid"] if not t["met"]}
     assert {"F1_lips", "mel_L1"} <= missed
-    assert "missed" in runner.table(results)
+    assert "missed" in tables.table(results)
 
 
 def test_results_file_is_whole_json_with_recipes(perfect):
@@ -77,19 +77,19 @@ def test_results_file_is_whole_json_with_recipes(perfect):
         for metric in split["model"]:
             assert metric in saved["recipes"], f"{metric} has no recipe"
     assert {r["id"] for r in saved["rows"]} == {f"valid/{i}" for i in range(6)} | {f"other/{i}" for i in range(2)}
-    table = runner.table(results)
+    table = tables.table(results)
     assert "target: F1_lips >= 0.95: met" in table and "shuffled" in table
 
 
 def test_streams_do_not_depend_on_batch_size_or_order(dataset):
     source = dataset.source("valid", ("tokens",))
-    examples = [(name, len(source[i]["tokens"]), source[i]) for i, name in enumerate(source.ids)]
+    examples = [(name, source[i]) for i, name in enumerate(source.ids)]
     params = noisy()
-    together = dict(runner.Generator(toys.System(), batch_size=4, seed=0)(params, examples))
-    alone = dict(runner.Generator(toys.System(), batch_size=1, seed=0)(params, examples[::-1]))
-    other_seed = dict(runner.Generator(toys.System(), batch_size=4, seed=1)(params, examples))
-    for name, length, _ in examples:
-        assert len(together[name]["mel"]) == length
+    together = dict(generator.Generator(toys.System(), batch_size=4, seed=0)(params, examples))
+    alone = dict(generator.Generator(toys.System(), batch_size=1, seed=0)(params, examples[::-1]))
+    other_seed = dict(generator.Generator(toys.System(), batch_size=4, seed=1)(params, examples))
+    for name, example in examples:
+        assert len(together[name]["mel"]) == len(example["tokens"])
         for stream, value in together[name].items():
             np.testing.assert_allclose(alone[name][stream], value, atol=1e-5)
         assert np.abs(other_seed[name]["mel"] - together[name]["mel"]).max() > 0.1
@@ -103,11 +103,11 @@ def test_avflow_samples_do_not_depend_on_batch_size_or_padding(monkeypatch):
     params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape),
                           system.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
-    examples = [(f"e{n}", n, {"tokens": rng.normal(size=(n, 5)).astype(np.float32)}) for n in (40, 60, 90, 100, 126)]
-    together = dict(runner.Generator(system, batch_size=4, seed=0)(params, examples))
-    alone = dict(runner.Generator(system, batch_size=1, seed=0)(params, examples[::-1]))
-    monkeypatch.setattr(runner, "bucket", lambda length: 192)
-    padded = dict(runner.Generator(system, batch_size=3, seed=0)(params, examples))
+    examples = [(f"e{n}", {"tokens": rng.normal(size=(n, 5)).astype(np.float32)}) for n in (40, 60, 90, 100, 126)]
+    together = dict(generator.Generator(system, batch_size=4, seed=0)(params, examples))
+    alone = dict(generator.Generator(system, batch_size=1, seed=0)(params, examples[::-1]))
+    monkeypatch.setattr(generator, "bucket", lambda length: 192)
+    padded = dict(generator.Generator(system, batch_size=3, seed=0)(params, examples))
     for name, streams in together.items():
         for stream, value in streams.items():
             assert value.std() > 0.1
@@ -118,12 +118,12 @@ def test_avflow_samples_do_not_depend_on_batch_size_or_padding(monkeypatch):
 def test_scores_do_not_depend_on_what_else_is_scored(dataset, tmp_path):
     everything = scores(dataset, noisy(), tmp_path / "a", batch_size=4)
     some = scores(dataset, noisy(), tmp_path / "b", batch_size=3, max_examples=3)
-    rows = {r["id"]: r for r in everything["rows"]}
+    by_id = {r["id"]: r for r in everything["rows"]}
     assert len(some["rows"]) == 3
     for row in some["rows"]:
         for variant in ("model", "truth", "shuffled", "mean"):
-            assert row[variant]["mel_L1"] == pytest.approx(rows[row["id"]][variant]["mel_L1"], rel=1e-5)
-            assert row[variant]["FD_e"] == pytest.approx(rows[row["id"]][variant]["FD_e"], rel=1e-4, abs=1e-9)
+            assert row[variant]["mel_L1"] == pytest.approx(by_id[row["id"]][variant]["mel_L1"], rel=1e-5)
+            assert row[variant]["FD_e"] == pytest.approx(by_id[row["id"]][variant]["FD_e"], rel=1e-4, abs=1e-9)
 
 
 
@@ -133,7 +133,7 @@ def test_killed_job_goes_on(dataset, tmp_path, monkeypatch):
     lines = []
 
     def killed_after(n):
-        put = runner.Rows.put
+        put = rows.Rows.put
 
         def wrapped(self, key, row, frames):
             if len(lines) == n:
@@ -143,17 +143,17 @@ def test_killed_job_goes_on(dataset, tmp_path, monkeypatch):
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Rows, "put", killed_after(5))
+        patch.setattr(rows.Rows, "put", killed_after(5))
         with pytest.raises(KeyboardInterrupt):
             scores(dataset, noisy(), out)
     assert not (out / runner.RESULTS_FILE).exists()
-    path = out / runner.ROWS_FILE
+    path = out / rows.ROWS_FILE
     assert len(path.read_text().splitlines()) == 5
     with open(path, "a") as file:
         file.write('{"key": "valid|torn", "ro')  # the line a crash tore
     lines.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Rows, "put", killed_after(10**6))
+        patch.setattr(rows.Rows, "put", killed_after(10**6))
         resumed = scores(dataset, noisy(), out)
     assert len(lines) == 4 * 6 - 5, "rows already there were computed again"
     assert [json.loads(x)["key"] for x in path.read_text().splitlines()] and "torn" not in path.read_text()
@@ -164,21 +164,21 @@ def test_killed_job_goes_on(dataset, tmp_path, monkeypatch):
 
 def test_other_parameters_reuse_only_the_baselines(dataset, tmp_path):
     scores(dataset, noisy(), tmp_path)
-    before = len((tmp_path / runner.ROWS_FILE).read_text().splitlines())
+    before = len((tmp_path / rows.ROWS_FILE).read_text().splitlines())
     scores(dataset, noisy(0.5), tmp_path)
-    assert len((tmp_path / runner.ROWS_FILE).read_text().splitlines()) == before + 6
+    assert len((tmp_path / rows.ROWS_FILE).read_text().splitlines()) == before + 6
 
 
 def test_lost_frames_are_computed_again(dataset, tmp_path):
     first = scores(dataset, noisy(), tmp_path)
-    for path in sorted((tmp_path / runner.FRAMES_DIR).iterdir())[:3]:
+    for path in sorted((tmp_path / rows.FRAMES_DIR).iterdir())[:3]:
         path.write_bytes(b"torn")
     assert scores(dataset, noisy(), tmp_path)["summary"] == first["summary"]
 
 
 def test_damaged_row_is_named(dataset, tmp_path):
     scores(dataset, noisy(), tmp_path)
-    path = tmp_path / runner.ROWS_FILE
+    path = tmp_path / rows.ROWS_FILE
     path.write_text("not json\n" + path.read_text())
     with pytest.raises(UserError, match=r"results\.rows\.jsonl:1"):
         scores(dataset, noisy(), tmp_path)
@@ -217,7 +217,7 @@ def test_fingerprint_sees_values_and_names():
 
 
 def test_buckets_are_few_and_tight():
-    sizes = [runner.bucket(n) for n in range(1, 2000)]
+    sizes = [generator.bucket(n) for n in range(1, 2000)]
     assert all(s >= n for n, s in enumerate(sizes, 1)) and len(set(sizes)) < 12
     assert all(s <= 1.5 * n for n, s in enumerate(sizes, 1) if n > 64)
 

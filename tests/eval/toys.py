@@ -54,28 +54,58 @@ def write_corpus(folder, *, seed: int = 0, mel_recipe: dict | None = None):
 
 
 class Decoder:
-    """Sound whose loudness follows mel band 0; lips = face code 0; pose = head."""
+    """Sound whose loudness follows mel band 0; lips = face code 0; pose = head. `streams` are the single-task toy's (mel,
+    face, head at the mel rate) or the multi-task toy's (audio, motion at 25 Hz)."""
 
-    def waveform(self, mel_TM):
-        carrier = np.sin(np.arange(len(mel_TM) * 256) * 0.3)
-        return (0.3 * carrier * np.repeat(np.clip(mel_TM[:, 0] + 1, 0, 2) / 2, 256)).astype(np.float32)
+    draws = True
 
-    def lips(self, face_TF):
-        face_NF = resample.from_features(np.asarray(face_TF), 30.0)
+    def __init__(self, sample_rate: int = 22050):
+        self.sample_rate = sample_rate
+
+    def has_audio(self, streams):
+        return any(len(streams.get(k, ())) for k in ("mel", "audio"))
+
+    def has_motion(self, streams):
+        return any(len(streams.get(k, ())) for k in ("face", "motion"))
+
+    def mel(self, streams):
+        return streams["mel"] if "mel" in streams else np.repeat(streams["audio"], 4, axis=0)
+
+    def waveform(self, streams):
+        hop = 256 if "mel" in streams else 240
+        mel_TM = self.mel(streams)
+        carrier = np.sin(np.arange(len(mel_TM) * hop) * 0.3)
+        return (0.3 * carrier * np.repeat(np.clip(mel_TM[:, 0] + 1, 0, 2) / 2, hop)).astype(np.float32)
+
+    def face(self, streams):
+        if "face" in streams:
+            return resample.from_features(np.asarray(streams["face"], np.float64), 30.0)
+        return at_30hz(streams["motion"])[:, :FACE]
+
+    def lips(self, streams):
+        face_NF = self.face(streams)
         return face_NF[:, 0], np.ones(len(face_NF))
 
-    def pose(self, head_TH):
-        return resample.from_features(np.asarray(head_TH), 30.0)
+    def pose(self, streams):
+        if "head" in streams:
+            return resample.from_features(np.asarray(streams["head"]), 30.0)
+        return at_30hz(streams["motion"])[:, FACE:]
 
-    def frames(self, face_TF, head_TH, *, speaker="", identity=None):
-        shade = np.clip(self.lips(face_TF)[0] * 255, 0, 255).astype(np.uint8)
+    def frames(self, streams, *, speaker="", identity=None):
+        shade = np.clip(self.lips(streams)[0] * 255, 0, 255).astype(np.uint8)
         return np.broadcast_to(shade[:, None, None, None], (len(shade), 32, 32, 3)).copy()
+
+
+def at_30hz(x_TC):
+    """Frames at k / 25 s, held at the end."""
+    return resample.interpolate(np.asarray(x_TC, np.float64), np.arange(round(len(x_TC) * 30 / 25)) * 25 / 30)
 
 
 class System:
     """streams = tokens @ W + noise * params["noise"] + params["context"] * mean over the real frames."""
 
     param_rules = ((r".*", ()),)
+    tasks, makes, rows = ("generate",), {"generate": ("mel", "face", "head")}, None
     config = types.SimpleNamespace(to_dict=lambda: {"name": "toy"})
 
     def __init__(self, mel_recipe=None):
@@ -84,12 +114,16 @@ class System:
         self.streams_spec = {"mel": sequence(MEL, mel_recipe), "face": sequence(FACE), "head": sequence(HEAD)}
         self.conditions_spec = {"tokens": sequence(TOKENS), "mask": Spec(("batch", "time"), "float32", "real frames")}
         self.batch_spec = self.streams_spec | self.conditions_spec
+        self.example_spec = {n: s for n, s in self.batch_spec.items() if n != "mask"}
 
     def init(self, key):
         del key
         return {"w": jnp.eye(TOKENS), "noise": jnp.zeros(()), "context": jnp.zeros(())}
 
-    def generate(self, params, conditions, keys):
+    def conditions(self, example, task):
+        return {"tokens": example["tokens"]}, len(example["tokens"])
+
+    def generate(self, params, conditions, keys, task=""):
         tokens, mask = conditions["tokens"], conditions["mask"][..., None]
         noise = jax.vmap(lambda key: jax.random.normal(key, tokens.shape[1:]))(keys)
         context = (tokens * mask).sum(1, keepdims=True) / mask.sum(1, keepdims=True)
@@ -105,4 +139,93 @@ def config(**evaluate):
 
 
 def benchmark(dataset, *, full: bool = True, **evaluate) -> Benchmark:
-    return Benchmark(config(**evaluate), Decoder(), dataset, full=full)
+    return Benchmark(config(**evaluate), Decoder(), dataset, System(), full=full)
+
+
+# ---- a system with several tasks that decides lengths itself
+
+AUDIO, MOTION = 8, FACE + HEAD
+
+
+def write_tasks_corpus(folder, *, seed: int = 0):
+    """Examples of audio and motion at 25 Hz with prompts of any length. Lips and sound follow one random course, so that
+    lips fit the sound they belong to and no other."""
+    rng = np.random.default_rng(seed)
+
+    def examples(split, count):
+        for i in range(count):
+            frames = int(rng.integers(50, 90))
+            time = np.arange(frames) / 25
+            audio = np.sin(2 * np.pi * (rng.uniform(0.5, 3, AUDIO) * time[:, None] + rng.uniform(size=AUDIO)))
+            motion = np.concatenate([np.maximum(audio[:, :1], 0), audio[:, 1:3],
+                                     np.sin(rng.uniform(1, 9, HEAD) * time[:, None])], 1)
+            yield {"id": f"{split}/{i}", "speaker": f"s{i % 2}", "text": WORDS[i % len(WORDS)],
+                   "identity": np.zeros(8, np.float32), "tokens": rng.integers(1, 9, 3 + 30 * i).astype(np.int32),
+                   "audio": audio.astype(np.float32), "motion": motion.astype(np.float32)}
+
+    features = {"id": Feature((), "str", "id"), "speaker": Feature((), "str", "who"),
+                "text": Feature((), "str", "words"), "identity": Feature((8,), "float32", "identity"),
+                "tokens": Feature((None,), "int32", "prompt"), "audio": Feature((None, AUDIO), "float32", "toy", rate=25.0),
+                "motion": Feature((None, MOTION), "float32", "toy", rate=25.0)}
+    return store.write_dataset(
+        folder, name="tasks", description="toy", features=features, progress=False, recipes={},
+        splits={"train": examples("train", 6), "valid": examples("valid", 4)},
+        codecs={"pose": {"mean": np.zeros(7), "std": np.ones(7)}})
+
+
+class TasksSystem:
+    """Gives the truth back at params["pace"] times its duration where the task leaves the length open, with noise that
+    also shows whether keys and prompt lengths are kept apart: audio += params["noise"] * (normal + mean of the prompt)."""
+
+    tasks, rows = ("both", "voice", "face", "dub"), None
+    makes = {"both": ("audio", "motion"), "voice": ("audio",), "face": ("motion",), "dub": ("audio",)}
+    config = types.SimpleNamespace(to_dict=lambda: {"name": "tasks"})
+
+    def __init__(self):
+        self.streams_spec = {"audio": Spec(("batch", "time", AUDIO), "float32", "toy", rate=25.0),
+                             "motion": Spec(("batch", "time", MOTION), "float32", "toy", rate=25.0),
+                             "audio_length": Spec(("batch",), "int32", "frames"),
+                             "stop": Spec(("batch", "patches"), "float32", "logits")}
+        self.example_spec = {"tokens": Spec(("batch", "tokens"), "int32", "prompt"),
+                             "audio": self.streams_spec["audio"], "motion": self.streams_spec["motion"]}
+        self.conditions_spec = {"prompt": Spec(("batch", "tokens"), "int32", "prompt"),
+                                "prompt_length": Spec(("batch",), "int32", "ids"),
+                                "audio": self.streams_spec["audio"], "motion": self.streams_spec["motion"],
+                                "length": Spec(("batch",), "int32", "frames")}
+        self.traces = []
+
+    def init(self, key):
+        del key
+        return {"pace": jnp.float32(1), "noise": jnp.float32(0)}
+
+    def conditions(self, example, task):
+        n = len(example["audio"])
+        out = {"prompt": example["tokens"], "prompt_length": len(example["tokens"]), "audio": example["audio"],
+               "motion": example["motion"], "length": n}
+        return out, n if task in ("face", "dub") else 2 * n
+
+    def generate(self, params, conditions, keys, task=""):
+        shape = conditions["audio"].shape
+        self.traces.append((task, shape[1], conditions["prompt"].shape[1]))
+        pace = params["pace"] if task in ("both", "voice") else 1.0
+        length = jnp.round(conditions["length"] * pace).astype(jnp.int32)
+        at = jnp.minimum((jnp.arange(shape[1]) / pace).astype(jnp.int32), shape[1] - 1)
+        ids = jnp.arange(conditions["prompt"].shape[1]) < conditions["prompt_length"][:, None]
+        mean = (conditions["prompt"] * ids).sum(1) / conditions["prompt_length"]
+        noise = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (AUDIO,)))(
+            jnp.arange(shape[1])))(keys)
+        made = conditions["audio"][:, at] + params["noise"] * (noise + mean[:, None, None])
+        out = {"audio": conditions["audio"] if task == "face" else made, "audio_length": length,
+               "stop": jnp.zeros((shape[0], 3))}
+        if task != "voice":
+            out |= {"motion": conditions["motion"][:, at], "motion_length": length}
+        return out
+
+
+def tasks_benchmark(dataset, *, full: bool = True, **evaluate):
+    from eval.benchmarks import talker_puppets
+
+    class Tasks(talker_puppets.Benchmark):
+        name, has_words = "tasks", False
+
+    return Tasks(config(**evaluate), Decoder(24000), dataset, TasksSystem(), full=full)

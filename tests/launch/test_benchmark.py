@@ -1,5 +1,6 @@
 """The benchmark measures what it says, and runs a peer in turn."""
 
+import dataclasses
 import json
 import sys
 
@@ -9,6 +10,7 @@ from avjax.errors import UserError
 from avjax.systems.api import build
 from configs import head_vae
 from launch import flags
+from launch.benchmarks import segments
 
 benchmark = flags.launcher("launch.benchmark")
 
@@ -36,9 +38,30 @@ def test_rows_and_ratio(tmp_path):
     assert cases[-1] == {"case": "sample", "frames": 12, "steps": 2} and len(cases) == 6
 
 
+def test_a_case_that_the_peer_does_not_have_has_no_ratio():
+    assert benchmark.alternate(lambda: 0.5, 2, f"{sys.executable} -c 'print([])'", {}) == ([0.5, 0.5], [])
+
+
+@pytest.mark.slow
+def test_talkers_cases():
+    config = flags.load_config("configs/talker_benchmark.py", {
+        "system.d_model": 16, "system.velocity_width": 16, "system.num_layers": 1, "system.num_heads": 2,
+        "system.num_kv_heads": 1, "system.head_dim": 8, "system.d_ff": 16, "system.encoder_layers": 1,
+        "system.encoder_heads": 2, "system.velocity_layers": 1, "system.velocity_heads": 2, "system.vocab": 128,
+        "system.row_tokens": 40, "system.row_patches": 20, "system.row_utterances": 2})
+    result = benchmark.benchmark(config, batch=8, segment=20, text=4, lengths=[8, 16], steps=2, runs=2)
+    json.dumps(result)
+    train, two, first, four, _ = result["cases"]
+    assert train["name"] == "train step 8 x 2 x 20", "two utterances of five patches fit into a row"
+    assert two["parts"]["ms_a_patch"] == pytest.approx(two["median"] * 1000 / 2)
+    assert four["parts"]["realtime_factor"] == pytest.approx(four["median"] / (16 / 25))
+    slot = (four["gflop"] - two["gflop"]) / 2
+    assert 0 < first["gflop"] - slot < slot and two["gflop"] == pytest.approx(first["gflop"] + slot, rel=0.05)
+
+
 def test_a_batch_that_the_devices_do_not_divide():
     with pytest.raises(UserError, match="batch"):
-        benchmark.train_case(tiny(), build(tiny().system), 3, 10)
+        next(segments.cases(tiny(), build(tiny().system), dataclasses.replace(segments.DEFAULTS, batch=3, frames=10)))
 
 
 def test_a_peer_that_prints_no_seconds():

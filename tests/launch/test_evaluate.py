@@ -25,8 +25,8 @@ def toy(tmp_path, monkeypatch):
     system = toys.System()
     monkeypatch.setattr(api, "build", lambda _: system)
     monkeypatch.setattr(decode.Decoder, "from_dataset", classmethod(lambda cls, dataset: toys.Decoder()))
-    monkeypatch.setattr(checkpoints, "load_meta", lambda *_: {"step": 7, "recipes": {"mel": {"kind": "toy"}}})
-    monkeypatch.setattr(checkpoints, "load_params", lambda *_: system.init(None))
+    meta = {"step": 7, "recipes": {"mel": {"kind": "toy"}}}
+    monkeypatch.setattr(checkpoints, "load", lambda *_: (system.init(None), meta))
     return config, system
 
 
@@ -48,7 +48,7 @@ def test_writes_results_and_report(toy, tmp_path, capsys):
 
 def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeypatch):
     config, system = toy
-    monkeypatch.setattr(checkpoints, "load_params", lambda *_: pytest.fail("must not be read"))
+    monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("must not be read"))
     bad = jax.tree.map(lambda x: x * 0, system.init(None))
     results = job.evaluate(config, tmp_path, bad, out=tmp_path / "elsewhere", progress=False)
     assert not any(t["met"] for t in results["targets"]["valid"] if t["metric"] in ("F1_lips", "mel_L1"))
@@ -57,8 +57,8 @@ def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda c: c.evaluate.update({"benchmark": ""}), "no benchmark.*clips or puppets"),
-    (lambda c: c.evaluate.update({"benchmark": "pupets"}), "unknown benchmark.*clips or puppets.*pupets"),
+    (lambda c: c.evaluate.update({"benchmark": ""}), "no benchmark.*clips or puppets or talker_puppets"),
+    (lambda c: c.evaluate.update({"benchmark": "pupets"}), "unknown benchmark.*clips or puppets or talker_puppets.*pupets"),
     (lambda c: c.evaluate.update({"splits": ("test",)}), "unknown split.*train or valid or other.*test"),
     (lambda c: c.data.update({"dir": "{workdir}/nowhere"}), "no dataset here"),
     (lambda c: c.evaluate.update({"batch_size": 0}), "no batch"),
@@ -72,7 +72,7 @@ def test_bad_configs(toy, tmp_path, change, message):
 
 
 def test_checkpoint_trained_on_other_features(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "load_meta", lambda *_: {"recipes": {"mel": {"kind": "another"}}})
+    monkeypatch.setattr(checkpoints, "load", lambda *_: (None, {"recipes": {"mel": {"kind": "another"}}}))
     with pytest.raises(UserError, match="recipe of 'mel' differs.*kind=another.*kind=toy"):
         job.evaluate(toy[0], tmp_path, progress=False)
 

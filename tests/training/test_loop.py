@@ -161,7 +161,8 @@ def damage(folder, how):
 def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd):
     whole = run(tmp_path)
     damage(tmp_path / "checkpoints" / "6", how)
-    params = checkpoints.load_params(tmp_path, toy.ToySystem())
+    params, meta = checkpoints.load(tmp_path, toy.ToySystem())
+    assert meta["step"] == 3 and "config" in meta  # of the one that was read
     resumed = run(tmp_path)
     assert "checkpoint 6 is broken" in capfd.readouterr().err
     assert_same(whole.state, resumed.state)

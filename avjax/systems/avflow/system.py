@@ -30,6 +30,7 @@ class System:
         self.example_spec = {name: spec for name, spec in self.batch_spec.items() if name != "mask"}
 
     tasks, rows = ("generate",), None
+    makes = {"generate": ("mel", "face", "head")}
 
     # Fully sharded over fsdp on the wider dimension; tensor parallel over heads, hidden units and fusion outputs.
     param_rules = (

@@ -26,7 +26,8 @@ MAX_FRAMES_APART = 2  # between the lengths of an example's audio and motion
 
 @dataclasses.dataclass(frozen=True)
 class TalkerRows:
-    """See avjax.systems.api.Rows. Sizes in tokens, patches, utterances; `max_frames` is the longest clip trained on."""
+    """See avjax.systems.api.Rows. Sizes in tokens, patches, utterances; `max_frames` is the longest clip trained on;
+    `balance` draws utterances with and without motion equally often."""
 
     tokens: int
     patches: int
@@ -37,6 +38,7 @@ class TalkerRows:
     motion_dim: int
     voice_dim: int
     max_frames: int
+    balance: bool = True
 
     @property
     def capacity(self) -> dict[str, int]:
@@ -57,7 +59,7 @@ class TalkerRows:
 
     def kind(self, lengths: Mapping[str, int]) -> str:
         """Utterances without motion train speech alone."""
-        return "t2av" if lengths["motion"] else "tts"
+        return "tts" if self.balance and not lengths["motion"] else "t2av"
 
     def build(self, examples: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of `System.batch_spec`. Clips longer than `max_frames` are cut at random, as published."""

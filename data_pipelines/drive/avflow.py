@@ -1,8 +1,9 @@
-"""What drives a trained avatar: text or speech -> the tokens it was trained on, and who it is to be.
+"""What drives AV-Flow: text or speech -> the tokens it was trained on, and who it is to be.
 
 The tokens' recipe says which front-end made them; nothing else is accepted, so a model of phonemes is never fed units.
 """
 
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,14 +11,40 @@ import numpy as np
 from avjax.codecs import mel
 from avjax.encoders import espeak, kmeans
 from avjax.errors import UserError
-from data_pipelines import resample
-from data_pipelines.schema import SPEAKERS, recipe_hash
+from data_pipelines import drive, media, resample
+from data_pipelines.schema import recipe_hash
+
+MAX_CHARACTERS = 2000  # about two minutes of speech
+BUCKET = 128  # frames; lengths are padded to multiples of it
+TAKES = ("task", "text", "audio", "speaker")
+SETTINGS = {"steps": "euler_steps", "guidance": "guidance", "temperature": "temperature"}
 
 
-def speakers(codecs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """{speaker: identity vector} that a workdir's codecs know, those heard most in training first."""
-    arrays = codecs.get(SPEAKERS, {"names": (), "identity": ()})
-    return {str(name): vector for name, vector in zip(arrays["names"], arrays["identity"], strict=True)}
+def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
+    """Text or speech becomes tokens. UserError for unusable text or audio and unknown speakers."""
+    text, audio = wish.text, wish.audio
+    if bool(text) == bool(audio):
+        raise UserError("nothing to say" if not text else "two things to say", where="--text, --audio",
+                        expected="exactly one of them", found="neither" if not text else "both")
+    if len(text) > MAX_CHARACTERS:
+        raise UserError("text too long", where="--text", expected=f"at most {MAX_CHARACTERS} characters",
+                        found=f"{len(text)}", way_out="split it into sentences and generate each")
+    task = wish.task or system.tasks[0]
+    drive.check_task(task, system)
+    who = drive.speakers(decoder.codecs)
+    speaker = drive.choose_speaker(wish.speaker, who)
+    recipe = decoder.recipes["tokens"]
+    if text:
+        tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
+    else:
+        tokens_TC = tokens_from_audio(media.read_audio(audio, mel.RECIPE["sample_rate"]), recipe, decoder.codecs)
+    return drive.Plan(task, conditions(system.conditions_spec, tokens_TC, who[speaker], bucket=BUCKET), len(tokens_TC),
+                      speaker, who[speaker], text or pathlib.Path(audio).name)
+
+
+def remarks(plan: drive.Plan, out, system) -> list[str]:
+    """None."""
+    return []
 
 
 def tokens_from_text(text: str, recipe: Mapping, *, identity: np.ndarray) -> np.ndarray:
@@ -59,9 +86,7 @@ def conditions(spec: Mapping, tokens_TC: np.ndarray, identity: np.ndarray, *, bu
     for name, wanted in spec.items():
         shape = wanted.resolve(batch=1, time=padded).shape
         out[name] = np.zeros(shape, np.float32)
-    if tokens_TC.shape[1] != out["tokens"].shape[-1]:
-        raise UserError("tokens of another width", where="tokens", expected=str(out["tokens"].shape[-1]),
-                        found=str(tokens_TC.shape[1]), way_out="use the front-end that the model was trained with")
+    drive.check_fits(spec["tokens"], "tokens", tokens_TC)
     out["tokens"][0, :length] = tokens_TC
     out["mask"][0, :length] = 1.0
     if "identity" in out:

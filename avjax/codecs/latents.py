@@ -1,0 +1,110 @@
+"""Speech at 24 kHz <-> 32 numbers a frame at 25 Hz: the slot of Talker's audio codec, and its weightless stand-in.
+
+Latent frame j covers samples [960 j, 960 (j + 1)); the last one is filled up with silence. Whoever fills the slot has the
+attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
+
+The stand-in "mel-pca": four log-mel frames of hop 240 make one vector of 320, of which the 32 principal components of
+most variance are kept, each scaled to unit variance. The way back to sound is Griffin-Lim's.
+Suffixes: N samples, T latent frames, S mel frames (4 T), M mel bands, A latent channels.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from avjax.codecs import griffin_lim, linear
+from avjax.codecs import mel as mel_lib
+from avjax.errors import UserError
+
+SAMPLE_RATE = 24000
+HOP = 960  # samples a latent frame
+RATE = SAMPLE_RATE / HOP  # 25 Hz
+DIM = 32
+MEL = mel_lib.RECIPE_24K
+STACK = HOP // MEL["hop"]  # mel frames a latent frame
+_FLOOR = np.float32(np.log(1e-5))  # what the mel recipe makes of silence
+
+
+class AudioCodec(Protocol):
+    """What fills the slot. `recipe` and `arrays()` are all that is needed to have it back."""
+
+    recipe: dict
+
+    def encode(self, audio_N: np.ndarray) -> np.ndarray:
+        """(N,) float samples in [-1, 1] at 24 kHz -> (ceil(N / 960), 32) float32."""
+
+    def mel(self, latent_TA: np.ndarray) -> np.ndarray:
+        """(T, 32) -> (4 T, 80) log-mel of recipe `mel.RECIPE_24K`, normalised."""
+
+    def waveform(self, latent_TA: np.ndarray, iterations: int = 32) -> np.ndarray:
+        """(T, 32) -> (960 T,) float32 samples at 24 kHz."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Fitted or trained arrays, as a dataset keeps them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MelPCA:
+    """The stand-in; see the top of this file."""
+
+    codec: linear.LinearCodec
+
+    @property
+    def recipe(self) -> dict:
+        """How the latents are made, apart from the fitted arrays (whose hash the dataset adds)."""
+        return {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE, "dim": len(self.codec.std),
+                "stack": STACK, "mel": dict(MEL), "scale": "unit variance on the training split"}
+
+    def encode(self, audio_N: np.ndarray) -> np.ndarray:
+        """See AudioCodec."""
+        return self.codec.encode(stacked_mel(audio_N))
+
+    def mel(self, latent_TA: np.ndarray) -> np.ndarray:
+        """See AudioCodec."""
+        self._check(latent_TA)
+        mel_SM = self.codec.decode(latent_TA).reshape(-1, MEL["bands"])
+        return np.maximum(mel_SM, mel_lib.normalise(_FLOOR, MEL))  # no mel of this recipe is below silence
+
+    def waveform(self, latent_TA: np.ndarray, iterations: int = 32) -> np.ndarray:
+        """See AudioCodec."""
+        return griffin_lim.waveform(mel_lib.denormalise(self.mel(latent_TA), MEL), iterations=iterations, recipe=MEL)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See AudioCodec."""
+        return self.codec.arrays()
+
+    def _check(self, latent_TA):
+        width = len(self.codec.std)
+        if np.ndim(latent_TA) != 2 or np.shape(latent_TA)[1] != width:
+            raise UserError("wrong latent width", where="audio", expected=f"(frames, {width})",
+                            found=str(np.shape(latent_TA)), way_out="use the codec that the model was trained with")
+
+
+def stacked_mel(audio_N: np.ndarray) -> np.ndarray:
+    """(N,) at 24 kHz -> (T, 4 * 80) normalised log-mel of the latent frames. Raises UserError for less than 20 ms."""
+    audio_N = np.asarray(audio_N, np.float32)
+    audio_N = np.pad(audio_N, (0, -len(audio_N) % HOP))
+    return mel_lib.normalise(mel_lib.log_mel(audio_N, MEL), MEL).reshape(-1, STACK * MEL["bands"])
+
+
+def fit(moments: linear.Moments, dim: int = DIM) -> MelPCA:
+    """The codec from the moments of `stacked_mel` over the training split. Raises UserError when it spans too little."""
+    return MelPCA(moments.codec(dim))
+
+
+def moments() -> linear.Moments:
+    """To be filled with `stacked_mel` of every clip, and given to `fit`."""
+    return linear.Moments(STACK * MEL["bands"])
+
+
+def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codecs/audio.npz") -> AudioCodec:
+    """The codec of a dataset or workdir. Raises UserError for kinds that are unknown or need weights."""
+    if recipe.get("kind") == "mel-pca":
+        codec = MelPCA(linear.LinearCodec.from_arrays(arrays, where))
+        if len(codec.codec.mean) != STACK * MEL["bands"] or recipe.get("mel") != MEL:
+            raise UserError("audio codec of another mel", where=where, expected=str(MEL), found=str(recipe.get("mel")),
+                            way_out="extract the features again")
+        return codec
+    raise UserError("unknown audio codec", where="recipes.json, audio", expected="kind mel-pca",
+                    found=repr(recipe.get("kind")), way_out="extract the features with a codec that this version has")

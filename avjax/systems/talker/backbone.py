@@ -1,0 +1,123 @@
+"""The language model: a Qwen3 decoder (grouped-query attention, per-head RMS norm of queries and keys, rotary, SwiGLU).
+
+Layers are scanned, so parameters carry a leading layer axis. Two ways through: whole sequences with segments, and one
+position at a time against a cache of keys (after norm and rotary) and values.
+
+Suffixes: B batch, N positions, D model width, H query heads, G key-value heads, R = H / G, K head width, L layers.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avjax.nn.attention import NEGATIVE, Causal, attention
+from avjax.nn.embeddings import rotary_tables, rotate
+from avjax.nn.layers import Dense, RMSNorm, SwiGLU
+from avjax.systems.talker.local import POLICIES
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm layer. Its methods share a signature, as the scan over layers wants it:
+    (x, this layer's cache or None, what all layers share) -> (x, this layer's keys and values or None)."""
+
+    config: object
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+        kw = dict(dtype=self.dtype, init_scale=c.init_scale, use_bias=False)
+        self.attention_norm = RMSNorm(c.d_model, c.rms_eps)
+        self.q = Dense((c.num_heads, c.head_dim), c.d_model, **kw)
+        self.kv = Dense((2, c.num_kv_heads, c.head_dim), c.d_model, **kw)
+        self.q_norm, self.k_norm = RMSNorm(c.head_dim, c.rms_eps), RMSNorm(c.head_dim, c.rms_eps)
+        self.project = Dense(c.d_model, c.num_heads * c.head_dim, **kw)
+        self.mlp_norm = RMSNorm(c.d_model, c.rms_eps)
+        self.mlp = SwiGLU(c.d_model, c.d_ff, self.dtype, c.init_scale)
+
+    def full(self, x_BND, cache, shared):
+        return self._whole(x_BND, shared)[0], None
+
+    def prefill(self, x_BND, cache, shared):
+        return self._whole(x_BND, shared)
+
+    def _whole(self, x_BND, shared):
+        c = self.config
+        q_BHNK, k_BGNK, v_BGNK = self._heads(x_BND, shared["rotary"])
+        repeats = c.num_heads // c.num_kv_heads
+        out_BHNK = attention(q_BHNK, jnp.repeat(k_BGNK, repeats, axis=1), jnp.repeat(v_BGNK, repeats, axis=1),
+                             mask=Causal(), segments=shared["segment"], kernel=c.attention_kernel)
+        return self._finish(x_BND, out_BHNK), {"k": k_BGNK, "v": v_BGNK}
+
+    def step(self, x_B1D, cache, shared):
+        """cache: {"k", "v"} of (batch, G, Nmax, K); writes at shared["index"] (batch,) and attends up to it."""
+        q_BH1K, k_BG1K, v_BG1K = self._heads(x_B1D, shared["rotary"])
+        write = jax.vmap(lambda old, new, i: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), i, axis=1))
+        k_BGNK = write(cache["k"], k_BG1K, shared["index"])
+        v_BGNK = write(cache["v"], v_BG1K, shared["index"])
+        B, G, N, K = k_BGNK.shape
+        q_BGRK = q_BH1K.reshape(B, G, -1, K)
+        logits = K ** -0.5 * jnp.einsum("bgrk,bgnk->bgrn", q_BGRK, k_BGNK, preferred_element_type=jnp.float32)
+        seen_BN = jnp.arange(N) <= shared["index"][:, None]
+        weights = jax.nn.softmax(jnp.where(seen_BN[:, None, None], logits, NEGATIVE), axis=-1).astype(v_BGNK.dtype)
+        out_BH1K = jnp.einsum("bgrn,bgnk->bgrk", weights, v_BGNK).reshape(q_BH1K.shape)
+        return self._finish(x_B1D, out_BH1K), {"k": k_BGNK, "v": v_BGNK}
+
+    def _heads(self, x_BND, rotary):
+        """Queries (B, H, N, K), keys and values (B, G, N, K); queries and keys normed, then rotated."""
+        normed = self.attention_norm(x_BND)
+        kv = self.kv(normed)
+        q_BHNK = self.q_norm(self.q(normed)).transpose(0, 2, 1, 3)
+        k_BGNK = self.k_norm(kv[:, :, 0]).transpose(0, 2, 1, 3)
+        return rotate(q_BHNK, *rotary), rotate(k_BGNK, *rotary), kv[:, :, 1].transpose(0, 2, 1, 3)
+
+    def _finish(self, x_BND, out_BHNK):
+        B, H, N, K = out_BHNK.shape
+        x_BND = x_BND + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
+        return x_BND + self.mlp(self.mlp_norm(x_BND))
+
+
+class Backbone(nn.Module):
+    """Token embedding, scanned layers, final norm. There is no output head; `logits` ties it to the embedding."""
+
+    config: object
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+        self.embedding = self.param("embedding", nn.initializers.normal(c.embedding_std), (c.vocab, c.d_model))
+        layer = DecoderLayer
+        if c.remat != "none":
+            layer = nn.remat(layer, policy=POLICIES[c.remat], prevent_cse=False, methods=["full"])
+        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers,
+                         in_axes=(0, nn.broadcast), methods=["full", "prefill", "step"])
+        self.layers = layers(c, self.dtype)
+        self.norm = RMSNorm(c.d_model, c.rms_eps)
+
+    def embed(self, tokens):
+        """Token ids of any shape -> (..., D). Ids outside the vocabulary (padding) take the nearest row."""
+        return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.dtype)
+
+    def logits(self, hidden):
+        """Next-token logits (..., vocab), float32, through the tied embedding."""
+        return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), self.embedding)
+
+    def __call__(self, x_BND, position_BN, segment_BN):
+        """Causal within segments -> hidden states after the final norm, (batch, N, D)."""
+        x_BND, _ = self.layers.full(x_BND.astype(self.dtype), None, self.shared(position_BN, segment_BN))
+        return self.norm(x_BND)
+
+    def prefill(self, x_BND, position_BN, segment_BN, cache_size: int):
+        """As `__call__`, and the cache {"k", "v"} of (L, batch, G, cache_size, K), zeros after position N - 1."""
+        x_BND, cache = self.layers.prefill(x_BND.astype(self.dtype), None, self.shared(position_BN, segment_BN))
+        room = ((0, 0), (0, 0), (0, 0), (0, cache_size - x_BND.shape[1]), (0, 0))
+        return self.norm(x_BND), jax.tree.map(lambda a: jnp.pad(a, room), cache)
+
+    def step(self, x_BD, cache, index_B):
+        """One position a row: position and place in the cache are both index_B -> hidden (batch, D), new cache."""
+        shared = self.shared(index_B[:, None], None) | {"index": index_B}
+        x_B1D, cache = self.layers.step(x_BD[:, None].astype(self.dtype), cache, shared)
+        return self.norm(x_B1D)[:, 0], cache
+
+    def shared(self, position_BN, segment_BN):
+        cos, sin = rotary_tables(position_BN, self.config.head_dim, self.config.rope_theta)
+        return {"rotary": (cos[:, None], sin[:, None]), "segment": segment_BN}

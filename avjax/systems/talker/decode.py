@@ -1,0 +1,132 @@
+"""The two inner parts of a generated slot: one position through the language model, and one patch of each stream out of
+the diffusion heads.
+
+At batch 1 both are bound by reading weights. So whatever does not change is done once, before the loop over slots:
+weights are cast and the stacked layers taken apart (slicing a layer off inside a loop would copy it each time), the
+times' embeddings are computed for all steps; and for each patch, outside its Euler steps, the tokens that stay.
+
+Suffixes: B rows, G rows of both branches of the guidance, S Euler steps, P frames, C stream width, D model width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from avjax.flow.guidance import guide, guide_zero_star, zero_init_steps
+from avjax.flow.solvers import euler_between, swayed_times
+from avjax.nn.layers import matmul
+from avjax.systems.talker.backbone import DecoderLayer
+from avjax.systems.talker.local import joint_stacks
+
+HEADS = {"audio": "speech_head", "motion": "motion_head"}
+
+
+def heads(c, task_streams) -> tuple[str, ...]:
+    """The streams whose heads run where `task_streams` are sampled: coupled heads run together, for they look at each
+    other; without motion there is nothing to look at."""
+    return ("audio", "motion") if c.coupling == "joint" and "motion" in task_streams else tuple(task_streams)
+
+
+def prepare(system, params, names):
+    """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"}; `names`: heads."""
+    def cast(path, leaf):
+        return leaf.astype(system.net.dtype) if path[-1].key == "kernel" else leaf
+
+    params = jax.tree_util.tree_map_with_path(cast, params)
+    layers = params["backbone"]["layers"]
+    c = system.config
+    # the first steps of CFG-Zero* have no velocity: the start noise stands where it was, at a later time
+    times = swayed_times(c.steps, c.sway)[zero_init_steps(c.steps) if c.cfg_zero_star else 0:]
+
+    def embedded(net, name):
+        """Each step's share of the first token: inputs(mu + time) = inputs(mu) + this."""
+        head = getattr(net, HEADS[name])
+        time_SD = head.time(times[:-1]) + head.span(jnp.zeros((1,)))
+        return matmul(time_SD, head.inputs.kernel)
+
+    def noisy(net, name):
+        """A noisy frame to its token, two layers in one."""
+        head = getattr(net, HEADS[name])
+        return {"kernel": matmul(head.noisy.kernel, head.inputs.kernel),
+                "bias": head.inputs(head.noisy.bias.astype(head.dtype)[None])[0]}
+
+    def of_each(method):
+        return {name: system.net.apply({"params": params}, name, method=method) for name in names}
+
+    return {"params": params, "layers": [jax.tree.map(lambda a, i=i: a[i], layers) for i in range(c.num_layers)],
+            "times": times, "embedded": of_each(embedded), "noisy": of_each(noisy)}
+
+
+def prefill(system, ready, tokens_BN, position_BN, segment_BN, cache_size: int):
+    """Hidden states (B, N, D) of whole prompts and a cache a layer."""
+    def run(net):
+        return net.prefill(net.task_and_text(tokens_BN, position_BN), position_BN, segment_BN, cache_size)
+
+    hidden, cache = system.net.apply({"params": ready["params"]}, method=run)
+    return hidden, [jax.tree.map(lambda a, i=i: a[i], cache) for i in range(system.config.num_layers)]
+
+
+def step(system, ready, x_BD, cache, index_B):
+    """One more position a row -> hidden (B, D), cache; as `TalkerNet.step` on layers that are apart."""
+    dtype, variables = system.net.dtype, {"params": ready["params"]}
+    layer = DecoderLayer(system.config, dtype)
+    shared = system.net.apply(variables, method=lambda net: net.backbone.shared(index_B[:, None], None))
+    shared, x_B1D, new = shared | {"index": index_B}, x_BD[:, None].astype(dtype), []
+    for params, old in zip(ready["layers"], cache, strict=True):
+        x_B1D, kept = layer.apply({"params": params}, x_B1D, old, shared, method="step")
+        new.append(kept)
+    return system.net.apply(variables, x_B1D[:, 0], method=lambda net, x: net.backbone.norm(x)), new
+
+
+def sample(system, ready, names, noise, mu_BD, context, globals_, present, known):
+    """One patch of each stream in `names` at once: Euler steps from `noise` with classifier-free guidance.
+
+    Args:
+      noise, context: {name: (B, P, C)}; globals_: {name: (B, S)}; mu_BD: the hidden state before the slot.
+      present: {name: (B,) bool}, streams that the slot has; known: {name: ((B,) bool, (B, P, C))}, which of them are
+        given, and as what. Both only matter to coupled heads: they see a given patch noisy, at the same time on its
+        path, as in training.
+    Returns {name: (B, P, C)} float32.
+    """
+    if not names:
+        return {}
+    c = system.config
+    guided, coupled = c.guidance != 1.0, c.coupling == "joint" and len(names) == 2
+    branches = 2 if guided else 1  # the second has no hidden state
+
+    def apply(method, *args):
+        return system.net.apply({"params": ready["params"]}, *args, method=method)
+
+    def constant(net, name):
+        """The tokens that stay, of both branches: (G, 1, D) before the time joins, (G, 1 + P, D)."""
+        head = getattr(net, HEADS[name])
+        first_GD = head.inputs(jnp.concatenate([mu_BD, jnp.zeros_like(mu_BD)][:branches]))
+        rest = head.globals(globals_[name])[:, None], head.context(context[name])
+        return first_GD[:, None], jnp.tile(head.inputs(jnp.concatenate(rest, axis=1)), (branches, 1, 1))
+
+    fixed = {name: apply(constant, name) for name in names}
+
+    def tokens(name, x_BPC, time_D):
+        first, rest = fixed[name]
+        noisy = matmul(x_BPC.astype(first.dtype), ready["noisy"][name]["kernel"]) + ready["noisy"][name]["bias"]
+        return jnp.concatenate([first + time_D, rest, jnp.tile(noisy, (branches, 1, 1))], axis=1)
+
+    def stacks(net, sequences):
+        if coupled:
+            has = (jnp.tile(present[name], branches) for name in names)
+            out = joint_stacks(*(getattr(net, HEADS[name]).stack for name in names), *sequences, *has)
+        else:
+            out = [getattr(net, HEADS[name]).stack(x) for name, x in zip(names, sequences, strict=True)]
+        return {name: getattr(net, HEADS[name]).outputs(x).astype(jnp.float32) for name, x in zip(names, out, strict=True)}
+
+    def velocity(x, t, time):
+        if coupled:
+            x = {name: jnp.where(known[name][0][:, None, None], (1 - t) * known[name][1] + t * noise[name], x[name])
+                 for name in names}
+        out = apply(stacks, [tokens(name, x[name], time[name]) for name in names])
+        if not guided:
+            return out
+        together = guide_zero_star if c.cfg_zero_star else guide
+        return {name: together(*jnp.split(v, 2), c.guidance) for name, v in out.items()}
+
+    return euler_between(velocity, {name: noise[name] for name in names}, ready["times"],
+                         {name: ready["embedded"][name] for name in names})

@@ -1,0 +1,212 @@
+"""The small bidirectional transformers: patch encoders (a patch to a token) and diffusion heads (a token to a patch).
+
+They see 5 and 10 tokens at a time, thousands of times a step. Their last block computes queries and MLP only where its
+output is read.
+
+Suffixes: M patches (all leading axes flattened), T tokens of a short sequence, D width, H heads, K head width,
+R wanted positions, P frames a patch, C stream width, S width of the global condition.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avjax.nn.attention import NEGATIVE
+from avjax.nn.embeddings import rotary_tables, rotate
+from avjax.nn.layers import Dense, RMSNorm, SwiGLU, matmul
+
+POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}  # of config.remat
+
+
+def short_attention(q_MTHK, k_MSHK, v_MSHK, seen_MS=None):
+    """Attention over a handful of tokens; softmax in float32. `seen` hides keys."""
+    logits = q_MTHK.shape[-1] ** -0.5 * jnp.einsum("mthk,mshk->mhts", q_MTHK, k_MSHK,
+                                                   preferred_element_type=jnp.float32)
+    if seen_MS is not None:
+        logits = jnp.where(seen_MS[:, None, None, :], logits, NEGATIVE)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v_MSHK.dtype)
+    return jnp.einsum("mhts,mshk->mthk", weights, v_MSHK)
+
+
+class LocalBlock(nn.Module):
+    """Pre-norm attention over all tokens of a short sequence, then SwiGLU of hidden width int(8 D / 3)."""
+
+    width: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+    rows: tuple[int, int | None] = (0, None)  # (start, stop) of the positions that the output is wanted for
+
+    def setup(self):
+        kw = dict(dtype=self.dtype, init_scale=self.init_scale)
+        self.attention_norm = RMSNorm(self.width)
+        self.qkv = Dense((3, self.heads, self.width // self.heads), self.width, use_bias=False, **kw)
+        self.project = Dense(self.width, self.width, use_bias=False, **kw)
+        self.mlp_norm = RMSNorm(self.width)
+        self.mlp = SwiGLU(self.width, int(8 * self.width / 3), **kw)
+
+    def project_qkv(self, x_MTD):
+        """Rotated queries of the wanted positions, and rotated keys and values of all, each (M, ., H, K)."""
+        T, K, rows = x_MTD.shape[1], self.width // self.heads, slice(*self.rows)
+        normed_MTD = self.attention_norm(x_MTD)
+        cos, sin = rotary_tables(jnp.arange(T), K)
+        cos, sin = cos[:, None], sin[:, None]
+        if self.rows == (0, None):
+            qkv = self.qkv(normed_MTD)
+            q, k, v = (qkv[:, :, i] for i in range(3))
+        else:
+            q, kv = self.qkv(normed_MTD[:, rows], columns=0), self.qkv(normed_MTD, columns=slice(1, 3))
+            k, v = kv[:, :, 0], kv[:, :, 1]
+        return rotate(q, cos[rows], sin[rows]), rotate(k, cos, sin), v
+
+    def finish(self, x_MTD, out_MRHK):
+        """The rest of the block, for the wanted positions."""
+        x_MRD = x_MTD[:, slice(*self.rows)]
+        x_MRD = x_MRD + self.project(out_MRHK.reshape(x_MRD.shape))
+        return x_MRD + self.mlp(self.mlp_norm(x_MRD))
+
+    def __call__(self, x_MTD):
+        return self.finish(x_MTD, short_attention(*self.project_qkv(x_MTD)))
+
+
+class LocalStack(nn.Module):
+    """Blocks and a final norm, for the positions `rows` = (start, stop)."""
+
+    width: int
+    heads: int
+    layers: int
+    rows: tuple[int, int | None]
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+    remat: str = "none"
+
+    def setup(self):
+        block = LocalBlock
+        if self.remat != "none":
+            block = nn.remat(block, policy=POLICIES[self.remat], prevent_cse=False,
+                             methods=["__call__", "project_qkv", "finish"])
+        rows = [(0, None)] * (self.layers - 1) + [self.rows]
+        self.blocks = [block(self.width, self.heads, self.dtype, self.init_scale, r) for r in rows]
+        self.norm = RMSNorm(self.width)
+
+    def __call__(self, x_MTD):
+        for block in self.blocks:
+            x_MTD = block(x_MTD)
+        return self.norm(x_MTD)
+
+
+def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
+    """Two stacks in step, as one would run alone, except that every block attends to the tokens of both. `has` tells
+    which sequences exist; those that do not are hidden from both."""
+    seen_MS = jnp.concatenate([jnp.repeat(has[:, None], x.shape[1], axis=1)
+                               for has, x in ((has_a_M, a_MTD), (has_b_M, b_MTD))], axis=1)
+    for block_a, block_b in zip(a.blocks, b.blocks, strict=True):
+        (qa, ka, va), (qb, kb, vb) = block_a.project_qkv(a_MTD), block_b.project_qkv(b_MTD)
+        k, v = jnp.concatenate([ka, kb], axis=1), jnp.concatenate([va, vb], axis=1)
+        a_MTD = block_a.finish(a_MTD, short_attention(qa, k, v, seen_MS))
+        b_MTD = block_b.finish(b_MTD, short_attention(qb, k, v, seen_MS))
+    return a.norm(a_MTD), b.norm(b_MTD)
+
+
+def through(first: Dense, second: Dense, x):
+    """second(first(x)). For more tokens than `first` has inputs the two kernels are multiplied beforehand: first's inputs
+    are a few stream channels, so this spares nearly all of second's work."""
+    if x.size // x.shape[-1] <= first.in_features:
+        return second(first(x))
+    kernel = matmul(first.kernel, second.kernel).astype(second.dtype)
+    bias = (first.bias @ second.kernel + second.bias).astype(second.dtype)
+    return matmul(x.astype(second.dtype), kernel) + bias
+
+
+class PatchEncoder(nn.Module):
+    """Frames of a patch in the model's width -> one token."""
+
+    width: int
+    heads: int
+    layers: int
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+    remat: str = "none"
+
+    def setup(self):
+        kw = dict(dtype=self.dtype, init_scale=self.init_scale)
+        self.inputs = Dense(self.width, self.width, **kw)
+        self.cls = self.param("cls", nn.initializers.normal(0.02), (self.width,))
+        self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat, **kw)
+
+    def __call__(self, x):
+        """(..., P, D) -> (..., D)."""
+        frames_MPD = self.inputs(x.reshape(-1, *x.shape[-2:]))
+        cls = jnp.broadcast_to(self.cls.astype(frames_MPD.dtype), (frames_MPD.shape[0], 1, self.width))
+        out_M1D = self.stack(jnp.concatenate([cls, frames_MPD], axis=1))
+        return out_M1D.reshape(*x.shape[:-2], self.width)
+
+
+class TimeMLP(nn.Module):
+    """t -> sin and cos of 1000 t at D/2 frequencies from 1 to 1e-4 -> Linear, SiLU, Linear."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+
+    def setup(self):
+        self.hidden = Dense(self.width, self.width, self.dtype, self.init_scale)
+        self.out = Dense(self.width, self.width, self.dtype, self.init_scale)
+
+    def __call__(self, t_M):
+        half = self.width // 2
+        frequencies = jnp.exp(-np.log(1e4) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
+        angles = 1000.0 * t_M.astype(jnp.float32)[:, None] * frequencies
+        return self.out(jax.nn.silu(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1))))
+
+
+class VelocityHead(nn.Module):
+    """Velocity of a noisy patch at time t, given the hidden state, the previous patch and a global condition.
+
+    Its sequence: [hidden state + time, global, previous patch, noisy patch].
+    """
+
+    stream_dim: int
+    global_dim: int
+    width: int
+    heads: int
+    layers: int
+    patch: int
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0 / 3.0
+    remat: str = "none"
+
+    def setup(self):
+        kw = dict(dtype=self.dtype, init_scale=self.init_scale)
+        self.noisy = Dense(self.width, self.stream_dim, **kw)
+        self.context = Dense(self.width, self.stream_dim, **kw)
+        self.globals = Dense(self.width, self.global_dim, **kw)
+        self.time = TimeMLP(self.width, **kw)
+        self.span = TimeMLP(self.width, **kw)  # of the step's length; always given 0, as the release trains it
+        self.inputs = Dense(self.width, self.width, **kw)
+        self.stack = LocalStack(self.width, self.heads, self.layers, (-self.patch, None), remat=self.remat, **kw)
+        self.outputs = Dense(self.stream_dim, self.width, **kw)
+
+    def embed(self, x, t, mu, context, global_):
+        """The sequences (M, 2 + 2 P, D), leading axes flattened."""
+        lead = x.ndim - 2
+        x, t, mu, context, global_ = (a.reshape(-1, *a.shape[lead:]) for a in (x, t, mu, context, global_))
+        first_MD = self.inputs(mu.astype(self.dtype) + self.time(t) + self.span(jnp.zeros((1,))))
+        parts = [first_MD[:, None], through(self.globals, self.inputs, global_)[:, None],
+                 through(self.context, self.inputs, context), through(self.noisy, self.inputs, x)]
+        return jnp.concatenate(parts, axis=1)
+
+    def readout(self, out_MPD, shape):
+        return self.outputs(out_MPD).astype(jnp.float32).reshape(shape)
+
+    def __call__(self, x, t, mu, context, global_):
+        """x, context (..., P, C); t (...); mu (..., D); global (..., S) -> velocity like x, float32."""
+        return self.readout(self.stack(self.embed(x, t, mu, context, global_)), x.shape)
+
+
+def joint_velocities(a: VelocityHead, b: VelocityHead, inputs_a, inputs_b, has_a, has_b):
+    """Both heads of the same patches, coupled (`joint_stacks`). inputs: a head's arguments; has: (...) bool."""
+    out_a, out_b = joint_stacks(a.stack, b.stack, a.embed(*inputs_a), b.embed(*inputs_b), has_a.reshape(-1),
+                                has_b.reshape(-1))
+    return a.readout(out_a, inputs_a[0].shape), b.readout(out_b, inputs_b[0].shape)

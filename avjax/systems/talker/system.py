@@ -1,0 +1,162 @@
+"""Talker-T2AV as a System: packed rows in, loss out; conditions in, streams out, for four tasks.
+
+Suffixes: see avjax.systems.talker.model.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from avjax.systems.api import Spec
+from avjax.systems.talker import objective
+from avjax.systems.talker.config import check
+from avjax.systems.talker.model import TalkerNet
+from avjax.systems.talker.rows import TalkerRows
+
+
+class System:
+    """See avjax.systems.api.System. Holds a frozen config and no arrays."""
+
+    tasks = ("t2av", "tts", "a2v", "v2a")
+    makes = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}
+
+    def __init__(self, config):
+        check(config)
+        self.config = FrozenConfigDict(config)
+        self.net = TalkerNet(self.config, compute_dtype(config.compute_dtype))
+        self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
+        self.example_spec = example_spec(self.config)
+        c = self.config
+        self.rows = TalkerRows(tokens=c.row_tokens, patches=c.row_patches, utterances=c.row_utterances, patch=c.patch,
+                               delay=c.delay, audio_dim=c.audio_dim, motion_dim=c.motion_dim, voice_dim=c.speaker_dim,
+                               max_frames=c.max_frames, balance=c.balance_kinds)
+
+    # Fully sharded over fsdp; tensor parallel over heads and the backbone's hidden units. The local blocks' hidden
+    # width int(8 D / 3) divides by little, so their MLP is stored in parts of D and gathered for use.
+    _both = ("fsdp", "tensor")
+    param_rules = (
+        (r"backbone/embedding", (None, "fsdp")),
+        (r"backbone/layers/q/kernel", (None, "fsdp", "tensor", None)),
+        (r"backbone/layers/kv/kernel", (None, "fsdp", None, "tensor", None)),
+        (r"backbone/layers/project/kernel", (None, "tensor", "fsdp")),
+        (r"backbone/layers/mlp/inputs/kernel", (None, "fsdp", None, "tensor")),
+        (r"backbone/layers/mlp/outputs/kernel", (None, "tensor", "fsdp")),
+        (r"backbone/(norm|layers/(attention|mlp|q|k)_norm)/scale", ()),
+        (r"(audio|motion)_projector/kernel", (None, "fsdp")),
+        (r"(audio|motion)_projector/bias", ()),
+        (r".*/stack/blocks_\d+/qkv/kernel", ("fsdp", None, "tensor", None)),
+        (r".*/stack/blocks_\d+/project/kernel", ("tensor", "fsdp")),
+        (r".*/stack/blocks_\d+/mlp/inputs/kernel", (_both, None, None)),
+        (r".*/stack/blocks_\d+/mlp/outputs/kernel", (None, _both)),
+        (r".*/stack/(norm|blocks_\d+/(attention|mlp)_norm)/scale", ()),
+        (r"(audio|motion)_encoder/cls", ()),
+        (r"(audio|motion)_encoder/inputs/kernel", (None, "fsdp")),
+        (r"(speech|motion)_head/(inputs|noisy|context|globals|(time|span)/(hidden|out))/kernel", (None, "fsdp")),
+        (r"(speech|motion)_head/outputs/kernel", ("fsdp", None)),
+        (r"(audio|motion)_encoder/inputs/bias", ()),
+        (r"(speech|motion)_head/(inputs|noisy|context|globals|outputs|(time|span)/(hidden|out))/bias", ()),
+        (r"stop_hidden/kernel", (None, "fsdp")),
+        (r"stop_out/kernel", ("fsdp", None)),
+        (r"stop_hidden/bias|task|motion_pad", ()),
+    )
+
+    def init(self, key):
+        """Fresh float32 parameters."""
+        row = {name: jnp.zeros(spec.resolve(batch=1).shape, spec.dtype) for name, spec in self.batch_spec.items()}
+        small = {"tokens": 2, "segment": 2, "position": 2, "patch_slot": 1, "patch_segment": 1, "patch_index": 1,
+                 "audio": 1, "audio_valid": 1, "motion": 1, "motion_valid": 1, "speaker": 1}
+        return self.net.init(key, {name: row[name][:, :n] for name, n in small.items()})["params"]
+
+    def loss(self, params, batch, key):
+        """Speech and motion flow matching and the stop loss over packed rows -> scalar, metrics."""
+        noise = objective.draw(key, self.config, *batch["patch_slot"].shape)
+        return self.loss_at(params, batch, noise)
+
+    def loss_at(self, params, batch, noise):
+        """The loss for given noise and times (`objective.draw`)."""
+        return objective.loss_at(self.net, params, batch, noise, self.config)
+
+    def conditions(self, example, task: str):
+        """The prompt, the voice and the first motion frame; the whole audio for a2v, the whole motion for v2a."""
+        audio, motion = example["audio"], example["motion"]
+        if not len(motion):
+            motion = np.zeros((len(audio), self.config.motion_dim), np.float32)
+        given = {"audio": task == "a2v", "motion": task == "v2a"}
+        out = {"prompt": example["tokens"], "prompt_length": np.int32(len(example["tokens"])),
+               "speaker": example["voice"], "first_motion": motion[0]}
+        for name, frames in (("audio", audio), ("motion", motion)):
+            out[name] = frames if given[name] else np.zeros_like(frames)
+            out[f"{name}_length"] = np.int32(len(frames) if given[name] else 0)
+        free = not any(given.values())  # then the stop head decides; half as long again is room to err
+        return out, int(len(audio) * 1.5) + 50 if free else max(len(audio), len(motion))
+
+    def generate(self, params, conditions, keys, task: str = "t2av"):
+        """Streams for prompts and what is given of audio and motion; see avjax.systems.talker.sampler."""
+        from avjax.systems.talker import sampler
+
+        return sampler.generate(self, params, conditions, keys, task)
+
+
+def compute_dtype(name: str):
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
+
+
+def example_spec(c) -> dict[str, Spec]:
+    """What a dataset's examples hold: see data_pipelines.features.talker."""
+    batch = specs(c)[0]
+
+    def sequence(name, width):
+        return dataclasses.replace(batch[name], shape=("batch", "time", width))
+
+    return {"tokens": dataclasses.replace(batch["tokens"], shape=("batch", "tokens"), meaning="prompt ids"),
+            "audio": sequence("audio", c.audio_dim), "motion": sequence("motion", c.motion_dim),
+            "voice": dataclasses.replace(batch["speaker"], shape=("batch", c.speaker_dim))}
+
+
+def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
+    """batch_spec (packed rows), conditions_spec and streams_spec of a config."""
+    def recipe(name):
+        value = c[name]
+        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
+
+    N, J, U, P = c.row_tokens, c.row_patches, c.row_utterances, c.patch
+
+    def ints(*shape, meaning):
+        return Spec(("batch", *shape), "int32", meaning)
+
+    audio = dict(meaning="audio latents", rate=c.frame_rate, recipe=recipe("audio_recipe"))
+    motion = dict(meaning="motion codes", unit="z-scored", rate=c.frame_rate, recipe=recipe("motion_recipe"))
+    speaker = dict(meaning="who speaks", recipe=recipe("speaker_recipe"))
+    batch = {
+        "tokens": Spec(("batch", N), "int32", "text ids; the task's id at an utterance's first position",
+                       recipe=recipe("tokenizer_recipe")),
+        "segment": ints(N, meaning="utterance of each position, from 1; 0 = padding"),
+        "position": ints(N, meaning="position within the utterance, 0 = its task"),
+        "patch_slot": ints(J, meaning="position of each patch; the row's length for padding"),
+        "patch_segment": ints(J, meaning="utterance of each patch, from 1; 0 = padding"),
+        "patch_index": ints(J, meaning="patch within the utterance"),
+        "audio": Spec(("batch", J, P, c.audio_dim), "float32", **audio),
+        "audio_valid": ints(J, meaning="audio frames of each patch that exist"),
+        "motion": Spec(("batch", J, P, c.motion_dim), "float32", **motion),
+        "motion_valid": ints(J, meaning="motion frames of each patch that exist"),
+        "speaker": Spec(("batch", U, c.speaker_dim), "float32", **speaker),
+    }
+    streams = {"audio": Spec(("batch", "time", c.audio_dim), "float32", **audio),
+               "motion": Spec(("batch", "time", c.motion_dim), "float32", **motion),
+               "audio_length": ints(meaning="audio frames"), "motion_length": ints(meaning="motion frames"),
+               "stop": Spec(("batch", "patches"), "float32", "stop logit of each patch")}
+    conditions = {
+        "prompt": Spec(("batch", "tokens"), "int32", "text ids before the patches, without the task",
+                       recipe=recipe("tokenizer_recipe")),
+        "prompt_length": ints(meaning="text ids that exist"),
+        "speaker": Spec(("batch", c.speaker_dim), "float32", **speaker),
+        "first_motion": Spec(("batch", c.motion_dim), "float32", "the first motion frame", "z-scored",
+                             recipe=recipe("motion_recipe")),
+        **{name: streams[name] for name in ("audio", "audio_length", "motion", "motion_length")},
+    }
+    return batch, conditions, streams

@@ -1,0 +1,221 @@
+"""Published Talker-T2AV (and Qwen3) state dicts <-> our parameters: one name table, both directions.
+
+Published layouts: a Linear's weight is (out, in); the local blocks' fused projection is part-major (all of q, k, v in
+turn) and rotates adjacent channel pairs; ours has the pairs as halves. The backbone rotates halves on both sides. Its
+layers are numbered there and stacked here. Left out on import and written on export: the unused output head (tied to
+the embedding) and the rotary tables. The frozen audio and speaker encoders of a full checkpoint are other networks.
+"""
+
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.nn.embeddings import halves_from_adjacent
+from avjax.weights.fold import put
+
+FROZEN = ("pretrained_speech_encoder.", "spk.")
+ROTARY_LENGTH = 1024  # of the published tables
+
+
+def as_is(c):
+    return (lambda w: w), (lambda k: k)
+
+
+def transposed(c):
+    return (lambda w: w.T), (lambda k: k.T)
+
+
+def flat(shape):
+    """A parameter of another shape with the same order: theirs is `shape(c)`."""
+    def layout(c):
+        return (lambda w: w.reshape(-1)), (lambda k: k.reshape(shape(c)))
+
+    return layout
+
+
+def heads(count: str):
+    """(heads K, D) <-> (D, heads, K)."""
+    def layout(c):
+        return (lambda w: w.T.reshape(w.shape[1], c[count], c.head_dim)), (lambda k: k.reshape(k.shape[0], -1).T)
+
+    return layout
+
+
+def local_qkv(count: str):
+    """(3 D, D) part-major with adjacent pairs <-> (D, 3, heads, K) with halves for queries and keys."""
+    def layout(c):
+        order = halves_from_adjacent(c.d_model // c[count])
+
+        def permute(x, index):
+            return np.concatenate([x[:, :2][..., index], x[:, 2:]], axis=1)
+
+        def to_ours(w):
+            return permute(w.T.reshape(w.shape[1], 3, c[count], -1), order)
+
+        return to_ours, lambda k: permute(k, np.argsort(order)).reshape(k.shape[0], -1).T
+
+    return layout
+
+
+def backbone_names(c, prefix: str = "llm.model.", ours: str = "backbone/"):
+    """Rows (published names, our name, layout, layer) of the language model. Several published arrays may make one of
+    ours, stacked on axis 1; `layer` is the place in our stacked parameters, or None."""
+    rows = [((f"{prefix}embed_tokens.weight",), f"{ours}embedding", as_is, None),
+            ((f"{prefix}norm.weight",), f"{ours}norm/scale", as_is, None)]
+    for i in range(c.num_layers):
+        a, b = f"{prefix}layers.{i}.", f"{ours}layers/"
+        rows += [((f"{a}input_layernorm.weight",), f"{b}attention_norm/scale", as_is, i),
+                 ((f"{a}self_attn.q_proj.weight",), f"{b}q/kernel", heads("num_heads"), i),
+                 ((f"{a}self_attn.k_proj.weight", f"{a}self_attn.v_proj.weight"), f"{b}kv/kernel",
+                  heads("num_kv_heads"), i),
+                 ((f"{a}self_attn.q_norm.weight",), f"{b}q_norm/scale", as_is, i),
+                 ((f"{a}self_attn.k_norm.weight",), f"{b}k_norm/scale", as_is, i),
+                 ((f"{a}self_attn.o_proj.weight",), f"{b}project/kernel", transposed, i),
+                 ((f"{a}post_attention_layernorm.weight",), f"{b}mlp_norm/scale", as_is, i),
+                 ((f"{a}mlp.gate_proj.weight", f"{a}mlp.up_proj.weight"), f"{b}mlp/inputs/kernel", transposed, i),
+                 ((f"{a}mlp.down_proj.weight",), f"{b}mlp/outputs/kernel", transposed, i)]
+    return rows
+
+
+def talker_names(c):
+    """Rows of the whole network, as in `backbone_names`."""
+    rows = backbone_names(c)
+
+    def dense(theirs, ours, bias=True):
+        rows.append(((f"{theirs}.weight",), f"{ours}/kernel", transposed, None))
+        if bias:
+            rows.append(((f"{theirs}.bias",), f"{ours}/bias", as_is, None))
+
+    def stack(theirs, ours, layers, count):
+        for i in range(layers):
+            a, b = f"{theirs}.blocks.{i}", f"{ours}/blocks_{i}"
+            rows.extend([((f"{a}.norm1.scale",), f"{b}/attention_norm/scale", as_is, None),
+                         ((f"{a}.attn.qkv.weight",), f"{b}/qkv/kernel", local_qkv(count), None),
+                         ((f"{a}.norm2.scale",), f"{b}/mlp_norm/scale", as_is, None),
+                         ((f"{a}.mlp.fc1.weight", f"{a}.mlp.fc2.weight"), f"{b}/mlp/inputs/kernel", transposed, None)])
+            dense(f"{a}.attn.proj", f"{b}/project", bias=False)
+            dense(f"{a}.mlp.proj", f"{b}/mlp/outputs", bias=False)
+        rows.append(((f"{theirs}.norm.scale",), f"{ours}/norm/scale", as_is, None))
+
+    for theirs, projector, encoder, head in (("speech", "audio_projector", "audio_encoder", "speech_head"),
+                                             ("motion", "motion_projector", "motion_encoder", "motion_head")):
+        dense(f"projector_{theirs}.linear1", projector)
+        rows.append(((f"{theirs}_patch_encoder.cls_token",), f"{encoder}/cls", flat(lambda c: (1, 1, 1, -1)), None))
+        dense(f"{theirs}_patch_encoder.input_proj", f"{encoder}/inputs")
+        stack(f"{theirs}_patch_encoder", f"{encoder}/stack", c.encoder_layers, "encoder_heads")
+        a = f"{theirs}_cfm.estimator"
+        for x, y in (("in_proj", "noisy"), ("cond_proj", "context"), ("global_cond_proj", "globals"),
+                     ("out_proj", "outputs"), ("time_mlp.linear_1", "time/hidden"), ("time_mlp.linear_2", "time/out"),
+                     ("delta_time_mlp.linear_1", "span/hidden"), ("delta_time_mlp.linear_2", "span/out"),
+                     ("decoder.input_proj", "inputs")):
+            dense(f"{a}.{x}", f"{head}/{y}")
+        stack(f"{a}.decoder", f"{head}/stack", c.velocity_layers, "velocity_heads")
+    dense("head_stop.proj", "stop_hidden")
+    dense("head_stop.head", "stop_out", bias=False)
+    rows.append((("task_embedding.weight",), "task", as_is, None))
+    rows.append((("motion_pad_emb",), "motion_pad", flat(lambda c: (1, 1, -1)), None))
+    return rows
+
+
+def import_talker(state: dict[str, np.ndarray], config):
+    """Published names -> our parameters (float32 or whatever the file holds).
+
+    Raises UserError naming the first entry that is missing, left over, or of another shape than the config's.
+    """
+    state = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
+    return _gather(state, talker_names(config), config, drop=_derived(state))
+
+
+def export_talker(params, config) -> dict[str, np.ndarray]:
+    """Our parameters -> published names and layouts, with the tied output head and the rotary tables."""
+    out = _scatter(params, talker_names(config), config)
+    out["llm.lm_head.weight"] = out["llm.model.embed_tokens.weight"]
+    for module, count in (("patch_encoder.rope", "encoder_heads"), ("cfm.estimator.decoder.rope", "velocity_heads")):
+        for name in ("speech", "motion"):
+            out[f"{name}_{module}.w"] = rotary_table(config.d_model // config[count])
+    return out
+
+
+def import_backbone(state: dict[str, np.ndarray], config, prefix: str = "model."):
+    """A Qwen3 language model's state dict -> parameters of `Backbone` (the warm start of training)."""
+    rows = backbone_names(config, prefix, "")
+    return _gather(state, rows, config, drop={name for name in state if name.endswith("lm_head.weight")})
+
+
+def export_backbone(params, config, prefix: str = "model.") -> dict[str, np.ndarray]:
+    """The inverse of `import_backbone`, without the tied output head."""
+    return _scatter(params, backbone_names(config, prefix, ""), config)
+
+
+def rotary_table(width: int) -> np.ndarray:
+    """(positions, width / 2, 2) cosine and sine, float32, as published checkpoints carry them."""
+    theta = np.float32(1.0) / np.float32(10000.0) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+    angle = np.outer(np.arange(ROTARY_LENGTH, dtype=np.float32), theta)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
+    """Sizes that a published state dict tells by its shapes (head counts of the local blocks, patch length, delay and
+    rotary base it does not tell)."""
+    def layers(prefix):
+        return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+
+    try:
+        vocab, width = state["llm.model.embed_tokens.weight"].shape
+        head_dim = state["llm.model.layers.0.self_attn.q_norm.weight"].shape[0]
+        return dict(vocab=vocab, d_model=width, velocity_width=width, head_dim=head_dim,
+                    num_heads=state["llm.model.layers.0.self_attn.q_proj.weight"].shape[0] // head_dim,
+                    num_kv_heads=state["llm.model.layers.0.self_attn.k_proj.weight"].shape[0] // head_dim,
+                    d_ff=state["llm.model.layers.0.mlp.gate_proj.weight"].shape[0],
+                    num_layers=layers("llm.model.layers."), encoder_layers=layers("speech_patch_encoder.blocks."),
+                    velocity_layers=layers("speech_cfm.estimator.decoder.blocks."),
+                    audio_dim=state["projector_speech.linear1.weight"].shape[1],
+                    motion_dim=state["projector_motion.linear1.weight"].shape[1],
+                    speaker_dim=state["speech_cfm.estimator.global_cond_proj.weight"].shape[1],
+                    task_embedding=state["task_embedding.weight"].shape[0])
+    except KeyError as error:
+        raise UserError("not a Talker-T2AV state dict", expected=f"an entry {error.args[0]}",
+                        found=", ".join(sorted(state)[:3]) + ", ...") from error
+
+
+def _derived(state) -> set[str]:
+    return {name for name in state if name.endswith(".rope.w") or name == "llm.lm_head.weight"}
+
+
+def _gather(state, rows, config, drop):
+    params, left, stacked = {}, {name: np.asarray(value) for name, value in state.items() if name not in drop}, {}
+    for names, ours, layout, layer in rows:
+        parts = []
+        for name in names:
+            if name not in left:
+                raise UserError("checkpoint entry missing", where=name, expected=f"an array for {ours}",
+                                way_out="check that the config's numbers of layers are the checkpoint's")
+            value = left.pop(name)
+            try:
+                parts.append(layout(config)[0](value))
+            except ValueError as error:
+                raise UserError("checkpoint entry does not fit", where=name, found=str(value.shape),
+                                way_out="check d_model, head_dim and the numbers of heads") from error
+        value = np.ascontiguousarray(np.stack(parts, axis=1) if len(parts) > 1 else parts[0])
+        if layer is None:
+            put(params, ours, value)
+        else:
+            stacked.setdefault(ours, []).append(value)
+    for ours, values in stacked.items():
+        put(params, ours, np.stack(values))
+    if left:
+        raise UserError("checkpoint entries left over", where=sorted(left)[0], found=f"{len(left)} unused entries",
+                        way_out="check that the config is this checkpoint's")
+    return params
+
+
+def _scatter(params, rows, config):
+    out = {}
+    for names, ours, layout, layer in rows:
+        value = params
+        for part in ours.split("/"):
+            value = value[part]
+        value = np.asarray(value) if layer is None else np.asarray(value)[layer]
+        parts = [value] if len(names) == 1 else [value[:, i] for i in range(len(names))]
+        for name, part in zip(names, parts, strict=True):
+            out[name] = np.ascontiguousarray(layout(config)[1](part))
+    return out

@@ -1,0 +1,37 @@
+"""Talker-T2AV as published, stage 2: text to speech and motion mixed with text to speech, from a stage 1.
+
+Prepare:  python -m launch.prepare --dataset=talker --source=Talker-T2AV-Data --out=data/talker/clips
+          python -m launch.extract --features=talker --clips=data/talker/clips --out=data/talker/features
+Run:      python -m launch.train --config=configs/talker_0_6b.py --config.data.dir=data/talker/features \\
+              --config.train.init_from=runs/talker_tts --workdir=runs/talker
+Stage 1:  the same without init_from, on the TTS list alone (every example without motion)
+Hardware: published on 8 GPUs, 8 clips each. 1.0 billion parameters: 16 GB of float32 state, sharded by mesh.fsdp.
+Expect:   no published curve; scores are in the paper.
+Sizes:    published code (training/config.json and speech_llm.py), batch in packed rows instead of padded clips: ours.
+"""
+
+from avjax.systems.talker import config as talker
+from configs import base
+
+
+def get_config():
+    c = base.get_config()
+    c.name = "talker_0_6b"
+    c.system = s = talker.released()
+    s.remat = "dots"
+    s.row_tokens, s.row_patches, s.row_utterances = 1024, 768, 8
+
+    c.data.batch_size = 16  # rows of up to 123 s of speech; the release pads 64 clips of up to 30 s
+    c.data.threads = 8
+
+    o = c.optimizer
+    o.learning_rate, o.schedule, o.final_fraction = 1e-4, "cosine", 0.01
+    o.b1, o.b2, o.eps, o.weight_decay, o.no_decay = 0.9, 0.95, 1e-8, 0.01, (r".*/bias", r".*/scale")
+    o.clip_norm = 1.0
+
+    t = c.train
+    t.steps = 100_000  # the release trains one epoch
+    o.warmup_steps = t.steps // 10
+    t.checkpoint_every = t.evaluate_every = 5000
+    c.mesh.fsdp = 1
+    return c

@@ -1,0 +1,39 @@
+"""Talker-T2AV on the built-in puppets, from nothing to one checkpoint that serves four tasks, on two CPU cores.
+
+Run:      python -m launch.train --config=configs/talker_quickstart.py --workdir=runs/talker
+Hardware: two CPU cores, 4 GiB.
+Sizes:    ours; the published ones are in configs/talker_0_6b.py.
+"""
+
+from avjax.systems.talker import config as talker
+from configs import base
+
+
+def get_config():
+    c = base.get_config()
+    c.name = "talker_quickstart"
+    c.stages = (
+        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=60.0, valid=24, test=12, seed=0),
+        dict(kind="extract", features="talker", clips="{workdir}/data/clips", out="{workdir}/data/features"),
+    )
+    c.system = s = talker.default()
+    s.d_model = s.velocity_width = 192
+    s.num_layers, s.num_heads, s.num_kv_heads, s.head_dim, s.d_ff = 4, 4, 2, 48, 512
+    s.encoder_layers, s.encoder_heads, s.velocity_layers, s.velocity_heads = 1, 4, 3, 4
+    s.row_tokens, s.row_patches, s.row_utterances = 160, 96, 6
+    s.delay, s.repeats, s.motion_weight = 1, 1, 1.0
+    s.embedding_std = 1.0
+
+    c.data.dir = "{workdir}/data/features"
+    c.data.batch_size = 1
+
+    o = c.optimizer
+    o.learning_rate, o.schedule, o.warmup_steps, o.clip_norm, o.ema_decay = 2e-3, "cosine", 100, 1.0, 0.99
+    o.b2 = 0.95
+
+    t = c.train
+    t.steps, t.log_every, t.checkpoint_every, t.evaluate_every = 3000, 50, 1000, 1000
+
+    e = c.evaluate
+    e.benchmark, e.splits, e.in_loop_examples = "talker_puppets", ("valid", "test_speaker"), 4
+    return c

@@ -1,0 +1,233 @@
+"""Clips -> Talker's features: audio latents, motion, voice and prompt tokens, all time axes at 25 Hz.
+
+    audio   (T, 32)  latents of the audio codec (avjax.codecs.latents)
+    motion  (T, 40)  z-scored; no frames where an example is speech alone. Clips with a column `motion` give it as it is,
+                     others have theirs made of `face` and `pose_z` (avjax.codecs.motion)
+    voice   (256,)   of another utterance of the speaker in the same split (what a user gives at generation: a recording of
+                     the voice, not the answer) where clips know who speaks; else of the example's own, as published
+    tokens  (n,)     the prompt: everything that stands before the patch slots
+
+Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into the recipes.
+"""
+
+import collections
+import zlib
+
+import numpy as np
+
+from avjax.codecs import latents, motion
+from avjax.encoders import voice_statistics
+from avjax.errors import UserError
+from data_pipelines import encode, store
+from data_pipelines.features import common
+from data_pipelines.schema import SPEAKERS, Feature, arrays_hash
+from data_pipelines.tokenizer import STAND_IN_VOCABULARY, Tokenizer
+
+VOICES = ("auto", "another", "own")
+MAX_APART = 2  # frames between the lengths of audio and motion; the longer one is cut
+_FACE = ("face", "pose_z")
+
+
+def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY, voice: str = "auto",
+            placeholder: str = "", speech_only: float = 0.0, fit_split: str = "train", name: str = "features",
+            progress: bool = True) -> store.Dataset:
+    """Writes the feature dataset of a clip dataset; all of it, or nothing.
+
+    Args:
+      clips_dir: a dataset made by launch.prepare, with audio, text and speaker.
+      out_dir: the folder to make.
+      tokenizer: path of Qwen3's tokenizer.json; None trains the byte-level stand-in.
+      vocabulary: the most tokens that the stand-in may have.
+      voice: whose statistics an example's voice vector is made of: its "own", or "another" utterance's of the same
+        `speaker` and split (its own where there is no other). "auto": another's where clips have identities, so that a
+        speaker is a person; some corpora only name the collection.
+      placeholder: what the prompt says where a clip has no transcript (recordings to learn speech to motion from); ""
+        refuses such clips.
+      speech_only: share of the training clips (`fit_split`) whose motion is left out, so that a corpus without a list of
+        speech alone teaches text to speech too; which ones is decided by their ids.
+      fit_split: everything fitted here sees this split only.
+
+    Raises:
+      UserError: missing column, tokenizer or statistics; empty text; wrong latent width; motion and audio of different
+        length; an unusable clip, named.
+    """
+    common.choice("voice", voice, VOICES)
+    store.refuse_existing(out_dir)
+    clips = store.open_dataset(clips_dir)
+    common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and transcripts")
+    if voice == "auto":
+        voice = "another" if "identity" in clips.features else "own"
+    tokens = Tokenizer.from_file(tokenizer) if tokenizer else Tokenizer.fit(
+        (clip["text"].strip() for clip in clips.source(fit_split, ("text",))), vocabulary)
+    if not 0 <= speech_only < 1:
+        raise UserError("no such share", where="--speech_only", expected="0 <= share < 1", found=str(speech_only))
+    encoder, raw_voices = _fit(clips, tokens, fit_split)
+    voices = _references(raw_voices) if voice == "another" else {k: v for k, (_, _, v) in raw_voices.items()}
+    carried = [c for c in common.CARRIED if c in clips.features]
+    fields = ("id", "audio", *carried, *_motion_columns(clips))
+
+    def examples(split):
+        for clip in clips.source(split, fields):
+            with _naming(clip, clips):
+                example = _features(clip, clips, encoder, carried, voices, placeholder)
+                if split == fit_split and zlib.crc32(clip["id"].encode()) < speech_only * 2**32:
+                    example["motion"] = example["motion"][:0]
+                yield example
+
+    recipes = encoder.recipes
+    recipes["voice"]["of"] = voice
+    if placeholder.strip():
+        recipes["tokens"]["placeholder"] = placeholder.strip()
+    codecs = {c: clips.codec(c) for c in clips.codecs} | encoder.codecs
+    codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
+    return store.write_dataset(
+        out_dir, name=name, description=f"Talker features of {clips.name}: tokens={tokens.kind}, "
+        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}.", features=_schema(clips, carried, encoder),
+        recipes=recipes, codecs=codecs, splits={s: examples(s) for s in clips.splits}, totals=clips.splits,
+        progress=progress)
+
+
+def _motion_columns(clips) -> tuple[str, ...]:
+    """Which columns the clips' motion is made of; none where they have sound alone."""
+    if "motion" in clips.features:
+        return ("motion",)
+    if "face" in clips.features:
+        common.require(clips, _FACE, "prepare the clips with head pose")
+        return _FACE
+    return ()
+
+
+def _fit(clips, tokens: Tokenizer, fit_split: str) -> tuple[encode.Encoder, dict[str, tuple]]:
+    """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over all clips."""
+    columns = _motion_columns(clips)
+    _check_given(clips, columns)
+    moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
+    frames = 0
+    for split in clips.splits:
+        for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
+            with _naming(clip, clips):
+                audio = encode.resampled(common.to_float(clip["audio"]), clips.features["audio"].rate)
+                voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
+                if split != fit_split:
+                    continue
+                moments.add(latents.stacked_mel(audio))
+                if columns == _FACE:
+                    raw_TM = _raw_motion(clip, clips).astype(np.float64)
+                    totals += raw_TM.sum(0), (raw_TM**2).sum(0)
+                    frames += len(raw_TM)
+    codec = None
+    if columns == _FACE:
+        mean = totals[0] / frames
+        std = np.sqrt(np.maximum(totals[1] / frames - mean**2, 0))
+        codec = motion.from_recipe(_face_recipe(clips), {"mean": mean, "std": std})
+    elif columns:
+        recipe = {"kind": "given", "rate": motion.RATE, **clips.recipes.get("motion", {})}
+        codec = motion.from_recipe(recipe, clips.codec("motion") if "motion" in clips.codecs else None,
+                                   f"{clips.dir}/codecs/motion.npz")
+    voice = voice_statistics.VoiceStatistics.fit(
+        np.stack([statistics for split, _, statistics in voices.values() if split == fit_split]))
+    voices = {name: (split, speaker, voice.scale(raw)) for name, (split, speaker, raw) in voices.items()}
+    return encode.Encoder(tokens, latents.fit(moments), voice, codec), voices
+
+
+def _check_given(clips, columns) -> None:
+    """UserError unless a column `motion` is 40 wide at 25 Hz and has its statistics; before anything is read."""
+    if columns != ("motion",):
+        return
+    feature = clips.features["motion"]
+    if feature.shape != (None, motion.DIM):
+        raise UserError("wrong latent width", where=f"{clips.dir}, motion", expected=f"(time, {motion.DIM})",
+                        found=str(feature.shape), way_out="prepare the clips with the 40-d motion of this system")
+    if feature.rate != motion.RATE:
+        raise UserError("motion at another rate", where=f"{clips.dir}, motion", expected=f"{motion.RATE} Hz",
+                        found=f"{feature.rate} Hz", way_out="prepare the clips at 25 frames a second")
+    motion.from_recipe({}, clips.codec("motion") if "motion" in clips.codecs else None, f"{clips.dir}/codecs/motion.npz")
+
+
+def _raw_motion(clip, clips) -> np.ndarray:
+    """(T, 40) at 25 Hz, not z-scored."""
+    if "motion" in clip:
+        return clip["motion"].astype(np.float32)
+    return encode.face_motion(clip["face"], clip["pose_z"], clips.features["face"].rate)
+
+
+def _face_recipe(clips) -> dict:
+    """What the channels are made of; the face codec's own arrays travel with the dataset, so their hash is in it."""
+    face = dict(clips.recipes.get("face", {}))
+    if "face" in clips.codecs:
+        face["arrays"] = arrays_hash(clips.codec("face"))
+    return {"kind": motion.KIND, "dim": motion.DIM, "rate": motion.RATE, "face_dim": clips.features["face"].shape[1],
+            "pose_dim": clips.features["pose_z"].shape[1], "face": face, "pose": clips.recipes.get("pose_z", {}),
+            "resample": "linear on timestamps", "scale": "z-scored on the training split"}
+
+
+def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """{id: voice of the speaker's next utterance in the same split, after the last the first}."""
+    groups = collections.defaultdict(list)
+    for name, (split, speaker, _) in voices.items():
+        groups[split, speaker].append(name)
+    return {name: voices[after][2] for names in groups.values()
+            for name, after in zip(names, names[1:] + names[:1], strict=True)}
+
+
+def _features(clip, clips, encoder: encode.Encoder, carried, voices, placeholder: str) -> dict:
+    audio_TA = encoder.audio(common.to_float(clip["audio"]), clips.features["audio"].rate)
+    motion_TM = np.zeros((0, motion.DIM), np.float32)
+    if encoder.motion_codec:
+        raw_TM = _raw_motion(clip, clips)
+        if len(raw_TM):
+            audio_TA, motion_TM = align(audio_TA, encoder.motion_codec.encode(raw_TM))
+    if not np.isfinite(motion_TM).all():
+        raise UserError("motion is not finite", expected="finite numbers", found="NaN or infinity",
+                        way_out="leave this clip out of the data")
+    return {"id": clip["id"], **{c: clip[c] for c in carried}, "tokens": encoder.prompt(clip["text"].strip() or placeholder),
+            "audio": audio_TA, "motion": motion_TM, "voice": voices[clip["id"]]}
+
+
+def align(audio_TA: np.ndarray, motion_TM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both cut to the shorter one. Raises UserError when they are more than two frames apart."""
+    if abs(len(audio_TA) - len(motion_TM)) > MAX_APART:
+        raise UserError("audio and motion differ in length", expected=f"at most {MAX_APART} frames of 40 ms apart",
+                        found=f"{len(audio_TA)} and {len(motion_TM)}", way_out="cut them to the same duration")
+    frames = min(len(audio_TA), len(motion_TM))
+    return audio_TA[:frames], motion_TM[:frames]
+
+
+def _speakers(clips, split: str, encoder: encode.Encoder, voices) -> dict[str, np.ndarray]:
+    """Names, identities, mean voices (S, 256) and mean first motion frames (S, 40) of the training speakers."""
+    out = common.speakers(clips, split)
+    firsts = collections.defaultdict(list)
+    for clip in clips.source(split, ("speaker", *_motion_columns(clips))) if encoder.motion_codec else ():
+        if len(raw_TM := _raw_motion(clip, clips)):
+            firsts[clip["speaker"]].append(encoder.motion_codec.encode(raw_TM[:1])[0])
+    own = collections.defaultdict(list)
+    for where, speaker, vector in voices.values():
+        if where == split:
+            own[speaker].append(vector)
+    nothing = [np.zeros(motion.DIM, np.float32)]
+    return out | {"voice": np.stack([np.mean(own[str(n)], 0) for n in out["names"]]).astype(np.float32),
+                  "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0) for n in out["names"]]
+                                           ).astype(np.float32)}
+
+
+def _schema(clips, carried, encoder: encode.Encoder) -> dict[str, Feature]:
+    kind = encoder.recipes["motion"]["kind"]
+    return {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
+            "tokens": Feature((None,), "int32", f"prompt ids, {encoder.tokenizer.kind}"),
+            "audio": Feature((None, latents.DIM), "float32", "audio latents", "standard deviations", latents.RATE),
+            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}", "standard deviations", motion.RATE),
+            "voice": Feature((voice_statistics.WIDTH,), "float32", "speaker embedding", "standard deviations")}
+
+
+class _naming:
+    """Says which clip an error is about."""
+
+    def __init__(self, clip, clips):
+        self._id, self._where = clip["id"], str(clips.dir)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, UserError):
+            raise UserError(f"cannot extract clip {self._id!r}: {error}", where=self._where) from error

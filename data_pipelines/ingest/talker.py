@@ -1,0 +1,265 @@
+"""Talker-T2AV-Data (a csv and shards of wav + LIA-X motion) and lists of plain speech -> one dataset of clips.
+
+    metadata/train.csv        sample_id, dataset_source, split, text, wav_path, motion_pt_path, video_path, pt_length, fps
+    shards/*.tar              the files that the csv names; read where they are, extracted or not
+    lia_x/motion_{mean,std}.npy   (40,) each; elsewhere: --statistics
+    --tts LIST                one wav a line, its text in a .json of the same name: {"text": ...}
+
+Clips keep their own length and LIA-X's raw motion; the statistics go along as the codec "motion". A clip without motion
+(0 frames) is one for TTS. Held out: by the csv's column `split` where it has held-out rows, otherwise a share of the
+recordings by a hash of their name, so that more data moves nothing from one side to the other. Speech lists are always
+split by hash, into train and valid_tts, so that every clip of `valid` has motion.
+
+What cannot be used is reported with its reason and goes to OUT.quarantine.jsonl.
+"""
+
+import collections
+import concurrent.futures
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from avjax.errors import UserError
+from data_pipelines import recordings, store
+from data_pipelines.ingest import _talker_rows as rows_of
+from data_pipelines.ingest._talker_rows import FPS, LONGEST, RATE, WIDTH, BadRow, Row
+from data_pipelines.schema import Feature, arrays_hash
+from data_pipelines.tar_tree import TarTree
+
+STD_FLOOR = 1e-6  # as the release clips it
+SHOWN = 20  # bad rows that are printed; the file has all
+FEATURES = {
+    "id": Feature((), "str", "the csv's sample_id, or tts- and the wav's path"),
+    "speaker": Feature((), "str", "speaker where known, else the corpus that the clip comes from"),
+    "text": Feature((), "str", "what is said"),
+    "audio": Feature((None,), "int16", "mono waveform", "1/32768", RATE),
+    "motion": Feature((None, WIDTH), "float32", "LIA-X motion code, not normalised; 0 frames = speech only", "", FPS),
+}
+
+
+def prepare(source, out, *, statistics: str | None = None, tts: str | None = None, valid_share: float = 0.02,
+            max_bad: float = 0.5, recording: str | None = None, trim_audio: bool = False, threads: int = 1,
+            progress: bool = True) -> dict:
+    """Makes the dataset OUT (a clip dataset) and OUT.quarantine.jsonl; returns the counts that it prints.
+
+    Args:
+      source: folder with metadata/train.csv (may be absent with `tts`).
+      out: folder to make; must not exist.
+      statistics: folder with motion_mean.npy and motion_std.npy, where the source has none.
+      tts: file with one wav path a line; relative ones are below `source`, or beside the list.
+      valid_share: share of the recordings held out (at least one) where the csv holds none out; 0 = none.
+      max_bad: largest share of unusable rows that is taken for a dataset's ordinary dirt.
+      recording: pattern whose first group, found in sample_id, names the recording that a clip was cut from; clips of one
+        recording (or one video_path, or one speaker where the csv has such a column) are held out together.
+      trim_audio: cut sound that is longer than its motion, as the release does, instead of refusing the clip.
+      threads: that read and resample in parallel; the result does not depend on it.
+
+    Raises:
+      UserError: no csv, columns or statistics missing, damaged shard, too many bad rows, nothing usable in a split.
+    """
+    out, source = pathlib.Path(out), pathlib.Path(source)
+    store.refuse_existing(out)
+    for name, value in (("--valid_share", valid_share), ("--max_bad", max_bad)):
+        if not 0 <= value <= 1:
+            raise UserError("a share lies between 0 and 1", where=name, expected="0 to 1", found=str(value))
+    if not source.is_dir():
+        raise UserError("no such folder", where="--source", expected="a folder with metadata/train.csv",
+                        found=str(source))
+    codec = motion_statistics(source, statistics)
+    listing = rows_of.Listing(source, tts, _pattern(recording))
+    plan = Plan(listing, valid_share)
+    tree = TarTree(source, progress=progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Quarantine(out.with_name(out.name + ".quarantine.jsonl"), plan.total, max_bad, progress) as quarantine:
+        for shard, member, why in tree.refused:
+            quarantine.note({"shard": shard, "member": member, "reason": "unsafe tar member", "detail": why})
+        counts, seen = collections.Counter(), set()
+        reader = rows_of.Reader(tree, listing.list_dir, trim_audio)
+        splits = {}
+        for split in plan.counts:
+            examples = _examples(listing, plan, split, reader, quarantine, counts, seen, threads)
+            splits[split] = _first_checked(split, examples, out)
+        store.write_dataset(
+            out, name="talker", description="Talker-T2AV-Data, made by launch.prepare --dataset=talker.",
+            features=FEATURES, splits=splits, codecs={"motion": codec}, totals=dict(plan.counts), progress=progress,
+            recipes={"audio": {**recordings.AUDIO_RECIPE, "sample_rate": RATE},
+                     "motion": {"kind": "lia-x", "rate": FPS, "width": WIDTH, "normalised": False,
+                                "codec": arrays_hash(codec)}})
+    summary = {"rows": plan.total, "refused": dict(quarantine.reasons.most_common()), **counts}
+    print(describe(summary, out, quarantine))
+    return summary
+
+
+def motion_statistics(source: pathlib.Path, folder: str | None) -> dict[str, np.ndarray]:
+    """{"mean", "std"} (40,) float32, std at least 1e-6. Raises UserError: missing, unreadable, another width."""
+    places = [pathlib.Path(folder)] if folder else [source / "lia_x", source / "metadata", source]
+    place = next((p for p in places if (p / "motion_mean.npy").is_file() and (p / "motion_std.npy").is_file()), None)
+    if place is None:
+        raise UserError("motion statistics missing", where=", ".join(map(str, places)),
+                        expected="motion_mean.npy and motion_std.npy", found="none",
+                        way_out="--statistics=DIR, the folder that has them (lia_x of the release)")
+    out = {}
+    for key in ("mean", "std"):
+        path = place / f"motion_{key}.npy"
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError("unreadable motion statistics", where=str(path), expected="a plain .npy file",
+                            found=str(error), way_out="fetch it again") from error
+        if array.shape != (WIDTH,) or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise UserError("motion statistics of another kind", where=str(path), expected=f"({WIDTH},) finite floats",
+                            found=f"{array.shape} {array.dtype}", way_out="--statistics=DIR")
+        out[key] = array.astype(np.float32)
+    return out | {"std": np.maximum(out["std"], STD_FLOOR)}
+
+
+class Plan:
+    """Which split a row belongs to. One pass over the csv and the list, before anything is read; keeps no rows.
+
+    `counts` {split: rows}, in the order in which splits are written; `total` rows.
+    """
+
+    def __init__(self, listing: "rows_of.Listing", share: float):
+        named, lowest, self._groups = collections.Counter(), {True: 1.0, False: 1.0}, set()
+        for row in listing:
+            if not row.speech_only:
+                named[row.split] += 1
+            lowest[row.speech_only] = min(lowest[row.speech_only], _place(row.group))
+        self._by_csv = any(split != "train" for split in named)
+        # A share by hash; where the dataset is so small that nobody falls below it, the lowest one is held out.
+        floor = {kind: np.nextafter(lowest[kind], 2) if kind is (not named) else 0.0 for kind in lowest}
+        self._below = {kind: max(share, floor[kind]) if share else 0.0 for kind in lowest}
+        found = collections.Counter(self.split(row) for row in listing)
+        self.total = found.total()
+        self.counts = {split: found[split] for split in sorted(found, key=lambda s: (s != "train", s))}
+        if not self.total:
+            raise UserError("no rows", where=str(listing.csv), expected="at least one", found="0")
+        if not found["train"]:
+            raise UserError("nothing left to train on", where=str(listing.csv), expected="two recordings or more",
+                            found=f"{self.total} rows, all held out", way_out="more data, --recording or --valid_share=0")
+
+    def split(self, row: Row) -> str:
+        """train, valid, test (the csv's), or valid_tts."""
+        if self._by_csv and not row.speech_only:
+            return row.split
+        held_out = _place(row.group) < self._below[row.speech_only]
+        return "train" if not held_out else "valid_tts" if row.speech_only else "valid"
+
+
+class Quarantine:
+    """Bad rows: a line each on stderr (the first few) and in a file; too many of them end the job."""
+
+    def __init__(self, path: pathlib.Path, total: int, max_bad: float, progress: bool):
+        self.path, self.reasons, self._total, self._max_bad, self._progress = \
+            path, collections.Counter(), total, max_bad, progress
+        self._aside = path.with_name(f".{path.name}.part")
+
+    def __enter__(self) -> "Quarantine":
+        self._file = open(self._aside, "w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+        self._aside.replace(self.path)  # after a failure too: it says why
+
+    def note(self, entry: dict) -> None:
+        """Writes something down that is not a row of the dataset."""
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def add(self, row_id: str, line: str, error: BadRow) -> None:
+        """Writes a bad row down. Raises UserError when they are too many for any ending to be a good one."""
+        self.note({"id": row_id, "row": line, "reason": error.reason, "detail": error.detail})
+        self.reasons[error.reason] += 1
+        bad = self.reasons.total()
+        if self._progress and bad <= SHOWN:
+            tqdm.write(f"refused {row_id} ({line}): {error.reason}: {error.detail}"
+                       + ("\n(further ones only in the file)" if bad == SHOWN else ""), file=sys.stderr)
+        if bad > self._max_bad * self._total:
+            raise UserError("too many bad rows", where=str(self.path), expected=f"at most {self._max_bad:.0%} of "
+                            f"{self._total}", found=", ".join(f"{n} x {r}" for r, n in self.reasons.most_common()),
+                            way_out="mend what the file lists, or --max_bad")
+
+
+def _examples(listing, plan: Plan, split: str, reader, quarantine: Quarantine, counts, seen: set, threads: int) -> Iterator[dict]:
+    """The usable clips of a split in order of the csv and then the list; reads a few rows ahead of the writer."""
+    def read(row: Row):
+        try:
+            return row, reader.read(row)
+        except BadRow as error:
+            return row, error
+
+    for row, clip in _mapped(read, (row for row in listing if plan.split(row) == split), threads):
+        if not isinstance(clip, BadRow) and row.id in seen:
+            clip = BadRow("duplicate id", "an earlier row has the same sample_id")
+        if isinstance(clip, BadRow):
+            quarantine.add(row.id, row.line, clip)
+            continue
+        seen.add(row.id)
+        frames = len(clip["motion"]) or len(clip["audio"]) // rows_of.SAMPLES
+        counts[split] += 1
+        counts["speech only"] += row.speech_only
+        counts["longer than 30 s"] += frames > LONGEST
+        counts["sound trimmed"] += clip.pop("trimmed")
+        counts["pt_length differs"] += bool(row.frames and row.frames != frames and not row.speech_only)
+        yield clip
+
+
+def _first_checked(split: str, examples: Iterator[dict], out: pathlib.Path) -> Iterable[dict]:
+    """The same examples; UserError at once when there are none, before hours of work on another split."""
+    for first in examples:
+        return itertools.chain([first], examples)
+    raise UserError("no usable clip in a split", where=split, expected="at least one", found="none",
+                    way_out=f"see {out.name}.quarantine.jsonl beside the output, mend the rows or their split")
+
+
+def _mapped(function, items: Iterable, threads: int) -> Iterator:
+    """`map` in order, by threads that run a little ahead."""
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        waiting = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _place(group: str) -> float:
+    """0 <= p < 1, fixed by the name alone."""
+    digest = hashlib.blake2b(group.encode("utf-8", "surrogateescape"), digest_size=6).digest()
+    return int.from_bytes(digest, "little") / 2**48
+
+
+def _pattern(text: str | None) -> re.Pattern | None:
+    try:
+        pattern = re.compile(text) if text else None
+    except re.error as error:
+        raise UserError("not a pattern", where="--recording", expected="a regular expression with one group",
+                        found=f"{text!r}: {error}") from error
+    if pattern is not None and pattern.groups < 1:
+        raise UserError("a pattern without a group", where="--recording", expected=r"for instance '^(.*)_\d+$'",
+                        found=repr(text))
+    return pattern
+
+
+def describe(summary: dict, out: pathlib.Path, quarantine: Quarantine) -> str:
+    """The counts, a line each."""
+    bad = sum(summary["refused"].values())
+    lines = [f"{name:>18}: {value}" for name, value in summary.items() if name != "refused" and value]
+    lines += [f"{'refused':>18}: {bad}" + (f" ({quarantine.path})" if bad else "")]
+    lines += [f"{reason:>18}: {number}" for reason, number in summary["refused"].items()]
+    if summary.get("longer than 30 s"):
+        lines.append("clips over 30 s are kept whole: a row crops them when it is built")
+    if summary.get("pt_length differs"):
+        lines.append("where pt_length differs from the motion file, the file was believed")
+    return "\n".join([*lines, f"written: {out}"])

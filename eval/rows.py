@@ -1,0 +1,89 @@
+"""Scored rows on disk, so that a killed job goes on where it stopped, and JSON that is whole or not there."""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+
+from avjax.errors import UserError
+
+ROWS_FILE, FRAMES_DIR = "results.rows.jsonl", "results.frames"
+FRAMES = ("face", "pose", "true_face", "true_pose")
+
+
+class Rows:
+    """Append-only store of scored rows. A line that a crash tore is dropped; any other damage is an error."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.path, self.frames_dir = self.folder / ROWS_FILE, self.folder / FRAMES_DIR
+        self.frames_dir.mkdir(parents=True, exist_ok=True)
+        self.rows: dict[str, dict] = {}
+        if self.path.exists():
+            self._load()
+
+    def _load(self):
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):  # torn by a crash: cut it off, so that the next row starts on a line of its own
+            os.truncate(self.path, whole)
+        for number, line in enumerate(data[:whole].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                self.rows[record["key"]] = record["row"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError("unreadable row", where=f"{self.path}:{number}", expected="JSON with key and row",
+                                found=line[:60].decode(errors="replace"), way_out="delete the file: rows are computed "
+                                "again") from error
+
+    def get(self, key: str) -> tuple[dict, tuple[np.ndarray, ...]] | None:
+        """(row, frames) when both are there and readable."""
+        if key not in self.rows:
+            return None
+        try:
+            with np.load(self._frames_path(key), allow_pickle=False) as arrays:
+                return self.rows[key], tuple(arrays[k] for k in FRAMES)
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+    def put(self, key: str, row: dict, frames: tuple[np.ndarray, ...]) -> None:
+        """Frames first, row last: a row promises its frames."""
+        path = self._frames_path(key)
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            np.savez(file, **{k: np.asarray(v, np.float32) for k, v in zip(FRAMES, frames, strict=True)})
+        os.replace(partial, path)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "row": clean(row)}, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[key] = clean(row)
+
+    def _frames_path(self, key: str) -> pathlib.Path:
+        return self.frames_dir / (hashlib.sha256(key.encode()).hexdigest()[:20] + ".npz")
+
+
+def clean(value):
+    """JSON without NaN (null instead) and without numpy's types."""
+    if isinstance(value, dict):
+        return {str(k): clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [clean(v) for v in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def write_json(path, value) -> None:
+    """Whole or not at all."""
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(clean(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,97 @@
+"""Streams of one example, and what a listener and a viewer would get from them.
+
+Suffixes: T frames of the mel, N frames at 30 Hz, F face codes, P pose, M mel bands.
+"""
+
+import functools
+
+import numpy as np
+
+from eval.metrics import onsets
+
+FPS = 30
+AUDIO, MOTION = "audio", "motion"
+
+
+def fit(x: np.ndarray, length: int) -> np.ndarray:
+    """Cuts or loops along the first axis."""
+    return np.resize(x, (length, *x.shape[1:])) if len(x) else np.zeros((length, *x.shape[1:]), x.dtype)
+
+
+class Signals:
+    """Everything is made on demand and kept.
+
+    Args:
+      benchmark: eval.benchmarks.common.ClipBenchmark, for its decoder and statistics.
+      streams: {stream: (frames, width)}; what has no frames is not there.
+      scored: the parts, of AUDIO and MOTION, that are this variant's own; None = all that is there. What was given to a
+        model is heard and seen, but not scored.
+      like: Signals of the same audio streams, whose waveform, onsets and words need not be made again.
+    """
+
+    def __init__(self, benchmark, streams: dict[str, np.ndarray], *, scored: set[str] | None = None, like=None):
+        self.benchmark, self.streams = benchmark, streams
+        self.has_audio, self.has_motion = (bool(f(streams)) for f in (benchmark.decoder.has_audio,
+                                                                     benchmark.decoder.has_motion))
+        there = {AUDIO: self.has_audio, MOTION: self.has_motion}
+        self.scored = {part for part, is_there in there.items() if is_there and (scored is None or part in scored)}
+        self.own_length = True  # else it was given
+        self._like = like
+
+    @functools.cached_property
+    def seconds(self) -> float:
+        """Duration of the longest stream."""
+        return max((len(x) / self.benchmark.rates[k] for k, x in self.streams.items()), default=0.0)
+
+    @functools.cached_property
+    def mel_TM(self) -> np.ndarray:
+        """Normalised log-mel."""
+        return self.benchmark.decoder.mel(self.streams)
+
+    @property
+    def mel_rate(self) -> float:
+        """Frames of `mel_TM` a second."""
+        return len(self.mel_TM) / self.audio_seconds
+
+    @functools.cached_property
+    def audio_seconds(self) -> float:
+        """What `mel_TM` covers."""
+        name = next(k for k, x in self.streams.items() if len(x) and self.benchmark.decoder.has_audio({k: x}))
+        return len(self.streams[name]) / self.benchmark.rates[name]
+
+    @functools.cached_property
+    def face_NF(self) -> np.ndarray:
+        """Face codes at 30 Hz."""
+        return np.asarray(self.benchmark.decoder.face(self.streams), np.float64)
+
+    @functools.cached_property
+    def pose_NP(self) -> np.ndarray:
+        """z-scored with the corpus' statistics, so that rotation and translation weigh alike."""
+        pose = np.asarray(self.benchmark.decoder.pose(self.streams), np.float64)
+        return (pose - self.benchmark.pose_mean) / self.benchmark.pose_std
+
+    @functools.cached_property
+    def waveform(self) -> np.ndarray:
+        """Samples in [-1, 1] at the decoder's rate."""
+        if self._like is not None:
+            return self._like.waveform
+        return np.asarray(self.benchmark.decoder.waveform(self.streams), np.float32)
+
+    @functools.cached_property
+    def onsets_s(self) -> np.ndarray:
+        """Audio onsets in seconds."""
+        return self._like.onsets_s if self._like is not None else onsets.onset_times(self.waveform,
+                                                                                     self.benchmark.sample_rate)
+
+    @functools.cached_property
+    def lips(self) -> tuple[np.ndarray, np.ndarray | float]:
+        """(aperture (N,), mouth width) at 30 Hz."""
+        aperture, width = self.benchmark.decoder.lips(self.streams)
+        return np.asarray(aperture, np.float64), np.asarray(width, np.float64)
+
+    @functools.cached_property
+    def transcript(self) -> str:
+        """Words heard by the recogniser."""
+        if self._like is not None:
+            return self._like.transcript
+        return self.benchmark.recogniser.transcribe(self.waveform, self.benchmark.sample_rate)

@@ -1,0 +1,95 @@
+"""What the benchmarks of all systems share: a case, its training step, random arrays."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Sizes to measure; what a system does not know it ignores."""
+
+    batch: int = 4  # examples in a training step
+    frames: int = 345  # of each
+    text: int = 30  # text tokens of each
+    lengths: tuple[int, ...] = ()  # frames to sample, one example each
+    steps: int = 8  # solver steps of a sample
+
+
+@dataclasses.dataclass
+class Case:
+    """One thing to time.
+
+    Attributes:
+      name: what the table calls it.
+      describe: what a peer is told, JSON.
+      run: does it once and waits for the result; may return the seconds that count, else all of them do.
+      flops: of one run; None where they cannot be told.
+      compile_s: seconds.
+      temporary_mb: memory beside arguments and results, None where XLA does not say.
+      parts: what a run's time is also divided by, e.g. {"ms_a_patch": 20 / 1000} or {"realtime_factor": seconds made}.
+    """
+
+    name: str
+    describe: dict
+    run: Callable[[], float | None]
+    flops: int | None
+    compile_s: float
+    temporary_mb: float | None = None
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def train_case(config, system, batch: dict, name: str, describe: dict, options_where: str = "--batch") -> Case:
+    """The loop's own training step on a batch {name: array} that stays on the device."""
+    from avjax.sharding.mesh import batch_sharding, check_batch, make_mesh
+    from avjax.training.optimizer import make_optimizer
+    from avjax.training.state import abstract_params, abstract_state, init_state
+    from avjax.training.step import CompiledStep, make_train_step
+
+    mesh, ema = make_mesh(config.mesh), config.optimizer.ema_decay > 0
+    check_batch(len(next(iter(batch.values()))), mesh, accumulate=config.optimizer.accumulate, where=options_where)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, abstract_params(system))
+    step = make_train_step(system, optimizer, seed=config.seed, accumulate=config.optimizer.accumulate,
+                           ema_decay=config.optimizer.ema_decay)
+    shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in batch.items()}
+    with jax.set_mesh(mesh):
+        compiled = CompiledStep(step, abstract_state(system, optimizer, mesh, ema=ema), shapes, mesh)
+        box = [init_state(system, optimizer, mesh, seed=config.seed, ema=ema)]
+        data = jax.device_put(batch, batch_sharding(mesh))
+
+    def run():
+        box[0], metrics = compiled(box[0], data)
+        jax.block_until_ready((box[0], metrics))
+
+    return Case(name, describe, run, compiled.flops, compiled.compile_seconds, temporary_mb(compiled.memory))
+
+
+def compiled_case(function, arguments: tuple, name: str, describe: dict, **more) -> Case:
+    """A pure function of arrays, compiled before it is timed."""
+    from avjax.training.flops import count_flops
+
+    flops = more.pop("flops", None)
+    if flops is None:
+        flops = count_flops(function, *arguments)
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*arguments).compile()
+    compile_s = time.perf_counter() - start
+
+    def run():
+        jax.block_until_ready(compiled(*arguments))
+
+    return Case(name, describe, run, flops, compile_s, temporary_mb(compiled.memory_analysis()), **more)
+
+
+def temporary_mb(memory) -> float | None:
+    return memory.temp_size_in_bytes / 1e6 if memory is not None else None
+
+
+def random_arrays(shapes) -> dict[str, np.ndarray]:
+    """Unit normal arrays; "mask" is all ones."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(s.shape, np.float32).astype(s.dtype) for name, s in shapes.items()}
+    return {name: np.ones_like(a) if name == "mask" else a for name, a in arrays.items()}

@@ -1,0 +1,259 @@
+"""launch.generate and the drivers behind it: what a person gives becomes conditions, or one line that says what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from avjax.errors import UserError
+from avjax.systems import api
+from avjax.systems.talker import config as talker_config
+from avjax.training.checkpoints import Checkpoints
+from configs import base
+from data_pipelines import decode, drive, media, store
+from data_pipelines.drive import avflow, talker
+from data_pipelines.features import talker as features
+from data_pipelines.puppets import build
+from launch import flags, training
+
+ROOT = Path(__file__).parents[2]
+generate = flags.launcher("launch.generate")
+TEXT = "My brother bought a big blue boat."
+SECONDS = 0.16  # a patch
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The folder of a tiny Talker that was never trained, its dataset made of puppets."""
+    folder = tmp_path_factory.mktemp("talker")
+    build.prepare(folder / "clips", sentences=4, speakers=2, valid=1, test=1, progress=False)
+    dataset = features.extract(folder / "clips", folder / "features", progress=False)
+    c = base.get_config()
+    c.system = s = talker_config.default()
+    s.vocab, s.d_model, s.velocity_width, s.d_ff = dataset.recipes["tokens"]["vocab"], 32, 32, 48
+    s.num_layers, s.num_heads, s.num_kv_heads, s.head_dim = 1, 2, 1, 16
+    s.encoder_layers, s.encoder_heads, s.velocity_layers, s.velocity_heads = 1, 2, 1, 2
+    s.row_tokens, s.row_patches, s.steps, s.delay = 64, 40, 2, 1
+    c.data.dir = str(dataset.dir)
+    training.write_run_files(c, folder / "run", dataset)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def parts(workdir):
+    """(system, decoder, dataset)"""
+    config = generate.load_config(workdir)
+    return api.build(config.system), decode.Decoder.from_workdir(workdir), store.open_dataset(config.data.dir)
+
+
+@pytest.fixture
+def plan(parts):
+    system, decoder, dataset = parts
+
+    def make(**wish):
+        return talker.plan(drive.Wish(data=str(dataset.dir), **wish), system, decoder)
+    return make
+
+
+@pytest.fixture(scope="module")
+def files(parts, tmp_path_factory):
+    """Speech of 1 s, motion of it, and motion that is wrong in several ways."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    soundfile.write(folder / "speech.wav", 0.1 * rng.standard_normal(16000), 16000)
+    raw = rng.standard_normal((25, 40)).astype(np.float32)
+    mean, std = (parts[1].codec("motion")[k] for k in ("mean", "std"))
+    np.save(folder / "motion.npy", raw)
+    np.savez(folder / "latents.npz", motion=(raw - mean) / np.maximum(std, 1e-6))
+    np.save(folder / "narrow.npy", raw[:, :39])
+    np.save(folder / "long.npy", np.concatenate([raw, raw]))
+    np.save(folder / "nan.npy", raw * np.nan)
+    return folder
+
+
+def lengths(made: drive.Plan) -> tuple[int, int]:
+    return tuple(int(made.conditions[f"{n}_length"][0]) for n in ("audio", "motion"))
+
+
+def test_what_is_given_decides_the_task(plan, files):
+    speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
+    for wish, task, given in (({"text": TEXT}, "t2av", (0, 0)), ({"audio": speech}, "a2v", (25, 0)),
+                              ({"audio": speech, "text": TEXT}, "a2v", (25, 0)),
+                              ({"motion": motion, "text": TEXT}, "v2a", (0, 25)), ({"example": "train/0"}, "t2av", (0, 0)),
+                              ({"audio": speech, "text": TEXT, "prefix_seconds": 0.5}, "t2av", (12, 0)),
+                              ({"audio": speech, "text": TEXT, "task": "tts"}, "tts", (0, 0))):
+        made = plan(**wish)
+        assert (made.task, lengths(made)) == (task, given), wish
+    assert "transcript" in plan(audio=speech).remarks[0] and not plan(audio=speech, text=TEXT).remarks
+
+
+def test_an_example_gives_what_the_system_itself_would_take_of_it(plan, parts):
+    system, _, dataset = parts
+    row = dataset.source("valid")[0]
+    for task in system.tasks:
+        made = plan(task=task, example=f"valid/{row['id']}")
+        expected, _ = system.conditions(row, task)
+        for name, value in expected.items():
+            found = made.conditions[name][0]
+            n = len(value) if np.ndim(value) else None
+            np.testing.assert_array_equal(found[:n] if n else found, value, err_msg=f"{task}, {name}")
+            assert not n or not found[n:].any()
+        assert made.noise == row["id"] and made.speaker == row["speaker"]
+    made = plan(example="valid/0", prefix_seconds=0.5)
+    assert lengths(made) == (12, 12), "whole patches"
+    np.testing.assert_array_equal(made.conditions["motion"][0, :12], row["motion"][:12])
+    assert plan(example="valid/0", text=TEXT).conditions["prompt_length"] != plan(example="valid/0").conditions["prompt_length"]
+
+
+def test_who_speaks(plan, parts, files):
+    known = parts[1].codec("speakers")
+    names = [str(n) for n in known["names"]]
+    for name, one in ((names[1], 1), ("", 0)):
+        made = plan(text=TEXT, speaker=name)
+        assert made.speaker == names[one]
+        for condition, column in (("speaker", "voice"), ("first_motion", "first_motion")):
+            np.testing.assert_array_equal(made.conditions[condition][0], known[column][one])
+        np.testing.assert_array_equal(made.identity, known["identity"][one])
+    cloned = plan(text=TEXT, task="tts", audio=str(files / "speech.wav"))
+    assert np.abs(cloned.conditions["speaker"][0] - known["voice"]).max(1).min() > 0.1, "the file's own voice"
+    both = plan(text=TEXT, task="tts", audio=str(files / "speech.wav"), speaker=names[1])
+    np.testing.assert_array_equal(both.conditions["speaker"][0], known["voice"][1])
+
+
+def test_motion_files_of_either_scale(plan, files):
+    raw, scaled = (plan(text=TEXT, motion=str(files / n)).conditions["motion"] for n in ("motion.npy", "latents.npz"))
+    np.testing.assert_allclose(raw, scaled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wish, message", [
+    ({}, "nothing to say.*--text, --audio"),
+    ({"task": "a2x", "text": TEXT}, "unknown task.*t2av or tts or a2v or v2a.*'a2x'"),
+    ({"task": "v2a", "text": TEXT}, "v2a is driven by motion"),
+    ({"motion": "{}/motion.npy"}, "nothing to say.*the words"),
+    ({"text": TEXT, "speaker": "nobody"}, "unknown speaker.*ada or ben.*'nobody'"),
+    ({"text": "word " * 60}, "text over the context.*64 tokens"),
+    ({"example": "train/0", "prefix_seconds": 60}, "prefix longer than the clip.*60 s"),
+    ({"example": "train/0", "prefix_seconds": 0.1}, "prefix shorter than a patch"),
+    ({"text": TEXT, "prefix_seconds": 1}, "prefix of nothing"),
+    ({"text": TEXT, "max_seconds": 60}, "bound out of range.*60"),
+    ({"text": TEXT, "motion": "{}/narrow.npy"}, "wrong latent width.*40.*39"),
+    ({"text": TEXT, "motion": "{}/nan.npy"}, "unusable motion"),
+    ({"text": TEXT, "motion": "{}/none.npy"}, "no such"),
+    ({"audio": "{}/speech.wav", "motion": "{}/motion.npy"}, "two things to be driven by"),
+    ({"text": TEXT, "audio": "{}/speech.wav", "motion": "{}/long.npy", "prefix_seconds": 0.5},
+     "audio and motion differ in length.*2 frames.*25 and 50"),
+    ({"example": "train/nobody"}, "unknown example.*an id of split train"),
+    ({"example": "trial/0"}, "unknown split"),
+])
+def test_one_line_for_what_cannot_be(plan, files, wish, message):
+    with pytest.raises(UserError, match=message):
+        plan(**{k: v.format(files) if isinstance(v, str) else v for k, v in wish.items()})
+
+
+def test_workdirs_that_lack_something(parts, workdir, tmp_path):
+    system, decoder, dataset = parts
+    wish = drive.Wish(text=TEXT)
+    with pytest.raises(UserError, match="missing tokenizer"):
+        talker.plan(wish, system, decode.Decoder(decoder.recipes, {k: v for k, v in decoder.codecs.items() if k != "tokenizer"}))
+    with pytest.raises(UserError, match="knows no speakers"):
+        talker.plan(wish, system, decode.Decoder(decoder.recipes, {k: v for k, v in decoder.codecs.items() if k != "speakers"}))
+    silent = decode.Decoder(decoder.recipes | {"motion": {"kind": "none"}}, decoder.codecs)
+    assert talker.plan(wish, system, silent).task == "tts"
+    with pytest.raises(UserError, match="trained on speech alone"):
+        talker.plan(drive.Wish(text=TEXT, task="t2av"), system, silent)
+    other = decode.Decoder(decoder.recipes | {"audio": decoder.recipes["audio"] | {"arrays": "another"}}, decoder.codecs)
+    with pytest.raises(UserError, match="recipe of 'audio' differs"):
+        talker.plan(drive.Wish(example="train/0", data=str(dataset.dir)), system, other)
+    with pytest.raises(UserError, match="no trained system here"):
+        generate.generate(tmp_path, text=TEXT)
+    with pytest.raises(UserError, match="this system does not speak.*head_vae"):
+        drive.driver("head_vae")
+
+
+def test_avflow_takes_what_it_took():
+    with pytest.raises(UserError, match="avflow takes no --motion.*--text"):
+        drive.check_wish(drive.Wish(text="x", motion="y"), avflow.TAKES, "avflow")
+    drive.check_wish(drive.Wish(text="x", speaker="y"), avflow.TAKES, "avflow")
+    for wish, message in (({}, "nothing to say"), ({"text": "a", "audio": "b"}, "two things to say"),
+                          ({"text": "a" * 2001}, "text too long")):
+        with pytest.raises(UserError, match=message):
+            avflow.plan(drive.Wish(**wish), None, None)
+    assert avflow.SETTINGS["steps"] == "euler_steps"
+
+
+def test_a_bound_that_ends_speech_is_told(plan, parts):
+    system, made = parts[0], plan(text=TEXT, max_seconds=2)
+    out = {"audio_length": np.array([made.frames]), "stop": np.full((1, made.frames // 4), -3.0)}
+    assert "never fired within 2.1 s" in talker.remarks(made, out, system)[0]
+    assert not talker.remarks(made, out | {"stop": -out["stop"]}, system)
+    assert not talker.remarks(made, out | {"audio_length": np.array([8])}, system)
+
+
+def test_sound_and_picture_last_equally_long():
+    frames = np.arange(5)[:, None, None, None] * np.ones((5, 2, 2, 3), int)
+    assert [generate.fitted(frames, n)[-1, 0, 0, 0] for n in (3, 5, 7)] == [2, 4, 4]
+    assert [len(generate.fitted(frames, n)) for n in (0, 3, 5, 7)] == [1, 3, 5, 7]
+
+
+@pytest.fixture(scope="module")
+def trained(workdir, parts):
+    checkpoints = Checkpoints(workdir)
+    params = jax.jit(parts[0].init)(jax.random.key(0))
+    checkpoints.save(0, {"params": params}, {"recipes": parts[2].recipes})
+    checkpoints.close()
+    return workdir
+
+
+@pytest.mark.slow
+def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
+    for task in ("t2av", "tts", "a2v", "v2a"):
+        paths = generate.generate(trained, task=task, example="valid/0", max_seconds=0 if task in talker.WHOLE else 2,
+                                  out=tmp_path / task, save_latents=True)
+        assert paths.keys() == ({"wav", "npz"} if task == "tts" else {"wav", "npz", "mp4"})
+        sound, rate = soundfile.read(paths["wav"])
+        latents = np.load(paths["npz"])
+        assert rate == 24000 and len(sound) == 960 * len(latents["audio"]) > 0
+        if task != "tts":
+            assert abs(media.probe(paths["mp4"]).video.duration - len(sound) / rate) < 1 / 30
+            assert abs(len(latents["motion"]) - len(latents["audio"])) <= 2
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".mp4"] * 3 + [".npz"] * 4 + [".wav"] * 4, "no leftovers"
+    row = store.open_dataset(generate.load_config(trained).data.dir).source("valid")[0]
+    np.testing.assert_array_equal(np.load(tmp_path / "a2v.npz")["audio"], row["audio"])
+    np.testing.assert_array_equal(np.load(tmp_path / "v2a.npz")["motion"], row["motion"])
+    capsys.readouterr()
+
+    streamed = generate.generate(trained, task="tts", example="valid/0", max_seconds=2, out=tmp_path / "streamed",
+                                 stream=True, save_latents=True)
+    np.testing.assert_allclose(np.load(streamed["npz"])["audio"], np.load(tmp_path / "tts.npz")["audio"], atol=1e-5)
+    assert "first patch after" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_command_line(trained):
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "launch.generate", f"--workdir={trained}", *arguments], cwd=ROOT,
+                              capture_output=True, text=True)
+    done = run(f"--text={TEXT}", "--task=tts", "--max_seconds=1.5", "--stream", "--steps=1", "--guidance=1")
+    assert done.returncode == 0 and f"wrote {trained / 'sample.wav'}" in done.stdout, done.stderr
+    done = run(f"--text={TEXT}", "--task=sing")
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown task") and len(done.stderr.splitlines()) == 1
+
+
+def test_samples_after_training(monkeypatch, tmp_path):
+    train = flags.launcher("launch.train")
+    calls = []
+    monkeypatch.setattr(train.launch_flags, "launcher", lambda name: type("", (), {"generate": staticmethod(
+        lambda workdir, **kw: calls.append((kw.pop("out").name, {k: v for k, v in kw.items() if v})))}))
+    train.samples({"text": TEXT, "audio": ""}, tmp_path)
+    assert calls == [("sample", {"text": TEXT})]
+    calls.clear()
+    train.samples({"text": TEXT, "audio": "", "example": "valid/0", "tasks": ("tts", "v2a")}, tmp_path)
+    assert calls == [("sample", {"text": TEXT}), ("sample_tts", {"task": "tts", "example": "valid/0"}),
+                     ("sample_v2a", {"task": "v2a", "example": "valid/0"})]
+    calls.clear()
+    train.samples(json.loads('{"text": "", "audio": ""}'), tmp_path)
+    assert not calls

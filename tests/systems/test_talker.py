@@ -1,0 +1,289 @@
+"""Talker-T2AV's promises: packing, causality, padding, the objective's dropouts and weights, joint heads, strict rules."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import UserError
+from avjax.systems.api import build, example_batch
+from avjax.systems.talker import objective
+from avjax.systems.talker.config import check, default, released
+from tests.systems.talker_golden import pack
+
+
+def tiny(**overrides):
+    c = default()
+    c.update(dict(vocab=11, d_model=16, velocity_width=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24,
+                  encoder_layers=1, encoder_heads=2, velocity_layers=2, velocity_heads=2, audio_dim=3, motion_dim=4,
+                  speaker_dim=5, patch=2, delay=1, row_tokens=32, row_patches=14, row_utterances=3))
+    c.update(overrides)
+    return c
+
+
+def random_params(system, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    return jax.tree.map(lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+
+
+def utterance(config, prompt, audio_frames, motion_frames, seed=0):
+    """prompt ids, then the slots of the plan; lengths in frames."""
+    rng = np.random.default_rng(seed)
+    P = config.patch
+    slots = max(-(-audio_frames // P), -(-motion_frames // P) + config.delay if motion_frames else 0)
+    ids = rng.integers(0, config.vocab, prompt + slots)
+    return dict(tokens=np.concatenate([[int(motion_frames > 0)], ids]), slots=np.arange(prompt, prompt + slots) + 1,
+                audio=rng.standard_normal((audio_frames, config.audio_dim)).astype(np.float32),
+                motion=rng.standard_normal((motion_frames, config.motion_dim)).astype(np.float32),
+                speaker=rng.standard_normal(config.speaker_dim).astype(np.float32))
+
+
+def three(config):
+    """With motion, text to speech, and with motion again; partial last patches."""
+    return [utterance(config, 3, 7, 7, seed=1), utterance(config, 2, 5, 0, seed=2), utterance(config, 4, 6, 5, seed=3)]
+
+
+def hidden_and_targets(system, params, batch):
+    @jax.jit
+    def run(params, batch):
+        hidden = system.net.apply({"params": params}, batch, method="encode_row")
+        return hidden, objective.targets(batch, hidden, system.config), objective.stop_labels(batch, system.config)
+
+    return run(params, batch)
+
+
+def test_packed_rows_are_the_rows_they_pack():
+    system = build(tiny())
+    params, every = random_params(system), three(system.config)
+    apart, together = pack([[u] for u in every], system.config), pack([every], system.config)
+    (h0, t0, s0), (h1, t1, s1) = (hidden_and_targets(system, params, b) for b in (apart, together))
+    flat = (lambda x, keep: np.asarray(x)[keep])
+    np.testing.assert_allclose(flat(h1, together["segment"] > 0), flat(h0, apart["segment"] > 0), atol=1e-5)
+    real0, real1 = apart["patch_segment"] > 0, together["patch_segment"] > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(flat(b, real1), flat(a, real0), atol=1e-5), t0, t1)
+    np.testing.assert_array_equal(flat(s1[0], real1), flat(s0[0], real0))
+    assert s0[1] == s1[1]
+    # the same noise at the same patches: the same loss
+    noise = objective.draw(jax.random.key(0), system.config, *real1.shape)
+
+    def spread(x):
+        out = np.zeros((*real0.shape, *x.shape[2:]), np.float32)
+        out[real0] = np.asarray(x)[real1]
+        return out
+
+    a, b = (jax.jit(system.loss_at)(params, batch, n)[1]
+            for batch, n in ((apart, jax.tree.map(spread, noise)), (together, noise)))
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=2e-5)
+    assert min(float(a[name]) for name in ("speech", "motion", "stop")) > 0
+
+
+def test_nothing_is_predicted_from_itself_or_later():
+    """Gradients of a patch's hidden state: text and patches before it, none after, none of another utterance."""
+    system = build(tiny())
+    params, every = random_params(system), three(system.config)
+    batch = pack([every], system.config)
+
+    def mu(audio, motion):
+        hidden = system.net.apply({"params": params}, batch | {"audio": audio, "motion": motion}, method="encode_row")
+        return objective.targets(batch, hidden, system.config)["mu"][0].sum(-1)
+
+    by_audio, by_motion = jax.jit(jax.jacobian(mu, argnums=(0, 1)))(batch["audio"], batch["motion"])
+    segment, index = batch["patch_segment"][0], batch["patch_index"][0]
+    same = (segment[:, None] == segment[None]) & (segment[:, None] > 0)
+    later = index[:, None] - index[None]  # of the predicted slot against the patch it may have seen
+    for jacobian, delay, valid in ((by_audio, 0, "audio_valid"), (by_motion, system.config.delay, "motion_valid")):
+        seen = np.abs(np.asarray(jacobian))[:, 0].sum((-2, -1)) > 0
+        np.testing.assert_array_equal(seen, same & (later > delay) & (batch[valid][0] > 0)[None])
+
+
+def test_padding_counts_for_nothing():
+    """Huge numbers and wild ids wherever nothing is real: the same loss and the same gradients, all finite."""
+    system = build(tiny())
+    params, batch = random_params(system), pack([three(tiny()), []], tiny())
+    noise = objective.draw(jax.random.key(3), system.config, *batch["patch_slot"].shape)
+    poisoned = {name: value.copy() for name, value in batch.items()}
+    frames = np.arange(system.config.patch)
+    for name in ("audio", "motion"):
+        poisoned[name][frames >= batch[f"{name}_valid"][..., None]] = np.nan
+        poisoned[f"{name}_valid"][batch["patch_segment"] == 0] = 2
+    poisoned["patch_index"][batch["patch_segment"] == 0] = 7
+    poisoned["speaker"][1] = 1e30
+    for name in ("tokens", "position"):
+        poisoned[name][batch["segment"] == 0] = 10**6
+    for b in range(2):  # a patch slot's own token is never looked at
+        slots = batch["patch_slot"][b][batch["patch_segment"][b] > 0]
+        poisoned["tokens"][b, slots] = -5
+    step = jax.jit(jax.value_and_grad(system.loss_at, has_aux=True))
+    clean, dirty = step(params, batch, noise), step(params, poisoned, noise)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), clean, dirty)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(dirty))
+
+
+def test_batches_without_motion_or_without_anything():
+    system = build(tiny())
+    params = random_params(system)
+    step = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
+    for row, zero in (([], ("speech", "motion", "stop")), ([utterance(system.config, 2, 5, 0)], ("motion",)),
+                      ([utterance(system.config, 2, 2, 0)], ("speech", "motion"))):  # one patch: no target
+        (loss, metrics), grads = step(params, pack([row, []], system.config), jax.random.key(0))
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+        assert {name for name in ("speech", "motion", "stop") if metrics[name] == 0} == set(zero)
+        np.testing.assert_allclose(loss, metrics["speech"] + system.config.motion_weight * metrics["motion"]
+                                   + metrics["stop"], rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling", ["separate", "joint"])
+def test_everything_trains_and_remat_changes_nothing(coupling):
+    results = []
+    for remat in ("none", "dots", "full"):
+        system = build(tiny(coupling=coupling, remat=remat))
+        batch = pack([three(system.config)], system.config)
+        results.append(jax.jit(jax.value_and_grad(system.loss, has_aux=True))(random_params(system), batch,
+                                                                              jax.random.key(2)))
+    assert set(results[0][0][1]) == {"loss", "speech", "motion", "stop", "stop_accuracy"}
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(results[0][1])), "a parameter that nothing trains"
+    for other in results[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), results[0], other)
+
+
+def head_arguments(config, seed=0, n=3):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.standard_normal((n, *shape)).astype(np.float32)
+
+    t, mu, P = rng.uniform(size=n).astype(np.float32), normal(config.d_model), config.patch
+    speech = (normal(P, config.audio_dim), t, mu, normal(P, config.audio_dim), normal(config.speaker_dim))
+    motion = (normal(P, config.motion_dim), t, mu, normal(P, config.motion_dim), normal(config.motion_dim))
+    return speech, motion
+
+
+def test_joint_heads_feel_each_other_unless_absent():
+    separate, joint = build(tiny()), build(tiny(coupling="joint"))
+    params = random_params(joint)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, random_params(separate))  # equal parameters
+    speech, motion = head_arguments(joint.config)
+    other = (motion[0] + 1, *motion[1:])
+    net = jax.jit(lambda *a: joint.net.apply({"params": params}, *a, method="velocities_joint"))
+    there, gone = np.ones(3, bool), np.zeros(3, bool)
+    both = net(speech, motion, there, there)
+    assert np.abs(both[0] - net(speech, other, there, there)[0]).max() > 1e-3
+    alone = joint.net.apply({"params": params}, *speech, method="speech_velocity")
+    np.testing.assert_allclose(net(speech, other, there, gone)[0], alone, atol=1e-5)
+    mixed = net(speech, motion, there, np.array([True, False, True]))[0]  # absence is an affair of each patch
+    np.testing.assert_allclose(mixed[[0, 2]], both[0][np.array([0, 2])], atol=1e-5)
+    np.testing.assert_allclose(mixed[1], alone[1], atol=1e-5)
+    noise = objective.draw(jax.random.key(0), joint.config, 2, 3)
+    np.testing.assert_array_equal(noise["speech"]["t"], noise["motion"]["t"])
+
+
+def test_heads_with_many_tokens_equal_heads_with_few():
+    """Above a number of patches two products are merged into one."""
+    system = build(tiny())
+    params = random_params(system)
+    speech, _ = head_arguments(system.config, n=40)
+    net = jax.jit(lambda *a: system.net.apply({"params": params}, *a, method="speech_velocity"))
+    few = np.concatenate([net(*(a[i:i + 1] for a in speech)) for i in range(40)])
+    np.testing.assert_allclose(net(*speech), few, atol=2e-5)
+
+
+def test_patch_tokens_can_leave_motion_out():
+    system = build(tiny())
+    params, c = random_params(system), system.config
+    speech, motion = head_arguments(c)
+    valid = np.full(3, c.patch)
+
+    def tokens(motion, *flags):
+        return system.net.apply({"params": params}, speech[0], valid, motion, valid, *flags, method="patch_tokens")
+
+    none = tokens(motion[0], False, False)
+    np.testing.assert_allclose(tokens(motion[0] + 1, True), none + params["motion_pad"], atol=1e-6)
+    mixed = tokens(motion[0], np.array([False, True, False]), np.array([True, True, False]))
+    np.testing.assert_allclose(mixed[0], tokens(motion[0], False)[0], atol=1e-6)
+    np.testing.assert_allclose(mixed[1:], none[1:] + np.array([[1.0], [0.0]]) * params["motion_pad"], atol=1e-6)
+    assert np.abs(mixed[0] - none[0]).max() > 1e-3
+
+
+def test_draws_have_the_stated_laws():
+    c = tiny(repeats=4)
+    noise = objective.draw(jax.random.key(1), c, 50, 200)
+    for name in ("speech", "motion"):
+        one = noise[name]
+        logit = np.log(one["t"] / (1 - one["t"]))
+        np.testing.assert_allclose([logit.mean(), logit.std()], [c.time_mean, c.time_std], atol=0.02)
+        np.testing.assert_allclose([one["mu"].mean(), one["context"].mean()], [0.9, 0.95], atol=0.01)
+        np.testing.assert_allclose([one["z"].mean(), one["z"].std()], [0, 1], atol=0.02)
+    assert np.abs(np.corrcoef(noise["speech"]["t"].ravel(), noise["motion"]["t"].ravel())[0, 1]) < 0.02
+
+
+def test_loss_is_zero_at_the_true_velocity():
+    config = tiny()
+    batch = pack([three(config)], config)
+    hidden = np.zeros((1, config.row_tokens, config.d_model), np.float32)
+    target = objective.targets(batch, hidden, config)
+    noise = objective.draw(jax.random.key(0), config, *batch["patch_slot"].shape)
+    for name in ("speech", "motion"):
+        x, t, *_ = objective.head_inputs(target["mu"], target[name], noise[name])
+        velocity = noise[name]["z"] - target[name]["x1"][:, :, None]
+        np.testing.assert_allclose(x - t[..., None, None] * velocity, np.broadcast_to(target[name]["x1"][:, :, None],
+                                                                                      x.shape), atol=1e-5)
+        assert objective.flow_loss(velocity, target[name], noise[name]) == 0
+        np.testing.assert_allclose(objective.flow_loss(velocity + 2, target[name], noise[name]), 4, rtol=1e-6)
+
+
+def test_stop_labels_of_long_and_short_utterances():
+    config = tiny(stop_max_patches=5, delay=0)
+    lengths = (1, 3, 4, 6)  # patches
+    batch = pack([[utterance(config, 1, n * config.patch, 0)] for n in lengths], config)
+    labels, weight = objective.stop_labels(batch, config)
+    ignored = objective.IGNORED
+    wanted = [[1], [ignored, ignored, 1], [0, ignored, ignored, 1], [0] * 6]
+    for row, want in zip(np.asarray(labels), wanted, strict=True):
+        np.testing.assert_array_equal(row, want + [ignored] * (len(row) - len(want)))
+    np.testing.assert_allclose(weight, 0.3 * np.mean([0, 0, 1]))
+    none = pack([[utterance(config, 1, 6 * config.patch, 0)]], config)
+    np.testing.assert_allclose(objective.stop_labels(none, config)[1], 0.3)
+    logits = np.linspace(-2, 2, labels.size).reshape(labels.shape).astype(np.float32)
+    real, truth = np.asarray(labels) != ignored, np.asarray(labels) == 1
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    entropy = -np.where(truth, float(weight) * np.log(p), np.log(1 - p))[real].mean()
+    loss, accuracy = objective.stop_loss(logits, labels, weight)
+    np.testing.assert_allclose(loss, entropy, rtol=1e-5)
+    np.testing.assert_allclose(accuracy, ((logits > 0) == truth)[real].mean(), rtol=1e-6)
+
+
+def test_every_parameter_has_one_rule_and_every_batch_a_shape():
+    for config in (tiny(), released()):
+        system = build(config)
+        shapes = jax.eval_shape(system.init, jax.random.key(0))
+        names = [jax.tree_util.keystr(path, simple=True, separator="/")
+                 for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+        for name, leaf in zip(names, jax.tree.leaves(shapes), strict=True):
+            rules = [axes for pattern, axes in system.param_rules if re.fullmatch(pattern, name)]
+            assert len(rules) == 1 and len(rules[0]) in (0, leaf.ndim), (name, leaf.shape, rules)
+        for pattern, _ in system.param_rules:
+            assert any(re.fullmatch(pattern, name) for name in names), f"a rule for nothing: {pattern}"
+    batch = pack([three(tiny())], tiny())
+    wanted = example_batch(build(tiny()), batch=1, time=0)
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {k: (v.shape, v.dtype) for k, v in wanted.items()}
+
+
+def test_published_size():
+    """0.6B of language model, 1.0B in all."""
+    shapes = jax.eval_shape(build(released()).init, jax.random.key(0))
+    count = (lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree)))
+    assert count(shapes["backbone"]) == 596_049_920  # Qwen3-0.6B
+    assert count(shapes) == pytest.approx(0.90e9, rel=0.02)
+
+
+@pytest.mark.parametrize("wrong", [dict(coupling="crossed"), dict(remat="some"), dict(num_kv_heads=3),
+                                   dict(velocity_width=8), dict(velocity_heads=3), dict(delay=-1), dict(delay=14),
+                                   dict(row_tokens=14), dict(hidden_dropout=1.0), dict(steps=0)])
+def test_bad_configs_are_named(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        check(tiny(**wrong))

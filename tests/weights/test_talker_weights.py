@@ -1,0 +1,61 @@
+"""Talker-T2AV's name table on the recorded checkpoints: there and back, and what is wrong with a wrong file."""
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.errors import UserError
+from avjax.weights import talker as weights
+from tests.golden_files import golden, under
+from tests.systems.talker_golden import FILES, prepare
+
+CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
+
+
+@pytest.mark.parametrize("arrays", CASES)
+def test_export_gives_the_published_bytes_back(arrays):
+    system, params = prepare(arrays)
+    state = under(arrays, "sd/")
+    exported = weights.export_talker(params, system.config)
+    assert set(exported) == set(state)
+    for name, value in state.items():
+        if name.endswith("rope.w"):  # computed, so to rounding
+            np.testing.assert_allclose(exported[name], value, atol=1e-4)
+        elif name != "llm.lm_head.weight":  # unused; ours is tied
+            assert exported[name].dtype == value.dtype and exported[name].tobytes() == value.tobytes(), name
+    fresh = jax.eval_shape(system.init, jax.random.key(0))
+    assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
+
+
+def test_frozen_encoders_of_a_full_checkpoint_are_left_alone():
+    arrays = FILES[0][1]
+    system, params = prepare(arrays)
+    state = under(arrays, "sd/") | {"spk.conv.weight": np.ones(3), "pretrained_speech_encoder.x": np.ones(3)}
+    again = weights.import_talker(state, system.config)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_wrong_files_are_named():
+    arrays = FILES[0][1]
+    system, _ = prepare(arrays)
+    state = under(arrays, "sd/")
+    with pytest.raises(UserError, match="task_embedding"):
+        weights.import_talker({k: v for k, v in state.items() if not k.startswith("task_")}, system.config)
+    with pytest.raises(UserError, match="left over"):
+        weights.import_talker(state | {"llm.model.layers.9.mlp.gate_proj.weight": np.ones(1)}, system.config)
+    name = "llm.model.layers.0.self_attn.q_proj.weight"
+    with pytest.raises(UserError, match="q_proj"):
+        weights.import_talker(state | {name: state[name][:-1]}, system.config)
+    with pytest.raises(UserError, match="not a Talker"):
+        weights.talker_sizes({"a": np.ones(1)})
+
+
+@pytest.mark.parametrize("arrays", [pytest.param(arrays, id=name) for name, arrays in golden("qwen3")])
+def test_backbone_there_and_back(arrays):
+    from tests.systems.test_talker_golden import qwen
+
+    net, variables = qwen(arrays)
+    state = under(arrays, "sd/")
+    exported = weights.export_backbone(variables["params"], net.config, prefix="")
+    assert set(exported) == set(state)
+    assert all(exported[name].tobytes() == value.tobytes() for name, value in state.items())
