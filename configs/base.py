@@ -64,5 +64,7 @@ def get_config() -> ConfigDict:
     e.batch_size = 4
     e.seed = 0
 
-    c.sample = ConfigDict(dict(text="", audio=""))  # what `launch.train` generates once training is done
+    # What `launch.train` generates once training is done: `sample` from text or audio, and `sample_<task>` of each task
+    # from an example of the dataset ("split/id" or "split/number"), see launch.generate.
+    c.sample = ConfigDict(dict(text="", audio="", example="", tasks=()))
     return c

@@ -31,6 +31,8 @@ TALKER = {
                                        lower_bound=258),
     "placeholder": flags.DEFINE_string("placeholder", "", "talker: prompt of clips without a transcript; without it they are "
                                        "refused."),
+    "speech_only": flags.DEFINE_float("speech_only", 0.0, "talker: share of the training clips whose motion is left out, "
+                                      "to learn text to speech from.", lower_bound=0.0, upper_bound=0.99),
     "voice": flags.DEFINE_enum("voice", "auto", talker.VOICES, "talker: whose utterance gives the voice vector."),
 }
 

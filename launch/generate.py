@@ -195,4 +195,4 @@ def main(argv):
 
 if __name__ == "__main__":
     define_flags()
-    launch_flags.run(main)
+    launch_flags.run(main, needs_config=False)

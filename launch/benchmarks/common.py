@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.extend import core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +68,16 @@ def train_case(config, system, batch: dict, name: str, describe: dict, options_w
     return Case(name, describe, run, compiled.flops, compiled.compile_seconds, temporary_mb(compiled.memory))
 
 
-def compiled_case(function, arguments: tuple, name: str, describe: dict, **more) -> Case:
-    """A pure function of arrays, compiled before it is timed."""
+def compiled_case(function, arguments: tuple, name: str, describe: dict, more_flops: int = 0, **more) -> Case:
+    """A pure function of arrays, compiled before it is timed. `more_flops`: of loops that turn as often as data say, which
+    are counted once."""
     from avjax.training.flops import count_flops
 
-    flops = more.pop("flops", None)
-    if flops is None:
-        flops = count_flops(function, *arguments)
     start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
+    traced = jax.jit(function).trace(*arguments)
+    compiled = traced.lower().compile()
     compile_s = time.perf_counter() - start
+    flops = count_flops(core.jaxpr_as_fun(traced.jaxpr), *jax.tree.leaves(arguments)) + more_flops
 
     def run():
         jax.block_until_ready(compiled(*arguments))

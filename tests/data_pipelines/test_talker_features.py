@@ -208,6 +208,15 @@ def test_clips_without_transcripts_share_a_placeholder(tmp_path):
     assert said == ["Sentence 0.", "speech", "Sentence 2."] and dataset.recipes["tokens"]["placeholder"] == "speech"
 
 
+def test_a_share_of_the_training_clips_is_speech_alone(clips, features, tmp_path):
+    dataset = talker.extract(clips.dir, tmp_path / "out", speech_only=0.5, progress=False)
+    silent = {split: [len(e["motion"]) == 0 for e in dataset.source(split)] for split in dataset.splits}
+    assert 0 < sum(silent["train"]) < len(silent["train"])
+    assert not any(any(values) for split, values in silent.items() if split != "train")
+    for got, whole in zip(dataset.source("train"), features.source("train"), strict=True):
+        np.testing.assert_array_equal(got["audio"], whole["audio"])
+
+
 def test_eigenfaces_fit(tmp_path):
     rng = np.random.default_rng(0)
     columns = {"face": Feature((None, 32), "float32", "eigenfaces", "", 30.0),

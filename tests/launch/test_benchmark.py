@@ -10,7 +10,7 @@ from avjax.errors import UserError
 from avjax.systems.api import build
 from configs import head_vae
 from launch import flags
-from launch.benchmarks import segments
+from launch.benchmarks import Options, segments, talker
 
 benchmark = flags.launcher("launch.benchmark")
 
@@ -42,21 +42,34 @@ def test_a_case_that_the_peer_does_not_have_has_no_ratio():
     assert benchmark.alternate(lambda: 0.5, 2, f"{sys.executable} -c 'print([])'", {}) == ([0.5, 0.5], [])
 
 
-@pytest.mark.slow
-def test_talkers_cases():
-    config = flags.load_config("configs/talker_benchmark.py", {
+@pytest.fixture
+def tiny_talker():
+    return flags.load_config("configs/talker_benchmark.py", {
         "system.d_model": 16, "system.velocity_width": 16, "system.num_layers": 1, "system.num_heads": 2,
         "system.num_kv_heads": 1, "system.head_dim": 8, "system.d_ff": 16, "system.encoder_layers": 1,
         "system.encoder_heads": 2, "system.velocity_layers": 1, "system.velocity_heads": 2, "system.vocab": 128,
         "system.row_tokens": 40, "system.row_patches": 20, "system.row_utterances": 2})
-    result = benchmark.benchmark(config, batch=8, segment=20, text=4, lengths=[8, 16], steps=2, runs=2)
-    json.dumps(result)
-    train, two, first, four, _ = result["cases"]
-    assert train["name"] == "train step 8 x 2 x 20", "two utterances of five patches fit into a row"
-    assert two["parts"]["ms_a_patch"] == pytest.approx(two["median"] * 1000 / 2)
-    assert four["parts"]["realtime_factor"] == pytest.approx(four["median"] / (16 / 25))
-    slot = (four["gflop"] - two["gflop"]) / 2
-    assert 0 < first["gflop"] - slot < slot and two["gflop"] == pytest.approx(first["gflop"] + slot, rel=0.05)
+
+
+def test_talkers_training_rows_are_as_full_as_they_can_be(tiny_talker, monkeypatch):
+    system = build(tiny_talker.system)
+    monkeypatch.setattr(talker, "train_case", lambda config, system, batch, name, describe: (batch, name, describe))
+    batch, name, describe = talker.training(tiny_talker, system, Options(batch=3, frames=20, text=4))
+    assert name == "train step 3 x 2 x 20", "two utterances of five patches fit into a row"
+    assert describe == {"case": "train", "batch": 6, "frames": 20, "text": 4}
+    for key, spec in system.batch_spec.items():
+        expected = spec.resolve(batch=3)
+        assert batch[key].shape == expected.shape and batch[key].dtype == expected.dtype, key
+    assert (batch["audio_valid"].sum(1) == 40).all() and (batch["segment"].max(1) == 2).all()
+
+
+@pytest.mark.slow
+def test_talkers_generation(tiny_talker):
+    whole, first = talker.generation(tiny_talker, 8, Options(text=4, steps=2))
+    assert whole.describe["patches"] == 2 and whole.parts == {"ms_a_patch": 0.002, "realtime_factor": 8 / 25}
+    assert first.flops < whole.flops < 2 * first.flops, "the prompt and two slots, the prompt and one"
+    whole.run()
+    assert first.run() > 0
 
 
 def test_a_batch_that_the_devices_do_not_divide():

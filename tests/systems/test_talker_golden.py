@@ -8,6 +8,7 @@ import pytest
 from avjax.systems.talker import objective
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.config import released
+from avjax.systems.talker.model import arrange
 from avjax.weights import talker as weights
 from tests.golden_files import config as recorded_config
 from tests.golden_files import golden, relative_error, under
@@ -22,15 +23,20 @@ def test_recordings_are_there():
     assert CASES and QWEN, "no talker_delay*.npz or qwen3*.npz in the golden folder"
 
 
-def hidden_of(system, params, batch):
-    return jax.jit(lambda p, b: system.net.apply({"params": p}, b, method="encode_row"))(params, batch)
+HIDDEN = {}  # {(file, packed): hidden states}: several tests look at the same
+
+
+def hidden_of(system, params, batch, key):
+    if key not in HIDDEN:
+        HIDDEN[key] = jax.jit(lambda p, b: system.net.apply({"params": p}, b, method="encode_row"))(params, batch)
+    return HIDDEN[key]
 
 
 @pytest.mark.parametrize("arrays", CASES)
 def test_hidden_states_and_stop(arrays):
     system, params = prepare(arrays)
     batch = pack([[u] for u in utterances(arrays)], system.config)
-    hidden = hidden_of(system, params, batch)
+    hidden = hidden_of(system, params, batch, (id(arrays), False))
     real = batch["segment"] > 0
     assert relative_error(np.asarray(hidden)[real], arrays["hidden"][real]) < TOLERANCE
     logits = system.net.apply({"params": params}, hidden, method="stop_logits")
@@ -43,14 +49,14 @@ def test_hidden_states_and_stop(arrays):
 
 
 @pytest.mark.parametrize("arrays", CASES)
-@pytest.mark.parametrize("packed", [False, True], ids=["a row each", "one row"])
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a row each", "one row"])
 def test_head_inputs(arrays, packed):
     """Every patch of the batch, in order, each as often as repeated."""
     every = utterances(arrays)
     tokens, patches = sum(len(u["tokens"]) for u in every) + 2, sum(len(u["slots"]) for u in every) + 3
     system, params = prepare(arrays, **dict(row_tokens=tokens, row_patches=patches, row_utterances=4) if packed else {})
     batch = pack([every] if packed else [[u] for u in every], system.config)
-    target = objective.targets(batch, hidden_of(system, params, batch), system.config)
+    target = objective.targets(batch, hidden_of(system, params, batch, (id(arrays), packed)), system.config)
     repeats = system.config.repeats
     for name in ("speech", "motion"):
         recorded, ours = under(arrays, f"{name}_cfm_inputs/"), target[name]
@@ -77,6 +83,7 @@ def test_head_velocity(arrays, name):
     assert relative_error(one, theirs) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrays", CASES)
 def test_teacher_forced_generation_from_the_cache(arrays):
     """Prefill of the prompts, then patch by patch with the cache: the hidden states of the full pass."""
@@ -89,7 +96,6 @@ def test_teacher_forced_generation_from_the_cache(arrays):
 
     @jax.jit
     def tokens(params):
-        from avjax.systems.talker.model import arrange
         slots = arrange(batch, system.config.delay)
         return (system.net.apply({"params": params}, batch["tokens"], batch["position"], method="task_and_text"),
                 system.net.apply({"params": params}, *(slots[n] for n in ("audio", "audio_valid", "motion",
@@ -149,11 +155,13 @@ def test_qwen3_cache(arrays):
     n = keys.shape[3]
     x = net.apply(variables, arrays["input_ids"][:1, :n], method="embed")
     position, segment = np.arange(n)[None], np.ones((1, n), np.int32)
-    hidden, whole = net.apply(variables, x, position, segment, n, method="prefill")
+    prefill = jax.jit(net.apply, static_argnums=4, static_argnames="method")
+    hidden, whole = prefill(variables, x, position, segment, n, method="prefill")
     assert relative_error(hidden, arrays["cache/full_hidden"]) < TOLERANCE
-    _, cache = net.apply(variables, x[:, :-1], position[:, :-1], segment[:, :-1], n + 3, method="prefill")
+    _, cache = prefill(variables, x[:, :-1], position[:, :-1], segment[:, :-1], n + 3, method="prefill")
     assert cache["k"].shape == (*keys.shape[:3], n + 3, keys.shape[4])
-    out, stepped = net.apply(variables, x[:, -1], cache, jnp.array([n - 1]), method="step")
+    out, stepped = jax.jit(net.apply, static_argnames="method")(variables, x[:, -1], cache, np.array([n - 1]),
+                                                                method="step")
     assert relative_error(out, arrays["cache/step_hidden"][:, 0]) < TOLERANCE
     for ours in (whole, jax.tree.map(lambda a: a[..., :n, :], stepped)):
         assert relative_error(ours["k"], keys) < TOLERANCE

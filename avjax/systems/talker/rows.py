@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.systems.talker.config import T2AV, TTS
 
-TTS, T2AV = 0, 1  # the task embedding's rows
 MAX_FRAMES_APART = 2  # between the lengths of an example's audio and motion
 
 
