@@ -124,7 +124,7 @@ class _Run:
             batch = example_batch(system, batch=config.data.batch_size, time=config.data.segment)
             self.train_step = CompiledStep(train_step, target, batch, mesh)
             self.peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
-        self.telemetry.say(start_report(config, self.state, self.train_step, mesh, self.peak, source))
+        self.telemetry.say(start_report(config, system, self.state, self.train_step, mesh, self.peak, source))
         self.workdir = workdir
         self.pending: tuple[int, Any, Fetched] | None = None
         self.evaluated: dict[str, float] = {}

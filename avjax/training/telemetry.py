@@ -85,7 +85,7 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
 
 
-def start_report(config, state, compiled, mesh, peak: float, peak_source: str) -> str:
+def start_report(config, system, state, compiled, mesh, peak: float, peak_source: str) -> str:
     """Parameters, memory, batch, mesh, FLOPs: what a reader checks before leaving a run alone."""
     rows: dict[str, list[int]] = {}
     for name, leaf in named_leaves(state["params"]):
@@ -106,7 +106,9 @@ def start_report(config, state, compiled, mesh, peak: float, peak_source: str) -
         lines.append(f"memory a device: {megabytes(live)} (state and batch {megabytes(memory.argument_size_in_bytes)}, "
                      f"temporaries {megabytes(memory.temp_size_in_bytes)}); whole state {megabytes(held)}")
     micro = config.optimizer.accumulate
-    lines.append(f"batch: {config.data.batch_size} examples x {config.data.segment} frames a step"
+    rows = getattr(system, "rows", None)
+    holds = " and ".join(f"{size} {name}" for name, size in rows.capacity.items()) if rows else f"{config.data.segment} frames"
+    lines.append(f"batch: {config.data.batch_size} {'rows of up to' if rows else 'examples x'} {holds} a step"
                  + (f", in {micro} micro-batches" if micro > 1 else ""))
     kinds = sorted({device.device_kind for device in mesh.devices.flat})
     lines.append(f"mesh: {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())} on {mesh.devices.size} "
