@@ -15,7 +15,7 @@ def get_config():
     c.stages = (
         dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=60.0, valid=24, test=12, seed=0),
         dict(kind="extract", features="talker", clips="{workdir}/data/clips", out="{workdir}/data/features",
-             speech_only=0.15),
+             speech_only=0.15, multiple=4),
     )
     c.system = s = talker.default()
     s.d_model = s.velocity_width = 128
@@ -38,7 +38,7 @@ def get_config():
     o.b2, o.weight_decay = 0.95, 0.01
 
     t = c.train
-    t.steps, t.log_every, t.checkpoint_every, t.evaluate_every = 5000, 50, 1000, 2500
+    t.steps, t.log_every, t.checkpoint_every, t.evaluate_every = 6000, 50, 1000, 3000
 
     e = c.evaluate
     e.benchmark, e.splits, e.in_loop_examples = "talker_puppets", ("valid", "test_speaker"), 4

@@ -33,6 +33,8 @@ TALKER = {
                                        "refused."),
     "speech_only": flags.DEFINE_float("speech_only", 0.0, "talker: share of the training clips whose motion is left out, "
                                       "to learn text to speech from.", lower_bound=0.0, upper_bound=0.99),
+    "multiple": flags.DEFINE_integer("multiple", 1, "talker: extend every clip to a multiple of so many frames, by silence; "
+                                     "the model's patch, 4, leaves no partial patch.", lower_bound=1),
     "voice": flags.DEFINE_enum("voice", "auto", talker.VOICES, "talker: whose utterance gives the voice vector."),
 }
 

@@ -29,8 +29,8 @@ _FACE = ("face", "pose_z")
 
 
 def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY, voice: str = "auto",
-            placeholder: str = "", speech_only: float = 0.0, fit_split: str = "train", name: str = "features",
-            progress: bool = True) -> store.Dataset:
+            placeholder: str = "", speech_only: float = 0.0, multiple: int = 1, fit_split: str = "train",
+            name: str = "features", progress: bool = True) -> store.Dataset:
     """Writes the feature dataset of a clip dataset; all of it, or nothing.
 
     Args:
@@ -45,6 +45,9 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
         refuses such clips.
       speech_only: share of the training clips (`fit_split`) whose motion is left out, so that a corpus without a list of
         speech alone teaches text to speech too; which ones is decided by their ids.
+      multiple: every clip is extended to a multiple of so many frames, by silence and by holding the last motion. With the
+        model's patch, no last patch is a partial one: a partial one tells the stop head the end by its missing frames,
+        which generated patches never have.
       fit_split: everything fitted here sees this split only.
 
     Raises:
@@ -61,6 +64,8 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
         (clip["text"].strip() for clip in clips.source(fit_split, ("text",))), vocabulary)
     if not 0 <= speech_only < 1:
         raise UserError("no such share", where="--speech_only", expected="0 <= share < 1", found=str(speech_only))
+    if multiple < 1:
+        raise UserError("no such multiple", where="--multiple", expected=">= 1 frame", found=str(multiple))
     encoder, raw_voices = _fit(clips, tokens, fit_split)
     voices = _references(raw_voices) if voice == "another" else {k: v for k, (_, _, v) in raw_voices.items()}
     carried = [c for c in common.CARRIED if c in clips.features]
@@ -69,8 +74,8 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     def examples(split):
         for clip in clips.source(split, fields):
             with _naming(clip, clips):
-                example = _features(clip, clips, encoder, carried, voices, placeholder)
-                if split == fit_split and zlib.crc32(clip["id"].encode()) < speech_only * 2**32:
+                example = _features(clip, clips, encoder, carried, voices, placeholder, multiple)
+                if split == fit_split and zlib.crc32(f"speech only: {clip['id']}".encode()) < speech_only * 2**32:
                     example["motion"] = example["motion"][:0]
                 yield example
 
@@ -82,7 +87,7 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
     return store.write_dataset(
         out_dir, name=name, description=f"Talker features of {clips.name}: tokens={tokens.kind}, "
-        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}.", features=_schema(clips, carried, encoder),
+        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, whole {multiple}.", features=_schema(clips, carried, encoder),
         recipes=recipes, codecs=codecs, splits={s: examples(s) for s in clips.splits}, totals=clips.splits,
         progress=progress)
 
@@ -170,13 +175,21 @@ def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
             for name, after in zip(names, names[1:] + names[:1], strict=True)}
 
 
-def _features(clip, clips, encoder: encode.Encoder, carried, voices, placeholder: str) -> dict:
-    audio_TA = encoder.audio(common.to_float(clip["audio"]), clips.features["audio"].rate)
+def _features(clip, clips, encoder: encode.Encoder, carried, voices, placeholder: str, multiple: int) -> dict:
+    rate = clips.features["audio"].rate
+    audio_N = common.to_float(clip["audio"])
+    silence = np.zeros(int(np.ceil((multiple - 1) / latents.RATE * rate)), np.float32)
+    extended_TA = encoder.audio(np.concatenate([audio_N, silence]), rate)
+    audio_TA = extended_TA[:int(np.ceil(len(audio_N) / rate * latents.RATE - 1e-6))]
     motion_TM = np.zeros((0, motion.DIM), np.float32)
     if encoder.motion_codec:
         raw_TM = _raw_motion(clip, clips)
         if len(raw_TM):
             audio_TA, motion_TM = align(audio_TA, encoder.motion_codec.encode(raw_TM))
+    missing = -len(audio_TA) % multiple
+    audio_TA = extended_TA[:len(audio_TA) + missing]
+    if len(motion_TM):
+        motion_TM = np.pad(motion_TM, ((0, missing), (0, 0)), mode="edge")
     if not np.isfinite(motion_TM).all():
         raise UserError("motion is not finite", expected="finite numbers", found="NaN or infinity",
                         way_out="leave this clip out of the data")

@@ -217,6 +217,19 @@ def test_a_share_of_the_training_clips_is_speech_alone(clips, features, tmp_path
         np.testing.assert_array_equal(got["audio"], whole["audio"])
 
 
+def test_clips_end_on_whole_patches(clips, features, tmp_path):
+    dataset = talker.extract(clips.dir, tmp_path / "out", multiple=4, progress=False)
+    lengths = []
+    for got, plain in zip(dataset.source("valid"), features.source("valid"), strict=True):
+        before, after = len(plain["audio"]), len(got["audio"])
+        assert after % 4 == 0 and 0 <= after - before < 4 and len(got["motion"]) == after
+        np.testing.assert_array_equal(got["audio"][:before - 1], plain["audio"][:before - 1])
+        np.testing.assert_array_equal(got["motion"][:before], plain["motion"])
+        assert (got["motion"][before:] == plain["motion"][-1]).all()
+        lengths.append(after - before)
+    assert any(lengths)
+
+
 def test_eigenfaces_fit(tmp_path):
     rng = np.random.default_rng(0)
     columns = {"face": Feature((None, 32), "float32", "eigenfaces", "", 30.0),
