@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     c.data = d = ConfigDict()
     d.dir = ""  # a feature dataset's folder; "{workdir}" is replaced
     d.train_split = "train"
-    d.batch_size = 16  # examples a step, over all hosts and devices
+    d.batch_size = 16  # examples a step, or rows of several (System.rows), over all hosts and devices
     d.segment = 345  # frames an example; not read by systems that train on whole examples (System.rows)
     d.threads = 2  # reader threads (order does not depend on it)
 
@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     t.steps = 1_000_000
     t.init_from = ""  # a workdir or checkpoint whose parameters a new job begins with; "{workdir}" is replaced
     t.init_include = (r".*",)  # which of them, by path; the others stay fresh
+    t.init_other_features = False  # True allows parameters that were trained on features made otherwise
     t.log_every = 50
     t.checkpoint_every = 5000
     t.keep_last = 2

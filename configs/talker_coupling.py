@@ -19,8 +19,8 @@ def get_config(coupling: str = "separate"):
     c = talker_quickstart.get_config()
     c.name = f"talker_{coupling}"
     c.system.coupling = coupling
-    c.train.steps = 3000
-    c.train.evaluate_every = c.train.checkpoint_every = 3000
+    c.train.steps = 2000
+    c.train.evaluate_every = c.train.checkpoint_every = 2000
     c.evaluate.tasks, c.evaluate.in_loop_examples = ("t2av", "a2v"), 0
     c.sample.text, c.sample.example, c.sample.tasks = "", "", ()
     return c

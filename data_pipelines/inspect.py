@@ -29,8 +29,7 @@ def summary(dataset: store.Dataset, *, sample: int = 32, verify: bool = True) ->
     """
     if verify:
         dataset.verify()
-    clock = _clock(dataset)
-    splits = {s: _split(dataset, s, clock) for s in dataset.splits}
+    splits = {s: _split(dataset, s) for s in dataset.splits}
     values = {}
     for split in dataset.splits:
         source = dataset.source(split)
@@ -69,24 +68,23 @@ def text(report: dict) -> str:
     return "\n".join(lines)
 
 
-def _clock(dataset) -> str | None:
-    """The feature that durations are read off: the slowest stream, as it is the smallest."""
-    timed = {n: f.rate for n, f in dataset.features.items() if f.rate and f.shape and f.shape[0] is None}
-    return min(timed, key=timed.get) if timed else None
+def _seconds(dataset, split) -> np.ndarray | None:
+    """Duration of every example by its slowest stream that has frames (speech alone, say, has none of motion)."""
+    rates = {n: f.rate for n, f in dataset.features.items() if f.rate and f.shape and f.shape[0] is None}
+    seconds = np.zeros(dataset.splits[split])
+    lengths = dataset.lengths(split, rates) if rates else {}
+    for name in sorted(rates, key=rates.get):
+        seconds = np.where(seconds > 0, seconds, lengths[name] / rates[name])
+    return seconds if rates else None
 
 
-def _split(dataset, split, clock) -> dict:
-    fields = [f for f in ("speaker", clock) if f in dataset.features]
-    speakers, seconds = collections.Counter(), []
-    for example in dataset.source(split, fields):
-        if "speaker" in example:
-            speakers[example["speaker"]] += 1
-        if clock:
-            seconds.append(len(example[clock]) / dataset.features[clock].rate)
+def _split(dataset, split) -> dict:
+    names = dataset.source(split, ("speaker",)) if "speaker" in dataset.features else ()
+    speakers, seconds = collections.Counter(example["speaker"] for example in names), _seconds(dataset, split)
     out = {"clips": dataset.splits[split], "speakers": dict(sorted(speakers.items()))}
-    if seconds:
-        out |= {"hours": sum(seconds) / 3600,
-                "seconds": {"mean": float(np.mean(seconds)), "min": min(seconds), "max": max(seconds)}}
+    if seconds is not None:
+        out |= {"hours": float(seconds.sum()) / 3600, "seconds": {
+            "mean": float(seconds.mean()), "min": float(seconds.min()), "max": float(seconds.max())}}
     return out
 
 

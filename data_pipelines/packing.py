@@ -62,7 +62,7 @@ class PackedRows:
         self._source, self._rows, self._seed = source, rows, seed
         each = [dict(zip(lengths, values, strict=True)) for values in zip(*lengths.values(), strict=True)]
         names = tuple(rows.capacity)
-        costs = np.array([[rows.cost(one)[n] for n in names] for one in each], np.int64)
+        costs = np.array([[cost[n] for n in names] for cost in map(rows.cost, each)], np.int64)
         capacity = np.array([rows.capacity[n] for n in names], np.int64)
         too_large = np.flatnonzero((costs > capacity).any(-1))
         if len(too_large):

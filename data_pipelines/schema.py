@@ -15,7 +15,7 @@ SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}
 CHECKSUMS_FILE = "checksums.json"  # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
-SPEAKERS = "speakers"  # the codec that maps a speaker's name to an identity vector
+SPEAKERS = "speakers"  # the codec that maps a speaker's name to what a system needs to be that speaker
 CODECS_DIR = "codecs"  # <feature name>.npz: fitted arrays (eigenfaces, centroids, head VAE, ...) of this dataset
 
 

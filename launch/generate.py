@@ -118,7 +118,7 @@ def write(out: pathlib.Path, streams: dict[str, np.ndarray], decoder, plan: driv
     paths["wav"] = aside(out, ".wav", lambda path: soundfile.write(path, sound, decoder.sample_rate, format="WAV"))
     if not decoder.has_motion(streams):
         return paths
-    if not getattr(decoder, "draws", True):
+    if not decoder.draws:
         tell([f"no picture: nothing here can draw this motion{'' if latents else '; --save_latents keeps it'}"])
         return paths
     frames = fitted(decoder.frames(streams, speaker=plan.speaker, identity=plan.identity),

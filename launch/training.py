@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.systems import api
-from avjax.training import loop
+from avjax.training import checkpoints, loop
 from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
@@ -48,6 +48,8 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     if (workdir / RECIPES_FILE).is_file():
         check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()), system.example_spec, workdir)
 
+    check_warm_start(config, system, dataset, workdir)
+
     def loader(split, seed, threads):
         return make_loader(dataset, split, system, batch_size=config.data.batch_size,
                            segment=config.data.segment, seed=seed, host=jax.process_index(),
@@ -59,6 +61,19 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     meta = {"system": config.system.name, "recipes": dataset.recipes, "dataset": dataset.name}
     return loop.train(config, system, workdir,
                       lambda: loader(config.data.train_split, config.seed, config.data.threads), evaluators, meta, mesh)
+
+
+def check_warm_start(config, system, dataset, workdir: Path) -> None:
+    """UserError when a new job would begin with parameters that were trained on features made otherwise."""
+    if not config.train.init_from or config.train.init_other_features or (workdir / CONFIG_FILE).exists():
+        return
+    saved = checkpoints.load_meta(config.train.init_from).get("recipes", {})
+    names = [n for n in system.example_spec if saved.get(n, {}).get("kind", "none") != "none"]
+    try:
+        check_recipes(dataset, saved, names, config.train.init_from)
+    except UserError as error:
+        raise UserError(f"warm start: {error}", where="config.train.init_from",
+                        way_out="--config.train.init_other_features=True if that is what you want") from error
 
 
 def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:

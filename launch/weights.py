@@ -2,11 +2,13 @@
 
   python -m launch.weights inspect FILE
   python -m launch.weights export --workdir=DIR --out=FILE.safetensors
-  python -m launch.weights import --system=avflow|head_vae --file=FILE --workdir=DIR [--data=FEATURES]
+  python -m launch.weights import --system=avflow|head_vae|talker --file=FILE --workdir=DIR [--data=FEATURES]
 
-`inspect` lists every array of a weights file, without executing it. `export` writes a trained AV-Flow or head VAE under
-the published names. `import` makes a workdir of a published file: with --data, the recipes and codecs of that feature
-dataset go along, and launch.generate can use it; launch.train goes on from it.
+`inspect` lists every array of a weights file, without executing it. `export` writes a trained AV-Flow, head VAE or
+Talker-T2AV under the published names. `import` makes a workdir of a published file: with --data, the recipes and codecs
+of that feature dataset go along, and launch.generate can use it (the weights must have been trained on features made
+by those codecs); launch.train goes on from it. `--system=talker` also takes a Qwen3 language model alone: it becomes
+the backbone and the rest is fresh, to be trained in that workdir, or from it by --config.train.init_from.
 """
 
 import itertools
@@ -29,15 +31,16 @@ from avjax.systems.api import build
 from avjax.training.checkpoints import FOLDER, Checkpoints, load_meta, load_params
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
-from avjax.weights import avflow as names
+from avjax.weights import avflow, talker
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
-from configs import avflow_released, head_vae
+from configs import avflow_released, head_vae, talker_0_6b
 from data_pipelines.store import open_dataset
 from launch.flags import define_config, run
 from launch.training import CONFIG_FILE, plain, write_run_files
 
-SYSTEMS = {"avflow": (avflow_released, names.import_avflow, names.export_avflow),
-           "head_vae": (head_vae, names.import_head_vae, names.export_head_vae)}
+SYSTEMS = {"avflow": (avflow_released, avflow.import_avflow, avflow.export_avflow),
+           "head_vae": (head_vae, avflow.import_head_vae, avflow.export_head_vae),
+           "talker": (talker_0_6b, talker.import_talker, talker.export_talker)}
 DYADIC = (("partner_token_dim", 29), ("partner_expression_dim", 55), ("partner_head_dim", 3))  # the release's widths
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training job: read by export, made by import.")
@@ -87,11 +90,11 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
 
 
 def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
-    """The published experiment, with the sizes that the weights show. Heads and windows, which they do not show, are
-    the published ones. UserError: widths of the conditions that are neither the monadic nor the dyadic release's."""
+    """The published experiment, with the sizes that the weights show. What they do not show (numbers of heads, windows,
+    patch, delay) is as published. UserError: another network's weights; AV-Flow conditions of neither release's widths."""
     config = SYSTEMS[system][0].get_config()
     if system == "avflow":
-        sizes = names.avflow_sizes(state)
+        sizes = avflow.avflow_sizes(state)
         rest = sizes["condition_dim"] - config.system.token_dim
         if rest not in (0, sum(width for _, width in DYADIC)):
             raise UserError("the network's conditions are not the release's", where="input_proj_a.weight",
@@ -102,6 +105,9 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
         config.system.face_dim = sizes["visual_dim"] - config.system.head_dim
         if rest:
             config.system.update(dict(DYADIC))
+    elif system == "talker":
+        alone = talker.is_backbone(state)
+        config.system.update(talker.backbone_sizes(state) if alone else talker.talker_sizes(state))
     else:
         for field, name, axis in (("pose_dim", "encoder.0.weight", 1), ("d_model", "encoder.0.weight", 0),
                                   ("latent_dim", "fc_mu.weight", 0)):
@@ -134,15 +140,16 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     if data:
         config.data.dir = os.path.abspath(data)
     model = build(config.system)
-    params = SYSTEMS[system][1](state, config.system)
-    _check_shapes(params, abstract_params(model), file)
+    params = parameters(system, state, config, model)
+    expected = abstract_params(model)
+    _check_shapes(params, expected, file)
 
     temporary = folder.with_name(f".{folder.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         mesh = make_mesh(config.mesh)
-        optimizer = make_optimizer(config.optimizer, int(config.train.steps), abstract_params(model))
+        optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
         with jax.set_mesh(mesh):
             target = abstract_state(model, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
             full = {key: jax.tree.map(lambda x, place: jax.device_put(np.asarray(x, place.dtype), place.sharding),
@@ -166,6 +173,15 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return config
+
+
+def parameters(system: str, state: dict[str, np.ndarray], config: ConfigDict, model) -> dict:
+    """A published state dict as parameters of `model`. Beside a language model alone, the rest is drawn by config.seed."""
+    if system != "talker" or not talker.is_backbone(state):
+        return SYSTEMS[system][1](state, config.system)
+    backbone = talker.import_backbone(state, config.system)
+    rest = jax.jit(lambda key: {part: leaves for part, leaves in model.init(key).items() if part != "backbone"})
+    return rest(jax.random.key(config.seed)) | {"backbone": backbone}
 
 
 def _check_shapes(params, expected, file: str) -> None:

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
+PRODUCT = "product"  # the name of a dense layer's product to checkpoint policies
 SQRT_HALF = float(np.sqrt(0.5))
 INV_SQRT_2PI = float(1 / np.sqrt(2 * np.pi))
 
@@ -79,7 +81,7 @@ class Dense(nn.Module):
         kernel = self.kernel[rows, columns]
         shape = kernel.shape[1:]
         kernel = kernel.reshape(-1, int(np.prod(shape))).astype(self.dtype)
-        y = matmul(x.astype(self.dtype), kernel)
+        y = checkpoint_name(matmul(x.astype(self.dtype), kernel), PRODUCT)
         if bias and self.use_bias:
             y = y + self.bias[columns].reshape(-1).astype(self.dtype)
         return y.reshape(*x.shape[:-1], *shape)

@@ -106,9 +106,9 @@ def start_report(config, system, state, compiled, mesh, peak: float, peak_source
         lines.append(f"memory a device: {megabytes(live)} (state and batch {megabytes(memory.argument_size_in_bytes)}, "
                      f"temporaries {megabytes(memory.temp_size_in_bytes)}); whole state {megabytes(held)}")
     micro = config.optimizer.accumulate
-    rows = getattr(system, "rows", None)
-    holds = " and ".join(f"{size} {name}" for name, size in rows.capacity.items()) if rows else f"{config.data.segment} frames"
-    lines.append(f"batch: {config.data.batch_size} {'rows of up to' if rows else 'examples x'} {holds} a step"
+    packed = getattr(system, "rows", None)
+    holds = " and ".join(f"{n} {of}" for of, n in packed.capacity.items()) if packed else f"{config.data.segment} frames"
+    lines.append(f"batch: {config.data.batch_size} {'rows of up to' if packed else 'examples x'} {holds} a step"
                  + (f", in {micro} micro-batches" if micro > 1 else ""))
     kinds = sorted({device.device_kind for device in mesh.devices.flat})
     lines.append(f"mesh: {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())} on {mesh.devices.size} "

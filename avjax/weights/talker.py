@@ -155,19 +155,11 @@ def rotary_table(width: int) -> np.ndarray:
 
 def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
     """Sizes that a published state dict tells by its shapes (head counts of the local blocks, patch length, delay and
-    rotary base it does not tell)."""
-    def layers(prefix):
-        return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
-
+    rotary base it does not tell). UserError for another network's."""
     try:
-        vocab, width = state["llm.model.embed_tokens.weight"].shape
-        head_dim = state["llm.model.layers.0.self_attn.q_norm.weight"].shape[0]
-        return dict(vocab=vocab, d_model=width, velocity_width=width, head_dim=head_dim,
-                    num_heads=state["llm.model.layers.0.self_attn.q_proj.weight"].shape[0] // head_dim,
-                    num_kv_heads=state["llm.model.layers.0.self_attn.k_proj.weight"].shape[0] // head_dim,
-                    d_ff=state["llm.model.layers.0.mlp.gate_proj.weight"].shape[0],
-                    num_layers=layers("llm.model.layers."), encoder_layers=layers("speech_patch_encoder.blocks."),
-                    velocity_layers=layers("speech_cfm.estimator.decoder.blocks."),
+        return dict(backbone_sizes(state, "llm.model."),
+                    encoder_layers=_layers(state, "speech_patch_encoder.blocks."),
+                    velocity_layers=_layers(state, "speech_cfm.estimator.decoder.blocks."),
                     audio_dim=state["projector_speech.linear1.weight"].shape[1],
                     motion_dim=state["projector_motion.linear1.weight"].shape[1],
                     speaker_dim=state["speech_cfm.estimator.global_cond_proj.weight"].shape[1],
@@ -175,6 +167,26 @@ def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
     except KeyError as error:
         raise UserError("not a Talker-T2AV state dict", expected=f"an entry {error.args[0]}",
                         found=", ".join(sorted(state)[:3]) + ", ...") from error
+
+
+def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict[str, int]:
+    """Sizes that a Qwen3 state dict tells by its shapes; KeyError for the entry that another network's lacks."""
+    a = f"{prefix}layers.0."
+    vocab, width = state[f"{prefix}embed_tokens.weight"].shape
+    head_dim = state[f"{a}self_attn.q_norm.weight"].shape[0]
+    return dict(vocab=vocab, d_model=width, velocity_width=width, head_dim=head_dim,
+                num_heads=state[f"{a}self_attn.q_proj.weight"].shape[0] // head_dim,
+                num_kv_heads=state[f"{a}self_attn.k_proj.weight"].shape[0] // head_dim,
+                d_ff=state[f"{a}mlp.gate_proj.weight"].shape[0], num_layers=_layers(state, f"{prefix}layers."))
+
+
+def is_backbone(state: dict[str, np.ndarray], prefix: str = "model.") -> bool:
+    """Whether this is the language model alone, as Qwen3 is published."""
+    return f"{prefix}embed_tokens.weight" in state and f"{prefix}layers.0.self_attn.q_norm.weight" in state
+
+
+def _layers(state, prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _derived(state) -> set[str]:

@@ -13,7 +13,7 @@ It serves `launch.generate` and whoever else lets a model speak.
 
 import dataclasses
 import importlib
-import importlib.util
+import pkgutil
 from collections.abc import Mapping
 
 import numpy as np
@@ -61,11 +61,11 @@ class Plan:
 
 def driver(system_name: str, where: str = ""):
     """The module of a system. Raises UserError for systems that do not speak."""
-    name = f"{__name__}.{system_name}"
-    if not importlib.util.find_spec(name):
-        raise UserError("this system does not speak", where=where, expected="a trained avflow or talker",
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if system_name not in known:
+        raise UserError("this system does not speak", where=where, expected=f"a trained {' or '.join(known)}",
                         found=system_name, way_out="give the workdir of a job that trains one of them")
-    return importlib.import_module(name)
+    return importlib.import_module(f"{__name__}.{system_name}")
 
 
 def check_wish(wish: Wish, takes: tuple[str, ...], system_name: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.systems.talker import sampler
-from avjax.systems.talker.rows import MAX_FRAMES_APART
+from avjax.systems.talker.rows import MAX_FRAMES_APART, check_ids
 from avjax.systems.talker.streaming import StreamingSampler
 from avjax.weights import reader
 from data_pipelines import drive, encode, media, store
@@ -61,6 +61,7 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
     use = _used(wish, task, given, c)
     remarks = []
     prompt_N = given.tokens_N if given.tokens_N is not None else front.tokenizer.prompt(given.text, allow_empty=True)
+    check_ids(prompt_N, c.vocab, "--text or --example")
     if given.tokens_N is None and not given.text:
         remarks.append("no transcript: the model was trained with one; --text=... makes motion better")
     patches = _room(wish, task, c, len(prompt_N), use)
@@ -177,9 +178,11 @@ def read_motion(path: str, codec) -> np.ndarray:
     content = reader.read_checkpoint(path)
     scaled = isinstance(content, dict)
     if scaled and "motion" not in content:
-        raise UserError("no motion in the file", where=path, expected="an array named motion", found=", ".join(content))
+        raise UserError("no motion in the file", where=path, expected="an array named motion",
+                        found=", ".join(map(str, content)))
     motion_TM = np.asarray(content["motion"] if scaled else content)
-    if motion_TM.dtype.kind not in "fiu" or not len(np.atleast_1d(motion_TM)) or not np.isfinite(motion_TM).all():
+    numeric = motion_TM.dtype.kind in "fiu" or motion_TM.dtype.name == "bfloat16"
+    if not numeric or not len(np.atleast_1d(motion_TM)) or not np.isfinite(motion_TM).all():
         raise UserError("unusable motion", where=path, expected="frames of finite numbers",
                         found=f"{motion_TM.dtype} {motion_TM.shape}")
     motion_TM = motion_TM.astype(np.float32)
@@ -217,13 +220,15 @@ def _used(wish, task: str, given: _Given, c) -> dict[str, np.ndarray]:
 
 
 def _room(wish, task: str, c, prompt: int, use) -> int:
-    """Patches to make room for: what the model was trained to see, less the prompt. Nothing is cut silently."""
+    """Patches to make room for: what the model was trained to see (a row of at most `max_frames` of one utterance), less the
+    prompt. Nothing is cut silently."""
     behind = 0 if task == "tts" else c.delay
-    most = min(c.row_patches, c.row_tokens - 1) - behind
+    most = min(min(c.row_patches, c.row_tokens - 1) - behind, -(-c.max_frames // c.patch))
     room = min(most, c.row_tokens - 1 - prompt - behind)
     given = max((-(-len(x) // c.patch) for x in use.values()), default=0)
     least = max(given + (0 if task in WHOLE else c.min_patches), 1)
-    context = f"{c.row_tokens} tokens, {c.row_patches} patches of them (config.system.row_tokens, row_patches)"
+    context = (f"{c.row_tokens} tokens, at most {most + behind} patches of them (config.system.row_tokens, row_patches and "
+               "max_frames)")
     if least > most:
         raise UserError("the clip is over the context", where=", ".join(f"--{name}" for name in use), expected=context,
                         found=f"{given} patches", way_out="cut it into sentences and generate each")

@@ -62,6 +62,7 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else Tokenizer.fit(
         (clip["text"].strip() for clip in clips.source(fit_split, ("text",))), vocabulary)
+    common.choice("fit_split", fit_split, tuple(clips.splits))
     if not 0 <= speech_only < 1:
         raise UserError("no such share", where="--speech_only", expected="0 <= share < 1", found=str(speech_only))
     if multiple < 1:
@@ -87,9 +88,9 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
     return store.write_dataset(
         out_dir, name=name, description=f"Talker features of {clips.name}: tokens={tokens.kind}, "
-        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, whole {multiple}.", features=_schema(clips, carried, encoder),
-        recipes=recipes, codecs=codecs, splits={s: examples(s) for s in clips.splits}, totals=clips.splits,
-        progress=progress)
+        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in multiples of {multiple}.",
+        features=_schema(clips, carried, encoder), recipes=recipes, codecs=codecs,
+        splits={s: examples(s) for s in clips.splits}, totals=clips.splits, progress=progress)
 
 
 def _motion_columns(clips) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ class Reader:
             if trimmed := self._trim and frames > len(motion):
                 audio = audio[: len(motion) * SAMPLES]
                 frames = len(motion)
-            if abs(int(frames) - len(motion)) > SLACK:
+            if abs(frames - len(motion)) > SLACK:  # not rounded: extraction counts a begun frame as one
                 raise BadRow("lengths differ", f"{len(motion)} frames of motion, {frames:.2f} of sound; at most {SLACK} apart"
                              + ("" if self._trim or frames < len(motion) else " (or --trim_audio)"))
             frames = min(frames, len(motion))

@@ -1,16 +1,9 @@
-"""Talker-T2AV-Data in miniature: the owner's layout made from puppets (face and head on a 25 Hz clock as the 40-d motion)."""
+"""What Talker-T2AV-Data becomes: clips as they are, splits, lists of speech, features, the published sample."""
 
-import csv
-import io
 import json
 import os
 import pathlib
-import pickle
-import re
 import shutil
-import struct
-import tarfile
-import zipfile
 
 import numpy as np
 import pytest
@@ -18,123 +11,24 @@ import soundfile
 import soxr
 
 from avjax.errors import UserError
-from data_pipelines import extract, resample, store
-from data_pipelines.ingest import talker
-from data_pipelines.puppets import build
-from data_pipelines.tar_tree import TarTree, clean
+from data_pipelines import extract, store
 from launch import flags
+from tests.data_pipelines.talker_tree import (
+    COLUMNS,
+    half,
+    lay_out,
+    prepare,
+    refusals,
+    rows_of,
+    tone,
+    torch_file,
+    wav_bytes,
+)
 
 launcher = flags.launcher("launch.prepare")
 
-COLUMNS = "sample_id,dataset_source,split,text,wav_path,motion_pt_path,video_path,pt_length,fps".split(",")
 SAMPLE = pathlib.Path(os.environ.get("AVJAX_MEDIA_DIR", "")) / "talker_sample"
 
-
-def torch_file(array, pickled: bytes | None = None, width: str = "Half") -> bytes:
-    """What torch.save writes for a bare tensor: the opcodes by hand, or any other pickle."""
-    rows, columns = array.shape
-    number = lambda n: b"J" + struct.pack("<i", n)  # noqa: E731
-    text = lambda s: b"X" + struct.pack("<I", len(s)) + s  # noqa: E731
-    storage = (b"(" + text(b"storage") + f"ctorch\n{width}Storage\n".encode() + text(b"0") + text(b"cpu")
-               + number(array.size) + b"tQ")
-    pickled = pickled or (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(0) + number(rows)
-                          + number(columns) + b"\x86" + number(columns) + number(1) + b"\x86\x89"
-                          + b"ccollections\nOrderedDict\n)RtR.")
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("clip/data.pkl", pickled)
-        archive.writestr("clip/byteorder", b"little")
-        archive.writestr("clip/data/0", array.tobytes())
-        archive.writestr("clip/version", b"3\n")
-    return out.getvalue()
-
-
-class System:
-    def __reduce__(self):
-        return os.system, ("touch executed",)
-
-
-def wav_bytes(audio, rate=24000, **kw) -> bytes:
-    out = io.BytesIO()
-    soundfile.write(out, audio, rate, format="WAV", **kw)
-    return out.getvalue()
-
-
-@pytest.fixture(scope="module")
-def puppets_dataset(tmp_path_factory):
-    return build.prepare(tmp_path_factory.mktemp("puppets") / "p", sentences=5, speakers=2, valid=1, test=1,
-                         progress=False)
-
-
-@pytest.fixture(scope="module")
-def puppets(puppets_dataset):
-    """[(id, speaker, text, (N,) int16 at 24 kHz, (T, 40) float16 at 25 Hz)] of a few puppets' sentences."""
-    dataset, rows = puppets_dataset, []
-    for clip in dataset.source("train"):
-        audio = soxr.resample(clip["audio"], dataset.features["audio"].rate, 24000)
-        times = np.arange(len(audio) // 960) / 25
-        motion = np.concatenate([resample.interpolate(clip[name], times * dataset.features[name].rate)
-                                 for name in ("face", "pose_z")], 1)
-        rows.append((clip["id"], clip["speaker"], clip["text"], audio,
-                     np.pad(motion, [(0, 0), (0, 40 - motion.shape[1])]).astype(np.float16)))
-    return rows
-
-
-@pytest.fixture(scope="module")
-def files(puppets):
-    """({path: bytes} of the whole data set, its table)."""
-    out, table = {}, []
-    for name, speaker, text, audio, motion in puppets:
-        out[f"audio/{name}.wav"], out[f"motion/{name}.pt"] = wav_bytes(audio), torch_file(motion)
-        out[f"video/{name}.mp4"] = b"pictures are not read"
-        table.append(dict(zip(COLUMNS, (name, speaker, "train", text, f"audio/{name}.wav", f"motion/{name}.pt",
-                                        f"video/{name}.mp4", str(len(motion)), "25"), strict=True)))
-    return out, table
-
-
-def add(tar, name: str, data: bytes = b"", **attributes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    for key, value in attributes.items():
-        setattr(info, key, value)
-    tar.addfile(info, io.BytesIO(data))
-
-
-def lay_out(root, files, table, *, extracted=False, columns=COLUMNS):
-    (root / "metadata").mkdir(parents=True)
-    with open(root / "metadata" / "train.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(table)
-    (root / "lia_x").mkdir()
-    np.save(root / "lia_x" / "motion_mean.npy", np.linspace(-1, 1, 40).astype(np.float32))
-    np.save(root / "lia_x" / "motion_std.npy", np.r_[np.zeros(1), np.ones(39)].astype(np.float32))
-    (root / "shards").mkdir()
-    for kind in ("audio", "motion", "video"):  # one shard a kind: a row's files lie in different ones
-        with tarfile.open(root / "shards" / f"{kind}-00000.tar", "w") as tar:
-            for name, data in files.items():
-                if not name.startswith(kind):
-                    continue
-                if extracted:
-                    (root / name).parent.mkdir(exist_ok=True)
-                    (root / name).write_bytes(data)
-                else:
-                    add(tar, "./" + name, data)
-    return root
-
-
-def prepare(source, out, **kw):
-    return talker.prepare(source, out, **{"progress": False, **kw})
-
-
-def rows_of(out) -> dict[str, dict]:
-    dataset = store.open_dataset(out)
-    return {row["id"]: {**row, "split": split} for split in dataset.splits for row in dataset.source(split)}
-
-
-def refusals(out) -> dict[str, tuple[str, str]]:
-    lines = pathlib.Path(f"{out}.quarantine.jsonl").read_text().splitlines()
-    return {entry.get("id", entry.get("member")): (entry["reason"], entry["detail"]) for entry in map(json.loads, lines)}
 
 
 @pytest.mark.parametrize("extracted", [False, True], ids=["shards", "extracted"])
@@ -222,80 +116,6 @@ def test_sound_of_any_rate_and_channels(puppets, files, tmp_path):
     assert ours[:n].std() / audio[:n].std() == pytest.approx(0.5, abs=0.01)
 
 
-def half(frames, width=40, value=0.25):
-    return np.full((frames, width), value, np.float16)
-
-
-def tone(frames, rate=24000):
-    return 0.3 * np.sin(np.arange(round(frames / 25 * rate)) / 20)
-
-
-NAN_MOTION = half(50)
-NAN_MOTION[17, 3] = np.nan
-BAD = {  # case -> (changed cells, changed files, reason, words of the detail)
-    "no id": ({"sample_id": " "}, {}, "no id", "sample_id"),
-    "empty text": ({"text": " \t"}, {}, "empty text", "nothing to speak"),
-    "missing wav": ({"wav_path": "audio/gone.wav"}, {}, "missing wav", "no audio/gone.wav"),
-    "no wav named": ({"wav_path": ""}, {}, "missing wav", "names none"),
-    "missing motion": ({"motion_pt_path": "motion/gone.pt"}, {}, "missing motion", "no motion/gone.pt"),
-    "fps": ({"fps": "29.97"}, {}, "fps not 25", "29.97"),
-    "fps is no number": ({"fps": "fast"}, {}, "fps not 25", "fast"),
-    "traversal": ({"wav_path": "audio/../../secret.wav"}, {}, "unsafe path", "leads out"),
-    "absolute": ({"motion_pt_path": "/etc/passwd"}, {}, "unsafe path", "/etc/passwd"),
-    "wrong width": ({}, {"motion": torch_file(half(50, 39))}, "wrong width", r"\(50, 39\)"),
-    "NaN motion": ({}, {"motion": torch_file(NAN_MOTION)}, "NaN", "frame 17"),
-    "NaN sound": ({}, {"audio": wav_bytes(np.r_[tone(50), np.nan], subtype="FLOAT")}, "NaN", "sample"),
-    "sound too long": ({}, {"audio": wav_bytes(tone(53))}, "lengths differ", "50 frames of motion, 53.00 of sound"),
-    "sound too short": ({}, {"audio": wav_bytes(tone(46.5))}, "lengths differ", "46.50 of sound"),
-    "short": ({}, {"audio": wav_bytes(tone(7)), "motion": torch_file(half(7))}, "too short", "7.00 frames"),
-    "broken zip": ({}, {"motion": torch_file(half(50))[:2000]}, "unreadable motion", "zip"),
-    "not a zip": ({}, {"motion": b"hello" * 20}, "unreadable motion", "hello"),
-    "integers": ({}, {"motion": torch_file(np.ones((50, 40), np.int16), width="Short")}, "unreadable motion", "int16"),
-    "a list": ({}, {"motion": torch_file(half(1), pickle.dumps([1, 2], 2))}, "unreadable motion", "list"),
-    "malicious": ({}, {"motion": torch_file(half(50), pickle.dumps(System(), 2))}, "unsafe motion", r"(posix|nt)\.system"),
-    "not a wav": ({}, {"audio": b"RIFFnothing else here"}, "unreadable wav", "audio/"),
-    "cut wav": ({}, {"audio": wav_bytes(tone(50))[:-9000]}, "truncated wav", "bytes of samples"),
-    "two of one id": ({"sample_id": "good"}, {}, "duplicate id", "same sample_id"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_rows_are_refused_by_name_and_the_others_are_kept(case, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    cells, changed, reason, words = BAD[case]
-    bad = dict(zip(COLUMNS, ("bad", "mini", "train", "hello", "audio/bad.wav", "motion/bad.pt", "", "50", "25"),
-                   strict=True)) | cells
-    good = [dict(zip(COLUMNS, (n, "mini", split, "hello", "audio/good.wav", "motion/good.pt", "", "", ""), strict=True))
-            for n, split in (("good", "train"), ("held", "valid"))]
-    files = {f"{kind}/{name}.{suffix}": data for name in ("good", "bad") for kind, suffix, data in
-             (("audio", "wav", wav_bytes(tone(50))), ("motion", "pt", torch_file(half(50))))}
-    files |= {f"{kind}/bad.{'wav' if kind == 'audio' else 'pt'}": data for kind, data in changed.items()}
-    summary = prepare(lay_out(tmp_path / "data", files, [*good, bad]), tmp_path / "out", progress=True)
-    assert rows_of(tmp_path / "out").keys() == {"good", "held"}
-    assert summary["refused"] == {reason: 1} and summary["train"] == summary["valid"] == 1
-    (name, (found, detail)), = refusals(tmp_path / "out").items()
-    assert (name, found) == (bad["sample_id"].strip(), reason)
-    assert re.search(words, detail)
-    assert sum(reason in line and "line 4" in line for line in capsys.readouterr().err.splitlines()) == 1
-    assert not (tmp_path / "executed").exists()
-
-
-def test_a_few_frames_of_motion_from_a_tiny_file_do_not_fill_the_memory(tmp_path):
-    number = lambda n: b"J" + struct.pack("<i", n)  # noqa: E731
-    whole = torch_file(half(1))
-    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
-        pickled = archive.read("clip/data.pkl").replace(
-            number(1) + number(40) + b"\x86" + number(40) + number(1), number(2**30) + number(40) + b"\x86" + number(0) * 2)
-    with pytest.raises(talker.BadRow, match="1073741824, 40"):
-        talker.rows_of.motion_of(torch_file(half(1), pickled), "m.pt")
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("clip/data.pkl", b"")
-        archive.writestr("clip/data/0", bytes(10**7))
-    with pytest.raises(talker.BadRow, match="many times its size"):
-        talker.rows_of.motion_of(out.getvalue(), "m.pt")
-
-
 def test_two_frames_of_difference_are_kept_and_longer_sound_is_cut_on_request_only(tmp_path):
     table = [dict(zip(COLUMNS, (n, "m", split, "hi", f"audio/{n}.wav", "motion/m.pt", "", "50", "25.0"), strict=True))
              for n, split in (("longer", "train"), ("shorter", "valid"), ("tail", "train"))]
@@ -370,90 +190,6 @@ def test_recordings_are_held_out_whole_and_stay_on_their_side(tmp_path):
     by_csv = split("csv", [row(k, split=("train", "val", "Test")[k % 3]) for k in range(9)], valid_share=0.9)
     assert list(by_csv.values()).count("test") == list(by_csv.values()).count("valid") == 3
     assert set(split("none", [row(k) for k in range(4)], valid_share=0.0).values()) == {"train"}
-
-
-def test_members_that_must_not_be_extracted_are_not_read(files, tmp_path):
-    root = lay_out(tmp_path / "data", *files)
-    name = files[1][0]["sample_id"]
-    with tarfile.open(root / "shards" / "zz.tar", "w") as tar:
-        add(tar, "../outside.wav", b"x")
-        add(tar, "/absolute.pt", b"x")
-        add(tar, "audio/link.wav", type=tarfile.SYMTYPE, linkname="/etc/passwd")
-        add(tar, "audio/hard.wav", type=tarfile.LNKTYPE, linkname="audio/other.wav")
-        add(tar, "audio/device.wav", type=tarfile.CHRTYPE)
-        add(tar, f"motion/{name}.pt", torch_file(half(9)))
-    tree = TarTree(root, progress=False)
-    assert {member for _, member, _ in tree.refused} == {"../outside.wav", "/absolute.pt", "audio/link.wav",
-                                                         "audio/hard.wav", "audio/device.wav"}
-    assert tree.read("audio/link.wav") is None and tree.read("outside.wav") is None
-    assert len(talker.rows_of.motion_of(tree.read(f"motion/{name}.pt"), "m")) == 9  # the last one, as if extracted
-    table = [*files[1], files[1][1] | {"sample_id": "by link", "wav_path": "audio/link.wav"}]
-    shutil.rmtree(root)
-    root = lay_out(tmp_path / "data", files[0], table)
-    with tarfile.open(root / "shards" / "audio-00000.tar", "a") as tar:
-        add(tar, "audio/link.wav", type=tarfile.SYMTYPE, linkname="/etc/passwd")
-    prepare(root, tmp_path / "out")
-    found = refusals(tmp_path / "out")
-    assert found["by link"][0] == "missing wav" and found["audio/link.wav"][0] == "unsafe tar member"
-
-
-def test_clean_paths():
-    assert clean("./a//b.wav") == "a/b.wav"
-    for name in ("", "/a", "..", "a/../../b", "a\\b", "C:/x", "."):
-        assert clean(name) is None
-
-
-def spoil(root, how):
-    table, mean = root / "metadata" / "train.csv", root / "lia_x" / "motion_mean.npy"
-    shard = root / "shards" / "audio-00000.tar"
-    if how == "no statistics":
-        mean.unlink()
-    elif how == "pickled statistics":
-        np.save(mean, np.array([{}], object), allow_pickle=True)
-    elif how == "statistics of another width":
-        np.save(mean, np.zeros(39, np.float32))
-    elif how == "no csv":
-        table.unlink()
-    elif how == "columns":
-        table.write_text(table.read_text().replace("motion_pt_path", "motion"))
-    elif how == "empty csv":
-        table.write_text(",".join(COLUMNS) + "\n")
-    elif how == "not UTF-8":
-        table.write_bytes(table.read_bytes() + b"\xff\xfe\n")
-    elif how == "unknown split":
-        table.write_text(table.read_text().replace(",train,", ",mixed,"))
-    elif how == "one row":
-        table.write_text("\n".join(table.read_text().splitlines()[:2]))
-    elif how == "cut shard":
-        shard.write_bytes(shard.read_bytes()[:30000])
-    elif how == "damaged header":  # tarfile by itself takes it for the end
-        data = bytearray(shard.read_bytes())
-        data[data.index(b"./audio", 600)] ^= 0xFF
-        shard.write_bytes(data)
-    elif how == "compressed shard":
-        shard.write_bytes(b"\x1f\x8b" + bytes(600))
-    elif how == "bad rows":
-        (root / "shards" / "motion-00000.tar").unlink()
-    elif how == "bad valid":
-        table.write_text(table.read_text() + "x,m,valid,hi,audio/x.wav,motion/x.pt,,,\n")
-
-
-@pytest.mark.parametrize("how,words", {
-    "no statistics": "statistics missing.*--statistics=DIR", "pickled statistics": "unreadable motion statistics",
-    "statistics of another width": r"\(39,\)", "no csv": "no table of clips", "columns": "columns missing.*motion_pt_path",
-    "empty csv": "no rows", "not UTF-8": "unreadable table", "unknown split": "unknown split.*line 2.*'mixed'",
-    "one row": "nothing left to train on", "cut shard": "damaged shard.*audio-00000", "compressed shard": "damaged shard",
-    "damaged header": "damaged shard.*not a member's header",
-    "bad rows": "too many bad rows.*at most 50% of 5.*3 x missing motion", "bad valid": "no usable clip.*where: valid",
-}.items())
-def test_a_data_set_that_cannot_be_used_is_one_error(files, tmp_path, how, words):
-    root = lay_out(tmp_path / "data", *files)
-    spoil(root, how)
-    with pytest.raises(UserError, match=words) as error:
-        prepare(root, tmp_path / "out")
-    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    assert (tmp_path / "out.quarantine.jsonl").exists() == how.startswith("bad ")
 
 
 def test_statistics_from_another_folder_and_the_launcher(files, tmp_path):

@@ -243,6 +243,15 @@ def test_inspect_reports_counts_durations_and_breakage(dataset, capsys):
     assert error.count("\n") == 1 and "corrupt file" in error
 
 
+def test_inspect_tells_durations_of_examples_without_the_slowest_stream(tmp_path):
+    examples = list(make_examples(4, "a"))
+    frames = [len(e["face"]) for e in examples]
+    examples[2]["face"] = examples[2]["face"][:0]  # heard and not seen
+    report = inspect.summary(write(tmp_path / "data", splits={"train": examples}))
+    seconds = report["splits"]["train"]["seconds"]
+    assert seconds["mean"] == pytest.approx(np.mean(frames) / 30) and seconds["min"] == pytest.approx(min(frames) / 30)
+
+
 def test_inspect_finds_values_that_are_not_finite(tmp_path, capsys):
     examples = list(make_examples(4, "a"))
     examples[2]["face"][3, 4] = np.nan

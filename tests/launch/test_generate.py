@@ -172,6 +172,10 @@ def test_workdirs_that_lack_something(parts, workdir, tmp_path):
     other = decode.Decoder(decoder.recipes | {"audio": decoder.recipes["audio"] | {"arrays": "another"}}, decoder.codecs)
     with pytest.raises(UserError, match="recipe of 'audio' differs"):
         talker.plan(drive.Wish(example="train/0", data=str(dataset.dir)), system, other)
+    small = system.config.as_configdict()
+    small.vocab = 10
+    with pytest.raises(UserError, match="outside the model's vocabulary"):
+        talker.plan(wish, api.build(small), decoder)
     with pytest.raises(UserError, match="no trained system here"):
         generate.generate(tmp_path, text=TEXT)
     with pytest.raises(UserError, match="this system does not speak.*head_vae"):

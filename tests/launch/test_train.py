@@ -223,3 +223,23 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
 
 def records_so_far(workdir):
     return [line for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"train"' in line]
+
+
+def test_warm_start_refuses_parameters_of_other_features(tmp_path, monkeypatch):
+    features = FEATURES | {"id": Feature((), "str", "name")}
+    dataset = store.write_dataset(tmp_path / "data", name="tiny", description="walks", features=features, progress=False,
+                                  splits={"train": [{"id": "a", "pose_z": np.zeros((3, 7), np.float32)}]},
+                                  recipes={"pose_z": {"kind": "pose", "seed": 1}})
+    system = training.api.build(head_vae.get_config().system)
+
+    def check(saved, **overrides):
+        monkeypatch.setattr(training.checkpoints, "load_meta", lambda path: {"recipes": saved})
+        training.check_warm_start(config(dataset.dir, **{"train.init_from": "stage1"} | overrides), system, dataset, tmp_path)
+
+    check({"pose_z": {"kind": "pose", "seed": 1}, "mel": {"kind": "other"}})
+    check({"pose_z": {"kind": "none"}})  # the first stage had none of it
+    check({"pose_z": {"kind": "pose", "seed": 2}}, **{"train.init_other_features": True})
+    with pytest.raises(UserError, match="warm start.*recipe of 'pose_z' differs.*stage1.*seed=2.*init_other_features"):
+        check({"pose_z": {"kind": "pose", "seed": 2}})
+    (tmp_path / training.CONFIG_FILE).write_text("{}")
+    check({"pose_z": {"kind": "pose", "seed": 2}})  # a job that goes on has parameters of its own

@@ -5,20 +5,24 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors
+import safetensors.numpy
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.systems.api import build
-from avjax.training.checkpoints import Checkpoints, load_meta, load_params
+from avjax.training.checkpoints import Checkpoints, load_meta, load_params, warm_start
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
 from avjax.weights.reader import read_state_dict
-from configs import avflow_released
+from configs import avflow_released, talker_0_6b
 from launch import weights
 from tests.golden_files import golden, under
+from tests.systems.talker_golden import golden_config
+from tests.systems.talker_golden import prepare as prepare_talker
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "weights" / "fixtures" / "everything.pt"
 
@@ -80,6 +84,53 @@ def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
     with pytest.raises(UserError, match="no checkpoint here"):
         weights.export(job, str(tmp_path / "out.safetensors"))
     assert [p.name for p in tmp_path.iterdir()] == ["published.npz"]
+
+
+def talker_experiment(record):
+    config = talker_0_6b.get_config()
+    config.system.update(golden_config(record))
+    return config
+
+
+@pytest.mark.parametrize(("name", "record"), golden("talker_delay0"))
+def test_published_talker_comes_in_and_goes_out(name, record, tmp_path):
+    state = under(record, "sd/") | {"spk.conv.weight": np.ones(3, np.float32)}  # a frozen encoder: another network
+    np.savez(tmp_path / "published.npz", **state)
+    shown = weights.published_config("talker", state).system
+    assert {k: shown[k] for k in ("d_model", "vocab", "num_layers")} == {
+        k: golden_config(record)[k] for k in ("d_model", "vocab", "num_layers")}
+    weights.import_file("talker", str(tmp_path / "published.npz"), str(tmp_path / "job"), config=talker_experiment(record))
+    system, params = prepare_talker(record)
+    loaded = load_params(tmp_path / "job", system)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    out = tmp_path / "ours.safetensors"
+    assert weights.export(str(tmp_path / "job"), str(out)) == len(state) - 1
+    back = read_state_dict(out)
+    assert back.keys() == state.keys() - {"spk.conv.weight"}
+    for key, value in back.items():
+        if key != "llm.lm_head.weight":  # unused; ours is the embedding
+            np.testing.assert_allclose(value, state[key], atol=1e-4 if "rope" in key else 0, err_msg=key)
+
+
+@pytest.mark.parametrize(("name", "record"), golden("talker_delay0"))
+def test_a_language_model_alone_is_a_warm_start(name, record, tmp_path, monkeypatch):
+    system, theirs = prepare_talker(record)
+    shapes = abstract_params(system)
+    monkeypatch.setattr(type(system), "init", lambda self, key: jax.tree.map(  # the real one takes seconds to compile
+        lambda leaf: jnp.full(leaf.shape, jax.random.uniform(key), leaf.dtype), shapes))
+    state = under(record, "sd/llm.")  # named as Qwen3 is published: model.*, lm_head.weight
+    safetensors.numpy.save_file(state, tmp_path / "qwen3.safetensors")
+    assert weights.published_config("talker", state).system.d_ff == state["model.layers.0.mlp.up_proj.weight"].shape[0]
+    weights.import_file("talker", str(tmp_path / "qwen3.safetensors"), str(tmp_path / "job"), config=talker_experiment(record))
+    loaded = load_params(tmp_path / "job", system)
+    jax.tree.map(np.testing.assert_array_equal, loaded["backbone"], theirs["backbone"])
+    fresh = system.init(jax.random.key(1))
+    begun, note = warm_start(fresh, tmp_path / "job", include=("backbone/.*",))
+    jax.tree.map(np.testing.assert_array_equal, begun["backbone"], theirs["backbone"])
+    np.testing.assert_array_equal(begun["task"], fresh["task"])
+    assert not np.array_equal(loaded["task"], fresh["task"]) and "fresh: " in note
+    with pytest.raises(UserError, match="not a Talker-T2AV"):
+        weights.published_config("talker", {"a": np.ones(1)})
 
 
 def test_inspect_lists_every_array():

@@ -1,5 +1,6 @@
 """Recorded Talker-T2AV files as our systems, parameters and packed rows; all sizes come from the file."""
 
+import jax
 import numpy as np
 
 from avjax.systems.talker.config import released
@@ -9,6 +10,12 @@ from tests.golden_files import config as recorded_config
 from tests.golden_files import golden, under
 
 FILES = golden("talker_delay")
+
+
+def quick_jit(function, **options):
+    """jax.jit that spends little on optimising: tiny networks take longer to compile than to run."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0,
+                                               "xla_llvm_disable_expensive_passes": True}, **options)
 
 
 def utterances(arrays):

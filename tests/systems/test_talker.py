@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.sharding.mesh import batch_sharding, make_mesh, put_batch
+from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build, example_batch
 from avjax.systems.talker import objective
+from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.config import check, default, released
 from avjax.systems.talker.local import LocalStack
-from tests.systems.talker_golden import pack
+from avjax.training.flops import count_flops
+from tests.systems.talker_golden import pack, quick_jit
 
 
 def tiny(**overrides):
@@ -25,10 +29,25 @@ def tiny(**overrides):
     return c
 
 
-def random_params(system, seed=0):
+def random_like(shapes, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
     return jax.tree.map(lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+
+
+def random_params(system, seed=0):
+    return random_like(jax.eval_shape(system.init, jax.random.key(0)), seed)
+
+
+@functools.cache
+def one():
+    """The tiny system and parameters of it."""
+    system = build(tiny())
+    return system, random_params(system)
+
+
+@functools.cache
+def published_shapes():
+    return jax.eval_shape(build(released()).init, jax.random.key(0))
 
 
 def utterance(config, prompt, audio_frames, motion_frames, seed=0):
@@ -51,17 +70,17 @@ def three(config):
 @functools.cache
 def compiled():
     """The tiny system, its parameters, what its heads are given, and its loss with gradients; compiled for three rows."""
-    system = build(tiny())
+    system, params = one()
 
     def given(params, batch):
         hidden = system.net.apply({"params": params}, batch, method="encode_row")
         return hidden, objective.targets(batch, hidden, system.config), objective.stop_labels(batch, system.config)
 
-    return system, random_params(system), jax.jit(given), jax.jit(jax.value_and_grad(system.loss_at, has_aux=True))
+    return system, params, quick_jit(given), quick_jit(jax.value_and_grad(system.loss_at, has_aux=True))
 
 
 def draw(config, seed=0, rows=3):
-    return objective.draw(jax.random.key(seed), config, rows, config.row_patches)
+    return quick_jit(lambda key: objective.draw(key, config, rows, config.row_patches))(jax.random.key(seed))
 
 
 @pytest.mark.slow
@@ -95,15 +114,15 @@ def test_packed_rows_are_the_rows_they_pack():
 @pytest.mark.slow
 def test_nothing_is_predicted_from_itself_or_later():
     """Gradients of a patch's hidden state: text and patches before it, none after, none of another utterance."""
-    system = build(tiny())
-    params, every = random_params(system), three(system.config)
+    system, params = one()
+    every = three(system.config)
     batch = pack([every], system.config)
 
     def mu(audio, motion):
         hidden = system.net.apply({"params": params}, batch | {"audio": audio, "motion": motion}, method="encode_row")
         return objective.targets(batch, hidden, system.config)["mu"][0].sum(-1)
 
-    by_audio, by_motion = jax.jit(jax.jacobian(mu, argnums=(0, 1)))(batch["audio"], batch["motion"])
+    by_audio, by_motion = quick_jit(jax.jacobian(mu, argnums=(0, 1)))(batch["audio"], batch["motion"])
     segment, index = batch["patch_segment"][0], batch["patch_index"][0]
     same = (segment[:, None] == segment[None]) & (segment[:, None] > 0)
     later = index[:, None] - index[None]  # of the predicted slot against the patch it may have seen
@@ -154,8 +173,8 @@ def test_everything_trains_and_remat_changes_nothing(coupling):
     for remat in ("none", "dots", "full") if coupling == "separate" else ("none", "full"):
         system = build(tiny(coupling=coupling, remat=remat, velocity_layers=2))
         batch = pack([three(system.config)], system.config)
-        results.append(jax.jit(jax.value_and_grad(system.loss, has_aux=True))(random_params(system), batch,
-                                                                              jax.random.key(2)))
+        step = quick_jit(jax.value_and_grad(system.loss_at, has_aux=True))
+        results.append(step(random_params(system), batch, draw(system.config, seed=2, rows=1)))
     assert set(results[0][0][1]) == {"loss", "speech", "motion", "stop", "stop_accuracy"}
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(results[0][1])), "a parameter that nothing trains"
     for other in results[1:]:
@@ -165,13 +184,28 @@ def test_everything_trains_and_remat_changes_nothing(coupling):
 def test_last_block_computes_what_is_read_of_it():
     whole, part = (LocalStack(width=8, heads=2, layers=2, rows=rows) for rows in ((0, None), (-2, None)))
     x = np.random.default_rng(0).standard_normal((4, 5, 8)).astype(np.float32)
+    params = random_like(jax.eval_shape(whole.init, jax.random.key(0), x))
+    both = quick_jit(lambda params, x: (part.apply(params, x), whole.apply(params, x)[:, -2:]))
+    np.testing.assert_allclose(*both(params, x), atol=1e-5)
 
-    @jax.jit
-    def both(x):
-        params = whole.init(jax.random.key(0), x)
-        return part.apply(params, x), whole.apply(params, x)[:, -2:]
 
-    np.testing.assert_allclose(*both(x), atol=1e-6)
+@pytest.mark.parametrize("part", ["heads", "language model"])
+def test_remat_saves_what_it_says(part):
+    """"dots" recomputes attention but no dense layer, "full" those too; and the compiler does not undo it."""
+    flops, x = {}, np.zeros((2, 6, 32), np.float32)
+    for remat in ("none", "dots", "full"):
+        if part == "heads":
+            net, rest = LocalStack(width=32, heads=2, layers=2, rows=(0, None), remat=remat), ()
+        else:
+            net, rest = Backbone(tiny(d_model=32, remat=remat), jnp.float32), (np.zeros((2, 6), int), np.ones((2, 6), int))
+        params = jax.eval_shape(net.init, jax.random.key(0), x, *rest)
+        gradient = jax.grad(lambda p, net=net, rest=rest: net.apply(p, x, *rest).sum())
+        if part == "heads":  # what is left after XLA has merged duplicates
+            flops[remat] = quick_jit(gradient).lower(params).compile().cost_analysis()["flops"]
+        else:  # its layers are scanned, within which XLA merges none
+            flops[remat] = count_flops(gradient, params)
+    assert flops["none"] < flops["dots"] < flops["full"]
+    assert flops["dots"] - flops["none"] < 0.5 * (flops["full"] - flops["none"])
 
 
 def head_arguments(config, seed=0, n=3):
@@ -193,11 +227,11 @@ def test_joint_heads_feel_each_other_unless_absent():
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, random_params(separate))  # equal parameters
     speech, motion = head_arguments(joint.config)
     other = (motion[0] + 1, *motion[1:])
-    net = jax.jit(lambda *a: joint.net.apply({"params": params}, *a, method="velocities_joint"))
+    net = quick_jit(lambda *a: joint.net.apply({"params": params}, *a, method="velocities_joint"))
     there, gone = np.ones(3, bool), np.zeros(3, bool)
     both = net(speech, motion, there, there)
     assert np.abs(both[0] - net(speech, other, there, there)[0]).max() > 1e-3
-    alone = jax.jit(lambda *a: joint.net.apply({"params": params}, *a, method="speech_velocity"))(*speech)
+    alone = quick_jit(lambda *a: joint.net.apply({"params": params}, *a, method="speech_velocity"))(*speech)
     np.testing.assert_allclose(net(speech, other, there, gone)[0], alone, atol=1e-5)
     mixed = net(speech, motion, there, np.array([True, False, True]))[0]  # absence is an affair of each patch
     keep = np.array([0, 2])
@@ -209,21 +243,24 @@ def test_joint_heads_feel_each_other_unless_absent():
 
 def test_heads_with_many_tokens_equal_heads_with_few():
     """Above a number of patches two products are merged into one."""
-    system = build(tiny())
-    params = random_params(system)
+    system, params = one()
     speech, _ = head_arguments(system.config, n=40)
-    net = jax.jit(lambda *a: system.net.apply({"params": params}, *a, method="speech_velocity"))
-    few = np.concatenate([net(*(a[i:i + 1] for a in speech)) for i in range(40)])
-    np.testing.assert_allclose(net(*speech), few, atol=2e-5)
+
+    @quick_jit
+    def many_and_few(params, *speech):
+        net = functools.partial(system.net.apply, {"params": params}, method="speech_velocity")
+        return net(*speech), jax.lax.map(lambda a: net(*(x[None] for x in a))[0], speech)
+
+    np.testing.assert_allclose(*many_and_few(params, *speech), atol=2e-5)
 
 
 def test_patch_tokens_can_leave_motion_out():
-    system = build(tiny())
-    params, c = random_params(system), system.config
+    system, params = one()
+    c = system.config
     speech, motion = head_arguments(c)
     valid = np.full(3, c.patch)
 
-    net = jax.jit(lambda *a: system.net.apply({"params": params}, *a, method="patch_tokens"))
+    net = quick_jit(lambda *a: system.net.apply({"params": params}, *a, method="patch_tokens"))
 
     def tokens(motion, tts, with_motion=True):
         return net(speech[0], valid, motion, valid, np.broadcast_to(tts, 3), np.broadcast_to(with_motion, 3))
@@ -238,7 +275,7 @@ def test_patch_tokens_can_leave_motion_out():
 
 def test_draws_have_the_stated_laws():
     c = tiny(repeats=4, patch=1)
-    noise = jax.device_get(jax.jit(lambda key: objective.draw(key, c, 20, 200))(jax.random.key(1)))
+    noise = jax.device_get(quick_jit(lambda key: objective.draw(key, c, 20, 200))(jax.random.key(1)))
     for name in ("speech", "motion"):
         one = noise[name]
         logit = np.log(one["t"] / (1 - one["t"]))
@@ -252,7 +289,7 @@ def test_loss_is_zero_at_the_true_velocity():
     config = tiny()
     batch = pack([three(config)], config)
 
-    @jax.jit
+    @quick_jit
     def at_the_truth(batch):
         out, hidden = [], jnp.zeros((1, config.row_tokens, config.d_model))
         target = objective.targets(batch, hidden, config)
@@ -273,27 +310,32 @@ def test_stop_labels_of_long_and_short_utterances():
     config = tiny(stop_max_patches=5, delay=0)
     lengths = (1, 3, 4, 6)  # patches
     batch = pack([[utterance(config, 1, n * config.patch, 0)] for n in lengths], config)
-    labels, weight = objective.stop_labels(batch, config)
+
+    @quick_jit
+    def run(batch, logits):
+        labels, weight = objective.stop_labels(batch, config)
+        cut, _ = objective.stop_labels(batch, tiny(max_frames=4 * config.patch, delay=0))
+        return labels, weight, cut, objective.stop_loss(logits, labels, weight)
+
+    logits = np.linspace(-2, 2, batch["patch_slot"].size).reshape(batch["patch_slot"].shape).astype(np.float32)
+    labels, weight, cut, (loss, accuracy) = jax.device_get(run(batch, logits))
     ignored = objective.IGNORED
     wanted = [[1], [ignored, ignored, 1], [0, ignored, ignored, 1], [0] * 6]
-    for row, want in zip(np.asarray(labels), wanted, strict=True):
+    for row, want in zip(labels, wanted, strict=True):
         np.testing.assert_array_equal(row, want + [ignored] * (len(row) - len(want)))
     np.testing.assert_allclose(weight, 0.3 * np.mean([0, 0, 1]))
-    none = pack([[utterance(config, 1, 6 * config.patch, 0)]], config)
-    np.testing.assert_allclose(objective.stop_labels(none, config)[1], 0.3)
-    logits = np.linspace(-2, 2, labels.size).reshape(labels.shape).astype(np.float32)
-    real, truth = np.asarray(labels) != ignored, np.asarray(labels) == 1
+    assert [(row == 1).sum() for row in cut] == [1, 1, 0, 0]  # clips as long as those that are cut may have no end
+    none = {name: np.tile(x[3:], (4,) + (1,) * (x.ndim - 1)) for name, x in batch.items()}
+    np.testing.assert_allclose(run(none, logits)[1], 0.3)
+    real, truth = labels != ignored, labels == 1
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     entropy = -np.where(truth, float(weight) * np.log(p), np.log(1 - p))[real].mean()
-    loss, accuracy = objective.stop_loss(logits, labels, weight)
     np.testing.assert_allclose(loss, entropy, rtol=1e-5)
     np.testing.assert_allclose(accuracy, ((logits > 0) == truth)[real].mean(), rtol=1e-6)
 
 
 def test_every_parameter_has_one_rule_and_every_batch_a_shape():
-    for config in (tiny(), released()):
-        system = build(config)
-        shapes = jax.eval_shape(system.init, jax.random.key(0))
+    for system, shapes in (one(), (build(released()), published_shapes())):
         names = [jax.tree_util.keystr(path, simple=True, separator="/")
                  for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
         for name, leaf in zip(names, jax.tree.leaves(shapes), strict=True):
@@ -302,24 +344,52 @@ def test_every_parameter_has_one_rule_and_every_batch_a_shape():
         for pattern, _ in system.param_rules:
             assert any(re.fullmatch(pattern, name) for name in names), f"a rule for nothing: {pattern}"
     batch = pack([three(tiny())], tiny())
-    wanted = example_batch(build(tiny()), batch=1, time=0)
+    wanted = example_batch(one()[0], batch=1, time=0)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {k: (v.shape, v.dtype) for k, v in wanted.items()}
 
 
 def test_published_size():
     """The backbone is Qwen3-0.6B to the last parameter."""
-    shapes = jax.eval_shape(build(released()).init, jax.random.key(0))
+    shapes = published_shapes()
 
     def count(tree):
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
     assert count(shapes["backbone"]) == 596_049_920
-    assert count(shapes) == pytest.approx(0.90e9, rel=0.02)
+    assert count(shapes) == 912_301_128
+
+
+def test_ids_outside_the_vocabulary_are_named():
+    system, c = one()[0], one()[0].config
+    example = {"id": "a", "tokens": np.array([1, c.vocab], np.int32), "voice": np.zeros(c.speaker_dim, np.float32),
+               "audio": np.zeros((4, c.audio_dim), np.float32), "motion": np.zeros((0, c.motion_dim), np.float32)}
+    for use in (lambda e: system.rows.build([e], np.random.default_rng(0)), lambda e: system.conditions(e, "tts")):
+        use(example | {"tokens": np.array([0, c.vocab - 1], np.int32)})
+        with pytest.raises(UserError, match=r"vocabulary(.|\n)*1 to 11"):
+            use(example)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling", ["separate", "joint"])
+def test_the_loss_does_not_depend_on_the_mesh(coupling):
+    """The rules on data 2 x fsdp 2 x tensor 2, gradients in the parameters' places."""
+    system = build(tiny(num_kv_heads=2, coupling=coupling, num_layers=1))
+    params, c = random_params(system), system.config
+    batch = pack([three(c), [], [utterance(c, 2, 9, 9)], [utterance(c, 2, 5, 0)]], c)
+    noise = draw(c, seed=2, rows=4)
+    step = quick_jit(jax.value_and_grad(lambda p, b: system.loss_at(p, b, noise)[0]))
+    alone = step(params, batch)
+    mesh = make_mesh(dict(data=2, fsdp=2, tensor=2))
+    places = param_shardings(params, system.param_rules, mesh)
+    spread = step(jax.device_put(params, places), put_batch(batch, batch_sharding(mesh)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, spread)
+    assert len(spread[0].sharding.device_set) == 8
 
 
 @pytest.mark.parametrize("wrong", [dict(coupling="crossed"), dict(remat="some"), dict(num_kv_heads=3),
                                    dict(velocity_width=8), dict(velocity_heads=3), dict(delay=-1), dict(delay=14),
-                                   dict(row_tokens=14), dict(hidden_dropout=1.0), dict(steps=0)])
+                                   dict(row_tokens=14), dict(hidden_dropout=1.0), dict(steps=0),
+                                   dict(max_frames=1), dict(stop_ignore=-1)])
 def test_bad_configs_are_named(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         check(tiny(**wrong))

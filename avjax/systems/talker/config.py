@@ -111,6 +111,8 @@ def check(config) -> None:
     need(config.stop_on in STOPS, "stop_on", " | ".join(STOPS))
     need(config.delay_motion in DELAYS, "delay_motion", " | ".join(DELAYS))
     need(config.steps >= (2 if config.cfg_zero_star else 1), "steps", ">= 2 (the first step of CFG-Zero* does nothing)")
+    need(config.max_frames >= config.patch, "max_frames", f"at least a patch, {config.patch}")
+    need(config.stop_ignore >= 0, "stop_ignore", ">= 0 patches")
     need(config.min_patches >= 1, "min_patches", ">= 1")
     need(config.num_heads % config.num_kv_heads == 0, "num_kv_heads", f"a divisor of num_heads = {config.num_heads}")
     need(config.head_dim % 2 == 0, "head_dim", "even (rotary pairs)")

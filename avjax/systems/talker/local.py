@@ -14,9 +14,10 @@ import numpy as np
 
 from avjax.nn.attention import NEGATIVE
 from avjax.nn.embeddings import rotary_tables, rotate
-from avjax.nn.layers import Dense, RMSNorm, SwiGLU, matmul
+from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
 
-POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}  # of config.remat
+# of config.remat. By name: a policy does not see inside `matmul`, whose gradient is written out
+POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
 
 
 def short_attention(q_MTHK, k_MSHK, v_MSHK, seen_MS=None):
@@ -84,7 +85,8 @@ class LocalStack(nn.Module):
     def setup(self):
         block = LocalBlock
         if self.remat != "none":
-            block = nn.remat(block, policy=POLICIES[self.remat], prevent_cse=False,
+            # these blocks are not scanned: without prevent_cse XLA would merge what is recomputed with the original
+            block = nn.remat(block, policy=POLICIES[self.remat], prevent_cse=True,
                              methods=["__call__", "project_qkv", "finish"])
         rows = [(0, None)] * (self.layers - 1) + [self.rows]
         self.blocks = [block(self.width, self.heads, self.dtype, self.init_scale, r) for r in rows]

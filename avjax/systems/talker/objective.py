@@ -46,14 +46,15 @@ def stop_labels(row, config):
 
     The last patch is that of the last slot, as published, or with `stop_on` = "speech" the last patch of speech: motion
     lags, and no slot that a sampler has sampled speech in shows that the speech is over. The patches just before the
-    last are ignored; utterances longer than `stop_max_patches` only say "go on".
+    last are ignored; utterances longer than `stop_max_patches`, or as long as clips are cut to, only say "go on".
     """
     real_BJ = row["patch_segment"] > 0
     if config.stop_on == "speech":
         real_BJ = real_BJ & (row["audio_valid"] > 0)
     count_BJ = per_utterance(real_BJ.astype(jnp.int32), row["patch_segment"], row["speaker"].shape[1])
     left_BJ = count_BJ - 1 - row["patch_index"]  # patches after this one
-    stops_BJ = real_BJ & (count_BJ <= config.stop_max_patches)
+    longest = min(config.stop_max_patches, -(-config.max_frames // config.patch) - 1)  # equal in the release
+    stops_BJ = real_BJ & (count_BJ <= longest)
     labels = jnp.where(left_BJ == 0, 1, jnp.where(left_BJ <= config.stop_ignore, IGNORED, 0))
     labels = jnp.where(stops_BJ, labels, jnp.where(real_BJ, 0, IGNORED)).astype(jnp.int32)
     positives = jnp.sum(labels == 1)

@@ -24,10 +24,19 @@ from avjax.systems.talker.config import T2AV, TTS
 MAX_FRAMES_APART = 2  # between the lengths of an example's audio and motion
 
 
+def check_ids(tokens: np.ndarray, vocabulary: int | None, where: str) -> np.ndarray:
+    """The ids of a prompt, UserError if one is outside the vocabulary (the embedding would take its last row)."""
+    if vocabulary is not None and len(tokens) and not 0 <= np.min(tokens) <= np.max(tokens) < vocabulary:
+        raise UserError("text ids outside the model's vocabulary", where=where, expected=f"0 to {vocabulary - 1}",
+                        found=f"{np.min(tokens)} to {np.max(tokens)}",
+                        way_out="set config.system.vocab to the tokenizer's, or extract with that tokenizer")
+    return tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class TalkerRows:
     """See avjax.systems.api.Rows. Sizes in tokens, patches, utterances; `max_frames` is the longest clip trained on;
-    `balance` draws utterances with and without motion equally often."""
+    `balance` draws utterances with and without motion equally often; `vocabulary`: the text ids there are, None = any."""
 
     tokens: int
     patches: int
@@ -39,6 +48,7 @@ class TalkerRows:
     voice_dim: int
     max_frames: int
     balance: bool = True
+    vocabulary: int | None = None
 
     @property
     def capacity(self) -> dict[str, int]:
@@ -79,7 +89,7 @@ class TalkerRows:
 
     def _place(self, row, n: int, j: int, segment: int, example, rng) -> tuple[int, int]:
         audio, motion = self._cut(example, rng)
-        tokens = example["tokens"]
+        tokens = check_ids(example["tokens"], self.vocabulary, f"example {example.get('id', '')!r}")
         speech_patches, motion_patches, slots = self.patch_counts(len(audio), len(motion))
         end, first = n + 1 + len(tokens) + slots, n + 1 + len(tokens)
         if end > self.tokens or j + slots > self.patches or segment > self.utterances:

@@ -14,7 +14,7 @@ from avjax.systems.api import Spec
 from avjax.systems.talker import objective
 from avjax.systems.talker.config import check
 from avjax.systems.talker.model import TalkerNet
-from avjax.systems.talker.rows import TalkerRows
+from avjax.systems.talker.rows import TalkerRows, check_ids
 
 
 class System:
@@ -32,7 +32,7 @@ class System:
         c = self.config
         self.rows = TalkerRows(tokens=c.row_tokens, patches=c.row_patches, utterances=c.row_utterances, patch=c.patch,
                                delay=c.delay, audio_dim=c.audio_dim, motion_dim=c.motion_dim, voice_dim=c.speaker_dim,
-                               max_frames=c.max_frames, balance=c.balance_kinds)
+                               max_frames=c.max_frames, balance=c.balance_kinds, vocabulary=c.vocab)
 
     # Fully sharded over fsdp; tensor parallel over heads and the backbone's hidden units. The local blocks' hidden
     # width int(8 D / 3) divides by little, so their MLP is stored in parts of D and gathered for use.
@@ -85,7 +85,8 @@ class System:
         if not len(motion):
             motion = np.zeros((len(audio), self.config.motion_dim), np.float32)
         given = {"audio": task == "a2v", "motion": task == "v2a"}
-        out = {"prompt": example["tokens"], "prompt_length": np.int32(len(example["tokens"])),
+        prompt = check_ids(example["tokens"], self.config.vocab, "the prompt")
+        out = {"prompt": prompt, "prompt_length": np.int32(len(prompt)),
                "speaker": example["voice"], "first_motion": motion[0]}
         for name, frames in (("audio", audio), ("motion", motion)):
             out[name] = frames if given[name] else np.zeros_like(frames)
