@@ -289,11 +289,12 @@ def test_loss_is_zero_at_the_true_velocity():
     config = tiny()
     batch = pack([three(config)], config)
 
+    noise = draw(config, rows=1)
+
     @quick_jit
     def at_the_truth(batch):
         out, hidden = [], jnp.zeros((1, config.row_tokens, config.d_model))
         target = objective.targets(batch, hidden, config)
-        noise = draw(config, rows=1)
         for name in ("speech", "motion"):
             x, t, *_ = objective.head_inputs(target["mu"], target[name], noise[name])
             velocity = noise[name]["z"] - target[name]["x1"][:, :, None]

@@ -14,7 +14,7 @@ from avjax.nn.transformer import DiffusionBlock
 from avjax.systems.avflow.config import condition_width, windows
 
 Block = DiffusionBlock
-RematBlock = nn.remat(DiffusionBlock, prevent_cse=False)
+RematBlock = nn.remat(DiffusionBlock, prevent_cse=True)
 
 
 class Tower(nn.Module):

@@ -39,7 +39,11 @@ def generate(system, params, conditions, keys, task: str = "t2av"):
     (B, T // P) stop logit of each patch made}; prefixes included, zeros past the lengths. tts makes no motion.
     Raises UserError for an unknown task and for arrays of the wrong shape.
     """
-    noise = draw(system, keys, patches(system, conditions, task))
+    return roll_out(system, params, conditions, draw(system, keys, patches(system, conditions, task)), task)
+
+
+def roll_out(system, params, conditions, noise: dict, task: str):
+    """`generate` from given noise, that of `draw` or recorded: {"audio": (B, J, P, A), "motion": (B, J, P, M)}."""
     ready, given, state = start(system, params, conditions, task, noise)
     state = jax.lax.while_loop(lambda state: ~jnp.all(finished(state)),
                                lambda state: advance(system, ready, given, state, task), state)
