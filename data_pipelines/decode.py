@@ -92,6 +92,15 @@ class Decoder:
         """Whether there is something to see."""
         return len(streams.get(self._way.seen, ())) > 0
 
+    @property
+    def has_face(self) -> bool:
+        """Whether motion is a face code and a pose; if not, `motion_codes` are all that can be had of it."""
+        return self._way.has_face
+
+    def motion_codes(self, streams: Streams) -> np.ndarray:
+        """Motion (T, M) as the model makes it, at its own rate."""
+        return np.asarray(streams[self._way.seen], np.float32)
+
     def face(self, streams: Streams) -> np.ndarray:
         """Face codes (N, F) at 30 Hz."""
         return self._way.face(streams)
@@ -149,6 +158,7 @@ class _MelFaceHead:
     """AV-Flow's streams."""
 
     heard, seen = "mel", "face"  # the streams that tell whether there is sound and picture
+    has_face = True
     mel_recipe = mel.RECIPE
 
     def __init__(self, decoder: Decoder):
@@ -182,6 +192,7 @@ class _AudioMotion:
 
     def __init__(self, decoder: Decoder):
         self._decoder = decoder
+        self.has_face = decoder.recipes.get("motion", {}).get("kind") == motion.KIND
         self.face_recipe = decoder.recipes.get("motion", {}).get("face", {})
 
     @functools.cached_property

@@ -10,6 +10,7 @@ The file's bytes travel with datasets and checkpoints as the codec "tokenizer", 
 
 import functools
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -38,13 +39,16 @@ class Tokenizer:
     def __init__(self, content: bytes, kind: str, where: str = "tokenizer.json"):
         self.content, self.kind = bytes(content), kind
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(self.content.decode())
+            # What a user types must never become a control token, e.g. an "<|im_end|>" within the text. The library leaves
+            # text alone for special tokens only, and Qwen3's <think> and its like are added tokens that are not.
+            settings = json.loads(self.content)
+            settings["added_tokens"] = [token | {"special": True} for token in settings.get("added_tokens", [])]
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(settings))
         except Exception as error:  # the library raises plain Exception
             raise UserError("unreadable tokenizer", where=where, expected="a tokenizer.json of the tokenizers library",
                             found=str(error)[:200], way_out="download the file again") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # What a user types must never become a control token, e.g. an "<|im_end|>" within the text.
         self._tokenizer.encode_special_tokens = True
         missing = [t for t in TEMPLATES[kind] if t.startswith("<") and self._tokenizer.token_to_id(t) is None]
         if missing:

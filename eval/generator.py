@@ -38,6 +38,15 @@ def stream_names(system) -> tuple[str, ...]:
     return tuple(name for name, spec in system.streams_spec.items() if TIME in spec.shape)
 
 
+def real_streams(system, out: Mapping[str, Any], row: int, frames: int) -> dict[str, Any]:
+    """The streams that `generate` returned for one row of a batch, without padding: "<stream>_length" frames where the
+    system decides lengths, else `frames`."""
+    def length(name):
+        return int(out[f"{name}_length"][row]) if f"{name}_length" in out else frames
+
+    return {name: out[name][row, :length(name)] for name in stream_names(system) if name in out}
+
+
 class Generator:
     """`system.generate` in batches of one size; compiles once a task and bucket."""
 
@@ -94,12 +103,8 @@ class Generator:
             conditions[MASK] = (np.arange(room[TIME]) < lengths[:, None]).astype(np.float32)
         out = jax.device_get(self._generate(params, conditions, example_keys(self.seed, ids), task=task))
         for row, (name, *_) in enumerate(members):
-            streams = {}
-            for stream in stream_names(self.system):
-                if stream in out:
-                    length = int(out[f"{stream}_length"][row]) if f"{stream}_length" in out else frames[row]
-                    streams[stream] = _finite(np.asarray(out[stream][row], np.float32)[:length], name, stream)
-            yield name, streams
+            streams = real_streams(self.system, out, row, frames[row])
+            yield name, {stream: _finite(np.asarray(x, np.float32), name, stream) for stream, x in streams.items()}
 
     def _pad(self, name: str, value, room: dict[str, int]) -> np.ndarray:
         """Named axes to their room, by their last entry (zeros where there is none)."""

@@ -8,9 +8,9 @@ from eval.generator import Generator, generate_split
 from eval.report import curve_pairs
 from eval.signals import AUDIO, MOTION, Signals
 
-METRICS = ("F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "mel_L1", "mel_L1_dtw", "Div_e", "Div_h", "length_error",
-           "stop_within_2")
-OF_SHUFFLED = ("FD_e", "mel_L1", "mel_L1_dtw")
+METRICS = ("F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "FD_m", "mel_L1", "mel_L1_dtw", "Div_e", "Div_h", "Div_m",
+           "length_error", "stop_within_2")
+OF_SHUFFLED = ("FD_e", "FD_m", "mel_L1", "mel_L1_dtw")
 
 
 class InLoopEvaluator:
@@ -64,7 +64,7 @@ class InLoopEvaluator:
             images["spectrogram"] = plots.image(plots.spectrogram_pair(model.mel_TM, truth.mel_TM, model.mel_rate))
         if MOTION in model.scored & truth.scored:
             pairs, threshold = curve_pairs(self.benchmark, {"generated": model}, truth)
-            images["motion"] = plots.image(plots.curves(pairs, 30, threshold))
+            images["motion"] = plots.image(plots.curves(pairs, self.benchmark.motion_fps, threshold))
             strip = self._faces(model, truth, index)
             if strip is not None:
                 images["face"] = strip

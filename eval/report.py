@@ -29,6 +29,9 @@ MEANING = {
     "BC_h": "head motion on audio onsets", "mel_L1": "mean error of the mel spectrogram",
     "mel_L1_dtw": "the same after time warping",
     "BC_e_gap": "distance of BC_e from the truth's, clip by clip", "BC_h_gap": "the same for the head",
+    "FD_m": "Fréchet distance of motion codes, per clip", "FD_m_pooled": "the same, all clips' frames together",
+    "FK_m": "Fréchet distance of the codes' changes", "Div_m": "diversity of motion codes",
+    "BC_m": "motion on audio onsets", "BC_m_gap": "distance of BC_m from the truth's, clip by clip",
     "MCD": "mel-cepstral distance after time warping", "MCD_audio": "the same, from the clip's own audio",
     "WER": "word error rate of the recogniser", "length_error": "how far the length is off, share of the true one",
     "length_error_signed": "the same with its sign: below 0 is too short",
@@ -138,7 +141,7 @@ def _example(sample: dict) -> str:
     moving = {who: signals for who, signals in models.items() if MOTION in signals.scored & truth.scored}
     if moving:
         pairs, threshold = curve_pairs(benchmark, moving, truth)
-        figures.append(_img(plots.png(plots.curves(pairs, 30, threshold)), "motion curves"))
+        figures.append(_img(plots.png(plots.curves(pairs, benchmark.motion_fps, threshold)), "motion curves"))
     players = "".join(_player(benchmark, who, signals, sample["identity"])
                       for who, signals in (models | {"ground truth via codec": truth}).items())
     heard = ""
@@ -161,8 +164,13 @@ def _player(benchmark, title: str, signals, identity) -> str:
 
 
 def curve_pairs(benchmark, models: dict, truth):
-    """([(name, {who: generated}, true)], closure threshold or None) to draw over time at 30 Hz; `models` {who: Signals}."""
+    """([(name, {who: generated}, true)], closure threshold or None) to draw over time at `benchmark.motion_fps`; `models`
+    {who: Signals}."""
     rows, threshold = [], None
+    if not benchmark.decoder.has_face:
+        liveliest = np.argsort(-truth.codes_TC.std(0), kind="stable")[:2]
+        return [(f"motion code {k}", {who: s.codes_TC[:, k] for who, s in models.items()}, truth.codes_TC[:, k])
+                for k in liveliest], threshold
     if benchmark.has_lips:
         true_aperture, width = truth.lips
         rows.append(("lip aperture", {who: s.lips[0] for who, s in models.items()}, true_aperture))

@@ -11,7 +11,6 @@ import numpy as np
 from avjax.errors import UserError
 
 ROWS_FILE, FRAMES_DIR = "results.rows.jsonl", "results.frames"
-FRAMES = ("face", "pose", "true_face", "true_pose")
 
 
 class Rows:
@@ -39,22 +38,22 @@ class Rows:
                                 found=line[:60].decode(errors="replace"), way_out="delete the file: rows are computed "
                                 "again") from error
 
-    def get(self, key: str) -> tuple[dict, tuple[np.ndarray, ...]] | None:
+    def get(self, key: str) -> tuple[dict, dict[str, np.ndarray]] | None:
         """(row, frames) when both are there and readable."""
         if key not in self.rows:
             return None
         try:
             with np.load(self._frames_path(key), allow_pickle=False) as arrays:
-                return self.rows[key], tuple(arrays[k] for k in FRAMES)
-        except (OSError, ValueError, KeyError, EOFError):
+                return self.rows[key], dict(arrays)
+        except (OSError, ValueError, EOFError):
             return None
 
-    def put(self, key: str, row: dict, frames: tuple[np.ndarray, ...]) -> None:
+    def put(self, key: str, row: dict, frames: dict[str, np.ndarray]) -> None:
         """Frames first, row last: a row promises its frames."""
         path = self._frames_path(key)
         partial = path.with_suffix(".partial")
         with open(partial, "wb") as file:
-            np.savez(file, **{k: np.asarray(v, np.float32) for k, v in zip(FRAMES, frames, strict=True)})
+            np.savez(file, **{k: np.asarray(v, np.float32) for k, v in frames.items()})
         os.replace(partial, path)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "row": clean(row)}, allow_nan=False) + "\n")

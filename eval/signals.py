@@ -1,6 +1,6 @@
 """Streams of one example, and what a listener and a viewer would get from them.
 
-Suffixes: T frames of the mel, N frames at 30 Hz, F face codes, P pose, M mel bands.
+Suffixes: T frames of a stream, N frames at 30 Hz, F face codes, P pose, M mel bands, C motion codes.
 """
 
 import functools
@@ -69,6 +69,15 @@ class Signals:
         """z-scored with the corpus' statistics, so that rotation and translation weigh alike."""
         pose = np.asarray(self.benchmark.decoder.pose(self.streams), np.float64)
         return (pose - self.benchmark.pose_mean) / self.benchmark.pose_std
+
+    @functools.cached_property
+    def codes_TC(self) -> np.ndarray:
+        """Motion codes at their own rate."""
+        return np.asarray(self.benchmark.decoder.motion_codes(self.streams), np.float64)
+
+    def motion(self, part: str) -> np.ndarray:
+        """(frames, width) of "face", "pose" or "codes"."""
+        return {"face": lambda: self.face_NF, "pose": lambda: self.pose_NP, "codes": lambda: self.codes_TC}[part]()
 
     @functools.cached_property
     def waveform(self) -> np.ndarray:

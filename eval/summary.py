@@ -5,19 +5,20 @@ import numpy as np
 from eval.metrics import diversity, frechet, lips
 
 BOOTSTRAP = {"resamples": 1000, "interval": 0.95, "over": "examples", "seed": 0}
-MEANS = ("FD_e", "FD_h", "FK_e", "FK_h", "BC_h", "BC_e", "BC_h_gap", "BC_e_gap", "mel_L1", "mel_L1_dtw", "MCD", "MCD_audio",
-         "length_error", "length_error_signed", "stop_within_2")
+PARTS = {"e": "face", "h": "pose", "m": "codes"}  # of motion: suffix of a metric's name -> what it is taken on
+MEANS = (*(metric.format(part) for metric in ("FD_{}", "FK_{}", "BC_{}", "BC_{}_gap") for part in PARTS), "mel_L1",
+         "mel_L1_dtw", "MCD", "MCD_audio", "length_error", "length_error_signed", "stop_within_2")
 CLOSURES = ("lips", "lips_clip", "lips_dtw")  # counts a threshold; F1_<name>
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
 
 
-def summarise(rows: list[dict], frames: list[tuple[np.ndarray, ...]], tau: float) -> dict[str, dict]:
+def summarise(rows: list[dict], frames: list[dict[str, np.ndarray]], tau: float) -> dict[str, dict]:
     """{metric: {"value", "low", "high", "n"}} of one variant; only metrics that its rows have.
 
     Args:
       rows: scores of examples, as eval.benchmarks.common makes them.
-      frames: per example (face (N, F), pose (N, P), true face, true pose), for the pooled metrics; empty where motion is
-        not scored.
+      frames: per example {part: (frames, width), "true_" part: ...} of the scored PARTS, for the pooled metrics; empty
+        where motion is not scored.
       tau: threshold of lip closure that F1_lips is reported at; the other thresholds go into its "sweep".
     """
     out = {}
@@ -31,13 +32,18 @@ def summarise(rows: list[dict], frames: list[tuple[np.ndarray, ...]], tau: float
             out[metric] = interval(values[np.isfinite(values)], mean)
     if counted := [r["WER"] for r in rows if "WER" in r]:
         out["WER"] = interval(np.array([[c[k] for k in ERRORS] for c in counted]), wer)
-    frames = [f for f in frames if len(f[0])]
-    if sum(len(f[0]) for f in frames) > 2:
-        face, pose, true_face, true_pose = (np.concatenate(x) for x in zip(*frames, strict=True))
-        pooled = {"FD_e_pooled": frechet.frechet(face, true_face), "FD_h_pooled": frechet.frechet(pose, true_pose),
-                  "Div_e": diversity.div(face), "Div_h": diversity.div(pose), "var_e": diversity.var_g(face)}
-        out |= {k: {"value": v, "n": len(frames)} for k, v in pooled.items()}
+    for suffix, part in PARTS.items():
+        own, true = ([f[name] for f in frames if len(f.get(name, ()))] for name in (part, f"true_{part}"))
+        if sum(map(len, own)) > 2:
+            out |= {name: {"value": value, "n": len(own)}
+                    for name, value in pooled(suffix, np.concatenate(own), np.concatenate(true)).items()}
     return out
+
+
+def pooled(suffix: str, own_ND: np.ndarray, true_ND: np.ndarray) -> dict[str, float]:
+    """Metrics of one part of motion over all examples' frames together."""
+    out = {f"FD_{suffix}_pooled": frechet.frechet(own_ND, true_ND), f"Div_{suffix}": diversity.div(own_ND)}
+    return out | ({"var_e": diversity.var_g(own_ND)} if suffix == "e" else {})
 
 
 def interval(values: np.ndarray, statistic) -> dict:

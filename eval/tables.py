@@ -4,7 +4,9 @@ import math
 
 COLUMNS = (("F1_lips", "up"), ("F1_lips_dtw", "up"), ("F1_lips_clip", "up"), ("FD_e", "down"), ("FD_h", "down"),
            ("FD_e_pooled", "down"), ("FD_h_pooled", "down"), ("FK_e", "down"), ("Div_e", "truth"), ("Div_h", "truth"),
-           ("BC_e", "truth"), ("BC_h", "truth"), ("BC_e_gap", "down"), ("BC_h_gap", "down"), ("mel_L1", "down"),
+           ("BC_e", "truth"), ("BC_h", "truth"), ("BC_e_gap", "down"), ("BC_h_gap", "down"), ("FD_m", "down"),
+           ("FD_m_pooled", "down"), ("FK_m", "down"), ("Div_m", "truth"), ("BC_m", "truth"), ("BC_m_gap", "down"),
+           ("mel_L1", "down"),
            ("mel_L1_dtw", "down"), ("MCD", "down"), ("MCD_audio", "down"), ("WER", "down"), ("length_error", "down"),
            ("length_error_signed", "zero"), ("stop_within_2", "up"))
 WIDEST = 4  # variants whose intervals still fit beside each other

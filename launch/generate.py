@@ -26,6 +26,7 @@ from avjax.systems import api
 from avjax.training import checkpoints
 from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, drive, media
+from eval.generator import real_streams
 from launch import flags as launch_flags
 
 
@@ -49,13 +50,10 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
     workdir, wish = pathlib.Path(workdir), drive.Wish(**wish)
     config = load_config(workdir)
     driver = drive.driver(config.system.name, str(workdir))
-    if wish.example and not wish.data:
-        wish = dataclasses.replace(wish, data=config.data.dir)
-    drive.check_wish(wish, driver.TAKES, config.system.name)
     change(config.system, driver.SETTINGS, {"steps": steps or None, "guidance": guidance, "temperature": temperature})
     system = api.build(config.system)
     decoder = decode.Decoder.from_workdir(workdir, iterations=60)
-    plan = driver.plan(wish, system, decoder)
+    plan = planned(config, wish, system, decoder)
     tell(plan.remarks)
     params = checkpoints.load_params(workdir, system, step=step)
     keys = jax.random.fold_in(jax.random.key(seed), zlib.crc32(plan.noise.encode()))[None]
@@ -65,9 +63,17 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
         made = jax.jit(system.generate, static_argnames="task")(params, plan.conditions, keys, task=plan.task)
     made = jax.device_get(made)
     tell(driver.remarks(plan, made, system))
-    streams = {name: made[name][0, :length_of(made, name, plan.frames)] for name, spec in system.streams_spec.items()
-               if "time" in spec.shape and name in made}
-    return write(pathlib.Path(out or workdir / "sample"), streams, decoder, plan, save_latents)
+    return write(pathlib.Path(out or workdir / "sample"), real_streams(system, made, 0, plan.frames), decoder, plan,
+                 save_latents)
+
+
+def planned(config, wish: drive.Wish, system, decoder) -> drive.Plan:
+    """What a wish means to a system; reads what it names and generates nothing. UserError for whatever is unusable."""
+    driver = drive.driver(config.system.name)
+    if wish.example and not wish.data:
+        wish = dataclasses.replace(wish, data=config.data.dir)
+    drive.check_wish(wish, driver.TAKES, config.system.name)
+    return driver.plan(wish, system, decoder)
 
 
 def change(settings, names: dict[str, str], values: dict) -> None:
@@ -77,11 +83,6 @@ def change(settings, names: dict[str, str], values: dict) -> None:
             if flag not in names:
                 raise UserError(f"{settings.name} has no {flag}", where=f"--{flag}", way_out="leave it out")
             settings[names[flag]] = value
-
-
-def length_of(made, name: str, frames: int) -> int:
-    """Frames of a stream that count."""
-    return int(made[f"{name}_length"][0]) if f"{name}_length" in made else frames
 
 
 def streamed(driver, system, params, plan: drive.Plan, keys):

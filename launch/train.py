@@ -32,6 +32,7 @@ def main(argv) -> None:
     from launch.training import fill_config, run_training
 
     seconds = run_stages(config.stages, workdir)
+    check_samples(fill_config(config, workdir))
     start = time.perf_counter()
     run_training(config, workdir)
     seconds["train"] = time.perf_counter() - start
@@ -47,7 +48,33 @@ def main(argv) -> None:
 
 
 def samples(wanted, workdir: Path) -> int:
-    """Generates what `config.sample` asks for; returns how many.
+    """Generates what `config.sample` asks for; returns how many."""
+    jobs = sample_jobs(wanted)
+    for name, wish in jobs:
+        launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
+    return len(jobs)
+
+
+def check_samples(config) -> None:
+    """UserError for a sample that could not be generated once training is done: unknown task or example, nothing to drive
+    it, text over the context, ..."""
+    jobs = sample_jobs(config.sample)
+    if not jobs or not config.data.dir:
+        return
+    from avjax.systems import api
+    from data_pipelines import decode, drive, store
+
+    system, decoder = api.build(config.system), decode.Decoder.from_dataset(store.open_dataset(config.data.dir))
+    for name, wish in jobs:
+        try:
+            launch_flags.launcher("launch.generate").planned(config, drive.Wish(**wish), system, decoder)
+        except UserError as error:
+            raise UserError(f"cannot generate the {name} that the config asks for: {error}", where="config.sample",
+                            way_out="change config.sample, or leave it empty") from error
+
+
+def sample_jobs(wanted) -> list[tuple[str, dict]]:
+    """(name of the files, wish) of what `config.sample` asks for.
 
     `text` or `audio` give WORKDIR/sample; each of `tasks` gives WORKDIR/sample_TASK from `example` ("SPLIT/ID" or
     "SPLIT/NUMBER" of the dataset), or from the text or audio where there is no example.
@@ -57,10 +84,7 @@ def samples(wanted, workdir: Path) -> int:
     tasks = tuple(wanted.get("tasks", ()))
     jobs = [("sample", spoken)] if spoken and (example or not tasks) else []
     jobs += [(f"sample_{task}", {"task": task} | (example or spoken)) for task in tasks]
-    jobs += [("sample", example)] if example and not tasks and not spoken else []
-    for name, wish in jobs:
-        launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
-    return len(jobs)
+    return jobs + ([("sample", example)] if example and not tasks and not spoken else [])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from avjax.errors import UserError
 
 RATE = 25.0
 DIM = 40
+MAX_APART = 2  # frames between the lengths of a clip's sound and motion; the longer one is cut
 POSE_DIM = 7
 FACE_DIM = DIM - POSE_DIM  # the widest face code that fits
 KIND = "face+pose"
@@ -56,6 +57,14 @@ class MotionCodec:
         if np.ndim(motion_TM) != 2 or np.shape(motion_TM)[1] != len(self.mean_M):
             raise UserError("wrong latent width", where="motion", expected=f"(frames, {len(self.mean_M)})",
                             found=str(np.shape(motion_TM)), way_out="use the codec that the model was trained with")
+
+
+def check_apart(audio_frames: float, motion_frames: float, where: str = "",
+                way_out: str = "cut them to the same duration") -> None:
+    """UserError when sound and motion of one clip are more than MAX_APART frames apart."""
+    if abs(audio_frames - motion_frames) > MAX_APART:
+        raise UserError("audio and motion differ in length", where=where, found=f"{audio_frames:g} and {motion_frames:g}",
+                        expected=f"at most {MAX_APART} frames of {1000 / RATE:.0f} ms apart", way_out=way_out)
 
 
 def pack(face_TF: np.ndarray, pose_TP: np.ndarray) -> np.ndarray:

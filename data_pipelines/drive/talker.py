@@ -7,6 +7,7 @@
     v2a    motion, text        audio
 
 Where speech or motion is given and neither drives nor is gone on from, it only says who speaks: its voice, its first frame.
+A file that drives is of other speech than an example, whose transcript is then no prompt.
 """
 
 import dataclasses
@@ -15,9 +16,10 @@ import pathlib
 
 import numpy as np
 
+from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
 from avjax.systems.talker import sampler
-from avjax.systems.talker.rows import MAX_FRAMES_APART, check_ids
+from avjax.systems.talker.rows import check_ids
 from avjax.systems.talker.streaming import StreamingSampler
 from avjax.weights import reader
 from data_pipelines import drive, encode, media, store
@@ -54,7 +56,7 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
     task = wish.task or default_task(wish, front)
     if front.motion_codec is None and task != "tts":
         raise UserError("this model was trained on speech alone", where="--task", expected="tts", found=task)
-    given = _read(wish, system, decoder, front)
+    given = _read(wish, task, system, decoder, front)
     if not given.text and given.tokens_N is None and task != "a2v":
         raise UserError("nothing to say", where="--text", expected=f"the words: {task} speaks them", found="no text",
                         way_out="--text=..., or --example=SPLIT/ID")
@@ -126,12 +128,15 @@ def stream(system, params, plan: drive.Plan, keys):
     return chunks()
 
 
-def _read(wish, system, decoder, front) -> _Given:
-    """The example, then what files and text put in its place."""
+def _read(wish, task: str, system, decoder, front) -> _Given:
+    """The example, then what files and text put in its place. What was trained without transcripts has a prompt of its own."""
     given = _example(wish, system, decoder) if wish.example else _Given()
     given.name = given.name or wish.text or pathlib.Path(wish.audio or wish.motion).name
-    if wish.text.strip():
-        given.text, given.tokens_N = wish.text, None
+    driven_by_file = task in WHOLE and getattr(wish, WHOLE[task])
+    if wish.text.strip() or driven_by_file:
+        given.text, given.tokens_N = wish.text.strip(), None
+    if task in WHOLE and not given.text and given.tokens_N is None:
+        given.text = decoder.recipes["tokens"].get("placeholder", "")
     if wish.audio:
         audio_N = media.read_audio(wish.audio, front.audio_codec.recipe["sample_rate"])
         given.audio = front.audio(audio_N, front.audio_codec.recipe["sample_rate"])
@@ -212,10 +217,8 @@ def _used(wish, task: str, given: _Given, c) -> dict[str, np.ndarray]:
             raise UserError("prefix longer than the clip", where="--prefix_seconds", found=f"{wish.prefix_seconds} s",
                             expected=f"at most {len(array) / c.frame_rate:.2f} s of {name}")
     lengths = [len(x) for x in (use | prefix).values()]
-    if len(lengths) == 2 and abs(lengths[0] - lengths[1]) > MAX_FRAMES_APART:
-        raise UserError("audio and motion differ in length", where="--audio, --motion",
-                        expected=f"at most {MAX_FRAMES_APART} frames of {1000 / c.frame_rate:.0f} ms apart",
-                        found=" and ".join(map(str, lengths)), way_out="cut them to the same clip")
+    if len(lengths) == 2:
+        check_apart(*lengths, "--audio, --motion", "cut them to the same clip")
     return use | {name: array[:frames] for name, array in prefix.items()}
 
 

@@ -24,7 +24,6 @@ from data_pipelines.schema import SPEAKERS, Feature, arrays_hash
 from data_pipelines.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 
 VOICES = ("auto", "another", "own")
-MAX_APART = 2  # frames between the lengths of audio and motion; the longer one is cut
 _FACE = ("face", "pose_z")
 
 
@@ -200,9 +199,7 @@ def _features(clip, clips, encoder: encode.Encoder, carried, voices, placeholder
 
 def align(audio_TA: np.ndarray, motion_TM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both cut to the shorter one. Raises UserError when they are more than two frames apart."""
-    if abs(len(audio_TA) - len(motion_TM)) > MAX_APART:
-        raise UserError("audio and motion differ in length", expected=f"at most {MAX_APART} frames of 40 ms apart",
-                        found=f"{len(audio_TA)} and {len(motion_TM)}", way_out="cut them to the same duration")
+    motion.check_apart(len(audio_TA), len(motion_TM))
     frames = min(len(audio_TA), len(motion_TM))
     return audio_TA[:frames], motion_TM[:frames]
 

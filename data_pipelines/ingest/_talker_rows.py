@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
 from avjax.weights import torch_zip
 from data_pipelines import media
@@ -24,7 +25,6 @@ SAMPLES = RATE // FPS  # 960 a frame
 WIDTH = 40
 LONGEST = 30 * FPS  # frames; longer clips are kept and counted
 SHORTEST = 8  # frames: two patches of four
-SLACK = 2  # frames by which sound and motion may differ
 CSV = "metadata/train.csv"
 NEEDED = ("sample_id", "text", "wav_path", "motion_pt_path")
 SPEAKER_COLUMNS = ("speaker", "speaker_id")
@@ -148,9 +148,11 @@ class Reader:
             if trimmed := self._trim and frames > len(motion):
                 audio = audio[: len(motion) * SAMPLES]
                 frames = len(motion)
-            if abs(frames - len(motion)) > SLACK:  # not rounded: extraction counts a begun frame as one
-                raise BadRow("lengths differ", f"{len(motion)} frames of motion, {frames:.2f} of sound; at most {SLACK} apart"
-                             + ("" if self._trim or frames < len(motion) else " (or --trim_audio)"))
+            try:
+                check_apart(frames, len(motion))  # not rounded: extraction counts a begun frame as one
+            except UserError as error:
+                raise BadRow("lengths differ", f"{len(motion)} frames of motion, {frames:.2f} of sound"
+                             + ("" if self._trim or frames < len(motion) else " (or --trim_audio)")) from error
             frames = min(frames, len(motion))
         if int(frames) < SHORTEST:
             raise BadRow("too short", f"{frames:.2f} frames, at least {SHORTEST} (two patches)")

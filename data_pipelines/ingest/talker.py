@@ -6,9 +6,10 @@
     --tts LIST                one wav a line, its text in a .json of the same name: {"text": ...}
 
 Clips keep their own length and LIA-X's raw motion; the statistics go along as the codec "motion". A clip without motion
-(0 frames) is one for TTS. Held out: by the csv's column `split` where it has held-out rows, otherwise a share of the
-recordings by a hash of their name, so that more data moves nothing from one side to the other. Speech lists are always
-split by hash, into train and valid_tts, so that every clip of `valid` has motion.
+(0 frames) is one for TTS; a dataset of a list alone has no motion and needs no statistics. Held out: by the csv's column
+`split` where it has held-out rows, otherwise a share of the recordings by a hash of their name, so that more data moves
+nothing from one side to the other. Speech lists are always split by hash, into train and valid_tts, so that every clip of
+`valid` has motion.
 
 What cannot be used is reported with its reason and goes to OUT.quarantine.jsonl.
 """
@@ -62,7 +63,7 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
       threads: that read and resample in parallel; the result does not depend on it.
 
     Raises:
-      UserError: no csv, columns or statistics missing, damaged shard, too many bad rows, nothing usable in a split.
+      UserError: no csv, columns or (with a csv) statistics missing, damaged shard, too many bad rows, nothing usable in a split.
     """
     out, source = pathlib.Path(out), pathlib.Path(source)
     store.refuse_existing(out)
@@ -72,8 +73,11 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
     if not source.is_dir():
         raise UserError("no such folder", where="--source", expected="a folder with metadata/train.csv",
                         found=str(source))
-    codec = motion_statistics(source, statistics)
     listing = rows_of.Listing(source, tts, _pattern(recording))
+    codecs = {"motion": motion_statistics(source, statistics)} if listing.csv.is_file() else {}
+    features = {name: feature for name, feature in FEATURES.items() if name != "motion" or codecs}
+    made_by = {"motion": {"kind": "lia-x", "rate": FPS, "width": WIDTH, "normalised": False,
+                          "codec": arrays_hash(codecs["motion"])}} if codecs else {}
     plan = Plan(listing, valid_share)
     tree = TarTree(source, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -84,14 +88,13 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
         reader = rows_of.Reader(tree, listing.list_dir, trim_audio)
         splits = {}
         for split in plan.counts:
-            examples = _examples(listing, plan, split, reader, quarantine, counts, seen, threads)
+            clips = _examples(listing, plan, split, reader, quarantine, counts, seen, threads)
+            examples = ({name: clip[name] for name in features} for clip in clips)
             splits[split] = _first_checked(split, examples, out)
         store.write_dataset(
             out, name="talker", description="Talker-T2AV-Data, made by launch.prepare --dataset=talker.",
-            features=FEATURES, splits=splits, codecs={"motion": codec}, totals=dict(plan.counts), progress=progress,
-            recipes={"audio": {**recordings.AUDIO_RECIPE, "sample_rate": RATE},
-                     "motion": {"kind": "lia-x", "rate": FPS, "width": WIDTH, "normalised": False,
-                                "codec": arrays_hash(codec)}})
+            features=features, splits=splits, codecs=codecs, totals=dict(plan.counts), progress=progress,
+            recipes={"audio": {**recordings.AUDIO_RECIPE, "sample_rate": RATE}} | made_by)
     summary = {"rows": plan.total, "refused": dict(quarantine.reasons.most_common()), **counts}
     print(describe(summary, out, quarantine))
     return summary

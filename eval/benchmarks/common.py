@@ -9,6 +9,8 @@ Variants of every held-out example, scored by the same code:
 A task is scored on what it makes: a dubbing task on sound, speech to motion on motion. Beats need both, so what was given
 is taken from the truth. A system that is given no mask decides lengths itself: its variants are then also compared along a
 time warping of the sound, and their lengths are scored.
+Motion is scored as face (_e) and head (_h) at 30 Hz; where it is a code that nothing here can take apart, as it is, at its
+own rate (_m).
 Suffixes: T frames at the feature rate, N frames at 30 Hz, F face codes, P pose, M mel bands.
 """
 
@@ -19,10 +21,12 @@ import zlib
 import numpy as np
 
 from avjax.errors import UserError
+from data_pipelines.encode import resampled
+from data_pipelines.features.common import to_float
 from data_pipelines.schema import recipe_hash
-from eval import summary
+from eval import recipes, summary
 from eval.generator import stream_names
-from eval.metrics import alignment, beats, diversity, frechet, lips, onsets, speech
+from eval.metrics import alignment, beats, frechet, lips, speech
 from eval.signals import AUDIO, FPS, MOTION, Signals, fit
 
 BASELINES = ("truth", "shuffled", "mean")
@@ -48,7 +52,7 @@ class ClipBenchmark:
     has_words = False  # every example has a transcript of words that the recogniser knows
     lip_recipe = lips.RECIPE
     beat_recipe = beats.RECIPE
-    patch_s = 0.16  # the step in which a length is counted
+    patch_s: float | None = None  # the step in which the systems that are scored count lengths; None: stops are not scored
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
         self.config, self.decoder, self.dataset, self.clips, self.full = config, decoder, dataset, clips, full
@@ -58,6 +62,8 @@ class ClipBenchmark:
         self.free_length = "mask" not in system.conditions_spec
         self.rates = {k: dataset.features[k].rate for k in self.streams}
         self.sample_rate = decoder.sample_rate
+        self.parts = {k: part for k, part in summary.PARTS.items() if (part == "codes") != decoder.has_face}
+        self.has_lips = self.has_lips and decoder.has_face
         self.seed = int(config.evaluate.seed)
         self.fields = ("id", "speaker", "text", *self.streams)
         codec = dataset.codec("pose") if "pose" in dataset.codecs else {"mean": 0.0, "std": 1.0}
@@ -66,51 +72,24 @@ class ClipBenchmark:
         self._truths: dict[tuple[str, int], Signals] = {}
         self._sources: dict[tuple, object] = {}
         self._labels: dict[str, tuple[list[str], list[str]]] = {}
+        self._has: dict[str, np.ndarray] = {}
 
     @property
     def variants(self) -> tuple[str, ...]:
         """What is scored: models first."""
         return (*self.models, *BASELINES)
 
+    @property
+    def motion_fps(self) -> float:
+        """Frames a second of what motion is scored on."""
+        return FPS if self.decoder.has_face else self.rates[MOTION]
+
     # ---- definitions that travel with the numbers
 
     @functools.cached_property
     def recipes(self) -> dict[str, dict]:
         """{metric: how it is made}."""
-        face = frechet.RECIPE | {"on": "face codes", "fps": FPS, "resampled": "linear on timestamps"}
-        pose = frechet.RECIPE | {"on": "pose z-scored with the corpus' statistics", "fps": FPS}
-        clip, pool = {"pooling": "per clip, mean over clips"}, {"pooling": "all clips' frames together"}
-        beat = self.beat_recipe | {"onsets": onsets.RECIPE | {"sample_rate": self.sample_rate},
-                                   "audio": "the variant's own; shuffled: another sentence's motion, this one's audio"}
-        out = {"mel_L1": speech.RECIPE["mel_L1"], "FD_e": face | clip, "FD_h": pose | clip, "FK_e": face | clip,
-               "FK_h": pose | clip, "FD_e_pooled": face | pool, "FD_h_pooled": pose | pool,
-               "Div_e": diversity.RECIPE | {"on": "face codes"}, "Div_h": diversity.RECIPE | {"on": "z-scored pose"},
-               "var_e": diversity.RECIPE | {"on": "face codes"}}
-        if self.full:
-            mcd = speech.RECIPE["MCD"] | {"sample_rate": self.sample_rate}
-            out |= {"MCD": mcd | {"reference": "ground truth through the same codec"},
-                    "MCD_audio": mcd | {"reference": "the clip's own audio"}}
-            for part, motion in (("h", "z-scored pose"), ("e", "face codes")):
-                out[f"BC_{part}"] = beat | {"motion": motion}
-                out[f"BC_{part}_gap"] = beat | {"motion": motion, "gap": "mean over clips of |BC - truth's BC|"}
-        if self.has_lips:
-            out["F1_lips"] = dict(self.lip_recipe)
-            out["F1_lips_clip"] = self.lip_recipe | {"reference": "the clip's own lips, before any codec"}
-        if self.free_length:
-            out |= self._free_recipes(out)
-        if self.has_words and self.full:
-            from eval.metrics import intelligibility
-            out["WER"] = intelligibility.RECIPE | {"vocabulary": len(self.vocabulary),
-                                                   "vocabulary_crc32": zlib.crc32(" ".join(self.vocabulary).encode())}
-        return out
-
-    def _free_recipes(self, framewise: dict) -> dict[str, dict]:
-        both = {"frames": "those that both have"}
-        out = {m: framewise[m] | both for m in ("mel_L1", "F1_lips", "F1_lips_clip") if m in framewise}
-        out |= {f"{m}_dtw": framewise[m] | alignment.RECIPE for m in ("mel_L1", "F1_lips") if m in framewise}
-        length = {"length": "duration / truth's - 1", "baselines": "another sentence's length; the mean of training clips"}
-        return out | {"length_error": length | {"sign": "absolute"}, "length_error_signed": length,
-                      "stop_within_2": {"share of": "examples at most 2 patches off", "patch_s": self.patch_s}}
+        return recipes.of(self)
 
     @functools.cached_property
     def recipe_hash(self) -> str:
@@ -148,14 +127,23 @@ class ClipBenchmark:
         return order[:count] if count else order
 
     def other(self, split: str, index: int) -> int:
-        """Index of the sentence that stands in for `index` in the shuffled baseline; a function of seed and id."""
+        """Index of the sentence that stands in for `index` in the shuffled baseline; a function of seed and id. It has
+        frames of every stream that `index` has."""
         speakers, texts = self.labels(split)
-        ids = self.source(split).ids
-        others = [i for i in range(len(ids)) if i != index and (texts[i] != texts[index] or not texts[i])]
+        ids, there = self.source(split).ids, self._there(split)
+        others = [i for i in range(len(ids)) if i != index and (texts[i] != texts[index] or not texts[i])
+                  and (there[i] | ~there[index]).all()]
         others = [i for i in others if speakers[i] == speakers[index]] or others or [index]
         others.sort(key=ids.__getitem__)
         draw = np.random.default_rng([self.seed, zlib.crc32(ids[index].encode())])
         return others[int(draw.integers(len(others)))]
+
+    def _there(self, split: str) -> np.ndarray:
+        """(examples, streams) bool: whether an example has frames of a stream."""
+        if split not in self._has:
+            lengths = self.dataset.lengths(split, self.streams)
+            self._has[split] = np.stack([lengths[k] > 0 for k in self.streams], axis=1)
+        return self._has[split]
 
     def identity(self, split: str, index: int) -> dict:
         """What, beside streams, decides how an example's face is drawn: speaker and identity vector."""
@@ -182,9 +170,9 @@ class ClipBenchmark:
 
     @functools.cached_property
     def normalisers(self) -> dict[str, np.ndarray]:
-        """Mean rate of change per coefficient over training clips, for beat consistency."""
+        """{part: mean rate of change per coefficient over training clips}, for beat consistency."""
         moving = [s for s in self._training if s.has_motion]
-        return {"e": beats.mean_change([s.face_NF for s in moving]), "h": beats.mean_change([s.pose_NP for s in moving])}
+        return {k: beats.mean_change([s.motion(part) for s in moving]) for k, part in self.parts.items()}
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -207,9 +195,7 @@ class ClipBenchmark:
         audio, rate = found
         if rate is None or rate == self.sample_rate:
             return audio
-        import soxr
-        audio = audio.astype(np.float32) / (32768 if audio.dtype == np.int16 else 1)
-        return soxr.resample(audio, rate, self.sample_rate)
+        return resampled(to_float(audio), rate, self.sample_rate)
 
     def clip_lips(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(aperture, mouth width) of the clip itself at 30 Hz, where they are known."""
@@ -290,22 +276,24 @@ class ClipBenchmark:
         if AUDIO in own:
             row |= self._score_audio(signals, truth, split, index)
         if self.full and own and all(s.has_audio and s.has_motion for s in (signals, truth)):
-            for part in ("h", "e"):
+            for part in self.parts:
                 row[f"BC_{part}"] = self._beats(signals, part)
                 row[f"BC_{part}_gap"] = abs(row[f"BC_{part}"] - self._beats(truth, part))
         if self.free_length and signals.own_length and truth.seconds:
             error = signals.seconds - truth.seconds
-            row |= {"length_error": abs(error) / truth.seconds, "length_error_signed": error / truth.seconds,
-                    "stop_within_2": float(abs(error) <= 2 * self.patch_s + 1e-6)}
+            row |= {"length_error": abs(error) / truth.seconds, "length_error_signed": error / truth.seconds}
+            if self.patch_s:
+                row["stop_within_2"] = float(abs(error) <= 2 * self.patch_s + 1e-6)
         return row
 
     def _score_motion(self, signals: Signals, truth: Signals, clip_lips) -> dict:
-        face, pose, true_face, true_pose = signals.face_NF, signals.pose_NP, truth.face_NF, truth.pose_NP
-        row = {"frames": len(face)}
-        for metric, a, b in (("FD_e", face, true_face), ("FD_h", pose, true_pose)):
+        row = {}
+        for k, part in self.parts.items():
+            a, b = signals.motion(part), truth.motion(part)
             enough = min(len(a), len(b)) > 2
-            row[metric] = frechet.frechet(a, b) if enough else np.nan
-            row[metric.replace("D", "K")] = frechet.frechet_kinetic(a, b) if enough else np.nan
+            row.setdefault("frames", len(a))
+            row[f"FD_{k}"] = frechet.frechet(a, b) if enough else np.nan
+            row[f"FK_{k}"] = frechet.frechet_kinetic(a, b) if enough else np.nan
         if not self.has_lips:
             return row
         aperture, (true_aperture, width) = signals.lips[0], truth.lips
@@ -350,20 +338,20 @@ class ClipBenchmark:
         return signals.path
 
     def _beats(self, signals: Signals, part: str) -> float:
-        motion = signals.face_NF if part == "e" else signals.pose_NP
-        return beats.score(signals.onsets_s, motion, self.normalisers[part], self.beat_recipe)
+        return beats.score(signals.onsets_s, signals.motion(self.parts[part]), self.normalisers[part],
+                           self.beat_recipe | {"fps": self.motion_fps})
 
-    def frames(self, split: str, index: int, signals: Signals) -> tuple[np.ndarray, ...]:
-        """(face (N, F), pose (N, P), true face, true pose): what `summarise` pools. Without frames when the variant's
+    def frames(self, split: str, index: int, signals: Signals) -> dict[str, np.ndarray]:
+        """{"face", "pose" or "codes": (frames, width), "true_face", ...}: what `summarise` pools. Empty when the variant's
         motion is not scored."""
         truth = self.truth(split, index)
         if MOTION not in signals.scored & truth.scored:
-            return (np.zeros((0, 1)),) * 4
-        return signals.face_NF, signals.pose_NP, truth.face_NF, truth.pose_NP
+            return {}
+        return {start + part: s.motion(part) for part in self.parts.values() for start, s in (("", signals), ("true_", truth))}
 
     # ---- summary
 
-    def summarise(self, rows: list[dict], frames: list[tuple[np.ndarray, ...]]) -> dict[str, dict]:
+    def summarise(self, rows: list[dict], frames: list[dict[str, np.ndarray]]) -> dict[str, dict]:
         """{metric: {"value", "low", "high", "n"}} of one variant, from outputs of `score` and `frames`."""
         return summary.summarise(rows, frames, self.lip_recipe["tau"])
 

@@ -16,6 +16,7 @@ class Benchmark(puppets.Benchmark):
     """See above."""
 
     name = "talker_puppets"
+    patch_s = 0.16  # four frames at 25 Hz
 
     def clip_lips(self, split, index):
         """(aperture, mouth width) of the recorded articulators."""

@@ -162,8 +162,11 @@ def test_speech_lists_become_clips_without_motion(files, tmp_path):
     assert {n: reason for n, (reason, _) in refusals(tmp_path / "out").items()} == {
         "tts-ann.1": "missing text", "tts-ann.2": "unreadable text", "tts-ann.3": "empty text",
         "tts-ann.4": "too short", "tts-...no": "unsafe path"}
-    (root / "metadata" / "train.csv").unlink()  # a list alone will do: stage 1
+    (root / "metadata" / "train.csv").unlink()  # a list alone will do: stage 1, without motion's statistics
+    shutil.rmtree(root / "lia_x")
     assert prepare(root, tmp_path / "alone", tts=str(speech / "list.txt"), valid_share=1e-9)["valid_tts"] == 1
+    alone = store.open_dataset(tmp_path / "alone")
+    assert not any("motion" in part for part in (alone.features, alone.recipes, alone.codecs))
 
 
 def test_recordings_are_held_out_whole_and_stay_on_their_side(tmp_path):

@@ -59,8 +59,9 @@ def test_chat_template_id_by_id(qwen):
 
 def test_a_user_cannot_type_control_tokens(qwen):
     for tokenizer in (Tokenizer.from_file(qwen), Tokenizer.fit(TEXTS)):
-        plain, sly = tokenizer.prompt("a"), tokenizer.prompt("a<|im_end|><|im_start|>")
-        for token in SPECIAL[1:3]:
+        plain, sly = tokenizer.prompt("a"), tokenizer.prompt("a" + "".join(SPECIAL))
+        assert tokenizer.decode(tokenizer.encode("".join(SPECIAL))) == "".join(SPECIAL)  # said letter by letter
+        for token in SPECIAL[1:] if tokenizer.kind == "qwen3-chat" else SPECIAL[1:3]:
             control = tokenizer._tokenizer.token_to_id(token)
             assert (sly == control).sum() == (plain == control).sum() > 0
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from data_pipelines import decode
 from eval import generator, report, rows, runner, tables
+from eval.benchmarks import clips
 from eval.in_loop import InLoopEvaluator
 from tests.eval import toys
 
@@ -156,3 +158,56 @@ def test_in_loop_names_tasks(dataset):
     assert metrics["voice/length_error"] == pytest.approx(0.25, abs=0.02) and "voice/F1_lips" not in metrics
     assert {"both/spectrogram", "face/face", "dub/spectrogram"} <= shown["images"].keys()
     assert shown["audio"].keys() == {"both/generated", "voice/generated", "dub/generated", "truth"}
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory):
+    """(benchmark, sampler) of motion that nothing here can take apart."""
+    dataset = toys.write_codes_corpus(tmp_path_factory.mktemp("codes"))
+    system = toys.TasksSystem(32, 40)
+    decoder = decode.Decoder.from_dataset(dataset, iterations=2)
+    return (clips.Benchmark(toys.config(in_loop_examples=5, tasks=("both", "face")), decoder, dataset, system),
+            generator.Generator(system, batch_size=4, seed=0))
+
+
+@pytest.fixture(scope="module")
+def scored_codes(codes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("codes")
+    return runner.evaluate(*codes, params(noise=1.0), out, splits=("valid",), progress=False)
+
+
+def test_motion_without_a_face_code_is_scored_as_it_is(codes, scored_codes):
+    bench, results, summary = codes[0], scored_codes, scored_codes["summary"]["valid"]
+    motion = {"FD_m", "FK_m", "FD_m_pooled", "Div_m", "BC_m", "BC_m_gap"}
+    for variant in ("both", "face", "truth", "shuffled", "mean"):
+        assert motion <= summary[variant].keys(), variant
+        assert not [m for m in summary[variant] if m.startswith(("F1", "BC_e", "BC_h", "FD_e", "FD_h", "var", "stop"))]
+    assert {m for v in summary.values() for m in v} <= results["recipes"].keys()
+    assert results["recipes"]["FD_m"]["fps"] == results["recipes"]["BC_m"]["fps"] == 25
+    # the face is the truth's, frame by frame; one clip has none
+    face, shuffled = summary["face"], summary["shuffled"]
+    assert face["FD_m"]["value"] < 1e-6 < 1 < shuffled["FD_m"]["value"] and face["FD_m"]["n"] == 4
+    assert face["BC_m_gap"]["value"] < 1e-6 and shuffled["FD_m"]["n"] == 4
+    moving = np.concatenate([row["motion"] for row in bench.dataset.source("valid")])
+    assert face["Div_m"]["value"] == pytest.approx(moving.std(0, ddof=1).mean(), rel=1e-5)
+    assert "FD_m" in tables.table(results)
+
+
+@pytest.mark.slow
+def test_motion_without_a_face_code_is_shown_as_curves(codes, scored_codes, tmp_path):
+    bench, one = codes
+    page = report.write(tmp_path, scored_codes, runner.samples(bench, one, params(), ("valid",), 1)).read_text()
+    assert "<video" not in page and "motion curves" in page
+    metrics, shown = InLoopEvaluator(bench.config, one.system, bench, every=10).run(params(), 10)
+    assert metrics["face/FD_m_of_shuffled"] < 1e-6 and "both/Div_m" in metrics and "face/motion" in shown["images"]
+
+
+def test_another_sentence_has_what_is_scored(codes):
+    bench = codes[0]
+    mute = bench.source("valid").ids.index("valid/4")
+    for index in range(5):
+        other = bench.other("valid", index)
+        assert other != index and (other != mute), index
+    assert bench.baseline("shuffled", "valid", mute).scored == {"audio"}
+    seeds = [clips.Benchmark(toys.config(seed=s), bench.decoder, bench.dataset, codes[1].system) for s in range(20)]
+    assert {b.other("valid", 0) for b in seeds} == {1, 2, 3}

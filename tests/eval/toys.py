@@ -57,7 +57,7 @@ class Decoder:
     """Sound whose loudness follows mel band 0; lips = face code 0; pose = head. `streams` are the single-task toy's (mel,
     face, head at the mel rate) or the multi-task toy's (audio, motion at 25 Hz)."""
 
-    draws = True
+    has_face = draws = True
 
     def __init__(self, sample_rate: int = 22050):
         self.sample_rate = sample_rate
@@ -181,9 +181,9 @@ class TasksSystem:
     makes = {"both": ("audio", "motion"), "voice": ("audio",), "face": ("motion",), "dub": ("audio",)}
     config = types.SimpleNamespace(to_dict=lambda: {"name": "tasks"})
 
-    def __init__(self):
-        self.streams_spec = {"audio": Spec(("batch", "time", AUDIO), "float32", "toy", rate=25.0),
-                             "motion": Spec(("batch", "time", MOTION), "float32", "toy", rate=25.0),
+    def __init__(self, audio: int = AUDIO, motion: int = MOTION):
+        self.streams_spec = {"audio": Spec(("batch", "time", audio), "float32", "toy", rate=25.0),
+                             "motion": Spec(("batch", "time", motion), "float32", "toy", rate=25.0),
                              "audio_length": Spec(("batch",), "int32", "frames"),
                              "stop": Spec(("batch", "patches"), "float32", "logits")}
         self.example_spec = {"tokens": Spec(("batch", "tokens"), "int32", "prompt"),
@@ -212,7 +212,7 @@ class TasksSystem:
         at = jnp.minimum((jnp.arange(shape[1]) / pace).astype(jnp.int32), shape[1] - 1)
         ids = jnp.arange(conditions["prompt"].shape[1]) < conditions["prompt_length"][:, None]
         mean = (conditions["prompt"] * ids).sum(1) / conditions["prompt_length"]
-        noise = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (AUDIO,)))(
+        noise = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape[2:]))(
             jnp.arange(shape[1])))(keys)
         made = conditions["audio"][:, at] + params["noise"] * (noise + mean[:, None, None])
         out = {"audio": conditions["audio"] if task == "face" else made, "audio_length": length,
@@ -229,3 +229,29 @@ def tasks_benchmark(dataset, *, full: bool = True, **evaluate):
         name, has_words = "tasks", False
 
     return Tasks(config(**evaluate), Decoder(24000), dataset, TasksSystem(), full=full)
+
+
+def write_codes_corpus(folder, *, seed: int = 0):
+    """Talker features of noise in bursts, whose motion is a code of another's making (kind "lia-x"); one held-out example
+    has no motion."""
+    from data_pipelines.features import talker
+
+    rng = np.random.default_rng(seed)
+
+    def examples(split, count):
+        for i in range(count):
+            frames = int(rng.integers(50, 70))
+            swing = np.sin(0.4 * np.arange(frames) + i)
+            motion = (swing[:, None] * rng.uniform(1, 2, 40) + rng.standard_normal(40)).astype(np.float32)
+            loud = np.repeat(np.abs(swing) > 0.7, 960) + 0.01
+            yield {"id": f"{split}/{i}", "speaker": "many", "text": WORDS[i], "motion": motion[:frames * (i < 4)],
+                   "audio": (5000 * rng.standard_normal(len(loud)) * loud).astype(np.int16)}
+
+    features = {"id": Feature((), "str", "id"), "speaker": Feature((), "str", "who"), "text": Feature((), "str", "words"),
+                "audio": Feature((None,), "int16", "sound", "1/32768", 24000.0),
+                "motion": Feature((None, 40), "float32", "code", rate=25.0)}
+    clips = store.write_dataset(
+        folder / "clips", name="codes", description="toy", features=features, progress=False,
+        recipes={"motion": {"kind": "lia-x"}}, codecs={"motion": {"mean": np.ones(40), "std": np.full(40, 2.0)}},
+        splits={"train": examples("train", 4), "valid": examples("valid", 5)})
+    return talker.extract(clips.dir, folder / "features", progress=False)

@@ -91,6 +91,32 @@ def test_what_is_given_decides_the_task(plan, files):
     assert "transcript" in plan(audio=speech).remarks[0] and not plan(audio=speech, text=TEXT).remarks
 
 
+def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(plan, parts, files):
+    system, decoder, dataset = parts
+    speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
+    driven = plan(task="a2v", example="train/0", audio=speech)
+    np.testing.assert_array_equal(driven.conditions["prompt"], plan(audio=speech).conditions["prompt"])
+    assert "transcript" in driven.remarks[0]
+    said = plan(task="a2v", example="train/0", audio=speech, text=TEXT)
+    np.testing.assert_array_equal(said.conditions["prompt"], plan(audio=speech, text=TEXT).conditions["prompt"])
+    with pytest.raises(UserError, match="nothing to say"):
+        plan(task="v2a", example="train/0", motion=motion)
+    voice = plan(task="tts", example="train/0", audio=speech)  # the example's words, the file's voice
+    np.testing.assert_array_equal(voice.conditions["prompt"], plan(example="train/0").conditions["prompt"])
+
+
+def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, plan, files):
+    system, decoder, _ = parts
+    tokens = decoder.recipes["tokens"] | {"placeholder": "speech"}
+    mute = decode.Decoder(decoder.recipes | {"tokens": tokens}, decoder.codecs)
+    for wish in ({"audio": str(files / "speech.wav")}, {"motion": str(files / "motion.npy")}):
+        made = talker.plan(drive.Wish(**wish), system, mute)
+        np.testing.assert_array_equal(made.conditions["prompt"], plan(text="speech").conditions["prompt"])
+        assert not made.remarks
+    with pytest.raises(UserError, match="nothing to say"):
+        talker.plan(drive.Wish(task="tts", audio=str(files / "speech.wav")), system, mute)
+
+
 def test_an_example_gives_what_the_system_itself_would_take_of_it(plan, parts):
     system, _, dataset = parts
     row = dataset.source("valid")[0]
@@ -265,3 +291,26 @@ def test_samples_after_training(monkeypatch, tmp_path):
     calls.clear()
     train.samples(json.loads('{"text": "", "audio": ""}'), tmp_path)
     assert not calls
+
+
+@pytest.mark.parametrize("sample, message", [
+    ({"tasks": ("a2v",)}, "cannot generate the sample_a2v.*a2v is driven by audio.*config.sample"),
+    ({"tasks": ("t2av",)}, "sample_t2av.*nothing to say"),
+    ({"example": "valid/0", "tasks": ("tts", "sing")}, "sample_sing.*unknown task.*t2av or tts"),
+    ({"example": "valid/nobody"}, "the sample .*unknown example.*'valid/nobody'"),
+    ({"example": "valdi/0"}, "unknown split"),
+    ({"text": "word " * 60}, "text over the context"),
+    ({"audio": "none.wav"}, "none.wav"),
+])
+def test_samples_are_checked_before_training(workdir, sample, message):
+    train, config = flags.launcher("launch.train"), generate.load_config(workdir)
+    config.sample = {"text": "", "audio": "", "example": "", "tasks": ()} | sample
+    with pytest.raises(UserError, match=message):
+        train.check_samples(config)
+
+
+def test_samples_that_can_be_generated_pass(workdir):
+    train, config = flags.launcher("launch.train"), generate.load_config(workdir)
+    for sample in ({}, {"text": TEXT}, {"text": TEXT, "example": "valid/0", "tasks": ("t2av", "tts", "a2v", "v2a")}):
+        config.sample = {"text": "", "audio": "", "example": "", "tasks": ()} | sample
+        train.check_samples(config)

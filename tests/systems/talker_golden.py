@@ -12,10 +12,12 @@ from tests.golden_files import golden, under
 FILES = golden("talker_delay")
 
 
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 def quick_jit(function, **options):
     """jax.jit that spends little on optimising: tiny networks take longer to compile than to run."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0,
-                                               "xla_llvm_disable_expensive_passes": True}, **options)
+    return jax.jit(function, compiler_options=QUICK, **options)
 
 
 def utterances(arrays):

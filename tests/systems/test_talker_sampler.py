@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.systems.talker import decode, sampler
+from avjax.errors import UserError
+from avjax.flow.guidance import guide_zero_star, zero_init_steps
+from avjax.flow.solvers import swayed_times
+from avjax.systems.api import build
+from avjax.systems.talker import decode, objective, sampler
+from avjax.systems.talker.config import T2AV, TTS, default
+from avjax.systems.talker.streaming import StreamingSampler
 from tests.golden_files import relative_error, under
-from tests.systems.talker_golden import FILES, prepare, quick_jit
+from tests.systems.talker_golden import FILES, QUICK, pack, prepare, quick_jit
 
 TOLERANCE = 1e-4
 CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
@@ -44,31 +50,307 @@ def test_recorded_samples_of_the_heads(arrays):
     assert relative_error(names["audio"]["sample_cfg1.0"], names["audio"]["sample_cfg2.0"]) > TOLERANCE
 
 
-def recorded_roll_out(arrays, **overrides):
-    """(ours, motion recorded, patches of speech recorded) of utterance 0 without prefix, as the release runs it."""
-    system, params = prepare(arrays, **dict(temperature=1.0, guidance=2.0, steps=10, trim_stop=False, complete_motion=False,
-                                            delay_motion="none", stop_on="slots") | overrides)
-    rec, c = under(arrays, "generate/"), system.config
-    made, extra = len(rec["speech_noise"]), 3  # room to run on, should the stop not come
+@pytest.mark.parametrize("arrays", [pytest.param(a, id=n, marks=[pytest.mark.slow] * (i != len(FILES) - 1))
+                                    for i, (n, a) in enumerate(FILES)])
+def test_recorded_roll_out(arrays):
+    """Utterance 0 without prefix as the release runs it: as many patches as there are draws of noise, whatever ended it."""
+    rec = under(arrays, "generate/")
+    made = len(rec["speech_noise"])
+    system, params = prepare(arrays, temperature=1.0, guidance=2.0, steps=10, trim_stop=False, complete_motion=False,
+                             delay_motion="none", stop_on="slots", min_patches=made + 1)
+    c, n = system.config, int(arrays["speech_span"][0, 0])
     noise = {name: rec[f"{key}_noise"][:, 0].swapaxes(1, 2)[None] for name, key in (("audio", "speech"), ("motion", "motion"))}
-    noise = {name: np.pad(a, ((0, 0), (0, made + extra - a.shape[1]), (0, 0), (0, 0))) for name, a in noise.items()}
-    n = int(arrays["speech_span"][0, 0])
-    # the release leaves its loop 15 patches past the length it is told
-    most = -(-int(arrays["mel_len"][0]) // c.patch) + 15
-    count = made if made == most else made + extra
+    noise = {name: np.pad(a, ((0, 0), (0, made - a.shape[1]), (0, 0), (0, 0))) for name, a in noise.items()}
     conditions = dict(prompt=arrays["input_ids"][:1, :n].astype(np.int32), prompt_length=np.array([n], np.int32),
                       speaker=arrays["speaker_embedding"][:1], first_motion=arrays["motion"][:1, 0],
-                      audio=np.zeros((1, count * c.patch, c.audio_dim), np.float32), audio_length=np.zeros(1, np.int32),
-                      motion=np.zeros((1, count * c.patch, c.motion_dim), np.float32), motion_length=np.zeros(1, np.int32))
+                      audio=np.zeros((1, made * c.patch, c.audio_dim), np.float32), audio_length=np.zeros(1, np.int32),
+                      motion=np.zeros((1, made * c.patch, c.motion_dim), np.float32), motion_length=np.zeros(1, np.int32))
     ours = quick_jit(lambda p, x, z: sampler.roll_out(system, p, x, z, "t2av"))(params, conditions, noise)
-    return jax.device_get(ours), rec["motion"], made, most
+    frames = rec["motion"].shape[1]
+    assert ours["audio_length"] == c.patch * made and ours["motion_length"] == frames == c.patch * len(rec["motion_noise"])
+    error = relative_error(ours["motion"][:, :frames], rec["motion"])
+    print(f"roll-out of {made} patches: {error:.1e}")
+    assert error < TOLERANCE
+
+
+P, ROWS, ROOM, PROMPT = 2, 3, 12, 6  # frames a patch, rows, frames there is room for, widest prompt
+TASKS = ("t2av", "tts", "a2v", "v2a")
+
+
+@functools.cache
+def tiny(**overrides):
+    """A system with motion two patches behind speech, and random parameters."""
+    c = default()
+    c.update(dict(vocab=11, d_model=16, velocity_width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24,
+                  encoder_layers=1, encoder_heads=2, velocity_layers=1, velocity_heads=2, audio_dim=3, motion_dim=4,
+                  speaker_dim=5, patch=P, delay=2, row_tokens=20, row_patches=10, row_utterances=1, steps=3, temperature=0.7,
+                  min_patches=2, stop_streak=2))
+    c.update(overrides)
+    system, rng = build(c), np.random.default_rng(0)
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    return system, jax.tree.map(lambda x: (0.5 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+
+
+def stopping(params, logit: float):
+    """Parameters whose stop logit is always this."""
+    change = {"stop_hidden": jax.tree.map(np.zeros_like, params["stop_hidden"]), "stop_out": params["stop_out"]}
+    change["stop_hidden"]["bias"] = np.ones_like(params["stop_hidden"]["bias"])
+    kernel = np.ones_like(params["stop_out"]["kernel"])
+    change["stop_out"] = {"kernel": logit / float(jax.nn.silu(1.0)) / len(kernel) * kernel}
+    return params | change
+
+
+def conditions_of(system, task, rows=ROWS, frames=ROOM, width=PROMPT):
+    """Rows of different prompts and, where something is given, different lengths; a prefix in the second of three rows."""
+    c, rng = system.config, np.random.default_rng(5)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    out = dict(prompt=rng.integers(0, c.vocab, (rows, width)).astype(np.int32),
+               prompt_length=np.array([2, width, 4], np.int32)[:rows], speaker=normal(rows, c.speaker_dim),
+               first_motion=normal(rows, c.motion_dim), audio=normal(rows, frames, c.audio_dim),
+               motion=normal(rows, frames, c.motion_dim))
+    prefix, whole = np.array([0, 4, 0], np.int32)[:rows], np.array([frames, 7, 4], np.int32)[:rows]
+    return out | {f"{name}_length": whole if sampler.GIVEN.get(task) == name else prefix for name in ("audio", "motion")}
+
+
+KEYS = jax.random.split(jax.random.key(3), ROWS)
+
+
+@functools.cache
+def generator(task, **overrides):
+    system = tiny(**overrides)[0]
+    return quick_jit(lambda params, conditions, keys: system.generate(params, conditions, keys, task))
+
+
+def generated(task, params, conditions, keys=KEYS, **overrides):
+    return jax.device_get(generator(task, **overrides)(params, conditions, keys))
+
+
+@functools.cache
+def trainer(**overrides):
+    """Patches that the heads give at every slot of rows, all at once, with the network's own methods of training: (params,
+    row, noise at the slots, global conditions, which slots hold a given patch) -> {"audio", "motion": (B, J, P, C)}."""
+    system = tiny(**overrides)[0]
+    c = system.config
+
+    def velocities(params, inputs, target):
+        net = functools.partial(system.net.apply, {"params": params})
+        if c.coupling == "joint":
+            has = (target[name]["mask"] > 0 for name in ("speech", "motion"))
+            return dict(zip(("audio", "motion"), net(inputs["audio"], inputs["motion"], *has, method="velocities_joint"),
+                            strict=True))
+        return {"audio": net(*inputs["audio"], method="speech_velocity"),
+                "motion": net(*inputs["motion"], method="motion_velocity")}
+
+    @quick_jit
+    def run(params, row, noise, wide, known):
+        hidden = system.net.apply({"params": params}, row, method="encode_row")
+        target = objective.targets(row, hidden, c)
+        of = {"audio": target["speech"], "motion": target["motion"]}
+        x, times, shape = dict(noise), swayed_times(c.steps, c.sway), row["patch_slot"].shape
+        for i in range(zero_init_steps(c.steps), c.steps):
+            t = times[i]
+            for name in x:
+                path = (1 - t) * of[name]["x1"] + t * noise[name]
+                x[name] = jnp.where(known[name][..., None, None], path, x[name])
+
+            def at(mu, t=t):
+                glob = {n: jnp.broadcast_to(wide[n][:, None], (*shape, wide[n].shape[-1])) for n in x}
+                return velocities(params, {n: (x[n], jnp.full(shape, t), mu, of[n]["context"], glob[n]) for n in x}, target)
+
+            plus, minus = at(target["mu"]), at(jnp.zeros_like(target["mu"]))
+            for name, a in x.items():
+                v = guide_zero_star(*(v[name].reshape(-1, *a.shape[2:]) for v in (plus, minus)), c.guidance)
+                x[name] = a + (times[i + 1] - t) * v.reshape(a.shape)
+        return x
+
+    return system, run
+
+
+def assert_as_trained(task, params, conditions, out, keys=KEYS, **overrides):
+    """What `out` holds at every slot is what the heads make of the training row of `out` itself."""
+    system, run = trainer(**overrides)
+    c = system.config
+    behind, J = sampler.lag(system, task), c.row_patches
+    noise = jax.device_get(quick_jit(lambda keys: sampler.draw(system, keys, J))(keys))
+    utterances, lengths = [], {name: out[f"{name}_length"] for name in ("audio", "motion")}
+    for b, prompt in enumerate(conditions["prompt_length"]):
+        n, m = (-(-int(lengths[name][b]) // P) for name in ("audio", "motion"))
+        slots = max(n, m + behind if m else 0)
+        ids = np.concatenate([[TTS if task == "tts" else T2AV], conditions["prompt"][b, :prompt], np.zeros(slots, int)])
+        utterances.append(dict(tokens=ids, slots=1 + prompt + np.arange(slots), speaker=conditions["speaker"][b],
+                               **{name: out[name][b, :lengths[name][b]] for name in lengths}))
+    row = pack([[u] for u in utterances], c)
+    first = np.where((conditions["motion_length"] > 0)[:, None] & (task != "tts"), conditions["motion"][:, 0],
+                     conditions["first_motion"])
+    at, known, count = {}, {}, {}
+    for name, shift in (("audio", 0), ("motion", behind)):
+        at[name] = np.pad(c.temperature * noise[name], ((0, 0), (shift, 0), (0, 0), (0, 0)))[:, :J]
+        given = sampler.GIVEN.get(task) == name
+        count[name] = -(-conditions[f"{name}_length"] // P) if given else conditions[f"{name}_length"] // P
+        known[name] = np.arange(J)[None] - shift < count[name][:, None]
+    ours = jax.device_get(run(params, row, at, {"audio": conditions["speaker"], "motion": first}, known))
+    for name in system.makes[task]:
+        shift = behind if name == "motion" else 0
+        for b, length in enumerate(lengths[name]):
+            start, stop = int(count[name][b]) * P, int(length)
+            assert stop > start, "nothing was made"
+            theirs = ours[name][b, shift:].reshape(-1, ours[name].shape[-1])[start:stop]
+            np.testing.assert_allclose(out[name][b, start:stop], theirs, atol=2e-5, rtol=2e-4, err_msg=f"{name}, row {b}")
+
+
+def assert_kept(task, conditions, out):
+    """Given frames come out as they are; zeros past the lengths."""
+    for name in ("audio", "motion"):
+        for b, length in enumerate(out[f"{name}_length"]):
+            if task != "tts" or name == "audio":
+                n = min(int(conditions[f"{name}_length"][b]), int(length))
+                np.testing.assert_array_equal(out[name][b, :n], conditions[name][b, :n])
+            assert not out[name][b, length:].any() and np.isfinite(out[name][b]).all()
+
+
+@pytest.mark.parametrize("task", ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
+def test_samples_what_training_describes(task):
+    """Rows of different prompts, prefixes and lengths: each patch from the hidden state, previous patch and global
+    condition that training has for it; for text to speech and motion, up to the bound and where the stop head ends it."""
+    system, params = tiny()
+    conditions = conditions_of(system, task)
+    out = generated(task, stopping(params, -5.0), conditions)
+    ends = [ROOM, 7, 4] if task in sampler.GIVEN else [ROOM] * 3
+    assert out["audio_length"].tolist() == ends
+    assert out["motion_length"].tolist() == ([0, 0, 0] if task == "tts" else ends)
+    assert_kept(task, conditions, out)
+    assert_as_trained(task, params, conditions, out)
+    if task in sampler.GIVEN:
+        return
+    stopped = generated(task, stopping(params, 5.0), conditions)  # two patches after the prefix at the soonest
+    assert stopped["audio_length"].tolist() == [4, 8, 4]
+    assert_kept(task, conditions, stopped)
+    assert_as_trained(task, params, conditions, stopped)
+
+
+def assert_same(ours, theirs):
+    for name in ours | theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=2e-5, rtol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("task", ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
+def test_rows_do_not_depend_on_batch_mates_bounds_or_padding(task):
+    """Each row alone, in a wider prompt and under a larger bound; and with nonsense wherever nothing is given."""
+    system, params = tiny()
+    params, conditions = stopping(params, 5.0), conditions_of(system, task)
+    together = generated(task, params, conditions)
+    rng = np.random.default_rng(1)
+    for b in range(ROWS if task in ("t2av", "a2v") else 0):
+        alone = {name: value[b:b + 1] for name, value in conditions.items()}
+        alone["prompt"] = np.concatenate([alone["prompt"], rng.integers(0, 11, (1, 3)).astype(np.int32)], axis=1)
+        for name in ("audio", "motion"):
+            alone[name] = np.concatenate([alone[name], rng.standard_normal((1, 4, alone[name].shape[-1]), np.float32)], axis=1)
+        out = generated(task, params, alone, KEYS[b:b + 1])
+        assert_same({name: value[b:b + 1] for name, value in together.items()},
+                    {name: value[:, :ROOM if value.shape[1] > ROOM else ROOM // P] if value.ndim > 1 else value
+                     for name, value in out.items()})
+    poisoned = {name: value.copy() for name, value in conditions.items()}
+    for b in range(ROWS):
+        poisoned["prompt"][b, conditions["prompt_length"][b]:] = 2**30
+        for name, bad in (("audio", np.nan), ("motion", 1e30)):
+            poisoned[name][b, conditions[f"{name}_length"][b]:] = bad
+    unused = set(poisoned) - set(sampler.needed(system, task))
+    assert unused == {"t2av": set(), "tts": {"motion", "motion_length", "first_motion"}, "a2v": {"speaker"},
+                      "v2a": {"first_motion"}}[task]
+    for name in unused:
+        poisoned[name][...] = np.nan if poisoned[name].dtype == np.float32 else -7
+    assert_same(together, generated(task, params, poisoned))
+    assert_same(together, generated(task, params, {n: v for n, v in conditions.items() if n not in unused}))
+
+
+@pytest.mark.parametrize("task", ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
+def test_a_prefix_goes_on_as_if_it_had_been_made(task):
+    """What was generated, given back as a prefix: the same clip. Then other ones: a different clip."""
+    system, params = tiny()
+    params = stopping(params, -5.0)
+    # the global condition is the prefix's own first frame; here it says nothing
+    params = params | {"motion_head": params["motion_head"] | {
+        "globals": jax.tree.map(np.zeros_like, params["motion_head"]["globals"])}}
+    conditions = conditions_of(system, task)
+    for name in set(("audio", "motion")) - {sampler.GIVEN.get(task)}:
+        conditions[f"{name}_length"] = np.zeros(ROWS, np.int32)
+    whole = generated(task, params, conditions)
+    for audio, motion in ((4, 2), (0, 4), (5, 0)):  # 5: not a whole patch, 4 frames
+        lengths = {"audio": audio, "motion": motion}
+        prefix = conditions | {name: whole[name] for name in system.makes[task]} | {
+            f"{name}_length": np.full(ROWS, lengths[name], np.int32) for name in system.makes[task]}
+        out = generated(task, params, prefix)
+        assert_same(whole, out)
+    for name in system.makes[task]:
+        changed = prefix | {name: whole[name] + 1.0, f"{name}_length": np.full(ROWS, 2, np.int32)}
+        other = generated(task, params, changed)
+        np.testing.assert_array_equal(other[name][:, :2], changed[name][:, :2])
+        assert (np.abs(other[name] - whole[name])[:, 2:4].max((1, 2)) > 1e-3).all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arrays", CASES)
-def test_recorded_roll_out(arrays):
-    ours, motion, made, _ = recorded_roll_out(arrays)
-    assert ours["audio_length"] == 4 * made and ours["motion_length"] == motion.shape[1]
-    error = relative_error(ours["motion"][:, :motion.shape[1]], motion)
-    print(f"roll-out of {made} patches: {error:.1e}")
-    assert error < TOLERANCE
+@pytest.mark.parametrize("task", TASKS)
+def test_streaming_is_offline_in_parts(task, monkeypatch):
+    """All of it, and as soon as the sampler knows: nothing waits for the end but what the stop head may take back."""
+    system, params = tiny()
+    # the stop logit follows the hidden state strongly: rows end at different places
+    params = params | {"stop_out": jax.tree.map(lambda a: 4 * a, params["stop_out"])}
+    conditions = conditions_of(system, task)
+    offline = generated(task, params, conditions)
+    with monkeypatch.context() as quick:
+        quick.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
+        streaming = StreamingSampler(system, params, task)
+    chunks = list(streaming.stream(conditions, KEYS))
+    assert_same(offline, jax.device_get(streaming.result))
+    assert len(set(offline["audio_length"].tolist())) > 1
+    for name in ("audio", "motion"):
+        for b, length in enumerate(offline[f"{name}_length"]):
+            parts = [chunk[name][b] for chunk in chunks]
+            np.testing.assert_allclose(np.concatenate(parts), offline[name][b, :length], atol=2e-5, rtol=2e-4)
+            if name in system.makes[task] and task in sampler.GIVEN:
+                assert [len(part) > 0 for part in parts].index(True) == (system.config.delay if name == "motion" else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_coupled_heads_see_each_other_as_in_training(task):
+    """A given patch stands noisy beside the one that is sampled, at the same time on its path."""
+    system, params = tiny(coupling="joint")
+    conditions = conditions_of(system, task)
+    out = generated(task, stopping(params, -5.0), conditions, coupling="joint")
+    assert_kept(task, conditions, out)
+    assert_as_trained(task, params, conditions, out, coupling="joint")
+    separate = generated(task, stopping(params, -5.0), conditions)
+    for name in system.makes[task]:
+        same = np.allclose(out[name], separate[name], atol=1e-4)
+        assert same == (task == "tts"), "coupled only where there is motion"
+
+
+def test_errors_name_what_is_wrong():
+    system, params = tiny()
+
+    def refuses(match, task="a2v", call=None, **change):
+        conditions = conditions_of(system, "a2v") | change
+        with pytest.raises(UserError, match=match):
+            (call or functools.partial(system.generate, params))(conditions, *(() if call else (KEYS, task)))
+
+    zeros = functools.partial(np.zeros, dtype=np.float32)
+    refuses("(?s)unknown task.*t2av.*sing", task="sing")
+    refuses("(?s)multiple of the patch, 2.*found.*5", audio=zeros((ROWS, 5, 3)), motion=zeros((ROWS, 5, 4)))
+    refuses("(?s)multiple of the patch", audio=zeros((ROWS, 0, 3)), motion=zeros((ROWS, 0, 4)))
+    refuses("(?s)wrong shape.*audio.*frames, 3", audio=zeros((ROWS, ROOM, 7)))
+    refuses("(?s)wrong shape.*first_motion", first_motion=zeros((ROWS, 3)))
+    refuses("(?s)wrong shape.*speaker", task="v2a", speaker=zeros((1, 5)))
+    refuses("(?s)differ in length.*motion", motion=zeros((ROWS, ROOM + P, 4)))
+
+    def bad_lengths(match, task="a2v", **change):
+        check = lambda conditions: sampler.check_conditions(system, conditions, task)  # noqa: E731
+        refuses(match, call=check, **change)
+        refuses(match, call=lambda conditions: next(StreamingSampler(system, params, task).stream(conditions, KEYS)), **change)
+
+    bad_lengths("(?s)prefix longer than the clip.*motion_length, row 1.*at most 7", motion_length=np.array([0, 8, 0]))
+    bad_lengths("(?s)motion prefix does not fit.*row 2.*0 to 12", motion_length=np.array([0, 0, 13]))
+    bad_lengths("(?s)audio prefix does not fit.*row 0", task="t2av", audio_length=np.array([13, 0, 0]))
+    bad_lengths("(?s)audio given.*row 1.*1 to 12", audio_length=np.array([12, 0, 3]), motion_length=np.zeros(3, int))
+    bad_lengths("(?s)prompt does not fit.*row 0", prompt_length=np.array([PROMPT + 1, 1, 1]))
+    sampler.check_conditions(system, conditions_of(system, "a2v"), "a2v")

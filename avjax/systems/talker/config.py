@@ -68,7 +68,7 @@ def released() -> ConfigDict:
     c.cfg_zero_star = True
     c.stop_threshold = 0.5
     c.stop_streak = 3
-    c.min_patches = 7  # generated before the stop head is asked
+    c.min_patches = 7  # made after the prefix before the stop head is asked
     c.trim_stop = True  # take back the patches made while the streak was building; False = published
     c.stop_on = "slots"  # slots | speech: the stop label stands on the utterance's last slot (published) or on its last
     # patch of speech, `delay` slots earlier

@@ -2,8 +2,9 @@
 the diffusion heads.
 
 At batch 1 both are bound by reading weights. So whatever does not change is done once, before the loop over slots:
-weights are cast and the stacked layers taken apart (slicing a layer off inside a loop would copy it each time), the
-times' embeddings are computed for all steps; and for each patch, outside its Euler steps, the tokens that stay.
+weights are cast, the local blocks' hidden width is padded with zeros to what vector units like, the stacked layers are
+taken apart (slicing a layer off inside a loop would copy it each time), and the times' embeddings are computed for all
+steps; and for each patch, outside its Euler steps, the tokens that stay.
 
 Suffixes: B rows, G rows of both branches of the guidance, S Euler steps, P frames, C stream width, D model width.
 """
@@ -16,22 +17,34 @@ from avjax.flow.solvers import euler_between, swayed_times
 from avjax.nn.layers import matmul
 from avjax.systems.talker.backbone import DecoderLayer
 from avjax.systems.talker.local import joint_stacks
+from avjax.systems.talker.model import TalkerNet
 
+ALIGN = 32  # hidden units; int(8 D / 3) is odd or twice an odd number
 HEADS = {"audio": "speech_head", "motion": "motion_head"}
 
 
-def heads(c, task_streams) -> tuple[str, ...]:
-    """The streams whose heads run where `task_streams` are sampled: coupled heads run together, for they look at each
-    other; without motion there is nothing to look at."""
-    return ("audio", "motion") if c.coupling == "joint" and "motion" in task_streams else tuple(task_streams)
+def apply(system, ready, method, *args):
+    """A method of the network (its name or a function of it) on prepared parameters."""
+    net = TalkerNet(system.config, system.net.dtype, ALIGN)
+    return net.apply({"params": ready["params"]}, *args, method=method)
+
+
+def _laid_out(system, path, leaf):
+    """A parameter in the compute dtype; the local blocks' hidden width padded with zeros, which change nothing."""
+    names = [key.key for key in path]
+    if names[-1] != "kernel":
+        return leaf
+    if "stack" in names and "mlp" in names:
+        axis = -1 if "inputs" in names else 0
+        room = [(0, 0)] * leaf.ndim
+        room[axis] = (0, -leaf.shape[axis] % ALIGN)
+        leaf = jnp.pad(leaf, room)
+    return leaf.astype(system.net.dtype)
 
 
 def prepare(system, params, names):
     """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"}; `names`: heads."""
-    def cast(path, leaf):
-        return leaf.astype(system.net.dtype) if path[-1].key == "kernel" else leaf
-
-    params = jax.tree_util.tree_map_with_path(cast, params)
+    params = jax.tree_util.tree_map_with_path(lambda path, leaf: _laid_out(system, path, leaf), params)
     layers = params["backbone"]["layers"]
     c = system.config
     # the first steps of CFG-Zero* have no velocity: the start noise stands where it was, at a later time
@@ -50,7 +63,7 @@ def prepare(system, params, names):
                 "bias": head.inputs(head.noisy.bias.astype(head.dtype)[None])[0]}
 
     def of_each(method):
-        return {name: system.net.apply({"params": params}, name, method=method) for name in names}
+        return {name: apply(system, {"params": params}, method, name) for name in names}
 
     return {"params": params, "layers": [jax.tree.map(lambda a, i=i: a[i], layers) for i in range(c.num_layers)],
             "times": times, "embedded": of_each(embedded), "noisy": of_each(noisy)}
@@ -61,20 +74,19 @@ def prefill(system, ready, tokens_BN, position_BN, segment_BN, cache_size: int):
     def run(net):
         return net.prefill(net.task_and_text(tokens_BN, position_BN), position_BN, segment_BN, cache_size)
 
-    hidden, cache = system.net.apply({"params": ready["params"]}, method=run)
+    hidden, cache = apply(system, ready, run)
     return hidden, [jax.tree.map(lambda a, i=i: a[i], cache) for i in range(system.config.num_layers)]
 
 
 def step(system, ready, x_BD, cache, index_B):
     """One more position a row -> hidden (B, D), cache; as `TalkerNet.step` on layers that are apart."""
-    dtype, variables = system.net.dtype, {"params": ready["params"]}
-    layer = DecoderLayer(system.config, dtype)
-    shared = system.net.apply(variables, method=lambda net: net.backbone.shared(index_B[:, None], None))
-    shared, x_B1D, new = shared | {"index": index_B}, x_BD[:, None].astype(dtype), []
+    layer = DecoderLayer(system.config, system.net.dtype)
+    shared = apply(system, ready, lambda net: net.backbone.shared(index_B[:, None], None)) | {"index": index_B}
+    x_B1D, new = x_BD[:, None].astype(system.net.dtype), []
     for params, old in zip(ready["layers"], cache, strict=True):
         x_B1D, kept = layer.apply({"params": params}, x_B1D, old, shared, method="step")
         new.append(kept)
-    return system.net.apply(variables, x_B1D[:, 0], method=lambda net, x: net.backbone.norm(x)), new
+    return apply(system, ready, lambda net: net.backbone.norm(x_B1D[:, 0])), new
 
 
 def sample(system, ready, names, noise, mu_BD, context, globals_, present, known):
@@ -93,9 +105,6 @@ def sample(system, ready, names, noise, mu_BD, context, globals_, present, known
     guided, coupled = c.guidance != 1.0, c.coupling == "joint" and len(names) == 2
     branches = 2 if guided else 1  # the second has no hidden state
 
-    def apply(method, *args):
-        return system.net.apply({"params": ready["params"]}, *args, method=method)
-
     def constant(net, name):
         """The tokens that stay, of both branches: (G, 1, D) before the time joins, (G, 1 + P, D)."""
         head = getattr(net, HEADS[name])
@@ -103,7 +112,7 @@ def sample(system, ready, names, noise, mu_BD, context, globals_, present, known
         rest = head.globals(globals_[name])[:, None], head.context(context[name])
         return first_GD[:, None], jnp.tile(head.inputs(jnp.concatenate(rest, axis=1)), (branches, 1, 1))
 
-    fixed = {name: apply(constant, name) for name in names}
+    fixed = {name: apply(system, ready, constant, name) for name in names}
 
     def tokens(name, x_BPC, time_D):
         first, rest = fixed[name]
@@ -122,7 +131,7 @@ def sample(system, ready, names, noise, mu_BD, context, globals_, present, known
         if coupled:
             x = {name: jnp.where(known[name][0][:, None, None], (1 - t) * known[name][1] + t * noise[name], x[name])
                  for name in names}
-        out = apply(stacks, [tokens(name, x[name], time[name]) for name in names])
+        out = apply(system, ready, stacks, [tokens(name, x[name], time[name]) for name in names])
         if not guided:
             return out
         together = guide_zero_star if c.cfg_zero_star else guide

@@ -38,6 +38,7 @@ class LocalBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     rows: tuple[int, int | None] = (0, None)  # (start, stop) of the positions that the output is wanted for
+    align: int = 1  # the hidden width is rounded up to a multiple of it
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
@@ -45,7 +46,7 @@ class LocalBlock(nn.Module):
         self.qkv = Dense((3, self.heads, self.width // self.heads), self.width, use_bias=False, **kw)
         self.project = Dense(self.width, self.width, use_bias=False, **kw)
         self.mlp_norm = RMSNorm(self.width)
-        self.mlp = SwiGLU(self.width, int(8 * self.width / 3), **kw)
+        self.mlp = SwiGLU(self.width, -(-int(8 * self.width / 3) // self.align) * self.align, **kw)
 
     def project_qkv(self, x_MTD):
         """Rotated queries of the wanted positions, and rotated keys and values of all, each (M, ., H, K)."""
@@ -81,6 +82,7 @@ class LocalStack(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
+    align: int = 1
 
     def setup(self):
         block = LocalBlock
@@ -89,7 +91,7 @@ class LocalStack(nn.Module):
             block = nn.remat(block, policy=POLICIES[self.remat], prevent_cse=True,
                              methods=["__call__", "project_qkv", "finish"])
         rows = [(0, None)] * (self.layers - 1) + [self.rows]
-        self.blocks = [block(self.width, self.heads, self.dtype, self.init_scale, r) for r in rows]
+        self.blocks = [block(self.width, self.heads, self.dtype, self.init_scale, r, self.align) for r in rows]
         self.norm = RMSNorm(self.width)
 
     def __call__(self, x_MTD):
@@ -130,12 +132,13 @@ class PatchEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
+    align: int = 1
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
         self.inputs = Dense(self.width, self.width, **kw)
         self.cls = self.param("cls", nn.initializers.normal(0.02), (self.width,))
-        self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat, **kw)
+        self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat, align=self.align, **kw)
 
     def __call__(self, x):
         """(..., P, D) -> (..., D)."""
@@ -178,6 +181,7 @@ class VelocityHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
+    align: int = 1
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
@@ -187,7 +191,8 @@ class VelocityHead(nn.Module):
         self.time = TimeMLP(self.width, **kw)
         self.span = TimeMLP(self.width, **kw)  # of the step's length; always given 0, as the release trains it
         self.inputs = Dense(self.width, self.width, **kw)
-        self.stack = LocalStack(self.width, self.heads, self.layers, (-self.patch, None), remat=self.remat, **kw)
+        self.stack = LocalStack(self.width, self.heads, self.layers, (-self.patch, None), remat=self.remat,
+                                align=self.align, **kw)
         self.outputs = Dense(self.stream_dim, self.width, **kw)
 
     def embed(self, x, t, mu, context, global_):

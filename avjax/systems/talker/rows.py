@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
 from avjax.systems.talker.config import T2AV, TTS
-
-MAX_FRAMES_APART = 2  # between the lengths of an example's audio and motion
 
 
 def check_ids(tokens: np.ndarray, vocabulary: int | None, where: str) -> np.ndarray:
@@ -113,9 +112,7 @@ class TalkerRows:
 
     def _cut(self, example, rng) -> tuple[np.ndarray, np.ndarray]:
         audio, motion = example["audio"], example["motion"]
-        if len(motion) and abs(len(audio) - len(motion)) > MAX_FRAMES_APART:
-            raise UserError("audio and motion differ in length", where=f"example {example.get('id', '')!r}",
-                            expected=f"at most {MAX_FRAMES_APART} frames apart", found=f"{len(audio)} and {len(motion)}",
-                            way_out="extract the dataset again")
+        if len(motion):
+            check_apart(len(audio), len(motion), f"example {example.get('id', '')!r}", "extract the dataset again")
         start = int(rng.integers(max(len(audio) - self.max_frames, 0) + 1))
         return tuple(x[start:start + self.max_frames] for x in (audio, motion))

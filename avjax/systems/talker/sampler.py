@@ -92,11 +92,18 @@ def patches(system, conditions, task: str) -> int:
     return frames // c.patch
 
 
+def heads(c, task: str) -> tuple[str, ...]:
+    """The streams whose heads run. Coupled heads run together, whatever is given, for they look at each other; without
+    motion there is nothing to look at."""
+    return ("audio", "motion") if c.coupling == "joint" and task != "tts" else SAMPLED[task]
+
+
 def needed(system, task: str) -> tuple[str, ...]:
     """The conditions that a task looks at."""
     names = ("prompt", "prompt_length", "audio", "audio_length")
     names += () if task == "tts" else ("motion", "motion_length")
-    return names + tuple({"audio": "speaker", "motion": "first_motion"}[name] for name in decode.heads(system.config, SAMPLED[task]))
+    conditioned = {"audio": "speaker", "motion": "first_motion"}
+    return names + tuple(conditioned[name] for name in heads(system.config, task))
 
 
 def check_conditions(system, conditions, task: str) -> None:
@@ -129,15 +136,21 @@ def check_conditions(system, conditions, task: str) -> None:
 
 
 def start(system, params, conditions, task: str, noise: dict):
-    """Everything up to the first slot: (`ready` of `decode.prepare`, what stays, what changes).
+    """Everything up to the first slot: `prepare`, then `begin`; (ready, what stays, what changes)."""
+    ready = prepare(system, params, task)
+    return ready, *begin(system, ready, conditions, task, noise)
 
-    `noise`: as `draw` gives it, of any number of patches that covers all.
-    """
+
+def prepare(system, params, task: str):
+    """What a task needs of the parameters, whatever the conditions: see `decode.prepare`."""
+    return decode.prepare(system, params, heads(system.config, task))
+
+
+def begin(system, ready, conditions, task: str, noise: dict):
+    """The prompts: (what stays, what changes) over the slots. `noise`: as `draw` gives it, of patches enough."""
     c, count, behind = system.config, patches(system, conditions, task), lag(system, task)
-    heads = decode.heads(c, SAMPLED[task])
-    ready = decode.prepare(system, params, heads)
+    names = heads(c, task)
     room = count + (behind if c.complete_motion or task in GIVEN else 0)
-    ready["noise"] = {name: c.temperature * noise[name][:, :room] for name in heads}
 
     tokens = jnp.pad(conditions["prompt"], ((0, 0), (1, 0)), constant_values=TTS if task == "tts" else T2AV)
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -148,6 +161,7 @@ def start(system, params, conditions, task: str, noise: dict):
 
     frames = {name: (given_length(system, conditions, name, task)) for name in ("audio", "motion")}
     given = {"first_slot": last + 1, "frames": frames,
+             "noise": {name: c.temperature * noise[name][:, :room] for name in names},
              "patches": {name: -(-n // c.patch) for name, n in frames.items()}, "globals": {}}
     made = {}
     for name, width in (("audio", c.audio_dim), ("motion", c.motion_dim)):
@@ -157,9 +171,9 @@ def start(system, params, conditions, task: str, noise: dict):
         else:
             clean = jnp.zeros((len(last), count * c.patch, width), jnp.float32)
         made[name] = jnp.pad(clean.reshape(-1, count, c.patch, width), ((0, 0), (0, room - count), (0, 0), (0, 0)))
-    if "audio" in heads:
+    if "audio" in names:
         given["globals"]["audio"] = conditions["speaker"]
-    if "motion" in heads:  # training takes the clip's first frame
+    if "motion" in names:  # training takes the clip's first frame
         given["globals"]["motion"] = jnp.where((frames["motion"] > 0)[:, None], made["motion"][:, 0, 0],
                                                conditions["first_motion"])
     whole = given["patches"].get(GIVEN.get(task))
@@ -168,7 +182,7 @@ def start(system, params, conditions, task: str, noise: dict):
     state = {"cache": cache, "hidden": hidden, "slot": jnp.zeros_like(last), "made": made,
              "speech": speech, "slots": slots,  # slots with speech, slots in all: bounds until the stop is found
              "stop": jnp.zeros((len(last), room), jnp.float32), "streak": jnp.zeros_like(last), "before": hidden}
-    return ready, given, state
+    return given, state
 
 
 def speech_ends(c, task: str) -> bool:
@@ -206,12 +220,12 @@ def advance(system, ready, given, state, task: str):
     known = {name: (wanted[name] & ~sampled.get(name, False), now[name]) for name in now}
 
     def fresh(names):
-        made = decode.sample(system, ready, names, {name: patch_of(ready["noise"], name) for name in names},
+        made = decode.sample(system, ready, names, {name: patch_of(given["noise"], name) for name in names},
                              state["hidden"], {name: patch_of(state["made"], name, -1) for name in names},
                              given["globals"], wanted, known)
         return {name: made.get(name, jnp.zeros_like(now[name])) for name in sampled}
 
-    new = fresh_where_needed(fresh, sampled, decode.heads(c, SAMPLED[task]) if c.coupling == "joint" else None)
+    new = fresh_where_needed(fresh, sampled, heads(c, task) if c.coupling == "joint" else None)
     now |= {name: jnp.where(sampled[name][:, None, None], new[name], now[name]) for name in new}
     made = {name: array.at[rows, jnp.where(sampled[name], place[name], array.shape[1])].set(now[name], mode="drop")
             if name in sampled else array for name, array in state["made"].items()}
@@ -221,16 +235,17 @@ def advance(system, ready, given, state, task: str):
         valid[name] = c.patch if name in sampled else jnp.clip(given["frames"][name] - place[name] * c.patch, 0, c.patch)
         valid[name] = jnp.where(wanted[name], valid[name], 0)
     started = c.delay_motion == "encoded" or task == "tts" or place["motion"] >= 0
-    token_BD = system.net.apply({"params": ready["params"]}, now["audio"], valid["audio"], now["motion"],
-                                valid["motion"], task == "tts", started, method="patch_tokens")
+    token_BD = decode.apply(system, ready, "patch_tokens", now["audio"], valid["audio"], now["motion"], valid["motion"],
+                            task == "tts", started)
     hidden, cache = decode.step(system, ready, token_BD, state["cache"], given["first_slot"] + k)
     hidden = jnp.where(running[:, None], hidden, state["hidden"])
-    logit = system.net.apply({"params": ready["params"]}, hidden, method="stop_logits")
+    logit = decode.apply(system, ready, "stop_logits", hidden)
     logits = state["stop"].at[rows, jnp.where(wanted["audio"], k, state["stop"].shape[1])].set(logit, mode="drop")
     state = state | {"cache": cache, "hidden": hidden, "made": made, "stop": logits, "slot": k + running}
     if task in GIVEN:
         return state
-    asked = wanted["audio"] & (k + 1 - given["patches"]["audio"] >= c.min_patches)
+    prefix = jnp.maximum(given["patches"]["audio"], given["patches"]["motion"])
+    asked = wanted["audio"] & (k + 1 - prefix >= c.min_patches)
     return look_for_stop(c, state, asked, logit, lag(system, task), speech_ends(c, task))
 
 

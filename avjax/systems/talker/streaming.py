@@ -14,21 +14,22 @@ from avjax.systems.talker.system import System
 
 
 class StreamingSampler:
-    """Compiled once a task and shape of conditions: one call for the prompts, one for a slot, its cache donated."""
+    """Compiled once a task and shape of conditions: one call for the prompts, one for a slot, its cache donated. The
+    parameters are prepared once; `result` is what `generate` returns, after the last chunk."""
 
     def __init__(self, system: System, params, task: str = "t2av"):
-        self.params = params
+        self._ready = jax.jit(lambda params: sampler.prepare(system, params, task))(params)
 
-        def start(params, conditions, keys):
+        def begin(ready, conditions, keys):
             noise = sampler.draw(system, keys, sampler.patches(system, conditions, task))
-            return sampler.start(system, params, conditions, task, noise)
+            return sampler.begin(system, ready, conditions, task, noise)
 
         def advance(ready, given, state):
             state = sampler.advance(system, ready, given, state, task)
             return state, sampler.settled(system, given, state, task), sampler.finished(state).all()
 
         self._check = lambda conditions: sampler.check_conditions(system, conditions, task)
-        self._start, self._advance = jax.jit(start), jax.jit(advance, donate_argnums=2)
+        self._begin, self._advance = jax.jit(begin), jax.jit(advance, donate_argnums=2)
         self._finish = jax.jit(lambda given, state: sampler.streams(system, given, state, task))
 
     def stream(self, conditions, keys) -> Iterator[dict[str, list[np.ndarray]]]:
@@ -36,11 +37,11 @@ class StreamingSampler:
         [(frames, M) of each row]}: what is new, 0 frames where there is nothing. Prefixes come out as well. UserError
         for conditions that do not fit."""
         self._check(conditions)
-        ready, given, state = self._start(self.params, conditions, keys)
+        given, state = self._begin(self._ready, conditions, keys)
         rows, over = range(len(keys)), False
         returned = {name: np.zeros(len(keys), int) for name in ("audio", "motion")}
         while not over:
-            state, frames, over = self._advance(ready, given, state)
+            state, frames, over = self._advance(self._ready, given, state)
             chunk = {}
             for name, until in jax.device_get(frames).items():
                 made = np.asarray(state["made"][name])
