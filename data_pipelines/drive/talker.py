@@ -77,6 +77,7 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
     for name, frames in use.items():
         conditions[name][0, :len(frames)] = frames
         conditions[f"{name}_length"][0] = len(frames)
+    sampler.check_conditions(system, conditions, task)
     return drive.Plan(task, conditions, patches * c.patch, speaker, identity, given.name, tuple(remarks))
 
 
