@@ -178,9 +178,6 @@ def define_flags() -> None:
     flags.DEFINE_bool("save_latents", False, "Write the streams as OUT.npz too.")
 
 
-WISHES = ("task", "text", "audio", "motion", "example", "data", "speaker", "prefix_seconds", "max_seconds")
-
-
 def main(argv):
     del argv
     args = flags.FLAGS
@@ -188,9 +185,10 @@ def main(argv):
         raise UserError("no workdir given", expected="--workdir=DIR, the folder of a trained avatar")
     enable_compilation_cache()
     started = time.perf_counter()
+    wish = {field.name: getattr(args, field.name) for field in dataclasses.fields(drive.Wish)}
     paths = generate(args.workdir, out=args.out, seed=args.seed, steps=args.steps, guidance=args.guidance,
                      temperature=args.temperature, step=None if args.step < 0 else args.step, stream=args.stream,
-                     save_latents=args.save_latents, **{name: getattr(args, name) for name in WISHES})
+                     save_latents=args.save_latents, **wish)
     print(f"wrote {' and '.join(str(path) for path in paths.values())} in {time.perf_counter() - started:.1f} s")
 
 

@@ -49,6 +49,13 @@ def _matmul_bwd(saved, dy):
 matmul.defvjp(_matmul_fwd, _matmul_bwd)
 
 
+def compute_dtype(name: str):
+    """Of config.compute_dtype: "auto" is float32 on CPU and bfloat16 elsewhere."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
+
+
 class Dense(nn.Module):
     """x @ kernel + bias over the last axis; parameters float32, product in `dtype`.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.nn.embeddings import halves_from_adjacent
+from avjax.weights.names import gather, scatter
 
 
 def plain(config):
@@ -75,19 +76,18 @@ def import_avflow(state: dict[str, np.ndarray], config, prefix: str = ""):
     """
     _highway_or_separate(config)
     state = {name.removeprefix(prefix): np.asarray(value) for name, value in state.items()}
-    pairs = [(f"{theirs}.{a}", f"{ours}/{b}", layout(config)[0]) for theirs, ours, layout in avflow_names(config)
-             for a, b in (("weight", "kernel"), ("bias", "bias"))]
-    return _gather(state, pairs)
+    return gather(state, _rows(config))
 
 
 def export_avflow(params, config, prefix: str = "") -> dict[str, np.ndarray]:
     """Our parameters -> published names and layouts; the inverse of `import_avflow`, bit for bit."""
     _highway_or_separate(config)
-    out = {}
-    for theirs, ours, layout in avflow_names(config):
-        for a, b in (("weight", "kernel"), ("bias", "bias")):
-            out[f"{prefix}{theirs}.{a}"] = np.ascontiguousarray(layout(config)[1](_get(params, f"{ours}/{b}")))
-    return out
+    return {prefix + name: value for name, value in scatter(params, _rows(config)).items()}
+
+
+def _rows(config):
+    return [((f"{theirs}.{a}",), f"{ours}/{b}", layout(config), None) for theirs, ours, layout in avflow_names(config)
+            for a, b in (("weight", "kernel"), ("bias", "bias"))]
 
 
 def head_vae_names(config) -> list[tuple[str, str, str]]:
@@ -127,15 +127,16 @@ def _head_vae_layout(kind: str, config):
 
 def import_head_vae(state: dict[str, np.ndarray], config):
     """Published head VAE -> our parameters."""
-    state = {name: np.asarray(value) for name, value in state.items()}
-    return _gather(state, [(theirs, ours, _head_vae_layout(kind, config)[0])
-                           for theirs, ours, kind in head_vae_names(config)])
+    return gather(state, _head_vae_rows(config))
 
 
 def export_head_vae(params, config) -> dict[str, np.ndarray]:
     """Our head VAE parameters -> published names and layouts."""
-    return {theirs: np.ascontiguousarray(_head_vae_layout(kind, config)[1](_get(params, ours)))
-            for theirs, ours, kind in head_vae_names(config)}
+    return scatter(params, _head_vae_rows(config))
+
+
+def _head_vae_rows(config):
+    return [((theirs,), ours, _head_vae_layout(kind, config), None) for theirs, ours, kind in head_vae_names(config)]
 
 
 def avflow_sizes(state: dict[str, np.ndarray], prefix: str = "") -> dict[str, int]:
@@ -157,32 +158,3 @@ def _highway_or_separate(config):
     if config.fusion not in ("highway", "separate"):
         raise UserError("published names exist for the two-tower network only", where="config.system.fusion",
                         expected="highway | separate", found=config.fusion)
-
-
-def _get(params, path: str) -> np.ndarray:
-    for part in path.split("/"):
-        params = params[part]
-    return np.asarray(params)
-
-
-def _gather(state, pairs):
-    params, left = {}, dict(state)
-    for theirs, ours, layout in pairs:
-        if theirs not in left:
-            raise UserError("checkpoint entry missing", where=theirs, expected=f"an array for {ours}",
-                            way_out="check that the config's num_blocks and fusion are the checkpoint's")
-        value = left.pop(theirs)
-        try:
-            value = np.ascontiguousarray(layout(value))
-        except ValueError as error:
-            raise UserError("checkpoint entry does not fit", where=theirs, found=str(value.shape),
-                            way_out="check d_model and num_heads") from error
-        node = params
-        *folders, leaf = ours.split("/")
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[leaf] = value
-    if left:
-        raise UserError("checkpoint entries left over", where=sorted(left)[0], found=f"{len(left)} unused entries",
-                        way_out="check that the config is this checkpoint's")
-    return params

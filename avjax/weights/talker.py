@@ -10,7 +10,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.nn.embeddings import halves_from_adjacent
-from avjax.weights.fold import put
+from avjax.weights.names import gather, scatter
 
 FROZEN = ("pretrained_speech_encoder.", "spk.")
 ROTARY_LENGTH = 1024  # of the published tables
@@ -122,12 +122,13 @@ def import_talker(state: dict[str, np.ndarray], config):
     Raises UserError naming the first entry that is missing, left over, or of another shape than the config's.
     """
     state = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
-    return _gather(state, talker_names(config), config, drop=_derived(state))
+    derived = _derived(state)
+    return gather({n: v for n, v in state.items() if n not in derived}, _with_layouts(talker_names(config), config))
 
 
 def export_talker(params, config) -> dict[str, np.ndarray]:
     """Our parameters -> published names and layouts, with the tied output head and the rotary tables."""
-    out = _scatter(params, talker_names(config), config)
+    out = scatter(params, _with_layouts(talker_names(config), config))
     out["llm.lm_head.weight"] = out["llm.model.embed_tokens.weight"]
     for module, count in (("patch_encoder.rope", "encoder_heads"), ("cfm.estimator.decoder.rope", "velocity_heads")):
         for name in ("speech", "motion"):
@@ -137,13 +138,13 @@ def export_talker(params, config) -> dict[str, np.ndarray]:
 
 def import_backbone(state: dict[str, np.ndarray], config, prefix: str = "model."):
     """A Qwen3 language model's state dict -> parameters of `Backbone` (the warm start of training)."""
-    rows = backbone_names(config, prefix, "")
-    return _gather(state, rows, config, drop={name for name in state if name.endswith("lm_head.weight")})
+    return gather({n: v for n, v in state.items() if not n.endswith("lm_head.weight")},
+                  _with_layouts(backbone_names(config, prefix, ""), config))
 
 
 def export_backbone(params, config, prefix: str = "model.") -> dict[str, np.ndarray]:
     """The inverse of `import_backbone`, without the tied output head."""
-    return _scatter(params, backbone_names(config, prefix, ""), config)
+    return scatter(params, _with_layouts(backbone_names(config, prefix, ""), config))
 
 
 def rotary_table(width: int) -> np.ndarray:
@@ -193,41 +194,5 @@ def _derived(state) -> set[str]:
     return {name for name in state if name.endswith(".rope.w") or name == "llm.lm_head.weight"}
 
 
-def _gather(state, rows, config, drop):
-    params, left, stacked = {}, {name: np.asarray(value) for name, value in state.items() if name not in drop}, {}
-    for names, ours, layout, layer in rows:
-        parts = []
-        for name in names:
-            if name not in left:
-                raise UserError("checkpoint entry missing", where=name, expected=f"an array for {ours}",
-                                way_out="check that the config's numbers of layers are the checkpoint's")
-            value = left.pop(name)
-            try:
-                parts.append(layout(config)[0](value))
-            except ValueError as error:
-                raise UserError("checkpoint entry does not fit", where=name, found=str(value.shape),
-                                way_out="check d_model, head_dim and the numbers of heads") from error
-        value = np.ascontiguousarray(np.stack(parts, axis=1) if len(parts) > 1 else parts[0])
-        if layer is None:
-            put(params, ours, value)
-        else:
-            stacked.setdefault(ours, []).append(value)
-    for ours, values in stacked.items():
-        put(params, ours, np.stack(values))
-    if left:
-        raise UserError("checkpoint entries left over", where=sorted(left)[0], found=f"{len(left)} unused entries",
-                        way_out="check that the config is this checkpoint's")
-    return params
-
-
-def _scatter(params, rows, config):
-    out = {}
-    for names, ours, layout, layer in rows:
-        value = params
-        for part in ours.split("/"):
-            value = value[part]
-        value = np.asarray(value) if layer is None else np.asarray(value)[layer]
-        parts = [value] if len(names) == 1 else [value[:, i] for i in range(len(names))]
-        for name, part in zip(names, parts, strict=True):
-            out[name] = np.ascontiguousarray(layout(config)[1](part))
-    return out
+def _with_layouts(rows, config):
+    return [(names, ours, layout(config), layer) for names, ours, layout, layer in rows]

@@ -26,7 +26,7 @@ from data_pipelines import drive, encode, media, store
 from data_pipelines.loader import check_recipes
 from data_pipelines.schema import SPEAKERS
 
-TAKES = ("task", "text", "audio", "motion", "example", "data", "speaker", "prefix_seconds", "max_seconds")
+TAKES = tuple(field.name for field in dataclasses.fields(drive.Wish))
 SETTINGS = {"steps": "steps", "guidance": "guidance", "temperature": "temperature"}
 WHOLE = sampler.GIVEN  # task -> what drives it
 PREFIX = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}
@@ -117,7 +117,7 @@ def stream(system, params, plan: drive.Plan, keys):
     the clock of whoever asks for the first of them can tick: what is measured is generation."""
     streaming = StreamingSampler(system, params, plan.task)
     next(streaming.stream(plan.conditions, keys))
-    given = {n: int(plan.conditions[f"{n}_length"][0]) for n in sampler.SAMPLED[plan.task]}
+    given = {n: int(plan.conditions[f"{n}_length"][0]) for n in sampler.MAKES[plan.task]}
 
     def chunks():
         made = {name: -frames for name, frames in given.items()}

@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from avjax.errors import UserError
 from data_pipelines import recordings, store
-from data_pipelines.ingest import _talker_rows as rows_of
-from data_pipelines.ingest._talker_rows import FPS, LONGEST, RATE, WIDTH, BadRow, Row
+from data_pipelines.ingest import _talker_source as rows_of
+from data_pipelines.ingest._talker_source import FPS, LONGEST, RATE, WIDTH, BadRow, Row
 from data_pipelines.schema import Feature, arrays_hash
 from data_pipelines.tar_tree import TarTree
 

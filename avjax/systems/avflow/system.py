@@ -12,6 +12,7 @@ from ml_collections import FrozenConfigDict
 from avjax.flow.guidance import drop_condition, guide
 from avjax.flow.path import data_from_velocity, interpolate
 from avjax.flow.solvers import euler, uniform_times
+from avjax.nn.layers import compute_dtype
 from avjax.systems.api import Spec
 from avjax.systems.avflow.config import check, partner_width, windows
 from avjax.systems.avflow.model import AVFlowNet
@@ -185,12 +186,6 @@ def frame_noise(key, frames_T, width: int):
 def noise(keys, shape):
     """Unit normal (batch, time, width), each example from its own key."""
     return jax.vmap(lambda key: frame_noise(key, jnp.arange(shape[0]), shape[1]))(keys)
-
-
-def compute_dtype(name: str):
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name)
 
 
 def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:

@@ -9,6 +9,7 @@ COUPLINGS = ("separate", "joint")
 STOPS = ("slots", "speech")
 DELAYS = ("encoded", "none")
 TTS, T2AV = 0, 1  # rows of the task embedding, and the id at an utterance's first position
+MAKES = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}  # task -> streams sampled
 
 
 def released() -> ConfigDict:

@@ -19,9 +19,8 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.systems.talker import decode
-from avjax.systems.talker.config import T2AV, TTS
+from avjax.systems.talker.config import MAKES, T2AV, TTS
 
-SAMPLED = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}
 GIVEN = {"a2v": "audio", "v2a": "motion"}  # the modality that is given whole
 
 
@@ -72,8 +71,8 @@ def lag(system, task: str) -> int:
 def patches(system, conditions, task: str) -> int:
     """T // P. Checks the task and every static shape; UserError."""
     c = system.config
-    if task not in SAMPLED:
-        raise UserError("unknown task", expected=" | ".join(SAMPLED), found=repr(task))
+    if task not in MAKES:
+        raise UserError("unknown task", expected=" | ".join(MAKES), found=repr(task))
     widths = {"audio": c.audio_dim, "motion": c.motion_dim, "speaker": c.speaker_dim, "first_motion": c.motion_dim}
     batch = conditions["prompt"].shape[0]
     frames = conditions[GIVEN.get(task, "audio")].shape[1]
@@ -95,7 +94,7 @@ def patches(system, conditions, task: str) -> int:
 def heads(c, task: str) -> tuple[str, ...]:
     """The streams whose heads run. Coupled heads run together, whatever is given, for they look at each other; without
     motion there is nothing to look at."""
-    return ("audio", "motion") if c.coupling == "joint" and task != "tts" else SAMPLED[task]
+    return ("audio", "motion") if c.coupling == "joint" and task != "tts" else MAKES[task]
 
 
 def needed(system, task: str) -> tuple[str, ...]:
@@ -209,7 +208,7 @@ def advance(system, ready, given, state, task: str):
     running, rows = ~finished(state), jnp.arange(len(k))
     place = {"audio": k, "motion": k - lag(system, task)}  # the patch of each stream in this slot
     wanted = {"audio": running & (k < state["speech"]), "motion": running & (place["motion"] >= 0)}
-    sampled = {name: wanted[name] & (place[name] >= given["patches"][name]) for name in SAMPLED[task]}
+    sampled = {name: wanted[name] & (place[name] >= given["patches"][name]) for name in MAKES[task]}
 
     def patch_of(arrays, name, shift=0):
         """(B, P, C): that patch of a stream, zeros before the first."""

@@ -5,14 +5,14 @@ Suffixes: see avjax.systems.talker.model.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.nn.layers import compute_dtype
 from avjax.systems.api import Spec
 from avjax.systems.talker import objective
-from avjax.systems.talker.config import check
+from avjax.systems.talker.config import MAKES, check
 from avjax.systems.talker.model import TalkerNet
 from avjax.systems.talker.rows import TalkerRows, check_ids
 
@@ -20,8 +20,7 @@ from avjax.systems.talker.rows import TalkerRows, check_ids
 class System:
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks = ("t2av", "tts", "a2v", "v2a")
-    makes = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}
+    tasks, makes = tuple(MAKES), MAKES
 
     def __init__(self, config):
         check(config)
@@ -99,12 +98,6 @@ class System:
         from avjax.systems.talker import sampler
 
         return sampler.generate(self, params, conditions, keys, task)
-
-
-def compute_dtype(name: str):
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name)
 
 
 def example_spec(c) -> dict[str, Spec]:
