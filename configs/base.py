@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     c.train = t = ConfigDict()
     t.steps = 1_000_000
     t.init_from = ""  # a workdir or checkpoint whose parameters a new job begins with; "{workdir}" is replaced
+    t.init_parts = ()  # ((subtree of the parameters, workdir that fills it, subtree of that one's or ""), ...)
     t.init_include = (r".*",)  # which of them, by path; the others stay fresh
     t.init_other_features = False  # True allows parameters that were trained on features made otherwise
     t.log_every = 50

@@ -1,7 +1,8 @@
 """Streams -> what a person hears and sees: the way back through the codecs that a dataset's recipes name.
 
 Every method takes the whole dict of streams and picks what it needs, so its callers know nothing of the system that made
-them. Waveforms are at the system's own rate; face, pose and pictures at 30 Hz, on the clips' clock.
+them. Waveforms are at the system's own rate; face, pose and pictures at `fps`: 30 Hz, on the clips' clock, or 25 Hz where
+the model makes pictures itself.
 """
 
 import functools
@@ -14,6 +15,7 @@ import numpy as np
 from avjax.codecs import eigenface, griffin_lim, latents, mel, motion
 from avjax.errors import UserError
 from data_pipelines import encode, faces, head_latents, resample
+from data_pipelines.decode_dialogues import DialogueWay, parties
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 
 FPS = 30
@@ -23,9 +25,10 @@ Streams = Mapping[str, np.ndarray]
 class Decoder:
     """The codecs of one dataset, or of a workdir that was trained on it.
 
-    Two families of streams, told apart by the recipes:
+    Three families of streams, told apart by the recipes:
       mel, face, head (AV-Flow)  at 22050 / 256 Hz; face and head are there together or not at all
       audio, motion (Talker)     at 25 Hz; either may be absent or without frames
+      mel, latents (TAVID)       of several parties; all methods but `parties` take those of one (decode_dialogues.py)
 
     Args:
       recipes: {feature: recipe}; those of the streams say which codec decodes them.
@@ -35,7 +38,8 @@ class Decoder:
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]], iterations: int = 32):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
-        self._way = (_MelFaceHead if "mel" in recipes else _AudioMotion)(self)
+        dialogues = "units" in recipes or "pictures" in recipes
+        self._way = (DialogueWay if dialogues else _MelFaceHead if "mel" in recipes else _AudioMotion)(self)
 
     @classmethod
     def from_dataset(cls, dataset, **kw) -> "Decoder":
@@ -56,6 +60,10 @@ class Decoder:
                 codecs[file.stem] = dict(arrays)
         return cls(json.loads(path.read_text()), codecs, **kw)
 
+    def parties(self, streams: Streams) -> list[dict]:
+        """The streams of each party; of a system of one party those that it makes."""
+        return parties(streams)
+
     # ---- sound
 
     @property
@@ -65,7 +73,7 @@ class Decoder:
 
     def has_audio(self, streams: Streams) -> bool:
         """Whether there is something to hear."""
-        return len(streams.get(self._way.heard, ())) > 0
+        return any(len(streams.get(name, ())) > 0 for name in self._way.heard)
 
     def mel(self, streams: Streams) -> np.ndarray:
         """(T', 80) normalised log-mel."""
@@ -78,10 +86,15 @@ class Decoder:
         return np.asarray(mel.normalise(mel.log_mel(audio_N, recipe), recipe), np.float32)
 
     def waveform(self, streams: Streams) -> np.ndarray:
-        """(N,) float32 samples at `sample_rate`, by Griffin-Lim."""
+        """(N,) float32 samples at `sample_rate`, by Griffin-Lim or the dataset's vocoder."""
         return self._way.waveform(streams)
 
     # ---- face and head
+
+    @property
+    def fps(self) -> int:
+        """Of faces, poses and pictures."""
+        return self._way.fps
 
     @property
     def face_kind(self) -> str:
@@ -90,7 +103,7 @@ class Decoder:
 
     def has_motion(self, streams: Streams) -> bool:
         """Whether there is something to see."""
-        return len(streams.get(self._way.seen, ())) > 0
+        return any(len(streams.get(name, ())) > 0 for name in self._way.seen)
 
     @property
     def has_face(self) -> bool:
@@ -99,14 +112,14 @@ class Decoder:
 
     def motion_codes(self, streams: Streams) -> np.ndarray:
         """Motion (T, M) as the model makes it, at its own rate."""
-        return np.asarray(streams[self._way.seen], np.float32)
+        return self._way.motion_codes(streams)
 
     def face(self, streams: Streams) -> np.ndarray:
-        """Face codes (N, F) at 30 Hz."""
+        """Face codes (N, F) at `fps`."""
         return self._way.face(streams)
 
     def articulators(self, streams: Streams) -> dict[str, np.ndarray]:
-        """{articulator: (N,)} of puppets at 30 Hz, in their own units."""
+        """{articulator: (N,)} of puppets at `fps`, in their own units."""
         from data_pipelines.puppets import face_code
 
         if self.face_kind != "puppet":
@@ -115,13 +128,13 @@ class Decoder:
         return face_code.decode(self.face(streams), self.codec("face"))
 
     def lips(self, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
-        """(inner-lip aperture, mouth width) at 30 Hz, each (N,), in the same units."""
+        """(inner-lip aperture, mouth width) at `fps`, each (N,), in the same units."""
         from data_pipelines.puppets import face_code
 
         return face_code.lips(self.articulators(streams))
 
     def pose(self, streams: Streams) -> np.ndarray:
-        """(N, 7) at 30 Hz: unit quaternion wxyz, then translation."""
+        """(N, 7) at `fps`: unit quaternion wxyz, then translation."""
         stats = self.codec("pose")
         pose = self._way.pose_z(streams) * stats["std"] + stats["mean"]
         norm = np.linalg.norm(pose[:, :4], axis=-1, keepdims=True)
@@ -130,16 +143,19 @@ class Decoder:
     @property
     def draws(self) -> bool:
         """Whether `frames` can be had."""
-        return self.face_kind in ("puppet", "eigenface")
+        return self.face_kind in ("puppet", "eigenface") or "latents" in self.recipes
 
     def frames(self, streams: Streams, *, speaker: str = "", identity=None) -> np.ndarray:
-        """Pictures (N, H, W, 3) uint8 at 30 Hz. Puppets are drawn by `identity`; eigenfaces are
-        decoded by `speaker` and moved as the head is."""
+        """Pictures (N, H, W, 3) uint8 at `fps`: decoded where the streams are of pictures. Else puppets are drawn by
+        `identity`; eigenfaces are decoded by `speaker` and moved as the head is."""
+        if self._way.has_pictures(streams):
+            return self._way.frames(streams)
         if self.face_kind == "puppet":
             from data_pipelines.puppets import render
 
-            return render.render(self.articulators(streams), self.pose(streams), np.asarray(identity, np.float32))
-        if not self.draws:
+            return render.render(self.articulators(streams), self.pose(streams), np.asarray(identity, np.float32),
+                                 **self._way.drawing)
+        if self.face_kind != "eigenface":
             raise UserError("nothing here can draw this motion", where="recipes.json, motion", expected="puppet or eigenface",
                             found=self.face_kind or self.recipes.get("motion", {}).get("kind", "none"),
                             way_out="render it with the codec that made it")
@@ -154,10 +170,24 @@ class Decoder:
         return self.codecs[name]
 
 
-class _MelFaceHead:
+class _Way:
+    """What the ways of one party share."""
+
+    fps = FPS
+    drawing: Mapping[str, float] = {}  # how puppets are framed, other than render's defaults
+
+    def has_pictures(self, streams) -> bool:
+        """Whether the streams are of pictures rather than of what moves them."""
+        return False
+
+    def motion_codes(self, streams):
+        return np.asarray(streams[self.seen[0]], np.float32)
+
+
+class _MelFaceHead(_Way):
     """AV-Flow's streams."""
 
-    heard, seen = "mel", "face"  # the streams that tell whether there is sound and picture
+    heard, seen = ("mel",), ("face",)  # the streams that tell whether there is sound and picture
     has_face = True
     mel_recipe = mel.RECIPE
 
@@ -184,10 +214,10 @@ class _MelFaceHead:
         return resample.from_features(np.asarray(x_TC, np.float32), FPS, mode=mode)
 
 
-class _AudioMotion:
+class _AudioMotion(_Way):
     """Talker's streams."""
 
-    heard, seen = "audio", "motion"
+    heard, seen = ("audio",), ("motion",)
     mel_recipe = latents.MEL
 
     def __init__(self, decoder: Decoder):

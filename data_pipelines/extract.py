@@ -2,15 +2,19 @@
 
 import importlib
 import inspect
+import pkgutil
+import re
 
 from avjax.errors import UserError
+from data_pipelines import features as families
 from data_pipelines import store
 
-FEATURES = ("avflow", "talker")
+FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__) if m.name != "common"))
+_OURS = ("name", "progress", "fit_split")  # options that are not for the command line
 
 
 def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset; all of it, or nothing.
+    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
@@ -35,3 +39,12 @@ def extractor(features: str):
     if features not in FEATURES:
         raise UserError("unknown features", where="--features", expected=" or ".join(FEATURES), found=repr(features))
     return importlib.import_module(f"data_pipelines.features.{features}").extract
+
+
+def options(features: str) -> dict[str, tuple[type, object, str]]:
+    """{option: (type, default, help)} of a family, from its function's signature and docstring."""
+    function = extractor(features)
+    listed = (function.__doc__ or "").partition("Args:")[2].partition("Raises:")[0]
+    said = dict(re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE))
+    return {n: (p.annotation if p.annotation in (int, float, bool) else str, p.default, " ".join(said.get(n, "").split()))
+            for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY and n not in _OURS}

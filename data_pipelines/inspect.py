@@ -7,6 +7,7 @@ file against its checksum. Exits with 1 and one line when something is broken.
 import argparse
 import collections
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -108,14 +109,31 @@ def _rate(rate) -> str:
     return f"{rate:.6g} Hz" if rate else "-"
 
 
+def write_portraits(dataset, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes NAME.png of everyone that the clips have a portrait of; for launch.generate --portraits."""
+    if "portraits" not in dataset.codecs:
+        raise UserError("no portraits here", where=str(dataset.dir), expected="a codec 'portraits', e.g. of puppet clips",
+                        found=", ".join(dataset.codecs) or "none")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, content in dataset.codec("portraits").items():
+        paths.append(folder / f"{pathlib.PurePath(name).name}.png")
+        paths[-1].write_bytes(content.tobytes())
+    return paths
+
+
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipelines.inspect", description=__doc__.split("\n")[0])
     parser.add_argument("dir", help="a dataset folder")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--sample", type=int, default=32, help="examples a split whose values are looked at")
     parser.add_argument("--no-verify", action="store_true", help="do not read every file against its checksum")
+    parser.add_argument("--portraits", metavar="DIR", help="write the portraits of the corpus' speakers there, as PNG")
     args = parser.parse_args(argv)
     try:
+        if args.portraits:
+            print("\n".join(map(str, write_portraits(store.open_dataset(args.dir), pathlib.Path(args.portraits)))))
+            return 0
         report = summary(store.open_dataset(args.dir), sample=max(1, args.sample), verify=not args.no_verify)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

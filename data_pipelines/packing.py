@@ -60,7 +60,7 @@ class PackedRows:
 
     def __init__(self, source, lengths: Mapping[str, np.ndarray], rows: Rows, seed: int, where: str):
         self._source, self._rows, self._seed = source, rows, seed
-        each = [dict(zip(lengths, values, strict=True)) for values in zip(*lengths.values(), strict=True)]
+        each = [{name: values[i] for name, values in lengths.items()} for i in range(len(source))]  # {}: no sequences
         names = tuple(rows.capacity)
         costs = np.array([[cost[n] for n in names] for cost in map(rows.cost, each)], np.int64)
         capacity = np.array([rows.capacity[n] for n in names], np.int64)

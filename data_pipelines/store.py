@@ -7,7 +7,8 @@ A folder holds TFDS's features.json and dataset_info.json (so `tfds.builder_from
     lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, so that packing need not read
     codecs/*.npz    fitted arrays
     checksums.json  {file: {"sha256", "bytes"}}, written last
-It is written in a hidden sibling and renamed once whole, so an interrupted job leaves nothing that looks finished.
+It is written in a hidden sibling and renamed once whole, so an interrupted job leaves nothing that looks finished
+(partial.py; there too: how a job goes on after a kill).
 Records are one to a group and uncompressed: random access is what training does, and float features hardly compress.
 """
 
@@ -17,19 +18,16 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import pathlib
-import shutil
-import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
 from tqdm import tqdm
 
 from avjax.errors import UserError
+from data_pipelines.partial import Partial, refuse_existing  # noqa: F401  (the latter for those who write)
 from data_pipelines.schema import (
     CHECKSUMS_FILE,
     CODECS_DIR,
@@ -38,12 +36,13 @@ from data_pipelines.schema import (
     RECIPES_FILE,
     SCHEMA_FILE,
     Feature,
+    arrays_hash,
 )
+from data_pipelines.shards import Item, SplitWriter, Unusable, connector  # noqa: F401  (Unusable for those who write)
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20  # a shard is closed once it holds this much
-_RECORD_OPTIONS = "group_size:1,uncompressed"
-_SUFFIX = "array_record"
+SHARD_SECONDS = 60.0  # or, in a job that can be continued, once it is so old: what a kill costs at most
 _REMAKE = "delete the folder and make the dataset again"
 
 # TFDS logs every file that it opens at level INFO through absl's logger; its warnings stay.
@@ -52,60 +51,60 @@ logging.getLogger("absl").addFilter(
 
 
 def write_dataset(out_dir, *, name: str, description: str, features: dict[str, Feature],
-                  splits: dict[str, Iterable[dict]], recipes: dict[str, dict],
+                  splits: dict[str, Iterable[Item]], recipes: dict[str, dict],
                   codecs: dict[str, dict[str, np.ndarray]] | None = None, totals: dict[str, int] | None = None,
-                  progress: bool = True) -> "Dataset":
+                  max_bad: float = 0.0, progress: bool = True) -> "Dataset":
     """Writes a whole dataset, or nothing.
 
     Args:
-      out_dir: the folder to make; must not exist.
+      out_dir: the folder to make, which must not exist; or an entered `Partial`, which may hold a part of it already.
       name: snake_case name, also the prefix of the shard files.
       description: one paragraph for dataset_info.json.
       features: the columns; must contain "id" (str). Every example must have exactly these.
-      splits: split name -> examples (numpy arrays of the declared shape and dtype, str for strings). Consumed lazily,
-        in order; at least one example a split.
+      splits: split name -> items, consumed lazily, in order; at least one example a split. An item is an example (numpy
+        arrays of the declared shape and dtype, str for strings), or a function that makes one or several. Functions of items
+        that an interrupted job has finished are not called again.
       recipes: feature name -> JSON dict that defines it.
       codecs: codec name -> arrays to keep beside the data.
-      totals: split name -> number of examples when known, for the progress bar only.
+      totals: split name -> number of items when known, for the progress bar only.
+      max_bad: share of the examples that may be `Unusable` (raised by a function, or among what it makes). They are left
+        out and told of in <out_dir>.quarantine.jsonl and in a line on stderr. 0: the first is an error.
       progress: show a bar on a terminal.
 
     Returns:
       The opened dataset.
 
     Raises:
-      UserError: the folder exists, an example does not fit `features`, an id repeats, a split is empty.
+      UserError: the folder exists, an example does not fit `features`, an id repeats, a split is empty, too many unusable.
     """
-    out_dir = pathlib.Path(out_dir).absolute()
-    refuse_existing(out_dir)
     if features.get("id", Feature((), "", "")).dtype != "str":
         raise UserError("a dataset needs ids", where="features", expected='"id", a str', found=str(list(features)))
-    with _partial_folder(out_dir) as tmp:
-        connector = _connector(features)
-        seen, ids, infos, lengths = set(), {}, [], {}
-        for split, examples in splits.items():
-            bar = tqdm(examples, desc=f"writing {out_dir.name}/{split}", total=(totals or {}).get(split), unit="clip",
+    with contextlib.ExitStack() as stack:
+        job = out_dir if isinstance(out_dir, Partial) else stack.enter_context(Partial(out_dir))
+        job.expect({"name": name, "recipes": recipes, "features": {n: list(f.shape) for n, f in features.items()},
+                    "codecs": {n: arrays_hash(arrays) for n, arrays in (codecs or {}).items()}})
+        writer = SplitWriter(job, name, features, max_bad, SHARD_BYTES, SHARD_SECONDS)
+        for split, items in splits.items():
+            bar = tqdm(items, desc=f"writing {job.out_dir.name}/{split}", total=(totals or {}).get(split), unit="clip",
                        disable=None if progress else True, leave=False)
-            infos.append(_write_split(tmp, name, split, bar, features, connector, seen, ids, lengths))
+            writer.write(split, bar)
+        infos, tmp = [writer.close(split) for split in splits], job.data
         tfds.folder_dataset.write_metadata(
-            data_dir=tmp, features=connector, split_infos=infos, version=VERSION, check_data=False,
+            data_dir=tmp, features=writer.connector, split_infos=infos, version=VERSION, check_data=False,
             description=description, disable_shuffling=True)
         _write_json(tmp / SCHEMA_FILE, {n: dataclasses.asdict(f) for n, f in features.items()})
         _write_json(tmp / RECIPES_FILE, recipes)
-        _write_json(tmp / IDS_FILE, ids, indent=None)
-        np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key, values in lengths.items()})
+        _write_json(tmp / IDS_FILE, writer.ids, indent=None)
+        np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key, values in writer.lengths.items()})
         for codec, arrays in (codecs or {}).items():
             (tmp / CODECS_DIR).mkdir(exist_ok=True)
             np.savez(tmp / CODECS_DIR / f"{codec}.npz", **arrays)
         files = sorted(p for p in tmp.rglob("*") if p.is_file())
         _write_json(tmp / CHECKSUMS_FILE, {p.relative_to(tmp).as_posix(): _fingerprint(p) for p in files})
-    return open_dataset(out_dir)
-
-
-def refuse_existing(out_dir) -> None:
-    """UserError when a dataset's folder is already there; for jobs that work for long before they write."""
-    if pathlib.Path(out_dir).exists():
-        raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
-                        way_out="choose another folder or delete this one")
+        if max_bad:
+            writer.tell_refused()
+        job.finish()
+    return open_dataset(job.out_dir)
 
 
 def open_dataset(directory) -> "Dataset":
@@ -213,7 +212,7 @@ class Source(Sequence):
     def __init__(self, dataset: Dataset, split: str, fields: tuple[str, ...]):
         self._dataset, self._split, self._fields = dataset, split, fields
         self._features = dataset.features
-        self._connector = _connector({f: dataset.features[f] for f in fields})
+        self._connector = connector({f: dataset.features[f] for f in fields})
         builder = tfds.builder_from_directory(str(dataset.dir))
         self._info = builder.info.splits[split]
         with self._explained(0):
@@ -254,108 +253,10 @@ class Source(Sequence):
         return self._dataset.dir / self._info.filenames[int(np.searchsorted(bounds, index, side="right"))]
 
 
-def _write_split(tmp, name, split, examples, features, connector, seen, ids, lengths):
-    """Writes one split's shards; returns its TFDS SplitInfo. Adds to `seen`, `ids` and `lengths`."""
-    serializer = connector._example_serializer  # TFDS's own; `encode_example` + this is what its writers call
-    shard_lengths, num_bytes, ids[split] = [], 0, []
-    sequences = {n: lengths.setdefault(f"{split}.{n}", []) for n, f in features.items() if f.shape[:1] == (None,)}
-    writer, size = None, 0
-    try:
-        for example in examples:
-            _check_example(example, features, split, seen)
-            ids[split].append(example["id"])
-            for feature, values in sequences.items():
-                values.append(len(example[feature]))
-            record = serializer.serialize_example(connector.encode_example(example))
-            if writer is None:
-                writer, size = array_record_module.ArrayRecordWriter(
-                    str(tmp / f"{split}-{len(shard_lengths):05d}.open"), _RECORD_OPTIONS), 0
-                shard_lengths.append(0)
-            writer.write(record)
-            shard_lengths[-1] += 1
-            size, num_bytes = size + len(record), num_bytes + len(record)
-            if size >= SHARD_BYTES:
-                writer.close()
-                writer = None
-    finally:
-        if writer is not None:
-            writer.close()
-    if not shard_lengths:
-        raise UserError("empty split", where=split, expected="at least one example", found="none",
-                        way_out="give it examples or leave it out")
-    template = tfds.core.ShardedFileTemplate(data_dir=tmp, dataset_name=name, split=split, filetype_suffix=_SUFFIX)
-    for i in range(len(shard_lengths)):
-        final = template.sharded_filepath(shard_index=i, num_shards=len(shard_lengths))
-        os.rename(tmp / f"{split}-{i:05d}.open", str(final))
-    return tfds.core.SplitInfo(name=split, shard_lengths=shard_lengths, num_bytes=num_bytes, filename_template=template)
-
-
-def _check_example(example: dict, features: dict[str, Feature], split: str, seen: set) -> None:
-    where = f"split {split}, example {example.get('id')!r}"
-    if example.keys() != features.keys():
-        raise UserError("example does not fit the schema", where=where, expected=str(sorted(features)),
-                        found=str(sorted(example)))
-    if example["id"] in seen:
-        raise UserError("id is not unique", where=where, way_out="give every example its own id")
-    seen.add(example["id"])
-    for name, feature in features.items():
-        value = example[name]
-        if feature.dtype == "str":
-            if not isinstance(value, str):
-                raise UserError("wrong type", where=f"{where}, {name}", expected="str", found=type(value).__name__)
-            continue
-        value = np.asarray(value)
-        fits = len(value.shape) == len(feature.shape) and all(
-            e in (None, s) for e, s in zip(feature.shape, value.shape, strict=True))
-        if not fits or value.dtype != np.dtype(feature.dtype):
-            raise UserError("array does not fit the schema", where=f"{where}, {name}",
-                            expected=f"{feature.dtype} {feature.shape}", found=f"{value.dtype} {value.shape}")
-
-
-def _connector(features: dict[str, Feature]) -> tfds.features.FeaturesDict:
-    return tfds.features.FeaturesDict({
-        n: tfds.features.Text() if f.dtype == "str" else
-        tfds.features.Tensor(shape=f.shape, dtype=np.dtype(f.dtype), encoding=tfds.features.Encoding.BYTES)
-        for n, f in features.items()})
-
-
 def _describe(feature) -> tuple:
     if isinstance(feature, tfds.features.Text):
         return (), "str"
     return tuple(feature.shape), np.dtype(feature.np_dtype).name
-
-
-@contextlib.contextmanager
-def _partial_folder(out_dir: pathlib.Path):
-    """A hidden sibling that becomes `out_dir` on success and disappears on any error or Ctrl-C."""
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{out_dir.name}.partial-{socket.gethostname()}-"
-    for left_over in out_dir.parent.glob(prefix + "*"):  # of jobs on this machine that were killed
-        if not _alive(left_over.name[len(prefix):]):
-            shutil.rmtree(left_over, ignore_errors=True)
-    tmp = out_dir.with_name(f"{prefix}{os.getpid()}")
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir()
-    try:
-        yield tmp
-        try:
-            os.rename(tmp, out_dir)
-        except OSError as error:
-            raise UserError("cannot move the finished dataset into place", where=str(out_dir), found=str(error),
-                            way_out="is another job writing the same folder?") from error
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _fingerprint(path: pathlib.Path) -> dict:

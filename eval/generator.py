@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.systems.api import real_streams
 
 BATCH, TIME, MASK = "batch", "time", "mask"
 Example = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
@@ -31,20 +32,6 @@ def example_keys(seed: int, ids: Iterable[str]) -> jax.Array:
     """(batch,) typed keys, one an example: a function of seed and id alone."""
     checksums = np.array([zlib.crc32(i.encode()) for i in ids], np.uint32)
     return jax.vmap(lambda c: jax.random.fold_in(jax.random.key(seed), c))(jnp.asarray(checksums))
-
-
-def stream_names(system) -> tuple[str, ...]:
-    """The streams of a system, without the lengths and other numbers that `generate` may return beside them."""
-    return tuple(name for name, spec in system.streams_spec.items() if TIME in spec.shape)
-
-
-def real_streams(system, out: Mapping[str, Any], row: int, frames: int) -> dict[str, Any]:
-    """The streams that `generate` returned for one row of a batch, without padding: "<stream>_length" frames where the
-    system decides lengths, else `frames`."""
-    def length(name):
-        return int(out[f"{name}_length"][row]) if f"{name}_length" in out else frames
-
-    return {name: out[name][row, :length(name)] for name in stream_names(system) if name in out}
 
 
 class Generator:

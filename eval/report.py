@@ -36,6 +36,18 @@ MEANING = {
     "WER": "word error rate of the recogniser", "length_error": "how far the length is off, share of the true one",
     "length_error_signed": "the same with its sign: below 0 is too short",
     "stop_within_2": "share of examples that stop within 2 patches of the true end",
+    "FD_listen_e": "Fréchet distance of the face while listening", "FD_listen_h": "the same of the head",
+    "PFD_e": "paired with its partner's face", "PFD_e_shuffled": "paired with its partner at another time",
+    "PFD_h": "paired with its partner's head", "PFD_h_shuffled": "paired with its partner at another time",
+    "RPCC_e": "correlation with the partner's face, off the truth's", "RPCC_e_other": "the same with other partners",
+    "RPCC_h": "correlation with the partner's head, off the truth's", "RPCC_h_other": "the same with other partners",
+    "ipu_per_minute": "stretches of speech", "ipu_mean_s": "their mean length in seconds",
+    "turn_per_minute": "turns", "turn_mean_s": "their mean length in seconds",
+    "gap_per_minute": "silences between turns", "gap_mean_s": "their mean length in seconds",
+    "pause_per_minute": "silences inside turns", "pause_mean_s": "their mean length in seconds",
+    "overlap_per_minute": "several speak at once", "overlap_mean_s": "their mean length in seconds",
+    "voice_R@1": "the face's voice is nearest to the true one", "voice_R@5": "... among the five nearest",
+    "voice_times_chance": "R@1 as a multiple of guessing", "voice_cosine": "cosine of the face's voice and the true one",
 }
 BETTER = {"up": "higher is better", "down": "lower is better", "truth": "nearer to the truth is better",
           "zero": "nearer to 0 is better"}
@@ -104,7 +116,8 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
 
 def _split_section(split: str, results: dict) -> str:
     variants, models = results["summary"][split], results["models"]
-    titles = {"truth": "ground truth via codec", "shuffled": "another sentence", "mean": "mean frame"}
+    truth = "ground truth" if "codec" in variants else "ground truth via codec"
+    titles = {"truth": truth, "codec": "codec alone", "shuffled": "another one", "mean": "mean frame"}
     head = "".join(f"<th>{titles.get(v, v)}</th>" for v in variants)
     rows = []
     for metric, better in shown(variants):
@@ -197,10 +210,11 @@ def video_and_poster(benchmark, signals, identity) -> tuple[bytes, bytes] | None
     frames = benchmark.pictures(signals.streams, identity)
     if frames is None:
         return None
+    fps = benchmark.picture_fps
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "clip.mp4"
         sound = signals.waveform if signals.has_audio else np.zeros(0, np.float32)
-        media.write_mp4(path, frames, 30, fit_sound(sound, len(frames) / 30, benchmark.sample_rate),
+        media.write_mp4(path, frames, fps, fit_sound(sound, len(frames) / fps, benchmark.sample_rate),
                         benchmark.sample_rate, crf=26)
         poster = io.BytesIO()
         Image.fromarray(frames[len(frames) // 2]).save(poster, "JPEG", quality=85)

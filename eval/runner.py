@@ -18,7 +18,6 @@ from tqdm import tqdm
 from avjax.errors import UserError
 from data_pipelines.loader import check_features
 from data_pipelines.schema import recipe_hash
-from eval.benchmarks.common import BASELINES
 from eval.generator import Generator, generate_split
 from eval.rows import Rows, write_json
 from eval.summary import BOOTSTRAP
@@ -93,7 +92,7 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
             todo = [i for i in indices if i not in found[variant]]
             for index, streams in generate_split(generator, params, benchmark.dataset, split, todo, task):
                 add(variant, index, benchmark.model(streams, variant, split, index))
-        for variant in BASELINES:
+        for variant in benchmark.baselines:
             for index in indices:
                 if index not in found[variant]:
                     add(variant, index, benchmark.baseline(variant, split, index))

@@ -8,7 +8,13 @@ COLUMNS = (("F1_lips", "up"), ("F1_lips_dtw", "up"), ("F1_lips_clip", "up"), ("F
            ("FD_m_pooled", "down"), ("FK_m", "down"), ("Div_m", "truth"), ("BC_m", "truth"), ("BC_m_gap", "down"),
            ("mel_L1", "down"),
            ("mel_L1_dtw", "down"), ("MCD", "down"), ("MCD_audio", "down"), ("WER", "down"), ("length_error", "down"),
-           ("length_error_signed", "zero"), ("stop_within_2", "up"))
+           ("length_error_signed", "zero"), ("stop_within_2", "up"),
+           # of dialogues
+           ("FD_listen_e", "down"), ("FD_listen_h", "down"), ("PFD_e", "down"), ("PFD_e_shuffled", "up"), ("PFD_h", "down"),
+           ("PFD_h_shuffled", "up"), ("RPCC_e", "down"), ("RPCC_e_other", "up"), ("RPCC_h", "down"), ("RPCC_h_other", "up"),
+           *((f"{event}_{what}", "truth") for event in ("ipu", "turn", "gap", "pause", "overlap")
+             for what in ("per_minute", "mean_s")),
+           ("voice_R@1", "up"), ("voice_R@5", "up"), ("voice_times_chance", "up"), ("voice_cosine", "up"))
 WIDEST = 4  # variants whose intervals still fit beside each other
 
 

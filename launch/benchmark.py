@@ -5,7 +5,7 @@ loader when `config.data.dir` exists; reports medians of several runs with their
 FLOPs and the share of a measured matrix product's rate. With --peer='COMMAND' another program is run alternately with
 each measurement: it is given the case as AVJAX_CASE (JSON) in its environment, and prints a JSON list of its own
 seconds (one a run) as the last line, an empty one for a case that it does not have; the ratio of medians is reported.
-No data is needed: inputs are random.
+No data is needed: inputs are random. --plan runs nothing and counts FLOPs and bytes of the training step from shapes.
 """
 
 import dataclasses
@@ -32,11 +32,17 @@ TEXT = flags.DEFINE_integer("text", None, "Text tokens of an example, where the 
 LENGTHS = flags.DEFINE_list("lengths", None, "Frames to sample, one example each; empty = none; default: the system's.")
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps of a sample; default: the system's.")
 RUNS = flags.DEFINE_integer("runs", 3, "Measured runs of everything, after one unmeasured.")
+PLAN = flags.DEFINE_bool("plan", False, "Only count FLOPs and bytes of the training step, from shapes.")
 PEER = flags.DEFINE_string("peer", "", "Command to run alternately; see above.")
 
 
 def main(argv) -> None:
     del argv
+    if PLAN.value:
+        rows = plan(CONFIG.value, batch=BATCH.value, segment=SEGMENT.value, text=TEXT.value)
+        print(json.dumps(rows, indent=1) if JSON.value else
+              "\n".join(f"{row['name']:36s} {row['value']:12.3f} {row['unit']}" for row in rows))
+        return
     lengths = None if LENGTHS.value is None else tuple(int(n) for n in LENGTHS.value if n)
     rows = benchmark(CONFIG.value, batch=BATCH.value, segment=SEGMENT.value, text=TEXT.value, steps=STEPS.value,
                      lengths=lengths, runs=RUNS.value, peer=PEER.value)
@@ -56,12 +62,7 @@ def benchmark(config, *, batch: int | None = None, segment: int | None = None, t
     """All cases of a config; see the module's text. Times in seconds; None = the system's own choice."""
     import jax
 
-    from avjax.systems.api import build
-
-    system = build(config.system)
-    module = benchmarks.of_system(config.system.name)
-    given = {"batch": batch, "frames": segment, "text": text, "lengths": lengths, "steps": steps}
-    options = dataclasses.replace(module.DEFAULTS, **{k: v for k, v in given.items() if v is not None})
+    system, module, options = prepared(config, batch=batch, frames=segment, text=text, lengths=lengths, steps=steps)
     rate = matmul_rate()
     rows = []
     for case in module.cases(config, system, options):
@@ -83,6 +84,25 @@ def benchmark(config, *, batch: int | None = None, segment: int | None = None, t
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return {"config": config.name, "machine": f"{jax.devices()[0].device_kind} x {jax.device_count()}, "
             f"{os.cpu_count()} CPU cores", "matmul_gflops": rate / 1e9, "peak_memory_mb": peak, "cases": rows}
+
+
+def plan(config, *, batch: int | None = None, segment: int | None = None, text: int | None = None) -> list[dict]:
+    """What shapes alone say of the training step: [{"name", "value", "unit"}]."""
+    system, module, options = prepared(config, batch=batch, frames=segment, text=text)
+    if hasattr(module, "plan"):
+        return module.plan(config, system, options)
+    from avjax.systems import api
+
+    return benchmarks.common.plan_step(config, system, api.example_batch(system, batch=options.batch, time=options.frames))
+
+
+def prepared(config, **given):
+    """The system, the module that measures it, and its options with those that are given."""
+    from avjax.systems.api import build
+
+    module = benchmarks.of_system(config.system.name)
+    options = dataclasses.replace(module.DEFAULTS, **{k: v for k, v in given.items() if v is not None})
+    return build(config.system), module, options
 
 
 def alternate(run, runs: int, peer: str, describe: dict) -> tuple[list[float], list[float]]:

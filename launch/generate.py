@@ -1,11 +1,14 @@
 """Lets a trained avatar speak: `python -m launch.generate --workdir=DIR --text="..."` (or `--audio=FILE`).
 
-Writes OUT.mp4 (face with sound) and OUT.wav; speech alone is written as OUT.wav. What a system can be given, and for which
-tasks, is said in data_pipelines/drive/<system>.py:
+Writes OUT.mp4 (face with sound) and OUT.wav; speech alone is written as OUT.wav. Of a dialogue, also OUT.<name>.mp4 and
+OUT.<name>.wav of every party; OUT.mp4 then shows all side by side with the mixed sound. `--config=configs/X.py` stands for
+the workdir runs/<its name>. What a system can be given, and for which tasks, is said in data_pipelines/drive/<system>.py:
 
     AV-Flow   --text (timed phonemes by espeak-ng) or --audio
     Talker    --task=t2av | tts | a2v | v2a, by default what fits what is given: --text, --audio, --motion, or
               --example=SPLIT/ID of a dataset; --prefix_seconds makes t2av and tts go on from the audio and motion
+    TAVID     --script=dialogue.txt --portraits=a.png,b.png, of any number of turns (data_pipelines/script.py says how scripts
+              are written), or --example; --face=unchecked takes portraits without looking for the face in them
 """
 
 import dataclasses
@@ -20,20 +23,23 @@ import numpy as np
 import soundfile
 from absl import flags
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from avjax.errors import UserError
 from avjax.systems import api
+from avjax.systems.api import real_streams
 from avjax.training import checkpoints
 from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, drive, media
-from eval.generator import real_streams
 from launch import flags as launch_flags
+from launch import parties
 
 
 def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0, guidance: float | None = None,
              temperature: float | None = None, stream: bool = False, save_latents: bool = False,
              **wish) -> dict[str, pathlib.Path]:
-    """Speaks one sentence. Returns the files written: {"wav", "mp4", "npz"}, those that there are.
+    """Speaks one sentence, or a dialogue. Returns the files written: {"wav", "mp4", "npz"}, those that there are; of a dialogue
+    also {"<name>.wav", "<name>.mp4"} of every party.
 
     Args:
       workdir: folder of a training job.
@@ -59,6 +65,8 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
     keys = jax.random.fold_in(jax.random.key(seed), zlib.crc32(plan.noise.encode()))[None]
     if stream:
         made = streamed(driver, system, params, plan, keys)
+    elif plan.pieces:
+        made = in_pieces(driver, system, params, plan, keys)
     else:
         made = jax.jit(system.generate, static_argnames="task")(params, plan.conditions, keys, task=plan.task)
     made = jax.device_get(made)
@@ -76,13 +84,14 @@ def planned(config, wish: drive.Wish, system, decoder) -> drive.Plan:
     return driver.plan(wish, system, decoder)
 
 
-def change(settings, names: dict[str, str], values: dict) -> None:
+def change(settings, names: dict[str, str | tuple[str, ...]], values: dict) -> None:
     """Sets what was given of the sampler's settings. UserError for one that the system does not have."""
     for flag, value in values.items():
         if value is not None:
             if flag not in names:
                 raise UserError(f"{settings.name} has no {flag}", where=f"--{flag}", way_out="leave it out")
-            settings[names[flag]] = value
+            fields = [names[flag]] if isinstance(names[flag], str) else names[flag]
+            settings.update_from_flattened_dict(dict.fromkeys(fields, value))
 
 
 def streamed(driver, system, params, plan: drive.Plan, keys):
@@ -101,6 +110,18 @@ def streamed(driver, system, params, plan: drive.Plan, keys):
     return made
 
 
+def in_pieces(driver, system, params, plan: drive.Plan, keys):
+    """What the driver's pieces are together, with a bar that moves by the seconds made."""
+    with tqdm(total=plan.seconds, unit="s", file=sys.stderr, desc=f"{plan.task}, {len(plan.pieces)} pieces",
+              bar_format="{desc} {bar} {n:.1f} of about {total:.0f} s made in {elapsed}") as bar:
+        for made, seconds in driver.pieces(system, params, plan, keys):  # noqa: B007 (the last one counts)
+            bar.total = max(bar.total, seconds)
+            bar.update(seconds - bar.n)
+        bar.total = seconds
+        bar.refresh()
+    return made
+
+
 def tell(lines) -> None:
     for line in lines:
         print(line, file=sys.stderr, flush=True)
@@ -112,6 +133,8 @@ def write(out: pathlib.Path, streams: dict[str, np.ndarray], decoder, plan: driv
     paths = {}
     if latents:
         paths["npz"] = aside(out, ".npz", lambda path: save(path, streams))
+    if plan.parties:
+        return paths | parties.write(out, decoder.parties(streams), plan.parties, decoder)
     if not decoder.has_audio(streams):
         raise UserError("nothing was generated", where=plan.task, expected="at least one frame", found="0",
                         way_out="train longer, or raise --config.system.min_patches")
@@ -152,18 +175,24 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError("no trained system here", where=str(workdir), expected="a folder with config.json",
-                        found="nothing of the kind", way_out="train first: python -m launch.train ...")
+                        found="nothing of the kind", way_out=f"train first: python -m launch.train --config=configs/... "
+                        f"--workdir={workdir}")
     return ConfigDict(json.loads(path.read_text()))
 
 
 def define_flags() -> None:
     """Only as a program: launch.train imports `generate` and has flags of the same names."""
     flags.DEFINE_string("workdir", None, "Folder of a finished (or running) launch.train job.")
+    flags.DEFINE_string("config", "", "Instead: the experiment, whose workdir is runs/<its name> here.")
     flags.DEFINE_string("task", "", "What to make, where a system can make several things; default: what fits what is given.")
     flags.DEFINE_string("text", "", "Sentence to speak.")
     flags.DEFINE_string("audio", "", "Speech file (any format, any rate): drives, or is gone on from, or gives the voice.")
     flags.DEFINE_string("motion", "", "Motion file (.npz, .npy or .pt): drives, or is gone on from.")
     flags.DEFINE_string("example", "", "SPLIT/ID or SPLIT/NUMBER of a dataset: its text, audio, motion and speaker.")
+    flags.DEFINE_string("script", "", "Dialogue to speak: a file with a line a turn, \"Anna: Hello.\"")
+    flags.DEFINE_string("portraits", "", "A picture of each party, with commas between them.")
+    flags.DEFINE_string("speakers", "", "Names of the script in the portraits' order; default the order of first speaking.")
+    flags.DEFINE_string("face", "", "\"unchecked\" takes portraits as they are, whether a face is found in them or not.")
     flags.DEFINE_string("data", "", "Feature dataset of --example; default the one that the model was trained on.")
     flags.DEFINE_float("prefix_seconds", 0.0, "Go on from so much of the audio (and motion).", lower_bound=0.0)
     flags.DEFINE_float("max_seconds", 0.0, "Bound of what is made; 0 = all that the model's context holds.", lower_bound=0.0)
@@ -178,15 +207,23 @@ def define_flags() -> None:
     flags.DEFINE_bool("save_latents", False, "Write the streams as OUT.npz too.")
 
 
+def workdir_of(config: str) -> str:
+    """The folder that an experiment is trained in unless told otherwise."""
+    if not config:
+        raise UserError("no workdir given", expected="--workdir=DIR, the folder of a trained avatar, or --config=configs/X.py")
+    workdir = str(pathlib.Path("runs") / launch_flags.load_config(config).name)
+    tell([f"workdir: {workdir}, of {config}"])
+    return workdir
+
+
 def main(argv):
     del argv
     args = flags.FLAGS
-    if not args.workdir:
-        raise UserError("no workdir given", expected="--workdir=DIR, the folder of a trained avatar")
+    workdir = args.workdir or workdir_of(args.config)
     enable_compilation_cache()
     started = time.perf_counter()
     wish = {field.name: getattr(args, field.name) for field in dataclasses.fields(drive.Wish)}
-    paths = generate(args.workdir, out=args.out, seed=args.seed, steps=args.steps, guidance=args.guidance,
+    paths = generate(workdir, out=args.out, seed=args.seed, steps=args.steps, guidance=args.guidance,
                      temperature=args.temperature, step=None if args.step < 0 else args.step, stream=args.stream,
                      save_latents=args.save_latents, **wish)
     print(f"wrote {' and '.join(str(path) for path in paths.values())} in {time.perf_counter() - started:.1f} s")

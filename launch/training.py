@@ -65,15 +65,17 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
 
 def check_warm_start(config, system, dataset, workdir: Path) -> None:
     """UserError when a new job would begin with parameters that were trained on features made otherwise."""
-    if not config.train.init_from or config.train.init_other_features or (workdir / CONFIG_FILE).exists():
+    t = config.train
+    if t.init_other_features or (workdir / CONFIG_FILE).exists():
         return
-    saved = checkpoints.load_meta(config.train.init_from).get("recipes", {})
-    names = [n for n in system.example_spec if saved.get(n, {}).get("kind", "none") != "none"]
-    try:
-        check_recipes(dataset, saved, names, config.train.init_from)
-    except UserError as error:
-        raise UserError(f"warm start: {error}", where="config.train.init_from",
-                        way_out="--config.train.init_other_features=True if that is what you want") from error
+    for where, path in [("init_from", t.init_from)] * bool(t.init_from) + [("init_parts", p) for _, p, _ in t.init_parts]:
+        saved = checkpoints.load_meta(path).get("recipes", {})
+        names = [n for n in system.example_spec if saved.get(n, {}).get("kind", "none") != "none"]
+        try:
+            check_recipes(dataset, saved, names, path)
+        except UserError as error:
+            raise UserError(f"warm start: {error}", where=f"config.train.{where}",
+                            way_out="--config.train.init_other_features=True if that is what you want") from error
 
 
 def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
@@ -96,10 +98,11 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
 
 
 def fill_config(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """A locked copy with "{workdir}" replaced in data.dir and train.init_from."""
+    """A locked copy with "{workdir}" replaced in data.dir, train.init_from and init_parts."""
     config = ConfigDict(config)
     config.data.dir = fill(config.data.dir, workdir)
-    config.train.init_from = fill(config.train.init_from, workdir)
+    for name in ("init_from", "init_parts"):
+        config.train[name] = fill(config.train[name], workdir)
     return config.lock()
 
 

@@ -1,65 +1,67 @@
-"""k-means units of feature frames: k-means++ seeding (Arthur & Vassilvitskii 2007), then Lloyd's iterations.
+"""k-means units of feature frames: fitting in memory, assignment, published centroids. Fitting in a stream, for more frames
+than fit in memory and on many devices, is kmeans_stream.py; `fit` is the same algorithm.
 
 Suffixes: N frames, D entries, K centroids.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.encoders import kmeans_stream
+from avjax.encoders.kmeans_stream import TABLE
 from avjax.errors import UserError
-
-MAX_FRAMES = 50_000  # enough for hundreds of centroids; more is drawn down to this with the seed
+from avjax.weights.reader import read_checkpoint
 
 
 def fit(x_ND: np.ndarray, units: int, *, seed: int = 0, iterations: int = 30) -> np.ndarray:
-    """Centroids (units, D) float32 of frames (N, D); a pure function of its arguments.
+    """Centroids (units, D) float32 of frames (N, D) in memory, or of as many of them as the reservoir holds; a pure function
+    of its arguments.
 
     Raises:
       UserError: fewer distinct frames than units.
     """
-    x_ND = np.asarray(x_ND, np.float32)
-    if len(x_ND) > MAX_FRAMES:
-        x_ND = x_ND[np.sort(np.random.default_rng(seed).choice(len(x_ND), MAX_FRAMES, replace=False))]
-    distinct = len({row.tobytes() for row in x_ND})
-    if distinct < units:
-        raise UserError("too few frames for that many units", where="k-means", expected=f"at least {units} distinct",
-                        found=f"{distinct} of {len(x_ND)}", way_out="give more speech or fewer units")
-    return np.asarray(_fit(jnp.asarray(x_ND), jax.random.key(seed), units, iterations))
+    return kmeans_stream.fit(lambda: [x_ND], units, seed=seed, iterations=iterations, passes=0)
 
 
 def assign(x_ND: np.ndarray, centroids_KD: np.ndarray) -> np.ndarray:
-    """Index of the nearest centroid of every frame, (N,) int32."""
-    half_norm_K = 0.5 * (centroids_KD**2).sum(1)
-    return (half_norm_K - x_ND @ centroids_KD.T).argmin(1).astype(np.int32)
+    """Index of the nearest centroid of every frame, (N,) int32; the first of equally near ones."""
+    half_norm_K = 0.5 * np.square(centroids_KD).sum(1)
+    rows = max(1, TABLE // len(centroids_KD))
+    nearest = [(half_norm_K - x_ND[i:i + rows] @ centroids_KD.T).argmin(1) for i in range(0, len(x_ND), rows)]
+    return np.concatenate([np.zeros(0, np.int32), *nearest]).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _fit(x_ND, key, units, iterations):
-    norm_N = (x_ND**2).sum(1)
+def nearest(x_ND: jax.Array, centroids_KD: jax.Array) -> jax.Array:
+    """`assign` inside a jitted function, TABLE distances at a time."""
+    n, rows = len(x_ND), max(1, TABLE // len(centroids_KD))
+    if n <= rows:
+        return kmeans_stream.half_distances(x_ND, centroids_KD).argmin(1).astype(jnp.int32)
+    chunks = -(-n // rows)
+    size = -(-n // chunks)
+    x_ND = jnp.pad(x_ND, ((0, chunks * size - n), (0, 0))).reshape(chunks, size, -1)
+    return jax.lax.map(lambda x_RD: nearest(x_RD, centroids_KD), x_ND).reshape(-1)[:n]
 
-    def squared_distance(centre_D):
-        return jnp.maximum(norm_N - 2 * x_ND @ centre_D + centre_D @ centre_D, 0.0)
 
-    first_key, key = jax.random.split(key)
-    first_D = x_ND[jax.random.randint(first_key, (), 0, len(x_ND))]
+def read_centroids(path: str, width: int | None = None) -> np.ndarray:
+    """Published centroids, (K, D) float32, e.g. `kmeans_10k.npy`. Nothing in the file is executed.
 
-    def seed_one(k, carry):
-        centroids_KD, nearest_N = carry
-        # The Gumbel trick draws a frame with probability proportional to its squared distance.
-        gumbel_N = jax.random.gumbel(jax.random.fold_in(key, k), nearest_N.shape)
-        new_D = x_ND[jnp.argmax(jnp.log(jnp.maximum(nearest_N, 1e-30)) + gumbel_N)]
-        return centroids_KD.at[k].set(new_D), jnp.minimum(nearest_N, squared_distance(new_D))
+    Raises:
+      UserError: unreadable, not one table of finite numbers, or not `width` wide.
+    """
+    tree = read_checkpoint(path)
+    arrays = list(tree.values()) if isinstance(tree, dict) else [tree]
+    table = arrays[0] if len(arrays) == 1 else None
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind != "f" or not np.isfinite(table).all():
+        raise UserError("not a table of centroids", where=str(path), expected="one array (units, width) of finite numbers",
+                        found=f"{table.dtype} {table.shape}" if isinstance(table, np.ndarray) else f"{len(arrays)} arrays",
+                        way_out="give the .npy file that holds the centroids")
+    check_width(table, width, str(path))
+    return np.ascontiguousarray(table, np.float32)
 
-    start_KD = jnp.zeros((units, x_ND.shape[1])).at[0].set(first_D)
-    centroids_KD, _ = jax.lax.fori_loop(1, units, seed_one, (start_KD, squared_distance(first_D)))
 
-    def lloyd(_, centroids_KD):
-        nearest_N = jnp.argmin(0.5 * (centroids_KD**2).sum(1) - x_ND @ centroids_KD.T, axis=1)
-        member_NK = jax.nn.one_hot(nearest_N, units, dtype=x_ND.dtype)  # a product is far faster than a scatter here
-        count_K, sum_KD = member_NK.sum(0), member_NK.T @ x_ND
-        return jnp.where(count_K[:, None] > 0, sum_KD / jnp.maximum(count_K, 1)[:, None], centroids_KD)
-
-    return jax.lax.fori_loop(0, iterations, lloyd, centroids_KD)
+def check_width(centroids_KD: np.ndarray, width: int | None, where: str) -> None:
+    """UserError unless the centroids are `width` wide (None = any width)."""
+    if width is not None and centroids_KD.shape[1] != width:
+        raise UserError("centroids of another width", where=where, expected=f"(units, {width}), the encoder's width",
+                        found=str(centroids_KD.shape), way_out="use the centroids that were made for this encoder")

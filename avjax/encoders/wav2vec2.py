@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.nn.layers import gelu
 from avjax.weights.reader import read_state_dict
 from avjax.weights.wav2vec2 import import_params
 
@@ -26,7 +27,7 @@ CHUNK_SECONDS = 100
 CTC_LABELS = "-|ETAOINHSRDLUMWCFGYPBVK'XJQZ"  # column 0 is the CTC blank
 SPECIAL_COLUMNS = (1, 2, 3)  # <s>, </s>, <unk> of the 32-way head: dropped to get the 29 labels
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # width -> heads, where no config says it
-QUERY_BLOCK = 512  # attention scores are held for so many queries at a time: memory linear in length
+QUERY_BLOCK = 256  # attention scores are held for at most so many queries at a time: memory linear in length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +81,28 @@ def config_of(params: dict, num_heads: int | None = None) -> Wav2Vec2Config:
 
 
 class TimeNorm(nn.Module):
-    """GroupNorm with one group a channel: each channel over the valid frames of its own utterance."""
+    """GroupNorm with one group a channel, of a convolution of the bare waveform: each channel over the valid frames of
+    its own utterance. As the convolution is linear, mean and variance of every channel follow from those of the K samples
+    that a frame is made of, and the wide output is touched once, when it is scaled."""
 
     eps: float
 
     @nn.compact
-    def __call__(self, x_BTC, valid_BT1):
+    def __call__(self, x_BTC, x_BN, conv: dict, stride: int, frames_B):
+        """x_BTC: the output of the convolution with parameters `conv`; x_BN: its input."""
+        kernel_KC = conv["kernel"][:, 0]
         scale_C = self.param("scale", nn.initializers.ones, (x_BTC.shape[-1],))
         bias_C = self.param("bias", nn.initializers.zeros, (x_BTC.shape[-1],))
-        count_B11 = jnp.maximum(valid_BT1.sum(1, keepdims=True), 1)
-        mean_B1C = jnp.sum(x_BTC * valid_BT1, 1, keepdims=True) / count_B11
-        var_B1C = jnp.sum(jnp.square(x_BTC - mean_B1C) * valid_BT1, 1, keepdims=True) / count_B11
-        return (x_BTC - mean_B1C) * jax.lax.rsqrt(var_B1C + self.eps) * scale_C + bias_C
+        end = (x_BTC.shape[1] - 1) * stride + 1
+        patches_BTK = jnp.stack([x_BN[:, k:k + end:stride] for k in range(len(kernel_KC))], -1)
+        valid_BT1 = _valid(frames_B, x_BTC.shape[1])[..., None]
+        count_B11 = jnp.maximum(frames_B, 1)[:, None, None]
+        mean_B1K = jnp.where(valid_BT1, patches_BTK, 0).sum(1, keepdims=True) / count_B11
+        # Neighbouring samples of speech are nearly equal: their covariance would lose the high bands, its root does not.
+        root_BKK = jnp.linalg.qr(jnp.where(valid_BT1, patches_BTK - mean_B1K, 0), mode="r")
+        var_B1C = jnp.square(root_BKK @ kernel_KC).sum(1, keepdims=True) / count_B11
+        mean_B1C = mean_B1K @ kernel_KC + conv.get("bias", 0)
+        return (x_BTC - mean_B1C) * (jax.lax.rsqrt(var_B1C + self.eps) * scale_C) + bias_C
 
 
 class Features(nn.Module):
@@ -104,14 +115,14 @@ class Features(nn.Module):
         c = self.config
         x_BTC = x_BN[..., None]
         for i, (dim, kernel, stride) in enumerate(zip(c.conv_dims, c.conv_kernels, c.conv_strides, strict=True)):
-            x_BTC = nn.Conv(dim, (kernel,), stride, padding="VALID", use_bias=c.conv_bias, name=f"conv_{i}")(x_BTC)
+            conv = nn.Conv(dim, (kernel,), stride, padding="VALID", use_bias=c.conv_bias, name=f"conv_{i}")
+            x_BTC = conv(x_BTC)
             lengths_B = (lengths_B - kernel) // stride + 1
             if c.conv_norm == "layer":
                 x_BTC = nn.LayerNorm(c.norm_eps, name=f"norm_{i}")(x_BTC)
             elif i == 0:
-                valid_BT1 = _valid(lengths_B, x_BTC.shape[1])[..., None].astype(x_BTC.dtype)
-                x_BTC = TimeNorm(c.norm_eps, name="norm_0")(x_BTC, valid_BT1)
-            x_BTC = nn.gelu(x_BTC, approximate=False)
+                x_BTC = TimeNorm(c.norm_eps, name="norm_0")(x_BTC, x_BN, conv.variables["params"], stride, lengths_B)
+            x_BTC = gelu(x_BTC)
         return x_BTC, lengths_B
 
 
@@ -134,7 +145,7 @@ class Layer(nn.Module):
             return nn.Dense(c.d_model, name="out")(o_BHTK.transpose(0, 2, 1, 3).reshape(y_BTD.shape))
 
         def feed_forward(y_BTD):
-            y_BTF = nn.gelu(nn.Dense(c.d_ff, name="ffn_in")(y_BTD), approximate=False)
+            y_BTF = gelu(nn.Dense(c.d_ff, name="ffn_in")(y_BTD))
             return nn.Dense(c.d_model, name="ffn_out")(y_BTF)
 
         if c.pre_norm:
@@ -155,7 +166,8 @@ class Wav2Vec2(nn.Module):
     def __call__(self, x_BN, lengths_B=None, *, with_layers: bool = False) -> dict[str, jax.Array]:
         """x_BN: 16 kHz waveforms, padded behind; lengths_B: valid samples (None = all).
 
-        Returns `last_hidden` (B, T, D), `frames` (B,) valid frames, `logits` (B, T, V) with a head, and on request
+        Returns `last_hidden` (B, T, D), `hidden` (B, T, D): the last layer's raw output, before any final norm, `frames` (B,)
+        valid frames, `logits` (B, T, V) with a head, and on request
         `conv_features` (B, T, C), `encoder_in` (B, T, D), `layers` (L, B, T, D): the raw output of every layer, before
         any final norm. Frames behind the valid ones mean nothing; the valid ones do not depend on the padding.
         """
@@ -169,7 +181,7 @@ class Wav2Vec2(nn.Module):
         pad = c.position_kernel // 2
         position_BTD = nn.Conv(c.d_model, (c.position_kernel,), padding=[(pad, pad - 1 + c.position_kernel % 2)],
                                feature_group_count=c.position_groups, name="position")(x_BTD)
-        x_BTD = x_BTD + nn.gelu(position_BTD, approximate=False)
+        x_BTD = x_BTD + gelu(position_BTD)
         norm = nn.LayerNorm(c.norm_eps, name="norm")
         encoder_in_BTD = x_BTD = x_BTD if c.pre_norm else norm(x_BTD)
 
@@ -177,14 +189,16 @@ class Wav2Vec2(nn.Module):
             x_BTD, out_BTD = layer(x_BTD, valid_BT)
             return x_BTD, out_BTD if with_layers else None
 
-        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers)
-        x_BTD, layers_LBTD = scan(Layer(c, name="layers"), x_BTD, None)
+        if c.num_layers:
+            scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers)
+            x_BTD, layers_LBTD = scan(Layer(c, name="layers"), x_BTD, None)
         last_BTD = norm(x_BTD) if c.pre_norm else x_BTD
-        out = {"last_hidden": last_BTD, "frames": frames_B}
+        out = {"last_hidden": last_BTD, "hidden": x_BTD, "frames": frames_B}
         if c.vocab_size:
             out["logits"] = nn.Dense(c.vocab_size, name="lm_head")(last_BTD)
         if with_layers:
-            out |= {"conv_features": x_BTC, "encoder_in": encoder_in_BTD, "layers": layers_LBTD}
+            out |= {"conv_features": x_BTC, "encoder_in": encoder_in_BTD}
+            out |= {"layers": layers_LBTD} if c.num_layers else {}
         return out
 
 
@@ -262,19 +276,25 @@ def _valid(lengths_B, size: int):
 
 
 def _attention(q_BHTK, k_BHTK, v_BHTK, valid_BT):
-    """Full attention over the valid frames, QUERY_BLOCK queries at a time."""
-    t = q_BHTK.shape[2]
-    bias_B11T = jnp.where(valid_BT, 0.0, -1e30)[:, None, None]
-
-    def block(q_BHQK):
-        scores_BHQT = jnp.einsum("bhqk,bhtk->bhqt", q_BHQK / math.sqrt(q_BHQK.shape[-1]), k_BHTK)
-        weights_BHQT = jax.nn.softmax((scores_BHQT + bias_B11T).astype(jnp.float32)).astype(v_BHTK.dtype)
-        return jnp.einsum("bhqt,bhtk->bhqk", weights_BHQT, v_BHTK)
-
-    if t <= QUERY_BLOCK:
-        return block(q_BHTK)
+    """Full attention over the valid frames, QUERY_BLOCK queries at a time; on a CPU one head after the other besides, so that
+    the scores stay in its cache."""
+    b, h, t, k = q_BHTK.shape
     blocks = -(-t // QUERY_BLOCK)
-    q_BHTK = jnp.pad(q_BHTK, ((0, 0), (0, 0), (0, blocks * QUERY_BLOCK - t), (0, 0)))
-    b, h, _, k = q_BHTK.shape
-    o_NBHQK = jax.lax.map(block, q_BHTK.reshape(b, h, blocks, QUERY_BLOCK, k).transpose(2, 0, 1, 3, 4))
-    return o_NBHQK.transpose(1, 2, 0, 3, 4).reshape(b, h, blocks * QUERY_BLOCK, k)[:, :, :t]
+    size = -(-t // blocks)
+    q_BHTK = jnp.pad(q_BHTK / math.sqrt(k), ((0, 0), (0, 0), (0, blocks * size - t), (0, 0)))
+
+    def head(q_NQK, k_TK, v_TK, bias_T):
+        def block(q_QK):
+            scores_QT = (q_QK @ k_TK.T + bias_T).astype(jnp.float32)
+            weights_QT = jnp.exp(scores_QT - scores_QT.max(1, keepdims=True))
+            return (weights_QT.astype(v_TK.dtype) @ v_TK) / weights_QT.sum(1, keepdims=True)
+
+        return jax.lax.map(block, q_NQK)
+
+    bias_BHT = jnp.broadcast_to(jnp.where(valid_BT, 0.0, -1e30)[:, None], (b, h, t))
+    heads = [a.reshape(b * h, *a.shape[2:]) for a in (q_BHTK.reshape(b, h, blocks, size, k), k_BHTK, v_BHTK, bias_BHT)]
+    if jax.default_backend() == "cpu":
+        o_RNQK = jax.lax.map(lambda arrays: head(*arrays), heads)
+    else:
+        o_RNQK = jax.vmap(head)(*heads)
+    return o_RNQK.reshape(b, h, blocks * size, k)[:, :, :t].astype(v_BHTK.dtype)

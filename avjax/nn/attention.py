@@ -52,7 +52,8 @@ Mask = Full | Causal | Band
 FULL = Full()
 
 
-def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = FULL, segments=None, valid=None, kernel: str = "auto"):
+def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = FULL, segments=None, valid=None, streams: int = 1,
+              kernel: str = "auto"):
     """Scaled dot-product attention, softmax in float32.
 
     Args:
@@ -60,12 +61,14 @@ def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = FULL, segments=None, valid
       mask: which offsets a position sees.
       segments: (batch, time) integers; a position sees only positions of its own segment (packing).
       valid: (batch, time), 1 = real frame; short for two segments: real frames never see padding.
+      streams: sequences that share one clock and lie interleaved, entry t * streams + s; the mask then counts steps of t,
+        and every stream sees all of them.
       kernel: "dense" (time x time scores), "banded" (blocked; cost and memory linear in time for a Band), or "auto".
 
     Returns (batch, heads, time, head width) in q's dtype. Raises UserError for an unknown kernel or both of segments
     and valid.
     """
-    length = q_BHTK.shape[2]
+    length = q_BHTK.shape[2] // streams
     left, right = mask.band(length)
     if segments is not None and valid is not None:
         raise UserError("attention takes segments or valid, not both", way_out="fold the padding into segments")
@@ -75,12 +78,13 @@ def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = FULL, segments=None, valid
         kernel = "banded" if left + right + block_length(left, right) < length else "dense"
     if kernel not in KERNELS:
         raise UserError("unknown attention kernel", expected=" | ".join(("auto", *KERNELS)), found=repr(kernel))
-    return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, segments)
+    return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, segments, streams)
 
 
-def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT):
+def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT, streams: int = 1):
     """All scores at once; the reference that the other kernels are tested against."""
-    offset = np.arange(q_BHTK.shape[2])[None, :] - np.arange(q_BHTK.shape[2])[:, None]  # key minus query
+    step_T = np.arange(q_BHTK.shape[2]) // streams
+    offset = step_T[None, :] - step_T[:, None]  # key minus query
     seen = jnp.asarray((offset >= -left) & (offset <= right))[None, None]
     if segments_BT is not None:
         seen = seen & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
@@ -94,16 +98,19 @@ def block_length(left: int, right: int) -> int:
     return int(np.clip(8 * -(-(left + right) // 8), 32, 128))
 
 
-def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT):
+def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT, streams: int = 1):
     """Blocks of Q queries against the W = left + Q + right keys that any of them can see."""
     B, H, T, K = q_BHTK.shape
     Q = block_length(left, right)
-    N, W = -(-T // Q), left + Q + right
+    offset = np.arange(left + Q + right)[None, :] - left - np.arange(Q)[:, None]  # key minus query
+    offset = offset.repeat(streams, axis=0).repeat(streams, axis=1)
+    seen_QW = (offset >= -left) & (offset <= right)
+    left, right = left * streams, right * streams  # from here on in entries
+    Q, W = seen_QW.shape
+    N = -(-T // Q)
     q_BHNQK = jnp.pad(q_BHTK, ((0, 0), (0, 0), (0, N * Q - T), (0, 0))).reshape(B, H, N, Q, K)
     k_BHNWK = _windows(k_BHTK, left, right, N, Q)
     v_BHNWK = _windows(v_BHTK, left, right, N, Q)
-    offset = np.arange(W)[None, :] - left - np.arange(Q)[:, None]  # key minus query
-    seen_QW = (offset >= -left) & (offset <= right)
     if segments_BT is None:  # positions outside the sequence: known now, so XLA folds the whole mask to a constant
         position_NW = np.arange(N)[:, None] * Q + np.arange(W)[None, :] - left
         inside_NW = (position_NW >= 0) & (position_NW < T)

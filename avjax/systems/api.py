@@ -101,3 +101,21 @@ def build(config) -> System:
 def example_batch(system: System, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of one training batch, without data."""
     return {name: spec.resolve(batch=batch, time=time) for name, spec in system.batch_spec.items()}
+
+
+def stream_names(system: System) -> tuple[str, ...]:
+    """The streams of a system, without the lengths and other numbers that `generate` may return beside them: what has a time
+    axis, and what a task says it makes."""
+    made = {name for names in system.makes.values() for name in names}
+    return tuple(name for name, spec in system.streams_spec.items() if "time" in spec.shape or name in made)
+
+
+def real_streams(system: System, out: Mapping[str, Any], row: int, frames: int) -> dict[str, Any]:
+    """The streams that `generate` returned for one row of a batch, without padding: "<stream>_length" frames where the
+    system decides lengths, else `frames`."""
+    def real(name):
+        if "time" not in system.streams_spec[name].shape:
+            return out[name][row]
+        return out[name][row, :int(out[f"{name}_length"][row]) if f"{name}_length" in out else frames]
+
+    return {name: real(name) for name in stream_names(system) if name in out}

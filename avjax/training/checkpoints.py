@@ -314,13 +314,16 @@ def load(path: str | Path, system, which: str = "ema", step: int | str | None = 
     raise UserError("the checkpoint is broken", where=str(newest), found=str(problem), way_out="use another checkpoint")
 
 
-def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",)) -> tuple[Any, str]:
-    """Fresh parameters with those of a checkpoint put in their place, e.g. stage 2 from stage 1.
+def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",), into: str = "",
+               of: str = "") -> tuple[Any, str]:
+    """Fresh parameters with those of a checkpoint put in their place, e.g. stage 2 from stage 1, or a part from the job
+    that trained that part alone.
 
     Args:
       params: sharded arrays; the result has their shardings.
       path: as for `resolve`; the average is taken when the checkpoint has one.
       include: regular expressions; parameters that none of them matches fully stay fresh.
+      into, of: the subtree ("a/b") of `params` that is filled, and the one of the checkpoint that fills it; "" = all.
 
     Returns:
       (parameters, a line that says what was taken and what stayed fresh).
@@ -336,19 +339,22 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
                         way_out="use another checkpoint") from error
     key = "ema" if any(name.startswith("ema/") for name in saved) else "params"
     leaves = dict(named_leaves(params))
-    wanted = {n: x for n, x in leaves.items() if any(re.fullmatch(p, n) for p in include) and f"{key}/{n}" in saved}
+    ours, theirs = (f"{prefix}/" if prefix else "" for prefix in (into, of))
+    source = {n: f"{key}/{theirs}{n.removeprefix(ours)}" for n in leaves if n.startswith(ours)}  # our name -> the saved one
+    wanted = {n: leaves[n] for n, at in source.items() if any(re.fullmatch(p, n) for p in include) and at in saved}
     for name, leaf in wanted.items():
-        if saved[f"{key}/{name}"][0] != leaf.shape:
-            raise UserError("a parameter of another shape", where=f"{folder}, {name}", expected=str(leaf.shape),
-                            found=str(saved[f"{key}/{name}"][0]),
+        if saved[source[name]][0] != leaf.shape:
+            raise UserError("a parameter of another shape", where=f"{folder}, {source[name].removeprefix(key + '/')}",
+                            expected=str(leaf.shape), found=str(saved[source[name]][0]),
                             way_out="use the sizes it was trained with, or leave it out by config.train.init_include")
     if not wanted:
-        raise UserError("the checkpoint has none of these parameters", where=str(folder), expected=", ".join(include),
-                        found=", ".join(list(saved)[:3]) + ", ...", way_out="check config.train.init_from and init_include")
+        raise UserError("the checkpoint has none of these parameters", where=str(folder),
+                        expected=", ".join(f"{theirs}{p}" for p in include), found=", ".join(list(saved)[:3]) + ", ...",
+                        way_out="check config.train.init_from, init_parts and init_include")
     target: dict = {}
     for name, leaf in wanted.items():
         node = target
-        *parents, last = name.split("/")
+        *parents, last = source[name].removeprefix(f"{key}/").split("/")
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -358,9 +364,10 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
             item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
     values = dict(named_leaves(loaded[key]))
     flat, tree = jax.tree_util.tree_flatten(params)
-    params = jax.tree_util.tree_unflatten(tree, [values.get(name, x) for name, x in zip(leaves, flat, strict=True)])
-    fresh = [name for name in leaves if name not in wanted]
-    note = f"warm start: {len(wanted)} of {len(leaves)} parameters from {folder}"
+    params = jax.tree_util.tree_unflatten(tree, [
+        values[source[name].removeprefix(f"{key}/")] if name in wanted else x for name, x in zip(leaves, flat, strict=True)])
+    fresh = [name for name in source if name not in wanted]
+    note = f"warm start: {len(wanted)} of {len(source)} parameters {f'of {into} ' if into else ''}from {folder}"
     return params, note + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}" if fresh else "")
 
 

@@ -2,7 +2,7 @@
 
 XLA's own cost analysis counts the body of a scan once and a custom kernel as nothing. Here every matrix product and
 convolution counts 2 x multiply-adds, times the lengths of the loops around it. Recomputation (remat) is counted, as
-it is executed. Elementwise work is not counted.
+it is executed; what no result needs is not. Elementwise work is not counted.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def count_flops(fn: Callable, *args: Any) -> int:
@@ -19,7 +20,13 @@ def count_flops(fn: Callable, *args: Any) -> int:
     A while loop counts as often as its trip count when that is a constant (counter `i < n`, step 1), else once; of a
     conditional the dearest branch counts; a Pallas kernel counts its body times its grid.
     """
-    return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
+    return _jaxpr_flops(live_jaxpr(fn, *args))
+
+
+def live_jaxpr(fn: Callable, *args: Any):
+    """The jaxpr of fn(*args) without what no result needs, such as the gradients of frozen parameters."""
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 
 def _jaxpr_flops(jaxpr) -> int:
@@ -43,7 +50,7 @@ def _equation_flops(equation, jaxpr) -> int:
     if name == "while":
         body, cond = params["body_jaxpr"].jaxpr, params["cond_jaxpr"].jaxpr
         return _trip_count(equation, jaxpr) * (_jaxpr_flops(body) + _jaxpr_flops(cond))
-    inner = sum(_jaxpr_flops(sub) for value in params.values() for sub in _jaxprs(value))
+    inner = sum(_jaxpr_flops(sub) for value in params.values() for sub in subjaxprs(value))
     return inner * _repeats(name, params)
 
 
@@ -57,14 +64,14 @@ def _repeats(name: str, params: dict) -> int:
     return 1
 
 
-def _jaxprs(value: Any) -> Iterator[Any]:
+def subjaxprs(value: Any) -> Iterator[Any]:
     if isinstance(value, core.ClosedJaxpr):
         yield value.jaxpr
     elif isinstance(value, core.Jaxpr) or hasattr(value, "eqns"):
         yield value
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _jaxprs(item)
+            yield from subjaxprs(item)
 
 
 def _trip_count(equation, jaxpr) -> int:

@@ -108,11 +108,16 @@ class _Run:
             else:
                 self.start, self.position = 0, None
                 self.state = init_state(system, optimizer, mesh, seed=config.seed, ema=ema)
-                if config.train.get("init_from"):
-                    params, note = warm_start(self.state["params"], config.train.init_from,
-                                              include=config.train.init_include)
-                    self.state |= {"params": params} | ({"ema": jax.tree.map(jnp.copy, params)} if ema else {})
+                t, params = config.train, self.state["params"]
+                if t.get("init_from"):
+                    params, note = warm_start(params, t.init_from, include=t.init_include)
                     notes.append(note)
+                for into, path, of in t.get("init_parts", ()):
+                    params, note = warm_start(params, path, include=t.init_include, into=into, of=of)
+                    notes.append(note)
+                if notes and ema:
+                    self.state["ema"] = jax.tree.map(jnp.copy, params)
+                self.state["params"] = params
         self.step = self.saved = self.start
         self.telemetry = Telemetry(workdir, start=self.start, total=self.total)
         for note in notes:

@@ -7,11 +7,13 @@ Such a file has
     plan(wish, system, decoder) -> Plan
     remarks(plan, out, system) -> list of lines     what the user should know about what `generate` returned
     stream(system, params, plan, keys) -> iterator of (streams so far, seconds of them)     where it can
+    pieces(system, params, plan, keys) -> iterator like it     where what is made is longer than what `generate` makes at once
 
 It serves `launch.generate` and whoever else lets a model speak.
 """
 
 import dataclasses
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -19,6 +21,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from avjax.errors import UserError
+from data_pipelines import store
+from data_pipelines.loader import check_recipes
 from data_pipelines.schema import SPEAKERS
 
 
@@ -32,6 +36,10 @@ class Wish:
     motion: str = ""  # a file
     example: str = ""  # SPLIT/ID, or SPLIT/NUMBER, of a feature dataset
     data: str = ""  # its folder
+    script: str = ""  # a file, see data_pipelines/script.py
+    portraits: str = ""  # files, with commas between them: one of each party
+    speakers: str = ""  # the script's names in the order of the portraits, with commas between them
+    face: str = ""  # "unchecked" takes portraits as they are
     speaker: str = ""  # a name of the codec "speakers"
     prefix_seconds: float = 0.0
     max_seconds: float = 0.0
@@ -48,6 +56,9 @@ class Plan:
       speaker, identity: whose face is drawn.
       noise: names the noise; the same name and seed give the same delivery.
       remarks: lines that the user should see.
+      pieces: conditions of each piece where there are several to be made one after the other.
+      parties: names, fit for files, where more than one party is made.
+      seconds: about how long it will be, where there are pieces.
     """
 
     task: str
@@ -57,6 +68,9 @@ class Plan:
     identity: np.ndarray | None
     noise: str
     remarks: tuple[str, ...] = ()
+    pieces: tuple[dict[str, np.ndarray], ...] = ()
+    parties: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def driver(system_name: str, where: str = ""):
@@ -74,6 +88,27 @@ def check_wish(wish: Wish, takes: tuple[str, ...], system_name: str) -> None:
         if getattr(wish, field.name) and field.name not in takes:
             raise UserError(f"{system_name} takes no --{field.name}", where=f"--{field.name}",
                             expected=", ".join(f"--{name}" for name in takes), way_out="leave it out")
+
+
+def read_example(wish: Wish, system, decoder) -> dict:
+    """The row of `wish.example`, of a feature dataset that was made as the model's was. UserError when there is none."""
+    if not wish.data:
+        raise UserError("which dataset?", where="--example", expected="--data=DIR, the folder of a feature dataset",
+                        found="none")
+    dataset = store.open_dataset(wish.data)
+    check_recipes(dataset, decoder.recipes, system.example_spec, "the model's recipes.json")
+    split, _, name = wish.example.partition("/")
+    source = dataset.source(split)
+    ids = source.ids
+    at = next((ids.index(n) for n in (name, wish.example) if n in ids), None)
+    if at is None and name.isdigit() and int(name) < len(ids):
+        at = int(name)
+    if at is None:
+        near = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)
+        raise UserError("unknown example", where=f"--example, {dataset.dir}", found=repr(wish.example),
+                        expected=f"an id of split {split}, e.g. {split}/{near[0] if near else ids[0]}, or a number below "
+                        f"{len(ids)}")
+    return source[at]
 
 
 def check_task(task: str, system) -> None:

@@ -11,7 +11,6 @@ A file that drives is of other speech than an example, whose transcript is then 
 """
 
 import dataclasses
-import difflib
 import pathlib
 
 import numpy as np
@@ -22,11 +21,10 @@ from avjax.systems.talker import sampler
 from avjax.systems.talker.rows import check_ids
 from avjax.systems.talker.streaming import StreamingSampler
 from avjax.weights import reader
-from data_pipelines import drive, encode, media, store
-from data_pipelines.loader import check_recipes
+from data_pipelines import drive, encode, media
 from data_pipelines.schema import SPEAKERS
 
-TAKES = tuple(field.name for field in dataclasses.fields(drive.Wish))
+TAKES = ("task", "text", "audio", "motion", "example", "data", "speaker", "prefix_seconds", "max_seconds")
 SETTINGS = {"steps": "steps", "guidance": "guidance", "temperature": "temperature"}
 WHOLE = sampler.GIVEN  # task -> what drives it
 PREFIX = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}
@@ -154,23 +152,7 @@ def _read(wish, task: str, system, decoder, front) -> _Given:
 
 def _example(wish, system, decoder) -> _Given:
     """One example of a feature dataset that was made as the model's was."""
-    if not wish.data:
-        raise UserError("which dataset?", where="--example", expected="--data=DIR, the folder of a feature dataset",
-                        found="none")
-    dataset = store.open_dataset(wish.data)
-    check_recipes(dataset, decoder.recipes, system.example_spec, "the model's recipes.json")
-    split, _, name = wish.example.partition("/")
-    source = dataset.source(split)
-    ids = source.ids
-    at = next((ids.index(n) for n in (name, wish.example) if n in ids), None)
-    if at is None and name.isdigit() and int(name) < len(ids):
-        at = int(name)
-    if at is None:
-        near = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)
-        raise UserError("unknown example", where=f"--example, {dataset.dir}", found=repr(wish.example),
-                        expected=f"an id of split {split}, e.g. {split}/{near[0] if near else ids[0]}, or a number below "
-                        f"{len(ids)}")
-    row = source[at]
+    row = drive.read_example(wish, system, decoder)
     return _Given(row.get("text", ""), row["tokens"], row["audio"], row["motion"] if len(row["motion"]) else None,
                   row["voice"], row.get("speaker", ""), row.get("identity"), row["id"])
 

@@ -35,7 +35,7 @@ _FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn a
 def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear", head_vae=None, weights=None,
             units: int = UNITS, seed: int = 0, mode: str = "timestamps", fit_split: str = "train",
             name: str = "features", progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset; all of it, or nothing.
+    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
@@ -44,7 +44,8 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
       head: "vae" or "linear".
       head_vae: workdir or checkpoint of a trained head VAE (head="vae").
       weights: a wav2vec2 CTC checkpoint (tokens="wav2vec2").
-      units, seed: number of k-means units and the seed of their fit, on `fit_split` (tokens="units").
+      units: number of k-means units, fitted on `fit_split` (tokens="units").
+      seed: of that fit.
       mode: "timestamps", or "released" to stretch by length as the published code does.
       fit_split: everything fitted here sees this split only.
 
@@ -56,9 +57,15 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
     common.choice("resample", mode, resample.MODES)
     store.refuse_existing(out_dir)
     clips = store.open_dataset(clips_dir)
-    dialogue = "partner_audio" in clips.features
-    tokenizer = _tokenizer(tokens, clips, weights, units, seed, mode, fit_split)
     header = head_latents.make(head, clips, head_vae)
+    with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae, weights=weights, units=units,
+                    seed=seed, mode=mode, fit_split=fit_split) as job:
+        tokenizer = _tokenizer(job, tokens, clips, weights, units, seed, mode, fit_split)
+        return _write(job, clips, tokenizer, header, mode, fit_split, name, progress)
+
+
+def _write(job, clips, tokenizer, header, mode, fit_split, name, progress) -> store.Dataset:
+    dialogue = "partner_audio" in clips.features
     who = ("", "partner_") if dialogue else ("",)
     needed = [f"{w}{c}" for w in who for c in ("audio", "face", *tokenizer.columns)] + list(header.columns)
     needed += ["partner_pose"] if dialogue else []
@@ -66,24 +73,25 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
     if clips.recipes.get("audio", {}).get("sample_rate", mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
         raise UserError("clips have another sample rate", where=str(clips.dir), expected="22050 Hz",
                         found=str(clips.recipes["audio"]), way_out="prepare them again")
-    partner = _PartnerScaling(clips, fit_split) if dialogue else None
+    partner = _PartnerScaling(job.once("partner", lambda: _PartnerScaling.fit(clips, fit_split))) if dialogue else None
     carried = [c for c in _CARRIED if c in clips.features]
     fields = ["id", *carried, *dict.fromkeys(needed)]
 
-    def examples(split):
-        for clip in clips.source(split, fields):
-            try:
-                yield _features(clip, carried, tokenizer, header, partner, clips, mode)
-            except UserError as error:
-                raise UserError(f"cannot extract clip {clip['id']!r}: {error}", where=str(clips.dir)) from error
+    def example(source, i):
+        clip = source[i]
+        try:
+            return _features(clip, carried, tokenizer, header, partner, clips, mode)
+        except UserError as error:
+            raise UserError(f"cannot extract clip {clip['id']!r}: {error}", where=str(clips.dir)) from error
 
     recipes, codecs = _recipes(clips, tokenizer, header, partner, mode)
     if {"speaker", "identity"} <= clips.features.keys():
         codecs[SPEAKERS] = common.speakers(clips, fit_split)
     return store.write_dataset(
-        out_dir, name=name, description=f"AV-Flow features of {clips.name}: tokens={tokens}, head={head}.",
+        job, name=name, description=f"AV-Flow features of {clips.name}: tokens={tokenizer.recipe['kind']}, "
+        f"head={header.recipe['kind']}.",
         features=_schema(clips, carried, tokenizer, header, partner), recipes=recipes, codecs=codecs,
-        splits={s: examples(s) for s in clips.splits}, totals=clips.splits, progress=progress)
+        splits={s: common.each(clips.source(s, fields), example) for s in clips.splits}, totals=clips.splits, progress=progress)
 
 
 def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
@@ -161,7 +169,7 @@ class _Tokenizer:
         return self.call(*args)
 
 
-def _tokenizer(kind, clips, weights, units, seed, mode, fit_split) -> _Tokenizer:
+def _tokenizer(job, kind, clips, weights, units, seed, mode, fit_split) -> _Tokenizer:
     if kind == "phones":
         feature = clips.features.get("phones")
         if feature is None:
@@ -174,7 +182,7 @@ def _tokenizer(kind, clips, weights, units, seed, mode, fit_split) -> _Tokenizer
         return _Tokenizer({**clips.recipes.get("phones", {}), "kind": "phones"}, feature.shape[1], feature.meaning,
                           phones, ("phones",))
     if kind == "units":
-        centroids = _fit_units(clips, units, seed, fit_split)
+        centroids = job.once("units", lambda: {"centroids": _fit_units(clips, units, seed, fit_split)})["centroids"]
 
         def one_hot(clip, prefix, audio, mel_TM, frames):
             nearest = kmeans.assign(mel_TM, centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
@@ -220,14 +228,18 @@ def _fit_units(clips, units, seed, split) -> np.ndarray:
 class _PartnerScaling:
     """Min-max scaling of the partner's face code and head rotation, fitted on one split."""
 
-    def __init__(self, clips, split):
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.arrays = arrays
+
+    @classmethod
+    def fit(cls, clips, split) -> dict[str, np.ndarray]:
         low, high = None, None
         for clip in clips.source(split, ("partner_face", "partner_pose")):
-            x = self._raw(clip)
+            x = cls._raw(clip)
             now_low, now_high = [v.min(0) for v in x], [v.max(0) for v in x]
             low = now_low if low is None else [np.minimum(a, b) for a, b in zip(low, now_low, strict=True)]
             high = now_high if high is None else [np.maximum(a, b) for a, b in zip(high, now_high, strict=True)]
-        self.arrays = {"expression_min": low[0], "expression_max": high[0], "head_min": low[1], "head_max": high[1]}
+        return {"expression_min": low[0], "expression_max": high[0], "head_min": low[1], "head_max": high[1]}
 
     def __call__(self, clip):
         a = self.arrays

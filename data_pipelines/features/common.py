@@ -1,10 +1,17 @@
 """What extraction shares, whatever the system."""
 
 import collections
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from avjax.errors import UserError
+from data_pipelines import store
+from data_pipelines.partial import Partial
 
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")  # copied from the clips where they have them
 
@@ -36,6 +43,33 @@ def choice(what: str, value, choices) -> None:
         raise UserError(f"unknown {what}", where=f"--{what}", expected=" or ".join(choices), found=repr(value))
 
 
+def positive(**options) -> None:
+    """UserError for the first option that is not above 0."""
+    for name, value in options.items():
+        if not value > 0:
+            raise UserError(f"no such {name}", where=f"--{name}", expected="more than 0", found=str(value))
+
+
 def to_float(audio: np.ndarray) -> np.ndarray:
     """int16 or float samples -> float32 in [-1, 1]."""
     return audio.astype(np.float32) / 32768 if audio.dtype == np.int16 else audio.astype(np.float32)
+
+
+def job(out_dir, clips, family: str, **options) -> Partial:
+    """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
+    content = hashlib.sha256(json.dumps(clips.checksums, sort_keys=True).encode()).hexdigest()[:16]
+    options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
+    return Partial(out_dir, {"features": family, "clips": content, **options})
+
+
+def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Callable[[], dict]]:
+    """Items for `store.write_dataset`: a function for every record of a source, which reads it only when it is called."""
+    for i in range(len(source)):
+        yield functools.partial(example, source, i)
+
+
+def check_units(units: np.ndarray, num_units: int, where: str) -> None:
+    """UserError unless all are in [0, num_units)."""
+    if units.size and not 0 <= units.min() <= units.max() < num_units:
+        raise UserError("units outside the codebook", where=where, expected=f"0 to {num_units - 1}",
+                        found=f"{units.min()} to {units.max()}", way_out="use the centroids that the units were made with")

@@ -11,6 +11,7 @@ Everything fitted is fitted on one split and goes into the codecs; what each fea
 """
 
 import collections
+import json
 import zlib
 
 import numpy as np
@@ -30,7 +31,7 @@ _FACE = ("face", "pose_z")
 def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY, voice: str = "auto",
             placeholder: str = "", speech_only: float = 0.0, multiple: int = 1, fit_split: str = "train",
             name: str = "features", progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset; all of it, or nothing.
+    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare, with audio, text and speaker.
@@ -59,25 +60,34 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and transcripts")
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
-    tokens = Tokenizer.from_file(tokenizer) if tokenizer else Tokenizer.fit(
-        (clip["text"].strip() for clip in clips.source(fit_split, ("text",))), vocabulary)
-    common.choice("fit_split", fit_split, tuple(clips.splits))
+    tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
     if not 0 <= speech_only < 1:
         raise UserError("no such share", where="--speech_only", expected="0 <= share < 1", found=str(speech_only))
     if multiple < 1:
         raise UserError("no such multiple", where="--multiple", expected=">= 1 frame", found=str(multiple))
-    encoder, raw_voices = _fit(clips, tokens, fit_split)
+    with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary, voice=voice, placeholder=placeholder,
+                    speech_only=speech_only, multiple=multiple, fit_split=fit_split) as job:
+        fitted = job.once("encoder", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
+            (clip["text"].strip() for clip in clips.source(fit_split, ("text",))), vocabulary), fit_split)))
+        return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, fit_split, name, progress)
+
+
+def _write(job, clips, encoder: encode.Encoder, raw_voices, voice, placeholder, speech_only, multiple, fit_split, name,
+           progress) -> store.Dataset:
     voices = _references(raw_voices) if voice == "another" else {k: v for k, (_, _, v) in raw_voices.items()}
     carried = [c for c in common.CARRIED if c in clips.features]
     fields = ("id", "audio", *carried, *_motion_columns(clips))
 
-    def examples(split):
-        for clip in clips.source(split, fields):
+    def items(split):
+        def example(source, i):
+            clip = source[i]
             with _naming(clip, clips):
-                example = _features(clip, clips, encoder, carried, voices, placeholder, multiple)
-                if split == fit_split and zlib.crc32(f"speech only: {clip['id']}".encode()) < speech_only * 2**32:
-                    example["motion"] = example["motion"][:0]
-                yield example
+                out = _features(clip, clips, encoder, carried, voices, placeholder, multiple)
+            if split == fit_split and zlib.crc32(f"speech only: {clip['id']}".encode()) < speech_only * 2**32:
+                out["motion"] = out["motion"][:0]
+            return out
+
+        return common.each(clips.source(split, fields), example)
 
     recipes = encoder.recipes
     recipes["voice"]["of"] = voice
@@ -86,10 +96,10 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     codecs = {c: clips.codec(c) for c in clips.codecs} | encoder.codecs
     codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
     return store.write_dataset(
-        out_dir, name=name, description=f"Talker features of {clips.name}: tokens={tokens.kind}, "
+        job, name=name, description=f"Talker features of {clips.name}: tokens={encoder.tokenizer.kind}, "
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in multiples of {multiple}.",
         features=_schema(clips, carried, encoder), recipes=recipes, codecs=codecs,
-        splits={s: examples(s) for s in clips.splits}, totals=clips.splits, progress=progress)
+        splits={s: items(s) for s in clips.splits}, totals=clips.splits, progress=progress)
 
 
 def _motion_columns(clips) -> tuple[str, ...]:
@@ -133,6 +143,24 @@ def _fit(clips, tokens: Tokenizer, fit_split: str) -> tuple[encode.Encoder, dict
         np.stack([statistics for split, _, statistics in voices.values() if split == fit_split]))
     voices = {name: (split, speaker, voice.scale(raw)) for name, (split, speaker, raw) in voices.items()}
     return encode.Encoder(tokens, latents.fit(moments), voice, codec), voices
+
+
+def _pack(encoder: encode.Encoder, voices: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """What `_fit` returns, as arrays."""
+    out = {f"{codec}/{n}": x for codec, arrays in encoder.codecs.items() for n, x in arrays.items()}
+    splits, speakers, vectors = zip(*voices.values(), strict=True)
+    return out | {"recipes": np.array(json.dumps(encoder.recipes)), "ids": np.array(list(voices)), "splits": np.array(splits),
+                  "speakers": np.array(speakers), "vectors": np.stack(vectors)}
+
+
+def _unpack(arrays: dict[str, np.ndarray]) -> tuple[encode.Encoder, dict[str, tuple]]:
+    codecs = collections.defaultdict(dict)
+    for key, value in arrays.items():
+        codec, _, n = key.partition("/")
+        codecs[codec][n] = value
+    names = ([str(x) for x in arrays[key]] for key in ("ids", "splits", "speakers"))
+    voices = {id: (split, speaker, x) for id, split, speaker, x in zip(*names, arrays["vectors"], strict=True)}
+    return encode.Encoder.from_codecs(json.loads(str(arrays["recipes"])), codecs), voices
 
 
 def _check_given(clips, columns) -> None:

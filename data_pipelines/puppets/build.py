@@ -28,7 +28,7 @@ _RATES = {"audio": espeak.SAMPLE_RATE, "face": performance.FPS, "pose": performa
 
 
 def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None = None, speakers: int = 9,
-            valid: int = 36, test: int = 24, dialogues: int = 0, turns: int = 8, processes: int = 1,
+            held_out: int = 1, valid: int = 36, test: int = 24, dialogues: int = 0, turns: int = 8, processes: int = 1,
             progress: bool = True) -> store.Dataset:
     """Makes the corpus.
 
@@ -36,9 +36,11 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
       out: folder of the sentences; dialogues go to `<out>_dialogues`. Neither may exist.
       seed: of everything random, identities included.
       minutes: of training speech; ignored when `sentences`, their number, is given.
-      speakers: in training; one more is held out.
+      speakers: in training.
+      held_out: more speakers, who are in the split test_speaker only.
       valid, test: sentences of the splits valid and test_speaker.
-      dialogues: number of training dialogues (a tenth as many, at least one, are held out in either split).
+      dialogues: number of training dialogues (a tenth as many, at least one, are held out in either split). In those of
+        test_speaker one party is held out; with several held-out speakers both are, and all of them are heard.
       turns: of a dialogue.
       processes: that synthesize in parallel; the result does not depend on it.
 
@@ -49,13 +51,14 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
     talks = out.with_name(out.name + "_dialogues")
     for folder in (out, talks) if dialogues else (out,):
         store.refuse_existing(folder)
-    who = identities.identities(speakers, seed)
-    known = [n for n in who if n != identities.HELD_OUT]
+    who = identities.identities(speakers, seed, held_out)
+    new = identities.held_out_names(held_out)
+    known = [n for n in who if n not in new]
     rng = np.random.default_rng([seed, 1])
     count = sentences or int(minutes * 60 / _NOMINAL * 1.4) + 1
     lines = text.sentences(valid + test + count, rng)
     jobs = {"valid": [(known[i % len(known)], line) for i, line in enumerate(lines[:valid])],
-            "test_speaker": [(identities.HELD_OUT, line) for line in lines[valid:valid + test]],
+            "test_speaker": [(new[i % len(new)], line) for i, line in enumerate(lines[valid:valid + test])],
             "train": [(known[i % len(known)], line) for i, line in enumerate(lines[valid + test:])]}
     clips = {}
     for split in ("train", "valid", "test_speaker"):
@@ -76,7 +79,7 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
         for clip in split:
             _encode(clip, codecs)
     if dialogues:  # first, so that OUT is there only when everything is
-        _write_dialogues(talks, dialogues, turns, seed, who, known, codecs, processes, progress)
+        _write_dialogues(talks, dialogues, turns, seed, who, known, new, codecs, processes, progress)
     return store.write_dataset(
         out, name="puppets", description=DESCRIPTION, features=_features(()), splits=clips, recipes=_recipes(),
         codecs=codecs, totals={k: len(v) for k, v in clips.items()}, progress=progress)
@@ -128,16 +131,17 @@ def _dialogue(job) -> list[dict]:
              **sides[me], **{f"partner_{k}": v for k, v in sides[1 - me].items()}} for me in (0, 1)]
 
 
-def _write_dialogues(out, count, turns, seed, who, known, codecs, processes, progress):
-    held_out = max(1, count // 10)
-    work = {}
-    for split, number in (("train", count), ("valid", held_out), ("test_speaker", held_out)):
+def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes, progress):
+    tenth, work = max(1, count // 10), {}
+    for split, number in (("train", count), ("valid", tenth), ("test_speaker", max(tenth, -(-len(new) // 2)))):
         rng = np.random.default_rng([seed, 2, zlib.crc32(split.encode())])
         work[split] = []
         for i in range(number):
             names = [str(n) for n in rng.permutation(known)[:2]]
-            if split == "test_speaker":
-                names[i % 2] = identities.HELD_OUT
+            if split == "test_speaker" and len(new) == 1:
+                names[i % 2] = new[0]
+            elif split == "test_speaker":
+                names = [new[2 * i % len(new)], new[(2 * i + 1) % len(new)]]
             work[split].append((seed, f"dialogue-{split}-{i:05d}", names, [who[n] for n in names], turns))
 
     def examples(split):

@@ -18,10 +18,15 @@ NAMES = ("ada", "ben", "cleo", "dan", "eve", "finn", "gia", "hugo", "ivy", "jack
 HELD_OUT = "zoe"
 
 
-def identities(count: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
-    """{name: (8,) float32} of `count` training speakers and, last, the held-out one.
+def held_out_names(count: int = 1) -> list[str]:
+    """Of the speakers that no training hears: zoe, zoe2, zoe3, ..."""
+    return [HELD_OUT + (str(i + 1) if i else "") for i in range(count)]
 
-    The training speakers are spread out (greedy farthest points of a random cloud); the held-out one is a mixture of
+
+def identities(count: int = 9, seed: int = 0, held_out: int = 1) -> dict[str, np.ndarray]:
+    """{name: (8,) float32} of `count` training speakers and, last, the held-out ones.
+
+    The training speakers are spread out (greedy farthest points of a random cloud); each held-out one is a mixture of
     three of them, so it lies inside their hull.
     """
     rng = np.random.default_rng([seed, 8])
@@ -31,7 +36,8 @@ def identities(count: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
         distance = np.min([np.linalg.norm(cloud - c, axis=1) for c in chosen], axis=0)
         chosen.append(cloud[np.argmax(distance)])
     names = [NAMES[i] if i < len(NAMES) else f"speaker{i}" for i in range(count)]
-    parts = rng.permutation(count)[:3]
-    mixture = np.average(np.array(chosen)[parts], axis=0, weights=[0.5, 0.3, 0.2][:len(parts)])
-    out = dict(zip(names, chosen, strict=True)) | {HELD_OUT: mixture}
+    out = dict(zip(names, chosen, strict=True))
+    for name in held_out_names(held_out):
+        parts = rng.permutation(count)[:3]
+        out[name] = np.average(np.array(chosen)[parts], axis=0, weights=[0.5, 0.3, 0.2][:len(parts)])
     return {name: v.astype(np.float32) for name, v in out.items()}

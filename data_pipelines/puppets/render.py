@@ -2,6 +2,7 @@
 
 The face is points on an ellipsoid that the head pose turns and moves before they are projected, so that rotation shows
 as parallax. Head coordinates: x to the picture's right, y down, z to the viewer, 1 = half the head's height.
+Shapes are worked out for all frames at once, then drawn frame by frame. Suffixes: N frames, K points.
 """
 
 import functools
@@ -12,6 +13,7 @@ import numpy as np
 from data_pipelines.puppets.face_code import NAMES
 
 _SHIFT = 4  # sub-pixel bits of OpenCV's drawing
+_AT_ONCE = 256  # frames whose shapes are held
 _INK = (52, 36, 40)
 
 
@@ -35,36 +37,115 @@ def _looks(identity: tuple[float, ...]) -> dict:
             "shirt": blend([(70, 120, 170), (110, 160, 120), (200, 120, 100), (230, 190, 110)], weight)}
 
 
-class _Canvas:
-    def __init__(self, size, rotation, translation):
-        self.image = np.empty((size, size, 3), np.uint8)
-        self.image[:] = np.linspace((226, 234, 240), (200, 214, 226), size).astype(np.uint8)[:, None]
-        self.scale, self.centre = 0.33 * size, np.array([0.5, 0.5]) * size
-        self.rotation, self.translation = rotation, translation
+def render(articulators, pose_N7, identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
+    """(N, size, size, 3) uint8 RGB.
 
-    def project(self, points_K3):
-        p = points_K3 @ self.rotation.T + 2 * self.translation  # 1 head height = 2 units
-        near = 6 / (6 - p[:, 2:])
-        return p[:, :2] * near * self.scale + self.centre
+    Below 128 pixels it is drawn twice as large and averaged: lines are whole pixels wide.
 
-    def fill(self, points_K3, colour, fixed=False):
-        points = points_K3[:, :2] * self.scale + self.centre if fixed else self.project(points_K3)
-        cv2.fillPoly(self.image, [np.round(points * 2 ** _SHIFT).astype(np.int32)], _rgb(colour), cv2.LINE_AA, _SHIFT)
+    Args:
+      articulators: {name: (N,)} of face_code.NAMES.
+      pose_N7: unit quaternion wxyz and translation in head heights.
+      identity: (8,).
+      zoom: 1 shows the shoulders; at 1.2 the head fills four fifths of the height.
+    """
+    looks = _looks(tuple(round(float(v), 4) for v in np.clip(identity, -1, 1)))
+    n = min(len(pose_N7), *(len(articulators[name]) for name in NAMES))
+    drawn = size if size >= 128 else 2 * size
+    out = np.empty((n, size, size, 3), np.uint8)
+    for start in range(0, n, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, n))
+        values = {name: np.asarray(articulators[name][part], np.float64)[:, None] for name in NAMES}
+        for i, image in enumerate(_face(values, pose_N7[part], looks, drawn, zoom).images(), start):
+            out[i] = image if drawn == size else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return out
 
-    def line(self, points_K3, colour, width, closed=False):
-        points = np.round(self.project(points_K3) * 2 ** _SHIFT).astype(np.int32)
-        thick = max(1, round(width * self.scale))
-        cv2.polylines(self.image, [points], closed, _rgb(colour), thick, cv2.LINE_AA, _SHIFT)
+
+def portrait(identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
+    """(size, size, 3) uint8: the neutral face, looking at the viewer, with a hint of a smile."""
+    neutral = {name: np.zeros(1) for name in NAMES} | {"smile": np.array([0.25]), "lip_aperture": np.array([-0.1])}
+    return render(neutral, np.array([[1.0, 0, 0, 0, 0, 0, 0]]), identity, size, zoom)[0]
 
 
-def _rgb(colour):
-    return tuple(int(np.clip(c, 0, 255)) for c in colour)
+def rotation_matrix(q) -> np.ndarray:
+    """(..., 3, 3) of quaternions wxyz (..., 4) in picture coordinates: pitch > 0 looks down and yaw > 0 to the right."""
+    q = np.asarray(q, np.float64)
+    w, x, y, z = np.moveaxis(q / np.maximum(np.linalg.norm(q, axis=-1, keepdims=True), 1e-9), -1, 0)
+    x = -x  # y points down here: about x, positive turns bring the front towards +y
+    rows = [[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
+
+
+class _Scene:
+    """Shapes of N frames in the order in which they are drawn. Points are (N or 1, K, 3), colours (3,) or (N, 3)."""
+
+    def __init__(self, size, zoom, pose_N7):
+        self.frames, self.size, self.scale, self._shapes = len(pose_N7), size, 0.33 * zoom * size, []
+        self._turn_N33 = np.swapaxes(rotation_matrix(pose_N7[:, :4]), 1, 2)
+        self._shift_N13 = 2 * np.asarray(pose_N7[:, None, 4:], np.float64)  # 1 head height = 2 units
+
+    def project(self, points_NK3):
+        """(N, K, 2) before scaling: as if head coordinates."""
+        p = points_NK3 @ self._turn_N33 + self._shift_N13
+        return p[..., :2] * (6 / (6 - p[..., 2:]))
+
+    def fill(self, points_NK3, colour, fixed=False, where=None):
+        self._add(points_NK3, colour, fixed, where, None)
+
+    def line(self, points_NK3, colour, width, where=None):
+        self._add(points_NK3, colour, False, where, max(1, round(width * self.scale)))
+
+    def _add(self, points_NK3, colour, fixed, where, thick):
+        flat = points_NK3[..., :2] if fixed else self.project(points_NK3)
+        pixels = np.round((flat * self.scale + 0.5 * self.size) * 2 ** _SHIFT).astype(np.int32)
+        pixels = np.broadcast_to(pixels, (self.frames, *pixels.shape[1:]))
+        colours = np.clip(np.broadcast_to(colour, (self.frames, 3)), 0, 255).astype(int).tolist()
+        shown = np.broadcast_to(True if where is None else where, (self.frames, 1)).ravel().tolist()
+        self._shapes.append((pixels, colours, shown, thick))
+
+    def images(self):
+        """(size, size, 3) uint8 each."""
+        column = np.linspace((226, 234, 240), (200, 214, 226), self.size).astype(np.uint8)[:, None]
+        background = np.repeat(column, self.size, axis=1)
+        for i in range(self.frames):
+            image = background.copy()
+            for pixels, colours, shown, thick in self._shapes:
+                if not shown[i]:
+                    continue
+                if thick is None:
+                    cv2.fillPoly(image, [pixels[i]], colours[i], cv2.LINE_AA, _SHIFT)
+                else:
+                    cv2.polylines(image, [pixels[i]], False, colours[i], thick, cv2.LINE_AA, _SHIFT)
+            yield image
+
+
+def _face(a, pose_N7, looks, size, zoom) -> _Scene:
+    """`a`: articulators (N, 1)."""
+    scene = _Scene(size, zoom, np.asarray(pose_N7))
+    jaw = 0.10 * np.clip(a["jaw_open"], -0.2, 1.5)
+    _hair_behind(scene, looks)
+    _body(scene, looks)
+    _head(scene, looks, jaw)
+    smile = np.clip(a["smile"], -1, 1.5)
+    _cheeks(scene, looks, np.clip(a["cheek_raise"], 0, 1.5))
+    for side, name in ((-1, "left"), (1, "right")):
+        _eye(scene, looks, side, np.clip(a[f"blink_{name}"], 0, 1), a["gaze_x"], a["gaze_y"], a["cheek_raise"])
+        _brow(scene, looks, side, a[f"brow_{name}"])
+    _nose(scene, looks)
+    _mouth(scene, looks, a, jaw, smile)
+    _hair_front(scene, looks)
+    return scene
+
+
+def _points(x, y, z):
+    """(N or 1, K, 3) of what broadcasts to (N, K)."""
+    return np.stack(np.broadcast_arrays(np.atleast_2d(x), y, z), axis=-1).astype(np.float64)
 
 
 def _surface(x, y, lift=0.0):
-    """(K, 3) points of the front of the head."""
-    z = 0.75 * np.sqrt(np.maximum(0.04, 1 - (x / 1.05) ** 2 - (y / 1.25) ** 2)) + lift
-    return np.stack([x, y, z], axis=-1)
+    """Points of the front of the head."""
+    return _points(x, y, 0.75 * np.sqrt(np.maximum(0.04, 1 - (x / 1.05) ** 2 - (y / 1.25) ** 2)) + lift)
 
 
 def _ring(cx, cy, rx, ry, count=28):
@@ -72,55 +153,17 @@ def _ring(cx, cy, rx, ry, count=28):
     return cx + rx * np.cos(t), cy + ry * np.sin(t)
 
 
-def render(articulators, pose_N7, identity, size: int = 256) -> np.ndarray:
-    """(N, size, size, 3) uint8 RGB.
-
-    Args:
-      articulators: {name: (N,)} of face_code.NAMES.
-      pose_N7: unit quaternion wxyz and translation in head heights.
-      identity: (8,).
-    """
-    looks = _looks(tuple(round(float(v), 4) for v in np.clip(identity, -1, 1)))
-    n = min(len(pose_N7), *(len(articulators[name]) for name in NAMES))
-    out = np.empty((n, size, size, 3), np.uint8)
-    for i in range(n):
-        out[i] = _draw({name: float(articulators[name][i]) for name in NAMES}, pose_N7[i], looks, size)
-    return out
+def _arc(u):
+    return np.sqrt(np.maximum(0, 1 - np.clip(u, -1, 1) ** 2))
 
 
-def portrait(identity, size: int = 256) -> np.ndarray:
-    """(size, size, 3) uint8: the neutral face, looking at the viewer, with a hint of a smile."""
-    neutral = {name: np.zeros(1) for name in NAMES} | {"smile": np.array([0.25]), "lip_aperture": np.array([-0.1])}
-    return render(neutral, np.array([[1.0, 0, 0, 0, 0, 0, 0]]), identity, size)[0]
+def _closed(x, top, bottom):
+    """An outline: along the top, back along the bottom; each (N or 1, K)."""
+    x, top, bottom = np.broadcast_arrays(x, top, bottom)
+    return np.concatenate([x, x[..., ::-1]], -1), np.concatenate([top, bottom[..., ::-1]], -1)
 
 
-def rotation_matrix(q) -> np.ndarray:
-    """(3, 3) of a quaternion wxyz in picture coordinates, where pitch > 0 looks down and yaw > 0 to the right."""
-    w, x, y, z = np.asarray(q, np.float64) / max(np.linalg.norm(q), 1e-9)
-    x = -x  # y points down here: about x, positive turns bring the front towards +y
-    return np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                     [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                     [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]])
-
-
-def _draw(a, pose, looks, size):
-    canvas = _Canvas(size, rotation_matrix(pose[:4]), np.asarray(pose[4:], np.float64))
-    jaw = 0.10 * np.clip(a["jaw_open"], -0.2, 1.5)
-    _hair_behind(canvas, looks)
-    _body(canvas, looks)
-    _head(canvas, looks, jaw)
-    smile = np.clip(a["smile"], -1, 1.5)
-    _cheeks(canvas, looks, np.clip(a["cheek_raise"], 0, 1.5))
-    for side, name in ((-1, "left"), (1, "right")):
-        _eye(canvas, looks, side, np.clip(a[f"blink_{name}"], 0, 1), a["gaze_x"], a["gaze_y"], a["cheek_raise"])
-        _brow(canvas, looks, side, a[f"brow_{name}"])
-    _nose(canvas, looks)
-    _mouth(canvas, looks, a, jaw, smile)
-    _hair_front(canvas, looks)
-    return canvas.image
-
-
-def _hair_behind(canvas, looks):
+def _hair_behind(scene, looks):
     layers = [(-0.05, looks["width"] + 0.05, 0.98, 0.1)]  # under the fringe: no gap beside it when the head turns
     if looks["long"] > -0.2:
         layers.insert(0, (0.3 + 0.9 * (looks["long"] + 0.2), looks["width"] + 0.16, 1.06, -0.35))
@@ -128,115 +171,109 @@ def _hair_behind(canvas, looks):
     for low, w, high, z in layers:
         x = np.concatenate([w * np.cos(t), [w * 0.95, -w * 0.95]])
         y = np.concatenate([-0.08 + high * np.sin(t), [low, low]])
-        canvas.fill(np.stack([x, y, np.full_like(x, z)], 1), looks["hair"] * 0.8)
+        scene.fill(_points(x, y, z), looks["hair"] * 0.8)
 
 
-def _body(canvas, looks):
+def _body(scene, looks):
     neck = np.array([[-0.3, 0.6, -0.2], [0.3, 0.6, -0.2], [0.34, 1.35, -0.2], [-0.34, 1.35, -0.2]])
-    moved = neck.copy()
-    moved[:2, :2] = (canvas.project(neck[:2]) - canvas.centre) / canvas.scale  # the neck's top follows the head
-    canvas.fill(moved, looks["skin"] * 0.82, fixed=True)
+    moved = np.repeat(neck[None], scene.frames, 0)
+    moved[:, :2, :2] = scene.project(neck[None, :2])  # the neck's top follows the head
+    scene.fill(moved, looks["skin"] * 0.82, fixed=True)
     x, y = _ring(0, 1.75, 1.05, 0.58)
-    canvas.fill(np.stack([x, y, 0 * x], 1), looks["shirt"], fixed=True)
+    scene.fill(_points(x, y, 0.0), looks["shirt"], fixed=True)
 
 
-def _head(canvas, looks, jaw):
+def _head(scene, looks, jaw):
     w = looks["width"]
     for side in (-1, 1):
         x, y = _ring(side * (w + 0.02), 0.02, 0.11, 0.18)
-        canvas.fill(np.stack([x, y, np.full_like(x, -0.05)], 1), looks["skin"] * 0.92)
+        scene.fill(_points(x, y, -0.05), looks["skin"] * 0.92)
     t = np.linspace(0, np.pi, 24)
     cosine, sine = np.cos(t), np.sin(t)
     low_x = w * np.sign(cosine) * np.abs(cosine) ** looks["jaw"]  # a larger exponent makes a more pointed chin
     low_y = 0.05 + (looks["chin"] + jaw - 0.05) * sine
+    high_y = np.broadcast_to(0.05 - 0.98 * sine, low_y.shape)
     x = np.concatenate([low_x, -w * np.sign(cosine) * np.abs(cosine) ** 0.85])
-    y = np.concatenate([low_y, 0.05 - 0.98 * sine])
-    canvas.fill(np.stack([x, y, np.full_like(x, 0.05)], 1), looks["skin"])
+    scene.fill(_points(x, np.concatenate([low_y, high_y], -1), 0.05), looks["skin"])
 
 
-def _cheeks(canvas, looks, raised):
+def _cheeks(scene, looks, raised):
     for side in (-1, 1):
         x, y = _ring(side * 0.42, 0.26 - 0.06 * raised, 0.15, 0.10 + 0.02 * raised)
-        canvas.fill(_surface(x, y), looks["skin"] * 0.93 + np.array([20, -6, -4]) * (0.5 + 0.5 * raised))
+        scene.fill(_surface(x, y), looks["skin"] * 0.93 + np.array([20, -6, -4]) * (0.5 + 0.5 * raised))
 
 
-def _eye(canvas, looks, side, blink, gaze_x, gaze_y, cheek):
+def _eye(scene, looks, side, blink, gaze_x, gaze_y, cheek):
     cx, cy, r = side * 0.34, -0.13, looks["eye"]
     opening = 1 - blink
+    is_open = opening > 0.12
     top = r * (0.85 * opening - 0.35 * blink)  # a closed lid hangs below the middle
     bottom = r * (0.62 * (1 - 0.25 * np.clip(cheek, 0, 1)) * opening + 0.4 * blink)
     t = np.linspace(0, np.pi, 14)
     x = np.concatenate([cx - r * np.cos(t), cx + r * np.cos(t)])
-    y = np.concatenate([cy - top * np.sin(t), cy + bottom * np.sin(t)])
-    lid = _surface(x[:14], y[:14], 0.02)
-    if opening > 0.12:
-        canvas.fill(_surface(x, y), (252, 252, 250))
-        gx, gy = cx + 0.45 * r * np.clip(gaze_x, -1, 1), cy + 0.02 + 0.35 * r * np.clip(gaze_y, -1, 1)
-        for radius, colour in ((0.56, looks["iris"]), (0.28, (18, 14, 18))):
-            ix, iy = _ring(gx, gy, radius * r, radius * r)
-            low, high = cy - top * _arc((ix - cx) / r), cy + bottom * _arc((ix - cx) / r)
-            canvas.fill(_surface(ix, np.clip(iy, low, high), 0.01), colour)
-        gl_x, gl_y = _ring(gx + 0.16 * r, gy - 0.18 * r, 0.1 * r, 0.1 * r, 10)
-        if gy - 0.28 * r > cy - top:
-            canvas.fill(_surface(gl_x, gl_y, 0.02), (255, 255, 255))
-    canvas.line(lid, _INK, 0.035)
+    y = np.concatenate([cy - top * np.sin(t), cy + bottom * np.sin(t)], -1)
+    scene.fill(_surface(x, y), (252, 252, 250), where=is_open)
+    gx, gy = cx + 0.45 * r * np.clip(gaze_x, -1, 1), cy + 0.02 + 0.35 * r * np.clip(gaze_y, -1, 1)
+    for radius, colour in ((0.56, looks["iris"]), (0.28, (18, 14, 18))):
+        ix, iy = _ring(gx, gy, radius * r, radius * r)
+        low, high = cy - top * _arc((ix - cx) / r), cy + bottom * _arc((ix - cx) / r)
+        scene.fill(_surface(ix, np.clip(iy, low, high), 0.01), colour, where=is_open)
+    gl_x, gl_y = _ring(gx + 0.16 * r, gy - 0.18 * r, 0.1 * r, 0.1 * r, 10)
+    scene.fill(_surface(gl_x, gl_y, 0.02), (255, 255, 255), where=is_open & (gy - 0.28 * r > cy - top))
+    scene.line(_surface(x[:14], y[:, :14], 0.02), _INK, 0.035)
 
 
-def _arc(u):
-    return np.sqrt(np.maximum(0, 1 - np.clip(u, -1, 1) ** 2))
-
-
-def _brow(canvas, looks, side, raise_):
+def _brow(scene, looks, side, raise_):
     raise_ = np.clip(raise_, -0.6, 1.2)
     x = side * np.linspace(0.17, 0.53, 8)
     y = -0.36 - 0.09 * raise_ - 0.05 * np.sin(np.linspace(0.2, np.pi * 0.95, 8)) * (1 + 0.5 * raise_)
-    canvas.line(_surface(x, y), looks["hair"] * 0.7, looks["brow"] + 0.02)
+    scene.line(_surface(x, y), looks["hair"] * 0.7, looks["brow"] + 0.02)
 
 
-def _nose(canvas, looks):
-    w = looks["nose"]
-    x, y = _ring(0, 0.22, w, 0.07)
-    canvas.fill(_surface(x, y, 0.14), looks["skin"] * 0.9)
-    canvas.line(np.array([[0.02, -0.08, 0.74], [0.05, 0.08, 0.84], [0.035, 0.16, 0.9]]), looks["skin"] * 0.84, 0.025)
+def _nose(scene, looks):
+    x, y = _ring(0, 0.22, looks["nose"], 0.07)
+    scene.fill(_surface(x, y, 0.14), looks["skin"] * 0.9)
+    ridge = np.array([[[0.02, -0.08, 0.74], [0.05, 0.08, 0.84], [0.035, 0.16, 0.9]]])
+    scene.line(ridge, looks["skin"] * 0.84, 0.025)
 
 
-def _mouth(canvas, looks, a, jaw, smile):
+def _mouth(scene, looks, a, jaw, smile):
     """Inner lips from aperture, width, smile; teeth above, tongue below, both clipped to the opening column by column."""
     half = 0.27 * (1 + 0.28 * a["lip_width"] - 0.25 * a["lip_protrusion"] + 0.22 * smile)
-    gap = 0.30 * max(a["lip_aperture"], 0.0)
-    press = max(-a["lip_aperture"], 0.0)
+    gap = 0.30 * np.maximum(a["lip_aperture"], 0.0)
+    press = np.maximum(-a["lip_aperture"], 0.0)
     u = np.linspace(-1, 1, 21)
     middle = 0.53 + 0.35 * jaw - 0.12 * smile * (u ** 2 - 0.4)
     shape = (1 - u ** 2) ** 0.7
     upper = middle - (0.4 * gap + 0.035 * a["upper_lip_raise"]) * shape
     lower = middle + (0.6 * gap + 0.035 * a["lower_lip_drop"]) * shape
-    if gap < 0.003:
-        upper = lower = (upper + lower) / 2  # pressed lips meet, whatever pulls on them
+    is_open = gap > 0.003
+    meet = (upper + lower) / 2  # pressed lips meet, whatever pulls on them
+    upper, lower = np.where(is_open, upper, meet), np.where(is_open, lower, meet)
     lower = np.maximum(lower, upper)
     x = half * u
     forward = 0.10 * a["lip_protrusion"]
-    thick = looks["lips"] * (1 + 0.45 * a["lip_protrusion"]) * (1 - 0.6 * min(press, 0.5)) * (1 - 0.12 * smile)
+    thick = looks["lips"] * (1 + 0.45 * a["lip_protrusion"]) * (1 - 0.6 * np.minimum(press, 0.5)) * (1 - 0.12 * smile)
 
     def between(top, bottom):
-        return _surface(np.concatenate([x, x[::-1]]), np.concatenate([top, bottom[::-1]]), 0.04 + forward)
+        return _surface(*_closed(x, top, bottom), 0.04 + forward)
 
     bow = (1 - np.abs(u) ** 3) * (1 - 0.25 * np.exp(-(u / 0.18) ** 2))
     colour = looks["skin"] * 0.62 + np.array([200, 70, 80]) * 0.36
-    canvas.fill(between(upper - thick * bow, upper + 0.004), colour * 0.95)
-    canvas.fill(between(lower - 0.004, lower + 1.25 * thick * (1 - np.abs(u) ** 3)), colour * 1.05)
-    if gap > 0.003:
-        canvas.fill(between(upper, lower), (78, 22, 30))
-        raised = np.clip(0.35 + 0.5 * a["tongue_tip"] + 0.35 * a["tongue_body"], 0.05, 1.0)
-        inside = 0.82
-        tongue_top = lower - (lower - upper) * raised * np.where(np.abs(u) < inside, _arc(u / inside), 0)
-        canvas.fill(between(np.maximum(tongue_top, upper), lower), (206, 96, 104))
-        teeth = np.minimum(0.06 * (1 + 0.8 * max(a["upper_lip_raise"], 0)), 0.55 * (lower - upper)) * _arc(u / 0.92)
-        canvas.fill(between(upper, np.minimum(upper + teeth, lower)), (250, 248, 242))
-    else:
-        canvas.line(_surface(x, upper, 0.05 + forward), colour * 0.55, 0.022)
+    scene.fill(between(upper - thick * bow, upper + 0.004), colour * 0.95)
+    scene.fill(between(lower - 0.004, lower + 1.25 * thick * (1 - np.abs(u) ** 3)), colour * 1.05)
+    scene.fill(between(upper, lower), (78, 22, 30), where=is_open)
+    raised = np.clip(0.35 + 0.5 * a["tongue_tip"] + 0.35 * a["tongue_body"], 0.05, 1.0)
+    inside = 0.82
+    tongue_top = lower - (lower - upper) * raised * np.where(np.abs(u) < inside, _arc(u / inside), 0)
+    scene.fill(between(np.maximum(tongue_top, upper), lower), (206, 96, 104), where=is_open)
+    teeth = 0.06 * (1 + 0.8 * np.maximum(a["upper_lip_raise"], 0))
+    teeth = np.minimum(teeth, 0.55 * (lower - upper)) * _arc(u / 0.92)
+    scene.fill(between(upper, np.minimum(upper + teeth, lower)), (250, 248, 242), where=is_open)
+    scene.line(_surface(x, upper, 0.05 + forward), colour * 0.55, 0.022, where=~is_open)
 
 
-def _hair_front(canvas, looks):
+def _hair_front(scene, looks):
     w = looks["width"] + 0.05
     t = np.linspace(np.pi, 2 * np.pi, 28)
     fringe = np.linspace(w, -w, 28)
@@ -247,4 +284,4 @@ def _hair_front(canvas, looks):
     y = np.concatenate([-0.05 + (1.0 + 0.06 * (looks["long"] > -0.6)) * np.sin(t), line])
     front = 0.75 * np.sqrt(np.maximum(0.05, 1 - (fringe / 1.05) ** 2 - (line / 1.25) ** 2))
     z = np.concatenate([np.full(28, 0.1), front + (0.1 - front) * side ** 6])
-    canvas.fill(np.stack([x, y, z], 1), looks["hair"])
+    scene.fill(_points(x, y, z), looks["hair"])

@@ -21,11 +21,11 @@ import zlib
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.systems.api import stream_names
 from data_pipelines.encode import resampled
 from data_pipelines.features.common import to_float
 from data_pipelines.schema import recipe_hash
 from eval import recipes, summary
-from eval.generator import stream_names
 from eval.metrics import alignment, beats, frechet, lips, speech
 from eval.signals import AUDIO, FPS, MOTION, Signals, fit
 
@@ -48,6 +48,8 @@ class ClipBenchmark:
     """
 
     name = "common"
+    baselines = BASELINES
+    picture_fps = FPS
     has_lips = False  # the face codes tell the lip aperture
     has_words = False  # every example has a transcript of words that the recogniser knows
     lip_recipe = lips.RECIPE
@@ -57,7 +59,7 @@ class ClipBenchmark:
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
         self.config, self.decoder, self.dataset, self.clips, self.full = config, decoder, dataset, clips, full
         self.streams = stream_names(system)
-        self.models = _models(system.tasks, tuple(config.evaluate.tasks))
+        self.models = models_of(system.tasks, tuple(config.evaluate.tasks))
         self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
         self.free_length = "mask" not in system.conditions_spec
         self.rates = {k: dataset.features[k].rate for k in self.streams}
@@ -77,7 +79,7 @@ class ClipBenchmark:
     @property
     def variants(self) -> tuple[str, ...]:
         """What is scored: models first."""
-        return (*self.models, *BASELINES)
+        return (*self.models, *self.baselines)
 
     @property
     def motion_fps(self) -> float:
@@ -360,7 +362,7 @@ class ClipBenchmark:
         return []
 
 
-def _models(tasks: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
+def models_of(tasks: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
     """{variant: task}."""
     if unknown := [task for task in wanted if task not in tasks]:
         raise UserError("unknown task", where="config.evaluate.tasks", expected=" or ".join(tasks),

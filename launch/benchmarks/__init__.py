@@ -6,6 +6,8 @@ Such a file has
     DEFAULTS: Options                                     what is measured unless flags say otherwise
     cases(config, system, options) -> iterator of Case    built one after the other, so that one's arrays go before the
                                                           next one's come
+    plan(config, system, options) -> rows                 optional: what shapes alone say of the training step, nothing is run
+                                                          (launch.benchmark --plan); common.plan_step where there is none
 """
 
 import importlib
@@ -17,6 +19,6 @@ __all__ = ["Case", "Options", "of_system"]
 
 
 def of_system(name: str):
-    """The module that measures a system, by the `name` of its config."""
-    own = f"{__name__}.{name}"
+    """The module that measures a system, by the `name` of its config; for "family.stage" the family's."""
+    own = f"{__name__}.{name.split('.')[0]}"
     return importlib.import_module(own if importlib.util.find_spec(own) else f"{__name__}.segments")

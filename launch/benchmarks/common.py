@@ -68,6 +68,41 @@ def train_case(config, system, batch: dict, name: str, describe: dict, options_w
     return Case(name, describe, run, compiled.flops, compiled.compile_seconds, temporary_mb(compiled.memory))
 
 
+def plan_step(config, system, batch: dict) -> list[dict]:
+    """[{"name", "value", "unit"}]: FLOPs and bytes of the training step on a batch {name: shape}, from shapes alone, for one
+    device. Gradients and moments are of trainable parameters; "activations" is what the backward pass keeps and the largest
+    layer's own needs (avjax.training.memory)."""
+    from avjax.training.flops import count_flops
+    from avjax.training.memory import bytes_of, peak_bytes
+    from avjax.training.optimizer import make_optimizer
+    from avjax.training.state import abstract_params
+    from avjax.training.step import make_gradients
+
+    params = abstract_params(system)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, params)
+    gradients = make_gradients(system, optimizer, accumulate=config.optimizer.accumulate)
+    leaves, trains = jax.tree.leaves(params), jax.tree.leaves(optimizer.trainable)
+    trained = [x for x, train in zip(leaves, trains, strict=True) if train]
+    frozen = [x for x, train in zip(leaves, trains, strict=True) if not train]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def step(params, batch, key):  # gradients of what is frozen are zeros that nobody reads
+        loss, metrics, grads = gradients(params, batch, key)
+        kept = [g for g, train in zip(jax.tree.leaves(grads), trains, strict=True) if train]
+        return loss, metrics, kept
+
+    moments = jax.eval_shape(optimizer.transform.init, params)
+    parts = {"trainable parameters": bytes_of(trained), "frozen parameters": bytes_of(frozen),
+             "optimizer state": bytes_of(moments), "moving average": bytes_of(leaves) if config.optimizer.ema_decay else 0,
+             "batch": bytes_of(batch), "activations and gradients": peak_bytes(step, params, batch, key)}
+    rows = [{"name": "step", "value": count_flops(step, params, batch, key) / 1e12, "unit": "TFLOP"},
+            {"name": "parameters", "value": sum(x.size for x in leaves) / 1e9, "unit": "billion"}]
+    rows += [{"name": name, "value": size / 1e9, "unit": "GB"} for name, size in parts.items()]
+    return [*rows, {"name": "all bytes", "value": sum(parts.values()) / 1e9, "unit": "GB"},
+            {"name": "with frozen parameters in 16 bits", "unit": "GB",
+             "value": (sum(parts.values()) - bytes_of(frozen) / 2) / 1e9}]
+
+
 def compiled_case(function, arguments: tuple, name: str, describe: dict, more_flops: int = 0, **more) -> Case:
     """A pure function of arrays, compiled before it is timed. `more_flops`: of loops that turn as often as data say, which
     are counted once."""

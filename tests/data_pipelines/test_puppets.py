@@ -214,3 +214,30 @@ def test_every_word_is_in_the_recognisers_dictionary():
 def test_existing_folder_is_refused(corpus):
     with pytest.raises(UserError, match="refusing to overwrite"):
         build.prepare(corpus[0].dir, seed=3, **TINY)
+
+
+def test_more_held_out_speakers_leave_the_others_as_they_are():
+    more = identities.identities(9, 0, held_out=4)
+    assert list(more) == [*WHO, "zoe2", "zoe3", "zoe4"]
+    assert all((more[name] == WHO[name]).all() for name in WHO)
+    new = np.stack([more[name] for name in identities.held_out_names(4)])
+    assert min(np.linalg.norm(a - b) for i, a in enumerate(new) for b in new[:i]) > 0.1
+
+
+def test_small_pictures_are_the_large_ones_averaged_and_zoom_enlarges_the_head():
+    frames = 300  # more than are worked out at once
+    values = {name: 0.3 * np.sin(np.arange(frames) / 7 + i) for i, name in enumerate(face_code.NAMES)}
+    pose = np.concatenate([performance.quaternion(*0.1 * np.sin(np.arange(frames) / 9 + np.arange(3)[:, None])),
+                           np.zeros((frames, 3))], 1)
+    small, large = render.render(values, pose, ADA, 64), render.render(values, pose, ADA, 128)
+    averaged = large.reshape(frames, 64, 2, 64, 2, 3).mean((2, 4))
+    assert np.abs(small - averaged).max() <= 1
+    alone = render.render({n: v[280:281] for n, v in values.items()}, pose[280:281], ADA, 64)[0]
+    np.testing.assert_array_equal(alone, small[280])
+
+    def height(picture):
+        rows = (np.abs(picture[:, 56:72].astype(int) - picture[:, :1]) > 30).any((1, 2))  # unlike the background
+        return np.flatnonzero(~rows[:64])[-1] if not rows[:64].all() else -1
+
+    near, far = render.portrait(ADA, 128, 1.2), render.portrait(ADA, 128)
+    assert 0 <= height(near) < height(far) - 5  # the hair's top is higher up

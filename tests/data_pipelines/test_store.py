@@ -1,5 +1,6 @@
 """Datasets on disk: what is written is read back; what is broken, foreign or half-written is refused by name."""
 
+import functools
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from avjax.errors import UserError
-from data_pipelines import inspect, store
+from data_pipelines import inspect, partial, store
 from data_pipelines.schema import CHECKSUMS_FILE, Feature
 
 FEATURES = {
@@ -272,3 +273,96 @@ def test_reading_is_fast(dataset):
 def test_moved_folder_still_opens(dataset, tmp_path):
     shutil.move(dataset.dir, tmp_path / "elsewhere")
     assert len(list(store.open_dataset(tmp_path / "elsewhere").source("train"))) == 20
+
+
+def thunks(count, prefix, made):
+    def make(example):
+        made.append(example["id"])
+        return example
+
+    return [functools.partial(make, e) for e in make_examples(count, prefix)]
+
+
+def interrupted(out, made, arguments, after, **more):
+    """A job that can be continued, stopped (as by Ctrl-C) while it makes the item after so many."""
+    def stop():
+        raise KeyboardInterrupt
+
+    items = thunks(8, "a", made)
+    with partial.Partial(out, arguments) as job:
+        return write(job, splits={"train": items[:after] + [stop] + items[after:] if after < 8 else items}, **more)
+
+
+@pytest.mark.parametrize("breakage", ["nothing", "torn journal", "truncated shard", "stray file"])
+def test_a_continued_job_makes_what_is_missing_and_no_more(tmp_path, monkeypatch, breakage):
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # every example is a shard
+    out, made = tmp_path / "data", []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(out, made, {"a": 1}, after=5)
+    folder = tmp_path / ".data.partial"
+    again = 3
+    if breakage == "torn journal":
+        with open(folder / "journal.jsonl", "a") as file:
+            file.write('{"split": "train", "posi')
+    elif breakage == "truncated shard":
+        (folder / "data" / "train-00003.open").write_bytes(b"half")
+        again = 5  # that one and what follows it
+    elif breakage == "stray file":
+        (folder / "data" / "train-00007.open").write_bytes(b"never committed")
+    made.clear()
+    dataset = interrupted(out, made, {"a": 1}, after=8)
+    assert len(made) == again and list(dataset.source("train").ids) == [f"a{i}" for i in range(8)]
+    dataset.verify()
+    for example, expected in zip(dataset.source("train"), make_examples(8, "a"), strict=True):
+        np.testing.assert_array_equal(example["face"], expected["face"])
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_job_of_other_arguments_or_encoders_is_refused_and_can_be_begun_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)
+    out, made = tmp_path / "data", []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(out, made, {"seed": 1, "size": 64}, after=2)
+    with pytest.raises(UserError, match=r"other arguments.*\.data\.partial.*expected: seed=1; found: seed=2.*delete that folder"):
+        interrupted(out, made, {"seed": 2, "size": 64}, after=8)
+    with pytest.raises(UserError, match="other encoders.*found: other codecs"):
+        interrupted(out, made, {"seed": 1, "size": 64}, after=8, codecs={"face": {"mix": np.zeros(3)}})
+    shutil.rmtree(tmp_path / ".data.partial")  # neither threw away what was made
+    interrupted(out, made, {"seed": 2, "size": 64}, after=8)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_two_jobs_do_not_write_one_folder(tmp_path):
+    with partial.Partial(tmp_path / "data", {}), pytest.raises(UserError, match="another job is writing"):
+        partial.Partial(tmp_path / "data", {}).__enter__()
+    with partial.Partial(tmp_path / "data", {}) as job:  # free again
+        assert job.once("x", lambda: {"a": np.ones(2)})["a"].sum() == 2
+        assert job.once("x", lambda: 1 / 0)["a"].sum() == 2
+
+
+def test_unusable_examples_are_left_out_and_told_of(tmp_path, capsys):
+    def odd():
+        raise store.Unusable("silent", id="a9", expected="sound", found="none")
+
+    def items():
+        return [*make_examples(3, "a"), odd, lambda: [*make_examples(2, "c"), store.Unusable("swapped", id="c2")]]
+
+    with pytest.raises(UserError, match="silent.*expected: sound"):  # not asked for
+        write(tmp_path / "data", splits={"train": items()})
+    with pytest.raises(UserError, match=r"too many.*at most 20%; found: 2 of 7: 1 x silent, 1 x swapped"):
+        write(tmp_path / "data", splits={"train": items()}, max_bad=0.2)
+    dataset = write(tmp_path / "data", splits={"train": items()}, max_bad=0.5)
+    assert dataset.ids == {"train": ["a0", "a1", "a2", "c0", "c1"]}
+    told = [json.loads(line) for line in (tmp_path / "data.quarantine.jsonl").read_text().splitlines()]
+    assert [(t["id"], t["reason"]) for t in told] == [("a9", "silent"), ("c2", "swapped")]
+    assert "left out 2 of 7: 1 x silent, 1 x swapped" in capsys.readouterr().err
+    with pytest.raises(UserError, match="empty split.*1 x silent"):
+        write(tmp_path / "more", splits={"train": [odd]}, max_bad=1.0)
+
+
+def test_killed_at_any_moment_a_job_goes_on_with_nothing_lost_or_doubled(tmp_path):
+    """Real SIGKILLs, before and after every rename, synchronisation and removal; see kill_points.py."""
+    program = pathlib.Path(__file__).with_name("kill_points.py")
+    done = subprocess.run([sys.executable, program, tmp_path, "store"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[-1]) > 25

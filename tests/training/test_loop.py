@@ -309,6 +309,20 @@ def test_warm_start_takes_what_is_asked_and_resumes_from_its_own(tmp_path):
     assert again.step == 7
 
 
+def test_warm_start_of_a_part_from_the_subtree_of_another_job(tmp_path):
+    first = run(tmp_path / "part", **{"train.steps": 3})
+    settings = {"optimizer.learning_rate": 0.0, "train.steps": 1, "seed": 7, "optimizer.ema_decay": 0.5}
+    fresh = run(tmp_path / "fresh", **settings)
+    both = run(tmp_path / "whole", **settings, **{"train.init_parts": (("out", str(tmp_path / "part"), "out"),)})
+    assert_same(both.state["params"]["out"], first.params["out"])
+    np.testing.assert_allclose(both.state["ema"]["out"]["kernel"], first.params["out"]["kernel"], rtol=1e-6)
+    assert_same(both.state["params"]["hidden"], fresh.state["params"]["hidden"])
+    crossed = run(tmp_path / "crossed", **settings, **{"train.init_parts": (("out", str(tmp_path / "part"), "hidden"),)})
+    assert_same(crossed.state["params"]["out"], first.params["hidden"])
+    with pytest.raises(UserError, match="none of these parameters.*elsewhere"):
+        run(tmp_path / "wrong", **settings, **{"train.init_parts": (("out", str(tmp_path / "part"), "elsewhere"),)})
+
+
 @pytest.mark.parametrize("settings, message", [
     ({"train.init_from": "nowhere"}, "no checkpoint here.*nowhere"),
     ({"train.init_include": ("nothing",)}, "none of these parameters.*nothing.*way out"),

@@ -1,0 +1,164 @@
+"""Frames of speech at 50 Hz that units are made of: an inner layer of a wav2vec 2.0 network, or log-mel.
+
+Whoever gives frames has the attributes of `SpeechFrames`. Frame k of either kind begins at sample 320 k.
+Suffixes: B batch, N samples, T frames, D width, K centroids, M mel bands.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from avjax.codecs import mel
+from avjax.encoders import kmeans, windows
+from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
+from avjax.encoders.windows import HOP, SAMPLE_RATE
+from avjax.errors import UserError
+from avjax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
+from avjax.weights.reader import file_sha256, read_state_dict
+from avjax.weights.wav2vec2 import import_params
+
+# A network for random weights: small convolutions, two layers. Ours by choice.
+RANDOM = Wav2Vec2Config(d_model=128, num_layers=2, num_heads=4, d_ff=256, conv_dims=(64,) * 7, conv_bias=True, conv_norm="layer",
+                        pre_norm=True, position_kernel=16, position_groups=4)
+MEL = mel.RECIPE | {"sample_rate": SAMPLE_RATE, "n_fft": 2 * HOP, "hop": HOP, "bands": 40, "gain": 1.0}
+_ACTIVE = 4.0  # nats: frames within so much of the loudest are speech
+UTTERANCE_EPS = 1e-5  # of the utterance normalisation
+
+
+class SpeechFrames(Protocol):
+    """`recipe` says all that decides about the frames; `width` is D."""
+
+    recipe: dict
+    width: int
+
+    def __call__(self, audio: Sequence[np.ndarray], centroids_KD: np.ndarray | None = None) -> list[np.ndarray]:
+        """Utterances (n_i,) float32 at 16 kHz -> their frames (T_i, D) float32, or the nearest centroids (T_i,) int32.
+        Results of one do not depend on the others. UserError: an utterance shorter than a frame."""
+
+
+class MelFrames:
+    """Log-mel frames, each band less its mean over the utterance's loud frames, beside `context` frames on either side."""
+
+    def __init__(self, context: int = 1):
+        self.width = MEL["bands"] * (2 * context + 1)
+        self._context = context
+        self.recipe = {"kind": "mel", "mel": dict(MEL), "context": context, "width": self.width,
+                       "normalise": f"bands less their mean over frames within {_ACTIVE} nats of the loudest"}
+
+    def __call__(self, audio, centroids_KD=None):
+        """See SpeechFrames."""
+        frames = [self._frames(_checked(x_N, MEL["n_fft"])) for x_N in audio]
+        return frames if centroids_KD is None else [kmeans.assign(x_TD, centroids_KD) for x_TD in frames]
+
+    def _frames(self, audio_N):
+        mel_TM = mel.log_mel(audio_N, MEL)
+        level_T = mel_TM.mean(1)
+        mel_TM = mel_TM - mel_TM[level_T >= level_T.max() - _ACTIVE].mean(0)
+        near_TS = np.arange(len(mel_TM))[:, None] + np.arange(-self._context, self._context + 1)
+        return mel_TM[np.clip(near_TS, 0, len(mel_TM) - 1)].reshape(len(mel_TM), -1)
+
+
+class Wav2Vec2Frames:
+    """The raw output of an inner layer of wav2vec 2.0, HuBERT or XLS-R; layers behind it are not computed."""
+
+    def __init__(self, network: Wav2Vec2Config, params: dict, *, layer: int, normalise: bool, weights: dict,
+                 precision: str = "float32", mesh: Mesh | None = None):
+        """
+        Args:
+          network, params: parameters may have more layers than are needed.
+          layer: transformer layers passed: 0 = the encoder's input, 35 = "layer 35", `hidden_states[35]`.
+          normalise: every utterance to zero mean and unit variance (XLS-R), or not (HuBERT).
+          weights: what the recipe says of where the parameters come from.
+          precision: of products, a name of JAX; decides on units near a tie, so it is in the recipe.
+          mesh: batches are split over its data axes; None = one device.
+
+        Raises:
+          UserError: fewer layers than `layer`, or strides that do not give 50 frames a second.
+        """
+        if not 0 <= layer <= network.num_layers or np.prod(network.conv_strides) != HOP:
+            raise UserError("not a network for units", where="wav2vec 2.0 weights", expected=f"layer 0 to {network.num_layers}, "
+                            f"convolutions that stride {HOP} samples", found=f"layer {layer}, strides {network.conv_strides}",
+                            way_out="choose another --layer or another checkpoint")
+        self.width = network.d_model
+        self.recipe = {"kind": "wav2vec2", "layer": layer, "normalise": normalise, "precision": precision, "width": self.width,
+                       "windows": dict(windows.RECIPE), "network": dataclasses.asdict(network), "weights": weights}
+        self._network = dataclasses.replace(network, num_layers=layer, vocab_size=0)
+        self._normalise, self._precision, self._mesh = normalise, precision, mesh or make_mesh({"data": 1}, jax.devices()[:1])
+        kept = {k: v for k, v in params.items() if k not in ("lm_head", "layers")}
+        kept |= {"layers": jax.tree.map(lambda w: w[:layer], params["layers"])} if layer else {}
+        self._params = jax.device_put(kept, replicated(self._mesh))
+
+    @classmethod
+    def from_checkpoint(cls, path: str, *, layer: int = 35, normalise: bool | None = None, num_heads: int | None = None,
+                        precision: str = "float32", mesh: Mesh | None = None) -> "Wav2Vec2Frames":
+        """From a published file. normalise None: yes for networks with layer norm in their convolutions (XLS-R), else no
+        (HuBERT base). UserError: unreadable, of another network, with fewer layers."""
+        params = import_params(read_state_dict(path), where=str(path))
+        network = config_of(params, num_heads)
+        normalise = network.conv_norm == "layer" if normalise is None else normalise
+        return cls(network, params, layer=layer, normalise=normalise, weights={"kind": "file", "sha256": file_sha256(path)},
+                   precision=precision, mesh=mesh)
+
+    @classmethod
+    def random(cls, network: Wav2Vec2Config = RANDOM, *, layer: int = 1, seed: int = 0, mesh: Mesh | None = None
+               ) -> "Wav2Vec2Frames":
+        """Weights never trained, a function of `network` and `seed`: what the architecture alone makes of sound."""
+        return cls(network, random_params(network, seed), layer=layer, normalise=True, weights={"kind": "random", "seed": seed},
+                   mesh=mesh)
+
+    def __call__(self, audio, centroids_KD=None):
+        """See SpeechFrames."""
+        kmeans.check_width(centroids_KD, self.width, "units of wav2vec 2.0 frames") if centroids_KD is not None else None
+        utterances = [self._normalised(_checked(x_N, self._network.min_samples())) for x_N in audio]
+        cuts = [windows.pieces(len(x_N)) for x_N in utterances]
+        found, shards = {}, math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        for where, x_BN, lengths_B in windows.batches(utterances, cuts, shards):
+            batch = jax.device_put((x_BN, lengths_B), batch_sharding(self._mesh))
+            with jax.default_matmul_precision(self._precision):
+                found |= dict(zip(where, np.asarray(_run(self._network, self._params, *batch, centroids_KD)), strict=False))
+        return [windows.joined([found[i, j] for j in range(len(cut))], cut, self._network.num_frames)
+                for i, cut in enumerate(cuts)]
+
+    def _normalised(self, x_N):
+        return (x_N - x_N.mean()) / np.sqrt(x_N.var() + UTTERANCE_EPS) if self._normalise else x_N
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(network: Wav2Vec2Config, params, x_BN, lengths_B, centroids_KD):
+    hidden_BTD = Wav2Vec2(network).apply({"params": params}, x_BN, lengths_B)["hidden"]
+    if centroids_KD is None:
+        return hidden_BTD
+    return kmeans.nearest(hidden_BTD.reshape(-1, network.d_model), centroids_KD).reshape(hidden_BTD.shape[:2])
+
+
+def random_params(network: Wav2Vec2Config, seed: int) -> dict:
+    """Parameters as training would start from, drawn by numpy: the same with every version of JAX. Kernels are normal with
+    variance 2 / fan-in, norms the identity, biases zero."""
+    shapes = jax.eval_shape(Wav2Vec2(network).init, jax.random.key(0), jax.ShapeDtypeStruct((1, SAMPLE_RATE), np.float32))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name != "kernel":
+            return np.full(leaf.shape, float(name == "scale"), np.float32)
+        stacked = any(p.key == "layers" for p in path)
+        fan_in = np.prod(leaf.shape[stacked:-1])
+        return (rng.standard_normal(leaf.shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes["params"])
+
+
+def _checked(audio_N, least: int) -> np.ndarray:
+    audio_N = np.asarray(audio_N)
+    if audio_N.ndim != 1 or len(audio_N) < least or audio_N.dtype.kind != "f" or not np.isfinite(audio_N).all():
+        finite = audio_N.dtype.kind != "f" or np.isfinite(audio_N).all()
+        raise UserError("audio that units cannot be made of", where="speech units",
+                        expected=f"a vector of at least {least} finite floats at {SAMPLE_RATE} Hz",
+                        found=f"{audio_N.dtype} {audio_N.shape}" if finite else "NaN or infinity", way_out="leave the clip out")
+    return audio_N.astype(np.float32)

@@ -1,0 +1,242 @@
+"""The Motion Mapper: units of all speakers -> motion tokens of one of them, 25 frames a second.
+
+    units -> rows -> Linear -> convolution (50 to 25 Hz) -> blocks over all streams -> LN -> Linear, of the self stream
+
+In mode "joint" a block is MMDiT's (Esser et al. 2024): every stream has its layer norms, its QKV and MLP, and one softmax
+runs over the keys of all streams. Here nothing varies with a diffusion time (tokens are made once, before the sampler), so
+the norms have learned scales instead of AdaLN; positions are times, the same for all streams; a band hides what is further
+away than `band` frames (dual has two attentions a block and so reaches twice as far). All partners have one role, so their
+order does not matter (but in "concat").
+
+Suffixes: B batch, U units (50 Hz), T frames (25 Hz), S streams, D model width, H heads, K head width, W token width.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.nn.attention import Band, attention
+from avjax.nn.embeddings import rotary_tables, rotate
+from avjax.nn.layers import Dense, RMSNorm, gelu
+from avjax.systems.tavid.mapper.config import hidden_width
+
+KERNEL, STRIDE = 4, 2  # of the convolution: frame t sees units 2t - 1 .. 2t + 2
+
+
+def centroid_rows(path: str, num_units: int, unit_dim: int) -> np.ndarray:
+    """(num_units, unit_dim) float32 of an .npy file, UserError for another shape."""
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError("centroids cannot be read", where=path, expected="an .npy file", found=str(error)) from error
+    if rows.shape != (num_units, unit_dim):
+        raise UserError("centroids of another codebook", where=path, expected=f"({num_units}, {unit_dim})",
+                        found=str(rows.shape), way_out="set num_units and unit_dim of the mapper to the file's")
+    return rows.astype(np.float32)
+
+
+class UnitStem(nn.Module):
+    """Units (B, U, S) -> (B, T = U / 2, S, D). Row `num_units` means: not given (guidance). Units outside become it."""
+
+    config: object
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+
+        def rows(key, shape, dtype=jnp.float32):
+            fresh = jax.random.normal(key, shape, dtype)
+            if not c.centroids:
+                return fresh
+            given = centroid_rows(c.centroids, c.num_units, c.unit_dim)
+            return fresh.at[:-1].set((given - given.mean()) / given.std())  # one scale for all: their geometry stays
+
+        self.rows = self.param("rows", rows, (c.num_units + 1, c.unit_dim))
+        self.project = Dense(c.d_model, c.unit_dim, dtype=self.dtype, init_scale=c.init_scale)
+        self.resample = Dense(c.d_model, KERNEL * c.d_model, dtype=self.dtype, init_scale=c.init_scale)
+
+    def __call__(self, units_BUS, valid_BU):
+        """Units that are not valid count as the silence of the convolution's own padding."""
+        known = (units_BUS >= 0) & (units_BUS < self.config.num_units)
+        x = jnp.take(self.rows, jnp.where(known, units_BUS, self.config.num_units), axis=0).astype(self.dtype)
+        x_BUSD = self.project(x) * valid_BU[..., None, None].astype(self.dtype)
+        B, U, S, D = x_BUSD.shape
+        x = jnp.pad(x_BUSD, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        taps = [x[:, i:i + U - 1:STRIDE] for i in range(KERNEL)]  # a convolution as one product, over all streams
+        return self.resample(jnp.concatenate(taps, axis=-1))
+
+
+def layer_norm():
+    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False)
+
+
+class StreamLayers(nn.Module):
+    """What one stream of a block owns: layer norms, QKV with per-head RMS norm, output, MLP. `attends` is how many
+    attentions it takes part in, `ends`: only its keys and values are wanted (a partner in the last block)."""
+
+    config: object
+    dtype: jnp.dtype
+    attends: int = 1
+    ends: bool = False
+
+    def setup(self):
+        c = self.config
+        D, H = c.d_model, c.num_heads
+        kw = dict(dtype=self.dtype, init_scale=c.init_scale)
+        self.norms = [layer_norm() for _ in range(self.attends)]
+        self.qkv = [Dense((3, H, D // H), D, **kw) for _ in range(self.attends)]
+        self.q_norm = [RMSNorm(D // H) for _ in range(self.attends)]
+        self.k_norm = [RMSNorm(D // H) for _ in range(self.attends)]
+        if self.ends:
+            return
+        self.project = [Dense(D, D, **kw) for _ in range(self.attends)]
+        self.mlp_norm = layer_norm()
+        self.mlp_in = Dense(hidden_width(c), D, **kw)
+        self.mlp_out = Dense(D, hidden_width(c), **kw)
+
+    def heads(self, x_BTSD, i: int = 0):
+        """(B, T, S, 3, H, K): queries and keys normed."""
+        qkv = self.qkv[i](self.norms[i](x_BTSD))
+        q, k, v = (qkv[..., j, :, :] for j in range(3))
+        return jnp.stack([self.q_norm[i](q), self.k_norm[i](k), v], axis=3)
+
+    def add(self, x_BTSD, attended_BTSD, i: int = 0):
+        return x_BTSD + self.project[i](attended_BTSD)
+
+    def mlp(self, x_BTSD):
+        return x_BTSD + self.mlp_out(gelu(self.mlp_in(self.mlp_norm(x_BTSD))))
+
+
+class MapperBlock(nn.Module):
+    """One block over (B, T, S, D); stream 0 is oneself. In the `last` one, streams apart from it come out as they were."""
+
+    config: object
+    dtype: jnp.dtype
+    last: bool = False
+
+    def setup(self):
+        c = self.config
+        kw = dict(attends=2 if c.mode == "dual" else 1)
+        if c.share_weights:
+            self.all = StreamLayers(c, self.dtype, **kw)
+        else:
+            self.own = StreamLayers(c, self.dtype, **kw)
+            self.partner = StreamLayers(c, self.dtype, ends=self.last and c.mode == "joint", **kw)
+
+    def each(self, method: str, *streams, i: int = 0):
+        """A method of the layers, on every stream with the layers of its role."""
+        run = getattr(StreamLayers, method)
+        more = () if method == "mlp" else (i,)
+        if self.config.share_weights:
+            return run(self.all, *streams, *more)
+        own = run(self.own, *(x[:, :, :1] for x in streams), *more)
+        if self.partner.ends and method != "heads":
+            return jnp.concatenate([own, streams[0][:, :, 1:]], axis=2)
+        return jnp.concatenate([own, run(self.partner, *(x[:, :, 1:] for x in streams), *more)], axis=2)
+
+    def __call__(self, x_BTSD, rotary, valid_BT):
+        if self.config.mode == "dual":
+            x_BTSD = self.each("add", x_BTSD, self.within(self.each("heads", x_BTSD), rotary, valid_BT))
+            x_BTSD = self.each("add", x_BTSD, self.across(self.each("heads", x_BTSD, i=1), rotary, valid_BT), i=1)
+        else:
+            x_BTSD = self.each("add", x_BTSD, self.joint(self.each("heads", x_BTSD), rotary, valid_BT))
+        return self.each("mlp", x_BTSD)
+
+    def joint(self, qkv, rotary, valid_BT):
+        """One softmax over the keys of all streams."""
+        B, T, S = qkv.shape[:3]
+        q, k, v = (qkv[:, :, :, i].reshape(B, T * S, *qkv.shape[4:]).transpose(0, 2, 1, 3) for i in range(3))
+        out_BHNK = self.attend(q, k, v, tuple(jnp.repeat(table, S, axis=0) for table in rotary),
+                               jnp.repeat(valid_BT, S, axis=1), S)
+        return out_BHNK.transpose(0, 2, 1, 3).reshape(B, T, S, -1)
+
+    def within(self, qkv, rotary, valid_BT):
+        """Every stream over its own keys."""
+        return self.streamwise(qkv, 0, rotary, valid_BT)
+
+    def across(self, qkv, rotary, valid_BT):
+        """Every stream over each other one's keys; of several partners, the mean."""
+        S = qkv.shape[2]
+        return sum(self.streamwise(qkv, shift, rotary, valid_BT) for shift in range(1, S)) / (S - 1)
+
+    def streamwise(self, qkv, shift: int, rotary, valid_BT):
+        """Queries of stream s on the keys of stream s + shift."""
+        B, T, S, _, H, K = qkv.shape
+        q, k, v = (jnp.moveaxis(x, 2, 1).reshape(B * S, T, H, K).transpose(0, 2, 1, 3) for x in
+                   (qkv[:, :, :, 0], *(jnp.roll(qkv[:, :, :, i], -shift, axis=2) for i in (1, 2))))
+        out = self.attend(q, k, v, rotary, jnp.repeat(valid_BT, S, axis=0), 1)  # (B * S, H, T, K)
+        return jnp.moveaxis(out.transpose(0, 2, 1, 3).reshape(B, S, T, H * K), 1, 2)
+
+    def attend(self, q, k, v, rotary, valid, streams: int):
+        c = self.config
+        return attention(rotate(q, *rotary), rotate(k, *rotary), v, mask=Band(c.band, c.band), valid=valid,
+                         streams=streams, kernel=c.attention_kernel)
+
+
+class MotionMapper(nn.Module):
+    """See the module's text."""
+
+    config: object  # fields of mapper.config.net
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        c = self.config
+        kw = dict(dtype=self.dtype, init_scale=c.init_scale)
+        self.stem = UnitStem(c, self.dtype)
+        if c.mode == "concat":
+            self.join = Dense(c.d_model, c.streams * c.d_model, **kw)
+        else:
+            self.role = self.param("role", nn.initializers.normal(1.0), (2, c.d_model))  # oneself, a partner
+        self.blocks = [MapperBlock(c, self.dtype, last=i == c.num_blocks - 1) for i in range(c.num_blocks)]
+        self.norm = layer_norm()
+        self.out = Dense((c.tokens, c.token_dim), c.d_model, **kw)
+
+    def __call__(self, units_BUS, length_B=None):
+        """Units (B, U even, S) int, `length_B` of them real -> tokens (B, U / 2, tokens, W) of stream 0, oneself.
+        `all_selves` puts every speaker there in turn."""
+        c = self.config
+        B, U, S = units_BUS.shape
+        if S != c.streams or U % 2:
+            raise UserError("units of the Motion Mapper", expected=f"(batch, even, {c.streams})", found=str((B, U, S)))
+        length_B = jnp.full((B,), U) if length_B is None else length_B
+        valid_BU = jnp.arange(U) < length_B[:, None]
+        x_BTSD = self.stem(units_BUS, valid_BU)
+        valid_BT = valid_BU[:, ::2]
+        if c.mode == "concat":
+            x_BTSD = self.join(x_BTSD.reshape(B, U // 2, 1, -1))
+        else:
+            x_BTSD = x_BTSD + self.role[np.minimum(np.arange(S), 1)].astype(x_BTSD.dtype)
+        rotary = rotary_tables(jnp.arange(U // 2), c.d_model // c.num_heads)
+        for block in self.blocks:
+            x_BTSD = block(x_BTSD, rotary, valid_BT)
+        return self.out(self.norm(x_BTSD[:, :, 0]))
+
+
+class TokenWindows(nn.Module):
+    """(B, T, M, W) -> (B, T, (2 margin + 1) M, W): each frame's tokens with its neighbours', the first and the last frame
+    repeated beyond the ends (Hallo2's audio windows), and marked with their places: attention alone could not tell the
+    frame before from the frame after."""
+
+    config: object
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens_BTMW, length_B=None):
+        """`length_B`: frames that are real."""
+        B, T, M, W = tokens_BTMW.shape
+        margin = self.config.margin
+        place = self.param("place", nn.initializers.normal(0.5), (2 * margin + 1, W)).astype(self.dtype)
+        last_B1 = jnp.full((B, 1), T - 1) if length_B is None else jnp.maximum(length_B[:, None], 1) - 1
+        parts = []
+        for i in range(2 * margin + 1):
+            frame_BT = jnp.clip(jnp.arange(T)[None] + i - margin, 0, last_B1)
+            parts.append(jnp.take_along_axis(tokens_BTMW, frame_BT[..., None, None], axis=1) + place[i])
+        return jnp.concatenate(parts, axis=2)
+
+
+def all_selves(units_BUS):
+    """(B, U, S) -> (B * S, U, S): every stream in turn as stream 0, the others after it in a circle."""
+    B, U, S = units_BUS.shape
+    return jnp.stack([jnp.roll(units_BUS, -s, axis=2) for s in range(S)], axis=1).reshape(B * S, U, S)

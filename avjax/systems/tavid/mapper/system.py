@@ -1,0 +1,120 @@
+"""The Motion Mapper trained alone: what the self channel's pictures show, regressed from the units of all channels.
+
+Warm start of the visual System (its `mapper/` parameters begin from here), and the vehicle of the ablation joint | dual |
+concat. Ours by choice; the paper does not say how the mapper begins.
+
+Suffixes: B batch, U units (50 Hz), T frames (25 Hz), S streams, M target width.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from avjax.nn.layers import Dense, compute_dtype
+from avjax.systems.api import Spec
+from avjax.systems.tavid.mapper.config import check
+from avjax.systems.tavid.mapper.net import MotionMapper, all_selves
+from avjax.systems.tavid.mapper.rows import UNITS_A_FRAME, MapperRows, check_units
+
+# the mapper's parameters under `prefix`, fully sharded over fsdp; tensor parallel over heads and hidden units
+MAPPER_RULES = (
+    (r"stem/rows", ()),  # num_units + 1 rows divide by nothing, and are read in part
+    (r"(stem/(project|resample)|join)/kernel", (None, "fsdp")),
+    (r"(stem/(project|resample)|join)/bias", ()),
+    (r"blocks_\d+/\w+/qkv_\d+/kernel", ("fsdp", None, "tensor", None)),
+    (r"blocks_\d+/\w+/qkv_\d+/bias", (None, "tensor", None)),
+    (r"blocks_\d+/\w+/project_\d+/kernel", ("tensor", "fsdp")),
+    (r"blocks_\d+/\w+/mlp_in/kernel", ("fsdp", "tensor")),
+    (r"blocks_\d+/\w+/mlp_in/bias", ("tensor",)),
+    (r"blocks_\d+/\w+/mlp_out/kernel", ("tensor", "fsdp")),
+    (r"blocks_\d+/\w+/(project_\d+|mlp_out)/bias", ()),
+    (r"(norm|blocks_\d+/\w+/(norms_\d+|mlp_norm|[qk]_norm_\d+))/(scale|bias)", ()),
+    (r"role", ()),
+    (r"out/kernel", ("fsdp", None, None)),
+    (r"out/bias", ()),
+)
+
+
+class Regressor(nn.Module):
+    """The mapper and one linear layer from a frame's tokens to the target."""
+
+    config: object
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+        self.mapper = MotionMapper(c, self.dtype)
+        self.head = Dense(c.target_dim, c.tokens * c.token_dim, init_scale=c.init_scale)
+
+    def __call__(self, units_BUS, length_B=None):
+        """-> (B, T, M) float32 of stream 0."""
+        tokens_BTMW = self.mapper(units_BUS, length_B)
+        return self.head(tokens_BTMW.astype(jnp.float32).reshape(*tokens_BTMW.shape[:2], -1))
+
+
+class System:
+    """See avjax.systems.api.System."""
+
+    tasks, makes = ("generate",), {"generate": ("motion",)}
+    param_rules = (*((f"mapper/{pattern}", axes) for pattern, axes in MAPPER_RULES),
+                   (r"head/kernel", ("fsdp", None)), (r"head/bias", ()))
+
+    def __init__(self, config):
+        check(config)
+        self.config = c = FrozenConfigDict(config)
+        self.net = Regressor(c, compute_dtype(c.compute_dtype))
+        self.rows = MapperRows(segment=c.segment, num_units=c.num_units, streams=c.streams, target=c.target)
+        self.makes = {"generate": (c.target,)}
+        self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c)
+
+    def init(self, key):
+        """Fresh float32 parameters {"mapper", "head"}."""
+        return self.net.init(key, jnp.zeros((1, 2, self.config.streams), jnp.int32))["params"]
+
+    def loss(self, params, batch, key):
+        """Smooth L1 over all streams, each in turn as oneself; mean over real frames."""
+        c = self.config
+        units_BUS = all_selves(batch["units"])
+        if c.unit_dropout:  # a partner that is not there
+            hidden = jax.random.bernoulli(key, c.unit_dropout, (len(units_BUS), 1, c.streams)).at[..., 0].set(False)
+            units_BUS = jnp.where(hidden, c.num_units, units_BUS)
+        length_B = jnp.sum(batch["mask"], axis=1).astype(jnp.int32)
+        repeated = jnp.repeat(length_B, c.streams) * UNITS_A_FRAME
+        made_BTM = self.net.apply({"params": params}, units_BUS, repeated)
+        wanted_BTM = jnp.moveaxis(batch[c.target], 2, 1).reshape(made_BTM.shape).astype(jnp.float32)
+        error = jnp.abs(made_BTM - wanted_BTM)
+        smooth = jnp.where(error < c.smooth, 0.5 * error**2 / c.smooth, error - 0.5 * c.smooth)
+        mask_BT1 = jnp.repeat(batch["mask"], c.streams, axis=0)[..., None]
+        frames = jnp.maximum(jnp.sum(mask_BT1), 1.0) * c.target_dim
+        loss = jnp.sum(smooth * mask_BT1) / frames
+        return loss, {"loss": loss, "l1": jnp.sum(error * mask_BT1) / frames}
+
+    def conditions(self, example, task=""):
+        """The units of all streams."""
+        units = check_units(example["units"], self.config.num_units, self.config.streams, f"example {example.get('id')!r}")
+        return {"units": units, "units_length": np.int32(len(units))}, len(units) // UNITS_A_FRAME
+
+    def generate(self, params, conditions, keys, task=""):
+        """The target of every stream; nothing random, so `keys` is not read."""
+        del keys
+        c, units_BUS = self.config, conditions["units"]
+        B, U, S = units_BUS.shape
+        made = self.net.apply({"params": params}, all_selves(units_BUS), jnp.repeat(conditions["units_length"], S))
+        made_BTSM = jnp.moveaxis(made.reshape(B, S, -1, c.target_dim), 1, 2)
+        return {c.target: made_BTSM, f"{c.target}_length": conditions["units_length"] // UNITS_A_FRAME}
+
+
+def specs(c):
+    """batch_spec, example_spec, conditions_spec, streams_spec."""
+    recipe = c.units_recipe.as_configdict().to_dict() if hasattr(c.units_recipe, "as_configdict") else c.units_recipe
+    units = dict(dtype="int32", meaning="semantic units of every speaker", rate=UNITS_A_FRAME * c.frame_rate, recipe=recipe)
+    target = dict(dtype="float32", meaning="what the pictures of every speaker show", rate=c.frame_rate)
+    F, S, M = c.segment, c.streams, c.target_dim
+    length = Spec(("batch",), "int32", "how many are real")
+    batch = {"units": Spec(("batch", UNITS_A_FRAME * F, S), **units), c.target: Spec(("batch", F, S, M), **target),
+             "mask": Spec(("batch", F), "float32", "1 = real frame, 0 = padding", rate=c.frame_rate)}
+    example = {"units": Spec(("batch", "units", S), **units), c.target: Spec(("batch", "time", S, M), **target)}
+    conditions = {"units": example["units"], "units_length": length}
+    return batch, example, conditions, {c.target: example[c.target], f"{c.target}_length": length}

@@ -1,0 +1,120 @@
+"""All of TAVID as one System: dialogues from text and portraits, and S7, acoustics for mapped voices.
+
+Suffixes: B dialogues, S speakers, N units (50 Hz), V voice.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from avjax.systems.tavid import acoustic, speaker, text, visual
+from avjax.systems.tavid.acoustic.rows import AcousticRows
+from avjax.systems.tavid.config import check
+
+PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System, "speaker": speaker.System}
+
+
+@dataclasses.dataclass(frozen=True)
+class DialogueRows:
+    """The acoustic part's rows, with what the speaker mapper sees of every speaker."""
+
+    acoustic: AcousticRows
+    faces: tuple[str, ...]
+
+    @property
+    def capacity(self):
+        return self.acoustic.capacity
+
+    def cost(self, lengths):
+        return self.acoustic.cost(lengths)
+
+    def kind(self, lengths):
+        return self.acoustic.kind(lengths)
+
+    def build(self, examples, rng):
+        return self.acoustic.build(examples, rng) | {name: examples[0][name] for name in self.faces}
+
+
+class System:
+    """See avjax.systems.api.System. Parameters are {"text", "acoustic", "visual", "speaker"}: those of the parts."""
+
+    tasks = ("dialogue", "avatar", "speech")
+    makes = {"dialogue": ("units", "mel", "latents", "voices"),  # from the text
+             "avatar": ("mel", "latents", "voices"),  # from the units of every speaker
+             "speech": ("units", "mel", "voices")}  # from the text, without faces
+
+    def __init__(self, config):
+        check(config)
+        self.config = c = FrozenConfigDict(config)
+        self.parts = {name: make(c[name]) for name, make in PARTS.items()}
+        faces, self._sound = self.parts["speaker"].conditions_spec, self.parts["acoustic"]
+        self.rows = DialogueRows(self._sound.rows, tuple(faces))
+        self.batch_spec = self._sound.batch_spec | faces
+        self.example_spec, self.conditions_spec, self.streams_spec = {}, {}, {}
+        for part in self.parts.values():
+            self.example_spec |= part.example_spec
+            self.conditions_spec |= part.conditions_spec
+            self.streams_spec |= part.streams_spec
+        for made in ("voices", "prompt", "prompt_length"):  # made by one part for another, or not asked for
+            self.conditions_spec.pop(made, None)
+        self.param_rules = tuple((f"{name}/(?:{pattern})", axes) for name, part in self.parts.items()
+                                 for pattern, axes in part.param_rules)
+
+    def init(self, key):
+        """Fresh float32 parameters of every part."""
+        return {name: part.init(jax.random.fold_in(key, i)) for i, (name, part) in enumerate(self.parts.items())}
+
+    def loss(self, params, batch, key):
+        """S7: the acoustic loss, with the voices of some speakers as the speaker mapper hears them in their faces. Freeze
+        everything but `acoustic/` (config.optimizer.frozen)."""
+        keys = jax.random.split(key)
+        voices_BSV = batch["voices"]
+        mapped_BSV = jax.lax.stop_gradient(self.voices(params, batch))
+        mapped_BS1 = jax.random.bernoulli(keys[0], self.config.mapped_share, (*voices_BSV.shape[:2], 1))
+        return self._sound.loss(params["acoustic"], batch, keys[1], voices=jnp.where(mapped_BS1, mapped_BSV, voices_BSV))
+
+    def voices(self, params, conditions):
+        """(B, S, V): what every face sounds like. Nothing random."""
+        given = {name: conditions[name] for name in self.parts["speaker"].conditions_spec}
+        return self.parts["speaker"].generate(params["speaker"], given, None)["voices"]
+
+    def conditions(self, example, task=""):
+        """What the parts need of an example; without the units where they are to come from the text, and the reverse."""
+        out, frames = {}, 0
+        for part in self.parts.values():
+            given, room = part.conditions(example, "")
+            out, frames = out | given, max(frames, room)
+        unused = ("tokens", "token_speaker", "room") if task == "avatar" else ("units",)
+        out |= {name: out[name][:0] for name in unused if name in out}
+        out |= {f"{name}_length": np.int32(0) for name in ("tokens", "units") if name in unused}
+        return {name: out[name] for name in self.conditions_spec}, frames
+
+    def generate(self, params, conditions, keys, task=""):
+        """Streams of `makes[task]` with "<stream>_length", for conditions of every speaker; keys (B,).
+
+        units (B, N, S), mel (B, T, S, 80), latents (B, T', S, h, w, c), voices (B, S, V).
+        """
+        task = task or self.tasks[0]
+        units = {name: conditions[name] for name in ("units", "units_length")}
+        if task != "avatar":
+            units = _even(self._run("text", params, conditions, keys))
+        out = {"voices": self.voices(params, conditions)} | (units if task != "avatar" else {})
+        out |= self._run("acoustic", params, conditions | units | {"voices": out["voices"], "prompt": None}, keys)
+        if task != "speech":
+            out |= self._run("visual", params, conditions | units, keys)
+        return out
+
+    def _run(self, name: str, params, conditions, keys):
+        part, number = self.parts[name], list(self.parts).index(name)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+        given = {n: conditions[n] for n in part.conditions_spec if n in conditions}
+        return part.generate(params[name], given, keys)
+
+
+def _even(units):
+    """Whole frames of video: two units each."""
+    x_BNS = units["units"]
+    return {"units": x_BNS[:, :x_BNS.shape[1] // 2 * 2], "units_length": units["units_length"] // 2 * 2}

@@ -1,0 +1,120 @@
+"""Dialogue text to units of every speaker as a System: rows in, loss out; tokens in, units out.
+
+Suffixes: see avjax.systems.tavid.text.model.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from avjax.errors import UserError
+from avjax.nn.layers import compute_dtype
+from avjax.systems.api import Spec
+from avjax.systems.tavid.text import decode, objective
+from avjax.systems.tavid.text.config import RATE, check
+from avjax.systems.tavid.text.model import TextNet
+from avjax.systems.tavid.text.rows import TextRows, check_tokens
+
+
+class System:
+    """See avjax.systems.api.System. Holds a frozen config and no arrays."""
+
+    tasks = ("dialogue",)
+    makes = {"dialogue": ("units",)}
+
+    # Fully sharded over fsdp; tensor parallel over heads and hidden units of the large stacks.
+    param_rules = (
+        (r"text|table", (None, "fsdp")),
+        (r"speaker", ()),
+        (r"(encoder|decoder)/qkv/kernel", (None, "fsdp", None, "tensor", None)),
+        (r"decoder/cross_(q|k|v)/kernel", (None, "fsdp", "tensor", None)),
+        (r"decoder/cross_(q|k)/bias", (None, "tensor", None)),
+        (r"decoder/null", (None, None, "tensor", None)),
+        (r"(encoder|decoder)/(cross_)?project/kernel", (None, "tensor", "fsdp")),
+        (r"(encoder|decoder)/mlp/inputs/kernel", (None, "fsdp", None, None)),  # hidden widths like 8 D / 3 divide by little
+        (r"(encoder|decoder)/mlp/outputs/kernel", (None, None, "fsdp")),
+        (r"chain/blocks_\d+/qkv/kernel", ("fsdp", None, None, None)),
+        (r"chain/blocks_\d+/project/kernel", (None, "fsdp")),
+        (r"chain/blocks_\d+/mlp/inputs/kernel", ("fsdp", None, None)),
+        (r"chain/blocks_\d+/mlp/outputs/kernel", (None, "fsdp")),
+        (r"chain/inputs/kernel", ("fsdp", None, None)),
+        (r"chain/inputs/bias", ()),
+        (r"chain/units/kernel", (None, "fsdp")),
+        (r"chain/outputs/kernel", ("fsdp", None)),
+        (r"plan/kernel", ("fsdp", None)),
+        (r"plan/bias", ()),
+        (r"(.*/)?(\w+_)?norm/scale", ()),
+    )
+
+    def __init__(self, config):
+        check(config)
+        self.config = c = FrozenConfigDict(config)
+        self.net = TextNet(c, compute_dtype(c.compute_dtype))
+        self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c)
+        self.rows = TextRows(tokens=c.row_tokens, frames=c.row_frames, streams=c.num_streams, vocabulary=c.vocab,
+                             num_units=c.num_units, filler=c.filler, single_share=c.single_share, fill=c.piece_fill,
+                             filler_seconds=c.filler_seconds, filler_weight=c.filler_weight)
+
+    def init(self, key):
+        """Fresh float32 parameters."""
+        steps = jnp.zeros((1, 2, self.config.num_streams * self.config.frames_per_step), jnp.int32)
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return self.net.init(key, tokens, tokens, jnp.ones((1,), jnp.int32), jnp.zeros((1, 2)), steps, steps)["params"]
+
+    def loss(self, params, batch, key):
+        """Cross-entropy of the units and of the plan -> scalar, metrics (see `objective.loss`)."""
+        return objective.loss(self.net, params, batch, key, self.config)
+
+    def conditions(self, example, task: str = ""):
+        """The text, and room for a quarter more than the dialogue's frames and two seconds."""
+        c = self.config
+        tokens = check_tokens(example["tokens"], c.vocab, f"example {example.get('id', '')!r}")
+        room = int(1.25 * len(example["units"]) + c.stop_seconds * RATE)
+        out = {"tokens": tokens, "tokens_length": np.int32(len(tokens)), "token_speaker": example["token_speaker"],
+               "room": np.zeros(room, np.int32)}
+        return {name: out[name] for name in self.conditions_spec}, room
+
+    def generate(self, params, conditions, keys, task: str = ""):
+        """{"units": (B, T, S), "units_length": (B,)}; T is that of the condition "room"."""
+        units, length = self.decode(params, conditions["tokens"], conditions["tokens_length"], keys,
+                                    max_steps=conditions["room"].shape[1],
+                                    token_speaker_BN=conditions.get("token_speaker"))
+        return {"units": units, "units_length": length}
+
+    def decode(self, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, token_speaker_BN=None, times_BN=None):
+        """(units (B, max_steps, S), length (B,)): see avjax.systems.tavid.text.decode.decode. UserError where the text must
+        say whose it is and does not."""
+        if self.config.speaker_embedding and token_speaker_BN is None:
+            raise UserError("text without speakers", where="token_speaker", expected="whose each token is",
+                            way_out="give token_speaker, or train with config.system.speaker_embedding = False")
+        return decode.decode(self, params, tokens_BN, tokens_length_B, keys, max_steps=max_steps,
+                             token_speaker_BN=token_speaker_BN, times_BN=times_BN)
+
+
+def specs(c) -> tuple[dict[str, Spec], ...]:
+    """batch_spec, example_spec, conditions_spec and streams_spec of a config."""
+    def recipe(name):
+        value = c[name]
+        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
+
+    N, T, S = c.row_tokens, c.row_frames, c.num_streams
+
+    def tokens(size):
+        return {"tokens": Spec(("batch", size), "int32", "dialogue text ids", recipe=recipe("tokens_recipe")),
+                "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's")}
+
+    def units(size):
+        return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE, recipe=recipe("units_recipe"))
+
+    length = Spec(("batch",), "int32", "ids or frames that exist")
+    batch = {**tokens(N), "tokens_length": length,
+             "times": Spec(("batch", N), "float32", "when a text id is said", "frames"),
+             "units": units(T), "units_length": length,
+             "weight": Spec(("batch", T, S), "float32", "what a unit counts; the first after the last: of the end")}
+    example = {**tokens("tokens"), "turns": Spec(("batch", "turns", 6), "int32", "speaker, token span, unit span, 0 = turn"),
+               "units": units("time")}
+    conditions = {**tokens("tokens"), "tokens_length": length,
+                  "room": Spec(("batch", "time"), "int32", "frames there is room for; values are not looked at")}
+    if not c.speaker_embedding:
+        del conditions["token_speaker"]
+    return batch, example, conditions, {"units": units("time"), "units_length": length}

@@ -1,0 +1,211 @@
+"""The three transformers of a U-Net layer: spatial (own picture, reference, face), motion tokens, and time.
+
+Hallo2 (arXiv 2410.07718) calls the second its audio module and the third, AnimateDiff's, its motion module; here motion
+is what the motion tokens say, and the third is temporal.
+Suffixes: B clips, F frames, R reference frames (the picture, then motion frames), N = B F folded, h w size, T = h w
+positions, C channels, D inner width, H heads, K head width, M tokens.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from avjax.errors import UserError
+from avjax.nn.convolutions import GroupNorm
+from avjax.nn.cross_attention import cross_attention
+from avjax.nn.layers import Dense, adaptive_norm, gelu
+
+EPS = 1e-6  # of the group norms at the entry of each transformer
+REGIONS = ("full", "face", "lip")
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with affine parameters over the last of three axes."""
+
+    width: int
+    eps: float = 1e-5
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
+
+    def __call__(self, x_BTD):
+        return adaptive_norm(x_BTD, self.bias[None, None], self.scale[None, None] - 1, self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases before and with one after; keys and values can be made apart from queries."""
+
+    width: int
+    context_width: int
+    heads: int
+    dtype: jnp.dtype
+    kernel: str = "auto"
+
+    def setup(self):
+        self.q = Dense(self.width, self.width, self.dtype, use_bias=False)
+        self.kv = Dense((2, self.width), self.context_width, self.dtype, use_bias=False)
+        self.out = Dense(self.width, self.width, self.dtype)
+
+    def keys_values(self, context_BSD):
+        """(B, S, 2, H, K)."""
+        kv = self.kv(context_BSD)
+        return kv.reshape(*kv.shape[:-1], self.heads, -1)
+
+    def attend(self, x_BTD, kv_BS2HK, lengths_B=None):
+        B, T, _ = x_BTD.shape
+        q_BTHK = self.q(x_BTD).reshape(B, T, self.heads, -1)
+        y = cross_attention(q_BTHK, kv_BS2HK[:, :, 0], kv_BS2HK[:, :, 1], lengths_B=lengths_B, kernel=self.kernel)
+        return self.out(y.reshape(B, T, self.width))
+
+    def __call__(self, x_BTD, context_BSD=None):
+        """`context_BSD` may belong to fewer rows: each is then seen by as many rows of x in turn."""
+        if context_BSD is None or len(context_BSD) == len(x_BTD):
+            return self.attend(x_BTD, self.keys_values(x_BTD if context_BSD is None else context_BSD))
+        B, (N, T, D) = len(context_BSD), x_BTD.shape
+        return self.attend(x_BTD.reshape(B, -1, D), self.keys_values(context_BSD)).reshape(N, T, D)
+
+
+class FeedForward(nn.Module):
+    """value * gelu(gate), four times as wide inside (GEGLU, Shazeer 2020)."""
+
+    width: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.inputs = Dense((2, 4 * self.width), self.width, self.dtype)
+        self.outputs = Dense(self.width, 4 * self.width, self.dtype)
+
+    def __call__(self, x_BTD):
+        pair = self.inputs(x_BTD)
+        return self.outputs(pair[..., 0, :] * gelu(pair[..., 1, :]))
+
+
+class SpatialTransformer(nn.Module):
+    """Self-attention that also sees the reference's tokens, face cross-attention, feed-forward, for each frame."""
+
+    width: int
+    heads: int
+    groups: int
+    face_width: int
+    dtype: jnp.dtype
+    kernel: str = "auto"
+
+    def setup(self):
+        C, kw = self.width, dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
+        self.norm = GroupNorm(C, self.groups, EPS)
+        self.inputs, self.outputs = Dense(C, C, self.dtype), Dense(C, C, self.dtype)
+        self.norm1, self.norm2, self.norm3 = (LayerNorm(C) for _ in range(3))
+        self.self_attention, self.face_attention = Attention(C, C, **kw), Attention(C, self.face_width, **kw)
+        self.feed_forward = FeedForward(C, self.dtype)
+
+    def __call__(self, x_NhwC, face_BMK, reference_BTC=None, sees_reference_B=None, tile: bool = False):
+        """-> (same shape, what the reference net writes: the tokens after the first norm, (N, T, C)).
+
+        face_BMK: of the clips (frames lie in turn) or of each picture. reference_BTC: what the reference net wrote of
+        each clip's picture. sees_reference_B: 0 where a clip attends to itself alone. tile: folded frame i sees the
+        reference of clip i modulo B, as published; with several clips that is often another clip's.
+        """
+        N, h, w, C = x_NhwC.shape
+        x_NTC = self.inputs(self.norm(x_NhwC)).reshape(N, h * w, C)
+        normed_NTC = self.norm1(x_NTC)
+        kv, lengths = self.self_attention.keys_values(normed_NTC), None
+        if reference_BTC is not None:
+            frames = N // len(reference_BTC)
+            reference = self.self_attention.keys_values(reference_BTC.astype(self.dtype))
+            reference = jnp.tile(reference, (frames, 1, 1, 1, 1)) if tile else jnp.repeat(reference, frames, axis=0)
+            kv = jnp.concatenate([kv, reference], axis=1)
+            if sees_reference_B is not None:
+                lengths = jnp.repeat(jnp.where(sees_reference_B > 0, 2, 1) * h * w, frames)
+        x_NTC = x_NTC + self.self_attention.attend(normed_NTC, kv, lengths)
+        x_NTC = x_NTC + self.face_attention(self.norm2(x_NTC), face_BMK.astype(self.dtype))
+        x_NTC = x_NTC + self.feed_forward(self.norm3(x_NTC))
+        return x_NhwC + self.outputs(x_NTC).reshape(N, h, w, C), normed_NTC
+
+
+class MotionTransformer(nn.Module):
+    """Self-attention, then one cross-attention to the frame's motion tokens for each region of the face, weighted by
+    that region's soft mask, then feed-forward. Fresh ones add nothing of the tokens."""
+
+    width: int
+    inner: int  # width inside
+    heads: int
+    groups: int
+    token_width: int
+    regions: tuple[str, ...]
+    dtype: jnp.dtype
+    kernel: str = "auto"
+
+    def setup(self):
+        C, D, kw = self.width, self.inner, dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
+        self.norm = GroupNorm(C, self.groups, EPS)
+        self.inputs, self.outputs = Dense(D, C, self.dtype), Dense(C, D, self.dtype)
+        self.norm1, self.norm2, self.norm3 = (LayerNorm(D) for _ in range(3))
+        self.self_attention = Attention(D, D, **kw)
+        self.attention = {name: Attention(D, self.token_width, **kw) for name in self.regions}
+        self.zero = {name: Dense(D, D, self.dtype, kernel_init=nn.initializers.zeros, bias_init=nn.initializers.zeros)
+                     for name in self.regions}
+        self.feed_forward = FeedForward(D, self.dtype)
+
+    def __call__(self, x_NhwC, tokens_NMK, masks_NTR=None, scale_NR=None):
+        """masks_NTR: weight of each region at each position (None = 1); scale_NR: of each region's whole share."""
+        N, h, w, C = x_NhwC.shape
+        x_NTD = self.inputs(self.norm(x_NhwC)).reshape(N, h * w, self.inner)
+        x_NTD = x_NTD + self.self_attention(self.norm1(x_NTD))
+        normed_NTD, tokens_NMK = self.norm2(x_NTD), tokens_NMK.astype(self.dtype)
+        for r, name in enumerate(self.regions):
+            share = self.attention[name](normed_NTD, tokens_NMK)
+            if masks_NTR is not None:
+                share = share * masks_NTR[..., r, None].astype(self.dtype)
+            share = self.zero[name](share)
+            if scale_NR is not None:
+                share = share * scale_NR[:, r, None, None].astype(self.dtype)
+            x_NTD = x_NTD + share
+        x_NTD = x_NTD + self.feed_forward(self.norm3(x_NTD))
+        return x_NhwC + self.outputs(x_NTD).reshape(N, h, w, C)
+
+
+class TemporalTransformer(nn.Module):
+    """Self-attention over the frames of each pixel, twice, and a feed-forward. Fresh ones change nothing."""
+
+    width: int
+    heads: int
+    groups: int
+    length: int  # longest clip, frames before it included
+    dtype: jnp.dtype
+
+    def setup(self):
+        C, zeros = self.width, nn.initializers.zeros
+        self.norm = GroupNorm(C, self.groups, EPS)
+        self.inputs = Dense(C, C, self.dtype)
+        self.outputs = Dense(C, C, self.dtype, kernel_init=zeros, bias_init=zeros)
+        self.norm1, self.norm2, self.norm3 = (LayerNorm(C) for _ in range(3))
+        self.attention1, self.attention2 = (Attention(C, C, self.heads, self.dtype, "dense") for _ in range(2))
+        self.feed_forward = FeedForward(C, self.dtype)
+
+    def __call__(self, x_NhwC, frames: int, before_BRhwC=None):
+        """before_BRhwC: frames that precede the clip in time, seen and dropped again."""
+        N, h, w, C = x_NhwC.shape
+        x = x_NhwC.reshape(N // frames, frames, h, w, C)
+        skip = 0 if before_BRhwC is None else before_BRhwC.shape[1]
+        if frames + skip > self.length:
+            raise UserError("clip too long for the temporal positions", where="visual denoiser",
+                            expected=f"at most {self.length} frames", found=f"{frames} and {skip} before them",
+                            way_out="make shorter clips, or raise config.system's temporal_length")
+        if skip:
+            x = jnp.concatenate([before_BRhwC.astype(x.dtype), x], axis=1)
+        total = skip + frames
+        y = self.inputs(self.norm(x.reshape(-1, h, w, C))).reshape(-1, total, h * w, C)
+        y = jnp.swapaxes(y, 1, 2).reshape(-1, total, C)  # (B T, frames, C)
+        position = sinusoids(jnp.arange(total), C).astype(self.dtype)
+        for norm, attention in ((self.norm1, self.attention1), (self.norm2, self.attention2)):
+            y = y + attention(norm(y) + position)
+        y = y + self.feed_forward(self.norm3(y))
+        y = jnp.swapaxes(y.reshape(-1, h * w, total, C)[:, :, skip:], 1, 2).reshape(N, h, w, C)
+        return x_NhwC + self.outputs(y)
+
+
+def sinusoids(position_T, width: int):
+    """(T, width): sine and cosine in turn of position / 10000^(2 i / width)."""
+    frequency = 1e4 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angle = position_T.astype(jnp.float32)[:, None] * frequency
+    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(len(position_T), width)

@@ -1,0 +1,185 @@
+"""The denoiser: Hallo2's 3-D U-Net, with motion tokens in the place of its audio tokens, predicting velocities.
+
+Frames are folded into the batch; only temporal transformers see them as an axis. Suffixes: see
+avjax.systems.tavid.visual.blocks.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avjax.errors import UserError
+from avjax.nn.convolutions import Conv, GroupNorm, ResnetBlock
+from avjax.systems.tavid.visual.blocks import MotionTransformer, SpatialTransformer, TemporalTransformer
+from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, TimeEmbedding, plan
+
+PATHS = ("full", "published", "eval")
+FROM_BANK = -1
+PUBLISHED_ZERO_FRAMES = 4  # where there is no bank
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """What a layer runs. `before`: frames in front of the temporal transformer: FROM_BANK, or so many zero frames."""
+
+    frames: int
+    temporal: bool
+    before: int
+    scaled: bool  # whether motion_scale acts
+    tile: bool  # frames see references in turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Modes:
+    """`Mode` of layers with spatial transformers, of the middle, and of plain layers."""
+
+    attention: Mode
+    mid: Mode
+    plain: Mode
+
+
+def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool, motion_frames: int) -> Modes:
+    """full: every temporal transformer runs and sees the motion frames; without a bank it sees zero frames instead.
+
+    published: what Hallo2's training and inference run: temporal transformers of plain layers are skipped; without a
+    bank there are four zero frames. eval: its other code path: all run, but motion frames and motion_scale reach the
+    middle alone."""
+    if path not in PATHS:
+        raise UserError("unknown path of the denoiser", where="path", expected=" | ".join(PATHS), found=repr(path))
+    before = FROM_BANK if has_bank else motion_frames if path == "full" else PUBLISHED_ZERO_FRAMES
+    seeing = Mode(frames, temporal, before, True, tile)
+    if path == "full":
+        return Modes(seeing, seeing, seeing)
+    if path == "published":
+        return Modes(seeing, seeing, dataclasses.replace(seeing, temporal=False))
+    blind = Mode(frames, temporal, 0, False, tile)
+    return Modes(blind, seeing, blind)
+
+
+
+class Layer(nn.Module):
+    """Residual block, spatial, motion and temporal transformer. As the middle, one more residual block."""
+
+    plan: LayerPlan
+    config: object
+    dtype: jnp.dtype
+    middle: bool = False
+
+    def setup(self):
+        c, p = self.config, self.plan
+        kw, time = dict(heads=c.heads, dtype=self.dtype, kernel=c.attention_kernel), 4 * c.channels[0]
+        first = ResnetBlock(p.width, p.in_width, c.groups, EPS, time, self.dtype)
+        if self.middle:
+            self.resnet_0, self.resnet_1 = first, ResnetBlock(p.width, p.width, c.groups, EPS, time, self.dtype)
+        else:
+            self.resnet = first
+        if p.attention:
+            self.spatial = SpatialTransformer(p.width, groups=c.groups, face_width=c.face_dim, **kw)
+            self.motion = MotionTransformer(p.width, p.motion_width, groups=c.groups, token_width=c.motion_dim,
+                                            regions=tuple(c.regions), **kw)
+        self.temporal = TemporalTransformer(p.width, c.heads, c.temporal_groups, c.temporal_length, self.dtype)
+
+    def __call__(self, x_NhwC, bank_BRTC, mask_NTR, given, mode: Mode):
+        """given: time_ND, face_BMK, motion_NMK, sees_reference_B, scale_NR; all but the first may be None."""
+        x = (self.resnet_0 if self.middle else self.resnet)(x_NhwC, given["time"])
+        if self.plan.attention:
+            reference = None if bank_BRTC is None else bank_BRTC[:, 0]
+            x = self.spatial(x, given["face"], reference, given["sees_reference"], mode.tile)[0]
+            if given["motion"] is not None or self.is_initializing():
+                x = self.motion(x, self._tokens(given, x), mask_NTR, given["scale"] if mode.scaled else None)
+        if mode.temporal or self.is_initializing():
+            x = self.temporal(x, mode.frames, self._before(x, bank_BRTC, mode))
+        return self.resnet_1(x, given["time"]) if self.middle else x
+
+    def _tokens(self, given, x):
+        """Parameters of unused modules are made as well."""
+        return jnp.zeros((len(x), 1, self.config.motion_dim)) if given["motion"] is None else given["motion"]
+
+    def _before(self, x_NhwC, bank_BRTC, mode: Mode):
+        N, h, w, C = x_NhwC.shape
+        if mode.before == FROM_BANK:
+            frames_BRTC = bank_BRTC[:, 1:]
+            return frames_BRTC.reshape(*frames_BRTC.shape[:2], h, w, C)
+        return jnp.zeros((N // mode.frames, mode.before, h, w, C), x_NhwC.dtype) if mode.before else None
+
+
+class Denoiser(nn.Module):
+    """Noisy latents, time, banks, face and motion tokens -> velocity. `config`: see avjax.systems.tavid.visual.unet."""
+
+    config: object
+    dtype: jnp.dtype = jnp.float32
+    given_dim: int = 0  # channels that stand behind the noisy ones of its input (published: none)
+
+    def setup(self):
+        c = self.config
+        down, mid, up = plan(c)
+        layer = nn.remat(Layer, static_argnums=(5,)) if c.remat == "layers" else Layer
+
+        def make(p):
+            return layer(p, c, self.dtype)
+
+        self.time = TimeEmbedding(c.channels[0], self.dtype)
+        self.inputs = Conv(c.channels[0], c.latent_dim + self.given_dim, dtype=self.dtype)
+        self.down = [Block(b, make, False, self.dtype) for b in down]
+        self.mid = layer(mid, c, self.dtype, middle=True)
+        self.up = [Block(b, make, True, self.dtype) for b in up]
+        self.norm = GroupNorm(c.channels[0], c.groups, EPS, silu=True)
+        self.outputs = Conv(c.latent_dim, c.channels[0], dtype=self.dtype)
+
+    def __call__(self, latents_BFhwC, t_B, banks, face_BMK, motion_BFMK=None, *, mask_feature=None, masks=None,
+                 motion_scale=None, reference_mask=None, temporal: bool = True, path: str = "full",
+                 tile_references: bool = False):
+        """-> velocity (B, F, h, w, C) float32.
+
+        Args:
+          latents_BFhwC: noisy latents; h and w multiples of 2^(levels - 1).
+          t_B: (B,) integer times, 0 .. 999.
+          banks: of `ReferenceNet`, for B clips; None: no clip has a reference.
+          face_BMK: face tokens (`ImageProjection`).
+          motion_BFMK: motion tokens of every frame; None: the motion transformers are skipped.
+          mask_feature: (B, F, h, w, channels[0]) of `FaceLocator`, or None.
+          masks: for each level a (B, F or 1, h w, regions) array of weights in the order of config.regions; None = 1.
+          motion_scale: (regions,) or (B, regions) weights of the regions' shares, or None.
+          reference_mask: (B,), 0 = that clip attends to itself alone; its motion frames still come from its bank.
+          temporal: False skips the temporal transformers (single pictures).
+          path: see `modes`.
+          tile_references: as published, frame i of the folded B F sees the reference of clip i modulo B.
+        """
+        c, (B, F, h, w, C) = self.config, latents_BFhwC.shape
+        run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames)
+
+        def each_frame(x_B):
+            return None if x_B is None else jnp.repeat(x_B, F, axis=0)
+
+        time_BD = jax.nn.silu(self.time(t_B))
+        scale = None if motion_scale is None else jnp.broadcast_to(motion_scale, (B, len(c.regions)))
+        given = {"time": each_frame(time_BD), "face": face_BMK, "sees_reference": reference_mask, "scale": each_frame(scale),
+                 "motion": None if motion_BFMK is None else motion_BFMK.reshape(B * F, *motion_BFMK.shape[2:])}
+        masks = [None] * len(c.channels) if masks is None else [
+            jnp.broadcast_to(m, (B, F, *m.shape[2:])).reshape(B * F, *m.shape[2:]) for m in masks]
+        banks = iter(banks) if banks is not None else iter(lambda: None, 0)
+
+        def through(layer, x, mode):
+            return layer(x, next(banks), masks[layer.plan.level], given, mode)
+
+        x = self.inputs(latents_BFhwC.reshape(B * F, h, w, C))
+        if mask_feature is not None:
+            x = x + mask_feature.reshape(x.shape).astype(x.dtype)
+        skips = [x]
+        for block in self.down:
+            for layer in block.layer:
+                x = through(layer, x, run.attention if layer.plan.attention else run.plain)
+                skips.append(x)
+            if block.plan.resize:
+                x = block.resized(x)
+                skips.append(x)
+        x = through(self.mid, x, run.mid)
+        for block in self.up:
+            for layer in block.layer:
+                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                x = through(layer, x, run.attention if layer.plan.attention else run.plain)
+            if block.plan.resize:
+                x = block.resized(x)
+        return self.outputs(self.norm(x)).reshape(B, F, h, w, -1).astype(jnp.float32)

@@ -1,0 +1,101 @@
+"""What the reference net and the denoiser share: the plan of a Stable Diffusion U-Net, its time embedding, its resizing.
+
+`config` of both nets (the visual System's, or any object with these fields):
+    channels (320, 640, 1280, 1280)       of each level, finest first; each level but the last halves
+    attention_levels (True, True, True, False)   levels with spatial transformers and motion tokens
+    layers 2                              a level going down, one more going up
+    heads 8, groups 32                    at every level
+    latent_dim 4, face_dim 768, motion_dim 768   channels of latents, face tokens, motion tokens
+    regions ("full", "face", "lip")       one motion cross-attention each
+    temporal_groups 32, temporal_length 32, motion_frames 2
+    remat "none" | "layers"               what the backward pass makes again
+    attention_kernel "auto"               see avjax.nn.cross_attention
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avjax.nn.convolutions import Conv, double
+from avjax.nn.layers import Dense
+
+EPS = 1e-5  # of the residual blocks and the output norm
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """One residual block and its transformers. `motion_width`: inside the motion transformer."""
+
+    width: int
+    in_width: int
+    level: int
+    attention: bool
+    motion_width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """The layers of one resolution, and whether the next resolution follows."""
+
+    width: int
+    layers: tuple[LayerPlan, ...]
+    resize: bool
+
+
+def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...]]:
+    """(down blocks, the middle, up blocks)."""
+    widths, last = tuple(config.channels), len(config.channels) - 1
+
+    def inner(width):  # published: whole heads of the block's own input, which narrows some motion transformers
+        return width // config.heads * config.heads
+
+    down = []
+    for i, width in enumerate(widths):
+        ins = [widths[max(i - 1, 0)]] + [width] * (config.layers - 1)
+        down.append(BlockPlan(width, tuple(LayerPlan(width, n, i, config.attention_levels[i], inner(n)) for n in ins),
+                              i < last))
+    mid = LayerPlan(widths[-1], widths[-1], last, True, inner(widths[-1]))
+    up = []
+    for i in range(last, -1, -1):
+        width, before, finer = widths[i], widths[min(i + 1, last)], widths[max(i - 1, 0)]
+        skips = [width] * config.layers + [finer]
+        ins = [before] + [width] * config.layers
+        up.append(BlockPlan(width, tuple(LayerPlan(width, n + s, i, config.attention_levels[i], inner(finer))
+                                         for n, s in zip(ins, skips, strict=True)), i > 0))
+    return tuple(down), mid, tuple(up)
+
+
+class TimeEmbedding(nn.Module):
+    """Integer times -> (batch, 4 * width): cosines, then sines, and an MLP."""
+
+    width: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.hidden = Dense(4 * self.width, self.width, self.dtype)
+        self.out = Dense(4 * self.width, 4 * self.width, self.dtype)
+
+    def __call__(self, t_B):
+        half = self.width // 2
+        angle = t_B.astype(jnp.float32)[:, None] * 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        return self.out(jax.nn.silu(self.hidden(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1))))
+
+
+class Block(nn.Module):
+    """The layers of a `BlockPlan`, made by `make`, and its resizing; called by the nets piece by piece."""
+
+    plan: BlockPlan
+    make: object  # LayerPlan -> module
+    up: bool
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.layer = [self.make(layer) for layer in self.plan.layers]
+        if self.plan.resize:
+            C = self.plan.width
+            self.resize = Conv(C, C, stride=1 if self.up else 2, dtype=self.dtype)
+
+    def resized(self, x_NhwC):
+        return self.resize(double(x_NhwC) if self.up else x_NhwC)

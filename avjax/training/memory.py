@@ -1,0 +1,67 @@
+"""Bytes that a function keeps alive at once, from its jaxpr: an estimate before any compiler touches it.
+
+Equations are walked in program order; a value lives from the equation that makes it to the last one that reads it; a loop's
+body or a recomputed (remat) part is walked inside its equation. XLA fuses elementwise work, reorders and shares buffers, and
+needs room for kernels of its own, so the truth may be to either side; what dominates a large model (what the backward pass
+keeps, and the largest layer's own needs) is in the shapes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from avjax.training.flops import live_jaxpr, subjaxprs
+
+FREE = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "stop_gradient", "copy", "name", "transpose"})
+
+
+def bytes_of(tree: Any) -> int:
+    """Of all arrays or shapes in a tree."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def peak_bytes(fn: Callable, *args: Any) -> int:
+    """Largest number of bytes alive at once beside the arguments; args are arrays or ShapeDtypeStructs.
+
+    Layout changes and broadcasts count as nothing, as they are fused or cheap to make again; results count.
+    """
+    jaxpr = live_jaxpr(fn, *args)
+    return _peak(jaxpr)
+
+
+def _size(var) -> int:
+    aval = var.aval
+    return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval, "shape") and hasattr(aval.dtype, "itemsize") else 0
+
+
+def _peak(jaxpr) -> int:
+    """Beside the inputs and constants of the jaxpr."""
+    owner: dict = {}  # a view's variable -> whose memory it is
+    last: dict = {}
+    for at, equation in enumerate(jaxpr.eqns):
+        if equation.primitive.name in FREE and not isinstance(equation.invars[0], core.Literal):
+            source = equation.invars[0]
+            owner[equation.outvars[0]] = owner.get(source, source)
+        for var in equation.invars:
+            if not isinstance(var, core.Literal):
+                last[owner.get(var, var)] = at
+    for var in jaxpr.outvars:
+        if not isinstance(var, core.Literal):
+            last[owner.get(var, var)] = len(jaxpr.eqns)
+    ends: dict[int, list] = {}
+    for var, at in last.items():
+        ends.setdefault(at, []).append(var)
+    alive, peak, sizes = 0, 0, {}
+    for at, equation in enumerate(jaxpr.eqns):
+        made = [v for v in equation.outvars if v not in owner and v in last]
+        for var in made:
+            sizes[var] = _size(var)
+        new = sum(sizes[v] for v in made)
+        inside = max((_peak(sub) for value in equation.params.values() for sub in subjaxprs(value)), default=0)
+        # what is inside an equation includes its results, once
+        peak = max(peak, alive + max(new, inside))
+        alive += new - sum(sizes.pop(v, 0) for v in ends.get(at, ()))
+    return max(peak, alive)

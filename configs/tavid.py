@@ -1,0 +1,50 @@
+"""TAVID at full size, a part at a time: --config=configs/tavid.py:PART with PART one of text, acoustic, appearance,
+mapper, motion, temporal, speaker; without a part, S7 and dialogues.
+
+Run:      python -m launch.train --config=configs/tavid.py:temporal --config.data.dir=DATA --workdir=runs/tavid/temporal \\
+              --config.train.init_from=runs/tavid/motion
+Data:     python -m launch.extract --features=tavid --clips=DIR --out=DATA --unit_encoder=xlsr2_1b_v2.pt \\
+              --centroids=kmeans_10k.npy --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
+          (10 seconds: a record holds all frames of its piece)
+Hardware: a TPU or GPU slice; what a step takes: python -m launch.benchmark --config=configs/tavid.py:temporal --plan
+Provenance: learning rates, batches and steps of the visual stages are Hallo2's public code's (8 and 4 a device, 30 k steps, AdamW
+          1e-5); S1 CoVoMix' rate; S2 USDM's batch and rate; the rest is ours by choice, since the paper prints none.
+"""
+
+from avjax.errors import UserError
+from avjax.systems.tavid import config as tavid
+from avjax.systems.tavid.mapper import config as mapper
+from avjax.systems.tavid.visual import config as visual
+from configs import base
+
+STEPS = {"text": 500_000, "acoustic": 500_000, "appearance": 30_000, "mapper": 30_000, "motion": 30_000, "temporal": 30_000,
+         "speaker": 100_000, "": 50_000}
+BATCH = {"text": 64, "acoustic": 256, "appearance": 64, "mapper": 64, "motion": 64, "temporal": 32, "speaker": 256, "": 256}
+RATE = {"text": 1e-4, "acoustic": 1e-4, "mapper": 1e-4, "speaker": 1e-4, "": 1e-5}
+
+
+def get_config(part: str = ""):
+    if part not in STEPS:
+        raise UserError("no such part", where="--config", expected=", ".join(filter(None, STEPS)), found=part)
+    whole = tavid.base()
+    c = base.get_config()
+    c.name = f"tavid_{part or 'dialogue'}"
+    c.data.batch_size = BATCH[part]
+    o, t = c.optimizer, c.train
+    o.learning_rate, o.warmup_steps, o.weight_decay, o.clip_norm, o.ema_decay = RATE.get(part, 1e-5), 1000, 0.01, 1.0, 0.999
+    o.b2, o.eps = 0.999, 1e-8
+    t.steps = STEPS[part]
+    if part in visual.STAGES:
+        c.system = whole.visual
+        c.system.stage = part
+        c.system.unet.remat = "layers"
+        c.system.frames = 14 if part == "temporal" else 1
+        o.frozen = visual.frozen(part)
+    elif part == "mapper":
+        c.system = mapper.base()
+    elif part:
+        c.system = whole[part]
+    else:
+        c.system = whole
+        o.frozen = (r"(text|visual|speaker)/.*",)
+    return c

@@ -1,0 +1,210 @@
+"""A dataset that is being written: a hidden folder beside it, which becomes the dataset in one rename.
+
+A `Partial` without arguments belongs to one process and disappears with any error. With arguments it can be continued: what
+is finished outlives a kill, and a restart with the same arguments goes on after it. Input that cannot be used (a UserError)
+would stop the restart at the same place, so it removes the folder, unless `keep` says that another attempt may get on.
+
+    .NAME.partial/journal.jsonl   a line of the arguments, then one a finished shard and one a finished split, each written and
+                                  synchronised only after what it tells of
+    .NAME.partial/fitted/*.npz    what was fitted before the first example, so that a restart uses the very same
+    .NAME.partial/data/           the folder that is to be
+    .NAME.partial/lock            held by the job that writes
+
+So a kill loses what followed the last closed shard, which is computed again; nothing is there twice, because a restart skips
+as many items as the journal counts and deletes every file that it does not tell of.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import socket
+from collections.abc import Callable
+
+import numpy as np
+
+from avjax.errors import UserError
+
+_JOURNAL = "journal.jsonl"
+
+
+class Partial:
+    """The folder of a dataset being written; a context. `data` is to be filled, then `finish` called.
+
+    Args:
+      out_dir: the dataset's folder, which must not exist.
+      arguments: of the job, JSON values: everything that decides what is written. None: cannot be continued.
+
+    Raises:
+      UserError: the folder exists, another job is writing it, or an interrupted one had other arguments.
+    """
+
+    def __init__(self, out_dir, arguments: dict | None = None):
+        self.out_dir = pathlib.Path(out_dir).absolute()
+        self.resumable = arguments is not None
+        self._arguments = json.loads(json.dumps(arguments))
+        name = f".{self.out_dir.name}.partial"
+        self.dir = self.out_dir.with_name(name if self.resumable else f"{name}-{socket.gethostname()}-{os.getpid()}")
+        self.data = self.dir / "data" if self.resumable else self.dir
+        self._records, self._lock = [], None
+        self.keep = False  # what is there even if the job ends with a UserError: another attempt may go on with it
+
+    def __enter__(self) -> "Partial":
+        if self.resumable and self.out_dir.exists() and not self.data.exists():  # killed just after its last rename
+            shutil.rmtree(self.dir, ignore_errors=True)
+        refuse_existing(self.out_dir)
+        self.out_dir.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(self.out_dir)
+        if not self.resumable:
+            shutil.rmtree(self.dir, ignore_errors=True)
+            self.dir.mkdir()
+            return self
+        self.data.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.dir / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UserError("another job is writing this dataset", where=str(self.out_dir), found=f"{self.dir} is locked",
+                            way_out="wait for it, or choose another folder") from error
+        try:
+            self._continue()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self._lock:
+            self._lock.close()
+        wanted = kind and (self.keep or not issubclass(kind, UserError))
+        if not (self.resumable and wanted and (len(self._records) > 1 or self._fitted)):
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def once(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What `make` returns: at the first call ever, then what was kept of it, also after a kill."""
+        path = self.dir / "fitted" / f"{name}.npz"
+        if not self.resumable:
+            return make()
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            with open(temporary, "wb") as file:
+                np.savez(file, **make())
+                _synchronise(file)
+            os.replace(temporary, path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def expect(self, made: dict) -> None:
+        """UserError unless `made` (JSON) is what the interrupted job said here; the first job's word stands."""
+        made = json.loads(json.dumps(made))
+        before = next((r["made"] for r in self._records if "made" in r), None)
+        if before is None:
+            self._add({"made": made})
+        elif before != made:
+            self.keep = True
+            differ = ", ".join(k for k in sorted({*before, *made}) if before.get(k) != made.get(k))
+            raise UserError("an interrupted job wrote this with other encoders", where=str(self.dir), found=f"other {differ}",
+                            way_out="delete that folder to begin anew, or bring the former weights back")
+
+    def commit(self, record: dict) -> None:
+        """Notes that `record["file"]` of `data` (if it names one) is finished."""
+        if self.resumable and record.get("file"):
+            with open(self.data / record["file"], "rb") as file:
+                os.fsync(file.fileno())
+            record = record | {"bytes_on_disk": (self.data / record["file"]).stat().st_size}
+        self._add(record)
+
+    def records(self, split: str) -> list[dict]:
+        """What was committed of a split, in order."""
+        return [r for r in self._records if r.get("split") == split]
+
+    def finish(self) -> None:
+        """Renames `data` to the dataset's folder."""
+        try:
+            os.rename(self.data, self.out_dir)
+        except OSError as error:
+            raise UserError("cannot move the finished dataset into place", where=str(self.out_dir), found=str(error),
+                            way_out="is another job writing the same folder?") from error
+
+    @property
+    def _fitted(self) -> bool:
+        return any((self.dir / "fitted").glob("*.npz"))
+
+    def _continue(self) -> None:
+        """Reads the journal as far as it is true, and deletes what it does not tell of."""
+        path = self.dir / _JOURNAL
+        records = []
+        for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+                continue
+            break
+        if records and records[0].get("arguments") != self._arguments:
+            before = records[0].get("arguments") or {}
+            differ = [k for k in sorted({*before, *self._arguments}) if before.get(k) != self._arguments.get(k)]
+            raise UserError("an interrupted job was writing this with other arguments", where=str(self.dir),
+                            expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
+                            found=", ".join(f"{k}={self._arguments.get(k)!r}" for k in differ),
+                            way_out="repeat those to continue it, or delete that folder to begin anew")
+        self._records = records[:1] or [{"arguments": self._arguments}]
+        for record in records[1:]:
+            if record.get("file") and not self._is_there(record):
+                break
+            self._records.append(record)
+        known = {r["file"] for r in self._records if r.get("file")}
+        for file in self.data.iterdir():
+            if file.name not in known:
+                file.unlink() if file.is_file() else shutil.rmtree(file)
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "w") as file:
+            file.writelines(json.dumps(r) + "\n" for r in self._records)
+            _synchronise(file)
+        os.replace(temporary, path)
+
+    def _is_there(self, record: dict) -> bool:
+        """Whether a finished file is; one that had already got its final name gets its former one back."""
+        path = self.data / record["file"]
+        for final in self.data.glob(record["final"]):
+            os.rename(final, path)
+        return path.is_file() and path.stat().st_size == record["bytes_on_disk"]
+
+    def _add(self, record: dict) -> None:
+        self._records.append(record)
+        if self.resumable:
+            with open(self.dir / _JOURNAL, "a") as file:
+                file.write(json.dumps(record) + "\n")
+                _synchronise(file)
+
+
+def refuse_existing(out_dir) -> None:
+    """UserError when a dataset's folder is already there; for jobs that work for long before they write."""
+    if pathlib.Path(out_dir).exists():
+        raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
+                        way_out="choose another folder or delete this one")
+
+
+def _synchronise(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove_left_over(out_dir: pathlib.Path) -> None:
+    """Folders of jobs on this machine that were killed and cannot be continued."""
+    prefix = f".{out_dir.name}.partial-{socket.gethostname()}-"
+    for left_over in out_dir.parent.glob(prefix + "*"):
+        if not _alive(left_over.name[len(prefix):]):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True

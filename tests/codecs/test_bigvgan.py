@@ -1,0 +1,155 @@
+"""BigVGAN against recordings of the published code, in windows, through its file formats, and what it refuses."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from avjax.codecs import bigvgan, mel
+from avjax.codecs.bigvgan import BigVGAN
+from avjax.errors import UserError
+from tests.golden_files import config as recorded_config
+from tests.golden_files import golden, relative_error, under
+from tests.systems.talker_golden import quick_jit
+from tests.weights.test_reader import Call, Global, dumps, zip_pickle
+
+FILES = golden("bigvgan_")
+QUICK = quick_jit(bigvgan.generator, static_argnums=0)
+
+
+@pytest.fixture(autouse=True)
+def compiled_quickly(monkeypatch):
+    monkeypatch.setattr(bigvgan, "_generate", QUICK)
+
+
+def vocoder(arrays) -> BigVGAN:
+    return BigVGAN.from_state_dict(under(arrays, "sd/"), recorded_config(arrays))
+
+
+@pytest.mark.parametrize("arrays", [pytest.param(arrays, id=name) for name, arrays in FILES])
+def test_waveform_is_the_published_one(arrays):
+    ours = vocoder(arrays)
+    out = bigvgan._generate(ours.config, ours._params, np.moveaxis(arrays["mel"], 1, 2))
+    assert relative_error(out, arrays["wav"][:, 0]) < 1e-4
+    assert ours.config.tanh == ("conv_post.bias" in under(arrays, "sd/"))
+    published = under(arrays, "sd/")["activation_post.upsample.filter"].ravel()
+    np.testing.assert_allclose(bigvgan.kaiser_sinc(), published, atol=1e-7)
+    # what the weights show is enough for a network of the usual rates
+    assert BigVGAN.from_state_dict(under(arrays, "sd/")).recipe["network"] == ours.recipe["network"]
+
+
+def test_both_versions_were_recorded():
+    assert {vocoder(arrays).config.tanh for _, arrays in FILES} == {True, False}
+
+
+def test_polyphase_is_zero_stuffing():
+    """The activation and the transposed convolution in the published form: zeros put in, samples thrown away."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((13, 1)).astype(np.float32)
+    taps = bigvgan.kaiser_sinc().astype(np.float64)
+    stuffed = np.zeros(2 * (13 + 10) - 1)
+    stuffed[::2] = np.pad(x[:, 0], 5, mode="edge")
+    double = 2 * np.convolve(stuffed, taps)[15:15 + 26]
+    double = double + 0.7 * np.sin(1.3 * double) ** 2
+    down = np.convolve(np.pad(double, (5, 6), mode="edge"), taps[::-1], mode="valid")[::2]
+    np.testing.assert_allclose(quick_jit(bigvgan.activation)(x[None], 1.3, 0.7)[0, :, 0], down, atol=2e-6)
+    for rate, kernel in ((2, 4), (3, 6), (2, 5)):
+        weight = rng.standard_normal((2, 4, kernel)).astype(np.float32)
+        signal = rng.standard_normal((1, 7, 2)).astype(np.float32)
+        layer = {"kernel": bigvgan.weights.polyphase(weight, rate), "bias": np.zeros(4, np.float32)}
+        full = np.zeros(((7 - 1) * rate + kernel, 4))
+        for t in range(7):
+            full[t * rate:t * rate + kernel] += np.einsum("i,iok->ko", signal[0, t], weight)
+        cut = (kernel - rate) // 2
+        ours = quick_jit(bigvgan.upsample, static_argnums=(2, 3))(signal, layer, rate, kernel)[0]
+        np.testing.assert_allclose(ours, full[cut:len(full) - cut], atol=1e-5)
+
+
+def test_squared_sine():
+    x = np.random.default_rng(0).uniform(-300, 300, 20000).astype(np.float32)
+    np.testing.assert_allclose(quick_jit(bigvgan.squared_sine)(x), np.sin(x.astype(np.float64)) ** 2, atol=5e-7)
+
+
+def test_windows_equal_the_whole():
+    ours, frames = vocoder(FILES[0][1]), 110
+    halo, log_mel = ours.config.halo(), np.random.default_rng(1).standard_normal((frames, 80)).astype(np.float32)
+    ours.window = 96 - 2 * halo
+    recipe = ours.mel | {"gain": 1.0}
+    whole = np.asarray(bigvgan._generate(ours.config, ours._params, log_mel[None])[0])
+    parts = list(ours.chunks(log_mel, recipe))
+    assert [len(part) // ours.hop for part in parts[:-1]] == [ours.window] * (frames // ours.window)
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-6)
+    # the halo is what is needed and little more: a frame is felt no farther away, and nearly as far
+    felt = log_mel + 3 * (np.arange(frames) == 55)[:, None].astype(np.float32)
+    felt = np.asarray(bigvgan._generate(ours.config, ours._params, felt[None])[0])
+    reached = np.flatnonzero(felt != whole) // ours.hop
+    assert 55 - halo <= reached.min() <= 55 - halo // 2 and 55 + halo // 2 <= reached.max() <= 55 + halo
+    # a short signal is followed by silence, which its own beginning does not hear; gain is undone
+    short, clear = ours.waveform(log_mel[:70], recipe), (70 - halo) * ours.hop
+    assert len(short) == 70 * ours.hop
+    np.testing.assert_allclose(short[:clear], whole[:clear], atol=1e-6)
+    louder = ours.waveform(log_mel[:70], ours.mel | {"gain": 1.1})
+    np.testing.assert_allclose(louder, np.clip(1.1 * short, -1, 1), atol=1e-6)
+
+
+def tensor_file(path, state):
+    """{"generator": state} as torch.save writes it."""
+    def tensor(key, array):
+        strides = tuple(s // array.itemsize for s in array.strides)
+        return Call(Global("torch._utils", "_rebuild_tensor_v2"),
+                    ("persistent", "storage", Global("torch", "FloatStorage"), key, "cpu", array.size),
+                    0, array.shape, strides, False, Call(Global("collections", "OrderedDict")))
+
+    state = {name: np.ascontiguousarray(value) for name, value in state.items()}
+    pickled = dumps({"generator": {name: tensor(str(i), value) for i, (name, value) in enumerate(state.items())}})
+    return zip_pickle(path, pickled, {str(i): value.tobytes() for i, value in enumerate(state.values())})
+
+
+def test_published_file_and_the_way_through_a_dataset(tmp_path):
+    arrays = FILES[-1][1]
+    state, ours = under(arrays, "sd/"), vocoder(arrays)
+    (tmp_path / "config.json").write_text(json.dumps(recorded_config(arrays)))
+    read = BigVGAN.from_checkpoint(tensor_file(tmp_path / "bigvgan_generator.pt", state))
+    safetensors.numpy.save_file(state, tmp_path / "bigvgan.safetensors")
+    bare = BigVGAN.from_checkpoint(tmp_path / "bigvgan.safetensors")
+    assert read.recipe == bare.recipe == ours.recipe and read.sample_rate == 22050
+    again = BigVGAN.from_recipe(json.loads(json.dumps(read.recipe)), read.arrays())
+    assert again.config == read.config and again.recipe == read.recipe
+    log_mel = np.moveaxis(arrays["mel"], 1, 2)[0]
+    np.testing.assert_array_equal(again.waveform(log_mel, ours.mel), ours.waveform(log_mel, ours.mel))
+    changed = read.arrays() | {"conv_post/kernel": 2 * read.arrays()["conv_post/kernel"]}
+    with pytest.raises(UserError, match="not those of its recipe"):
+        BigVGAN.from_recipe(read.recipe, changed)
+
+
+def test_another_mel_is_refused():
+    published = {"num_mels": 80, "n_fft": 1024, "hop_size": 256, "win_size": 1024, "sampling_rate": 22050, "fmin": 0}
+    assert bigvgan.mel_hash(bigvgan.mel_of_published(published | {"fmax": 8000})) == bigvgan.mel_hash(mel.RECIPE)
+    full_band = bigvgan.mel_of_published(published | {"fmax": None})
+    assert full_band["fmax"] == 11025.0 and bigvgan.mel_hash(full_band) != bigvgan.mel_hash(mel.RECIPE)
+    scaled = mel.RECIPE | {"mean": 0.0, "std": 1.0, "gain": 1.0}  # how it is scaled is not the vocoder's business
+    assert bigvgan.mel_hash(scaled) == bigvgan.mel_hash(mel.RECIPE)
+    ours = vocoder(FILES[0][1])
+    with pytest.raises(UserError, match=r"another mel.*hop=16.0.*hop=256.0.*Griffin-Lim"):
+        ours.waveform(np.zeros((20, 80), np.float32), mel.RECIPE)
+
+
+def test_bad_input():
+    arrays = FILES[0][1]
+    state, sizes, ours = under(arrays, "sd/"), recorded_config(arrays), vocoder(arrays)
+    with pytest.raises(UserError, match="not a mel spectrogram"):
+        ours.waveform(np.zeros((80, 20), np.float32), ours.mel)
+    with pytest.raises(UserError, match="not finite"):
+        ours.waveform(np.full((20, 80), np.nan, np.float32), ours.mel)
+    with pytest.raises(UserError, match="not the weights of a BigVGAN"):
+        BigVGAN.from_state_dict({"discriminators.0.weight": np.zeros(3)}, sizes)
+    with pytest.raises(UserError, match="do not fit its config.*resblocks_0/convs1_0/kernel"):
+        BigVGAN.from_state_dict({n: v for n, v in state.items() if not n.startswith("resblocks.0.convs1.0")}, sizes)
+    with pytest.raises(UserError, match="more layers"):
+        BigVGAN.from_state_dict(state, sizes | {"resblock_dilation_sizes": [[1, 3], [1, 3]]})
+    with pytest.raises(UserError, match="another make"):
+        BigVGAN.from_state_dict(state, sizes | {"resblock": "2"})
+    with pytest.raises(UserError, match="do not belong together"):
+        BigVGAN(dataclasses.replace(ours.config, rates=(4, 8)), ours._params, ours.mel)

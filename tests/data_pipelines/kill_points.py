@@ -1,0 +1,160 @@
+"""Jobs in forked children that send themselves a SIGKILL before or after the n-th thing that they do to a disk.
+
+Run as a program, of modules that are imported once: python kill_points.py FOLDER store | FAMILY...
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import shutil  # noqa: F401 (its rmtree is counted)
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+TOUCHES = (("os", "fsync"), ("os", "rename"), ("os", "replace"), ("shutil", "rmtree"))
+
+
+def child(job: Callable[[], None], at: int | None = None) -> list[int] | None:
+    """Runs the job in a child. None if it was killed, else the moments that there are to kill it at."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            moments = _arm(at)
+            job()
+            os.write(write, json.dumps(moments).encode())
+            os._exit(0)
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+            os._exit(1)
+    os.close(write)
+    status = os.waitpid(pid, 0)[1]
+    with open(read) as pipe:
+        said = pipe.read()
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return None
+    assert status == 0, "the job failed"
+    return json.loads(said)
+
+
+def _arm(at: int | None) -> list[int]:
+    """Counts calls; even moments are before one, odd ones after it. Returns the list that moments will be in."""
+    moments, calls, fsync = [], itertools.count(), os.fsync
+
+    def counted(function):
+        def call(*args, **kw):
+            now = 2 * next(calls)
+            if at == now:
+                os.kill(os.getpid(), signal.SIGKILL)
+            # A killed process leaves what it wrote to the system: to synchronise would only take time.
+            out = None if function is fsync else function(*args, **kw)
+            if at == now + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            moments.extend([now] if function is fsync else [now, now + 1])
+            return out
+        return call
+
+    for module, name in TOUCHES:
+        setattr(sys.modules[module], name, counted(getattr(sys.modules[module], name)))
+    return moments
+
+
+def _store(folder: pathlib.Path) -> None:
+    """A small dataset of several shards, killed at every moment, each time begun anew and then continued to its end."""
+    import numpy as np
+
+    from data_pipelines import store
+    from data_pipelines.partial import Partial
+    from data_pipelines.schema import Feature
+
+    store.SHARD_BYTES = 1000
+    features = {"id": Feature((), "str", "name"), "x": Feature((None,), "float32", "numbers", "", 25.0)}
+    made = folder / "made.txt"  # a line an item that was computed
+
+    def make(split, i):
+        with open(made, "a") as file:
+            file.write(f"{split}{i}\n")
+        if i == 4:
+            raise store.Unusable("odd", id=f"{split}{i}")
+        x = np.random.default_rng(i).normal(size=100 + i).astype(np.float32)
+        return [{"id": f"{split}{i}.{k}", "x": x[k:]} for k in range(1 + i % 3)]
+
+    def job(out):
+        with Partial(out, {"seed": 1}) as partial:
+            codec = partial.once("codec", lambda: {"draw": np.random.default_rng().normal(size=3)})  # another one every time
+            splits = {s: [(lambda s=s, i=i: make(s, i)) for i in range(n)] for s, n in (("train", 9), ("valid", 2))}
+            store.write_dataset(partial, name="demo", description="", features=features, recipes={"x": {"kind": "noise"}},
+                                codecs={"codec": codec}, splits=splits, max_bad=0.5, progress=False)
+
+    def content(out):
+        dataset = store.open_dataset(out)
+        dataset.verify()
+        assert {s: list(dataset.source(s).ids) for s in dataset.splits} == dataset.ids
+        assert all((dataset.lengths(s, ["x"])["x"] == [len(e["x"]) for e in dataset.source(s)]).all() for s in dataset.splits)
+        return {s: [(e["id"], e["x"].tobytes()) for e in dataset.source(s)] for s in dataset.splits}
+
+    moments = child(lambda: job(folder / "whole"))
+    expected, items = content(folder / "whole"), made.read_text().split()
+    refused = (folder / "whole.quarantine.jsonl").read_text()
+    assert len(moments) > 25 and len(items) == 11 and len(refused.splitlines()) == 1
+    for at in moments:
+        out = folder / f"killed{at}"
+        made.unlink(missing_ok=True)
+        assert child(lambda: job(out), at) is None  # noqa: B023
+        first = made.read_text().split() if made.exists() else []
+        if not out.exists():
+            journal = folder / f".killed{at}.partial" / "journal.jsonl"
+            kept = journal.read_text().count("position") if journal.exists() else 0
+            made.unlink(missing_ok=True)
+            child(lambda: job(out))  # noqa: B023
+            again = made.read_text().split() if made.exists() else []
+            assert set(first) | set(again) == set(items)
+            assert kept < 2 or len(again) < len(items), "finished items were computed again"
+        else:  # killed after the last rename: the dataset is there
+            made.touch()
+        assert content(out) == expected, at
+        assert (folder / f"killed{at}.quarantine.jsonl").read_text() == refused
+        left = [p.name for p in folder.glob(f".killed{at}.*") if (p / "data").exists()]
+        assert not left, left
+    print("moments", len(moments))
+
+
+def _family(name: str, folder: pathlib.Path, clips: pathlib.Path, **options) -> None:
+    """Features killed early, in the middle and late, and continued, against those of one go."""
+    from data_pipelines import extract, store
+
+    store.SHARD_SECONDS = 0.0  # so that every item is kept
+
+    def job(out):
+        extract.extract(clips, out, features=name, progress=False, **options)
+
+    moments = child(lambda: job(folder / name))
+    out = folder / f"{name}_killed"
+    for at in (moments[len(moments) // 2], moments[len(moments) // 5]):  # of what is left to do, the second time
+        assert child(lambda: job(out), at) is None
+    if not out.exists():
+        child(lambda: job(out))
+    whole, continued = store.open_dataset(folder / name), store.open_dataset(out)
+    assert whole.ids == continued.ids and whole.recipes == continued.recipes
+    for split in whole.splits:
+        for a, b in zip(whole.source(split), continued.source(split), strict=True):
+            for key, value in a.items():
+                assert value == b[key] if isinstance(value, str) else value.tobytes() == b[key].tobytes(), (split, key)
+    print(name, "moments", len(moments))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+    where, what = pathlib.Path(sys.argv[1]), sys.argv[2]
+    if what == "store":
+        _store(where)
+    else:
+        import importlib
+
+        families = json.loads(what)
+        for family in families:
+            importlib.import_module(f"data_pipelines.features.{family}")
+        for family, (clips, options) in families.items():
+            _family(family, where, pathlib.Path(clips), **options)

@@ -1,0 +1,149 @@
+"""The dialogue benchmark on a corpus of numbers: a model that reacts to its own partner is told from one that does not."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from avjax.codecs import mel
+from avjax.systems.api import Spec
+from data_pipelines import store
+from data_pipelines.puppets import face_code
+from data_pipelines.schema import Feature
+from eval import report, runner, tables
+from eval.benchmarks import dialogue
+from eval.generator import Generator
+
+FRAMES, SPEAKERS, CODE = 100, 2, face_code.WIDTH
+WIDTH = CODE + dialogue.POSE
+
+
+class ToyDecoder:
+    """Latents are the motion itself, one number a "pixel"."""
+
+    sample_rate, has_face, recipes = mel.RECIPE["sample_rate"], True, {"reader": {"kind": "toy"}}
+
+    def codec(self, name):
+        rng = np.random.default_rng(0)
+        return face_code.fit(rng.normal(size=(200, CODE)), 0)
+
+    def parties(self, streams):
+        return [{k: x[:, s] for k, x in streams.items() if x.ndim > 2} for s in range(SPEAKERS)]
+
+    def motion_codes(self, streams):
+        return np.asarray(streams["latents"], np.float32).reshape(len(streams["latents"]), -1)
+
+    def frames(self, streams):
+        return np.zeros((len(streams["latents"]), 8, 8, 3), np.uint8)
+
+    def waveform(self, streams):
+        return np.zeros(256 * len(streams["mel"]), np.float32)
+
+
+class ToySystem:
+    """`avatar` reacts to its own partner or, `strange`, to nobody; `speech` has another timing."""
+
+    tasks = ("avatar", "speech")
+    makes = {"avatar": ("mel", "latents", "voices"), "speech": ("mel",)}
+
+    def __init__(self, strange=False):
+        time = ("batch", "time")
+        motion = Spec((*time, SPEAKERS, WIDTH, 1, 1), "float32", "latents")
+        sound = Spec((*time, SPEAKERS, 80), "float32", "mel")
+        self.strange, self.config = strange, None
+        voices = Spec(("batch", SPEAKERS, 4), "float32", "voices")
+        self.example_spec = {"mel": sound, "latents": motion, "voices": voices}
+        self.conditions_spec = self.example_spec | {"lengths": Spec(("batch", 2), "int32", "of mel and latents")}
+        self.streams_spec = {"mel": sound, "latents": motion, "voices": voices}
+
+    def conditions(self, example, task):
+        return {k: example[k] for k in self.example_spec} | {"lengths": [len(example[k]) for k in ("mel", "latents")]}, 0
+
+    def generate(self, params, conditions, keys, task):
+        import jax
+        noise = jax.vmap(lambda k: jax.random.normal(k, conditions["latents"].shape[1:]))(keys)
+        of_mel, of_latents = conditions["lengths"].T
+        lengths = {"mel_length": of_mel if task == "avatar" else of_mel // 2, "latents_length": of_latents}
+        latents = noise if self.strange else conditions["latents"] + 0.1 * noise
+        made = {"mel": conditions["mel"], "latents": latents, "voices": conditions["voices"]}
+        return {k: made[k] for k in self.makes[task]} | lengths
+
+
+def example(rng, number):
+    """Two who take turns of a second; the listener moves as the speaker does."""
+    frames_mel = round(FRAMES / 25 * mel.FRAME_RATE)
+    speaking = (np.arange(FRAMES) // 25 % 2)[:, None] == np.arange(SPEAKERS)
+    sound = np.where(speaking[np.minimum((np.arange(frames_mel) / mel.FRAME_RATE * 25).astype(int), FRAMES - 1)], 0.0, -8.0)
+    log_mel = sound[:, :, None] + 0.2 * rng.normal(size=(frames_mel, SPEAKERS, 80))
+    own = np.cumsum(rng.normal(size=(FRAMES, SPEAKERS, WIDTH)), 0) / 4
+    motion = np.where(speaking[..., None], own, own[:, ::-1] + 0.3 * rng.normal(size=own.shape)).astype(np.float32)
+    return {"id": f"d{number}", "text": "A: hello\nB: hi", "mel": mel.normalise(log_mel).astype(np.float32), "motion": motion,
+            "latents": motion[..., None, None], "voices": rng.normal(size=(SPEAKERS, 4)).astype(np.float32),
+            "speakers": json.dumps([f"{number}/{s}" for s in range(SPEAKERS)])}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    rng, numbers = np.random.default_rng(0), Feature((), "str", "")
+    features = {"id": numbers, "text": numbers, "speakers": numbers,
+                "mel": Feature((None, SPEAKERS, 80), "float32", "", "", mel.FRAME_RATE),
+                "motion": Feature((None, SPEAKERS, WIDTH), "float32", "", "", 25.0),
+                "latents": Feature((None, SPEAKERS, WIDTH, 1, 1), "float32", "", "", 25.0),
+                "voices": Feature((SPEAKERS, 4), "float32", "")}
+    splits = {split: [example(rng, f"{split}{i}") for i in range(6)] for split in ("train", "valid")}
+    return store.write_dataset(tmp_path_factory.mktemp("d") / "data", name="toy", description="", features=features,
+                               splits=splits, recipes={"mel": {"kind": "log-mel"}}, progress=False)
+
+
+def config():
+    evaluate = types.SimpleNamespace(seed=0, tasks=(), batch_size=4)
+    return types.SimpleNamespace(evaluate=evaluate, data=types.SimpleNamespace(train_split="train"))
+
+
+@pytest.fixture(scope="module")
+def scored(dataset, tmp_path_factory):
+    out = {}
+    for strange in (False, True):
+        system = ToySystem(strange)
+        benchmark = dialogue.Benchmark(config(), ToyDecoder(), dataset, system)
+        sampler = Generator(system, batch_size=4, seed=0)
+        folder = tmp_path_factory.mktemp("out")
+        results = runner.evaluate(benchmark, sampler, {"w": np.zeros(1)}, folder, splits=("valid",), progress=False)
+        out[strange] = results, benchmark, sampler, folder
+    return out
+
+
+def test_a_listener_that_reacts_is_told_from_one_that_does_not(scored):
+    reacts, strange = (scored[s][0]["summary"]["valid"] for s in (False, True))
+    value = {who: {m: e["value"] for m, e in x["avatar"].items()} for who, x in (("reacts", reacts), ("strange", strange))}
+    for part in "eh":
+        assert value["reacts"][f"RPCC_{part}"] < 0.1 < value["strange"][f"RPCC_{part}"]
+        assert value["reacts"][f"PFD_{part}"] < 0.5 * value["reacts"][f"PFD_{part}_shuffled"]
+        assert value["reacts"][f"FD_listen_{part}"] < value["strange"][f"FD_listen_{part}"]
+        assert reacts["truth"][f"PFD_{part}"]["value"] < 1e-6 < reacts["shuffled"][f"PFD_{part}"]["value"]
+    assert value["reacts"]["F1_lips"] > value["strange"]["F1_lips"]
+    assert reacts["codec"]["F1_lips"]["value"] == 1.0 and value["reacts"]["mel_L1"] < 1e-6
+
+
+def test_turns_retrieval_and_lengths(scored):
+    summary = scored[False][0]["summary"]["valid"]
+    for variant in ("avatar", "truth"):  # four turns of a second in four seconds
+        assert summary[variant]["turn_per_minute"]["value"] == pytest.approx(60, rel=0.1)
+        assert summary[variant]["turn_mean_s"]["value"] == pytest.approx(1, abs=0.1)
+    assert summary["avatar"]["voice_R@1"]["value"] == 1 and summary["avatar"]["voice_chance@1"]["value"] == pytest.approx(1 / 12)
+    assert summary["speech"]["length_error"]["value"] > 0.2 and "F1_lips" not in summary["speech"]
+    assert "mel_L1" not in summary["speech"] and summary["mean"]["FD_e"]["value"] > 1
+
+
+def test_targets_table_and_report(scored, tmp_path):
+    for strange, met in ((False, True), (True, False)):
+        targets = {t["metric"]: t["met"] for t in scored[strange][0]["targets"]["valid"]}
+        for metric in ("avatar RPCC_e", "avatar PFD_h", "avatar F1_lips"):
+            assert targets[metric] is met, metric
+    results, benchmark, sampler, folder = scored[False]
+    text = tables.table(results)
+    assert "RPCC_e_other" in text and "gap_per_minute" in text and "voice_R@1" in text
+    samples = runner.samples(benchmark, sampler, {"w": np.zeros(1)}, ("valid",), 1)
+    page = report.write(tmp_path, results, samples).read_text()
+    assert "with its partner" in page and "video/mp4" in page and "codec alone" in page

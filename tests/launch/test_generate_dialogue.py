@@ -1,0 +1,290 @@
+"""A script and portraits become a dialogue's files: pieces that go on from one another, equal durations, clear errors.
+
+The System here makes of every token a known number of frames, so that what comes out tells what went in.
+"""
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from avjax.encoders import portrait
+from avjax.errors import UserError
+from avjax.systems import api
+from avjax.systems.api import Spec
+from avjax.training import checkpoints
+from data_pipelines import decode, drive, media
+from data_pipelines.dialogue_tokens import DialogueTokenizer
+from data_pipelines.drive import tavid
+from data_pipelines.puppets import identities, render
+from launch import flags, parties
+
+generate = flags.launcher("launch.generate")
+SCRIPT = """Anna: I went home in the evening [Ben: yeah] and slept.
+Ben+: But I thought that we would play the piano.
+Anna: The blue boat is by the river today.
+Ben+: My brother opened the old window.
+"""
+FRAMES = 3  # of 25 Hz that the System makes of a token
+LATENTS = (2, 2, 4)
+
+
+class Talkers:
+    """A System: latents count on from those it is given, units repeat the tokens."""
+
+    tasks, makes = ("dialogue", "avatar"), {"dialogue": ("units", "mel", "latents"), "avatar": ("mel", "latents")}
+    example_spec = {}
+
+    def __init__(self, config):
+        self.config = config
+        length = Spec(("batch",), "int32", "")
+        self.conditions_spec = {
+            "tokens": Spec(("batch", "tokens"), "int32", ""), "tokens_length": length,
+            "token_speaker": Spec(("batch", "tokens"), "int32", ""), "room": Spec(("batch", "time"), "int32", ""),
+            "units": Spec(("batch", "units", 2), "int32", ""), "units_length": length,
+            "faces": Spec(("batch", 2, 16), "float32", ""), "portraits": Spec(("batch", 2, 64, 64, 3), "uint8", ""),
+            "reference": Spec(("batch", 2, *LATENTS), "float32", ""), "has_first": Spec(("batch",), "float32", ""),
+            "first_motion": Spec(("batch", 2, 2, *LATENTS), "float32", "")}
+        self.streams_spec = {
+            "units": Spec(("batch", "time", 2), "int32", ""), "mel": Spec(("batch", "time", 2, 80), "float32", ""),
+            "latents": Spec(("batch", "time", 2, *LATENTS), "float32", ""),
+            **{f"{n}_length": length for n in ("units", "mel", "latents")}}
+
+    def generate(self, params, conditions, keys, task=""):
+        room = conditions["room"].shape[1]
+        units = jnp.minimum(conditions["tokens_length"] * 2 * FRAMES, room) if task == "dialogue" else conditions["units_length"]
+        count = jnp.arange(room // 2)[None, :, None, None, None, None] + params + conditions["reference"][:, None]
+        after = jnp.where(conditions["has_first"] > 0, conditions["first_motion"][:, :, -1, :1, :1, :1].mean() + 1, 0.0)
+        tokens = conditions["tokens"][:, jnp.minimum(jnp.arange(room) // (2 * FRAMES), conditions["tokens"].shape[1] - 1)]
+        mel = jnp.broadcast_to(conditions["faces"][:, None, :, :1], (1, 441 * room // 256, 2, 80))
+        return {"units": jnp.stack([tokens, tokens], -1), "units_length": units, "mel": mel, "mel_length": 441 * units // 256,
+                "latents": count + after, "latents_length": units // 2}
+
+    def conditions(self, example, task=""):
+        names = ("units", "faces", "portraits", "reference")
+        return {n: example[n] for n in names} | {"units_length": np.int32(len(example["units"]))}, len(example["units"])
+
+
+class Sampler:
+    """Takes two steps."""
+
+    def __init__(self, system, params, task):
+        self._make = lambda conditions, keys: system.generate(params, conditions, keys, task)
+
+    def stream(self, conditions, keys):
+        out = self._make(conditions, keys)
+        seconds = float(out["units_length"][0]) / 50
+        yield None, seconds / 2
+        yield {name: np.asarray(x) for name, x in out.items()}, seconds
+
+
+class Codecs(decode.Decoder):
+    """A decoder whose sound is a tone and whose pictures are as bright as the latents say."""
+
+    fps, sample_rate = 25, 22050
+
+    def __init__(self, recipes, codecs):
+        self.recipes, self.codecs = recipes, codecs
+
+    def has_audio(self, streams):
+        return len(streams["mel"]) > 0
+
+    def has_motion(self, streams):
+        return len(streams["latents"]) > 0
+
+    def waveform(self, streams):
+        return np.sin(np.arange(len(streams["mel"]) * 256) / 10).astype(np.float32)
+
+    def frames(self, streams):
+        shown = np.clip(streams["latents"].mean((1, 2, 3)), 0, 255).astype(np.uint8)
+        return np.broadcast_to(shown[:, None, None, None], (len(shown), 32, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A workdir as far as it is read here, with a script and portraits."""
+    folder = tmp_path_factory.mktemp("tavid")
+    (folder / "talk.txt").write_text(SCRIPT)
+    for name, person in zip("abc", identities.identities(3, 0).values(), strict=False):
+        cv2.imwrite(str(folder / f"{name}.png"), render.portrait(person, 256)[:, :, ::-1])
+    both = np.concatenate([cv2.imread(str(folder / f"{n}.png")) for n in "ab"], axis=1)
+    cv2.imwrite(str(folder / "both.png"), both)
+    cv2.imwrite(str(folder / "nobody.png"), np.full((256, 256, 3), 220, np.uint8))
+    system = {"name": "tavid", "text": {"row_tokens": 120, "row_frames": 3000, "temperature": 1.0},
+              "visual": {"steps": 2, "guidance": 2.0, "guidance_motion": 2.0}}
+    (folder / "config.json").write_text(json.dumps({"name": "x", "data": {"dir": ""}, "system": system}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    people = [render.portrait(p, 64, 1.2) for p in identities.identities(6, 0).values()]
+    tokens, faces = DialogueTokenizer.fit([SCRIPT]), portrait.fit(np.stack(people), 16)
+    return Codecs({"tokens": tokens.recipe, "portraits": {"kind": "puppet", "size": 64, "zoom": 1.2}, "faces": faces.recipe,
+                   "latents": {}}, {"tokenizer": tokens.arrays(), "faces": faces.arrays(), "vae": {}, "speakers": {
+                       "names": np.array(["ada", "ben", "cleo", "dan"]), "portraits": np.stack(people[:4])}})
+
+
+@pytest.fixture
+def house(monkeypatch, decoder):
+    """launch.generate with the System and codecs of this file."""
+    monkeypatch.setattr(api, "build", Talkers)
+    monkeypatch.setattr(decode.Decoder, "from_workdir", lambda *a, **k: decoder)
+    monkeypatch.setattr(checkpoints, "load_params", lambda *a, **k: jnp.float32(0.0))
+    monkeypatch.setattr(tavid, "DialogueSampler", Sampler)
+    monkeypatch.setattr(tavid.pictures, "from_recipe", lambda recipe, arrays: SimpleNamespace(
+        encode=lambda x: np.zeros((len(x), *LATENTS), np.float32)))
+
+
+@pytest.fixture
+def plan(house, workdir, decoder):
+    def make(**wish):
+        wish = {name: ",".join(str(workdir / f) for f in value.split(",")) if name in ("script", "portraits") and value else value
+                for name, value in ({"script": "talk.txt", "portraits": "a.png,b.png"} | wish).items()}
+        return generate.planned(generate.load_config(workdir), drive.Wish(**wish), Talkers(generate.load_config(workdir).system),
+                                decoder)
+    return make
+
+
+def test_a_long_script_is_made_in_pieces_that_go_on(house, workdir, tmp_path, decoder, capsys):
+    files = ",".join(str(workdir / f) for f in ("a.png", "b.png"))
+    made = generate.generate(workdir, script=str(workdir / "talk.txt"), portraits=files, out=tmp_path / "talk", save_latents=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        f"talk.{n}" for n in ("npz", "wav", "mp4", "Anna.wav", "Anna.mp4", "Ben.wav", "Ben.mp4")), "nothing is left over"
+    said = capsys.readouterr().err
+    assert "4 turns are made in 2 pieces" in said and "100%" not in said and "s made in" in said
+    streams = np.load(made["npz"])
+    frames = len(streams["latents"])
+    counting = streams["latents"][:, 0, 0, 0, 0]
+    np.testing.assert_array_equal(np.diff(counting), 1, "a piece begins after the last frame of the one before")
+    assert len(streams["units"]) == 2 * frames and len(streams["mel"]) == 441 * 2 * frames // 256
+    sound = {name: soundfile.read(made[f"{name}wav"]) for name in ("", "Anna.", "Ben.")}
+    assert {(len(x), rate) for x, rate in sound.values()} == {(frames * 882, 22050)}
+    np.testing.assert_allclose(sound[""][0], sound["Anna."][0] + sound["Ben."][0], atol=1e-4)
+    assert 0.97 < np.abs(sound[""][0]).max() < 0.9901, "the mix of two full channels does not clip"
+    for name, width in (("", 64), ("Anna.", 32), ("Ben.", 32)):
+        video = media.probe(made[f"{name}mp4"]).video
+        assert abs(video.duration - frames / 25) < 1e-3
+        assert next(media.iterate_video(made[f"{name}mp4"]))[2].shape == (32, width, 3)
+
+
+def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
+    made = plan()
+    assert made.parties == ("Anna", "Ben") and made.task == "dialogue" and len(made.pieces) == 2
+    tokens = DialogueTokenizer.from_codec(decoder.recipes["tokens"], decoder.codecs["tokenizer"])
+    for piece in made.pieces:
+        n = int(piece["tokens_length"][0])
+        assert n <= 120 and not piece["tokens"][0, n:].any() and piece["tokens"].shape == made.pieces[0]["tokens"].shape
+    text = [tokens.decode(p["tokens"][0, :int(p["tokens_length"][0])]) for p in made.pieces]
+    assert text[1] == ("[spka] the blue boat is by the river today. [spkchange] [partialoverlap] [spkb] my brother opened the "
+                       "old window.") and text[0].endswith("piano.")
+    faces = portrait.from_recipe(decoder.recipes["faces"], decoder.codecs["faces"])
+    for k in range(2):
+        np.testing.assert_allclose(made.conditions["faces"][0, k], faces(made.conditions["portraits"][0, k]), rtol=1e-6)
+    assert np.abs(made.conditions["faces"][0, 0] - made.conditions["faces"][0, 1]).max() > 0.5
+    turned = plan(speakers="Ben, Anna")
+    assert turned.parties == ("Ben", "Anna")
+    np.testing.assert_array_equal(turned.conditions["faces"], made.conditions["faces"])
+    assert (turned.conditions["tokens"] != made.conditions["tokens"]).any()
+    (workdir / "long.txt").write_text("Anna: " + "The boat is blue. " * 30 + "\nBen: Oh, 5 boats?")
+    long = plan(script="long.txt")
+    assert len(long.pieces) == 6 and "lacks ',', '5', '?'" in long.remarks[0]
+
+
+@pytest.mark.parametrize("wish, message", [
+    ({"portraits": "a.png"}, "another number of portraits than of speakers.*2, one of each in this order: Anna, Ben.*1: "),
+    ({"portraits": "a.png,b.png,c.png"}, "another number of portraits.*3: "),
+    ({"portraits": "a.png,both.png"}, "several faces.*both.png.*found: 2"),
+    ({"portraits": "nobody.png,b.png"}, "without a face.*nobody.png.*--face=unchecked"),
+    ({"portraits": "a.png,none.png"}, "no such portrait.*none.png"),
+    ({"portraits": "a.png,talk.txt"}, "unreadable portrait.*talk.txt"),
+    ({"portraits": ""}, "another number of portraits.*found: 0"),
+    ({"speakers": "Anna,Bob"}, "unknown speaker.*'Ben'"),
+    ({"script": "one.txt"}, "a script with one speaker"),
+    ({"script": "three.txt", "portraits": "a.png,b.png,c.png"}, "another number of speakers than the model has.*expected: 2"),
+    ({"script": "endless.txt"}, "a sentence over the context.*expected"),
+    ({"script": ""}, "nothing to say.*--script=FILE"),
+    ({"task": "sing"}, "unknown task.*dialogue or avatar"),
+    ({"task": "avatar"}, "avatar is driven by units"),
+    ({"script": "", "example": "x", "speakers": "Anna,Ben"}, "speakers of no script"),
+    ({"face": "maybe"}, "no such way to look"),
+    ({"text": "Hello."}, "tavid takes no --text"),
+])
+def test_one_line_for_what_cannot_be(plan, workdir, wish, message, monkeypatch):
+    monkeypatch.setattr(drive, "read_example", lambda *a: {})
+    (workdir / "one.txt").write_text("Anna: Hello.\nAnna: Anyone?\n")
+    (workdir / "three.txt").write_text("Anna: Hello.\nBen: Hi.\nEve: Hm.\n")
+    (workdir / "endless.txt").write_text("Anna: Hello.\nBen: " + "and so on " * 30)
+    with pytest.raises(UserError, match=message):
+        plan(**wish)
+
+
+def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, plan, workdir, decoder):
+    made = plan(portraits="nobody.png,both.png", face="unchecked")
+    assert (made.conditions["portraits"][0, 0] == 220).all()
+    config = generate.load_config(workdir)
+    made = generate.planned(config, drive.Wish(script=str(workdir / "talk.txt"), portraits="dan, cleo"),
+                            Talkers(config.system), decoder)
+    np.testing.assert_array_equal(made.conditions["portraits"][0], decoder.codecs["speakers"]["portraits"][[3, 2]])
+
+
+def test_settings_of_parts(workdir):
+    settings = generate.load_config(workdir).system
+    generate.change(settings, tavid.SETTINGS, {"steps": 5, "guidance": 1.5, "temperature": None})
+    assert (settings.visual.steps, settings.visual.guidance, settings.visual.guidance_motion) == (5, 1.5, 1.5)
+    assert settings.text.temperature == 1.0
+
+
+def test_an_example_gives_text_and_portraits_or_units(plan, monkeypatch):
+    rng = np.random.default_rng(0)
+    row = {"id": "x", "text": SCRIPT, "speakers": '["Anna", "Ben"]', "units": rng.integers(0, 9, (300, 2)),
+           "tokens": np.zeros(3, int), "faces": rng.standard_normal((2, 16)), "reference": rng.standard_normal((2, *LATENTS)),
+           "portraits": rng.integers(0, 255, (2, 64, 64, 3))}
+    monkeypatch.setattr(drive, "read_example", lambda *a: row)
+    spoken = plan(script="", portraits="", example="valid/0")
+    np.testing.assert_array_equal(spoken.conditions["tokens"], plan().conditions["tokens"])
+    np.testing.assert_allclose(spoken.conditions["faces"][0], row["faces"], rtol=1e-6)
+    shown = plan(script="", portraits="", example="valid/0", task="avatar")
+    assert shown.conditions["units_length"] == 300 and len(shown.pieces) == 1
+    np.testing.assert_array_equal(shown.conditions["units"][0, :300], row["units"])
+    others = plan(script="", portraits="a.png,b.png", example="valid/0", task="avatar")
+    np.testing.assert_array_equal(others.conditions["faces"], plan().conditions["faces"])
+    (_, half), *_, (made, seconds) = tavid.pieces(Talkers(None), jnp.float32(0), shown, jnp.zeros(1))
+    assert (half, seconds) == (3, 6) and made["latents_length"] == 150 and made["latents"].shape[1] == 150
+
+
+def test_sound_does_not_run_away_from_the_pictures():
+    piece = {"units": np.zeros((101 * 2, 2), int), "latents": np.zeros((101, 2, *LATENTS)), "voices": np.ones((2, 3))}
+    piece["mel"] = np.zeros((tavid.mel_frames(202), 2, 80))
+    whole = tavid.join([piece] * 50)
+    assert len(whole["mel"]) == tavid.mel_frames(202 * 50) > 50 * tavid.mel_frames(202)
+    assert len(whole["latents"]) == 5050 and whole["voices"].shape == (2, 3)
+
+
+def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):
+    streams = {"mel": np.zeros((86, 2, 80)), "latents": np.zeros((25, 2, *LATENTS))}
+    (tmp_path / "talk.wav").write_text("older")
+    monkeypatch.setattr(media, "write_mp4", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        parties.write(tmp_path / "talk", decoder.parties(streams), ("a", "b"), decoder)
+    assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"] and (tmp_path / "talk.wav").read_text() == "older"
+    made = parties.write(tmp_path / "new", [{"mel": s["mel"], "latents": s["latents"][:0]} for s in decoder.parties(streams)],
+                         ("a", "b"), decoder)
+    assert sorted(made) == ["a.wav", "b.wav", "wav"], "speech alone"
+    with pytest.raises(UserError, match="nothing was generated"):
+        parties.write(tmp_path / "none", [{"mel": ()}], ("a",), decoder)
+    assert tavid.file_names(("Anna B.", "../x", "a/b", "a b")) == ("Anna_B", "x", "a_b3", "a_b4")
+
+
+def test_a_config_names_its_workdir(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert generate.workdir_of("configs/talker_quickstart.py") == "runs/talker_quickstart"
+    assert "workdir: runs/talker_quickstart" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no trained system here.*runs/talker_quickstart.*--workdir=runs/talker_quickstart"):
+        generate.generate("runs/talker_quickstart", text="Hi.")
+    with pytest.raises(UserError, match="no workdir given"):
+        generate.workdir_of("")
