@@ -39,6 +39,8 @@ def whole():
     s = tavid.tiny()
     s.text.filler = 0  # units are numbered by the loudness of what they stand for: 0 is silence
     s.visual.face_width = s.speaker.face_dim
+    # plain squared error of the data: the net predicts it, see visual/config.py
+    s.visual.min_snr = 0.0
     for part in (s.text, s.acoustic, s.visual.mapper):
         part.num_units = UNITS
     return s
@@ -60,17 +62,20 @@ def get_config(part: str = ""):
     if part == "acoustic":
         return _part("acoustic", s.acoustic, steps=2000, batch=4, rate=2e-3)
     if part == "speaker":
-        return _part("speaker", speaker.tiny(), steps=400, batch=8, rate=1e-3)
+        c = _part("speaker", speaker.tiny(), steps=400, batch=8, rate=1e-3)
+        c.evaluate.benchmark, c.evaluate.splits = "dialogue", ("test_speaker",)  # retrieval; see docs/tavid.md
+        c.evaluate.in_loop_examples = 0
+        return c
     if part == "mapper":
         m = mapper.tiny()
         m.num_units = UNITS
         return _part("mapper", m, steps=300, batch=8, rate=2e-3)
-    steps = {"appearance": 500, "motion": 800, "temporal": 150}
+    steps = {"appearance": 300, "motion": 700, "temporal": 120}
     if part not in steps:
         raise ValueError(f"no part {part!r}")
     s.visual.stage = part
     c = _part(part, s.visual, steps=steps[part], batch=4, rate=1e-3)
-    # The motion stage goes on with the denoiser's own layers: five hundred steps of appearance do not make a renderer.
+    # The motion stage goes on with the denoiser's own layers: three hundred steps of appearance do not make a renderer.
     c.optimizer.frozen = visual.frozen(part) if part != "motion" else (r"denoiser/.*/temporal/.*", r"reference/.*",
                                                                        r"image_projection/.*")
     return c
@@ -89,7 +94,8 @@ def dialogue(s):
              dialogues=140, turns=4, valid=8, test=8, seed=0),
         dict(kind="extract", features="pictures", clips="{workdir}/data/clips_dialogues", out=PICTURES),
         train("vae", PICTURES),
-        train("reader", PICTURES),
+        dict(kind="extract", features="decoded", clips=PICTURES, out="{workdir}/data/decoded", vae="{workdir}/vae"),
+        train("reader", "{workdir}/data/decoded"),
         dict(kind="extract", features="tavid", clips="{workdir}/data/clips_dialogues", out=FEATURES,  # S0
              vae="{workdir}/vae", reader="{workdir}/reader", num_units=UNITS, tokens="phonemes", video=0.6),
         train("text", FEATURES),  # S1

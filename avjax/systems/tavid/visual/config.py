@@ -11,6 +11,7 @@ from avjax.flow.diffusion import BETAS
 from avjax.systems.tavid.mapper import config as mapper
 
 STAGES = ("appearance", "motion", "temporal")
+PREDICTS = ("velocity", "data")
 GUIDANCES = ("combined", "separate")
 UNITS_A_FRAME = 2
 # What each stage trains, by parameter path; the published second stage trains the temporal modules only
@@ -30,6 +31,8 @@ def base() -> ConfigDict:
                              remat="none", attention_kernel="auto"))
     c.mapper = mapper.net()
     c.path = "full"  # full: every temporal module runs and sees the motion frames | published | eval: the release's two
+    c.predicts = "velocity"  # what the denoiser's last layer gives (published); data: the clean latents, from which the
+    # velocity follows: a narrow network cannot carry the noise to its output, as a velocity asks of it [ours]
     c.latent_size = (64, 64)
     c.latent_dim = 4
     c.patch = 1  # latent cells a side that are folded into the nets' channels (published: none)
@@ -44,7 +47,7 @@ def base() -> ConfigDict:
     c.start_share = 0.05  # of clips trained as a video's first: motion frames are copies of the reference, as when sampling
     # objective
     c.betas = "scaled_linear"
-    c.min_snr = 5.0  # gamma of the Min-SNR weights; 0 = none
+    c.min_snr = 5.0  # gamma of the Min-SNR weights; 0 = the plain mean square of what is predicted
     c.noise_offset = 0.05
     c.moving_weight = 0.0  # extra weight of latent cells by how much they move in the row [ours]
     # share of rows without each condition, independently; "all" is without the first three together [ours, from Hallo2]
@@ -74,7 +77,7 @@ def tiny() -> ConfigDict:
     c = base()
     c.unet.update(dict(channels=(96,), layers=1, heads=4, groups=8, attention_levels=(True,), latent_dim=16, face_dim=48,
                        motion_dim=48, regions=("full",), temporal_groups=8))
-    c.patch, c.reference_input = 2, True
+    c.patch, c.predicts, c.reference_input = 2, "data", True
     c.mapper = mapper.tiny_net()
     c.mapper.token_dim = 48
     c.latent_size, c.face_width, c.face_tokens = (16, 16), 16, 2
@@ -98,12 +101,13 @@ def check(c) -> None:
                             **more)
 
     need(c.stage in STAGES, "stage", " | ".join(STAGES))
+    need(c.predicts in PREDICTS, "predicts", " | ".join(PREDICTS))
     need(c.guidance_mode in GUIDANCES, "guidance_mode", " | ".join(GUIDANCES))
     for name in ("betas", "sample_betas"):
         need(c[name] in BETAS, name, " | ".join(BETAS))
     for name in ("frames", "clip", "steps", "face_width", "face_tokens"):
         need(c[name] >= 1, name, ">= 1")
-    for name in ("context", "motion_noise", "min_snr", "moving_weight"):
+    for name in ("min_snr", "context", "motion_noise", "moving_weight"):
         need(c[name] >= 0, name, ">= 0")
     for name in ("portrait_share", "start_share", "motion_drop", "sample_motion_drop"):
         need(0 <= c[name] <= 1, name, "a share")

@@ -140,7 +140,8 @@ class Denoiser(nn.Module):
           face_BMK: face tokens (`ImageProjection`).
           motion_BFMK: motion tokens of every frame; None: the motion transformers are skipped.
           mask_feature: (B, F, h, w, channels[0]) of `FaceLocator`, or None.
-          masks: for each level a (B, F or 1, h w, regions) array of weights in the order of config.regions; None = 1.
+          masks: for each level a (B, F or 1, h w, regions) array of weights in the order of config.regions; None, of all
+            levels or of one: 1.
           motion_scale: (regions,) or (B, regions) weights of the regions' shares, or None.
           reference_mask: (B,), 0 = that clip attends to itself alone; its motion frames still come from its bank.
           temporal: False skips the temporal transformers (single pictures).
@@ -157,8 +158,8 @@ class Denoiser(nn.Module):
         scale = None if motion_scale is None else jnp.broadcast_to(motion_scale, (B, len(c.regions)))
         given = {"time": each_frame(time_BD), "face": face_BMK, "sees_reference": reference_mask, "scale": each_frame(scale),
                  "motion": None if motion_BFMK is None else motion_BFMK.reshape(B * F, *motion_BFMK.shape[2:])}
-        masks = [None] * len(c.channels) if masks is None else [
-            jnp.broadcast_to(m, (B, F, *m.shape[2:])).reshape(B * F, *m.shape[2:]) for m in masks]
+        masks = [None if m is None else jnp.broadcast_to(m, (B, F, *m.shape[2:])).reshape(B * F, *m.shape[2:])
+                 for m in masks or [None] * len(c.channels)]
         banks = iter(banks) if banks is not None else iter(lambda: None, 0)
 
         def through(layer, x, mode):

@@ -7,6 +7,7 @@ M motion tokens, K token width.
 import flax.linen as nn
 import jax.numpy as jnp
 
+from avjax.flow import diffusion
 from avjax.nn.convolutions import fold, unfold
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows
 from avjax.systems.tavid.visual.denoiser import Denoiser
@@ -43,14 +44,18 @@ class VisualNet(nn.Module):
     def velocity(self, latents_BFhwC, reference_BhwC, t_B, banks, face_BNK, motion_BFMK, reference_mask, temporal: bool):
         """v of noisy latents; `motion` None and `temporal` False leave those modules out. The reference's own latents are
         looked at where config.reference_input says so, and zeros where `reference_mask` hides it."""
-        x = self.folded(latents_BFhwC)
-        if self.config.reference_input:
+        c, x = self.config, self.folded(latents_BFhwC)
+        if c.reference_input:
             seen = 1.0 if reference_mask is None else reference_mask[:, None, None, None].astype(jnp.float32)
             beside = self.folded((reference_BhwC * seen)[:, None])
             x = jnp.concatenate([x, jnp.broadcast_to(beside, x.shape)], axis=-1)
-        velocity = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask,
-                                 temporal=temporal, path=self.config.path)
-        return unfold(velocity.reshape(-1, *velocity.shape[2:]), self.config.patch).reshape(latents_BFhwC.shape)
+        out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask, temporal=temporal,
+                            path=c.path)
+        out = unfold(out.reshape(-1, *out.shape[2:]), c.patch).reshape(latents_BFhwC.shape)
+        if c.predicts == "velocity":
+            return out
+        signal, sigma = diffusion.roots(diffusion.make_schedule(c.betas), t_B, out.ndim)
+        return (signal * latents_BFhwC - out) / sigma
 
     def folded(self, latents_BFhwC):
         """Patches of cells as channels: small pictures then need no level of their own."""
@@ -64,5 +69,5 @@ class VisualNet(nn.Module):
         face = self.face(face_BE)
         tokens = self.tokens(units_BUS, jnp.full((B,), units_BUS.shape[1]))[:, :1]
         tokens = jnp.repeat(tokens, latents_BFhwC.shape[1], axis=1)
-        return self.velocity(latents_BFhwC, latents_BFhwC[:, 0], jnp.zeros((B,), jnp.int32), self.banks(latents_BFhwC, face), face, tokens,
-                             None, True)
+        return self.velocity(latents_BFhwC, latents_BFhwC[:, 0], jnp.zeros((B,), jnp.int32), self.banks(latents_BFhwC, face),
+                             face, tokens, None, True)

@@ -100,7 +100,8 @@ class System:
         return self.loss_at(params, batch, self.draw(key, len(batch["latents"])))
 
     def loss_at(self, params, batch, draw):
-        """The loss for given randomness (`draw`). Metrics: "mse" without weights, "mse_noisy" over the noisier half."""
+        """The loss for given randomness (`draw`). Metrics: "mse" of the clean latents that the velocity points at, "mse_noisy"
+        over the noisier half of the times."""
         c, variables = self.config, {"params": params}
         latents_BFhwC, single = batch["latents"].astype(jnp.float32), c.stage != "temporal"
         B, F = latents_BFhwC.shape[:2]
@@ -126,8 +127,13 @@ class System:
         weighted = error * self.cell_weights(latents_BFhwC).reshape(B if not single else B * F, -1, *c.latent_size, 1)
         axes = tuple(range(1, error.ndim))
         mse_N, weighted_N = jnp.mean(error, axis=axes), jnp.mean(weighted, axis=axes)
-        weights_N = diffusion.min_snr_weights(self.schedule, t, c.min_snr) if c.min_snr else jnp.ones_like(mse_N)
+        variance_N = 1 - jnp.asarray(self.schedule.alphas)[t]  # an error of the velocity is this much of one of the data
+        if c.min_snr:
+            weights_N = diffusion.min_snr_weights(self.schedule, t, c.min_snr)
+        else:
+            weights_N = variance_N if c.predicts == "data" else jnp.ones_like(variance_N)
         loss = jnp.mean(weights_N * weighted_N)
+        mse_N = mse_N * variance_N
         noisy_N = (t >= self.schedule.steps // 2).astype(jnp.float32)
         noisy = jnp.sum(noisy_N * mse_N) / jnp.maximum(jnp.sum(noisy_N), 1.0)
         return loss, {"loss": loss, "mse": jnp.mean(mse_N), "mse_noisy": noisy}
