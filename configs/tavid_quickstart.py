@@ -70,7 +70,7 @@ def get_config(part: str = ""):
         m = mapper.tiny()
         m.num_units = UNITS
         return _part("mapper", m, steps=300, batch=8, rate=2e-3)
-    steps = {"appearance": 300, "motion": 700, "temporal": 120}
+    steps = {"appearance": 300, "motion": 500, "temporal": 100}
     if part not in steps:
         raise ValueError(f"no part {part!r}")
     s.visual.stage = part
