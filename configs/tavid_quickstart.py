@@ -2,7 +2,7 @@
 
 Run:      python -m launch.train --config=configs/tavid_quickstart.py --workdir=runs/tavid
 One part: --config=configs/tavid_quickstart.py:text (vae, reader, text, acoustic, appearance, mapper, motion, temporal, speaker)
-Hardware: two CPU cores, 6 GiB; about half an hour.
+Hardware: two CPU cores, 6 GiB; about half an hour by an estimate (not yet timed on a quiet machine).
 Expect:   see docs/tavid.md. Measured on puppets: it shows learning and plumbing, never realism.
 Sizes:    ours; TAVID prints none. configs/tavid.py has the full-size ones.
 """

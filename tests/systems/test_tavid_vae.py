@@ -96,7 +96,7 @@ def test_group_norm_backward_by_hand():
 
 def tiny(**more):
     c = configs.tiny()
-    c.update(dict(size=16, channels=(8,), groups=4, pictures_per_row=2) | more)
+    c.update(dict(size=16, channels=(32,), groups=4, pictures_per_row=2) | more)
     return c
 
 
@@ -118,7 +118,7 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
                   splits={"train": clips[:4], "valid": clips[4:]}, recipes={}, progress=False)
     c = base.get_config()
     c.system, c.data.dir, c.data.batch_size, c.data.threads = tiny(), str(tmp_path / "pictures"), 8, 0
-    c.optimizer.learning_rate, c.train.steps, c.train.log_every, c.train.loss_examples = 1e-2, 150, 50, 2
+    c.optimizer.learning_rate, c.train.steps, c.train.log_every, c.train.loss_examples = 1e-2, 500, 250, 2
     c.train.checkpoint_every = c.train.evaluate_every = 1000
     c.train.peak_flops, c.evaluate.batch_size = 1e11, 8
     run_training(c, tmp_path / "run")
@@ -173,7 +173,7 @@ def test_presets_and_sharding():
         shapes = jax.eval_shape(system.init, jax.random.key(0))
         param_shardings(shapes, system.param_rules, mesh)
     assert factor(configs.base()) == 8 and factor(configs.tiny()) == 4
-    x = np.random.default_rng(0).normal(size=(1, 8, 12, 3))
+    x = np.random.default_rng(0).normal(size=(1, 8, 12, 3)).astype(np.float32)
     np.testing.assert_array_equal(unfold(fold(x, 4), 4), x)
     assert fold(x, 4)[0, 1, 2, 3 * (4 * 2 + 3) + 1] == x[0, 4 + 2, 8 + 3, 1]
     for bad, word in ((dict(size=18), "multiple of 4"), (dict(groups=3), "multiples of groups"), (dict(mid="x"), "plain")):

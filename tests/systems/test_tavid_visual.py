@@ -141,7 +141,7 @@ def test_a_stage_trains_its_own_and_pays_for_no_more():
 
 
 def test_dropped_conditions_leave_no_trace_and_the_loss_is_the_papers():
-    system = build(small("temporal", moving_weight=0.0))
+    system = build(small("temporal", moving_weight=0.0, predicts="velocity", min_snr=5.0))
     params, batch = random_params(), batch_of(system)
     draw = jax.device_get(system.draw(jax.random.key(0), 2))
     draw |= {"t": np.array([[999], [400]]), **{n: np.zeros(2, bool) for n in ("reference", "face", "motion", "motion_frames")}}

@@ -25,7 +25,8 @@ from avjax.systems.tavid.visual.rows import VisualRows
 # Fully sharded over fsdp, tensor parallel over inner widths; what is narrow (latents, tokens, norms) is replicated
 _NETS = r"(reference|denoiser)/"
 NET_RULES = (
-    (_NETS + r"(inputs|outputs)/kernel", ()),
+    (_NETS + r"inputs/kernel", (None, None, None, "fsdp")),
+    (_NETS + r"outputs/kernel", (None, None, "fsdp", None)),
     (_NETS + r"time/(hidden|out)/kernel", ("fsdp", "tensor")),
     (_NETS + r".*/(conv[12]|resize)/kernel", (None, None, "fsdp", "tensor")),
     (_NETS + r".*/(time|skip)/kernel", ("fsdp", "tensor")),
