@@ -90,7 +90,7 @@ def dialogue(s):
     c = _part("dialogue", s, steps=150, batch=8, rate=3e-4)
     c.name = "tavid_quickstart"
     c.stages = (
-        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", sentences=16, speakers=160, held_out=12,
+        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", sentences=16, speakers=160, held_out=32,
              dialogues=140, turns=4, valid=8, test=8, seed=0),
         dict(kind="extract", features="pictures", clips="{workdir}/data/clips_dialogues", out=PICTURES),
         train("vae", PICTURES),

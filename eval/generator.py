@@ -14,18 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.systems.api import real_streams
+from avjax.systems.api import bucket, real_streams
 
 BATCH, TIME, MASK = "batch", "time", "mask"
 Example = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-
-
-def bucket(length: int, quantum: int = 64) -> int:
-    """Padded length: quantum times 1, 3/2, 2, 3, 4, 6, 8, ...: few shapes to compile, at most a third of it padding."""
-    size = quantum
-    while length > size * 3 // 2:
-        size *= 2
-    return size if length <= size else size * 3 // 2
 
 
 def example_keys(seed: int, ids: Iterable[str]) -> jax.Array:
@@ -35,7 +27,7 @@ def example_keys(seed: int, ids: Iterable[str]) -> jax.Array:
 
 
 class Generator:
-    """`system.generate` in batches of one size; compiles once a task and bucket."""
+    """`system.generate` in batches of one size; compiles once a task and bucket. A system that goes in steps goes one by one."""
 
     def __init__(self, system, *, batch_size: int, seed: int):
         if batch_size < 1:
@@ -43,6 +35,9 @@ class Generator:
         self.system, self.batch_size, self.seed = system, batch_size, seed
         self.names = tuple(system.example_spec)  # what is read of an example
         self._generate = jax.jit(system.generate, static_argnames="task")
+        if hasattr(system, "in_steps"):
+            self.batch_size = 1
+            self._in_steps = functools.cache(system.in_steps)
 
     def __call__(self, params, examples: Iterable[tuple[str, Example]], task: str = "") -> Iterator[tuple[str, dict]]:
         """Yields (id, {stream: (length, dims) float32}) for (id, example), bucket by bucket.
@@ -88,10 +83,17 @@ class Generator:
         if MASK in self.system.conditions_spec:
             lengths = np.array(frames + frames[-1:] * (self.batch_size - len(frames)))
             conditions[MASK] = (np.arange(room[TIME]) < lengths[:, None]).astype(np.float32)
-        out = jax.device_get(self._generate(params, conditions, example_keys(self.seed, ids), task=task))
+        out = self._run(params, conditions, example_keys(self.seed, ids), task)
         for row, (name, *_) in enumerate(members):
             streams = real_streams(self.system, out, row, frames[row])
             yield name, {stream: _finite(np.asarray(x, np.float32), name, stream) for stream, x in streams.items()}
+
+    def _run(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
+        if not hasattr(self, "_in_steps"):
+            return jax.device_get(self._generate(params, conditions, keys, task=task))
+        for made, _ in self._in_steps(task)(params, conditions, keys):  # noqa: B007 (the last one counts)
+            pass
+        return made
 
     def _pad(self, name: str, value, room: dict[str, int]) -> np.ndarray:
         """Named axes to their room, by their last entry (zeros where there is none)."""

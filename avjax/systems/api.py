@@ -26,6 +26,10 @@ class Spec:
     `shape` leads with the axis names "batch" and, for sequences, "time"; other entries are sizes. `rate` is frames per
     second for anything with a time axis. `recipe` is the exact definition of the feature (sample rate, FFT size,
     normalisation, ...) that a feature shard must have been made with; None accepts any.
+
+    `sequence` marks the axis that is a sequence where its size is fixed and so has no name ("time" is one without being
+    marked): the mesh axis `seq` splits it. A shape alone cannot say which of its sizes is time, and two sequences of a row
+    (tokens, patches) have different lengths. `together` entries of it are never split (the two units of a frame).
     """
 
     shape: tuple[str | int, ...]
@@ -34,6 +38,13 @@ class Spec:
     unit: str = ""
     rate: float | None = None
     recipe: dict | None = None
+    sequence: int | None = None
+    together: int = 1
+
+    @property
+    def sequence_axis(self) -> int | None:
+        """Which axis the mesh axis `seq` splits, if any."""
+        return self.shape.index("time") if self.sequence is None and "time" in self.shape else self.sequence
 
     def resolve(self, **sizes: int) -> jax.ShapeDtypeStruct:
         """The concrete shape, e.g. `spec.resolve(batch=8, time=172)`."""
@@ -85,7 +96,11 @@ class System(Protocol):
     def generate(self, params: Params, conditions: Batch, keys: jax.Array, task: str = "") -> Batch:
         """Streams for a batch of conditions; `keys` is (batch,) typed keys, one an example, so that an example's
         noise does not depend on its neighbours or on padding. Pure and jittable. A System that decides lengths itself
-        has no "mask" among its conditions, and "<stream>_length" (batch,) int32 says how many frames are real."""
+        has no "mask" among its conditions, and "<stream>_length" (batch,) int32 says how many frames are real.
+
+        A System may also have `in_steps(task)`: a function of a batch of one's (params, conditions, keys) that does the same in
+        steps driven from the host and yields (None, seconds made) after each, last (what `generate` returns, all seconds). It is
+        then used instead: nothing is spent on, or compiled for, the longest answer that `generate` must make room for."""
 
 
 def build(config) -> System:
@@ -101,6 +116,14 @@ def build(config) -> System:
 def example_batch(system: System, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of one training batch, without data."""
     return {name: spec.resolve(batch=batch, time=time) for name, spec in system.batch_spec.items()}
+
+
+def bucket(length: int, quantum: int = 64) -> int:
+    """Padded length: quantum times 1, 3/2, 2, 3, 4, 6, 8, ...: few shapes to compile, at most a third of it padding."""
+    size = quantum
+    while length > size * 3 // 2:
+        size *= 2
+    return size if length <= size else size * 3 // 2
 
 
 def stream_names(system: System) -> tuple[str, ...]:

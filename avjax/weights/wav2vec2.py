@@ -1,7 +1,9 @@
 """The wav2vec 2.0 family's published names -> our parameters (avjax/encoders/wav2vec2.py).
 
-Understands the names of transformers (`wav2vec2.encoder.layers.0...`, `hubert. ...`, bare) and of torchaudio
-(`encoder.transformer.layers.0...`, `aux`). Both generations of weight norm on the positional convolution are folded.
+Understands the names of transformers (`wav2vec2.encoder.layers.0...`, `hubert. ...`, bare), of torchaudio
+(`encoder.transformer.layers.0...`, `aux`), of fairseq (`encoder.layers.0.self_attn...`, `post_extract_proj`: the published
+xlsr2_1b_v2.pt) and of fairseq2 (`encoder_frontend...`, `ffn.inner_proj`). Both generations of weight norm on the positional
+convolution are folded.
 """
 
 import re
@@ -11,11 +13,29 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.weights.fold import fold_weight_norm, numbered, put, stack_layers
 
-CANONICAL = (  # torchaudio and wrapper prefixes -> the bare names of transformers
-    (r"^(wav2vec2|hubert|model)\.", ""), (r"^encoder\.feature_projection\.", "feature_projection."),
-    (r"^encoder\.transformer\.", "encoder."), (r"^aux\.", "lm_head."))
+CANONICAL = (  # other namings -> the bare names of transformers
+    (r"^(wav2vec2|hubert|model|w2v_encoder)\.", ""), (r"^w2v_model\.", ""),
+    # torchaudio
+    (r"^encoder\.feature_projection\.", "feature_projection."), (r"^encoder\.transformer\.", "encoder."), (r"^aux\.", "lm_head."),
+    # fairseq, then fairseq2
+    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.(1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"^layer_norm\.", "feature_projection.layer_norm."), (r"^post_extract_proj\.", "feature_projection.projection."),
+    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."), (r"^proj\.", "lm_head."),
+    (r"^encoder_frontend\.feature_extractor\.layers\.(\d+)\.(group_norm|layer_norm)\.",
+     r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"^encoder_frontend\.feature_extractor\.layers\.", "feature_extractor.conv_layers."),
+    (r"^encoder_frontend\.post_extract_layer_norm\.", "feature_projection.layer_norm."),
+    (r"^encoder_frontend\.model_dim_proj\.", "feature_projection.projection."),
+    (r"^encoder_frontend\.pos_encoder\.conv\.", "encoder.pos_conv_embed.conv."),
+    (r"\.self_attn\.(q|k|v)_proj\.", r".attention.\1_proj."), (r"\.self_attn\.out(put)?_proj\.", ".attention.out_proj."),
+    (r"\.self_attn_layer_norm\.", ".layer_norm."), (r"\.ffn_layer_norm\.", ".final_layer_norm."),
+    (r"\.(fc1|ffn\.inner_proj)\.", ".feed_forward.intermediate_dense."),
+    (r"\.(fc2|ffn\.output_proj)\.", ".feed_forward.output_dense."))
 
-IGNORED = r"masked_spec_embed|quantizer\..*|project_(q|hid)\..*|mask_generator\..*"  # pre-training only
+# pre-training only
+IGNORED = (r"masked_spec_embed|mask_emb|masker\..*|quantizer\..*|project_(q|hid)\..*|mask_generator\..*|final_(target_)?proj\..*"
+           r"|label_embs_concat")
 
 NAMES = (  # (published name, ours, kind); {} counts layers
     (r"feature_extractor.conv_layers.{}.conv.weight", "features/conv_{}/kernel", "conv"),
@@ -73,7 +93,7 @@ def import_params(state: dict[str, np.ndarray], where: str = "", num_layers: int
                if n not in params]
     if unknown or missing:
         raise UserError("these are not the weights of a wav2vec 2.0 network", where=where,
-                        expected="names of transformers' or torchaudio's wav2vec2, HuBERT or XLS-R",
+                        expected="names of wav2vec2, HuBERT or XLS-R in transformers, torchaudio or fairseq",
                         found=(f"{len(unknown)} unknown names, e.g. {', '.join(unknown[:4])}" if unknown else
                                f"no name for {', '.join(missing)}"), way_out="check which model the file is of")
     params["layers"] = stack_layers(params["layers"], where, num_layers)

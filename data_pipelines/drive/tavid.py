@@ -24,7 +24,6 @@ from avjax.encoders import portrait
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.tavid.acoustic.expand import mel_frames
-from avjax.systems.tavid.streaming import DialogueSampler
 from data_pipelines import drive, portraits, script
 from data_pipelines.dialogue_tokens import CODEC, UNIT_RATE, DialogueTokenizer
 from data_pipelines.schema import SPEAKERS
@@ -77,10 +76,10 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
 def pieces(system, params, plan: drive.Plan, keys) -> Iterator[tuple[dict | None, float]]:
     """Yields (None, seconds made so far) again and again and last (what `generate` returns for the whole, all seconds)."""
     made, first, before, full = [], {}, 0.0, 0
-    sampler = DialogueSampler(system, params, plan.task)
+    in_steps = system.in_steps(plan.task)
     for k, conditions in enumerate(plan.pieces):
         piece_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if k else keys
-        for out, seconds in sampler.stream(conditions | first, piece_keys):  # noqa: B007 (the last one counts)
+        for out, seconds in in_steps(params, conditions | first, piece_keys):  # noqa: B007 (the last one counts)
             yield None, before + seconds
         if plan.task == "avatar":
             out |= {name: conditions[name] for name in ("units", "units_length")}

@@ -1,5 +1,7 @@
 """The wav2vec 2.0 family against recordings of the published implementations, and against itself where padded."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -139,6 +141,40 @@ def test_foreign_weights_are_refused(name, record):
     with pytest.raises(UserError, match="no name for .*position"):
         import_params({k: v for k, v in state.items() if "pos_conv" not in k}, "file.pt")
     assert import_params(state, num_layers=1)["layers"]["query"]["kernel"].shape[0] == 1
+
+
+OTHER_NAMES = {  # transformers' name -> theirs, in this order
+    "fairseq": (
+        (r"(conv_layers\.\d+)\.conv\.", r"\1.0."), (r"(conv_layers\.0)\.layer_norm\.", r"\1.2."),
+        (r"(conv_layers\.[1-9])\.layer_norm\.", r"\1.2.1."), (r"^feature_projection\.layer_norm\.", "layer_norm."),
+        (r"^feature_projection\.projection\.", "post_extract_proj."), (r"pos_conv_embed\.conv\.", "pos_conv.0."),
+        (r"\.attention\.", ".self_attn."), (r"(layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm"),
+        (r"feed_forward\.intermediate_dense", "fc1"), (r"feed_forward\.output_dense", "fc2")),
+    "fairseq2": (
+        (r"^feature_extractor\.conv_layers\.", "encoder_frontend.feature_extractor.layers."),
+        (r"^feature_projection\.layer_norm\.", "encoder_frontend.post_extract_layer_norm."),
+        (r"^feature_projection\.projection\.", "encoder_frontend.model_dim_proj."),
+        (r"^encoder\.pos_conv_embed\.", "encoder_frontend.pos_encoder."), (r"attention\.out_proj", "self_attn.output_proj"),
+        (r"\.attention\.", ".self_attn."), (r"(encoder\.layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm"),
+        (r"\.final_layer_norm", ".ffn_layer_norm"), (r"feed_forward\.intermediate_dense", "ffn.inner_proj"),
+        (r"feed_forward\.output_dense", "ffn.output_proj"))}
+
+
+@pytest.mark.parametrize("naming", OTHER_NAMES)
+@recordings
+def test_other_namings_are_the_same_network(name, record, naming):
+    state = {re.sub(r"^(wav2vec2|hubert)\.", "", n): value for n, value in state_of(record).items()}
+    renamed = {}
+    for ours, value in state.items():
+        theirs = ours
+        for pattern, replacement in OTHER_NAMES[naming]:
+            theirs = re.sub(pattern, replacement, theirs)
+        theirs = theirs.replace("lm_head.", "proj.")
+        renamed[theirs.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1",
+                                                                                       "weight_v")] = value
+    assert len(set(renamed) - set(state)) > len(state) / 3
+    extra = {"mask_emb": np.zeros(3), "masker.temporal_mask_embed": np.zeros(3), "final_proj.weight": np.zeros((2, 2))}
+    jax.tree.map(np.testing.assert_array_equal, import_params(renamed | extra), import_params(state))
 
 
 def test_labels_and_buckets():

@@ -217,7 +217,7 @@ def test_fingerprint_sees_values_and_names():
 
 
 def test_buckets_are_few_and_tight():
-    sizes = [generator.bucket(n) for n in range(1, 2000)]
+    sizes = [api.bucket(n) for n in range(1, 2000)]
     assert all(s >= n for n, s in enumerate(sizes, 1)) and len(set(sizes)) < 12
     assert all(s <= 1.5 * n for n, s in enumerate(sizes, 1) if n > 64)
 

@@ -64,22 +64,18 @@ class Talkers:
         return {"units": jnp.stack([tokens, tokens], -1), "units_length": units, "mel": mel, "mel_length": 441 * units // 256,
                 "latents": count + after, "latents_length": units // 2}
 
+    def in_steps(self, task):
+        """Two of them."""
+        def steps(params, conditions, keys):
+            out = self.generate(params, conditions, keys, task)
+            seconds = float(out["units_length"][0]) / 50
+            yield None, seconds / 2
+            yield {name: np.asarray(x) for name, x in out.items()}, seconds
+        return steps
+
     def conditions(self, example, task=""):
         names = ("units", "faces", "portraits", "reference")
         return {n: example[n] for n in names} | {"units_length": np.int32(len(example["units"]))}, len(example["units"])
-
-
-class Sampler:
-    """Takes two steps."""
-
-    def __init__(self, system, params, task):
-        self._make = lambda conditions, keys: system.generate(params, conditions, keys, task)
-
-    def stream(self, conditions, keys):
-        out = self._make(conditions, keys)
-        seconds = float(out["units_length"][0]) / 50
-        yield None, seconds / 2
-        yield {name: np.asarray(x) for name, x in out.items()}, seconds
 
 
 class Codecs(decode.Decoder):
@@ -135,7 +131,6 @@ def house(monkeypatch, decoder):
     monkeypatch.setattr(api, "build", Talkers)
     monkeypatch.setattr(decode.Decoder, "from_workdir", lambda *a, **k: decoder)
     monkeypatch.setattr(checkpoints, "load_params", lambda *a, **k: jnp.float32(0.0))
-    monkeypatch.setattr(tavid, "DialogueSampler", Sampler)
     monkeypatch.setattr(tavid.pictures, "from_recipe", lambda recipe, arrays: SimpleNamespace(
         encode=lambda x: np.zeros((len(x), *LATENTS), np.float32)))
 

@@ -6,7 +6,6 @@ import pytest
 
 from avjax.systems import api
 from avjax.systems.tavid import config
-from avjax.systems.tavid.streaming import DialogueSampler
 
 ROOM, LENGTH, FRAMES = 64, 38, 4  # units; frames of a clip
 
@@ -37,7 +36,7 @@ def test_clip_by_clip_is_all_at_once(system):
     conditions |= {"units_length": np.array([LENGTH], np.int32), "has_first": np.ones(1, np.float32)}
     keys = jax.random.split(jax.random.key(3), 1)
     whole = jax.device_get(jax.jit(system.generate, static_argnames="task")(params, conditions, keys, task="avatar"))
-    *steps, (made, seconds) = DialogueSampler(system, params, "avatar").stream(conditions, keys)
+    *steps, (made, seconds) = system.in_steps("avatar")(params, conditions, keys)
     clips = -(-LENGTH // 2 // FRAMES)
     assert len(steps) == clips and seconds == LENGTH / 50
     np.testing.assert_allclose([s for _, s in steps], [min(2 * FRAMES * (k + 1), LENGTH) / 50 for k in range(clips)])

@@ -13,6 +13,7 @@ from ml_collections import FrozenConfigDict
 from avjax.systems.tavid import acoustic, speaker, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
+from avjax.systems.tavid.streaming import DialogueSampler
 
 PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System, "speaker": speaker.System}
 
@@ -100,21 +101,32 @@ class System:
         task = task or self.tasks[0]
         units = {name: conditions[name] for name in ("units", "units_length")}
         if task != "avatar":
-            units = _even(self._run("text", params, conditions, keys))
+            units = self.units(params, conditions, keys)
         out = {"voices": self.voices(params, conditions)} | (units if task != "avatar" else {})
-        out |= self._run("acoustic", params, conditions | units | {"voices": out["voices"], "prompt": None}, keys)
+        out |= self.sound(params, conditions | units, out["voices"], keys)
         if task != "speech":
             out |= self._run("visual", params, conditions | units, keys)
         return out
 
+    def in_steps(self, task=""):
+        """See avjax.systems.api.System."""
+        return DialogueSampler(self, task or self.tasks[0])
+
+    def units(self, params, conditions, keys):
+        """{"units", "units_length"} of the text: whole frames of video, two units each."""
+        made = self._run("text", params, conditions, keys)
+        units_BNS = made["units"]
+        return {"units": units_BNS[:, :units_BNS.shape[1] // 2 * 2], "units_length": made["units_length"] // 2 * 2}
+
+    def sound(self, params, conditions, voices_BSV, keys):
+        """{"mel", "mel_length"} of the units."""
+        return self._run("acoustic", params, conditions | {"voices": voices_BSV, "prompt": None}, keys)
+
+    def part_keys(self, name: str, keys):
+        """Keys (B,) of one part."""
+        return jax.vmap(lambda key: jax.random.fold_in(key, list(self.parts).index(name)))(keys)
+
     def _run(self, name: str, params, conditions, keys):
-        part, number = self.parts[name], list(self.parts).index(name)
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+        part = self.parts[name]
         given = {n: conditions[n] for n in part.conditions_spec if n in conditions}
-        return part.generate(params[name], given, keys)
-
-
-def _even(units):
-    """Whole frames of video: two units each."""
-    x_BNS = units["units"]
-    return {"units": x_BNS[:, :x_BNS.shape[1] // 2 * 2], "units_length": units["units_length"] // 2 * 2}
+        return part.generate(params[name], given, self.part_keys(name, keys))

@@ -89,25 +89,31 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
     return diffusion.ddim(predict, noise, diffusion.make_schedule(c.sample_betas), c.steps)
 
 
+def begin(system, params, conditions, keys):
+    """What every clip is given, and the frames before the first: (reference (N, h, w, C), face tokens, motion tokens, keys (N,),
+    before (N, R, h, w, C)). Without frames to go on from, the reference is repeated."""
+    S = conditions["units"].shape[2]
+    reference_NhwC = speakers_apart(conditions["reference"], S)
+    faces = face_tokens(system, params, speakers_apart(conditions["faces"], S))
+    tokens = motion_tokens(system, params, conditions["units"], conditions["units_length"])
+    keys_N = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(S)))(keys).reshape(-1)
+    given = jnp.repeat(conditions["has_first"], S)[:, None, None, None, None] > 0
+    copies = jnp.repeat(reference_NhwC[:, None], system.config.unet.motion_frames, axis=1)
+    return reference_NhwC, faces, tokens, keys_N, jnp.where(given, speakers_apart(conditions["first_motion"], S), copies)
+
+
 def generate(system, params, conditions, keys):
     """{"latents" (B, T, S, h, w, C), "latents_length"}: the mapper once, then one scan over clips that carries the last
     frames. Noise depends on an example's key, the speaker and the clip alone."""
     c, (B, U, S) = system.config, conditions["units"].shape
     F, R, T = c.clip, c.unet.motion_frames, U // 2
     clips = -(-T // F)
-    tokens = motion_tokens(system, params, conditions["units"], conditions["units_length"])
+    reference, faces, tokens, keys_N, before = begin(system, params, conditions, keys)
 
     def in_clips(x_NTMK):
         """(clips, N, F, M, K), the last frame repeated."""
         x = jnp.pad(x_NTMK, ((0, 0), (0, clips * F - T), (0, 0), (0, 0)), mode="edge")
         return jnp.moveaxis(x.reshape(len(x), clips, F, *x.shape[2:]), 1, 0)
-
-    reference = speakers_apart(conditions["reference"], S)
-    faces = face_tokens(system, params, speakers_apart(conditions["faces"], S))
-    copies = jnp.repeat(reference[:, None], R, axis=1)
-    given = jnp.repeat(conditions["has_first"], S)[:, None, None, None, None] > 0
-    before = jnp.where(given, speakers_apart(conditions["first_motion"], S), copies)
-    keys_N = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(S)))(keys).reshape(-1)
 
     def one(before, inputs):
         clip, tokens = inputs
