@@ -23,6 +23,7 @@ from eval.rows import Rows, write_json
 from eval.summary import BOOTSTRAP
 
 RESULTS_FILE = "results.json"
+SHOWN = 2  # examples of every split in the report, with players
 
 
 def fingerprint(params) -> str:
@@ -48,7 +49,7 @@ def check_split(dataset, split: str) -> None:
 
 
 def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str], max_examples: int = 0,
-             meta: dict | None = None, progress: bool = True) -> dict:
+             meta: dict | None = None, progress: bool = True, made: dict | None = None) -> dict:
     """Scores all variants on the splits; writes rows as they come and results.json at the end.
 
     Args:
@@ -59,6 +60,7 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
       max_examples: a split's examples to score, a fixed random subset; 0 = all.
       meta: stored in results.json as it is (config, checkpoint, step, ...).
       progress: show a bar.
+      made: gets the Signals of the first few generated examples, {(split, variant, index): Signals}, for `samples`.
 
     Returns:
       {"summary", "targets", "recipes", "models", "rows", ...} as written; "models" are the variants that are generated.
@@ -91,7 +93,10 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
         for variant, task in benchmark.models.items():
             todo = [i for i in indices if i not in found[variant]]
             for index, streams in generate_split(generator, params, benchmark.dataset, split, todo, task):
-                add(variant, index, benchmark.model(streams, variant, split, index))
+                signals = benchmark.model(streams, variant, split, index)
+                if made is not None and index in benchmark.select(split, SHOWN):
+                    made[split, variant, index] = signals
+                add(variant, index, signals)
         for variant in benchmark.baselines:
             for index in indices:
                 if index not in found[variant]:
@@ -110,17 +115,19 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
     return results
 
 
-def samples(benchmark, generator: Generator, params, splits: Iterable[str], count: int = 3) -> list[dict]:
-    """The first few scored examples of every split with Signals of every model variant and of the truth, for the report."""
-    out = []
+def samples(benchmark, generator: Generator, params, splits: Iterable[str], count: int = SHOWN,
+            made: dict | None = None) -> list[dict]:
+    """The first few scored examples of every split with Signals of every model variant and of the truth, for the report. What
+    `evaluate` has put into `made` is not generated again."""
+    out, made = [], dict(made or {})
     for split in splits:
         indices = benchmark.select(split, count)
-        models: dict[int, dict] = {index: {} for index in indices}
         for variant, task in benchmark.models.items():
-            for index, streams in generate_split(generator, params, benchmark.dataset, split, indices, task):
-                models[index][variant] = benchmark.model(streams, variant, split, index)
+            todo = [i for i in indices if (split, variant, i) not in made]
+            for index, streams in generate_split(generator, params, benchmark.dataset, split, todo, task):
+                made[split, variant, index] = benchmark.model(streams, variant, split, index)
         out += [{"split": split, "id": benchmark.source(split).ids[index], "benchmark": benchmark,
-                 "text": benchmark.labels(split)[1][index], "models": models[index],
+                 "text": benchmark.labels(split)[1][index], "models": {v: made[split, v, index] for v in benchmark.models},
                  "truth": benchmark.truth(split, index), "identity": benchmark.identity(split, index)}
                 for index in indices]
     return out

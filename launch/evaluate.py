@@ -20,8 +20,6 @@ from eval import benchmarks, generator, report, runner, tables
 from launch import flags as launch_flags
 from launch.stages import fill
 
-REPORT_EXAMPLES = 2  # of every split, with players
-
 
 def open_benchmark(config, workdir, *, full: bool = True):
     """(benchmark, feature dataset) of an experiment. UserError when either is missing."""
@@ -69,9 +67,10 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
         meta |= {"step": saved.get("step")}
     out.mkdir(parents=True, exist_ok=True)
     sampler = generator.Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed)
+    made: dict = {}
     results = runner.evaluate(benchmark, sampler, params, out, splits=splits, meta=meta, progress=progress,
-                              max_examples=config.evaluate.max_examples)
-    shown = runner.samples(benchmark, sampler, params, splits, REPORT_EXAMPLES)
+                              max_examples=config.evaluate.max_examples, made=made)
+    shown = runner.samples(benchmark, sampler, params, splits, made=made)
     page = report.write(out, results, shown, workdir)
     print(tables.table(results))
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {page}")

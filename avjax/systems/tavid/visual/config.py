@@ -82,7 +82,7 @@ def tiny() -> ConfigDict:
     c.mapper.token_dim = 48
     c.latent_size, c.face_width, c.face_tokens = (16, 16), 16, 2
     c.frames, c.context, c.portrait_share = 8, 25, 0.5
-    c.steps, c.guidance_mode, c.guidance_reference, c.guidance_motion = 8, "separate", 1.0, 1.5
+    c.steps, c.guidance_mode, c.guidance_reference, c.guidance_motion = 4, "separate", 1.0, 1.5
     return c
 
 
