@@ -105,14 +105,18 @@ class Generator:
         return np.pad(value, missing, mode="edge" if value.size else "constant")
 
 
-def generate_split(generator: Generator, params, dataset, split: str, indices: Iterable[int], task: str = ""):
-    """Yields (index, streams) for chosen examples of a split, in buckets."""
+def generate_split(generator: Generator, params, dataset, split: str, indices: Iterable[int], task: str = "", given=None):
+    """Yields (index, streams) for chosen examples of a split, in buckets; `given` changes an example before."""
     indices = list(indices)
     if not indices:
         return
     source = dataset.source(split, dict.fromkeys(("id", *generator.names)))
     where = {source.ids[i]: i for i in indices}
-    for name, streams in generator(params, ((n, functools.partial(source.__getitem__, i)) for n, i in where.items()), task):
+
+    def read(index):
+        return given(source[index]) if given else source[index]
+
+    for name, streams in generator(params, ((n, functools.partial(read, i)) for n, i in where.items()), task):
         yield where[name], streams
 
 

@@ -5,6 +5,7 @@ results.rows.jsonl as they come, each under a key made of example, variant, para
 or one asked for more splits or tasks, goes on where it stopped, and baselines are never computed twice.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -90,10 +91,9 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
             found[variant][index] = store.get(key(split, ids[index], variant))  # as a resumed job would find it
             bar.update()
 
-        for variant, task in benchmark.models.items():
+        for variant in benchmark.models:
             todo = [i for i in indices if i not in found[variant]]
-            for index, streams in generate_split(generator, params, benchmark.dataset, split, todo, task):
-                signals = benchmark.model(streams, variant, split, index)
+            for index, signals in generated(benchmark, generator, params, split, variant, todo):
                 if made is not None and index in benchmark.select(split, SHOWN):
                     made[split, variant, index] = signals
                 add(variant, index, signals)
@@ -115,6 +115,14 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
     return results
 
 
+def generated(benchmark, generator: Generator, params, split: str, variant: str, indices: Iterable[int]):
+    """Yields (index, Signals) of one variant. A benchmark may change examples before (`given`)."""
+    given = functools.partial(benchmark.given, variant) if hasattr(benchmark, "given") else None
+    task = benchmark.models[variant]
+    for index, streams in generate_split(generator, params, benchmark.dataset, split, indices, task, given):
+        yield index, benchmark.model(streams, variant, split, index)
+
+
 def samples(benchmark, generator: Generator, params, splits: Iterable[str], count: int = SHOWN,
             made: dict | None = None) -> list[dict]:
     """The first few scored examples of every split with Signals of every model variant and of the truth, for the report. What
@@ -122,10 +130,9 @@ def samples(benchmark, generator: Generator, params, splits: Iterable[str], coun
     out, made = [], dict(made or {})
     for split in splits:
         indices = benchmark.select(split, count)
-        for variant, task in benchmark.models.items():
+        for variant in benchmark.models:
             todo = [i for i in indices if (split, variant, i) not in made]
-            for index, streams in generate_split(generator, params, benchmark.dataset, split, todo, task):
-                made[split, variant, index] = benchmark.model(streams, variant, split, index)
+            made |= {(split, variant, i): x for i, x in generated(benchmark, generator, params, split, variant, todo)}
         out += [{"split": split, "id": benchmark.source(split).ids[index], "benchmark": benchmark,
                  "text": benchmark.labels(split)[1][index], "models": {v: made[split, v, index] for v in benchmark.models},
                  "truth": benchmark.truth(split, index), "identity": benchmark.identity(split, index)}

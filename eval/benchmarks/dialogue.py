@@ -8,6 +8,7 @@ Variants of every held-out dialogue, by the same code:
     codec      the true latents, decoded and read again: what a perfect renderer would get
     shuffled   another dialogue of the split, cut or looped to the truth's length
     mean       the mean frame of the training split
+    blur_1...  of a system that makes voices of portraits alone: from blurred or rotated ones
 Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where it is not known.
 
 Does a listener react to *its* partner? Listening is scored on frames where the truth's partner speaks and the truth's self is
@@ -22,6 +23,7 @@ import zlib
 
 import numpy as np
 
+from avjax.encoders import portrait
 from avjax.errors import UserError
 from avjax.systems.api import stream_names
 from data_pipelines.schema import recipe_hash
@@ -37,6 +39,17 @@ LEAST_FRAMES = 13  # half a second of listening; less tells nothing
 TURNS = ("ipu", "turn", "gap", "pause", "overlap")
 
 
+def face_encoder(decoder):
+    """What made the dataset's face embeddings."""
+    return portrait.from_recipe(decoder.recipes["faces"], decoder.codecs.get("faces"))
+
+
+def degradable(system, decoder) -> bool:
+    """Whether a system makes voices, and nothing else, of portraits whose face embedding can be made again."""
+    made = {name for names in system.makes.values() for name in names}
+    return made == {"voices"} and "portraits" in system.example_spec and decoder.recipes.get("faces", {}).get("kind") == "pca"
+
+
 class Benchmark:
     """See eval.benchmarks.common.ClipBenchmark, whose interface this has."""
 
@@ -48,12 +61,15 @@ class Benchmark:
     picture_fps = motion_fps = FPS
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
-        del clips, full  # everything is scored from the features; no waveform is needed
+        del clips  # everything is scored from the features; no waveform is needed
         self.config, self.decoder, self.dataset = config, decoder, dataset
         if "motion" not in dataset.features:
             raise UserError("nothing to compare faces with", where=str(dataset.dir), expected="a feature 'motion'",
                             found=", ".join(dataset.features), way_out="extract with a face reader, or set no benchmark")
         self.models = models_of(system.tasks, tuple(config.evaluate.tasks))
+        if full and degradable(system, decoder):
+            task = next(iter(self.models.values()))
+            self.models |= {name: task for name in retrieval.DEGRADATIONS if name != "clean"}
         self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
         self.streams = tuple(n for n in dict.fromkeys(("mel", *stream_names(system))) if n in dataset.features)
         if "latents" not in self.streams:  # of a system that makes no pictures
@@ -125,6 +141,13 @@ class Benchmark:
         return np.concatenate([self.decoder.frames(party) for party in self.decoder.parties(streams)], axis=2)
 
     # ---- the variants
+
+    def given(self, variant: str, example: dict) -> dict:
+        """What a variant is generated from: the example, or it with worse portraits and their face embeddings."""
+        if variant not in retrieval.DEGRADATIONS:
+            return example
+        worse = np.stack([retrieval.DEGRADATIONS[variant](picture) for picture in example["portraits"]])
+        return example | {"portraits": worse, "faces": face_encoder(self.decoder)(worse)}
 
     def model(self, streams, variant: str, split: str, index: int) -> Dialogue:
         """What was generated."""

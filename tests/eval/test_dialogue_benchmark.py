@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from avjax.codecs import mel
+from avjax.encoders import portrait
 from avjax.systems.api import Spec
 from data_pipelines import store
 from data_pipelines.puppets import face_code
@@ -14,6 +15,7 @@ from data_pipelines.schema import Feature
 from eval import report, runner, tables
 from eval.benchmarks import dialogue
 from eval.generator import Generator
+from eval.metrics import retrieval
 
 FRAMES, SPEAKERS, CODE = 100, 2, face_code.WIDTH
 WIDTH = CODE + dialogue.POSE
@@ -94,6 +96,55 @@ def dataset(tmp_path_factory):
     splits = {split: [example(rng, f"{split}{i}") for i in range(6)] for split in ("train", "valid")}
     return store.write_dataset(tmp_path_factory.mktemp("d") / "data", name="toy", description="", features=features,
                                splits=splits, recipes={"mel": {"kind": "log-mel"}}, progress=False)
+
+
+class ToyFaces:
+    """A voice that is the face embedding, or the brightest pixel."""
+
+    tasks, makes = ("generate",), {"generate": ("voices",)}
+
+    def __init__(self):
+        self.config = None
+        voices, faces = (Spec(("batch", SPEAKERS, 4), "float32", name) for name in ("voices", "faces"))
+        pictures = Spec(("batch", SPEAKERS, 32, 32, 3), "uint8", "portraits")
+        self.example_spec = {"portraits": pictures, "faces": faces, "voices": voices}
+        self.conditions_spec = {"portraits": pictures, "faces": faces}
+        self.streams_spec = {"voices": voices}
+
+    def conditions(self, example, task):
+        return {k: example[k] for k in self.conditions_spec}, 1
+
+    def generate(self, params, conditions, keys, task):
+        brightest = conditions["portraits"].max((2, 3, 4)).astype("float32")
+        return {"voices": conditions["faces"].at[..., 3].set(brightest)}
+
+
+def test_voices_of_worse_portraits(tmp_path):
+    """Every degradation is a variant of its own; the face embedding is made anew of the worse picture."""
+    rng, words = np.random.default_rng(0), Feature((), "str", "")
+    pictures = rng.integers(0, 255, (12, 32, 32, 3)).astype(np.uint8)
+    encoder = portrait.fit(pictures, 4)
+    features = {"id": words, "text": words, "speakers": words, "voices": Feature((SPEAKERS, 4), "float32", ""),
+                "faces": Feature((SPEAKERS, 4), "float32", ""), "portraits": Feature((SPEAKERS, 32, 32, 3), "uint8", ""),
+                "mel": Feature((None, SPEAKERS, 80), "float32", "", "", mel.FRAME_RATE),
+                "motion": Feature((None, SPEAKERS, WIDTH), "float32", "", "", 25.0)}
+    names = ("id", "text", "speakers", "voices", "mel", "motion")
+    rows = [{k: x for k, x in example(rng, i).items() if k in names} | {
+        "portraits": pictures[2 * i:2 * i + 2], "faces": encoder(pictures[2 * i:2 * i + 2])} for i in range(6)]
+    splits = {"train": [row | {"id": f"t{row['id']}"} for row in rows], "valid": rows}
+    data = store.write_dataset(tmp_path / "data", name="toy", description="", features=features, progress=False,
+                               splits=splits, recipes={"mel": {"kind": "log-mel"}})
+    decoder, system = ToyDecoder(), ToyFaces()
+    decoder.recipes, decoder.codecs = ToyDecoder.recipes | {"faces": encoder.recipe}, {"faces": encoder.arrays()}
+    benchmark = dialogue.Benchmark(config(), decoder, data, system)
+    results = runner.evaluate(benchmark, Generator(system, batch_size=4, seed=0), {}, tmp_path, splits=("valid",), progress=False)
+    assert set(results["models"]) == {"model", *retrieval.DEGRADATIONS} - {"clean"}
+    row, worse = results["rows"][0], retrieval.DEGRADATIONS["blur_2"](rows[0]["portraits"][0])
+    made = {name: np.array(row[name]["voices"]["made"][0]) for name in ("model", "blur_2")}
+    np.testing.assert_allclose(made["model"][:3], rows[0]["faces"][0, :3], atol=1e-4)
+    np.testing.assert_allclose(made["blur_2"], [*encoder(worse)[:3], worse.max()], atol=1e-4)
+    assert np.abs(made["blur_2"] - made["model"]).max() > 1 and "voice_R@1" in results["summary"]["valid"]["rotate_30"]
+    assert dialogue.Benchmark(config(), decoder, data, system, full=False).models.keys() == {"model"}
 
 
 def config():
