@@ -113,6 +113,6 @@ def dialogue(s):
                           ("visual", "{workdir}/temporal", ""), ("speaker", "{workdir}/speaker", ""))
     e = c.evaluate
     e.benchmark, e.splits, e.tasks = "dialogue", ("valid", "test_speaker"), ("avatar", "speech")
-    e.in_loop_examples, e.batch_size, e.max_examples = 0, 2, 5
+    e.in_loop_examples, e.max_examples = 0, 3
     c.sample.example, c.sample.tasks = "test_speaker/0", ("dialogue",)
     return c

@@ -198,7 +198,7 @@ def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics, di
     arrays = job.once("voices", fit)
     source.known_voices = dict(zip(map(str, arrays["ids"]), arrays["raw"], strict=True))
     names, raw = arrays["names"].ravel(), arrays["raw"].reshape(-1, voice_statistics.WIDTH)
-    encoder = voice_statistics.VoiceStatistics.fit(raw)
+    encoder = voice_statistics.VoiceStatistics.fit(raw, names)
     return encoder, {str(n): encoder.scale(raw[names == n]).mean(0) for n in np.unique(names)}
 
 

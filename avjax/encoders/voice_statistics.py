@@ -8,12 +8,15 @@ Only frames louder than 40 dB below the loudest count, so pauses do not matter. 
                 from frame to frame; then the share of voiced frames
     249 .. 254  energy, in tens of dB: mean, standard deviation, 10 50 90 % quantiles, mean absolute change
     255         spectral tilt: mean of the upper half of the bands minus that of the lower half
-A `VoiceStatistics` z-scores them with the training split's statistics. They say what a voice is like (timbre, register,
+A `VoiceStatistics` z-scores them with the training split's statistics. Where it is told who speaks, and enough speakers were
+recorded more than once, it then takes out what differs between recordings of one speaker: the posterior mean of the speaker's
+part in a two-covariance model (PLDA; Sizov et al. 2014), of unit power. They say what a voice is like (timbre, register,
 liveliness), not who it is: two speakers of like voice are alike.
-Suffixes: N samples, T frames, W window, L lags, M mel bands, S statistics.
+Suffixes: N samples, T frames, W window, L lags, M mel bands, S statistics, U utterances.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import fft  # keeps float32
@@ -31,6 +34,8 @@ _HOP, _WINDOW = mel.RECIPE_24K["hop"], 1200  # 10 ms; 50 ms, three periods of th
 _FFT = 2048  # >= window + longest lag, so that the correlation does not wrap around
 _ACTIVE_DB = 40.0
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+SPEAKER_PART = {"model": "two-covariance PLDA, posterior mean of one recording, unit power", "shrinkage": 0.2, "least": 32}
+# shrinkage: of the covariance within speakers towards a multiple of one; least: recordings beyond each speaker's first
 
 
 def statistics(audio_N: np.ndarray) -> np.ndarray:
@@ -58,30 +63,34 @@ class VoiceStatistics:
 
     mean_S: np.ndarray
     std_S: np.ndarray
+    map_SS: np.ndarray | None = None  # of the z-scored statistics to the speaker's part
 
     @property
     def recipe(self) -> dict:
         """How the vector is made, apart from the fitted arrays."""
-        return dict(RECIPE)
+        return dict(RECIPE) | ({} if self.map_SS is None else {"speaker_part": dict(SPEAKER_PART)})
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
         """(N,) float samples at 24 kHz -> (256,) float32, about zero mean and unit variance over utterances."""
         return self.scale(statistics(audio_N))
 
     def scale(self, statistics_S: np.ndarray) -> np.ndarray:
-        """What `statistics` gave, z-scored."""
-        return ((statistics_S - self.mean_S) / self.std_S).astype(np.float32)
+        """What `statistics` gave, z-scored, then the speaker's part of it. Any leading axes."""
+        z_S = (statistics_S - self.mean_S) / self.std_S
+        return (z_S if self.map_SS is None else z_S @ self.map_SS).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What must be stored to have the encoder back."""
-        return {"mean": self.mean_S, "std": self.std_S}
+        return {"mean": self.mean_S, "std": self.std_S} | ({} if self.map_SS is None else {"map": self.map_SS})
 
     @classmethod
-    def fit(cls, statistics_US: np.ndarray) -> "VoiceStatistics":
-        """From the raw statistics of all training utterances."""
+    def fit(cls, statistics_US: np.ndarray, speakers: Sequence[str] | None = None) -> "VoiceStatistics":
+        """From the raw statistics of all training utterances, and who speaks in each where that is known."""
         x_US = np.asarray(statistics_US, np.float64)
         # Over a few utterances a statistic may hardly vary; the floor keeps a newcomer's value from exploding.
-        return cls(x_US.mean(0).astype(np.float32), np.maximum(x_US.std(0), 0.01).astype(np.float32))
+        mean_S, std_S = x_US.mean(0), np.maximum(x_US.std(0), 0.01)
+        fitted = None if speakers is None else _speaker_part((x_US - mean_S) / std_S, np.asarray(speakers))
+        return cls(mean_S.astype(np.float32), std_S.astype(np.float32), fitted)
 
 
 def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codecs/voice.npz") -> VoiceStatistics:
@@ -93,7 +102,30 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codec
     if missing:
         raise UserError("statistics missing", where=where, expected="mean, std",
                         found=f"without {', '.join(sorted(missing))}", way_out="extract the features again")
-    return VoiceStatistics(arrays["mean"], arrays["std"])
+    return VoiceStatistics(arrays["mean"], arrays["std"], arrays.get("map"))
+
+
+def _speaker_part(z_US: np.ndarray, speakers_U: np.ndarray) -> np.ndarray | None:
+    """(S, S) float32 of SPEAKER_PART; None where too few speakers were recorded more than once.
+
+    With covariances W within and B between speakers, a recording z says B (B + W)^-1 z of its speaker: in the basis where W is
+    one and B diagonal b, every coordinate is shrunk by b / (b + 1). That basis also measures distances, so it is kept.
+    """
+    names, which_U = np.unique(speakers_U, return_inverse=True)
+    means_KS = np.stack([z_US[which_U == k].mean(0) for k in range(len(names))])
+    freedom = len(z_US) - len(names)
+    if freedom < SPEAKER_PART["least"]:
+        return None
+    within_US = z_US - means_KS[which_U]
+    within_SS, total_SS = within_US.T @ within_US / freedom, np.cov(z_US.T)
+    size = len(within_SS)
+    shrunk_SS = within_SS + SPEAKER_PART["shrinkage"] * np.trace(within_SS) / size * np.eye(size)
+    value_S, basis_SS = np.linalg.eigh(shrunk_SS)
+    white_SS = basis_SS * value_S**-0.5 @ basis_SS.T
+    between_S, turn_SS = np.linalg.eigh(white_SS @ (total_SS - within_SS) @ white_SS)
+    between_S = np.maximum(between_S, 0)
+    map_SS = white_SS @ turn_SS * (between_S / (between_S + 1)) @ turn_SS.T
+    return (map_SS / np.sqrt(np.mean((z_US @ map_SS) ** 2))).astype(np.float32)
 
 
 def _change(x_TC: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
     tokens (n,), token_speaker (n,), turns (K, 6)   of its script, see dialogue_tokens.py
     units (2 T25, S)                 semantic units at 50 Hz, of each party's whole channel, then cut; 0 is silence where fitted
     mel (441 * 2 T25 // 256, S, 80)  normalised log-mel of each channel
-    voices (S, 256)                  who speaks: statistics of the party's sound in the whole recording
+    voices (S, 256)                  who speaks: what of the sound of the whole recording is the speaker's
     portraits (S, H, W, 3), faces (S, F)   a picture of each party, and its face embedding
     motion (T25, S, M)               what the pictures show, where it is known: face code, then z-scored pose
     latents (T25, S, h, w, 4), reference (S, h, w, 4)   with a VAE: of the pictures and the portraits

@@ -134,6 +134,34 @@ def test_motion_is_packed_scaled_and_unpacked():
         motion.from_recipe({"kind": "lia-x"}, codec.arrays()).face_and_pose(z)
 
 
+def test_what_differs_between_recordings_of_a_speaker_is_taken_out():
+    """Two-covariance data: many loud directions of the recording, few quiet ones of the speaker."""
+    rng = np.random.default_rng(0)
+    own, room = rng.normal(size=(4, 256)), 3 * rng.normal(size=(6, 256))
+
+    def recordings(speakers, each):
+        who = np.repeat(np.arange(speakers), each)
+        x = rng.normal(size=(speakers, 4))[who] @ own + rng.normal(size=(len(who), 6)) @ room
+        x += 0.3 * rng.normal(size=x.shape)
+        return x.astype(np.float32), who.astype(str)
+
+    def found(encoder):
+        """Share of held-out recordings that are nearest, by cosine, to the other one of their speaker."""
+        z = encoder.scale(held_out).astype(np.float64)
+        z /= np.linalg.norm(z, axis=1, keepdims=True)
+        return np.mean((z @ z.T - 2 * np.eye(len(z))).argmax(1) // 2 == np.arange(len(z)) // 2)
+
+    (x, who), (held_out, _) = recordings(80, 2), recordings(40, 2)
+    plain, told = (voice_statistics.VoiceStatistics.fit(x, names) for names in (None, who))
+    assert found(plain) < 0.3 and found(told) > 0.8
+    assert np.mean(told.scale(x) ** 2) == pytest.approx(1, abs=1e-3)
+    again = voice_statistics.from_recipe(told.recipe, told.arrays())
+    np.testing.assert_array_equal(again.scale(x[:3]), told.scale(x[:3]))
+    assert told.recipe["speaker_part"]["shrinkage"] == 0.2 and "speaker_part" not in plain.recipe
+    once = voice_statistics.VoiceStatistics.fit(x, np.arange(len(x)).astype(str))  # nobody speaks twice: nothing to learn from
+    assert once.map_SS is None and once.recipe == plain.recipe
+
+
 def test_voice_statistics_hear_pitch_and_timbre():
     t = np.arange(24000) / 24000
     for pitch in (75, 120, 210, 330):
