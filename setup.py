@@ -23,6 +23,7 @@ REQUIRES = [
     "orbax-checkpoint>=0.12",
     "pillow>=11",
     "pocketsphinx>=5",  # its wheel carries the en-us model
+    "PyYAML>=6",  # manifests of clusters
     "safetensors>=0.5",
     "scipy>=1.15",
     "soundfile>=0.13",
@@ -43,5 +44,14 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(exclude=("tests", "tests.*")),
     install_requires=REQUIRES,
-    extras_require={"test": ["pytest>=8", "pytest-timeout>=2", "pytest-xdist>=3", "ruff>=0.8"]},
+    extras_require={
+        "test": ["pytest>=8", "pytest-timeout>=2", "pytest-xdist>=3", "ruff>=0.8"],
+        "aot": ["libtpu==0.0.42.*"],  # launch.plan compiles for TPUs by it, without one; the version that jax 0.10.2 pins
+        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "cuda": ["jax[cuda]>=0.10.2,<0.12"],
+        "gs": ["gcsfs>=2025.1"],  # workdirs and data at gs://
+        "s3": ["s3fs>=2025.1"],  # and at s3://
+        "wandb": ["wandb>=0.19"],  # config.train.wandb
+        "beam": ["apache-beam>=2.70"],  # launch.prepare --runner=beam
+    },
 )

@@ -15,4 +15,5 @@ def get_config():
     c.name = "avflow_paper"
     c.system = avflow.paper()
     c.data.segment = 1723  # 20 s
+    c.plan.topology = "v5e:4x4"
     return c

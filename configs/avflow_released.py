@@ -21,5 +21,7 @@ def get_config():
     c.optimizer.learning_rate = 1e-4
     c.optimizer.b1, c.optimizer.b2, c.optimizer.eps = 0.9, 0.98, 1e-9
     c.train.steps = 1_000_000
+    c.plan.topology = "v5e:2x4"
+    c.train.watchdog_seconds = 1800.0
     c.train.evaluate_every = c.train.checkpoint_every = 5000
     return c

@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
     t.init_other_features = False  # True allows parameters that were trained on features made otherwise
     t.log_every = 50
     t.checkpoint_every = 5000
+    t.local_dir = ""  # a folder of every host's own disk (or /dev/shm) for frequent saves; "" = none, see avjax.training.tiers
+    t.local_every = 500
     t.keep_last = 2
     t.keep_best = 1  # by `best_metric`
     t.best_metric = "loss"  # a metric of the evaluation in the loop
@@ -53,9 +55,16 @@ def get_config() -> ConfigDict:
     t.max_skips = 10
     t.profile_at = -1  # first step of an XProf trace; -1 = none
     t.profile_steps = 5
+    t.wandb = ""  # a Weights & Biases project that gets the scalars too; "" = none
+    t.watchdog_seconds = 0.0  # without a completed step, after which stacks are printed and the job exits with 75; 0 = off
+    t.save_timeout = 1200.0  # seconds for a checkpoint to be whole on disk
+    t.barrier_timeout = 600.0  # seconds that hosts wait for each other
+    t.heartbeat_timeout = 100.0  # seconds of silence after which a host counts as dead
     t.peak_flops = 0.0  # of one device, for MFU; 0 = the data sheet's where known, else measured
 
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1, seq=1, tensor=1))  # -1 = whatever devices are left
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, seq=1, tensor=1))  # within a slice; -1 = whatever devices are left
+    c.dcn = ConfigDict(dict(data=1, fsdp=1))  # across slices; -1 = their number
+    c.plan = ConfigDict(dict(topology="", slices=1))  # what the experiment is meant for, e.g. "v5e:16x16"; see launch.plan
 
     c.evaluate = e = ConfigDict()
     e.benchmark = ""  # a file of eval/benchmarks; "" = loss only

@@ -18,4 +18,5 @@ def get_config():
     c.data.segment = 120  # 4 s
     c.optimizer.learning_rate = 1e-4
     c.train.steps = 500_000
+    c.plan.topology = "v5e:1x1"
     return c

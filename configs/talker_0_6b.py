@@ -37,5 +37,7 @@ def get_config():
     t.steps = 100_000  # the release trains one epoch
     o.warmup_steps = t.steps // 10
     t.checkpoint_every = t.evaluate_every = 5000
-    c.mesh.fsdp = 1
+    c.mesh.data, c.mesh.fsdp = 1, -1
+    c.plan.topology = "v5e:4x4"
+    t.watchdog_seconds = 1800.0
     return c

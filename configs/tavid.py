@@ -6,7 +6,7 @@ Run:      python -m launch.train --config=configs/tavid.py:temporal --config.dat
 Data:     python -m launch.extract --features=tavid --clips=DIR --out=DATA --unit_encoder=xlsr2_1b_v2.pt \\
               --centroids=kmeans_10k.npy --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
           (10 seconds: a record holds all frames of its piece)
-Hardware: a TPU or GPU slice; what a step takes: python -m launch.benchmark --config=configs/tavid.py:temporal --plan
+Hardware: the slices of SLICE; what a step takes there: python -m launch.plan --config=configs/tavid.py:temporal
 Provenance: learning rates, batches and steps of the visual stages are Hallo2's public code's (8 and 4 a device, 30 k steps, AdamW
           1e-5); S1 CoVoMix' rate; S2 USDM's batch and rate; the rest is ours by choice, since the paper prints none.
 """
@@ -20,6 +20,8 @@ from configs import base
 STEPS = {"text": 500_000, "acoustic": 500_000, "appearance": 30_000, "mapper": 30_000, "motion": 30_000, "temporal": 30_000,
          "speaker": 100_000, "": 50_000}
 BATCH = {"text": 64, "acoustic": 256, "appearance": 64, "mapper": 64, "motion": 64, "temporal": 32, "speaker": 256, "": 256}
+SLICE = {"text": "v5e:8x8", "acoustic": "v5e:8x8", "appearance": "v5e:8x8", "mapper": "v5e:4x4", "motion": "v5e:8x8",
+         "temporal": "v5e:4x8", "speaker": "v5e:4x4", "": "v5e:8x8"}
 RATE = {"text": 1e-4, "acoustic": 1e-4, "mapper": 1e-4, "speaker": 1e-4, "": 1e-5}
 
 
@@ -34,6 +36,11 @@ def get_config(part: str = ""):
     o.learning_rate, o.warmup_steps, o.weight_decay, o.clip_norm, o.ema_decay = RATE.get(part, 1e-5), 1000, 0.01, 1.0, 0.999
     o.b2, o.eps = 0.999, 1e-8
     t.steps = STEPS[part]
+    c.plan.topology = SLICE[part]
+    t.watchdog_seconds = 1800.0
+    if part not in ("mapper", "speaker"):  # large enough that their state is split over all chips
+        c.mesh.data, c.mesh.fsdp = 1, -1
+    whole.text.remat = whole.acoustic.remat = True
     if part in visual.STAGES:
         c.system = whole.visual
         c.system.stage = part

@@ -3,8 +3,8 @@
 Run:      python -m launch.train --config=configs/tavid_quickstart.py --workdir=runs/tavid
 One part: --config=configs/tavid_quickstart.py:text (vae, reader, text, acoustic, appearance, mapper, motion, temporal, speaker)
 Hardware: two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample dialogue.
-Expect:   avatar F1_lips .79 (valid) and .78 (test_speaker) against .99 of the codec; speech as many turns, gaps and overlaps as the
-          corpus; face to voice 12 times chance. docs/tavid.md has the tables. Measured on puppets: learning and plumbing, never realism.
+Expect:   avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many turns, gaps and overlaps as
+          the corpus; face to voice 12 times chance (docs/tavid.md). On puppets: learning and plumbing, never realism.
 Sizes:    ours; TAVID prints none. configs/tavid.py has the full-size ones.
 """
 

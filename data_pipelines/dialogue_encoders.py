@@ -150,7 +150,7 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
 
 def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> unit_library.UnitEncoder:
     """Published, or fitted on speech of the split and numbered so that unit 0 is silence. On accelerators, over all of them."""
-    mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1})
+    mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
     if centroids:
         common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS else ["CHECKPOINT, the centroids' network"])
         return unit_library.published(kind, centroids, layer=layer, mesh=mesh)

@@ -2,25 +2,33 @@
 
 import importlib
 import inspect
+import json
+import os
+import pathlib
 import pkgutil
 import re
 
 from avjax.errors import UserError
 from data_pipelines import features as families
 from data_pipelines import store
+from data_pipelines.partial import clean
+from data_pipelines.parts import Part
 
 FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__) if m.name != "common"))
 _OURS = ("name", "progress", "fit_split")  # options that are not for the command line
 
 
-def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store.Dataset:
+def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store.Dataset | None:
     """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
-      out_dir: the folder to make.
+      out_dir: the folder to make; or a Part of it, on a file system that those who make the other parts see.
       features: which family, one of FEATURES.
       options: of that family's own `extract`.
+
+    Returns:
+      The dataset. None when `out_dir` is a Part and other parts are not whole; the last one puts them together.
 
     Raises:
       UserError: unknown family or option, or whatever that family cannot extract.
@@ -31,7 +39,26 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
     except TypeError as error:
         raise UserError(f"wrong options of features {features!r}", where="extract", found=str(error),
                         expected=str(inspect.signature(function))) from error
+    if isinstance(out_dir, Part) and _made_before(clips_dir, out_dir, features, options):
+        return store.open_dataset(out_dir)
     return function(clips_dir, out_dir, **options)
+
+
+def _made_before(clips_dir, part: Part, features: str, options: dict) -> bool:
+    """Whether the dataset is whole and was asked for in these words: a part that is started again after the end has nothing to
+    do. Else notes down, beside the folder to make, what is asked for."""
+    out = pathlib.Path(part).absolute()
+    note = out.with_name(f".{out.name}.asked.json")
+    asked = json.dumps({"clips": store.open_dataset(clips_dir).content, "features": features,
+                        "options": {k: str(v) for k, v in sorted(options.items()) if k != "progress"}})
+    if out.exists():
+        clean(out)
+        return note.is_file() and note.read_text() == asked
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = note.with_name(f"{note.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    temporary.write_text(asked)
+    os.replace(temporary, note)
+    return False
 
 
 def extractor(features: str):

@@ -11,11 +11,9 @@ would stop the restart at the same place, so it removes the folder, unless `keep
     .NAME.partial/lock            held by the job that writes
 
 So a kill loses what followed the last closed shard, which is computed again; nothing is there twice, because a restart skips
-as many items as the journal counts and deletes every file that it does not tell of.
+as many items as the journal counts and deletes every file that it does not tell of. Several jobs can share the work: parts.py.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -26,15 +24,15 @@ from collections.abc import Callable
 import numpy as np
 
 from avjax.errors import UserError
-
-_JOURNAL = "journal.jsonl"
+from data_pipelines import parts
+from data_pipelines.parts import JOURNAL, Part
 
 
 class Partial:
     """The folder of a dataset being written; a context. `data` is to be filled, then `finish` called.
 
     Args:
-      out_dir: the dataset's folder, which must not exist.
+      out_dir: the dataset's folder, which must not exist; or a Part of it.
       arguments: of the job, JSON values: everything that decides what is written. None: cannot be continued.
 
     Raises:
@@ -42,18 +40,21 @@ class Partial:
     """
 
     def __init__(self, out_dir, arguments: dict | None = None):
+        self.part = out_dir if isinstance(out_dir, Part) else None
         self.out_dir = pathlib.Path(out_dir).absolute()
         self.resumable = arguments is not None
+        if self.part and not self.resumable:
+            raise TypeError("a part belongs to a job that can be continued")
         self._arguments = json.loads(json.dumps(arguments))
         name = f".{self.out_dir.name}.partial"
-        self.dir = self.out_dir.with_name(name if self.resumable else f"{name}-{socket.gethostname()}-{os.getpid()}")
+        self.shared = self.out_dir.with_name(name if self.resumable else f"{name}-{socket.gethostname()}-{os.getpid()}")
+        self.dir = self.shared / self.part.folder if self.part else self.shared
         self.data = self.dir / "data" if self.resumable else self.dir
         self._records, self._lock = [], None
         self.keep = False  # what is there even if the job ends with a UserError: another attempt may go on with it
 
     def __enter__(self) -> "Partial":
-        if self.resumable and self.out_dir.exists() and not self.data.exists():  # killed just after its last rename
-            shutil.rmtree(self.dir, ignore_errors=True)
+        clean(self.out_dir)
         refuse_existing(self.out_dir)
         self.out_dir.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(self.out_dir)
@@ -61,14 +62,13 @@ class Partial:
             shutil.rmtree(self.dir, ignore_errors=True)
             self.dir.mkdir()
             return self
+        self.shared.mkdir(exist_ok=True)
+        self._check_parts()
         self.data.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.dir / "lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+        self._lock = parts.lock(self.dir / "lock")
+        if self._lock is None:
             raise UserError("another job is writing this dataset", where=str(self.out_dir), found=f"{self.dir} is locked",
-                            way_out="wait for it, or choose another folder") from error
+                            way_out="wait for it, or choose another folder")
         try:
             self._continue()
         except BaseException:
@@ -79,22 +79,28 @@ class Partial:
     def __exit__(self, kind, error, trace):
         if self._lock:
             self._lock.close()
+        if self.part and kind is None:
+            return  # it waits for the others
         wanted = kind and (self.keep or not issubclass(kind, UserError))
         if not (self.resumable and wanted and (len(self._records) > 1 or self._fitted)):
             shutil.rmtree(self.dir, ignore_errors=True)
+            if self.part and not any(self.shared.glob("part-*")):  # nobody else's work is there
+                shutil.rmtree(self.shared, ignore_errors=True)
 
     def once(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """What `make` returns: at the first call ever, then what was kept of it, also after a kill."""
-        path = self.dir / "fitted" / f"{name}.npz"
+        path = self.shared / "fitted" / f"{name}.npz"
         if not self.resumable:
             return make()
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            with open(temporary, "wb") as file:
-                np.savez(file, **make())
-                _synchronise(file)
-            os.replace(temporary, path)
+            with parts.lock(path.with_suffix(".lock"), wait=True):  # one of several parts makes it
+                if not path.exists():
+                    temporary = path.with_suffix(".tmp")
+                    with open(temporary, "wb") as file:
+                        np.savez(file, **make())
+                        _synchronise(file)
+                    os.replace(temporary, path)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
@@ -102,6 +108,8 @@ class Partial:
         """UserError unless `made` (JSON) is what the interrupted job said here; the first job's word stands."""
         made = json.loads(json.dumps(made))
         before = next((r["made"] for r in self._records if "made" in r), None)
+        if self.part:
+            before = parts.agreed(self.shared / "expected.json", made)
         if before is None:
             self._add({"made": made})
         elif before != made:
@@ -130,26 +138,37 @@ class Partial:
             raise UserError("cannot move the finished dataset into place", where=str(self.out_dir), found=str(error),
                             way_out="is another job writing the same folder?") from error
 
+    def whole(self) -> None:
+        """Notes that this part is."""
+        if not any(r.get("whole") for r in self._records):
+            self._add({"whole": True})
+
     @property
     def _fitted(self) -> bool:
-        return any((self.dir / "fitted").glob("*.npz"))
+        return not self.part and any((self.dir / "fitted").glob("*.npz"))
+
+    def _check_parts(self) -> None:
+        """UserError unless this job is cut up as the interrupted one was."""
+        file = self.shared / "parts.json"
+        now = {"arguments": self._arguments, "parts": self.part.count if self.part else 1}
+        if self.part and (self.shared / JOURNAL).exists():
+            before = {"arguments": self._arguments, "parts": 1}
+        elif self.part or file.exists():
+            before = parts.agreed(file, now)
+        else:
+            return
+        if before["parts"] != now["parts"]:
+            raise UserError("an interrupted job was cut up otherwise", where=str(self.shared),
+                            expected=f"{before['parts']} parts", found=str(now["parts"]),
+                            way_out="continue it as it was, or delete that folder to begin anew")
+        self._same(before["arguments"])
 
     def _continue(self) -> None:
         """Reads the journal as far as it is true, and deletes what it does not tell of."""
-        path = self.dir / _JOURNAL
-        records = []
-        for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-                continue
-            break
-        if records and records[0].get("arguments") != self._arguments:
-            before = records[0].get("arguments") or {}
-            differ = [k for k in sorted({*before, *self._arguments}) if before.get(k) != self._arguments.get(k)]
-            raise UserError("an interrupted job was writing this with other arguments", where=str(self.dir),
-                            expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
-                            found=", ".join(f"{k}={self._arguments.get(k)!r}" for k in differ),
-                            way_out="repeat those to continue it, or delete that folder to begin anew")
+        path = self.dir / JOURNAL
+        records = parts.journal(path)
+        if records:
+            self._same(records[0].get("arguments") or {})
         self._records = records[:1] or [{"arguments": self._arguments}]
         for record in records[1:]:
             if record.get("file") and not self._is_there(record):
@@ -165,6 +184,15 @@ class Partial:
             _synchronise(file)
         os.replace(temporary, path)
 
+    def _same(self, before: dict) -> None:
+        """UserError when the interrupted job had other arguments."""
+        differ = [k for k in sorted({*before, *self._arguments}) if before.get(k) != self._arguments.get(k)]
+        if differ:
+            raise UserError("an interrupted job was writing this with other arguments", where=str(self.dir),
+                            expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
+                            found=", ".join(f"{k}={self._arguments.get(k)!r}" for k in differ),
+                            way_out="repeat those to continue it, or delete that folder to begin anew")
+
     def _is_there(self, record: dict) -> bool:
         """Whether a finished file is; one that had already got its final name gets its former one back."""
         path = self.data / record["file"]
@@ -175,7 +203,7 @@ class Partial:
     def _add(self, record: dict) -> None:
         self._records.append(record)
         if self.resumable:
-            with open(self.dir / _JOURNAL, "a") as file:
+            with open(self.dir / JOURNAL, "a") as file:
                 file.write(json.dumps(record) + "\n")
                 _synchronise(file)
 
@@ -185,6 +213,14 @@ def refuse_existing(out_dir) -> None:
     if pathlib.Path(out_dir).exists():
         raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
                         way_out="choose another folder or delete this one")
+
+
+def clean(out_dir) -> None:
+    """Removes what a job left behind that was killed just after its last rename."""
+    out_dir = pathlib.Path(out_dir).absolute()
+    left_over = out_dir.with_name(f".{out_dir.name}.partial")
+    if out_dir.exists() and left_over.exists() and not (left_over / "data").exists():
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _synchronise(file) -> None:

@@ -64,6 +64,7 @@ class SplitWriter:
         for record in self._job.records(split):
             self._count(split, record)
         position = max((r["position"] for r in self._job.records(split)), default=0)
+        items = self._job.part.of(list(items)) if self._job.part else items
         shard, items = self._open(split), iter(items)
         for _ in range(position):
             next(items, None)
@@ -85,7 +86,7 @@ class SplitWriter:
             shard.close()
         if shard.ids or shard.refused:
             self._commit(split, shard, position)
-        if not self.ids[split]:
+        if not self.ids[split] and not self._job.part:
             reasons = Counter(r["reason"] for r in self.refused if r["split"] == split).most_common()
             raise UserError("empty split", where=split, expected="at least one example",
                             found=", ".join(f"{n} x {reason}" for reason, n in reasons) or "none",

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from avjax.errors import UserError
 from data_pipelines.partial import Partial, refuse_existing  # noqa: F401  (the latter for those who write)
+from data_pipelines.parts import Merging
 from data_pipelines.schema import (
     CHECKSUMS_FILE,
     CODECS_DIR,
@@ -53,11 +54,12 @@ logging.getLogger("absl").addFilter(
 def write_dataset(out_dir, *, name: str, description: str, features: dict[str, Feature],
                   splits: dict[str, Iterable[Item]], recipes: dict[str, dict],
                   codecs: dict[str, dict[str, np.ndarray]] | None = None, totals: dict[str, int] | None = None,
-                  max_bad: float = 0.0, progress: bool = True) -> "Dataset":
-    """Writes a whole dataset, or nothing.
+                  max_bad: float = 0.0, progress: bool = True) -> "Dataset | None":
+    """Writes a whole dataset, or nothing; or a part of one, and the whole when it was the last part.
 
     Args:
-      out_dir: the folder to make, which must not exist; or an entered `Partial`, which may hold a part of it already.
+      out_dir: the folder to make, which must not exist; or an entered `Partial`, which may hold some of it already, or be one
+        of several parts (items are functions then).
       name: snake_case name, also the prefix of the shard files.
       description: one paragraph for dataset_info.json.
       features: the columns; must contain "id" (str). Every example must have exactly these.
@@ -72,7 +74,7 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
       progress: show a bar on a terminal.
 
     Returns:
-      The opened dataset.
+      The opened dataset; None when this was a part and others are not whole.
 
     Raises:
       UserError: the folder exists, an example does not fit `features`, an id repeats, a split is empty, too many unusable.
@@ -83,11 +85,21 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         job = out_dir if isinstance(out_dir, Partial) else stack.enter_context(Partial(out_dir))
         job.expect({"name": name, "recipes": recipes, "features": {n: list(f.shape) for n, f in features.items()},
                     "codecs": {n: arrays_hash(arrays) for n, arrays in (codecs or {}).items()}})
-        writer = SplitWriter(job, name, features, max_bad, SHARD_BYTES, SHARD_SECONDS)
-        for split, items in splits.items():
-            bar = tqdm(items, desc=f"writing {job.out_dir.name}/{split}", total=(totals or {}).get(split), unit="clip",
-                       disable=None if progress else True, leave=False)
-            writer.write(split, bar)
+        def written(job, splits, shown=None) -> SplitWriter:
+            writer = SplitWriter(job, name, features, max_bad, SHARD_BYTES, SHARD_SECONDS)
+            for split, items in splits.items():
+                bar = tqdm(items, desc=f"writing {job.out_dir.name}/{split}", total=(totals or {}).get(split), unit="clip",
+                           disable=shown, leave=False)
+                writer.write(split, bar)
+            return writer
+
+        writer = written(job, splits, None if progress and job.part is None else True)
+        if job.part is not None:
+            job.whole()
+            merging = stack.enter_context(Merging(job.part, job.shared))
+            if merging is None:  # other parts are not whole, or another one has just put them together
+                return open_dataset(job.out_dir) if job.out_dir.exists() else None
+            job, writer = merging, written(merging, dict.fromkeys(splits, ()), True)
         infos, tmp = [writer.close(split) for split in splits], job.data
         tfds.folder_dataset.write_metadata(
             data_dir=tmp, features=writer.connector, split_infos=infos, version=VERSION, check_data=False,
@@ -167,6 +179,11 @@ class Dataset:
                 raise UserError("unknown feature", where=str(self.dir), expected=" or ".join(self.features),
                                 found=field)
         return Source(self, split, fields)
+
+    @property
+    def content(self) -> str:
+        """16 hex digits that tell what is in it."""
+        return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:16]
 
     @functools.cached_property
     def ids(self) -> dict[str, list[str]]:

@@ -29,19 +29,30 @@ class TarTree:
     """`TarTree(root)` indexes root/shards/*.tar once; `read` then gives any file's bytes. Threads may share it.
 
     `refused` lists the members that are not plain files inside the folder, as (shard, member, why).
-    Raises UserError: a shard that is damaged or no tar.
+    `index` of a former one saves reading the shards. Raises UserError: a shard that is damaged or no tar.
     """
 
-    def __init__(self, root, *, progress: bool = True):
+    def __init__(self, root, *, progress: bool = True, index: dict[str, np.ndarray] | None = None):
         self.root = pathlib.Path(root)
         self._shards = sorted((self.root / "shards").glob("*.tar"))
         self.refused: list[tuple[str, str, str]] = []
+        if index is not None:
+            self._entries, self.refused = index["entries"], [tuple(r) for r in index["refused"].tolist()]
+            if index["shards"].tolist() != [p.name for p in self._shards]:
+                raise UserError("other shards than were indexed", where=str(self.root / "shards"),
+                                found=f"{len(self._shards)} tar files", way_out="bring them back, or begin anew")
+            return
         entries = []
         bar = tqdm(self._shards, desc="indexing shards", unit="tar", disable=None if progress else True, leave=False)
         for number, shard in enumerate(bar):
             entries.append(self._index(number, shard))
         index = np.concatenate([np.zeros(0, _ENTRY), *entries])
         self._entries = index[np.argsort(index["name"], kind="stable")]
+
+    def index(self) -> dict[str, np.ndarray]:
+        """What was found, to be given to another TarTree of the same folder."""
+        return {"entries": self._entries, "shards": np.array([p.name for p in self._shards], str),
+                "refused": np.array(self.refused, str).reshape(-1, 3)}
 
     def _index(self, number: int, shard: pathlib.Path) -> np.ndarray:
         found, size = [], shard.stat().st_size

@@ -27,15 +27,20 @@ def example_keys(seed: int, ids: Iterable[str]) -> jax.Array:
 
 
 class Generator:
-    """`system.generate` in batches of one size; compiles once a task and bucket. A system that goes in steps goes one by one."""
+    """`system.generate` in batches of one size; compiles once a task and bucket. A system that goes in steps goes one by one.
 
-    def __init__(self, system, *, batch_size: int, seed: int):
+    With `everywhere`, several processes call it alike, within their common mesh, with parameters that are spread over it: they
+    share the work and every one gets the streams.
+    """
+
+    def __init__(self, system, *, batch_size: int, seed: int, everywhere: bool = False):
         if batch_size < 1:
             raise UserError("no batch", where="config.evaluate.batch_size", expected=">= 1", found=str(batch_size))
         self.system, self.batch_size, self.seed = system, batch_size, seed
         self.names = tuple(system.example_spec)  # what is read of an example
-        self._generate = jax.jit(system.generate, static_argnames="task")
-        if hasattr(system, "in_steps"):
+        whole = jax.sharding.PartitionSpec() if everywhere else None
+        self._generate = jax.jit(system.generate, static_argnames="task", out_shardings=whole)
+        if hasattr(system, "in_steps") and not everywhere:  # steps are driven, and their results read, by one process
             self.batch_size = 1
             self._in_steps = functools.cache(system.in_steps)
 

@@ -1,7 +1,11 @@
 """The benchmark's cheap part during training: no waveform is scored, so it costs about one sampling of a few clips."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from avjax.training import distributed
+from avjax.training.evaluators import Interrupted, never
 from eval import plots
 from eval.benchmarks.common import MODEL
 from eval.generator import Generator, generate_split
@@ -27,7 +31,8 @@ class InLoopEvaluator:
         self.every = int(config.train.evaluate_every if every is None else every)
         self.benchmark, self.split = benchmark, tuple(config.evaluate.splits)[0]
         self.generator = Generator(system, batch_size=min(config.evaluate.batch_size, config.evaluate.in_loop_examples),
-                                   seed=benchmark.seed)
+                                   seed=benchmark.seed, everywhere=distributed.process_count() > 1)
+        self.should_stop: Callable[[], bool] = never
         self.indices = benchmark.select(self.split, config.evaluate.in_loop_examples)
         self._shuffled: dict | None = None
 
@@ -41,7 +46,7 @@ class InLoopEvaluator:
         for variant, task in self.benchmark.models.items():
             prefix = "" if variant == MODEL else f"{variant}/"
             streams = generate_split(self.generator, params, self.benchmark.dataset, self.split, self.indices, task)
-            signals = {i: self.benchmark.model(s, variant, self.split, i) for i, s in streams}
+            signals = {i: self.benchmark.model(s, variant, self.split, i) for i, s in self._until_stopped(streams)}
             summary = self._summary(signals)
             out |= {prefix + m: summary[m]["value"] for m in METRICS if m in summary}
             out |= {f"{prefix}{m}_of_shuffled": summary[m]["value"] / max(self._shuffled[m]["value"], 1e-12)
@@ -51,6 +56,12 @@ class InLoopEvaluator:
                 audio[f"{prefix}generated"] = signals[first].waveform, self.benchmark.sample_rate
         audio["truth"] = self.benchmark.truth(self.split, first).waveform, self.benchmark.sample_rate
         return out, {"images": images, "audio": audio}
+
+    def _until_stopped(self, streams):
+        for made in streams:
+            if self.should_stop():
+                raise Interrupted
+            yield made
 
     def _summary(self, signals: dict[int, Signals]) -> dict:
         rows = [self.benchmark.score(self.split, i, signals[i]) for i in self.indices]

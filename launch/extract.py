@@ -2,6 +2,9 @@
 
 Prints the new dataset's schema, splits and durations. A job that was killed goes on where it was when the same command is
 given again. The flags are the options of the families of features (data_pipelines/features); one of another family is refused.
+
+Several processes, on machines that see the same folders, share the work: --processes=N, --shard=I/N, or started once a host; see
+launch/parts.py.
 """
 
 from absl import flags
@@ -9,6 +12,7 @@ from absl import flags
 from avjax.errors import UserError
 from data_pipelines import extract, inspect
 from launch import flags as launch_flags
+from launch import parts
 
 RENAMED = {"mode": "resample"}  # options that go by another name here
 KNOWN = {family: {RENAMED.get(name, name): name for name in extract.options(family)} for family in extract.FEATURES}
@@ -16,7 +20,8 @@ DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFI
 
 
 def define_flags() -> None:
-    """--clips, --out, --features and the options of all families."""
+    """--clips, --out, --features, who shares the work, and the options of all families."""
+    parts.define_flags()
     flags.DEFINE_string("clips", None, "Clip dataset made by launch.prepare.", required=True)
     flags.DEFINE_string("out", None, "Feature dataset to make; must not exist.", required=True)
     flags.DEFINE_enum("features", "avflow", extract.FEATURES, "Which systems are to read them.")
@@ -33,6 +38,8 @@ def define_flags() -> None:
 
 def main(argv):
     del argv
+    args = flags.FLAGS
+    parts.spread("launch.extract", args.out)
     features = flags.FLAGS.features
     own = KNOWN[features]
     for other in KNOWN.values():
@@ -42,8 +49,12 @@ def main(argv):
                                 expected=", ".join(f"--{name}" for name in own), found=f"--{flag}",
                                 way_out="leave it out, or pick the other --features")
     given = {name: flags.FLAGS[flag].value for flag, name in own.items() if flags.FLAGS[flag].value is not None}
-    dataset = extract.extract(flags.FLAGS.clips, flags.FLAGS.out, features=features, **given)
-    print(inspect.text(inspect.summary(dataset)))
+    out = parts.part_of(args.out, args.shard)
+    dataset = extract.extract(args.clips, out, features=features, **given)
+    if dataset is not None:
+        print(inspect.text(inspect.summary(dataset)))
+    else:
+        print(parts.told(out))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
 """Raw media -> a dataset: python -m launch.prepare --dataset=clips --source=DIR --out=DIR
 
 `--dataset` names a file of data_pipelines/ingest with a function `prepare`; flags go to its arguments of the same name.
+
+`--runner=beam [--beam_options="--runner=FlinkRunner --flink_master=host:8081"]` lets Apache Beam's workers do the work, by
+default this machine's cores; they have to see the same folders. A dataset that is made in parts (talker) can also be shared by
+several processes, --processes=N, --shard=I/N, or started once a host; see launch/parts.py. The dataset is the same.
 """
 
 import importlib
 import inspect
 import pkgutil
+from types import ModuleType
 
 from absl import flags
 
 from avjax.errors import UserError
-from data_pipelines import ingest
+from data_pipelines import beam, ingest
+from data_pipelines.parts import Part
 from launch import flags as launch_flags
+from launch import parts
 
 flags.DEFINE_string("dataset", None, "What is being brought in: a file of data_pipelines/ingest.", required=True)
 flags.DEFINE_string("source", None, "Folder of the raw media.")
@@ -35,6 +42,10 @@ flags.DEFINE_float("max_bad", None, "Largest share of unusable rows to put up wi
 flags.DEFINE_string("recording", None, "Pattern whose first group in a sample's id names its recording.")
 flags.DEFINE_bool("trim_audio", None, "Cut sound that is longer than its motion.")
 flags.DEFINE_integer("threads", None, "That decode in parallel.", lower_bound=1)
+flags.DEFINE_enum("runner", "here", ("here", "beam"), "Who does the work.")
+flags.DEFINE_string("beam_options", "", "Options of Apache Beam, for --runner=beam.")
+flags.DEFINE_integer("parts", 64, "Into how many a dataset is cut for Beam: several times the workers.", lower_bound=1)
+parts.define_flags()
 _OWN = ("dataset", "source", "out", "tokens", "weights", "units", "speaker", "longest_identity", "audio_only",
         "max_seconds", "components", "size", "minutes", "dialogues", "seed", "statistics", "tts", "valid_share", "max_bad",
         "recording", "trim_audio", "threads")
@@ -47,10 +58,7 @@ def known() -> list[str]:
 
 def prepare(dataset: str, **arguments):
     """Calls data_pipelines.ingest.<dataset>.prepare. Raises UserError: unknown dataset, argument it does not take."""
-    if dataset not in known():
-        raise UserError("unknown dataset", where="--dataset", expected=f"one of {', '.join(known())}",
-                        found=repr(dataset))
-    function = importlib.import_module(f"data_pipelines.ingest.{dataset}").prepare
+    function = _ingest(dataset).prepare
     parameters = inspect.signature(function).parameters
     for name in arguments:
         if name not in parameters:
@@ -62,10 +70,31 @@ def prepare(dataset: str, **arguments):
     return function(**arguments)
 
 
+def _ingest(dataset: str) -> ModuleType:
+    if dataset not in known():
+        raise UserError("unknown dataset", where="--dataset", expected=f"one of {', '.join(known())}", found=repr(dataset))
+    return importlib.import_module(f"data_pipelines.ingest.{dataset}")
+
+
 def main(argv):
     del argv
-    values = {name: flags.FLAGS[name].value for name in _OWN}
-    prepare(**{name: value for name, value in values.items() if value is not None})
+    args = flags.FLAGS
+    values = {name: args[name].value for name in _OWN if args[name].value is not None}
+    in_parts = getattr(_ingest(args.dataset), "PARTS", False)
+    if args.runner == "beam":
+        if args.processes or args.shard:
+            raise UserError("Beam has its own workers", where="--runner=beam", way_out="leave out --processes and --shard")
+        prepare(**values, parallel=beam.Beam(args.beam_options, args.parts))
+        return
+    out = parts.part_of(args.out, args.shard)
+    if not in_parts and (args.processes or isinstance(out, Part)):
+        raise UserError(f"--dataset={args.dataset} is made by one process", where="command line", expected="neither --processes "
+                        "nor --shard, and one host", way_out="--runner=beam, whose workers help that process")
+    parts.spread("launch.prepare", args.out)
+    if isinstance(out, Part) and out.out_dir.exists():
+        print(f"{args.out} is there")  # a part that is started again after the end
+    elif prepare(**(values | {"out": out})) is None and isinstance(out, Part):
+        print(parts.told(out))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@
 
 Beside every output lies `<output>.stage.json`, the arguments that made it. An output made with other arguments is an
 error that says which folder to delete, never silently used or overwritten.
+
+Of several hosts, host 0 prepares and extracts while the others wait for it; a stage that trains is run by all of them.
 """
 
 import inspect
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from avjax.errors import UserError
+from avjax.training import distributed, paths
 from launch.flags import launcher, load_config
 
 KINDS = ("prepare", "extract", "train")
@@ -47,17 +49,31 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
         target = "workdir" if kind == "train" else "out"
         if not arguments.get(target):
             raise UserError("a stage without an output", where=where, expected=f"a value for {target!r}")
-        out = Path(arguments[target])
+        out = paths.folder(arguments[target])
+        if kind != "train" and paths.is_remote(out):
+            raise UserError("this stage writes to a local disk", where=where, expected="a folder", found=str(out),
+                            way_out="name a folder that all hosts see, in the stage and in config.data.dir; the workdir may stay")
         start = time.perf_counter()
-        if _is_whole(kind, arguments, out, where):
-            print(f"{kind} {out}: whole, skipped", file=sys.stderr, flush=True)
+        name = f"{kind} {out}"
+        if distributed.on_main(f"is it whole: {name}", lambda: _is_whole(kind, arguments, out, where)):  # noqa: B023
+            _tell(f"{name}: whole, skipped")
             continue
-        print(f"{kind} {out}", file=sys.stderr, flush=True)
-        _record(out, kind, arguments, done=False)
-        _run(kind, dict(arguments), where)
-        _record(out, kind, arguments, done=True)
+        _tell(name)
+        if distributed.is_main():
+            _record(out, kind, arguments, done=False)
+        if kind == "train":
+            _run(kind, dict(arguments), where)
+        else:
+            distributed.on_main(name, lambda: _run(kind, dict(arguments), where))  # noqa: B023
+        if distributed.is_main():
+            _record(out, kind, arguments, done=True)
         seconds[f"{kind} {out.name}"] = time.perf_counter() - start
     return seconds
+
+
+def _tell(text: str) -> None:
+    if distributed.is_main():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _record_file(out: Path) -> Path:
@@ -67,9 +83,7 @@ def _record_file(out: Path) -> Path:
 def _record(out: Path, kind: str, arguments: dict, *, done: bool) -> None:
     file = _record_file(out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(json.dumps({"kind": kind, "arguments": arguments, "done": done}, indent=1))
-    os.replace(temporary, file)
+    paths.write_text(file, json.dumps({"kind": kind, "arguments": arguments, "done": done}, indent=1))
 
 
 def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
@@ -107,7 +121,7 @@ def _run(kind: str, arguments: dict, where: str) -> None:
     if kind == "train":
         from launch.training import run_training
 
-        run_training(load_config(arguments["config"], arguments.get("overrides")), Path(arguments["workdir"]))
+        run_training(load_config(arguments["config"], arguments.get("overrides")), paths.folder(arguments["workdir"]))
         return
     if kind == "prepare":
         function = launcher("launch.prepare").prepare

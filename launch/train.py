@@ -2,7 +2,10 @@
 
 Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out splits and generates a
 sample when the config asks for them. The same command goes on with a workdir it was interrupted in. Exit codes: 0 done,
-2 something the user can mend, 75 stopped by SIGTERM or SIGINT with everything saved.
+2 something the user can mend, 75 to be started again (SIGTERM, SIGINT, a lost host, a hang).
+
+Started once a host, it is one job: all hosts train, and host 0 alone prepares, writes, evaluates and samples. How hosts find
+each other: avjax/training/distributed.py; the workdir has to lie on storage that all of them see.
 """
 
 import sys
@@ -12,39 +15,63 @@ from pathlib import Path
 from absl import flags
 
 from avjax.errors import UserError
+from avjax.training import distributed, paths
 from avjax.training.hardware import enable_compilation_cache
 from launch import flags as launch_flags
+from launch import hosts
 
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.")
+hosts.define_flags()
 
 
 def main(argv) -> None:
     del argv
     if not WORKDIR.value:
         raise UserError("no workdir given", expected="--workdir=DIR, the folder of this run")
-    began = time.perf_counter()
-    config, workdir = CONFIG.value, Path(WORKDIR.value).absolute()
+    config, workdir = CONFIG.value, paths.folder(WORKDIR.value)
     if workdir.exists() and not workdir.is_dir():
         raise UserError("the workdir is not a folder", where=str(workdir), way_out="use another --workdir")
+    with hosts.session(config.train.heartbeat_timeout):
+        run(config, workdir)
+
+
+def run(config, workdir: Path) -> None:
+    """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
+    began = time.perf_counter()
     enable_compilation_cache()
     from launch.stages import run_stages
-    from launch.training import fill_config, run_training
+    from launch.training import agree, fill_config, run_training
 
+    agree(config, workdir)
     seconds = run_stages(config.stages, workdir)
-    check_samples(fill_config(config, workdir))
+    distributed.on_main("checks of the samples", lambda: check_samples(fill_config(config, workdir)))
     start = time.perf_counter()
     run_training(config, workdir)
     seconds["train"] = time.perf_counter() - start
+    main_host = distributed.is_main()
+    distributed.shutdown()  # the rest is for one: the others are done
+    if not main_host:
+        return
+    if config.evaluate.benchmark or sample_jobs(config.sample):
+        from avjax.training import remote
+
+        with remote.at_hand(workdir) as here:
+            seconds |= finish(fill_config(config, workdir), here)
+    parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr, flush=True)
+
+
+def finish(config, workdir: Path) -> dict[str, float]:
+    """Evaluation and samples of a trained model; seconds of each."""
+    seconds, start = {}, time.perf_counter()
     if config.evaluate.benchmark:
-        start = time.perf_counter()
-        launch_flags.launcher("launch.evaluate").evaluate(fill_config(config, workdir), workdir)
+        launch_flags.launcher("launch.evaluate").evaluate(config, workdir)
         seconds["evaluate"] = time.perf_counter() - start
     start = time.perf_counter()
     if samples(config.sample, workdir):
         seconds["sample"] = time.perf_counter() - start
-    parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr, flush=True)
+    return seconds
 
 
 def samples(wanted, workdir: Path) -> int:

@@ -1,18 +1,16 @@
 """One training job: a config and a workdir in, a trained model in the workdir out. `launch.train` is its command."""
 
 import json
-import os
-import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from avjax.errors import UserError
-from avjax.sharding.mesh import make_mesh
+from avjax.sharding.mesh import feed, make_mesh
 from avjax.systems import api
-from avjax.training import checkpoints, loop
+from avjax.training import checkpoints, distributed, loop, paths
 from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
@@ -23,26 +21,29 @@ from launch.stages import fill
 CONFIG_FILE = "config.json"
 # What may differ from the workdir's config.json when a run goes on: it changes neither the model nor the sequence of
 # updates. (train.steps may too, unless the schedule depends on it.)
-FREE = ("stages", "mesh.", "data.dir", "data.threads", "evaluate.", "sample.", "name", "train.log_every",
+FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluate.", "sample.", "name", "train.log_every",
         "train.checkpoint_every", "train.keep_", "train.best_", "train.evaluate_every", "train.loss_examples",
-        "train.init_", "train.nan_policy", "train.max_skips", "train.profile_", "train.peak_flops", "train.steps")
+        "train.init_", "train.nan_policy", "train.max_skips", "train.profile_", "train.wandb", "train.local_",
+        "train.peak_flops", "train.steps", "train.watchdog_seconds", "train.save_timeout", "train.barrier_timeout",
+        "train.heartbeat_timeout")
 
 
 def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     """Trains one config in one workdir, or goes on there. Raises UserError, loop.Preempted."""
-    workdir = Path(workdir).absolute()
+    workdir = paths.folder(workdir)
     config = fill_config(config, workdir)
+    agree(config, workdir)
     if not config.data.dir:
         raise UserError("no data given", where="config.data.dir", expected="the folder of a dataset",
                         way_out="--config.data.dir=DIR; launch.prepare and launch.extract make one")
+    if paths.is_remote(config.data.dir):
+        raise UserError("data is read from disks", where="config.data.dir", expected="a folder that every host sees",
+                        found=config.data.dir, way_out="copy the dataset there, or mount the bucket as a folder")
     dataset = open_dataset(config.data.dir)
     if config.data.train_split not in dataset.splits:
         raise UserError("unknown split", where="config.data.train_split", expected=" or ".join(dataset.splits),
                         found=config.data.train_split)
-    if config.mesh.seq != 1:
-        raise UserError("no system shards its sequences yet", where="config.mesh.seq", expected="1",
-                        found=str(config.mesh.seq), way_out="use the data, fsdp or tensor axis")
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, dcn=config.dcn)
     system = api.build(config.system)
     check_resumable(config, workdir)
     if (workdir / RECIPES_FILE).is_file():
@@ -50,17 +51,42 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
 
     check_warm_start(config, system, dataset, workdir)
 
+    host, num_hosts = feed(mesh)
+
     def loader(split, seed, threads):
         return make_loader(dataset, split, system, batch_size=config.data.batch_size,
-                           segment=config.data.segment, seed=seed, host=jax.process_index(),
-                           num_hosts=jax.process_count(), threads=threads)
+                           segment=config.data.segment, seed=seed, host=host, num_hosts=num_hosts, threads=threads)
 
     evaluators = make_evaluators(config, workdir, system, dataset, mesh, loader)
     loader(config.data.train_split, config.seed, 0).close()  # checks features and recipes before anything is written
-    write_run_files(config, workdir, dataset)
+    distributed.barrier("all checks")  # what they read is written now
+    if distributed.is_main():
+        write_run_files(config, workdir, dataset)
+    distributed.barrier("the workdir's files")
+    check_shared(workdir)
     meta = {"system": config.system.name, "recipes": dataset.recipes, "dataset": dataset.name}
     return loop.train(config, system, workdir,
                       lambda: loader(config.data.train_split, config.seed, config.data.threads), evaluators, meta, mesh)
+
+
+def agree(config: ConfigDict, workdir: Path) -> None:
+    """UserError, on every host, unless all were started with the same config and workdir."""
+    distributed.configure(barrier_seconds=config.train.barrier_timeout)
+    distributed.agree({"workdir": str(workdir)} | _flat(plain(config)), "config")
+
+
+def check_shared(workdir: Path) -> None:
+    """UserError, on every host, when one does not see what host 0 wrote."""
+    try:
+        found = (workdir / CONFIG_FILE).read_text()
+    except OSError as error:
+        found = f"{type(error).__name__}"
+    seen = distributed.gather("the workdir as seen", zlib.crc32(found.encode()))
+    if len(set(seen)) > 1:
+        missing = [host for host, crc in enumerate(seen) if crc != seen[0]]
+        raise UserError("the workdir is not shared", where=str(workdir), expected=f"storage where every host sees "
+                        f"{CONFIG_FILE} that host 0 writes", found=f"another or none on {distributed.peers().names(missing)}",
+                        way_out="use a workdir on a network file system")
 
 
 def check_warm_start(config, system, dataset, workdir: Path) -> None:
@@ -143,11 +169,6 @@ def write_run_files(config: ConfigDict, workdir: Path, dataset) -> None:
     """config.json, recipes.json and codecs/: with them a workdir decodes its own streams, without the dataset."""
     workdir.mkdir(parents=True, exist_ok=True)
     for name in (RECIPES_FILE, CODECS_DIR):
-        source = dataset.dir / name
-        if source.is_dir():
-            shutil.copytree(source, workdir / name, dirs_exist_ok=True)
-        elif source.exists():
-            shutil.copyfile(source, workdir / name)
-    temporary = workdir / (CONFIG_FILE + ".tmp")
-    temporary.write_text(json.dumps(plain(config), indent=1))
-    os.replace(temporary, workdir / CONFIG_FILE)
+        if (dataset.dir / name).exists():
+            paths.copy_in(dataset.dir / name, workdir / name)
+    paths.write_text(workdir / CONFIG_FILE, json.dumps(plain(config), indent=1))

@@ -50,7 +50,7 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
     Raises:
       UserError: fewer distinct frames than units, blocks of different widths, or numbers that are not finite.
     """
-    mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
+    mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
     sample_ND, whole = _reservoir(blocks(), max(RESERVOIR, FRAMES_A_UNIT * units), seed)
     _check_distinct(sample_ND, units)
     start_key, lloyd_key, key = jax.random.split(jax.random.key(seed), 3)

@@ -89,7 +89,8 @@ class Wav2Vec2Frames:
         self.recipe = {"kind": "wav2vec2", "layer": layer, "normalise": normalise, "precision": precision, "width": self.width,
                        "windows": dict(windows.RECIPE), "network": dataclasses.asdict(network), "weights": weights}
         self._network = dataclasses.replace(network, num_layers=layer, vocab_size=0)
-        self._normalise, self._precision, self._mesh = normalise, precision, mesh or make_mesh({"data": 1}, jax.devices()[:1])
+        self._normalise, self._precision = normalise, precision
+        self._mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
         kept = {k: v for k, v in params.items() if k not in ("lm_head", "layers")}
         kept |= {"layers": jax.tree.map(lambda w: w[:layer], params["layers"])} if layer else {}
         self._params = jax.device_put(kept, replicated(self._mesh))

@@ -1,6 +1,9 @@
 """Attention behind one entry point: a declared mask, optional segments, and kernels that must agree.
 
-Suffixes: B batch, T time, H heads, K head width, N query blocks, Q frames a query block, W keys a query block sees.
+Where the mesh splits time, avjax.nn.sequence runs the same kernels on every device's share.
+
+Suffixes: B batch, T time, H heads, G key-value heads, K head width, N query blocks, Q frames a query block, W keys a query
+block sees.
 """
 
 import dataclasses
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.sharding.activations import laid, parts
 
 NEGATIVE = -1e30  # added to the logits of hidden keys; finite, so that no row can turn into NaN
 
@@ -52,12 +56,13 @@ Mask = Full | Causal | Band
 FULL = Full()
 
 
-def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = FULL, segments=None, valid=None, streams: int = 1,
+def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid=None, streams: int = 1,
               kernel: str = "auto"):
     """Scaled dot-product attention, softmax in float32.
 
     Args:
-      q_BHTK, k_BHTK, v_BHTK: (batch, heads, time, head width), one length.
+      q_BHTK, k_BGTK, v_BGTK: (batch, heads, time, head width), one length. Keys and values may have fewer heads, each for
+        as many query heads in turn.
       mask: which offsets a position sees.
       segments: (batch, time) integers; a position sees only positions of its own segment (packing).
       valid: (batch, time), 1 = real frame; short for two segments: real frames never see padding.
@@ -74,10 +79,17 @@ def attention(q_BHTK, k_BHTK, v_BHTK, *, mask: Mask = FULL, segments=None, valid
         raise UserError("attention takes segments or valid, not both", way_out="fold the padding into segments")
     if valid is not None:
         segments = (valid > 0).astype(jnp.int32)
+    if kernel not in ("auto", *KERNELS):
+        raise UserError("unknown attention kernel", expected=" | ".join(("auto", *KERNELS)), found=repr(kernel))
+    if parts("time") > 1:
+        from avjax.nn.sequence import split_attention
+
+        return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, segments, streams, kernel)
+    q_BHTK, k_BGTK, v_BGTK = (laid(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
+    repeats = q_BHTK.shape[1] // k_BGTK.shape[1]
+    k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x for x in (k_BGTK, v_BGTK))
     if kernel == "auto":
         kernel = "banded" if left + right + block_length(left, right) < length else "dense"
-    if kernel not in KERNELS:
-        raise UserError("unknown attention kernel", expected=" | ".join(("auto", *KERNELS)), found=repr(kernel))
     return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, segments, streams)
 
 
@@ -88,9 +100,14 @@ def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT, streams: i
     seen = jnp.asarray((offset >= -left) & (offset <= right))[None, None]
     if segments_BT is not None:
         seen = seen & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
-    logits = _scores("bhqk,bhsk->bhqs", q_BHTK, k_BHTK)
-    weights = jax.nn.softmax(jnp.where(seen, logits, NEGATIVE), axis=-1).astype(v_BHTK.dtype)
-    return jnp.einsum("bhqs,bhsk->bhqk", weights, v_BHTK)
+    return attend(q_BHTK, k_BHTK, v_BHTK, seen)
+
+
+def attend(q_QK, k_SK, v_SK, seen_QS):
+    """Queries (..., Q, K) on keys and values (..., S, K) where `seen` (..., Q, S) says so; softmax in float32."""
+    logits = q_QK.shape[-1] ** -0.5 * jnp.einsum("...qk,...sk->...qs", q_QK, k_SK, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(seen_QS, logits, NEGATIVE), axis=-1).astype(v_SK.dtype)
+    return jnp.einsum("...qs,...sk->...qk", weights, v_SK)
 
 
 def block_length(left: int, right: int) -> int:
@@ -109,35 +126,27 @@ def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT, streams: 
     Q, W = seen_QW.shape
     N = -(-T // Q)
     q_BHNQK = jnp.pad(q_BHTK, ((0, 0), (0, 0), (0, N * Q - T), (0, 0))).reshape(B, H, N, Q, K)
-    k_BHNWK = _windows(k_BHTK, left, right, N, Q)
-    v_BHNWK = _windows(v_BHTK, left, right, N, Q)
+    k_BHNWK, v_BHNWK = (windows(x, left, W, N, Q) for x in (k_BHTK, v_BHTK))
     if segments_BT is None:  # positions outside the sequence: known now, so XLA folds the whole mask to a constant
         position_NW = np.arange(N)[:, None] * Q + np.arange(W)[None, :] - left
         inside_NW = (position_NW >= 0) & (position_NW < T)
         # queries past the end see something as well: their rows are cut off, and must not be NaN
         seen = jnp.asarray(seen_QW[None] & inside_NW[:, None, :])[None, None]
     else:
-        shifted = jnp.pad(segments_BT + 1 - jnp.min(segments_BT), ((0, 0), (0, N * Q - T)))  # 0 = outside
-        key_BNW = _windows(shifted[:, None, :, None], left, right, N, Q)[:, 0, :, :, 0]
+        lowest_B1 = jnp.min(segments_BT, axis=1, keepdims=True)
+        shifted = jnp.pad(segments_BT + 1 - lowest_B1, ((0, 0), (0, N * Q - T)))  # 0 = outside
+        key_BNW = windows(shifted[:, None, :, None], left, W, N, Q)[:, 0, :, :, 0]
         seen = jnp.asarray(seen_QW) & (shifted.reshape(B, N, Q)[:, :, :, None] == key_BNW[:, :, None, :])
         seen = seen[:, None]
-    logits = _scores("bhnqk,bhnwk->bhnqw", q_BHNQK, k_BHNWK)
-    weights = jax.nn.softmax(jnp.where(seen, logits, NEGATIVE), axis=-1).astype(v_BHTK.dtype)
-    out = jnp.einsum("bhnqw,bhnwk->bhnqk", weights, v_BHNWK)
-    return out.reshape(B, H, N * Q, K)[:, :, :T]
+    return attend(q_BHNQK, k_BHNWK, v_BHNWK, seen).reshape(B, H, N * Q, K)[:, :, :T]
 
 
-def _scores(equation, q, k):
-    return q.shape[-1] ** -0.5 * jnp.einsum(equation, q, k, preferred_element_type=jnp.float32)
-
-
-def _windows(x_BHTK, left: int, right: int, N: int, Q: int):
-    """(B, H, T, K) -> (B, H, N, left + Q + right, K), overlapping. Slices, so that its gradient is pads and sums
+def windows(x_BHTK, before: int, W: int, N: int, Q: int):
+    """(B, H, T, K) -> (B, H, N, W, K): window n begins at entry n Q - before. Slices, so that its gradient is pads and sums
     rather than a scatter."""
     B, H, T, K = x_BHTK.shape
-    W = left + Q + right
     pieces = -(-W // Q)
-    x = jnp.pad(x_BHTK, ((0, 0), (0, 0), (left, (N + pieces - 1) * Q - left - T), (0, 0)))
+    x = jnp.pad(x_BHTK, ((0, 0), (0, 0), (before, max((N + pieces - 1) * Q - before - T, 0)), (0, 0)))
     parts = [x[:, :, i * Q:(i + N) * Q].reshape(B, H, N, Q, K)[:, :, :, :W - i * Q] for i in range(pieces)]
     return jnp.concatenate(parts, axis=3)
 

@@ -1,13 +1,38 @@
-"""Rotary positions and the sinusoidal time embedding.
+"""Rows of a table, rotary positions and the sinusoidal time embedding.
 
 Suffixes: B batch, T time, H heads, K head width, D model width.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
 
 from avjax.nn.layers import Dense, gelu
+from avjax.sharding.activations import active_mesh, axes_for
+
+
+def lookup(table_VD, ids):
+    """Rows of a table for ids (batch, time, ...) -> (batch, time, ..., D); ids outside take the nearest row.
+
+    Where the mesh splits D over fsdp, like the batch, every device looks up its part of D for all examples of its fsdp group,
+    and one exchange brings each its own examples whole: the table (a vocabulary) is never gathered.
+    """
+    mesh = active_mesh()
+    if mesh is None or mesh.shape["fsdp"] == 1 or "fsdp" not in axes_for(ids.shape[0], "batch") or \
+            table_VD.shape[1] % mesh.shape["fsdp"]:
+        return jnp.take(table_VD, ids, axis=0, mode="clip")
+
+    def here(table_Vd, ids_bt):
+        ids_Bt = lax.all_gather(ids_bt, "fsdp", axis=0, tiled=True)
+        x_Btd = jnp.take(table_Vd, ids_Bt, axis=0, mode="clip")
+        return lax.all_to_all(x_Btd, "fsdp", split_axis=0, concat_axis=x_Btd.ndim - 1, tiled=True)
+
+    time = axes_for(ids.shape[1], "time") or None if ids.ndim > 1 else None
+    place = PartitionSpec(axes_for(ids.shape[0], "batch"), *(time,) * (ids.ndim > 1))
+    return jax.shard_map(here, in_specs=(PartitionSpec(None, "fsdp"), place), out_specs=place)(table_VD, ids)
 
 
 def rotary_tables(positions, width: int, base: float = 1e4):

@@ -3,6 +3,9 @@
 The backward passes of `matmul`, `gelu`, the norms and `swiglu` are written out. XLA's CPU backend otherwise copies
 transposed operands for weight gradients (through a slow strided loop) and keeps every intermediate of GELU and the norm
 in memory; together that was a tenth of a training step.
+
+There, products are also over one flat axis of rows. Where the mesh splits time or width they are not: a flat axis cannot
+lie as (batch, time) or as (3, heads, width) did, so the partitioner would gather the whole array first.
 """
 
 import flax.linen as nn
@@ -11,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+
+from avjax.sharding.activations import FREE, laid, parts
 
 PRODUCT = "product"  # the name of a dense layer's product to checkpoint policies
 SQRT_HALF = float(np.sqrt(0.5))
@@ -29,9 +34,16 @@ def uniform_fan_in(scale: float = 1.0 / 3.0):
 
 @jax.custom_vjp
 def matmul(x, kernel):
-    """x (..., in) @ kernel (in, out), as one product over all leading axes."""
-    flat = x.reshape(-1, x.shape[-1])
-    return lax.dot_general(flat, kernel, (((1,), (0,)), ((), ()))).reshape(*x.shape[:-1], kernel.shape[1])
+    """x (..., in) @ kernel (in, out...) -> (..., out...)."""
+    if axes_kept():
+        return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    flat, flat_kernel = x.reshape(-1, x.shape[-1]), kernel.reshape(kernel.shape[0], -1)
+    return lax.dot_general(flat, flat_kernel, (((1,), (0,)), ((), ()))).reshape(*x.shape[:-1], *kernel.shape[1:])
+
+
+def axes_kept() -> bool:
+    """Whether the mesh splits an axis that a flat product would merge with another."""
+    return parts("time") > 1 or parts("width") > 1
 
 
 def _matmul_fwd(x, kernel):
@@ -40,10 +52,14 @@ def _matmul_fwd(x, kernel):
 
 def _matmul_bwd(saved, dy):
     x, kernel = saved
-    flat_x, flat_dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    dx = lax.dot_general(flat_dy, kernel, (((1,), (1,)), ((), ())))
+    if axes_kept():
+        lead, out = tuple(range(x.ndim - 1)), tuple(range(1, kernel.ndim))
+        dx = lax.dot_general(dy, kernel, ((tuple(x.ndim - 2 + i for i in out), out), ((), ())))
+        return dx, lax.dot_general(x, dy, ((lead, lead), ((), ())))
+    flat_x, flat_dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, kernel.size // kernel.shape[0])
+    dx = lax.dot_general(flat_dy, kernel.reshape(kernel.shape[0], -1), (((1,), (1,)), ((), ())))
     dkernel = lax.dot_general(flat_x, flat_dy, (((0,), (0,)), ((), ())))  # (in, out) at once: nothing to transpose
-    return dx.reshape(x.shape), dkernel
+    return dx.reshape(x.shape), dkernel.reshape(kernel.shape)
 
 
 matmul.defvjp(_matmul_fwd, _matmul_bwd)
@@ -85,13 +101,9 @@ class Dense(nn.Module):
             self.bias = self.param("bias", self.bias_init or bias_init, shape)
 
     def __call__(self, x, rows: slice = slice(None), bias: bool = True, columns: int | slice = slice(None)):  # noqa: B008
-        kernel = self.kernel[rows, columns]
-        shape = kernel.shape[1:]
-        kernel = kernel.reshape(-1, int(np.prod(shape))).astype(self.dtype)
+        kernel = self.kernel[rows, columns].astype(self.dtype)
         y = checkpoint_name(matmul(x.astype(self.dtype), kernel), PRODUCT)
-        if bias and self.use_bias:
-            y = y + self.bias[columns].reshape(-1).astype(self.dtype)
-        return y.reshape(*x.shape[:-1], *shape)
+        return y + self.bias[columns].astype(self.dtype) if bias and self.use_bias else y
 
 
 @jax.custom_vjp
@@ -162,7 +174,8 @@ def _rms_norm_fwd(x, scale, eps):
 def _rms_norm_bwd(saved, dy):
     x, inverse, scale = saved
     normal, dy = x.astype(jnp.float32) * inverse, dy.astype(jnp.float32)
-    dscale = jnp.sum((dy * normal).reshape(-1, x.shape[-1]), axis=0).astype(scale.dtype)
+    product = dy * normal if axes_kept() else (dy * normal).reshape(-1, x.shape[-1])
+    dscale = jnp.sum(product, axis=tuple(range(product.ndim - 1))).astype(scale.dtype)
     d = dy * scale
     return (inverse * (d - normal * jnp.mean(d * normal, -1, keepdims=True))).astype(x.dtype), dscale, None
 
@@ -211,6 +224,8 @@ class SwiGLU(nn.Module):
     hidden: int
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
+    by_width: bool = False  # the kernels' rule splits `width` over tensor, as `hidden` (8 D / 3) divides by little
+    gate = staticmethod(swiglu)
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale, use_bias=False)
@@ -218,4 +233,17 @@ class SwiGLU(nn.Module):
         self.outputs = Dense(self.width, self.hidden, **kw)
 
     def __call__(self, x):
-        return self.outputs(swiglu(self.inputs(x)))
+        def split(pair):  # hidden units over tensor, never as the kernels are stored
+            return laid(pair, *[FREE] * (x.ndim - 1), None, "width")
+
+        if parts("width") == 1:
+            return self.outputs(self.gate(split(self.inputs(x))))
+        # However they are stored, the hidden units are split for use, filled up with units of zeros.
+        inputs, outputs = self.inputs.kernel.astype(self.dtype), self.outputs.kernel.astype(self.dtype)
+        if self.by_width:  # first gathered over fsdp alone: one exchange at a time
+            inputs, outputs = laid(inputs, "width"), laid(outputs, None, "width")
+        missing = -self.hidden % parts("width")
+        inputs = laid(jnp.pad(inputs, ((0, 0), (0, 0), (0, missing))), None, None, "width")
+        outputs = laid(jnp.pad(outputs, ((0, missing), (0, 0))), "width")
+        pair = split(checkpoint_name(matmul(x.astype(self.dtype), inputs), PRODUCT))
+        return checkpoint_name(matmul(self.gate(pair), outputs), PRODUCT)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from avjax.nn.attention import Full, Mask, attention
 from avjax.nn.embeddings import rotate
 from avjax.nn.layers import Dense, adaptive_norm, gelu, uniform_fan_in
+from avjax.sharding.activations import laid
 
 
 class AdaLNZero(nn.Module):
@@ -61,11 +62,12 @@ class DiffusionBlock(nn.Module):
 
     def __call__(self, x_BTD, modulation_BM, rotary, segments=None):
         """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables; segments (batch, time)."""
+        x_BTD, modulation_BM = laid(x_BTD, "batch", "time"), laid(modulation_BM, "batch")
         alpha, beta, gamma = (modulation_BM[:, 0, i, None] for i in range(3))
         x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary, segments)
         alpha, beta, gamma = (modulation_BM[:, 1, i, None] for i in range(3))
-        hidden_BTF = gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps)))
-        return x_BTD + alpha * self.mlp_out(hidden_BTF)
+        hidden_BTF = laid(gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps))), "batch", "time", "width")
+        return laid(x_BTD + alpha * self.mlp_out(hidden_BTF), "batch", "time")
 
     def attend(self, x_BTD, rotary, segments):
         B, T, D = x_BTD.shape

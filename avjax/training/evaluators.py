@@ -2,9 +2,13 @@
 
 An evaluator is any object with `name`, `every` (steps) and `run(params, step)`, which returns {metric: value} or
 ({metric: value}, artefacts); see `Telemetry.artefacts` for the latter. `params` is the average when there is one.
+
+In a job of several processes every one of them runs it, on the same examples in the same order, and gets the same values.
+An evaluator that takes long has an attribute `should_stop`, which the loop sets: it calls that between batches, on every
+process alike, and raises Interrupted when told to. What was interrupted runs again when the job goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -12,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from avjax.sharding.mesh import batch_sharding, check_batch, put_batch
+from avjax.sharding.mesh import batch_shardings, check_batch, feed, put_batch, replicated
+
+
+class Interrupted(Exception):
+    """The job is to stop before the evaluation is done."""
+
+
+def never() -> bool:
+    """The `should_stop` of an evaluator outside a loop."""
+    return False
 
 
 class Evaluator(Protocol):
@@ -33,9 +46,10 @@ class HeldOutLoss:
     def __init__(self, system, batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh, *, every: int,
                  name: str = "valid", seed: int = 0):
         self.name, self.every = name, every
-        self._sharding = batch_sharding(mesh)
+        self.should_stop: Callable[[], bool] = never
+        self._shardings = batch_shardings(mesh, system.batch_spec)
         self._batches = [{k: v for k, v in batch.items() if k != "example"} for batch in batches]
-        rows = {len(next(iter(batch.values()))) * jax.process_count() for batch in self._batches}
+        rows = {len(next(iter(batch.values()))) * feed(mesh)[1] for batch in self._batches}
         for size in rows:
             check_batch(size, mesh, where="held-out batch")
 
@@ -44,12 +58,15 @@ class HeldOutLoss:
             metrics = {k: v for k, v in metrics.items() if k != "weight"} | {"loss": loss}
             return metrics, batch["mask"].sum() if "mask" in batch else jnp.ones(())
 
-        self._terms = jax.jit(terms)
+        self._terms = jax.jit(terms, out_shardings=replicated(mesh))
 
     def run(self, params: Any, step: int) -> dict[str, float]:
         del step
-        results = [self._terms(params, put_batch(batch, self._sharding), np.int32(index))
-                   for index, batch in enumerate(self._batches)]
+        results = []
+        for index, batch in enumerate(self._batches):
+            if self.should_stop():
+                raise Interrupted
+            results.append(self._terms(params, put_batch(batch, self._shardings), np.int32(index)))
         results = jax.device_get(results)
         weights = np.array([weight for _, weight in results])
         return {name: float(np.average([metrics[name] for metrics, _ in results], weights=weights))

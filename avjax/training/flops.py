@@ -20,7 +20,7 @@ def count_flops(fn: Callable, *args: Any) -> int:
     A while loop counts as often as its trip count when that is a constant (counter `i < n`, step 1), else once; of a
     conditional the dearest branch counts; a Pallas kernel counts its body times its grid.
     """
-    return _jaxpr_flops(live_jaxpr(fn, *args))
+    return flops_of(live_jaxpr(fn, *args))
 
 
 def live_jaxpr(fn: Callable, *args: Any):
@@ -29,7 +29,8 @@ def live_jaxpr(fn: Callable, *args: Any):
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 
-def _jaxpr_flops(jaxpr) -> int:
+def flops_of(jaxpr) -> int:
+    """FLOPs of a jaxpr (`live_jaxpr`)."""
     return sum(_equation_flops(equation, jaxpr) for equation in jaxpr.eqns)
 
 
@@ -46,11 +47,11 @@ def _equation_flops(equation, jaxpr) -> int:
         products = math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
         return 2 * products // params["batch_group_count"]
     if name == "cond":
-        return max(_jaxpr_flops(branch.jaxpr) for branch in params["branches"])
+        return max(flops_of(branch.jaxpr) for branch in params["branches"])
     if name == "while":
         body, cond = params["body_jaxpr"].jaxpr, params["cond_jaxpr"].jaxpr
-        return _trip_count(equation, jaxpr) * (_jaxpr_flops(body) + _jaxpr_flops(cond))
-    inner = sum(_jaxpr_flops(sub) for value in params.values() for sub in subjaxprs(value))
+        return _trip_count(equation, jaxpr) * (flops_of(body) + flops_of(cond))
+    inner = sum(flops_of(sub) for value in params.values() for sub in subjaxprs(value))
     return inner * _repeats(name, params)
 
 

@@ -3,13 +3,16 @@
 Order of a round, DO NOT CHANGE: evaluate -> save -> next batch -> step. The loader is advanced only after the save, so
 a checkpoint of step k says "the next batch is k". Metrics of a step are read after the next one has been dispatched;
 nothing else waits for the device.
+
+With several processes every one runs this same loop on its share of each batch; host 0 alone tells and records. A signal
+to any of them stops all before the same unit of work (see avjax.training.preemption).
 """
 
 import contextlib
 import dataclasses
 import json
 import math
-import signal
+import queue
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,27 +23,27 @@ import jax
 import jax.numpy as jnp
 
 from avjax.errors import UserError
-from avjax.sharding.mesh import batch_sharding, check_batch, make_mesh
-from avjax.systems.api import example_batch
-from avjax.training.checkpoints import Checkpoints, warm_start
-from avjax.training.evaluators import Evaluator
+from avjax.sharding.mesh import check_batch, make_mesh
+from avjax.training import distributed, paths, preemption
+from avjax.training.checkpoints import Checkpoints, host_bytes, warm_start
+from avjax.training.evaluators import Evaluator, Interrupted
 from avjax.training.hardware import peak_flops
+from avjax.training.journal import Journal
 from avjax.training.optimizer import make_optimizer
+from avjax.training.preemption import RESTARTABLE, Preempted
 from avjax.training.prefetch import Fetched, Prefetcher
-from avjax.training.state import abstract_params, abstract_state, evaluation_params, init_state
+from avjax.training.state import abstract_batch, abstract_params, abstract_state, evaluation_params, init_state
 from avjax.training.step import CompiledStep, make_train_step
-from avjax.training.telemetry import Telemetry, start_report
+from avjax.training.telemetry import megabytes, start_report
+from avjax.training.tiers import Tiers, local_bytes
+from avjax.training.watchdog import Watchdog, rss_bytes
 
-RESTARTABLE = 75  # exit code of a run that was asked to stop and saved first (EX_TEMPFAIL)
+__all__ = ["RESTARTABLE", "Preempted", "Result", "train"]
+
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-class Preempted(SystemExit):
-    """SIGTERM or SIGINT arrived; the state is saved. Exits with RESTARTABLE."""
-
-    def __init__(self, step: int):
-        super().__init__(RESTARTABLE)
-        self.step = step
+LONG = ("compile", "evaluation", "checkpoint")  # may take minutes: goodput.json is brought up to date after them
+_PATIENCE = 60.0  # seconds
+_DATA_POLL = 0.1  # seconds between looks at what else happened while a batch is waited for
 
 
 @dataclasses.dataclass
@@ -64,25 +67,30 @@ def train(config, system, workdir: str | Path, make_batches: Callable[[], Iterat
     Args:
       config: see configs/base.py; reads seed, data.batch_size, data.segment, optimizer, train and mesh.
       system: see avjax.systems.api.System.
-      workdir: gets checkpoints/, metrics.jsonl and tensorboard/.
+      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, goodput.json. A folder, or gs://BUCKET/...
       make_batches: a fresh loader: an iterator with get_state() and set_state(state) whose batches hold this process's
         share of every array in system.batch_spec, and "example" ids for the record.
       evaluators: see avjax.training.evaluators.
       meta: JSON kept in every checkpoint (system name, recipes, ...).
-      mesh: default make_mesh(config.mesh).
+      mesh: default make_mesh(config.mesh, dcn=config.dcn).
 
     Raises:
       UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite.
       Preempted: after a signal, once the state is saved.
+      Restart: a peer is lost, or a save takes too long.
     """
-    mesh = make_mesh(config.mesh) if mesh is None else mesh
-    with jax.set_mesh(mesh):
-        return _Run(config, system, Path(workdir), evaluators, meta or {}, mesh).run(make_batches)
+    mesh = make_mesh(config.mesh, dcn=config.dcn) if mesh is None else mesh
+    with preemption.signals(), Watchdog(config.train.watchdog_seconds, workdir) as watchdog, jax.set_mesh(mesh):
+        try:
+            return _Run(config, system, paths.folder(workdir), evaluators, meta or {}, mesh, watchdog).run(make_batches)
+        except jax.errors.JaxRuntimeError as error:
+            distributed.lost(error)
+            raise
 
 
 class _Run:
-    def __init__(self, config, system, workdir, evaluators, meta, mesh):
-        self.config, self.mesh, self.evaluators = config, mesh, list(evaluators)
+    def __init__(self, config, system, workdir, evaluators, meta, mesh, watchdog):
+        self.config, self.mesh, self.evaluators, self.watchdog = config, mesh, list(evaluators), watchdog
         self.total = int(config.train.steps)
         self.seconds: dict[str, float] = defaultdict(float)
         self.began = time.perf_counter()
@@ -91,19 +99,27 @@ class _Run:
             raise UserError("unknown policy", where="config.train.nan_policy", expected="stop or skip",
                             found=repr(config.train.nan_policy))
         check_batch(config.data.batch_size, mesh, accumulate=config.optimizer.accumulate)
+        batch = abstract_batch(system, mesh, batch=config.data.batch_size, time=config.data.segment)
+        self.batch_shardings = {name: x.sharding for name, x in batch.items()}
         workdir.mkdir(parents=True, exist_ok=True)
+        watchdog.start()
 
         optimizer = make_optimizer(config.optimizer, self.total, abstract_params(system))
         ema = config.optimizer.ema_decay > 0
         target = abstract_state(system, optimizer, mesh, ema=ema)
         self.checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last, keep_best=config.train.keep_best,
-                                       best_mode=config.train.best_mode)
-        with self.timed("start"):
-            notes: list[str] = []
+                                       best_mode=config.train.best_mode, save_seconds=config.train.save_timeout)
+        if config.train.local_dir:
+            self.checkpoints = Tiers(self.checkpoints, workdir, config.train.local_dir, config.train.local_every, mesh,
+                                     save_seconds=config.train.save_timeout)
+        notes: list[str] = []
+        self.due: list[str] = []  # evaluators that are to run before the next step
+        with self.timed("restore", phase="start"):
             found = self.checkpoints.restore(target, warn=notes.append)
+        with self.timed("start"):
             if found:
                 self.start, self.state, saved = found
-                self.position = saved["data"]
+                self.position, self.due = saved["data"], saved.get("due", [])
                 notes.append(f"going on from step {self.start}")
             else:
                 self.start, self.position = 0, None
@@ -118,76 +134,108 @@ class _Run:
                 if notes and ema:
                     self.state["ema"] = jax.tree.map(jnp.copy, params)
                 self.state["params"] = params
-        self.step = self.saved = self.start
-        self.telemetry = Telemetry(workdir, start=self.start, total=self.total)
+        self.step = self.start
+        # Not what only the hosts' own disks have: a stop before the next step would leave it there alone.
+        self.saved = self.start if not self.start or self.checkpoints.has(self.start) else -1
+        self.journal = Journal(config.train, workdir, start=self.start, began=time.perf_counter() - self.began,
+                               seconds=self.seconds, config=self.meta["config"], again=self.due)
         for note in notes:
             self.tell(note)
 
         with self.timed("compile"):
             train_step = make_train_step(system, optimizer, seed=config.seed, accumulate=config.optimizer.accumulate,
                                          ema_decay=config.optimizer.ema_decay, guard=config.train.nan_policy == "skip")
-            batch = example_batch(system, batch=config.data.batch_size, time=config.data.segment)
             self.train_step = CompiledStep(train_step, target, batch, mesh)
-            self.peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
-        self.telemetry.say(start_report(config, system, self.state, self.train_step, mesh, self.peak, source))
-        self.workdir = workdir
+            peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
+        self.journal.say(start_report(config, system, self.state, self.train_step, mesh, peak, source))
+        if distributed.process_count() > 1:
+            self.tell(f"{distributed.process_count()} processes; a save copies {megabytes(host_bytes(self.state))} of the "
+                      "state into the memory of this host, one save at a time")
         self.pending: tuple[int, Any, Fetched] | None = None
         self.evaluated: dict[str, float] = {}
         self.rank_step = -1  # when self.evaluated was last brought up to date
         self.skips = self.compiles = 0
-        self.tracing = False
-        self.rate_mark = (self.start, time.perf_counter())  # step and time of the last log line
+        self.journal.begin(self.start, system, mesh, rows=config.data.batch_size, time=config.data.segment,
+                           mfu=self.train_step.flops / peak)
 
     def run(self, make_batches) -> Result:
         loader = make_batches()
         if self.position is not None:
             loader.set_state(self.position)
         self.position = loader.get_state()
-        prefetcher = Prefetcher(loader, batch_sharding(self.mesh))
+        prefetcher = Prefetcher(loader, self.batch_shardings, count=self.journal.count)
+        whole = distributed.process_count() == 1
         try:
-            with _signals() as asked, _compilations(self):
+            with preemption.saving() as self.stopping, _compilations(self):
                 while True:
-                    stop = bool(asked)
-                    if self.step > self.start and not stop:
-                        self.evaluate()
-                    last = self.step >= self.total
+                    evaluated = self.evaluate()
+                    last = evaluated and self.step >= self.total
+                    stop = not last and (not evaluated or self.stopping.reached())
                     self.save(force=last or stop)
                     if last:
                         break
-                    if stop:
-                        self.checkpoints.wait()
-                        self.tell(f"signal {asked[0]}: saved step {self.step}, stopping; start the same command again "
-                                  "to go on")
-                        raise Preempted(self.step)
-                    with self.timed("data wait"):
+                    if not stop:
                         fetched = self.next_batch(prefetcher)
+                        stop = fetched is None or not self.proceed()
+                    if stop:
+                        whole = True
+                        self.stop()
                     self.update(fetched)
-            with self.timed("checkpoint"):
-                self.checkpoints.wait()
-            self.summarise()
+                with self.timed("checkpoint"):
+                    self.checkpoints.wait()
+                self.summarise()
+                whole = True
+                if self.stopping.why:  # asked for during the last step or save: what comes after is for the next start
+                    self.stop()
         finally:
-            if self.tracing:
-                jax.profiler.stop_trace()
             prefetcher.close()
             if hasattr(loader, "close"):
                 loader.close()
-            with contextlib.suppress(UserError):  # never hides the error that brought us here
-                self.checkpoints.close()
-            self.telemetry.close()
+            if whole:  # else other hosts may never come to finish a save that is under way
+                with contextlib.suppress(UserError, distributed.Restart):  # never hides the error that brought us here
+                    self.checkpoints.close()
+            self.journal.close(self.step)
         return Result(self.state, self.step, self.evaluated, dict(self.seconds))
 
-    def next_batch(self, prefetcher: Prefetcher) -> Fetched:
+    def proceed(self) -> bool:
+        """Whether the next unit of work that all hosts share (a step, a batch of an evaluation) is to be done."""
+        self.watchdog.progress()
+        return self.stopping.proceed()
+
+    def stop(self) -> None:
+        self.save(force=True)
+        with self.timed("checkpoint"):
+            self.checkpoints.wait()
+        self.tell(f"{self.stopping.why}: saved step {self.step}, stopping; start the same command again to go on")
+        self.journal.end = "preempted"
+        raise Preempted(self.step)
+
+    def next_batch(self, prefetcher: Prefetcher) -> Fetched | None:
+        """None when the job is to stop here and the batch is not needed."""
         try:
-            return next(prefetcher)
+            with self.timed("data wait"):
+                asked = 0.0  # for how long a stop has been waiting for this batch, of a step that other hosts have begun
+                while True:
+                    try:
+                        return prefetcher.take(_DATA_POLL)
+                    except queue.Empty:
+                        self.checkpoints.poll()
+                        if self.stopping.reached():
+                            return None
+                        asked += _DATA_POLL if self.stopping.why else 0.0
+                        if asked > _PATIENCE:
+                            raise distributed.Restart(f"{self.stopping.why}: no batch for step {self.step + 1}, which other "
+                                                      "hosts have begun, so nothing can be saved") from None
         except StopIteration as error:
             raise UserError("the loader ran out of batches", where=f"step {self.step}", expected="an endless loader",
                             way_out="repeat the dataset") from error
 
     def update(self, fetched: Fetched) -> None:
-        self.profile()
+        self.journal.before(self.step, self.state)
         with self.timed("step"):
-            before = self.compiles
+            before, began = self.compiles, time.perf_counter()
             self.state, vector = self.train_step(self.state, fetched.batch)
+            self.journal.clock.dispatched(began, vector)
             if self.compiles != before:
                 raise RuntimeError(f"something was compiled inside step {self.step + 1}; a job compiles its step once, "
                                    "ahead of time")
@@ -195,6 +243,9 @@ class _Run:
             self.position = fetched.position
             self.flush()
             self.pending = (self.step, vector, fetched._replace(batch=None, position=None))
+        self.due = [e.name for e in self.evaluators
+                    if e.every > 0 and (self.step % e.every == 0 or self.step >= self.total)]
+        self.watchdog.progress(self.step)
         self.checkpoints.poll()
 
     def flush(self) -> None:
@@ -203,19 +254,20 @@ class _Run:
             return
         step, vector, fetched = self.pending
         self.pending = None
-        values = self.train_step.unpack(vector)
+        values = self.journal.clock.read(self.train_step.unpack, vector)
+        self.journal.done.update(fetched.real)
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         self.skips = self.skips + 1 if bad else 0
         if bad:
             self.not_finite(step, bad, values)
         if step % self.config.train.log_every == 0 or step in (self.start + 1, self.total):
-            self.log(step, values, fetched)
+            self.journal.log(step, values, fetched.batch_id)
 
     def not_finite(self, step: int, bad: list[str], values: dict[str, float]) -> None:
         # A term names the culprit better than the total or the gradient norm it poisons.
         totals = ("loss", "grad_norm", "update_norm")
         culprit = sorted(bad, key=lambda name: (name in totals, totals.index(name) if name in totals else 0, name))[0]
-        self.telemetry.record(step, "not_finite", {"terms": bad, "values": {k: str(values[k]) for k in bad}})
+        self.journal.record(step, "not_finite", {"terms": bad, "values": {k: str(values[k]) for k in bad}})
         if self.config.train.nan_policy == "skip" and self.skips <= self.config.train.max_skips:
             self.tell(f"step {step}: {', '.join(bad)} not finite; update skipped ({self.skips} in a row)")
             return
@@ -229,39 +281,33 @@ class _Run:
                         way_out=f"last good checkpoint: {kept}; lower the learning rate, clip gradients, or set "
                         "config.train.nan_policy=skip")
 
-    def log(self, step: int, values: dict[str, float], fetched: Fetched) -> None:
-        since, then = self.rate_mark
-        now = time.perf_counter()
-        if step > since and now > then:
-            rate = (step - since) / (now - then)
-            # Rates are per wall second, evaluation and saving included.
-            values = values | {"steps_per_second": rate, "mfu": rate * self.train_step.flops / self.peak}
-            self.rate_mark = (step, now)
-        shown = {"loss": f"{values['loss']:.4g}"}
-        if "mfu" in values:
-            shown |= {"steps/s": f"{values['steps_per_second']:.2f}", "MFU": f"{values['mfu']:.1%}"}
-        self.telemetry.progress(step, **shown)
-        finite = {k: v for k, v in values.items() if math.isfinite(v)}
-        if fetched.batch_id is not None:
-            finite["batch_id"] = fetched.batch_id
-        self.telemetry.record(step, "train", finite)
-
-    def evaluate(self) -> None:
-        due = [e for e in self.evaluators if e.every > 0 and (self.step % e.every == 0 or self.step >= self.total)]
+    def evaluate(self) -> bool:
+        """Runs the evaluators that are due; False when the job is to stop before all have."""
+        due = [e for e in self.evaluators if e.name in self.due]
         if not due:
-            return
-        self.flush()
+            return True
+        with self.timed("step"):
+            self.flush()
         for evaluator in due:
-            with self.timed("evaluation"):
-                result = evaluator.run(evaluation_params(self.state), self.step)
-                metrics, artefacts = result if isinstance(result, tuple) else (result, {})
+            if not self.proceed():
+                return False
+            if hasattr(evaluator, "should_stop"):
+                evaluator.should_stop = lambda: not self.proceed()
+            try:
+                with self.timed("evaluation"):
+                    result = evaluator.run(evaluation_params(self.state), self.step)
+            except Interrupted:
+                return False
+            metrics, artefacts = result if isinstance(result, tuple) else (result, {})
+            self.due.remove(evaluator.name)
             self.evaluated |= {f"{evaluator.name}/{name}": float(value) for name, value in metrics.items()}
-            self.telemetry.record(self.step, evaluator.name, {k: float(v) for k, v in metrics.items()
+            self.journal.record(self.step, evaluator.name, {k: float(v) for k, v in metrics.items()
                                                               if math.isfinite(v)})
-            self.telemetry.artefacts(self.step, evaluator.name, artefacts)
+            self.journal.artefacts(self.step, evaluator.name, artefacts)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
-            self.telemetry.say(f"step {self.step}: {evaluator.name}: {shown}")
+            self.journal.say(f"step {self.step}: {evaluator.name}: {shown}")
         self.rank_step = self.step
+        return True
 
     def rank(self) -> float | None:
         """The value of config.train.best_metric ("evaluator/metric", or a bare metric of the first evaluator that has
@@ -276,66 +322,49 @@ class _Run:
                         where="config.train.best_metric", expected=" or ".join(self.evaluated), found=repr(wanted))
 
     def save(self, *, force: bool) -> None:
-        if self.step == self.saved or not (force or self.step % self.config.train.checkpoint_every == 0):
+        if self.step == self.saved:
             return
-        self.flush()  # a state that follows a NaN is never saved
+        local = not force and self.step % self.config.train.checkpoint_every != 0
+        if local and not (self.config.train.local_dir and self.step % self.config.train.local_every == 0
+                          and self.step > self.start):
+            return
+        with self.timed("step"):
+            self.flush()  # a state that follows a NaN is never saved
+        before, began = rss_bytes(), time.perf_counter()
         with self.timed("checkpoint"):
-            self.checkpoints.save(self.step, self.state, self.meta | {"data": self.position}, rank=self.rank())
-        self.saved = self.step
-
-    def profile(self) -> None:
-        first = self.config.train.profile_at
-        if self.step == first and not self.tracing:
-            jax.profiler.start_trace(str(self.workdir / "profile"))
-            self.tracing = True
-        elif self.tracing and self.step >= first + self.config.train.profile_steps:
-            jax.block_until_ready(self.state)
-            jax.profiler.stop_trace()
-            self.tracing = False
-            self.tell(f"profile of {self.config.train.profile_steps} steps in {self.workdir / 'profile'}")
+            due = {"due": self.due} if self.due else {}  # an evaluation that a stop came before
+            meta = self.meta | {"data": self.position} | due
+            if local:
+                self.checkpoints.save_local(self.step, self.state, meta)
+            else:
+                self.checkpoints.save(self.step, self.state, meta, rank=self.rank())
+                self.saved = self.step
+                self.journal.saved()
+        size = local_bytes(self.state) if local else host_bytes(self.state)
+        self.journal.record(self.step, "local_checkpoint" if local else "checkpoint", {
+            "blocked_seconds": round(time.perf_counter() - began, 3), "host_mb": round(size / 1e6, 3),
+            "rss_mb": round(rss_bytes() / 1e6, 1), "rss_grown_mb": round((rss_bytes() - before) / 1e6, 1)})
 
     def summarise(self) -> None:
         self.seconds["total"] = time.perf_counter() - self.began
         self.seconds["other"] = self.seconds["total"] - sum(v for k, v in self.seconds.items() if k not in
                                                             ("total", "other"))
-        split = {k: round(v, 3) for k, v in self.seconds.items()}
-        self.telemetry.record(self.step, "seconds", {"seconds": split}, scalars=False)
-        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items() if name != "total")
-        self.telemetry.say(f"trained to step {self.step} in {self.seconds['total']:.1f} s ({parts})")
+        self.journal.summarise(self.step)
 
     def tell(self, text: str) -> None:
-        self.telemetry.say(text)
-        self.telemetry.record(self.step, "note", {"text": text}, scalars=False)
+        self.journal.tell(self.step, text)
 
     @contextlib.contextmanager
-    def timed(self, name: str):
+    def timed(self, name: str, phase: str = ""):
+        """Counts the time inside as `name`; `phase` is what the watchdog knows it by."""
         start = time.perf_counter()
         try:
-            yield
+            with self.watchdog.phase(phase or name):
+                yield
         finally:
             self.seconds[name] += time.perf_counter() - start
-
-
-@contextlib.contextmanager
-def _signals():
-    """Collects SIGTERM and SIGINT in a list instead of dying; a second one has its usual effect."""
-    asked: list[str] = []
-
-    def note(number, frame):
-        del frame
-        asked.append(signal.Signals(number).name)
-        for other, before in previous.items():
-            signal.signal(other, before)
-
-    previous = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: signals are someone else's
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+            if name in LONG and hasattr(self, "journal"):
+                self.journal.note(self.step, now=True)
 
 
 @contextlib.contextmanager

@@ -28,8 +28,7 @@ def peak_bytes(fn: Callable, *args: Any) -> int:
 
     Layout changes and broadcasts count as nothing, as they are fused or cheap to make again; results count.
     """
-    jaxpr = live_jaxpr(fn, *args)
-    return _peak(jaxpr)
+    return peak_of(live_jaxpr(fn, *args))
 
 
 def _size(var) -> int:
@@ -37,8 +36,8 @@ def _size(var) -> int:
     return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval, "shape") and hasattr(aval.dtype, "itemsize") else 0
 
 
-def _peak(jaxpr) -> int:
-    """Beside the inputs and constants of the jaxpr."""
+def peak_of(jaxpr) -> int:
+    """`peak_bytes` of a jaxpr (`live_jaxpr`): beside the inputs and constants of the jaxpr."""
     owner: dict = {}  # a view's variable -> whose memory it is
     last: dict = {}
     for at, equation in enumerate(jaxpr.eqns):
@@ -60,7 +59,7 @@ def _peak(jaxpr) -> int:
         for var in made:
             sizes[var] = _size(var)
         new = sum(sizes[v] for v in made)
-        inside = max((_peak(sub) for value in equation.params.values() for sub in subjaxprs(value)), default=0)
+        inside = max((peak_of(sub) for value in equation.params.values() for sub in subjaxprs(value)), default=0)
         # what is inside an equation includes its results, once
         peak = max(peak, alive + max(new, inside))
         alive += new - sum(sizes.pop(v, 0) for v in ends.get(at, ()))

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from avjax.sharding.mesh import replicated
-from avjax.sharding.rules import like_params, param_shardings
+from avjax.sharding.mesh import batch_shardings, replicated
+from avjax.sharding.rules import Rules, like_params, param_shardings
+from avjax.systems.api import example_batch
 from avjax.training.optimizer import Optimizer
 
 State = dict[str, Any]
@@ -25,16 +26,36 @@ def _fresh(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
     return state | ({"ema": jax.tree.map(jnp.copy, params)} if ema else {})
 
 
-def abstract_state(system, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
-    """ShapeDtypeStructs with shardings: what `init_state` returns, a checkpoint is restored onto and a step is compiled
-    for. Every leaf's place is pinned, the step counter's too: an unpinned scalar compiles the step twice."""
-    shapes = jax.eval_shape(lambda: _fresh(system, optimizer, 0, ema))
-    places = param_shardings(shapes["params"], system.param_rules, mesh)
+def state_shapes(params, optimizer: Optimizer, *, ema: bool) -> State:
+    """Shapes of what `init_state` returns, without places, from those of the parameters."""
+    state = {"step": jax.ShapeDtypeStruct((), jnp.int32), "params": params,
+             "opt_state": jax.eval_shape(optimizer.transform.init, params)}
+    return state | ({"ema": params} if ema else {})
+
+
+def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
+    """`state_shapes` with shardings. Every leaf's place is pinned, the step counter's too: an unpinned scalar compiles the
+    step twice."""
+    places = param_shardings(shapes["params"], rules, mesh)
     shardings = {"step": replicated(mesh), "params": places,
                  "opt_state": like_params(shapes["opt_state"], shapes["params"], places, mesh)}
-    if ema:
+    if "ema" in shapes:
         shardings["ema"] = places
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings)
+
+
+def abstract_state(system, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
+    """ShapeDtypeStructs with shardings: what `init_state` returns, a checkpoint is restored onto and a step is compiled
+    for."""
+    return place_state(state_shapes(abstract_params(system), optimizer, ema=ema), system.param_rules, mesh)
+
+
+def abstract_batch(system, mesh: Mesh, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """ShapeDtypeStructs of a training batch with shardings: what a step is compiled for and the loader's batches are put
+    as. UserError where a sequence does not divide over the mesh."""
+    places = batch_shardings(mesh, system.batch_spec, time=time)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name])
+            for name, x in example_batch(system, batch=batch, time=time).items()}
 
 
 def init_state(system, optimizer: Optimizer, mesh: Mesh, *, seed: int, ema: bool) -> State:

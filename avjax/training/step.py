@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avjax.errors import UserError
-from avjax.sharding.mesh import BATCH_AXES, batch_sharding, replicated
+from avjax.sharding.mesh import batch_partition, batch_sharding, replicated
 from avjax.training.flops import count_flops
 from avjax.training.optimizer import Optimizer, ema_decay_at
 from avjax.training.state import State
@@ -43,16 +43,16 @@ def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Call
             (loss, (metrics, _)), grads = grad_fn(params, batch, key)
             return loss, metrics, grads
 
-        def micro(x):  # strided, not contiguous: every device keeps its own examples
+        def micro(name, x):  # strided, not contiguous: every device keeps its own examples
             split = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
-            return jax.lax.with_sharding_constraint(split, PartitionSpec(None, BATCH_AXES))
+            return jax.lax.with_sharding_constraint(split, PartitionSpec(None, *batch_partition(system.batch_spec[name])))
 
         def body(total, inputs):
             index, part = inputs
             (_, (metrics, weight)), grads = grad_fn(params, part, jax.random.fold_in(key, index))
             return jax.tree.map(lambda a, b: a + weight * b, total, (metrics, grads, jnp.ones(()))), None
 
-        parts = jax.tree.map(micro, batch)
+        parts = {name: micro(name, x) for name, x in batch.items()}
         shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], parts), key)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (shapes[0][1][0], shapes[1], jnp.ones(())))
         (metrics, grads, weight), _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), parts))
@@ -92,6 +92,12 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
     return train_step
 
 
+def step_of(config, system, optimizer: Optimizer) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+    """The train step that an experiment's config asks for."""
+    return make_train_step(system, optimizer, seed=config.seed, accumulate=config.optimizer.accumulate,
+                           ema_decay=config.optimizer.ema_decay, guard=config.train.nan_policy == "skip")
+
+
 class CompiledStep:
     """The train step, compiled ahead of time: it cannot compile again, a batch of another shape is an error.
 
@@ -100,9 +106,14 @@ class CompiledStep:
     """
 
     def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct], mesh: Mesh):
-        """`state` and `batch` are abstract; `state` carries shardings, the batch gets (data, fsdp)."""
-        place = batch_sharding(mesh)
-        batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for k, v in batch.items()}
+        """`state` and `batch` are abstract and carry shardings (`abstract_state`, `abstract_batch`); arrays of the batch
+        without one get (data, fsdp)."""
+        given = {k: v.sharding or batch_sharding(mesh) for k, v in batch.items()}
+        batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=given[k]) for k, v in batch.items()}
+        with jax.set_mesh(mesh):  # what the network does to activations depends on it
+            self._compile(train_step, state, batch, given, mesh)
+
+    def _compile(self, train_step, state, batch, given, mesh):
         _, metrics = jax.eval_shape(train_step, state, batch)
         self.names = tuple(sorted(metrics))
         for name in self.names:
@@ -118,7 +129,7 @@ class CompiledStep:
 
         places: Any = jax.tree.map(lambda x: x.sharding, state)
         start = time.perf_counter()
-        jitted = jax.jit(packed, in_shardings=(places, place), donate_argnums=0,
+        jitted = jax.jit(packed, in_shardings=(places, given), donate_argnums=0,
                          out_shardings=(places, NamedSharding(mesh, replicated(mesh).spec)))
         self._compiled = jitted.lower(state, batch).compile()
         self.compile_seconds = time.perf_counter() - start
@@ -136,6 +147,10 @@ class CompiledStep:
                                     where=f"batch[{name!r}]", expected=str(self._shapes.get(name)),
                                     found=str(found.get(name))) from error
             raise
+
+    def text(self) -> str:
+        """The compiled program."""
+        return self._compiled.as_text()
 
     def unpack(self, vector: jax.Array) -> dict[str, float]:
         """Metrics by name on the host; waits for the step that made them."""

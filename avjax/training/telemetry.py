@@ -3,8 +3,9 @@
 import json
 import os
 import re
+import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,23 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from avjax.sharding.rules import named_leaves
+from avjax.training import distributed
+from avjax.training.tracking import Wandb
+from avjax.training.watchdog import rss_bytes
 
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
 
 
 class Telemetry:
-    """Records of one run. Records past `start` (a killed run's last moments, which will be repeated) are dropped."""
+    """Records of one run. Records past `start` (a killed run's last moments, which will be repeated) are dropped, and those of
+    `start` itself whose kinds are to be made `again`."""
 
-    def __init__(self, workdir: str | Path, *, start: int, total: int):
+    def __init__(self, workdir: str | Path, *, start: int, total: int, tracker: Wandb | None = None, again: Sequence[str] = ()):
+        self._tracker = tracker
         self.path = Path(workdir) / METRICS
         if self.path.exists():
-            _drop_after(self.path, start)
+            _drop_after(self.path, start, again)
         self._file = self.path.open("a", buffering=1)
         self._events = SummaryWriter(str(Path(workdir) / EVENTS), purge_step=start + 1 if start else None,
                                      flush_secs=30)
@@ -34,11 +40,13 @@ class Telemetry:
                          mininterval=10.0 if quiet else 0.2, maxinterval=30.0 if quiet else 1.0, smoothing=0.1)
 
     def record(self, step: int, kind: str, values: Mapping[str, Any], *, scalars: bool = True) -> None:
-        """One line of metrics.jsonl, and the numbers among `values` as TensorBoard scalars "kind/name"."""
+        """One line of metrics.jsonl, and the numbers among `values` as scalars "kind/name" of TensorBoard and the tracker."""
         self._file.write(json.dumps({"step": step, "kind": kind} | dict(values)) + "\n")
-        for name, value in values.items() if scalars else ():
-            if isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, int | float)} if scalars else {}
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, step)
+        if self._tracker is not None and numbers:
+            self._tracker.scalars(step, numbers)
 
     def artefacts(self, step: int, name: str, artefacts: Mapping[str, Mapping[str, Any]]) -> None:
         """{"images": {tag: (H, W, 3) uint8}, "audio": {tag: (samples (N,) float, rate)}, "text": {tag: str}}."""
@@ -66,12 +74,62 @@ class Telemetry:
         self._bar.close()
         self._events.close()
         self._file.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
-def _drop_after(path: Path, step: int) -> None:
+class Silent:
+    """The Telemetry of processes that leave the telling to host 0."""
+
+    def _nothing(self, *args, **kwargs) -> None:
+        pass
+
+    record = artefacts = progress = say = close = _nothing
+
+
+def memory() -> dict[str, float]:
+    """{"rss_mb": of this process; "device_mb", "device_peak_mb": of its fullest device, where the backend tells}."""
+    found = {"rss_mb": round(rss_bytes() / 1e6, 1)}
+    stats = [s for device in jax.local_devices() if (s := device.memory_stats())]
+    for name, key in (("device_mb", "bytes_in_use"), ("device_peak_mb", "peak_bytes_in_use")):
+        if values := [s[key] for s in stats if key in s]:
+            found[name] = round(max(values) / 1e6, 1)
+    return found
+
+
+def slowest_data(seconds: float) -> dict[str, float]:
+    """{"slowest_data_wait_seconds", "slowest_host"} over all hosts, on host 0: its own split cannot tell another host's late
+    batch from the device's work. Nobody waits here, so what the others say may be one log step old."""
+    peers = distributed.peers()
+    if peers is None:
+        return {}
+    if peers.me:
+        peers.client.key_value_set(f"{peers.prefix}/data_wait/{peers.me}", json.dumps(seconds), allow_overwrite=True)
+        return {}
+    waits = {int(host): value for host, value in peers.list("data_wait").items()} | {0: seconds}
+    slowest = max(waits, key=waits.get)
+    return {"slowest_data_wait_seconds": waits[slowest], "slowest_host": slowest}
+
+
+def speeds(speed: Mapping[str, float], positions: Mapping[str, int], mfu_a_step: float) -> str:
+    """A line on a whole run: `split` of its first and last mark, positions of a step, MFU at one step a second."""
+    if not speed:
+        return "no steps"
+    parts = [f"{1e3 * speed['step_seconds']:.4g} ms"]
+    parts += [f"{name} {1e3 * speed[key]:.3g}" for name, key in (
+        ("device", "device_seconds"), ("data wait", "data_wait_seconds"), ("host", "host_seconds")) if key in speed]
+    rate, held = speed["steps_per_second"], memory()
+    rates = [f"{n * rate:,.4g} {name}/s" for name, n in positions.items()]
+    used = [f"host memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB"]
+    used += [f"device memory {held['device_peak_mb'] / 1e3:.2f} GB"] if "device_peak_mb" in held else []
+    return f"a step {', '.join(parts)}; {', '.join(rates)}, MFU {rate * mfu_a_step:.1%}; at most {', '.join(used)}"
+
+
+def _drop_after(path: Path, step: int, again: Sequence[str] = ()) -> None:
     def keeps(line: str) -> bool:
         try:
-            return json.loads(line)["step"] <= step
+            record = json.loads(line)
+            return record["step"] < step or record["step"] == step and record["kind"] not in again
         except (ValueError, KeyError):
             return False  # the line a kill cut short
 

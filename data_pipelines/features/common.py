@@ -2,8 +2,6 @@
 
 import collections
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -57,9 +55,8 @@ def to_float(audio: np.ndarray) -> np.ndarray:
 
 def job(out_dir, clips, family: str, **options) -> Partial:
     """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
-    content = hashlib.sha256(json.dumps(clips.checksums, sort_keys=True).encode()).hexdigest()[:16]
     options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
-    return Partial(out_dir, {"features": family, "clips": content, **options})
+    return Partial(out_dir, {"features": family, "clips": clips.content, **options})
 
 
 def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Callable[[], dict]]:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import pathlib
@@ -60,7 +61,8 @@ class Listing:
     """All rows, read anew (and lazily) at every iteration. Raises UserError: no csv, columns missing, unknown split."""
 
     def __init__(self, root: pathlib.Path, tts: str | None = None, recording: re.Pattern | None = None):
-        self.csv, self._tts, self._recording = root / CSV, pathlib.Path(tts) if tts else None, recording
+        self.root, self._recording = root, recording
+        self.csv, self._tts = root / CSV, pathlib.Path(tts) if tts else None
         self.list_dir = self._tts.parent if self._tts else root
         if not self.csv.is_file() and not tts:
             raise UserError("no table of clips", where=str(self.csv), expected=f"{CSV} below --source", found="no file",
@@ -68,6 +70,15 @@ class Listing:
         if self._tts and not self._tts.is_file():
             raise UserError("no such list", where="--tts", expected="a text file, one wav path a line",
                             found=str(tts))
+
+    def content(self) -> str:
+        """16 hex digits that tell what the tables say."""
+        digest = hashlib.sha256()
+        for path in (self.csv, self._tts):
+            if path and path.is_file():
+                with open(path, "rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Row]:
         if self.csv.is_file():

@@ -12,6 +12,7 @@ clips without faces (and no features: AV-Flow needs a face).
 """
 
 import collections
+import functools
 import itertools
 import json
 import math
@@ -35,7 +36,7 @@ _NO_FACE_COLUMNS = ("face", "pose", "pose_z")
 
 def prepare(source, out, *, speaker: str | None = None, longest_identity: bool = False, audio_only: bool = False,
             tokens: str = "units", weights: str | None = None, units: int = 64, max_seconds: float = 20.0,
-            components: int = eigenface.COMPONENTS, size: int = eigenface.SIZE, progress: bool = True,
+            components: int = eigenface.COMPONENTS, size: int = eigenface.SIZE, parallel=None, progress: bool = True,
             detect=None) -> dict:
     """Makes OUT/clips and OUT/features; returns the summary that it also prints and writes to OUT/summary.json.
 
@@ -44,6 +45,7 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
       speaker: only this one. longest_identity: only the one with most usable seconds.
       tokens, weights, units: as in data_pipelines.extract.
       max_seconds: longest clip. components, size: of the eigenface codec.
+      parallel: workers (data_pipelines/beam.py) that decode and check recordings.
       detect: replaces the face detector, see data_pipelines.faces.
 
     Raises:
@@ -58,7 +60,7 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
     if (out / "clips").exists():
         summary = _finished(out, options)
     else:
-        summary = _make_clips(source, out, options, progress, detect)
+        summary = _make_clips(source, out, options, parallel, progress, detect)
     if not audio_only and not (out / "features").exists():
         extract.extract(out / "clips", out / "features", tokens=tokens, head="linear", weights=weights, units=units,
                         progress=progress)
@@ -75,19 +77,21 @@ def _finished(out: pathlib.Path, options: dict) -> dict:
     return summary
 
 
-def _make_clips(source, out: pathlib.Path, options: dict, progress: bool, detect) -> dict:
+def _make_clips(source, out: pathlib.Path, options: dict, parallel, progress: bool, detect) -> dict:
     sources = recordings.find(source, options["speaker"])
     out.mkdir(parents=True, exist_ok=True)
-    cache = out / ".decoded"
+    cache = out.absolute() / ".decoded"
+    check = functools.partial(_checked, cache, options["size"], options["audio_only"], detect)
+    if parallel is not None:
+        parallel.for_each(check, sources)
     good, refused = [], []
     bar = tqdm(sources, desc="checking recordings", unit="file", disable=None if progress else True)
     for item in bar:
-        try:
-            path = recordings.cached(item, cache, size=options["size"], audio_only=options["audio_only"], detect=detect)
-            good.append((item, path))
-        except (media.MediaError, faces.FaceError) as error:
-            refused.append({"id": item.id, "speaker": item.speaker, "files": [p.name for p in item.files],
-                            "reason": error.reason, "detail": str(error)})
+        found = check(item)
+        if isinstance(found, dict):
+            refused.append({"id": item.id, "speaker": item.speaker, "files": [p.name for p in item.files], **found})
+        else:
+            good.append((item, found))
     _write_atomically(out / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in refused))
     lengths = {item.id: recordings.length(path) for item, path in good}
     seconds = collections.Counter()
@@ -106,6 +110,20 @@ def _make_clips(source, out: pathlib.Path, options: dict, progress: bool, detect
     _write_clips(out / "clips", dict(good), pieces, options, progress)
     shutil.rmtree(cache, ignore_errors=True)
     return summary
+
+
+def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect, item: recordings.Source) -> pathlib.Path | dict:
+    """The file of a decoded recording, or why it is refused; either is kept in `cache`."""
+    note = cache / f"{item.fingerprint(size, audio_only)}.refused.json"
+    if note.is_file():
+        return json.loads(note.read_text())
+    try:
+        return recordings.cached(item, cache, size=size, audio_only=audio_only, detect=detect)
+    except (media.MediaError, faces.FaceError) as error:
+        why = {"reason": error.reason, "detail": str(error)}
+        cache.mkdir(parents=True, exist_ok=True)
+        _write_atomically(note, json.dumps(why))
+        return why
 
 
 def plan(lengths: list[tuple[recordings.Source, int]], max_seconds: float) -> dict[str, list[tuple]]:

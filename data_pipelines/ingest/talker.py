@@ -12,10 +12,14 @@ nothing from one side to the other. Speech lists are always split by hash, into 
 `valid` has motion.
 
 What cannot be used is reported with its reason and goes to OUT.quarantine.jsonl.
+
+Several jobs can share the work: a Part in place of `out` (data_pipelines/parts.py), or `parallel` workers that make them.
 """
 
 import collections
 import concurrent.futures
+import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -31,10 +35,13 @@ from avjax.errors import UserError
 from data_pipelines import recordings, store
 from data_pipelines.ingest import _talker_source as rows_of
 from data_pipelines.ingest._talker_source import FPS, LONGEST, RATE, WIDTH, BadRow, Row
+from data_pipelines.partial import Partial
+from data_pipelines.parts import Part
 from data_pipelines.schema import Feature, arrays_hash
 from data_pipelines.tar_tree import TarTree
 
 STD_FLOOR = 1e-6  # as the release clips it
+PARTS = True  # a Part can be made in place of the whole
 SHOWN = 20  # bad rows that are printed; the file has all
 FEATURES = {
     "id": Feature((), "str", "the csv's sample_id, or tts- and the wav's path"),
@@ -47,12 +54,13 @@ FEATURES = {
 
 def prepare(source, out, *, statistics: str | None = None, tts: str | None = None, valid_share: float = 0.02,
             max_bad: float = 0.5, recording: str | None = None, trim_audio: bool = False, threads: int = 1,
-            progress: bool = True) -> dict:
-    """Makes the dataset OUT (a clip dataset) and OUT.quarantine.jsonl; returns the counts that it prints.
+            parallel=None, progress: bool = True) -> dict | None:
+    """Makes the dataset OUT (a clip dataset) and OUT.quarantine.jsonl; returns the counts that it prints, or None for a part
+    when others are not whole.
 
     Args:
       source: folder with metadata/train.csv (may be absent with `tts`).
-      out: folder to make; must not exist.
+      out: folder to make; must not exist. Or a Part of it: a job that goes on after a kill.
       statistics: folder with motion_mean.npy and motion_std.npy, where the source has none.
       tts: file with one wav path a line; relative ones are below `source`, or beside the list.
       valid_share: share of the recordings held out (at least one) where the csv holds none out; 0 = none.
@@ -61,12 +69,20 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
         recording (or one video_path, or one speaker where the csv has such a column) are held out together.
       trim_audio: cut sound that is longer than its motion, as the release does, instead of refusing the clip.
       threads: that read and resample in parallel; the result does not depend on it.
+      parallel: workers (data_pipelines/beam.py) that make the parts.
 
     Raises:
       UserError: no csv, columns or (with a csv) statistics missing, damaged shard, too many bad rows, nothing usable in a split.
     """
-    out, source = pathlib.Path(out), pathlib.Path(source)
-    store.refuse_existing(out)
+    if parallel is not None:
+        arguments = dict(statistics=statistics, tts=tts, valid_share=valid_share, max_bad=max_bad, recording=recording,
+                         trim_audio=trim_audio, progress=False)
+        store.refuse_existing(out)
+        parallel.for_each(functools.partial(_part, str(source), str(out), parallel.parts, arguments), range(parallel.parts))
+        return _told(pathlib.Path(out), {"clips": sum(store.open_dataset(out).splits.values())})
+    part, out, source = out if isinstance(out, Part) else None, pathlib.Path(out), pathlib.Path(source)
+    if not part:
+        store.refuse_existing(out)
     for name, value in (("--valid_share", valid_share), ("--max_bad", max_bad)):
         if not 0 <= value <= 1:
             raise UserError("a share lies between 0 and 1", where=name, expected="0 to 1", found=str(value))
@@ -79,6 +95,14 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
     made_by = {"motion": {"kind": "lia-x", "rate": FPS, "width": WIDTH, "normalised": False,
                           "codec": arrays_hash(codecs["motion"])}} if codecs else {}
     plan = Plan(listing, valid_share)
+    written = dict(name="talker", description="Talker-T2AV-Data, made by launch.prepare --dataset=talker.", features=features,
+                   codecs=codecs, totals=dict(plan.counts), progress=progress,
+                   recipes={"audio": {**recordings.AUDIO_RECIPE, "sample_rate": RATE}} | made_by)
+    if part:
+        options = {"source": str(source.resolve()), "valid_share": valid_share, "recording": recording, "trim_audio": trim_audio}
+        if (dataset := _write_part(part, listing, plan, written, max_bad, options)) is None:
+            return None
+        return _told(out, {"rows": plan.total, "clips": sum(dataset.splits.values())})
     tree = TarTree(source, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     with Quarantine(out.with_name(out.name + ".quarantine.jsonl"), plan.total, max_bad, progress) as quarantine:
@@ -91,12 +115,52 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
             clips = _examples(listing, plan, split, reader, quarantine, counts, seen, threads)
             examples = ({name: clip[name] for name in features} for clip in clips)
             splits[split] = _first_checked(split, examples, out)
-        store.write_dataset(
-            out, name="talker", description="Talker-T2AV-Data, made by launch.prepare --dataset=talker.",
-            features=features, splits=splits, codecs=codecs, totals=dict(plan.counts), progress=progress,
-            recipes={"audio": {**recordings.AUDIO_RECIPE, "sample_rate": RATE}} | made_by)
+        store.write_dataset(out, splits=splits, **written)
     summary = {"rows": plan.total, "refused": dict(quarantine.reasons.most_common()), **counts}
     print(describe(summary, out, quarantine))
+    return summary
+
+
+def _part(source: str, out: str, count: int, arguments: dict, index: int) -> None:
+    """One part; one that runs again when all is done has nothing to do."""
+    if not pathlib.Path(out).exists():
+        prepare(source, Part(pathlib.Path(out), index, count), **arguments)
+
+
+def _write_part(part: Part, listing: "rows_of.Listing", plan: "Plan", written: dict, max_bad: float, options: dict):
+    """Writes the part's rows; the dataset, if it was the last part. A clip is what `_examples` makes of its row, and a row whose
+    id an earlier usable one has is refused, whichever part that is in."""
+    with Partial(part, {"dataset": "talker", "rows": listing.content(), **options}) as job:
+        tree = TarTree(listing.root, index=job.once("tar_index", lambda: TarTree(listing.root, progress=False).index()))
+        reader = rows_of.Reader(tree, listing.list_dir, options["trim_audio"])
+        rows = {split: [row for row in listing if plan.split(row) == split] for split in plan.counts}
+        earlier, items = collections.defaultdict(list), {}
+        for split, of_split in rows.items():
+            items[split] = []
+            for row in of_split:
+                items[split].append(functools.partial(_example, reader, row, tuple(earlier[row.id]), tuple(written["features"])))
+                earlier[row.id].append(row)
+        return store.write_dataset(job, splits=items, max_bad=max_bad, **written)
+
+
+def _example(reader: "rows_of.Reader", row: Row, earlier: tuple[Row, ...], columns: tuple[str, ...]) -> dict:
+    for other in earlier:
+        with contextlib.suppress(BadRow):
+            reader.read(other)
+            raise store.Unusable("duplicate id", id=row.id, where=row.line, found="an earlier row has the same sample_id")
+    try:
+        clip = reader.read(row)
+    except BadRow as error:
+        raise store.Unusable(error.reason, id=row.id, where=row.line, found=error.detail) from error
+    return {name: clip[name] for name in columns}
+
+
+def _told(out: pathlib.Path, summary: dict) -> dict:
+    """The counts of a dataset that was made in parts, printed."""
+    path = out.with_name(out.name + ".quarantine.jsonl")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    summary |= {"refused": dict(collections.Counter(json.loads(line)["reason"] for line in lines).most_common())}
+    print("\n".join(f"{name:>18}: {value}" for name, value in (summary | {"refused": len(lines), "written": out}).items()))
     return summary
 
 

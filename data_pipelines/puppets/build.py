@@ -5,10 +5,14 @@ other split. Dialogues are written from both sides: "<id>/0" has the first speak
 Everything is a function of the arguments; clip k draws from a generator of its own (seed, kind, k).
 """
 
+import collections
 import concurrent.futures
+import functools
 import json
 import multiprocessing
+import os
 import pathlib
+import shutil
 import zlib
 
 import cv2
@@ -29,7 +33,7 @@ _RATES = {"audio": espeak.SAMPLE_RATE, "face": performance.FPS, "pose": performa
 
 def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None = None, speakers: int = 9,
             held_out: int = 1, valid: int = 36, test: int = 24, dialogues: int = 0, turns: int = 8, processes: int = 1,
-            progress: bool = True) -> store.Dataset:
+            parallel=None, progress: bool = True) -> store.Dataset:
     """Makes the corpus.
 
     Args:
@@ -43,6 +47,7 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
         test_speaker one party is held out; with several held-out speakers both are, and all of them are heard.
       turns: of a dialogue.
       processes: that synthesize in parallel; the result does not depend on it.
+      parallel: workers (data_pipelines/beam.py) that do it instead.
 
     Returns:
       The sentences' dataset.
@@ -60,7 +65,7 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
     jobs = {"valid": [(known[i % len(known)], line) for i, line in enumerate(lines[:valid])],
             "test_speaker": [(new[i % len(new)], line) for i, line in enumerate(lines[valid:valid + test])],
             "train": [(known[i % len(known)], line) for i, line in enumerate(lines[valid + test:])]}
-    clips = {}
+    clips, spoken = {}, out.absolute().with_name(f".{out.name}.spoken")
     for split in ("train", "valid", "test_speaker"):
         enough = minutes * 60 if split == "train" and not sentences else None
         bar = tqdm(total=int(enough) if enough else None, desc=f"puppets/{split}", unit="s", leave=False,
@@ -69,7 +74,7 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
         work = [(seed, f"{split}-{i:05d}", name, who[name], line) for i, (name, line) in enumerate(jobs[split])]
         clips[split] = []
         with bar:
-            for clip in _map(_sentence, work, processes):
+            for clip in _map(_sentence, work, processes, parallel, spoken / split):
                 clips[split].append(clip)
                 bar.update(len(clip["audio"]) / espeak.SAMPLE_RATE)
                 if enough and sum(len(c["audio"]) for c in clips[split]) >= enough * espeak.SAMPLE_RATE:
@@ -79,14 +84,20 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
         for clip in split:
             _encode(clip, codecs)
     if dialogues:  # first, so that OUT is there only when everything is
-        _write_dialogues(talks, dialogues, turns, seed, who, known, new, codecs, processes, progress)
+        _write_dialogues(talks, dialogues, turns, seed, who, known, new, codecs, processes, parallel, spoken, progress)
+    shutil.rmtree(spoken, ignore_errors=True)
     return store.write_dataset(
         out, name="puppets", description=DESCRIPTION, features=_features(()), splits=clips, recipes=_recipes(),
         codecs=codecs, totals={k: len(v) for k, v in clips.items()}, progress=progress)
 
 
-def _map(function, work, processes):
-    """In order, in this process or in several."""
+def _map(function, work, processes, parallel, folder):
+    """In order, in this process or in several; by `parallel` workers through files in a folder."""
+    if parallel is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        parallel.for_each(functools.partial(_keep, function, str(folder)), list(enumerate(work)))
+        yield from (_kept(folder / f"{i}.npz") for i in range(len(work)))
+        return
     if processes <= 1:
         yield from map(function, work)
         return
@@ -94,6 +105,26 @@ def _map(function, work, processes):
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
         for start in range(0, len(work), 64 * processes):  # in slices, so that stopping early wastes little
             yield from pool.map(function, work[start:start + 64 * processes], chunksize=8)
+
+
+def _keep(function, folder: str, job: tuple) -> None:
+    """Writes what the function makes of a piece of work, one clip or several, to a file of its number."""
+    number, work = job
+    made = function(work)
+    rows = made if isinstance(made, list) else [made]
+    temporary = pathlib.Path(folder) / f"{number}.{os.getpid()}.part.npz"
+    np.savez(temporary, several=isinstance(made, list), **{f"{k}/{n}": x for k, row in enumerate(rows) for n, x in row.items()})
+    os.replace(temporary, temporary.with_name(f"{number}.npz"))
+
+
+def _kept(path: pathlib.Path) -> dict | list[dict]:
+    rows = collections.defaultdict(dict)
+    with np.load(path, allow_pickle=False) as arrays:
+        several = bool(arrays["several"])
+        for key in arrays.files[1:]:
+            k, _, name = key.partition("/")
+            rows[int(k)][name] = str(arrays[key]) if arrays[key].dtype.kind == "U" else arrays[key]
+    return [rows[k] for k in sorted(rows)] if several else rows[0]
 
 
 def _rng(seed: int, clip_id: str) -> np.random.Generator:
@@ -131,7 +162,7 @@ def _dialogue(job) -> list[dict]:
              **sides[me], **{f"partner_{k}": v for k, v in sides[1 - me].items()}} for me in (0, 1)]
 
 
-def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes, progress):
+def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes, parallel, spoken, progress):
     tenth, work = max(1, count // 10), {}
     for split, number in (("train", count), ("valid", tenth), ("test_speaker", max(tenth, -(-len(new) // 2)))):
         rng = np.random.default_rng([seed, 2, zlib.crc32(split.encode())])
@@ -145,7 +176,7 @@ def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes
             work[split].append((seed, f"dialogue-{split}-{i:05d}", names, [who[n] for n in names], turns))
 
     def examples(split):
-        for sides in _map(_dialogue, work[split], processes):
+        for sides in _map(_dialogue, work[split], processes, parallel, spoken / f"dialogues-{split}"):
             for clip in sides:
                 _encode(clip, codecs)
                 _encode(clip, codecs, "partner_")

@@ -45,21 +45,22 @@ class Case:
 
 def train_case(config, system, batch: dict, name: str, describe: dict, options_where: str = "--batch") -> Case:
     """The loop's own training step on a batch {name: array} that stays on the device."""
-    from avjax.sharding.mesh import batch_sharding, check_batch, make_mesh
+    from avjax.sharding.mesh import batch_shardings, check_batch, make_mesh
     from avjax.training.optimizer import make_optimizer
     from avjax.training.state import abstract_params, abstract_state, init_state
     from avjax.training.step import CompiledStep, make_train_step
 
-    mesh, ema = make_mesh(config.mesh), config.optimizer.ema_decay > 0
+    mesh, ema = make_mesh(config.mesh, dcn=config.dcn), config.optimizer.ema_decay > 0
     check_batch(len(next(iter(batch.values()))), mesh, accumulate=config.optimizer.accumulate, where=options_where)
     optimizer = make_optimizer(config.optimizer, config.train.steps, abstract_params(system))
     step = make_train_step(system, optimizer, seed=config.seed, accumulate=config.optimizer.accumulate,
                            ema_decay=config.optimizer.ema_decay)
-    shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in batch.items()}
+    places = batch_shardings(mesh, system.batch_spec)
+    shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[n]) for n, x in batch.items()}
     with jax.set_mesh(mesh):
         compiled = CompiledStep(step, abstract_state(system, optimizer, mesh, ema=ema), shapes, mesh)
         box = [init_state(system, optimizer, mesh, seed=config.seed, ema=ema)]
-        data = jax.device_put(batch, batch_sharding(mesh))
+        data = jax.device_put(batch, {n: places[n] for n in batch})
 
     def run():
         box[0], metrics = compiled(box[0], data)

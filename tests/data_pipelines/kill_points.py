@@ -1,6 +1,6 @@
 """Jobs in forked children that send themselves a SIGKILL before or after the n-th thing that they do to a disk.
 
-Run as a program, of modules that are imported once: python kill_points.py FOLDER store | FAMILY...
+Run as a program, of modules that are imported once: python kill_points.py FOLDER store | parts | FAMILY...
 """
 
 import itertools
@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-TOUCHES = (("os", "fsync"), ("os", "rename"), ("os", "replace"), ("shutil", "rmtree"))
+TOUCHES = (("os", "fsync"), ("os", "rename"), ("os", "replace"), ("os", "link"), ("shutil", "rmtree"))
 
 
 def child(job: Callable[[], None], at: int | None = None) -> list[int] | None:
@@ -61,8 +61,8 @@ def _arm(at: int | None) -> list[int]:
     return moments
 
 
-def _store(folder: pathlib.Path) -> None:
-    """A small dataset of several shards, killed at every moment, each time begun anew and then continued to its end."""
+def _demo(folder: pathlib.Path):
+    """(job that makes a small dataset of several shards, what is in one, the file that has a line an item computed)."""
     import numpy as np
 
     from data_pipelines import store
@@ -71,7 +71,7 @@ def _store(folder: pathlib.Path) -> None:
 
     store.SHARD_BYTES = 1000
     features = {"id": Feature((), "str", "name"), "x": Feature((None,), "float32", "numbers", "", 25.0)}
-    made = folder / "made.txt"  # a line an item that was computed
+    made = folder / "made.txt"
 
     def make(split, i):
         with open(made, "a") as file:
@@ -95,6 +95,71 @@ def _store(folder: pathlib.Path) -> None:
         assert all((dataset.lengths(s, ["x"])["x"] == [len(e["x"]) for e in dataset.source(s)]).all() for s in dataset.splits)
         return {s: [(e["id"], e["x"].tobytes()) for e in dataset.source(s)] for s in dataset.splits}
 
+    return job, content, made
+
+
+def _parts(folder: pathlib.Path) -> None:
+    """The same dataset in three parts: one of them killed at every moment and continued, and all at once many times."""
+    from data_pipelines.parts import Part
+
+    job, content, made = _demo(folder)
+    child(lambda: job(folder / "whole"))
+    expected, items = content(folder / "whole"), sorted(made.read_text().split())
+    refused = (folder / "whole.quarantine.jsonl").read_text()
+
+    def check(out):
+        assert content(out) == expected, out
+        assert (folder / f"{out.name}.quarantine.jsonl").read_text() == refused
+        assert not (folder / f".{out.name}.partial" / "data").exists()
+
+    def run(out, k, at=None):
+        return child(lambda: job(Part(out, k, 3)), at)
+
+    total = 0
+    for last in (False, True):  # the part that is killed: the first, or the one that also puts them together
+        order = (1, 0, 2) if last else (2, 0, 1)
+        whole = folder / f"whole{last}"
+        moments = [run(whole, k) for k in order][2 if last else 0]
+        check(whole)
+        for at in moments if last else moments[::3]:  # what the first part does alone, the test above has seen
+            out = folder / f"parts{last}{at}"
+            made.unlink()
+            for k in order:
+                killed = k == order[2 if last else 0]
+                assert run(out, k, at if killed else None) is (None if killed else moments) or not killed
+                if killed and not out.exists():
+                    # The last one is continued by itself, or the parts were whole and another one puts them together.
+                    again = order[0] if last and at > moments[-1] - 4 and at % 4 else k
+                    run(out, again)
+                    if not out.exists():
+                        run(out, k)
+            check(out)
+            assert at > moments[-1] - 4 or not (folder / f".{out.name}.partial").exists()  # else killed while it was removed
+            assert set(made.read_text().split()) == set(items)
+        total += len(moments)
+    for attempt in range(5):
+        out = folder / f"atonce{attempt}"
+        made.unlink()
+        pids = []
+        for k in range(3):
+            if not (pid := os.fork()):
+                try:
+                    job(Part(out, k, 3))
+                    os._exit(0)
+                except BaseException:  # noqa: BLE001
+                    traceback.print_exc()
+                    os._exit(1)
+            pids.append(pid)
+        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+        check(out)
+        assert not (folder / f".{out.name}.partial").exists()
+        assert sorted(made.read_text().split()) == items
+    print("moments", total)
+
+
+def _store(folder: pathlib.Path) -> None:
+    """A small dataset of several shards, killed at every moment, each time begun anew and then continued to its end."""
+    job, content, made = _demo(folder)
     moments = child(lambda: job(folder / "whole"))
     expected, items = content(folder / "whole"), made.read_text().split()
     refused = (folder / "whole.quarantine.jsonl").read_text()
@@ -148,8 +213,8 @@ def _family(name: str, folder: pathlib.Path, clips: pathlib.Path, **options) -> 
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
     where, what = pathlib.Path(sys.argv[1]), sys.argv[2]
-    if what == "store":
-        _store(where)
+    if what in ("store", "parts"):
+        {"store": _store, "parts": _parts}[what](where)
     else:
         import importlib
 

@@ -45,7 +45,7 @@ def one_device(monkeypatch):
     import jax
 
     device = jax.devices()[:1]
-    monkeypatch.setattr(training, "make_mesh", lambda sizes, make=training.make_mesh: make(sizes, device))
+    monkeypatch.setattr(training, "make_mesh", lambda sizes, dcn=None, make=training.make_mesh: make(sizes, device))
 
 
 def config(clips, **overrides):

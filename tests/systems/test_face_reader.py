@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
     config.update_from_flattened_dict(TINY)
     one = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_mesh", lambda sizes, make=training.make_mesh: make(sizes, one))
+        patch.setattr(training, "make_mesh", lambda sizes, dcn=None, make=training.make_mesh: make(sizes, one))
         training.run_training(config.lock(), folder / "job")
     return folder / "job"
 

@@ -11,6 +11,7 @@ from avjax.nn.attention import Band
 from avjax.nn.embeddings import TimeEmbedding, rotary_tables
 from avjax.nn.layers import Dense
 from avjax.nn.transformer import DiffusionBlock
+from avjax.sharding.activations import laid
 from avjax.systems.avflow.config import condition_width, windows
 
 Block = DiffusionBlock
@@ -114,6 +115,7 @@ class AVFlowNet(nn.Module):
             audio_BTD = self.audio.block(i, audio_BTD, modulations[1], rotary, segments)
             if self.config.fusion == "highway":
                 exchanged = self.fusion[i](jnp.concatenate([audio_BTD, visual_BTD], axis=-1))
+                exchanged = laid(laid(exchanged, "batch", "time", "width"), "batch", "time")  # split, then gathered
                 to_audio, to_visual = jnp.split(exchanged, 2, axis=-1)
                 audio_BTD, visual_BTD = audio_BTD + to_audio, visual_BTD + to_visual
         return jnp.concatenate([self.visual.readout(visual_BTD), self.audio.readout(audio_BTD)], axis=-1)

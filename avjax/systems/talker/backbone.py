@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from avjax.nn.attention import NEGATIVE, Causal, attention
-from avjax.nn.embeddings import rotary_tables, rotate
+from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU
+from avjax.sharding.activations import laid
 from avjax.systems.talker.local import POLICIES
 
 
@@ -41,11 +42,9 @@ class DecoderLayer(nn.Module):
         return self._whole(x_BND, shared)
 
     def _whole(self, x_BND, shared):
-        c = self.config
         q_BHNK, k_BGNK, v_BGNK = self._heads(x_BND, shared["rotary"])
-        repeats = c.num_heads // c.num_kv_heads
-        out_BHNK = attention(q_BHNK, jnp.repeat(k_BGNK, repeats, axis=1), jnp.repeat(v_BGNK, repeats, axis=1),
-                             mask=Causal(), segments=shared["segment"], kernel=c.attention_kernel)
+        out_BHNK = attention(q_BHNK, k_BGNK, v_BGNK, mask=Causal(), segments=shared["segment"],
+                             kernel=self.config.attention_kernel)
         return self._finish(x_BND, out_BHNK), {"k": k_BGNK, "v": v_BGNK}
 
     def step(self, x_B1D, cache, shared):
@@ -72,8 +71,8 @@ class DecoderLayer(nn.Module):
 
     def _finish(self, x_BND, out_BHNK):
         B, H, N, K = out_BHNK.shape
-        x_BND = x_BND + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
-        return x_BND + self.mlp(self.mlp_norm(x_BND))
+        x_BND = laid(x_BND, "batch", "time") + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
+        return laid(x_BND + self.mlp(self.mlp_norm(x_BND)), "batch", "time")
 
 
 class Backbone(nn.Module):
@@ -95,7 +94,7 @@ class Backbone(nn.Module):
 
     def embed(self, tokens):
         """Token ids of any shape -> (..., D). Ids outside the vocabulary (padding) take the nearest row."""
-        return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.dtype)
+        return lookup(self.embedding, tokens).astype(self.dtype)
 
     def logits(self, hidden):
         """Next-token logits (..., vocab), float32, through the tied embedding."""
@@ -110,7 +109,8 @@ class Backbone(nn.Module):
         """As `__call__`, and the cache {"k", "v"} of (L, batch, G, cache_size, K), zeros after position N - 1."""
         x_BND, cache = self.layers.prefill(x_BND.astype(self.dtype), None, self.shared(position_BN, segment_BN))
         room = ((0, 0), (0, 0), (0, 0), (0, cache_size - x_BND.shape[1]), (0, 0))
-        return self.norm(x_BND), jax.tree.map(lambda a: jnp.pad(a, room), cache)
+        cache = jax.tree.map(lambda a: jnp.pad(a, room), cache)
+        return self.norm(x_BND), laid_cache(cache)
 
     def step(self, x_BD, cache, index_B):
         """One position a row: position and place in the cache are both index_B -> hidden (batch, D), new cache."""
@@ -121,3 +121,8 @@ class Backbone(nn.Module):
     def shared(self, position_BN, segment_BN):
         cos, sin = rotary_tables(position_BN, self.config.head_dim, self.config.rope_theta)
         return {"rotary": (cos[:, None], sin[:, None]), "segment": segment_BN}
+
+
+def laid_cache(cache):
+    """Keys and values of a cache (L, batch, G, Nmax, K): heads over `tensor`, positions whole, as one is written at a time."""
+    return jax.tree.map(lambda a: laid(a, None, "batch", "width"), cache)

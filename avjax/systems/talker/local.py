@@ -3,8 +3,8 @@
 They see 5 and 10 tokens at a time, thousands of times a step. Their last block computes queries and MLP only where its
 output is read.
 
-Suffixes: M patches (all leading axes flattened), T tokens of a short sequence, D width, H heads, K head width,
-R wanted positions, P frames a patch, C stream width, S width of the global condition.
+Suffixes: M patches (any leading axes: they are not flattened, so that a mesh may split them), T tokens of a short sequence,
+D width, H heads, K head width, R wanted positions, P frames a patch, C stream width, S width of the global condition.
 """
 
 import flax.linen as nn
@@ -15,6 +15,7 @@ import numpy as np
 from avjax.nn.attention import NEGATIVE
 from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
+from avjax.sharding.activations import laid
 
 # of config.remat. By name: a policy does not see inside `matmul`, whose gradient is written out
 POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
@@ -22,12 +23,12 @@ POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "ful
 
 def short_attention(q_MTHK, k_MSHK, v_MSHK, seen_MS=None):
     """Attention over a handful of tokens; softmax in float32. `seen` hides keys."""
-    logits = q_MTHK.shape[-1] ** -0.5 * jnp.einsum("mthk,mshk->mhts", q_MTHK, k_MSHK,
+    logits = q_MTHK.shape[-1] ** -0.5 * jnp.einsum("...thk,...shk->...hts", q_MTHK, k_MSHK,
                                                    preferred_element_type=jnp.float32)
     if seen_MS is not None:
-        logits = jnp.where(seen_MS[:, None, None, :], logits, NEGATIVE)
+        logits = jnp.where(seen_MS[..., None, None, :], logits, NEGATIVE)
     weights = jax.nn.softmax(logits, axis=-1).astype(v_MSHK.dtype)
-    return jnp.einsum("mhts,mshk->mthk", weights, v_MSHK)
+    return jnp.einsum("...hts,...shk->...thk", weights, v_MSHK)
 
 
 class LocalBlock(nn.Module):
@@ -46,27 +47,27 @@ class LocalBlock(nn.Module):
         self.qkv = Dense((3, self.heads, self.width // self.heads), self.width, use_bias=False, **kw)
         self.project = Dense(self.width, self.width, use_bias=False, **kw)
         self.mlp_norm = RMSNorm(self.width)
-        self.mlp = SwiGLU(self.width, -(-int(8 * self.width / 3) // self.align) * self.align, **kw)
+        self.mlp = SwiGLU(self.width, -(-int(8 * self.width / 3) // self.align) * self.align, by_width=True, **kw)
 
     def project_qkv(self, x_MTD):
         """Rotated queries of the wanted positions, and rotated keys and values of all, each (M, ., H, K)."""
-        T, K, rows = x_MTD.shape[1], self.width // self.heads, slice(*self.rows)
+        T, K, rows = x_MTD.shape[-2], self.width // self.heads, slice(*self.rows)
         normed_MTD = self.attention_norm(x_MTD)
         cos, sin = rotary_tables(jnp.arange(T), K)
         cos, sin = cos[:, None], sin[:, None]
         if self.rows == (0, None):
             qkv = self.qkv(normed_MTD)
-            q, k, v = (qkv[:, :, i] for i in range(3))
+            q, k, v = (qkv[..., i, :, :] for i in range(3))
         else:
-            q, kv = self.qkv(normed_MTD[:, rows], columns=0), self.qkv(normed_MTD, columns=slice(1, 3))
-            k, v = kv[:, :, 0], kv[:, :, 1]
+            q, kv = self.qkv(normed_MTD[..., rows, :], columns=0), self.qkv(normed_MTD, columns=slice(1, 3))
+            k, v = kv[..., 0, :, :], kv[..., 1, :, :]
         return rotate(q, cos[rows], sin[rows]), rotate(k, cos, sin), v
 
     def finish(self, x_MTD, out_MRHK):
         """The rest of the block, for the wanted positions."""
-        x_MRD = x_MTD[:, slice(*self.rows)]
-        x_MRD = x_MRD + self.project(out_MRHK.reshape(x_MRD.shape))
-        return x_MRD + self.mlp(self.mlp_norm(x_MRD))
+        x_MRD, places = x_MTD[..., slice(*self.rows), :], ("batch", "time")[:x_MTD.ndim - 2]
+        x_MRD = laid(x_MRD + self.project(out_MRHK.reshape(x_MRD.shape)), *places)
+        return laid(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
 
     def __call__(self, x_MTD):
         return self.finish(x_MTD, short_attention(*self.project_qkv(x_MTD)))
@@ -103,11 +104,11 @@ class LocalStack(nn.Module):
 def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
     """Two stacks in step, as one would run alone, except that every block attends to the tokens of both. `has` tells
     which sequences exist; those that do not are hidden from both."""
-    seen_MS = jnp.concatenate([jnp.repeat(has[:, None], x.shape[1], axis=1)
-                               for has, x in ((has_a_M, a_MTD), (has_b_M, b_MTD))], axis=1)
+    seen_MS = jnp.concatenate([jnp.broadcast_to(has[..., None], x.shape[:-1])
+                               for has, x in ((has_a_M, a_MTD), (has_b_M, b_MTD))], axis=-1)
     for block_a, block_b in zip(a.blocks, b.blocks, strict=True):
         (qa, ka, va), (qb, kb, vb) = block_a.project_qkv(a_MTD), block_b.project_qkv(b_MTD)
-        k, v = jnp.concatenate([ka, kb], axis=1), jnp.concatenate([va, vb], axis=1)
+        k, v = jnp.concatenate([ka, kb], axis=-3), jnp.concatenate([va, vb], axis=-3)
         a_MTD = block_a.finish(a_MTD, short_attention(qa, k, v, seen_MS))
         b_MTD = block_b.finish(b_MTD, short_attention(qb, k, v, seen_MS))
     return a.norm(a_MTD), b.norm(b_MTD)
@@ -142,10 +143,9 @@ class PatchEncoder(nn.Module):
 
     def __call__(self, x):
         """(..., P, D) -> (..., D)."""
-        frames_MPD = self.inputs(x.reshape(-1, *x.shape[-2:]))
-        cls = jnp.broadcast_to(self.cls.astype(frames_MPD.dtype), (frames_MPD.shape[0], 1, self.width))
-        out_M1D = self.stack(jnp.concatenate([cls, frames_MPD], axis=1))
-        return out_M1D.reshape(*x.shape[:-2], self.width)
+        frames_MPD = self.inputs(x)
+        cls = jnp.broadcast_to(self.cls.astype(frames_MPD.dtype), (*x.shape[:-2], 1, self.width))
+        return self.stack(jnp.concatenate([cls, frames_MPD], axis=-2))[..., 0, :]
 
 
 class TimeMLP(nn.Module):
@@ -162,8 +162,10 @@ class TimeMLP(nn.Module):
     def __call__(self, t_M):
         half = self.width // 2
         frequencies = jnp.exp(-np.log(1e4) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
-        angles = 1000.0 * t_M.astype(jnp.float32)[:, None] * frequencies
-        return self.out(jax.nn.silu(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1))))
+        angles = 1000.0 * t_M.astype(jnp.float32)[..., None] * frequencies
+        places = ("batch", "time")[:t_M.ndim]
+        hidden = laid(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)), *places)
+        return laid(self.out(jax.nn.silu(hidden)), *places)
 
 
 class VelocityHead(nn.Module):
@@ -196,24 +198,21 @@ class VelocityHead(nn.Module):
         self.outputs = Dense(self.stream_dim, self.width, **kw)
 
     def embed(self, x, t, mu, context, global_):
-        """The sequences (M, 2 + 2 P, D), leading axes flattened."""
-        lead = x.ndim - 2
-        x, t, mu, context, global_ = (a.reshape(-1, *a.shape[lead:]) for a in (x, t, mu, context, global_))
-        first_MD = self.inputs(mu.astype(self.dtype) + self.time(t) + self.span(jnp.zeros((1,))))
-        parts = [first_MD[:, None], through(self.globals, self.inputs, global_)[:, None],
+        """The sequences (..., 2 + 2 P, D)."""
+        first_MD = self.inputs(mu.astype(self.dtype) + self.time(t) + self.span(jnp.zeros(())))
+        parts = [first_MD[..., None, :], through(self.globals, self.inputs, global_)[..., None, :],
                  through(self.context, self.inputs, context), through(self.noisy, self.inputs, x)]
-        return jnp.concatenate(parts, axis=1)
+        return jnp.concatenate(parts, axis=-2)
 
-    def readout(self, out_MPD, shape):
-        return self.outputs(out_MPD).astype(jnp.float32).reshape(shape)
+    def readout(self, out_MPD):
+        return self.outputs(out_MPD).astype(jnp.float32)
 
     def __call__(self, x, t, mu, context, global_):
         """x, context (..., P, C); t (...); mu (..., D); global (..., S) -> velocity like x, float32."""
-        return self.readout(self.stack(self.embed(x, t, mu, context, global_)), x.shape)
+        return self.readout(self.stack(self.embed(x, t, mu, context, global_)))
 
 
 def joint_velocities(a: VelocityHead, b: VelocityHead, inputs_a, inputs_b, has_a, has_b):
     """Both heads of the same patches, coupled (`joint_stacks`). inputs: a head's arguments; has: (...) bool."""
-    out_a, out_b = joint_stacks(a.stack, b.stack, a.embed(*inputs_a), b.embed(*inputs_b), has_a.reshape(-1),
-                                has_b.reshape(-1))
-    return a.readout(out_a, inputs_a[0].shape), b.readout(out_b, inputs_b[0].shape)
+    out_a, out_b = joint_stacks(a.stack, b.stack, a.embed(*inputs_a), b.embed(*inputs_b), has_a, has_b)
+    return a.readout(out_a), b.readout(out_b)

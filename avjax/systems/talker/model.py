@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from avjax.nn.layers import Dense
+from avjax.nn.sequence import put_at
+from avjax.sharding.activations import laid
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.local import PatchEncoder, VelocityHead, joint_velocities
 
@@ -94,11 +96,11 @@ class TalkerNet(nn.Module):
     def encode_row(self, row):
         """Hidden states (B, N, D) of packed rows (arrays of `System.batch_spec`)."""
         slots = arrange(row, self.config.delay)
-        x_BND = self.task_and_text(row["tokens"], row["position"])
+        x_BND = laid(self.task_and_text(row["tokens"], row["position"]), "batch", "time")
         tokens_BJD = self.patch_tokens(slots["audio"], slots["audio_valid"], slots["motion"], slots["motion_valid"],
                                        slots["tts"])
-        put = jax.vmap(lambda x_ND, slot_J, token_JD: x_ND.at[slot_J].set(token_JD, mode="drop"))
-        x_BND = put(x_BND, row["patch_slot"], tokens_BJD.astype(x_BND.dtype))
+        tokens_BJD = laid(tokens_BJD.astype(x_BND.dtype), "batch", "time")
+        x_BND = put_at(x_BND, row["patch_slot"], tokens_BJD)
         return self.hidden(x_BND, row["position"], row["segment"])
 
     def __call__(self, row):

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from avjax.flow.path import expand
+from avjax.nn.sequence import take_at
+from avjax.sharding.activations import laid
 from avjax.systems.talker.model import arrange, per_utterance
 
 IGNORED = -100  # stop label of slots that count for nothing
@@ -24,11 +26,11 @@ def targets(row, hidden_BND, config):
     slots = arrange(row, config.delay)
     J, U = row["patch_slot"].shape[1], row["speaker"].shape[1]
     before_BJ = jnp.clip(row["patch_slot"] - 1, 0, hidden_BND.shape[1] - 1)
-    mu_BJD = jnp.take_along_axis(hidden_BND, before_BJ[..., None], axis=1)
+    mu_BJD = take_at(hidden_BND, before_BJ)
     utterance_BJ = jnp.clip(row["patch_segment"] - 1, 0, U - 1)
     start_BJ = jnp.clip(jnp.arange(J) - row["patch_index"] + config.delay, 0, J - 1)  # its first motion patch
     speaker = jnp.take_along_axis(row["speaker"], utterance_BJ[..., None], axis=1)
-    first = jnp.take_along_axis(slots["motion"][:, :, 0], start_BJ[..., None], axis=1)
+    first = take_at(slots["motion"][:, :, 0], start_BJ)
 
     def stream(name, global_BJS):
         x1 = slots[name].astype(jnp.float32)
@@ -101,7 +103,8 @@ def head_inputs(mu_BJD, target, noise):
     mu = mu_BJD[:, :, None] * noise["mu"][..., None].astype(mu_BJD.dtype)
     context = target["context"][:, :, None] * noise["context"][..., None, None]
     wide = target["global"][:, :, None]
-    return x, noise["t"], mu, context, jnp.broadcast_to(wide, (*noise["t"].shape, wide.shape[-1]))
+    wide = jnp.broadcast_to(wide, (*noise["t"].shape, wide.shape[-1]))
+    return tuple(laid(a, "batch", "time") for a in (x, noise["t"], mu, context, wide))
 
 
 def flow_loss(velocity_BJKPC, target, noise):
@@ -131,8 +134,7 @@ def loss_at(net, params, row, noise, config):
     speech = flow_loss(velocity["speech"], target["speech"], noise["speech"])
     motion = flow_loss(velocity["motion"], target["motion"], noise["motion"])
     here_BJ = jnp.clip(row["patch_slot"], 0, hidden.shape[1] - 1)
-    logits = net.apply({"params": params}, jnp.take_along_axis(hidden, here_BJ[..., None], axis=1),
-                       method="stop_logits")
+    logits = net.apply({"params": params}, take_at(hidden, here_BJ), method="stop_logits")
     stop, accuracy = stop_loss(logits, *stop_labels(row, config))
     loss = speech + config.motion_weight * motion + stop
     return loss, {"loss": loss, "speech": speech, "motion": motion, "stop": stop, "stop_accuracy": accuracy}

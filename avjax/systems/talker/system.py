@@ -121,22 +121,22 @@ def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     N, J, U, P = c.row_tokens, c.row_patches, c.row_utterances, c.patch
 
     def ints(*shape, meaning):
-        return Spec(("batch", *shape), "int32", meaning)
+        return Spec(("batch", *shape), "int32", meaning, sequence=1 if shape in ((N,), (J,)) else None)
 
     audio = dict(meaning="audio latents", rate=c.frame_rate, recipe=recipe("audio_recipe"))
     motion = dict(meaning="motion codes", unit="z-scored", rate=c.frame_rate, recipe=recipe("motion_recipe"))
     speaker = dict(meaning="who speaks", recipe=recipe("speaker_recipe"))
     batch = {
         "tokens": Spec(("batch", N), "int32", "text ids; the task's id at an utterance's first position",
-                       recipe=recipe("tokenizer_recipe")),
+                       recipe=recipe("tokenizer_recipe"), sequence=1),
         "segment": ints(N, meaning="utterance of each position, from 1; 0 = padding"),
         "position": ints(N, meaning="position within the utterance, 0 = its task"),
         "patch_slot": ints(J, meaning="position of each patch; the row's length for padding"),
         "patch_segment": ints(J, meaning="utterance of each patch, from 1; 0 = padding"),
         "patch_index": ints(J, meaning="patch within the utterance"),
-        "audio": Spec(("batch", J, P, c.audio_dim), "float32", **audio),
+        "audio": Spec(("batch", J, P, c.audio_dim), "float32", **audio, sequence=1),
         "audio_valid": ints(J, meaning="audio frames of each patch that exist"),
-        "motion": Spec(("batch", J, P, c.motion_dim), "float32", **motion),
+        "motion": Spec(("batch", J, P, c.motion_dim), "float32", **motion, sequence=1),
         "motion_valid": ints(J, meaning="motion frames of each patch that exist"),
         "speaker": Spec(("batch", U, c.speaker_dim), "float32", **speaker),
     }

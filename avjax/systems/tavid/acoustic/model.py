@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from avjax.nn.attention import Band, Full
-from avjax.nn.embeddings import TimeEmbedding, rotary_tables
+from avjax.nn.embeddings import TimeEmbedding, lookup, rotary_tables
 from avjax.nn.layers import Dense, adaptive_norm, gelu
+from avjax.nn.sequence import time_convolution
 from avjax.nn.transformer import DiffusionBlock
+from avjax.sharding.activations import laid
 
 ZEROS = nn.initializers.zeros
 
@@ -33,7 +35,7 @@ class Inputs(nn.Module):
     def embed(self, ids):
         """Ids outside the codebook (padding) take "no units", the last row."""
         ids = jnp.where((ids < 0) | (ids > self.config.num_units), self.config.num_units, ids)
-        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype) * self.config.unit_dim**0.5
+        return lookup(self.embedding, ids).astype(self.dtype) * self.config.unit_dim**0.5
 
     def __call__(self, x_BTM, given):
         """(batch, time, D); `given` as AcousticNet's."""
@@ -44,7 +46,24 @@ class Inputs(nn.Module):
             h_BTD = h_BTD + self.project(given["prompt"], rows=slice(U + M, None), bias=False)
         if self.config.partner:
             h_BTD = h_BTD + self.partner(self.embed(given["partner"]).sum(-2))
-        return h_BTD
+        return laid(h_BTD, "batch", "time")
+
+
+class TimeConvolution(nn.Module):
+    """Grouped convolution over time, (batch, time, width) -> the same shape."""
+
+    width: int
+    size: int
+    groups: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.size, self.width // self.groups, self.width))
+        self.bias = self.param("bias", ZEROS, (self.width,))
+
+    def __call__(self, x_BTD):
+        y_BTD = time_convolution(x_BTD.astype(self.dtype), self.kernel.astype(self.dtype), self.groups)
+        return y_BTD + self.bias.astype(self.dtype)
 
 
 class Positions(nn.Module):
@@ -57,8 +76,7 @@ class Positions(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        self.convs = [nn.Conv(self.width, (self.kernel,), padding=self.kernel // 2, feature_group_count=self.groups,
-                              dtype=self.dtype) for _ in range(self.depth)]
+        self.convs = [TimeConvolution(self.width, self.kernel, self.groups, self.dtype) for _ in range(self.depth)]
 
     def __call__(self, h_BTD, valid_BT):
         valid_BT1 = valid_BT[..., None].astype(h_BTD.dtype)
@@ -121,7 +139,7 @@ class AcousticNet(nn.Module):
         c, valid_BT = self.config, given["valid"]
         h_BTD = self.inputs(x_BTM, given)
         if c.position_kernel:
-            h_BTD = h_BTD + self.positions(h_BTD, valid_BT)
+            h_BTD = laid(h_BTD + self.positions(h_BTD, valid_BT), "batch", "time")
         condition_BD = self.time_embed(t_B)
         if c.voice_dim:
             condition_BD = condition_BD + self.voice(given["voice"], given["known"])
@@ -131,6 +149,6 @@ class AcousticNet(nn.Module):
         scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers,
                        in_axes=nn.broadcast)
         h_BTD, _ = scan(self.blocks, h_BTD, condition_BD, rotary, (valid_BT > 0).astype(jnp.int32))
-        shift_scale = self.modulation(condition_BD)[:, :, None]  # (B, 2, 1, D)
-        h_BTD = adaptive_norm(h_BTD, shift_scale[:, 0], shift_scale[:, 1])
+        shift_scale = laid(self.modulation(condition_BD), "batch")[:, :, None]  # (B, 2, 1, D)
+        h_BTD = adaptive_norm(laid(h_BTD, "batch", "time"), shift_scale[:, 0], shift_scale[:, 1])
         return self.outputs(h_BTD).astype(jnp.float32) * valid_BT[..., None]

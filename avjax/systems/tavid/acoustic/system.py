@@ -239,9 +239,9 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     voice = voice if c.voice_dim else {}
     at_50 = Spec(("batch", "units", S), rate=UNIT_RATE, **units)
     example = {"units": at_50, "mel": stream} | voice
-    batch = {"units": Spec(("batch", c.row_frames, S), rate=rate, **units),
-             "mel": Spec(("batch", c.row_frames, S, c.mel_dim), "float32", text, unit, rate, recipe("mel_recipe")),
-             "mask": Spec(("batch", c.row_frames), "float32", "1 = real frame, 0 = padding", "", rate)} | voice
+    batch = {"units": Spec(("batch", c.row_frames, S), rate=rate, **units, sequence=1),
+             "mel": Spec(("batch", c.row_frames, S, c.mel_dim), "float32", text, unit, rate, recipe("mel_recipe"), sequence=1),
+             "mask": Spec(("batch", c.row_frames), "float32", "1 = real frame, 0 = padding", "", rate, sequence=1)} | voice
     conditions = {"units": at_50, "units_length": Spec(("batch",), "int32", "units that exist")} | voice
     if c.prompt:
         conditions |= {"prompt": Spec(("batch", "prompt", S, c.mel_dim), "float32", "mel frames the answer begins with", unit,

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.errors import UserError
 from avjax.nn.attention import NEGATIVE
 from avjax.nn.layers import Dense, gelu
+from avjax.sharding.activations import parts
 from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice
 
 
@@ -81,6 +83,10 @@ class VoiceboxNet(nn.Module):
     def __call__(self, x_BTM, t_B, given):
         """Noisy mel (B, T, M) at times (B,) -> its velocity, float32."""
         c = self.config
+        if parts("time") > 1:
+            raise UserError("the published Voicebox does not split time", where="config.mesh.seq", expected="1",
+                            found=str(parts("time")), way_out="its time is one more frame before the first, and ALiBi is full: "
+                            "use the data, fsdp or tensor axis, or config.system.block = dit")
         valid_BN = jnp.pad(given["valid"], ((0, 0), (1, 0)), constant_values=1.0)
         valid_BN1 = valid_BN[..., None].astype(self.dtype)
         h_BTD = self.inputs(x_BTM, given)

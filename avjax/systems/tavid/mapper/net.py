@@ -20,9 +20,10 @@ from avjax.errors import UserError
 from avjax.nn.attention import Band, attention
 from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, gelu
+from avjax.sharding.activations import laid
 from avjax.systems.tavid.mapper.config import hidden_width
 
-KERNEL, STRIDE = 4, 2  # of the convolution: frame t sees units 2t - 1 .. 2t + 2
+KERNEL = 4  # of the convolution of stride 2: frame t sees units 2t - 1 .. 2t + 2
 
 
 def centroid_rows(path: str, num_units: int, unit_dim: int) -> np.ndarray:
@@ -63,9 +64,12 @@ class UnitStem(nn.Module):
         x = jnp.take(self.rows, jnp.where(known, units_BUS, self.config.num_units), axis=0).astype(self.dtype)
         x_BUSD = self.project(x) * valid_BU[..., None, None].astype(self.dtype)
         B, U, S, D = x_BUSD.shape
-        x = jnp.pad(x_BUSD, ((0, 0), (1, 1), (0, 0), (0, 0)))
-        taps = [x[:, i:i + U - 1:STRIDE] for i in range(KERNEL)]  # a convolution as one product, over all streams
-        return self.resample(jnp.concatenate(taps, axis=-1))
+        first, second = jnp.moveaxis(x_BUSD.reshape(B, U // 2, 2, S, D), 2, 0)  # of each frame's two units
+        before = jnp.pad(second, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+        after = jnp.pad(first, ((0, 0), (0, 1), (0, 0), (0, 0)))[:, 1:]
+        # a convolution as one product, over all streams
+        x_BTSD = self.resample(jnp.concatenate([before, first, second, after], axis=-1))
+        return laid(x_BTSD, "batch", "time", None, "width")
 
 
 def layer_norm():
@@ -103,10 +107,11 @@ class StreamLayers(nn.Module):
         return jnp.stack([self.q_norm[i](q), self.k_norm[i](k), v], axis=3)
 
     def add(self, x_BTSD, attended_BTSD, i: int = 0):
-        return x_BTSD + self.project[i](attended_BTSD)
+        return laid(x_BTSD + self.project[i](attended_BTSD), "batch", "time")
 
     def mlp(self, x_BTSD):
-        return x_BTSD + self.mlp_out(gelu(self.mlp_in(self.mlp_norm(x_BTSD))))
+        hidden_BTSF = laid(gelu(self.mlp_in(self.mlp_norm(x_BTSD))), "batch", "time", None, "width")
+        return laid(x_BTSD + self.mlp_out(hidden_BTSF), "batch", "time")
 
 
 class MapperBlock(nn.Module):
@@ -202,8 +207,8 @@ class MotionMapper(nn.Module):
             raise UserError("units of the Motion Mapper", expected=f"(batch, even, {c.streams})", found=str((B, U, S)))
         length_B = jnp.full((B,), U) if length_B is None else length_B
         valid_BU = jnp.arange(U) < length_B[:, None]
-        x_BTSD = self.stem(units_BUS, valid_BU)
-        valid_BT = valid_BU[:, ::2]
+        x_BTSD = laid(self.stem(units_BUS, valid_BU), "batch", "time")
+        valid_BT = 2 * jnp.arange(U // 2) < length_B[:, None]
         if c.mode == "concat":
             x_BTSD = self.join(x_BTSD.reshape(B, U // 2, 1, -1))
         else:
@@ -211,7 +216,8 @@ class MotionMapper(nn.Module):
         rotary = rotary_tables(jnp.arange(U // 2), c.d_model // c.num_heads)
         for block in self.blocks:
             x_BTSD = block(x_BTSD, rotary, valid_BT)
-        return self.out(self.norm(x_BTSD[:, :, 0]))
+        tokens_BTMW = laid(self.out(self.norm(x_BTSD[:, :, 0])), "batch", "time", None, "width")
+        return laid(tokens_BTMW, "batch", "time")
 
 
 class TokenWindows(nn.Module):
@@ -228,12 +234,13 @@ class TokenWindows(nn.Module):
         B, T, M, W = tokens_BTMW.shape
         margin = self.config.margin
         place = self.param("place", nn.initializers.normal(0.5), (2 * margin + 1, W)).astype(self.dtype)
-        last_B1 = jnp.full((B, 1), T - 1) if length_B is None else jnp.maximum(length_B[:, None], 1) - 1
-        parts = []
-        for i in range(2 * margin + 1):
-            frame_BT = jnp.clip(jnp.arange(T)[None] + i - margin, 0, last_B1)
-            parts.append(jnp.take_along_axis(tokens_BTMW, frame_BT[..., None, None], axis=1) + place[i])
-        return jnp.concatenate(parts, axis=2)
+        if length_B is not None:
+            last_B111 = jnp.maximum(length_B, 1)[:, None, None, None] - 1
+            frame_T11 = jnp.arange(T)[:, None, None]
+            last = jnp.sum(jnp.where(frame_T11 == last_B111, tokens_BTMW, 0), axis=1, keepdims=True)
+            tokens_BTMW = jnp.where(frame_T11 > last_B111, last, tokens_BTMW)
+        x = jnp.pad(tokens_BTMW, ((0, 0), (margin, margin), (0, 0), (0, 0)), mode="edge")
+        return jnp.concatenate([x[:, i:i + T] + place[i] for i in range(2 * margin + 1)], axis=2)
 
 
 def all_selves(units_BUS):

@@ -21,8 +21,10 @@ from avjax.systems.tavid.mapper.rows import UNITS_A_FRAME, MapperRows, check_uni
 # the mapper's parameters under `prefix`, fully sharded over fsdp; tensor parallel over heads and hidden units
 MAPPER_RULES = (
     (r"stem/rows", ()),  # num_units + 1 rows divide by nothing, and are read in part
-    (r"(stem/(project|resample)|join)/kernel", (None, "fsdp")),
-    (r"(stem/(project|resample)|join)/bias", ()),
+    (r"(stem/project|join)/kernel", (None, "fsdp")),
+    (r"(stem/project|join)/bias", ()),
+    (r"stem/resample/kernel", ("fsdp", "tensor")),
+    (r"stem/resample/bias", ("tensor",)),
     (r"blocks_\d+/\w+/qkv_\d+/kernel", ("fsdp", None, "tensor", None)),
     (r"blocks_\d+/\w+/qkv_\d+/bias", (None, "tensor", None)),
     (r"blocks_\d+/\w+/project_\d+/kernel", ("tensor", "fsdp")),
@@ -32,8 +34,8 @@ MAPPER_RULES = (
     (r"blocks_\d+/\w+/(project_\d+|mlp_out)/bias", ()),
     (r"(norm|blocks_\d+/\w+/(norms_\d+|mlp_norm|[qk]_norm_\d+))/(scale|bias)", ()),
     (r"role", ()),
-    (r"out/kernel", ("fsdp", None, None)),
-    (r"out/bias", ()),
+    (r"out/kernel", ("fsdp", None, "tensor")),
+    (r"out/bias", (None, "tensor")),
 )
 
 
@@ -113,8 +115,9 @@ def specs(c):
     target = dict(dtype="float32", meaning="what the pictures of every speaker show", rate=c.frame_rate)
     F, S, M = c.segment, c.streams, c.target_dim
     length = Spec(("batch",), "int32", "how many are real")
-    batch = {"units": Spec(("batch", UNITS_A_FRAME * F, S), **units), c.target: Spec(("batch", F, S, M), **target),
-             "mask": Spec(("batch", F), "float32", "1 = real frame, 0 = padding", rate=c.frame_rate)}
+    batch = {"units": Spec(("batch", UNITS_A_FRAME * F, S), **units, sequence=1, together=UNITS_A_FRAME),
+             c.target: Spec(("batch", F, S, M), **target, sequence=1),
+             "mask": Spec(("batch", F), "float32", "1 = real frame, 0 = padding", rate=c.frame_rate, sequence=1)}
     example = {"units": Spec(("batch", "units", S), **units), c.target: Spec(("batch", "time", S, M), **target)}
     conditions = {"units": example["units"], "units_length": length}
     return batch, example, conditions, {c.target: example[c.target], f"{c.target}_length": length}

@@ -5,6 +5,9 @@ input, its output is split likewise and compared with the same table; RMS norm, 
 cross-attention with a learned null key and value, which is all there is to see without text. Ours: a chain over the units
 of a step, several frames a step, and cross-attention that is rotary in planned time (`plan`).
 
+Where the mesh splits time, the encoder and the decoder's own attention are split over it; what the encoder read is then
+gathered once, and every device's steps look at the whole text.
+
 Suffixes: B batch, N text tokens, E encoder width, I decoder steps, J units of a step (frames of it x streams), D decoder
 width, W width of a unit's embedding (D / J), C chain width, H heads, K head width, V units with specials, R cached steps.
 """
@@ -13,9 +16,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from avjax.nn.attention import FULL, NEGATIVE, Band, Causal, attention
-from avjax.nn.embeddings import rotary_tables, rotate
+from avjax.nn.attention import FULL, Band, Causal, attention
+from avjax.nn.attention import attend as visible_attention
+from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
+from avjax.nn.sequence import whole
+from avjax.sharding.activations import laid, parts
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import SPECIALS
 
@@ -23,9 +29,7 @@ from avjax.systems.tavid.text.config import SPECIALS
 class GEGLU(SwiGLU):
     """(gelu(x @ gate) * (x @ value)) @ out, without biases (Shazeer 2020)."""
 
-    def __call__(self, x):
-        pair = self.inputs(x)
-        return self.outputs(gelu(pair[..., 0, :]) * pair[..., 1, :])
+    gate = staticmethod(lambda pair: gelu(pair[..., 0, :]) * pair[..., 1, :])
 
 
 MLP = {"swiglu": SwiGLU, "geglu": GEGLU}
@@ -44,18 +48,17 @@ class Residual(nn.Module):
 
 
 def heads_first(x_BTHK):
-    return x_BTHK.transpose(0, 2, 1, 3)
+    return jnp.swapaxes(x_BTHK, -3, -2)
 
 
 def merge_heads(x_BHTK):
-    return heads_first(x_BHTK).reshape(x_BHTK.shape[0], x_BHTK.shape[2], -1)
+    x_BTHK = heads_first(x_BHTK)
+    return x_BTHK.reshape(*x_BTHK.shape[:-2], -1)
 
 
 def attend(q_BHTK, k_BHSK, v_BHSK, seen_BTS):
     """Attention of queries to other keys; seen (B, 1 or T, S). Softmax in float32."""
-    logits = q_BHTK.shape[-1] ** -0.5 * jnp.einsum("bhtk,bhsk->bhts", q_BHTK, k_BHSK, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(seen_BTS[:, None], logits, NEGATIVE), axis=-1).astype(v_BHSK.dtype)
-    return jnp.einsum("bhts,bhsk->bhtk", weights, v_BHSK)
+    return visible_attention(q_BHTK, k_BHSK, v_BHSK, seen_BTS[:, None])
 
 
 def tables(positions_BT, width: int, theta: float):
@@ -76,7 +79,7 @@ class EncoderLayer(nn.Module):
         self.attention_norm, self.mlp_norm = (RMSNorm(c.encoder_width, c.rms_eps) for _ in range(2))
         self.qkv = Dense((3, c.encoder_heads, c.encoder_width // c.encoder_heads), c.encoder_width, **kw)
         self.project = Dense(c.encoder_width, c.encoder_width, **kw)
-        self.mlp = MLP[c.activation](c.encoder_width, c.encoder_ff, self.dtype)
+        self.mlp = MLP[c.activation](c.encoder_width, c.encoder_ff, self.dtype, by_width=True)
         self.add = Residual(c.dropout)
 
     def __call__(self, x_BNE, _, shared):
@@ -86,8 +89,8 @@ class EncoderLayer(nn.Module):
         mask = Band(c.encoder_window, c.encoder_window) if c.encoder_window else FULL
         out = attention(rotate(q, *shared["rotary"]), rotate(k, *shared["rotary"]), v, mask=mask, valid=shared["real"],
                         kernel=c.attention_kernel)
-        x_BNE = self.add(x_BNE, self.project(merge_heads(out)))
-        return self.add(x_BNE, self.mlp(self.mlp_norm(x_BNE))), None
+        x_BNE = laid(self.add(x_BNE, self.project(merge_heads(out))), "batch", "time")
+        return laid(self.add(x_BNE, self.mlp(self.mlp_norm(x_BNE))), "batch", "time"), None
 
 
 class DecoderLayer(nn.Module):
@@ -111,7 +114,7 @@ class DecoderLayer(nn.Module):
         self.cross_v = Dense((c.num_heads, c.head_dim), c.encoder_width, **kw)
         self.null = self.param("null", nn.initializers.normal(0.02), (2, c.num_heads, c.head_dim))
         self.cross_project = Dense(c.d_model, inner, **kw)
-        self.mlp = MLP[c.activation](c.d_model, c.d_ff, self.dtype)
+        self.mlp = MLP[c.activation](c.d_model, c.d_ff, self.dtype, by_width=True)
         self.add = Residual(c.dropout)
 
     def full(self, x_BID, _, shared):
@@ -144,14 +147,15 @@ class DecoderLayer(nn.Module):
         if self.config.alignment == "plan":
             k = rotate(k, *shared["text_rotary"])
         null_2BH1K = jnp.broadcast_to(self.null[:, None, :, None].astype(k.dtype), (2, *k.shape[:2], 1, k.shape[3]))
-        return {"k": jnp.concatenate([null_2BH1K[0], k], axis=2), "v": jnp.concatenate([null_2BH1K[1], v], axis=2)}
+        memory = {"k": jnp.concatenate([null_2BH1K[0], k], axis=2), "v": jnp.concatenate([null_2BH1K[1], v], axis=2)}
+        return {name: laid(x, "batch", "width") for name, x in memory.items()}  # made by every device of `seq`
 
     def _rest(self, x_BID, memory, shared):
         q = heads_first(self.cross_q(self.cross_norm(x_BID)))
         if self.config.alignment == "plan":
             q = rotate(q, *shared["time_rotary"])
         x_BID = self.add(x_BID, self.cross_project(merge_heads(attend(q, memory["k"], memory["v"], shared["seen"]))))
-        return self.add(x_BID, self.mlp(self.mlp_norm(x_BID)))
+        return laid(self.add(laid(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))), "batch", "time")
 
 
 def nearness(key, shape, dtype=jnp.float32):
@@ -178,12 +182,11 @@ class Chain(nn.Module):
         self.outputs = Dense(c.d_model // slots, c.depth_width, **kw)
 
     def __call__(self, hidden, units):
-        slots = units.shape[-2]
         earlier = jnp.pad(self.units(units[..., :-1, :]), [(0, 0)] * (units.ndim - 2) + [(1, 0), (0, 0)])
-        x_MJC = (self.inputs(hidden) + earlier).reshape(-1, slots, self.config.depth_width)
+        x_MJC = laid(self.inputs(hidden) + earlier, *("batch", "time")[:hidden.ndim - 1])
         for block in self.blocks:
             x_MJC = block(x_MJC)
-        return self.outputs(self.norm(x_MJC)).reshape(*hidden.shape[:-1], slots, -1)
+        return self.outputs(self.norm(x_MJC))
 
 
 class ChainBlock(nn.Module):
@@ -198,14 +201,16 @@ class ChainBlock(nn.Module):
         self.attention_norm, self.mlp_norm = (RMSNorm(c.depth_width, c.rms_eps) for _ in range(2))
         self.qkv = Dense((3, c.depth_heads, c.depth_width // c.depth_heads), c.depth_width, **kw)
         self.project = Dense(c.depth_width, c.depth_width, **kw)
-        self.mlp = MLP[c.activation](c.depth_width, 2 * c.depth_width, self.dtype)
+        self.mlp = MLP[c.activation](c.depth_width, 2 * c.depth_width, self.dtype, by_width=True)
 
     def __call__(self, x_MJC):
-        qkv = self.qkv(self.attention_norm(x_MJC))
-        q, k, v = (heads_first(qkv[:, :, i]) for i in range(3))
-        seen_1JJ = jnp.tril(jnp.ones((x_MJC.shape[1],) * 2, bool))[None]
-        x_MJC = x_MJC + self.project(merge_heads(attend(q, k, v, seen_1JJ)))
-        return x_MJC + self.mlp(self.mlp_norm(x_MJC))
+        places = ("batch", "time")[:x_MJC.ndim - 2]
+        # heads over `tensor` where their number allows it; where it does not, the attention of a handful is repeated
+        qkv = laid(self.qkv(self.attention_norm(x_MJC)), *places, None, None, "width")
+        q, k, v = (heads_first(qkv[..., i, :, :]) for i in range(3))
+        seen_1JJ = jnp.tril(jnp.ones((x_MJC.shape[-2],) * 2, bool))[None]
+        x_MJC = laid(x_MJC + self.project(merge_heads(attend(q, k, v, seen_1JJ))), *places)
+        return laid(x_MJC + self.mlp(self.mlp_norm(x_MJC)), *places)
 
 
 def stack(layer, config, dtype, length: int, methods: list[str], remat: tuple[str, ...]):
@@ -243,13 +248,13 @@ class TextNet(nn.Module):
         """Text -> (B, N, E). Nothing past the length is seen."""
         c, positions = self.config, jnp.arange(tokens_BN.shape[1])
         real_BN = (positions < length_B[:, None]).astype(jnp.int32)
-        x_BNE = jnp.take(self.text, tokens_BN, axis=0, mode="clip")
+        x_BNE = lookup(self.text, tokens_BN)
         if c.speaker_embedding:
             who_BN = jnp.where(token_speaker_BN < 0, c.num_streams, token_speaker_BN)
             x_BNE = x_BNE + jnp.take(self.speaker, who_BN, axis=0, mode="clip")
         shared = {"rotary": tables(positions[None], c.encoder_width // c.encoder_heads, c.rope_theta), "real": real_BN}
-        x_BNE, _ = self.encoder(x_BNE.astype(self.dtype), None, shared)
-        return self.encoder_norm(x_BNE)
+        x_BNE, _ = self.encoder(laid(x_BNE.astype(self.dtype), "batch", "time"), None, shared)
+        return whole(self.encoder_norm(x_BNE))
 
     def plan_logits(self, text_BNE):
         """(B, N, bins) float32, of the time step from each token to the next."""
@@ -258,12 +263,12 @@ class TextNet(nn.Module):
     def embed(self, units_BIJ):
         """Units and specials -> (..., J, W), unit variance at the start."""
         width = self.table.shape[1]
-        return (width ** 0.5 * jnp.take(self.table, units_BIJ, axis=0, mode="clip")).astype(self.dtype)
+        return (width ** 0.5 * lookup(self.table, units_BIJ)).astype(self.dtype)
 
     def hidden(self, before_BIJ, text_BNE, times_BN, length_B):
         """Teacher-forced decoder: units of the step before each -> (B, I, D). length 0: without text."""
         shared = self._text(text_BNE, times_BN, length_B) | self._steps(jnp.arange(before_BIJ.shape[1])[None])
-        x_BID = self.embed(before_BIJ).reshape(*before_BIJ.shape[:2], -1)
+        x_BID = laid(self.embed(before_BIJ).reshape(*before_BIJ.shape[:2], -1), "batch", "time")
         x_BID, _ = self.decoder.full(x_BID, None, shared)
         return self.norm(x_BID)
 
@@ -273,7 +278,8 @@ class TextNet(nn.Module):
         _, memory = self.decoder.remember(jnp.zeros(()), None, self._text(text_BNE, times_BN, length_B))
         room = min(c.window + 1, steps) if c.window else steps
         past = jnp.zeros((c.num_layers, len(length_B), c.num_heads, room, c.head_dim), self.dtype)
-        return {"k": past, "v": past, "text_k": memory["k"], "text_v": memory["v"]}
+        cache = {"k": past, "v": past, "text_k": memory["k"], "text_v": memory["v"]}
+        return {name: laid(x, None, "batch", "width") for name, x in cache.items()}  # one step at a time: no axis to split
 
     def step(self, before_BJ, cache, index, text_length_B):
         """Decoder step number `index` (the same for all rows) -> hidden (B, D), cache."""
@@ -293,7 +299,10 @@ class TextNet(nn.Module):
             out = self.chain(hidden, self.embed(units))
         else:
             out = hidden.reshape(*hidden.shape[:-1], self.slots, -1)
-        return jnp.einsum("...w,vw->...v", out.astype(jnp.float32), self.table)
+        ids, places = len(self.table), ("batch", "time")[:hidden.ndim - 1]
+        table = jnp.pad(self.table, ((0, -ids % parts("width")), (0, 0)))  # the largest array of a step is split by id
+        out = jnp.einsum("...w,vw->...v", laid(out.astype(jnp.float32), *places), laid(table, "width"))
+        return laid(out, *places, None, "width")[..., :ids]
 
     def __call__(self, tokens_BN, token_speaker_BN, length_B, times_BN, before_BIJ, units_BIJ):
         """Touches every parameter: logits (B, I, J, V), and those of the plan or None."""
@@ -308,7 +317,7 @@ class TextNet(nn.Module):
     def _text(self, text_BNE, times_BN, length_B):
         shared = {"text": text_BNE, "seen": self._seen(text_BNE.shape[1], length_B)}
         if self.config.alignment == "plan":
-            shared["text_rotary"] = tables(times_BN, self.config.head_dim, self.config.rope_theta)
+            shared["text_rotary"] = tables(whole(times_BN), self.config.head_dim, self.config.rope_theta)
         return shared
 
     def _steps(self, index_BI):

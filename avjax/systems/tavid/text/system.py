@@ -23,6 +23,7 @@ class System:
     makes = {"dialogue": ("units",)}
 
     # Fully sharded over fsdp; tensor parallel over heads and hidden units of the large stacks.
+    _both = ("fsdp", "tensor")
     param_rules = (
         (r"text|table", (None, "fsdp")),
         (r"speaker", ()),
@@ -31,12 +32,13 @@ class System:
         (r"decoder/cross_(q|k)/bias", (None, "tensor", None)),
         (r"decoder/null", (None, None, "tensor", None)),
         (r"(encoder|decoder)/(cross_)?project/kernel", (None, "tensor", "fsdp")),
-        (r"(encoder|decoder)/mlp/inputs/kernel", (None, "fsdp", None, None)),  # hidden widths like 8 D / 3 divide by little
-        (r"(encoder|decoder)/mlp/outputs/kernel", (None, None, "fsdp")),
+        # hidden widths like 8 D / 3 divide by little: stored in parts of D, split over hidden units for use (SwiGLU)
+        (r"(encoder|decoder)/mlp/inputs/kernel", (None, _both, None, None)),
+        (r"(encoder|decoder)/mlp/outputs/kernel", (None, None, _both)),
         (r"chain/blocks_\d+/qkv/kernel", ("fsdp", None, None, None)),
-        (r"chain/blocks_\d+/project/kernel", (None, "fsdp")),
-        (r"chain/blocks_\d+/mlp/inputs/kernel", ("fsdp", None, None)),
-        (r"chain/blocks_\d+/mlp/outputs/kernel", (None, "fsdp")),
+        (r"chain/blocks_\d+/project/kernel", ("tensor", "fsdp")),
+        (r"chain/blocks_\d+/mlp/inputs/kernel", (_both, None, None)),
+        (r"chain/blocks_\d+/mlp/outputs/kernel", (None, _both)),
         (r"chain/inputs/kernel", ("fsdp", None, None)),
         (r"chain/inputs/bias", ()),
         (r"chain/units/kernel", (None, "fsdp")),
@@ -100,17 +102,19 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     N, T, S = c.row_tokens, c.row_frames, c.num_streams
 
     def tokens(size):
-        return {"tokens": Spec(("batch", size), "int32", "dialogue text ids", recipe=recipe("tokens_recipe")),
-                "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's")}
+        return {"tokens": Spec(("batch", size), "int32", "dialogue text ids", recipe=recipe("tokens_recipe"), sequence=1),
+                "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's", sequence=1)}
 
     def units(size):
-        return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE, recipe=recipe("units_recipe"))
+        return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE, recipe=recipe("units_recipe"),
+                    sequence=1, together=c.frames_per_step)
 
     length = Spec(("batch",), "int32", "ids or frames that exist")
     batch = {**tokens(N), "tokens_length": length,
-             "times": Spec(("batch", N), "float32", "when a text id is said", "frames"),
+             "times": Spec(("batch", N), "float32", "when a text id is said", "frames", sequence=1),
              "units": units(T), "units_length": length,
-             "weight": Spec(("batch", T, S), "float32", "what a unit counts; the first after the last: of the end")}
+             "weight": Spec(("batch", T, S), "float32", "what a unit counts; the first after the last: of the end",
+                            sequence=1, together=c.frames_per_step)}
     example = {**tokens("tokens"), "turns": Spec(("batch", "turns", 6), "int32", "speaker, token span, unit span, 0 = turn"),
                "units": units("time")}
     conditions = {**tokens("tokens"), "tokens_length": length,

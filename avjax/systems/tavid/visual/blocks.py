@@ -2,6 +2,9 @@
 
 Hallo2 (arXiv 2410.07718) calls the second its audio module and the third, AnimateDiff's, its motion module; here motion
 is what the motion tokens say, and the third is temporal.
+Frames are folded into the batch in an order of `fold_frames`, by which the mesh axis `seq` splits them; the third exchanges
+frames for positions and back.
+
 Suffixes: B clips, F frames, R reference frames (the picture, then motion frames), N = B F folded, h w size, T = h w
 positions, C channels, D inner width, H heads, K head width, M tokens.
 """
@@ -13,6 +16,7 @@ from avjax.errors import UserError
 from avjax.nn.convolutions import GroupNorm
 from avjax.nn.cross_attention import cross_attention
 from avjax.nn.layers import Dense, adaptive_norm, gelu
+from avjax.sharding.activations import each_frame, fold_frames, laid, parts, unfold_frames
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
 REGIONS = ("full", "face", "lip")
@@ -62,7 +66,8 @@ class Attention(nn.Module):
         if context_BSD is None or len(context_BSD) == len(x_BTD):
             return self.attend(x_BTD, self.keys_values(x_BTD if context_BSD is None else context_BSD))
         B, (N, T, D) = len(context_BSD), x_BTD.shape
-        return self.attend(x_BTD.reshape(B, -1, D), self.keys_values(context_BSD)).reshape(N, T, D)
+        x_BTD = unfold_frames(x_BTD, B).reshape(B, -1, D)
+        return fold_frames(self.attend(x_BTD, self.keys_values(context_BSD)).reshape(B, N // B, T, D))
 
 
 class FeedForward(nn.Module):
@@ -110,12 +115,16 @@ class SpatialTransformer(nn.Module):
         normed_NTC = self.norm1(x_NTC)
         kv, lengths = self.self_attention.keys_values(normed_NTC), None
         if reference_BTC is not None:
-            frames = N // len(reference_BTC)
+            B = len(reference_BTC)
             reference = self.self_attention.keys_values(reference_BTC.astype(self.dtype))
-            reference = jnp.tile(reference, (frames, 1, 1, 1, 1)) if tile else jnp.repeat(reference, frames, axis=0)
+            if tile:
+                tiled = jnp.tile(reference, (N // B, 1, 1, 1, 1))
+                reference = fold_frames(tiled.reshape(B, N // B, *tiled.shape[1:]))
+            else:
+                reference = each_frame(reference, N // B)
             kv = jnp.concatenate([kv, reference], axis=1)
             if sees_reference_B is not None:
-                lengths = jnp.repeat(jnp.where(sees_reference_B > 0, 2, 1) * h * w, frames)
+                lengths = each_frame(jnp.where(sees_reference_B > 0, 2, 1) * h * w, N // B)
         x_NTC = x_NTC + self.self_attention.attend(normed_NTC, kv, lengths)
         x_NTC = x_NTC + self.face_attention(self.norm2(x_NTC), face_BMK.astype(self.dtype))
         x_NTC = x_NTC + self.feed_forward(self.norm3(x_NTC))
@@ -185,23 +194,34 @@ class TemporalTransformer(nn.Module):
     def __call__(self, x_NhwC, frames: int, before_BRhwC=None):
         """before_BRhwC: frames that precede the clip in time, seen and dropped again."""
         N, h, w, C = x_NhwC.shape
-        x = x_NhwC.reshape(N // frames, frames, h, w, C)
+        B = N // frames
         skip = 0 if before_BRhwC is None else before_BRhwC.shape[1]
         if frames + skip > self.length:
             raise UserError("clip too long for the temporal positions", where="visual denoiser",
                             expected=f"at most {self.length} frames", found=f"{frames} and {skip} before them",
                             way_out="make shorter clips, or raise config.system's temporal_length")
+        if parts("time") > 1 and h * w % parts("time"):
+            raise UserError("positions do not divide over the mesh", where="visual denoiser, temporal transformer",
+                            expected=f"a level of {h} x {w} that config.mesh.seq divides", found=f"seq {parts('time')}",
+                            way_out="a smaller config.mesh.seq, larger latents or fewer levels")
+
+        def of_positions(x_NhwC, frames):
+            """(B, T, frames, C): what was split by frames comes split by positions."""
+            y_BFTC = unfold_frames(self.inputs(self.norm(x_NhwC)), B).reshape(B, frames, h * w, C)
+            return laid(jnp.swapaxes(laid(y_BFTC, "batch", "time"), 1, 2), "batch", "time")
+
+        y, total = of_positions(x_NhwC, frames), skip + frames
         if skip:
-            x = jnp.concatenate([before_BRhwC.astype(x.dtype), x], axis=1)
-        total = skip + frames
-        y = self.inputs(self.norm(x.reshape(-1, h, w, C))).reshape(-1, total, h * w, C)
-        y = jnp.swapaxes(y, 1, 2).reshape(-1, total, C)  # (B T, frames, C)
+            before = fold_frames(before_BRhwC.astype(x_NhwC.dtype))
+            y = jnp.concatenate([of_positions(before, skip), y], axis=2)
+        y = fold_frames(y)  # (B T, frames, C)
         position = sinusoids(jnp.arange(total), C).astype(self.dtype)
         for norm, attention in ((self.norm1, self.attention1), (self.norm2, self.attention2)):
             y = y + attention(norm(y) + position)
         y = y + self.feed_forward(self.norm3(y))
-        y = jnp.swapaxes(y.reshape(-1, h * w, total, C)[:, :, skip:], 1, 2).reshape(N, h, w, C)
-        return x_NhwC + self.outputs(y)
+        y_BTFC = laid(unfold_frames(y, B)[:, :, skip:], "batch", "time")
+        y_BFTC = laid(jnp.swapaxes(y_BTFC, 1, 2), "batch", "time")
+        return x_NhwC + self.outputs(fold_frames(y_BFTC.reshape(B, frames, h, w, C)))
 
 
 def sinusoids(position_T, width: int):

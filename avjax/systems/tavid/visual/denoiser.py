@@ -1,6 +1,6 @@
 """The denoiser: Hallo2's 3-D U-Net, with motion tokens in the place of its audio tokens, predicting velocities.
 
-Frames are folded into the batch; only temporal transformers see them as an axis. Suffixes: see
+Frames are folded into the batch (`fold_frames`); only temporal transformers see them as an axis. Suffixes: see
 avjax.systems.tavid.visual.blocks.
 """
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from avjax.errors import UserError
 from avjax.nn.convolutions import Conv, GroupNorm, ResnetBlock
+from avjax.sharding.activations import each_frame, fold_frames, unfold_frames
 from avjax.systems.tavid.visual.blocks import MotionTransformer, SpatialTransformer, TemporalTransformer
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, TimeEmbedding, plan
 
@@ -148,26 +149,26 @@ class Denoiser(nn.Module):
           path: see `modes`.
           tile_references: as published, frame i of the folded B F sees the reference of clip i modulo B.
         """
-        c, (B, F, h, w, C) = self.config, latents_BFhwC.shape
+        c, (B, F) = self.config, latents_BFhwC.shape[:2]
         run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames)
 
-        def each_frame(x_B):
-            return None if x_B is None else jnp.repeat(x_B, F, axis=0)
+        def every(x_B):
+            return None if x_B is None else each_frame(x_B, F)
 
         time_BD = jax.nn.silu(self.time(t_B))
         scale = None if motion_scale is None else jnp.broadcast_to(motion_scale, (B, len(c.regions)))
-        given = {"time": each_frame(time_BD), "face": face_BMK, "sees_reference": reference_mask, "scale": each_frame(scale),
-                 "motion": None if motion_BFMK is None else motion_BFMK.reshape(B * F, *motion_BFMK.shape[2:])}
-        masks = [None if m is None else jnp.broadcast_to(m, (B, F, *m.shape[2:])).reshape(B * F, *m.shape[2:])
+        given = {"time": every(time_BD), "face": face_BMK, "sees_reference": reference_mask, "scale": every(scale),
+                 "motion": None if motion_BFMK is None else fold_frames(motion_BFMK)}
+        masks = [None if m is None else fold_frames(jnp.broadcast_to(m, (B, F, *m.shape[2:])))
                  for m in masks or [None] * len(c.channels)]
         banks = iter(banks) if banks is not None else iter(lambda: None, 0)
 
         def through(layer, x, mode):
             return layer(x, next(banks), masks[layer.plan.level], given, mode)
 
-        x = self.inputs(latents_BFhwC.reshape(B * F, h, w, C))
+        x = self.inputs(fold_frames(latents_BFhwC))
         if mask_feature is not None:
-            x = x + mask_feature.reshape(x.shape).astype(x.dtype)
+            x = x + fold_frames(mask_feature).astype(x.dtype)
         skips = [x]
         for block in self.down:
             for layer in block.layer:
@@ -183,4 +184,4 @@ class Denoiser(nn.Module):
                 x = through(layer, x, run.attention if layer.plan.attention else run.plain)
             if block.plan.resize:
                 x = block.resized(x)
-        return self.outputs(self.norm(x)).reshape(B, F, h, w, -1).astype(jnp.float32)
+        return unfold_frames(self.outputs(self.norm(x)), B).astype(jnp.float32)

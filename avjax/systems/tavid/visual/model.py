@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from avjax.flow import diffusion
 from avjax.nn.convolutions import fold, unfold
+from avjax.sharding.activations import fold_frames, laid, unfold_frames
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows
 from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.parts import ImageProjection
@@ -31,7 +32,7 @@ class VisualNet(nn.Module):
 
     def face(self, face_BE):
         """(B, N, K). No face is the embedding of zeros, whose tokens are not zero."""
-        return self.image_projection(face_BE)
+        return laid(self.image_projection(face_BE), "batch")
 
     def tokens(self, units_BUS, length_B):
         """Motion tokens of stream 0 for every frame, with its neighbours' (B, U / 2, M, K)."""
@@ -51,7 +52,7 @@ class VisualNet(nn.Module):
             x = jnp.concatenate([x, jnp.broadcast_to(beside, x.shape)], axis=-1)
         out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask, temporal=temporal,
                             path=c.path)
-        out = unfold(out.reshape(-1, *out.shape[2:]), c.patch).reshape(latents_BFhwC.shape)
+        out = unfold_frames(unfold(fold_frames(out), c.patch), len(latents_BFhwC))
         if c.predicts == "velocity":
             return out
         signal, sigma = diffusion.roots(diffusion.make_schedule(c.betas), t_B, out.ndim)
@@ -59,9 +60,7 @@ class VisualNet(nn.Module):
 
     def folded(self, latents_BFhwC):
         """Patches of cells as channels: small pictures then need no level of their own."""
-        B, F = latents_BFhwC.shape[:2]
-        x = fold(latents_BFhwC.reshape(B * F, *latents_BFhwC.shape[2:]), self.config.patch)
-        return x.reshape(B, F, *x.shape[1:])
+        return unfold_frames(fold(fold_frames(latents_BFhwC), self.config.patch), len(latents_BFhwC))
 
     def __call__(self, latents_BFhwC, units_BUS, face_BE):
         """Everything once, for `init`."""

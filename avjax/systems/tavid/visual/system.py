@@ -14,6 +14,8 @@ from ml_collections import FrozenConfigDict
 
 from avjax.flow import diffusion
 from avjax.nn.layers import compute_dtype, uniform_fan_in
+from avjax.nn.sequence import take_at
+from avjax.sharding.activations import each_frame, fold_frames
 from avjax.systems.api import Spec
 from avjax.systems.tavid.mapper.rows import check_units
 from avjax.systems.tavid.mapper.system import MAPPER_RULES
@@ -105,13 +107,13 @@ class System:
         over the noisier half of the times."""
         c, variables = self.config, {"params": params}
         latents_BFhwC, single = batch["latents"].astype(jnp.float32), c.stage != "temporal"
-        B, F = latents_BFhwC.shape[:2]
+        F = latents_BFhwC.shape[1]
         face = self.net.apply(variables, jnp.where(draw["face"][:, None], 0.0, batch["face"]), method="face")
         motion = None
         if c.stage != "appearance":
             units = jnp.where(draw["motion"][:, None, None], c.mapper.num_units, batch["units"])
             tokens = self.net.apply(variables, units, batch["units_length"], method="tokens")
-            motion = jnp.take_along_axis(tokens, batch["frame"][:, :, None, None], axis=1)
+            motion = take_at(tokens, batch["frame"])
         pictures = batch["reference"][:, None]
         if not single:
             pictures = jnp.concatenate([pictures, self.spoilt(batch["motion"], draw)], axis=1)
@@ -119,13 +121,14 @@ class System:
         sees = 1 - draw["reference"].astype(jnp.int32)
         x0, noise, t, reference = latents_BFhwC, draw["noise"], draw["t"], batch["reference"]
         if single:  # frames become rows of one frame
-            x0, noise, motion = (None if x is None else x.reshape(B * F, 1, *x.shape[2:]) for x in (x0, noise, motion))
-            banks, face, sees, reference = jax.tree.map(lambda x: jnp.repeat(x, F, axis=0), (banks, face, sees, reference))
-        t = t.reshape(-1)
+            x0, noise, motion = (None if x is None else fold_frames(x)[:, None] for x in (x0, noise, motion))
+            banks, face, sees, reference = jax.tree.map(lambda x: each_frame(x, F), (banks, face, sees, reference))
+        t = fold_frames(t)
         velocity = self.net.apply(variables, diffusion.q_sample(self.schedule, x0, noise, t), reference, t, banks, face,
                                   motion, sees, not single, method="velocity")
         error = jnp.square(velocity - diffusion.velocity_target(self.schedule, x0, noise, t))
-        weighted = error * self.cell_weights(latents_BFhwC).reshape(B if not single else B * F, -1, *c.latent_size, 1)
+        weights = self.cell_weights(latents_BFhwC)
+        weighted = error * (fold_frames(weights)[:, None] if single else weights)
         axes = tuple(range(1, error.ndim))
         mse_N, weighted_N = jnp.mean(error, axis=axes), jnp.mean(weighted, axis=axes)
         variance_N = 1 - jnp.asarray(self.schedule.alphas)[t]  # an error of the velocity is this much of one of the data
@@ -189,11 +192,12 @@ def specs(c, window: int):
     reference = dict(dtype="float32", meaning="latent of the reference picture", recipe=recipe("latents_recipe"))
     faces = dict(dtype="float32", meaning="face embedding", recipe=recipe("faces_recipe"))
     length = Spec(("batch",), "int32", "how many are real")
-    batch = {"latents": Spec(("batch", F, *latent), "float32", **latents), "reference": Spec(("batch", *latent), **reference),
-             "face": Spec(("batch", c.face_width), **faces)}
+    batch = {"latents": Spec(("batch", F, *latent), "float32", **latents, sequence=1),
+             "reference": Spec(("batch", *latent), **reference), "face": Spec(("batch", c.face_width), **faces)}
     if c.stage != "appearance":
-        batch |= {"units": Spec(("batch", UNITS_A_FRAME * window, S), **units), "units_length": length,
-                  "frame": Spec(("batch", F), "int32", "where the frames lie among the units' frames")}
+        batch |= {"units": Spec(("batch", UNITS_A_FRAME * window, S), **units, sequence=1, together=UNITS_A_FRAME),
+                  "units_length": length,
+                  "frame": Spec(("batch", F), "int32", "where the frames lie among the units' frames", sequence=1)}
     if c.stage == "temporal":
         batch["motion"] = Spec(("batch", before, *latent), "float32", "latents of the frames before")
     example = {"units": Spec(("batch", "units", S), **units),

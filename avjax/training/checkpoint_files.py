@@ -1,0 +1,170 @@
+"""The files of one checkpoint: `state/` (Orbax's arrays), `meta/` (JSON) and, on local disks, `checksums.json`.
+
+On a local disk a checkpoint is whole when Orbax has renamed it to its number; checksums (CRC-32 of every file) then tell what
+became of it since. An object store knows no renaming and keeps checksums of its own: there, Orbax's commit file says that all
+of a checkpoint's objects are written.
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from avjax.errors import UserError
+from avjax.sharding.rules import named_leaves
+from avjax.training import distributed, paths
+
+FOLDER = "checkpoints"
+CHECKSUMS, COMMIT = "checksums.json", "commit_success.txt"
+
+
+class Broken(Exception):
+    """A checkpoint that is not whole."""
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def steps_in(folder: Any) -> list[int]:
+    """Committed checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.name.isdigit()]
+    return sorted(int(p.name) for p in found if not paths.is_remote(p) or (p / COMMIT).exists())
+
+
+def seal(folder: Any) -> None:
+    """Writes checksums.json; a checkpoint that retention has already deleted is left alone."""
+    if not paths.is_remote(folder) and folder.is_dir():
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+        temporary = folder / (CHECKSUMS + ".tmp")
+        temporary.write_text(json.dumps({str(p.relative_to(folder)): _crc(p) for p in files}))
+        temporary.rename(folder / CHECKSUMS)
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def verify(folder: Any) -> None:
+    """Raises Broken when a file is missing or its bytes changed. A checkpoint killed between commit and sealing has
+    no checksums; Orbax's own structure check then has to do, as it has in an object store."""
+    if paths.is_remote(folder):
+        return
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text())
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise Broken(f"{CHECKSUMS} is unreadable") from error
+    for name, crc in sums.items():
+        if not (folder / name).is_file():
+            raise Broken(f"{name} is missing")
+        if _crc(folder / name) != crc:
+            raise Broken(f"{name} does not match its checksum")
+
+
+def read_meta(folder: Any) -> dict:
+    """What was saved beside the arrays: {"config", "system", "recipes", "data", "rank", ...}."""
+    try:
+        return json.loads((folder / "meta" / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise Broken(f"meta: {first_line(error)}") from error
+
+
+def meta_or_none(folder: Any) -> dict | None:
+    try:
+        return read_meta(folder)
+    except Broken:
+        return None
+
+
+def processes(*, alone: bool = False) -> ocp.options.MultiprocessingOptions:
+    """Who takes part: all processes, which then wait for each other by timed barriers, or this one alone."""
+    if alone and jax.process_count() > 1:
+        me = jax.process_index()
+        return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    count = distributed.process_count()
+    return ocp.options.MultiprocessingOptions(active_processes=set(range(count)) if count > 1 else None)
+
+
+def reader(*, alone: bool) -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=processes(alone=alone))
+
+
+def saved_shapes(folder: Any) -> dict[str, tuple]:
+    """{name of an array: (shape, dtype)}, without reading any. Raises Broken."""
+    try:
+        with reader(alone=True) as r:
+            tree = r.metadata(folder / "state").item_metadata.tree
+    except Exception as error:
+        raise Broken(first_line(error)) from error
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(tree)}
+
+
+def check_same_model(folder: Any, target: Any, *, partial: bool) -> None:
+    """UserError when the checkpoint's arrays are not those of `target`; names the first that differs. Raises Broken."""
+    saved = saved_shapes(folder)
+    wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(target)}
+    found = saved if not partial else {k: v for k, v in saved.items() if k.split("/")[0] in target}
+    # Parameters first: an optimiser state that differs as well says less.
+    for name in sorted(wanted.keys() | found.keys(), key=lambda n: (not n.startswith(("params", "ema")), n)):
+        if wanted.get(name) != found.get(name):
+            def say(x):
+                return f"{x[0]} {x[1]}" if x else "absent"
+            raise UserError("the checkpoint is of another model or optimiser", where=f"{folder}, {name}",
+                            expected=f"{say(wanted.get(name))} (the config's)",
+                            found=f"{say(found.get(name))} (the checkpoint's)",
+                            way_out="use the config that made it, or another workdir")
+
+
+def problem(folder: Any, target: Any) -> str:
+    """What is wrong with a checkpoint, "" for nothing. UserError when it is of another model."""
+    try:
+        verify(folder)
+        check_same_model(folder, target, partial=False)
+        read_meta(folder)
+    except Broken as error:
+        return str(error)
+    return ""
+
+
+def read_arrays(folder: Any, target: Any, *, partial: bool = False) -> Any:
+    """The state, laid out like `target`. With `partial` only the subtrees of `target`, and for this process alone."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    try:
+        with reader(alone=partial) as r:
+            return r.restore(folder / "state", args=ocp.args.PyTreeRestore(
+                item=target, restore_args=restore_args, partial_restore=partial))
+    except Exception as error:
+        raise Broken(first_line(error)) from error
+
+
+def resolve(path: Any, step: int | str | None = None) -> Any:
+    """The folder of one checkpoint. `path` is a workdir, its `checkpoints` folder, or one checkpoint, local or a URL; `step` a
+    number, "best" (by the metric it was trained with) or None for the newest."""
+    path = paths.folder(path)
+    if (path / "state").is_dir():
+        return path
+    folder = path if path.name == FOLDER else path / FOLDER
+    steps = steps_in(folder)
+    if not steps:
+        raise UserError("no checkpoint here", where=str(path),
+                        expected=f"a workdir of launch.train, with {FOLDER}/<step>/ inside",
+                        found="no such folder" if not path.exists() else "none", way_out="train first")
+    if step == "best":
+        metas = {s: meta_or_none(folder / str(s)) or {} for s in steps}
+        ranked = {s: m["rank"] * (-1 if m.get("best_mode") == "max" else 1) for s, m in metas.items()
+                  if m.get("rank") is not None}
+        return folder / str(min(ranked, key=ranked.get) if ranked else steps[-1])
+    if step is not None and int(step) not in steps:
+        raise UserError("no such checkpoint", where=str(folder), expected=f"one of the steps {steps}", found=str(step))
+    return folder / str(steps[-1] if step is None else int(step))

@@ -1,0 +1,49 @@
+"""Folders that may lie in an object store: "gs://bucket/run" where a local path may stand.
+
+Local folders are pathlib's, remote ones etils.epath's, which have the same methods as far as they are used here. In an object
+store a folder is nothing but a common beginning of names, a file appears whole or not at all, and nothing can be renamed,
+appended to or run out of space.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import fsspec.config
+from etils import epath
+
+SCHEMES = ("gs://", "s3://", "az://", "hf://")  # those that epath has a file system for, where its package is installed
+
+
+def is_remote(path: Any) -> bool:
+    return os.fspath(path).startswith(SCHEMES)
+
+
+def folder(path: Any) -> Any:
+    """`path` as an absolute folder: pathlib.Path, or epath.Path of a URL."""
+    if not is_remote(path):
+        return Path(path).absolute()
+    for name in ("gcs", "s3", "az", "hf"):  # other hosts write there too, and TensorStore does
+        fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+    return epath.Path(path)
+
+
+def write_text(path: Any, text: str) -> None:
+    """Whole or not at all: written aside and renamed, or as one object."""
+    if is_remote(path):
+        path.write_text(text)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def copy_in(source: Path, target: Any) -> None:
+    """A local file or folder to a place that may be remote; files that are there are replaced."""
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        for entry in source.iterdir():
+            copy_in(entry, target / entry.name)
+    else:
+        target.write_bytes(source.read_bytes())

@@ -1,0 +1,61 @@
+"""A launcher's body as one of the processes of a job: flags that say which, exit codes, and an end that all hear of.
+
+    with hosts.session():
+        ...
+
+Exit codes: 0 done, 2 something the user can mend, 75 restartable (a signal, a lost host, a hang), 1 a defect. What ends one
+process early ends all, and each says why.
+"""
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+
+from absl import flags
+
+from avjax.errors import UserError
+
+
+def define_flags() -> None:
+    """--coordinator, --processes, --process_id: of a job of several processes that the environment does not describe."""
+    flags.DEFINE_string("coordinator", None, "machine:port of process 0; default $JAX_COORDINATOR_ADDRESS or the cluster's.")
+    flags.DEFINE_integer("processes", None, "How many processes; default $JAX_NUM_PROCESSES or the cluster's.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which one this is; default $JAX_PROCESS_ID or the cluster's.", lower_bound=0)
+
+
+@contextlib.contextmanager
+def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
+    """Joins the job's other processes, if there are any, before a device is touched; takes signals while inside.
+
+    One process: exceptions pass, a Restart with its message printed. Several: any exception ends the job everywhere.
+    """
+    from avjax.training import distributed, preemption
+
+    values = flags.FLAGS.flag_values_dict()
+    where = {name: values.get(name) for name in ("coordinator", "processes", "process_id")}
+    try:
+        with preemption.signals():
+            if distributed.initialize(where["coordinator"] or "", where["processes"], where["process_id"],
+                                      heartbeat_seconds=heartbeat_seconds):
+                distributed.peers().on_stop = preemption.on_stop
+                distributed.agree(distributed.versions(), "versions")
+            yield
+            distributed.shutdown()
+    except preemption.Preempted as error:  # said already, by the loop, and known to all
+        distributed.end(error.code, "")
+        raise
+    except distributed.Restart as error:
+        distributed.say(f"restartable: {error.message}")
+        distributed.end(error.code, error.message)
+        distributed.exit_now(error.code)
+    except UserError as error:
+        if distributed.process_count() > 1:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        distributed.end(distributed.USER, str(error))
+        raise
+    except BaseException as error:
+        if distributed.process_count() > 1:
+            traceback.print_exc()
+        distributed.end(1, f"{type(error).__name__}: {error}")
+        raise

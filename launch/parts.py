@@ -1,0 +1,61 @@
+"""Who makes which part of a dataset: flags, and what the environment says. See data_pipelines/parts.py.
+
+    --processes=4                 four processes of this machine, started again when one is killed
+    started once a host           by launch.submit or a cluster's own launcher: part k of n
+    --shard=2/8                   part 2 of 8 (0 to 7), by itself: in any order, at any time, e.g. an array of jobs
+
+Processes share nothing but the folder: each sees its own devices alone (JAX's distributed runtime is not started), and waits
+for nobody.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from avjax.errors import UserError
+from avjax.training import distributed
+from data_pipelines.parts import Part
+from launch.targets import processes
+
+FIND = 60.0  # seconds for a cluster to say where its hosts are
+RESTARTS = 20  # of --processes
+GRACE = 10.0  # seconds between one's death and the end of the others: nothing is lost by a kill
+
+
+def define_flags() -> None:
+    flags.DEFINE_integer("processes", None, "Processes of this machine that share the work.", lower_bound=2)
+    flags.DEFINE_string("shard", None, "I/N: only part I of N, by itself.")
+
+
+def spread(module: str, out: str) -> None:
+    """With --processes: runs this command in so many processes, and ends with their exit code. Else returns."""
+    args = flags.FLAGS
+    if not args.processes or "JAX_PROCESS_ID" in os.environ:  # this is one of them
+        return
+    if args.shard:
+        raise UserError("--shard is one part by itself", where="--processes", way_out="leave one of the two out")
+    folder = pathlib.Path(out).absolute()
+    code = processes.run([sys.executable, "-m", module, *sys.argv[1:]], processes=args.processes, environment={},
+                         logs=folder.with_name(f".{folder.name}.logs"), cwd=pathlib.Path.cwd(), max_restarts=RESTARTS,
+                         grace=GRACE)
+    if not code:
+        print(f"written: {folder}")
+    sys.exit(code)
+
+
+def part_of(out: str, shard: str | None) -> str | Part:
+    """The folder, or this process' part of it: --shard's, or its own as one of the job's processes."""
+    if shard:
+        index, slash, count = shard.partition("/")
+        if not (slash and index.isdigit() and count.isdigit()):
+            raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8", found=repr(shard))
+        return Part(pathlib.Path(out), int(index), int(count))
+    index, count = distributed.find(FIND)
+    return out if count == 1 else Part(pathlib.Path(out), index, count)
+
+
+def told(part: Part) -> str:
+    """What to say when others are not whole."""
+    return f"part {part.index} of {part.count} is whole; whoever finishes last puts {part.out_dir} together"

@@ -1,0 +1,93 @@
+"""Sweeps over config values: `--sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2` is six jobs.
+
+Every combination is one, with the values in its name and its workdir.
+"""
+
+import dataclasses
+import itertools
+import re
+
+from avjax.errors import UserError
+
+LONGEST = 40  # letters of a job's name: what xpk takes, and what leaves room for JobSet's suffixes in a pod's 63
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One combination: its overrides ("--config.a.b=value"), and what to add to a name and to a workdir ("" = no sweep)."""
+
+    overrides: tuple[str, ...] = ()
+    label: str = ""
+    index: int = 0
+
+    def name(self, base: str) -> str:
+        """The job's name: with the values, or with the combination's number where those are too long."""
+        name = f"{base}-{slug(self.label)}" if self.label else base
+        return name if len(name) <= LONGEST or not self.label else f"{base}-{self.index:03d}"
+
+    def workdir(self, base: str) -> str:
+        return f"{base.rstrip('/')}/{self.label}" if self.label and base else base
+
+
+def points(specs: list[str]) -> list[Point]:
+    """The product of all specs ("config.KEY=VALUE,VALUE,..."), the last one changing fastest; one plain point for none.
+
+    Commas inside brackets or quotes belong to a value. Raises UserError: not of that form, a key or a value twice.
+    """
+    axes = [_axis(spec) for spec in specs]
+    keys = [key for key, _ in axes]
+    if len(set(keys)) < len(keys):
+        raise UserError("a key is swept twice", where="--sweep", found=", ".join(keys), way_out="name all its values once")
+    last = [key.rpartition(".")[2] for key in keys]
+    short = [leaf if last.count(leaf) == 1 else key for leaf, key in zip(last, keys, strict=True)]
+    out = []
+    for index, values in enumerate(itertools.product(*(values for _, values in axes))):
+        overrides = tuple(f"--config.{key}={value}" for key, value in zip(keys, values, strict=True))
+        label = "_".join(f"{name}={_plain(value)}" for name, value in zip(short, values, strict=True))
+        out.append(Point(overrides, label, index))
+    if len({point.label for point in out}) < len(out):
+        raise UserError("two combinations have the same name", where="--sweep", found=", ".join(specs),
+                        expected="values that differ in letters, digits, dots or signs")
+    return out
+
+
+def slug(text: str) -> str:
+    """Small letters, digits and dashes, as clusters want names."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def check_name(name: str) -> None:
+    """UserError unless clusters take it as a job's name."""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > LONGEST:
+        raise UserError("clusters do not take this name", where="--name", found=repr(name),
+                        expected=f"at most {LONGEST} of a-z, 0-9 and -, beginning with a letter")
+
+
+def _axis(spec: str) -> tuple[str, list[str]]:
+    key, equals, text = spec.partition("=")
+    key = key.removeprefix("--").removeprefix("config.")
+    values = _split(text)
+    if not key or not equals or not all(values) or len(set(values)) < len(values):
+        raise UserError("not a sweep", where="--sweep", expected="config.KEY=VALUE,VALUE,... with different values",
+                        found=repr(spec))
+    return key, values
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _plain(value: str) -> str:
+    """A value as a part of a path."""
+    return re.sub(r"[^\w.+-]+", "-", value).strip("-")

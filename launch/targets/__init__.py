@@ -1,0 +1,76 @@
+"""Where a job runs: one file a kind of cluster, each with `render(jobs, place) -> Submission`.
+
+A target writes text: manifests, scripts and the commands that submit them. Nothing is run by rendering, so `--dry_run` shows
+exactly what would be. No cloud library is imported; the cluster's own tools (kubectl, xpk, gcloud, sbatch) do the work.
+"""
+
+import dataclasses
+import importlib
+
+from launch.targets.accelerators import Accelerator
+
+NAMES = ("xpk", "gke", "tpu_vm", "slurm", "local")
+
+RESTART = 75  # a job's exit code when it was stopped with everything saved, or has lost a peer: start it again
+# A bug, a user's error, a command that cannot be run: the same would happen again. All other codes are a signal's
+# (128 + n: killed, out of memory, aborted by the coordination service) or RESTART, and the job is started again.
+FATAL = (1, 2, 126, 127)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One `python -m MODULE ARGUMENTS...`, the same on every host."""
+
+    name: str  # of at most 40 letters, digits and dashes
+    module: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    python: str = "python"  # of an image or an activated environment
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (self.python, "-m", self.module, *self.arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What the cluster needs to be told. Empty = not said; a target names what it cannot do without."""
+
+    accelerator: Accelerator | None = None
+    slices: int = 1  # or so many times the machines
+    revision: str = ""  # of the code: names its archive and its image
+    extras: tuple[str, ...] = ()  # of setup.py, to install with it
+    max_restarts: int = 20
+    grace: int = 300  # seconds between SIGTERM and SIGKILL: what a save may take
+    project: str = ""
+    zone: str = ""
+    cluster: str = ""
+    image: str = ""  # an image's name without tag, in a registry that the cluster reads
+    queue: str = ""
+    reservation: str = ""
+    spot: bool = False
+    service_account: str = ""
+    namespace: str = ""
+    runtime_version: str = ""
+    account: str = ""
+    time: str = ""
+    setup: str = ""  # a line of shell before the job: `module load ...`, `. venv/bin/activate`
+    cpus_per_task: int = 0
+    processes: int = 1
+    devices: int = 0
+    folder: str = ""  # where the submission's files are
+    cwd: str = ""  # the user's current folder, to which his paths are relative
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """Files to write into one folder, and commands to run in it, in order."""
+
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    commands: tuple[tuple[str, ...], ...] = ()
+    after: str = ""  # how to watch and end the jobs
+
+
+def load(name: str):
+    """The target's module: `render(jobs, place)`, `NEEDS` (fields of Place) and `PLATFORMS`."""
+    return importlib.import_module(f"launch.targets.{name}")

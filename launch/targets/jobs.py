@@ -1,0 +1,92 @@
+"""What is submitted: the jobs of a config, or of a sweep over it, with everything on their command lines that decides them."""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from avjax.errors import UserError
+from launch import flags as launch_flags
+from launch import sweeps
+from launch.targets import Job, environment
+
+KINDS = ("train", "evaluate", "extract", "prepare")
+WITH_CONFIG = ("train", "evaluate")
+ON_ONE_HOST = ("evaluate",)
+ALONE = ("extract", "prepare")  # whose hosts share a folder, and nothing else
+CACHE = "compilation_cache"  # in the workdir (of the whole sweep), so that a restart compiles nothing
+
+
+def make(kind: str, args, overrides: list[str], rest: list[str], accelerator, slices: int, *, cached: bool = True) -> list[Job]:
+    """The jobs of a sweep (one without).
+
+    Args:
+      kind: one of KINDS.
+      args: config, workdir, name, seed, sweep and env as `launch.submit` takes them.
+      overrides: "--config.key=value".
+      rest: further arguments of the job.
+      accelerator, slices: where it will run.
+      cached: compiled programs are kept in the workdir, else where each host keeps them.
+
+    Raises:
+      UserError: no config or workdir, one that means nothing to this kind, unknown keys, names that clusters refuse.
+    """
+    cache = f"{args.workdir.rstrip('/')}/{CACHE}" if args.workdir and cached else ""
+    variables = environment.variables(accelerator, cache, dict(_variable(text) for text in args.env),
+                                      alone=kind in ALONE)
+    if kind not in WITH_CONFIG:
+        for flag, value in (("config", args.config), ("sweep", args.sweep), ("seed", args.seed), ("config.*", overrides)):
+            if value not in (None, []):
+                raise UserError(f"--{flag} means nothing here", where=f"--job={kind}",
+                                way_out="arguments of the job go after --")
+        sweeps.check_name(args.name or kind)
+        return [Job(args.name or kind, f"launch.{kind}", tuple(rest), variables)]
+    for flag, value, example in (("config", args.config, "configs/X.py"), ("workdir", args.workdir, "gs://BUCKET/RUN")):
+        if not value:
+            raise UserError(f"no {flag} given", where=f"--job={kind}", expected=f"--{flag}={example}")
+    seed = [] if args.seed is None else [f"--config.seed={args.seed}"]
+    return [_job(kind, args, [*overrides, *seed, *point.overrides], rest, point, slices, variables)
+            for point in sweeps.points(args.sweep)]
+
+
+def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Point, slices: int, variables) -> Job:
+    config = read_config(args.config, changed)
+    if slices > 1 and "dcn" in config and config.dcn.data == config.dcn.fsdp == 1:
+        changed = [*changed, f"--config.dcn.data={slices}"]  # else there would be more devices than the mesh has
+    if not any(text.startswith("--config.seed=") for text in changed):
+        changed = [*changed, f"--config.seed={config.seed}"]
+    name, flag = point.name(args.name or base_name(kind, config)), "--workdir" if kind == "train" else "--checkpoint"
+    sweeps.check_name(name)
+    where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={point.workdir(args.workdir)}"]
+    return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest), variables)
+
+
+def base_name(kind: str, config) -> str:
+    """A job's name where none is given."""
+    return kind if config is None else sweeps.slug(config.name if kind == "train" else f"{config.name}-{kind}")
+
+
+def read_config(path: str, overrides: list[str]):
+    """The config as the job will read it. UserError: unknown keys, values of another type."""
+    config = launch_flags.load_config(path)
+    for text in overrides:
+        key = text.removeprefix("--config.").partition("=")[0]
+        launch_flags.check_key(config, key, where=f"--config.{key}")
+    file, colon, argument = path.partition(":")
+    file = file if pathlib.Path(file).is_file() else str(launch_flags.ROOT / file)
+    argv = ["submit", f"--config={file}{colon}{argument}", *overrides]
+    parsed = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, lock_config=True, flag_values=parsed, sys_argv=argv)
+    try:
+        parsed(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError("a config value has the wrong type", where=path, found=" ".join(overrides),
+                        expected=str(error)) from error
+    return parsed.config
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UserError("not a variable", where="--env", expected="NAME=VALUE", found=repr(text))
+    return name, value

@@ -1,0 +1,148 @@
+"""One job as several processes of this machine, which find each other by JAX_COORDINATOR_ADDRESS.
+
+What a cluster's launcher does, here: a log a process, signals passed on, the others ended when one dies, and all started again
+when they ended with 75 (or by a signal) and nobody asked them to stop.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from launch.targets import RESTART
+
+POLL = 0.05  # seconds
+PAUSE = 1.0  # before the first restart; doubled every time, up to 30
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.Path, cwd: pathlib.Path, max_restarts: int,
+        grace: float) -> int:
+    """Runs the command in `processes` processes until all end; returns the job's exit code.
+
+    Args:
+      command: argv of every process.
+      processes: how many; 1 = no coordinator, as if started by hand.
+      environment: variables besides this process's own.
+      logs: folder of process-K.log, to which each start appends; process 0's is also printed here.
+      cwd: folder to run in.
+      max_restarts: how often all are started again.
+      grace: seconds between the first death, or a signal, and the end of those that remain (SIGKILL).
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    with _signals() as caught:
+        for restart in range(max_restarts + 1):
+            code = _once(command, processes, environment, logs, cwd, grace, caught)
+            if code != RESTART or caught or restart == max_restarts:
+                return code
+            pause = min(PAUSE * 2**restart, 30.0)
+            print(f"stopped with {code}, restart {restart + 1} of {max_restarts} in {pause:g} s", file=sys.stderr, flush=True)
+            _sleep(pause, caught)
+            if caught:
+                return code
+    return code
+
+
+def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
+    address = f"127.0.0.1:{_free_port()}"
+    started, files, killed = [], [], set()
+    with contextlib.ExitStack() as stack:
+        for k in range(processes):
+            mine = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(k)}
+            file = stack.enter_context(open(logs / f"process-{k}.log", "ab"))
+            files.append(file)
+            started.append(subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
+                env=os.environ | environment | (mine if processes > 1 else {})))
+        echo = stack.enter_context(open(logs / "process-0.log", "rb"))
+        echo.seek(files[0].tell())
+        try:
+            _watch(started, killed, caught, grace, echo)
+        finally:
+            for process in started:  # an error of ours leaves nobody behind
+                _send(process, signal.SIGKILL)
+                process.wait()
+            _copy(echo)
+    codes = {k: process.returncode for k, process in enumerate(started)}
+    bad = {k: code for k, code in codes.items() if code and k not in killed} or {k: code for k, code in codes.items() if code}
+    for k, code in bad.items():
+        if code != RESTART:
+            _tell(k, code, logs / f"process-{k}.log")
+    return verdict(list(bad.values()))
+
+
+def verdict(codes: list[int]) -> int:
+    """One exit code of the non-zero ones: an error that would come again, else RESTART; 0 for none."""
+    errors = [code for code in codes if 0 < code < 128 and code != RESTART]
+    return min(errors) if errors else RESTART if codes else 0
+
+
+def _watch(started, killed: set, caught: list, grace: float, echo) -> None:
+    """Returns when all have ended; `killed` gets the numbers of those that had to be."""
+    passed_on, deadline, ending = 0, None, False
+    while alive := [k for k, process in enumerate(started) if process.poll() is None]:
+        _copy(echo)
+        for number in caught[passed_on:]:
+            for k in alive:
+                _send(started[k], number if passed_on == 0 else signal.SIGKILL)  # the second one is meant
+            passed_on, deadline = passed_on + 1, deadline or time.monotonic() + grace
+        codes = [process.returncode for process in started if process.returncode]
+        if codes and not ending:
+            ending, deadline = True, deadline or time.monotonic() + grace
+            if codes != [RESTART] * len(codes):  # after a 75 they end by themselves, at the same step
+                for k in alive:
+                    _send(started[k], signal.SIGTERM)
+        if deadline and time.monotonic() > deadline:
+            killed.update(alive)
+            for k in alive:
+                _send(started[k], signal.SIGKILL)
+        time.sleep(POLL)
+
+
+@contextlib.contextmanager
+def _signals():
+    """The list of signals caught inside."""
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda received, frame: caught.append(received)) for number in _PASSED_ON}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(process: subprocess.Popen, number: int) -> None:
+    """To the process's whole session, so that its own children (loader workers, extraction's) get it too."""
+    if number == signal.SIGKILL:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+    elif process.poll() is None:
+        process.send_signal(number)
+
+
+def _sleep(seconds: float, caught: list) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not caught:
+        time.sleep(POLL)
+
+
+def _copy(echo) -> None:
+    if text := echo.read():
+        sys.stdout.write(text.decode(errors="replace"))
+        sys.stdout.flush()
+
+
+def _tell(k: int, code: int, log: pathlib.Path, lines: int = 5) -> None:
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    last = log.read_bytes()[-4000:].decode(errors="replace").splitlines()[-lines:] if k else []
+    print("\n  ".join([f"process {k} ended by {how} ({log})", *last]), file=sys.stderr, flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

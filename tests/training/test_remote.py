@@ -1,0 +1,122 @@
+"""A workdir at gs://, on a Google Cloud Storage that is faked by a local server (see fake_gcs.py)."""
+
+import json
+
+import fake_gcs
+import pytest
+import toy
+from test_loop import Recorder, assert_same, run
+
+from avjax.errors import UserError
+from avjax.training import checkpoints, goodput, paths, remote
+
+RUN = "gs://bucket/runs/a"
+KEEP_ALL = {"train.keep_last": 9, "train.checkpoint_every": 2}
+
+
+store = fake_gcs.store
+
+
+def lines(store, kind="train", name="bucket/runs/a/metrics.jsonl"):
+    return [r for r in map(json.loads, store[name][0].decode().splitlines()) if r["kind"] == kind]
+
+
+def steps(store, run="bucket/runs/a"):
+    prefix = f"{run}/checkpoints/"
+    return sorted({int(k[len(prefix):].split("/")[0]) for k in store if k.startswith(prefix)})
+
+
+def test_a_bucket_is_a_workdir_like_another(store, tmp_path):
+    whole = run(tmp_path / "whole", **{"train.steps": 8, "optimizer.ema_decay": 0.5})
+    settings = {"train.checkpoint_every": 2, "train.keep_last": 2, "optimizer.ema_decay": 0.5}
+    values = {3: 0.1, 6: 0.5}
+    run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 5})
+    assert steps(store) == [4, 5]  # kept like anywhere else
+    resumed = run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 8, "train.keep_last": 1})
+    assert_same(whole.state, resumed.state)
+    assert steps(store) == [6, 8] and checkpoints.resolve(RUN, "best").name == "6"
+    assert [r["step"] for r in lines(store)] == list(range(1, 9)) and lines(store, "goodput")[-1]["starts"] == 2
+    names = {k.removeprefix("bucket/runs/a/").split("/")[0] for k in store}
+    assert names == {"checkpoints", "metrics.jsonl", goodput.FILE, "tensorboard"} and not any(k.endswith(".tmp") for k in store)
+
+    assert_same(checkpoints.load_params(RUN, toy.ToySystem()), whole.state["ema"])
+    assert checkpoints.load_meta(RUN, 6)["step"] == 6 and str(checkpoints.resolve(RUN)) == f"{RUN}/checkpoints/8"
+    warm = run(tmp_path / "warm", **{"train.init_from": RUN, "train.steps": 1, "optimizer.learning_rate": 0.0})
+    assert_same(warm.state["params"], whole.state["ema"])
+    with pytest.raises(UserError, match="no checkpoint here; where: gs://bucket/elsewhere.*no such folder"):
+        checkpoints.load_params("gs://bucket/elsewhere", toy.ToySystem())
+
+
+@pytest.mark.parametrize("how", ["objects lost", "not committed"])
+def test_torn_newest_checkpoint_in_a_bucket(store, tmp_path, how):
+    whole = run(tmp_path / "whole", **KEEP_ALL)
+    run(RUN, **KEEP_ALL | {"train.steps": 4})
+    newest = "bucket/runs/a/checkpoints/4/"
+    if how == "objects lost":
+        for name in [k for k in store if k.startswith(newest) and "/d/" in k]:
+            del store[name]
+    else:  # killed before the end of the save
+        del store[newest + "commit_success.txt"]
+    resumed = run(RUN, **KEEP_ALL)
+    assert_same(whole.state, resumed.state)
+    said = " ".join(r["text"] for r in lines(store, "note"))
+    assert "going on from step 2" in said and ("checkpoint 4 is broken" in said) == (how == "objects lost")
+    assert steps(store) == [2, 4, 6]
+
+
+def test_other_stores_are_read_from_and_refused_to_be_written_to(store, tmp_path):
+    state = run(tmp_path / "a", **{"train.steps": 3}).state
+    paths.copy_in(tmp_path / "a", paths.folder("s3://bucket/copied"))
+    assert_same(checkpoints.load_params("s3://bucket/copied", toy.ToySystem()), state["params"])
+    before = dict(store)
+    with pytest.raises(UserError, match="cannot be written there; where: s3://bucket/b/checkpoints; expected: a local path or gs://"):
+        run("s3://bucket/b")
+    assert store == before
+
+
+def test_mirror_sends_what_changes_and_goes_on_with_what_was_there(store, tmp_path):
+    there = paths.folder("gs://bucket/m")
+    paths.write_text(there / "log", "one\n")
+    mirror = remote.Mirror(there, fetch=("log", "absent"), every=1000)
+    with (mirror.folder / "log").open("a") as file:
+        file.write("two\n")
+    (mirror.folder / "deep" / "er").mkdir(parents=True)
+    (mirror.folder / "deep" / "er" / "x").write_bytes(b"\0")
+    (mirror.folder / "half.tmp").touch()
+    assert store["bucket/m/log"][0] == b"one\n"
+    generation = store["bucket/m/log"][1]
+    mirror.close()
+    assert store["bucket/m/log"][0] == b"one\ntwo\n" and store["bucket/m/deep/er/x"][0] == b"\0"
+    assert "bucket/m/half.tmp" not in store and not mirror.folder.exists()
+    second = remote.Mirror(there, fetch=("log",), every=1000)
+    second.close()
+    assert store["bucket/m/log"][1] > generation and store["bucket/m/log"][1] == max(
+        g for k, (_, g) in store.items() if k == "bucket/m/log")
+
+
+def test_a_store_that_fails_is_told_once_and_ends_nothing(store, capfd, monkeypatch):
+    mirror = remote.Mirror(paths.folder("gs://bucket/m"), every=0.01)
+
+    def fail(*args):
+        raise RuntimeError("503 Service Unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.paths, "copy_in", fail)
+        (mirror.folder / "log").write_text("x")
+        while "503" not in (said := capfd.readouterr().err):
+            pass
+    mirror.close()
+    assert said.count("could not be sent") == 1 and store["bucket/m/log"][0] == b"x"
+
+
+def test_a_bucket_at_hand_for_what_knows_local_folders_only(store, tmp_path):
+    run(RUN, **KEEP_ALL | {"train.steps": 4})
+    paths.write_text(paths.folder(RUN) / "config.json", "{}")
+    with remote.at_hand(RUN, "best") as here:
+        assert (here / "config.json").read_text() == "{}" and (here / "metrics.jsonl").exists()
+        assert checkpoints.resolve(here).name == "4" and not (here / "tensorboard").exists()
+        (here / "evaluation").mkdir()
+        (here / "evaluation" / "results.json").write_text("[]")
+    assert store["bucket/runs/a/evaluation/results.json"][0] == b"[]" and steps(store) == [2, 4]
+    with remote.at_hand(tmp_path) as here:
+        assert here == tmp_path
