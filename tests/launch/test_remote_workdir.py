@@ -14,9 +14,9 @@ import fake_gcs  # noqa: E402
 
 from avjax.errors import UserError  # noqa: E402
 from avjax.training import paths  # noqa: E402
-from launch import stages, train, training  # noqa: E402
+from launch import flags, stages, training  # noqa: E402
 
-store = fake_gcs.store
+train, store = flags.launcher("launch.train"), fake_gcs.store
 
 
 def test_a_run_in_a_bucket_and_what_cannot_lie_there(store, tmp_path, one_device, monkeypatch):  # noqa: F811

@@ -1,6 +1,7 @@
 """The visual nets against recordings of Hallo2's, and what we do otherwise."""
 
 import ast
+import os
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ FILES = golden("hallo2_unet", key="denoising/sd/")
 SMALL = golden("hallo2_small_parts", key="image_proj/")
 CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
 TOLERANCE = 1e-4
+# each path is a program of its own, half a minute to compile on one core
+ALL = pytest.mark.skipif(not (os.environ.get("AVJAX_GOLDEN_DIR") or os.environ.get("AVJAX_ALL_GOLDEN")),
+                         reason="set AVJAX_ALL_GOLDEN=1 to run the paths that neither training nor sampling takes")
 
 
 def test_recordings_are_there():
@@ -150,6 +154,7 @@ def test_guidance_batch(recorded):
 
 
 @pytest.mark.slow
+@ALL
 def test_other_paths(recorded):
     """The eval path; no motion frames; no reference: five more programs, hence slow."""
     given, rec = recorded.inputs("train")
@@ -165,6 +170,7 @@ def test_other_paths(recorded):
 
 
 @pytest.mark.slow
+@ALL
 def test_gradients_of_the_temporal_modules(recorded):
     """Of the complete graph: sixteen modules run on the published path, and all of them learn."""
     given, rec = recorded.inputs("train")
