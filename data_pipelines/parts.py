@@ -111,6 +111,16 @@ class Merging:
             seen.update(record["ids"])
 
 
+def begun(out_dir) -> int | None:
+    """Into how many parts an interrupted job cut this dataset, 1 for none; None where there was no such job."""
+    out = pathlib.Path(out_dir).absolute()
+    shared = out.with_name(f".{out.name}.partial")
+    try:
+        return json.loads((shared / "parts.json").read_text())["parts"]
+    except FileNotFoundError:
+        return 1 if (shared / JOURNAL).exists() else None
+
+
 def folders(part: Part, shared: pathlib.Path) -> list[pathlib.Path]:
     """Of all parts."""
     return [shared / dataclasses.replace(part, index=k).folder for k in range(part.count)]

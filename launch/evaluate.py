@@ -3,7 +3,8 @@
 python -m launch.evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart [--split=valid] [--out=DIR]
 
 Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the table. A killed job
-goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder, or one checkpoint.
+goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder, or one checkpoint; one in a bucket
+(gs://...) is copied here first, and the results go there.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ from absl import flags
 
 from avjax.errors import UserError
 from avjax.systems import api
-from avjax.training import checkpoints
+from avjax.training import checkpoints, paths, remote
 from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, store
 from data_pipelines.loader import check_recipes
@@ -87,9 +88,9 @@ def _clips(config, workdir, dataset):
     return None
 
 
-def workdir_of(checkpoint) -> pathlib.Path:
-    """The workdir a checkpoint path lies in: itself, or the parent of its `checkpoints` folder."""
-    path = pathlib.Path(checkpoint).absolute()
+def workdir_of(checkpoint):
+    """The workdir a checkpoint path lies in, as `paths.folder`: itself, or the parent of its `checkpoints` folder."""
+    path = paths.folder(checkpoint)
     for folder in (path, path.parent):
         if folder.name == checkpoints.FOLDER:
             return folder.parent
@@ -109,11 +110,16 @@ def main(argv):
     args = flags.FLAGS
     if not args.checkpoint:
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of launch.train or one checkpoint")
-    if not pathlib.Path(args.checkpoint).exists():
+    launch_flags.check_local("--out", args.out)
+    given = paths.folder(args.checkpoint)
+    if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint, expected="a workdir of launch.train, or one "
                         "checkpoint of it", found="no such folder", way_out="check the path, or train first")
     enable_compilation_cache()
-    evaluate(args.config, workdir_of(args.checkpoint), splits=args.split, out=args.out, checkpoint=args.checkpoint)
+    workdir = workdir_of(given)
+    step = int(given.name) if given.name.isdigit() and given != workdir else None
+    with remote.at_hand(workdir, step) as here:
+        evaluate(args.config, here, splits=args.split, out=args.out, checkpoint=here if paths.is_remote(given) else given)
 
 
 if __name__ == "__main__":

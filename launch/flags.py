@@ -90,6 +90,15 @@ def _check_config(argv: list[str], needed: bool) -> None:
         check_key(config, key, where=f"--config.{key}")
 
 
+def check_local(flag: str, path: str | None) -> None:
+    """UserError for a URL where only a folder or file of this machine will do."""
+    from avjax.training import paths
+
+    if path and paths.is_remote(path):
+        raise UserError("a path of this machine is needed", where=flag, found=path,
+                        way_out=f"leave {flag} out to write into the workdir, wherever that is")
+
+
 def all_keys(config: ConfigDict, prefix: str = "") -> list[str]:
     """Every valid key, "a" and "a.b"."""
     keys = []

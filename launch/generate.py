@@ -1,8 +1,9 @@
 """Lets a trained avatar speak: `python -m launch.generate --workdir=DIR --text="..."` (or `--audio=FILE`).
 
 Writes OUT.mp4 (face with sound) and OUT.wav; speech alone is written as OUT.wav. Of a dialogue, also OUT.<name>.mp4 and
-OUT.<name>.wav of every party; OUT.mp4 then shows all side by side with the mixed sound. `--config=configs/X.py` stands for
-the workdir runs/<its name>. What a system can be given, and for which tasks, is said in data_pipelines/drive/<system>.py:
+OUT.<name>.wav of every party; OUT.mp4 then shows all side by side with the mixed sound. DIR may be in a bucket (gs://...).
+`--config=configs/X.py` stands for the workdir runs/<its name>. What a system can be given, and for which tasks, is said in
+data_pipelines/drive/<system>.py:
 
     AV-Flow   --text (timed phonemes by espeak-ng) or --audio
     Talker    --task=t2av | tts | a2v | v2a, by default what fits what is given: --text, --audio, --motion, or
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.api import real_streams
-from avjax.training import checkpoints
+from avjax.training import checkpoints, remote
 from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, drive, media
 from launch import flags as launch_flags
@@ -220,13 +221,15 @@ def main(argv):
     del argv
     args = flags.FLAGS
     workdir = args.workdir or workdir_of(args.config)
+    launch_flags.check_local("--out", args.out)
     enable_compilation_cache()
     started = time.perf_counter()
     wish = {field.name: getattr(args, field.name) for field in dataclasses.fields(drive.Wish)}
-    paths = generate(workdir, out=args.out, seed=args.seed, steps=args.steps, guidance=args.guidance,
-                     temperature=args.temperature, step=None if args.step < 0 else args.step, stream=args.stream,
-                     save_latents=args.save_latents, **wish)
-    print(f"wrote {' and '.join(str(path) for path in paths.values())} in {time.perf_counter() - started:.1f} s")
+    step = None if args.step < 0 else args.step
+    with remote.at_hand(workdir, step) as here:
+        paths = generate(here, out=args.out, seed=args.seed, step=step, steps=args.steps, guidance=args.guidance,
+                         temperature=args.temperature, stream=args.stream, save_latents=args.save_latents, **wish)
+        print(f"wrote {' and '.join(str(path) for path in paths.values())} in {time.perf_counter() - started:.1f} s")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ SLICES = flags.DEFINE_integer("slices", 0, "Equal slices, or machines of GPUs, j
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
 NO_COMPILE = flags.DEFINE_bool("no_compile", False, "Shapes only, also where libtpu is at hand.")
 LIBTPU = flags.DEFINE_string("libtpu", "", "libtpu.so or the folder it was installed to.")
-THOROUGH = flags.DEFINE_bool("thorough", False, "Let XLA:TPU optimise as it does for training: takes about three "
+THOROUGH = flags.DEFINE_bool("thorough", False, "Let XLA:TPU compile what training compiles: takes three to six "
                              "times as long and tells the step time that it expects.")
 SEARCH = flags.DEFINE_bool("search", False, "Find the best mesh and the largest batch.")
 COMPILES = flags.DEFINE_integer("compiles", 4, "Compilations that --search may spend.")

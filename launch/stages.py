@@ -8,7 +8,8 @@
 Beside every output lies `<output>.stage.json`, the arguments that made it. An output made with other arguments is an
 error that says which folder to delete, never silently used or overwritten.
 
-Of several hosts, host 0 prepares and extracts while the others wait for it; a stage that trains is run by all of them.
+Of several hosts, each extracts a part (data_pipelines/parts.py); a stage that trains is run by all of them, and host 0 alone
+prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
 """
 
 import inspect
@@ -63,6 +64,8 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
             _record(out, kind, arguments, done=False)
         if kind == "train":
             _run(kind, dict(arguments), where)
+        elif kind == "extract":
+            _extract(name, arguments, where)
         else:
             distributed.on_main(name, lambda: _run(kind, dict(arguments), where))  # noqa: B023
         if distributed.is_main():
@@ -115,6 +118,21 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
 
     open_dataset(out)  # written whole or not at all, so it need not be marked as done; UserError when damaged
     return True
+
+
+def _extract(name: str, arguments: dict, where: str) -> None:
+    """This host's parts; returns when all hosts have theirs, which is when the dataset is whole."""
+    from data_pipelines import parts
+
+    out, hosts, peers = Path(arguments["out"]), distributed.process_count(), distributed.peers()
+    count = distributed.on_main(f"parts of {name}", lambda: parts.begun(out) or hosts)
+    for index in range(distributed.process_index(), count, hosts):
+        _run("extract", arguments | {"out": parts.Part(out, index, count) if count > 1 else out}, where)
+    if peers:
+        key = peers.unique(f"stage/{name}")
+        peers.put(f"{key}/{peers.me}", True)
+        for host in range(hosts):
+            peers.wait(f"{key}/{host}", distributed.STAGE_SECONDS, what=f"{peers.name(host)}: {name}")
 
 
 def _run(kind: str, arguments: dict, where: str) -> None:

@@ -57,7 +57,7 @@ FULL = Full()
 
 
 def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid=None, streams: int = 1,
-              kernel: str = "auto"):
+              window=None, kernel: str = "auto"):
     """Scaled dot-product attention, softmax in float32.
 
     Args:
@@ -68,6 +68,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
       valid: (batch, time), 1 = real frame; short for two segments: real frames never see padding.
       streams: sequences that share one clock and lie interleaved, entry t * streams + s; the mask then counts steps of t,
         and every stream sees all of them.
+      window: (left, right) of traced integers within the mask's band, for scanned layers that differ in theirs.
       kernel: "dense" (time x time scores), "banded" (blocked; cost and memory linear in time for a Band), or "auto".
 
     Returns (batch, heads, time, head width) in q's dtype. Raises UserError for an unknown kernel or both of segments
@@ -81,23 +82,28 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
         segments = (valid > 0).astype(jnp.int32)
     if kernel not in ("auto", *KERNELS):
         raise UserError("unknown attention kernel", expected=" | ".join(("auto", *KERNELS)), found=repr(kernel))
+    def near(offset):
+        """Whether a query sees a key, by the key's step minus its own."""
+        furthest = (left, right) if window is None else window
+        return (offset >= -furthest[0]) & (offset <= furthest[1])
+
     if parts("time") > 1:
         from avjax.nn.sequence import split_attention
 
-        return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, segments, streams, kernel)
+        return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams, kernel)
     q_BHTK, k_BGTK, v_BGTK = (laid(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
     repeats = q_BHTK.shape[1] // k_BGTK.shape[1]
     k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x for x in (k_BGTK, v_BGTK))
     if kernel == "auto":
         kernel = "banded" if left + right + block_length(left, right) < length else "dense"
-    return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, segments, streams)
+    return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, near, segments, streams)
 
 
-def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT, streams: int = 1):
+def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, streams: int = 1):
     """All scores at once; the reference that the other kernels are tested against."""
     step_T = np.arange(q_BHTK.shape[2]) // streams
     offset = step_T[None, :] - step_T[:, None]  # key minus query
-    seen = jnp.asarray((offset >= -left) & (offset <= right))[None, None]
+    seen = jnp.asarray(near(offset))[None, None]
     if segments_BT is not None:
         seen = seen & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
     return attend(q_BHTK, k_BHTK, v_BHTK, seen)
@@ -115,13 +121,13 @@ def block_length(left: int, right: int) -> int:
     return int(np.clip(8 * -(-(left + right) // 8), 32, 128))
 
 
-def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, segments_BT, streams: int = 1):
+def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, streams: int = 1):
     """Blocks of Q queries against the W = left + Q + right keys that any of them can see."""
     B, H, T, K = q_BHTK.shape
     Q = block_length(left, right)
     offset = np.arange(left + Q + right)[None, :] - left - np.arange(Q)[:, None]  # key minus query
     offset = offset.repeat(streams, axis=0).repeat(streams, axis=1)
-    seen_QW = (offset >= -left) & (offset <= right)
+    seen_QW = near(offset)
     left, right = left * streams, right * streams  # from here on in entries
     Q, W = seen_QW.shape
     N = -(-T // Q)

@@ -29,8 +29,9 @@ from avjax.sharding.activations import active_mesh, axes_for, laid, parts
 from avjax.sharding.mesh import SEQUENCE_AXIS
 
 
-def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, segments_BT, streams: int, kernel: str):
-    """What avjax.nn.attention.attention returns, for a mesh with seq > 1. left, right: the band in steps."""
+def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segments_BT, streams: int, kernel: str):
+    """What avjax.nn.attention.attention returns, for a mesh with seq > 1. left, right: the band in steps; near: which
+    offsets in it are seen."""
     (B, H, T, _), G, s = q_BHTK.shape, k_BGTK.shape[1], parts("time")
     missing = -T % (s * streams)
     if missing:
@@ -40,13 +41,13 @@ def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, segments_BT, 
         k_BGTK, v_BGTK = (jnp.repeat(x, H // G, axis=1) for x in (k_BGTK, v_BGTK))
     batch, width = axes_for(B, "batch") or None, axes_for(H, "width") or None
     place, row = PartitionSpec(batch, width, SEQUENCE_AXIS, None), PartitionSpec(batch, SEQUENCE_AXIS)
-    here = functools.partial(_here, left=left, right=right, total=T, streams=streams, kernel=kernel, devices=s)
+    here = functools.partial(_here, left=left, right=right, near=near, total=T, streams=streams, kernel=kernel, devices=s)
     given = (q_BHTK, k_BGTK, v_BGTK) + (() if segments_BT is None else (segments_BT,))
     out = jax.shard_map(here, in_specs=(place,) * 3 + (row,) * (len(given) - 3), out_specs=place)(*given)
     return out[:, :, :T] if missing else out
 
 
-def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, total, streams, kernel, devices):
+def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total, streams, kernel, devices):
     """One device's queries against all keys that they see."""
     t = q_BHtK.shape[2]
     first = lax.axis_index(SEQUENCE_AXIS) * t
@@ -62,7 +63,7 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, total, strea
     k_BHWK, v_BHWK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x for x in jnp.split(kv_BGWK, 2, axis=-1))
     keys = None if segments_Bt is None else seen_by(segments_Bt, 1)
     start = 0 if whole else first - left * streams
-    seen = functools.partial(_seen, left=left, right=right, total=total, streams=streams)
+    seen = functools.partial(_seen, near=near, total=total, streams=streams)
     if kernel == "auto":
         narrow = left + right + kernels.block_length(left, right) < t // streams
         kernel = "banded" if narrow and not whole else "dense"
@@ -74,10 +75,9 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, total, strea
     return kernels.attend(q_BHtK, k_BHWK, v_BHWK, mask)
 
 
-def _seen(query, key, *, left, right, total, streams):
+def _seen(query, key, *, near, total, streams):
     """Whether a query at one entry sees a key at another, by the band and the sequence's ends."""
-    offset = key // streams - query // streams
-    return (offset >= -left) & (offset <= right) & (key >= 0) & (key < total)
+    return near(key // streams - query // streams) & (key >= 0) & (key < total)
 
 
 def _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, keys_BW, seen):

@@ -60,21 +60,22 @@ class DiffusionBlock(nn.Module):
         """(batch, D) -> (batch, 2, 3, D)."""
         return jnp.stack([self.attention_adaln(time_BD), self.mlp_adaln(time_BD)], axis=1)
 
-    def __call__(self, x_BTD, modulation_BM, rotary, segments=None):
-        """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables; segments (batch, time)."""
+    def __call__(self, x_BTD, modulation_BM, rotary, segments=None, window=None):
+        """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables; segments (batch, time);
+        window: (left, right), what scanned blocks see of the mask's band where they differ."""
         x_BTD, modulation_BM = laid(x_BTD, "batch", "time"), laid(modulation_BM, "batch")
         alpha, beta, gamma = (modulation_BM[:, 0, i, None] for i in range(3))
-        x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary, segments)
+        x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary, segments, window)
         alpha, beta, gamma = (modulation_BM[:, 1, i, None] for i in range(3))
         hidden_BTF = laid(gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps))), "batch", "time", "width")
         return laid(x_BTD + alpha * self.mlp_out(hidden_BTF), "batch", "time")
 
-    def attend(self, x_BTD, rotary, segments):
+    def attend(self, x_BTD, rotary, segments, window):
         B, T, D = x_BTD.shape
         qkv = self.qkv(x_BTD)  # (B, T, 3, H, K)
         q_BHTK, k_BHTK, v_BHTK = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
         q_BHTK, k_BHTK = rotate(q_BHTK, *rotary), rotate(k_BHTK, *rotary)
-        out_BHTK = attention(q_BHTK, k_BHTK, v_BHTK, mask=self.mask, segments=segments, kernel=self.kernel)
+        out_BHTK = attention(q_BHTK, k_BHTK, v_BHTK, mask=self.mask, segments=segments, window=window, kernel=self.kernel)
         return self.project(out_BHTK.transpose(0, 2, 1, 3).reshape(B, T, D))
 
 

@@ -29,6 +29,14 @@ def slices(devices: Sequence[jax.Device]) -> dict[int, list[jax.Device]]:
     return found
 
 
+def compiler_options(devices: Sequence[jax.Device]) -> dict[str, str] | None:
+    """What XLA is told for a program on these devices: between TPU slices gradients are summed a few at once. By default they
+    cross one by one (AV-Flow: 112 transfers of 10.6 MB in all, instead of 18 of 0.6; libtpu 0.0.42)."""
+    if devices[0].platform == "tpu" and len(slices(devices)) > 1:
+        return {"xla_tpu_dcn_all_reduce_combiner_threshold_bytes": str(2**30)}
+    return None
+
+
 def filled(sizes: Sequence[int], total: int) -> list[int] | None:
     """`sizes` with -1 replaced so that their product is `total`; None where that cannot be."""
     fixed = math.prod(size for size in sizes if size != -1)

@@ -25,7 +25,11 @@ def count_flops(fn: Callable, *args: Any) -> int:
 
 def live_jaxpr(fn: Callable, *args: Any):
     """The jaxpr of fn(*args) without what no result needs, such as the gradients of frozen parameters."""
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    return live(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def live(jaxpr):
+    """A jaxpr without what no result needs."""
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 

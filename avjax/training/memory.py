@@ -36,8 +36,9 @@ def _size(var) -> int:
     return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval, "shape") and hasattr(aval.dtype, "itemsize") else 0
 
 
-def peak_of(jaxpr) -> int:
-    """`peak_bytes` of a jaxpr (`live_jaxpr`): beside the inputs and constants of the jaxpr."""
+def peak_of(jaxpr, results: bool = True) -> int:
+    """`peak_bytes` of a jaxpr (`live_jaxpr`): beside the inputs and constants of the jaxpr, and without `results` beside what
+    it returns as well."""
     owner: dict = {}  # a view's variable -> whose memory it is
     last: dict = {}
     for at, equation in enumerate(jaxpr.eqns):
@@ -50,6 +51,7 @@ def peak_of(jaxpr) -> int:
     for var in jaxpr.outvars:
         if not isinstance(var, core.Literal):
             last[owner.get(var, var)] = len(jaxpr.eqns)
+    returned = set() if results else {owner.get(v, v) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
     ends: dict[int, list] = {}
     for var, at in last.items():
         ends.setdefault(at, []).append(var)
@@ -57,7 +59,7 @@ def peak_of(jaxpr) -> int:
     for at, equation in enumerate(jaxpr.eqns):
         made = [v for v in equation.outvars if v not in owner and v in last]
         for var in made:
-            sizes[var] = _size(var)
+            sizes[var] = 0 if var in returned else _size(var)
         new = sum(sizes[v] for v in made)
         inside = max((peak_of(sub) for value in equation.params.values() for sub in subjaxprs(value)), default=0)
         # what is inside an equation includes its results, once

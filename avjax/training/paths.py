@@ -5,6 +5,7 @@ store a folder is nothing but a common beginning of names, a file appears whole 
 appended to or run out of space.
 """
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import fsspec
 import fsspec.config
 from etils import epath
 
+from avjax.errors import UserError
+
 SCHEMES = ("gs://", "s3://", "az://", "hf://")  # those that epath has a file system for, where its package is installed
+EXTRAS = {"gs": "gcsfs", "s3": "s3fs"}  # extra of setup.py: the package it brings
 
 
 def is_remote(path: Any) -> bool:
@@ -21,9 +25,13 @@ def is_remote(path: Any) -> bool:
 
 
 def folder(path: Any) -> Any:
-    """`path` as an absolute folder: pathlib.Path, or epath.Path of a URL."""
+    """`path` as an absolute folder: pathlib.Path, or epath.Path of a URL. UserError: a store whose package is not installed."""
     if not is_remote(path):
         return Path(path).absolute()
+    extra = os.fspath(path).partition("://")[0]
+    if extra in EXTRAS and importlib.util.find_spec(EXTRAS[extra]) is None:
+        raise UserError(f"{extra}:// cannot be read without {EXTRAS[extra]}", where=os.fspath(path),
+                        way_out=f"pip install 'avjax[{extra}]'")
     for name in ("gcs", "s3", "az", "hf"):  # other hosts write there too, and TensorStore does
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     return epath.Path(path)

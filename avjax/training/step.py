@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import batch_partition, batch_sharding, replicated
-from avjax.training.flops import count_flops
+from avjax.sharding.slices import compiler_options
+from avjax.training.flops import flops_of, live
 from avjax.training.optimizer import Optimizer, ema_decay_at
 from avjax.training.state import State
 
@@ -114,24 +115,24 @@ class CompiledStep:
             self._compile(train_step, state, batch, given, mesh)
 
     def _compile(self, train_step, state, batch, given, mesh):
-        _, metrics = jax.eval_shape(train_step, state, batch)
-        self.names = tuple(sorted(metrics))
-        for name in self.names:
-            if metrics[name].shape != ():
-                raise UserError("a metric is not a scalar", where=f"metric {name!r} of the system's loss",
-                                expected="shape ()", found=str(metrics[name].shape))
-        self.flops = count_flops(train_step, state, batch)
         self._shapes = {k: (v.shape, v.dtype) for k, v in batch.items()}
 
         def packed(state, batch):
             state, metrics = train_step(state, batch)
+            self.names = tuple(sorted(metrics))
+            for name in self.names:
+                if jnp.shape(metrics[name]) != ():
+                    raise UserError("a metric is not a scalar", where=f"metric {name!r} of the system's loss",
+                                    expected="shape ()", found=str(jnp.shape(metrics[name])))
             return state, jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in self.names])
 
         places: Any = jax.tree.map(lambda x: x.sharding, state)
         start = time.perf_counter()
         jitted = jax.jit(packed, in_shardings=(places, given), donate_argnums=0,
                          out_shardings=(places, NamedSharding(mesh, replicated(mesh).spec)))
-        self._compiled = jitted.lower(state, batch).compile()
+        traced = jitted.trace(state, batch)  # once: of large networks this alone takes many seconds
+        self.flops = flops_of(live(traced.jaxpr.jaxpr))
+        self._compiled = traced.lower().compile(compiler_options(mesh.devices.ravel()))
         self.compile_seconds = time.perf_counter() - start
         self.memory = self._compiled.memory_analysis()
 

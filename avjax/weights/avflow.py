@@ -51,21 +51,21 @@ def fused_qkv(config, rotary: bool = True, head_major: bool = True):
     return to_ours, to_theirs
 
 
-def avflow_names(config) -> list[tuple[str, str, object]]:
-    """(published prefix, our prefix, layout) of every layer of the highway network."""
-    rows = [("time_embed.mlp.0", "time_embed/hidden", plain), ("time_embed.mlp.2", "time_embed/out", plain)]
+def avflow_names(config) -> list[tuple[str, str, object, int | None]]:
+    """(published prefix, our prefix, layout, place in a stack or None) of every layer of the highway network."""
+    rows = [("time_embed.mlp.0", "time_embed/hidden", plain, None), ("time_embed.mlp.2", "time_embed/out", plain, None)]
     for letter, tower in (("v", "visual"), ("a", "audio")):
-        rows += [(f"input_proj_{letter}", f"{tower}/inputs", plain), (f"out_{letter}", f"{tower}/outputs", plain)]
+        rows += [(f"input_proj_{letter}", f"{tower}/inputs", plain, None), (f"out_{letter}", f"{tower}/outputs", plain, None)]
         for i in range(config.num_blocks):
-            theirs, ours = f"transformer_blocks_{letter}.{i}", f"{tower}/blocks_{i}"
-            rows += [(f"{theirs}.self_attn.ada_ln.linear", f"{ours}/attention_adaln/linear", triple),
-                     (f"{theirs}.self_attn.self_attn.qkv", f"{ours}/qkv", fused_qkv),
-                     (f"{theirs}.self_attn.self_attn.project", f"{ours}/project", plain),
-                     (f"{theirs}.feedforward.ada_ln.linear", f"{ours}/mlp_adaln/linear", triple),
-                     (f"{theirs}.feedforward.block.0", f"{ours}/mlp_in", plain),
-                     (f"{theirs}.feedforward.block.3", f"{ours}/mlp_out", plain)]
+            theirs, ours = f"transformer_blocks_{letter}.{i}", f"layers/blocks_{tower}"
+            rows += [(f"{theirs}.self_attn.ada_ln.linear", f"{ours}/attention_adaln/linear", triple, i),
+                     (f"{theirs}.self_attn.self_attn.qkv", f"{ours}/qkv", fused_qkv, i),
+                     (f"{theirs}.self_attn.self_attn.project", f"{ours}/project", plain, i),
+                     (f"{theirs}.feedforward.ada_ln.linear", f"{ours}/mlp_adaln/linear", triple, i),
+                     (f"{theirs}.feedforward.block.0", f"{ours}/mlp_in", plain, i),
+                     (f"{theirs}.feedforward.block.3", f"{ours}/mlp_out", plain, i)]
     if config.fusion == "highway":
-        rows += [(f"fusion.{i}", f"fusion_{i}", plain) for i in range(config.num_blocks)]
+        rows += [(f"fusion.{i}", "layers/fusion", plain, i) for i in range(config.num_blocks)]
     return rows
 
 
@@ -86,7 +86,7 @@ def export_avflow(params, config, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def _rows(config):
-    return [((f"{theirs}.{a}",), f"{ours}/{b}", layout(config), None) for theirs, ours, layout in avflow_names(config)
+    return [((f"{theirs}.{a}",), f"{ours}/{b}", layout(config), i) for theirs, ours, layout, i in avflow_names(config)
             for a, b in (("weight", "kernel"), ("bias", "bias"))]
 
 

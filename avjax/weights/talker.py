@@ -2,8 +2,9 @@
 
 Published layouts: a Linear's weight is (out, in); the local blocks' fused projection is part-major (all of q, k, v in
 turn) and rotates adjacent channel pairs; ours has the pairs as halves. The backbone rotates halves on both sides. Its
-layers are numbered there and stacked here. Left out on import and written on export: the unused output head (tied to
-the embedding) and the rotary tables. The frozen audio and speaker encoders of a full checkpoint are other networks.
+layers, and those of a local stack but the last, are numbered there and stacked here. Left out on import and written on
+export: the unused output head (tied to the embedding) and the rotary tables. The frozen audio and speaker encoders of a
+full checkpoint are other networks.
 """
 
 import numpy as np
@@ -80,20 +81,21 @@ def talker_names(c):
     """Rows of the whole network, as in `backbone_names`."""
     rows = backbone_names(c)
 
-    def dense(theirs, ours, bias=True):
-        rows.append(((f"{theirs}.weight",), f"{ours}/kernel", transposed, None))
+    def dense(theirs, ours, bias=True, layer=None):
+        rows.append(((f"{theirs}.weight",), f"{ours}/kernel", transposed, layer))
         if bias:
             rows.append(((f"{theirs}.bias",), f"{ours}/bias", as_is, None))
 
     def stack(theirs, ours, layers, count):
         for i in range(layers):
-            a, b = f"{theirs}.blocks.{i}", f"{ours}/blocks_{i}"
-            rows.extend([((f"{a}.norm1.scale",), f"{b}/attention_norm/scale", as_is, None),
-                         ((f"{a}.attn.qkv.weight",), f"{b}/qkv/kernel", local_qkv(count), None),
-                         ((f"{a}.norm2.scale",), f"{b}/mlp_norm/scale", as_is, None),
-                         ((f"{a}.mlp.fc1.weight", f"{a}.mlp.fc2.weight"), f"{b}/mlp/inputs/kernel", transposed, None)])
-            dense(f"{a}.attn.proj", f"{b}/project", bias=False)
-            dense(f"{a}.mlp.proj", f"{b}/mlp/outputs", bias=False)
+            place, layer = ("blocks", i) if i < layers - 1 else ("last", None)
+            a, b = f"{theirs}.blocks.{i}", f"{ours}/{place}"
+            rows.extend([((f"{a}.norm1.scale",), f"{b}/attention_norm/scale", as_is, layer),
+                         ((f"{a}.attn.qkv.weight",), f"{b}/qkv/kernel", local_qkv(count), layer),
+                         ((f"{a}.norm2.scale",), f"{b}/mlp_norm/scale", as_is, layer),
+                         ((f"{a}.mlp.fc1.weight", f"{a}.mlp.fc2.weight"), f"{b}/mlp/inputs/kernel", transposed, layer)])
+            dense(f"{a}.attn.proj", f"{b}/project", bias=False, layer=layer)
+            dense(f"{a}.mlp.proj", f"{b}/mlp/outputs", bias=False, layer=layer)
         rows.append(((f"{theirs}.norm.scale",), f"{ours}/norm/scale", as_is, None))
 
     for theirs, projector, encoder, head in (("speech", "audio_projector", "audio_encoder", "speech_head"),

@@ -49,17 +49,15 @@ def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.P
 
 def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
     address = f"127.0.0.1:{_free_port()}"
-    started, files, killed = [], [], set()
+    started, killed = [], set()
     with contextlib.ExitStack() as stack:
+        echo = stack.enter_context(open(logs / "process-0.log", "a+b"))  # at its end, before anybody writes there
         for k in range(processes):
             mine = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(k)}
             file = stack.enter_context(open(logs / f"process-{k}.log", "ab"))
-            files.append(file)
             started.append(subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
                 env=os.environ | environment | (mine if processes > 1 else {})))
-        echo = stack.enter_context(open(logs / "process-0.log", "rb"))
-        echo.seek(files[0].tell())
         try:
             _watch(started, killed, caught, grace, echo)
         finally:

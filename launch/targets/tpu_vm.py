@@ -22,17 +22,23 @@ cd "$HOME/avjax-{revision}" || exit 1
 . .venv/bin/activate
 {exports}
 echo $$ > "$HOME/{name}.pid"
-stopped=
-trap 'stopped=1; kill -TERM $child 2>/dev/null' TERM INT
-for restart in $(seq 0 {restarts}); do
+child= stopped=
+trap 'stopped=1 again=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
+for ((restart = 0; restart <= {restarts}; restart++)); do
   {command} &
   child=$!
-  wait $child; code=$?
-  while kill -0 $child 2>/dev/null; do wait $child; code=$?; done  # a trap ends the first wait
+  [ -z "$stopped" ] || kill -TERM "$child"  # asked for when there was no child to be told
+  code= again=1
+  while [ -n "$again" ]; do  # a trap ends a wait with its signal's code; the child's own comes with the next one
+    again=
+    wait "$child"; ended=$?
+    [ -n "$code" ] && [ "$ended" -eq 127 ] || code=$ended  # 127: the last wait had it already
+  done
+  child=
   echo "{name}: exit code $code after restart $restart"
   case "$code" in 0|{fatal}) break;; esac
+  [ -n "$stopped" ] || {{ sleep {pause} & wait $!; }}  # waiting ends with a signal, sleeping does not
   [ -z "$stopped" ] || break
-  sleep {pause}
 done
 exit $code
 """

@@ -7,7 +7,7 @@ import pytest
 from hosts import Job, losses, records, steps
 
 SETTINGS = ("train.steps=16", "mesh.data=2", "mesh.fsdp=2", "train.checkpoint_every=6", "train.local_every=2",
-            "train.heartbeat_timeout=6", "train.barrier_timeout=60", "optimizer.ema_decay=0.9", "train.evaluate_every=0")
+            "train.heartbeat_timeout=10", "train.barrier_timeout=300", "optimizer.ema_decay=0.9", "train.evaluate_every=0")
 
 
 def notes(workdir):

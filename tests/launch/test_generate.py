@@ -1,8 +1,11 @@
 """launch.generate and the drivers behind it: what a person gives becomes conditions, or one line that says what is wrong."""
 
+import dataclasses
+import io
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -13,6 +16,7 @@ import soundfile
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.talker import config as talker_config
+from avjax.training import paths
 from avjax.training.checkpoints import Checkpoints
 from configs import base
 from data_pipelines import decode, drive, media, store
@@ -21,7 +25,11 @@ from data_pipelines.features import talker as features
 from data_pipelines.puppets import build
 from launch import flags, training
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+import fake_gcs  # noqa: E402
+
+ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
 generate = flags.launcher("launch.generate")
 TEXT = "My brother bought a big blue boat."
 SECONDS = 0.16  # a patch
@@ -245,14 +253,14 @@ def trained(workdir, parts):
 @pytest.mark.slow
 def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
     for task in ("t2av", "tts", "a2v", "v2a"):
-        paths = generate.generate(trained, task=task, example="valid/0", max_seconds=0 if task in talker.WHOLE else 2,
+        files = generate.generate(trained, task=task, example="valid/0", max_seconds=0 if task in talker.WHOLE else 2,
                                   out=tmp_path / task, save_latents=True)
-        assert paths.keys() == ({"wav", "npz"} if task == "tts" else {"wav", "npz", "mp4"})
-        sound, rate = soundfile.read(paths["wav"])
-        latents = np.load(paths["npz"])
+        assert files.keys() == ({"wav", "npz"} if task == "tts" else {"wav", "npz", "mp4"})
+        sound, rate = soundfile.read(files["wav"])
+        latents = np.load(files["npz"])
         assert rate == 24000 and len(sound) == 960 * len(latents["audio"]) > 0
         if task != "tts":
-            assert abs(media.probe(paths["mp4"]).video.duration - len(sound) / rate) < 1 / 30
+            assert abs(media.probe(files["mp4"]).video.duration - len(sound) / rate) < 1 / 30
             assert abs(len(latents["motion"]) - len(latents["audio"])) <= 2
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".mp4"] * 3 + [".npz"] * 4 + [".wav"] * 4, "no leftovers"
     row = store.open_dataset(generate.load_config(trained).data.dir).source("valid")[0]
@@ -264,6 +272,35 @@ def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
                                  stream=True, save_latents=True)
     np.testing.assert_allclose(np.load(streamed["npz"])["audio"], np.load(tmp_path / "tts.npz")["audio"], atol=1e-5)
     assert "first patch after" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
+    there, system, dataset = paths.folder("gs://bucket/run"), parts[0], parts[2]
+    training.write_run_files(generate.load_config(workdir), there, dataset)
+    checkpoints = Checkpoints(there)
+    checkpoints.save(0, {"params": jax.jit(system.init)(jax.random.key(0))}, {"recipes": dataset.recipes})
+    checkpoints.close()
+    before = set(store_of_buckets)
+    wish = {f.name: f.default for f in dataclasses.fields(drive.Wish)} | dict(task="tts", example="valid/0", max_seconds=2)
+    monkeypatch.setattr(generate, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
+        workdir=str(there), out="", seed=0, step=-1, steps=0, guidance=None, temperature=None, stream=False, save_latents=True,
+        **wish)))
+    generate.main([])
+    assert set(store_of_buckets) - before == {"bucket/run/sample.wav", "bucket/run/sample.npz"}
+    sound, rate = soundfile.read(io.BytesIO(store_of_buckets["bucket/run/sample.wav"][0]))
+    assert rate == 24000 and len(sound) > 0
+
+    def broken(path, streams):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "save", broken)
+    for name in set(store_of_buckets) - before:
+        del store_of_buckets[name]
+    with pytest.raises(KeyboardInterrupt):
+        generate.main([])
+    assert set(store_of_buckets) == before
 
 
 @pytest.mark.slow

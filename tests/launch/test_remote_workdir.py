@@ -1,9 +1,12 @@
-"""launch.train with --workdir=gs://...: everything but the data lies in a (faked) bucket."""
+"""launch.train, evaluate and generate with --workdir=gs://...: everything but the data lies in a (faked) bucket."""
 
+import dataclasses
 import json
 import sys
+import types
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_train import config, one_device, write_clips  # noqa: F401
@@ -13,8 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import fake_gcs  # noqa: E402
 
 from avjax.errors import UserError  # noqa: E402
-from avjax.training import paths  # noqa: E402
+from avjax.systems import api  # noqa: E402
+from avjax.training import paths, remote  # noqa: E402
+from data_pipelines import decode, drive  # noqa: E402
 from launch import flags, stages, training  # noqa: E402
+from tests.eval import toys  # noqa: E402
 
 train, store = flags.launcher("launch.train"), fake_gcs.store
 
@@ -41,3 +47,112 @@ def test_a_run_in_a_bucket_and_what_cannot_lie_there(store, tmp_path, one_device
         training.run_training(config("{workdir}/data"), workdir)
     with pytest.raises(UserError, match="this stage writes to a local disk; where: config.stages.0.; .* found: gs://bucket/runs/x/d"):
         stages.run_stages(({"kind": "extract", "clips": str(clips), "out": "{workdir}/d"},), workdir)
+
+
+class Toy(toys.System):
+    """Learns to give back what it is told."""
+
+    config = types.SimpleNamespace(to_dict=lambda: {"name": "toy"}, name="toy")
+
+    def loss(self, params, batch, key):
+        loss = jnp.mean((batch["tokens"] @ params["w"] - batch["tokens"]) ** 2 * batch["mask"][..., None])
+        return loss, {"loss": loss}
+
+
+RUN = "gs://bucket/runs/toy"
+
+
+@pytest.fixture
+def toy(store, tmp_path, one_device, monkeypatch):  # noqa: F811
+    """config of a toy that was trained for two steps in RUN."""
+    toys.write_corpus(tmp_path / "features")
+    c = toys.config(splits=("valid",), max_examples=3, batch_size=2)
+    c.system.name = "toy"
+    c.update_from_flattened_dict({"data.dir": str(tmp_path / "features"), "data.batch_size": 2, "data.segment": 16, "name": "toy",
+                                  "train.steps": 2, "train.checkpoint_every": 1, "train.keep_last": 2, "train.evaluate_every": 0,
+                                  "train.peak_flops": 1e11})
+    monkeypatch.setattr(api, "build", lambda _: Toy())
+    monkeypatch.setattr(decode.Decoder, "from_dataset", classmethod(lambda cls, dataset: toys.Decoder()))
+    training.run_training(c.lock(), RUN)
+    return c
+
+
+@pytest.fixture
+def evaluate(toy, monkeypatch):
+    """launch.evaluate as a command: evaluate("--checkpoint's value")."""
+    job = flags.launcher("launch.evaluate")
+
+    def run(checkpoint, out=None, split=None):
+        values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split)
+        monkeypatch.setattr(job, "flags", types.SimpleNamespace(FLAGS=values))
+        job.main([])
+    return run
+
+
+def in_run(store, name):
+    return store[f"bucket/runs/toy/{name}"][0]
+
+
+def test_evaluation_of_a_checkpoint_in_a_bucket(store, evaluate, capfd):
+    before = {name for name in store if "/checkpoints/" in name}
+    evaluate(f"{RUN}/checkpoints/1")
+    results = json.loads(in_run(store, "results.json"))
+    assert results["step"] == 1 and len(results["rows"]) == 3 and b"<video" in in_run(store, "report.html")
+    assert f"sent to {RUN}: " in capfd.readouterr().err
+    evaluate(RUN)
+    assert json.loads(in_run(store, "results.json"))["step"] == 2
+    assert {name for name in store if "/checkpoints/" in name} == before  # what was copied here is not sent back
+    assert not any(part.startswith(".") or part.endswith((".tmp", ".partial")) for name in store for part in name.split("/"))
+
+
+def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, monkeypatch):
+    from eval import rows
+
+    put, done = rows.Rows.put, []
+
+    def interrupted(self, key, *row):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(key)
+        put(self, key, *row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows.Rows, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(RUN)
+    assert "bucket/runs/toy/results.json" not in store and "bucket/runs/toy/report.html" not in store
+    scored = in_run(store, rows.ROWS_FILE)
+    assert [json.loads(line)["key"] for line in scored.splitlines()] == done
+    evaluate(RUN)
+    assert len(json.loads(in_run(store, "results.json"))["rows"]) == 3
+    assert in_run(store, rows.ROWS_FILE).startswith(scored)  # those four were not scored again
+    assert len(in_run(store, rows.ROWS_FILE).splitlines()) == len(set(in_run(store, rows.ROWS_FILE).splitlines()))
+
+
+def test_results_that_cannot_be_sent_are_kept_here(store, evaluate, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("503 Service Unavailable")
+
+    monkeypatch.setattr(remote.paths, "copy_in", fail)
+    with pytest.raises(UserError, match=f"results could not be sent; where: {RUN}.*503.*they are in ") as error:
+        evaluate(RUN)
+    kept = Path(str(error.value).split("they are in ")[1])
+    assert json.loads((kept / "results.json").read_text())["step"] == 2 and "bucket/runs/toy/results.json" not in store
+
+
+def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
+    generate = flags.launcher("launch.generate")
+    for checkpoint in ("gs://bucket/none", f"{RUN}/checkpoints/9"):
+        with pytest.raises(UserError, match=f"no checkpoint here; where: {checkpoint}; .*no such folder"):
+            evaluate(checkpoint)
+    with pytest.raises(UserError, match="a path of this machine is needed; where: --out; found: gs://bucket/out"):
+        evaluate(RUN, out="gs://bucket/out")
+    for workdir, step, message in (("gs://bucket/none", -1, "no checkpoint here; where: gs://bucket/none"),
+                                   (RUN, 9, "no such checkpoint.*one of the steps .1, 2.; found: 9")):
+        given = {f.name: f.default for f in dataclasses.fields(drive.Wish)} | dict(workdir=workdir, out="", step=step)
+        monkeypatch.setattr(generate, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)))
+        with pytest.raises(UserError, match=message):
+            generate.main([])
+    monkeypatch.setattr(paths, "EXTRAS", {"gs": "no_such_package"})
+    with pytest.raises(UserError, match=r"gs:// cannot be read without no_such_package.*pip install 'avjax\[gs\]'"):
+        evaluate(RUN)

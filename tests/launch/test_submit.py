@@ -235,7 +235,7 @@ print("start", number, "of", me, flush=True)
 while what not in ("wait", "deaf") and len(list(out.glob(f"*.{number}"))) < int(os.environ.get("JAX_NUM_PROCESSES", 1)):
     time.sleep(0.02)  # nobody ends before all have begun
 if what in ("wait", "deaf"):
-    time.sleep(60)
+    time.sleep(700)  # more than any test may take
 if what == "join":  # finds the others, and adds up with them
     sys.path.append(os.environ["AVJAX"])
     import jax
@@ -272,19 +272,37 @@ def run_local(repository, out, *plan, count=1, restarts=0, grace=5.0):
                          max_restarts=restarts, grace=grace)
 
 
+def until(condition, seconds=100.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_processes_find_their_peers_and_restart_together(repository, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "PAUSE", 0.05)
-    # starts after the third are for a port that somebody else took first
-    assert run_local(repository, tmp_path / "out", "75", "75/die", "join", count=2, restarts=5, grace=60.0) == 0
+    assert run_local(repository, tmp_path / "out", "75", "75/die", "join", count=2, restarts=2, grace=60.0) == 0
     said = {name: json.loads((tmp_path / "out" / name).read_text()) for name in ("0.0", "1.0", "0.1", "1.1", "0.2", "1.2")}
     assert {s["JAX_PROCESS_ID"] for s in said.values()} == {"0", "1"} and said["0.0"]["GIVEN"] == "yes"
     assert said["0.0"]["JAX_COORDINATOR_ADDRESS"] == said["1.0"]["JAX_COORDINATOR_ADDRESS"]
-    starts = len(list((tmp_path / "out").iterdir())) // 2
+    assert len(list((tmp_path / "out").iterdir())) == 6
     shown = capsys.readouterr()
     for k, text in enumerate((shown.out, (tmp_path / "logs" / "process-1.log").read_text())):
         assert [line for line in text.splitlines() if line.startswith(("start", "together"))] == [
-            *(f"start {i} of {k}" for i in range(starts)), "together [0.0, 1.0]"], (k, starts, shown.err)
+            *(f"start {i} of {k}" for i in range(3)), "together [0.0, 1.0]"], (k, shown.err)
     assert "SIGKILL" in shown.err
+
+
+def test_what_a_process_says_at_once_is_shown(repository, tmp_path, monkeypatch, capsys):
+    def start(*args, popen=subprocess.Popen, **how):  # it has ended before the launcher goes on
+        process = popen(*args, **how)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(processes, "PAUSE", 0.0)
+    monkeypatch.setattr(processes.subprocess, "Popen", start)
+    assert run_local(repository, tmp_path / "out", "75", "0", restarts=1) == 0
+    assert capsys.readouterr().out.splitlines() == ["start 0 of 0", "start 1 of 0"]
 
 
 @pytest.mark.parametrize("plan, count, restarts, code, starts", [
@@ -294,9 +312,8 @@ def test_processes_find_their_peers_and_restart_together(repository, tmp_path, m
     ("1", 1, 0, 1, 1)])
 def test_one_ends_all(repository, tmp_path, monkeypatch, plan, count, restarts, code, starts):
     monkeypatch.setattr(processes, "PAUSE", 0.05)
-    began = time.monotonic()
     assert run_local(repository, tmp_path / "out", plan, count=count, restarts=restarts, grace=1.0) == code
-    assert len(list((tmp_path / "out").iterdir())) == count * starts and time.monotonic() - began < 20
+    assert len(list((tmp_path / "out").iterdir())) == count * starts
 
 
 def test_a_signal_reaches_all_and_is_obeyed(repository, tmp_path):
@@ -306,10 +323,9 @@ def test_a_signal_reaches_all_and_is_obeyed(repository, tmp_path):
             f"sys.exit(processes.run(command, processes=2, environment={{}}, logs=pathlib.Path({str(tmp_path)!r}), "
             f"cwd={str(repository)!r}, max_restarts=5, grace=20))")
     job = subprocess.Popen([sys.executable, "-c", code])
-    while len(list((tmp_path / "out").iterdir())) < 2:
-        time.sleep(0.05)
+    until(lambda: len(list((tmp_path / "out").iterdir())) == 2)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(20) == 75 and len(list((tmp_path / "out").iterdir())) == 2  # saved, and not started again
+    assert job.wait(100) == 75 and len(list((tmp_path / "out").iterdir())) == 2  # saved, and not started again
 
 
 SBATCH = """#!/bin/bash
@@ -368,29 +384,52 @@ def test_slurm_script_runs_restarts_and_uses_the_packed_code(repository, tmp_pat
     assert (folder / "codes").read_text().split() == ["2"]  # an error stays one
 
 
-def test_tpu_vm_worker_starts_the_job_again(repository, tmp_path, monkeypatch):
-    """The script of a worker, with the checkout as what was installed."""
+@pytest.fixture
+def worker(repository, tmp_path, monkeypatch):
+    """Starts the script of a TPU VM's worker for a plan of JOB, with the checkout as what was installed."""
     tpu_vm = targets.load("tpu_vm")
     monkeypatch.setattr(tpu_vm, "PAUSE", 0)
-    out = tmp_path / "out"
-    out.mkdir()
+    (tmp_path / "out").mkdir()
     (tmp_path / "avjax-0123456789ab").symlink_to(repository)
     (repository / ".venv" / "bin").mkdir(parents=True)
     (repository / ".venv" / "bin" / "activate").write_text("")
-    where = place("v5e:4x4", zone="z")
 
-    def script(*plan):
-        job = targets.Job("tiny", "tiny.job", (str(out), *plan), {"GIVEN": "yes"}, python=sys.executable)
-        (tmp_path / "tiny.sh").write_text(tpu_vm.render([job], where).files["tiny.sh"])
-        return subprocess.Popen(["bash", str(tmp_path / "tiny.sh")], env=os.environ | {"HOME": str(tmp_path)})
+    def start(*plan):
+        job = targets.Job("tiny", "tiny.job", (str(tmp_path / "out"), *plan), {"GIVEN": "yes"}, python=sys.executable)
+        (tmp_path / "tiny.sh").write_text(tpu_vm.render([job], place("v5e:4x4", zone="z")).files["tiny.sh"])
+        with (tmp_path / "tiny.log").open("w") as log:
+            return subprocess.Popen(["bash", str(tmp_path / "tiny.sh")], env=os.environ | {"HOME": str(tmp_path)}, stdout=log)
 
-    assert script("75", "die", "0").wait(30) == 0 and len(list(out.iterdir())) == 3
-    assert script(*["0"] * 3, "2").wait(30) == 2 and len(list(out.iterdir())) == 4
-    running = script(*["0"] * 4, "wait")
-    while len(list(out.iterdir())) < 5:
-        time.sleep(0.05)
-    os.kill(int((tmp_path / "tiny.pid").read_text()), signal.SIGTERM)  # as the hint to stop it says
-    assert running.wait(30) == 75 and len(list(out.iterdir())) == 5
+    return start
+
+
+def test_tpu_vm_worker_starts_the_job_again(worker, tmp_path):
+    out = tmp_path / "out"
+    assert worker("75", "die", "0").wait(100) == 0 and len(list(out.iterdir())) == 3
+    assert worker(*["0"] * 3, "2").wait(100) == 2 and len(list(out.iterdir())) == 4
+
+
+@pytest.mark.parametrize("moment", ["running", "ended", "between starts"])
+def test_stopped_tpu_vm_worker_ends_with_the_jobs_code(worker, tmp_path, monkeypatch, moment):
+    """As the hint to stop it says; also where the job has ended by the time the script hears of it, and where there is none."""
+    monkeypatch.setattr(targets.load("tpu_vm"), "PAUSE", 200)
+    running = worker("75" if moment == "between starts" else "wait")
+    try:
+        if moment == "between starts":
+            until(lambda: "exit code 75 after restart 0" in (tmp_path / "tiny.log").read_text())
+        else:
+            until(lambda: list((tmp_path / "out").iterdir()))
+        shell = int((tmp_path / "tiny.pid").read_text())
+        if moment == "ended":
+            child = int(pathlib.Path(f"/proc/{shell}/task/{shell}/children").read_text())
+            os.kill(shell, signal.SIGSTOP)
+            os.kill(child, signal.SIGTERM)
+            until(lambda: pathlib.Path(f"/proc/{child}/stat").read_text().split(")")[1].split()[0] == "Z")
+        os.kill(shell, signal.SIGTERM)
+        os.kill(shell, signal.SIGCONT)
+        assert running.wait(100) == 75 and len(list((tmp_path / "out").iterdir())) == 1
+    finally:
+        running.kill()
 
 
 def test_what_is_packed(repository, tmp_path):

@@ -48,7 +48,7 @@ def mask(rng, frames):
 def avflow_small() -> Small:
     c = avflow.released()
     c.update(dict(d_model=64, num_blocks=2, num_heads=8, d_ff=128, face_dim=16, head_dim=8, mel_dim=16, token_dim=8,
-                  identity_dim=4, window=(5, 3)))
+                  identity_dim=4, window=((5, 3), (4, 1)), scan_layers=True))
     system = api.build(c)
     rng, batch = normal(system, time=32)
     return Small(system, batch | {"mask": mask(rng, 32)}, lambda rows: 0)
@@ -57,7 +57,7 @@ def avflow_small() -> Small:
 def talker_small() -> Small:
     c = talker.default()
     c.update(dict(vocab=48, d_model=64, velocity_width=64, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=8, d_ff=192,
-                  encoder_layers=1, encoder_heads=8, velocity_layers=1, velocity_heads=8, audio_dim=8, motion_dim=16,
+                  encoder_layers=1, encoder_heads=8, velocity_layers=2, velocity_heads=8, audio_dim=8, motion_dim=16,
                   speaker_dim=5, patch=2, delay=1, row_tokens=64, row_patches=32, row_utterances=3))
     system, rng = api.build(c), np.random.default_rng(0)
 
@@ -107,7 +107,7 @@ def composite_small() -> Small:
     c.text.num_units = c.visual.mapper.num_units = 31
     c.text.depth_heads = c.visual.unet.heads = c.visual.mapper.num_heads = c.text.num_heads = c.text.encoder_heads = 8
     c.text.depth_width = 128
-    c.speaker.update(dict(voice_dim=8, face_dim=c.visual.face_width, widths=(16,), blocks=(1,), hidden=32))
+    c.speaker.update(dict(voice_dim=8, face_dim=c.visual.face_width, size=16, widths=(16,), blocks=(1,), hidden=32))
     system = api.build(c)
     rng, batch = normal(system)
     batch |= {"units": rng.integers(0, 31, batch["units"].shape).astype(np.int32), "mask": mask(rng, 64)}
@@ -116,8 +116,8 @@ def composite_small() -> Small:
 
 def mapper_small() -> Small:
     c = mapper.base()
-    c.update(dict(num_units=30, unit_dim=16, d_model=64, num_blocks=1, num_heads=8, band=3, tokens=2, token_dim=32, target_dim=8,
-                  segment=32))
+    c.update(dict(num_units=30, unit_dim=16, d_model=64, num_blocks=3, scan_layers=True, num_heads=8, band=3, tokens=2,
+                  token_dim=32, target_dim=8, segment=32))
     system = api.build(c)
     rng, batch = normal(system)
     batch |= {"units": rng.integers(0, 30, batch["units"].shape).astype(np.int32), "mask": mask(rng, 32)}

@@ -139,10 +139,12 @@ def test_blocks_of_time_change_nothing():
 
 
 @pytest.mark.slow
-def test_remat_changes_nothing():
-    plain, remat = build(tiny()), build(tiny(remat=True))
+@pytest.mark.parametrize("overrides", [dict(remat=True), dict(scan_layers=True), dict(scan_layers=True, remat=True)], ids=str)
+def test_remat_and_scan_change_nothing(overrides):
+    deep = dict(num_blocks=3, window=((3, 1), (2, 2), (4, 0)))
+    plain, other = build(tiny(**deep)), build(tiny(**deep | overrides))
     params, batch = random_params(plain), batch_of(plain)
-    a, b = (jax.jit(jax.grad(lambda p, s=s: s.loss(p, batch, jax.random.key(0))[0]))(params) for s in (plain, remat))
+    a, b = (jax.jit(jax.grad(lambda p, s=s: s.loss(p, batch, jax.random.key(0))[0]))(params) for s in (plain, other))
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 

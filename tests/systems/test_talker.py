@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.nn.layers import rms_norm
 from avjax.sharding.mesh import batch_sharding, make_mesh, put_batch
 from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build, example_batch
-from avjax.systems.talker import objective
+from avjax.systems.talker import decode, objective
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.config import check, default, released
-from avjax.systems.talker.local import LocalStack
+from avjax.systems.talker.local import LocalBlock, LocalStack, joint_stacks
 from avjax.training.flops import count_flops
 from tests.systems.talker_golden import pack, quick_jit
 
@@ -189,6 +190,36 @@ def test_last_block_computes_what_is_read_of_it():
     np.testing.assert_allclose(*both(params, x), atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_stacks_are_their_blocks_in_turn(layers):
+    """Scanned, or apart as a sampler has them, alone and joint; a stack of one block has nothing to scan."""
+    rng, there = np.random.default_rng(0), np.array([True, True, False, True])
+    a, b = (rng.standard_normal((4, n, 24)).astype(np.float32) for n in (5, 3))
+    scanned, apart = (LocalStack(width=24, heads=2, layers=layers, rows=(-2, None), apart=x) for x in (False, True))
+    params = [random_like(jax.eval_shape(scanned.init, jax.random.key(0), a)["params"], seed) for seed in (0, 1)]
+    assert ("blocks" in params[0]) == (layers > 1)
+    unstacked = [decode._blocks_apart(p) for p in params]
+    assert [f"blocks_{i}" in unstacked[0] for i in range(layers)] == [True] * (layers - 1) + [False]
+
+    def in_turn(p, x):
+        for i in range(layers):
+            rows, name = ((0, None), f"blocks_{i}") if i < layers - 1 else ((-2, None), "last")
+            x = LocalBlock(24, 2, rows=rows).apply({"params": p[name]}, x)
+        return rms_norm(x, p["norm"]["scale"])
+
+    want = quick_jit(in_turn)(unstacked[0], a)
+    np.testing.assert_allclose(quick_jit(scanned.apply)({"params": params[0]}, a), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(quick_jit(apart.apply)({"params": unstacked[0]}, a), want, rtol=1e-5, atol=1e-5)
+
+    def joint(stack, p):
+        bound = [stack.bind({"params": one}) for one in p]
+        return joint_stacks(*bound, a, b, there, ~there)
+
+    together = [quick_jit(functools.partial(joint, stack))(p) for stack, p in ((scanned, params), (apart, unstacked))]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *together)
+    np.testing.assert_allclose(together[0][0][there], want[there], rtol=1e-5, atol=1e-5)  # the other is not there
+
+
 @pytest.mark.parametrize("part", ["heads", "language model"])
 def test_remat_saves_what_it_says(part):
     """"dots" recomputes attention but no dense layer, "full" those too; and the compiler does not undo it."""
@@ -336,7 +367,8 @@ def test_stop_labels_of_long_and_short_utterances():
 
 
 def test_every_parameter_has_one_rule_and_every_batch_a_shape():
-    for system, shapes in (one(), (build(released()), published_shapes())):
+    small = build(tiny(velocity_layers=2))
+    for system, shapes in ((small, random_params(small)), (build(released()), published_shapes())):
         names = [jax.tree_util.keystr(path, simple=True, separator="/")
                  for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
         for name, leaf in zip(names, jax.tree.leaves(shapes), strict=True):
@@ -374,7 +406,7 @@ def test_ids_outside_the_vocabulary_are_named():
 @pytest.mark.parametrize("coupling", ["separate", "joint"])
 def test_the_loss_does_not_depend_on_the_mesh(coupling):
     """The rules on data 2 x fsdp 2 x tensor 2, gradients in the parameters' places."""
-    system = build(tiny(num_kv_heads=2, coupling=coupling, num_layers=1))
+    system = build(tiny(num_kv_heads=2, coupling=coupling, num_layers=1, velocity_layers=2))
     params, c = random_params(system), system.config
     batch = pack([three(c), [], [utterance(c, 2, 9, 9)], [utterance(c, 2, 5, 0)]], c)
     noise = draw(c, seed=2, rows=4)

@@ -82,7 +82,7 @@ def tiny(**overrides):
     """A system with motion two patches behind speech, and random parameters."""
     c = default()
     c.update(dict(vocab=11, d_model=16, velocity_width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24,
-                  encoder_layers=1, encoder_heads=2, velocity_layers=1, velocity_heads=2, audio_dim=3, motion_dim=4,
+                  encoder_layers=2, encoder_heads=2, velocity_layers=3, velocity_heads=2, audio_dim=3, motion_dim=4,
                   speaker_dim=5, patch=P, delay=2, row_tokens=20, row_patches=10, row_utterances=1, steps=3, temperature=0.7,
                   min_patches=2, stop_streak=2))
     c.update(overrides)

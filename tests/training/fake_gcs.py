@@ -13,6 +13,8 @@ import pytest
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFile
 
+from avjax.training import paths
+
 NOON = "2026-01-01T12:00:00.000Z"
 
 
@@ -227,6 +229,7 @@ def store(monkeypatch):
     with Server() as server:
         monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
         files = type("Files", (Files,), {"store": server.store})
+        monkeypatch.setattr(paths, "EXTRAS", {})
         monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda protocol: files())
         # Orbax asks Google's package whether a bucket has a hierarchical namespace.
         client = types.SimpleNamespace(get_bucket=lambda name: types.SimpleNamespace())

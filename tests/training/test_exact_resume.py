@@ -24,11 +24,13 @@ STEPS = 24
 def start(workdir, system, devices, mesh, pause):
     command = [sys.executable, str(JOB), str(workdir), system, str(devices), mesh, str(STEPS), str(pause)]
     # They share the session's compilation cache: code from the cache has to give the same bits too.
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"  # compiles sooner
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"XLA_FLAGS": flags.strip()})
 
 
 def finish(process):
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=550)
     assert process.returncode == 0, errors[-3000:]
     return errors
 
@@ -58,7 +60,7 @@ def run_killed(workdir, system, devices, mesh, *, seed):
     """Kills a job at a random moment between its first and last checkpoint, then lets it finish."""
     rng = random.Random(seed)
     process = start(workdir, system, devices, mesh, pause=0.06)
-    enough, deadline = rng.randint(5, 18), time.monotonic() + 240
+    enough, deadline = rng.randint(5, 18), time.monotonic() + 500
     while not (len(records(workdir)) >= enough and any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
         time.sleep(0.005)

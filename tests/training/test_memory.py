@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from avjax.training.memory import bytes_of, peak_bytes
+from avjax.training.flops import live_jaxpr
+from avjax.training.memory import bytes_of, peak_bytes, peak_of
 
 N = 64
 X = jax.ShapeDtypeStruct((N, N), jnp.float32)
@@ -14,6 +15,7 @@ def test_values_live_until_they_are_last_read():
     assert peak_bytes(lambda x: x @ x, X) == ONE
     assert peak_bytes(lambda x: ((x @ x) @ x) @ x, X) == 2 * ONE  # a product and the one made from it
     assert peak_bytes(lambda x: (x @ x) @ (x @ x.T), X) == 3 * ONE
+    assert peak_of(live_jaxpr(lambda x: (x @ x) @ x, X), results=False) == ONE  # the second is what is returned
     assert peak_bytes(lambda x: jnp.broadcast_to((x @ x).reshape(-1), (8, N * N)).sum(), X) <= ONE + 8
     assert bytes_of({"a": X, "b": jax.ShapeDtypeStruct((3,), jnp.bfloat16)}) == ONE + 6
 

@@ -1,6 +1,7 @@
 """A workdir at gs://, on a Google Cloud Storage that is faked by a local server (see fake_gcs.py)."""
 
 import json
+import time
 
 import fake_gcs
 import pytest
@@ -104,7 +105,7 @@ def test_a_store_that_fails_is_told_once_and_ends_nothing(store, capfd, monkeypa
         patch.setattr(remote.paths, "copy_in", fail)
         (mirror.folder / "log").write_text("x")
         while "503" not in (said := capfd.readouterr().err):
-            pass
+            time.sleep(0.01)
     mirror.close()
     assert said.count("could not be sent") == 1 and store["bucket/m/log"][0] == b"x"
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.systems.talker.system import System
 from avjax.weights import talker as weights
 from tests.golden_files import golden, under
-from tests.systems.talker_golden import FILES, prepare
+from tests.systems.talker_golden import FILES, golden_config, prepare
 
 CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
 
@@ -25,6 +26,20 @@ def test_export_gives_the_published_bytes_back(arrays):
             assert exported[name].dtype == value.dtype and exported[name].tobytes() == value.tobytes(), name
     fresh = jax.eval_shape(system.init, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
+
+
+def test_stacked_blocks_go_to_their_numbers_and_back():
+    """Recordings have one block a stack, which is not stacked; here are more."""
+    arrays = FILES[0][1]
+    system = System(golden_config(arrays, encoder_layers=2, velocity_layers=4))
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(system.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
+    state = weights.export_talker(params, system.config)
+    stack = params["speech_head"]["stack"]
+    for i, ours in enumerate([*stack["blocks"]["project"]["kernel"], stack["last"]["project"]["kernel"]]):
+        np.testing.assert_array_equal(state[f"speech_cfm.estimator.decoder.blocks.{i}.attn.proj.weight"], ours.T)
+    again = weights.import_talker(state, system.config)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
 def test_frozen_encoders_of_a_full_checkpoint_are_left_alone():

@@ -26,7 +26,8 @@ class System:
     def __init__(self, config):
         check(config)
         self.config = FrozenConfigDict(config)
-        self.net = AVFlowNet(self.config, compute_dtype(config.compute_dtype))
+        self.net = AVFlowNet(self.config, compute_dtype(config.compute_dtype), unroll=not config.scan_layers)
+        self.sampler = self.net.clone(unroll=True)
         self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
         self.example_spec = {name: spec for name, spec in self.batch_spec.items() if name != "mask"}
 
@@ -35,17 +36,17 @@ class System:
 
     # Fully sharded over fsdp on the wider dimension; tensor parallel over heads, hidden units and fusion outputs.
     param_rules = (
-        (r".*/blocks_\d+/qkv/kernel", ("fsdp", None, "tensor", None)),
-        (r".*/blocks_\d+/qkv/bias", (None, "tensor", None)),
-        (r".*/blocks_\d+/project/kernel", ("tensor", "fsdp")),
-        (r".*/blocks_\d+/mlp_in/kernel", ("fsdp", "tensor")),
-        (r".*/blocks_\d+/mlp_in/bias", ("tensor",)),
-        (r".*/blocks_\d+/mlp_out/kernel", ("tensor", "fsdp")),
-        (r".*/blocks_\d+/(project|mlp_out)/bias", (None,)),
-        (r".*/blocks_\d+/(attention|mlp)_adaln/linear/kernel", ("fsdp", None, "tensor")),
-        (r".*/blocks_\d+/(attention|mlp)_adaln/linear/bias", (None, "tensor")),
-        (r"fusion_\d+/kernel", ("fsdp", "tensor")),
-        (r"fusion_\d+/bias", ("tensor",)),
+        (r"layers/blocks_\w+/qkv/kernel", (None, "fsdp", None, "tensor", None)),
+        (r"layers/blocks_\w+/qkv/bias", (None, None, "tensor", None)),
+        (r"layers/blocks_\w+/project/kernel", (None, "tensor", "fsdp")),
+        (r"layers/blocks_\w+/mlp_in/kernel", (None, "fsdp", "tensor")),
+        (r"layers/blocks_\w+/mlp_in/bias", (None, "tensor")),
+        (r"layers/blocks_\w+/mlp_out/kernel", (None, "tensor", "fsdp")),
+        (r"layers/blocks_\w+/(project|mlp_out)/bias", (None, None)),
+        (r"layers/blocks_\w+/(attention|mlp)_adaln/linear/kernel", (None, "fsdp", None, "tensor")),
+        (r"layers/blocks_\w+/(attention|mlp)_adaln/linear/bias", (None, None, "tensor")),
+        (r"layers/fusion/kernel", (None, "fsdp", "tensor")),
+        (r"layers/fusion/bias", (None, "tensor")),
         (r"time_embed/(hidden|out)/kernel", (None, "fsdp")),
         (r"time_embed/(hidden|out)/bias", (None,)),
         (r"(visual|audio|joint)/inputs/kernel", (None, "fsdp")),  # its rows are odd widths (noisy stream, tokens, ...)
@@ -138,15 +139,15 @@ class System:
         return jnp.concatenate([run(x0_BTX[..., :-c.mel_dim], "visual", mel_BTA), mel_BTA], axis=-1)
 
     def step_modulations(self, params, steps: int):
-        """Every modulation of every Euler step, (steps, 1, 2, 3, D) each: all examples share the sampler's times."""
+        """Every modulation of every Euler step, (steps, blocks, 1, 2, 3, D) each: all examples share the sampler's times."""
         modulations = self.net.apply({"params": params}, uniform_times(steps)[0], method="modulations")
-        return jax.tree.map(lambda m: m[:, None], modulations)
+        return jax.tree.map(lambda m: jnp.moveaxis(m, 1, 0)[:, :, None], modulations)
 
     def step_velocity(self, params, segments_BT, x_BTX, condition_BTC, mel_BTA=None, *, modulations, streams="both"):
         """The sampler's velocity at a step, with guidance on the partner's streams when the config asks for it."""
         def velocity(condition):
-            return self.net.apply({"params": params}, x_BTX, condition, modulations, segments_BT, mel_BTA, streams,
-                                  method="velocity")
+            return self.sampler.apply({"params": params}, x_BTX, condition, modulations, segments_BT, mel_BTA, streams,
+                                      method="velocity")
 
         partner = partner_width(self.config)
         if not partner or self.config.guidance == 1.0:

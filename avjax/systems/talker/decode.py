@@ -16,16 +16,15 @@ from avjax.flow.guidance import guide, guide_zero_star, zero_init_steps
 from avjax.flow.solvers import euler_between, swayed_times
 from avjax.nn.layers import matmul
 from avjax.systems.talker.backbone import DecoderLayer
-from avjax.systems.talker.local import joint_stacks
+from avjax.systems.talker.local import ALIGN, joint_stacks
 from avjax.systems.talker.model import TalkerNet
 
-ALIGN = 32  # hidden units; int(8 D / 3) is odd or twice an odd number
 HEADS = {"audio": "speech_head", "motion": "motion_head"}
 
 
 def apply(system, ready, method, *args):
     """A method of the network (its name or a function of it) on prepared parameters."""
-    net = TalkerNet(system.config, system.net.dtype, ALIGN)
+    net = TalkerNet(system.config, system.net.dtype, apart=True)
     return net.apply({"params": ready["params"]}, *args, method=method)
 
 
@@ -42,8 +41,22 @@ def _laid_out(system, path, leaf):
     return leaf.astype(system.net.dtype)
 
 
+def _blocks_apart(stack):
+    """Parameters of a local stack with its scanned blocks one by one."""
+    blocks = {f"blocks_{i}": block for i, block in enumerate(_apart(stack.get("blocks", {})))}
+    return {name: part for name, part in stack.items() if name != "blocks"} | blocks
+
+
+def _apart(stacked):
+    """Arrays with a leading layer axis as a list of trees, one a layer."""
+    leaves = jax.tree.leaves(stacked)
+    return [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(len(leaves[0]) if leaves else 0)]
+
+
 def prepare(system, params, names):
     """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"}; `names`: heads."""
+    stacked = "audio_encoder", "motion_encoder", *HEADS.values()
+    params = params | {name: params[name] | {"stack": _blocks_apart(params[name]["stack"])} for name in stacked}
     params = jax.tree_util.tree_map_with_path(lambda path, leaf: _laid_out(system, path, leaf), params)
     layers = params["backbone"]["layers"]
     c = system.config
@@ -65,7 +78,7 @@ def prepare(system, params, names):
     def of_each(method):
         return {name: apply(system, {"params": params}, method, name) for name in names}
 
-    return {"params": params, "layers": [jax.tree.map(lambda a, i=i: a[i], layers) for i in range(c.num_layers)],
+    return {"params": params, "layers": _apart(layers),
             "times": times, "embedded": of_each(embedded), "noisy": of_each(noisy)}
 
 
@@ -75,7 +88,7 @@ def prefill(system, ready, tokens_BN, position_BN, segment_BN, cache_size: int):
         return net.prefill(net.task_and_text(tokens_BN, position_BN), position_BN, segment_BN, cache_size)
 
     hidden, cache = apply(system, ready, run)
-    return hidden, [jax.tree.map(lambda a, i=i: a[i], cache) for i in range(system.config.num_layers)]
+    return hidden, _apart(cache)
 
 
 def step(system, ready, x_BD, cache, index_B):

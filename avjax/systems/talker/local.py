@@ -1,11 +1,13 @@
 """The small bidirectional transformers: patch encoders (a patch to a token) and diffusion heads (a token to a patch).
 
 They see 5 and 10 tokens at a time, thousands of times a step. Their last block computes queries and MLP only where its
-output is read.
+output is read; those before it are scanned, so their parameters carry a leading layer axis.
 
 Suffixes: M patches (any leading axes: they are not flattened, so that a mesh may split them), T tokens of a short sequence,
 D width, H heads, K head width, R wanted positions, P frames a patch, C stream width, S width of the global condition.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -19,6 +21,7 @@ from avjax.sharding.activations import laid
 
 # of config.remat. By name: a policy does not see inside `matmul`, whose gradient is written out
 POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
+ALIGN = 32  # of hidden units, for a sampler; int(8 D / 3) is odd or twice an odd number
 
 
 def short_attention(q_MTHK, k_MSHK, v_MSHK, seen_MS=None):
@@ -83,22 +86,41 @@ class LocalStack(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
-    align: int = 1
+    apart: bool = False  # for a sampler (see `decode`): blocks_0, blocks_1, ..., hidden widths a multiple of ALIGN
 
     def setup(self):
-        block = LocalBlock
-        if self.remat != "none":
-            # these blocks are not scanned: without prevent_cse XLA would merge what is recomputed with the original
-            block = nn.remat(block, policy=POLICIES[self.remat], prevent_cse=True,
-                             methods=["__call__", "project_qkv", "finish"])
-        rows = [(0, None)] * (self.layers - 1) + [self.rows]
-        self.blocks = [block(self.width, self.heads, self.dtype, self.init_scale, r, self.align) for r in rows]
+        def block(rows=(0, None)):
+            return LocalBlock(self.width, self.heads, self.dtype, self.init_scale, rows, ALIGN if self.apart else 1)
+
+        if self.apart:
+            self.blocks = [block() for _ in range(self.layers - 1)]
+        elif self.layers > 1:
+            self.blocks = block()
+        self.last = block(self.rows)
         self.norm = RMSNorm(self.width)
 
     def __call__(self, x_MTD):
-        for block in self.blocks:
-            x_MTD = block(x_MTD)
-        return self.norm(x_MTD)
+        return self.norm(each_block(lambda x_MTD, block: block(x_MTD), x_MTD, self))
+
+
+def each_block(step: Callable, x, stack: LocalStack, *others: LocalStack):
+    """x through step(x, block) for every block of a stack, or of several alike in step: step(x, block, *other blocks)."""
+    if stack.apart:
+        for blocks in zip(*(s.blocks for s in (stack, *others)), strict=True):
+            x = step(x, *blocks)
+    elif stack.layers > 1:
+        body = remat(lambda block, x, *rest: (step(x, block, *rest), None), stack.remat, scanned=True)
+        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=stack.layers - 1,
+                       in_axes=nn.broadcast)
+        x, _ = scan(stack.blocks, x, *(other.blocks for other in others))
+    last = remat(lambda block, x, *rest: step(x, block, *rest), stack.remat, scanned=False)
+    return last(stack.last, x, *(other.last for other in others))
+
+
+def remat(function: Callable, how: str, scanned: bool) -> Callable:
+    """A function of a module whose intermediate values are recomputed as `how` says. Outside a scan XLA would merge what is
+    recomputed with the original, but for prevent_cse."""
+    return function if how == "none" else nn.remat(function, policy=POLICIES[how], prevent_cse=not scanned)
 
 
 def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
@@ -106,11 +128,14 @@ def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
     which sequences exist; those that do not are hidden from both."""
     seen_MS = jnp.concatenate([jnp.broadcast_to(has[..., None], x.shape[:-1])
                                for has, x in ((has_a_M, a_MTD), (has_b_M, b_MTD))], axis=-1)
-    for block_a, block_b in zip(a.blocks, b.blocks, strict=True):
-        (qa, ka, va), (qb, kb, vb) = block_a.project_qkv(a_MTD), block_b.project_qkv(b_MTD)
+
+    def step(x, block_a, block_b):
+        (a_MTD, b_MTD), (qa, ka, va), (qb, kb, vb) = x, block_a.project_qkv(x[0]), block_b.project_qkv(x[1])
         k, v = jnp.concatenate([ka, kb], axis=-3), jnp.concatenate([va, vb], axis=-3)
-        a_MTD = block_a.finish(a_MTD, short_attention(qa, k, v, seen_MS))
-        b_MTD = block_b.finish(b_MTD, short_attention(qb, k, v, seen_MS))
+        return (block_a.finish(a_MTD, short_attention(qa, k, v, seen_MS)),
+                block_b.finish(b_MTD, short_attention(qb, k, v, seen_MS)))
+
+    a_MTD, b_MTD = each_block(step, (a_MTD, b_MTD), a, b)
     return a.norm(a_MTD), b.norm(b_MTD)
 
 
@@ -133,13 +158,13 @@ class PatchEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
-    align: int = 1
+    apart: bool = False
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
         self.inputs = Dense(self.width, self.width, **kw)
         self.cls = self.param("cls", nn.initializers.normal(0.02), (self.width,))
-        self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat, align=self.align, **kw)
+        self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat, apart=self.apart, **kw)
 
     def __call__(self, x):
         """(..., P, D) -> (..., D)."""
@@ -183,7 +208,7 @@ class VelocityHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
-    align: int = 1
+    apart: bool = False
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
@@ -194,7 +219,7 @@ class VelocityHead(nn.Module):
         self.span = TimeMLP(self.width, **kw)  # of the step's length; always given 0, as the release trains it
         self.inputs = Dense(self.width, self.width, **kw)
         self.stack = LocalStack(self.width, self.heads, self.layers, (-self.patch, None), remat=self.remat,
-                                align=self.align, **kw)
+                                apart=self.apart, **kw)
         self.outputs = Dense(self.stream_dim, self.width, **kw)
 
     def embed(self, x, t, mu, context, global_):

@@ -20,7 +20,7 @@ from avjax.systems.talker.local import PatchEncoder, VelocityHead, joint_velocit
 class TalkerNet(nn.Module):
     config: object  # a frozen system config
     dtype: jnp.dtype
-    align: int = 1  # hidden widths of the local blocks are rounded up to a multiple of it (`decode` pads them)
+    apart: bool = False  # the local stacks, for a sampler (`decode` takes them apart)
 
     def setup(self):
         c = self.config
@@ -30,7 +30,7 @@ class TalkerNet(nn.Module):
         self.motion_projector = Dense(c.d_model, c.motion_dim, **kw)
         self.stop_hidden = Dense(c.d_model, c.d_model, **kw)
         self.stop_out = Dense(1, c.d_model, use_bias=False, **kw)
-        kw |= {"remat": c.remat, "align": self.align}
+        kw |= {"remat": c.remat, "apart": self.apart}
         encoder = dict(width=c.d_model, heads=c.encoder_heads, layers=c.encoder_layers, **kw)
         self.audio_encoder, self.motion_encoder = PatchEncoder(**encoder), PatchEncoder(**encoder)
         head = dict(width=c.velocity_width, heads=c.velocity_heads, layers=c.velocity_layers, patch=c.patch, **kw)

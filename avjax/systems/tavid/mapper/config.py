@@ -28,6 +28,7 @@ def net() -> ConfigDict:
     c.tokens = 4  # per frame
     c.token_dim = 768  # = Hallo2's audio tokens, whose attention weights then load
     c.margin = 2  # the denoiser is given the tokens of so many frames to either side as well
+    c.scan_layers = False  # one compiled block for all of them but the last: compiles faster, trains slower (docs/scale.md)
     c.init_scale = 1.0 / 3.0  # variance * fan_in of fresh kernels
     c.attention_kernel = "auto"  # auto | dense | banded
     return c

@@ -115,7 +115,8 @@ class StreamLayers(nn.Module):
 
 
 class MapperBlock(nn.Module):
-    """One block over (B, T, S, D); stream 0 is oneself. In the `last` one, streams apart from it come out as they were."""
+    """One block over (B, T, S, D); stream 0 is oneself. In the `last` one, streams apart from it come out as they were.
+    As the scan over blocks wants it, it returns (B, T, S, D) and nothing else beside."""
 
     config: object
     dtype: jnp.dtype
@@ -147,7 +148,7 @@ class MapperBlock(nn.Module):
             x_BTSD = self.each("add", x_BTSD, self.across(self.each("heads", x_BTSD, i=1), rotary, valid_BT), i=1)
         else:
             x_BTSD = self.each("add", x_BTSD, self.joint(self.each("heads", x_BTSD), rotary, valid_BT))
-        return self.each("mlp", x_BTSD)
+        return self.each("mlp", x_BTSD), None
 
     def joint(self, qkv, rotary, valid_BT):
         """One softmax over the keys of all streams."""
@@ -194,7 +195,11 @@ class MotionMapper(nn.Module):
             self.join = Dense(c.d_model, c.streams * c.d_model, **kw)
         else:
             self.role = self.param("role", nn.initializers.normal(1.0), (2, c.d_model))  # oneself, a partner
-        self.blocks = [MapperBlock(c, self.dtype, last=i == c.num_blocks - 1) for i in range(c.num_blocks)]
+        if c.num_blocks > 1:  # all but the last as one scan: their parameters carry a leading layer axis
+            self.blocks = nn.scan(MapperBlock, variable_axes={"params": 0}, split_rngs={"params": True},
+                                  length=c.num_blocks - 1, unroll=1 if c.scan_layers else c.num_blocks - 1,
+                                  in_axes=nn.broadcast)(c, self.dtype)
+        self.last = MapperBlock(c, self.dtype, last=True)
         self.norm = layer_norm()
         self.out = Dense((c.tokens, c.token_dim), c.d_model, **kw)
 
@@ -214,8 +219,9 @@ class MotionMapper(nn.Module):
         else:
             x_BTSD = x_BTSD + self.role[np.minimum(np.arange(S), 1)].astype(x_BTSD.dtype)
         rotary = rotary_tables(jnp.arange(U // 2), c.d_model // c.num_heads)
-        for block in self.blocks:
-            x_BTSD = block(x_BTSD, rotary, valid_BT)
+        if c.num_blocks > 1:
+            x_BTSD, _ = self.blocks(x_BTSD, rotary, valid_BT)
+        x_BTSD, _ = self.last(x_BTSD, rotary, valid_BT)
         tokens_BTMW = laid(self.out(self.norm(x_BTSD[:, :, 0])), "batch", "time", None, "width")
         return laid(tokens_BTMW, "batch", "time")
 

@@ -19,20 +19,25 @@ from avjax.systems.tavid.mapper.net import MotionMapper, all_selves
 from avjax.systems.tavid.mapper.rows import UNITS_A_FRAME, MapperRows, check_units
 
 # the mapper's parameters under `prefix`, fully sharded over fsdp; tensor parallel over heads and hidden units
+_BLOCK = (
+    (r"\w+/qkv_\d+/kernel", ("fsdp", None, "tensor", None)),
+    (r"\w+/qkv_\d+/bias", (None, "tensor", None)),
+    (r"\w+/project_\d+/kernel", ("tensor", "fsdp")),
+    (r"\w+/mlp_in/kernel", ("fsdp", "tensor")),
+    (r"\w+/mlp_in/bias", ("tensor",)),
+    (r"\w+/mlp_out/kernel", ("tensor", "fsdp")),
+    (r"\w+/(project_\d+|mlp_out)/bias", ()),
+    (r"\w+/(norms_\d+|mlp_norm|[qk]_norm_\d+)/(scale|bias)", ()),
+)
 MAPPER_RULES = (
     (r"stem/rows", ()),  # num_units + 1 rows divide by nothing, and are read in part
     (r"(stem/project|join)/kernel", (None, "fsdp")),
     (r"(stem/project|join)/bias", ()),
     (r"stem/resample/kernel", ("fsdp", "tensor")),
     (r"stem/resample/bias", ("tensor",)),
-    (r"blocks_\d+/\w+/qkv_\d+/kernel", ("fsdp", None, "tensor", None)),
-    (r"blocks_\d+/\w+/qkv_\d+/bias", (None, "tensor", None)),
-    (r"blocks_\d+/\w+/project_\d+/kernel", ("tensor", "fsdp")),
-    (r"blocks_\d+/\w+/mlp_in/kernel", ("fsdp", "tensor")),
-    (r"blocks_\d+/\w+/mlp_in/bias", ("tensor",)),
-    (r"blocks_\d+/\w+/mlp_out/kernel", ("tensor", "fsdp")),
-    (r"blocks_\d+/\w+/(project_\d+|mlp_out)/bias", ()),
-    (r"(norm|blocks_\d+/\w+/(norms_\d+|mlp_norm|[qk]_norm_\d+))/(scale|bias)", ()),
+    *((f"blocks/{pattern}", (None, *axes) if axes else ()) for pattern, axes in _BLOCK),  # stacked: a leading layer axis
+    *((f"last/{pattern}", axes) for pattern, axes in _BLOCK),
+    (r"norm/(scale|bias)", ()),
     (r"role", ()),
     (r"out/kernel", ("fsdp", None, "tensor")),
     (r"out/bias", (None, "tensor")),

@@ -4,10 +4,13 @@ Hallo2 (arXiv 2410.07718) calls the second its audio module and the third, Anima
 is what the motion tokens say, and the third is temporal.
 Frames are folded into the batch in an order of `fold_frames`, by which the mesh axis `seq` splits them; the third exchanges
 frames for positions and back.
+There are dozens of each in a U-Net: with `nn.jit`, those of equal sizes are traced once. The program is the same.
 
 Suffixes: B clips, F frames, R reference frames (the picture, then motion frames), N = B F folded, h w size, T = h w
 positions, C channels, D inner width, H heads, K head width, M tokens.
 """
+
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -85,6 +88,7 @@ class FeedForward(nn.Module):
         return self.outputs(pair[..., 0, :] * gelu(pair[..., 1, :]))
 
 
+@functools.partial(nn.jit, static_argnums=(5,))  # tile
 class SpatialTransformer(nn.Module):
     """Self-attention that also sees the reference's tokens, face cross-attention, feed-forward, for each frame."""
 
@@ -131,6 +135,7 @@ class SpatialTransformer(nn.Module):
         return x_NhwC + self.outputs(x_NTC).reshape(N, h, w, C), normed_NTC
 
 
+@nn.jit
 class MotionTransformer(nn.Module):
     """Self-attention, then one cross-attention to the frame's motion tokens for each region of the face, weighted by
     that region's soft mask, then feed-forward. Fresh ones add nothing of the tokens."""
@@ -173,6 +178,7 @@ class MotionTransformer(nn.Module):
         return x_NhwC + self.outputs(x_NTD).reshape(N, h, w, C)
 
 
+@functools.partial(nn.jit, static_argnums=(2,))  # frames
 class TemporalTransformer(nn.Module):
     """Self-attention over the frames of each pixel, twice, and a feed-forward. Fresh ones change nothing."""
 

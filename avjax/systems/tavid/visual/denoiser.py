@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from avjax.errors import UserError
-from avjax.nn.convolutions import Conv, GroupNorm, ResnetBlock
+from avjax.nn.convolutions import Conv, GroupNorm
 from avjax.sharding.activations import each_frame, fold_frames, unfold_frames
 from avjax.systems.tavid.visual.blocks import MotionTransformer, SpatialTransformer, TemporalTransformer
-from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, TimeEmbedding, plan
+from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 PATHS = ("full", "published", "eval")
 FROM_BANK = -1
@@ -71,9 +71,9 @@ class Layer(nn.Module):
     def setup(self):
         c, p = self.config, self.plan
         kw, time = dict(heads=c.heads, dtype=self.dtype, kernel=c.attention_kernel), 4 * c.channels[0]
-        first = ResnetBlock(p.width, p.in_width, c.groups, EPS, time, self.dtype)
+        first = Resnet(p.width, p.in_width, c.groups, EPS, time, self.dtype)
         if self.middle:
-            self.resnet_0, self.resnet_1 = first, ResnetBlock(p.width, p.width, c.groups, EPS, time, self.dtype)
+            self.resnet_0, self.resnet_1 = first, Resnet(p.width, p.width, c.groups, EPS, time, self.dtype)
         else:
             self.resnet = first
         if p.attention:

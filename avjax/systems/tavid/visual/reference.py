@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from avjax.nn.convolutions import Conv, ResnetBlock
+from avjax.nn.convolutions import Conv
 from avjax.sharding.activations import laid
 from avjax.systems.tavid.visual.blocks import SpatialTransformer
-from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, TimeEmbedding, plan
+from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 
 class ReferenceLayer(nn.Module):
@@ -23,7 +23,7 @@ class ReferenceLayer(nn.Module):
 
     def setup(self):
         c, p = self.config, self.plan
-        self.resnet = ResnetBlock(p.width, p.in_width, c.groups, EPS, 4 * c.channels[0], self.dtype)
+        self.resnet = Resnet(p.width, p.in_width, c.groups, EPS, 4 * c.channels[0], self.dtype)
         if p.attention:
             self.spatial = SpatialTransformer(p.width, c.heads, c.groups, c.face_dim, self.dtype, c.attention_kernel)
 
@@ -44,7 +44,7 @@ class ReferenceMid(nn.Module):
 
     def setup(self):
         c, C = self.config, self.plan.width
-        self.resnet_0, self.resnet_1 = (ResnetBlock(C, C, c.groups, EPS, 4 * c.channels[0], self.dtype) for _ in range(2))
+        self.resnet_0, self.resnet_1 = (Resnet(C, C, c.groups, EPS, 4 * c.channels[0], self.dtype) for _ in range(2))
         self.spatial = SpatialTransformer(C, c.heads, c.groups, c.face_dim, self.dtype, c.attention_kernel)
 
     def __call__(self, x_NhwC, time_ND, face_NMK):

@@ -18,10 +18,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from avjax.nn.convolutions import Conv, double
+from avjax.nn.convolutions import Conv, ResnetBlock, double
 from avjax.nn.layers import Dense
 
 EPS = 1e-5  # of the residual blocks and the output norm
+Resnet = nn.jit(ResnetBlock)  # those of equal sizes are traced once
 
 
 @dataclasses.dataclass(frozen=True)
