@@ -77,12 +77,15 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
         loss, metrics, grads = gradients(params, batch, jax.random.fold_in(jax.random.key(seed), step))
         direction, opt_state = optimizer.transform.update(grads, state["opt_state"], params)
         rate = optimizer.schedule(step)
-        updates = jax.tree.map(lambda d: -rate * d, direction)
-        new = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+
+        def each(change, old, *others):  # what is frozen stays, without the traffic of adding nothing
+            return jax.tree.map(lambda train, *x: change(*x) if train else x[0], optimizer.trainable, old, *others)
+
+        new = {"params": each(lambda p, d: p - rate * d, params, direction), "opt_state": opt_state}
         if "ema" in state:
             decay = ema_decay_at(ema_decay, step)
-            new["ema"] = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
-        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+            new["ema"] = each(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
+        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": rate * optax.tree.norm(direction)}
         metrics = metrics | norms | {"learning_rate": rate}
         if guard:
             good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all()
