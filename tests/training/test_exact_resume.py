@@ -24,9 +24,7 @@ STEPS = 24
 def start(workdir, system, devices, mesh, pause):
     command = [sys.executable, str(JOB), str(workdir), system, str(devices), mesh, str(STEPS), str(pause)]
     # They share the session's compilation cache: code from the cache has to give the same bits too.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"  # compiles sooner
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"XLA_FLAGS": flags.strip()})
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):
