@@ -113,15 +113,15 @@ def test_saves_hold_one_copy_of_the_state_in_host_memory_and_do_not_add_up(tmp_p
             seen.append(rss_bytes())
             return super().__next__()
 
-    settings = {"train.steps": 60, "train.checkpoint_every": 2, "train.keep_last": 1, "train.log_every": 20}
+    settings = {"train.steps": 140, "train.checkpoint_every": 2, "train.keep_last": 1, "train.log_every": 20}
     state = loop.train(toy.config(**settings), toy.ToySystem(width=50_000), tmp_path, lambda: Watch(8), (), {},
                        make_mesh(dict(data=1), jax.devices()[:1])).state
     size = checkpoints.host_bytes(state)
     assert size == sum(x.nbytes for x in jax.tree.leaves(state)) > 9e6
     told = records(tmp_path, "checkpoint")
-    assert len(told) == 30 and all(r["host_mb"] == pytest.approx(size / 1e6, abs=0.01) for r in told)
-    settled = max(seen[10:24])  # after five to twelve saves
-    assert max(seen[24:]) - settled < 6 * size, [round(x / 1e6) for x in seen]  # 18 saves more; allocators' noise is a few
+    assert len(told) == 70 and all(r["host_mb"] == pytest.approx(size / 1e6, abs=0.01) for r in told)
+    settled = max(seen[10:40])  # after five to twenty saves
+    assert max(seen[40:]) - settled < 12 * size, [round(x / 1e6) for x in seen]  # 50 saves more; allocators' noise is up to 7
 
 
 def test_bytes_of_a_save_are_counted_once_however_often_they_are_replicated():
