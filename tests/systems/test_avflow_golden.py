@@ -75,7 +75,7 @@ def test_losses_and_gradients(arrays, mode):
     np.testing.assert_allclose(ours, rec["losses"], rtol=TOLERANCE)
     np.testing.assert_allclose(value, rec["loss"], rtol=TOLERANCE)
     np.testing.assert_allclose(optax.tree.norm(grads), rec["grad_norm"], rtol=TOLERANCE)
-    assert relative_error(np.asarray(grads["fusion_0"]["kernel"]).T, rec["grad_fusion0_w"]) < TOLERANCE
+    assert relative_error(np.asarray(grads["layers"]["fusion"]["kernel"][0]).T, rec["grad_fusion0_w"]) < TOLERANCE
 
 
 @pytest.mark.parametrize(("arrays", "mode"), CASES)
