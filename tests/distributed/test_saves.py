@@ -87,7 +87,9 @@ def test_a_save_that_hangs_is_given_up_at_its_deadline(tmp_path, monkeypatch):
     released, commit, save = threading.Event(), getattr(async_checkpointer, COMMIT), checkpoints.Checkpoints.save
 
     def impatient(self, step, *args, **kwargs):
-        self.save_seconds = 1.0 if step >= 6 else 500.0  # also of the one before, for which the next one waits
+        if step == 6:
+            self.wait()  # the one before has all its time
+        self.save_seconds = 500.0 if step < 6 else 1.0
         save(self, step, *args, **kwargs)
 
     def hang(directory, *args, **kwargs):
