@@ -82,6 +82,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
         segments = (valid > 0).astype(jnp.int32)
     if kernel not in ("auto", *KERNELS):
         raise UserError("unknown attention kernel", expected=" | ".join(("auto", *KERNELS)), found=repr(kernel))
+
     def near(offset):
         """Whether a query sees a key, by the key's step minus its own."""
         furthest = (left, right) if window is None else window
@@ -100,7 +101,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
 
 
 def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, streams: int = 1):
-    """All scores at once; the reference that the other kernels are tested against."""
+    """All scores at once; the reference that the other kernels are tested against. near: which offsets in the band are seen."""
     step_T = np.arange(q_BHTK.shape[2]) // streams
     offset = step_T[None, :] - step_T[:, None]  # key minus query
     seen = jnp.asarray(near(offset))[None, None]

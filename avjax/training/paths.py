@@ -47,11 +47,13 @@ def write_text(path: Any, text: str) -> None:
     os.replace(temporary, path)
 
 
-def copy_in(source: Path, target: Any) -> None:
-    """A local file or folder to a place that may be remote; files that are there are replaced."""
+def copy_in(source: Any, target: Any) -> None:
+    """A file or folder to another place; either may be remote. Files that are there are replaced."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         for entry in source.iterdir():
             copy_in(entry, target / entry.name)
     else:
+        if not is_remote(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())

@@ -113,8 +113,8 @@ def at_hand(workdir: Any, step: int | str | None = None) -> Iterator[Path]:
         clean.callback(shutil.rmtree, folder, ignore_errors=True)
         for entry in workdir.iterdir() if checkpoint != workdir else ():
             if entry.name not in LEFT:
-                _fetch(entry, folder / entry.name)
-        _fetch(checkpoint, folder / FOLDER / checkpoint.name)
+                paths.copy_in(entry, folder / entry.name)
+        paths.copy_in(checkpoint, folder / FOLDER / checkpoint.name)
         clean.pop_all()
     mirror = Mirror(workdir, folder=folder)
     try:
@@ -127,13 +127,3 @@ def at_hand(workdir: Any, step: int | str | None = None) -> Iterator[Path]:
                         way_out=f"copy them by hand: they are in {mirror.folder}")
     if mirror.names:
         say(f"sent to {workdir}: {', '.join(dict.fromkeys(name.split('/')[0] for name in mirror.names))}")
-
-
-def _fetch(source: Any, target: Path) -> None:
-    if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        for entry in source.iterdir():
-            _fetch(entry, target / entry.name)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())

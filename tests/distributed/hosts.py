@@ -14,6 +14,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests.workdirs import records
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATIENCE = float(os.environ.get("AVJAX_TEST_SECONDS", 500))  # for a job to get somewhere: ends a hang, no more
@@ -129,14 +131,6 @@ class Job:
     def __exit__(self, *_):
         for process in self.processes:
             process.send_signal(signal.SIGKILL)
-
-
-def records(workdir: Path, kind: str = "train") -> list[dict]:
-    file = workdir / "metrics.jsonl"
-    if not file.exists():
-        return []
-    lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
-    return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
 
 def losses(workdir: Path) -> list[tuple[int, float]]:

@@ -7,13 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from hosts import Job, records, steps
+from hosts import Job, steps
 
-from avjax.sharding.rules import named_leaves
+from tests.workdirs import records, state_at, told
 
 LONG = os.environ.get("AVJAX_LONG") == "1"
 JOBS, KILLS = (25 if LONG else 5), 5  # each job is killed so many times
@@ -35,18 +33,6 @@ def attempt(workdir: Path, data: str, how: int = 0, *, after: float = 0.0, step:
         # SIGTERM before the launcher takes signals has its usual effect
         assert code in ((0, 75, -signal.SIGTERM, -signal.SIGKILL) if how else (0,)), job.logs()
     return code, time.monotonic() - began
-
-
-def final_state(workdir):
-    folder = workdir / "checkpoints" / str(STEPS) / "state"
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
-        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return dict(named_leaves(reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))))
-
-
-def told(workdir, kind):
-    return [{k: v for k, v in r.items() if k not in ("steps_per_second", "mfu")} for r in records(workdir, kind)]
 
 
 @pytest.mark.slow
@@ -73,11 +59,11 @@ def test_twenty_random_kills_change_no_bit(tmp_path, data):
         reached = list(pool.map(one, range(JOBS)))
     print(f"{JOBS * KILLS} kills, {counted}; newest checkpoint after each: {reached}; a whole run takes {seconds:.1f} s")
     assert min(counted.values()) >= JOBS and sum(counted.values()) >= 4 * JOBS, (counted, reached)
-    state = final_state(whole)
+    state = state_at(whole, STEPS)
     for seed in range(JOBS):
         workdir = tmp_path / f"job{seed}"
         assert told(workdir, "train") == told(whole, "train") and told(workdir, "valid") == told(whole, "valid")
-        found = final_state(workdir)
+        found = state_at(workdir, STEPS)
         assert found.keys() == state.keys()
         for name, value in state.items():
             np.testing.assert_array_equal(found[name], value, err_msg=f"{seed} {name}")

@@ -130,10 +130,12 @@ def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, m
 
 
 def test_results_that_cannot_be_sent_are_kept_here(store, evaluate, monkeypatch):
-    def fail(*args):
-        raise RuntimeError("503 Service Unavailable")
+    def sends_nothing(source, target, copy=remote.paths.copy_in):
+        if remote.paths.is_remote(target):
+            raise RuntimeError("503 Service Unavailable")
+        copy(source, target)
 
-    monkeypatch.setattr(remote.paths, "copy_in", fail)
+    monkeypatch.setattr(remote.paths, "copy_in", sends_nothing)
     with pytest.raises(UserError, match=f"results could not be sent; where: {RUN}.*503.*they are in ") as error:
         evaluate(RUN)
     kept = Path(str(error.value).split("they are in ")[1])

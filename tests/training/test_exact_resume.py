@@ -1,6 +1,5 @@
 """2N steps against N, kill -9 at a random moment, and the rest: parameters, optimiser, average, losses and batch ids."""
 
-import json
 import os
 import random
 import shutil
@@ -10,12 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
-from avjax.sharding.rules import named_leaves
+from tests.workdirs import records, state_at, told
 
 JOB = Path(__file__).with_name("run_job.py")
 STEPS = 24
@@ -31,27 +28,6 @@ def finish(process):
     _, errors = process.communicate(timeout=550)
     assert process.returncode == 0, errors[-3000:]
     return errors
-
-
-def records(workdir, kind="train"):
-    file = workdir / "metrics.jsonl"
-    if not file.exists():
-        return []
-    lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
-    return [r for r in map(json.loads, lines) if r["kind"] == kind]
-
-
-def losses(workdir):
-    timing = {"steps_per_second", "mfu"}
-    return [{k: v for k, v in r.items() if k not in timing} for r in records(workdir)]
-
-
-def final_state(workdir):
-    folder = workdir / "checkpoints" / str(STEPS) / "state"
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
-        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return dict(named_leaves(reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))))
 
 
 def run_killed(workdir, system, devices, mesh, *, seed):
@@ -70,10 +46,10 @@ def run_killed(workdir, system, devices, mesh, *, seed):
 
 
 def assert_bitwise(a, b):
-    assert losses(a) == losses(b)
-    assert [r["step"] for r in losses(a)] == list(range(1, STEPS + 1))
+    assert told(a) == told(b)
+    assert [r["step"] for r in told(a)] == list(range(1, STEPS + 1))
     assert records(a, "valid") == records(b, "valid")
-    one, other = final_state(a), final_state(b)
+    one, other = state_at(a, STEPS), state_at(b, STEPS)
     assert one.keys() == other.keys()
     assert {name.split("/")[0] for name in one} == {"step", "params", "opt_state", "ema"}
     for name, value in one.items():
@@ -110,7 +86,7 @@ def test_another_mesh_sees_the_same_batches_and_nearly_the_same_losses(tmp_path,
     shutil.copy(whole / "metrics.jsonl", tmp_path)
     log = finish(start(tmp_path, "avflow", 4, "data=1,fsdp=4", pause=0))
     assert "going on from step 8" in log
-    one, other = losses(whole), losses(tmp_path)
+    one, other = told(whole), told(tmp_path)
     assert [r["batch_id"] for r in one] == [r["batch_id"] for r in other]
     assert len({r["batch_id"] for r in one}) == STEPS
     assert one[8:] != other[8:], "another mesh rounds differently; equality would mean it was not used"
