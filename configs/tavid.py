@@ -4,16 +4,19 @@ mapper, motion, temporal, speaker; without a part, S7 and dialogues.
 Run:      python -m launch.train --config=configs/tavid.py:temporal --config.data.dir=DATA --workdir=runs/tavid/temporal \\
               --config.train.init_from=runs/tavid/motion
 Data:     python -m launch.extract --features=tavid --clips=DIR --out=DATA --unit_encoder=xlsr2_1b_v2.pt \\
-              --centroids=kmeans_10k.npy --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
-          (10 seconds: a record holds all frames of its piece)
+              --centroids=kmeans_10k.npy --tokens=vocab.txt --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
+          (10 seconds: a record holds all frames of its piece; vocab.txt is bert-base-uncased's)
 Hardware: the slices of SLICE; what a step takes there: python -m launch.plan --config=configs/tavid.py:temporal
 Provenance: learning rates, batches and steps of the visual stages are Hallo2's public code's (8 and 4 a device, 30 k steps, AdamW
           1e-5); S1 CoVoMix' rate; S2 USDM's batch and rate; the rest is ours by choice, since the paper prints none.
+          Widths of faces and portraits' maps are what that extraction makes; the parts' own presets have the published ones.
 """
 
+from avjax.encoders import portrait
 from avjax.errors import UserError
 from avjax.systems.tavid import config as tavid
 from avjax.systems.tavid.mapper import config as mapper
+from avjax.systems.tavid.speaker import config as speaker
 from avjax.systems.tavid.visual import config as visual
 from configs import base
 
@@ -29,11 +32,16 @@ def get_config(part: str = ""):
     if part not in STEPS:
         raise UserError("no such part", where="--config", expected=", ".join(filter(None, STEPS)), found=part)
     whole = tavid.base()
+    whole.visual.face_width = whole.speaker.face_dim = portrait.WIDTH
+    speaker.on_latents(whole.speaker, whole.visual.latent_size[0], whole.visual.latent_dim)
+    whole.speaker.random_frame = False  # else each row reads all frames of a dialogue for one
     c = base.get_config()
     c.name = f"tavid_{part or 'dialogue'}"
     c.data.batch_size = BATCH[part]
     o, t = c.optimizer, c.train
     o.learning_rate, o.warmup_steps, o.weight_decay, o.clip_norm, o.ema_decay = RATE.get(part, 1e-5), 1000, 0.01, 1.0, 0.999
+    if part == "speaker":
+        o.weight_decay = 0.05
     o.b2, o.eps = 0.999, 1e-8
     t.steps = STEPS[part]
     c.plan.topology = SLICE[part]
@@ -49,6 +57,7 @@ def get_config(part: str = ""):
         o.frozen = visual.frozen(part)
     elif part == "mapper":
         c.system = mapper.base()
+        c.system.target_dim = 23  # `motion` of puppets: face code and pose; of another face code its width + 7
     elif part:
         c.system = whole[part]
     else:

@@ -14,7 +14,7 @@ import numpy as np
 
 from avjax.codecs import eigenface, griffin_lim, latents, mel, motion
 from avjax.errors import UserError
-from data_pipelines import encode, faces, head_latents, resample
+from data_pipelines import faces, head_latents, resample
 from data_pipelines.decode_dialogues import DialogueWay, parties
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 
@@ -78,12 +78,6 @@ class Decoder:
     def mel(self, streams: Streams) -> np.ndarray:
         """(T', 80) normalised log-mel."""
         return self._way.mel(streams)
-
-    def mel_of(self, audio_N: np.ndarray, rate: float) -> np.ndarray:
-        """(T', 80) normalised log-mel of real sound (float samples at `rate`), by the same recipe as `mel`."""
-        recipe = self._way.mel_recipe
-        audio_N = encode.resampled(audio_N, rate, recipe["sample_rate"])
-        return np.asarray(mel.normalise(mel.log_mel(audio_N, recipe), recipe), np.float32)
 
     def waveform(self, streams: Streams) -> np.ndarray:
         """(N,) float32 samples at `sample_rate`, by Griffin-Lim or the dataset's vocoder."""

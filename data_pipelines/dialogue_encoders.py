@@ -148,14 +148,20 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
         raise store.Unusable(str(error).split(";")[0].split(" (")[0], found=str(error)) from None
 
 
+@dataclasses.dataclass(frozen=True)
+class PublishedUnits(unit_library.UnitEncoder):
+    """`filler`: the unit that silence of the training split has most often, which no publication tells."""
+
+    filler: int = 0
+
+    @property
+    def recipe(self) -> dict:
+        return super().recipe | {"filler": self.filler}
+
+
 def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> unit_library.UnitEncoder:
     """Published, or fitted on speech of the split and numbered so that unit 0 is silence. On accelerators, over all of them."""
     mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
-    if centroids:
-        common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS else ["CHECKPOINT, the centroids' network"])
-        return unit_library.published(kind, centroids, layer=layer, mesh=mesh)
-    frames = (speech_frames.MelFrames() if kind == "mel" else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
-              if kind == "random" else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, layer=layer, mesh=mesh))
     order, most = np.random.default_rng(seed).permutation(source.indices(split)), _FIT_SECONDS
 
     def audio():
@@ -164,10 +170,20 @@ def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> un
             yield [at_16k(a) for record in batch for a in record.audio]
             seconds += sum(len(record.audio) * record.frames / RATE for record in batch)
 
+    def quiet(encoder):
+        return sum(_quiet(encoder, channels) for channels in itertools.islice(audio(), 4))
+
+    if centroids:
+        common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS else ["CHECKPOINT, the centroids' network"])
+        known = unit_library.published(kind, centroids, layer=layer, mesh=mesh)
+        count_K = job.once("filler", lambda: {"count": quiet(known)})["count"]
+        return PublishedUnits(known.frames, known.centroids_KD, int(count_K.argmax()))
+    frames = (speech_frames.MelFrames() if kind == "mel" else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
+              if kind == "random" else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, layer=layer, mesh=mesh))
+
     def fit():
         encoder = unit_library.fit(frames, audio, num_units, seed=seed, mesh=mesh)
-        quiet_K = sum(_quiet(encoder, channels) for channels in itertools.islice(audio(), 4))
-        return {unit_library.CENTROIDS: encoder.centroids_KD[np.argsort(-quiet_K, kind="stable")]}
+        return {unit_library.CENTROIDS: encoder.centroids_KD[np.argsort(-quiet(encoder), kind="stable")]}
 
     arrays = job.once("units", fit)
     return unit_library.UnitEncoder(frames, arrays[unit_library.CENTROIDS])

@@ -41,7 +41,12 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
                         expected=str(inspect.signature(function))) from error
     if isinstance(out_dir, Part) and _made_before(clips_dir, out_dir, features, options):
         return store.open_dataset(out_dir)
-    return function(clips_dir, out_dir, **options)
+    try:
+        return function(clips_dir, out_dir, **options)
+    except FileNotFoundError:  # the last part to end put all together meanwhile, and the parts' folder is gone
+        if not (isinstance(out_dir, Part) and pathlib.Path(out_dir).exists()):
+            raise
+        return store.open_dataset(out_dir)
 
 
 def _made_before(clips_dir, part: Part, features: str, options: dict) -> bool:

@@ -3,10 +3,11 @@
 The endless sequence of rows is a pure function of the seed and the examples' lengths: epoch e shuffles the examples with
 (seed, e) and packs them first-fit into a few open rows. So row k needs no state to find, no record is read to plan, and
 the position in the data stays one integer. Capacities are by resource (tokens, patches, ...): a row is full in any of
-them first.
+them first. An example that takes nothing of any (speech alone, for a system that learns pictures) is in no row.
 """
 
 import functools
+import operator
 import threading
 import zlib
 from collections.abc import Mapping
@@ -27,20 +28,20 @@ def plan(costs_NR: np.ndarray, capacity_R: np.ndarray, rng: np.random.Generator)
       costs_NR: (examples, resources) what each takes.
       capacity_R: (resources,) what a row holds.
     """
+    costs, capacity = costs_NR.tolist(), capacity_R.tolist()  # lists: far faster than arrays of two or three numbers
     rows: list[list[int]] = []
-    open_rows: list[tuple[int, np.ndarray]] = []  # (index into rows, what is left)
-    for example in rng.permutation(len(costs_NR)):
-        cost = costs_NR[example]
-        for at, (row, left) in enumerate(open_rows):
-            if (cost <= left).all():
-                rows[row].append(int(example))
-                open_rows[at] = row, left - cost
-                break
-        else:
+    open_rows: list[tuple[list[int], list[int]]] = []  # (one of rows, what is left of each resource)
+    for example in rng.permutation(len(costs)).tolist():
+        cost = costs[example]
+        fits = (one for one in open_rows if not any(map(operator.gt, cost, one[1])))
+        if (found := next(fits, None)) is None:
             if len(open_rows) == OPEN_ROWS:
                 open_rows.pop(0)
-            open_rows.append((len(rows), capacity_R - cost))
-            rows.append([int(example)])
+            rows.append([])
+            open_rows.append(found := (rows[-1], list(capacity)))
+        row, left = found
+        row.append(example)
+        left[:] = map(operator.sub, left, cost)
     order = rng.permutation(len(rows))  # rows that were opened late are emptier: not always last
     return [np.array(rows[i]) for i in order]
 
@@ -55,7 +56,7 @@ class PackedRows:
       seed: of the order and of random crops.
 
     Raises:
-      UserError: an example that no row can hold, named.
+      UserError: an example that no row can hold, named; no example that takes anything.
     """
 
     def __init__(self, source, lengths: Mapping[str, np.ndarray], rows: Rows, seed: int, where: str):
@@ -72,8 +73,12 @@ class PackedRows:
                             expected=", ".join(f"{n} <= {c}" for n, c in zip(names, capacity, strict=True)),
                             found=", ".join(f"{n} {c}" for n, c in zip(names, costs[first], strict=True)),
                             way_out="raise the row's capacity in config.system, or leave the long ones out of the dataset")
-        copies = _balance([rows.kind(one) for one in each])
-        self._examples = np.repeat(np.arange(len(costs)), copies)
+        used = np.flatnonzero(costs.any(-1))
+        if not len(used):
+            raise UserError("no example to train on", where=where, expected=f"some that take {' or '.join(names)}",
+                            found=f"{len(costs)} that take nothing",
+                            way_out="extract the dataset with what this system learns, or train on another split")
+        self._examples = np.repeat(used, _balance([rows.kind(each[i]) for i in used]))
         self._costs, self._capacity = costs[self._examples], capacity
         self._ends = [0]  # number of rows before epoch e
         self._lock = threading.Lock()

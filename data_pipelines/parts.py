@@ -44,8 +44,8 @@ class Part(os.PathLike):
     def folder(self) -> str:
         return f"part-{self.index:05d}-of-{self.count:05d}"
 
-    def of(self, items: list) -> list:
-        """The items of this part."""
+    def of(self, items):
+        """The items of this part: of a list a list, of a range a range."""
         first, last = (len(items) * k // self.count for k in (self.index, self.index + 1))
         return items[first:last]
 

@@ -22,6 +22,7 @@ FPS = 30
 RATE = mel.RECIPE["sample_rate"]
 SAMPLES = RATE // FPS  # a frame: 735 samples exactly, so cuts between frames are cuts between samples
 MIN_SECONDS = 2.0
+CROPS = ".crops.npy"
 SILENCE = 10 ** (-50 / 20)  # root mean square of a recording below -50 dB of full scale
 AUDIO_RECIPE = {"sample_rate": RATE, "channels": "mean", "resampler": "soxr HQ", "dtype": "int16"}
 
@@ -96,8 +97,11 @@ def _sources(parent: str, stem: str, kinds: dict[str, list[pathlib.Path]]):
                      (exact[0] if exact else None) if videos else path, text[0] if text else None)
 
 
-def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None) -> Recording:
-    """Decodes and checks one recording. Raises media.MediaError or faces.FaceError, whose `reason` says why not."""
+def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None, crops_file=None) -> Recording:
+    """Decodes and checks one recording. Raises media.MediaError or faces.FaceError, whose `reason` says why not.
+
+    The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without one they are in memory.
+    """
     sound_path = source.audio or source.video
     probe = media.probe(source.video) if source.video else None
     if not audio_only and (probe is None or probe.video is None):
@@ -140,8 +144,11 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     small = (image for _, image in media.frames_at(source.video, FPS, begin, end, max_side=faces.SHRINK))
     track = faces.follow(small, FPS, detect)
     cropper = faces.Cropper(track, size, FPS)
-    pairs = enumerate(media.frames_at(source.video, FPS, begin, end))
-    return Recording(samples, np.stack([cropper(k, image) for k, (_, image) in pairs]), track.pose())
+    shape = (count, size, size, 3)
+    crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8, shape) if crops_file else np.empty(shape, np.uint8)
+    for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end), strict=True):
+        crops[k] = cropper(k, image)
+    return Recording(samples, crops, track.pose())
 
 
 def text_of(source: Source) -> str:
@@ -150,16 +157,20 @@ def text_of(source: Source) -> str:
 
 
 def cached(source: Source, folder: pathlib.Path, **options) -> pathlib.Path:
-    """`read`, kept in a file that a second run finds again; the file's path."""
+    """`read`, kept in a file that a second run finds again, the crops in another beside it; the former's path."""
     key = source.fingerprint(sorted((k, v) for k, v in options.items() if k != "detect"))
-    path = folder / f"{key}.npz"
+    path = folder / f"{key}.whole.npz"
     if not path.is_file():
-        recording = read(source, **options)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {k: v for k, v in dataclasses.asdict(recording).items() if v is not None}
-        temporary = folder / f"{key}.part{os.getpid()}.npz"
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
+        temporary, crops = (folder / f"{key}.part{os.getpid()}{end}" for end in (".npz", CROPS))
+        try:
+            recording = read(source, crops_file=crops, **options)
+            np.savez(temporary, audio=recording.audio, **{} if recording.pose is None else {"pose": recording.pose})
+            if crops.is_file():
+                os.replace(crops, path.with_suffix(CROPS))
+            os.replace(temporary, path)
+        finally:
+            crops.unlink(missing_ok=True)
     return path
 
 
@@ -170,6 +181,7 @@ def length(path: pathlib.Path) -> int:
 
 
 def load(path: pathlib.Path) -> Recording:
-    """A recording that `cached` kept."""
+    """A recording that `cached` kept, its crops mapped."""
+    crops = path.with_suffix(CROPS)
     with np.load(path) as arrays:
-        return Recording(arrays["audio"], *(arrays[k] if k in arrays else None for k in ("crops", "pose")))
+        return Recording(arrays["audio"], np.load(crops, mmap_mode="r") if crops.is_file() else None, arrays.get("pose"))

@@ -24,10 +24,11 @@ class Dialogue:
       streams: {"mel": (Tm, S, 80), "latents": (T, S, h, w, c), "motion": (T, S, M), ...}; what is not there was not made.
         Motion, where it is given, is taken as it is; else it is read from the decoded pictures.
       scored: AUDIO, MOTION: the parts that are this variant's own.
+      own_timing: when who speaks was decided by what made it: no frame belongs to one of the truth.
     """
 
-    def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str]):
-        self.decoder, self.streams, self.scored = decoder, streams, scored
+    def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *, own_timing: bool = False):
+        self.decoder, self.streams, self.scored, self.own_timing = decoder, streams, scored, own_timing
         self.has_audio = len(streams.get("mel", ())) > 0
         self.has_motion = len(streams.get("latents", ())) > 0 or len(streams.get("motion", ())) > 0
 
@@ -94,7 +95,7 @@ class Dialogue:
 
     @functools.cached_property
     def apertures(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(inner-lip aperture, mouth width) of every speaker, each (T,)."""
+        """(inner-lip aperture, mouth width) of every speaker, each (T,). Of puppets alone (Benchmark.has_lips)."""
         codec = self.decoder.codec("face")
         return [face_code.lips(face_code.decode(x[:, :-POSE].astype(np.float32), codec)) for x in self.motion_STM]
 
@@ -103,6 +104,10 @@ class Dialogue:
     @property
     def lips(self):
         return self.apertures[0]
+
+    @property
+    def face_NF(self):
+        return self.motion_STM[0][:, :-POSE]
 
     @property
     def pose_NP(self):

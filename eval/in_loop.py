@@ -89,7 +89,7 @@ class InLoopEvaluator:
             # Only the frames shown are drawn: four feature frames, which hold a picture or more, around each.
             at = np.linspace(0.1, 0.9, count) * min(model.seconds, truth.seconds)
             cuts = [{k: x[(start := min(int(t * rates[k]), max(len(x) - 4, 0))):start + 4]
-                     for k, x in signals.streams.items()} for t in at]
+                     for k, x in signals.streams.items() if k in rates} for t in at]
             shown = [self.benchmark.pictures(cut, example) for cut in cuts]
             if any(s is None for s in shown):
                 return None

@@ -10,10 +10,14 @@ COLUMNS = (("F1_lips", "up"), ("F1_lips_dtw", "up"), ("F1_lips_clip", "up"), ("F
            ("mel_L1_dtw", "down"), ("MCD", "down"), ("MCD_audio", "down"), ("WER", "down"), ("length_error", "down"),
            ("length_error_signed", "zero"), ("stop_within_2", "up"),
            # of dialogues
-           ("FD_listen_e", "down"), ("FD_listen_h", "down"), ("PFD_e", "down"), ("PFD_e_shuffled", "up"), ("PFD_h", "down"),
-           ("PFD_h_shuffled", "up"), ("RPCC_e", "down"), ("RPCC_e_other", "up"), ("RPCC_h", "down"), ("RPCC_h_other", "up"),
+           ("FD_listen_e", "down"), ("FD_listen_h", "down"), ("FD_listen_e_pooled", "down"), ("FD_listen_h_pooled", "down"),
+           ("SID_e", "truth"), ("SID_h", "truth"), ("var_listen_e", "truth"), ("var_listen_h", "truth"),
+           ("PFD_e", "down"), ("PFD_e_shuffled", "up"), ("PFD_h", "down"), ("PFD_h_shuffled", "up"),
+           ("RPCC_e", "down"), ("RPCC_e_other", "up"), ("RPCC_h", "down"), ("RPCC_h_other", "up"),
            *((f"{event}_{what}", "truth") for event in ("ipu", "turn", "gap", "pause", "overlap")
              for what in ("per_minute", "mean_s")),
+           ("transfer_mean_s", "truth"),
+           *((f"{event}_W1_s", "down") for event in ("turn", "gap", "pause", "overlap", "transfer")),
            ("voice_R@1", "up"), ("voice_R@5", "up"), ("voice_times_chance", "up"), ("voice_cosine", "up"))
 WIDEST = 4  # variants whose intervals still fit beside each other
 

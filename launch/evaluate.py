@@ -19,7 +19,6 @@ from data_pipelines import decode, store
 from data_pipelines.loader import check_recipes
 from eval import benchmarks, generator, report, runner, tables
 from launch import flags as launch_flags
-from launch.stages import fill
 
 
 def open_benchmark(config, workdir, *, full: bool = True):
@@ -27,7 +26,7 @@ def open_benchmark(config, workdir, *, full: bool = True):
     if not config.evaluate.benchmark:
         raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark", found="empty",
                         expected=" or ".join(benchmarks.names()), way_out="set --config.evaluate.benchmark")
-    dataset = store.open_dataset(fill(config.data.dir, workdir))
+    dataset = store.open_dataset(launch_flags.fill(config.data.dir, workdir))
     decoder = decode.Decoder.from_dataset(dataset)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset), full=full)
@@ -82,8 +81,8 @@ def _clips(config, workdir, dataset):
     """The clip dataset that the features were extracted from, if a stage of the config says so and it is there."""
     for stage in config.stages:
         if stage.get("kind") == "extract" and "clips" in stage and \
-                pathlib.Path(fill(stage.get("out", ""), workdir)).absolute() == dataset.dir:
-            folder = pathlib.Path(fill(stage["clips"], workdir))
+                pathlib.Path(launch_flags.fill(stage.get("out", ""), workdir)).absolute() == dataset.dir:
+            folder = pathlib.Path(launch_flags.fill(stage["clips"], workdir))
             return store.open_dataset(folder) if folder.is_dir() else None
     return None
 

@@ -6,9 +6,10 @@ Everything wrong with a command line becomes one line that names the nearest val
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -120,6 +121,17 @@ def check_key(config: ConfigDict, key: str, *, where: str) -> None:
     same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == last]  # the right name in the wrong group
     nearest = same_leaf[0] if same_leaf else near[0]
     raise UserError("unknown config key", where=where, found=plain, expected=f"nearest valid key: {nearest}")
+
+
+def fill(value: Any, workdir: Path) -> Any:
+    """`value` with "{workdir}" replaced in every string inside; containers become plain dicts, lists and tuples."""
+    if isinstance(value, str):
+        return value.replace("{workdir}", str(workdir))
+    if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+        return {k: fill(v, workdir) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(fill(v, workdir) for v in value)
+    return value
 
 
 def load_config(path: str | Path, overrides: dict | None = None) -> ConfigDict:

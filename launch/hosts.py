@@ -16,6 +16,8 @@ from absl import flags
 
 from avjax.errors import UserError
 
+STOP_SECONDS = 120.0  # for host 0 to seal its checkpoint and send its records, once the state is saved
+
 
 def define_flags() -> None:
     """--coordinator, --processes, --process_id: of a job of several processes that the environment does not describe."""
@@ -28,8 +30,11 @@ def define_flags() -> None:
 def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
     """Joins the job's other processes, if there are any, before a device is touched; takes signals while inside.
 
-    One process: exceptions pass, a Restart with its message printed. Several: any exception ends the job everywhere.
+    One process: exceptions pass, a Restart with its message printed. Several: any exception ends the job everywhere, with one
+    code.
     """
+    from jax.errors import JaxRuntimeError
+
     from avjax.training import distributed, preemption
 
     values = flags.FLAGS.flag_values_dict()
@@ -39,8 +44,16 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
             if distributed.initialize(where["coordinator"] or "", where["processes"], where["process_id"],
                                       heartbeat_seconds=heartbeat_seconds):
                 distributed.peers().on_stop = preemption.on_stop
+            try:
                 distributed.agree(distributed.versions(), "versions")
-            yield
+                yield
+            except JaxRuntimeError as error:
+                distributed.lost(error)
+                raise
+            except preemption.Preempted:
+                with contextlib.suppress(distributed.Restart):  # the first to leave takes the others with it
+                    distributed.barrier("all have stopped", STOP_SECONDS)
+                raise
             distributed.shutdown()
     except preemption.Preempted as error:  # said already, by the loop, and known to all
         distributed.end(error.code, "")

@@ -19,7 +19,8 @@ from avjax.training import distributed
 from data_pipelines.parts import Part
 from launch.targets import processes
 
-FIND = 60.0  # seconds for a cluster to say where its hosts are
+SPREAD = "AVJAX_SPREAD"  # a variable of the processes that --processes starts
+FIND = 300.0  # seconds for a cluster to say where its hosts are
 RESTARTS = 20  # of --processes
 GRACE = 10.0  # seconds between one's death and the end of the others: nothing is lost by a kill
 
@@ -32,12 +33,15 @@ def define_flags() -> None:
 def spread(module: str, out: str) -> None:
     """With --processes: runs this command in so many processes, and ends with their exit code. Else returns."""
     args = flags.FLAGS
-    if not args.processes or "JAX_PROCESS_ID" in os.environ:  # this is one of them
+    if not args.processes or SPREAD in os.environ:  # this is one of them
         return
+    if "JAX_PROCESS_ID" in os.environ:
+        raise UserError("this is one of a job's processes already", where="--processes", found="JAX_PROCESS_ID=" +
+                        os.environ["JAX_PROCESS_ID"], way_out="leave --processes out: each host makes its part")
     if args.shard:
         raise UserError("--shard is one part by itself", where="--processes", way_out="leave one of the two out")
     folder = pathlib.Path(out).absolute()
-    code = processes.run([sys.executable, "-m", module, *sys.argv[1:]], processes=args.processes, environment={},
+    code = processes.run([sys.executable, "-m", module, *sys.argv[1:]], processes=args.processes, environment={SPREAD: "1"},
                          logs=folder.with_name(f".{folder.name}.logs"), cwd=pathlib.Path.cwd(), max_restarts=RESTARTS,
                          grace=GRACE)
     if not code:
@@ -52,7 +56,11 @@ def part_of(out: str, shard: str | None) -> str | Part:
         if not (slash and index.isdigit() and count.isdigit()):
             raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8", found=repr(shard))
         return Part(pathlib.Path(out), int(index), int(count))
-    index, count = distributed.find(FIND)
+    try:
+        index, count = distributed.find(FIND)
+    except distributed.Restart as error:
+        distributed.say(f"restartable: {error.message}")
+        raise
     return out if count == 1 else Part(pathlib.Path(out), index, count)
 
 

@@ -16,26 +16,13 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from avjax.errors import UserError
 from avjax.training import distributed, paths
-from launch.flags import launcher, load_config
+from launch.flags import fill, launcher, load_config
 
 KINDS = ("prepare", "extract", "train")
-
-
-def fill(value: Any, workdir: Path) -> Any:
-    """`value` with "{workdir}" replaced in every string inside; containers become plain dicts, lists and tuples."""
-    if isinstance(value, str):
-        return value.replace("{workdir}", str(workdir))
-    if isinstance(value, Mapping) or hasattr(value, "to_dict"):
-        return {k: fill(v, workdir) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(fill(v, workdir) for v in value)
-    return value
 
 
 def run_stages(stages, workdir: Path) -> dict[str, float]:
@@ -125,14 +112,24 @@ def _extract(name: str, arguments: dict, where: str) -> None:
     from data_pipelines import parts
 
     out, hosts, peers = Path(arguments["out"]), distributed.process_count(), distributed.peers()
-    count = distributed.on_main(f"parts of {name}", lambda: parts.begun(out) or hosts)
-    for index in range(distributed.process_index(), count, hosts):
+    count, left = distributed.on_main(f"parts of {name}", lambda: _parts_left(out, hosts))
+    for index in left[distributed.process_index()::hosts]:
         _run("extract", arguments | {"out": parts.Part(out, index, count) if count > 1 else out}, where)
     if peers:
         key = peers.unique(f"stage/{name}")
         peers.put(f"{key}/{peers.me}", True)
         for host in range(hosts):
             peers.wait(f"{key}/{host}", distributed.STAGE_SECONDS, what=f"{peers.name(host)}: {name}")
+
+
+def _parts_left(out: Path, hosts: int) -> tuple[int, list[int]]:
+    """How many parts there are, and which are to be made: not those that are whole, whose folders go once the last one is."""
+    from data_pipelines import parts
+
+    count = parts.begun(out) or hosts
+    folders = parts.folders(parts.Part(out, 0, count), out.absolute().with_name(f".{out.name}.partial"))
+    missing = parts.missing(folders)
+    return count, [index for index, folder in enumerate(folders) if folder.name in missing] or [0]  # it puts them together
 
 
 def _run(kind: str, arguments: dict, where: str) -> None:

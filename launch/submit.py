@@ -34,10 +34,14 @@ HELP = {
     "project": "Cloud project.", "zone": "Cloud zone.", "cluster": "xpk: the cluster. gke: kubectl's context.",
     "image": "Image to build and push, without tag: REGISTRY/NAME.", "queue": "gke: Kueue's local queue. slurm: partition.",
     "reservation": "Of machines.", "spot": "Machines that may be taken away.", "service_account": "That the job runs as.",
-    "namespace": "gke: Kubernetes namespace.", "runtime_version": "tpu_vm: default by the kind of TPU.",
+    "namespace": "gke: Kubernetes namespace.",
+    "mount": "gke: WHAT:/path[,...] in every pod. WHAT is a PersistentVolumeClaim's name, gs://BUCKET (to read) or a folder "
+             "of the node, which outlives the pods (for config.train.local_dir).",
+    "runtime_version": "tpu_vm: default by the kind of TPU.",
     "account": "slurm: who is charged.", "time": "slurm: limit, e.g. 24:00:00.",
     "setup": "slurm: a line of shell before the job; without it the job runs in this Python.",
-    "cpus_per_task": "slurm.", "processes": "local: how many.", "devices": "local: fake CPU devices of each process."}
+    "cpus_per_task": "slurm.", "processes": "local: how many; each has its share of the GPUs.",
+    "devices": "local: fake CPU devices of each process."}
 
 
 def define_flags() -> None:
@@ -62,12 +66,16 @@ def define_flags() -> None:
 
 
 def make_place(target: str, args, config, folder: pathlib.Path, root: pathlib.Path) -> targets.Place:
-    """What the target needs, checked. UserError names what is missing."""
+    """What the target needs, checked. UserError names what is missing, and what means nothing there."""
     plan = config.get("plan", {}) if config else {}
     topology = args.topology or (plan.get("topology", "") if target != "local" else "")
     if topology and not args.topology and args.job in jobs.ON_ONE_HOST:
         topology = accelerators.one_host(topology)
     values = {name: getattr(args, name) for name in HELP}
+    for name, value in values.items():
+        if value != getattr(targets.Place, name) and name not in _taken(target):
+            raise UserError(f"--{name} means nothing there", where=f"--target={target}", found=f"--{name}={value}",
+                            way_out=f"leave it out; it is for {', '.join(t for t in targets.NAMES if name in _taken(t))}")
     module, accelerator = targets.load(target), accelerators.find(topology) if topology else None
     if accelerator and accelerator.platform not in module.PLATFORMS:
         raise UserError("this target has no such machines", where=f"--target={target}", found=topology,
@@ -90,6 +98,11 @@ def make_place(target: str, args, config, folder: pathlib.Path, root: pathlib.Pa
             raise UserError(f"--target={target} needs --{flag}", where="command line", expected=f"--{flag}=...",
                             way_out=HELP.get(flag, f"for instance {accelerators.EXAMPLES}"))
     return place
+
+
+def _taken(target: str) -> tuple[str, ...]:
+    module = targets.load(target)
+    return (*module.NEEDS, *module.OPTIONS)
 
 
 def submit(target: str, made: list[targets.Job], place: targets.Place, root: pathlib.Path, dry_run: bool) -> int:

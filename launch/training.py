@@ -11,12 +11,12 @@ from avjax.errors import UserError
 from avjax.sharding.mesh import feed, make_mesh
 from avjax.systems import api
 from avjax.training import checkpoints, distributed, loop, paths
+from avjax.training.checkpoint_files import settled
 from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
-from launch.flags import launcher
-from launch.stages import fill
+from launch.flags import fill, launcher
 
 CONFIG_FILE = "config.json"
 # What may differ from the workdir's config.json when a run goes on: it changes neither the model nor the sequence of
@@ -77,11 +77,13 @@ def agree(config: ConfigDict, workdir: Path) -> None:
 
 def check_shared(workdir: Path) -> None:
     """UserError, on every host, when one does not see what host 0 wrote."""
-    try:
-        found = (workdir / CONFIG_FILE).read_text()
-    except OSError as error:
-        found = f"{type(error).__name__}"
-    seen = distributed.gather("the workdir as seen", zlib.crc32(found.encode()))
+    def look() -> int:
+        try:
+            return zlib.crc32((workdir / CONFIG_FILE).read_bytes())
+        except OSError:
+            return -1
+
+    seen = settled("the workdir as seen", look)
     if len(set(seen)) > 1:
         missing = [host for host, crc in enumerate(seen) if crc != seen[0]]
         raise UserError("the workdir is not shared", where=str(workdir), expected=f"storage where every host sees "

@@ -13,6 +13,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and su
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="avjax_test_xla_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+EMITTERS = "--xla_cpu_use_fusion_emitters"
+if EMITTERS not in os.environ.get("XLA_FLAGS", ""):  # without, XLA compiles three times faster; =true tests its default
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}=false".strip()
 
 import jax  # noqa: E402
 from absl import flags  # noqa: E402

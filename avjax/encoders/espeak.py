@@ -24,14 +24,14 @@ from avjax.errors import UserError
 
 SAMPLE_RATE = 22050
 RATE = 50.0  # phoneme feature frames a second; frame k is at time k / RATE
-PAUSES = {",": 0.2, ";": 0.25, ":": 0.25, ".": 0.35, "?": 0.35, "!": 0.35}  # seconds of silence between clauses
+PAUSES = {",": 0.2, ".": 0.35, "?": 0.35, "!": 0.35}  # seconds of silence after a clause; ; and : pause as , does
 LEAD, TRAIL = 0.2, 0.3  # seconds of silence around an utterance
 MAX_CHARACTERS = 5000
 VOWELS = tuple("i ɪ ᵻ e ɛ æ a ɑ ɔ o ʌ ə ʊ u ɜ".split())
 CONSONANTS = tuple("p b t d k ɡ ɾ ʔ f v θ ð s z ʃ ʒ tʃ dʒ h m n ŋ l ɹ w j".split())
 SILENCE = "_"
 CLASSES = (SILENCE, *VOWELS, *CONSONANTS)
-PHRASES = (",", ".", "?", "!")  # what ends a phrase; also the symbol of the pause that follows it
+PHRASES = tuple(PAUSES)  # what ends a phrase; also the symbol of the pause that follows it
 PROSODY = ("stress", "ramp", "position", "since_pause", "to_pause", "beat", "foot", *(f"phrase {p}" for p in PHRASES))
 WIDTH = len(CLASSES) + len(PROSODY)
 _ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w", "x": "k", "ɫ": "l", "ɬ": "l", "ɒ": "ɑ", "ɨ": "ᵻ",
@@ -118,7 +118,7 @@ def _clauses(text: str) -> list[tuple[str, str]]:
     """(words, closing mark) of every clause; a text without a closing mark gets a full stop."""
     text = " ".join(text.split())
     out = [(c.strip(), m[:1] or ".") for c, m in re.findall(r"(.+?)(?:([,;:.?!]+)[\"')\]]*(?=\s|$)|$)", text)]
-    return [(c, m if m in PAUSES else ".") for c, m in out if c]
+    return [(c, m) for c, m in out if c]
 
 
 # ---- phoneme features

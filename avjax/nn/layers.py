@@ -147,10 +147,10 @@ def _adaptive_norm_fwd(x_BTD, beta, gamma, eps):
 
 def _adaptive_norm_bwd(saved, dy):
     x, mean, scale, beta, gamma = saved
-    normal = (x - mean) * scale
+    normal, dy = (x - mean) * scale, dy.astype(jnp.float32)
     axes = (0, 1) if gamma.shape[0] == 1 else (1,)
     dgamma = jnp.sum(dy * normal, axis=axes, keepdims=True).astype(gamma.dtype)
-    dbeta = jnp.sum(dy.astype(jnp.float32), axis=axes, keepdims=True).astype(beta.dtype)
+    dbeta = jnp.sum(dy, axis=axes, keepdims=True).astype(beta.dtype)
     d = dy * (1 + gamma)
     inner = d - jnp.mean(d, -1, keepdims=True) - normal * jnp.mean(d * normal, -1, keepdims=True)
     return (scale * inner).astype(x.dtype), dbeta, dgamma, None

@@ -105,7 +105,7 @@ def _collective(kind: str, one: Instruction, beside: dict, times: int, overlappe
     size = len(groups[0])
     if kind == "all-gather":
         given *= size
-    axes, spans, _ = places.spanned(groups[0])
+    axes, spans = places.spanned(groups[0])
     return Collective(kind, given, size, times, axes, spans, False, overlapped)
 
 
@@ -168,12 +168,11 @@ class _Places:
         self.devices, self.shape, self.names = list(mesh.devices.flat), mesh.devices.shape, mesh.axis_names
         self.count, self.topology = len(self.devices), topology
 
-    def spanned(self, group: Sequence[int]) -> tuple[tuple[str, ...], tuple[tuple[int, bool], ...], bool]:
-        """Mesh axes, (length, ring) of the slice's dimensions, and whether slices are crossed."""
+    def spanned(self, group: Sequence[int]) -> tuple[tuple[str, ...], tuple[tuple[int, bool], ...]]:
+        """Mesh axes, and (length, ring) of the slice's dimensions."""
         index = np.stack(np.unravel_index(np.asarray(group) % self.count, self.shape), axis=1)
         axes = tuple(name for name, column in zip(self.names, index.T, strict=True) if len(set(column)) > 1)
         members = [self.devices[n % self.count] for n in group]
-        crossed = len({getattr(d, "slice_index", None) for d in members}) > 1
         spans = []
         for dim, (size, ring) in enumerate(zip(self.topology.shape, self.topology.rings(), strict=True)):
             if not self.topology.chip.is_tpu:
@@ -181,4 +180,4 @@ class _Places:
             length = len({d.coords[dim] for d in members})
             if length > 1:
                 spans.append((length, ring and length == size))
-        return axes, tuple(spans), crossed
+        return axes, tuple(spans)

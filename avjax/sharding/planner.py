@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,6 +29,9 @@ from avjax.training.state import abstract_batch, abstract_params, place_state, s
 from avjax.training.step import CompiledStep, make_gradients, step_of
 
 ROOM = 0.98  # of the memory: what an estimate may fill
+HURRY = ("jax_exec_time_optimization_effort", -1.0)  # what jax has of it: 0.11 knows levels only
+if not hasattr(jax.config, HURRY[0]):
+    HURRY = ("jax_optimization_level", "O1")
 PARTS = ("parameters", "optimizer", "average", "gradients", "batch", "activations")
 
 
@@ -193,16 +197,16 @@ class Job:
         if not thorough:
             system = api.build(replaced(config.system, "scan_layers", False, True))
         abstract = abstract_batch(self.system, mesh, batch=batch, time=config.data.segment)
-        effort = jax.config.jax_exec_time_optimization_effort
-        jax.config.update("jax_exec_time_optimization_effort", effort if thorough else -1.0)
+        effort = getattr(jax.config, HURRY[0])
         try:
+            jax.config.update(HURRY[0], effort if thorough else HURRY[1])
             step = CompiledStep(step_of(config, system, self.optimizer), self.state(mesh), abstract, mesh)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise TooLarge(exhausted(str(error))) from error
         finally:
-            jax.config.update("jax_exec_time_optimization_effort", effort)
+            jax.config.update(HURRY[0], effort)
         start = time.perf_counter()
         module = hlo.parse(step.text())
         found = collectives.read(module, mesh, topology)
@@ -223,7 +227,7 @@ class Job:
         batch = int(batch or self.config.data.batch_size)
         mesh = self.mesh(topology, libtpu=libtpu if topology.chip.is_tpu else None, sizes=sizes, dcn=dcn)
         check_batch(batch, mesh, accumulate=self.accumulate)
-        shape_only = abstract_mesh(mesh)
+        shape_only = abstract_mesh_of(mesh.shape)
         memory = self.memory(shape_only, batch)
         expected, chip = self.expected(shape_only, topology, batch), topology.chip
         needed, compiled = sum(memory.values()), None
@@ -277,10 +281,6 @@ def trained(params: Any, optimizer) -> list:
 def on_device(tree: Any) -> int:
     """Bytes of one device's share of ShapeDtypeStructs with shardings."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def abstract_mesh(mesh) -> AbstractMesh:
-    return AbstractMesh(tuple(mesh.shape.values()), tuple(mesh.shape), axis_types=(AxisType.Auto,) * len(mesh.shape))
 
 
 def for_accelerators(config):
@@ -354,5 +354,5 @@ def advice(job: Job, plan: Plan) -> list[str]:
     return found or ["a larger slice, or chips with more memory"]
 
 
-def abstract_mesh_of(sizes: dict[str, int]) -> AbstractMesh:
+def abstract_mesh_of(sizes: Mapping[str, int]) -> AbstractMesh:
     return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))

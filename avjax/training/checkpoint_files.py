@@ -5,8 +5,12 @@ became of it since. An object store knows no renaming and keeps checksums of its
 of a checkpoint's objects are written.
 """
 
+import contextlib
 import json
+import re
+import time
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +20,75 @@ import orbax.checkpoint as ocp
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
 from avjax.training import distributed, paths
+from avjax.training.peers import first_line
 
 FOLDER = "checkpoints"
 CHECKSUMS, COMMIT = "checksums.json", "commit_success.txt"
+PAUSES = (1, 2, 4, 8, 16, 32)  # seconds between looks: a network file system shows other hosts' files up to a minute late
+
+# What says nothing of the files themselves: errors of these packages (of what is missing there is a FileNotFoundError), and
+# with these words, which TensorStore's ValueErrors begin with.
+_STORES = ("aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
+_OUTAGE = re.compile("RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|CANCELLED|"
+                     r"Forbidden|Too many open files|Stale file handle|\b(401|403|408|429|5\d\d)('\]| [A-Z])")
 
 
 class Broken(Exception):
     """A checkpoint that is not whole."""
 
 
-def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+class Unreadable(UserError):
+    """Storage that fails or refuses: whether the checkpoint is whole is not known."""
+
+
+@contextlib.contextmanager
+def reading(folder: Any) -> Iterator[None]:
+    """An error inside is Unreadable or Broken; a lack of memory, or a failure of the runtime, stays what it is."""
+    try:
+        yield
+    except (Broken, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        if _outage(error):
+            raise Unreadable("the checkpoint cannot be read now", where=str(folder), found=first_line(error),
+                             way_out="look after the storage and its permissions, and start again") from error
+        raise Broken(first_line(error)) from error
+
+
+def _outage(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is the storage's."""
+    return error is not None and (
+        isinstance(error, PermissionError | ConnectionError | TimeoutError)
+        or type(error).__module__.partition(".")[0] in _STORES or _OUTAGE.search(str(error)) is not None
+        or _outage(error.__cause__ or error.__context__))
 
 
 def steps_in(folder: Any) -> list[int]:
-    """Committed checkpoints, oldest first."""
-    if not folder.is_dir():
+    """Committed checkpoints, oldest first. Raises Unreadable."""
+    try:
+        with reading(folder):
+            return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (not paths.is_remote(p) or _committed(p)))
+    except Broken:  # no such folder
         return []
-    found = [p for p in folder.iterdir() if p.name.isdigit()]
-    return sorted(int(p.name) for p in found if not paths.is_remote(p) or (p / COMMIT).exists())
+
+
+def _committed(folder: Any) -> bool:
+    """Whether an object store has all of it; `exists` would take an outage for a no."""
+    try:
+        (folder / COMMIT).stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def settled(name: str, look: Callable[[], Any]) -> list[Any]:
+    """What `look` gives (anything JSON can hold) on every host, by host: the same for all, unless a minute is not enough."""
+    for pause in (0, *PAUSES):
+        time.sleep(pause)
+        seen = distributed.gather(name, look())
+        if seen.count(seen[0]) == len(seen):
+            break
+    return seen
 
 
 def seal(folder: Any) -> None:
@@ -58,6 +112,9 @@ def verify(folder: Any) -> None:
     """Raises Broken when a file is missing or its bytes changed. A checkpoint killed between commit and sealing has
     no checksums; Orbax's own structure check then has to do, as it has in an object store."""
     if paths.is_remote(folder):
+        with reading(folder):
+            if not _committed(folder):
+                raise Broken(f"{COMMIT} is missing")
         return
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())
@@ -74,10 +131,8 @@ def verify(folder: Any) -> None:
 
 def read_meta(folder: Any) -> dict:
     """What was saved beside the arrays: {"config", "system", "recipes", "data", "rank", ...}."""
-    try:
+    with reading(folder):
         return json.loads((folder / "meta" / "metadata").read_text())
-    except (OSError, ValueError) as error:
-        raise Broken(f"meta: {first_line(error)}") from error
 
 
 def meta_or_none(folder: Any) -> dict | None:
@@ -96,22 +151,25 @@ def processes(*, alone: bool = False) -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(active_processes=set(range(count)) if count > 1 else None)
 
 
+def handler(*, alone: bool) -> contextlib.closing:
+    """Reads like `reader`, but waits for nobody, so that one process' failure is its own, and hides no error."""
+    return contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=processes(alone=alone)))
+
+
 def reader(*, alone: bool) -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=processes(alone=alone))
 
 
 def saved_shapes(folder: Any) -> dict[str, tuple]:
-    """{name of an array: (shape, dtype)}, without reading any. Raises Broken."""
-    try:
-        with reader(alone=True) as r:
-            tree = r.metadata(folder / "state").item_metadata.tree
-    except Exception as error:
-        raise Broken(first_line(error)) from error
+    """{name of an array: (shape, dtype)}, without reading any. Raises Broken, Unreadable."""
+    with reading(folder), handler(alone=True) as h:
+        tree = h.metadata(folder / "state").tree
     return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(tree)}
 
 
 def check_same_model(folder: Any, target: Any, *, partial: bool) -> None:
-    """UserError when the checkpoint's arrays are not those of `target`; names the first that differs. Raises Broken."""
+    """UserError when the checkpoint's arrays are not those of `target`; names the first that differs. Raises Broken,
+    Unreadable."""
     saved = saved_shapes(folder)
     wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(target)}
     found = saved if not partial else {k: v for k, v in saved.items() if k.split("/")[0] in target}
@@ -127,7 +185,7 @@ def check_same_model(folder: Any, target: Any, *, partial: bool) -> None:
 
 
 def problem(folder: Any, target: Any) -> str:
-    """What is wrong with a checkpoint, "" for nothing. UserError when it is of another model."""
+    """What is wrong with a checkpoint, "" for nothing. UserError when it is of another model. Raises Unreadable."""
     try:
         verify(folder)
         check_same_model(folder, target, partial=False)
@@ -138,14 +196,12 @@ def problem(folder: Any, target: Any) -> str:
 
 
 def read_arrays(folder: Any, target: Any, *, partial: bool = False) -> Any:
-    """The state, laid out like `target`. With `partial` only the subtrees of `target`, and for this process alone."""
+    """The state, laid out like `target`. With `partial` only the subtrees of `target`, and for this process alone.
+    Raises Broken, Unreadable."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    try:
-        with reader(alone=partial) as r:
-            return r.restore(folder / "state", args=ocp.args.PyTreeRestore(
-                item=target, restore_args=restore_args, partial_restore=partial))
-    except Exception as error:
-        raise Broken(first_line(error)) from error
+    with reading(folder), handler(alone=partial) as h:
+        return h.restore(folder / "state", args=ocp.args.PyTreeRestore(
+            item=target, restore_args=restore_args, partial_restore=partial))
 
 
 def resolve(path: Any, step: int | str | None = None) -> Any:

@@ -8,6 +8,7 @@ or gs://); host 0 verifies, seals and sets aside, and every barrier among them i
 saves to the hosts' own disks.
 """
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -26,7 +27,7 @@ from avjax.training.checkpoint_files import (
     COMMIT,
     FOLDER,
     Broken,
-    first_line,
+    Unreadable,
     meta_or_none,
     problem,
     processes,
@@ -34,9 +35,11 @@ from avjax.training.checkpoint_files import (
     read_meta,
     resolve,
     seal,
+    settled,
     steps_in,
 )
 from avjax.training.loading import load, load_meta, load_params, warm_start
+from avjax.training.peers import first_line
 
 __all__ = ["BROKEN", "FOLDER", "Checkpoints", "host_bytes", "load", "load_meta", "load_params", "read_meta", "resolve",
            "warm_start"]
@@ -63,6 +66,14 @@ class _Keep(policies.PreservationPolicy):
         return [info.step in keep for info in checkpoints]
 
 
+@contextlib.contextmanager
+def _restartable():
+    try:
+        yield
+    except Unreadable as error:
+        raise distributed.Restart(str(error)) from error
+
+
 class Checkpoints:
     """The checkpoints of one workdir, for the training loop. Call `poll` every step and `close` at the end.
 
@@ -79,8 +90,9 @@ class Checkpoints:
         self._sign = {"min": 1.0, "max": -1.0}.get(best_mode)
         if self._sign is None:
             raise UserError("unknown mode", where="config.train.best_mode", expected="min or max", found=best_mode)
-        ranks = {step: self._sign * meta["rank"] for step in steps_in(self.folder)
-                 if (meta := meta_or_none(self.folder / str(step))) and meta.get("rank") is not None}
+        with _restartable():
+            ranks = {step: self._sign * meta["rank"] for step in steps_in(self.folder)
+                     if (meta := meta_or_none(self.folder / str(step))) and meta.get("rank") is not None}
         self._keep = _Keep(keep_last, keep_best, ranks)
         self._sealer: threading.Thread | None = None
         self._unsealed: list[int] = []
@@ -206,15 +218,21 @@ class Checkpoints:
 
     def _whole(self, but: int) -> str:
         """The newest checkpoint other than the one being written, in words."""
-        whole = [s for s in steps_in(self.folder) if s != but]
+        try:
+            whole = [s for s in steps_in(self.folder) if s != but]
+        except Unreadable:
+            return "not known"
         return f"step {whole[-1]}" if whole else "none"
 
+    @_restartable()
     def steps(self) -> list[int]:
         """Committed checkpoints, oldest first: the same on every host, or a UserError."""
-        steps = steps_in(self.folder)
+        seen = settled(f"steps in {FOLDER}/", lambda: steps_in(self.folder))
+        steps = seen[distributed.process_index()]
         distributed.agree({f"steps in {FOLDER}/": steps}, "checkpoints")
         return steps
 
+    @_restartable()
     def has(self, step: int) -> bool:
         return step in steps_in(self.folder)
 
@@ -223,7 +241,7 @@ class Checkpoints:
         None when there is none. Broken ones are moved to `checkpoints_broken`, with a call of `warn`.
 
         Raises UserError for a checkpoint of another model, naming the first parameter that differs, when every
-        checkpoint is broken, and when hosts see different ones.
+        checkpoint is broken, and when hosts see different ones; Restart when the storage does not let them be read.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -233,6 +251,7 @@ class Checkpoints:
             raise self.all_broken(steps)
         return None
 
+    @_restartable()
     def restore_step(self, step: int, target: Any, warn=print) -> tuple[Any, dict] | None:
         """(state, meta) of one checkpoint, or None when it was broken and has been set aside."""
         folder = self.folder / str(step)
@@ -245,7 +264,7 @@ class Checkpoints:
             wrong = next(filter(None, distributed.gather(f"restored {step}", wrong)), "")
         if not wrong:
             return state, meta
-        warn(f"checkpoint {step} is broken ({wrong}); {self._set_aside(step)}; trying the one before it")
+        warn(f"checkpoint {step} is broken ({wrong}); moved to {self._set_aside(step)}; trying the one before it")
         return None
 
     def all_broken(self, steps: list[int]) -> UserError:
@@ -253,19 +272,25 @@ class Checkpoints:
                          way_out=f"look into {BROKEN}, or start in a new workdir")
 
     def _set_aside(self, step: int) -> str:
-        """What was done, in words."""
-        folder, aside = self.folder / str(step), self.folder.parent / BROKEN / str(step)
+        """Where it is now."""
         self._manager.close()
-        if not distributed.is_main():
-            pass
-        elif paths.is_remote(folder):
-            (folder / COMMIT).unlink(missing_ok=True)
-        else:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            shutil.move(folder, aside)
+        aside = distributed.on_main(f"set aside checkpoint {step}", lambda: _move(self.folder / str(step), BROKEN))
         self._open()
-        return f"its {COMMIT} taken away" if paths.is_remote(folder) else f"moved to {aside}"
+        return aside
+
+
+def _move(folder: Any, aside: str) -> str:
+    """Takes a step out of sight, into the folder `aside` of its workdir; returns where it is. Nothing is lost on the way."""
+    target = folder.parent.parent / aside / folder.name
+    while target.exists():
+        target = target.with_name(target.name + "_again")
+    if paths.is_remote(folder):
+        paths.copy_in(folder, target)
+        (folder / COMMIT).unlink(missing_ok=True)  # Orbax now deletes what was copied
+    else:
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(folder, target)
+    return str(target)
 
 
 def check_scheme(folder: Any) -> None:

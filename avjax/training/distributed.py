@@ -46,7 +46,7 @@ def initialize(coordinator: str = "", processes: int | None = None, process_id: 
 
     Raises:
       UserError: a description that is not whole.
-      Restart: the others did not come in time.
+      Restart: the others, or their names, did not come in time.
     """
     global _peers
     if _peers is not None:
@@ -71,7 +71,7 @@ def initialize(coordinator: str = "", processes: int | None = None, process_id: 
 
 def find(seconds: float = 60) -> tuple[int, int]:
     """(this process' number, how many there are) as the environment describes them, without joining a job; (0, 1) where it
-    describes none. For work in parts that share nothing but a folder."""
+    describes none. For work in parts that share nothing but a folder. Raises UserError, Restart as `initialize` does."""
     found = _find("", None, None, seconds)
     return (0, 1) if found is None else (found[2], found[1])
 
@@ -91,7 +91,11 @@ def _find(coordinator: str, processes: int | None, process_id: int | None,
     if not whole:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a Kubernetes client that is not installed
-            detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(address, count, me, None, None, int(seconds))
+            try:
+                detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(address, count, me, None, None,
+                                                                                    int(seconds))
+            except (RuntimeError, OSError) as error:  # host 0 has no address yet: its slice's machines may come minutes later
+                raise Restart(f"the cluster did not say within {seconds:.0f} s where its hosts are: {error}") from error
         if None in detected[:3] and any(x is not None for x in (address, count, me)):
             names = ("--coordinator or JAX_COORDINATOR_ADDRESS", "--processes or JAX_NUM_PROCESSES",
                      "--process_id or JAX_PROCESS_ID")

@@ -36,7 +36,8 @@ class Evaluator(Protocol):
 
 
 class HeldOutLoss:
-    """The training loss and its terms on fixed held-out batches with fixed keys, so that only the model changes.
+    """The training loss and its terms on fixed held-out batches with fixed keys, so that only the model changes. Batches
+    weigh what micro-batches do, see avjax.training.step.make_gradients.
 
     Args:
       batches: numpy dicts like the loader's, all of one shape ("example" ids are ignored). Kept in memory.
@@ -55,8 +56,8 @@ class HeldOutLoss:
 
         def terms(params, batch, index):
             loss, metrics = system.loss(params, batch, jax.random.fold_in(jax.random.key(seed), index))
-            metrics = {k: v for k, v in metrics.items() if k != "weight"} | {"loss": loss}
-            return metrics, batch["mask"].sum() if "mask" in batch else jnp.ones(())
+            metrics = metrics | {"loss": loss}
+            return metrics, metrics.pop("weight", batch["mask"].sum() if "mask" in batch else jnp.ones(()))
 
         self._terms = jax.jit(terms, out_shardings=replicated(mesh))
 

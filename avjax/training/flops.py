@@ -18,7 +18,7 @@ def count_flops(fn: Callable, *args: Any) -> int:
     """FLOPs of fn(*args); args are arrays or ShapeDtypeStructs. Global: shardings do not matter.
 
     A while loop counts as often as its trip count when that is a constant (counter `i < n`, step 1), else once; of a
-    conditional the dearest branch counts; a Pallas kernel counts its body times its grid.
+    conditional the dearest branch counts; a Pallas kernel counts its body times its grid, a shard_map its body times its devices.
     """
     return flops_of(live_jaxpr(fn, *args))
 
@@ -65,7 +65,7 @@ def _repeats(name: str, params: dict) -> int:
     if name == "pallas_call":
         return math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
     if name == "shard_map":
-        return math.prod(params["mesh"].shape[axis] for axis in params.get("manual_axes", ()))
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return 1
 
 

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-# Dense bfloat16 FLOP/s of one device by jax's device_kind. Source: the vendors' data sheets.
-PEAKS = {
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12, "TPU v6e": 918e12, "TPU7x": 2307e12,
-    "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H200": 989e12, "NVIDIA L4": 121e12,
+from avjax.sharding.topologies import CHIPS
+
+# Dense bfloat16 FLOP/s of one device by jax's device_kind: the planner's chips, and cards that come in no slice. Source: the
+# vendors' data sheets.
+PEAKS = {chip.kind: chip.flops for chip in CHIPS.values()} | {
+    "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v6e": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA L4": 121e12,
 }
 
 

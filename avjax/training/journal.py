@@ -1,4 +1,4 @@
-"""The course of one run, as it is told and kept: progress, records, speeds, goodput, traces; see docs/scale.md for the names.
+"""The course of one run, as it is told and kept: progress, records, speeds, goodput, traces.
 
 Records of kind "speed" (at log steps) say where a step's time went (`avjax.training.stepclock.split`), how much it processed
 (`avjax.training.throughput`), and what memory is used; "goodput" (at the end) sums up all starts of the workdir.

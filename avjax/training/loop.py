@@ -33,7 +33,7 @@ from avjax.training.optimizer import make_optimizer
 from avjax.training.preemption import RESTARTABLE, Preempted
 from avjax.training.prefetch import Fetched, Prefetcher
 from avjax.training.state import abstract_batch, abstract_params, abstract_state, evaluation_params, init_state
-from avjax.training.step import CompiledStep, make_train_step
+from avjax.training.step import CompiledStep, step_of
 from avjax.training.telemetry import megabytes, start_report
 from avjax.training.tiers import Tiers, local_bytes
 from avjax.training.watchdog import Watchdog, rss_bytes
@@ -143,9 +143,7 @@ class _Run:
             self.tell(note)
 
         with self.timed("compile"):
-            train_step = make_train_step(system, optimizer, seed=config.seed, accumulate=config.optimizer.accumulate,
-                                         ema_decay=config.optimizer.ema_decay, guard=config.train.nan_policy == "skip")
-            self.train_step = CompiledStep(train_step, target, batch, mesh)
+            self.train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh)
             peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
         self.journal.say(start_report(config, system, self.state, self.train_step, mesh, peak, source))
         if distributed.process_count() > 1:
@@ -153,7 +151,7 @@ class _Run:
                       "state into the memory of this host, one save at a time")
         self.pending: tuple[int, Any, Fetched] | None = None
         self.evaluated: dict[str, float] = {}
-        self.rank_step = -1  # when self.evaluated was last brought up to date
+        self.measured: dict[str, float] = {}  # those of this very step
         self.skips = self.compiles = 0
         self.journal.begin(self.start, system, mesh, rows=config.data.batch_size, time=config.data.segment,
                            mfu=self.train_step.flops / peak)
@@ -240,11 +238,12 @@ class _Run:
                 raise RuntimeError(f"something was compiled inside step {self.step + 1}; a job compiles its step once, "
                                    "ahead of time")
             self.step += 1
+            self.measured = {}
             self.position = fetched.position
             self.flush()
             self.pending = (self.step, vector, fetched._replace(batch=None, position=None))
         self.due = [e.name for e in self.evaluators
-                    if e.every > 0 and (self.step % e.every == 0 or self.step >= self.total)]
+                    if e.every > 0 and (_at(self.step, e.every) or self.step >= self.total)]
         self.watchdog.progress(self.step)
         self.checkpoints.poll()
 
@@ -260,7 +259,7 @@ class _Run:
         self.skips = self.skips + 1 if bad else 0
         if bad:
             self.not_finite(step, bad, values)
-        if step % self.config.train.log_every == 0 or step in (self.start + 1, self.total):
+        if _at(step, self.config.train.log_every) or step in (self.start + 1, self.total):
             self.journal.log(step, values, fetched.batch_id)
 
     def not_finite(self, step: int, bad: list[str], values: dict[str, float]) -> None:
@@ -300,33 +299,42 @@ class _Run:
                 return False
             metrics, artefacts = result if isinstance(result, tuple) else (result, {})
             self.due.remove(evaluator.name)
-            self.evaluated |= {f"{evaluator.name}/{name}": float(value) for name, value in metrics.items()}
+            self.measured |= {f"{evaluator.name}/{name}": float(value) for name, value in metrics.items()}
             self.journal.record(self.step, evaluator.name, {k: float(v) for k, v in metrics.items()
                                                               if math.isfinite(v)})
             self.journal.artefacts(self.step, evaluator.name, artefacts)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
             self.journal.say(f"step {self.step}: {evaluator.name}: {shown}")
-        self.rank_step = self.step
+        self.evaluated |= self.measured
+        self.check_best_metric()
         return True
 
+    def best(self, metrics: dict[str, float]) -> list[float]:
+        """Values of config.train.best_metric: "evaluator/metric", or a bare metric."""
+        return [value for name, value in metrics.items() if self.config.train.best_metric in (name, name.split("/", 1)[1])]
+
+    def check_best_metric(self) -> None:
+        """UserError, once all evaluators have run, when none measures it. The steps so far are saved first."""
+        missing = {e.name for e in self.evaluators if e.every > 0} - {name.split("/", 1)[0] for name in self.evaluated}
+        if missing or self.best(self.evaluated) or not self.config.train.keep_best:
+            return
+        self.save(force=True)
+        self.checkpoints.wait()
+        raise UserError("no evaluator measures the metric that picks the best checkpoint", where="config.train.best_metric",
+                        expected=" or ".join(self.evaluated), found=repr(self.config.train.best_metric),
+                        way_out=f"step {self.step} is saved: change it and start again")
+
     def rank(self) -> float | None:
-        """The value of config.train.best_metric ("evaluator/metric", or a bare metric of the first evaluator that has
-        it), when it was evaluated at this very step."""
-        if self.rank_step != self.step or not self.evaluated or not self.config.train.keep_best:
-            return None
-        wanted = self.config.train.best_metric
-        for name, value in self.evaluated.items():
-            if wanted in (name, name.split("/", 1)[1]):
-                return value if math.isfinite(value) else None
-        raise UserError("no evaluator measures the metric that picks the best checkpoint",
-                        where="config.train.best_metric", expected=" or ".join(self.evaluated), found=repr(wanted))
+        """What the first evaluator that measured config.train.best_metric at this very step found."""
+        value = next(iter(self.best(self.measured)), math.nan) if self.config.train.keep_best else math.nan
+        return value if math.isfinite(value) else None
 
     def save(self, *, force: bool) -> None:
         if self.step == self.saved:
             return
-        local = not force and self.step % self.config.train.checkpoint_every != 0
-        if local and not (self.config.train.local_dir and self.step % self.config.train.local_every == 0
-                          and self.step > self.start):
+        t = self.config.train
+        local = not force and not _at(self.step, t.checkpoint_every)
+        if local and not (t.local_dir and _at(self.step, t.local_every) and self.step > self.start):
             return
         with self.timed("step"):
             self.flush()  # a state that follows a NaN is never saved
@@ -365,6 +373,11 @@ class _Run:
             self.seconds[name] += time.perf_counter() - start
             if name in LONG and hasattr(self, "journal"):
                 self.journal.note(self.step, now=True)
+
+
+def _at(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is done at this one; 0 = never."""
+    return every > 0 and step % every == 0
 
 
 @contextlib.contextmanager

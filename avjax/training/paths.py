@@ -48,12 +48,16 @@ def write_text(path: Any, text: str) -> None:
 
 
 def copy_in(source: Any, target: Any) -> None:
-    """A file or folder to another place; either may be remote. Files that are there are replaced."""
+    """A file or folder to another place; either may be remote. Files that are there are replaced, each whole or not
+    at all."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         for entry in source.iterdir():
             copy_in(entry, target / entry.name)
-    else:
-        if not is_remote(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+    elif is_remote(target):
         target.write_bytes(source.read_bytes())
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_bytes(source.read_bytes())
+        os.replace(temporary, target)

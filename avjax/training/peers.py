@@ -121,8 +121,8 @@ class Peers:
         return ", ".join(map(self.name, hosts[:8])) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
 
     def leave(self, code: int, why: str, *, stacks: bool = False) -> NoReturn:
-        """Ends this process with `code`, and all others: with 2 when that is the code, else with 75. They tell `why`, unless
-        it is empty; with `stacks` they also print what each of their threads is doing."""
+        """Ends this process with `code`, and all others: a launcher that looks at one of them sees what it would see at any.
+        They tell `why`, unless it is empty; with `stacks` they also print what each of their threads is doing."""
         if not self._leaving.acquire(blocking=False):
             threading.Event().wait()  # another thread is at it
         self.code = code
@@ -139,7 +139,7 @@ class Peers:
                 if (note := self.list("news").get("leave")) and note["host"] != self.me:
                     if note["why"] != why:
                         self._tell(note)
-                    self.code = USER if note["code"] == USER else self.code  # a restart does not mend a peer's bad input
+                    self.code = note["code"]
             self.put(f"left/{self.me}", True)
             end = time.monotonic() + LINGER
             while self.me == 0 and time.monotonic() < end and len(self.list("left")) < self.count:
@@ -149,7 +149,7 @@ class Peers:
         note = news.get("leave")
         if note and note["host"] != self.me and not self._closed.is_set():
             self._tell(note)
-            self.leave(USER if note["code"] == USER else RESTARTABLE, note["why"])
+            self.leave(note["code"], note["why"])
 
     def _tell(self, note: dict) -> None:
         if self._told or not note["why"]:

@@ -87,7 +87,8 @@ _listening = False
 
 @contextlib.contextmanager
 def saving() -> Iterator[Stopping]:
-    """While inside, there is a state to save: signals ask the Stopping instead of ending the process."""
+    """While inside, there is a state to save: signals ask the Stopping instead of ending the process. They also do after a
+    Preempted, which is on its way out: what is left to be sealed and sent is done in peace."""
     global _current
     _current = Stopping()
     peers = distributed.peers()
@@ -95,8 +96,12 @@ def saving() -> Iterator[Stopping]:
         peers.on_stop = on_stop
     try:
         yield _current
-    finally:
+    except Preempted:
+        raise
+    except BaseException:
         _current = None
+        raise
+    _current = None
 
 
 def on_stop(note: dict) -> None:
@@ -114,7 +119,7 @@ def signals() -> Iterator[None]:
 
     A second SIGINT has its usual effect; a second SIGTERM, which some launchers send, has none.
     """
-    global _listening
+    global _listening, _current
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -143,6 +148,7 @@ def signals() -> Iterator[None]:
         theirs.close()  # ends the listener
         listener.join(timeout=5.0)
         ours.close()
+        _current = None
 
 
 def _listen(source: socket.socket) -> None:

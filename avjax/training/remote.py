@@ -69,8 +69,8 @@ class Mirror:
         pause = self._every
         while True:
             self._wake.wait(pause)
-            last = self._closed  # looked at before the files are
             self._wake.clear()
+            last = self._closed  # looked at before the files are, and after the wake-up that it comes with
             began = time.monotonic()
             self._send()
             pause = max(self._every, 10 * (time.monotonic() - began))  # never more than a tenth of the time

@@ -5,7 +5,7 @@ state that its devices hold, without waiting for anybody, under
 
     <local_dir>/<workdir's name>-<its id>/host_0003/checkpoints/<step>/
 
-and keeps the last two. A restart takes the newest step that is whole, in either tier: a local one counts when every
+and keeps the last three. A restart takes the newest step that is whole, in either tier: a local one counts when every
 piece of the state is held by some host whose files match their checksums; hosts that lost theirs (a replaced machine) get
 them from replicas, see avjax.training.spread. Without replicas of what was lost, the newest persistent checkpoint is used. A
 local save that fails is told and turns the tier off; training goes on.
@@ -28,12 +28,22 @@ import orbax.checkpoint as ocp
 
 from avjax.errors import UserError
 from avjax.training import distributed, paths
-from avjax.training.checkpoint_files import CHECKSUMS, FOLDER, Broken, problem, read_meta, seal, steps_in
+from avjax.training.checkpoint_files import (
+    CHECKSUMS,
+    FOLDER,
+    Broken,
+    Unreadable,
+    problem,
+    read_meta,
+    reading,
+    seal,
+    steps_in,
+)
 from avjax.training.checkpoints import Checkpoints
 from avjax.training.spread import recoverable, spread
 
 ID_FILE = "local_tier.json"
-KEPT = 2  # hosts are at most one save apart, so the last two of each have one in common
+KEPT = 3  # a host may be done with a save while another still writes the one before: the last three have one in common
 
 
 class LocalCheckpoints(Checkpoints):
@@ -109,7 +119,7 @@ class Tiers:
         steps = []
         for step in steps_in(self.folder / FOLDER):
             folder = self.folder / FOLDER / str(step)
-            with contextlib.suppress(UserError, Broken):  # of another model: useless, and cleared away
+            with contextlib.suppress(UserError, Broken, Unreadable):  # of another model: useless, and cleared away
                 if (folder / CHECKSUMS).is_file() and not problem(folder, target) and read_meta(folder)["layout"] == self.layout:
                     steps.append(step)
         return steps
@@ -121,7 +131,7 @@ class Tiers:
         if distributed.process_index() in holders:
             try:
                 state, meta = _read(folder, target), read_meta(folder)
-            except Broken as error:
+            except (Broken, Unreadable) as error:
                 wrong = str(error)
         answers = distributed.gather(f"restored local {step}", wrong)
         if bad := {host: why for host, why in enumerate(answers) if why}:
@@ -211,12 +221,9 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def _read(folder: Path, target: Any) -> Any:
-    try:
-        with contextlib.closing(_handler()) as handler:
-            return handler.restore(folder / "state", args=ocp.args.PyTreeRestore(
-                item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)))
-    except Exception as error:
-        raise Broken(f"{type(error).__name__}: {error}") from error
+    with reading(folder), contextlib.closing(_handler()) as handler:
+        return handler.restore(folder / "state", args=ocp.args.PyTreeRestore(
+            item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)))
 
 
 def _identity(workdir: Any) -> str:

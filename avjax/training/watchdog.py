@@ -1,5 +1,6 @@
 """A job that hangs ends itself: when no step completes for a set time, every thread's stack is printed and the process exits
-with 75. The same thread writes a heartbeat file a host, for whoever looks at a large job from outside.
+with 75. Another thread writes a heartbeat file a host, for whoever looks at a large job from outside: what hangs may well be
+the storage that these files lie on.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ ALLOWANCE = {"start": 20.0, "compile": 20.0, "evaluation": 10.0, "checkpoint": 1
 
 
 class Watchdog:
-    """Watches one training job from a thread; use `with`, and `start` inside.
+    """Watches one training job from threads; use `with`, and `start` inside.
 
     Args:
       seconds: the longest time without a completed step, data waits included; 0 = off. Phases named in ALLOWANCE may take
@@ -34,8 +35,9 @@ class Watchdog:
     def __init__(self, seconds: float, workdir: str | Path):
         self.seconds, self._folder = float(seconds), paths.folder(workdir) / FOLDER
         self._phase, self._mark, self._step = "start", time.monotonic(), -1
+        self._interval = min(HEARTBEAT_SECONDS, self.seconds / 4 or HEARTBEAT_SECONDS)
         self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "Watchdog":
         return self
@@ -43,13 +45,15 @@ class Watchdog:
     def start(self) -> None:
         """Once the workdir is known to be this job's."""
         if self.seconds > 0 or distributed.process_count() > 1:
-            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-            self._thread.start()
+            watches = [self._beat] + [self._watch] * (self.seconds > 0)
+            self._threads = [threading.Thread(target=watch, name="watchdog", daemon=True) for watch in watches]
+            for thread in self._threads:
+                thread.start()
 
     def __exit__(self, *_) -> None:
         self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join(timeout=5.0)  # a heartbeat may hang
 
     def progress(self, step: int | None = None) -> None:
         """Something that counts was completed."""
@@ -70,22 +74,21 @@ class Watchdog:
                 self.progress()
 
     def _watch(self) -> None:
-        interval = min(HEARTBEAT_SECONDS, self.seconds / 4 or HEARTBEAT_SECONDS)
-        armed = False
         while True:
-            self._write()
             limit = self.seconds * ALLOWANCE.get(self._phase, 1.0)
-            if self.seconds > 0:
-                # Should C code keep the interpreter's lock, this thread cannot run; faulthandler's can (and exits with 1).
-                faulthandler.dump_traceback_later(2 * limit + 60, exit=True)
-                armed = True
-            if self._closed.wait(interval):
+            # Should C code keep the interpreter's lock, this thread cannot run; faulthandler's can (and exits with 1).
+            faulthandler.dump_traceback_later(2 * limit + 60, exit=True)
+            if self._closed.wait(self._interval):
                 break
             waited = time.monotonic() - self._mark
-            if self.seconds > 0 and waited > limit:
+            if waited > limit:
                 self._end(waited)
-        if armed:
-            faulthandler.cancel_dump_traceback_later()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _beat(self) -> None:
+        self._write()
+        while not self._closed.wait(self._interval):
+            self._write()
 
     def _end(self, waited: float) -> None:
         why = f"watchdog: no step completed for {waited:.0f} s (in {self._phase!r}, after step {self._step})"

@@ -72,7 +72,8 @@ def avflow_names(config) -> list[tuple[str, str, object, int | None]]:
 def import_avflow(state: dict[str, np.ndarray], config, prefix: str = ""):
     """Published names -> our parameters. `prefix` is what the checkpoint puts before every name.
 
-    Raises UserError naming the first entry that is missing, left over, or of another shape than the config's.
+    Raises UserError naming the first entry that is missing, left over, or that the config's numbers of heads do not divide.
+    Whether all shapes are the network's is the caller's to compare, as launch.weights does.
     """
     _highway_or_separate(config)
     state = {name.removeprefix(prefix): np.asarray(value) for name, value in state.items()}

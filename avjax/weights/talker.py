@@ -121,7 +121,8 @@ def talker_names(c):
 def import_talker(state: dict[str, np.ndarray], config):
     """Published names -> our parameters (float32 or whatever the file holds).
 
-    Raises UserError naming the first entry that is missing, left over, or of another shape than the config's.
+    Raises UserError naming the first entry that is missing, left over, or that the config's numbers of heads do not divide.
+    Whether all shapes are the network's is the caller's to compare, as launch.weights does.
     """
     state = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
     derived = _derived(state)

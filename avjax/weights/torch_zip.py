@@ -2,7 +2,8 @@
 
 Such a file is a zip of one pickle (`data.pkl`) and one raw file a storage (`data/<key>`). A pickle may name any Python
 callable; here every global it names is looked up in one short table, and what is not in the table is refused by name.
-The table's entries cannot be modified by the pickle either: they are slotted objects without a writable attribute.
+Nothing that a pickle does outlives it: the table is made anew for each file, its entries are slotted objects, and state
+given to one (BUILD) is refused or, for a dtype, changes its byte order within that file.
 """
 
 import io

@@ -133,14 +133,35 @@ def _write_part(part: Part, listing: "rows_of.Listing", plan: "Plan", written: d
     with Partial(part, {"dataset": "talker", "rows": listing.content(), **options}) as job:
         tree = TarTree(listing.root, index=job.once("tar_index", lambda: TarTree(listing.root, progress=False).index()))
         reader = rows_of.Reader(tree, listing.list_dir, options["trim_audio"])
-        rows = {split: [row for row in listing if plan.split(row) == split] for split in plan.counts}
-        earlier, items = collections.defaultdict(list), {}
-        for split, of_split in rows.items():
-            items[split] = []
-            for row in of_split:
-                items[split].append(functools.partial(_example, reader, row, tuple(earlier[row.id]), tuple(written["features"])))
-                earlier[row.id].append(row)
+        items = {split: [row and functools.partial(_example, reader, *row, tuple(written["features"])) for row in rows]
+                 for split, rows in _rows_of(part, listing, plan).items()}
         return store.write_dataset(job, splits=items, max_bad=max_bad, **written)
+
+
+def _rows_of(part: Part, listing: "rows_of.Listing", plan: "Plan") -> dict[str, list[tuple[Row, tuple[Row, ...]] | None]]:
+    """{split: its rows, each with those of its id that stand earlier}; None in place of other parts' rows, which are many."""
+    mine, order = {split: part.of(range(n)) for split, n in plan.counts.items()}, list(plan.counts)
+
+    def placed() -> Iterator[tuple[int, int, Row]]:
+        """(which split, which row of it, row) as the tables have them."""
+        seen = collections.Counter()
+        for row in listing:
+            split = plan.split(row)
+            yield order.index(split), seen[split], row
+            seen[split] += 1
+
+    ids = {row.id for split, k, row in placed() if k in mine[order[split]]}
+    same = collections.defaultdict(list)
+    for split, k, row in placed():
+        if row.id in ids:
+            same[row.id].append((split, k, row))
+    out = {split: [None] * n for split, n in plan.counts.items()}
+    for rows in same.values():
+        rows.sort(key=lambda one: one[:2])
+        for i, (split, k, row) in enumerate(rows):
+            if k in mine[order[split]]:
+                out[order[split]][k] = row, tuple(earlier for *_, earlier in rows[:i])
+    return out
 
 
 def _example(reader: "rows_of.Reader", row: Row, earlier: tuple[Row, ...], columns: tuple[str, ...]) -> dict:
@@ -194,7 +215,7 @@ class Plan:
     """
 
     def __init__(self, listing: "rows_of.Listing", share: float):
-        named, lowest, self._groups = collections.Counter(), {True: 1.0, False: 1.0}, set()
+        named, lowest = collections.Counter(), {True: 1.0, False: 1.0}
         for row in listing:
             if not row.speech_only:
                 named[row.split] += 1

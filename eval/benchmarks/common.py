@@ -223,6 +223,8 @@ class ClipBenchmark:
         given = {k for k, x in streams.items() if k not in own and len(x)}
         made = {k: streams[k] for k in own if k in streams and len(streams[k])}
         has = {AUDIO: self.decoder.has_audio(made), MOTION: self.decoder.has_motion(made)}
+        if not all(len(truth.streams[k]) for k in given):  # the system made up what the example lacks
+            has = dict.fromkeys(has, False)
         signals = Signals(self, made | {k: truth.streams[k] for k in given}, scored={part for part in has if has[part]},
                           like=None if has[AUDIO] or not given else truth)
         signals.own_length = not given

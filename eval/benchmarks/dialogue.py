@@ -9,12 +9,13 @@ Variants of every held-out dialogue, by the same code:
     shuffled   another dialogue of the split, cut or looped to the truth's length
     mean       the mean frame of the training split
     blur_1...  of a system that makes voices of portraits alone: from blurred or rotated ones
-Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where it is not known.
+Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where it is not known. Lips
+are scored where the face code tells their aperture: that of puppets does.
 
 Does a listener react to *its* partner? Listening is scored on frames where the truth's partner speaks and the truth's self is
-silent: FD and paired FD (DIM), and RPCC. `RPCC_other` pairs the same motion with the partners of other dialogues, `PFD_shuffled`
-with the own partner's frames of another time (a stranger's would differ in themselves): what the measure is worth when the
-reaction is to something else.
+silent: FD (of each clip, and pooled), paired FD, RPCC, and SID and variance beside the truth's (DIM). `RPCC_other` pairs the
+same motion with the partners of other dialogues, `PFD_shuffled` with the own partner's frames of another time (a stranger's
+would differ in themselves): what the measure is worth when the reaction is to something else.
 """
 
 import functools
@@ -22,6 +23,7 @@ import json
 import zlib
 
 import numpy as np
+from scipy.cluster.vq import kmeans2
 
 from avjax.encoders import portrait
 from avjax.errors import UserError
@@ -38,6 +40,7 @@ MOST_CHANCE = 0.1  # of the first place, for it to say much that it is five time
 STRANGERS = 4  # dialogues whose partners a motion is paired with for `*_other`
 LEAST_FRAMES = 13  # half a second of listening; less tells nothing
 TURNS = ("ipu", "turn", "gap", "pause", "overlap")
+SID_CLUSTERS = {"e": 40, "h": 20}  # DIM's, of the truth
 
 
 def face_encoder(decoder):
@@ -51,14 +54,20 @@ def degradable(system, decoder) -> bool:
     return made == {"voices"} and "portraits" in system.example_spec and decoder.recipes.get("faces", {}).get("kind") == "pca"
 
 
+def timing(signals: Dialogue) -> dict[str, list[float]]:
+    """{"<event>_s": durations} in seconds, and "transfer_s": floor transfer offsets."""
+    out = {f"{name}_s": turns.durations(signals.events, name) for name in TURNS}
+    out["transfer_s"] = turns.floor_transfers(signals.speech)
+    return {name: spans.round(3).tolist() for name, spans in out.items()}
+
+
 class Benchmark:
     """See eval.benchmarks.common.ClipBenchmark, whose interface this has."""
 
     name = "dialogue"
     baselines = ("truth", "codec", "shuffled", "mean")
     has_words = False
-    has_lips = True
-    lip_recipe = lips.RECIPE
+    lip_recipe = lips.RECIPE | {"fps": FPS}
     picture_fps = motion_fps = FPS
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
@@ -75,6 +84,8 @@ class Benchmark:
         self.streams = tuple(n for n in dict.fromkeys(("mel", *stream_names(system))) if n in dataset.features)
         if "latents" not in self.streams:  # of a system that makes no pictures
             self.baselines = tuple(b for b in self.baselines if b != "codec")
+        self.rates = {name: feature.rate for name, feature in dataset.features.items() if feature.rate}
+        self.has_lips = decoder.face_kind == "puppet"
         self.sample_rate, self.seed = decoder.sample_rate, int(config.evaluate.seed)
         self._truths: dict[tuple[str, int], Dialogue] = {}
         self._sources: dict[str, object] = {}
@@ -89,9 +100,11 @@ class Benchmark:
         """{metric: recipe}."""
         listening = listener.RECIPE | {"frames": "25 Hz, the true partner speaks and the true self is silent",
                                        "RPCC_other": f"partners of {STRANGERS} other dialogues, averaged",
-                                       "PFD_shuffled": "the partner's frames rolled by half"}
-        return {"F1_lips": dict(self.lip_recipe), "FD": frechet.RECIPE | {"pooling": "per speaker and dialogue, then mean"},
-                "listening": listening, "turn-taking": turns.RECIPE, "mel_L1": speech.RECIPE["mel_L1"],
+                                       "PFD_shuffled": "the partner's frames rolled by half", "SID": SID_CLUSTERS}
+        timing = turns.RECIPE | {"W1_s": "first Wasserstein distance to the truth's, all dialogues of the split together"}
+        own = {"F1_lips": dict(self.lip_recipe)} if self.has_lips else {}
+        return {**own, "FD": frechet.RECIPE | {"pooling": "per speaker and dialogue, then mean"},
+                "listening": listening, "turn-taking": timing, "mel_L1": speech.RECIPE["mel_L1"],
                 "retrieval": retrieval.RECIPE,
                 "motion": {"of": "face reader", **self.decoder.recipes.get("reader", {}), "truth": "the corpus' own"}}
 
@@ -152,7 +165,8 @@ class Benchmark:
 
     def model(self, streams, variant: str, split: str, index: int) -> Dialogue:
         """What was generated."""
-        return Dialogue(self.decoder, streams, own_parts(streams, self.makes[variant]))
+        made = self.makes[variant]
+        return Dialogue(self.decoder, streams, own_parts(streams, made), own_timing="units" in made)
 
     def truth(self, split: str, index: int) -> Dialogue:
         """The example's own streams and motion."""
@@ -195,8 +209,7 @@ class Benchmark:
         truth, row = self.truth(split, index), {}
         if AUDIO in signals.scored:
             row |= turns.rates(signals.events, signals.total_ms)
-            row |= {f"{name}_s": turns.durations(signals.events, name).round(3).tolist() for name in TURNS}
-            row["transfer_s"] = turns.floor_transfers(signals.speech).round(3).tolist()
+            row |= timing(signals) | {f"true_{name}": spans for name, spans in timing(truth).items()}
             row["seconds"] = signals.total_ms / 1000
             row["length_error"] = abs(signals.total_ms - truth.total_ms) / truth.total_ms
             if self._aligned(signals, truth):
@@ -207,7 +220,7 @@ class Benchmark:
             row |= {name: float(np.mean([frechet.frechet(a[:, part], b[:, part]) for a, b in
                                          zip(signals.motion_STM, truth.motion_STM, strict=True)]))
                     for name, part in parts.items()}
-            if self._aligned(signals, truth):
+            if self.has_lips and self._aligned(signals, truth):
                 row["lips"] = self._closures(signals, truth)
         if len(signals.streams.get("voices", ())):
             example = self.source(split)[index]
@@ -217,8 +230,8 @@ class Benchmark:
 
     @staticmethod
     def _aligned(signals: Dialogue, truth: Dialogue) -> bool:
-        """Frame by frame comparable: not of what decided its own timing."""
-        return abs(signals.seconds - truth.seconds) < 0.1
+        """Frame by frame comparable: not of what decided its own timing, however long it is."""
+        return not signals.own_timing and abs(signals.seconds - truth.seconds) < 0.1
 
     def _closures(self, signals: Dialogue, truth: Dialogue) -> dict[str, list[int]]:
         """Counts for every threshold, over all speakers."""
@@ -265,8 +278,10 @@ class Benchmark:
             for name in TURNS:
                 spans = [len(r[f"{name}_s"]) for r in rows if f"{name}_s" in r]
                 out[f"{name}_per_minute"] = {"value": sum(spans) / minutes, "n": sum(spans)}
-                lengths = np.concatenate([r[f"{name}_s"] for r in rows if f"{name}_s" in r])
-                out[f"{name}_mean_s"] = {"value": float(lengths.mean()) if len(lengths) else np.nan, "n": len(lengths)}
+            for name in (*TURNS, "transfer"):
+                own, true = (np.concatenate([r[of] for r in rows if of in r]) for of in (f"{name}_s", f"true_{name}_s"))
+                out[f"{name}_mean_s"] = {"value": float(own.mean()) if len(own) else np.nan, "n": len(own)}
+                out[f"{name}_W1_s"] = {"value": turns.distance(own, true), "n": len(own)}
         return out | self._listening(frames) | self._retrieval(rows)
 
     @staticmethod
@@ -282,7 +297,12 @@ class Benchmark:
         for suffix, part in (("e", slice(None, -POSE)), ("h", slice(-POSE, None))):
             x = {name: [clip[:, part] for clip in clips] for name, clips in pick.items()}
             others = [clips for name, clips in x.items() if name.startswith("other") and len(clips) == count]
+            truth = np.concatenate(x["true"])
+            distinct = len(np.unique(truth, axis=0))
+            clusters, _ = kmeans2(truth, min(SID_CLUSTERS[suffix], distinct), minit="++", seed=0)
             values = {"FD_listen_{}": listener.fd(x["own"], x["true"]),
+                      "FD_listen_{}_pooled": frechet.frechet(np.concatenate(x["own"]), truth),
+                      "SID_{}": listener.sid(x["own"], clusters), "var_listen_{}": listener.variance(x["own"]),
                       "PFD_{}": listener.pfd(x["own"], x["true"], x["partner"]),
                       "RPCC_{}": listener.rpcc(x["own"], x["true"], x["partner"])}
             rolled = [np.roll(clip, len(clip) // 2, axis=0) for clip in x["partner"]]

@@ -10,7 +10,10 @@ divide by the mean over training clips. A clip without motion beats or onsets gi
 
 import numpy as np
 
-RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": "audio to motion", "sigma_s": 0.1,
+from avjax.errors import UserError
+
+DIRECTIONS = ("audio to motion", "motion to audio")  # every event of the first looks for the nearest of the second
+RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": DIRECTIONS[0], "sigma_s": 0.1,
           "threshold": 0.1, "smooth_s": 2 / 30, "fps": 30,
           "normaliser": "mean |difference| per coefficient, training clips",
           "no_beats": "NaN, left out"}
@@ -55,8 +58,13 @@ def smooth(x_ND: np.ndarray, frames: float) -> np.ndarray:
 
 
 def score(onsets_s, motion_ND: np.ndarray, normaliser_D: np.ndarray, recipe: dict = RECIPE) -> float:
-    """BC of one clip: audio onsets (s) against the motion beats of (N, D) coefficients."""
+    """BC of one clip: audio onsets (s) against the motion beats of (N, D) coefficients, or the reverse. UserError for another
+    direction."""
+    if recipe["direction"] not in DIRECTIONS:
+        raise UserError("no such direction of beats", where="the metric's recipe, direction", expected=" or ".join(DIRECTIONS),
+                        found=repr(recipe["direction"]))
     if len(motion_ND) < 4:
         return float("nan")
     rate = change_rate(smooth(motion_ND, recipe["smooth_s"] * recipe["fps"]), normaliser_D)
-    return consistency(onsets_s, motion_beats(rate, recipe["fps"], recipe["threshold"]), recipe["sigma_s"])
+    pair = onsets_s, motion_beats(rate, recipe["fps"], recipe["threshold"])
+    return consistency(*(pair if recipe["direction"] == DIRECTIONS[0] else pair[::-1]), recipe["sigma_s"])

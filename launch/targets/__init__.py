@@ -51,6 +51,7 @@ class Place:
     spot: bool = False
     service_account: str = ""
     namespace: str = ""
+    mount: str = ""  # "WHAT:/path,..."
     runtime_version: str = ""
     account: str = ""
     time: str = ""
@@ -72,5 +73,5 @@ class Submission:
 
 
 def load(name: str):
-    """The target's module: `render(jobs, place)`, `NEEDS` (fields of Place) and `PLATFORMS`."""
+    """The target's module: `render(jobs, place)`, `NEEDS` and `OPTIONS` (fields of Place) and `PLATFORMS`."""
     return importlib.import_module(f"launch.targets.{name}")

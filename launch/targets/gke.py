@@ -5,16 +5,21 @@ GKE's webhook gives pods with TPUs TPU_WORKER_ID, TPU_WORKER_HOSTNAMES and MEGAS
 GPUs, or none, are told by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
+import re
+
 import yaml
 
+from avjax.errors import UserError
 from launch.targets import FATAL, Job, Place, Submission, packaging
 
 NEEDS = ("accelerator", "image")
+OPTIONS = ("max_restarts", "grace", "cluster", "queue", "reservation", "spot", "service_account", "namespace", "mount")
 PLATFORMS = ("tpu", "gpu", "cpu")
 CONTAINER = "avjax"  # of the pod
 SLICE = "slice"  # name of the replicated job
 PORT = 8482  # of jax.distributed's coordinator
 KEPT = 24 * 3600  # seconds for which a finished JobSet and its logs stay
+MOUNT = re.compile(r"(gs://[^/:]+|/[^:]+|[a-z0-9][-.a-z0-9]*):(/[^/:][^:]*)")  # (what, where)
 _RESOURCES = {"tpu": "google.com/tpu", "gpu": "nvidia.com/gpu"}
 
 
@@ -60,7 +65,7 @@ def manifest(job: Job, place: Place) -> dict:
                 "podFailurePolicy": {"rules": [
                     {"action": "FailJob",
                      "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(FATAL)}}]},
-                "template": {"spec": _pod(job, place, hosts)}}}}]}}
+                "template": _bucket_reader(place) | {"spec": _pod(job, place, hosts)}}}}]}}
 
 
 def _pod(job: Job, place: Place, hosts: int) -> dict:
@@ -88,13 +93,42 @@ def _pod(job: Job, place: Place, hosts: int) -> dict:
         container["env"] += _addresses(job, hosts)
     if resource:
         container["resources"] = {"limits": {resource: accelerator.chips_per_host}}
+    volumes = {"/dev/shm": {"emptyDir": {"medium": "Memory"}}} | _mounted(place, bool(resource))  # else 64 MiB
+    container["volumeMounts"] = [{"name": f"volume-{i}", "mountPath": path} for i, path in enumerate(volumes)]
     pod = {"restartPolicy": "Never", "nodeSelector": selector, "tolerations": tolerations,
            "terminationGracePeriodSeconds": place.grace}
     if resource:  # a pod has its host for itself, and the hosts' own network is faster than the pods'
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if place.service_account:
         pod["serviceAccountName"] = place.service_account
-    return {key: value for key, value in pod.items() if value not in ({}, [])} | {"containers": [container]}
+    return {key: value for key, value in pod.items() if value not in ({}, [])} | {
+        "containers": [container],
+        "volumes": [{"name": f"volume-{i}"} | source for i, source in enumerate(volumes.values())]}
+
+
+def _mounted(place: Place, host_network: bool) -> dict[str, dict]:
+    """{path in the pod: the volume's source} of --mount. UserError: not of that form."""
+    sources = {}
+    for text in filter(None, place.mount.split(",")):
+        found = MOUNT.fullmatch(text)
+        if not found:
+            raise UserError("not a mount", where="--mount", found=repr(text),
+                            expected="CLAIM:/path, gs://BUCKET:/path or /folder/of/the/node:/path")
+        what, path = found.groups()
+        if what.startswith("gs://"):  # Cloud Storage FUSE's driver; on the host's network it takes the pod's account only if told
+            own = {"hostNetworkPodKSA": "true"} if host_network else {}
+            sources[path] = {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": {
+                "bucketName": what.removeprefix("gs://"), "mountOptions": "implicit-dirs"} | own}}
+        elif what.startswith("/"):
+            sources[path] = {"hostPath": {"path": what, "type": "DirectoryOrCreate"}}
+        else:
+            sources[path] = {"persistentVolumeClaim": {"claimName": what}}
+    return sources
+
+
+def _bucket_reader(place: Place) -> dict:
+    """The pods' metadata by which GKE adds the container that reads buckets."""
+    return {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}} if "gs://" in place.mount else {}
 
 
 def _addresses(job: Job, hosts: int) -> list[dict]:

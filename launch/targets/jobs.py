@@ -29,7 +29,8 @@ def make(kind: str, args, overrides: list[str], rest: list[str], accelerator, sl
       cached: compiled programs are kept in the workdir, else where each host keeps them.
 
     Raises:
-      UserError: no config or workdir, one that means nothing to this kind, unknown keys, names that clusters refuse.
+      UserError: no config or workdir, one that means nothing to this kind, unknown keys, names that clusters refuse, data that
+        no host could read.
     """
     cache = f"{args.workdir.rstrip('/')}/{CACHE}" if args.workdir and cached else ""
     variables = environment.variables(accelerator, cache, dict(_variable(text) for text in args.env),
@@ -55,10 +56,20 @@ def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Poi
         changed = [*changed, f"--config.dcn.data={slices}"]  # else there would be more devices than the mesh has
     if not any(text.startswith("--config.seed=") for text in changed):
         changed = [*changed, f"--config.seed={config.seed}"]
+    workdir = point.workdir(args.workdir)
+    _check_data(config.data.dir.replace("{workdir}", workdir))
     name, flag = point.name(args.name or base_name(kind, config)), "--workdir" if kind == "train" else "--checkpoint"
     sweeps.check_name(name)
-    where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={point.workdir(args.workdir)}"]
+    where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={workdir}"]
     return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest), variables)
+
+
+def _check_data(folder: str) -> None:
+    """UserError for what the job would refuse once its machines are there."""
+    if not folder or "://" in folder:
+        raise UserError("data is read from disks" if folder else "no data given", where="config.data.dir", found=folder,
+                        expected="a folder that every host sees", way_out="--config.data.dir=DIR of a file system that all hosts "
+                        "have; of a bucket: --target=gke --mount=gs://BUCKET:/data --config.data.dir=/data/FEATURES")
 
 
 def base_name(kind: str, config) -> str:

@@ -10,6 +10,7 @@ import sys
 from launch.targets import Job, Place, Submission, processes
 
 NEEDS = ()
+OPTIONS = ("max_restarts", "grace", "processes", "devices")
 PLATFORMS = ("cpu", "gpu", "tpu")
 
 

@@ -17,6 +17,7 @@ from launch.targets import RESTART
 
 POLL = 0.05  # seconds
 PAUSE = 1.0  # before the first restart; doubled every time, up to 30
+CARDS = pathlib.Path("/proc/driver/nvidia/gpus")  # an entry a card
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -57,7 +58,7 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
             file = stack.enter_context(open(logs / f"process-{k}.log", "ab"))
             started.append(subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
-                env=os.environ | environment | (mine if processes > 1 else {})))
+                env=os.environ | environment | (mine | cards(k, processes) if processes > 1 else {})))
         try:
             _watch(started, killed, caught, grace, echo)
         finally:
@@ -71,6 +72,13 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
         if code != RESTART:
             _tell(k, code, logs / f"process-{k}.log")
     return verdict(list(bad.values()))
+
+
+def cards(k: int, processes: int) -> dict[str, str]:
+    """Process k's share of this machine's GPUs; nothing where there are too few for all."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(list(CARDS.glob("*"))))))
+    each = len(seen.split(",")) // processes if seen else 0
+    return {"CUDA_VISIBLE_DEVICES": ",".join(seen.split(",")[k * each:(k + 1) * each])} if each else {}
 
 
 def verdict(codes: list[int]) -> int:

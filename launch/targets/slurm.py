@@ -13,6 +13,7 @@ import shlex
 from launch.targets import RESTART, Job, Place, Submission, packaging
 
 NEEDS = ("accelerator",)
+OPTIONS = ("max_restarts", "grace", "queue", "reservation", "account", "time", "setup", "cpus_per_task")
 PLATFORMS = ("gpu", "cpu")
 
 SCRIPT = """\
@@ -23,8 +24,9 @@ cancelled=
 trap 'cancelled=1' TERM  # this shell gets it from scancel or a preemption, not from --signal; srun ends first
 cd {cwd} || exit 1
 {setup}{exports}
-# One task's end does not kill the others: they notice by themselves, and save.
-srun --kill-on-bad-exit=0 --wait={grace} --label{options} {command}
+# One task's end does not kill the others: those that compute together notice by themselves, and save. The end of training is
+# one too, after which task 0 evaluates for long.
+srun --kill-on-bad-exit=0 --wait=0 --label{options} {command}
 code=$?
 restarts="${{SLURM_RESTART_COUNT:-0}}"
 if {{ [ "$code" -eq {restart} ] || [ "$code" -ge 128 ]; }} && [ -z "$cancelled" ] && [ "$restarts" -lt {max_restarts} ]; then
@@ -63,7 +65,7 @@ def script(job: Job, place: Place, code: str) -> str:
     command.insert(1, "-P")  # not the modules of the current folder
     return SCRIPT.format(
         directives="\n".join([*lines, "#SBATCH --requeue"]), setup=place.setup and place.setup + "\n",
-        cwd=shlex.quote(place.cwd), grace=place.grace, restart=RESTART, max_restarts=place.max_restarts,
+        cwd=shlex.quote(place.cwd), restart=RESTART, max_restarts=place.max_restarts,
         exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in
                           (job.environment | {"PYTHONPATH": code}).items()),
         options=options, command=shlex.join(command))

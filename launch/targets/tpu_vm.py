@@ -11,6 +11,7 @@ from avjax.errors import UserError
 from launch.targets import FATAL, Job, Place, Submission, packaging
 
 NEEDS = ("accelerator", "zone")
+OPTIONS = ("max_restarts", "project", "spot", "reservation", "service_account", "runtime_version")
 PLATFORMS = ("tpu",)
 GCLOUD = ("gcloud", "compute", "tpus", "queued-resources")
 PAUSE = 20  # seconds before the job is started again: the peers notice that it went

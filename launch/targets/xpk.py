@@ -10,6 +10,7 @@ from launch.targets import RESTART, Job, Place, Submission, packaging
 from launch.targets.accelerators import Accelerator
 
 NEEDS = ("accelerator", "cluster", "image")
+OPTIONS = ("max_restarts", "grace", "project", "zone", "spot", "reservation")
 PLATFORMS = ("tpu",)
 
 

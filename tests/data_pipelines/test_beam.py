@@ -8,7 +8,7 @@ import pytest
 
 from avjax.errors import UserError
 from data_pipelines import beam, store
-from data_pipelines.ingest import clips, talker
+from data_pipelines.ingest import _talker_source, clips, talker
 from data_pipelines.parts import Part
 from data_pipelines.puppets import build
 from launch import flags
@@ -75,13 +75,26 @@ def test_talker_is_the_same_dataset(tmp_path, talker_source, runner):
     talker.prepare(talker_source, tmp_path / "one", progress=False)
     summary = talker.prepare(talker_source, tmp_path / "many", parallel=runner)
     assert_same_examples(tmp_path / "many", tmp_path / "one")
-    refused = [[(r["id"], r["reason"]) for r in map(json.loads, (tmp_path / f"{name}.quarantine.jsonl").read_text().splitlines())]
-               for name in ("one", "many")]
-    assert sorted(refused[0]) == sorted(refused[1]) and len(refused[0]) == 4
+    refused = [sorted((r["id"], r["reason"], r["detail"]) for r in map(
+        json.loads, (tmp_path / f"{name}.quarantine.jsonl").read_text().splitlines())) for name in ("one", "many")]
+    assert len(refused[0]) == 4 and [r[:2] for r in refused[0]] == [r[:2] for r in refused[1]]
+    assert all(one[2] in many[2] for one, many in zip(*refused, strict=True))
     assert summary["clips"] == sum(store.open_dataset(tmp_path / "many").splits.values())
     assert not list(tmp_path.glob(".many*"))
     with pytest.raises(UserError, match="refusing to overwrite"):
         talker.prepare(talker_source, tmp_path / "many", parallel=runner)
+
+
+def test_talkers_parts_hold_their_own_rows_only(tmp_path, talker_source):
+    listing = _talker_source.Listing(talker_source)
+    plan, held = talker.Plan(listing, 0.02), []
+    for k in range(3):
+        rows = talker._rows_of(Part(tmp_path, k, 3), listing, plan)
+        mine = [one for part in rows.values() for one in part if one]
+        assert {split: len(part) for split, part in rows.items()} == plan.counts and 3 <= len(mine) <= 5
+        held += [(row.line, [other.line for other in earlier]) for row, earlier in mine]
+    # the csv's lines 2 to 13; the last one is of `valid`, its namesake in `train`
+    assert dict(held) == {f"line {n}": {9: ["line 4"], 12: ["line 11"], 13: ["line 2"]}.get(n, []) for n in range(2, 14)}
 
 
 def test_talker_goes_on_after_a_part(tmp_path, talker_source, monkeypatch):

@@ -1,6 +1,7 @@
 """Row k is a pure function of the seed and k; every example is in every epoch; nothing is cut or lost."""
 
 import collections
+import dataclasses
 import types
 
 import numpy as np
@@ -42,9 +43,16 @@ def dataset(tmp_path_factory):
                                features=FEATURES, splits={"train": (example(i) for i in range(COUNT))}, recipes={})
 
 
-def packed(dataset, seed=3):
-    return packing.PackedRows(dataset.source("train"), dataset.lengths("train", ("tokens", "audio", "motion")), ROWS, seed,
+def packed(dataset, seed=3, rows=ROWS):
+    return packing.PackedRows(dataset.source("train"), dataset.lengths("train", ("tokens", "audio", "motion")), rows, seed,
                               "here")
+
+
+class Moving(TalkerRows):
+    """Only examples with motion take anything."""
+
+    def cost(self, lengths):
+        return super().cost(lengths) if lengths["motion"] else dict.fromkeys(self.capacity, 0)
 
 
 def test_lengths_are_stored(dataset):
@@ -82,6 +90,21 @@ def test_rows_do_not_depend_on_the_order_they_are_asked_for(dataset):
     for k in (24, 3, 11, 0):
         for name, value in other[k].items():
             np.testing.assert_array_equal(value, expected[k][name])
+
+
+def test_examples_that_take_nothing_are_in_no_row(dataset):
+    """Nor read; the rows are those of a dataset without them."""
+    moving = Moving(**dataclasses.asdict(ROWS))
+    rows, alone = packed(dataset, rows=moving), packed(dataset, rows=dataclasses.replace(moving, balance=False))
+    there = [i for i in range(COUNT) if i % 3]
+    for k in range(*_bounds(rows, 1)):
+        assert set(rows.members(k)) <= set(there) and rows.members(k) == alone.members(k)
+    costs = [tuple(ROWS.cost({n: len(example(i)[n]) for n in ("tokens", "audio", "motion")}).values()) for i in there]
+    planned = packing.plan(np.array(costs), np.array(list(ROWS.capacity.values())), np.random.default_rng([3, 0, 0]))
+    assert [rows.members(k) for k in range(len(planned))] == [[there[i] for i in row] for row in planned]
+    with pytest.raises(UserError, match="no example to train on.*here.*tokens or patches or utterances.*7 that take nothing"):
+        packing.PackedRows(range(7), {n: x[::3] for n, x in dataset.lengths("train", ("tokens", "audio", "motion")).items()},
+                           moving, 3, "here")
 
 
 def test_packing_is_tight():

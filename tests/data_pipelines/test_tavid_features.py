@@ -4,16 +4,31 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import cv2
 import numpy as np
 import pytest
 
 from avjax.codecs import mel
+from avjax.encoders import portrait
 from avjax.encoders import units as units_lib
 from avjax.errors import UserError
-from data_pipelines import decode, dialogue_encoders, dialogues, extract, painter, portraits, resample, script, store
-from data_pipelines.dialogue_tokens import DialogueTokenizer
+from avjax.systems import api
+from configs import tavid as full_size
+from data_pipelines import (
+    decode,
+    dialogue_encoders,
+    dialogues,
+    extract,
+    loader,
+    painter,
+    portraits,
+    resample,
+    script,
+    store,
+)
+from data_pipelines.dialogue_tokens import DialogueTokenizer, marks
 from data_pipelines.features import common, tavid
 from data_pipelines.puppets import build, face_code, render
 from data_pipelines.schema import Feature
@@ -107,6 +122,22 @@ def test_columns_of_a_dialogue_share_one_clock(clips, features):
     assert new == {"zoe", "zoe2", "zoe3"}
 
 
+def test_full_size_configs_read_what_their_extraction_writes(clips, features):
+    """Names, widths and rates of every part of configs/tavid.py, for the options in its header."""
+    assert features.features["faces"].shape == (2, portrait.WIDTH)
+    source = dialogue_encoders.Source(clips, ("", "partner_"), painter.Painter(clips, 512))
+    vae = types.SimpleNamespace(latent_shape=lambda height, width: (height // 8, width // 8, 4))
+    named = types.SimpleNamespace(kind="", recipe={"kind": ""})
+    encoders = dialogue_encoders.Encoders(named, named, None, portrait.PortraitEncoder(portrait.WIDTH), source.painter, vae)
+    made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders), recipes={"mel": mel.RECIPE})
+    for part in full_size.STEPS:
+        system = api.build(full_size.get_config(part).system)
+        assert loader.check_features(made, system.example_spec)
+    vocabulary = 30522 + len(marks(2))
+    assert vocabulary <= full_size.get_config("text").system.vocab < vocabulary + 8
+    assert full_size.get_config("speaker").optimizer.weight_decay == 0.05
+
+
 def test_units_are_of_each_whole_channel(clips, features):
     encoder = units_lib.from_recipe(features.recipes["units"], features.codec("units"))
     for name, row in rows(features, "valid").items():
@@ -124,6 +155,16 @@ def test_units_are_of_each_whole_channel(clips, features):
     assert len(np.unique(np.concatenate([r["units"].ravel() for r in rows(features, "train").values()]))) > UNITS // 2
     with pytest.raises(UserError, match="units outside the codebook.*0 to 11.*12"):
         common.check_units(np.array([[3, 12]]), UNITS, "clip")
+
+
+def test_published_units_tell_which_is_silence(clips, features, monkeypatch):
+    fitted = units_lib.from_recipe(features.recipes["units"], features.codec("units"))
+    turned = units_lib.UnitEncoder(fitted.frames, np.roll(fitted.centroids_KD, 3, axis=0))
+    monkeypatch.setattr(units_lib, "published", lambda *args, **options: turned)
+    job = types.SimpleNamespace(once=lambda name, make: make())
+    source = dialogue_encoders.Source(clips, ("", "partner_"), None)
+    encoder = dialogue_encoders.fit_units(job, source, "train", "xlsr.pt", 0, "centroids.npy", 35, 0)
+    assert encoder.recipe == turned.recipe | {"filler": 3}
 
 
 def test_long_dialogues_are_cut_where_nobody_speaks(clips, features, folder):

@@ -9,6 +9,7 @@ Hooks slow a phase down or break it, so that a test can act in the middle of it:
   @raise=STEP:HOST     a UserError at batch STEP of HOST
   @full=STEP:HOST      from batch STEP and the first checkpoint on, HOST cannot write a file of more than 32 kB
   @width=N             of the hidden layer            @generate=1       an evaluator that generates
+  @records=SECONDS     host 0 takes to put its records away at the end
 """
 
 import ast
@@ -127,6 +128,16 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
             save(self, *args, **kwargs)
 
         checkpoints.Checkpoints.save = saving
+    if "records" in hooks:
+        close = training.loop.Journal.close
+
+        def closing(self, step):
+            if distributed.is_main():
+                time.sleep(float(hooks["records"]))
+                tell("records are put away")
+            close(self, step)
+
+        training.loop.Journal.close = closing
     if "absent" in hooks:
         barrier, (name, _, host) = distributed.barrier, hooks["absent"].partition(":")
         distributed.barrier = lambda n, s=None: time.sleep(3600) if (n, str(distributed.process_index())) == (name, host) \

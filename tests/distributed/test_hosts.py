@@ -27,14 +27,19 @@ def whole(tmp_path_factory, data):
     return workdir
 
 
-def test_two_and_four_hosts_train_as_one_and_resume_on_another_number(tmp_path, data, whole):
+def test_two_hosts_train_as_one_and_four_or_one_go_on(tmp_path, data, whole):
     settings = ("train.steps=12", "mesh.fsdp=2", "train.checkpoint_every=6", "train.keep_last=3", "@generate=1")
     with job(2, tmp_path / "two", data, *settings, fresh=True) as two:
         two.ends()
-    with job(4, tmp_path / "four", data, *settings) as four:
+    for name in ("four", "one"):
+        shutil.copytree(tmp_path / "two", tmp_path / name)
+        shutil.rmtree(tmp_path / name / "checkpoints" / "12")
+    with job(4, tmp_path / "four", data, *settings) as four, job(1, tmp_path / "one", data, *settings, "mesh.fsdp=1") as one:
         four.ends()
+        one.ends()
     assert "data 1 x fsdp 2" in two.log() and "data 2 x fsdp 2" in four.log() and steps(tmp_path / "two") == [6, 12]
-    for name in ("two", "four"):
+    assert all("going on from step 6" in resumed.log() for resumed in (four, one))
+    for name in ("two", "four", "one"):
         close(losses(whole), losses(tmp_path / name))  # one record a step: host 0 alone writes
         for kind, count in (("valid", 4), ("generated", 2)):
             a, b = ([{k: v for k, v in r.items() if k != "kind"} for r in records(of, kind)] for of in (whole, tmp_path / name))
@@ -42,17 +47,6 @@ def test_two_and_four_hosts_train_as_one_and_resume_on_another_number(tmp_path, 
     assert all("loss" not in two.log(1) and "MFU" not in log for log in (two.log(1), four.log(3)))
     beats = [json.loads(p.read_text()) for p in sorted((tmp_path / "four" / "heartbeats").iterdir())]
     assert [beat["host"] for beat in beats] == [0, 1, 2, 3] and all(beat["rss_mb"] > 0 for beat in beats)
-
-    for name in ("on four", "on one"):
-        shutil.copytree(tmp_path / "two", tmp_path / name)
-        shutil.rmtree(tmp_path / name / "checkpoints" / "12")
-    with job(4, tmp_path / "on four", data, *settings, "mesh.fsdp=4") as on_four, \
-            job(1, tmp_path / "on one", data, *settings, "mesh.fsdp=1") as on_one:
-        on_four.ends()
-        on_one.ends()
-    for name, resumed in (("on four", on_four), ("on one", on_one)):
-        assert "going on from step 6" in resumed.log()
-        close(losses(whole), losses(tmp_path / name))
 
 
 def stopped(run, workdir):
@@ -65,11 +59,12 @@ def stopped(run, workdir):
 
 
 def test_sigterm_to_one_host_stops_all_at_the_same_step(tmp_path, data, whole):
-    with job(2, tmp_path, data, "train.steps=12", "train.checkpoint_every=100", "@data=0.15") as run:
+    with job(2, tmp_path, data, "train.steps=12", "train.checkpoint_every=100", "@data=0.15", "@records=1.2") as run:
         run.until(lambda: len(losses(tmp_path)) >= 3)
         run.kill(signal.SIGTERM, host=1)
         step = stopped(run, tmp_path)
         assert "signal SIGTERM (host 1" in run.log() and steps(tmp_path) == [step]
+        assert "records are put away" in run.log(), "host 1 waits for that"
     job(1, tmp_path, data, "train.steps=12").ends()
     close(losses(whole), losses(tmp_path))
 
@@ -130,14 +125,14 @@ def test_an_error_of_one_host_ends_all_with_its_code_and_reason(tmp_path, data):
 
 
 def test_a_barrier_names_the_host_that_does_not_come(tmp_path, data):
-    with job(2, tmp_path, data, "train.barrier_timeout=15", "@absent=all checks:1") as run:
+    with job(2, tmp_path, data, "train.barrier_timeout=6", "@absent=all checks:1") as run:
         run.ends(75, 75)
-    assert "barrier 'all checks': after 15 s still missing: host 1 (" in run.log(0)
+    assert "barrier 'all checks': after 6 s still missing: host 1 (" in run.log(0)
     assert "still missing: host 1" in run.log(1)
 
 
 def test_a_hang_is_ended_by_the_watchdog_with_every_stack(tmp_path, data):
-    with job(2, tmp_path, data, "train.watchdog_seconds=15", "@hang=5:1") as run:
+    with job(2, tmp_path, data, "train.watchdog_seconds=6", "@hang=5:1") as run:
         run.ends(75, 75)
     assert all("watchdog: no step completed for" in run.log(host) and "hread 0x" in run.log(host) for host in (0, 1))
     assert "in slow" in run.log(1), "the stacks show where the loader hangs"

@@ -6,7 +6,7 @@ import signal
 import pytest
 from hosts import Job, losses, records, steps
 
-SETTINGS = ("train.steps=16", "mesh.data=2", "mesh.fsdp=2", "train.checkpoint_every=6", "train.local_every=2",
+SETTINGS = ("train.steps=16", "mesh.data=2", "mesh.fsdp=2", "train.checkpoint_every=7", "train.local_every=2",
             "train.heartbeat_timeout=10", "train.barrier_timeout=300", "optimizer.ema_decay=0.9", "train.evaluate_every=0")
 
 
@@ -21,12 +21,12 @@ def test_killed_host_and_lost_disks(tmp_path, data):
     def job(workdir, *more):
         return Job(4, workdir, data, *SETTINGS, f"train.local_dir={tmp_path / 'ssd' / workdir.name}", *more)
 
-    with job(killed, "@data=0.1") as run:
+    with job(killed, "@data=0.1", "train.heartbeat_timeout=6") as run:
         run.until(lambda: len(losses(killed)) >= 11)
         run.kill(signal.SIGKILL, host=3)
         codes = run.wait()
     assert codes[3] == -signal.SIGKILL and codes[0] == codes[1] == codes[2] == 75, run.logs()
-    assert steps(killed) == [6] and len(losses(killed)) < 16
+    assert steps(killed) == [7] and len(losses(killed)) < 16
 
     [disks] = (tmp_path / "ssd" / "killed").iterdir()
     for name, lost in (("one replica each", (0, 3)), ("both of a piece", (1, 3))):
@@ -41,7 +41,7 @@ def test_killed_host_and_lost_disks(tmp_path, data):
     said = notes(tmp_path / "one replica each")
     assert "is from the hosts' own disks; host 0" in said and "got them from replicas" in said
     assert any(f"going on from step {step}" in said for step in (8, 10)), said
-    assert "going on from step 6" in notes(tmp_path / "both of a piece")
+    assert "going on from step 7" in notes(tmp_path / "both of a piece")
     # from different steps, by different ways: the same bits
     assert losses(tmp_path / "one replica each") == losses(tmp_path / "both of a piece")
     assert [step for step, _ in losses(tmp_path / "both of a piece")] == list(range(1, 17))

@@ -46,6 +46,20 @@ def test_a_full_disk_on_one_host_ends_all_and_leaves_the_last_checkpoint_whole(t
     assert "going on from step 3" in run.log() and steps(tmp_path)[-1] == 9
 
 
+def test_a_checkpoint_that_one_host_cannot_read_is_set_aside_alone(tmp_path, data):
+    settings = ("train.checkpoint_every=3", "train.evaluate_every=0", "mesh.fsdp=2", "@width=512")
+    with Job(2, tmp_path, data, "train.steps=6", *settings) as run:
+        run.ends()
+    newest = tmp_path / "checkpoints" / "6"
+    (newest / "checksums.json").unlink()  # which would tell host 0
+    for file in (newest / "state" / "ocdbt.process_1" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    with Job(2, tmp_path, data, "train.steps=6", *settings) as run:
+        run.ends()
+    assert "checkpoint 6 is broken" in run.log() and "going on from step 3" in run.log()
+    assert steps(tmp_path) == [3, 6] and [p.name for p in (tmp_path / "checkpoints_broken").iterdir()] == ["6"]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 5 MB."""
@@ -57,6 +71,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+# Of TensorStore: of writes that are still under way when another has failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_while_saving_is_a_clear_error(small_disk, monkeypatch):
     usage = shutil.disk_usage
     settings = {"train.steps": 3, "train.checkpoint_every": 3}
@@ -115,15 +131,15 @@ def test_saves_hold_one_copy_of_the_state_in_host_memory_and_do_not_add_up(tmp_p
             seen.append(rss_bytes())
             return super().__next__()
 
-    settings = {"train.steps": 140, "train.checkpoint_every": 2, "train.keep_last": 1, "train.log_every": 20}
+    settings = {"train.steps": 80, "train.checkpoint_every": 2, "train.keep_last": 1, "train.log_every": 20}
     state = loop.train(toy.config(**settings), toy.ToySystem(width=50_000), tmp_path, lambda: Watch(8), (), {},
                        make_mesh(dict(data=1), jax.devices()[:1])).state
     size = checkpoints.host_bytes(state)
     assert size == sum(x.nbytes for x in jax.tree.leaves(state)) > 9e6
     told = records(tmp_path, "checkpoint")
-    assert len(told) == 70 and all(r["host_mb"] == pytest.approx(size / 1e6, abs=0.01) for r in told)
+    assert len(told) == 40 and all(r["host_mb"] == pytest.approx(size / 1e6, abs=0.01) for r in told)
     settled = max(seen[10:40])  # after five to twenty saves
-    assert max(seen[40:]) - settled < 12 * size, [round(x / 1e6) for x in seen]  # 50 saves more; allocators' noise is up to 7
+    assert max(seen[40:]) - settled < 12 * size, [round(x / 1e6) for x in seen]  # 20 saves more; allocators' noise is up to 7
 
 
 def test_bytes_of_a_save_are_counted_once_however_often_they_are_replicated():

@@ -1,5 +1,6 @@
 """A stage that extracts features is shared by all hosts, and goes on with another number of them."""
 
+import json
 import signal
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hosts import Job, steps
 
 from data_pipelines import extract, parts, store
+from launch import stages
 from tests.data_pipelines.test_extract import clip, write_clips
 
 OPTIONS = {"tokens": "units", "units": 8}
@@ -40,3 +42,18 @@ def test_hosts_extract_a_part_each_and_others_go_on_with_it(tmp_path, data, clip
     assert not shared.exists() and steps(tmp_path / "run") == [1] and parts.begun(out) is None
     alone = extract.extract(clips.dir, tmp_path / "alone", progress=False, **OPTIONS)
     assert_same(store.open_dataset(out), alone)
+
+
+def test_parts_that_are_whole_are_not_begun_again(tmp_path, monkeypatch):
+    """Whoever makes the last one puts all together and removes their folders, while others may be at work in them."""
+    shared, made = tmp_path / ".features.partial", []
+    monkeypatch.setattr(stages, "_run", lambda kind, arguments, where: made.append(arguments["out"].index))
+    for whole, left in ((None, [0, 1]), (0, [1]), (1, [0])):  # all are whole: one of them is enough to put them together
+        if whole is not None:
+            (shared / f"part-0000{whole}-of-00002").mkdir(parents=True)
+            (shared / f"part-0000{whole}-of-00002" / parts.JOURNAL).write_text(json.dumps({"whole": True}) + "\n")
+        shared.mkdir(exist_ok=True)
+        (shared / "parts.json").write_text(json.dumps({"arguments": {}, "parts": 2}))
+        stages._extract("features", {"out": str(tmp_path / "features")}, "stages")
+        assert made == left, whole
+        made.clear()

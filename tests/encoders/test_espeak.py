@@ -65,3 +65,10 @@ def test_unspeakable_text_is_refused(bad):
 def test_odd_text_is_spoken(odd):
     spoken = espeak.synthesize(odd)
     assert spoken.duration > 0.6 and spoken.words
+
+
+@pytest.mark.parametrize("mark", ",;:.?!")
+def test_the_pauses_of_the_recipe_are_those_that_are_made(mark):
+    pauses = espeak.RECIPE["pauses"]
+    made = [(t1 - t0, symbol) for symbol, t0, t1 in espeak.synthesize(f"One{mark} two.").phonemes if symbol in pauses]
+    assert made[0] == (pytest.approx(pauses.get(mark, pauses[","]), abs=1e-4), mark if mark in pauses else ",")

@@ -15,6 +15,7 @@ from data_pipelines.schema import Feature
 from eval import report, runner, tables
 from eval.benchmarks import dialogue
 from eval.generator import Generator
+from eval.in_loop import InLoopEvaluator
 from eval.metrics import retrieval
 
 FRAMES, SPEAKERS, CODE = 100, 2, face_code.WIDTH
@@ -25,6 +26,7 @@ class ToyDecoder:
     """Latents are the motion itself, one number a "pixel"."""
 
     sample_rate, has_face, recipes = mel.RECIPE["sample_rate"], True, {"reader": {"kind": "toy"}}
+    face_kind = "puppet"
 
     def codec(self, name):
         rng = np.random.default_rng(0)
@@ -173,6 +175,10 @@ def test_a_listener_that_reacts_is_told_from_one_that_does_not(scored):
         assert value["reacts"][f"PFD_{part}"] < 0.5 * value["reacts"][f"PFD_{part}_shuffled"]
         assert value["reacts"][f"FD_listen_{part}"] < value["strange"][f"FD_listen_{part}"]
         assert reacts["truth"][f"PFD_{part}"]["value"] < 1e-6 < reacts["shuffled"][f"PFD_{part}"]["value"]
+        assert value["reacts"][f"FD_listen_{part}_pooled"] < value["strange"][f"FD_listen_{part}_pooled"]
+        for name in (f"SID_{part}", f"var_listen_{part}"):  # those of the truth
+            off = {who: abs(value[who][name] - reacts["truth"][name]["value"]) for who in value}
+            assert off["reacts"] < off["strange"], name
     assert value["reacts"]["F1_lips"] > value["strange"]["F1_lips"]
     assert reacts["codec"]["F1_lips"]["value"] == 1.0 and value["reacts"]["mel_L1"] < 1e-6
 
@@ -182,9 +188,46 @@ def test_turns_retrieval_and_lengths(scored):
     for variant in ("avatar", "truth"):  # four turns of a second in four seconds
         assert summary[variant]["turn_per_minute"]["value"] == pytest.approx(60, rel=0.1)
         assert summary[variant]["turn_mean_s"]["value"] == pytest.approx(1, abs=0.1)
+        assert summary[variant]["transfer_mean_s"]["value"] == pytest.approx(0, abs=0.1)
+        assert summary[variant]["transfer_W1_s"]["value"] == summary[variant]["turn_W1_s"]["value"] == 0
+    row = {f"{of}{name}_s": spans for of, spans in (("", [1.0]), ("true_", [1.5])) for name in (*dialogue.TURNS, "transfer")}
+    assert scored[False][1].summarise([row | {"seconds": 60.0}], [{}])["transfer_W1_s"]["value"] == pytest.approx(0.5)
     assert summary["avatar"]["voice_R@1"]["value"] == 1 and summary["avatar"]["voice_chance@1"]["value"] == pytest.approx(1 / 12)
     assert summary["speech"]["length_error"]["value"] > 0.2 and "F1_lips" not in summary["speech"]
     assert "mel_L1" not in summary["speech"] and summary["mean"]["FD_e"]["value"] > 1
+
+
+def test_what_has_its_own_timing_is_never_compared_frame_by_frame(scored):
+    """Of equal length, by chance."""
+    benchmark = scored[False][1]
+    streams = {k: benchmark.truth("valid", 0).streams[k] for k in ("mel", "latents")}
+    for made, compared in ((("mel", "latents"), True), (("units", "mel", "latents"), False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(benchmark.makes, "avatar", made)
+            signals = benchmark.model(streams, "avatar", "valid", 0)
+        row = benchmark.score("valid", 0, signals)
+        assert ("mel_L1" in row) is ("lips" in row) is bool(benchmark.frames("valid", 0, signals)) is compared
+        assert row["length_error"] == 0 and "FD_e" in row
+
+
+def test_faces_without_known_lips(dataset, monkeypatch):
+    monkeypatch.setattr(ToyDecoder, "face_kind", "eigenface")
+    monkeypatch.setattr(ToyDecoder, "codec", lambda decoder, name: {})
+    benchmark = dialogue.Benchmark(config(), ToyDecoder(), dataset, ToySystem())
+    truth = benchmark.truth("valid", 0)
+    assert "lips" not in benchmark.score("valid", 0, truth) and "F1_lips" not in benchmark.recipes
+    (name, curves, _), *_ = report.curve_pairs(benchmark, {"avatar": truth}, truth)[0]
+    assert name == "face code 0" and len(curves["avatar"]) == FRAMES
+
+
+def test_it_is_scored_in_the_loop(dataset):
+    settings, system = config(), ToySystem()
+    settings.evaluate.splits, settings.evaluate.in_loop_examples = ("valid",), 2
+    benchmark = dialogue.Benchmark(settings, ToyDecoder(), dataset, system, full=False)
+    metrics, shown = InLoopEvaluator(settings, system, benchmark, every=1).run({"w": np.zeros(1)}, 1)
+    assert metrics["avatar/mel_L1"] < 1e-6 and metrics["avatar/FD_e_of_shuffled"] < 1 and metrics["speech/length_error"] > 0.2
+    assert shown["images"]["avatar/face"].shape == (16, 6 * 8 * SPEAKERS, 3) and shown["audio"].keys() == {
+        "avatar/generated", "speech/generated", "truth"}
 
 
 def test_targets_table_and_report(scored, tmp_path):
@@ -194,7 +237,9 @@ def test_targets_table_and_report(scored, tmp_path):
             assert targets[metric] is met, metric
     results, benchmark, sampler, folder = scored[False]
     text = tables.table(results)
-    assert "RPCC_e_other" in text and "gap_per_minute" in text and "voice_R@1" in text
+    for name in ("RPCC_e_other", "gap_per_minute", "voice_R@1", "SID_h", "transfer_W1_s"):
+        assert name in text
+    assert results["recipes"]["F1_lips"]["fps"] == 25
     samples = runner.samples(benchmark, sampler, {"w": np.zeros(1)}, ("valid",), 1)
     page = report.write(tmp_path, results, samples).read_text()
     assert "with its partner" in page and "video/mp4" in page and "codec alone" in page

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from avjax.errors import UserError
 from eval import summary
 from eval.metrics import alignment, beats, diversity, frechet, intelligibility, lips, onsets, speech
 from tests.golden_files import golden
@@ -78,6 +79,16 @@ def test_beat_consistency_equals_said(recorded, threshold):
         alone = [beats.score(onsets.onset_times(w, 16000), c, beats.mean_change([c]), recipe)
                  for w, c in zip(waves, clips, strict=True)]
         np.testing.assert_allclose(alone, recorded["beat_face/score_threshold0.3_each_alone"], rtol=1e-6)
+
+
+def test_beats_in_either_direction():
+    """One motion beat, at half a second; the other onset has no beat of its own."""
+    motion = np.abs(np.arange(30) - 15.5)[:, None] ** 2
+    recipe = beats.RECIPE | {"threshold": 0.0, "smooth_s": 0.0}
+    forth, back = (beats.score([0.5, 9.0], motion, np.ones(1), recipe | {"direction": d}) for d in beats.DIRECTIONS)
+    assert forth == pytest.approx(0.5) and back == pytest.approx(1.0)
+    with pytest.raises(UserError, match="no such direction.*audio to motion or motion to audio.*'both'"):
+        beats.score([0.5], motion, np.ones(1), recipe | {"direction": "both"})
 
 
 def test_no_beats_is_nan_not_zero():

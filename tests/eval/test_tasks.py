@@ -57,6 +57,14 @@ def test_given_streams_are_the_truths_own(slow_speaker):
     assert summary["dub"]["mel_L1"]["value"] == summary["dub"]["mel_L1_dtw"]["value"] == 0
 
 
+def test_what_was_made_up_for_an_example_is_not_scored(dataset, monkeypatch):
+    bench, example = toys.tasks_benchmark(dataset), dataset.source("valid")[0]
+    streams = {"audio": example["audio"], "motion": np.zeros_like(example["motion"])}
+    assert bench.model(streams, "dub", "valid", 0).scored == {"audio"}
+    monkeypatch.setitem(bench.truth("valid", 0).streams, "motion", example["motion"][:0])
+    assert not bench.model(streams, "dub", "valid", 0).scored
+
+
 def test_another_pace_costs_raw_metrics_and_not_aligned_ones(slow_speaker):
     summary = slow_speaker[1]["summary"]["valid"]
     both, shuffled = summary["both"], summary["shuffled"]

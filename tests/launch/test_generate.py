@@ -24,6 +24,8 @@ from data_pipelines.drive import avflow, talker
 from data_pipelines.features import talker as features
 from data_pipelines.puppets import build
 from launch import flags, training
+from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
+from tests.systems.talker_tiny import random_params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
@@ -241,12 +243,15 @@ def test_sound_and_picture_last_equally_long():
     assert [len(generate.fitted(frames, n)) for n in (0, 3, 5, 7)] == [1, 3, 5, 7]
 
 
+def save(folder, parts):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, random_params(parts[0]))}, {"recipes": parts[2].recipes})
+    checkpoints.close()
+
+
 @pytest.fixture(scope="module")
 def trained(workdir, parts):
-    checkpoints = Checkpoints(workdir)
-    params = jax.jit(parts[0].init)(jax.random.key(0))
-    checkpoints.save(0, {"params": params}, {"recipes": parts[2].recipes})
-    checkpoints.close()
+    save(workdir, parts)
     return workdir
 
 
@@ -276,11 +281,9 @@ def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
-    there, system, dataset = paths.folder("gs://bucket/run"), parts[0], parts[2]
-    training.write_run_files(generate.load_config(workdir), there, dataset)
-    checkpoints = Checkpoints(there)
-    checkpoints.save(0, {"params": jax.jit(system.init)(jax.random.key(0))}, {"recipes": dataset.recipes})
-    checkpoints.close()
+    there = paths.folder("gs://bucket/run")
+    training.write_run_files(generate.load_config(workdir), there, parts[2])
+    save(there, parts)
     before = set(store_of_buckets)
     wish = {f.name: f.default for f in dataclasses.fields(drive.Wish)} | dict(task="tts", example="valid/0", max_seconds=2)
     monkeypatch.setattr(generate, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(

@@ -19,6 +19,7 @@ from avjax.errors import UserError  # noqa: E402
 from avjax.systems import api  # noqa: E402
 from avjax.training import paths, remote  # noqa: E402
 from data_pipelines import decode, drive  # noqa: E402
+from eval import plots  # noqa: E402
 from launch import flags, stages, training  # noqa: E402
 from tests.eval import toys  # noqa: E402
 
@@ -60,6 +61,7 @@ class Toy(toys.System):
 
 
 RUN = "gs://bucket/runs/toy"
+trained: dict[str, bytes] = {}  # its objects
 
 
 @pytest.fixture
@@ -73,14 +75,19 @@ def toy(store, tmp_path, one_device, monkeypatch):  # noqa: F811
                                   "train.peak_flops": 1e11})
     monkeypatch.setattr(api, "build", lambda _: Toy())
     monkeypatch.setattr(decode.Decoder, "from_dataset", classmethod(lambda cls, dataset: toys.Decoder()))
-    training.run_training(c.lock(), RUN)
-    return c
+    if not trained:
+        training.run_training(c.lock(), RUN)
+        trained.update({name: data for name, (data, _) in store.items()})
+    for name, data in trained.items():
+        store.put(name, data)
+    return c.lock()
 
 
 @pytest.fixture
 def evaluate(toy, monkeypatch):
     """launch.evaluate as a command: evaluate("--checkpoint's value")."""
     job = flags.launcher("launch.evaluate")
+    monkeypatch.setattr(plots, "png", lambda figure: plots.plt.close(figure) or b"drawn")
 
     def run(checkpoint, out=None, split=None):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split)

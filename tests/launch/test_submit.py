@@ -23,12 +23,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PLACE = targets.Place(revision="0123456789ab", folder="/shared/me/submissions/demo", cwd="/shared/me")
 CONFIG = "configs/avflow_released.py"
+DATA = "--config.data.dir=/data/features"
 
 
 def make(kind="train", *, config=CONFIG, workdir="gs://bucket/avflow", name=None, seed=None, sweep=(), env=(), overrides=(),
          rest=(), place=PLACE):
     args = types.SimpleNamespace(config=config, workdir=workdir, name=name, seed=seed, sweep=list(sweep), env=list(env))
-    return jobs.make(kind, args, list(overrides), list(rest), place.accelerator, place.slices)
+    overrides = [DATA, *overrides] if kind in jobs.WITH_CONFIG else list(overrides)
+    return jobs.make(kind, args, overrides, list(rest), place.accelerator, place.slices)
 
 
 def place(topology, **values):
@@ -39,11 +41,12 @@ def case(name):
     """(target, jobs, place) of a golden file."""
     if name == "gke_multislice":
         where = place("v5e:16x16", slices=2, image="registry/avjax", extras=("tpu", "gs"), cluster="context", queue="team",
-                      namespace="ml", spot=True)
+                      namespace="ml", spot=True, mount="gs://bucket:/data")
         return "gke", make(place=where, seed=7, overrides=["--config.train.steps=1000"], env=["TPU_STDERR_LOG_LEVEL=0"]), where
     if name == "gke_gpu":
-        where = place("h100:8", slices=2, image="registry/avjax", extras=("cuda", "gs"), service_account="trainer")
-        return "gke", make(place=where, rest=["--config.data.dir=gs://bucket/features"]), where
+        where = place("h100:8", slices=2, image="registry/avjax", extras=("cuda", "gs"), service_account="trainer",
+                      mount="datasets:/data,/mnt/disks/ssd0:/local")
+        return "gke", make(place=where, rest=["--config.train.local_dir=/local"]), where
     if name == "gke_evaluate":
         where = place("v5e:2x2", image="registry/avjax", extras=("tpu", "gs"))
         return "gke", make("evaluate", place=where, rest=["--split=valid"]), where
@@ -119,6 +122,26 @@ def test_gpu_pods_are_told_their_peers():
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
 
 
+def test_pods_have_what_is_mounted_and_room_for_loaders():
+    def pod(case_name):
+        _, made, where = case(case_name)
+        template = targets.load("gke").manifest(made[0], where)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+        volumes = {volume.pop("name"): volume for volume in template["spec"]["volumes"]}
+        [container] = template["spec"]["containers"]
+        return template, {m["mountPath"]: volumes[m["name"]] for m in container["volumeMounts"]}
+
+    template, at = pod("gke_gpu")
+    assert at == {"/dev/shm": {"emptyDir": {"medium": "Memory"}}, "/data": {"persistentVolumeClaim": {"claimName": "datasets"}},
+                  "/local": {"hostPath": {"path": "/mnt/disks/ssd0", "type": "DirectoryOrCreate"}}}
+    assert "metadata" not in template
+    template, at = pod("gke_multislice")
+    assert at["/data"]["csi"]["volumeAttributes"]["bucketName"] == "bucket"
+    assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    for wrong in ("datasets", "/data", "gs://bucket", "datasets:data", "Claim:/data"):
+        with pytest.raises(UserError, match="not a mount"):
+            targets.load("gke").manifest(make()[0], place("v5e:2x2", image="i", mount=f"a:/a,{wrong}"))
+
+
 @pytest.mark.parametrize("topology, hosts, per_host, kind, label", [
     ("v5e:16x16", 64, 4, "v5litepod-256", "tpu-v5-lite-podslice"), ("v5e:1x1", 1, 1, "v5litepod-1", "tpu-v5-lite-podslice"),
     ("v4:4x4x4", 16, 4, "v4-128", "tpu-v4-podslice"), ("v5p:2x2x1", 1, 4, "v5p-8", "tpu-v5p-slice"),
@@ -149,7 +172,10 @@ def test_sweep_is_the_product_and_jobs_do_not_share_a_workdir():
     (dict(overrides=["--config.train.steps=many"]), "wrong type.*many"), (dict(workdir=None), "no workdir"),
     (dict(config=None), "no config"), (dict(name="Not A Name"), "do not take this name"),
     (dict(kind="extract"), "--config means nothing"), (dict(env=["X"]), "not a variable"),
-    (dict(config="configs/none.py"), "no such config file")])
+    (dict(config="configs/none.py"), "no such config file"),
+    (dict(overrides=["--config.data.dir=gs://b/features"]), "read from disks.*found: gs://b/features.*--mount=gs://BUCKET:/data"),
+    (dict(overrides=["--config.data.dir={workdir}/features"]), "read from disks.*found: gs://bucket/avflow/features"),
+    (dict(overrides=["--config.data.dir="]), "no data given")])
 def test_mistakes_are_one_line(given, message):
     with pytest.raises(UserError, match=message):
         make(**given)
@@ -165,14 +191,14 @@ def test_as_a_command(tmp_path):
     """A dry run prints all and touches nothing; a missing tool is one line."""
     common = (f"--config={CONFIG}", f"--submissions={tmp_path}/s", "--uncommitted", "--topology=v5e:4x4", "--image=r/a",
               "--workdir=gs://b/r")
-    done = run_submit("--target=gke", "--dry_run", *common, "--config.train.steps=5", "--", "--config.data.dir=gs://b/f")
+    done = run_submit("--target=gke", "--dry_run", *common, "--config.train.steps=5", "--mount=d:/data", "--", DATA)
     assert done.returncode == 0 and "google.com/tpu: 4" in done.stdout and "docker push r/a:" in done.stdout, done.stderr
-    assert "- --config.train.steps=5" in done.stdout and "- --config.data.dir=gs://b/f" in done.stdout
+    assert "- --config.train.steps=5" in done.stdout and f"- {DATA}" in done.stdout and "claimName: d" in done.stdout
     assert not (tmp_path / "s").exists()
     (tmp_path / "bin").mkdir()
     for tool in ("git", "bash"):
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
-    done = run_submit("--target=xpk", "--cluster=c", *common, path=tmp_path / "bin")
+    done = run_submit("--target=xpk", "--cluster=c", *common, DATA, path=tmp_path / "bin")
     assert done.returncode == 2 and done.stderr.startswith("error: docker is not installed here"), done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "s").exists()
 
@@ -182,12 +208,15 @@ def test_as_a_command(tmp_path):
     ("gke", {"topology": ""}, "gke needs --topology"), ("gke", {"topology": "v5e:3x3"}, "no such slice"),
     ("gke", {"topology": "v9:1"}, "unknown chip"),
     ("gke", {"job": "evaluate"}, "one host's.*4 hosts.*--topology=v5e:2x2"),
-    ("gke", {"job": "extract", "slices": 2}, "slices mean nothing"), ("slurm", {"topology": "cpu:x"}, "not a number of hosts")])
+    ("gke", {"job": "extract", "slices": 2}, "slices mean nothing"), ("slurm", {"topology": "cpu:x"}, "not a number of hosts"),
+    ("xpk", {"queue": "team"}, "--queue means nothing there.*it is for gke, slurm"),
+    ("xpk", {"service_account": "me"}, "--service_account means nothing there"), ("xpk", {"namespace": "ml"}, "it is for gke"),
+    ("slurm", {"topology": "cpu:2", "mount": "d:/data"}, "--mount means nothing there.*it is for gke")])
 def test_places_that_there_are_none_of(tmp_path, monkeypatch, target, given, message):
     monkeypatch.setattr(packaging, "revision", lambda root, uncommitted: "0123456789ab")
     args = types.SimpleNamespace(**{f.name: f.default for f in dataclasses.fields(targets.Place) if f.name in submit.HELP},
                                  workdir="gs://b/r", uncommitted=True, dry_run=True)
-    args.topology, args.slices, args.job = given.get("topology", "v5e:4x4"), given.get("slices", 1), given.get("job", "train")
+    vars(args).update({"topology": "v5e:4x4", "slices": 1, "job": "train"} | given)
     with pytest.raises(UserError, match=message):
         submit.make_place(target, args, None, tmp_path, ROOT)
 

@@ -37,6 +37,9 @@ while what not in ("wait", "deaf") and len(list(out.glob(f"*.{number}"))) < int(
     time.sleep(0.02)  # nobody ends before all have begun
 if what in ("wait", "deaf"):
     time.sleep(700)  # more than any test may take
+if what == "late":  # goes on for a while after the others' end
+    time.sleep(0.8)
+    sys.exit(75)
 if what == "join":  # finds the others, and adds up with them
     sys.path.append(os.environ["AVJAX"])
     import jax
@@ -94,6 +97,18 @@ def test_processes_find_their_peers_and_restart_together(repository, tmp_path, m
     assert "SIGKILL" in shown.err
 
 
+def test_processes_of_one_machine_share_its_cards(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(processes, "CARDS", tmp_path / "none")
+    assert processes.cards(0, 2) == {}
+    monkeypatch.setattr(processes, "CARDS", tmp_path)
+    for card in range(4):
+        (tmp_path / f"0000:0{card}:00.0").mkdir()
+    assert processes.cards(1, 2) == {"CUDA_VISIBLE_DEVICES": "2,3"} and processes.cards(0, 8) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert processes.cards(1, 2) == {"CUDA_VISIBLE_DEVICES": "7"}
+
+
 def test_what_a_process_says_at_once_is_shown(repository, tmp_path, monkeypatch, capsys):
     def start(*args, popen=subprocess.Popen, **how):  # it has ended before the launcher goes on
         process = popen(*args, **how)
@@ -141,15 +156,25 @@ for restart in 0 1 2 3; do
   [ -e requeued ] || exit 0
 done
 """
-SRUN = """#!/bin/bash
-# A task a rank, on machines that are all this one; ends with the highest code.
-while [[ $1 == --* ]]; do shift; done
-for ((k = 0; k < SLURM_NTASKS; k++)); do
-  SLURM_PROCID=$k SLURM_LOCALID=0 SLURM_STEP_NODELIST=localhost SLURM_STEP_TASKS_PER_NODE=1 "$@" & children+=($!)
-done
-highest=0
-for child in "${children[@]}"; do wait $child; code=$?; ((code > highest)) && highest=$code; done
-exit $highest
+SRUN = f"""#!{sys.executable}
+# A task a rank, on machines that are all this one; ends with the highest code. --wait: how long the others may go on once one
+# task has ended, whatever its code; 0 = as long as they like, and without it the cluster's own number counts.
+import os, subprocess, sys, time
+command, options = sys.argv[1:], dict(wait=0.3)
+while command[0].startswith("--"):
+    name, _, value = command.pop(0)[2:].partition("=")
+    options[name] = value
+rank = dict(SLURM_LOCALID="0", SLURM_STEP_NODELIST="localhost", SLURM_STEP_TASKS_PER_NODE="1")
+tasks = [subprocess.Popen(command, env=os.environ | rank | dict(SLURM_PROCID=str(k)))
+         for k in range(int(os.environ["SLURM_NTASKS"]))]
+end = None
+while any(alive := [task for task in tasks if task.poll() is None]):
+    if float(options["wait"]) and len(alive) < len(tasks):
+        end = end or time.monotonic() + float(options["wait"])
+        if time.monotonic() > end:
+            [task.kill() for task in alive]
+    time.sleep(0.02)
+sys.exit(max(code if code >= 0 else 128 - code for code in (task.returncode for task in tasks)))
 """
 SCONTROL = """#!/bin/bash
 [ "$1 $2" = "requeue $SLURM_JOB_ID" ] && touch "$SLURM_SUBMIT_DIR/requeued"
@@ -168,9 +193,9 @@ def test_slurm_script_runs_restarts_and_uses_the_packed_code(repository, tmp_pat
     monkeypatch.setenv("PATH", stubs(tmp_path / "bin", sbatch=SBATCH, srun=SRUN, scontrol=SCONTROL))
     out, folder = tmp_path / "out", tmp_path / "submissions"
     out.mkdir()
-    where = place("cpu:2", revision=packaging.revision(repository, False), folder=str(folder), cwd=str(repository))
+    where = place("cpu:2", grace=0.3, revision=packaging.revision(repository, False), folder=str(folder), cwd=str(repository))
     variables = {"GIVEN": "yes", "AVJAX": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    job = targets.Job("tiny", "tiny.job", (str(out), "75", "75/die", "join"), variables, python=sys.executable)
+    job = targets.Job("tiny", "tiny.job", (str(out), "0/late", "75/die", "join"), variables, python=sys.executable)
     assert submit.submit("slurm", [job], where, repository, dry_run=False) == 0
     assert (folder / "codes").read_text().split() == ["75", "137", "0"]
     log = (folder / "tiny-77.log").read_text()
@@ -257,10 +282,11 @@ def test_training_on_two_processes_of_this_machine(tmp_path):
     """The command as a user gives it: a job of two hosts that train one model."""
     from tests.launch.test_train import write_clips
 
-    values = {"system.d_ff": 8, "data.dir": write_clips(tmp_path / "clips").dir, "data.batch_size": 2, "data.segment": 16,
-              "mesh.data": 2, "train.steps": 2, "train.checkpoint_every": 2, "train.evaluate_every": 0, "train.log_every": 1,
-              "train.peak_flops": 1e11}
-    done = run_submit("--target=local", "--processes=2", "--devices=1", "--env=XLA_FLAGS=--xla_backend_optimization_level=0",
+    values = {"system.d_ff": 8, "system.dropout": 0.0, "data.dir": write_clips(tmp_path / "clips").dir,
+              "data.batch_size": 2, "data.segment": 16, "mesh.data": 2, "train.steps": 2, "train.checkpoint_every": 2,
+              "train.evaluate_every": 0, "train.log_every": 1, "train.peak_flops": 1e11}
+    done = run_submit("--target=local", "--processes=2", "--devices=1",
+                      "--env=XLA_FLAGS=--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
                       "--config=configs/head_vae.py", "--seed=3", "--name=walk",
                       f"--workdir={tmp_path / 'run'}", f"--submissions={tmp_path}",
                       *(f"--config.{k}={v}" for k, v in values.items()))

@@ -36,6 +36,17 @@ def test_adaptive_norm_and_its_gradient(batch):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_adaptive_norms_gradient_in_bfloat16_is_that_of_float32_rounded_once():
+    """A large common part of dy cancels in the mean, which therefore has to be one of float32."""
+    x, beta, gamma, noise = normal(0, 2, 5, 64), jnp.zeros((2, 1, 64)), jnp.zeros((2, 1, 64)), normal(3, 2, 5, 64)
+    x, beta, gamma, dy = (a.astype(jnp.bfloat16) for a in (x, beta, gamma, 8 + noise))
+    pulled = jax.jit(lambda dy, *a: jax.vjp(adaptive_norm, *a)[1](dy))
+    exact = pulled(*(a.astype(jnp.float32) for a in (dy, x, beta, gamma)))
+    for ours, theirs in zip(pulled(dy, x, beta, gamma), exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, rtol=2**-8, atol=1e-5)
+
+
 def test_matmul_gradient():
     check_grads(matmul, (normal(0, 2, 3, 4), normal(1, 4, 5)), order=1, modes=["rev"])
 

@@ -173,10 +173,10 @@ def test_a_compiled_step_agrees(small):
     abstract = job.state(mesh)
     batch = planner.abstract_batch(job.system, mesh, batch=16, time=small.data.segment)
     step = CompiledStep(step_of(job.config, job.system, job.optimizer), abstract, batch, mesh)
-    memory = job.memory(planner.abstract_mesh(mesh), 16)
+    memory = job.memory(planner.abstract_mesh_of(mesh.shape), 16)
     state = sum(memory[part] for part in ("parameters", "optimizer", "average", "batch"))
     assert step.memory.argument_size_in_bytes == pytest.approx(state, rel=0.02)
-    assert job.flops(planner.abstract_mesh(mesh), 16) == pytest.approx(step.flops, rel=1e-3)
+    assert job.flops(planner.abstract_mesh_of(mesh.shape), 16) == pytest.approx(step.flops, rel=1e-3)
 
 
 def test_largest_batch_is_the_largest(small):

@@ -1,5 +1,6 @@
 """AV-Flow's promises: receptive field, padding, masked means, ablations, blocks of time, streaming, strict rules."""
 
+import functools
 import re
 
 import jax
@@ -11,10 +12,11 @@ from avjax.errors import UserError
 from avjax.systems.api import build, example_batch
 from avjax.systems.avflow.config import default, dyadic, look_ahead, paper, receptive_field, released, windows
 from avjax.systems.avflow.streaming import StreamingSampler
+from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 
 def tiny(**overrides):
-    """Two blocks where windows matter, one elsewhere: compilation is what these tests spend their time on."""
+    """Two blocks where windows matter, one elsewhere."""
     c = default()
     c.update(dict(d_model=16, num_blocks=1, num_heads=2, d_ff=16, mel_dim=5, face_dim=4, head_dim=2, token_dim=3,
                   window=(3, 1), euler_steps=2))
@@ -138,13 +140,17 @@ def test_blocks_of_time_change_nothing():
     np.testing.assert_allclose(ours, reference, atol=3e-5)
 
 
+@functools.cache
+def gradients(**overrides):
+    system = build(tiny(num_blocks=2, window=((3, 1), (2, 2)), **overrides))
+    grad = jax.jit(jax.grad(system.loss, has_aux=True))
+    return grad(random_params(system), batch_of(system), jax.random.key(0))[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [dict(remat=True), dict(scan_layers=True), dict(scan_layers=True, remat=True)], ids=str)
 def test_remat_and_scan_change_nothing(overrides):
-    deep = dict(num_blocks=3, window=((3, 1), (2, 2), (4, 0)))
-    plain, other = build(tiny(**deep)), build(tiny(**deep | overrides))
-    params, batch = random_params(plain), batch_of(plain)
-    a, b = (jax.jit(jax.grad(lambda p, s=s: s.loss(p, batch, jax.random.key(0))[0]))(params) for s in (plain, other))
+    a, b = gradients(), gradients(**overrides)
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 
@@ -156,14 +162,16 @@ def test_partner_streams_dropout_and_guidance():
         config.update(overrides)
         return build(config)
 
-    system = dyadic_with(partner_dropout=0.0)
+    system = dyadic_with(partner_dropout=0.0, guidance=1.0)
     params, conditions = random_params(system), conditions_of(system)
     assert set(conditions) == {"tokens", "partner_tokens", "partner_expression", "partner_head", "mask"}
     x0 = normal(3, 2, 20, 11)
     gone = {name: 0 * x if name.startswith("partner") else x for name, x in conditions.items()}
 
+    sample = {guidance: jax.jit(dyadic_with(guidance=guidance, euler_steps=1).sample) for guidance in (1.0, 1.5)}
+
     def first_step(guidance, conditions):
-        return jax.jit(dyadic_with(guidance=guidance, euler_steps=1).sample)(params, x0, conditions) - x0
+        return sample[guidance](params, x0, conditions) - x0
 
     expected = first_step(1.0, gone) + 1.5 * (first_step(1.0, conditions) - first_step(1.0, gone))
     np.testing.assert_allclose(first_step(1.5, conditions), expected, atol=1e-4)
@@ -202,6 +210,8 @@ def test_streaming_equals_offline():
     for start in range(0, 40, 8):
         parts.append(stream.feed({"tokens": conditions["tokens"][:, start:start + 8]}))
         arrived.append(parts[-1]["mel"].shape[1])
+    with pytest.raises(UserError, match="streaming chunk.*at most 8 frames.*found: 9 frames"):
+        stream.finish({"tokens": conditions["tokens"][:, 32:]})
     parts.append(stream.finish({"tokens": conditions["tokens"][:, 40:]}))
     assert arrived == [0, 7, 8, 8, 8]  # nine frames late, and no later
     for name in offline:
@@ -229,4 +239,11 @@ def test_bad_configs(field, value, message):
     with config.ignore_type():
         config[field] = value
     with pytest.raises(UserError, match=message):
+        build(config)
+
+
+def test_guidance_needs_examples_without_a_partner():
+    config = dyadic(tiny())
+    config.partner_dropout = 0.0
+    with pytest.raises(UserError, match="guidance without partner_dropout.*1.0 where partner_dropout = 0"):
         build(config)

@@ -1,5 +1,6 @@
 """AV-Flow and its head VAE against recorded numbers of the published implementation."""
 
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from avjax.systems.avflow.config import released
 from avjax.systems.avflow.system import System
 from avjax.weights import avflow as weights
 from tests.golden_files import golden, relative_error, under
+from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 FILES = golden("avflow", key="monadic/")
 CASES = [pytest.param(arrays, mode, id=f"{name}-{mode}") for name, arrays in FILES for mode in ("monadic", "dyadic")]

@@ -103,7 +103,9 @@ def recorded(request):
 
 
 def check(denoise, recorded, given, theirs):
-    assert relative_error(published(denoise(recorded.params, given)), theirs) < TOLERANCE
+    out = published(denoise(recorded.params, given))
+    assert relative_error(out, theirs) < TOLERANCE
+    return out
 
 
 def test_names_go_and_come_back(recorded):
@@ -135,21 +137,18 @@ def test_reference_and_training_path(recorded):
             if key in rec:
                 assert relative_error(bank[:, ::step], rec[key]) < TOLERANCE, name
     denoise = recorded.denoiser("published")
-    check(denoise, recorded, given, rec["out"])
+    out = check(denoise, recorded, given, rec["out"])
     check(denoise, recorded, given | {"motion": 0 * given["motion"]}, rec["out_uncond_audio"])
     check(denoise, recorded, given | {"scale": rec["motion_scale"]}, rec["out_motion_scale"])
-    np.testing.assert_allclose(np.mean((published(denoise(recorded.params, given)) - rec["target"]) ** 2), rec["mse"],
-                               rtol=TOLERANCE)
+    np.testing.assert_allclose(np.mean((out - rec["target"]) ** 2), rec["mse"], rtol=TOLERANCE)
 
 
 @pytest.mark.slow
 def test_guidance_batch(recorded):
     given, rec = recorded.inputs("cfg")
     denoise = recorded.denoiser("published")
-    scaled = given | {"scale": rec["motion_scale"]}
-    check(denoise, recorded, scaled, rec["out"])
+    out = check(denoise, recorded, given | {"scale": rec["motion_scale"]}, rec["out"])
     check(denoise, recorded, given, rec["out_no_motion_scale"])
-    out = published(denoise(recorded.params, scaled))
     assert relative_error(out[:1] + rec["guidance_scale"] * (out[1:] - out[:1]), rec["guided"]) < TOLERANCE
 
 
@@ -209,15 +208,13 @@ TINY = dict(channels=(8, 16), layers=1, heads=2, groups=4, attention_levels=(Fal
 @pytest.fixture(scope="module")
 def small():
     """(config, params, given) with random parameters, also where fresh ones are zero."""
-    c, keys = unet(**TINY), jax.random.split(jax.random.key(0), 8)
-    shape = (2, 3, 4, 4, 4)
-    given = dict(latents=jax.random.normal(keys[0], shape), t=jnp.array([7, 700]), face=jax.random.normal(keys[1], (2, 2, 6)),
-                 motion=jax.random.normal(keys[2], (2, 3, 2, 5)), reference=jax.random.normal(keys[3], shape))
+    c, rng, key = unet(**TINY), np.random.default_rng(0), jax.random.key(0)
+    shapes = dict(latents=(2, 3, 4, 4, 4), face=(2, 2, 6), motion=(2, 3, 2, 5), reference=(2, 3, 4, 4, 4))
+    given = {name: jnp.array(rng.normal(size=shape), np.float32) for name, shape in shapes.items()} | {"t": jnp.array([7, 700])}
     nets = ReferenceNet(c), Denoiser(c)
-    shapes = jax.eval_shape(lambda: (nets[0].init(keys[4], given["reference"], given["face"]),
-                                     nets[1].init(keys[5], given["latents"], given["t"], None, given["face"])))
+    shapes = jax.eval_shape(lambda: (nets[0].init(key, given["reference"], given["face"]),
+                                     nets[1].init(key, given["latents"], given["t"], None, given["face"])))
     leaves, tree = jax.tree.flatten(shapes)
-    rng = np.random.default_rng(0)
     params = jax.tree.unflatten(tree, [rng.normal(0, 0.3, x.shape).astype(np.float32) + (len(x.shape) == 1) for x in leaves])
     return c, params, given
 

@@ -1,5 +1,7 @@
 """The head VAE: it learns, padding is invisible, dropout is a training matter only."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,20 @@ import pytest
 
 from avjax.systems import head_vae
 from avjax.systems.api import build
+from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 
 def tiny():
     c = head_vae.released()
     c.d_ff = 32
     return c
+
+
+@functools.cache
+def fresh():
+    """The tiny system and parameters of it."""
+    system = build(tiny())
+    return system, jax.jit(system.init)(jax.random.key(1))
 
 
 def poses(batch=4, time=24):
@@ -23,8 +33,7 @@ def poses(batch=4, time=24):
 
 @pytest.mark.slow
 def test_padding_is_invisible():
-    system = build(tiny())
-    params, pose = jax.jit(system.init)(jax.random.key(1)), poses(2, 10)
+    (system, params), pose = fresh(), poses(2, 10)
     padded = jnp.pad(pose, ((0, 0), (0, 5), (0, 0)), constant_values=9.0)
     encode = jax.jit(system.encode)
     mask = jnp.pad(jnp.ones((2, 10)), ((0, 0), (0, 5)))
@@ -36,11 +45,9 @@ def test_padding_is_invisible():
 
 @pytest.mark.slow
 def test_training_reconstructs():
-    system = build(tiny())
-    params, batch = jax.jit(system.init)(jax.random.key(1)), {"pose_z": poses(), "mask": jnp.ones((4, 24))}
+    (system, params), batch = fresh(), {"pose_z": poses(), "mask": jnp.ones((4, 24))}
     optimizer = optax.adam(5e-3)
 
-    @jax.jit
     def step(carry, key):
         params, state = carry
         (_, metrics), grads = jax.value_and_grad(system.loss, has_aux=True)(params, batch, key)
@@ -48,14 +55,14 @@ def test_training_reconstructs():
         return (optax.apply_updates(params, updates), state), metrics["reconstruction"]
 
     keys = jax.random.split(jax.random.key(2), 150)
-    _, errors = jax.lax.scan(step, (params, optimizer.init(params)), keys)
+    _, errors = jax.jit(lambda *a: jax.lax.scan(step, *a))((params, optimizer.init(params)), keys)
     assert float(errors[-10:].mean()) < 0.5 * float(errors[0])
 
 
 @pytest.mark.slow
 def test_dropout_only_with_a_key():
-    system = build(tiny())
-    variables, pose = {"params": jax.jit(system.init)(jax.random.key(1))}, poses(2)
+    (system, params), pose = fresh(), poses(2)
+    variables = {"params": params}
     encode = jax.jit(lambda key=None: system.net.apply(variables, pose, None, key, method="encode")[0])
     plain, again, dropped = encode(), encode(), encode(jax.random.key(3))
     np.testing.assert_array_equal(plain, again)
@@ -64,8 +71,8 @@ def test_dropout_only_with_a_key():
 
 @pytest.mark.slow
 def test_kl_of_a_unit_normal_is_zero():
-    system = build(tiny())
-    params = jax.tree.map(jnp.zeros_like, jax.eval_shape(system.init, jax.random.key(1)))
+    system, params = fresh()
+    params = jax.tree.map(jnp.zeros_like, params)
     batch = {"pose_z": poses(), "mask": jnp.ones((4, 24))}
     metrics = jax.jit(system.loss)(params, batch, jax.random.key(0))[1]
     assert float(metrics["kl"]) == pytest.approx(0.0, abs=1e-6)

@@ -15,7 +15,7 @@ from avjax.systems.talker import decode, objective, sampler
 from avjax.systems.talker.config import T2AV, TTS, default
 from avjax.systems.talker.streaming import StreamingSampler
 from tests.golden_files import relative_error, under
-from tests.systems.talker_golden import FILES, QUICK, pack, prepare, quick_jit
+from tests.systems.talker_golden import FILES, pack, prepare, quick  # noqa: F401 (quick: around every test here)
 
 TOLERANCE = 1e-4
 CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
@@ -31,7 +31,7 @@ def test_recorded_samples_of_the_heads(arrays):
     def inputs(key):
         return {name: rec[key].swapaxes(1, 2) if rec[key].ndim == 3 else rec[key] for name, rec in names.items()}
 
-    @quick_jit
+    @jax.jit
     def run(params):
         out = {}
         for g, system in systems.items():
@@ -65,7 +65,7 @@ def test_recorded_roll_out(arrays):
                       speaker=arrays["speaker_embedding"][:1], first_motion=arrays["motion"][:1, 0],
                       audio=np.zeros((1, made * c.patch, c.audio_dim), np.float32), audio_length=np.zeros(1, np.int32),
                       motion=np.zeros((1, made * c.patch, c.motion_dim), np.float32), motion_length=np.zeros(1, np.int32))
-    ours = quick_jit(lambda p, x, z: sampler.roll_out(system, p, x, z, "t2av"))(params, conditions, noise)
+    ours = jax.jit(lambda p, x, z: sampler.roll_out(system, p, x, z, "t2av"))(params, conditions, noise)
     frames = rec["motion"].shape[1]
     assert ours["audio_length"] == c.patch * made and ours["motion_length"] == frames == c.patch * len(rec["motion_noise"])
     error = relative_error(ours["motion"][:, :frames], rec["motion"])
@@ -82,7 +82,7 @@ def tiny(**overrides):
     """A system with motion two patches behind speech, and random parameters."""
     c = default()
     c.update(dict(vocab=11, d_model=16, velocity_width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24,
-                  encoder_layers=2, encoder_heads=2, velocity_layers=3, velocity_heads=2, audio_dim=3, motion_dim=4,
+                  encoder_layers=1, encoder_heads=2, velocity_layers=2, velocity_heads=2, audio_dim=3, motion_dim=4,
                   speaker_dim=5, patch=P, delay=2, row_tokens=20, row_patches=10, row_utterances=1, steps=3, temperature=0.7,
                   min_patches=2, stop_streak=2))
     c.update(overrides)
@@ -118,7 +118,7 @@ KEYS = jax.random.split(jax.random.key(3), ROWS)
 @functools.cache
 def generator(task, **overrides):
     system = tiny(**overrides)[0]
-    return quick_jit(lambda params, conditions, keys: system.generate(params, conditions, keys, task))
+    return jax.jit(lambda params, conditions, keys: system.generate(params, conditions, keys, task))
 
 
 def generated(task, params, conditions, keys=KEYS, **overrides):
@@ -141,19 +141,20 @@ def trainer(**overrides):
         return {"audio": net(*inputs["audio"], method="speech_velocity"),
                 "motion": net(*inputs["motion"], method="motion_velocity")}
 
-    @quick_jit
+    @jax.jit
     def run(params, row, noise, wide, known):
         hidden = system.net.apply({"params": params}, row, method="encode_row")
         target = objective.targets(row, hidden, c)
         of = {"audio": target["speech"], "motion": target["motion"]}
-        x, times, shape = dict(noise), swayed_times(c.steps, c.sway), row["patch_slot"].shape
-        for i in range(zero_init_steps(c.steps), c.steps):
-            t = times[i]
+        times, shape = swayed_times(c.steps, c.sway), row["patch_slot"].shape
+
+        def step(i, x):
+            t, x = times[i], dict(x)
             for name in x:
                 path = (1 - t) * of[name]["x1"] + t * noise[name]
                 x[name] = jnp.where(known[name][..., None, None], path, x[name])
 
-            def at(mu, t=t):
+            def at(mu):
                 glob = {n: jnp.broadcast_to(wide[n][:, None], (*shape, wide[n].shape[-1])) for n in x}
                 return velocities(params, {n: (x[n], jnp.full(shape, t), mu, of[n]["context"], glob[n]) for n in x}, target)
 
@@ -161,7 +162,9 @@ def trainer(**overrides):
             for name, a in x.items():
                 v = guide_zero_star(*(v[name].reshape(-1, *a.shape[2:]) for v in (plus, minus)), c.guidance)
                 x[name] = a + (times[i + 1] - t) * v.reshape(a.shape)
-        return x
+            return x
+
+        return jax.lax.fori_loop(zero_init_steps(c.steps), c.steps, step, dict(noise))
 
     return system, run
 
@@ -171,7 +174,7 @@ def assert_as_trained(task, params, conditions, out, keys=KEYS, **overrides):
     system, run = trainer(**overrides)
     c = system.config
     behind, J = sampler.lag(system, task), c.row_patches
-    noise = jax.device_get(quick_jit(lambda keys: sampler.draw(system, keys, J))(keys))
+    noise = jax.device_get(jax.jit(lambda keys: sampler.draw(system, keys, J))(keys))
     utterances, lengths = [], {name: out[f"{name}_length"] for name in ("audio", "motion")}
     for b, prompt in enumerate(conditions["prompt_length"]):
         n, m = (-(-int(lengths[name][b]) // P) for name in ("audio", "motion"))
@@ -290,16 +293,14 @@ def test_a_prefix_goes_on_as_if_it_had_been_made(task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_streaming_is_offline_in_parts(task, monkeypatch):
+def test_streaming_is_offline_in_parts(task):
     """All of it, and as soon as the sampler knows: nothing waits for the end but what the stop head may take back."""
     system, params = tiny()
     # the stop logit follows the hidden state strongly: rows end at different places
     params = params | {"stop_out": jax.tree.map(lambda a: 4 * a, params["stop_out"])}
     conditions = conditions_of(system, task)
     offline = generated(task, params, conditions)
-    with monkeypatch.context() as quick:
-        quick.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
-        streaming = StreamingSampler(system, params, task)
+    streaming = StreamingSampler(system, params, task)
     chunks = list(streaming.stream(conditions, KEYS))
     assert_same(offline, jax.device_get(streaming.result))
     assert len(set(offline["audio_length"].tolist())) > 1
@@ -336,17 +337,19 @@ def test_errors_name_what_is_wrong():
 
     zeros = functools.partial(np.zeros, dtype=np.float32)
     refuses("(?s)unknown task.*t2av.*sing", task="sing")
-    refuses("(?s)multiple of the patch, 2.*found.*5", audio=zeros((ROWS, 5, 3)), motion=zeros((ROWS, 5, 4)))
+    refuses("(?s)multiple of the patch, 2.*found.*5.*patch must divide 32", audio=zeros((ROWS, 5, 3)), motion=zeros((ROWS, 5, 4)))
     refuses("(?s)multiple of the patch", audio=zeros((ROWS, 0, 3)), motion=zeros((ROWS, 0, 4)))
     refuses("(?s)wrong shape.*audio.*frames, 3", audio=zeros((ROWS, ROOM, 7)))
     refuses("(?s)wrong shape.*first_motion", first_motion=zeros((ROWS, 3)))
     refuses("(?s)wrong shape.*speaker", task="v2a", speaker=zeros((1, 5)))
     refuses("(?s)differ in length.*motion", motion=zeros((ROWS, ROOM + P, 4)))
 
+    streaming = functools.cache(functools.partial(StreamingSampler, system, params))
+
     def bad_lengths(match, task="a2v", **change):
         check = lambda conditions: sampler.check_conditions(system, conditions, task)  # noqa: E731
         refuses(match, call=check, **change)
-        refuses(match, call=lambda conditions: next(StreamingSampler(system, params, task).stream(conditions, KEYS)), **change)
+        refuses(match, call=lambda conditions: next(streaming(task).stream(conditions, KEYS)), **change)
 
     bad_lengths("(?s)prefix longer than the clip.*motion_length, row 1.*at most 7", motion_length=np.array([0, 8, 0]))
     bad_lengths("(?s)motion prefix does not fit.*row 2.*0 to 12", motion_length=np.array([0, 0, 13]))

@@ -7,8 +7,8 @@ import pytest
 from avjax.systems.api import build
 from avjax.systems.talker import objective, sampler
 from avjax.systems.talker.streaming import StreamingSampler
-from tests.systems.talker_golden import pack, quick_jit
-from tests.systems.test_talker import random_params, tiny
+from tests.systems.talker_golden import pack, quick  # noqa: F401 (quick: around every test here)
+from tests.systems.talker_tiny import random_params, tiny
 
 ROOM, PROMPTS = 12, (3, 5, 2)  # frames; tokens of each row
 AUDIO, MOTION = (0, 5, 2), (0, 4, 7)  # frames of prefix
@@ -36,9 +36,9 @@ def conditions(c):
 def follow(system, params, given, task="t2av"):
     """(what generate returns, hidden states (rows, slots, D) as the slots had them in the end, slots of each row)."""
     noise = sampler.draw(system, KEYS, ROOM // system.config.patch)
-    ready, stays, state = quick_jit(lambda p, x, z: sampler.start(system, p, x, task, z))(params, given, noise)
+    ready, stays, state = jax.jit(lambda p, x, z: sampler.start(system, p, x, task, z))(params, given, noise)
 
-    @quick_jit
+    @jax.jit
     def step(ready, stays, state):
         state = sampler.advance(system, ready, stays, state, task)
         return state, sampler.finished(state)
@@ -53,7 +53,7 @@ def follow(system, params, given, task="t2av"):
         if over.all():
             break
     assert over.all()
-    out = quick_jit(lambda stays, state: sampler.streams(system, stays, state, task))(stays, state)
+    out = jax.jit(lambda stays, state: sampler.streams(system, stays, state, task))(stays, state)
     return jax.device_get(out), hidden, state["slots"]
 
 
@@ -67,7 +67,7 @@ def trained(system, params, given, out):
         tokens = np.concatenate([[1], given["prompt"][row, :n], np.zeros(slots, np.int32)])
         rows.append([dict(tokens=tokens, slots=n + 1 + np.arange(slots), speaker=given["speaker"][row], **frames)])
     batch = pack(rows, c)
-    hidden = quick_jit(lambda p, b: system.net.apply({"params": p}, b, method="encode_row"))(params, batch)
+    hidden = jax.jit(lambda p, b: system.net.apply({"params": p}, b, method="encode_row"))(params, batch)
     at = np.minimum(batch["patch_slot"], c.row_tokens - 1)
     return batch, np.take_along_axis(np.asarray(hidden), at[..., None], axis=1)
 
@@ -96,7 +96,7 @@ def test_ends_where_the_label_stands(stop_on):
 def test_published_stop_keeps_the_streak_and_ends_motion_early():
     system, params = make(trim_stop=False, complete_motion=False, stop_on="slots", delay=1)
     given = conditions(system.config) | {f"{name}_length": np.zeros(3, np.int32) for name in ("audio", "motion")}
-    out = jax.device_get(quick_jit(system.generate)(params, given, KEYS))
+    out = jax.device_get(jax.jit(system.generate)(params, given, KEYS))
     assert (out["audio_length"] == 2 * (3 + 1)).all() and (out["motion_length"] == 2 * 3).all()
 
 
@@ -105,7 +105,7 @@ def test_published_stop_keeps_the_streak_and_ends_motion_early():
 def test_streaming_hands_out_nothing_that_is_taken_back(stop_on):
     system, params = make(stop_on=stop_on, stop_streak=3)
     given = conditions(system.config)
-    out = jax.device_get(quick_jit(system.generate)(params, given, KEYS))
+    out = jax.device_get(jax.jit(system.generate)(params, given, KEYS))
     chunks = list(StreamingSampler(system, params).stream(given, KEYS))
     for name in ("audio", "motion"):
         for row, length in enumerate(out[f"{name}_length"]):

@@ -245,10 +245,18 @@ def test_parameters_of_the_presets(config, millions):
 @pytest.mark.parametrize(("field", "value", "message"), [
     ("block", "unet", "block"), ("solver", "rk4", "solver"), ("predict", "noise", "predict"), ("d_model", 20, "d_model"),
     ("steps", 0, "steps"), ("drop_units", 1.5, "drop_units"), ("position_kernel", 4, "position_kernel"),
-    ("num_speakers", 1, "partner"), ("mask_least", 0.0, "mask_least"), ("guidance_voice", -1.0, "guidance_voice")])
+    ("num_speakers", 1, "partner"), ("mask_least", 0.0, "mask_least"), ("guidance_voice", -1.0, "guidance_voice"),
+    ("drop_voice", 0.0, "guidance_voice"), ("drop_prompt", 0.0, "guidance_voice")])
 def test_bad_configs(field, value, message):
     with pytest.raises(UserError, match=f"config.system.{message}"):
         build(tiny(**{field: value}))
+
+
+def test_nothing_is_guided_away_from_what_was_never_trained():
+    never = dict(drop_all=0.0, drop_units=0.0, drop_voice=0.0, drop_prompt=0.0)
+    build(tiny(**never, guidance_units=1.0, guidance_voice=1.0))
+    with pytest.raises(UserError, match="config.system.guidance_units.*1 where"):
+        build(tiny(**never, guidance_units=2.0, guidance_voice=2.0))
 
 
 def test_the_published_block_has_its_own_limits():

@@ -15,6 +15,7 @@ from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.tavid.mapper import config as configs
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows, all_selves
+from tests.systems.talker_golden import quick_jit
 
 KINDS = [("joint", True), ("joint", False), ("dual", True), ("dual", False), ("concat", True)]
 
@@ -37,7 +38,7 @@ def mapper(mode, share, streams=2):
     shapes = jax.eval_shape(net.init, jax.random.key(1), units(streams=streams))
     params = jax.tree.map(lambda s: rng.normal(0, s.shape[0] ** -0.5 if len(s.shape) > 1 else 0.5, s.shape)
                           .astype(np.float32), shapes)
-    return jax.jit(functools.partial(net.apply, params))
+    return quick_jit(functools.partial(net.apply, params))
 
 
 def test_interleaved_streams_are_attended_on_one_clock():
@@ -45,7 +46,7 @@ def test_interleaved_streams_are_attended_on_one_clock():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, H, T * S, K))
     valid = jnp.repeat(jnp.arange(T)[None] < jnp.array([[70], [41]]), S, axis=1)
 
-    @jax.jit
+    @quick_jit
     def every(q, k, v):
         def run(kernel, valid):
             def scalar(q, k, v):
@@ -127,11 +128,11 @@ def test_centroids_start_the_rows_and_must_fit(tmp_path):
     path = tmp_path / "centroids.npy"
     given = np.random.default_rng(0).normal(3, 2, (20, 8)).astype(np.float32)
     np.save(path, given)
-    rows = build(small(centroids=str(path))).init(jax.random.key(0))["mapper"]["stem"]["rows"]
+    rows = quick_jit(lambda key: build(small(centroids=str(path))).init(key)["mapper"]["stem"]["rows"])(jax.random.key(0))
     np.testing.assert_allclose(rows[:20], (given - given.mean()) / given.std(), atol=1e-5)
     for wrong in (dict(num_units=19), dict(unit_dim=9)):
         with pytest.raises(UserError, match="another codebook"):
-            build(small(centroids=str(path), **wrong)).init(jax.random.key(0))
+            jax.eval_shape(build(small(centroids=str(path), **wrong)).init, jax.random.key(0))
     for wrong in (dict(mode="mmdit"), dict(mode="concat", share_weights=False), dict(d_model=18),
                   dict(mode="dual", mlp_ratio=2.0)):
         with pytest.raises(UserError, match="Motion Mapper"):
@@ -176,11 +177,11 @@ def test_every_parameter_has_one_rule():
 @pytest.mark.slow
 def test_it_learns_to_listen_and_generates_what_it_learnt():
     system, rng = build(small(d_model=32, band=6)), np.random.default_rng(0)
-    rows = [[system.rows.build([dialogue(rng, 60)], rng) for _ in range(8)] for _ in range(120)]
+    rows = [[system.rows.build([dialogue(rng, 60)], rng) for _ in range(8)] for _ in range(70)]
     batches = {n: jnp.stack([jnp.stack([r[n] for r in row]) for row in rows]) for n in rows[0][0]}
-    optimizer, params = optax.adam(4e-3), jax.jit(system.init)(jax.random.key(1))
+    optimizer, params = optax.adam(4e-3), quick_jit(system.init)(jax.random.key(1))
 
-    @jax.jit
+    @quick_jit
     def train(params):
         def step(carry, batch):
             (_, metrics), grads = jax.value_and_grad(system.loss, has_aux=True)(carry[0], batch, jax.random.key(0))
@@ -193,7 +194,7 @@ def test_it_learns_to_listen_and_generates_what_it_learnt():
     example = dialogue(np.random.default_rng(5), 48)
     conditions, frames = system.conditions(example, "generate")
     conditions = {n: jnp.asarray(v)[None] for n, v in conditions.items()}
-    made = jax.device_get(jax.jit(system.generate)(params, conditions, jax.random.split(jax.random.key(0), 1)))
+    made = jax.device_get(quick_jit(system.generate)(params, conditions, jax.random.split(jax.random.key(0), 1)))
     assert frames == 48 == made["motion_length"][0]
     error = np.abs(made["motion"][0] - example["motion"])[6:].mean((0, 1))
-    assert error[0] < 0.2 and error[1] < 0.3, (error, errors[::20])  # 0.5 without listening
+    assert error[0] < 0.2 and error[1] < 0.3, (error, errors[::10])  # 0.5 without listening

@@ -73,10 +73,12 @@ def one():
 
 
 VARIANTS = [dict(num_streams=1, frames_per_step=1, coupling="independent", window=0, alignment="none", text_dropout=0.0,
-                 guidance=1.0),
-            dict(num_streams=2, frames_per_step=1, coupling="independent", activation="geglu", speaker_embedding=False),
+                 guidance=1.0, num_layers=1),
+            dict(num_streams=2, frames_per_step=1, coupling="independent", activation="geglu", speaker_embedding=False,
+                 num_layers=1),
             dict(num_streams=2, coupling="chain", guidance=2.0, remat=True),
-            dict(num_streams=3, frames_per_step=1, coupling="chain", alignment="none", guidance=1.0, encoder_window=0)]
+            dict(num_streams=3, frames_per_step=1, coupling="chain", alignment="none", guidance=1.0, encoder_window=0,
+                 num_layers=1)]
 
 
 @pytest.mark.parametrize("variant", [pytest.param(v, marks=[pytest.mark.slow] * ("remat" not in v)) for v in VARIANTS])
@@ -99,7 +101,7 @@ def test_everything_trains_and_decoding_sees_what_training_saw(variant):
         net = functools.partial(system.net.apply, {"params": params})
         text = net(batch["tokens"], batch["token_speaker"], batch["tokens_length"], method="encode")
         logits = []
-        for length in (batch["tokens_length"], 0 * batch["tokens_length"]):
+        for length in (batch["tokens_length"], 0 * batch["tokens_length"])[:1 + (c.guidance != 1.0)]:
             hidden = net(objective.before(units_BIJ, c), text, batch["times"], length, method="hidden")
             logits.append(jax.nn.log_softmax(net(hidden, units_BIJ, method="logits")))
         keys = jax.random.split(jax.random.key(0), 2)
@@ -115,7 +117,7 @@ def test_everything_trains_and_decoding_sees_what_training_saw(variant):
 
         first = decode.start(system, params, memory, units_BIJ.shape[1]), jnp.full_like(units_BIJ[:, 0], presets.bos(c)), 0
         looped = jax.lax.scan(body, first, jnp.moveaxis(units_BIJ, 1, 0))[1]
-        return logits[1] + c.guidance * (logits[0] - logits[1]), jax.nn.log_softmax(jnp.moveaxis(looped, 0, 1))
+        return logits[-1] + c.guidance * (logits[0] - logits[-1]), jax.nn.log_softmax(jnp.moveaxis(looped, 0, 1))
 
     @quick_jit
     def both(params, batch):
@@ -198,7 +200,8 @@ def test_dialogues_end_by_the_first_stream_by_silence_after_the_plan_or_by_the_b
     end, times = presets.eos(small()), jnp.array([[2.0, 21.0, 9.0, 99.0]])  # the last is padding
 
     def runner(alignment):
-        system = build(small(alignment=alignment, stop_seconds=0.2, guidance=1.0))
+        stops = dict(alignment="plan", stop_seconds=0.0) if alignment == "off" else dict(alignment=alignment, stop_seconds=0.2)
+        system = build(small(guidance=1.0, **stops))
         params = random_params(system)
 
         @quick_jit
@@ -213,12 +216,24 @@ def test_dialogues_end_by_the_first_stream_by_silence_after_the_plan_or_by_the_b
 
         return run
 
-    run = {alignment: runner(alignment) for alignment in ("none", "plan")}
+    run = {alignment: runner(alignment) for alignment in ("none", "plan", "off")}
     for alignment, script, frames in (("none", [5] * 7 + [end] * 33, 7), ("none", [5] * 4 + [FILLER] * 36, 4),
-                                      ("none", [5] * 40, 40), ("plan", [5] * 4 + [FILLER] * 36, 21), ("plan", [5] * 40, 31)):
+                                      ("none", [5] * 40, 40), ("plan", [5] * 4 + [FILLER] * 36, 21), ("plan", [5] * 40, 31),
+                                      ("plan", [5] * 25 + [FILLER] * 15, 25), ("off", [5] * 4 + [FILLER] * 36, 40)):
         units, length = run[alignment](np.array(script, np.int32))
         assert int(length[0]) == frames, (alignment, script)
         assert (np.asarray(units)[0, :frames] == np.array(script)[:frames, None]).all() and not units[0, frames:].any()
+
+
+def test_sampling_without_a_filler_says_what_that_switches_off(monkeypatch):
+    for change, remarks in (dict(filler=-1), 1), (dict(filler=FILLER), 0), (
+            dict(filler=-1, repetition_window=0, stop_seconds=0.0), 0):
+        system, said, tokens = build(small(**change)), [], jnp.ones((1, 4), jnp.int32)
+        monkeypatch.setattr(decode.logging, "warning", said.append)
+        jax.eval_shape(lambda key, system=system, tokens=tokens: system.decode(
+            system.init(key), tokens, jnp.array([4]), jax.random.split(key, 1), max_steps=2, token_speaker_BN=0 * tokens),
+            jax.random.key(0))
+        assert len(said) == remarks and all("filler" in text for text in said), change
 
 
 def test_draws_follow_nucleus_share_temperature_and_repetition():
@@ -353,7 +368,7 @@ def test_bad_examples_and_configs_are_named():
     for wrong in (dict(coupling="both"), dict(alignment="guess"), dict(activation="relu"), dict(d_model=26), dict(filler=9),
                   dict(row_frames=47), dict(top_p=0.0), dict(text_dropout=0.0), dict(unit_dropout=1.0), dict(temperature=0.0),
                   dict(depth_heads=3), dict(head_dim=7), dict(num_streams=0), dict(single_share=1.5),
-                  dict(coupling="chain", num_streams=1, frames_per_step=1), dict(window=-1)):
+                  dict(coupling="chain", num_streams=1, frames_per_step=1), dict(window=-1), dict(stop_seconds=-1.0)):
         with pytest.raises(UserError, match="guidance" if "text_dropout" in wrong else "|".join((*wrong, "depth_width"))):
             presets.check(small(**wrong))
 

@@ -66,7 +66,7 @@ def test_published_network(arrays):
 
     codec = pictures.from_state_dict(state, groups=config.groups, scaling=config.scaling)
     shown = np.clip(np.round((nhwc(arrays["x"]) + 1) * 127.5), 0, 255).astype(np.uint8)
-    mean = net.apply({"params": params}, shown / 127.5 - 1, method="encode")[0]
+    mean = run(params, (shown / 127.5 - 1).astype(np.float32), nhwc(arrays["eps"]))[0]
     assert relative_error(codec.encode(shown), mean * config.scaling) < TOLERANCE
     picture = codec.decode(nhwc(arrays["mean"]) * config.scaling).astype(float) / 127.5 - 1
     assert np.abs(picture - np.clip(nhwc(arrays["decoded_from_mean"]), -1, 1)).max() < 1 / 127
@@ -118,18 +118,17 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
                   splits={"train": clips[:4], "valid": clips[4:]}, recipes={}, progress=False)
     c = base.get_config()
     c.system, c.data.dir, c.data.batch_size, c.data.threads = tiny(), str(tmp_path / "pictures"), 8, 0
-    c.optimizer.learning_rate, c.train.steps, c.train.log_every, c.train.loss_examples = 1e-2, 500, 250, 2
+    c.optimizer.learning_rate, c.train.steps, c.train.log_every, c.train.loss_examples = 1e-2, 400, 200, 2
     c.train.checkpoint_every = c.train.evaluate_every = 1000
     c.train.peak_flops, c.evaluate.batch_size = 1e11, 8
     run_training(c, tmp_path / "run")
 
     codec = picture_latents.load(tmp_path / "run")
-    shown = np.concatenate([clip["pictures"] for clip in clips[:4]])
+    shown = np.concatenate([clip["pictures"][:2] for clip in clips[:4]])
     latents = codec.encode(shown)
     assert latents.shape == (len(shown), 4, 4, 4) == (len(shown), *codec.latent_shape(16, 16))
     assert 0.3 < latents.std() < 3 and np.abs(latents.mean((0, 1, 2))).max() < 1  # held by moment_weight
     error = np.mean((codec.decode(latents).astype(float) - shown) ** 2)
-    print(error, np.mean((shown.mean(0) - shown) ** 2))
     assert error < 0.25 * np.mean((shown.mean(0) - shown) ** 2)
 
     # one picture or many: the same latents; and the codec comes back from what a dataset keeps

@@ -24,6 +24,7 @@ class Store(dict):
     def __init__(self):
         super().__init__()
         self.lock, self.generation, self.requests = threading.RLock(), 0, []
+        self.refused = ""  # what the names of objects that may not be read have in common
 
     def put(self, key: str, data: bytes) -> int:
         with self.lock:
@@ -34,6 +35,7 @@ class Store(dict):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize, disable_nagle_algorithm = 1 << 16, True  # else every answer takes 40 ms
     store: Store
 
     def log_message(self, *args):
@@ -76,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
             if name is None and path.endswith("/o"):
                 return self._list(bucket, query)
             key = f"{bucket}/{name}"
+            if self.store.refused and self.store.refused in (name or ""):
+                return self._json({"error": {"code": 403, "message": "expired"}}, 403)
             if name is None:
                 return self._json({"kind": "storage#bucket", "name": bucket, "id": bucket})
             if key not in self.store:
@@ -142,7 +146,7 @@ class Server:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_):

@@ -1,6 +1,8 @@
 """Subprocess of the resume tests: trains the toy system or a tiny AV-Flow from an endless in-memory loader.
 
-python run_job.py WORKDIR SYSTEM DEVICES MESH STEPS [SECONDS_A_BATCH]      MESH like data=2,fsdp=4
+python run_job.py WORKDIR SYSTEM DEVICES MESH STEPS [SECONDS_A_BATCH [BATCHES]]      MESH like data=2,fsdp=4
+
+After so many batches none comes, for whoever wants to kill it before its end.
 """
 
 import os
@@ -24,13 +26,13 @@ from avjax.training.loop import train  # noqa: E402
 class SpecLoader(toy.ToyLoader):
     """Random batches for any system's batch_spec, batch k a function of k."""
 
-    def __init__(self, system, batch_size, segment, pause):
+    def __init__(self, system, batch_size, segment, pause=0.0, batches=10**6):
         super().__init__(batch_size)
         self.shapes = api.example_batch(system, batch=batch_size, time=segment)
-        self.pause = pause
+        self.pause, self.batches = pause, batches
 
     def __next__(self):
-        time.sleep(self.pause)
+        time.sleep(self.pause if self.index < self.batches else 3600)
         rng = np.random.default_rng(self.index)
         batch = {n: rng.standard_normal(s.shape, np.float32) for n, s in self.shapes.items()}
         batch["mask"] = np.ones(self.shapes["mask"].shape, np.float32)
@@ -39,7 +41,7 @@ class SpecLoader(toy.ToyLoader):
         return batch | {"example": rng.integers(0, 2**32, self.batch_size, dtype=np.uint32)}
 
 
-def main(workdir, name, devices, mesh, steps, pause="0"):
+def main(workdir, name, devices, mesh, steps, pause="0", batches="1000000"):
     jax.config.update("jax_num_cpu_devices", int(devices))
     sizes = {k: int(v) for k, v in (part.split("=") for part in mesh.split(","))}
     config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4, "train.keep_last": 9,
@@ -56,10 +58,11 @@ def main(workdir, name, devices, mesh, steps, pause="0"):
         config.data.segment = 24
         system = api.build(config.system)
     mesh = make_mesh(sizes)
-    loader = SpecLoader(system, config.data.batch_size, config.data.segment, 0)
+    loader = SpecLoader(system, config.data.batch_size, config.data.segment)
     evaluators = [HeldOutLoss(system, [next(loader)], mesh, every=8)]
     train(config, system, workdir,
-          lambda: SpecLoader(system, config.data.batch_size, config.data.segment, float(pause)), evaluators, mesh=mesh)
+          lambda: SpecLoader(system, config.data.batch_size, config.data.segment, float(pause), int(batches)), evaluators,
+          mesh=mesh)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import PartitionSpec
 
+from avjax.sharding.mesh import make_mesh
 from avjax.training.flops import count_flops
 
 N, D, LAYERS = 16, 32, 8
@@ -73,3 +75,11 @@ def test_custom_derivative_cond_and_batched_product():
     assert count_flops(lambda x, k: jax.lax.cond(x[0, 0] > 0, lambda: x @ k, lambda: x @ k @ k), X, k) == 2 * DOT
     heads = jax.ShapeDtypeStruct((2, 3, 5, 7), jnp.float32)
     assert count_flops(lambda q: jnp.einsum("bhtk,bhsk->bhts", q, q), heads) == 2 * 2 * 3 * 5 * 5 * 7
+
+
+def test_what_every_device_does_of_a_shard_map_counts():
+    mesh = make_mesh({"data": 2, "seq": 4})
+    spread = jax.shard_map(lambda x, k: x @ k, mesh=mesh, in_specs=(PartitionSpec("seq"), PartitionSpec()),
+                           out_specs=PartitionSpec("seq"), axis_names={"seq"})
+    with jax.set_mesh(mesh):
+        assert count_flops(jax.jit(spread), X, jax.ShapeDtypeStruct((D, D), jnp.float32)) == DOT

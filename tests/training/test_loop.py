@@ -2,26 +2,26 @@ import json
 import os
 import signal
 import threading
+import types
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import toy
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
-from avjax.training import checkpoints, loop
+from avjax.training import checkpoint_files, checkpoints, distributed, loop, peers
 from avjax.training.evaluators import HeldOutLoss
 
 
 class Recorder:
     """An evaluator with a scripted metric, which notes what it was shown."""
 
-    name, every = "valid", 3
-
-    def __init__(self, values=()):
-        self.values, self.seen = dict(values), []
+    def __init__(self, values=(), *, name="valid", every=3):
+        self.values, self.seen, self.name, self.every = dict(values), [], name, every
 
     def run(self, params, step):
         self.seen.append((step, float(params["scale"])))
@@ -86,7 +86,7 @@ def test_values_do_not_depend_on_the_mesh(tmp_path):
 def test_restart_on_another_mesh(tmp_path):
     run(tmp_path / "a")
     run(tmp_path / "b", mesh=make_mesh(dict(data=8)), **{"train.steps": 3})
-    run(tmp_path / "b", mesh=make_mesh(dict(data=1, fsdp=4, tensor=2)))
+    run(tmp_path / "b", mesh=make_mesh(dict(data=2, fsdp=2, tensor=2)))
     for a, b in zip(records(tmp_path / "a"), records(tmp_path / "b"), strict=True):
         assert a["batch_id"] == b["batch_id"] and a["loss"] == pytest.approx(b["loss"], rel=1e-6)
 
@@ -138,8 +138,24 @@ def test_last_and_best_checkpoints_are_kept(tmp_path):
     run(tmp_path / "max", evaluators=[Recorder(values)],
         **{"train.steps": 15, "train.keep_last": 1, "train.keep_best": 2, "train.best_mode": "max"})
     assert steps(tmp_path / "max") == [9, 15]
-    with pytest.raises(UserError, match="config.train.best_metric; expected: valid/loss; found: 'F1'"):
-        run(tmp_path / "b", evaluators=[Recorder()], **{"train.best_metric": "F1"})
+
+
+def test_a_metric_that_nobody_measures_costs_no_step(tmp_path):
+    with pytest.raises(UserError, match="config.train.best_metric; expected: valid/loss; found: 'F1'.*step 3 is saved"):
+        run(tmp_path, evaluators=[Recorder()], **{"train.best_metric": "F1", "train.checkpoint_every": 100})
+    assert steps(tmp_path) == [3]
+
+
+def test_only_what_is_measured_at_its_step_ranks_a_checkpoint(tmp_path):
+    often, seldom = Recorder(name="often"), Recorder({6: 0.5, 12: 0.9, 15: 0.8}, every=6)
+    run(tmp_path, evaluators=[often, seldom], **{"train.steps": 15, "train.keep_last": 1, "train.keep_best": 2,
+                                                 "train.best_metric": "valid/loss"})
+    assert steps(tmp_path) == [6, 15] and len(often.seen) == 5
+
+
+def test_zero_turns_records_and_saves_of_every_so_many_steps_off(tmp_path):
+    run(tmp_path, **{"train.log_every": 0, "train.checkpoint_every": 0})
+    assert [r["step"] for r in records(tmp_path)] == [1, 6] and steps(tmp_path) == [6]
 
 
 def damage(folder, how):
@@ -170,6 +186,47 @@ def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd):
     assert float(params["scale"]) == float(checkpoints.load_params(tmp_path, toy.ToySystem(), step=3)["scale"])
     with pytest.raises(UserError, match="broken"):
         checkpoints.load_params(tmp_path / "checkpoints_broken" / "6", toy.ToySystem())
+
+
+OUTAGES = (PermissionError("no"), ConnectionResetError("gone"), RuntimeError("503 Service Unavailable"),
+           ValueError("ABORTED: All 32 retry attempts failed: no [http_response_code='500']"), OSError(24, "Too many open files"))
+
+
+def test_errors_of_the_storage_and_of_memory_say_nothing_of_a_checkpoint():
+    def found(error, cause=None):
+        with pytest.raises(Exception) as seen, checkpoint_files.reading("here"):
+            raise error from cause
+        return seen.type
+
+    assert {found(error) for error in OUTAGES} == {found(ValueError("wrapped"), OUTAGES[0])} == {checkpoint_files.Unreadable}
+    lack = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    assert found(MemoryError()) is MemoryError and found(lack) is type(lack)
+    torn = (FileNotFoundError("a"), ValueError("NOT_FOUND: no (403, 512)"), KeyError("b"), ValueError("DATA_LOSS: 503 bytes"))
+    assert {found(error) for error in torn} == {checkpoint_files.Broken}
+
+
+@pytest.mark.parametrize("reads", ["metadata", "restore"])
+def test_a_checkpoint_that_cannot_be_read_now_is_left_alone(tmp_path, monkeypatch, reads):
+    run(tmp_path)
+
+    def fail(error):
+        def failing(*args, **kwargs):
+            raise error
+        return failing
+
+    for error, ends in ((OUTAGES[3], peers.Restart), (MemoryError(), MemoryError)):
+        monkeypatch.setattr(ocp.PyTreeCheckpointHandler, reads, fail(error))
+        with pytest.raises(ends):
+            run(tmp_path)
+    assert steps(tmp_path) == [3, 6] and not (tmp_path / "checkpoints_broken").exists()
+
+
+def test_files_that_other_hosts_show_late_are_waited_for(monkeypatch):
+    naps, seen = [], iter([[], [3], [3, 6]])
+    monkeypatch.setattr(checkpoint_files, "time", types.SimpleNamespace(sleep=naps.append))
+    monkeypatch.setattr(distributed, "gather", lambda name, value: [[3, 6], value])
+    assert checkpoint_files.settled("steps", lambda: next(seen)) == [[3, 6], [3, 6]] and naps == [0, 1, 2]
+    assert checkpoint_files.settled("steps", lambda: [3]) == [[3, 6], [3]] and 60 < sum(naps[3:]) < 70
 
 
 def test_no_whole_checkpoint_left(tmp_path):
@@ -270,13 +327,24 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
 def test_held_out_loss_is_fixed_and_weighted_by_frames(tmp_path):
     system, loader = toy.ToySystem(), toy.ToyLoader(8, seed=5)
     batches = [next(loader) for _ in range(2)]
-    params = system.init(jax.random.key(0))
+    params = jax.jit(system.init)(jax.random.key(0))
     evaluator = HeldOutLoss(system, batches, one_device(), every=1)
     first = evaluator.run(params, 1)
     assert first == evaluator.run(params, 2)
     joined = {k: np.concatenate([b[k] for b in batches]) for k in ("x", "y", "mask")}
-    assert first["error"] == pytest.approx(float(system.loss(params, joined, jax.random.key(0))[1]["error"]), rel=1e-5)
+    _, whole = jax.jit(system.loss)(params, joined, jax.random.key(0))
+    assert first["error"] == pytest.approx(float(whole["error"]), rel=1e-5)
     assert set(first) == {"loss", "error", "size"}
+
+
+def test_held_out_loss_is_weighted_like_training_where_a_system_says_how():
+    class System(toy.ToySystem):
+        def loss(self, params, batch, key):
+            return batch["x"][0, 0, 0], {"weight": batch["x"][0, 0, 1]}
+
+    batches = [{"x": np.full((8, 6, 8), 1.0), "y": np.zeros((8, 6, 8)), "mask": np.ones((8, 6))} for _ in range(2)]
+    batches[0]["x"][0, 0, :2], batches[1]["x"][0, 0, :2] = (3, 1), (5, 3)
+    assert HeldOutLoss(System(), batches, one_device(), every=1).run({}, 1) == {"loss": 0.25 * 3 + 0.75 * 5}
 
 
 def test_report_events_and_profile(tmp_path, capfd):
@@ -298,8 +366,8 @@ def test_warm_start_takes_what_is_asked_and_resumes_from_its_own(tmp_path):
     first = run(tmp_path / "stage1", **{"optimizer.ema_decay": 0.5})
     settings = {"train.init_from": str(tmp_path / "stage1"), "train.init_include": (r"hidden/.*",), "seed": 7,
                 "optimizer.learning_rate": 0.0, "optimizer.ema_decay": 0.5}
-    second = run(tmp_path / "stage2", mesh=make_mesh(dict(data=-1, fsdp=2)), **settings)
-    fresh = run(tmp_path / "fresh", **{"seed": 7, "optimizer.learning_rate": 0.0})
+    second = run(tmp_path / "stage2", mesh=make_mesh(dict(data=1, fsdp=2), jax.devices()[:2]), **settings)
+    fresh = run(tmp_path / "fresh", **settings | {"train.init_from": ""})
     assert_same(second.state["params"]["hidden"], first.params["hidden"])  # the average, on another mesh
     assert_same(second.state["params"]["out"], fresh.state["params"]["out"])
     for (_, x), (_, y) in zip(named_leaves(second.state["ema"]), named_leaves(second.state["params"]), strict=True):

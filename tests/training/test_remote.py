@@ -9,10 +9,12 @@ import toy
 from test_loop import Recorder, assert_same, run
 
 from avjax.errors import UserError
-from avjax.training import checkpoints, goodput, paths, remote
+from avjax.training import checkpoint_files, checkpoints, goodput, paths, peers, remote
 
 RUN = "gs://bucket/runs/a"
 KEEP_ALL = {"train.keep_last": 9, "train.checkpoint_every": 2}
+# Of TensorStore: of reads that are still under way when another has failed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 store = fake_gcs.store
@@ -33,6 +35,11 @@ def test_a_bucket_is_a_workdir_like_another(store, tmp_path):
     values = {3: 0.1, 6: 0.5}
     run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 5})
     assert steps(store) == [4, 5]  # kept like anywhere else
+    before, store.refused = dict(store), "/d/"
+    with pytest.raises(peers.Restart, match="checkpoint cannot be read now; where: .*checkpoints/5; .*PERMISSION_DENIED"):
+        run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 8})
+    assert store == before  # what may be whole is left alone
+    store.refused = ""
     resumed = run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 8, "train.keep_last": 1})
     assert_same(whole.state, resumed.state)
     assert steps(store) == [6, 8] and checkpoints.resolve(RUN, "best").name == "6"
@@ -56,6 +63,7 @@ def test_torn_newest_checkpoint_in_a_bucket(store, tmp_path, how):
     if how == "objects lost":
         for name in [k for k in store if k.startswith(newest) and "/d/" in k]:
             del store[name]
+        torn = {name.removeprefix(newest): data for name, (data, _) in store.items() if name.startswith(newest)}
     else:  # killed before the end of the save
         del store[newest + "commit_success.txt"]
     resumed = run(RUN, **KEEP_ALL)
@@ -63,6 +71,24 @@ def test_torn_newest_checkpoint_in_a_bucket(store, tmp_path, how):
     said = " ".join(r["text"] for r in lines(store, "note"))
     assert "going on from step 2" in said and ("checkpoint 4 is broken" in said) == (how == "objects lost")
     assert steps(store) == [2, 4, 6]
+    aside = "bucket/runs/a/checkpoints_broken/4/"
+    kept = {name.removeprefix(aside): data for name, (data, _) in store.items() if name.startswith(aside)}
+    assert kept == (torn if how == "objects lost" else {}) and ("moved to gs://" + aside[:-1] in said) == bool(kept)
+
+
+def test_an_outage_is_not_an_empty_bucket(store, monkeypatch):
+    store.put("bucket/r/checkpoints/4/commit_success.txt", b"")
+    store.put("bucket/r/checkpoints/6/state/d/a", b"")  # killed before the end of the save
+
+    def fail(*args, **kwargs):
+        raise OSError("Forbidden: bucket")
+
+    assert checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints")) == [4]
+    assert checkpoint_files.steps_in(paths.folder("gs://bucket/none/checkpoints")) == []
+    for asked in ("info", "ls"):
+        with monkeypatch.context() as patch, pytest.raises(checkpoint_files.Unreadable, match="Forbidden"):
+            patch.setattr(fake_gcs.Files, asked, fail)
+            checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints"))
 
 
 def test_other_stores_are_read_from_and_refused_to_be_written_to(store, tmp_path):
@@ -89,25 +115,60 @@ def test_mirror_sends_what_changes_and_goes_on_with_what_was_there(store, tmp_pa
     mirror.close()
     assert store["bucket/m/log"][0] == b"one\ntwo\n" and store["bucket/m/deep/er/x"][0] == b"\0"
     assert "bucket/m/half.tmp" not in store and not mirror.folder.exists()
-    second = remote.Mirror(there, fetch=("log",), every=1000)
-    second.close()
-    assert store["bucket/m/log"][1] > generation and store["bucket/m/log"][1] == max(
-        g for k, (_, g) in store.items() if k == "bucket/m/log")
+    assert store["bucket/m/log"][1] > generation
+    sent = dict(store)
+    remote.Mirror(there, fetch=("log",), every=1000).close()
+    assert store == sent  # nothing has changed
 
 
 def test_a_store_that_fails_is_told_once_and_ends_nothing(store, capfd, monkeypatch):
     mirror = remote.Mirror(paths.folder("gs://bucket/m"), every=0.01)
 
+    tried = []
+
     def fail(*args):
+        tried.append(args)
         raise RuntimeError("503 Service Unavailable")
 
     with monkeypatch.context() as patch:
         patch.setattr(remote.paths, "copy_in", fail)
         (mirror.folder / "log").write_text("x")
-        while "503" not in (said := capfd.readouterr().err):
+        while len(tried) < 4:  # the first three are told of, if any
             time.sleep(0.01)
     mirror.close()
-    assert said.count("could not be sent") == 1 and store["bucket/m/log"][0] == b"x"
+    said = capfd.readouterr().err
+    assert said.count("could not be sent") == said.count("503") == 1 and store["bucket/m/log"][0] == b"x"
+
+
+def test_a_mirror_closed_while_it_wakes_up_does_not_sleep_again(store):
+    mirror = remote.Mirror(paths.folder("gs://bucket/m"), every=1000)
+    clear = mirror._wake.clear
+
+    def closed_meanwhile():
+        mirror._closed = True
+        mirror._wake.set()
+        clear()
+
+    mirror._wake.clear = closed_meanwhile
+    mirror.soon()
+    mirror._thread.join(timeout=60)
+    assert not mirror._thread.is_alive()
+
+
+def test_a_copy_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    (tmp_path / "old").write_text("whole")
+    (tmp_path / "new").write_text("another")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paths.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            paths.copy_in(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old").read_text() == "whole"
+    paths.copy_in(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old").read_text() == "another"
 
 
 def test_a_bucket_at_hand_for_what_knows_local_folders_only(store, tmp_path):

@@ -14,7 +14,7 @@ from test_loop import records, run
 
 from avjax.errors import UserError
 from avjax.systems.api import Spec
-from avjax.training import distributed, goodput, profiling, telemetry, throughput
+from avjax.training import distributed, goodput, profiling, stepclock, telemetry, throughput
 from avjax.training.stepclock import StepClock, split
 
 PAUSE = 0.15  # long beside what a busy machine adds
@@ -56,30 +56,29 @@ def test_time_split_names_the_culprit_though_nothing_waits_for_the_device(tmp_pa
     assert b"speed/device_seconds" in data and b"goodput/goodput" in data
 
 
-def test_device_time_runs_from_the_end_of_the_step_before():
+def test_device_time_runs_from_the_end_of_the_step_before(monkeypatch):
+    now = [100.0]
+
     class Ready:
         def __init__(self, at):
             self.at = at
 
         def block_until_ready(self):
-            time.sleep(max(0.0, self.at - time.perf_counter()))
-            ends.append(time.perf_counter())  # later than it should be on a busy machine
+            now[0] = self.at
 
-    clock, now, ends = StepClock(), time.perf_counter(), []
+    monkeypatch.setattr(stepclock, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = StepClock()
     first = clock.mark(0, {}, {})
-    clock.dispatched(now, Ready(now + 0.2))
-    clock.dispatched(now + 0.04, Ready(now + 0.4))  # waits for the first: 0.2, not 0.36
-    clock.dispatched(now + 0.8, Ready(now + 0.88))  # after a pause of the device
-    while len(ends) < 3 or time.perf_counter() < ends[-1] + 0.3:
-        time.sleep(0.01)
+    clock.dispatched(100.0, Ready(100.2))
+    clock.dispatched(100.04, Ready(100.4))  # waits for the first: 0.2, not 0.36
+    clock.dispatched(100.8, Ready(100.88))  # after a pause of the device
+    clock.close()  # all are done
+    now[0] = 101.0
     last = clock.mark(3, {"data wait": 0.03, "evaluation": 0.1}, {"real_frames": 30})
-    clock.close()
     found = split(first, last)
-    wall = last.time - first.time
-    busy = (ends[0] - now) + (ends[1] - ends[0]) + (ends[2] - max(ends[1], now + 0.8))
-    assert found["device_seconds"] == pytest.approx(busy / 3, abs=0.03)
-    assert found["step_seconds"] == pytest.approx((wall - 0.1) / 3) and found["steps_per_second"] == pytest.approx(3 / wall)
-    assert found["real_frames_per_second"] == pytest.approx(30 / wall) and split(last, last) == {}
+    assert found["device_seconds"] == pytest.approx((0.2 + 0.2 + 0.08) / 3)
+    assert found["step_seconds"] == pytest.approx((1 - 0.1) / 3) and found["steps_per_second"] == pytest.approx(3)
+    assert found["real_frames_per_second"] == pytest.approx(30) and split(last, last) == {}
 
 
 def test_positions_of_batches():

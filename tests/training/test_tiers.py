@@ -51,14 +51,14 @@ def whole(tmp_path_factory):
 
 def test_restart_takes_the_newer_local_step_and_loses_nothing(tmp_path, whole):
     crashed(tmp_path)
-    assert steps(tmp_path / "a") == [6] and sorted(p.name for p in local(tmp_path).iterdir()) == ["10", "8"]
+    assert steps(tmp_path / "a") == [6] and sorted(p.name for p in local(tmp_path).iterdir()) == ["10", "4", "8"]
     assert {r["step"] for r in records(tmp_path / "a", "local_checkpoint")} == {2, 4, 8, 10}  # 6 is persistent
     (local(tmp_path) / "11.orbax-checkpoint-tmp").mkdir()  # a kill in the middle of the next one
     resumed = run(tmp_path / "a", **two_tiers(tmp_path))
     assert "step 10 is from the hosts' own disks" in notes(tmp_path / "a") and "going on from step 10" in notes(tmp_path / "a")
     assert_same(whole, resumed.state)
     assert [r["step"] for r in records(tmp_path / "a")] == list(range(1, 13)) and steps(tmp_path / "a") == [6, 12]
-    assert sorted(p.name for p in local(tmp_path).iterdir()) == ["10", "8"]
+    assert sorted(p.name for p in local(tmp_path).iterdir()) == ["10", "4", "8"]
     run(tmp_path / "a", **two_tiers(tmp_path, **{"train.steps": 13}))
     assert "going on from step 12" in notes(tmp_path / "a")  # the persistent one, being newer
 

@@ -102,6 +102,10 @@ def check(config) -> None:
     if config.guidance != 1.0 and partner_width(config) == 0:
         raise UserError("guidance without a partner", where="config.system.guidance", expected="1.0",
                         found=str(config.guidance), way_out="set partner_token_dim or another partner width")
+    if config.guidance != 1.0 and not config.partner_dropout > 0:
+        raise UserError("guidance without partner_dropout", where="config.system.guidance", found=str(config.guidance),
+                        expected="1.0 where partner_dropout = 0",
+                        way_out="without examples that lack the partner there is nothing to guide away from")
     windows(config)
 
 

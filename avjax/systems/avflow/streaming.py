@@ -58,6 +58,9 @@ class StreamingSampler:
         """The last, possibly shorter chunk; returns everything still owed."""
         condition = self.state["condition"][:, :0] if conditions is None else self.system.condition(conditions)
         frames = condition.shape[1]
+        if frames > self.chunk:
+            raise UserError("streaming chunk", expected=f"at most {self.chunk} frames", found=f"{frames} frames",
+                            way_out="feed() whole chunks first")
         self.given += frames
         parts = []
         while self.returned < self.given:

@@ -129,4 +129,6 @@ def check(config) -> None:
     need(config.task_embedding >= 2, "task_embedding", ">= 2 (text to speech; text to speech and motion)")
     for name in ("hidden_dropout", "context_dropout"):
         need(0 <= config[name] < 1, name, "0 <= share < 1")
+    need(config.guidance == 1 or config.hidden_dropout > 0, "guidance", "1 where hidden_dropout = 0",
+         way_out="without targets that lack the hidden state there is nothing to guide away from")
     need(0 < config.stop_threshold < 1, "stop_threshold", "a probability")

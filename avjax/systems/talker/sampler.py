@@ -87,7 +87,8 @@ def patches(system, conditions, task: str) -> int:
                             found=f"{found[1]} frames", way_out="pad both alike")
     if frames % c.patch or not frames:
         raise UserError("frames asked for", where="conditions", expected=f"a multiple of the patch, {c.patch}",
-                        found=str(frames), way_out="pad with zeros")
+                        found=str(frames),
+                        way_out="pad with zeros; evaluation pads to multiples of 32: config.system.patch must divide 32 there")
     return frames // c.patch
 
 

@@ -134,3 +134,9 @@ def check(config) -> None:
     need(0 <= config.sigma < 1, "sigma", "0 <= sigma < 1")
     for name in ("guidance_units", "guidance_voice"):
         need(config[name] >= 0, name, ">= 0")
+    # what a sampler guides away from must have been trained: nothing at all, and units without voice and prompt
+    need(config.guidance_units == 1 or config.drop_all > 0 or config.drop_units > 0, "guidance_units",
+         "1 where drop_all = drop_units = 0")
+    heard = ["drop_voice"] * (config.voice_dim > 0) + ["drop_prompt"] * bool(config.prompt)
+    need(config.guidance_voice == config.guidance_units or all(config[name] > 0 for name in heard), "guidance_voice",
+         f"guidance_units = {config.guidance_units} where {' or '.join(heard)} = 0")

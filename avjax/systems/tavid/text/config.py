@@ -35,7 +35,8 @@ def base() -> ConfigDict:
     c.num_units = 10000  # TAVID: XLS-R layer 35, k-means 10 000
     c.num_streams = 2  # speakers, one stream of units each
     c.frames_per_step = 1  # frames that a decoder step makes of every stream; ours, CoVoMix makes 1
-    c.filler = -1  # the unit of silence (mode over silent frames of the corpus; CoVoMix: HuBERT's 157); -1 = counted in
+    c.filler = -1  # the unit of silence (mode over silent frames of the corpus; CoVoMix: HuBERT's 157), which extraction counts:
+    # units.filler of the features' recipes.json, 0 where units were fitted there; -1 = counted in
     # each example outside its turns, which is enough to train with; generation then does not look at silence
     # encoder; ours by choice
     c.encoder_width, c.encoder_layers, c.encoder_heads, c.encoder_ff = 512, 6, 8, 1365
@@ -69,7 +70,8 @@ def base() -> ConfigDict:
     c.top_k_share = 1.0  # share of the ids that are kept; CoVoMix: 0.1
     c.repetition_window = 8  # frames; a unit that fills them all is drawn anew without top-p; 0 = off; needs `filler`
     c.plan_temperature, c.plan_top_p = 1.0, 0.95
-    c.stop_seconds = 2.0  # silence of every stream that ends a dialogue whose text is over
+    c.stop_seconds = 2.0  # silence of every stream that ends a dialogue whose text is over; without a plan nobody knows when
+    # that is, and any silence of that length ends it; 0 = off; needs `filler`
     # arithmetic
     c.compute_dtype = "auto"  # auto = bfloat16 on TPU and GPU, float32 on CPU
     c.attention_kernel = "auto"
@@ -143,6 +145,7 @@ def check(config) -> None:
         need(0 < config[name] <= 1, name, "a share, above 0 and at most 1")
     for name in ("temperature", "plan_temperature"):
         need(config[name] > 0, name, "> 0")
+    need(config.stop_seconds == 0 or config.stop_seconds >= 1 / RATE, "stop_seconds", f"0 = off, or >= {1 / RATE:g}")
     need(config.guidance >= 0, "guidance", ">= 0; 1 = none")
     need(config.guidance == 1 or config.text_dropout > 0, "guidance", "1 where text_dropout = 0",
          way_out="without rows that lack the text there is nothing to guide away from")

@@ -6,6 +6,7 @@ back at for repetition.
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from avjax.flow.guidance import guide
 from avjax.systems.tavid.text import plan
@@ -25,12 +26,16 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, 
 
     Returns (units_BTS int32 with zeros past the length, length_B int32 frames), T = max_steps. A dialogue ends where the
     first stream says EOS; at `stop_seconds` of filler in every stream, which is taken back; or at max_steps. With a plan
-    neither counts before the last token's time, and it ends `stop_seconds` after that at the latest.
+    neither counts before the last token's time, and it ends `stop_seconds` after that at the latest, less the silence there.
     """
     c = system.config
+    if c.filler < 0 and (c.repetition_window or c.stop_seconds):
+        logging.warning("config.system.filler is not set: repetition_window and stop_seconds do not look at silence "
+                        "(it is units.filler in the features' recipes.json, 0 where units were fitted)")
     memory = read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN)
     B, S, F = len(tokens_length_B), c.num_streams, c.frames_per_step
-    steps, patience = -(-max_steps // F), int(c.stop_seconds * RATE)
+    steps = -(-max_steps // F)
+    patience = int(c.stop_seconds * RATE) or steps * F + 1  # frames; 0 = off
     state = {"index": jnp.zeros((), jnp.int32), "cache": start(system, params, memory, steps),
              "before": jnp.full((B, S * F), bos(c), jnp.int32), "units": jnp.zeros((B, steps * F, S), jnp.int32),
              "recent": jnp.full((B, c.repetition_window, S), -1, jnp.int32), "silent": jnp.zeros((B,), jnp.int32),
@@ -66,7 +71,8 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, 
                 silent = jnp.where(quiet_B, silent + 1, 0)
                 length = jnp.where(going_B & (silent >= patience), frame + 1 - patience, length)
             if c.alignment == "plan":
-                length = jnp.where(going_B & (frame >= memory["last"] + patience), frame, length)
+                spoken = jnp.minimum(frame, frame + 1 - silent)  # without the silence so far
+                length = jnp.where(going_B & (frame >= memory["last"] + patience), spoken, length)
         recent = jnp.concatenate([recent, made_BFS], axis=1)[:, -c.repetition_window:] if c.repetition_window else recent
         return {"index": index + 1, "cache": cache, "before": units_BJ, "units": units, "recent": recent,
                 "silent": silent, "length": length}

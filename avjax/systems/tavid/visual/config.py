@@ -27,7 +27,8 @@ def base() -> ConfigDict:
     # networks; unet.latent_dim is what the nets see, latent_dim * patch^2
     c.unet = ConfigDict(dict(channels=(320, 640, 1280, 1280), layers=2, heads=8, groups=32,
                              attention_levels=(True, True, True, False), latent_dim=4, face_dim=768, motion_dim=768,
-                             regions=("full", "face", "lip"), temporal_groups=32, temporal_length=32, motion_frames=2,
+                             regions=("full",),  # Hallo2: ("full", "face", "lip"), which differ by masks that nothing here makes
+                             temporal_groups=32, temporal_length=32, motion_frames=2,
                              remat="none", attention_kernel="auto"))
     c.mapper = mapper.net()
     c.path = "full"  # full: every temporal module runs and sees the motion frames | published | eval: the release's two
@@ -44,6 +45,8 @@ def base() -> ConfigDict:
     c.frames = 14  # of a training row; beside them, stage temporal has the motion frames. Stage 1 of Hallo2: 1
     c.context = 50  # frames of units to either side of a training row (2 s) [ours]
     c.portrait_share = 0.0  # of rows whose reference is the portrait, not another frame of the same video [ours]
+    c.reference_margin = 30  # frames between a reference and what is made of it, where the video is long enough; stage temporal
+    # takes any frame (both Hallo2's)
     c.start_share = 0.05  # of clips trained as a video's first: motion frames are copies of the reference, as when sampling
     # objective
     c.betas = "scaled_linear"
@@ -81,7 +84,7 @@ def tiny() -> ConfigDict:
     c.mapper = mapper.tiny_net()
     c.mapper.token_dim = 48
     c.latent_size, c.face_width, c.face_tokens = (16, 16), 16, 2
-    c.frames, c.context, c.portrait_share = 8, 25, 0.5
+    c.frames, c.context, c.portrait_share, c.reference_margin = 8, 25, 0.5, 0
     c.steps, c.guidance_mode, c.guidance_reference, c.guidance_motion = 4, "separate", 1.0, 1.5
     return c
 
@@ -107,11 +110,13 @@ def check(c) -> None:
         need(c[name] in BETAS, name, " | ".join(BETAS))
     for name in ("frames", "clip", "steps", "face_width", "face_tokens"):
         need(c[name] >= 1, name, ">= 1")
-    for name in ("min_snr", "context", "motion_noise", "moving_weight"):
+    for name in ("min_snr", "context", "motion_noise", "moving_weight", "reference_margin"):
         need(c[name] >= 0, name, ">= 0")
     for name in ("portrait_share", "start_share", "motion_drop", "sample_motion_drop"):
         need(0 <= c[name] <= 1, name, "a share")
     need(all(0 <= share < 1 for share in c.dropout.values()), "dropout", "shares below 1")
+    need(c.predicts == "velocity" or c.sample_betas == c.betas, "sample_betas", f"{c.betas} where predicts is data",
+         way_out="the velocity follows from the data by the betas of training")
     need(c.mapper.token_dim == c.unet.motion_dim, "unet", f"motion_dim = mapper.token_dim = {c.mapper.token_dim}")
     longest = max(c.clip, c.frames) + c.unet.motion_frames
     need(longest <= c.unet.temporal_length, "unet", f"temporal_length >= frames and clip + motion_frames = {longest}")

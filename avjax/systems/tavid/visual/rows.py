@@ -28,6 +28,7 @@ class VisualRows:
     motion_frames: int
     context: int
     portrait_share: float
+    reference_margin: int
     start_share: float
     num_units: int
     streams: int
@@ -56,14 +57,11 @@ class VisualRows:
                             way_out="extract the dataset with video")
         example = seen[0]
         where = f"example {example.get('id', '')!r}"
-        latents_TShwC = example["latents"]
-        T, S = latents_TShwC.shape[:2]
+        T, S = example["latents"].shape[:2]
         who = int(rng.integers(S))
-        portrait = rng.random() < self.portrait_share
-        reference = example["reference"][who] if portrait else latents_TShwC[rng.integers(T), who]
-        row = {"reference": np.asarray(reference, np.float32), "face": np.asarray(example["faces"][who], np.float32)}
+        drawn = -1 if rng.random() < self.portrait_share else int(rng.integers(T))
         if self.stage == "appearance":
-            return row | {"latents": take(latents_TShwC, rng.integers(T, size=self.frames), who)}
+            return self.pictures(example, who, rng.integers(T, size=self.frames), drawn)
         units_US = check_units(example["units"], self.num_units, self.streams, where)
         if len(units_US) != UNITS_A_FRAME * T:
             raise UserError("units and latents do not fit together", where=where, expected=f"{UNITS_A_FRAME} units a frame",
@@ -77,13 +75,26 @@ class VisualRows:
             at = np.minimum(first + np.arange(self.frames), T - 1)  # the last one repeated where the video is too short
             begin = int(np.clip(first - self.context, 0, latest))
         window = fit(np.roll(units_US, -who, axis=1), UNITS_A_FRAME * begin, UNITS_A_FRAME * self.window)
-        row |= {"latents": take(latents_TShwC, at, who), "units": window, "frame": (at - begin).astype(np.int32),
-                "units_length": np.int32(UNITS_A_FRAME * min(self.window, T - begin))}
+        row = self.pictures(example, who, at, drawn) | {
+            "units": window, "frame": (at - begin).astype(np.int32),
+            "units_length": np.int32(UNITS_A_FRAME * min(self.window, T - begin))}
         if self.stage == "temporal":
             before = np.arange(first - self.motion_frames, first)
             copies = np.stack([row["reference"]] * self.motion_frames)
-            row["motion"] = copies if first < self.motion_frames else take(latents_TShwC, before, who)
+            row["motion"] = copies if first < self.motion_frames else take(example["latents"], before, who)
         return row
+
+    def pictures(self, example, who: int, at, drawn: int) -> dict[str, np.ndarray]:
+        """Frames `at` and what they are made of: the face, and as reference the portrait (`drawn` -1) or the frame `drawn`
+        among those at least `reference_margin` away, as far as the video goes."""
+        latents_TShwC, reference = example["latents"], example["reference"][who]
+        if drawn >= 0:
+            T = len(latents_TShwC)
+            away_T = np.abs(np.arange(T)[:, None] - at).min(1)
+            allowed = np.flatnonzero(away_T >= min(self.reference_margin, (T - 1) // 2, away_T.max()))
+            reference = latents_TShwC[allowed[drawn * len(allowed) // T], who]
+        return {"latents": take(latents_TShwC, at, who), "reference": np.asarray(reference, np.float32),
+                "face": np.asarray(example["faces"][who], np.float32)}
 
     def first(self, T: int, rng) -> int:
         """Where a clip of consecutive frames begins: after its motion frames, or, now and then, with the video."""

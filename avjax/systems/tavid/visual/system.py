@@ -55,7 +55,7 @@ class System:
         self.schedule = diffusion.make_schedule(c.betas)
         self.rows = VisualRows(stage=c.stage, frames=c.frames, motion_frames=c.unet.motion_frames, context=c.context,
                                portrait_share=c.portrait_share, start_share=c.start_share, num_units=c.mapper.num_units,
-                               streams=c.mapper.streams)
+                               reference_margin=0 if c.stage == "temporal" else c.reference_margin, streams=c.mapper.streams)
         self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c, self.rows.window)
 
     def init(self, key):
