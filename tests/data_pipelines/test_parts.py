@@ -11,7 +11,7 @@ import time
 import pytest
 
 from avjax.errors import UserError
-from data_pipelines import extract, store
+from data_pipelines import extract, partial, store
 from data_pipelines.parts import Part
 from launch import parts
 from tests.data_pipelines.test_extract import clip, write_clips
@@ -53,6 +53,20 @@ def test_parts_in_any_order_are_one_dataset(clips, whole, tmp_path):
     assert extract.extract(clips.dir, Part(out, 0, 3), **OPTIONS).dir == out  # restarted after the end
     with pytest.raises(UserError, match="refusing to overwrite"):
         extract.extract(clips.dir, Part(out, 0, 3), **(OPTIONS | {"units": 4}))
+
+
+def test_a_part_begun_again_while_the_last_one_ends(clips, whole, tmp_path, monkeypatch):
+    out, made = tmp_path / "out", []
+    assert extract.extract(clips.dir, Part(out, 0, 2), **OPTIONS) is None
+
+    def meanwhile(*args, agreed=partial.parts.agreed):
+        monkeypatch.setattr(partial.parts, "agreed", agreed)
+        made.append(extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS))
+        return agreed(*args)
+
+    monkeypatch.setattr(partial.parts, "agreed", meanwhile)
+    assert_same(extract.extract(clips.dir, Part(out, 0, 2), **OPTIONS), whole)
+    assert_same(made[0], whole)
 
 
 def test_more_parts_than_items(clips, whole, tmp_path):
