@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -13,8 +14,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and su
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="avjax_test_xla_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-EMITTERS = "--xla_cpu_use_fusion_emitters"
-if EMITTERS not in os.environ.get("XLA_FLAGS", ""):  # without, XLA compiles three times faster; =true tests its default
+EMITTERS = "--xla_cpu_use_fusion_emitters"  # without, XLA compiles three times faster; =true tests its default
+if EMITTERS not in os.environ.get("XLA_FLAGS", "") and metadata.version("jaxlib") < "0.11":  # later ones know no other way
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}=false".strip()
 
 import jax  # noqa: E402

@@ -258,7 +258,7 @@ class TextNet(nn.Module):
 
     def plan_logits(self, text_BNE):
         """(B, N, bins) float32, of the time step from each token to the next."""
-        return self.plan(text_BNE).astype(jnp.float32)
+        return whole(self.plan(text_BNE)).astype(jnp.float32)  # of the whole text, as its gradient
 
     def embed(self, units_BIJ):
         """Units and specials -> (..., J, W), unit variance at the start."""
