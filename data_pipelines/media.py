@@ -49,9 +49,13 @@ class Probe:
     audio: Stream | None
 
 
+# Tags that are no UTF-8 are no reason to refuse a recording: PyAV 19 reads any, and knows the option no more.
+_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 def _open(path):
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(str(path), **_LENIENT)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError("unreadable", path, found=_first_line(error), way_out="convert or remove it") from None
 

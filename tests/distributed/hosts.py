@@ -19,7 +19,7 @@ from tests.workdirs import records
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATIENCE = float(os.environ.get("AVJAX_TEST_SECONDS", 500))  # for a job to get somewhere: ends a hang, no more
-FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # to compile: every process does so
+FAST = "--xla_backend_optimization_level=0"  # to compile: every process does so
 ENV = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONUNBUFFERED": "1",
        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FAST}".strip()}
 

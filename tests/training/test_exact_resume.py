@@ -16,7 +16,7 @@ from tests.workdirs import records, state_at, told
 
 JOB = Path(__file__).with_name("run_job.py")
 STEPS = 24
-FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # to compile
+FAST = "--xla_backend_optimization_level=0"  # to compile
 
 
 def start(workdir, system, devices, mesh, *more):
