@@ -1,4 +1,4 @@
-"""Attention behind one entry point: a declared mask, optional segments, and kernels that must agree (avjax.nn.kernels).
+"""Attention behind one entry point: a declared mask, optional segments, and kernels that must agree (avjax.nn.attention_kernels).
 
 Where the mesh splits time, avjax.nn.sequence runs the same kernels on every device's share.
 
@@ -10,7 +10,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from avjax.errors import UserError
-from avjax.nn.kernels import KERNELS, block_length
+from avjax.nn.attention_kernels import KERNELS, block_length
 from avjax.nn.sequence import split_attention
 from avjax.sharding.activations import laid, parts
 

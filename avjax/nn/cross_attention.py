@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from avjax.errors import UserError
-from avjax.nn.kernels import NEGATIVE
+from avjax.nn.attention_kernels import NEGATIVE
 
 BLOCK = 512  # queries at a time in the blocked kernel
 LARGE = 2**22  # scores of one head and row beyond which they are not all kept

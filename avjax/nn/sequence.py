@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from avjax.nn import kernels
+from avjax.nn import attention_kernels as kernels
 from avjax.sharding.activations import active_mesh, axes_for, laid, parts
 from avjax.sharding.mesh import SEQUENCE_AXIS
 
@@ -81,7 +81,7 @@ def _seen(query, key, *, near, total, streams):
 
 
 def _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, keys_BW, seen):
-    """`avjax.nn.kernels.banded` where keys come with their halo and positions begin at `first`."""
+    """`avjax.nn.attention_kernels.banded` where keys come with their halo and positions begin at `first`."""
     B, H, t, K = q_BHtK.shape
     Q = kernels.block_length(left, right) * streams
     before, after = left * streams, right * streams

@@ -1,32 +1,15 @@
 """Recorded Talker-T2AV files as our systems, parameters and packed rows; all sizes come from the file."""
 
-import functools
-
-import jax
 import numpy as np
-import pytest
 
 from avjax.systems.talker.config import released
 from avjax.systems.talker.system import System
 from avjax.weights import talker as weights
 from tests.golden_files import config as recorded_config
 from tests.golden_files import golden, under
+from tests.quick import QUICK, quick, quick_jit  # noqa: F401 (for the tests of Talker)
 
 FILES = golden("talker_delay")
-
-
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def quick_jit(function, **options):
-    """jax.jit that spends little on optimising: tiny networks take longer to compile than to run."""
-    return jax.jit(function, compiler_options=QUICK, **options)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """`quick_jit` for jax.jit in every test of the modules that import this."""
-    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
 
 
 def utterances(arrays):

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from avjax.nn.attention import Causal, attention
+from avjax.nn.attention_kernels import NEGATIVE
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
-from avjax.nn.kernels import NEGATIVE
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU
 from avjax.sharding.activations import laid
 from avjax.systems.talker.local import POLICIES

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.nn.attention_kernels import NEGATIVE
 from avjax.nn.embeddings import rotary_tables, rotate
-from avjax.nn.kernels import NEGATIVE
 from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
 from avjax.sharding.activations import laid
 

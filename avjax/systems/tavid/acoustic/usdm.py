@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.nn.kernels import NEGATIVE
+from avjax.nn.attention_kernels import NEGATIVE
 from avjax.nn.layers import Dense, gelu
 from avjax.sharding.activations import parts
 from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from avjax.nn.attention import FULL, Band, Causal, attention
+from avjax.nn.attention_kernels import attend as visible_attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
-from avjax.nn.kernels import attend as visible_attention
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
 from avjax.nn.sequence import whole
 from avjax.sharding.activations import laid, parts
