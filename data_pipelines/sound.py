@@ -6,6 +6,7 @@ timestamps go faster or slower than its samples is stretched to them.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import soxr
@@ -147,8 +148,7 @@ def _padding(path) -> tuple[int, float]:
     """Samples of a coder's padding that will be decoded, and seconds by which timestamps are late because of it.
 
     Where timestamps are written, pictures go by the same clock, and nothing is to be done. Where they are not (sound
-    alone; AVI, unless it says how late the pictures are), the padding is either cut off already and still counted by
-    the clock, or it is decoded.
+    alone, and AVI), the padding is either cut off already and still counted by the clock, or it is decoded.
     """
     with containers.opened(path) as container:
         stream, video = containers.sound(container), containers.first(containers.moving(container))
@@ -156,8 +156,7 @@ def _padding(path) -> tuple[int, float]:
             raise MediaError("no audio", path, expected="an audio stream", found="none")
         if video is not None and container.format.name != "avi":
             return 0, 0.0
-        if video is not None and next(p for p in container.demux(video) if p.size or p.dts is None).dts:
-            return 0, 0.0  # empty places come first
+        hole = _hole(container, video) if video is not None else 0.0
     with containers.opened(path) as container:
         stream = containers.sound(container)
         packet, frame = containers.head(container, stream)
@@ -168,7 +167,15 @@ def _padding(path) -> tuple[int, float]:
             return 0, cut_off
         name = stream.codec_context.name
         padding = frame.samples if name == "aac" else _PADDING.get(name, 0)  # one frame of AAC, however long
-        return padding, padding / frame.sample_rate
+        seconds = padding / frame.sample_rate
+        return padding, seconds - (hole if hole < seconds + 0.05 else 0.0)
+
+
+def _hole(container, video) -> float:
+    """Seconds of empty places in front of the second picture of an AVI: FFmpeg's way to delay pictures by the padding of
+    the sound, in whole frames (seen with FFmpeg 8.1)."""
+    places = [p.dts for p in itertools.islice((p for p in container.demux(video) if p.size), 2)]
+    return float((places[-1] - len(places) + 1) * video.time_base) if places else 0.0
 
 
 def _stretches(run: _Run, after: float):
