@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 
 import numpy as np
 
@@ -109,6 +110,8 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     media.check_whole(sound_path)
     sound = media.read_sound(sound_path, RATE)
     media.check_whole(sound_path, len(sound.samples) / RATE)
+    for remark in sound.remarks:
+        print(f"remark: {sound_path}: {remark}", file=sys.stderr, flush=True)
     begin, end = sound.start, sound.end
     if not audio_only:
         media.check_whole(source.video)

@@ -40,5 +40,6 @@ def _eight_bits(image):
     if image.mode[0] not in "IF":
         return image
     x = np.asarray(image, np.float64)
-    most = 1 if image.mode == "F" and x.max() <= 1 else 65535 if image.mode != "F" and x.max() > 255 or "16" in image.mode else 255
+    sixteen = "16" in image.mode or image.mode == "I" and x.max() > 255
+    most = 65535 if sixteen else 1 if image.mode == "F" and x.max() <= 1 else 255
     return Image.fromarray(np.clip(np.round(x * (255 / most)), 0, 255).astype(np.uint8))

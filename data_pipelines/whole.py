@@ -36,22 +36,29 @@ def check_whole(path, heard: float | None = None) -> None:
             _mp3(file, path)
 
 
-def check_riff(file, path) -> None:
-    """`check_whole` of WAV and AVI from an open binary file; `path` only names it. Leaves the position anywhere."""
+def check_riff(file, path) -> int | None:
+    """`check_whole` of WAV and AVI from an open binary file; `path` only names it.
+
+    Returns where a WAV's samples begin if its header does not say how many there are (written into a pipe).
+    """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     wave = None
     while len(header := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", header)
         if name == b"RIFF":  # an AVI of more than a gigabyte is a row of them
-            wave = file.read(4) == b"WAVE"
+            form = file.read(4)
+            wave = {b"WAVE": True, b"AVI ": False, b"AVIX": False}.get(form)
             size -= 4
-        if wave is None or _placeholder(size, end - file.tell()):
-            return
+        if wave is None:
+            return None
+        if _placeholder(size, end - file.tell()) and (name == b"data" or not wave):
+            return file.tell() if wave else None
         if name == b"data" or not wave:
-            _expect(path, file.tell() + size, end)
+            _expect(path, size, end - file.tell(), what="bytes of samples" if wave else "bytes")
         if name != b"RIFF" or not wave:
             file.seek(size + size % 2, os.SEEK_CUR)
+    return None
 
 
 def _placeholder(size: int, there: int) -> bool:
@@ -60,9 +67,9 @@ def _placeholder(size: int, there: int) -> bool:
     return size <= 0 or nearly or size > 0x7FFF0000 and there < size / 2
 
 
-def _expect(path, wanted: int, end: int, slack: int = _SLACK) -> None:
-    if wanted > end + slack:
-        raise MediaError("truncated", path, expected=f"{wanted} bytes (header)", found=f"{end} bytes",
+def _expect(path, wanted: int, there: int, slack: int = _SLACK, what: str = "bytes") -> None:
+    if wanted > there + slack:
+        raise MediaError("truncated", path, expected=f"{wanted} {what} (header)", found=str(there),
                          way_out="copy or record it again")
 
 
