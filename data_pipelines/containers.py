@@ -6,6 +6,7 @@ which streams there are; times are those of what was decoded (`sound`, `video`),
 
 import contextlib
 import dataclasses
+import io
 
 import av
 
@@ -51,14 +52,36 @@ _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) <
 
 
 @contextlib.contextmanager
-def opened(path):
-    """The open container; anything that FFmpeg says about the file becomes a MediaError."""
+def opened(path, link: bytes | None = None):
+    """The open container; what FFmpeg says against the file becomes a MediaError. `link`: one of `links`."""
     try:
-        container = av.open(str(path), **_LENIENT)
+        container = av.open(str(path) if link is None else io.BytesIO(link), **_LENIENT)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise unreadable(path, error) from None
     with container:
         yield container
+
+
+def links(path) -> list[bytes | None]:
+    """The files that a chained Ogg file (recorded radio, files joined end to end) consists of; [None] for any other.
+
+    FFmpeg 8.1 ends at a link with other parameters than the first one's.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"OggS":
+            return [None]
+        data = b"OggS" + file.read()
+    starts, at, before = [], 0, False
+    while at + 27 <= len(data) and data[at : at + 4] == b"OggS":
+        first = bool(data[at + 5] & 2)  # the first page of a stream; those of one link follow each other
+        if first and not before:
+            starts.append(at)
+        before = first
+        body = at + 27 + data[at + 26]
+        at = body + sum(data[at + 27 : body])
+    if len(starts) < 2:
+        return [None]
+    return [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 
 def unreadable(path, error) -> MediaError:
@@ -77,19 +100,19 @@ def first(streams):
     return next((s for s in streams if s.codec_context is not None), None)
 
 
-def pictures(container):
+def pictures(container, path):
     """The video stream to use, or None. Raises MediaError("unreadable") when there are only such as nobody decodes."""
-    return _usable(moving(container), container)
+    return _usable(moving(container), path)
 
 
-def sound(container):
+def sound(container, path):
     """The audio stream to use, or None. Raises MediaError("unreadable") when there are only such as nobody decodes."""
-    return _usable(container.streams.audio, container)
+    return _usable(container.streams.audio, path)
 
 
-def _usable(streams, container):
+def _usable(streams, path):
     if streams and first(streams) is None:
-        raise MediaError("unreadable", container.name, expected=f"a {streams[0].type} codec that FFmpeg decodes",
+        raise MediaError("unreadable", path, expected=f"a {streams[0].type} codec that FFmpeg decodes",
                          found="one that it does not know", way_out="convert it to H.264 and AAC")
     return first(streams)
 
@@ -109,7 +132,7 @@ def probe(path) -> Probe:
                      audio and Stream(*times(audio), float(audio.rate)))
 
 
-def decoded(container, stream):
+def decoded(container, stream, path):
     """Yields the frames of `stream` on one clock. Raises MediaError: "unreadable", "truncated", "damaged".
 
     A packet that cannot be decoded is left out; more than 0.25 s of them after the first frame are refused.
@@ -126,11 +149,11 @@ def decoded(container, stream):
             yield from frames
     except (av.error.FFmpegError, OSError) as error:
         if not any_yet:
-            raise unreadable(container.name, error) from None
-        raise MediaError("truncated", container.name, found=str(error).splitlines()[0],
+            raise unreadable(path, error) from None
+        raise MediaError("truncated", path, found=str(error).splitlines()[0],
                          way_out="copy or record it again") from None
     if lost > _LOST and container.format.name not in UNTIMED:
-        raise MediaError("damaged", container.name, expected=f"at most {_LOST} s of a {stream.type} stream lost",
+        raise MediaError("damaged", path, expected=f"at most {_LOST} s of a {stream.type} stream lost",
                          found=f"{lost:.2f} s that cannot be decoded", way_out="copy or record it again")
 
 

@@ -59,11 +59,13 @@ def weights(names: Sequence[str], covariance_CC: np.ndarray) -> tuple[np.ndarray
     reference = int(np.argmax(deviation_C * living_C))
     correlation_C = covariance_CC[reference] / np.maximum(deviation_C[reference] * deviation_C, 1e-12)
     inverted_C = living_C & (correlation_C < _INVERTED)
+    if 2 * inverted_C.sum() + inverted_C[np.argmax(living_C)] > living_C.sum():  # most are right, of two the first one
+        inverted_C = living_C & ~inverted_C
     mix_C = usual_C * living_C * np.where(inverted_C, -1.0, 1.0)
     total = np.abs(mix_C).sum()
     mix_C = mix_C / total if total else mix_C
     if mix_C @ covariance_CC @ mix_C < (_CANCELLED * level) ** 2:
-        return np.eye(count)[loudest], [f"its channels cancel each other: only {_named(names, loudest)} is used"]
+        return np.eye(count)[loudest], [f"the sum of its channels is nearly silent: only {_named(names, loudest)} is used"]
     return mix_C, [f"{_named(names, k)} is inverted: turned round" for k in np.flatnonzero(inverted_C)]
 
 

@@ -7,7 +7,9 @@ timestamps go faster or slower than its samples is stretched to them.
 
 import dataclasses
 import itertools
+import math
 
+import av
 import numpy as np
 import soxr
 
@@ -132,33 +134,38 @@ def _decode(path) -> list[_Run]:
 
 def _frames(path):
     """Yields ((C, N) float32, rate, names of the channels, time in seconds or NaN) without the coder's padding."""
-    padding, moved = _padding(path)
-    with containers.opened(path) as container:
-        stream = containers.sound(container)
-        for frame in containers.decoded(container, stream):
-            x_CN, rate = _samples(frame), frame.sample_rate
-            cut = min(padding, x_CN.shape[1])
-            padding -= cut
-            time = float("nan") if frame.pts is None else float(frame.pts * frame.time_base) - moved + cut / rate
-            if cut < x_CN.shape[1]:
-                yield x_CN[:, cut:], rate, tuple(c.name for c in frame.layout.channels), time
+    end = 0.0
+    for k, link in enumerate(containers.links(path)):
+        padding, moved = _padding(path, link)
+        with containers.opened(path, link) as container:
+            stream = containers.sound(container, path)
+            for frame in containers.decoded(container, stream, path):
+                x_CN, rate = _samples(frame), frame.sample_rate
+                cut = min(padding, x_CN.shape[1])
+                padding -= cut
+                time = float("nan") if frame.pts is None else float(frame.pts * frame.time_base) - moved + cut / rate
+                if k and math.isfinite(time) and x_CN.shape[1] > cut:  # another file from here on
+                    moved, time, k = moved + time - end, end, 0
+                if cut < x_CN.shape[1]:
+                    end = (end if math.isnan(time) else time) + (x_CN.shape[1] - cut) / rate
+                    yield x_CN[:, cut:], rate, tuple(c.name for c in frame.layout.channels), time
 
 
-def _padding(path) -> tuple[int, float]:
+def _padding(path, link) -> tuple[int, float]:
     """Samples of a coder's padding that will be decoded, and seconds by which timestamps are late because of it.
 
     Where timestamps are written, pictures go by the same clock, and nothing is to be done. Where they are not (sound
     alone, and AVI), the padding is either cut off already and still counted by the clock, or it is decoded.
     """
-    with containers.opened(path) as container:
-        stream, video = containers.sound(container), containers.first(containers.moving(container))
+    with containers.opened(path, link) as container:
+        stream, video = containers.sound(container, path), containers.first(containers.moving(container))
         if stream is None:
             raise MediaError("no audio", path, expected="an audio stream", found="none")
         if video is not None and container.format.name != "avi":
             return 0, 0.0
         hole = _hole(container, video) if video is not None else 0.0
-    with containers.opened(path) as container:
-        stream = containers.sound(container)
+    with containers.opened(path, link) as container:
+        stream = containers.sound(container, path)
         packet, frame = containers.head(container, stream)
         if frame is None or packet.pts is None or packet.pts < 0:
             return 0, 0.0
@@ -223,6 +230,9 @@ def _at_rate(x: np.ndarray, native: int, rate: int, drift) -> np.ndarray:
 
 
 def _samples(frame) -> np.ndarray:
+    """(C, N) float32 of a decoded frame."""
+    if frame.format.is_planar and frame.layout.nb_channels >= 8:  # PyAV 18.1 takes what lies behind them for a ninth
+        frame, = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
     x = frame.to_ndarray()
     x_CN = x if frame.format.is_planar else x.reshape(-1, frame.layout.nb_channels).T
     if x.dtype.kind != "f":

@@ -66,13 +66,13 @@ def _shown(path):
     """Yields (time, duration, frame, how many times as wide as high its pixels are) in order of presentation."""
     last = -np.inf
     with containers.opened(path) as container:
-        stream = containers.pictures(container)
+        stream = containers.pictures(container, path)
         if stream is None:
             raise MediaError("no video", path, expected="a video stream", found="audio only")
         stream.thread_type = "AUTO"
         usual = 1 / float(stream.average_rate) if stream.average_rate else 1 / 30
         pixel = float(stream.sample_aspect_ratio or 1)
-        for time, frame in _timed(container, stream):
+        for time, frame in _timed(container, stream, path):
             time = last + usual if time is None and np.isfinite(last) else time or 0.0
             if time > last:
                 last = time
@@ -81,15 +81,15 @@ def _shown(path):
         raise MediaError("unreadable", path, expected="at least one picture", found="none")
 
 
-def _timed(container, stream):
+def _timed(container, stream, path):
     """Yields (time or None, frame) as the decoder does. In AVI times are those of the pictures' places in the file, so
     the picture that is shown n-th has the n-th smallest one."""
     if container.format.name != "avi":
-        for frame in containers.decoded(container, stream):
+        for frame in containers.decoded(container, stream, path):
             yield None if frame.pts is None else float(frame.pts * frame.time_base), frame
         return
     waiting, places = [], []
-    for frame in containers.decoded(container, stream):
+    for frame in containers.decoded(container, stream, path):
         waiting.append(frame)
         heapq.heappush(places, frame.pts or 0)
         if len(waiting) > _REORDERED:
