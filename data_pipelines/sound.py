@@ -143,7 +143,8 @@ def _frames(path):
                 x_CN, rate = _samples(frame), frame.sample_rate
                 cut = min(padding, x_CN.shape[1])
                 padding -= cut
-                time = float("nan") if frame.pts is None else float(frame.pts * frame.time_base) - moved + cut / rate
+                counted = frame.pts is None or container.format.name in containers.UNTIMED
+                time = math.nan if counted else float(frame.pts * frame.time_base) - moved + cut / rate
                 if k and math.isfinite(time) and x_CN.shape[1] > cut:  # another file from here on
                     moved, time, k = moved + time - end, end, 0
                 if cut < x_CN.shape[1]:

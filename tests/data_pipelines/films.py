@@ -5,8 +5,10 @@ import fractions
 import av
 import numpy as np
 
-FPS, SECONDS, AT, SIDE = 30, 3.0, 1.6, 64
+FPS, SECONDS, AT, SIDE = 30, 2.4, 1.6, 48
 _PIXELS = {"prores_ks": "yuv422p10le", "mjpeg": "yuvj420p", "qtrle": "rgb24", "huffyuv": "yuv422p"}
+_FAST = {"libx264": {"preset": "veryfast"}, "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=2"},
+         "libvpx": {"deadline": "realtime", "cpu-used": "8"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
 
 
 def click(rate: int, seconds: float = SECONDS, at: float = AT) -> np.ndarray:
@@ -17,14 +19,14 @@ def click(rate: int, seconds: float = SECONDS, at: float = AT) -> np.ndarray:
 
 
 def write(path, container: str, video: str | None, audio: str | None, *, rate: int = 48000, fps: int = FPS, sound=None,
-          layout: str = "mono", options=None, muxer=None, video_options=None, prepare=None):
-    """Writes 3 s. sound: (C, N) instead of the click; prepare: called with the video stream before anything is written."""
+          layout: str = "mono", muxer=None, prepare=None):
+    """Writes SECONDS. sound: (C, N) instead of the click; prepare: called with the video stream before anything is written."""
     with av.open(str(path), "w", format=container, options=muxer or {}) as out:
         packets = []
         if video:
             stream = out.add_stream(video, rate=fps)
             stream.width = stream.height = SIDE
-            stream.pix_fmt, stream.options = _PIXELS.get(video, "yuv420p"), video_options or {}
+            stream.pix_fmt, stream.options = _PIXELS.get(video, "yuv420p"), dict(_FAST.get(video, {}))
             if prepare:
                 prepare(stream)
         if audio:
