@@ -175,21 +175,24 @@ def _packets(container, wanted):
     In AVI a packet has the time of its place in the file and no other; FFmpeg's guess at when its picture is shown is
     wrong for H.264 with B-frames (FFmpeg 8.1), so the picture is given its place as its time: see `video`.
     """
-    shift, ends = 0.0, {}
-    used = first(moving(container)), first(container.streams.audio)
+    used = [s for s in (first(moving(container)), first(container.streams.audio)) if s is not None]
+    places = container.format.name == "avi" and wanted.type == "video"
     jump = _JUMP if container.format.name in _JOINABLE else float("inf")
-    for packet in container.demux([s for s in used if s is not None]):
-        stamp = packet.pts if packet.dts is None else packet.dts
+    ticks = {s.index: float(s.time_base) for s in used}  # seconds
+    shift, ends = 0.0, {}
+    for packet in container.demux(used):
+        index = packet.stream.index  # not `stream_index`: that of the empty packets at the end is 0 (PyAV 18.1)
+        stamp, tick = packet.pts if packet.dts is None else packet.dts, ticks[index]
         if stamp is not None:
-            time = float(stamp * packet.time_base) + shift
-            end = ends.get(packet.stream_index, time)
+            time = stamp * tick + shift
+            end = ends.get(index, time)
             if not -_BACK <= time - end <= jump:
                 shift, time = shift + end - time, end
-            ends[packet.stream_index] = time + float((packet.duration or 0) * packet.time_base)
-            ticks = round(shift / packet.time_base)
-            packet.dts = None if packet.dts is None else packet.dts + ticks
-            packet.pts = None if packet.pts is None else packet.pts + ticks
-            if container.format.name == "avi" and wanted.type == "video":
+            ends[index] = time + (packet.duration or 0) * tick
+            if shift:
+                packet.dts = None if packet.dts is None else packet.dts + round(shift / tick)
+                packet.pts = None if packet.pts is None else packet.pts + round(shift / tick)
+            if places:
                 packet.pts = packet.dts
-        if packet.stream_index == wanted.index:
+        if index == wanted.index:
             yield packet

@@ -24,7 +24,6 @@ _LONGEST = 24 * 3600.0
 # Samples of padding that a coder puts in front of the sound, cut off where neither the file nor a timestamp says so:
 # LAME's and the decoder's of mp3, the first frame of AAC, what FFmpeg's encoders of the others declare.
 _PADDING = {"mp3": 1105, "mp3float": 1105, "aac": 1024, "mp2": 481, "mp2float": 481, "ac3": 256, "eac3": 256}
-_SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +135,11 @@ def _frames(path):
     """Yields ((C, N) float32, rate, names of the channels, time in seconds or NaN) without the coder's padding."""
     end = 0.0
     for k, link in enumerate(containers.links(path)):
-        padding, moved = _padding(path, link)
         with containers.opened(path, link) as container:
             stream = containers.sound(container, path)
+            if stream is None:
+                raise MediaError("no audio", path, expected="an audio stream", found="none")
+            padding, moved = _padding(path, link, container, stream)
             for frame in containers.decoded(container, stream, path):
                 x_CN, rate = _samples(frame), frame.sample_rate
                 cut = min(padding, x_CN.shape[1])
@@ -152,38 +153,35 @@ def _frames(path):
                     yield x_CN[:, cut:], rate, tuple(c.name for c in frame.layout.channels), time
 
 
-def _padding(path, link) -> tuple[int, float]:
+def _padding(path, link, container, stream) -> tuple[int, float]:
     """Samples of a coder's padding that will be decoded, and seconds by which timestamps are late because of it.
 
     Where timestamps are written, pictures go by the same clock, and nothing is to be done. Where they are not (sound
     alone, and AVI), the padding is either cut off already and still counted by the clock, or it is decoded.
     """
-    with containers.opened(path, link) as container:
-        stream, video = containers.sound(container, path), containers.first(containers.moving(container))
-        if stream is None:
-            raise MediaError("no audio", path, expected="an audio stream", found="none")
-        if video is not None and container.format.name != "avi":
-            return 0, 0.0
-        hole = _hole(container, video) if video is not None else 0.0
-    with containers.opened(path, link) as container:
-        stream = containers.sound(container, path)
-        packet, frame = containers.head(container, stream)
+    name, video = stream.codec_context.name, containers.first(containers.moving(container))
+    if name.startswith("pcm") or name in ("flac", "alac") or video is not None and container.format.name != "avi":
+        return 0, 0.0
+    hole = _hole(path) if video is not None else 0.0
+    with containers.opened(path, link) as again:
+        packet, frame = containers.head(again, containers.sound(again, path))
         if frame is None or packet.pts is None or packet.pts < 0:
             return 0, 0.0
         cut_off = max(0.0, float((frame.pts or 0) * frame.time_base - packet.pts * packet.time_base))
         if cut_off:
             return 0, cut_off
-        name = stream.codec_context.name
         padding = frame.samples if name == "aac" else _PADDING.get(name, 0)  # one frame of AAC, however long
         seconds = padding / frame.sample_rate
         return padding, seconds - (hole if hole < seconds + 0.05 else 0.0)
 
 
-def _hole(container, video) -> float:
+def _hole(path) -> float:
     """Seconds of empty places in front of the second picture of an AVI: FFmpeg's way to delay pictures by the padding of
     the sound, in whole frames (seen with FFmpeg 8.1)."""
-    places = [p.dts for p in itertools.islice((p for p in container.demux(video) if p.size), 2)]
-    return float((places[-1] - len(places) + 1) * video.time_base) if places else 0.0
+    with containers.opened(path) as container:
+        video = containers.first(containers.moving(container))
+        places = [p.dts for p in itertools.islice((p for p in container.demux(video) if p.size), 2)]
+        return float((places[-1] - len(places) + 1) * video.time_base) if places else 0.0
 
 
 def _stretches(run: _Run, after: float):
@@ -236,6 +234,7 @@ def _samples(frame) -> np.ndarray:
         frame, = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
     x = frame.to_ndarray()
     x_CN = x if frame.format.is_planar else x.reshape(-1, frame.layout.nb_channels).T
-    if x.dtype.kind != "f":
-        x_CN = (x_CN.astype(np.float64) - (128 if x.dtype == np.uint8 else 0)) / _SCALES[x.dtype.str[1:]]
-    return np.nan_to_num(x_CN.astype(np.float32), posinf=0.0, neginf=0.0)
+    if x.dtype.kind == "f":
+        return np.nan_to_num(x_CN.astype(np.float32), posinf=0.0, neginf=0.0)
+    silence, full = (128, 128) if x.dtype == np.uint8 else (0, -np.iinfo(x.dtype).min)
+    return ((x_CN - np.float64(silence)) / full).astype(np.float32)

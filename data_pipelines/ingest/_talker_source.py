@@ -144,8 +144,8 @@ class Reader:
         self._tree, self._list_dir, self._trim = tree, list_dir, trim_audio
 
     def read(self, row: Row) -> dict:
-        """An example of data_pipelines/ingest/talker.py's FEATURES, and "trimmed" and "mended": whether sound was cut, or a channel of it
-        turned round or left out."""
+        """An example of data_pipelines/ingest/talker.py's FEATURES, and "trimmed" and "mended": whether sound was cut, and
+        whether its channels were mended."""
         if not row.id:
             raise BadRow("no id", "sample_id is empty")
         speaker, text = self._sidecar(row) if row.speech_only else (row.speaker, row.text)

@@ -55,8 +55,8 @@ def test_flash_and_click_of_every_pair(tmp_path, container, video, audio):
 
 
 @pytest.mark.parametrize("container, audio, suffix", [
-    ("mp3", "libmp3lame", "mp3"), ("adts", "aac", "aac"), ("ipod", "aac", "m4a"), ("ogg", "libopus", "opus"), ("wav", "pcm_s16le", "wav"),
-    ("flac", "flac", "flac"), ("wav", "libmp3lame", "wav"), ("no header", "libmp3lame", "mp3")])
+    ("mp3", "libmp3lame", "mp3"), ("adts", "aac", "aac"), ("ipod", "aac", "m4a"), ("ogg", "libopus", "opus"),
+    ("wav", "pcm_s16le", "wav"), ("flac", "flac", "flac"), ("wav", "libmp3lame", "wav"), ("no header", "libmp3lame", "mp3")])
 @pytest.mark.parametrize("rate", [16000, 48000])
 def test_sound_beside_a_video_begins_with_it(tmp_path, container, audio, suffix, rate):
     muxer = {"write_xing": "0", "id3v2_version": "0"} if container == "no header" else None
@@ -74,7 +74,10 @@ def film(tmp_path_factory):
 
 @pytest.mark.parametrize("container", ["mp4", "mov"])
 def test_trimmed_without_encoding_again(tmp_path, film, container):
-    path = films.again(film, tmp_path / f"a.{container}", container, lambda s, t: t - 0.7 if t > 0.66 or s.type == "video" else None)
+    def moved(stream, time):
+        return time - 0.7 if time > 0.66 or stream.type == "video" else None
+
+    path = films.again(film, tmp_path / f"a.{container}", container, moved)
     seen, count = flash(path)
     assert seen == pytest.approx(0.9, abs=1e-3) and count == 51  # 21 of the pictures are never shown
     assert len(media.video_times(path)) == 51
@@ -114,8 +117,8 @@ def test_gaps_stay_and_resets_are_joined(tmp_path):
     np.testing.assert_allclose(clicks(joined), seen, atol=HALF)
 
 
-@pytest.mark.parametrize("riff, data", [(2**32 - 1, 2**32 - 1), (0, 0), (0x7FFFF024, 0x7FFFF000), (2**31 + 36, 2**31), (2**31 - 1, 2**31 - 37),
-                                        (2**32 - 1, 2**32 - 37)])
+@pytest.mark.parametrize("riff, data", [(2**32 - 1, 2**32 - 1), (0, 0), (0x7FFFF024, 0x7FFFF000),
+                                        (2**31 + 36, 2**31), (2**31 - 1, 2**31 - 37), (2**32 - 1, 2**32 - 37)])
 def test_wavs_from_a_pipe_are_whole(tmp_path, riff, data):
     path = tmp_path / "a.wav"
     soundfile.write(path, films.click(16000), 16000)
