@@ -45,7 +45,8 @@ def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Se
             write_media.write_wav(aside / file, sound, rate)
         if drawn:
             films = [file.removesuffix("wav") + "mp4" for file in files]
-            writers = [write_media.Mp4Writer(aside / film, fps, sound, rate) for film, sound in zip(films, [*sounds, mix], strict=True)]
+            writers = [write_media.Mp4Writer(aside / film, fps, sound, rate)
+                       for film, sound in zip(films, [*sounds, mix], strict=True)]
             write_films(writers, [pictures for _, pictures in drawn])
             files += films
         return {file: (aside / file).replace(out.with_name(f"{out.name}.{file}")) for file in files}
