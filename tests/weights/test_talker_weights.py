@@ -48,7 +48,7 @@ def test_rotary_tables_of_a_file_are_heeded():
     with pytest.raises(UserError, match=r"another number of heads; where: speech_cfm.*set config.system.velocity_heads"):
         weights.import_talker(state, golden_config(arrays, velocity_heads=config.velocity_heads // 2))
     name = "motion_patch_encoder.rope.w"
-    with pytest.raises(UserError, match="table is another; where: motion_patch_encoder"):
+    with pytest.raises(UserError, match="table is not the published one; where: motion_patch_encoder"):
         weights.import_talker(state | {name: state[name][::-1]}, config)
     weights.import_talker(state | {name: state[name].astype(np.float16)}, config)
 
