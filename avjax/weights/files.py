@@ -84,5 +84,5 @@ def refuse_one_shard(path: str) -> None:
     if index or (part and int(part["total"]) > 1):
         raise UserError("this is one shard of a checkpoint, not all of it", where=path,
                         expected="the index of its shards, or their folder",
-                        found=f"shard {part['number']} of {part['total']}" if part else f"a shard of {index}",
+                        found=f"shard {int(part['number'])} of {int(part['total'])}" if part else f"a shard of {index}",
                         way_out=f"pass {os.path.join(folder, index) if index else folder or '.'}")
