@@ -57,7 +57,8 @@ def golden(prefix: str, key: str | tuple[str, ...] = "") -> list:
     files = recordings(prefix, key)
     if files:
         return [pytest.param(name, arrays, id=name) for name, arrays in files]
-    what = f"{prefix}*.npz" + (f" with {key}*" if key else "")
+    keys = [key] if isinstance(key, str) else key
+    what = f"{prefix}*.npz" + (" with " + " or ".join(f"{k}*" for k in keys) if key else "")
     if folder() == HERE:
         raise FileNotFoundError(f"tests/golden has no {what}")
     return [pytest.param(None, None, id=f"no {prefix}", marks=pytest.mark.skip(f"{folder()} has no {what}"))]

@@ -151,8 +151,8 @@ def _read_file(path: str) -> Any:
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:
-    """Read-only windows on the file. safetensors.numpy (0.8) has no number formats of fewer than 8 bits and fails on float8;
-    its checks of the header are used, and the formats are ours."""
+    """safetensors.numpy (0.8) fails on float8 and float4 (it looks for numpy.float8_e4m3fn): its checks of the file are
+    used, and the formats are ours."""
     with safetensors.safe_open(path, framework="np"):
         pass  # SafetensorError: truncated, overlapping, or not such a file
     content = np.memmap(path, np.uint8, "r")
@@ -166,7 +166,7 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
                             expected=", ".join(dtypes.SAFETENSORS), way_out="convert it where it was made")
         dtype = np.dtype(dtypes.SAFETENSORS[entry["dtype"]])
         first, last = (start + offset for offset in entry["data_offsets"])
-        raw = np.asarray(content[first:last])
+        raw = np.array(content[first:last])
         numbers = dtypes.unpack_float4(raw) if dtype == dtypes.FLOAT4 else raw.view(dtype)
         arrays[name] = numbers.reshape(entry["shape"])
     return arrays
