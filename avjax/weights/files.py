@@ -4,6 +4,7 @@ A sharded checkpoint is `NAME-00001-of-00003.safetensors` (or `.bin`) and so on,
 `NAME.safetensors.index.json`, whose "weight_map" says which shard holds which array.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -11,8 +12,8 @@ import re
 from avjax.errors import UserError
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)(?P<extension>\.[^.]+)")
+# model.safetensors.index.json, model.safetensors.index.fp16.json
 INDEX = re.compile(r".+(?P<extension>\.(safetensors|bin))\.index(\.[^.]+)?\.json")
-# e.g. model.safetensors.index.json, model.safetensors.index.fp16.json
 TORCH = (".bin", ".pt", ".pth", ".ckpt")
 NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")  # of a training run
 
@@ -79,8 +80,9 @@ def refuse_one_shard(path: str) -> None:
     index = ""
     for beside in os.listdir(folder or "."):
         if index_of(beside) and name.endswith(index_of(beside)):
-            shards = read_index(os.path.join(folder, beside))
-            index = beside if name in shards and len(shards) > 1 else index
+            with contextlib.suppress(UserError):  # a damaged index says nothing of a whole file beside it
+                shards = read_index(os.path.join(folder, beside))
+                index = beside if name in shards and len(shards) > 1 else index
     if index or (part and int(part["total"]) > 1):
         raise UserError("this is one shard of a checkpoint, not all of it", where=path,
                         expected="the index of its shards, or their folder",

@@ -28,17 +28,17 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     safetensors and `.npz` give {name: array}; a PyTorch file gives whatever was saved (a bare tensor gives an array).
     Arrays may be read-only and memory-mapped. UserError: missing, unreadable, truncated or unsafe file.
     """
-    path = os.fspath(path)
-    parts = _parts(path)
-    if parts == {path: None}:
-        return _read_file(path)
+    parts = _parts(os.fspath(path))
     merged: dict[str, np.ndarray] = {}
     for shard, names in parts.items():
         arrays = _read_file(shard)
         if names is None and len(parts) == 1:
             return arrays
-        if not isinstance(arrays, dict) or any(name not in arrays for name in names or ()):
-            absent = sorted(names.difference(arrays if isinstance(arrays, dict) else ()))
+        if not isinstance(arrays, dict):
+            raise UserError("not a shard of a checkpoint", where=shard, expected="names and arrays",
+                            found=_describe(arrays))
+        absent = sorted((names or set()).difference(arrays))
+        if absent:
             raise UserError("a shard lacks arrays that the index puts there", where=shard, expected=absent[0],
                             found=f"{len(absent)} missing", way_out="fetch the shard and the index again")
         twice = next((name for name in arrays if name in merged), None)
@@ -136,8 +136,7 @@ def _read_file(path: str) -> Any:
                 return {name: file[name] for name in file.files}
         if extension == ".npy":
             return np.load(path, allow_pickle=False)
-    except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, KeyError,
-            zlib.error) as error:
+    except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise UserError("the weights file is truncated or corrupt", where=path, expected=f"a whole {extension} file",
                         found=str(error), way_out="fetch the file again and compare its size") from error
     if extension in files.TORCH:

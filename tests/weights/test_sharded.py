@@ -105,6 +105,9 @@ def test_a_folder_with_one_file_and_with_several(tmp_path):
     zip_pickle(tmp_path / "pytorch_model.bin", dumps({}))  # the same weights once more, as hubs have them
     assert read_state_dict(tmp_path).keys() == {"a"}
     assert file_sha256(tmp_path) == file_sha256(tmp_path / "model.safetensors")
+    (tmp_path / "old.safetensors.index.json").write_text("{")  # of no account where the file itself is given
+    assert read_state_dict(tmp_path / "model.safetensors").keys() == {"a"}
+    (tmp_path / "old.safetensors.index.json").unlink()
     safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / "consolidated.safetensors")
     with pytest.raises(UserError, match="several checkpoints.*found: consolidated.safetensors, model.safetensors"):
         read_state_dict(tmp_path)
