@@ -7,10 +7,8 @@ import pytest
 from avjax.errors import UserError
 from avjax.systems.talker.system import System
 from avjax.weights import talker as weights
-from tests.golden_files import golden, under
-from tests.systems.talker_golden import FILES, golden_config, prepare
-
-CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
+from tests.golden_files import cases, some, under
+from tests.systems.talker_golden import CASES, golden_config, prepare
 
 
 @pytest.mark.parametrize("arrays", CASES)
@@ -70,7 +68,7 @@ def test_an_embedding_saved_under_its_heads_name_is_found():
 
 def test_stacked_blocks_go_to_their_numbers_and_back():
     """Recordings have one block a stack, which is not stacked; here are more."""
-    arrays = FILES[0][1]
+    arrays = some("talker_delay")
     system = System(golden_config(arrays, encoder_layers=2, velocity_layers=4))
     rng, shapes = np.random.default_rng(0), jax.eval_shape(system.init, jax.random.key(0))
     params = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
@@ -83,7 +81,7 @@ def test_stacked_blocks_go_to_their_numbers_and_back():
 
 
 def test_frozen_encoders_of_a_full_checkpoint_are_left_alone():
-    arrays = FILES[0][1]
+    arrays = some("talker_delay")
     system, params = prepare(arrays)
     state = under(arrays, "sd/") | {"spk.conv.weight": np.ones(3), "pretrained_speech_encoder.x": np.ones(3)}
     again = weights.import_talker(state, system.config)
@@ -91,13 +89,14 @@ def test_frozen_encoders_of_a_full_checkpoint_are_left_alone():
 
 
 def test_wrong_files_are_named():
-    arrays = FILES[0][1]
+    arrays = some("talker_delay")
     system, _ = prepare(arrays)
     state = under(arrays, "sd/")
     with pytest.raises(UserError, match="task_embedding"):
         weights.import_talker({k: v for k, v in state.items() if not k.startswith("task_")}, system.config)
     with pytest.raises(UserError, match="left over"):
-        weights.import_talker(state | {"llm.model.layers.9.mlp.gate_proj.weight": np.ones(1)}, system.config)
+        further = f"llm.model.layers.{system.config.num_layers}.mlp.gate_proj.weight"
+        weights.import_talker(state | {further: np.ones(1)}, system.config)
     name = "llm.model.layers.0.self_attn.q_proj.weight"
     with pytest.raises(UserError, match="q_proj"):
         weights.import_talker(state | {name: state[name][:-1]}, system.config)
@@ -105,7 +104,7 @@ def test_wrong_files_are_named():
         weights.talker_sizes({"a": np.ones(1)})
 
 
-@pytest.mark.parametrize("arrays", [pytest.param(arrays, id=name) for name, arrays in golden("qwen3")])
+@pytest.mark.parametrize("arrays", cases("qwen3"))
 def test_backbone_there_and_back(arrays):
     from tests.systems.test_talker_golden import qwen
 
