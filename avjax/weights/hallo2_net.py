@@ -30,7 +30,7 @@ def import_net(state: dict[str, np.ndarray], config) -> dict[str, dict]:
     sizes of the last three are the weights'. UserError for an entry missing, unfit or left over."""
     part = split(state)
     locator, image, audio = part["face_locator"], part["imageproj"], part["audioproj"]
-    halvings = sorted((int(name.split(".")[1]) for name in locator if name.startswith("blocks.") and name.endswith("bias")))
+    halvings = sorted(int(name.split(".")[1]) for name in locator if name.startswith("blocks.") and name.endswith("bias"))
     widths = (len(locator["conv_in.bias"]), *(len(locator[f"blocks.{i}.bias"]) for i in halvings[1::2]))
     return {"reference_unet": hallo2.import_reference(part["reference_unet"], config),
             "denoising_unet": hallo2.import_denoiser(part["denoising_unet"], config),
