@@ -91,9 +91,7 @@ def main(argv):
         raise UserError(f"--dataset={args.dataset} is made by one process", where="command line", expected="neither --processes "
                         "nor --shard, and one host", way_out="--runner=beam, whose workers help that process")
     parts.spread("launch.prepare", args.out)
-    if isinstance(out, Part) and out.out_dir.exists():
-        print(f"{args.out} is there")  # a part that is started again after the end
-    elif prepare(**(values | {"out": out})) is None and isinstance(out, Part):
+    if prepare(**(values | {"out": out})) is None and isinstance(out, Part):
         print(parts.told(out))
 
 
