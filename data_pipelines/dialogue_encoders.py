@@ -69,11 +69,11 @@ class Source:
 
     def record(self, clip) -> dialogues.Recording:
         """Raises store.Unusable."""
-        tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
         try:
+            tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
             return dialogues.recording(clip, self.prefixes, tracks)
-        except store.Unusable as error:
-            raise error.of(clip["id"]) from None
+        except Exception as error:
+            raise common.unusable(error, clip["id"]) from None
 
     def usable(self, split: str, order=None) -> Iterator[dialogues.Recording]:
         """Recordings, without those that will be left out. UserError when there are no others."""
@@ -146,6 +146,8 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
         return portraits.prepared(clip[prefix + "portrait"], painter.recipe, f"{clip['id']}, {prefix}portrait")
     except UserError as error:
         raise store.Unusable(str(error).split(";")[0].split(" (")[0], found=str(error)) from None
+    except Exception as error:
+        raise common.unusable(error, clip["id"]) from None
 
 
 @dataclasses.dataclass(frozen=True)

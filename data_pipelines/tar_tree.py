@@ -12,6 +12,7 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
+from avjax import storage
 from avjax.errors import StorageError, UserError
 
 SUFFIXES = (".wav", ".flac", ".pt", ".json", ".txt", ".csv", ".npy")  # pictures are never asked for
@@ -83,6 +84,7 @@ class TarTree:
                 if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes it for the end of the archive
                     raise tarfile.ReadError(f"not a member's header at byte {tar.offset}")
         except (tarfile.TarError, OSError, EOFError) as error:
+            storage.check(error, shard)
             raise UserError("damaged shard", where=str(shard), expected="a whole, uncompressed tar", found=str(error),
                             way_out="fetch it again and compare its size, or take it out of the folder") from error
         return np.array(found, _ENTRY)
