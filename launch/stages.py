@@ -5,15 +5,18 @@
                                                                             data_pipelines.features.<features>.extract
     {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae", "overrides": {"a.b": value}}
 
-Beside every output lies `<output>.stage.json`, the arguments that made it. An output made with other arguments is an
-error that says which folder to delete, never silently used or overwritten.
+Beside every output lies `<output>.stage.json`, the arguments that made it and what it was made of. An output made with other
+arguments, or of other data, is an error that says which folder to delete, never silently used or overwritten. Datasets that
+take in what has changed since (clips) are prepared again each time, which is soon done where nothing has.
 
 Of several hosts, each extracts a part (data_pipelines/parts.py); a stage that trains is run by all of them, and host 0 alone
 prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
 """
 
+import importlib
 import inspect
 import json
+import pkgutil
 import sys
 import time
 from pathlib import Path
@@ -73,7 +76,30 @@ def _record_file(out: Path) -> Path:
 def _record(out: Path, kind: str, arguments: dict, *, done: bool) -> None:
     file = _record_file(out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    paths.write_text(file, json.dumps({"kind": kind, "arguments": arguments, "done": done}, indent=1))
+    record = {"kind": kind, "arguments": arguments, "made_of": _made_of(kind, arguments), "done": done}
+    paths.write_text(file, json.dumps(record, indent=1))
+
+
+def _made_of(kind: str, arguments: dict) -> str | None:
+    """Tells the data that a stage reads from other data at the same place; None where there is none, or none any more."""
+    if kind == "extract" and arguments.get("clips") and Path(arguments["clips"]).exists():
+        from data_pipelines.store import open_dataset
+
+        return open_dataset(arguments["clips"]).content
+    if (tells := _of_ingest(kind, arguments, "made_of")) and Path(arguments.get("source", "")).is_dir():
+        return tells(arguments["source"], arguments.get("tts"))
+    return None
+
+
+def _of_ingest(kind: str, arguments: dict, name: str):
+    """What an ingest says of itself; None where it says nothing."""
+    if kind != "prepare" or "source" not in arguments:
+        return None
+    from data_pipelines import ingest
+
+    known = [m.name for m in pkgutil.iter_modules(ingest.__path__)]
+    dataset = arguments.get("dataset")
+    return getattr(importlib.import_module(f"{ingest.__name__}.{dataset}"), name, None) if dataset in known else None
 
 
 def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
@@ -88,6 +114,8 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
                         way_out=f"delete it and {out}") from error
     wanted = json.loads(json.dumps({"kind": kind, "arguments": arguments}))
     found = None if record is None else {k: record[k] for k in ("kind", "arguments")}
+    if found and any(_of_ingest(kind, arguments, name) for name in ("made_of", "TAKES_IN_CHANGES")):
+        found["arguments"]["source"] = wanted["arguments"]["source"]  # what is in it counts, not where it is
     if found is not None and found != wanted:
         keys = sorted(k for k in wanted["arguments"].keys() | found["arguments"].keys()
                       if wanted["arguments"].get(k) != found["arguments"].get(k)) or ["kind"]
@@ -101,6 +129,13 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
                         way_out=f"delete the folder {out}, or point the stage elsewhere")
     if kind == "train":
         return record is not None and record["done"]  # else training goes on from its last checkpoint
+    if _of_ingest(kind, arguments, "TAKES_IN_CHANGES"):
+        return False
+    before, now = record.get("made_of"), _made_of(kind, arguments)
+    if before and now and before != now:
+        raise UserError("a stage's output was made of other data", where=f"{where}, {out}",
+                        expected=f"what {arguments.get('clips') or arguments.get('source')} holds now", found="what it held then",
+                        way_out=f"delete the folder {out}, which is made again, or point the stage elsewhere")
     from data_pipelines.store import open_dataset
 
     open_dataset(out)  # written whole or not at all, so it need not be marked as done; UserError when damaged

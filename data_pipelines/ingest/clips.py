@@ -33,6 +33,7 @@ from data_pipelines.ingest import _inputs
 from data_pipelines.schema import Feature, arrays_hash
 
 FPS = recordings.FPS
+TAKES_IN_CHANGES = True  # see launch.prepare
 GAP = 0.5  # seconds between what is trained on and what is held out
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
 _NO_FACE_COLUMNS = ("face", "pose", "pose_z")

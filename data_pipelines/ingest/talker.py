@@ -125,6 +125,13 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
     return summary
 
 
+def made_of(source, tts: str | None = None) -> str:
+    """Tells the tables and shards of a source from others."""
+    root = pathlib.Path(source)
+    shards = [(p.name, p.stat().st_size) for p in sorted((root / "shards").glob("*.tar"))]
+    return hashlib.sha256(json.dumps([rows_of.Listing(root, tts).content(), shards]).encode()).hexdigest()[:16]
+
+
 def _part(source: str, out: str, count: int, arguments: dict, index: int) -> None:
     """One part; one that runs again when all is done has nothing to do."""
     if not pathlib.Path(out).exists():
