@@ -8,6 +8,7 @@ import pathlib
 import pkgutil
 import re
 
+from avjax import storage
 from avjax.errors import UserError
 from data_pipelines import features as families
 from data_pipelines import store
@@ -61,8 +62,12 @@ def _made_before(clips_dir, part: Part, features: str, options: dict) -> bool:
         return note.is_file() and note.read_text() == asked
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = note.with_name(f"{note.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    temporary.write_text(asked)
-    os.replace(temporary, note)
+    try:
+        with storage.working_on(note):
+            temporary.write_text(asked)
+            os.replace(temporary, note)
+    finally:
+        temporary.unlink(missing_ok=True)
     return False
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import io
-import itertools
 import os
 import resource
 
@@ -235,27 +234,26 @@ def test_disk_full_at_any_write_is_one_line_and_is_gone_on_with(tmp_path, monkey
 
     expected = job(tmp_path / "whole").content
     fsync, replace = os.fsync, os.replace
-    for at in itertools.count():
-        calls = itertools.count()
+    calls, at = [0], -1
 
-        def failing(function):
-            def call(*args, **kw):
-                if next(calls) == at:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return function(*args, **kw)
-            return call
+    def failing(function):
+        def call(*args, **kw):
+            calls[0] += 1
+            if calls[0] - 1 == at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*args, **kw)
+        return call
 
-        monkeypatch.setattr(os, "fsync", failing(fsync))
-        monkeypatch.setattr(os, "replace", failing(replace))
+    monkeypatch.setattr(os, "fsync", failing(fsync))
+    monkeypatch.setattr(os, "replace", failing(replace))
+    while True:
+        calls[0], at = 0, at + 1
         out = tmp_path / f"data{at}"
         try:
             job(out)
             break  # there is no such call
         except DiskFull as error:
             assert "the disk is full" in str(error) and f".data{at}.partial" in str(error)
-        left = [p for p in tmp_path.rglob("*") if p.suffix == ".tmp"]
-        assert not left
-        monkeypatch.setattr(os, "fsync", fsync)
-        monkeypatch.setattr(os, "replace", replace)
+        assert not [p for p in tmp_path.rglob("*") if p.suffix == ".tmp"]
         assert job(out).content == expected
     assert at > 8
