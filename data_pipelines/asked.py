@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+from avjax import storage
 from data_pipelines.partial import clean
 from data_pipelines.parts import Part
 
@@ -23,6 +24,10 @@ def made_before(part: Part, asked: dict) -> bool:
         return note.is_file() and note.read_text() == text
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = note.with_name(f"{note.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    temporary.write_text(text)
-    os.replace(temporary, note)
+    try:
+        with storage.working_on(note):
+            temporary.write_text(text)
+            os.replace(temporary, note)
+    finally:
+        temporary.unlink(missing_ok=True)
     return False

@@ -14,6 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from avjax import storage
 from avjax.errors import UserError, exit_cleanly
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,7 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
     def quiet(argv):
         if not flags.FLAGS["verbosity"].present:  # app.run turns libraries' remarks on: Orbax's, JAX's on backends
             logging.set_verbosity(logging.ERROR)
+        storage.allow_open_files()
         return main(argv)
 
     app.run(exit_cleanly(quiet), flags_parser=parse)

@@ -40,7 +40,7 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     if paths.is_remote(config.data.dir):
         raise UserError("data is read from disks", where="config.data.dir", expected="a folder that every host sees",
                         found=config.data.dir, way_out="copy the dataset there, or mount the bucket as a folder")
-    dataset = open_dataset(config.data.dir)
+    dataset = open_dataset(config.data.dir, begun=(workdir / CONFIG_FILE).exists())
     if config.data.train_split not in dataset.splits:
         raise UserError("unknown split", where="config.data.train_split", expected=" or ".join(dataset.splits),
                         found=config.data.train_split)
@@ -82,7 +82,7 @@ def check_shared(workdir: Path) -> None:
     def look() -> int:
         try:
             return zlib.crc32((workdir / CONFIG_FILE).read_bytes())
-        except OSError:
+        except FileNotFoundError:
             return -1
 
     seen = settled("the workdir as seen", look)

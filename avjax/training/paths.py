@@ -14,6 +14,7 @@ import fsspec
 import fsspec.config
 from etils import epath
 
+from avjax import storage
 from avjax.errors import UserError
 
 SCHEMES = ("gs://", "s3://", "az://", "hf://")  # those that epath has a file system for, where its package is installed
@@ -42,9 +43,8 @@ def write_text(path: Any, text: str) -> None:
     if is_remote(path):
         path.write_text(text)
         return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with storage.aside(path) as temporary:
+        temporary.write_text(text)
 
 
 def copy_in(source: Any, target: Any) -> None:
@@ -58,6 +58,5 @@ def copy_in(source: Any, target: Any) -> None:
         target.write_bytes(source.read_bytes())
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_bytes(source.read_bytes())
-        os.replace(temporary, target)
+        with storage.aside(target) as temporary:
+            temporary.write_bytes(source.read_bytes())

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from avjax.errors import UserError
+from avjax.errors import StorageError, UserError
 from avjax.training import distributed, paths
 from avjax.training.checkpoint_files import (
     CHECKSUMS,
@@ -43,6 +43,7 @@ from avjax.training.checkpoints import Checkpoints
 from avjax.training.spread import recoverable, spread
 
 ID_FILE = "local_tier.json"
+UNREADABLE = "checkpoints_unreadable"
 KEPT = 3  # a host may be done with a save while another still writes the one before: the last three have one in common
 
 
@@ -119,10 +120,20 @@ class Tiers:
         steps = []
         for step in steps_in(self.folder / FOLDER):
             folder = self.folder / FOLDER / str(step)
-            with contextlib.suppress(UserError, Broken, Unreadable):  # of another model: useless, and cleared away
+            try:
                 if (folder / CHECKSUMS).is_file() and not problem(folder, target) and read_meta(folder)["layout"] == self.layout:
                     steps.append(step)
+            except (StorageError, OSError) as error:  # a disk that fails for a moment is no reason to delete anything
+                distributed.say(f"host {distributed.process_index()}: {error}; kept in {self._set_aside(folder)}")
+            except (UserError, Broken):  # of another model: useless, and cleared away
+                pass
         return steps
+
+    def _set_aside(self, folder: Path) -> Path:
+        aside = folder.parents[1] / UNREADABLE / folder.name
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier start
+        aside.parent.mkdir(exist_ok=True)
+        return folder.rename(aside)
 
     def _restore_local(self, step: int, target: Any, holders: set[int], warn) -> tuple[Any, dict] | None:
         if not recoverable(target, lambda device: device.process_index in holders):
@@ -162,7 +173,7 @@ class Tiers:
         """An error inside turns the local tier off."""
         try:
             yield
-        except (UserError, OSError, distributed.Restart) as error:
+        except (UserError, StorageError, OSError, distributed.Restart) as error:
             self._local = None
             distributed.say(f"host {distributed.process_index()}: {what} local checkpoints failed, there will be none: {error}")
 

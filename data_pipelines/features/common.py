@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from avjax.errors import UserError
-from data_pipelines import quarantine, store
+from data_pipelines import parts, quarantine, store
 from data_pipelines.partial import Partial
 
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")  # copied from the clips where they have them
@@ -51,6 +51,11 @@ def positive(**options) -> None:
 def to_float(audio: np.ndarray) -> np.ndarray:
     """int16 or float samples -> float32 in [-1, 1]."""
     return audio.astype(np.float32) / 32768 if audio.dtype == np.int16 else audio.astype(np.float32)
+
+
+def open_clips(clips_dir, out_dir) -> store.Dataset:
+    """The clips. What is missing of them is the storage's fault where an interrupted job of `out_dir` has read them before."""
+    return store.open_dataset(clips_dir, begun=parts.begun(out_dir) is not None)
 
 
 def job(out_dir, clips, family: str, **options) -> Partial:

@@ -26,6 +26,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
+from avjax import storage
 from avjax.codecs import eigenface
 from avjax.errors import UserError
 from data_pipelines import extract, faces, media, quarantine, recordings, store
@@ -374,6 +375,10 @@ def describe(summary: dict, out) -> str:
 
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")  # others, on whatever machine, may write the same
+    try:
+        with storage.working_on(path):
+            temporary.write_text(text)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
