@@ -93,4 +93,4 @@ def _split(text: str) -> list[str]:
 
 def _plain(value: str) -> str:
     """A value as a part of a path."""
-    return re.sub(r"[^\w.+-]+", "-", value).strip("-")
+    return "-".join(re.sub(r"[^\w.+-]+", " ", value).split())  # a sign stays
