@@ -47,7 +47,8 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
     """Makes OUT/clips and OUT/features; returns the summary that it also prints and writes to OUT/summary.json.
 
     Args:
-      source, out: folders. What is whole in `out` is not made again; decoded recordings survive an interruption.
+      source, out: folders. What is whole in `out` is made again only where files of `source` are new, changed or gone since;
+        it stays until that is whole. Decoded recordings survive an interruption.
       speaker: only this one. longest_identity: only the one with most usable seconds.
       tokens, weights, units: as in data_pipelines.extract.
       max_seconds: longest clip. components, size: of the eigenface codec.
@@ -55,7 +56,7 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
       detect: replaces the face detector, see data_pipelines.faces.
 
     Raises:
-      UserError: nothing usable, nothing to hold out, or `out` was made with other options.
+      UserError: nothing usable, nothing to hold out, or `out` was made with other options or of another folder.
     """
     if tokens not in ("units", "wav2vec2"):
         raise UserError("unknown tokens for a user's clips", where="--tokens", expected="units or wav2vec2",
