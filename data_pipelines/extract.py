@@ -12,6 +12,7 @@ from avjax import storage
 from avjax.errors import UserError
 from data_pipelines import features as families
 from data_pipelines import store
+from data_pipelines.features.common import PATHS
 from data_pipelines.partial import clean
 from data_pipelines.parts import Part
 
@@ -56,7 +57,8 @@ def _made_before(clips_dir, part: Part, features: str, options: dict) -> bool:
     out = pathlib.Path(part).absolute()
     note = out.with_name(f".{out.name}.asked.json")
     asked = json.dumps({"clips": store.open_dataset(clips_dir).content, "features": features,
-                        "options": {k: str(v) for k, v in sorted(options.items()) if k != "progress"}})
+                        "options": {k: pathlib.PurePath(v).name if k in PATHS and v else str(v)
+                                    for k, v in sorted(options.items()) if k != "progress"}})
     if out.exists():
         clean(out)
         return note.is_file() and note.read_text() == asked
