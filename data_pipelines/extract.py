@@ -9,6 +9,7 @@ import re
 from avjax.errors import UserError
 from data_pipelines import asked, store
 from data_pipelines import features as families
+from data_pipelines.features.common import PATHS
 from data_pipelines.parts import Part
 
 FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__) if m.name != "common"))
@@ -38,7 +39,8 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
                         expected=str(inspect.signature(function))) from error
     if isinstance(out_dir, Part) and asked.made_before(out_dir, {
             "clips": store.open_dataset(clips_dir).content, "features": features,
-            "options": {k: str(v) for k, v in sorted(options.items()) if k != "progress"}}):
+            "options": {k: pathlib.PurePath(v).name if k in PATHS and v else str(v)
+                        for k, v in sorted(options.items()) if k != "progress"}}):
         return store.open_dataset(out_dir)
     try:
         return function(clips_dir, out_dir, **options)

@@ -21,7 +21,7 @@ import os
 import pathlib
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -37,18 +37,19 @@ class Partial:
     Args:
       out_dir: the dataset's folder, which must not exist; or a Part of it.
       arguments: of the job, JSON values: everything that decides what is written. None: cannot be continued.
+      paths: those that say where something lies. It may move meanwhile; what it holds is for other arguments, or `expect`.
 
     Raises:
       UserError: the folder exists, another job is writing it, or an interrupted one had other arguments.
     """
 
-    def __init__(self, out_dir, arguments: dict | None = None):
+    def __init__(self, out_dir, arguments: dict | None = None, paths: Collection[str] = ()):
         self.part = out_dir if isinstance(out_dir, Part) else None
         self.out_dir = pathlib.Path(out_dir).absolute()
         self.resumable = arguments is not None
         if self.part and not self.resumable:
             raise TypeError("a part belongs to a job that can be continued")
-        self._arguments = json.loads(json.dumps(arguments))
+        self._arguments, self._paths = json.loads(json.dumps(arguments)), paths
         name = f".{self.out_dir.name}.partial"
         self.shared = self.out_dir.with_name(name if self.resumable else f"{name}-{socket.gethostname()}-{os.getpid()}")
         self.dir = self.shared / self.part.folder if self.part else self.shared
@@ -221,7 +222,11 @@ class Partial:
 
     def _same(self, before: dict) -> None:
         """UserError when the interrupted job had other arguments."""
-        differ = [k for k in sorted({*before, *self._arguments}) if before.get(k) != self._arguments.get(k)]
+        def named(arguments, k):
+            value = arguments.get(k)
+            return pathlib.PurePath(value).name if k in self._paths and isinstance(value, str) else value
+
+        differ = [k for k in sorted({*before, *self._arguments}) if named(before, k) != named(self._arguments, k)]
         if differ:
             raise UserError("an interrupted job was writing this with other arguments", where=str(self.dir),
                             expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),

@@ -142,9 +142,9 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
                       "launch.extract", found="a file" if directory.exists() else "nothing",
                       way_out=_BRING if begun else "check the path or make the dataset first")
     if not (directory / CHECKSUMS_FILE).is_file():
-        raise missing("dataset is not whole", where=str(directory), expected=f"{CHECKSUMS_FILE} (written last)",
-                      found="none: the job that wrote or copied it was interrupted, or this is another kind of folder",
-                      way_out=_BRING if begun else "copy the folder again, or name another one")
+        raise UserError("dataset is not whole", where=str(directory), expected=f"{CHECKSUMS_FILE} (written last)",
+                        found="none: the job that wrote or copied it was interrupted, or this is another kind of folder",
+                        way_out="copy the folder again, or name another one")
     checksums = _read_json(directory / CHECKSUMS_FILE)
     if not isinstance(checksums, dict) or not all(isinstance(c, dict) and "bytes" in c for c in checksums.values()):
         raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE), way_out="copy the folder again, or "

@@ -136,6 +136,18 @@ def fill(value: Any, workdir: Path) -> Any:
     return value
 
 
+def unfill(value: Any, workdir: Any) -> Any:
+    """The reverse of `fill`: what lies in the workdir is named "{workdir}/...", which stays true when the workdir is moved."""
+    if isinstance(value, str):
+        inside = value == str(workdir) or value.startswith(f"{workdir}/")
+        return "{workdir}" + value[len(str(workdir)):] if inside else value
+    if isinstance(value, Mapping):
+        return {k: unfill(v, workdir) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(unfill(v, workdir) for v in value)
+    return value
+
+
 def load_config(path: str | Path, overrides: dict | None = None) -> ConfigDict:
     """The locked config of a file ("FILE.py" or "FILE.py:argument"; relative paths also from the project's root) with
     {"a.b": value} overrides. Raises UserError for a missing or broken file and for unknown keys."""

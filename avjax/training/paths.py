@@ -5,7 +5,9 @@ store a folder is nothing but a common beginning of names, a file appears whole 
 appended to or run out of space.
 """
 
+import contextlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,27 @@ def folder(path: Any) -> Any:
     for name in ("gcs", "s3", "az", "hf"):  # other hosts write there too, and TensorStore does
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     return epath.Path(path)
+
+
+def moved(before: Any, now: Any) -> bool:
+    """Whether a path has moved from `before`, where nothing is any more, to `now`: the last name is the same."""
+    if not all(isinstance(x, str) and "/" in x and not is_remote(x) for x in (before, now)):
+        return False
+    return Path(before).name == Path(now).name and not Path(before).exists() and Path(now).exists()
+
+
+def identity(workdir: Any, name: str, new: str) -> str:
+    """What a workdir goes by elsewhere, kept in its file `name`: `new` for a new one and for a copy, the former for one that
+    was moved."""
+    file, own = workdir / name, new
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        found = json.loads(file.read_text())
+        then = folder(found.get("workdir", workdir)) / name
+        if then == file or not then.exists():
+            own = found["id"] if "id" in found else found["folder"]  # as older versions call it
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps({"id": own, "workdir": str(workdir)}))
+    return own
 
 
 def write_text(path: Any, text: str) -> None:

@@ -16,7 +16,6 @@ to a file that is torn, and waits for other hosts without a limit.
 """
 
 import contextlib
-import json
 import secrets
 import shutil
 from pathlib import Path
@@ -92,7 +91,9 @@ class Tiers:
             raise UserError("how often to save locally?", where="config.train.local_every", expected="steps, at least 1",
                             found=str(every))
         self.persistent, self.every, self._seconds = persistent, every, save_seconds
-        identity = distributed.on_main("the id of the local tier", lambda: _identity(paths.folder(workdir)))
+        workdir = paths.folder(workdir)
+        identity = distributed.on_main("the id of the local tier", lambda: paths.identity(
+            workdir, ID_FILE, f"{workdir.name}-{secrets.token_hex(6)}"))
         self.folder = Path(local_dir).absolute() / identity / f"host_{distributed.process_index():04d}"
         self.layout = _layout(mesh)
         self._local: LocalCheckpoints | None = None
@@ -235,16 +236,6 @@ def _read(folder: Path, target: Any) -> Any:
     with reading(folder), contextlib.closing(_handler()) as handler:
         return handler.restore(folder / "state", args=ocp.args.PyTreeRestore(
             item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)))
-
-
-def _identity(workdir: Any) -> str:
-    """The name of this workdir's folders on the hosts; another one when the workdir is made anew."""
-    file = workdir / ID_FILE
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return json.loads(file.read_text())["folder"]
-    name = f"{workdir.name}-{secrets.token_hex(6)}"
-    paths.write_text(file, json.dumps({"folder": name}))
-    return name
 
 
 def _layout(mesh) -> dict:

@@ -14,7 +14,7 @@ from typing import Any
 from avjax.errors import UserError
 from avjax.training import paths
 
-RUN_ID = "wandb_run.txt"
+ID_FILE = "wandb.json"
 
 
 class Wandb:
@@ -24,7 +24,7 @@ class Wandb:
     """
 
     def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
-        """workdir: holds the run's id; its last folder is the run's name."""
+        """workdir: keeps the run's id; its last folder is the run's name."""
         try:
             package = importlib.import_module("wandb")
         except ImportError as error:
@@ -44,10 +44,6 @@ class Wandb:
 
 def run_id(workdir: Path) -> str:
     """The same whenever a workdir goes on, wherever it is moved to; another for what another machine has at its path."""
-    file = workdir / RUN_ID
-    if file.exists():
-        return file.read_text().strip()
-    older = (workdir / "metrics.jsonl").exists()  # its run was begun before ids were kept
-    identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16] if older else uuid.uuid4().hex[:16]
-    paths.write_text(file, identity)
-    return identity
+    older = (workdir / "metrics.jsonl").exists()  # its run was begun by the path
+    new = hashlib.sha256(str(workdir).encode()).hexdigest() if older else uuid.uuid4().hex
+    return paths.identity(workdir, ID_FILE, new[:16])

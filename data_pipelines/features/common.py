@@ -11,6 +11,8 @@ from avjax.errors import UserError
 from data_pipelines import parts, quarantine, store
 from data_pipelines.partial import Partial
 
+# Options that name files, whose contents are in the recipes and codecs.
+PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder", "centroids")
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")  # copied from the clips where they have them
 
 
@@ -61,7 +63,7 @@ def open_clips(clips_dir, out_dir) -> store.Dataset:
 def job(out_dir, clips, family: str, **options) -> Partial:
     """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
     options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
-    return Partial(out_dir, {"features": family, "clips": clips.content, **options})
+    return Partial(out_dir, {"features": family, "clips": clips.content, **options}, paths=PATHS)
 
 
 def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Callable[[], dict]]:

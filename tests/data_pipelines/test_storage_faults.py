@@ -257,3 +257,17 @@ def test_disk_full_at_any_write_is_one_line_and_is_gone_on_with(tmp_path, monkey
         assert not [p for p in tmp_path.rglob("*") if p.suffix == ".tmp"]
         assert job(out).content == expected
     assert at > 8
+
+
+def test_where_something_lies_is_no_part_of_what_an_interrupted_job_was(tmp_path):
+    def job(arguments):
+        with partial.Partial(tmp_path / "data", arguments, paths=("weights",)) as one:
+            one.once("x", lambda: {"a": np.ones(1)})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job({"weights": "/then/w.pt", "seed": 1})
+    with pytest.raises(KeyboardInterrupt):
+        job({"weights": "/now/w.pt", "seed": 1})
+    with pytest.raises(UserError, match="other arguments.*weights='/then/w.pt'; found: weights='/now/v.pt'"):
+        job({"weights": "/now/v.pt", "seed": 1})
