@@ -37,7 +37,7 @@ def test_rotary_tables_do_not_depend_on_the_processor(width):
 
 def test_rotary_tables_of_a_file_are_heeded():
     """They show how many heads there are, which nothing else in the file does; other rotations are not implemented."""
-    arrays = FILES[0][1]
+    arrays = some("talker_delay")
     system, _ = prepare(arrays)
     state, config = under(arrays, "sd/"), system.config
     sizes = weights.talker_sizes(state)
@@ -53,7 +53,7 @@ def test_rotary_tables_of_a_file_are_heeded():
 
 def test_an_embedding_saved_under_its_heads_name_is_found():
     """safetensors.torch.save_model (0.8) writes tied tensors once, under the first name of the alphabet."""
-    arrays = FILES[0][1]
+    arrays = some("talker_delay")
     system, params = prepare(arrays)
     state = under(arrays, "sd/")
     embedding = state.pop("llm.model.embed_tokens.weight")
