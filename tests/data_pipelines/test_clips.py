@@ -159,14 +159,14 @@ def test_decoded_recordings_survive_an_interruption(source, tmp_path, monkeypatc
 
 def test_crops_go_to_their_file_as_they_come(source, tmp_path, monkeypatch):
     item, options = recordings.find(source, "bob")[0], dict(size=48, detect=detect)
-    made, kept = recordings.read(item, **options), recordings.load(recordings.cached(item, tmp_path, **options))
+    made, kept = recordings.read(item, **options), recordings.load(recordings.cached(item, tmp_path, "key", **options))
     assert isinstance(kept.crops, np.memmap)
     for name in ("audio", "crops", "pose"):
         np.testing.assert_array_equal(getattr(made, name), getattr(kept, name))
     whole = sorted(tmp_path.iterdir())
     monkeypatch.setattr(faces.Cropper, "__call__", lambda self, k, image: 1 / (5 - k))
     with pytest.raises(ZeroDivisionError):
-        recordings.cached(item, tmp_path, size=32, detect=detect)
+        recordings.cached(item, tmp_path, "other", size=32, detect=detect)
     assert sorted(tmp_path.iterdir()) == whole
 
 
