@@ -8,6 +8,7 @@ timestamps go faster or slower than its samples is stretched to them.
 import dataclasses
 import itertools
 import math
+import sys
 
 import av
 import numpy as np
@@ -63,10 +64,17 @@ def read_audio(path, rate: int = 22050, start: float | None = None, end: float |
     """(N,) float32, one channel, at `rate`, from `start` to `end` seconds of the container's clock.
 
     `start` defaults to the first sample's time, `end` to the last one's. N = round((end - start) * rate) when both are
-    given. Raises MediaError as `read` does.
+    given. What was mended is said on stderr. Raises MediaError as `read` does.
     """
     heard = read(path, rate)
+    say(path, heard)
     return heard.between(heard.start if start is None else start, heard.end if end is None else end)
+
+
+def say(path, heard: Sound) -> None:
+    """Prints the remarks on stderr, a line each."""
+    for remark in heard.remarks:
+        print(f"remark: {path}: {remark}", file=sys.stderr, flush=True)
 
 
 def read(path, rate: int = 22050) -> Sound:

@@ -68,13 +68,15 @@ def test_wherever_it_is_in_a_plain_wav(tmp_path, channels):
     ("offset", [VOICE, SILENT + 0.2], 1, None),
     ("one of three", [-VOICE, VOICE, VOICE], 1, "channel 1 of 3.*inverted"),
 ], ids=lambda v: v if isinstance(v, str) else "")
-def test_inverted_and_dead_channels(tmp_path, case, x_CN, wanted, remark):
+def test_inverted_and_dead_channels(tmp_path, capsys, case, x_CN, wanted, remark):
     soundfile.write(tmp_path / "a.wav", np.stack(x_CN, 1), RATE, subtype="FLOAT")
     heard = media.read_sound(tmp_path / "a.wav", RATE)
     assert gain(heard.samples) == pytest.approx(wanted, abs=0.02)
     assert len(heard.remarks) == bool(remark)
     if remark:
         assert re.search(remark, heard.remarks[0])
+        media.read_audio(tmp_path / "a.wav", RATE)  # as what drives a model
+        assert re.search(f"remark: .*a.wav: {remark}", capsys.readouterr().err)
     talker, mended = _talker_source.audio_of((tmp_path / "a.wav").read_bytes(), "a.wav")  # the other reader of sound
     assert gain(talker / np.float32(32768)) == pytest.approx(wanted, abs=0.02) and mended == bool(remark)
 
