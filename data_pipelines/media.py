@@ -1,4 +1,4 @@
-"""Sound and pictures out of files, by timestamps (mp4.py writes them).
+"""Sound and pictures out of files, by timestamps (write_media.py writes them).
 
 What reads them lives in modules of its own, whose functions are named here: `containers` (what is in a file, its
 clock), `sound`, `video` and `whole` (is it all there?).
