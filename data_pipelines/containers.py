@@ -137,11 +137,11 @@ def decoded(container, stream, path):
 
     A packet that cannot be decoded is left out; more than 0.25 s of them after the first frame are refused.
     """
-    any_yet, lost = False, 0.0
+    any_yet, lost, decode = False, 0.0, _decoder(stream)
     try:
         for packet in _packets(container, stream):
             try:
-                frames = packet.decode()
+                frames = decode(packet)
             except av.error.InvalidDataError:
                 lost += float((packet.duration or 0) * packet.time_base) if any_yet else 0.0
                 continue
@@ -155,6 +155,15 @@ def decoded(container, stream, path):
     if lost > _LOST and container.format.name not in UNTIMED:
         raise MediaError("damaged", path, expected=f"at most {_LOST} s of a {stream.type} stream lost",
                          found=f"{lost:.2f} s that cannot be decoded", way_out="copy or record it again")
+
+
+def _decoder(stream):
+    """packet -> its frames. FFmpeg's own VP8 and VP9 leave the transparency of WebM out, libvpx reads it."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name is None or {k.lower(): v for k, v in stream.metadata.items()}.get("alpha_mode") != "1":
+        return lambda packet: packet.decode()
+    context = av.CodecContext.create(name, "r")
+    return lambda packet: context.decode(packet if packet.size else None)
 
 
 def head(container, stream):

@@ -23,11 +23,17 @@ STORED = {1: (lambda x: x, (1, 0, 0, 1)), 2: (lambda x: x[:, ::-1], (-1, 0, 0, 1
           7: (lambda x: x[::-1, ::-1].transpose(1, 0, 2), (0, -1, -1, 0)), 8: (lambda x: np.rot90(x, -1), (0, -1, 1, 0))}
 
 
+_OPTIONS = {"libx264": {"crf": "5"}, **dict.fromkeys(("libvpx", "libvpx-vp9"), {
+    "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0", "crf": "5", "b": "4000000"})}
+
+
 def film(path, image, codec="libx264", pixels="yuv444p", **attributes):
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=30)
         stream.height, stream.width = image.shape[:2]
-        stream.pix_fmt, stream.options = pixels, {"crf": "5"} if codec == "libx264" else {}
+        stream.pix_fmt, stream.options = pixels, _OPTIONS.get(codec, {})
+        if pixels == "yuva420p":
+            stream.metadata["alpha_mode"] = "1"
         for name, value in attributes.items():
             setattr(stream.codec_context, name, value)
         for _ in range(3):
@@ -76,10 +82,12 @@ SEEN = SHOWN.copy()
 SEEN[16:48, 16:40], SEEN[:8, :8] = 255, (SHOWN[:8, :8].astype(int) * 128 + 255 * 127 + 127) // 255
 
 
-@pytest.mark.parametrize("codec, pixels", [("qtrle", "argb"), ("png", "rgba"), ("prores_ks", "yuva444p10le")])
-def test_transparency_of_videos(tmp_path, codec, pixels):
-    path = film(tmp_path / "a.mov", HIDDEN, codec, pixels)
-    close(first(path), SEEN, 3)
+@pytest.mark.parametrize("codec, pixels, suffix", [
+    ("qtrle", "argb", "mov"), ("png", "rgba", "mov"), ("prores_ks", "yuva444p10le", "mov"),
+    ("libvpx", "yuva420p", "webm"), ("libvpx-vp9", "yuva420p", "webm")])
+def test_transparency_of_videos(tmp_path, codec, pixels, suffix):
+    path = film(tmp_path / f"a.{suffix}", HIDDEN, codec, pixels)
+    close(first(path), SEEN, 10 if suffix == "webm" else 3)
     assert (next(media.iterate_video(path, max_side=24))[2][8:10, 6:8] > 250).all()
 
 
