@@ -168,7 +168,7 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     sound_path = source.audio or source.video
     media.check_whole(sound_path)
     sound = media.read_sound(sound_path, RATE)
-    media.check_whole(sound_path, len(sound.samples) / RATE)
+    media.check_whole(sound_path, len(sound.samples) / RATE)  # FLAC says how many samples there are
     media.say(sound_path, sound)
     begin, end = sound.start, sound.end
     if not audio_only:

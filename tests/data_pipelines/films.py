@@ -32,6 +32,7 @@ def write(path, container: str, video: str | None, audio: str | None, *, rate: i
                 prepare(stream)
         if audio:
             track = out.add_stream(audio, rate=rate, layout=layout)
+            track.options = {"compression_level": "0"} if audio == "libopus" else {}
         for k in range(round(SECONDS * fps) if video else 0):
             image = np.full((SIDE, SIDE, 3), 255 if k == round(AT * fps) else 20, np.uint8)
             image[:8, : 8 + k % 40] = 128
