@@ -64,7 +64,8 @@ OUT = flags.DEFINE_string("out", None, "export: the .pt or .safetensors file to 
 STEP = flags.DEFINE_string("step", None, "export: which checkpoint (a number or best); default the newest.")
 AVERAGE = flags.DEFINE_boolean("average", True, "export: the average of the parameters, where the job kept one.")
 SYSTEM = flags.DEFINE_enum("system", None, tuple(SYSTEMS), "import: whose weights the file holds.")
-FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth or .ckpt.")
+FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth, .ckpt or .bin; of several files "
+                           "the index, or their folder.")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode the streams.")
 CONFIG = define_config()  # import: the experiment; default the published one, with the sizes that the weights show
@@ -182,7 +183,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
             full["step"] = jax.device_put(np.zeros((), target["step"].dtype), target["step"].sharding)
             meta = {"config": plain(config), "best_mode": config.train.best_mode,
                     "system": system, "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else {},
-                    "imported": {"file": os.path.basename(file), "sha256": file_sha256(file)}}
+                    "imported": {"file": Path(file).name, "sha256": file_sha256(file)}}
             checkpoints = Checkpoints(temporary)
             checkpoints.save(0, full, meta)
             checkpoints.close()

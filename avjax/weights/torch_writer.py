@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from avjax.weights.dtypes import STORAGES
+from avjax.weights import dtypes
 
 ALIGNMENT = 64  # of a storage's first byte, as torch writes it
 _HEADER = 30  # bytes of a zip entry's local header before its name and extra fields
-_NAMES = {np.dtype(dtype): name for name, dtype in STORAGES.items() if name != "UntypedStorage"}
+_NAMES = {np.dtype(dtype): name for name, dtype in dtypes.STORAGES.items() if name != "UntypedStorage"}
 
 
 def write_torch_zip(path: str | os.PathLike, tree: Any) -> None:
