@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from avjax.errors import DiskFull, StorageError, UserError
-from data_pipelines import media, recordings, store
+from data_pipelines import recordings, store, write_media
 from data_pipelines.ingest import _inputs, clips
 from tests.data_pipelines.test_clips import film
 
@@ -131,7 +131,7 @@ def test_a_moved_source_is_the_same_and_another_is_none(tmp_path, monkeypatch, c
 def test_a_video_that_nothing_decodes_is_refused(tmp_path):
     odd = tmp_path / "in" / "ann" / "odd.mp4"
     odd.parent.mkdir(parents=True)
-    media.write_mp4(odd, film(3.0, 10), 10, 0.3 * np.sin(np.arange(66150) / 20).astype(np.float32), 22050)
+    write_media.write_mp4(odd, film(3.0, 10), 10, 0.3 * np.sin(np.arange(66150) / 20).astype(np.float32), 22050)
     odd.write_bytes(odd.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(UserError, match="no usable recording.*1 x unreadable"):
         clips.prepare(tmp_path / "in", tmp_path / "out", progress=False)
