@@ -51,6 +51,8 @@ ROWS = flags.DEFINE_float("rows", 0.0, "With --scaling: rows of the batch a chip
 
 def main(argv) -> None:
     del argv
+    if SCALING.value and not all(n.isdigit() and int(n) for n in SCALING.value):
+        raise UserError("not numbers of chips", where="--scaling", expected="e.g. 16,64,256", found=",".join(SCALING.value))
     scaling = [int(n) for n in SCALING.value] if SCALING.value else None
     libtpu = None if NO_COMPILE.value else find_libtpu(LIBTPU.value)
     other = other_libtpu(libtpu) if libtpu else ""
@@ -65,7 +67,7 @@ def main(argv) -> None:
                         way_out=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' and --libtpu=FOLDER, "
                         "or --no_compile") from error
     if other:
-        print(f"by {other}: memory may differ by a few per cent (docs/scale.md)", file=sys.stderr, flush=True)
+        print(f"by {other}: memory may differ (docs/scale.md)", file=sys.stderr, flush=True)
     print(json.dumps(data, indent=1) if JSON.value else "\n".join(lines), flush=True)
     if error:
         raise error

@@ -62,6 +62,10 @@ def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
     with pytest.raises(UserError, match="cannot be read; where: libtpu.so; expected: libtpu 0.0.42.*; found: libtpu 0.0.48.*"
                                         "RET_CHECK.*pip install --no-deps --target=FOLDER 'libtpu==0.0.42.*'"):
         planning.main([])
+    monkeypatch.setattr(planning, "SCALING", types.SimpleNamespace(value=["16", "many"]))
+    with pytest.raises(UserError, match="not numbers of chips.*found: 16,many"):
+        planning.main([])
+    monkeypatch.setattr(planning, "SCALING", types.SimpleNamespace(value=None))
     monkeypatch.setattr(planning, "other_libtpu", lambda path: "")  # with its own, it is a defect
     with pytest.raises(RuntimeError, match="RET_CHECK"):
         planning.main([])
