@@ -93,7 +93,7 @@ def main(argv):
                         "nor --shard, and one host", way_out="--runner=beam, whose workers help that process")
     parts.spread("launch.prepare", args.out)
     if prepare(**(values | {"out": out})) is None and isinstance(out, Part):
-        print(parts.told(out))
+        parts.end(out, args.shard)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from avjax.training.optimizer import make_optimizer
 from avjax.training.preemption import RESTARTABLE, Preempted
 from avjax.training.prefetch import Fetched, Prefetcher
 from avjax.training.state import abstract_batch, abstract_params, abstract_state, evaluation_params, init_state
-from avjax.training.step import CompiledStep, step_of
+from avjax.training.step import CompiledStep, plain_step, step_of
 from avjax.training.telemetry import megabytes, start_report
 from avjax.training.tiers import Tiers, local_bytes
 from avjax.training.watchdog import Watchdog, rss_bytes
@@ -143,7 +143,8 @@ class _Run:
             self.tell(note)
 
         with self.timed("compile"):
-            self.train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh)
+            self.train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh,
+                                           plain_step(config, system, optimizer))
             peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
         self.journal.say(start_report(config, system, self.state, self.train_step, mesh, peak, source))
         if distributed.process_count() > 1:
@@ -154,7 +155,7 @@ class _Run:
         self.measured: dict[str, float] = {}  # those of this very step
         self.skips = self.compiles = 0
         self.journal.begin(self.start, system, mesh, rows=config.data.batch_size, time=config.data.segment,
-                           mfu=self.train_step.flops / peak)
+                           mfu=self.train_step.model_flops / peak)
 
     def run(self, make_batches) -> Result:
         loader = make_batches()
