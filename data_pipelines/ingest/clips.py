@@ -136,6 +136,8 @@ def _changes(source, out: pathlib.Path, summary: dict, speaker: str | None) -> t
     changes = _inputs.differences(before, now)
     if summary["quarantine"] and summary.get("checks") != recordings.CHECKS:
         changes["tried again, by other libraries or checks"] = sorted(p for row in summary["quarantine"] for p in row["files"])
+    if store.open_dataset(out / "clips").recipes.get("audio") != recordings.AUDIO_RECIPE:
+        changes["read again, as this version reads sound"] = sorted(now)
     return changes, now
 
 

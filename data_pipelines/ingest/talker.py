@@ -328,6 +328,7 @@ def _examples(listing, plan: Plan, split: str, reader, quarantine: Quarantine, c
         counts["speech only"] += row.speech_only
         counts["longer than 30 s"] += frames > LONGEST
         counts["sound trimmed"] += clip.pop("trimmed")
+        counts["channels mended"] += clip.pop("mended")
         counts["pt_length differs"] += bool(row.frames and row.frames != frames and not row.speech_only)
         yield clip
 

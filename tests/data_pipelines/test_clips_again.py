@@ -128,6 +128,18 @@ def test_a_moved_source_is_the_same_and_another_is_none(tmp_path, monkeypatch, c
     assert pitches(tmp_path / "out") == {"ann.a": 300}
 
 
+def test_what_another_version_read_otherwise_is_read_again(tmp_path, monkeypatch, capsys):
+    tone(tmp_path / "in" / "ann" / "a.wav", 300)
+    with monkeypatch.context() as patch:
+        patch.setattr(recordings, "AUDIO_RECIPE", {**recordings.AUDIO_RECIPE, "channels": "mean"})
+        prepare(tmp_path / "in", tmp_path / "out")
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert "read again, as this version reads sound: ann/a.wav" in capsys.readouterr().out
+    assert store.open_dataset(tmp_path / "out" / "clips").recipes["audio"] == recordings.AUDIO_RECIPE
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert "read again" not in capsys.readouterr().out
+
+
 def test_a_video_that_nothing_decodes_is_refused(tmp_path):
     odd = tmp_path / "in" / "ann" / "odd.mp4"
     odd.parent.mkdir(parents=True)
