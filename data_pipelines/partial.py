@@ -14,6 +14,7 @@ So a kill loses what followed the last closed shard, which is computed again; no
 as many items as the journal counts and deletes every file that it does not tell of. Several jobs can share the work: parts.py.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from avjax import lock
 from avjax.errors import UserError
 from data_pipelines import parts
 from data_pipelines.parts import JOURNAL, Part
@@ -65,10 +67,8 @@ class Partial:
         self.shared.mkdir(exist_ok=True)
         self._check_parts()
         self.data.mkdir(parents=True, exist_ok=True)
-        self._lock = parts.lock(self.dir / "lock")
-        if self._lock is None:
-            raise UserError("another job is writing this dataset", where=str(self.out_dir), found=f"{self.dir} is locked",
-                            way_out="wait for it, or choose another folder")
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(lock.hold(self.dir / "lock", "the dataset", self.out_dir, again=False))
         try:
             self._continue()
         except BaseException:

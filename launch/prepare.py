@@ -67,7 +67,8 @@ def prepare(dataset: str, **arguments):
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"--dataset={dataset} needs --{name}", where="command line", expected=f"--{name}=...")
-    return function(**arguments)
+    with parts.sole_maker(arguments["out"]):
+        return function(**arguments)
 
 
 def _ingest(dataset: str) -> ModuleType:

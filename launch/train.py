@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.training import distributed, paths
 from avjax.training.hardware import enable_compilation_cache
@@ -23,6 +24,7 @@ from launch import hosts
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.")
 hosts.define_flags()
+PATIENCE = 3600.0  # seconds to wait for whoever evaluates or generates here meanwhile
 
 
 def main(argv) -> None:
@@ -32,7 +34,9 @@ def main(argv) -> None:
     config, workdir = CONFIG.value, paths.folder(WORKDIR.value)
     if workdir.exists() and not workdir.is_dir():
         raise UserError("the workdir is not a folder", where=str(workdir), way_out="use another --workdir")
-    with hosts.session(config.train.heartbeat_timeout):
+    from avjax.training.ownership import sole_writer
+
+    with hosts.session(config.train.heartbeat_timeout), sole_writer(workdir):
         run(config, workdir)
 
 
@@ -40,11 +44,12 @@ def run(config, workdir: Path) -> None:
     """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
     began = time.perf_counter()
     enable_compilation_cache()
-    from launch.stages import run_stages
+    from launch.stages import run_stages, sole_makers
     from launch.training import agree, fill_config, run_training
 
     agree(config, workdir)
-    seconds = run_stages(config.stages, workdir)
+    with sole_makers(config.stages, workdir):
+        seconds = run_stages(config.stages, workdir)
     distributed.on_main("checks of the samples", lambda: check_samples(fill_config(config, workdir)))
     start = time.perf_counter()
     run_training(config, workdir)
@@ -66,7 +71,8 @@ def finish(config, workdir: Path) -> dict[str, float]:
     """Evaluation and samples of a trained model; seconds of each."""
     seconds, start = {}, time.perf_counter()
     if config.evaluate.benchmark:
-        launch_flags.launcher("launch.evaluate").evaluate(config, workdir)
+        with lock.hold(workdir / lock.RESULTS, "the results in", workdir, wait=PATIENCE):
+            launch_flags.launcher("launch.evaluate").evaluate(config, workdir)
         seconds["evaluate"] = time.perf_counter() - start
     start = time.perf_counter()
     if samples(config.sample, workdir):
@@ -78,7 +84,8 @@ def samples(wanted, workdir: Path) -> int:
     """Generates what `config.sample` asks for; returns how many."""
     jobs = sample_jobs(wanted)
     for name, wish in jobs:
-        launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
+        with lock.hold(lock.beside(workdir / name), "the sample", workdir / name, wait=PATIENCE):
+            launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
     return len(jobs)
 
 

@@ -13,6 +13,7 @@ from avjax.systems import api
 from avjax.training import checkpoints, distributed, loop, paths
 from avjax.training.checkpoint_files import settled
 from avjax.training.evaluators import HeldOutLoss
+from avjax.training.ownership import sole_writer
 from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
@@ -31,6 +32,11 @@ FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluat
 def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     """Trains one config in one workdir, or goes on there. Raises UserError, loop.Preempted."""
     workdir = paths.folder(workdir)
+    with sole_writer(workdir):
+        return _run_training(config, workdir)
+
+
+def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     config = fill_config(config, workdir)
     agree(config, workdir)
     if not config.data.dir:

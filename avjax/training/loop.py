@@ -30,6 +30,7 @@ from avjax.training.evaluators import Evaluator, Interrupted
 from avjax.training.hardware import peak_flops
 from avjax.training.journal import Journal
 from avjax.training.optimizer import make_optimizer
+from avjax.training.ownership import sole_writer
 from avjax.training.preemption import RESTARTABLE, Preempted
 from avjax.training.prefetch import Fetched, Prefetcher
 from avjax.training.state import abstract_batch, abstract_params, abstract_state, evaluation_params, init_state
@@ -75,12 +76,13 @@ def train(config, system, workdir: str | Path, make_batches: Callable[[], Iterat
       mesh: default make_mesh(config.mesh, dcn=config.dcn).
 
     Raises:
-      UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite.
+      UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite; another job writes there.
       Preempted: after a signal, once the state is saved.
       Restart: a peer is lost, or a save takes too long.
     """
     mesh = make_mesh(config.mesh, dcn=config.dcn) if mesh is None else mesh
-    with preemption.signals(), Watchdog(config.train.watchdog_seconds, workdir) as watchdog, jax.set_mesh(mesh):
+    with (preemption.signals(), sole_writer(workdir), Watchdog(config.train.watchdog_seconds, workdir) as watchdog,
+          jax.set_mesh(mesh)):
         try:
             return _Run(config, system, paths.folder(workdir), evaluators, meta or {}, mesh, watchdog).run(make_batches)
         except jax.errors.JaxRuntimeError as error:
