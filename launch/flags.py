@@ -3,7 +3,6 @@
 Everything wrong with a command line becomes one line that names the nearest valid key.
 """
 
-import difflib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from avjax.errors import UserError, exit_cleanly
+from launch import overrides
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
     return config_flags.DEFINE_config_file("config", default, "Experiment file, e.g. configs/quickstart.py.",
-                                           lock_config=True)
+                                           lock_config=True, sys_argv=[""])  # overrides are ours, see launch/overrides.py
 
 
 def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> None:
@@ -59,7 +59,9 @@ def launcher(name: str) -> ModuleType:
 
 def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
     """Parses absl's flags; returns the positional arguments. Raises UserError."""
-    argv = list(argv)
+    argv, given = overrides.split(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
+    if given and "config" not in flags.FLAGS:
+        raise UserError("this command has no --config", found=f"--config.{given[0]}", way_out="--help lists the flags")
     if not any(a.lstrip("-") in ("help", "helpfull", "helpshort") for a in argv[1:]):
         _check_config(argv, needs_config)
     try:
@@ -69,26 +71,26 @@ def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
     if len(rest) > 1:
         raise UserError("the command line is not valid", found=f"stray argument {rest[1]!r}",
                         expected="--flag=value", way_out="--help lists the flags")
+    if given:
+        if not isinstance(config := flags.FLAGS.config, ConfigDict):
+            raise UserError("no config given", expected="--config=FILE.py", found=f"--config.{given[0]}")
+        overrides.apply(config, given)
     return rest
 
 
 def _check_config(argv: list[str], needed: bool) -> None:
-    path, overrides = None, []
+    path = None
     for i, arg in enumerate(argv[1:], 1):
         if not arg.startswith("-"):
             continue
         name, _, value = arg.lstrip("-").partition("=")
         if name == "config":
             path = value or (argv[i + 1] if i + 1 < len(argv) else "")
-        elif name.startswith("config."):
-            overrides.append(name.removeprefix("config."))
     if path is None:
         if needed:
             raise UserError("no config given", expected="--config=FILE.py, e.g. --config=configs/quickstart.py")
         return
-    config = load_config(path)
-    for key in overrides:
-        check_key(config, key, where=f"--config.{key}")
+    load_config(path)
 
 
 def check_local(flag: str, path: str | None) -> None:
@@ -98,29 +100,6 @@ def check_local(flag: str, path: str | None) -> None:
     if path and paths.is_remote(path):
         raise UserError("a path of this machine is needed", where=flag, found=path,
                         way_out=f"leave {flag} out to write into the workdir, wherever that is")
-
-
-def all_keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every valid key, "a" and "a.b"."""
-    keys = []
-    for name, value in config.items():
-        keys.append(prefix + name)
-        if isinstance(value, ConfigDict):
-            keys += all_keys(value, f"{prefix}{name}.")
-    return keys
-
-
-def check_key(config: ConfigDict, key: str, *, where: str) -> None:
-    """UserError naming the nearest valid key unless `key` ("a.b") is one. Indices such as "a[0]" pass."""
-    keys = all_keys(config)
-    plain = key.split("[")[0]
-    if plain in keys:
-        return
-    last = plain.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(plain, keys, n=1, cutoff=0.0)
-    same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == last]  # the right name in the wrong group
-    nearest = same_leaf[0] if same_leaf else near[0]
-    raise UserError("unknown config key", where=where, found=plain, expected=f"nearest valid key: {nearest}")
 
 
 def fill(value: Any, workdir: Path) -> Any:
@@ -134,9 +113,9 @@ def fill(value: Any, workdir: Path) -> Any:
     return value
 
 
-def load_config(path: str | Path, overrides: dict | None = None) -> ConfigDict:
+def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
     """The locked config of a file ("FILE.py" or "FILE.py:argument"; relative paths also from the project's root) with
-    {"a.b": value} overrides. Raises UserError for a missing or broken file and for unknown keys."""
+    {"a.b": value} changes. Raises UserError for a missing or broken file and for unknown keys."""
     name, _, argument = str(path).partition(":")
     file = Path(name) if Path(name).is_file() else ROOT / name
     if not file.is_file():
@@ -152,11 +131,6 @@ def load_config(path: str | Path, overrides: dict | None = None) -> ConfigDict:
     except Exception as error:
         raise UserError("the config file fails", where=str(file), found=f"{type(error).__name__}: {error}") from error
     config = config.lock()
-    for key, value in (overrides or {}).items():
-        check_key(config, key, where=str(file))
-        try:
-            config.update_from_flattened_dict({key: value})
-        except (TypeError, ValueError) as error:
-            raise UserError("a config value has the wrong type", where=f"{file}, {key}", found=repr(value),
-                            expected=str(error)) from error
+    for key, value in (changes or {}).items():
+        overrides.assign(config, key, value, where=f"{file}, {key}")
     return config
