@@ -3,8 +3,11 @@
 Everything wrong with a command line becomes one line that names the nearest valid key.
 """
 
+import contextlib
 import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from avjax.errors import UserError, exit_cleanly
+from avjax.training import environment
 from launch import overrides
 
 ROOT = Path(__file__).parents[1]
@@ -37,9 +41,28 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
     def quiet(argv):
         if not flags.FLAGS["verbosity"].present:  # app.run turns libraries' remarks on: Orbax's, JAX's on backends
             logging.set_verbosity(logging.ERROR)
-        return main(argv)
+        for line in environment.pin():
+            print(line, file=sys.stderr, flush=True)
+        with devices_told():
+            return main(argv)
 
     app.run(exit_cleanly(quiet), flags_parser=parse)
+
+
+@contextlib.contextmanager
+def devices_told():
+    """What JAX says of a platform that it does not find (a bare AssertionError for one without a plugin) becomes a UserError."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not last.replace("\\", "/").endswith("jax/_src/xla_bridge.py"):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError("JAX finds no such device", where=f"JAX_PLATFORMS={asked}" if asked else "jax.devices()",
+                        expected="a platform whose plugin is installed: cpu, or cuda or tpu by the extra of that name",
+                        found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
+                        way_out="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
 
 
 def launcher(name: str) -> ModuleType:

@@ -44,13 +44,16 @@ def run(config, workdir: Path) -> None:
     """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
     began = time.perf_counter()
     enable_compilation_cache()
+    from avjax.sharding.mesh import make_mesh
     from launch.stages import run_stages, sole_makers
     from launch.training import agree, fill_config, run_training
 
     agree(config, workdir)
+    make_mesh(config.mesh, dcn=config.dcn)  # devices and mesh, before anything that takes long
+    distributed.on_main("checks of the config", lambda: check_config(config, workdir))
     with sole_makers(config.stages, workdir):
         seconds = run_stages(config.stages, workdir)
-    distributed.on_main("checks of the samples", lambda: check_samples(fill_config(config, workdir)))
+    distributed.on_main("checks of what follows", lambda: check_what_follows(fill_config(config, workdir), workdir))
     start = time.perf_counter()
     run_training(config, workdir)
     seconds["train"] = time.perf_counter() - start
@@ -87,6 +90,24 @@ def samples(wanted, workdir: Path) -> int:
         with lock.hold(lock.beside(workdir / name), "the sample", workdir / name, wait=PATIENCE):
             launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
     return len(jobs)
+
+
+def check_config(config, workdir: Path) -> None:
+    """UserError for whatever can be known to be wrong before the first stage."""
+    from launch import preflight
+    from launch.training import fill_config
+
+    made = preflight.check_stages(config.stages, workdir)
+    preflight.check(fill_config(config, workdir), workdir, made)
+
+
+def check_what_follows(config, workdir: Path) -> None:
+    """UserError for an evaluation or a sample that could not be made once training is done."""
+    if config.evaluate.benchmark and config.data.dir:
+        evaluate = launch_flags.launcher("launch.evaluate")
+        benchmark, dataset = evaluate.open_benchmark(config, workdir)
+        evaluate.runner.check(evaluate.api.build(config.system), dataset)
+    check_samples(config)
 
 
 def check_samples(config) -> None:

@@ -19,6 +19,7 @@ from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from avjax.errors import UserError
+from avjax.training import environment
 from avjax.training.peers import RESTARTABLE, USER, Peers, Restart, exit_now, first_line, restartable_abort, say
 
 __all__ = ["RESTARTABLE", "USER", "Restart", "agree", "barrier", "configure", "end", "exit_now", "find", "gather", "initialize",
@@ -233,7 +234,7 @@ def versions() -> dict[str, str]:
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return environment.settings() | found
 
 
 def lost(error: jax.errors.JaxRuntimeError) -> None:

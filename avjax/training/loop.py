@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import check_batch, make_mesh
-from avjax.training import distributed, paths, preemption
+from avjax.training import distributed, environment, paths, preemption
 from avjax.training.checkpoints import Checkpoints, host_bytes, warm_start
 from avjax.training.evaluators import Evaluator, Interrupted
 from avjax.training.hardware import peak_flops
@@ -96,7 +96,9 @@ class _Run:
         self.total = int(config.train.steps)
         self.seconds: dict[str, float] = defaultdict(float)
         self.began = time.perf_counter()
-        self.meta = {"config": json.loads(config.to_json_best_effort()), "best_mode": config.train.best_mode} | meta
+        environment.check()
+        self.meta = {"config": json.loads(config.to_json_best_effort()), "best_mode": config.train.best_mode,
+                     "environment": environment.settings()} | meta
         if config.train.nan_policy not in ("stop", "skip"):
             raise UserError("unknown policy", where="config.train.nan_policy", expected="stop or skip",
                             found=repr(config.train.nan_policy))
@@ -122,6 +124,8 @@ class _Run:
             if found:
                 self.start, self.state, saved = found
                 self.position, self.due = saved["data"], saved.get("due", [])
+                check_steps(self.start, self.total, workdir)
+                notes += environment.compare(saved.get("environment", {}), f"step {self.start}")
                 notes.append(f"going on from step {self.start}")
             else:
                 self.start, self.position = 0, None
@@ -375,6 +379,14 @@ class _Run:
             self.seconds[name] += time.perf_counter() - start
             if name in LONG and hasattr(self, "journal"):
                 self.journal.note(self.step, now=True)
+
+
+def check_steps(reached: int, total: int, workdir: Any) -> None:
+    """UserError when a workdir is further than it is to be trained."""
+    if reached > total:
+        raise UserError("training is further than that already", where=f"config.train.steps, {workdir}", found=str(total),
+                        expected=f"at least {reached}, the step of the newest checkpoint",
+                        way_out="ask for as many steps or more, or use another --workdir")
 
 
 def _at(step: int, every: int) -> bool:

@@ -53,7 +53,8 @@ def test_a_value_becomes_what_the_field_holds(given, key, value):
 
 @pytest.mark.parametrize("given, index, key, value", [
     ("stages[0].minutes=1", 0, "minutes", 1.0), ("stages[-2].seed=3", 0, "seed", 3), ("stages[0]['out']=c", 0, "out", "c"),
-    ("stages[0].valid=7", 0, "valid", 7), ("stages[1].overrides.train.steps=9", 1, "overrides", {"train.steps": 9, "data.dir": "b"}),
+    ("stages[0].valid=7", 0, "valid", 7),
+    ("stages[1].overrides.train.steps=9", 1, "overrides", {"train.steps": 9, "data.dir": "b"}),
     ("stages[1].overrides['data.dir']=c", 1, "overrides", {"train.steps": 5, "data.dir": "c"}),
     ("stages[1].overrides.train.seed=2", 1, "overrides", {"train.steps": 5, "data.dir": "b", "train.seed": 2}),
 ])
