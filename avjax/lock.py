@@ -302,7 +302,7 @@ class _Lock:
 def _myself() -> dict:
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "boot": _boot(),
             "space": _space(), "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
-            "command": " ".join(sys.argv)[:300], "job": os.environ.get("SLURM_JOB_ID", ""),
+            "command": " ".join(sys.argv)[:100], "job": os.environ.get("SLURM_JOB_ID", ""),
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0), "ending": False, "key": secrets.token_hex(8), "beat": 0}
 
 
