@@ -3,50 +3,47 @@
     with lock.hold(workdir / lock.NAME, "workdir"):
         ...
 
-A lock is a small file (an object, in a bucket) with a record of its holder: machine, process, since when, command, and a count
-that grows every BEAT seconds. Whoever finds it held gets one line with all of that, and nothing has been touched.
+A lock is a small file (an object, in a bucket) with a record of its holder: machine, process, since
+when, command, and a count that grows every BEAT seconds. Whoever finds it held gets one line with
+all of that, and nothing has been touched.
 
-When is a holder dead? On disks of one machine the kernel says so: it drops the flock of a process that ends, however it ends.
-Elsewhere flock may be missing, or be known to one machine alone (mounted buckets, some Lustre). There a process of this machine
-is looked up by its number and start time, and one of another machine is dead when its count stands still for AGE seconds.
+When is a holder dead? On disks of one machine the kernel says so: it drops the flock of a process
+that ends, however it ends. Elsewhere flock may be missing, or be known to one machine alone
+(mounted buckets, some Lustre). There a process of this machine is looked up by its number and start
+time, and one of another machine is dead when its count stands still for AGE seconds.
 
-Inside one process a lock may be taken again (a stage that trains inside of a job). A forked child lets go of what it inherits.
-A holder that finds another's record in its place ends, rather than writing beside it.
+Inside one process a lock may be taken again (a stage that trains inside of a job). A forked child
+lets go of what it inherits. A holder that finds another's record in its place ends, rather than
+writing beside it.
 """
 
 import contextlib
-import datetime
-import fcntl
 import json
 import os
 import pathlib
-import secrets
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from avjax import holders
 from avjax.errors import UserError
 
 NAME = ".lock"  # of the file, in a folder that is written for long
 RESULTS = ".results.lock"  # of an evaluation, beside a training
 BEAT = 10.0  # seconds between signs of life
 AGE = 90.0  # seconds without one, after which a holder on another machine is taken for dead
-PREDECESSOR = 600.0  # seconds to wait for a holder that is ending, or that this job has been restarted in place of
+PREDECESSOR = 600.0  # seconds to wait for a holder that is ending, or that this job follows
 SETTLE = 1.0  # seconds after which, of several that wrote into a bucket at once, the last one shows
 POLL = 0.2  # seconds between looks at a holder
-RECORD = 1024  # bytes of a record; always as long, so that no reader sees half of one
-# File systems of one kernel, whose flock knows everybody. (NFS's does too, unless it is mounted with local locks.)
-LOCAL = {"apfs", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
-
 _held: dict[str, "_Lock"] = {}
 _guard = threading.Lock()
 
 
 class Busy(UserError):
-    """Another process holds the lock. `predecessor`: it is ending, or is the run that this job was restarted to follow."""
+    """Another process holds the lock. `predecessor`: it is ending, or is the run that this job was
+    restarted to follow."""
 
     predecessor = False
 
@@ -58,18 +55,28 @@ def beside(path: Any) -> Any:
 
 
 @contextlib.contextmanager
-def hold(file: Any, what: str, where: Any, *, wait: float = 0.0, again: bool = True,
-         way_out: str = "wait for it or end it, or use another one",
-         lost: Callable[[str], None] | None = None) -> Iterator[None]:
+def hold(
+    file: Any,
+    what: str,
+    where: Any,
+    *,
+    wait: float = 0.0,
+    again: bool = True,
+    way_out: str = "wait for it or end it, or use another one",
+    lost: Callable[[str], None] | None = None,
+) -> Iterator[None]:
     """Holds the lock while inside.
 
     Args:
-      file: pathlib.Path, or epath.Path in a bucket. Its folder is made, and goes again if it stays empty.
+      file: pathlib.Path, or epath.Path in a bucket. Its folder is made, and goes again if it stays
+        empty.
       what, where: is being written, for the reader.
-      wait: seconds to wait for a holder that is alive and well. One that is ending is always waited for.
+      wait: seconds to wait for a holder that is alive and well. One that is ending is always waited
+        for.
       again: whether this process may take it once more.
       way_out: for the reader.
-      lost: called, in a thread, with the reason when another has taken the lock over; default ends the process with 2.
+      lost: called, in a thread, with the reason when another has taken the lock over; default ends
+        the process with 2.
 
     Raises:
       Busy: somebody else holds it.
@@ -98,14 +105,17 @@ def hold(file: Any, what: str, where: Any, *, wait: float = 0.0, again: bool = T
 
 
 def ending() -> None:
-    """Notes with all locks that their holder was asked to stop, so that its successor waits for it."""
+    """Notes with all locks that their holder was asked to stop, so that its successor waits for
+    it."""
     for mine in list(_held.values()):
         mine.record["ending"] = True
         mine.wake.set()
 
 
 def let_go(seconds: float = 2.0) -> None:
-    """Releases everything, before a process ends in the middle of things. Storage that hangs is not waited for."""
+    """Releases everything, before a process ends in the middle of things. Storage that hangs is not
+    waited for."""
+
     def all_of_them():
         for key in list(_held):
             if mine := _held.pop(key, None):
@@ -121,7 +131,7 @@ class _Lock:
     def __init__(self, file, what: str, way_out: str, lost: Callable[[str], None]):
         self.file, self.what, self.way_out, self.lost = file, what, way_out, lost
         self.local, self.uses, self.wake = isinstance(file, pathlib.Path), 1, threading.Event()
-        self.record = _myself()
+        self.record = holders.myself()
         self._fd, self._made, self._closed = -1, [], False
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
@@ -129,18 +139,20 @@ class _Lock:
     def take(self, wait: float) -> None:
         began, told = time.monotonic(), False
         while holder := self._attempt():
-            follows = _follows(self.record, holder)
+            follows = holders.follows(self.record, holder)
             if time.monotonic() - began >= max(wait, PREDECESSOR if follows else 0.0):
                 raise self.busy(holder)
             if not told:
-                _say(f"{self.what} is being written by {_who(holder)}; waiting for its end")
+                _say(f"{self.what} is being written by {holders.said(holder)}; waiting for its end")
                 told = True
             time.sleep(POLL)
         self._thread.start()
 
     def busy(self, holder: dict) -> Busy:
-        error = Busy(f"another job is writing {self.what}", found=_who(holder), way_out=self.way_out)
-        error.predecessor = _follows(self.record, holder)
+        error = Busy(
+            f"another job is writing {self.what}", found=holders.said(holder), way_out=self.way_out
+        )
+        error.predecessor = holders.follows(self.record, holder)
         return error
 
     def release(self) -> None:
@@ -166,9 +178,12 @@ class _Lock:
             return self._local() if self.local else self._remote()
         except OSError as error:
             self._clear()
-            raise UserError(f"{self.what} cannot be written", where=str(self.file),
-                            found=f"{type(error).__name__}: {error.strerror or error}",
-                            way_out="look after the folder, its permissions and free space, or use another") from error
+            raise UserError(
+                f"{self.what} cannot be written",
+                where=str(self.file),
+                found=f"{type(error).__name__}: {error.strerror or error}",
+                way_out="look after the folder, its permissions and free space, or use another",
+            ) from error
 
     def _local(self) -> dict | None:
         folder = self.file.parent
@@ -180,9 +195,9 @@ class _Lock:
                 fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:  # whoever made the folder took it away again
                 continue
-            flock = _flock(fd)
+            flock = holders.flock(fd)
             holder = self._holder(fd, flock)
-            if not _same(fd, self.file):  # removed or replaced meanwhile
+            if not holders.same(fd, self.file):  # removed or replaced meanwhile
                 os.close(fd)
             elif holder:
                 os.close(fd)
@@ -195,41 +210,64 @@ class _Lock:
                 self._write()
                 if flock is None:
                     time.sleep(SETTLE)
-                return None if self._mine() else _parsed(os.pread(fd, 4 * RECORD, 0))
+                return None if self._mine() else holders.parsed(os.pread(fd, 4 * holders.RECORD, 0))
 
     def _holder(self, fd: int, flock: bool | None) -> dict | None:
         """Whoever holds the open file, if anybody does. `flock` as `_flock` says."""
+
         def read():
-            return _parsed(os.pread(fd, 4 * RECORD, 0))
+            return holders.parsed(os.pread(fd, 4 * holders.RECORD, 0))
 
         record, began = read(), time.monotonic()
-        while not record and flock is False and time.monotonic() - began < 5 and _same(fd, self.file):
+        while (
+            not record
+            and flock is False
+            and time.monotonic() - began < 5
+            and holders.same(fd, self.file)
+        ):
             time.sleep(POLL / 10)  # it has just been opened
             record = read()
-        if flock is True and (not record or record["boot"] == self.record["boot"] or _one_kernel(self.file)):
+        if flock is True and (
+            not record or record["boot"] == self.record["boot"] or holders.one_kernel(self.file)
+        ):
             return None
         if not record:
             return {} if flock is None else {"host": "a process that has not said its name"}
-        if _place(record) == _place(self.record):
-            return record if _runs(record) else None
-        if flock is False and (record["boot"] == self.record["boot"] or _one_kernel(self.file)):
+        if holders.place(record) == holders.place(self.record):
+            return record if holders.runs(record) else None
+        if flock is False and (
+            record["boot"] == self.record["boot"] or holders.one_kernel(self.file)
+        ):
             return record
         return self._watched(record, read)
 
     def _remote(self) -> dict | None:
         record = self._read_remote()
         if record:
-            here = _place(record) == _place(self.record)
-            if record if here and _runs(record) else None if here else self._watched(record, self._read_remote):
+            here = holders.place(record) == holders.place(self.record)
+            if (
+                record
+                if here and holders.runs(record)
+                else None
+                if here
+                else self._watched(record, self._read_remote)
+            ):
                 return record
         self._write()
         time.sleep(SETTLE)
         record = self._read_remote()
-        return None if record and record["key"] == self.record["key"] else record or {"host": "another process"}
+        return (
+            None
+            if record and record["key"] == self.record["key"]
+            else record or {"host": "another process"}
+        )
 
     def _watched(self, record: dict, read: Callable[[], dict | None]) -> dict | None:
         """`record`, if there is a sign of life."""
-        _say(f"{self.what} was being written by {_who(record)}; looking for up to {AGE:.0f} s whether it still is")
+        _say(
+            f"{self.what} was being written by {holders.said(record)}; "
+            f"looking for up to {AGE:.0f} s whether it still is"
+        )
         began = time.monotonic()
         while time.monotonic() - began < AGE:
             time.sleep(POLL if self.local else 10 * POLL)
@@ -244,22 +282,22 @@ class _Lock:
 
     def _read_remote(self) -> dict | None:
         try:
-            return _parsed(self.file.read_bytes())
+            return holders.parsed(self.file.read_bytes())
         except FileNotFoundError:
             return None
 
     def _mine(self) -> bool:
         if self.local:
-            if not _same(self._fd, self.file):
+            if not holders.same(self._fd, self.file):
                 return False
-            record = _parsed(os.pread(self._fd, 4 * RECORD, 0))
+            record = holders.parsed(os.pread(self._fd, 4 * holders.RECORD, 0))
         else:
             record = self._read_remote()
         return record is not None and record["key"] == self.record["key"]
 
     def _write(self) -> None:
         self.record["beat"] += 1
-        text = json.dumps(self.record).encode().ljust(RECORD)
+        text = json.dumps(self.record).encode().ljust(holders.RECORD)
         if self.local:
             os.pwrite(self._fd, text, 0)
         else:
@@ -269,17 +307,24 @@ class _Lock:
         while True:
             self.wake.wait(BEAT)
             self.wake.clear()
-            with self._writing, contextlib.suppress(Exception):  # that storage fails for a while is for others to tell
+            with (
+                self._writing,
+                contextlib.suppress(Exception),
+            ):  # that storage fails for a while is for others to tell
                 if self._closed:
                     return
                 if self._taken():
                     break
                 self._write()
-        self.lost(f"{self.what} was taken over by another process, for want of signs of this one; ending, so as not to write "
-                  "beside it")
+        self.lost(
+            f"{self.what} was taken over by another process, for want of signs of this one; "
+            "ending, so as not to write "
+            "beside it"
+        )
 
     def _taken(self) -> bool:
-        """Whether another's record stands in place of ours. One that was deleted is written anew."""
+        """Whether another's record stands in place of ours. One that was deleted is written
+        anew."""
         if self._mine():
             return False
         if not self.local:
@@ -287,7 +332,7 @@ class _Lock:
         if self.file.exists():
             return True
         fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        _flock(fd)
+        holders.flock(fd)
         before, self._fd = self._fd, fd
         os.close(before)
         return False
@@ -297,107 +342,6 @@ class _Lock:
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def _myself() -> dict:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "boot": _boot(),
-            "space": _space(), "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
-            "command": " ".join(sys.argv)[:100], "job": os.environ.get("SLURM_JOB_ID", ""),
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0), "ending": False, "key": secrets.token_hex(8), "beat": 0}
-
-
-def _follows(mine: dict, holder: dict) -> bool:
-    """Whether the holder is about to end: it was told to stop, or SLURM has started its job again elsewhere."""
-    again = mine["job"] and mine["job"] == holder.get("job") and mine["restarts"] > holder.get("restarts", 0)
-    return bool(again or holder.get("ending"))
-
-
-def _who(record: dict) -> str:
-    if "pid" not in record:
-        return str(record.get("host", "another process"))
-    state = " (it is stopping)" if record.get("ending") else ""
-    return f"host {record['host']}, process {record['pid']}, since {record['since']}{state}: {record['command']}"
-
-
-def _parsed(data: bytes) -> dict | None:
-    try:
-        record = json.loads(data)
-        return record if {"host", "pid", "boot", "space", "key", "beat", "since", "command"} <= record.keys() else None
-    except (ValueError, AttributeError):
-        return None
-
-
-def _place(record: dict) -> tuple:
-    """Where a process' number means the same: a machine since its start, and one of its containers."""
-    return record["boot"], record["space"], record["host"]
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return socket.gethostname()
-
-
-def _space() -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
-    return ""
-
-
-def _started(pid: int) -> str:
-    """When a process of this machine began, in the kernel's count; "" for none, or one that only waits to be reaped."""
-    try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    except OSError:
-        return ""
-
-
-def _runs(record: dict) -> bool:
-    if os.path.exists("/proc/self/stat"):
-        return _started(record["pid"]) == record.get("started") != ""
-    try:
-        os.kill(record["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _flock(fd: int) -> bool | None:
-    """Whether the open file is now locked; None where the file system has no locks."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _same(fd: int, file: pathlib.Path) -> bool:
-    """Whether the name still is the open file's."""
-    try:
-        found, here = os.stat(file), os.fstat(fd)
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (here.st_dev, here.st_ino)
-
-
-def _one_kernel(file: pathlib.Path) -> bool:
-    """Whether the file lies on a disk that only this machine writes to."""
-    path, best, kind = os.path.realpath(file), "", ""
-    try:
-        lines = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return False
-    for line in lines:
-        mount, _, rest = line.partition(" - ")
-        point = mount.split()[4]
-        if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
-            best, kind = point, rest.split()[0]
-    return kind in LOCAL
 
 
 def _say(text: str) -> None:

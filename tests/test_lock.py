@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avjax import lock
+from avjax import holders, lock
 from avjax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +25,13 @@ with lock.hold(pathlib.Path(sys.argv[1]) / lock.NAME, "the workdir", sys.argv[1]
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds tmp_path/run, until its stdin is closed."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path / "run"],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -43,8 +48,12 @@ def test_a_second_writer_is_told_who_the_first_is_and_follows_its_death_at_once(
     since = json.loads(before)["since"]
     with pytest.raises(lock.Busy) as error, taken(run):
         pass
-    for word in (f"another job is writing the workdir {run}", f"process {holder.pid}", f"since {since}",
-                 f"host {os.uname().nodename}"):
+    for word in (
+        f"another job is writing the workdir {run}",
+        f"process {holder.pid}",
+        f"since {since}",
+        f"host {os.uname().nodename}",
+    ):
         assert word in str(error.value)
     assert (run / lock.NAME).read_bytes() == before
     holder.send_signal(signal.SIGKILL)
@@ -76,23 +85,33 @@ def test_children_neither_hold_it_nor_have_it(tmp_path):
             except lock.Busy:
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        sleeper = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE,
-                                   close_fds=False)
+        sleeper = subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"],
+            stdin=subprocess.PIPE,
+            close_fds=False,
+        )
     with taken(tmp_path):
         pass
     sleeper.communicate()
 
 
 def test_a_descriptor_that_outlives_its_process_does_not_keep_the_lock(tmp_path):
-    code = ("import sys, os, pathlib, subprocess, signal\nfrom avjax import lock\n"
-            "file = pathlib.Path(sys.argv[1]) / lock.NAME\n"
-            "with lock.hold(file, 'x', 'y'):\n"
-            "    fd = next(iter(lock._held.values()))._fd\n"
-            "    child = subprocess.Popen(['sleep', '60'], pass_fds=[fd], stdout=subprocess.DEVNULL)\n"
-            "    print(child.pid, flush=True)\n"
-            "    os.kill(os.getpid(), signal.SIGKILL)\n")
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                          stdin=subprocess.DEVNULL)
+    code = (
+        "import sys, os, pathlib, subprocess, signal\nfrom avjax import lock\n"
+        "file = pathlib.Path(sys.argv[1]) / lock.NAME\n"
+        "with lock.hold(file, 'x', 'y'):\n"
+        "    fd = next(iter(lock._held.values()))._fd\n"
+        "    child = subprocess.Popen(['sleep', '60'], pass_fds=[fd], stdout=subprocess.DEVNULL)\n"
+        "    print(child.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     try:
         with taken(tmp_path):
             pass
@@ -103,12 +122,22 @@ def test_a_descriptor_that_outlives_its_process_does_not_keep_the_lock(tmp_path)
 @pytest.fixture
 def quick(monkeypatch):
     """Seconds become hundredths."""
-    for name, value in (("AGE", 0.3), ("SETTLE", 0.01), ("POLL", 0.02), ("BEAT", 0.02), ("PREDECESSOR", 0.3)):
+    for name, value in (
+        ("AGE", 0.3),
+        ("SETTLE", 0.01),
+        ("POLL", 0.02),
+        ("BEAT", 0.02),
+        ("PREDECESSOR", 0.3),
+    ):
         monkeypatch.setattr(lock, name, value)
 
 
 def record(**changes):
-    return lock._myself() | {"host": "elsewhere", "boot": "another", "pid": 7, "command": "theirs"} | changes
+    return (
+        holders.myself()
+        | {"host": "elsewhere", "boot": "another", "pid": 7, "command": "theirs"}
+        | changes
+    )
 
 
 class Bucket:
@@ -122,10 +151,12 @@ class Bucket:
 
 
 @pytest.mark.parametrize("kind", ["bucket", "mount"])
-def test_a_writer_of_another_machine_lives_as_long_as_it_counts(tmp_path, quick, monkeypatch, kind, capfd):
+def test_a_writer_of_another_machine_lives_as_long_as_it_counts(
+    tmp_path, quick, monkeypatch, kind, capfd
+):
     file = Bucket(tmp_path) if kind == "bucket" else tmp_path / "object"
-    monkeypatch.setattr(lock, "_one_kernel", lambda file: False)
-    monkeypatch.setattr(lock, "_flock", lambda fd: None)
+    monkeypatch.setattr(holders, "one_kernel", lambda file: False)
+    monkeypatch.setattr(holders, "flock", lambda fd: None)
     count, ended = [0], threading.Event()
 
     def beat():
@@ -136,7 +167,10 @@ def test_a_writer_of_another_machine_lives_as_long_as_it_counts(tmp_path, quick,
     (tmp_path / "object").write_text(json.dumps(record(key="theirs", beat=0)))
     other = threading.Thread(target=beat)
     other.start()
-    with pytest.raises(lock.Busy, match="host elsewhere, process 7"), lock.hold(file, "the workdir", "w"):
+    with (
+        pytest.raises(lock.Busy, match="host elsewhere, process 7"),
+        lock.hold(file, "the workdir", "w"),
+    ):
         pass
     ended.set()
     other.join()
@@ -181,15 +215,19 @@ def _another_process(folder):
     raise AssertionError("taken twice")
 
 
-def test_a_run_that_was_told_to_stop_or_was_requeued_is_waited_for(tmp_path, quick, monkeypatch, holder, capfd):
+def test_a_run_that_was_told_to_stop_or_was_requeued_is_waited_for(
+    tmp_path, quick, monkeypatch, holder, capfd
+):
     run = tmp_path / "run"
-    monkeypatch.setattr(lock, "_myself", lambda made=lock._myself: made() | {"job": "12", "restarts": 1})
+    monkeypatch.setattr(
+        holders, "myself", lambda made=holders.myself: made() | {"job": "12", "restarts": 1}
+    )
     with pytest.raises(lock.Busy) as error, taken(run):
         pass
     assert not error.value.predecessor and "waiting" not in capfd.readouterr().err
     for changes in ({"ending": True}, {"job": "12", "restarts": 0}):
         found = json.loads((run / lock.NAME).read_text()) | changes
-        (run / lock.NAME).write_text(json.dumps(found).ljust(lock.RECORD))
+        (run / lock.NAME).write_text(json.dumps(found).ljust(holders.RECORD))
         with pytest.raises(lock.Busy) as error, taken(run):
             pass
         assert error.value.predecessor and "waiting for its end" in capfd.readouterr().err
@@ -218,7 +256,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
 
 def test_disks_of_one_machine_are_known(tmp_path, monkeypatch):
-    lines = ("1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /mnt/bucket rw shared:1 - fuse.gcsfuse b rw\n")
+    lines = (
+        "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /mnt/bucket rw shared:1 - fuse.gcsfuse b rw\n"
+    )
     fake = types.SimpleNamespace(Path=lambda path: types.SimpleNamespace(read_text=lambda: lines))
-    monkeypatch.setattr(lock, "pathlib", fake)
-    assert lock._one_kernel("/home/run/.lock") and not lock._one_kernel("/mnt/bucket/run/.lock")
+    monkeypatch.setattr(holders, "pathlib", fake)
+    assert holders.one_kernel("/home/run/.lock") and not holders.one_kernel("/mnt/bucket/run/.lock")

@@ -13,14 +13,23 @@ from avjax.training import distributed
 from avjax.training.ownership import sole_writer
 
 ROOT = Path(__file__).parents[2]
-HOLDER = ("import sys, pathlib\nfrom avjax import lock\nwith lock.hold(pathlib.Path(sys.argv[1]) / lock.NAME, 'it', 'there'):\n"
-          "    print('held', flush=True)\n    sys.stdin.read()\n")
+HOLDER = (
+    "import sys, pathlib\nfrom avjax import lock\n"
+    "with lock.hold(pathlib.Path(sys.argv[1]) / lock.NAME, 'it', 'there'):\n"
+    "    print('held', flush=True)\n    sys.stdin.read()\n"
+)
 
 
 @pytest.fixture
 def holder(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], cwd=ROOT, text=True, env=os.environ,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path / "run"],
+        cwd=ROOT,
+        text=True,
+        env=os.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -32,7 +41,11 @@ def test_a_second_job_touches_nothing_and_goes_on_once_the_first_is_dead(tmp_pat
     half = run / "checkpoints" / "3.orbax-checkpoint-tmp"  # what the first one is saving
     half.mkdir(parents=True)
     (run / "metrics.jsonl").write_text("half a li")
-    with pytest.raises(lock.Busy, match=f"another job is writing the workdir {run}; found: host .*, process {holder.pid}, since"):
+    with pytest.raises(
+        lock.Busy,
+        match=f"another job is writing the workdir {run}; "
+        f"found: host .*, process {holder.pid}, since",
+    ):
         test_loop.run(run)
     assert half.is_dir() and (run / "metrics.jsonl").read_text() == "half a li"
     assert {p.name for p in run.iterdir()} == {"checkpoints", "metrics.jsonl", lock.NAME}
