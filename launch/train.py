@@ -1,9 +1,10 @@
 """Train: python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart [--config.key=value ...]
 
-Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out splits and generates a
-sample when the config asks for them. The same command goes on with a workdir it was interrupted in; while it runs, a second one
-is refused. What may stand after --config. is said in launch/overrides.py. Exit codes: 0 done, 2 something the user can mend, 75 to
-be started again (SIGTERM, SIGINT, a lost host, a hang).
+Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out
+splits and generates a sample when the config asks for them. The same command goes on with a workdir
+it was interrupted in; while it runs, a second one is refused. What may stand after --config. is said
+in launch/overrides.py. Exit codes: 0 done, 2 something the user can mend, 75 to be started again
+(SIGTERM, SIGINT, a lost host, a hang).
 
 Started once a host, it is one job: all hosts train, and host 0 alone prepares, writes, evaluates and samples. How hosts find
 each other: avjax/training/distributed.py; the workdir has to lie on storage that all of them see.
