@@ -6,6 +6,7 @@ Everything wrong with a command line becomes one line that names the nearest val
 import contextlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from avjax.errors import UserError, exit_cleanly
 from avjax.training import environment
-from launch import overrides
-
-ROOT = Path(__file__).parents[1]
+from launch import ROOT, overrides
 
 
 def define_config(default: str | None = None):
@@ -102,13 +101,21 @@ def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
 
 
 def _check_config(argv: list[str], needed: bool) -> None:
+    """Checks --config. A path that is relative to the project becomes one that absl can open."""
     path = None
     for i, arg in enumerate(argv[1:], 1):
         if not arg.startswith("-"):
             continue
-        name, _, value = arg.lstrip("-").partition("=")
+        name, equals, value = arg.lstrip("-").partition("=")
         if name == "config":
-            path = value or (argv[i + 1] if i + 1 < len(argv) else "")
+            at = i if equals else i + 1
+            path = value if equals else argv[at] if at < len(argv) else ""
+            file, argument = config_file(path)
+            if at < len(argv) and not Path(path.partition(":")[0]).is_file():
+                argv[at] = f"{'--config=' * (at == i)}{file}{':' * bool(argument)}{argument}"
+            ours = ROOT / path.partition(":")[0]
+            if ours.is_file() and not ours.samefile(file):
+                print(f"config: {file.absolute()}, not the project's {ours}", file=sys.stderr, flush=True)
     if path is None:
         if needed:
             raise UserError("no config given", expected="--config=FILE.py, e.g. --config=configs/quickstart.py")
@@ -137,23 +144,56 @@ def fill(value: Any, workdir: Path) -> Any:
 
 
 def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
-    """The locked config of a file ("FILE.py" or "FILE.py:argument"; relative paths also from the project's root) with
-    {"a.b": value} changes. Raises UserError for a missing or broken file and for unknown keys."""
-    name, _, argument = str(path).partition(":")
-    file = Path(name) if Path(name).is_file() else ROOT / name
-    if not file.is_file():
-        beside = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
-        raise UserError("no such config file", where=name, expected=f"a file, e.g. of configs/: {', '.join(beside)}")
-    spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
+    """The locked config of a file ("FILE.py" or "FILE.py:argument", see `config_file`) with {"a.b": value} changes.
+    Raises UserError for a missing or broken file and for unknown keys."""
+    file, argument = config_file(path)
+    _find_siblings(file)
     try:
-        spec.loader.exec_module(module)
+        module = _module(file)
         config = module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
     except Exception as error:
         raise UserError("the config file fails", where=str(file), found=f"{type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError("the config file fails", where=str(file), expected="a ConfigDict from get_config()",
+                        found=type(config).__name__)
+    keys = overrides.all_keys(config)
+    if lacking := [key for key in overrides.all_keys(_module(ROOT / "configs" / "base.py").get_config()) if key not in keys]:
+        raise UserError("the config lacks what every experiment has", where=str(file), expected=", ".join(lacking[:5]),
+                        found=f"{len(lacking)} fields less", way_out="begin it with configs.base.get_config()")
     config = config.lock()
     for key, value in (changes or {}).items():
         overrides.assign(config, key, value, where=f"{file}, {key}")
     return config
+
+
+def config_file(path: str | Path) -> tuple[Path, str]:
+    """(file, argument) of "FILE.py" or "FILE.py:argument": a path from here, else from the project's root. UserError:
+    no such file."""
+    name, _, argument = str(path).partition(":")
+    file = next((f for f in (Path(name).expanduser(), ROOT / name) if name and f.is_file()), None)
+    if file is None:
+        beside = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
+        raise UserError("no such config file", where=f"--config={path}", found="a folder" if Path(name).is_dir() else "",
+                        expected=f"FILE.py or FILE.py:ARGUMENT, e.g. of configs/: {', '.join(beside)}")
+    return file, argument
+
+
+def _find_siblings(file: Path) -> None:
+    """What a config imports lies beside it: `from configs import base` is that of its own folder, where that is called
+    configs and has one, else the project's."""
+    import configs
+
+    folder = str(file.absolute().parent)
+    if file.absolute().parent.name == "configs" and folder not in configs.__path__:
+        configs.__path__.insert(0, folder)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _module(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("_config_" + re.sub(r"\W", "_", file.stem), file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

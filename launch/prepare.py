@@ -101,7 +101,7 @@ def main(argv):
     if isinstance(out, Part) and out.out_dir.exists():
         print(f"{args.out} is there")  # a part that is started again after the end
     elif prepare(**(values | {"out": out})) is None and isinstance(out, Part):
-        print(parts.told(out))
+        parts.end(out, args.shard)
 
 
 if __name__ == "__main__":
