@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from avjax import holders
+from avjax import holders, storage
 from avjax.errors import UserError
 
 NAME = ".lock"  # of the file, in a folder that is written for long
@@ -178,6 +178,7 @@ class _Lock:
             return self._local() if self.local else self._remote()
         except OSError as error:
             self._clear()
+            storage.check(error, self.file)
             raise UserError(
                 f"{self.what} cannot be written",
                 where=str(self.file),

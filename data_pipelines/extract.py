@@ -8,9 +8,11 @@ import pathlib
 import pkgutil
 import re
 
+from avjax import storage
 from avjax.errors import UserError
 from data_pipelines import features as families
 from data_pipelines import store
+from data_pipelines.features.common import PATHS
 from data_pipelines.partial import clean
 from data_pipelines.parts import Part
 
@@ -55,14 +57,19 @@ def _made_before(clips_dir, part: Part, features: str, options: dict) -> bool:
     out = pathlib.Path(part).absolute()
     note = out.with_name(f".{out.name}.asked.json")
     asked = json.dumps({"clips": store.open_dataset(clips_dir).content, "features": features,
-                        "options": {k: str(v) for k, v in sorted(options.items()) if k != "progress"}})
+                        "options": {k: pathlib.PurePath(v).name if k in PATHS and v else str(v)
+                                    for k, v in sorted(options.items()) if k != "progress"}})
     if out.exists():
         clean(out)
         return note.is_file() and note.read_text() == asked
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = note.with_name(f"{note.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    temporary.write_text(asked)
-    os.replace(temporary, note)
+    try:
+        with storage.working_on(note):
+            temporary.write_text(asked)
+            os.replace(temporary, note)
+    finally:
+        temporary.unlink(missing_ok=True)
     return False
 
 

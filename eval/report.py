@@ -6,13 +6,13 @@ import datetime
 import html
 import io
 import json
-import os
 import pathlib
 import tempfile
 
 import numpy as np
 from PIL import Image
 
+from avjax import storage
 from avjax.errors import UserError
 from data_pipelines import media
 from eval import plots
@@ -108,9 +108,8 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
     page = (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>{name}</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n")
     path = pathlib.Path(out_dir) / REPORT_FILE
-    partial = path.with_name(f".{REPORT_FILE}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with storage.aside(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

@@ -180,7 +180,13 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
         raise UserError("no trained system here", where=str(workdir), expected="a folder with config.json",
                         found="nothing of the kind", way_out=f"train first: python -m launch.train --config=configs/... "
                         f"--workdir={workdir}")
-    return ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(json.loads(path.read_text()))
+    config.data.dir = launch_flags.fill(config.data.dir, workdir)
+    if config.data.dir and not pathlib.Path(config.data.dir).exists():  # of an older job, whose workdir was moved since
+        parts = pathlib.PurePath(config.data.dir).parts[1:]
+        inside = [workdir.joinpath(*parts[k:]) for k in range(len(parts))]
+        config.data.dir = str(next((p for p in inside if p.is_dir()), config.data.dir))
+    return config
 
 
 def define_flags() -> None:

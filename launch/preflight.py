@@ -5,6 +5,7 @@ before the first step of training."""
 import contextlib
 import importlib.util
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from avjax.training import checkpoints, paths
 from avjax.training.evaluators import HeldOutLoss
 from launch.flags import fill, launcher, load_config
 
+CONFIG_FILE = "config.json"  # of a workdir that was begun
 # Arguments of stages that name a file or folder, where they are not one of a few words.
 FILES = (
     "clips",
@@ -93,18 +95,18 @@ def check(
     with contextlib.ExitStack() as at_leisure:
         if _comes(config.data.dir, made):  # it may not be there yet, or not be whole
             at_leisure.enter_context(contextlib.suppress(NoDataset))
-        check_splits(config, _opened(config.data.dir))
+        check_splits(config, _opened(config.data.dir, begun=(workdir / CONFIG_FILE).exists()))
 
 
 class NoDataset(UserError):
     """Not there, or not whole."""
 
 
-def _opened(folder: str):
+def _opened(folder: str, *, begun: bool):
     from data_pipelines.store import open_dataset
 
     try:
-        return open_dataset(folder)
+        return open_dataset(folder, begun=begun)
     except UserError as error:
         raise NoDataset(str(error)) from error
 
@@ -246,6 +248,9 @@ def check_stages(stages, workdir: Path, where: str = "config.stages") -> tuple[s
             raise UserError(
                 "a stage without an output", where=at, expected=f"a value for {target!r}"
             )
+        if _is_done(kind, paths.folder(arguments[target])):  # what it was made of may be gone
+            made += (str(arguments[target]),)
+            continue
         for name in FILES:
             value = arguments.get(name)
             named = isinstance(value, str) and ("/" in value or Path(value).suffix)
@@ -262,6 +267,15 @@ def check_stages(stages, workdir: Path, where: str = "config.stages") -> tuple[s
             _check_arguments(kind, arguments, at)
         made += (str(arguments[target]),)
     return made
+
+
+def _is_done(kind: str, out: Path) -> bool:
+    """Whether the stage will be skipped, or is for launch.stages to refuse."""
+    if kind != "train":
+        return out.exists()
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads(out.with_name(out.name + ".stage.json").read_text())["done"]
+    return False
 
 
 def _check_training(arguments: dict[str, Any], made: tuple[str, ...], at: str) -> None:

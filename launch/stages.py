@@ -5,8 +5,9 @@
                                                                             data_pipelines.features.<features>.extract
     {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae", "overrides": {"a.b": value}}
 
-Beside every output lies `<output>.stage.json`, the arguments that made it. An output made with other arguments is an
-error that says which folder to delete, never silently used or overwritten.
+Beside every output lies `<output>.stage.json`, the arguments that made it, paths in the workdir as "{workdir}/...", so that
+the workdir may be moved. An output made with other arguments is an error that says which folder to delete, never silently
+used or overwritten.
 
 Of several hosts, each extracts a part (data_pipelines/parts.py); a stage that trains is run by all of them, and host 0 alone
 prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
@@ -22,7 +23,7 @@ from pathlib import Path
 from avjax import lock
 from avjax.errors import UserError
 from avjax.training import distributed, paths
-from launch.flags import fill, launcher, load_config
+from launch.flags import fill, launcher, load_config, unfill
 
 KINDS = ("prepare", "extract", "train")
 
@@ -45,12 +46,13 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
                             way_out="name a folder that all hosts see, in the stage and in config.data.dir; the workdir may stay")
         start = time.perf_counter()
         name = f"{kind} {out}"
-        if distributed.on_main(f"is it whole: {name}", lambda: _is_whole(kind, arguments, out, where)):  # noqa: B023
+        words = _words(arguments, out, workdir)
+        if distributed.on_main(f"is it whole: {name}", lambda: _is_whole(kind, words, out, where, workdir)):  # noqa: B023
             _tell(f"{name}: whole, skipped")
             continue
         _tell(name)
         if distributed.is_main():
-            _record(out, kind, arguments, done=False)
+            _record(out, kind, words, done=False)
         if kind == "train":
             _run(kind, dict(arguments), where)
         elif kind == "extract":
@@ -58,7 +60,7 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
         else:
             distributed.on_main(name, lambda: _run(kind, dict(arguments), where))  # noqa: B023
         if distributed.is_main():
-            _record(out, kind, arguments, done=True)
+            _record(out, kind, words, done=True)
         seconds[f"{kind} {out.name}"] = time.perf_counter() - start
     return seconds
 
@@ -93,7 +95,22 @@ def _record(out: Path, kind: str, arguments: dict, *, done: bool) -> None:
     paths.write_text(file, json.dumps({"kind": kind, "arguments": arguments, "done": done}, indent=1))
 
 
-def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
+def _words(arguments: dict, out: Path, workdir: Path) -> dict:
+    """The arguments as they are recorded: relative to the workdir where the output moves with it."""
+    inside = str(out).startswith(f"{workdir}/")
+    return json.loads(json.dumps(unfill(arguments, workdir) if inside else arguments))
+
+
+def _recorded(arguments: dict, wanted: dict, target: str) -> dict:
+    """A record's arguments in the words of today: older ones name their workdir, wherever it was then."""
+    now, then = wanted[target], arguments.get(target, "")
+    inside = now.removeprefix("{workdir}")
+    if now == inside or not then.endswith(inside):
+        return arguments
+    return unfill(arguments, then.removesuffix(inside))
+
+
+def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) -> bool:
     if not out.exists():
         return False
     try:
@@ -102,17 +119,21 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
         record = None
     except ValueError as error:
         raise UserError("a stage's record is unreadable", where=str(_record_file(out)),
-                        way_out=f"delete it and {out}") from error
-    wanted = json.loads(json.dumps({"kind": kind, "arguments": arguments}))
-    found = None if record is None else {k: record[k] for k in ("kind", "arguments")}
-    if found is not None and found != wanted:
-        keys = sorted(k for k in wanted["arguments"].keys() | found["arguments"].keys()
-                      if wanted["arguments"].get(k) != found["arguments"].get(k)) or ["kind"]
-        raise UserError("a stage's output was made with other arguments", where=f"{where}, {out}",
-                        expected=", ".join(f"{k}={wanted['arguments'].get(k)!r}" for k in keys),
-                        found=", ".join(f"{k}={found['arguments'].get(k)!r}" for k in keys),
-                        way_out=f"delete the folder {out}, or use another workdir")
-    if found is None and kind != "train":
+                        way_out=f"bring it back, or move {out} away to have it made again") from error
+    if record is not None:
+        wanted = {"kind": kind} | arguments
+        found = {"kind": record["kind"]} | _recorded(record["arguments"], arguments, "workdir" if kind == "train" else "out")
+        differ = [k for k in sorted({*wanted, *found}) if wanted.get(k) != found.get(k)]
+        moved = [k for k in differ if paths.moved(fill(found.get(k), workdir), fill(wanted.get(k), workdir))]
+        if moved == differ:
+            for k in moved:
+                _tell(f"{out}: its {k} has moved from {found[k]} to {wanted[k]}")
+        else:
+            raise UserError("a stage's output was made with other arguments", where=f"{where}, {out}",
+                            expected=", ".join(f"{k}={wanted.get(k)!r}" for k in differ),
+                            found=", ".join(f"{k}={found.get(k)!r}" for k in differ),
+                            way_out=f"delete the folder {out}, use another workdir, or repeat those arguments")
+    if record is None and kind != "train":
         raise UserError("a stage's output folder exists, but not from this job", where=f"{where}, {out}",
                         expected=f"{_record_file(out).name} beside it", found="none",
                         way_out=f"delete the folder {out}, or point the stage elsewhere")
@@ -120,7 +141,8 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
         return record is not None and record["done"]  # else training goes on from its last checkpoint
     from data_pipelines.store import open_dataset
 
-    open_dataset(out)  # written whole or not at all, so it need not be marked as done; UserError when damaged
+    begun = record is not None and record["done"]
+    open_dataset(out, begun=begun)  # written whole or not at all, so it need not be marked as done; UserError when damaged
     return True
 
 

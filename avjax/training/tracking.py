@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from avjax.errors import UserError
+from avjax.training import paths
+
+ID_FILE = "wandb.json"
 
 
 class Wandb:
@@ -20,13 +23,13 @@ class Wandb:
     """
 
     def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
-        """workdir: its path decides the run's id, its last folder the run's name."""
+        """workdir: its first path decides the run's id, its last folder the run's name."""
         try:
             package = importlib.import_module("wandb")
         except ImportError as error:
             raise UserError("Weights & Biases is not installed", where=f"config.train.wandb={project!r}", found=str(error),
                             way_out="pip install avjax[wandb], or leave config.train.wandb empty") from error
-        identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
+        identity = paths.identity(workdir, ID_FILE, hashlib.sha256(str(workdir).encode()).hexdigest()[:16])
         self._run = package.init(project=project, name=workdir.name, id=identity, resume="allow", config=dict(config))
         # Steps done again after a kill come twice; W&B's own step may only grow, so ours is a value like the others.
         self._run.define_metric("step")

@@ -56,7 +56,7 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
     common.choice("head", head, HEADS)
     common.choice("resample", mode, resample.MODES)
     store.refuse_existing(out_dir)
-    clips = store.open_dataset(clips_dir)
+    clips = common.open_clips(clips_dir, out_dir)
     header = head_latents.make(head, clips, head_vae)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae, weights=weights, units=units,
                     seed=seed, mode=mode, fit_split=fit_split) as job:

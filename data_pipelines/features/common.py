@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from avjax.errors import UserError
-from data_pipelines import store
+from data_pipelines import parts, store
 from data_pipelines.partial import Partial
 
+# Options that name files, whose contents are in the recipes and codecs.
+PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder", "centroids")
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")  # copied from the clips where they have them
 
 
@@ -53,10 +55,15 @@ def to_float(audio: np.ndarray) -> np.ndarray:
     return audio.astype(np.float32) / 32768 if audio.dtype == np.int16 else audio.astype(np.float32)
 
 
+def open_clips(clips_dir, out_dir) -> store.Dataset:
+    """The clips. What is missing of them is the storage's fault where an interrupted job of `out_dir` has read them before."""
+    return store.open_dataset(clips_dir, begun=parts.begun(out_dir) is not None)
+
+
 def job(out_dir, clips, family: str, **options) -> Partial:
     """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
     options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
-    return Partial(out_dir, {"features": family, "clips": clips.content, **options})
+    return Partial(out_dir, {"features": family, "clips": clips.content, **options}, paths=PATHS)
 
 
 def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Callable[[], dict]]:

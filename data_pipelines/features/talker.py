@@ -56,7 +56,7 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     """
     common.choice("voice", voice, VOICES)
     store.refuse_existing(out_dir)
-    clips = store.open_dataset(clips_dir)
+    clips = common.open_clips(clips_dir, out_dir)
     common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and transcripts")
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"

@@ -66,7 +66,7 @@ def extract(clips_dir, out_dir, *, vae=None, reader=None, vocoder=None, unit_enc
     if not 0 <= video <= 1:
         raise UserError("no such share", where="--video", expected="0 <= share <= 1", found=str(video))
     store.refuse_existing(out_dir)
-    clips = store.open_dataset(clips_dir)
+    clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     prefixes = dialogues.parties(clips)
     common.require(clips, ("audio", "speaker", "text", "partner_audio", "partner_speaker"), "prepare dialogues of two parties")

@@ -130,7 +130,7 @@ def _part(source: str, out: str, count: int, arguments: dict, index: int) -> Non
 def _write_part(part: Part, listing: "rows_of.Listing", plan: "Plan", written: dict, max_bad: float, options: dict):
     """Writes the part's rows; the dataset, if it was the last part. A clip is what `_examples` makes of its row, and a row whose
     id an earlier usable one has is refused, whichever part that is in."""
-    with Partial(part, {"dataset": "talker", "rows": listing.content(), **options}) as job:
+    with Partial(part, {"dataset": "talker", "rows": listing.content(), **options}, paths=("source",)) as job:
         tree = TarTree(listing.root, index=job.once("tar_index", lambda: TarTree(listing.root, progress=False).index()))
         reader = rows_of.Reader(tree, listing.list_dir, options["trim_audio"])
         items = {split: [row and functools.partial(_example, reader, *row, tuple(written["features"])) for row in rows]

@@ -1,6 +1,8 @@
 """Where the time went, how much of it counted, and who is told."""
 
+import errno
 import json
+import os
 import sys
 import time
 import types
@@ -10,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from tensorboardX import record_writer
 from test_loop import records, run
 
-from avjax.errors import UserError
+from avjax.errors import DiskFull, UserError
 from avjax.systems.api import Spec
-from avjax.training import distributed, goodput, profiling, stepclock, telemetry, throughput
+from avjax.training import distributed, goodput, paths, profiling, stepclock, telemetry, throughput
 from avjax.training.stepclock import StepClock, split
 
 PAUSE = 0.15  # long beside what a busy machine adds
@@ -205,3 +208,27 @@ def test_the_host_with_late_data_is_named(monkeypatch):
     peers.me = 0
     assert telemetry.slowest_data(0.2) == {"slowest_data_wait_seconds": 0.5, "slowest_host": 3}
     assert telemetry.slowest_data(0.6)["slowest_host"] == 0
+
+
+def test_a_full_disk_ends_the_job_and_hangs_nothing(tmp_path, monkeypatch):
+    """tensorboardX 2.6.5 alone waits for ever at the eleventh event after its thread has died."""
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    told = telemetry.Telemetry(tmp_path, start=0, total=100)
+    with monkeypatch.context() as patch, pytest.raises(DiskFull, match=f"disk is full; where: {tmp_path}/tensorboard"):
+        patch.setattr(record_writer.RecordWriter, "write", fail)
+        for step in range(100):
+            told.record(step, "train", {"loss": 1.0})
+            time.sleep(0.001)
+    told.close()
+    told = telemetry.Telemetry(tmp_path, start=0, total=100)
+    monkeypatch.setattr(told, "_file", types.SimpleNamespace(write=fail, close=fail))
+    with pytest.raises(DiskFull, match=f"where: {tmp_path}/metrics.jsonl"):
+        told.record(1, "train", {"loss": 1.0})
+    told.close()
+    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+        patch.setattr(os, "replace", fail)
+        paths.write_text(tmp_path / "config.json", "{}")
+    assert not list(tmp_path.rglob("*.tmp"))
+    paths.write_text(tmp_path / "config.json", "{}")
