@@ -58,6 +58,9 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     benchmark, dataset = open_benchmark(config, workdir)
     runner.check(system, dataset)
     splits = tuple(splits or config.evaluate.splits)
+    if not splits:
+        raise UserError("no split to score", where="config.evaluate.splits", found="()",
+                        expected=" or ".join(dataset.splits), way_out="--split=NAME")
     for split in splits:
         runner.check_split(dataset, split)
     meta = {"name": config.name, "seed": int(config.evaluate.seed)}

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from avjax.errors import UserError
 from avjax.sharding.mesh import feed, make_mesh
 from avjax.systems import api
-from avjax.training import checkpoints, distributed, loop, paths
-from avjax.training.checkpoint_files import FOLDER, Unreadable, settled, steps_in
+from avjax.training import checkpoints, distributed, environment, loop, paths
+from avjax.training.checkpoint_files import FOLDER, Unreadable, meta_or_none, settled, steps_in
 from avjax.training.evaluators import HeldOutLoss
 from avjax.training.ownership import sole_writer
 from data_pipelines.loader import check_recipes, make_loader
@@ -150,7 +150,10 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
     """UserError when the workdir was begun with a config that differs in anything that matters, or is further than asked for."""
     with contextlib.suppress(Unreadable):  # is for those who read them to tell
-        loop.check_steps(max(steps_in(workdir / FOLDER), default=0), config.train.steps, workdir)
+        if saved := steps_in(workdir / FOLDER):
+            loop.check_steps(saved[-1], config.train.steps, workdir)
+            before = meta_or_none(workdir / FOLDER / str(saved[-1])) or {}
+            environment.compare(before.get("environment", {}), f"step {saved[-1]}")
     file = workdir / CONFIG_FILE
     if not file.exists():
         return

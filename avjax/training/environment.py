@@ -38,8 +38,7 @@ def pin() -> list[str]:
         if (found := getattr(jax.config, name, value)) != value:
             jax.config.update(name, value)
             told.append(
-                f"{name.upper()}={found} is set aside: parameters are float32, "
-                f"and the code is for {value}"
+                f"{name.upper()}={found} is set aside: this code computes with {name.upper()}={value}"
             )
     return told
 

@@ -32,7 +32,7 @@ def test_sixty_four_bits_are_set_aside_with_a_word(setting, monkeypatch):
     ):
         environment.check()
     assert environment.pin() == [
-        "JAX_ENABLE_X64=True is set aside: parameters are float32, and the code is for False"
+        "JAX_ENABLE_X64=True is set aside: this code computes with JAX_ENABLE_X64=False"
     ]
     assert jax.numpy.ones(3).dtype == "float32"
     environment.check()
