@@ -189,6 +189,11 @@ class Partial:
                             way_out="continue it as it was, or delete that folder to begin anew")
         self._same(before["arguments"])
 
+    def renew(self) -> None:
+        """Begins this job, or part, anew but for what was fitted: what it had finished would come out otherwise now."""
+        (self.dir / JOURNAL).unlink()
+        self._continue()
+
     def _continue(self) -> None:
         """Reads the journal as far as it is true, and deletes what it does not tell of."""
         path = self.dir / JOURNAL

@@ -14,7 +14,7 @@ from PIL import Image
 
 from avjax import storage
 from avjax.errors import UserError
-from data_pipelines import media
+from data_pipelines import write_media
 from eval import plots
 from eval.signals import AUDIO, MOTION
 from eval.tables import cell, count, number, shown
@@ -213,7 +213,7 @@ def video_and_poster(benchmark, signals, identity) -> tuple[bytes, bytes] | None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "clip.mp4"
         sound = signals.waveform if signals.has_audio else np.zeros(0, np.float32)
-        media.write_mp4(path, frames, fps, fit_sound(sound, len(frames) / fps, benchmark.sample_rate),
+        write_media.write_mp4(path, frames, fps, fit_sound(sound, len(frames) / fps, benchmark.sample_rate),
                         benchmark.sample_rate, crf=26)
         poster = io.BytesIO()
         Image.fromarray(frames[len(frames) // 2]).save(poster, "JPEG", quality=85)

@@ -18,7 +18,7 @@ from avjax.training.ownership import sole_writer
 from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
-from launch import preflight
+from launch import identities, preflight
 from launch.flags import fill, launcher, unfill
 
 CONFIG_FILE = "config.json"
@@ -51,6 +51,7 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
         check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()), system.example_spec, workdir)
 
     check_warm_start(config, system, dataset, workdir)
+    identities.check(system, dataset, begun=(workdir / CONFIG_FILE).exists())
 
     host, num_hosts = feed(mesh)
 

@@ -209,7 +209,7 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, fit_split) -> _Toke
         position = chunk * per_chunk + np.clip(seconds * 50 - 200 / 320, 0, per_chunk - 1)
         return resample.interpolate(x_TC, position)
 
-    digest = _file_hash(weights)
+    digest = file_hash(weights)
     return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "values": "logits"}, 29,
                       "CTC logits of wav2vec2", logits)
 
@@ -260,7 +260,8 @@ def rotation_vector(quaternion_T4: np.ndarray) -> np.ndarray:
     return (q[:, 1:] * np.where(sine > 1e-8, angle / np.maximum(sine, 1e-8), 2.0)).astype(np.float32)
 
 
-def _file_hash(path) -> str:
+def file_hash(path) -> str:
+    """16 hex digits of what a file, or all files of a folder, hold."""
     files = sorted(p for p in pathlib.Path(path).rglob("*") if p.is_file()) if pathlib.Path(path).is_dir() else [
         pathlib.Path(path)]
     digest = hashlib.sha256()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from avjax.errors import UserError
-from data_pipelines import parts, store
+from data_pipelines import parts, quarantine, store
 from data_pipelines.partial import Partial
 
 # Options that name files, whose contents are in the recipes and codecs.
@@ -70,6 +70,14 @@ def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Calla
     """Items for `store.write_dataset`: a function for every record of a source, which reads it only when it is called."""
     for i in range(len(source)):
         yield functools.partial(example, source, i)
+
+
+def unusable(error: Exception, id: str) -> store.Unusable:
+    """What an item is left out for that raised `error`. Raises it where it is not the item's fault (quarantine.py)."""
+    if isinstance(error, store.Unusable):
+        return error.of(id)
+    quarantine.check(error, ())
+    return store.Unusable("cannot be extracted", id=id, found=quarantine.said(error))
 
 
 def check_units(units: np.ndarray, num_units: int, where: str) -> None:

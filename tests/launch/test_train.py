@@ -222,6 +222,30 @@ def test_a_stage_killed_before_its_record_was_closed_is_whole_if_its_dataset_is(
     assert stages.run_stages(stage, tmp_path) == {} and fake_prepare == [0]
 
 
+def test_stages_know_what_their_outputs_were_made_of(tmp_path, fake_prepare, monkeypatch):
+    monkeypatch.setattr("data_pipelines.extract.extractor", lambda name: lambda clips_dir, out_dir: write_clips(out_dir))
+    stage = ({"kind": "prepare", "dataset": "tiny", "out": "{workdir}/clips"},
+             {"kind": "extract", "clips": "{workdir}/clips", "out": "{workdir}/features"})
+    stages.run_stages(stage, tmp_path)
+    assert stages.run_stages(stage, tmp_path) == {}
+    shutil.rmtree(tmp_path / "clips")
+    assert stages.run_stages(stage, tmp_path).keys() == {"prepare clips"}  # the same again
+    shutil.rmtree(tmp_path / "clips")
+    write_clips(tmp_path / "clips", seed=5)
+    with pytest.raises(UserError, match=f"made of other data.*delete the folder {tmp_path / 'features'}"):
+        stages.run_stages(stage, tmp_path)
+
+
+def test_stages_of_own_clips_are_prepared_again_and_may_have_moved(tmp_path, monkeypatch):
+    calls = []
+    module = type(sys)("launch.prepare")
+    module.prepare = lambda dataset, source, out: (calls.append(source), (tmp_path / "mine").mkdir(exist_ok=True))
+    monkeypatch.setitem(sys.modules, "launch.prepare", module)
+    for source in ("a", "a", "b"):
+        stages.run_stages(({"kind": "prepare", "dataset": "clips", "source": source, "out": "{workdir}/mine"},), tmp_path)
+    assert calls == ["a", "a", "b"]
+
+
 def test_training_stage_is_skipped_when_done_and_goes_on_when_not(tmp_path, one_device):
     clips = write_clips(tmp_path / "clips").dir
     stage = ({"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/vae",

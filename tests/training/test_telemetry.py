@@ -1,6 +1,7 @@
 """Where the time went, how much of it counted, and who is told."""
 
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from test_loop import records, run
 
 from avjax.errors import DiskFull, UserError
 from avjax.systems.api import Spec
-from avjax.training import distributed, goodput, paths, profiling, stepclock, telemetry, throughput
+from avjax.training import distributed, goodput, paths, profiling, stepclock, telemetry, throughput, tracking
 from avjax.training.stepclock import StepClock, split
 
 PAUSE = 0.15  # long beside what a busy machine adds
@@ -189,6 +190,19 @@ def test_wandb_gets_the_scalars_and_the_same_run_when_a_workdir_goes_on(tmp_path
     losses = [v for v in fake if "train/loss" in v]
     assert [v["step"] for v in losses] == [1, 2, 3] and ("*", {"step_metric": "step"}) in fake.metrics and fake.finished
     assert losses[0]["train/loss"] == records(tmp_path / "job")[0]["loss"]
+
+
+def test_a_run_s_id_belongs_to_its_workdir_not_to_the_path(tmp_path):
+    ids = []
+    for name in ("job", "job", "moved", "job"):
+        if name == "moved":
+            (tmp_path / "job").rename(tmp_path / "moved")
+        (tmp_path / name).mkdir(exist_ok=True)
+        ids.append(tracking.run_id(tmp_path / name))
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "metrics.jsonl").touch()
+    assert tracking.run_id(tmp_path / "older") == hashlib.sha256(str(tmp_path / "older").encode()).hexdigest()[:16]
 
 
 def test_wandb_without_the_package(tmp_path, monkeypatch):
