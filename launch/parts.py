@@ -8,6 +8,7 @@ Processes share nothing but the folder: each sees its own devices alone (JAX's d
 for nobody.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -15,6 +16,7 @@ import time
 
 from absl import flags
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.training import cluster, distributed
 from data_pipelines import parts as data_parts
@@ -65,6 +67,14 @@ def part_of(out: str, shard: str | None) -> str | Part:
         distributed.say(f"restartable: {error.message}")
         raise
     return out if count == 1 else Part(pathlib.Path(out), index, count)
+
+
+def sole_maker(out: str | Part):
+    """A context in which no other process makes the dataset. (A part has a lock of its own, see
+    data_pipelines/partial.py.)"""
+    if isinstance(out, Part):
+        return contextlib.nullcontext()
+    return lock.hold(lock.beside(out), "the dataset", out)
 
 
 def end(part: Part, shard: str | None) -> None:

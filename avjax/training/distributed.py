@@ -17,7 +17,7 @@ import jax
 from jax._src import distributed as jax_distributed
 
 from avjax.errors import UserError
-from avjax.training import cluster, rollcall
+from avjax.training import cluster, environment, rollcall
 from avjax.training.peers import RESTARTABLE, USER, Peers, Restart, exit_now, first_line, restartable_abort, say
 
 __all__ = ["RESTARTABLE", "USER", "Restart", "agree", "barrier", "configure", "end", "exit_now", "find", "gather", "initialize",
@@ -192,7 +192,7 @@ def versions() -> dict[str, str]:
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return environment.settings() | found
 
 
 def lost(error: jax.errors.JaxRuntimeError) -> None:
