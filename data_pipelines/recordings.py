@@ -8,6 +8,7 @@ The first folder below the source is the speaker; a file directly in the source 
 
 import collections
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -201,12 +202,22 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     cropper = faces.Cropper(track, size, FPS)
     shape = (count, size, size, 3)
     crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8, shape) if crops_file else np.empty(shape, np.uint8)
-    if crops_file:  # a disk that is too full says so here, as an error: written through the map it would kill the process
-        with open(crops_file, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, crops_file.stat().st_size)
+    if crops_file:
+        _reserve(crops_file)
     for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end), strict=True):
         crops[k] = cropper(k, image)
     return Recording(samples, crops, track.pose())
+
+
+def _reserve(path: pathlib.Path) -> None:
+    """Raises OSError when the disk is too full for a file of holes: written through a map, that would kill the process."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without it
+                    raise
 
 
 def text_of(source: Source) -> str:

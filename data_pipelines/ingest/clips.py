@@ -372,8 +372,8 @@ def describe(summary: dict, out) -> str:
         lines += [f"  {row['id']}: {row['detail']}" for row in summary["quarantine"]]
     lines += ["", f"written: {out}"]
     if len(summary["speakers"]) > 1:
-        lines += [f"most material: {summary['longest']}. One model speaks for one identity: prepare again with "
-                  f"--speaker={summary['longest']} (or --longest_identity) to train on it"]
+        lines += [f"most material: {summary['longest']}. One model speaks for one identity: to train on it, prepare "
+                  f"into another --out with --speaker={summary['longest']} (or --longest_identity)"]
     return "\n".join(lines)
 
 
