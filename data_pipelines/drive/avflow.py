@@ -11,7 +11,7 @@ import numpy as np
 from avjax.codecs import mel
 from avjax.encoders import espeak, kmeans
 from avjax.errors import UserError
-from data_pipelines import drive, media, resample
+from data_pipelines import drive, heard, media, resample
 from data_pipelines.schema import recipe_hash
 
 MAX_CHARACTERS = 2000  # about two minutes of speech
@@ -33,13 +33,15 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
     drive.check_task(task, system)
     who = drive.speakers(decoder.codecs)
     speaker = drive.choose_speaker(wish.speaker, who)
-    recipe = decoder.recipes["tokens"]
+    recipe, notes = decoder.recipes["tokens"], []
     if text:
         tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
     else:
-        tokens_TC = tokens_from_audio(media.read_audio(audio, mel.RECIPE["sample_rate"]), recipe, decoder.codecs)
+        audio_N = media.read_audio(audio, mel.RECIPE["sample_rate"])
+        tokens_TC = tokens_from_audio(audio_N, recipe, decoder.codecs)
+        notes = heard.remarks(audio_N, mel.RECIPE["sample_rate"], decoder.codecs, recipe)
     return drive.Plan(task, conditions(system.conditions_spec, tokens_TC, who[speaker], bucket=BUCKET), len(tokens_TC),
-                      speaker, who[speaker], text or pathlib.Path(audio).name)
+                      speaker, who[speaker], text or pathlib.Path(audio).name, tuple(notes))
 
 
 def remarks(plan: drive.Plan, out, system) -> list[str]:
@@ -71,7 +73,7 @@ def tokens_from_audio(audio: np.ndarray, recipe: Mapping, codecs: Mapping) -> np
     """(T, C) tokens of speech at 22050 Hz. Raises UserError when the model's tokens cannot be had from sound."""
     if recipe["kind"] == "units":
         centroids = codecs["tokens"]["centroids"]
-        nearest = kmeans.assign(mel.normalise(mel.log_mel(audio)).astype(np.float32), centroids)
+        nearest = kmeans.assign(mel.of_speech(audio, recipe.get("level")), centroids)
         return np.eye(len(centroids), dtype=np.float32)[nearest]
     raise UserError("this model is not driven by audio", where="recipes.json, tokens", expected="kind units",
                     found=recipe["kind"], way_out="use --text" if recipe["kind"] == "phones" else

@@ -19,7 +19,7 @@ import numpy as np
 from avjax.codecs import latents, motion
 from avjax.encoders import voice_statistics
 from avjax.errors import UserError
-from data_pipelines import encode, store
+from data_pipelines import encode, heard, store
 from data_pipelines.features import common
 from data_pipelines.schema import SPEAKERS, Feature, arrays_hash
 from data_pipelines.tokenizer import STAND_IN_VOCABULARY, Tokenizer
@@ -94,6 +94,7 @@ def _write(job, clips, encoder: encode.Encoder, raw_voices, voice, placeholder, 
     if placeholder.strip():
         recipes["tokens"]["placeholder"] = placeholder.strip()
     codecs = {c: clips.codec(c) for c in clips.codecs} | encoder.codecs
+    codecs[heard.CODEC] = job.once("heard", lambda: heard.ranges(clips, fit_split))
     codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
     return store.write_dataset(
         job, name=name, description=f"Talker features of {clips.name}: tokens={encoder.tokenizer.kind}, "
