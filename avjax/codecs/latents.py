@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 
 from avjax.codecs import griffin_lim, linear
-from avjax.codecs import level as level_lib
 from avjax.codecs import mel as mel_lib
 from avjax.errors import UserError
 
@@ -50,18 +49,16 @@ class MelPCA:
     """The stand-in; see the top of this file."""
 
     codec: linear.LinearCodec
-    level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)  # None: sound as it comes
 
     @property
     def recipe(self) -> dict:
         """How the latents are made, apart from the fitted arrays (whose hash the dataset adds)."""
-        out = {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE, "dim": len(self.codec.std),
-               "stack": STACK, "mel": dict(MEL), "scale": "unit variance on the training split"}
-        return out | ({"level": dict(self.level)} if self.level else {})
+        return {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE, "dim": len(self.codec.std),
+                "stack": STACK, "mel": dict(MEL), "scale": "unit variance on the training split"}
 
     def encode(self, audio_N: np.ndarray) -> np.ndarray:
         """See AudioCodec."""
-        return self.codec.encode(stacked_mel(audio_N, self.level))
+        return self.codec.encode(stacked_mel(audio_N))
 
     def mel(self, latent_TA: np.ndarray) -> np.ndarray:
         """See AudioCodec."""
@@ -84,10 +81,9 @@ class MelPCA:
                             found=str(np.shape(latent_TA)), way_out="use the codec that the model was trained with")
 
 
-def stacked_mel(audio_N: np.ndarray, level: dict | None = level_lib.RECIPE) -> np.ndarray:
-    """(N,) at 24 kHz -> (T, 4 * 80) normalised log-mel of the latent frames, of speech at one level unless that is None.
-    Raises UserError for less than 20 ms."""
-    audio_N = level_lib.normalised(np.asarray(audio_N, np.float32), SAMPLE_RATE, level)
+def stacked_mel(audio_N: np.ndarray) -> np.ndarray:
+    """(N,) at 24 kHz -> (T, 4 * 80) normalised log-mel of the latent frames. Raises UserError for less than 20 ms."""
+    audio_N = np.asarray(audio_N, np.float32)
     audio_N = np.pad(audio_N, (0, -len(audio_N) % HOP))
     return mel_lib.normalise(mel_lib.log_mel(audio_N, MEL), MEL).reshape(-1, STACK * MEL["bands"])
 
@@ -105,7 +101,7 @@ def moments() -> linear.Moments:
 def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codecs/audio.npz") -> AudioCodec:
     """The codec of a dataset or workdir. Raises UserError for kinds that are unknown or need weights."""
     if recipe.get("kind") == "mel-pca":
-        codec = MelPCA(linear.LinearCodec.from_arrays(arrays, where), recipe.get("level"))
+        codec = MelPCA(linear.LinearCodec.from_arrays(arrays, where))
         if len(codec.codec.mean) != STACK * MEL["bands"] or recipe.get("mel") != MEL:
             raise UserError("audio codec of another mel", where=where, expected=str(MEL), found=str(recipe.get("mel")),
                             way_out="extract the features again")

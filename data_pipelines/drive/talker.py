@@ -141,7 +141,7 @@ def _read(wish, task: str, system, decoder, front) -> _Given:
         rate = front.audio_codec.recipe["sample_rate"]
         audio_N = media.read_audio(wish.audio, rate)
         given.audio, given.voice_S = front.audio(audio_N, rate), front.voice(audio_N, rate)
-        given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs, front.audio_codec.recipe))
+        given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs, decoder.recipes["audio"]))
         given.motion = None  # the example's is of other speech
     if wish.motion:
         given.motion = read_motion(wish.motion, front.motion_codec)

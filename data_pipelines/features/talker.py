@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-from avjax.codecs import latents, motion
+from avjax.codecs import latents, level, motion
 from avjax.encoders import voice_statistics
 from avjax.errors import UserError
 from data_pipelines import encode, heard, store
@@ -126,7 +126,7 @@ def _fit(clips, tokens: Tokenizer, fit_split: str) -> tuple[encode.Encoder, dict
                 voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
                 if split != fit_split:
                     continue
-                moments.add(latents.stacked_mel(audio))
+                moments.add(latents.stacked_mel(level.normalised(audio, latents.SAMPLE_RATE)))
                 if columns == _FACE:
                     raw_TM = _raw_motion(clip, clips).astype(np.float64)
                     totals += raw_TM.sum(0), (raw_TM**2).sum(0)
@@ -207,8 +207,7 @@ def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
 def _features(clip, clips, encoder: encode.Encoder, carried, voices, placeholder: str, multiple: int) -> dict:
     rate = clips.features["audio"].rate
     audio_N = common.to_float(clip["audio"])
-    silence = np.zeros(int(np.ceil((multiple - 1) / latents.RATE * rate)), np.float32)
-    extended_TA = encoder.audio(np.concatenate([audio_N, silence]), rate)
+    extended_TA = encoder.audio(audio_N, rate, int(np.ceil((multiple - 1) / latents.RATE * rate)))
     audio_TA = extended_TA[:int(np.ceil(len(audio_N) / rate * latents.RATE - 1e-6))]
     motion_TM = np.zeros((0, motion.DIM), np.float32)
     if encoder.motion_codec:

@@ -6,9 +6,10 @@ import pytest
 from avjax.codecs import latents, level, mel
 from avjax.encoders import kmeans, speech_frames, units, voice_statistics
 from avjax.errors import UserError
-from data_pipelines import heard
+from data_pipelines import encode, heard
 from data_pipelines.drive.avflow import tokens_from_audio
 from data_pipelines.puppets import voice
+from data_pipelines.tokenizer import Tokenizer
 
 RATE = 22050
 QUIETER = (1 / 4, 0.1, 1 / 64)
@@ -24,14 +25,14 @@ def speech():
 
 def test_the_level_is_that_of_the_speech_alone():
     """A tone of known power, with pauses and an offset: 3 dB below its amplitude, but for the blocks half in the pause."""
-    time_N = np.arange(4 * RATE) / RATE
-    tone_N = 0.1 * np.sin(2 * np.pi * 440 * time_N) * (time_N < 2)
-    assert level.speech_db(tone_N, RATE) == pytest.approx(-23.01, abs=0.4)
-    assert level.speech_db(tone_N + 0.5, RATE) == pytest.approx(-23.01, abs=0.4)
+    time_N = np.arange(12 * RATE) / RATE
+    tone_N = 0.1 * np.sin(2 * np.pi * 440 * time_N) * (time_N < 10)
+    assert level.speech_db(tone_N, RATE) == pytest.approx(-23.01, abs=0.2)
+    assert level.speech_db(tone_N + 0.5, RATE) == pytest.approx(-23.01, abs=0.2)
     padded_N = np.concatenate([np.zeros(60 * RATE), tone_N])
-    assert level.speech_db(padded_N, RATE) == pytest.approx(-23.01, abs=0.4)
+    assert level.speech_db(padded_N, RATE) == pytest.approx(-23.01, abs=0.2)
     assert level.speech_db(level.normalised(padded_N, RATE), RATE) == pytest.approx(-20.0, abs=0.01)
-    assert level.speech_db(tone_N[:1000], RATE) == pytest.approx(-23.01, abs=0.3)  # shorter than a block
+    assert level.speech_db(tone_N[:2000], RATE) == pytest.approx(-23.01, abs=0.2)  # shorter than a block
 
 
 def test_silence_and_what_is_no_sound_stay_as_they_are():
@@ -61,27 +62,28 @@ def test_tokens_of_avflow(speech, gain):
 
 @pytest.mark.parametrize("gain", QUIETER)
 def test_latents_voices_and_units(speech, gain):
-    moments = latents.moments()
-    moments.add(latents.stacked_mel(speech))
-    encoder = units.UnitEncoder(speech_frames.MelFrames(), np.zeros((0, 120), np.float32))
-    makers = [lambda x: latents.fit(moments, 8).encode(x), voice_statistics.statistics, lambda x: encoder.frames([x])[0]]
+    makers = [lambda x: front_end(speech).audio(x, RATE), voice_statistics.statistics,
+              lambda x: speech_frames.MelFrames()([x])[0]]
     for make in makers:
         np.testing.assert_allclose(make(speech * np.float32(gain)), make(speech), atol=2e-3)
 
 
-def test_what_knew_no_level_is_taken_as_it_was(speech):
+def front_end(speech):
+    """Talker's, as far as it knows sound."""
     moments = latents.moments()
     moments.add(latents.stacked_mel(speech))
-    codec = latents.fit(moments, 8)
-    assert codec.recipe["level"] == level.RECIPE
-    old = {k: v for k, v in codec.recipe.items() if k != "level"}
-    before = latents.from_recipe(old, codec.arrays())
-    assert before.recipe == old
-    assert np.abs(before.encode(speech / 4) - before.encode(speech)).mean() > 0.1
     voices = voice_statistics.VoiceStatistics(np.zeros(256), np.ones(256))
-    old = {k: v for k, v in voices.recipe.items() if k != "level"}
-    assert voice_statistics.from_recipe(old, voices.arrays()).recipe == old
-    old = {k: v for k, v in units.UnitEncoder(speech_frames.MelFrames(), np.zeros((3, 120))).recipe.items()}
+    return encode.Encoder(Tokenizer.fit(["Hello."]), latents.fit(moments, 8), voices)
+
+
+def test_what_knew_no_level_is_taken_as_it_was(speech):
+    made = front_end(speech)
+    assert made.recipes["audio"]["level"] == made.recipes["voice"]["level"] == level.RECIPE
+    old = {name: {k: v for k, v in recipe.items() if k != "level"} for name, recipe in made.recipes.items()}
+    before = encode.Encoder.from_codecs(old, made.codecs)
+    assert before.recipes == old
+    assert np.abs(before.audio(speech / 4, RATE) - before.audio(speech, RATE)).mean() > 0.1
+    old = units.UnitEncoder(speech_frames.MelFrames(), np.zeros((3, 120))).recipe
     old["frames"] = {k: v for k, v in old["frames"].items() if k != "level"}
     assert units.from_recipe(old, {"centroids": np.zeros((3, 120))}).recipe == old
 
@@ -95,7 +97,7 @@ def test_recordings_unlike_those_of_training(speech):
         return " ".join(heard.remarks(x.astype(np.float32), RATE, codecs, recipe))
 
     assert told(speech) == told(speech / 4) == ""
-    assert "speech at -56 dB" in told(speech / 64)
+    assert "speech at -55 dB" in told(speech / 64)
     assert "of the samples at its peak" in told(np.clip(speech, -0.1, 0.1))
     assert "above 4 kHz" in told(low_pass(speech, 3400))
     noise = np.random.default_rng(0).standard_normal(len(speech)) * 0.05
