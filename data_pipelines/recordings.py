@@ -16,7 +16,7 @@ import numpy as np
 
 from avjax.codecs import mel
 from avjax.errors import UserError
-from data_pipelines import faces, media
+from data_pipelines import faces, media, text_file
 
 FPS = 30
 RATE = mel.RECIPE["sample_rate"]
@@ -102,6 +102,10 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
 
     The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without one they are in memory.
     """
+    try:
+        text_of(source)
+    except UserError as error:
+        raise media.MediaError("unreadable transcript", source.text, found=str(error)) from error
     sound_path = source.audio or source.video
     probe = media.probe(source.video) if source.video else None
     if not audio_only and (probe is None or probe.video is None):
@@ -152,8 +156,8 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
 
 
 def text_of(source: Source) -> str:
-    """The transcript beside a recording on one line; "" when there is none."""
-    return " ".join(source.text.read_text(encoding="utf-8", errors="replace").split()) if source.text else ""
+    """The transcript beside a recording on one line; "" when there is none. UserError for one that cannot be read."""
+    return " ".join(text_file.read(source.text, what="transcript").split()) if source.text else ""
 
 
 def cached(source: Source, folder: pathlib.Path, **options) -> pathlib.Path:

@@ -29,8 +29,8 @@ WIDTH = 256
 SAMPLE_RATE = mel.RECIPE_24K["sample_rate"]
 PITCH_HZ = (60.0, 400.0)
 RECIPE = {"kind": "mel-statistics", "version": 1, "width": WIDTH, "sample_rate": SAMPLE_RATE, "mel": dict(mel.RECIPE_24K),
-          "active": "frames within 40 dB of the loudest", "pitch_hz": list(PITCH_HZ), "voiced": 0.5, "level": dict(level_lib.RECIPE),
-          "scale": "z-scored on the training split"}
+          "active": "frames within 40 dB of the loudest", "pitch_hz": list(PITCH_HZ), "voiced": 0.5,
+          "level": dict(level_lib.RECIPE), "scale": "z-scored on the training split"}
 _HOP, _WINDOW = mel.RECIPE_24K["hop"], 1200  # 10 ms; 50 ms, three periods of the lowest pitch
 _FFT = 2048  # >= window + longest lag, so that the correlation does not wrap around
 _ACTIVE_DB = 40.0

@@ -16,6 +16,7 @@ import pathlib
 import numpy as np
 
 from avjax.codecs.motion import check_apart
+from avjax.encoders.plain_text import check_letters
 from avjax.errors import UserError
 from avjax.systems.talker import sampler
 from avjax.systems.talker.rows import check_ids
@@ -61,6 +62,8 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
                         way_out="--text=..., or --example=SPLIT/ID")
     use = _used(wish, task, given, c)
     remarks = [*given.remarks]
+    if given.tokens_N is None and front.tokenizer.scripts is not None:
+        check_letters(given.text, front.tokenizer.scripts, "--text")
     prompt_N = given.tokens_N if given.tokens_N is not None else front.tokenizer.prompt(given.text, allow_empty=True)
     check_ids(prompt_N, c.vocab, "--text or --example")
     if given.tokens_N is None and not given.text:
