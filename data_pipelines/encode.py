@@ -13,6 +13,7 @@ import soxr
 from avjax.codecs import latents, motion
 from avjax.codecs import level as level_lib
 from avjax.encoders import voice_statistics
+from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from data_pipelines import resample
 from data_pipelines.schema import arrays_hash
@@ -50,6 +51,7 @@ class Encoder:
         out = {"audio": {**self.audio_codec.recipe, "arrays": arrays_hash(self.audio_codec.arrays())},
                "voice": {**self.voice_encoder.recipe, "arrays": arrays_hash(self.voice_encoder.arrays())},
                "tokens": self.tokenizer.recipe, "motion": {"kind": "none"}}
+        out["tokens"] |= {} if self.tokenizer.scripts is None else {"text": "stripped, plain"}
         out["audio"] |= {"level": dict(self.level)} if self.level else {}
         if self.motion_codec:
             out["motion"] = {**self.motion_codec.recipe, "arrays": arrays_hash(self.motion_codec.arrays())}
@@ -61,9 +63,11 @@ class Encoder:
         out = {"audio": self.audio_codec.arrays(), "voice": self.voice_encoder.arrays(), TOKENIZER: self.tokenizer.arrays()}
         return out | ({"motion": self.motion_codec.arrays()} if self.motion_codec else {})
 
-    def prompt(self, text: str) -> np.ndarray:
-        """(n,) int32 token ids of everything before the patch slots. Raises UserError for empty text."""
-        return self.tokenizer.prompt(text)
+    def prompt(self, text: str, *, allow_empty: bool = False) -> np.ndarray:
+        """(n,) int32 token ids of everything before the patch slots, of plain text for the stand-in, which knows the marks of
+        its corpus alone. Raises UserError for empty text."""
+        text = text if self.tokenizer.scripts is None else plain(text)
+        return self.tokenizer.prompt(text, allow_empty=allow_empty)
 
     def audio(self, audio_N: np.ndarray, rate: float, silence: int = 0) -> np.ndarray:
         """Float samples at any rate, and so many of silence behind them -> (T, 32) latents of speech at one level."""

@@ -46,7 +46,7 @@ def decoded(content: bytes, *, where: str, what: str = "text", expected: str = "
             begin, end = content.rfind(b"\n", 0, error.start) + 1, error.start + 12
             shown += f" in {content[max(begin, error.start - 12):end].decode('cp1252').strip().splitlines()[0]!r}"
     way_out = f"iconv -f {likely.upper()} -t UTF-8 {where} > NEW" if likely else "give a text file"
-    raise UserError(f"{what} in an unknown encoding", where=f"{where}, line {line}", expected=expected,
+    raise UserError(f"unreadable {what}", where=f"{where}, line {line}", expected=expected,
                     found=f"{shown}: {encoding} it is not, {_NAMES[likely]} it may be", way_out=way_out)
 
 
@@ -62,7 +62,7 @@ def _by_zeros(content: bytes) -> str:
 def _likely(content: bytes) -> str:
     """What the bytes of a text that is no UTF-8 may be: "cp1252" where it reads as words, "utf-16", or "" for none."""
     if b"\0" in content:
-        return "utf-16" if len(content) % 2 == 0 else ""
+        return "utf-16" if len(content) % 2 == 0 and _by_zeros(content + content) != "utf-8" else ""
     text = content.decode("cp1252", errors="replace")
     odd = sum(not (c.isalnum() or c.isspace() or c.isprintable()) or c == "\ufffd" for c in text)
     return "cp1252" if odd < 0.02 * len(text) else ""

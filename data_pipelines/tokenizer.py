@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tokenizers
 
-from avjax.encoders.plain_text import plain, scripts_of
+from avjax.encoders.plain_text import scripts_of
 from avjax.errors import UserError
 
 CODEC = "tokenizer"
@@ -81,7 +81,7 @@ class Tokenizer:
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
         bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.decoder = tokenizers.decoders.ByteLevel()
-        bpe.train_from_iterator(map(plain, texts), tokenizers.trainers.BpeTrainer(
+        bpe.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
             vocab_size=vocabulary, special_tokens=[_START, _END], show_progress=False,
             initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())))
         return cls(bpe.to_str().encode(), "byte-bpe")
@@ -95,8 +95,7 @@ class Tokenizer:
     def recipe(self) -> dict:
         """What tells one tokenisation from another."""
         return {"kind": self.kind, "vocab": self.vocabulary, "tokenizer": hashlib.sha256(self.content).hexdigest(),
-                "template": "".join(TEMPLATES[self.kind]),
-                "text": "stripped" if self.kind == "qwen3-chat" else "stripped, plain"}
+                "template": "".join(TEMPLATES[self.kind]), "text": "stripped"}
 
     @functools.cached_property
     def scripts(self) -> frozenset[str] | None:
@@ -119,7 +118,7 @@ class Tokenizer:
 
     def prompt(self, text: str, *, allow_empty: bool = False) -> np.ndarray:
         """(n,) int32 ids of everything before the patch slots. Raises UserError when there is nothing to say."""
-        text = (text if self.kind == "qwen3-chat" else plain(text)).strip()
+        text = text.strip()
         if not text and not allow_empty:
             raise UserError("empty text", where="text", expected="something to say", found=repr(text),
                             way_out="give every clip its transcript, or extract with --placeholder")

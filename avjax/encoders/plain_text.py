@@ -6,7 +6,6 @@ said as it is written. What a voice cannot say at all is found by `foreign`.
 
 import itertools
 import re
-import string
 import unicodedata
 from collections.abc import Collection
 
@@ -51,12 +50,12 @@ def foreign(text: str, scripts: Collection[str] = ("LATIN",)) -> tuple[int, str,
     A lone Greek letter, as in formulas, is none. Scripts are the first words of the characters' Unicode names.
     """
     for word in re.finditer(r"[^\W\d_]+", text):
-        of = [_script(c) for c in word[0]]
-        first = next((i for i, name in enumerate(of) if name not in scripts), None)
+        of = [_script(c) if c.isalpha() else "NONE" for c in word[0]]  # no letter: a superscript 2
+        first = next((i for i, name in enumerate(of) if name not in (*scripts, "NONE")), None)
         if first is not None and of != ["GREEK"]:
             start = word.start() + first
-            run = itertools.takewhile(lambda c: not c.isspace() and _script(c) not in scripts, text[start:])
-            return start, "".join(run).rstrip(string.punctuation), of[first]
+            run = itertools.takewhile(lambda c: _of_a_word(c) and _script(c) not in scripts, text[start:])
+            return start, "".join(run), of[first]
     return None
 
 
@@ -73,6 +72,10 @@ def check_letters(text: str, scripts: Collection[str] = ("LATIN",), where: str =
 def scripts_of(text: str) -> set[str]:
     """Scripts of the letters of a text."""
     return {_script(c) for c in text if c.isalpha()}
+
+
+def _of_a_word(c: str) -> bool:
+    return unicodedata.category(c)[0] in "LM"  # letters and the signs that belong to them
 
 
 def _script(letter: str) -> str:

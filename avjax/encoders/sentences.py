@@ -6,14 +6,18 @@ Then", but "in the U.S. Senate"; of a title it never does.
 
 import re
 
-_TITLES = frozenset("mr mrs ms mx messrs dr prof rev fr hon gov sen rep gen col maj capt cmdr lt sgt cpl pvt adm pres st mt "
-                    "ft e.g i.e cf viz ca approx vs".split())
-_SHORT = frozenset("jan feb apr aug sept sep oct nov dec mon tue tues thu thur thurs fri etc inc ltd co corp bros dept univ assn "
-                   "jr sr esq ave blvd rd hwy al ph.d m.d b.a m.a b.sc m.sc est tel ext min max avg misc lb lbs oz kg km cm mm hr hrs sec".split())
-_BEFORE_NUMBERS = frozenset("no nos nr fig figs vol vols p pp ch sec art eq op par mar jun jul wed sat sun".split())
-_STARTERS = frozenset("""the a an this that these those there here it its he she they we you i his her their our your my then
-    but and so or if when while where what who why how after before because although however meanwhile later finally yes no
-    not now please let in on at for to as""".split())
+_TITLES = frozenset("""mr mrs ms mx messrs dr prof rev fr hon gov sen rep gen col maj capt cmdr lt
+    sgt cpl pvt adm pres st mt ft e.g i.e cf viz ca approx vs""".split())
+_SHORT = frozenset("""jan feb apr aug sept sep oct nov dec mon tue tues thu thur thurs fri etc inc
+    ltd co corp bros dept univ assn jr sr esq ave blvd rd hwy al ph.d m.d b.a m.a b.sc m.sc est tel
+    ext min max avg misc""".split())
+_UNITS = frozenset("lb lbs oz kg km cm mm hr hrs sec yd".split())
+_BEFORE_NUMBERS = frozenset("""no nos nr fig figs vol vols p pp ch sec art eq op par mar jun jul wed
+    sat sun""".split())
+_STARTERS = frozenset("""the a an this that these those there here it its he she they we you i his
+    her their our your my then but and so or if when while where what who why how after before
+    because although however meanwhile later finally yes no not now please let in on at for to as
+    mr mrs ms dr""".split())
 _ENDS = re.compile(r"[.?!]+[\"')\]]*(?=\s|$)")
 _BEFORE = re.compile(r"[\"'(\[]*([^\s\"'(\[]*)$")
 _NEXT = re.compile(r"\s+[\"'(\[]*(\S*)")
@@ -35,6 +39,8 @@ def ends_sentence(text: str, at: int) -> bool:
         return False
     dotted = re.fullmatch(r"(?:[^\W\d_]\.)+[^\W\d_]", word)  # p.m, U.S
     initial = len(whole) == 1 and whole.isupper() and whole != "I"
+    if word in _UNITS:
+        return after[0].isupper()
     if word in _SHORT or dotted or initial:
         return begins
     return True

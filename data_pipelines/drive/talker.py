@@ -64,7 +64,7 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
     remarks = [*given.remarks]
     if given.tokens_N is None and front.tokenizer.scripts is not None:
         check_letters(given.text, front.tokenizer.scripts, "--text")
-    prompt_N = given.tokens_N if given.tokens_N is not None else front.tokenizer.prompt(given.text, allow_empty=True)
+    prompt_N = given.tokens_N if given.tokens_N is not None else front.prompt(given.text, allow_empty=True)
     check_ids(prompt_N, c.vocab, "--text or --example")
     if given.tokens_N is None and not given.text:
         remarks.append("no transcript: the model was trained with one; --text=... makes motion better")

@@ -18,6 +18,7 @@ import numpy as np
 
 from avjax.codecs import latents, level, motion
 from avjax.encoders import voice_statistics
+from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from data_pipelines import encode, heard, store
 from data_pipelines.features import common
@@ -68,7 +69,7 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary, voice=voice, placeholder=placeholder,
                     speech_only=speech_only, multiple=multiple, fit_split=fit_split) as job:
         fitted = job.once("encoder", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
-            (clip["text"].strip() for clip in clips.source(fit_split, ("text",))), vocabulary), fit_split)))
+            (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))), vocabulary), fit_split)))
         return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, fit_split, name, progress)
 
 
