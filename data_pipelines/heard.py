@@ -1,8 +1,9 @@
-"""What the recordings that a model was trained on sound like, and a remark about one that sounds unlike them all.
+"""What the recordings of a model's training sound like, and a remark about one that is unlike them.
 
-Their level is taken out (avjax/codecs/level.py); what is left of a recording's circumstances is not: noise, a telephone's
-band, clipping. Four measures of each training recording give ranges, which a dataset keeps as the codec CODEC; driving
-compares. Suffixes: N samples, F frames, W window, C clips.
+Their level is taken out (avjax/codecs/level.py); other circumstances of a recording are not: noise, a
+telephone's band, clipping. Four measures of each training recording give ranges, which a dataset
+keeps as the codec CODEC; driving compares.
+Suffixes: N samples, F frames, W window, K frequencies, C clips, M measures.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ def measures(audio_N: np.ndarray, rate: float) -> np.ndarray:
     speech = level.speech_db(audio_N, rate)
     if not np.isfinite(speech) or len(audio_N) < _WINDOW:
         return np.array([-np.inf, 0, 0, 0], np.float32)
-    frames_FW = np.lib.stride_tricks.sliding_window_view(audio_N, _WINDOW)[::max(1, (len(audio_N) - _WINDOW) // _FRAMES)]
+    every = max(1, (len(audio_N) - _WINDOW) // _FRAMES)
+    frames_FW = np.lib.stride_tricks.sliding_window_view(audio_N, _WINDOW)[::every]
     frames_FW = frames_FW.astype(np.float64) - frames_FW.mean(1, keepdims=True)
     floor = 10 * np.log10(max(np.quantile(np.square(frames_FW).mean(1), _QUIETEST), 1e-12)) - speech
     floor = max(floor, _CLEAN)
@@ -39,18 +41,19 @@ def measures(audio_N: np.ndarray, rate: float) -> np.ndarray:
     high_K = np.fft.rfftfreq(_WINDOW, 1 / rate) > 4000
     treble = 10 * np.log10(max(power_K[high_K].sum() / power_K[~high_K].sum(), 1e-12))
     loudness_N = np.abs(audio_N)
-    return np.array([speech, floor, treble, 100 * np.mean(loudness_N >= 0.99 * loudness_N.max())], np.float32)
+    clipped = 100 * np.mean(loudness_N >= 0.99 * loudness_N.max())
+    return np.array([speech, floor, treble, clipped], np.float32)
 
 
 def ranges(clips, split: str) -> dict[str, np.ndarray]:
-    """The codec of a clip dataset: the 5 % and 95 % quantiles of every measure over recordings of a split."""
+    """The codec of a clip dataset: 5 % and 95 % quantiles of every measure over clips of a split."""
     source = clips.source(split, ("audio",))
     chosen = np.random.default_rng(0).permutation(len(source))[:_CLIPS]
     rate = clips.features["audio"].rate
     found_CM = np.stack([measures(to_float(source[int(i)]["audio"]), rate) for i in chosen])
     found_CM = found_CM[np.isfinite(found_CM[:, 0])]
     if not len(found_CM):
-        return {"names": np.array([], str), "low": np.zeros(0, np.float32), "high": np.zeros(0, np.float32)}
+        return {"names": np.array([], str), "low": np.zeros(0), "high": np.zeros(0)}
     low_M, high_M = np.quantile(found_CM, (0.05, 0.95), axis=0).astype(np.float32)
     return {"names": np.array(list(MEASURES)), "low": low_M, "high": high_M}
 
@@ -63,17 +66,18 @@ def remarks(audio_N: np.ndarray, rate: float, codecs: Mapping, recipe: Mapping) 
     """
     out = []
     if "level" not in recipe:
-        out.append("warning: this model was trained on sound as loud as it came, so how loud --audio is decides about what it "
-                   "does; extract the features again and train again to be rid of that")
+        out.append("warning: this model was trained on sound as loud as it came, so how loud --audio is "
+                   "decides about what it does; extract the features and train again to be rid of that")
     found = dict(zip(MEASURES, measures(audio_N, rate), strict=True))
     if not np.isfinite(found["level"]):
         return [*out, "warning: --audio is silent"]
-    arrays, unlike = codecs.get(CODEC), []
-    for name, low, high in zip(*(arrays[k] for k in ("names", "low", "high")), strict=True) if arrays else ():
+    arrays, unlike = codecs.get(CODEC, {"names": (), "low": (), "high": ()}), []
+    for name, low, high in zip(arrays["names"], arrays["low"], arrays["high"], strict=True):
         below, above, words = MEASURES[str(name)]
         value = found[str(name)]
         if not low - below <= value <= high + above:
             unlike.append(f"{words.format(value)} ({low:.1f} to {high:.1f} in training)")
     if unlike:
-        out.append(f"warning: --audio is unlike the recordings that the model was trained on: {'; '.join(unlike)}")
+        out.append("warning: --audio is unlike the recordings that the model was trained on: "
+                   + "; ".join(unlike))
     return out

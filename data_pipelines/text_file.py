@@ -1,7 +1,8 @@
 """The one way in which a person's text files are read: transcripts, scripts, tables, vocabularies.
 
-UTF-8, and what tells that it is Unicode of another kind: a byte-order mark, or the zero bytes that UTF-16 has beside plain
-letters. Nothing is guessed beyond that: a guess that is wrong is garbage that nobody notices.
+UTF-8, and what shows that it is Unicode of another kind: a byte-order mark, or the zero bytes that
+UTF-16 has beside plain letters. Nothing is guessed beyond that: a wrong guess is garbage that nobody
+notices.
 """
 
 import codecs
@@ -9,9 +10,11 @@ import pathlib
 
 from avjax.errors import UserError
 
+# UTF-32's before UTF-16's: it begins as the other does.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # UTF-32's first: it begins as UTF-16's does
-_NAMES = {"cp1252": "Windows-1252 or Latin-1", "utf-16": "UTF-16 without a byte-order mark", "": "no text"}
+          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_NAMES = {"cp1252": "Windows-1252 or Latin-1", "utf-16": "UTF-16 without a byte-order mark",
+          "": "no text"}
 
 
 def read(path, *, what: str = "text", expected: str = "a text file in UTF-8") -> str:
@@ -20,7 +23,8 @@ def read(path, *, what: str = "text", expected: str = "a text file in UTF-8") ->
     Args:
       what: the file's role, for the message.
 
-    Raises UserError: a missing file, and one in an encoding that cannot be known, with its line and the likely encoding.
+    Raises UserError: a missing file, and one in an encoding that cannot be known, with the line and
+    the likely encoding.
     """
     try:
         content = pathlib.Path(path).read_bytes()
@@ -30,9 +34,10 @@ def read(path, *, what: str = "text", expected: str = "a text file in UTF-8") ->
     return decoded(content, where=str(path), what=what, expected=expected)
 
 
-def decoded(content: bytes, *, where: str, what: str = "text", expected: str = "a text file in UTF-8") -> str:
+def decoded(content: bytes, *, where: str, what: str, expected: str) -> str:
     """`read` of a file's bytes."""
-    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None) or _by_zeros(content)
+    marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
+    encoding = next(marked, None) or _by_zeros(content)
     try:
         text = content.decode(encoding)
         bad = text.find("\0")
@@ -44,10 +49,12 @@ def decoded(content: bytes, *, where: str, what: str = "text", expected: str = "
         shown = f"byte 0x{content[error.start]:02x}"
         if likely == "cp1252":
             begin, end = content.rfind(b"\n", 0, error.start) + 1, error.start + 12
-            shown += f" in {content[max(begin, error.start - 12):end].decode('cp1252').strip().splitlines()[0]!r}"
+            near = content[max(begin, error.start - 12):end].decode("cp1252", errors="replace")
+            shown += f" in {near.strip().splitlines()[0]!r}"
     way_out = f"iconv -f {likely.upper()} -t UTF-8 {where} > NEW" if likely else "give a text file"
-    raise UserError(f"unreadable {what}", where=f"{where}, line {line}", expected=expected,
-                    found=f"{shown}: {encoding} it is not, {_NAMES[likely]} it may be", way_out=way_out)
+    found = f"{shown}: {encoding} it is not, {_NAMES[likely]} it may be"
+    raise UserError(f"unreadable {what}", where=f"{where}, line {line}", expected=expected, found=found,
+                    way_out=way_out)
 
 
 def _by_zeros(content: bytes) -> str:
@@ -60,7 +67,7 @@ def _by_zeros(content: bytes) -> str:
 
 
 def _likely(content: bytes) -> str:
-    """What the bytes of a text that is no UTF-8 may be: "cp1252" where it reads as words, "utf-16", or "" for none."""
+    """What bytes that are no UTF-8 may be: "cp1252" where it reads as words, "utf-16", or "" for none."""
     if b"\0" in content:
         return "utf-16" if len(content) % 2 == 0 and _by_zeros(content + content) != "utf-8" else ""
     text = content.decode("cp1252", errors="replace")

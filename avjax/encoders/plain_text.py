@@ -1,7 +1,7 @@
-"""Text as people type and paste it -> the characters that speech front-ends, vocabularies and recognisers know.
+"""Text as people type and paste it -> the characters that front-ends and recognisers know.
 
-One apostrophe, one double quote, one hyphen; no invisible characters; no emoji, which nobody says. Accents stay: "café" is
-said as it is written. What a voice cannot say at all is found by `foreign`.
+One apostrophe, one double quote, one hyphen; no invisible characters; no emoji, which nobody says.
+Accents stay: "café" is said as it is written. What a voice cannot say is found by `foreign`.
 """
 
 import itertools
@@ -19,35 +19,36 @@ _ALIKE = {
     "\u00ad": "",  # a soft hyphen
     "\u2044": "/",
 }
-_SPOKEN = "°©®℗"  # symbols of emoji's category that have a name in running text; currency and arithmetic are of others
+_SPOKEN = "°©®℗"  # of emoji's category, but said in running text; currency and arithmetic have others
 _CALLED = {"CJK": "Chinese", "HANGUL": "Korean", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"}
+_LIKE_LATIN = ("MICRO", "FEMININE", "MASCULINE", "SCRIPT", "MODIFIER", "KELVIN", "ANGSTROM", "OHM")
 _ALIKE_TABLE = str.maketrans(_ALIKE)
 
 
 def plain(text: str) -> str:
-    """Composed (NFC), with the plain form of quotes, hyphens, dots, letters and digits that are drawn in other ways; without
-    format characters and emoji. Whitespace stays. The same text when given again."""
+    """Composed (NFC), with the plain form of quotes, hyphens, dots, letters and digits that are drawn
+    in other ways; without format characters and emoji. Whitespace stays. Idempotent."""
     text = unicodedata.normalize("NFC", text).translate(_ALIKE_TABLE)
     return text if text.isascii() else "".join(map(_plain_character, text))
 
 
 def _plain_character(c: str) -> str:
     category = unicodedata.category(c)
-    if category in ("Cf", "Cn", "Co", "Cs") or "\ufe00" <= c <= "\ufe0f":  # marks of direction, joiners, variants
-        return ""
-    if (category == "So" and c not in _SPOKEN) or "\U0001f3fb" <= c <= "\U0001f3ff" or category == "Me":
+    if category in ("Cf", "Cn", "Co") or "\ufe00" <= c <= "\ufe0f":
+        return ""  # marks of direction, joiners, variants
+    if category == "Me" or "\U0001f3fb" <= c <= "\U0001f3ff" or (category == "So" and c not in _SPOKEN):
         return " "
     if category == "Nd":
         return str(unicodedata.digit(c))
     drawn = unicodedata.normalize("NFKC", c)
-    same = drawn.isascii() and (drawn.isalpha() or "\uff00" <= c <= "\uffef")  # ligatures, full width, mathematical letters
-    return drawn if same else c
+    # Ligatures, full width and mathematical letters; not a superscript 2, which is said otherwise.
+    return drawn if drawn.isascii() and (drawn.isalpha() or "\uff00" <= c <= "\uffef") else c
 
 
 def foreign(text: str, scripts: Collection[str] = ("LATIN",)) -> tuple[int, str, str] | None:
-    """The first run of letters in none of the scripts: (its place in the text, the letters, their script), or None.
+    """The first letters in none of the scripts: (their place, the letters, their script), or None.
 
-    A lone Greek letter, as in formulas, is none. Scripts are the first words of the characters' Unicode names.
+    A lone Greek letter, as in formulas, is none. Scripts are first words of Unicode names.
     """
     for word in re.finditer(r"[^\W\d_]+", text):
         of = [_script(c) if c.isalpha() else "NONE" for c in word[0]]  # no letter: a superscript 2
@@ -64,9 +65,11 @@ def check_letters(text: str, scripts: Collection[str] = ("LATIN",), where: str =
     if found := foreign(plain(text), scripts):
         _, letters, script = found
         spoken = " or ".join(sorted(s.title() for s in scripts))
-        raise UserError("text in letters that are not spoken here", where=f"{where}, character {text.find(letters) + 1}",
-                        expected=f"{spoken} letters", found=f"{letters[:20]!r}, {_CALLED.get(script, script.title())}",
-                        way_out="write it as it is said, in those letters, or leave it out")
+        raise UserError(
+            "text in letters that are not spoken here", expected=f"{spoken} letters",
+            where=f"{where}, character {text.find(letters) + 1}",
+            found=f"{letters[:20]!r}, {_CALLED.get(script, script.title())}",
+            way_out="write it as it is said, in those letters, or leave it out")
 
 
 def scripts_of(text: str) -> set[str]:
@@ -80,4 +83,4 @@ def _of_a_word(c: str) -> bool:
 
 def _script(letter: str) -> str:
     name = unicodedata.name(letter, "UNKNOWN").split()[0]
-    return "LATIN" if name in ("MICRO", "FEMININE", "MASCULINE", "SCRIPT", "MODIFIER", "KELVIN", "ANGSTROM", "OHM") else name
+    return "LATIN" if name in _LIKE_LATIN else name

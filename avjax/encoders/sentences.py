@@ -1,7 +1,7 @@
-"""Where sentences end: at . ? or ! before a space, but not at the point of an abbreviation, an initial or a number.
+"""Where sentences end: at . ? or ! before a space, but not at an abbreviation's or initial's point.
 
-English. The point of an abbreviation ends a sentence as well where the next word is one that sentences begin with: "at 5 p.m.
-Then", but "in the U.S. Senate"; of a title it never does.
+English. The point of an abbreviation ends a sentence as well where the next word is one that
+sentences begin with: "at 5 p.m. Then", but "in the U.S. Senate"; of a title it never does.
 """
 
 import re
@@ -24,7 +24,7 @@ _NEXT = re.compile(r"\s+[\"'(\[]*(\S*)")
 
 
 def ends_sentence(text: str, at: int) -> bool:
-    """Whether the point text[at], which stands before a space, quote, bracket or the end, ends a sentence."""
+    """Whether the point text[at], before a space, quote, bracket or the end, ends a sentence."""
     following = _NEXT.match(text[at + 1:].lstrip("\"')]"))
     if not following or not following[1]:
         return True
@@ -32,7 +32,8 @@ def ends_sentence(text: str, at: int) -> bool:
     word = whole.lower()
     if not any(c.isalpha() for c in word):
         return True  # after a number, or another mark: "...", "?."
-    begins = after[0].isupper() and not re.match(r"\w\.", after) and re.sub(r"\W.*", "", after.lower()) in _STARTERS
+    first = re.sub(r"\W.*", "", after.lower())
+    begins = after[0].isupper() and first in _STARTERS and not re.match(r"\w\.", after)  # "A."
     if word in _TITLES:
         return False
     if word in _BEFORE_NUMBERS and after[0].isdigit():
@@ -47,6 +48,7 @@ def ends_sentence(text: str, at: int) -> bool:
 
 
 def split(text: str) -> list[int]:
-    """Where the sentences of a text end: the places behind their marks, the last one at the end of the text."""
-    ends = [m.end() for m in _ENDS.finditer(text) if m[0].strip("\"')]") != "." or ends_sentence(text, m.start())]
+    """Where the sentences of a text end: the places behind their marks; the last is its length."""
+    ends = [m.end() for m in _ENDS.finditer(text)
+            if m[0].strip("\"')]") != "." or ends_sentence(text, m.start())]
     return [*(e for e in ends if text[e:].strip()), len(text)]

@@ -50,22 +50,24 @@ def test_the_same_sound_at_other_levels(speech):
     assert level.speech_db(same, RATE) == pytest.approx(-20.0, abs=0.01)
 
 
-@pytest.mark.parametrize("gain", QUIETER)
-def test_tokens_of_avflow(speech, gain):
+def test_tokens_of_avflow(speech):
     codecs = {"tokens": {"centroids": kmeans.fit(mel.of_speech(speech), 64, seed=0)}}
     recipe = {"kind": "units", "level": level.RECIPE}
-    tokens = [tokens_from_audio(x, recipe, codecs) for x in (speech, speech * np.float32(gain))]
-    assert (tokens[0].argmax(1) == tokens[1].argmax(1)).mean() > 0.998
-    as_trained = tokens_from_audio(speech * np.float32(gain), {"kind": "units"}, codecs)  # before levels were taken out
-    assert (tokens[0].argmax(1) == as_trained.argmax(1)).mean() < 0.7
+    loud = tokens_from_audio(speech, recipe, codecs).argmax(1)
+    for gain in QUIETER:
+        quiet = speech * np.float32(gain)
+        assert (tokens_from_audio(quiet, recipe, codecs).argmax(1) == loud).mean() > 0.998
+        as_trained = tokens_from_audio(quiet, {"kind": "units"}, codecs)  # before levels were taken out
+        assert (as_trained.argmax(1) == loud).mean() < 0.7
 
 
-@pytest.mark.parametrize("gain", QUIETER)
-def test_latents_voices_and_units(speech, gain):
+def test_latents_voices_and_units(speech):
     makers = [lambda x: front_end(speech).audio(x, RATE), voice_statistics.statistics,
               lambda x: speech_frames.MelFrames()([x])[0]]
     for make in makers:
-        np.testing.assert_allclose(make(speech * np.float32(gain)), make(speech), atol=2e-3)
+        loud = make(speech)
+        for gain in QUIETER:
+            np.testing.assert_allclose(make(speech * np.float32(gain)), loud, atol=2e-3)
 
 
 def front_end(speech):

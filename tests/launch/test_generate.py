@@ -116,6 +116,8 @@ def test_quieter_speech_drives_alike_and_other_letters_do_not(plan, files):
     assert not loud.remarks and not quiet.remarks and "dB of full scale" in far.remarks[0]
     with pytest.raises(UserError, match="letters that are not spoken.*--text, character 5.*'привет', Cyrillic"):
         plan(text="Say привет.")
+    with pytest.raises(UserError, match=r"unreadable text.*UTF-8.*caf\\udce9"):  # Latin-1 from a terminal
+        drive.check_wish(drive.Wish(text="caf\udce9"), talker.TAKES, "talker")
 
 
 def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(plan, parts, files):
