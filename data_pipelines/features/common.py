@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from avjax.codecs import level
 from avjax.errors import UserError
 from data_pipelines import store
 from data_pipelines.partial import Partial
@@ -56,7 +57,7 @@ def to_float(audio: np.ndarray) -> np.ndarray:
 def job(out_dir, clips, family: str, **options) -> Partial:
     """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
     options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
-    return Partial(out_dir, {"features": family, "clips": clips.content, **options})
+    return Partial(out_dir, {"features": family, "clips": clips.content, "level": level.RECIPE, **options})
 
 
 def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Callable[[], dict]]:
