@@ -1,28 +1,55 @@
-"""The one exception a user is meant to read: printed as a single line, without a traceback."""
+"""The exceptions a user is meant to read: printed as a single line, without a traceback."""
 
 import functools
 import sys
 
+USER, RESTARTABLE = 2, 75  # exit codes: starting again does not mend it; it does (EX_TEMPFAIL)
 
-class UserError(Exception):
-    """Bad input. The message says what, where, what was expected, what was found and the way out."""
 
-    def __init__(self, what: str, *, where: str = "", expected: str = "", found: str = "", way_out: str = ""):
+class _OneLine(Exception):
+    code: int
+
+    def __init__(self, what: str, *, where: str = "", expected: str = "", found: str = "",
+                 way_out: str = ""):
         parts = [what]
         parts += [f"{label}: {text}" for label, text in
                   (("where", where), ("expected", expected), ("found", found), ("way out", way_out)) if text]
         super().__init__("; ".join(parts).replace("\n", " "))
 
 
+class UserError(_OneLine):
+    """Bad input. The message says what, where, what was expected, what was found and the way out."""
+
+    code = USER
+
+
+class StorageError(_OneLine):
+    """Storage that fails, which says nothing about what lies there: finished work is kept, and the same
+    command goes on once the storage is back. Not a UserError, so that nobody takes it for bad input."""
+
+    code = RESTARTABLE
+
+
+class DiskFull(StorageError):
+    """No space left: finished work is kept all the same, but somebody has to make room first."""
+
+    code = USER
+
+
 def exit_cleanly(main):
-    """Wraps an absl `main`: a UserError becomes one line on stderr and exit code 2."""
+    """Wraps an absl `main`: an error that is meant to be read becomes one line on stderr and its exit code."""
 
     @functools.wraps(main)
     def wrapped(argv):
+        from avjax import storage  # which needs the classes of this file
+
         try:
             return main(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            sys.exit(2)
+        except Exception as error:
+            if (told := storage.told(error)) is None:
+                raise
+            code, line = told
+            print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr, flush=True)
+            sys.exit(code)
 
     return wrapped

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from avjax import errors
 from avjax.errors import UserError
 
 # Beam's own runner for one machine. (Its "DirectRunner" tries to fetch another program, Prism, before it falls back to this.)
@@ -59,6 +60,6 @@ def _call(function, item) -> None:
 
 
 def _said(error: Exception) -> Exception:
-    """The UserError of a worker, which Beam hands on as a part of a longer text; any other error as it is."""
-    found = re.search(r"UserError: (.+?)(?: \[while running|\\n|\n|$)", str(error))
-    return UserError(found[1]) if found else error
+    """The one-line error of a worker, which Beam hands on as a part of a longer text; any other error as it is."""
+    found = re.search(r"(UserError|StorageError|DiskFull): (.+?)(?: \[while running|\\n|\n|$)", str(error))
+    return getattr(errors, found[1])(found[2]) if found else error

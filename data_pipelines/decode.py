@@ -6,9 +6,10 @@ the model makes pictures itself.
 """
 
 import functools
+import itertools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from data_pipelines.decode_dialogues import DialogueWay, parties
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 
 FPS = 30
+AT_ONCE = 256  # pictures made at a time
 Streams = Mapping[str, np.ndarray]
 
 
@@ -140,21 +142,35 @@ class Decoder:
         return self.face_kind in ("puppet", "eigenface") or "latents" in self.recipes
 
     def frames(self, streams: Streams, *, speaker: str = "", identity=None) -> np.ndarray:
-        """Pictures (N, H, W, 3) uint8 at `fps`: decoded where the streams are of pictures. Else puppets are drawn by
-        `identity`; eigenfaces are decoded by `speaker` and moved as the head is."""
+        """All of `pictures` at once, (N, H, W, 3) uint8."""
+        return self._painter(streams, speaker, identity)[1](slice(None))
+
+    def pictures(self, streams: Streams, *, speaker: str = "", identity=None) -> tuple[int, Iterator[np.ndarray]]:
+        """How many pictures there are, at `fps`, and each (H, W, 3) uint8, drawn when it is asked for: an hour of 256 x 256 is
+        21 GB. Decoded where the streams are of pictures; else puppets are drawn by `identity`, eigenfaces are decoded by
+        `speaker` and moved as the head is. UserError where nothing here can draw."""
+        count, draw = self._painter(streams, speaker, identity)
+        parts = (draw(slice(first, first + AT_ONCE)) for first in range(0, count, AT_ONCE))
+        return count, itertools.chain.from_iterable(parts)
+
+    def _painter(self, streams, speaker, identity):
+        """(pictures, function of a slice of them)."""
         if self._way.has_pictures(streams):
-            return self._way.frames(streams)
+            return len(streams["latents"]), lambda part: self._way.frames({"latents": streams["latents"][part]})
         if self.face_kind == "puppet":
             from data_pipelines.puppets import render
 
-            return render.render(self.articulators(streams), self.pose(streams), np.asarray(identity, np.float32),
-                                 **self._way.drawing)
+            articulators, pose_N7 = self.articulators(streams), self.pose(streams)
+            identity = np.asarray(identity, np.float32)
+            return min(len(pose_N7), *map(len, articulators.values())), lambda part: render.render(
+                {name: x[part] for name, x in articulators.items()}, pose_N7[part], identity, **self._way.drawing)
         if self.face_kind != "eigenface":
             raise UserError("nothing here can draw this motion", where="recipes.json, motion", expected="puppet or eigenface",
                             found=self.face_kind or self.recipes.get("motion", {}).get("kind", "none"),
                             way_out="render it with the codec that made it")
         codec = eigenface.unpack(self.codec("face"), speaker)
-        return faces.compose(codec.decode(self.face(streams)), self.pose(streams))
+        codes_NK, pose_N7 = self.face(streams), self.pose(streams)
+        return len(codes_NK), lambda part: faces.compose(codec.decode(codes_NK[part]), pose_N7[part])
 
     def codec(self, name: str) -> Mapping[str, np.ndarray]:
         """The arrays of one codec. UserError when they are missing."""

@@ -26,7 +26,7 @@ from data_pipelines.dialogues import RATE
 from data_pipelines.encode import resampled
 from data_pipelines.features import common
 from data_pipelines.painter import Painter
-from data_pipelines.schema import arrays_hash
+from data_pipelines.schema import arrays_hash, recipe_hash
 
 UNITS_SAMPLE_RATE = 16000
 UNIT_ENCODERS = ("mel", "random")
@@ -69,11 +69,11 @@ class Source:
 
     def record(self, clip) -> dialogues.Recording:
         """Raises store.Unusable."""
-        tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
         try:
+            tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
             return dialogues.recording(clip, self.prefixes, tracks)
-        except store.Unusable as error:
-            raise error.of(clip["id"]) from None
+        except Exception as error:
+            raise common.unusable(error, clip["id"]) from None
 
     def usable(self, split: str, order=None) -> Iterator[dialogues.Recording]:
         """Recordings, without those that will be left out. UserError when there are no others."""
@@ -146,6 +146,8 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
         return portraits.prepared(clip[prefix + "portrait"], painter.recipe, f"{clip['id']}, {prefix}portrait")
     except UserError as error:
         raise store.Unusable(str(error).split(";")[0].split(" (")[0], found=str(error)) from None
+    except Exception as error:
+        raise common.unusable(error, clip["id"]) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +178,7 @@ def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> un
     if centroids:
         common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS else ["CHECKPOINT, the centroids' network"])
         known = unit_library.published(kind, centroids, layer=layer, mesh=mesh)
-        count_K = job.once("filler", lambda: {"count": quiet(known)})["count"]
+        count_K = job.once(f"filler-{recipe_hash(with_hash(known))}", lambda: {"count": quiet(known)})["count"]
         return PublishedUnits(known.frames, known.centroids_KD, int(count_K.argmax()))
     frames = (speech_frames.MelFrames() if kind == "mel" else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
               if kind == "random" else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, layer=layer, mesh=mesh))
@@ -185,7 +187,7 @@ def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> un
         encoder = unit_library.fit(frames, audio, num_units, seed=seed, mesh=mesh)
         return {unit_library.CENTROIDS: encoder.centroids_KD[np.argsort(-quiet(encoder), kind="stable")]}
 
-    arrays = job.once("units", fit)
+    arrays = job.once(f"units-{recipe_hash(frames.recipe)}", fit)  # not those of what lay at the checkpoint's path before
     return unit_library.UnitEncoder(frames, arrays[unit_library.CENTROIDS])
 
 

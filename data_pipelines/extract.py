@@ -2,16 +2,14 @@
 
 import importlib
 import inspect
-import json
-import os
 import pathlib
 import pkgutil
 import re
 
 from avjax.errors import UserError
+from data_pipelines import asked, store
 from data_pipelines import features as families
-from data_pipelines import store
-from data_pipelines.partial import clean
+from data_pipelines.features.common import PATHS
 from data_pipelines.parts import Part
 
 FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__) if m.name != "common"))
@@ -39,7 +37,10 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
     except TypeError as error:
         raise UserError(f"wrong options of features {features!r}", where="extract", found=str(error),
                         expected=str(inspect.signature(function))) from error
-    if isinstance(out_dir, Part) and _made_before(clips_dir, out_dir, features, options):
+    if isinstance(out_dir, Part) and asked.made_before(out_dir, {
+            "clips": store.open_dataset(clips_dir).content, "features": features,
+            "options": {k: pathlib.PurePath(v).name if k in PATHS and v else str(v)
+                        for k, v in sorted(options.items()) if k != "progress"}}):
         return store.open_dataset(out_dir)
     try:
         return function(clips_dir, out_dir, **options)
@@ -47,23 +48,6 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
         if not (isinstance(out_dir, Part) and pathlib.Path(out_dir).exists()):
             raise
         return store.open_dataset(out_dir)
-
-
-def _made_before(clips_dir, part: Part, features: str, options: dict) -> bool:
-    """Whether the dataset is whole and was asked for in these words: a part that is started again after the end has nothing to
-    do. Else notes down, beside the folder to make, what is asked for."""
-    out = pathlib.Path(part).absolute()
-    note = out.with_name(f".{out.name}.asked.json")
-    asked = json.dumps({"clips": store.open_dataset(clips_dir).content, "features": features,
-                        "options": {k: str(v) for k, v in sorted(options.items()) if k != "progress"}})
-    if out.exists():
-        clean(out)
-        return note.is_file() and note.read_text() == asked
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_name(f"{note.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    temporary.write_text(asked)
-    os.replace(temporary, note)
-    return False
 
 
 def extractor(features: str):

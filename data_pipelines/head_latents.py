@@ -15,6 +15,8 @@ from avjax.errors import UserError
 from avjax.systems import api
 from data_pipelines.schema import arrays_hash, recipe_hash
 
+LONGEST = 3600  # frames (2 min) that attend to each other; longer tracks go in windows, which fade into each other over
+FADE = 60  # frames
 BUCKET = 256  # frames: pose tracks are padded up to multiples of it, so few lengths are compiled
 
 
@@ -88,7 +90,23 @@ def _compiled(config_json: str, method: str):
 
 
 def _run(config_json: str, method: str, params, x_TC: np.ndarray) -> np.ndarray:
-    """One track through the VAE, padded to a bucket; the mask keeps padding out of the attention."""
+    """One track through the VAE. Attention takes memory by the square of the length: an hour at once would be 50 GB."""
+    if len(x_TC) <= LONGEST:
+        return _run_whole(config_json, method, params, x_TC)
+    out_TZ, total_T1 = 0.0, np.zeros((len(x_TC), 1), np.float32)
+    for first in range(0, len(x_TC) - FADE, LONGEST - FADE):
+        part_TZ = _run_whole(config_json, method, params, x_TC[first:first + LONGEST])
+        weight_T1 = np.clip((np.arange(len(part_TZ), dtype=np.float32)[:, None] + 1) / FADE, 0, 1)
+        weight_T1 = np.minimum(weight_T1, weight_T1[::-1])
+        if np.isscalar(out_TZ):
+            out_TZ = np.zeros((len(x_TC), part_TZ.shape[1]), np.float32)
+        out_TZ[first:first + LONGEST] += weight_T1 * part_TZ
+        total_T1[first:first + LONGEST] += weight_T1
+    return out_TZ / total_T1
+
+
+def _run_whole(config_json: str, method: str, params, x_TC: np.ndarray) -> np.ndarray:
+    """At once, padded to a bucket; the mask keeps padding out of the attention."""
     frames = len(x_TC)
     padded = -(-frames // BUCKET) * BUCKET
     x_1TC = np.zeros((1, padded, x_TC.shape[1]), np.float32)

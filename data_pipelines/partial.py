@@ -2,7 +2,8 @@
 
 A `Partial` without arguments belongs to one process and disappears with any error. With arguments it can be continued: what
 is finished outlives a kill, and a restart with the same arguments goes on after it. Input that cannot be used (a UserError)
-would stop the restart at the same place, so it removes the folder, unless `keep` says that another attempt may get on.
+would stop the restart at the same place, so it removes the folder: unless something else than the input may have been at
+fault (storage that fails, a full disk, memory), or `keep` says that another attempt may get on.
 
     .NAME.partial/journal.jsonl   a line of the arguments, then one a finished shard and one a finished split, each written and
                                   synchronised only after what it tells of
@@ -14,16 +15,18 @@ So a kill loses what followed the last closed shard, which is computed again; no
 as many items as the journal counts and deletes every file that it does not tell of. Several jobs can share the work: parts.py.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
-from avjax.errors import UserError
+from avjax import storage
+from avjax.errors import StorageError, UserError
 from data_pipelines import parts
 from data_pipelines.parts import JOURNAL, Part
 
@@ -34,18 +37,19 @@ class Partial:
     Args:
       out_dir: the dataset's folder, which must not exist; or a Part of it.
       arguments: of the job, JSON values: everything that decides what is written. None: cannot be continued.
+      paths: those that say where something lies. It may move meanwhile; what it holds is for other arguments, or `expect`.
 
     Raises:
       UserError: the folder exists, another job is writing it, or an interrupted one had other arguments.
     """
 
-    def __init__(self, out_dir, arguments: dict | None = None):
+    def __init__(self, out_dir, arguments: dict | None = None, paths: Collection[str] = ()):
         self.part = out_dir if isinstance(out_dir, Part) else None
         self.out_dir = pathlib.Path(out_dir).absolute()
         self.resumable = arguments is not None
         if self.part and not self.resumable:
             raise TypeError("a part belongs to a job that can be continued")
-        self._arguments = json.loads(json.dumps(arguments))
+        self._arguments, self._paths = json.loads(json.dumps(arguments)), paths
         name = f".{self.out_dir.name}.partial"
         self.shared = self.out_dir.with_name(name if self.resumable else f"{name}-{socket.gethostname()}-{os.getpid()}")
         self.dir = self.shared / self.part.folder if self.part else self.shared
@@ -54,6 +58,10 @@ class Partial:
         self.keep = False  # what is there even if the job ends with a UserError: another attempt may go on with it
 
     def __enter__(self) -> "Partial":
+        with storage.working_on(self.dir):
+            return self._begin()
+
+    def _begin(self) -> "Partial":
         clean(self.out_dir)
         refuse_existing(self.out_dir)
         self.out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -81,11 +89,15 @@ class Partial:
             self._lock.close()
         if self.part and kind is None:
             return  # it waits for the others
-        wanted = kind and (self.keep or not issubclass(kind, UserError))
+        wanted = kind and (self.keep or self._whole or not issubclass(kind, UserError) or _in_doubt(error))
+        new = isinstance(error, Exception) and not isinstance(error, UserError | StorageError)
+        known = storage.explained(error, self.dir) if new else None
         if not (self.resumable and wanted and (len(self._records) > 1 or self._fitted)):
             shutil.rmtree(self.dir, ignore_errors=True)
             if self.part and not any(self.shared.glob("part-*")):  # nobody else's work is there
                 shutil.rmtree(self.shared, ignore_errors=True)
+        if known:
+            raise known from error
 
     def once(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """What `make` returns: at the first call ever, then what was kept of it, also after a kill."""
@@ -96,11 +108,10 @@ class Partial:
             path.parent.mkdir(exist_ok=True)
             with parts.lock(path.with_suffix(".lock"), wait=True):  # one of several parts makes it
                 if not path.exists():
-                    temporary = path.with_suffix(".tmp")
-                    with open(temporary, "wb") as file:
-                        np.savez(file, **make())
+                    arrays = make()
+                    with storage.aside(path) as temporary, open(temporary, "wb") as file:
+                        np.savez(file, **arrays)
                         _synchronise(file)
-                    os.replace(temporary, path)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
@@ -130,6 +141,19 @@ class Partial:
         """What was committed of a split, in order."""
         return [r for r in self._records if r.get("split") == split]
 
+    def join(self, records: list[dict], record: dict) -> None:
+        """Notes that `record["file"]` holds what the files of `records` do, which go."""
+        self.commit(record | {"joins": [r["file"] for r in records]})
+        self._records = parts.joined(self._records)
+        for old in records:
+            (self.data / old["file"]).unlink()
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Gives finished files of `data` their final names; a restart takes that back."""
+        self._add({"names": names})
+        for file, final in names.items():
+            os.rename(self.data / file, self.data / final)
+
     def finish(self) -> None:
         """Renames `data` to the dataset's folder."""
         try:
@@ -140,8 +164,12 @@ class Partial:
 
     def whole(self) -> None:
         """Notes that this part is."""
-        if not any(r.get("whole") for r in self._records):
+        if not self._whole:
             self._add({"whole": True})
+
+    @property
+    def _whole(self) -> bool:
+        return any(r.get("whole") for r in self._records)
 
     @property
     def _fitted(self) -> bool:
@@ -163,14 +191,24 @@ class Partial:
                             way_out="continue it as it was, or delete that folder to begin anew")
         self._same(before["arguments"])
 
+    def renew(self) -> None:
+        """Begins this job, or part, anew but for what was fitted: what it had finished would come out otherwise now."""
+        (self.dir / JOURNAL).unlink()
+        self._continue()
+
     def _continue(self) -> None:
         """Reads the journal as far as it is true, and deletes what it does not tell of."""
         path = self.dir / JOURNAL
         records = parts.journal(path)
         if records:
             self._same(records[0].get("arguments") or {})
+        for record in records:
+            for file, final in record.get("names", {}).items():
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(self.data / final, self.data / file)
+        records = [r for r in records if "names" not in r]
         self._records = records[:1] or [{"arguments": self._arguments}]
-        for record in records[1:]:
+        for record in parts.joined(records[1:], self._is_there):
             if record.get("file") and not self._is_there(record):
                 break
             self._records.append(record)
@@ -178,15 +216,17 @@ class Partial:
         for file in self.data.iterdir():
             if file.name not in known:
                 file.unlink() if file.is_file() else shutil.rmtree(file)
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "w") as file:
+        with storage.aside(path) as temporary, open(temporary, "w") as file:
             file.writelines(json.dumps(r) + "\n" for r in self._records)
             _synchronise(file)
-        os.replace(temporary, path)
 
     def _same(self, before: dict) -> None:
         """UserError when the interrupted job had other arguments."""
-        differ = [k for k in sorted({*before, *self._arguments}) if before.get(k) != self._arguments.get(k)]
+        def named(arguments, k):
+            value = arguments.get(k)
+            return pathlib.PurePath(value).name if k in self._paths and isinstance(value, str) else value
+
+        differ = [k for k in sorted({*before, *self._arguments}) if named(before, k) != named(self._arguments, k)]
         if differ:
             raise UserError("an interrupted job was writing this with other arguments", where=str(self.dir),
                             expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
@@ -194,10 +234,8 @@ class Partial:
                             way_out="repeat those to continue it, or delete that folder to begin anew")
 
     def _is_there(self, record: dict) -> bool:
-        """Whether a finished file is; one that had already got its final name gets its former one back."""
+        """Whether a finished file is."""
         path = self.data / record["file"]
-        for final in self.data.glob(record["final"]):
-            os.rename(final, path)
         return path.is_file() and path.stat().st_size == record["bytes_on_disk"]
 
     def _add(self, record: dict) -> None:
@@ -206,6 +244,11 @@ class Partial:
             with open(self.dir / JOURNAL, "a") as file:
                 file.write(json.dumps(record) + "\n")
                 _synchronise(file)
+
+
+def _in_doubt(error: BaseException) -> bool:
+    """Whether a UserError came of something that need not be the input's fault."""
+    return any(isinstance(e, OSError | RuntimeError | MemoryError) for e in storage.chain(error))
 
 
 def refuse_existing(out_dir) -> None:

@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 
 from avjax.errors import UserError
 
@@ -77,7 +78,7 @@ class Merging:
         self.data.mkdir()
         counts: dict[str, int] = {}
         for folder in self._folders:
-            for record in journal(folder / JOURNAL):
+            for record in joined(journal(folder / JOURNAL)):
                 if "split" not in record:
                     continue
                 if record["file"]:
@@ -96,6 +97,17 @@ class Merging:
     def records(self, split: str) -> list[dict]:
         """What all parts committed of a split, in order."""
         return [r for r in self._records if r["split"] == split]
+
+    def join(self, records: list[dict], record: dict) -> None:
+        """`record["file"]` holds what the files of `records` do, which go; the parts keep theirs."""
+        self._records = joined([*self._records, record | {"joins": [r["file"] for r in records]}])
+        for old in records:
+            (self.data / old["file"]).unlink()
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Gives files of `data` their final names."""
+        for file, final in names.items():
+            os.rename(self.data / file, self.data / final)
 
     def finish(self) -> None:
         """Gives the dataset its name; the parts go."""
@@ -142,14 +154,29 @@ def journal(path: pathlib.Path) -> list[dict]:
     return records
 
 
+def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: True) -> list[dict]:
+    """The records of a journal, with one that joins others (shards.py) in their place, unless its file is not `there`."""
+    out: list[dict] = []
+    for record in records:
+        old = [k for k, r in enumerate(out) if r.get("file") in record.get("joins", ())]
+        if not old:
+            out.append(record)
+        elif there(record):
+            out[old[0]] = {k: v for k, v in record.items() if k != "joins"}
+            out = [r for k, r in enumerate(out) if k not in old[1:]]
+    return out
+
+
 def agreed(path: pathlib.Path, value):
     """`value` if nobody was here before, else the first one's word: JSON that all parts share."""
     if not path.exists():
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        temporary.write_text(json.dumps(value))
-        with contextlib.suppress(FileExistsError):
-            _link(temporary, path)
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.write_text(json.dumps(value))
+            with contextlib.suppress(FileExistsError):
+                _link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return json.loads(path.read_text())
 
 

@@ -1,19 +1,25 @@
 """A folder of someone's media -> recordings that are known to be good: one voice, one face, on one clock.
 
 A recording is a video with its sound: the sound track inside, or a sound file of the same name beside it, which wins
-(`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` pair too). `talk.txt` beside them is its transcript.
+(`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` and `video_talk.mp4` + `audio_talk.wav` pair too, and so do
+`talk/video.mp4` + `talk/audio.wav`, by the folder's name). `talk.txt` beside them is its transcript.
 The first folder below the source is the speaker; a file directly in the source is a speaker of its own.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
+import time
+from collections.abc import Iterator
 
+import av
 import numpy as np
 
+from avjax import storage
 from avjax.codecs import mel
 from avjax.errors import UserError
 from data_pipelines import faces, media, text_file
@@ -23,6 +29,8 @@ RATE = mel.RECIPE["sample_rate"]
 SAMPLES = RATE // FPS  # a frame: 735 samples exactly, so cuts between frames are cuts between samples
 MIN_SECONDS = 2.0
 CROPS = ".crops.npy"
+CHECKS = {"checks": 2, "av": av.__version__, "libraries": str(av.library_versions)}  # of what they refused, they may take
+_TICK = 2 * 10**9  # nanoseconds: the coarsest clock of a file system; what was written just before is read again
 SILENCE = 10 ** (-50 / 20)  # root mean square of a recording below -50 dB of full scale
 AUDIO_RECIPE = {"sample_rate": RATE, "channels": "mean", "resampler": "soxr HQ", "dtype": "int16"}
 
@@ -36,15 +44,38 @@ class Source:
     video: pathlib.Path | None
     audio: pathlib.Path | None  # None: the video's own track
     text: pathlib.Path | None
+    root: pathlib.Path = pathlib.Path()  # the folder that was searched
 
     @property
     def files(self) -> list[pathlib.Path]:
         return [p for p in (self.video, self.audio, self.text) if p is not None]
 
-    def fingerprint(self, *options) -> str:
-        """Changes when a file or an option does."""
-        stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
-        return hashlib.sha256(json.dumps([stats, options]).encode()).hexdigest()[:16]
+    def place(self, path: pathlib.Path) -> str:
+        """Where one of the files is, below the folder that was searched."""
+        return path.relative_to(self.root).as_posix()
+
+    def contents(self, known: dict[str, dict] | None = None) -> dict[str, dict]:
+        """{place: `content` of the file}; `known`: of an earlier call. Raises OSError."""
+        return {self.place(p): content(p, (known or {}).get(self.place(p))) for p in self.files}
+
+
+def content(path: pathlib.Path, known: dict | None = None) -> dict:
+    """SHA-256 of a file and what the file system says of it; taken from `known` where nobody has written to it since.
+
+    Size and time of writing alone would not do: copies have whole seconds, and anybody can set them.
+    """
+    stat, now = path.stat(), time.time_ns()
+    seen = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
+    if known and all(known.get(k) == v for k, v in seen.items()) and known["read_ns"] > stat.st_ctime_ns + _TICK:
+        return known
+    with open(path, "rb") as file:
+        return seen | {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "read_ns": now}
+
+
+def fingerprint(contents: dict[str, dict], *options) -> str:
+    """Changes when a file's place or content does, or an option; not when the whole folder is moved."""
+    files = sorted((place, one["sha256"]) for place, one in contents.items())
+    return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +94,10 @@ def find(folder, speaker: str | None = None) -> list[Source]:
         raise UserError("no such folder", where=str(folder), expected="a folder of wav or mp4 files",
                         way_out="check --source")
     groups: dict[tuple[str, str], dict[str, list[pathlib.Path]]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        suffix = path.suffix.lower()
-        kind = "video" if suffix in media.VIDEO_SUFFIXES else "audio" if suffix in media.AUDIO_SUFFIXES else \
-            "text" if suffix == ".txt" else None
-        if kind:
-            stem = re.sub(r"[-_]?(video|audio)$", "", path.stem, flags=re.IGNORECASE) or path.stem
-            parent = path.relative_to(folder).parent.as_posix()
-            groups.setdefault((parent, stem), {}).setdefault(kind, []).append(path)
-    sources = [s for (parent, stem), kinds in sorted(groups.items()) for s in _sources(parent, stem, kinds)]
+    for path in _media_of(folder):
+        parent = path.relative_to(folder).parent.as_posix()
+        groups.setdefault((parent, _stem(path)), {}).setdefault(_kind(path), []).append(path)
+    sources = _told_apart([s for (parent, stem), kinds in groups.items() for s in _sources(folder, parent, stem, kinds)])
     if not sources:
         raise UserError("no media here", where=str(folder), expected=f"files ending in "
                         f"{' '.join(media.VIDEO_SUFFIXES + media.AUDIO_SUFFIXES)}", found="none",
@@ -80,21 +106,55 @@ def find(folder, speaker: str | None = None) -> list[Source]:
     if speaker is not None and speaker not in known:
         raise UserError("no such speaker", where="--speaker", expected=f"one of {', '.join(known)}",
                         found=repr(speaker))
-    return [s for s in sources if speaker in (None, s.speaker)]
+    return sorted((s for s in sources if speaker in (None, s.speaker)), key=lambda s: s.id)
 
 
-def _sources(parent: str, stem: str, kinds: dict[str, list[pathlib.Path]]):
+def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Media and transcripts, sorted. A folder that cannot be listed is an error: its files are not gone."""
+    def fail(error):
+        storage.check(error)
+        raise UserError("a folder cannot be listed", where=str(error.filename), found=error.strerror,
+                        way_out="check its permissions") from error
+
+    paths = (pathlib.Path(base, name) for base, _, names in os.walk(folder, onerror=fail) for name in names)
+    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p) and p.is_file())
+
+
+def _kind(path: pathlib.Path) -> str | None:
+    suffix = path.suffix.lower()
+    return "video" if suffix in media.VIDEO_SUFFIXES else "audio" if suffix in media.AUDIO_SUFFIXES else \
+        "text" if suffix == ".txt" else None
+
+
+def _stem(path: pathlib.Path) -> str:
+    """What the files of one recording have in common: their name without the word that tells them apart; "" if it is all."""
+    return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1, flags=re.IGNORECASE)
+
+
+def _sources(root: pathlib.Path, parent: str, stem: str, kinds: dict[str, list[pathlib.Path]]) -> Iterator[Source]:
     videos, sounds, texts = (kinds.get(k, []) for k in ("video", "audio", "text"))
     named = videos or sounds
     alone = len(named) == 1 and len(sounds) <= 1
+    prefix = "" if parent == "." else parent + "/"
     for path in named:
-        name = stem if alone else path.name  # two files of one name: keep them apart by their suffix
+        paired = bool(alone and videos and sounds)
+        if paired and not stem and prefix:
+            name = parent  # take/video.mp4 + take/audio.wav
+        elif alone and stem and (paired or path.stem.startswith(stem)):
+            name = prefix + stem
+        else:  # a file alone may be called video_2 by chance; two files of one name are told apart by their suffix
+            name = prefix + (path.stem if alone else path.name)
         exact = [p for p in sounds if p.stem == path.stem and videos] or (sounds if alone and videos else [])
         text = [p for p in texts if p.stem == path.stem] or (texts if alone else [])
-        prefix = "" if parent == "." else parent + "/"
-        speaker = prefix.split("/")[0] or name
-        yield Source(f"{prefix}{name}".replace("/", "."), speaker, path if videos else None,
-                     (exact[0] if exact else None) if videos else path, text[0] if text else None)
+        yield Source(name.replace("/", "."), name.split("/")[0], path if videos else None,
+                     (exact[0] if exact else None) if videos else path, text[0] if text else None, root)
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """Ids that two places come to, such as ann/x.mp4 and ann.x.mp4, get a digest of the place."""
+    counts = collections.Counter(s.id for s in sources)
+    return [dataclasses.replace(s, id=f"{s.id}-{hashlib.sha256(s.place(s.files[0]).encode()).hexdigest()[:8]}")
+            if counts[s.id] > 1 else s for s in sources]
 
 
 def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None, crops_file=None) -> Recording:
@@ -150,6 +210,9 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     cropper = faces.Cropper(track, size, FPS)
     shape = (count, size, size, 3)
     crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8, shape) if crops_file else np.empty(shape, np.uint8)
+    if crops_file:  # a disk that is too full says so here, as an error: written through the map it would kill the process
+        with open(crops_file, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, crops_file.stat().st_size)
     for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end), strict=True):
         crops[k] = cropper(k, image)
     return Recording(samples, crops, track.pose())
@@ -160,13 +223,13 @@ def text_of(source: Source) -> str:
     return " ".join(text_file.read(source.text, what="transcript").split()) if source.text else ""
 
 
-def cached(source: Source, folder: pathlib.Path, **options) -> pathlib.Path:
-    """`read`, kept in a file that a second run finds again, the crops in another beside it; the former's path."""
-    key = source.fingerprint(sorted((k, v) for k, v in options.items() if k != "detect"))
+def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib.Path:
+    """`read`, kept in a file that a second run finds again by `key`, the crops in another beside it; the former's path."""
     path = folder / f"{key}.whole.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary, crops = (folder / f"{key}.part{os.getpid()}{end}" for end in (".npz", CROPS))
+        part = f"{key}.part-{os.urandom(8).hex()}"  # by whoever else reads it, on whatever machine
+        temporary, crops = (folder / f"{part}{end}" for end in (".npz", CROPS))
         try:
             recording = read(source, crops_file=crops, **options)
             np.savez(temporary, audio=recording.audio, **{} if recording.pose is None else {"pose": recording.pose})
@@ -175,6 +238,7 @@ def cached(source: Source, folder: pathlib.Path, **options) -> pathlib.Path:
             os.replace(temporary, path)
         finally:
             crops.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return path
 
 

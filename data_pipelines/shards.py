@@ -1,7 +1,6 @@
 """Examples -> ArrayRecord shards, one after the other, each noted by the job (partial.py) once it is whole."""
 
 import json
-import os
 import pathlib
 import sys
 import time
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from avjax import storage
 from avjax.errors import UserError
 from data_pipelines.partial import Partial
 from data_pipelines.schema import Feature
@@ -72,6 +72,7 @@ class SplitWriter:
             for item in items:
                 for example in self._made(item):
                     if isinstance(example, Unusable):
+                        storage.check(example)  # what could not be read is not unusable
                         shard.refused.append({"split": split, "id": example.id, "reason": example.reason,
                                               "detail": str(example)})
                         continue
@@ -92,13 +93,39 @@ class SplitWriter:
                             found=", ".join(f"{n} x {reason}" for reason, n in reasons) or "none",
                             way_out="give it examples or leave it out")
 
+    def join(self, split: str) -> None:
+        """Makes one shard of small neighbours: a job that can be continued closes one a minute, and readers want few files."""
+        group: list[dict] = []
+        for record in [*self._job.records(split), None]:
+            small = record and record["file"] and record["num_bytes"] < self._shard_bytes / 4
+            if small and sum(r["num_bytes"] for r in group) + record["num_bytes"] <= self._shard_bytes:
+                group.append(record)
+                continue
+            if len(group) > 1:
+                self._join(split, group)
+            group = [record] if small else []
+
+    def _join(self, split: str, records: list[dict]) -> None:
+        shard = _Shard(self._job.data / (records[0]["file"] + "+"))
+        try:
+            for record in records:
+                reader = array_record_module.ArrayRecordReader(str(self._job.data / record["file"]))
+                for row in zip(record["ids"], record["lengths"], reader.read_all(), strict=True):
+                    shard.add(*row)
+                reader.close()
+        finally:
+            shard.close()
+        self._job.join(records, {"split": split, "position": records[-1]["position"], "file": shard.path.name,
+                                 "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
+                                 "refused": [r for record in records for r in record["refused"]]})
+
     def close(self, split: str) -> tfds.core.SplitInfo:
         """Gives the shards their final names, which tell how many there are."""
         records = [r for r in self._job.records(split) if r["file"]]
         template = tfds.core.ShardedFileTemplate(data_dir=self._job.data, dataset_name=self._name, split=split,
                                                  filetype_suffix=_SUFFIX)
-        for i, record in enumerate(records):
-            os.rename(self._job.data / record["file"], template.sharded_filepath(shard_index=i, num_shards=len(records)))
+        self._job.rename({record["file"]: template.sharded_filepath(shard_index=i, num_shards=len(records)).name
+                          for i, record in enumerate(records)})
         return tfds.core.SplitInfo(name=split, shard_lengths=[len(r["ids"]) for r in records],
                                    num_bytes=sum(r["num_bytes"] for r in records), filename_template=template)
 
@@ -136,10 +163,8 @@ class SplitWriter:
 
     def _commit(self, split: str, shard: "_Shard", position: int) -> None:
         shard.close()
-        index = sum(bool(r["file"]) for r in self._job.records(split))
         record = {"split": split, "position": position, "file": shard.path.name if shard.ids else None, "ids": shard.ids,
-                  "final": f"*-{split}.array_record-{index:05d}-of-*", "num_bytes": shard.size, "lengths": shard.lengths,
-                  "refused": shard.refused}
+                  "num_bytes": shard.size, "lengths": shard.lengths, "refused": shard.refused}
         self._job.commit(record)
         self._count(split, record)
 

@@ -26,9 +26,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from avjax.errors import UserError
+from avjax import storage
+from avjax.errors import StorageError, UserError
 from data_pipelines.partial import Partial, refuse_existing  # noqa: F401  (the latter for those who write)
 from data_pipelines.parts import Merging
+from data_pipelines.records import Records
 from data_pipelines.schema import (
     CHECKSUMS_FILE,
     CODECS_DIR,
@@ -44,7 +46,8 @@ from data_pipelines.shards import Item, SplitWriter, Unusable, connector  # noqa
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20  # a shard is closed once it holds this much
 SHARD_SECONDS = 60.0  # or, in a job that can be continued, once it is so old: what a kill costs at most
-_REMAKE = "delete the folder and make the dataset again"
+_REMAKE = "delete the folder and make the dataset again"  # only of what is proven to be corrupt
+_BRING = "look after the disk or mount, or copy the folder again; then start the same command again"
 
 # TFDS logs every file that it opens at level INFO through absl's logger; its warnings stay.
 logging.getLogger("absl").addFilter(
@@ -91,6 +94,8 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
                 bar = tqdm(items, desc=f"writing {job.out_dir.name}/{split}", total=(totals or {}).get(split), unit="clip",
                            disable=shown, leave=False)
                 writer.write(split, bar)
+            for split in splits:
+                writer.join(split)
             return writer
 
         writer = written(job, splits, None if progress and job.part is None else True)
@@ -119,30 +124,37 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
     return open_dataset(job.out_dir)
 
 
-def open_dataset(directory) -> "Dataset":
+def open_dataset(directory, *, begun: bool = False) -> "Dataset":
     """Opens a dataset after cheap checks: every file is there with its recorded size, and the small ones are unchanged.
+
+    Args:
+      directory: a folder made by `write_dataset`.
+      begun: the job has read it at an earlier start, so that what is missing is not a wrong path.
 
     Raises:
       UserError: missing, half-written, foreign, truncated or edited; names the file and the way out.
+      StorageError: what is there cannot be read, or (`begun`) it is missing.
     """
     directory = pathlib.Path(directory).absolute()
+    missing = StorageError if begun else UserError
     if not directory.is_dir():
-        raise UserError("no dataset here", where=str(directory), expected="a folder made by launch.prepare or "
-                        "launch.extract", found="a file" if directory.exists() else "nothing",
-                        way_out="check the path or make the dataset first")
+        raise missing("no dataset here", where=str(directory), expected="a folder made by launch.prepare or "
+                      "launch.extract", found="a file" if directory.exists() else "nothing",
+                      way_out=_BRING if begun else "check the path or make the dataset first")
     if not (directory / CHECKSUMS_FILE).is_file():
         raise UserError("dataset is not whole", where=str(directory), expected=f"{CHECKSUMS_FILE} (written last)",
-                        found="none: the job that wrote it was interrupted, or this is another kind of folder",
-                        way_out=_REMAKE)
+                        found="none: the job that wrote or copied it was interrupted, or this is another kind of folder",
+                        way_out="copy the folder again, or name another one")
     checksums = _read_json(directory / CHECKSUMS_FILE)
     if not isinstance(checksums, dict) or not all(isinstance(c, dict) and "bytes" in c for c in checksums.values()):
-        raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE), way_out=_REMAKE)
+        raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE), way_out="copy the folder again, or "
+                        "name another one")
     for needed in ("features.json", "dataset_info.json", SCHEMA_FILE, RECIPES_FILE, IDS_FILE):
         if needed not in checksums:
             raise UserError("dataset is not whole", where=str(directory / CHECKSUMS_FILE),
-                            expected=f"an entry {needed}", found="none", way_out=_REMAKE)
+                            expected=f"an entry {needed}", found="none", way_out=f"copy the folder again, or {_REMAKE}")
     for file, recorded in checksums.items():
-        _check_file(directory / file, recorded, contents=file.endswith(".json"))
+        _check_file(directory / file, recorded, contents=file.endswith(".json"), missing=missing)
     schema = {n: Feature(tuple(f["shape"]), f["dtype"], f["meaning"], f["unit"], f["rate"])
               for n, f in _read_json(directory / SCHEMA_FILE).items()}
     builder = tfds.builder_from_directory(str(directory))
@@ -230,10 +242,9 @@ class Source(Sequence):
         self._dataset, self._split, self._fields = dataset, split, fields
         self._features = dataset.features
         self._connector = connector({f: dataset.features[f] for f in fields})
-        builder = tfds.builder_from_directory(str(dataset.dir))
-        self._info = builder.info.splits[split]
-        with self._explained(0):
-            self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        info = tfds.builder_from_directory(str(dataset.dir)).info.splits[split]
+        self._records = Records([(dataset.dir / file, count, dataset.checksums[file]["sha256"])
+                                 for file, count in zip(info.filenames, info.shard_lengths, strict=True)])
 
     @property
     def ids(self) -> list[str]:
@@ -255,19 +266,20 @@ class Source(Sequence):
 
     @contextlib.contextmanager
     def _explained(self, index: int):
-        """ArrayRecord's and protobuf's errors say neither which file nor what to do."""
+        """ArrayRecord's and protobuf's errors say neither which file nor what to do, nor whose fault it is: a shard is only
+        called corrupt when its checksum says so."""
         try:
             yield
-        except UserError:
+        except (UserError, StorageError):
             raise
         except Exception as error:
-            raise UserError("corrupt or truncated shard", where=str(self._shard(index)), expected="a readable record",
-                            found=f"{type(error).__name__} at example {index} of split {self._split}: "
-                            f"{str(error)[:200]}", way_out=_REMAKE) from error
-
-    def _shard(self, index: int) -> pathlib.Path:
-        bounds = np.cumsum(self._info.shard_lengths)
-        return self._dataset.dir / self._info.filenames[int(np.searchsorted(bounds, index, side="right"))]
+            shard = self._records.shard_of(index)
+            storage.check(error, shard)
+            said = f"{type(error).__name__} at example {index} of split {self._split}: {str(error)[:200]}"
+            with storage.working_on(shard):
+                _check_file(shard, self._dataset.checksums[shard.name], contents=True, said=said)
+            raise StorageError("a shard could not be read, but is whole now", where=str(shard), found=said,
+                               way_out="start the same command again") from error
 
 
 def _describe(feature) -> tuple:
@@ -281,17 +293,20 @@ def _fingerprint(path: pathlib.Path) -> dict:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def _check_file(path: pathlib.Path, recorded: dict, *, contents: bool) -> None:
-    if not path.is_file():
-        raise UserError("file of the dataset is missing", where=str(path), expected=f"{recorded['bytes']} bytes",
-                        found="no file", way_out=f"copy it again, or {_REMAKE}")
-    size = path.stat().st_size
+def _check_file(path: pathlib.Path, recorded: dict, *, contents: bool, missing=StorageError, said: str = "") -> None:
+    """Raises `missing`, or UserError for a file that is not the recorded one. `said`: by whoever could not read it."""
+    said = said and f"; {said}"
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise missing("file of the dataset is missing", where=str(path), expected=f"{recorded['bytes']} bytes",
+                      found=f"no file{said}", way_out=_BRING) from error
     if size != recorded["bytes"]:
-        raise UserError("truncated or overwritten file", where=str(path), expected=f"{recorded['bytes']} bytes",
-                        found=f"{size} bytes", way_out=f"copy it again, or {_REMAKE}")
+        raise UserError("corrupt: truncated or overwritten file", where=str(path), expected=f"{recorded['bytes']} bytes",
+                        found=f"{size} bytes{said}", way_out=f"copy it again, or {_REMAKE}")
     if contents and (found := _fingerprint(path)["sha256"]) != recorded["sha256"]:
         raise UserError("corrupt file", where=str(path), expected=f"sha256 {recorded['sha256'][:16]}",
-                        found=f"sha256 {found[:16]}", way_out=f"copy it again, or {_REMAKE}")
+                        found=f"sha256 {found[:16]}{said}", way_out=f"copy it again, or {_REMAKE}")
 
 
 def _write_json(path: pathlib.Path, value, indent=1) -> None:
@@ -301,5 +316,8 @@ def _write_json(path: pathlib.Path, value, indent=1) -> None:
 def _read_json(path: pathlib.Path):
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError("unreadable file of a dataset", where=str(path), found=str(error), way_out=_REMAKE) from error
+    except FileNotFoundError as error:
+        raise StorageError("file of the dataset is missing", where=str(path), way_out=_BRING) from error
+    except ValueError as error:
+        raise UserError("unreadable file of a dataset", where=str(path), found=str(error),
+                        way_out=f"copy it again, or {_REMAKE}") from error

@@ -12,7 +12,8 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
-from avjax.errors import UserError
+from avjax import storage
+from avjax.errors import StorageError, UserError
 
 SUFFIXES = (".wav", ".flac", ".pt", ".json", ".txt", ".csv", ".npy")  # pictures are never asked for
 _ENTRY = np.dtype([("name", "<u8"), ("shard", "<u2"), ("offset", "<u8"), ("size", "<u4")])
@@ -36,12 +37,16 @@ class TarTree:
         self.root = pathlib.Path(root)
         self._shards = sorted((self.root / "shards").glob("*.tar"))
         self.refused: list[tuple[str, str, str]] = []
+        self._seen = now = self._states()
         if index is not None:
-            self._entries, self.refused = index["entries"], [tuple(r) for r in index["refused"].tolist()]
-            if index["shards"].tolist() != [p.name for p in self._shards]:
+            before = index["shards"].tolist()
+            if differ := sorted({shard.rpartition(",")[0] for shard in before} ^ {shard.rpartition(",")[0] for shard in now}):
                 raise UserError("other shards than were indexed", where=str(self.root / "shards"),
-                                found=f"{len(self._shards)} tar files", way_out="bring them back, or begin anew")
-            return
+                                found=", ".join(differ[:4]), way_out="bring them back, or begin anew")
+            if before == now:
+                self._entries, self.refused = index["entries"], [tuple(r) for r in index["refused"].tolist()]
+                return
+            progress = False  # of the same size, but written since: copied, or others
         entries = []
         bar = tqdm(self._shards, desc="indexing shards", unit="tar", disable=None if progress else True, leave=False)
         for number, shard in enumerate(bar):
@@ -51,8 +56,13 @@ class TarTree:
 
     def index(self) -> dict[str, np.ndarray]:
         """What was found, to be given to another TarTree of the same folder."""
-        return {"entries": self._entries, "shards": np.array([p.name for p in self._shards], str),
+        return {"entries": self._entries, "shards": np.array(self._seen, str),
                 "refused": np.array(self.refused, str).reshape(-1, 3)}
+
+    def _states(self) -> list[str]:
+        """Name and size of each, and when it was written."""
+        stats = [(p.name, p.stat()) for p in self._shards]
+        return [f"{name} of {stat.st_size} bytes,{stat.st_mtime_ns}" for name, stat in stats]
 
     def _index(self, number: int, shard: pathlib.Path) -> np.ndarray:
         found, size = [], shard.stat().st_size
@@ -74,6 +84,7 @@ class TarTree:
                 if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes it for the end of the archive
                     raise tarfile.ReadError(f"not a member's header at byte {tar.offset}")
         except (tarfile.TarError, OSError, EOFError) as error:
+            storage.check(error, shard)
             raise UserError("damaged shard", where=str(shard), expected="a whole, uncompressed tar", found=str(error),
                             way_out="fetch it again and compare its size, or take it out of the folder") from error
         return np.array(found, _ENTRY)
@@ -92,9 +103,17 @@ class TarTree:
         if place < 0 or self._entries["name"][place] != key:
             return None
         entry = self._entries[place]
-        with open(self._shards[entry["shard"]], "rb") as file:
-            file.seek(int(entry["offset"]))
-            return file.read(int(entry["size"]))
+        shard = self._shards[entry["shard"]]
+        try:
+            with open(shard, "rb") as file:
+                file.seek(int(entry["offset"]))
+                data = file.read(int(entry["size"]))
+        except FileNotFoundError as error:
+            raise StorageError("a shard has gone", where=str(shard), way_out="bring it back and start again") from error
+        if len(data) < entry["size"]:  # which is not the fault of the file that is asked for
+            raise StorageError("a shard has become shorter", where=str(shard), found=f"the end of {name} is missing",
+                               way_out="fetch the shard again and start again")
+        return data
 
 
 def _hash(name: str) -> int:

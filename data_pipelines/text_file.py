@@ -8,6 +8,7 @@ notices.
 import codecs
 import pathlib
 
+from avjax import storage
 from avjax.errors import UserError
 
 # UTF-32's before UTF-16's: it begins as the other does.
@@ -23,12 +24,13 @@ def read(path, *, what: str = "text", expected: str = "a text file in UTF-8") ->
     Args:
       what: the file's role, for the message.
 
-    Raises UserError: a missing file, and one in an encoding that cannot be known, with the line and
+    Raises UserError (StorageError where it cannot be read now): a missing file, and one in an encoding that cannot be known, with the line and
     the likely encoding.
     """
     try:
         content = pathlib.Path(path).read_bytes()
     except OSError as error:
+        storage.check(error, path)
         raise UserError(f"unreadable {what}", where=str(path), expected=expected,
                         found=error.strerror or type(error).__name__) from error
     return decoded(content, where=str(path), what=what, expected=expected)

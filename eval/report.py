@@ -6,15 +6,15 @@ import datetime
 import html
 import io
 import json
-import os
 import pathlib
 import tempfile
 
 import numpy as np
 from PIL import Image
 
+from avjax import storage
 from avjax.errors import UserError
-from data_pipelines import media
+from data_pipelines import write_media
 from eval import plots
 from eval.signals import AUDIO, MOTION
 from eval.tables import cell, count, number, shown
@@ -108,9 +108,8 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
     page = (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>{name}</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n")
     path = pathlib.Path(out_dir) / REPORT_FILE
-    partial = path.with_name(f".{REPORT_FILE}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with storage.aside(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
@@ -214,7 +213,7 @@ def video_and_poster(benchmark, signals, identity) -> tuple[bytes, bytes] | None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "clip.mp4"
         sound = signals.waveform if signals.has_audio else np.zeros(0, np.float32)
-        media.write_mp4(path, frames, fps, fit_sound(sound, len(frames) / fps, benchmark.sample_rate),
+        write_media.write_mp4(path, frames, fps, fit_sound(sound, len(frames) / fps, benchmark.sample_rate),
                         benchmark.sample_rate, crf=26)
         poster = io.BytesIO()
         Image.fromarray(frames[len(frames) // 2]).save(poster, "JPEG", quality=85)

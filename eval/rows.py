@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from avjax import storage
 from avjax.errors import UserError
 
 ROWS_FILE, FRAMES_DIR = "results.rows.jsonl", "results.frames"
@@ -51,11 +52,9 @@ class Rows:
     def put(self, key: str, row: dict, frames: dict[str, np.ndarray]) -> None:
         """Frames first, row last: a row promises its frames."""
         path = self._frames_path(key)
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
+        with storage.aside(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{k: np.asarray(v, np.float32) for k, v in frames.items()})
-        os.replace(partial, path)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with storage.working_on(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "row": clean(row)}, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -83,6 +82,5 @@ def clean(value):
 def write_json(path, value) -> None:
     """Whole or not at all."""
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(clean(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with storage.aside(path) as temporary:
+        temporary.write_text(json.dumps(clean(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from avjax import storage
 from avjax.errors import UserError, exit_cleanly
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,7 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
     def quiet(argv):
         if not flags.FLAGS["verbosity"].present:  # app.run turns libraries' remarks on: Orbax's, JAX's on backends
             logging.set_verbosity(logging.ERROR)
+        storage.allow_open_files()
         return main(argv)
 
     app.run(exit_cleanly(quiet), flags_parser=parse)
@@ -131,6 +133,18 @@ def fill(value: Any, workdir: Path) -> Any:
         return {k: fill(v, workdir) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(fill(v, workdir) for v in value)
+    return value
+
+
+def unfill(value: Any, workdir: Any) -> Any:
+    """The reverse of `fill`: what lies in the workdir is named "{workdir}/...", which stays true when the workdir is moved."""
+    if isinstance(value, str):
+        inside = value == str(workdir) or value.startswith(f"{workdir}/")
+        return "{workdir}" + value[len(str(workdir)):] if inside else value
+    if isinstance(value, Mapping):
+        return {k: unfill(v, workdir) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(unfill(v, workdir) for v in value)
     return value
 
 

@@ -18,10 +18,10 @@ import pathlib
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
-import soundfile
 from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -31,7 +31,7 @@ from avjax.systems import api
 from avjax.systems.api import real_streams
 from avjax.training import checkpoints, remote
 from avjax.training.hardware import enable_compilation_cache
-from data_pipelines import decode, drive, media
+from data_pipelines import decode, drive, write_media
 from launch import flags as launch_flags
 from launch import parties
 
@@ -140,25 +140,28 @@ def write(out: pathlib.Path, streams: dict[str, np.ndarray], decoder, plan: driv
         raise UserError("nothing was generated", where=plan.task, expected="at least one frame", found="0",
                         way_out="train longer, or raise --config.system.min_patches")
     sound = decoder.waveform(streams)
-    paths["wav"] = aside(out, ".wav", lambda path: soundfile.write(path, sound, decoder.sample_rate, format="WAV"))
+    paths["wav"] = aside(out, ".wav", lambda path: write_media.write_wav(path, sound, decoder.sample_rate))
     if not decoder.has_motion(streams):
         return paths
     if not decoder.draws:
         tell([f"no picture: nothing here can draw this motion{'' if latents else '; --save_latents keeps it'}"])
         return paths
-    frames = fitted(decoder.frames(streams, speaker=plan.speaker, identity=plan.identity),
-                    round(len(sound) / decoder.sample_rate * decode.FPS))
+    _, pictures = decoder.pictures(streams, speaker=plan.speaker, identity=plan.identity)
+    count = max(1, round(len(sound) / decoder.sample_rate * decode.FPS))
     paths["mp4"] = out.with_name(out.name + ".mp4")
-    media.write_mp4(paths["mp4"], frames, decode.FPS, audio=sound, rate=decoder.sample_rate)
+    write_media.write_mp4(paths["mp4"], counted(held(pictures, count), count), decode.FPS, audio=sound, rate=decoder.sample_rate)
     return paths
 
 
 def aside(out: pathlib.Path, suffix: str, writer) -> pathlib.Path:
-    """Writes under a hidden name, then renames."""
+    """Writes under a hidden name, then renames; a failure leaves nothing behind."""
     path = out.with_name(out.name + suffix)
     partial = path.with_name("." + path.name)
-    writer(partial)
-    return partial.replace(path)
+    try:
+        writer(partial)
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save(path: pathlib.Path, streams) -> None:
@@ -166,9 +169,17 @@ def save(path: pathlib.Path, streams) -> None:
         np.savez(file, **streams)
 
 
-def fitted(frames: np.ndarray, count: int) -> np.ndarray:
+def counted(pictures: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """The pictures, with a bar where they take long."""
+    return tqdm(pictures, total=count, unit="picture", desc="drawing", file=sys.stderr, delay=5, mininterval=1)
+
+
+def held(pictures: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
     """`count` pictures: as long as the sound, the last one held where motion ends earlier."""
-    return frames[np.minimum(np.arange(max(count, 1)), len(frames) - 1)]
+    last = None
+    for _ in range(count):
+        last = next(pictures, last)
+        yield last
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
@@ -178,7 +189,13 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
         raise UserError("no trained system here", where=str(workdir), expected="a folder with config.json",
                         found="nothing of the kind", way_out=f"train first: python -m launch.train --config=configs/... "
                         f"--workdir={workdir}")
-    return ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(json.loads(path.read_text()))
+    config.data.dir = launch_flags.fill(config.data.dir, workdir)
+    if config.data.dir and not pathlib.Path(config.data.dir).exists():  # of an older job, whose workdir was moved since
+        parts = pathlib.PurePath(config.data.dir).parts[1:]
+        inside = [workdir.joinpath(*parts[k:]) for k in range(len(parts))]
+        config.data.dir = str(next((p for p in inside if p.is_dir()), config.data.dir))
+    return config
 
 
 def define_flags() -> None:

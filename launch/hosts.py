@@ -3,8 +3,8 @@
     with hosts.session():
         ...
 
-Exit codes: 0 done, 2 something the user can mend, 75 restartable (a signal, a lost host, a hang), 1 a defect. What ends one
-process early ends all, and each says why.
+Exit codes: 0 done, 2 something the user can mend, 75 restartable (a signal, a lost host, a hang, storage that
+fails), 1 a defect. What ends one process early ends all, and each says why.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from avjax.errors import UserError
+from avjax import storage
+from avjax.errors import RESTARTABLE
 
 STOP_SECONDS = 120.0  # for host 0 to seal its checkpoint and send its records, once the state is saved
 
@@ -62,13 +63,12 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
         distributed.say(f"restartable: {error.message}")
         distributed.end(error.code, error.message)
         distributed.exit_now(error.code)
-    except UserError as error:
-        if distributed.process_count() > 1:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        distributed.end(distributed.USER, str(error))
-        raise
     except BaseException as error:
+        code, line = storage.told(error) or (1, f"{type(error).__name__}: {error}")
         if distributed.process_count() > 1:
-            traceback.print_exc()
-        distributed.end(1, f"{type(error).__name__}: {error}")
+            if code == 1:
+                traceback.print_exc()
+            else:
+                print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr, flush=True)
+        distributed.end(code, line)
         raise

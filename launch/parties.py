@@ -6,16 +6,16 @@
 Everything lasts equally long, a whole number of pictures. All is written aside and renamed when the last file is whole.
 """
 
+import contextlib
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import soundfile
 
 from avjax.errors import UserError
-from data_pipelines import media
+from data_pipelines import write_media
 
 PEAK = 0.99  # loudest sample that is written
 
@@ -33,8 +33,8 @@ def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Se
         raise UserError("nothing was generated", where=str(out), expected="at least one frame", found="0",
                         way_out="train longer, or write a longer script")
     sounds, rate, fps = [decoder.waveform(party) for party in parties], decoder.sample_rate, decoder.fps
-    pictures = [decoder.frames(party) for party in parties] if decoder.has_motion(parties[0]) else []
-    count = len(pictures[0]) if pictures else round(max(map(len, sounds)) / rate * fps)
+    drawn = [decoder.pictures(party) for party in parties] if decoder.has_motion(parties[0]) else []
+    count = drawn[0][0] if drawn else round(max(map(len, sounds)) / rate * fps)
     sounds = level([fitted(sound, round(count / fps * rate)) for sound in sounds])
     mix = np.sum(sounds, axis=0)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +42,13 @@ def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Se
     try:
         files = [f"{name}.wav" for name in names] + ["wav"]
         for file, sound in zip(files, [*sounds, mix], strict=True):
-            soundfile.write(aside / file, sound, rate, format="WAV")
-        shown = [*pictures, beside(pictures)] if pictures else []
-        for file, sound, frames in zip(files.copy(), [*sounds, mix], shown, strict=False):
-            files.append(file.removesuffix("wav") + "mp4")
-            media.write_mp4(aside / files[-1], frames, fps, audio=sound, rate=rate)
+            write_media.write_wav(aside / file, sound, rate)
+        if drawn:
+            films = [file.removesuffix("wav") + "mp4" for file in files]
+            writers = [write_media.Mp4Writer(aside / film, fps, sound, rate)
+                       for film, sound in zip(films, [*sounds, mix], strict=True)]
+            write_films(writers, [pictures for _, pictures in drawn])
+            files += films
         return {file: (aside / file).replace(out.with_name(f"{out.name}.{file}")) for file in files}
     finally:
         shutil.rmtree(aside)
@@ -63,7 +65,10 @@ def fitted(sound_N: np.ndarray, samples: int) -> np.ndarray:
     return np.pad(sound_N[:samples], (0, max(0, samples - len(sound_N))))
 
 
-def beside(pictures: Sequence[np.ndarray]):
-    """One picture after the other, of everybody side by side."""
-    for shown in zip(*pictures, strict=True):
-        yield np.concatenate(shown, axis=1)
+def write_films(writers: Sequence[write_media.Mp4Writer], pictures: Sequence[Iterable[np.ndarray]]) -> None:
+    """Every party's pictures into a film of its own, and all side by side into the last; each is drawn once."""
+    with contextlib.ExitStack() as stack:
+        films = [stack.enter_context(writer) for writer in writers]
+        for shown in zip(*pictures, strict=True):
+            for film, picture_HWC in zip(films, [*shown, np.concatenate(shown, axis=1)], strict=True):
+                film.add(picture_HWC)

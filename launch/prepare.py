@@ -22,7 +22,8 @@ from launch import parts
 
 flags.DEFINE_string("dataset", None, "What is being brought in: a file of data_pipelines/ingest.", required=True)
 flags.DEFINE_string("source", None, "Folder of the raw media.")
-flags.DEFINE_string("out", None, "Folder to make datasets in.", required=True)
+flags.DEFINE_string("out", None, "Folder to make datasets in; clips that are there take in what has changed in --source.",
+                    required=True)
 flags.DEFINE_string("tokens", None, "units (weightless) or wav2vec2 (needs --weights).")
 flags.DEFINE_string("weights", None, "wav2vec2 CTC checkpoint, for --tokens=wav2vec2.")
 flags.DEFINE_integer("units", None, "Number of k-means units, for --tokens=units.", lower_bound=2)
@@ -91,9 +92,7 @@ def main(argv):
         raise UserError(f"--dataset={args.dataset} is made by one process", where="command line", expected="neither --processes "
                         "nor --shard, and one host", way_out="--runner=beam, whose workers help that process")
     parts.spread("launch.prepare", args.out)
-    if isinstance(out, Part) and out.out_dir.exists():
-        print(f"{args.out} is there")  # a part that is started again after the end
-    elif prepare(**(values | {"out": out})) is None and isinstance(out, Part):
+    if prepare(**(values | {"out": out})) is None and isinstance(out, Part):
         print(parts.told(out))
 
 

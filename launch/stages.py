@@ -5,22 +5,26 @@
                                                                             data_pipelines.features.<features>.extract
     {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae", "overrides": {"a.b": value}}
 
-Beside every output lies `<output>.stage.json`, the arguments that made it. An output made with other arguments is an
-error that says which folder to delete, never silently used or overwritten.
+Beside every output lies `<output>.stage.json`, the arguments that made it, paths in the workdir as "{workdir}/...", so that
+the workdir may be moved, and what it was made of. An output made with other arguments, or of other data, is an error that says
+which folder to delete, never silently used or overwritten. Datasets that take in what has changed since (clips) are prepared
+again each time, which is soon done where nothing has.
 
 Of several hosts, each extracts a part (data_pipelines/parts.py); a stage that trains is run by all of them, and host 0 alone
 prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
 """
 
+import importlib
 import inspect
 import json
+import pkgutil
 import sys
 import time
 from pathlib import Path
 
 from avjax.errors import UserError
 from avjax.training import distributed, paths
-from launch.flags import fill, launcher, load_config
+from launch.flags import fill, launcher, load_config, unfill
 
 KINDS = ("prepare", "extract", "train")
 
@@ -43,12 +47,13 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
                             way_out="name a folder that all hosts see, in the stage and in config.data.dir; the workdir may stay")
         start = time.perf_counter()
         name = f"{kind} {out}"
-        if distributed.on_main(f"is it whole: {name}", lambda: _is_whole(kind, arguments, out, where)):  # noqa: B023
+        words = _words(arguments, out, workdir)
+        if distributed.on_main(f"is it whole: {name}", lambda: _is_whole(kind, words, out, where, workdir)):  # noqa: B023
             _tell(f"{name}: whole, skipped")
             continue
         _tell(name)
         if distributed.is_main():
-            _record(out, kind, arguments, done=False)
+            _record(out, kind, words, _made_of(kind, arguments), done=False)
         if kind == "train":
             _run(kind, dict(arguments), where)
         elif kind == "extract":
@@ -56,7 +61,7 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
         else:
             distributed.on_main(name, lambda: _run(kind, dict(arguments), where))  # noqa: B023
         if distributed.is_main():
-            _record(out, kind, arguments, done=True)
+            _record(out, kind, words, _made_of(kind, arguments), done=True)
         seconds[f"{kind} {out.name}"] = time.perf_counter() - start
     return seconds
 
@@ -70,13 +75,51 @@ def _record_file(out: Path) -> Path:
     return out.with_name(out.name + ".stage.json")
 
 
-def _record(out: Path, kind: str, arguments: dict, *, done: bool) -> None:
+def _record(out: Path, kind: str, arguments: dict, made_of: str | None, *, done: bool) -> None:
     file = _record_file(out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    paths.write_text(file, json.dumps({"kind": kind, "arguments": arguments, "done": done}, indent=1))
+    record = {"kind": kind, "arguments": arguments, "made_of": made_of, "done": done}
+    paths.write_text(file, json.dumps(record, indent=1))
 
 
-def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
+def _made_of(kind: str, arguments: dict) -> str | None:
+    """Tells the data that a stage reads from other data at the same place; None where there is none, or none any more."""
+    if kind == "extract" and arguments.get("clips") and Path(arguments["clips"]).exists():
+        from data_pipelines.store import open_dataset
+
+        return open_dataset(arguments["clips"]).content
+    if (tells := _of_ingest(kind, arguments, "made_of")) and Path(arguments.get("source", "")).is_dir():
+        return tells(arguments["source"], arguments.get("tts"))
+    return None
+
+
+def _of_ingest(kind: str, arguments: dict, name: str):
+    """What an ingest says of itself; None where it says nothing."""
+    if kind != "prepare" or "source" not in arguments:
+        return None
+    from data_pipelines import ingest
+
+    known = [m.name for m in pkgutil.iter_modules(ingest.__path__)]
+    dataset = arguments.get("dataset")
+    return getattr(importlib.import_module(f"{ingest.__name__}.{dataset}"), name, None) if dataset in known else None
+
+
+def _words(arguments: dict, out: Path, workdir: Path) -> dict:
+    """The arguments as they are recorded: relative to the workdir where the output moves with it."""
+    inside = str(out).startswith(f"{workdir}/")
+    return json.loads(json.dumps(unfill(arguments, workdir) if inside else arguments))
+
+
+def _recorded(arguments: dict, wanted: dict, target: str) -> dict:
+    """A record's arguments in the words of today: older ones name their workdir, wherever it was then."""
+    now, then = wanted[target], arguments.get(target, "")
+    inside = now.removeprefix("{workdir}")
+    if now == inside or not then.endswith(inside):
+        return arguments
+    return unfill(arguments, then.removesuffix(inside))
+
+
+def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) -> bool:
     if not out.exists():
         return False
     try:
@@ -85,25 +128,39 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str) -> bool:
         record = None
     except ValueError as error:
         raise UserError("a stage's record is unreadable", where=str(_record_file(out)),
-                        way_out=f"delete it and {out}") from error
-    wanted = json.loads(json.dumps({"kind": kind, "arguments": arguments}))
-    found = None if record is None else {k: record[k] for k in ("kind", "arguments")}
-    if found is not None and found != wanted:
-        keys = sorted(k for k in wanted["arguments"].keys() | found["arguments"].keys()
-                      if wanted["arguments"].get(k) != found["arguments"].get(k)) or ["kind"]
-        raise UserError("a stage's output was made with other arguments", where=f"{where}, {out}",
-                        expected=", ".join(f"{k}={wanted['arguments'].get(k)!r}" for k in keys),
-                        found=", ".join(f"{k}={found['arguments'].get(k)!r}" for k in keys),
-                        way_out=f"delete the folder {out}, or use another workdir")
-    if found is None and kind != "train":
+                        way_out=f"bring it back, or move {out} away to have it made again") from error
+    if record is not None:
+        wanted = {"kind": kind} | arguments
+        found = {"kind": record["kind"]} | _recorded(record["arguments"], arguments, "workdir" if kind == "train" else "out")
+        if any(_of_ingest(kind, arguments, name) for name in ("made_of", "TAKES_IN_CHANGES")):
+            found["source"] = wanted["source"]  # what is in it counts, not where it is
+        differ = [k for k in sorted({*wanted, *found}) if wanted.get(k) != found.get(k)]
+        moved = [k for k in differ if paths.moved(fill(found.get(k), workdir), fill(wanted.get(k), workdir))]
+        if moved == differ:
+            for k in moved:
+                _tell(f"{out}: its {k} has moved from {found[k]} to {wanted[k]}")
+        else:
+            raise UserError("a stage's output was made with other arguments", where=f"{where}, {out}",
+                            expected=", ".join(f"{k}={wanted.get(k)!r}" for k in differ),
+                            found=", ".join(f"{k}={found.get(k)!r}" for k in differ),
+                            way_out=f"delete the folder {out}, use another workdir, or repeat those arguments")
+    if record is None and kind != "train":
         raise UserError("a stage's output folder exists, but not from this job", where=f"{where}, {out}",
                         expected=f"{_record_file(out).name} beside it", found="none",
                         way_out=f"delete the folder {out}, or point the stage elsewhere")
     if kind == "train":
         return record is not None and record["done"]  # else training goes on from its last checkpoint
+    if _of_ingest(kind, arguments, "TAKES_IN_CHANGES"):
+        return False
+    before, now = record.get("made_of"), _made_of(kind, fill(arguments, workdir))
+    if before and now and before != now:
+        raise UserError("a stage's output was made of other data", where=f"{where}, {out}",
+                        expected=f"what {arguments.get('clips') or arguments.get('source')} holds now", found="what it held then",
+                        way_out=f"delete the folder {out}, which is made again, or point the stage elsewhere")
     from data_pipelines.store import open_dataset
 
-    open_dataset(out)  # written whole or not at all, so it need not be marked as done; UserError when damaged
+    begun = record is not None and record["done"]
+    open_dataset(out, begun=begun)  # written whole or not at all, so it need not be marked as done; UserError when damaged
     return True
 
 

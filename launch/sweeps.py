@@ -14,16 +14,18 @@ LONGEST = 40  # letters of a job's name: what xpk takes, and what leaves room fo
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One combination: its overrides ("--config.a.b=value"), and what to add to a name and to a workdir ("" = no sweep)."""
+    """One combination: its overrides ("--config.a.b=value"), and what to add to a name and to a workdir ("" = no sweep).
+    `alike`: in a job's name, the values would be those of another combination (a=-1 and a=1)."""
 
     overrides: tuple[str, ...] = ()
     label: str = ""
     index: int = 0
+    alike: bool = False
 
     def name(self, base: str) -> str:
-        """The job's name: with the values, or with the combination's number where those are too long."""
+        """The job's name: with the values, or with the combination's number where those are too long or alike."""
         name = f"{base}-{slug(self.label)}" if self.label else base
-        return name if len(name) <= LONGEST or not self.label else f"{base}-{self.index:03d}"
+        return name if len(name) <= LONGEST and not self.alike or not self.label else f"{base}-{self.index:03d}"
 
     def workdir(self, base: str) -> str:
         return f"{base.rstrip('/')}/{self.label}" if self.label and base else base
@@ -48,7 +50,8 @@ def points(specs: list[str]) -> list[Point]:
     if len({point.label for point in out}) < len(out):
         raise UserError("two combinations have the same name", where="--sweep", found=", ".join(specs),
                         expected="values that differ in letters, digits, dots or signs")
-    return out
+    alike = len({slug(point.label) for point in out}) < len(out)
+    return [dataclasses.replace(point, alike=alike) for point in out]
 
 
 def slug(text: str) -> str:
@@ -90,4 +93,4 @@ def _split(text: str) -> list[str]:
 
 def _plain(value: str) -> str:
     """A value as a part of a path."""
-    return re.sub(r"[^\w.+-]+", "-", value).strip("-")
+    return "-".join(re.sub(r"[^\w.+-]+", " ", value).split())  # a sign stays

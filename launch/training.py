@@ -16,7 +16,8 @@ from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
-from launch.flags import fill, launcher
+from launch import identities
+from launch.flags import fill, launcher, unfill
 
 CONFIG_FILE = "config.json"
 # What may differ from the workdir's config.json when a run goes on: it changes neither the model nor the sequence of
@@ -39,7 +40,7 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     if paths.is_remote(config.data.dir):
         raise UserError("data is read from disks", where="config.data.dir", expected="a folder that every host sees",
                         found=config.data.dir, way_out="copy the dataset there, or mount the bucket as a folder")
-    dataset = open_dataset(config.data.dir)
+    dataset = open_dataset(config.data.dir, begun=(workdir / CONFIG_FILE).exists())
     if config.data.train_split not in dataset.splits:
         raise UserError("unknown split", where="config.data.train_split", expected=" or ".join(dataset.splits),
                         found=config.data.train_split)
@@ -50,6 +51,7 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
         check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()), system.example_spec, workdir)
 
     check_warm_start(config, system, dataset, workdir)
+    identities.check(system, dataset, begun=(workdir / CONFIG_FILE).exists())
 
     host, num_hosts = feed(mesh)
 
@@ -80,7 +82,7 @@ def check_shared(workdir: Path) -> None:
     def look() -> int:
         try:
             return zlib.crc32((workdir / CONFIG_FILE).read_bytes())
-        except OSError:
+        except FileNotFoundError:
             return -1
 
     seen = settled("the workdir as seen", look)
@@ -158,7 +160,8 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
     now = _flat(plain(config))
     free = tuple(key for key in FREE if key != "train.steps" or config.optimizer.schedule not in ("cosine", "linear"))
     differing = sorted(key for key in before.keys() | now.keys()
-                       if before.get(key) != now.get(key) and not key.startswith(free))
+                       if before.get(key) != now.get(key) and not key.startswith(free)
+                       and not paths.moved(before.get(key), now.get(key)))
     if differing:
         raise UserError("this workdir was begun with another config", where=str(file),
                         expected=", ".join(f"{key}={before.get(key)!r}" for key in differing[:5]),
@@ -173,4 +176,8 @@ def write_run_files(config: ConfigDict, workdir: Path, dataset) -> None:
     for name in (RECIPES_FILE, CODECS_DIR):
         if (dataset.dir / name).exists():
             paths.copy_in(dataset.dir / name, workdir / name)
-    paths.write_text(workdir / CONFIG_FILE, json.dumps(plain(config), indent=1))
+    recorded = plain(config)
+    recorded["data"]["dir"] = unfill(recorded["data"]["dir"], workdir)
+    for name in ("init_from", "init_parts"):
+        recorded["train"][name] = unfill(recorded["train"][name], workdir)
+    paths.write_text(workdir / CONFIG_FILE, json.dumps(recorded, indent=1))

@@ -1,14 +1,16 @@
 """Published checkpoints in, ours out.
 
   python -m launch.weights inspect FILE
-  python -m launch.weights export --workdir=DIR --out=FILE.safetensors
+  python -m launch.weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
   python -m launch.weights import --system=avflow|head_vae|talker --file=FILE --workdir=DIR [--data=FEATURES]
 
 `inspect` lists every array of a weights file, without executing it. `export` writes a trained AV-Flow, head VAE or
-Talker-T2AV under the published names. `import` makes a workdir of a published file: with --data, the recipes and codecs
-of that feature dataset go along, and launch.generate can use it (the weights must have been trained on features made
-by those codecs); launch.train goes on from it. `--system=talker` also takes a Qwen3 language model alone: it becomes
-the backbone and the rest is fresh, to be trained in that workdir, or from it by --config.train.init_from.
+Talker-T2AV under the published names: a .safetensors holds the network alone, a .pt is the file that the published code
+itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimiser, here a fresh one). `import` makes a
+workdir of a published file: with --data, the recipes and codecs of that feature dataset go along, and launch.generate
+can use it (the weights must have been trained on features made by those codecs); launch.train goes on from it.
+`--system=talker` also takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained
+in that workdir, or from it by --config.train.init_from.
 """
 
 import itertools
@@ -16,7 +18,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -28,27 +32,40 @@ from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
 from avjax.systems.api import build
-from avjax.training.checkpoints import FOLDER, Checkpoints, load_meta, load_params
+from avjax.training.checkpoints import FOLDER, Checkpoints, load_meta
+from avjax.training.loading import load
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
 from avjax.weights import avflow, talker
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
+from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, head_vae, talker_0_6b
 from data_pipelines.store import open_dataset
 from launch.flags import define_config, run
 from launch.training import CONFIG_FILE, plain, write_run_files
 
-SYSTEMS = {"avflow": (avflow_released, avflow.import_avflow, avflow.export_avflow),
-           "head_vae": (head_vae, avflow.import_head_vae, avflow.export_head_vae),
-           "talker": (talker_0_6b, talker.import_talker, talker.export_talker)}
+
+class System(NamedTuple):
+    """How one network is published."""
+
+    experiment: object  # module with the published get_config()
+    read: Callable  # (published state dict, config) -> our parameters
+    write: Callable  # (our parameters, config) -> published state dict
+    file: Callable = lambda state, step: state  # -> what the published code saves as a .pt
+
+
+SYSTEMS = {"avflow": System(avflow_released, avflow.import_avflow, avflow.export_avflow, avflow.trainer_file),
+           "head_vae": System(head_vae, avflow.import_head_vae, avflow.export_head_vae, avflow.head_vae_file),
+           "talker": System(talker_0_6b, talker.import_talker, talker.export_talker)}
 DYADIC = (("partner_token_dim", 29), ("partner_expression_dim", 55), ("partner_head_dim", 3))  # the release's widths
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training job: read by export, made by import.")
-OUT = flags.DEFINE_string("out", None, "export: the .safetensors file to write; must not exist.")
+OUT = flags.DEFINE_string("out", None, "export: the .pt or .safetensors file to write; must not exist.")
 STEP = flags.DEFINE_string("step", None, "export: which checkpoint (a number or best); default the newest.")
 AVERAGE = flags.DEFINE_boolean("average", True, "export: the average of the parameters, where the job kept one.")
 SYSTEM = flags.DEFINE_enum("system", None, tuple(SYSTEMS), "import: whose weights the file holds.")
-FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth or .ckpt.")
+FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth, .ckpt or .bin; of several files "
+                           "the index, or their folder.")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode the streams.")
 CONFIG = define_config()  # import: the experiment; default the published one, with the sizes that the weights show
@@ -68,31 +85,38 @@ def describe(path: str) -> str:
 
 
 def export(workdir: str, out: str, *, step: str | None = None, average: bool = True) -> int:
-    """Writes a workdir's parameters under the published names; returns how many arrays. The system's config goes into
-    the file's metadata. UserError: no checkpoint, a system without published names, or `out` exists."""
-    if not out.endswith(".safetensors") or os.path.exists(out):
-        raise UserError("cannot write the weights", where=out, expected="a new file that ends in .safetensors",
+    """Writes a workdir's parameters under the published names; returns how many arrays. A .pt is the published code's own
+    file; a .safetensors has the system's config in its metadata. UserError: no checkpoint, a system without published
+    names, or `out` exists."""
+    if not out.endswith((".pt", ".safetensors")) or os.path.exists(out):
+        raise UserError("cannot write the weights", where=out, expected="a new file that ends in .pt or .safetensors",
                         found="it exists" if os.path.exists(out) else "another ending", way_out="choose another --out")
     config = ConfigDict(load_meta(workdir, step)["config"]["system"])
     if config.name not in SYSTEMS:
         raise UserError("this system has no published names", where=workdir, expected=" or ".join(SYSTEMS),
                         found=config.name, way_out="use its Orbax checkpoint as it is")
-    params = load_params(workdir, build(config), which="ema" if average else "params", step=step)
-    state = SYSTEMS[config.name][2](jax.tree.map(np.asarray, params), config)
+    params, meta = load(workdir, build(config), "ema" if average else "params", step)
+    system = SYSTEMS[config.name]
+    state = system.write(jax.tree.map(np.asarray, params), config)
     temporary = f"{out}.tmp"
     try:
-        safetensors.numpy.save_file(state, temporary, metadata={"system": json.dumps(config.to_dict())})
+        if out.endswith(".pt"):
+            write_torch_zip(temporary, system.file(state, meta.get("step", 0)))
+        else:  # transformers refuses a file without a format
+            safetensors.numpy.save_file(state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
         os.replace(temporary, out)
     except OSError as error:
         raise UserError("cannot write the weights", where=out, found=str(error),
                         way_out="choose another --out") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
     return len(state)
 
 
 def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
     """The published experiment, with the sizes that the weights show. What they do not show (numbers of heads, windows,
     patch, delay) is as published. UserError: another network's weights; AV-Flow conditions of neither release's widths."""
-    config = SYSTEMS[system][0].get_config()
+    config = SYSTEMS[system].experiment.get_config()
     if system == "avflow":
         sizes = avflow.avflow_sizes(state)
         rest = sizes["condition_dim"] - config.system.token_dim
@@ -159,7 +183,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
             full["step"] = jax.device_put(np.zeros((), target["step"].dtype), target["step"].sharding)
             meta = {"config": plain(config), "best_mode": config.train.best_mode,
                     "system": system, "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else {},
-                    "imported": {"file": os.path.basename(file), "sha256": file_sha256(file)}}
+                    "imported": {"file": Path(file).name, "sha256": file_sha256(file)}}
             checkpoints = Checkpoints(temporary)
             checkpoints.save(0, full, meta)
             checkpoints.close()
@@ -178,7 +202,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
 def parameters(system: str, state: dict[str, np.ndarray], config: ConfigDict, model) -> dict:
     """A published state dict as parameters of `model`. Beside a language model alone, the rest is drawn by config.seed."""
     if system != "talker" or not talker.is_backbone(state):
-        return SYSTEMS[system][1](state, config.system)
+        return SYSTEMS[system].read(state, config.system)
     backbone = talker.import_backbone(state, config.system)
     rest = jax.jit(lambda key: {part: leaves for part, leaves in model.init(key).items() if part != "backbone"})
     return rest(jax.random.key(config.seed)) | {"backbone": backbone}

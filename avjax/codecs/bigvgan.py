@@ -213,7 +213,7 @@ class BigVGAN:
         tree = read_checkpoint(path)
         nested = isinstance(tree, dict) and isinstance(tree.get("generator"), dict)
         state = read_state_dict(path, "generator" if nested else None)
-        beside = os.path.join(os.path.dirname(path), "config.json")
+        beside = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), "config.json")
         if sizes is None and os.path.isfile(beside):
             with open(beside) as file:
                 sizes = json.load(file)

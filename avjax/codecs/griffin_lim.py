@@ -19,6 +19,8 @@ from avjax.codecs import mel as mel_lib
 from avjax.errors import UserError
 
 BUCKET = 128  # frames: lengths are padded up to a multiple of it, so that few lengths are ever compiled
+LONGEST = 8192  # frames (95 s at 22050 / 256 Hz) inverted at once, about 25 kB each; longer speech goes part by part
+_FADE = 16  # frames that two parts have in common
 
 
 def magnitudes(log_mel_TM, *, iterations: int = 60, recipe: dict = mel_lib.RECIPE):
@@ -109,6 +111,8 @@ def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCK
              recipe: dict = mel_lib.RECIPE) -> np.ndarray:
     """(T, M) log-mel of the recipe (not normalised) -> (T * hop,) float32 at its rate, compiled once per length bucket.
 
+    More than `LONGEST` frames are inverted in parts, which meet where it is quietest and fade into each other there.
+
     Raises UserError on another shape or on values that are not finite.
     """
     log_mel_TM = np.asarray(log_mel_TM, np.float32)
@@ -120,7 +124,39 @@ def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCK
         raise UserError("mel spectrogram is not finite", where="griffin_lim.waveform", expected="finite numbers",
                         found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or infinity",
                         way_out="the model has diverged: use an earlier checkpoint")
-    time = len(log_mel_TM)
     floor = np.log(1e-5)
-    padded = np.pad(np.clip(log_mel_TM, floor, 5.0), [(0, -time % bucket), (0, 0)], constant_values=floor)
-    return np.asarray(_compiled(padded, iterations, tuple(recipe.items())))[: time * recipe["hop"]]
+
+    def inverted(part_TM):
+        padded = np.pad(np.clip(part_TM, floor, 5.0), [(0, -len(part_TM) % bucket), (0, 0)], constant_values=floor)
+        return np.asarray(_compiled(padded, iterations, tuple(recipe.items())))[: len(part_TM) * recipe["hop"]]
+
+    if len(log_mel_TM) <= LONGEST:
+        return inverted(log_mel_TM)
+    return _faded(((inverted(log_mel_TM[first:last]), first, last) for first, last in parts(log_mel_TM.mean(1))),
+                  len(log_mel_TM), recipe["hop"])
+
+
+def parts(level_T: np.ndarray) -> list[tuple[int, int]]:
+    """[first, last) frames of parts of at most `LONGEST`, each beginning `_FADE` frames before the one before it ends, where
+    it is quietest in the last quarter that it may have."""
+    cuts, first = [], 0
+    while first + LONGEST < len(level_T):
+        near_T = level_T[first + LONGEST * 3 // 4:first + LONGEST]
+        loud_T = np.convolve(near_T, np.full(_FADE, 1 / _FADE), "valid")
+        start = first + LONGEST * 3 // 4 + int(np.argmin(loud_T))
+        cuts.append((first, start + _FADE))
+        first = start
+    return [*cuts, (first, len(level_T))]
+
+
+def _faded(made, time: int, hop: int) -> np.ndarray:
+    """Parts of sound, each begun while the last one ends. Their phases are unrelated, so powers add up to one."""
+    out_N, end = np.zeros(time * hop, np.float32), 0
+    rising_N = np.sin(np.linspace(0, np.pi / 2, _FADE * hop, dtype=np.float32))
+    for audio_N, first, last in made:
+        if end:
+            out_N[first * hop:end * hop] *= rising_N[::-1]
+            audio_N = np.concatenate([audio_N[:_FADE * hop] * rising_N, audio_N[_FADE * hop:]])
+        out_N[first * hop:last * hop] += audio_N
+        end = last
+    return np.clip(out_N, -1.0, 1.0)

@@ -19,6 +19,8 @@ import numpy as np
 from avjax.codecs import level
 from avjax.errors import UserError
 
+AT_ONCE = 8192  # frames of numpy audio transformed at a time, about 12 kB each
+
 RECIPE = {
     "kind": "log-mel",
     "sample_rate": 22050,
@@ -110,6 +112,15 @@ def log_mel(audio, recipe: dict = RECIPE):
                         found=str(audio.dtype), way_out="divide int16 by 32768")
     audio = audio.astype(xp.float32) / recipe["gain"]
     audio = xp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(pad, pad)], mode="reflect")
+    n_fft, hop, time = recipe["n_fft"], recipe["hop"], (audio.shape[-1] - recipe["n_fft"]) // recipe["hop"] + 1
+    if xp is jnp or time <= AT_ONCE:
+        return _log_mel_of_padded(audio, recipe)
+    parts = [audio[..., first * hop:(min(first + AT_ONCE, time) - 1) * hop + n_fft] for first in range(0, time, AT_ONCE)]
+    return np.concatenate([_log_mel_of_padded(part, recipe) for part in parts], axis=-2)
+
+
+def _log_mel_of_padded(audio, recipe: dict):
+    xp = jnp if isinstance(audio, jax.Array) else np
     frames_TW = frames(audio, recipe["n_fft"], recipe["hop"]) * window_of(recipe["n_fft"])
     spectrum_TK = xp.fft.rfft(frames_TW, axis=-1)
     magnitude_TK = xp.sqrt(spectrum_TK.real**2 + spectrum_TK.imag**2 + 1e-9)

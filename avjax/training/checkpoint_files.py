@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from avjax.errors import UserError
+from avjax import storage
+from avjax.errors import StorageError, UserError
 from avjax.sharding.rules import named_leaves
 from avjax.training import distributed, paths
 from avjax.training.peers import first_line
@@ -30,14 +31,14 @@ PAUSES = (1, 2, 4, 8, 16, 32)  # seconds between looks: a network file system sh
 # with these words, which TensorStore's ValueErrors begin with.
 _STORES = ("aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
 _OUTAGE = re.compile("RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|CANCELLED|"
-                     r"Forbidden|Too many open files|Stale file handle|\b(401|403|408|429|5\d\d)('\]| [A-Z])")
+                     r"Forbidden|\b(401|403|408|429|5\d\d)('\]| [A-Z])")
 
 
 class Broken(Exception):
     """A checkpoint that is not whole."""
 
 
-class Unreadable(UserError):
+class Unreadable(StorageError):
     """Storage that fails or refuses: whether the checkpoint is whole is not known."""
 
 
@@ -57,7 +58,7 @@ def reading(folder: Any) -> Iterator[None]:
 
 def _outage(error: BaseException | None) -> bool:
     """Whether an error, or one that it came of, is the storage's."""
-    return error is not None and (
+    return storage.fault(error) is not None or error is not None and (
         isinstance(error, PermissionError | ConnectionError | TimeoutError)
         or type(error).__module__.partition(".")[0] in _STORES or _OUTAGE.search(str(error)) is not None
         or _outage(error.__cause__ or error.__context__))
@@ -95,9 +96,7 @@ def seal(folder: Any) -> None:
     """Writes checksums.json; a checkpoint that retention has already deleted is left alone."""
     if not paths.is_remote(folder) and folder.is_dir():
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
-        temporary = folder / (CHECKSUMS + ".tmp")
-        temporary.write_text(json.dumps({str(p.relative_to(folder)): _crc(p) for p in files}))
-        temporary.rename(folder / CHECKSUMS)
+        paths.write_text(folder / CHECKSUMS, json.dumps({str(p.relative_to(folder)): _crc(p) for p in files}))
 
 
 def _crc(path: Path) -> int:

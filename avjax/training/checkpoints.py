@@ -21,7 +21,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from avjax.errors import UserError
+from avjax import storage
+from avjax.errors import StorageError, UserError
 from avjax.training import distributed, paths
 from avjax.training.checkpoint_files import (
     COMMIT,
@@ -212,9 +213,19 @@ class Checkpoints:
         if distributed.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
             return distributed.Restart(f"saving step {step} failed, most likely for want of another host: "
                                        f"{first_line(error)}; last whole checkpoint: {self._whole(step)}")
-        return UserError("saving a checkpoint failed", where=f"{self.folder}, step {step}",
-                         found=first_line(error), way_out="free disk space or fix the folder and start again; last "
-                         f"whole checkpoint: {self._whole(step)}")
+        where, whole = f"{self.folder}, step {step}", f"last whole checkpoint: {self._whole(step)}"
+        if known := storage.explained(error, self.folder):
+            self._clear_up(step)
+            kind = UserError if known.code == distributed.USER else StorageError
+            return kind(f"saving a checkpoint failed: {known}", where=where, found=whole)
+        return UserError("saving a checkpoint failed", where=where, found=first_line(error),
+                         way_out=f"fix the folder and start again; {whole}")
+
+    def _clear_up(self, step: int) -> None:
+        """Removes what Orbax wrote of a save that failed (other processes may still be writing theirs)."""
+        if distributed.process_count() == 1 and not paths.is_remote(self.folder):
+            for left in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
 
     def _whole(self, but: int) -> str:
         """The newest checkpoint other than the one being written, in words."""

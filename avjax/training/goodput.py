@@ -9,11 +9,13 @@ unless the job was done by then.
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from avjax.errors import StorageError
+from avjax.training import paths
 
 FILE = "goodput.json"
 INTERVAL = 10.0  # seconds between writes
@@ -103,10 +105,8 @@ class Ledger:
 
     def _write(self) -> None:
         try:
-            temporary = self._file.with_name(FILE + ".tmp")
-            temporary.write_text(json.dumps({"starts": self.starts}))
-            os.replace(temporary, self._file)
-        except OSError:  # a full disk is for the checkpoint to report
+            paths.write_text(self._file, json.dumps({"starts": self.starts}))
+        except (OSError, StorageError):  # a full disk is for the checkpoint to report
             pass
 
     def summary(self) -> Summary:
@@ -118,5 +118,5 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     try:
         starts = json.loads((workdir / FILE).read_text())["starts"]
         return [s for s in starts if {"began", "seen", "from", "to", "seconds"} <= s.keys()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return []

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from avjax.errors import UserError
+from avjax.errors import StorageError, UserError
 from avjax.sharding.mesh import check_batch, make_mesh
 from avjax.training import distributed, paths, preemption
 from avjax.training.checkpoints import Checkpoints, host_bytes, warm_start
@@ -190,7 +190,8 @@ class _Run:
             if hasattr(loader, "close"):
                 loader.close()
             if whole:  # else other hosts may never come to finish a save that is under way
-                with contextlib.suppress(UserError, distributed.Restart):  # never hides the error that brought us here
+                # Never hides the error that brought us here.
+                with contextlib.suppress(UserError, StorageError, distributed.Restart):
                     self.checkpoints.close()
             self.journal.close(self.step)
         return Result(self.state, self.step, self.evaluated, dict(self.seconds))
@@ -270,7 +271,7 @@ class _Run:
         if self.config.train.nan_policy == "skip" and self.skips <= self.config.train.max_skips:
             self.tell(f"step {step}: {', '.join(bad)} not finite; update skipped ({self.skips} in a row)")
             return
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, StorageError):
             self.checkpoints.wait()
         good = self.checkpoints.latest_step()
         more = f", {self.skips} steps in a row" if self.config.train.nan_policy == "skip" else ""

@@ -5,7 +5,9 @@ store a folder is nothing but a common beginning of names, a file appears whole 
 appended to or run out of space.
 """
 
+import contextlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import fsspec
 import fsspec.config
 from etils import epath
 
+from avjax import storage
 from avjax.errors import UserError
 
 SCHEMES = ("gs://", "s3://", "az://", "hf://")  # those that epath has a file system for, where its package is installed
@@ -37,14 +40,34 @@ def folder(path: Any) -> Any:
     return epath.Path(path)
 
 
+def moved(before: Any, now: Any) -> bool:
+    """Whether a path has moved from `before`, where nothing is any more, to `now`: the last name is the same."""
+    if not all(isinstance(x, str) and "/" in x and not is_remote(x) for x in (before, now)):
+        return False
+    return Path(before).name == Path(now).name and not Path(before).exists() and Path(now).exists()
+
+
+def identity(workdir: Any, name: str, new: str) -> str:
+    """What a workdir goes by elsewhere, kept in its file `name`: `new` for a new one and for a copy, the former for one that
+    was moved."""
+    file, own = workdir / name, new
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        found = json.loads(file.read_text())
+        then = folder(found.get("workdir", workdir)) / name
+        if then == file or not then.exists():
+            own = found["id"] if "id" in found else found["folder"]  # as older versions call it
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps({"id": own, "workdir": str(workdir)}))
+    return own
+
+
 def write_text(path: Any, text: str) -> None:
     """Whole or not at all: written aside and renamed, or as one object."""
     if is_remote(path):
         path.write_text(text)
         return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with storage.aside(path) as temporary:
+        temporary.write_text(text)
 
 
 def copy_in(source: Any, target: Any) -> None:
@@ -58,6 +81,5 @@ def copy_in(source: Any, target: Any) -> None:
         target.write_bytes(source.read_bytes())
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_bytes(source.read_bytes())
-        os.replace(temporary, target)
+        with storage.aside(target) as temporary:
+            temporary.write_bytes(source.read_bytes())

@@ -55,14 +55,15 @@ class Mirror:
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _state(self) -> dict[Path, tuple[int, int]]:
+    def _state(self) -> dict[Path, tuple[int, ...]]:
         found = {}
         for path in self.folder.rglob("*"):
             inside = path.relative_to(self.folder).parts
             if not any(name.startswith(".") for name in inside) and path.suffix not in (".tmp", ".partial"):
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
                     if path.is_file():
-                        found[path] = (path.stat().st_mtime_ns, path.stat().st_size)
+                        stat = path.stat()
+                        found[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)  # clocks of file systems are coarse
         return found
 
     def _work(self) -> None:

@@ -1,7 +1,7 @@
 """What a run tells: metrics.jsonl (one JSON record a line), TensorBoard events, a progress bar, a start-up report."""
 
+import contextlib
 import json
-import os
 import re
 import resource
 import sys
@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from avjax import storage
 from avjax.sharding.rules import named_leaves
-from avjax.training import distributed
+from avjax.training import distributed, paths
+from avjax.training.events import Events
 from avjax.training.tracking import Wandb
 from avjax.training.watchdog import rss_bytes
 
@@ -33,15 +34,16 @@ class Telemetry:
         if self.path.exists():
             _drop_after(self.path, start, again)
         self._file = self.path.open("a", buffering=1)
-        self._events = SummaryWriter(str(Path(workdir) / EVENTS), purge_step=start + 1 if start else None,
-                                     flush_secs=30)
+        self._events = Events(Path(workdir) / EVENTS, purge_step=start + 1 if start else None, flush_secs=30)
         self._quiet = quiet = not sys.stderr.isatty()  # in a log file, a line now and then is enough
         self._bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True,
                          mininterval=10.0 if quiet else 0.2, maxinterval=30.0 if quiet else 1.0, smoothing=0.1)
 
     def record(self, step: int, kind: str, values: Mapping[str, Any], *, scalars: bool = True) -> None:
         """One line of metrics.jsonl, and the numbers among `values` as scalars "kind/name" of TensorBoard and the tracker."""
-        self._file.write(json.dumps({"step": step, "kind": kind} | dict(values)) + "\n")
+        with storage.working_on(self.path):
+            self._file.write(json.dumps({"step": step, "kind": kind} | dict(values)) + "\n")
+        self._events.check()
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, int | float)} if scalars else {}
         for name, value in numbers.items():
             self._events.add_scalar(name, value, step)
@@ -73,7 +75,8 @@ class Telemetry:
     def close(self) -> None:
         self._bar.close()
         self._events.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a record that could not be written before
+            self._file.close()
         if self._tracker is not None:
             self._tracker.close()
 
@@ -134,9 +137,7 @@ def _drop_after(path: Path, step: int, again: Sequence[str] = ()) -> None:
             return False  # the line a kill cut short
 
     lines = path.read_text().splitlines(keepends=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line for line in lines if keeps(line)))
-    os.replace(temporary, path)
+    paths.write_text(path, "".join(line for line in lines if keeps(line)))
 
 
 def megabytes(size: float) -> str:

@@ -16,7 +16,6 @@ to a file that is torn, and waits for other hosts without a limit.
 """
 
 import contextlib
-import json
 import secrets
 import shutil
 from pathlib import Path
@@ -26,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from avjax.errors import UserError
+from avjax.errors import StorageError, UserError
 from avjax.training import distributed, paths
 from avjax.training.checkpoint_files import (
     CHECKSUMS,
@@ -43,6 +42,7 @@ from avjax.training.checkpoints import Checkpoints
 from avjax.training.spread import recoverable, spread
 
 ID_FILE = "local_tier.json"
+UNREADABLE = "checkpoints_unreadable"
 KEPT = 3  # a host may be done with a save while another still writes the one before: the last three have one in common
 
 
@@ -91,7 +91,9 @@ class Tiers:
             raise UserError("how often to save locally?", where="config.train.local_every", expected="steps, at least 1",
                             found=str(every))
         self.persistent, self.every, self._seconds = persistent, every, save_seconds
-        identity = distributed.on_main("the id of the local tier", lambda: _identity(paths.folder(workdir)))
+        workdir = paths.folder(workdir)
+        identity = distributed.on_main("the id of the local tier", lambda: paths.identity(
+            workdir, ID_FILE, f"{workdir.name}-{secrets.token_hex(6)}"))
         self.folder = Path(local_dir).absolute() / identity / f"host_{distributed.process_index():04d}"
         self.layout = _layout(mesh)
         self._local: LocalCheckpoints | None = None
@@ -119,10 +121,20 @@ class Tiers:
         steps = []
         for step in steps_in(self.folder / FOLDER):
             folder = self.folder / FOLDER / str(step)
-            with contextlib.suppress(UserError, Broken, Unreadable):  # of another model: useless, and cleared away
+            try:
                 if (folder / CHECKSUMS).is_file() and not problem(folder, target) and read_meta(folder)["layout"] == self.layout:
                     steps.append(step)
+            except (StorageError, OSError) as error:  # a disk that fails for a moment is no reason to delete anything
+                distributed.say(f"host {distributed.process_index()}: {error}; kept in {self._set_aside(folder)}")
+            except (UserError, Broken):  # of another model: useless, and cleared away
+                pass
         return steps
+
+    def _set_aside(self, folder: Path) -> Path:
+        aside = folder.parents[1] / UNREADABLE / folder.name
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier start
+        aside.parent.mkdir(exist_ok=True)
+        return folder.rename(aside)
 
     def _restore_local(self, step: int, target: Any, holders: set[int], warn) -> tuple[Any, dict] | None:
         if not recoverable(target, lambda device: device.process_index in holders):
@@ -162,7 +174,7 @@ class Tiers:
         """An error inside turns the local tier off."""
         try:
             yield
-        except (UserError, OSError, distributed.Restart) as error:
+        except (UserError, StorageError, OSError, distributed.Restart) as error:
             self._local = None
             distributed.say(f"host {distributed.process_index()}: {what} local checkpoints failed, there will be none: {error}")
 
@@ -224,16 +236,6 @@ def _read(folder: Path, target: Any) -> Any:
     with reading(folder), contextlib.closing(_handler()) as handler:
         return handler.restore(folder / "state", args=ocp.args.PyTreeRestore(
             item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)))
-
-
-def _identity(workdir: Any) -> str:
-    """The name of this workdir's folders on the hosts; another one when the workdir is made anew."""
-    file = workdir / ID_FILE
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return json.loads(file.read_text())["folder"]
-    name = f"{workdir.name}-{secrets.token_hex(6)}"
-    paths.write_text(file, json.dumps({"folder": name}))
-    return name
 
 
 def _layout(mesh) -> dict:

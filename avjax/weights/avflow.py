@@ -2,6 +2,8 @@
 
 Published layouts: a Linear's weight is (out, in); attention's fused projection is head-major (each head's q, k, v
 adjacent) and rotates adjacent channel pairs, where ours is (in, 3, heads, head width) with the pairs as halves.
+What the release trains is a wrapper, so that its files have the network's names under `diffusion_module.`; names are
+read with and without it.
 """
 
 import numpy as np
@@ -9,6 +11,11 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.nn.embeddings import halves_from_adjacent
 from avjax.weights.names import gather, scatter
+
+WRAPPER = "diffusion_module."
+# torch.optim.AdamW's settings in the release, as its state_dict() gives them.
+ADAMW = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 0.0, "amsgrad": False, "maximize": False,
+         "foreach": None, "capturable": False, "differentiable": False, "fused": None, "decoupled_weight_decay": True}
 
 
 def plain(config):
@@ -69,21 +76,40 @@ def avflow_names(config) -> list[tuple[str, str, object, int | None]]:
     return rows
 
 
-def import_avflow(state: dict[str, np.ndarray], config, prefix: str = ""):
-    """Published names -> our parameters. `prefix` is what the checkpoint puts before every name.
+def import_avflow(state: dict[str, np.ndarray], config):
+    """Published names, wrapped or bare -> our parameters.
 
     Raises UserError naming the first entry that is missing, left over, or that the config's numbers of heads do not divide.
     Whether all shapes are the network's is the caller's to compare, as launch.weights does.
     """
     _highway_or_separate(config)
-    state = {name.removeprefix(prefix): np.asarray(value) for name, value in state.items()}
-    return gather(state, _rows(config))
+    return gather(_bare(state), _rows(config))
 
 
-def export_avflow(params, config, prefix: str = "") -> dict[str, np.ndarray]:
-    """Our parameters -> published names and layouts; the inverse of `import_avflow`, bit for bit."""
+def export_avflow(params, config) -> dict[str, np.ndarray]:
+    """Our parameters -> published names (bare) and layouts; the inverse of `import_avflow`, bit for bit."""
     _highway_or_separate(config)
-    return {prefix + name: value for name, value in scatter(params, _rows(config)).items()}
+    return scatter(params, _rows(config))
+
+
+def trainer_file(state: dict[str, np.ndarray], step: int) -> dict:
+    """What the release's trainer saves and, by its three keys, loads; of `export_avflow`'s result.
+
+    The optimiser is a fresh AdamW with the release's settings: its loader wants one, and ours keeps moments of other
+    layouts that need not be of the exported (averaged) weights. Towers without fusion get one that adds zero.
+    """
+    if "fusion.0.weight" not in state:
+        width, blocks = 2 * state["out_v.weight"].shape[1], avflow_sizes(state)["num_blocks"]
+        zeros = {"weight": np.zeros((width, width), np.float32), "bias": np.zeros(width, np.float32)}
+        state = state | {f"fusion.{i}.{name}": zero for i in range(blocks) for name, zero in zeros.items()}
+    groups = [{**ADAMW, "params": list(range(len(state)))}]  # the wrapper has no parameters of its own
+    return {"iteration": step, "model_state_dict": {WRAPPER + name: value for name, value in state.items()},
+            "optimizer_state_dict": {"state": {}, "param_groups": groups}}
+
+
+def _bare(state):
+    wrapped = all(name.startswith(WRAPPER) for name in state)
+    return {name.removeprefix(WRAPPER) if wrapped else name: np.asarray(value) for name, value in state.items()}
 
 
 def _rows(config):
@@ -126,6 +152,11 @@ def _head_vae_layout(kind: str, config):
     return fused_qkv(config, rotary=False, head_major=False) if kind == "qkv" else plain(config)
 
 
+def head_vae_file(state: dict[str, np.ndarray], step: int) -> dict:
+    """What the release loads as its head VAE, of `export_head_vae`'s result."""
+    return {"model_state_dict": state}
+
+
 def import_head_vae(state: dict[str, np.ndarray], config):
     """Published head VAE -> our parameters."""
     return gather(state, _head_vae_rows(config))
@@ -140,10 +171,10 @@ def _head_vae_rows(config):
     return [((theirs,), ours, _head_vae_layout(kind, config), None) for theirs, ours, kind in head_vae_names(config)]
 
 
-def avflow_sizes(state: dict[str, np.ndarray], prefix: str = "") -> dict[str, int]:
+def avflow_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
     """Sizes that a published state dict tells by its shapes (heads and windows it does not tell): d_model, d_ff,
     num_blocks, mel_dim, visual_dim, condition_dim."""
-    state = {name.removeprefix(prefix): value for name, value in state.items()}
+    state = _bare(state)
     try:
         visual, mel = state["out_v.weight"].shape[0], state["out_a.weight"].shape[0]
         return dict(d_model=state["out_v.weight"].shape[1], mel_dim=mel, visual_dim=visual,

@@ -29,6 +29,14 @@ def fold_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return folded
 
 
+def check_computed(name: str, found: np.ndarray, ours: np.ndarray, what: str) -> None:
+    """A table that a file carries and we compute. UserError: it says other things, so that the network is another one."""
+    rows = min(len(found), len(ours))
+    if found.shape[1:] != ours.shape[1:] or np.abs(np.asarray(found, np.float32)[:rows] - ours[:rows]).max() > 1e-2:
+        raise UserError("the checkpoint's table is not the published one", where=name, expected=f"{what}, {ours.shape}",
+                        found=f"other numbers, {found.shape}", way_out="only the published positions are implemented")
+
+
 def numbered(name: str) -> re.Pattern:
     """The pattern of a published name whose `{}` stand for layer numbers."""
     return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))

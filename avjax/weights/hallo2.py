@@ -8,6 +8,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.systems.tavid.visual.unet import plan
+from avjax.weights.fold import check_computed
 from avjax.weights.layouts import as_is, conv, pointwise, transposed
 from avjax.weights.names import gather, scatter
 
@@ -125,6 +126,9 @@ def import_reference(state: dict[str, np.ndarray], config):
 def import_denoiser(state: dict[str, np.ndarray], config):
     """Published names -> parameters of `Denoiser(config)`. UserError for an entry missing, unfit or left over."""
     _check_regions(config)
+    for name, table in state.items():
+        if name.endswith(POSITIONS):
+            check_computed(name, table[0], positions(config.temporal_length, table.shape[2])[0], "sines and cosines in turn")
     return gather({k: v for k, v in state.items() if not k.endswith(POSITIONS)}, unet_names(config, denoiser=True))
 
 
@@ -145,9 +149,10 @@ def export_denoiser(params, config) -> dict[str, np.ndarray]:
 
 def positions(length: int, width: int) -> np.ndarray:
     """(1, length, width) float32: sine and cosine in turn."""
-    step = np.exp(np.arange(0, width, 2, dtype=np.float32) * np.float32(-np.log(10000.0) / width))
-    angle = np.arange(length, dtype=np.float32)[:, None] * step
-    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(1, length, width)
+    exponent = np.arange(0, width, 2, dtype=np.float32) * np.float32(-np.log(10000.0) / width)
+    step = np.exp(exponent.astype(np.float64)).astype(np.float32)  # rounded as published, whatever NumPy's float32 does
+    angle = (np.arange(length, dtype=np.float32)[:, None] * step).astype(np.float64)
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(1, length, width).astype(np.float32)
 
 
 def _check_regions(config) -> None:
@@ -156,11 +161,11 @@ def _check_regions(config) -> None:
                         expected=str(REGIONS), found=str(tuple(config.regions)))
 
 
-def locator_names(config_widths):
+def locator_names(widths):
     """Rows of `FaceLocator`, whose widths are given."""
     rows = _Table()
     rows.both("conv_in", "inputs", conv)
-    for i in range(2 * (len(config_widths) - 1)):
+    for i in range(2 * (len(widths) - 1)):
         rows.both(f"blocks.{i}", f"blocks_{i}", conv)
     rows.both("conv_out", "outputs", conv)
     return rows
@@ -173,6 +178,24 @@ def _tokens(rows, theirs, ours, count: int):
     rows.append(((f"{theirs}.bias",), f"{ours}/bias", ((lambda b: b.reshape(count, -1)), (lambda b: b.reshape(-1))), None))
 
 
+def image_projection_names(tokens: int):
+    """Rows of `ImageProjection`."""
+    rows = _Table()
+    _tokens(rows, "proj", "project", tokens)
+    rows.norm("norm", "norm")
+    return rows
+
+
+def audio_projection_names(tokens: int):
+    """Rows of `AudioProjection`."""
+    rows = _Table()
+    rows.both("proj1", "hidden1", transposed)
+    rows.both("proj2", "hidden2", transposed)
+    _tokens(rows, "proj3", "project", tokens)
+    rows.norm("norm", "norm")
+    return rows
+
+
 def import_locator(state: dict[str, np.ndarray], widths):
     """Published names -> parameters of `FaceLocator`."""
     return gather(state, locator_names(widths))
@@ -180,17 +203,9 @@ def import_locator(state: dict[str, np.ndarray], widths):
 
 def import_image_projection(state: dict[str, np.ndarray], tokens: int):
     """Published names -> parameters of `ImageProjection`."""
-    rows = _Table()
-    _tokens(rows, "proj", "project", tokens)
-    rows.norm("norm", "norm")
-    return gather(state, rows)
+    return gather(state, image_projection_names(tokens))
 
 
 def import_audio_projection(state: dict[str, np.ndarray], tokens: int):
     """Published names -> parameters of `AudioProjection`."""
-    rows = _Table()
-    rows.both("proj1", "hidden1", transposed)
-    rows.both("proj2", "hidden2", transposed)
-    _tokens(rows, "proj3", "project", tokens)
-    rows.norm("norm", "norm")
-    return gather(state, rows)
+    return gather(state, audio_projection_names(tokens))

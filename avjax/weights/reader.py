@@ -5,74 +5,77 @@ files go through avjax/weights/torch_zip.py.
 """
 
 import hashlib
+import json
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from avjax.errors import UserError
-from avjax.weights import torch_zip
+from avjax.weights import dtypes, files, torch_zip
+from avjax.weights.wrappers import unwrap
 
-STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where training scripts put the weights
+STATE_KEYS = ("model_state_dict", "state_dict", "model", "module")  # where training scripts put the weights
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
-    """The whole content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file.
+    """The whole content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file, of a sharded
+    checkpoint (given by its index or folder), or of the one weights file in a folder.
 
-    The first two give {name: array}; a PyTorch file gives whatever was saved (a bare tensor gives an array). Arrays may
-    be read-only and memory-mapped. UserError: missing, unreadable, truncated or unsafe file.
+    safetensors and `.npz` give {name: array}; a PyTorch file gives whatever was saved (a bare tensor gives an array).
+    Arrays may be read-only and memory-mapped. UserError: missing, unreadable, truncated or unsafe file.
     """
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise UserError("no such weights file", where=path, expected="a file",
-                        found="a folder" if os.path.isdir(path) else "nothing", way_out="check the path")
-    extension = os.path.splitext(path)[1].lower()
-    try:
-        if extension == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        if extension == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        if extension == ".npy":
-            return np.load(path, allow_pickle=False)
-    except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, OSError, KeyError) as error:
-        raise UserError("the weights file is truncated or corrupt", where=path, expected=f"a whole {extension} file",
-                        found=str(error), way_out="fetch the file again and compare its size") from error
-    if extension in (".pt", ".pth", ".ckpt", ".bin"):
-        return torch_zip.read_torch_zip(path)
-    raise UserError("unknown kind of weights file", where=path,
-                    expected=".safetensors, .npz, .npy, .pt, .pth, .ckpt or .bin", found=extension or "no extension",
-                    way_out="convert it, or give it the right extension")
+    parts = _parts(os.fspath(path))
+    merged: dict[str, np.ndarray] = {}
+    for shard, names in parts.items():
+        arrays = _read_file(shard)
+        if names is None and len(parts) == 1:
+            return arrays
+        if not isinstance(arrays, dict):
+            raise UserError("not a shard of a checkpoint", where=shard, expected="names and arrays",
+                            found=_describe(arrays))
+        absent = sorted((names or set()).difference(arrays))
+        if absent:
+            raise UserError("a shard lacks arrays that the index puts there", where=shard, expected=absent[0],
+                            found=f"{len(absent)} missing", way_out="fetch the shard and the index again")
+        twice = next((name for name in arrays if name in merged), None)
+        if twice is not None:
+            raise UserError("two shards hold one array", where=shard, expected="each array once", found=twice,
+                            way_out="fetch the shards and the index again")
+        merged |= arrays
+    return merged
 
 
 def read_state_dict(path: str | os.PathLike, select: str | None = None) -> dict[str, np.ndarray]:
     """The network's weights, {published name: array}, wherever the file keeps them.
 
-    select: key of the nested dict, dots between levels (e.g. "ema.model"); None finds `model_state_dict`, `state_dict`
-    or `model`, or takes the file itself when it is a dict of arrays. A "module." prefix (DataParallel) is removed.
-    UserError: nothing that looks like weights; the message lists what the file has.
+    select: key of the nested dict or the start of the names, dots between levels (e.g. "ema.model"); None finds
+    `model_state_dict`, `state_dict`, `model` or `module`, or takes the file itself when it is a dict of arrays. Names
+    are those of the network inside compiled, parallel or averaged modules (avjax/weights/wrappers.py).
+    UserError: nothing that looks like weights (the message lists what the file has), one shard of several, or numbers
+    that mean nothing without the scales beside them.
     """
+    path = os.fspath(path)
+    if os.path.isfile(path):
+        files.refuse_one_shard(path)
     tree = read_checkpoint(path)
     if select is not None:
-        for key in select.split("."):
-            if not isinstance(tree, dict) or key not in tree:
-                raise UserError("no such part in the weights file", where=f"{path}, key {select!r}",
-                                expected=repr(key), found=_describe(tree), way_out="choose one of the keys found")
-            tree = tree[key]
+        tree = _select(tree, select, path)
     else:
         for key in STATE_KEYS:
             if isinstance(tree, dict) and isinstance(tree.get(key), dict):
                 tree = tree[key]
                 break
-    arrays = {k: v for k, v in tree.items() if isinstance(v, np.ndarray)} if isinstance(tree, dict) else {}
+    arrays = {k: np.asarray(v) for k, v in tree.items() if isinstance(v, np.ndarray | np.generic)} \
+        if isinstance(tree, dict) else {}
     if not arrays or len(arrays) < len(tree):
-        raise UserError("found no weights in the file", where=str(path), expected="names and arrays",
+        raise UserError("found no weights in the file", where=path, expected="names and arrays",
                         found=_describe(tree), way_out="pass select=KEY to name the part that holds the weights")
-    if all(k.startswith("module.") for k in arrays):
-        arrays = {k.removeprefix("module."): v for k, v in arrays.items()}
+    arrays = unwrap(arrays, path)
+    _check_numbers(arrays, path)
     return arrays
 
 
@@ -88,9 +91,119 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """Hex digest of a file: the hash that results quote as "weights"."""
+    """Hex digest of a file: the hash that results quote as "weights". Of a sharded checkpoint: that of the listing
+    which `sha256sum` prints of its shards, sorted by name."""
+    path = os.fspath(path)
+    digests = {}
+    for part in sorted(_parts(path)):
+        with open(part, "rb") as file:
+            digests[os.path.basename(part)] = hashlib.file_digest(file, "sha256").hexdigest()
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{d}  {name}\n" for name, d in digests.items()).encode()).hexdigest()
+
+
+def _parts(path: str) -> dict[str, set[str] | None]:
+    """{file: the arrays that an index expects in it, None without an index}."""
+    if os.path.isdir(path):
+        found = files.find_in_folder(path)
+        if not files.index_of(found[0]):
+            return dict.fromkeys(found)
+        path = found[0]
+    if not os.path.isfile(path):
+        raise UserError("no such weights file", where=path, expected="a file or a folder with one checkpoint",
+                        found="nothing", way_out="check the path")
+    if not files.index_of(path):
+        return {path: None}
+    shards = files.read_index(path)
+    folder = os.path.dirname(path)
+    missing = sorted(shard for shard in shards if not os.path.isfile(os.path.join(folder, shard)))
+    if missing:
+        raise UserError("shards of the checkpoint are missing", where=path, expected=f"{len(shards)} files beside it",
+                        found=f"not {', '.join(missing[:5])}", way_out="fetch them into the folder of the index")
+    return {os.path.join(folder, shard): names for shard, names in shards.items()}
+
+
+def _read_file(path: str) -> Any:
+    if not os.access(path, os.R_OK):
+        raise UserError("the weights file may not be read", where=path, way_out="change its permissions")
+    extension = os.path.splitext(path)[1].lower()
+    try:
+        if extension == ".safetensors":
+            return _read_safetensors(path)
+        if extension == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        if extension == ".npy":
+            return np.load(path, allow_pickle=False)
+    except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise UserError("the weights file is truncated or corrupt", where=path, expected=f"a whole {extension} file",
+                        found=str(error), way_out="fetch the file again and compare its size") from error
+    if extension in files.TORCH:
+        return torch_zip.read_torch_zip(path)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if file.read(2) == b"PK":  # published ones are also called g_05000000 or model.pth.tar
+            return torch_zip.read_torch_zip(path)
+    raise UserError("unknown kind of weights file", where=path,
+                    expected=".safetensors, .npz, .npy, .pt, .pth, .ckpt or .bin", found=extension or "no extension",
+                    way_out="convert it, or give it the right extension")
+
+
+def _read_safetensors(path: str) -> dict[str, np.ndarray]:
+    """safetensors.numpy (0.8) fails on float8 and float4 (it looks for numpy.float8_e4m3fn): its checks of the file are
+    used, and the formats are ours."""
+    with safetensors.safe_open(path, framework="np"):
+        pass  # SafetensorError: truncated, overlapping, or not such a file
+    content = np.memmap(path, np.uint8, "r")
+    start = 8 + int(content[:8].view("<u8")[0])
+    arrays = {}
+    for name, entry in json.loads(content[8:start].tobytes()).items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in dtypes.SAFETENSORS:
+            raise UserError("a number format that is not read", where=f"{path}, {name}", found=entry["dtype"],
+                            expected=", ".join(dtypes.SAFETENSORS), way_out="convert it where it was made")
+        dtype = np.dtype(dtypes.SAFETENSORS[entry["dtype"]])
+        first, last = (start + offset for offset in entry["data_offsets"])
+        raw = np.array(content[first:last])
+        numbers = dtypes.unpack_float4(raw) if dtype == dtypes.FLOAT4 else raw.view(dtype)
+        arrays[name] = numbers.reshape(entry["shape"])
+    return arrays
+
+
+def _select(tree: Any, select: str, path: str) -> Any:
+    """The part under "a.b": of nested dicts and lists, or of entries whose names start so."""
+    if not select:
+        return tree
+    if isinstance(tree, list | tuple):
+        tree = dict(enumerate(tree))
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if select == str(key) or (select.startswith(f"{key}.") and isinstance(value, dict | list | tuple)):
+                return _select(value, select.removeprefix(str(key)).removeprefix("."), path)
+        flat = {k: v for k, v in tree.items() if str(k).startswith(f"{select}.")}
+        if flat:
+            return {k.removeprefix(f"{select}."): v for k, v in flat.items()}
+    raise UserError("no such part in the weights file", where=f"{path}, key {select!r}",
+                    expected=repr(select.partition(".")[0]), found=_describe(tree),
+                    way_out="choose one of the keys found")
+
+
+def _check_numbers(arrays: dict[str, np.ndarray], path: str) -> None:
+    scaled = {}
+    for name in arrays:
+        parent, _, last = name.rpartition(".")
+        if any(word in last for word in ("scale", "absmax", "SCB")):
+            scaled[parent] = name
+    for name, array in arrays.items():
+        special = array.dtype.isbuiltin == 2  # those of ml_dtypes
+        if array.dtype.kind not in "biufc" and not special:
+            raise UserError("an entry does not hold plain numbers", where=f"{path}, {name}", expected="numbers",
+                            found=str(array.dtype), way_out="save it as float32")
+        scale = scaled.get(name.rpartition(".")[0], scaled.get(name))
+        if scale not in (None, name) and array.dtype.itemsize == 1 and (special or array.dtype.kind in "iu"):
+            raise UserError("quantised weights are not read", where=f"{path}, {name}", expected="float32 or bfloat16",
+                            found=f"{array.dtype} with its scales in {scale}", way_out="dequantise them first")
 
 
 def _describe(tree: Any) -> str:

@@ -3,18 +3,20 @@
 Published layouts: a Linear's weight is (out, in); the local blocks' fused projection is part-major (all of q, k, v in
 turn) and rotates adjacent channel pairs; ours has the pairs as halves. The backbone rotates halves on both sides. Its
 layers, and those of a local stack but the last, are numbered there and stacked here. Left out on import and written on
-export: the unused output head (tied to the embedding) and the rotary tables. The frozen audio and speaker encoders of a
-full checkpoint are other networks.
+export: the unused output head (tied to the embedding, which some savers write under the head's name alone) and the
+rotary tables, which are compared with ours. The frozen audio and speaker encoders of a full checkpoint are other networks.
 """
 
 import numpy as np
 
 from avjax.errors import UserError
 from avjax.nn.embeddings import halves_from_adjacent
+from avjax.weights.fold import check_computed
 from avjax.weights.names import gather, scatter
 
 FROZEN = ("pretrained_speech_encoder.", "spk.")
 ROTARY_LENGTH = 1024  # of the published tables
+ROTARY = {"patch_encoder.rope.w": "encoder_heads", "cfm.estimator.decoder.rope.w": "velocity_heads"}
 
 
 def as_is(c):
@@ -124,7 +126,8 @@ def import_talker(state: dict[str, np.ndarray], config):
     Raises UserError naming the first entry that is missing, left over, or that the config's numbers of heads do not divide.
     Whether all shapes are the network's is the caller's to compare, as launch.weights does.
     """
-    state = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
+    state = {name: value for name, value in with_embedding(state).items() if not name.startswith(FROZEN)}
+    _check_rotary(state, config)
     derived = _derived(state)
     return gather({n: v for n, v in state.items() if n not in derived}, _with_layouts(talker_names(config), config))
 
@@ -133,15 +136,15 @@ def export_talker(params, config) -> dict[str, np.ndarray]:
     """Our parameters -> published names and layouts, with the tied output head and the rotary tables."""
     out = scatter(params, _with_layouts(talker_names(config), config))
     out["llm.lm_head.weight"] = out["llm.model.embed_tokens.weight"]
-    for module, count in (("patch_encoder.rope", "encoder_heads"), ("cfm.estimator.decoder.rope", "velocity_heads")):
+    for module, heads in ROTARY.items():
         for name in ("speech", "motion"):
-            out[f"{name}_{module}.w"] = rotary_table(config.d_model // config[count])
+            out[f"{name}_{module}"] = rotary_table(config.d_model // config[heads])
     return out
 
 
 def import_backbone(state: dict[str, np.ndarray], config, prefix: str = "model."):
     """A Qwen3 language model's state dict -> parameters of `Backbone` (the warm start of training)."""
-    return gather({n: v for n, v in state.items() if not n.endswith("lm_head.weight")},
+    return gather({n: v for n, v in with_embedding(state).items() if not n.endswith("lm_head.weight")},
                   _with_layouts(backbone_names(config, prefix, ""), config))
 
 
@@ -150,18 +153,44 @@ def export_backbone(params, config, prefix: str = "model.") -> dict[str, np.ndar
     return scatter(params, _with_layouts(backbone_names(config, prefix, ""), config))
 
 
+def with_embedding(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same, with a language model's embedding where only its tied output head is: safetensors.torch.save_model
+    writes shared tensors once, under the first name of the alphabet."""
+    return state | {f"{prefix}model.embed_tokens.weight": state[f"{prefix}lm_head.weight"] for prefix in ("", "llm.")
+                    if f"{prefix}lm_head.weight" in state and f"{prefix}model.embed_tokens.weight" not in state}
+
+
 def rotary_table(width: int) -> np.ndarray:
-    """(positions, width / 2, 2) cosine and sine, float32, as published checkpoints carry them."""
-    theta = np.float32(1.0) / np.float32(10000.0) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
-    angle = np.outer(np.arange(ROTARY_LENGTH, dtype=np.float32), theta)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    """(positions, width / 2, 2) cosine and sine, float32, as published checkpoints carry them.
+
+    Rounded to float32 where the published code rounds, from float64 in between: float32 powers of NumPy differ with the
+    processor, by a last bit that makes 3e-5 at position 1023.
+    """
+    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    theta = np.float32(1.0) / np.power(10000.0, exponent.astype(np.float64)).astype(np.float32)
+    angle = np.outer(np.arange(ROTARY_LENGTH, dtype=np.float32), theta).astype(np.float64)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+
+
+def _check_rotary(state, config) -> None:
+    for name, table in state.items():
+        for module, heads in ROTARY.items():
+            ours = rotary_table(config.d_model // config[heads]) if name.endswith(module) else None
+            if ours is not None and table.shape[1:] != ours.shape[1:]:
+                raise UserError("the rotary table is of another number of heads", where=name, expected=str(ours.shape),
+                                found=str(table.shape), way_out=f"set config.system.{heads}")
+            if ours is not None:
+                check_computed(name, table, ours, "rotation of adjacent pairs, base 10000")
 
 
 def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
-    """Sizes that a published state dict tells by its shapes (head counts of the local blocks, patch length, delay and
-    rotary base it does not tell). UserError for another network's."""
+    """Sizes that a published state dict tells by its shapes: head counts of the local blocks where it has their rotary
+    tables; patch length, delay and rotary base never. UserError for another network's."""
+    state = with_embedding(state)
     try:
-        return dict(backbone_sizes(state, "llm.model."),
+        heads = {field: state["projector_speech.linear1.weight"].shape[0] // (2 * state[f"speech_{module}"].shape[1])
+                 for module, field in ROTARY.items() if f"speech_{module}" in state}
+        return dict(backbone_sizes(state, "llm.model."), **heads,
                     encoder_layers=_layers(state, "speech_patch_encoder.blocks."),
                     velocity_layers=_layers(state, "speech_cfm.estimator.decoder.blocks."),
                     audio_dim=state["projector_speech.linear1.weight"].shape[1],
@@ -175,7 +204,7 @@ def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
 
 def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict[str, int]:
     """Sizes that a Qwen3 state dict tells by its shapes; KeyError for the entry that another network's lacks."""
-    a = f"{prefix}layers.0."
+    a, state = f"{prefix}layers.0.", with_embedding(state)
     vocab, width = state[f"{prefix}embed_tokens.weight"].shape
     head_dim = state[f"{a}self_attn.q_norm.weight"].shape[0]
     return dict(vocab=vocab, d_model=width, velocity_width=width, head_dim=head_dim,
@@ -186,7 +215,7 @@ def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict
 
 def is_backbone(state: dict[str, np.ndarray], prefix: str = "model.") -> bool:
     """Whether this is the language model alone, as Qwen3 is published."""
-    return f"{prefix}embed_tokens.weight" in state and f"{prefix}layers.0.self_attn.q_norm.weight" in state
+    return f"{prefix}embed_tokens.weight" in with_embedding(state) and f"{prefix}layers.0.self_attn.q_norm.weight" in state
 
 
 def _layers(state, prefix: str) -> int:

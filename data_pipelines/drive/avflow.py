@@ -4,17 +4,19 @@ The tokens' recipe says which front-end made them; nothing else is accepted, so 
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from avjax.codecs import mel
 from avjax.encoders import espeak, kmeans
 from avjax.errors import UserError
+from avjax.systems.avflow.streaming import StreamingSampler, can_stream
 from data_pipelines import drive, heard, media, resample
 from data_pipelines.schema import recipe_hash
 
 MAX_CHARACTERS = 2000  # about two minutes of speech
+CHUNK = 8192  # frames (95 s); what is longer is made chunk by chunk
 BUCKET = 128  # frames; lengths are padded to multiples of it
 TAKES = ("task", "text", "audio", "speaker")
 SETTINGS = {"steps": "euler_steps", "guidance": "guidance", "temperature": "temperature"}
@@ -40,8 +42,31 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
         audio_N = media.read_audio(audio, mel.RECIPE["sample_rate"])
         tokens_TC = tokens_from_audio(audio_N, recipe, decoder.codecs)
         notes = heard.remarks(audio_N, mel.RECIPE["sample_rate"], decoder.codecs, recipe)
-    return drive.Plan(task, conditions(system.conditions_spec, tokens_TC, who[speaker], bucket=BUCKET), len(tokens_TC),
-                      speaker, who[speaker], text or pathlib.Path(audio).name, tuple(notes))
+    spec, noise = system.conditions_spec, text or pathlib.Path(audio).name
+    if len(tokens_TC) <= CHUNK or not can_stream(system.config):
+        made_from = conditions(spec, tokens_TC, who[speaker], bucket=BUCKET)
+        return drive.Plan(task, made_from, len(tokens_TC), speaker, who[speaker], noise, tuple(notes))
+    return drive.Plan(task, {}, len(tokens_TC), speaker, who[speaker], noise, tuple(notes),
+                      pieces=in_chunks(spec, tokens_TC, who[speaker]), seconds=len(tokens_TC) / system.config.frame_rate)
+
+
+def in_chunks(spec: Mapping, tokens_TC: np.ndarray, identity: np.ndarray) -> tuple[dict[str, np.ndarray], ...]:
+    """`conditions` of consecutive chunks, none of them padded."""
+    return tuple(conditions(spec, tokens_TC[first:first + CHUNK], identity, bucket=1)
+                 for first in range(0, len(tokens_TC), CHUNK))
+
+
+def pieces(system, params, plan: drive.Plan, keys) -> Iterator[tuple[dict | None, float]]:
+    """Yields (None, seconds made so far) after each chunk and last (what `generate` would return, all seconds)."""
+    sampler = StreamingSampler(system, params, keys, chunk=CHUNK)
+    made, frames = [], 0
+    for chunk in plan.pieces:
+        given = {name: value for name, value in chunk.items() if name != "mask"}
+        made.append(sampler.feed(given) if chunk["tokens"].shape[1] == CHUNK else sampler.finish(given))
+        frames += made[-1]["mel"].shape[1]
+        yield None, frames / system.config.frame_rate
+    made.append(sampler.finish())
+    yield {name: np.concatenate([part[name] for part in made], axis=1) for name in made[0]}, plan.seconds
 
 
 def remarks(plan: drive.Plan, out, system) -> list[str]:

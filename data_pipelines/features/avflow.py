@@ -56,7 +56,7 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
     common.choice("head", head, HEADS)
     common.choice("resample", mode, resample.MODES)
     store.refuse_existing(out_dir)
-    clips = store.open_dataset(clips_dir)
+    clips = common.open_clips(clips_dir, out_dir)
     header = head_latents.make(head, clips, head_vae)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae, weights=weights, units=units,
                     seed=seed, mode=mode, fit_split=fit_split) as job:
@@ -216,7 +216,7 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, fit_split) -> _Toke
         position = chunk * per_chunk + np.clip(seconds * 50 - 200 / 320, 0, per_chunk - 1)
         return resample.interpolate(x_TC, position)
 
-    digest = _file_hash(weights)
+    digest = file_hash(weights)
     return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "level": level.RECIPE, "values": "logits"}, 29,
                       "CTC logits of wav2vec2", logits)
 
@@ -267,7 +267,8 @@ def rotation_vector(quaternion_T4: np.ndarray) -> np.ndarray:
     return (q[:, 1:] * np.where(sine > 1e-8, angle / np.maximum(sine, 1e-8), 2.0)).astype(np.float32)
 
 
-def _file_hash(path) -> str:
+def file_hash(path) -> str:
+    """16 hex digits of what a file, or all files of a folder, hold."""
     files = sorted(p for p in pathlib.Path(path).rglob("*") if p.is_file()) if pathlib.Path(path).is_dir() else [
         pathlib.Path(path)]
     digest = hashlib.sha256()

@@ -9,9 +9,11 @@ import numpy as np
 
 from avjax.codecs import level
 from avjax.errors import UserError
-from data_pipelines import store
+from data_pipelines import parts, quarantine, store
 from data_pipelines.partial import Partial
 
+# Options that name files, whose contents are in the recipes and codecs.
+PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder", "centroids")
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")  # copied from the clips where they have them
 
 
@@ -54,16 +56,29 @@ def to_float(audio: np.ndarray) -> np.ndarray:
     return audio.astype(np.float32) / 32768 if audio.dtype == np.int16 else audio.astype(np.float32)
 
 
+def open_clips(clips_dir, out_dir) -> store.Dataset:
+    """The clips. What is missing of them is the storage's fault where an interrupted job of `out_dir` has read them before."""
+    return store.open_dataset(clips_dir, begun=parts.begun(out_dir) is not None)
+
+
 def job(out_dir, clips, family: str, **options) -> Partial:
     """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
     options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
-    return Partial(out_dir, {"features": family, "clips": clips.content, "level": level.RECIPE, **options})
+    return Partial(out_dir, {"features": family, "clips": clips.content, "level": level.RECIPE, **options}, paths=PATHS)
 
 
 def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Callable[[], dict]]:
     """Items for `store.write_dataset`: a function for every record of a source, which reads it only when it is called."""
     for i in range(len(source)):
         yield functools.partial(example, source, i)
+
+
+def unusable(error: Exception, id: str) -> store.Unusable:
+    """What an item is left out for that raised `error`. Raises it where it is not the item's fault (quarantine.py)."""
+    if isinstance(error, store.Unusable):
+        return error.of(id)
+    quarantine.check(error, ())
+    return store.Unusable("cannot be extracted", id=id, found=quarantine.said(error))
 
 
 def check_units(units: np.ndarray, num_units: int, where: str) -> None:

@@ -34,7 +34,7 @@ def extract(clips_dir, out_dir, *, vae=None, per_example: int = 40, name: str = 
         raise UserError("a VAE is needed", where="--vae", expected="the workdir of a trained tavid.vae, or a weights file",
                         found="nothing", way_out="train configs/tavid_quickstart.py:vae first")
     store.refuse_existing(out_dir)
-    pictures = store.open_dataset(clips_dir)
+    pictures = common.open_clips(clips_dir, out_dir)
     common.require(pictures, ("pictures",), "extract them with --features=pictures")
     codec = picture_latents.load(pathlib.Path(vae))
     codec.latent_shape(*pictures.features["pictures"].shape[1:3])

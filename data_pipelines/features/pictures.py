@@ -31,7 +31,7 @@ def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: floa
     """
     common.positive(size=size, zoom=zoom, rate=rate)
     store.refuse_existing(out_dir)
-    clips = store.open_dataset(clips_dir)
+    clips = common.open_clips(clips_dir, out_dir)
     painter = Painter(clips, size, zoom)
     carried = [c for c in _CARRIED if c in clips.features]
 

@@ -22,7 +22,7 @@ from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from data_pipelines import encode, heard, store
 from data_pipelines.features import common
-from data_pipelines.schema import SPEAKERS, Feature, arrays_hash
+from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 from data_pipelines.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 
 VOICES = ("auto", "another", "own")
@@ -57,7 +57,7 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     """
     common.choice("voice", voice, VOICES)
     store.refuse_existing(out_dir)
-    clips = store.open_dataset(clips_dir)
+    clips = common.open_clips(clips_dir, out_dir)
     common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and transcripts")
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
@@ -68,7 +68,8 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
         raise UserError("no such multiple", where="--multiple", expected=">= 1 frame", found=str(multiple))
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary, voice=voice, placeholder=placeholder,
                     speech_only=speech_only, multiple=multiple, fit_split=fit_split) as job:
-        fitted = job.once("encoder", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
+        of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""  # the file may hold another tokenizer by now
+        fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))), vocabulary), fit_split)))
         return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, fit_split, name, progress)
 

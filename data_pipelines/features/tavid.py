@@ -66,7 +66,7 @@ def extract(clips_dir, out_dir, *, vae=None, reader=None, vocoder=None, unit_enc
     if not 0 <= video <= 1:
         raise UserError("no such share", where="--video", expected="0 <= share <= 1", found=str(video))
     store.refuse_existing(out_dir)
-    clips = store.open_dataset(clips_dir)
+    clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     prefixes = dialogues.parties(clips)
     common.require(clips, ("audio", "speaker", "text", "partner_audio", "partner_speaker"), "prepare dialogues of two parties")
@@ -128,18 +128,23 @@ def _examples(source: Source, split: str, indices, encoders: Encoders, video: fl
         units_TS = np.stack([unit_library.fit_length(next(units), 2 * record.frames) for _ in record.audio], 1).astype(np.int32)
         common.check_units(units_TS, encoders.units.num_units, record.clip["id"])
         try:
-            shared = _of_recording(record, source, encoders)
-        except store.Unusable as error:
-            out.append(error.of(record.clip["id"]))
+            out += _of_record(record, units_TS, source, encoders, video, max_seconds)
+        except Exception as error:
+            out.append(common.unusable(error, record.clip["id"]))
+    return out
+
+
+def _of_record(record, units_TS, source: Source, encoders: Encoders, video: float, max_seconds: float) -> list:
+    """Its examples; all or, where it raises, none."""
+    out, shared = [], _of_recording(record, source, encoders)
+    found = list(dialogues.pieces(record, max_seconds))
+    for k, piece in enumerate(found):
+        id = record.clip["id"] if len(found) == 1 else f"{record.clip['id']}.{k}"
+        if isinstance(piece, store.Unusable):
+            out.append(piece.of(id))
             continue
-        found = list(dialogues.pieces(record, max_seconds))
-        for k, piece in enumerate(found):
-            id = record.clip["id"] if len(found) == 1 else f"{record.clip['id']}.{k}"
-            if isinstance(piece, store.Unusable):
-                out.append(piece.of(id))
-                continue
-            seen = zlib.crc32(f"video: {id}".encode()) < video * 2**32
-            out.append({"id": id, **shared, **_of_piece(record, piece, units_TS, source, encoders, seen)})
+        seen = zlib.crc32(f"video: {id}".encode()) < video * 2**32
+        out.append({"id": id, **shared, **_of_piece(record, piece, units_TS, source, encoders, seen)})
     return out
 
 

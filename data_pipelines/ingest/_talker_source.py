@@ -17,7 +17,7 @@ import soxr
 from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
 from avjax.weights import torch_zip
-from data_pipelines import media, text_file
+from data_pipelines import media, quarantine, text_file
 from data_pipelines.tar_tree import TarTree, clean
 
 RATE = 24000
@@ -139,6 +139,16 @@ class Reader:
 
     def read(self, row: Row) -> dict:
         """An example of data_pipelines/ingest/talker.py's FEATURES, and "trimmed": whether sound was cut."""
+        try:
+            return self._read(row)
+        except BadRow:
+            raise
+        except Exception as error:
+            names = [name for name in (row.wav, row.motion, _sidecar_of(row)) if name]
+            quarantine.check(error, [folder / name for folder in (self._tree.root, self._list_dir) for name in names])
+            raise BadRow("unreadable", quarantine.said(error)) from error
+
+    def _read(self, row: Row) -> dict:
         if not row.id:
             raise BadRow("no id", "sample_id is empty")
         speaker, text = self._sidecar(row) if row.speech_only else (row.speaker, row.text)
@@ -181,7 +191,7 @@ class Reader:
 
     def _sidecar(self, row: Row) -> tuple[str, str]:
         """(speaker, text) from the .json beside a wav."""
-        path = row.wav.rsplit(".", 1)[0] + ".json"
+        path = _sidecar_of(row)
         try:
             content = json.loads(self._bytes(row, path, "text"))
         except ValueError as error:
@@ -190,6 +200,10 @@ class Reader:
             raise BadRow("unreadable text", f'{path}: expected {{"text": "..."}}')
         speaker = content.get("speaker")
         return (speaker if isinstance(speaker, str) and speaker else row.speaker), " ".join(content["text"].split())
+
+
+def _sidecar_of(row: Row) -> str:
+    return row.wav.rsplit(".", 1)[0] + ".json"
 
 
 def motion_of(data: bytes, name: str) -> np.ndarray:

@@ -13,22 +13,28 @@ clips without faces (and no features: AV-Flow needs a face).
 
 import collections
 import functools
+import hashlib
 import itertools
 import json
 import math
 import os
 import pathlib
 import shutil
+import sys
+import time
 
 import numpy as np
 from tqdm import tqdm
 
+from avjax import storage
 from avjax.codecs import eigenface
 from avjax.errors import UserError
-from data_pipelines import extract, faces, media, recordings, store
+from data_pipelines import extract, faces, media, quarantine, recordings, store
+from data_pipelines.ingest import _inputs
 from data_pipelines.schema import Feature, arrays_hash
 
 FPS = recordings.FPS
+TAKES_IN_CHANGES = True  # see launch.prepare
 GAP = 0.5  # seconds between what is trained on and what is held out
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
 _NO_FACE_COLUMNS = ("face", "pose", "pose_z")
@@ -41,7 +47,8 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
     """Makes OUT/clips and OUT/features; returns the summary that it also prints and writes to OUT/summary.json.
 
     Args:
-      source, out: folders. What is whole in `out` is not made again; decoded recordings survive an interruption.
+      source, out: folders. What is whole in `out` is made again only where files of `source` are new, changed or gone since;
+        it stays until that is whole. Decoded recordings survive an interruption.
       speaker: only this one. longest_identity: only the one with most usable seconds.
       tokens, weights, units: as in data_pipelines.extract.
       max_seconds: longest clip. components, size: of the eigenface codec.
@@ -49,50 +56,118 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
       detect: replaces the face detector, see data_pipelines.faces.
 
     Raises:
-      UserError: nothing usable, nothing to hold out, or `out` was made with other options.
+      UserError: nothing usable, nothing to hold out, or `out` was made with other options or of another folder.
     """
     if tokens not in ("units", "wav2vec2"):
         raise UserError("unknown tokens for a user's clips", where="--tokens", expected="units or wav2vec2",
                         found=tokens)
     out = pathlib.Path(out)
-    options = {"source": str(pathlib.Path(source).resolve()), "speaker": speaker, "longest": longest_identity,
-               "audio_only": audio_only, "max_seconds": max_seconds, "components": components, "size": size}
-    if (out / "clips").exists():
-        summary = _finished(out, options)
-    else:
-        summary = _make_clips(source, out, options, parallel, progress, detect)
-    if not audio_only and not (out / "features").exists():
-        extract.extract(out / "clips", out / "features", tokens=tokens, head="linear", weights=weights, units=units,
+    options = {"speaker": speaker, "longest": longest_identity, "audio_only": audio_only, "max_seconds": max_seconds,
+               "components": components, "size": size, "features": None if audio_only else {
+                   "tokens": tokens, "units": units, "weights": _digest(weights) if tokens == "wav2vec2" else None}}
+    _inputs.replace(out)
+    into, summary = out, _finished(out, options) if (out / "clips").exists() else None
+    if summary:
+        changes, now = _changes(source, out, summary, speaker)
+        if changes:
+            print(f"{_inputs.told(changes)}\ntaken in: made anew beside {out}, and put in its place once it is whole", flush=True)
+            into = out / _inputs.NEXT
+            summary = _begun(into, options, now)
+        else:
+            shutil.rmtree(out / _inputs.NEXT, ignore_errors=True)  # of changes that were taken back
+    if summary is None:
+        summary = _make_clips(source, out, into, options, parallel, progress, detect)
+    if not audio_only and not (into / "features").exists():
+        extract.extract(into / "clips", into / "features", tokens=tokens, head="linear", weights=weights, units=units,
                         progress=progress)
+    if into != out:
+        _inputs.replace(out, made=True)
     print(describe(summary, out))
     return summary
 
 
 def _finished(out: pathlib.Path, options: dict) -> dict:
+    """The summary of what is there. UserError when it was made with other options."""
     store.open_dataset(out / "clips")
     summary = json.loads((out / "summary.json").read_text()) if (out / "summary.json").is_file() else {}
-    if summary.get("options") != options:
-        raise UserError("clips were made with other options", where=str(out / "clips"), expected=str(options),
-                        found=str(summary.get("options")), way_out="choose another --out or delete this one")
+    made = {"features": options["features"]} | (summary.get("options") or {})  # older ones do not tell
+    differ = [k for k in options if options[k] != made.get(k)]
+    if differ:
+        what = "features" if differ == ["features"] else "clips"
+        raise UserError(f"{what} were made with other options", where=str(out / what),
+                        expected=", ".join(f"{k}={made.get(k)!r}" for k in differ),
+                        found=", ".join(f"{k}={options[k]!r}" for k in differ), way_out="repeat those, or choose another --out"
+                        + (f" for launch.extract --clips={out / 'clips'}" if what == "features" else ""))
     return summary
 
 
-def _make_clips(source, out: pathlib.Path, options: dict, parallel, progress: bool, detect) -> dict:
+def _begun(into: pathlib.Path, options: dict, inputs: dict) -> dict | None:
+    """The summary of clips that a killed job has made of just these; None where it has not."""
+    if not (into / "clips").exists():
+        return None
+    summary = json.loads((into / "summary.json").read_text())
+    same = options.items() <= summary["options"].items() and summary["checks"] == recordings.CHECKS
+    return summary if same and not _inputs.differences(summary["inputs"], inputs) else None
+
+
+def _changes(source, out: pathlib.Path, summary: dict, speaker: str | None) -> tuple[dict[str, list[str]], dict]:
+    """What has come, changed or gone among the recordings that a summary tells of, and the contents now. UserError: another
+    folder altogether."""
+    before, source = summary.get("inputs"), pathlib.Path(source)
+    if before is None or not source.is_dir():
+        print("not compared with --source: " + (f"{source} is not there" if before else "an earlier version made this"),
+              file=sys.stderr, flush=True)
+        return {}, {}
+    read_ns = (out / "summary.json").stat().st_mtime_ns  # see _make_clips
+    now = {}
+    for item in recordings.find(source, speaker):
+        for path in item.files:
+            place = item.place(path)
+            known = place in before and before[place] | {"read_ns": read_ns}
+            try:
+                now[place] = recordings.content(path, known)
+            except FileNotFoundError:
+                continue  # it goes at this moment
+            except PermissionError:
+                now |= {place: known} if known else {}  # it is not gone, and cannot be taken in
+    if not _inputs.related(before, now, moved=str(source.resolve()) != summary["options"].get("source")):
+        raise UserError("clips were made from another source", where=str(source), expected="the files that "
+                        f"{summary['options'].get('source')} had", found="none of them", way_out="choose another --out")
+    changes = _inputs.differences(before, now)
+    if summary["quarantine"] and summary.get("checks") != recordings.CHECKS:
+        changes["tried again, by other libraries or checks"] = sorted(p for row in summary["quarantine"] for p in row["files"])
+    return changes, now
+
+
+def _digest(weights) -> str | None:
+    """Of weights, wherever they lie; None where there are none."""
+    from data_pipelines.features import avflow
+
+    return avflow.file_hash(weights) if weights and pathlib.Path(weights).exists() else None
+
+
+def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, parallel, progress: bool, detect) -> dict:
+    """Decodes what `out` does not hold decoded yet, and writes the clips to `into`."""
+    options, began = options | {"source": str(pathlib.Path(source).resolve())}, time.time_ns()
     sources = recordings.find(source, options["speaker"])
     out.mkdir(parents=True, exist_ok=True)
     cache = out.absolute() / ".decoded"
     check = functools.partial(_checked, cache, options["size"], options["audio_only"], detect)
     if parallel is not None:
         parallel.for_each(check, sources)
-    good, refused = [], []
+    good, refused, inputs = [], [], {}
     bar = tqdm(sources, desc="checking recordings", unit="file", disable=None if progress else True)
     for item in bar:
-        found = check(item)
+        found, contents = check(item)
+        inputs |= {place: {k: v for k, v in one.items() if k != "read_ns"} for place, one in contents.items()}
         if isinstance(found, dict):
-            refused.append({"id": item.id, "speaker": item.speaker, "files": [p.name for p in item.files], **found})
+            refused.append({"id": item.id, "speaker": item.speaker, "files": [item.place(p) for p in item.files], **found})
         else:
             good.append((item, found))
-    _write_atomically(out / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in refused))
+    if into != out:
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir()
+    _write_atomically(into / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in refused))
     lengths = {item.id: recordings.length(path) for item, path in good}
     seconds = collections.Counter()
     for item, _ in good:
@@ -103,27 +178,57 @@ def _make_clips(source, out: pathlib.Path, options: dict, parallel, progress: bo
     if not good:
         reasons = collections.Counter(row["reason"] for row in refused)
         raise UserError("no usable recording", where=str(source), expected="at least one", found=", ".join(
-            f"{n} x {reason}" for reason, n in reasons.most_common()), way_out=f"see {out / 'quarantine.jsonl'}")
+            f"{n} x {reason}" for reason, n in reasons.most_common()), way_out=f"see {into / 'quarantine.jsonl'}")
     pieces = plan([(item, lengths[item.id]) for item, _ in good], options["max_seconds"])
-    summary = _summary(options, good, lengths, pieces, refused, seconds)
-    _write_atomically(out / "summary.json", json.dumps(summary, indent=1))  # before: clips without it are not taken up
-    _write_clips(out / "clips", dict(good), pieces, options, progress)
+    summary = _summary(options, good, lengths, pieces, refused, seconds) | {"checks": recordings.CHECKS, "inputs": inputs}
+    _write_atomically(into / "summary.json", json.dumps(summary, indent=1))  # before: clips without it are not taken up
+    os.utime(into / "summary.json", ns=(began, began))  # what was written to since then has to be read again to be compared
+    _write_clips(into / "clips", dict(good), pieces, options, progress)
     shutil.rmtree(cache, ignore_errors=True)
     return summary
 
 
-def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect, item: recordings.Source) -> pathlib.Path | dict:
-    """The file of a decoded recording, or why it is refused; either is kept in `cache`."""
-    note = cache / f"{item.fingerprint(size, audio_only)}.refused.json"
-    if note.is_file():
-        return json.loads(note.read_text())
+def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect, item: recordings.Source) -> tuple:
+    """(the file of a decoded recording, or why it is refused; its files' contents). All are kept in `cache`, except what may
+    be otherwise the next time: whatever a library made of a file that nobody knows the reason of."""
+    note = cache / f"{recordings.fingerprint({p: {'sha256': ''} for p in map(item.place, item.files)})}.contents.json"
     try:
-        return recordings.cached(item, cache, size=size, audio_only=audio_only, detect=detect)
-    except (media.MediaError, faces.FaceError) as error:
-        why = {"reason": error.reason, "detail": str(error)}
-        cache.mkdir(parents=True, exist_ok=True)
-        _write_atomically(note, json.dumps(why))
-        return why
+        contents = item.contents(json.loads(note.read_text()) if note.is_file() else None)
+    except OSError as error:
+        quarantine.check(error, item.files)
+        return _why(item, "unreadable", error), {}
+    cache.mkdir(parents=True, exist_ok=True)
+    _write_atomically(note, json.dumps(contents))
+    key = recordings.fingerprint(contents, size, audio_only, recordings.CHECKS)
+    refusal = cache / f"{key}.refused.json"
+    if refusal.is_file():
+        return json.loads(refusal.read_text()), contents
+    try:
+        return recordings.cached(item, cache, key, size=size, audio_only=audio_only, detect=detect), contents
+    except Exception as error:
+        quarantine.check(error, item.files)
+        known = isinstance(error, media.MediaError | faces.FaceError)
+        why = _why(item, error.reason if known else "unreadable", error)
+        if _changed(item, contents):  # or that it cannot be read, which is not its fault
+            return why | {"detail": f"{why['detail']}; it changed while it was read"}, {}
+        if known:
+            _write_atomically(refusal, json.dumps(why))
+        return why, contents
+
+
+def _changed(item: recordings.Source, contents: dict) -> bool:
+    try:
+        return recordings.fingerprint(item.contents()) != recordings.fingerprint(contents)
+    except OSError as error:
+        quarantine.check(error, item.files)
+        return True
+
+
+def _why(item: recordings.Source, reason: str, error: Exception) -> dict[str, str]:
+    """A refusal; files are named from the source on, wherever that is the next time."""
+    if not isinstance(error, media.MediaError | faces.FaceError):
+        error = media.MediaError(reason, item.files[0], found=quarantine.said(error), way_out="convert or remove it")
+    return {"reason": reason, "detail": str(error).replace(f"{item.root}{os.sep}", "")}
 
 
 def plan(lengths: list[tuple[recordings.Source, int]], max_seconds: float) -> dict[str, list[tuple]]:
@@ -234,7 +339,9 @@ def columns(components: int) -> dict[str, Feature]:
 
 def identity_of(speaker: str) -> np.ndarray:
     """A fixed unit vector a name, (8,) float32: tells speakers apart and means nothing else."""
-    seed = int.from_bytes(speaker.encode()[:64].ljust(8, b"\0"), "little")
+    name = speaker.encode()
+    name = name if len(name) <= 64 else hashlib.sha256(name).digest()  # names may differ at their end alone
+    seed = int.from_bytes(name.ljust(8, b"\0"), "little")
     vector = np.random.default_rng(seed).standard_normal(8)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
@@ -269,6 +376,10 @@ def describe(summary: dict, out) -> str:
 
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")  # others, on whatever machine, may write the same
+    try:
+        with storage.working_on(path):
+            temporary.write_text(text)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

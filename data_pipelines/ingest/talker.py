@@ -32,7 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from avjax.errors import UserError
-from data_pipelines import recordings, store
+from data_pipelines import asked, recordings, store
 from data_pipelines.ingest import _talker_source as rows_of
 from data_pipelines.ingest._talker_source import FPS, LONGEST, RATE, WIDTH, BadRow, Row
 from data_pipelines.partial import Partial
@@ -79,6 +79,7 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
                          trim_audio=trim_audio, progress=False)
         store.refuse_existing(out)
         parallel.for_each(functools.partial(_part, str(source), str(out), parallel.parts, arguments), range(parallel.parts))
+        asked.note_of(pathlib.Path(out)).unlink(missing_ok=True)  # its workers start no part again after the end
         return _told(pathlib.Path(out), {"clips": sum(store.open_dataset(out).splits.values())})
     part, out, source = out if isinstance(out, Part) else None, pathlib.Path(out), pathlib.Path(source)
     if not part:
@@ -99,7 +100,10 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
                    codecs=codecs, totals=dict(plan.counts), progress=progress,
                    recipes={"audio": {**recordings.AUDIO_RECIPE, "sample_rate": RATE}} | made_by)
     if part:
-        options = {"source": str(source.resolve()), "valid_share": valid_share, "recording": recording, "trim_audio": trim_audio}
+        options = {"valid_share": valid_share, "recording": recording, "trim_audio": trim_audio}
+        wanted = options | {"rows": listing.content(), "codecs": {n: arrays_hash(c) for n, c in codecs.items()}}
+        if asked.made_before(part, wanted):
+            return _told(out, {"clips": sum(store.open_dataset(out).splits.values())})
         if (dataset := _write_part(part, listing, plan, written, max_bad, options)) is None:
             return None
         return _told(out, {"rows": plan.total, "clips": sum(dataset.splits.values())})
@@ -121,6 +125,13 @@ def prepare(source, out, *, statistics: str | None = None, tts: str | None = Non
     return summary
 
 
+def made_of(source, tts: str | None = None) -> str:
+    """Tells the tables and shards of a source from others."""
+    root = pathlib.Path(source)
+    shards = [(p.name, p.stat().st_size) for p in sorted((root / "shards").glob("*.tar"))]
+    return hashlib.sha256(json.dumps([rows_of.Listing(root, tts).content(), shards]).encode()).hexdigest()[:16]
+
+
 def _part(source: str, out: str, count: int, arguments: dict, index: int) -> None:
     """One part; one that runs again when all is done has nothing to do."""
     if not pathlib.Path(out).exists():
@@ -130,12 +141,32 @@ def _part(source: str, out: str, count: int, arguments: dict, index: int) -> Non
 def _write_part(part: Part, listing: "rows_of.Listing", plan: "Plan", written: dict, max_bad: float, options: dict):
     """Writes the part's rows; the dataset, if it was the last part. A clip is what `_examples` makes of its row, and a row whose
     id an earlier usable one has is refused, whichever part that is in."""
-    with Partial(part, {"dataset": "talker", "rows": listing.content(), **options}) as job:
+    with Partial(part, {"dataset": "talker", "rows": listing.content(), **options}, paths=("source",)) as job:
         tree = TarTree(listing.root, index=job.once("tar_index", lambda: TarTree(listing.root, progress=False).index()))
         reader = rows_of.Reader(tree, listing.list_dir, options["trim_audio"])
-        items = {split: [row and functools.partial(_example, reader, *row, tuple(written["features"])) for row in rows]
-                 for split, rows in _rows_of(part, listing, plan).items()}
+        rows = _rows_of(part, listing, plan)
+        if mended := _mended(job, rows, reader):
+            print(f"part {part.index} is made anew: what was refused can be used now: {', '.join(mended[:SHOWN])}",
+                  file=sys.stderr, flush=True)
+            job.renew()
+        items = {split: [row and functools.partial(_example, reader, *row, tuple(written["features"])) for row in mine]
+                 for split, mine in rows.items()}
         return store.write_dataset(job, splits=items, max_bad=max_bad, **written)
+
+
+def _mended(job: Partial, rows: dict[str, list], reader: "rows_of.Reader") -> list[str]:
+    """Ids of rows that an interrupted job has refused, and that can be used now."""
+    refused = collections.defaultdict(str)
+    for split in rows:
+        for one in itertools.chain.from_iterable(record["refused"] for record in job.records(split)):
+            refused[one["id"]] += one["detail"]
+    mended = []
+    for row, earlier in filter(None, itertools.chain.from_iterable(rows.values())):
+        if f"where: {row.line};" in refused.get(row.id, ""):
+            with contextlib.suppress(store.Unusable):
+                _example(reader, row, earlier, ())
+                mended.append(row.id)
+    return mended
 
 
 def _rows_of(part: Part, listing: "rows_of.Listing", plan: "Plan") -> dict[str, list[tuple[Row, tuple[Row, ...]] | None]]:

@@ -112,9 +112,13 @@ def _keep(function, folder: str, job: tuple) -> None:
     number, work = job
     made = function(work)
     rows = made if isinstance(made, list) else [made]
-    temporary = pathlib.Path(folder) / f"{number}.{os.getpid()}.part.npz"
-    np.savez(temporary, several=isinstance(made, list), **{f"{k}/{n}": x for k, row in enumerate(rows) for n, x in row.items()})
-    os.replace(temporary, temporary.with_name(f"{number}.npz"))
+    temporary = pathlib.Path(folder) / f"{number}.{os.urandom(8).hex()}.part.npz"  # workers of other machines, too
+    try:
+        np.savez(temporary, several=isinstance(made, list),
+                 **{f"{k}/{n}": x for k, row in enumerate(rows) for n, x in row.items()})
+        os.replace(temporary, temporary.with_name(f"{number}.npz"))
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _kept(path: pathlib.Path) -> dict | list[dict]:

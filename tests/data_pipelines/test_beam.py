@@ -1,13 +1,15 @@
 """Ingest by several workers, Apache Beam's or others: the same dataset as by one process."""
 
+import errno
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 
-from avjax.errors import UserError
-from data_pipelines import beam, store
+from avjax.errors import StorageError, UserError
+from data_pipelines import beam, store, tar_tree
 from data_pipelines.ingest import _talker_source, clips, talker
 from data_pipelines.parts import Part
 from data_pipelines.puppets import build
@@ -99,8 +101,6 @@ def test_talkers_parts_hold_their_own_rows_only(tmp_path, talker_source):
 
 def test_talker_goes_on_after_a_part(tmp_path, talker_source, monkeypatch):
     """A part that is there is not made again, and the shards' index is read once."""
-    from data_pipelines import tar_tree
-
     indexed = []
     monkeypatch.setattr(tar_tree.TarTree, "_index", lambda *a, index=tar_tree.TarTree._index: indexed.append(1) or index(*a))
     talker.prepare(talker_source, tmp_path / "one", progress=False)
@@ -110,6 +110,57 @@ def test_talker_goes_on_after_a_part(tmp_path, talker_source, monkeypatch):
     assert len(indexed) == 2 * once
     assert talker.prepare(talker_source, Part(tmp_path / "many", 2, 3), progress=False)["clips"] > 0
     assert_same_examples(tmp_path / "many", tmp_path / "one")
+
+
+def test_a_part_that_is_started_again_takes_in_what_was_mended(tmp_path, talker_source, capsys):
+    """Also from another path; once the dataset is whole, only what it was made of is taken for it."""
+    talker.prepare(talker_source, tmp_path / "one", progress=False)
+    for k in (0, 2, 1):
+        if k == 1:
+            (talker_source / "audio").mkdir()
+            (talker_source / "audio" / "8.wav").write_bytes(wav_bytes(tone(20)))  # the row `mute` has its sound
+            talker_source = talker_source.rename(tmp_path / "moved")
+            assert talker.prepare(talker_source, Part(tmp_path / "out", 2, 3), progress=False) is None
+            assert "can be used now: mute" in capsys.readouterr().err
+        talker.prepare(talker_source, Part(tmp_path / "out", k, 3), progress=False)
+    ids = [{i for names in store.open_dataset(tmp_path / name).ids.values() for i in names} for name in ("one", "out")]
+    assert ids[1] - ids[0] == {"mute"} and ids[0] < ids[1]
+    assert talker.prepare(talker_source, Part(tmp_path / "out", 0, 3), progress=False)["clips"] == len(ids[1])
+    table = talker_source / "metadata" / "train.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="refusing to overwrite"):
+        talker.prepare(talker_source, Part(tmp_path / "out", 0, 3), progress=False)
+
+
+@pytest.mark.parametrize("error, kept", [(RuntimeError("odd"), True), (MemoryError(), False),
+                                         (OSError(errno.ESTALE, "Stale file handle"), False)])
+def test_whatever_a_row_does_is_its_own_matter(tmp_path, talker_source, monkeypatch, error, kept):
+    real = _talker_source.motion_of
+    monkeypatch.setattr(_talker_source, "motion_of", lambda data, name: (_ for _ in ()).throw(error) if name == "motion/3.pt"
+                        else real(data, name))
+    if not kept:
+        with pytest.raises(StorageError if isinstance(error, OSError) else MemoryError):
+            talker.prepare(talker_source, tmp_path / "out", progress=False)
+        return
+    assert talker.prepare(talker_source, tmp_path / "out", progress=False)["refused"]["unreadable"] == 1
+    assert "RuntimeError: odd" in (tmp_path / "out.quarantine.jsonl").read_text()
+
+
+def test_a_shard_that_goes_or_shrinks_is_no_row_s_fault(tmp_path, talker_source):
+    tree = tar_tree.TarTree(talker_source, progress=False)
+    shard = talker_source / "shards" / "audio-00000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:4096])
+    with pytest.raises(StorageError, match="shorter.*audio/5.wav"):
+        tree.read("audio/5.wav")
+    with pytest.raises(UserError, match="other shards.*audio-00000.tar"):
+        tar_tree.TarTree(talker_source, index=tree.index())
+    shard.write_bytes(whole)
+    os.utime(shard, ns=(1, 1))
+    assert tar_tree.TarTree(talker_source, index=tree.index()).read("audio/5.wav") == wav_bytes(tone(17))
+    shard.unlink()
+    with pytest.raises(StorageError, match="gone.*audio-00000.tar"):
+        tree.read("audio/5.wav")
 
 
 @pytest.mark.parametrize("runner", runners())

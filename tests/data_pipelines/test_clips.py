@@ -9,7 +9,7 @@ import soundfile
 
 from avjax.codecs import eigenface
 from avjax.errors import UserError
-from data_pipelines import faces, media, recordings, store
+from data_pipelines import faces, recordings, store, write_media
 from data_pipelines.ingest import clips
 from launch import flags
 
@@ -51,7 +51,7 @@ def sound(seconds, level=0.3, seed=0):
 
 def record(path, seconds, fps=25, level=0.3, **kw):
     path.parent.mkdir(parents=True, exist_ok=True)
-    media.write_mp4(path, film(seconds, fps, **kw), fps, sound(seconds, level), RATE)
+    write_media.write_mp4(path, film(seconds, fps, **kw), fps, sound(seconds, level), RATE)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def source(tmp_path_factory):
     record(folder / "ann" / "long.mp4", 9.0)
     record(folder / "ann" / "short.mp4", 3.0, fps=30)
     (folder / "ann" / "short.txt").write_text("hello\nthere\n")
-    media.write_mp4(folder / "bob_video.mp4", film(6.0), 25)
+    write_media.write_mp4(folder / "bob_video.mp4", film(6.0), 25)
     soundfile.write(folder / "bob_audio.wav", sound(6.0), RATE)
     record(folder / "bad" / "silent.mp4", 3.0, level=0.0)
     record(folder / "bad" / "two.mp4", 3.0, people=2)
@@ -70,8 +70,8 @@ def source(tmp_path_factory):
     data = (folder / "bad" / "cut.mp4").read_bytes()
     (folder / "bad" / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
     (folder / "bad" / "noise.mp4").write_bytes(b"not a video" * 100)
-    media.write_mp4(folder / "bad" / "mute.mp4", film(3.0), 25)
-    media.write_mp4(folder / "bad" / "mismatch.mp4", film(3.0), 25)
+    write_media.write_mp4(folder / "bad" / "mute.mp4", film(3.0), 25)
+    write_media.write_mp4(folder / "bad" / "mismatch.mp4", film(3.0), 25)
     soundfile.write(folder / "bad" / "mismatch.wav", sound(5.0), RATE)
     soundfile.write(folder / "bad" / "voice.wav", sound(3.0), RATE)
     (folder / "notes.md").write_text("ignored")
@@ -159,14 +159,14 @@ def test_decoded_recordings_survive_an_interruption(source, tmp_path, monkeypatc
 
 def test_crops_go_to_their_file_as_they_come(source, tmp_path, monkeypatch):
     item, options = recordings.find(source, "bob")[0], dict(size=48, detect=detect)
-    made, kept = recordings.read(item, **options), recordings.load(recordings.cached(item, tmp_path, **options))
+    made, kept = recordings.read(item, **options), recordings.load(recordings.cached(item, tmp_path, "key", **options))
     assert isinstance(kept.crops, np.memmap)
     for name in ("audio", "crops", "pose"):
         np.testing.assert_array_equal(getattr(made, name), getattr(kept, name))
     whole = sorted(tmp_path.iterdir())
     monkeypatch.setattr(faces.Cropper, "__call__", lambda self, k, image: 1 / (5 - k))
     with pytest.raises(ZeroDivisionError):
-        recordings.cached(item, tmp_path, size=32, detect=detect)
+        recordings.cached(item, tmp_path, "other", size=32, detect=detect)
     assert sorted(tmp_path.iterdir()) == whole
 
 

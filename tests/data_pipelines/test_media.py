@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from avjax.errors import UserError
-from data_pipelines import media
+from data_pipelines import media, write_media
 
 WIDTH, HEIGHT, SECONDS = 128, 64, 2.0
 
@@ -137,7 +137,7 @@ def test_rotated_video_comes_out_upright(tmp_path):
 def test_damage_is_told_apart(tmp_path):
     good = tmp_path / "good.mp4"
     rng = np.random.default_rng(0)
-    media.write_mp4(good, rng.integers(0, 255, (90, 64, 64, 3), np.uint8), 30, clicks(22050, 3.0), 22050)
+    write_media.write_mp4(good, rng.integers(0, 255, (90, 64, 64, 3), np.uint8), 30, clicks(22050, 3.0), 22050)
     data = good.read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: len(data) // 2])  # the index is in front, half of the pictures are gone
@@ -163,7 +163,7 @@ def test_damage_is_told_apart(tmp_path):
 def test_written_video_reads_back(tmp_path):
     frames = np.stack([marker(k / 30) for k in range(60)])[:, :63, :127]  # odd sizes
     audio = clicks(22050)
-    media.write_mp4(tmp_path / "a.mp4", frames, 30, audio, 22050)
+    write_media.write_mp4(tmp_path / "a.mp4", frames, 30, audio, 22050)
     back = read_video(tmp_path / "a.mp4", 30)
     assert back.shape == (60, 64, 128, 3)
     np.testing.assert_allclose([time_of(f) for f in back], np.arange(60) / 30, atol=0.026)
@@ -174,9 +174,9 @@ def test_written_video_reads_back(tmp_path):
 def test_a_failed_write_leaves_nothing(tmp_path):
     path = tmp_path / "a.mp4"
     with pytest.raises(UserError, match="differ in length"):
-        media.write_mp4(path, np.zeros((30, 16, 16, 3), np.uint8), 30, np.zeros(44100, np.float32), 22050)
+        write_media.write_mp4(path, np.zeros((30, 16, 16, 3), np.uint8), 30, np.zeros(44100, np.float32), 22050)
     with pytest.raises(UserError, match="differ in size"):
-        media.write_mp4(path, [np.zeros((16, 16, 3), np.uint8), np.zeros((18, 16, 3), np.uint8)], 30)
+        write_media.write_mp4(path, [np.zeros((16, 16, 3), np.uint8), np.zeros((18, 16, 3), np.uint8)], 30)
     with pytest.raises(UserError, match="no frames"):
-        media.write_mp4(path, [], 30)
+        write_media.write_mp4(path, [], 30)
     assert list(tmp_path.iterdir()) == []

@@ -114,7 +114,7 @@ def test_audio_survives_the_codec(clips, features, decoder):
     assert np.mean(distances) < 0.22 and np.mean(distances) < 0.25 * np.mean(shuffled) and explained > 0.95
 
 
-def test_the_decoder_serves_every_stream(clips, features, decoder):
+def test_the_decoder_serves_every_stream(clips, features, decoder, monkeypatch):
     example = features.source("valid")[0]
     streams = {"audio": example["audio"][:25], "motion": example["motion"][:25]}
     assert decoder.sample_rate == 24000 and decoder.face_kind == "puppet"
@@ -123,6 +123,9 @@ def test_the_decoder_serves_every_stream(clips, features, decoder):
     assert decoder.face(streams).shape == (30, 16) and decoder.pose(streams).shape == (30, 7)
     pictures = decoder.frames({k: v[:3] for k, v in streams.items()}, identity=example["identity"])
     assert pictures.dtype == np.uint8 and len(pictures) == 4
+    monkeypatch.setattr(decode, "AT_ONCE", 3)
+    count, one_by_one = decoder.pictures({k: v[:3] for k, v in streams.items()}, identity=example["identity"])
+    assert count == 4 and (np.stack(list(one_by_one)) == pictures).all(), "drawn in batches"
     speech = {"audio": streams["audio"], "motion": streams["motion"][:0]}
     assert decoder.has_audio(speech) and not decoder.has_motion(speech) and not decoder.has_motion({})
     with pytest.raises(UserError, match="wrong latent width"):

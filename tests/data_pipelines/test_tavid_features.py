@@ -222,6 +222,29 @@ def test_bad_channels_are_quarantined_and_nothing_else_is_lost(clips, features, 
     assert "left out" in capsys.readouterr().err
 
 
+def test_whatever_a_dialogue_does_is_its_own_matter(clips, monkeypatch):
+    source = dialogue_encoders.Source(clips, ("", "partner_"), None)
+    clip = source.clip("train", 0)
+    with pytest.raises(store.Unusable, match="cannot be extracted.*JSONDecodeError"):
+        source.record(clip | {"events": "[["})
+    monkeypatch.setattr(tavid, "_of_recording", lambda record, *a: {} if record.clip["id"] != clip["id"] else 1 / 0)
+    monkeypatch.setattr(tavid, "_of_piece", lambda *a: {})
+
+    class Units:
+        num_units = 1
+
+        def __call__(self, channels):
+            return [np.zeros(len(a) // 320, np.int32) for a in channels]
+
+    encoders = types.SimpleNamespace(units=Units())
+    first, second = tavid._examples(source, "train", source.indices("train")[:2], encoders, 0.0, 60.0)
+    assert isinstance(first, store.Unusable) and first.id == clip["id"] and "ZeroDivisionError" in str(first)
+    assert second == {"id": clips.source("train").ids[source.indices("train")[1]]}
+    monkeypatch.setattr(tavid, "_of_recording", lambda *a: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        tavid._examples(source, "train", source.indices("train")[:1], encoders, 0.0, 60.0)
+
+
 def test_portraits_without_one_face_are_quarantined(clips, folder, monkeypatch):
     def record(i, r):
         shade = np.uint8(40 + 30 * i)

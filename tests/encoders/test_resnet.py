@@ -11,12 +11,10 @@ from avjax.encoders.degrade import blur, rotate, tint
 from avjax.encoders.resnet import ResNet
 from avjax.errors import UserError
 from avjax.weights.resnet import import_resnet
-from tests.golden_files import config, golden, relative_error, under
-
-FILES = golden("resnet")
+from tests.golden_files import cases, config, relative_error, some, under
 
 
-@pytest.mark.parametrize("arrays", [f[1] for f in FILES], ids=[f[0] for f in FILES])
+@pytest.mark.parametrize("arrays", cases("resnet"))
 def test_equal_to_the_recording(arrays):
     c = config(arrays)
     net = ResNet(3, c["widths"], c["blocks"], norm="batch")
@@ -30,14 +28,17 @@ def test_equal_to_the_recording(arrays):
 
 
 def test_import_refuses_other_networks():
-    state = under(FILES[0][1], "sd/") | {"fc.weight": np.zeros((2, 64)), "bn1.num_batches_tracked": np.int64(3)}
-    wanted = jax.tree.map(jnp.shape, import_resnet(state))
-    shapes = jax.eval_shape(ResNet(3, (8, 16, 32, 64), norm="batch").init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    arrays = some("resnet")
+    c = config(arrays)
+    state = under(arrays, "sd/") | {"fc.weight": np.zeros((2, 64)), "bn1.num_batches_tracked": np.int64(3)}
+    wanted = jax.tree.map(jnp.shape, import_resnet(state, c["blocks"]))
+    net = ResNet(3, c["widths"], c["blocks"], norm="batch")
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert wanted == jax.tree.map(jnp.shape, shapes["params"])
     with pytest.raises(UserError, match="missing.*layer2.0.bn1.bias"):
-        import_resnet({k: v for k, v in state.items() if k != "layer2.0.bn1.bias"})
+        import_resnet({k: v for k, v in state.items() if k != "layer2.0.bn1.bias"}, c["blocks"])
     with pytest.raises(UserError, match="left over.*layer1.0.conv3.weight"):
-        import_resnet(state | {"layer1.0.conv3.weight": np.zeros(3)})
+        import_resnet(state | {"layer1.0.conv3.weight": np.zeros(3)}, c["blocks"])
 
 
 def pictures(count, size=40):

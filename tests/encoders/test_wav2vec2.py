@@ -15,8 +15,8 @@ from tests.golden_files import config as golden_config
 from tests.golden_files import golden
 
 TOLERANCE = 1e-4
-recordings = pytest.mark.parametrize(("name", "record"), [r for p in ("wav2vec2_ctc", "xlsr", "hubert")
-                                                          for r in golden(p)])
+recordings = pytest.mark.parametrize(("name", "record"), [case for prefix in ("wav2vec2_ctc", "xlsr", "hubert")
+                                                          for case in golden(prefix)])
 
 
 def state_of(record):
@@ -112,8 +112,9 @@ def test_ctc_from_a_checkpoint_file(name, record, naming, tmp_path):
         np.testing.assert_allclose(ctc(wav), logits, atol=TOLERANCE)
     normalised = Wav2Vec2CTC.from_checkpoint(path, num_heads=heads, normalise=True)
     np.testing.assert_allclose(normalised(record["wav"][0]), record["logits29"][0], atol=TOLERANCE)
-    with pytest.raises(UserError, match="too short.*400 samples.*found: shape \\(399,\\)"):
-        ctc(np.zeros(399, np.float32))
+    least = ctc.config.min_samples()
+    with pytest.raises(UserError, match=f"too short.*{least} samples.*found: shape \\({least - 1},\\)"):
+        ctc(np.zeros(least - 1, np.float32))
     with pytest.raises(UserError, match="attention heads is unknown"):
         Wav2Vec2CTC.from_checkpoint(path)
 
@@ -126,7 +127,7 @@ def test_long_audio_is_chunked(name, record, monkeypatch):
     frames = model.config.num_frames(16000)
     monkeypatch.setattr(wav2vec2, "CHUNK_SECONDS", 1)
     logits = ctc(wav)  # 2 chunks of 16000 samples, and 300 samples that give no frame
-    assert logits.shape == (2 * frames, 29)
+    assert logits.shape == (2 * frames, record["logits29"].shape[-1])
     np.testing.assert_allclose(logits[:frames], ctc(wav[:16000]), atol=2e-5)
     np.testing.assert_allclose(logits[frames:], ctc(wav[16000:32000]), atol=2e-5)
 

@@ -4,24 +4,22 @@ import numpy as np
 import pytest
 
 from eval.metrics import listener, turns
-from tests.golden_files import golden
-
-RECORDED = golden("metrics")
+from tests.golden_files import cases, numbered
 
 
-@pytest.fixture(scope="module", params=[a for _, a in RECORDED], ids=[n for n, _ in RECORDED])
+@pytest.fixture(scope="module", params=cases("metrics"))
 def recorded(request):
     return request.param
 
 
 def test_turn_events_equal_recorded(recorded):
-    vads, total = [recorded[f"turns/vad_{c}"] for c in (0, 1)], int(recorded["turns/total_ms"])
+    vads, total = numbered(recorded, "turns/vad_"), int(recorded["turns/total_ms"])
     for channel, vad in enumerate(vads):
         np.testing.assert_array_equal(turns.ipus(vad), recorded[f"turns/ipu_{channel}"])
     found = turns.events(vads, total)
     for name in ("pause", "gap", "overlap"):
         np.testing.assert_array_equal(found[name], recorded[f"turns/{name}"])
-    np.testing.assert_array_equal(found["turn"], np.concatenate([recorded[f"turns/turn_{c}"] for c in (0, 1)]))
+    np.testing.assert_array_equal(found["turn"], np.concatenate(numbered(recorded, "turns/turn_")))
     rates = turns.rates(found, total)
     for i, name in enumerate(recorded["turns/event_names"]):
         assert rates[f"{name}_per_minute"] == pytest.approx(recorded["turns/count_per_minute"][i])
@@ -50,8 +48,9 @@ def test_activity_of_a_channel():
 
 
 def test_listening_equals_recorded(recorded):
-    parts = {"pose": slice(0, 6), "exp": slice(6, 56)}
-    clips = {who: [recorded[f"listener/{who}_{i}"] for i in range(2)] for who in ("gt", "pred", "speaker")}
+    pose, exp = (recorded[f"listener/sid_{part}_centroids"].shape[1] for part in ("pose", "exp"))
+    parts = {"pose": slice(0, pose), "exp": slice(pose, pose + exp)}
+    clips = {who: numbered(recorded, f"listener/{who}_") for who in ("gt", "pred", "speaker")}
     for part, where in parts.items():
         gt, pred, speaker = ([x[:, where] for x in clips[who]] for who in ("gt", "pred", "speaker"))
         expected = {k: recorded[f"listener/result/{k}_{part}"] for k in ("fid", "pfid", "mse", "sid", "var", "rpcc", "sts")}

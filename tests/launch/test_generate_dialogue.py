@@ -17,7 +17,7 @@ from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.training import checkpoints
-from data_pipelines import decode, drive, media
+from data_pipelines import decode, drive, media, write_media
 from data_pipelines.dialogue_tokens import DialogueTokenizer
 from data_pipelines.drive import tavid
 from data_pipelines.puppets import identities, render
@@ -263,7 +263,7 @@ def test_sound_does_not_run_away_from_the_pictures():
 def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):
     streams = {"mel": np.zeros((86, 2, 80)), "latents": np.zeros((25, 2, *LATENTS))}
     (tmp_path / "talk.wav").write_text("older")
-    monkeypatch.setattr(media, "write_mp4", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(write_media.Mp4Writer, "add", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         parties.write(tmp_path / "talk", decoder.parties(streams), ("a", "b"), decoder)
     assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"] and (tmp_path / "talk.wav").read_text() == "older"

@@ -162,6 +162,7 @@ def test_sweep_is_the_product_and_jobs_do_not_share_a_workdir():
     assert len({job.environment["JAX_COMPILATION_CACHE_DIR"] for job in made}) == 1  # one program, compiled once
     long = make(name="a-name-that-is-rather-long-already", sweep=["config.optimizer.learning_rate=1e-4,3e-4"])
     assert [job.name for job in long] == [f"a-name-that-is-rather-long-already-00{i}" for i in (0, 1)]
+    assert [p.name("a") for p in sweeps.points(["x=-1,1"])] == ["a-000", "a-001"]  # both would be a-x-1
     assert [p.overrides[0] for p in sweeps.points(["config.evaluate.splits=('a','b'),('c',)"])] == [
         "--config.evaluate.splits=('a','b')", "--config.evaluate.splits=('c',)"]
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.training import paths
 from configs import head_vae
 from data_pipelines import store
 from data_pipelines.schema import Feature
@@ -106,7 +108,7 @@ def fake_prepare(monkeypatch):
     """launch.prepare.prepare replaced by a writer that counts its calls."""
     calls = []
 
-    def prepare(dataset, out, seed=0):
+    def prepare(dataset, out, seed=0, source=""):
         calls.append(seed)
         write_clips(out, seed=seed)
 
@@ -138,12 +140,110 @@ def test_stages_run_once_and_refuse_other_arguments(tmp_path, fake_prepare):
         stages.run_stages(stage(out="{workdir}/foreign"), tmp_path)
 
 
+def workdir_with_data(workdir, source):
+    """Stages of a workdir, which have run."""
+    steps = ({"kind": "prepare", "dataset": "tiny", "source": str(source), "seed": 3, "out": "{workdir}/data/clips"},)
+    stages.run_stages(steps, workdir)
+    return steps
+
+
+def as_older_versions_record(workdir):
+    for record in workdir.rglob("*.stage.json"):
+        record.write_text(record.read_text().replace("{workdir}", str(workdir)))
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_moved_or_copied_workdir_goes_on(tmp_path, fake_prepare, capsys, move, older):
+    (tmp_path / "media").mkdir()
+    steps = workdir_with_data(tmp_path / "a", tmp_path / "media")
+    if older:
+        as_older_versions_record(tmp_path / "a")
+    move(tmp_path / "a", tmp_path / "b" / "deep")
+    assert stages.run_stages(steps, tmp_path / "b" / "deep") == {} and fake_prepare == [3]
+    with pytest.raises(UserError, match="other arguments.*expected: seed=4; found: seed=3"):
+        stages.run_stages((steps[0] | {"seed": 4},), tmp_path / "b" / "deep")
+    (tmp_path / "other").mkdir()
+    for other in (tmp_path / "other", tmp_path / "elsewhere" / "media"):  # is another folder; is no folder, or a copy
+        with pytest.raises(UserError, match=f"other arguments.*expected: source='{other}'; found: source="):
+            stages.run_stages((steps[0] | {"source": str(other)},), tmp_path / "b" / "deep")
+    shutil.move(tmp_path / "media", tmp_path / "elsewhere" / "media")  # and now it is the one that was moved there
+    steps = (steps[0] | {"source": str(tmp_path / "elsewhere" / "media")},)
+    assert stages.run_stages(steps, tmp_path / "b" / "deep") == {} and fake_prepare == [3]
+    assert f"source has moved from {tmp_path}/media to {tmp_path}/elsewhere/media" in capsys.readouterr().err
+
+
+def test_an_output_outside_the_workdir_does_not_move_with_it(tmp_path, fake_prepare):
+    def steps(workdir):
+        return ({"kind": "prepare", "dataset": "tiny", "source": "{workdir}/own", "out": str(tmp_path / "shared")},)
+
+    stages.run_stages(steps("a"), tmp_path / "a")
+    with pytest.raises(UserError, match="other arguments.*source"):  # of another workdir, whose `own` is another one
+        stages.run_stages(steps("b"), tmp_path / "b")
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_config_of_a_moved_workdir_names_its_data(tmp_path, older):
+    a, b = tmp_path / "a", tmp_path / "b"
+    dataset = write_clips(a / "data" / "clips")
+    wished = config("{workdir}/data/clips", **{"train.init_from": "{workdir}/vae"})
+    training.write_run_files(training.fill_config(wished, a), a, dataset)
+    recorded = a / "config.json"
+    assert str(a) not in recorded.read_text()
+    if older:
+        recorded.write_text(recorded.read_text().replace("{workdir}", str(a)))
+    shutil.move(a, b)
+    training.check_resumable(training.fill_config(wished, b), b)
+    generate = flags.launcher("launch.generate")
+    assert store.open_dataset(generate.load_config(b).data.dir).dir == b / "data" / "clips"
+    elsewhere = training.fill_config(config(tmp_path / "b" / "data" / "clips"), b)
+    training.write_run_files(elsewhere, tmp_path / "c", dataset)
+    assert generate.load_config(tmp_path / "c").data.dir == str(b / "data" / "clips")  # not its own: stays absolute
+
+
+def test_a_moved_workdir_keeps_its_name_elsewhere_and_a_copy_gets_its_own(tmp_path):
+    a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    assert paths.identity(a, "id.json", "one") == "one" == paths.identity(a, "id.json", "two")
+    shutil.copytree(a, c)
+    shutil.move(a, b)
+    assert paths.identity(b, "id.json", "three") == "one"
+    shutil.rmtree(c)
+    shutil.copytree(b, c)
+    assert paths.identity(c, "id.json", "four") == "four" == paths.identity(c, "id.json", "five")
+    (b / "id.json").write_text('{"folder": "old"}')
+    assert paths.identity(b, "id.json", "six") == "old"
+
+
 def test_a_stage_killed_before_its_record_was_closed_is_whole_if_its_dataset_is(tmp_path, fake_prepare):
     stage = ({"kind": "prepare", "dataset": "tiny", "out": "{workdir}/clips"},)
     stages.run_stages(stage, tmp_path)
     record = tmp_path / "clips.stage.json"
     record.write_text(record.read_text().replace("true", "false"))
     assert stages.run_stages(stage, tmp_path) == {} and fake_prepare == [0]
+
+
+def test_stages_know_what_their_outputs_were_made_of(tmp_path, fake_prepare, monkeypatch):
+    monkeypatch.setattr("data_pipelines.extract.extractor", lambda name: lambda clips_dir, out_dir: write_clips(out_dir))
+    stage = ({"kind": "prepare", "dataset": "tiny", "out": "{workdir}/clips"},
+             {"kind": "extract", "clips": "{workdir}/clips", "out": "{workdir}/features"})
+    stages.run_stages(stage, tmp_path)
+    assert stages.run_stages(stage, tmp_path) == {}
+    shutil.rmtree(tmp_path / "clips")
+    assert stages.run_stages(stage, tmp_path).keys() == {"prepare clips"}  # the same again
+    shutil.rmtree(tmp_path / "clips")
+    write_clips(tmp_path / "clips", seed=5)
+    with pytest.raises(UserError, match=f"made of other data.*delete the folder {tmp_path / 'features'}"):
+        stages.run_stages(stage, tmp_path)
+
+
+def test_stages_of_own_clips_are_prepared_again_and_may_have_moved(tmp_path, monkeypatch):
+    calls = []
+    module = type(sys)("launch.prepare")
+    module.prepare = lambda dataset, source, out: (calls.append(source), (tmp_path / "mine").mkdir(exist_ok=True))
+    monkeypatch.setitem(sys.modules, "launch.prepare", module)
+    for source in ("a", "a", "b"):
+        stages.run_stages(({"kind": "prepare", "dataset": "clips", "source": source, "out": "{workdir}/mine"},), tmp_path)
+    assert calls == ["a", "a", "b"]
 
 
 def test_training_stage_is_skipped_when_done_and_goes_on_when_not(tmp_path, one_device):

@@ -12,27 +12,23 @@ from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.config import released
 from avjax.systems.talker.model import arrange
 from avjax.weights import talker as weights
+from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.golden_files import golden, relative_error, under
-from tests.systems.talker_golden import FILES, pack, prepare, quick_jit, utterances
+from tests.systems.talker_golden import CASES, pack, prepare, quick_jit, utterances
 
 TOLERANCE = 1e-4
-INDICES = [pytest.param(i, id=name) for i, (name, _) in enumerate(FILES)]
-CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
-QWEN = [pytest.param(arrays, id=name) for name, arrays in golden("qwen3")]
-
-
-def test_recordings_are_there():
-    assert CASES and QWEN, "no talker_delay*.npz or qwen3*.npz in the golden folder"
+INDICES = [pytest.param(i, id=case.id, marks=case.marks) for i, case in enumerate(CASES)]
+QWEN = cases("qwen3")
 
 
 @functools.cache
 def case(index, packed=False):
     """(config, batch, what comes of it) of a file, with a row for each utterance or one for all."""
-    arrays = FILES[index][1]
+    arrays = CASES[index].values[0]
     every = utterances(arrays)
     tokens, patches = sum(len(u["tokens"]) for u in every) + 2, sum(len(u["slots"]) for u in every) + 3
-    system, params = prepare(arrays, **dict(row_tokens=tokens, row_patches=patches, row_utterances=4) if packed else {})
+    sizes = dict(row_tokens=tokens, row_patches=patches, row_utterances=len(every) + 1)
+    system, params = prepare(arrays, **sizes if packed else {})
     batch = pack([every] if packed else [[u] for u in every], system.config)
 
     @quick_jit
@@ -47,7 +43,7 @@ def case(index, packed=False):
 
 @pytest.mark.parametrize("index", INDICES)
 def test_hidden_states_and_stop(index):
-    arrays = FILES[index][1]
+    arrays = CASES[index].values[0]
     config, batch, ours = case(index)
     real = batch["segment"] > 0
     assert relative_error(ours["hidden"][real], arrays["hidden"][real]) < TOLERANCE
@@ -63,7 +59,7 @@ def test_hidden_states_and_stop(index):
 @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a row each", "one row"])
 def test_head_inputs(index, packed):
     """Every patch of the batch, in order, each as often as repeated."""
-    arrays = FILES[index][1]
+    arrays = CASES[index].values[0]
     config, _, ours = case(index, packed)
     target, repeats = ours["target"], config.repeats
     for name in ("speech", "motion"):

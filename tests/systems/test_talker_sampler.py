@@ -14,18 +14,18 @@ from avjax.systems.api import build
 from avjax.systems.talker import decode, objective, sampler
 from avjax.systems.talker.config import T2AV, TTS, default
 from avjax.systems.talker.streaming import StreamingSampler
-from tests.golden_files import relative_error, under
-from tests.systems.talker_golden import FILES, pack, prepare, quick  # noqa: F401 (quick: around every test here)
+from tests.golden_files import matching, relative_error, under
+from tests.systems.talker_golden import CASES, pack, prepare, quick  # noqa: F401 (quick: around every test here)
 
 TOLERANCE = 1e-4
-CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
 
 
 @pytest.mark.parametrize("arrays", CASES)
 def test_recorded_samples_of_the_heads(arrays):
-    """Ten steps from recorded noise, at guidance 1 and 2; both heads at once, a batch at once."""
+    """Ten steps from recorded noise, at every recorded guidance; both heads at once, a batch at once."""
     names = {"audio": under(arrays, "speech_head/"), "motion": under(arrays, "motion_head/")}
-    systems = {g: prepare(arrays, guidance=g, temperature=1.0)[0] for g in (1.0, 2.0)}
+    scales = [float(g) for g in matching(names["audio"], r"sample_cfg([\d.]+)")]
+    systems = {g: prepare(arrays, guidance=g, temperature=1.0)[0] for g in scales}
     params = prepare(arrays)[1]
 
     def inputs(key):
@@ -47,11 +47,13 @@ def test_recorded_samples_of_the_heads(arrays):
         error = relative_error(ours.swapaxes(1, 2), names[name][f"sample_cfg{g}"])
         print(f"samples, {key}: {error:.1e}")
         assert error < TOLERANCE, key
-    assert relative_error(names["audio"]["sample_cfg1.0"], names["audio"]["sample_cfg2.0"]) > TOLERANCE
+    for g in scales[1:]:
+        assert relative_error(names["audio"][f"sample_cfg{scales[0]}"], names["audio"][f"sample_cfg{g}"]) > TOLERANCE
 
 
-@pytest.mark.parametrize("arrays", [pytest.param(a, id=n, marks=[pytest.mark.slow] * (i != len(FILES) - 1))
-                                    for i, (n, a) in enumerate(FILES)])
+@pytest.mark.parametrize("arrays", [  # the last in every run
+    pytest.param(*case.values, id=case.id, marks=case.marks if case is CASES[-1] else [*case.marks, pytest.mark.slow])
+    for case in CASES])
 def test_recorded_roll_out(arrays):
     """Utterance 0 without prefix as the release runs it: as many patches as there are draws of noise, whatever ended it."""
     rec = under(arrays, "generate/")

@@ -23,16 +23,11 @@ from data_pipelines import picture_latents
 from data_pipelines.schema import Feature
 from data_pipelines.store import write_dataset
 from launch.training import run_training
-from tests.golden_files import golden, relative_error, under
+from tests.golden_files import cases, relative_error, under
 from tests.systems.talker_golden import quick_jit
 
-FILES = golden("sd_vae", key="sd/")
-CASES = [pytest.param(arrays, id=name) for name, arrays in FILES]
+CASES = cases("sd_vae", key="sd/")
 TOLERANCE = 1e-4
-
-
-def test_recordings_are_there():
-    assert FILES, "no sd_vae*.npz in the golden folder"
 
 
 def nhwc(x):

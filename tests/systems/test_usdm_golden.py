@@ -13,11 +13,11 @@ from avjax.systems.tavid.acoustic.expand import expand, mel_frames
 from avjax.systems.tavid.acoustic.system import System
 from avjax.systems.tavid.acoustic.usdm import alibi
 from avjax.weights.usdm import import_usdm, usdm_sizes
+from tests.golden_files import cases, matching, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.golden_files import golden, relative_error, under
 from tests.systems.talker_golden import quick_jit
 
-FILES = [pytest.param(arrays, id=name) for name, arrays in golden("usdm_voicebox")]
+FILES = cases("usdm_voicebox")
 TOLERANCE = 1e-4
 
 
@@ -49,14 +49,10 @@ def conditions(units, prompt, lengths=None):
             "known": np.ones(B, np.float32), "valid": (np.arange(T) < lengths[:, None]).astype(np.float32)}
 
 
-def test_recordings_are_there():
-    assert FILES, "no usdm_voicebox*.npz in the golden folder"
-
-
 @pytest.mark.parametrize("arrays", FILES)
 def test_expansion(arrays):
-    for case in ("expand/", "expand2/"):
-        rec = under(arrays, case)
+    for case in matching(arrays, r"(expand\d*)/units"):
+        rec = under(arrays, f"{case}/")
         np.testing.assert_array_equal(expand(rec["units"]), rec["frames"])
         np.testing.assert_array_equal(quick_jit(expand)(rec["units"]), rec["frames"])
         assert mel_frames(len(rec["units"])) == len(rec["frames"]) and 256 * len(rec["frames"]) == rec["n_samples"]
@@ -76,8 +72,9 @@ def test_velocity(arrays):
     assert relative_error(out, frame_major(rec["velocity"])) < TOLERANCE
     fresh = jax.eval_shape(system.init, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
-    for heads, slopes in ((4, arrays["alibi_slopes"]), (16, arrays["alibi_slopes16"])):
-        bias = np.asarray(quick_jit(alibi, static_argnums=(0, 1))(heads, 5))
+    for name in matching(arrays, r"(alibi_slopes\d*)"):
+        slopes = arrays[name]
+        bias = np.asarray(quick_jit(alibi, static_argnums=(0, 1))(len(slopes), 5))
         np.testing.assert_allclose(-bias[:, 4, 3], slopes, rtol=1e-6)
         assert not bias[:, :, 0].any() and np.allclose(bias[:, 0, 4], -4 * slopes)
 
@@ -121,7 +118,7 @@ def test_roll_outs(arrays):
     prompt, units = frame_major(rollout["cond"]), rollout["units"]
     is_prompt = (np.arange(units.shape[1]) < rollout["prompt_length"][0])[None, :, None]
     compiled = {}
-    for name in ("heun_prompt", "heun_noprompt", "euler_prompt", "euler_noguide"):
+    for name in matching(arrays, r"(\w+)/n_timesteps"):
         rec = under(arrays, f"{name}/")
         solver, steps, scale = name.split("_")[0], int(rec["n_timesteps"]), float(rec["gradient_scale"])
         plan = sampler.evaluations(steps, solver)

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import pathlib
 import signal
 import threading
 import types
@@ -402,3 +404,29 @@ def test_warm_starts_that_cannot_be(tmp_path, settings, message):
         run(tmp_path / "stage2", system=toy.ToySystem(width=12),
             **{"train.init_from": str(tmp_path / "stage1")} | settings)
     assert not (tmp_path / "stage2" / "checkpoints").exists() or not steps(tmp_path / "stage2")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch, code):
+    """Else training would begin anew at step 0."""
+    run(tmp_path)
+
+    def fail(self):
+        raise OSError(code, os.strerror(code), str(self))
+
+    with monkeypatch.context() as patch, pytest.raises(peers.Restart):
+        patch.setattr(pathlib.Path, "iterdir", fail)
+        run(tmp_path)
+    assert steps(tmp_path) == [3, 6]
+
+
+@pytest.mark.parametrize("code, exit", [(errno.EMFILE, 75), (errno.EIO, 75), (errno.ENOSPC, 2)])
+def test_what_ends_a_save_is_told_and_its_rest_removed(tmp_path, code, exit):
+    saver = checkpoints.Checkpoints(tmp_path)
+    rest = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
+    rest.mkdir()
+    wrapped = ValueError(f"INTERNAL: Error writing: {os.strerror(code)}")  # TensorStore's way
+    error = saver._failed(wrapped, 3)
+    assert error.code == exit and os.strerror(code) in str(error) and "last whole checkpoint: none" in str(error)
+    assert not rest.exists() and ("free disk" not in str(error))
+    saver.close()

@@ -1,6 +1,9 @@
 """Where the time went, how much of it counted, and who is told."""
 
+import errno
+import hashlib
 import json
+import os
 import sys
 import time
 import types
@@ -10,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from tensorboardX import record_writer
 from test_loop import records, run
 
-from avjax.errors import UserError
+from avjax.errors import DiskFull, UserError
 from avjax.systems.api import Spec
-from avjax.training import distributed, goodput, profiling, stepclock, telemetry, throughput
+from avjax.training import distributed, goodput, paths, profiling, stepclock, telemetry, throughput, tracking
 from avjax.training.stepclock import StepClock, split
 
 PAUSE = 0.15  # long beside what a busy machine adds
@@ -188,6 +192,19 @@ def test_wandb_gets_the_scalars_and_the_same_run_when_a_workdir_goes_on(tmp_path
     assert losses[0]["train/loss"] == records(tmp_path / "job")[0]["loss"]
 
 
+def test_a_run_s_id_belongs_to_its_workdir_not_to_the_path(tmp_path):
+    ids = []
+    for name in ("job", "job", "moved", "job"):
+        if name == "moved":
+            (tmp_path / "job").rename(tmp_path / "moved")
+        (tmp_path / name).mkdir(exist_ok=True)
+        ids.append(tracking.run_id(tmp_path / name))
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "metrics.jsonl").touch()
+    assert tracking.run_id(tmp_path / "older") == hashlib.sha256(str(tmp_path / "older").encode()).hexdigest()[:16]
+
+
 def test_wandb_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"not installed.*config.train.wandb='faces'.*pip install avjax\[wandb\]"):
@@ -205,3 +222,27 @@ def test_the_host_with_late_data_is_named(monkeypatch):
     peers.me = 0
     assert telemetry.slowest_data(0.2) == {"slowest_data_wait_seconds": 0.5, "slowest_host": 3}
     assert telemetry.slowest_data(0.6)["slowest_host"] == 0
+
+
+def test_a_full_disk_ends_the_job_and_hangs_nothing(tmp_path, monkeypatch):
+    """tensorboardX 2.6.5 alone waits for ever at the eleventh event after its thread has died."""
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    told = telemetry.Telemetry(tmp_path, start=0, total=100)
+    with monkeypatch.context() as patch, pytest.raises(DiskFull, match=f"disk is full; where: {tmp_path}/tensorboard"):
+        patch.setattr(record_writer.RecordWriter, "write", fail)
+        for step in range(100):
+            told.record(step, "train", {"loss": 1.0})
+            time.sleep(0.001)
+    told.close()
+    told = telemetry.Telemetry(tmp_path, start=0, total=100)
+    monkeypatch.setattr(told, "_file", types.SimpleNamespace(write=fail, close=fail))
+    with pytest.raises(DiskFull, match=f"where: {tmp_path}/metrics.jsonl"):
+        told.record(1, "train", {"loss": 1.0})
+    told.close()
+    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+        patch.setattr(os, "replace", fail)
+        paths.write_text(tmp_path / "config.json", "{}")
+    assert not list(tmp_path.rglob("*.tmp"))
+    paths.write_text(tmp_path / "config.json", "{}")

@@ -1,10 +1,8 @@
 """Checkpoints are read exactly, and never executed. `fixtures/*.pt` were written by torch.save of torch 2.13."""
 
-import io
 import os
 import pathlib
 import pickle
-import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -14,67 +12,10 @@ import safetensors.numpy
 from avjax.errors import UserError
 from avjax.weights.fold import fold_weight_norm
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
+from tests.weights.torch_zips import Call, Global, Pickler, dumps, tensor, zip_pickle
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 BASE = np.arange(24, dtype=np.float32)
-
-
-def zip_pickle(path, pickled: bytes, storages: dict[str, bytes] | None = None, **more: bytes):
-    """A torch zip made by hand around any pickle."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        for key, data in (storages or {}).items():
-            archive.writestr(f"archive/data/{key}", data)
-        for name, data in more.items():
-            archive.writestr(f"archive/{name}", data)
-    return path
-
-
-class Global:
-    """Pickles as the global `module.name`, whether or not it can be imported here."""
-
-    def __init__(self, module, name):
-        self.module, self.name = module, name
-
-
-class Pickler(pickle._Pickler):  # the Python one, for it can be taught foreign globals
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_foreign(self, value):
-        self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
-
-    dispatch[Global] = save_foreign
-
-    def persistent_id(self, value):
-        return value[1:] if isinstance(value, tuple) and value and value[0] == "persistent" else None
-
-
-class Call:
-    def __init__(self, function, *args, state=None):
-        self.parts = (function, args) + ((state,) if state is not None else ())
-
-    def save(self, pickler):
-        pickler.save(self.parts[0])
-        pickler.save(tuple(self.parts[1]))
-        pickler.write(pickle.REDUCE)
-        if len(self.parts) == 3:
-            pickler.save(self.parts[2])
-            pickler.write(pickle.BUILD)
-
-
-Pickler.dispatch[Call] = lambda pickler, value: value.save(pickler)
-
-
-def dumps(value) -> bytes:
-    out = io.BytesIO()
-    Pickler(out, protocol=2).dump(value)
-    return out.getvalue()
-
-
-def tensor(shape, strides, *, offset=0, storage="FloatStorage", count=24):
-    return Call(Global("torch._utils", "_rebuild_tensor_v2"),
-                ("persistent", "storage", Global("torch", storage), "0", "cpu", count),
-                offset, shape, strides, False, Call(Global("collections", "OrderedDict")))
 
 
 def test_every_dtype_layout_and_container():

@@ -22,7 +22,7 @@ class StreamingSampler:
     """Feeds chunks of conditions to a System; `keys` (batch,) as in `System.generate`, whose noise it reproduces."""
 
     def __init__(self, system: System, params, keys, *, chunk: int, steps: int | None = None):
-        if system.config.fusion == "cascaded":
+        if not can_stream(system.config):
             raise UserError("the cascade cannot stream: its face waits for the finished speech",
                             where="config.system.fusion", expected="highway | separate | shared", found="cascaded")
         self.system, self.params, self.keys, self.chunk = system, params, keys, chunk
@@ -83,6 +83,11 @@ class StreamingSampler:
         c = self.system.config
         face, head, mel = np.split(np.asarray(x1_BTX), [c.face_dim, c.face_dim + c.head_dim], axis=-1)
         return {"mel": mel, "face": face, "head": head}
+
+
+def can_stream(config) -> bool:
+    """Not the cascade, whose face waits for the finished speech."""
+    return config.fusion != "cascaded"
 
 
 def advance(system: System, params, keys, state, condition_BNC, real, *, chunk: int, steps: int):

@@ -1,0 +1,34 @@
+"""Whose fault an exception is: one item's, which is put aside with its reason, or the job's, which ends.
+
+Libraries raise anything for a file that is odd enough, so everything counts as the item's, except failures of storage
+(avjax/storage.py), of memory, and of files that are not the item's own: those would hit good items as well.
+"""
+
+import errno
+import os
+from collections.abc import Iterable
+
+import av
+
+from avjax import storage
+from avjax.errors import StorageError
+
+
+def check(error: Exception, files: Iterable[os.PathLike]) -> None:
+    """Returns when `error` is due to the item that is read from `files`; else raises it, or the StorageError that it is."""
+    files = [os.fspath(file) for file in files]
+    for link in storage.chain(error):
+        if isinstance(link, MemoryError | StorageError):
+            raise error
+        if isinstance(link, av.error.FFmpegError) and link.errno == errno.EIO:
+            continue  # FFmpeg says so of damaged files too
+        if storage.fault(link) is link:
+            storage.check(link)
+        of_system = isinstance(link, OSError) and link.errno and not isinstance(link, av.error.FFmpegError)
+        if of_system and str(link.filename) not in files:
+            raise error
+
+
+def said(error: Exception) -> str:
+    """What kind of error it is and what it says, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,185 @@
+"""Which recordings a folder is taken to hold, and what becomes of it when it is prepared again, moved, or holds anything odd."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+from avjax.errors import DiskFull, StorageError, UserError
+from data_pipelines import media, recordings, store
+from data_pipelines.ingest import _inputs, clips
+from tests.data_pipelines.test_clips import film
+
+RATE = 8000
+
+
+def tone(path, pitch, seconds=6.0, level=0.3):
+    """All of one length are of one size and, as far as anybody can set it, of one time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = level * np.sin(2 * np.pi * pitch * np.arange(round(seconds * RATE)) / RATE)
+    soundfile.write(path, sound, RATE, subtype="PCM_16")
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def prepare(source, out, **options):
+    return clips.prepare(source, out, audio_only=True, progress=False, **options)
+
+
+def pitches(out) -> dict[str, int]:
+    """{recording: Hz} of a dataset's clips."""
+    found, dataset = {}, store.open_dataset(out / "clips")
+    for split in dataset.splits:
+        for row in dataset.source(split):
+            spectrum = np.abs(np.fft.rfft(row["audio"].astype(np.float64)))
+            found[row["id"].rsplit("-", 1)[0]] = round(spectrum.argmax() * 22050 / len(row["audio"]))
+    return found
+
+
+def refused(out) -> dict[str, str]:
+    return {r["id"]: r["reason"] for r in map(json.loads, (out / "quarantine.jsonl").read_text().splitlines())}
+
+
+@pytest.mark.parametrize("names", [("take", "take"), ("take.1", "take/1")])
+def test_files_alike_in_two_folders_are_two(tmp_path, names):
+    for (speaker, pitch), name in zip({"ann": 300, "bob": 500, "eve": 900}.items(), (*names, names[0]), strict=True):
+        tone(tmp_path / "in" / speaker / f"{name}.wav", pitch, level=0.0 if speaker == "eve" else 0.3)
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert pitches(tmp_path / "out") == {f"ann.{names[0]}": 300, f"bob.{names[1].replace('/', '.')}": 500}
+    assert refused(tmp_path / "out") == {f"eve.{names[0]}": "silent"}
+
+
+def test_ids_that_two_places_come_to_are_told_apart(tmp_path):
+    tone(tmp_path / "in" / "ann" / "x.wav", 300)
+    tone(tmp_path / "in" / "ann.x.wav", 500, seconds=8.0)
+    prepare(tmp_path / "in", tmp_path / "out")
+    found = pitches(tmp_path / "out")
+    assert sorted(found.values()) == [300, 500] and all(name.startswith("ann.x-") for name in found)
+
+
+def test_speakers_of_long_names_are_told_apart():
+    a, b = (clips.identity_of("a recording of somebody whose name stands at the end of this: " * 2 + who) for who in "ab")
+    assert np.abs(a - b).max() > 0.1
+    np.testing.assert_allclose(clips.identity_of("ann")[:2], [0.128313, -0.472641], atol=1e-4)  # others keep theirs
+
+
+def test_new_changed_and_gone_files_are_taken_in(tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    tone(source / "ann" / "kept.wav", 300)
+    tone(source / "ann" / "edited.wav", 400)
+    tone(source / "ann" / "gone.wav", 500)
+    tone(source / "ann" / "mended.wav", 600, level=0.0)
+    prepare(source, out)
+    assert refused(out) == {"ann.mended": "silent"}
+    stamp = (out / "clips" / "checksums.json").stat().st_mtime_ns
+    capsys.readouterr()
+    prepare(source, out)
+    assert (out / "clips" / "checksums.json").stat().st_mtime_ns == stamp
+    assert "taken in" not in capsys.readouterr().out
+    tone(source / "ann" / "edited.wav", 450)  # same size, same time
+    tone(source / "ann" / "mended.wav", 600)
+    tone(source / "bob" / "new.wav", 700)
+    (source / "ann" / "gone.wav").unlink()
+    prepare(source, out)
+    said = capsys.readouterr().out
+    for line in ("new: bob/new.wav", "changed: ann/edited.wav, ann/mended.wav", "gone: ann/gone.wav"):
+        assert line in said.splitlines()
+    assert pitches(out) == {"ann.kept": 300, "ann.edited": 450, "ann.mended": 600, "bob.new": 700}
+    assert refused(out) == {} and sorted(p.name for p in out.iterdir()) == ["clips", "quarantine.jsonl", "summary.json"]
+
+
+def test_what_was_made_stays_until_the_new_is_whole(tmp_path, monkeypatch):
+    source, out = tmp_path / "in", tmp_path / "out"
+    tone(source / "ann" / "a.wav", 300)
+    prepare(source, out)
+    tone(source / "ann" / "b.wav", 400)
+    for target, name in ((store, "write_dataset"), (_inputs.os, "replace")):  # killed while it writes, while it moves
+        with monkeypatch.context() as patch:
+            real = getattr(target, name)
+            patch.setattr(target, name, lambda a, *b, real=real, **c: (_ for _ in ()).throw(KeyboardInterrupt) if
+                          name == "write_dataset" or str(a).endswith("summary.json") else real(a, *b, **c))  # noqa: B023
+            if name == "replace":
+                patch.setattr(clips, "_write_atomically", lambda path, text: path.write_text(text))
+            with pytest.raises(KeyboardInterrupt):
+                prepare(source, out)
+        if name == "write_dataset":
+            assert pitches(out) == {"ann.a": 300}
+    monkeypatch.setattr(recordings, "read", lambda *a, **k: pytest.fail("decoded again"))
+    prepare(source, out)
+    assert pitches(out) == {"ann.a": 300, "ann.b": 400}
+    assert sorted(p.name for p in out.iterdir()) == ["clips", "quarantine.jsonl", "summary.json"]
+
+
+def test_a_moved_source_is_the_same_and_another_is_none(tmp_path, monkeypatch, capsys):
+    tone(tmp_path / "in" / "ann" / "a.wav", 300)
+    tone(tmp_path / "in" / "ann" / "b.wav", 300, level=0.0)
+    tone(tmp_path / "other" / "ann" / "a.wav", 400)
+    summary = prepare(tmp_path / "in", tmp_path / "out")
+    assert str(tmp_path) not in summary["quarantine"][0]["detail"] and "ann/b.wav" in summary["quarantine"][0]["detail"]
+    (tmp_path / "in").rename(tmp_path / "moved")
+    monkeypatch.setattr(recordings, "read", lambda *a, **k: pytest.fail("decoded again"))
+    assert prepare(tmp_path / "moved", tmp_path / "out")["speakers"] == summary["speakers"]
+    assert prepare(tmp_path / "in", tmp_path / "out")["speakers"] == summary["speakers"]  # nothing to compare with
+    assert "not compared" in capsys.readouterr().err
+    with pytest.raises(UserError, match="another source.*another --out"):
+        prepare(tmp_path / "other", tmp_path / "out")
+    assert pitches(tmp_path / "out") == {"ann.a": 300}
+
+
+def test_a_video_that_nothing_decodes_is_refused(tmp_path):
+    odd = tmp_path / "in" / "ann" / "odd.mp4"
+    odd.parent.mkdir(parents=True)
+    media.write_mp4(odd, film(3.0, 10), 10, 0.3 * np.sin(np.arange(66150) / 20).astype(np.float32), 22050)
+    odd.write_bytes(odd.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(UserError, match="no usable recording.*1 x unreadable"):
+        clips.prepare(tmp_path / "in", tmp_path / "out", progress=False)
+    assert refused(tmp_path / "out") == {"ann.odd": "unreadable"}
+
+
+@pytest.mark.parametrize("error, kept", [
+    (AttributeError("'NoneType' object has no attribute 'width'"), True), (RuntimeError("a library's own"), True),
+    (ZeroDivisionError(), True), (ValueError("3 channels"), True), (MemoryError(), False), (KeyboardInterrupt(), False),
+    (OSError(errno.ENOSPC, "No space left on device", "x.npy"), False), (OSError(errno.EIO, "Input/output error"), False),
+    (OSError(errno.ESTALE, "Stale file handle"), False), (PermissionError(errno.EACCES, "Permission denied", "OUT"), False)])
+def test_whatever_a_file_does_is_its_own_matter(tmp_path, monkeypatch, error, kept):
+    tone(tmp_path / "in" / "ann" / "a.wav", 300)
+    tone(tmp_path / "in" / "ann" / "odd.wav", 400)
+    real = recordings.read
+
+    def read(source, **options):
+        if source.id == "ann.odd":
+            raise error
+        return real(source, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recordings, "read", read)
+        if kept:
+            (row,) = prepare(tmp_path / "in", tmp_path / "out")["quarantine"]
+            assert row["id"] == "ann.odd" and f"{type(error).__name__}: {error}".strip() in row["detail"]
+            return
+        storage = isinstance(error, OSError) and error.errno != errno.EACCES
+        with pytest.raises(StorageError if storage else type(error)) as raised:
+            prepare(tmp_path / "in", tmp_path / "out")
+        assert isinstance(raised.value, DiskFull) == (getattr(error, "errno", 0) == errno.ENOSPC)
+    prepare(tmp_path / "in", tmp_path / "out")  # nothing was noted down about a good file
+    assert pitches(tmp_path / "out") == {"ann.a": 300, "ann.odd": 400}
+
+
+@pytest.mark.parametrize("files, found", [
+    (("take/video.mp4", "take/audio.wav"), {"take": ("take", "video.mp4", "audio.wav")}),
+    (("ann/take/Video.MOV", "ann/take/AUDIO.flac", "ann/take/audio.txt"), {"ann.take": ("ann", "Video.MOV", "AUDIO.flac")}),
+    (("video.mp4", "audio.wav"), {"video": ("video", "video.mp4", "audio.wav")}),
+    (("ann/video_2.mp4", "ann/audio_2.wav"), {"ann.2": ("ann", "video_2.mp4", "audio_2.wav")}),
+    (("ann/video2.mp4", "ann/audio2.wav"), {"ann.2": ("ann", "video2.mp4", "audio2.wav")}),
+    (("ann/x_video.mp4", "ann/x-audio.wav"), {"ann.x": ("ann", "x_video.mp4", "x-audio.wav")}),
+    (("ann/x.mp4", "ann/x.wav", "ann/y.mp4"), {"ann.x": ("ann", "x.mp4", "x.wav"), "ann.y": ("ann", "y.mp4", None)}),
+    (("ann/video_2.mp4",), {"ann.video_2": ("ann", "video_2.mp4", None)}),
+    (("take/video.mp4",), {"take.video": ("take", "video.mp4", None)}),
+    (("ann/audiobook.mp3",), {"ann.audiobook": ("ann", None, "audiobook.mp3")})])
+def test_sound_is_found_beside_its_video(tmp_path, files, found):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert {s.id: (s.speaker, *(p and p.name for p in (s.video, s.audio))) for s in recordings.find(tmp_path)} == found
