@@ -24,8 +24,8 @@ def read(path, *, what: str = "text", expected: str = "a text file in UTF-8") ->
     Args:
       what: the file's role, for the message.
 
-    Raises UserError (StorageError where it cannot be read now): a missing file, and one in an encoding that cannot be known, with the line and
-    the likely encoding.
+    Raises UserError: a missing file, and one in an encoding that cannot be known, with the line and
+    the likely encoding. StorageError where it cannot be read now.
     """
     try:
         content = pathlib.Path(path).read_bytes()

@@ -1,12 +1,17 @@
 """How loud a recording is decides about nothing that models see; what else is unlike the training recordings is said."""
 
+import types
+
 import numpy as np
 import pytest
+import soundfile
 
 from avjax.codecs import latents, level, mel
 from avjax.encoders import kmeans, speech_frames, units, voice_statistics
 from avjax.errors import UserError
-from data_pipelines import encode, heard
+from avjax.systems.api import Spec
+from data_pipelines import drive, encode, heard
+from data_pipelines.drive import avflow
 from data_pipelines.drive.avflow import tokens_from_audio
 from data_pipelines.puppets import voice
 from data_pipelines.tokenizer import Tokenizer
@@ -106,6 +111,20 @@ def test_recordings_unlike_those_of_training(speech):
     assert "quietest moments" in told(speech + low_pass(noise, 3000))
     assert told(np.zeros(RATE)) == "warning: --audio is silent"
     assert "as loud as it came" in heard.remarks(speech, RATE, {}, {"kind": "units"})[0]
+
+
+def test_avflow_drives_alike_at_another_level_and_passes_remarks_on(speech, tmp_path):
+    centroids = kmeans.fit(mel.of_speech(speech), 8, seed=0)
+    codecs = {"tokens": {"centroids": centroids}, "speakers": {"names": ["ann"], "identity": np.zeros((1, 8))}}
+    decoder = types.SimpleNamespace(recipes={"tokens": {"kind": "units", "level": level.RECIPE}}, codecs=codecs)
+    spec = {"tokens": Spec(("batch", "time", 8), "float32", "tokens"), "mask": Spec(("batch", "time"), "float32", "mask")}
+    system = types.SimpleNamespace(tasks=("a2v",), conditions_spec=spec, config=types.SimpleNamespace(fusion="both"))
+    plans = []
+    for name, x in (("loud", speech), ("quiet", speech / 4), ("silent", 0 * speech)):
+        soundfile.write(tmp_path / f"{name}.wav", x, RATE, subtype="FLOAT")
+        plans.append(avflow.plan(drive.Wish(audio=str(tmp_path / f"{name}.wav")), system, decoder))
+    np.testing.assert_array_equal(plans[0].conditions["tokens"], plans[1].conditions["tokens"])
+    assert plans[0].remarks == plans[1].remarks == () and plans[2].remarks == ("warning: --audio is silent",)
 
 
 def low_pass(x_N, hertz):
