@@ -110,17 +110,21 @@ def log_mel(audio, recipe: dict = RECIPE):
     if not xp.issubdtype(audio.dtype, xp.floating):
         raise UserError("audio is not floating point", where="log_mel", expected="float samples in [-1, 1]",
                         found=str(audio.dtype), way_out="divide int16 by 32768")
-    audio = audio.astype(xp.float32) / recipe["gain"]
-    audio = xp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(pad, pad)], mode="reflect")
-    n_fft, hop, time = recipe["n_fft"], recipe["hop"], (audio.shape[-1] - recipe["n_fft"]) // recipe["hop"] + 1
+    time = (audio.shape[-1] + 2 * pad - recipe["n_fft"]) // recipe["hop"] + 1
     if xp is jnp or time <= AT_ONCE:
-        return _log_mel_of_padded(audio, recipe)
-    parts = [audio[..., first * hop:(min(first + AT_ONCE, time) - 1) * hop + n_fft] for first in range(0, time, AT_ONCE)]
-    return np.concatenate([_log_mel_of_padded(part, recipe) for part in parts], axis=-2)
+        return _log_mel(audio, recipe, 0, time)
+    parts = [_log_mel(audio, recipe, first, min(first + AT_ONCE, time)) for first in range(0, time, AT_ONCE)]
+    return np.concatenate(parts, axis=-2)
 
 
-def _log_mel_of_padded(audio, recipe: dict):
+def _log_mel(audio, recipe: dict, first: int, last: int):
+    """Frames [first, last) of `log_mel`."""
     xp = jnp if isinstance(audio, jax.Array) else np
+    pad = (recipe["n_fft"] - recipe["hop"]) // 2
+    begin, end = first * recipe["hop"] - pad, (last - 1) * recipe["hop"] + recipe["n_fft"] - pad
+    outside = (max(0, -begin), max(0, end - audio.shape[-1]))
+    audio = audio[..., max(0, begin):end].astype(xp.float32) / recipe["gain"]
+    audio = xp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [outside], mode="reflect")
     frames_TW = frames(audio, recipe["n_fft"], recipe["hop"]) * window_of(recipe["n_fft"])
     spectrum_TK = xp.fft.rfft(frames_TW, axis=-1)
     magnitude_TK = xp.sqrt(spectrum_TK.real**2 + spectrum_TK.imag**2 + 1e-9)
