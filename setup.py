@@ -46,7 +46,7 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         "test": ["pytest>=8", "pytest-timeout>=2", "pytest-xdist>=3", "ruff>=0.8"],
-        "aot": ["libtpu==0.0.42.*"],  # launch.plan compiles for TPUs by it, without one; the version that jax 0.10.2 pins
+        "aot": ["jax[tpu]>=0.10.2,<0.12"],  # libtpu as this jax pins it: launch.plan compiles for TPUs by it, without one
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda]>=0.10.2,<0.12"],
         "gs": ["gcsfs>=2025.1"],  # workdirs and data at gs://

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from avjax.codecs import level, mel
+from data_pipelines import quarantine
 from data_pipelines.features.common import to_float
 
 CODEC = "heard"
@@ -50,8 +51,13 @@ def ranges(clips, split: str) -> dict[str, np.ndarray]:
     source = clips.source(split, ("audio",))
     chosen = np.random.default_rng(0).permutation(len(source))[:_CLIPS]
     rate = clips.features["audio"].rate
-    found_CM = np.stack([measures(to_float(source[int(i)]["audio"]), rate) for i in chosen])
-    found_CM = found_CM[np.isfinite(found_CM[:, 0])]
+    found = []
+    for i in chosen:
+        try:
+            found.append(measures(to_float(source[int(i)]["audio"]), rate))
+        except Exception as error:
+            quarantine.check(error, ())  # else it is told of when it is extracted
+    found_CM = np.array([x_M for x_M in found if np.isfinite(x_M[0])])
     if not len(found_CM):
         return {"names": np.array([], str), "low": np.zeros(0), "high": np.zeros(0)}
     low_M, high_M = np.quantile(found_CM, (0.05, 0.95), axis=0).astype(np.float32)

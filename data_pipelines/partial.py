@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from avjax import storage
+from avjax import lock, storage
 from avjax.errors import StorageError, UserError
 from data_pipelines import parts
 from data_pipelines.parts import JOURNAL, Part
@@ -73,10 +73,8 @@ class Partial:
         self.shared.mkdir(exist_ok=True)
         self._check_parts()
         self.data.mkdir(parents=True, exist_ok=True)
-        self._lock = parts.lock(self.dir / "lock")
-        if self._lock is None:
-            raise UserError("another job is writing this dataset", where=str(self.out_dir), found=f"{self.dir} is locked",
-                            way_out="wait for it, or choose another folder")
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(lock.hold(self.dir / "lock", "the dataset", self.out_dir, again=False))
         try:
             self._continue()
         except BaseException:

@@ -143,6 +143,14 @@ def missing(part_folders) -> list[str]:
     return [f.name for f in part_folders if not any(r.get("whole") for r in journal(f / JOURNAL))]
 
 
+def not_begun(part: Part) -> list[int]:
+    """The other parts that nobody has begun; none once the dataset is whole."""
+    out = pathlib.Path(part).absolute()
+    places = enumerate(folders(part, out.with_name(f".{out.name}.partial")))
+    missing_folders = [index for index, folder in places if index != part.index and not folder.exists()]
+    return [] if out.exists() else missing_folders  # in this order: the folders go when the dataset has its name
+
+
 def journal(path: pathlib.Path) -> list[dict]:
     """The lines of a journal, as far as it is true: a torn last one is none."""
     records = []

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from avjax.errors import UserError
-from data_pipelines import faces
+from data_pipelines import faces, still
 
 UNCHECKED = "unchecked"
 PUPPET = "puppet"
@@ -28,15 +28,15 @@ Box = tuple[float, float, float, float]  # left, top, width, height in pixels
 
 
 def read(path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a picture file. UserError when there is none or it cannot be read."""
+    """(H, W, 3) uint8 RGB of a picture file (see `still`). UserError when there is none or it cannot be read."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError("no such portrait", where=str(path), expected="a picture: png, jpg, ...", found="no file")
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-    if image is None:
+    try:
+        return still.read(path.read_bytes())
+    except ValueError:
         raise UserError("unreadable portrait", where=str(path), expected="a picture: png, jpg, ...",
-                        found="something else, or a damaged file")
-    return np.ascontiguousarray(image[:, :, ::-1])
+                        found="something else, or a damaged file") from None
 
 
 def find(picture: np.ndarray, kind: str) -> list[Box]:

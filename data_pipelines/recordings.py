@@ -8,6 +8,7 @@ The first folder below the source is the speaker; a file directly in the source 
 
 import collections
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -22,17 +23,17 @@ import numpy as np
 from avjax import storage
 from avjax.codecs import mel
 from avjax.errors import UserError
-from data_pipelines import faces, media, text_file
+from data_pipelines import downmix, faces, media, text_file
 
 FPS = 30
 RATE = mel.RECIPE["sample_rate"]
 SAMPLES = RATE // FPS  # a frame: 735 samples exactly, so cuts between frames are cuts between samples
 MIN_SECONDS = 2.0
 CROPS = ".crops.npy"
-CHECKS = {"checks": 2, "av": av.__version__, "libraries": str(av.library_versions)}  # of what they refused, they may take
+CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}  # of what they refused, they may take
 _TICK = 2 * 10**9  # nanoseconds: the coarsest clock of a file system; what was written just before is read again
 SILENCE = 10 ** (-50 / 20)  # root mean square of a recording below -50 dB of full scale
-AUDIO_RECIPE = {"sample_rate": RATE, "channels": "mean", "resampler": "soxr HQ", "dtype": "int16"}
+AUDIO_RECIPE = {"sample_rate": RATE, "channels": downmix.RECIPE, "resampler": "soxr HQ", "dtype": "int16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,37 +167,32 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
         text_of(source)
     except UserError as error:
         raise media.MediaError("unreadable transcript", source.text, found=str(error)) from error
-    sound_path = source.audio or source.video
-    probe = media.probe(source.video) if source.video else None
-    if not audio_only and (probe is None or probe.video is None):
+    if not audio_only and source.video is None:
         raise media.MediaError("no video", source.files[0], expected="pictures of the speaker", found="sound only",
                                way_out="put the video beside it, or use --audio_only")
-    if sound_path.suffix.lower() == ".wav":
-        media.check_wav(sound_path)
-    sound = media.read_audio(sound_path, RATE)
-    sound_probe = media.probe(sound_path).audio
-    begin = sound_probe.start if sound_probe else 0.0
-    end = begin + len(sound) / RATE
-    if sound_path.suffix.lower() != ".wav" and sound_probe:
-        media.check_complete(sound_path, end, sound_probe)
-        if sound_probe.duration:  # a lossy coder fills its last frame up
-            end = min(end, begin + sound_probe.duration)
+    sound_path = source.audio or source.video
+    media.check_whole(sound_path)
+    sound = media.read_sound(sound_path, RATE)
+    media.check_whole(sound_path, len(sound.samples) / RATE)  # FLAC says how many samples there are
+    media.say(sound_path, sound)
+    begin, end = sound.start, sound.end
     if not audio_only:
+        media.check_whole(source.video)
         times = media.video_times(source.video)
-        if not len(times):
-            raise media.MediaError("unreadable", source.video, expected="pictures", found="none")
-        video_begin, video_end = times[0], times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / FPS)
-        media.check_complete(source.video, video_end, probe.video)
-        if abs((end - begin) - (video_end - video_begin)) > max(0.3, 0.03 * (end - begin)):
-            raise media.MediaError("wrong duration", source.files[0], expected="sound and pictures of equal length",
-                                   found=f"{end - begin:.2f} s of sound, {video_end - video_begin:.2f} s of pictures",
+        video_end = times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / FPS)
+        if source.audio:  # its clock is its own: it begins where the other file does
+            track = media.first_time(source.video)
+            sound = dataclasses.replace(sound, start=min(times[0], times[0] if track is None else track))
+        begin, end = max(sound.start, times[0]), min(sound.end, video_end)
+        if abs(sound.end - video_end) > max(0.3, 0.03 * len(sound.samples) / RATE):
+            raise media.MediaError("wrong duration", source.files[0], expected="sound and pictures that end together",
+                                   found=f"sound to {sound.end - begin:.2f} s, pictures to {video_end - begin:.2f} s",
                                    way_out="check that the two belong together")
-        begin, end = max(begin, video_begin), min(end, video_end)
     count = int((end - begin) * FPS + 1e-3)
     if count < MIN_SECONDS * FPS:
         raise media.MediaError("too short", source.files[0], expected=f">= {MIN_SECONDS} s",
                                found=f"{count / FPS:.2f} s")
-    audio = media.read_audio(sound_path, RATE, begin, begin + count / FPS)
+    audio = sound.between(begin, begin + count / FPS)
     level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
     if level < SILENCE:
         raise media.MediaError("silent", sound_path, expected="a level of -50 dB or more",
@@ -210,12 +206,22 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     cropper = faces.Cropper(track, size, FPS)
     shape = (count, size, size, 3)
     crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8, shape) if crops_file else np.empty(shape, np.uint8)
-    if crops_file:  # a disk that is too full says so here, as an error: written through the map it would kill the process
-        with open(crops_file, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, crops_file.stat().st_size)
+    if crops_file:
+        _reserve(crops_file)
     for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end), strict=True):
         crops[k] = cropper(k, image)
     return Recording(samples, crops, track.pose())
+
+
+def _reserve(path: pathlib.Path) -> None:
+    """Raises OSError when the disk is too full for a file of holes: written through a map, that would kill the process."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without it
+                    raise
 
 
 def text_of(source: Source) -> str:

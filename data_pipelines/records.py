@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from array_record.python import array_record_module
 
-_MOST_OPEN = 1024
+_MOST_OPEN = 4096
 
 
 class Records(Sequence):

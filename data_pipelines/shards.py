@@ -1,5 +1,6 @@
 """Examples -> ArrayRecord shards, one after the other, each noted by the job (partial.py) once it is whole."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -83,8 +84,9 @@ class SplitWriter:
                 if shard.size >= self._shard_bytes or self._job.resumable and shard.age >= self._shard_seconds:
                     self._commit(split, shard, position)
                     shard = self._open(split)
-        finally:
-            shard.close()
+        except BaseException:
+            shard.drop()
+            raise
         if shard.ids or shard.refused:
             self._commit(split, shard, position)
         if not self.ids[split] and not self._job.part:
@@ -113,8 +115,10 @@ class SplitWriter:
                 for row in zip(record["ids"], record["lengths"], reader.read_all(), strict=True):
                     shard.add(*row)
                 reader.close()
-        finally:
             shard.close()
+        except BaseException:
+            shard.drop()
+            raise
         self._job.join(records, {"split": split, "position": records[-1]["position"], "file": shard.path.name,
                                  "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
                                  "refused": [r for record in records for r in record["refused"]]})
@@ -162,7 +166,11 @@ class SplitWriter:
         return _Shard(self._job.data / f"{split}-{index:05d}.open")
 
     def _commit(self, split: str, shard: "_Shard", position: int) -> None:
-        shard.close()
+        try:
+            shard.close()
+        except Exception:
+            shard.drop()
+            raise
         record = {"split": split, "position": position, "file": shard.path.name if shard.ids else None, "ids": shard.ids,
                   "num_bytes": shard.size, "lengths": shard.lengths, "refused": shard.refused}
         self._job.commit(record)
@@ -199,6 +207,12 @@ class _Shard:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def drop(self) -> None:
+        """Closes and removes what is not finished: nobody goes on with it, and it may be what fills the disk."""
+        with contextlib.suppress(Exception):
+            self.close()
+        self.path.unlink(missing_ok=True)
 
 
 def _check_example(example: dict, features: dict[str, Feature], split: str, seen: set) -> None:

@@ -35,6 +35,9 @@ class InLoopEvaluator:
         self.should_stop: Callable[[], bool] = never
         self.indices = benchmark.select(self.split, config.evaluate.in_loop_examples)
         self._shuffled: dict | None = None
+        tasks = ["" if variant == MODEL else f"{variant}/" for variant in benchmark.models]
+        names = (*METRICS, *(f"{m}_of_shuffled" for m in OF_SHUFFLED))
+        self.metrics = tuple(task + name for task in tasks for name in names)  # what it may find
 
     def run(self, params, step: int) -> tuple[dict[str, float], dict[str, dict]]:
         """Generates, scores and draws; a pure function of the parameters."""

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from avjax.errors import UserError
+from avjax.training import environment
 from data_pipelines.loader import check_features
 from data_pipelines.schema import recipe_hash
 from eval.generator import Generator, generate_split
@@ -71,7 +72,7 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
     for split in splits:
         check_split(benchmark.dataset, split)
     store, params_hash = Rows(out_dir), fingerprint(params)
-    sampler = {"seed": generator.seed, "system": _system_recipe(generator.system)}
+    sampler = {"seed": generator.seed, "system": _system_recipe(generator.system)} | environment.unusual()
     made_by = recipe_hash({"params": params_hash, **sampler})
 
     def key(split, name, variant):

@@ -11,6 +11,7 @@ import pathlib
 
 from absl import flags
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.training import checkpoints, paths, remote
@@ -57,6 +58,9 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     benchmark, dataset = open_benchmark(config, workdir)
     runner.check(system, dataset)
     splits = tuple(splits or config.evaluate.splits)
+    if not splits:
+        raise UserError("no split to score", where="config.evaluate.splits", found="()",
+                        expected=" or ".join(dataset.splits), way_out="--split=NAME")
     for split in splits:
         runner.check_split(dataset, split)
     meta = {"name": config.name, "seed": int(config.evaluate.seed)}
@@ -65,13 +69,13 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
         params, saved = checkpoints.load(checkpoint, system)
         check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
         meta |= {"step": saved.get("step")}
-    out.mkdir(parents=True, exist_ok=True)
     sampler = generator.Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed)
     made: dict = {}
-    results = runner.evaluate(benchmark, sampler, params, out, splits=splits, meta=meta, progress=progress,
-                              max_examples=config.evaluate.max_examples, made=made)
-    shown = runner.samples(benchmark, sampler, params, splits, made=made)
-    page = report.write(out, results, shown, workdir)
+    with lock.hold(out.absolute() / lock.RESULTS, "the results in", out):
+        results = runner.evaluate(benchmark, sampler, params, out, splits=splits, meta=meta, progress=progress,
+                                  max_examples=config.evaluate.max_examples, made=made)
+        shown = runner.samples(benchmark, sampler, params, splits, made=made)
+        page = report.write(out, results, shown, workdir)
     print(tables.table(results))
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {page}")
     return results
@@ -117,7 +121,8 @@ def main(argv):
     enable_compilation_cache()
     workdir = workdir_of(given)
     step = int(given.name) if given.name.isdigit() and given != workdir else None
-    with remote.at_hand(workdir, step) as here:
+    results = paths.folder(args.out or workdir)
+    with lock.hold(results / lock.RESULTS, "the results in", results), remote.at_hand(workdir, step) as here:
         evaluate(args.config, here, splits=args.split, out=args.out, checkpoint=here if paths.is_remote(given) else given)
 
 

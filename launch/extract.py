@@ -54,7 +54,7 @@ def main(argv):
     if dataset is not None:
         print(inspect.text(inspect.summary(dataset)))
     else:
-        print(parts.told(out))
+        parts.end(out, args.shard)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 Everything wrong with a command line becomes one line that names the nearest valid key.
 """
 
-import difflib
+import contextlib
 import importlib.util
+import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,14 +19,14 @@ from ml_collections import ConfigDict, config_flags
 
 from avjax import storage
 from avjax.errors import UserError, exit_cleanly
-
-ROOT = Path(__file__).parents[1]
+from avjax.training import environment
+from launch import ROOT, overrides
 
 
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
     return config_flags.DEFINE_config_file("config", default, "Experiment file, e.g. configs/quickstart.py.",
-                                           lock_config=True)
+                                           lock_config=True, sys_argv=[""])  # overrides are ours, see launch/overrides.py
 
 
 def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> None:
@@ -39,9 +42,28 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
         if not flags.FLAGS["verbosity"].present:  # app.run turns libraries' remarks on: Orbax's, JAX's on backends
             logging.set_verbosity(logging.ERROR)
         storage.allow_open_files()
-        return main(argv)
+        for line in environment.pin():
+            print(line, file=sys.stderr, flush=True)
+        with devices_told():
+            return main(argv)
 
     app.run(exit_cleanly(quiet), flags_parser=parse)
+
+
+@contextlib.contextmanager
+def devices_told():
+    """What JAX says of a platform that it does not find (a bare AssertionError for one without a plugin) becomes a UserError."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not last.replace("\\", "/").endswith("jax/_src/xla_bridge.py"):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError("JAX finds no such device", where=f"JAX_PLATFORMS={asked}" if asked else "jax.devices()",
+                        expected="a platform whose plugin is installed: cpu, or cuda or tpu by the extra of that name",
+                        found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
+                        way_out="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
 
 
 def launcher(name: str) -> ModuleType:
@@ -61,7 +83,9 @@ def launcher(name: str) -> ModuleType:
 
 def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
     """Parses absl's flags; returns the positional arguments. Raises UserError."""
-    argv = list(argv)
+    argv, given = overrides.split(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
+    if given and "config" not in flags.FLAGS:
+        raise UserError("this command has no --config", found=f"--config.{given[0]}", way_out="--help lists the flags")
     if not any(a.lstrip("-") in ("help", "helpfull", "helpshort") for a in argv[1:]):
         _check_config(argv, needs_config)
     try:
@@ -71,26 +95,34 @@ def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
     if len(rest) > 1:
         raise UserError("the command line is not valid", found=f"stray argument {rest[1]!r}",
                         expected="--flag=value", way_out="--help lists the flags")
+    if given:
+        if not isinstance(config := flags.FLAGS.config, ConfigDict):
+            raise UserError("no config given", expected="--config=FILE.py", found=f"--config.{given[0]}")
+        overrides.apply(config, given)
     return rest
 
 
 def _check_config(argv: list[str], needed: bool) -> None:
-    path, overrides = None, []
+    """Checks --config. A path that is relative to the project becomes one that absl can open."""
+    path = None
     for i, arg in enumerate(argv[1:], 1):
         if not arg.startswith("-"):
             continue
-        name, _, value = arg.lstrip("-").partition("=")
+        name, equals, value = arg.lstrip("-").partition("=")
         if name == "config":
-            path = value or (argv[i + 1] if i + 1 < len(argv) else "")
-        elif name.startswith("config."):
-            overrides.append(name.removeprefix("config."))
+            at = i if equals else i + 1
+            path = value if equals else argv[at] if at < len(argv) else ""
+            file, argument = config_file(path)
+            if at < len(argv) and not Path(path.partition(":")[0]).is_file():
+                argv[at] = f"{'--config=' * (at == i)}{file}{':' * bool(argument)}{argument}"
+            ours = ROOT / path.partition(":")[0]
+            if ours.is_file() and not ours.samefile(file):
+                print(f"config: {file.absolute()}, not the project's {ours}", file=sys.stderr, flush=True)
     if path is None:
         if needed:
             raise UserError("no config given", expected="--config=FILE.py, e.g. --config=configs/quickstart.py")
         return
-    config = load_config(path)
-    for key in overrides:
-        check_key(config, key, where=f"--config.{key}")
+    load_config(path)
 
 
 def check_local(flag: str, path: str | None) -> None:
@@ -100,29 +132,6 @@ def check_local(flag: str, path: str | None) -> None:
     if path and paths.is_remote(path):
         raise UserError("a path of this machine is needed", where=flag, found=path,
                         way_out=f"leave {flag} out to write into the workdir, wherever that is")
-
-
-def all_keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every valid key, "a" and "a.b"."""
-    keys = []
-    for name, value in config.items():
-        keys.append(prefix + name)
-        if isinstance(value, ConfigDict):
-            keys += all_keys(value, f"{prefix}{name}.")
-    return keys
-
-
-def check_key(config: ConfigDict, key: str, *, where: str) -> None:
-    """UserError naming the nearest valid key unless `key` ("a.b") is one. Indices such as "a[0]" pass."""
-    keys = all_keys(config)
-    plain = key.split("[")[0]
-    if plain in keys:
-        return
-    last = plain.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(plain, keys, n=1, cutoff=0.0)
-    same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == last]  # the right name in the wrong group
-    nearest = same_leaf[0] if same_leaf else near[0]
-    raise UserError("unknown config key", where=where, found=plain, expected=f"nearest valid key: {nearest}")
 
 
 def fill(value: Any, workdir: Path) -> Any:
@@ -148,29 +157,57 @@ def unfill(value: Any, workdir: Any) -> Any:
     return value
 
 
-def load_config(path: str | Path, overrides: dict | None = None) -> ConfigDict:
-    """The locked config of a file ("FILE.py" or "FILE.py:argument"; relative paths also from the project's root) with
-    {"a.b": value} overrides. Raises UserError for a missing or broken file and for unknown keys."""
-    name, _, argument = str(path).partition(":")
-    file = Path(name) if Path(name).is_file() else ROOT / name
-    if not file.is_file():
-        beside = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
-        raise UserError("no such config file", where=name, expected=f"a file, e.g. of configs/: {', '.join(beside)}")
-    spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
+def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
+    """The locked config of a file ("FILE.py" or "FILE.py:argument", see `config_file`) with {"a.b": value} changes.
+    Raises UserError for a missing or broken file and for unknown keys."""
+    file, argument = config_file(path)
+    _find_siblings(file)
     try:
-        spec.loader.exec_module(module)
+        module = _module(file)
         config = module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
     except Exception as error:
         raise UserError("the config file fails", where=str(file), found=f"{type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError("the config file fails", where=str(file), expected="a ConfigDict from get_config()",
+                        found=type(config).__name__)
+    keys = overrides.all_keys(config)
+    if lacking := [key for key in overrides.all_keys(_module(ROOT / "configs" / "base.py").get_config()) if key not in keys]:
+        raise UserError("the config lacks what every experiment has", where=str(file), expected=", ".join(lacking[:5]),
+                        found=f"{len(lacking)} fields less", way_out="begin it with configs.base.get_config()")
     config = config.lock()
-    for key, value in (overrides or {}).items():
-        check_key(config, key, where=str(file))
-        try:
-            config.update_from_flattened_dict({key: value})
-        except (TypeError, ValueError) as error:
-            raise UserError("a config value has the wrong type", where=f"{file}, {key}", found=repr(value),
-                            expected=str(error)) from error
+    for key, value in (changes or {}).items():
+        overrides.assign(config, key, value, where=f"{file}, {key}")
     return config
+
+
+def config_file(path: str | Path) -> tuple[Path, str]:
+    """(file, argument) of "FILE.py" or "FILE.py:argument": a path from here, else from the project's root. UserError:
+    no such file."""
+    name, _, argument = str(path).partition(":")
+    file = next((f for f in (Path(name).expanduser(), ROOT / name) if name and f.is_file()), None)
+    if file is None:
+        beside = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
+        raise UserError("no such config file", where=f"--config={path}", found="a folder" if Path(name).is_dir() else "",
+                        expected=f"FILE.py or FILE.py:ARGUMENT, e.g. of configs/: {', '.join(beside)}")
+    return file, argument
+
+
+def _find_siblings(file: Path) -> None:
+    """What a config imports lies beside it: `from configs import base` is that of its own folder, where that is called
+    configs and has one, else the project's."""
+    import configs
+
+    folder = str(file.absolute().parent)
+    if file.absolute().parent.name == "configs" and folder not in configs.__path__:
+        configs.__path__.insert(0, folder)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _module(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("_config_" + re.sub(r"\W", "_", file.stem), file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -26,10 +26,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.api import real_streams
 from avjax.training import checkpoints, remote
+from avjax.training import paths as training_paths
 from avjax.training.hardware import enable_compilation_cache
 from data_pipelines import decode, drive, write_media
 from launch import flags as launch_flags
@@ -243,7 +245,8 @@ def main(argv):
     started = time.perf_counter()
     wish = {field.name: getattr(args, field.name) for field in dataclasses.fields(drive.Wish)}
     step = None if args.step < 0 else args.step
-    with remote.at_hand(workdir, step) as here:
+    out = training_paths.folder(args.out or training_paths.folder(workdir) / "sample")
+    with lock.hold(lock.beside(out), "the output", out), remote.at_hand(workdir, step) as here:
         paths = generate(here, out=args.out, seed=args.seed, step=step, steps=args.steps, guidance=args.guidance,
                          temperature=args.temperature, stream=args.stream, save_latents=args.save_latents, **wish)
         print(f"wrote {' and '.join(str(path) for path in paths.values())} in {time.perf_counter() - started:.1f} s")

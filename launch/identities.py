@@ -23,8 +23,8 @@ def check(system, dataset, *, begun: bool) -> None:
     if len(names) < 2:
         return
     found = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    way_on = ("--config.system.identity_dim=8 tells them apart; or prepare one of them alone, with "
-              f"launch.prepare --speaker={names[0]} or --longest_identity")
+    way_on = ("--config.system.identity_dim=8 tells them apart; or launch.prepare one of them alone, into another --out with "
+              f"--speaker={names[0]} or --longest_identity")
     if dataset.recipes.get("face", {}).get("kind") == "eigenface" and not begun:
         raise UserError(f"{len(names)} people, and a model that cannot tell them apart", where=str(dataset.dir),
                         expected="one person, whose face codes mean one face", found=found, way_out=way_on)

@@ -8,20 +8,25 @@ Processes share nothing but the folder: each sees its own devices alone (JAX's d
 for nobody.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
+import time
 
 from absl import flags
 
+from avjax import lock
 from avjax.errors import UserError
-from avjax.training import distributed
+from avjax.training import cluster, distributed
+from data_pipelines import parts as data_parts
 from data_pipelines.parts import Part
 from launch.targets import processes
 
 SPREAD = "AVJAX_SPREAD"  # a variable of the processes that --processes starts
 FIND = 300.0  # seconds for a cluster to say where its hosts are
 RESTARTS = 20  # of --processes
+TOGETHER = 60.0  # seconds after one's end within which all that a cluster started together have begun
 GRACE = 10.0  # seconds between one's death and the end of the others: nothing is lost by a kill
 
 
@@ -64,6 +69,27 @@ def part_of(out: str, shard: str | None) -> str | Part:
     return out if count == 1 else Part(pathlib.Path(out), index, count)
 
 
-def told(part: Part) -> str:
-    """What to say when others are not whole."""
-    return f"part {part.index} of {part.count} is whole; whoever finishes last puts {part.out_dir} together"
+def sole_maker(out: str | Part):
+    """A context in which no other process makes the dataset. (A part has a lock of its own, see
+    data_pipelines/partial.py.)"""
+    if isinstance(out, Part):
+        return contextlib.nullcontext()
+    return lock.hold(lock.beside(out), "the dataset", out)
+
+
+def end(part: Part, shard: str | None) -> None:
+    """Says what is left when others are not whole. Processes that were started together are looked for:
+    exit code 75 where others have not even begun, since then nobody puts the parts together."""
+    print(f"part {part.index} of {part.count} is whole; whoever finishes last puts {part.out_dir} together")
+    if shard or SPREAD in os.environ:
+        return
+    until = time.monotonic() + TOGETHER
+    while (idle := data_parts.not_begun(part)) and time.monotonic() < until:
+        time.sleep(0.2)
+    if idle:
+        place = cluster.find(seconds=FIND)
+        distributed.say(
+            f"restartable: {part.out_dir} is not whole: {part.count} processes are expected ({place.by}), and "
+            f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {part.index}; start all of them, "
+            "e.g. by srun or mpirun, or this one with JAX_NUM_PROCESSES=1 to make everything alone")
+        sys.exit(distributed.RESTARTABLE)

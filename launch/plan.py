@@ -1,9 +1,12 @@
 """Does it fit, how fast could it be, what is the largest batch: python -m launch.plan --config=configs/talker_0_6b.py
 
 Plans a config's training step for a slice of TPUs or a machine of GPUs without touching one: --topology=v5e:16x16 [--slices=2],
-default what the config states (config.plan). Shapes alone take seconds. Where libtpu is at hand (pip install 'avjax[aot]', or
---libtpu=FOLDER of `pip install --target=FOLDER libtpu`, or $AVJAX_LIBTPU), the loop's own step is compiled by XLA:TPU for the
-slice's real topology, which tells peak memory, collectives and expected time; --no_compile leaves that out.
+default what the config states (config.plan). Shapes alone take seconds. Where libtpu is at hand, the loop's own step is
+compiled by XLA:TPU for the slice's real topology, which tells peak memory, collectives and expected time; --no_compile
+leaves that out.
+
+libtpu: pip install 'avjax[aot]'; or --libtpu=FOLDER, or $AVJAX_LIBTPU, with what `pip install --no-deps --target=FOLDER
+'libtpu==VERSION'` put there, VERSION being what the installed JAX reads: 0.0.42.* for 0.10.2, 0.0.48.* for 0.11.2.
 
 --search finds the best mesh and the largest batch; --scaling=16,64,256,512 plans the same share of the batch on ever more chips.
 Exit code 2 where the job does not fit, with the numbers and what to change.
@@ -14,13 +17,21 @@ import json
 import sys
 import time
 
-from avjax.sharding.topologies import EXAMPLES, find_libtpu, parse, prepare_environment
+from avjax.sharding.topologies import (
+    EXAMPLES,
+    find_libtpu,
+    libtpu_wanted,
+    other_libtpu,
+    parse,
+    prepare_environment,
+)
 
 prepare_environment()  # before anything imports JAX
 
 from absl import flags  # noqa: E402
 
 from avjax.errors import UserError  # noqa: E402
+from avjax.training.peers import first_line  # noqa: E402
 from launch import flags as launch_flags  # noqa: E402
 from launch import plan_report  # noqa: E402
 
@@ -40,10 +51,23 @@ ROWS = flags.DEFINE_float("rows", 0.0, "With --scaling: rows of the batch a chip
 
 def main(argv) -> None:
     del argv
+    if SCALING.value and not all(n.isdigit() and int(n) for n in SCALING.value):
+        raise UserError("not numbers of chips", where="--scaling", expected="e.g. 16,64,256", found=",".join(SCALING.value))
     scaling = [int(n) for n in SCALING.value] if SCALING.value else None
     libtpu = None if NO_COMPILE.value else find_libtpu(LIBTPU.value)
-    data, lines, error = plan(CONFIG.value, TOPOLOGY.value, SLICES.value, libtpu=libtpu, search=SEARCH.value,
-                              compiles=COMPILES.value, scaling=scaling, rows=ROWS.value, thorough=THOROUGH.value)
+    other = other_libtpu(libtpu) if libtpu else ""
+    try:
+        data, lines, error = plan(CONFIG.value, TOPOLOGY.value, SLICES.value, libtpu=libtpu, search=SEARCH.value,
+                                  compiles=COMPILES.value, scaling=scaling, rows=ROWS.value, thorough=THOROUGH.value)
+    except Exception as error:
+        if not other or isinstance(error, UserError):
+            raise
+        raise UserError("XLA:TPU's program cannot be read", where=libtpu, found=f"{other}: {first_line(error)}",
+                        expected=f"libtpu {libtpu_wanted()}",
+                        way_out=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' and --libtpu=FOLDER, "
+                        "or --no_compile") from error
+    if other:
+        print(f"by {other}: memory may differ (docs/scale.md)", file=sys.stderr, flush=True)
     print(json.dumps(data, indent=1) if JSON.value else "\n".join(lines), flush=True)
     if error:
         raise error

@@ -131,7 +131,8 @@ def as_dict(config, plan) -> dict:
            "chip": dataclasses.asdict(t.chip),
            "mesh": plan.mesh, "batch": plan.batch, "fits": plan.fits, "needed": plan.needed, "largest_batch": plan.largest_batch,
            "memory": plan.memory, "flops": plan.flops,
-           "roofline": dataclasses.asdict(r) | {"floor": r.floor, "serial": r.serial, "compiler": r.compiler, "bound": r.bound,
+           "roofline": {f.name: getattr(r, f.name) for f in dataclasses.fields(r)} | {
+               "useful": r.useful(), "floor": r.floor, "serial": r.serial, "compiler": r.compiler, "bound": r.bound,
                                                 "mfu_at_most": r.mfu(r.floor), "mfu_expected": r.mfu(r.compiler)},
            "parameters": [dict(zip(("name", "count", "shape", "axes", "bytes", "device_bytes"), row, strict=True))
                           for row in plan.table]}

@@ -59,6 +59,13 @@ def known() -> list[str]:
 
 def prepare(dataset: str, **arguments):
     """Calls data_pipelines.ingest.<dataset>.prepare. Raises UserError: unknown dataset, argument it does not take."""
+    function = checked(dataset, **arguments)
+    with parts.sole_maker(arguments["out"]):
+        return function(**arguments)
+
+
+def checked(dataset: str, **arguments):
+    """The function that `prepare` calls. Raises UserError as it does."""
     function = _ingest(dataset).prepare
     parameters = inspect.signature(function).parameters
     for name in arguments:
@@ -68,7 +75,7 @@ def prepare(dataset: str, **arguments):
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"--dataset={dataset} needs --{name}", where="command line", expected=f"--{name}=...")
-    return function(**arguments)
+    return function
 
 
 def _ingest(dataset: str) -> ModuleType:
@@ -93,7 +100,7 @@ def main(argv):
                         "nor --shard, and one host", way_out="--runner=beam, whose workers help that process")
     parts.spread("launch.prepare", args.out)
     if prepare(**(values | {"out": out})) is None and isinstance(out, Part):
-        print(parts.told(out))
+        parts.end(out, args.shard)
 
 
 if __name__ == "__main__":

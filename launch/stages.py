@@ -14,6 +14,7 @@ Of several hosts, each extracts a part (data_pipelines/parts.py); a stage that t
 prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
 """
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -22,6 +23,7 @@ import sys
 import time
 from pathlib import Path
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.training import distributed, paths
 from launch.flags import fill, launcher, load_config, unfill
@@ -64,6 +66,21 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
             _record(out, kind, words, _made_of(kind, arguments), done=True)
         seconds[f"{kind} {out.name}"] = time.perf_counter() - start
     return seconds
+
+
+@contextlib.contextmanager
+def sole_makers(stages, workdir: Path):
+    """While inside, no other job makes the datasets that these stages make, wherever they lie; one that does is waited for."""
+    with contextlib.ExitStack() as held:
+        def take() -> bool:
+            for stage in stages:
+                if stage.get("kind") in ("prepare", "extract") and stage.get("out"):
+                    out = fill(stage["out"], workdir)
+                    held.enter_context(lock.hold(lock.beside(out), "the dataset", out, wait=distributed.STAGE_SECONDS))
+            return True
+
+        distributed.on_main("the locks of the stages' datasets", take)
+        yield
 
 
 def _tell(text: str) -> None:

@@ -23,6 +23,7 @@ from absl import flags
 from avjax.errors import UserError
 from launch import flags as launch_flags
 from launch import targets
+from launch.overrides import split
 from launch.targets import accelerators, jobs, packaging
 
 REMOTE = ("gke", "xpk", "tpu_vm")  # their hosts see nothing of this machine's
@@ -156,15 +157,15 @@ def show(submission: targets.Submission, commands, folder: pathlib.Path) -> str:
 def split_arguments(argv: list[str]) -> tuple[list[str], list[str], list[str]]:
     """(submit's own, "--config.key=value" overrides, what follows "--")."""
     end = argv.index("--") if "--" in argv else len(argv)
-    own = [text for text in argv[:end] if not text.startswith("--config.")]
-    return own, [text for text in argv[:end] if text.startswith("--config.")], argv[end + 1:]
+    own, changed = split(argv[:end])
+    return own, [f"--config.{text}" for text in changed], argv[end + 1:]
 
 
 def main(argv, overrides: list[str], rest: list[str], root: pathlib.Path = launch_flags.ROOT) -> int:
     del argv
     args = flags.FLAGS
-    overrides = overrides + [text for text in rest if text.startswith("--config.")]
-    rest = [text for text in rest if not text.startswith("--config.")]
+    rest, more = split(rest)
+    overrides = overrides + [f"--config.{text}" for text in more]
     config = None
     if args.config and args.job in jobs.WITH_CONFIG:
         args.config = inside(args.config, args.target, root)

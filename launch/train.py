@@ -1,8 +1,10 @@
 """Train: python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart [--config.key=value ...]
 
-Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out splits and generates a
-sample when the config asks for them. The same command goes on with a workdir it was interrupted in. Exit codes: 0 done,
-2 something the user can mend, 75 to be started again (SIGTERM, SIGINT, a lost host, a hang).
+Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out
+splits and generates a sample when the config asks for them. The same command goes on with a workdir
+it was interrupted in; while it runs, a second one is refused. What may stand after --config. is said
+in launch/overrides.py. Exit codes: 0 done, 2 something the user can mend, 75 to be started again
+(SIGTERM, SIGINT, a lost host, a hang).
 
 Started once a host, it is one job: all hosts train, and host 0 alone prepares, writes, evaluates and samples. How hosts find
 each other: avjax/training/distributed.py; the workdir has to lie on storage that all of them see.
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.training import distributed, paths
 from avjax.training.hardware import enable_compilation_cache
@@ -23,6 +26,7 @@ from launch import hosts
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.")
 hosts.define_flags()
+PATIENCE = 3600.0  # seconds to wait for whoever evaluates or generates here meanwhile
 
 
 def main(argv) -> None:
@@ -32,7 +36,9 @@ def main(argv) -> None:
     config, workdir = CONFIG.value, paths.folder(WORKDIR.value)
     if workdir.exists() and not workdir.is_dir():
         raise UserError("the workdir is not a folder", where=str(workdir), way_out="use another --workdir")
-    with hosts.session(config.train.heartbeat_timeout):
+    from avjax.training.ownership import sole_writer
+
+    with hosts.session(config.train.heartbeat_timeout), sole_writer(workdir):
         run(config, workdir)
 
 
@@ -40,12 +46,15 @@ def run(config, workdir: Path) -> None:
     """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
     began = time.perf_counter()
     enable_compilation_cache()
-    from launch.stages import run_stages
-    from launch.training import agree, fill_config, run_training
+    from launch.stages import run_stages, sole_makers
+    from launch.training import agree, fill_config, make_mesh, run_training
 
     agree(config, workdir)
-    seconds = run_stages(config.stages, workdir)
-    distributed.on_main("checks of the samples", lambda: check_samples(fill_config(config, workdir)))
+    make_mesh(config.mesh, dcn=config.dcn)  # devices and mesh, before anything that takes long
+    distributed.on_main("checks of the config", lambda: check_config(config, workdir))
+    with sole_makers(config.stages, workdir):
+        seconds = run_stages(config.stages, workdir)
+    distributed.on_main("checks of what follows", lambda: check_what_follows(fill_config(config, workdir), workdir))
     start = time.perf_counter()
     run_training(config, workdir)
     seconds["train"] = time.perf_counter() - start
@@ -66,7 +75,8 @@ def finish(config, workdir: Path) -> dict[str, float]:
     """Evaluation and samples of a trained model; seconds of each."""
     seconds, start = {}, time.perf_counter()
     if config.evaluate.benchmark:
-        launch_flags.launcher("launch.evaluate").evaluate(config, workdir)
+        with lock.hold(workdir / lock.RESULTS, "the results in", workdir, wait=PATIENCE):
+            launch_flags.launcher("launch.evaluate").evaluate(config, workdir)
         seconds["evaluate"] = time.perf_counter() - start
     start = time.perf_counter()
     if samples(config.sample, workdir):
@@ -78,8 +88,27 @@ def samples(wanted, workdir: Path) -> int:
     """Generates what `config.sample` asks for; returns how many."""
     jobs = sample_jobs(wanted)
     for name, wish in jobs:
-        launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
+        with lock.hold(lock.beside(workdir / name), "the sample", workdir / name, wait=PATIENCE):
+            launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
     return len(jobs)
+
+
+def check_config(config, workdir: Path) -> None:
+    """UserError for whatever can be known to be wrong before the first stage."""
+    from launch import preflight
+    from launch.training import fill_config
+
+    made = preflight.check_stages(config.stages, workdir)
+    preflight.check(fill_config(config, workdir), workdir, made)
+
+
+def check_what_follows(config, workdir: Path) -> None:
+    """UserError for an evaluation or a sample that could not be made once training is done."""
+    if config.evaluate.benchmark and config.data.dir:
+        evaluate = launch_flags.launcher("launch.evaluate")
+        benchmark, dataset = evaluate.open_benchmark(config, workdir)
+        evaluate.runner.check(evaluate.api.build(config.system), dataset)
+    check_samples(config)
 
 
 def check_samples(config) -> None:

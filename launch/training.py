@@ -1,5 +1,6 @@
 """One training job: a config and a workdir in, a trained model in the workdir out. `launch.train` is its command."""
 
+import contextlib
 import json
 import zlib
 from pathlib import Path
@@ -10,13 +11,14 @@ from ml_collections import ConfigDict
 from avjax.errors import UserError
 from avjax.sharding.mesh import feed, make_mesh
 from avjax.systems import api
-from avjax.training import checkpoints, distributed, loop, paths
-from avjax.training.checkpoint_files import settled
+from avjax.training import checkpoints, distributed, environment, loop, paths
+from avjax.training.checkpoint_files import FOLDER, Unreadable, meta_or_none, settled, steps_in
 from avjax.training.evaluators import HeldOutLoss
+from avjax.training.ownership import sole_writer
 from data_pipelines.loader import check_recipes, make_loader
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 from data_pipelines.store import open_dataset
-from launch import identities
+from launch import identities, preflight
 from launch.flags import fill, launcher, unfill
 
 CONFIG_FILE = "config.json"
@@ -32,18 +34,16 @@ FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluat
 def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     """Trains one config in one workdir, or goes on there. Raises UserError, loop.Preempted."""
     workdir = paths.folder(workdir)
+    with sole_writer(workdir):
+        return _run_training(config, workdir)
+
+
+def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     config = fill_config(config, workdir)
     agree(config, workdir)
-    if not config.data.dir:
-        raise UserError("no data given", where="config.data.dir", expected="the folder of a dataset",
-                        way_out="--config.data.dir=DIR; launch.prepare and launch.extract make one")
-    if paths.is_remote(config.data.dir):
-        raise UserError("data is read from disks", where="config.data.dir", expected="a folder that every host sees",
-                        found=config.data.dir, way_out="copy the dataset there, or mount the bucket as a folder")
+    preflight.check_folder(config.data.dir)
     dataset = open_dataset(config.data.dir, begun=(workdir / CONFIG_FILE).exists())
-    if config.data.train_split not in dataset.splits:
-        raise UserError("unknown split", where="config.data.train_split", expected=" or ".join(dataset.splits),
-                        found=config.data.train_split)
+    preflight.check_splits(config, dataset)
     mesh = make_mesh(config.mesh, dcn=config.dcn)
     system = api.build(config.system)
     check_resumable(config, workdir)
@@ -60,6 +60,7 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
                            segment=config.data.segment, seed=seed, host=host, num_hosts=num_hosts, threads=threads)
 
     evaluators = make_evaluators(config, workdir, system, dataset, mesh, loader)
+    preflight.check_best_metric(config, evaluators)
     loader(config.data.train_split, config.seed, 0).close()  # checks features and recipes before anything is written
     distributed.barrier("all checks")  # what they read is written now
     if distributed.is_main():
@@ -111,7 +112,7 @@ def check_warm_start(config, system, dataset, workdir: Path) -> None:
 def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
     """The loss on the first held-out split, and the benchmark on a few of its examples when the config names one."""
     t, evaluators = config.train, []
-    held_out = [split for split in config.evaluate.splits if split in dataset.splits]
+    held_out = config.evaluate.splits  # see preflight.check_splits
     if t.evaluate_every <= 0 or not held_out:
         return []
     if t.loss_examples > 0:
@@ -148,7 +149,12 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
-    """UserError when the workdir was begun with a config that differs in anything that matters."""
+    """UserError when the workdir was begun with a config that differs in anything that matters, or is further than asked for."""
+    with contextlib.suppress(Unreadable):  # is for those who read them to tell
+        if saved := steps_in(workdir / FOLDER):
+            loop.check_steps(saved[-1], config.train.steps, workdir)
+            before = meta_or_none(workdir / FOLDER / str(saved[-1])) or {}
+            environment.compare(before.get("environment", {}), f"step {saved[-1]}")
     file = workdir / CONFIG_FILE
     if not file.exists():
         return
@@ -167,7 +173,14 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
                         expected=", ".join(f"{key}={before.get(key)!r}" for key in differing[:5]),
                         found=", ".join(f"{key}={now.get(key)!r}" for key in differing[:5])
                         + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
-                        way_out="use the same values, or another --workdir")
+                        way_out="use the same values, or another --workdir"
+                        + (_way_on(config, workdir) if "train.steps" in differing else ""))
+
+
+def _way_on(config: ConfigDict, workdir: Path) -> str:
+    """What to do when a run whose schedule has an end is to be longer."""
+    return (f"; the {config.optimizer.schedule} schedule ends at config.train.steps, so longer training goes on elsewhere, "
+            f"under a schedule of its own: another --workdir with --config.train.init_from={workdir}")
 
 
 def write_run_files(config: ConfigDict, workdir: Path, dataset) -> None:

@@ -28,6 +28,7 @@ import safetensors.numpy
 from absl import flags, logging
 from ml_collections import ConfigDict
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
@@ -231,12 +232,14 @@ def main(command):
             print(describe(path))
         case ["export"]:
             _need(workdir=WORKDIR.value, out=OUT.value)
-            count = export(WORKDIR.value, OUT.value, step=STEP.value, average=AVERAGE.value)
+            with lock.hold(lock.beside(OUT.value), "the file", OUT.value):
+                count = export(WORKDIR.value, OUT.value, step=STEP.value, average=AVERAGE.value)
             print(f"{OUT.value}: {count} arrays, sha256 {file_sha256(OUT.value)}")
         case ["import"]:
             _need(system=SYSTEM.value, file=FILE.value, workdir=WORKDIR.value)
-            config = import_file(SYSTEM.value, FILE.value, WORKDIR.value, config=CONFIG.value, data=DATA.value,
-                                 select=SELECT.value)
+            with lock.hold(lock.beside(WORKDIR.value), "the workdir", WORKDIR.value):
+                config = import_file(SYSTEM.value, FILE.value, WORKDIR.value, config=CONFIG.value, data=DATA.value,
+                                     select=SELECT.value)
             print(f"{WORKDIR.value}/{FOLDER}/0: {SYSTEM.value}, {json.dumps(config.system.to_dict(), default=str)}")
         case other:
             raise UserError("unknown command", expected="inspect FILE, export or import",

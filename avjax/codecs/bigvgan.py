@@ -217,6 +217,11 @@ class BigVGAN:
         if sizes is None and os.path.isfile(beside):
             with open(beside) as file:
                 sizes = json.load(file)
+        bands = weights.bigvgan_sizes(state, path)["num_mels"]
+        if sizes is None and bands != mel_lib.RECIPE["bands"]:  # published at 24 and 44.1 kHz
+            raise UserError("the weights do not show the vocoder's sample rate", where=path, found=f"{bands} bands",
+                            expected=f"its config.json beside them, or {mel_lib.RECIPE['bands']} bands",
+                            way_out="fetch the config.json of these weights too")
         return cls.from_state_dict(state, sizes, where=path)
 
     @classmethod

@@ -22,7 +22,7 @@ from avjax.sharding.mesh import BATCH_AXES, check_batch, make_mesh
 from avjax.sharding.rules import named_leaves
 from avjax.sharding.topologies import Topology, slice_devices
 from avjax.systems import api
-from avjax.training.flops import flops_of, live_jaxpr
+from avjax.training.flops import count_flops, flops_of, live_jaxpr, without_remat
 from avjax.training.memory import bytes_of, peak_of
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_batch, abstract_params, place_state, state_shapes
@@ -111,6 +111,7 @@ class Job:
         self.shapes = state_shapes(shapes, self.optimizer, ema=self.ema)
         self.accumulate = int(self.config.optimizer.accumulate)
         self._costs: dict[int, tuple[int, int]] = {}
+        self._useful: float | None = None
 
     def mesh(self, topology: Topology, *, libtpu: str | None = None, sizes=None, dcn=None):
         """The mesh over the slice's devices, as training makes it; where config.dcn says nothing, data goes over the slices."""
@@ -137,6 +138,18 @@ class Job:
             jaxpr = live_jaxpr(step, self.shapes["params"], batch, key)
             self._costs[rows] = flops_of(jaxpr), peak_of(jaxpr, results=False)  # gradients are counted apart
         return self._costs[rows]
+
+    def useful(self) -> float:
+        """Share of the FLOPs that the model needs; the rest is what remat computes again. Traced when it is asked for."""
+        if self._useful is None:
+            plain = without_remat(self.config.system)
+            self._useful = 1.0 if plain is None else self.flops_of_row(api.build(plain)) / self.cost(1)[0]
+        return self._useful
+
+    def flops_of_row(self, system) -> int:
+        batch = api.example_batch(system, batch=1, time=self.config.data.segment)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return count_flops(make_gradients(system, self.optimizer), self.shapes["params"], batch, key)
 
     def costs(self, rows: int) -> tuple[float, float]:
         """`cost` of any number of rows, on the line through one and two."""
@@ -167,7 +180,7 @@ class Job:
     def expected(self, mesh, topology: Topology, batch: int) -> roofline.Roofline:
         """By shapes: every byte of the state and of what is kept for the backward pass read and written once."""
         return roofline.make(self.flops(mesh, batch), topology, self.implied(mesh, topology, batch),
-                             hbm_bytes=2 * sum(self.memory(mesh, batch).values()))
+                             hbm_bytes=2 * sum(self.memory(mesh, batch).values()), useful=self.useful)
 
     def implied(self, mesh, topology: Topology, batch: int) -> list[Collective]:
         """Communication that the rules imply: gathered parameters forward and backward, scattered and reduced gradients, in
@@ -211,7 +224,7 @@ class Job:
         module = hlo.parse(step.text())
         found = collectives.read(module, mesh, topology)
         line = roofline.make(step.flops, topology, found, hbm_bytes=roofline.hbm_bytes(module),
-                             cycles=roofline.cycles(module) if thorough else 0)
+                             cycles=roofline.cycles(module) if thorough else 0, useful=self.useful)
         m = step.memory
         results = m.output_size_in_bytes - m.alias_size_in_bytes
         # XLA:TPU counts among the temporaries some that are never there together; its own peak includes live arguments

@@ -7,7 +7,7 @@ does not overlap; the one to expect. None of them knows of input, host or stragg
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from avjax.sharding.collectives import Collective
 from avjax.sharding.hlo import Array, Instruction, Module
@@ -23,7 +23,8 @@ VIEWS = frozenset({"bitcast", "reshape"})
 @dataclasses.dataclass(frozen=True)
 class Roofline:
     """Seconds a step. `overlapped`: of ici, what runs beside arithmetic. `cycles`: XLA's estimate without communication,
-    0 = none. `flops` is the whole step's, over `peak` FLOP/s of all devices."""
+    0 = none. `flops` is the whole step's, over `peak` FLOP/s of all devices; `useful` their share that the model needs, the
+    rest is what remat computes again."""
 
     compute: float
     hbm: float
@@ -33,6 +34,7 @@ class Roofline:
     cycles: float
     flops: float
     peak: float
+    useful: Callable[[], float] = lambda: 1.0
 
     @property
     def floor(self) -> float:
@@ -53,18 +55,20 @@ class Roofline:
         return max(("compute", "hbm", "ici", "dcn"), key=lambda part: getattr(self, part))
 
     def mfu(self, seconds: float) -> float:
-        """Share of the peak at that step time. FLOPs are those executed, recomputation included, as the loop logs them."""
-        return self.flops / seconds / self.peak if seconds else 0.0
+        """Share of the peak at that step time, by the model's FLOPs as the loop logs it: what remat computes again takes
+        time, but is not counted."""
+        return self.flops * self.useful() / seconds / self.peak if seconds else 0.0
 
 
-def make(flops: float, topology: Topology, collectives: Sequence[Collective], *, hbm_bytes: float, cycles: int = 0) -> Roofline:
-    """From FLOPs of a whole step, what one device reads and writes, and its collectives."""
+def make(flops: float, topology: Topology, collectives: Sequence[Collective], *, hbm_bytes: float, cycles: int = 0,
+         useful: Callable[[], float] = lambda: 1.0) -> Roofline:
+    """From FLOPs of a whole step, what one device reads and writes, and its collectives; `useful`: see Roofline."""
     chip = topology.chip
     times = [(c, c.seconds(topology)) for c in collectives]
     return Roofline(compute=flops / topology.devices / chip.flops, hbm=hbm_bytes / chip.hbm_rate,
                     ici=sum(s for c, s in times if not c.dcn), dcn=sum(s for c, s in times if c.dcn),
                     overlapped=sum(s for c, s in times if c.overlapped and not c.dcn),
-                    cycles=seconds_of(cycles, chip), flops=flops, peak=chip.flops * topology.devices)
+                    cycles=seconds_of(cycles, chip), flops=flops, peak=chip.flops * topology.devices, useful=useful)
 
 
 def seconds_of(cycles: int, chip: Chip) -> float:

@@ -6,10 +6,12 @@ real topology, else stand-ins with the same coordinates.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import itertools
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,27 @@ def find_libtpu(given: str = "") -> str | None:
         return None
     path = Path(next(iter(spec.submodule_search_locations))) / "libtpu.so"
     return str(path) if path.is_file() else None
+
+
+def libtpu_version(path: str) -> str:
+    """Of an installed libtpu.so, by the package's metadata beside it; "" where there are none."""
+    found = sorted(Path(path).parents[1].glob("libtpu-*.dist-info"))
+    return found[-1].name.removeprefix("libtpu-").removesuffix(".dist-info") if found else ""
+
+
+def libtpu_wanted() -> str:
+    """The version that the installed JAX is built with, as it says itself, e.g. "0.0.42.*"; "" where it does not."""
+    found = (re.match(r"libtpu\s*==\s*([\w.*]+)", text) for text in importlib.metadata.requires("jax") or ())
+    return next((match.group(1) for match in found if match), "")
+
+
+def other_libtpu(path: str) -> str:
+    """What to say of a libtpu that this JAX is not built with; "" of its own."""
+    version, wanted = libtpu_version(path), libtpu_wanted()
+    if not wanted or version == wanted or version.startswith(wanted.removesuffix("*")):
+        return ""
+    jax_version = importlib.metadata.version("jax")
+    return f"libtpu {version or 'of unknown version'}, where jax {jax_version} reads the programs of libtpu {wanted}"
 
 
 # libtpu without a TPU: ask no metadata server, let others compile beside us, name some TPU, or it complains that there is none

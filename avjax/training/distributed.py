@@ -10,15 +10,14 @@ import importlib.metadata
 import json
 import os
 import platform
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from avjax.errors import UserError
+from avjax.training import cluster, environment, rollcall
 from avjax.training.peers import RESTARTABLE, USER, Peers, Restart, exit_now, first_line, restartable_abort, say
 
 __all__ = ["RESTARTABLE", "USER", "Restart", "agree", "barrier", "configure", "end", "exit_now", "find", "gather", "initialize",
@@ -51,19 +50,25 @@ def initialize(coordinator: str = "", processes: int | None = None, process_id: 
     global _peers
     if _peers is not None:
         return True
-    found = _find(coordinator, processes, process_id, start_seconds)
-    if found is None or found[1] == 1:
+    place = cluster.find(coordinator, processes, process_id, start_seconds)
+    if place is None:
         return False
-    address, count, me, local = found
+    if place.address is None:
+        raise UserError("this is one of several processes, and nothing says where they meet", where=place.by,
+                        found=f"process {place.me} of {place.count}", way_out=f"{cluster.ALONE}, {cluster.GIVE}")
     restartable_abort(lambda: _peers.code if _peers else RESTARTABLE)
     # JAX's own preemption notice takes SIGTERM alone, and only between steps; see avjax.training.preemption.
     jax.config.update("jax_enable_preemption_service", False)
+    address, count, me = place.address, place.count, place.me
     try:
-        jax.distributed.initialize(address, count, me, local_device_ids=local, initialization_timeout=int(start_seconds),
-                                   heartbeat_timeout_seconds=int(heartbeat_seconds), cluster_detection_method="deactivate")
+        with rollcall.gathering(place, start_seconds):
+            jax.distributed.initialize(address, count, me, local_device_ids=place.local,
+                                       initialization_timeout=int(start_seconds) + rollcall.SPARE,
+                                       heartbeat_timeout_seconds=int(heartbeat_seconds),
+                                       cluster_detection_method="deactivate")
     except jax.errors.JaxRuntimeError as error:
-        raise Restart(f"host {me} of {count} did not find all others at {address} in {start_seconds:.0f} s: "
-                      f"{first_line(error)}") from error
+        raise Restart(f"host {me} of {count} ({place.by}) did not find all others at {address} in "
+                      f"{start_seconds:.0f} s: {first_line(error)}") from error
     jax.devices()  # the first look at devices needs all processes: while all are here
     _peers = Peers(jax_distributed.global_state.client, me, count)
     return True
@@ -72,54 +77,8 @@ def initialize(coordinator: str = "", processes: int | None = None, process_id: 
 def find(seconds: float = 60) -> tuple[int, int]:
     """(this process' number, how many there are) as the environment describes them, without joining a job; (0, 1) where it
     describes none. For work in parts that share nothing but a folder. Raises UserError, Restart as `initialize` does."""
-    found = _find("", None, None, seconds)
-    return (0, 1) if found is None else (found[2], found[1])
-
-
-def _find(coordinator: str, processes: int | None, process_id: int | None,
-          seconds: float) -> tuple[str, int, int, list[int] | None] | None:
-    """(address, processes, this one, its devices or None for all), or None for a job of one process."""
-    env = os.environ.get
-    address = coordinator or env("JAX_COORDINATOR_ADDRESS") or None
-    count = processes if processes else _number("JAX_NUM_PROCESSES")
-    me = process_id if process_id is not None else _number("JAX_PROCESS_ID")
-    if me is None and address and count:
-        ranks = (_number(name) for name in ("JOB_COMPLETION_INDEX", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
-        me = next((rank for rank in ranks if rank is not None), None)
-    whole = address and count and me is not None
-    local = None
-    if not whole:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a Kubernetes client that is not installed
-            try:
-                detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(address, count, me, None, None,
-                                                                                    int(seconds))
-            except (RuntimeError, OSError) as error:  # host 0 has no address yet: its slice's machines may come minutes later
-                raise Restart(f"the cluster did not say within {seconds:.0f} s where its hosts are: {error}") from error
-        if None in detected[:3] and any(x is not None for x in (address, count, me)):
-            names = ("--coordinator or JAX_COORDINATOR_ADDRESS", "--processes or JAX_NUM_PROCESSES",
-                     "--process_id or JAX_PROCESS_ID")
-            missing = [name for name, value in zip(names, detected, strict=False) if value is None]
-            raise UserError("the description of the processes is not whole", where="distributed job",
-                            expected=" and ".join(missing), way_out="give all three, or none for a single process")
-        if None in detected[:3]:
-            return None
-        address, count, me, local = detected
-        if os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0] == "1":
-            local = None  # a task that has its node for itself has all its devices
-    if not 0 <= me < count:
-        raise UserError("no such process", where="--process_id or JAX_PROCESS_ID", expected=f"0 to {count - 1}", found=str(me))
-    return address, count, me, local
-
-
-def _number(name: str) -> int | None:
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UserError("not a number", where=name, found=text) from error
+    place = cluster.find(seconds=seconds)
+    return (0, 1) if place is None else (place.me, place.count)
 
 
 def configure(*, barrier_seconds: float) -> None:
@@ -233,7 +192,7 @@ def versions() -> dict[str, str]:
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return environment.settings() | found
 
 
 def lost(error: jax.errors.JaxRuntimeError) -> None:

@@ -8,6 +8,7 @@ An evaluator that takes long has an attribute `should_stop`, which the loop sets
 process alike, and raises Interrupted when told to. What was interrupted runs again when the job goes on.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from avjax.sharding.mesh import batch_shardings, check_batch, feed, put_batch, replicated
+from avjax.training.state import abstract_params
 
 
 class Interrupted(Exception):
@@ -59,7 +61,17 @@ class HeldOutLoss:
             metrics = metrics | {"loss": loss}
             return metrics, metrics.pop("weight", batch["mask"].sum() if "mask" in batch else jnp.ones(()))
 
+        self._system, self._mesh = system, mesh
         self._terms = jax.jit(terms, out_shardings=replicated(mesh))
+
+    @functools.cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """What `run` finds, by a trace of the loss."""
+        shares = feed(self._mesh)[1]
+        batch = {k: jax.ShapeDtypeStruct((len(x) * shares, *x.shape[1:]), x.dtype) for k, x in self._batches[0].items()}
+        with jax.set_mesh(self._mesh):
+            found, _ = jax.eval_shape(self._terms, abstract_params(self._system), batch, np.int32(0))
+        return tuple(sorted(found))
 
     def run(self, params: Any, step: int) -> dict[str, float]:
         del step

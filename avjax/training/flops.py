@@ -2,7 +2,8 @@
 
 XLA's own cost analysis counts the body of a scan once and a custom kernel as nothing. Here every matrix product and
 convolution counts 2 x multiply-adds, times the lengths of the loops around it. Recomputation (remat) is counted, as
-it is executed; what no result needs is not. Elementwise work is not counted.
+it is executed: for what a model needs, count `without_remat` of its config. What no result needs is not counted, nor is
+elementwise work.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
+from ml_collections import ConfigDict
 
 
 def count_flops(fn: Callable, *args: Any) -> int:
@@ -21,6 +23,36 @@ def count_flops(fn: Callable, *args: Any) -> int:
     conditional the dearest branch counts; a Pallas kernel counts its body times its grid, a shard_map its body times its devices.
     """
     return flops_of(live_jaxpr(fn, *args))
+
+
+def without_remat(config):
+    """A system's config in which every field `remat`, however deep, is off; None where it is off anyway."""
+    if not isinstance(config, ConfigDict):
+        return None
+    copy = ConfigDict(config).copy_and_resolve_references()
+
+    def switch_off(part):
+        for name, value in part.items():
+            if isinstance(value, ConfigDict):
+                switch_off(value)
+            elif name == "remat":
+                part[name] = False if isinstance(value, bool) else "none"
+
+    switch_off(copy)
+    return None if copy.to_dict() == ConfigDict(config).to_dict() else copy
+
+
+def barriers(jaxpr) -> int:
+    """Recomputed parts that only a barrier keeps apart from the original. XLA:CPU drops barriers and then merges both, so
+    that nothing is computed again and no memory is saved; a part inside a loop (a scan over layers) needs none."""
+    own = sum(bool(equation.params.get("differentiated")) and _prevents(equation.params.get("prevent_cse"))
+              for equation in jaxpr.eqns)
+    return own + sum(barriers(sub) for equation in jaxpr.eqns for value in equation.params.values()
+                     for sub in subjaxprs(value))
+
+
+def _prevents(value) -> bool:
+    return any(value) if isinstance(value, tuple) else bool(value)
 
 
 def live_jaxpr(fn: Callable, *args: Any):

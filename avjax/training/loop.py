@@ -24,16 +24,17 @@ import jax.numpy as jnp
 
 from avjax.errors import StorageError, UserError
 from avjax.sharding.mesh import check_batch, make_mesh
-from avjax.training import distributed, paths, preemption
+from avjax.training import distributed, environment, paths, preemption
 from avjax.training.checkpoints import Checkpoints, host_bytes, warm_start
 from avjax.training.evaluators import Evaluator, Interrupted
 from avjax.training.hardware import peak_flops
 from avjax.training.journal import Journal
 from avjax.training.optimizer import make_optimizer
+from avjax.training.ownership import sole_writer
 from avjax.training.preemption import RESTARTABLE, Preempted
 from avjax.training.prefetch import Fetched, Prefetcher
 from avjax.training.state import abstract_batch, abstract_params, abstract_state, evaluation_params, init_state
-from avjax.training.step import CompiledStep, step_of
+from avjax.training.step import CompiledStep, plain_step, step_of
 from avjax.training.telemetry import megabytes, start_report
 from avjax.training.tiers import Tiers, local_bytes
 from avjax.training.watchdog import Watchdog, rss_bytes
@@ -75,12 +76,13 @@ def train(config, system, workdir: str | Path, make_batches: Callable[[], Iterat
       mesh: default make_mesh(config.mesh, dcn=config.dcn).
 
     Raises:
-      UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite.
+      UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite; another job writes there.
       Preempted: after a signal, once the state is saved.
       Restart: a peer is lost, or a save takes too long.
     """
     mesh = make_mesh(config.mesh, dcn=config.dcn) if mesh is None else mesh
-    with preemption.signals(), Watchdog(config.train.watchdog_seconds, workdir) as watchdog, jax.set_mesh(mesh):
+    with (preemption.signals(), sole_writer(workdir), Watchdog(config.train.watchdog_seconds, workdir) as watchdog,
+          jax.set_mesh(mesh)):
         try:
             return _Run(config, system, paths.folder(workdir), evaluators, meta or {}, mesh, watchdog).run(make_batches)
         except jax.errors.JaxRuntimeError as error:
@@ -94,7 +96,9 @@ class _Run:
         self.total = int(config.train.steps)
         self.seconds: dict[str, float] = defaultdict(float)
         self.began = time.perf_counter()
-        self.meta = {"config": json.loads(config.to_json_best_effort()), "best_mode": config.train.best_mode} | meta
+        environment.check()
+        self.meta = {"config": json.loads(config.to_json_best_effort()), "best_mode": config.train.best_mode,
+                     "environment": environment.settings()} | meta
         if config.train.nan_policy not in ("stop", "skip"):
             raise UserError("unknown policy", where="config.train.nan_policy", expected="stop or skip",
                             found=repr(config.train.nan_policy))
@@ -120,6 +124,8 @@ class _Run:
             if found:
                 self.start, self.state, saved = found
                 self.position, self.due = saved["data"], saved.get("due", [])
+                check_steps(self.start, self.total, workdir)
+                notes += environment.compare(saved.get("environment", {}), f"step {self.start}")
                 notes.append(f"going on from step {self.start}")
             else:
                 self.start, self.position = 0, None
@@ -143,7 +149,8 @@ class _Run:
             self.tell(note)
 
         with self.timed("compile"):
-            self.train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh)
+            self.train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh,
+                                           plain_step(config, system, optimizer))
             peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
         self.journal.say(start_report(config, system, self.state, self.train_step, mesh, peak, source))
         if distributed.process_count() > 1:
@@ -154,7 +161,7 @@ class _Run:
         self.measured: dict[str, float] = {}  # those of this very step
         self.skips = self.compiles = 0
         self.journal.begin(self.start, system, mesh, rows=config.data.batch_size, time=config.data.segment,
-                           mfu=self.train_step.flops / peak)
+                           mfu=self.train_step.model_flops / peak)
 
     def run(self, make_batches) -> Result:
         loader = make_batches()
@@ -374,6 +381,14 @@ class _Run:
             self.seconds[name] += time.perf_counter() - start
             if name in LONG and hasattr(self, "journal"):
                 self.journal.note(self.step, now=True)
+
+
+def check_steps(reached: int, total: int, workdir: Any) -> None:
+    """UserError when a workdir is further than it is to be trained."""
+    if reached > total:
+        raise UserError("training is further than that already", where=f"config.train.steps, {workdir}", found=str(total),
+                        expected=f"at least {reached}, the step of the newest checkpoint",
+                        way_out="ask for as many steps or more, or use another --workdir")
 
 
 def _at(step: int, every: int) -> bool:

@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 
 import jax
 
+from avjax import lock
+
 RESTARTABLE = 75  # exit code (EX_TEMPFAIL) of a job that goes on when it is started again
 USER = 2  # exit code of an error that starting again does not mend
 POLL = 0.5  # seconds between looks at the news: what the others say to all
@@ -183,7 +185,8 @@ class Peers:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends the process without waiting for threads, atexit functions or other hosts."""
+    """Ends the process without waiting for threads, atexit functions or other hosts. Its locks go first."""
+    lock.let_go()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import jax
 
+from avjax import lock
 from avjax.training import distributed
 from avjax.training.distributed import RESTARTABLE, Restart
 from avjax.training.peers import exit_now, say
@@ -59,6 +60,7 @@ class Stopping:
 
     def ask(self, why: str) -> None:
         """Asks all hosts to stop."""
+        lock.ending()
         peers = distributed.peers()
         if peers is None:
             with self._lock:
@@ -70,6 +72,7 @@ class Stopping:
 
     def settle(self, why: str) -> None:
         """Finds, with all other hosts, where to stop. Raises Restart when one does not answer."""
+        lock.ending()
         peers = distributed.peers()
         with self._lock:
             self.why = why

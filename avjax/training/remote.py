@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from avjax import lock
 from avjax.errors import UserError
 from avjax.training import paths
 from avjax.training.checkpoint_files import FOLDER, resolve
 from avjax.training.peers import first_line, say
 
-LEFT = (FOLDER, "tensorboard", "heartbeats", "profile", "compilation_cache")  # of a workdir: what only training needs
+LEFT = (FOLDER, "tensorboard", "heartbeats", "profile", "compilation_cache", lock.NAME, lock.RESULTS)  # what only jobs need
 
 
 class Mirror:

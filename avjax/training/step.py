@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from avjax.errors import UserError
 from avjax.sharding.mesh import batch_partition, batch_sharding, replicated
 from avjax.sharding.slices import compiler_options
-from avjax.training.flops import flops_of, live
+from avjax.systems import api
+from avjax.training.flops import barriers, count_flops, flops_of, live, without_remat
 from avjax.training.optimizer import Optimizer, ema_decay_at
 from avjax.training.state import State
 
@@ -102,20 +103,33 @@ def step_of(config, system, optimizer: Optimizer) -> Callable[[State, Any], tupl
                            ema_decay=config.optimizer.ema_decay, guard=config.train.nan_policy == "skip")
 
 
+def plain_step(config, system, optimizer: Optimizer) -> Callable | None:
+    """The same step of the same system, which keeps what `remat` would compute again; None where it has none."""
+    plain = without_remat(getattr(system, "config", None))
+    return None if plain is None else step_of(config, api.build(plain), optimizer)
+
+
 class CompiledStep:
     """The train step, compiled ahead of time: it cannot compile again, a batch of another shape is an error.
 
-    Attributes: names (of the metrics vector), flops (a step, from the jaxpr), memory (XLA's analysis or None),
-    compile_seconds.
+    Attributes:
+      names: of the metrics vector.
+      flops: of a step, from the jaxpr, with what remat computes again.
+      model_flops: without it, which is what MFU counts.
+      kept_anyway: how many parts are to be computed again, but keep their values on this mesh's devices (see flops.barriers).
+      memory: XLA's analysis or None.
+      compile_seconds: of tracing and compiling.
     """
 
-    def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct], mesh: Mesh):
+    def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct], mesh: Mesh,
+                 plain: Callable | None = None):
         """`state` and `batch` are abstract and carry shardings (`abstract_state`, `abstract_batch`); arrays of the batch
-        without one get (data, fsdp)."""
+        without one get (data, fsdp). `plain`: see `plain_step`."""
         given = {k: v.sharding or batch_sharding(mesh) for k, v in batch.items()}
         batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=given[k]) for k, v in batch.items()}
         with jax.set_mesh(mesh):  # what the network does to activations depends on it
             self._compile(train_step, state, batch, given, mesh)
+            self.model_flops = count_flops(plain, state, batch) if plain else self.flops
 
     def _compile(self, train_step, state, batch, given, mesh):
         self._shapes = {k: (v.shape, v.dtype) for k, v in batch.items()}
@@ -134,7 +148,9 @@ class CompiledStep:
         jitted = jax.jit(packed, in_shardings=(places, given), donate_argnums=0,
                          out_shardings=(places, NamedSharding(mesh, replicated(mesh).spec)))
         traced = jitted.trace(state, batch)  # once: of large networks this alone takes many seconds
-        self.flops = flops_of(live(traced.jaxpr.jaxpr))
+        jaxpr = live(traced.jaxpr.jaxpr)
+        self.flops = flops_of(jaxpr)
+        self.kept_anyway = barriers(jaxpr) if mesh.devices.flat[0].platform == "cpu" else 0
         self._compiled = traced.lower().compile(compiler_options(mesh.devices.ravel()))
         self.compile_seconds = time.perf_counter() - start
         self.memory = self._compiled.memory_analysis()

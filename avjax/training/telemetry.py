@@ -172,6 +172,11 @@ def start_report(config, system, state, compiled, mesh, peak: float, peak_source
     kinds = sorted({device.device_kind for device in mesh.devices.flat})
     lines.append(f"mesh: {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())} on {mesh.devices.size} "
                  f"device(s) ({', '.join(kinds)})")
-    lines.append(f"FLOPs a step: {compiled.flops:.3e}; peak {peak:.3e} a second ({peak_source}); compiled in "
+    again = compiled.flops - compiled.model_flops
+    executed = f" (with what remat computes again {compiled.flops:.3e})" if again and not compiled.kept_anyway else ""
+    if compiled.kept_anyway:
+        lines.append(f"remat: {compiled.kept_anyway} parts that are not scanned layers keep their memory here: XLA:CPU "
+                     "merges what is computed again with the original; on GPU and TPU it is saved")
+    lines.append(f"FLOPs a step: {compiled.model_flops:.3e}{executed}; peak {peak:.3e} a second ({peak_source}); compiled in "
                  f"{compiled.compile_seconds:.1f} s")
     return "\n".join(lines)

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from avjax import lock
 from avjax.errors import StorageError, UserError
 from avjax.training import distributed, paths
 from avjax.training.checkpoint_files import (
@@ -95,6 +96,13 @@ class Tiers:
         identity = distributed.on_main("the id of the local tier", lambda: paths.identity(
             workdir, ID_FILE, f"{workdir.name}-{secrets.token_hex(6)}"))
         self.folder = Path(local_dir).absolute() / identity / f"host_{distributed.process_index():04d}"
+        self._held = contextlib.ExitStack()  # of a workdir that was copied, the copy would have the same folder
+        try:
+            self._held.enter_context(lock.hold(self.folder / lock.NAME, "the local checkpoints in", self.folder))
+        except lock.Busy:
+            raise
+        except UserError:  # a disk that cannot be written is found out when it is opened
+            pass
         self.layout = _layout(mesh)
         self._local: LocalCheckpoints | None = None
 
@@ -214,6 +222,7 @@ class Tiers:
         if self._local is not None:
             with self._optional("closing"):
                 self._local.close()
+        self._held.close()
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

@@ -20,7 +20,7 @@ import soxr
 from avjax.codecs import level, mel
 from avjax.encoders import kmeans
 from avjax.errors import UserError
-from data_pipelines import head_latents, heard, resample, store
+from data_pipelines import head_latents, heard, quarantine, resample, store
 from data_pipelines.features import common
 from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 
@@ -33,8 +33,8 @@ _FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn a
 
 
 def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear", head_vae=None, weights=None,
-            units: int = UNITS, seed: int = 0, mode: str = "timestamps", fit_split: str = "train",
-            name: str = "features", progress: bool = True) -> store.Dataset:
+            units: int = UNITS, seed: int = 0, mode: str = "timestamps", max_bad: float = 0.0,
+            fit_split: str = "train", name: str = "features", progress: bool = True) -> store.Dataset:
     """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
 
     Args:
@@ -47,6 +47,7 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
       units: number of k-means units, fitted on `fit_split` (tokens="units").
       seed: of that fit.
       mode: "timestamps", or "released" to stretch by length as the published code does.
+      max_bad: share of the clips that may be unusable: they are left out, and told of in OUT.quarantine.jsonl.
       fit_split: everything fitted here sees this split only.
 
     Raises:
@@ -60,11 +61,11 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
     header = head_latents.make(head, clips, head_vae)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae, weights=weights, units=units,
                     seed=seed, mode=mode, fit_split=fit_split) as job:
-        tokenizer = _tokenizer(job, tokens, clips, weights, units, seed, mode, fit_split)
-        return _write(job, clips, tokenizer, header, mode, fit_split, name, progress)
+        tokenizer = _tokenizer(job, tokens, clips, weights, units, seed, mode, max_bad, fit_split)
+        return _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progress)
 
 
-def _write(job, clips, tokenizer, header, mode, fit_split, name, progress) -> store.Dataset:
+def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progress) -> store.Dataset:
     dialogue = "partner_audio" in clips.features
     who = ("", "partner_") if dialogue else ("",)
     needed = [f"{w}{c}" for w in who for c in ("audio", "face", *tokenizer.columns)] + list(header.columns)
@@ -82,7 +83,8 @@ def _write(job, clips, tokenizer, header, mode, fit_split, name, progress) -> st
         try:
             return _features(clip, carried, tokenizer, header, partner, clips, mode)
         except UserError as error:
-            raise UserError(f"cannot extract clip {clip['id']!r}: {error}", where=str(clips.dir)) from error
+            raise UserError(f"cannot extract clip {clip['id']!r}: {error}", where=str(clips.dir),
+                            way_out="mend it, or --max_bad=0.1 to leave such clips out") from error
 
     recipes, codecs = _recipes(clips, tokenizer, header, partner, mode)
     if {"speaker", "identity"} <= clips.features.keys():
@@ -93,7 +95,8 @@ def _write(job, clips, tokenizer, header, mode, fit_split, name, progress) -> st
         job, name=name, description=f"AV-Flow features of {clips.name}: tokens={tokenizer.recipe['kind']}, "
         f"head={header.recipe['kind']}.",
         features=_schema(clips, carried, tokenizer, header, partner), recipes=recipes, codecs=codecs,
-        splits={s: common.each(clips.source(s, fields), example) for s in clips.splits}, totals=clips.splits, progress=progress)
+        splits={s: common.each(clips.source(s, fields), example, max_bad) for s in clips.splits}, totals=clips.splits,
+        max_bad=max_bad, progress=progress)
 
 
 def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
@@ -176,7 +179,7 @@ class _Tokenizer:
         return self.call(*args)
 
 
-def _tokenizer(job, kind, clips, weights, units, seed, mode, fit_split) -> _Tokenizer:
+def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split) -> _Tokenizer:
     if kind == "phones":
         feature = clips.features.get("phones")
         if feature is None:
@@ -189,7 +192,7 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, fit_split) -> _Toke
         return _Tokenizer({**clips.recipes.get("phones", {}), "kind": "phones"}, feature.shape[1], feature.meaning,
                           phones, ("phones",))
     if kind == "units":
-        centroids = job.once("units", lambda: {"centroids": _fit_units(clips, units, seed, fit_split)})["centroids"]
+        centroids = job.once("units", lambda: {"centroids": _fit_units(clips, units, seed, max_bad, fit_split)})["centroids"]
 
         def one_hot(clip, prefix, audio, mel_TM, frames):
             nearest = kmeans.assign(mel_TM, centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
@@ -221,11 +224,17 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, fit_split) -> _Toke
                       "CTC logits of wav2vec2", logits)
 
 
-def _fit_units(clips, units, seed, split) -> np.ndarray:
+def _fit_units(clips, units, seed, max_bad, split) -> np.ndarray:
     source = clips.source(split, ("audio",))
     frames, count = [], 0
     for i in np.random.default_rng(seed).permutation(len(source)):
-        frames.append(mel.of_speech(common.to_float(source[int(i)]["audio"])))
+        try:
+            frames.append(mel.of_speech(common.to_float(source[int(i)]["audio"])))
+        except Exception as error:
+            if not max_bad:
+                raise
+            quarantine.check(error, ())
+            continue  # told of when it is extracted
         count += len(frames[-1])
         if count >= _FIT_FRAMES:
             break

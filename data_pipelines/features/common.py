@@ -67,10 +67,23 @@ def job(out_dir, clips, family: str, **options) -> Partial:
     return Partial(out_dir, {"features": family, "clips": clips.content, "level": level.RECIPE, **options}, paths=PATHS)
 
 
-def each(source, example: Callable[[store.Source, int], dict]) -> Iterator[Callable[[], dict]]:
-    """Items for `store.write_dataset`: a function for every record of a source, which reads it only when it is called."""
+def each(source, example: Callable[[store.Source, int], dict], max_bad: float = 0.0) -> Iterator[Callable[[], dict]]:
+    """Items for `store.write_dataset`: a function for every record of a source, which reads it only when it is called. Where
+    some may be bad, whatever a record does makes it unusable."""
     for i in range(len(source)):
-        yield functools.partial(example, source, i)
+        yield functools.partial(_lenient if max_bad else _strict, example, source, i)
+
+
+def _strict(example, source, i: int) -> dict:
+    return example(source, i)
+
+
+def _lenient(example, source, i: int) -> dict:
+    clip = source[i]  # what cannot be read is not the clip's fault
+    try:
+        return example({i: clip}, i)
+    except Exception as error:
+        raise unusable(error, clip["id"]) from error
 
 
 def unusable(error: Exception, id: str) -> store.Unusable:

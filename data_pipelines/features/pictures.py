@@ -15,8 +15,8 @@ from data_pipelines.schema import Feature
 _CARRIED = ("speaker", "identity")
 
 
-def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: float = 5.0, name: str = "pictures",
-            progress: bool = True) -> store.Dataset:
+def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: float = 5.0, max_bad: float = 0.0,
+            name: str = "pictures", progress: bool = True) -> store.Dataset:
     """Writes the pictures of a clip dataset. A killed job goes on where it was when it is started again.
 
     Args:
@@ -25,6 +25,7 @@ def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: floa
       size: side of the pictures.
       zoom: of puppets.
       rate: pictures a second; neighbouring ones differ little.
+      max_bad: share of the clips that may be unusable: they are left out, and told of in OUT.quarantine.jsonl.
 
     Raises:
       UserError: clips that nothing can be seen of; no such size or rate.
@@ -53,5 +54,6 @@ def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: floa
     with common.job(out_dir, clips, "pictures", size=size, zoom=zoom, rate=rate) as job:
         return store.write_dataset(
             job, name=name, description=f"Pictures of {clips.name}, {size} x {size}, {rate} a second.", features=features,
-            splits={s: common.each(clips.source(s, fields), example) for s in clips.splits}, recipes=recipes,
-            totals=clips.splits, progress=progress, codecs={c: clips.codec(c) for c in clips.codecs if c in ("face", "pose")})
+            splits={s: common.each(clips.source(s, fields), example, max_bad) for s in clips.splits}, recipes=recipes,
+            totals=clips.splits, max_bad=max_bad, progress=progress,
+            codecs={c: clips.codec(c) for c in clips.codecs if c in ("face", "pose")})

@@ -20,7 +20,7 @@ from avjax.codecs import latents, level, motion
 from avjax.encoders import voice_statistics
 from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
-from data_pipelines import encode, heard, store
+from data_pipelines import encode, heard, quarantine, store
 from data_pipelines.features import common
 from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 from data_pipelines.tokenizer import STAND_IN_VOCABULARY, Tokenizer
@@ -30,8 +30,8 @@ _FACE = ("face", "pose_z")
 
 
 def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY, voice: str = "auto",
-            placeholder: str = "", speech_only: float = 0.0, multiple: int = 1, fit_split: str = "train",
-            name: str = "features", progress: bool = True) -> store.Dataset:
+            placeholder: str = "", speech_only: float = 0.0, multiple: int = 1, max_bad: float = 0.0,
+            fit_split: str = "train", name: str = "features", progress: bool = True) -> store.Dataset:
     """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
 
     Args:
@@ -49,6 +49,7 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
       multiple: every clip is extended to a multiple of so many frames, by silence and by holding the last motion. With the
         model's patch, no last patch is a partial one: a partial one tells the stop head the end by its missing frames,
         which generated patches never have.
+      max_bad: share of the clips that may be unusable: they are left out, and told of in OUT.quarantine.jsonl.
       fit_split: everything fitted here sees this split only.
 
     Raises:
@@ -70,12 +71,12 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
                     speech_only=speech_only, multiple=multiple, fit_split=fit_split) as job:
         of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""  # the file may hold another tokenizer by now
         fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
-            (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))), vocabulary), fit_split)))
-        return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, fit_split, name, progress)
+            (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))), vocabulary), max_bad, fit_split)))
+        return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, max_bad, fit_split, name, progress)
 
 
-def _write(job, clips, encoder: encode.Encoder, raw_voices, voice, placeholder, speech_only, multiple, fit_split, name,
-           progress) -> store.Dataset:
+def _write(job, clips, encoder: encode.Encoder, raw_voices, voice, placeholder, speech_only, multiple, max_bad,
+           fit_split, name, progress) -> store.Dataset:
     voices = _references(raw_voices) if voice == "another" else {k: v for k, (_, _, v) in raw_voices.items()}
     carried = [c for c in common.CARRIED if c in clips.features]
     fields = ("id", "audio", *carried, *_motion_columns(clips))
@@ -89,7 +90,7 @@ def _write(job, clips, encoder: encode.Encoder, raw_voices, voice, placeholder, 
                 out["motion"] = out["motion"][:0]
             return out
 
-        return common.each(clips.source(split, fields), example)
+        return common.each(clips.source(split, fields), example, max_bad)
 
     recipes = encoder.recipes
     recipes["voice"]["of"] = voice
@@ -102,7 +103,7 @@ def _write(job, clips, encoder: encode.Encoder, raw_voices, voice, placeholder, 
         job, name=name, description=f"Talker features of {clips.name}: tokens={encoder.tokenizer.kind}, "
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in multiples of {multiple}.",
         features=_schema(clips, carried, encoder), recipes=recipes, codecs=codecs,
-        splits={s: items(s) for s in clips.splits}, totals=clips.splits, progress=progress)
+        splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad, progress=progress)
 
 
 def _motion_columns(clips) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer, fit_split: str) -> tuple[encode.Encoder, dict[str, tuple]]:
+def _fit(clips, tokens: Tokenizer, max_bad: float, fit_split: str) -> tuple[encode.Encoder, dict[str, tuple]]:
     """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over all clips."""
     columns = _motion_columns(clips)
     _check_given(clips, columns)
@@ -123,7 +124,7 @@ def _fit(clips, tokens: Tokenizer, fit_split: str) -> tuple[encode.Encoder, dict
     frames = 0
     for split in clips.splits:
         for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
-            with _naming(clip, clips):
+            with _naming(clip, clips, lenient=max_bad > 0):
                 audio = encode.resampled(common.to_float(clip["audio"]), clips.features["audio"].rate)
                 voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
                 if split != fit_split:
@@ -261,14 +262,19 @@ def _schema(clips, carried, encoder: encode.Encoder) -> dict[str, Feature]:
 
 
 class _naming:
-    """Says which clip an error is about."""
+    """Says which clip an error is about. `lenient`: passes over what is the clip's own fault, which is told of later."""
 
-    def __init__(self, clip, clips):
-        self._id, self._where = clip["id"], str(clips.dir)
+    def __init__(self, clip, clips, lenient: bool = False):
+        self._id, self._where, self._lenient = clip["id"], str(clips.dir), lenient
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
+        if self._lenient and isinstance(error, Exception):
+            quarantine.check(error, ())
+            return True
         if isinstance(error, UserError):
-            raise UserError(f"cannot extract clip {self._id!r}: {error}", where=self._where) from error
+            raise UserError(f"cannot extract clip {self._id!r}: {error}", where=self._where,
+                            way_out="mend it, or --max_bad=0.1 to leave such clips out") from error
+        return False

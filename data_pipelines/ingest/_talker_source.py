@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ import soxr
 from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
 from avjax.weights import torch_zip
-from data_pipelines import media, quarantine, text_file
+from data_pipelines import downmix, media, quarantine, text_file
 from data_pipelines.tar_tree import TarTree, clean
 
 RATE = 24000
@@ -138,7 +139,8 @@ class Reader:
         self._tree, self._list_dir, self._trim = tree, list_dir, trim_audio
 
     def read(self, row: Row) -> dict:
-        """An example of data_pipelines/ingest/talker.py's FEATURES, and "trimmed": whether sound was cut."""
+        """An example of data_pipelines/ingest/talker.py's FEATURES, and "trimmed" and "mended": whether sound was cut, and
+        whether its channels were mended."""
         try:
             return self._read(row)
         except BadRow:
@@ -158,7 +160,7 @@ class Reader:
             raise BadRow("fps not 25", f"fps = {row.fps}")
         motion = np.zeros((0, WIDTH), np.float32) if row.speech_only else \
             motion_of(self._bytes(row, row.motion, "motion"), row.motion)
-        audio, trimmed = audio_of(self._bytes(row, row.wav, "wav"), row.wav), False
+        (audio, mended), trimmed = audio_of(self._bytes(row, row.wav, "wav"), row.wav), False
         frames = len(audio) / SAMPLES
         if not row.speech_only:
             if trimmed := self._trim and frames > len(motion):
@@ -172,7 +174,8 @@ class Reader:
             frames = min(frames, len(motion))
         if int(frames) < SHORTEST:
             raise BadRow("too short", f"{frames:.2f} frames, at least {SHORTEST} (two patches)")
-        return {"id": row.id, "speaker": speaker, "text": text, "audio": audio, "motion": motion, "trimmed": trimmed}
+        return {"id": row.id, "speaker": speaker, "text": text, "audio": audio, "motion": motion, "trimmed": trimmed,
+                "mended": mended}
 
     def _bytes(self, row: Row, path: str, kind: str) -> bytes:
         if not path:
@@ -233,10 +236,14 @@ def motion_of(data: bytes, name: str) -> np.ndarray:
     return motion
 
 
-def audio_of(data: bytes, name: str) -> np.ndarray:
-    """(N,) int16 at 24 kHz, the mean of the channels, from the bytes of a sound file. Raises BadRow."""
+def audio_of(data: bytes, name: str) -> tuple[np.ndarray, bool]:
+    """(N,) int16 at 24 kHz from the bytes of a sound file, and whether its channels had to be mended (see `downmix`).
+
+    Raises BadRow.
+    """
     try:
-        media.check_riff(io.BytesIO(data), name)
+        if samples := media.check_riff(io.BytesIO(data), name):  # libsndfile 1.2 takes a size of 0 at its word
+            data = data[: samples - 4] + struct.pack("<I", min(len(data) - samples, 0xFFFFFFFF)) + data[samples:]
         audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except media.MediaError as error:
         raise BadRow(f"{error.reason} wav", str(error)) from error
@@ -244,10 +251,10 @@ def audio_of(data: bytes, name: str) -> np.ndarray:
         raise BadRow("unreadable wav", f"{name}: {error}") from error
     if not np.isfinite(audio).all():
         raise BadRow("NaN", f"{name}: a sample is not finite")
-    mono = audio.mean(1)
+    mono, remarks = downmix.mono(audio.T)
     if rate != RATE:
         mono = soxr.resample(mono, rate, RATE, quality="HQ")
-    return np.clip(np.round(mono * 32768), -32768, 32767).astype(np.int16)
+    return np.clip(np.round(mono * 32768), -32768, 32767).astype(np.int16), bool(remarks)
 
 
 def _read(path: pathlib.Path) -> bytes | None:

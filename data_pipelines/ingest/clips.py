@@ -136,6 +136,8 @@ def _changes(source, out: pathlib.Path, summary: dict, speaker: str | None) -> t
     changes = _inputs.differences(before, now)
     if summary["quarantine"] and summary.get("checks") != recordings.CHECKS:
         changes["tried again, by other libraries or checks"] = sorted(p for row in summary["quarantine"] for p in row["files"])
+    if store.open_dataset(out / "clips").recipes.get("audio") != recordings.AUDIO_RECIPE:
+        changes["read again, as this version reads sound"] = sorted(now)
     return changes, now
 
 
@@ -370,8 +372,8 @@ def describe(summary: dict, out) -> str:
         lines += [f"  {row['id']}: {row['detail']}" for row in summary["quarantine"]]
     lines += ["", f"written: {out}"]
     if len(summary["speakers"]) > 1:
-        lines += [f"most material: {summary['longest']}. One model speaks for one identity: prepare again with "
-                  f"--speaker={summary['longest']} (or --longest_identity) to train on it"]
+        lines += [f"most material: {summary['longest']}. One model speaks for one identity: to train on it, prepare "
+                  f"into another --out with --speaker={summary['longest']} (or --longest_identity)"]
     return "\n".join(lines)
 
 

@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from tqdm import tqdm
 
+from avjax import storage
 from avjax.errors import UserError
 from data_pipelines import asked, recordings, store
 from data_pipelines.ingest import _talker_source as rows_of
@@ -312,6 +313,7 @@ def _examples(listing, plan: Plan, split: str, reader, quarantine: Quarantine, c
         try:
             return row, reader.read(row)
         except BadRow as error:
+            storage.check(error)  # what could not be read is not a bad row
             return row, error
 
     for row, clip in _mapped(read, (row for row in listing if plan.split(row) == split), threads):
@@ -326,6 +328,7 @@ def _examples(listing, plan: Plan, split: str, reader, quarantine: Quarantine, c
         counts["speech only"] += row.speech_only
         counts["longer than 30 s"] += frames > LONGEST
         counts["sound trimmed"] += clip.pop("trimmed")
+        counts["channels mended"] += clip.pop("mended")
         counts["pt_length differs"] += bool(row.frames and row.frames != frames and not row.speech_only)
         yield clip
 

@@ -48,7 +48,7 @@ def train_case(config, system, batch: dict, name: str, describe: dict, options_w
     from avjax.sharding.mesh import batch_shardings, check_batch, make_mesh
     from avjax.training.optimizer import make_optimizer
     from avjax.training.state import abstract_params, abstract_state, init_state
-    from avjax.training.step import CompiledStep, make_train_step
+    from avjax.training.step import CompiledStep, make_train_step, plain_step
 
     mesh, ema = make_mesh(config.mesh, dcn=config.dcn), config.optimizer.ema_decay > 0
     check_batch(len(next(iter(batch.values()))), mesh, accumulate=config.optimizer.accumulate, where=options_where)
@@ -58,7 +58,8 @@ def train_case(config, system, batch: dict, name: str, describe: dict, options_w
     places = batch_shardings(mesh, system.batch_spec)
     shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[n]) for n, x in batch.items()}
     with jax.set_mesh(mesh):
-        compiled = CompiledStep(step, abstract_state(system, optimizer, mesh, ema=ema), shapes, mesh)
+        compiled = CompiledStep(step, abstract_state(system, optimizer, mesh, ema=ema), shapes, mesh,
+                                plain_step(config, system, optimizer))
         box = [init_state(system, optimizer, mesh, seed=config.seed, ema=ema)]
         data = jax.device_put(batch, {n: places[n] for n in batch})
 
@@ -66,7 +67,7 @@ def train_case(config, system, batch: dict, name: str, describe: dict, options_w
         box[0], metrics = compiled(box[0], data)
         jax.block_until_ready((box[0], metrics))
 
-    return Case(name, describe, run, compiled.flops, compiled.compile_seconds, temporary_mb(compiled.memory))
+    return Case(name, describe, run, compiled.model_flops, compiled.compile_seconds, temporary_mb(compiled.memory))
 
 
 def plan_step(config, system, batch: dict) -> list[dict]:

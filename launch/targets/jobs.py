@@ -1,13 +1,8 @@
 """What is submitted: the jobs of a config, or of a sweep over it, with everything on their command lines that decides them."""
 
-import pathlib
-
-from absl import flags
-from ml_collections import config_flags
-
 from avjax.errors import UserError
 from launch import flags as launch_flags
-from launch import sweeps
+from launch import overrides, sweeps
 from launch.targets import Job, environment
 
 KINDS = ("train", "evaluate", "extract", "prepare")
@@ -17,13 +12,13 @@ ALONE = ("extract", "prepare")  # whose hosts share a folder, and nothing else
 CACHE = "compilation_cache"  # in the workdir (of the whole sweep), so that a restart compiles nothing
 
 
-def make(kind: str, args, overrides: list[str], rest: list[str], accelerator, slices: int, *, cached: bool = True) -> list[Job]:
+def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slices: int, *, cached: bool = True) -> list[Job]:
     """The jobs of a sweep (one without).
 
     Args:
       kind: one of KINDS.
       args: config, workdir, name, seed, sweep and env as `launch.submit` takes them.
-      overrides: "--config.key=value".
+      changed: "--config.key=value".
       rest: further arguments of the job.
       accelerator, slices: where it will run.
       cached: compiled programs are kept in the workdir, else where each host keeps them.
@@ -36,7 +31,7 @@ def make(kind: str, args, overrides: list[str], rest: list[str], accelerator, sl
     variables = environment.variables(accelerator, cache, dict(_variable(text) for text in args.env),
                                       alone=kind in ALONE)
     if kind not in WITH_CONFIG:
-        for flag, value in (("config", args.config), ("sweep", args.sweep), ("seed", args.seed), ("config.*", overrides)):
+        for flag, value in (("config", args.config), ("sweep", args.sweep), ("seed", args.seed), ("config.*", changed)):
             if value not in (None, []):
                 raise UserError(f"--{flag} means nothing here", where=f"--job={kind}",
                                 way_out="arguments of the job go after --")
@@ -46,7 +41,7 @@ def make(kind: str, args, overrides: list[str], rest: list[str], accelerator, sl
         if not value:
             raise UserError(f"no {flag} given", where=f"--job={kind}", expected=f"--{flag}={example}")
     seed = [] if args.seed is None else [f"--config.seed={args.seed}"]
-    return [_job(kind, args, [*overrides, *seed, *point.overrides], rest, point, slices, variables)
+    return [_job(kind, args, [*changed, *seed, *point.overrides], rest, point, slices, variables)
             for point in sweeps.points(args.sweep)]
 
 
@@ -77,23 +72,12 @@ def base_name(kind: str, config) -> str:
     return kind if config is None else sweeps.slug(config.name if kind == "train" else f"{config.name}-{kind}")
 
 
-def read_config(path: str, overrides: list[str]):
+def read_config(path: str, changed: list[str]):
     """The config as the job will read it. UserError: unknown keys, values of another type."""
     config = launch_flags.load_config(path)
-    for text in overrides:
-        key = text.removeprefix("--config.").partition("=")[0]
-        launch_flags.check_key(config, key, where=f"--config.{key}")
-    file, colon, argument = path.partition(":")
-    file = file if pathlib.Path(file).is_file() else str(launch_flags.ROOT / file)
-    argv = ["submit", f"--config={file}{colon}{argument}", *overrides]
-    parsed = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, lock_config=True, flag_values=parsed, sys_argv=argv)
-    try:
-        parsed(argv)
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError("a config value has the wrong type", where=path, found=" ".join(overrides),
-                        expected=str(error)) from error
-    return parsed.config
+    _, given = overrides.split(changed)
+    overrides.apply(config, given)
+    return config
 
 
 def _variable(text: str) -> tuple[str, str]:

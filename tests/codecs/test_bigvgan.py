@@ -132,6 +132,20 @@ def test_published_file_and_the_way_through_a_dataset(tmp_path):
         BigVGAN.from_recipe(read.recipe, changed)
 
 
+def test_weights_of_other_bands_need_their_config(tmp_path):
+    """The published 24 and 44.1 kHz models: taken as 22 kHz, they would speak at another pitch."""
+    arrays = some("bigvgan_")
+    state = dict(under(arrays, "sd/"))
+    name = next(k for k, v in state.items() if k.startswith("conv_pre.") and v.ndim == 3 and v.shape[1] > 1)
+    state[name] = np.repeat(state[name], 2, axis=1)
+    path = tensor_file(tmp_path / "g_00000010", state)
+    with pytest.raises(UserError, match="do not show the vocoder's sample rate.*config.json"):
+        BigVGAN.from_checkpoint(path)
+    sizes = {**recorded_config(arrays), "num_mels": state[name].shape[1]}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    assert BigVGAN.from_checkpoint(path).config.bands == state[name].shape[1]
+
+
 def test_another_mel_is_refused():
     published = {"num_mels": 80, "n_fft": 1024, "hop_size": 256, "win_size": 1024, "sampling_rate": 22050, "fmin": 0}
     assert bigvgan.mel_hash(bigvgan.mel_of_published(published | {"fmax": 8000})) == bigvgan.mel_hash(mel.RECIPE)

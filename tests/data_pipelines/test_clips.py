@@ -1,5 +1,6 @@
 """A folder of recordings -> clips: what is refused and why, how it is cut, that nothing half-made looks whole."""
 
+import errno
 import json
 
 import cv2
@@ -164,6 +165,11 @@ def test_crops_go_to_their_file_as_they_come(source, tmp_path, monkeypatch):
     for name in ("audio", "crops", "pose"):
         np.testing.assert_array_equal(getattr(made, name), getattr(kept, name))
     whole = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("os.posix_fallocate", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):  # not a bus error at the first picture that does not fit
+            recordings.cached(item, tmp_path, "full", **options)
+    assert sorted(tmp_path.iterdir()) == whole
     monkeypatch.setattr(faces.Cropper, "__call__", lambda self, k, image: 1 / (5 - k))
     with pytest.raises(ZeroDivisionError):
         recordings.cached(item, tmp_path, "other", size=32, detect=detect)

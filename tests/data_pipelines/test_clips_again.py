@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from avjax.errors import DiskFull, StorageError, UserError
-from data_pipelines import media, recordings, store
+from data_pipelines import recordings, store, write_media
 from data_pipelines.ingest import _inputs, clips
 from tests.data_pipelines.test_clips import film
 
@@ -128,10 +128,22 @@ def test_a_moved_source_is_the_same_and_another_is_none(tmp_path, monkeypatch, c
     assert pitches(tmp_path / "out") == {"ann.a": 300}
 
 
+def test_what_another_version_read_otherwise_is_read_again(tmp_path, monkeypatch, capsys):
+    tone(tmp_path / "in" / "ann" / "a.wav", 300)
+    with monkeypatch.context() as patch:
+        patch.setattr(recordings, "AUDIO_RECIPE", {**recordings.AUDIO_RECIPE, "channels": "mean"})
+        prepare(tmp_path / "in", tmp_path / "out")
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert "read again, as this version reads sound: ann/a.wav" in capsys.readouterr().out
+    assert store.open_dataset(tmp_path / "out" / "clips").recipes["audio"] == recordings.AUDIO_RECIPE
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert "read again" not in capsys.readouterr().out
+
+
 def test_a_video_that_nothing_decodes_is_refused(tmp_path):
     odd = tmp_path / "in" / "ann" / "odd.mp4"
     odd.parent.mkdir(parents=True)
-    media.write_mp4(odd, film(3.0, 10), 10, 0.3 * np.sin(np.arange(66150) / 20).astype(np.float32), 22050)
+    write_media.write_mp4(odd, film(3.0, 10), 10, 0.3 * np.sin(np.arange(66150) / 20).astype(np.float32), 22050)
     odd.write_bytes(odd.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(UserError, match="no usable recording.*1 x unreadable"):
         clips.prepare(tmp_path / "in", tmp_path / "out", progress=False)

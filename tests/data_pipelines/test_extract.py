@@ -261,6 +261,28 @@ def test_what_cannot_be_extracted_is_said_before_anything_is_written(tmp_path, d
     assert [p.name for p in tmp_path.iterdir()] == ["clips"]
 
 
+def test_unusable_clips_are_left_out_where_some_may_be(tmp_path, monkeypatch):
+    """Whatever a clip does; what is nobody's fault ends the job all the same."""
+    dataset = write_clips(tmp_path / "clips", train=[clip(0), clip(1, 0.02), clip(2, 1.25)])
+    real, odd = mel.log_mel, len(dataset.source("train")[2]["audio"])
+
+    def log_mel(audio, error=RuntimeError("odd")):
+        if len(audio) == odd:
+            raise error
+        return real(audio)
+
+    monkeypatch.setattr(mel, "log_mel", log_mel)
+    made = extract.extract(dataset.dir, tmp_path / "out", tokens="units", units=4, max_bad=0.7, progress=False)
+    assert made.ids["train"] == ["train0"]
+    told = [json.loads(line) for line in (tmp_path / "out.quarantine.jsonl").read_text().splitlines()]
+    assert [t["id"] for t in told] == ["train1", "train2"] and "RuntimeError: odd" in told[1]["detail"]
+    with pytest.raises(UserError, match="too many unusable"):
+        extract.extract(dataset.dir, tmp_path / "strict", max_bad=0.2, progress=False)
+    monkeypatch.setattr(mel, "log_mel", lambda audio: log_mel(audio, MemoryError()))
+    with pytest.raises(MemoryError):
+        extract.extract(dataset.dir, tmp_path / "more", max_bad=0.7, progress=False)
+
+
 def test_an_unusable_clip_is_named_and_nothing_is_left(tmp_path):
     dataset = write_clips(tmp_path / "clips", train=[clip(0), clip(1, 0.02)])
     with pytest.raises(UserError, match="cannot extract clip 'train1'.*too short"):

@@ -271,3 +271,22 @@ def test_where_something_lies_is_no_part_of_what_an_interrupted_job_was(tmp_path
         job({"weights": "/now/w.pt", "seed": 1})
     with pytest.raises(UserError, match="other arguments.*weights='/then/w.pt'; found: weights='/now/v.pt'"):
         job({"weights": "/now/v.pt", "seed": 1})
+
+
+def test_a_shard_that_fills_the_disk_does_not_stay(tmp_path, monkeypatch):
+    """ArrayRecord tells of a full disk when it writes, or only when it closes."""
+    from array_record.python import array_record_module
+
+    for fails in ("write", "close"):
+        class Full(array_record_module.ArrayRecordWriter):
+            def fail(self, *args):
+                raise RuntimeError("write() failed: No space left on device; writing a")
+
+        setattr(Full, fails, Full.fail)
+        with monkeypatch.context() as patch, pytest.raises(DiskFull, match="disk is full"):
+            patch.setattr(array_record_module, "ArrayRecordWriter", Full)
+            with partial.Partial(tmp_path / "data", {}) as job:
+                write(job, splits={"train": thunks(3, "a", [])})
+        assert not list((tmp_path / ".data.partial" / "data").iterdir())
+    with partial.Partial(tmp_path / "data", {}) as job:
+        write(job, splits={"train": thunks(3, "a", [])})

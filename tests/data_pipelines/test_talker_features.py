@@ -290,6 +290,13 @@ def test_what_cannot_be_extracted_is_said_and_nothing_is_left(tmp_path, features
     assert [p.name for p in tmp_path.iterdir()] == ["clips"]
 
 
+def test_unusable_clips_are_left_out_where_some_may_be(tmp_path):
+    dataset = write(tmp_path / "clips", edit(audio=np.zeros(100, np.int16))([spoken(i) for i in range(4)]), {})
+    made = talker.extract(dataset.dir, tmp_path / "out", max_bad=0.3, progress=False)
+    assert made.ids["train"] == ["clip0", "clip2"]
+    assert "clip1" in (tmp_path / "out.quarantine.jsonl").read_text()
+
+
 def test_a_face_too_wide_and_unknown_options(tmp_path):
     columns = {"face": Feature((None, 34), "float32", "face", "", 30.0), "pose_z": Feature((None, 7), "float32", "p", "", 30.0)}
     clips = [spoken(i, face=np.zeros((36, 34), np.float32), pose_z=np.zeros((36, 7), np.float32)) for i in range(3)]

@@ -12,7 +12,7 @@ from absl import flags
 from jax._src import clusters
 from jax.errors import JaxRuntimeError
 
-from avjax.training import distributed, peers, preemption, watchdog
+from avjax.training import cluster, distributed, peers, preemption, watchdog
 from launch import hosts, parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of `ended`
@@ -86,15 +86,17 @@ def test_a_failure_of_the_runtime_between_steps_is_a_lost_peers(ended, monkeypat
 
 
 def test_names_that_do_not_come_in_time_are_to_be_tried_again(monkeypatch, capsys):
-    def unknown(*args):
+    def unknown(**kwargs):
         raise RuntimeError("Failed to recognize coordinator address slice-0")
 
-    monkeypatch.setattr(clusters.ClusterEnv, "auto_detect_unset_distributed_params", unknown)
-    with pytest.raises(distributed.Restart, match="within 5 s.*coordinator address"):
-        distributed._find("", None, None, 5)
+    for name, answer in (("is_env_present", lambda: True), ("get_process_count", lambda: 2), ("get_process_id", lambda: 1),
+                         ("get_coordinator_address", unknown)):
+        monkeypatch.setattr(clusters.GkeTpuCluster, name, answer)
+    with pytest.raises(distributed.Restart, match="TPU slice did not say within 5 s.*coordinator address"):
+        cluster.find(seconds=5)
     with pytest.raises(SystemExit) as end:
         parts.part_of("out", None)
-    assert end.value.code == 75 and "restartable: the cluster did not say" in capsys.readouterr().err
+    assert end.value.code == 75 and "restartable: GKE's TPU slice did not say" in capsys.readouterr().err
 
 
 def test_signals_after_the_save_change_nothing(ended):

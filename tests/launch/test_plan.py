@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -44,6 +45,30 @@ def test_scaling_and_search(config):
     assert "growth" in lines[1]
     data, lines, _ = planning.plan(config, "h100:8", search=True)
     assert data["candidates"][0]["batch"] == data["batch"] and lines[0].startswith("mesh")
+
+
+def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
+    """JAX 0.10.2 with libtpu 0.0.48 or 0.0.52: XLA's check fails when the program is read."""
+    def plan(*args, **kwargs):
+        raise RuntimeError("INTERNAL: RET_CHECK failure (hlo.cc:1) unknown opcode\nmore of it")
+
+    said = {"CONFIG": config, "LIBTPU": "libtpu.so", "TOPOLOGY": "v5e:1x1", "SCALING": None, "NO_COMPILE": False}
+    for name in ("CONFIG", "TOPOLOGY", "SLICES", "NO_COMPILE", "LIBTPU", "SEARCH", "COMPILES", "SCALING", "ROWS", "THOROUGH"):
+        monkeypatch.setattr(planning, name, types.SimpleNamespace(value=said.get(name)))
+    monkeypatch.setattr(planning, "find_libtpu", lambda given: given)
+    monkeypatch.setattr(planning, "libtpu_wanted", lambda: "0.0.42.*")
+    monkeypatch.setattr(planning, "other_libtpu", lambda path: "libtpu 0.0.48, where jax 0.10.2 reads 0.0.42.*")
+    monkeypatch.setattr(planning, "plan", plan)
+    with pytest.raises(UserError, match="cannot be read; where: libtpu.so; expected: libtpu 0.0.42.*; found: libtpu 0.0.48.*"
+                                        "RET_CHECK.*pip install --no-deps --target=FOLDER 'libtpu==0.0.42.*'"):
+        planning.main([])
+    monkeypatch.setattr(planning, "SCALING", types.SimpleNamespace(value=["16", "many"]))
+    with pytest.raises(UserError, match="not numbers of chips.*found: 16,many"):
+        planning.main([])
+    monkeypatch.setattr(planning, "SCALING", types.SimpleNamespace(value=None))
+    monkeypatch.setattr(planning, "other_libtpu", lambda path: "")  # with its own, it is a defect
+    with pytest.raises(RuntimeError, match="RET_CHECK"):
+        planning.main([])
 
 
 def test_the_command_says_why_a_job_does_not_fit():

@@ -301,6 +301,13 @@ def test_wrong_command_line_is_one_line_and_exit_code_2(tmp_path, arguments, wor
     assert not workdir.exists()
 
 
+def test_a_platform_without_its_plugin_is_one_line_before_anything_is_made(tmp_path):
+    done = subprocess.run(command("--config=configs/head_vae.py", f"--workdir={tmp_path / 'run'}"), cwd=ROOT, text=True,
+                          capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cuda"})
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: JAX finds no such device; where: JAX_PLATFORMS=cuda") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     clips, workdir = write_clips(tmp_path / "clips").dir, tmp_path / "run"

@@ -77,6 +77,19 @@ def test_libtpu_that_is_not_there(tmp_path, monkeypatch):
     assert topologies.find_libtpu() == str(tmp_path / "libtpu" / "libtpu.so")
 
 
+@pytest.mark.parametrize("version, reads", [("0.0.42.1", True), ("0.0.48", False), ("0.0.52", False)])
+def test_a_libtpu_that_this_jax_does_not_read_is_named(tmp_path, monkeypatch, version, reads):
+    """What JAX 0.10 ends with is XLA's RET_CHECK, with a traceback."""
+    library = tmp_path / "libtpu" / "libtpu.so"
+    library.parent.mkdir()
+    library.touch()
+    (tmp_path / f"libtpu-{version}.dist-info").mkdir()
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ['requests; extra == "tpu"',
+                                                                     'libtpu==0.0.42.*; extra == "tpu"'])
+    other = topologies.other_libtpu(str(library))
+    assert other.startswith(f"libtpu {version}, where jax ") and "libtpu 0.0.42.*" in other or reads and not other
+
+
 # ---- compiled programs
 
 def test_every_notation_of_groups():

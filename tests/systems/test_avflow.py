@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.sharding.mesh import make_mesh
 from avjax.systems.api import build, example_batch
 from avjax.systems.avflow.config import default, dyadic, look_ahead, paper, receptive_field, released, windows
 from avjax.systems.avflow.streaming import StreamingSampler
+from avjax.training.flops import count_flops, flops_of, live
+from avjax.training.optimizer import make_optimizer
+from avjax.training.state import abstract_params, abstract_state
+from avjax.training.step import plain_step
+from configs import base
 from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 
@@ -145,6 +151,23 @@ def gradients(**overrides):
     system = build(tiny(num_blocks=2, window=((3, 1), (2, 2)), **overrides))
     grad = jax.jit(jax.grad(system.loss, has_aux=True))
     return grad(random_params(system), batch_of(system), jax.random.key(0))[0]
+
+
+def test_remat_saves_memory_and_is_not_in_mfu():
+    """By XLA's own account, on CPU too, whose compiler merges what only a barrier keeps apart."""
+    temporary, flops = {}, {}
+    for remat in (False, True):
+        system = build(tiny(num_blocks=3, d_ff=64, remat=remat))
+        params, batch = abstract_params(system), example_batch(system, batch=2, time=64)
+        traced = jax.jit(jax.grad(system.loss, has_aux=True)).trace(params, batch, jax.random.key(0))
+        temporary[remat] = traced.lower().compile().memory_analysis().temp_size_in_bytes
+        flops[remat] = flops_of(live(traced.jaxpr.jaxpr))
+    assert temporary[True] < 0.8 * temporary[False], temporary
+    assert flops[True] > 1.2 * flops[False]
+    config = base.get_config()  # what the loop takes MFU from, of a step whose own FLOPs are flops[True]
+    optimizer = make_optimizer(config.optimizer, 10, params)
+    state = abstract_state(system, optimizer, make_mesh({"data": 1}, jax.devices()[:1]), ema=False)
+    assert count_flops(plain_step(config, system, optimizer), state, batch) == flops[False]
 
 
 @pytest.mark.slow

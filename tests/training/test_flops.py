@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from avjax.sharding.mesh import make_mesh
-from avjax.training.flops import count_flops
+from avjax.training.flops import barriers, count_flops, live_jaxpr, without_remat
 
 N, D, LAYERS = 16, 32, 8
 DOT = 2 * N * D * D
@@ -34,6 +35,28 @@ def test_remat_counts_the_recomputation():
 
     assert count_flops(jax.grad(plain, argnums=(0, 1)), X, W) == (2 + 4) * LAYERS * DOT
     assert count_flops(jax.grad(remat, argnums=(0, 1)), X, W) == (2 + 2 + 4) * LAYERS * DOT
+
+
+def test_a_models_flops_are_those_without_remat():
+    """Of every system that has the field: the same as of the config with remat off; None where it is off anyway."""
+    config = ConfigDict(dict(remat="dots", unet=dict(remat="layers", wide=3), parts=dict(text=dict(remat=True))))
+    plain = without_remat(FrozenConfigDict(config)).to_dict()
+    assert plain == dict(remat="none", unet=dict(remat="none", wide=3), parts=dict(text=dict(remat=False)))
+    assert without_remat(ConfigDict(plain)) is None and without_remat(None) is None
+
+
+def test_barriers_are_counted_where_nothing_else_keeps_what_is_recomputed_apart():
+    def layer(c, k):
+        return jnp.tanh(jnp.tanh(c @ k) @ k)
+
+    def apart(x, w):
+        return sum(jax.checkpoint(layer)(x, w[i]).sum() for i in range(2))
+
+    def scanned(x, w):
+        again = jax.checkpoint(layer, prevent_cse=False)
+        return jax.lax.scan(lambda c, k: (again(c, k), None), x, w)[0].sum()
+
+    assert [barriers(live_jaxpr(jax.grad(f), X, W)) for f in (apart, scanned)] == [2, 0]
 
 
 def test_loops_with_constant_trip_count():

@@ -26,7 +26,7 @@ class System:
     def __init__(self, config):
         check(config)
         self.config = FrozenConfigDict(config)
-        self.net = AVFlowNet(self.config, compute_dtype(config.compute_dtype), unroll=not config.scan_layers)
+        self.net = AVFlowNet(self.config, compute_dtype(config.compute_dtype), unroll=not (config.scan_layers or config.remat))
         self.sampler = self.net.clone(unroll=True)
         self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
         self.example_spec = {name: spec for name, spec in self.batch_spec.items() if name != "mask"}

@@ -1,0 +1,334 @@
+"""What a config names must exist: looked at before the first stage, as far as it can be known then,
+so that nobody waits hours for a misspelt word. What needs the data that stages make is looked at
+before the first step of training."""
+
+import contextlib
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from avjax.errors import UserError
+from avjax.training import checkpoints, paths
+from avjax.training.evaluators import HeldOutLoss
+from launch.flags import fill, launcher, load_config
+
+CONFIG_FILE = "config.json"  # of a workdir that was begun
+# Arguments of stages that name a file or folder, where they are not one of a few words.
+FILES = (
+    "clips",
+    "source",
+    "weights",
+    "head_vae",
+    "vae",
+    "reader",
+    "vocoder",
+    "tokenizer",
+    "placeholder",
+    "centroids",
+    "statistics",
+    "tts",
+)
+TRAIN_ARGUMENTS = {"config", "workdir", "overrides"}
+
+
+def check(
+    config: ConfigDict, workdir: Path, made: tuple[str, ...] = (), where: str = "config"
+) -> None:
+    """UserError for whatever of a training's config cannot be.
+
+    Args:
+      config: with "{workdir}" replaced, see launch.training.fill_config.
+      workdir: of the training.
+      made: what earlier stages make.
+      where: what this is the config of, for the reader.
+    """
+    from avjax.systems import api
+
+    system = api.build(config.system)
+    t, e = config.train, config.evaluate
+    _one_of(t.nan_policy, ("stop", "skip"), f"{where}.train.nan_policy", "policy")
+    _one_of(t.best_mode, ("min", "max"), f"{where}.train.best_mode", "mode")
+    check_optimizer(config, system)
+    if t.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "Weights & Biases is not installed",
+            where=f"{where}.train.wandb",
+            found=repr(t.wandb),
+            way_out=f"pip install 'avjax[wandb]', or --{where}.train.wandb=None",
+        )
+    if t.local_dir and (paths.is_remote(t.local_dir) or t.local_every < 1):
+        raise UserError(
+            "local checkpoints need a folder of this host, and steps between them",
+            where=f"{where}.train.local_dir, local_every",
+            expected="a local path, and at least 1",
+            found=f"{t.local_dir}, {t.local_every}",
+        )
+    for task in e.tasks:
+        _one_of(task, system.tasks, f"{where}.evaluate.tasks", "task")
+    for split in (*e.splits, config.data.train_split):
+        if not split or "," in split or split != split.strip():
+            raise UserError(
+                "not the name of a split",
+                where=f"{where}.evaluate.splits or data.train_split",
+                found=repr(split),
+                expected="names, each by itself",
+            )
+    if e.benchmark:
+        from eval import benchmarks
+
+        _one_of(e.benchmark, benchmarks.names(), f"{where}.evaluate.benchmark", "benchmark")
+        if not e.splits:
+            raise UserError(
+                "a benchmark without a split",
+                where=f"{where}.evaluate.splits",
+                found="()",
+                expected="the splits that are to be scored",
+                way_out=f"name one, or --{where}.evaluate.benchmark=None",
+            )
+    check_sample(config.sample, system, where)
+    check_starts(config, workdir, made, where)
+    check_folder(config.data.dir, f"{where}.data.dir")
+    with contextlib.ExitStack() as at_leisure:
+        if _comes(config.data.dir, made):  # it may not be there yet, or not be whole
+            at_leisure.enter_context(contextlib.suppress(NoDataset))
+        check_splits(config, _opened(config.data.dir, begun=(workdir / CONFIG_FILE).exists()))
+
+
+class NoDataset(UserError):
+    """Not there, or not whole."""
+
+
+def _opened(folder: str, *, begun: bool):
+    from data_pipelines.store import open_dataset
+
+    try:
+        return open_dataset(folder, begun=begun)
+    except UserError as error:
+        raise NoDataset(str(error)) from error
+
+
+def check_folder(folder: str, where: str = "config.data.dir") -> None:
+    """UserError: no folder of a dataset is named, or one that is no disk's."""
+    if not folder:
+        raise UserError(
+            "no data given",
+            where=where,
+            expected="the folder of a dataset",
+            way_out="--config.data.dir=DIR; launch.prepare and launch.extract make one",
+        )
+    if paths.is_remote(folder):
+        raise UserError(
+            "data is read from disks",
+            where=where,
+            expected="a folder that every host sees",
+            found=folder,
+            way_out="copy the dataset there, or mount the bucket as a folder",
+        )
+
+
+def check_optimizer(config: ConfigDict, system) -> None:
+    """UserError: unknown names, patterns that match no parameter."""
+    from avjax.training.optimizer import make_optimizer
+    from avjax.training.state import abstract_params
+
+    make_optimizer(config.optimizer, int(config.train.steps), abstract_params(system))
+
+
+def check_sample(wanted, system, where: str = "config") -> None:
+    """UserError: a task that the system does not have, a file that is not there."""
+    for task in wanted.get("tasks", ()):
+        _one_of(task, system.tasks, f"{where}.sample.tasks", "task")
+    if wanted["audio"] and not Path(wanted["audio"]).is_file():
+        raise UserError(
+            "no such file",
+            where=f"{where}.sample.audio",
+            found=wanted["audio"],
+            expected="a file of speech",
+        )
+
+
+def check_starts(config: ConfigDict, workdir: Path, made: tuple[str, ...], where: str) -> None:
+    """UserError: a new job is to begin with a checkpoint that is not there, and that no stage
+    makes."""
+    t = config.train
+    given = [("init_from", t.init_from)] * bool(t.init_from) + [
+        ("init_parts", part[1]) for part in _parts(t.init_parts, where)
+    ]
+    for name, path in given:
+        if not _comes(path, made) and not (workdir / checkpoints.FOLDER).exists():
+            try:
+                checkpoints.resolve(path)
+            except UserError as error:
+                raise UserError(f"{where}.train.{name}: {error}") from error
+
+
+def _parts(parts, where: str):
+    for part in parts:
+        if (
+            not isinstance(part, tuple | list)
+            or len(part) != 3
+            or not all(isinstance(x, str) for x in part)
+        ):
+            raise UserError(
+                "not a part of the parameters",
+                where=f"{where}.train.init_parts",
+                found=repr(part),
+                expected="(subtree, workdir that fills it, subtree of that one's or '')",
+            )
+    return parts
+
+
+def check_splits(config: ConfigDict, dataset) -> None:
+    """UserError: a split that the dataset does not have, where the config is to be evaluated at
+    all."""
+    e, t = config.evaluate, config.train
+    _one_of(
+        config.data.train_split,
+        tuple(dataset.splits),
+        f"config.data.train_split, {dataset.dir}",
+        "split",
+    )
+    if not (e.benchmark or t.evaluate_every > 0 and t.loss_examples > 0):
+        return
+    for split in e.splits:
+        if not dataset.splits.get(split):
+            raise UserError(
+                "unknown split",
+                where=f"config.evaluate.splits, {dataset.dir}",
+                found=repr(split) + (", which is empty" if split in dataset.splits else ""),
+                expected=" or ".join(dataset.splits),
+                way_out="name one of the dataset's splits, or --config.evaluate.splits=None for no "
+                "evaluation",
+            )
+
+
+def check_best_metric(config: ConfigDict, evaluators) -> None:
+    """UserError when none of the evaluators (that say what they measure) measures
+    config.train.best_metric."""
+    t = config.train
+    losses = [f"{e.name}/loss" for e in evaluators if isinstance(e, HeldOutLoss)]
+    if not evaluators or not t.keep_best or t.best_metric in ("loss" if losses else "", *losses):
+        return
+    names = [getattr(e, "metrics", None) for e in evaluators]
+    if None in names:
+        return
+    known = [
+        f"{e.name}/{metric}"
+        for e, metrics in zip(evaluators, names, strict=True)
+        for metric in metrics
+    ]
+    if not any(t.best_metric in (name, name.split("/", 1)[1]) for name in known):
+        raise UserError(
+            "no evaluator measures the metric that picks the best checkpoint",
+            where="config.train.best_metric",
+            expected=" or ".join(known[:12]),
+            found=repr(t.best_metric),
+        )
+
+
+def check_stages(stages, workdir: Path, where: str = "config.stages") -> tuple[str, ...]:
+    """UserError for a stage that could not run, before any does; returns what they make."""
+    from launch.stages import KINDS
+
+    made: tuple[str, ...] = ()
+    for index, stage in enumerate(stages):
+        at = f"{where}[{index}]"
+        arguments = fill(stage, workdir)
+        kind = arguments.pop("kind", None)
+        if kind not in KINDS:
+            raise UserError(
+                "unknown stage", where=at, expected=" or ".join(KINDS), found=repr(kind)
+            )
+        target = "workdir" if kind == "train" else "out"
+        if not arguments.get(target):
+            raise UserError(
+                "a stage without an output", where=at, expected=f"a value for {target!r}"
+            )
+        if _is_done(kind, paths.folder(arguments[target])):  # what it was made of may be gone
+            made += (str(arguments[target]),)
+            continue
+        for name in FILES:
+            value = arguments.get(name)
+            named = isinstance(value, str) and ("/" in value or Path(value).suffix)
+            if named and not _comes(value, made) and not Path(value).expanduser().exists():
+                raise UserError(
+                    "no such file or folder",
+                    where=f"{at}.{name}",
+                    found=value,
+                    expected="a path, or what an earlier stage makes",
+                )
+        if kind == "train":
+            _check_training(arguments, made, at)
+        else:
+            _check_arguments(kind, arguments, at)
+        made += (str(arguments[target]),)
+    return made
+
+
+def _is_done(kind: str, out: Path) -> bool:
+    """Whether the stage will be skipped, or is for launch.stages to refuse."""
+    if kind != "train":
+        return out.exists()
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads(out.with_name(out.name + ".stage.json").read_text())["done"]
+    return False
+
+
+def _check_training(arguments: dict[str, Any], made: tuple[str, ...], at: str) -> None:
+    if unknown := sorted(arguments.keys() - TRAIN_ARGUMENTS) or ("config" not in arguments):
+        raise UserError(
+            "wrong arguments of a train stage",
+            where=at,
+            found=str(unknown) if unknown is not True else "no config",
+            expected=", ".join(sorted(TRAIN_ARGUMENTS)),
+        )
+    from launch.training import fill_config
+
+    workdir = paths.folder(arguments["workdir"])
+    inner = fill_config(load_config(arguments["config"], arguments.get("overrides")), workdir)
+    check(inner, workdir, made, where=f"{at}.config")
+
+
+def _check_arguments(kind: str, arguments: dict[str, Any], at: str) -> None:
+    if kind == "prepare":
+        if "dataset" not in arguments:
+            raise UserError("a stage without a dataset", where=at, expected="a value for 'dataset'")
+        function = launcher("launch.prepare").checked
+    else:
+        from data_pipelines.extract import extractor
+
+        function = extractor(arguments.pop("features", "avflow"))
+        arguments = {
+            "clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v
+            for k, v in arguments.items()
+        }
+    try:
+        inspect.signature(function).bind(**arguments)
+        if kind == "prepare":
+            function(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"wrong arguments of a {kind} stage",
+            where=at,
+            found=str(error),
+            expected=str(inspect.signature(function)),
+        ) from error
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from error
+
+
+def _comes(path: str, made: tuple[str, ...]) -> bool:
+    """Whether an earlier stage makes it: its output, what lies in there, or beside it under a
+    longer name."""
+    return any(str(path).startswith(out) for out in made)
+
+
+def _one_of(value: str, known, where: str, what: str) -> None:
+    if value not in known:
+        raise UserError(
+            f"unknown {what}", where=where, expected=" or ".join(known), found=repr(value)
+        )
