@@ -4,13 +4,25 @@
     OUT/.next/whole   written last; from then on it only has to be moved, by whoever comes next
 """
 
+import json
 import os
 import pathlib
 import shutil
 
+from avjax.errors import UserError
+
 NEXT = ".next"
 MADE = ("features", "clips", "quarantine.jsonl", "summary.json")  # the last one says what the others were made of
 SHOWN = 20  # names of each kind that are printed
+
+
+def summary_of(out: pathlib.Path) -> dict:
+    """What was noted down when the clips of a folder were made. UserError: there is none, or it is damaged."""
+    try:
+        return json.loads((out / "summary.json").read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError("nothing tells what these clips were made of", where=str(out / "summary.json"), found=str(error),
+                        way_out="bring the file back, or choose another --out") from error
 
 
 def differences(before: dict[str, dict], now: dict[str, dict]) -> dict[str, list[str]]:

@@ -91,11 +91,7 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
 def _finished(out: pathlib.Path, options: dict) -> dict:
     """The summary of what is there. UserError when it was made with other options."""
     store.open_dataset(out / "clips")
-    try:
-        summary = json.loads((out / "summary.json").read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError("nothing tells what these clips were made of", where=str(out / "summary.json"), found=str(error),
-                        way_out="bring the file back, or choose another --out") from error
+    summary = _inputs.summary_of(out)
     made = {"features": options["features"]} | (summary.get("options") or {})  # older ones do not tell
     differ = [k for k in options if options[k] != made.get(k)]
     if differ:
@@ -111,7 +107,7 @@ def _begun(into: pathlib.Path, options: dict, inputs: dict) -> dict | None:
     """The summary of clips that a killed job has made of just these; None where it has not."""
     if not (into / "clips").exists():
         return None
-    summary = json.loads((into / "summary.json").read_text())
+    summary = _inputs.summary_of(into)
     same = options.items() <= summary["options"].items() and summary["checks"] == recordings.CHECKS
     return summary if same and not _inputs.differences(summary["inputs"], inputs) else None
 
@@ -147,6 +143,14 @@ def _changes(source, out: pathlib.Path, summary: dict, speaker: str | None) -> t
     if store.open_dataset(out / "clips").recipes.get("audio") != recordings.AUDIO_RECIPE:
         changes["read again, as this version reads sound"] = sorted(now)
     return changes, now
+
+
+def changes_of(source, out, speaker: str | None = None) -> str:
+    """What `prepare` would name and take in, a line each kind; "" where there is nothing, or nothing is prepared yet."""
+    out = pathlib.Path(out)
+    if not (out / "clips").exists():
+        return ""
+    return _inputs.told(_changes(source, out, _inputs.summary_of(out), speaker)[0])
 
 
 def _digest(weights) -> str | None:

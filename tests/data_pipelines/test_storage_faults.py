@@ -133,6 +133,10 @@ def test_exit_codes_and_lines(tmp_path):
     code, line = ended(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x"))
     assert code == 75 and line.startswith("restartable: too many open files; where: x") and "ulimit -n" in line
     assert ended(OSError(errno.EIO, os.strerror(errno.EIO), "x"))[0] == 75
+    assert "free there" not in ended(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))[1]  # nobody said where
+    for code in (errno.EACCES, errno.EROFS):
+        code, line = ended(OSError(code, os.strerror(code), "x"))
+        assert code == 2 and line.startswith("error: may not be read or written; where: x; ") and line.count("\n") == 1
     assert ended(UserError("a typo"))[0] == 2
     with pytest.raises(FileNotFoundError):  # not known to be anybody's fault but ours
         ended(FileNotFoundError("x"))
