@@ -197,7 +197,8 @@ def test_clips_without_a_word_of_their_source(tmp_path, damage):
 
 
 def test_a_run_that_was_begun_goes_on_with_its_data(tmp_path, capsys):
-    steps = ({"kind": "prepare", "dataset": "clips", "source": str(tmp_path / "in"), "out": "{workdir}/data", "audio_only": True},)
+    steps = ({"kind": "prepare", "dataset": "clips", "source": str(tmp_path / "in"), "out": "{workdir}/data",
+              "audio_only": True},)
     tone(tmp_path / "in" / "ann" / "x.wav", 300)
     stages.run_stages(steps, tmp_path / "run")
     tone(tmp_path / "in" / "ann" / "y.wav", 400)
@@ -234,9 +235,18 @@ def test_a_video_that_nothing_decodes_is_refused(tmp_path):
     assert refused(tmp_path / "out") == {"ann.odd": "unreadable"}
 
 
+def test_a_number_in_a_file_that_leads_nowhere(tmp_path):
+    tone(tmp_path / "in" / "ann" / "a.wav", 300)
+    header = b"\x1a\x45\xdf\xa3\x01" + b"\xfe" * 7  # of 2^56 bytes
+    (tmp_path / "in" / "ann" / "odd.mkv").write_bytes(header + bytes(100))
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert refused(tmp_path / "out") == {"ann.odd": "unreadable"}
+
+
 @pytest.mark.parametrize("error, kept", [
     (AttributeError("'NoneType' object has no attribute 'width'"), True), (RuntimeError("a library's own"), True),
-    (ZeroDivisionError(), True), (ValueError("3 channels"), True), (MemoryError(), False), (KeyboardInterrupt(), False),
+    (ZeroDivisionError(), True), (ValueError("3 channels"), True), (OSError(errno.EINVAL, "Invalid argument"), True),
+    (MemoryError(), False), (KeyboardInterrupt(), False),
     (OSError(errno.ENOSPC, "No space left on device", "x.npy"), False), (OSError(errno.EIO, "Input/output error"), False),
     (OSError(errno.ESTALE, "Stale file handle"), False), (PermissionError(errno.EACCES, "Permission denied", "OUT"), False)])
 def test_whatever_a_file_does_is_its_own_matter(tmp_path, monkeypatch, error, kept):
