@@ -40,7 +40,8 @@ def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left:
     """
     if not moved and before.keys() & now.keys():
         return True
-    contents = [{one["sha256"] for place, one in folder.items() if not place.lower().endswith(".txt")} for folder in (before, now)]
+    contents = [{one["sha256"] for place, one in folder.items() if not place.lower().endswith(".txt")}
+                for folder in (before, now)]
     common = len(contents[0] & contents[1])
     return common > min(map(len, contents)) / 2 if left else common > 0
 
