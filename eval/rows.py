@@ -46,7 +46,8 @@ class Rows:
         try:
             with np.load(self._frames_path(key), allow_pickle=False) as arrays:
                 return self.rows[key], dict(arrays)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError) as error:
+            storage.check(error, self._frames_path(key))  # else it would be computed again
             return None
 
     def put(self, key: str, row: dict, frames: dict[str, np.ndarray]) -> None:

@@ -46,9 +46,8 @@ def run(config, workdir: Path) -> None:
     """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
     began = time.perf_counter()
     enable_compilation_cache()
-    from avjax.sharding.mesh import make_mesh
     from launch.stages import run_stages, sole_makers
-    from launch.training import agree, fill_config, run_training
+    from launch.training import agree, fill_config, make_mesh, run_training
 
     agree(config, workdir)
     make_mesh(config.mesh, dcn=config.dcn)  # devices and mesh, before anything that takes long
