@@ -125,6 +125,22 @@ def ended(error):
     return caught.value.code, said.getvalue()
 
 
+@pytest.mark.parametrize("error", [UserError("a bad clip"), store.Unusable("a bad clip", id="a2")])
+def test_an_item_that_cannot_be_used_costs_no_other(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(store, "SHARD_SECONDS", 0.0)
+    made = []
+    items = thunks(3, "a", made)
+
+    def bad():
+        raise error
+
+    with pytest.raises(UserError, match="a bad clip"), partial.Partial(tmp_path / "data", {}) as job:
+        write(job, splits={"train": [*items[:2], bad]}, progress=False)
+    with partial.Partial(tmp_path / "data", {}) as job:
+        write(job, splits={"train": items}, progress=False)
+    assert made == ["a0", "a1", "a2"]
+
+
 def test_exit_codes_and_lines(tmp_path):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x"))
     code, line = ended(full)
