@@ -17,6 +17,7 @@ from avjax.errors import USER, DiskFull, StorageError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FILES = (errno.EMFILE, errno.ENFILE)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN,
         errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)
 _CODES = {os.strerror(code): code for code in (*FULL, *FILES, *AWAY)}
@@ -53,7 +54,7 @@ def explained(error: BaseException, where: object = "") -> StorageError | None:
     where = str(getattr(link, "filename", None) or where)
     if code in FULL:
         return DiskFull("the disk is full" if code == errno.ENOSPC else "the disk quota is used up", where=where,
-                        found=found + _free(where),
+                        found=found + (_free(where) if where else ""),
                         way_out="make room and start the same command again; what is finished is kept")
     if code in FILES:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -111,6 +112,9 @@ def told(error: BaseException) -> tuple[int, str] | None:
     known = explained(error)
     if isinstance(error, UserError):
         return (known.code if known else USER), str(error)
+    if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        return USER, str(UserError("may not be read or written", where=str(error.filename or ""), found=error.strerror,
+                                   way_out="check its owner, permissions and mount; what is finished is kept"))
     return (known.code, str(known)) if known else None
 
 

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from avjax import storage
 from avjax.errors import UserError
 from data_pipelines import store
 from data_pipelines.schema import recipe_hash
@@ -135,8 +136,10 @@ def main(argv=None) -> int:
             print("\n".join(map(str, write_portraits(store.open_dataset(args.dir), pathlib.Path(args.portraits)))))
             return 0
         report = summary(store.open_dataset(args.dir), sample=max(1, args.sample), verify=not args.no_verify)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (told := storage.told(error)) is None:
+            raise
+        print(f"error: {told[1]}", file=sys.stderr)
         return 1
     print(json.dumps(report, indent=1) if args.json else text(report))
     return 0

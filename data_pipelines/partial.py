@@ -3,7 +3,7 @@
 A `Partial` without arguments belongs to one process and disappears with any error. With arguments it can be continued: what
 is finished outlives a kill, and a restart with the same arguments goes on after it. Input that cannot be used (a UserError)
 would stop the restart at the same place, so it removes the folder: unless something else than the input may have been at
-fault (storage that fails, a full disk, memory), or `keep` says that another attempt may get on.
+fault (storage that fails, a full disk, memory), or `keep` says that another attempt may get on (without the item, say).
 
     .NAME.partial/journal.jsonl   a line of the arguments, then one a finished shard and one a finished split, each written and
                                   synchronised only after what it tells of

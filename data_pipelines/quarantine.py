@@ -13,6 +13,8 @@ import av
 from avjax import storage
 from avjax.errors import StorageError
 
+_NONSENSE = (errno.EINVAL, errno.EOVERFLOW)  # of a place in a file that a number in it gives
+
 
 def check(error: Exception, files: Iterable[os.PathLike]) -> None:
     """Returns when `error` is due to the item that is read from `files`; else raises it, or the StorageError that it is."""
@@ -25,7 +27,8 @@ def check(error: Exception, files: Iterable[os.PathLike]) -> None:
         if storage.fault(link) is link:
             storage.check(link)
         of_system = isinstance(link, OSError) and link.errno and not isinstance(link, av.error.FFmpegError)
-        if of_system and str(link.filename) not in files:
+        nonsense = of_system and link.filename is None and link.errno in _NONSENSE
+        if of_system and not nonsense and str(link.filename) not in files:
             raise error
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import time
 from collections.abc import Iterator
 
@@ -53,7 +54,7 @@ class Source:
 
     def place(self, path: pathlib.Path) -> str:
         """Where one of the files is, below the folder that was searched."""
-        return path.relative_to(self.root).as_posix()
+        return printable(path.relative_to(self.root).as_posix())
 
     def contents(self, known: dict[str, dict] | None = None) -> dict[str, dict]:
         """{place: `content` of the file}; `known`: of an earlier call. Raises OSError."""
@@ -117,8 +118,27 @@ def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UserError("a folder cannot be listed", where=str(error.filename), found=error.strerror,
                         way_out="check its permissions") from error
 
-    paths = (pathlib.Path(base, name) for base, _, names in os.walk(folder, onerror=fail) for name in names)
-    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p) and p.is_file())
+    walked, paths = set(), []
+    for base, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = os.path.realpath(base)
+        if here in walked:  # a link to a folder above, or a second way to one
+            print(f"searched once only: {base}, which is {here}", file=sys.stderr, flush=True)
+            folders.clear()
+            continue
+        walked.add(here)
+        folders.sort()
+        paths += (pathlib.Path(base, name) for name in names)
+    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p) and (p.is_file() or _is_dangling(p)))
+
+
+def _is_dangling(path: pathlib.Path) -> bool:
+    """Whether it is a link to nothing: that cannot be read, which is told; no such file is another thing."""
+    return path.is_symlink() and not path.exists()
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 (names of older systems) are written out as \\xe9."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _kind(path: pathlib.Path) -> str | None:
@@ -147,6 +167,7 @@ def _sources(root: pathlib.Path, parent: str, stem: str, kinds: dict[str, list[p
             name = prefix + (path.stem if alone else path.name)
         exact = [p for p in sounds if p.stem == path.stem and videos] or (sounds if alone and videos else [])
         text = [p for p in texts if p.stem == path.stem] or (texts if alone else [])
+        name = printable(name)
         yield Source(name.replace("/", "."), name.split("/")[0], path if videos else None,
                      (exact[0] if exact else None) if videos else path, text[0] if text else None, root)
 
@@ -216,7 +237,7 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
 def _reserve(path: pathlib.Path) -> None:
     """Raises OSError when the disk is too full for a file of holes: written through a map, that would kill the process."""
     if hasattr(os, "posix_fallocate"):  # macOS has none
-        with open(path, "r+b") as file:
+        with storage.working_on(path), open(path, "r+b") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError as error:
@@ -238,7 +259,8 @@ def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib
         temporary, crops = (folder / f"{part}{end}" for end in (".npz", CROPS))
         try:
             recording = read(source, crops_file=crops, **options)
-            np.savez(temporary, audio=recording.audio, **{} if recording.pose is None else {"pose": recording.pose})
+            with storage.working_on(temporary):
+                np.savez(temporary, audio=recording.audio, **{} if recording.pose is None else {"pose": recording.pose})
             if crops.is_file():
                 os.replace(crops, path.with_suffix(CROPS))
             os.replace(temporary, path)

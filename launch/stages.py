@@ -8,7 +8,8 @@
 Beside every output lies `<output>.stage.json`, the arguments that made it, paths in the workdir as "{workdir}/...", so that
 the workdir may be moved, and what it was made of. An output made with other arguments, or of other data, is an error that says
 which folder to delete, never silently used or overwritten. Datasets that take in what has changed since (clips) are prepared
-again each time, which is soon done where nothing has.
+again each time, which is soon done where nothing has; once training has begun, changes are told and left out, since a run cannot
+go on with other data.
 
 Of several hosts, each extracts a part (data_pipelines/parts.py); a stage that trains is run by all of them, and host 0 alone
 prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
@@ -168,7 +169,7 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) 
     if kind == "train":
         return record is not None and record["done"]  # else training goes on from its last checkpoint
     if _of_ingest(kind, arguments, "TAKES_IN_CHANGES"):
-        return False
+        return _stays(fill(arguments, workdir), out, workdir)
     before, now = record.get("made_of"), _made_of(kind, fill(arguments, workdir))
     if before and now and before != now:
         raise UserError("a stage's output was made of other data", where=f"{where}, {out}",
@@ -179,6 +180,19 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) 
     begun = record is not None and record["done"]
     open_dataset(out, begun=begun)  # written whole or not at all, so it need not be marked as done; UserError when damaged
     return True
+
+
+def _stays(arguments: dict, out: Path, workdir: Path) -> bool:
+    """Whether data whose source has changed are left as they are: a run that was begun with them, and could not go on with
+    others."""
+    from launch.training import CONFIG_FILE
+
+    if not (workdir / CONFIG_FILE).exists():
+        return False
+    changes = _of_ingest("prepare", arguments, "changes_of")(arguments["source"], out, arguments.get("speaker"))
+    if changes:
+        _tell(f"{changes}\nnot taken into {out}, which this run was begun with: a new --workdir trains on them")
+    return bool(changes)
 
 
 def _extract(name: str, arguments: dict, where: str) -> None:

@@ -4,13 +4,25 @@
     OUT/.next/whole   written last; from then on it only has to be moved, by whoever comes next
 """
 
+import json
 import os
 import pathlib
 import shutil
 
+from avjax.errors import UserError
+
 NEXT = ".next"
 MADE = ("features", "clips", "quarantine.jsonl", "summary.json")  # the last one says what the others were made of
 SHOWN = 20  # names of each kind that are printed
+
+
+def summary_of(out: pathlib.Path) -> dict:
+    """What was noted down when the clips of a folder were made. UserError: there is none, or it is damaged."""
+    try:
+        return json.loads((out / "summary.json").read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError("nothing tells what these clips were made of", where=str(out / "summary.json"), found=str(error),
+                        way_out="bring the file back, or choose another --out") from error
 
 
 def differences(before: dict[str, dict], now: dict[str, dict]) -> dict[str, list[str]]:
@@ -20,10 +32,18 @@ def differences(before: dict[str, dict], now: dict[str, dict]) -> dict[str, list
     return {kind: sorted(found[kind]) for kind in ("new", "changed", "gone") if found[kind]}
 
 
-def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool) -> bool:
-    """Whether two folders are one at two times: they share a place or, where the folder has another path now, contents."""
-    contents = [{one["sha256"] for one in folder.values()} for folder in (before, now)]
-    return bool(contents[0] & contents[1] or not moved and before.keys() & now.keys())
+def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left: bool) -> bool:
+    """Whether two folders are one at two times: they share a place or, where the folder has another path now, a recording;
+    where the former path is still there (`left`), most of them, since folders of two people may have one in common.
+
+    Transcripts tell nothing: several people read the same text.
+    """
+    if not moved and before.keys() & now.keys():
+        return True
+    contents = [{one["sha256"] for place, one in folder.items() if not place.lower().endswith(".txt")}
+                for folder in (before, now)]
+    common = len(contents[0] & contents[1])
+    return common > min(map(len, contents)) / 2 if left else common > 0
 
 
 def told(changes: dict[str, list[str]]) -> str:

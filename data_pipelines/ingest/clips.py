@@ -35,6 +35,7 @@ from data_pipelines.schema import Feature, arrays_hash
 
 FPS = recordings.FPS
 TAKES_IN_CHANGES = True  # see launch.prepare
+DECODED = ".decoded"  # in OUT, until clips are made of it
 GAP = 0.5  # seconds between what is trained on and what is held out
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
 _NO_FACE_COLUMNS = ("face", "pose", "pose_z")
@@ -77,6 +78,7 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
             shutil.rmtree(out / _inputs.NEXT, ignore_errors=True)  # of changes that were taken back
     if summary is None:
         summary = _make_clips(source, out, into, options, parallel, progress, detect)
+    shutil.rmtree(out / DECODED, ignore_errors=True)
     if not audio_only and not (into / "features").exists():
         extract.extract(into / "clips", into / "features", tokens=tokens, head="linear", weights=weights, units=units,
                         progress=progress)
@@ -89,7 +91,7 @@ def prepare(source, out, *, speaker: str | None = None, longest_identity: bool =
 def _finished(out: pathlib.Path, options: dict) -> dict:
     """The summary of what is there. UserError when it was made with other options."""
     store.open_dataset(out / "clips")
-    summary = json.loads((out / "summary.json").read_text()) if (out / "summary.json").is_file() else {}
+    summary = _inputs.summary_of(out)
     made = {"features": options["features"]} | (summary.get("options") or {})  # older ones do not tell
     differ = [k for k in options if options[k] != made.get(k)]
     if differ:
@@ -105,7 +107,7 @@ def _begun(into: pathlib.Path, options: dict, inputs: dict) -> dict | None:
     """The summary of clips that a killed job has made of just these; None where it has not."""
     if not (into / "clips").exists():
         return None
-    summary = json.loads((into / "summary.json").read_text())
+    summary = _inputs.summary_of(into)
     same = options.items() <= summary["options"].items() and summary["checks"] == recordings.CHECKS
     return summary if same and not _inputs.differences(summary["inputs"], inputs) else None
 
@@ -130,15 +132,25 @@ def _changes(source, out: pathlib.Path, summary: dict, speaker: str | None) -> t
                 continue  # it goes at this moment
             except PermissionError:
                 now |= {place: known} if known else {}  # it is not gone, and cannot be taken in
-    if not _inputs.related(before, now, moved=str(source.resolve()) != summary["options"].get("source")):
-        raise UserError("clips were made from another source", where=str(source), expected="the files that "
-                        f"{summary['options'].get('source')} had", found="none of them", way_out="choose another --out")
+    then = summary["options"].get("source")
+    moved = str(source.resolve()) != then
+    if not _inputs.related(before, now, moved=moved, left=moved and bool(then) and pathlib.Path(then).exists()):
+        raise UserError("clips were made from another source", where=str(source), expected=f"the recordings that {then} had",
+                        found="none or few of them", way_out="choose another --out")
     changes = _inputs.differences(before, now)
     if summary["quarantine"] and summary.get("checks") != recordings.CHECKS:
         changes["tried again, by other libraries or checks"] = sorted(p for row in summary["quarantine"] for p in row["files"])
     if store.open_dataset(out / "clips").recipes.get("audio") != recordings.AUDIO_RECIPE:
         changes["read again, as this version reads sound"] = sorted(now)
     return changes, now
+
+
+def changes_of(source, out, speaker: str | None = None) -> str:
+    """What `prepare` would name and take in, a line each kind; "" where there is nothing, or nothing is prepared yet."""
+    out = pathlib.Path(out)
+    if not (out / "clips").exists():
+        return ""
+    return _inputs.told(_changes(source, out, _inputs.summary_of(out), speaker)[0])
 
 
 def _digest(weights) -> str | None:
@@ -153,7 +165,7 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
     options, began = options | {"source": str(pathlib.Path(source).resolve())}, time.time_ns()
     sources = recordings.find(source, options["speaker"])
     out.mkdir(parents=True, exist_ok=True)
-    cache = out.absolute() / ".decoded"
+    cache = out.absolute() / DECODED
     check = functools.partial(_checked, cache, options["size"], options["audio_only"], detect)
     if parallel is not None:
         parallel.for_each(check, sources)
@@ -186,7 +198,6 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
     _write_atomically(into / "summary.json", json.dumps(summary, indent=1))  # before: clips without it are not taken up
     os.utime(into / "summary.json", ns=(began, began))  # what was written to since then has to be read again to be compared
     _write_clips(into / "clips", dict(good), pieces, options, progress)
-    shutil.rmtree(cache, ignore_errors=True)
     return summary
 
 
@@ -230,7 +241,7 @@ def _why(item: recordings.Source, reason: str, error: Exception) -> dict[str, st
     """A refusal; files are named from the source on, wherever that is the next time."""
     if not isinstance(error, media.MediaError | faces.FaceError):
         error = media.MediaError(reason, item.files[0], found=quarantine.said(error), way_out="convert or remove it")
-    return {"reason": reason, "detail": str(error).replace(f"{item.root}{os.sep}", "")}
+    return {"reason": reason, "detail": recordings.printable(str(error).replace(f"{item.root}{os.sep}", ""))}
 
 
 def plan(lengths: list[tuple[recordings.Source, int]], max_seconds: float) -> dict[str, list[tuple]]:

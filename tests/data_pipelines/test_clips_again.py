@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import soundfile
 from avjax.errors import DiskFull, StorageError, UserError
 from data_pipelines import recordings, store, write_media
 from data_pipelines.ingest import _inputs, clips
+from launch import stages
 from tests.data_pipelines.test_clips import film
 
 RATE = 8000
@@ -57,6 +59,33 @@ def test_ids_that_two_places_come_to_are_told_apart(tmp_path):
     prepare(tmp_path / "in", tmp_path / "out")
     found = pitches(tmp_path / "out")
     assert sorted(found.values()) == [300, 500] and all(name.startswith("ann.x-") for name in found)
+
+
+def test_links_lead_to_recordings(tmp_path, capsys):
+    tone(tmp_path / "disk" / "ann" / "x.wav", 300)
+    (tmp_path / "in" / "bob").mkdir(parents=True)
+    (tmp_path / "in" / "ann").symlink_to(tmp_path / "disk" / "ann")
+    (tmp_path / "in" / "bob" / "above").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "bob" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert pitches(tmp_path / "out") == {"ann.x": 300} and refused(tmp_path / "out") == {"bob.gone": "unreadable"}
+    assert "searched once only: " + str(tmp_path / "in" / "bob" / "above") in capsys.readouterr().err
+    (tmp_path / "in" / "bob" / "gone.wav").unlink()
+    tone(tmp_path / "in" / "bob" / "gone.wav", 500)  # mended
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert pitches(tmp_path / "out") == {"ann.x": 300, "bob.gone": 500}
+
+
+def test_names_that_are_no_utf8_are_written_out(tmp_path):
+    tone(tmp_path / "in" / "ann" / "x.wav", 300)
+    for name, level in {b"caf\xe9.wav": 0.3, b"\xe9.wav": 0.0}.items():
+        tone(tmp_path / "in" / "rene" / "one.wav", 500, level=level)
+        (tmp_path / "in" / "rene" / "one.wav").rename(tmp_path / "in" / "rene" / os.fsdecode(name))
+    (tmp_path / "in" / "rene").rename(tmp_path / "in" / os.fsdecode(b"ren\xe9"))
+    (row,) = prepare(tmp_path / "in", tmp_path / "out")["quarantine"]
+    assert pitches(tmp_path / "out") == {"ann.x": 300, "ren\\xe9.caf\\xe9": 500}
+    assert row["id"] == "ren\\xe9.\\xe9" and "ren\\xe9/\\xe9.wav" in row["detail"]
+    prepare(tmp_path / "in", tmp_path / "out")
 
 
 def test_speakers_of_long_names_are_told_apart():
@@ -128,6 +157,62 @@ def test_a_moved_source_is_the_same_and_another_is_none(tmp_path, monkeypatch, c
     assert pitches(tmp_path / "out") == {"ann.a": 300}
 
 
+def test_what_two_people_have_in_common_makes_them_no_moved_source(tmp_path):
+    for who, pitch in {"ann": 300, "bob": 500}.items():  # of one script, and of one room
+        tone(tmp_path / who / "x.wav", pitch)
+        (tmp_path / who / "x.txt").write_text("hello")
+    prepare(tmp_path / "ann", tmp_path / "out")
+    with pytest.raises(UserError, match="another source"):
+        prepare(tmp_path / "bob", tmp_path / "out")
+    for who, pitch in {"ann": 700, "bob": 900}.items():
+        tone(tmp_path / who / "room.wav", 100, level=0.0)
+        tone(tmp_path / who / f"{pitch}.wav", pitch)
+    prepare(tmp_path / "ann", tmp_path / "out")
+    made = pitches(tmp_path / "out")
+    with pytest.raises(UserError, match="another source"):
+        prepare(tmp_path / "bob", tmp_path / "out")
+    assert pitches(tmp_path / "out") == made == {"x": 300, "700": 700}
+
+
+def test_a_copy_of_the_source_with_a_change_is_taken_in(tmp_path):
+    for name, pitch in {"x": 300, "y": 400, "z": 500}.items():
+        tone(tmp_path / "in" / "ann" / f"{name}.wav", pitch)
+    prepare(tmp_path / "in", tmp_path / "out")
+    shutil.copytree(tmp_path / "in", tmp_path / "copy")
+    tone(tmp_path / "copy" / "ann" / "z.wav", 600)
+    prepare(tmp_path / "copy", tmp_path / "out")
+    assert pitches(tmp_path / "out") == {"ann.x": 300, "ann.y": 400, "ann.z": 600}
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_text("{"), lambda file: file.unlink()])
+def test_clips_without_a_word_of_their_source(tmp_path, damage):
+    tone(tmp_path / "in" / "x.wav", 300)
+    prepare(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out" / ".decoded").mkdir()  # of one that was killed before it was gone
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clips", "quarantine.jsonl", "summary.json"]
+    damage(tmp_path / "out" / "summary.json")
+    with pytest.raises(UserError, match="what these clips were made of.*summary.json.*bring the file back"):
+        prepare(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_run_that_was_begun_goes_on_with_its_data(tmp_path, capsys):
+    steps = ({"kind": "prepare", "dataset": "clips", "source": str(tmp_path / "in"), "out": "{workdir}/data",
+              "audio_only": True},)
+    tone(tmp_path / "in" / "ann" / "x.wav", 300)
+    stages.run_stages(steps, tmp_path / "run")
+    tone(tmp_path / "in" / "ann" / "y.wav", 400)
+    stages.run_stages(steps, tmp_path / "run")
+    assert pitches(tmp_path / "run" / "data") == {"ann.x": 300, "ann.y": 400}
+    (tmp_path / "run" / "config.json").write_text("{}")  # training has begun
+    tone(tmp_path / "in" / "ann" / "z.wav", 500)
+    (tmp_path / "in" / "ann" / "y.wav").unlink()
+    stages.run_stages(steps, tmp_path / "run")
+    assert pitches(tmp_path / "run" / "data") == {"ann.x": 300, "ann.y": 400}
+    said = capsys.readouterr().err
+    assert "new: ann/z.wav\ngone: ann/y.wav\nnot taken into" in said and "a new --workdir" in said
+
+
 def test_what_another_version_read_otherwise_is_read_again(tmp_path, monkeypatch, capsys):
     tone(tmp_path / "in" / "ann" / "a.wav", 300)
     with monkeypatch.context() as patch:
@@ -150,9 +235,18 @@ def test_a_video_that_nothing_decodes_is_refused(tmp_path):
     assert refused(tmp_path / "out") == {"ann.odd": "unreadable"}
 
 
+def test_a_number_in_a_file_that_leads_nowhere(tmp_path):
+    tone(tmp_path / "in" / "ann" / "a.wav", 300)
+    header = b"\x1a\x45\xdf\xa3\x01" + b"\xfe" * 7  # of 2^56 bytes
+    (tmp_path / "in" / "ann" / "odd.mkv").write_bytes(header + bytes(100))
+    prepare(tmp_path / "in", tmp_path / "out")
+    assert refused(tmp_path / "out") == {"ann.odd": "unreadable"}
+
+
 @pytest.mark.parametrize("error, kept", [
     (AttributeError("'NoneType' object has no attribute 'width'"), True), (RuntimeError("a library's own"), True),
-    (ZeroDivisionError(), True), (ValueError("3 channels"), True), (MemoryError(), False), (KeyboardInterrupt(), False),
+    (ZeroDivisionError(), True), (ValueError("3 channels"), True), (OSError(errno.EINVAL, "Invalid argument"), True),
+    (MemoryError(), False), (KeyboardInterrupt(), False),
     (OSError(errno.ENOSPC, "No space left on device", "x.npy"), False), (OSError(errno.EIO, "Input/output error"), False),
     (OSError(errno.ESTALE, "Stale file handle"), False), (PermissionError(errno.EACCES, "Permission denied", "OUT"), False)])
 def test_whatever_a_file_does_is_its_own_matter(tmp_path, monkeypatch, error, kept):

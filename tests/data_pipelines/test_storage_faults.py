@@ -125,6 +125,22 @@ def ended(error):
     return caught.value.code, said.getvalue()
 
 
+@pytest.mark.parametrize("error", [UserError("a bad clip"), store.Unusable("a bad clip", id="a2")])
+def test_an_item_that_cannot_be_used_costs_no_other(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(store, "SHARD_SECONDS", 0.0)
+    made = []
+    items = thunks(3, "a", made)
+
+    def bad():
+        raise error
+
+    with pytest.raises(UserError, match="a bad clip"), partial.Partial(tmp_path / "data", {}) as job:
+        write(job, splits={"train": [*items[:2], bad]}, progress=False)
+    with partial.Partial(tmp_path / "data", {}) as job:
+        write(job, splits={"train": items}, progress=False)
+    assert made == ["a0", "a1", "a2"]
+
+
 def test_exit_codes_and_lines(tmp_path):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x"))
     code, line = ended(full)
@@ -133,6 +149,10 @@ def test_exit_codes_and_lines(tmp_path):
     code, line = ended(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x"))
     assert code == 75 and line.startswith("restartable: too many open files; where: x") and "ulimit -n" in line
     assert ended(OSError(errno.EIO, os.strerror(errno.EIO), "x"))[0] == 75
+    assert "free there" not in ended(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))[1]  # nobody said where
+    for code in (errno.EACCES, errno.EROFS):
+        code, line = ended(OSError(code, os.strerror(code), "x"))
+        assert code == 2 and line.startswith("error: may not be read or written; where: x; ") and line.count("\n") == 1
     assert ended(UserError("a typo"))[0] == 2
     with pytest.raises(FileNotFoundError):  # not known to be anybody's fault but ours
         ended(FileNotFoundError("x"))
