@@ -55,6 +55,7 @@ def test_what_is_whole_passes(clips, tmp_path):
         ),
         ({"evaluate.splits": ("valid,test",)}, "not the name of a split.*'valid,test'"),
         ({"data.train_split": "trian"}, "unknown split.*train or valid.*'trian'"),
+        ({"train.steps": -5}, "no number of steps.*train.steps.*-5"),
         ({"evaluate.tasks": ("sing",)}, "unknown task.*evaluate.tasks.*'sing'"),
         ({"evaluate.benchmark": "pupets"}, "unknown benchmark.*puppets.*'pupets'"),
         ({"evaluate.benchmark": "puppets", "evaluate.splits": ()}, "a benchmark without a split"),
