@@ -317,6 +317,9 @@ def _check_arguments(kind: str, arguments: dict[str, Any], at: str) -> None:
         inspect.signature(function).bind(**arguments)
         if kind == "prepare":
             function(**arguments)
+        known = getattr(inspect.getmodule(function), "CHOICES", {})
+        for name in known.keys() & arguments.keys():
+            _one_of(arguments[name], known[name], name, name)
     except TypeError as error:
         raise UserError(
             f"wrong arguments of a {kind} stage",

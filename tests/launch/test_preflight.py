@@ -120,6 +120,10 @@ def test_what_a_config_names_must_exist(clips, tmp_path, monkeypatch, overrides,
             {"kind": "extract", "clips": "{workdir}/clips", "features": "tavdi", "out": "x"},
             "unknown features",
         ),
+        (
+            {"kind": "extract", "clips": "{workdir}/clips", "tokens": "fones", "out": "x"},
+            r"stages\[1\].*unknown tokens.*phones or units",
+        ),
         ({"kind": "train", "workdir": "x", "config": "configs/nope.py"}, "no such config"),
         (
             {
