@@ -67,10 +67,14 @@ def links(path) -> list[bytes | None]:
 
     FFmpeg 8.1 ends at a link with other parameters than the first one's.
     """
-    with open(path, "rb") as file:
-        if file.read(4) != b"OggS":
-            return [None]
-        data = b"OggS" + file.read()
+    try:
+        with open(path, "rb") as file:
+            data = file.read(4)
+            data += file.read() if data == b"OggS" else b""
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if len(data) <= 4:
+        return [None]
     starts, at, before = [], 0, False
     while at + 27 <= len(data) and data[at : at + 4] == b"OggS":
         first = bool(data[at + 5] & 2)  # the first page of a stream; those of one link follow each other

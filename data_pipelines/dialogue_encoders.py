@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from avjax.codecs import mel
+from avjax.codecs import level, mel
 from avjax.encoders import portrait, speech_frames, voice_statistics
 from avjax.encoders import units as unit_library
 from avjax.errors import UserError
@@ -112,8 +112,8 @@ class Encoders:
 
     def recipes(self) -> dict[str, dict]:
         """{feature: how it is made}, with the hash of everything fitted."""
-        out = {"tokens": self.tokens.recipe, "units": with_hash(self.units), "voices": with_hash(self.voices),
-               "mel": dict(mel.RECIPE)}
+        out = {"tokens": self.tokens.recipe, "voices": with_hash(self.voices),
+               "units": with_hash(self.units) | {"level": level.RECIPE}, "mel": dict(mel.SPEECH)}
         if self.painter:
             out |= {"portraits": self.painter.recipe, "faces": with_hash(self.faces)}
             out |= {"motion": self.painter.motion_recipe} if self.painter.has_motion else {}

@@ -22,7 +22,9 @@ import numpy as np
 import tokenizers
 
 from avjax.encoders import espeak
+from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
+from data_pipelines import text_file
 from data_pipelines.script import BACKCHANNEL, LAUGHTER, TURN, Script
 
 CODEC = "tokenizer"
@@ -100,7 +102,7 @@ class DialogueTokenizer:
         if not path.is_file():
             raise UserError("missing vocabulary", where=str(path), expected="BERT's vocab.txt", found="no file",
                             way_out="copy it from the model's release, or use the stand-in")
-        return cls(path.read_text(encoding="utf-8").splitlines(), "wordpiece", speakers)
+        return cls(text_file.read(path, what="vocabulary").splitlines(), "wordpiece", speakers)
 
     @classmethod
     def from_codec(cls, recipe: Mapping | None, arrays: Mapping[str, np.ndarray] | None) -> "DialogueTokenizer":
@@ -203,7 +205,7 @@ def _units(said) -> tuple[int, int]:
 
 def _plain(text: str) -> str:
     """Lower case, without accents, typographic marks as ASCII, single spaces."""
-    text = text.replace("’", "'").replace("‘", "'").replace("–", "-").replace("—", "-").replace("…", "...")
+    text = plain(text).replace("–", "-").replace("—", "-")
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(text.lower().split())
 

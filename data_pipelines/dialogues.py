@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from avjax.codecs import level
 from data_pipelines import script
 from data_pipelines.features.common import to_float
 from data_pipelines.store import Unusable
@@ -30,7 +31,8 @@ def parties(clips) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One dialogue. audio: (N,) float32 of every party, all of `frames` x HOP samples; script: with times where known."""
+    """One dialogue. audio: (N,) float32 of every party, all of `frames` x HOP samples, each at the level of speech; script:
+    with times where known."""
 
     clip: dict
     names: tuple[str, ...]
@@ -74,6 +76,7 @@ def recording(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()) -
             raise Unusable("silent channel", expected="speech of every party", found=f"nothing of {name}")
     said = _script(clip, names, prefixes)
     _check_channels(audio, said, names)
+    audio = tuple(level.normalised(a, SAMPLE_RATE) for a in audio)
     return Recording(clip, names, audio, said, frames)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import soxr
 
 from avjax.codecs import latents, motion
+from avjax.codecs import level as level_lib
 from avjax.encoders import voice_statistics
+from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from data_pipelines import resample
 from data_pipelines.schema import arrays_hash
@@ -27,6 +29,7 @@ class Encoder:
     audio_codec: latents.AudioCodec
     voice_encoder: voice_statistics.VoiceStatistics
     motion_codec: motion.MotionCodec | None = None
+    level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)  # of all speech; None: as it comes
 
     @classmethod
     def from_codecs(cls, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]]) -> "Encoder":
@@ -39,7 +42,8 @@ class Encoder:
         return cls(Tokenizer.from_codec(recipes["tokens"], codecs.get(TOKENIZER)),
                    latents.from_recipe(recipes["audio"], codecs.get("audio", {})),
                    voice_statistics.from_recipe(recipes["voice"], codecs.get("voice", {})),
-                   motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion else None)
+                   motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion else None,
+                   recipes["audio"].get("level"))
 
     @property
     def recipes(self) -> dict[str, dict]:
@@ -47,6 +51,8 @@ class Encoder:
         out = {"audio": {**self.audio_codec.recipe, "arrays": arrays_hash(self.audio_codec.arrays())},
                "voice": {**self.voice_encoder.recipe, "arrays": arrays_hash(self.voice_encoder.arrays())},
                "tokens": self.tokenizer.recipe, "motion": {"kind": "none"}}
+        out["tokens"] |= {} if self.tokenizer.scripts is None else {"text": "stripped, plain"}
+        out["audio"] |= {"level": dict(self.level)} if self.level else {}
         if self.motion_codec:
             out["motion"] = {**self.motion_codec.recipe, "arrays": arrays_hash(self.motion_codec.arrays())}
         return out
@@ -57,13 +63,16 @@ class Encoder:
         out = {"audio": self.audio_codec.arrays(), "voice": self.voice_encoder.arrays(), TOKENIZER: self.tokenizer.arrays()}
         return out | ({"motion": self.motion_codec.arrays()} if self.motion_codec else {})
 
-    def prompt(self, text: str) -> np.ndarray:
-        """(n,) int32 token ids of everything before the patch slots. Raises UserError for empty text."""
-        return self.tokenizer.prompt(text)
+    def prompt(self, text: str, *, allow_empty: bool = False) -> np.ndarray:
+        """(n,) int32 token ids of everything before the patch slots, of plain text for the stand-in, which knows the marks of
+        its corpus alone. Raises UserError for empty text."""
+        text = text if self.tokenizer.scripts is None else plain(text)
+        return self.tokenizer.prompt(text, allow_empty=allow_empty)
 
-    def audio(self, audio_N: np.ndarray, rate: float) -> np.ndarray:
-        """Float samples in [-1, 1] at any rate -> (T, 32) latents."""
-        return self.audio_codec.encode(resampled(audio_N, rate))
+    def audio(self, audio_N: np.ndarray, rate: float, silence: int = 0) -> np.ndarray:
+        """Float samples at any rate, and so many of silence behind them -> (T, 32) latents of speech at one level."""
+        audio_N = level_lib.normalised(audio_N, rate, self.level)
+        return self.audio_codec.encode(resampled(np.pad(audio_N, (0, silence)), rate))
 
     def voice(self, audio_N: np.ndarray, rate: float) -> np.ndarray:
         """Float samples of the reference voice -> (256,)."""

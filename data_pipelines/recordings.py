@@ -23,7 +23,7 @@ import numpy as np
 from avjax import storage
 from avjax.codecs import mel
 from avjax.errors import UserError
-from data_pipelines import downmix, faces, media
+from data_pipelines import downmix, faces, media, text_file
 
 FPS = 30
 RATE = mel.RECIPE["sample_rate"]
@@ -163,6 +163,10 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
 
     The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without one they are in memory.
     """
+    try:
+        text_of(source)
+    except UserError as error:
+        raise media.MediaError("unreadable transcript", source.text, found=str(error)) from error
     if not audio_only and source.video is None:
         raise media.MediaError("no video", source.files[0], expected="pictures of the speaker", found="sound only",
                                way_out="put the video beside it, or use --audio_only")
@@ -221,8 +225,8 @@ def _reserve(path: pathlib.Path) -> None:
 
 
 def text_of(source: Source) -> str:
-    """The transcript beside a recording on one line; "" when there is none."""
-    return " ".join(source.text.read_text(encoding="utf-8", errors="replace").split()) if source.text else ""
+    """The transcript beside a recording on one line; "" when there is none. UserError for one that cannot be read."""
+    return " ".join(text_file.read(source.text, what="transcript").split()) if source.text else ""
 
 
 def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib.Path:

@@ -11,12 +11,13 @@ of first speaking. Scripts of recorded dialogues (`of_events`) know when everyth
 """
 
 import dataclasses
-import pathlib
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 
+from avjax.encoders import sentences
+from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
+from data_pipelines import text_file
 
 LAUGHTER = "[laughter]"  # the one mark that may stand among the words
 TURN, BACKCHANNEL = 0, 1  # kinds of rows in the datasets' column `turns`
@@ -59,9 +60,8 @@ class Turn:
 
     def sentences(self) -> list["Turn"]:
         """A written turn as turns of one sentence each, the listeners' words where they were."""
-        ends = [m.start() for m in re.finditer(r"(?<=[.?!])\s+(?=\S)", self.text)] + [len(self.text)]
         out, start = [], 0
-        for k, end in enumerate(ends):
+        for k, end in enumerate(sentences.split(self.text)):
             skipped = len(self.text[start:end]) - len(self.text[start:end].lstrip())
             inside = [dataclasses.replace(b, at=max(b.at - start - skipped, 0)) for b in self.backchannels
                       if (b.at > start or not k) and b.at <= end]
@@ -101,12 +101,7 @@ class Script:
 
 def read(path, *, names: Sequence[str] = ()) -> Script:
     """The script of a file. UserError for what `parse` refuses, a missing file and one that is no text."""
-    path = pathlib.Path(path)
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("unreadable script", where=str(path), expected="a text file in UTF-8, a line a turn: Anna: Hello.",
-                        found=getattr(error, "strerror", None) or type(error).__name__) from error
+    content = text_file.read(path, what="script", expected="a text file in UTF-8, a line a turn: Anna: Hello.")
     return parse(content, names=names, where=str(path))
 
 
@@ -123,8 +118,8 @@ def parse(text: str, *, names: Sequence[str] = (), where: str = "script") -> Scr
     of `names`) speak.
     """
     _check_names(names)
-    known, turns = list(names), []
-    for number, line in enumerate(unicodedata.normalize("NFC", text).splitlines(), 1):
+    known, turns = list(map(plain, names)), []
+    for number, line in enumerate(plain(text).splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             turns.append(_turn(line.strip(), known, bool(names), turns, f"{where}, line {number}"))
     if not turns:
@@ -149,11 +144,11 @@ def of_events(events: Sequence[Mapping], *, names: Sequence[str] = ("0", "1"), w
       words: [(word, start, end), ...] of every party, where known: back-channels stand between the words that they were
         heard between; else they are placed by the share of the turn's time.
     """
-    said = sorted((e for e in events if e["kind"] in ("turn", "backchannel") and e["text"].strip()),
+    said = sorted((e for e in events if e["kind"] in ("turn", "backchannel") and plain(e["text"]).strip()),
                   key=lambda e: (e["start"], e["kind"] == "backchannel"))
     turns, latest = [], 0.0
     for e in said:
-        text, who = " ".join(e["text"].split()), int(e["speaker"])
+        text, who = " ".join(plain(e["text"]).split()), int(e["speaker"])
         inside = [k for k, t in enumerate(turns) if t.speaker != who and t.start <= e["start"] < t.end]
         if e["kind"] == "backchannel" and inside:
             turn = turns[inside[-1]]
@@ -172,7 +167,7 @@ def of_puppet(text: str, events: Sequence[Mapping] = (), *, names: Sequence[str]
     if events:
         return of_events(events, names=names, words=words)
     turns = []
-    for who, small, words_of_turn in re.findall(r"\[(\d+)(?::([^\]]*))?\]([^\[]*)", text):
+    for who, small, words_of_turn in re.findall(r"\[(\d+)(?::([^\]]*))?\]([^\[]*)", plain(text)):
         if small:
             turns[-1] = dataclasses.replace(turns[-1], backchannels=(
                 *turns[-1].backchannels, Backchannel(int(who), small.strip(), len(turns[-1].text))))

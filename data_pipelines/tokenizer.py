@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tokenizers
 
+from avjax.encoders.plain_text import scripts_of
 from avjax.errors import UserError
 
 CODEC = "tokenizer"
@@ -95,6 +96,13 @@ class Tokenizer:
         """What tells one tokenisation from another."""
         return {"kind": self.kind, "vocab": self.vocabulary, "tokenizer": hashlib.sha256(self.content).hexdigest(),
                 "template": "".join(TEMPLATES[self.kind]), "text": "stripped"}
+
+    @functools.cached_property
+    def scripts(self) -> frozenset[str] | None:
+        """Scripts of the stand-in's training texts, by the letters that its tokens spell, and Latin; None: any, as Qwen3."""
+        if self.kind == "qwen3-chat":
+            return None
+        return frozenset({"LATIN"}.union(*(scripts_of(self.decode([i]).replace("\ufffd", "")) for i in range(self.vocabulary))))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The codec to keep with a dataset."""

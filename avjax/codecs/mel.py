@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.codecs import level
 from avjax.errors import UserError
 
 AT_ONCE = 8192  # frames of numpy audio transformed at a time, about 12 kB each
@@ -37,6 +38,7 @@ RECIPE = {
     "mean": -5.5366,
     "std": 2.1161,
 }
+SPEECH = RECIPE | {"level": level.RECIPE}  # of recordings: they are brought to one level first
 FRAME_RATE = RECIPE["sample_rate"] / RECIPE["hop"]  # 86.1328125 Hz
 
 # 100 frames a second at 24 kHz, four to a latent frame of 25 Hz. Mean and std stay, so that distances between normalised
@@ -128,6 +130,12 @@ def _log_mel(audio, recipe: dict, first: int, last: int):
     magnitude_TK = xp.sqrt(spectrum_TK.real**2 + spectrum_TK.imag**2 + 1e-9)
     mel_TM = magnitude_TK @ filters_of(recipe).T
     return xp.log(xp.maximum(mel_TM, 1e-5)).astype(xp.float32)
+
+
+def of_speech(audio_N: np.ndarray, level_recipe: dict | None = level.RECIPE) -> np.ndarray:
+    """(N,) recorded speech of one voice at 22050 Hz -> (N // 256, 80) float32, normalised: the features of recipe SPEECH.
+    level_recipe: None for those of RECIPE."""
+    return normalise(log_mel(level.normalised(audio_N, RECIPE["sample_rate"], level_recipe))).astype(np.float32)
 
 
 def normalise(log_mel_TM, recipe: dict = RECIPE):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from avjax.codecs import level as level_lib
 from avjax.codecs import mel
 from avjax.encoders import kmeans, windows
 from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
@@ -45,11 +46,13 @@ class SpeechFrames(Protocol):
 class MelFrames:
     """Log-mel frames, each band less its mean over the utterance's loud frames, beside `context` frames on either side."""
 
-    def __init__(self, context: int = 1):
+    def __init__(self, context: int = 1, level: dict | None = level_lib.RECIPE):
+        """level: of the speech that frames are made of; None: as it comes."""
         self.width = MEL["bands"] * (2 * context + 1)
-        self._context = context
+        self._context, self._level = context, level
         self.recipe = {"kind": "mel", "mel": dict(MEL), "context": context, "width": self.width,
                        "normalise": f"bands less their mean over frames within {_ACTIVE} nats of the loudest"}
+        self.recipe |= {"level": dict(level)} if level else {}
 
     def __call__(self, audio, centroids_KD=None):
         """See SpeechFrames."""
@@ -57,7 +60,7 @@ class MelFrames:
         return frames if centroids_KD is None else [kmeans.assign(x_TD, centroids_KD) for x_TD in frames]
 
     def _frames(self, audio_N):
-        mel_TM = mel.log_mel(audio_N, MEL)
+        mel_TM = mel.log_mel(level_lib.normalised(audio_N, SAMPLE_RATE, self._level), MEL)
         level_T = mel_TM.mean(1)
         mel_TM = mel_TM - mel_TM[level_T >= level_T.max() - _ACTIVE].mean(0)
         near_TS = np.arange(len(mel_TM))[:, None] + np.arange(-self._context, self._context + 1)

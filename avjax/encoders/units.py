@@ -87,7 +87,7 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], *, weights: str | N
     made_of = recipe.get("frames", {})
     kind, source = made_of.get("kind"), made_of.get("weights", {}).get("kind")
     if kind == "mel":
-        frames = MelFrames(made_of.get("context", 0))
+        frames = MelFrames(made_of.get("context", 0), made_of.get("level"))
     elif kind == "wav2vec2" and source == "random":
         network = Wav2Vec2Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in made_of["network"].items()})
         frames = Wav2Vec2Frames.random(network, layer=made_of["layer"], seed=made_of["weights"]["seed"], mesh=mesh)

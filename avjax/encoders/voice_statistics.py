@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import fft  # keeps float32
 
+from avjax.codecs import level as level_lib
 from avjax.codecs import mel
 from avjax.errors import UserError
 
@@ -29,7 +30,7 @@ SAMPLE_RATE = mel.RECIPE_24K["sample_rate"]
 PITCH_HZ = (60.0, 400.0)
 RECIPE = {"kind": "mel-statistics", "version": 1, "width": WIDTH, "sample_rate": SAMPLE_RATE, "mel": dict(mel.RECIPE_24K),
           "active": "frames within 40 dB of the loudest", "pitch_hz": list(PITCH_HZ), "voiced": 0.5,
-          "scale": "z-scored on the training split"}
+          "level": dict(level_lib.RECIPE), "scale": "z-scored on the training split"}
 _HOP, _WINDOW = mel.RECIPE_24K["hop"], 1200  # 10 ms; 50 ms, three periods of the lowest pitch
 _FFT = 2048  # >= window + longest lag, so that the correlation does not wrap around
 _ACTIVE_DB = 40.0
@@ -38,9 +39,10 @@ SPEAKER_PART = {"model": "two-covariance PLDA, posterior mean of one recording, 
 # shrinkage: of the covariance within speakers towards a multiple of one; least: recordings beyond each speaker's first
 
 
-def statistics(audio_N: np.ndarray) -> np.ndarray:
-    """(N,) float samples in [-1, 1] at 24 kHz -> (256,) float32. Raises UserError for less than 20 ms."""
-    audio_N = np.asarray(audio_N, np.float32)
+def statistics(audio_N: np.ndarray, level: dict | None = level_lib.RECIPE) -> np.ndarray:
+    """(N,) float samples in [-1, 1] at 24 kHz -> (256,) float32, of speech at one level unless that is None. Raises UserError
+    for less than 20 ms."""
+    audio_N = level_lib.normalised(np.asarray(audio_N, np.float32), SAMPLE_RATE, level)
     mel_TM = mel.normalise(mel.log_mel(audio_N, mel.RECIPE_24K), mel.RECIPE_24K)
     pitch_T, voicing_T, power_T = _pitch(audio_N, len(mel_TM))
     energy_T = np.log10(power_T + 1e-9)
@@ -64,15 +66,17 @@ class VoiceStatistics:
     mean_S: np.ndarray
     std_S: np.ndarray
     map_SS: np.ndarray | None = None  # of the z-scored statistics to the speaker's part
+    level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)  # None: sound as it comes
 
     @property
     def recipe(self) -> dict:
         """How the vector is made, apart from the fitted arrays."""
-        return dict(RECIPE) | ({} if self.map_SS is None else {"speaker_part": dict(SPEAKER_PART)})
+        out = {k: v for k, v in RECIPE.items() if k != "level"} | ({"level": dict(self.level)} if self.level else {})
+        return out | ({} if self.map_SS is None else {"speaker_part": dict(SPEAKER_PART)})
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
         """(N,) float samples at 24 kHz -> (256,) float32, about zero mean and unit variance over utterances."""
-        return self.scale(statistics(audio_N))
+        return self.scale(statistics(audio_N, self.level))
 
     def scale(self, statistics_S: np.ndarray) -> np.ndarray:
         """What `statistics` gave, z-scored, then the speaker's part of it. Any leading axes."""
@@ -102,7 +106,7 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codec
     if missing:
         raise UserError("statistics missing", where=where, expected="mean, std",
                         found=f"without {', '.join(sorted(missing))}", way_out="extract the features again")
-    return VoiceStatistics(arrays["mean"], arrays["std"], arrays.get("map"))
+    return VoiceStatistics(arrays["mean"], arrays["std"], arrays.get("map"), recipe.get("level"))
 
 
 def _speaker_part(z_US: np.ndarray, speakers_U: np.ndarray) -> np.ndarray | None:

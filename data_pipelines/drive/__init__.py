@@ -88,6 +88,9 @@ def check_wish(wish: Wish, takes: tuple[str, ...], system_name: str) -> None:
         if getattr(wish, field.name) and field.name not in takes:
             raise UserError(f"{system_name} takes no --{field.name}", where=f"--{field.name}",
                             expected=", ".join(f"--{name}" for name in takes), way_out="leave it out")
+    if wish.text.encode(errors="replace").decode() != wish.text:  # what Python makes of a terminal's other bytes
+        raise UserError("unreadable text", where="--text", expected="UTF-8", found=ascii(wish.text[:60]),
+                        way_out="set the terminal's encoding to UTF-8")
 
 
 def read_example(wish: Wish, system, decoder) -> dict:

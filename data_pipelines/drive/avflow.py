@@ -12,7 +12,7 @@ from avjax.codecs import mel
 from avjax.encoders import espeak, kmeans
 from avjax.errors import UserError
 from avjax.systems.avflow.streaming import StreamingSampler, can_stream
-from data_pipelines import drive, media, resample
+from data_pipelines import drive, heard, media, resample
 from data_pipelines.schema import recipe_hash
 
 MAX_CHARACTERS = 2000  # about two minutes of speech
@@ -35,16 +35,18 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
     drive.check_task(task, system)
     who = drive.speakers(decoder.codecs)
     speaker = drive.choose_speaker(wish.speaker, who)
-    recipe = decoder.recipes["tokens"]
+    recipe, notes = decoder.recipes["tokens"], []
     if text:
         tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
     else:
-        tokens_TC = tokens_from_audio(media.read_audio(audio, mel.RECIPE["sample_rate"]), recipe, decoder.codecs)
+        audio_N = media.read_audio(audio, mel.RECIPE["sample_rate"])
+        tokens_TC = tokens_from_audio(audio_N, recipe, decoder.codecs)
+        notes = heard.remarks(audio_N, mel.RECIPE["sample_rate"], decoder.codecs, recipe)
     spec, noise = system.conditions_spec, text or pathlib.Path(audio).name
     if len(tokens_TC) <= CHUNK or not can_stream(system.config):
         made_from = conditions(spec, tokens_TC, who[speaker], bucket=BUCKET)
-        return drive.Plan(task, made_from, len(tokens_TC), speaker, who[speaker], noise)
-    return drive.Plan(task, {}, len(tokens_TC), speaker, who[speaker], noise,
+        return drive.Plan(task, made_from, len(tokens_TC), speaker, who[speaker], noise, tuple(notes))
+    return drive.Plan(task, {}, len(tokens_TC), speaker, who[speaker], noise, tuple(notes),
                       pieces=in_chunks(spec, tokens_TC, who[speaker]), seconds=len(tokens_TC) / system.config.frame_rate)
 
 
@@ -96,7 +98,7 @@ def tokens_from_audio(audio: np.ndarray, recipe: Mapping, codecs: Mapping) -> np
     """(T, C) tokens of speech at 22050 Hz. Raises UserError when the model's tokens cannot be had from sound."""
     if recipe["kind"] == "units":
         centroids = codecs["tokens"]["centroids"]
-        nearest = kmeans.assign(mel.normalise(mel.log_mel(audio)).astype(np.float32), centroids)
+        nearest = kmeans.assign(mel.of_speech(audio, recipe.get("level")), centroids)
         return np.eye(len(centroids), dtype=np.float32)[nearest]
     raise UserError("this model is not driven by audio", where="recipes.json, tokens", expected="kind units",
                     found=recipe["kind"], way_out="use --text" if recipe["kind"] == "phones" else

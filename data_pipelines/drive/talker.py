@@ -16,12 +16,13 @@ import pathlib
 import numpy as np
 
 from avjax.codecs.motion import check_apart
+from avjax.encoders.plain_text import check_letters
 from avjax.errors import UserError
 from avjax.systems.talker import sampler
 from avjax.systems.talker.rows import check_ids
 from avjax.systems.talker.streaming import StreamingSampler
 from avjax.weights import reader
-from data_pipelines import drive, encode, media
+from data_pipelines import drive, encode, heard, media
 from data_pipelines.schema import SPEAKERS
 
 TAKES = ("task", "text", "audio", "motion", "example", "data", "speaker", "prefix_seconds", "max_seconds")
@@ -43,6 +44,7 @@ class _Given:
     speaker: str = ""
     identity: np.ndarray | None = None
     name: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
@@ -59,8 +61,10 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
         raise UserError("nothing to say", where="--text", expected=f"the words: {task} speaks them", found="no text",
                         way_out="--text=..., or --example=SPLIT/ID")
     use = _used(wish, task, given, c)
-    remarks = []
-    prompt_N = given.tokens_N if given.tokens_N is not None else front.tokenizer.prompt(given.text, allow_empty=True)
+    remarks = [*given.remarks]
+    if given.tokens_N is None and front.tokenizer.scripts is not None:
+        check_letters(given.text, front.tokenizer.scripts, "--text")
+    prompt_N = given.tokens_N if given.tokens_N is not None else front.prompt(given.text, allow_empty=True)
     check_ids(prompt_N, c.vocab, "--text or --example")
     if given.tokens_N is None and not given.text:
         remarks.append("no transcript: the model was trained with one; --text=... makes motion better")
@@ -137,9 +141,10 @@ def _read(wish, task: str, system, decoder, front) -> _Given:
     if task in WHOLE and not given.text and given.tokens_N is None:
         given.text = decoder.recipes["tokens"].get("placeholder", "")
     if wish.audio:
-        audio_N = media.read_audio(wish.audio, front.audio_codec.recipe["sample_rate"])
-        given.audio = front.audio(audio_N, front.audio_codec.recipe["sample_rate"])
-        given.voice_S = front.voice(audio_N, front.audio_codec.recipe["sample_rate"])
+        rate = front.audio_codec.recipe["sample_rate"]
+        audio_N = media.read_audio(wish.audio, rate)
+        given.audio, given.voice_S = front.audio(audio_N, rate), front.voice(audio_N, rate)
+        given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs, decoder.recipes["audio"]))
         given.motion = None  # the example's is of other speech
     if wish.motion:
         given.motion = read_motion(wish.motion, front.motion_codec)

@@ -21,6 +21,7 @@ import numpy as np
 
 from avjax.codecs import pictures
 from avjax.encoders import portrait
+from avjax.encoders.plain_text import check_letters, scripts_of
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.tavid.acoustic.expand import mel_frames
@@ -62,6 +63,10 @@ def plan(wish: drive.Wish, system, decoder) -> drive.Plan:
         what = script.parse(row["text"], names=tuple(json.loads(row["speakers"])), where=f"example {row['id']}")
     who = _parties(wish, what.names, row, system, decoder)
     tokenizer = DialogueTokenizer.from_codec(decoder.recipes.get("tokens"), decoder.codecs.get(CODEC))
+    spoken = scripts_of("".join(tokenizer.symbols)) if tokenizer.kind == "characters" else None
+    for turn in what.turns if spoken else ():
+        for said in (turn, *turn.backchannels):
+            check_letters(said.text, spoken, f"{wish.script or row['id']}, {said.text[:30]!r}")
     parts = cut(what, _fits(tokenizer, system), wish.script or f"example {row['id']}")
     encoded = [tokenizer.encode(part) for part in parts]
     size = -(-max(len(e.tokens) for e in encoded) // TOKENS) * TOKENS

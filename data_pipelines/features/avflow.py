@@ -3,7 +3,7 @@
 Every frozen or fitted thing runs here, once, and never inside a training step. What each feature is, with the hash of
 any fitted arrays, goes into the dataset's recipes; the arrays themselves into its codecs.
 
-    mel     normalised log-mel (avjax.codecs.mel)
+    mel     normalised log-mel (avjax.codecs.mel) of speech at one level (avjax.codecs.level), as are tokens of sound
     tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot; "wav2vec2": CTC logits
     face    the clips' face codes
     head    "vae": mean of the head-pose VAE's latent; "linear": the z-scored pose itself
@@ -17,10 +17,10 @@ import pathlib
 import numpy as np
 import soxr
 
-from avjax.codecs import mel
+from avjax.codecs import level, mel
 from avjax.encoders import kmeans
 from avjax.errors import UserError
-from data_pipelines import head_latents, quarantine, resample, store
+from data_pipelines import head_latents, heard, quarantine, resample, store
 from data_pipelines.features import common
 from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 
@@ -90,6 +90,8 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progre
     recipes, codecs = _recipes(clips, tokenizer, header, partner, mode)
     if {"speaker", "identity"} <= clips.features.keys():
         codecs[SPEAKERS] = common.speakers(clips, fit_split)
+    if tokenizer.recipe["kind"] == "units":  # sound may drive it
+        codecs[heard.CODEC] = job.once("heard", lambda: heard.ranges(clips, fit_split))
     return store.write_dataset(
         job, name=name, description=f"AV-Flow features of {clips.name}: tokens={tokenizer.recipe['kind']}, "
         f"head={header.recipe['kind']}.",
@@ -99,8 +101,8 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progre
 
 
 def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
-    audio = common.to_float(clip["audio"])
-    mel_TM = mel.normalise(mel.log_mel(audio)).astype(np.float32)
+    audio = _speech(clip["audio"])
+    mel_TM = mel.of_speech(audio, None)
     frames = len(mel_TM)
 
     def on_clock(x_TC, column):
@@ -110,13 +112,18 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
            "tokens": tokenizer(clip, "", audio, mel_TM, frames), "face": on_clock(clip["face"], "face"),
            "head": on_clock(header(clip), header.columns[0])}
     if partner:
-        audio = common.to_float(clip["partner_audio"])
-        mel_TM = mel.normalise(mel.log_mel(audio)).astype(np.float32)
+        audio = _speech(clip["partner_audio"])
+        mel_TM = mel.of_speech(audio, None)
         expression, rotation = partner(clip)
         out |= {"partner_tokens": tokenizer(clip, "partner_", audio, mel_TM, frames),
                 "partner_expression": on_clock(expression, "partner_face"),
                 "partner_head": on_clock(rotation, "partner_pose")}
     return out
+
+
+def _speech(audio: np.ndarray) -> np.ndarray:
+    """Samples of a clip -> float32 at the level of speech."""
+    return level.normalised(common.to_float(audio), mel.RECIPE["sample_rate"])
 
 
 def _schema(clips, carried, tokenizer, header, partner) -> dict[str, Feature]:
@@ -143,7 +150,7 @@ def _recipes(clips, tokenizer, header, partner, mode) -> tuple[dict, dict]:
     face = {**clips.recipes.get("face", {}), **clock}
     if "face" in codecs:
         face["arrays"] = arrays_hash(codecs["face"])
-    recipes = {"mel": dict(mel.RECIPE), "tokens": {**tokenizer.recipe, **clock}, "face": face,
+    recipes = {"mel": dict(mel.SPEECH), "tokens": {**tokenizer.recipe, **clock}, "face": face,
                "head": {**header.recipe, **clock}}
     if tokenizer.arrays:
         codecs["tokens"] = tokenizer.arrays
@@ -192,8 +199,8 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split)
             nearest = kmeans.assign(mel_TM, centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
             return np.eye(units, dtype=np.float32)[nearest]
 
-        recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE), "values": "one-hot",
-                  "arrays": arrays_hash({"centroids": centroids})}
+        recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE), "level": level.RECIPE,
+                  "values": "one-hot", "arrays": arrays_hash({"centroids": centroids})}
         return _Tokenizer(recipe, units, "nearest k-means unit of the mel frame, one-hot", one_hot,
                           arrays={"centroids": centroids})
     if weights is None or not pathlib.Path(weights).exists():
@@ -214,7 +221,7 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split)
         return resample.interpolate(x_TC, position)
 
     digest = file_hash(weights)
-    return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "values": "logits"}, 29,
+    return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "level": level.RECIPE, "values": "logits"}, 29,
                       "CTC logits of wav2vec2", logits)
 
 
@@ -223,7 +230,7 @@ def _fit_units(clips, units, seed, max_bad, split) -> np.ndarray:
     frames, count = [], 0
     for i in np.random.default_rng(seed).permutation(len(source)):
         try:
-            frames.append(mel.normalise(mel.log_mel(common.to_float(source[int(i)]["audio"]))))
+            frames.append(mel.of_speech(common.to_float(source[int(i)]["audio"])))
         except Exception as error:
             if not max_bad:
                 raise

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from avjax.codecs import level
 from avjax.errors import UserError
 from data_pipelines import parts, quarantine, store
 from data_pipelines.partial import Partial
@@ -63,7 +64,7 @@ def open_clips(clips_dir, out_dir) -> store.Dataset:
 def job(out_dir, clips, family: str, **options) -> Partial:
     """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
     options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
-    return Partial(out_dir, {"features": family, "clips": clips.content, **options}, paths=PATHS)
+    return Partial(out_dir, {"features": family, "clips": clips.content, "level": level.RECIPE, **options}, paths=PATHS)
 
 
 def each(source, example: Callable[[store.Source, int], dict], max_bad: float = 0.0) -> Iterator[Callable[[], dict]]:

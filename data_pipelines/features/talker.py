@@ -16,10 +16,11 @@ import zlib
 
 import numpy as np
 
-from avjax.codecs import latents, motion
+from avjax.codecs import latents, level, motion
 from avjax.encoders import voice_statistics
+from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
-from data_pipelines import encode, quarantine, store
+from data_pipelines import encode, heard, quarantine, store
 from data_pipelines.features import common
 from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 from data_pipelines.tokenizer import STAND_IN_VOCABULARY, Tokenizer
@@ -71,7 +72,7 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
                     speech_only=speech_only, multiple=multiple, fit_split=fit_split) as job:
         of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""  # the file may hold another tokenizer by now
         fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
-            (clip["text"].strip() for clip in clips.source(fit_split, ("text",))), vocabulary), max_bad, fit_split)))
+            (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))), vocabulary), max_bad, fit_split)))
         return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, max_bad, fit_split, name, progress)
 
 
@@ -97,6 +98,7 @@ def _write(job, clips, encoder: encode.Encoder, raw_voices, voice, placeholder, 
     if placeholder.strip():
         recipes["tokens"]["placeholder"] = placeholder.strip()
     codecs = {c: clips.codec(c) for c in clips.codecs} | encoder.codecs
+    codecs[heard.CODEC] = job.once("heard", lambda: heard.ranges(clips, fit_split))
     codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
     return store.write_dataset(
         job, name=name, description=f"Talker features of {clips.name}: tokens={encoder.tokenizer.kind}, "
@@ -128,7 +130,7 @@ def _fit(clips, tokens: Tokenizer, max_bad: float, fit_split: str) -> tuple[enco
                 voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
                 if split != fit_split:
                     continue
-                moments.add(latents.stacked_mel(audio))
+                moments.add(latents.stacked_mel(level.normalised(audio, latents.SAMPLE_RATE)))
                 if columns == _FACE:
                     raw_TM = _raw_motion(clip, clips).astype(np.float64)
                     totals += raw_TM.sum(0), (raw_TM**2).sum(0)
@@ -209,8 +211,7 @@ def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
 def _features(clip, clips, encoder: encode.Encoder, carried, voices, placeholder: str, multiple: int) -> dict:
     rate = clips.features["audio"].rate
     audio_N = common.to_float(clip["audio"])
-    silence = np.zeros(int(np.ceil((multiple - 1) / latents.RATE * rate)), np.float32)
-    extended_TA = encoder.audio(np.concatenate([audio_N, silence]), rate)
+    extended_TA = encoder.audio(audio_N, rate, int(np.ceil((multiple - 1) / latents.RATE * rate)))
     audio_TA = extended_TA[:int(np.ceil(len(audio_N) / rate * latents.RATE - 1e-6))]
     motion_TM = np.zeros((0, motion.DIM), np.float32)
     if encoder.motion_codec:

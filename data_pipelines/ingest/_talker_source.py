@@ -18,7 +18,7 @@ import soxr
 from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
 from avjax.weights import torch_zip
-from data_pipelines import downmix, media, quarantine
+from data_pipelines import downmix, media, quarantine, text_file
 from data_pipelines.tar_tree import TarTree, clean
 
 RATE = 24000
@@ -90,15 +90,14 @@ class Listing:
     def _of_csv(self) -> Iterator[Row]:
         csv.field_size_limit(1 << 24)
         try:
-            with open(self.csv, newline="", encoding="utf-8-sig") as file:
-                table = csv.DictReader(file)
-                columns = table.fieldnames or []
-                if missing := [name for name in NEEDED if name not in columns]:
-                    raise UserError("columns missing", where=str(self.csv), expected=", ".join(NEEDED),
-                                    found=", ".join(columns) or "an empty file", way_out=f"add {', '.join(missing)}")
-                for cells in table:
-                    yield self._row({k: v or "" for k, v in cells.items() if k}, f"line {table.line_num}")
-        except (csv.Error, UnicodeDecodeError) as error:
+            table = csv.DictReader(io.StringIO(text_file.read(self.csv, what="table"), newline=""))
+            columns = table.fieldnames or []
+            if missing := [name for name in NEEDED if name not in columns]:
+                raise UserError("columns missing", where=str(self.csv), expected=", ".join(NEEDED),
+                                found=", ".join(columns) or "an empty file", way_out=f"add {', '.join(missing)}")
+            for cells in table:
+                yield self._row({k: v or "" for k, v in cells.items() if k}, f"line {table.line_num}")
+        except csv.Error as error:
             raise UserError("unreadable table", where=str(self.csv), expected="UTF-8, comma separated, with a header",
                             found=str(error), way_out="fetch it again or save it as UTF-8") from error
 
@@ -116,16 +115,12 @@ class Listing:
                    speech_only=False)
 
     def _of_list(self) -> Iterator[Row]:
-        try:
-            with open(self._tts, encoding="utf-8-sig") as file:
-                for number, text in enumerate(file, 1):
-                    if path := text.strip():
-                        name = path.rsplit(".", 1)[0].strip("/").replace("/", ".")
-                        yield Row(id=f"tts-{name}", line=f"list, line {number}", speaker="tts", group=path,
-                                  split="train", text="", wav=path, motion="", fps="", frames=0, speech_only=True)
-        except UnicodeDecodeError as error:
-            raise UserError("unreadable list", where=str(self._tts), expected="UTF-8, one wav path a line",
-                            found=str(error)) from error
+        lines = text_file.read(self._tts, what="list", expected="UTF-8, one wav path a line").split("\n")
+        for number, text in enumerate(lines, 1):
+            if path := text.strip():
+                name = path.rsplit(".", 1)[0].strip("/").replace("/", ".")
+                yield Row(id=f"tts-{name}", line=f"list, line {number}", speaker="tts", group=path,
+                          split="train", text="", wav=path, motion="", fps="", frames=0, speech_only=True)
 
 
 def _split(name: str, path: pathlib.Path, line: str) -> str:

@@ -8,21 +8,27 @@ import functools
 import math
 import re
 import tempfile
+import unicodedata
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from avjax.encoders.plain_text import plain
+
 RATE = 16000
 RECIPE = {"implementation": "pocketsphinx + jiwer", "pocketsphinx": version("pocketsphinx"), "jiwer": version("jiwer"),
           "model": "en-us of the wheel", "grammar": "any sequence of the corpus' words, all equally likely (unigram)",
           "sample_rate": RATE, "resampler": "soxr HQ", "peak": 0.6, "dither": 0.003,
-          "normaliser": "lower case, letters and apostrophes", "pooling": "errors over words"}
+          "normaliser": "lower case, letters without accents, plain apostrophes", "pooling": "errors over words"}
+
+_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})  # that NFKD leaves
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words of a transcript; punctuation and digits are dropped."""
-    return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower())
+    """Lower-case words of a transcript, without accents, whatever apostrophes it has; punctuation and digits are dropped."""
+    text = unicodedata.normalize("NFKD", plain(text).casefold().translate(_LETTERS))
+    return re.findall(r"[a-z]+(?:'[a-z]+)*", "".join(c for c in text if not unicodedata.combining(c)))
 
 
 @functools.lru_cache(maxsize=1)

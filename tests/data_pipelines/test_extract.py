@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.codecs import mel
+from avjax.codecs import level, mel
 from avjax.encoders import kmeans
 from avjax.errors import UserError
 from avjax.systems import head_vae
@@ -103,11 +103,13 @@ def test_a_click_and_a_blink_at_one_instant_stay_together(tmp_path):
 def test_mel_is_the_codecs_and_what_clips_say_is_carried(clips, features):
     for i, one in enumerate(clips.source("train")):
         example = features.source("train")[i]
-        np.testing.assert_array_equal(example["mel"], mel.normalise(mel.log_mel(one["audio"] / np.float32(32768))))
+        audio = level.normalised(one["audio"] / np.float32(32768), 22050)
+        assert level.speech_db(audio, 22050) == pytest.approx(-20.0, abs=1e-3)
+        np.testing.assert_array_equal(example["mel"], mel.normalise(mel.log_mel(audio)))
         for name in ("id", "speaker", "text", "words", "phonemes", "identity"):
             np.testing.assert_array_equal(example[name], one[name])
     assert features.splits == clips.splits
-    assert features.recipes["mel"] == mel.RECIPE
+    assert features.recipes["mel"] == mel.RECIPE | {"level": level.RECIPE}
     np.testing.assert_array_equal(features.codec("face")["mix"], np.eye(3))
     assert "pose" in features.codecs
 
@@ -229,12 +231,12 @@ def test_rotation_vectors():
 
 
 def test_loader_takes_extracted_features_and_refuses_another_mel(features):
-    spec = {"mel": Spec(("batch", "time", 80), "float32", "mel", rate=22050 / 256, recipe=dict(mel.RECIPE)),
+    spec = {"mel": Spec(("batch", "time", 80), "float32", "mel", rate=22050 / 256, recipe=dict(mel.SPEECH)),
             "tokens": Spec(("batch", "time", 4), "float32", "tokens", rate=22050 / 256)}
     model = types.SimpleNamespace(batch_spec=spec, example_spec=spec, rows=None)
     with loader.make_loader(features, "train", model, batch_size=2, segment=50, seed=0) as batches:
         assert next(batches)["mel"].shape == (2, 50, 80)
-    spec["mel"] = Spec(spec["mel"].shape, "float32", "mel", rate=22050 / 256, recipe=mel.RECIPE | {"fmax": 11025.0})
+    spec["mel"] = Spec(spec["mel"].shape, "float32", "mel", rate=22050 / 256, recipe=mel.SPEECH | {"fmax": 11025.0})
     with pytest.raises(UserError, match="recipe of 'mel' differs.*fmax=11025.0.*fmax=8000.0"):
         loader.make_loader(features, "train", model, batch_size=2, segment=50, seed=0)
 

@@ -147,6 +147,8 @@ def test_damage_is_told_apart(tmp_path):
     noise = tmp_path / "noise.mp4"
     noise.write_bytes(rng.bytes(5000))
     for call in (media.probe, read_video, media.read_audio, media.video_times):
+        with pytest.raises(media.MediaError, match="unreadable.*none.mp4"):
+            call(tmp_path / "none.mp4")
         with pytest.raises(media.MediaError, match="unreadable") as error:
             call(noise)
         assert "noise.mp4" in str(error.value) and "\n" not in str(error.value)

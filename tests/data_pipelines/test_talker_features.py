@@ -227,7 +227,8 @@ def test_clips_end_on_whole_patches(clips, features, tmp_path):
     for got, plain in zip(dataset.source("valid"), features.source("valid"), strict=True):
         before, after = len(plain["audio"]), len(got["audio"])
         assert after % 4 == 0 and 0 <= after - before < 4 and len(got["motion"]) == after
-        np.testing.assert_array_equal(got["audio"][:before - 1], plain["audio"][:before - 1])
+        # how a product of matrices is rounded depends on its number of rows, on some processors
+        np.testing.assert_allclose(got["audio"][:before - 1], plain["audio"][:before - 1], atol=1e-5)
         np.testing.assert_array_equal(got["motion"][:before], plain["motion"])
         assert (got["motion"][before:] == plain["motion"][-1]).all()
         lengths.append(after - before)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from avjax.codecs import mel
+from avjax.codecs import level, mel
 from avjax.encoders import portrait
 from avjax.encoders import units as units_lib
 from avjax.errors import UserError
@@ -95,7 +95,7 @@ def test_columns_of_a_dialogue_share_one_clock(clips, features):
             assert len(row["latents"]) == len(row["motion"]) == frames
             assert json.loads(row["speakers"]) == [clip["speaker"], clip["partner_speaker"]]
             for party, side in enumerate((clip, other)):
-                audio = side["audio"][:882 * frames] / np.float32(32768)
+                audio = level.normalised(side["audio"][:882 * frames] / np.float32(32768), 22050)
                 np.testing.assert_allclose(row["mel"][:, party], mel.normalise(mel.log_mel(audio)), atol=2e-4)
                 k = np.arange(0, frames, 7)
                 for column, values in (("face", row["motion"][:, party, :16]), ("pose_z", row["motion"][:, party, 16:])):
@@ -129,7 +129,7 @@ def test_full_size_configs_read_what_their_extraction_writes(clips, features):
     vae = types.SimpleNamespace(latent_shape=lambda height, width: (height // 8, width // 8, 4))
     named = types.SimpleNamespace(kind="", recipe={"kind": ""})
     encoders = dialogue_encoders.Encoders(named, named, None, portrait.PortraitEncoder(portrait.WIDTH), source.painter, vae)
-    made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders), recipes={"mel": mel.RECIPE})
+    made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders), recipes={"mel": mel.SPEECH})
     for part in full_size.STEPS:
         system = api.build(full_size.get_config(part).system)
         assert loader.check_features(made, system.example_spec)

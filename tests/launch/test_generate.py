@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
+from avjax.encoders import espeak
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.talker import config as talker_config
@@ -74,7 +76,8 @@ def plan(parts):
 def files(parts, tmp_path_factory):
     """Speech of 1 s, motion of it, and motion that is wrong in several ways."""
     folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
-    soundfile.write(folder / "speech.wav", 0.1 * rng.standard_normal(16000), 16000)
+    said = espeak.synthesize("My brother walked home.").audio[:espeak.SAMPLE_RATE] / np.float32(32768)
+    soundfile.write(folder / "speech.wav", soxr.resample(said, espeak.SAMPLE_RATE, 16000), 16000)
     raw = rng.standard_normal((25, 40)).astype(np.float32)
     mean, std = (parts[1].codec("motion")[k] for k in ("mean", "std"))
     np.save(folder / "motion.npy", raw)
@@ -99,6 +102,22 @@ def test_what_is_given_decides_the_task(plan, files):
         made = plan(**wish)
         assert (made.task, lengths(made)) == (task, given), wish
     assert "transcript" in plan(audio=speech).remarks[0] and not plan(audio=speech, text=TEXT).remarks
+
+
+def test_quieter_speech_drives_alike_and_other_letters_do_not(plan, files):
+    """At -12 dB the same latents and the same voice; far away, a remark; what the model was never taught to read is refused."""
+    sound, rate = soundfile.read(files / "speech.wav", dtype="float32")
+    for name, gain in (("quiet.wav", 0.25), ("far.wav", 1e-3)):
+        soundfile.write(files / name, sound * np.float32(gain), rate, subtype="FLOAT")
+    loud, quiet, far = (plan(audio=str(files / f"{n}.wav"), text=TEXT) for n in ("speech", "quiet", "far"))
+    for name, wave in loud.conditions.items():
+        np.testing.assert_allclose(quiet.conditions[name], wave, atol=1e-4)
+        np.testing.assert_allclose(far.conditions[name], wave, atol=1e-2)
+    assert not loud.remarks and not quiet.remarks and "dB of full scale" in far.remarks[0]
+    with pytest.raises(UserError, match="letters that are not spoken.*--text, character 5.*'привет', Cyrillic"):
+        plan(text="Say привет.")
+    with pytest.raises(UserError, match=r"unreadable text.*UTF-8.*caf\\udce9"):  # Latin-1 from a terminal
+        drive.check_wish(drive.Wish(text="caf\udce9"), talker.TAKES, "talker")
 
 
 def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(plan, parts, files):

@@ -95,9 +95,9 @@ class Codecs(decode.Decoder):
     def waveform(self, streams):
         return np.sin(np.arange(len(streams["mel"]) * 256) / 10).astype(np.float32)
 
-    def frames(self, streams):
+    def pictures(self, streams):
         shown = np.clip(streams["latents"].mean((1, 2, 3)), 0, 255).astype(np.uint8)
-        return np.broadcast_to(shown[:, None, None, None], (len(shown), 32, 32, 3))
+        return len(shown), iter(np.broadcast_to(shown[:, None, None, None], (len(shown), 32, 32, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,7 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
     ({"script": "three.txt", "portraits": "a.png,b.png,c.png"}, "another number of speakers than the model has.*expected: 2"),
     ({"script": "endless.txt"}, "a sentence over the context.*expected"),
     ({"script": ""}, "nothing to say.*--script=FILE"),
+    ({"script": "letters.txt"}, "letters that are not spoken.*letters.txt, 'да', character 1.*Latin letters.*Cyrillic"),
     ({"task": "sing"}, "unknown task.*dialogue or avatar"),
     ({"task": "avatar"}, "avatar is driven by units"),
     ({"script": "", "example": "x", "speakers": "Anna,Ben"}, "speakers of no script"),
@@ -212,6 +213,7 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
 def test_one_line_for_what_cannot_be(plan, workdir, wish, message, monkeypatch):
     monkeypatch.setattr(drive, "read_example", lambda *a: {})
     (workdir / "one.txt").write_text("Anna: Hello.\nAnna: Anyone?\n")
+    (workdir / "letters.txt").write_text("Anna: Hello.\nBen: Say [Anna: да] it.\n", encoding="utf-16")
     (workdir / "three.txt").write_text("Anna: Hello.\nBen: Hi.\nEve: Hm.\n")
     (workdir / "endless.txt").write_text("Anna: Hello.\nBen: " + "and so on " * 30)
     with pytest.raises(UserError, match=message):

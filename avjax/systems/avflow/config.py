@@ -31,7 +31,7 @@ def released() -> ConfigDict:
     c.partner_token_dim = 0  # dyadic: 29
     c.partner_expression_dim = 0  # dyadic: 55 (release: 50 expression + 2 eyelid + 3 jaw)
     c.partner_head_dim = 0  # dyadic: 3
-    c.mel_recipe = ConfigDict(mel.RECIPE)  # the exact mel definition that feature shards must match; empty = any
+    c.mel_recipe = ConfigDict(mel.SPEECH)  # the exact mel definition that feature shards must match; empty = any
     # objective
     c.sigma = 1e-6
     c.loss_weights = ConfigDict(dict(mel=0.2, face=1.0, head=0.2))

@@ -37,7 +37,7 @@ def base() -> ConfigDict:
     c.position_groups = 16
     c.position_depth = 2
     # definitions that feature shards must match; None = any
-    c.mel_recipe = ConfigDict(mel.RECIPE)
+    c.mel_recipe = ConfigDict(mel.SPEECH)
     c.units_recipe = None
     c.voices_recipe = None
     # training rows
