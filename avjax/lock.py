@@ -195,6 +195,8 @@ class _Lock:
             try:
                 fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:  # whoever made the folder took it away again
+                if self.file.is_symlink():  # to a place that is not there
+                    raise
                 continue
             flock = holders.flock(fd)
             holder = self._holder(fd, flock)

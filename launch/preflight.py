@@ -52,6 +52,13 @@ def check(
     t, e = config.train, config.evaluate
     _one_of(t.nan_policy, ("stop", "skip"), f"{where}.train.nan_policy", "policy")
     _one_of(t.best_mode, ("min", "max"), f"{where}.train.best_mode", "mode")
+    if t.steps < 0:
+        raise UserError(
+            "no number of steps",
+            where=f"{where}.train.steps",
+            expected="0 or more",
+            found=str(t.steps),
+        )
     check_optimizer(config, system)
     if t.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -310,6 +317,9 @@ def _check_arguments(kind: str, arguments: dict[str, Any], at: str) -> None:
         inspect.signature(function).bind(**arguments)
         if kind == "prepare":
             function(**arguments)
+        known = getattr(inspect.getmodule(function), "CHOICES", {})
+        for name in known.keys() & arguments.keys():
+            _one_of(arguments[name], known[name], name, name)
     except TypeError as error:
         raise UserError(
             f"wrong arguments of a {kind} stage",

@@ -255,6 +255,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
         pass
 
 
+def test_a_link_to_a_disk_that_is_not_there_is_one_line(tmp_path):
+    file = tmp_path / lock.NAME
+    file.symlink_to(tmp_path / "gone" / lock.NAME)
+    with pytest.raises(UserError, match="the workdir run cannot be written.*No such file"):
+        with lock.hold(file, "the workdir", "run"):
+            pass
+
+
 def test_disks_of_one_machine_are_known(tmp_path, monkeypatch):
     lines = (
         "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /mnt/bucket rw shared:1 - fuse.gcsfuse b rw\n"

@@ -26,6 +26,7 @@ from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 
 TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
+CHOICES = {"tokens": TOKENS, "head": HEADS, "mode": resample.MODES}  # words that arguments of extract may be
 UNITS = 100
 WAV2VEC2_RATE = 16000
 _CARRIED = (*common.CARRIED, *(f"partner_{name}" for name in common.CARRIED))

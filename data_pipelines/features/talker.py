@@ -26,6 +26,7 @@ from data_pipelines.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 from data_pipelines.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 
 VOICES = ("auto", "another", "own")
+CHOICES = {"voice": VOICES}  # words that arguments of extract may be
 _FACE = ("face", "pose_z")
 
 

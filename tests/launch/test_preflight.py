@@ -55,6 +55,7 @@ def test_what_is_whole_passes(clips, tmp_path):
         ),
         ({"evaluate.splits": ("valid,test",)}, "not the name of a split.*'valid,test'"),
         ({"data.train_split": "trian"}, "unknown split.*train or valid.*'trian'"),
+        ({"train.steps": -5}, "no number of steps.*train.steps.*-5"),
         ({"evaluate.tasks": ("sing",)}, "unknown task.*evaluate.tasks.*'sing'"),
         ({"evaluate.benchmark": "pupets"}, "unknown benchmark.*puppets.*'pupets'"),
         ({"evaluate.benchmark": "puppets", "evaluate.splits": ()}, "a benchmark without a split"),
@@ -118,6 +119,10 @@ def test_what_a_config_names_must_exist(clips, tmp_path, monkeypatch, overrides,
         (
             {"kind": "extract", "clips": "{workdir}/clips", "features": "tavdi", "out": "x"},
             "unknown features",
+        ),
+        (
+            {"kind": "extract", "clips": "{workdir}/clips", "tokens": "fones", "out": "x"},
+            r"stages\[1\].*unknown tokens.*phones or units",
         ),
         ({"kind": "train", "workdir": "x", "config": "configs/nope.py"}, "no such config"),
         (
