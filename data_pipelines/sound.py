@@ -56,7 +56,7 @@ class _Run:
     statistics: downmix.Statistics
     counts: list[int] = dataclasses.field(default_factory=list)
     times: list[float] = dataclasses.field(default_factory=list)  # seconds, NaN where a frame has none
-    mono: list[np.ndarray] = dataclasses.field(default_factory=list)
+    mono: bytearray = dataclasses.field(default_factory=bytearray)  # float32; grows without a second copy
     remarks: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -68,6 +68,8 @@ def read_audio(path, rate: int = 22050, start: float | None = None, end: float |
     """
     heard = read(path, rate)
     say(path, heard)
+    if start is None and end is None:
+        return heard.samples
     return heard.between(heard.start if start is None else start, heard.end if end is None else end)
 
 
@@ -126,7 +128,7 @@ def _decode(path) -> list[_Run]:
         run.counts.append(x_CN.shape[1])
         run.times.append(time)
         if len(names) == 1:
-            run.mono.append(x_CN[0])
+            run.mono += x_CN[0].tobytes()
         else:
             run.statistics.add(x_CN)
     if not runs:
@@ -135,7 +137,8 @@ def _decode(path) -> list[_Run]:
         frames = _frames(path)
         for run in runs:
             mix_C, run.remarks = downmix.weights(run.names, run.statistics.covariance())
-            run.mono = [mix_C.astype(np.float32) @ x_CN for _, (x_CN, *_) in zip(run.counts, frames, strict=False)]
+            for _, (x_CN, *_) in zip(run.counts, frames, strict=False):
+                run.mono += (mix_C.astype(np.float32) @ x_CN).tobytes()
     return runs
 
 
@@ -195,7 +198,7 @@ def _hole(path) -> float:
 def _stretches(run: _Run, after: float):
     """Yields (time of its first sample, samples, drift) of stretches without a gap: drift is None, or the seconds from
     the beginning and the seconds by which these samples are late, at increasing points."""
-    counts, times, x = np.array(run.counts), np.array(run.times), np.concatenate(run.mono)
+    counts, times, x = np.array(run.counts), np.array(run.times), np.frombuffer(run.mono, np.float32)
     known = np.isfinite(times)
     counted = (np.cumsum(counts) - counts) / run.rate
     late = np.interp(counted, counted[known], (times - counted)[known]) if known.any() else np.full(len(times), after)
@@ -222,7 +225,7 @@ def _stretches(run: _Run, after: float):
 def _at_rate(x: np.ndarray, native: int, rate: int, drift) -> np.ndarray:
     """x at another rate, stretched by its drift (see `_stretches`)."""
     if native != rate:
-        x = soxr.resample(x, native, rate, quality="HQ").astype(np.float32)
+        x = soxr.resample(x, native, rate, quality="HQ")
     if drift is None:
         return x
     point, moved = drift

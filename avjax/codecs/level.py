@@ -41,7 +41,7 @@ def normalised(audio_N: np.ndarray, rate: float, recipe: dict | None = RECIPE) -
     power = _speech_power(audio_N, rate)
     # Of powers, not of decibels: a gain of 4 x is then exactly four times the gain of x.
     gain = 10 ** (recipe["target_db"] / 20) / power**0.5 if power > 10 ** (SILENCE_DB / 10) else 1.0
-    return (audio_N * gain).astype(np.float32)
+    return (audio_N * gain).astype(np.float32, copy=False)
 
 
 def _speech_power(audio_N: np.ndarray, rate: float) -> float:

@@ -135,7 +135,7 @@ def _log_mel(audio, recipe: dict, first: int, last: int):
 def of_speech(audio_N: np.ndarray, level_recipe: dict | None = level.RECIPE) -> np.ndarray:
     """(N,) recorded speech of one voice at 22050 Hz -> (N // 256, 80) float32, normalised: the features of recipe SPEECH.
     level_recipe: None for those of RECIPE."""
-    return normalise(log_mel(level.normalised(audio_N, RECIPE["sample_rate"], level_recipe))).astype(np.float32)
+    return normalise(log_mel(level.normalised(audio_N, RECIPE["sample_rate"], level_recipe)))
 
 
 def normalise(log_mel_TM, recipe: dict = RECIPE):

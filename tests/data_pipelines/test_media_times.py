@@ -1,6 +1,7 @@
 """A flash and a click at one moment stay together, in every container and codec that people have, and after trimming."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -127,6 +128,32 @@ def test_wavs_from_a_pipe_are_whole(tmp_path, riff, data):
     media.check_whole(path)
     assert len(media.read_sound(path, 16000).samples) == films.SECONDS * 16000
     assert clicks(path)[0] == pytest.approx(films.AT, abs=1e-3)
+
+
+def test_wavs_of_more_than_4_gib(tmp_path):
+    """Their sizes are in a chunk of their own."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, films.click(16000), 16000, format="RF64")
+    whole = path.read_bytes()
+    assert whole.startswith(b"RF64")
+    media.check_whole(path)
+    assert len(media.read_sound(path, 16000).samples) == films.SECONDS * 16000
+    path.write_bytes(whole[: len(whole) * 3 // 5])
+    with pytest.raises(media.MediaError, match="truncated.*a."):
+        media.check_whole(path)
+
+
+def test_an_hour_of_sound_fits_into_memory(tmp_path):
+    """At most one copy at the file's rate and one at the wanted, at a time; a quarter more where memory grows."""
+    path, seconds = tmp_path / "a.wav", 10
+    soundfile.write(path, np.sin(np.arange(48000 * seconds) / 9), 48000)
+    for rate in (48000, 22050):
+        media.read_audio(path, rate)  # what is made once
+        tracemalloc.start()
+        media.read_audio(path, rate)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1.25 * 4 * seconds * (48000 + (rate if rate != 48000 else 0)) + 2e6
 
 
 CUT = {"mp4": ("libx264", "aac"), "matroska": ("libx264", "aac"), "avi": ("mpeg4", "libmp3lame"), "mp3": (None, "libmp3lame"),
