@@ -38,6 +38,7 @@ from avjax.training.loading import load
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
 from avjax.weights import avflow, talker
+from avjax.weights.plain_pickle import Foreign
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, head_vae, talker_0_6b
@@ -73,14 +74,16 @@ CONFIG = define_config()  # import: the experiment; default the published one, w
 
 
 def describe(path: str) -> str:
-    """A table of every array: name, shape, dtype, bytes; then totals and the file's SHA-256."""
-    arrays = flatten(read_checkpoint(path))
+    """A table of every array: name, shape, dtype, bytes; what was left unread; then totals and the file's SHA-256."""
+    tree = read_checkpoint(path, foreign=True)
+    arrays = flatten(tree)
     rows = [(name, str(tuple(a.shape)), str(a.dtype), f"{a.nbytes:,}") for name, a in arrays.items()]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines = ["  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].ljust(widths[2]),
                         row[3].rjust(widths[3]))) for row in rows]
     total = sum(a.nbytes for a in arrays.values())
     numbers = sum(a.size for a in arrays.values())
+    lines += [f"{name}  {value}" for name, value in flatten(tree, kind=Foreign).items()]
     return "\n".join([*lines, f"{len(rows)} arrays, {numbers:,} numbers, {total:,} bytes",
                       f"sha256 {file_sha256(path)}"])
 
