@@ -38,6 +38,7 @@ from avjax.training.loading import load
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
 from avjax.weights import avflow, talker
+from avjax.weights.names import PREFIXED
 from avjax.weights.plain_pickle import Foreign
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
@@ -141,7 +142,7 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
                                   ("latent_dim", "fc_mu.weight", 0)):
             if name not in state:
                 raise UserError("not a head VAE's state dict", expected=f"an entry {name}",
-                                found=", ".join(list(state)[:3]))
+                                found=", ".join(list(state)[:3]), way_out=PREFIXED)
             config.system[field] = state[name].shape[axis]
     return config
 
@@ -161,7 +162,11 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     dataset = open_dataset(data) if data else None
     state = read_state_dict(file, select)
     if config is None:
-        config = published_config(system, state)
+        try:
+            config = published_config(system, state)
+        except (IndexError, ValueError) as error:  # an array of other dimensions
+            raise UserError("the weights are of another network", where=file, expected=f"those of {system}",
+                            found=f"an array of other dimensions ({error})", way_out=PREFIXED) from error
     elif config.system.name != system:
         raise UserError("--config is of another system", where="config.system.name", expected=system,
                         found=config.system.name)
@@ -170,7 +175,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     model = build(config.system)
     params = parameters(system, state, config, model)
     expected = abstract_params(model)
-    _check_shapes(params, expected, file)
+    _check_fit(params, expected, file)
 
     temporary = folder.with_name(f".{folder.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -212,7 +217,7 @@ def parameters(system: str, state: dict[str, np.ndarray], config: ConfigDict, mo
     return rest(jax.random.key(config.seed)) | {"backbone": backbone}
 
 
-def _check_shapes(params, expected, file: str) -> None:
+def _check_fit(params, expected, file: str) -> None:
     found = {name: tuple(leaf.shape) for name, leaf in named_leaves(params)}
     wanted = {name: tuple(leaf.shape) for name, leaf in named_leaves(expected)}
     for name in sorted(wanted.keys() | found.keys()):
@@ -220,6 +225,13 @@ def _check_shapes(params, expected, file: str) -> None:
             raise UserError("the weights do not fit the config", where=f"{file}, {name}",
                             expected=str(wanted.get(name, "absent")), found=str(found.get(name, "absent")),
                             way_out="set the sizes with --config")
+    for name, leaf in named_leaves(params):
+        with np.errstate(over="ignore"):  # of float64, which is told here
+            finite = np.isfinite(np.asarray(leaf, np.float32))
+        if not finite.all():
+            raise UserError("the weights hold numbers that are not finite", where=f"{file}, {name}",
+                            expected="float32 numbers", found=f"{finite.size - finite.sum()} of {finite.size} are not",
+                            way_out="take an earlier checkpoint, or save it in float32")
 
 
 def _need(**values):

@@ -133,13 +133,17 @@ def _parts(path: str) -> dict[str, set[str] | None]:
 def _read_file(path: str, foreign: bool = False) -> Any:
     if not os.access(path, os.R_OK):
         raise UserError("the weights file may not be read", where=path, way_out="change its permissions")
+    files.refuse_other_kinds(path)
     extension = os.path.splitext(path)[1].lower()
     try:
         if extension == ".safetensors":
             return _read_safetensors(path)
         if extension == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+                arrays = {name: file[name] for name in file.files}
+            if any(not isinstance(array, np.ndarray) for array in arrays.values()):  # a zip of another kind
+                raise ValueError(f"entries without an array, e.g. {next(iter(arrays))}")
+            return arrays
         if extension == ".npy":
             return np.load(path, allow_pickle=False)
     except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
@@ -210,6 +214,9 @@ def _check_numbers(arrays: dict[str, np.ndarray], path: str) -> None:
         if scale not in (None, name) and array.dtype.itemsize == 1 and (special or array.dtype.kind in "iu"):
             raise UserError("quantised weights are not read", where=f"{path}, {name}", expected="float32 or bfloat16",
                             found=f"{array.dtype} with its scales in {scale}", way_out="dequantise them first")
+        if name.endswith((".weight", ".bias")) and array.dtype.kind in "iub":
+            raise UserError("weights are whole numbers", where=f"{path}, {name}", expected="float32 or bfloat16",
+                            found=str(array.dtype), way_out="if they were quantised, dequantise them first")
 
 
 def _describe(tree: Any) -> str:

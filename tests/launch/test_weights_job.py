@@ -183,3 +183,22 @@ def test_command_line_errors_are_one_line(tmp_path):
                          capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
     assert run.returncode == 2 and run.stderr.startswith("error: no such weights file")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("name", "record"), golden("avflow", "monadic/"))
+def test_weights_that_would_be_wrong_are_refused_by_name(name, record, tmp_path):
+    state, job = under(record, "monadic/sd/"), str(tmp_path / "job")
+    bias = "transformer_blocks_v.0.feedforward.block.0.bias"
+    for change, message in (
+            ({"out_v.bias": state["out_v.bias"] * np.nan}, "not finite.*visual/outputs/bias"),
+            ({"out_v.bias": state["out_v.bias"].astype(np.float64) + 1e39}, "not finite.*visual/outputs/bias"),
+            ({"out_v.bias": state["out_v.bias"].astype(np.int8)}, "whole numbers.*out_v.bias.*int8"),
+            ({bias: state[bias][None]}, "layers differ in size.*mlp_in/bias, layer 1"),
+            ({"out_v.weight": state["out_v.weight"][0]}, "another network.*other dimensions")):
+        np.savez(tmp_path / "w.npz", **state | change)
+        with pytest.raises(UserError, match=message):
+            weights.import_file("avflow", str(tmp_path / "w.npz"), job)
+    np.savez(tmp_path / "w.npz", **{f"net.{key}": value for key, value in state.items()})  # as Lightning names it
+    with pytest.raises(UserError, match="not an AV-Flow.*--select=PREFIX"):
+        weights.import_file("avflow", str(tmp_path / "w.npz"), job)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
