@@ -13,6 +13,7 @@ can use it (the weights must have been trained on features made by those codecs)
 in that workdir, or from it by --config.train.init_from.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -93,9 +94,9 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     """Writes a workdir's parameters under the published names; returns how many arrays. A .pt is the published code's own
     file; a .safetensors has the system's config in its metadata. UserError: no checkpoint, a system without published
     names, or `out` exists."""
-    if not out.endswith((".pt", ".safetensors")) or os.path.exists(out):
+    if not out.endswith((".pt", ".safetensors")) or os.path.lexists(out):
         raise UserError("cannot write the weights", where=out, expected="a new file that ends in .pt or .safetensors",
-                        found="it exists" if os.path.exists(out) else "another ending", way_out="choose another --out")
+                        found="it exists" if os.path.lexists(out) else "another ending", way_out="choose another --out")
     config = ConfigDict(load_meta(workdir, step)["config"]["system"])
     if config.name not in SYSTEMS:
         raise UserError("this system has no published names", where=workdir, expected=" or ".join(SYSTEMS),
@@ -103,18 +104,22 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     params, meta = load(workdir, build(config), "ema" if average else "params", step)
     system = SYSTEMS[config.name]
     state = system.write(jax.tree.map(np.asarray, params), config)
-    temporary = f"{out}.tmp"
+    temporary = str(Path(out).with_name(f".{Path(out).name}.tmp"))
     try:
         if out.endswith(".pt"):
             write_torch_zip(temporary, system.file(state, meta.get("step", 0)))
         else:  # transformers refuses a file without a format
+            Path(temporary).touch()
+            mode = os.stat(temporary).st_mode
             safetensors.numpy.save_file(state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
+            os.chmod(temporary, mode)  # safetensors 0.8 makes files that nobody else may read
         os.replace(temporary, out)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:  # the latter for what the disk refuses, too
         raise UserError("cannot write the weights", where=out, found=str(error),
                         way_out="choose another --out") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in what is no folder there is nothing to remove
+            Path(temporary).unlink(missing_ok=True)
     return len(state)
 
 

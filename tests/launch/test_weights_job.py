@@ -70,8 +70,14 @@ def test_the_avflow_trainers_file_comes_in_and_goes_out_bit_for_bit(name, record
     with safetensors.safe_open(out, "np") as file:
         assert json.loads(file.metadata()["system"])["d_model"] == config.system.d_model
         assert file.metadata()["format"] == "pt"  # what transformers demands
+    assert out.stat().st_mode == (tmp_path / "ours.pt").stat().st_mode  # not for its writer alone
     with pytest.raises(UserError, match="it exists.*another --out"):
         weights.export(job, str(out))
+    for place in ("absent/w.safetensors", "ours.pt/w.pt", "ours.pt/w.safetensors", "absent/w.pt"):
+        with pytest.raises(UserError, match="cannot write the weights.*way out"):
+            weights.export(job, str(tmp_path / place))
+    with pytest.raises(UserError, match="no such checkpoint.*found: abc"):
+        weights.export(job, str(tmp_path / "w.pt"), step="abc")
     with pytest.raises(UserError, match="ends in .pt or .safetensors.*another ending"):
         weights.export(job, str(tmp_path / "ours.npz"))
     with pytest.raises(UserError, match="workdir is in use"):
