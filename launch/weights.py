@@ -160,10 +160,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     readable or of another network than the config's; workdir in use; `data` missing.
     """
     folder = Path(workdir)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError("the workdir is in use", where=workdir, expected="a new or empty folder",
-                        found=", ".join(sorted(p.name for p in folder.iterdir())[:5]),
-                        way_out="choose another --workdir")
+    _check_free(folder)
     dataset = open_dataset(data) if data else None
     state = read_state_dict(file, select)
     if config is None:
@@ -184,7 +181,11 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
 
     temporary = folder.with_name(f".{folder.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError("the workdir cannot be made", where=workdir, found=str(error),
+                        way_out="choose another --workdir") from error
     try:
         mesh = make_mesh(config.mesh)
         optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
@@ -205,12 +206,20 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
             write_run_files(config, temporary, dataset)
         else:
             (temporary / CONFIG_FILE).write_text(json.dumps(plain(config), indent=1))
+        _check_free(folder)  # a training may have begun in it meanwhile
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return config
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        inside = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else ["a file"]
+        raise UserError("the workdir is in use", where=str(folder), expected="a new or empty folder",
+                        found=", ".join(inside), way_out="choose another --workdir")
 
 
 def parameters(system: str, state: dict[str, np.ndarray], config: ConfigDict, model) -> dict:

@@ -96,6 +96,28 @@ def test_towers_without_fusion_are_published_with_one_that_adds_zero(name, recor
 
 
 @pytest.mark.parametrize(("name", "record"), golden("avflow", "head_vae/"))
+def test_a_training_that_begins_during_the_import_keeps_its_folder(name, record, tmp_path, monkeypatch):
+    write_torch_zip(tmp_path / "published.pt", {"model_state_dict": under(record, "head_vae/sd/")})
+    job = tmp_path / "job"
+
+    class Slow:
+        def __init__(self, folder):
+            pass
+
+        def save(self, *_):
+            job.mkdir()
+            (job / ".lock").touch()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(weights, "Checkpoints", Slow)
+    with pytest.raises(UserError, match="in use.*found: .lock"):
+        weights.import_file("head_vae", str(tmp_path / "published.pt"), str(job))
+    assert [p.name for p in job.iterdir()] == [".lock"] and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("name", "record"), golden("avflow", "head_vae/"))
 def test_published_head_vae_comes_in_and_goes_out(name, record, tmp_path):
     state = under(record, "head_vae/sd/")
     write_torch_zip(tmp_path / "published.pt", {"model_state_dict": state})
@@ -124,6 +146,9 @@ def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
         weights.import_file("head_vae", path, job)
     with pytest.raises(UserError, match="not an AV-Flow state dict"):
         weights.import_file("avflow", str(FIXTURE), job)
+    for place, message in ((path, "in use.*found: a file"), (f"{path}/job", "cannot be made")):
+        with pytest.raises(UserError, match=message):
+            weights.import_file("avflow", path, place)
     with pytest.raises(UserError, match="no checkpoint here"):
         weights.export(job, str(tmp_path / "out.safetensors"))
     assert [p.name for p in tmp_path.iterdir()] == ["published.npz"]
