@@ -4,7 +4,7 @@
   python -m launch.weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
   python -m launch.weights import --system=avflow|head_vae|talker --file=FILE --workdir=DIR [--data=FEATURES]
 
-`inspect` lists every array of a weights file, without executing it. `export` writes a trained AV-Flow, head VAE or
+`inspect` lists every array of a weights file, and what else it leaves unread, without executing it. `export` writes a trained AV-Flow, head VAE or
 Talker-T2AV under the published names: a .safetensors holds the network alone, a .pt is the file that the published code
 itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimiser, here a fresh one). `import` makes a
 workdir of a published file: with --data, the recipes and codecs of that feature dataset go along, and launch.generate
@@ -72,7 +72,7 @@ FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz
                            "the index, or their folder.")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode the streams.")
-CONFIG = define_config()  # import: the experiment; default the published one, with the sizes that the weights show
+CONFIG = define_config()  # import: the experiment; default that of our own .safetensors, or the published one with the weights' sizes
 
 
 def describe(path: str) -> str:
@@ -165,7 +165,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     state = read_state_dict(file, select)
     if config is None:
         try:
-            config = published_config(system, state)
+            config = exported_config(system, file) or published_config(system, state)
         except (IndexError, ValueError) as error:  # an array of other dimensions
             raise UserError("the weights are of another network", where=file, expected=f"those of {system}",
                             found=f"an array of other dimensions ({error})", way_out=PREFIXED) from error
@@ -212,6 +212,20 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return config
+
+
+def exported_config(system: str, file: str) -> ConfigDict | None:
+    """The experiment with the system that `export` wrote into a .safetensors; None if the file is not of ours. Numbers of
+    heads do not show in the weights: with the published ones, another run's would be read without a word."""
+    if not file.endswith(".safetensors") or not os.path.isfile(file):
+        return None
+    with safetensors.safe_open(file, "np") as opened:
+        ours = json.loads((opened.metadata() or {}).get("system", "{}"))
+    if not isinstance(ours, dict) or ours.get("name") != system:
+        return None
+    config = SYSTEMS[system].experiment.get_config()
+    config.system = ConfigDict(ours)
     return config
 
 

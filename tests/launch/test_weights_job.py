@@ -233,3 +233,12 @@ def test_weights_that_would_be_wrong_are_refused_by_name(name, record, tmp_path)
     with pytest.raises(UserError, match="not an AV-Flow.*--select=PREFIX"):
         weights.import_file("avflow", str(tmp_path / "w.npz"), job)
     assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+
+
+def test_what_our_own_export_says_of_itself_goes_before_the_published_sizes(tmp_path):
+    system = avflow_released.get_config().system.to_dict() | {"num_heads": 2}
+    for i, (metadata, heads) in enumerate((({"system": json.dumps(system)}, 2), ({"format": "pt"}, None), (None, None),
+                                           ({"system": json.dumps(system | {"name": "talker"})}, None))):
+        safetensors.numpy.save_file({"a": np.ones(1)}, tmp_path / f"{i}.safetensors", metadata)
+        config = weights.exported_config("avflow", str(tmp_path / f"{i}.safetensors"))
+        assert (config and config.system.num_heads) == heads
