@@ -4,11 +4,12 @@
   python -m launch.weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
   python -m launch.weights import --system=avflow|head_vae|talker --file=FILE --workdir=DIR [--data=FEATURES]
 
-`inspect` lists every array of a weights file, and what else it leaves unread, without executing it. `export` writes a trained AV-Flow, head VAE or
-Talker-T2AV under the published names: a .safetensors holds the network alone, a .pt is the file that the published code
-itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimiser, here a fresh one). `import` makes a
-workdir of a published file: with --data, the recipes and codecs of that feature dataset go along, and launch.generate
-can use it (the weights must have been trained on features made by those codecs); launch.train goes on from it.
+`inspect` lists every array of a weights file, and what else it leaves unread, without executing it. `export` writes a
+trained AV-Flow, head VAE or Talker-T2AV under the published names: a .safetensors holds the network alone, a .pt is
+the file that the published code itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimiser, here
+a fresh one). `import` makes a workdir of a published file: with --data, the recipes and codecs of that feature
+dataset go along, and launch.generate can use it (the weights must have been trained on features made by those
+codecs); launch.train goes on from it.
 `--system=talker` also takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained
 in that workdir, or from it by --config.train.init_from.
 """
@@ -72,7 +73,7 @@ FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz
                            "the index, or their folder.")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode the streams.")
-CONFIG = define_config()  # import: the experiment; default that of our own .safetensors, or the published one with the weights' sizes
+CONFIG = define_config()  # import: the experiment; default that of our .safetensors, or the published one, sized
 
 
 def describe(path: str) -> str:
