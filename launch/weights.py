@@ -4,15 +4,17 @@
   python -m launch.weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
   python -m launch.weights import --system=avflow|head_vae|talker --file=FILE --workdir=DIR [--data=FEATURES]
 
-`inspect` lists every array of a weights file, without executing it. `export` writes a trained AV-Flow, head VAE or
-Talker-T2AV under the published names: a .safetensors holds the network alone, a .pt is the file that the published code
-itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimiser, here a fresh one). `import` makes a
-workdir of a published file: with --data, the recipes and codecs of that feature dataset go along, and launch.generate
-can use it (the weights must have been trained on features made by those codecs); launch.train goes on from it.
+`inspect` lists every array of a weights file, and what else it leaves unread, without executing it. `export` writes a
+trained AV-Flow, head VAE or Talker-T2AV under the published names: a .safetensors holds the network alone, a .pt is
+the file that the published code itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimiser, here
+a fresh one). `import` makes a workdir of a published file: with --data, the recipes and codecs of that feature
+dataset go along, and launch.generate can use it (the weights must have been trained on features made by those
+codecs); launch.train goes on from it.
 `--system=talker` also takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained
 in that workdir, or from it by --config.train.init_from.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -38,6 +40,8 @@ from avjax.training.loading import load
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
 from avjax.weights import avflow, talker
+from avjax.weights.names import PREFIXED
+from avjax.weights.plain_pickle import Foreign
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, head_vae, talker_0_6b
@@ -69,18 +73,20 @@ FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz
                            "the index, or their folder.")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode the streams.")
-CONFIG = define_config()  # import: the experiment; default the published one, with the sizes that the weights show
+CONFIG = define_config()  # import: the experiment; default that of our .safetensors, or the published one, sized
 
 
 def describe(path: str) -> str:
-    """A table of every array: name, shape, dtype, bytes; then totals and the file's SHA-256."""
-    arrays = flatten(read_checkpoint(path))
+    """A table of every array: name, shape, dtype, bytes; what was left unread; then totals and the file's SHA-256."""
+    tree = read_checkpoint(path, foreign=True)
+    arrays = flatten(tree)
     rows = [(name, str(tuple(a.shape)), str(a.dtype), f"{a.nbytes:,}") for name, a in arrays.items()]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines = ["  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].ljust(widths[2]),
                         row[3].rjust(widths[3]))) for row in rows]
     total = sum(a.nbytes for a in arrays.values())
     numbers = sum(a.size for a in arrays.values())
+    lines += [f"{name}  {value}" for name, value in flatten(tree, kind=Foreign).items()]
     return "\n".join([*lines, f"{len(rows)} arrays, {numbers:,} numbers, {total:,} bytes",
                       f"sha256 {file_sha256(path)}"])
 
@@ -89,9 +95,9 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     """Writes a workdir's parameters under the published names; returns how many arrays. A .pt is the published code's own
     file; a .safetensors has the system's config in its metadata. UserError: no checkpoint, a system without published
     names, or `out` exists."""
-    if not out.endswith((".pt", ".safetensors")) or os.path.exists(out):
+    if not out.endswith((".pt", ".safetensors")) or os.path.lexists(out):
         raise UserError("cannot write the weights", where=out, expected="a new file that ends in .pt or .safetensors",
-                        found="it exists" if os.path.exists(out) else "another ending", way_out="choose another --out")
+                        found="it exists" if os.path.lexists(out) else "another ending", way_out="choose another --out")
     config = ConfigDict(load_meta(workdir, step)["config"]["system"])
     if config.name not in SYSTEMS:
         raise UserError("this system has no published names", where=workdir, expected=" or ".join(SYSTEMS),
@@ -99,18 +105,22 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     params, meta = load(workdir, build(config), "ema" if average else "params", step)
     system = SYSTEMS[config.name]
     state = system.write(jax.tree.map(np.asarray, params), config)
-    temporary = f"{out}.tmp"
+    temporary = str(Path(out).with_name(f".{Path(out).name}.tmp"))
     try:
         if out.endswith(".pt"):
             write_torch_zip(temporary, system.file(state, meta.get("step", 0)))
         else:  # transformers refuses a file without a format
+            Path(temporary).touch()
+            mode = os.stat(temporary).st_mode
             safetensors.numpy.save_file(state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
+            os.chmod(temporary, mode)  # safetensors 0.8 makes files that nobody else may read
         os.replace(temporary, out)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:  # the latter for what the disk refuses, too
         raise UserError("cannot write the weights", where=out, found=str(error),
                         way_out="choose another --out") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in what is no folder there is nothing to remove
+            Path(temporary).unlink(missing_ok=True)
     return len(state)
 
 
@@ -138,7 +148,7 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
                                   ("latent_dim", "fc_mu.weight", 0)):
             if name not in state:
                 raise UserError("not a head VAE's state dict", expected=f"an entry {name}",
-                                found=", ".join(list(state)[:3]))
+                                found=", ".join(list(state)[:3]), way_out=PREFIXED)
             config.system[field] = state[name].shape[axis]
     return config
 
@@ -151,14 +161,15 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     readable or of another network than the config's; workdir in use; `data` missing.
     """
     folder = Path(workdir)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError("the workdir is in use", where=workdir, expected="a new or empty folder",
-                        found=", ".join(sorted(p.name for p in folder.iterdir())[:5]),
-                        way_out="choose another --workdir")
+    _check_free(folder)
     dataset = open_dataset(data) if data else None
     state = read_state_dict(file, select)
     if config is None:
-        config = published_config(system, state)
+        try:
+            config = exported_config(system, file) or published_config(system, state)
+        except (IndexError, ValueError) as error:  # an array of other dimensions
+            raise UserError("the weights are of another network", where=file, expected=f"those of {system}",
+                            found=f"an array of other dimensions ({error})", way_out=PREFIXED) from error
     elif config.system.name != system:
         raise UserError("--config is of another system", where="config.system.name", expected=system,
                         found=config.system.name)
@@ -167,11 +178,15 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     model = build(config.system)
     params = parameters(system, state, config, model)
     expected = abstract_params(model)
-    _check_shapes(params, expected, file)
+    _check_fit(params, expected, file)
 
     temporary = folder.with_name(f".{folder.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError("the workdir cannot be made", where=workdir, found=str(error),
+                        way_out="choose another --workdir") from error
     try:
         mesh = make_mesh(config.mesh)
         optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
@@ -192,12 +207,34 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
             write_run_files(config, temporary, dataset)
         else:
             (temporary / CONFIG_FILE).write_text(json.dumps(plain(config), indent=1))
+        _check_free(folder)  # a training may have begun in it meanwhile
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return config
+
+
+def exported_config(system: str, file: str) -> ConfigDict | None:
+    """The experiment with the system that `export` wrote into a .safetensors; None if the file is not of ours. Numbers of
+    heads do not show in the weights: with the published ones, another run's would be read without a word."""
+    if not file.endswith(".safetensors") or not os.path.isfile(file):
+        return None
+    with safetensors.safe_open(file, "np") as opened:
+        ours = json.loads((opened.metadata() or {}).get("system", "{}"))
+    if not isinstance(ours, dict) or ours.get("name") != system:
+        return None
+    config = SYSTEMS[system].experiment.get_config()
+    config.system = ConfigDict(ours)
+    return config
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        inside = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else ["a file"]
+        raise UserError("the workdir is in use", where=str(folder), expected="a new or empty folder",
+                        found=", ".join(inside), way_out="choose another --workdir")
 
 
 def parameters(system: str, state: dict[str, np.ndarray], config: ConfigDict, model) -> dict:
@@ -209,7 +246,7 @@ def parameters(system: str, state: dict[str, np.ndarray], config: ConfigDict, mo
     return rest(jax.random.key(config.seed)) | {"backbone": backbone}
 
 
-def _check_shapes(params, expected, file: str) -> None:
+def _check_fit(params, expected, file: str) -> None:
     found = {name: tuple(leaf.shape) for name, leaf in named_leaves(params)}
     wanted = {name: tuple(leaf.shape) for name, leaf in named_leaves(expected)}
     for name in sorted(wanted.keys() | found.keys()):
@@ -217,6 +254,13 @@ def _check_shapes(params, expected, file: str) -> None:
             raise UserError("the weights do not fit the config", where=f"{file}, {name}",
                             expected=str(wanted.get(name, "absent")), found=str(found.get(name, "absent")),
                             way_out="set the sizes with --config")
+    for name, leaf in named_leaves(params):
+        with np.errstate(over="ignore"):  # of float64, which is told here
+            finite = np.isfinite(np.asarray(leaf, np.float32))
+        if not finite.all():
+            raise UserError("the weights hold numbers that are not finite", where=f"{file}, {name}",
+                            expected="float32 numbers", found=f"{finite.size - finite.sum()} of {finite.size} are not",
+                            way_out="take an earlier checkpoint, or save it in float32")
 
 
 def _need(**values):

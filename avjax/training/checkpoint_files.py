@@ -220,6 +220,6 @@ def resolve(path: Any, step: int | str | None = None) -> Any:
         ranked = {s: m["rank"] * (-1 if m.get("best_mode") == "max" else 1) for s, m in metas.items()
                   if m.get("rank") is not None}
         return folder / str(min(ranked, key=ranked.get) if ranked else steps[-1])
-    if step is not None and int(step) not in steps:
+    if step is not None and str(step) not in map(str, steps):
         raise UserError("no such checkpoint", where=str(folder), expected=f"one of the steps {steps}", found=str(step))
     return folder / str(steps[-1] if step is None else int(step))

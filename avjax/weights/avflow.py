@@ -10,7 +10,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.nn.embeddings import halves_from_adjacent
-from avjax.weights.names import gather, scatter
+from avjax.weights.names import PREFIXED, gather, scatter
 
 WRAPPER = "diffusion_module."
 # torch.optim.AdamW's settings in the release, as its state_dict() gives them.
@@ -183,7 +183,7 @@ def avflow_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
                     condition_dim=state["input_proj_a.weight"].shape[1] - mel)
     except KeyError as error:
         raise UserError("not an AV-Flow state dict", expected=f"an entry {error.args[0]}",
-                        found=", ".join(sorted(state)[:3]) + ", ...") from error
+                        found=", ".join(sorted(state)[:3]) + ", ...", way_out=PREFIXED) from error
 
 
 def _highway_or_separate(config):

@@ -16,6 +16,30 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)(?P<extension
 INDEX = re.compile(r".+(?P<extension>\.(safetensors|bin))\.index(\.[^.]+)?\.json")
 TORCH = (".bin", ".pt", ".pth", ".ckpt")
 NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")  # of a training run
+GET = "download the file itself: a login, a licence to accept or a wrong address may be in the way"
+OTHER_KINDS = (  # (how a file starts, in small letters; what that is; what to do)
+    (b"version https://git-lfs", "a Git LFS pointer, which only stands for the file", "git lfs pull, or download it"),
+    (b"<!doctype", "a web page", GET), (b"<html", "a web page", GET), (b"<?xml", "a server's answer", GET),
+    (b"gguf", "a GGUF file", "take the model's safetensors"), (b"\x89hdf", "an HDF5 file", "take the model's safetensors"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it"))
+
+
+def refuse_other_kinds(path: str) -> None:
+    """UserError if a file is, by its first bytes, none that weights are read from, whatever its name says."""
+    extension = os.path.splitext(path)[1].lower()
+    with open(path, "rb") as file:
+        head = file.read(64)
+    found, way_out = "" if head else "an empty file", "fetch the file again"
+    for start, kind, todo in OTHER_KINDS:
+        if head.lower().startswith(start):
+            found, way_out = kind, todo
+    if head and head[:1] in b"{[" and head.isascii() and b"\0" not in head:
+        found, way_out = "JSON text", GET
+    if extension in TORCH and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+        found, way_out = "a safetensors file", "rename it to .safetensors"
+    if found:
+        raise UserError("not a PyTorch checkpoint" if extension in TORCH else f"not a {extension or 'weights'} file",
+                        where=path, found=f"{found}; it starts with {head[:8]!r}" if head else found, way_out=way_out)
 
 
 def index_of(name: str) -> str:

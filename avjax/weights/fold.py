@@ -65,10 +65,19 @@ def stack_layers(layers: dict[str, dict], where: str = "", limit: int | None = N
 
 def _stack(trees: list, where: str):
     if not isinstance(trees[0], dict):
-        return np.stack(trees)
+        return stack(trees, where)
     for i, tree in enumerate(trees):
         if tree.keys() != trees[0].keys():
             raise UserError("encoder layers differ in their names", where=f"{where}, layer {i}",
                             expected=", ".join(sorted(trees[0])), found=", ".join(sorted(tree)),
                             way_out="fetch the file again")
-    return {key: _stack([tree[key] for tree in trees], where) for key in trees[0]}
+    return {key: _stack([tree[key] for tree in trees], f"{where}, {key}") for key in trees[0]}
+
+
+def stack(arrays: list[np.ndarray], where: str) -> np.ndarray:
+    """One array with a leading layer axis. UserError: layers of different sizes."""
+    for i, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise UserError("layers differ in size", where=f"{where}, layer {i}", expected=str(arrays[0].shape),
+                            found=str(array.shape), way_out="fetch the file again")
+    return np.stack(arrays)

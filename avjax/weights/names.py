@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.weights.fold import put
+from avjax.weights.fold import put, stack
+
+PREFIXED = "check which model the file is of; names with a prefix are read by --select=PREFIX"
 
 Row = tuple[tuple[str, ...], str, tuple, int | None]
 
@@ -35,7 +37,7 @@ def gather(state: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict:
         else:
             stacked.setdefault(ours, []).append(value)
     for ours, values in stacked.items():
-        put(params, ours, np.stack(values))
+        put(params, ours, stack(values, ours))
     if left:
         raise UserError("checkpoint entries left over", where=sorted(left)[0], found=f"{len(left)} unused entries",
                         way_out="check that the config is this checkpoint's")

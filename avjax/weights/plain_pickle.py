@@ -1,8 +1,9 @@
 """A pickle of plain data (PyTorch's checkpoints hold one), read without executing anything.
 
 A pickle may name any Python callable; here every global it names is looked up in one short table, and what is not in
-the table is refused by name. Nothing that a pickle does outlives it: the table is made anew for each pickle, its entries
-are slotted objects, and state given to one (BUILD) is refused.
+the table is refused by name, or, where the caller asks for that, stood for by a Foreign, which knows that name alone.
+Nothing that a pickle does outlives it: the table is made anew for each pickle, its entries are slotted objects, and
+state given to one (BUILD) is refused.
 """
 
 import io
@@ -14,6 +15,7 @@ from avjax.errors import UserError
 from avjax.weights import dtypes
 
 WAY_OUT = "where PyTorch is installed, save only its tensors with safetensors.torch.save_file, and pass that file"
+TENSOR_MODULES = ("torch", "torch._utils", "torch._tensor", "torch.storage")  # what these name makes tensors
 OTHER_TENSORS = {  # without a numpy array: the global that shows them, how they are called, what to do
     "_rebuild_sparse_tensor": ("sparse", "save tensor.to_dense() instead"),
     "_rebuild_qtensor": ("quantised", "save tensor.dequantize() instead"),
@@ -78,6 +80,31 @@ class _NumpyDType(DType):
         else:
             made = self.dtype.newbyteorder(order) if order in ("<", ">") else self.dtype
         self.__init__(made)
+
+
+class Foreign(Inert):
+    """In place of another program's object (a config, a path): takes whatever the pickle gives it and keeps nothing.
+
+    A global is a subclass of its own, for pickles demand a class to make objects of; what it was meant to do is neither
+    looked up nor called.
+    """
+
+    __slots__ = ()
+    name = "a builtin"
+
+    def __new__(cls, *_, **__):
+        return super().__new__(cls)
+
+    def __call__(self, *_, **__):
+        return self
+
+    def _ignore(self=None, *_):
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = _ignore
+
+    def __repr__(self):
+        return f"an object of {self.name}, not read"
 
 
 class Storage(Inert):
@@ -167,8 +194,8 @@ def _tensor_v3(storage, offset, shape, strides, _requires_grad, _hooks, dtype, m
 
 
 def _typed(function, _type, args, _state):  # Tensor subclasses: Parameter, Buffer
-    if not isinstance(function, _Call):
-        raise pickle.UnpicklingError("a tensor rebuilt by something that is no allowed global")
+    if not isinstance(function, _Call) or not isinstance(_type, _Call):  # a type of its own may read its numbers its own way
+        raise pickle.UnpicklingError("a tensor rebuilt by something that is no allowed global, or into such a type")
     return function(*args)
 
 
@@ -222,11 +249,12 @@ def _allowed() -> dict[tuple[str, str], Inert]:
 
 
 class Unpickler(pickle.Unpickler):
-    """`load()` gives the pickle's value, with Tensor, Array and DType in it. UserError: a global that is not allowed."""
+    """`load()` gives the pickle's value, with Tensor, Array and DType in it, and with `foreign` Foreign too. UserError: a
+    global that is not allowed; with `foreign`, only one of those that make tensors."""
 
-    def __init__(self, data: bytes, path: str):
+    def __init__(self, data: bytes, path: str, foreign: bool = False):
         super().__init__(io.BytesIO(data), encoding="utf-8")
-        self._path = path
+        self._path, self._foreign = path, foreign
         self._table = _allowed()  # a fresh one a file: nothing a pickle does can outlive it
 
     def find_class(self, module, name):
@@ -236,6 +264,8 @@ class Unpickler(pickle.Unpickler):
             kind, way_out = OTHER_TENSORS[name]
             raise UserError(f"the checkpoint holds a {kind} tensor, which is not read", where=self._path,
                             expected="dense tensors", found=f"{module}.{name}", way_out=way_out)
+        if self._foreign and module not in TENSOR_MODULES:
+            return type("Foreign", (Foreign,), {"__slots__": (), "name": f"{module}.{name}"})
         raise UserError("the checkpoint holds an object that is not plain data; it was not executed",
                         where=self._path, expected="tensors, numpy arrays, numbers, text and containers of them",
                         found=f"{module}.{name}", way_out=WAY_OUT)

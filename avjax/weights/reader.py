@@ -16,22 +16,25 @@ import safetensors
 
 from avjax.errors import UserError
 from avjax.weights import dtypes, files, torch_zip
+from avjax.weights.plain_pickle import WAY_OUT, Foreign
 from avjax.weights.wrappers import unwrap
 
 STATE_KEYS = ("model_state_dict", "state_dict", "model", "module")  # where training scripts put the weights
 
 
-def read_checkpoint(path: str | os.PathLike) -> Any:
+def read_checkpoint(path: str | os.PathLike, foreign: bool = False) -> Any:
     """The whole content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file, of a sharded
     checkpoint (given by its index or folder), or of the one weights file in a folder.
 
     safetensors and `.npz` give {name: array}; a PyTorch file gives whatever was saved (a bare tensor gives an array).
-    Arrays may be read-only and memory-mapped. UserError: missing, unreadable, truncated or unsafe file.
+    Arrays may be read-only and memory-mapped. With `foreign`, what is not plain data (the configs and paths that trainers
+    save along) is a plain_pickle.Foreign, which was not executed either; else the file is refused.
+    UserError: missing, unreadable, truncated or unsafe file.
     """
     parts = _parts(os.fspath(path))
     merged: dict[str, np.ndarray] = {}
     for shard, names in parts.items():
-        arrays = _read_file(shard)
+        arrays = _read_file(shard, foreign)
         if names is None and len(parts) == 1:
             return arrays
         if not isinstance(arrays, dict):
@@ -61,32 +64,35 @@ def read_state_dict(path: str | os.PathLike, select: str | None = None) -> dict[
     path = os.fspath(path)
     if os.path.isfile(path):
         files.refuse_one_shard(path)
-    tree = read_checkpoint(path)
+    tree = read_checkpoint(path, foreign=True)
     if select is not None:
         tree = _select(tree, select, path)
     else:
         for key in STATE_KEYS:
-            if isinstance(tree, dict) and isinstance(tree.get(key), dict):
+            if isinstance(tree, dict) and isinstance(tree.get(key), dict | Foreign):
                 tree = tree[key]
                 break
     arrays = {k: np.asarray(v) for k, v in tree.items() if isinstance(v, np.ndarray | np.generic)} \
         if isinstance(tree, dict) else {}
     if not arrays or len(arrays) < len(tree):
-        raise UserError("found no weights in the file", where=path, expected="names and arrays",
-                        found=_describe(tree), way_out="pass select=KEY to name the part that holds the weights")
+        rest = {k: v for k, v in tree.items() if k not in arrays} if arrays else tree
+        raise UserError("the part with the weights holds something else too" if arrays else "found no weights in the file",
+                        where=path, expected="names and arrays", found=_describe(rest),
+                        way_out=WAY_OUT if isinstance(tree, Foreign) else
+                        "pass select=KEY to name the part that holds the weights")
     arrays = unwrap(arrays, path)
     _check_numbers(arrays, path)
     return arrays
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """Every array of a nested checkpoint under its path, "a.b.0.c"; the rest (numbers, text) is left out."""
-    if isinstance(tree, np.ndarray):
+def flatten(tree: Any, prefix: str = "", kind: type = np.ndarray) -> dict[str, Any]:
+    """Every array (or `kind`) of a nested checkpoint under its path, "a.b.0.c"; the rest (numbers, text) is left out."""
+    if isinstance(tree, kind):
         return {prefix or "(bare array)": tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
     flat = {}
     for key, value in items:
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key), kind)
     return flat
 
 
@@ -124,26 +130,30 @@ def _parts(path: str) -> dict[str, set[str] | None]:
     return {os.path.join(folder, shard): names for shard, names in shards.items()}
 
 
-def _read_file(path: str) -> Any:
+def _read_file(path: str, foreign: bool = False) -> Any:
     if not os.access(path, os.R_OK):
         raise UserError("the weights file may not be read", where=path, way_out="change its permissions")
+    files.refuse_other_kinds(path)
     extension = os.path.splitext(path)[1].lower()
     try:
         if extension == ".safetensors":
             return _read_safetensors(path)
         if extension == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+                arrays = {name: file[name] for name in file.files}
+            if any(not isinstance(array, np.ndarray) for array in arrays.values()):  # a zip of another kind
+                raise ValueError(f"entries without an array, e.g. {next(iter(arrays))}")
+            return arrays
         if extension == ".npy":
             return np.load(path, allow_pickle=False)
     except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise UserError("the weights file is truncated or corrupt", where=path, expected=f"a whole {extension} file",
                         found=str(error), way_out="fetch the file again and compare its size") from error
     if extension in files.TORCH:
-        return torch_zip.read_torch_zip(path)
+        return torch_zip.read_torch_zip(path, foreign=foreign)
     with open(path, "rb") as file:
         if file.read(2) == b"PK":  # published ones are also called g_05000000 or model.pth.tar
-            return torch_zip.read_torch_zip(path)
+            return torch_zip.read_torch_zip(path, foreign=foreign)
     raise UserError("unknown kind of weights file", where=path,
                     expected=".safetensors, .npz, .npy, .pt, .pth, .ckpt or .bin", found=extension or "no extension",
                     way_out="convert it, or give it the right extension")
@@ -204,10 +214,16 @@ def _check_numbers(arrays: dict[str, np.ndarray], path: str) -> None:
         if scale not in (None, name) and array.dtype.itemsize == 1 and (special or array.dtype.kind in "iu"):
             raise UserError("quantised weights are not read", where=f"{path}, {name}", expected="float32 or bfloat16",
                             found=f"{array.dtype} with its scales in {scale}", way_out="dequantise them first")
+        if name.endswith((".weight", ".bias")) and array.dtype.kind in "iub":
+            raise UserError("weights are whole numbers", where=f"{path}, {name}", expected="float32 or bfloat16",
+                            found=str(array.dtype), way_out="if they were quantised, dequantise them first")
 
 
 def _describe(tree: Any) -> str:
+    def kind(value):
+        return repr(value) if isinstance(value, Foreign) else type(value).__name__
+
     if not isinstance(tree, dict):
-        return f"a bare {type(tree).__name__}"
-    kinds = [f"{k}: {'array' if isinstance(v, np.ndarray) else type(v).__name__}" for k, v in list(tree.items())[:12]]
+        return kind(tree) if isinstance(tree, Foreign) else f"a bare {kind(tree)}"
+    kinds = [f"{k}: {'array' if isinstance(v, np.ndarray) else kind(v)}" for k, v in list(tree.items())[:12]]
     return ", ".join(kinds) + (", ..." if len(tree) > 12 else "") if kinds else "an empty dict"

@@ -12,7 +12,7 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.nn.embeddings import halves_from_adjacent
 from avjax.weights.fold import check_computed
-from avjax.weights.names import gather, scatter
+from avjax.weights.names import PREFIXED, gather, scatter
 
 FROZEN = ("pretrained_speech_encoder.", "spk.")
 ROTARY_LENGTH = 1024  # of the published tables
@@ -199,7 +199,7 @@ def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
                     task_embedding=state["task_embedding.weight"].shape[0])
     except KeyError as error:
         raise UserError("not a Talker-T2AV state dict", expected=f"an entry {error.args[0]}",
-                        found=", ".join(sorted(state)[:3]) + ", ...") from error
+                        found=", ".join(sorted(state)[:3]) + ", ...", way_out=PREFIXED) from error
 
 
 def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict[str, int]:

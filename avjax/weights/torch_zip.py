@@ -13,7 +13,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.weights.dtypes import FLOAT4, unpack_float4
-from avjax.weights.plain_pickle import WAY_OUT, Array, DType, Inert, Tensor, Unpickler
+from avjax.weights.plain_pickle import WAY_OUT, Array, DType, Foreign, Inert, Tensor, Unpickler
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of torch < 1.6: its magic number
 
@@ -73,7 +73,7 @@ class _Storages:
         return array
 
 
-def _finish(value, storages: _Storages):
+def _finish(value, storages: _Storages, foreign: bool):
     """Placeholders -> arrays, through plain containers."""
     if isinstance(value, Tensor):
         return storages.tensor(value)
@@ -82,9 +82,13 @@ def _finish(value, storages: _Storages):
     if isinstance(value, DType):
         return str(value.dtype)
     if isinstance(value, dict):
-        return {_finish(k, storages): _finish(v, storages) for k, v in value.items()}
+        return {_finish(k, storages, foreign): _finish(v, storages, foreign) for k, v in value.items()}
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_finish(v, storages) for v in value)
+        return type(value)(_finish(v, storages, foreign) for v in value)
+    if isinstance(value, type) and issubclass(value, Foreign):  # the global itself
+        return value()
+    if isinstance(value, Inert) and foreign:
+        return value if isinstance(value, Foreign) else Foreign()
     if isinstance(value, Inert):
         raise pickle.UnpicklingError(f"a bare {type(value).__name__.lstrip('_').lower()}")
     return value
@@ -118,12 +122,13 @@ def _forget_absent_crcs(archive: zipfile.ZipFile) -> None:
             info.CRC = None
 
 
-def read_torch_zip(path: str, data: bytes | None = None):
-    """Whatever was given to `torch.save`, with numpy arrays for tensors (bfloat16 as ml_dtypes.bfloat16).
+def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
+    """Whatever was given to `torch.save`, with numpy arrays for tensors (bfloat16 as ml_dtypes.bfloat16), and if
+    `foreign`, a plain_pickle.Foreign for whatever is not plain data.
 
     Large files are memory-mapped: an array costs memory only once it is used. With `data`, the file's content (a member
     of a tar, say), nothing is opened and `path` only names it in errors. UserError: not such a file, truncated or
-    corrupt, or holding anything but plain data (then nothing of it was executed).
+    corrupt, or holding anything but plain data without `foreign` (nothing of it was executed).
     """
     with open(path, "rb") if data is None else io.BytesIO(data) as file:
         _check_start(file.read(512), path)
@@ -131,10 +136,10 @@ def read_torch_zip(path: str, data: bytes | None = None):
         with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
             name = _find_pickle(archive, path)
             _forget_absent_crcs(archive)
-            tree = Unpickler(archive.read(name), path).load()
+            tree = Unpickler(archive.read(name), path, foreign).load()
             # one map a file: each holds a file descriptor, and a checkpoint may have thousands of storages
             content = np.memmap(path, np.uint8, "r") if data is None else np.frombuffer(data, np.uint8)
-            return _finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path))
+            return _finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path), foreign)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError("the checkpoint is truncated or corrupt", where=path, expected="a whole zip file",
                         found=str(error), way_out="fetch the file again and compare its size") from error

@@ -70,8 +70,14 @@ def test_the_avflow_trainers_file_comes_in_and_goes_out_bit_for_bit(name, record
     with safetensors.safe_open(out, "np") as file:
         assert json.loads(file.metadata()["system"])["d_model"] == config.system.d_model
         assert file.metadata()["format"] == "pt"  # what transformers demands
+    assert out.stat().st_mode == (tmp_path / "ours.pt").stat().st_mode  # not for its writer alone
     with pytest.raises(UserError, match="it exists.*another --out"):
         weights.export(job, str(out))
+    for place in ("absent/w.safetensors", "ours.pt/w.pt", "ours.pt/w.safetensors", "absent/w.pt"):
+        with pytest.raises(UserError, match="cannot write the weights.*way out"):
+            weights.export(job, str(tmp_path / place))
+    with pytest.raises(UserError, match="no such checkpoint.*found: abc"):
+        weights.export(job, str(tmp_path / "w.pt"), step="abc")
     with pytest.raises(UserError, match="ends in .pt or .safetensors.*another ending"):
         weights.export(job, str(tmp_path / "ours.npz"))
     with pytest.raises(UserError, match="workdir is in use"):
@@ -87,6 +93,28 @@ def test_towers_without_fusion_are_published_with_one_that_adds_zero(name, recor
     assert {k: v.shape for k, v in written.items()} == {k: v.shape for k, v in state.items()}
     assert not any(v.any() for k, v in written.items() if k.startswith("fusion."))
     assert file["iteration"] == 3 and len(file["optimizer_state_dict"]["param_groups"][0]["params"]) == len(state)
+
+
+@pytest.mark.parametrize(("name", "record"), golden("avflow", "head_vae/"))
+def test_a_training_that_begins_during_the_import_keeps_its_folder(name, record, tmp_path, monkeypatch):
+    write_torch_zip(tmp_path / "published.pt", {"model_state_dict": under(record, "head_vae/sd/")})
+    job = tmp_path / "job"
+
+    class Slow:
+        def __init__(self, folder):
+            pass
+
+        def save(self, *_):
+            job.mkdir()
+            (job / ".lock").touch()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(weights, "Checkpoints", Slow)
+    with pytest.raises(UserError, match="in use.*found: .lock"):
+        weights.import_file("head_vae", str(tmp_path / "published.pt"), str(job))
+    assert [p.name for p in job.iterdir()] == [".lock"] and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(("name", "record"), golden("avflow", "head_vae/"))
@@ -118,6 +146,9 @@ def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
         weights.import_file("head_vae", path, job)
     with pytest.raises(UserError, match="not an AV-Flow state dict"):
         weights.import_file("avflow", str(FIXTURE), job)
+    for place, message in ((path, "in use.*found: a file"), (f"{path}/job", "cannot be made")):
+        with pytest.raises(UserError, match=message):
+            weights.import_file("avflow", path, place)
     with pytest.raises(UserError, match="no checkpoint here"):
         weights.export(job, str(tmp_path / "out.safetensors"))
     assert [p.name for p in tmp_path.iterdir()] == ["published.npz"]
@@ -183,3 +214,31 @@ def test_command_line_errors_are_one_line(tmp_path):
                          capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
     assert run.returncode == 2 and run.stderr.startswith("error: no such weights file")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("name", "record"), golden("avflow", "monadic/"))
+def test_weights_that_would_be_wrong_are_refused_by_name(name, record, tmp_path):
+    state, job = under(record, "monadic/sd/"), str(tmp_path / "job")
+    bias = "transformer_blocks_v.0.feedforward.block.0.bias"
+    for change, message in (
+            ({"out_v.bias": state["out_v.bias"] * np.nan}, "not finite.*visual/outputs/bias"),
+            ({"out_v.bias": state["out_v.bias"].astype(np.float64) + 1e39}, "not finite.*visual/outputs/bias"),
+            ({"out_v.bias": state["out_v.bias"].astype(np.int8)}, "whole numbers.*out_v.bias.*int8"),
+            ({bias: state[bias][None]}, "layers differ in size.*mlp_in/bias, layer 1"),
+            ({"out_v.weight": state["out_v.weight"][0]}, "another network.*other dimensions")):
+        np.savez(tmp_path / "w.npz", **state | change)
+        with pytest.raises(UserError, match=message):
+            weights.import_file("avflow", str(tmp_path / "w.npz"), job)
+    np.savez(tmp_path / "w.npz", **{f"net.{key}": value for key, value in state.items()})  # as Lightning names it
+    with pytest.raises(UserError, match="not an AV-Flow.*--select=PREFIX"):
+        weights.import_file("avflow", str(tmp_path / "w.npz"), job)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+
+
+def test_what_our_own_export_says_of_itself_goes_before_the_published_sizes(tmp_path):
+    system = avflow_released.get_config().system.to_dict() | {"num_heads": 2}
+    for i, (metadata, heads) in enumerate((({"system": json.dumps(system)}, 2), ({"format": "pt"}, None), (None, None),
+                                           ({"system": json.dumps(system | {"name": "talker"})}, None))):
+        safetensors.numpy.save_file({"a": np.ones(1)}, tmp_path / f"{i}.safetensors", metadata)
+        config = weights.exported_config("avflow", str(tmp_path / f"{i}.safetensors"))
+        assert (config and config.system.num_heads) == heads
