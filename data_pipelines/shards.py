@@ -156,10 +156,18 @@ class SplitWriter:
             made = [made] if isinstance(made, dict) else list(made)
         except Unusable as error:
             made = [error]
+        except UserError:
+            self._keep_finished()
+            raise
         bad = next((e for e in made if isinstance(e, Unusable)), None)
         if bad is not None and not self._max_bad:
+            self._keep_finished()
             raise bad
         return made
+
+    def _keep_finished(self) -> None:
+        """An item that cannot be used need not cost the others: the same job goes on once --max_bad allows it."""
+        self._job.keep |= any(self.ids.values())
 
     def _open(self, split: str) -> "_Shard":
         index = sum(bool(r["file"]) for r in self._job.records(split))
