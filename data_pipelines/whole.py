@@ -15,6 +15,7 @@ _SLACK = 16  # bytes that may be missing: odd chunks are rounded up, or not
 _MP3_SLACK = 4096  # encoders disagree whether the frame with the header counts
 _SECONDS = 0.25
 _TAIL = 1 << 17  # bytes in which an Ogg file's last page, of at most 65307, must begin
+_RIFF = (b"RIFF", b"RF64", b"BW64")  # the last two: WAVs of more than 4 GiB, with their sizes in a chunk "ds64"
 _BOXES = (b"moov", b"moof", b"mdat")  # of mp4; behind the last one some cameras leave anything
 
 
@@ -22,7 +23,7 @@ def check_whole(path, heard: float | None = None) -> None:
     """Raises MediaError("truncated") for a file that was cut off. `heard`: seconds of sound decoded, where known."""
     with open(path, "rb") as file:
         magic = file.read(12)
-        if magic[:4] == b"RIFF":
+        if magic[:4] in _RIFF:
             check_riff(file, path)
         elif magic[:4] == b"\x1a\x45\xdf\xa3":
             _matroska(file, path)
@@ -43,20 +44,24 @@ def check_riff(file, path) -> int | None:
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
-    wave = None
+    wave = long = None
     while len(header := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", header)
-        if name == b"RIFF":  # an AVI of more than a gigabyte is a row of them
+        if name in _RIFF:  # an AVI of more than a gigabyte is a row of them
             form = file.read(4)
             wave = {b"WAVE": True, b"AVI ": False, b"AVIX": False}.get(form)
             size -= 4
         if wave is None:
             return None
-        if _placeholder(size, end - file.tell()) and (name == b"data" or not wave):
+        if name == b"ds64" and len(sizes := file.read(16)) == 16:
+            long, size = struct.unpack("<8xQ", sizes)[0], size - 16
+        if name == b"data" and long and size == 0xFFFFFFFF:
+            size = long
+        elif _placeholder(size, end - file.tell()) and (name == b"data" or not wave):
             return file.tell() if wave else None
         if name == b"data" or not wave:
             _expect(path, size, end - file.tell(), what="bytes of samples" if wave else "bytes")
-        if name != b"RIFF" or not wave:
+        if name not in _RIFF or not wave:
             file.seek(size + size % 2, os.SEEK_CUR)
     return None
 
@@ -93,8 +98,6 @@ def _matroska(file, path) -> None:
     while (name := _vint(file, keep_marker=True)) is not None and (size := _vint(file)) is not None:
         if name == 0x18538067:  # the segment: everything else is in it
             _expect(path, file.tell() + size, end)
-            return
-        if size > end:  # damaged: what it is, FFmpeg tells
             return
         file.seek(size, os.SEEK_CUR)
 
