@@ -99,6 +99,8 @@ def _matroska(file, path) -> None:
         if name == 0x18538067:  # the segment: everything else is in it
             _expect(path, file.tell() + size, end)
             return
+        if size > end:  # damaged: what it is, FFmpeg tells
+            return
         file.seek(size, os.SEEK_CUR)
 
 

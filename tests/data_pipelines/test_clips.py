@@ -167,8 +167,7 @@ def test_crops_go_to_their_file_as_they_come(source, tmp_path, monkeypatch):
     whole = sorted(tmp_path.iterdir())
     with monkeypatch.context() as patch:
         patch.setattr("os.posix_fallocate", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-        # not a bus error at the first picture that does not fit
-        with pytest.raises(DiskFull, match=f"where: {tmp_path}/.*No space"):
+        with pytest.raises(DiskFull, match=f"where: {tmp_path}/.*No space"):  # not a bus error at the first picture too many
             recordings.cached(item, tmp_path, "full", **options)
     assert sorted(tmp_path.iterdir()) == whole
     monkeypatch.setattr(faces.Cropper, "__call__", lambda self, k, image: 1 / (5 - k))
