@@ -102,7 +102,17 @@ def check(
     with contextlib.ExitStack() as at_leisure:
         if _comes(config.data.dir, made):  # it may not be there yet, or not be whole
             at_leisure.enter_context(contextlib.suppress(NoDataset))
-        check_splits(config, _opened(config.data.dir, begun=(workdir / CONFIG_FILE).exists()))
+        check_splits(config, _opened(config.data.dir, begun=has_read(config, workdir)))
+
+
+def has_read(config, workdir) -> bool:
+    """Whether this workdir's job has read its `data.dir` at an earlier start: if that is gone, its
+    storage is away; any other folder that is not there is a wrong path."""
+    try:
+        before = json.loads((workdir / CONFIG_FILE).read_text())["data"]["dir"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+    return fill(before, workdir) == fill(config.data.dir, workdir)
 
 
 class NoDataset(UserError):

@@ -42,7 +42,7 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     config = fill_config(config, workdir)
     agree(config, workdir)
     preflight.check_folder(config.data.dir)
-    dataset = open_dataset(config.data.dir, begun=(workdir / CONFIG_FILE).exists())
+    dataset = open_dataset(config.data.dir, begun=preflight.has_read(config, workdir))
     preflight.check_splits(config, dataset)
     mesh = make_mesh(config.mesh, dcn=config.dcn)
     system = api.build(config.system)

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_train import TINY, config, one_device, write_clips  # noqa: F401 (a fixture)
 
-from avjax.errors import UserError
+from avjax.errors import StorageError, UserError
 from launch import preflight, stages, train, training
 
 
@@ -162,6 +162,17 @@ def test_what_a_stage_was_made_of_may_be_gone_once_it_is_whole(clips, tmp_path):
         checked(clips, tmp_path, (stage,))
     (tmp_path / "run" / "clips").mkdir(parents=True)
     checked(clips, tmp_path, (stage,))
+
+
+def test_data_that_a_begun_run_never_read_is_a_wrong_path(clips, tmp_path):
+    run, away = tmp_path / "run", str(tmp_path / "away")
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"data": {"dir": str(clips)}}))
+    with pytest.raises(UserError, match="no dataset here.*away"):
+        checked(clips, tmp_path, **{"data.dir": away})
+    (run / "config.json").write_text(json.dumps({"data": {"dir": away}}))
+    with pytest.raises(StorageError, match="no dataset here.*away"):
+        checked(clips, tmp_path, **{"data.dir": away})
 
 
 def test_data_that_a_stage_made_is_looked_at_before_the_first_step(clips, tmp_path, one_device):  # noqa: F811
