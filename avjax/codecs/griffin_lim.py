@@ -19,7 +19,7 @@ from avjax.codecs import mel as mel_lib
 from avjax.errors import UserError
 
 BUCKET = 128  # frames: lengths are padded up to a multiple of it, so that few lengths are ever compiled
-LONGEST = 8192  # frames (95 s at 22050 / 256 Hz) inverted at once, about 25 kB each; longer speech goes part by part
+LONGEST = 4096  # frames (48 s at 22050 / 256 Hz) inverted at once, about 50 kB each; longer speech goes part by part
 _FADE = 16  # frames that two parts have in common
 
 
@@ -159,4 +159,4 @@ def _faded(made, time: int, hop: int) -> np.ndarray:
             audio_N = np.concatenate([audio_N[:_FADE * hop] * rising_N, audio_N[_FADE * hop:]])
         out_N[first * hop:last * hop] += audio_N
         end = last
-    return np.clip(out_N, -1.0, 1.0)
+    return np.clip(out_N, -1.0, 1.0, out=out_N)
