@@ -112,6 +112,7 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
         else:  # transformers refuses a file without a format
             Path(temporary).touch()
             mode = os.stat(temporary).st_mode
+            state = {n: np.ascontiguousarray(x) for n, x in state.items()}  # see findings/safetensors_transposed.sh
             safetensors.numpy.save_file(state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
             os.chmod(temporary, mode)  # safetensors 0.8 makes files that nobody else may read
         os.replace(temporary, out)
