@@ -11,6 +11,7 @@ class _OneLine(Exception):
 
     def __init__(self, what: str, *, where: str = "", expected: str = "", found: str = "",
                  way_out: str = ""):
+        self.found, self.way_out = found, way_out
         parts = [what]
         parts += [f"{label}: {text}" for label, text in
                   (("where", where), ("expected", expected), ("found", found), ("way out", way_out)) if text]

@@ -68,8 +68,7 @@ def _free(where: str) -> str:
     path = pathlib.Path(where).absolute()
     for folder in (path, *path.parents):
         with contextlib.suppress(OSError):
-            usage = shutil.disk_usage(folder)
-            return f"; {usage.free / 1e6:.1f} MB of {usage.total / 1e6:.0f} MB are free there"
+            return f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
     return ""
 
 

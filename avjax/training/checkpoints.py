@@ -217,7 +217,8 @@ class Checkpoints:
         if known := storage.explained(error, self.folder):
             self._clear_up(step)
             kind = UserError if known.code == distributed.USER else StorageError
-            return kind(f"saving a checkpoint failed: {known}", where=where, found=whole)
+            return kind("saving a checkpoint failed", where=where, found=f"{type(error).__name__}: {known.found}",
+                        way_out=f"{known.way_out}; {whole}")
         return UserError("saving a checkpoint failed", where=where, found=first_line(error),
                          way_out=f"fix the folder and start again; {whole}")
 

@@ -35,6 +35,7 @@ def test_killed_host_and_lost_disks(tmp_path, data):
         shutil.copytree(disks, tmp_path / "ssd" / name / disks.name)
         for host in lost:
             shutil.rmtree(tmp_path / "ssd" / name / disks.name / f"host_{host:04d}")
+    killed.rename(tmp_path / "gone")  # the two have moved; a copy beside the original is another job
     with job(tmp_path / "one replica each") as recovered, job(tmp_path / "both of a piece") as fallen_back:
         recovered.ends()
         fallen_back.ends()
