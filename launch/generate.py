@@ -74,6 +74,7 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
         made = jax.jit(system.generate, static_argnames="task")(params, plan.conditions, keys, task=plan.task)
     made = jax.device_get(made)
     tell(driver.remarks(plan, made, system))
+    plan = dataclasses.replace(plan, conditions={}, pieces=())  # of long speech they are as large as what was made
     return write(pathlib.Path(out or workdir / "sample"), real_streams(system, made, 0, plan.frames), decoder, plan,
                  save_latents)
 

@@ -19,7 +19,7 @@ from avjax.codecs import mel as mel_lib
 from avjax.errors import UserError
 
 BUCKET = 128  # frames: lengths are padded up to a multiple of it, so that few lengths are ever compiled
-LONGEST = 4096  # frames (48 s at 22050 / 256 Hz) inverted at once, about 50 kB each; longer speech goes part by part
+LONGEST = 2048  # frames (24 s at 22050 / 256 Hz) inverted at once, about 50 kB each; longer speech goes part by part
 _FADE = 16  # frames that two parts have in common
 
 
