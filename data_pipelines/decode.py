@@ -209,7 +209,7 @@ class _MelFaceHead(_Way):
         return np.asarray(streams["mel"], np.float32)
 
     def waveform(self, streams):
-        return griffin_lim.waveform(mel.denormalise(self.mel(streams)), iterations=self._decoder.iterations)
+        return griffin_lim.waveform(self.mel(streams), iterations=self._decoder.iterations, normalised=True)
 
     def face(self, streams):
         return self._at_30hz("face", streams["face"])
