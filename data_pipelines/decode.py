@@ -20,7 +20,7 @@ from data_pipelines.decode_dialogues import DialogueWay, parties
 from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
 
 FPS = 30
-AT_ONCE = 256  # pictures made at a time
+AT_ONCE = 64  # pictures made at a time
 Streams = Mapping[str, np.ndarray]
 
 
