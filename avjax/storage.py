@@ -104,6 +104,17 @@ def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Whole or not at all, whoever else writes the same file at the same time, on whatever machine."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    try:
+        with working_on(path):
+            temporary.write_text(text)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def told(error: BaseException) -> tuple[int, str] | None:
     """(exit code, line) of an error that is for the user to read; None for a defect."""
     if isinstance(error, StorageError):

@@ -1,7 +1,6 @@
 """What a dataset that is made in parts was asked for, noted down beside it: .NAME.asked.json."""
 
 import json
-import os
 import pathlib
 
 from avjax import storage
@@ -23,11 +22,5 @@ def made_before(part: Part, asked: dict) -> bool:
         clean(out)
         return note.is_file() and note.read_text() == text
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_name(f"{note.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    try:
-        with storage.working_on(note):
-            temporary.write_text(text)
-            os.replace(temporary, note)
-    finally:
-        temporary.unlink(missing_ok=True)
+    storage.write_text(note, text)
     return False

@@ -133,10 +133,10 @@ def _sequence(text: str, old: tuple | list) -> tuple | list:
         return _fit(value, old)
     inner = text.strip()
     if inner[:1] + inner[-1:] in ("()", "[]") and (
-        len(_parts(inner[1:-1])) > 1 or not inner[1:-1].strip()
+        len(at_commas(inner[1:-1])) > 1 or not inner[1:-1].strip()
     ):
         inner = inner[1:-1]
-    parts = [part.strip() for part in _parts(inner)]
+    parts = [part.strip() for part in at_commas(inner)]
     parts = [
         part[1:-1] if len(part) > 1 and part[0] == part[-1] and part[0] in "'\"" else part
         for part in parts
@@ -148,8 +148,8 @@ def _sequence(text: str, old: tuple | list) -> tuple | list:
     return type(old)(_parse(part, old[0]) if old else part for part in parts)
 
 
-def _parts(text: str) -> list[str]:
-    """At commas outside of brackets and quotes."""
+def at_commas(text: str) -> list[str]:
+    """The parts of a text between commas that are outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:

@@ -8,6 +8,7 @@ import itertools
 import re
 
 from avjax.errors import UserError
+from launch import overrides
 
 LONGEST = 40  # letters of a job's name: what xpk takes, and what leaves room for JobSet's suffixes in a pod's 63
 
@@ -69,26 +70,11 @@ def check_name(name: str) -> None:
 def _axis(spec: str) -> tuple[str, list[str]]:
     key, equals, text = spec.partition("=")
     key = key.removeprefix("--").removeprefix("config.")
-    values = _split(text)
+    values = overrides.at_commas(text)
     if not key or not equals or not all(values) or len(set(values)) < len(values):
         raise UserError("not a sweep", where="--sweep", expected="config.KEY=VALUE,VALUE,... with different values",
                         found=repr(spec))
     return key, values
-
-
-def _split(text: str) -> list[str]:
-    parts, depth, quote = [""], 0, ""
-    for letter in text:
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"":
-            quote = letter
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth and not quote:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
 
 
 def _plain(value: str) -> str:

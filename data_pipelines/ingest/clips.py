@@ -181,7 +181,7 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
     if into != out:
         shutil.rmtree(into, ignore_errors=True)
         into.mkdir()
-    _write_atomically(into / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in refused))
+    storage.write_text(into / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in refused))
     lengths = {item.id: recordings.length(path) for item, path in good}
     seconds = collections.Counter()
     for item, _ in good:
@@ -195,7 +195,7 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
             f"{n} x {reason}" for reason, n in reasons.most_common()), way_out=f"see {into / 'quarantine.jsonl'}")
     pieces = plan([(item, lengths[item.id]) for item, _ in good], options["max_seconds"])
     summary = _summary(options, good, lengths, pieces, refused, seconds) | {"checks": recordings.CHECKS, "inputs": inputs}
-    _write_atomically(into / "summary.json", json.dumps(summary, indent=1))  # before: clips without it are not taken up
+    storage.write_text(into / "summary.json", json.dumps(summary, indent=1))  # before: clips without it are not taken up
     os.utime(into / "summary.json", ns=(began, began))  # what was written to since then has to be read again to be compared
     _write_clips(into / "clips", dict(good), pieces, options, progress)
     return summary
@@ -211,7 +211,7 @@ def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect, item: rec
         quarantine.check(error, item.files)
         return _why(item, "unreadable", error), {}
     cache.mkdir(parents=True, exist_ok=True)
-    _write_atomically(note, json.dumps(contents))
+    storage.write_text(note, json.dumps(contents))
     key = recordings.fingerprint(contents, size, audio_only, recordings.CHECKS)
     refusal = cache / f"{key}.refused.json"
     if refusal.is_file():
@@ -225,7 +225,7 @@ def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect, item: rec
         if _changed(item, contents):  # or that it cannot be read, which is not its fault
             return why | {"detail": f"{why['detail']}; it changed while it was read"}, {}
         if known:
-            _write_atomically(refusal, json.dumps(why))
+            storage.write_text(refusal, json.dumps(why))
         return why, contents
 
 
@@ -386,13 +386,3 @@ def describe(summary: dict, out) -> str:
         lines += [f"most material: {summary['longest']}. One model speaks for one identity: to train on it, prepare "
                   f"into another --out with --speaker={summary['longest']} (or --longest_identity)"]
     return "\n".join(lines)
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")  # others, on whatever machine, may write the same
-    try:
-        with storage.working_on(path):
-            temporary.write_text(text)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -130,7 +130,7 @@ def test_what_was_made_stays_until_the_new_is_whole(tmp_path, monkeypatch):
             patch.setattr(target, name, lambda a, *b, real=real, **c: (_ for _ in ()).throw(KeyboardInterrupt) if
                           name == "write_dataset" or str(a).endswith("summary.json") else real(a, *b, **c))  # noqa: B023
             if name == "replace":
-                patch.setattr(clips, "_write_atomically", lambda path, text: path.write_text(text))
+                patch.setattr(clips.storage, "write_text", lambda path, text: path.write_text(text))
             with pytest.raises(KeyboardInterrupt):
                 prepare(source, out)
         if name == "write_dataset":
