@@ -10,16 +10,16 @@ class _OneLine(Exception):
     code: int
 
     def __init__(self, what: str, *, where: str = "", expected: str = "", found: str = "",
-                 way_out: str = ""):
-        self.found, self.way_out = found, way_out
+                 hint: str = ""):
+        self.found, self.hint = found, hint
         parts = [what]
         parts += [f"{label}: {text}" for label, text in
-                  (("where", where), ("expected", expected), ("found", found), ("way out", way_out)) if text]
+                  (("where", where), ("expected", expected), ("found", found), ("hint", hint)) if text]
         super().__init__("; ".join(parts).replace("\n", " "))
 
 
 class UserError(_OneLine):
-    """Bad input. The message says what, where, what was expected, what was found and the way out."""
+    """Bad input. The message says what, where, what was expected, what was found and a hint."""
 
     code = USER
 
@@ -42,12 +42,12 @@ def exit_cleanly(main):
 
     @functools.wraps(main)
     def wrapped(argv):
-        from avjax import storage  # which needs the classes of this file
+        from avjax.storage import failures  # which needs the classes of this file
 
         try:
             return main(argv)
         except Exception as error:
-            if (told := storage.told(error)) is None:
+            if (told := failures.told(error)) is None:
                 raise
             code, line = told
             print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr, flush=True)

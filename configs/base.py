@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     t.init_other_features = False  # True allows parameters that were trained on features made otherwise
     t.log_every = 50
     t.checkpoint_every = 5000
-    t.local_dir = ""  # a folder of every host's own disk (or /dev/shm) for frequent saves; "" = none, see avjax.training.tiers
+    t.local_dir = ""  # a folder of every host's own disk (or /dev/shm) for frequent saves; "" = none, see avjax.checkpoint.tiers
     t.local_every = 500
     t.keep_last = 2
     t.keep_best = 1  # by `best_metric`

@@ -8,7 +8,7 @@ Expect     on faces of unknown speakers F1_lips .99 drawn, .99 decoded (a closed
            are ours by choice.
 """
 
-from avjax.systems import face_reader
+from avjax.systems.face_reader import system as face_reader
 from configs import base
 
 

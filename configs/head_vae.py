@@ -6,7 +6,7 @@ Hardware   2 CPU cores: a few milliseconds a step; the published 500 k steps are
 Provenance published code: sizes, dropout 0.1, L1 + 1e-4 KL, 500 k steps. Batch and segment are ours.
 """
 
-from avjax.systems import head_vae
+from avjax.systems.head_vae import system as head_vae
 from configs import base
 
 

@@ -8,7 +8,7 @@ Expect:   avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; sp
 Sizes:    ours; TAVID prints none. configs/tavid.py has the full-size ones.
 """
 
-from avjax.systems import face_reader
+from avjax.systems.face_reader import system as face_reader
 from avjax.systems.tavid import config as tavid
 from avjax.systems.tavid.mapper import config as mapper
 from avjax.systems.tavid.speaker import config as speaker

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from avjax.codecs import eigenface, griffin_lim, latents, mel, motion
+from avjax.codecs import eigenface, latents, motion
 from avjax.errors import UserError
-from data_pipelines import faces, head_latents, resample
-from data_pipelines.decode_dialogues import DialogueWay, parties
-from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
+from avjax.signal import griffin_lim, mel, resample
+from data_pipelines.features.avflow import head_pose
+from data_pipelines.features.tavid.decode import DialogueWay, parties
+from data_pipelines.media import faces
+from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
 
 FPS = 30
 AT_ONCE = 64  # pictures made at a time
@@ -55,7 +57,7 @@ class Decoder:
         path = workdir / RECIPES_FILE
         if not path.is_file():
             raise UserError("not a work folder of a trained system", where=str(workdir), expected=f"a {RECIPES_FILE} in it",
-                            found="none", way_out="give the --workdir that launch.train wrote")
+                            found="none", hint="give the --workdir that launch.train wrote")
         codecs = {}
         for file in sorted((workdir / CODECS_DIR).glob("*.npz")):
             with np.load(file, allow_pickle=False) as arrays:
@@ -120,7 +122,7 @@ class Decoder:
 
         if self.face_kind != "puppet":
             raise UserError("these faces have no named articulators", where="recipes.json, face", expected="kind puppet",
-                            found=self.face_kind, way_out="use .frames")
+                            found=self.face_kind, hint="use .frames")
         return face_code.decode(self.face(streams), self.codec("face"))
 
     def lips(self, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +169,7 @@ class Decoder:
         if self.face_kind != "eigenface":
             raise UserError("nothing here can draw this motion", where="recipes.json, motion", expected="puppet or eigenface",
                             found=self.face_kind or self.recipes.get("motion", {}).get("kind", "none"),
-                            way_out="render it with the codec that made it")
+                            hint="render it with the codec that made it")
         codec = eigenface.unpack(self.codec("face"), speaker)
         codes_NK, pose_N7 = self.face(streams), self.pose(streams)
         return len(codes_NK), lambda part: faces.compose(codec.decode(codes_NK[part]), pose_N7[part])
@@ -176,7 +178,7 @@ class Decoder:
         """The arrays of one codec. UserError when they are missing."""
         if name not in self.codecs:
             raise UserError("codec missing", where=f"{CODECS_DIR}/{name}.npz", expected="the arrays fitted with the data",
-                            found=", ".join(self.codecs) or "none", way_out="extract the features again")
+                            found=", ".join(self.codecs) or "none", hint="extract the features again")
         return self.codecs[name]
 
 
@@ -215,7 +217,7 @@ class _MelFaceHead(_Way):
         return self._at_30hz("face", streams["face"])
 
     def pose_z(self, streams):
-        return head_latents.decode(self._decoder.recipes["head"], self._decoder.codecs.get("head", {}),
+        return head_pose.decode(self._decoder.recipes["head"], self._decoder.codecs.get("head", {}),
                                    self._at_30hz("head", streams["head"]))
 
     def _at_30hz(self, name, x_TC):

@@ -1,4 +1,4 @@
-"""Clips -> features, by the family of systems that reads them: data_pipelines/features/<name>.py."""
+"""Clips -> features, by the family of systems that reads them: data_pipelines/features/<name>."""
 
 import importlib
 import inspect
@@ -7,10 +7,11 @@ import pkgutil
 import re
 
 from avjax.errors import UserError
-from data_pipelines import asked, store
 from data_pipelines import features as families
-from data_pipelines.features.common import PATHS
-from data_pipelines.parts import Part
+from data_pipelines.features.common.clips import PATHS
+from data_pipelines.store import dataset as store
+from data_pipelines.store import request
+from data_pipelines.store.merge import Part
 
 FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__) if m.name != "common"))
 _OURS = ("name", "progress", "fit_split")  # options that are not for the command line
@@ -37,7 +38,7 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
     except TypeError as error:
         raise UserError(f"wrong options of features {features!r}", where="extract", found=str(error),
                         expected=str(inspect.signature(function))) from error
-    if isinstance(out_dir, Part) and asked.made_before(out_dir, {
+    if isinstance(out_dir, Part) and request.made_before(out_dir, {
             "clips": store.open_dataset(clips_dir).content, "features": features,
             "options": {k: pathlib.PurePath(v).name if k in PATHS and v else str(v)
                         for k, v in sorted(options.items()) if k != "progress"}}):
@@ -54,7 +55,7 @@ def extractor(features: str):
     """The family's own `extract(clips_dir, out_dir, **options)`."""
     if features not in FEATURES:
         raise UserError("unknown features", where="--features", expected=" or ".join(FEATURES), found=repr(features))
-    return importlib.import_module(f"data_pipelines.features.{features}").extract
+    return importlib.import_module(f"data_pipelines.features.{features}.extract").extract
 
 
 def options(features: str) -> dict[str, tuple[type, object, str]]:

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from avjax.codecs import mel
+from avjax.signal import mel
 from data_pipelines.puppets import face_code
 from eval.metrics import turns
 from eval.signals import AUDIO, MOTION

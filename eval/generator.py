@@ -129,5 +129,5 @@ def _finite(value: np.ndarray, name: str, stream: str) -> np.ndarray:
     if not np.isfinite(value).all():
         raise UserError("the model generated values that are not finite", where=f"example {name}, {stream}",
                         expected="finite numbers", found=f"{np.count_nonzero(~np.isfinite(value))} others",
-                        way_out="the training diverged: use an earlier checkpoint")
+                        hint="the training diverged: use an earlier checkpoint")
     return value

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from avjax.training import distributed
+from avjax.hosts import distributed
 from avjax.training.evaluators import Interrupted, never
 from eval import plots
 from eval.benchmarks.common import MODEL

@@ -12,9 +12,9 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from avjax import storage
 from avjax.errors import UserError
-from data_pipelines import write_media
+from avjax.storage import failures
+from data_pipelines.media import write_media
 from eval import plots
 from eval.signals import AUDIO, MOTION
 from eval.tables import cell, count, number, shown
@@ -108,7 +108,7 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
     page = (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>{name}</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n")
     path = pathlib.Path(out_dir) / REPORT_FILE
-    with storage.aside(path) as temporary:
+    with failures.aside(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
@@ -241,7 +241,7 @@ def read_history(path, limit: int = 9) -> dict[str, tuple[np.ndarray, np.ndarray
             step = record["step"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError("unreadable metrics", where=f"{path}:{number_}", expected="JSON with a step",
-                            found=line[:60], way_out="remove that line") from error
+                            found=line[:60], hint="remove that line") from error
         kind = f"{record.get('kind', '')}/".lstrip("/")
         for key, value in ((kind + k, v) for k, v in record.items() if k not in ("step", "kind")):
             if isinstance(value, (int, float)) and not isinstance(value, bool):

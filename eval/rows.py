@@ -8,8 +8,8 @@ import pathlib
 
 import numpy as np
 
-from avjax import storage
 from avjax.errors import UserError
+from avjax.storage import failures
 
 ROWS_FILE, FRAMES_DIR = "results.rows.jsonl", "results.frames"
 
@@ -36,7 +36,7 @@ class Rows:
                 self.rows[record["key"]] = record["row"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError("unreadable row", where=f"{self.path}:{number}", expected="JSON with key and row",
-                                found=line[:60].decode(errors="replace"), way_out="delete the file: rows are computed "
+                                found=line[:60].decode(errors="replace"), hint="delete the file: rows are computed "
                                 "again") from error
 
     def get(self, key: str) -> tuple[dict, dict[str, np.ndarray]] | None:
@@ -47,15 +47,15 @@ class Rows:
             with np.load(self._frames_path(key), allow_pickle=False) as arrays:
                 return self.rows[key], dict(arrays)
         except (OSError, ValueError, EOFError) as error:
-            storage.check(error, self._frames_path(key))  # else it would be computed again
+            failures.check(error, self._frames_path(key))  # else it would be computed again
             return None
 
     def put(self, key: str, row: dict, frames: dict[str, np.ndarray]) -> None:
         """Frames first, row last: a row promises its frames."""
         path = self._frames_path(key)
-        with storage.aside(path) as temporary, open(temporary, "wb") as file:
+        with failures.aside(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{k: np.asarray(v, np.float32) for k, v in frames.items()})
-        with storage.working_on(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with failures.working_on(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "row": clean(row)}, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -83,5 +83,5 @@ def clean(value):
 def write_json(path, value) -> None:
     """Whole or not at all."""
     path = pathlib.Path(path)
-    with storage.aside(path) as temporary:
+    with failures.aside(path) as temporary:
         temporary.write_text(json.dumps(clean(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")

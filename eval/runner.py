@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from avjax.errors import UserError
-from avjax.training import environment
-from data_pipelines.loader import check_features
-from data_pipelines.schema import recipe_hash
+from avjax.hosts import environment
+from data_pipelines.loading.loader import check_features
+from data_pipelines.store.schema import recipe_hash
 from eval.generator import Generator, generate_split
 from eval.rows import Rows, write_json
 from eval.summary import BOOTSTRAP
@@ -47,7 +47,7 @@ def check_split(dataset, split: str) -> None:
     """UserError that lists the splits unless `split` is one."""
     if split not in dataset.splits:
         raise UserError("unknown split", where=str(dataset.dir), found=repr(split),
-                        expected=" or ".join(dataset.splits), way_out="name one of the dataset's splits")
+                        expected=" or ".join(dataset.splits), hint="name one of the dataset's splits")
 
 
 def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str], max_examples: int = 0,

@@ -13,8 +13,8 @@
 # Why it matters: speech corpora with AVI clips pair picture k with the sound at k / fps. By the
 #   clock the pictures here are 15 ms late, by counting 25 ms early, in every clip alike: a lip-sync
 #   model learns that. And arrays sized by the header's count end with a picture that never was.
-# avjax: data_pipelines/sound.py (_padding, _hole) moves the sound by both; pictures go by decoded
-#   times, and pictures are counted by decoding (data_pipelines/containers.py).
+# avjax: data_pipelines/media/sound.py (_padding, _hole) moves the sound by both; pictures go by decoded
+#   times, and pictures are counted by decoding (data_pipelines/media/containers.py).
 set -euo pipefail
 
 work=$(mktemp -d)

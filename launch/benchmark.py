@@ -132,8 +132,8 @@ def run_peer(command: str, describe: dict) -> list[float]:
 
 def loader_row(config, system, options, runs: int, batches: int = 50) -> dict:
     """Seconds a batch of the loader, reading as training reads."""
-    from data_pipelines.loader import make_loader
-    from data_pipelines.store import open_dataset
+    from data_pipelines.loading.loader import make_loader
+    from data_pipelines.store.dataset import open_dataset
 
     loader = make_loader(open_dataset(config.data.dir), config.data.train_split, system, batch_size=options.batch,
                          segment=options.frames, seed=config.seed, threads=config.data.threads)

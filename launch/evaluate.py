@@ -11,13 +11,14 @@ import pathlib
 
 from absl import flags
 
-from avjax import lock
+from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
+from avjax.hardware.accelerator import enable_compilation_cache
+from avjax.storage import lock, paths, remote
 from avjax.systems import api
-from avjax.training import checkpoints, paths, remote
-from avjax.training.hardware import enable_compilation_cache
-from data_pipelines import decode, store
-from data_pipelines.loader import check_recipes
+from data_pipelines import decode
+from data_pipelines.loading.loader import check_recipes
+from data_pipelines.store import dataset as store
 from eval import benchmarks, generator, report, runner, tables
 from launch import flags as launch_flags
 
@@ -26,7 +27,7 @@ def open_benchmark(config, workdir, *, full: bool = True):
     """(benchmark, feature dataset) of an experiment. UserError when either is missing."""
     if not config.evaluate.benchmark:
         raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark", found="empty",
-                        expected=" or ".join(benchmarks.names()), way_out="set --config.evaluate.benchmark")
+                        expected=" or ".join(benchmarks.names()), hint="set --config.evaluate.benchmark")
     dataset = store.open_dataset(launch_flags.fill(config.data.dir, workdir))
     decoder = decode.Decoder.from_dataset(dataset)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
@@ -60,7 +61,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     splits = tuple(splits or config.evaluate.splits)
     if not splits:
         raise UserError("no split to score", where="config.evaluate.splits", found="()",
-                        expected=" or ".join(dataset.splits), way_out="--split=NAME")
+                        expected=" or ".join(dataset.splits), hint="--split=NAME")
     for split in splits:
         runner.check_split(dataset, split)
     meta = {"name": config.name, "seed": int(config.evaluate.seed)}
@@ -117,7 +118,7 @@ def main(argv):
     given = paths.folder(args.checkpoint)
     if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint, expected="a workdir of launch.train, or one "
-                        "checkpoint of it", found="no such folder", way_out="check the path, or train first")
+                        "checkpoint of it", found="no such folder", hint="check the path, or train first")
     enable_compilation_cache()
     workdir = workdir_of(given)
     step = int(given.name) if given.name.isdigit() and given != workdir else None

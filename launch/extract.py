@@ -4,15 +4,16 @@ Prints the new dataset's schema, splits and durations. A job that was killed goe
 given again. The flags are the options of the families of features (data_pipelines/features); one of another family is refused.
 
 Several processes, on machines that see the same folders, share the work: --processes=N, --shard=I/N, or started once a host; see
-launch/parts.py.
+launch/workers.py.
 """
 
 from absl import flags
 
 from avjax.errors import UserError
-from data_pipelines import extract, inspect
+from data_pipelines import extract
+from data_pipelines.store import inspect
 from launch import flags as launch_flags
-from launch import parts
+from launch import workers
 
 RENAMED = {"mode": "resample"}  # options that go by another name here
 KNOWN = {family: {RENAMED.get(name, name): name for name in extract.options(family)} for family in extract.FEATURES}
@@ -21,7 +22,7 @@ DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFI
 
 def define_flags() -> None:
     """--clips, --out, --features, who shares the work, and the options of all families."""
-    parts.define_flags()
+    workers.define_flags()
     flags.DEFINE_string("clips", None, "Clip dataset made by launch.prepare.", required=True)
     flags.DEFINE_string("out", None, "Feature dataset to make; must not exist.", required=True)
     flags.DEFINE_enum("features", "avflow", extract.FEATURES, "Which systems are to read them.")
@@ -39,7 +40,7 @@ def define_flags() -> None:
 def main(argv):
     del argv
     args = flags.FLAGS
-    parts.spread("launch.extract", args.out)
+    workers.spread("launch.extract", args.out)
     features = flags.FLAGS.features
     own = KNOWN[features]
     for other in KNOWN.values():
@@ -47,14 +48,14 @@ def main(argv):
             if flag not in own and flags.FLAGS[flag].present:
                 raise UserError(f"--{flag} means nothing here", where=f"--features={features}",
                                 expected=", ".join(f"--{name}" for name in own), found=f"--{flag}",
-                                way_out="leave it out, or pick the other --features")
+                                hint="leave it out, or pick the other --features")
     given = {name: flags.FLAGS[flag].value for flag, name in own.items() if flags.FLAGS[flag].value is not None}
-    out = parts.part_of(args.out, args.shard)
+    out = workers.part_of(args.out, args.shard)
     dataset = extract.extract(args.clips, out, features=features, **given)
     if dataset is not None:
         print(inspect.text(inspect.summary(dataset)))
     else:
-        parts.end(out, args.shard)
+        workers.end(out, args.shard)
 
 
 if __name__ == "__main__":

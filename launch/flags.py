@@ -17,9 +17,9 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from avjax import storage
 from avjax.errors import UserError, exit_cleanly
-from avjax.training import environment
+from avjax.hosts import environment
+from avjax.storage import failures
 from launch import ROOT, overrides
 
 
@@ -41,7 +41,7 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
     def quiet(argv):
         if not flags.FLAGS["verbosity"].present:  # app.run turns libraries' remarks on: Orbax's, JAX's on backends
             logging.set_verbosity(logging.ERROR)
-        storage.allow_open_files()
+        failures.allow_open_files()
         for line in environment.pin():
             print(line, file=sys.stderr, flush=True)
         with devices_told():
@@ -63,7 +63,7 @@ def devices_told():
         raise UserError("JAX finds no such device", where=f"JAX_PLATFORMS={asked}" if asked else "jax.devices()",
                         expected="a platform whose plugin is installed: cpu, or cuda or tpu by the extra of that name",
                         found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
-                        way_out="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
+                        hint="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
 
 
 def launcher(name: str) -> ModuleType:
@@ -85,16 +85,16 @@ def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
     """Parses absl's flags; returns the positional arguments. Raises UserError."""
     argv, given = overrides.split(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
     if given and "config" not in flags.FLAGS:
-        raise UserError("this command has no --config", found=f"--config.{given[0]}", way_out="--help lists the flags")
+        raise UserError("this command has no --config", found=f"--config.{given[0]}", hint="--help lists the flags")
     if not any(a.lstrip("-") in ("help", "helpfull", "helpshort") for a in argv[1:]):
         _check_config(argv, needs_config)
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError("the command line is not valid", found=str(error), way_out="--help lists the flags") from error
+        raise UserError("the command line is not valid", found=str(error), hint="--help lists the flags") from error
     if len(rest) > 1:
         raise UserError("the command line is not valid", found=f"stray argument {rest[1]!r}",
-                        expected="--flag=value", way_out="--help lists the flags")
+                        expected="--flag=value", hint="--help lists the flags")
     if given:
         if not isinstance(config := flags.FLAGS.config, ConfigDict):
             raise UserError("no config given", expected="--config=FILE.py", found=f"--config.{given[0]}")
@@ -127,11 +127,11 @@ def _check_config(argv: list[str], needed: bool) -> None:
 
 def check_local(flag: str, path: str | None) -> None:
     """UserError for a URL where only a folder or file of this machine will do."""
-    from avjax.training import paths
+    from avjax.storage import paths
 
     if path and paths.is_remote(path):
         raise UserError("a path of this machine is needed", where=flag, found=path,
-                        way_out=f"leave {flag} out to write into the workdir, wherever that is")
+                        hint=f"leave {flag} out to write into the workdir, wherever that is")
 
 
 def fill(value: Any, workdir: Path) -> Any:
@@ -175,7 +175,7 @@ def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
     keys = overrides.all_keys(config)
     if lacking := [key for key in overrides.all_keys(_module(ROOT / "configs" / "base.py").get_config()) if key not in keys]:
         raise UserError("the config lacks what every experiment has", where=str(file), expected=", ".join(lacking[:5]),
-                        found=f"{len(lacking)} fields less", way_out="begin it with configs.base.get_config()")
+                        found=f"{len(lacking)} fields less", hint="begin it with configs.base.get_config()")
     config = config.lock()
     for key, value in (changes or {}).items():
         overrides.assign(config, key, value, where=f"{file}, {key}")

@@ -8,7 +8,7 @@ data_pipelines/drive/<system>.py:
     AV-Flow   --text (timed phonemes by espeak-ng) or --audio
     Talker    --task=t2av | tts | a2v | v2a, by default what fits what is given: --text, --audio, --motion, or
               --example=SPLIT/ID of a dataset; --prefix_seconds makes t2av and tts go on from the audio and motion
-    TAVID     --script=dialogue.txt --portraits=a.png,b.png, of any number of turns (data_pipelines/script.py says how scripts
+    TAVID     --script=dialogue.txt --portraits=a.png,b.png, of any number of turns (data_pipelines/features/tavid/script.py says how scripts
               are written), or --example; --face=unchecked takes portraits without looking for the face in them
 """
 
@@ -26,14 +26,15 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from avjax import lock
+from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
+from avjax.hardware.accelerator import enable_compilation_cache
+from avjax.storage import lock, remote
+from avjax.storage import paths as training_paths
 from avjax.systems import api
 from avjax.systems.api import real_streams
-from avjax.training import checkpoints, remote
-from avjax.training import paths as training_paths
-from avjax.training.hardware import enable_compilation_cache
-from data_pipelines import decode, drive, write_media
+from data_pipelines import decode, prompting
+from data_pipelines.media import write_media
 from launch import flags as launch_flags
 from launch import parties
 
@@ -52,13 +53,13 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
       steps, guidance, temperature: instead of the config's, where given.
       stream: print progress while patches come, where the system can stream.
       save_latents: write the streams too, as OUT.npz.
-      wish: fields of `data_pipelines.drive.Wish`.
+      wish: fields of `data_pipelines.prompting.Wish`.
 
     Raises UserError for unusable input, and for folders that hold nothing that speaks.
     """
-    workdir, wish = pathlib.Path(workdir), drive.Wish(**wish)
+    workdir, wish = pathlib.Path(workdir), prompting.Wish(**wish)
     config = load_config(workdir)
-    driver = drive.driver(config.system.name, str(workdir))
+    driver = prompting.driver(config.system.name, str(workdir))
     change(config.system, driver.SETTINGS, {"steps": steps or None, "guidance": guidance, "temperature": temperature})
     system = api.build(config.system)
     decoder = decode.Decoder.from_workdir(workdir, iterations=60)
@@ -79,12 +80,12 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
                  save_latents)
 
 
-def planned(config, wish: drive.Wish, system, decoder) -> drive.Plan:
+def planned(config, wish: prompting.Wish, system, decoder) -> prompting.Plan:
     """What a wish means to a system; reads what it names and generates nothing. UserError for whatever is unusable."""
-    driver = drive.driver(config.system.name)
+    driver = prompting.driver(config.system.name)
     if wish.example and not wish.data:
         wish = dataclasses.replace(wish, data=config.data.dir)
-    drive.check_wish(wish, driver.TAKES, config.system.name)
+    prompting.check_wish(wish, driver.TAKES, config.system.name)
     return driver.plan(wish, system, decoder)
 
 
@@ -93,15 +94,15 @@ def change(settings, names: dict[str, str | tuple[str, ...]], values: dict) -> N
     for flag, value in values.items():
         if value is not None:
             if flag not in names:
-                raise UserError(f"{settings.name} has no {flag}", where=f"--{flag}", way_out="leave it out")
+                raise UserError(f"{settings.name} has no {flag}", where=f"--{flag}", hint="leave it out")
             fields = [names[flag]] if isinstance(names[flag], str) else names[flag]
             settings.update_from_flattened_dict(dict.fromkeys(fields, value))
 
 
-def streamed(driver, system, params, plan: drive.Plan, keys):
+def streamed(driver, system, params, plan: prompting.Plan, keys):
     """What `system.generate` returns, with a line of progress as patches come."""
     if not hasattr(driver, "stream"):
-        raise UserError(f"{system.config.name} is not streamed", where="--stream", way_out="leave it out")
+        raise UserError(f"{system.config.name} is not streamed", where="--stream", hint="leave it out")
     chunks, first = driver.stream(system, params, plan, keys), 0.0
     started = time.perf_counter()
     for made, seconds in chunks:  # noqa: B007 (the last one counts)
@@ -114,7 +115,7 @@ def streamed(driver, system, params, plan: drive.Plan, keys):
     return made
 
 
-def in_pieces(driver, system, params, plan: drive.Plan, keys):
+def in_pieces(driver, system, params, plan: prompting.Plan, keys):
     """What the driver's pieces are together, with a bar that moves by the seconds made."""
     with tqdm(total=plan.seconds, unit="s", file=sys.stderr, desc=f"{plan.task}, {len(plan.pieces)} pieces",
               bar_format="{desc} {bar} {n:.1f} of about {total:.0f} s made in {elapsed}") as bar:
@@ -131,7 +132,7 @@ def tell(lines) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def write(out: pathlib.Path, streams: dict[str, np.ndarray], decoder, plan: drive.Plan, latents: bool) -> dict:
+def write(out: pathlib.Path, streams: dict[str, np.ndarray], decoder, plan: prompting.Plan, latents: bool) -> dict:
     """Sound, and pictures of the same duration where there is motion that can be drawn. Each file is whole or absent."""
     out.parent.mkdir(parents=True, exist_ok=True)
     paths = {}
@@ -141,7 +142,7 @@ def write(out: pathlib.Path, streams: dict[str, np.ndarray], decoder, plan: driv
         return paths | parties.write(out, decoder.parties(streams), plan.parties, decoder)
     if not decoder.has_audio(streams):
         raise UserError("nothing was generated", where=plan.task, expected="at least one frame", found="0",
-                        way_out="train longer, or raise --config.system.min_patches")
+                        hint="train longer, or raise --config.system.min_patches")
     sound = decoder.waveform(streams)
     paths["wav"] = aside(out, ".wav", lambda path: write_media.write_wav(path, sound, decoder.sample_rate))
     if not decoder.has_motion(streams):
@@ -190,7 +191,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError("no trained system here", where=str(workdir), expected="a folder with config.json",
-                        found="nothing of the kind", way_out=f"train first: python -m launch.train --config=configs/... "
+                        found="nothing of the kind", hint=f"train first: python -m launch.train --config=configs/... "
                         f"--workdir={workdir}")
     config = ConfigDict(json.loads(path.read_text()))
     config.data.dir = launch_flags.fill(config.data.dir, workdir)
@@ -244,7 +245,7 @@ def main(argv):
     launch_flags.check_local("--out", args.out)
     enable_compilation_cache()
     started = time.perf_counter()
-    wish = {field.name: getattr(args, field.name) for field in dataclasses.fields(drive.Wish)}
+    wish = {field.name: getattr(args, field.name) for field in dataclasses.fields(prompting.Wish)}
     step = None if args.step < 0 else args.step
     out = training_paths.folder(args.out or training_paths.folder(workdir) / "sample")
     with lock.hold(lock.beside(out), "the output", out), remote.at_hand(workdir, step) as here:

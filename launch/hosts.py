@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from avjax import storage
 from avjax.errors import RESTARTABLE
+from avjax.storage import failures
 
 STOP_SECONDS = 120.0  # for host 0 to seal its checkpoint and send its records, once the state is saved
 
@@ -36,7 +36,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
     """
     from jax.errors import JaxRuntimeError
 
-    from avjax.training import distributed, preemption
+    from avjax.hosts import distributed, preemption
 
     values = flags.FLAGS.flag_values_dict()
     where = {name: values.get(name) for name in ("coordinator", "processes", "process_id")}
@@ -64,7 +64,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
         distributed.end(error.code, error.message)
         distributed.exit_now(error.code)
     except BaseException as error:
-        code, line = storage.told(error) or (1, f"{type(error).__name__}: {error}")
+        code, line = failures.told(error) or (1, f"{type(error).__name__}: {error}")
         if distributed.process_count() > 1:
             if code == 1:
                 traceback.print_exc()

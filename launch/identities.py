@@ -3,8 +3,8 @@
 import sys
 
 from avjax.errors import UserError
-from avjax.training import distributed
-from data_pipelines.schema import SPEAKERS
+from avjax.hosts import distributed
+from data_pipelines.store.schema import SPEAKERS
 
 _WHO = frozenset({"identity", "voice", "voices", "faces", "reference", "portraits"})  # inputs that tell one from another
 _SHOWN = 5
@@ -27,7 +27,7 @@ def check(system, dataset, *, begun: bool) -> None:
               f"--speaker={names[0]} or --longest_identity")
     if dataset.recipes.get("face", {}).get("kind") == "eigenface" and not begun:
         raise UserError(f"{len(names)} people, and a model that cannot tell them apart", where=str(dataset.dir),
-                        expected="one person, whose face codes mean one face", found=found, way_out=way_on)
+                        expected="one person, whose face codes mean one face", found=found, hint=way_on)
     if distributed.is_main():
         print(f"{len(names)} people in one model that cannot tell them apart ({found}): it learns their average. {way_on}",
               file=sys.stderr, flush=True)

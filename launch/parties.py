@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from avjax.errors import UserError
-from data_pipelines import write_media
+from data_pipelines.media import write_media
 
 PEAK = 0.99  # loudest sample that is written
 
@@ -31,7 +31,7 @@ def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Se
     """
     if not decoder.has_audio(parties[0]):
         raise UserError("nothing was generated", where=str(out), expected="at least one frame", found="0",
-                        way_out="train longer, or write a longer script")
+                        hint="train longer, or write a longer script")
     sounds, rate, fps = [decoder.waveform(party) for party in parties], decoder.sample_rate, decoder.fps
     drawn = [decoder.pictures(party) for party in parties] if decoder.has_motion(parties[0]) else []
     count = drawn[0][0] if drawn else round(max(map(len, sounds)) / rate * fps)

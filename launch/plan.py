@@ -17,21 +17,14 @@ import json
 import sys
 import time
 
-from avjax.sharding.topologies import (
-    EXAMPLES,
-    find_libtpu,
-    libtpu_wanted,
-    other_libtpu,
-    parse,
-    prepare_environment,
-)
+from avjax.planning.topologies import EXAMPLES, find_libtpu, libtpu_wanted, other_libtpu, parse, prepare_environment
 
 prepare_environment()  # before anything imports JAX
 
 from absl import flags  # noqa: E402
 
 from avjax.errors import UserError  # noqa: E402
-from avjax.training.peers import first_line  # noqa: E402
+from avjax.hosts.peers import first_line  # noqa: E402
 from launch import flags as launch_flags  # noqa: E402
 from launch import plan_report  # noqa: E402
 
@@ -64,7 +57,7 @@ def main(argv) -> None:
             raise
         raise UserError("XLA:TPU's program cannot be read", where=libtpu, found=f"{other}: {first_line(error)}",
                         expected=f"libtpu {libtpu_wanted()}",
-                        way_out=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' and --libtpu=FOLDER, "
+                        hint=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' and --libtpu=FOLDER, "
                         "or --no_compile") from error
     if other:
         print(f"by {other}: memory may differ (docs/scale.md)", file=sys.stderr, flush=True)
@@ -80,8 +73,8 @@ def plan(config, topology: str = "", slices: int = 0, *, libtpu: str | None = No
     config's own; `libtpu`: a path, None = shapes only; the rest as the flags. Raises UserError for whatever cannot be planned."""
     start = time.perf_counter()
     on = parse(topology or config.plan.topology or _missing(), slices or config.plan.slices)
-    from avjax.sharding import planner
-    from avjax.sharding import search as searching
+    from avjax.planning import planner
+    from avjax.planning import search as searching
 
     job = planner.Job(config)
     if scaling:
@@ -103,17 +96,17 @@ def plan(config, topology: str = "", slices: int = 0, *, libtpu: str | None = No
 
 def _missing() -> str:
     raise UserError("no slice given", expected=f"--topology, e.g. {EXAMPLES}",
-                    way_out="or state it in the config: c.plan.topology")
+                    hint="or state it in the config: c.plan.topology")
 
 
 def _too_large(job, plan) -> UserError:
-    from avjax.sharding.planner import advice
+    from avjax.planning.planner import advice
 
     chip = plan.topology.chip
     found = f"{plan.needed / 2**30:.2f} GiB" if plan.needed > chip.hbm + 1 else "more than that"
     by = "by XLA:TPU" if plan.asked else "by shapes"
     return UserError("the job does not fit", where=f"{plan.topology.described}, batch {plan.batch}", found=f"{found} {by}",
-                     expected=f"at most {chip.hbm / 2**30:.2f} GiB a device", way_out=" or ".join(advice(job, plan)))
+                     expected=f"at most {chip.hbm / 2**30:.2f} GiB a device", hint=" or ".join(advice(job, plan)))
 
 
 if __name__ == "__main__":

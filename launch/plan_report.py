@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from avjax.sharding.search import described
+from avjax.planning.search import described
 
 GIB = 2**30
 NAMES = {"parameters": "parameters", "optimizer": "optimiser state", "average": "moving average", "gradients": "gradients",

@@ -11,8 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
-from avjax.training import checkpoints, paths
+from avjax.storage import paths
 from avjax.training.evaluators import HeldOutLoss
 from launch.flags import fill, launcher, load_config
 
@@ -65,7 +66,7 @@ def check(
             "Weights & Biases is not installed",
             where=f"{where}.train.wandb",
             found=repr(t.wandb),
-            way_out=f"pip install 'avjax[wandb]', or --{where}.train.wandb=None",
+            hint=f"pip install 'avjax[wandb]', or --{where}.train.wandb=None",
         )
     if t.local_dir and (paths.is_remote(t.local_dir) or t.local_every < 1):
         raise UserError(
@@ -94,7 +95,7 @@ def check(
                 where=f"{where}.evaluate.splits",
                 found="()",
                 expected="the splits that are to be scored",
-                way_out=f"name one, or --{where}.evaluate.benchmark=None",
+                hint=f"name one, or --{where}.evaluate.benchmark=None",
             )
     check_sample(config.sample, system, where)
     check_starts(config, workdir, made, where)
@@ -120,7 +121,7 @@ class NoDataset(UserError):
 
 
 def _opened(folder: str, *, begun: bool):
-    from data_pipelines.store import open_dataset
+    from data_pipelines.store.dataset import open_dataset
 
     try:
         return open_dataset(folder, begun=begun)
@@ -135,7 +136,7 @@ def check_folder(folder: str, where: str = "config.data.dir") -> None:
             "no data given",
             where=where,
             expected="the folder of a dataset",
-            way_out="--config.data.dir=DIR; launch.prepare and launch.extract make one",
+            hint="--config.data.dir=DIR; launch.prepare and launch.extract make one",
         )
     if paths.is_remote(folder):
         raise UserError(
@@ -143,7 +144,7 @@ def check_folder(folder: str, where: str = "config.data.dir") -> None:
             where=where,
             expected="a folder that every host sees",
             found=folder,
-            way_out="copy the dataset there, or mount the bucket as a folder",
+            hint="copy the dataset there, or mount the bucket as a folder",
         )
 
 
@@ -218,7 +219,7 @@ def check_splits(config: ConfigDict, dataset) -> None:
                 where=f"config.evaluate.splits, {dataset.dir}",
                 found=repr(split) + (", which is empty" if split in dataset.splits else ""),
                 expected=" or ".join(dataset.splits),
-                way_out="name one of the dataset's splits, or --config.evaluate.splits=None for no "
+                hint="name one of the dataset's splits, or --config.evaluate.splits=None for no "
                 "evaluation",
             )
 

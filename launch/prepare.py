@@ -4,7 +4,7 @@
 
 `--runner=beam [--beam_options="--runner=FlinkRunner --flink_master=host:8081"]` lets Apache Beam's workers do the work, by
 default this machine's cores; they have to see the same folders. A dataset that is made in parts (talker) can also be shared by
-several processes, --processes=N, --shard=I/N, or started once a host; see launch/parts.py. The dataset is the same.
+several processes, --processes=N, --shard=I/N, or started once a host; see launch/workers.py. The dataset is the same.
 """
 
 import importlib
@@ -15,10 +15,11 @@ from types import ModuleType
 from absl import flags
 
 from avjax.errors import UserError
-from data_pipelines import beam, ingest
-from data_pipelines.parts import Part
+from data_pipelines import ingest
+from data_pipelines.store import beam
+from data_pipelines.store.merge import Part
 from launch import flags as launch_flags
-from launch import parts
+from launch import workers
 
 flags.DEFINE_string("dataset", None, "What is being brought in: a file of data_pipelines/ingest.", required=True)
 flags.DEFINE_string("source", None, "Folder of the raw media.")
@@ -46,7 +47,7 @@ flags.DEFINE_integer("threads", None, "That decode in parallel.", lower_bound=1)
 flags.DEFINE_enum("runner", "here", ("here", "beam"), "Who does the work.")
 flags.DEFINE_string("beam_options", "", "Options of Apache Beam, for --runner=beam.")
 flags.DEFINE_integer("parts", 64, "Into how many a dataset is cut for Beam: several times the workers.", lower_bound=1)
-parts.define_flags()
+workers.define_flags()
 _OWN = ("dataset", "source", "out", "tokens", "weights", "units", "speaker", "longest_identity", "audio_only",
         "max_seconds", "components", "size", "minutes", "dialogues", "seed", "statistics", "tts", "valid_share", "max_bad",
         "recording", "trim_audio", "threads")
@@ -54,13 +55,13 @@ _OWN = ("dataset", "source", "out", "tokens", "weights", "units", "speaker", "lo
 
 def known() -> list[str]:
     """Names that --dataset takes."""
-    return sorted(m.name for m in pkgutil.iter_modules(ingest.__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(ingest.__path__) if m.name != "common")
 
 
 def prepare(dataset: str, **arguments):
     """Calls data_pipelines.ingest.<dataset>.prepare. Raises UserError: unknown dataset, argument it does not take."""
     function = checked(dataset, **arguments)
-    with parts.sole_maker(arguments["out"]):
+    with workers.sole_maker(arguments["out"]):
         return function(**arguments)
 
 
@@ -81,7 +82,7 @@ def checked(dataset: str, **arguments):
 def _ingest(dataset: str) -> ModuleType:
     if dataset not in known():
         raise UserError("unknown dataset", where="--dataset", expected=f"one of {', '.join(known())}", found=repr(dataset))
-    return importlib.import_module(f"data_pipelines.ingest.{dataset}")
+    return importlib.import_module(f"data_pipelines.ingest.{dataset}.prepare")
 
 
 def main(argv):
@@ -91,16 +92,16 @@ def main(argv):
     in_parts = getattr(_ingest(args.dataset), "PARTS", False)
     if args.runner == "beam":
         if args.processes or args.shard:
-            raise UserError("Beam has its own workers", where="--runner=beam", way_out="leave out --processes and --shard")
+            raise UserError("Beam has its own workers", where="--runner=beam", hint="leave out --processes and --shard")
         prepare(**values, parallel=beam.Beam(args.beam_options, args.parts))
         return
-    out = parts.part_of(args.out, args.shard)
+    out = workers.part_of(args.out, args.shard)
     if not in_parts and (args.processes or isinstance(out, Part)):
         raise UserError(f"--dataset={args.dataset} is made by one process", where="command line", expected="neither --processes "
-                        "nor --shard, and one host", way_out="--runner=beam, whose workers help that process")
-    parts.spread("launch.prepare", args.out)
+                        "nor --shard, and one host", hint="--runner=beam, whose workers help that process")
+    workers.spread("launch.prepare", args.out)
     if prepare(**(values | {"out": out})) is None and isinstance(out, Part):
-        parts.end(out, args.shard)
+        workers.end(out, args.shard)
 
 
 if __name__ == "__main__":

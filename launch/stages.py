@@ -11,7 +11,7 @@ which folder to delete, never silently used or overwritten. Datasets that take i
 again each time, which is soon done where nothing has; once training has begun, changes are told and left out, since a run cannot
 go on with other data.
 
-Of several hosts, each extracts a part (data_pipelines/parts.py); a stage that trains is run by all of them, and host 0 alone
+Of several hosts, each extracts a part (data_pipelines/store/merge.py); a stage that trains is run by all of them, and host 0 alone
 prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
 """
 
@@ -24,9 +24,9 @@ import sys
 import time
 from pathlib import Path
 
-from avjax import lock
 from avjax.errors import UserError
-from avjax.training import distributed, paths
+from avjax.hosts import distributed
+from avjax.storage import lock, paths
 from launch.flags import fill, launcher, load_config, unfill
 
 KINDS = ("prepare", "extract", "train")
@@ -47,7 +47,7 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
         out = paths.folder(arguments[target])
         if kind != "train" and paths.is_remote(out):
             raise UserError("this stage writes to a local disk", where=where, expected="a folder", found=str(out),
-                            way_out="name a folder that all hosts see, in the stage and in config.data.dir; the workdir may stay")
+                            hint="name a folder that all hosts see, in the stage and in config.data.dir; the workdir may stay")
         start = time.perf_counter()
         name = f"{kind} {out}"
         words = _words(arguments, out, workdir)
@@ -103,7 +103,7 @@ def _record(out: Path, kind: str, arguments: dict, made_of: str | None, *, done:
 def _made_of(kind: str, arguments: dict) -> str | None:
     """Tells the data that a stage reads from other data at the same place; None where there is none, or none any more."""
     if kind == "extract" and arguments.get("clips") and Path(arguments["clips"]).exists():
-        from data_pipelines.store import open_dataset
+        from data_pipelines.store.dataset import open_dataset
 
         return open_dataset(arguments["clips"]).content
     if (tells := _of_ingest(kind, arguments, "made_of")) and Path(arguments.get("source", "")).is_dir():
@@ -119,7 +119,7 @@ def _of_ingest(kind: str, arguments: dict, name: str):
 
     known = [m.name for m in pkgutil.iter_modules(ingest.__path__)]
     dataset = arguments.get("dataset")
-    return getattr(importlib.import_module(f"{ingest.__name__}.{dataset}"), name, None) if dataset in known else None
+    return getattr(importlib.import_module(f"{ingest.__name__}.{dataset}.prepare"), name, None) if dataset in known else None
 
 
 def _words(arguments: dict, out: Path, workdir: Path) -> dict:
@@ -146,7 +146,7 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) 
         record = None
     except ValueError as error:
         raise UserError("a stage's record is unreadable", where=str(_record_file(out)),
-                        way_out=f"bring it back, or move {out} away to have it made again") from error
+                        hint=f"bring it back, or move {out} away to have it made again") from error
     if record is not None:
         wanted = {"kind": kind} | arguments
         found = {"kind": record["kind"]} | _recorded(record["arguments"], arguments, "workdir" if kind == "train" else "out")
@@ -161,11 +161,11 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) 
             raise UserError("a stage's output was made with other arguments", where=f"{where}, {out}",
                             expected=", ".join(f"{k}={wanted.get(k)!r}" for k in differ),
                             found=", ".join(f"{k}={found.get(k)!r}" for k in differ),
-                            way_out=f"delete the folder {out}, use another workdir, or repeat those arguments")
+                            hint=f"delete the folder {out}, use another workdir, or repeat those arguments")
     if record is None and kind != "train":
         raise UserError("a stage's output folder exists, but not from this job", where=f"{where}, {out}",
                         expected=f"{_record_file(out).name} beside it", found="none",
-                        way_out=f"delete the folder {out}, or point the stage elsewhere")
+                        hint=f"delete the folder {out}, or point the stage elsewhere")
     if kind == "train":
         return record is not None and record["done"]  # else training goes on from its last checkpoint
     if _of_ingest(kind, arguments, "TAKES_IN_CHANGES"):
@@ -174,8 +174,8 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) 
     if before and now and before != now:
         raise UserError("a stage's output was made of other data", where=f"{where}, {out}",
                         expected=f"what {arguments.get('clips') or arguments.get('source')} holds now", found="what it held then",
-                        way_out=f"delete the folder {out}, which is made again, or point the stage elsewhere")
-    from data_pipelines.store import open_dataset
+                        hint=f"delete the folder {out}, which is made again, or point the stage elsewhere")
+    from data_pipelines.store.dataset import open_dataset
 
     begun = record is not None and record["done"]
     open_dataset(out, begun=begun)  # written whole or not at all, so it need not be marked as done; UserError when damaged
@@ -197,12 +197,12 @@ def _stays(arguments: dict, out: Path, workdir: Path) -> bool:
 
 def _extract(name: str, arguments: dict, where: str) -> None:
     """This host's parts; returns when all hosts have theirs, which is when the dataset is whole."""
-    from data_pipelines import parts
+    from data_pipelines.store import merge
 
     out, hosts, peers = Path(arguments["out"]), distributed.process_count(), distributed.peers()
     count, left = distributed.on_main(f"parts of {name}", lambda: _parts_left(out, hosts))
     for index in left[distributed.process_index()::hosts]:
-        _run("extract", arguments | {"out": parts.Part(out, index, count) if count > 1 else out}, where)
+        _run("extract", arguments | {"out": merge.Part(out, index, count) if count > 1 else out}, where)
     if peers:
         key = peers.unique(f"stage/{name}")
         peers.put(f"{key}/{peers.me}", True)
@@ -212,11 +212,11 @@ def _extract(name: str, arguments: dict, where: str) -> None:
 
 def _parts_left(out: Path, hosts: int) -> tuple[int, list[int]]:
     """How many parts there are, and which are to be made: not those that are whole, whose folders go once the last one is."""
-    from data_pipelines import parts
+    from data_pipelines.store import merge
 
-    count = parts.begun(out) or hosts
-    folders = parts.folders(parts.Part(out, 0, count), out.absolute().with_name(f".{out.name}.partial"))
-    missing = parts.missing(folders)
+    count = merge.begun(out) or hosts
+    folders = merge.folders(merge.Part(out, 0, count), out.absolute().with_name(f".{out.name}.partial"))
+    missing = merge.missing(folders)
     return count, [index for index, folder in enumerate(folders) if folder.name in missing] or [0]  # it puts them together
 
 

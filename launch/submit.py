@@ -76,28 +76,28 @@ def make_place(target: str, args, config, folder: pathlib.Path, root: pathlib.Pa
     for name, value in values.items():
         if value != getattr(targets.Place, name) and name not in _taken(target):
             raise UserError(f"--{name} means nothing there", where=f"--target={target}", found=f"--{name}={value}",
-                            way_out=f"leave it out; it is for {', '.join(t for t in targets.NAMES if name in _taken(t))}")
+                            hint=f"leave it out; it is for {', '.join(t for t in targets.NAMES if name in _taken(t))}")
     module, accelerator = targets.load(target), accelerators.find(topology) if topology else None
     if accelerator and accelerator.platform not in module.PLATFORMS:
         raise UserError("this target has no such machines", where=f"--target={target}", found=topology,
-                        expected=" or ".join(module.PLATFORMS), way_out="another --topology or --target")
+                        expected=" or ".join(module.PLATFORMS), hint="another --topology or --target")
     extras = [] if accelerator is None else {"tpu": ["tpu"], "gpu": ["cuda"]}.get(accelerator.platform, [])
     extras += [extra for scheme, extra in (("gs://", "gs"), ("s3://", "s3")) if (args.workdir or "").startswith(scheme)]
     planned = topology and not args.topology and args.job not in jobs.ON_ONE_HOST
     slices = args.slices or (int(plan.get("slices", 1)) if planned else 1)
     if accelerator and args.job in jobs.ON_ONE_HOST and accelerator.hosts * slices > 1:
         raise UserError(f"{args.job} jobs are one host's", where="--topology", found=f"{accelerator.hosts * slices} hosts",
-                        expected="one", way_out=f"--topology={accelerators.one_host(topology)} --slices=1")
+                        expected="one", hint=f"--topology={accelerators.one_host(topology)} --slices=1")
     if accelerator and accelerator.platform == "tpu" and args.job in jobs.ALONE and slices > 1:
         raise UserError("slices mean nothing to hosts that work alone", where="--slices", found=str(slices), expected="1",
-                        way_out="a larger slice, or --topology=cpu:N")
+                        hint="a larger slice, or --topology=cpu:N")
     revision = "" if target == "local" else packaging.revision(root, args.uncommitted or args.dry_run)
     place = targets.Place(accelerator, slices, revision, tuple(extras), **values, folder=str(folder), cwd=str(pathlib.Path.cwd()))
     for need in module.NEEDS:
         if not getattr(place, need):
             flag = "topology" if need == "accelerator" else need
             raise UserError(f"--target={target} needs --{flag}", where="command line", expected=f"--{flag}=...",
-                            way_out=HELP.get(flag, f"for instance {accelerators.EXAMPLES}"))
+                            hint=HELP.get(flag, f"for instance {accelerators.EXAMPLES}"))
     return place
 
 
@@ -119,7 +119,7 @@ def submit(target: str, made: list[targets.Job], place: targets.Place, root: pat
     for tool in dict.fromkeys(command[0] for command in commands):
         if not shutil.which(tool):
             raise UserError(f"{tool} is not installed here", where=f"--target={target}", expected=f"{tool} on the PATH",
-                            way_out="install it, or --dry_run and run the commands where it is")
+                            hint="install it, or --dry_run and run the commands where it is")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in submission.files.items():
         (folder / name).write_text(text)
@@ -127,7 +127,7 @@ def submit(target: str, made: list[targets.Job], place: targets.Place, root: pat
         print(f"+ {shlex.join(command)}", file=sys.stderr, flush=True)
         if code := subprocess.run(command, cwd=folder).returncode:
             raise UserError(f"{command[0]} failed with code {code}", where=str(folder), found=shlex.join(command),
-                            way_out="its own message is above; the files lie in that folder")
+                            hint="its own message is above; the files lie in that folder")
     print(submission.after)
     return 0
 
@@ -142,7 +142,7 @@ def inside(path: str, target: str, root: pathlib.Path) -> str:
         return f"{file.relative_to(root)}{colon}{argument}"
     if target in REMOTE:
         raise UserError("the config is not part of the code that is packed", where="--config", found=str(file),
-                        expected=f"a file below {root}", way_out="put it into configs/")
+                        expected=f"a file below {root}", hint="put it into configs/")
     return f"{file}{colon}{argument}"
 
 

@@ -40,7 +40,7 @@ def points(specs: list[str]) -> list[Point]:
     axes = [_axis(spec) for spec in specs]
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys):
-        raise UserError("a key is swept twice", where="--sweep", found=", ".join(keys), way_out="name all its values once")
+        raise UserError("a key is swept twice", where="--sweep", found=", ".join(keys), hint="name all its values once")
     last = [key.rpartition(".")[2] for key in keys]
     short = [leaf if last.count(leaf) == 1 else key for leaf, key in zip(last, keys, strict=True)]
     out = []

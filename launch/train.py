@@ -7,7 +7,7 @@ in launch/overrides.py. Exit codes: 0 done, 2 something the user can mend, 75 to
 (SIGTERM, SIGINT, a lost host, a hang).
 
 Started once a host, it is one job: all hosts train, and host 0 alone prepares, writes, evaluates and samples. How hosts find
-each other: avjax/training/distributed.py; the workdir has to lie on storage that all of them see.
+each other: avjax/hosts/distributed.py; the workdir has to lie on storage that all of them see.
 """
 
 import sys
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from absl import flags
 
-from avjax import lock
 from avjax.errors import UserError
-from avjax.training import distributed, paths
-from avjax.training.hardware import enable_compilation_cache
+from avjax.hardware.accelerator import enable_compilation_cache
+from avjax.hosts import distributed
+from avjax.storage import lock, paths
 from launch import flags as launch_flags
 from launch import hosts
 
@@ -35,8 +35,8 @@ def main(argv) -> None:
         raise UserError("no workdir given", expected="--workdir=DIR, the folder of this run")
     config, workdir = CONFIG.value, paths.folder(WORKDIR.value)
     if workdir.exists() and not workdir.is_dir():
-        raise UserError("the workdir is not a folder", where=str(workdir), way_out="use another --workdir")
-    from avjax.training.ownership import sole_writer
+        raise UserError("the workdir is not a folder", where=str(workdir), hint="use another --workdir")
+    from avjax.hosts.ownership import sole_writer
 
     with hosts.session(config.train.heartbeat_timeout), sole_writer(workdir):
         run(config, workdir)
@@ -63,7 +63,7 @@ def run(config, workdir: Path) -> None:
     if not main_host:
         return
     if config.evaluate.benchmark or sample_jobs(config.sample):
-        from avjax.training import remote
+        from avjax.storage import remote
 
         with remote.at_hand(workdir) as here:
             seconds |= finish(fill_config(config, workdir), here)
@@ -118,15 +118,16 @@ def check_samples(config) -> None:
     if not jobs or not config.data.dir:
         return
     from avjax.systems import api
-    from data_pipelines import decode, drive, store
+    from data_pipelines import decode, prompting
+    from data_pipelines.store import dataset as store
 
     system, decoder = api.build(config.system), decode.Decoder.from_dataset(store.open_dataset(config.data.dir))
     for name, wish in jobs:
         try:
-            launch_flags.launcher("launch.generate").planned(config, drive.Wish(**wish), system, decoder)
+            launch_flags.launcher("launch.generate").planned(config, prompting.Wish(**wish), system, decoder)
         except UserError as error:
             raise UserError(f"cannot generate the {name} that the config asks for: {error}", where="config.sample",
-                            way_out="change config.sample, or leave it empty") from error
+                            hint="change config.sample, or leave it empty") from error
 
 
 def sample_jobs(wanted) -> list[tuple[str, dict]]:

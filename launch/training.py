@@ -8,16 +8,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from avjax.checkpoint import checkpoints
+from avjax.checkpoint.files import FOLDER, Unreadable, meta_or_none, settled, steps_in
 from avjax.errors import UserError
+from avjax.hosts import distributed, environment
+from avjax.hosts.ownership import sole_writer
 from avjax.sharding.mesh import feed, make_mesh
+from avjax.storage import paths
 from avjax.systems import api
-from avjax.training import checkpoints, distributed, environment, loop, paths
-from avjax.training.checkpoint_files import FOLDER, Unreadable, meta_or_none, settled, steps_in
+from avjax.training import loop
 from avjax.training.evaluators import HeldOutLoss
-from avjax.training.ownership import sole_writer
-from data_pipelines.loader import check_recipes, make_loader
-from data_pipelines.schema import CODECS_DIR, RECIPES_FILE
-from data_pipelines.store import open_dataset
+from data_pipelines.loading.loader import check_recipes, make_loader
+from data_pipelines.store.dataset import open_dataset
+from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
 from launch import identities, preflight
 from launch.flags import fill, launcher, unfill
 
@@ -91,7 +94,7 @@ def check_shared(workdir: Path) -> None:
         missing = [host for host, crc in enumerate(seen) if crc != seen[0]]
         raise UserError("the workdir is not shared", where=str(workdir), expected=f"storage where every host sees "
                         f"{CONFIG_FILE} that host 0 writes", found=f"another or none on {distributed.peers().names(missing)}",
-                        way_out="use a workdir on a network file system")
+                        hint="use a workdir on a network file system")
 
 
 def check_warm_start(config, system, dataset, workdir: Path) -> None:
@@ -106,7 +109,7 @@ def check_warm_start(config, system, dataset, workdir: Path) -> None:
             check_recipes(dataset, saved, names, path)
         except UserError as error:
             raise UserError(f"warm start: {error}", where=f"config.train.{where}",
-                            way_out="--config.train.init_other_features=True if that is what you want") from error
+                            hint="--config.train.init_other_features=True if that is what you want") from error
 
 
 def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
@@ -162,7 +165,7 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
         before = _flat(json.loads(file.read_text()))
     except ValueError as error:
         raise UserError("the workdir's config is unreadable", where=str(file), found=str(error),
-                        way_out="use another workdir") from error
+                        hint="use another workdir") from error
     now = _flat(plain(config))
     free = tuple(key for key in FREE if key != "train.steps" or config.optimizer.schedule not in ("cosine", "linear"))
     differing = sorted(key for key in before.keys() | now.keys()
@@ -173,7 +176,7 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
                         expected=", ".join(f"{key}={before.get(key)!r}" for key in differing[:5]),
                         found=", ".join(f"{key}={now.get(key)!r}" for key in differing[:5])
                         + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
-                        way_out="use the same values, or another --workdir"
+                        hint="use the same values, or another --workdir"
                         + (_way_on(config, workdir) if "train.steps" in differing else ""))
 
 

@@ -30,22 +30,23 @@ import safetensors.numpy
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from avjax import lock
+from avjax.checkpoint.checkpoints import FOLDER, Checkpoints, load_meta
+from avjax.checkpoint.loading import load
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
+from avjax.storage import lock
 from avjax.systems.api import build
-from avjax.training.checkpoints import FOLDER, Checkpoints, load_meta
-from avjax.training.loading import load
+from avjax.systems.avflow import published as avflow
+from avjax.systems.talker import published as talker
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
-from avjax.weights import avflow, talker
 from avjax.weights.names import PREFIXED
 from avjax.weights.plain_pickle import Foreign
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, head_vae, talker_0_6b
-from data_pipelines.store import open_dataset
+from data_pipelines.store.dataset import open_dataset
 from launch.flags import define_config, run
 from launch.training import CONFIG_FILE, plain, write_run_files
 
@@ -97,11 +98,11 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     names, or `out` exists."""
     if not out.endswith((".pt", ".safetensors")) or os.path.lexists(out):
         raise UserError("cannot write the weights", where=out, expected="a new file that ends in .pt or .safetensors",
-                        found="it exists" if os.path.lexists(out) else "another ending", way_out="choose another --out")
+                        found="it exists" if os.path.lexists(out) else "another ending", hint="choose another --out")
     config = ConfigDict(load_meta(workdir, step)["config"]["system"])
     if config.name not in SYSTEMS:
         raise UserError("this system has no published names", where=workdir, expected=" or ".join(SYSTEMS),
-                        found=config.name, way_out="use its Orbax checkpoint as it is")
+                        found=config.name, hint="use its Orbax checkpoint as it is")
     params, meta = load(workdir, build(config), "ema" if average else "params", step)
     system = SYSTEMS[config.name]
     state = system.write(jax.tree.map(np.asarray, params), config)
@@ -118,7 +119,7 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
         os.replace(temporary, out)
     except (OSError, safetensors.SafetensorError) as error:  # the latter for what the disk refuses, too
         raise UserError("cannot write the weights", where=out, found=str(error),
-                        way_out="choose another --out") from error
+                        hint="choose another --out") from error
     finally:
         with contextlib.suppress(OSError):  # in what is no folder there is nothing to remove
             Path(temporary).unlink(missing_ok=True)
@@ -136,7 +137,7 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
             raise UserError("the network's conditions are not the release's", where="input_proj_a.weight",
                             expected="29 inputs beside the mel, or 116 in a dyadic network",
                             found=str(sizes["condition_dim"]),
-                            way_out="pass --config with token, identity and partner widths")
+                            hint="pass --config with token, identity and partner widths")
         config.system.update({k: sizes[k] for k in ("d_model", "d_ff", "num_blocks", "mel_dim")})
         config.system.face_dim = sizes["visual_dim"] - config.system.head_dim
         if rest:
@@ -149,7 +150,7 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
                                   ("latent_dim", "fc_mu.weight", 0)):
             if name not in state:
                 raise UserError("not a head VAE's state dict", expected=f"an entry {name}",
-                                found=", ".join(list(state)[:3]), way_out=PREFIXED)
+                                found=", ".join(list(state)[:3]), hint=PREFIXED)
             config.system[field] = state[name].shape[axis]
     return config
 
@@ -170,7 +171,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
             config = exported_config(system, file) or published_config(system, state)
         except (IndexError, ValueError) as error:  # an array of other dimensions
             raise UserError("the weights are of another network", where=file, expected=f"those of {system}",
-                            found=f"an array of other dimensions ({error})", way_out=PREFIXED) from error
+                            found=f"an array of other dimensions ({error})", hint=PREFIXED) from error
     elif config.system.name != system:
         raise UserError("--config is of another system", where="config.system.name", expected=system,
                         found=config.system.name)
@@ -187,7 +188,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
         temporary.mkdir(parents=True)
     except OSError as error:
         raise UserError("the workdir cannot be made", where=workdir, found=str(error),
-                        way_out="choose another --workdir") from error
+                        hint="choose another --workdir") from error
     try:
         mesh = make_mesh(config.mesh)
         optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
@@ -235,7 +236,7 @@ def _check_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         inside = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else ["a file"]
         raise UserError("the workdir is in use", where=str(folder), expected="a new or empty folder",
-                        found=", ".join(inside), way_out="choose another --workdir")
+                        found=", ".join(inside), hint="choose another --workdir")
 
 
 def parameters(system: str, state: dict[str, np.ndarray], config: ConfigDict, model) -> dict:
@@ -254,20 +255,20 @@ def _check_fit(params, expected, file: str) -> None:
         if wanted.get(name) != found.get(name):
             raise UserError("the weights do not fit the config", where=f"{file}, {name}",
                             expected=str(wanted.get(name, "absent")), found=str(found.get(name, "absent")),
-                            way_out="set the sizes with --config")
+                            hint="set the sizes with --config")
     for name, leaf in named_leaves(params):
         with np.errstate(over="ignore"):  # of float64, which is told here
             finite = np.isfinite(np.asarray(leaf, np.float32))
         if not finite.all():
             raise UserError("the weights hold numbers that are not finite", where=f"{file}, {name}",
                             expected="float32 numbers", found=f"{finite.size - finite.sum()} of {finite.size} are not",
-                            way_out="take an earlier checkpoint, or save it in float32")
+                            hint="take an earlier checkpoint, or save it in float32")
 
 
 def _need(**values):
     for name, value in values.items():
         if not value:
-            raise UserError(f"--{name} is missing", way_out="python -m launch.weights --help lists the three commands")
+            raise UserError(f"--{name} is missing", hint="python -m launch.weights --help lists the three commands")
 
 
 def main(command):
@@ -288,7 +289,7 @@ def main(command):
             print(f"{WORKDIR.value}/{FOLDER}/0: {SYSTEM.value}, {json.dumps(config.system.to_dict(), default=str)}")
         case other:
             raise UserError("unknown command", expected="inspect FILE, export or import",
-                            found=" ".join(other) or "none", way_out="python -m launch.weights --help")
+                            found=" ".join(other) or "none", hint="python -m launch.weights --help")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from avjax import holders, lock
 from avjax.errors import UserError
+from avjax.storage import holders, lock
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """

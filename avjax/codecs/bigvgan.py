@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from avjax.codecs import mel as mel_lib
+from avjax.codecs.published import bigvgan as weights
 from avjax.errors import UserError
-from avjax.weights import bigvgan as weights
+from avjax.signal import mel as mel_lib
 from avjax.weights.reader import read_checkpoint, read_state_dict
 
 SIGNAL = ("kind", "sample_rate", "n_fft", "hop", "window", "bands", "fmin", "fmax", "scale", "pad", "magnitude", "log")
@@ -179,7 +179,7 @@ def mel_hash(recipe: dict) -> str:
 
 
 def mel_of_published(sizes: dict) -> dict:
-    """The mel that a published config.json names, in the words of avjax.codecs.mel; unscaled."""
+    """The mel that a published config.json names, in the words of avjax.signal.mel; unscaled."""
     window = "hann-periodic" if sizes["win_size"] == sizes["n_fft"] else f"hann-periodic of {sizes['win_size']}"
     top = sizes["fmax"] if sizes["fmax"] is not None else sizes["sampling_rate"] / 2
     return {k: mel_lib.RECIPE[k] for k in SIGNAL} | {
@@ -197,7 +197,7 @@ class BigVGAN:
         if math.prod(config.rates) != mel["hop"] or config.bands != mel["bands"]:
             raise UserError("the vocoder and its mel do not belong together", where="config.json of the vocoder",
                             expected=f"{config.bands} bands, hop {math.prod(config.rates)}",
-                            found=f"{mel['bands']} bands, hop {mel['hop']}", way_out="use the config.json of these weights")
+                            found=f"{mel['bands']} bands, hop {mel['hop']}", hint="use the config.json of these weights")
         self.recipe = {"kind": "bigvgan", "network": json.loads(json.dumps(dataclasses.asdict(config))), "mel": self.mel,
                        "mel_hash": mel_hash(mel), "weights": weights_hash}
         self._params = jax.device_put(params)
@@ -221,7 +221,7 @@ class BigVGAN:
         if sizes is None and bands != mel_lib.RECIPE["bands"]:  # published at 24 and 44.1 kHz
             raise UserError("the weights do not show the vocoder's sample rate", where=path, found=f"{bands} bands",
                             expected=f"its config.json beside them, or {mel_lib.RECIPE['bands']} bands",
-                            way_out="fetch the config.json of these weights too")
+                            hint="fetch the config.json of these weights too")
         return cls.from_state_dict(state, sizes, where=path)
 
     @classmethod
@@ -249,7 +249,7 @@ class BigVGAN:
         params = weights.nested(arrays)
         if weights.arrays_hash(params) != recipe["weights"]:
             raise UserError("the vocoder's arrays are not those of its recipe", where=where, expected=recipe["weights"],
-                            found=weights.arrays_hash(params), way_out="copy the folder again")
+                            found=weights.arrays_hash(params), hint="copy the folder again")
         return cls(BigVGANConfig(**network), params, recipe["mel"], recipe["weights"])
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -274,7 +274,7 @@ class BigVGAN:
             raise UserError("the vocoder was trained on another mel", where=where,
                             expected=f"{mel_hash(self.mel)} " + ", ".join(f"{k}={ours[k]}" for k in differing),
                             found=f"{mel_hash(recipe)} " + ", ".join(f"{k}={theirs[k]}" for k in differing),
-                            way_out="use a vocoder of that mel, or Griffin-Lim")
+                            hint="use a vocoder of that mel, or Griffin-Lim")
 
     def waveform(self, log_mel_TM: np.ndarray, recipe: dict = mel_lib.RECIPE) -> np.ndarray:
         """(T, M) log-mel of the recipe (not normalised) -> (T * hop,) float32 at its rate.
@@ -295,7 +295,7 @@ class BigVGAN:
         if not np.isfinite(log_mel_TM).all():
             raise UserError("mel spectrogram is not finite", where="the vocoder", expected="finite numbers",
                             found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or infinity",
-                            way_out="the model has diverged: use an earlier checkpoint")
+                            hint="the model has diverged: use an earlier checkpoint")
         frames, halo = len(log_mel_TM), self.config.halo()
         length, gain = self.window + 2 * halo, recipe.get("gain", 1.0)
 

@@ -8,8 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from avjax.codecs import linear
 from avjax.errors import UserError
+from avjax.signal import pca
 
 SIZE = 96
 COMPONENTS = 32
@@ -25,14 +25,14 @@ def recipe(size: int = SIZE, components: int = COMPONENTS) -> dict:
 class Eigenface:
     """The codec of one identity."""
 
-    codec: linear.LinearCodec
+    codec: pca.LinearCodec
     shape: tuple[int, int, int]
 
     def encode(self, frames_NHWC: np.ndarray, chunk: int = 256) -> np.ndarray:
         """(N, H, W, 3) uint8 -> (N, K) float32 z-scored codes. Raises UserError on another size."""
         if frames_NHWC.shape[1:] != self.shape:
             raise UserError("face crops of another size than the codec's", expected=str(self.shape),
-                            found=str(frames_NHWC.shape[1:]), way_out="crop again with the codec's size")
+                            found=str(frames_NHWC.shape[1:]), hint="crop again with the codec's size")
         parts = [self.codec.encode(frames_NHWC[i : i + chunk].reshape(-1, int(np.prod(self.shape))) / np.float32(255))
                  for i in range(0, len(frames_NHWC), chunk)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.codec.std)), np.float32)
@@ -53,7 +53,7 @@ class Eigenface:
         if "shape" not in arrays:
             raise UserError("not an eigenface codec", where=where, expected="an array named shape",
                             found=", ".join(sorted(arrays)))
-        return cls(linear.LinearCodec.from_arrays(arrays, where), tuple(int(n) for n in arrays["shape"]))
+        return cls(pca.LinearCodec.from_arrays(arrays, where), tuple(int(n) for n in arrays["shape"]))
 
 
 def fit(frames_NHWC: np.ndarray, components: int = COMPONENTS) -> Eigenface:
@@ -61,9 +61,9 @@ def fit(frames_NHWC: np.ndarray, components: int = COMPONENTS) -> Eigenface:
     count = len(frames_NHWC)
     if count <= components:
         raise UserError("too few face frames for the codec", expected=f"> {components}", found=str(count),
-                        way_out="record more of this speaker, or use fewer components")
+                        hint="record more of this speaker, or use fewer components")
     pixels_ND = frames_NHWC.reshape(count, -1).astype(np.float32) / 255
-    return Eigenface(linear.fit(pixels_ND, components), tuple(frames_NHWC.shape[1:]))
+    return Eigenface(pca.fit(pixels_ND, components), tuple(frames_NHWC.shape[1:]))
 
 
 def pack(codecs: dict[str, Eigenface]) -> dict[str, np.ndarray]:
@@ -78,5 +78,5 @@ def unpack(arrays: dict[str, np.ndarray], speaker: str, where: str = "codecs/fac
     if not mine:
         known = sorted({name.rsplit("/", 1)[0] for name in arrays})
         raise UserError("no face codec of this speaker", where=where, expected=f"one of {', '.join(known)}",
-                        found=repr(speaker), way_out="name a speaker of the dataset")
+                        found=repr(speaker), hint="name a speaker of the dataset")
     return Eigenface.from_arrays(mine, where)

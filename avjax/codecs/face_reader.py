@@ -1,7 +1,7 @@
 """What a picture of a head shows, as the motion code that it was drawn from: the eye of evaluation.
 
 Generated video has no motion code beside it; lips, smile and head pose are read back from the pictures by a small network
-that `avjax/systems/face_reader.py` trains on pictures whose code is known. Ours by choice. It keeps the places of its last
+that `avjax/systems/face_reader/system.py` trains on pictures whose code is known. Ours by choice. It keeps the places of its last
 map instead of averaging them: where a lip is matters.
 Suffixes: N pictures, H W size, C channels, M motion.
 """
@@ -98,7 +98,7 @@ class FaceReader:
         if pictures_NHWC.shape[1:] != (size, size, 3) or pictures_NHWC.dtype != np.uint8:
             raise UserError("pictures of another size than the face reader's", expected=f"(pictures, {size}, {size}, 3) uint8",
                             found=f"{pictures_NHWC.shape} {pictures_NHWC.dtype}",
-                            way_out="train a reader on pictures of this size")
+                            hint="train a reader on pictures of this size")
         call = _compiled(json.dumps({k: _plain(self.config[k]) for k in SIZES}))
         parts = [np.zeros((0, self.config["motion_dim"]), np.float32)]
         for first in range(0, len(pictures_NHWC), CHUNK):
@@ -127,7 +127,7 @@ def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray], whe
     """Of what a dataset or workdir keeps. UserError for another kind, or arrays of other sizes."""
     if recipe.get("kind") != KIND:
         raise UserError("unknown face reader", where=where, expected=f"kind {KIND}", found=repr(recipe.get("kind")),
-                        way_out="extract the features with a reader that this version has")
+                        hint="extract the features with a reader that this version has")
     config = {**recipe["sizes"], "motion": recipe.get("motion")}
     net = ReaderNet(FrozenConfigDict(recipe["sizes"]))
     pictures = jnp.zeros((1, config["size"], config["size"], 3), jnp.uint8)
@@ -136,5 +136,5 @@ def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray], whe
     if expected != found:
         wrong = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
         raise UserError("arrays of another face reader", where=f"{where}, {wrong[0]}", expected=str(expected.get(wrong[0])),
-                        found=str(found.get(wrong[0])), way_out="extract the features again")
+                        found=str(found.get(wrong[0])), hint="extract the features again")
     return FaceReader(config, traverse_util.unflatten_dict(dict(arrays), sep="/"))

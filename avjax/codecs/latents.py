@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from avjax.codecs import griffin_lim, linear
-from avjax.codecs import mel as mel_lib
 from avjax.errors import UserError
+from avjax.signal import griffin_lim, pca
+from avjax.signal import mel as mel_lib
 
 SAMPLE_RATE = 24000
 HOP = 960  # samples a latent frame
@@ -48,7 +48,7 @@ class AudioCodec(Protocol):
 class MelPCA:
     """The stand-in; see the top of this file."""
 
-    codec: linear.LinearCodec
+    codec: pca.LinearCodec
 
     @property
     def recipe(self) -> dict:
@@ -78,7 +78,7 @@ class MelPCA:
         width = len(self.codec.std)
         if np.ndim(latent_TA) != 2 or np.shape(latent_TA)[1] != width:
             raise UserError("wrong latent width", where="audio", expected=f"(frames, {width})",
-                            found=str(np.shape(latent_TA)), way_out="use the codec that the model was trained with")
+                            found=str(np.shape(latent_TA)), hint="use the codec that the model was trained with")
 
 
 def stacked_mel(audio_N: np.ndarray) -> np.ndarray:
@@ -88,23 +88,23 @@ def stacked_mel(audio_N: np.ndarray) -> np.ndarray:
     return mel_lib.normalise(mel_lib.log_mel(audio_N, MEL), MEL).reshape(-1, STACK * MEL["bands"])
 
 
-def fit(moments: linear.Moments, dim: int = DIM) -> MelPCA:
+def fit(moments: pca.Moments, dim: int = DIM) -> MelPCA:
     """The codec from the moments of `stacked_mel` over the training split. Raises UserError when it spans too little."""
     return MelPCA(moments.codec(dim))
 
 
-def moments() -> linear.Moments:
+def moments() -> pca.Moments:
     """To be filled with `stacked_mel` of every clip, and given to `fit`."""
-    return linear.Moments(STACK * MEL["bands"])
+    return pca.Moments(STACK * MEL["bands"])
 
 
 def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codecs/audio.npz") -> AudioCodec:
     """The codec of a dataset or workdir. Raises UserError for kinds that are unknown or need weights."""
     if recipe.get("kind") == "mel-pca":
-        codec = MelPCA(linear.LinearCodec.from_arrays(arrays, where))
+        codec = MelPCA(pca.LinearCodec.from_arrays(arrays, where))
         if len(codec.codec.mean) != STACK * MEL["bands"] or recipe.get("mel") != MEL:
             raise UserError("audio codec of another mel", where=where, expected=str(MEL), found=str(recipe.get("mel")),
-                            way_out="extract the features again")
+                            hint="extract the features again")
         return codec
     raise UserError("unknown audio codec", where="recipes.json, audio", expected="kind mel-pca",
-                    found=repr(recipe.get("kind")), way_out="extract the features with a codec that this version has")
+                    found=repr(recipe.get("kind")), hint="extract the features with a codec that this version has")

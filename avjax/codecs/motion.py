@@ -43,7 +43,7 @@ class MotionCodec:
         """(T, 40) z-scored -> face code (T, F) and z-scored pose (T, 7). Raises UserError for another kind."""
         if self.recipe["kind"] != KIND:
             raise UserError("this motion has no face code", where="recipes.json, motion", expected=f"kind {KIND}",
-                            found=self.recipe["kind"], way_out="render it with the codec that made it")
+                            found=self.recipe["kind"], hint="render it with the codec that made it")
         raw_TM = self.decode(motion_TM)
         face_dim = self.recipe["face_dim"]
         return raw_TM[:, :face_dim], raw_TM[:, face_dim:face_dim + POSE_DIM]
@@ -56,15 +56,15 @@ class MotionCodec:
         """UserError unless (T, 40)."""
         if np.ndim(motion_TM) != 2 or np.shape(motion_TM)[1] != len(self.mean_M):
             raise UserError("wrong latent width", where="motion", expected=f"(frames, {len(self.mean_M)})",
-                            found=str(np.shape(motion_TM)), way_out="use the codec that the model was trained with")
+                            found=str(np.shape(motion_TM)), hint="use the codec that the model was trained with")
 
 
 def check_apart(audio_frames: float, motion_frames: float, where: str = "",
-                way_out: str = "cut them to the same duration") -> None:
+                hint: str = "cut them to the same duration") -> None:
     """UserError when sound and motion of one clip are more than MAX_APART frames apart."""
     if abs(audio_frames - motion_frames) > MAX_APART:
         raise UserError("audio and motion differ in length", where=where, found=f"{audio_frames:g} and {motion_frames:g}",
-                        expected=f"at most {MAX_APART} frames of {1000 / RATE:.0f} ms apart", way_out=way_out)
+                        expected=f"at most {MAX_APART} frames of {1000 / RATE:.0f} ms apart", hint=hint)
 
 
 def pack(face_TF: np.ndarray, pose_TP: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def pack(face_TF: np.ndarray, pose_TP: np.ndarray) -> np.ndarray:
         raise UserError("face and pose do not fit into the motion latent", where="motion",
                         expected=f"a face code of at most {FACE_DIM} and a pose of {POSE_DIM}",
                         found=f"{face_TF.shape[1]} and {pose_TP.shape[1]}",
-                        way_out="prepare the clips with fewer eigenfaces (--components)")
+                        hint="prepare the clips with fewer eigenfaces (--components)")
     return np.concatenate([face_TF, pose_TP, np.zeros((len(face_TF), DIM - width))], -1).astype(np.float32)
 
 
@@ -84,9 +84,9 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray] | None, where: str =
     if missing:
         raise UserError("statistics missing", where=where, expected="arrays mean and std of the motion",
                         found=f"without {', '.join(sorted(missing))}",
-                        way_out="prepare the data with the statistics that its owner releases beside it")
+                        hint="prepare the data with the statistics that its owner releases beside it")
     mean_M, std_M = (np.asarray(arrays[k], np.float32).reshape(-1) for k in ("mean", "std"))
     if len(mean_M) != len(std_M) or len(mean_M) != DIM:
         raise UserError("wrong latent width", where=where, expected=f"{DIM} means and deviations",
-                        found=f"{len(mean_M)} and {len(std_M)}", way_out="use the statistics of this motion codec")
+                        found=f"{len(mean_M)} and {len(std_M)}", hint="use the statistics of this motion codec")
     return MotionCodec(dict(recipe), mean_M, np.maximum(std_M, _SMALLEST_STD))

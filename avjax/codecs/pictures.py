@@ -18,9 +18,9 @@ from flax import traverse_util
 from ml_collections import FrozenConfigDict
 
 from avjax.codecs.autoencoder_kl import AutoencoderKL, factor
+from avjax.codecs.published import sd_vae
 from avjax.errors import UserError
 from avjax.nn.layers import compute_dtype
-from avjax.weights import sd_vae
 
 KIND = "sd-vae"
 SIZES = ("channels", "layers", "groups", "latent_dim", "mid", "shortcut", "patch")
@@ -50,7 +50,7 @@ class PictureCodec:
         f = factor(self.config)
         if height % f or width % f or not height or not width:
             raise UserError("picture size does not fit the VAE", expected=f"multiples of {f} pixels",
-                            found=f"{height} x {width}", way_out="extract pictures of another size")
+                            found=f"{height} x {width}", hint="extract pictures of another size")
         return height // f, width // f, self.config["latent_dim"]
 
     def encode(self, pictures_NHWC: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ class PictureCodec:
         """(N, h, w, Z) scaled latents -> (N, H, W, 3) uint8."""
         if np.ndim(latents_NhwZ) != 4 or np.shape(latents_NhwZ)[-1] != self.config["latent_dim"]:
             raise UserError("not latents of this VAE", expected=f"(frames, height, width, {self.config['latent_dim']})",
-                            found=str(np.shape(latents_NhwZ)), way_out="use the VAE that the latents were made with")
+                            found=str(np.shape(latents_NhwZ)), hint="use the VAE that the latents were made with")
         height, width = (n * factor(self.config) for n in np.shape(latents_NhwZ)[1:3])
         latents_NhwZ = np.asarray(latents_NhwZ, np.float32)
         return self._run("decode", latents_NhwZ, height * width, np.zeros((0, height, width, 3), np.uint8))
@@ -113,7 +113,7 @@ def from_params(config: Mapping[str, Any], params) -> PictureCodec:
 
 def from_state_dict(state: Mapping[str, np.ndarray], *, groups: int = PUBLISHED["groups"],
                     scaling: float = PUBLISHED["scaling"]) -> PictureCodec:
-    """Of a published AutoencoderKL; see avjax.weights.sd_vae."""
+    """Of a published AutoencoderKL; see avjax.codecs.published.sd_vae."""
     config = FrozenConfigDict(sd_vae.vae_sizes(state) | {"groups": groups, "scaling": scaling})
     return from_params(config, sd_vae.import_vae(state, config))
 
@@ -122,7 +122,7 @@ def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray], whe
     """Of what a dataset or workdir keeps. UserError for another kind, or arrays of other sizes."""
     if recipe.get("kind") != KIND:
         raise UserError("unknown picture codec", where=where, expected=f"kind {KIND}", found=repr(recipe.get("kind")),
-                        way_out="extract the features with a codec that this version has")
+                        hint="extract the features with a codec that this version has")
     codec = PictureCodec({**recipe["sizes"], "scaling": recipe["scaling"]}, traverse_util.unflatten_dict(dict(arrays), sep="/"))
     net = AutoencoderKL(FrozenConfigDict(codec.config))
     pixels = jnp.zeros((1, 2 * factor(codec.config), 2 * factor(codec.config), 3))
@@ -132,5 +132,5 @@ def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray], whe
     if expected != found:
         wrong = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
         raise UserError("arrays of another VAE", where=f"{where}, {wrong[0]}", expected=str(expected.get(wrong[0])),
-                        found=str(found.get(wrong[0])), way_out="extract the features again")
+                        found=str(found.get(wrong[0])), hint="extract the features again")
     return codec

@@ -111,7 +111,7 @@ def check_text(text: str) -> None:
     check_letters(text)
     if len(text) > MAX_CHARACTERS:
         raise UserError("text too long", where="text", expected=f"at most {MAX_CHARACTERS} characters",
-                        found=str(len(text)), way_out="split it into sentences")
+                        found=str(len(text)), hint="split it into sentences")
 
 
 def _unspeakable(text):
@@ -149,7 +149,7 @@ def classes_of(symbol: str) -> tuple[str, ...]:
         head = _ALIASES.get(head, head)
         if head not in CLASSES:
             raise UserError("a sound that English lacks", where="text", found=repr(symbol), expected="English words",
-                            way_out="write it in English letters")
+                            hint="write it in English letters")
         out.append(head)
     return tuple(out)
 
@@ -276,7 +276,7 @@ class _Library:
         got = self.lib.espeak_Initialize(_SYNCHRONOUS, 200, str(home).encode(), _PHONEME_EVENTS_IPA | _DONT_EXIT)
         if got != SAMPLE_RATE:
             raise UserError("espeak-ng did not start", where=str(espeakng_loader.get_data_path()),
-                            expected=f"{SAMPLE_RATE} Hz", found=str(got), way_out="reinstall espeakng-loader")
+                            expected=f"{SAMPLE_RATE} Hz", found=str(got), hint="reinstall espeakng-loader")
         self.chunks, self.events = [], []
         self.callback = _Callback(self._receive)  # kept: the library holds only a pointer
         self.lib.espeak_SetSynthCallback(self.callback)

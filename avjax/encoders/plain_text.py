@@ -69,7 +69,7 @@ def check_letters(text: str, scripts: Collection[str] = ("LATIN",), where: str =
             "text in letters that are not spoken here", expected=f"{spoken} letters",
             where=f"{where}, character {text.find(letters) + 1}",
             found=f"{letters[:20]!r}, {_CALLED.get(script, script.title())}",
-            way_out="write it as it is said, in those letters, or leave it out")
+            hint="write it as it is said, in those letters, or leave it out")
 
 
 def scripts_of(text: str) -> set[str]:

@@ -18,9 +18,9 @@ import pathlib
 
 import numpy as np
 
-from avjax.codecs import linear
 from avjax.encoders.degrade import blur, rotate
 from avjax.errors import UserError
+from avjax.signal import pca
 
 SIZE = 32
 WIDTH = 64
@@ -58,7 +58,7 @@ class PortraitEncoder:
         if self.fitted is None:
             raise UserError("this face embedding is not computed here", where="recipes.json, faces",
                             expected="kind pca", found="kind given",
-                            way_out="give the embedding in <portrait>.face.npy beside the picture")
+                            hint="give the embedding in <portrait>.face.npy beside the picture")
         shape, fit = np.shape(portraits_NHWC), self.fitted
         x_ND = self._upright(_pixels(np.reshape(portraits_NHWC, (-1, *shape[-3:]))))
         embedding_NF = (x_ND - fit["mean"]) @ fit["map"] + fit["offset"]
@@ -93,8 +93,8 @@ def fit(portraits_NHWC: np.ndarray, width: int = WIDTH, seed: int = 0) -> Portra
     rank = int((spread > max(1e-3 * spread[0], 1e-3)).sum())
     if rank < 1:
         raise UserError("portraits do not differ", where="faces", expected="at least two different pictures",
-                        found=str(len(portraits_NHWC)), way_out="give portraits of at least two speakers")
-    codec = linear.fit(x_ND, min(width, rank))
+                        found=str(len(portraits_NHWC)), hint="give portraits of at least two speakers")
+    codec = pca.fit(x_ND, min(width, rank))
     wanted_NF = codec.encode(x_ND) * (codec.std / np.maximum(codec.std, _SMALLEST * codec.std[0]))
     wanted_NF = np.pad(wanted_NF, ((0, 0), (0, width - len(codec.std))))
     copies_MD = _copies(x_ND, np.random.default_rng([seed, 32]))
@@ -132,16 +132,16 @@ def read(path: str | os.PathLike, width: int = GIVEN_WIDTH) -> np.ndarray:
     where = os.fspath(path)
     if not os.path.isfile(path):
         raise UserError("no face embedding", where=where, expected=f"a .npy file of {width} numbers", found="nothing",
-                        way_out="save the recogniser's embedding of the portrait there")
+                        hint="save the recogniser's embedding of the portrait there")
     try:
         x = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise UserError("unreadable face embedding", where=where, expected="a .npy file", found=str(error),
-                        way_out="save it again with numpy.save") from error
+                        hint="save it again with numpy.save") from error
     x_F = np.asarray(x, np.float32).reshape(-1) if x.dtype.kind in "fiu" and x.size == max(x.shape, default=0) else None
     if x_F is None or len(x_F) != width or not np.isfinite(x_F).all() or not x_F.any():
         raise UserError("not a face embedding of this model", where=where, expected=f"{width} finite numbers, not all zero",
-                        found=f"{x.dtype} {x.shape}", way_out="use the recogniser that the model was trained with")
+                        found=f"{x.dtype} {x.shape}", hint="use the recogniser that the model was trained with")
     return x_F
 
 
@@ -152,13 +152,13 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray] | None, where: str =
         return given(width)
     if kind != "pca" or not width:
         raise UserError("unknown face embedding", where="recipes.json, faces", expected="kind pca or given, with a width",
-                        found=repr(kind), way_out="extract the features with one that this version has")
+                        found=repr(kind), hint="extract the features with one that this version has")
     pixels = SIZE * SIZE * 3
     wanted = {"mean": (pixels,), "map": (pixels, width), "offset": (width,), "basis": (None, pixels)}
     found = {name: np.shape(arrays[name]) for name in wanted if name in arrays}
     if found != {name: (found.get(name, (0,))[0] if None in shape else shape[0], *shape[1:]) for name, shape in wanted.items()}:
         raise UserError("face embedding of another make", where=where, expected=str(wanted), found=str(found),
-                        way_out="extract the features again")
+                        hint="extract the features again")
     return PortraitEncoder(width, {name: np.asarray(arrays[name], np.float32) for name in wanted})
 
 
@@ -172,7 +172,7 @@ def _pixels(portraits_NHWC: np.ndarray) -> np.ndarray:
     shape = np.shape(portraits_NHWC)
     if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < SIZE or not shape[0]:
         raise UserError("no portraits", where="faces", expected=f"(N, H, W, 3) pictures of at least {SIZE} pixels a side",
-                        found=str(shape), way_out="crop the portraits larger")
+                        found=str(shape), hint="crop the portraits larger")
     return shrink(portraits_NHWC, SIZE, SIZE).reshape(shape[0], -1) / np.float32(255)
 
 

@@ -14,15 +14,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from avjax.codecs import level as level_lib
-from avjax.codecs import mel
-from avjax.encoders import kmeans, windows
+from avjax.encoders import windows
+from avjax.encoders.published.wav2vec2 import import_params
 from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
 from avjax.encoders.windows import HOP, SAMPLE_RATE
 from avjax.errors import UserError
 from avjax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
+from avjax.signal import kmeans, mel
+from avjax.signal import level as level_lib
 from avjax.weights.reader import file_sha256, read_state_dict
-from avjax.weights.wav2vec2 import import_params
 
 # A network for random weights: small convolutions, two layers. Ours by choice.
 RANDOM = Wav2Vec2Config(d_model=128, num_layers=2, num_heads=4, d_ff=256, conv_dims=(64,) * 7, conv_bias=True, conv_norm="layer",
@@ -87,7 +87,7 @@ class Wav2Vec2Frames:
         if not 0 <= layer <= network.num_layers or np.prod(network.conv_strides) != HOP:
             raise UserError("not a network for units", where="wav2vec 2.0 weights", expected=f"layer 0 to {network.num_layers}, "
                             f"convolutions that stride {HOP} samples", found=f"layer {layer}, strides {network.conv_strides}",
-                            way_out="choose another --layer or another checkpoint")
+                            hint="choose another --layer or another checkpoint")
         self.width = network.d_model
         self.recipe = {"kind": "wav2vec2", "layer": layer, "normalise": normalise, "precision": precision, "width": self.width,
                        "windows": dict(windows.RECIPE), "network": dataclasses.asdict(network), "weights": weights}
@@ -164,5 +164,5 @@ def _checked(audio_N, least: int) -> np.ndarray:
         finite = audio_N.dtype.kind != "f" or np.isfinite(audio_N).all()
         raise UserError("audio that units cannot be made of", where="speech units",
                         expected=f"a vector of at least {least} finite floats at {SAMPLE_RATE} Hz",
-                        found=f"{audio_N.dtype} {audio_N.shape}" if finite else "NaN or infinity", way_out="leave the clip out")
+                        found=f"{audio_N.dtype} {audio_N.shape}" if finite else "NaN or infinity", hint="leave the clip out")
     return audio_N.astype(np.float32)

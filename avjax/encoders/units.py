@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from avjax.encoders import kmeans, kmeans_stream
 from avjax.encoders.speech_frames import MelFrames, SpeechFrames, Wav2Vec2Frames
 from avjax.encoders.wav2vec2 import Wav2Vec2Config
 from avjax.encoders.windows import SAMPLE_RATE
 from avjax.errors import UserError
+from avjax.signal import kmeans, kmeans_stream
 
 RATE = 50
 CENTROIDS = "centroids"
@@ -98,14 +98,14 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], *, weights: str | N
     elif kind == "wav2vec2":
         raise UserError("the units' network is not kept with the dataset", where=where,
                         expected=f"the checkpoint with sha256 {made_of['weights']['sha256'][:12]}...", found="no weights given",
-                        way_out="give the checkpoint that the units were extracted with")
+                        hint="give the checkpoint that the units were extracted with")
     else:
         raise UserError("unknown kind of units", where=where, expected="frames of kind mel or wav2vec2", found=repr(kind),
-                        way_out="extract the features with this version")
+                        hint="extract the features with this version")
     centroids_KD = np.asarray(arrays.get(CENTROIDS, np.zeros((0, 0))), np.float32)
     if centroids_KD.shape != (recipe["units"], frames.width) or _text(frames.recipe) != _text(made_of):
         raise UserError("units of another recipe", where=where, expected=f"{recipe['units']} centroids of {_text(made_of)}",
-                        found=f"centroids {centroids_KD.shape} of {_text(frames.recipe)}", way_out="extract the features again")
+                        found=f"centroids {centroids_KD.shape} of {_text(frames.recipe)}", hint="extract the features again")
     return UnitEncoder(frames, centroids_KD)
 
 

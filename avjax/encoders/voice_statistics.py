@@ -21,9 +21,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import fft  # keeps float32
 
-from avjax.codecs import level as level_lib
-from avjax.codecs import mel
 from avjax.errors import UserError
+from avjax.signal import level as level_lib
+from avjax.signal import mel
 
 WIDTH = 256
 SAMPLE_RATE = mel.RECIPE_24K["sample_rate"]
@@ -101,11 +101,11 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codec
     """The encoder of a dataset or workdir. Raises UserError for kinds that are unknown and for missing statistics."""
     if recipe.get("kind") != RECIPE["kind"]:
         raise UserError("unknown voice encoder", where="recipes.json, voice", expected=f"kind {RECIPE['kind']}",
-                        found=repr(recipe.get("kind")), way_out="extract the features with one that this version has")
+                        found=repr(recipe.get("kind")), hint="extract the features with one that this version has")
     missing = {"mean", "std"} - set(arrays)
     if missing:
         raise UserError("statistics missing", where=where, expected="mean, std",
-                        found=f"without {', '.join(sorted(missing))}", way_out="extract the features again")
+                        found=f"without {', '.join(sorted(missing))}", hint="extract the features again")
     return VoiceStatistics(arrays["mean"], arrays["std"], arrays.get("map"), recipe.get("level"))
 
 

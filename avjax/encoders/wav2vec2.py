@@ -2,7 +2,7 @@
 
 Baevski et al. 2020 (arXiv:2006.11477); Hsu et al. 2021 (2106.07447); Babu et al. 2021 (2111.09296). Two styles exist:
 group norm in the first convolution with post-norm layers (base, HuBERT base), and layer norm in every convolution with
-pre-norm layers (XLS-R, the "lv60" models). The published names are in avjax/weights/wav2vec2.py.
+pre-norm layers (XLS-R, the "lv60" models). The published names are in avjax/encoders/published/wav2vec2.py.
 
 Suffixes: B batch, N samples, T frames, C convolution channels, D width, F feed-forward, H heads, K width of a head, Q
 queries of a block, L layers, V vocabulary.
@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.encoders.published.wav2vec2 import import_params
 from avjax.errors import UserError
 from avjax.nn.layers import gelu
 from avjax.weights.reader import read_state_dict
-from avjax.weights.wav2vec2 import import_params
 
 SAMPLE_RATE = 16000
 CHUNK_SECONDS = 100
@@ -69,7 +69,7 @@ def config_of(params: dict, num_heads: int | None = None) -> Wav2Vec2Config:
     if num_heads is None and d_model not in PUBLISHED_HEADS:
         raise UserError("the number of attention heads is unknown", where=f"wav2vec 2.0 weights of width {d_model}",
                         expected=f"a published width: {', '.join(map(str, PUBLISHED_HEADS))}", found=str(d_model),
-                        way_out="pass num_heads")
+                        hint="pass num_heads")
     layer_style = "norm_1" in features
     return Wav2Vec2Config(
         d_model=d_model, num_layers=num_layers, num_heads=num_heads or PUBLISHED_HEADS[d_model], d_ff=d_ff,
@@ -217,7 +217,7 @@ class Wav2Vec2CTC:
         if config.vocab_size not in (len(CTC_LABELS), len(CTC_LABELS) + len(SPECIAL_COLUMNS)):
             raise UserError("not the English CTC model", where="lm_head of the wav2vec 2.0 weights",
                             expected="29 or 32 outputs", found=f"{config.vocab_size} outputs",
-                            way_out="use wav2vec2-base-960h")
+                            hint="use wav2vec2-base-960h")
         self.config, self.normalise = config, normalise
         keep = [i for i in range(config.vocab_size) if config.vocab_size == 29 or i not in SPECIAL_COLUMNS]
         head = {k: np.asarray(v)[..., keep] for k, v in params["lm_head"].items()}
@@ -231,7 +231,7 @@ class Wav2Vec2CTC:
         params = import_params(read_state_dict(path), where=str(path))
         if "lm_head" not in params:
             raise UserError("the weights have no CTC head", where=str(path), expected="lm_head or aux", found="none",
-                            way_out="use the fine-tuned wav2vec2-base-960h, not the pre-trained base")
+                            hint="use the fine-tuned wav2vec2-base-960h, not the pre-trained base")
         return cls(config_of(params, num_heads), params, normalise=normalise)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ class Wav2Vec2CTC:
         if audio.ndim != 1 or len(audio) < self.config.min_samples():
             raise UserError("audio too short for speech tokens", where="audio given to wav2vec 2.0",
                             expected=f"a vector of at least {self.config.min_samples()} samples at {SAMPLE_RATE} Hz",
-                            found=f"shape {audio.shape}", way_out="leave the clip out")
+                            found=f"shape {audio.shape}", hint="leave the clip out")
         size = CHUNK_SECONDS * SAMPLE_RATE
         chunks = [audio[i:i + size] for i in range(0, len(audio), size)]
         return np.concatenate([self._chunk(c) for c in chunks if len(c) >= self.config.min_samples()])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from avjax.errors import UserError
 from avjax.nn.attention_kernels import KERNELS, block_length
 from avjax.nn.sequence import split_attention
-from avjax.sharding.activations import laid, parts
+from avjax.sharding.activations import parts, shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
     length = q_BHTK.shape[2] // streams
     left, right = mask.band(length)
     if segments is not None and valid is not None:
-        raise UserError("attention takes segments or valid, not both", way_out="fold the padding into segments")
+        raise UserError("attention takes segments or valid, not both", hint="fold the padding into segments")
     if valid is not None:
         segments = (valid > 0).astype(jnp.int32)
     if kernel not in ("auto", *KERNELS):
@@ -85,7 +85,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
 
     if parts("time") > 1:
         return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams, kernel)
-    q_BHTK, k_BGTK, v_BGTK = (laid(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
+    q_BHTK, k_BGTK, v_BGTK = (shard(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
     repeats = q_BHTK.shape[1] // k_BGTK.shape[1]
     k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x for x in (k_BGTK, v_BGTK))
     if kernel == "auto":

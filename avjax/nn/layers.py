@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from avjax.sharding.activations import FREE, laid, parts
+from avjax.sharding.activations import FREE, parts, shard
 
 PRODUCT = "product"  # the name of a dense layer's product to checkpoint policies
 SQRT_HALF = float(np.sqrt(0.5))
@@ -234,16 +234,16 @@ class SwiGLU(nn.Module):
 
     def __call__(self, x):
         def split(pair):  # hidden units over tensor, never as the kernels are stored
-            return laid(pair, *[FREE] * (x.ndim - 1), None, "width")
+            return shard(pair, *[FREE] * (x.ndim - 1), None, "width")
 
         if parts("width") == 1:
             return self.outputs(self.gate(split(self.inputs(x))))
         # However they are stored, the hidden units are split for use, filled up with units of zeros.
         inputs, outputs = self.inputs.kernel.astype(self.dtype), self.outputs.kernel.astype(self.dtype)
         if self.by_width:  # first gathered over fsdp alone: one exchange at a time
-            inputs, outputs = laid(inputs, "width"), laid(outputs, None, "width")
+            inputs, outputs = shard(inputs, "width"), shard(outputs, None, "width")
         missing = -self.hidden % parts("width")
-        inputs = laid(jnp.pad(inputs, ((0, 0), (0, 0), (0, missing))), None, None, "width")
-        outputs = laid(jnp.pad(outputs, ((0, missing), (0, 0))), "width")
+        inputs = shard(jnp.pad(inputs, ((0, 0), (0, 0), (0, missing))), None, None, "width")
+        outputs = shard(jnp.pad(outputs, ((0, missing), (0, 0))), "width")
         pair = split(checkpoint_name(matmul(x.astype(self.dtype), inputs), PRODUCT))
         return checkpoint_name(matmul(self.gate(pair), outputs), PRODUCT)

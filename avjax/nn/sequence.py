@@ -25,7 +25,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from avjax.nn import attention_kernels as kernels
-from avjax.sharding.activations import active_mesh, axes_for, laid, parts
+from avjax.sharding.activations import active_mesh, axes_for, parts, shard
 from avjax.sharding.mesh import SEQUENCE_AXIS
 
 
@@ -192,4 +192,4 @@ def _local(index, t: int):
 
 def whole(x_BT):
     """x with its time axis on every device: what all queries look at, such as the text of a dialogue."""
-    return laid(x_BT, "batch")
+    return shard(x_BT, "batch")

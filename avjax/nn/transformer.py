@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from avjax.nn.attention import Full, Mask, attention
 from avjax.nn.embeddings import rotate
 from avjax.nn.layers import Dense, adaptive_norm, gelu, uniform_fan_in
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 
 
 class AdaLNZero(nn.Module):
@@ -63,12 +63,12 @@ class DiffusionBlock(nn.Module):
     def __call__(self, x_BTD, modulation_BM, rotary, segments=None, window=None):
         """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables; segments (batch, time);
         window: (left, right), what scanned blocks see of the mask's band where they differ."""
-        x_BTD, modulation_BM = laid(x_BTD, "batch", "time"), laid(modulation_BM, "batch")
+        x_BTD, modulation_BM = shard(x_BTD, "batch", "time"), shard(modulation_BM, "batch")
         alpha, beta, gamma = (modulation_BM[:, 0, i, None] for i in range(3))
         x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary, segments, window)
         alpha, beta, gamma = (modulation_BM[:, 1, i, None] for i in range(3))
-        hidden_BTF = laid(gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps))), "batch", "time", "width")
-        return laid(x_BTD + alpha * self.mlp_out(hidden_BTF), "batch", "time")
+        hidden_BTF = shard(gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps))), "batch", "time", "width")
+        return shard(x_BTD + alpha * self.mlp_out(hidden_BTF), "batch", "time")
 
     def attend(self, x_BTD, rotary, segments, window):
         B, T, D = x_BTD.shape

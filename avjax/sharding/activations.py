@@ -1,6 +1,6 @@
 """Where activations lie on the mesh: the counterpart of the parameters' rules, said where a network is written.
 
-`laid(x, "batch", "time", None)` pins an array's axes; the partitioner of XLA finds the rest. Places:
+`shard(x, "batch", "time", None)` pins an array's axes; the partitioner of XLA finds the rest. Places:
     batch  over (data, fsdp)      time  over seq      width  over tensor (heads, hidden units)
     rows   over all three of (data, fsdp, seq): batch and time folded by `fold_frames`
 Without a mesh, or with one device, nothing happens, so that one-device programs are what they were.
@@ -53,7 +53,7 @@ def partition(shape: tuple[int, ...], *places: str | None) -> PartitionSpec:
                            for size, place in zip(shape, places, strict=False)))
 
 
-def laid(x, *places: str | None):
+def shard(x, *places: str | None):
     """x, pinned to its places; trailing axes without one are whole."""
     if active_mesh() is None:
         return x
@@ -67,8 +67,8 @@ def fold_frames(x_BF):
     b, f = _split(B, F)
     if f == 1:
         return x_BF.reshape(B * F, *rest)
-    x = laid(x_BF, "batch", "time", *[FREE] * len(rest)).reshape(b, B // b, f, F // f, *rest).swapaxes(1, 2)
-    return laid(x.reshape(B * F, *rest), "rows", *[FREE] * len(rest))
+    x = shard(x_BF, "batch", "time", *[FREE] * len(rest)).reshape(b, B // b, f, F // f, *rest).swapaxes(1, 2)
+    return shard(x.reshape(B * F, *rest), "rows", *[FREE] * len(rest))
 
 
 def unfold_frames(x_N, batch: int):
@@ -77,8 +77,8 @@ def unfold_frames(x_N, batch: int):
     b, f = _split(B, N // B)
     if f == 1:
         return x_N.reshape(B, N // B, *rest)
-    x = laid(x_N, "rows", *[FREE] * len(rest)).reshape(b, f, B // b, N // B // f, *rest).swapaxes(1, 2)
-    return laid(x.reshape(B, N // B, *rest), "batch", "time", *[FREE] * len(rest))
+    x = shard(x_N, "rows", *[FREE] * len(rest)).reshape(b, f, B // b, N // B // f, *rest).swapaxes(1, 2)
+    return shard(x.reshape(B, N // B, *rest), "batch", "time", *[FREE] * len(rest))
 
 
 def each_frame(x_B, frames: int):

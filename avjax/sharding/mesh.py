@@ -49,7 +49,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
                         expected=f"axes whose product is {here}, the number of devices"
                                  + (" of a slice" if math.prod(across) > 1 else ""),
                         found=f"{described} (product {math.prod(s for s in shape if s != -1)})",
-                        way_out="set one axis to -1 to take what is left")
+                        hint="set one axis to -1 to take what is left")
     return Mesh(device_grid(found, across, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -80,7 +80,7 @@ def batch_shardings(mesh: Mesh, batch_spec: Mapping, *, time: int | None = None)
         if all(spec.sequence_axis is None for spec in batch_spec.values()):
             raise UserError("no array of the batch has a sequence", where=f"config.mesh.seq={parts}", expected="1",
                             found=", ".join(f"{name} {spec.shape}" for name, spec in batch_spec.items()),
-                            way_out="use the data, fsdp or tensor axis")
+                            hint="use the data, fsdp or tensor axis")
         for name, spec in batch_spec.items():
             check_sequence(name, spec, parts, time)
     return {name: NamedSharding(mesh, batch_partition(spec)) for name, spec in batch_spec.items()}
@@ -104,7 +104,7 @@ def check_sequence(name: str, spec, parts: int, time: int | None) -> None:
                              + (f" x {spec.together} that stay together" if spec.together > 1 else "")
                              + f", for instance {' or '.join(map(str, near))}",
                     found=str(length),
-                    way_out=f"change {'its length in config.system' if fixed else 'config.data.segment'}, or set "
+                    hint=f"change {'its length in config.system' if fixed else 'config.data.segment'}, or set "
                             f"config.mesh.seq to one of {', '.join(fitting)}")
 
 
@@ -115,7 +115,7 @@ def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, where: str 
         raise UserError("the batch does not divide", where=where,
                         expected=f"a multiple of {shards * accumulate} = data {mesh.shape['data']} x fsdp "
                                  f"{mesh.shape['fsdp']} x config.optimizer.accumulate {accumulate}",
-                        found=str(batch_size), way_out="change the batch size, the mesh or the micro-batches")
+                        found=str(batch_size), hint="change the batch size, the mesh or the micro-batches")
 
 
 def feed(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
@@ -137,7 +137,7 @@ def feed(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
         raise UserError("processes hold overlapping examples", where="config.mesh",
                         expected="data x fsdp such that two processes hold the same examples or different ones",
                         found="; ".join(f"process {p}: blocks {sorted(of)}" for p, of in sorted(rows.items())[:4]),
-                        way_out="make data x fsdp a multiple of the processes, or seq x tensor one of a process's devices")
+                        hint="make data x fsdp a multiple of the processes, or seq x tensor one of a process's devices")
     return shares.index(tuple(sorted(rows[process]))), len(shares)
 
 

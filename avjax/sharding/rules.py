@@ -45,7 +45,7 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Par
                         "a parameter is covered by more than one sharding rule", where=f"parameter {name} {shape}",
                         expected="exactly one rule whose regex matches the whole path",
                         found=", ".join(repr(pattern) for pattern, _ in found) or "none",
-                        way_out="edit the system's param_rules")
+                        hint="edit the system's param_rules")
     pattern, axes = found[0]
     if axes == ():
         return PartitionSpec()
@@ -61,7 +61,7 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Par
         if shape[dim] % parts:
             raise UserError("a parameter's dimension does not divide over the mesh", where=f"parameter {name} {shape}",
                             expected=f"dimension {dim} a multiple of {parts} (mesh axes {'*'.join(_axes_of(entry))})",
-                            found=str(shape[dim]), way_out=f"change config.mesh, the width, or the rule {pattern!r}")
+                            found=str(shape[dim]), hint=f"change config.mesh, the width, or the rule {pattern!r}")
     return PartitionSpec(*axes)
 
 

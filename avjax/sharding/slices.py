@@ -80,7 +80,7 @@ def across_slices(sizes: dict[str, int], axes: Sequence[str], devices: Sequence[
     unknown = sorted(set(sizes) - set(DCN_AXES))
     if unknown:
         raise UserError("not an axis across slices", where=f"config.dcn.{unknown[0]}", expected=", ".join(DCN_AXES),
-                        way_out="seq and tensor talk in every layer: keep them within a slice, in config.mesh")
+                        hint="seq and tensor talk in every layer: keep them within a slice, in config.mesh")
     wanted = [int(sizes.get(axis, 1)) for axis in axes]
     described = ", ".join(f"{axis}={sizes[axis]}" for axis in DCN_AXES if axis in sizes)
     if any(size < 1 and size != -1 for size in wanted) or wanted.count(-1) > 1:
@@ -94,7 +94,7 @@ def across_slices(sizes: dict[str, int], axes: Sequence[str], devices: Sequence[
         raise UserError("the slices do not fit", where="config.dcn", found=described or "data=1, fsdp=1",
                         expected=f"axes whose product is {len(groups)}, the number of "
                                  + ("slices" if told(devices) else "processes"),
-                        way_out="config.dcn.data=-1 takes all of them")
+                        hint="config.dcn.data=-1 takes all of them")
     if len({len(group) for group in groups.values()}) > 1:
         raise UserError("slices of different sizes", where="devices", expected="as many devices in each",
                         found=", ".join(f"slice {i}: {len(group)}" for i, group in sorted(groups.items())))

@@ -109,7 +109,7 @@ def build(config) -> System:
         module = importlib.import_module(f"avjax.systems.{config.name}")
     except ModuleNotFoundError as error:
         raise UserError("unknown system", where="config.system.name", expected="a folder or file of avjax/systems",
-                        found=repr(config.name), way_out="check the name's spelling") from error
+                        found=repr(config.name), hint="check the name's spelling") from error
     return module.System(config)
 
 

@@ -5,7 +5,7 @@ a checkpoint of step k says "the next batch is k". Metrics of a step are read af
 nothing else waits for the device.
 
 With several processes every one runs this same loop on its share of each batch; host 0 alone tells and records. A signal
-to any of them stops all before the same unit of work (see avjax.training.preemption).
+to any of them stops all before the same unit of work (see avjax.hosts.preemption).
 """
 
 import contextlib
@@ -22,22 +22,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from avjax.checkpoint.checkpoints import Checkpoints, host_bytes, warm_start
+from avjax.checkpoint.tiers import Tiers, local_bytes
 from avjax.errors import StorageError, UserError
+from avjax.hardware.accelerator import peak_flops
+from avjax.hosts import distributed, environment, preemption
+from avjax.hosts.ownership import sole_writer
+from avjax.hosts.preemption import RESTARTABLE, Preempted
+from avjax.hosts.watchdog import Watchdog, rss_bytes
 from avjax.sharding.mesh import check_batch, make_mesh
-from avjax.training import distributed, environment, paths, preemption
-from avjax.training.checkpoints import Checkpoints, host_bytes, warm_start
+from avjax.storage import paths
+from avjax.telemetry.run_log import Journal
+from avjax.telemetry.telemetry import megabytes, start_report
 from avjax.training.evaluators import Evaluator, Interrupted
-from avjax.training.hardware import peak_flops
-from avjax.training.journal import Journal
 from avjax.training.optimizer import make_optimizer
-from avjax.training.ownership import sole_writer
-from avjax.training.preemption import RESTARTABLE, Preempted
 from avjax.training.prefetch import Fetched, Prefetcher
 from avjax.training.state import abstract_batch, abstract_params, abstract_state, evaluation_params, init_state
 from avjax.training.step import CompiledStep, plain_step, step_of
-from avjax.training.telemetry import megabytes, start_report
-from avjax.training.tiers import Tiers, local_bytes
-from avjax.training.watchdog import Watchdog, rss_bytes
 
 __all__ = ["RESTARTABLE", "Preempted", "Result", "train"]
 
@@ -234,7 +235,7 @@ class _Run:
                                                       "hosts have begun, so nothing can be saved") from None
         except StopIteration as error:
             raise UserError("the loader ran out of batches", where=f"step {self.step}", expected="an endless loader",
-                            way_out="repeat the dataset") from error
+                            hint="repeat the dataset") from error
 
     def update(self, fetched: Fetched) -> None:
         self.journal.before(self.step, self.state)
@@ -285,7 +286,7 @@ class _Run:
         kept = f"step {good}" if good is not None else "none yet"
         raise UserError("the loss is not finite", where=f"step {step}, term {culprit!r}{more}",
                         expected="finite values", found=", ".join(f"{name}={values[name]}" for name in bad),
-                        way_out=f"last good checkpoint: {kept}; lower the learning rate, clip gradients, or set "
+                        hint=f"last good checkpoint: {kept}; lower the learning rate, clip gradients, or set "
                         "config.train.nan_policy=skip")
 
     def evaluate(self) -> bool:
@@ -330,7 +331,7 @@ class _Run:
         self.checkpoints.wait()
         raise UserError("no evaluator measures the metric that picks the best checkpoint", where="config.train.best_metric",
                         expected=" or ".join(self.evaluated), found=repr(self.config.train.best_metric),
-                        way_out=f"step {self.step} is saved: change it and start again")
+                        hint=f"step {self.step} is saved: change it and start again")
 
     def rank(self) -> float | None:
         """What the first evaluator that measured config.train.best_metric at this very step found."""
@@ -388,7 +389,7 @@ def check_steps(reached: int, total: int, workdir: Any) -> None:
     if reached > total:
         raise UserError("training is further than that already", where=f"config.train.steps, {workdir}", found=str(total),
                         expected=f"at least {reached}, the step of the newest checkpoint",
-                        way_out="ask for as many steps or more, or use another --workdir")
+                        hint="ask for as many steps or more, or use another --workdir")
 
 
 def _at(step: int, every: int) -> bool:

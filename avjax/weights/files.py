@@ -29,17 +29,17 @@ def refuse_other_kinds(path: str) -> None:
     extension = os.path.splitext(path)[1].lower()
     with open(path, "rb") as file:
         head = file.read(64)
-    found, way_out = "" if head else "an empty file", "fetch the file again"
+    found, hint = "" if head else "an empty file", "fetch the file again"
     for start, kind, todo in OTHER_KINDS:
         if head.lower().startswith(start):
-            found, way_out = kind, todo
+            found, hint = kind, todo
     if head and head[:1] in b"{[" and head.isascii() and b"\0" not in head:
-        found, way_out = "JSON text", GET
+        found, hint = "JSON text", GET
     if extension in TORCH and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
-        found, way_out = "a safetensors file", "rename it to .safetensors"
+        found, hint = "a safetensors file", "rename it to .safetensors"
     if found:
         raise UserError("not a PyTorch checkpoint" if extension in TORCH else f"not a {extension or 'weights'} file",
-                        where=path, found=f"{found}; it starts with {head[:8]!r}" if head else found, way_out=way_out)
+                        where=path, found=f"{found}; it starts with {head[:8]!r}" if head else found, hint=hint)
 
 
 def index_of(name: str) -> str:
@@ -68,16 +68,16 @@ def find_in_folder(folder: str) -> list[str]:
             total = int(SHARD.fullmatch(shards[0])["total"])
             if len(shards) != total:
                 raise UserError("the checkpoint is not whole", where=folder, expected=f"{total} shards",
-                                found=", ".join(shards), way_out="fetch the shards that are missing")
+                                found=", ".join(shards), hint="fetch the shards that are missing")
             found.append(shards)
         if len(found) > 1:
             raise UserError("several checkpoints in the folder", where=folder, expected="one",
-                            found=", ".join(files[0] for files in found), way_out="pass the file or index itself")
+                            found=", ".join(files[0] for files in found), hint="pass the file or index itself")
         if found:
             return [os.path.join(folder, name) for name in found[0]]
     raise UserError("no weights file in the folder", where=folder,
                     expected="*.safetensors, *.safetensors.index.json or PyTorch's",
-                    found=", ".join(names[:8]) or "nothing", way_out="pass the file itself")
+                    found=", ".join(names[:8]) or "nothing", hint="pass the file itself")
 
 
 def read_index(path: str) -> dict[str, set[str]]:
@@ -111,4 +111,4 @@ def refuse_one_shard(path: str) -> None:
         raise UserError("this is one shard of a checkpoint, not all of it", where=path,
                         expected="the index of its shards, or their folder",
                         found=f"shard {int(part['number'])} of {int(part['total'])}" if part else f"a shard of {index}",
-                        way_out=f"pass {os.path.join(folder, index) if index else folder or '.'}")
+                        hint=f"pass {os.path.join(folder, index) if index else folder or '.'}")

@@ -21,7 +21,7 @@ def fold_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             direction_name = re.sub(r"original0$", "original1", re.sub(r"weight_g$", "weight_v", name))
             if direction_name not in state:
                 raise UserError("a weight-normed layer is incomplete", where=name, expected=direction_name,
-                                found="nothing", way_out="fetch the file again")
+                                found="nothing", hint="fetch the file again")
             magnitude, direction = folded.pop(name), folded.pop(direction_name)
             axes = tuple(i for i, n in enumerate(magnitude.shape) if n == 1)
             norm = np.sqrt(np.sum(np.square(direction, dtype=np.float64), axes, keepdims=True))
@@ -34,7 +34,7 @@ def check_computed(name: str, found: np.ndarray, ours: np.ndarray, what: str) ->
     rows = min(len(found), len(ours))
     if found.shape[1:] != ours.shape[1:] or np.abs(np.asarray(found, np.float32)[:rows] - ours[:rows]).max() > 1e-2:
         raise UserError("the checkpoint's table is not the published one", where=name, expected=f"{what}, {ours.shape}",
-                        found=f"other numbers, {found.shape}", way_out="only the published positions are implemented")
+                        found=f"other numbers, {found.shape}", hint="only the published positions are implemented")
 
 
 def numbered(name: str) -> re.Pattern:
@@ -59,7 +59,7 @@ def stack_layers(layers: dict[str, dict], where: str = "", limit: int | None = N
     count = limit or len(found)
     if found[:count] != [str(i) for i in range(count)]:
         raise UserError("encoder layers are missing", where=where, expected=f"layers 0 to {count - 1}",
-                        found=f"{len(found)}: {', '.join(found[:12])}", way_out="check which model the file is of")
+                        found=f"{len(found)}: {', '.join(found[:12])}", hint="check which model the file is of")
     return _stack([layers[str(i)] for i in range(count)], where)
 
 
@@ -70,7 +70,7 @@ def _stack(trees: list, where: str):
         if tree.keys() != trees[0].keys():
             raise UserError("encoder layers differ in their names", where=f"{where}, layer {i}",
                             expected=", ".join(sorted(trees[0])), found=", ".join(sorted(tree)),
-                            way_out="fetch the file again")
+                            hint="fetch the file again")
     return {key: _stack([tree[key] for tree in trees], f"{where}, {key}") for key in trees[0]}
 
 
@@ -79,5 +79,5 @@ def stack(arrays: list[np.ndarray], where: str) -> np.ndarray:
     for i, array in enumerate(arrays):
         if array.shape != arrays[0].shape:
             raise UserError("layers differ in size", where=f"{where}, layer {i}", expected=str(arrays[0].shape),
-                            found=str(array.shape), way_out="fetch the file again")
+                            found=str(array.shape), hint="fetch the file again")
     return np.stack(arrays)

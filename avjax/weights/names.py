@@ -24,13 +24,13 @@ def gather(state: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict:
         for name in names:
             if name not in left:
                 raise UserError("checkpoint entry missing", where=name, expected=f"an array for {ours}",
-                                way_out="check that the config's kind and number of layers are the checkpoint's")
+                                hint="check that the config's kind and number of layers are the checkpoint's")
             value = left.pop(name)
             try:
                 parts.append(to_ours(value))
             except ValueError as error:
                 raise UserError("checkpoint entry does not fit", where=name, found=str(value.shape),
-                                way_out="check the config's width and numbers of heads") from error
+                                hint="check the config's width and numbers of heads") from error
         value = np.ascontiguousarray(np.stack(parts, axis=1) if len(parts) > 1 else parts[0])
         if layer is None:
             put(params, ours, value)
@@ -40,7 +40,7 @@ def gather(state: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict:
         put(params, ours, stack(values, ours))
     if left:
         raise UserError("checkpoint entries left over", where=sorted(left)[0], found=f"{len(left)} unused entries",
-                        way_out="check that the config is this checkpoint's")
+                        hint="check that the config is this checkpoint's")
     return params
 
 

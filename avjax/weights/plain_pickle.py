@@ -261,14 +261,14 @@ class Unpickler(pickle.Unpickler):
         if (module, name) in self._table:
             return self._table[(module, name)]
         if module in ("torch", "torch._utils") and name in OTHER_TENSORS:
-            kind, way_out = OTHER_TENSORS[name]
+            kind, hint = OTHER_TENSORS[name]
             raise UserError(f"the checkpoint holds a {kind} tensor, which is not read", where=self._path,
-                            expected="dense tensors", found=f"{module}.{name}", way_out=way_out)
+                            expected="dense tensors", found=f"{module}.{name}", hint=hint)
         if self._foreign and module not in TENSOR_MODULES:
             return type("Foreign", (Foreign,), {"__slots__": (), "name": f"{module}.{name}"})
         raise UserError("the checkpoint holds an object that is not plain data; it was not executed",
                         where=self._path, expected="tensors, numpy arrays, numbers, text and containers of them",
-                        found=f"{module}.{name}", way_out=WAY_OUT)
+                        found=f"{module}.{name}", hint=WAY_OUT)
 
     def persistent_load(self, pid):
         kind, dtype, key, *_ = pid

@@ -43,11 +43,11 @@ def read_checkpoint(path: str | os.PathLike, foreign: bool = False) -> Any:
         absent = sorted((names or set()).difference(arrays))
         if absent:
             raise UserError("a shard lacks arrays that the index puts there", where=shard, expected=absent[0],
-                            found=f"{len(absent)} missing", way_out="fetch the shard and the index again")
+                            found=f"{len(absent)} missing", hint="fetch the shard and the index again")
         twice = next((name for name in arrays if name in merged), None)
         if twice is not None:
             raise UserError("two shards hold one array", where=shard, expected="each array once", found=twice,
-                            way_out="fetch the shards and the index again")
+                            hint="fetch the shards and the index again")
         merged |= arrays
     return merged
 
@@ -78,7 +78,7 @@ def read_state_dict(path: str | os.PathLike, select: str | None = None) -> dict[
         rest = {k: v for k, v in tree.items() if k not in arrays} if arrays else tree
         raise UserError("the part with the weights holds something else too" if arrays else "found no weights in the file",
                         where=path, expected="names and arrays", found=_describe(rest),
-                        way_out=WAY_OUT if isinstance(tree, Foreign) else
+                        hint=WAY_OUT if isinstance(tree, Foreign) else
                         "pass select=KEY to name the part that holds the weights")
     arrays = unwrap(arrays, path)
     _check_numbers(arrays, path)
@@ -118,7 +118,7 @@ def _parts(path: str) -> dict[str, set[str] | None]:
         path = found[0]
     if not os.path.isfile(path):
         raise UserError("no such weights file", where=path, expected="a file or a folder with one checkpoint",
-                        found="nothing", way_out="check the path")
+                        found="nothing", hint="check the path")
     if not files.index_of(path):
         return {path: None}
     shards = files.read_index(path)
@@ -126,13 +126,13 @@ def _parts(path: str) -> dict[str, set[str] | None]:
     missing = sorted(shard for shard in shards if not os.path.isfile(os.path.join(folder, shard)))
     if missing:
         raise UserError("shards of the checkpoint are missing", where=path, expected=f"{len(shards)} files beside it",
-                        found=f"not {', '.join(missing[:5])}", way_out="fetch them into the folder of the index")
+                        found=f"not {', '.join(missing[:5])}", hint="fetch them into the folder of the index")
     return {os.path.join(folder, shard): names for shard, names in shards.items()}
 
 
 def _read_file(path: str, foreign: bool = False) -> Any:
     if not os.access(path, os.R_OK):
-        raise UserError("the weights file may not be read", where=path, way_out="change its permissions")
+        raise UserError("the weights file may not be read", where=path, hint="change its permissions")
     files.refuse_other_kinds(path)
     extension = os.path.splitext(path)[1].lower()
     try:
@@ -148,7 +148,7 @@ def _read_file(path: str, foreign: bool = False) -> Any:
             return np.load(path, allow_pickle=False)
     except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise UserError("the weights file is truncated or corrupt", where=path, expected=f"a whole {extension} file",
-                        found=str(error), way_out="fetch the file again and compare its size") from error
+                        found=str(error), hint="fetch the file again and compare its size") from error
     if extension in files.TORCH:
         return torch_zip.read_torch_zip(path, foreign=foreign)
     with open(path, "rb") as file:
@@ -156,7 +156,7 @@ def _read_file(path: str, foreign: bool = False) -> Any:
             return torch_zip.read_torch_zip(path, foreign=foreign)
     raise UserError("unknown kind of weights file", where=path,
                     expected=".safetensors, .npz, .npy, .pt, .pth, .ckpt or .bin", found=extension or "no extension",
-                    way_out="convert it, or give it the right extension")
+                    hint="convert it, or give it the right extension")
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:
@@ -172,7 +172,7 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
             continue
         if entry["dtype"] not in dtypes.SAFETENSORS:
             raise UserError("a number format that is not read", where=f"{path}, {name}", found=entry["dtype"],
-                            expected=", ".join(dtypes.SAFETENSORS), way_out="convert it where it was made")
+                            expected=", ".join(dtypes.SAFETENSORS), hint="convert it where it was made")
         dtype = np.dtype(dtypes.SAFETENSORS[entry["dtype"]])
         first, last = (start + offset for offset in entry["data_offsets"])
         raw = np.array(content[first:last])
@@ -196,7 +196,7 @@ def _select(tree: Any, select: str, path: str) -> Any:
             return {k.removeprefix(f"{select}."): v for k, v in flat.items()}
     raise UserError("no such part in the weights file", where=f"{path}, key {select!r}",
                     expected=repr(select.partition(".")[0]), found=_describe(tree),
-                    way_out="choose one of the keys found")
+                    hint="choose one of the keys found")
 
 
 def _check_numbers(arrays: dict[str, np.ndarray], path: str) -> None:
@@ -209,14 +209,14 @@ def _check_numbers(arrays: dict[str, np.ndarray], path: str) -> None:
         special = array.dtype.isbuiltin == 2  # those of ml_dtypes
         if array.dtype.kind not in "biufc" and not special:
             raise UserError("an entry does not hold plain numbers", where=f"{path}, {name}", expected="numbers",
-                            found=str(array.dtype), way_out="save it as float32")
+                            found=str(array.dtype), hint="save it as float32")
         scale = scaled.get(name.rpartition(".")[0], scaled.get(name))
         if scale not in (None, name) and array.dtype.itemsize == 1 and (special or array.dtype.kind in "iu"):
             raise UserError("quantised weights are not read", where=f"{path}, {name}", expected="float32 or bfloat16",
-                            found=f"{array.dtype} with its scales in {scale}", way_out="dequantise them first")
+                            found=f"{array.dtype} with its scales in {scale}", hint="dequantise them first")
         if name.endswith((".weight", ".bias")) and array.dtype.kind in "iub":
             raise UserError("weights are whole numbers", where=f"{path}, {name}", expected="float32 or bfloat16",
-                            found=str(array.dtype), way_out="if they were quantised, dequantise them first")
+                            found=str(array.dtype), hint="if they were quantised, dequantise them first")
 
 
 def _describe(tree: Any) -> str:

@@ -50,7 +50,7 @@ class _Storages:
                 crc = zlib.crc32(data[i:i + (1 << 24)], crc)
             if crc != info.CRC:
                 raise UserError("the checkpoint is corrupt", where=f"{self._where}, entry {info.filename}",
-                                expected=f"CRC {info.CRC:08x}", found=f"{crc:08x}", way_out="fetch the file again")
+                                expected=f"CRC {info.CRC:08x}", found=f"{crc:08x}", hint="fetch the file again")
         return data
 
     def tensor(self, t: Tensor) -> np.ndarray:
@@ -98,10 +98,10 @@ def _check_start(head: bytes, path: str) -> None:
     if LEGACY_MAGIC in head[:64] or head[257:262] == b"ustar":
         raise UserError("this checkpoint uses PyTorch's format from before version 1.6", where=path,
                         expected="a zip file", found="a tar" if head[257:262] == b"ustar" else "a bare pickle",
-                        way_out="where PyTorch is installed: torch.save(torch.load(FILE, weights_only=True), NEW_FILE)")
+                        hint="where PyTorch is installed: torch.save(torch.load(FILE, weights_only=True), NEW_FILE)")
     if not head.startswith(b"PK"):
         raise UserError("not a PyTorch checkpoint", where=path, expected="a zip file (torch >= 1.6)",
-                        found=f"a file that starts with {head[:8]!r}" if head else "an empty file", way_out=WAY_OUT)
+                        found=f"a file that starts with {head[:8]!r}" if head else "an empty file", hint=WAY_OUT)
 
 
 def _find_pickle(archive: zipfile.ZipFile, path: str) -> str:
@@ -110,7 +110,7 @@ def _find_pickle(archive: zipfile.ZipFile, path: str) -> str:
     if len(pickles) != 1 or any(n.endswith("/constants.pkl") for n in names):
         script = any("/code/" in n for n in names)
         raise UserError("not a PyTorch state file", where=path, expected="a zip with one data.pkl",
-                        found="a TorchScript program" if script else f"{len(names)} other entries", way_out=WAY_OUT)
+                        found="a TorchScript program" if script else f"{len(names)} other entries", hint=WAY_OUT)
     return pickles[0]
 
 
@@ -142,9 +142,9 @@ def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
             return _finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path), foreign)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError("the checkpoint is truncated or corrupt", where=path, expected="a whole zip file",
-                        found=str(error), way_out="fetch the file again and compare its size") from error
+                        found=str(error), hint="fetch the file again and compare its size") from error
     except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError,
             RecursionError, OverflowError, NotImplementedError, MemoryError) as error:
         raise UserError("the checkpoint's pickle is not understood; it was not executed", where=path,
                         expected="tensors, numpy arrays, numbers, text and containers of them",
-                        found=f"{type(error).__name__}: {error}", way_out=WAY_OUT) from error
+                        found=f"{type(error).__name__}: {error}", hint=WAY_OUT) from error

@@ -37,11 +37,11 @@ def _renamed(state: Mapping[Any, Any], rename, where: str) -> dict[str, Any]:
     for key, value in state.items():
         if isinstance(key, bool) or not isinstance(key, str | int | np.integer):
             raise UserError("an entry's name is not text", where=where, expected="text or a whole number",
-                            found=repr(key), way_out="pass the part that holds the weights")
+                            found=repr(key), hint="pass the part that holds the weights")
         name = rename(str(key))
         if name in out and not _equal(out[name], value):
             raise UserError("two entries get the same name", where=where, expected="one array a name",
-                            found=f"{key!r} is {name!r} too", way_out="save the network inside the wrapper alone")
+                            found=f"{key!r} is {name!r} too", hint="save the network inside the wrapper alone")
         out[name] = value
     return out
 

@@ -20,9 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from avjax.encoders import espeak
-from data_pipelines import store
 from data_pipelines.puppets import dialogue, face_code, identities, performance, render, text, voice
-from data_pipelines.schema import Feature
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 
 DESCRIPTION = ("Puppets: drawn faces with synthetic voices (espeak-ng), every parameter of which is known. Shows learning "
                "and plumbing, never realism.")
@@ -47,7 +47,7 @@ def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None 
         test_speaker one party is held out; with several held-out speakers both are, and all of them are heard.
       turns: of a dialogue.
       processes: that synthesize in parallel; the result does not depend on it.
-      parallel: workers (data_pipelines/beam.py) that do it instead.
+      parallel: workers (data_pipelines/store/beam.py) that do it instead.
 
     Returns:
       The sentences' dataset.

@@ -15,5 +15,5 @@ def load(name: str):
     """The class `Benchmark` of `eval.benchmarks.<name>`."""
     if name not in names():
         raise UserError("unknown benchmark", where="config.evaluate.benchmark", expected=" or ".join(names()),
-                        found=repr(name), way_out="name one of the files of eval/benchmarks")
+                        found=repr(name), hint="name one of the files of eval/benchmarks")
     return importlib.import_module(f"eval.benchmarks.{name}").Benchmark

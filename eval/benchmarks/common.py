@@ -22,9 +22,9 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.systems.api import stream_names
-from data_pipelines.encode import resampled
-from data_pipelines.features.common import to_float
-from data_pipelines.schema import recipe_hash
+from data_pipelines.features.common.clips import to_float
+from data_pipelines.features.talker.frontend import resampled
+from data_pipelines.store.schema import recipe_hash
 from eval import recipes, summary
 from eval.metrics import alignment, beats, frechet, lips, speech
 from eval.signals import AUDIO, FPS, MOTION, Signals, fit
@@ -368,5 +368,5 @@ def models_of(tasks: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]
     """{variant: task}."""
     if unknown := [task for task in wanted if task not in tasks]:
         raise UserError("unknown task", where="config.evaluate.tasks", expected=" or ".join(tasks),
-                        found=", ".join(map(repr, unknown)), way_out="leave it empty to score all tasks")
+                        found=", ".join(map(repr, unknown)), hint="leave it empty to score all tasks")
     return {MODEL: tasks[0]} if len(tasks) == 1 else {task: task for task in wanted or tasks}

@@ -28,7 +28,7 @@ from scipy.cluster.vq import kmeans2
 from avjax.encoders import portrait
 from avjax.errors import UserError
 from avjax.systems.api import stream_names
-from data_pipelines.schema import recipe_hash
+from data_pipelines.store.schema import recipe_hash
 from eval import summary
 from eval.benchmarks.common import models_of
 from eval.dialogues import FPS, POSE, Dialogue, own_parts
@@ -75,7 +75,7 @@ class Benchmark:
         self.config, self.decoder, self.dataset = config, decoder, dataset
         if "motion" not in dataset.features:
             raise UserError("nothing to compare faces with", where=str(dataset.dir), expected="a feature 'motion'",
-                            found=", ".join(dataset.features), way_out="extract with a face reader, or set no benchmark")
+                            found=", ".join(dataset.features), hint="extract with a face reader, or set no benchmark")
         self.models = models_of(system.tasks, tuple(config.evaluate.tasks))
         if full and degradable(system, decoder):
             task = next(iter(self.models.values()))

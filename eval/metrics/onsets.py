@@ -6,7 +6,7 @@ result: at 16 kHz many clicks are reported twice, at 22.05 kHz they are not. Sta
 
 import numpy as np
 
-from avjax.codecs.mel import filterbank
+from avjax.signal.mel import filterbank
 
 RECIPE = {"implementation": "avjax eval.metrics.onsets 1 (librosa 0.11 onset_detect, all defaults)", "n_fft": 2048,
           "hop": 512, "mels": 128, "delta": 0.07}

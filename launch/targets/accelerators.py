@@ -1,6 +1,6 @@
 """What the clouds call the accelerators of a topology.
 
-Which slices there are is avjax.sharding.topologies'; here are only names and machines. They are those of Cloud TPU's and
+Which slices there are is avjax.planning.topologies'; here are only names and machines. They are those of Cloud TPU's and
 GKE's documentation and of xpk 1.9's table of systems (2026-06).
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from avjax.errors import UserError
-from avjax.sharding import topologies
+from avjax.planning import topologies
 
 
 @dataclasses.dataclass(frozen=True)

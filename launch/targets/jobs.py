@@ -34,7 +34,7 @@ def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slic
         for flag, value in (("config", args.config), ("sweep", args.sweep), ("seed", args.seed), ("config.*", changed)):
             if value not in (None, []):
                 raise UserError(f"--{flag} means nothing here", where=f"--job={kind}",
-                                way_out="arguments of the job go after --")
+                                hint="arguments of the job go after --")
         sweeps.check_name(args.name or kind)
         return [Job(args.name or kind, f"launch.{kind}", tuple(rest), variables)]
     for flag, value, example in (("config", args.config, "configs/X.py"), ("workdir", args.workdir, "gs://BUCKET/RUN")):
@@ -63,7 +63,7 @@ def _check_data(folder: str) -> None:
     """UserError for what the job would refuse once its machines are there."""
     if not folder or "://" in folder:
         raise UserError("data is read from disks" if folder else "no data given", where="config.data.dir", found=folder,
-                        expected="a folder that every host sees", way_out="--config.data.dir=DIR of a file system that all hosts "
+                        expected="a folder that every host sees", hint="--config.data.dir=DIR of a file system that all hosts "
                         "have; of a bucket: --target=gke --mount=gs://BUCKET:/data --config.data.dir=/data/FEATURES")
 
 

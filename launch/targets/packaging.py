@@ -31,13 +31,13 @@ def revision(root: pathlib.Path, uncommitted: bool) -> str:
         changed = _git(root, "status", "--porcelain").decode().splitlines()
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError("the code to pack is not a git checkout", where=str(root), found=str(error),
-                        way_out="clone the repository and submit from there") from error
+                        hint="clone the repository and submit from there") from error
     if not changed:
         return commit
     if not uncommitted:
         raise UserError("the tree has changes that are not committed", where=str(root),
                         found=", ".join(line[3:] for line in changed[:5]) + (" and more" if len(changed) > 5 else ""),
-                        way_out="commit them, or --uncommitted to pack the files as they lie")
+                        hint="commit them, or --uncommitted to pack the files as they lie")
     digest = hashlib.sha256(_git(root, "diff", "HEAD", "--binary"))
     for name in _git(root, "ls-files", "-z", "--others", "--exclude-standard").split(b"\0")[:-1]:
         digest.update(name + b"\0" + (root / name.decode()).read_bytes())

@@ -76,7 +76,7 @@ def render(jobs: list[Job], place: Place) -> Submission:
     accelerator = place.accelerator
     if not (place.runtime_version or accelerator.runtime_version):
         raise UserError("these TPUs are not lent as TPU VMs", where="--topology", found=accelerator.topology,
-                        expected="v4, v5e, v5p or v6e", way_out="--target=gke or --target=xpk")
+                        expected="v4, v5e, v5p or v6e", hint="--target=gke or --target=xpk")
     where = (f"--zone={place.zone}", *((f"--project={place.project}",) if place.project else ()))
     files = {"install.sh": INSTALL.format(revision=place.revision, archive=packaging.archive(place.revision),
                                           extras=packaging.extras(place.extras)),

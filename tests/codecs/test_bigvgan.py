@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from avjax.codecs import bigvgan, mel
+from avjax.codecs import bigvgan
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
+from avjax.signal import mel
 from tests.golden_files import cases, lacks, recordings, relative_error, some, under
 from tests.golden_files import config as recorded_config
 from tests.systems.talker_golden import quick_jit

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from avjax.codecs import latents, mel, motion
+from avjax.codecs import latents, motion
 from avjax.encoders import voice_statistics
 from avjax.errors import UserError
+from avjax.signal import mel
 
 
 def hum(seconds=2.0, pitch=120.0, seed=0):

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from avjax.codecs import latents, level, mel
-from avjax.encoders import kmeans, speech_frames, units, voice_statistics
+from avjax.codecs import latents
+from avjax.encoders import speech_frames, units, voice_statistics
 from avjax.errors import UserError
+from avjax.signal import kmeans, level, mel
 from avjax.systems.api import Spec
-from data_pipelines import drive, encode, heard
-from data_pipelines.drive import avflow
-from data_pipelines.drive.avflow import tokens_from_audio
+from data_pipelines import prompting
+from data_pipelines.features.avflow import prompt as avflow
+from data_pipelines.features.avflow.prompt import tokens_from_audio
+from data_pipelines.features.common import heard
+from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker.tokenizer import Tokenizer
 from data_pipelines.puppets import voice
-from data_pipelines.tokenizer import Tokenizer
 
 RATE = 22050
 QUIETER = (1 / 4, 0.1, 1 / 64)
@@ -80,14 +83,14 @@ def front_end(speech):
     moments = latents.moments()
     moments.add(latents.stacked_mel(speech))
     voices = voice_statistics.VoiceStatistics(np.zeros(256), np.ones(256))
-    return encode.Encoder(Tokenizer.fit(["Hello."]), latents.fit(moments, 8), voices)
+    return frontend.Encoder(Tokenizer.fit(["Hello."]), latents.fit(moments, 8), voices)
 
 
 def test_what_knew_no_level_is_taken_as_it_was(speech):
     made = front_end(speech)
     assert made.recipes["audio"]["level"] == made.recipes["voice"]["level"] == level.RECIPE
     old = {name: {k: v for k, v in recipe.items() if k != "level"} for name, recipe in made.recipes.items()}
-    before = encode.Encoder.from_codecs(old, made.codecs)
+    before = frontend.Encoder.from_codecs(old, made.codecs)
     assert before.recipes == old
     assert np.abs(before.audio(speech / 4, RATE) - before.audio(speech, RATE)).mean() > 0.1
     old = units.UnitEncoder(speech_frames.MelFrames(), np.zeros((3, 120))).recipe
@@ -122,7 +125,7 @@ def test_avflow_drives_alike_at_another_level_and_passes_remarks_on(speech, tmp_
     plans = []
     for name, x in (("loud", speech), ("quiet", speech / 4), ("silent", 0 * speech)):
         soundfile.write(tmp_path / f"{name}.wav", x, RATE, subtype="FLOAT")
-        plans.append(avflow.plan(drive.Wish(audio=str(tmp_path / f"{name}.wav")), system, decoder))
+        plans.append(avflow.plan(prompting.Wish(audio=str(tmp_path / f"{name}.wav")), system, decoder))
     np.testing.assert_array_equal(plans[0].conditions["tokens"], plans[1].conditions["tokens"])
     assert plans[0].remarks == plans[1].remarks == () and plans[2].remarks == ("warning: --audio is silent",)
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from avjax.codecs import eigenface, linear
+from avjax.codecs import eigenface
 from avjax.errors import UserError
+from avjax.signal import pca
 
 
 def low_rank(count=200, size=30, rank=4, seed=0):
@@ -16,7 +17,7 @@ def low_rank(count=200, size=30, rank=4, seed=0):
 @pytest.mark.parametrize("count", [200, 20])  # by covariance, and by the samples' Gram matrix
 def test_exact_on_low_rank_data(count):
     data = low_rank(count)
-    codec = linear.fit(data.astype(np.float32), 4)
+    codec = pca.fit(data.astype(np.float32), 4)
     codes = codec.encode(data)
     np.testing.assert_allclose(codec.decode(codes), data, atol=2e-4)
     np.testing.assert_allclose(codec.components @ codec.components.T, np.eye(4), atol=1e-5)
@@ -27,7 +28,7 @@ def test_exact_on_low_rank_data(count):
 
 def test_matches_the_singular_value_decomposition():
     data = low_rank() + 0.1 * np.random.default_rng(1).standard_normal((200, 30))
-    codec = linear.fit(data, 3)
+    codec = pca.fit(data, 3)
     _, values, vectors = np.linalg.svd(data - data.mean(0), full_matrices=False)
     np.testing.assert_allclose(np.abs((codec.components * vectors[:3]).sum(1)), 1, atol=1e-5)
     np.testing.assert_allclose(codec.std, values[:3] / np.sqrt(200), rtol=1e-5)
@@ -36,7 +37,7 @@ def test_matches_the_singular_value_decomposition():
 
 def test_streaming_does_not_depend_on_the_batches():
     data = low_rank() + 100.0  # a large mean would ruin a naive sum of squares
-    one, many = linear.Moments(30), linear.Moments(30)
+    one, many = pca.Moments(30), pca.Moments(30)
     one.add(data)
     for part in np.split(data, [1, 7, 7, 150]):
         many.add(part)
@@ -46,7 +47,7 @@ def test_streaming_does_not_depend_on_the_batches():
 
 def test_refuses_more_components_than_the_data_have():
     with pytest.raises(UserError, match="fewer directions"):
-        linear.fit(low_rank(), 5)
+        pca.fit(low_rank(), 5)
 
 
 def faces(count=40, size=16):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.codecs import griffin_lim, mel
 from avjax.errors import UserError
+from avjax.signal import griffin_lim, mel
 from tests.golden_files import cases
 
 

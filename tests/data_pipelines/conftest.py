@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soxr
 
-from data_pipelines import resample
+from avjax.signal import resample
 from data_pipelines.puppets import build
 from tests.data_pipelines.talker_tree import COLUMNS, torch_file, wav_bytes
 

@@ -66,9 +66,9 @@ def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
     an item computed)."""
     import numpy as np
 
-    from data_pipelines import store
-    from data_pipelines.partial import Partial
-    from data_pipelines.schema import Feature
+    from data_pipelines.store import dataset as store
+    from data_pipelines.store.resume import Partial
+    from data_pipelines.store.schema import Feature
 
     store.SHARD_BYTES, store.SHARD_SECONDS = shard_bytes, shard_seconds
     features = {"id": Feature((), "str", "name"), "x": Feature((None,), "float32", "numbers", "", 25.0)}
@@ -101,7 +101,7 @@ def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
 
 def _parts(folder: pathlib.Path) -> None:
     """The same dataset in three parts: one of them killed at every moment and continued, and all at once many times."""
-    from data_pipelines.parts import Part
+    from data_pipelines.store.merge import Part
 
     job, content, made = _demo(folder, 8000, 60.0)  # every part's shard of a split is a small one
     child(lambda: job(folder / "whole"))
@@ -189,7 +189,8 @@ def _store(folder: pathlib.Path) -> None:
 
 def _family(name: str, folder: pathlib.Path, clips: pathlib.Path, **options) -> None:
     """Features killed early, in the middle and late, and continued, against those of one go."""
-    from data_pipelines import extract, store
+    from data_pipelines import extract
+    from data_pipelines.store import dataset as store
 
     store.SHARD_SECONDS = 0.0  # so that every item is kept
 
@@ -221,6 +222,6 @@ if __name__ == "__main__":
 
         families = json.loads(what)
         for family in families:
-            importlib.import_module(f"data_pipelines.features.{family}")
+            importlib.import_module(f"data_pipelines.features.{family}.extract")
         for family, (clips, options) in families.items():
             _family(family, where, pathlib.Path(clips), **options)

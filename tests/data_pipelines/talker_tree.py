@@ -11,8 +11,8 @@ import zipfile
 import numpy as np
 import soundfile
 
-from data_pipelines import store
-from data_pipelines.ingest import talker
+from data_pipelines.ingest.talker import prepare as talker
+from data_pipelines.store import dataset as store
 
 COLUMNS = "sample_id,dataset_source,split,text,wav_path,motion_pt_path,video_path,pt_length,fps".split(",")
 

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from avjax.errors import StorageError, UserError
-from data_pipelines import beam, store, tar_tree
-from data_pipelines.ingest import _talker_source, clips, talker
-from data_pipelines.parts import Part
+from data_pipelines.ingest.clips import prepare as clips
+from data_pipelines.ingest.talker import listing
+from data_pipelines.ingest.talker import prepare as talker
+from data_pipelines.media import tar_tree
 from data_pipelines.puppets import build
+from data_pipelines.store import beam
+from data_pipelines.store import dataset as store
+from data_pipelines.store.merge import Part
 from launch import flags
 from tests.data_pipelines.talker_tree import COLUMNS, half, lay_out, tone, torch_file, wav_bytes
 from tests.data_pipelines.test_clips import record
@@ -88,10 +92,10 @@ def test_talker_is_the_same_dataset(tmp_path, talker_source, runner):
 
 
 def test_talkers_parts_hold_their_own_rows_only(tmp_path, talker_source):
-    listing = _talker_source.Listing(talker_source)
-    plan, held = talker.Plan(listing, 0.02), []
+    made = listing.Listing(talker_source)
+    plan, held = talker.Plan(made, 0.02), []
     for k in range(3):
-        rows = talker._rows_of(Part(tmp_path, k, 3), listing, plan)
+        rows = talker._rows_of(Part(tmp_path, k, 3), made, plan)
         mine = [one for part in rows.values() for one in part if one]
         assert {split: len(part) for split, part in rows.items()} == plan.counts and 3 <= len(mine) <= 5
         held += [(row.line, [other.line for other in earlier]) for row, earlier in mine]
@@ -135,8 +139,8 @@ def test_a_part_that_is_started_again_takes_in_what_was_mended(tmp_path, talker_
 @pytest.mark.parametrize("error, kept", [(RuntimeError("odd"), True), (MemoryError(), False),
                                          (OSError(errno.ESTALE, "Stale file handle"), False)])
 def test_whatever_a_row_does_is_its_own_matter(tmp_path, talker_source, monkeypatch, error, kept):
-    real = _talker_source.motion_of
-    monkeypatch.setattr(_talker_source, "motion_of", lambda data, name: (_ for _ in ()).throw(error) if name == "motion/3.pt"
+    real = listing.motion_of
+    monkeypatch.setattr(listing, "motion_of", lambda data, name: (_ for _ in ()).throw(error) if name == "motion/3.pt"
                         else real(data, name))
     if not kept:
         with pytest.raises(StorageError if isinstance(error, OSError) else MemoryError):

@@ -10,8 +10,10 @@ import soundfile
 
 from avjax.codecs import eigenface
 from avjax.errors import DiskFull, UserError
-from data_pipelines import faces, recordings, store, write_media
-from data_pipelines.ingest import clips
+from data_pipelines.ingest.clips import prepare as clips
+from data_pipelines.ingest.common import recordings
+from data_pipelines.media import faces, write_media
+from data_pipelines.store import dataset as store
 from launch import flags
 
 launcher = flags.launcher("launch.prepare")

@@ -10,8 +10,10 @@ import pytest
 import soundfile
 
 from avjax.errors import DiskFull, StorageError, UserError
-from data_pipelines import recordings, store, write_media
-from data_pipelines.ingest import _inputs, clips
+from data_pipelines.ingest.clips import prepare as clips
+from data_pipelines.ingest.common import inputs, recordings
+from data_pipelines.media import write_media
+from data_pipelines.store import dataset as store
 from launch import stages
 from tests.data_pipelines.test_clips import film
 
@@ -124,7 +126,7 @@ def test_what_was_made_stays_until_the_new_is_whole(tmp_path, monkeypatch):
     tone(source / "ann" / "a.wav", 300)
     prepare(source, out)
     tone(source / "ann" / "b.wav", 400)
-    for target, name in ((store, "write_dataset"), (_inputs.os, "replace")):  # killed while it writes, while it moves
+    for target, name in ((store, "write_dataset"), (inputs.os, "replace")):  # killed while it writes, while it moves
         with monkeypatch.context() as patch:
             real = getattr(target, name)
             patch.setattr(target, name, lambda a, *b, real=real, **c: (_ for _ in ()).throw(KeyboardInterrupt) if

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines import downmix, media
-from data_pipelines.ingest import _talker_source
+from data_pipelines import media
+from data_pipelines.ingest.talker import listing
+from data_pipelines.media import downmix
 from tests.data_pipelines import films
 
 RATE = 24000
@@ -77,7 +78,7 @@ def test_inverted_and_dead_channels(tmp_path, capsys, case, x_CN, wanted, remark
         assert re.search(remark, heard.remarks[0])
         media.read_audio(tmp_path / "a.wav", RATE)  # as what drives a model
         assert re.search(f"remark: .*a.wav: {remark}", capsys.readouterr().err)
-    talker, mended = _talker_source.audio_of((tmp_path / "a.wav").read_bytes(), "a.wav")  # the other reader of sound
+    talker, mended = listing.audio_of((tmp_path / "a.wav").read_bytes(), "a.wav")  # the other reader of sound
     assert gain(talker / np.float32(32768)) == pytest.approx(wanted, abs=0.02) and mended == bool(remark)
 
 
@@ -105,4 +106,4 @@ def test_a_pipes_wav_in_talkers_data():
     soundfile.write(file, VOICE, RATE, format="WAV")
     data = bytearray(file.getvalue())
     data[40:44] = bytes(4)
-    assert len(_talker_source.audio_of(bytes(data), "a.wav")[0]) == RATE
+    assert len(listing.audio_of(bytes(data), "a.wav")[0]) == RATE

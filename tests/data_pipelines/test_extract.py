@@ -7,15 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.codecs import level, mel
-from avjax.encoders import kmeans
+from avjax.checkpoint.checkpoints import Checkpoints
 from avjax.errors import UserError
-from avjax.systems import head_vae
+from avjax.signal import kmeans, level, mel, resample
 from avjax.systems.api import Spec
-from avjax.training.checkpoints import Checkpoints
-from data_pipelines import extract, head_latents, loader, resample, store
-from data_pipelines.features import avflow
-from data_pipelines.schema import Feature, arrays_hash, recipe_hash
+from avjax.systems.head_vae import system as head_vae
+from data_pipelines import extract
+from data_pipelines.features.avflow import extract as avflow
+from data_pipelines.features.avflow import head_pose
+from data_pipelines.loading import loader
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature, arrays_hash, recipe_hash
 
 HOP = 256 / 22050
 CLIPS = {
@@ -205,7 +207,7 @@ def test_head_vae_latents_do_not_depend_on_padding(tmp_path, clips, vae_workdir)
         latent = np.asarray(system.encode(params, one["pose_z"][None]))[0]
         expected = resample.to_features(latent, 30.0, len(example["mel"]))
         np.testing.assert_allclose(example["head"], expected, atol=1e-5)
-        decoded = head_latents.decode(dataset.recipes["head"], dataset.codec("head"), latent)
+        decoded = head_pose.decode(dataset.recipes["head"], dataset.codec("head"), latent)
         np.testing.assert_allclose(decoded, np.asarray(system.decode(params, latent[None]))[0], atol=1e-5)
 
 
@@ -245,7 +247,7 @@ def test_loader_takes_extracted_features_and_refuses_another_mel(features):
     ((), dict(tokens="letters"), "unknown tokens.*phones or units or wav2vec2"),
     ((), dict(head="neck"), "unknown head"),
     ((), dict(mode="cubic"), "unknown resample"),
-    ((), dict(tokens="wav2vec2"), "need weights.*way out"),
+    ((), dict(tokens="wav2vec2"), "need weights.*hint"),
     ((), dict(tokens="wav2vec2", weights="/nowhere"), "need weights.*nowhere"),
     ((), dict(head="vae"), "head VAE is needed"),
     ((), dict(head="vae", head_vae="/nowhere"), "no checkpoint here.*nowhere"),

@@ -11,7 +11,8 @@ import soundfile
 import soxr
 
 from avjax.errors import UserError
-from data_pipelines import extract, store
+from data_pipelines import extract
+from data_pipelines.store import dataset as store
 from launch import flags
 from tests.data_pipelines.talker_tree import (
     COLUMNS,

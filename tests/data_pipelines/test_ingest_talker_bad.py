@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from data_pipelines.ingest import talker
-from data_pipelines.tar_tree import TarTree, clean
+from data_pipelines.ingest.talker import prepare as talker
+from data_pipelines.media.tar_tree import TarTree, clean
 from tests.data_pipelines.talker_tree import (
     COLUMNS,
     add,

@@ -10,8 +10,9 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.systems.api import Spec
-from data_pipelines import loader, store
-from data_pipelines.schema import Feature
+from data_pipelines.loading import loader
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 
 RATE = 22050 / 256
 RECIPE = {"kind": "log-mel", "n_fft": 1024}
@@ -174,12 +175,12 @@ def replace(name, **changes):
 
 
 @pytest.mark.parametrize("spec, message", [
-    (SPEC | {"head": SPEC["face"]}, "needs feature 'head'.*way out"),
-    (replace("mel", shape=("batch", "time", 80)), r"width of 'mel'.*80.*6.*way out"),
+    (SPEC | {"head": SPEC["face"]}, "needs feature 'head'.*hint"),
+    (replace("mel", shape=("batch", "time", 80)), r"width of 'mel'.*80.*6.*hint"),
     (replace("identity", shape=("batch", 4)), "width of 'identity'"),
     (replace("face", dtype="float16"), "dtype of 'face'.*float16.*float32"),
     (replace("face", rate=30.0), "frame rate of 'face'.*30.0 Hz"),
-    (replace("mel", recipe=RECIPE | {"n_fft": 2048}), "recipe of 'mel'.*n_fft=2048.*n_fft=1024.*way out"),
+    (replace("mel", recipe=RECIPE | {"n_fft": 2048}), "recipe of 'mel'.*n_fft=2048.*n_fft=1024.*hint"),
     (replace("face", recipe={"kind": "x"}), "recipe of 'face'.*no recipe"),
     (SPEC | {"slow": Spec(("batch", "time", 3), "float32", "30 Hz", rate=30.0)}, "different time axes"),
 ])
@@ -189,7 +190,7 @@ def test_features_that_do_not_fit_the_model_are_refused(dataset, spec, message):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (dict(batch_size=9, num_hosts=2), "does not divide.*2 hosts.*9.*way out"),
+    (dict(batch_size=9, num_hosts=2), "does not divide.*2 hosts.*9.*hint"),
     (dict(batch_size=0), "does not divide"),
     (dict(host=2, num_hosts=2), "no such host"),
     (dict(segment=0), "segment"),

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from avjax.errors import UserError
-from data_pipelines import media, write_media
+from data_pipelines import media
+from data_pipelines.media import write_media
 
 WIDTH, HEIGHT, SECONDS = 128, 64, 2.0
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines import faces, media, recordings
+from data_pipelines import media
+from data_pipelines.ingest.common import recordings
+from data_pipelines.media import faces
 from tests.data_pipelines import films
 
 HALF = 0.5 / films.FPS

@@ -10,8 +10,9 @@ import pytest
 from avjax.errors import UserError
 from avjax.systems.api import Spec
 from avjax.systems.talker.rows import T2AV, TTS, TalkerRows
-from data_pipelines import loader, packing, store
-from data_pipelines.schema import Feature
+from data_pipelines.loading import loader, packing
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 
 PATCH, DELAY, AUDIO, MOTION, VOICE = 4, 2, 3, 5, 6
 ROWS = TalkerRows(tokens=60, patches=30, utterances=4, patch=PATCH, delay=DELAY, audio_dim=AUDIO, motion_dim=MOTION,
@@ -176,7 +177,7 @@ def test_long_clips_are_cut_at_random_and_together():
 def test_examples_larger_than_a_row_are_named(dataset):
     small = TalkerRows(tokens=20, patches=6, utterances=2, patch=PATCH, delay=DELAY, audio_dim=AUDIO, motion_dim=MOTION,
                        voice_dim=VOICE, max_frames=100)
-    with pytest.raises(UserError, match=r"of 21 examples are larger than a row.*example 'e1'.*tokens <= 20.*way out"):
+    with pytest.raises(UserError, match=r"of 21 examples are larger than a row.*example 'e1'.*tokens <= 20.*hint"):
         loader.make_loader(dataset, "train", types.SimpleNamespace(example_spec=SPEC, rows=small), batch_size=2, segment=1,
                            seed=0)
 

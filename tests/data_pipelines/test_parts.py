@@ -11,9 +11,11 @@ import time
 import pytest
 
 from avjax.errors import UserError
-from data_pipelines import extract, partial, store
-from data_pipelines.parts import Part
-from launch import parts
+from data_pipelines import extract
+from data_pipelines.store import dataset as store
+from data_pipelines.store import resume
+from data_pipelines.store.merge import Part
+from launch import workers
 from tests.data_pipelines.test_extract import clip, write_clips
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,12 +61,12 @@ def test_a_part_begun_again_while_the_last_one_ends(clips, whole, tmp_path, monk
     out, made = tmp_path / "out", []
     assert extract.extract(clips.dir, Part(out, 0, 2), **OPTIONS) is None
 
-    def meanwhile(*args, agreed=partial.parts.agreed):
-        monkeypatch.setattr(partial.parts, "agreed", agreed)
+    def meanwhile(*args, agreed=resume.parts.agreed):
+        monkeypatch.setattr(resume.parts, "agreed", agreed)
         made.append(extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS))
         return agreed(*args)
 
-    monkeypatch.setattr(partial.parts, "agreed", meanwhile)
+    monkeypatch.setattr(resume.parts, "agreed", meanwhile)
     assert_same(extract.extract(clips.dir, Part(out, 0, 2), **OPTIONS), whole)
     assert_same(made[0], whole)
 
@@ -87,7 +89,7 @@ def test_parts_that_do_not_fit_together(clips, tmp_path):
     assert extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS) is not None  # nothing of the first part was lost
     for text, message in (("2/2", "no such part"), ("half", "not a part")):
         with pytest.raises(UserError, match=message):
-            parts.part_of(str(out), text)
+            workers.part_of(str(out), text)
 
 
 def test_an_unusable_clip_ends_its_part_alone(tmp_path):
@@ -113,7 +115,7 @@ def test_a_process_knows_its_part(monkeypatch, environment, expected):
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    found = parts.part_of("out", None)
+    found = workers.part_of("out", None)
     assert found == "out" if expected is None else (found.index, found.count) == expected
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from avjax.encoders import espeak
 from avjax.errors import UserError
-from data_pipelines import store
 from data_pipelines.puppets import articulation, build, dialogue, face_code, identities, performance, render, text
 from data_pipelines.puppets.voice import speak, voice_of
+from data_pipelines.store import dataset as store
 
 WHO = identities.identities(9, 0)
 ADA = WHO["ada"]

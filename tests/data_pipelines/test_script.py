@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from data_pipelines import faces, portraits, script
-from data_pipelines.dialogue_tokens import DialogueTokenizer
+from data_pipelines.features.common import portraits
+from data_pipelines.features.tavid import script
+from data_pipelines.features.tavid.tokenizer import DialogueTokenizer
+from data_pipelines.media import faces
 from data_pipelines.puppets import dialogue, identities, render
 from data_pipelines.puppets import text as puppet_text
 

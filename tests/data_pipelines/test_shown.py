@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from avjax.errors import UserError
-from data_pipelines import media, portraits, recordings, still, video
+from data_pipelines import media
+from data_pipelines.features.common import portraits
+from data_pipelines.ingest.common import recordings
+from data_pipelines.media import still, video
 from tests.data_pipelines import films
 
 # A picture whose quarters differ: any turn and any mirror shows.

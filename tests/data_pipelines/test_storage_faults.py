@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from avjax.errors import DiskFull, StorageError, UserError, exit_cleanly
-from data_pipelines import extract, loader, partial, records, store
-from data_pipelines.features import avflow
-from data_pipelines.parts import Part
+from data_pipelines import extract
+from data_pipelines.features.avflow import extract as avflow
+from data_pipelines.loading import loader
+from data_pipelines.store import dataset as store
+from data_pipelines.store import records, resume
+from data_pipelines.store.merge import Part
 from tests.data_pipelines import test_loader
 from tests.data_pipelines.test_extract import clip, write_clips
 from tests.data_pipelines.test_parts import assert_same
@@ -102,14 +105,14 @@ def test_whatever_storage_does_leaves_what_is_done(tmp_path, monkeypatch, code, 
 
     made = []
     items = thunks(4, "a", made)
-    with pytest.raises((StorageError, UserError)) as caught, partial.Partial(tmp_path / "data", {}) as job:
+    with pytest.raises((StorageError, UserError)) as caught, resume.Partial(tmp_path / "data", {}) as job:
         write(job, splits={"train": [*items[:2], fail, *items[2:]]}, max_bad=0.5)
     if how != "wrapped":
         assert isinstance(caught.value, DiskFull if code in (errno.ENOSPC, errno.EDQUOT) else StorageError)
     full = code in (errno.ENOSPC, errno.EDQUOT)
     assert ended(caught.value)[0] == (2 if full else 75)
     assert made == ["a0", "a1"]
-    with partial.Partial(tmp_path / "data", {}) as job:
+    with resume.Partial(tmp_path / "data", {}) as job:
         write(job, splits={"train": items})
     assert made == ["a0", "a1", "a2", "a3"]
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
@@ -134,9 +137,9 @@ def test_an_item_that_cannot_be_used_costs_no_other(tmp_path, monkeypatch, error
     def bad():
         raise error
 
-    with pytest.raises(UserError, match="a bad clip"), partial.Partial(tmp_path / "data", {}) as job:
+    with pytest.raises(UserError, match="a bad clip"), resume.Partial(tmp_path / "data", {}) as job:
         write(job, splits={"train": [*items[:2], bad]}, progress=False)
-    with partial.Partial(tmp_path / "data", {}) as job:
+    with resume.Partial(tmp_path / "data", {}) as job:
         write(job, splits={"train": items}, progress=False)
     assert made == ["a0", "a1", "a2"]
 
@@ -145,7 +148,7 @@ def test_exit_codes_and_lines(tmp_path):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x"))
     code, line = ended(full)
     assert code == 2 and line.count("\n") == 1 and line.startswith(f"error: the disk is full; where: {tmp_path}/x; ")
-    assert "MB are free there" in line and "way out: make room" in line
+    assert "MB are free there" in line and "hint: make room" in line
     code, line = ended(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x"))
     assert code == 75 and line.startswith("restartable: too many open files; where: x") and "ulimit -n" in line
     assert ended(OSError(errno.EIO, os.strerror(errno.EIO), "x"))[0] == 75
@@ -166,7 +169,7 @@ def test_training_meets_a_missing_shard_as_restartable(tmp_path, threads):
     with loader.make_loader(dataset, "train", test_loader.model(test_loader.SPEC), batch_size=2, segment=8, seed=0,
                             threads=threads) as batches:
         next(dataset.dir.glob("demo-train*")).rename(tmp_path / "away")
-        with pytest.raises(StorageError, match="missing.*way out: look after the disk"):
+        with pytest.raises(StorageError, match="missing.*hint: look after the disk"):
             next(batches)
 
 
@@ -220,7 +223,7 @@ def test_small_shards_are_joined_and_the_bytes_are_those_of_one_go(tmp_path, mon
     monkeypatch.setattr(store, "SHARD_BYTES", 160_000)
     features = {"id": FEATURES["id"], "identity": FEATURES["audio"]}
     items = [lambda i=i, n=n: {"id": f"a{i}", "identity": np.zeros(n // 2, np.int16)} for i, n in enumerate(sizes)]
-    with partial.Partial(tmp_path / "more", {}) as job:
+    with resume.Partial(tmp_path / "more", {}) as job:
         dataset = write(job, features=features, recipes={}, codecs={}, splits={"train": items})
     assert np.diff([0, *dataset.source("train")._records._ends]).tolist() == [1, 1, 1, 2, 1, 1, 1]
     assert dataset.ids["train"] == [f"a{i}" for i in range(8)]
@@ -232,7 +235,7 @@ def test_a_part_that_is_whole_outlives_an_error_of_putting_together(tmp_path):
         raise store.Unusable("odd", id="x")
 
     def run(k, max_bad):
-        with partial.Partial(Part(tmp_path / "data", k, 2), {}) as job:
+        with resume.Partial(Part(tmp_path / "data", k, 2), {}) as job:
             return write(job, splits={"train": [*thunks(2, "a", made), odd, odd]}, max_bad=max_bad)
 
     made: list[str] = []
@@ -248,7 +251,7 @@ def test_disk_full_at_any_write_is_one_line_and_is_gone_on_with(tmp_path, monkey
     monkeypatch.setattr(store, "SHARD_SECONDS", 0.0)
 
     def job(out):
-        with partial.Partial(out, {}) as one:
+        with resume.Partial(out, {}) as one:
             one.once("codec", lambda: {"a": np.ones(3)})
             return write(one, splits={"train": thunks(3, "a", [])}, progress=False)
 
@@ -281,7 +284,7 @@ def test_disk_full_at_any_write_is_one_line_and_is_gone_on_with(tmp_path, monkey
 
 def test_where_something_lies_is_no_part_of_what_an_interrupted_job_was(tmp_path):
     def job(arguments):
-        with partial.Partial(tmp_path / "data", arguments, paths=("weights",)) as one:
+        with resume.Partial(tmp_path / "data", arguments, paths=("weights",)) as one:
             one.once("x", lambda: {"a": np.ones(1)})
             raise KeyboardInterrupt
 
@@ -305,8 +308,8 @@ def test_a_shard_that_fills_the_disk_does_not_stay(tmp_path, monkeypatch):
         setattr(Full, fails, Full.fail)
         with monkeypatch.context() as patch, pytest.raises(DiskFull, match="disk is full"):
             patch.setattr(array_record_module, "ArrayRecordWriter", Full)
-            with partial.Partial(tmp_path / "data", {}) as job:
+            with resume.Partial(tmp_path / "data", {}) as job:
                 write(job, splits={"train": thunks(3, "a", [])})
         assert not list((tmp_path / ".data.partial" / "data").iterdir())
-    with partial.Partial(tmp_path / "data", {}) as job:
+    with resume.Partial(tmp_path / "data", {}) as job:
         write(job, splits={"train": thunks(3, "a", [])})

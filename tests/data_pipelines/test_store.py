@@ -15,8 +15,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from avjax.errors import UserError
-from data_pipelines import inspect, partial, store
-from data_pipelines.schema import CHECKSUMS_FILE, Feature
+from data_pipelines.store import dataset as store
+from data_pipelines.store import inspect, resume
+from data_pipelines.store.schema import CHECKSUMS_FILE, Feature
 
 FEATURES = {
     "id": Feature((), "str", "name of the clip"),
@@ -109,10 +110,10 @@ def test_missing_and_truncated_shards_are_named_when_opening(dataset):
     shard = shard_of(dataset)
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=f"truncated.*{shard.name}.*way out"):
+    with pytest.raises(UserError, match=f"truncated.*{shard.name}.*hint"):
         store.open_dataset(dataset.dir)
     shard.unlink()
-    with pytest.raises(UserError, match=f"missing.*{shard.name}.*way out"):
+    with pytest.raises(UserError, match=f"missing.*{shard.name}.*hint"):
         store.open_dataset(dataset.dir)
 
 
@@ -123,7 +124,7 @@ def test_flipped_bytes_are_found_by_verify_and_when_read(dataset):
     opened = store.open_dataset(dataset.dir)  # the size is right: only reading can tell
     with pytest.raises(UserError, match=f"corrupt.*{shard.name}"):
         opened.verify()
-    with pytest.raises(UserError, match=f"corrupt.*{shard.name}.*example [0-9]+ of split train.*way out"):
+    with pytest.raises(UserError, match=f"corrupt.*{shard.name}.*example [0-9]+ of split train.*hint"):
         list(opened.source("train"))
     list(opened.source("valid"))  # the other split is untouched
 
@@ -289,7 +290,7 @@ def interrupted(out, made, arguments, after, **more):
         raise KeyboardInterrupt
 
     items = thunks(8, "a", made)
-    with partial.Partial(out, arguments) as job:
+    with resume.Partial(out, arguments) as job:
         return write(job, splits={"train": items[:after] + [stop] + items[after:] if after < 8 else items}, **more)
 
 
@@ -333,9 +334,9 @@ def test_a_job_of_other_arguments_or_encoders_is_refused_and_can_be_begun_anew(t
 
 
 def test_two_jobs_do_not_write_one_folder(tmp_path):
-    with partial.Partial(tmp_path / "data", {}), pytest.raises(UserError, match="another job is writing"):
-        partial.Partial(tmp_path / "data", {}).__enter__()
-    with partial.Partial(tmp_path / "data", {}) as job:  # free again
+    with resume.Partial(tmp_path / "data", {}), pytest.raises(UserError, match="another job is writing"):
+        resume.Partial(tmp_path / "data", {}).__enter__()
+    with resume.Partial(tmp_path / "data", {}) as job:  # free again
         assert job.once("x", lambda: {"a": np.ones(2)})["a"].sum() == 2
         assert job.once("x", lambda: 1 / 0)["a"].sum() == 2
 

@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from avjax.codecs import latents, mel, motion
+from avjax.codecs import latents, motion
 from avjax.errors import UserError
-from data_pipelines import decode, extract, store
-from data_pipelines.encode import Encoder, face_motion, resampled
-from data_pipelines.features import common, talker
+from avjax.signal import mel
+from data_pipelines import decode, extract
+from data_pipelines.features.common import clips as common
+from data_pipelines.features.talker import extract as talker
+from data_pipelines.features.talker.frontend import Encoder, face_motion, resampled
 from data_pipelines.puppets import build, face_code
-from data_pipelines.schema import Feature, arrays_hash, recipe_hash
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature, arrays_hash, recipe_hash
 from eval.metrics import lips
 
 PUPPETS = dict(sentences=8, valid=3, test=2, speakers=3, progress=False)
@@ -270,7 +273,7 @@ def edit(**change):
 @pytest.mark.parametrize("features, change, codecs, arguments, message", [
     ({}, {"text": "  "}, {}, {}, "cannot extract clip 'clip1'.*empty text"),
     ({}, {"audio": np.zeros(100, np.int16)}, {}, {}, "cannot extract clip 'clip1'.*too short"),
-    ({}, {}, {}, {"tokenizer": "/nowhere/tokenizer.json"}, "missing tokenizer.*nowhere.*way out"),
+    ({}, {}, {}, {"tokenizer": "/nowhere/tokenizer.json"}, "missing tokenizer.*nowhere.*hint"),
     ({}, {}, {}, {"voice": "loud"}, "unknown voice"),
     ({}, {}, {}, {"fit_split": "test"}, "unknown split"),
     (given(), {"motion": np.zeros((27, 40), np.float32)}, STATISTICS, {}, "clip1.*differ in length.*30 and 27"),

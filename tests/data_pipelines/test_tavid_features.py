@@ -10,28 +10,22 @@ import cv2
 import numpy as np
 import pytest
 
-from avjax.codecs import level, mel
 from avjax.encoders import portrait
 from avjax.encoders import units as units_lib
 from avjax.errors import UserError
+from avjax.signal import level, mel, resample
 from avjax.systems import api
 from configs import tavid as full_size
-from data_pipelines import (
-    decode,
-    dialogue_encoders,
-    dialogues,
-    extract,
-    loader,
-    painter,
-    portraits,
-    resample,
-    script,
-    store,
-)
-from data_pipelines.dialogue_tokens import DialogueTokenizer, marks
-from data_pipelines.features import common, tavid
+from data_pipelines import decode, extract
+from data_pipelines.features.common import clips as common
+from data_pipelines.features.common import painter, portraits
+from data_pipelines.features.tavid import conversations, frozen_encoders, script
+from data_pipelines.features.tavid import extract as tavid
+from data_pipelines.features.tavid.tokenizer import DialogueTokenizer, marks
+from data_pipelines.loading import loader
 from data_pipelines.puppets import build, face_code, render
-from data_pipelines.schema import Feature
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 
 SIZE, UNITS = 32, 12
 OPTIONS = dict(num_units=UNITS, size=SIZE, progress=False)
@@ -68,7 +62,7 @@ def clips(folder):
 @pytest.fixture(scope="module")
 def features(clips, folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dialogue_encoders, "load_pictures", lambda path: Averages())
+        patch.setattr(frozen_encoders, "load_pictures", lambda path: Averages())
         return extract.extract(clips.dir, folder / "features", features="tavid", vae="a VAE", **OPTIONS)
 
 
@@ -125,10 +119,10 @@ def test_columns_of_a_dialogue_share_one_clock(clips, features):
 def test_full_size_configs_read_what_their_extraction_writes(clips, features):
     """Names, widths and rates of every part of configs/tavid.py, for the options in its header."""
     assert features.features["faces"].shape == (2, portrait.WIDTH)
-    source = dialogue_encoders.Source(clips, ("", "partner_"), painter.Painter(clips, 512))
+    source = frozen_encoders.Source(clips, ("", "partner_"), painter.Painter(clips, 512))
     vae = types.SimpleNamespace(latent_shape=lambda height, width: (height // 8, width // 8, 4))
     named = types.SimpleNamespace(kind="", recipe={"kind": ""})
-    encoders = dialogue_encoders.Encoders(named, named, None, portrait.PortraitEncoder(portrait.WIDTH), source.painter, vae)
+    encoders = frozen_encoders.Encoders(named, named, None, portrait.PortraitEncoder(portrait.WIDTH), source.painter, vae)
     made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders), recipes={"mel": mel.SPEECH})
     for part in full_size.STEPS:
         system = api.build(full_size.get_config(part).system)
@@ -143,7 +137,7 @@ def test_units_are_of_each_whole_channel(clips, features):
     for name, row in rows(features, "valid").items():
         clip = rows(clips, "valid")[name]
         for party, prefix in enumerate(("", "partner_")):
-            whole = dialogue_encoders.at_16k(common.to_float(clip[f"{prefix}audio"]))
+            whole = frozen_encoders.at_16k(common.to_float(clip[f"{prefix}audio"]))
             assert (encoder([whole])[0][:len(row["units"])] == row["units"][:, party]).mean() > 0.99
     for row in rows(features, "train").values():
         for party in (0, 1):
@@ -162,8 +156,8 @@ def test_published_units_tell_which_is_silence(clips, features, monkeypatch):
     turned = units_lib.UnitEncoder(fitted.frames, np.roll(fitted.centroids_KD, 3, axis=0))
     monkeypatch.setattr(units_lib, "published", lambda *args, **options: turned)
     job = types.SimpleNamespace(once=lambda name, make: make())
-    source = dialogue_encoders.Source(clips, ("", "partner_"), None)
-    encoder = dialogue_encoders.fit_units(job, source, "train", "xlsr.pt", 0, "centroids.npy", 35, 0)
+    source = frozen_encoders.Source(clips, ("", "partner_"), None)
+    encoder = frozen_encoders.fit_units(job, source, "train", "xlsr.pt", 0, "centroids.npy", 35, 0)
     assert encoder.recipe == turned.recipe | {"filler": 3}
 
 
@@ -223,7 +217,7 @@ def test_bad_channels_are_quarantined_and_nothing_else_is_lost(clips, features, 
 
 
 def test_whatever_a_dialogue_does_is_its_own_matter(clips, monkeypatch):
-    source = dialogue_encoders.Source(clips, ("", "partner_"), None)
+    source = frozen_encoders.Source(clips, ("", "partner_"), None)
     clip = source.clip("train", 0)
     with pytest.raises(store.Unusable, match="cannot be extracted.*JSONDecodeError"):
         source.record(clip | {"events": "[["})
@@ -356,12 +350,12 @@ def test_extraction_of_every_family_goes_on_after_kills(clips, folder):
 
 def test_a_dialogue_that_cannot_be_cut_is_told_of():
     turns = tuple(script.Turn(k % 2, "words", k > 0, (), k * 3.0, k * 3.0 + 3.5) for k in range(6))
-    record = dialogues.Recording({}, ("a", "b"), (), script.Script(turns, ("a", "b")), 20 * 25)
-    found = list(dialogues.pieces(record, 10.0))
+    record = conversations.Recording({}, ("a", "b"), (), script.Script(turns, ("a", "b")), 20 * 25)
+    found = list(conversations.pieces(record, 10.0))
     assert len(found) == 1 and isinstance(found[0], store.Unusable) and "no" in str(found[0])
     last = turns[5]
     gap = script.Turn(1, "words", False, (), last.start + 1, last.end + 1)
-    record = dialogues.Recording({}, ("a", "b"), (), script.Script((*turns[:2], gap), ("a", "b")), 22 * 25)
-    first, second = dialogues.pieces(record, 12.0)
+    record = conversations.Recording({}, ("a", "b"), (), script.Script((*turns[:2], gap), ("a", "b")), 22 * 25)
+    first, second = conversations.pieces(record, 12.0)
     assert (first.start, second.end) == (0, 550) and first.end == second.start == round((6.5 + 16) / 2 * 25)
     assert second.script.turns[0].start == pytest.approx(16 - second.start / 25)

@@ -5,7 +5,10 @@ import codecs
 import pytest
 
 from avjax.errors import UserError
-from data_pipelines import media, recordings, script, text_file
+from data_pipelines import media
+from data_pipelines.features.tavid import script
+from data_pipelines.ingest.common import recordings
+from data_pipelines.media import text_file
 
 TEXT = "Anna: The café is “open”.\nBen: Łódź, naïve 日本.\n"
 

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 
 from avjax.errors import UserError
-from data_pipelines.tokenizer import Tokenizer
+from data_pipelines.features.talker.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat", "the dog ran to the cat", "a mat, the mat!"] * 3
 # A byte-level BPE with two merges, h+e and he+y, and Qwen3's added tokens behind the bytes.
@@ -76,7 +76,7 @@ def test_stand_in_says_any_bytes():
 
 
 def test_stand_in_is_the_same_in_every_process():
-    code = "import sys; from data_pipelines.tokenizer import Tokenizer; " \
+    code = "import sys; from data_pipelines.features.talker.tokenizer import Tokenizer; " \
            f"print(Tokenizer.fit({TEXTS!r}, 280).recipe['tokenizer'])"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=".").stdout.strip()
     assert other == Tokenizer.fit(TEXTS, 280).recipe["tokenizer"]
@@ -91,7 +91,7 @@ def test_it_travels_as_a_codec(qwen):
 
 
 def test_what_cannot_be_a_tokenizer(tmp_path, qwen):
-    with pytest.raises(UserError, match="missing tokenizer.*nowhere.*way out"):
+    with pytest.raises(UserError, match="missing tokenizer.*nowhere.*hint"):
         Tokenizer.from_file(tmp_path / "nowhere")
     with pytest.raises(UserError, match="missing tokenizer.*codecs/tokenizer.npz"):
         Tokenizer.from_codec({"kind": "byte-bpe"}, None)

@@ -6,8 +6,8 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "training")]  # hosts, toy
 
-from data_pipelines import store  # noqa: E402
-from data_pipelines.schema import Feature  # noqa: E402
+from data_pipelines.store import dataset as store  # noqa: E402
+from data_pipelines.store.schema import Feature  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from absl import flags
 from jax._src import clusters
 from jax.errors import JaxRuntimeError
 
-from avjax.training import cluster, distributed, peers, preemption, watchdog
-from launch import hosts, parts
+from avjax.hosts import cluster, distributed, peers, preemption, watchdog
+from launch import hosts, workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of `ended`
 
@@ -95,7 +95,7 @@ def test_names_that_do_not_come_in_time_are_to_be_tried_again(monkeypatch, capsy
     with pytest.raises(distributed.Restart, match="TPU slice did not say within 5 s.*coordinator address"):
         cluster.find(seconds=5)
     with pytest.raises(SystemExit) as end:
-        parts.part_of("out", None)
+        workers.part_of("out", None)
     assert end.value.code == 75 and "restartable: GKE's TPU slice did not say" in capsys.readouterr().err
 
 
@@ -124,6 +124,6 @@ def test_processes_that_are_hosts_already_do_not_multiply(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "3")
     monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(processes=4, shard=None))
     with pytest.raises(distributed.UserError, match="already.*JAX_PROCESS_ID=3"):
-        parts.spread("launch.extract", "out")
-    monkeypatch.setenv(parts.SPREAD, "1")
-    assert parts.spread("launch.extract", "out") is None
+        workers.spread("launch.extract", "out")
+    monkeypatch.setenv(workers.SPREAD, "1")
+    assert workers.spread("launch.extract", "out") is None

@@ -9,9 +9,9 @@ from jax._src import clusters
 from jax._src.clusters import cloud_tpu_cluster
 
 from avjax.errors import UserError
-from avjax.training import cluster, distributed, rollcall
-from data_pipelines.parts import Part
-from launch import parts
+from avjax.hosts import cluster, distributed, rollcall
+from data_pipelines.store.merge import Part
+from launch import workers
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "SLURM_JOB_ID", "SLURM_PROCID",
          "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NUM_TASKS",
@@ -119,7 +119,7 @@ def test_a_pod_of_one_process_needs_no_account(found, monkeypatch, capsys, error
     assert found() is None and found(processes=1) is None and not capsys.readouterr().err
     assert found({"JOB_COMPLETION_INDEX": "0"}) is None  # others, if there are any, end with an error:
     assert "Kubernetes does not say whether there are others" in capsys.readouterr().err
-    with pytest.raises(UserError, match="Kubernetes does not say where.*way out: --processes=1"):
+    with pytest.raises(UserError, match="Kubernetes does not say where.*hint: --processes=1"):
         found({"JOB_COMPLETION_INDEX": "1"})
     assert found(processes=1) is None
 
@@ -174,18 +174,18 @@ def test_a_part_whose_others_never_come_is_not_done(found, monkeypatch, tmp_path
     """One process that SLURM takes for one of eight makes an eighth: exit code 75, and who was expected by what."""
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv(parts.SPREAD, raising=False)
-    monkeypatch.setattr(parts, "TOGETHER", 0.0)
+    monkeypatch.delenv(workers.SPREAD, raising=False)
+    monkeypatch.setattr(workers, "TOGETHER", 0.0)
     part = Part(tmp_path / "out", 5, 8)
     for k in range(6):
         (tmp_path / ".out.partial" / f"part-{k:05d}-of-00008").mkdir(parents=True)
     with pytest.raises(SystemExit) as end:
-        parts.end(part, None)
+        workers.end(part, None)
     assert end.value.code == 75
     assert "8 processes are expected (SLURM_NTASKS=8), and nobody has begun part 6, 7" in capsys.readouterr().err
-    parts.end(part, "5/8")  # by hand: in any order, at any time
+    workers.end(part, "5/8")  # by hand: in any order, at any time
     (tmp_path / "out").mkdir()
-    parts.end(part, None)
+    workers.end(part, None)
 
 
 @pytest.mark.parametrize("slices, expected", [({}, (2, 1)), ({"MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1:80",

@@ -1,4 +1,4 @@
-"""Saves to the hosts' own disks (avjax.training.tiers) of four hosts in two replicas, one killed, disks lost."""
+"""Saves to the hosts' own disks (avjax.checkpoint.tiers) of four hosts in two replicas, one killed, disks lost."""
 
 import shutil
 import signal

@@ -11,11 +11,12 @@ import toy
 from hosts import Job, records, steps
 from orbax.checkpoint._src.checkpointers import async_checkpointer
 
+from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
+from avjax.hosts.peers import Restart
+from avjax.hosts.watchdog import rss_bytes
 from avjax.sharding.mesh import make_mesh
-from avjax.training import checkpoints, loop
-from avjax.training.peers import Restart
-from avjax.training.watchdog import rss_bytes
+from avjax.training import loop
 
 COMMIT = "_background_wait_for_commit_futures"  # what Orbax's saving thread runs
 

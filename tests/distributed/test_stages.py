@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from hosts import Job, steps
 
-from data_pipelines import extract, parts, store
+from data_pipelines import extract
+from data_pipelines.store import dataset as store
+from data_pipelines.store import merge
 from launch import stages
 from tests.data_pipelines.test_extract import clip, write_clips
 
@@ -36,10 +38,10 @@ def test_hosts_extract_a_part_each_and_others_go_on_with_it(tmp_path, data, clip
         assert not out.exists(), "both are at it before either is done"
         run.kill(signal.SIGKILL, host=1)
         assert run.wait() == [75, -signal.SIGKILL], run.logs()
-    assert parts.begun(out) == 2 and not out.exists() and steps(tmp_path / "run") == []
+    assert merge.begun(out) == 2 and not out.exists() and steps(tmp_path / "run") == []
     with Job(3, tmp_path / "run", data, "train.steps=1", f"stages=({stage},)", "mesh.data=3", "data.batch_size=3") as run:
         run.ends()
-    assert not shared.exists() and steps(tmp_path / "run") == [1] and parts.begun(out) is None
+    assert not shared.exists() and steps(tmp_path / "run") == [1] and merge.begun(out) is None
     alone = extract.extract(clips.dir, tmp_path / "alone", progress=False, **OPTIONS)
     assert_same(store.open_dataset(out), alone)
 
@@ -51,7 +53,7 @@ def test_parts_that_are_whole_are_not_begun_again(tmp_path, monkeypatch):
     for whole, left in ((None, [0, 1]), (0, [1]), (1, [0])):  # all are whole: one of them is enough to put them together
         if whole is not None:
             (shared / f"part-0000{whole}-of-00002").mkdir(parents=True)
-            (shared / f"part-0000{whole}-of-00002" / parts.JOURNAL).write_text(json.dumps({"whole": True}) + "\n")
+            (shared / f"part-0000{whole}-of-00002" / merge.JOURNAL).write_text(json.dumps({"whole": True}) + "\n")
         shared.mkdir(exist_ok=True)
         (shared / "parts.json").write_text(json.dumps({"arguments": {}, "parts": 2}))
         stages._extract("features", {"out": str(tmp_path / "features")}, "stages")

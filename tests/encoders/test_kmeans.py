@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.encoders import kmeans, kmeans_stream
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
+from avjax.signal import kmeans, kmeans_stream
 
 UNITS, WIDTH = 6, 5
 

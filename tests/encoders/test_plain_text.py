@@ -7,9 +7,9 @@ import pytest
 from avjax.encoders import espeak, sentences
 from avjax.encoders.plain_text import check_letters, foreign, plain
 from avjax.errors import UserError
-from data_pipelines import encode
-from data_pipelines.script import Script, Turn
-from data_pipelines.tokenizer import Tokenizer
+from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker.tokenizer import Tokenizer
+from data_pipelines.features.tavid.script import Script, Turn
 from eval.metrics.intelligibility import words_of
 
 
@@ -83,7 +83,7 @@ def test_lone_foreign_words_and_symbols_are_spoken(text):
 def test_typographic_marks_change_no_speech_no_prompt_and_no_word():
     typed, same = "“Don’t — stop,” she\u00a0said…", "\"Don't — stop,\" she said..."
     assert espeak.synthesize(typed).words == espeak.synthesize(same).words
-    talker = encode.Encoder(Tokenizer.fit(["Hello there."]), None, None)
+    talker = frontend.Encoder(Tokenizer.fit(["Hello there."]), None, None)
     assert talker.prompt(typed.replace("\u00a0", " ")).tolist() == talker.prompt(same).tolist()
     assert words_of("Don’t, donʼt, don`t: CAFÉ—Straße søster re\u00adturn ‘tis") == [
         *["don't"] * 3, "cafe", "strasse", "soster", "return", "tis"]

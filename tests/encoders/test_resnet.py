@@ -8,9 +8,9 @@ from scipy import ndimage
 
 from avjax.encoders import portrait
 from avjax.encoders.degrade import blur, rotate, tint
+from avjax.encoders.published.resnet import import_resnet
 from avjax.encoders.resnet import ResNet
 from avjax.errors import UserError
-from avjax.weights.resnet import import_resnet
 from tests.golden_files import cases, config, relative_error, some, under
 
 

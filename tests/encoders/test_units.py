@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from avjax.encoders import kmeans, units, windows
+from avjax.encoders import units, windows
 from avjax.encoders.speech_frames import RANDOM, MelFrames, Wav2Vec2Frames
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
+from avjax.signal import kmeans
 from tests.golden_files import config as golden_config
 from tests.golden_files import golden, under
 

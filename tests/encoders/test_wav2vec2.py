@@ -8,9 +8,9 @@ import pytest
 import safetensors.numpy
 
 from avjax.encoders import wav2vec2
+from avjax.encoders.published.wav2vec2 import import_params
 from avjax.encoders.wav2vec2 import CTC_LABELS, Wav2Vec2, Wav2Vec2CTC, bucket, config_of
 from avjax.errors import UserError
-from avjax.weights.wav2vec2 import import_params
 from tests.golden_files import config as golden_config
 from tests.golden_files import golden
 

@@ -6,12 +6,12 @@ import types
 import numpy as np
 import pytest
 
-from avjax.codecs import mel
 from avjax.encoders import portrait
+from avjax.signal import mel
 from avjax.systems.api import Spec
-from data_pipelines import store
 from data_pipelines.puppets import face_code
-from data_pipelines.schema import Feature
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 from eval import report, runner, tables
 from eval.benchmarks import dialogue
 from eval.generator import Generator

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.signal import resample
 from avjax.systems.api import Spec
 from configs import base
-from data_pipelines import resample, store
-from data_pipelines.schema import Feature
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 from eval.benchmarks.puppets import Benchmark
 
 RATE = 22050 / 256
@@ -234,7 +235,7 @@ def tasks_benchmark(dataset, *, full: bool = True, **evaluate):
 def write_codes_corpus(folder, *, seed: int = 0):
     """Talker features of noise in bursts, whose motion is a code of another's making (kind "lia-x"); one held-out example
     has no motion."""
-    from data_pipelines.features import talker
+    from data_pipelines.features.talker import extract as talker
 
     rng = np.random.default_rng(seed)
 

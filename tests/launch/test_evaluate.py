@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.systems import api
-from avjax.training import checkpoints
 from data_pipelines import decode
 from eval import report, runner
 from launch import evaluate as job

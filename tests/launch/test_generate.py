@@ -14,17 +14,19 @@ import pytest
 import soundfile
 import soxr
 
+from avjax.checkpoint.checkpoints import Checkpoints
 from avjax.encoders import espeak
 from avjax.errors import UserError
+from avjax.storage import paths
 from avjax.systems import api
 from avjax.systems.talker import config as talker_config
-from avjax.training import paths
-from avjax.training.checkpoints import Checkpoints
 from configs import base
-from data_pipelines import decode, drive, media, store
-from data_pipelines.drive import avflow, talker
-from data_pipelines.features import talker as features
+from data_pipelines import decode, media, prompting
+from data_pipelines.features.avflow import prompt as avflow
+from data_pipelines.features.talker import extract as features
+from data_pipelines.features.talker import prompt as talker
 from data_pipelines.puppets import build
+from data_pipelines.store import dataset as store
 from launch import flags, training
 from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 from tests.systems.talker_tiny import random_params
@@ -68,7 +70,7 @@ def plan(parts):
     system, decoder, dataset = parts
 
     def make(**wish):
-        return talker.plan(drive.Wish(data=str(dataset.dir), **wish), system, decoder)
+        return talker.plan(prompting.Wish(data=str(dataset.dir), **wish), system, decoder)
     return make
 
 
@@ -88,7 +90,7 @@ def files(parts, tmp_path_factory):
     return folder
 
 
-def lengths(made: drive.Plan) -> tuple[int, int]:
+def lengths(made: prompting.Plan) -> tuple[int, int]:
     return tuple(int(made.conditions[f"{n}_length"][0]) for n in ("audio", "motion"))
 
 
@@ -117,7 +119,7 @@ def test_quieter_speech_drives_alike_and_other_letters_do_not(plan, files):
     with pytest.raises(UserError, match="letters that are not spoken.*--text, character 5.*'привет', Cyrillic"):
         plan(text="Say привет.")
     with pytest.raises(UserError, match=r"unreadable text.*UTF-8.*caf\\udce9"):  # Latin-1 from a terminal
-        drive.check_wish(drive.Wish(text="caf\udce9"), talker.TAKES, "talker")
+        prompting.check_wish(prompting.Wish(text="caf\udce9"), talker.TAKES, "talker")
 
 
 def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(plan, parts, files):
@@ -139,11 +141,11 @@ def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, plan, files)
     tokens = decoder.recipes["tokens"] | {"placeholder": "speech"}
     mute = decode.Decoder(decoder.recipes | {"tokens": tokens}, decoder.codecs)
     for wish in ({"audio": str(files / "speech.wav")}, {"motion": str(files / "motion.npy")}):
-        made = talker.plan(drive.Wish(**wish), system, mute)
+        made = talker.plan(prompting.Wish(**wish), system, mute)
         np.testing.assert_array_equal(made.conditions["prompt"], plan(text="speech").conditions["prompt"])
         assert not made.remarks
     with pytest.raises(UserError, match="nothing to say"):
-        talker.plan(drive.Wish(task="tts", audio=str(files / "speech.wav")), system, mute)
+        talker.plan(prompting.Wish(task="tts", audio=str(files / "speech.wav")), system, mute)
 
 
 def test_an_example_gives_what_the_system_itself_would_take_of_it(plan, parts):
@@ -215,7 +217,7 @@ def test_one_line_for_what_cannot_be(plan, files, wish, message):
 
 def test_workdirs_that_lack_something(parts, workdir, tmp_path):
     system, decoder, dataset = parts
-    wish = drive.Wish(text=TEXT)
+    wish = prompting.Wish(text=TEXT)
     with pytest.raises(UserError, match="missing tokenizer"):
         talker.plan(wish, system, decode.Decoder(decoder.recipes, {k: v for k, v in decoder.codecs.items() if k != "tokenizer"}))
     with pytest.raises(UserError, match="knows no speakers"):
@@ -223,10 +225,10 @@ def test_workdirs_that_lack_something(parts, workdir, tmp_path):
     silent = decode.Decoder(decoder.recipes | {"motion": {"kind": "none"}}, decoder.codecs)
     assert talker.plan(wish, system, silent).task == "tts"
     with pytest.raises(UserError, match="trained on speech alone"):
-        talker.plan(drive.Wish(text=TEXT, task="t2av"), system, silent)
+        talker.plan(prompting.Wish(text=TEXT, task="t2av"), system, silent)
     other = decode.Decoder(decoder.recipes | {"audio": decoder.recipes["audio"] | {"arrays": "another"}}, decoder.codecs)
     with pytest.raises(UserError, match="recipe of 'audio' differs"):
-        talker.plan(drive.Wish(example="train/0", data=str(dataset.dir)), system, other)
+        talker.plan(prompting.Wish(example="train/0", data=str(dataset.dir)), system, other)
     small = system.config.as_configdict()
     small.vocab = 10
     with pytest.raises(UserError, match="outside the model's vocabulary"):
@@ -234,17 +236,17 @@ def test_workdirs_that_lack_something(parts, workdir, tmp_path):
     with pytest.raises(UserError, match="no trained system here"):
         generate.generate(tmp_path, text=TEXT)
     with pytest.raises(UserError, match="this system does not speak.*head_vae"):
-        drive.driver("head_vae")
+        prompting.driver("head_vae")
 
 
 def test_avflow_takes_what_it_took():
     with pytest.raises(UserError, match="avflow takes no --motion.*--text"):
-        drive.check_wish(drive.Wish(text="x", motion="y"), avflow.TAKES, "avflow")
-    drive.check_wish(drive.Wish(text="x", speaker="y"), avflow.TAKES, "avflow")
+        prompting.check_wish(prompting.Wish(text="x", motion="y"), avflow.TAKES, "avflow")
+    prompting.check_wish(prompting.Wish(text="x", speaker="y"), avflow.TAKES, "avflow")
     for wish, message in (({}, "nothing to say"), ({"text": "a", "audio": "b"}, "two things to say"),
                           ({"text": "a" * 2001}, "text too long")):
         with pytest.raises(UserError, match=message):
-            avflow.plan(drive.Wish(**wish), None, None)
+            avflow.plan(prompting.Wish(**wish), None, None)
     assert avflow.SETTINGS["steps"] == "euler_steps"
 
 
@@ -304,7 +306,7 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
     training.write_run_files(generate.load_config(workdir), there, parts[2])
     save(there, parts)
     before = set(store_of_buckets)
-    wish = {f.name: f.default for f in dataclasses.fields(drive.Wish)} | dict(task="tts", example="valid/0", max_seconds=2)
+    wish = {f.name: f.default for f in dataclasses.fields(prompting.Wish)} | dict(task="tts", example="valid/0", max_seconds=2)
     monkeypatch.setattr(generate, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
         workdir=str(there), out="", seed=0, step=-1, steps=0, guidance=None, temperature=None, stream=False, save_latents=True,
         **wish)))

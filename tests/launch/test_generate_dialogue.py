@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from avjax.checkpoint import checkpoints
 from avjax.encoders import portrait
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.api import Spec
-from avjax.training import checkpoints
-from data_pipelines import decode, drive, media, write_media
-from data_pipelines.dialogue_tokens import DialogueTokenizer
-from data_pipelines.drive import tavid
+from data_pipelines import decode, media, prompting
+from data_pipelines.features.tavid import prompt as tavid
+from data_pipelines.features.tavid.tokenizer import DialogueTokenizer
+from data_pipelines.media import write_media
 from data_pipelines.puppets import identities, render
 from launch import flags, parties
 
@@ -140,7 +141,7 @@ def plan(house, workdir, decoder):
     def make(**wish):
         wish = {name: ",".join(str(workdir / f) for f in value.split(",")) if name in ("script", "portraits") and value else value
                 for name, value in ({"script": "talk.txt", "portraits": "a.png,b.png"} | wish).items()}
-        return generate.planned(generate.load_config(workdir), drive.Wish(**wish), Talkers(generate.load_config(workdir).system),
+        return generate.planned(generate.load_config(workdir), prompting.Wish(**wish), Talkers(generate.load_config(workdir).system),
                                 decoder)
     return make
 
@@ -211,7 +212,7 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
     ({"text": "Hello."}, "tavid takes no --text"),
 ])
 def test_one_line_for_what_cannot_be(plan, workdir, wish, message, monkeypatch):
-    monkeypatch.setattr(drive, "read_example", lambda *a: {})
+    monkeypatch.setattr(prompting, "read_example", lambda *a: {})
     (workdir / "one.txt").write_text("Anna: Hello.\nAnna: Anyone?\n")
     (workdir / "letters.txt").write_text("Anna: Hello.\nBen: Say [Anna: да] it.\n", encoding="utf-16")
     (workdir / "three.txt").write_text("Anna: Hello.\nBen: Hi.\nEve: Hm.\n")
@@ -224,7 +225,7 @@ def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, plan,
     made = plan(portraits="nobody.png,both.png", face="unchecked")
     assert (made.conditions["portraits"][0, 0] == 220).all()
     config = generate.load_config(workdir)
-    made = generate.planned(config, drive.Wish(script=str(workdir / "talk.txt"), portraits="dan, cleo"),
+    made = generate.planned(config, prompting.Wish(script=str(workdir / "talk.txt"), portraits="dan, cleo"),
                             Talkers(config.system), decoder)
     np.testing.assert_array_equal(made.conditions["portraits"][0], decoder.codecs["speakers"]["portraits"][[3, 2]])
 
@@ -241,7 +242,7 @@ def test_an_example_gives_text_and_portraits_or_units(plan, monkeypatch):
     row = {"id": "x", "text": SCRIPT, "speakers": '["Anna", "Ben"]', "units": rng.integers(0, 9, (300, 2)),
            "tokens": np.zeros(3, int), "faces": rng.standard_normal((2, 16)), "reference": rng.standard_normal((2, *LATENTS)),
            "portraits": rng.integers(0, 255, (2, 64, 64, 3))}
-    monkeypatch.setattr(drive, "read_example", lambda *a: row)
+    monkeypatch.setattr(prompting, "read_example", lambda *a: row)
     spoken = plan(script="", portraits="", example="valid/0")
     np.testing.assert_array_equal(spoken.conditions["tokens"], plan().conditions["tokens"])
     np.testing.assert_allclose(spoken.conditions["faces"][0], row["faces"], rtol=1e-6)

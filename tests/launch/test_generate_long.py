@@ -8,11 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.codecs import griffin_lim, mel
-from avjax.systems import api, head_vae
+from avjax.signal import griffin_lim, mel
+from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
-from data_pipelines import drive, head_latents, write_media
-from data_pipelines.drive import avflow
+from avjax.systems.head_vae import system as head_vae
+from data_pipelines import prompting
+from data_pipelines.features.avflow import head_pose
+from data_pipelines.features.avflow import prompt as avflow
+from data_pipelines.media import write_media
 from launch import flags
 from tests.quick import quick  # noqa: F401 (around every test here)
 
@@ -31,7 +34,7 @@ def test_chunks_of_av_flow_equal_the_whole(monkeypatch):
     whole = jax.jit(system.generate)(params, avflow.conditions(system.conditions_spec, tokens_TC, who, bucket=1), keys)
     chunks = avflow.in_chunks(system.conditions_spec, tokens_TC, who)
     assert [len(chunk["tokens"][0]) for chunk in chunks] == [64, 64, 22]
-    plan = drive.Plan("generate", {}, 150, "", None, "", pieces=chunks, seconds=150 / c.frame_rate)
+    plan = prompting.Plan("generate", {}, 150, "", None, "", pieces=chunks, seconds=150 / c.frame_rate)
     seconds = []
     for made, now in avflow.pieces(system, params, plan, keys):  # noqa: B007 (the last one counts)
         seconds.append(now)
@@ -74,10 +77,10 @@ def test_long_head_tracks_go_in_windows_without_a_jump(monkeypatch):
               jax.tree_util.tree_leaves_with_path(jax.jit(system.init)(jax.random.key(0)))}
     recipe = {"kind": "vae", "system": config.to_dict()}
     latent_TZ = np.sin(np.arange(300)[:, None] / 20 + np.arange(8)).astype(np.float32)
-    whole = head_latents.decode(recipe, arrays, latent_TZ)
-    monkeypatch.setattr(head_latents, "LONGEST", 128)
-    monkeypatch.setattr(head_latents, "FADE", 16)
-    windows = head_latents.decode(recipe, arrays, latent_TZ)
+    whole = head_pose.decode(recipe, arrays, latent_TZ)
+    monkeypatch.setattr(head_pose, "LONGEST", 128)
+    monkeypatch.setattr(head_pose, "FADE", 16)
+    windows = head_pose.decode(recipe, arrays, latent_TZ)
     assert windows.shape == whole.shape
     assert np.abs(windows - whole).max() < 0.5 * whole.std()
     assert np.abs(np.diff(windows, axis=0)).max() < 1.5 * np.abs(np.diff(whole, axis=0)).max()
@@ -143,5 +146,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, at):
 
     monkeypatch.setattr(write_media.Mp4Writer, "add", full)
     with pytest.raises(OSError, match="No space left"):
-        generate.write(tmp_path / "talk", {}, Pictures(1), drive.Plan("avatar", {}, 0, "", None, "", parties=("a", "b")), False)
+        generate.write(tmp_path / "talk", {}, Pictures(1), prompting.Plan("avatar", {}, 0, "", None, "", parties=("a", "b")), False)
     assert list(tmp_path.iterdir()) == []

@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import fake_gcs  # noqa: E402
 
 from avjax.errors import UserError  # noqa: E402
+from avjax.storage import paths, remote  # noqa: E402
 from avjax.systems import api  # noqa: E402
-from avjax.training import paths, remote  # noqa: E402
-from data_pipelines import decode, drive  # noqa: E402
+from data_pipelines import decode, prompting  # noqa: E402
 from eval import plots  # noqa: E402
 from launch import flags, stages, training  # noqa: E402
 from tests.eval import toys  # noqa: E402
@@ -160,7 +160,7 @@ def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
         evaluate(RUN, out="gs://bucket/out")
     for workdir, step, message in (("gs://bucket/none", -1, "no checkpoint here; where: gs://bucket/none"),
                                    (RUN, 9, "no such checkpoint.*one of the steps .1, 2.; found: 9")):
-        given = {f.name: f.default for f in dataclasses.fields(drive.Wish)} | dict(workdir=workdir, out="", step=step)
+        given = {f.name: f.default for f in dataclasses.fields(prompting.Wish)} | dict(workdir=workdir, out="", step=step)
         monkeypatch.setattr(generate, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)))
         with pytest.raises(UserError, match=message):
             generate.main([])

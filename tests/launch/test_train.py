@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from avjax.training import paths
+from avjax.storage import paths
 from configs import head_vae
-from data_pipelines import store
-from data_pipelines.schema import Feature
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 from launch import flags, stages, training
 
 ROOT = Path(__file__).parents[2]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from avjax.checkpoint.checkpoints import Checkpoints, load_meta, load_params, warm_start
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.systems.api import build
-from avjax.training.checkpoints import Checkpoints, load_meta, load_params, warm_start
+from avjax.systems.avflow import published as avflow
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
-from avjax.weights import avflow
 from avjax.weights.reader import read_checkpoint, read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, talker_0_6b
@@ -74,7 +74,7 @@ def test_the_avflow_trainers_file_comes_in_and_goes_out_bit_for_bit(name, record
     with pytest.raises(UserError, match="it exists.*another --out"):
         weights.export(job, str(out))
     for place in ("absent/w.safetensors", "ours.pt/w.pt", "ours.pt/w.safetensors", "absent/w.pt"):
-        with pytest.raises(UserError, match="cannot write the weights.*way out"):
+        with pytest.raises(UserError, match="cannot write the weights.*hint"):
             weights.export(job, str(tmp_path / place))
     with pytest.raises(UserError, match="no such checkpoint.*found: abc"):
         weights.export(job, str(tmp_path / "w.pt"), step="abc")
@@ -140,7 +140,7 @@ def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
     state = under(record, "monadic/sd/")
     np.savez(tmp_path / "published.npz", **state)
     path, job = str(tmp_path / "published.npz"), str(tmp_path / "job")
-    with pytest.raises(UserError, match="does not fit.*qkv.*way out"):
+    with pytest.raises(UserError, match="does not fit.*qkv.*hint"):
         weights.import_file("avflow", path, job, config=avflow_released.get_config())
     with pytest.raises(UserError, match="not a head VAE"):
         weights.import_file("head_vae", path, job)

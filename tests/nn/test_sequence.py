@@ -10,7 +10,7 @@ import pytest
 
 from avjax.nn.attention import Band, Causal, Full, attention
 from avjax.nn.sequence import put_at, take_at
-from avjax.sharding.activations import each_frame, fold_frames, laid, unfold_frames
+from avjax.sharding.activations import each_frame, fold_frames, shard, unfold_frames
 from avjax.sharding.mesh import make_mesh
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sharding"))
@@ -77,7 +77,7 @@ def test_equals_one_device_in_values_and_gradients(name):
 def test_a_band_sends_its_halo_and_nothing_else():
     """8 devices of 64 steps; a band of (16, 8): 24 keys and values a layer come to each, where gathering is 448."""
     def received(mask, kernel="auto"):
-        _, hlo = run(SEQ8, lambda q, k, v: laid(attention(q, k, v, mask=mask, kernel=kernel), "batch", None, "time"),
+        _, hlo = run(SEQ8, lambda q, k, v: shard(attention(q, k, v, mask=mask, kernel=kernel), "batch", None, "time"),
                      *(x for x in inputs(1, 4, 4, 512)))
         return {c.kind: c.bytes for c in collectives(hlo)}, sum(c.bytes for c in collectives(hlo))
 
@@ -121,7 +121,7 @@ def test_folding_frames_moves_nothing_and_comes_back():
     x, y = jax.random.normal(jax.random.key(0), (8, 16, 3, 4)), jax.random.normal(jax.random.key(1), (8, 4))
 
     def there_and_back(x, y):
-        x = laid(x, "batch", "time")
+        x = shard(x, "batch", "time")
         return unfold_frames(jnp.sin(fold_frames(x)) * each_frame(y, 16)[:, None], 8)
 
     for sizes in (None, dict(data=2, fsdp=2, seq=2), SEQ8, dict(data=8)):

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from avjax.errors import UserError
-from avjax.sharding import collectives, hlo, planner, roofline, search, topologies
+from avjax.planning import collectives, hlo, planner, roofline, search, topologies
 from avjax.sharding.mesh import make_mesh
 from avjax.systems import api
 from avjax.training.step import CompiledStep, step_of

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from avjax.systems.talker import published as weights
 from avjax.systems.talker.config import released
 from avjax.systems.talker.system import System
-from avjax.weights import talker as weights
 from tests.golden_files import cases, under
 from tests.golden_files import config as recorded_config
 from tests.quick import QUICK, quick, quick_jit  # noqa: F401 (for the tests of Talker)

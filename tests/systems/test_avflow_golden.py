@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from avjax.systems import head_vae
+from avjax.systems.avflow import published as weights
 from avjax.systems.avflow.config import released
 from avjax.systems.avflow.system import System
-from avjax.weights import avflow as weights
+from avjax.systems.head_vae import system as head_vae
 from tests.golden_files import cases, relative_error, under
 from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 

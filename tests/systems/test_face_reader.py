@@ -8,13 +8,13 @@ from avjax.codecs import face_reader as codec
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import param_shardings
-from avjax.systems import face_reader
 from avjax.systems.api import build
+from avjax.systems.face_reader import system as face_reader
 from configs import face_reader as job
-from data_pipelines import face_reading
-from data_pipelines.features import decoded
-from data_pipelines.schema import Feature
-from data_pipelines.store import open_dataset, write_dataset
+from data_pipelines.features.common import face_reading
+from data_pipelines.features.decoded import extract as decoded
+from data_pipelines.store.dataset import open_dataset, write_dataset
+from data_pipelines.store.schema import Feature
 from launch import training
 from tests.systems.talker_golden import quick_jit
 

@@ -12,9 +12,9 @@ from avjax.errors import UserError
 from avjax.nn import cross_attention
 from avjax.sharding.rules import named_leaves
 from avjax.systems.tavid.visual import parts
+from avjax.systems.tavid.visual import published as weights
 from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.reference import ReferenceNet
-from avjax.weights import hallo2 as weights
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
 from tests.systems.talker_golden import quick_jit

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from avjax.systems import head_vae
 from avjax.systems.api import build
+from avjax.systems.head_vae import system as head_vae
 from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from avjax.systems.talker import objective
+from avjax.systems.talker import published as weights
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.config import released
 from avjax.systems.talker.model import arrange
-from avjax.weights import talker as weights
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
 from tests.systems.talker_golden import CASES, pack, prepare, quick_jit, utterances

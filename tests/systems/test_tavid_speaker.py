@@ -13,9 +13,9 @@ from avjax.systems.tavid.speaker import config as presets
 from avjax.training.optimizer import make_optimizer
 from avjax.training.step import make_train_step
 from configs import base
-from data_pipelines.loader import make_loader
-from data_pipelines.schema import Feature
-from data_pipelines.store import write_dataset
+from data_pipelines.loading.loader import make_loader
+from data_pipelines.store.dataset import write_dataset
+from data_pipelines.store.schema import Feature
 from eval.metrics import retrieval
 from tests.systems.talker_golden import quick_jit
 

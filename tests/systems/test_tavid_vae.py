@@ -11,17 +11,17 @@ from ml_collections import FrozenConfigDict
 
 from avjax.codecs import pictures
 from avjax.codecs.autoencoder_kl import AutoencoderKL, factor
+from avjax.codecs.published import sd_vae
 from avjax.errors import UserError
 from avjax.nn.convolutions import fold, group_norm, unfold
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.tavid.vae import config as configs
-from avjax.weights import sd_vae
 from configs import base
-from data_pipelines import picture_latents
-from data_pipelines.schema import Feature
-from data_pipelines.store import write_dataset
+from data_pipelines.features.common import picture_latents
+from data_pipelines.store.dataset import write_dataset
+from data_pipelines.store.schema import Feature
 from launch.training import run_training
 from tests.golden_files import cases, relative_error, under
 from tests.systems.talker_golden import quick_jit

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.codecs import mel
 from avjax.errors import UserError
+from avjax.signal import mel
 from avjax.systems.tavid.acoustic import sampler
 from avjax.systems.tavid.acoustic.config import USDM_MEL, usdm
 from avjax.systems.tavid.acoustic.expand import expand, mel_frames
+from avjax.systems.tavid.acoustic.published import import_usdm, usdm_sizes
 from avjax.systems.tavid.acoustic.system import System
 from avjax.systems.tavid.acoustic.usdm import alibi
-from avjax.weights.usdm import import_usdm, usdm_sizes
 from tests.golden_files import cases, matching, relative_error, under
 from tests.golden_files import config as recorded_config
 from tests.systems.talker_golden import quick_jit

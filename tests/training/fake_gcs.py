@@ -13,7 +13,7 @@ import pytest
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFile
 
-from avjax.training import paths
+from avjax.storage import paths
 
 NOON = "2026-01-01T12:00:00.000Z"
 

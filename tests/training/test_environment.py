@@ -4,8 +4,9 @@ import jax
 import pytest
 from test_loop import run, steps
 
+from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
-from avjax.training import checkpoints, distributed, environment
+from avjax.hosts import distributed, environment
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_sixty_four_bits_are_set_aside_with_a_word(setting, monkeypatch):
     setting("jax_enable_x64", True)
     with pytest.raises(
         UserError,
-        match="jax_enable_x64; expected: False; found: True; way out: unset JAX_ENABLE_X64",
+        match="jax_enable_x64; expected: False; found: True; hint: unset JAX_ENABLE_X64",
     ):
         environment.check()
     assert environment.pin() == [

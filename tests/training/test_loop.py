@@ -12,10 +12,13 @@ import orbax.checkpoint as ocp
 import pytest
 import toy
 
+from avjax.checkpoint import checkpoints
+from avjax.checkpoint import files as checkpoint_files
 from avjax.errors import UserError
+from avjax.hosts import distributed, peers
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
-from avjax.training import checkpoint_files, checkpoints, distributed, loop, peers
+from avjax.training import loop
 from avjax.training.evaluators import HeldOutLoss
 
 
@@ -395,7 +398,7 @@ def test_warm_start_of_a_part_from_the_subtree_of_another_job(tmp_path):
 
 @pytest.mark.parametrize("settings, message", [
     ({"train.init_from": "nowhere"}, "no checkpoint here.*nowhere"),
-    ({"train.init_include": ("nothing",)}, "none of these parameters.*nothing.*way out"),
+    ({"train.init_include": ("nothing",)}, "none of these parameters.*nothing.*hint"),
     ({}, r"another shape.*hidden/bias.*\(12,\).*\(8,\)"),
 ])
 def test_warm_starts_that_cannot_be(tmp_path, settings, message):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import test_loop
 
-from avjax import lock
-from avjax.training import distributed
-from avjax.training.ownership import sole_writer
+from avjax.hosts import distributed
+from avjax.hosts.ownership import sole_writer
+from avjax.storage import lock
 
 ROOT = Path(__file__).parents[2]
 HOLDER = (

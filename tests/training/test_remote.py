@@ -8,8 +8,12 @@ import pytest
 import toy
 from test_loop import Recorder, assert_same, run
 
+from avjax.checkpoint import checkpoints
+from avjax.checkpoint import files as checkpoint_files
 from avjax.errors import UserError
-from avjax.training import checkpoint_files, checkpoints, goodput, paths, peers, remote
+from avjax.hosts import peers
+from avjax.storage import paths, remote
+from avjax.telemetry import goodput
 
 RUN = "gs://bucket/runs/a"
 KEEP_ALL = {"train.keep_last": 9, "train.checkpoint_every": 2}

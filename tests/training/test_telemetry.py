@@ -17,9 +17,11 @@ from tensorboardX import record_writer
 from test_loop import records, run
 
 from avjax.errors import DiskFull, UserError
+from avjax.hosts import distributed
+from avjax.storage import paths
 from avjax.systems.api import Spec
-from avjax.training import distributed, goodput, paths, profiling, stepclock, telemetry, throughput, tracking
-from avjax.training.stepclock import StepClock, split
+from avjax.telemetry import goodput, profiling, stepclock, telemetry, throughput, tracking
+from avjax.telemetry.stepclock import StepClock, split
 
 PAUSE = 0.15  # long beside what a busy machine adds
 

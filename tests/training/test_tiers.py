@@ -9,10 +9,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from test_loop import assert_same, damage, one_device, records, run, steps
 
+from avjax.checkpoint import checkpoints
+from avjax.checkpoint.spread import recoverable, spread
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
-from avjax.training import checkpoints
-from avjax.training.spread import recoverable, spread
 
 EVERY = {"train.checkpoint_every": 6, "train.steps": 12, "train.local_every": 2}
 

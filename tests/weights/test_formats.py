@@ -103,7 +103,7 @@ def test_a_checkpoint_of_many_storages_holds_one_file_open(tmp_path):
     check(tree["39"], np.array([39, 1], np.float32))
 
 
-@pytest.mark.parametrize(("module", "name", "kind", "way_out"), [
+@pytest.mark.parametrize(("module", "name", "kind", "hint"), [
     ("torch._utils", "_rebuild_sparse_tensor", "a sparse tensor", "to_dense"),
     ("torch._utils", "_rebuild_qtensor", "a quantised tensor", "dequantize"),
     ("torch._utils", "_rebuild_nested_tensor", "a nested tensor", "to_padded_tensor"),
@@ -111,9 +111,9 @@ def test_a_checkpoint_of_many_storages_holds_one_file_open(tmp_path):
     ("torch._utils", "_rebuild_wrapper_subclass", "a wrapped tensor", "full_tensor"),
     ("torch", "complex32", "a complex32 tensor", "complex64"),
     ("torch.nn.modules.container", "Sequential", "not plain data", "safetensors")])
-def test_tensors_without_an_array_say_what_to_do(tmp_path, module, name, kind, way_out):
+def test_tensors_without_an_array_say_what_to_do(tmp_path, module, name, kind, hint):
     path = zip_pickle(tmp_path / "w.pt", dumps({"w": Call(Global(module, name))}))
-    with pytest.raises(UserError, match=f"{kind}.*found: {module}.{name}; way out: .*{way_out}"):
+    with pytest.raises(UserError, match=f"{kind}.*found: {module}.{name}; hint: .*{hint}"):
         read_checkpoint(path)
 
 
@@ -121,7 +121,7 @@ def test_files_from_before_torch_1_6_in_every_protocol(tmp_path):
     magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
     for i, start in enumerate((b"\x80\x02", b"\x80\x04\x95\x0d" + bytes(7), b"\x80\x05\x95\x0d" + bytes(7))):
         (tmp_path / f"{i}.pt").write_bytes(start + magic + bytes(600))
-        with pytest.raises(UserError, match="before version 1.6.*a bare pickle.*way out: .*torch.load"):
+        with pytest.raises(UserError, match="before version 1.6.*a bare pickle.*hint: .*torch.load"):
             read_checkpoint(tmp_path / f"{i}.pt")
     (tmp_path / "tar.pt").write_bytes(bytes(257) + b"ustar\x0000" + bytes(300))
     with pytest.raises(UserError, match="before version 1.6.*found: a tar"):
@@ -145,7 +145,7 @@ FROMBUFFER = Global("numpy._core.numeric", "_frombuffer")
     {Global("torch", "Size"): 1}], ids=range(9))
 def test_hostile_data_through_the_newer_globals(tmp_path, value):
     path = zip_pickle(tmp_path / "bad.pt", dumps([value]))
-    with pytest.raises(UserError, match=f"not executed.*way out: {WAY_OUT[:20]}"):
+    with pytest.raises(UserError, match=f"not executed.*hint: {WAY_OUT[:20]}"):
         read_checkpoint(path)
 
 

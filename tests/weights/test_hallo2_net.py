@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from avjax.weights import hallo2, hallo2_net
+from avjax.systems.tavid.visual import published as hallo2
+from avjax.systems.tavid.visual import published_net as hallo2_net
 from avjax.weights.reader import read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from tests.golden_files import some, under

@@ -16,7 +16,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.npz", "w.ckpt", "w"])
 @pytest.mark.parametrize(("content", "found"), [
-    (POINTER, "found: a Git LFS pointer.*way out: git lfs pull"), (b"", "found: an empty file.*fetch"),
+    (POINTER, "found: a Git LFS pointer.*hint: git lfs pull"), (b"", "found: an empty file.*fetch"),
     (b"<!DOCTYPE html>\n<html>", "found: a web page.*download"), (b'{"error":"not found"}', "found: JSON text.*download"),
     (b"GGUF\3\0\0\0" + bytes(99), "found: a GGUF file"), (b"\x89HDF\r\n\x1a\n" + bytes(99), "found: an HDF5 file"),
     (gzip.compress(b"w"), "found: a gzip archive.*unpack")], ids=range(7))

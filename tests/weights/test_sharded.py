@@ -52,12 +52,12 @@ def test_pytorch_shards(tmp_path):
     (tmp_path / "training_args.bin").write_bytes(b"")
     for path in (tmp_path, tmp_path / "pytorch_model.bin.index.json"):
         assert {k: v.tolist() for k, v in read_state_dict(path).items()} == {"w0": [0, 1], "w1": [1, 1]}
-    with pytest.raises(UserError, match="one shard.*shard 1 of 2; way out: pass .*pytorch_model.bin.index.json"):
+    with pytest.raises(UserError, match="one shard.*shard 1 of 2; hint: pass .*pytorch_model.bin.index.json"):
         read_state_dict(tmp_path / "pytorch_model-00001-of-00002.bin")
 
 
 def test_one_shard_never_passes_for_the_whole(folder):
-    with pytest.raises(UserError, match="one shard of a checkpoint.*shard 2 of 2; way out: pass .*index.json"):
+    with pytest.raises(UserError, match="one shard of a checkpoint.*shard 2 of 2; hint: pass .*index.json"):
         read_state_dict(folder / NAMES[1])
     assert read_checkpoint(folder / NAMES[1]).keys() == {"c"}  # to look at, it may be opened
     (folder / NAMES[0]).rename(folder / "first.safetensors")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.systems.talker import published as weights
 from avjax.systems.talker.system import System
-from avjax.weights import talker as weights
 from tests.golden_files import cases, some, under
 from tests.systems.talker_golden import CASES, golden_config, prepare
 

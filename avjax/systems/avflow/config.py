@@ -7,8 +7,8 @@ mel weight its configuration file meant (3; the release's code reads the wrong k
 import numpy as np
 from ml_collections import ConfigDict
 
-from avjax.codecs import mel
 from avjax.errors import UserError
+from avjax.signal import mel
 
 FUSIONS = ("highway", "separate", "shared", "cascaded")
 
@@ -101,11 +101,11 @@ def check(config) -> None:
             raise UserError("stream width", where=f"config.system.{name}", expected="> 0", found=str(config[name]))
     if config.guidance != 1.0 and partner_width(config) == 0:
         raise UserError("guidance without a partner", where="config.system.guidance", expected="1.0",
-                        found=str(config.guidance), way_out="set partner_token_dim or another partner width")
+                        found=str(config.guidance), hint="set partner_token_dim or another partner width")
     if config.guidance != 1.0 and not config.partner_dropout > 0:
         raise UserError("guidance without partner_dropout", where="config.system.guidance", found=str(config.guidance),
                         expected="1.0 where partner_dropout = 0",
-                        way_out="without examples that lack the partner there is nothing to guide away from")
+                        hint="without examples that lack the partner there is nothing to guide away from")
     windows(config)
 
 

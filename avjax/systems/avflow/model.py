@@ -12,7 +12,7 @@ from avjax.nn.attention import Band
 from avjax.nn.embeddings import TimeEmbedding, rotary_tables
 from avjax.nn.layers import Dense
 from avjax.nn.transformer import DiffusionBlock
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 from avjax.systems.avflow.config import condition_width, windows
 
 
@@ -66,7 +66,7 @@ class Layer(nn.Module):
                                            own["window"]) for name, x_BTD in streams.items()}
         if self.config.fusion == "highway":
             exchanged = self.fusion(jnp.concatenate([streams["audio"], streams["visual"]], axis=-1))
-            exchanged = laid(laid(exchanged, "batch", "time", "width"), "batch", "time")  # split, then gathered
+            exchanged = shard(shard(exchanged, "batch", "time", "width"), "batch", "time")  # split, then gathered
             to_audio, to_visual = jnp.split(exchanged, 2, axis=-1)
             streams = {"audio": streams["audio"] + to_audio, "visual": streams["visual"] + to_visual}
         return streams, None

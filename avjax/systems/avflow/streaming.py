@@ -50,7 +50,7 @@ class StreamingSampler:
         if condition_BNC.shape[1] != self.chunk:
             raise UserError("streaming chunk", expected=f"{self.chunk} frames",
                             found=f"{condition_BNC.shape[1]} frames",
-                            way_out="use finish() for a shorter last chunk")
+                            hint="use finish() for a shorter last chunk")
         self.given += self.chunk
         return self._advance(condition_BNC, self.chunk)
 
@@ -60,7 +60,7 @@ class StreamingSampler:
         frames = condition.shape[1]
         if frames > self.chunk:
             raise UserError("streaming chunk", expected=f"at most {self.chunk} frames", found=f"{frames} frames",
-                            way_out="feed() whole chunks first")
+                            hint="feed() whole chunks first")
         self.given += frames
         parts = []
         while self.returned < self.given:

@@ -14,7 +14,7 @@ from avjax.nn.attention import Causal, attention
 from avjax.nn.attention_kernels import NEGATIVE
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 from avjax.systems.talker.local import POLICIES
 
 
@@ -72,8 +72,8 @@ class DecoderLayer(nn.Module):
 
     def _finish(self, x_BND, out_BHNK):
         B, H, N, K = out_BHNK.shape
-        x_BND = laid(x_BND, "batch", "time") + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
-        return laid(x_BND + self.mlp(self.mlp_norm(x_BND)), "batch", "time")
+        x_BND = shard(x_BND, "batch", "time") + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
+        return shard(x_BND + self.mlp(self.mlp_norm(x_BND)), "batch", "time")
 
 
 class Backbone(nn.Module):
@@ -126,4 +126,4 @@ class Backbone(nn.Module):
 
 def laid_cache(cache):
     """Keys and values of a cache (L, batch, G, Nmax, K): heads over `tensor`, positions whole, as one is written at a time."""
-    return jax.tree.map(lambda a: laid(a, None, "batch", "width"), cache)
+    return jax.tree.map(lambda a: shard(a, None, "batch", "width"), cache)

@@ -118,17 +118,17 @@ def check(config) -> None:
     need(config.num_heads % config.num_kv_heads == 0, "num_kv_heads", f"a divisor of num_heads = {config.num_heads}")
     need(config.head_dim % 2 == 0, "head_dim", "even (rotary pairs)")
     need(config.velocity_width == config.d_model, "velocity_width", f"d_model = {config.d_model}",
-         way_out="the hidden state joins the head's sequence without a projection")
+         hint="the hidden state joins the head's sequence without a projection")
     for name in ("encoder_heads", "velocity_heads"):
         need(config.d_model % (2 * config[name]) == 0, name, f"d_model = {config.d_model} a multiple of twice it")
     need(config.d_model >= 4, "d_model", ">= 4 (sines and cosines of the time embedding)")
     need(config.delay >= 0, "delay", ">= 0 patches")
     need(config.delay < config.row_patches, "delay", f"less than row_patches = {config.row_patches}")
     need(config.row_tokens > config.row_patches, "row_tokens", f"more than row_patches = {config.row_patches}",
-         way_out="a row holds its patches' slots and the text around them")
+         hint="a row holds its patches' slots and the text around them")
     need(config.task_embedding >= 2, "task_embedding", ">= 2 (text to speech; text to speech and motion)")
     for name in ("hidden_dropout", "context_dropout"):
         need(0 <= config[name] < 1, name, "0 <= share < 1")
     need(config.guidance == 1 or config.hidden_dropout > 0, "guidance", "1 where hidden_dropout = 0",
-         way_out="without targets that lack the hidden state there is nothing to guide away from")
+         hint="without targets that lack the hidden state there is nothing to guide away from")
     need(0 < config.stop_threshold < 1, "stop_threshold", "a probability")

@@ -17,7 +17,7 @@ import numpy as np
 from avjax.nn.attention_kernels import NEGATIVE
 from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 
 # of config.remat. By name: a policy does not see inside `matmul`, whose gradient is written out
 POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
@@ -69,8 +69,8 @@ class LocalBlock(nn.Module):
     def finish(self, x_MTD, out_MRHK):
         """The rest of the block, for the wanted positions."""
         x_MRD, places = x_MTD[..., slice(*self.rows), :], ("batch", "time")[:x_MTD.ndim - 2]
-        x_MRD = laid(x_MRD + self.project(out_MRHK.reshape(x_MRD.shape)), *places)
-        return laid(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
+        x_MRD = shard(x_MRD + self.project(out_MRHK.reshape(x_MRD.shape)), *places)
+        return shard(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
 
     def __call__(self, x_MTD):
         return self.finish(x_MTD, short_attention(*self.project_qkv(x_MTD)))
@@ -189,8 +189,8 @@ class TimeMLP(nn.Module):
         frequencies = jnp.exp(-np.log(1e4) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
         angles = 1000.0 * t_M.astype(jnp.float32)[..., None] * frequencies
         places = ("batch", "time")[:t_M.ndim]
-        hidden = laid(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)), *places)
-        return laid(self.out(jax.nn.silu(hidden)), *places)
+        hidden = shard(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)), *places)
+        return shard(self.out(jax.nn.silu(hidden)), *places)
 
 
 class VelocityHead(nn.Module):

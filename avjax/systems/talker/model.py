@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from avjax.nn.layers import Dense
 from avjax.nn.sequence import put_at
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.local import PatchEncoder, VelocityHead, joint_velocities
 
@@ -96,10 +96,10 @@ class TalkerNet(nn.Module):
     def encode_row(self, row):
         """Hidden states (B, N, D) of packed rows (arrays of `System.batch_spec`)."""
         slots = arrange(row, self.config.delay)
-        x_BND = laid(self.task_and_text(row["tokens"], row["position"]), "batch", "time")
+        x_BND = shard(self.task_and_text(row["tokens"], row["position"]), "batch", "time")
         tokens_BJD = self.patch_tokens(slots["audio"], slots["audio_valid"], slots["motion"], slots["motion_valid"],
                                        slots["tts"])
-        tokens_BJD = laid(tokens_BJD.astype(x_BND.dtype), "batch", "time")
+        tokens_BJD = shard(tokens_BJD.astype(x_BND.dtype), "batch", "time")
         x_BND = put_at(x_BND, row["patch_slot"], tokens_BJD)
         return self.hidden(x_BND, row["position"], row["segment"])
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from avjax.flow.path import expand
 from avjax.nn.sequence import take_at
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 from avjax.systems.talker.model import arrange, per_utterance
 
 IGNORED = -100  # stop label of slots that count for nothing
@@ -104,7 +104,7 @@ def head_inputs(mu_BJD, target, noise):
     context = target["context"][:, :, None] * noise["context"][..., None, None]
     wide = target["global"][:, :, None]
     wide = jnp.broadcast_to(wide, (*noise["t"].shape, wide.shape[-1]))
-    return tuple(laid(a, "batch", "time") for a in (x, noise["t"], mu, context, wide))
+    return tuple(shard(a, "batch", "time") for a in (x, noise["t"], mu, context, wide))
 
 
 def flow_loss(velocity_BJKPC, target, noise):

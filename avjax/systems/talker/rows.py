@@ -28,7 +28,7 @@ def check_ids(tokens: np.ndarray, vocabulary: int | None, where: str) -> np.ndar
     if vocabulary is not None and len(tokens) and not 0 <= np.min(tokens) <= np.max(tokens) < vocabulary:
         raise UserError("text ids outside the model's vocabulary", where=where, expected=f"0 to {vocabulary - 1}",
                         found=f"{np.min(tokens)} to {np.max(tokens)}",
-                        way_out="set config.system.vocab to the tokenizer's, or extract with that tokenizer")
+                        hint="set config.system.vocab to the tokenizer's, or extract with that tokenizer")
     return tokens
 
 
@@ -94,7 +94,7 @@ class TalkerRows:
         if end > self.tokens or j + slots > self.patches or segment > self.utterances:
             raise UserError("an utterance does not fit its row", where=f"example {example.get('id', '')!r}",
                             expected=f"at most {self.capacity}", found=f"{end} tokens, {j + slots} patches",
-                            way_out="raise config.system.row_tokens and row_patches")
+                            hint="raise config.system.row_tokens and row_patches")
         row["tokens"][n] = T2AV if len(motion) else TTS
         row["tokens"][n + 1:first] = tokens
         row["segment"][n:end] = segment

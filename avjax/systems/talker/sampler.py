@@ -81,14 +81,14 @@ def patches(system, conditions, task: str) -> int:
         if name in widths and (len(found) != ndim or found[0] != batch or found[-1] != widths[name]):
             raise UserError("a condition has the wrong shape", where=name, found=str(tuple(found)),
                             expected=f"({batch}, {'frames, ' if ndim == 3 else ''}{widths[name]})",
-                            way_out="extract the features again with this config's codecs")
+                            hint="extract the features again with this config's codecs")
         if ndim == 3 and found[1] != frames:
             raise UserError("audio and motion differ in length", where=name, expected=f"{frames} frames, as a bound",
-                            found=f"{found[1]} frames", way_out="pad both alike")
+                            found=f"{found[1]} frames", hint="pad both alike")
     if frames % c.patch or not frames:
         raise UserError("frames asked for", where="conditions", expected=f"a multiple of the patch, {c.patch}",
                         found=str(frames),
-                        way_out="pad with zeros; evaluation pads to multiples of 32: config.system.patch must divide 32 there")
+                        hint="pad with zeros; evaluation pads to multiples of 32: config.system.patch must divide 32 there")
     return frames // c.patch
 
 
@@ -111,12 +111,12 @@ def check_conditions(system, conditions, task: str) -> None:
     count = patches(system, conditions, task) * system.config.patch
     width = conditions["prompt"].shape[1]
 
-    def bounded(name, least, most, what, way_out):
+    def bounded(name, least, most, what, hint):
         values = np.asarray(conditions[name])
         bad = np.flatnonzero((values < least) | (values > most))
         if len(bad):
             raise UserError(what, where=f"{name}, row {bad[0]}", expected=f"{least} to {most}",
-                            found=str(int(values[bad[0]])), way_out=way_out)
+                            found=str(int(values[bad[0]])), hint=hint)
 
     bounded("prompt_length", 1, width, "prompt does not fit", "give at least one token, or a wider prompt array")
     for name in ("audio", "motion"):
@@ -132,7 +132,7 @@ def check_conditions(system, conditions, task: str) -> None:
         if len(bad):
             raise UserError("prefix longer than the clip", where=f"{other}_length, row {bad[0]}",
                             expected=f"at most {whole[bad[0]]} frames", found=str(prefix[bad[0]]),
-                            way_out="shorten the prefix")
+                            hint="shorten the prefix")
 
 
 def start(system, params, conditions, task: str, noise: dict):

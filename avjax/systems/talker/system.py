@@ -105,7 +105,7 @@ class System:
 
 
 def example_spec(c) -> dict[str, Spec]:
-    """What a dataset's examples hold: see data_pipelines.features.talker."""
+    """What a dataset's examples hold: see data_pipelines.features.talker.extract."""
     batch = specs(c)[0]
 
     def sequence(name, width):

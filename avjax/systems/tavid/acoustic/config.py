@@ -6,8 +6,8 @@ published unit Voicebox (naver-ai/xlsr-token-Voicebox), exactly, for its weights
 
 from ml_collections import ConfigDict
 
-from avjax.codecs import mel
 from avjax.errors import UserError
+from avjax.signal import mel
 
 BLOCKS = ("dit", "usdm")
 SOLVERS = ("euler", "heun")

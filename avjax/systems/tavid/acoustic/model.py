@@ -13,7 +13,7 @@ from avjax.nn.embeddings import TimeEmbedding, lookup, rotary_tables
 from avjax.nn.layers import Dense, adaptive_norm, gelu
 from avjax.nn.sequence import time_convolution
 from avjax.nn.transformer import DiffusionBlock
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 
 ZEROS = nn.initializers.zeros
 
@@ -46,7 +46,7 @@ class Inputs(nn.Module):
             h_BTD = h_BTD + self.project(given["prompt"], rows=slice(U + M, None), bias=False)
         if self.config.partner:
             h_BTD = h_BTD + self.partner(self.embed(given["partner"]).sum(-2))
-        return laid(h_BTD, "batch", "time")
+        return shard(h_BTD, "batch", "time")
 
 
 class TimeConvolution(nn.Module):
@@ -139,7 +139,7 @@ class AcousticNet(nn.Module):
         c, valid_BT = self.config, given["valid"]
         h_BTD = self.inputs(x_BTM, given)
         if c.position_kernel:
-            h_BTD = laid(h_BTD + self.positions(h_BTD, valid_BT), "batch", "time")
+            h_BTD = shard(h_BTD + self.positions(h_BTD, valid_BT), "batch", "time")
         condition_BD = self.time_embed(t_B)
         if c.voice_dim:
             condition_BD = condition_BD + self.voice(given["voice"], given["known"])
@@ -149,6 +149,6 @@ class AcousticNet(nn.Module):
         scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers,
                        in_axes=nn.broadcast)
         h_BTD, _ = scan(self.blocks, h_BTD, condition_BD, rotary, (valid_BT > 0).astype(jnp.int32))
-        shift_scale = laid(self.modulation(condition_BD), "batch")[:, :, None]  # (B, 2, 1, D)
-        h_BTD = adaptive_norm(laid(h_BTD, "batch", "time"), shift_scale[:, 0], shift_scale[:, 1])
+        shift_scale = shard(self.modulation(condition_BD), "batch")[:, :, None]  # (B, 2, 1, D)
+        h_BTD = adaptive_norm(shard(h_BTD, "batch", "time"), shift_scale[:, 0], shift_scale[:, 1])
         return self.outputs(h_BTD).astype(jnp.float32) * valid_BT[..., None]

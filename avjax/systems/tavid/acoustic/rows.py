@@ -15,7 +15,7 @@ def check_units(units, num_units: int, where: str) -> np.ndarray:
     if np.size(units) and not 0 <= np.min(units) <= np.max(units) < num_units:
         raise UserError("units outside the model's codebook", where=where, expected=f"0 to {num_units - 1}",
                         found=f"{np.min(units)} to {np.max(units)}",
-                        way_out="set config.system.num_units to the codebook's size, or extract with that codebook")
+                        hint="set config.system.num_units to the codebook's size, or extract with that codebook")
     return np.asarray(units, np.int32)
 
 
@@ -45,7 +45,7 @@ class AcousticRows:
             raise UserError("units and mel do not belong together", where=where,
                             expected=f"{mel_frames(len(units))} mel frames of {units.shape[1]} speakers for "
                             f"{len(units)} units", found=f"{mel.shape[0]} frames of {mel.shape[1]}",
-                            way_out="extract the dataset again")
+                            hint="extract the dataset again")
         start = int(rng.integers(max(len(mel) - self.frames, 0) + 1))
         here = slice(start, start + self.frames)
         missing = max(self.frames - len(mel), 0)

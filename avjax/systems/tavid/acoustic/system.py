@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from avjax.codecs import mel
 from avjax.flow.path import interpolate
 from avjax.nn.layers import compute_dtype
+from avjax.signal import mel
 from avjax.systems.api import Spec
 from avjax.systems.tavid.acoustic import sampler
 from avjax.systems.tavid.acoustic.config import check

@@ -85,7 +85,7 @@ class VoiceboxNet(nn.Module):
         c = self.config
         if parts("time") > 1:
             raise UserError("the published Voicebox does not split time", where="config.mesh.seq", expected="1",
-                            found=str(parts("time")), way_out="its time is one more frame before the first, and ALiBi is full: "
+                            found=str(parts("time")), hint="its time is one more frame before the first, and ALiBi is full: "
                             "use the data, fsdp or tensor axis, or config.system.block = dit")
         valid_BN = jnp.pad(given["valid"], ((0, 0), (1, 0)), constant_values=1.0)
         valid_BN1 = valid_BN[..., None].astype(self.dtype)

@@ -88,7 +88,7 @@ def check_net(c, where: str = "config.system") -> None:
     need(c.margin >= 0, "margin", ">= 0 frames")
     need(hidden_width(c) >= 1, "mlp_ratio", "> 2 for dual, > streams / (2 num_blocks) for concat")
     need(c.share_weights or c.mode != "concat", "share_weights", "True in mode concat",
-         way_out="joined streams have one set of layers")
+         hint="joined streams have one set of layers")
 
 
 def check(c) -> None:

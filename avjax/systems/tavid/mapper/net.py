@@ -20,7 +20,7 @@ from avjax.errors import UserError
 from avjax.nn.attention import Band, attention
 from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, gelu
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 from avjax.systems.tavid.mapper.config import hidden_width
 
 KERNEL = 4  # of the convolution of stride 2: frame t sees units 2t - 1 .. 2t + 2
@@ -34,7 +34,7 @@ def centroid_rows(path: str, num_units: int, unit_dim: int) -> np.ndarray:
         raise UserError("centroids cannot be read", where=path, expected="an .npy file", found=str(error)) from error
     if rows.shape != (num_units, unit_dim):
         raise UserError("centroids of another codebook", where=path, expected=f"({num_units}, {unit_dim})",
-                        found=str(rows.shape), way_out="set num_units and unit_dim of the mapper to the file's")
+                        found=str(rows.shape), hint="set num_units and unit_dim of the mapper to the file's")
     return rows.astype(np.float32)
 
 
@@ -69,7 +69,7 @@ class UnitStem(nn.Module):
         after = jnp.pad(first, ((0, 0), (0, 1), (0, 0), (0, 0)))[:, 1:]
         # a convolution as one product, over all streams
         x_BTSD = self.resample(jnp.concatenate([before, first, second, after], axis=-1))
-        return laid(x_BTSD, "batch", "time", None, "width")
+        return shard(x_BTSD, "batch", "time", None, "width")
 
 
 def layer_norm():
@@ -107,11 +107,11 @@ class StreamLayers(nn.Module):
         return jnp.stack([self.q_norm[i](q), self.k_norm[i](k), v], axis=3)
 
     def add(self, x_BTSD, attended_BTSD, i: int = 0):
-        return laid(x_BTSD + self.project[i](attended_BTSD), "batch", "time")
+        return shard(x_BTSD + self.project[i](attended_BTSD), "batch", "time")
 
     def mlp(self, x_BTSD):
-        hidden_BTSF = laid(gelu(self.mlp_in(self.mlp_norm(x_BTSD))), "batch", "time", None, "width")
-        return laid(x_BTSD + self.mlp_out(hidden_BTSF), "batch", "time")
+        hidden_BTSF = shard(gelu(self.mlp_in(self.mlp_norm(x_BTSD))), "batch", "time", None, "width")
+        return shard(x_BTSD + self.mlp_out(hidden_BTSF), "batch", "time")
 
 
 class MapperBlock(nn.Module):
@@ -212,7 +212,7 @@ class MotionMapper(nn.Module):
             raise UserError("units of the Motion Mapper", expected=f"(batch, even, {c.streams})", found=str((B, U, S)))
         length_B = jnp.full((B,), U) if length_B is None else length_B
         valid_BU = jnp.arange(U) < length_B[:, None]
-        x_BTSD = laid(self.stem(units_BUS, valid_BU), "batch", "time")
+        x_BTSD = shard(self.stem(units_BUS, valid_BU), "batch", "time")
         valid_BT = 2 * jnp.arange(U // 2) < length_B[:, None]
         if c.mode == "concat":
             x_BTSD = self.join(x_BTSD.reshape(B, U // 2, 1, -1))
@@ -222,8 +222,8 @@ class MotionMapper(nn.Module):
         if c.num_blocks > 1:
             x_BTSD, _ = self.blocks(x_BTSD, rotary, valid_BT)
         x_BTSD, _ = self.last(x_BTSD, rotary, valid_BT)
-        tokens_BTMW = laid(self.out(self.norm(x_BTSD[:, :, 0])), "batch", "time", None, "width")
-        return laid(tokens_BTMW, "batch", "time")
+        tokens_BTMW = shard(self.out(self.norm(x_BTSD[:, :, 0])), "batch", "time", None, "width")
+        return shard(tokens_BTMW, "batch", "time")
 
 
 class TokenWindows(nn.Module):

@@ -15,11 +15,11 @@ def check_units(units_US: np.ndarray, num_units: int, streams: int, where: str) 
     """The units, UserError where they are of another codebook or number of speakers."""
     if units_US.ndim != 2 or units_US.shape[1] != streams:
         raise UserError("another number of speakers", where=where, expected=f"units of {streams} streams",
-                        found=str(units_US.shape), way_out="set config.system's streams to the corpus'")
+                        found=str(units_US.shape), hint="set config.system's streams to the corpus'")
     if units_US.size and not 0 <= units_US.min() <= units_US.max() < num_units:
         raise UserError("units outside the codebook", where=where, expected=f"0 to {num_units - 1}",
                         found=f"{units_US.min()} to {units_US.max()}",
-                        way_out="set num_units to the codebook's, or extract the units again")
+                        hint="set num_units to the codebook's, or extract the units again")
     return units_US
 
 
@@ -60,7 +60,7 @@ class MapperRows:
         if not frames or len(units) != UNITS_A_FRAME * frames:
             raise UserError(f"units and {self.target} do not fit together", where=where,
                             expected=f"{UNITS_A_FRAME} units a frame, at least one frame",
-                            found=f"{len(units)} units, {frames} frames", way_out="extract the dataset again")
+                            found=f"{len(units)} units, {frames} frames", hint="extract the dataset again")
         start = int(rng.integers(max(frames - F, 0) + 1))
         return {"units": fit(units, UNITS_A_FRAME * start, UNITS_A_FRAME * F), self.target: fit(target, start, F),
                 "mask": (np.arange(F) < frames - start).astype(np.float32)}

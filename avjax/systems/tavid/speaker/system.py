@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 
 from avjax.encoders.resnet import ResNet
 from avjax.nn.layers import Dense, compute_dtype, gelu
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 from avjax.systems.api import Spec
 from avjax.systems.tavid.speaker.config import check
 from avjax.systems.tavid.speaker.rows import FRAMES, SpeakerRows
@@ -80,9 +80,9 @@ class System:
         """-> (B, S, V) float32. Any leading axes."""
         lead = faces_BSF.shape[:-1]
         if pictures_BSHWC is not None:  # there is no time here, but in S7 a mesh that splits it: it splits speakers as well
-            pictures_BSHWC = laid(pictures_BSHWC.reshape(-1, *pictures_BSHWC.shape[len(lead):]), "rows")
+            pictures_BSHWC = shard(pictures_BSHWC.reshape(-1, *pictures_BSHWC.shape[len(lead):]), "rows")
         voices_NV = self.net.apply({"params": params}, pictures_BSHWC, faces_BSF.reshape(-1, faces_BSF.shape[-1]))
-        return laid(voices_NV.reshape(*lead, -1), "batch")
+        return shard(voices_NV.reshape(*lead, -1), "batch")
 
     def loss(self, params, batch, key):
         """Mean squared error, with the cosine beside it. Nothing random is left: rows are degraded where they are made."""

@@ -128,7 +128,7 @@ def check(config) -> None:
         need(config[name] in choices, name, " | ".join(choices))
     slots = config.num_streams * config.frames_per_step
     need(config.d_model % slots == 0, "d_model", f"a multiple of the {slots} units of a step",
-         way_out="the decoder's width is their embeddings side by side")
+         hint="the decoder's width is their embeddings side by side")
     need(config.coupling != "chain" or slots > 1, "coupling", "independent where a step makes one unit")
     need(config.row_frames % config.frames_per_step == 0, "row_frames",
          f"a multiple of frames_per_step = {config.frames_per_step}")
@@ -148,4 +148,4 @@ def check(config) -> None:
     need(config.stop_seconds == 0 or config.stop_seconds >= 1 / RATE, "stop_seconds", f"0 = off, or >= {1 / RATE:g}")
     need(config.guidance >= 0, "guidance", ">= 0; 1 = none")
     need(config.guidance == 1 or config.text_dropout > 0, "guidance", "1 where text_dropout = 0",
-         way_out="without rows that lack the text there is nothing to guide away from")
+         hint="without rows that lack the text there is nothing to guide away from")

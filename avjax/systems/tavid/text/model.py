@@ -21,7 +21,7 @@ from avjax.nn.attention_kernels import attend as visible_attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
 from avjax.nn.sequence import whole
-from avjax.sharding.activations import laid, parts
+from avjax.sharding.activations import parts, shard
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import SPECIALS
 
@@ -89,8 +89,8 @@ class EncoderLayer(nn.Module):
         mask = Band(c.encoder_window, c.encoder_window) if c.encoder_window else FULL
         out = attention(rotate(q, *shared["rotary"]), rotate(k, *shared["rotary"]), v, mask=mask, valid=shared["real"],
                         kernel=c.attention_kernel)
-        x_BNE = laid(self.add(x_BNE, self.project(merge_heads(out))), "batch", "time")
-        return laid(self.add(x_BNE, self.mlp(self.mlp_norm(x_BNE))), "batch", "time"), None
+        x_BNE = shard(self.add(x_BNE, self.project(merge_heads(out))), "batch", "time")
+        return shard(self.add(x_BNE, self.mlp(self.mlp_norm(x_BNE))), "batch", "time"), None
 
 
 class DecoderLayer(nn.Module):
@@ -148,14 +148,14 @@ class DecoderLayer(nn.Module):
             k = rotate(k, *shared["text_rotary"])
         null_2BH1K = jnp.broadcast_to(self.null[:, None, :, None].astype(k.dtype), (2, *k.shape[:2], 1, k.shape[3]))
         memory = {"k": jnp.concatenate([null_2BH1K[0], k], axis=2), "v": jnp.concatenate([null_2BH1K[1], v], axis=2)}
-        return {name: laid(x, "batch", "width") for name, x in memory.items()}  # made by every device of `seq`
+        return {name: shard(x, "batch", "width") for name, x in memory.items()}  # made by every device of `seq`
 
     def _rest(self, x_BID, memory, shared):
         q = heads_first(self.cross_q(self.cross_norm(x_BID)))
         if self.config.alignment == "plan":
             q = rotate(q, *shared["time_rotary"])
         x_BID = self.add(x_BID, self.cross_project(merge_heads(attend(q, memory["k"], memory["v"], shared["seen"]))))
-        return laid(self.add(laid(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))), "batch", "time")
+        return shard(self.add(shard(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))), "batch", "time")
 
 
 def nearness(key, shape, dtype=jnp.float32):
@@ -183,7 +183,7 @@ class Chain(nn.Module):
 
     def __call__(self, hidden, units):
         earlier = jnp.pad(self.units(units[..., :-1, :]), [(0, 0)] * (units.ndim - 2) + [(1, 0), (0, 0)])
-        x_MJC = laid(self.inputs(hidden) + earlier, *("batch", "time")[:hidden.ndim - 1])
+        x_MJC = shard(self.inputs(hidden) + earlier, *("batch", "time")[:hidden.ndim - 1])
         for block in self.blocks:
             x_MJC = block(x_MJC)
         return self.outputs(self.norm(x_MJC))
@@ -206,11 +206,11 @@ class ChainBlock(nn.Module):
     def __call__(self, x_MJC):
         places = ("batch", "time")[:x_MJC.ndim - 2]
         # heads over `tensor` where their number allows it; where it does not, the attention of a handful is repeated
-        qkv = laid(self.qkv(self.attention_norm(x_MJC)), *places, None, None, "width")
+        qkv = shard(self.qkv(self.attention_norm(x_MJC)), *places, None, None, "width")
         q, k, v = (heads_first(qkv[..., i, :, :]) for i in range(3))
         seen_1JJ = jnp.tril(jnp.ones((x_MJC.shape[-2],) * 2, bool))[None]
-        x_MJC = laid(x_MJC + self.project(merge_heads(attend(q, k, v, seen_1JJ))), *places)
-        return laid(x_MJC + self.mlp(self.mlp_norm(x_MJC)), *places)
+        x_MJC = shard(x_MJC + self.project(merge_heads(attend(q, k, v, seen_1JJ))), *places)
+        return shard(x_MJC + self.mlp(self.mlp_norm(x_MJC)), *places)
 
 
 def stack(layer, config, dtype, length: int, methods: list[str], remat: tuple[str, ...]):
@@ -253,7 +253,7 @@ class TextNet(nn.Module):
             who_BN = jnp.where(token_speaker_BN < 0, c.num_streams, token_speaker_BN)
             x_BNE = x_BNE + jnp.take(self.speaker, who_BN, axis=0, mode="clip")
         shared = {"rotary": tables(positions[None], c.encoder_width // c.encoder_heads, c.rope_theta), "real": real_BN}
-        x_BNE, _ = self.encoder(laid(x_BNE.astype(self.dtype), "batch", "time"), None, shared)
+        x_BNE, _ = self.encoder(shard(x_BNE.astype(self.dtype), "batch", "time"), None, shared)
         return whole(self.encoder_norm(x_BNE))
 
     def plan_logits(self, text_BNE):
@@ -268,7 +268,7 @@ class TextNet(nn.Module):
     def hidden(self, before_BIJ, text_BNE, times_BN, length_B):
         """Teacher-forced decoder: units of the step before each -> (B, I, D). length 0: without text."""
         shared = self._text(text_BNE, times_BN, length_B) | self._steps(jnp.arange(before_BIJ.shape[1])[None])
-        x_BID = laid(self.embed(before_BIJ).reshape(*before_BIJ.shape[:2], -1), "batch", "time")
+        x_BID = shard(self.embed(before_BIJ).reshape(*before_BIJ.shape[:2], -1), "batch", "time")
         x_BID, _ = self.decoder.full(x_BID, None, shared)
         return self.norm(x_BID)
 
@@ -279,7 +279,7 @@ class TextNet(nn.Module):
         room = min(c.window + 1, steps) if c.window else steps
         past = jnp.zeros((c.num_layers, len(length_B), c.num_heads, room, c.head_dim), self.dtype)
         cache = {"k": past, "v": past, "text_k": memory["k"], "text_v": memory["v"]}
-        return {name: laid(x, None, "batch", "width") for name, x in cache.items()}  # one step at a time: no axis to split
+        return {name: shard(x, None, "batch", "width") for name, x in cache.items()}  # one step at a time: no axis to split
 
     def step(self, before_BJ, cache, index, text_length_B):
         """Decoder step number `index` (the same for all rows) -> hidden (B, D), cache."""
@@ -301,8 +301,8 @@ class TextNet(nn.Module):
             out = hidden.reshape(*hidden.shape[:-1], self.slots, -1)
         ids, places = len(self.table), ("batch", "time")[:hidden.ndim - 1]
         table = jnp.pad(self.table, ((0, -ids % parts("width")), (0, 0)))  # the largest array of a step is split by id
-        out = jnp.einsum("...w,vw->...v", laid(out.astype(jnp.float32), *places), laid(table, "width"))
-        return laid(out, *places, None, "width")[..., :ids]
+        out = jnp.einsum("...w,vw->...v", shard(out.astype(jnp.float32), *places), shard(table, "width"))
+        return shard(out, *places, None, "width")[..., :ids]
 
     def __call__(self, tokens_BN, token_speaker_BN, length_B, times_BN, before_BIJ, units_BIJ):
         """Touches every parameter: logits (B, I, J, V), and those of the plan or None."""

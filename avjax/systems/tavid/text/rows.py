@@ -191,7 +191,7 @@ def check_tokens(tokens: np.ndarray, vocabulary: int, where: str) -> np.ndarray:
     if not len(tokens) or not 0 <= np.min(tokens) <= np.max(tokens) < vocabulary:
         raise UserError("text ids outside the model's vocabulary" if len(tokens) else "no text", where=where,
                         expected=f"0 to {vocabulary - 1}", found=f"{np.min(tokens)} to {np.max(tokens)}" if len(tokens) else "",
-                        way_out="set config.system.vocab to the tokenizer's, or extract with that tokenizer")
+                        hint="set config.system.vocab to the tokenizer's, or extract with that tokenizer")
     return tokens
 
 
@@ -202,7 +202,7 @@ def check_example(example, vocabulary: int, num_units: int, streams: int) -> Non
     if not len(units) or not 0 <= np.min(units) <= np.max(units) < num_units:
         raise UserError("units outside the codebook" if len(units) else "no units", where=where,
                         expected=f"0 to {num_units - 1}", found=f"{np.min(units)} to {np.max(units)}" if len(units) else "",
-                        way_out="set config.system.num_units to the number of clusters, or extract the units again")
+                        hint="set config.system.num_units to the number of clusters, or extract the units again")
     bounds = np.array([[0, 0, 0, 0, 0], [streams - 1, len(example["tokens"]), len(example["tokens"]), len(units), len(units)]])
     good = len(turns) and (turns[:, :KIND] >= bounds[0]).all() and (turns[:, :KIND] <= bounds[1]).all()
     good = good and (turns[:, FIRST] < turns[:, LAST]).all() and (turns[:, START] < turns[:, END]).all()
@@ -210,4 +210,4 @@ def check_example(example, vocabulary: int, num_units: int, streams: int) -> Non
         raise UserError("turns that do not fit their dialogue", where=where,
                         expected=f"at least one of speakers 0 to {streams - 1} within {len(example['tokens'])} tokens and "
                                  f"{len(units)} units", found=np.array2string(np.asarray(turns), threshold=24).replace("\n", ","),
-                        way_out="extract the features again")
+                        hint="extract the features again")

@@ -88,7 +88,7 @@ class System:
         say whose it is and does not."""
         if self.config.speaker_embedding and token_speaker_BN is None:
             raise UserError("text without speakers", where="token_speaker", expected="whose each token is",
-                            way_out="give token_speaker, or train with config.system.speaker_embedding = False")
+                            hint="give token_speaker, or train with config.system.speaker_embedding = False")
         return decode.decode(self, params, tokens_BN, tokens_length_B, keys, max_steps=max_steps,
                              token_speaker_BN=token_speaker_BN, times_BN=times_BN)
 

@@ -104,7 +104,7 @@ class PictureRows:
         count = len(example["pictures"])
         if not count:
             raise UserError("an example without pictures", where=f"example {example.get('id', '')!r}", expected=">= 1",
-                            found="0", way_out="extract the dataset again")
+                            found="0", hint="extract the dataset again")
         at = (np.arange(self.pictures) + rng.random(self.pictures)) / self.pictures * count
         return {"pictures": example["pictures"][np.minimum(at.astype(int), count - 1)]}
 

@@ -19,7 +19,7 @@ from avjax.errors import UserError
 from avjax.nn.convolutions import GroupNorm
 from avjax.nn.cross_attention import cross_attention
 from avjax.nn.layers import Dense, adaptive_norm, gelu
-from avjax.sharding.activations import each_frame, fold_frames, laid, parts, unfold_frames
+from avjax.sharding.activations import each_frame, fold_frames, parts, shard, unfold_frames
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
 REGIONS = ("full", "face", "lip")
@@ -205,16 +205,16 @@ class TemporalTransformer(nn.Module):
         if frames + skip > self.length:
             raise UserError("clip too long for the temporal positions", where="visual denoiser",
                             expected=f"at most {self.length} frames", found=f"{frames} and {skip} before them",
-                            way_out="make shorter clips, or raise config.system's temporal_length")
+                            hint="make shorter clips, or raise config.system's temporal_length")
         if parts("time") > 1 and h * w % parts("time"):
             raise UserError("positions do not divide over the mesh", where="visual denoiser, temporal transformer",
                             expected=f"a level of {h} x {w} that config.mesh.seq divides", found=f"seq {parts('time')}",
-                            way_out="a smaller config.mesh.seq, larger latents or fewer levels")
+                            hint="a smaller config.mesh.seq, larger latents or fewer levels")
 
         def of_positions(x_NhwC, frames):
             """(B, T, frames, C): what was split by frames comes split by positions."""
             y_BFTC = unfold_frames(self.inputs(self.norm(x_NhwC)), B).reshape(B, frames, h * w, C)
-            return laid(jnp.swapaxes(laid(y_BFTC, "batch", "time"), 1, 2), "batch", "time")
+            return shard(jnp.swapaxes(shard(y_BFTC, "batch", "time"), 1, 2), "batch", "time")
 
         y, total = of_positions(x_NhwC, frames), skip + frames
         if skip:
@@ -225,8 +225,8 @@ class TemporalTransformer(nn.Module):
         for norm, attention in ((self.norm1, self.attention1), (self.norm2, self.attention2)):
             y = y + attention(norm(y) + position)
         y = y + self.feed_forward(self.norm3(y))
-        y_BTFC = laid(unfold_frames(y, B)[:, :, skip:], "batch", "time")
-        y_BFTC = laid(jnp.swapaxes(y_BTFC, 1, 2), "batch", "time")
+        y_BTFC = shard(unfold_frames(y, B)[:, :, skip:], "batch", "time")
+        y_BFTC = shard(jnp.swapaxes(y_BTFC, 1, 2), "batch", "time")
         return x_NhwC + self.outputs(fold_frames(y_BFTC.reshape(B, frames, h, w, C)))
 
 

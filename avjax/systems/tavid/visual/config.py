@@ -116,7 +116,7 @@ def check(c) -> None:
         need(0 <= c[name] <= 1, name, "a share")
     need(all(0 <= share < 1 for share in c.dropout.values()), "dropout", "shares below 1")
     need(c.predicts == "velocity" or c.sample_betas == c.betas, "sample_betas", f"{c.betas} where predicts is data",
-         way_out="the velocity follows from the data by the betas of training")
+         hint="the velocity follows from the data by the betas of training")
     need(c.mapper.token_dim == c.unet.motion_dim, "unet", f"motion_dim = mapper.token_dim = {c.mapper.token_dim}")
     longest = max(c.clip, c.frames) + c.unet.motion_frames
     need(longest <= c.unet.temporal_length, "unet", f"temporal_length >= frames and clip + motion_frames = {longest}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from avjax.flow import diffusion
 from avjax.nn.convolutions import fold, unfold
-from avjax.sharding.activations import fold_frames, laid, unfold_frames
+from avjax.sharding.activations import fold_frames, shard, unfold_frames
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows
 from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.parts import ImageProjection
@@ -32,7 +32,7 @@ class VisualNet(nn.Module):
 
     def face(self, face_BE):
         """(B, N, K). No face is the embedding of zeros, whose tokens are not zero."""
-        return laid(self.image_projection(face_BE), "batch")
+        return shard(self.image_projection(face_BE), "batch")
 
     def tokens(self, units_BUS, length_B):
         """Motion tokens of stream 0 for every frame, with its neighbours' (B, U / 2, M, K)."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from avjax.nn.convolutions import Conv
-from avjax.sharding.activations import laid
+from avjax.sharding.activations import shard
 from avjax.systems.tavid.visual.blocks import SpatialTransformer
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
@@ -84,7 +84,7 @@ class ReferenceNet(nn.Module):
         face_NMK = jnp.tile(face_BMK, (R, 1, 1)) if tile_faces else jnp.repeat(face_BMK, R, axis=0)
         time_ND = jax.nn.silu(self.time(jnp.zeros(B * R, jnp.int32)))
         # the pictures of a device's clips are split over `seq`, where their number allows it, and what is written is gathered
-        x = self.inputs(laid(latents_BRhwC.reshape(B * R, *latents_BRhwC.shape[2:]), "rows"))
+        x = self.inputs(shard(latents_BRhwC.reshape(B * R, *latents_BRhwC.shape[2:]), "rows"))
         banks, skips = [], [x]
         for block in self.down:
             for layer in block.layer:
@@ -102,4 +102,4 @@ class ReferenceNet(nn.Module):
                 banks.append(written)
             if block.plan.resize:
                 x = block.resized(x)
-        return tuple(laid(bank.reshape(B, R, *bank.shape[1:]), "batch") for bank in banks)
+        return tuple(shard(bank.reshape(B, R, *bank.shape[1:]), "batch") for bank in banks)

@@ -54,7 +54,7 @@ class VisualRows:
         if not seen:
             raise UserError("no dialogue with pictures in a row", where=f"example {examples[0].get('id', '')!r}",
                             expected="latents of at least one frame", found="speech alone",
-                            way_out="extract the dataset with video")
+                            hint="extract the dataset with video")
         example = seen[0]
         where = f"example {example.get('id', '')!r}"
         T, S = example["latents"].shape[:2]
@@ -65,7 +65,7 @@ class VisualRows:
         units_US = check_units(example["units"], self.num_units, self.streams, where)
         if len(units_US) != UNITS_A_FRAME * T:
             raise UserError("units and latents do not fit together", where=where, expected=f"{UNITS_A_FRAME} units a frame",
-                            found=f"{len(units_US)} units, {T} frames", way_out="extract the dataset again")
+                            found=f"{len(units_US)} units, {T} frames", hint="extract the dataset again")
         latest = max(T - self.window, 0)
         if self.stage == "motion":
             begin = int(rng.integers(latest + 1))

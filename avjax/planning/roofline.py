@@ -1,0 +1,152 @@
+"""How fast a compiled step could run: what arithmetic, memory and links need at their full rates, from the program's text.
+
+Two bounds and one opinion. `floor`: everything overlaps, the slowest part decides; no run is faster. `serial`: nothing of the
+communication overlaps. `compiler`: XLA:TPU's own estimate of cycles, instruction by instruction, plus the communication that it
+does not overlap; the one to expect. None of them knows of input, host or stragglers.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+from avjax.planning.collectives import Collective
+from avjax.planning.hlo import Array, Instruction, Module
+from avjax.planning.topologies import Chip, Topology
+
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+NO_TRAFFIC = frozenset({"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional",
+                        "after-all", "partition-id", "replica-id", "opt-barrier", "iota"})
+SLICING = frozenset({"dynamic-slice", "slice", "gather"})
+VIEWS = frozenset({"bitcast", "reshape"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds a step. `overlapped`: of ici, what runs beside arithmetic. `cycles`: XLA's estimate without communication,
+    0 = none. `flops` is the whole step's, over `peak` FLOP/s of all devices; `useful` their share that the model needs, the
+    rest is what remat computes again."""
+
+    compute: float
+    hbm: float
+    ici: float
+    dcn: float
+    overlapped: float
+    cycles: float
+    flops: float
+    peak: float
+    useful: Callable[[], float] = lambda: 1.0
+
+    @property
+    def floor(self) -> float:
+        return max(self.compute, self.hbm, self.ici, self.dcn)
+
+    @property
+    def serial(self) -> float:
+        return max(self.compute, self.hbm) + self.ici + self.dcn
+
+    @property
+    def compiler(self) -> float:
+        """XLA's estimate; `serial` where it makes none."""
+        return self.cycles + self.ici - self.overlapped + self.dcn if self.cycles else self.serial
+
+    @property
+    def bound(self) -> str:
+        """What the floor is made of."""
+        return max(("compute", "hbm", "ici", "dcn"), key=lambda part: getattr(self, part))
+
+    def mfu(self, seconds: float) -> float:
+        """Share of the peak at that step time, by the model's FLOPs as the loop logs it: what remat computes again takes
+        time, but is not counted."""
+        return self.flops * self.useful() / seconds / self.peak if seconds else 0.0
+
+
+def make(flops: float, topology: Topology, collectives: Sequence[Collective], *, hbm_bytes: float, cycles: int = 0,
+         useful: Callable[[], float] = lambda: 1.0) -> Roofline:
+    """From FLOPs of a whole step, what one device reads and writes, and its collectives; `useful`: see Roofline."""
+    chip = topology.chip
+    times = [(c, c.seconds(topology)) for c in collectives]
+    return Roofline(compute=flops / topology.devices / chip.flops, hbm=hbm_bytes / chip.hbm_rate,
+                    ici=sum(s for c, s in times if not c.dcn), dcn=sum(s for c, s in times if c.dcn),
+                    overlapped=sum(s for c, s in times if c.overlapped and not c.dcn),
+                    cycles=seconds_of(cycles, chip), flops=flops, peak=chip.flops * topology.devices, useful=useful)
+
+
+def seconds_of(cycles: int, chip: Chip) -> float:
+    return cycles / chip.cycles if chip.cycles else 0.0
+
+
+def cycles(module: Module) -> int:
+    """XLA:TPU's estimate for all instructions of a step, times the trip counts of their loops; 0 from other compilers."""
+    return sum(times * int(found.group(1)) for one, times, _ in module.executed() if (found := _CYCLES.search(one.rest)))
+
+
+def hbm_bytes(module: Module) -> int:
+    """Bytes that a step reads from and writes to a device's memory: the operands and results of what is executed, without what
+    lies in a core's own memory. Of an operand that is only sliced, the slices count; of one updated in place, the update."""
+    return sum(times * _traffic(one, beside, module) for one, times, beside in module.executed())
+
+
+def _slow(arrays: Sequence[Array]) -> int:
+    return sum(a.bytes for a in arrays if not a.fast)
+
+
+def _traffic(one: Instruction, beside: dict[str, Instruction], module: Module) -> int:
+    if one.opcode in NO_TRAFFIC or one.opcode.endswith("-done"):
+        return 0
+    given = [beside[name].results for name in one.operands if name in beside]
+    if one.opcode in ("copy-start", "slice-start"):  # results: where to, where from, bookkeeping
+        arrays = [a for a in one.results if a.dims]
+        moved = min((a.bytes for a in arrays), default=0)
+        return moved * sum(not a.fast for a in arrays[:2])
+    if one.opcode in SLICING:
+        return 2 * _slow(one.results)
+    if one.opcode == "dynamic-update-slice":
+        return 2 * _slow(given[1]) if len(given) > 1 else 0
+    if one.opcode == "fusion":
+        return _fusion(one, given, module.computations.get(one.attribute("calls") or "", []))
+    return _slow(one.results) + sum(map(_slow, given))
+
+
+def _fusion(one: Instruction, given: Sequence[Sequence[Array]], body: Sequence[Instruction]) -> int:
+    """A fusion reads each parameter once, or the slices that it takes of it, and writes its results, or the updates of them."""
+    users: dict[str, list[Instruction]] = {}
+    for inner in body:
+        for name in inner.operands:
+            users.setdefault(name, []).append(inner)
+    by_name = {inner.name: inner for inner in body}
+    read, updated = 0, 0
+    for inner in body:
+        if inner.opcode != "parameter":
+            continue
+        number = re.match(r"\d+", inner.rest)
+        place = int(number.group()) if number else None
+        arrays = given[place] if place is not None and place < len(given) else inner.results
+        taken = _taken(inner, users, by_name)
+        if taken is None:
+            read += _slow(arrays)
+        elif _slow(arrays):
+            read += taken[0]
+            updated += taken[1]
+    written = _slow(one.results)
+    in_place = [i for i in body if i.opcode == "dynamic-update-slice" and updated]
+    for inner in in_place:
+        written -= min(written, inner.results[0].bytes)
+    return read + max(written, 0) + updated
+
+
+def _taken(parameter: Instruction, users: dict, by_name: dict) -> tuple[int, int] | None:
+    """(bytes of the slices taken of a parameter, bytes of updates to it); None where it is read whole."""
+    waiting, sliced, updated = [parameter.name], 0, 0
+    while waiting:
+        name = waiting.pop()
+        for user in users.get(name, ()):
+            if user.opcode in VIEWS:
+                waiting.append(user.name)
+            elif user.opcode in SLICING and user.operands[0] == name:
+                sliced += sum(a.bytes for a in user.results)
+            elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+                update = by_name.get(user.operands[1])
+                updated += sum(a.bytes for a in update.results) if update else 0
+            else:
+                return None
+    return sliced, updated

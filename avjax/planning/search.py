@@ -1,0 +1,162 @@
+"""The best mesh and the largest batch for a slice, and how a job scales over slices.
+
+Candidates are ordered by shapes alone; XLA:TPU is asked about the first few only.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+from avjax.errors import UserError
+from avjax.planning.planner import Job, Plan, abstract_mesh_of
+from avjax.planning.topologies import FLAT, Topology
+from avjax.sharding.mesh import AXES, BATCH_AXES
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A mesh within a slice by the estimate: the largest batch, seconds a step, examples a second."""
+
+    sizes: dict[str, int]
+    batch: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.batch / self.seconds
+
+
+def meshes(devices: int) -> Iterator[dict[str, int]]:
+    """Every way to write a slice's devices as a product over the four axes, in powers of two."""
+    parts = [2**n for n in range(devices.bit_length()) if devices % 2**n == 0]
+    for fsdp, seq, tensor in itertools.product(parts, repeat=3):
+        if devices % (fsdp * seq * tensor) == 0:
+            yield dict(zip(AXES, (devices // (fsdp * seq * tensor), fsdp, seq, tensor), strict=True))
+
+
+def candidates(job: Job, topology: Topology, dcn: dict[str, int], limit: float = 0.9) -> list[Candidate]:
+    """Meshes that divide the job's parameters and sequences, best first, each with the largest batch that fits into `limit`
+    of the memory. Of two that are as fast, the one with fewer exchanges in every layer (seq, tensor), then with less
+    gathering (fsdp)."""
+    found = []
+    across = {axis: topology.slices if size == -1 else size for axis, size in dcn.items()}
+    for sizes in meshes(topology.devices_a_slice):
+        whole = {axis: size * across.get(axis, 1) for axis, size in sizes.items()}
+        mesh = abstract_mesh_of(whole)
+        unit = math.prod(whole[a] for a in BATCH_AXES) * job.accumulate
+        try:
+            rows = _most_rows(lambda n: sum(job.memory(mesh, n * unit).values()) <= limit * topology.chip.hbm)  # noqa: B023
+        except UserError:
+            continue  # something does not divide
+        if rows:
+            line = job.expected(mesh, topology, rows * unit)
+            found.append(Candidate(sizes, rows * unit, line.serial))
+    return sorted(found, key=lambda c: (c.sizes["seq"] * c.sizes["tensor"], -round(math.log(c.rate), 1), c.sizes["fsdp"]))
+
+
+def _most_rows(fits: Callable[[int], bool], top: int = 1 << 20) -> int:
+    """Largest n for which fits(n), by doubling and halving; 0 where not even one does."""
+    if not fits(1):
+        return 0
+    low = 1
+    while low < top and fits(2 * low):
+        low *= 2
+    high = 2 * low
+    while high - low > max(low // 16, 1):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles: int = 4,
+           tell: Callable[[str], None] = lambda line: None) -> tuple[list[Candidate], Plan]:
+    """(candidates by the estimate, the plan of the best that fits). With `libtpu`, at most `compiles` compilations: the batch
+    of the first candidate is corrected by what XLA:TPU needed and tried again until it fits, then grown once.
+
+    Raises:
+      UserError: no mesh fits a single row a device.
+    """
+    dcn = dict(job.config.dcn) if topology.slices == 1 else {"data": -1, "fsdp": 1}
+    ordered = candidates(job, topology, dcn)
+    if not ordered:
+        raise UserError("no mesh of this slice fits a single row a device", where=topology.described,
+                        expected=f"at most {topology.chip.hbm / 2**30:.2f} GiB a device",
+                        hint="a larger slice or more recomputation (remat)")
+    best = None
+    for candidate in ordered:
+        batch = candidate.batch
+        while compiles > 0 or not libtpu:
+            plan = job.plan(topology, batch=batch, sizes=candidate.sizes, dcn=dcn, libtpu=libtpu)
+            if not libtpu:
+                return ordered, plan
+            compiles -= 1
+            unit = math.prod(plan.mesh[a] for a in BATCH_AXES) * job.accumulate
+            tell(f"{described(plan.mesh)} batch {batch}: {plan.needed / 2**30:.2f} GiB of {topology.chip.hbm / 2**30:.2f}"
+                 + ("" if plan.fits else ", too much"))
+            if plan.fits and (best is None or plan.batch / plan.roofline.compiler > best.batch / best.roofline.compiler):
+                best = plan
+            # by the line through what was needed; at least one unit from here, at most half or one and a half
+            guess = plan.largest_batch * 0.97 // unit * unit
+            down, up = max(guess, unit, batch // 2 // unit * unit), 1.5 * batch // unit * unit
+            tried = int(min(guess, up) if plan.fits else min(down, batch - unit))
+            if tried < unit or (plan.fits and tried < 1.05 * batch):
+                break
+            if best is not None and not plan.fits and tried <= best.batch:
+                break
+            batch = tried
+        if best is not None or compiles <= 0:
+            break
+    if best is None:
+        raise UserError("none of the tried meshes and batches fits", where=topology.described,
+                        found="; ".join(f"{described(c.sizes)} batch {c.batch}" for c in ordered[:3]),
+                        hint="more tries (--compiles), a larger slice or more recomputation (remat)")
+    return ordered, best
+
+
+def described(sizes: dict[str, int]) -> str:
+    return " ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1) or "one device"
+
+
+def scaled(topology: Topology, chips: int) -> Topology:
+    """The slice, or slices, of that many of the same chips: the squarest there is, several of the largest where one has fewer."""
+    chip = topology.chip
+    if chip.dims == 2:
+        biggest = math.prod(FLAT[-1])
+        shapes = {math.prod(shape): shape for shape in FLAT}
+    elif chip.dims == 3:
+        biggest, shapes = 1 << 12, {}
+        sides = (1, 2, 4, 8, 16)
+        for shape in itertools.combinations_with_replacement(sides, 3):
+            flat = shape[0] == 1  # one board: 2 x 2 x 1
+            if not flat or shape == (1, 2, 2):
+                count = math.prod(shape)
+                if count not in shapes or max(shape) < max(shapes[count]):
+                    shapes[count] = tuple(reversed(shape)) if flat else shape
+    else:
+        biggest, shapes = chip.host, {n: (n,) for n in (1, 2, 4, chip.host)}
+    one = min(chips, biggest)
+    if one not in shapes or chips % one:
+        raise UserError("no slices of so many chips", where=f"{chip.name}, {chips} chips", found=str(chips),
+                        expected=", ".join(map(str, sorted(shapes))) + f" or a multiple of {biggest}")
+    return Topology(chip, shapes[one], chips // one)
+
+
+def weak_scaling(job: Job, topology: Topology, chips: list[int], *, rows: float, libtpu: str | None = None,
+                 thorough: bool = False) -> list[Plan]:
+    """Plans of the same job on more and more chips, `rows` of the batch for each: fsdp, seq and tensor as configured, data (over
+    slices too) takes what is left."""
+    plans = []
+    for count in chips:
+        on = scaled(topology, count)
+        sizes = dict(job.config.mesh)
+        fixed = math.prod(size for axis, size in sizes.items() if axis != "data" and size > 0)
+        if sizes["fsdp"] > 0:
+            sizes["data"] = -1
+        batch = rows * count
+        if on.devices_a_slice % fixed or batch != int(batch):
+            raise UserError("the job does not scale so", where=f"{count} chips",
+                            expected=f"a multiple of {fixed} devices and whole rows", found=f"{on.described}, {batch:g} rows")
+        dcn = {"data": -1, "fsdp": 1} if on.slices > 1 else {}
+        plans.append(job.plan(on, batch=int(batch), sizes=sizes, dcn=dcn, libtpu=libtpu, thorough=thorough, largest=False))
+    return plans

@@ -1,0 +1,137 @@
+"""Is it the storage's fault? Failures of disks, mounts and open files, told from those of what is read or written.
+
+Libraries wrap such an error in exceptions of their own, or keep only its text (ArrayRecord, TensorStore), so a
+whole chain of exceptions is looked through, by errno and by text.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import resource
+import shutil
+from collections.abc import Iterator
+
+from avjax.errors import USER, DiskFull, StorageError, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FILES = (errno.EMFILE, errno.ENFILE)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN,
+        errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)
+_CODES = {os.strerror(code): code for code in (*FULL, *FILES, *AWAY)}
+_TEXT = re.compile("|".join(map(re.escape, _CODES)))
+_MOST_FILES = 65536  # some programs close every number up to the limit when they start
+
+
+def fault(error: BaseException | None) -> BaseException | None:
+    """The failure of storage that `error` is or came of, None where there is none."""
+    return next((link for link in chain(error) if _code(link)), None)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, then what it was raised from or during, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _code(error: BaseException) -> int | None:
+    if isinstance(error, UserError | StorageError):
+        return None  # its words are ours
+    if isinstance(error, OSError) and error.errno in _CODES.values():
+        return error.errno
+    found = _TEXT.search(str(error))
+    return _CODES[found[0]] if found else None
+
+
+def explained(error: BaseException, where: object = "") -> StorageError | None:
+    """The line for a failure of storage, at `where` unless the error names a file; None for any other error."""
+    if (link := fault(error)) is None:
+        return None
+    code, found = _code(link), " ".join(str(link).split())[:300]
+    where = str(getattr(link, "filename", None) or where)
+    if code in FULL:
+        return DiskFull("the disk is full" if code == errno.ENOSPC else "the disk quota is used up", where=where,
+                        found=found + (_free(where) if where else ""),
+                        hint="make room and start the same command again; what is finished is kept")
+    if code in FILES:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return StorageError("too many open files", where=where, found=f"{found}; ulimit -n is {soft}, its hard limit {hard}",
+                            hint="raise the limit and start the same command again; what is finished is kept")
+    return StorageError("the storage cannot be read or written now", where=where, found=found, hint="look after the "
+                        "disk or mount and start the same command again; what is finished is kept")
+
+
+def _free(where: str) -> str:
+    path = pathlib.Path(where).absolute()
+    for folder in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            return f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
+    return ""
+
+
+def check(error: BaseException, where: object = "") -> None:
+    """Raises StorageError if that is what `error` came of: before it is held against what was read."""
+    if (known := explained(error, where)) is not None:
+        raise known from error
+
+
+@contextlib.contextmanager
+def working_on(where: object) -> Iterator[None]:
+    """A failure of storage inside, of reading or writing `where`, is a StorageError."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        check(error, where)
+        raise
+
+
+@contextlib.contextmanager
+def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A hidden file beside `path`, to be written inside, which then takes its place: `path` is whole or what it was
+    before, and an error, a full disk too, leaves nothing else behind."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with working_on(path):
+            yield temporary
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Whole or not at all, whoever else writes the same file at the same time, on whatever machine."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    try:
+        with working_on(path):
+            temporary.write_text(text)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def told(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, line) of an error that is for the user to read; None for a defect."""
+    if isinstance(error, StorageError):
+        return error.code, str(error)
+    known = explained(error)
+    if isinstance(error, UserError):
+        return (known.code if known else USER), str(error)
+    if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        return USER, str(UserError("may not be read or written", where=str(error.filename or ""), found=error.strerror,
+                                   hint="check its owner, permissions and mount; what is finished is kept"))
+    return (known.code, str(known)) if known else None
+
+
+def allow_open_files() -> None:
+    """Raises this process' soft limit of open files to the hard one, for datasets of many shards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

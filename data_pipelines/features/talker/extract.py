@@ -1,0 +1,285 @@
+"""Clips -> Talker's features: audio latents, motion, voice and prompt tokens, all time axes at 25 Hz.
+
+    audio   (T, 32)  latents of the audio codec (avjax.codecs.latents)
+    motion  (T, 40)  z-scored; no frames where an example is speech alone. Clips with a column `motion` give it as it is,
+                     others have theirs made of `face` and `pose_z` (avjax.codecs.motion)
+    voice   (256,)   of another utterance of the speaker in the same split (what a user gives at generation: a recording of
+                     the voice, not the answer) where clips know who speaks; else of the example's own, as published
+    tokens  (n,)     the prompt: everything that stands before the patch slots
+
+Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into the recipes.
+"""
+
+import collections
+import json
+import zlib
+
+import numpy as np
+
+from avjax.codecs import latents, motion
+from avjax.encoders import voice_statistics
+from avjax.encoders.plain_text import plain
+from avjax.errors import UserError
+from avjax.signal import level
+from data_pipelines.features.common import clips as common
+from data_pipelines.features.common import heard
+from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
+from data_pipelines.store import dataset as store
+from data_pipelines.store import quarantine
+from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
+
+VOICES = ("auto", "another", "own")
+CHOICES = {"voice": VOICES}  # words that arguments of extract may be
+_FACE = ("face", "pose_z")
+
+
+def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY, voice: str = "auto",
+            placeholder: str = "", speech_only: float = 0.0, multiple: int = 1, max_bad: float = 0.0,
+            fit_split: str = "train", name: str = "features", progress: bool = True) -> store.Dataset:
+    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
+
+    Args:
+      clips_dir: a dataset made by launch.prepare, with audio, text and speaker.
+      out_dir: the folder to make.
+      tokenizer: path of Qwen3's tokenizer.json; None trains the byte-level stand-in.
+      vocabulary: the most tokens that the stand-in may have.
+      voice: whose statistics an example's voice vector is made of: its "own", or "another" utterance's of the same
+        `speaker` and split (its own where there is no other). "auto": another's where clips have identities, so that a
+        speaker is a person; some corpora only name the collection.
+      placeholder: what the prompt says where a clip has no transcript (recordings to learn speech to motion from); ""
+        refuses such clips.
+      speech_only: share of the training clips (`fit_split`) whose motion is left out, so that a corpus without a list of
+        speech alone teaches text to speech too; which ones is decided by their ids.
+      multiple: every clip is extended to a multiple of so many frames, by silence and by holding the last motion. With the
+        model's patch, no last patch is a partial one: a partial one tells the stop head the end by its missing frames,
+        which generated patches never have.
+      max_bad: share of the clips that may be unusable: they are left out, and told of in OUT.quarantine.jsonl.
+      fit_split: everything fitted here sees this split only.
+
+    Raises:
+      UserError: missing column, tokenizer or statistics; empty text; wrong latent width; motion and audio of different
+        length; an unusable clip, named.
+    """
+    common.choice("voice", voice, VOICES)
+    store.refuse_existing(out_dir)
+    clips = common.open_clips(clips_dir, out_dir)
+    common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and transcripts")
+    if voice == "auto":
+        voice = "another" if "identity" in clips.features else "own"
+    tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
+    if not 0 <= speech_only < 1:
+        raise UserError("no such share", where="--speech_only", expected="0 <= share < 1", found=str(speech_only))
+    if multiple < 1:
+        raise UserError("no such multiple", where="--multiple", expected=">= 1 frame", found=str(multiple))
+    with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary, voice=voice, placeholder=placeholder,
+                    speech_only=speech_only, multiple=multiple, fit_split=fit_split) as job:
+        of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""  # the file may hold another tokenizer by now
+        fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
+            (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))), vocabulary), max_bad, fit_split)))
+        return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, max_bad, fit_split, name, progress)
+
+
+def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder, speech_only, multiple, max_bad,
+           fit_split, name, progress) -> store.Dataset:
+    voices = _references(raw_voices) if voice == "another" else {k: v for k, (_, _, v) in raw_voices.items()}
+    carried = [c for c in common.CARRIED if c in clips.features]
+    fields = ("id", "audio", *carried, *_motion_columns(clips))
+
+    def items(split):
+        def example(source, i):
+            clip = source[i]
+            with _naming(clip, clips):
+                out = _features(clip, clips, encoder, carried, voices, placeholder, multiple)
+            if split == fit_split and zlib.crc32(f"speech only: {clip['id']}".encode()) < speech_only * 2**32:
+                out["motion"] = out["motion"][:0]
+            return out
+
+        return common.each(clips.source(split, fields), example, max_bad)
+
+    recipes = encoder.recipes
+    recipes["voice"]["of"] = voice
+    if placeholder.strip():
+        recipes["tokens"]["placeholder"] = placeholder.strip()
+    codecs = {c: clips.codec(c) for c in clips.codecs} | encoder.codecs
+    codecs[heard.CODEC] = job.once("heard", lambda: heard.ranges(clips, fit_split))
+    codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
+    return store.write_dataset(
+        job, name=name, description=f"Talker features of {clips.name}: tokens={encoder.tokenizer.kind}, "
+        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in multiples of {multiple}.",
+        features=_schema(clips, carried, encoder), recipes=recipes, codecs=codecs,
+        splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad, progress=progress)
+
+
+def _motion_columns(clips) -> tuple[str, ...]:
+    """Which columns the clips' motion is made of; none where they have sound alone."""
+    if "motion" in clips.features:
+        return ("motion",)
+    if "face" in clips.features:
+        common.require(clips, _FACE, "prepare the clips with head pose")
+        return _FACE
+    return ()
+
+
+def _fit(clips, tokens: Tokenizer, max_bad: float, fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
+    """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over all clips."""
+    columns = _motion_columns(clips)
+    _check_given(clips, columns)
+    moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
+    frames = 0
+    for split in clips.splits:
+        for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
+            with _naming(clip, clips, lenient=max_bad > 0):
+                audio = frontend.resampled(common.to_float(clip["audio"]), clips.features["audio"].rate)
+                voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
+                if split != fit_split:
+                    continue
+                moments.add(latents.stacked_mel(level.normalised(audio, latents.SAMPLE_RATE)))
+                if columns == _FACE:
+                    raw_TM = _raw_motion(clip, clips).astype(np.float64)
+                    totals += raw_TM.sum(0), (raw_TM**2).sum(0)
+                    frames += len(raw_TM)
+    codec = None
+    if columns == _FACE:
+        mean = totals[0] / frames
+        std = np.sqrt(np.maximum(totals[1] / frames - mean**2, 0))
+        codec = motion.from_recipe(_face_recipe(clips), {"mean": mean, "std": std})
+    elif columns:
+        recipe = {"kind": "given", "rate": motion.RATE, **clips.recipes.get("motion", {})}
+        codec = motion.from_recipe(recipe, clips.codec("motion") if "motion" in clips.codecs else None,
+                                   f"{clips.dir}/codecs/motion.npz")
+    voice = voice_statistics.VoiceStatistics.fit(
+        np.stack([statistics for split, _, statistics in voices.values() if split == fit_split]))
+    voices = {name: (split, speaker, voice.scale(raw)) for name, (split, speaker, raw) in voices.items()}
+    return frontend.Encoder(tokens, latents.fit(moments), voice, codec), voices
+
+
+def _pack(encoder: frontend.Encoder, voices: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """What `_fit` returns, as arrays."""
+    out = {f"{codec}/{n}": x for codec, arrays in encoder.codecs.items() for n, x in arrays.items()}
+    splits, speakers, vectors = zip(*voices.values(), strict=True)
+    return out | {"recipes": np.array(json.dumps(encoder.recipes)), "ids": np.array(list(voices)), "splits": np.array(splits),
+                  "speakers": np.array(speakers), "vectors": np.stack(vectors)}
+
+
+def _unpack(arrays: dict[str, np.ndarray]) -> tuple[frontend.Encoder, dict[str, tuple]]:
+    codecs = collections.defaultdict(dict)
+    for key, value in arrays.items():
+        codec, _, n = key.partition("/")
+        codecs[codec][n] = value
+    names = ([str(x) for x in arrays[key]] for key in ("ids", "splits", "speakers"))
+    voices = {id: (split, speaker, x) for id, split, speaker, x in zip(*names, arrays["vectors"], strict=True)}
+    return frontend.Encoder.from_codecs(json.loads(str(arrays["recipes"])), codecs), voices
+
+
+def _check_given(clips, columns) -> None:
+    """UserError unless a column `motion` is 40 wide at 25 Hz and has its statistics; before anything is read."""
+    if columns != ("motion",):
+        return
+    feature = clips.features["motion"]
+    if feature.shape != (None, motion.DIM):
+        raise UserError("wrong latent width", where=f"{clips.dir}, motion", expected=f"(time, {motion.DIM})",
+                        found=str(feature.shape), hint="prepare the clips with the 40-d motion of this system")
+    if feature.rate != motion.RATE:
+        raise UserError("motion at another rate", where=f"{clips.dir}, motion", expected=f"{motion.RATE} Hz",
+                        found=f"{feature.rate} Hz", hint="prepare the clips at 25 frames a second")
+    motion.from_recipe({}, clips.codec("motion") if "motion" in clips.codecs else None, f"{clips.dir}/codecs/motion.npz")
+
+
+def _raw_motion(clip, clips) -> np.ndarray:
+    """(T, 40) at 25 Hz, not z-scored."""
+    if "motion" in clip:
+        return clip["motion"].astype(np.float32)
+    return frontend.face_motion(clip["face"], clip["pose_z"], clips.features["face"].rate)
+
+
+def _face_recipe(clips) -> dict:
+    """What the channels are made of; the face codec's own arrays travel with the dataset, so their hash is in it."""
+    face = dict(clips.recipes.get("face", {}))
+    if "face" in clips.codecs:
+        face["arrays"] = arrays_hash(clips.codec("face"))
+    return {"kind": motion.KIND, "dim": motion.DIM, "rate": motion.RATE, "face_dim": clips.features["face"].shape[1],
+            "pose_dim": clips.features["pose_z"].shape[1], "face": face, "pose": clips.recipes.get("pose_z", {}),
+            "resample": "linear on timestamps", "scale": "z-scored on the training split"}
+
+
+def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """{id: voice of the speaker's next utterance in the same split, after the last the first}."""
+    groups = collections.defaultdict(list)
+    for name, (split, speaker, _) in voices.items():
+        groups[split, speaker].append(name)
+    return {name: voices[after][2] for names in groups.values()
+            for name, after in zip(names, names[1:] + names[:1], strict=True)}
+
+
+def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placeholder: str, multiple: int) -> dict:
+    rate = clips.features["audio"].rate
+    audio_N = common.to_float(clip["audio"])
+    extended_TA = encoder.audio(audio_N, rate, int(np.ceil((multiple - 1) / latents.RATE * rate)))
+    audio_TA = extended_TA[:int(np.ceil(len(audio_N) / rate * latents.RATE - 1e-6))]
+    motion_TM = np.zeros((0, motion.DIM), np.float32)
+    if encoder.motion_codec:
+        raw_TM = _raw_motion(clip, clips)
+        if len(raw_TM):
+            audio_TA, motion_TM = align(audio_TA, encoder.motion_codec.encode(raw_TM))
+    missing = -len(audio_TA) % multiple
+    audio_TA = extended_TA[:len(audio_TA) + missing]
+    if len(motion_TM):
+        motion_TM = np.pad(motion_TM, ((0, missing), (0, 0)), mode="edge")
+    if not np.isfinite(motion_TM).all():
+        raise UserError("motion is not finite", expected="finite numbers", found="NaN or infinity",
+                        hint="leave this clip out of the data")
+    return {"id": clip["id"], **{c: clip[c] for c in carried}, "tokens": encoder.prompt(clip["text"].strip() or placeholder),
+            "audio": audio_TA, "motion": motion_TM, "voice": voices[clip["id"]]}
+
+
+def align(audio_TA: np.ndarray, motion_TM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both cut to the shorter one. Raises UserError when they are more than two frames apart."""
+    motion.check_apart(len(audio_TA), len(motion_TM))
+    frames = min(len(audio_TA), len(motion_TM))
+    return audio_TA[:frames], motion_TM[:frames]
+
+
+def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str, np.ndarray]:
+    """Names, identities, mean voices (S, 256) and mean first motion frames (S, 40) of the training speakers."""
+    out = common.speakers(clips, split)
+    firsts = collections.defaultdict(list)
+    for clip in clips.source(split, ("speaker", *_motion_columns(clips))) if encoder.motion_codec else ():
+        if len(raw_TM := _raw_motion(clip, clips)):
+            firsts[clip["speaker"]].append(encoder.motion_codec.encode(raw_TM[:1])[0])
+    own = collections.defaultdict(list)
+    for where, speaker, vector in voices.values():
+        if where == split:
+            own[speaker].append(vector)
+    nothing = [np.zeros(motion.DIM, np.float32)]
+    return out | {"voice": np.stack([np.mean(own[str(n)], 0) for n in out["names"]]).astype(np.float32),
+                  "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0) for n in out["names"]]
+                                           ).astype(np.float32)}
+
+
+def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
+    kind = encoder.recipes["motion"]["kind"]
+    return {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
+            "tokens": Feature((None,), "int32", f"prompt ids, {encoder.tokenizer.kind}"),
+            "audio": Feature((None, latents.DIM), "float32", "audio latents", "standard deviations", latents.RATE),
+            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}", "standard deviations", motion.RATE),
+            "voice": Feature((voice_statistics.WIDTH,), "float32", "speaker embedding", "standard deviations")}
+
+
+class _naming:
+    """Says which clip an error is about. `lenient`: passes over what is the clip's own fault, which is told of later."""
+
+    def __init__(self, clip, clips, lenient: bool = False):
+        self._id, self._where, self._lenient = clip["id"], str(clips.dir), lenient
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self._lenient and isinstance(error, Exception):
+            quarantine.check(error, ())
+            return True
+        if isinstance(error, UserError):
+            raise UserError(f"cannot extract clip {self._id!r}: {error}", where=self._where,
+                            hint="mend it, or --max_bad=0.1 to leave such clips out") from error
+        return False

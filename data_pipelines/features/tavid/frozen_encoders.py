@@ -1,0 +1,277 @@
+"""What makes TAVID's features: the dialogues of a clip dataset, and the encoders that are loaded for them or fitted on them.
+
+Everything fitted is fitted on one split, once a job (`Partial.once`).
+"""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from avjax.encoders import portrait, speech_frames, voice_statistics
+from avjax.encoders import units as unit_library
+from avjax.errors import UserError
+from avjax.sharding.mesh import make_mesh
+from avjax.signal import level, mel
+from data_pipelines.features.common import clips as common
+from data_pipelines.features.common import portraits
+from data_pipelines.features.common.painter import Painter
+from data_pipelines.features.talker.frontend import resampled
+from data_pipelines.features.tavid import conversations
+from data_pipelines.features.tavid.conversations import RATE
+from data_pipelines.features.tavid.tokenizer import CODEC as TOKENIZER
+from data_pipelines.features.tavid.tokenizer import DialogueTokenizer
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import arrays_hash, recipe_hash
+
+UNITS_SAMPLE_RATE = 16000
+UNIT_ENCODERS = ("mel", "random")
+BATCH = 8  # dialogues whose channels are given to the unit encoder together
+_FIT_SECONDS = 7200.0  # of speech that units are fitted on
+_QUIET = 1e-4  # power, of the loudest frame's
+_FIT_RECORDINGS = 4000  # that voices are fitted on, the first of the split
+
+
+class Source:
+    """The dialogues of a clip dataset, each once: where either side is a record of its own, the first's.
+
+    `known_voices` {id: raw voice statistics (S, 256)} of those that voices were fitted on.
+    """
+
+    def __init__(self, clips, prefixes, painter: Painter | None):
+        self.clips, self.prefixes, self.painter = clips, prefixes, painter
+        columns = ["speaker", "audio", "words", "identity", *(painter.columns if painter else ())]
+        wanted = ["id", "text", "events", *(p + c for p in prefixes for c in columns)]
+        self.fields = tuple(c for c in dict.fromkeys(wanted) if c in clips.features)
+        self.has_identity = all(f"{p}identity" in clips.features for p in prefixes)
+        self._indices, self._sources, self.known_voices = {}, {}, {}
+
+    def indices(self, split: str) -> list[int]:
+        if split not in self._indices:
+            source = self.clips.source(split, ("id", *(["side"] if "side" in self.clips.features else [])))
+            self._indices[split] = [i for i, row in enumerate(source) if row.get("side", "0") == "0"]
+        return self._indices[split]
+
+    def clip(self, split: str, index: int) -> dict:
+        if split not in self._sources:
+            self._sources[split] = self.clips.source(split, self.fields)
+        return self._sources[split][index]
+
+    def voices(self, record: conversations.Recording) -> np.ndarray:
+        """(S, 256) raw statistics."""
+        if record.clip["id"] in self.known_voices:
+            return self.known_voices[record.clip["id"]]
+        return np.stack([voice_statistics.statistics(resampled(a, conversations.SAMPLE_RATE)) for a in record.audio])
+
+    def record(self, clip) -> conversations.Recording:
+        """Raises store.Unusable."""
+        try:
+            tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
+            return conversations.recording(clip, self.prefixes, tracks)
+        except Exception as error:
+            raise common.unusable(error, clip["id"]) from None
+
+    def usable(self, split: str, order=None) -> Iterator[conversations.Recording]:
+        """Recordings, without those that will be left out. UserError when there are no others."""
+        found, refused = 0, collections.Counter()
+        for i in self.indices(split) if order is None else order:
+            try:
+                record = self.record(self.clip(split, i))
+            except store.Unusable as error:
+                refused[error.reason] += 1
+                continue
+            found += 1
+            yield record
+        if not found:
+            raise UserError("nothing usable in a split", where=f"{self.clips.dir}, {split}", expected="a recording with a script "
+                            "and the sound of every party", found=", ".join(f"{n} x {why}" for why, n in refused.most_common()),
+                            hint="mend the clips")
+
+    def texts(self, split: str) -> Iterator[str]:
+        for record in self.usable(split):
+            yield from (x.text for t in record.script.turns for x in (t, *t.backchannels))
+
+
+@dataclasses.dataclass
+class Encoders:
+    """What makes the features of one dataset, and what goes with them: the face reader and the vocoder, for listening and
+    evaluation. pictures: a PictureCodec; it and the painter are None where nothing is seen."""
+
+    tokens: DialogueTokenizer
+    units: unit_library.UnitEncoder
+    voices: voice_statistics.VoiceStatistics
+    faces: portrait.PortraitEncoder | None = None
+    painter: Painter | None = None
+    pictures: object = None
+    reader: object = None
+    vocoder: object = None
+
+    def recipes(self) -> dict[str, dict]:
+        """{feature: how it is made}, with the hash of everything fitted."""
+        out = {"tokens": self.tokens.recipe, "voices": with_hash(self.voices),
+               "units": with_hash(self.units) | {"level": level.RECIPE}, "mel": dict(mel.SPEECH)}
+        if self.painter:
+            out |= {"portraits": self.painter.recipe, "faces": with_hash(self.faces)}
+            out |= {"motion": self.painter.motion_recipe} if self.painter.has_motion else {}
+        if self.pictures:
+            latents = with_hash(self.pictures)
+            out |= {"latents": latents | {"pictures": self.painter.recipe}, "reference": latents}
+        return out | {name: with_hash(codec) for name, codec in self._kept.items()}
+
+    def codecs(self) -> dict[str, dict[str, np.ndarray]]:
+        """What is kept with the dataset, by the names that decode.py and the systems look for."""
+        out = {TOKENIZER: self.tokens.arrays(), "units": self.units.arrays(), "voices": self.voices.arrays()}
+        out |= {"faces": self.faces.arrays()} if self.faces else {}
+        out |= {"vae": self.pictures.arrays()} if self.pictures else {}
+        return out | {name: codec.arrays() for name, codec in self._kept.items()}
+
+    @property
+    def _kept(self) -> dict:
+        """What makes no features but goes with them."""
+        return {name: codec for name, codec in (("reader", self.reader), ("vocoder", self.vocoder)) if codec}
+
+
+def with_hash(codec) -> dict:
+    return {**codec.recipe, "arrays": arrays_hash(codec.arrays())}
+
+
+def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
+    if "portrait" not in painter.columns:
+        return painter.portrait(clip, prefix)
+    try:
+        return portraits.prepared(clip[prefix + "portrait"], painter.recipe, f"{clip['id']}, {prefix}portrait")
+    except UserError as error:
+        raise store.Unusable(str(error).split(";")[0].split(" (")[0], found=str(error)) from None
+    except Exception as error:
+        raise common.unusable(error, clip["id"]) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedUnits(unit_library.UnitEncoder):
+    """`filler`: the unit that silence of the training split has most often, which no publication tells."""
+
+    filler: int = 0
+
+    @property
+    def recipe(self) -> dict:
+        return super().recipe | {"filler": self.filler}
+
+
+def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> unit_library.UnitEncoder:
+    """Published, or fitted on speech of the split and numbered so that unit 0 is silence. On accelerators, over all of them."""
+    mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
+    order, most = np.random.default_rng(seed).permutation(source.indices(split)), _FIT_SECONDS
+
+    def audio():
+        seconds, records = 0.0, source.usable(split, map(int, order))
+        while seconds < most and (batch := list(itertools.islice(records, BATCH))):
+            yield [at_16k(a) for record in batch for a in record.audio]
+            seconds += sum(len(record.audio) * record.frames / RATE for record in batch)
+
+    def quiet(encoder):
+        return sum(_quiet(encoder, channels) for channels in itertools.islice(audio(), 4))
+
+    if centroids:
+        common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS else ["CHECKPOINT, the centroids' network"])
+        known = unit_library.published(kind, centroids, layer=layer, mesh=mesh)
+        count_K = job.once(f"filler-{recipe_hash(with_hash(known))}", lambda: {"count": quiet(known)})["count"]
+        return PublishedUnits(known.frames, known.centroids_KD, int(count_K.argmax()))
+    frames = (speech_frames.MelFrames() if kind == "mel" else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
+              if kind == "random" else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, layer=layer, mesh=mesh))
+
+    def fit():
+        encoder = unit_library.fit(frames, audio, num_units, seed=seed, mesh=mesh)
+        return {unit_library.CENTROIDS: encoder.centroids_KD[np.argsort(-quiet(encoder), kind="stable")]}
+
+    arrays = job.once(f"units-{recipe_hash(frames.recipe)}", fit)  # not those of what lay at the checkpoint's path before
+    return unit_library.UnitEncoder(frames, arrays[unit_library.CENTROIDS])
+
+
+def _quiet(encoder, channels) -> np.ndarray:
+    """(K,) how often each unit is where nobody speaks: 40 dB below the channel's loudest frame."""
+    count_K = np.zeros(encoder.num_units, int)
+    for audio_N, units_T in zip(channels, encoder(channels), strict=True):
+        hop = UNITS_SAMPLE_RATE // unit_library.RATE
+        power_T = (audio_N[:len(units_T) * hop][:len(audio_N) // hop * hop].reshape(-1, hop) ** 2).mean(1)
+        quiet_T = power_T < _QUIET * power_T.max()
+        count_K += np.bincount(units_T[:len(quiet_T)][quiet_T], minlength=encoder.num_units)
+    return count_K
+
+
+def at_16k(audio_N: np.ndarray) -> np.ndarray:
+    return resampled(audio_N, conversations.SAMPLE_RATE, UNITS_SAMPLE_RATE)
+
+
+def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics, dict[str, np.ndarray]]:
+    """Fitted on the channels of the split; and the mean voice of every speaker there, by name."""
+    def fit():
+        records = itertools.islice(source.usable(split), _FIT_RECORDINGS)
+        found = [(r.clip["id"], r.names, source.voices(r)) for r in records]
+        return dict(zip(("ids", "names", "raw"), map(np.array, zip(*found, strict=True)), strict=True))
+
+    arrays = job.once("voices", fit)
+    source.known_voices = dict(zip(map(str, arrays["ids"]), arrays["raw"], strict=True))
+    names, raw = arrays["names"].ravel(), arrays["raw"].reshape(-1, voice_statistics.WIDTH)
+    encoder = voice_statistics.VoiceStatistics.fit(raw, names)
+    return encoder, {str(n): encoder.scale(raw[names == n]).mean(0) for n in np.unique(names)}
+
+
+def fit_faces(job, source, split) -> tuple[portrait.PortraitEncoder, dict[str, np.ndarray]]:
+    """Fitted on one portrait a training speaker; and those, by name."""
+    def fit():
+        found = {}
+        for record in source.usable(split):
+            for name, p in zip(record.names, source.prefixes, strict=True):
+                if name not in found:
+                    with contextlib.suppress(store.Unusable):
+                        found[name] = portrait_of(record.clip, p, source.painter)
+        if not found:
+            raise UserError("no portrait is usable", where=split, expected="one face a picture", found="none")
+        return {"names": np.array(sorted(found)), "portraits": np.stack([found[name] for name in sorted(found)])}
+
+    arrays = job.once("portraits", fit)
+    return portrait.fit(arrays["portraits"]), dict(zip(map(str, arrays["names"]), arrays["portraits"], strict=True))
+
+
+def load_pictures(path):
+    from data_pipelines.features.common import picture_latents
+
+    return picture_latents.load(pathlib.Path(path))
+
+
+def load_reader(path, painter: Painter):
+    """UserError unless it reads what `motion` holds here."""
+    from data_pipelines.features.common import face_reading
+
+    reader = face_reading.load(pathlib.Path(path))
+    recipes = [json.loads(json.dumps(r or {})) for r in (reader.recipe["motion"], painter.motion_recipe)]
+    differ = [k for k in sorted({*recipes[0], *recipes[1]} - {"rate"}) if recipes[0].get(k) != recipes[1].get(k)]
+    if differ:
+        raise UserError("the face reader was trained on another motion", where=str(path), expected="that of these clips",
+                        found=f"another {', '.join(differ)}", hint="train it on --features=pictures of these clips")
+    return reader
+
+
+def load_vocoder(path):
+    if not path:
+        return None
+    from avjax.codecs.bigvgan import BigVGAN
+
+    vocoder = BigVGAN.from_checkpoint(path)
+    vocoder.check(mel.RECIPE)
+    return vocoder
+
+
+def speakers_of(source, split, voices: dict[str, np.ndarray], pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names, identities, mean voices and portraits of the training speakers, those heard most first."""
+    out = common.speakers(source.clips, split)
+    known = [i for i, n in enumerate(out["names"]) if n in voices and (n in pictures or not source.painter)]
+    out = {key: values[known] for key, values in out.items()}
+    out["voices"] = np.stack([voices[n] for n in out["names"]])
+    return out | ({"portraits": np.stack([pictures[n] for n in out["names"]])} if source.painter else {})

@@ -1,0 +1,284 @@
+"""A folder of someone's media -> recordings that are known to be good: one voice, one face, on one clock.
+
+A recording is a video with its sound: the sound track inside, or a sound file of the same name beside it, which wins
+(`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` and `video_talk.mp4` + `audio_talk.wav` pair too, and so do
+`talk/video.mp4` + `talk/audio.wav`, by the folder's name). `talk.txt` beside them is its transcript.
+The first folder below the source is the speaker; a file directly in the source is a speaker of its own.
+"""
+
+import collections
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.signal import mel
+from avjax.storage import failures
+from data_pipelines import media
+from data_pipelines.media import downmix, faces, text_file
+
+FPS = 30
+RATE = mel.RECIPE["sample_rate"]
+SAMPLES = RATE // FPS  # a frame: 735 samples exactly, so cuts between frames are cuts between samples
+MIN_SECONDS = 2.0
+CROPS = ".crops.npy"
+CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}  # of what they refused, they may take
+_TICK = 2 * 10**9  # nanoseconds: the coarsest clock of a file system; what was written just before is read again
+SILENCE = 10 ** (-50 / 20)  # root mean square of a recording below -50 dB of full scale
+AUDIO_RECIPE = {"sample_rate": RATE, "channels": downmix.RECIPE, "resampler": "soxr HQ", "dtype": "int16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Files that make one recording."""
+
+    id: str
+    speaker: str
+    video: pathlib.Path | None
+    audio: pathlib.Path | None  # None: the video's own track
+    text: pathlib.Path | None
+    root: pathlib.Path = pathlib.Path()  # the folder that was searched
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        return [p for p in (self.video, self.audio, self.text) if p is not None]
+
+    def place(self, path: pathlib.Path) -> str:
+        """Where one of the files is, below the folder that was searched."""
+        return printable(path.relative_to(self.root).as_posix())
+
+    def contents(self, known: dict[str, dict] | None = None) -> dict[str, dict]:
+        """{place: `content` of the file}; `known`: of an earlier call. Raises OSError."""
+        return {self.place(p): content(p, (known or {}).get(self.place(p))) for p in self.files}
+
+
+def content(path: pathlib.Path, known: dict | None = None) -> dict:
+    """SHA-256 of a file and what the file system says of it; taken from `known` where nobody has written to it since.
+
+    Size and time of writing alone would not do: copies have whole seconds, and anybody can set them.
+    """
+    stat, now = path.stat(), time.time_ns()
+    seen = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
+    if known and all(known.get(k) == v for k, v in seen.items()) and known["read_ns"] > stat.st_ctime_ns + _TICK:
+        return known
+    with open(path, "rb") as file:
+        return seen | {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "read_ns": now}
+
+
+def fingerprint(contents: dict[str, dict], *options) -> str:
+    """Changes when a file's place or content does, or an option; not when the whole folder is moved."""
+    files = sorted((place, one["sha256"]) for place, one in contents.items())
+    return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One checked recording: N frames at 30 Hz, N * 735 samples at 22050 Hz."""
+
+    audio: np.ndarray  # (N * 735,) int16
+    crops: np.ndarray | None  # (N, size, size, 3) uint8; None without pictures
+    pose: np.ndarray | None  # (N, 7) float32, see data_pipelines/media/faces.py
+
+
+def find(folder, speaker: str | None = None) -> list[Source]:
+    """Recordings of a folder, sorted by id. Raises UserError: no folder, no media, no such speaker."""
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise UserError("no such folder", where=str(folder), expected="a folder of wav or mp4 files",
+                        hint="check --source")
+    groups: dict[tuple[str, str], dict[str, list[pathlib.Path]]] = {}
+    for path in _media_of(folder):
+        parent = path.relative_to(folder).parent.as_posix()
+        groups.setdefault((parent, _stem(path)), {}).setdefault(_kind(path), []).append(path)
+    sources = _told_apart([s for (parent, stem), kinds in groups.items() for s in _sources(folder, parent, stem, kinds)])
+    if not sources:
+        raise UserError("no media here", where=str(folder), expected=f"files ending in "
+                        f"{' '.join(media.VIDEO_SUFFIXES + media.AUDIO_SUFFIXES)}", found="none",
+                        hint="check --source")
+    known = sorted({s.speaker for s in sources})
+    if speaker is not None and speaker not in known:
+        raise UserError("no such speaker", where="--speaker", expected=f"one of {', '.join(known)}",
+                        found=repr(speaker))
+    return sorted((s for s in sources if speaker in (None, s.speaker)), key=lambda s: s.id)
+
+
+def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Media and transcripts, sorted. A folder that cannot be listed is an error: its files are not gone."""
+    def fail(error):
+        failures.check(error)
+        raise UserError("a folder cannot be listed", where=str(error.filename), found=error.strerror,
+                        hint="check its permissions") from error
+
+    walked, paths = set(), []
+    for base, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = os.path.realpath(base)
+        if here in walked:  # a link to a folder above, or a second way to one
+            print(f"searched once only: {base}, which is {here}", file=sys.stderr, flush=True)
+            folders.clear()
+            continue
+        walked.add(here)
+        folders.sort()
+        paths += (pathlib.Path(base, name) for name in names)
+    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p) and (p.is_file() or _is_dangling(p)))
+
+
+def _is_dangling(path: pathlib.Path) -> bool:
+    """Whether it is a link to nothing: that cannot be read, which is told; no such file is another thing."""
+    return path.is_symlink() and not path.exists()
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 (names of older systems) are written out as \\xe9."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _kind(path: pathlib.Path) -> str | None:
+    suffix = path.suffix.lower()
+    return "video" if suffix in media.VIDEO_SUFFIXES else "audio" if suffix in media.AUDIO_SUFFIXES else \
+        "text" if suffix == ".txt" else None
+
+
+def _stem(path: pathlib.Path) -> str:
+    """What the files of one recording have in common: their name without the word that tells them apart; "" if it is all."""
+    return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1, flags=re.IGNORECASE)
+
+
+def _sources(root: pathlib.Path, parent: str, stem: str, kinds: dict[str, list[pathlib.Path]]) -> Iterator[Source]:
+    videos, sounds, texts = (kinds.get(k, []) for k in ("video", "audio", "text"))
+    named = videos or sounds
+    alone = len(named) == 1 and len(sounds) <= 1
+    prefix = "" if parent == "." else parent + "/"
+    for path in named:
+        paired = bool(alone and videos and sounds)
+        if paired and not stem and prefix:
+            name = parent  # take/video.mp4 + take/audio.wav
+        elif alone and stem and (paired or path.stem.startswith(stem)):
+            name = prefix + stem
+        else:  # a file alone may be called video_2 by chance; two files of one name are told apart by their suffix
+            name = prefix + (path.stem if alone else path.name)
+        exact = [p for p in sounds if p.stem == path.stem and videos] or (sounds if alone and videos else [])
+        text = [p for p in texts if p.stem == path.stem] or (texts if alone else [])
+        name = printable(name)
+        yield Source(name.replace("/", "."), name.split("/")[0], path if videos else None,
+                     (exact[0] if exact else None) if videos else path, text[0] if text else None, root)
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """Ids that two places come to, such as ann/x.mp4 and ann.x.mp4, get a digest of the place."""
+    counts = collections.Counter(s.id for s in sources)
+    return [dataclasses.replace(s, id=f"{s.id}-{hashlib.sha256(s.place(s.files[0]).encode()).hexdigest()[:8]}")
+            if counts[s.id] > 1 else s for s in sources]
+
+
+def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None, crops_file=None) -> Recording:
+    """Decodes and checks one recording. Raises media.MediaError or faces.FaceError, whose `reason` says why not.
+
+    The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without one they are in memory.
+    """
+    try:
+        text_of(source)
+    except UserError as error:
+        raise media.MediaError("unreadable transcript", source.text, found=str(error)) from error
+    if not audio_only and source.video is None:
+        raise media.MediaError("no video", source.files[0], expected="pictures of the speaker", found="sound only",
+                               hint="put the video beside it, or use --audio_only")
+    sound_path = source.audio or source.video
+    media.check_whole(sound_path)
+    sound = media.read_sound(sound_path, RATE)
+    media.check_whole(sound_path, len(sound.samples) / RATE)  # FLAC says how many samples there are
+    media.say(sound_path, sound)
+    begin, end = sound.start, sound.end
+    if not audio_only:
+        media.check_whole(source.video)
+        times = media.video_times(source.video)
+        video_end = times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / FPS)
+        if source.audio:  # its clock is its own: it begins where the other file does
+            track = media.first_time(source.video)
+            sound = dataclasses.replace(sound, start=min(times[0], times[0] if track is None else track))
+        begin, end = max(sound.start, times[0]), min(sound.end, video_end)
+        if abs(sound.end - video_end) > max(0.3, 0.03 * len(sound.samples) / RATE):
+            raise media.MediaError("wrong duration", source.files[0], expected="sound and pictures that end together",
+                                   found=f"sound to {sound.end - begin:.2f} s, pictures to {video_end - begin:.2f} s",
+                                   hint="check that the two belong together")
+    count = int((end - begin) * FPS + 1e-3)
+    if count < MIN_SECONDS * FPS:
+        raise media.MediaError("too short", source.files[0], expected=f">= {MIN_SECONDS} s",
+                               found=f"{count / FPS:.2f} s")
+    audio = sound.between(begin, begin + count / FPS)
+    level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+    if level < SILENCE:
+        raise media.MediaError("silent", sound_path, expected="a level of -50 dB or more",
+                               found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB", hint="check the microphone")
+    samples = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
+    if audio_only:
+        return Recording(samples, None, None)
+    end = begin + count / FPS
+    small = (image for _, image in media.frames_at(source.video, FPS, begin, end, max_side=faces.SHRINK))
+    track = faces.follow(small, FPS, detect)
+    cropper = faces.Cropper(track, size, FPS)
+    shape = (count, size, size, 3)
+    crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8, shape) if crops_file else np.empty(shape, np.uint8)
+    if crops_file:
+        _reserve(crops_file)
+    for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end), strict=True):
+        crops[k] = cropper(k, image)
+    return Recording(samples, crops, track.pose())
+
+
+def _reserve(path: pathlib.Path) -> None:
+    """Raises OSError when the disk is too full for a file of holes: written through a map, that would kill the process."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with failures.working_on(path), open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without it
+                    raise
+
+
+def text_of(source: Source) -> str:
+    """The transcript beside a recording on one line; "" when there is none. UserError for one that cannot be read."""
+    return " ".join(text_file.read(source.text, what="transcript").split()) if source.text else ""
+
+
+def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib.Path:
+    """`read`, kept in a file that a second run finds again by `key`, the crops in another beside it; the former's path."""
+    path = folder / f"{key}.whole.npz"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = f"{key}.part-{os.urandom(8).hex()}"  # by whoever else reads it, on whatever machine
+        temporary, crops = (folder / f"{part}{end}" for end in (".npz", CROPS))
+        try:
+            recording = read(source, crops_file=crops, **options)
+            with failures.working_on(temporary):
+                np.savez(temporary, audio=recording.audio, **{} if recording.pose is None else {"pose": recording.pose})
+            if crops.is_file():
+                os.replace(crops, path.with_suffix(CROPS))
+            os.replace(temporary, path)
+        finally:
+            crops.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def length(path: pathlib.Path) -> int:
+    """Frames of a recording that `cached` kept, without reading its pictures."""
+    with np.load(path) as arrays:
+        return len(arrays["audio"]) // SAMPLES
+
+
+def load(path: pathlib.Path) -> Recording:
+    """A recording that `cached` kept, its crops mapped."""
+    crops = path.with_suffix(CROPS)
+    with np.load(path) as arrays:
+        return Recording(arrays["audio"], np.load(crops, mmap_mode="r") if crops.is_file() else None, arrays.get("pose"))

@@ -1,0 +1,217 @@
+"""A dataset made by several jobs, each its part, on any machines that share a folder; the last one puts the parts together.
+
+Part k of n is every split's items from k/n to (k + 1)/n, so that whatever n the records stand in one order. Each part is a job
+that can be continued (partial.py), in a folder of its own:
+
+    .NAME.partial/parts.json                 the arguments and n, which all parts must have
+    .NAME.partial/fitted/*.npz               what was fitted by whoever needed it first; the others wait and use it
+    .NAME.partial/expected.json              recipes and hashes of codecs, which all parts must come to
+    .NAME.partial/part-00002-of-00008/       journal, shards and lock of a part; its journal ends with {"whole": true}
+    .NAME.partial/data/                      the folder that is to be, while the parts' shards are linked into it
+
+The parts stay untouched until the dataset has its name, so putting together can be killed and begun again by any of them.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+
+from avjax.errors import UserError
+
+JOURNAL = "journal.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(os.PathLike):
+    """Part `index` of `count` of the dataset that is to be at `out_dir`: given in place of the folder to make."""
+
+    out_dir: pathlib.Path
+    index: int
+    count: int
+
+    def __post_init__(self):
+        if not 0 <= self.index < self.count:
+            raise UserError("no such part", where="--shard", expected="I/N with 0 <= I < N", found=f"{self.index}/{self.count}")
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.out_dir)
+
+    @property
+    def folder(self) -> str:
+        return f"part-{self.index:05d}-of-{self.count:05d}"
+
+    def of(self, items):
+        """The items of this part: of a list a list, of a range a range."""
+        first, last = (len(items) * k // self.count for k in (self.index, self.index + 1))
+        return items[first:last]
+
+
+class Merging:
+    """The parts as one job, for those who write a dataset; a context. None inside when it is not for this process to do:
+    other parts are not whole yet, or another process is at it, or has done it.
+
+    Args:
+      part: of the dataset.
+      shared: .NAME.partial.
+    """
+
+    resumable, part = True, None
+
+    def __init__(self, part: Part, shared: pathlib.Path):
+        self.out_dir, self.data = pathlib.Path(part).absolute(), shared / "data"
+        self._shared, self._records, self._lock, self.keep = shared, [], None, False
+        self._folders = folders(part, shared)
+
+    def __enter__(self) -> "Merging | None":
+        if missing(self._folders):
+            return None
+        with contextlib.suppress(FileNotFoundError):  # another process has just put them together
+            self._lock = lock(self._shared / "merge.lock")
+        if self._lock is None or self.out_dir.exists():
+            return None
+        shutil.rmtree(self.data, ignore_errors=True)  # of one that was killed here
+        self.data.mkdir()
+        counts: dict[str, int] = {}
+        for folder in self._folders:
+            for record in joined(journal(folder / JOURNAL)):
+                if "split" not in record:
+                    continue
+                if record["file"]:
+                    number = counts[record["split"]] = counts.get(record["split"], -1) + 1
+                    name = f"{record['split']}-{number:05d}.open"
+                    _link(folder / "data" / record["file"], self.data / name)
+                    record = record | {"file": name}
+                self._records.append(record)
+        self._check_ids()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self._lock:
+            self._lock.close()
+
+    def records(self, split: str) -> list[dict]:
+        """What all parts committed of a split, in order."""
+        return [r for r in self._records if r["split"] == split]
+
+    def join(self, records: list[dict], record: dict) -> None:
+        """`record["file"]` holds what the files of `records` do, which go; the parts keep theirs."""
+        self._records = joined([*self._records, record | {"joins": [r["file"] for r in records]}])
+        for old in records:
+            (self.data / old["file"]).unlink()
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Gives files of `data` their final names."""
+        for file, final in names.items():
+            os.rename(self.data / file, self.data / final)
+
+    def finish(self) -> None:
+        """Gives the dataset its name; the parts go."""
+        os.rename(self.data, self.out_dir)
+        shutil.rmtree(self._shared, ignore_errors=True)
+
+    def _check_ids(self) -> None:
+        seen = set()
+        for record in self._records:
+            if twice := seen.intersection(record["ids"]):
+                raise UserError("id is not unique", where=f"split {record['split']}, example {min(twice)!r}",
+                                hint="give every example its own id")
+            seen.update(record["ids"])
+
+
+def begun(out_dir) -> int | None:
+    """Into how many parts an interrupted job cut this dataset, 1 for none; None where there was no such job."""
+    out = pathlib.Path(out_dir).absolute()
+    shared = out.with_name(f".{out.name}.partial")
+    try:
+        return json.loads((shared / "parts.json").read_text())["parts"]
+    except FileNotFoundError:
+        return 1 if (shared / JOURNAL).exists() else None
+
+
+def folders(part: Part, shared: pathlib.Path) -> list[pathlib.Path]:
+    """Of all parts."""
+    return [shared / dataclasses.replace(part, index=k).folder for k in range(part.count)]
+
+
+def missing(part_folders) -> list[str]:
+    """Names of the parts that are not whole."""
+    return [f.name for f in part_folders if not any(r.get("whole") for r in journal(f / JOURNAL))]
+
+
+def not_begun(part: Part) -> list[int]:
+    """The other parts that nobody has begun; none once the dataset is whole."""
+    out = pathlib.Path(part).absolute()
+    places = enumerate(folders(part, out.with_name(f".{out.name}.partial")))
+    missing_folders = [index for index, folder in places if index != part.index and not folder.exists()]
+    return [] if out.exists() else missing_folders  # in this order: the folders go when the dataset has its name
+
+
+def journal(path: pathlib.Path) -> list[dict]:
+    """The lines of a journal, as far as it is true: a torn last one is none."""
+    records = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: True) -> list[dict]:
+    """The records of a journal, with one that joins others (shards.py) in their place, unless its file is not `there`."""
+    out: list[dict] = []
+    for record in records:
+        old = [k for k, r in enumerate(out) if r.get("file") in record.get("joins", ())]
+        if not old:
+            out.append(record)
+        elif there(record):
+            out[old[0]] = {k: v for k, v in record.items() if k != "joins"}
+            out = [r for k, r in enumerate(out) if k not in old[1:]]
+    return out
+
+
+def agreed(path: pathlib.Path, value):
+    """`value` if nobody was here before, else the first one's word: JSON that all parts share."""
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            temporary.write_text(json.dumps(value))
+            with contextlib.suppress(FileExistsError):
+                _link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return json.loads(path.read_text())
+
+
+def lock(path: pathlib.Path, wait: bool = False):
+    """The open file of a lock, which closing it lets go of (as does the end of the process); None when another has it.
+
+    UserError: a file system without locks.
+    """
+    file = open(path, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        file.close()
+        raise UserError("this file system has no locks", where=str(path), found=str(error),
+                        hint="write to another one (NFS and Lustre have them, buckets that are mounted do not)") from error
+    return file
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    """A second name of a file, or a copy where the file system has no such thing. FileExistsError: `target` is there."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(source, "rb") as read, open(target, "xb") as write:
+            shutil.copyfileobj(read, write)

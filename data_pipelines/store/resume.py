@@ -1,0 +1,287 @@
+"""A dataset that is being written: a hidden folder beside it, which becomes the dataset in one rename.
+
+A `Partial` without arguments belongs to one process and disappears with any error. With arguments it can be continued: what
+is finished outlives a kill, and a restart with the same arguments goes on after it. Input that cannot be used (a UserError)
+would stop the restart at the same place, so it removes the folder: unless something else than the input may have been at
+fault (storage that fails, a full disk, memory), or `keep` says that another attempt may get on (without the item, say).
+
+    .NAME.partial/journal.jsonl   a line of the arguments, then one a finished shard and one a finished split, each written and
+                                  synchronised only after what it tells of
+    .NAME.partial/fitted/*.npz    what was fitted before the first example, so that a restart uses the very same
+    .NAME.partial/data/           the folder that is to be
+    .NAME.partial/lock            held by the job that writes
+
+So a kill loses what followed the last closed shard, which is computed again; nothing is there twice, because a restart skips
+as many items as the journal counts and deletes every file that it does not tell of. Several jobs can share the work: merge.py.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import socket
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from avjax.errors import StorageError, UserError
+from avjax.storage import failures, lock
+from data_pipelines.store import merge
+from data_pipelines.store.merge import JOURNAL, Part
+
+
+class Partial:
+    """The folder of a dataset being written; a context. `data` is to be filled, then `finish` called.
+
+    Args:
+      out_dir: the dataset's folder, which must not exist; or a Part of it.
+      arguments: of the job, JSON values: everything that decides what is written. None: cannot be continued.
+      paths: those that say where something lies. It may move meanwhile; what it holds is for other arguments, or `expect`.
+
+    Raises:
+      UserError: the folder exists, another job is writing it, or an interrupted one had other arguments.
+    """
+
+    def __init__(self, out_dir, arguments: dict | None = None, paths: Collection[str] = ()):
+        self.part = out_dir if isinstance(out_dir, Part) else None
+        self.out_dir = pathlib.Path(out_dir).absolute()
+        self.resumable = arguments is not None
+        if self.part and not self.resumable:
+            raise TypeError("a part belongs to a job that can be continued")
+        self._arguments, self._paths = json.loads(json.dumps(arguments)), paths
+        name = f".{self.out_dir.name}.partial"
+        self.shared = self.out_dir.with_name(name if self.resumable else f"{name}-{socket.gethostname()}-{os.getpid()}")
+        self.dir = self.shared / self.part.folder if self.part else self.shared
+        self.data = self.dir / "data" if self.resumable else self.dir
+        self._records, self._lock = [], None
+        self.keep = False  # what is there even if the job ends with a UserError: another attempt may go on with it
+
+    def __enter__(self) -> "Partial":
+        with failures.working_on(self.dir):
+            return self._begin()
+
+    def _begin(self) -> "Partial":
+        clean(self.out_dir)
+        refuse_existing(self.out_dir)
+        self.out_dir.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(self.out_dir)
+        if not self.resumable:
+            shutil.rmtree(self.dir, ignore_errors=True)
+            self.dir.mkdir()
+            return self
+        self.shared.mkdir(exist_ok=True)
+        self._check_parts()
+        self.data.mkdir(parents=True, exist_ok=True)
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(lock.hold(self.dir / "lock", "the dataset", self.out_dir, again=False))
+        try:
+            self._continue()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self._lock:
+            self._lock.close()
+        if self.part and kind is None:
+            return  # it waits for the others
+        wanted = kind and (self.keep or self._whole or not issubclass(kind, UserError) or _in_doubt(error))
+        new = isinstance(error, Exception) and not isinstance(error, UserError | StorageError)
+        known = failures.explained(error, self.dir) if new else None
+        if not (self.resumable and wanted and (len(self._records) > 1 or self._fitted)):
+            shutil.rmtree(self.dir, ignore_errors=True)
+            if self.part and not any(self.shared.glob("part-*")):  # nobody else's work is there
+                shutil.rmtree(self.shared, ignore_errors=True)
+        if known:
+            raise known from error
+
+    def once(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What `make` returns: at the first call ever, then what was kept of it, also after a kill."""
+        path = self.shared / "fitted" / f"{name}.npz"
+        if not self.resumable:
+            return make()
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            with merge.lock(path.with_suffix(".lock"), wait=True):  # one of several parts makes it
+                if not path.exists():
+                    arrays = make()
+                    with failures.aside(path) as temporary, open(temporary, "wb") as file:
+                        np.savez(file, **arrays)
+                        _synchronise(file)
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def expect(self, made: dict) -> None:
+        """UserError unless `made` (JSON) is what the interrupted job said here; the first job's word stands."""
+        made = json.loads(json.dumps(made))
+        before = next((r["made"] for r in self._records if "made" in r), None)
+        if self.part:
+            before = merge.agreed(self.shared / "expected.json", made)
+        if before is None:
+            self._add({"made": made})
+        elif before != made:
+            self.keep = True
+            differ = ", ".join(k for k in sorted({*before, *made}) if before.get(k) != made.get(k))
+            raise UserError("an interrupted job wrote this with other encoders", where=str(self.dir), found=f"other {differ}",
+                            hint="delete that folder to begin anew, or bring the former weights back")
+
+    def commit(self, record: dict) -> None:
+        """Notes that `record["file"]` of `data` (if it names one) is finished."""
+        if self.resumable and record.get("file"):
+            with open(self.data / record["file"], "rb") as file:
+                os.fsync(file.fileno())
+            record = record | {"bytes_on_disk": (self.data / record["file"]).stat().st_size}
+        self._add(record)
+
+    def records(self, split: str) -> list[dict]:
+        """What was committed of a split, in order."""
+        return [r for r in self._records if r.get("split") == split]
+
+    def join(self, records: list[dict], record: dict) -> None:
+        """Notes that `record["file"]` holds what the files of `records` do, which go."""
+        self.commit(record | {"joins": [r["file"] for r in records]})
+        self._records = merge.joined(self._records)
+        for old in records:
+            (self.data / old["file"]).unlink()
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Gives finished files of `data` their final names; a restart takes that back."""
+        self._add({"names": names})
+        for file, final in names.items():
+            os.rename(self.data / file, self.data / final)
+
+    def finish(self) -> None:
+        """Renames `data` to the dataset's folder."""
+        try:
+            os.rename(self.data, self.out_dir)
+        except OSError as error:
+            raise UserError("cannot move the finished dataset into place", where=str(self.out_dir), found=str(error),
+                            hint="is another job writing the same folder?") from error
+
+    def whole(self) -> None:
+        """Notes that this part is."""
+        if not self._whole:
+            self._add({"whole": True})
+
+    @property
+    def _whole(self) -> bool:
+        return any(r.get("whole") for r in self._records)
+
+    @property
+    def _fitted(self) -> bool:
+        return not self.part and any((self.dir / "fitted").glob("*.npz"))
+
+    def _check_parts(self) -> None:
+        """UserError unless this job is cut up as the interrupted one was."""
+        file = self.shared / "parts.json"
+        now = {"arguments": self._arguments, "parts": self.part.count if self.part else 1}
+        if self.part and (self.shared / JOURNAL).exists():
+            before = {"arguments": self._arguments, "parts": 1}
+        elif self.part or file.exists():
+            before = merge.agreed(file, now)
+        else:
+            return
+        if before["parts"] != now["parts"]:
+            raise UserError("an interrupted job was cut up otherwise", where=str(self.shared),
+                            expected=f"{before['parts']} parts", found=str(now["parts"]),
+                            hint="continue it as it was, or delete that folder to begin anew")
+        self._same(before["arguments"])
+
+    def renew(self) -> None:
+        """Begins this job, or part, anew but for what was fitted: what it had finished would come out otherwise now."""
+        (self.dir / JOURNAL).unlink()
+        self._continue()
+
+    def _continue(self) -> None:
+        """Reads the journal as far as it is true, and deletes what it does not tell of."""
+        path = self.dir / JOURNAL
+        records = merge.journal(path)
+        if records:
+            self._same(records[0].get("arguments") or {})
+        for record in records:
+            for file, final in record.get("names", {}).items():
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(self.data / final, self.data / file)
+        records = [r for r in records if "names" not in r]
+        self._records = records[:1] or [{"arguments": self._arguments}]
+        for record in merge.joined(records[1:], self._is_there):
+            if record.get("file") and not self._is_there(record):
+                break
+            self._records.append(record)
+        known = {r["file"] for r in self._records if r.get("file")}
+        for file in self.data.iterdir():
+            if file.name not in known:
+                file.unlink() if file.is_file() else shutil.rmtree(file)
+        with failures.aside(path) as temporary, open(temporary, "w") as file:
+            file.writelines(json.dumps(r) + "\n" for r in self._records)
+            _synchronise(file)
+
+    def _same(self, before: dict) -> None:
+        """UserError when the interrupted job had other arguments."""
+        def named(arguments, k):
+            value = arguments.get(k)
+            return pathlib.PurePath(value).name if k in self._paths and isinstance(value, str) else value
+
+        differ = [k for k in sorted({*before, *self._arguments}) if named(before, k) != named(self._arguments, k)]
+        if differ:
+            raise UserError("an interrupted job was writing this with other arguments", where=str(self.dir),
+                            expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
+                            found=", ".join(f"{k}={self._arguments.get(k)!r}" for k in differ),
+                            hint="repeat those to continue it, or delete that folder to begin anew")
+
+    def _is_there(self, record: dict) -> bool:
+        """Whether a finished file is."""
+        path = self.data / record["file"]
+        return path.is_file() and path.stat().st_size == record["bytes_on_disk"]
+
+    def _add(self, record: dict) -> None:
+        self._records.append(record)
+        if self.resumable:
+            with open(self.dir / JOURNAL, "a") as file:
+                file.write(json.dumps(record) + "\n")
+                _synchronise(file)
+
+
+def _in_doubt(error: BaseException) -> bool:
+    """Whether a UserError came of something that need not be the input's fault."""
+    return any(isinstance(e, OSError | RuntimeError | MemoryError) for e in failures.chain(error))
+
+
+def refuse_existing(out_dir) -> None:
+    """UserError when a dataset's folder is already there; for jobs that work for long before they write."""
+    if pathlib.Path(out_dir).exists():
+        raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
+                        hint="choose another folder or delete this one")
+
+
+def clean(out_dir) -> None:
+    """Removes what a job left behind that was killed just after its last rename."""
+    out_dir = pathlib.Path(out_dir).absolute()
+    left_over = out_dir.with_name(f".{out_dir.name}.partial")
+    if out_dir.exists() and left_over.exists() and not (left_over / "data").exists():
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _synchronise(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove_left_over(out_dir: pathlib.Path) -> None:
+    """Folders of jobs on this machine that were killed and cannot be continued."""
+    prefix = f".{out_dir.name}.partial-{socket.gethostname()}-"
+    for left_over in out_dir.parent.glob(prefix + "*"):
+        if not _alive(left_over.name[len(prefix):]):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
