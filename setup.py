@@ -46,7 +46,8 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         "test": ["pytest>=8", "pytest-timeout>=2", "pytest-xdist>=3", "ruff>=0.8"],
-        "aot": ["jax[tpu]>=0.10.2,<0.12"],  # libtpu as this jax pins it: launch.plan compiles for TPUs by it, without one
+        # libtpu as this jax pins it: launch.plan compiles for TPUs by it, without one
+        "aot": ["jax[tpu]>=0.10.2,<0.12"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda]>=0.10.2,<0.12"],
         "gs": ["gcsfs>=2025.1"],  # workdirs and data at gs://

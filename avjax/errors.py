@@ -14,7 +14,8 @@ class _OneLine(Exception):
         self.found, self.hint = found, hint
         parts = [what]
         parts += [f"{label}: {text}" for label, text in
-                  (("where", where), ("expected", expected), ("found", found), ("hint", hint)) if text]
+                  (("where", where), ("expected", expected), ("found", found), ("hint", hint))
+                  if text]
         super().__init__("; ".join(parts).replace("\n", " "))
 
 
@@ -25,8 +26,9 @@ class UserError(_OneLine):
 
 
 class StorageError(_OneLine):
-    """Storage that fails, which says nothing about what lies there: finished work is kept, and the same
-    command goes on once the storage is back. Not a UserError, so that nobody takes it for bad input."""
+    """Storage that fails, which says nothing about what lies there: finished work is kept, and the
+    same command goes on once the storage is back. Not a UserError, so that nobody takes it for bad
+    input."""
 
     code = RESTARTABLE
 
@@ -38,7 +40,8 @@ class DiskFull(StorageError):
 
 
 def exit_cleanly(main):
-    """Wraps an absl `main`: an error that is meant to be read becomes one line on stderr and its exit code."""
+    """Wraps an absl `main`: an error that is meant to be read becomes one line on stderr and its
+    exit code."""
 
     @functools.wraps(main)
     def wrapped(argv):
@@ -50,7 +53,8 @@ def exit_cleanly(main):
             if (told := failures.told(error)) is None:
                 raise
             code, line = told
-            print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr, flush=True)
+            print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr,
+                  flush=True)
             sys.exit(code)
 
     return wrapped

@@ -4,7 +4,8 @@ Command    python -m launch.train --config=configs/avflow_released.py --config.d
 Data       features of one person at 22050/256 frames a second (launch.prepare, then launch.extract): tokens of 29
            wav2vec2 CTC logits, mel of the BigVGAN base recipe, face codes of 256, head latent of 8.
 Hardware   published: one A100, about 36 h for 1 M steps of 16 x 345 frames (paper). Here, measured: see docs/avflow.md.
-Provenance every number from the published code's recipe. Its mel weight is 0.2 in effect (the recipe says 3.0, the
+Provenance every number from the published code's recipe. Its mel weight is 0.2 in effect (the
+recipe says 3.0, the
            trainer reads another key); configs/avflow_paper.py trains with 3.0.
 """
 

@@ -1,5 +1,6 @@
-"""Every field an experiment may set, with its default. Experiments start from `get_config()` and override; the config
-is then locked, so a misspelt key on the command line is an error that names the nearest valid key."""
+"""Every field an experiment may set, with its default. Experiments start from `get_config()` and
+override; the config is then locked, so a misspelt key on the command line is an error that names
+the nearest valid key."""
 
 from ml_collections import ConfigDict
 
@@ -8,17 +9,21 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.name = "base"
     c.seed = 0
-    # Stages run before training, in order, each skipped when its output is already whole. See launch/stages.py.
+    # Stages run before training, in order, each skipped when its output is already whole. See
+    # launch/stages.py.
     c.stages = ()
 
-    # The trainable thing: `name` picks avjax/systems/<name>, the rest is its own (see that folder's config.py).
+    # The trainable thing: `name` picks avjax/systems/<name>, the rest is its own (see that folder's
+    # config.py).
     c.system = ConfigDict()
 
     c.data = d = ConfigDict()
     d.dir = ""  # a feature dataset's folder; "{workdir}" is replaced
     d.train_split = "train"
-    d.batch_size = 16  # examples a step, or rows of several (System.rows), over all hosts and devices
-    d.segment = 345  # frames an example; not read by systems that train on whole examples (System.rows)
+    # examples a step, or rows of several (System.rows), over all hosts and devices
+    d.batch_size = 16
+    # frames an example; not read by systems that train on whole examples (System.rows)
+    d.segment = 345
     d.threads = 2  # reader threads (order does not depend on it)
 
     c.optimizer = o = ConfigDict()
@@ -37,13 +42,18 @@ def get_config() -> ConfigDict:
 
     c.train = t = ConfigDict()
     t.steps = 1_000_000
-    t.init_from = ""  # a workdir or checkpoint whose parameters a new job begins with; "{workdir}" is replaced
-    t.init_parts = ()  # ((subtree of the parameters, workdir that fills it, subtree of that one's or ""), ...)
+    # a workdir or checkpoint whose parameters a new job begins with; "{workdir}" is replaced
+    t.init_from = ""
+    # ((subtree of the parameters, workdir that fills it, subtree of that one's or ""), ...)
+    t.init_parts = ()
     t.init_include = (r".*",)  # which of them, by path; the others stay fresh
-    t.init_other_features = False  # True allows parameters that were trained on features made otherwise
+    # True allows parameters that were trained on features made otherwise
+    t.init_other_features = False
     t.log_every = 50
     t.checkpoint_every = 5000
-    t.local_dir = ""  # a folder of every host's own disk (or /dev/shm) for frequent saves; "" = none, see avjax.checkpoint.tiers
+    # a folder of every host's own disk (or /dev/shm) for frequent saves; "" = none, see
+    # avjax.checkpoint.tiers
+    t.local_dir = ""
     t.local_every = 500
     t.keep_last = 2
     t.keep_best = 1  # by `best_metric`
@@ -56,15 +66,18 @@ def get_config() -> ConfigDict:
     t.profile_at = -1  # first step of an XProf trace; -1 = none
     t.profile_steps = 5
     t.wandb = ""  # a Weights & Biases project that gets the scalars too; "" = none
-    t.watchdog_seconds = 0.0  # without a completed step, after which stacks are printed and the job exits with 75; 0 = off
+    # without a completed step, after which stacks are printed and the job exits with 75; 0 = off
+    t.watchdog_seconds = 0.0
     t.save_timeout = 1200.0  # seconds for a checkpoint to be whole on disk
     t.barrier_timeout = 600.0  # seconds that hosts wait for each other
     t.heartbeat_timeout = 100.0  # seconds of silence after which a host counts as dead
     t.peak_flops = 0.0  # of one device, for MFU; 0 = the data sheet's where known, else measured
 
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1, seq=1, tensor=1))  # within a slice; -1 = whatever devices are left
+    # within a slice; -1 = whatever devices are left
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, seq=1, tensor=1))
     c.dcn = ConfigDict(dict(data=1, fsdp=1))  # across slices; -1 = their number
-    c.plan = ConfigDict(dict(topology="", slices=1))  # what the experiment is meant for, e.g. "v5e:16x16"; see launch.plan
+    # what the experiment is meant for, e.g. "v5e:16x16"; see launch.plan
+    c.plan = ConfigDict(dict(topology="", slices=1))
 
     c.evaluate = e = ConfigDict()
     e.benchmark = ""  # a file of eval/benchmarks; "" = loss only
@@ -75,7 +88,8 @@ def get_config() -> ConfigDict:
     e.batch_size = 4
     e.seed = 0
 
-    # What `launch.train` generates once training is done: `sample` from text or audio, and `sample_<task>` of each task
-    # from an example of the dataset ("split/id" or "split/number"), see launch.generate.
+    # What `launch.train` generates once training is done: `sample` from text or audio, and
+    # `sample_<task>` of each task from an example of the dataset ("split/id" or "split/number"),
+    # see launch.generate.
     c.sample = ConfigDict(dict(text="", audio="", example="", tasks=()))
     return c

@@ -5,8 +5,8 @@ Run:      python -m launch.train --config=configs/clips.py --config.data.dir=dat
 Speak:    python -m launch.generate --workdir=runs/me --audio=speech.wav
 Hardware: two CPU cores; a few minutes for the 600 steps.
 Expect:   a face that moves as the person's does, and a voice made of theirs; with seconds of material it repeats what
-          it saw. Minutes of one clear frontal shot are what it wants. A unit names a sound of this speaker: another
-          voice in --audio is heard as the nearest sounds of theirs.
+          it saw. Minutes of one clear frontal shot are what it wants. A unit names a sound of this
+          speaker: another voice in --audio is heard as the nearest sounds of theirs.
 Sizes:    ours; the published ones, for wav2vec2 tokens and 50 hours, are in configs/avflow_released.py.
 """
 

@@ -2,7 +2,8 @@
 
 Command    python -m launch.train --config=configs/face_reader.py --config.data.dir=PICTURES --workdir=runs/face_reader
 Data       python -m launch.extract --features=decoded of puppets' pictures: as they are drawn, and as the VAE decodes them.
-           The speakers are to be many: F1_lips on unknown faces is .98 from 20 of them, .99 from 60.
+           The speakers are to be many: F1_lips on unknown faces is .98 from 20 of them, .99 from
+           60.
 Hardware   2 CPU cores, about a minute.
 Expect     on faces of unknown speakers F1_lips .99 drawn, .99 decoded (a closed mouth on every frame: .75). Sizes and schedule
            are ours by choice.

@@ -3,7 +3,8 @@
 Command    python -m launch.train --config=configs/head_vae.py --config.data.dir=CLIPS --workdir=runs/head_vae
 Data       any clip dataset with `pose_z` (7 z-scored pose channels at 30 Hz), e.g. the puppets.
 Hardware   2 CPU cores: a few milliseconds a step; the published 500 k steps are far more than a small corpus needs.
-Provenance published code: sizes, dropout 0.1, L1 + 1e-4 KL, 500 k steps. Batch and segment are ours.
+Provenance published code: sizes, dropout 0.1, L1 + 1e-4 KL, 500 k steps. Batch and segment are
+ours.
 """
 
 from avjax.systems.head_vae import system as head_vae

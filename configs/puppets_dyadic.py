@@ -1,4 +1,5 @@
-"""AV-Flow that listens: puppet dialogues from either side, conditioned on the partner's tokens, face and head.
+"""AV-Flow that listens: puppet dialogues from either side, conditioned on the partner's tokens,
+face and head.
 
 Run:      python -m launch.train --config=configs/puppets_dyadic.py --workdir=runs/dyadic
 Hardware: two CPU cores, 4 GiB; about a quarter of an hour.

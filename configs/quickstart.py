@@ -18,12 +18,15 @@ def get_config():
     c = base.get_config()
     c.name = "quickstart"
     c.stages = (
-        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=30.0, valid=27, test=18, seed=0),
+        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=30.0, valid=27,
+             test=18, seed=0),
         dict(kind="train", config="configs/head_vae.py", workdir="{workdir}/head_vae",
-             overrides={"data.dir": "{workdir}/data/clips", "data.segment": 90, "data.batch_size": 16,
-                        "system.d_ff": 64, "train.steps": 600, "train.evaluate_every": 600,
-                        "train.checkpoint_every": 600, "optimizer.learning_rate": 3e-3, "optimizer.schedule": "cosine"}),
-        dict(kind="extract", clips="{workdir}/data/clips", out="{workdir}/data/features", tokens="phones", head="vae",
+             overrides={"data.dir": "{workdir}/data/clips", "data.segment": 90,
+                        "data.batch_size": 16, "system.d_ff": 64, "train.steps": 600,
+                        "train.evaluate_every": 600, "train.checkpoint_every": 600,
+                        "optimizer.learning_rate": 3e-3, "optimizer.schedule": "cosine"}),
+        dict(kind="extract", clips="{workdir}/data/clips", out="{workdir}/data/features",
+             tokens="phones", head="vae",
              head_vae="{workdir}/head_vae"),
     )
 

@@ -1,15 +1,19 @@
-"""Talker-T2AV as published, stage 2: text to speech and motion mixed with text to speech, from a stage 1.
+"""Talker-T2AV as published, stage 2: text to speech and motion mixed with text to speech, from a
+stage 1.
 
 Prepare:  python -m launch.prepare --dataset=talker --source=Talker-T2AV-Data --out=data/talker/clips
-          python -m launch.extract --features=talker --clips=data/talker/clips --out=data/talker/features
+          python -m launch.extract --features=talker --clips=data/talker/clips
+          --out=data/talker/features
 Run:      python -m launch.train --config=configs/talker_0_6b.py --config.data.dir=data/talker/features \\
               --config.train.init_from=runs/talker_tts --workdir=runs/talker
 Stage 1:  the same without init_from, on the TTS list alone (every example without motion)
-Hardware: published on 8 GPUs, 8 clips each. 0.91 billion parameters (0.60 of them the backbone): 14.6 GB of float32
-          parameters, gradients and Adam moments, sharded by mesh.fsdp. The backward pass keeps, by the shapes of what is
-          saved, 6.3 GB a row with remat "dots" and 0.8 GB with "full", and a block's own needs beside it, 0.8 GB a row.
-          Hence 16 rows take about 31 GB a card on 8 cards; one card of 80 GB, of which XLA reserves 60, holds 16 rows
-          with --config.system.remat=full (about 42 GB), or 4 at a time with "dots" and optimizer.accumulate=4 (about 49 GB).
+Hardware: published on 8 GPUs, 8 clips each. 0.91 billion parameters (0.60 of them the backbone):
+          14.6 GB of float32 parameters, gradients and Adam moments, sharded by mesh.fsdp. The
+          backward pass keeps, by the shapes of what is saved, 6.3 GB a row with remat "dots" and
+          0.8 GB with "full", and a block's own needs beside it, 0.8 GB a row. Hence 16 rows take
+          about 31 GB a card on 8 cards; one card of 80 GB, of which XLA reserves 60, holds 16 rows
+          with --config.system.remat=full (about 42 GB), or 4 at a time with "dots" and
+          optimizer.accumulate=4 (about 49 GB).
 Expect:   no published curve; scores are in the paper.
 Sizes:    published code (training/config.json and speech_llm.py), batch in packed rows instead of padded clips: ours.
 """

@@ -1,4 +1,5 @@
-"""Talker-T2AV on the built-in puppets, from nothing to one checkpoint that serves four tasks, on two CPU cores.
+"""Talker-T2AV on the built-in puppets, from nothing to one checkpoint that serves four tasks, on
+two CPU cores.
 
 Run:      python -m launch.train --config=configs/talker_quickstart.py --workdir=runs/talker
 Hardware: two CPU cores, 4 GiB; about thirteen minutes, of which training is ten.
@@ -15,8 +16,10 @@ def get_config():
     c = base.get_config()
     c.name = "talker_quickstart"
     c.stages = (
-        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=60.0, valid=24, test=12, seed=0),
-        dict(kind="extract", features="talker", clips="{workdir}/data/clips", out="{workdir}/data/features",
+        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", minutes=60.0, valid=24,
+             test=12, seed=0),
+        dict(kind="extract", features="talker", clips="{workdir}/data/clips",
+             out="{workdir}/data/features",
              speech_only=0.15, multiple=4),
     )
     c.system = s = talker.default()
@@ -25,10 +28,13 @@ def get_config():
     s.encoder_layers, s.encoder_heads, s.velocity_layers, s.velocity_heads = 1, 4, 2, 4
     s.vocab, s.embedding_std = 600, 1.0
     s.row_tokens, s.row_patches, s.row_utterances = 160, 96, 6
-    s.delay = 1  # the motion of a patch is made once its sound is known, which is what speech to motion needs
-    s.balance_kinds = False  # a seventh of the clips has no motion; drawing them as often as the others would waste time
-    # The hidden state matters where the noise is strong. The paper's -0.4 spends most of a short training elsewhere,
-    # and the text is not read at all: after 1000 steps another sentence's text gave the same loss.
+    # the motion of a patch is made once its sound is known, which is what speech to motion needs
+    s.delay = 1
+    # a seventh of the clips has no motion; drawing them as often as the others would waste time
+    s.balance_kinds = False
+    # The hidden state matters where the noise is strong. The paper's -0.4 spends most of a short
+    # training elsewhere, and the text is not read at all: after 1000 steps another sentence's text
+    # gave the same loss.
     s.time_mean, s.context_dropout = 1.0, 0.3
     s.repeats, s.motion_weight = 1, 1.0
     s.guidance = 1.5  # of 1.5, 2 and 3, the best on twelve sentences of `valid`

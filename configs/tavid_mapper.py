@@ -1,7 +1,8 @@
-"""The paper's ablation of the Motion Mapper as a pair of jobs: joint | dual | concat with equal parameters, on puppet dialogues.
+"""The paper's ablation of the Motion Mapper as a pair of jobs: joint | dual | concat with equal
+parameters, on puppet dialogues.
 
-The mapper alone regresses what the pictures show from the units of both speakers, so that the modes are
-compared without a renderer.
+The mapper alone regresses what the pictures show from the units of both speakers, so that the modes
+are compared without a renderer.
 
 Run:      python -m launch.train --config=configs/tavid_mapper.py --config.data.dir=runs/tavid/data/features \\
               --config.system.mode=dual --config.seed=1 --workdir=runs/mapper_dual_1
@@ -17,6 +18,7 @@ def get_config():
     c = tavid_quickstart.get_config("mapper")
     c.name = "tavid_mapper"
     c.train.steps, c.train.checkpoint_every, c.train.evaluate_every = 250, 250, 0
-    c.evaluate.benchmark, c.evaluate.splits, c.evaluate.batch_size = "dialogue", ("valid", "test_speaker"), 4
+    c.evaluate.benchmark, c.evaluate.splits, c.evaluate.batch_size = "dialogue", ("valid",
+                                                                                  "test_speaker"), 4
     c.evaluate.in_loop_examples = 0
     return c

@@ -1,10 +1,14 @@
-"""TAVID on puppet dialogues, from nothing to a checkpoint that turns a script and two portraits into a conversation.
+"""TAVID on puppet dialogues, from nothing to a checkpoint that turns a script and two portraits
+into a conversation.
 
 Run:      python -m launch.train --config=configs/tavid_quickstart.py --workdir=runs/tavid
-One part: --config=configs/tavid_quickstart.py:text (vae, reader, text, acoustic, appearance, mapper, motion, temporal, speaker)
-Hardware: two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample dialogue.
+One part: --config=configs/tavid_quickstart.py:text (vae, reader, text, acoustic, appearance,
+mapper, motion, temporal, speaker)
+Hardware: two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample
+dialogue.
 Expect:   avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many turns, gaps and overlaps as
-          the corpus; face to voice 12 times chance (docs/tavid.md). On puppets: learning and plumbing, never realism.
+          the corpus; face to voice 12 times chance (docs/tavid.md). On puppets: learning and
+          plumbing, never realism.
 Sizes:    ours; TAVID prints none. configs/tavid.py has the full-size ones.
 """
 
@@ -64,7 +68,8 @@ def get_config(part: str = ""):
         return _part("acoustic", s.acoustic, steps=2000, batch=4, rate=2e-3)
     if part == "speaker":
         c = _part("speaker", speaker.tiny(), steps=400, batch=8, rate=1e-3)
-        c.evaluate.benchmark, c.evaluate.splits = "dialogue", ("test_speaker",)  # retrieval; see docs/tavid.md
+        # retrieval; see docs/tavid.md
+        c.evaluate.benchmark, c.evaluate.splits = "dialogue", ("test_speaker",)
         c.evaluate.in_loop_examples = 0
         return c
     if part == "mapper":
@@ -76,8 +81,10 @@ def get_config(part: str = ""):
         raise ValueError(f"no part {part!r}")
     s.visual.stage = part
     c = _part(part, s.visual, steps=steps[part], batch=4, rate=1e-3)
-    # The motion stage goes on with the denoiser's own layers: three hundred steps of appearance do not make a renderer.
-    c.optimizer.frozen = visual.frozen(part) if part != "motion" else (r"denoiser/.*/temporal/.*", r"reference/.*",
+    # The motion stage goes on with the denoiser's own layers: three hundred steps of appearance do
+    # not make a renderer.
+    c.optimizer.frozen = visual.frozen(part) if part != "motion" else (r"denoiser/.*/temporal/.*",
+                                                                       r"reference/.*",
                                                                        r"image_projection/.*")
     return c
 
@@ -85,33 +92,41 @@ def get_config(part: str = ""):
 def dialogue(s):
     """Everything, in order; then S7, evaluation and a sample."""
     def train(part, data, **overrides):
-        return dict(kind="train", config=f"configs/tavid_quickstart.py:{part}", workdir=f"{{workdir}}/{part}",
+        return dict(kind="train", config=f"configs/tavid_quickstart.py:{part}",
+                    workdir=f"{{workdir}}/{part}",
                     overrides={"data.dir": data} | overrides)
 
     c = _part("dialogue", s, steps=150, batch=8, rate=3e-4)
     c.name = "tavid_quickstart"
     c.stages = (
-        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", sentences=16, speakers=160, held_out=32,
+        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", sentences=16,
+             speakers=160, held_out=32,
              dialogues=140, turns=4, valid=8, test=8, seed=0),
-        dict(kind="extract", features="pictures", clips="{workdir}/data/clips_dialogues", out=PICTURES),
+        dict(kind="extract", features="pictures", clips="{workdir}/data/clips_dialogues",
+             out=PICTURES),
         train("vae", PICTURES),
-        dict(kind="extract", features="decoded", clips=PICTURES, out="{workdir}/data/decoded", vae="{workdir}/vae"),
+        dict(kind="extract", features="decoded", clips=PICTURES, out="{workdir}/data/decoded",
+             vae="{workdir}/vae"),
         train("reader", "{workdir}/data/decoded"),
-        dict(kind="extract", features="tavid", clips="{workdir}/data/clips_dialogues", out=FEATURES,  # S0
-             vae="{workdir}/vae", reader="{workdir}/reader", num_units=UNITS, tokens="phonemes", video=0.6),
+        # S0
+        dict(kind="extract", features="tavid", clips="{workdir}/data/clips_dialogues", out=FEATURES,
+             vae="{workdir}/vae", reader="{workdir}/reader", num_units=UNITS, tokens="phonemes",
+             video=0.6),
         train("text", FEATURES),  # S1
         train("acoustic", FEATURES),  # S2
         train("appearance", FEATURES),  # S3
         train("mapper", FEATURES),
         train("motion", FEATURES, **{"train.init_from": "{workdir}/appearance",  # S4
-                                     "train.init_parts": (("mapper", "{workdir}/mapper", "mapper"),)}),
+                                     "train.init_parts": (("mapper", "{workdir}/mapper", "mapper"),
+                                     )}),
         train("temporal", FEATURES, **{"train.init_from": "{workdir}/motion"}),  # S5
         train("speaker", FEATURES),  # S6
     )
     c.data.dir = FEATURES
     c.optimizer.frozen = (r"(text|visual|speaker)/.*",)
     c.train.init_parts = (("text", "{workdir}/text", ""), ("acoustic", "{workdir}/acoustic", ""),
-                          ("visual", "{workdir}/temporal", ""), ("speaker", "{workdir}/speaker", ""))
+                          ("visual", "{workdir}/temporal", ""),
+                          ("speaker", "{workdir}/speaker", ""))
     e = c.evaluate
     e.benchmark, e.splits, e.tasks = "dialogue", ("valid", "test_speaker"), ("avatar", "speech")
     e.in_loop_examples, e.max_examples = 0, 3

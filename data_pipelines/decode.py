@@ -1,8 +1,9 @@
-"""Streams -> what a person hears and sees: the way back through the codecs that a dataset's recipes name.
+"""Streams -> what a person hears and sees: the way back through the codecs that a dataset's recipes
+name.
 
-Every method takes the whole dict of streams and picks what it needs, so its callers know nothing of the system that made
-them. Waveforms are at the system's own rate; face, pose and pictures at `fps`: 30 Hz, on the clips' clock, or 25 Hz where
-the model makes pictures itself.
+Every method takes the whole dict of streams and picks what it needs, so its callers know nothing of
+the system that made them. Waveforms are at the system's own rate; face, pose and pictures at `fps`:
+30 Hz, on the clips' clock, or 25 Hz where the model makes pictures itself.
 """
 
 import functools
@@ -40,10 +41,12 @@ class Decoder:
       iterations: Griffin-Lim's.
     """
 
-    def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]], iterations: int = 32):
+    def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
+                 iterations: int = 32):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
         dialogues = "units" in recipes or "pictures" in recipes
-        self._way = (DialogueWay if dialogues else _MelFaceHead if "mel" in recipes else _AudioMotion)(self)
+        self._way = (DialogueWay if dialogues else _MelFaceHead if "mel" in recipes
+                     else _AudioMotion)(self)
 
     @classmethod
     def from_dataset(cls, dataset, **kw) -> "Decoder":
@@ -52,12 +55,14 @@ class Decoder:
 
     @classmethod
     def from_workdir(cls, workdir, **kw) -> "Decoder":
-        """Of a training job's folder, which keeps its dataset's recipes and codecs. UserError when they are not there."""
+        """Of a training job's folder, which keeps its dataset's recipes and codecs. UserError when
+        they are not there."""
         workdir = pathlib.Path(workdir)
         path = workdir / RECIPES_FILE
         if not path.is_file():
-            raise UserError("not a work folder of a trained system", where=str(workdir), expected=f"a {RECIPES_FILE} in it",
-                            found="none", hint="give the --workdir that launch.train wrote")
+            raise UserError("not a work folder of a trained system", where=str(workdir),
+                            expected=f"a {RECIPES_FILE} in it", found="none",
+                            hint="give the --workdir that launch.train wrote")
         codecs = {}
         for file in sorted((workdir / CODECS_DIR).glob("*.npz")):
             with np.load(file, allow_pickle=False) as arrays:
@@ -105,7 +110,8 @@ class Decoder:
 
     @property
     def has_face(self) -> bool:
-        """Whether motion is a face code and a pose; if not, `motion_codes` are all that can be had of it."""
+        """Whether motion is a face code and a pose; if not, `motion_codes` are all that can be had
+        of it."""
         return self._way.has_face
 
     def motion_codes(self, streams: Streams) -> np.ndarray:
@@ -121,7 +127,8 @@ class Decoder:
         from data_pipelines.puppets import face_code
 
         if self.face_kind != "puppet":
-            raise UserError("these faces have no named articulators", where="recipes.json, face", expected="kind puppet",
+            raise UserError("these faces have no named articulators", where="recipes.json, face",
+                            expected="kind puppet",
                             found=self.face_kind, hint="use .frames")
         return face_code.decode(self.face(streams), self.codec("face"))
 
@@ -136,7 +143,8 @@ class Decoder:
         stats = self.codec("pose")
         pose = self._way.pose_z(streams) * stats["std"] + stats["mean"]
         norm = np.linalg.norm(pose[:, :4], axis=-1, keepdims=True)
-        return np.concatenate([pose[:, :4] / np.maximum(norm, 1e-6), pose[:, 4:]], axis=-1).astype(np.float32)
+        return np.concatenate([pose[:, :4] / np.maximum(norm, 1e-6), pose[:, 4:]],
+                              axis=-1).astype(np.float32)
 
     @property
     def draws(self) -> bool:
@@ -147,9 +155,11 @@ class Decoder:
         """All of `pictures` at once, (N, H, W, 3) uint8."""
         return self._painter(streams, speaker, identity)[1](slice(None))
 
-    def pictures(self, streams: Streams, *, speaker: str = "", identity=None) -> tuple[int, Iterator[np.ndarray]]:
-        """How many pictures there are, at `fps`, and each (H, W, 3) uint8, drawn when it is asked for: an hour of 256 x 256 is
-        21 GB. Decoded where the streams are of pictures; else puppets are drawn by `identity`, eigenfaces are decoded by
+    def pictures(self, streams: Streams, *, speaker: str = "",
+                 identity=None) -> tuple[int, Iterator[np.ndarray]]:
+        """How many pictures there are, at `fps`, and each (H, W, 3) uint8, drawn when it is asked
+        for: an hour of 256 x 256 is 21 GB. Decoded where the streams are of pictures; else puppets
+          are drawn by `identity`, eigenfaces are decoded by
         `speaker` and moved as the head is. UserError where nothing here can draw."""
         count, draw = self._painter(streams, speaker, identity)
         parts = (draw(slice(first, first + AT_ONCE)) for first in range(0, count, AT_ONCE))
@@ -158,27 +168,33 @@ class Decoder:
     def _painter(self, streams, speaker, identity):
         """(pictures, function of a slice of them)."""
         if self._way.has_pictures(streams):
-            return len(streams["latents"]), lambda part: self._way.frames({"latents": streams["latents"][part]})
+            return len(streams["latents"]), lambda part: self._way.frames({"latents":
+                                                                           streams["latents"][
+                                                                               part]})
         if self.face_kind == "puppet":
             from data_pipelines.puppets import render
 
             articulators, pose_N7 = self.articulators(streams), self.pose(streams)
             identity = np.asarray(identity, np.float32)
             return min(len(pose_N7), *map(len, articulators.values())), lambda part: render.render(
-                {name: x[part] for name, x in articulators.items()}, pose_N7[part], identity, **self._way.drawing)
+                {name: x[part] for name, x in articulators.items()}, pose_N7[part], identity,
+                **self._way.drawing)
         if self.face_kind != "eigenface":
-            raise UserError("nothing here can draw this motion", where="recipes.json, motion", expected="puppet or eigenface",
-                            found=self.face_kind or self.recipes.get("motion", {}).get("kind", "none"),
+            raise UserError("nothing here can draw this motion", where="recipes.json, motion",
+                            expected="puppet or eigenface", found=self.face_kind
+                            or self.recipes.get("motion", {}).get("kind", "none"),
                             hint="render it with the codec that made it")
         codec = eigenface.unpack(self.codec("face"), speaker)
         codes_NK, pose_N7 = self.face(streams), self.pose(streams)
-        return len(codes_NK), lambda part: faces.compose(codec.decode(codes_NK[part]), pose_N7[part])
+        return len(codes_NK), lambda part: faces.compose(codec.decode(codes_NK[part]),
+                                                         pose_N7[part])
 
     def codec(self, name: str) -> Mapping[str, np.ndarray]:
         """The arrays of one codec. UserError when they are missing."""
         if name not in self.codecs:
-            raise UserError("codec missing", where=f"{CODECS_DIR}/{name}.npz", expected="the arrays fitted with the data",
-                            found=", ".join(self.codecs) or "none", hint="extract the features again")
+            raise UserError("codec missing", where=f"{CODECS_DIR}/{name}.npz",
+                            expected="the arrays fitted with the data", found=", ".join(self.codecs)
+                            or "none", hint="extract the features again")
         return self.codecs[name]
 
 
@@ -211,14 +227,15 @@ class _MelFaceHead(_Way):
         return np.asarray(streams["mel"], np.float32)
 
     def waveform(self, streams):
-        return griffin_lim.waveform(self.mel(streams), iterations=self._decoder.iterations, normalised=True)
+        return griffin_lim.waveform(self.mel(streams), iterations=self._decoder.iterations,
+                                    normalised=True)
 
     def face(self, streams):
         return self._at_30hz("face", streams["face"])
 
     def pose_z(self, streams):
         return head_pose.decode(self._decoder.recipes["head"], self._decoder.codecs.get("head", {}),
-                                   self._at_30hz("head", streams["head"]))
+                                self._at_30hz("head", streams["head"]))
 
     def _at_30hz(self, name, x_TC):
         """Back to the clips' clock, by the way the features were put on theirs."""
@@ -239,7 +256,8 @@ class _AudioMotion(_Way):
 
     @functools.cached_property
     def _audio_codec(self) -> latents.AudioCodec:
-        return latents.from_recipe(self._decoder.recipes.get("audio", {}), self._decoder.codec("audio"))
+        return latents.from_recipe(self._decoder.recipes.get("audio", {}),
+                                   self._decoder.codec("audio"))
 
     @functools.cached_property
     def _motion_codec(self) -> motion.MotionCodec:
@@ -259,4 +277,5 @@ class _AudioMotion(_Way):
 
     @staticmethod
     def _at_30hz(x_TC):
-        return resample.convert(x_TC, motion.RATE, FPS, max(1, round(len(x_TC) / motion.RATE * FPS)))
+        return resample.convert(x_TC, motion.RATE, FPS,
+                                max(1, round(len(x_TC) / motion.RATE * FPS)))

@@ -1,4 +1,5 @@
-"""What a person gives -> the conditions that a trained System generates from, a file a system: `drive/<system>.py`.
+"""What a person gives -> the conditions that a trained System generates from, a file a system:
+`drive/<system>.py`.
 
 Such a file has
 
@@ -80,8 +81,9 @@ def driver(system_name: str, where: str = ""):
     known = sorted(m.name for m in pkgutil.iter_modules(features.__path__)
                    if importlib.util.find_spec(f"{features.__name__}.{m.name}.prompt"))
     if system_name not in known:
-        raise UserError("this system does not speak", where=where, expected=f"a trained {' or '.join(known)}",
-                        found=system_name, hint="give the workdir of a job that trains one of them")
+        raise UserError("this system does not speak", where=where,
+                        expected=f"a trained {' or '.join(known)}", found=system_name,
+                        hint="give the workdir of a job that trains one of them")
     return importlib.import_module(f"{features.__name__}.{system_name}.prompt")
 
 
@@ -91,15 +93,19 @@ def check_wish(wish: Wish, takes: tuple[str, ...], system_name: str) -> None:
         if getattr(wish, field.name) and field.name not in takes:
             raise UserError(f"{system_name} takes no --{field.name}", where=f"--{field.name}",
                             expected=", ".join(f"--{name}" for name in takes), hint="leave it out")
-    if wish.text.encode(errors="replace").decode() != wish.text:  # what Python makes of a terminal's other bytes
-        raise UserError("unreadable text", where="--text", expected="UTF-8", found=ascii(wish.text[:60]),
+    # what Python makes of a terminal's other bytes
+    if wish.text.encode(errors="replace").decode() != wish.text:
+        raise UserError("unreadable text", where="--text", expected="UTF-8",
+                        found=ascii(wish.text[:60]),
                         hint="set the terminal's encoding to UTF-8")
 
 
 def read_example(wish: Wish, system, decoder) -> dict:
-    """The row of `wish.example`, of a feature dataset that was made as the model's was. UserError when there is none."""
+    """The row of `wish.example`, of a feature dataset that was made as the model's was. UserError
+    when there is none."""
     if not wish.data:
-        raise UserError("which dataset?", where="--example", expected="--data=DIR, the folder of a feature dataset",
+        raise UserError("which dataset?", where="--example",
+                        expected="--data=DIR, the folder of a feature dataset",
                         found="none")
     dataset = store.open_dataset(wish.data)
     check_recipes(dataset, decoder.recipes, system.example_spec, "the model's recipes.json")
@@ -111,35 +117,43 @@ def read_example(wish: Wish, system, decoder) -> dict:
         at = int(name)
     if at is None:
         near = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)
-        raise UserError("unknown example", where=f"--example, {dataset.dir}", found=repr(wish.example),
-                        expected=f"an id of split {split}, e.g. {split}/{near[0] if near else ids[0]}, or a number below "
+        raise UserError("unknown example", where=f"--example, {dataset.dir}",
+                        found=repr(wish.example), expected=f"an id of split {split}, e.g. "
+                                                           f"{split}/{near[0] if near else ids[0]}, or a number below "
                         f"{len(ids)}")
     return source[at]
 
 
 def check_task(task: str, system) -> None:
     if task not in system.tasks:
-        raise UserError("unknown task", where="--task", expected=" or ".join(system.tasks), found=repr(task))
+        raise UserError("unknown task", where="--task", expected=" or ".join(system.tasks),
+                        found=repr(task))
 
 
 def speakers(codecs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """{speaker: identity vector} that a workdir's codecs know, those heard most in training first."""
+    """{speaker: identity vector} that a workdir's codecs know, those heard most in training
+    first."""
     arrays = codecs.get(SPEAKERS, {"names": (), "identity": ()})
-    return {str(name): vector for name, vector in zip(arrays["names"], arrays["identity"], strict=True)}
+    return {str(name): vector for name,
+            vector in zip(arrays["names"], arrays["identity"], strict=True)}
 
 
 def choose_speaker(name: str, known) -> str:
-    """`name`, or the first one known when it is empty. UserError when it is unknown or there is none."""
+    """`name`, or the first one known when it is empty. UserError when it is unknown or there is
+    none."""
     if not known:
-        raise UserError("this model knows no speakers", where="codecs/speakers.npz", expected="names and identities",
-                        found="none", hint="extract the features from clips that name their speakers")
+        raise UserError("this model knows no speakers", where="codecs/speakers.npz",
+                        expected="names and identities", found="none",
+                        hint="extract the features from clips that name their speakers")
     if name and name not in known:
-        raise UserError("unknown speaker", where="--speaker", expected=" or ".join(known), found=repr(name))
+        raise UserError("unknown speaker", where="--speaker", expected=" or ".join(known),
+                        found=repr(name))
     return name or next(iter(known))
 
 
 def check_fits(spec, name: str, array: np.ndarray) -> None:
     """UserError unless the last axis has the model's width."""
     if array.shape[-1] != spec.shape[-1]:
-        raise UserError(f"{name} of another width", where=name, expected=str(spec.shape[-1]), found=str(array.shape[-1]),
-                        hint="use the front-end that the model was trained with")
+        raise UserError(f"{name} of another width", where=name, expected=str(spec.shape[-1]),
+                        found=str(array.shape[-1]), hint="use the front-end that the model was "
+                                                         "trained with")

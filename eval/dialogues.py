@@ -1,6 +1,8 @@
-"""Streams of one dialogue of several speakers, and what is heard and seen of them. Everything is made on demand and kept.
+"""Streams of one dialogue of several speakers, and what is heard and seen of them. Everything is
+made on demand and kept.
 
-Suffixes: S speakers, T frames at 25 Hz, M what a frame of motion is made of (face code, then pose), B mel bands.
+Suffixes: S speakers, T frames at 25 Hz, M what a frame of motion is made of (face code, then pose),
+B mel bands.
 """
 
 import functools
@@ -21,13 +23,15 @@ class Dialogue:
 
     Args:
       decoder: data_pipelines.decode.Decoder of the dataset's codecs.
-      streams: {"mel": (Tm, S, 80), "latents": (T, S, h, w, c), "motion": (T, S, M), ...}; what is not there was not made.
-        Motion, where it is given, is taken as it is; else it is read from the decoded pictures.
+      streams: {"mel": (Tm, S, 80), "latents": (T, S, h, w, c), "motion": (T, S, M), ...}; what is
+        not there was not made. Motion, where it is given, is taken as it is; else it is read from
+        the decoded pictures.
       scored: AUDIO, MOTION: the parts that are this variant's own.
       own_timing: when who speaks was decided by what made it: no frame belongs to one of the truth.
     """
 
-    def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *, own_timing: bool = False):
+    def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *,
+                 own_timing: bool = False):
         self.decoder, self.streams, self.scored, self.own_timing = decoder, streams, scored, own_timing
         self.has_audio = len(streams.get("mel", ())) > 0
         self.has_motion = len(streams.get("latents", ())) > 0 or len(streams.get("motion", ())) > 0
@@ -95,9 +99,11 @@ class Dialogue:
 
     @functools.cached_property
     def apertures(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(inner-lip aperture, mouth width) of every speaker, each (T,). Of puppets alone (Benchmark.has_lips)."""
+        """(inner-lip aperture, mouth width) of every speaker, each (T,). Of puppets alone
+        (Benchmark.has_lips)."""
         codec = self.decoder.codec("face")
-        return [face_code.lips(face_code.decode(x[:, :-POSE].astype(np.float32), codec)) for x in self.motion_STM]
+        return [face_code.lips(face_code.decode(x[:, :-POSE].astype(np.float32), codec))
+                for x in self.motion_STM]
 
     # ---- what eval.report draws: the first speaker's curves
 

@@ -1,7 +1,8 @@
 """A system's `generate` over examples of any length, in padded batches.
 
-Every example has its own noise key, fold_in(key(seed), crc32(id)), whatever the task, and padding is hidden by masks and
-lengths, so streams do not depend on batch size, order or what else is generated.
+Every example has its own noise key, fold_in(key(seed), crc32(id)), whatever the task, and padding
+is hidden by masks and lengths, so streams do not depend on batch size, order or what else is
+generated.
 """
 
 import functools
@@ -27,32 +28,38 @@ def example_keys(seed: int, ids: Iterable[str]) -> jax.Array:
 
 
 class Generator:
-    """`system.generate` in batches of one size; compiles once a task and bucket. A system that goes in steps goes one by one.
+    """`system.generate` in batches of one size; compiles once a task and bucket. A system that goes
+    in steps goes one by one.
 
-    With `everywhere`, several processes call it alike, within their common mesh, with parameters that are spread over it: they
-    share the work and every one gets the streams.
+    With `everywhere`, several processes call it alike, within their common mesh, with parameters
+    that are spread over it: they share the work and every one gets the streams.
     """
 
     def __init__(self, system, *, batch_size: int, seed: int, everywhere: bool = False):
         if batch_size < 1:
-            raise UserError("no batch", where="config.evaluate.batch_size", expected=">= 1", found=str(batch_size))
+            raise UserError("no batch", where="config.evaluate.batch_size", expected=">= 1",
+                            found=str(batch_size))
         self.system, self.batch_size, self.seed = system, batch_size, seed
         self.names = tuple(system.example_spec)  # what is read of an example
         whole = jax.sharding.PartitionSpec() if everywhere else None
         self._generate = jax.jit(system.generate, static_argnames="task", out_shardings=whole)
-        if hasattr(system, "in_steps") and not everywhere:  # steps are driven, and their results read, by one process
+        # steps are driven, and their results read, by one process
+        if hasattr(system, "in_steps") and not everywhere:
             self.batch_size = 1
             self._in_steps = functools.cache(system.in_steps)
 
-    def __call__(self, params, examples: Iterable[tuple[str, Example]], task: str = "") -> Iterator[tuple[str, dict]]:
+    def __call__(self, params, examples: Iterable[tuple[str, Example]],
+                 task: str = "") -> Iterator[tuple[str, dict]]:
         """Yields (id, {stream: (length, dims) float32}) for (id, example), bucket by bucket.
 
-        `example` may be a callable, so that nothing is held before it is needed: it is called once to learn its
-        lengths and once more to be generated. `task` is one of the system's, its first by default.
+        `example` may be a callable, so that nothing is held before it is needed: it is called once
+        to learn its lengths and once more to be generated. `task` is one of the system's, its first
+        by default.
         """
         task = task or self.system.tasks[0]
         if task not in self.system.tasks:
-            raise UserError("unknown task", where="generate", expected=" or ".join(self.system.tasks), found=repr(task))
+            raise UserError("unknown task", where="generate",
+                            expected=" or ".join(self.system.tasks), found=repr(task))
         buckets: dict[int, list] = {}
         for name, example in examples:
             conditions, frames = self._conditions(example, task)
@@ -61,7 +68,8 @@ class Generator:
             buckets.setdefault(room, []).append((name, example, sizes))
         for frames, members in sorted(buckets.items()):
             axes = {axis for _, _, sizes in members for axis in sizes} - {"frames"}
-            room = {axis: bucket(max(sizes[axis] for *_, sizes in members)) for axis in axes} | {TIME: frames}
+            room = {axis: bucket(max(sizes[axis] for *_, sizes in members))
+                    for axis in axes} | {TIME: frames}
             for first in range(0, len(members), self.batch_size):
                 yield from self._batch(params, members[first:first + self.batch_size], room, task)
 
@@ -84,19 +92,21 @@ class Generator:
         ids = [name for name, *_ in members]
         ids += ids[-1:] * (self.batch_size - len(ids))
         frames = [sizes["frames"] for *_, sizes in members]
-        conditions = {name: np.stack([self._pad(name, row[name], room) for row in rows]) for name in rows[0]}
+        conditions = {name: np.stack([self._pad(name, row[name], room) for row in rows])
+                      for name in rows[0]}
         if MASK in self.system.conditions_spec:
             lengths = np.array(frames + frames[-1:] * (self.batch_size - len(frames)))
             conditions[MASK] = (np.arange(room[TIME]) < lengths[:, None]).astype(np.float32)
         out = self._run(params, conditions, example_keys(self.seed, ids), task)
         for row, (name, *_) in enumerate(members):
             streams = real_streams(self.system, out, row, frames[row])
-            yield name, {stream: _finite(np.asarray(x, np.float32), name, stream) for stream, x in streams.items()}
+            yield name, {stream: _finite(np.asarray(x, np.float32), name, stream) for stream,
+                         x in streams.items()}
 
     def _run(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
         if not hasattr(self, "_in_steps"):
             return jax.device_get(self._generate(params, conditions, keys, task=task))
-        for made, _ in self._in_steps(task)(params, conditions, keys):  # noqa: B007 (the last one counts)
+        for made, _ in self._in_steps(task)(params, conditions, keys):  # noqa: B007
             pass
         return made
 
@@ -104,14 +114,17 @@ class Generator:
         """Named axes to their room, by their last entry (zeros where there is none)."""
         spec = self.system.conditions_spec[name]
         value = np.asarray(value, spec.dtype)
-        missing = [(0, room[a] - n if isinstance(a, str) else 0) for a, n in zip(spec.shape[1:], value.shape, strict=True)]
+        missing = [(0, room[a] - n if isinstance(a, str) else 0) for a,
+                   n in zip(spec.shape[1:], value.shape, strict=True)]
         if not any(after for _, after in missing):
             return value
         return np.pad(value, missing, mode="edge" if value.size else "constant")
 
 
-def generate_split(generator: Generator, params, dataset, split: str, indices: Iterable[int], task: str = "", given=None):
-    """Yields (index, streams) for chosen examples of a split, in buckets; `given` changes an example before."""
+def generate_split(generator: Generator, params, dataset, split: str, indices: Iterable[int],
+                   task: str = "", given=None):
+    """Yields (index, streams) for chosen examples of a split, in buckets; `given` changes an
+    example before."""
     indices = list(indices)
     if not indices:
         return
@@ -121,13 +134,16 @@ def generate_split(generator: Generator, params, dataset, split: str, indices: I
     def read(index):
         return given(source[index]) if given else source[index]
 
-    for name, streams in generator(params, ((n, functools.partial(read, i)) for n, i in where.items()), task):
+    for name, streams in generator(params,
+                                   ((n, functools.partial(read, i)) for n, i in where.items()),
+                                   task):
         yield where[name], streams
 
 
 def _finite(value: np.ndarray, name: str, stream: str) -> np.ndarray:
     if not np.isfinite(value).all():
-        raise UserError("the model generated values that are not finite", where=f"example {name}, {stream}",
-                        expected="finite numbers", found=f"{np.count_nonzero(~np.isfinite(value))} others",
+        raise UserError("the model generated values that are not finite",
+                        where=f"example {name}, {stream}", expected="finite numbers",
+                        found=f"{np.count_nonzero(~np.isfinite(value))} others",
                         hint="the training diverged: use an earlier checkpoint")
     return value

@@ -1,4 +1,5 @@
-"""The benchmark's cheap part during training: no waveform is scored, so it costs about one sampling of a few clips."""
+"""The benchmark's cheap part during training: no waveform is scored, so it costs about one sampling
+of a few clips."""
 
 from collections.abc import Callable
 
@@ -12,17 +13,19 @@ from eval.generator import Generator, generate_split
 from eval.report import curve_pairs
 from eval.signals import AUDIO, MOTION, Signals
 
-METRICS = ("F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "FD_m", "mel_L1", "mel_L1_dtw", "Div_e", "Div_h", "Div_m",
+METRICS = ("F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "FD_m", "mel_L1", "mel_L1_dtw", "Div_e",
+           "Div_h", "Div_m",
            "length_error", "stop_within_2")
 OF_SHUFFLED = ("FD_e", "FD_m", "mel_L1", "mel_L1_dtw")
 
 
 class InLoopEvaluator:
-    """Scores `config.evaluate.in_loop_examples` clips of the first split; the same code as the final evaluation.
+    """Scores `config.evaluate.in_loop_examples` clips of the first split; the same code as the
+    final evaluation.
 
-    `run(params, step)` returns ({metric: float}, artefacts). "<metric>_of_shuffled" is the ratio to the shuffled
-    baseline; artefacts are {"images": {name: (H, W, 3) uint8}, "audio": {name: ((N,) float32, Hz)}}. Of a system with
-    several tasks, names begin with "<task>/".
+    `run(params, step)` returns ({metric: float}, artefacts). "<metric>_of_shuffled" is the ratio to
+    the shuffled baseline; artefacts are {"images": {name: (H, W, 3) uint8}, "audio": {name: ((N,)
+    float32, Hz)}}. Of a system with several tasks, names begin with "<task>/".
     """
 
     name = "benchmark"
@@ -30,7 +33,9 @@ class InLoopEvaluator:
     def __init__(self, config, system, benchmark, *, every: int | None = None):
         self.every = int(config.train.evaluate_every if every is None else every)
         self.benchmark, self.split = benchmark, tuple(config.evaluate.splits)[0]
-        self.generator = Generator(system, batch_size=min(config.evaluate.batch_size, config.evaluate.in_loop_examples),
+        self.generator = Generator(system,
+                                   batch_size=min(config.evaluate.batch_size,
+                                                  config.evaluate.in_loop_examples),
                                    seed=benchmark.seed, everywhere=distributed.process_count() > 1)
         self.should_stop: Callable[[], bool] = never
         self.indices = benchmark.select(self.split, config.evaluate.in_loop_examples)
@@ -48,16 +53,21 @@ class InLoopEvaluator:
         out, images, audio, first = {}, {}, {}, self.indices[0]
         for variant, task in self.benchmark.models.items():
             prefix = "" if variant == MODEL else f"{variant}/"
-            streams = generate_split(self.generator, params, self.benchmark.dataset, self.split, self.indices, task)
-            signals = {i: self.benchmark.model(s, variant, self.split, i) for i, s in self._until_stopped(streams)}
+            streams = generate_split(self.generator, params, self.benchmark.dataset, self.split,
+                                     self.indices, task)
+            signals = {i: self.benchmark.model(s, variant, self.split, i) for i,
+                       s in self._until_stopped(streams)}
             summary = self._summary(signals)
             out |= {prefix + m: summary[m]["value"] for m in METRICS if m in summary}
-            out |= {f"{prefix}{m}_of_shuffled": summary[m]["value"] / max(self._shuffled[m]["value"], 1e-12)
+            out |= {f"{prefix}{m}_of_shuffled":
+                    summary[m]["value"] / max(self._shuffled[m]["value"], 1e-12)
                     for m in OF_SHUFFLED if m in summary}
-            images |= {prefix + name: x for name, x in self._pictures(signals[first], first).items()}
+            images |= {prefix + name: x for name,
+                       x in self._pictures(signals[first], first).items()}
             if AUDIO in signals[first].scored:
                 audio[f"{prefix}generated"] = signals[first].waveform, self.benchmark.sample_rate
-        audio["truth"] = self.benchmark.truth(self.split, first).waveform, self.benchmark.sample_rate
+        audio["truth"] = self.benchmark.truth(self.split,
+                                              first).waveform, self.benchmark.sample_rate
         return out, {"images": images, "audio": audio}
 
     def _until_stopped(self, streams):
@@ -75,21 +85,26 @@ class InLoopEvaluator:
         """{name: (H, W, 3) uint8} of what the variant made."""
         truth, images = self.benchmark.truth(self.split, index), {}
         if AUDIO in model.scored & truth.scored:
-            images["spectrogram"] = plots.image(plots.spectrogram_pair(model.mel_TM, truth.mel_TM, model.mel_rate))
+            images["spectrogram"] = plots.image(plots.spectrogram_pair(model.mel_TM, truth.mel_TM,
+                                                                       model.mel_rate))
         if MOTION in model.scored & truth.scored:
             pairs, threshold = curve_pairs(self.benchmark, {"generated": model}, truth)
-            images["motion"] = plots.image(plots.curves(pairs, self.benchmark.motion_fps, threshold))
+            images["motion"] = plots.image(plots.curves(pairs, self.benchmark.motion_fps,
+                                                        threshold))
             strip = self._faces(model, truth, index)
             if strip is not None:
                 images["face"] = strip
         return images
 
-    def _faces(self, model: Signals, truth: Signals, index: int, count: int = 6) -> np.ndarray | None:
-        """(2 H, count * W, 3): generated frames above true ones at the same times; None where no faces are drawn."""
+    def _faces(self, model: Signals, truth: Signals, index: int,
+               count: int = 6) -> np.ndarray | None:
+        """(2 H, count * W, 3): generated frames above true ones at the same times; None where no
+        faces are drawn."""
         example, rates = self.benchmark.identity(self.split, index), self.benchmark.rates
         rows = []
         for signals in (model, truth):
-            # Only the frames shown are drawn: four feature frames, which hold a picture or more, around each.
+            # Only the frames shown are drawn: four feature frames, which hold a picture or more,
+            # around each.
             at = np.linspace(0.1, 0.9, count) * min(model.seconds, truth.seconds)
             cuts = [{k: x[(start := min(int(t * rates[k]), max(len(x) - 4, 0))):start + 4]
                      for k, x in signals.streams.items() if k in rates} for t in at]

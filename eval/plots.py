@@ -14,7 +14,8 @@ GENERATED = ("#c2410c", "#0f766e", "#a21caf", "#a16207")  # one a model variant
 
 
 def _figure(rows: int, height: float, width: float = 7.2):
-    figure, axes = plt.subplots(rows, 1, figsize=(width, height), sharex=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, 1, figsize=(width, height), sharex=True, squeeze=False,
+                                layout="constrained")
     for axis in axes[:, 0]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, colors=INK)
@@ -25,7 +26,8 @@ def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray, rate: float
     """Two log-mel spectrograms of `rate` frames a second on one colour scale, truth below."""
     figure, axes = _figure(2, 3.4)
     low, high = np.percentile(truth_TM, [1, 99.5])
-    for axis, mel_TM, title in ((axes[0], generated_TM, "generated"), (axes[1], truth_TM, "ground truth")):
+    for axis, mel_TM, title in ((axes[0], generated_TM, "generated"),
+                                (axes[1], truth_TM, "ground truth")):
         axis.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high,
                     extent=(0, len(mel_TM) / rate, 0, mel_TM.shape[1]), interpolation="nearest")
         axis.set_title(title, loc="left", fontsize=9, color=INK)
@@ -34,11 +36,14 @@ def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray, rate: float
     return figure
 
 
-def curves(rows: list[tuple[str, dict[str, np.ndarray], np.ndarray]], fps: float, threshold: float | None = None):
-    """(name, {who: generated curve}, true curve) over time; `threshold` marks where the first one counts as closed."""
+def curves(rows: list[tuple[str, dict[str, np.ndarray], np.ndarray]], fps: float,
+           threshold: float | None = None):
+    """(name, {who: generated curve}, true curve) over time; `threshold` marks where the first one
+    counts as closed."""
     figure, axes = _figure(len(rows), 1.2 + 1.1 * len(rows))
     for axis, (name, generated, truth) in zip(axes, rows, strict=True):
-        axis.plot(np.arange(len(truth)) / fps, truth, color=TRUE, lw=1.6, label="ground truth", alpha=0.85)
+        axis.plot(np.arange(len(truth)) / fps, truth, color=TRUE, lw=1.6, label="ground truth",
+                  alpha=0.85)
         for (who, curve), color in zip(generated.items(), itertools.cycle(GENERATED)):
             axis.plot(np.arange(len(curve)) / fps, curve, color=color, lw=1.1, label=who)
         axis.set_ylabel(name, fontsize=8)
@@ -53,7 +58,8 @@ def curves(rows: list[tuple[str, dict[str, np.ndarray], np.ndarray]], fps: float
 def training_curves(history: dict[str, tuple[np.ndarray, np.ndarray]], columns: int = 3):
     """Small multiples, one a scalar: {name: (steps, values)}."""
     rows = -(-len(history) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.1 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.1 * rows), squeeze=False,
+                                layout="constrained")
     for axis in axes.flat[len(history):]:
         axis.set_visible(False)
     for axis, (name, (steps, values)) in zip(axes.flat, history.items(), strict=False):
@@ -62,7 +68,8 @@ def training_curves(history: dict[str, tuple[np.ndarray, np.ndarray]], columns: 
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=7, colors=INK)
         positive = values[np.isfinite(values) & (values > 0)]
-        if len(positive) == len(values) and len(values) > 5 and positive.max() > 20 * positive.min():
+        if len(positive) == len(values) and len(
+            values) > 5 and positive.max() > 20 * positive.min():
             axis.set_yscale("log")
     return figure
 

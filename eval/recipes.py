@@ -15,13 +15,15 @@ def of(benchmark) -> dict[str, dict]:
                 "MCD_audio": mcd | {"reference": "the clip's own audio"}}
     if benchmark.has_lips:
         out["F1_lips"] = dict(benchmark.lip_recipe)
-        out["F1_lips_clip"] = benchmark.lip_recipe | {"reference": "the clip's own lips, before any codec"}
+        out["F1_lips_clip"] = benchmark.lip_recipe | {"reference":
+                                                      "the clip's own lips, before any codec"}
     if benchmark.free_length:
         out |= _free_length(benchmark, out)
     if benchmark.has_words and benchmark.full:
         from eval.metrics import intelligibility
         out["WER"] = intelligibility.RECIPE | {"vocabulary": len(benchmark.vocabulary),
-                                               "vocabulary_crc32": zlib.crc32(" ".join(benchmark.vocabulary).encode())}
+                                               "vocabulary_crc32":
+                                               zlib.crc32(" ".join(benchmark.vocabulary).encode())}
     return out
 
 
@@ -32,16 +34,20 @@ def _motion(benchmark) -> dict[str, dict]:
               "h": {"on": "pose z-scored with the corpus' statistics", "fps": FPS}, "m": codes}
     spread = {"e": {"on": "face codes"}, "h": {"on": "z-scored pose"}, "m": codes}
     clip, pool = {"pooling": "per clip, mean over clips"}, {"pooling": "all clips' frames together"}
-    beat = benchmark.beat_recipe | {"fps": benchmark.motion_fps, "onsets": onsets.RECIPE | {"sample_rate": benchmark.sample_rate},
-                                    "audio": "the variant's own; shuffled: another sentence's motion, this one's audio"}
+    beat = benchmark.beat_recipe | {"fps": benchmark.motion_fps, "onsets": onsets.RECIPE
+                                    | {"sample_rate": benchmark.sample_rate},
+                                    "audio": "the variant's own; shuffled: another sentence's "
+                                    "motion, this one's audio"}
     out = {}
     for part in benchmark.parts:
         distance = frechet.RECIPE | frames[part]
-        out |= {f"FD_{part}": distance | clip, f"FK_{part}": distance | clip, f"FD_{part}_pooled": distance | pool,
+        out |= {f"FD_{part}": distance | clip, f"FK_{part}": distance | clip,
+                f"FD_{part}_pooled": distance | pool,
                 f"Div_{part}": diversity.RECIPE | spread[part]}
         if benchmark.full:
             beats = beat | {"motion": spread[part]["on"]}
-            out |= {f"BC_{part}": beats, f"BC_{part}_gap": beats | {"gap": "mean over clips of |BC - truth's BC|"}}
+            out |= {f"BC_{part}": beats, f"BC_{part}_gap": beats
+                    | {"gap": "mean over clips of |BC - truth's BC|"}}
     return out | ({"var_e": diversity.RECIPE | spread["e"]} if "e" in benchmark.parts else {})
 
 
@@ -49,9 +55,12 @@ def _free_length(benchmark, framewise: dict) -> dict[str, dict]:
     """Of systems that decide lengths themselves."""
     both = {"frames": "those that both have"}
     out = {m: framewise[m] | both for m in ("mel_L1", "F1_lips", "F1_lips_clip") if m in framewise}
-    out |= {f"{m}_dtw": framewise[m] | alignment.RECIPE for m in ("mel_L1", "F1_lips") if m in framewise}
-    length = {"length": "duration / truth's - 1", "baselines": "another sentence's length; the mean of training clips"}
+    out |= {f"{m}_dtw": framewise[m] | alignment.RECIPE for m in ("mel_L1", "F1_lips")
+            if m in framewise}
+    length = {"length": "duration / truth's - 1",
+              "baselines": "another sentence's length; the mean of training clips"}
     out |= {"length_error": length | {"sign": "absolute"}, "length_error_signed": length}
     if benchmark.patch_s:
-        out["stop_within_2"] = {"share of": "examples at most 2 patches off", "patch_s": benchmark.patch_s}
+        out["stop_within_2"] = {"share of": "examples at most 2 patches off",
+                                "patch_s": benchmark.patch_s}
     return out

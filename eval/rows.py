@@ -1,4 +1,5 @@
-"""Scored rows on disk, so that a killed job goes on where it stopped, and JSON that is whole or not there."""
+"""Scored rows on disk, so that a killed job goes on where it stopped, and JSON that is whole or not
+there."""
 
 import hashlib
 import json
@@ -15,7 +16,8 @@ ROWS_FILE, FRAMES_DIR = "results.rows.jsonl", "results.frames"
 
 
 class Rows:
-    """Append-only store of scored rows. A line that a crash tore is dropped; any other damage is an error."""
+    """Append-only store of scored rows. A line that a crash tore is dropped; any other damage is an
+    error."""
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -28,15 +30,18 @@ class Rows:
     def _load(self):
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # torn by a crash: cut it off, so that the next row starts on a line of its own
+        # torn by a crash: cut it off, so that the next row starts on a line of its own
+        if whole < len(data):
             os.truncate(self.path, whole)
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 record = json.loads(line)
                 self.rows[record["key"]] = record["row"]
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError("unreadable row", where=f"{self.path}:{number}", expected="JSON with key and row",
-                                found=line[:60].decode(errors="replace"), hint="delete the file: rows are computed "
+                raise UserError("unreadable row", where=f"{self.path}:{number}",
+                                expected="JSON with key and row",
+                                found=line[:60].decode(errors="replace"),
+                                hint="delete the file: rows are computed "
                                 "again") from error
 
     def get(self, key: str) -> tuple[dict, dict[str, np.ndarray]] | None:
@@ -84,4 +89,5 @@ def write_json(path, value) -> None:
     """Whole or not at all."""
     path = pathlib.Path(path)
     with failures.aside(path) as temporary:
-        temporary.write_text(json.dumps(clean(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(clean(value), indent=1, allow_nan=False) + "\n",
+                             encoding="utf-8")

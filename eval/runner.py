@@ -1,8 +1,10 @@
-"""Runs a system over held-out splits and scores it: the same code in the training loop and in `launch.evaluate`.
+"""Runs a system over held-out splits and scores it: the same code in the training loop and in
+`launch.evaluate`.
 
-Streams do not depend on batch size, order or what else is scored (see eval/generator.py). Rows are appended to
-results.rows.jsonl as they come, each under a key made of example, variant, parameters and recipes: a job that was killed,
-or one asked for more splits or tasks, goes on where it stopped, and baselines are never computed twice.
+Streams do not depend on batch size, order or what else is scored (see eval/generator.py). Rows are
+appended to results.rows.jsonl as they come, each under a key made of example, variant, parameters
+and recipes: a job that was killed, or one asked for more splits or tasks, goes on where it stopped,
+and baselines are never computed twice.
 """
 
 import functools
@@ -39,7 +41,8 @@ def fingerprint(params) -> str:
 
 
 def check(system, dataset) -> None:
-    """UserError unless the dataset has what the system's examples hold, made by the recipes it was trained on."""
+    """UserError unless the dataset has what the system's examples hold, made by the recipes it was
+    trained on."""
     check_features(dataset, system.example_spec)
 
 
@@ -47,11 +50,13 @@ def check_split(dataset, split: str) -> None:
     """UserError that lists the splits unless `split` is one."""
     if split not in dataset.splits:
         raise UserError("unknown split", where=str(dataset.dir), found=repr(split),
-                        expected=" or ".join(dataset.splits), hint="name one of the dataset's splits")
+                        expected=" or ".join(dataset.splits),
+                        hint="name one of the dataset's splits")
 
 
-def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str], max_examples: int = 0,
-             meta: dict | None = None, progress: bool = True, made: dict | None = None) -> dict:
+def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str],
+             max_examples: int = 0, meta: dict | None = None, progress: bool = True,
+             made: dict | None = None) -> dict:
     """Scores all variants on the splits; writes rows as they come and results.json at the end.
 
     Args:
@@ -62,34 +67,42 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
       max_examples: a split's examples to score, a fixed random subset; 0 = all.
       meta: stored in results.json as it is (config, checkpoint, step, ...).
       progress: show a bar.
-      made: gets the Signals of the first few generated examples, {(split, variant, index): Signals}, for `samples`.
+      made: gets the Signals of the first few generated examples, {(split, variant, index):
+        Signals}, for `samples`.
 
     Returns:
-      {"summary", "targets", "recipes", "models", "rows", ...} as written; "models" are the variants that are generated.
+      {"summary", "targets", "recipes", "models", "rows", ...} as written; "models" are the variants
+      that are generated.
     """
     started = time.perf_counter()
     splits = tuple(splits)
     for split in splits:
         check_split(benchmark.dataset, split)
     store, params_hash = Rows(out_dir), fingerprint(params)
-    sampler = {"seed": generator.seed, "system": _system_recipe(generator.system)} | environment.unusual()
+    sampler = {"seed": generator.seed,
+               "system": _system_recipe(generator.system)} | environment.unusual()
     made_by = recipe_hash({"params": params_hash, **sampler})
 
     def key(split, name, variant):
-        return "|".join((split, name, variant, made_by if variant in benchmark.models else "", benchmark.recipe_hash))
+        return "|".join((split, name, variant, made_by if variant in benchmark.models else "",
+                         benchmark.recipe_hash))
 
     variants, summary, targets, rows = benchmark.variants, {}, {}, []
     for split in splits:
         indices = benchmark.select(split, max_examples)
         ids, texts = benchmark.source(split).ids, benchmark.labels(split)[1]
-        found = {v: {i: got for i in indices if (got := store.get(key(split, ids[i], v)))} for v in variants}
+        found = {v: {i: got for i in indices if (got := store.get(key(split, ids[i], v)))}
+                 for v in variants}
         missing = sum(len(indices) - len(f) for f in found.values())
-        bar = tqdm(total=missing, desc=f"scoring {split}", unit="row", disable=None if progress else True, leave=False)
+        bar = tqdm(total=missing, desc=f"scoring {split}", unit="row", disable=None if progress
+                   else True, leave=False)
 
         def add(variant, index, signals, split=split, ids=ids, found=found, bar=bar):
-            row, frames = benchmark.score(split, index, signals), benchmark.frames(split, index, signals)
+            row, frames = benchmark.score(split, index,
+                                          signals), benchmark.frames(split, index, signals)
             store.put(key(split, ids[index], variant), row, frames)
-            found[variant][index] = store.get(key(split, ids[index], variant))  # as a resumed job would find it
+            # as a resumed job would find it
+            found[variant][index] = store.get(key(split, ids[index], variant))
             bar.update()
 
         for variant in benchmark.models:
@@ -103,40 +116,51 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
                 if index not in found[variant]:
                     add(variant, index, benchmark.baseline(variant, split, index))
         bar.close()
-        summary[split] = {v: benchmark.summarise(*map(list, zip(*(found[v][i] for i in indices), strict=True)))
+        summary[split] = {v:
+                          benchmark.summarise(*map(list,
+                                                   zip(*(found[v][i] for i in indices),
+                                                       strict=True)))
                           for v in variants}
         targets[split] = benchmark.targets(summary[split])
-        rows += [{"split": split, "id": ids[i], "text": texts[i], **{v: found[v][i][0] for v in variants}}
+        rows += [{"split": split, "id": ids[i], "text": texts[i],
+                  **{v: found[v][i][0] for v in variants}}
                  for i in sorted(indices, key=ids.__getitem__)]
     results = {"summary": summary, "targets": targets,
-               "recipes": benchmark.recipes | {"intervals": BOOTSTRAP, "noise": "fold_in(key(seed), crc32(id))"},
-               "benchmark": benchmark.name, "models": list(benchmark.models), "params": params_hash, "sampler": sampler,
-               "seconds": round(time.perf_counter() - started, 2), **(meta or {}), "rows": rows}
+               "recipes": benchmark.recipes
+               | {"intervals": BOOTSTRAP, "noise": "fold_in(key(seed), crc32(id))"},
+               "benchmark": benchmark.name, "models": list(benchmark.models), "params": params_hash,
+               "sampler": sampler, "seconds": round(time.perf_counter() - started, 2),
+               **(meta or {}), "rows": rows}
     write_json(pathlib.Path(out_dir) / RESULTS_FILE, results)
     return results
 
 
-def generated(benchmark, generator: Generator, params, split: str, variant: str, indices: Iterable[int]):
+def generated(benchmark, generator: Generator, params, split: str, variant: str,
+              indices: Iterable[int]):
     """Yields (index, Signals) of one variant. A benchmark may change examples before (`given`)."""
     given = functools.partial(benchmark.given, variant) if hasattr(benchmark, "given") else None
     task = benchmark.models[variant]
-    for index, streams in generate_split(generator, params, benchmark.dataset, split, indices, task, given):
+    for index, streams in generate_split(generator, params, benchmark.dataset, split, indices, task,
+                                         given):
         yield index, benchmark.model(streams, variant, split, index)
 
 
 def samples(benchmark, generator: Generator, params, splits: Iterable[str], count: int = SHOWN,
             made: dict | None = None) -> list[dict]:
-    """The first few scored examples of every split with Signals of every model variant and of the truth, for the report. What
-    `evaluate` has put into `made` is not generated again."""
+    """The first few scored examples of every split with Signals of every model variant and of the
+    truth, for the report. What `evaluate` has put into `made` is not generated again."""
     out, made = [], dict(made or {})
     for split in splits:
         indices = benchmark.select(split, count)
         for variant in benchmark.models:
             todo = [i for i in indices if (split, variant, i) not in made]
-            made |= {(split, variant, i): x for i, x in generated(benchmark, generator, params, split, variant, todo)}
+            made |= {(split, variant, i): x for i,
+                     x in generated(benchmark, generator, params, split, variant, todo)}
         out += [{"split": split, "id": benchmark.source(split).ids[index], "benchmark": benchmark,
-                 "text": benchmark.labels(split)[1][index], "models": {v: made[split, v, index] for v in benchmark.models},
-                 "truth": benchmark.truth(split, index), "identity": benchmark.identity(split, index)}
+                 "text": benchmark.labels(split)[1][index],
+                 "models": {v: made[split, v, index] for v in benchmark.models},
+                 "truth": benchmark.truth(split, index),
+                 "identity": benchmark.identity(split, index)}
                 for index in indices]
     return out
 

@@ -1,6 +1,7 @@
 """Streams of one example, and what a listener and a viewer would get from them.
 
-Suffixes: T frames of a stream, N frames at 30 Hz, F face codes, P pose, M mel bands, C motion codes.
+Suffixes: T frames of a stream, N frames at 30 Hz, F face codes, P pose, M mel bands, C motion
+codes.
 """
 
 import functools
@@ -15,7 +16,9 @@ AUDIO, MOTION = "audio", "motion"
 
 def fit(x: np.ndarray, length: int) -> np.ndarray:
     """Cuts or loops along the first axis."""
-    return np.resize(x, (length, *x.shape[1:])) if len(x) else np.zeros((length, *x.shape[1:]), x.dtype)
+    return np.resize(x,
+                     (length, *x.shape[1:])) if len(x) else np.zeros((length, *x.shape[1:]),
+                                                                     x.dtype)
 
 
 class Signals:
@@ -24,17 +27,20 @@ class Signals:
     Args:
       benchmark: eval.benchmarks.common.ClipBenchmark, for its decoder and statistics.
       streams: {stream: (frames, width)}; what has no frames is not there.
-      scored: the parts, of AUDIO and MOTION, that are this variant's own; None = all that is there. What was given to a
-        model is heard and seen, but not scored.
-      like: Signals of the same audio streams, whose waveform, onsets and words need not be made again.
+      scored: the parts, of AUDIO and MOTION, that are this variant's own; None = all that is there.
+        What was given to a model is heard and seen, but not scored.
+      like: Signals of the same audio streams, whose waveform, onsets and words need not be made
+        again.
     """
 
-    def __init__(self, benchmark, streams: dict[str, np.ndarray], *, scored: set[str] | None = None, like=None):
+    def __init__(self, benchmark, streams: dict[str, np.ndarray], *, scored: set[str] | None = None,
+                 like=None):
         self.benchmark, self.streams = benchmark, streams
         self.has_audio, self.has_motion = (bool(f(streams)) for f in (benchmark.decoder.has_audio,
-                                                                     benchmark.decoder.has_motion))
+                                                                      benchmark.decoder.has_motion))
         there = {AUDIO: self.has_audio, MOTION: self.has_motion}
-        self.scored = {part for part, is_there in there.items() if is_there and (scored is None or part in scored)}
+        self.scored = {part for part, is_there in there.items() if is_there
+                       and (scored is None or part in scored)}
         self.own_length = True  # else it was given
         self._like = like
 
@@ -56,7 +62,8 @@ class Signals:
     @functools.cached_property
     def audio_seconds(self) -> float:
         """What `mel_TM` covers."""
-        name = next(k for k, x in self.streams.items() if len(x) and self.benchmark.decoder.has_audio({k: x}))
+        name = next(k for k, x in self.streams.items() if len(x)
+                    and self.benchmark.decoder.has_audio({k: x}))
         return len(self.streams[name]) / self.benchmark.rates[name]
 
     @functools.cached_property
@@ -77,7 +84,8 @@ class Signals:
 
     def motion(self, part: str) -> np.ndarray:
         """(frames, width) of "face", "pose" or "codes"."""
-        return {"face": lambda: self.face_NF, "pose": lambda: self.pose_NP, "codes": lambda: self.codes_TC}[part]()
+        return {"face": lambda: self.face_NF, "pose": lambda: self.pose_NP,
+                "codes": lambda: self.codes_TC}[part]()
 
     @functools.cached_property
     def waveform(self) -> np.ndarray:

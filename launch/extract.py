@@ -1,10 +1,12 @@
-"""Clips -> features: python -m launch.extract --clips=DIR --out=DIR [--features=talker] [--tokens=units] [...]
+"""Clips -> features: python -m launch.extract --clips=DIR --out=DIR [--features=talker]
+[--tokens=units] [...]
 
-Prints the new dataset's schema, splits and durations. A job that was killed goes on where it was when the same command is
-given again. The flags are the options of the families of features (data_pipelines/features); one of another family is refused.
+Prints the new dataset's schema, splits and durations. A job that was killed goes on where it was
+when the same command is given again. The flags are the options of the families of features
+(data_pipelines/features); one of another family is refused.
 
-Several processes, on machines that see the same folders, share the work: --processes=N, --shard=I/N, or started once a host; see
-launch/workers.py.
+Several processes, on machines that see the same folders, share the work: --processes=N,
+--shard=I/N, or started once a host; see launch/workers.py.
 """
 
 from absl import flags
@@ -16,8 +18,10 @@ from launch import flags as launch_flags
 from launch import workers
 
 RENAMED = {"mode": "resample"}  # options that go by another name here
-KNOWN = {family: {RENAMED.get(name, name): name for name in extract.options(family)} for family in extract.FEATURES}
-DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool, str: flags.DEFINE_string}
+KNOWN = {family: {RENAMED.get(name, name): name for name in extract.options(family)}
+         for family in extract.FEATURES}
+DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool,
+          str: flags.DEFINE_string}
 
 
 def define_flags() -> None:
@@ -32,7 +36,8 @@ def define_flags() -> None:
             flag = RENAMED.get(name, name)
             if types.setdefault(flag, kind) is not kind:
                 raise TypeError(f"option {name} has another type in {family} than elsewhere")
-            said.setdefault(flag, []).append(f"{family}: {text}" + ("" if default is None else f" [{default}]"))
+            said.setdefault(flag, []).append(f"{family}: {text}"
+                                             + ("" if default is None else f" [{default}]"))
     for flag, kind in types.items():
         DEFINE[kind](flag, None, " ".join(said[flag]))
 
@@ -49,7 +54,8 @@ def main(argv):
                 raise UserError(f"--{flag} means nothing here", where=f"--features={features}",
                                 expected=", ".join(f"--{name}" for name in own), found=f"--{flag}",
                                 hint="leave it out, or pick the other --features")
-    given = {name: flags.FLAGS[flag].value for flag, name in own.items() if flags.FLAGS[flag].value is not None}
+    given = {name: flags.FLAGS[flag].value for flag, name in own.items()
+             if flags.FLAGS[flag].value is not None}
     out = workers.part_of(args.out, args.shard)
     dataset = extract.extract(args.clips, out, features=features, **given)
     if dataset is not None:

@@ -1,4 +1,5 @@
-"""Command lines shared by the launchers: `--config=FILE.py` with `--config.key=value` overrides on a locked schema.
+"""Command lines shared by the launchers: `--config=FILE.py` with `--config.key=value` overrides on
+a locked schema.
 
 Everything wrong with a command line becomes one line that names the nearest valid key.
 """
@@ -25,8 +26,10 @@ from launch import ROOT, overrides
 
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
-    return config_flags.DEFINE_config_file("config", default, "Experiment file, e.g. configs/quickstart.py.",
-                                           lock_config=True, sys_argv=[""])  # overrides are ours, see launch/overrides.py
+    return config_flags.DEFINE_config_file("config", default,
+                                           "Experiment file, e.g. configs/quickstart.py.",
+                                           # overrides are ours, see launch/overrides.py
+                                           lock_config=True, sys_argv=[""])
 
 
 def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> None:
@@ -39,7 +42,8 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
             sys.exit(2)
 
     def quiet(argv):
-        if not flags.FLAGS["verbosity"].present:  # app.run turns libraries' remarks on: Orbax's, JAX's on backends
+        # app.run turns libraries' remarks on: Orbax's, JAX's on backends
+        if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
         failures.allow_open_files()
         for line in environment.pin():
@@ -52,7 +56,8 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
 
 @contextlib.contextmanager
 def devices_told():
-    """What JAX says of a platform that it does not find (a bare AssertionError for one without a plugin) becomes a UserError."""
+    """What JAX says of a platform that it does not find (a bare AssertionError for one without a
+    plugin) becomes a UserError."""
     try:
         yield
     except (AssertionError, RuntimeError) as error:
@@ -60,15 +65,16 @@ def devices_told():
         if not last.replace("\\", "/").endswith("jax/_src/xla_bridge.py"):
             raise
         asked = os.environ.get("JAX_PLATFORMS", "")
-        raise UserError("JAX finds no such device", where=f"JAX_PLATFORMS={asked}" if asked else "jax.devices()",
-                        expected="a platform whose plugin is installed: cpu, or cuda or tpu by the extra of that name",
+        raise UserError("JAX finds no such device", where=f"JAX_PLATFORMS={asked}" if asked
+                        else "jax.devices()", expected="a platform whose plugin is installed: cpu, "
+                                                       "or cuda or tpu by the extra of that name",
                         found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
                         hint="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
 
 
 def launcher(name: str) -> ModuleType:
-    """Imports another launcher for its function. Its command-line flags, which may have the names of this one's, are
-    forgotten again."""
+    """Imports another launcher for its function. Its command-line flags, which may have the names
+    of this one's, are forgotten again."""
     ours = {flag: flags.FLAGS[flag] for flag in flags.FLAGS}
     for flag in ours.values():
         flag.allow_override = True
@@ -85,19 +91,22 @@ def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
     """Parses absl's flags; returns the positional arguments. Raises UserError."""
     argv, given = overrides.split(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
     if given and "config" not in flags.FLAGS:
-        raise UserError("this command has no --config", found=f"--config.{given[0]}", hint="--help lists the flags")
+        raise UserError("this command has no --config", found=f"--config.{given[0]}",
+                        hint="--help lists the flags")
     if not any(a.lstrip("-") in ("help", "helpfull", "helpshort") for a in argv[1:]):
         _check_config(argv, needs_config)
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError("the command line is not valid", found=str(error), hint="--help lists the flags") from error
+        raise UserError("the command line is not valid", found=str(error),
+                        hint="--help lists the flags") from error
     if len(rest) > 1:
         raise UserError("the command line is not valid", found=f"stray argument {rest[1]!r}",
                         expected="--flag=value", hint="--help lists the flags")
     if given:
         if not isinstance(config := flags.FLAGS.config, ConfigDict):
-            raise UserError("no config given", expected="--config=FILE.py", found=f"--config.{given[0]}")
+            raise UserError("no config given", expected="--config=FILE.py",
+                            found=f"--config.{given[0]}")
         overrides.apply(config, given)
     return rest
 
@@ -117,10 +126,12 @@ def _check_config(argv: list[str], needed: bool) -> None:
                 argv[at] = f"{'--config=' * (at == i)}{file}{':' * bool(argument)}{argument}"
             ours = ROOT / path.partition(":")[0]
             if ours.is_file() and not ours.samefile(file):
-                print(f"config: {file.absolute()}, not the project's {ours}", file=sys.stderr, flush=True)
+                print(f"config: {file.absolute()}, not the project's {ours}", file=sys.stderr,
+                      flush=True)
     if path is None:
         if needed:
-            raise UserError("no config given", expected="--config=FILE.py, e.g. --config=configs/quickstart.py")
+            raise UserError("no config given", expected="--config=FILE.py, e.g. "
+                                                        "--config=configs/quickstart.py")
         return
     load_config(path)
 
@@ -135,7 +146,8 @@ def check_local(flag: str, path: str | None) -> None:
 
 
 def fill(value: Any, workdir: Path) -> Any:
-    """`value` with "{workdir}" replaced in every string inside; containers become plain dicts, lists and tuples."""
+    """`value` with "{workdir}" replaced in every string inside; containers become plain dicts,
+    lists and tuples."""
     if isinstance(value, str):
         return value.replace("{workdir}", str(workdir))
     if isinstance(value, Mapping) or hasattr(value, "to_dict"):
@@ -146,7 +158,8 @@ def fill(value: Any, workdir: Path) -> Any:
 
 
 def unfill(value: Any, workdir: Any) -> Any:
-    """The reverse of `fill`: what lies in the workdir is named "{workdir}/...", which stays true when the workdir is moved."""
+    """The reverse of `fill`: what lies in the workdir is named "{workdir}/...", which stays true
+    when the workdir is moved."""
     if isinstance(value, str):
         inside = value == str(workdir) or value.startswith(f"{workdir}/")
         return "{workdir}" + value[len(str(workdir)):] if inside else value
@@ -158,8 +171,8 @@ def unfill(value: Any, workdir: Any) -> Any:
 
 
 def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
-    """The locked config of a file ("FILE.py" or "FILE.py:argument", see `config_file`) with {"a.b": value} changes.
-    Raises UserError for a missing or broken file and for unknown keys."""
+    """The locked config of a file ("FILE.py" or "FILE.py:argument", see `config_file`) with {"a.b":
+    value} changes. Raises UserError for a missing or broken file and for unknown keys."""
     file, argument = config_file(path)
     _find_siblings(file)
     try:
@@ -168,14 +181,19 @@ def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
     except UserError:
         raise
     except Exception as error:
-        raise UserError("the config file fails", where=str(file), found=f"{type(error).__name__}: {error}") from error
+        raise UserError("the config file fails", where=str(file),
+                        found=f"{type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise UserError("the config file fails", where=str(file), expected="a ConfigDict from get_config()",
+        raise UserError("the config file fails", where=str(file),
+                        expected="a ConfigDict from get_config()",
                         found=type(config).__name__)
     keys = overrides.all_keys(config)
-    if lacking := [key for key in overrides.all_keys(_module(ROOT / "configs" / "base.py").get_config()) if key not in keys]:
-        raise UserError("the config lacks what every experiment has", where=str(file), expected=", ".join(lacking[:5]),
-                        found=f"{len(lacking)} fields less", hint="begin it with configs.base.get_config()")
+    if lacking := [key
+                   for key in overrides.all_keys(_module(ROOT / "configs" / "base.py").get_config())
+                   if key not in keys]:
+        raise UserError("the config lacks what every experiment has", where=str(file),
+                        expected=", ".join(lacking[:5]), found=f"{len(lacking)} fields less",
+                        hint="begin it with configs.base.get_config()")
     config = config.lock()
     for key, value in (changes or {}).items():
         overrides.assign(config, key, value, where=f"{file}, {key}")
@@ -183,20 +201,23 @@ def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
 
 
 def config_file(path: str | Path) -> tuple[Path, str]:
-    """(file, argument) of "FILE.py" or "FILE.py:argument": a path from here, else from the project's root. UserError:
-    no such file."""
+    """(file, argument) of "FILE.py" or "FILE.py:argument": a path from here, else from the
+    project's root. UserError: no such file."""
     name, _, argument = str(path).partition(":")
     file = next((f for f in (Path(name).expanduser(), ROOT / name) if name and f.is_file()), None)
     if file is None:
-        beside = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
-        raise UserError("no such config file", where=f"--config={path}", found="a folder" if Path(name).is_dir() else "",
-                        expected=f"FILE.py or FILE.py:ARGUMENT, e.g. of configs/: {', '.join(beside)}")
+        beside = sorted(p.name for p in (ROOT / "configs").glob("*.py")
+                        if p.stem not in ("__init__", "base"))
+        raise UserError("no such config file", where=f"--config={path}",
+                        found="a folder" if Path(name).is_dir() else "",
+                        expected="FILE.py or FILE.py:ARGUMENT, e.g. of configs/: "
+                        f"{', '.join(beside)}")
     return file, argument
 
 
 def _find_siblings(file: Path) -> None:
-    """What a config imports lies beside it: `from configs import base` is that of its own folder, where that is called
-    configs and has one, else the project's."""
+    """What a config imports lies beside it: `from configs import base` is that of its own folder,
+    where that is called configs and has one, else the project's."""
     import configs
 
     folder = str(file.absolute().parent)

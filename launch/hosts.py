@@ -1,10 +1,11 @@
-"""A launcher's body as one of the processes of a job: flags that say which, exit codes, and an end that all hear of.
+"""A launcher's body as one of the processes of a job: flags that say which, exit codes, and an end
+that all hear of.
 
     with hosts.session():
         ...
 
-Exit codes: 0 done, 2 something the user can mend, 75 restartable (a signal, a lost host, a hang, storage that
-fails), 1 a defect. What ends one process early ends all, and each says why.
+Exit codes: 0 done, 2 something the user can mend, 75 restartable (a signal, a lost host, a hang,
+storage that fails), 1 a defect. What ends one process early ends all, and each says why.
 """
 
 import contextlib
@@ -17,22 +18,28 @@ from absl import flags
 from avjax.errors import RESTARTABLE
 from avjax.storage import failures
 
-STOP_SECONDS = 120.0  # for host 0 to seal its checkpoint and send its records, once the state is saved
+# for host 0 to seal its checkpoint and send its records, once the state is saved
+STOP_SECONDS = 120.0
 
 
 def define_flags() -> None:
-    """--coordinator, --processes, --process_id: of a job of several processes that the environment does not describe."""
-    flags.DEFINE_string("coordinator", None, "machine:port of process 0; default $JAX_COORDINATOR_ADDRESS or the cluster's.")
-    flags.DEFINE_integer("processes", None, "How many processes; default $JAX_NUM_PROCESSES or the cluster's.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "Which one this is; default $JAX_PROCESS_ID or the cluster's.", lower_bound=0)
+    """--coordinator, --processes, --process_id: of a job of several processes that the environment
+    does not describe."""
+    flags.DEFINE_string("coordinator", None, "machine:port of process 0; default "
+                                             "$JAX_COORDINATOR_ADDRESS or the cluster's.")
+    flags.DEFINE_integer("processes", None, "How many processes; default $JAX_NUM_PROCESSES or the "
+                                            "cluster's.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which one this is; default $JAX_PROCESS_ID or the "
+                                             "cluster's.", lower_bound=0)
 
 
 @contextlib.contextmanager
 def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
-    """Joins the job's other processes, if there are any, before a device is touched; takes signals while inside.
+    """Joins the job's other processes, if there are any, before a device is touched; takes signals
+    while inside.
 
-    One process: exceptions pass, a Restart with its message printed. Several: any exception ends the job everywhere, with one
-    code.
+    One process: exceptions pass, a Restart with its message printed. Several: any exception ends
+    the job everywhere, with one code.
     """
     from jax.errors import JaxRuntimeError
 
@@ -42,7 +49,8 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
     where = {name: values.get(name) for name in ("coordinator", "processes", "process_id")}
     try:
         with preemption.signals():
-            if distributed.initialize(where["coordinator"] or "", where["processes"], where["process_id"],
+            if distributed.initialize(where["coordinator"] or "", where["processes"],
+                                      where["process_id"],
                                       heartbeat_seconds=heartbeat_seconds):
                 distributed.peers().on_stop = preemption.on_stop
             try:
@@ -52,7 +60,8 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
                 distributed.lost(error)
                 raise
             except preemption.Preempted:
-                with contextlib.suppress(distributed.Restart):  # the first to leave takes the others with it
+                # the first to leave takes the others with it
+                with contextlib.suppress(distributed.Restart):
                     distributed.barrier("all have stopped", STOP_SECONDS)
                 raise
             distributed.shutdown()
@@ -69,6 +78,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
             if code == 1:
                 traceback.print_exc()
             else:
-                print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr, flush=True)
+                print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}",
+                      file=sys.stderr, flush=True)
         distributed.end(code, line)
         raise

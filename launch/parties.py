@@ -3,7 +3,8 @@
     OUT.<name>.wav, OUT.<name>.mp4   one party, its own clean channel
     OUT.wav, OUT.mp4                 the mix; everybody side by side, in the order of the portraits
 
-Everything lasts equally long, a whole number of pictures. All is written aside and renamed when the last file is whole.
+Everything lasts equally long, a whole number of pictures. All is written aside and renamed when the
+last file is whole.
 """
 
 import contextlib
@@ -20,8 +21,10 @@ from data_pipelines.media import write_media
 PEAK = 0.99  # loudest sample that is written
 
 
-def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Sequence[str], decoder) -> dict[str, pathlib.Path]:
-    """The files, {"<name>.wav", "<name>.mp4", ..., "wav", "mp4": path}; no mp4 where there is nothing to see.
+def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Sequence[str],
+          decoder) -> dict[str, pathlib.Path]:
+    """The files, {"<name>.wav", "<name>.mp4", ..., "wav", "mp4": path}; no mp4 where there is
+    nothing to see.
 
     Args:
       out: path without extension.
@@ -30,9 +33,11 @@ def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Se
       decoder: data_pipelines.decode.Decoder.
     """
     if not decoder.has_audio(parties[0]):
-        raise UserError("nothing was generated", where=str(out), expected="at least one frame", found="0",
+        raise UserError("nothing was generated", where=str(out), expected="at least one frame",
+                        found="0",
                         hint="train longer, or write a longer script")
-    sounds, rate, fps = [decoder.waveform(party) for party in parties], decoder.sample_rate, decoder.fps
+    sounds, rate, fps = [decoder.waveform(party)
+                         for party in parties], decoder.sample_rate, decoder.fps
     drawn = [decoder.pictures(party) for party in parties] if decoder.has_motion(parties[0]) else []
     count = drawn[0][0] if drawn else round(max(map(len, sounds)) / rate * fps)
     sounds = level([fitted(sound, round(count / fps * rate)) for sound in sounds])
@@ -55,7 +60,8 @@ def write(out: pathlib.Path, parties: Sequence[dict[str, np.ndarray]], names: Se
 
 
 def level(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The channels, all made softer by the same factor where one of them or their sum would clip."""
+    """The channels, all made softer by the same factor where one of them or their sum would
+    clip."""
     loudest = max(np.abs(x).max(initial=0.0) for x in [*sounds, np.sum(sounds, axis=0)])
     return [np.asarray(x * min(1.0, PEAK / max(loudest, 1e-9)), np.float32) for x in sounds]
 
@@ -65,10 +71,13 @@ def fitted(sound_N: np.ndarray, samples: int) -> np.ndarray:
     return np.pad(sound_N[:samples], (0, max(0, samples - len(sound_N))))
 
 
-def write_films(writers: Sequence[write_media.Mp4Writer], pictures: Sequence[Iterable[np.ndarray]]) -> None:
-    """Every party's pictures into a film of its own, and all side by side into the last; each is drawn once."""
+def write_films(writers: Sequence[write_media.Mp4Writer],
+                pictures: Sequence[Iterable[np.ndarray]]) -> None:
+    """Every party's pictures into a film of its own, and all side by side into the last; each is
+    drawn once."""
     with contextlib.ExitStack() as stack:
         films = [stack.enter_context(writer) for writer in writers]
         for shown in zip(*pictures, strict=True):
-            for film, picture_HWC in zip(films, [*shown, np.concatenate(shown, axis=1)], strict=True):
+            for film, picture_HWC in zip(films, [*shown, np.concatenate(shown, axis=1)],
+                                         strict=True):
                 film.add(picture_HWC)

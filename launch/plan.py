@@ -1,15 +1,18 @@
-"""Does it fit, how fast could it be, what is the largest batch: python -m launch.plan --config=configs/talker_0_6b.py
+"""Does it fit, how fast could it be, what is the largest batch: python -m launch.plan
+--config=configs/talker_0_6b.py
 
-Plans a config's training step for a slice of TPUs or a machine of GPUs without touching one: --topology=v5e:16x16 [--slices=2],
-default what the config states (config.plan). Shapes alone take seconds. Where libtpu is at hand, the loop's own step is
-compiled by XLA:TPU for the slice's real topology, which tells peak memory, collectives and expected time; --no_compile
-leaves that out.
+Plans a config's training step for a slice of TPUs or a machine of GPUs without touching one:
+--topology=v5e:16x16 [--slices=2], default what the config states (config.plan). Shapes alone take
+seconds. Where libtpu is at hand, the loop's own step is compiled by XLA:TPU for the slice's real
+topology, which tells peak memory, collectives and expected time; --no_compile leaves that out.
 
-libtpu: pip install 'avjax[aot]'; or --libtpu=FOLDER, or $AVJAX_LIBTPU, with what `pip install --no-deps --target=FOLDER
-'libtpu==VERSION'` put there, VERSION being what the installed JAX reads: 0.0.42.* for 0.10.2, 0.0.48.* for 0.11.2.
+libtpu: pip install 'avjax[aot]'; or --libtpu=FOLDER, or $AVJAX_LIBTPU, with what `pip install
+--no-deps --target=FOLDER 'libtpu==VERSION'` put there, VERSION being what the installed JAX reads:
+0.0.42.* for 0.10.2, 0.0.48.* for 0.11.2.
 
---search finds the best mesh and the largest batch; --scaling=16,64,256,512 plans the same share of the batch on ever more chips.
-Exit code 2 where the job does not fit, with the numbers and what to change.
+--search finds the best mesh and the largest batch; --scaling=16,64,256,512 plans the same share of
+the batch on ever more chips. Exit code 2 where the job does not fit, with the numbers and what to
+change.
 """
 
 import dataclasses
@@ -29,35 +32,44 @@ from launch import flags as launch_flags  # noqa: E402
 from launch import plan_report  # noqa: E402
 
 CONFIG = launch_flags.define_config()
-TOPOLOGY = flags.DEFINE_string("topology", "", f"The slice, e.g. {EXAMPLES}; default: the config's plan.topology.")
-SLICES = flags.DEFINE_integer("slices", 0, "Equal slices, or machines of GPUs, joined by DCN; default: the config's.")
+TOPOLOGY = flags.DEFINE_string("topology", "", f"The slice, e.g. {EXAMPLES}; default: the config's "
+                                               "plan.topology.")
+SLICES = flags.DEFINE_integer("slices", 0, "Equal slices, or machines of GPUs, joined by DCN; "
+                              "default: the config's.")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
 NO_COMPILE = flags.DEFINE_bool("no_compile", False, "Shapes only, also where libtpu is at hand.")
 LIBTPU = flags.DEFINE_string("libtpu", "", "libtpu.so or the folder it was installed to.")
-THOROUGH = flags.DEFINE_bool("thorough", False, "Let XLA:TPU compile what training compiles: takes three to six "
+THOROUGH = flags.DEFINE_bool("thorough", False, "Let XLA:TPU compile what training compiles: takes "
+                                                "three to six "
                              "times as long and tells the step time that it expects.")
 SEARCH = flags.DEFINE_bool("search", False, "Find the best mesh and the largest batch.")
 COMPILES = flags.DEFINE_integer("compiles", 4, "Compilations that --search may spend.")
-SCALING = flags.DEFINE_list("scaling", None, "Numbers of chips: weak scaling at a constant share of the batch.")
-ROWS = flags.DEFINE_float("rows", 0.0, "With --scaling: rows of the batch a chip; default: the config's, on its slice.")
+SCALING = flags.DEFINE_list("scaling", None, "Numbers of chips: weak scaling at a constant share "
+                                             "of the batch.")
+ROWS = flags.DEFINE_float("rows", 0.0, "With --scaling: rows of the batch a chip; default: the "
+                          "config's, on its slice.")
 
 
 def main(argv) -> None:
     del argv
     if SCALING.value and not all(n.isdigit() and int(n) for n in SCALING.value):
-        raise UserError("not numbers of chips", where="--scaling", expected="e.g. 16,64,256", found=",".join(SCALING.value))
+        raise UserError("not numbers of chips", where="--scaling", expected="e.g. 16,64,256",
+                        found=",".join(SCALING.value))
     scaling = [int(n) for n in SCALING.value] if SCALING.value else None
     libtpu = None if NO_COMPILE.value else find_libtpu(LIBTPU.value)
     other = other_libtpu(libtpu) if libtpu else ""
     try:
-        data, lines, error = plan(CONFIG.value, TOPOLOGY.value, SLICES.value, libtpu=libtpu, search=SEARCH.value,
-                                  compiles=COMPILES.value, scaling=scaling, rows=ROWS.value, thorough=THOROUGH.value)
+        data, lines, error = plan(CONFIG.value, TOPOLOGY.value, SLICES.value, libtpu=libtpu,
+                                  search=SEARCH.value, compiles=COMPILES.value, scaling=scaling,
+                                  rows=ROWS.value, thorough=THOROUGH.value)
     except Exception as error:
         if not other or isinstance(error, UserError):
             raise
-        raise UserError("XLA:TPU's program cannot be read", where=libtpu, found=f"{other}: {first_line(error)}",
+        raise UserError("XLA:TPU's program cannot be read", where=libtpu,
+                        found=f"{other}: {first_line(error)}",
                         expected=f"libtpu {libtpu_wanted()}",
-                        hint=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' and --libtpu=FOLDER, "
+                        hint=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' "
+                        "and --libtpu=FOLDER, "
                         "or --no_compile") from error
     if other:
         print(f"by {other}: memory may differ (docs/scale.md)", file=sys.stderr, flush=True)
@@ -66,11 +78,13 @@ def main(argv) -> None:
         raise error
 
 
-def plan(config, topology: str = "", slices: int = 0, *, libtpu: str | None = None, search: bool = False, compiles: int = 4,
+def plan(config, topology: str = "", slices: int = 0, *, libtpu: str | None = None,
+         search: bool = False, compiles: int = 4,
          scaling: list[int] | None = None, rows: float = 0.0,
          thorough: bool = False) -> tuple[dict | list, list[str], UserError | None]:
-    """(what --json prints, what people read, the error of a job that does not fit). `topology` "" and `slices` 0: the
-    config's own; `libtpu`: a path, None = shapes only; the rest as the flags. Raises UserError for whatever cannot be planned."""
+    """(what --json prints, what people read, the error of a job that does not fit). `topology` ""
+    and `slices` 0: the config's own; `libtpu`: a path, None = shapes only; the rest as the flags.
+    Raises UserError for whatever cannot be planned."""
     start = time.perf_counter()
     on = parse(topology or config.plan.topology or _missing(), slices or config.plan.slices)
     from avjax.planning import planner
@@ -79,18 +93,22 @@ def plan(config, topology: str = "", slices: int = 0, *, libtpu: str | None = No
     job = planner.Job(config)
     if scaling:
         share = rows or config.data.batch_size / on.devices * on.chip.cores
-        plans = searching.weak_scaling(job, on, scaling, rows=share, libtpu=libtpu, thorough=thorough)
-        return [plan_report.as_dict(config, p) for p in plans], plan_report.scaling(config, plans), None
+        plans = searching.weak_scaling(job, on, scaling, rows=share, libtpu=libtpu,
+                                       thorough=thorough)
+        return [plan_report.as_dict(config, p)
+                for p in plans], plan_report.scaling(config, plans), None
     if search:
         found, best = searching.search(job, on, libtpu=libtpu, compiles=compiles,
                                        tell=lambda line: print(line, file=sys.stderr, flush=True))
         told = plan_report.report(config, best, time.perf_counter() - start)
-        return (plan_report.as_dict(config, best) | {"candidates": [dataclasses.asdict(c) for c in found]},
+        return (plan_report.as_dict(config,
+                                    best) | {"candidates": [dataclasses.asdict(c) for c in found]},
                 [*plan_report.candidates(found[:8], best), "", *told], None)
     made = job.plan(on, libtpu=libtpu, thorough=thorough)
     lines = plan_report.report(config, made, time.perf_counter() - start)
     if libtpu is None and on.chip.is_tpu:
-        lines.append("By shapes alone. With libtpu (pip install 'avjax[aot]') XLA:TPU tells real memory, collectives and time.")
+        lines.append("By shapes alone. With libtpu (pip install 'avjax[aot]') XLA:TPU tells real "
+                     "memory, collectives and time.")
     return plan_report.as_dict(config, made), lines, None if made.fits else _too_large(job, made)
 
 
@@ -105,8 +123,9 @@ def _too_large(job, plan) -> UserError:
     chip = plan.topology.chip
     found = f"{plan.needed / 2**30:.2f} GiB" if plan.needed > chip.hbm + 1 else "more than that"
     by = "by XLA:TPU" if plan.asked else "by shapes"
-    return UserError("the job does not fit", where=f"{plan.topology.described}, batch {plan.batch}", found=f"{found} {by}",
-                     expected=f"at most {chip.hbm / 2**30:.2f} GiB a device", hint=" or ".join(advice(job, plan)))
+    return UserError("the job does not fit", where=f"{plan.topology.described}, batch {plan.batch}",
+                     found=f"{found} {by}", expected=f"at most {chip.hbm / 2**30:.2f} GiB a device",
+                     hint=" or ".join(advice(job, plan)))
 
 
 if __name__ == "__main__":

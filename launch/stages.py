@@ -1,18 +1,22 @@
-"""What runs before training: `config.stages`, in order, each skipped when its output is already whole.
+"""What runs before training: `config.stages`, in order, each skipped when its output is already
+whole.
 
     {"kind": "prepare", "dataset": "puppets", "out": "{workdir}/data/clips", ...}        launch.prepare.prepare
-    {"kind": "extract", "features": "avflow", "clips": "{workdir}/data/clips", "out": "{workdir}/data/features", ...}
-                                                                            data_pipelines.features.<features>.extract
-    {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae", "overrides": {"a.b": value}}
+    {"kind": "extract", "features": "avflow", "clips": "{workdir}/data/clips", "out":
+                                                                            "{workdir}/data/features", ...} data_pipelines.features.<features>.extract
+    {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae", "overrides":
+    {"a.b": value}}
 
-Beside every output lies `<output>.stage.json`, the arguments that made it, paths in the workdir as "{workdir}/...", so that
-the workdir may be moved, and what it was made of. An output made with other arguments, or of other data, is an error that says
-which folder to delete, never silently used or overwritten. Datasets that take in what has changed since (clips) are prepared
-again each time, which is soon done where nothing has; once training has begun, changes are told and left out, since a run cannot
-go on with other data.
+Beside every output lies `<output>.stage.json`, the arguments that made it, paths in the workdir as
+"{workdir}/...", so that the workdir may be moved, and what it was made of. An output made with
+other arguments, or of other data, is an error that says which folder to delete, never silently used
+or overwritten. Datasets that take in what has changed since (clips) are prepared again each time,
+which is soon done where nothing has; once training has begun, changes are told and left out, since
+a run cannot go on with other data.
 
-Of several hosts, each extracts a part (data_pipelines/store/merge.py); a stage that trains is run by all of them, and host 0 alone
-prepares while the others wait for it. An interrupted extraction keeps its parts, whatever the number of hosts that go on.
+Of several hosts, each extracts a part (data_pipelines/store/merge.py); a stage that trains is run
+by all of them, and host 0 alone prepares while the others wait for it. An interrupted extraction
+keeps its parts, whatever the number of hosts that go on.
 """
 
 import contextlib
@@ -40,18 +44,22 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
         kind = arguments.pop("kind", None)
         where = f"config.stages[{index}]"
         if kind not in KINDS:
-            raise UserError("unknown stage", where=where, expected=" or ".join(KINDS), found=repr(kind))
+            raise UserError("unknown stage", where=where, expected=" or ".join(KINDS),
+                            found=repr(kind))
         target = "workdir" if kind == "train" else "out"
         if not arguments.get(target):
-            raise UserError("a stage without an output", where=where, expected=f"a value for {target!r}")
+            raise UserError("a stage without an output", where=where,
+                            expected=f"a value for {target!r}")
         out = paths.folder(arguments[target])
         if kind != "train" and paths.is_remote(out):
-            raise UserError("this stage writes to a local disk", where=where, expected="a folder", found=str(out),
-                            hint="name a folder that all hosts see, in the stage and in config.data.dir; the workdir may stay")
+            raise UserError("this stage writes to a local disk", where=where, expected="a folder",
+                            found=str(out), hint="name a folder that all hosts see, in the stage "
+                                                 "and in config.data.dir; the workdir may stay")
         start = time.perf_counter()
         name = f"{kind} {out}"
         words = _words(arguments, out, workdir)
-        if distributed.on_main(f"is it whole: {name}", lambda: _is_whole(kind, words, out, where, workdir)):  # noqa: B023
+        if distributed.on_main(f"is it whole: {name}",
+                               lambda: _is_whole(kind, words, out, where, workdir)):  # noqa: B023
             _tell(f"{name}: whole, skipped")
             continue
         _tell(name)
@@ -71,13 +79,15 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def sole_makers(stages, workdir: Path):
-    """While inside, no other job makes the datasets that these stages make, wherever they lie; one that does is waited for."""
+    """While inside, no other job makes the datasets that these stages make, wherever they lie; one
+    that does is waited for."""
     with contextlib.ExitStack() as held:
         def take() -> bool:
             for stage in stages:
                 if stage.get("kind") in ("prepare", "extract") and stage.get("out"):
                     out = fill(stage["out"], workdir)
-                    held.enter_context(lock.hold(lock.beside(out), "the dataset", out, wait=distributed.STAGE_SECONDS))
+                    held.enter_context(lock.hold(lock.beside(out), "the dataset", out,
+                                                 wait=distributed.STAGE_SECONDS))
             return True
 
         distributed.on_main("the locks of the stages' datasets", take)
@@ -101,12 +111,14 @@ def _record(out: Path, kind: str, arguments: dict, made_of: str | None, *, done:
 
 
 def _made_of(kind: str, arguments: dict) -> str | None:
-    """Tells the data that a stage reads from other data at the same place; None where there is none, or none any more."""
+    """Tells the data that a stage reads from other data at the same place; None where there is
+    none, or none any more."""
     if kind == "extract" and arguments.get("clips") and Path(arguments["clips"]).exists():
         from data_pipelines.store.dataset import open_dataset
 
         return open_dataset(arguments["clips"]).content
-    if (tells := _of_ingest(kind, arguments, "made_of")) and Path(arguments.get("source", "")).is_dir():
+    if (tells := _of_ingest(kind, arguments,
+                            "made_of")) and Path(arguments.get("source", "")).is_dir():
         return tells(arguments["source"], arguments.get("tts"))
     return None
 
@@ -119,17 +131,20 @@ def _of_ingest(kind: str, arguments: dict, name: str):
 
     known = [m.name for m in pkgutil.iter_modules(ingest.__path__)]
     dataset = arguments.get("dataset")
-    return getattr(importlib.import_module(f"{ingest.__name__}.{dataset}.prepare"), name, None) if dataset in known else None
+    return getattr(importlib.import_module(f"{ingest.__name__}.{dataset}.prepare"), name,
+                   None) if dataset in known else None
 
 
 def _words(arguments: dict, out: Path, workdir: Path) -> dict:
-    """The arguments as they are recorded: relative to the workdir where the output moves with it."""
+    """The arguments as they are recorded: relative to the workdir where the output moves with
+    it."""
     inside = str(out).startswith(f"{workdir}/")
     return json.loads(json.dumps(unfill(arguments, workdir) if inside else arguments))
 
 
 def _recorded(arguments: dict, wanted: dict, target: str) -> dict:
-    """A record's arguments in the words of today: older ones name their workdir, wherever it was then."""
+    """A record's arguments in the words of today: older ones name their workdir, wherever it was
+    then."""
     now, then = wanted[target], arguments.get(target, "")
     inside = now.removeprefix("{workdir}")
     if now == inside or not then.endswith(inside):
@@ -149,49 +164,59 @@ def _is_whole(kind: str, arguments: dict, out: Path, where: str, workdir: Path) 
                         hint=f"bring it back, or move {out} away to have it made again") from error
     if record is not None:
         wanted = {"kind": kind} | arguments
-        found = {"kind": record["kind"]} | _recorded(record["arguments"], arguments, "workdir" if kind == "train" else "out")
+        found = {"kind": record["kind"]} | _recorded(record["arguments"], arguments,
+                                                     "workdir" if kind == "train" else "out")
         if any(_of_ingest(kind, arguments, name) for name in ("made_of", "TAKES_IN_CHANGES")):
             found["source"] = wanted["source"]  # what is in it counts, not where it is
         differ = [k for k in sorted({*wanted, *found}) if wanted.get(k) != found.get(k)]
-        moved = [k for k in differ if paths.moved(fill(found.get(k), workdir), fill(wanted.get(k), workdir))]
+        moved = [k for k in differ if paths.moved(fill(found.get(k), workdir),
+                                                  fill(wanted.get(k), workdir))]
         if moved == differ:
             for k in moved:
                 _tell(f"{out}: its {k} has moved from {found[k]} to {wanted[k]}")
         else:
-            raise UserError("a stage's output was made with other arguments", where=f"{where}, {out}",
+            raise UserError("a stage's output was made with other arguments",
+                            where=f"{where}, {out}",
                             expected=", ".join(f"{k}={wanted.get(k)!r}" for k in differ),
                             found=", ".join(f"{k}={found.get(k)!r}" for k in differ),
-                            hint=f"delete the folder {out}, use another workdir, or repeat those arguments")
+                            hint=f"delete the folder {out}, use another workdir, or repeat those "
+                            "arguments")
     if record is None and kind != "train":
-        raise UserError("a stage's output folder exists, but not from this job", where=f"{where}, {out}",
-                        expected=f"{_record_file(out).name} beside it", found="none",
-                        hint=f"delete the folder {out}, or point the stage elsewhere")
+        raise UserError("a stage's output folder exists, but not from this job",
+                        where=f"{where}, {out}", expected=f"{_record_file(out).name} beside it",
+                        found="none", hint=f"delete the folder {out}, or point the stage elsewhere")
     if kind == "train":
-        return record is not None and record["done"]  # else training goes on from its last checkpoint
+        # else training goes on from its last checkpoint
+        return record is not None and record["done"]
     if _of_ingest(kind, arguments, "TAKES_IN_CHANGES"):
         return _stays(fill(arguments, workdir), out, workdir)
     before, now = record.get("made_of"), _made_of(kind, fill(arguments, workdir))
     if before and now and before != now:
         raise UserError("a stage's output was made of other data", where=f"{where}, {out}",
-                        expected=f"what {arguments.get('clips') or arguments.get('source')} holds now", found="what it held then",
-                        hint=f"delete the folder {out}, which is made again, or point the stage elsewhere")
+                        expected=f"what {arguments.get('clips') or arguments.get('source')} holds "
+                        "now", found="what it held then",
+                        hint=f"delete the folder {out}, which is made again, or point the stage "
+                        "elsewhere")
     from data_pipelines.store.dataset import open_dataset
 
     begun = record is not None and record["done"]
-    open_dataset(out, begun=begun)  # written whole or not at all, so it need not be marked as done; UserError when damaged
+    # written whole or not at all, so it need not be marked as done; UserError when damaged
+    open_dataset(out, begun=begun)
     return True
 
 
 def _stays(arguments: dict, out: Path, workdir: Path) -> bool:
-    """Whether data whose source has changed are left as they are: a run that was begun with them, and could not go on with
-    others."""
+    """Whether data whose source has changed are left as they are: a run that was begun with them,
+    and could not go on with others."""
     from launch.training import CONFIG_FILE
 
     if not (workdir / CONFIG_FILE).exists():
         return False
-    changes = _of_ingest("prepare", arguments, "changes_of")(arguments["source"], out, arguments.get("speaker"))
+    changes = _of_ingest("prepare", arguments, "changes_of")(arguments["source"], out,
+                                                             arguments.get("speaker"))
     if changes:
-        _tell(f"{changes}\nnot taken into {out}, which this run was begun with: a new --workdir trains on them")
+        _tell(f"{changes}\nnot taken into {out}, which this run was begun with: a new --workdir "
+              "trains on them")
     return bool(changes)
 
 
@@ -202,29 +227,35 @@ def _extract(name: str, arguments: dict, where: str) -> None:
     out, hosts, peers = Path(arguments["out"]), distributed.process_count(), distributed.peers()
     count, left = distributed.on_main(f"parts of {name}", lambda: _parts_left(out, hosts))
     for index in left[distributed.process_index()::hosts]:
-        _run("extract", arguments | {"out": merge.Part(out, index, count) if count > 1 else out}, where)
+        _run("extract", arguments | {"out": merge.Part(out, index, count) if count > 1 else out},
+             where)
     if peers:
         key = peers.unique(f"stage/{name}")
         peers.put(f"{key}/{peers.me}", True)
         for host in range(hosts):
-            peers.wait(f"{key}/{host}", distributed.STAGE_SECONDS, what=f"{peers.name(host)}: {name}")
+            peers.wait(f"{key}/{host}", distributed.STAGE_SECONDS,
+                       what=f"{peers.name(host)}: {name}")
 
 
 def _parts_left(out: Path, hosts: int) -> tuple[int, list[int]]:
-    """How many parts there are, and which are to be made: not those that are whole, whose folders go once the last one is."""
+    """How many parts there are, and which are to be made: not those that are whole, whose folders
+    go once the last one is."""
     from data_pipelines.store import merge
 
     count = merge.begun(out) or hosts
-    folders = merge.folders(merge.Part(out, 0, count), out.absolute().with_name(f".{out.name}.partial"))
+    folders = merge.folders(merge.Part(out, 0, count),
+                            out.absolute().with_name(f".{out.name}.partial"))
     missing = merge.missing(folders)
-    return count, [index for index, folder in enumerate(folders) if folder.name in missing] or [0]  # it puts them together
+    # it puts them together
+    return count, [index for index, folder in enumerate(folders) if folder.name in missing] or [0]
 
 
 def _run(kind: str, arguments: dict, where: str) -> None:
     if kind == "train":
         from launch.training import run_training
 
-        run_training(load_config(arguments["config"], arguments.get("overrides")), paths.folder(arguments["workdir"]))
+        run_training(load_config(arguments["config"], arguments.get("overrides")),
+                     paths.folder(arguments["workdir"]))
         return
     if kind == "prepare":
         function = launcher("launch.prepare").prepare
@@ -232,7 +263,8 @@ def _run(kind: str, arguments: dict, where: str) -> None:
         from data_pipelines.extract import extractor
 
         function = extractor(arguments.pop("features", "avflow"))
-        arguments = {"clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v for k, v in arguments.items()}
+        arguments = {"clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v for k,
+                     v in arguments.items()}
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:

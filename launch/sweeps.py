@@ -1,4 +1,5 @@
-"""Sweeps over config values: `--sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2` is six jobs.
+"""Sweeps over config values: `--sweep=config.optimizer.learning_rate=1e-4,3e-4
+--sweep=config.seed=0,1,2` is six jobs.
 
 Every combination is one, with the values in its name and its workdir.
 """
@@ -10,12 +11,14 @@ import re
 from avjax.errors import UserError
 from launch import overrides
 
-LONGEST = 40  # letters of a job's name: what xpk takes, and what leaves room for JobSet's suffixes in a pod's 63
+# letters of a job's name: what xpk takes, and what leaves room for JobSet's suffixes in a pod's 63
+LONGEST = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One combination: its overrides ("--config.a.b=value"), and what to add to a name and to a workdir ("" = no sweep).
+    """One combination: its overrides ("--config.a.b=value"), and what to add to a name and to a
+    workdir ("" = no sweep).
     `alike`: in a job's name, the values would be those of another combination (a=-1 and a=1)."""
 
     overrides: tuple[str, ...] = ()
@@ -24,33 +27,41 @@ class Point:
     alike: bool = False
 
     def name(self, base: str) -> str:
-        """The job's name: with the values, or with the combination's number where those are too long or alike."""
+        """The job's name: with the values, or with the combination's number where those are too
+        long or alike."""
         name = f"{base}-{slug(self.label)}" if self.label else base
-        return name if len(name) <= LONGEST and not self.alike or not self.label else f"{base}-{self.index:03d}"
+        return (name if len(name) <= LONGEST and not self.alike or not self.label
+                else f"{base}-{self.index:03d}")
 
     def workdir(self, base: str) -> str:
         return f"{base.rstrip('/')}/{self.label}" if self.label and base else base
 
 
 def points(specs: list[str]) -> list[Point]:
-    """The product of all specs ("config.KEY=VALUE,VALUE,..."), the last one changing fastest; one plain point for none.
+    """The product of all specs ("config.KEY=VALUE,VALUE,..."), the last one changing fastest; one
+    plain point for none.
 
-    Commas inside brackets or quotes belong to a value. Raises UserError: not of that form, a key or a value twice.
+    Commas inside brackets or quotes belong to a value. Raises UserError: not of that form, a key or
+    a value twice.
     """
     axes = [_axis(spec) for spec in specs]
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys):
-        raise UserError("a key is swept twice", where="--sweep", found=", ".join(keys), hint="name all its values once")
+        raise UserError("a key is swept twice", where="--sweep", found=", ".join(keys),
+                        hint="name all its values once")
     last = [key.rpartition(".")[2] for key in keys]
     short = [leaf if last.count(leaf) == 1 else key for leaf, key in zip(last, keys, strict=True)]
     out = []
     for index, values in enumerate(itertools.product(*(values for _, values in axes))):
-        overrides = tuple(f"--config.{key}={value}" for key, value in zip(keys, values, strict=True))
-        label = "_".join(f"{name}={_plain(value)}" for name, value in zip(short, values, strict=True))
+        overrides = tuple(f"--config.{key}={value}" for key,
+                          value in zip(keys, values, strict=True))
+        label = "_".join(f"{name}={_plain(value)}" for name,
+                         value in zip(short, values, strict=True))
         out.append(Point(overrides, label, index))
     if len({point.label for point in out}) < len(out):
-        raise UserError("two combinations have the same name", where="--sweep", found=", ".join(specs),
-                        expected="values that differ in letters, digits, dots or signs")
+        raise UserError("two combinations have the same name", where="--sweep",
+                        found=", ".join(specs), expected="values that differ in letters, digits, "
+                                                         "dots or signs")
     alike = len({slug(point.label) for point in out}) < len(out)
     return [dataclasses.replace(point, alike=alike) for point in out]
 
@@ -72,7 +83,8 @@ def _axis(spec: str) -> tuple[str, list[str]]:
     key = key.removeprefix("--").removeprefix("config.")
     values = overrides.at_commas(text)
     if not key or not equals or not all(values) or len(set(values)) < len(values):
-        raise UserError("not a sweep", where="--sweep", expected="config.KEY=VALUE,VALUE,... with different values",
+        raise UserError("not a sweep", where="--sweep",
+                        expected="config.KEY=VALUE,VALUE,... with different values",
                         found=repr(spec))
     return key, values
 

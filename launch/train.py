@@ -1,12 +1,14 @@
-"""Train: python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart [--config.key=value ...]
+"""Train: python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
+[--config.key=value ...]
 
 Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out
 splits and generates a sample when the config asks for them. The same command goes on with a workdir
-it was interrupted in; while it runs, a second one is refused. What may stand after --config. is said
-in launch/overrides.py. Exit codes: 0 done, 2 something the user can mend, 75 to be started again
-(SIGTERM, SIGINT, a lost host, a hang).
+it was interrupted in; while it runs, a second one is refused. What may stand after --config. is
+said in launch/overrides.py. Exit codes: 0 done, 2 something the user can mend, 75 to be started
+again (SIGTERM, SIGINT, a lost host, a hang).
 
-Started once a host, it is one job: all hosts train, and host 0 alone prepares, writes, evaluates and samples. How hosts find
+Started once a host, it is one job: all hosts train, and host 0 alone prepares, writes, evaluates
+and samples. How hosts find
 each other: avjax/hosts/distributed.py; the workdir has to lie on storage that all of them see.
 """
 
@@ -24,7 +26,8 @@ from launch import flags as launch_flags
 from launch import hosts
 
 CONFIG = launch_flags.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, "
+                                               "results.")
 hosts.define_flags()
 PATIENCE = 3600.0  # seconds to wait for whoever evaluates or generates here meanwhile
 
@@ -35,7 +38,8 @@ def main(argv) -> None:
         raise UserError("no workdir given", expected="--workdir=DIR, the folder of this run")
     config, workdir = CONFIG.value, paths.folder(WORKDIR.value)
     if workdir.exists() and not workdir.is_dir():
-        raise UserError("the workdir is not a folder", where=str(workdir), hint="use another --workdir")
+        raise UserError("the workdir is not a folder", where=str(workdir),
+                        hint="use another --workdir")
     from avjax.hosts.ownership import sole_writer
 
     with hosts.session(config.train.heartbeat_timeout), sole_writer(workdir):
@@ -54,7 +58,8 @@ def run(config, workdir: Path) -> None:
     distributed.on_main("checks of the config", lambda: check_config(config, workdir))
     with sole_makers(config.stages, workdir):
         seconds = run_stages(config.stages, workdir)
-    distributed.on_main("checks of what follows", lambda: check_what_follows(fill_config(config, workdir), workdir))
+    distributed.on_main("checks of what follows",
+                        lambda: check_what_follows(fill_config(config, workdir), workdir))
     start = time.perf_counter()
     run_training(config, workdir)
     seconds["train"] = time.perf_counter() - start
@@ -68,7 +73,8 @@ def run(config, workdir: Path) -> None:
         with remote.at_hand(workdir) as here:
             seconds |= finish(fill_config(config, workdir), here)
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr, flush=True)
+    print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr,
+          flush=True)
 
 
 def finish(config, workdir: Path) -> dict[str, float]:
@@ -112,8 +118,8 @@ def check_what_follows(config, workdir: Path) -> None:
 
 
 def check_samples(config) -> None:
-    """UserError for a sample that could not be generated once training is done: unknown task or example, nothing to drive
-    it, text over the context, ..."""
+    """UserError for a sample that could not be generated once training is done: unknown task or
+    example, nothing to drive it, text over the context, ..."""
     jobs = sample_jobs(config.sample)
     if not jobs or not config.data.dir:
         return
@@ -121,20 +127,24 @@ def check_samples(config) -> None:
     from data_pipelines import decode, prompting
     from data_pipelines.store import dataset as store
 
-    system, decoder = api.build(config.system), decode.Decoder.from_dataset(store.open_dataset(config.data.dir))
+    system, decoder = api.build(config.system), decode.Decoder.from_dataset(
+        store.open_dataset(config.data.dir))
     for name, wish in jobs:
         try:
-            launch_flags.launcher("launch.generate").planned(config, prompting.Wish(**wish), system, decoder)
+            launch_flags.launcher("launch.generate").planned(config, prompting.Wish(**wish), system,
+                                                             decoder)
         except UserError as error:
-            raise UserError(f"cannot generate the {name} that the config asks for: {error}", where="config.sample",
+            raise UserError(f"cannot generate the {name} that the config asks for: {error}",
+                            where="config.sample",
                             hint="change config.sample, or leave it empty") from error
 
 
 def sample_jobs(wanted) -> list[tuple[str, dict]]:
     """(name of the files, wish) of what `config.sample` asks for.
 
-    `text` or `audio` give WORKDIR/sample; each of `tasks` gives WORKDIR/sample_TASK from `example` ("SPLIT/ID" or
-    "SPLIT/NUMBER" of the dataset), or from the text or audio where there is no example.
+    `text` or `audio` give WORKDIR/sample; each of `tasks` gives WORKDIR/sample_TASK from `example`
+    ("SPLIT/ID" or "SPLIT/NUMBER" of the dataset), or from the text or audio where there is no
+    example.
     """
     spoken = {name: wanted[name] for name in ("text", "audio") if wanted[name]}
     example = {"example": wanted["example"]} if wanted.get("example") else {}

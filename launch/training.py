@@ -1,4 +1,5 @@
-"""One training job: a config and a workdir in, a trained model in the workdir out. `launch.train` is its command."""
+"""One training job: a config and a workdir in, a trained model in the workdir out. `launch.train`
+is its command."""
 
 import contextlib
 import json
@@ -25,12 +26,14 @@ from launch import identities, preflight
 from launch.flags import fill, launcher, unfill
 
 CONFIG_FILE = "config.json"
-# What may differ from the workdir's config.json when a run goes on: it changes neither the model nor the sequence of
-# updates. (train.steps may too, unless the schedule depends on it.)
-FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluate.", "sample.", "name", "train.log_every",
-        "train.checkpoint_every", "train.keep_", "train.best_", "train.evaluate_every", "train.loss_examples",
-        "train.init_", "train.nan_policy", "train.max_skips", "train.profile_", "train.wandb", "train.local_",
-        "train.peak_flops", "train.steps", "train.watchdog_seconds", "train.save_timeout", "train.barrier_timeout",
+# What may differ from the workdir's config.json when a run goes on: it changes neither the model
+# nor the sequence of updates. (train.steps may too, unless the schedule depends on it.)
+FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluate.", "sample.",
+        "name", "train.log_every", "train.checkpoint_every", "train.keep_", "train.best_",
+        "train.evaluate_every", "train.loss_examples", "train.init_", "train.nan_policy",
+        "train.max_skips", "train.profile_", "train.wandb", "train.local_",
+        "train.peak_flops", "train.steps", "train.watchdog_seconds", "train.save_timeout",
+        "train.barrier_timeout",
         "train.heartbeat_timeout")
 
 
@@ -51,7 +54,8 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     system = api.build(config.system)
     check_resumable(config, workdir)
     if (workdir / RECIPES_FILE).is_file():
-        check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()), system.example_spec, workdir)
+        check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()),
+                      system.example_spec, workdir)
 
     check_warm_start(config, system, dataset, workdir)
     identities.check(system, dataset, begun=(workdir / CONFIG_FILE).exists())
@@ -60,11 +64,13 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
 
     def loader(split, seed, threads):
         return make_loader(dataset, split, system, batch_size=config.data.batch_size,
-                           segment=config.data.segment, seed=seed, host=host, num_hosts=num_hosts, threads=threads)
+                           segment=config.data.segment, seed=seed, host=host, num_hosts=num_hosts,
+                           threads=threads)
 
     evaluators = make_evaluators(config, workdir, system, dataset, mesh, loader)
     preflight.check_best_metric(config, evaluators)
-    loader(config.data.train_split, config.seed, 0).close()  # checks features and recipes before anything is written
+    # checks features and recipes before anything is written
+    loader(config.data.train_split, config.seed, 0).close()
     distributed.barrier("all checks")  # what they read is written now
     if distributed.is_main():
         write_run_files(config, workdir, dataset)
@@ -72,7 +78,8 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     check_shared(workdir)
     meta = {"system": config.system.name, "recipes": dataset.recipes, "dataset": dataset.name}
     return loop.train(config, system, workdir,
-                      lambda: loader(config.data.train_split, config.seed, config.data.threads), evaluators, meta, mesh)
+                      lambda: loader(config.data.train_split, config.seed, config.data.threads),
+                      evaluators, meta, mesh)
 
 
 def agree(config: ConfigDict, workdir: Path) -> None:
@@ -92,17 +99,22 @@ def check_shared(workdir: Path) -> None:
     seen = settled("the workdir as seen", look)
     if len(set(seen)) > 1:
         missing = [host for host, crc in enumerate(seen) if crc != seen[0]]
-        raise UserError("the workdir is not shared", where=str(workdir), expected=f"storage where every host sees "
-                        f"{CONFIG_FILE} that host 0 writes", found=f"another or none on {distributed.peers().names(missing)}",
+        raise UserError("the workdir is not shared", where=str(workdir),
+                        expected=f"storage where every host sees "
+                        f"{CONFIG_FILE} that host 0 writes",
+                        found=f"another or none on {distributed.peers().names(missing)}",
                         hint="use a workdir on a network file system")
 
 
 def check_warm_start(config, system, dataset, workdir: Path) -> None:
-    """UserError when a new job would begin with parameters that were trained on features made otherwise."""
+    """UserError when a new job would begin with parameters that were trained on features made
+    otherwise."""
     t = config.train
     if t.init_other_features or (workdir / CONFIG_FILE).exists():
         return
-    for where, path in [("init_from", t.init_from)] * bool(t.init_from) + [("init_parts", p) for _, p, _ in t.init_parts]:
+    for where, path in [("init_from",
+                         t.init_from)] * bool(t.init_from) + [("init_parts", p) for _, p,
+                                                              _ in t.init_parts]:
         saved = checkpoints.load_meta(path).get("recipes", {})
         names = [n for n in system.example_spec if saved.get(n, {}).get("kind", "none") != "none"]
         try:
@@ -113,7 +125,8 @@ def check_warm_start(config, system, dataset, workdir: Path) -> None:
 
 
 def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
-    """The loss on the first held-out split, and the benchmark on a few of its examples when the config names one."""
+    """The loss on the first held-out split, and the benchmark on a few of its examples when the
+    config names one."""
     t, evaluators = config.train, []
     held_out = config.evaluate.splits  # see preflight.check_splits
     if t.evaluate_every <= 0 or not held_out:
@@ -122,7 +135,8 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
         with loader(held_out[0], 0, 0) as batches:
             count = -(-t.loss_examples // config.data.batch_size)
             fixed = [next(batches) for _ in range(count)]
-        evaluators.append(HeldOutLoss(system, fixed, mesh, every=t.evaluate_every, name=held_out[0]))
+        evaluators.append(HeldOutLoss(system, fixed, mesh, every=t.evaluate_every,
+                                      name=held_out[0]))
     if config.evaluate.benchmark and config.evaluate.in_loop_examples > 0:
         from eval.in_loop import InLoopEvaluator
 
@@ -148,11 +162,13 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}
+    return {k: v for name, sub in tree.items() for k,
+            v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}
 
 
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
-    """UserError when the workdir was begun with a config that differs in anything that matters, or is further than asked for."""
+    """UserError when the workdir was begun with a config that differs in anything that matters, or
+    is further than asked for."""
     with contextlib.suppress(Unreadable):  # is for those who read them to tell
         if saved := steps_in(workdir / FOLDER):
             loop.check_steps(saved[-1], config.train.steps, workdir)
@@ -167,7 +183,8 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
         raise UserError("the workdir's config is unreadable", where=str(file), found=str(error),
                         hint="use another workdir") from error
     now = _flat(plain(config))
-    free = tuple(key for key in FREE if key != "train.steps" or config.optimizer.schedule not in ("cosine", "linear"))
+    free = tuple(key for key in FREE if key != "train.steps"
+                 or config.optimizer.schedule not in ("cosine", "linear"))
     differing = sorted(key for key in before.keys() | now.keys()
                        if before.get(key) != now.get(key) and not key.startswith(free)
                        and not paths.moved(before.get(key), now.get(key)))
@@ -182,12 +199,15 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
 
 def _way_on(config: ConfigDict, workdir: Path) -> str:
     """What to do when a run whose schedule has an end is to be longer."""
-    return (f"; the {config.optimizer.schedule} schedule ends at config.train.steps, so longer training goes on elsewhere, "
-            f"under a schedule of its own: another --workdir with --config.train.init_from={workdir}")
+    return (f"; the {config.optimizer.schedule} schedule ends at config.train.steps, so longer "
+            "training goes on elsewhere, "
+            "under a schedule of its own: another --workdir with "
+            f"--config.train.init_from={workdir}")
 
 
 def write_run_files(config: ConfigDict, workdir: Path, dataset) -> None:
-    """config.json, recipes.json and codecs/: with them a workdir decodes its own streams, without the dataset."""
+    """config.json, recipes.json and codecs/: with them a workdir decodes its own streams, without
+    the dataset."""
     workdir.mkdir(parents=True, exist_ok=True)
     for name in (RECIPES_FILE, CODECS_DIR):
         if (dataset.dir / name).exists():

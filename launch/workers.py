@@ -1,11 +1,12 @@
-"""Who makes which part of a dataset: flags, and what the environment says. See data_pipelines/store/merge.py.
+"""Who makes which part of a dataset: flags, and what the environment says. See
+data_pipelines/store/merge.py.
 
     --processes=4                 four processes of this machine, started again when one is killed
     started once a host           by launch.submit or a cluster's own launcher: part k of n
     --shard=2/8                   part 2 of 8 (0 to 7), by itself: in any order, at any time, e.g. an array of jobs
 
-Processes share nothing but the folder: each sees its own devices alone (JAX's distributed runtime is not started), and waits
-for nobody.
+Processes share nothing but the folder: each sees its own devices alone (JAX's distributed runtime
+is not started), and waits for nobody.
 """
 
 import contextlib
@@ -26,28 +27,35 @@ from launch.targets import processes
 SPREAD = "AVJAX_SPREAD"  # a variable of the processes that --processes starts
 FIND = 300.0  # seconds for a cluster to say where its hosts are
 RESTARTS = 20  # of --processes
-TOGETHER = 60.0  # seconds after one's end within which all that a cluster started together have begun
+# seconds after one's end within which all that a cluster started together have begun
+TOGETHER = 60.0
 GRACE = 10.0  # seconds between one's death and the end of the others: nothing is lost by a kill
 
 
 def define_flags() -> None:
-    flags.DEFINE_integer("processes", None, "Processes of this machine that share the work.", lower_bound=2)
+    flags.DEFINE_integer("processes", None, "Processes of this machine that share the work.",
+                         lower_bound=2)
     flags.DEFINE_string("shard", None, "I/N: only part I of N, by itself.")
 
 
 def spread(module: str, out: str) -> None:
-    """With --processes: runs this command in so many processes, and ends with their exit code. Else returns."""
+    """With --processes: runs this command in so many processes, and ends with their exit code. Else
+    returns."""
     args = flags.FLAGS
     if not args.processes or SPREAD in os.environ:  # this is one of them
         return
     if "JAX_PROCESS_ID" in os.environ:
-        raise UserError("this is one of a job's processes already", where="--processes", found="JAX_PROCESS_ID=" +
-                        os.environ["JAX_PROCESS_ID"], hint="leave --processes out: each host makes its part")
+        raise UserError("this is one of a job's processes already", where="--processes",
+                        found="JAX_PROCESS_ID=" +
+                        os.environ["JAX_PROCESS_ID"], hint="leave --processes out: each host makes "
+                                                           "its part")
     if args.shard:
-        raise UserError("--shard is one part by itself", where="--processes", hint="leave one of the two out")
+        raise UserError("--shard is one part by itself", where="--processes",
+                        hint="leave one of the two out")
     folder = pathlib.Path(out).absolute()
-    code = processes.run([sys.executable, "-m", module, *sys.argv[1:]], processes=args.processes, environment={SPREAD: "1"},
-                         logs=folder.with_name(f".{folder.name}.logs"), cwd=pathlib.Path.cwd(), max_restarts=RESTARTS,
+    code = processes.run([sys.executable, "-m", module, *sys.argv[1:]], processes=args.processes,
+                         environment={SPREAD: "1"}, logs=folder.with_name(f".{folder.name}.logs"),
+                         cwd=pathlib.Path.cwd(), max_restarts=RESTARTS,
                          grace=GRACE)
     if not code:
         print(f"written: {folder}")
@@ -55,11 +63,13 @@ def spread(module: str, out: str) -> None:
 
 
 def part_of(out: str, shard: str | None) -> str | Part:
-    """The folder, or this process' part of it: --shard's, or its own as one of the job's processes."""
+    """The folder, or this process' part of it: --shard's, or its own as one of the job's
+    processes."""
     if shard:
         index, slash, count = shard.partition("/")
         if not (slash and index.isdigit() and count.isdigit()):
-            raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8", found=repr(shard))
+            raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8",
+                            found=repr(shard))
         return Part(pathlib.Path(out), int(index), int(count))
     try:
         index, count = distributed.find(FIND)
@@ -78,9 +88,11 @@ def sole_maker(out: str | Part):
 
 
 def end(part: Part, shard: str | None) -> None:
-    """Says what is left when others are not whole. Processes that were started together are looked for:
-    exit code 75 where others have not even begun, since then nobody puts the parts together."""
-    print(f"part {part.index} of {part.count} is whole; whoever finishes last puts {part.out_dir} together")
+    """Says what is left when others are not whole. Processes that were started together are looked
+    for: exit code 75 where others have not even begun, since then nobody puts the parts
+    together."""
+    print(f"part {part.index} of {part.count} is whole; whoever finishes last puts {part.out_dir} "
+          "together")
     if shard or SPREAD in os.environ:
         return
     until = time.monotonic() + TOGETHER
@@ -89,7 +101,9 @@ def end(part: Part, shard: str | None) -> None:
     if idle:
         place = cluster.find(seconds=FIND)
         distributed.say(
-            f"restartable: {part.out_dir} is not whole: {part.count} processes are expected ({place.by}), and "
-            f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {part.index}; start all of them, "
-            "e.g. by srun or mpirun, or this one with JAX_NUM_PROCESSES=1 to make everything alone")
+            f"restartable: {part.out_dir} is not whole: {part.count} processes are expected "
+            f"({place.by}), and "
+            f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {part.index}; "
+            "start all of them, e.g. by srun or mpirun, or this one with JAX_NUM_PROCESSES=1 to "
+            "make everything alone")
         sys.exit(distributed.RESTARTABLE)

@@ -1,4 +1,5 @@
-"""Eight fake CPU devices for every test, no forgotten deprecated mesh context, one compilation cache a session."""
+"""Eight fake CPU devices for every test, no forgotten deprecated mesh context, one compilation
+cache a session."""
 
 import atexit
 import os
@@ -14,8 +15,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and su
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="avjax_test_xla_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-EMITTERS = "--xla_cpu_use_fusion_emitters"  # without, XLA compiles three times faster; =true tests its default
-if EMITTERS not in os.environ.get("XLA_FLAGS", "") and metadata.version("jaxlib") < "0.11":  # later ones know no other way
+# without, XLA compiles three times faster; =true tests its default
+EMITTERS = "--xla_cpu_use_fusion_emitters"
+# later ones know no other way
+if EMITTERS not in os.environ.get("XLA_FLAGS", "") and metadata.version("jaxlib") < "0.11":
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}=false".strip()
 
 import jax  # noqa: E402

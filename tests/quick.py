@@ -9,7 +9,8 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 def quick_jit(function, **options):
-    """jax.jit that spends little on optimising: tiny networks take longer to compile than to run."""
+    """jax.jit that spends little on optimising: tiny networks take longer to compile than to
+    run."""
     return jax.jit(function, compiler_options=QUICK, **options)
 
 

@@ -9,7 +9,8 @@ from tests.golden_files import HERE, cases, golden, matching, numbered, recordin
 
 @pytest.fixture
 def other(tmp_path, monkeypatch):
-    np.savez(tmp_path / "net_small.npz", **{"sd/w": np.ones(2), "out_0": np.ones(1), "out_1": np.zeros(1), "rate16/x": 1})
+    np.savez(tmp_path / "net_small.npz", **{"sd/w": np.ones(2), "out_0": np.ones(1),
+                                            "out_1": np.zeros(1), "rate16/x": 1})
     monkeypatch.setenv("AVJAX_GOLDEN_DIR", str(tmp_path))
     return recordings("net")[0][1]
 
@@ -23,7 +24,8 @@ def skipped(call) -> str:
 def test_what_another_folder_lacks_is_skipped_by_name(other, tmp_path):
     assert skipped(lambda: other["hidden"]) == f"{tmp_path} has no net_small.npz: hidden"
     assert skipped(lambda: under(other, "train/")) == f"{tmp_path} has no net_small.npz: train/*"
-    assert skipped(lambda: under(other, "sd/")["bias"]) == f"{tmp_path} has no net_small.npz: sd/bias"
+    assert skipped(lambda: under(other,
+                                 "sd/")["bias"]) == f"{tmp_path} has no net_small.npz: sd/bias"
     assert skipped(lambda: (other | {"more": 1})["hidden"]).endswith("net_small.npz: hidden")
     assert "clip_" in skipped(lambda: numbered(other, "clip_"))
     assert skipped(lambda: some("absent")) == f"{tmp_path} has no absent*.npz"

@@ -21,7 +21,8 @@ def records(workdir: Path, kind: str = "train") -> list[dict]:
 
 def told(workdir: Path, kind: str = "train") -> list[dict]:
     """`records` without what a clock says."""
-    return [{k: v for k, v in r.items() if k not in ("steps_per_second", "mfu")} for r in records(workdir, kind)]
+    return [{k: v for k, v in r.items() if k not in ("steps_per_second", "mfu")}
+            for r in records(workdir, kind)]
 
 
 def state_at(workdir: Path, step: int) -> dict[str, np.ndarray]:
@@ -30,4 +31,5 @@ def state_at(workdir: Path, step: int) -> dict[str, np.ndarray]:
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(folder).item_metadata.tree
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return dict(named_leaves(reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))))
+        return dict(named_leaves(reader.restore(folder,
+                                                args=ocp.args.PyTreeRestore(restore_args=args))))

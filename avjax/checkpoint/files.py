@@ -1,8 +1,9 @@
-"""The files of one checkpoint: `state/` (Orbax's arrays), `meta/` (JSON) and, on local disks, `checksums.json`.
+"""The files of one checkpoint: `state/` (Orbax's arrays), `meta/` (JSON) and, on local disks,
+`checksums.json`.
 
-On a local disk a checkpoint is whole when Orbax has renamed it to its number; checksums (CRC-32 of every file) then tell what
-became of it since. An object store knows no renaming and keeps checksums of its own: there, Orbax's commit file says that all
-of a checkpoint's objects are written.
+On a local disk a checkpoint is whole when Orbax has renamed it to its number; checksums (CRC-32 of
+every file) then tell what became of it since. An object store knows no renaming and keeps checksums
+of its own: there, Orbax's commit file says that all of a checkpoint's objects are written.
 """
 
 import contextlib
@@ -25,12 +26,14 @@ from avjax.storage import failures, paths
 
 FOLDER = "checkpoints"
 CHECKSUMS, COMMIT = "checksums.json", "commit_success.txt"
-PAUSES = (1, 2, 4, 8, 16, 32)  # seconds between looks: a network file system shows other hosts' files up to a minute late
+# seconds between looks: a network file system shows other hosts' files up to a minute late
+PAUSES = (1, 2, 4, 8, 16, 32)
 
-# What says nothing of the files themselves: errors of these packages (of what is missing there is a FileNotFoundError), and
-# with these words, which TensorStore's ValueErrors begin with.
+# What says nothing of the files themselves: errors of these packages (of what is missing there is a
+# FileNotFoundError), and with these words, which TensorStore's ValueErrors begin with.
 _STORES = ("aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
-_OUTAGE = re.compile("RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|CANCELLED|"
+_OUTAGE = re.compile(
+    "RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|CANCELLED|"
                      r"Forbidden|\b(401|403|408|429|5\d\d)('\]| [A-Z])")
 
 
@@ -44,15 +47,17 @@ class Unreadable(StorageError):
 
 @contextlib.contextmanager
 def reading(folder: Any) -> Iterator[None]:
-    """An error inside is Unreadable or Broken; a lack of memory, or a failure of the runtime, stays what it is."""
+    """An error inside is Unreadable or Broken; a lack of memory, or a failure of the runtime, stays
+    what it is."""
     try:
         yield
     except (Broken, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
         if _outage(error):
-            raise Unreadable("the checkpoint cannot be read now", where=str(folder), found=first_line(error),
-                             hint="look after the storage and its permissions, and start again") from error
+            raise Unreadable("the checkpoint cannot be read now", where=str(folder),
+                             found=first_line(error), hint="look after the storage and its "
+                                                           "permissions, and start again") from error
         raise Broken(first_line(error)) from error
 
 
@@ -60,7 +65,8 @@ def _outage(error: BaseException | None) -> bool:
     """Whether an error, or one that it came of, is the storage's."""
     return failures.fault(error) is not None or error is not None and (
         isinstance(error, PermissionError | ConnectionError | TimeoutError)
-        or type(error).__module__.partition(".")[0] in _STORES or _OUTAGE.search(str(error)) is not None
+        or type(error).__module__.partition(".")[0] in _STORES
+        or _OUTAGE.search(str(error)) is not None
         or _outage(error.__cause__ or error.__context__))
 
 
@@ -68,7 +74,8 @@ def steps_in(folder: Any) -> list[int]:
     """Committed checkpoints, oldest first. Raises Unreadable."""
     try:
         with reading(folder):
-            return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (not paths.is_remote(p) or _committed(p)))
+            return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()
+                          and (not paths.is_remote(p) or _committed(p)))
     except Broken:  # no such folder
         return []
 
@@ -83,7 +90,8 @@ def _committed(folder: Any) -> bool:
 
 
 def settled(name: str, look: Callable[[], Any]) -> list[Any]:
-    """What `look` gives (anything JSON can hold) on every host, by host: the same for all, unless a minute is not enough."""
+    """What `look` gives (anything JSON can hold) on every host, by host: the same for all, unless a
+    minute is not enough."""
     for pause in (0, *PAUSES):
         time.sleep(pause)
         seen = distributed.gather(name, look())
@@ -96,7 +104,8 @@ def seal(folder: Any) -> None:
     """Writes checksums.json; a checkpoint that retention has already deleted is left alone."""
     if not paths.is_remote(folder) and folder.is_dir():
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
-        paths.write_text(folder / CHECKSUMS, json.dumps({str(p.relative_to(folder)): _crc(p) for p in files}))
+        paths.write_text(folder / CHECKSUMS,
+                         json.dumps({str(p.relative_to(folder)): _crc(p) for p in files}))
 
 
 def _crc(path: Path) -> int:
@@ -108,8 +117,9 @@ def _crc(path: Path) -> int:
 
 
 def verify(folder: Any) -> None:
-    """Raises Broken when a file is missing or its bytes changed. A checkpoint killed between commit and sealing has
-    no checksums; Orbax's own structure check then has to do, as it has in an object store."""
+    """Raises Broken when a file is missing or its bytes changed. A checkpoint killed between commit
+    and sealing has no checksums; Orbax's own structure check then has to do, as it has in an object
+    store."""
     if paths.is_remote(folder):
         with reading(folder):
             if not _committed(folder):
@@ -142,21 +152,27 @@ def meta_or_none(folder: Any) -> dict | None:
 
 
 def processes(*, alone: bool = False) -> ocp.options.MultiprocessingOptions:
-    """Who takes part: all processes, which then wait for each other by timed barriers, or this one alone."""
+    """Who takes part: all processes, which then wait for each other by timed barriers, or this one
+    alone."""
     if alone and jax.process_count() > 1:
         me = jax.process_index()
         return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     count = distributed.process_count()
-    return ocp.options.MultiprocessingOptions(active_processes=set(range(count)) if count > 1 else None)
+    return ocp.options.MultiprocessingOptions(active_processes=set(range(count)) if count > 1
+                                              else None)
 
 
 def handler(*, alone: bool) -> contextlib.closing:
-    """Reads like `reader`, but waits for nobody, so that one process' failure is its own, and hides no error."""
-    return contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=processes(alone=alone)))
+    """Reads like `reader`, but waits for nobody, so that one process' failure is its own, and hides
+    no error."""
+    return (
+        contextlib.closing(
+            ocp.PyTreeCheckpointHandler(multiprocessing_options=processes(alone=alone))))
 
 
 def reader(*, alone: bool) -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=processes(alone=alone))
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(),
+                            multiprocessing_options=processes(alone=alone))
 
 
 def saved_shapes(folder: Any) -> dict[str, tuple]:
@@ -167,24 +183,27 @@ def saved_shapes(folder: Any) -> dict[str, tuple]:
 
 
 def check_same_model(folder: Any, target: Any, *, partial: bool) -> None:
-    """UserError when the checkpoint's arrays are not those of `target`; names the first that differs. Raises Broken,
-    Unreadable."""
+    """UserError when the checkpoint's arrays are not those of `target`; names the first that
+    differs. Raises Broken, Unreadable."""
     saved = saved_shapes(folder)
     wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(target)}
     found = saved if not partial else {k: v for k, v in saved.items() if k.split("/")[0] in target}
     # Parameters first: an optimiser state that differs as well says less.
-    for name in sorted(wanted.keys() | found.keys(), key=lambda n: (not n.startswith(("params", "ema")), n)):
+    for name in sorted(wanted.keys() | found.keys(),
+                       key=lambda n: (not n.startswith(("params", "ema")), n)):
         if wanted.get(name) != found.get(name):
             def say(x):
                 return f"{x[0]} {x[1]}" if x else "absent"
-            raise UserError("the checkpoint is of another model or optimiser", where=f"{folder}, {name}",
+            raise UserError("the checkpoint is of another model or optimiser",
+                            where=f"{folder}, {name}",
                             expected=f"{say(wanted.get(name))} (the config's)",
                             found=f"{say(found.get(name))} (the checkpoint's)",
                             hint="use the config that made it, or another workdir")
 
 
 def problem(folder: Any, target: Any) -> str:
-    """What is wrong with a checkpoint, "" for nothing. UserError when it is of another model. Raises Unreadable."""
+    """What is wrong with a checkpoint, "" for nothing. UserError when it is of another model.
+    Raises Unreadable."""
     try:
         verify(folder)
         check_same_model(folder, target, partial=False)
@@ -195,8 +214,8 @@ def problem(folder: Any, target: Any) -> str:
 
 
 def read_arrays(folder: Any, target: Any, *, partial: bool = False) -> Any:
-    """The state, laid out like `target`. With `partial` only the subtrees of `target`, and for this process alone.
-    Raises Broken, Unreadable."""
+    """The state, laid out like `target`. With `partial` only the subtrees of `target`, and for this
+    process alone. Raises Broken, Unreadable."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     with reading(folder), handler(alone=partial) as h:
         return h.restore(folder / "state", args=ocp.args.PyTreeRestore(
@@ -204,8 +223,9 @@ def read_arrays(folder: Any, target: Any, *, partial: bool = False) -> Any:
 
 
 def resolve(path: Any, step: int | str | None = None) -> Any:
-    """The folder of one checkpoint. `path` is a workdir, its `checkpoints` folder, or one checkpoint, local or a URL; `step` a
-    number, "best" (by the metric it was trained with) or None for the newest."""
+    """The folder of one checkpoint. `path` is a workdir, its `checkpoints` folder, or one
+    checkpoint, local or a URL; `step` a number, "best" (by the metric it was trained with) or None
+    for the newest."""
     path = paths.folder(path)
     if (path / "state").is_dir():
         return path
@@ -217,9 +237,11 @@ def resolve(path: Any, step: int | str | None = None) -> Any:
                         found="no such folder" if not path.exists() else "none", hint="train first")
     if step == "best":
         metas = {s: meta_or_none(folder / str(s)) or {} for s in steps}
-        ranked = {s: m["rank"] * (-1 if m.get("best_mode") == "max" else 1) for s, m in metas.items()
+        ranked = {s: m["rank"] * (-1 if m.get("best_mode") == "max" else 1) for s,
+                  m in metas.items()
                   if m.get("rank") is not None}
         return folder / str(min(ranked, key=ranked.get) if ranked else steps[-1])
     if step is not None and str(step) not in map(str, steps):
-        raise UserError("no such checkpoint", where=str(folder), expected=f"one of the steps {steps}", found=str(step))
+        raise UserError("no such checkpoint", where=str(folder),
+                        expected=f"one of the steps {steps}", found=str(step))
     return folder / str(steps[-1] if step is None else int(step))

@@ -1,7 +1,8 @@
-"""Reading checkpoints outside a training loop: parameters for generation and evaluation, warm starts.
+"""Reading checkpoints outside a training loop: parameters for generation and evaluation, warm
+starts.
 
-`path` is a workdir, its `checkpoints` folder, or one checkpoint: local, or a URL. Orbax reads gs:// by itself; from other
-object stores (s3://, ...) a checkpoint is copied to a temporary folder first.
+`path` is a workdir, its `checkpoints` folder, or one checkpoint: local, or a URL. Orbax reads gs://
+by itself; from other object stores (s3://, ...) a checkpoint is copied to a temporary folder first.
 """
 
 import atexit
@@ -39,11 +40,13 @@ def load_params(path: str | Path, system, which: str = "ema", step: int | str | 
     return load(path, system, which, step)[0]
 
 
-def load(path: str | Path, system, which: str = "ema", step: int | str | None = None) -> tuple[Any, dict]:
+def load(path: str | Path, system, which: str = "ema",
+         step: int | str | None = None) -> tuple[Any, dict]:
     """(parameters on this process's first device, what was saved beside them with "step" added).
 
     Args:
-      path, step: as for `resolve`. Without `step`, a broken newest checkpoint falls back to the one before it.
+      path, step: as for `resolve`. Without `step`, a broken newest checkpoint falls back to the one
+        before it.
       which: "ema" (the average when the checkpoint has one, else the parameters) or "params".
 
     Raises UserError: no checkpoint, broken, or of another model than `system`.
@@ -51,9 +54,11 @@ def load(path: str | Path, system, which: str = "ema", step: int | str | None = 
     newest = resolve(path, step)
     candidates = [newest]
     if step is None and newest != paths.folder(path):
-        candidates += [newest.parent / str(s) for s in reversed(steps_in(newest.parent)) if s < int(newest.name)]
+        candidates += [newest.parent / str(s) for s in reversed(steps_in(newest.parent)) if s
+                       < int(newest.name)]
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_params(system))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                          abstract_params(system))
     problem: Exception | None = None
     for candidate in candidates:
         try:
@@ -65,24 +70,27 @@ def load(path: str | Path, system, which: str = "ema", step: int | str | None = 
         except Broken as error:
             problem = problem or error
             logging.getLogger(__name__).warning("checkpoint %s is broken (%s)", candidate, error)
-    raise UserError("the checkpoint is broken", where=str(newest), found=str(problem), hint="use another checkpoint")
+    raise UserError("the checkpoint is broken", where=str(newest), found=str(problem),
+                    hint="use another checkpoint")
 
 
 def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",), into: str = "",
                of: str = "") -> tuple[Any, str]:
-    """Fresh parameters with those of a checkpoint put in their place, e.g. stage 2 from stage 1, or a part from the job
-    that trained that part alone.
+    """Fresh parameters with those of a checkpoint put in their place, e.g. stage 2 from stage 1, or
+    a part from the job that trained that part alone.
 
     Args:
       params: sharded arrays; the result has their shardings.
       path: as for `resolve`; the average is taken when the checkpoint has one.
       include: regular expressions; parameters that none of them matches fully stay fresh.
-      into, of: the subtree ("a/b") of `params` that is filled, and the one of the checkpoint that fills it; "" = all.
+      into, of: the subtree ("a/b") of `params` that is filled, and the one of the checkpoint that
+        fills it; "" = all.
 
     Returns:
       (parameters, a line that says what was taken and what stayed fresh).
 
-    Raises UserError: no checkpoint, broken, nothing taken, or an included parameter of another shape.
+    Raises UserError: no checkpoint, broken, nothing taken, or an included parameter of another
+    shape.
     """
     folder = at_hand(resolve(path))
     try:
@@ -94,16 +102,21 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
     key = "ema" if any(name.startswith("ema/") for name in saved) else "params"
     leaves = dict(named_leaves(params))
     ours, theirs = (f"{prefix}/" if prefix else "" for prefix in (into, of))
-    source = {n: f"{key}/{theirs}{n.removeprefix(ours)}" for n in leaves if n.startswith(ours)}  # our name -> the saved one
-    wanted = {n: leaves[n] for n, at in source.items() if any(re.fullmatch(p, n) for p in include) and at in saved}
+    # our name -> the saved one
+    source = {n: f"{key}/{theirs}{n.removeprefix(ours)}" for n in leaves if n.startswith(ours)}
+    wanted = {n: leaves[n] for n, at in source.items() if any(re.fullmatch(p, n) for p in include)
+              and at in saved}
     for name, leaf in wanted.items():
         if saved[source[name]][0] != leaf.shape:
-            raise UserError("a parameter of another shape", where=f"{folder}, {source[name].removeprefix(key + '/')}",
+            raise UserError("a parameter of another shape",
+                            where=f"{folder}, {source[name].removeprefix(key + '/')}",
                             expected=str(leaf.shape), found=str(saved[source[name]][0]),
-                            hint="use the sizes it was trained with, or leave it out by config.train.init_include")
+                            hint="use the sizes it was trained with, or leave it out by "
+                            "config.train.init_include")
     if not wanted:
         raise UserError("the checkpoint has none of these parameters", where=str(folder),
-                        expected=", ".join(f"{theirs}{p}" for p in include), found=", ".join(list(saved)[:3]) + ", ...",
+                        expected=", ".join(f"{theirs}{p}" for p in include),
+                        found=", ".join(list(saved)[:3]) + ", ...",
                         hint="check config.train.init_from, init_parts and init_include")
     target: dict = {}
     for name, leaf in wanted.items():
@@ -115,14 +128,18 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
     with reader(alone=False) as r:
         target = {key: target}
         loaded = r.restore(folder / "state", args=ocp.args.PyTreeRestore(
-            item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
+            item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True))
     values = dict(named_leaves(loaded[key]))
     flat, tree = jax.tree_util.tree_flatten(params)
     params = jax.tree_util.tree_unflatten(tree, [
-        values[source[name].removeprefix(f"{key}/")] if name in wanted else x for name, x in zip(leaves, flat, strict=True)])
+        values[source[name].removeprefix(f"{key}/")] if name in wanted else x for name,
+        x in zip(leaves, flat, strict=True)])
     fresh = [name for name in source if name not in wanted]
-    note = f"warm start: {len(wanted)} of {len(source)} parameters {f'of {into} ' if into else ''}from {folder}"
-    return params, note + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}" if fresh else "")
+    note = (f"warm start: {len(wanted)} of {len(source)} parameters "
+            f"{f'of {into} ' if into else ''}from {folder}")
+    return params, note + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}"
+                           if fresh else "")
 
 
 def load_meta(path: str | Path, step: int | str | None = None) -> dict:
@@ -147,8 +164,10 @@ def _read_state(folder: Any, target: Any) -> Any:
 
 
 def at_hand(folder: Any) -> Any:
-    """One checkpoint where Orbax can read it: itself, or a copy that lives as long as this process."""
-    return folder if not paths.is_remote(folder) or str(folder).startswith("gs://") else _fetched(str(folder))
+    """One checkpoint where Orbax can read it: itself, or a copy that lives as long as this
+    process."""
+    return (folder if not paths.is_remote(folder) or str(folder).startswith("gs://")
+            else _fetched(str(folder)))
 
 
 @functools.cache

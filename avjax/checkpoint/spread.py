@@ -1,8 +1,10 @@
-"""A host that lost its part of a state gets it from replicas on other hosts, over the devices' own network.
+"""A host that lost its part of a state gets it from replicas on other hosts, over the devices' own
+network.
 
-Every array of a state lies over some mesh axes and is repeated over the others. Where a host has nothing, the devices
-of other hosts that hold the same piece give it: each piece has one giver, all others add zeros, and the sum over the repeated
-axes leaves it everywhere. Bits are summed as integers, so nothing is rounded and -0.0 and NaN stay what they are.
+Every array of a state lies over some mesh axes and is repeated over the others. Where a host has
+nothing, the devices of other hosts that hold the same piece give it: each piece has one giver, all
+others add zeros, and the sum over the repeated axes leaves it everywhere. Bits are summed as
+integers, so nothing is rounded and -0.0 and NaN stay what they are.
 """
 
 from collections.abc import Callable
@@ -23,7 +25,8 @@ def _givers(leaf: Any, holds: Holds) -> dict[tuple, Any] | None:
     for device, index in pieces.items():
         if holds(device):
             givers.setdefault(_key(index, leaf.shape), device)
-    return givers if {_key(index, leaf.shape) for index in pieces.values()} <= givers.keys() else None
+    return givers if {_key(index, leaf.shape)
+                      for index in pieces.values()} <= givers.keys() else None
 
 
 def _key(index: tuple, shape: tuple) -> tuple:
@@ -31,15 +34,19 @@ def _key(index: tuple, shape: tuple) -> tuple:
 
 
 def recoverable(target: Any, holds: Holds) -> bool:
-    """Whether the devices that have their pieces have all of a state laid out like `target` (abstract, with shardings)."""
+    """Whether the devices that have their pieces have all of a state laid out like `target`
+    (abstract, with shardings)."""
     return all(_givers(leaf, holds) is not None for leaf in jax.tree.leaves(target))
 
 
 def spread(state: Any | None, target: Any, holds: Holds) -> Any:
-    """The whole state on every device; all processes call it. `state`: this process' own, right where `holds`; None = nothing."""
+    """The whole state on every device; all processes call it. `state`: this process' own, right
+    where `holds`; None = nothing."""
     leaves, tree = jax.tree.flatten(target)
     own = jax.tree.leaves(state) if state is not None else [None] * len(leaves)
-    return jax.tree.unflatten(tree, [_spread(x, leaf, holds) for x, leaf in zip(own, leaves, strict=True)])
+    return jax.tree.unflatten(tree,
+                              [_spread(x, leaf, holds) for x,
+                               leaf in zip(own, leaves, strict=True)])
 
 
 def _spread(x: jax.Array | None, leaf: Any, holds: Holds) -> jax.Array:
@@ -65,6 +72,8 @@ def _spread(x: jax.Array | None, leaf: Any, holds: Holds) -> jax.Array:
 def _sum(stacked: jax.Array, dtype: Any, sharding: NamedSharding) -> jax.Array:
     def merge(bits):
         total = jnp.sum(bits, axis=0, dtype=bits.dtype)
-        return total.astype(dtype) if np.issubdtype(dtype, np.bool_) else jax.lax.bitcast_convert_type(total, dtype)
+        return total.astype(dtype) if np.issubdtype(dtype,
+                                                    np.bool_) else jax.lax.bitcast_convert_type(
+                                                        total, dtype)
 
     return jax.jit(merge, out_shardings=sharding)(stacked)

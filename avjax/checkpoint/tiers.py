@@ -1,18 +1,21 @@
-"""Two tiers of checkpoints: frequent saves to the hosts' own disks, rare ones to storage that all see.
+"""Two tiers of checkpoints: frequent saves to the hosts' own disks, rare ones to storage that all
+see.
 
-`config.train.local_dir` (a local SSD, or /dev/shm) gets a save every `local_every` steps. Each host writes the pieces of the
-state that its devices hold, without waiting for anybody, under
+`config.train.local_dir` (a local SSD, or /dev/shm) gets a save every `local_every` steps. Each host
+writes the pieces of the state that its devices hold, without waiting for anybody, under
 
     <local_dir>/<workdir's name>-<its id>/host_0003/checkpoints/<step>/
 
-and keeps the last three. A restart takes the newest step that is whole, in either tier: a local one counts when every
-piece of the state is held by some host whose files match their checksums; hosts that lost theirs (a replaced machine) get
-them from replicas, see avjax.checkpoint.spread. Without replicas of what was lost, the newest persistent checkpoint is used. A
-local save that fails is told and turns the tier off; training goes on.
+and keeps the last three. A restart takes the newest step that is whole, in either tier: a local one
+counts when every piece of the state is held by some host whose files match their checksums; hosts
+that lost theirs (a replaced machine) get them from replicas, see avjax.checkpoint.spread. Without
+replicas of what was lost, the newest persistent checkpoint is used. A local save that fails is told
+and turns the tier off; training goes on.
 
-Orbax has a manager for this (experimental.emergency). The storage here is its own (every process writes all of its shards
-into its own folder); the manager is not used, because it takes whole replicas along the first mesh axis only, has no answer
-to a file that is torn, and waits for other hosts without a limit.
+Orbax has a manager for this (experimental.emergency). The storage here is its own (every process
+writes all of its shards into its own folder); the manager is not used, because it takes whole
+replicas along the first mesh axis only, has no answer to a file that is torn, and waits for other
+hosts without a limit.
 """
 
 import contextlib
@@ -34,7 +37,9 @@ from avjax.storage import lock, paths
 
 ID_FILE = "local_tier.json"
 UNREADABLE = "checkpoints_unreadable"
-KEPT = 3  # a host may be done with a save while another still writes the one before: the last three have one in common
+# a host may be done with a save while another still writes the one before: the last three have one
+# in common
+KEPT = 3
 
 
 class LocalCheckpoints(Checkpoints):
@@ -42,10 +47,12 @@ class LocalCheckpoints(Checkpoints):
 
     def _open(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        handlers = {"state": _handler(), "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_alone())}
+        handlers = {"state": _handler(),
+                    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_alone())}
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._keep, cleanup_tmp_directories=False, create=False, save_root_metadata=False,
-            enable_background_delete=False, multiprocessing_options=_alone(),
+            preservation_policy=self._keep, cleanup_tmp_directories=False, create=False,
+            save_root_metadata=False, enable_background_delete=False,
+            multiprocessing_options=_alone(),
             enable_per_process_directory_creation=jax.process_count() > 1,
             async_options=ocp.AsyncOptions(timeout_secs=max(1, int(self.save_seconds))))
         self._manager = ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
@@ -58,37 +65,45 @@ class LocalCheckpoints(Checkpoints):
 
     def sealed(self) -> list[int]:
         """Steps that were written to the end."""
-        return [step for step in steps_in(self.folder) if (self.folder / str(step) / CHECKSUMS).is_file()]
+        return [step for step in steps_in(self.folder)
+                if (self.folder / str(step) / CHECKSUMS).is_file()]
 
 
 def local_bytes(state: Any) -> int:
     """Bytes of one local save: every piece on this host's devices once."""
     total = 0
     for x in jax.tree.leaves(state):
-        pieces = {tuple((s.start, s.stop) for s in shard.index): shard.data.nbytes for shard in x.addressable_shards}
+        pieces = {tuple((s.start, s.stop) for s in shard.index): shard.data.nbytes
+                  for shard in x.addressable_shards}
         total += sum(pieces.values())
     return total
 
 
 class Tiers:
-    """Checkpoints with a local tier; the same methods, and `save_local`. Call `restore` before any save."""
+    """Checkpoints with a local tier; the same methods, and `save_local`. Call `restore` before any
+    save."""
 
     def __init__(self, persistent: Checkpoints, workdir: Any, local_dir: str, every: int, mesh, *,
                  save_seconds: float = 1200.0):
         """every: steps between local saves."""
         if paths.is_remote(local_dir):
-            raise UserError("not a folder of this host", where="config.train.local_dir", expected="a local path", found=local_dir)
+            raise UserError("not a folder of this host", where="config.train.local_dir",
+                            expected="a local path", found=local_dir)
         if every < 1:
-            raise UserError("how often to save locally?", where="config.train.local_every", expected="steps, at least 1",
+            raise UserError("how often to save locally?", where="config.train.local_every",
+                            expected="steps, at least 1",
                             found=str(every))
         self.persistent, self.every, self._seconds = persistent, every, save_seconds
         workdir = paths.folder(workdir)
         identity = distributed.on_main("the id of the local tier", lambda: paths.identity(
             workdir, ID_FILE, f"{workdir.name}-{secrets.token_hex(6)}"))
-        self.folder = Path(local_dir).absolute() / identity / f"host_{distributed.process_index():04d}"
-        self._held = contextlib.ExitStack()  # of a workdir that was copied, the copy would have the same folder
+        self.folder = (Path(local_dir).absolute() / identity
+                       / f"host_{distributed.process_index():04d}")
+        # of a workdir that was copied, the copy would have the same folder
+        self._held = contextlib.ExitStack()
         try:
-            self._held.enter_context(lock.hold(self.folder / lock.NAME, "the local checkpoints in", self.folder))
+            self._held.enter_context(lock.hold(self.folder / lock.NAME, "the local checkpoints in",
+                                               self.folder))
         except lock.Busy:
             raise
         except UserError:  # a disk that cannot be written is found out when it is opened
@@ -97,7 +112,8 @@ class Tiers:
         self._local: LocalCheckpoints | None = None
 
     def restore(self, target: Any, warn=print) -> tuple[int, Any, dict] | None:
-        """(step, state, meta) of the newest whole checkpoint of both tiers; see Checkpoints.restore."""
+        """(step, state, meta) of the newest whole checkpoint of both tiers; see
+        Checkpoints.restore."""
         kept = self.persistent.steps()
         mine = self._usable(target)
         held = [set(steps) for steps in distributed.gather("local checkpoints", mine)]
@@ -106,7 +122,9 @@ class Tiers:
             if step in kept:
                 found = self.persistent.restore_step(step, target, warn)
             else:
-                found = self._restore_local(step, target, {host for host, steps in enumerate(held) if step in steps}, warn)
+                found = self._restore_local(step, target,
+                                            {host for host, steps in enumerate(held)
+                                             if step in steps}, warn)
             if found:
                 break
         if kept and not found:
@@ -120,10 +138,14 @@ class Tiers:
         for step in steps_in(self.folder / FOLDER):
             folder = self.folder / FOLDER / str(step)
             try:
-                if (folder / CHECKSUMS).is_file() and not problem(folder, target) and read_meta(folder)["layout"] == self.layout:
+                if (folder / CHECKSUMS).is_file() and not problem(folder,
+                                                                  target) and read_meta(folder)[
+                                                                      "layout"] == self.layout:
                     steps.append(step)
-            except (StorageError, OSError) as error:  # a disk that fails for a moment is no reason to delete anything
-                distributed.say(f"host {distributed.process_index()}: {error}; kept in {self._set_aside(folder)}")
+            # a disk that fails for a moment is no reason to delete anything
+            except (StorageError, OSError) as error:
+                distributed.say(f"host {distributed.process_index()}: {error}; kept in "
+                                f"{self._set_aside(folder)}")
             except (UserError, Broken):  # of another model: useless, and cleared away
                 pass
         return steps
@@ -134,7 +156,8 @@ class Tiers:
         aside.parent.mkdir(exist_ok=True)
         return folder.rename(aside)
 
-    def _restore_local(self, step: int, target: Any, holders: set[int], warn) -> tuple[Any, dict] | None:
+    def _restore_local(self, step: int, target: Any, holders: set[int],
+                       warn) -> tuple[Any, dict] | None:
         if not recoverable(target, lambda device: device.process_index in holders):
             return None
         folder, state, meta, wrong = self.folder / FOLDER / str(step), None, None, ""
@@ -145,16 +168,19 @@ class Tiers:
                 wrong = str(error)
         answers = distributed.gather(f"restored local {step}", wrong)
         if bad := {host: why for host, why in enumerate(answers) if why}:
-            warn(f"local checkpoint {step}: " + "; ".join(f"host {host}: {why}" for host, why in bad.items()))
+            warn(f"local checkpoint {step}: " + "; ".join(f"host {host}: {why}" for host,
+                                                          why in bad.items()))
             holders = holders - bad.keys()
             if not recoverable(target, lambda device: device.process_index in holders):
                 return None
         given = ""
         if lost := sorted(set(range(len(answers))) - holders):
             giver, me = min(holders), distributed.process_index()
-            state = spread(state if me in holders else None, target, lambda device: device.process_index in holders)
+            state = spread(state if me in holders else None, target,
+                           lambda device: device.process_index in holders)
             meta = distributed.gather(f"meta of local {step}", meta if me == giver else None)[giver]
-            given = f"; {distributed.peers().names(lost)} had lost theirs and got them from replicas"
+            given = (f"; {distributed.peers().names(lost)} had lost theirs and got them from "
+                     "replicas")
         warn(f"step {step} is from the hosts' own disks{given}")
         return state, {k: v for k, v in meta.items() if k != "layout"}
 
@@ -162,10 +188,12 @@ class Tiers:
         """What lies after the step that training goes on from would be saved a second time."""
         folder = self.folder / FOLDER
         for entry in folder.iterdir() if folder.is_dir() else ():
-            if not entry.name.isdigit() or int(entry.name) > after:  # or the rest of a save that was killed
+            # or the rest of a save that was killed
+            if not entry.name.isdigit() or int(entry.name) > after:
                 shutil.rmtree(entry, ignore_errors=True)
         with self._optional("opening"):
-            self._local = LocalCheckpoints(self.folder, keep_last=KEPT, keep_best=0, save_seconds=self._seconds)
+            self._local = LocalCheckpoints(self.folder, keep_last=KEPT, keep_best=0,
+                                           save_seconds=self._seconds)
 
     @contextlib.contextmanager
     def _optional(self, what: str):
@@ -174,7 +202,8 @@ class Tiers:
             yield
         except (UserError, StorageError, OSError, distributed.Restart) as error:
             self._local = None
-            distributed.say(f"host {distributed.process_index()}: {what} local checkpoints failed, there will be none: {error}")
+            distributed.say(f"host {distributed.process_index()}: {what} local checkpoints failed, "
+                            f"there will be none: {error}")
 
     def has(self, step: int) -> bool:
         """Whether the persistent tier has it."""
@@ -219,15 +248,19 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     me = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=None, active_processes={me}, barrier_sync_key_prefix=f"local{me}")
+    return ocp.options.MultiprocessingOptions(primary_host=None, active_processes={me},
+                                              barrier_sync_key_prefix=f"local{me}")
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
-    """Writes and reads all pieces that this process' devices hold, as Orbax's emergency checkpoints do."""
+    """Writes and reads all pieces that this process' devices hold, as Orbax's emergency checkpoints
+    do."""
     if jax.process_count() == 1:
         return ocp.PyTreeCheckpointHandler()
-    arrays = ocp.type_handlers.ArrayHandler(primary_host=None, replica_id=None, use_replica_parallel=False)
-    return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True, multiprocessing_options=_alone(),
+    arrays = ocp.type_handlers.ArrayHandler(primary_host=None, replica_id=None,
+                                            use_replica_parallel=False)
+    return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True,
+                                       multiprocessing_options=_alone(),
                                        type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays)))
 
 
@@ -240,5 +273,6 @@ def _read(folder: Path, target: Any) -> Any:
 def _layout(mesh) -> dict:
     """What has to be the same for a host's pieces to be the ones that it needs."""
     me = jax.process_index()
-    places = [list(map(int, at)) for at, device in np.ndenumerate(mesh.devices) if device.process_index == me]
+    places = [list(map(int, at)) for at, device in np.ndenumerate(mesh.devices)
+              if device.process_index == me]
     return {"mesh": dict(mesh.shape), "places": places}

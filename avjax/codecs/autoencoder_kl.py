@@ -1,6 +1,8 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022), sizes free: pictures in [-1, 1] <-> a small latent map.
+"""The autoencoder of latent diffusion (Rombach et al. 2022), sizes free: pictures in [-1, 1] <-> a
+small latent map.
 
-Published (sd-vae-ft-mse): channels (128, 256, 512, 512), 2 layers, 32 groups, factor 8, 4 latent channels.
+Published (sd-vae-ft-mse): channels (128, 256, 512, 512), 2 layers, 32 groups, factor 8, 4 latent
+channels.
 Suffixes: N pictures, H W size, h w latent size, C channels, Z latent channels.
 """
 
@@ -21,9 +23,10 @@ def factor(config) -> int:
 
 
 class AutoencoderKL(nn.Module):
-    """`config`: channels of each level, finest first; layers a level; groups; latent_dim; patch (1 = published; pixels
-    are folded into channels by it first); mid: "attention" (published), "plain" or "none"; shortcut (published: False):
-    a linear map of each latent position's pixels, and back, beside the networks."""
+    """`config`: channels of each level, finest first; layers a level; groups; latent_dim; patch (1
+    = published; pixels are folded into channels by it first); mid: "attention" (published), "plain"
+    or "none"; shortcut (published: False): a linear map of each latent position's pixels, and back,
+    beside the networks."""
 
     config: object
     dtype: jnp.dtype = jnp.float32
@@ -36,7 +39,8 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(c, self.dtype)
         if c.shortcut:
             pixels = 3 * factor(c) ** 2
-            self.shortcut_in, self.shortcut_out = Dense(2 * Z, pixels, self.dtype), Dense(pixels, Z, self.dtype)
+            self.shortcut_in, self.shortcut_out = Dense(2 * Z, pixels,
+                                                        self.dtype), Dense(pixels, Z, self.dtype)
 
     def encode(self, x_NHWC):
         """-> mean and log variance, (N, h, w, Z) float32 each."""
@@ -66,14 +70,17 @@ class Attention(nn.Module):
 
     def setup(self):
         self.norm = GroupNorm(self.width, self.groups, EPS)
-        self.q, self.k, self.v, self.out = (Dense(self.width, self.width, self.dtype) for _ in range(4))
+        self.q, self.k, self.v, self.out = (Dense(self.width, self.width, self.dtype)
+                                            for _ in range(4))
 
     def __call__(self, x_NhwC):
         N, h, w, C = x_NhwC.shape
         x_NTC = self.norm(x_NhwC).reshape(N, h * w, C)
-        scores = jnp.einsum("ntc,nsc->nts", self.q(x_NTC), self.k(x_NTC), preferred_element_type=jnp.float32)
+        scores = jnp.einsum("ntc,nsc->nts", self.q(x_NTC), self.k(x_NTC),
+                            preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores * C**-0.5, axis=-1).astype(self.dtype)
-        return x_NhwC + self.out(jnp.einsum("nts,nsc->ntc", weights, self.v(x_NTC))).reshape(N, h, w, C)
+        return x_NhwC + self.out(jnp.einsum("nts,nsc->ntc", weights,
+                                            self.v(x_NTC))).reshape(N, h, w, C)
 
 
 class Mid(nn.Module):
@@ -96,7 +103,8 @@ class Mid(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, and the change to the next: "halve", "double" or "" for none."""
+    """The residual blocks of one resolution, and the change to the next: "halve", "double" or ""
+    for none."""
 
     width: int
     in_width: int
@@ -107,7 +115,8 @@ class Level(nn.Module):
 
     def setup(self):
         C = self.width
-        self.resnets = [ResnetBlock(C, C if i else self.in_width, self.groups, EPS, dtype=self.dtype)
+        self.resnets = [ResnetBlock(C, C if i else self.in_width, self.groups, EPS,
+                                    dtype=self.dtype)
                         for i in range(self.layers)]
         if self.change == "halve":  # pads behind only
             self.resize = Conv(C, C, stride=2, padding=(0, 1), dtype=self.dtype)
@@ -129,7 +138,8 @@ class Encoder(nn.Module):
     def setup(self):
         c, widths = self.config, self.config.channels
         self.inputs = Conv(widths[0], 3 * c.patch**2, dtype=self.dtype)
-        self.down = [Level(C, widths[max(i - 1, 0)], c.layers, c.groups, "halve" if i + 1 < len(widths) else "", self.dtype)
+        self.down = [Level(C, widths[max(i - 1, 0)], c.layers, c.groups,
+                           "halve" if i + 1 < len(widths) else "", self.dtype)
                      for i, C in enumerate(widths)]
         self.mid = Mid(c, self.dtype) if c.mid != "none" else lambda x: x
         self.norm = GroupNorm(widths[-1], c.groups, EPS, silu=True)
@@ -150,7 +160,8 @@ class Decoder(nn.Module):
         c, widths = self.config, self.config.channels[::-1]
         self.inputs = Conv(widths[0], c.latent_dim, dtype=self.dtype)
         self.mid = Mid(c, self.dtype) if c.mid != "none" else lambda x: x
-        self.up = [Level(C, widths[max(i - 1, 0)], c.layers + 1, c.groups, "double" if i + 1 < len(widths) else "",
+        self.up = [Level(C, widths[max(i - 1, 0)], c.layers + 1, c.groups, "double" if i + 1
+                         < len(widths) else "",
                          self.dtype) for i, C in enumerate(widths)]
         self.norm = GroupNorm(widths[-1], c.groups, EPS, silu=True)
         self.outputs = Conv(3 * c.patch**2, widths[-1], dtype=self.dtype)

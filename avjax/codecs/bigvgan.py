@@ -1,11 +1,14 @@
-"""BigVGAN (Lee et al. 2023), versions 1 and 2: log-mel -> waveform, inference, anti-aliased exactly.
+"""BigVGAN (Lee et al. 2023), versions 1 and 2: log-mel -> waveform, inference, anti-aliased
+exactly.
 
-A periodic activation makes frequencies that the sample rate cannot hold. So it runs at twice the rate: up by 2 (a 12-tap
-Kaiser-windowed sinc), activation, down by 2 (the same filter). Half of the samples that the published code filters are
-zeros it has just put in, and half of those it makes are thrown away. Polyphase form computes only the others: the even and
-the odd samples of the double rate are two signals of the single rate, each a six-tap filter of the input.
+A periodic activation makes frequencies that the sample rate cannot hold. So it runs at twice the
+rate: up by 2 (a 12-tap Kaiser-windowed sinc), activation, down by 2 (the same filter). Half of the
+samples that the published code filters are zeros it has just put in, and half of those it makes are
+thrown away. Polyphase form computes only the others: the even and the odd samples of the double
+rate are two signals of the single rate, each a six-tap filter of the input.
 
-`waveform` works in windows with enough frames around each to change nothing, so that memory does not grow with length.
+`waveform` works in windows with enough frames around each to change nothing, so that memory does
+not grow with length.
 A vocoder inverts one definition of mel: its hash is compared, another is refused.
 Suffixes: B batch, T time (of the layer), M mel bands, C channels, N samples, D taps.
 """
@@ -28,10 +31,13 @@ from avjax.errors import UserError
 from avjax.signal import mel as mel_lib
 from avjax.weights.reader import read_checkpoint, read_state_dict
 
-SIGNAL = ("kind", "sample_rate", "n_fft", "hop", "window", "bands", "fmin", "fmax", "scale", "pad", "magnitude", "log")
-TAPS, CUTOFF, HALF_WIDTH = 12, 0.25, 0.3  # of the anti-aliasing filter, in cycles a sample of the double rate
+SIGNAL = ("kind", "sample_rate", "n_fft", "hop", "window", "bands", "fmin", "fmax", "scale", "pad",
+          "magnitude", "log")
+# of the anti-aliasing filter, in cycles a sample of the double rate
+TAPS, CUTOFF, HALF_WIDTH = 12, 0.25, 0.3
 WINDOW = 256  # mel frames made at once
-QUANTUM = 96  # shorter signals are padded up to a multiple of it, so that few lengths are ever compiled
+# shorter signals are padded up to a multiple of it, so that few lengths are ever compiled
+QUANTUM = 96
 REACH = 5  # samples on either side that one anti-aliased activation looks at
 FLOOR = np.float32(np.log(1e-5))  # what the mel recipes make of silence
 
@@ -64,10 +70,12 @@ class BigVGANConfig:
 
 @functools.cache
 def kaiser_sinc() -> np.ndarray:
-    """(12,) low-pass filter of unit sum: sinc times Kaiser window, its beta by Kaiser's rule from the transition's width."""
+    """(12,) low-pass filter of unit sum: sinc times Kaiser window, its beta by Kaiser's rule from
+    the transition's width."""
     attenuation = 2.285 * (TAPS // 2 - 1) * np.pi * 4 * HALF_WIDTH + 7.95
     beta = 0.1102 * (attenuation - 8.7) if attenuation > 50 else (
-        0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21) if attenuation > 21 else 0.0)
+        0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21) if attenuation > 21
+        else 0.0)
     at = np.arange(TAPS) - (TAPS - 1) / 2
     taps = np.sinc(2 * CUTOFF * at) * np.kaiser(TAPS, beta)
     return (taps / taps.sum()).astype(np.float32)
@@ -77,14 +85,17 @@ def kaiser_sinc() -> np.ndarray:
 def _sine_polynomial() -> tuple[float, ...]:
     """Coefficients in x^2 of sin(x) / x for |x| <= pi / 2, within 1e-10."""
     square = (np.pi / 2) ** 2 * (0.5 + 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200))
-    fit = np.polynomial.Chebyshev.fit(square, np.sinc(np.sqrt(square) / np.pi), 5, domain=[0, (np.pi / 2) ** 2])
+    fit = np.polynomial.Chebyshev.fit(square, np.sinc(np.sqrt(square) / np.pi), 5,
+                                      domain=[0, (np.pi / 2) ** 2])
     return tuple(float(c) for c in fit.convert(kind=np.polynomial.Polynomial).coef)
 
 
 def squared_sine(x):
-    """sin(x)^2 within 4e-7 for |x| < 300. XLA's sine on CPU takes fifty times as long, which was most of the network."""
+    """sin(x)^2 within 4e-7 for |x| < 300. XLA's sine on CPU takes fifty times as long, which was
+    most of the network."""
     turns = jnp.round(x * np.float32(1 / np.pi))
-    r = (x - turns * np.float32(3.140625)) - turns * np.float32(np.pi - 3.140625)  # pi in two parts: the first is exact
+    # pi in two parts: the first is exact
+    r = (x - turns * np.float32(3.140625)) - turns * np.float32(np.pi - 3.140625)
     square, sine = r * r, np.float32(0.0)
     for c in reversed(_sine_polynomial()):
         sine = sine * square + np.float32(c)
@@ -97,22 +108,27 @@ def snake(x_BTC, frequency_C, amplitude_C):
 
 
 def activation(x_BTC, frequency_C, amplitude_C):
-    """The activation at twice the rate and back, edges repeated. Barriers keep XLA from computing the inner signals anew
-    for every tap that reads them."""
+    """The activation at twice the rate and back, edges repeated. Barriers keep XLA from computing
+    the inner signals anew for every tap that reads them."""
     taps, T = [float(tap) for tap in kaiser_sinc()], x_BTC.shape[1]
 
     def window(x, start):
         return x[:, start:start + T]
 
     x_BTC = lax.optimization_barrier(jnp.pad(x_BTC, ((0, 0), (3, 3), (0, 0)), mode="edge"))
-    even_BTC = sum(2 * taps[11 - 2 * i] * window(x_BTC, i) for i in range(6))  # sample 2 t, from t - 3 .. t + 2
-    odd_BTC = sum(2 * taps[10 - 2 * i] * window(x_BTC, i + 1) for i in range(6))  # sample 2 t + 1, from t - 2 .. t + 3
-    even_BTC, odd_BTC = lax.optimization_barrier(tuple(snake(x, frequency_C, amplitude_C) for x in (even_BTC, odd_BTC)))
-    before, after = even_BTC[:, :1], odd_BTC[:, -1:]  # the first and last samples of the double rate
+    # sample 2 t, from t - 3 .. t + 2
+    even_BTC = sum(2 * taps[11 - 2 * i] * window(x_BTC, i) for i in range(6))
+    # sample 2 t + 1, from t - 2 .. t + 3
+    odd_BTC = sum(2 * taps[10 - 2 * i] * window(x_BTC, i + 1) for i in range(6))
+    even_BTC, odd_BTC = lax.optimization_barrier(tuple(snake(x, frequency_C, amplitude_C)
+                                                       for x in (even_BTC, odd_BTC)))
+    # the first and last samples of the double rate
+    before, after = even_BTC[:, :1], odd_BTC[:, -1:]
     even_BTC = jnp.concatenate([before] * 2 + [even_BTC] + [after] * 3, axis=1)
     odd_BTC = jnp.concatenate([before] * 3 + [odd_BTC] + [after] * 2, axis=1)
     even_BTC, odd_BTC = lax.optimization_barrier((even_BTC, odd_BTC))
-    return sum(taps[2 * i] * window(odd_BTC, i) + taps[2 * i + 1] * window(even_BTC, i) for i in range(6))
+    return sum(taps[2 * i] * window(odd_BTC, i) + taps[2 * i + 1] * window(even_BTC, i)
+               for i in range(6))
 
 
 # ---- the network
@@ -120,25 +136,30 @@ def activation(x_BTC, frequency_C, amplitude_C):
 def convolve(x_BTC, layer, dilation: int = 1, pad: int | None = None):
     """"Same" convolution with kernel (D, in, out)."""
     pad = dilation * (layer["kernel"].shape[0] - 1) // 2 if pad is None else pad
-    y = lax.conv_general_dilated(x_BTC, layer["kernel"], (1,), [(pad, pad)], rhs_dilation=(dilation,),
+    y = lax.conv_general_dilated(x_BTC, layer["kernel"], (1,), [(pad, pad)], rhs_dilation=(dilation,
+                                 ),
                                  dimension_numbers=("NWC", "WIO", "NWC"))
     return y + layer["bias"] if "bias" in layer else y
 
 
 def upsample(x_BTC, layer, rate: int, kernel: int):
-    """Transposed convolution, (kernel - rate) / 2 cut from either end: one convolution that makes the `rate` samples of
-    each step side by side (`layer` as weights.polyphase gives it), then a reshape. No zeros are put in."""
+    """Transposed convolution, (kernel - rate) / 2 cut from either end: one convolution that makes
+    the `rate` samples of each step side by side (`layer` as weights.polyphase gives it), then a
+    reshape. No zeros are put in."""
     B, T, _ = x_BTC.shape
     taps = layer["kernel"].shape[0]
-    y = convolve(x_BTC, {"kernel": layer["kernel"]}, pad=taps - 1).reshape(B, (T + taps - 1) * rate, -1)
+    y = convolve(x_BTC, {"kernel": layer["kernel"]},
+                 pad=taps - 1).reshape(B, (T + taps - 1) * rate, -1)
     cut = (kernel - rate) // 2
     return y[:, cut:cut + T * rate + (kernel - rate) % 2] + layer["bias"]
 
 
 def generator(config: BigVGANConfig, params, mel_BTM):
-    """(B, T, M) log-mel, not normalised -> (B, T * hop) samples in [-1, 1]. Pure, jittable, float32."""
+    """(B, T, M) log-mel, not normalised -> (B, T * hop) samples in [-1, 1]. Pure, jittable,
+    float32."""
     def act(x, layer):
-        frequency, amplitude = layer["alpha"], layer.get("beta", layer["alpha"])  # plain snake: beta is alpha
+        # plain snake: beta is alpha
+        frequency, amplitude = layer["alpha"], layer.get("beta", layer["alpha"])
         if config.log_scale:
             frequency, amplitude = jnp.exp(frequency), jnp.exp(amplitude)
         return activation(x, frequency, 1.0 / (amplitude + 1e-9))
@@ -169,7 +190,8 @@ def _generate(config: BigVGANConfig, params, mel_BTM):
 
 def signal_of(recipe: dict) -> dict:
     """The part of a mel recipe that a vocoder depends on: not how it is scaled afterwards."""
-    return {k: float(recipe[k]) if isinstance(recipe.get(k), int | float) else recipe.get(k) for k in SIGNAL}
+    return {k: float(recipe[k]) if isinstance(recipe.get(k), int | float) else recipe.get(k)
+            for k in SIGNAL}
 
 
 def mel_hash(recipe: dict) -> str:
@@ -180,34 +202,44 @@ def mel_hash(recipe: dict) -> str:
 
 def mel_of_published(sizes: dict) -> dict:
     """The mel that a published config.json names, in the words of avjax.signal.mel; unscaled."""
-    window = "hann-periodic" if sizes["win_size"] == sizes["n_fft"] else f"hann-periodic of {sizes['win_size']}"
+    window = ("hann-periodic" if sizes["win_size"] == sizes["n_fft"]
+              else f"hann-periodic of {sizes['win_size']}")
     top = sizes["fmax"] if sizes["fmax"] is not None else sizes["sampling_rate"] / 2
     return {k: mel_lib.RECIPE[k] for k in SIGNAL} | {
-        "sample_rate": sizes["sampling_rate"], "n_fft": sizes["n_fft"], "hop": sizes["hop_size"], "window": window,
-        "bands": sizes["num_mels"], "fmin": float(sizes["fmin"]), "fmax": float(top)}
+        "sample_rate": sizes["sampling_rate"], "n_fft": sizes["n_fft"], "hop": sizes["hop_size"],
+        "window": window, "bands": sizes["num_mels"], "fmin": float(sizes["fmin"]),
+        "fmax": float(top)}
 
 
 # ---- the codec
 
 class BigVGAN:
-    """A vocoder with its weights. `recipe` and `arrays()` are all that is needed to have it back."""
+    """A vocoder with its weights. `recipe` and `arrays()` are all that is needed to have it
+    back."""
 
-    def __init__(self, config: BigVGANConfig, params: dict, mel: dict, weights_hash: str = "", window: int = WINDOW):
+    def __init__(self, config: BigVGANConfig, params: dict, mel: dict, weights_hash: str = "",
+                 window: int = WINDOW):
         self.config, self.mel, self.window = config, {k: mel[k] for k in SIGNAL}, window
         if math.prod(config.rates) != mel["hop"] or config.bands != mel["bands"]:
-            raise UserError("the vocoder and its mel do not belong together", where="config.json of the vocoder",
+            raise UserError("the vocoder and its mel do not belong together",
+                            where="config.json of the vocoder",
                             expected=f"{config.bands} bands, hop {math.prod(config.rates)}",
-                            found=f"{mel['bands']} bands, hop {mel['hop']}", hint="use the config.json of these weights")
-        self.recipe = {"kind": "bigvgan", "network": json.loads(json.dumps(dataclasses.asdict(config))), "mel": self.mel,
+                            found=f"{mel['bands']} bands, hop {mel['hop']}",
+                            hint="use the config.json of these weights")
+        self.recipe = {"kind": "bigvgan",
+                       "network": json.loads(json.dumps(dataclasses.asdict(config))),
+                       "mel": self.mel,
                        "mel_hash": mel_hash(mel), "weights": weights_hash}
         self._params = jax.device_put(params)
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike, sizes: dict | None = None) -> "BigVGAN":
-        """From a published file ({"generator": weights} or the weights alone; weight norm is folded).
+        """From a published file ({"generator": weights} or the weights alone; weight norm is
+        folded).
 
-        `sizes`: its config.json as a dict; by default the file config.json beside it, else what the weights show, with
-        the dilations of every published model, the rates half of the kernels and the 22 kHz mel. UserError: not a BigVGAN.
+        `sizes`: its config.json as a dict; by default the file config.json beside it, else what the
+        weights show, with the dilations of every published model, the rates half of the kernels and
+        the 22 kHz mel. UserError: not a BigVGAN.
         """
         path = os.fspath(path)
         tree = read_checkpoint(path)
@@ -219,37 +251,45 @@ class BigVGAN:
                 sizes = json.load(file)
         bands = weights.bigvgan_sizes(state, path)["num_mels"]
         if sizes is None and bands != mel_lib.RECIPE["bands"]:  # published at 24 and 44.1 kHz
-            raise UserError("the weights do not show the vocoder's sample rate", where=path, found=f"{bands} bands",
-                            expected=f"its config.json beside them, or {mel_lib.RECIPE['bands']} bands",
+            raise UserError("the weights do not show the vocoder's sample rate", where=path,
+                            found=f"{bands} bands", expected="its config.json beside them, or "
+                                                             f"{mel_lib.RECIPE['bands']} bands",
                             hint="fetch the config.json of these weights too")
         return cls.from_state_dict(state, sizes, where=path)
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, np.ndarray], sizes: dict | None = None, where: str = "") -> "BigVGAN":
+    def from_state_dict(cls, state: dict[str, np.ndarray], sizes: dict | None = None,
+                        where: str = "") -> "BigVGAN":
         """As `from_checkpoint`, of arrays under published names."""
         sizes = weights.bigvgan_sizes(state, where) | (sizes or {})
         if str(sizes["resblock"]) != "1" or sizes["activation"] not in ("snake", "snakebeta"):
-            raise UserError("a BigVGAN of another make", where=where, expected="resblock 1 with snake or snakebeta",
+            raise UserError("a BigVGAN of another make", where=where,
+                            expected="resblock 1 with snake or snakebeta",
                             found=f"resblock {sizes['resblock']}, {sizes['activation']}")
         config = BigVGANConfig(
             sizes["num_mels"], sizes["upsample_initial_channel"], tuple(sizes["upsample_rates"]),
             tuple(sizes["upsample_kernel_sizes"]), tuple(sizes["resblock_kernel_sizes"]),
-            tuple(tuple(d) for d in sizes["resblock_dilation_sizes"]), bool(sizes["snake_logscale"]),
+            tuple(tuple(d) for d in sizes["resblock_dilation_sizes"]),
+            bool(sizes["snake_logscale"]),
             bool(sizes["use_tanh_at_final"]))
         params = weights.import_bigvgan(state, config, where)
         return cls(config, params, mel_of_published(sizes), weights.arrays_hash(params))
 
     @classmethod
-    def from_recipe(cls, recipe: dict, arrays: dict[str, np.ndarray], where: str = "codecs/vocoder.npz") -> "BigVGAN":
+    def from_recipe(cls, recipe: dict, arrays: dict[str, np.ndarray],
+                    where: str = "codecs/vocoder.npz") -> "BigVGAN":
         """Back from `recipe` and `arrays()`. UserError: another kind, other arrays."""
         if recipe.get("kind") != "bigvgan":
-            raise UserError("unknown vocoder", where=where, expected="kind bigvgan", found=repr(recipe.get("kind")))
-        network = {k: tuple(tuple(x) if isinstance(x, list) else x for x in v) if isinstance(v, list) else v
+            raise UserError("unknown vocoder", where=where, expected="kind bigvgan",
+                            found=repr(recipe.get("kind")))
+        network = {k: tuple(tuple(x) if isinstance(x, list) else x for x in v)
+                   if isinstance(v, list) else v
                    for k, v in recipe["network"].items()}
         params = weights.nested(arrays)
         if weights.arrays_hash(params) != recipe["weights"]:
-            raise UserError("the vocoder's arrays are not those of its recipe", where=where, expected=recipe["weights"],
-                            found=weights.arrays_hash(params), hint="copy the folder again")
+            raise UserError("the vocoder's arrays are not those of its recipe", where=where,
+                            expected=recipe["weights"], found=weights.arrays_hash(params),
+                            hint="copy the folder again")
         return cls(BigVGANConfig(**network), params, recipe["mel"], recipe["weights"])
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -272,42 +312,49 @@ class BigVGAN:
             ours, theirs = signal_of(self.mel), signal_of(recipe)
             differing = [k for k in SIGNAL if ours[k] != theirs[k]]
             raise UserError("the vocoder was trained on another mel", where=where,
-                            expected=f"{mel_hash(self.mel)} " + ", ".join(f"{k}={ours[k]}" for k in differing),
-                            found=f"{mel_hash(recipe)} " + ", ".join(f"{k}={theirs[k]}" for k in differing),
+                            expected=f"{mel_hash(self.mel)} "
+                            + ", ".join(f"{k}={ours[k]}" for k in differing),
+                            found=f"{mel_hash(recipe)} "
+                            + ", ".join(f"{k}={theirs[k]}" for k in differing),
                             hint="use a vocoder of that mel, or Griffin-Lim")
 
     def waveform(self, log_mel_TM: np.ndarray, recipe: dict = mel_lib.RECIPE) -> np.ndarray:
         """(T, M) log-mel of the recipe (not normalised) -> (T * hop,) float32 at its rate.
 
-        The recipe's gain is undone. UserError: a recipe that the vocoder does not know, another shape, numbers that are
-        not finite.
+        The recipe's gain is undone. UserError: a recipe that the vocoder does not know, another
+        shape, numbers that are not finite.
         """
         return np.concatenate(list(self.chunks(log_mel_TM, recipe)))
 
     def chunks(self, log_mel_TM: np.ndarray, recipe: dict = mel_lib.RECIPE) -> Iterator[np.ndarray]:
-        """`waveform` in parts of `window` frames, each made when it is asked for. Mel of at most a window and its halo is
-        one part, followed by silence up to a compiled length."""
+        """`waveform` in parts of `window` frames, each made when it is asked for. Mel of at most a
+        window and its halo is one part, followed by silence up to a compiled length."""
         self.check(recipe)
         log_mel_TM = np.asarray(log_mel_TM, np.float32)
         if log_mel_TM.ndim != 2 or log_mel_TM.shape[1] != self.config.bands or not len(log_mel_TM):
-            raise UserError("not a mel spectrogram", where="the vocoder", expected=f"(frames >= 1, {self.config.bands})",
+            raise UserError("not a mel spectrogram", where="the vocoder",
+                            expected=f"(frames >= 1, {self.config.bands})",
                             found=str(log_mel_TM.shape))
         if not np.isfinite(log_mel_TM).all():
-            raise UserError("mel spectrogram is not finite", where="the vocoder", expected="finite numbers",
-                            found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or infinity",
+            raise UserError("mel spectrogram is not finite", where="the vocoder",
+                            expected="finite numbers",
+                            found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or "
+                            "infinity",
                             hint="the model has diverged: use an earlier checkpoint")
         frames, halo = len(log_mel_TM), self.config.halo()
         length, gain = self.window + 2 * halo, recipe.get("gain", 1.0)
 
         def made(part_TM):
-            return np.clip(np.asarray(_generate(self.config, self._params, part_TM[None])[0]) * gain, -1.0, 1.0)
+            return np.clip(np.asarray(_generate(self.config, self._params,
+                                                part_TM[None])[0]) * gain, -1.0, 1.0)
 
         if frames <= length:
             padded_TM = np.pad(log_mel_TM, ((0, -frames % QUANTUM), (0, 0)), constant_values=FLOOR)
             yield made(padded_TM)[:frames * self.hop]
             return
         for first in range(0, frames, self.window):
-            start = min(max(first - halo, 0), frames - length)  # a window ends where the signal ends, never past it
+            # a window ends where the signal ends, never past it
+            start = min(max(first - halo, 0), frames - length)
             audio_N = made(log_mel_TM[start:start + length])
             last = min(first + self.window, frames)
             yield audio_N[(first - start) * self.hop:(last - start) * self.hop]

@@ -1,7 +1,8 @@
 """What a picture of a head shows, as the motion code that it was drawn from: the eye of evaluation.
 
-Generated video has no motion code beside it; lips, smile and head pose are read back from the pictures by a small network
-that `avjax/systems/face_reader/system.py` trains on pictures whose code is known. Ours by choice. It keeps the places of its last
+Generated video has no motion code beside it; lips, smile and head pose are read back from the
+pictures by a small network that `avjax/systems/face_reader/system.py` trains on pictures whose code
+is known. Ours by choice. It keeps the places of its last
 map instead of averaging them: where a lip is matters.
 Suffixes: N pictures, H W size, C channels, M motion.
 """
@@ -31,7 +32,8 @@ _OUT = 0.2  # of the variance that keeps a signal's size: residual branches star
 
 
 class ReaderNet(nn.Module):
-    """uint8 pictures -> motion. Patches of pixels become channels, then residual blocks, each level at half the size."""
+    """uint8 pictures -> motion. Patches of pixels become channels, then residual blocks, each level
+    at half the size."""
 
     config: object
     dtype: jnp.dtype = jnp.float32
@@ -78,7 +80,8 @@ class Block(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class FaceReader:
-    """`config`: the sizes (SIZES) and "motion", the recipe of what is read; `params` of `ReaderNet`."""
+    """`config`: the sizes (SIZES) and "motion", the recipe of what is read; `params` of
+    `ReaderNet`."""
 
     config: Mapping[str, Any]
     params: Any
@@ -86,17 +89,21 @@ class FaceReader:
     @property
     def recipe(self) -> dict:
         """What reads, apart from the arrays (whose hash the dataset adds)."""
-        return {"kind": KIND, "sizes": {k: _plain(self.config[k]) for k in SIZES}, "motion": self.config.get("motion")}
+        return {"kind": KIND, "sizes": {k: _plain(self.config[k]) for k in SIZES},
+                "motion": self.config.get("motion")}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What must be stored to have the reader back."""
-        return {k: np.asarray(v) for k, v in traverse_util.flatten_dict(self.params, sep="/").items()}
+        return {k: np.asarray(v) for k,
+                v in traverse_util.flatten_dict(self.params, sep="/").items()}
 
     def read(self, pictures_NHWC: np.ndarray) -> np.ndarray:
-        """(N, size, size, 3) uint8 -> (N, M) float32, in the units that it was trained in. UserError for other pictures."""
+        """(N, size, size, 3) uint8 -> (N, M) float32, in the units that it was trained in.
+        UserError for other pictures."""
         pictures_NHWC, size = np.asarray(pictures_NHWC), self.config["size"]
         if pictures_NHWC.shape[1:] != (size, size, 3) or pictures_NHWC.dtype != np.uint8:
-            raise UserError("pictures of another size than the face reader's", expected=f"(pictures, {size}, {size}, 3) uint8",
+            raise UserError("pictures of another size than the face reader's",
+                            expected=f"(pictures, {size}, {size}, 3) uint8",
                             found=f"{pictures_NHWC.shape} {pictures_NHWC.dtype}",
                             hint="train a reader on pictures of this size")
         call = _compiled(json.dumps({k: _plain(self.config[k]) for k in SIZES}))
@@ -119,22 +126,29 @@ def _plain(value):
 
 
 def from_params(config: Mapping[str, Any], params, motion: dict | None = None) -> FaceReader:
-    """Of a trained `face_reader`: its config.system, its parameters, the recipe of the motion it was trained on."""
-    return FaceReader({k: config[k] for k in SIZES} | {"motion": motion}, jax.tree.map(np.asarray, params))
+    """Of a trained `face_reader`: its config.system, its parameters, the recipe of the motion it
+    was trained on."""
+    return FaceReader({k: config[k] for k in SIZES} | {"motion": motion},
+                      jax.tree.map(np.asarray, params))
 
 
-def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str = "codecs/reader.npz") -> FaceReader:
+def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+                where: str = "codecs/reader.npz") -> FaceReader:
     """Of what a dataset or workdir keeps. UserError for another kind, or arrays of other sizes."""
     if recipe.get("kind") != KIND:
-        raise UserError("unknown face reader", where=where, expected=f"kind {KIND}", found=repr(recipe.get("kind")),
-                        hint="extract the features with a reader that this version has")
+        raise UserError("unknown face reader", where=where, expected=f"kind {KIND}",
+                        found=repr(recipe.get("kind")), hint="extract the features with a reader "
+                                                             "that this version has")
     config = {**recipe["sizes"], "motion": recipe.get("motion")}
     net = ReaderNet(FrozenConfigDict(recipe["sizes"]))
     pictures = jnp.zeros((1, config["size"], config["size"], 3), jnp.uint8)
-    shapes = traverse_util.flatten_dict(jax.eval_shape(net.init, jax.random.key(0), pictures)["params"], sep="/")
-    expected, found = {k: v.shape for k, v in shapes.items()}, {k: np.shape(v) for k, v in arrays.items()}
+    shapes = traverse_util.flatten_dict(jax.eval_shape(net.init, jax.random.key(0),
+                                                       pictures)["params"], sep="/")
+    expected, found = {k: v.shape for k, v in shapes.items()}, {k: np.shape(v) for k,
+                                                                v in arrays.items()}
     if expected != found:
         wrong = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
-        raise UserError("arrays of another face reader", where=f"{where}, {wrong[0]}", expected=str(expected.get(wrong[0])),
-                        found=str(found.get(wrong[0])), hint="extract the features again")
+        raise UserError("arrays of another face reader", where=f"{where}, {wrong[0]}",
+                        expected=str(expected.get(wrong[0])), found=str(found.get(wrong[0])),
+                        hint="extract the features again")
     return FaceReader(config, traverse_util.unflatten_dict(dict(arrays), sep="/"))

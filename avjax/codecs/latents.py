@@ -1,10 +1,12 @@
-"""Speech at 24 kHz <-> 32 numbers a frame at 25 Hz: the slot of Talker's audio codec, and its weightless stand-in.
+"""Speech at 24 kHz <-> 32 numbers a frame at 25 Hz: the slot of Talker's audio codec, and its
+weightless stand-in.
 
-Latent frame j covers samples [960 j, 960 (j + 1)); the last one is filled up with silence. Whoever fills the slot has the
-attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
+Latent frame j covers samples [960 j, 960 (j + 1)); the last one is filled up with silence. Whoever
+fills the slot has the attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
 
-The stand-in "mel-pca": four log-mel frames of hop 240 make one vector of 320, of which the 32 principal components of
-most variance are kept, each scaled to unit variance. The way back to sound is Griffin-Lim's.
+The stand-in "mel-pca": four log-mel frames of hop 240 make one vector of 320, of which the 32
+principal components of most variance are kept, each scaled to unit variance. The way back to sound
+is Griffin-Lim's.
 Suffixes: N samples, T latent frames, S mel frames (4 T), M mel bands, A latent channels.
 """
 
@@ -53,8 +55,9 @@ class MelPCA:
     @property
     def recipe(self) -> dict:
         """How the latents are made, apart from the fitted arrays (whose hash the dataset adds)."""
-        return {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE, "dim": len(self.codec.std),
-                "stack": STACK, "mel": dict(MEL), "scale": "unit variance on the training split"}
+        return {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE,
+                "dim": len(self.codec.std), "stack": STACK, "mel": dict(MEL),
+                "scale": "unit variance on the training split"}
 
     def encode(self, audio_N: np.ndarray) -> np.ndarray:
         """See AudioCodec."""
@@ -64,11 +67,13 @@ class MelPCA:
         """See AudioCodec."""
         self._check(latent_TA)
         mel_SM = self.codec.decode(latent_TA).reshape(-1, MEL["bands"])
-        return np.maximum(mel_SM, mel_lib.normalise(_FLOOR, MEL))  # no mel of this recipe is below silence
+        # no mel of this recipe is below silence
+        return np.maximum(mel_SM, mel_lib.normalise(_FLOOR, MEL))
 
     def waveform(self, latent_TA: np.ndarray, iterations: int = 32) -> np.ndarray:
         """See AudioCodec."""
-        return griffin_lim.waveform(mel_lib.denormalise(self.mel(latent_TA), MEL), iterations=iterations, recipe=MEL)
+        return griffin_lim.waveform(mel_lib.denormalise(self.mel(latent_TA), MEL),
+                                    iterations=iterations, recipe=MEL)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See AudioCodec."""
@@ -78,18 +83,21 @@ class MelPCA:
         width = len(self.codec.std)
         if np.ndim(latent_TA) != 2 or np.shape(latent_TA)[1] != width:
             raise UserError("wrong latent width", where="audio", expected=f"(frames, {width})",
-                            found=str(np.shape(latent_TA)), hint="use the codec that the model was trained with")
+                            found=str(np.shape(latent_TA)),
+                            hint="use the codec that the model was trained with")
 
 
 def stacked_mel(audio_N: np.ndarray) -> np.ndarray:
-    """(N,) at 24 kHz -> (T, 4 * 80) normalised log-mel of the latent frames. Raises UserError for less than 20 ms."""
+    """(N,) at 24 kHz -> (T, 4 * 80) normalised log-mel of the latent frames. Raises UserError for
+    less than 20 ms."""
     audio_N = np.asarray(audio_N, np.float32)
     audio_N = np.pad(audio_N, (0, -len(audio_N) % HOP))
     return mel_lib.normalise(mel_lib.log_mel(audio_N, MEL), MEL).reshape(-1, STACK * MEL["bands"])
 
 
 def fit(moments: pca.Moments, dim: int = DIM) -> MelPCA:
-    """The codec from the moments of `stacked_mel` over the training split. Raises UserError when it spans too little."""
+    """The codec from the moments of `stacked_mel` over the training split. Raises UserError when it
+    spans too little."""
     return MelPCA(moments.codec(dim))
 
 
@@ -98,13 +106,17 @@ def moments() -> pca.Moments:
     return pca.Moments(STACK * MEL["bands"])
 
 
-def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codecs/audio.npz") -> AudioCodec:
-    """The codec of a dataset or workdir. Raises UserError for kinds that are unknown or need weights."""
+def from_recipe(recipe: dict, arrays: dict[str, np.ndarray],
+                where: str = "codecs/audio.npz") -> AudioCodec:
+    """The codec of a dataset or workdir. Raises UserError for kinds that are unknown or need
+    weights."""
     if recipe.get("kind") == "mel-pca":
         codec = MelPCA(pca.LinearCodec.from_arrays(arrays, where))
         if len(codec.codec.mean) != STACK * MEL["bands"] or recipe.get("mel") != MEL:
-            raise UserError("audio codec of another mel", where=where, expected=str(MEL), found=str(recipe.get("mel")),
+            raise UserError("audio codec of another mel", where=where, expected=str(MEL),
+                            found=str(recipe.get("mel")),
                             hint="extract the features again")
         return codec
     raise UserError("unknown audio codec", where="recipes.json, audio", expected="kind mel-pca",
-                    found=repr(recipe.get("kind")), hint="extract the features with a codec that this version has")
+                    found=repr(recipe.get("kind")), hint="extract the features with a codec that "
+                                                         "this version has")

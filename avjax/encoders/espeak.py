@@ -1,9 +1,10 @@
-"""Text front-end: espeak-ng (from the espeakng-loader wheel, through ctypes) -> speech, timed phonemes and words, and
-the phoneme features that drive a model of speech.
+"""Text front-end: espeak-ng (from the espeakng-loader wheel, through ctypes) -> speech, timed
+phonemes and words, and the phoneme features that drive a model of speech.
 
-espeak-ng 1.52 carries state from one utterance to the next: the position in its pitch flutter table and a counter of
-voice cycles. Both are switched off by a voice variant (flutter 0, roughness 0) and its noise is reseeded, so the same
-call gives the same samples whatever was said before. The library is global: one lock guards it.
+espeak-ng 1.52 carries state from one utterance to the next: the position in its pitch flutter table
+and a counter of voice cycles. Both are switched off by a voice variant (flutter 0, roughness 0) and
+its noise is reseeded, so the same call gives the same samples whatever was said before. The library
+is global: one lock guards it.
 """
 
 import atexit
@@ -26,7 +27,8 @@ from avjax.errors import UserError
 
 SAMPLE_RATE = 22050
 RATE = 50.0  # phoneme feature frames a second; frame k is at time k / RATE
-PAUSES = {",": 0.2, ".": 0.35, "?": 0.35, "!": 0.35}  # seconds of silence after a clause; ; and : pause as , does
+# seconds of silence after a clause; ; and : pause as , does
+PAUSES = {",": 0.2, ".": 0.35, "?": 0.35, "!": 0.35}
 LEAD, TRAIL = 0.2, 0.3  # seconds of silence around an utterance
 MAX_CHARACTERS = 5000
 VOWELS = tuple("i ɪ ᵻ e ɛ æ a ɑ ɔ o ʌ ə ʊ u ɜ".split())
@@ -34,15 +36,21 @@ CONSONANTS = tuple("p b t d k ɡ ɾ ʔ f v θ ð s z ʃ ʒ tʃ dʒ h m n ŋ l ɹ
 SILENCE = "_"
 CLASSES = (SILENCE, *VOWELS, *CONSONANTS)
 PHRASES = tuple(PAUSES)  # what ends a phrase; also the symbol of the pause that follows it
-PROSODY = ("stress", "ramp", "position", "since_pause", "to_pause", "beat", "foot", *(f"phrase {p}" for p in PHRASES))
+PROSODY = ("stress", "ramp", "position", "since_pause", "to_pause", "beat", "foot",
+           *(f"phrase {p}" for p in PHRASES))
 WIDTH = len(CLASSES) + len(PROSODY)
-_ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w", "x": "k", "ɫ": "l", "ɬ": "l", "ɒ": "ɑ", "ɨ": "ᵻ",
-            "y": "u", "ø": "ɜ", "œ": "ɜ", "ç": "h", "ɣ": "ɡ", "β": "v", "ɲ": "n", "ɥ": "j", "c": "k", "ʎ": "l", "χ": "h",
-            "ʁ": "ɹ", "q": "k", "ɵ": "ə", "ɤ": "ʌ", "ɯ": "u", "ʋ": "v", "ɕ": "ʃ", "ʑ": "ʒ", "ʂ": "ʃ", "ʐ": "ʒ", "ʈ": "t",
-            "ɖ": "d", "ɳ": "n", "ɭ": "l", "ɽ": "ɾ", "ts": "t"}  # neighbours for sounds that en-us rarely has
-_CLASS_SCALE = 3.0  # one-hots are scaled up so that they are not lost beside unit noise in the input
-RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, roughness 0", "native_rate": RATE,
-          "classes": list(CLASSES), "prosody": list(PROSODY), "class_scale": _CLASS_SCALE, "diphthongs": "cross-faded",
+_ALIASES = {"ɐ": "ə", "ɚ": "ɜ", "ɝ": "ɜ", "r": "ɹ", "g": "ɡ", "ʍ": "w", "x": "k", "ɫ": "l",
+            "ɬ": "l", "ɒ": "ɑ", "ɨ": "ᵻ", "y": "u", "ø": "ɜ", "œ": "ɜ", "ç": "h", "ɣ": "ɡ",
+            "β": "v", "ɲ": "n", "ɥ": "j", "c": "k", "ʎ": "l", "χ": "h",
+            "ʁ": "ɹ", "q": "k", "ɵ": "ə", "ɤ": "ʌ", "ɯ": "u", "ʋ": "v", "ɕ": "ʃ", "ʑ": "ʒ",
+            "ʂ": "ʃ", "ʐ": "ʒ", "ʈ": "t",
+            # neighbours for sounds that en-us rarely has
+            "ɖ": "d", "ɳ": "n", "ɭ": "l", "ɽ": "ɾ", "ts": "t"}
+# one-hots are scaled up so that they are not lost beside unit noise in the input
+_CLASS_SCALE = 3.0
+RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, roughness 0",
+          "native_rate": RATE, "classes": list(CLASSES), "prosody": list(PROSODY),
+          "class_scale": _CLASS_SCALE, "diphthongs": "cross-faded",
           "pauses": PAUSES, "lead_trail": [LEAD, TRAIL], "version": 2}
 
 
@@ -50,7 +58,8 @@ RECIPE = {"kind": "phones", "front_end": "espeak-ng 1.52 en-us, flutter 0, rough
 class Utterance:
     """Speech with alignments; times in seconds from the first sample.
 
-    audio: (N,) int16 at 22050 Hz. phonemes: (symbol, t0, t1), gapless from 0 to the end; stress marks lead the symbol
+    audio: (N,) int16 at 22050 Hz. phonemes: (symbol, t0, t1), gapless from 0 to the end; stress
+      marks lead the symbol
     ("ˈaɪ"); silences are "_" or the punctuation that caused them. words: (word, t0, t1) in order.
     """
 
@@ -63,17 +72,21 @@ class Utterance:
         return len(self.audio) / SAMPLE_RATE
 
 
-def synthesize(text: str, *, pitch: tuple[int, int] = (90, 130), formants: int = 100, rate: int = 150) -> Utterance:
+def synthesize(text: str, *, pitch: tuple[int, int] = (90, 130), formants: int = 100,
+               rate: int = 150) -> Utterance:
     """Speaks a text, clause by clause.
 
     Args:
-      text: English. Clauses end at , ; : . ? ! but not at the point of an abbreviation (sentences.py).
+      text: English. Clauses end at , ; : . ? ! but not at the point of an abbreviation
+        (sentences.py).
       pitch: lowest and highest pitch of the voice's intonation, Hz (whole numbers).
-      formants: formant frequencies in percent of the neutral voice's: a vocal tract 1 / that as long.
+      formants: formant frequencies in percent of the neutral voice's: a vocal tract 1 / that as
+        long.
       rate: words a minute, 80 to 400.
 
     Raises:
-      UserError: empty text, text with no speakable character, too long, or sounds outside the inventory.
+      UserError: empty text, text with no speakable character, too long, or sounds outside the
+        inventory.
     """
     check_text(text)
     text = plain(text)
@@ -105,17 +118,20 @@ def synthesize(text: str, *, pitch: tuple[int, int] = (90, 130), formants: int =
 def check_text(text: str) -> None:
     """UserError for text that cannot be spoken at all."""
     if not text.strip():
-        raise UserError("empty text", where="text", expected="an English sentence", found=repr(text[:20]))
+        raise UserError("empty text", where="text", expected="an English sentence",
+                        found=repr(text[:20]))
     if not any(ch.isalnum() for ch in plain(text)):
         raise _unspeakable(text)
     check_letters(text)
     if len(text) > MAX_CHARACTERS:
-        raise UserError("text too long", where="text", expected=f"at most {MAX_CHARACTERS} characters",
-                        found=str(len(text)), hint="split it into sentences")
+        raise UserError("text too long", where="text",
+                        expected=f"at most {MAX_CHARACTERS} characters", found=str(len(text)),
+                        hint="split it into sentences")
 
 
 def _unspeakable(text):
-    return UserError("no speakable character", where="text", expected="English words", found=repr(text[:40]))
+    return UserError("no speakable character", where="text", expected="English words",
+                     found=repr(text[:40]))
 
 
 def _clauses(text: str) -> list[tuple[str, str]]:
@@ -123,7 +139,8 @@ def _clauses(text: str) -> list[tuple[str, str]]:
     text, out, start = " ".join(text.split()), [], 0
     for found in re.finditer(r"([,;:.?!]+)[\"')\]]*(?=\s|$)", text):
         if found[1] != "." or ends_sentence(text, found.start()):
-            out.append((text[start:found.start()].strip(), found[1].lstrip(".")[:1] or "."))  # "Ph.D.," ends with a comma
+            # "Ph.D.," ends with a comma
+            out.append((text[start:found.start()].strip(), found[1].lstrip(".")[:1] or "."))
             start = found.end()
     out.append((text[start:].strip(), "."))
     return [(c, m) for c, m in out if c]
@@ -134,13 +151,15 @@ def _clauses(text: str) -> list[tuple[str, str]]:
 
 @functools.lru_cache(maxsize=4096)
 def classes_of(symbol: str) -> tuple[str, ...]:
-    """Classes that an espeak phoneme passes through: "ˈaɪ" -> ("a", "ɪ"), "p" -> ("p",), a pause -> ().
+    """Classes that an espeak phoneme passes through: "ˈaɪ" -> ("a", "ɪ"), "p" -> ("p",), a pause ->
+    ().
 
     Raises UserError for a sound outside the inventory.
     """
     if symbol == SILENCE or symbol in PAUSES:
         return ()
-    rest = "".join(c for c in unicodedata.normalize("NFD", symbol.strip("ˈˌ")) if not unicodedata.combining(c))
+    rest = "".join(c for c in unicodedata.normalize("NFD", symbol.strip("ˈˌ"))
+                   if not unicodedata.combining(c))
     rest = re.sub(r"[ːˑ.ʲʰˤ|^~*'\"-]", "", rest)
     out = []
     while rest:
@@ -148,7 +167,8 @@ def classes_of(symbol: str) -> tuple[str, ...]:
         head, rest = rest[:size], rest[size:]
         head = _ALIASES.get(head, head)
         if head not in CLASSES:
-            raise UserError("a sound that English lacks", where="text", found=repr(symbol), expected="English words",
+            raise UserError("a sound that English lacks", where="text", found=repr(symbol),
+                            expected="English words",
                             hint="write it in English letters")
         out.append(head)
     return tuple(out)
@@ -166,7 +186,8 @@ def is_vowel(symbol: str) -> bool:
 
 
 def phrases_of(phonemes) -> list[tuple[float, float, str]]:
-    """(start, end, closing mark) of every stretch of speech between pauses that a mark or silence makes."""
+    """(start, end, closing mark) of every stretch of speech between pauses that a mark or silence
+    makes."""
     out, start, end = [], None, None
     for symbol, t0, t1 in phonemes:
         if classes_of(symbol):
@@ -183,7 +204,8 @@ def beats_of(phonemes) -> list[tuple[float, float]]:
 
 
 def feet_of(phonemes) -> list[tuple[float, int, float]]:
-    """(onset, place, stress) of every vowel; places count from 0 and start again after a pause of 0.15 s: the metre."""
+    """(onset, place, stress) of every vowel; places count from 0 and start again after a pause of
+    0.15 s: the metre."""
     out, place = [], 0
     for symbol, t0, t1 in phonemes:
         if is_vowel(symbol):
@@ -195,11 +217,14 @@ def feet_of(phonemes) -> list[tuple[float, int, float]]:
 
 
 def phone_features(phonemes, n_frames: int, rate: float = RATE) -> np.ndarray:
-    """(n_frames, WIDTH) float32: scaled one-hot of the class (diphthongs cross-fade) and prosody that text decides.
+    """(n_frames, WIDTH) float32: scaled one-hot of the class (diphthongs cross-fade) and prosody
+    that text decides.
 
-    Prosody: stress of the phoneme; ramp 0..1 through it; position 0..1 in its phrase; exponentials (0.3 s) of the time
-    since the phrase began and until it ends; a 60 ms bump at the onset of stressed vowels; the metre, +-1 by
-    turns from vowel to vowel; one-hot of the phrase's closing mark (also during the pause after it).
+    Prosody: stress of the phoneme; ramp 0..1 through it; position 0..1 in its phrase; exponentials
+      (0.3 s) of the time
+    since the phrase began and until it ends; a 60 ms bump at the onset of stressed vowels; the
+    metre, +-1 by turns from vowel to vowel; one-hot of the phrase's closing mark (also during the
+    pause after it).
 
     Args:
       phonemes: (symbol, t0, t1) in order, as Utterance.phonemes; gaps count as silence.
@@ -227,7 +252,8 @@ def phone_features(phonemes, n_frames: int, rate: float = RATE) -> np.ndarray:
         x_NC[inside, column["position"]] = 2 * (time_N[inside] - t0) / max(t1 - t0, 1e-6)
         x_NC[after, column[f"phrase {mark}"]] = 1.5
         since, to = np.abs(time_N - t0), np.abs(time_N - t1)
-        x_NC[:, column["since_pause"]] = np.maximum(x_NC[:, column["since_pause"]], 2 * np.exp(-since / 0.3))
+        x_NC[:, column["since_pause"]] = np.maximum(x_NC[:, column["since_pause"]],
+                                                    2 * np.exp(-since / 0.3))
         x_NC[:, column["to_pause"]] = np.maximum(x_NC[:, column["to_pause"]], 2 * np.exp(-to / 0.3))
     feet = feet_of(phonemes)
     for (t0, place, _), following in zip(feet, [*feet[1:], None], strict=True):
@@ -246,12 +272,14 @@ class _Id(ctypes.Union):
 
 
 class _Event(ctypes.Structure):
-    _fields_ = [("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
-                ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+    _fields_ = [("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint),
+                ("text_position", ctypes.c_int), ("length", ctypes.c_int),
+                ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
                 ("user_data", ctypes.c_void_p), ("id", _Id)]
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int,
+                             ctypes.POINTER(_Event))
 _SYNCHRONOUS, _PHONEME_EVENTS_IPA, _DONT_EXIT, _UTF8 = 2, 3, 0x8000, 1
 _WORD, _END, _PHONEME = 1, 5, 7
 _RATE_PARAMETER = 1
@@ -261,7 +289,8 @@ _lock = threading.Lock()
 
 
 class _Library:
-    """The loaded library with a data folder of its own: links to the wheel's, and a place for voice variants."""
+    """The loaded library with a data folder of its own: links to the wheel's, and a place for voice
+    variants."""
 
     def __init__(self):
         home = pathlib.Path(tempfile.mkdtemp(prefix="espeak"))
@@ -273,10 +302,12 @@ class _Library:
             if entry.name != "voices":
                 (data / entry.name).symlink_to(entry)
         self.lib = ctypes.CDLL(str(espeakng_loader.get_library_path()))
-        got = self.lib.espeak_Initialize(_SYNCHRONOUS, 200, str(home).encode(), _PHONEME_EVENTS_IPA | _DONT_EXIT)
+        got = self.lib.espeak_Initialize(_SYNCHRONOUS, 200, str(home).encode(), _PHONEME_EVENTS_IPA
+                                         | _DONT_EXIT)
         if got != SAMPLE_RATE:
             raise UserError("espeak-ng did not start", where=str(espeakng_loader.get_data_path()),
-                            expected=f"{SAMPLE_RATE} Hz", found=str(got), hint="reinstall espeakng-loader")
+                            expected=f"{SAMPLE_RATE} Hz", found=str(got),
+                            hint="reinstall espeakng-loader")
         self.chunks, self.events = [], []
         self.callback = _Callback(self._receive)  # kept: the library holds only a pointer
         self.lib.espeak_SetSynthCallback(self.callback)
@@ -304,9 +335,11 @@ class _Library:
         self.lib.espeak_SetParameter(_RATE_PARAMETER, rate, 0)
         self.lib.espeak_ng_SetRandSeed(1)
         encoded = text.encode()
-        status = status or self.lib.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1, 0, _UTF8, None, None)
+        status = status or self.lib.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1,
+                                                 0, _UTF8, None, None)
         if status:
-            raise UserError("espeak-ng failed", where="text", found=f"status {status} for {text[:40]!r}")
+            raise UserError("espeak-ng failed", where="text",
+                            found=f"status {status} for {text[:40]!r}")
         return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16), self.events
 
 
@@ -318,7 +351,8 @@ def _library() -> _Library:
 def _speak(text, pitch, formants, rate):
     """One clause: audio cut after its last sound, [(symbol, t0, t1)], [(word, t0, t1)]."""
     with _lock:
-        audio, events = _library().speak(text, tuple(int(p) for p in pitch), int(formants), int(rate))
+        audio, events = _library().speak(text, tuple(int(p) for p in pitch), int(formants),
+                                         int(rate))
     audio, events = _without_pauses(text, audio, events)
     phonemes, words, word = [], [], None
     for i, (kind, position, length, sample, symbol) in enumerate(events):
@@ -329,8 +363,10 @@ def _speak(text, pitch, formants, rate):
             if end <= sample:
                 continue
             silent = not classes_of(symbol)
-            linked = silent and phonemes and np.abs(audio[sample:end].astype(np.int32)).mean() > _AUDIBLE
-            if phonemes and (linked or (silent and phonemes[-1][0] == SILENCE)):  # a glide between words, or a pause
+            linked = (silent and phonemes
+                      and np.abs(audio[sample:end].astype(np.int32)).mean() > _AUDIBLE)
+            # a glide between words, or a pause
+            if phonemes and (linked or (silent and phonemes[-1][0] == SILENCE)):
                 phonemes[-1] = (*phonemes[-1][:2], end)  # that goes on
                 if linked and words:
                     words[-1][2] = end
@@ -353,16 +389,20 @@ def _speak(text, pitch, formants, rate):
         words[0][1] = 0
     second = SAMPLE_RATE
     return (audio, [(s, a / second, b / second) for s, a, b in phonemes],
-            [(w, a / second, b / second) for w, a, b in _spell(text, words, [a for _, a, _ in phonemes])])
+            [(w, a / second, b / second) for w, a,
+             b in _spell(text, words, [a for _, a, _ in phonemes])])
 
 
 def _without_pauses(text, audio, events):
-    """Without the silence that espeak makes at a point within a clause: of 0.4 s between an abbreviation and a number."""
+    """Without the silence that espeak makes at a point within a clause: of 0.4 s between an
+    abbreviation and a number."""
     for i, (kind, position, *_) in enumerate(events):
-        if kind != _END or not text[:position].rstrip().endswith(".") or not text[position:].strip():
+        if kind != _END or not text[:position].rstrip().endswith(".") or not text[
+            position:].strip():
             continue
         sounds = [k for k, e in enumerate(events) if e[0] == _PHONEME and classes_of(e[4])]
-        last, then = max((k for k in sounds if k < i), default=None), min((k for k in sounds if k > i), default=None)
+        last, then = max((k for k in sounds if k < i),
+                         default=None), min((k for k in sounds if k > i), default=None)
         if last is None or then is None:
             continue
         a = next(e[3] for e in events[last + 1:] if e[0] == _PHONEME) + round(_GAP * SAMPLE_RATE)
@@ -373,9 +413,11 @@ def _without_pauses(text, audio, events):
 
 
 def _spell(text, events, starts):
-    """[[(position, length), t0, t1]] of espeak's word events -> (word, t0, t1) of the text's own words.
+    """[[(position, length), t0, t1]] of espeak's word events -> (word, t0, t1) of the text's own
+    words.
 
-    espeak marks a pair such as "in the" once; its span is shared out by letters, at the nearest phoneme.
+    espeak marks a pair such as "in the" once; its span is shared out by letters, at the nearest
+    phoneme.
     """
     out = []
     for i, ((position, _), t0, t1) in enumerate(events):

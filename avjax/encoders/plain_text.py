@@ -19,15 +19,16 @@ _ALIKE = {
     "\u00ad": "",  # a soft hyphen
     "\u2044": "/",
 }
-_SPOKEN = "°©®℗"  # of emoji's category, but said in running text; currency and arithmetic have others
+# of emoji's category, but said in running text; currency and arithmetic have others
+_SPOKEN = "°©®℗"
 _CALLED = {"CJK": "Chinese", "HANGUL": "Korean", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"}
 _LIKE_LATIN = ("MICRO", "FEMININE", "MASCULINE", "SCRIPT", "MODIFIER", "KELVIN", "ANGSTROM", "OHM")
 _ALIKE_TABLE = str.maketrans(_ALIKE)
 
 
 def plain(text: str) -> str:
-    """Composed (NFC), with the plain form of quotes, hyphens, dots, letters and digits that are drawn
-    in other ways; without format characters and emoji. Whitespace stays. Idempotent."""
+    """Composed (NFC), with the plain form of quotes, hyphens, dots, letters and digits that are
+    drawn in other ways; without format characters and emoji. Whitespace stays. Idempotent."""
     text = unicodedata.normalize("NFC", text).translate(_ALIKE_TABLE)
     return text if text.isascii() else "".join(map(_plain_character, text))
 
@@ -36,7 +37,8 @@ def _plain_character(c: str) -> str:
     category = unicodedata.category(c)
     if category in ("Cf", "Cn", "Co") or "\ufe00" <= c <= "\ufe0f":
         return ""  # marks of direction, joiners, variants
-    if category == "Me" or "\U0001f3fb" <= c <= "\U0001f3ff" or (category == "So" and c not in _SPOKEN):
+    if category == "Me" or "\U0001f3fb" <= c <= "\U0001f3ff" or (category == "So"
+                                                                 and c not in _SPOKEN):
         return " "
     if category == "Nd":
         return str(unicodedata.digit(c))
@@ -55,7 +57,8 @@ def foreign(text: str, scripts: Collection[str] = ("LATIN",)) -> tuple[int, str,
         first = next((i for i, name in enumerate(of) if name not in (*scripts, "NONE")), None)
         if first is not None and of != ["GREEK"]:
             start = word.start() + first
-            run = itertools.takewhile(lambda c: _of_a_word(c) and _script(c) not in scripts, text[start:])
+            run = itertools.takewhile(lambda c: _of_a_word(c) and _script(c) not in scripts,
+                                      text[start:])
             return start, "".join(run), of[first]
     return None
 

@@ -1,4 +1,5 @@
-"""ResNet-18 (He et al. 2016): pictures or feature maps -> one vector. Weights import from torchvision's names.
+"""ResNet-18 (He et al. 2016): pictures or feature maps -> one vector. Weights import from
+torchvision's names.
 
 Suffixes: N pictures, H W size, C channels.
 """
@@ -18,10 +19,11 @@ GROUP = 8  # channels of a norm group, at least
 class ResNet(nn.Module):
     """Basic blocks, halving the size where the width changes.
 
-    stem: "image", 7x7 at stride 2 and a max pool, so a quarter of the size; "map", 3x3 at stride 1, for feature maps and
-      latents that are small already.
-    norm: "batch", batch norm with the statistics of a published network, which the importer folds into the convolution
-      before it; made for imported weights. "group", to train from nothing with any batch.
+    stem: "image", 7x7 at stride 2 and a max pool, so a quarter of the size; "map", 3x3 at stride 1,
+      for feature maps and latents that are small already.
+    norm: "batch", batch norm with the statistics of a published network, which the importer folds
+      into the convolution before it; made for imported weights. "group", to train from nothing with
+      any batch.
     """
 
     in_width: int = 3
@@ -34,11 +36,13 @@ class ResNet(nn.Module):
     def setup(self):
         kw = dict(norm=self.norm, dtype=self.dtype)
         first = self.stem == "image"
-        self.conv_in = NormedConv(self.widths[0], self.in_width, STEMS[self.stem], 2 if first else 1, **kw)
+        self.conv_in = NormedConv(self.widths[0], self.in_width, STEMS[self.stem],
+                                  2 if first else 1, **kw)
         layers, width = [], self.widths[0]
         for i, (features, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
-            layers.append([BasicBlock(features, width if j == 0 else features, 2 if i and not j else 1,
-                                      name=f"layer{i + 1}_{j}", **kw) for j in range(count)])
+            layers.append([BasicBlock(features, width if j == 0 else features,
+                                      2 if i and not j else 1, name=f"layer{i + 1}_{j}", **kw)
+                           for j in range(count)])
             width = features
         self.layers = layers
 
@@ -55,7 +59,8 @@ class ResNet(nn.Module):
         return out
 
     def __call__(self, x_NHWC):
-        """(N, H, W, in_width) normalised input -> (N, widths[-1]) float32, the mean over all positions."""
+        """(N, H, W, in_width) normalised input -> (N, widths[-1]) float32, the mean over all
+        positions."""
         return jnp.mean(self.stages(x_NHWC)[-1].astype(jnp.float32), axis=(1, 2))
 
 
@@ -71,7 +76,8 @@ class NormedConv(nn.Module):
 
     def setup(self):
         # variance 2 / fan_in keeps the size of what passes a rectifier (He et al. 2015)
-        self.conv = Conv(self.features, self.in_features, self.size, self.stride, dtype=self.dtype, init_scale=2.0)
+        self.conv = Conv(self.features, self.in_features, self.size, self.stride, dtype=self.dtype,
+                         init_scale=2.0)
         if self.norm == "group":
             self.group = GroupNorm(self.features, max(1, self.features // GROUP))
 
@@ -81,7 +87,8 @@ class NormedConv(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """relu(x + conv(relu(conv(x)))), the skip through a 1x1 convolution where size or width change."""
+    """relu(x + conv(relu(conv(x)))), the skip through a 1x1 convolution where size or width
+    change."""
 
     features: int
     in_features: int

@@ -1,6 +1,8 @@
-"""Frames of speech at 50 Hz that units are made of: an inner layer of a wav2vec 2.0 network, or log-mel.
+"""Frames of speech at 50 Hz that units are made of: an inner layer of a wav2vec 2.0 network, or
+log-mel.
 
-Whoever gives frames has the attributes of `SpeechFrames`. Frame k of either kind begins at sample 320 k.
+Whoever gives frames has the attributes of `SpeechFrames`. Frame k of either kind begins at sample
+320 k.
 Suffixes: B batch, N samples, T frames, D width, K centroids, M mel bands.
 """
 
@@ -25,9 +27,11 @@ from avjax.signal import level as level_lib
 from avjax.weights.reader import file_sha256, read_state_dict
 
 # A network for random weights: small convolutions, two layers. Ours by choice.
-RANDOM = Wav2Vec2Config(d_model=128, num_layers=2, num_heads=4, d_ff=256, conv_dims=(64,) * 7, conv_bias=True, conv_norm="layer",
-                        pre_norm=True, position_kernel=16, position_groups=4)
-MEL = mel.RECIPE | {"sample_rate": SAMPLE_RATE, "n_fft": 2 * HOP, "hop": HOP, "bands": 40, "gain": 1.0}
+RANDOM = Wav2Vec2Config(d_model=128, num_layers=2, num_heads=4, d_ff=256, conv_dims=(64,) * 7,
+                        conv_bias=True, conv_norm="layer", pre_norm=True, position_kernel=16,
+                        position_groups=4)
+MEL = mel.RECIPE | {"sample_rate": SAMPLE_RATE, "n_fft": 2 * HOP, "hop": HOP, "bands": 40,
+                    "gain": 1.0}
 _ACTIVE = 4.0  # nats: frames within so much of the loudest are speech
 UTTERANCE_EPS = 1e-5  # of the utterance normalisation
 
@@ -38,26 +42,31 @@ class SpeechFrames(Protocol):
     recipe: dict
     width: int
 
-    def __call__(self, audio: Sequence[np.ndarray], centroids_KD: np.ndarray | None = None) -> list[np.ndarray]:
-        """Utterances (n_i,) float32 at 16 kHz -> their frames (T_i, D) float32, or the nearest centroids (T_i,) int32.
-        Results of one do not depend on the others. UserError: an utterance shorter than a frame."""
+    def __call__(self, audio: Sequence[np.ndarray], centroids_KD: np.ndarray
+                 | None = None) -> list[np.ndarray]:
+        """Utterances (n_i,) float32 at 16 kHz -> their frames (T_i, D) float32, or the nearest
+        centroids (T_i,) int32. Results of one do not depend on the others. UserError: an utterance
+        shorter than a frame."""
 
 
 class MelFrames:
-    """Log-mel frames, each band less its mean over the utterance's loud frames, beside `context` frames on either side."""
+    """Log-mel frames, each band less its mean over the utterance's loud frames, beside `context`
+    frames on either side."""
 
     def __init__(self, context: int = 1, level: dict | None = level_lib.RECIPE):
         """level: of the speech that frames are made of; None: as it comes."""
         self.width = MEL["bands"] * (2 * context + 1)
         self._context, self._level = context, level
         self.recipe = {"kind": "mel", "mel": dict(MEL), "context": context, "width": self.width,
-                       "normalise": f"bands less their mean over frames within {_ACTIVE} nats of the loudest"}
+                       "normalise": f"bands less their mean over frames within {_ACTIVE} nats of "
+                       "the loudest"}
         self.recipe |= {"level": dict(level)} if level else {}
 
     def __call__(self, audio, centroids_KD=None):
         """See SpeechFrames."""
         frames = [self._frames(_checked(x_N, MEL["n_fft"])) for x_N in audio]
-        return frames if centroids_KD is None else [kmeans.assign(x_TD, centroids_KD) for x_TD in frames]
+        return frames if centroids_KD is None else [kmeans.assign(x_TD, centroids_KD)
+                                                    for x_TD in frames]
 
     def _frames(self, audio_N):
         mel_TM = mel.log_mel(level_lib.normalised(audio_N, SAMPLE_RATE, self._level), MEL)
@@ -68,29 +77,36 @@ class MelFrames:
 
 
 class Wav2Vec2Frames:
-    """The raw output of an inner layer of wav2vec 2.0, HuBERT or XLS-R; layers behind it are not computed."""
+    """The raw output of an inner layer of wav2vec 2.0, HuBERT or XLS-R; layers behind it are not
+    computed."""
 
-    def __init__(self, network: Wav2Vec2Config, params: dict, *, layer: int, normalise: bool, weights: dict,
+    def __init__(self, network: Wav2Vec2Config, params: dict, *, layer: int, normalise: bool,
+                 weights: dict,
                  precision: str = "float32", mesh: Mesh | None = None):
         """
         Args:
           network, params: parameters may have more layers than are needed.
-          layer: transformer layers passed: 0 = the encoder's input, 35 = "layer 35", `hidden_states[35]`.
+          layer: transformer layers passed: 0 = the encoder's input, 35 = "layer 35",
+            `hidden_states[35]`.
           normalise: every utterance to zero mean and unit variance (XLS-R), or not (HuBERT).
           weights: what the recipe says of where the parameters come from.
-          precision: of products, a name of JAX; decides on units near a tie, so it is in the recipe.
+          precision: of products, a name of JAX; decides on units near a tie, so it is in the
+            recipe.
           mesh: batches are split over its data axes; None = one device.
 
         Raises:
           UserError: fewer layers than `layer`, or strides that do not give 50 frames a second.
         """
         if not 0 <= layer <= network.num_layers or np.prod(network.conv_strides) != HOP:
-            raise UserError("not a network for units", where="wav2vec 2.0 weights", expected=f"layer 0 to {network.num_layers}, "
-                            f"convolutions that stride {HOP} samples", found=f"layer {layer}, strides {network.conv_strides}",
+            raise UserError("not a network for units", where="wav2vec 2.0 weights",
+                            expected=f"layer 0 to {network.num_layers}, "
+                            f"convolutions that stride {HOP} samples",
+                            found=f"layer {layer}, strides {network.conv_strides}",
                             hint="choose another --layer or another checkpoint")
         self.width = network.d_model
-        self.recipe = {"kind": "wav2vec2", "layer": layer, "normalise": normalise, "precision": precision, "width": self.width,
-                       "windows": dict(windows.RECIPE), "network": dataclasses.asdict(network), "weights": weights}
+        self.recipe = {"kind": "wav2vec2", "layer": layer, "normalise": normalise,
+                       "precision": precision, "width": self.width, "windows": dict(windows.RECIPE),
+                       "network": dataclasses.asdict(network), "weights": weights}
         self._network = dataclasses.replace(network, num_layers=layer, vocab_size=0)
         self._normalise, self._precision = normalise, precision
         self._mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
@@ -99,34 +115,44 @@ class Wav2Vec2Frames:
         self._params = jax.device_put(kept, replicated(self._mesh))
 
     @classmethod
-    def from_checkpoint(cls, path: str, *, layer: int = 35, normalise: bool | None = None, num_heads: int | None = None,
-                        precision: str = "float32", mesh: Mesh | None = None) -> "Wav2Vec2Frames":
-        """From a published file. normalise None: yes for networks with layer norm in their convolutions (XLS-R), else no
-        (HuBERT base). UserError: unreadable, of another network, with fewer layers."""
+    def from_checkpoint(cls, path: str, *, layer: int = 35, normalise: bool | None = None,
+                        num_heads: int | None = None, precision: str = "float32",
+                        mesh: Mesh | None = None) -> "Wav2Vec2Frames":
+        """From a published file. normalise None: yes for networks with layer norm in their
+        convolutions (XLS-R), else no (HuBERT base). UserError: unreadable, of another network, with
+        fewer layers."""
         params = import_params(read_state_dict(path), where=str(path))
         network = config_of(params, num_heads)
         normalise = network.conv_norm == "layer" if normalise is None else normalise
-        return cls(network, params, layer=layer, normalise=normalise, weights={"kind": "file", "sha256": file_sha256(path)},
+        return cls(network, params, layer=layer, normalise=normalise,
+                   weights={"kind": "file", "sha256": file_sha256(path)},
                    precision=precision, mesh=mesh)
 
     @classmethod
-    def random(cls, network: Wav2Vec2Config = RANDOM, *, layer: int = 1, seed: int = 0, mesh: Mesh | None = None
+    def random(cls, network: Wav2Vec2Config = RANDOM, *, layer: int = 1, seed: int = 0,
+               mesh: Mesh | None = None
                ) -> "Wav2Vec2Frames":
-        """Weights never trained, a function of `network` and `seed`: what the architecture alone makes of sound."""
-        return cls(network, random_params(network, seed), layer=layer, normalise=True, weights={"kind": "random", "seed": seed},
+        """Weights never trained, a function of `network` and `seed`: what the architecture alone
+        makes of sound."""
+        return cls(network, random_params(network, seed), layer=layer, normalise=True,
+                   weights={"kind": "random", "seed": seed},
                    mesh=mesh)
 
     def __call__(self, audio, centroids_KD=None):
         """See SpeechFrames."""
-        kmeans.check_width(centroids_KD, self.width, "units of wav2vec 2.0 frames") if centroids_KD is not None else None
+        kmeans.check_width(centroids_KD, self.width,
+                           "units of wav2vec 2.0 frames") if centroids_KD is not None else None
         utterances = [self._normalised(_checked(x_N, self._network.min_samples())) for x_N in audio]
         cuts = [windows.pieces(len(x_N)) for x_N in utterances]
         found, shards = {}, math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
         for where, x_BN, lengths_B in windows.batches(utterances, cuts, shards):
             batch = jax.device_put((x_BN, lengths_B), batch_sharding(self._mesh))
             with jax.default_matmul_precision(self._precision):
-                found |= dict(zip(where, np.asarray(_run(self._network, self._params, *batch, centroids_KD)), strict=False))
-        return [windows.joined([found[i, j] for j in range(len(cut))], cut, self._network.num_frames)
+                found |= dict(zip(where,
+                                  np.asarray(_run(self._network, self._params, *batch,
+                                                  centroids_KD)), strict=False))
+        return [windows.joined([found[i, j] for j in range(len(cut))], cut,
+                               self._network.num_frames)
                 for i, cut in enumerate(cuts)]
 
     def _normalised(self, x_N):
@@ -138,13 +164,15 @@ def _run(network: Wav2Vec2Config, params, x_BN, lengths_B, centroids_KD):
     hidden_BTD = Wav2Vec2(network).apply({"params": params}, x_BN, lengths_B)["hidden"]
     if centroids_KD is None:
         return hidden_BTD
-    return kmeans.nearest(hidden_BTD.reshape(-1, network.d_model), centroids_KD).reshape(hidden_BTD.shape[:2])
+    return kmeans.nearest(hidden_BTD.reshape(-1, network.d_model),
+                          centroids_KD).reshape(hidden_BTD.shape[:2])
 
 
 def random_params(network: Wav2Vec2Config, seed: int) -> dict:
-    """Parameters as training would start from, drawn by numpy: the same with every version of JAX. Kernels are normal with
-    variance 2 / fan-in, norms the identity, biases zero."""
-    shapes = jax.eval_shape(Wav2Vec2(network).init, jax.random.key(0), jax.ShapeDtypeStruct((1, SAMPLE_RATE), np.float32))
+    """Parameters as training would start from, drawn by numpy: the same with every version of JAX.
+    Kernels are normal with variance 2 / fan-in, norms the identity, biases zero."""
+    shapes = jax.eval_shape(Wav2Vec2(network).init, jax.random.key(0),
+                            jax.ShapeDtypeStruct((1, SAMPLE_RATE), np.float32))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -160,9 +188,11 @@ def random_params(network: Wav2Vec2Config, seed: int) -> dict:
 
 def _checked(audio_N, least: int) -> np.ndarray:
     audio_N = np.asarray(audio_N)
-    if audio_N.ndim != 1 or len(audio_N) < least or audio_N.dtype.kind != "f" or not np.isfinite(audio_N).all():
+    if audio_N.ndim != 1 or len(audio_N) < least or audio_N.dtype.kind != "f" or not np.isfinite(
+        audio_N).all():
         finite = audio_N.dtype.kind != "f" or np.isfinite(audio_N).all()
         raise UserError("audio that units cannot be made of", where="speech units",
                         expected=f"a vector of at least {least} finite floats at {SAMPLE_RATE} Hz",
-                        found=f"{audio_N.dtype} {audio_N.shape}" if finite else "NaN or infinity", hint="leave the clip out")
+                        found=f"{audio_N.dtype} {audio_N.shape}" if finite else "NaN or infinity",
+                        hint="leave the clip out")
     return audio_N.astype(np.float32)

@@ -1,4 +1,5 @@
-"""Who speaks, as 256 statistics of a few seconds of speech: the weightless stand-in for a speaker-verification network.
+"""Who speaks, as 256 statistics of a few seconds of speech: the weightless stand-in for a
+speaker-verification network.
 
 Only frames louder than 40 dB below the loudest count, so pauses do not matter. In order:
       0 ..  79  mean of every mel band (normalised log-mel of mel.RECIPE_24K)
@@ -8,10 +9,11 @@ Only frames louder than 40 dB below the loudest count, so pauses do not matter. 
                 from frame to frame; then the share of voiced frames
     249 .. 254  energy, in tens of dB: mean, standard deviation, 10 50 90 % quantiles, mean absolute change
     255         spectral tilt: mean of the upper half of the bands minus that of the lower half
-A `VoiceStatistics` z-scores them with the training split's statistics. Where it is told who speaks, and enough speakers were
-recorded more than once, it then takes out what differs between recordings of one speaker: the posterior mean of the speaker's
-part in a two-covariance model (PLDA; Sizov et al. 2014), of unit power. They say what a voice is like (timbre, register,
-liveliness), not who it is: two speakers of like voice are alike.
+A `VoiceStatistics` z-scores them with the training split's statistics. Where it is told who speaks,
+and enough speakers were recorded more than once, it then takes out what differs between recordings
+of one speaker: the posterior mean of the speaker's part in a two-covariance model (PLDA; Sizov et
+al. 2014), of unit power. They say what a voice is like (timbre, register, liveliness), not who it
+is: two speakers of like voice are alike.
 Suffixes: N samples, T frames, W window, L lags, M mel bands, S statistics, U utterances.
 """
 
@@ -28,20 +30,23 @@ from avjax.signal import mel
 WIDTH = 256
 SAMPLE_RATE = mel.RECIPE_24K["sample_rate"]
 PITCH_HZ = (60.0, 400.0)
-RECIPE = {"kind": "mel-statistics", "version": 1, "width": WIDTH, "sample_rate": SAMPLE_RATE, "mel": dict(mel.RECIPE_24K),
-          "active": "frames within 40 dB of the loudest", "pitch_hz": list(PITCH_HZ), "voiced": 0.5,
-          "level": dict(level_lib.RECIPE), "scale": "z-scored on the training split"}
+RECIPE = {"kind": "mel-statistics", "version": 1, "width": WIDTH, "sample_rate": SAMPLE_RATE,
+          "mel": dict(mel.RECIPE_24K), "active": "frames within 40 dB of the loudest",
+          "pitch_hz": list(PITCH_HZ), "voiced": 0.5, "level": dict(level_lib.RECIPE),
+          "scale": "z-scored on the training split"}
 _HOP, _WINDOW = mel.RECIPE_24K["hop"], 1200  # 10 ms; 50 ms, three periods of the lowest pitch
 _FFT = 2048  # >= window + longest lag, so that the correlation does not wrap around
 _ACTIVE_DB = 40.0
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-SPEAKER_PART = {"model": "two-covariance PLDA, posterior mean of one recording, unit power", "shrinkage": 0.2, "least": 32}
-# shrinkage: of the covariance within speakers towards a multiple of one; least: recordings beyond each speaker's first
+SPEAKER_PART = {"model": "two-covariance PLDA, posterior mean of one recording, unit power",
+                "shrinkage": 0.2, "least": 32}
+# shrinkage: of the covariance within speakers towards a multiple of one; least: recordings beyond
+# each speaker's first
 
 
 def statistics(audio_N: np.ndarray, level: dict | None = level_lib.RECIPE) -> np.ndarray:
-    """(N,) float samples in [-1, 1] at 24 kHz -> (256,) float32, of speech at one level unless that is None. Raises UserError
-    for less than 20 ms."""
+    """(N,) float samples in [-1, 1] at 24 kHz -> (256,) float32, of speech at one level unless that
+    is None. Raises UserError for less than 20 ms."""
     audio_N = level_lib.normalised(np.asarray(audio_N, np.float32), SAMPLE_RATE, level)
     mel_TM = mel.normalise(mel.log_mel(audio_N, mel.RECIPE_24K), mel.RECIPE_24K)
     pitch_T, voicing_T, power_T = _pitch(audio_N, len(mel_TM))
@@ -51,11 +56,14 @@ def statistics(audio_N: np.ndarray, level: dict | None = level_lib.RECIPE) -> np
     voiced_T = active_T & (voicing_T > RECIPE["voiced"])
     octaves_T = np.log2(pitch_T[voiced_T] / 100)
     pitch = np.zeros(8) if not len(octaves_T) else np.concatenate(
-        [[octaves_T.mean(), octaves_T.std()], np.quantile(octaves_T, _QUANTILES), [_change(octaves_T)]])
-    energy = np.concatenate([[energy_T.mean(), energy_T.std()], np.quantile(energy_T, (0.1, 0.5, 0.9)), [_change(energy_T)]])
+        [[octaves_T.mean(), octaves_T.std()], np.quantile(octaves_T, _QUANTILES),
+         [_change(octaves_T)]])
+    energy = np.concatenate([[energy_T.mean(), energy_T.std()],
+                             np.quantile(energy_T, (0.1, 0.5, 0.9)), [_change(energy_T)]])
     middle = mel_TM.shape[1] // 2
     tilt = mel_TM[:, middle:].mean() - mel_TM[:, :middle].mean()
-    return np.concatenate([mel_TM.mean(0), mel_TM.std(0), _change(mel_TM), pitch, [voiced_T.sum() / active_T.sum()],
+    return np.concatenate([mel_TM.mean(0), mel_TM.std(0), _change(mel_TM), pitch,
+                           [voiced_T.sum() / active_T.sum()],
                            energy, [tilt]]).astype(np.float32)
 
 
@@ -66,16 +74,19 @@ class VoiceStatistics:
     mean_S: np.ndarray
     std_S: np.ndarray
     map_SS: np.ndarray | None = None  # of the z-scored statistics to the speaker's part
-    level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)  # None: sound as it comes
+    # None: sound as it comes
+    level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)
 
     @property
     def recipe(self) -> dict:
         """How the vector is made, apart from the fitted arrays."""
-        out = {k: v for k, v in RECIPE.items() if k != "level"} | ({"level": dict(self.level)} if self.level else {})
+        out = {k: v for k, v in RECIPE.items() if k != "level"} | ({"level": dict(self.level)}
+                                                                   if self.level else {})
         return out | ({} if self.map_SS is None else {"speaker_part": dict(SPEAKER_PART)})
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
-        """(N,) float samples at 24 kHz -> (256,) float32, about zero mean and unit variance over utterances."""
+        """(N,) float samples at 24 kHz -> (256,) float32, about zero mean and unit variance over
+        utterances."""
         return self.scale(statistics(audio_N, self.level))
 
     def scale(self, statistics_S: np.ndarray) -> np.ndarray:
@@ -85,35 +96,45 @@ class VoiceStatistics:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What must be stored to have the encoder back."""
-        return {"mean": self.mean_S, "std": self.std_S} | ({} if self.map_SS is None else {"map": self.map_SS})
+        return {"mean": self.mean_S, "std": self.std_S} | ({} if self.map_SS is None
+                                                           else {"map": self.map_SS})
 
     @classmethod
-    def fit(cls, statistics_US: np.ndarray, speakers: Sequence[str] | None = None) -> "VoiceStatistics":
-        """From the raw statistics of all training utterances, and who speaks in each where that is known."""
+    def fit(cls, statistics_US: np.ndarray,
+            speakers: Sequence[str] | None = None) -> "VoiceStatistics":
+        """From the raw statistics of all training utterances, and who speaks in each where that is
+        known."""
         x_US = np.asarray(statistics_US, np.float64)
-        # Over a few utterances a statistic may hardly vary; the floor keeps a newcomer's value from exploding.
+        # Over a few utterances a statistic may hardly vary; the floor keeps a newcomer's value from
+        # exploding.
         mean_S, std_S = x_US.mean(0), np.maximum(x_US.std(0), 0.01)
-        fitted = None if speakers is None else _speaker_part((x_US - mean_S) / std_S, np.asarray(speakers))
+        fitted = None if speakers is None else _speaker_part((x_US - mean_S) / std_S,
+                                                             np.asarray(speakers))
         return cls(mean_S.astype(np.float32), std_S.astype(np.float32), fitted)
 
 
-def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], where: str = "codecs/voice.npz") -> VoiceStatistics:
-    """The encoder of a dataset or workdir. Raises UserError for kinds that are unknown and for missing statistics."""
+def from_recipe(recipe: dict, arrays: dict[str, np.ndarray],
+                where: str = "codecs/voice.npz") -> VoiceStatistics:
+    """The encoder of a dataset or workdir. Raises UserError for kinds that are unknown and for
+    missing statistics."""
     if recipe.get("kind") != RECIPE["kind"]:
-        raise UserError("unknown voice encoder", where="recipes.json, voice", expected=f"kind {RECIPE['kind']}",
-                        found=repr(recipe.get("kind")), hint="extract the features with one that this version has")
+        raise UserError("unknown voice encoder", where="recipes.json, voice",
+                        expected=f"kind {RECIPE['kind']}", found=repr(recipe.get("kind")),
+                        hint="extract the features with one that this version has")
     missing = {"mean", "std"} - set(arrays)
     if missing:
         raise UserError("statistics missing", where=where, expected="mean, std",
-                        found=f"without {', '.join(sorted(missing))}", hint="extract the features again")
+                        found=f"without {', '.join(sorted(missing))}",
+                        hint="extract the features again")
     return VoiceStatistics(arrays["mean"], arrays["std"], arrays.get("map"), recipe.get("level"))
 
 
 def _speaker_part(z_US: np.ndarray, speakers_U: np.ndarray) -> np.ndarray | None:
     """(S, S) float32 of SPEAKER_PART; None where too few speakers were recorded more than once.
 
-    With covariances W within and B between speakers, a recording z says B (B + W)^-1 z of its speaker: in the basis where W is
-    one and B diagonal b, every coordinate is shrunk by b / (b + 1). That basis also measures distances, so it is kept.
+    With covariances W within and B between speakers, a recording z says B (B + W)^-1 z of its
+    speaker: in the basis where W is one and B diagonal b, every coordinate is shrunk by b / (b +
+      1). That basis also measures distances, so it is kept.
     """
     names, which_U = np.unique(speakers_U, return_inverse=True)
     means_KS = np.stack([z_US[which_U == k].mean(0) for k in range(len(names))])
@@ -138,10 +159,12 @@ def _change(x_TC: np.ndarray) -> np.ndarray:
 
 
 def _pitch(audio_N: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pitch in Hz, strength of the periodicity in 0 .. 1 and mean power, each (T,), around the mel frames' centres.
+    """Pitch in Hz, strength of the periodicity in 0 .. 1 and mean power, each (T,), around the mel
+    frames' centres.
 
-    Normalised autocorrelation of a Hann window, divided by the window's own (Boersma 1993). Of all lags whose peak comes
-    within 15 % of the highest the shortest is taken, which keeps octave errors rare.
+    Normalised autocorrelation of a Hann window, divided by the window's own (Boersma 1993). Of all
+    lags whose peak comes within 15 % of the highest the shortest is taken, which keeps octave
+    errors rare.
     """
     pad = (_WINDOW - _HOP) // 2
     padded_N = np.pad(audio_N, (pad, pad + _WINDOW))
@@ -155,7 +178,10 @@ def _pitch(audio_N: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np
     power_T = correlation_TL[:, 0] / own_L[0]
     correlation_TL = correlation_TL / np.maximum(correlation_TL[:, :1], 1e-9) / (own_L / own_L[0])
     inner_TL = correlation_TL[:, low : high + 1]
-    is_peak_TL = (inner_TL > correlation_TL[:, low - 1 : high]) & (inner_TL >= correlation_TL[:, low + 1 : high + 2])
+    is_peak_TL = (inner_TL > correlation_TL[:, low - 1 : high]) & (inner_TL
+                                                                   >= correlation_TL[:,
+                                                                                     low + 1 : high
+                                                                                     + 2])
     peaks_TL = np.where(is_peak_TL, inner_TL, 0.0)
     voicing_T = peaks_TL.max(-1)
     lag_T = low + (peaks_TL >= 0.85 * voicing_T[:, None]).argmax(-1)

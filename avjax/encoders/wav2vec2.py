@@ -1,11 +1,13 @@
-"""The wav2vec 2.0 family of speech encoders: wav2vec 2.0 (CTC), HuBERT, XLS-R. Frozen; 16 kHz in, 50 frames a second.
+"""The wav2vec 2.0 family of speech encoders: wav2vec 2.0 (CTC), HuBERT, XLS-R. Frozen; 16 kHz in,
+50 frames a second.
 
-Baevski et al. 2020 (arXiv:2006.11477); Hsu et al. 2021 (2106.07447); Babu et al. 2021 (2111.09296). Two styles exist:
-group norm in the first convolution with post-norm layers (base, HuBERT base), and layer norm in every convolution with
-pre-norm layers (XLS-R, the "lv60" models). The published names are in avjax/encoders/published/wav2vec2.py.
+Baevski et al. 2020 (arXiv:2006.11477); Hsu et al. 2021 (2106.07447); Babu et al. 2021 (2111.09296).
+Two styles exist: group norm in the first convolution with post-norm layers (base, HuBERT base), and
+layer norm in every convolution with pre-norm layers (XLS-R, the "lv60" models). The published names
+are in avjax/encoders/published/wav2vec2.py.
 
-Suffixes: B batch, N samples, T frames, C convolution channels, D width, F feed-forward, H heads, K width of a head, Q
-queries of a block, L layers, V vocabulary.
+Suffixes: B batch, N samples, T frames, C convolution channels, D width, F feed-forward, H heads, K
+width of a head, Q queries of a block, L layers, V vocabulary.
 """
 
 import dataclasses
@@ -27,7 +29,8 @@ CHUNK_SECONDS = 100
 CTC_LABELS = "-|ETAOINHSRDLUMWCFGYPBVK'XJQZ"  # column 0 is the CTC blank
 SPECIAL_COLUMNS = (1, 2, 3)  # <s>, </s>, <unk> of the 32-way head: dropped to get the 29 labels
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # width -> heads, where no config says it
-QUERY_BLOCK = 256  # attention scores are held for at most so many queries at a time: memory linear in length
+# attention scores are held for at most so many queries at a time: memory linear in length
+QUERY_BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Wav2Vec2Config:
     norm_eps: float = 1e-5
 
     def num_frames(self, samples):
-        """Frames that `samples` (int or array) give: floor((n - kernel) / stride) + 1, convolution by convolution."""
+        """Frames that `samples` (int or array) give: floor((n - kernel) / stride) + 1, convolution
+        by convolution."""
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return samples
@@ -56,34 +60,41 @@ class Wav2Vec2Config:
     def min_samples(self) -> int:
         """Samples that give one frame: the receptive field."""
         samples = 1
-        for kernel, stride in reversed(list(zip(self.conv_kernels, self.conv_strides, strict=True))):
+        for kernel, stride in reversed(list(zip(self.conv_kernels, self.conv_strides,
+                                                strict=True))):
             samples = (samples - 1) * stride + kernel
         return samples
 
 
 def config_of(params: dict, num_heads: int | None = None) -> Wav2Vec2Config:
-    """Reads every size off imported parameters; the number of heads, which no shape shows, off the published sizes."""
+    """Reads every size off imported parameters; the number of heads, which no shape shows, off the
+    published sizes."""
     features, layers = params["features"], params["layers"]
-    kernels = [features[f"conv_{i}"]["kernel"] for i in range(sum(name.startswith("conv") for name in features))]
+    kernels = [features[f"conv_{i}"]["kernel"]
+               for i in range(sum(name.startswith("conv") for name in features))]
     num_layers, d_model, d_ff = layers["ffn_in"]["kernel"].shape
     if num_heads is None and d_model not in PUBLISHED_HEADS:
-        raise UserError("the number of attention heads is unknown", where=f"wav2vec 2.0 weights of width {d_model}",
-                        expected=f"a published width: {', '.join(map(str, PUBLISHED_HEADS))}", found=str(d_model),
+        raise UserError("the number of attention heads is unknown",
+                        where=f"wav2vec 2.0 weights of width {d_model}",
+                        expected=f"a published width: {', '.join(map(str, PUBLISHED_HEADS))}",
+                        found=str(d_model),
                         hint="pass num_heads")
     layer_style = "norm_1" in features
     return Wav2Vec2Config(
-        d_model=d_model, num_layers=num_layers, num_heads=num_heads or PUBLISHED_HEADS[d_model], d_ff=d_ff,
-        conv_dims=tuple(k.shape[2] for k in kernels), conv_kernels=tuple(k.shape[0] for k in kernels),
-        conv_bias="bias" in features["conv_0"], conv_norm="layer" if layer_style else "group", pre_norm=layer_style,
+        d_model=d_model, num_layers=num_layers, num_heads=num_heads or PUBLISHED_HEADS[d_model],
+        d_ff=d_ff, conv_dims=tuple(k.shape[2] for k in kernels),
+        conv_kernels=tuple(k.shape[0] for k in kernels), conv_bias="bias" in features["conv_0"],
+        conv_norm="layer" if layer_style else "group", pre_norm=layer_style,
         position_kernel=params["position"]["kernel"].shape[0],
         position_groups=d_model // params["position"]["kernel"].shape[1],
         vocab_size=params["lm_head"]["bias"].shape[0] if "lm_head" in params else 0)
 
 
 class TimeNorm(nn.Module):
-    """GroupNorm with one group a channel, of a convolution of the bare waveform: each channel over the valid frames of
-    its own utterance. As the convolution is linear, mean and variance of every channel follow from those of the K samples
-    that a frame is made of, and the wide output is touched once, when it is scaled."""
+    """GroupNorm with one group a channel, of a convolution of the bare waveform: each channel over
+    the valid frames of its own utterance. As the convolution is linear, mean and variance of every
+    channel follow from those of the K samples that a frame is made of, and the wide output is
+    touched once, when it is scaled."""
 
     eps: float
 
@@ -98,7 +109,8 @@ class TimeNorm(nn.Module):
         valid_BT1 = _valid(frames_B, x_BTC.shape[1])[..., None]
         count_B11 = jnp.maximum(frames_B, 1)[:, None, None]
         mean_B1K = jnp.where(valid_BT1, patches_BTK, 0).sum(1, keepdims=True) / count_B11
-        # Neighbouring samples of speech are nearly equal: their covariance would lose the high bands, its root does not.
+        # Neighbouring samples of speech are nearly equal: their covariance would lose the high
+        # bands, its root does not.
         root_BKK = jnp.linalg.qr(jnp.where(valid_BT1, patches_BTK - mean_B1K, 0), mode="r")
         var_B1C = jnp.square(root_BKK @ kernel_KC).sum(1, keepdims=True) / count_B11
         mean_B1C = mean_B1K @ kernel_KC + conv.get("bias", 0)
@@ -106,7 +118,8 @@ class TimeNorm(nn.Module):
 
 
 class Features(nn.Module):
-    """Waveform -> frames: seven strided convolutions without padding, so valid frames never see padded samples."""
+    """Waveform -> frames: seven strided convolutions without padding, so valid frames never see
+    padded samples."""
 
     config: Wav2Vec2Config
 
@@ -114,14 +127,17 @@ class Features(nn.Module):
     def __call__(self, x_BN, lengths_B):
         c = self.config
         x_BTC = x_BN[..., None]
-        for i, (dim, kernel, stride) in enumerate(zip(c.conv_dims, c.conv_kernels, c.conv_strides, strict=True)):
-            conv = nn.Conv(dim, (kernel,), stride, padding="VALID", use_bias=c.conv_bias, name=f"conv_{i}")
+        for i, (dim, kernel, stride) in enumerate(zip(c.conv_dims, c.conv_kernels, c.conv_strides,
+                                                      strict=True)):
+            conv = nn.Conv(dim, (kernel,), stride, padding="VALID", use_bias=c.conv_bias,
+                           name=f"conv_{i}")
             x_BTC = conv(x_BTC)
             lengths_B = (lengths_B - kernel) // stride + 1
             if c.conv_norm == "layer":
                 x_BTC = nn.LayerNorm(c.norm_eps, name=f"norm_{i}")(x_BTC)
             elif i == 0:
-                x_BTC = TimeNorm(c.norm_eps, name="norm_0")(x_BTC, x_BN, conv.variables["params"], stride, lengths_B)
+                x_BTC = TimeNorm(c.norm_eps, name="norm_0")(x_BTC, x_BN, conv.variables["params"],
+                                                            stride, lengths_B)
             x_BTC = gelu(x_BTC)
         return x_BTC, lengths_B
 
@@ -134,15 +150,18 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, valid_BT):
         c = self.config
-        attention_norm, ffn_norm = (nn.LayerNorm(c.norm_eps, name=f"{n}_norm") for n in ("attention", "ffn"))
+        attention_norm, ffn_norm = (nn.LayerNorm(c.norm_eps, name=f"{n}_norm")
+                                    for n in ("attention", "ffn"))
 
         def heads(y_BTD, name):
             y_BTD = nn.Dense(c.d_model, name=name)(y_BTD)
             return y_BTD.reshape(*y_BTD.shape[:2], c.num_heads, -1).transpose(0, 2, 1, 3)
 
         def attend(y_BTD):
-            o_BHTK = _attention(heads(y_BTD, "query"), heads(y_BTD, "key"), heads(y_BTD, "value"), valid_BT)
-            return nn.Dense(c.d_model, name="out")(o_BHTK.transpose(0, 2, 1, 3).reshape(y_BTD.shape))
+            o_BHTK = _attention(heads(y_BTD, "query"), heads(y_BTD, "key"), heads(y_BTD, "value"),
+                                valid_BT)
+            return nn.Dense(c.d_model,
+                            name="out")(o_BHTK.transpose(0, 2, 1, 3).reshape(y_BTD.shape))
 
         def feed_forward(y_BTD):
             y_BTF = gelu(nn.Dense(c.d_ff, name="ffn_in")(y_BTD))
@@ -166,20 +185,23 @@ class Wav2Vec2(nn.Module):
     def __call__(self, x_BN, lengths_B=None, *, with_layers: bool = False) -> dict[str, jax.Array]:
         """x_BN: 16 kHz waveforms, padded behind; lengths_B: valid samples (None = all).
 
-        Returns `last_hidden` (B, T, D), `hidden` (B, T, D): the last layer's raw output, before any final norm, `frames` (B,)
-        valid frames, `logits` (B, T, V) with a head, and on request
-        `conv_features` (B, T, C), `encoder_in` (B, T, D), `layers` (L, B, T, D): the raw output of every layer, before
-        any final norm. Frames behind the valid ones mean nothing; the valid ones do not depend on the padding.
+        Returns `last_hidden` (B, T, D), `hidden` (B, T, D): the last layer's raw output, before any
+        final norm, `frames` (B,) valid frames, `logits` (B, T, V) with a head, and on request
+        `conv_features` (B, T, C), `encoder_in` (B, T, D), `layers` (L, B, T, D): the raw output of
+        every layer, before any final norm. Frames behind the valid ones mean nothing; the valid
+        ones do not depend on the padding.
         """
         c = self.config
         if lengths_B is None:
             lengths_B = jnp.full(x_BN.shape[:1], x_BN.shape[1])
         x_BTC, frames_B = Features(c, name="features")(x_BN, lengths_B)
         valid_BT = _valid(frames_B, x_BTC.shape[1])
-        x_BTD = nn.Dense(c.d_model, name="projection")(nn.LayerNorm(c.norm_eps, name="projection_norm")(x_BTC))
+        x_BTD = nn.Dense(c.d_model,
+                         name="projection")(nn.LayerNorm(c.norm_eps, name="projection_norm")(x_BTC))
         x_BTD = jnp.where(valid_BT[..., None], x_BTD, 0)
         pad = c.position_kernel // 2
-        position_BTD = nn.Conv(c.d_model, (c.position_kernel,), padding=[(pad, pad - 1 + c.position_kernel % 2)],
+        position_BTD = nn.Conv(c.d_model, (c.position_kernel,),
+                               padding=[(pad, pad - 1 + c.position_kernel % 2)],
                                feature_group_count=c.position_groups, name="position")(x_BTD)
         x_BTD = x_BTD + gelu(position_BTD)
         norm = nn.LayerNorm(c.norm_eps, name="norm")
@@ -190,7 +212,8 @@ class Wav2Vec2(nn.Module):
             return x_BTD, out_BTD if with_layers else None
 
         if c.num_layers:
-            scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers)
+            scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True},
+                           length=c.num_layers)
             x_BTD, layers_LBTD = scan(Layer(c, name="layers"), x_BTD, None)
         last_BTD = norm(x_BTD) if c.pre_norm else x_BTD
         out = {"last_hidden": last_BTD, "hidden": x_BTD, "frames": frames_B}
@@ -203,47 +226,55 @@ class Wav2Vec2(nn.Module):
 
 
 class Wav2Vec2CTC:
-    """Audio -> character logits, as AV-Flow's tokens are made (specification: raw logits, chunks of 100 s).
+    """Audio -> character logits, as AV-Flow's tokens are made (specification: raw logits, chunks of
+    100 s).
 
-    Frames come at 49.99 a second, not 50: a chunk of 1 600 000 samples gives 4999. Compiles once for each of at most 14
-    lengths; results do not depend on the length it was padded to.
+    Frames come at 49.99 a second, not 50: a chunk of 1 600 000 samples gives 4999. Compiles once
+    for each of at most 14 lengths; results do not depend on the length it was padded to.
     """
 
     labels = CTC_LABELS
     frame_rate = 49.99
 
     def __init__(self, config: Wav2Vec2Config, params: dict, *, normalise: bool = False):
-        """normalise: zero mean and unit variance a chunk (transformers' processor); torchaudio and fairseq do not."""
+        """normalise: zero mean and unit variance a chunk (transformers' processor); torchaudio and
+        fairseq do not."""
         if config.vocab_size not in (len(CTC_LABELS), len(CTC_LABELS) + len(SPECIAL_COLUMNS)):
             raise UserError("not the English CTC model", where="lm_head of the wav2vec 2.0 weights",
                             expected="29 or 32 outputs", found=f"{config.vocab_size} outputs",
                             hint="use wav2vec2-base-960h")
         self.config, self.normalise = config, normalise
-        keep = [i for i in range(config.vocab_size) if config.vocab_size == 29 or i not in SPECIAL_COLUMNS]
+        keep = [i for i in range(config.vocab_size) if config.vocab_size == 29
+                or i not in SPECIAL_COLUMNS]
         head = {k: np.asarray(v)[..., keep] for k, v in params["lm_head"].items()}
         self._params = jax.device_put({**params, "lm_head": head})
         self._network = dataclasses.replace(config, vocab_size=len(CTC_LABELS))
 
     @classmethod
-    def from_checkpoint(cls, path: str, *, num_heads: int | None = None, normalise: bool = False) -> "Wav2Vec2CTC":
-        """From a published file (torchaudio's `wav2vec2_fairseq_base_ls960_asr_ls960.pth`, transformers'
-        `model.safetensors`). UserError: unreadable, or of another network."""
+    def from_checkpoint(cls, path: str, *, num_heads: int | None = None,
+                        normalise: bool = False) -> "Wav2Vec2CTC":
+        """From a published file (torchaudio's `wav2vec2_fairseq_base_ls960_asr_ls960.pth`,
+        transformers' `model.safetensors`). UserError: unreadable, or of another network."""
         params = import_params(read_state_dict(path), where=str(path))
         if "lm_head" not in params:
-            raise UserError("the weights have no CTC head", where=str(path), expected="lm_head or aux", found="none",
+            raise UserError("the weights have no CTC head", where=str(path),
+                            expected="lm_head or aux", found="none",
                             hint="use the fine-tuned wav2vec2-base-960h, not the pre-trained base")
         return cls(config_of(params, num_heads), params, normalise=normalise)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """audio: float32 (n,) at 16 kHz -> float32 (frames, 29) logits. UserError: shorter than one frame (25 ms)."""
+        """audio: float32 (n,) at 16 kHz -> float32 (frames, 29) logits. UserError: shorter than one
+        frame (25 ms)."""
         audio = np.asarray(audio, np.float32)
         if audio.ndim != 1 or len(audio) < self.config.min_samples():
             raise UserError("audio too short for speech tokens", where="audio given to wav2vec 2.0",
-                            expected=f"a vector of at least {self.config.min_samples()} samples at {SAMPLE_RATE} Hz",
+                            expected=f"a vector of at least {self.config.min_samples()} samples at "
+                            f"{SAMPLE_RATE} Hz",
                             found=f"shape {audio.shape}", hint="leave the clip out")
         size = CHUNK_SECONDS * SAMPLE_RATE
         chunks = [audio[i:i + size] for i in range(0, len(audio), size)]
-        return np.concatenate([self._chunk(c) for c in chunks if len(c) >= self.config.min_samples()])
+        return np.concatenate([self._chunk(c) for c in chunks
+                               if len(c) >= self.config.min_samples()])
 
     def _chunk(self, x_N: np.ndarray) -> np.ndarray:
         if self.normalise:
@@ -276,8 +307,8 @@ def _valid(lengths_B, size: int):
 
 
 def _attention(q_BHTK, k_BHTK, v_BHTK, valid_BT):
-    """Full attention over the valid frames, QUERY_BLOCK queries at a time; on a CPU one head after the other besides, so that
-    the scores stay in its cache."""
+    """Full attention over the valid frames, QUERY_BLOCK queries at a time; on a CPU one head after
+    the other besides, so that the scores stay in its cache."""
     b, h, t, k = q_BHTK.shape
     blocks = -(-t // QUERY_BLOCK)
     size = -(-t // blocks)
@@ -292,7 +323,8 @@ def _attention(q_BHTK, k_BHTK, v_BHTK, valid_BT):
         return jax.lax.map(block, q_NQK)
 
     bias_BHT = jnp.broadcast_to(jnp.where(valid_BT, 0.0, -1e30)[:, None], (b, h, t))
-    heads = [a.reshape(b * h, *a.shape[2:]) for a in (q_BHTK.reshape(b, h, blocks, size, k), k_BHTK, v_BHTK, bias_BHT)]
+    heads = [a.reshape(b * h, *a.shape[2:]) for a in (q_BHTK.reshape(b, h, blocks, size, k), k_BHTK,
+                                                      v_BHTK, bias_BHT)]
     if jax.default_backend() == "cpu":
         o_RNQK = jax.lax.map(lambda arrays: head(*arrays), heads)
     else:

@@ -1,7 +1,9 @@
-"""Utterances of any length in a few shapes: long ones cut into overlapping windows, all batched by length.
+"""Utterances of any length in a few shapes: long ones cut into overlapping windows, all batched by
+length.
 
-Up to 80 s (4000 frames; XLS-R saw no more than 4096) an utterance is one piece. Longer ones are windows of 60 s that overlap
-by at least 5 s; of an overlap, either window gives its half (specification 1.2: "keep centres").
+Up to 80 s (4000 frames; XLS-R saw no more than 4096) an utterance is one piece. Longer ones are
+windows of 60 s that overlap by at least 5 s; of an overlap, either window gives its half
+(specification 1.2: "keep centres").
 Suffixes: B batch, N samples, T frames.
 """
 
@@ -13,8 +15,10 @@ import numpy as np
 SAMPLE_RATE = 16000
 HOP = 320  # samples a frame
 WHOLE_SECONDS, WINDOW_SECONDS, OVERLAP_SECONDS = 80, 60, 5
-# Seconds that pieces are padded to, four an octave: a compilation each, and a tenth of the work on padding.
-BUCKETS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 60, 80)
+# Seconds that pieces are padded to, four an octave: a compilation each, and a tenth of the work on
+# padding.
+BUCKETS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40,
+           48, 60, 80)
 _BATCH_SECONDS = 320  # in a batch, on an accelerator; a CPU is as fast with one piece at a time
 RECIPE = {"whole": WHOLE_SECONDS, "window": WINDOW_SECONDS, "overlap": OVERLAP_SECONDS}  # seconds
 
@@ -30,33 +34,40 @@ def pieces(samples: int) -> list[Piece]:
     return [(start, start + window) for start in range(0, last, step)] + [(last, samples)]
 
 
-def joined(parts: Sequence[np.ndarray], cut: Sequence[Piece], num_frames: Callable[[int], int]) -> np.ndarray:
-    """The frames of a whole utterance from those of its pieces (padded behind): neighbours meet in the middle of what they
+def joined(parts: Sequence[np.ndarray], cut: Sequence[Piece],
+           num_frames: Callable[[int], int]) -> np.ndarray:
+    """The frames of a whole utterance from those of its pieces (padded behind): neighbours meet in
+    the middle of what they
     share. num_frames: of so many samples."""
     firsts = [start // HOP for start, _ in cut]
-    ends = [first + num_frames(end - start) for first, (start, end) in zip(firsts, cut, strict=True)]
-    meet = [0, *((end + first) // 2 for end, first in zip(ends, firsts[1:], strict=False)), ends[-1]]
+    ends = [first + num_frames(end - start) for first,
+            (start, end) in zip(firsts, cut, strict=True)]
+    meet = [0, *((end + first) // 2 for end, first in zip(ends, firsts[1:], strict=False)),
+            ends[-1]]
     return np.concatenate([part[a - first:b - first] for part, first, a, b in
                            zip(parts, firsts, meet, meet[1:], strict=False)])
 
 
 def batches(utterances: Sequence[np.ndarray], cuts: Sequence[Sequence[Piece]], shards: int = 1
             ) -> Iterator[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
-    """Pieces of like length together, longest first: which they are (utterance, piece), x_BN float32, lengths_B int32.
+    """Pieces of like length together, longest first: which they are (utterance, piece), x_BN
+    float32, lengths_B int32.
 
-    N is one of BUCKETS, B the least power of two times `shards` that holds them, so that few shapes are ever compiled. Rows
-    behind the last piece are copies of the first.
+    N is one of BUCKETS, B the least power of two times `shards` that holds them, so that few shapes
+    are ever compiled. Rows behind the last piece are copies of the first.
     """
     by_bucket: dict[float, list[tuple[int, int]]] = {}
     for i, cut in enumerate(cuts):
         for j, (start, end) in enumerate(cut):
-            by_bucket.setdefault(next(b for b in BUCKETS if b * SAMPLE_RATE >= end - start), []).append((i, j))
+            by_bucket.setdefault(next(b for b in BUCKETS if b * SAMPLE_RATE >= end - start),
+                                 []).append((i, j))
     for seconds, found in sorted(by_bucket.items(), reverse=True):
         rows = shards * (1 if jax.default_backend() == "cpu" else int(_BATCH_SECONDS / seconds))
         for k in range(0, len(found), rows):
             where = found[k:k + rows]
             size = shards * 2 ** max(0, (-(-len(where) // shards) - 1).bit_length())
-            x_BN, lengths_B = np.zeros((size, int(seconds * SAMPLE_RATE)), np.float32), np.zeros(size, np.int32)
+            x_BN, lengths_B = np.zeros((size, int(seconds * SAMPLE_RATE)),
+                                       np.float32), np.zeros(size, np.int32)
             for row in range(size):
                 i, j = where[row] if row < len(where) else where[0]
                 start, end = cuts[i][j]

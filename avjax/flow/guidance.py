@@ -5,13 +5,14 @@ import jax.numpy as jnp
 
 
 def guide(conditional, unconditional, scale: float):
-    """unconditional + scale * (conditional - unconditional); scale 1 leaves the conditional prediction."""
+    """unconditional + scale * (conditional - unconditional); scale 1 leaves the conditional
+    prediction."""
     return unconditional + scale * (conditional - unconditional)
 
 
 def guide_zero_star(conditional, unconditional, scale: float):
-    """`guide` with the unconditional prediction first scaled, an example at a time, to the part of the conditional one
-    that lies along it (CFG-Zero*, eq. 10). The leading axis is the batch."""
+    """`guide` with the unconditional prediction first scaled, an example at a time, to the part of
+    the conditional one that lies along it (CFG-Zero*, eq. 10). The leading axis is the batch."""
     axes = tuple(range(1, conditional.ndim))
     along = jnp.sum(conditional * unconditional, axis=axes, keepdims=True)
     length = jnp.sum(jnp.square(unconditional), axis=axes, keepdims=True) + 1e-8
@@ -19,11 +20,14 @@ def guide_zero_star(conditional, unconditional, scale: float):
 
 
 def zero_init_steps(steps: int) -> int:
-    """First Euler steps that CFG-Zero* takes with zero velocity: 4 % of the `steps` + 1 times, at least one."""
+    """First Euler steps that CFG-Zero* takes with zero velocity: 4 % of the `steps` + 1 times, at
+    least one."""
     return max(1, int(0.04 * (steps + 1)))
 
 
 def drop_condition(key, condition_BTC, rate: float):
-    """Zeroes whole examples of a condition with probability `rate`; returns it and what was kept (batch,)."""
+    """Zeroes whole examples of a condition with probability `rate`; returns it and what was kept
+    (batch,)."""
     kept_B = jax.random.bernoulli(key, 1.0 - rate, condition_BTC.shape[:1])
-    return condition_BTC * kept_B[:, None, None].astype(condition_BTC.dtype), kept_B.astype(jnp.float32)
+    return condition_BTC * kept_B[:, None,
+                                  None].astype(condition_BTC.dtype), kept_B.astype(jnp.float32)

@@ -1,4 +1,5 @@
-"""The straight path from noise to data of conditional flow matching (Lipman et al. 2023, eq. 22)."""
+"""The straight path from noise to data of conditional flow matching (Lipman et al. 2023, eq.
+22)."""
 
 
 def expand(t_B, ndim: int):

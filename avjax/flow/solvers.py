@@ -12,8 +12,10 @@ def uniform_times(steps: int):
 def euler(velocity, x0, steps: int, per_step=None):
     """x(1) from x(0) by equal Euler steps.
 
-    `velocity(x, t, extra)`: t is a scalar, `extra` the slice of `per_step` (a pytree with leading axis `steps`) that
-    belongs to this step, or None: what depends on time alone can be computed for all steps beforehand.
+    `velocity(x, t, extra)`: t is a scalar, `extra` the slice of `per_step` (a pytree with leading
+    axis `steps`) that
+    belongs to this step, or None: what depends on time alone can be computed for all steps
+    beforehand.
     """
     times, dt = uniform_times(steps)
 
@@ -25,14 +27,16 @@ def euler(velocity, x0, steps: int, per_step=None):
 
 
 def swayed_times(steps: int, sway: float):
-    """`steps` + 1 times from 1 (noise) down to 0 (data): t + sway (cos(pi t / 2) - 1 + t) of equally spaced t. Positive
-    `sway` gives noisy times more of the steps (F5-TTS's sway sampling, with time running the other way)."""
+    """`steps` + 1 times from 1 (noise) down to 0 (data): t + sway (cos(pi t / 2) - 1 + t) of
+    equally spaced t. Positive `sway` gives noisy times more of the steps (F5-TTS's sway sampling,
+    with time running the other way)."""
     t = jnp.linspace(1.0, 0.0, steps + 1, dtype=jnp.float32)
     return t + sway * (jnp.cos(jnp.pi / 2 * t) - 1 + t)
 
 
 def euler_between(velocity, x0, times, per_step=None):
-    """x(times[-1]) from x(times[0]) = `x0`, a pytree, by Euler steps between consecutive times, in either direction.
+    """x(times[-1]) from x(times[0]) = `x0`, a pytree, by Euler steps between consecutive times, in
+    either direction.
 
     `velocity(x, t, extra)` as for `euler`; `per_step` has leading axis len(times) - 1.
     """

@@ -12,8 +12,8 @@ from jax.sharding import AxisType, Mesh
 
 from avjax.planning.topologies import CHIPS
 
-# Dense bfloat16 FLOP/s of one device by jax's device_kind: the planner's chips, and cards that come in no slice. Source: the
-# vendors' data sheets.
+# Dense bfloat16 FLOP/s of one device by jax's device_kind: the planner's chips, and cards that come
+# in no slice. Source: the vendors' data sheets.
 PEAKS = {chip.kind: chip.flops for chip in CHIPS.values()} | {
     "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v6e": 918e12,
     "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA L4": 121e12,
@@ -21,11 +21,13 @@ PEAKS = {chip.kind: chip.flops for chip in CHIPS.values()} | {
 
 
 def peak_flops(mesh, configured: float = 0.0) -> tuple[float, str]:
-    """(FLOP/s of the whole mesh, where the number comes from). `configured` is per device, 0 = look up or measure.
+    """(FLOP/s of the whole mesh, where the number comes from). `configured` is per device, 0 = look
+    up or measure.
 
     Fake CPU devices share one processor, so a CPU mesh counts as one device.
     """
-    device = next((d for d in mesh.devices.flat if d.process_index == jax.process_index()), mesh.devices.flat[0])
+    device = next((d for d in mesh.devices.flat if d.process_index == jax.process_index()),
+                  mesh.devices.flat[0])
     count = mesh.devices.size if device.platform != "cpu" else 1
     if configured:
         return configured * count, "configured"
@@ -35,7 +37,8 @@ def peak_flops(mesh, configured: float = 0.0) -> tuple[float, str]:
 
 
 def _measure(device, n: int = 1024, repeats: int = 5) -> float:
-    alone = Mesh(np.asarray([device]), ("alone",), axis_types=(AxisType.Auto,))  # the mesh around may span other processes
+    # the mesh around may span other processes
+    alone = Mesh(np.asarray([device]), ("alone",), axis_types=(AxisType.Auto,))
     with jax.set_mesh(alone):
         x = jax.device_put(np.ones((n, n), np.float32), device)
         product = jax.jit(lambda a: a @ a)
@@ -49,8 +52,9 @@ def _measure(device, n: int = 1024, repeats: int = 5) -> float:
 
 
 def enable_compilation_cache() -> Path:
-    """Turns on XLA's persistent cache and says where it is: $JAX_COMPILATION_CACHE_DIR, else the user's cache folder,
-    one subfolder a processor type (code compiled for one CPU may not run on another)."""
+    """Turns on XLA's persistent cache and says where it is: $JAX_COMPILATION_CACHE_DIR, else the
+    user's cache folder, one subfolder a processor type (code compiled for one CPU may not run on
+    another)."""
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if given:
         return Path(given)
@@ -64,7 +68,8 @@ def _processor() -> str:
     text = platform.machine() + platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        text += "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+        text += "".join(sorted({line for line in lines
+                                if line.startswith(("flags", "Features", "model name"))}))
     except OSError:
         pass
     return hashlib.sha256(text.encode()).hexdigest()[:12]

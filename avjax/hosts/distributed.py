@@ -1,7 +1,8 @@
-"""Several processes, one a host, as one job: how they find each other, wait for each other and end together.
+"""Several processes, one a host, as one job: how they find each other, wait for each other and end
+together.
 
-A single process is a job without any of this: every function here is then free and does nothing. Host 0, the main one,
-writes what is written once and runs what is run once.
+A single process is a job without any of this: every function here is then free and does nothing.
+Host 0, the main one, writes what is written once and runs what is run once.
 """
 
 import contextlib
@@ -20,24 +21,29 @@ from avjax.errors import UserError
 from avjax.hosts import cluster, environment, rollcall
 from avjax.hosts.peers import RESTARTABLE, USER, Peers, Restart, exit_now, first_line, restartable_abort, say
 
-__all__ = ["RESTARTABLE", "USER", "Restart", "agree", "barrier", "configure", "end", "exit_now", "find", "gather", "initialize",
-           "is_main", "lost", "on_main", "peers", "process_count", "process_index", "say", "shutdown", "versions"]
+__all__ = ["RESTARTABLE", "USER", "Restart", "agree", "barrier", "configure", "end", "exit_now",
+           "find", "gather", "initialize", "is_main", "lost", "on_main", "peers", "process_count",
+           "process_index", "say", "shutdown", "versions"]
 
-STAGE_SECONDS = 7 * 86400.0  # how long hosts wait for what host 0 does alone: its death ends the wait
+# how long hosts wait for what host 0 does alone: its death ends the wait
+STAGE_SECONDS = 7 * 86400.0
 _peers: Peers | None = None
 _barrier_seconds = 600.0
 
 
-def initialize(coordinator: str = "", processes: int | None = None, process_id: int | None = None, *,
-               heartbeat_seconds: float = 100, start_seconds: float = 300) -> bool:
-    """Joins the job that the arguments, the environment or the cluster describe. Call before anything touches a device.
+def initialize(coordinator: str = "", processes: int | None = None, process_id: int | None = None,
+               *, heartbeat_seconds: float = 100, start_seconds: float = 300) -> bool:
+    """Joins the job that the arguments, the environment or the cluster describe. Call before
+    anything touches a device.
 
     Args:
       coordinator: "machine:port" of process 0; default $JAX_COORDINATOR_ADDRESS.
       processes: how many there are; default $JAX_NUM_PROCESSES.
-      process_id: which one this is; default $JAX_PROCESS_ID, else the rank that Kubernetes, SLURM or Open MPI gave.
-        What is missing is asked of the cluster as JAX detects it: Cloud TPU VMs, GKE, SLURM, Open MPI.
-      heartbeat_seconds: a process silent for so long is dead, and the job ends everywhere with exit code 75.
+      process_id: which one this is; default $JAX_PROCESS_ID, else the rank that Kubernetes, SLURM
+        or Open MPI gave. What is missing is asked of the cluster as JAX detects it: Cloud TPU VMs,
+        GKE, SLURM, Open MPI.
+      heartbeat_seconds: a process silent for so long is dead, and the job ends everywhere with exit
+        code 75.
       start_seconds: how long to wait for the others to appear.
 
     Returns:
@@ -54,10 +60,12 @@ def initialize(coordinator: str = "", processes: int | None = None, process_id: 
     if place is None:
         return False
     if place.address is None:
-        raise UserError("this is one of several processes, and nothing says where they meet", where=place.by,
-                        found=f"process {place.me} of {place.count}", hint=f"{cluster.ALONE}, {cluster.GIVE}")
+        raise UserError("this is one of several processes, and nothing says where they meet",
+                        where=place.by, found=f"process {place.me} of {place.count}",
+                        hint=f"{cluster.ALONE}, {cluster.GIVE}")
     restartable_abort(lambda: _peers.code if _peers else RESTARTABLE)
-    # JAX's own preemption notice takes SIGTERM alone, and only between steps; see avjax.hosts.preemption.
+    # JAX's own preemption notice takes SIGTERM alone, and only between steps; see
+    # avjax.hosts.preemption.
     jax.config.update("jax_enable_preemption_service", False)
     address, count, me = place.address, place.count, place.me
     try:
@@ -75,8 +83,9 @@ def initialize(coordinator: str = "", processes: int | None = None, process_id: 
 
 
 def find(seconds: float = 60) -> tuple[int, int]:
-    """(this process' number, how many there are) as the environment describes them, without joining a job; (0, 1) where it
-    describes none. For work in parts that share nothing but a folder. Raises UserError, Restart as `initialize` does."""
+    """(this process' number, how many there are) as the environment describes them, without joining
+    a job; (0, 1) where it describes none. For work in parts that share nothing but a folder. Raises
+    UserError, Restart as `initialize` does."""
     place = cluster.find(seconds=seconds)
     return (0, 1) if place is None else (place.me, place.count)
 
@@ -118,8 +127,10 @@ def barrier(name: str, seconds: float | None = None) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             missing = set(range(_peers.count)) - {int(host) for host in _peers.list(key)}
         if missing:
-            raise Restart(f"barrier {name!r}: after {seconds:.0f} s still missing: {_peers.names(missing)}") from error
-        raise Restart(f"barrier {name!r} failed on {_peers.name(_peers.me)}: {first_line(error)}") from error
+            raise Restart(f"barrier {name!r}: after {seconds:.0f} s still missing: "
+                          f"{_peers.names(missing)}") from error
+        raise Restart(
+            f"barrier {name!r} failed on {_peers.name(_peers.me)}: {first_line(error)}") from error
     if is_main():
         _peers.delete(key)
 
@@ -132,13 +143,15 @@ def gather(name: str, value: Any, seconds: float | None = None) -> list[Any]:
     _peers.put(f"{key}/{_peers.me}", value)
     barrier(name, seconds)
     found = _peers.list(key)
-    if is_main() and (before := _peers.before(key)):  # which all have read, or they would not be here
+    # which all have read, or they would not be here
+    if is_main() and (before := _peers.before(key)):
         _peers.delete(before)
     return [found[str(host)] for host in range(_peers.count)]
 
 
 def on_main(name: str, function: Callable[[], Any], seconds: float = STAGE_SECONDS) -> Any:
-    """What `function` gives (anything JSON can hold) on host 0, on every host; the others wait for it and say so.
+    """What `function` gives (anything JSON can hold) on host 0, on every host; the others wait for
+    it and say so.
 
     A UserError of host 0 is raised on all.
     """
@@ -160,8 +173,9 @@ def on_main(name: str, function: Callable[[], Any], seconds: float = STAGE_SECON
 
 
 def agree(values: Mapping[str, Any], what: str = "settings") -> None:
-    """UserError, on every host alike, unless all have the same flat `values`: names the first key that differs and the
-    hosts. What is sent is a checksum, and the values themselves only where checksums differ."""
+    """UserError, on every host alike, unless all have the same flat `values`: names the first key
+    that differs and the hosts. What is sent is a checksum, and the values themselves only where
+    checksums differ."""
     if _peers is None:
         return
     text = json.dumps(dict(values), sort_keys=True, default=str)
@@ -171,21 +185,25 @@ def agree(values: Mapping[str, Any], what: str = "settings") -> None:
     key, mine = _peers.unique(f"agree/{what}"), sums[_peers.me]
     if sums.index(mine) == _peers.me:  # one host speaks for all that have the same
         _peers.put(f"{key}/{mine}", json.loads(text))
-    found = {s: _peers.wait(f"{key}/{s}", _barrier_seconds, what=f"{what} of {_peers.name(sums.index(s))}")
+    found = {s: _peers.wait(f"{key}/{s}", _barrier_seconds,
+                            what=f"{what} of {_peers.name(sums.index(s))}")
              for s in dict.fromkeys(sums)}
     ours = found[sums[0]]
     for name in sorted(set().union(*found.values())):
-        others = {host: found[s].get(name) for host, s in enumerate(sums) if found[s].get(name) != ours.get(name)}
+        others = {host: found[s].get(name) for host, s in enumerate(sums)
+                  if found[s].get(name) != ours.get(name)}
         if others:
             value = next(iter(others.values()))
             same = [host for host, other in others.items() if other == value]
             raise UserError(f"the hosts differ in their {what}", where=name,
-                            expected=f"{ours.get(name)!r}, as on {_peers.name(0)}", found=f"{value!r} on {_peers.names(same)}",
+                            expected=f"{ours.get(name)!r}, as on {_peers.name(0)}",
+                            found=f"{value!r} on {_peers.names(same)}",
                             hint="start every host with the same command, files and packages")
 
 
 def versions() -> dict[str, str]:
-    """Of what has to be the same on every host for the same program to be compiled and the same files to be written."""
+    """Of what has to be the same on every host for the same program to be compiled and the same
+    files to be written."""
     names = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     found = {"python": platform.python_version()} | {name: os.environ.get(name, "") for name in
                                                      ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
@@ -196,19 +214,24 @@ def versions() -> dict[str, str]:
 
 
 def lost(error: jax.errors.JaxRuntimeError) -> None:
-    """Raises Restart when a failure of the runtime is most likely a peer's: several processes, and not a lack of memory."""
-    if _peers is not None and not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")):
-        raise Restart(f"{_peers.name(_peers.me)}: the others cannot be reached any more: {first_line(error)}") from error
+    """Raises Restart when a failure of the runtime is most likely a peer's: several processes, and
+    not a lack of memory."""
+    if _peers is not None and not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT",
+                                                         "UNIMPLEMENTED")):
+        raise Restart(f"{_peers.name(_peers.me)}: the others cannot be reached any more: "
+                      f"{first_line(error)}") from error
 
 
 def end(code: int, why: str, *, stacks: bool = False) -> None:
-    """Ends this process and all others before their time, see Peers.leave; does nothing in a job of one process."""
+    """Ends this process and all others before their time, see Peers.leave; does nothing in a job of
+    one process."""
     if _peers is not None:
         _peers.leave(code, why, stacks=stacks)
 
 
 def shutdown() -> None:
-    """The orderly end of working together: all processes call it, then each goes on, or ends, by itself."""
+    """The orderly end of working together: all processes call it, then each goes on, or ends, by
+    itself."""
     global _peers
     if _peers is None:
         return

@@ -38,7 +38,8 @@ def pin() -> list[str]:
         if (found := getattr(jax.config, name, value)) != value:
             jax.config.update(name, value)
             told.append(
-                f"{name.upper()}={found} is set aside: this code computes with {name.upper()}={value}"
+                f"{name.upper()}={found} is set aside: this code computes with "
+                f"{name.upper()}={value}"
             )
     return told
 

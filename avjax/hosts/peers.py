@@ -1,7 +1,8 @@
 """What the processes of one job tell each other, over the coordinator's key-value store.
 
-Host 0 keeps the store, so its death ends the job. JAX's heartbeats notice any other that dies: its client then aborts the
-process, which `restartable_abort` turns into exit code 75. A host that ends on purpose says so first, with its reason.
+Host 0 keeps the store, so its death ends the job. JAX's heartbeats notice any other that dies: its
+client then aborts the process, which `restartable_abort` turns into exit code 75. A host that ends
+on purpose says so first, with its reason.
 """
 
 import contextlib
@@ -29,7 +30,8 @@ LINGER = 8.0  # seconds that host 0, at an early end, keeps the store up for the
 
 
 class Restart(SystemExit):
-    """The job cannot go on here, but goes on from its last checkpoint when it is started again: exit code 75."""
+    """The job cannot go on here, but goes on from its last checkpoint when it is started again:
+    exit code 75."""
 
     def __init__(self, message: str):
         super().__init__(RESTARTABLE)
@@ -44,12 +46,14 @@ def say(text: str) -> None:
 
 
 class Peers:
-    """This process among `count`; keys live under one prefix. All methods may be called from any thread."""
+    """This process among `count`; keys live under one prefix. All methods may be called from any
+    thread."""
 
     def __init__(self, client, me: int, count: int, prefix: str = "avjax"):
         self.client, self.me, self.count, self.prefix = client, me, count, prefix
         self.code = RESTARTABLE  # what this process exits with when it is ended from outside
-        self.on_stop: Callable[[dict], None] | None = None  # called once, when a host asks all to stop
+        # called once, when a host asks all to stop
+        self.on_stop: Callable[[dict], None] | None = None
         self._uses: Counter = Counter()
         self._told = False  # why the job ends
         self._leaving, self._closed = threading.Lock(), threading.Event()
@@ -58,7 +62,8 @@ class Peers:
         self._follower.start()
 
     def unique(self, name: str) -> str:
-        """`name` numbered by how often this host has used it; hosts that do the same things get the same keys."""
+        """`name` numbered by how often this host has used it; hosts that do the same things get the
+        same keys."""
         self._uses[name] += 1
         return f"{name}#{self._uses[name]}"
 
@@ -90,7 +95,8 @@ class Peers:
         return {name.rsplit("/", 1)[1]: json.loads(value) for name, value in found}
 
     def wait(self, key: str, seconds: float, *, what: str, remind: float = 60.0) -> Any:
-        """The value of `key` once some host has put it; says every `remind` seconds that it still waits.
+        """The value of `key` once some host has put it; says every `remind` seconds that it still
+        waits.
 
         Raises Restart when it does not come in `seconds`, or the store is gone.
         """
@@ -99,10 +105,12 @@ class Peers:
         while (waited := time.monotonic() - began) < seconds:
             try:
                 span = min(1.0, seconds - waited)
-                return json.loads(self.client.blocking_key_value_get(f"{self.prefix}/{key}", max(1, int(1000 * span))))
+                return json.loads(self.client.blocking_key_value_get(f"{self.prefix}/{key}",
+                                                                     max(1, int(1000 * span))))
             except jax.errors.JaxRuntimeError as error:
                 if not str(error).startswith("DEADLINE_EXCEEDED"):
-                    raise Restart(f"{self.name(self.me)}: lost the coordinator while waiting for {what}: "
+                    raise Restart(f"{self.name(self.me)}: lost the coordinator while waiting for "
+                                  f"{what}: "
                                   f"{first_line(error)}") from error
             self._read_farewell(self.list("news"))
             if time.monotonic() - reminded > remind:
@@ -120,11 +128,13 @@ class Peers:
 
     def names(self, hosts) -> str:
         hosts = sorted(hosts)
-        return ", ".join(map(self.name, hosts[:8])) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
+        return ", ".join(map(self.name, hosts[:8])) + (f" and {len(hosts) - 8} more"
+                                                       if len(hosts) > 8 else "")
 
     def leave(self, code: int, why: str, *, stacks: bool = False) -> NoReturn:
-        """Ends this process with `code`, and all others: a launcher that looks at one of them sees what it would see at any.
-        They tell `why`, unless it is empty; with `stacks` they also print what each of their threads is doing."""
+        """Ends this process with `code`, and all others: a launcher that looks at one of them sees
+        what it would see at any. They tell `why`, unless it is empty; with `stacks` they also print
+        what each of their threads is doing."""
         if not self._leaving.acquire(blocking=False):
             threading.Event().wait()  # another thread is at it
         self.code = code
@@ -134,9 +144,11 @@ class Peers:
         exit_now(self.code)
 
     def _say_farewell(self, code: int, why: str, stacks: bool) -> None:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # host 0 is gone: nobody is left to be told
+        # host 0 is gone: nobody is left to be told
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             try:
-                self.put("news/leave", {"host": self.me, "code": code, "why": why, "stacks": stacks})
+                self.put("news/leave", {"host": self.me, "code": code, "why": why,
+                                        "stacks": stacks})
             except jax.errors.JaxRuntimeError:  # somebody was first, and this is what came of it
                 if (note := self.list("news").get("leave")) and note["host"] != self.me:
                     if note["why"] != why:
@@ -185,7 +197,8 @@ class Peers:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends the process without waiting for threads, atexit functions or other hosts. Its locks go first."""
+    """Ends the process without waiting for threads, atexit functions or other hosts. Its locks go
+    first."""
     lock.let_go()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
@@ -203,15 +216,17 @@ _abort_handler: Any = None
 def restartable_abort(code: Callable[[], int]) -> None:
     """Makes abort() exit with `code()`.
 
-    JAX's distributed client knows no other answer to a lost peer than abort(), from a C++ thread, and a Python callback in
-    its place fails (it is given an absl::Status that has no Python type). So the C signal handler is a Python function: the
-    abort is raised by a thread that holds no lock of the interpreter, not in the middle of one of its instructions.
+    JAX's distributed client knows no other answer to a lost peer than abort(), from a C++ thread,
+    and a Python callback in its place fails (it is given an absl::Status that has no Python type).
+    So the C signal handler is a Python function: the abort is raised by a thread that holds no lock
+    of the interpreter, not in the middle of one of its instructions.
     """
     global _abort_handler
 
     def ended(number):
         del number
-        os.write(2, b"a host of this job is gone, or the runtime failed (see above); restart the job to go on\n")
+        os.write(2, b"a host of this job is gone, or the runtime failed (see above); restart the "
+                 b"job to go on\n")
         exit_now(code())
 
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int)

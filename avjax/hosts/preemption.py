@@ -1,10 +1,13 @@
-"""SIGTERM and SIGINT: where a job stops, on all its hosts alike, and how it ends where there is nothing to save.
+"""SIGTERM and SIGINT: where a job stops, on all its hosts alike, and how it ends where there is
+nothing to save.
 
-Inside `saving()` a signal to any host makes all of them stop after the same unit of work (a train step, a batch of an
-evaluation), so that they can save together; outside, at start-up, while compiling or evaluating a finished model, it ends
-the job at once. Both exit with 75. A Python signal handler runs between two bytecodes of the main thread, so not during a
-compilation of minutes, and an exception raised there may come out of a library as another one (a restore that was
-interrupted once looked like a broken checkpoint): a thread reads the signals from a wake-up socket and acts.
+Inside `saving()` a signal to any host makes all of them stop after the same unit of work (a train
+step, a batch of an evaluation), so that they can save together; outside, at start-up, while
+compiling or evaluating a finished model, it ends the job at once. Both exit with 75. A Python
+signal handler runs between two bytecodes of the main thread, so not during a compilation of
+minutes, and an exception raised there may come out of a library as another one (a restore that was
+interrupted once looked like a broken checkpoint): a thread reads the signals from a wake-up socket
+and acts.
 """
 
 import contextlib
@@ -33,11 +36,12 @@ class Preempted(Restart):
 
 
 class Stopping:
-    """Counts units of work that all hosts do in the same order, and knows the last one once a stop is asked for.
+    """Counts units of work that all hosts do in the same order, and knows the last one once a stop
+    is asked for.
 
-    Every host tells how many units it has begun, and may begin no other until the largest of these numbers is known: that
-    is where all stop. So nobody waits in a collective for a host that has stopped, and a host that waits for data stops there
-    and then where nobody is ahead of it.
+    Every host tells how many units it has begun, and may begin no other until the largest of these
+    numbers is known: that is where all stop. So nobody waits in a collective for a host that has
+    stopped, and a host that waits for data stops there and then where nobody is ahead of it.
     """
 
     def __init__(self):
@@ -67,7 +71,8 @@ class Stopping:
                 self.why, self._last = self.why or why, self._begun
         elif not self.why:
             self.why = f"{why} ({peers.name(peers.me)})"
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # somebody else asked at the same time
+            # somebody else asked at the same time
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
                 peers.put("news/stop", {"why": self.why})
 
     def settle(self, why: str) -> None:
@@ -78,10 +83,12 @@ class Stopping:
             self.why = why
             peers.put(f"stop_begun/{peers.me}", self._begun)
             if peers.me == 0:
-                begun = [peers.wait(f"stop_begun/{host}", AGREE_SECONDS, what=f"{peers.name(host)} to stop")
+                begun = [peers.wait(f"stop_begun/{host}", AGREE_SECONDS,
+                                    what=f"{peers.name(host)} to stop")
                          for host in range(peers.count)]
                 peers.put("stop_last", max(begun))
-            self._last = peers.wait("stop_last", AGREE_SECONDS, what="the hosts to agree where to stop")
+            self._last = peers.wait("stop_last", AGREE_SECONDS,
+                                    what="the hosts to agree where to stop")
 
 
 _current: Stopping | None = None  # of the loop that is running
@@ -90,7 +97,8 @@ _listening = False
 
 @contextlib.contextmanager
 def saving() -> Iterator[Stopping]:
-    """While inside, there is a state to save: signals ask the Stopping instead of ending the process. They also do after a
+    """While inside, there is a state to save: signals ask the Stopping instead of ending the
+    process. They also do after a
     Preempted, which is on its way out: what is left to be sealed and sent is done in peace."""
     global _current
     _current = Stopping()
@@ -118,7 +126,8 @@ def on_stop(note: dict) -> None:
 
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
-    """Takes SIGTERM and SIGINT while inside; inside another such block, or outside the main thread, does nothing.
+    """Takes SIGTERM and SIGINT while inside; inside another such block, or outside the main thread,
+    does nothing.
 
     A second SIGINT has its usual effect; a second SIGTERM, which some launchers send, has none.
     """
@@ -164,7 +173,8 @@ def _listen(source: socket.socket) -> None:
             if stopping is not None:
                 stopping.ask(f"signal {name}")
                 continue
-            message = f"signal {name}: nothing to save here, stopping; start the same command again to go on"
+            message = (f"signal {name}: nothing to save here, stopping; start the same command "
+                       "again to go on")
             say(message)
             distributed.end(RESTARTABLE, message)
             exit_now(RESTARTABLE)

@@ -1,7 +1,8 @@
-"""While the processes of a job gather: who is waited for, and an end in one line when they do not come.
+"""While the processes of a job gather: who is waited for, and an end in one line when they do not
+come.
 
-JAX's client ends the process from C++, with a stack trace and without a name, when somebody is missing.
-So the time is kept here, and the client is given more of it than it needs.
+JAX's client ends the process from C++, with a stack trace and without a name, when somebody is
+missing. So the time is kept here, and the client is given more of it than it needs.
 """
 
 import contextlib
@@ -23,14 +24,16 @@ ESTABLISHED = "01"  # state of a connection in /proc/net/tcp
 
 @contextlib.contextmanager
 def gathering(place: Place, seconds: float) -> Iterator[None]:
-    """A context for meeting the other processes: ends this one, restartable, where that takes longer than `seconds`."""
+    """A context for meeting the other processes: ends this one, restartable, where that takes
+    longer than `seconds`."""
     def late():
         say(f"restartable: {told(place, f'after {seconds:.0f} s')}")
         exit_now(RESTARTABLE)
 
     timers = [threading.Timer(seconds, late)]
     if seconds > REMIND:
-        timers.append(threading.Timer(REMIND, lambda: say(told(place, f"waits up to {seconds:.0f} s"))))
+        timers.append(threading.Timer(REMIND,
+                                      lambda: say(told(place, f"waits up to {seconds:.0f} s"))))
     for timer in timers:
         timer.daemon = True
         timer.start()
@@ -46,13 +49,15 @@ def told(place: Place, when: str) -> str:
     text = f"process {place.me} of {place.count} expected ({place.by}), {when}: "
     if place.me == 0:
         others = connected(port_of(place.address))
-        seen = ", ".join(f"{count} from {host}" for host, count in sorted(others.items())) or "nobody else"
+        seen = ", ".join(f"{count} from {host}" for host,
+                         count in sorted(others.items())) or "nobody else"
         text += f"besides this one came {seen}"
     elif answers(place.address):
         text += f"process 0 is at {place.address}, others are missing: its own log says who came"
     else:
         text += f"nothing answers at {place.address}, where process 0 should be"
-    return f"{text}; start all {place.count}, e.g. by srun or mpirun, or give --processes=1 to run this one alone"
+    return (f"{text}; start all {place.count}, e.g. by srun or mpirun, or give --processes=1 to "
+            "run this one alone")
 
 
 def port_of(address: str) -> int:
@@ -68,8 +73,8 @@ def answers(address: str) -> bool:
 
 
 def connected(port: int) -> Counter:
-    """{address: processes} of those that came to a port of this machine, by Linux's table of connections;
-    this process' own connection, which is one of them, left out."""
+    """{address: processes} of those that came to a port of this machine, by Linux's table of
+    connections; this process' own connection, which is one of them, left out."""
     found: Counter = Counter()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -77,14 +82,16 @@ def connected(port: int) -> Counter:
                 _, here, there, state = line.split()[:4]
                 if int(here.rpartition(":")[2], 16) == port and state == ESTABLISHED:
                     found[_address(there.rpartition(":")[0])] += 1
-    own = next((host for host in found if ipaddress.ip_address(host).is_loopback or host in _own_addresses()), None)
+    own = next((host for host in found if ipaddress.ip_address(host).is_loopback
+                or host in _own_addresses()), None)
     return found - Counter({own: 1} if own else {})
 
 
 def _address(text: str) -> str:
     """An IPv4 or IPv6 address as the table has it, words in the byte order of this machine."""
     words = [bytes.fromhex(text[at:at + 8]) for at in range(0, len(text), 8)]
-    address = ipaddress.ip_address(b"".join(w[::-1] if sys.byteorder == "little" else w for w in words))
+    address = ipaddress.ip_address(b"".join(w[::-1] if sys.byteorder == "little" else w
+                                            for w in words))
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 

@@ -1,6 +1,6 @@
-"""A job that hangs ends itself: when no step completes for a set time, every thread's stack is printed and the process exits
-with 75. Another thread writes a heartbeat file a host, for whoever looks at a large job from outside: what hangs may well be
-the storage that these files lie on.
+"""A job that hangs ends itself: when no step completes for a set time, every thread's stack is
+printed and the process exits with 75. Another thread writes a heartbeat file a host, for whoever
+looks at a large job from outside: what hangs may well be the storage that these files lie on.
 """
 
 import contextlib
@@ -21,16 +21,18 @@ from avjax.storage import paths
 
 FOLDER = "heartbeats"
 HEARTBEAT_SECONDS = 30.0
-ALLOWANCE = {"start": 20.0, "compile": 20.0, "evaluation": 10.0, "checkpoint": 10.0}  # times the limit of a step
+# times the limit of a step
+ALLOWANCE = {"start": 20.0, "compile": 20.0, "evaluation": 10.0, "checkpoint": 10.0}
 
 
 class Watchdog:
     """Watches one training job from threads; use `with`, and `start` inside.
 
     Args:
-      seconds: the longest time without a completed step, data waits included; 0 = off. Phases named in ALLOWANCE may take
-        that many times as long.
-      workdir: gets heartbeats/host_NNNN.json (replaced every 30 s at most), in a job of several processes or a watched one.
+      seconds: the longest time without a completed step, data waits included; 0 = off. Phases named
+        in ALLOWANCE may take that many times as long.
+      workdir: gets heartbeats/host_NNNN.json (replaced every 30 s at most), in a job of several
+        processes or a watched one.
     """
 
     def __init__(self, seconds: float, workdir: str | Path):
@@ -47,7 +49,8 @@ class Watchdog:
         """Once the workdir is known to be this job's."""
         if self.seconds > 0 or distributed.process_count() > 1:
             watches = [self._beat] + [self._watch] * (self.seconds > 0)
-            self._threads = [threading.Thread(target=watch, name="watchdog", daemon=True) for watch in watches]
+            self._threads = [threading.Thread(target=watch, name="watchdog", daemon=True)
+                             for watch in watches]
             for thread in self._threads:
                 thread.start()
 
@@ -63,7 +66,8 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What the main thread does; phases with an allowance of their own begin and end as progress does."""
+        """What the main thread does; phases with an allowance of their own begin and end as
+        progress does."""
         outer, self._phase = self._phase, name
         if name in ALLOWANCE:
             self.progress()
@@ -77,7 +81,8 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             limit = self.seconds * ALLOWANCE.get(self._phase, 1.0)
-            # Should C code keep the interpreter's lock, this thread cannot run; faulthandler's can (and exits with 1).
+            # Should C code keep the interpreter's lock, this thread cannot run; faulthandler's can
+            # (and exits with 1).
             faulthandler.dump_traceback_later(2 * limit + 60, exit=True)
             if self._closed.wait(self._interval):
                 break
@@ -92,7 +97,8 @@ class Watchdog:
             self._write()
 
     def _end(self, waited: float) -> None:
-        why = f"watchdog: no step completed for {waited:.0f} s (in {self._phase!r}, after step {self._step})"
+        why = (f"watchdog: no step completed for {waited:.0f} s (in {self._phase!r}, after step "
+               f"{self._step})")
         say(f"host {distributed.process_index()}: {why}; stacks of all threads follow")
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         distributed.end(RESTARTABLE, why, stacks=True)
@@ -100,10 +106,13 @@ class Watchdog:
 
     def _write(self) -> None:
         host = distributed.process_index()
-        beat = {"host": host, "machine": socket.gethostname(), "pid": os.getpid(), "step": self._step, "phase": self._phase,
-                "seconds_since_progress": round(time.monotonic() - self._mark, 1), "rss_mb": round(rss_bytes() / 1e6, 1),
+        beat = {"host": host, "machine": socket.gethostname(), "pid": os.getpid(),
+                "step": self._step, "phase": self._phase,
+                "seconds_since_progress": round(time.monotonic() - self._mark, 1),
+                "rss_mb": round(rss_bytes() / 1e6, 1),
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-        with contextlib.suppress(Exception):  # a full disk is for the checkpoint to report; a store has errors of its own
+        # a full disk is for the checkpoint to report; a store has errors of its own
+        with contextlib.suppress(Exception):
             self._folder.mkdir(parents=True, exist_ok=True)
             paths.write_text(self._folder / f"host_{host:04d}.json", json.dumps(beat) + "\n")
 

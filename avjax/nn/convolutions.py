@@ -1,4 +1,5 @@
-"""Picture layers, channels last: convolution, group norm with its activation, the residual block, halving and doubling.
+"""Picture layers, channels last: convolution, group norm with its activation, the residual block,
+halving and doubling.
 
 Suffixes: N pictures, H W size, C channels, G groups.
 """
@@ -17,8 +18,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Conv(nn.Module):
-    """2-D convolution: kernel (k, k, in, out), bias; "same" padding unless `padding` says (before, after) for both axes.
-    Parameters float32, product in `dtype`. Fresh kernels have variance init_scale / fan_in."""
+    """2-D convolution: kernel (k, k, in, out), bias; "same" padding unless `padding` says (before,
+    after) for both axes. Parameters float32, product in `dtype`. Fresh kernels have variance
+    init_scale / fan_in."""
 
     features: int
     in_features: int
@@ -41,14 +43,16 @@ class Conv(nn.Module):
     def __call__(self, x_NHWC):
         pad = self.padding or (self.size // 2, self.size // 2)
         y = lax.conv_general_dilated(x_NHWC.astype(self.dtype), self.kernel.astype(self.dtype),
-                                     (self.stride, self.stride), (pad, pad), dimension_numbers=LAYOUT)
+                                     (self.stride, self.stride), (pad, pad),
+                                     dimension_numbers=LAYOUT)
         return y + self.bias.astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def group_norm(x_NHWC, scale_C, bias_C, groups: int, eps: float, silu: bool):
-    """Group norm over (height, width, channels of the group), affine, then SiLU if asked; statistics in float32 (Wu and
-    He 2018). The backward pass keeps x alone: norm and activation are cheap to make again."""
+    """Group norm over (height, width, channels of the group), affine, then SiLU if asked;
+    statistics in float32 (Wu and He 2018). The backward pass keeps x alone: norm and activation are
+    cheap to make again."""
     return _group_norm_fwd(x_NHWC, scale_C, bias_C, groups, eps, silu)[0]
 
 
@@ -81,7 +85,9 @@ def _group_norm_bwd(groups, eps, silu, saved, dy):
         sigmoid = jax.nn.sigmoid(y)
         dy = dy * sigmoid * (1 + y * (1 - sigmoid))
     area = x.shape[1] * x.shape[2]
-    sum_dy, sum_dyx = jnp.sum(dy, axis=(1, 2)), jnp.sum(dy * centred, axis=(1, 2)) * inverse[:, 0, 0]  # (N, C)
+    # (N, C)
+    sum_dy, sum_dyx = jnp.sum(dy, axis=(1, 2)), jnp.sum(dy * centred,
+                                                        axis=(1, 2)) * inverse[:, 0, 0]
     dbias, dscale = jnp.sum(sum_dy, axis=0), jnp.sum(sum_dyx, axis=0)
     along = _over_groups(sum_dyx * scale / area, groups) * inverse
     dx = inverse * (dy * scale - _over_groups(sum_dy * scale / area, groups) - centred * along)
@@ -108,7 +114,8 @@ class GroupNorm(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + time))), the skip through a 1x1 product where the width changes."""
+    """x + conv(silu(norm(conv(silu(norm(x))) + time))), the skip through a 1x1 product where the
+    width changes."""
 
     width: int
     in_width: int
@@ -140,7 +147,8 @@ class ResnetBlock(nn.Module):
 def double(x_NHWC):
     """Twice the height and width, each pixel four times."""
     N, H, W, C = x_NHWC.shape
-    return jnp.broadcast_to(x_NHWC[:, :, None, :, None], (N, H, 2, W, 2, C)).reshape(N, 2 * H, 2 * W, C)
+    return jnp.broadcast_to(x_NHWC[:, :, None, :, None],
+                            (N, H, 2, W, 2, C)).reshape(N, 2 * H, 2 * W, C)
 
 
 def fold(x_NHWC, patch: int):

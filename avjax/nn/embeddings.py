@@ -15,10 +15,12 @@ from avjax.sharding.activations import active_mesh, axes_for
 
 
 def lookup(table_VD, ids):
-    """Rows of a table for ids (batch, time, ...) -> (batch, time, ..., D); ids outside take the nearest row.
+    """Rows of a table for ids (batch, time, ...) -> (batch, time, ..., D); ids outside take the
+    nearest row.
 
-    Where the mesh splits D over fsdp, like the batch, every device looks up its part of D for all examples of its fsdp group,
-    and one exchange brings each its own examples whole: the table (a vocabulary) is never gathered.
+    Where the mesh splits D over fsdp, like the batch, every device looks up its part of D for all
+    examples of its fsdp group, and one exchange brings each its own examples whole: the table (a
+    vocabulary) is never gathered.
     """
     mesh = active_mesh()
     if mesh is None or mesh.shape["fsdp"] == 1 or "fsdp" not in axes_for(ids.shape[0], "batch") or \
@@ -32,11 +34,13 @@ def lookup(table_VD, ids):
 
     time = axes_for(ids.shape[1], "time") or None if ids.ndim > 1 else None
     place = PartitionSpec(axes_for(ids.shape[0], "batch"), *(time,) * (ids.ndim > 1))
-    return jax.shard_map(here, in_specs=(PartitionSpec(None, "fsdp"), place), out_specs=place)(table_VD, ids)
+    return jax.shard_map(here, in_specs=(PartitionSpec(None, "fsdp"), place),
+                         out_specs=place)(table_VD, ids)
 
 
 def rotary_tables(positions, width: int, base: float = 1e4):
-    """cos and sin of position * base^(-2i/width): two (time, width // 2) float32 arrays (RoPE, eq. 15)."""
+    """cos and sin of position * base^(-2i/width): two (time, width // 2) float32 arrays (RoPE, eq.
+    15)."""
     frequencies = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
@@ -45,17 +49,20 @@ def rotary_tables(positions, width: int, base: float = 1e4):
 def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     """Rotates pairs of head channels.
 
-    pairs="adjacent": (x[2i], x[2i+1]). pairs="halves": (x[i], x[i + K/2]), the same rotation after the channels are
-    reordered by `halves_from_adjacent`; contiguous, hence much cheaper, and scores do not change when queries and keys
-    are reordered alike.
+    pairs="adjacent": (x[2i], x[2i+1]). pairs="halves": (x[i], x[i + K/2]), the same rotation after
+    the channels are reordered by `halves_from_adjacent`; contiguous, hence much cheaper, and scores
+    do not change when queries and keys are reordered alike.
     """
     cos, sin = cos_TK.astype(x_BHTK.dtype), sin_TK.astype(x_BHTK.dtype)
     if pairs == "adjacent":
         even, odd = x_BHTK[..., 0::2], x_BHTK[..., 1::2]
-        return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x_BHTK.shape)
-    # a flip of a two-long axis stays inside one fused loop, where a roll or a concatenation costs passes of its own
+        return jnp.stack([even * cos - odd * sin, even * sin + odd * cos],
+                         axis=-1).reshape(x_BHTK.shape)
+    # a flip of a two-long axis stays inside one fused loop, where a roll or a concatenation costs
+    # passes of its own
     x = x_BHTK.reshape(*x_BHTK.shape[:-1], 2, -1)
-    out = x * jnp.stack([cos, cos], axis=-2) + jnp.flip(x, axis=-2) * jnp.stack([-sin, sin], axis=-2)
+    out = x * jnp.stack([cos, cos], axis=-2) + jnp.flip(x,
+                                                        axis=-2) * jnp.stack([-sin, sin], axis=-2)
     return out.reshape(x_BHTK.shape)
 
 
@@ -65,7 +72,8 @@ def halves_from_adjacent(width: int) -> np.ndarray:
 
 
 class TimeEmbedding(nn.Module):
-    """t in [0, 1] -> (batch, D): sin and cos at D/8 geometric frequencies from 1 to 1e-4, then an MLP."""
+    """t in [0, 1] -> (batch, D): sin and cos at D/8 geometric frequencies from 1 to 1e-4, then an
+    MLP."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -80,4 +88,5 @@ class TimeEmbedding(nn.Module):
         n = self.width // 8
         frequencies = jnp.exp(-np.log(1e4) / max(n - 1, 1) * jnp.arange(n, dtype=jnp.float32))
         angles = t_B.astype(jnp.float32)[:, None] * frequencies
-        return self.out(gelu(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1))))
+        return self.out(gelu(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)],
+                                                         axis=-1))))

@@ -1,11 +1,13 @@
-"""The few layers everything is made of: a dense layer with a stated initialiser, exact GELU, layer and RMS norm, SwiGLU.
+"""The few layers everything is made of: a dense layer with a stated initialiser, exact GELU, layer
+and RMS norm, SwiGLU.
 
-The backward passes of `matmul`, `gelu`, the norms and `swiglu` are written out. XLA's CPU backend otherwise copies
-transposed operands for weight gradients (through a slow strided loop) and keeps every intermediate of GELU and the norm
-in memory; together that was a tenth of a training step.
+The backward passes of `matmul`, `gelu`, the norms and `swiglu` are written out. XLA's CPU backend
+otherwise copies transposed operands for weight gradients (through a slow strided loop) and keeps
+every intermediate of GELU and the norm in memory; together that was a tenth of a training step.
 
-There, products are also over one flat axis of rows. Where the mesh splits time or width they are not: a flat axis cannot
-lie as (batch, time) or as (3, heads, width) did, so the partitioner would gather the whole array first.
+There, products are also over one flat axis of rows. Where the mesh splits time or width they are
+not: a flat axis cannot lie as (batch, time) or as (3, heads, width) did, so the partitioner would
+gather the whole array first.
 """
 
 import flax.linen as nn
@@ -23,7 +25,8 @@ INV_SQRT_2PI = float(1 / np.sqrt(2 * np.pi))
 
 
 def uniform_fan_in(scale: float = 1.0 / 3.0):
-    """Uniform with variance scale / fan_in, fan_in = the first dimension. 1/3 gives bounds of +-1/sqrt(fan_in)."""
+    """Uniform with variance scale / fan_in, fan_in = the first dimension. 1/3 gives bounds of
+    +-1/sqrt(fan_in)."""
 
     def init(key, shape, dtype=jnp.float32):
         bound = (3.0 * scale / shape[0]) ** 0.5
@@ -38,7 +41,8 @@ def matmul(x, kernel):
     if axes_kept():
         return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     flat, flat_kernel = x.reshape(-1, x.shape[-1]), kernel.reshape(kernel.shape[0], -1)
-    return lax.dot_general(flat, flat_kernel, (((1,), (0,)), ((), ()))).reshape(*x.shape[:-1], *kernel.shape[1:])
+    return lax.dot_general(flat, flat_kernel,
+                           (((1,), (0,)), ((), ()))).reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
 def axes_kept() -> bool:
@@ -58,7 +62,8 @@ def _matmul_bwd(saved, dy):
         return dx, lax.dot_general(x, dy, ((lead, lead), ((), ())))
     flat_x, flat_dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, kernel.size // kernel.shape[0])
     dx = lax.dot_general(flat_dy, kernel.reshape(kernel.shape[0], -1), (((1,), (1,)), ((), ())))
-    dkernel = lax.dot_general(flat_x, flat_dy, (((0,), (0,)), ((), ())))  # (in, out) at once: nothing to transpose
+    # (in, out) at once: nothing to transpose
+    dkernel = lax.dot_general(flat_x, flat_dy, (((0,), (0,)), ((), ())))
     return dx.reshape(x.shape), dkernel.reshape(kernel.shape)
 
 
@@ -75,9 +80,10 @@ def compute_dtype(name: str):
 class Dense(nn.Module):
     """x @ kernel + bias over the last axis; parameters float32, product in `dtype`.
 
-    `features` may be a tuple: the output then has those trailing axes, and so has the kernel (so that sharding rules
-    can name heads). `rows` selects part of the input rows: `dense(x, rows=slice(0, n), bias=False)` is the share of
-    the first n inputs; `columns` selects along the first axis of a tuple's outputs. `use_bias=False`: there is no bias.
+    `features` may be a tuple: the output then has those trailing axes, and so has the kernel (so
+    that sharding rules can name heads). `rows` selects part of the input rows: `dense(x,
+    rows=slice(0, n), bias=False)` is the share of the first n inputs; `columns` selects along the
+    first axis of a tuple's outputs. `use_bias=False`: there is no bias.
     """
 
     features: int | tuple[int, ...]
@@ -96,11 +102,13 @@ class Dense(nn.Module):
             bound = (3.0 * scale / fan_in) ** 0.5
             return jax.random.uniform(key, bias_shape, dtype, -bound, bound)
 
-        self.kernel = self.param("kernel", self.kernel_init or uniform_fan_in(scale), (fan_in, *shape))
+        self.kernel = self.param("kernel", self.kernel_init or uniform_fan_in(scale),
+                                 (fan_in, *shape))
         if self.use_bias:
             self.bias = self.param("bias", self.bias_init or bias_init, shape)
 
-    def __call__(self, x, rows: slice = slice(None), bias: bool = True, columns: int | slice = slice(None)):  # noqa: B008
+    def __call__(self, x, rows: slice = slice(None), bias: bool = True,
+                 columns: int | slice = slice(None)):  # noqa: B008
         kernel = self.kernel[rows, columns].astype(self.dtype)
         y = checkpoint_name(matmul(x.astype(self.dtype), kernel), PRODUCT)
         return y + self.bias[columns].astype(self.dtype) if bias and self.use_bias else y
@@ -108,7 +116,8 @@ class Dense(nn.Module):
 
 @jax.custom_vjp
 def gelu(x):
-    """Exact GELU through erf. `jax.nn.gelu(approximate=False)` takes erfc, several times dearer on a CPU."""
+    """Exact GELU through erf. `jax.nn.gelu(approximate=False)` takes erfc, several times dearer on
+    a CPU."""
     return 0.5 * x * (1.0 + lax.erf(x * SQRT_HALF))
 
 
@@ -133,7 +142,8 @@ def _statistics(x, eps):
 
 @jax.custom_vjp
 def adaptive_norm(x_BTD, beta, gamma, eps: float = 1e-6):
-    """LN(x) (1 + gamma) + beta over the last axis, without affine parameters of its own; statistics in float32.
+    """LN(x) (1 + gamma) + beta over the last axis, without affine parameters of its own; statistics
+    in float32.
     beta and gamma: (batch or 1, 1, D)."""
     mean, scale = _statistics(x_BTD, eps)
     return ((x_BTD - mean) * scale * (1 + gamma) + beta).astype(x_BTD.dtype)
@@ -177,7 +187,8 @@ def _rms_norm_bwd(saved, dy):
     product = dy * normal if axes_kept() else (dy * normal).reshape(-1, x.shape[-1])
     dscale = jnp.sum(product, axis=tuple(range(product.ndim - 1))).astype(scale.dtype)
     d = dy * scale
-    return (inverse * (d - normal * jnp.mean(d * normal, -1, keepdims=True))).astype(x.dtype), dscale, None
+    return (inverse
+            * (d - normal * jnp.mean(d * normal, -1, keepdims=True))).astype(x.dtype), dscale, None
 
 
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
@@ -224,7 +235,8 @@ class SwiGLU(nn.Module):
     hidden: int
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
-    by_width: bool = False  # the kernels' rule splits `width` over tensor, as `hidden` (8 D / 3) divides by little
+    # the kernels' rule splits `width` over tensor, as `hidden` (8 D / 3) divides by little
+    by_width: bool = False
     gate = staticmethod(swiglu)
 
     def setup(self):
@@ -238,8 +250,10 @@ class SwiGLU(nn.Module):
 
         if parts("width") == 1:
             return self.outputs(self.gate(split(self.inputs(x))))
-        # However they are stored, the hidden units are split for use, filled up with units of zeros.
-        inputs, outputs = self.inputs.kernel.astype(self.dtype), self.outputs.kernel.astype(self.dtype)
+        # However they are stored, the hidden units are split for use, filled up with units of
+        # zeros.
+        inputs, outputs = self.inputs.kernel.astype(self.dtype), self.outputs.kernel.astype(
+            self.dtype)
         if self.by_width:  # first gathered over fsdp alone: one exchange at a time
             inputs, outputs = shard(inputs, "width"), shard(outputs, None, "width")
         missing = -self.hidden % parts("width")

@@ -1,20 +1,23 @@
 """Attention over a time axis that is split over devices (the mesh axis `seq`), under jax.shard_map.
 
-A band needs the neighbours' nearest keys and values: `left` and `right` entries are exchanged by ppermute, from further
-devices too where a band is wider than a device's share. Full and causal attention, and bands wider than what is elsewhere,
-gather the keys and values of all devices. Bytes that a device receives a layer, forward (E = 2 * kv heads * head width *
-itemsize a step, T steps on s devices; as many again in the backward pass):
+A band needs the neighbours' nearest keys and values: `left` and `right` entries are exchanged by
+ppermute, from further devices too where a band is wider than a device's share. Full and causal
+attention, and bands wider than what is elsewhere, gather the keys and values of all devices. Bytes
+that a device receives a layer, forward (E = 2 * kv heads * head width * itemsize a step, T steps on
+s devices; as many again in the backward pass):
     halo         (left + right) E
     all gathered (T - T / s) E
     ring         (T - T / s) E as well, in s - 1 messages, and its backward pass sends keys and their gradients: twice
-So a ring saves no bytes, only the memory of (T - T / s) E gathered bytes, which at our lengths (at most 3072 steps, a few MB
-a row) is little beside the scores; one gather is also one latency instead of s - 1. Hence no ring.
+So a ring saves no bytes, only the memory of (T - T / s) E gathered bytes, which at our lengths (at
+most 3072 steps, a few MB a row) is little beside the scores; one gather is also one latency instead
+of s - 1. Hence no ring.
 
-Every device does the same work: of causal attention the hidden half is computed and masked, as in the dense kernel.
-Lengths that do not divide (evaluation's buckets; training's are checked) are padded, and the padding is never seen.
+Every device does the same work: of causal attention the hidden half is computed and masked, as in
+the dense kernel. Lengths that do not divide (evaluation's buckets; training's are checked) are
+padded, and the padding is never seen.
 
-Suffixes: B batch, H heads, G key-value heads, T t steps in all and here, K head width, W keys seen here, N query blocks, Q
-queries a block.
+Suffixes: B batch, H heads, G key-value heads, T t steps in all and here, K head width, W keys seen
+here, N query blocks, Q queries a block.
 """
 
 import functools
@@ -29,25 +32,31 @@ from avjax.sharding.activations import active_mesh, axes_for, parts, shard
 from avjax.sharding.mesh import SEQUENCE_AXIS
 
 
-def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segments_BT, streams: int, kernel: str):
-    """What avjax.nn.attention.attention returns, for a mesh with seq > 1. left, right: the band in steps; near: which
-    offsets in it are seen."""
+def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segments_BT, streams: int,
+                    kernel: str):
+    """What avjax.nn.attention.attention returns, for a mesh with seq > 1. left, right: the band in
+    steps; near: which offsets in it are seen."""
     (B, H, T, _), G, s = q_BHTK.shape, k_BGTK.shape[1], parts("time")
     missing = -T % (s * streams)
     if missing:
-        q_BHTK, k_BGTK, v_BGTK = (jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))) for x in (q_BHTK, k_BGTK, v_BGTK))
+        q_BHTK, k_BGTK, v_BGTK = (jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0)))
+                                  for x in (q_BHTK, k_BGTK, v_BGTK))
         segments_BT = None if segments_BT is None else jnp.pad(segments_BT, ((0, 0), (0, missing)))
     if axes_for(G, "width") != axes_for(H, "width"):  # fewer key-value heads than devices
         k_BGTK, v_BGTK = (jnp.repeat(x, H // G, axis=1) for x in (k_BGTK, v_BGTK))
     batch, width = axes_for(B, "batch") or None, axes_for(H, "width") or None
-    place, row = PartitionSpec(batch, width, SEQUENCE_AXIS, None), PartitionSpec(batch, SEQUENCE_AXIS)
-    here = functools.partial(_here, left=left, right=right, near=near, total=T, streams=streams, kernel=kernel, devices=s)
+    place, row = PartitionSpec(batch, width, SEQUENCE_AXIS,
+                               None), PartitionSpec(batch, SEQUENCE_AXIS)
+    here = functools.partial(_here, left=left, right=right, near=near, total=T, streams=streams,
+                             kernel=kernel, devices=s)
     given = (q_BHTK, k_BGTK, v_BGTK) + (() if segments_BT is None else (segments_BT,))
-    out = jax.shard_map(here, in_specs=(place,) * 3 + (row,) * (len(given) - 3), out_specs=place)(*given)
+    out = jax.shard_map(here, in_specs=(place,) * 3 + (row,) * (len(given) - 3),
+                        out_specs=place)(*given)
     return out[:, :, :T] if missing else out
 
 
-def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total, streams, kernel, devices):
+def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total, streams, kernel,
+          devices):
     """One device's queries against all keys that they see."""
     t = q_BHtK.shape[2]
     first = lax.axis_index(SEQUENCE_AXIS) * t
@@ -60,7 +69,8 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total,
 
     kv_BGWK = seen_by(jnp.concatenate([k_BGtK, v_BGtK], axis=-1), 2)
     repeats = q_BHtK.shape[1] // k_BGtK.shape[1]
-    k_BHWK, v_BHWK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x for x in jnp.split(kv_BGWK, 2, axis=-1))
+    k_BHWK, v_BHWK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x
+                      for x in jnp.split(kv_BGWK, 2, axis=-1))
     keys = None if segments_Bt is None else seen_by(segments_Bt, 1)
     start = 0 if whole else first - left * streams
     seen = functools.partial(_seen, near=near, total=total, streams=streams)
@@ -81,7 +91,8 @@ def _seen(query, key, *, near, total, streams):
 
 
 def _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, keys_BW, seen):
-    """`avjax.nn.attention_kernels.banded` where keys come with their halo and positions begin at `first`."""
+    """`avjax.nn.attention_kernels.banded` where keys come with their halo and positions begin at
+    `first`."""
     B, H, t, K = q_BHtK.shape
     Q = kernels.block_length(left, right) * streams
     before, after = left * streams, right * streams
@@ -100,79 +111,94 @@ def _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, ke
 
 
 def with_halo(x, left: int, right: int, axis: int, devices: int):
-    """Under shard_map: this device's part of a time axis with the `left` entries before it and the `right` after it; zeros
-    beyond the ends."""
+    """Under shard_map: this device's part of a time axis with the `left` entries before it and the
+    `right` after it; zeros beyond the ends."""
     t = x.shape[axis]
 
     def side(count, sign):
         pieces = []
         for distance in range(1, -(-count // t) + 1):
             n = min(t, count - (distance - 1) * t)
-            piece = lax.slice_in_dim(x, t - n, t, axis=axis) if sign > 0 else lax.slice_in_dim(x, 0, n, axis=axis)
-            pairs = [(i, i + sign * distance) for i in range(devices) if 0 <= i + sign * distance < devices]
+            piece = lax.slice_in_dim(x, t - n, t,
+                                     axis=axis) if sign > 0 else lax.slice_in_dim(x, 0, n,
+                                                                                  axis=axis)
+            pairs = [(i, i + sign * distance) for i in range(devices) if 0 <= i + sign * distance
+                     < devices]
             # where nobody sends, zeros come
-            pieces.append(lax.ppermute(piece, SEQUENCE_AXIS, pairs) if pairs else jnp.zeros_like(piece))
+            pieces.append(lax.ppermute(piece, SEQUENCE_AXIS, pairs) if pairs
+                          else jnp.zeros_like(piece))
         return pieces
 
     return jnp.concatenate([*side(left, 1)[::-1], x, *side(right, -1)], axis=axis)
 
 
 def time_convolution(x_BTC, kernel_KIO, groups: int):
-    """Grouped convolution over time with zeros beyond the ends, (batch, time, C) -> (batch, time, O); K odd.
+    """Grouped convolution over time with zeros beyond the ends, (batch, time, C) -> (batch, time,
+    O); K odd.
 
-    Under shard_map, each device on its examples, frames (with K // 2 of its neighbours') and groups: XLA's partitioner gathers
-    the whole batch for a grouped convolution, even where nothing but the batch is split.
+    Under shard_map, each device on its examples, frames (with K // 2 of its neighbours') and
+    groups: XLA's partitioner gathers the whole batch for a grouped convolution, even where nothing
+      but the batch is split.
     """
     reach = kernel_KIO.shape[0] // 2
 
     def convolve(x, kernel, groups):
-        return lax.conv_general_dilated(x, kernel, (1,), [(0, 0)], dimension_numbers=("NWC", "WIO", "NWC"),
+        return lax.conv_general_dilated(x, kernel, (1,), [(0, 0)],
+                                        dimension_numbers=("NWC", "WIO", "NWC"),
                                         feature_group_count=groups)
 
     if active_mesh() is None:
         return convolve(jnp.pad(x_BTC, ((0, 0), (reach, reach), (0, 0))), kernel_KIO, groups)
     width = axes_for(groups, "width") or None
     time = axes_for(x_BTC.shape[1], "time") or None
-    place, devices = PartitionSpec(axes_for(x_BTC.shape[0], "batch") or None, time, width), parts("time") if time else 1
+    place, devices = PartitionSpec(axes_for(x_BTC.shape[0], "batch") or None, time,
+                                   width), parts("time") if time else 1
 
     def here(x_BtC, kernel_KIO):
         x = with_halo(x_BtC, reach, reach, 1, devices)
         return convolve(x, kernel_KIO, x_BtC.shape[2] // kernel_KIO.shape[1])
 
-    return jax.shard_map(here, in_specs=(place, PartitionSpec(None, None, width)), out_specs=place)(x_BTC, kernel_KIO)
+    return jax.shard_map(here, in_specs=(place, PartitionSpec(None, None, width)),
+                         out_specs=place)(x_BTC, kernel_KIO)
 
 
 def take_at(x_BT, index_BJ):
-    """x[b, index[b, j]] for (B, T, ...) and (B, J): of a split time axis, each device gives what it has and gets what it asked
-    for (a sum of one number and zeros, so exact). Bytes: J entries, where gathering x would be T."""
+    """x[b, index[b, j]] for (B, T, ...) and (B, J): of a split time axis, each device gives what it
+    has and gets what it asked for (a sum of one number and zeros, so exact). Bytes: J entries,
+    where gathering x would be T."""
     wide = index_BJ.reshape(*index_BJ.shape, *(1,) * (x_BT.ndim - 2))
     if not _both_split(x_BT.shape[1], index_BJ.shape[1]):
         return jnp.take_along_axis(x_BT, wide, axis=1)
 
     def here(x_Bt, index_Bj):
-        local, there = _local(lax.all_gather(index_Bj, SEQUENCE_AXIS, axis=1, tiled=True), x_Bt.shape[1])
+        local, there = _local(lax.all_gather(index_Bj, SEQUENCE_AXIS, axis=1, tiled=True),
+                              x_Bt.shape[1])
         shape = (*local.shape, *(1,) * (x_Bt.ndim - 2))
         found = jnp.take_along_axis(x_Bt, jnp.where(there, local, 0).reshape(shape), axis=1)
-        return lax.psum_scatter(jnp.where(there.reshape(shape), found, 0), SEQUENCE_AXIS, scatter_dimension=1, tiled=True)
+        return lax.psum_scatter(jnp.where(there.reshape(shape), found, 0), SEQUENCE_AXIS,
+                                scatter_dimension=1, tiled=True)
 
     place = _rows(x_BT)
     return jax.shard_map(here, in_specs=(place, _rows(index_BJ)), out_specs=place)(x_BT, index_BJ)
 
 
 def put_at(x_BT, index_BJ, value_BJ):
-    """x with x[b, index[b, j]] = value[b, j] for (B, T, ...), (B, J) and (B, J, ...); an index of T or more drops its value.
-    Of a split time axis, the values are gathered: J entries, where x would be T."""
+    """x with x[b, index[b, j]] = value[b, j] for (B, T, ...), (B, J) and (B, J, ...); an index of T
+    or more drops its value. Of a split time axis, the values are gathered: J entries, where x would
+    be T."""
     put = jax.vmap(lambda x_T, index_J, value_J: x_T.at[index_J].set(value_J, mode="drop"))
     if not _both_split(x_BT.shape[1], index_BJ.shape[1]):
         return put(x_BT, index_BJ, value_BJ)
 
     def here(x_Bt, index_Bj, value_Bj):
-        index, value = (lax.all_gather(a, SEQUENCE_AXIS, axis=1, tiled=True) for a in (index_Bj, value_Bj))
+        index, value = (lax.all_gather(a, SEQUENCE_AXIS, axis=1, tiled=True)
+                        for a in (index_Bj, value_Bj))
         local, there = _local(index, x_Bt.shape[1])
         return put(x_Bt, jnp.where(there, local, x_Bt.shape[1]), value)
 
     place = _rows(x_BT)
-    return jax.shard_map(here, in_specs=(place, _rows(index_BJ), place), out_specs=place)(x_BT, index_BJ, value_BJ)
+    return jax.shard_map(here, in_specs=(place, _rows(index_BJ), place),
+                         out_specs=place)(x_BT, index_BJ, value_BJ)
 
 
 def _both_split(*sizes: int) -> bool:
@@ -191,5 +217,6 @@ def _local(index, t: int):
 
 
 def whole(x_BT):
-    """x with its time axis on every device: what all queries look at, such as the text of a dialogue."""
+    """x with its time axis on every device: what all queries look at, such as the text of a
+    dialogue."""
     return shard(x_BT, "batch")

@@ -1,6 +1,8 @@
-"""Two transformer blocks: the AdaLN-Zero diffusion block, and the post-norm encoder layer of small VAEs.
+"""Two transformer blocks: the AdaLN-Zero diffusion block, and the post-norm encoder layer of small
+VAEs.
 
-Suffixes: B batch, T time, D model width, H heads, K head width, F feed-forward width, M the six modulation vectors.
+Suffixes: B batch, T time, D model width, H heads, K head width, F feed-forward width, M the six
+modulation vectors.
 """
 
 import flax.linen as nn
@@ -14,7 +16,8 @@ from avjax.sharding.activations import shard
 
 
 class AdaLNZero(nn.Module):
-    """Time embedding (batch, D) -> (batch, 3, D): gate alpha, shift beta, scale gamma; alpha starts at zero (DiT)."""
+    """Time embedding (batch, D) -> (batch, 3, D): gate alpha, shift beta, scale gamma; alpha starts
+    at zero (DiT)."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -34,8 +37,9 @@ class AdaLNZero(nn.Module):
 class DiffusionBlock(nn.Module):
     """x += alpha * attention(LN(x)(1 + gamma) + beta), then the same with an MLP.
 
-    `modulation` gives the six vectors of a block; `__call__` applies the block with them. They are apart because a
-    sampler knows all its times in advance and can have every modulation from one product.
+    `modulation` gives the six vectors of a block; `__call__` applies the block with them. They are
+    apart because a sampler knows all its times in advance and can have every modulation from one
+    product.
     """
 
     width: int
@@ -61,13 +65,16 @@ class DiffusionBlock(nn.Module):
         return jnp.stack([self.attention_adaln(time_BD), self.mlp_adaln(time_BD)], axis=1)
 
     def __call__(self, x_BTD, modulation_BM, rotary, segments=None, window=None):
-        """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables; segments (batch, time);
+        """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables;
+        segments (batch, time);
         window: (left, right), what scanned blocks see of the mask's band where they differ."""
         x_BTD, modulation_BM = shard(x_BTD, "batch", "time"), shard(modulation_BM, "batch")
         alpha, beta, gamma = (modulation_BM[:, 0, i, None] for i in range(3))
-        x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary, segments, window)
+        x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary,
+                                            segments, window)
         alpha, beta, gamma = (modulation_BM[:, 1, i, None] for i in range(3))
-        hidden_BTF = shard(gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps))), "batch", "time", "width")
+        hidden_BTF = shard(gelu(self.mlp_in(adaptive_norm(x_BTD, beta, gamma, self.eps))), "batch",
+                           "time", "width")
         return shard(x_BTD + alpha * self.mlp_out(hidden_BTF), "batch", "time")
 
     def attend(self, x_BTD, rotary, segments, window):
@@ -75,12 +82,14 @@ class DiffusionBlock(nn.Module):
         qkv = self.qkv(x_BTD)  # (B, T, 3, H, K)
         q_BHTK, k_BHTK, v_BHTK = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
         q_BHTK, k_BHTK = rotate(q_BHTK, *rotary), rotate(k_BHTK, *rotary)
-        out_BHTK = attention(q_BHTK, k_BHTK, v_BHTK, mask=self.mask, segments=segments, window=window, kernel=self.kernel)
+        out_BHTK = attention(q_BHTK, k_BHTK, v_BHTK, mask=self.mask, segments=segments,
+                             window=window, kernel=self.kernel)
         return self.project(out_BHTK.transpose(0, 2, 1, 3).reshape(B, T, D))
 
 
 class PostNormEncoderLayer(nn.Module):
-    """The 2017 encoder layer: x = LN(x + attention(x)), x = LN(x + MLP(x)), ReLU, affine LN (eps 1e-5)."""
+    """The 2017 encoder layer: x = LN(x + attention(x)), x = LN(x + MLP(x)), ReLU, affine LN (eps
+    1e-5)."""
 
     width: int
     heads: int
@@ -96,8 +105,8 @@ class PostNormEncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
 
     def __call__(self, x_BTD, valid_BT=None, key=None):
-        """key = None: no dropout. As published, dropout also falls on the attention's output and the MLP's inside
-        (not on the attention weights, which here stay whole)."""
+        """key = None: no dropout. As published, dropout also falls on the attention's output and
+        the MLP's inside (not on the attention weights, which here stay whole)."""
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
         B, T, D = x_BTD.shape
         qkv = self.qkv(x_BTD)

@@ -1,9 +1,11 @@
-"""What a compiled step sends between devices: kind, bytes, how often, over which mesh axes, over ICI or DCN.
+"""What a compiled step sends between devices: kind, bytes, how often, over which mesh axes, over
+ICI or DCN.
 
-Read from the program's text, so it is what runs, not what was meant. XLA:TPU hides collectives in three places besides the plain
-instructions: fusions called all-reduce-scatter (a real reduce-scatter), fusions that carry a gather along with a product
-(async_collective_fusion: several fusions, one channel, and the transfer overlaps the arithmetic), and host transfers between
-slices (send with a megascale attribute).
+Read from the program's text, so it is what runs, not what was meant. XLA:TPU hides collectives in
+three places besides the plain
+instructions: fusions called all-reduce-scatter (a real reduce-scatter), fusions that carry a gather
+along with a product (async_collective_fusion: several fusions, one channel, and the transfer
+overlaps the arithmetic), and host transfers between slices (send with a megascale attribute).
 """
 
 import dataclasses
@@ -16,7 +18,8 @@ import numpy as np
 from avjax.planning.hlo import Instruction, Module
 from avjax.planning.topologies import Topology
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+         "collective-permute",
          "collective-broadcast")
 HOP = 1e-6  # seconds from a chip to its neighbour
 DCN_HOP = 20e-6  # seconds from a chip to one of another slice, through both hosts
@@ -50,10 +53,12 @@ class Collective:
     def sent(self) -> float:
         """Bytes that leave a device, each time."""
         share = (self.group - 1) / self.group
-        return self.bytes * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return self.bytes * {"all-reduce": 2 * share,
+                             "collective-permute": 1.0}.get(self.kind, share)
 
     def seconds(self, topology: Topology) -> float:
-        """Of all its executions, at the links' full rate: rings over every dimension it spans at once."""
+        """Of all its executions, at the links' full rate: rings over every dimension it spans at
+        once."""
         chip = topology.chip
         if self.dcn:
             return self.times * (self.sent / chip.dcn_rate + DCN_HOP)
@@ -65,8 +70,10 @@ class Collective:
         hops = sum(length // 2 if ring else length - 1 for length, ring in self.spans)
         if self.kind == "collective-permute":
             spent = self.bytes / chip.link_rate + HOP
-        elif "all-to-all" in self.kind:  # half of everything crosses the middle of the longest dimension
-            length, rate = max((length, rate) for (length, _), rate in zip(self.spans, rates, strict=True))
+        # half of everything crosses the middle of the longest dimension
+        elif "all-to-all" in self.kind:
+            length, rate = max((length, rate) for (length, _),
+                               rate in zip(self.spans, rates, strict=True))
             spent = self.bytes * length / (4 * rate) + hops * HOP
         else:
             spent = self.sent / sum(rates) + hops * HOP * (2 if self.kind == "all-reduce" else 1)
@@ -74,13 +81,17 @@ class Collective:
 
 
 def read(module: Module, mesh, topology: Topology) -> list[Collective]:
-    """Every collective of a compiled step. `mesh` is the one it was compiled for (concrete: its devices have places)."""
+    """Every collective of a compiled step. `mesh` is the one it was compiled for (concrete: its
+    devices have places)."""
     places = _Places(mesh, topology)
     found, seen = [], set()
     for instruction, times, beside in module.executed():
-        inside = module.computations.get(instruction.attribute("calls") or "", []) if instruction.opcode == "fusion" else []
+        inside = module.computations.get(instruction.attribute("calls") or "",
+                                         []) if instruction.opcode == "fusion" else []
         within = {i.name: i for i in inside}
-        for one, around, fusion in [(instruction, beside, "")] + [(i, within, instruction.attribute("calls")) for i in inside]:
+        for one, around, fusion in [(instruction, beside,
+                                     "")] + [(i, within, instruction.attribute("calls"))
+                                             for i in inside]:
             kind = one.opcode.removesuffix("-start")
             if kind == "send" and "_xla_megascale_transfer_type" in one.rest:
                 found.append(_between_slices(one, times, topology))
@@ -99,7 +110,8 @@ def read(module: Module, mesh, topology: Topology) -> list[Collective]:
     return found
 
 
-def _collective(kind: str, one: Instruction, beside: dict, times: int, overlapped: bool, places: "_Places") -> Collective:
+def _collective(kind: str, one: Instruction, beside: dict, times: int, overlapped: bool,
+                places: "_Places") -> Collective:
     given = sum(a.bytes for name in one.operands if name in beside for a in beside[name].results)
     groups = groups_of(one.rest, places.count)
     size = len(groups[0])
@@ -115,16 +127,20 @@ def _between_slices(one: Instruction, times: int, topology: Topology) -> Collect
     size = sum(a.bytes for a in one.results if a.dims)
     if name == "all-gather":
         size *= topology.slices
-    return Collective(name if name in KINDS else "collective-permute", size, topology.slices, times, (), (), True, False)
+    return Collective(name if name in KINDS else "collective-permute", size, topology.slices, times,
+                      (), (), True, False)
 
 
 def groups_of(text: str, devices: int) -> np.ndarray:
-    """(groups, members): numbers of the devices that talk to each other, from replica_groups or source_target_pairs in any of the
-    notations that XLA prints."""
+    """(groups, members): numbers of the devices that talk to each other, from replica_groups or
+    source_target_pairs in any of the notations that XLA prints."""
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", text)
     if pairs:  # a shift: the devices of one pair tell which axis it goes along
-        return np.asarray([[int(n) for n in re.findall(r"\d+", p)] for p in re.findall(r"\{[\d,]+", pairs.group(0))])
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(\[([\d,]*)\](?:T\(([\d,]*)\))?\))?\s*\{([^}]*)\}", text)
+        return np.asarray([[int(n) for n in re.findall(r"\d+", p)]
+                           for p in re.findall(r"\{[\d,]+", pairs.group(0))])
+    mesh = (
+        re.search(
+            r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(\[([\d,]*)\](?:T\(([\d,]*)\))?\))?\s*\{([^}]*)\}", text))
     if mesh:
         return _mesh_groups(*mesh.groups())
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
@@ -133,7 +149,8 @@ def groups_of(text: str, devices: int) -> np.ndarray:
         return _numbers(dims, order).reshape(int(rows), int(columns))
     listed = re.search(r"replica_groups=\{(\{.*?\})\}", text)
     if listed:
-        return np.asarray([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed.group(1))])
+        return np.asarray([[int(n) for n in group.split(",")]
+                           for group in re.findall(r"\{([\d,]+)\}", listed.group(1))])
     return np.arange(devices).reshape(1, -1)
 
 
@@ -144,11 +161,14 @@ def _numbers(dims: str, order: str | None) -> np.ndarray:
 
 
 def _mesh_groups(axes: str, dims: str | None, order: str | None, used: str) -> np.ndarray:
-    """XLA's `mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a','b':(1)2}`; b:(p)n is n parts of b after its first p."""
-    names, sizes = zip(*((n, int(s)) for n, s in re.findall(r"'?([\w.]+)'?=(\d+)", axes)), strict=True)
+    """XLA's `mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a','b':(1)2}`; b:(p)n is n parts of b
+    after its first p."""
+    names, sizes = zip(*((n, int(s)) for n, s in re.findall(r"'?([\w.]+)'?=(\d+)", axes)),
+                       strict=True)
     numbers = (_numbers(dims, order) if dims else np.arange(math.prod(sizes))).reshape(sizes)
     shape, chosen = [], []
-    parts = {n: (int(p or 1), int(s) if s else None) for n, p, s in re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", used)}
+    parts = {n: (int(p or 1), int(s) if s else None) for n, p,
+             s in re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", used)}
     for name, size in zip(names, sizes, strict=True):
         before, part = parts.get(name, (1, 1))
         part = size if part is None else part
@@ -165,16 +185,19 @@ class _Places:
     """Where the devices of a mesh are, by their number in the program."""
 
     def __init__(self, mesh, topology: Topology):
-        self.devices, self.shape, self.names = list(mesh.devices.flat), mesh.devices.shape, mesh.axis_names
+        self.devices, self.shape, self.names = list(
+            mesh.devices.flat), mesh.devices.shape, mesh.axis_names
         self.count, self.topology = len(self.devices), topology
 
     def spanned(self, group: Sequence[int]) -> tuple[tuple[str, ...], tuple[tuple[int, bool], ...]]:
         """Mesh axes, and (length, ring) of the slice's dimensions."""
         index = np.stack(np.unravel_index(np.asarray(group) % self.count, self.shape), axis=1)
-        axes = tuple(name for name, column in zip(self.names, index.T, strict=True) if len(set(column)) > 1)
+        axes = tuple(name for name, column in zip(self.names, index.T, strict=True)
+                     if len(set(column)) > 1)
         members = [self.devices[n % self.count] for n in group]
         spans = []
-        for dim, (size, ring) in enumerate(zip(self.topology.shape, self.topology.rings(), strict=True)):
+        for dim, (size, ring) in enumerate(zip(self.topology.shape, self.topology.rings(),
+                                               strict=True)):
             if not self.topology.chip.is_tpu:
                 break
             length = len({d.coords[dim] for d in members})

@@ -1,17 +1,20 @@
-"""Reads a compiled XLA program's text: instructions, and how often a step executes each (trip counts of the loops around it)."""
+"""Reads a compiled XLA program's text: instructions, and how often a step executes each (trip
+counts of the loops around it)."""
 
 import dataclasses
 import math
 import re
 from collections.abc import Iterator
 
-BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "f16": 16, "bf16": 16, "s32": 32, "u32": 32,
+BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "f16": 16, "bf16": 16,
+        "s32": 32, "u32": 32,
         "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
 _HEAD = re.compile(r"^\s*(?:ROOT\s+)?%?([\w.\-]+) = (.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s*(?:\(.*)?\{\s*$")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
-_CALLED = {"while": ("body", "condition"), "call": ("to_apply",), "conditional": ("true_computation", "false_computation"),
+_CALLED = {"while": ("body", "condition"), "call": ("to_apply",),
+           "conditional": ("true_computation", "false_computation"),
            "async-start": ("calls",)}
 
 
@@ -34,7 +37,8 @@ class Instruction:
     opcode: str
     results: tuple[Array, ...]  # the arrays of its shape, in order
     operands: tuple[str, ...]
-    rest: str  # everything after the operands; of constants and parameters, from their value or number on
+    # everything after the operands; of constants and parameters, from their value or number on
+    rest: str
 
     def attribute(self, name: str) -> str | None:
         """Of `name=%value` or `name=value`."""
@@ -48,8 +52,9 @@ class Module:
     entry: str
 
     def executed(self) -> Iterator[tuple[Instruction, int, dict[str, Instruction]]]:
-        """(instruction, times a step executes it, the instructions beside it by name), without the insides of fusions. Of a
-        conditional the first branch is walked with the rest of them: all count."""
+        """(instruction, times a step executes it, the instructions beside it by name), without the
+        insides of fusions. Of a conditional the first branch is walked with the rest of them: all
+        count."""
         yield from self._walk(self.entry, 1)
 
     def _walk(self, computation: str, times: int):
@@ -69,17 +74,21 @@ class Module:
         return [name for name in names if name]
 
     def trips(self, loop: Instruction, beside: dict[str, Instruction]) -> int:
-        """As often as a while loop turns: what XLA notes, else from its counter's first value (a peeled loop starts at 1), step
-        (an unrolled one takes 2) and bound; 1 where these are not constants."""
+        """As often as a while loop turns: what XLA notes, else from its counter's first value (a
+        peeled loop starts at 1), step (an unrolled one takes 2) and bound; 1 where these are not
+        constants."""
         known = _TRIPS.search(loop.rest)
         if known:
             return int(known.group(1))
-        condition = {i.name: i for i in self.computations.get(loop.attribute("condition") or "", [])}
+        condition = {i.name: i for i in self.computations.get(loop.attribute("condition") or "",
+                                                              [])}
         compare = next((i for i in condition.values() if "direction=LT" in i.rest), None)
         if compare is None:  # the comparison is fused: its operands are the fusion's
             compare = next((i for i in condition.values() if i.opcode == "fusion" and any(
-                "direction=LT" in inner.rest for inner in self.computations.get(i.attribute("calls") or "", []))), None)
-        given = [condition[name] for name in compare.operands if name in condition] if compare else []
+                "direction=LT" in inner.rest
+                for inner in self.computations.get(i.attribute("calls") or "", []))), None)
+        given = [condition[name] for name in compare.operands
+                 if name in condition] if compare else []
         bound = next((n for i in given if (n := constant(i)) is not None), None)
         counter = next((i for i in given if i.opcode == "get-tuple-element"), None)
         if bound is None or counter is None:
@@ -88,15 +97,19 @@ class Module:
         first = _constant_at(beside.get(loop.operands[0]), place, beside) or 0
         body = {i.name: i for i in self.computations.get(loop.attribute("body") or "", [])}
         root = next(reversed(body.values()), None)
-        grows = body.get(root.operands[place]) if root is not None and len(root.operands) > place else None
-        step = next((n for name in (grows.operands if grows is not None and grows.opcode == "add" else ())
+        grows = (body.get(root.operands[place]) if root is not None and len(root.operands) > place
+                 else None)
+        step = next((n for name in (grows.operands if grows is not None and grows.opcode == "add"
+                                    else ())
                      if name in body and (n := constant(body[name])) is not None), 1)
         return max(-(-(bound - first) // max(step, 1)), 0)
 
 
-def _constant_at(start: Instruction | None, place: int, beside: dict[str, Instruction]) -> int | None:
+def _constant_at(start: Instruction | None, place: int,
+                 beside: dict[str, Instruction]) -> int | None:
     """The constant that a tuple has at a place, through copies."""
-    found = beside.get(start.operands[place]) if start is not None and place < len(start.operands) else None
+    found = (beside.get(start.operands[place]) if start is not None and place < len(start.operands)
+             else None)
     while found is not None and found.opcode == "copy":
         found = beside.get(found.operands[0])
     return constant(found) if found is not None else None
@@ -104,7 +117,8 @@ def _constant_at(start: Instruction | None, place: int, beside: dict[str, Instru
 
 def constant(instruction: Instruction) -> int | None:
     """The value of an integer scalar constant."""
-    found = re.match(r"\s*(-?\d+)\)", instruction.rest) if instruction.opcode == "constant" and instruction.results and \
+    found = re.match(r"\s*(-?\d+)\)",
+                     instruction.rest) if instruction.opcode == "constant" and instruction.results and \
         not instruction.results[0].dims else None
     return int(found.group(1)) if found else None
 
@@ -139,12 +153,14 @@ def _instruction(line: str) -> Instruction | None:
     opcode = text[:opened]
     inside = text[opened + 1:closed]
     rest = text[opened + 1:] if opcode in ("constant", "parameter") else text[closed + 1:]
-    return Instruction(name, opcode, arrays(shape), tuple(re.findall(r"%([\w.\-]+)", inside)) or _plain(inside), rest)
+    return Instruction(name, opcode, arrays(shape), tuple(re.findall(r"%([\w.\-]+)", inside))
+                       or _plain(inside), rest)
 
 
 def _plain(inside: str) -> tuple[str, ...]:
     """Operands that are written without %."""
-    return tuple(part for part in (p.strip().split(" ")[-1] for p in re.sub(r"/\*.*?\*/", "", inside).split(","))
+    return tuple(part for part in (p.strip().split(" ")[-1]
+                                   for p in re.sub(r"/\*.*?\*/", "", inside).split(","))
                  if re.fullmatch(r"[A-Za-z_][\w.\-]*", part))
 
 

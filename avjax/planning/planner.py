@@ -1,8 +1,10 @@
-"""Does a training job fit a slice, how fast could it be, what is the largest batch: answered without the slice.
+"""Does a training job fit a slice, how fast could it be, what is the largest batch: answered
+without the slice.
 
-Two levels. Shapes alone (seconds, any chip): bytes of the state from the sharding rules, of activations from the jaxpr,
-FLOPs from the scan-aware counter, communication from what the rules imply. Compiled (TPU, libtpu): the loop's own
-train step through XLA:TPU for the slice's real topology; its memory, its collectives, its cycles.
+Two levels. Shapes alone (seconds, any chip): bytes of the state from the sharding rules, of
+activations from the jaxpr, FLOPs from the scan-aware counter, communication from what the rules
+imply. Compiled (TPU, libtpu): the loop's own train step through XLA:TPU for the slice's real
+topology; its memory, its collectives, its cycles.
 """
 
 import dataclasses
@@ -39,8 +41,8 @@ PARTS = ("parameters", "optimizer", "average", "gradients", "batch", "activation
 class Compiled:
     """What XLA:TPU made of the step. Bytes are of one device.
 
-    Attributes: arguments (state and batch), temporaries, code, peak (all of them; results replace the state), seconds (to
-      compile), collectives, roofline.
+    Attributes: arguments (state and batch), temporaries, code, peak (all of them; results replace
+      the state), seconds (to compile), collectives, roofline.
     """
 
     arguments: int
@@ -58,14 +60,15 @@ class Plan:
 
     Attributes:
       mesh: axis -> size, over all slices.
-      table: rows of (parameters, how many are alike, shape, axes of each dimension, bytes of all, bytes on a device).
+      table: rows of (parameters, how many are alike, shape, axes of each dimension, bytes of all,
+        bytes on a device).
       memory: PARTS -> bytes on a device, from shapes.
       flops: of a step.
       expected: the roofline by shapes.
       compiled: None where XLA:TPU was not asked, or ran out of memory.
       asked: whether XLA:TPU was.
-      needed: bytes on a device, by XLA:TPU where it was asked (of a program that did not fit perhaps of its temporaries
-        alone), else from shapes.
+      needed: bytes on a device, by XLA:TPU where it was asked (of a program that did not fit
+        perhaps of its temporaries alone), else from shapes.
       largest_batch: that fits this mesh, by the estimate, corrected by what was compiled; 0 = none.
     """
 
@@ -91,7 +94,8 @@ class Plan:
 
 
 class TooLarge(Exception):
-    """XLA:TPU ran out of memory. needed: bytes on a device, or of its temporaries alone; 0 = it did not say."""
+    """XLA:TPU ran out of memory. needed: bytes on a device, or of its temporaries alone; 0 = it did
+    not say."""
 
     def __init__(self, needed: int):
         super().__init__(f"{needed / 2**30:.2f} GiB")
@@ -102,7 +106,8 @@ class Job:
     """A config's training job in shapes. Built once, planned for many meshes and batches."""
 
     def __init__(self, config):
-        """`config` is a whole experiment; its "auto" arithmetic becomes what accelerators use, wherever this runs."""
+        """`config` is a whole experiment; its "auto" arithmetic becomes what accelerators use,
+        wherever this runs."""
         self.config = for_accelerators(config)
         self.system = api.build(self.config.system)
         shapes = abstract_params(self.system)
@@ -114,7 +119,8 @@ class Job:
         self._useful: float | None = None
 
     def mesh(self, topology: Topology, *, libtpu: str | None = None, sizes=None, dcn=None):
-        """The mesh over the slice's devices, as training makes it; where config.dcn says nothing, data goes over the slices."""
+        """The mesh over the slice's devices, as training makes it; where config.dcn says nothing,
+        data goes over the slices."""
         dcn = dict(self.config.dcn) if dcn is None else dcn
         if topology.slices > 1 and all(size == 1 for size in dcn.values()):
             dcn = {"data": -1}
@@ -124,32 +130,39 @@ class Job:
         return place_state(self.shapes, self.system.param_rules, mesh)
 
     def cost(self, rows: int) -> tuple[int, int]:
-        """(FLOPs, bytes of activations) of the gradients for `rows` rows of a batch on one device."""
+        """(FLOPs, bytes of activations) of the gradients for `rows` rows of a batch on one
+        device."""
         if rows not in self._costs:
             gradients = make_gradients(self.system, self.optimizer)
             trains = jax.tree.leaves(self.optimizer.trainable)
 
             def step(params, batch, key):  # gradients of what is frozen are zeros that nobody reads
                 loss, metrics, grads = gradients(params, batch, key)
-                return loss, metrics, [g for g, train in zip(jax.tree.leaves(grads), trains, strict=True) if train]
+                return loss, metrics, [g for g,
+                                       train in zip(jax.tree.leaves(grads), trains, strict=True)
+                                       if train]
 
             key = jax.eval_shape(lambda: jax.random.key(0))
             batch = api.example_batch(self.system, batch=rows, time=self.config.data.segment)
             jaxpr = live_jaxpr(step, self.shapes["params"], batch, key)
-            self._costs[rows] = flops_of(jaxpr), peak_of(jaxpr, results=False)  # gradients are counted apart
+            # gradients are counted apart
+            self._costs[rows] = flops_of(jaxpr), peak_of(jaxpr, results=False)
         return self._costs[rows]
 
     def useful(self) -> float:
-        """Share of the FLOPs that the model needs; the rest is what remat computes again. Traced when it is asked for."""
+        """Share of the FLOPs that the model needs; the rest is what remat computes again. Traced
+        when it is asked for."""
         if self._useful is None:
             plain = without_remat(self.config.system)
-            self._useful = 1.0 if plain is None else self.flops_of_row(api.build(plain)) / self.cost(1)[0]
+            self._useful = (1.0 if plain is None
+                            else self.flops_of_row(api.build(plain)) / self.cost(1)[0])
         return self._useful
 
     def flops_of_row(self, system) -> int:
         batch = api.example_batch(system, batch=1, time=self.config.data.segment)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return count_flops(make_gradients(system, self.optimizer), self.shapes["params"], batch, key)
+        return count_flops(make_gradients(system, self.optimizer), self.shapes["params"], batch,
+                           key)
 
     def costs(self, rows: int) -> tuple[float, float]:
         """`cost` of any number of rows, on the line through one and two."""
@@ -163,48 +176,60 @@ class Job:
         return batch // math.prod(mesh.shape[a] for a in BATCH_AXES) // self.accumulate
 
     def memory(self, mesh, batch: int) -> dict[str, int]:
-        """PARTS -> bytes on a device. What a step keeps for the backward pass is split over seq, never over tensor, which
+        """PARTS -> bytes on a device. What a step keeps for the backward pass is split over seq,
+        never over tensor, which
         splits some of it: an upper estimate there."""
         state = self.state(mesh)
         abstract = abstract_batch(self.system, mesh, batch=batch, time=self.config.data.segment)
         kept = self.costs(self.rows(batch, mesh))[1]
-        return {"parameters": on_device(state["params"]), "optimizer": on_device(state["opt_state"]),
+        return {"parameters": on_device(state["params"]),
+                "optimizer": on_device(state["opt_state"]),
                 "average": on_device(state.get("ema", ())),
-                "gradients": on_device(trained(state["params"], self.optimizer)) * (2 if self.accumulate > 1 else 1),
+                "gradients": on_device(trained(state["params"],
+                                               self.optimizer)) * (2 if self.accumulate > 1 else 1),
                 "batch": on_device(abstract), "activations": int(kept / mesh.shape["seq"])}
 
     def flops(self, mesh, batch: int) -> int:
         """Of a whole step, from the FLOPs of one row; seq and tensor only split them."""
-        return int(self.costs(self.rows(batch, mesh))[0] * math.prod(mesh.shape[a] for a in BATCH_AXES) * self.accumulate)
+        return int(self.costs(self.rows(batch, mesh))[0] * math.prod(mesh.shape[a]
+                                                                     for a in BATCH_AXES) * self.accumulate)
 
     def expected(self, mesh, topology: Topology, batch: int) -> roofline.Roofline:
-        """By shapes: every byte of the state and of what is kept for the backward pass read and written once."""
+        """By shapes: every byte of the state and of what is kept for the backward pass read and
+        written once."""
         return roofline.make(self.flops(mesh, batch), topology, self.implied(mesh, topology, batch),
-                             hbm_bytes=2 * sum(self.memory(mesh, batch).values()), useful=self.useful)
+                             hbm_bytes=2 * sum(self.memory(mesh, batch).values()),
+                             useful=self.useful)
 
     def implied(self, mesh, topology: Topology, batch: int) -> list[Collective]:
-        """Communication that the rules imply: gathered parameters forward and backward, scattered and reduced gradients, in
-        16 bits. What seq and tensor exchange in every layer is not in the shapes."""
+        """Communication that the rules imply: gathered parameters forward and backward, scattered
+        and reduced gradients, in 16 bits. What seq and tensor exchange in every layer is not in the
+        shapes."""
         data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
         whole = bytes_of(self.shapes["params"]) // 2 // mesh.shape["tensor"]
         across = topology.slices
         found = []
         if fsdp > 1:
-            found += [Collective("all-gather", whole, fsdp, 2 * self.accumulate, ("fsdp",), spans(topology, fsdp)),
-                      Collective("reduce-scatter", whole, fsdp, self.accumulate, ("fsdp",), spans(topology, fsdp))]
+            found += [Collective("all-gather", whole, fsdp, 2 * self.accumulate, ("fsdp",),
+                                 spans(topology, fsdp)),
+                      Collective("reduce-scatter", whole, fsdp, self.accumulate, ("fsdp",),
+                                 spans(topology, fsdp))]
         if data // across > 1:
-            found.append(Collective("all-reduce", whole // fsdp, data // across, 1, ("data",), spans(topology, data // across)))
+            found.append(Collective("all-reduce", whole // fsdp, data // across, 1, ("data",),
+                                    spans(topology, data // across)))
         if across > 1:
-            found.append(Collective("all-reduce", whole // topology.devices_a_slice, across, 1, ("data",), (), True))
+            found.append(Collective("all-reduce", whole // topology.devices_a_slice, across, 1,
+                                    ("data",), (), True))
         return found
 
     def compile(self, mesh, topology: Topology, batch: int, *, thorough: bool = False) -> Compiled:
         """The train step of this job through XLA:TPU. Raises TooLarge.
 
-        `thorough` compiles what training compiles. Else XLA is told to hurry and layers are scanned where the config can
-        (system.scan_layers), which takes a fifth of the time. Partitioning is the same, so the bytes of collectives and of the
-        state are; gradients are summed layer by layer instead of in a few large sums, buffers are larger, and the program is
-        slower, so that its cycles are no estimate.
+        `thorough` compiles what training compiles. Else XLA is told to hurry and layers are scanned
+        where the config can (system.scan_layers), which takes a fifth of the time. Partitioning is
+        the same, so the bytes of collectives and of the state are; gradients are summed layer by
+        layer instead of in a few large sums, buffers are larger, and the program is slower, so that
+        its cycles are no estimate.
         """
         config, system = self.config, self.system
         if not thorough:
@@ -213,7 +238,8 @@ class Job:
         effort = getattr(jax.config, HURRY[0])
         try:
             jax.config.update(HURRY[0], effort if thorough else HURRY[1])
-            step = CompiledStep(step_of(config, system, self.optimizer), self.state(mesh), abstract, mesh)
+            step = CompiledStep(step_of(config, system, self.optimizer), self.state(mesh), abstract,
+                                mesh)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -227,18 +253,22 @@ class Job:
                              cycles=roofline.cycles(module) if thorough else 0, useful=self.useful)
         m = step.memory
         results = m.output_size_in_bytes - m.alias_size_in_bytes
-        # XLA:TPU counts among the temporaries some that are never there together; its own peak includes live arguments
+        # XLA:TPU counts among the temporaries some that are never there together; its own peak
+        # includes live arguments
         temporaries = min(m.temp_size_in_bytes, m.peak_memory_in_bytes or m.temp_size_in_bytes)
         peak = m.argument_size_in_bytes + results + temporaries + m.generated_code_size_in_bytes
         return Compiled(m.argument_size_in_bytes, temporaries, m.generated_code_size_in_bytes, peak,
                         step.compile_seconds + time.perf_counter() - start, found, line)
 
-    def plan(self, topology: Topology, *, batch: int | None = None, sizes=None, dcn=None, libtpu: str | None = None,
+    def plan(self, topology: Topology, *, batch: int | None = None, sizes=None, dcn=None,
+             libtpu: str | None = None,
              largest: bool = True, thorough: bool = False) -> Plan:
-        """The plan for a topology; `libtpu` (a path) asks XLA:TPU as well (`thorough`: see compile); `largest` False leaves the
-        largest batch out. Raises UserError for a mesh or batch that does not divide."""
+        """The plan for a topology; `libtpu` (a path) asks XLA:TPU as well (`thorough`: see
+        compile); `largest` False leaves the largest batch out. Raises UserError for a mesh or batch
+        that does not divide."""
         batch = int(batch or self.config.data.batch_size)
-        mesh = self.mesh(topology, libtpu=libtpu if topology.chip.is_tpu else None, sizes=sizes, dcn=dcn)
+        mesh = self.mesh(topology, libtpu=libtpu if topology.chip.is_tpu else None, sizes=sizes,
+                         dcn=dcn)
         check_batch(batch, mesh, accumulate=self.accumulate)
         shape_only = abstract_mesh_of(mesh.shape)
         memory = self.memory(shape_only, batch)
@@ -252,52 +282,62 @@ class Job:
             except TooLarge as error:
                 needed = max(error.needed, int(chip.hbm) + 1)
         most = self.largest_batch(shape_only, topology, batch, needed) if largest else 0
-        return Plan(topology, dict(mesh.shape), batch, self.table(shape_only), memory, int(expected.flops), expected, compiled,
+        return Plan(topology, dict(mesh.shape), batch, self.table(shape_only), memory,
+                    int(expected.flops), expected, compiled,
                     asked, needed, most)
 
     def largest_batch(self, mesh, topology: Topology, batch: int, needed: int) -> int:
-        """The largest that fits, on the line of the shapes' estimate through what `batch` needs. 0 = not one row."""
+        """The largest that fits, on the line of the shapes' estimate through what `batch` needs. 0
+        = not one row."""
         unit = math.prod(mesh.shape[a] for a in BATCH_AXES) * self.accumulate
         rows = batch // unit
         here, one = (self.costs(n)[1] / mesh.shape["seq"] for n in (rows, 1))
-        slope = (here - one) / (rows - 1) if rows > 1 else (self.costs(2)[1] / mesh.shape["seq"] - one)
+        slope = (here - one) / (rows
+                                - 1) if rows > 1 else (self.costs(2)[1] / mesh.shape["seq"] - one)
         fixed = sum(self.memory(mesh, batch).values()) - here
         slope *= max((needed - fixed) / here, 0.1) if here > 0 else 1.0
         more = (ROOM * topology.chip.hbm - needed) / slope if slope > 0 else 0
         return max(math.floor(rows + more), 0) * unit
 
     def table(self, mesh) -> list[tuple[str, int, tuple[int, ...], tuple, int, int]]:
-        """Parameters with their shardings; those alike but for numbers in their names are one row."""
+        """Parameters with their shardings; those alike but for numbers in their names are one
+        row."""
         rows: dict[tuple, list] = {}
         for name, leaf in named_leaves(self.state(mesh)["params"]):
             key = re.sub(r"\d+", "*", name), leaf.shape, tuple(leaf.sharding.spec)
             rows.setdefault(key, []).append((name, leaf))
-        return [(group[0][0] if len(group) == 1 else key[0], len(group), key[1], key[2], bytes_of([x for _, x in group]),
-                 on_device([x for _, x in group])) for key, group in rows.items()]
+        return [(group[0][0] if len(group) == 1 else key[0], len(group), key[1], key[2],
+                 bytes_of([x for _, x in group]), on_device([x for _, x in group])) for key,
+                group in rows.items()]
 
 
 def spans(topology: Topology, devices: int) -> tuple[tuple[int, bool], ...]:
     """The dimensions of a slice that a group of so many neighbours covers, about."""
     found, product = [], topology.chip.cores
-    for length, ring in reversed(list(zip(topology.shape, topology.rings(), strict=True))) if topology.chip.is_tpu else ():
+    for length, ring in reversed(list(zip(topology.shape, topology.rings(),
+                                          strict=True))) if topology.chip.is_tpu else ():
         if product < devices and length > 1:
-            found.append((min(length, -(-devices // product)), ring and devices // product >= length))
+            found.append((min(length, -(-devices // product)), ring and devices // product
+                          >= length))
             product *= length
     return tuple(found)
 
 
 def trained(params: Any, optimizer) -> list:
     """The parameters that gradients are kept of."""
-    return [x for x, train in zip(jax.tree.leaves(params), jax.tree.leaves(optimizer.trainable), strict=True) if train]
+    return [x for x, train in zip(jax.tree.leaves(params), jax.tree.leaves(optimizer.trainable),
+                                  strict=True) if train]
 
 
 def on_device(tree: Any) -> int:
     """Bytes of one device's share of ShapeDtypeStructs with shardings."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+               for x in jax.tree.leaves(tree))
 
 
 def for_accelerators(config):
-    """A copy in which every compute_dtype "auto" is bfloat16, as it resolves on TPUs and GPUs, whatever this machine is."""
+    """A copy in which every compute_dtype "auto" is bfloat16, as it resolves on TPUs and GPUs,
+    whatever this machine is."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         copy.system = replaced(copy.system, "compute_dtype", "auto", "bfloat16")
@@ -324,12 +364,14 @@ def exhausted(message: str) -> int:
     found = re.search(r"temporaries \(([\d.]+)([KMGT]?)\)|Used ([\d.]+)([KMGT]?) of", message)
     if not found:
         return 0
-    number, unit = found.group(1) or found.group(3), found.group(2) if found.group(1) else found.group(4)
+    number, unit = found.group(1) or found.group(3), found.group(2) if found.group(
+        1) else found.group(4)
     return int(float(number) * 1024 ** " KMGT".index(unit or " "))
 
 
 def advice(job: Job, plan: Plan) -> list[str]:
-    """What would make a job that does not fit fit, with the bytes that it would then need; from shapes, so "about"."""
+    """What would make a job that does not fit fit, with the bytes that it would then need; from
+    shapes, so "about"."""
     chip, config = plan.topology.chip, job.config
     scale = plan.needed / max(sum(plan.memory.values()), 1)
     found = []
@@ -350,7 +392,9 @@ def advice(job: Job, plan: Plan) -> list[str]:
     if plan.mesh["fsdp"] < total:
         wider = abstract_mesh_of(plan.mesh | {"data": plan.topology.slices, "fsdp": total})
         offer(f"--config.mesh.data=1 --config.mesh.fsdp={total}", job, wider, plan.batch)
-    for name, value in (("remat", {"none": "full", "dots": "full", False: True}.get(config.system.get("remat"))),):
+    for name, value in (("remat",
+                         {"none": "full", "dots": "full",
+                          False: True}.get(config.system.get("remat"))),):
         if value is not None:
             with_remat = config.copy_and_resolve_references()
             with with_remat.unlocked():
@@ -361,11 +405,13 @@ def advice(job: Job, plan: Plan) -> list[str]:
         with split.unlocked():
             split.optimizer.accumulate = job.accumulate * parts
         before = len(found)
-        offer(f"--config.optimizer.accumulate={job.accumulate * parts}", Job(split), mesh, plan.batch)
+        offer(f"--config.optimizer.accumulate={job.accumulate * parts}", Job(split), mesh,
+              plan.batch)
         if len(found) > before:
             break
     return found or ["a larger slice, or chips with more memory"]
 
 
 def abstract_mesh_of(sizes: Mapping[str, int]) -> AbstractMesh:
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,
+                        ) * len(sizes))

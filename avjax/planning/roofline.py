@@ -1,8 +1,11 @@
-"""How fast a compiled step could run: what arithmetic, memory and links need at their full rates, from the program's text.
+"""How fast a compiled step could run: what arithmetic, memory and links need at their full rates,
+from the program's text.
 
-Two bounds and one opinion. `floor`: everything overlaps, the slowest part decides; no run is faster. `serial`: nothing of the
-communication overlaps. `compiler`: XLA:TPU's own estimate of cycles, instruction by instruction, plus the communication that it
-does not overlap; the one to expect. None of them knows of input, host or stragglers.
+Two bounds and one opinion. `floor`: everything overlaps, the slowest part decides; no run is
+faster. `serial`: nothing of the
+communication overlaps. `compiler`: XLA:TPU's own estimate of cycles, instruction by instruction,
+plus the communication that it does not overlap; the one to expect. None of them knows of input,
+host or stragglers.
 """
 
 import dataclasses
@@ -14,17 +17,18 @@ from avjax.planning.hlo import Array, Instruction, Module
 from avjax.planning.topologies import Chip, Topology
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-NO_TRAFFIC = frozenset({"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional",
-                        "after-all", "partition-id", "replica-id", "opt-barrier", "iota"})
+NO_TRAFFIC = frozenset({"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while",
+                        "call", "conditional", "after-all", "partition-id", "replica-id",
+                        "opt-barrier", "iota"})
 SLICING = frozenset({"dynamic-slice", "slice", "gather"})
 VIEWS = frozenset({"bitcast", "reshape"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds a step. `overlapped`: of ici, what runs beside arithmetic. `cycles`: XLA's estimate without communication,
-    0 = none. `flops` is the whole step's, over `peak` FLOP/s of all devices; `useful` their share that the model needs, the
-    rest is what remat computes again."""
+    """Seconds a step. `overlapped`: of ici, what runs beside arithmetic. `cycles`: XLA's estimate
+    without communication, 0 = none. `flops` is the whole step's, over `peak` FLOP/s of all devices;
+    `useful` their share that the model needs, the rest is what remat computes again."""
 
     compute: float
     hbm: float
@@ -55,20 +59,24 @@ class Roofline:
         return max(("compute", "hbm", "ici", "dcn"), key=lambda part: getattr(self, part))
 
     def mfu(self, seconds: float) -> float:
-        """Share of the peak at that step time, by the model's FLOPs as the loop logs it: what remat computes again takes
-        time, but is not counted."""
+        """Share of the peak at that step time, by the model's FLOPs as the loop logs it: what remat
+        computes again takes time, but is not counted."""
         return self.flops * self.useful() / seconds / self.peak if seconds else 0.0
 
 
-def make(flops: float, topology: Topology, collectives: Sequence[Collective], *, hbm_bytes: float, cycles: int = 0,
+def make(flops: float, topology: Topology, collectives: Sequence[Collective], *, hbm_bytes: float,
+         cycles: int = 0,
          useful: Callable[[], float] = lambda: 1.0) -> Roofline:
-    """From FLOPs of a whole step, what one device reads and writes, and its collectives; `useful`: see Roofline."""
+    """From FLOPs of a whole step, what one device reads and writes, and its collectives; `useful`:
+    see Roofline."""
     chip = topology.chip
     times = [(c, c.seconds(topology)) for c in collectives]
     return Roofline(compute=flops / topology.devices / chip.flops, hbm=hbm_bytes / chip.hbm_rate,
-                    ici=sum(s for c, s in times if not c.dcn), dcn=sum(s for c, s in times if c.dcn),
+                    ici=sum(s for c, s in times if not c.dcn),
+                    dcn=sum(s for c, s in times if c.dcn),
                     overlapped=sum(s for c, s in times if c.overlapped and not c.dcn),
-                    cycles=seconds_of(cycles, chip), flops=flops, peak=chip.flops * topology.devices, useful=useful)
+                    cycles=seconds_of(cycles, chip), flops=flops,
+                    peak=chip.flops * topology.devices, useful=useful)
 
 
 def seconds_of(cycles: int, chip: Chip) -> float:
@@ -76,13 +84,16 @@ def seconds_of(cycles: int, chip: Chip) -> float:
 
 
 def cycles(module: Module) -> int:
-    """XLA:TPU's estimate for all instructions of a step, times the trip counts of their loops; 0 from other compilers."""
-    return sum(times * int(found.group(1)) for one, times, _ in module.executed() if (found := _CYCLES.search(one.rest)))
+    """XLA:TPU's estimate for all instructions of a step, times the trip counts of their loops; 0
+    from other compilers."""
+    return sum(times * int(found.group(1)) for one, times, _ in module.executed()
+               if (found := _CYCLES.search(one.rest)))
 
 
 def hbm_bytes(module: Module) -> int:
-    """Bytes that a step reads from and writes to a device's memory: the operands and results of what is executed, without what
-    lies in a core's own memory. Of an operand that is only sliced, the slices count; of one updated in place, the update."""
+    """Bytes that a step reads from and writes to a device's memory: the operands and results of
+    what is executed, without what lies in a core's own memory. Of an operand that is only sliced,
+    the slices count; of one updated in place, the update."""
     return sum(times * _traffic(one, beside, module) for one, times, beside in module.executed())
 
 
@@ -108,7 +119,8 @@ def _traffic(one: Instruction, beside: dict[str, Instruction], module: Module) -
 
 
 def _fusion(one: Instruction, given: Sequence[Sequence[Array]], body: Sequence[Instruction]) -> int:
-    """A fusion reads each parameter once, or the slices that it takes of it, and writes its results, or the updates of them."""
+    """A fusion reads each parameter once, or the slices that it takes of it, and writes its
+    results, or the updates of them."""
     users: dict[str, list[Instruction]] = {}
     for inner in body:
         for name in inner.operands:
@@ -135,7 +147,8 @@ def _fusion(one: Instruction, given: Sequence[Sequence[Array]], body: Sequence[I
 
 
 def _taken(parameter: Instruction, users: dict, by_name: dict) -> tuple[int, int] | None:
-    """(bytes of the slices taken of a parameter, bytes of updates to it); None where it is read whole."""
+    """(bytes of the slices taken of a parameter, bytes of updates to it); None where it is read
+    whole."""
     waiting, sliced, updated = [parameter.name], 0, 0
     while waiting:
         name = waiting.pop()

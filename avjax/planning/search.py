@@ -16,7 +16,8 @@ from avjax.sharding.mesh import AXES, BATCH_AXES
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A mesh within a slice by the estimate: the largest batch, seconds a step, examples a second."""
+    """A mesh within a slice by the estimate: the largest batch, seconds a step, examples a
+    second."""
 
     sizes: dict[str, int]
     batch: int
@@ -32,13 +33,15 @@ def meshes(devices: int) -> Iterator[dict[str, int]]:
     parts = [2**n for n in range(devices.bit_length()) if devices % 2**n == 0]
     for fsdp, seq, tensor in itertools.product(parts, repeat=3):
         if devices % (fsdp * seq * tensor) == 0:
-            yield dict(zip(AXES, (devices // (fsdp * seq * tensor), fsdp, seq, tensor), strict=True))
+            yield dict(zip(AXES, (devices // (fsdp * seq * tensor), fsdp, seq, tensor),
+                           strict=True))
 
 
-def candidates(job: Job, topology: Topology, dcn: dict[str, int], limit: float = 0.9) -> list[Candidate]:
-    """Meshes that divide the job's parameters and sequences, best first, each with the largest batch that fits into `limit`
-    of the memory. Of two that are as fast, the one with fewer exchanges in every layer (seq, tensor), then with less
-    gathering (fsdp)."""
+def candidates(job: Job, topology: Topology, dcn: dict[str, int],
+               limit: float = 0.9) -> list[Candidate]:
+    """Meshes that divide the job's parameters and sequences, best first, each with the largest
+    batch that fits into `limit` of the memory. Of two that are as fast, the one with fewer
+    exchanges in every layer (seq, tensor), then with less gathering (fsdp)."""
     found = []
     across = {axis: topology.slices if size == -1 else size for axis, size in dcn.items()}
     for sizes in meshes(topology.devices_a_slice):
@@ -46,13 +49,19 @@ def candidates(job: Job, topology: Topology, dcn: dict[str, int], limit: float =
         mesh = abstract_mesh_of(whole)
         unit = math.prod(whole[a] for a in BATCH_AXES) * job.accumulate
         try:
-            rows = _most_rows(lambda n: sum(job.memory(mesh, n * unit).values()) <= limit * topology.chip.hbm)  # noqa: B023
+            most = limit * topology.chip.hbm
+
+            def fits(rows, mesh=mesh, unit=unit, most=most):
+                return sum(job.memory(mesh, rows * unit).values()) <= most
+
+            rows = _most_rows(fits)
         except UserError:
             continue  # something does not divide
         if rows:
             line = job.expected(mesh, topology, rows * unit)
             found.append(Candidate(sizes, rows * unit, line.serial))
-    return sorted(found, key=lambda c: (c.sizes["seq"] * c.sizes["tensor"], -round(math.log(c.rate), 1), c.sizes["fsdp"]))
+    return sorted(found, key=lambda c: (c.sizes["seq"] * c.sizes["tensor"],
+                                        -round(math.log(c.rate), 1), c.sizes["fsdp"]))
 
 
 def _most_rows(fits: Callable[[int], bool], top: int = 1 << 20) -> int:
@@ -71,8 +80,9 @@ def _most_rows(fits: Callable[[int], bool], top: int = 1 << 20) -> int:
 
 def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles: int = 4,
            tell: Callable[[str], None] = lambda line: None) -> tuple[list[Candidate], Plan]:
-    """(candidates by the estimate, the plan of the best that fits). With `libtpu`, at most `compiles` compilations: the batch
-    of the first candidate is corrected by what XLA:TPU needed and tried again until it fits, then grown once.
+    """(candidates by the estimate, the plan of the best that fits). With `libtpu`, at most
+    `compiles` compilations: the batch of the first candidate is corrected by what XLA:TPU needed
+    and tried again until it fits, then grown once.
 
     Raises:
       UserError: no mesh fits a single row a device.
@@ -80,7 +90,8 @@ def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles:
     dcn = dict(job.config.dcn) if topology.slices == 1 else {"data": -1, "fsdp": 1}
     ordered = candidates(job, topology, dcn)
     if not ordered:
-        raise UserError("no mesh of this slice fits a single row a device", where=topology.described,
+        raise UserError("no mesh of this slice fits a single row a device",
+                        where=topology.described,
                         expected=f"at most {topology.chip.hbm / 2**30:.2f} GiB a device",
                         hint="a larger slice or more recomputation (remat)")
     best = None
@@ -92,11 +103,14 @@ def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles:
                 return ordered, plan
             compiles -= 1
             unit = math.prod(plan.mesh[a] for a in BATCH_AXES) * job.accumulate
-            tell(f"{described(plan.mesh)} batch {batch}: {plan.needed / 2**30:.2f} GiB of {topology.chip.hbm / 2**30:.2f}"
+            tell(f"{described(plan.mesh)} batch {batch}: {plan.needed / 2**30:.2f} GiB of "
+                 f"{topology.chip.hbm / 2**30:.2f}"
                  + ("" if plan.fits else ", too much"))
-            if plan.fits and (best is None or plan.batch / plan.roofline.compiler > best.batch / best.roofline.compiler):
+            if plan.fits and (best is None or plan.batch / plan.roofline.compiler > best.batch
+                              / best.roofline.compiler):
                 best = plan
-            # by the line through what was needed; at least one unit from here, at most half or one and a half
+            # by the line through what was needed; at least one unit from here, at most half or one
+            # and a half
             guess = plan.largest_batch * 0.97 // unit * unit
             down, up = max(guess, unit, batch // 2 // unit * unit), 1.5 * batch // unit * unit
             tried = int(min(guess, up) if plan.fits else min(down, batch - unit))
@@ -109,7 +123,8 @@ def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles:
             break
     if best is None:
         raise UserError("none of the tried meshes and batches fits", where=topology.described,
-                        found="; ".join(f"{described(c.sizes)} batch {c.batch}" for c in ordered[:3]),
+                        found="; ".join(f"{described(c.sizes)} batch {c.batch}"
+                                        for c in ordered[:3]),
                         hint="more tries (--compiles), a larger slice or more recomputation (remat)")
     return ordered, best
 
@@ -119,7 +134,8 @@ def described(sizes: dict[str, int]) -> str:
 
 
 def scaled(topology: Topology, chips: int) -> Topology:
-    """The slice, or slices, of that many of the same chips: the squarest there is, several of the largest where one has fewer."""
+    """The slice, or slices, of that many of the same chips: the squarest there is, several of the
+    largest where one has fewer."""
     chip = topology.chip
     if chip.dims == 2:
         biggest = math.prod(FLAT[-1])
@@ -137,15 +153,18 @@ def scaled(topology: Topology, chips: int) -> Topology:
         biggest, shapes = chip.host, {n: (n,) for n in (1, 2, 4, chip.host)}
     one = min(chips, biggest)
     if one not in shapes or chips % one:
-        raise UserError("no slices of so many chips", where=f"{chip.name}, {chips} chips", found=str(chips),
-                        expected=", ".join(map(str, sorted(shapes))) + f" or a multiple of {biggest}")
+        raise UserError("no slices of so many chips", where=f"{chip.name}, {chips} chips",
+                        found=str(chips),
+                        expected=", ".join(map(str,
+                                               sorted(shapes))) + f" or a multiple of {biggest}")
     return Topology(chip, shapes[one], chips // one)
 
 
-def weak_scaling(job: Job, topology: Topology, chips: list[int], *, rows: float, libtpu: str | None = None,
+def weak_scaling(job: Job, topology: Topology, chips: list[int], *, rows: float,
+                 libtpu: str | None = None,
                  thorough: bool = False) -> list[Plan]:
-    """Plans of the same job on more and more chips, `rows` of the batch for each: fsdp, seq and tensor as configured, data (over
-    slices too) takes what is left."""
+    """Plans of the same job on more and more chips, `rows` of the batch for each: fsdp, seq and
+    tensor as configured, data (over slices too) takes what is left."""
     plans = []
     for count in chips:
         on = scaled(topology, count)
@@ -156,7 +175,9 @@ def weak_scaling(job: Job, topology: Topology, chips: list[int], *, rows: float,
         batch = rows * count
         if on.devices_a_slice % fixed or batch != int(batch):
             raise UserError("the job does not scale so", where=f"{count} chips",
-                            expected=f"a multiple of {fixed} devices and whole rows", found=f"{on.described}, {batch:g} rows")
+                            expected=f"a multiple of {fixed} devices and whole rows",
+                            found=f"{on.described}, {batch:g} rows")
         dcn = {"data": -1, "fsdp": 1} if on.slices > 1 else {}
-        plans.append(job.plan(on, batch=int(batch), sizes=sizes, dcn=dcn, libtpu=libtpu, thorough=thorough, largest=False))
+        plans.append(job.plan(on, batch=int(batch), sizes=sizes, dcn=dcn, libtpu=libtpu,
+                              thorough=thorough, largest=False))
     return plans

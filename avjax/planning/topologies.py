@@ -1,8 +1,10 @@
-"""Slices by name ("v5e:16x16", "h100:8") and what one device of each can do: the planner's data sheets.
+"""Slices by name ("v5e:16x16", "h100:8") and what one device of each can do: the planner's data
+sheets.
 
-A name is CHIP:SHAPE. With TPUs the shape is the slice's grid of chips, with GPUs the number of cards in one machine; several
-slices are joined by the data-center network (DCN). Where libtpu is at hand, `slice_devices` gives compile-only devices of the
-real topology, else stand-ins with the same coordinates.
+A name is CHIP:SHAPE. With TPUs the shape is the slice's grid of chips, with GPUs the number of
+cards in one machine; several slices are joined by the data-center network (DCN). Where libtpu is at
+hand, `slice_devices` gives compile-only devices of the real topology, else stand-ins with the same
+coordinates.
 """
 
 import dataclasses
@@ -26,14 +28,15 @@ class Chip:
 
     Attributes:
       kind: JAX's device_kind.
-      hbm: bytes that a program may use: with TPUs what XLA:TPU itself allows, with GPUs the three quarters that XLA reserves
-        unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+      hbm: bytes that a program may use: with TPUs what XLA:TPU itself allows, with GPUs the three
+        quarters that XLA reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
       flops: dense bfloat16, peak.
       hbm_rate: of the device's memory.
       link_rate: one way, of one link to a neighbour (TPU); into the machine's switch (GPU).
       dcn_rate: of the network between slices, this device's share of its host's cards.
       host: devices a host has.
-      dims: dimensions of a TPU slice's grid; 0 = every card of a machine reaches every other directly.
+      dims: dimensions of a TPU slice's grid; 0 = every card of a machine reaches every other
+        directly.
       ring: a slice's dimension is closed to a ring where it is a multiple of this.
       cycles: clock by which XLA:TPU's estimated cycles are read as seconds; 0 = it makes none.
       cores: devices a chip of the grid has.
@@ -59,24 +62,35 @@ class Chip:
         return self.dims > 0
 
 
-_SHEET = "docs.cloud.google.com/tpu/docs/{}; hbm: libtpu 0.0.42; one-way link rate = bidirectional rate / ports / 2"
-_NVIDIA = "NVIDIA data sheet, SXM; NVLink one way = half of its rate; one {} Gb/s network card a GPU"
-# Clocks of v4, v5e and v5p: peak / (matrix units x 128 x 128 x 2). By them XLA:TPU expects a large product to reach 88 to 93 % of
-# the peak; those of v6e and tpu7x, whose units are not described so, are set so that it reaches 90 %.
+_SHEET = ("docs.cloud.google.com/tpu/docs/{}; hbm: libtpu 0.0.42; one-way link rate = "
+          "bidirectional rate / ports / 2")
+_NVIDIA = ("NVIDIA data sheet, SXM; NVLink one way = half of its rate; one {} Gb/s network card a "
+           "GPU")
+# Clocks of v4, v5e and v5p: peak / (matrix units x 128 x 128 x 2). By them XLA:TPU expects a large
+# product to reach 88 to 93 % of the peak; those of v6e and tpu7x, whose units are not described so,
+# are set so that it reaches 90 %.
 CHIPS = {chip.name: chip for chip in (
     Chip("v4", "TPU v4", 30.75 * GIB, 275e12, 1228e9, 50e9, 6.25e9, 4, 3, 4, _SHEET.format("v4") +
          "; link: Jouppi et al. 2023, six of 50 GB/s; DCN as v5p's", cycles=1.05e9),
-    Chip("v5e", "TPU v5 lite", 15.75 * GIB, 197e12, 819e9, 50e9, 3.125e9, 8, 2, 16, _SHEET.format("v5e"), cycles=1.5e9),
-    Chip("v5p", "TPU v5", 95.74 * GIB, 459e12, 2765e9, 100e9, 6.25e9, 4, 3, 4, _SHEET.format("v5p"), cycles=1.75e9),
-    Chip("v6e", "TPU v6 lite", 31.25 * GIB, 918e12, 1638e9, 100e9, 12.5e9, 8, 2, 16, _SHEET.format("v6e"), cycles=2.24e9),
+    Chip("v5e", "TPU v5 lite", 15.75 * GIB, 197e12, 819e9, 50e9, 3.125e9, 8, 2, 16,
+         _SHEET.format("v5e"), cycles=1.5e9),
+    Chip("v5p", "TPU v5", 95.74 * GIB, 459e12, 2765e9, 100e9, 6.25e9, 4, 3, 4, _SHEET.format("v5p"),
+         cycles=1.75e9),
+    Chip("v6e", "TPU v6 lite", 31.25 * GIB, 918e12, 1638e9, 100e9, 12.5e9, 8, 2, 16,
+         _SHEET.format("v6e"), cycles=2.24e9),
     # a chip is two devices, which share its links and its network
-    Chip("tpu7x", "TPU7x", 94.75 * GIB, 2307e12 / 2, 7380e9 / 2, 100e9 / 2, 12.5e9 / 2, 8, 3, 4, _SHEET.format("tpu7x"),
+    Chip("tpu7x", "TPU7x", 94.75 * GIB, 2307e12 / 2, 7380e9 / 2, 100e9 / 2, 12.5e9 / 2, 8, 3, 4,
+         _SHEET.format("tpu7x"),
          cycles=2.46e9, cores=2),
-    Chip("a100", "NVIDIA A100-SXM4-80GB", 0.75 * 80e9, 312e12, 2039e9, 300e9, 25e9, 8, 0, 0, _NVIDIA.format(200)),
-    Chip("h100", "NVIDIA H100 80GB HBM3", 0.75 * 80e9, 989e12, 3350e9, 450e9, 50e9, 8, 0, 0, _NVIDIA.format(400)),
-    Chip("h200", "NVIDIA H200", 0.75 * 141e9, 989e12, 4800e9, 450e9, 50e9, 8, 0, 0, _NVIDIA.format(400)),
+    Chip("a100", "NVIDIA A100-SXM4-80GB", 0.75 * 80e9, 312e12, 2039e9, 300e9, 25e9, 8, 0, 0,
+         _NVIDIA.format(200)),
+    Chip("h100", "NVIDIA H100 80GB HBM3", 0.75 * 80e9, 989e12, 3350e9, 450e9, 50e9, 8, 0, 0,
+         _NVIDIA.format(400)),
+    Chip("h200", "NVIDIA H200", 0.75 * 141e9, 989e12, 4800e9, 450e9, 50e9, 8, 0, 0,
+         _NVIDIA.format(400)),
 )}
-FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))  # every slice of v5e and v6e
+# every slice of v5e and v6e
+FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 LARGEST = {"v4": 4096, "v5p": 6144, "tpu7x": 9216}  # chips of one slice
 EXAMPLES = "v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:8x8, tpu7x:2x2x2, h100:8"
 
@@ -109,14 +123,16 @@ class Topology:
 
     def rings(self) -> tuple[bool, ...]:
         """Which dimensions of a slice's grid are closed."""
-        if self.chip.ring == 4 and any(d % 4 for d in self.shape):  # optical switches close whole cubes of 4 x 4 x 4 only
+        # optical switches close whole cubes of 4 x 4 x 4 only
+        if self.chip.ring == 4 and any(d % 4 for d in self.shape):
             return (False,) * len(self.shape)
         return tuple(bool(self.chip.ring) and d % self.chip.ring == 0 for d in self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class StandIn:
-    """A device that exists only as a place in a slice; enough of jax.Device for the layout of a mesh."""
+    """A device that exists only as a place in a slice; enough of jax.Device for the layout of a
+    mesh."""
 
     id: int
     process_index: int
@@ -128,19 +144,23 @@ class StandIn:
 
 
 def parse(name: str, slices: int = 1) -> Topology:
-    """The topology of a name. Raises UserError for unknown chips and for shapes that no slice has."""
+    """The topology of a name. Raises UserError for unknown chips and for shapes that no slice
+    has."""
     chip_name, _, text = name.partition(":")
     chip = CHIPS.get(chip_name)
     if chip is None:
-        raise UserError("unknown chip", where=f"topology {name!r}", expected=f"one of {', '.join(CHIPS)}, e.g. {EXAMPLES}",
+        raise UserError("unknown chip", where=f"topology {name!r}",
+                        expected=f"one of {', '.join(CHIPS)}, e.g. {EXAMPLES}",
                         found=repr(chip_name))
     sizes = text.split("x")
     shape = tuple(int(n) for n in sizes) if all(n.isdigit() and int(n) > 0 for n in sizes) else ()
     wrong = _wrong_shape(chip, shape)
     if wrong:
-        raise UserError("there is no such slice", where=f"topology {name!r}", expected=wrong, found=text or "no shape")
+        raise UserError("there is no such slice", where=f"topology {name!r}", expected=wrong,
+                        found=text or "no shape")
     if slices < 1:
-        raise UserError("not a number of slices", where="slices", expected=">= 1", found=str(slices))
+        raise UserError("not a number of slices", where="slices", expected=">= 1",
+                        found=str(slices))
     return Topology(chip, shape, int(slices))
 
 
@@ -148,18 +168,21 @@ def _wrong_shape(chip: Chip, shape: tuple[int, ...]) -> str:
     """What was expected; empty where the shape is right."""
     if chip.dims == 0:
         good = len(shape) == 1 and (shape[0] in (1, 2, 4) or shape[0] == chip.host)
-        return "" if good else f"1, 2, 4 or {chip.host} GPUs, one machine's; more machines are --slices"
+        return ("" if good else f"1, 2, 4 or {chip.host} GPUs, one machine's; more machines are "
+                                "--slices")
     if chip.dims == 2:
         return "" if shape in FLAT else f"one of {', '.join(f'{a}x{b}' for a, b in FLAT)}"
-    good = len(shape) == 3 and all(d in (1, 2) or d % 4 == 0 for d in shape) and shape[0] >= 2 and shape[1] >= 2
+    good = len(shape) == 3 and all(d in (1, 2) or d % 4 == 0
+                                   for d in shape) and shape[0] >= 2 and shape[1] >= 2
     if good and math.prod(shape) <= LARGEST[chip.name]:
         return ""
     return f"AxBxC, each 1, 2 or a multiple of 4, from 2x2x1 to {LARGEST[chip.name]} chips"
 
 
 def find_libtpu(given: str = "") -> str | None:
-    """Path of libtpu.so: a file or folder `given`, else of the environment variables AVJAX_LIBTPU and TPU_LIBRARY_PATH, else
-    of the installed package; None where there is none. UserError for a given one that is not there."""
+    """Path of libtpu.so: a file or folder `given`, else of the environment variables AVJAX_LIBTPU
+    and TPU_LIBRARY_PATH, else of the installed package; None where there is none. UserError for a
+    given one that is not there."""
     for where, path in (("--libtpu", given), ("AVJAX_LIBTPU", os.environ.get("AVJAX_LIBTPU", "")),
                         ("TPU_LIBRARY_PATH", os.environ.get("TPU_LIBRARY_PATH", ""))):
         if path:
@@ -183,8 +206,10 @@ def libtpu_version(path: str) -> str:
 
 
 def libtpu_wanted() -> str:
-    """The version that the installed JAX is built with, as it says itself, e.g. "0.0.42.*"; "" where it does not."""
-    found = (re.match(r"libtpu\s*==\s*([\w.*]+)", text) for text in importlib.metadata.requires("jax") or ())
+    """The version that the installed JAX is built with, as it says itself, e.g. "0.0.42.*"; ""
+    where it does not."""
+    found = (re.match(r"libtpu\s*==\s*([\w.*]+)", text)
+             for text in importlib.metadata.requires("jax") or ())
     return next((match.group(1) for match in found if match), "")
 
 
@@ -194,23 +219,28 @@ def other_libtpu(path: str) -> str:
     if not wanted or version == wanted or version.startswith(wanted.removesuffix("*")):
         return ""
     jax_version = importlib.metadata.version("jax")
-    return f"libtpu {version or 'of unknown version'}, where jax {jax_version} reads the programs of libtpu {wanted}"
+    return (f"libtpu {version or 'of unknown version'}, where jax {jax_version} reads the programs "
+            f"of libtpu {wanted}")
 
 
-# libtpu without a TPU: ask no metadata server, let others compile beside us, name some TPU, or it complains that there is none
-ALONE = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+# libtpu without a TPU: ask no metadata server, let others compile beside us, name some TPU, or it
+# complains that there is none
+ALONE = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
          "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
 def prepare_environment() -> None:
-    """Call before JAX is imported: the planner runs on CPU and touches no TPU, also where there is one."""
+    """Call before JAX is imported: the planner runs on CPU and touches no TPU, also where there is
+    one."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     for name, value in ALONE.items():
         os.environ.setdefault(name, value)
 
 
 def slice_devices(topology: Topology, *, libtpu: str | None = None) -> list[Any]:
-    """The devices of all slices: compile-only ones of XLA:TPU where the chip is a TPU and `libtpu` is given, else stand-ins."""
+    """The devices of all slices: compile-only ones of XLA:TPU where the chip is a TPU and `libtpu`
+    is given, else stand-ins."""
     if libtpu is None or not topology.chip.is_tpu:
         return stand_ins(topology)
     os.environ["TPU_LIBRARY_PATH"] = libtpu
@@ -223,7 +253,8 @@ def slice_devices(topology: Topology, *, libtpu: str | None = None) -> list[Any]
         options["chips_per_host_bounds"] = (1, 1, 1)
     if topology.slices > 1:
         options["num_slices"] = topology.slices
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name,
+                                             **options).devices)
 
 
 def stand_ins(topology: Topology) -> list[StandIn]:
@@ -234,5 +265,6 @@ def stand_ins(topology: Topology) -> list[StandIn]:
         for place in itertools.product(*(range(d) for d in reversed(topology.shape))):
             coords = (*reversed(place), 0, 0)[:3]
             for core in range(chip.cores):
-                made.append(StandIn(len(made), len(made) // chip.host, index, coords, core, chip.kind, platform))
+                made.append(StandIn(len(made), len(made) // chip.host, index, coords, core,
+                                    chip.kind, platform))
     return made

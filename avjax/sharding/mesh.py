@@ -1,7 +1,9 @@
-"""The device mesh: four named axes, always all present, so that rules and configs never ask which ones exist.
+"""The device mesh: four named axes, always all present, so that rules and configs never ask which
+ones exist.
 
 data: examples, parameters replicated. fsdp: examples and parameters. seq: time. tensor: width.
-`config.mesh` is the mesh within a slice, `config.dcn` the one across slices; the mesh has their products.
+`config.mesh` is the mesh within a slice, `config.dcn` the one across slices; the mesh has their
+products.
 """
 
 import math
@@ -24,22 +26,26 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """A mesh over all `devices` (default: every device of every process). The one way to make one.
 
     Args:
-      sizes: axis name -> number of devices within a slice; missing axes are 1; one axis may be -1, "whatever is left".
-      dcn: the same across slices, of the axes data and fsdp; -1 = the number of slices. Default: one slice.
+      sizes: axis name -> number of devices within a slice; missing axes are 1; one axis may be -1,
+        "whatever is left".
+      dcn: the same across slices, of the axes data and fsdp; -1 = the number of slices. Default:
+        one slice.
 
     Raises:
-      UserError: unknown axis, a size below 1, two -1, sizes whose product is not the number of devices of a slice, or
-        slices that `dcn` does not account for.
+      UserError: unknown axis, a size below 1, two -1, sizes whose product is not the number of
+        devices of a slice, or slices that `dcn` does not account for.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = dict(sizes)
     unknown = sorted(set(given) - set(AXES))
     if unknown:
-        raise UserError("unknown mesh axis", where=f"config.mesh.{unknown[0]}", expected=", ".join(AXES))
+        raise UserError("unknown mesh axis", where=f"config.mesh.{unknown[0]}",
+                        expected=", ".join(AXES))
     shape = [int(given.get(axis, 1)) for axis in AXES]
     described = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
-        raise UserError("mesh axes are not valid", where="config.mesh", expected="sizes >= 1, at most one -1",
+        raise UserError("mesh axes are not valid", where="config.mesh",
+                        expected="sizes >= 1, at most one -1",
                         found=described)
     across = across_slices(dict(dcn or {}), AXES, devices)
     here = len(devices) // math.prod(across)
@@ -47,7 +53,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if found is None:
         raise UserError("the mesh does not divide the devices", where="config.mesh",
                         expected=f"axes whose product is {here}, the number of devices"
-                                 + (" of a slice" if math.prod(across) > 1 else ""),
+                        + (" of a slice" if math.prod(across) > 1 else ""),
                         found=f"{described} (product {math.prod(s for s in shape if s != -1)})",
                         hint="set one axis to -1 to take what is left")
     return Mesh(device_grid(found, across, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -58,28 +64,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples over (data, fsdp), the rest whole: for arrays of which nothing more is known. A System's batch lies as
-    `batch_shardings` says."""
+    """Examples over (data, fsdp), the rest whole: for arrays of which nothing more is known. A
+    System's batch lies as `batch_shardings` says."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_partition(spec) -> PartitionSpec:
-    """How one array of a batch lies: its first axis over (data, fsdp), its sequence over seq. spec: api.Spec."""
+    """How one array of a batch lies: its first axis over (data, fsdp), its sequence over seq. spec:
+    api.Spec."""
     axis = spec.sequence_axis
-    return PartitionSpec(BATCH_AXES) if axis is None else PartitionSpec(BATCH_AXES, *(None,) * (axis - 1), SEQUENCE_AXIS)
+    return PartitionSpec(BATCH_AXES) if axis is None else PartitionSpec(BATCH_AXES, *(None,
+                                                                        ) * (axis - 1),
+                                                                        SEQUENCE_AXIS)
 
 
-def batch_shardings(mesh: Mesh, batch_spec: Mapping, *, time: int | None = None) -> dict[str, NamedSharding]:
-    """{name: how that array of a batch lies}. `time`: the length of axes that are named so (config.data.segment).
+def batch_shardings(mesh: Mesh, batch_spec: Mapping, *,
+                    time: int | None = None) -> dict[str, NamedSharding]:
+    """{name: how that array of a batch lies}. `time`: the length of axes that are named so
+    (config.data.segment).
 
     Raises:
-      UserError: seq > 1 and a sequence does not divide, or there is none (the axis would only repeat work).
+      UserError: seq > 1 and a sequence does not divide, or there is none (the axis would only
+        repeat work).
     """
     parts = mesh.shape[SEQUENCE_AXIS]
     if parts > 1:
         if all(spec.sequence_axis is None for spec in batch_spec.values()):
-            raise UserError("no array of the batch has a sequence", where=f"config.mesh.seq={parts}", expected="1",
-                            found=", ".join(f"{name} {spec.shape}" for name, spec in batch_spec.items()),
+            raise UserError("no array of the batch has a sequence",
+                            where=f"config.mesh.seq={parts}", expected="1",
+                            found=", ".join(f"{name} {spec.shape}" for name,
+                                            spec in batch_spec.items()),
                             hint="use the data, fsdp or tensor axis")
         for name, spec in batch_spec.items():
             check_sequence(name, spec, parts, time)
@@ -99,31 +113,37 @@ def check_sequence(name: str, spec, parts: int, time: int | None) -> None:
     near = [n for n in (length // unit * unit, (length // unit + 1) * unit) if n > 0]
     steps = length // spec.together if length % spec.together == 0 else 1
     fitting = [str(n) for n in range(1, 65) if steps % n == 0]
-    raise UserError("a sequence does not divide over the mesh", where=f"batch[{name!r}], axis {spec.sequence_axis}",
+    raise UserError("a sequence does not divide over the mesh",
+                    where=f"batch[{name!r}], axis {spec.sequence_axis}",
                     expected=f"a multiple of {unit} = config.mesh.seq {parts}"
-                             + (f" x {spec.together} that stay together" if spec.together > 1 else "")
-                             + f", for instance {' or '.join(map(str, near))}",
+                    + (f" x {spec.together} that stay together" if spec.together > 1 else "")
+                    + f", for instance {' or '.join(map(str, near))}",
                     found=str(length),
                     hint=f"change {'its length in config.system' if fixed else 'config.data.segment'}, or set "
-                            f"config.mesh.seq to one of {', '.join(fitting)}")
+                    f"config.mesh.seq to one of {', '.join(fitting)}")
 
 
-def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, where: str = "config.data.batch_size") -> None:
+def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1,
+                where: str = "config.data.batch_size") -> None:
     """UserError unless every device gets the same number of examples in every micro-batch."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size < 1 or accumulate < 1 or batch_size % (shards * accumulate):
         raise UserError("the batch does not divide", where=where,
-                        expected=f"a multiple of {shards * accumulate} = data {mesh.shape['data']} x fsdp "
-                                 f"{mesh.shape['fsdp']} x config.optimizer.accumulate {accumulate}",
-                        found=str(batch_size), hint="change the batch size, the mesh or the micro-batches")
+                        expected=f"a multiple of {shards * accumulate} = data {mesh.shape['data']} "
+                        "x fsdp "
+                        f"{mesh.shape['fsdp']} x config.optimizer.accumulate {accumulate}",
+                        found=str(batch_size), hint="change the batch size, the mesh or the "
+                                                    "micro-batches")
 
 
 def feed(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
-    """(h, n): this process is to read share h of n of every batch. Processes whose devices hold the same examples
-    (because seq or tensor spans them) read the same share, whole; each then keeps its part of the time axis.
+    """(h, n): this process is to read share h of n of every batch. Processes whose devices hold the
+    same examples (because seq or tensor spans them) read the same share, whole; each then keeps its
+    part of the time axis.
 
     Raises:
-      UserError: processes whose examples overlap without being the same, which no share of a batch can feed.
+      UserError: processes whose examples overlap without being the same, which no share of a batch
+        can feed.
     """
     process = jax.process_index() if process is None else process
     rows: dict[int, set[int]] = {}
@@ -135,15 +155,19 @@ def feed(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     sizes = {len(share) for share in shares}
     if sum(map(len, shares)) != len(blocks) or len(sizes) > 1:
         raise UserError("processes hold overlapping examples", where="config.mesh",
-                        expected="data x fsdp such that two processes hold the same examples or different ones",
-                        found="; ".join(f"process {p}: blocks {sorted(of)}" for p, of in sorted(rows.items())[:4]),
-                        hint="make data x fsdp a multiple of the processes, or seq x tensor one of a process's devices")
+                        expected="data x fsdp such that two processes hold the same examples or "
+                        "different ones",
+                        found="; ".join(f"process {p}: blocks {sorted(of)}" for p,
+                                        of in sorted(rows.items())[:4]),
+                        hint="make data x fsdp a multiple of the processes, or seq x tensor one of "
+                        "a process's devices")
     return shares.index(tuple(sorted(rows[process]))), len(shares)
 
 
 def put_batch(batch: Mapping[str, np.ndarray],
               shardings: NamedSharding | Mapping[str, NamedSharding]) -> dict[str, jax.Array]:
-    """This process's share of a batch (see `feed`; its own examples only, sequences whole) as global arrays on the mesh."""
+    """This process's share of a batch (see `feed`; its own examples only, sequences whole) as
+    global arrays on the mesh."""
     def place(name):
         return shardings if isinstance(shardings, NamedSharding) else shardings[name]
 
@@ -153,7 +177,8 @@ def put_batch(batch: Mapping[str, np.ndarray],
 
 
 def _from_share(share: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A global array of which this process has whole examples. make_array_from_process_local_data does not serve where seq
+    """A global array of which this process has whole examples. make_array_from_process_local_data
+    does not serve where seq
     spans processes: it wants each to have its piece of the time axis alone."""
     _, count = feed(sharding.mesh)
     shape = (len(share) * count, *share.shape[1:])

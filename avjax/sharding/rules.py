@@ -1,8 +1,10 @@
-"""Where every parameter lies: an ordered list of (regex over its path, mesh axes of each dimension).
+"""Where every parameter lies: an ordered list of (regex over its path, mesh axes of each
+dimension).
 
-Strict on purpose. A path such as "visual/block_0/mlp/kernel" must be matched wholly (`re.fullmatch`) by exactly one
-rule; a misspelt axis, an uncovered parameter or a dimension that does not divide is an error that names the parameter,
-never a silent replication. `()` is the one explicit way to replicate a parameter of any rank.
+Strict on purpose. A path such as "visual/block_0/mlp/kernel" must be matched wholly
+(`re.fullmatch`) by exactly one rule; a misspelt axis, an uncovered parameter or a dimension that
+does not divide is an error that names the parameter, never a silent replication. `()` is the one
+explicit way to replicate a parameter of any rank.
 """
 
 import math
@@ -42,7 +44,8 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Par
     found = [(pattern, axes) for pattern, axes in rules if re.fullmatch(pattern, name)]
     if len(found) != 1:
         raise UserError("a parameter is covered by no sharding rule" if not found else
-                        "a parameter is covered by more than one sharding rule", where=f"parameter {name} {shape}",
+                        "a parameter is covered by more than one sharding rule",
+                        where=f"parameter {name} {shape}",
                         expected="exactly one rule whose regex matches the whole path",
                         found=", ".join(repr(pattern) for pattern, _ in found) or "none",
                         hint="edit the system's param_rules")
@@ -50,8 +53,9 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Par
     if axes == ():
         return PartitionSpec()
     if len(axes) != len(shape):
-        raise UserError("a sharding rule has another rank than its parameter", where=f"parameter {name} {shape}",
-                        expected=f"{len(shape)} entries", found=f"rule {pattern!r}: {axes}")
+        raise UserError("a sharding rule has another rank than its parameter",
+                        where=f"parameter {name} {shape}", expected=f"{len(shape)} entries",
+                        found=f"rule {pattern!r}: {axes}")
     used = [axis for entry in axes for axis in _axes_of(entry)]
     if len(set(used)) != len(used):
         raise UserError("a sharding rule uses a mesh axis twice", where=f"parameter {name} {shape}",
@@ -59,9 +63,12 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Par
     for dim, entry in enumerate(axes):
         parts = math.prod(mesh.shape[axis] for axis in _axes_of(entry))
         if shape[dim] % parts:
-            raise UserError("a parameter's dimension does not divide over the mesh", where=f"parameter {name} {shape}",
-                            expected=f"dimension {dim} a multiple of {parts} (mesh axes {'*'.join(_axes_of(entry))})",
-                            found=str(shape[dim]), hint=f"change config.mesh, the width, or the rule {pattern!r}")
+            raise UserError("a parameter's dimension does not divide over the mesh",
+                            where=f"parameter {name} {shape}",
+                            expected=f"dimension {dim} a multiple of {parts} (mesh axes "
+                            f"{'*'.join(_axes_of(entry))})",
+                            found=str(shape[dim]), hint="change config.mesh, the width, or the "
+                                                        f"rule {pattern!r}")
     return PartitionSpec(*axes)
 
 
@@ -71,20 +78,24 @@ def check_axes(rules: Rules, mesh: Mesh) -> None:
         for entry in axes:
             for axis in _axes_of(entry):
                 if axis not in mesh.shape:
-                    raise UserError("a sharding rule names an unknown mesh axis", where=f"rule {pattern!r}",
-                                    expected=", ".join(mesh.shape), found=repr(axis))
+                    raise UserError("a sharding rule names an unknown mesh axis",
+                                    where=f"rule {pattern!r}", expected=", ".join(mesh.shape),
+                                    found=repr(axis))
 
 
 def param_shardings(params: Any, rules: Rules, mesh: Mesh) -> Any:
     """A tree of NamedSharding like `params` (arrays or shapes)."""
     check_axes(rules, mesh)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, spec_for(path_name(path), tuple(leaf.shape), rules, mesh)), params)
+        lambda path,
+        leaf: NamedSharding(mesh, spec_for(path_name(path), tuple(leaf.shape), rules, mesh)),
+        params)
 
 
 def like_params(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings for a tree that contains copies of `params` (an optimiser state): a leaf whose path ends in a
-    parameter's path and has its shape lies as that parameter does; everything else (counters) is replicated."""
+    """Shardings for a tree that contains copies of `params` (an optimiser state): a leaf whose path
+    ends in a parameter's path and has its shape lies as that parameter does; everything else
+    (counters) is replicated."""
     known = {name: (tuple(leaf.shape), place) for (name, leaf), place in
              zip(named_leaves(params), jax.tree.leaves(shardings), strict=True)}
     whole = NamedSharding(mesh, PartitionSpec())

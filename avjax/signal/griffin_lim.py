@@ -1,10 +1,12 @@
 """Log-mel -> waveform without weights: non-negative mel inversion, then fast Griffin-Lim.
 
-1. Magnitudes S >= 0 with filters @ S = mel by multiplicative updates for the Kullback-Leibler divergence (Lee & Seung
-   2001): they keep S positive and fit every band relative to its own level, as the logarithm does.
-2. First phases from the frequency of the nearest spectral peak, summed over time (SPSI, Beauregard et al. 2015).
-3. Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013): alternate between "has these magnitudes" and "is the
-   transform of a signal", with momentum.
+1. Magnitudes S >= 0 with filters @ S = mel by multiplicative updates for the Kullback-Leibler
+   divergence (Lee & Seung 2001): they keep S positive and fit every band relative to its own level,
+   as the logarithm does.
+2. First phases from the frequency of the nearest spectral peak, summed over time (SPSI, Beauregard
+et al. 2015).
+3. Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013): alternate between "has these magnitudes"
+   and "is the transform of a signal", with momentum.
 
 Suffixes: T frames, W window, K frequency bins, M mel bands, N samples.
 """
@@ -18,8 +20,11 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.signal import mel as mel_lib
 
-BUCKET = 128  # frames: lengths are padded up to a multiple of it, so that few lengths are ever compiled
-LONGEST = 2048  # frames (24 s at 22050 / 256 Hz) inverted at once, about 50 kB each; longer speech goes part by part
+# frames: lengths are padded up to a multiple of it, so that few lengths are ever compiled
+BUCKET = 128
+# frames (24 s at 22050 / 256 Hz) inverted at once, about 50 kB each; longer speech goes part by
+# part
+LONGEST = 2048
 _FADE = 16  # frames that two parts have in common
 
 
@@ -41,11 +46,13 @@ def magnitudes(log_mel_TM, *, iterations: int = 60, recipe: dict = mel_lib.RECIP
 
 def stft(audio_N, recipe: dict = mel_lib.RECIPE):
     """(..., N) padded audio -> (..., T, K) complex spectrum."""
-    return jnp.fft.rfft(mel_lib.frames(audio_N, recipe["n_fft"], recipe["hop"]) * mel_lib.window_of(recipe["n_fft"]))
+    return jnp.fft.rfft(mel_lib.frames(audio_N, recipe["n_fft"],
+                                       recipe["hop"]) * mel_lib.window_of(recipe["n_fft"]))
 
 
 def istft(spectrum_TK, recipe: dict = mel_lib.RECIPE):
-    """(..., T, K) -> (..., (T + n_fft / hop - 1) * hop) samples: the least-squares signal of those frames."""
+    """(..., T, K) -> (..., (T + n_fft / hop - 1) * hop) samples: the least-squares signal of those
+    frames."""
     n_fft, hop = recipe["n_fft"], recipe["hop"]
     parts, time = n_fft // hop, spectrum_TK.shape[-2]
     window_W = jnp.asarray(mel_lib.window_of(n_fft))
@@ -55,7 +62,8 @@ def istft(spectrum_TK, recipe: dict = mel_lib.RECIPE):
     def overlap_add(value_TW):  # frame t's part p belongs to block t + p
         value = value_TW.reshape(*value_TW.shape[:-1], parts, hop)
         lead = [(0, 0)] * (value.ndim - 3)
-        blocks = sum(jnp.pad(value[..., p, :], [*lead, (p, parts - 1 - p), (0, 0)]) for p in range(parts))
+        blocks = sum(jnp.pad(value[..., p, :], [*lead, (p, parts - 1 - p), (0, 0)])
+                     for p in range(parts))
         return blocks.reshape(*blocks.shape[:-2], -1)
 
     weight_N = overlap_add(jnp.broadcast_to(window_W**2, (time, n_fft)))
@@ -63,7 +71,8 @@ def istft(spectrum_TK, recipe: dict = mel_lib.RECIPE):
 
 
 def peak_phases(magnitude_TK, recipe: dict = mel_lib.RECIPE):
-    """(..., T, K) magnitudes -> phases in radians: each bin advances at the frequency of its nearest peak."""
+    """(..., T, K) magnitudes -> phases in radians: each bin advances at the frequency of its
+    nearest peak."""
     n_fft, hop = recipe["n_fft"], recipe["hop"]
     size = magnitude_TK.shape[-1]
     lead = [(0, 0)] * (magnitude_TK.ndim - 1)
@@ -71,10 +80,12 @@ def peak_phases(magnitude_TK, recipe: dict = mel_lib.RECIPE):
     left, right = padded[..., :-2], padded[..., 2:]
     is_peak = (magnitude_TK > left) & (magnitude_TK >= right)
     curvature = left - 2 * magnitude_TK + right
-    offset = jnp.clip(0.5 * (left - right) / jnp.where(is_peak, jnp.minimum(curvature, -1e-12), -1.0), -0.5, 0.5)
+    offset = jnp.clip(0.5 * (left - right) / jnp.where(is_peak, jnp.minimum(curvature, -1e-12),
+                                                       -1.0), -0.5, 0.5)
     bins_K = jnp.arange(size, dtype=jnp.float32)
     below = jax.lax.cummax(jnp.where(is_peak, bins_K, -1e9), axis=magnitude_TK.ndim - 1)
-    above = jax.lax.cummin(jnp.where(is_peak, bins_K, 1e9), axis=magnitude_TK.ndim - 1, reverse=True)
+    above = jax.lax.cummin(jnp.where(is_peak, bins_K, 1e9), axis=magnitude_TK.ndim - 1,
+                           reverse=True)
     nearest = jnp.where(bins_K - below <= above - bins_K, below, above)
     nearest = jnp.clip(nearest, 0, size - 1).astype(jnp.int32)
     frequency_TK = nearest + jnp.take_along_axis(offset, nearest, axis=-1)
@@ -83,8 +94,10 @@ def peak_phases(magnitude_TK, recipe: dict = mel_lib.RECIPE):
     return 2 * jnp.pi * jnp.mod(turns_TK, 1.0) + jnp.pi * (bins_K % 2)
 
 
-def mel_to_audio(log_mel_TM, *, iterations: int = 32, momentum: float = 0.99, recipe: dict = mel_lib.RECIPE):
-    """(..., T, M) log-mel (not normalised) -> (..., T * hop) float32 audio in [-1, 1]. Pure, jittable."""
+def mel_to_audio(log_mel_TM, *, iterations: int = 32, momentum: float = 0.99,
+                 recipe: dict = mel_lib.RECIPE):
+    """(..., T, M) log-mel (not normalised) -> (..., T * hop) float32 audio in [-1, 1]. Pure,
+    jittable."""
     hop, pad = recipe["hop"], (recipe["n_fft"] - recipe["hop"]) // 2
     magnitude_TK = magnitudes(log_mel_TM.astype(jnp.float32), recipe=recipe)
 
@@ -98,7 +111,8 @@ def mel_to_audio(log_mel_TM, *, iterations: int = 32, momentum: float = 0.99, re
 
     start_TK = magnitude_TK * jnp.exp(1j * peak_phases(magnitude_TK, recipe))
     (spectrum_TK, _), _ = jax.lax.scan(step, (start_TK, start_TK), length=iterations)
-    audio_N = istft(with_magnitude(spectrum_TK), recipe)[..., pad : pad + log_mel_TM.shape[-2] * hop]
+    audio_N = istft(with_magnitude(spectrum_TK),
+                    recipe)[..., pad : pad + log_mel_TM.shape[-2] * hop]
     return jnp.clip(audio_N * recipe["gain"], -1.0, 1.0)
 
 
@@ -109,37 +123,45 @@ def _compiled(log_mel_TM, iterations, recipe_items):
 
 def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCKET,
              recipe: dict = mel_lib.RECIPE, normalised: bool = False) -> np.ndarray:
-    """(T, M) log-mel of the recipe, `normalised` or not -> (T * hop,) float32 at its rate, compiled once per length bucket.
+    """(T, M) log-mel of the recipe, `normalised` or not -> (T * hop,) float32 at its rate, compiled
+    once per length bucket.
 
-    More than `LONGEST` frames are inverted in parts, which meet where it is quietest and fade into each other there.
+    More than `LONGEST` frames are inverted in parts, which meet where it is quietest and fade into
+    each other there.
 
     Raises UserError on another shape or on values that are not finite.
     """
     log_mel_TM = np.asarray(log_mel_TM, np.float32)
     bands = recipe["bands"]
     if log_mel_TM.ndim != 2 or log_mel_TM.shape[1] != bands or not len(log_mel_TM):
-        raise UserError("not a mel spectrogram", where="griffin_lim.waveform", expected=f"(frames >= 1, {bands})",
+        raise UserError("not a mel spectrogram", where="griffin_lim.waveform",
+                        expected=f"(frames >= 1, {bands})",
                         found=str(log_mel_TM.shape))
     if not np.isfinite(log_mel_TM).all():
-        raise UserError("mel spectrogram is not finite", where="griffin_lim.waveform", expected="finite numbers",
-                        found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or infinity",
+        raise UserError("mel spectrogram is not finite", where="griffin_lim.waveform",
+                        expected="finite numbers",
+                        found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or "
+                        "infinity",
                         hint="the model has diverged: use an earlier checkpoint")
     floor = np.log(1e-5)
 
     def inverted(part_TM):
         part_TM = mel_lib.denormalise(part_TM, recipe) if normalised else part_TM
-        padded = np.pad(np.clip(part_TM, floor, 5.0), [(0, -len(part_TM) % bucket), (0, 0)], constant_values=floor)
-        return np.asarray(_compiled(padded, iterations, tuple(recipe.items())))[: len(part_TM) * recipe["hop"]]
+        padded = np.pad(np.clip(part_TM, floor, 5.0), [(0, -len(part_TM) % bucket), (0, 0)],
+                        constant_values=floor)
+        return np.asarray(_compiled(padded, iterations,
+                                    tuple(recipe.items())))[: len(part_TM) * recipe["hop"]]
 
     if len(log_mel_TM) <= LONGEST:
         return inverted(log_mel_TM)
-    return _faded(((inverted(log_mel_TM[first:last]), first, last) for first, last in parts(log_mel_TM.mean(1))),
+    return _faded(((inverted(log_mel_TM[first:last]), first, last) for first,
+                   last in parts(log_mel_TM.mean(1))),
                   len(log_mel_TM), recipe["hop"])
 
 
 def parts(level_T: np.ndarray) -> list[tuple[int, int]]:
-    """[first, last) frames of parts of at most `LONGEST`, each beginning `_FADE` frames before the one before it ends, where
-    it is quietest in the last quarter that it may have."""
+    """[first, last) frames of parts of at most `LONGEST`, each beginning `_FADE` frames before the
+    one before it ends, where it is quietest in the last quarter that it may have."""
     cuts, first = [], 0
     while first + LONGEST < len(level_T):
         near_T = level_T[first + LONGEST * 3 // 4:first + LONGEST]
@@ -151,7 +173,8 @@ def parts(level_T: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _faded(made, time: int, hop: int) -> np.ndarray:
-    """Parts of sound, each begun while the last one ends. Their phases are unrelated, so powers add up to one."""
+    """Parts of sound, each begun while the last one ends. Their phases are unrelated, so powers add
+    up to one."""
     out_N, end = np.zeros(time * hop, np.float32), 0
     rising_N = np.sin(np.linspace(0, np.pi / 2, _FADE * hop, dtype=np.float32))
     for audio_N, first, last in made:

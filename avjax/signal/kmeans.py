@@ -1,5 +1,6 @@
-"""k-means units of feature frames: fitting in memory, assignment, published centroids. Fitting in a stream, for more frames
-than fit in memory and on many devices, is kmeans_stream.py; `fit` is the same algorithm.
+"""k-means units of feature frames: fitting in memory, assignment, published centroids. Fitting in a
+stream, for more frames than fit in memory and on many devices, is kmeans_stream.py; `fit` is the
+same algorithm.
 
 Suffixes: N frames, D entries, K centroids.
 """
@@ -15,8 +16,8 @@ from avjax.weights.reader import read_checkpoint
 
 
 def fit(x_ND: np.ndarray, units: int, *, seed: int = 0, iterations: int = 30) -> np.ndarray:
-    """Centroids (units, D) float32 of frames (N, D) in memory, or of as many of them as the reservoir holds; a pure function
-    of its arguments.
+    """Centroids (units, D) float32 of frames (N, D) in memory, or of as many of them as the
+    reservoir holds; a pure function of its arguments.
 
     Raises:
       UserError: fewer distinct frames than units.
@@ -28,7 +29,8 @@ def assign(x_ND: np.ndarray, centroids_KD: np.ndarray) -> np.ndarray:
     """Index of the nearest centroid of every frame, (N,) int32; the first of equally near ones."""
     half_norm_K = 0.5 * np.square(centroids_KD).sum(1)
     rows = max(1, TABLE // len(centroids_KD))
-    nearest = [(half_norm_K - x_ND[i:i + rows] @ centroids_KD.T).argmin(1) for i in range(0, len(x_ND), rows)]
+    nearest = [(half_norm_K - x_ND[i:i + rows] @ centroids_KD.T).argmin(1)
+               for i in range(0, len(x_ND), rows)]
     return np.concatenate([np.zeros(0, np.int32), *nearest]).astype(np.int32)
 
 
@@ -52,9 +54,13 @@ def read_centroids(path: str, width: int | None = None) -> np.ndarray:
     tree = read_checkpoint(path)
     arrays = list(tree.values()) if isinstance(tree, dict) else [tree]
     table = arrays[0] if len(arrays) == 1 else None
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind != "f" or not np.isfinite(table).all():
-        raise UserError("not a table of centroids", where=str(path), expected="one array (units, width) of finite numbers",
-                        found=f"{table.dtype} {table.shape}" if isinstance(table, np.ndarray) else f"{len(arrays)} arrays",
+    if not isinstance(table,
+                      np.ndarray) or table.ndim != 2 or table.dtype.kind != "f" or not np.isfinite(
+                          table).all():
+        raise UserError("not a table of centroids", where=str(path),
+                        expected="one array (units, width) of finite numbers",
+                        found=f"{table.dtype} {table.shape}" if isinstance(table, np.ndarray)
+                        else f"{len(arrays)} arrays",
                         hint="give the .npy file that holds the centroids")
     check_width(table, width, str(path))
     return np.ascontiguousarray(table, np.float32)
@@ -63,5 +69,7 @@ def read_centroids(path: str, width: int | None = None) -> np.ndarray:
 def check_width(centroids_KD: np.ndarray, width: int | None, where: str) -> None:
     """UserError unless the centroids are `width` wide (None = any width)."""
     if width is not None and centroids_KD.shape[1] != width:
-        raise UserError("centroids of another width", where=where, expected=f"(units, {width}), the encoder's width",
-                        found=str(centroids_KD.shape), hint="use the centroids that were made for this encoder")
+        raise UserError("centroids of another width", where=where,
+                        expected=f"(units, {width}), the encoder's width",
+                        found=str(centroids_KD.shape), hint="use the centroids that were made for "
+                                                            "this encoder")

@@ -1,13 +1,15 @@
 """k-means in a stream and on a mesh: 10 000 centroids over billions of frames.
 
 1. One pass draws a reservoir of frames, each frame of the stream with the same chance.
-2. k-means++ (Arthur & Vassilvitskii 2007) picks the first centroids from the reservoir; Lloyd's iterations refine them on it.
-3. Passes over the whole stream refine further: exact Lloyd, the sums of all frames and then one update.
-A centroid that no frame chose is re-seeded with a frame drawn as k-means++ draws, in proportion to its squared distance.
+2. k-means++ (Arthur & Vassilvitskii 2007) picks the first centroids from the reservoir; Lloyd's
+iterations refine them on it.
+3. Passes over the whole stream refine further: exact Lloyd, the sums of all frames and then one
+update. A centroid that no frame chose is re-seeded with a frame drawn as k-means++ draws, in
+proportion to its squared distance.
 
-Frames are split over the mesh's data axes, centroids lie whole on every device, and a table of distances is held for TABLE
-entries at a time. The result is a pure function of the frames in their order, the seed and the mesh; how the stream is cut
-into blocks does not matter.
+Frames are split over the mesh's data axes, centroids lie whole on every device, and a table of
+distances is held for TABLE entries at a time. The result is a pure function of the frames in their
+order, the seed and the mesh; how the stream is cut into blocks does not matter.
 
 Suffixes: N frames, R frames of a chunk, D entries, K centroids, P candidates for re-seeding.
 """
@@ -33,12 +35,14 @@ _CANDIDATES = 256  # frames kept for re-seeding
 _FLUSH = 16  # blocks summed on the mesh in float32 before the host adds them up in float64
 
 
-def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0, iterations: int = 30, passes: int = 3,
-        tolerance: float = 1e-3, mesh: Mesh | None = None, report: Callable[[str], None] = lambda line: None) -> np.ndarray:
+def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0,
+        iterations: int = 30, passes: int = 3, tolerance: float = 1e-3, mesh: Mesh | None = None,
+        report: Callable[[str], None] = lambda line: None) -> np.ndarray:
     """Centroids (units, D) float32 of a stream of frames.
 
     Args:
-      blocks: gives a fresh iterator over the same frames, (n, D) blocks of any sizes, whenever it is called.
+      blocks: gives a fresh iterator over the same frames, (n, D) blocks of any sizes, whenever it
+        is called.
       units: number of centroids.
       seed: of every draw.
       iterations: of Lloyd on the reservoir.
@@ -48,7 +52,8 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
       report: is given a line a pass.
 
     Raises:
-      UserError: fewer distinct frames than units, blocks of different widths, or numbers that are not finite.
+      UserError: fewer distinct frames than units, blocks of different widths, or numbers that are
+        not finite.
     """
     mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
     sample_ND, whole = _reservoir(blocks(), max(RESERVOIR, FRAMES_A_UNIT * units), seed)
@@ -61,8 +66,10 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
     del data
     size, last = _equal_chunks(min(BLOCK, len(sample_ND)), units, mesh), math.inf
     for number in range(0 if whole else passes):
-        centroids_KD, distance, empty = _pass(blocks(), size, centroids_KD, jax.random.fold_in(key, number), mesh)
-        report(f"k-means: pass {number + 1} of at most {passes}, mean squared distance {distance:.6g}, {empty} empty")
+        centroids_KD, distance, empty = _pass(blocks(), size, centroids_KD,
+                                              jax.random.fold_in(key, number), mesh)
+        report(f"k-means: pass {number + 1} of at most {passes}, mean squared distance "
+               f"{distance:.6g}, {empty} empty")
         if not empty and last - distance < tolerance * last:
             break
         last = distance
@@ -70,15 +77,16 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
 
 
 def half_distances(x_ND: jax.Array, centroids_KD: jax.Array) -> jax.Array:
-    """(N, K): half the squared distances, less half of the frame's squared norm, which does not change the order. Products in
-    full float32, because the nearest two centroids may be close to a tie."""
+    """(N, K): half the squared distances, less half of the frame's squared norm, which does not
+    change the order. Products in full float32, because the nearest two centroids may be close to a
+    tie."""
     products_NK = jnp.matmul(x_ND, centroids_KD.T, precision=lax.Precision.HIGHEST)
     return 0.5 * jnp.square(centroids_KD).sum(1) - products_NK
 
 
 def _reservoir(blocks: Iterable[np.ndarray], size: int, seed: int) -> tuple[np.ndarray, bool]:
-    """(min(size, N), D): the frames with the `size` smallest of N random numbers, in the stream's order; and whether these are
-    all. Holds 2 size, or a block more."""
+    """(min(size, N), D): the frames with the `size` smallest of N random numbers, in the stream's
+    order; and whether these are all. Holds 2 size, or a block more."""
     rng = np.random.default_rng(seed)
     rows, draws, limit = [], [], np.inf
 
@@ -97,7 +105,8 @@ def _reservoir(blocks: Iterable[np.ndarray], size: int, seed: int) -> tuple[np.n
             x_ND, draw_N = prune()
             rows, draws, limit = [x_ND], [draw_N], draw_N.max()
     if not rows:
-        raise UserError("no frames to fit units on", where="k-means", expected="speech", found="an empty stream",
+        raise UserError("no frames to fit units on", where="k-means", expected="speech",
+                        found="an empty stream",
                         hint="look at the split that units are fitted on")
     return prune()[0], not np.isfinite(limit) and sum(map(len, rows)) <= size
 
@@ -110,8 +119,9 @@ def _checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         width = width or block.shape[-1]
         if block.ndim != 2 or block.shape[1] != width or not np.isfinite(block).all():
             finite = np.isfinite(block).all()
-            raise UserError("frames that units cannot be fitted on", where="k-means", expected=f"(n, {width}) finite numbers",
-                            found=str(block.shape) if finite else "NaN or infinity",
+            raise UserError("frames that units cannot be fitted on", where="k-means",
+                            expected=f"(n, {width}) finite numbers", found=str(block.shape)
+                            if finite else "NaN or infinity",
                             hint="leave the recording out, or extract its frames anew")
         if len(block):
             yield block
@@ -123,8 +133,9 @@ def _check_distinct(x_ND: np.ndarray, units: int) -> None:
         distinct.add(hash(row.tobytes()))
         if len(distinct) >= units:
             return
-    raise UserError("too few frames for that many units", where="k-means", expected=f"at least {units} distinct",
-                    found=f"{len(distinct)} of {len(x_ND)}", hint="give more speech or fewer units")
+    raise UserError("too few frames for that many units", where="k-means",
+                    expected=f"at least {units} distinct", found=f"{len(distinct)} of {len(x_ND)}",
+                    hint="give more speech or fewer units")
 
 
 def _shards(mesh: Mesh) -> int:
@@ -137,7 +148,8 @@ def _rows(units: int) -> int:
 
 
 def _equal_chunks(frames: int, units: int, mesh: Mesh) -> int:
-    """The least size >= frames that gives every device the same number of equal chunks, of at most _rows(units) frames."""
+    """The least size >= frames that gives every device the same number of equal chunks, of at most
+    _rows(units) frames."""
     local = -(-frames // _shards(mesh))
     chunks = -(-local // _rows(units))
     return -(-local // chunks) * chunks * _shards(mesh)
@@ -151,20 +163,23 @@ def _put(x_ND: np.ndarray, size: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]
 
 
 def _on_mesh(body, mesh: Mesh, whole: int, donate: tuple[int, ...] = ()):
-    """jit of a body that sees its device's share of (x_ND, valid_N), and `whole` further arguments as they are. It returns
-    what is equal on all devices."""
+    """jit of a body that sees its device's share of (x_ND, valid_N), and `whole` further arguments
+    as they are. It returns what is equal on all devices."""
     specs = (PartitionSpec(BATCH_AXES),) * 2 + (PartitionSpec(),) * whole
-    return jax.jit(jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False),
+    return jax.jit(jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(),
+                                 check_vma=False),
                    donate_argnums=donate)
 
 
 def _gumbel(key: jax.Array, n: int) -> jax.Array:
-    """(n,) draws, others on every device. The frame with the largest log(weight) + draw is one drawn by weight."""
+    """(n,) draws, others on every device. The frame with the largest log(weight) + draw is one
+    drawn by weight."""
     return jax.random.gumbel(jax.random.fold_in(key, lax.axis_index(BATCH_AXES)), (n,))
 
 
 def _top(score_N: jax.Array, x_ND: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Of all devices' frames the `count` of highest score, best first: (count,) scores, (count, D) frames."""
+    """Of all devices' frames the `count` of highest score, best first: (count,) scores, (count, D)
+    frames."""
     score_P, index_P = lax.top_k(score_N, min(count, len(score_N)))
     score_P, x_PD = (lax.all_gather(a, BATCH_AXES, tiled=True) for a in (score_P, x_ND[index_P]))
     score_P, index_P = lax.top_k(score_P, min(count, len(score_P)))
@@ -179,7 +194,10 @@ def _seeds(mesh: Mesh, units: int):
         norm_N = jnp.square(x_ND).sum(1)
 
         def draw(k, weight_N):
-            score_N = jnp.where(valid_N, jnp.log(jnp.maximum(weight_N, 1e-30)) + _gumbel(jax.random.fold_in(key, k), len(x_ND)),
+            score_N = jnp.where(valid_N,
+                                jnp.log(jnp.maximum(weight_N,
+                                                    1e-30)) + _gumbel(jax.random.fold_in(key, k),
+                                                                      len(x_ND)),
                                 -jnp.inf)
             return _top(score_N, x_ND, 1)[1][0]
 
@@ -205,7 +223,8 @@ def _lloyd(mesh: Mesh, iterations: int):
 
     def body(x_ND, valid_N, centroids_KD, key):
         def iterate(i, centroids_KD):
-            sum_KD, count_K, _, _, x_PD = _statistics(x_ND, valid_N, centroids_KD, jax.random.fold_in(key, i))
+            sum_KD, count_K, _, _, x_PD = _statistics(x_ND, valid_N, centroids_KD,
+                                                      jax.random.fold_in(key, i))
             return _update(centroids_KD, sum_KD, count_K, x_PD)
 
         return lax.fori_loop(0, iterations, iterate, centroids_KD)
@@ -215,8 +234,8 @@ def _lloyd(mesh: Mesh, iterations: int):
 
 @functools.cache
 def _block_sums(mesh: Mesh):
-    """Adds a block's statistics: (x_ND, valid_N, centroids_KD, key, sum_KD, count_K, distance) -> the last three, and the
-    block's scores and candidates."""
+    """Adds a block's statistics: (x_ND, valid_N, centroids_KD, key, sum_KD, count_K, distance) ->
+    the last three, and the block's scores and candidates."""
 
     def body(x_ND, valid_N, centroids_KD, key, sum_KD, count_K, distance):
         more_KD, more_K, more, score_P, x_PD = _statistics(x_ND, valid_N, centroids_KD, key)
@@ -226,8 +245,8 @@ def _block_sums(mesh: Mesh):
 
 
 def _statistics(x_ND, valid_N, centroids_KD, key):
-    """Over all devices' frames: sum (K, D) and number (K,) of every centroid's frames, sum of squared distances, and
-    candidates for re-seeding with their scores, (P,) and (P, D)."""
+    """Over all devices' frames: sum (K, D) and number (K,) of every centroid's frames, sum of
+    squared distances, and candidates for re-seeding with their scores, (P,) and (P, D)."""
     units, width = centroids_KD.shape
     chunks = -(-len(x_ND) // _rows(units))
 
@@ -243,14 +262,16 @@ def _statistics(x_ND, valid_N, centroids_KD, key):
     frames = x_ND.reshape(chunks, -1, width), valid_N.reshape(chunks, -1)
     (sum_KD, count_K), distance_N = lax.scan(chunk, start, frames)
     distance_N = jnp.where(valid_N, distance_N.reshape(-1), 0.0)
-    score_N = jnp.where(valid_N, jnp.log(jnp.maximum(distance_N, 1e-30)) + _gumbel(key, len(x_ND)), -jnp.inf)
+    score_N = jnp.where(valid_N, jnp.log(jnp.maximum(distance_N, 1e-30)) + _gumbel(key, len(x_ND)),
+                        -jnp.inf)
     score_P, x_PD = _top(score_N, x_ND, _CANDIDATES)
     return (*lax.psum((sum_KD, count_K, distance_N.sum()), BATCH_AXES), score_P, x_PD)
 
 
 def _sums(x_RD, nearest_R, units: int):
-    """(K, D) sums and (K,) numbers of the frames of every centroid. A CPU adds them one after the other; an accelerator would
-    scatter in any order, so there it is a product with a table of zeros and ones."""
+    """(K, D) sums and (K,) numbers of the frames of every centroid. A CPU adds them one after the
+    other; an accelerator would scatter in any order, so there it is a product with a table of zeros
+    and ones."""
     count_K = jax.ops.segment_sum(jnp.ones(len(x_RD), jnp.int32), nearest_R, units)
     if jax.default_backend() == "cpu":
         return jax.ops.segment_sum(x_RD, nearest_R, units), count_K
@@ -259,35 +280,42 @@ def _sums(x_RD, nearest_R, units: int):
 
 
 def _update(centroids_KD, sum_KD, count_K, x_PD):
-    """Means; the i-th centroid without frames becomes the i-th candidate, or stays where there are too few of those."""
+    """Means; the i-th centroid without frames becomes the i-th candidate, or stays where there are
+    too few of those."""
     empty_K = count_K == 0
     which_K = jnp.cumsum(empty_K) - 1
-    fresh_KD = jnp.where((which_K < len(x_PD))[:, None], x_PD[jnp.minimum(which_K, len(x_PD) - 1)], centroids_KD)
+    fresh_KD = jnp.where((which_K < len(x_PD))[:, None], x_PD[jnp.minimum(which_K, len(x_PD) - 1)],
+                         centroids_KD)
     return jnp.where(empty_K[:, None], fresh_KD, sum_KD / jnp.maximum(count_K, 1)[:, None])
 
 
 def _pass(blocks, size: int, centroids_KD, key, mesh: Mesh):
-    """One pass over the stream: new centroids (K, D), mean squared distance before, number of empty centroids."""
+    """One pass over the stream: new centroids (K, D), mean squared distance before, number of empty
+    centroids."""
     step, (units, width) = _block_sums(mesh), centroids_KD.shape
     zero = (np.zeros((units, width), np.float32), np.zeros(units, np.int32), np.float32(0))
-    total, carry, best = (np.zeros((units, width)), np.zeros(units, np.int64), np.zeros(())), None, None
+    total, carry, best = (np.zeros((units, width)), np.zeros(units, np.int64),
+                          np.zeros(())), None, None
     for number, block_ND in enumerate(_equal_blocks(_checked(blocks), size)):
         if number % _FLUSH == 0:
             total, carry = _flush(total, carry), jax.device_put(zero, replicated(mesh))
-        *carry, score_P, x_PD = step(*_put(block_ND, size, mesh), centroids_KD, jax.random.fold_in(key, number), *carry)
+        *carry, score_P, x_PD = step(*_put(block_ND, size, mesh), centroids_KD,
+                                     jax.random.fold_in(key, number), *carry)
         if best is not None:
             score_P, x_PD = _better(*best, score_P, x_PD)
         best = score_P, x_PD
     sum_KD, count_K, distance = _flush(total, carry)
     mean_KD = (sum_KD / np.maximum(count_K, 1)[:, None]).astype(np.float32)
     present_K = np.minimum(count_K, 1).astype(np.int32)
-    updated_KD = jax.device_put(_update(np.asarray(centroids_KD), mean_KD, present_K, np.asarray(best[1])), replicated(mesh))
+    updated_KD = jax.device_put(_update(np.asarray(centroids_KD), mean_KD, present_K,
+                                        np.asarray(best[1])), replicated(mesh))
     return updated_KD, distance / count_K.sum(), int((count_K == 0).sum())
 
 
 def _flush(total, carry):
     """What the host has, 64 bits, and what the mesh has, 32."""
-    return total if carry is None else [t + np.asarray(c) for t, c in zip(total, carry, strict=True)]
+    return total if carry is None else [t + np.asarray(c) for t,
+                                        c in zip(total, carry, strict=True)]
 
 
 @jax.jit

@@ -5,8 +5,8 @@ speech level first, in training and in driving alike, and says so in its recipe 
 gain a recording: nothing is compressed.
 
 The speech level is the power of blocks of 0.4 s, in steps of 0.1 s, that are within 10 dB of those
-blocks' own mean: the blocks and relative gate of ITU-R BS.1770, applied until nothing changes. There
-is no absolute gate and no limit on the gain, so a recording and the same at a quarter of its
+blocks' own mean: the blocks and relative gate of ITU-R BS.1770, applied until nothing changes.
+There is no absolute gate and no limit on the gain, so a recording and the same at a quarter of its
 amplitude come out equal to the last bit. A high-pass keeps rumble and a constant offset out of the
 measurement, not out of the sound.
 Suffixes: N samples, B blocks.
@@ -64,7 +64,8 @@ def _blocks(audio_N: np.ndarray, rate: float) -> np.ndarray:
 
     step = max(1, round(RECIPE["step"] * rate))
     if len(audio_N) < step:
-        return np.square(audio_N, dtype=np.float64).mean(keepdims=True) if len(audio_N) else np.zeros(0)
+        return np.square(audio_N,
+                         dtype=np.float64).mean(keepdims=True) if len(audio_N) else np.zeros(0)
     sections = signal.butter(2, RECIPE["highpass_hz"], "highpass", fs=rate, output="sos")
     state, powers = signal.sosfilt_zi(sections) * float(audio_N[0]), []
     for start in range(0, len(audio_N) // step * step, _CHUNK * step):

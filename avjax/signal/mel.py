@@ -1,11 +1,13 @@
-"""Log-mel spectrogram of the 22 kHz, 80-band, 256-hop family (BigVGAN base, HiFi-GAN, Matcha), frame-major.
+"""Log-mel spectrogram of the 22 kHz, 80-band, 256-hop family (BigVGAN base, HiFi-GAN, Matcha),
+frame-major.
 
-Frame k is centred on sample 256 k + 128, because the signal is reflected by (n_fft - hop) / 2 on both sides and the
-transform itself does not centre. A signal of N samples has N // 256 frames. RECIPE is AV-Flow's; RECIPE_24K is a second
-one for codecs of 24 kHz speech (hop 240). Functions take either.
+Frame k is centred on sample 256 k + 128, because the signal is reflected by (n_fft - hop) / 2 on
+both sides and the transform itself does not centre. A signal of N samples has N // 256 frames.
+RECIPE is AV-Flow's; RECIPE_24K is a second one for codecs of 24 kHz speech (hop 240). Functions
+take either.
 
-Works on numpy arrays (returns numpy, nothing is compiled: right for clips of many lengths) and on JAX arrays (pure,
-jittable). Suffixes: N samples, T frames, W window, K frequency bins, M mel bands.
+Works on numpy arrays (returns numpy, nothing is compiled: right for clips of many lengths) and on
+JAX arrays (pure, jittable). Suffixes: N samples, T frames, W window, K frequency bins, M mel bands.
 
 Source: AV-Flow's release (audio / 1.1, mean -5.5366, std 2.1161) on BigVGAN's `mel_spectrogram`.
 """
@@ -41,21 +43,24 @@ RECIPE = {
 SPEECH = RECIPE | {"level": level.RECIPE}  # of recordings: they are brought to one level first
 FRAME_RATE = RECIPE["sample_rate"] / RECIPE["hop"]  # 86.1328125 Hz
 
-# 100 frames a second at 24 kHz, four to a latent frame of 25 Hz. Mean and std stay, so that distances between normalised
-# mels of either recipe are on one scale.
+# 100 frames a second at 24 kHz, four to a latent frame of 25 Hz. Mean and std stay, so that
+# distances between normalised mels of either recipe are on one scale.
 RECIPE_24K = RECIPE | {"sample_rate": 24000, "n_fft": 960, "hop": 240, "gain": 1.0}
 
 
 def hz_to_mel(hz):
-    """Slaney's scale: linear (66.67 Hz a mel) below 1 kHz, logarithmic (factor 6.4 in 27 mels) above."""
+    """Slaney's scale: linear (66.67 Hz a mel) below 1 kHz, logarithmic (factor 6.4 in 27 mels)
+    above."""
     hz = np.asarray(hz, np.float64)
-    return np.where(hz < 1000.0, hz * 3 / 200, 15.0 + np.log(np.maximum(hz, 1000.0) / 1000.0) * 27 / np.log(6.4))
+    return np.where(hz < 1000.0, hz * 3 / 200, 15.0 + np.log(np.maximum(hz, 1000.0) / 1000.0) * 27
+                    / np.log(6.4))
 
 
 def mel_to_hz(mel):
     """Inverse of `hz_to_mel`."""
     mel = np.asarray(mel, np.float64)
-    return np.where(mel < 15.0, mel * 200 / 3, 1000.0 * np.exp((np.maximum(mel, 15.0) - 15.0) * np.log(6.4) / 27))
+    return np.where(mel < 15.0, mel * 200 / 3,
+                    1000.0 * np.exp((np.maximum(mel, 15.0) - 15.0) * np.log(6.4) / 27))
 
 
 @functools.lru_cache
@@ -73,7 +78,8 @@ def filterbank(sample_rate: int, n_fft: int, bands: int, fmin: float, fmax: floa
 
 def filters_of(recipe: dict = RECIPE) -> np.ndarray:
     """The recipe's filterbank, (M, K)."""
-    return filterbank(recipe["sample_rate"], recipe["n_fft"], recipe["bands"], recipe["fmin"], recipe["fmax"])
+    return filterbank(recipe["sample_rate"], recipe["n_fft"], recipe["bands"], recipe["fmin"],
+                      recipe["fmax"])
 
 
 @functools.lru_cache
@@ -85,8 +91,10 @@ def window_of(n_fft: int) -> np.ndarray:
 
 
 def frames(audio, n_fft: int, hop: int):
-    """(..., N) -> (..., T, W) overlapping frames of a signal that is already padded; N // hop - (n_fft / hop - 1) of
-    them. The hop must divide n_fft: frames are then concatenations of neighbouring blocks, which needs no gather."""
+    """(..., N) -> (..., T, W) overlapping frames of a signal that is already padded; N // hop -
+    (n_fft / hop - 1) of
+    them. The hop must divide n_fft: frames are then concatenations of neighbouring blocks, which
+    needs no gather."""
     xp = jnp if isinstance(audio, jax.Array) else np
     parts = n_fft // hop
     blocks = audio.shape[-1] // hop
@@ -98,22 +106,26 @@ def frames(audio, n_fft: int, hop: int):
 def log_mel(audio, recipe: dict = RECIPE):
     """(..., N) float audio in [-1, 1] at the recipe's rate -> (..., N // hop, M) log-mel, float32.
 
-    numpy in, numpy out; JAX in, JAX out (pure). Raises UserError when the audio is shorter than the reflection needs
-    (n_fft / 2 samples) or is not floating point.
+    numpy in, numpy out; JAX in, JAX out (pure). Raises UserError when the audio is shorter than the
+    reflection needs (n_fft / 2 samples) or is not floating point.
     """
     xp = jnp if isinstance(audio, jax.Array) else np
     audio = xp.asarray(audio)
     pad = (recipe["n_fft"] - recipe["hop"]) // 2
     if audio.shape[-1] < recipe["n_fft"] // 2:
-        raise UserError("audio too short for a mel frame", where="log_mel", expected=f">= {recipe['n_fft'] // 2} "
-                        "samples", found=f"{audio.shape[-1]}", hint="drop the clip or pad it with silence")
+        raise UserError("audio too short for a mel frame", where="log_mel",
+                        expected=f">= {recipe['n_fft'] // 2} "
+                        "samples", found=f"{audio.shape[-1]}",
+                        hint="drop the clip or pad it with silence")
     if not xp.issubdtype(audio.dtype, xp.floating):
-        raise UserError("audio is not floating point", where="log_mel", expected="float samples in [-1, 1]",
-                        found=str(audio.dtype), hint="divide int16 by 32768")
+        raise UserError("audio is not floating point", where="log_mel",
+                        expected="float samples in [-1, 1]", found=str(audio.dtype),
+                        hint="divide int16 by 32768")
     time = (audio.shape[-1] + 2 * pad - recipe["n_fft"]) // recipe["hop"] + 1
     if xp is jnp or time <= AT_ONCE:
         return _log_mel(audio, recipe, 0, time)
-    parts = [_log_mel(audio, recipe, first, min(first + AT_ONCE, time)) for first in range(0, time, AT_ONCE)]
+    parts = [_log_mel(audio, recipe, first, min(first + AT_ONCE, time))
+             for first in range(0, time, AT_ONCE)]
     return np.concatenate(parts, axis=-2)
 
 
@@ -133,7 +145,8 @@ def _log_mel(audio, recipe: dict, first: int, last: int):
 
 
 def of_speech(audio_N: np.ndarray, level_recipe: dict | None = level.RECIPE) -> np.ndarray:
-    """(N,) recorded speech of one voice at 22050 Hz -> (N // 256, 80) float32, normalised: the features of recipe SPEECH.
+    """(N,) recorded speech of one voice at 22050 Hz -> (N // 256, 80) float32, normalised: the
+    features of recipe SPEECH.
     level_recipe: None for those of RECIPE."""
     return normalise(log_mel(level.normalised(audio_N, RECIPE["sample_rate"], level_recipe)))
 

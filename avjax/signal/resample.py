@@ -1,9 +1,10 @@
 """Whose frame is when, and linear interpolation between time axes.
 
-Frame k of a clip's stream at r frames per second is at k / r seconds. Frame j of AV-Flow's features is at the centre
-of mel frame j, (256 j + 128) / 22050 s, whatever the stream. `to_features` and `from_features` are the only two places
-that know this; a model's output goes back to 30 Hz by the same clock by which its targets came. Talker's motion is at
-k / 25 seconds, on a clip's kind of clock; `convert` goes from one such clock to another.
+Frame k of a clip's stream at r frames per second is at k / r seconds. Frame j of AV-Flow's features
+is at the centre of mel frame j, (256 j + 128) / 22050 s, whatever the stream. `to_features` and
+`from_features` are the only two places that know this; a model's output goes back to 30 Hz by the
+same clock by which its targets came. Talker's motion is at k / 25 seconds, on a clip's kind of
+clock; `convert` goes from one such clock to another.
 """
 
 import numpy as np
@@ -19,11 +20,13 @@ def feature_times(frames: int) -> np.ndarray:
     return (np.arange(frames) + 0.5) * HOP_SECONDS
 
 
-def to_features(x_TC: np.ndarray, rate: float, frames: int, *, mode: str = "timestamps") -> np.ndarray:
+def to_features(x_TC: np.ndarray, rate: float, frames: int, *,
+                mode: str = "timestamps") -> np.ndarray:
     """(T, C) at `rate`, whose first frame is at 0 s -> (frames, C) on the features' clock.
 
-    Ends are held. mode "released" ignores times and stretches one length onto the other as the published code does
-    (`interpolate(size, align_corners=False)`): up to half a source frame off, needed to reproduce published features.
+    Ends are held. mode "released" ignores times and stretches one length onto the other as the
+    published code does (`interpolate(size, align_corners=False)`): up to half a source frame off,
+    needed to reproduce published features.
     """
     if mode == "released":
         position = (np.arange(frames) + 0.5) * (len(x_TC) / frames) - 0.5
@@ -32,8 +35,10 @@ def to_features(x_TC: np.ndarray, rate: float, frames: int, *, mode: str = "time
     return interpolate(x_TC, position)
 
 
-def from_features(x_TC: np.ndarray, rate: float, frames: int | None = None, *, mode: str = "timestamps") -> np.ndarray:
-    """(T, C) on the features' clock -> (frames, C) at `rate`; by default as many frames as the duration holds."""
+def from_features(x_TC: np.ndarray, rate: float, frames: int | None = None, *,
+                  mode: str = "timestamps") -> np.ndarray:
+    """(T, C) on the features' clock -> (frames, C) at `rate`; by default as many frames as the
+    duration holds."""
     if frames is None:
         frames = max(1, round(len(x_TC) * HOP_SECONDS * rate))
     if mode == "released":
@@ -44,12 +49,14 @@ def from_features(x_TC: np.ndarray, rate: float, frames: int | None = None, *, m
 
 
 def convert(x_TC: np.ndarray, rate: float, new_rate: float, frames: int) -> np.ndarray:
-    """(T, C) whose frame k is at k / rate seconds -> (frames, C) whose frame k is at k / new_rate; the end is held."""
+    """(T, C) whose frame k is at k / rate seconds -> (frames, C) whose frame k is at k / new_rate;
+    the end is held."""
     return interpolate(x_TC, np.arange(frames) * (rate / new_rate))
 
 
 def interpolate(x_TC: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Linear interpolation of (T, ...) at fractional frame indices, held beyond both ends. Keeps the dtype."""
+    """Linear interpolation of (T, ...) at fractional frame indices, held beyond both ends. Keeps
+    the dtype."""
     position = np.clip(position, 0, len(x_TC) - 1)
     below = np.minimum(position.astype(np.int64), max(len(x_TC) - 2, 0))
     above = np.minimum(below + 1, len(x_TC) - 1)

@@ -1,7 +1,8 @@
-"""Is it the storage's fault? Failures of disks, mounts and open files, told from those of what is read or written.
+"""Is it the storage's fault? Failures of disks, mounts and open files, told from those of what is
+read or written.
 
-Libraries wrap such an error in exceptions of their own, or keep only its text (ArrayRecord, TensorStore), so a
-whole chain of exceptions is looked through, by errno and by text.
+Libraries wrap such an error in exceptions of their own, or keep only its text (ArrayRecord,
+TensorStore), so a whole chain of exceptions is looked through, by errno and by text.
 """
 
 import contextlib
@@ -47,20 +48,25 @@ def _code(error: BaseException) -> int | None:
 
 
 def explained(error: BaseException, where: object = "") -> StorageError | None:
-    """The line for a failure of storage, at `where` unless the error names a file; None for any other error."""
+    """The line for a failure of storage, at `where` unless the error names a file; None for any
+    other error."""
     if (link := fault(error)) is None:
         return None
     code, found = _code(link), " ".join(str(link).split())[:300]
     where = str(getattr(link, "filename", None) or where)
     if code in FULL:
-        return DiskFull("the disk is full" if code == errno.ENOSPC else "the disk quota is used up", where=where,
+        return DiskFull("the disk is full" if code == errno.ENOSPC else "the disk quota is used up",
+                        where=where,
                         found=found + (_free(where) if where else ""),
                         hint="make room and start the same command again; what is finished is kept")
     if code in FILES:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return StorageError("too many open files", where=where, found=f"{found}; ulimit -n is {soft}, its hard limit {hard}",
-                            hint="raise the limit and start the same command again; what is finished is kept")
-    return StorageError("the storage cannot be read or written now", where=where, found=found, hint="look after the "
+        return StorageError("too many open files", where=where,
+                            found=f"{found}; ulimit -n is {soft}, its hard limit {hard}",
+                            hint="raise the limit and start the same command again; what is "
+                            "finished is kept")
+    return StorageError("the storage cannot be read or written now", where=where, found=found,
+                        hint="look after the "
                         "disk or mount and start the same command again; what is finished is kept")
 
 
@@ -73,7 +79,8 @@ def _free(where: str) -> str:
 
 
 def check(error: BaseException, where: object = "") -> None:
-    """Raises StorageError if that is what `error` came of: before it is held against what was read."""
+    """Raises StorageError if that is what `error` came of: before it is held against what was
+    read."""
     if (known := explained(error, where)) is not None:
         raise known from error
 
@@ -92,8 +99,8 @@ def working_on(where: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden file beside `path`, to be written inside, which then takes its place: `path` is whole or what it was
-    before, and an error, a full disk too, leaves nothing else behind."""
+    """A hidden file beside `path`, to be written inside, which then takes its place: `path` is
+    whole or what it was before, and an error, a full disk too, leaves nothing else behind."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with working_on(path):
@@ -105,7 +112,8 @@ def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all, whoever else writes the same file at the same time, on whatever machine."""
+    """Whole or not at all, whoever else writes the same file at the same time, on whatever
+    machine."""
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
         with working_on(path):
@@ -123,13 +131,16 @@ def told(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, UserError):
         return (known.code if known else USER), str(error)
     if isinstance(error, OSError) and error.errno in FORBIDDEN:
-        return USER, str(UserError("may not be read or written", where=str(error.filename or ""), found=error.strerror,
-                                   hint="check its owner, permissions and mount; what is finished is kept"))
+        return USER, str(UserError("may not be read or written", where=str(error.filename or ""),
+                                   found=error.strerror,
+                                   hint="check its owner, permissions and mount; what is finished "
+                                   "is kept"))
     return (known.code, str(known)) if known else None
 
 
 def allow_open_files() -> None:
-    """Raises this process' soft limit of open files to the hard one, for datasets of many shards."""
+    """Raises this process' soft limit of open files to the hard one, for datasets of many
+    shards."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,8 +1,8 @@
 """Folders that may lie in an object store: "gs://bucket/run" where a local path may stand.
 
-Local folders are pathlib's, remote ones etils.epath's, which have the same methods as far as they are used here. In an object
-store a folder is nothing but a common beginning of names, a file appears whole or not at all, and nothing can be renamed,
-appended to or run out of space.
+Local folders are pathlib's, remote ones etils.epath's, which have the same methods as far as they
+are used here. In an object store a folder is nothing but a common beginning of names, a file
+appears whole or not at all, and nothing can be renamed, appended to or run out of space.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from etils import epath
 from avjax.errors import UserError
 from avjax.storage import failures
 
-SCHEMES = ("gs://", "s3://", "az://", "hf://")  # those that epath has a file system for, where its package is installed
+# those that epath has a file system for, where its package is installed
+SCHEMES = ("gs://", "s3://", "az://", "hf://")
 EXTRAS = {"gs": "gcsfs", "s3": "s3fs"}  # extra of setup.py: the package it brings
 
 
@@ -28,7 +29,8 @@ def is_remote(path: Any) -> bool:
 
 
 def folder(path: Any) -> Any:
-    """`path` as an absolute folder: pathlib.Path, or epath.Path of a URL. UserError: a store whose package is not installed."""
+    """`path` as an absolute folder: pathlib.Path, or epath.Path of a URL. UserError: a store whose
+    package is not installed."""
     if not is_remote(path):
         return Path(path).absolute()
     extra = os.fspath(path).partition("://")[0]
@@ -41,15 +43,16 @@ def folder(path: Any) -> Any:
 
 
 def moved(before: Any, now: Any) -> bool:
-    """Whether a path has moved from `before`, where nothing is any more, to `now`: the last name is the same."""
+    """Whether a path has moved from `before`, where nothing is any more, to `now`: the last name is
+    the same."""
     if not all(isinstance(x, str) and "/" in x and not is_remote(x) for x in (before, now)):
         return False
     return Path(before).name == Path(now).name and not Path(before).exists() and Path(now).exists()
 
 
 def identity(workdir: Any, name: str, new: str) -> str:
-    """What a workdir goes by elsewhere, kept in its file `name`: `new` for a new one and for a copy, the former for one that
-    was moved."""
+    """What a workdir goes by elsewhere, kept in its file `name`: `new` for a new one and for a
+    copy, the former for one that was moved."""
     file, own = workdir / name, new
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         found = json.loads(file.read_text())
@@ -71,8 +74,8 @@ def write_text(path: Any, text: str) -> None:
 
 
 def copy_in(source: Any, target: Any) -> None:
-    """A file or folder to another place; either may be remote. Files that are there are replaced, each whole or not
-    at all."""
+    """A file or folder to another place; either may be remote. Files that are there are replaced,
+    each whole or not at all."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         for entry in source.iterdir():

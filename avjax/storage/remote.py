@@ -1,4 +1,5 @@
-"""Workdirs in an object store: what wants to append to files, or knows local ones only, works in a local folder instead."""
+"""Workdirs in an object store: what wants to append to files, or knows local ones only, works in a
+local folder instead."""
 
 import contextlib
 import shutil
@@ -14,11 +15,14 @@ from avjax.errors import UserError
 from avjax.hosts.peers import first_line, say
 from avjax.storage import lock, paths
 
-LEFT = (FOLDER, "tensorboard", "heartbeats", "profile", "compilation_cache", lock.NAME, lock.RESULTS)  # what only jobs need
+# what only jobs need
+LEFT = (FOLDER, "tensorboard", "heartbeats", "profile", "compilation_cache", lock.NAME,
+        lock.RESULTS)
 
 
 class Mirror:
-    """A local folder whose files also appear in a remote one: changed files every `every` seconds, `soon`, and on `close`.
+    """A local folder whose files also appear in a remote one: changed files every `every` seconds,
+    `soon`, and on `close`.
 
     What is written aside (.NAME, NAME.tmp, NAME.partial) is not sent.
 
@@ -28,7 +32,8 @@ class Mirror:
       folder: a temporary one whose files lie there already; default an empty one.
     """
 
-    def __init__(self, remote: Any, *, fetch: Sequence[str] = (), folder: Path | None = None, every: float = 60.0):
+    def __init__(self, remote: Any, *, fetch: Sequence[str] = (), folder: Path | None = None,
+                 every: float = 60.0):
         self.remote, self._every = remote, every
         self.folder = folder or temporary()
         for name in fetch:
@@ -59,11 +64,13 @@ class Mirror:
         found = {}
         for path in self.folder.rglob("*"):
             inside = path.relative_to(self.folder).parts
-            if not any(name.startswith(".") for name in inside) and path.suffix not in (".tmp", ".partial"):
+            if not any(name.startswith(".")
+                       for name in inside) and path.suffix not in (".tmp", ".partial"):
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
                     if path.is_file():
                         stat = path.stat()
-                        found[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)  # clocks of file systems are coarse
+                        # clocks of file systems are coarse
+                        found[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         return found
 
     def _work(self) -> None:
@@ -71,10 +78,12 @@ class Mirror:
         while True:
             self._wake.wait(pause)
             self._wake.clear()
-            last = self._closed  # looked at before the files are, and after the wake-up that it comes with
+            # looked at before the files are, and after the wake-up that it comes with
+            last = self._closed
             began = time.monotonic()
             self._send()
-            pause = max(self._every, 10 * (time.monotonic() - began))  # never more than a tenth of the time
+            # never more than a tenth of the time
+            pause = max(self._every, 10 * (time.monotonic() - began))
             if last:
                 return
 
@@ -87,7 +96,8 @@ class Mirror:
                     self._sent[path] = state
                     self.names.append(name)
             self.failed = ""
-        except Exception as error:  # of any kind: every store has its own; records are no reason to end a job
+        # of any kind: every store has its own; records are no reason to end a job
+        except Exception as error:
             if first_line(error) != self.failed:
                 self.failed = first_line(error)
                 say(f"records could not be sent to {self.remote}, trying again: {self.failed}")
@@ -99,10 +109,12 @@ def temporary() -> Path:
 
 @contextlib.contextmanager
 def at_hand(workdir: Any, step: int | str | None = None) -> Iterator[Path]:
-    """A finished job's workdir as a local folder: itself, or a copy of its small files and one checkpoint (of `resolve`).
-    What is written into the copy is sent back, every minute and at the end.
+    """A finished job's workdir as a local folder: itself, or a copy of its small files and one
+    checkpoint (of `resolve`). What is written into the copy is sent back, every minute and at the
+    end.
 
-    Raises UserError: no such checkpoint, before anything is copied; results that could not be sent, which stay in the copy.
+    Raises UserError: no such checkpoint, before anything is copied; results that could not be sent,
+    which stay in the copy.
     """
     workdir = paths.folder(workdir)
     if not paths.is_remote(workdir):
@@ -127,4 +139,5 @@ def at_hand(workdir: Any, step: int | str | None = None) -> Iterator[Path]:
         raise UserError("results could not be sent", where=str(workdir), found=mirror.failed,
                         hint=f"copy them by hand: they are in {mirror.folder}")
     if mirror.names:
-        say(f"sent to {workdir}: {', '.join(dict.fromkeys(name.split('/')[0] for name in mirror.names))}")
+        say(f"sent to {workdir}: "
+            f"{', '.join(dict.fromkeys(name.split('/')[0] for name in mirror.names))}")

@@ -11,7 +11,8 @@ from avjax.storage import failures
 class Events(SummaryWriter):
     """tensorboardX' writer, whose first error is raised by `check`.
 
-    In 2.6.5 it ends the thread that writes, with a traceback, and the eleventh event after that waits for ever.
+    In 2.6.5 it ends the thread that writes, with a traceback, and the eleventh event after that
+    waits for ever.
     """
 
     def __init__(self, folder: Path, **options: Any):

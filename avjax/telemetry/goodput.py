@@ -1,10 +1,11 @@
 """Goodput: how much of a job's time went into training steps that were kept, over all its starts.
 
-WORKDIR/goodput.json holds one entry a start: when it began and was last seen, from which step to which, and its seconds by
-what the main thread did. Host 0 writes it at log steps and after whatever takes long, every save included, so a kill loses
-seconds of it, not the entry. Steps done again after a kill are lost work: their share of the start's step time counts as such.
-What lies between the last sign of a start and the next one (the scheduler, the start of Python, the data's opening) is idle,
-unless the job was done by then.
+WORKDIR/goodput.json holds one entry a start: when it began and was last seen, from which step to
+which, and its seconds by what the main thread did. Host 0 writes it at log steps and after whatever
+takes long, every save included, so a kill loses seconds of it, not the entry. Steps done again
+after a kill are lost work: their share of the start's step time counts as such. What lies between
+the last sign of a start and the next one (the scheduler, the start of Python, the data's opening)
+is idle, unless the job was done by then.
 """
 
 import dataclasses
@@ -21,8 +22,9 @@ FILE = "goodput.json"
 INTERVAL = 10.0  # seconds between writes
 STEP = "step"  # the loop's name of time in steps, their wait for data not included
 # What a table says, by the loop's names; "restore" includes the check of the checkpoint.
-MEANINGS = {"kept": "train steps", "lost": "steps done again", "data wait": "waiting for data", "compile": "compiling",
-            "restore": "restoring", "start": "starting", "evaluation": "evaluating", "checkpoint": "saving",
+MEANINGS = {"kept": "train steps", "lost": "steps done again", "data wait": "waiting for data",
+            "compile": "compiling", "restore": "restoring", "start": "starting",
+            "evaluation": "evaluating", "checkpoint": "saving",
             "other": "other", "idle": "between starts"}
 
 
@@ -43,15 +45,19 @@ class Summary:
 
     def record(self) -> dict[str, Any]:
         """For metrics.jsonl: fractions of the total, and steps."""
-        parts = {f"{name.replace(' ', '_')}_fraction": round(s / (self.total or 1.0), 5) for name, s in self.seconds.items()}
-        return {"goodput": round(self.goodput, 5), "total_seconds": round(self.total, 3), "starts": self.starts,
-                "kept_steps": self.kept_steps, "lost_steps": self.lost_steps} | parts
+        parts = {f"{name.replace(' ', '_')}_fraction": round(s / (self.total or 1.0), 5) for name,
+                 s in self.seconds.items()}
+        return {"goodput": round(self.goodput, 5), "total_seconds": round(self.total, 3),
+                "starts": self.starts, "kept_steps": self.kept_steps,
+                "lost_steps": self.lost_steps} | parts
 
     def table(self) -> str:
         """What a reader wants to know at the end, the largest first."""
-        rows = sorted(((s, name) for name, s in self.seconds.items() if s > 0.0005 * self.total), reverse=True)
+        rows = sorted(((s, name) for name, s in self.seconds.items() if s > 0.0005 * self.total),
+                      reverse=True)
         rows.sort(key=lambda row: row[1] != "kept")
-        more = {"kept": f"{self.kept_steps} steps", "lost": f"{self.lost_steps} steps", "idle": f"{self.starts} starts"}
+        more = {"kept": f"{self.kept_steps} steps", "lost": f"{self.lost_steps} steps",
+                "idle": f"{self.starts} starts"}
         return "\n".join(f"  {MEANINGS[name]:<17}{s:>10.1f} s {s / self.total:>7.1%}"
                          + (f"   {more[name]}" if name in more else "") for s, name in rows)
 
@@ -61,7 +67,8 @@ def summarise(starts: Sequence[Mapping[str, Any]]) -> Summary:
     seconds = dict.fromkeys(MEANINGS, 0.0)
     kept = lost = 0
     for index, start in enumerate(starts):
-        reached = max(start["to"], *(later["from"] for later in starts[index + 1:index + 2]), start["from"])
+        reached = max(start["to"], *(later["from"] for later in starts[index + 1:index + 2]),
+                      start["from"])
         done = reached - start["from"]
         # a later start that began earlier did these steps again
         whole = min([reached, *(later["from"] for later in starts[index + 1:])])
@@ -89,14 +96,18 @@ class Ledger:
         self._file, self._written = workdir / FILE, 0.0
         now = time.time()
         self.starts = read(workdir)
-        self.starts.append({"began": now - (began or 0.0), "seen": now, "from": step, "to": step, "end": "killed",
+        self.starts.append({"began": now - (began or 0.0), "seen": now, "from": step, "to": step,
+                            "end": "killed",
                             "seconds": {}})
 
-    def note(self, step: int, seconds: Mapping[str, float], *, end: str = "", now: bool = False) -> None:
-        """So far: `step` steps done, seconds by the loop's names. Written at most every INTERVAL, unless `now` or at the end."""
+    def note(self, step: int, seconds: Mapping[str, float], *, end: str = "",
+             now: bool = False) -> None:
+        """So far: `step` steps done, seconds by the loop's names. Written at most every INTERVAL,
+        unless `now` or at the end."""
         entry = self.starts[-1]
         clock = time.time()
-        entry |= {"to": step, "seen": clock, "seconds": {k: round(v, 3) for k, v in seconds.items()}}
+        entry |= {"to": step, "seen": clock,
+                  "seconds": {k: round(v, 3) for k, v in seconds.items()}}
         if end:
             entry["end"] = end
         if now or end or clock - self._written >= INTERVAL:

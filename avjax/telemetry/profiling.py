@@ -4,8 +4,9 @@
     touch WORKDIR/profile.now                         from the next step on; a number in the file is how many steps
     tensorboard --logdir WORKDIR/profile              (with the package xprof) shows them
 
-A file rather than a signal: it reaches a job on any machine that sees its workdir, and asks no questions of containers and
-schedulers. Host 0 traces its own devices, and removes the file once it has begun.
+A file rather than a signal: it reaches a job on any machine that sees its workdir, and asks no
+questions of containers and schedulers. Host 0 traces its own devices, and removes the file once it
+has begun.
 """
 
 import time

@@ -1,7 +1,8 @@
 """The course of one run, as it is told and kept: progress, records, speeds, goodput, traces.
 
-Records of kind "speed" (at log steps) say where a step's time went (`avjax.telemetry.stepclock.split`), how much it processed
-(`avjax.telemetry.throughput`), and what memory is used; "goodput" (at the end) sums up all starts of the workdir.
+Records of kind "speed" (at log steps) say where a step's time went
+(`avjax.telemetry.stepclock.split`), how much it processed (`avjax.telemetry.throughput`), and what
+memory is used; "goodput" (at the end) sums up all starts of the workdir.
 """
 
 import math
@@ -22,7 +23,8 @@ from avjax.telemetry.tracking import Wandb
 
 
 class Journal:
-    """Of one process; those of other hosts than 0 tell and keep nothing, but measure. Call `close` at the end.
+    """Of one process; those of other hosts than 0 tell and keep nothing, but measure. Call `close`
+    at the end.
 
     Args:
       start: steps done when it begins.
@@ -32,7 +34,8 @@ class Journal:
       again: kinds of records of step `start` that will be made anew.
     """
 
-    def __init__(self, t, workdir: Any, *, start: int, began: float, seconds: Mapping[str, float], config: Mapping[str, Any],
+    def __init__(self, t, workdir: Any, *, start: int, began: float, seconds: Mapping[str, float],
+                 config: Mapping[str, Any],
                  again: Sequence[str] = ()):
         self.seconds, self.end = seconds, "failed"
         self.clock, self.done = StepClock(), Counter()  # done: real positions of the steps so far
@@ -46,8 +49,10 @@ class Journal:
                 self._mirror = Mirror(workdir, fetch=(METRICS, goodput.FILE))
                 here = self._mirror.folder
             tracker = Wandb(t.wandb, workdir, config) if t.wandb else None
-            self._sink = Telemetry(here, start=start, total=int(t.steps), tracker=tracker, again=again)
-            self._profiler = Profiler(workdir, here / PROFILES, first=t.profile_at, steps=t.profile_steps,
+            self._sink = Telemetry(here, start=start, total=int(t.steps), tracker=tracker,
+                                   again=again)
+            self._profiler = Profiler(workdir, here / PROFILES, first=t.profile_at,
+                                      steps=t.profile_steps,
                                       every=30.0 if remote else 1.0)
             self._ledger = goodput.Ledger(here, step=start, began=began)
         self.say, self.record, self.artefacts = self._sink.say, self._sink.record, self._sink.artefacts
@@ -66,7 +71,8 @@ class Journal:
 
     def count(self, batch: Mapping[str, Any]) -> dict[str, int]:
         """Real positions of a batch of which this host has a share."""
-        return {name: self._shares * n for name, n in throughput.real_positions(batch, self._sequences).items()}
+        return {name: self._shares * n for name,
+                n in throughput.real_positions(batch, self._sequences).items()}
 
     def before(self, step: int, state: Any) -> None:
         """Before every step."""
@@ -74,8 +80,8 @@ class Journal:
             self.tell(step, happened)
 
     def log(self, step: int, values: Mapping[str, float], batch_id: int | None) -> None:
-        """The metrics of a step, and the speed of those since the last call. Rates are per wall second, evaluation and saving
-        included."""
+        """The metrics of a step, and the speed of those since the last call. Rates are per wall
+        second, evaluation and saving included."""
         before, self._logged = self._logged, self.clock.mark(step, self.seconds, self.done)
         shown = {"loss": f"{values['loss']:.4g}"}
         if speed := split(before, self._logged):
@@ -94,7 +100,9 @@ class Journal:
     def note(self, step: int, **how) -> None:
         """Brings goodput.json up to date, and what lies in an object store."""
         if self._ledger:
-            self._ledger.note(step, {k: v for k, v in self.seconds.items() if k not in ("total", "other")}, **how)
+            self._ledger.note(step,
+                              {k: v for k, v in self.seconds.items()
+                               if k not in ("total", "other")}, **how)
 
     def saved(self) -> None:
         """A checkpoint is on its way: what is recorded up to it should be as safe."""
@@ -104,14 +112,16 @@ class Journal:
     def summarise(self, step: int) -> None:
         """At the end: the split of this run's seconds, and the sums of all."""
         self.end = "done"
-        self.record(step, "seconds", {"seconds": {k: round(v, 3) for k, v in self.seconds.items()}}, scalars=False)
+        self.record(step, "seconds", {"seconds": {k: round(v, 3) for k, v in self.seconds.items()}},
+                    scalars=False)
         self.say(f"trained to step {step} in {self.seconds['total']:.1f} s")
         if self._ledger:
             self.note(step, end=self.end)
             summary = self._ledger.summary()
             self.record(step, "goodput", summary.record())
             self.say(summary.table())
-            self.say(speeds(split(self._first, self.clock.mark(step, self.seconds, self.done)), self.positions, self._mfu))
+            self.say(speeds(split(self._first, self.clock.mark(step, self.seconds, self.done)),
+                            self.positions, self._mfu))
 
     def close(self, step: int) -> None:
         if self._profiler:

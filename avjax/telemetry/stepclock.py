@@ -1,10 +1,11 @@
 """Where the time of a step goes, without making the device wait for the answer.
 
-Dispatch is asynchronous, so the host never sees the device work; it only sees when metrics are ready. Metrics of a step are read
-after the next one has been dispatched, so the wait for them is the device's work that the host did not hide, and the device
-always has a step to go on with. The device's own time of a step runs from its dispatch, or from the end of the step before
-where that is later, to the moment its metrics are ready; a thread that waits for nothing else takes that moment. With several
-processes it contains the wait for the slowest of them, in the step's collectives.
+Dispatch is asynchronous, so the host never sees the device work; it only sees when metrics are
+ready. Metrics of a step are read after the next one has been dispatched, so the wait for them is
+the device's work that the host did not hide, and the device always has a step to go on with. The
+device's own time of a step runs from its dispatch, or from the end of the step before where that is
+later, to the moment its metrics are ready; a thread that waits for nothing else takes that moment.
+With several processes it contains the wait for the slowest of them, in the step's collectives.
 """
 
 import queue
@@ -13,7 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-AWAY = ("evaluation", "checkpoint")  # what the main thread does between steps that is no part of them
+# what the main thread does between steps that is no part of them
+AWAY = ("evaluation", "checkpoint")
 
 
 class Mark(NamedTuple):
@@ -29,7 +31,8 @@ class Mark(NamedTuple):
 
 
 class StepClock:
-    """Sums of one process. `dispatched` after every step, `read` for its metrics, `close` at the end."""
+    """Sums of one process. `dispatched` after every step, `read` for its metrics, `close` at the
+    end."""
 
     def __init__(self):
         self._device_wait, self._busy = 0.0, (0.0, 0)
@@ -37,7 +40,8 @@ class StepClock:
         self._thread: threading.Thread | None = None
 
     def dispatched(self, began: float, metrics: Any) -> None:
-        """A step whose dispatch began at `began` (time.perf_counter) and that makes `metrics` is on its way."""
+        """A step whose dispatch began at `began` (time.perf_counter) and that makes `metrics` is on
+        its way."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="step clock", daemon=True)
             self._thread.start()
@@ -51,7 +55,8 @@ class StepClock:
         return values
 
     def mark(self, step: int, seconds: Mapping[str, float], done: Mapping[str, int]) -> Mark:
-        return Mark(time.perf_counter(), step, dict(seconds), dict(done), self._device_wait, *self._busy)
+        return Mark(time.perf_counter(), step, dict(seconds), dict(done), self._device_wait,
+                    *self._busy)
 
     def _watch(self) -> None:
         end = 0.0
@@ -76,9 +81,11 @@ class StepClock:
 def split(before: Mark, after: Mark) -> dict[str, float]:
     """Averages of the steps between two marks, {} where there are none. Seconds a step:
 
-    step_seconds: all of the main thread's time, without evaluations and saves; the sum of the next three.
+    step_seconds: all of the main thread's time, without evaluations and saves; the sum of the next
+      three.
     data_wait_seconds: the next batch was not ready.
-    device_wait_seconds: the host was done and waited for the device: what an efficient job does most of the time.
+    device_wait_seconds: the host was done and waited for the device: what an efficient job does
+      most of the time.
     host_seconds: dispatch, records, and whatever else this process does between steps.
     device_seconds: the device's own time (absent before one is known).
     steps_per_second, real_..._per_second: a second of wall time, evaluations and saves included.
@@ -92,8 +99,10 @@ def split(before: Mark, after: Mark) -> dict[str, float]:
 
     loop = wall - sum(map(spent, AWAY))
     data, device = spent("data wait"), after.device_wait - before.device_wait
-    found = {"steps_per_second": steps / wall, "step_seconds": loop / steps, "data_wait_seconds": data / steps,
-             "device_wait_seconds": device / steps, "host_seconds": max(0.0, loop - data - device) / steps}
+    found = {"steps_per_second": steps / wall, "step_seconds": loop / steps,
+             "data_wait_seconds": data / steps, "device_wait_seconds": device / steps,
+             "host_seconds": max(0.0, loop - data - device) / steps}
     if after.finished > before.finished:
         found["device_seconds"] = (after.busy - before.busy) / (after.finished - before.finished)
-    return found | {f"{name}_per_second": (n - before.done.get(name, 0)) / wall for name, n in after.done.items()}
+    return found | {f"{name}_per_second": (n - before.done.get(name, 0)) / wall for name,
+                    n in after.done.items()}

@@ -1,4 +1,5 @@
-"""What a run tells: metrics.jsonl (one JSON record a line), TensorBoard events, a progress bar, a start-up report."""
+"""What a run tells: metrics.jsonl (one JSON record a line), TensorBoard events, a progress bar, a
+start-up report."""
 
 import contextlib
 import json
@@ -25,33 +26,41 @@ EVENTS = "tensorboard"
 
 
 class Telemetry:
-    """Records of one run. Records past `start` (a killed run's last moments, which will be repeated) are dropped, and those of
-    `start` itself whose kinds are to be made `again`."""
+    """Records of one run. Records past `start` (a killed run's last moments, which will be
+    repeated) are dropped, and those of `start` itself whose kinds are to be made `again`."""
 
-    def __init__(self, workdir: str | Path, *, start: int, total: int, tracker: Wandb | None = None, again: Sequence[str] = ()):
+    def __init__(self, workdir: str | Path, *, start: int, total: int, tracker: Wandb | None = None,
+                 again: Sequence[str] = ()):
         self._tracker = tracker
         self.path = Path(workdir) / METRICS
         if self.path.exists():
             _drop_after(self.path, start, again)
         self._file = self.path.open("a", buffering=1)
-        self._events = Events(Path(workdir) / EVENTS, purge_step=start + 1 if start else None, flush_secs=30)
-        self._quiet = quiet = not sys.stderr.isatty()  # in a log file, a line now and then is enough
+        self._events = Events(Path(workdir) / EVENTS, purge_step=start + 1 if start else None,
+                              flush_secs=30)
+        # in a log file, a line now and then is enough
+        self._quiet = quiet = not sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True,
-                         mininterval=10.0 if quiet else 0.2, maxinterval=30.0 if quiet else 1.0, smoothing=0.1)
+                         mininterval=10.0 if quiet else 0.2, maxinterval=30.0 if quiet else 1.0,
+                         smoothing=0.1)
 
-    def record(self, step: int, kind: str, values: Mapping[str, Any], *, scalars: bool = True) -> None:
-        """One line of metrics.jsonl, and the numbers among `values` as scalars "kind/name" of TensorBoard and the tracker."""
+    def record(self, step: int, kind: str, values: Mapping[str, Any], *,
+               scalars: bool = True) -> None:
+        """One line of metrics.jsonl, and the numbers among `values` as scalars "kind/name" of
+        TensorBoard and the tracker."""
         with failures.working_on(self.path):
             self._file.write(json.dumps({"step": step, "kind": kind} | dict(values)) + "\n")
         self._events.check()
-        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, int | float)} if scalars else {}
+        numbers = {f"{kind}/{k}": v for k, v in values.items()
+                   if isinstance(v, int | float)} if scalars else {}
         for name, value in numbers.items():
             self._events.add_scalar(name, value, step)
         if self._tracker is not None and numbers:
             self._tracker.scalars(step, numbers)
 
     def artefacts(self, step: int, name: str, artefacts: Mapping[str, Mapping[str, Any]]) -> None:
-        """{"images": {tag: (H, W, 3) uint8}, "audio": {tag: (samples (N,) float, rate)}, "text": {tag: str}}."""
+        """{"images": {tag: (H, W, 3) uint8}, "audio": {tag: (samples (N,) float, rate)}, "text":
+        {tag: str}}."""
         for tag, image in artefacts.get("images", {}).items():
             self._events.add_image(f"{name}/{tag}", np.asarray(image), step, dataformats="HWC")
         for tag, (samples, rate) in artefacts.get("audio", {}).items():
@@ -91,7 +100,8 @@ class Silent:
 
 
 def memory() -> dict[str, float]:
-    """{"rss_mb": of this process; "device_mb", "device_peak_mb": of its fullest device, where the backend tells}."""
+    """{"rss_mb": of this process; "device_mb", "device_peak_mb": of its fullest device, where the
+    backend tells}."""
     found = {"rss_mb": round(rss_bytes() / 1e6, 1)}
     stats = [s for device in jax.local_devices() if (s := device.memory_stats())]
     for name, key in (("device_mb", "bytes_in_use"), ("device_peak_mb", "peak_bytes_in_use")):
@@ -101,13 +111,15 @@ def memory() -> dict[str, float]:
 
 
 def slowest_data(seconds: float) -> dict[str, float]:
-    """{"slowest_data_wait_seconds", "slowest_host"} over all hosts, on host 0: its own split cannot tell another host's late
-    batch from the device's work. Nobody waits here, so what the others say may be one log step old."""
+    """{"slowest_data_wait_seconds", "slowest_host"} over all hosts, on host 0: its own split cannot
+    tell another host's late batch from the device's work. Nobody waits here, so what the others say
+    may be one log step old."""
     peers = distributed.peers()
     if peers is None:
         return {}
     if peers.me:
-        peers.client.key_value_set(f"{peers.prefix}/data_wait/{peers.me}", json.dumps(seconds), allow_overwrite=True)
+        peers.client.key_value_set(f"{peers.prefix}/data_wait/{peers.me}", json.dumps(seconds),
+                                   allow_overwrite=True)
         return {}
     waits = {int(host): value for host, value in peers.list("data_wait").items()} | {0: seconds}
     slowest = max(waits, key=waits.get)
@@ -115,17 +127,21 @@ def slowest_data(seconds: float) -> dict[str, float]:
 
 
 def speeds(speed: Mapping[str, float], positions: Mapping[str, int], mfu_a_step: float) -> str:
-    """A line on a whole run: `split` of its first and last mark, positions of a step, MFU at one step a second."""
+    """A line on a whole run: `split` of its first and last mark, positions of a step, MFU at one
+    step a second."""
     if not speed:
         return "no steps"
     parts = [f"{1e3 * speed['step_seconds']:.4g} ms"]
     parts += [f"{name} {1e3 * speed[key]:.3g}" for name, key in (
-        ("device", "device_seconds"), ("data wait", "data_wait_seconds"), ("host", "host_seconds")) if key in speed]
+        ("device", "device_seconds"), ("data wait", "data_wait_seconds"), ("host", "host_seconds"))
+              if key in speed]
     rate, held = speed["steps_per_second"], memory()
     rates = [f"{n * rate:,.4g} {name}/s" for name, n in positions.items()]
     used = [f"host memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB"]
-    used += [f"device memory {held['device_peak_mb'] / 1e3:.2f} GB"] if "device_peak_mb" in held else []
-    return f"a step {', '.join(parts)}; {', '.join(rates)}, MFU {rate * mfu_a_step:.1%}; at most {', '.join(used)}"
+    used += ([f"device memory {held['device_peak_mb'] / 1e3:.2f} GB"] if "device_peak_mb" in held
+             else [])
+    return (f"a step {', '.join(parts)}; {', '.join(rates)}, MFU {rate * mfu_a_step:.1%}; at most "
+            f"{', '.join(used)}")
 
 
 def _drop_after(path: Path, step: int, again: Sequence[str] = ()) -> None:
@@ -149,34 +165,45 @@ def start_report(config, system, state, compiled, mesh, peak: float, peak_source
     rows: dict[str, list[int]] = {}
     for name, leaf in named_leaves(state["params"]):
         # Layers that differ only in their number share a row.
-        row = rows.setdefault(re.sub(r"\d+", "*", "/".join(name.split("/")[:-1][:3]) or name), [0, 0])
+        row = rows.setdefault(re.sub(r"\d+", "*", "/".join(name.split("/")[:-1][:3]) or name),
+                              [0, 0])
         row[0] += 1
         row[1] += leaf.size
     total = sum(size for _, size in rows.values())
     width = max(len(name) for name in rows)
     lines = ["parameters"]
-    lines += [f"  {name:<{width}} {count:>4} arrays {size:>14,}" for name, (count, size) in rows.items()]
+    lines += [f"  {name:<{width}} {count:>4} arrays {size:>14,}" for name,
+              (count, size) in rows.items()]
     lines.append(f"  {'total':<{width}} {'':>11} {total:>14,}")
     held = sum(x.nbytes for x in jax.tree.leaves(state))
     memory = compiled.memory
     if memory is not None:
         live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes \
             - memory.alias_size_in_bytes
-        lines.append(f"memory a device: {megabytes(live)} (state and batch {megabytes(memory.argument_size_in_bytes)}, "
-                     f"temporaries {megabytes(memory.temp_size_in_bytes)}); whole state {megabytes(held)}")
+        lines.append(f"memory a device: {megabytes(live)} (state and batch "
+                     f"{megabytes(memory.argument_size_in_bytes)}, "
+                     f"temporaries {megabytes(memory.temp_size_in_bytes)}); whole state "
+                     f"{megabytes(held)}")
     micro = config.optimizer.accumulate
     packed = getattr(system, "rows", None)
-    holds = " and ".join(f"{n} {of}" for of, n in packed.capacity.items()) if packed else f"{config.data.segment} frames"
-    lines.append(f"batch: {config.data.batch_size} {'rows of up to' if packed else 'examples x'} {holds} a step"
+    holds = " and ".join(f"{n} {of}" for of,
+                         n in packed.capacity.items(
+                             )) if packed else f"{config.data.segment} frames"
+    lines.append(f"batch: {config.data.batch_size} {'rows of up to' if packed else 'examples x'} "
+                 f"{holds} a step"
                  + (f", in {micro} micro-batches" if micro > 1 else ""))
     kinds = sorted({device.device_kind for device in mesh.devices.flat})
-    lines.append(f"mesh: {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())} on {mesh.devices.size} "
+    lines.append(f"mesh: {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())} on "
+                 f"{mesh.devices.size} "
                  f"device(s) ({', '.join(kinds)})")
     again = compiled.flops - compiled.model_flops
-    executed = f" (with what remat computes again {compiled.flops:.3e})" if again and not compiled.kept_anyway else ""
+    executed = (f" (with what remat computes again {compiled.flops:.3e})" if again
+                and not compiled.kept_anyway else "")
     if compiled.kept_anyway:
-        lines.append(f"remat: {compiled.kept_anyway} parts that are not scanned layers keep their memory here: XLA:CPU "
-                     "merges what is computed again with the original; on GPU and TPU it is saved")
-    lines.append(f"FLOPs a step: {compiled.model_flops:.3e}{executed}; peak {peak:.3e} a second ({peak_source}); compiled in "
+        lines.append(f"remat: {compiled.kept_anyway} parts that are not scanned layers keep their "
+                     "memory here: XLA:CPU merges what is computed again with the original; on GPU "
+                     "and TPU it is saved")
+    lines.append(f"FLOPs a step: {compiled.model_flops:.3e}{executed}; peak {peak:.3e} a second "
+                 f"({peak_source}); compiled in "
                  f"{compiled.compile_seconds:.1f} s")
     return "\n".join(lines)

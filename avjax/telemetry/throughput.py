@@ -1,10 +1,13 @@
-"""What a step processes, from the System's batch_spec alone, so that speeds mean the same for every paper.
+"""What a step processes, from the System's batch_spec alone, so that speeds mean the same for every
+paper.
 
-A batch has *rows* (entries of its first axis: examples, or several packed together where the System has `rows`) and
-*sequences*: arrays whose sequence axis has the same length share one. It is called "frames" where that axis is named "time", by
-the resource that a row holds so many of (System.rows.capacity: "tokens", "patches"), else after the first of its arrays. A step's
-positions of a sequence are rows x length, padding included: what the devices compute on. Where the batch says which are real,
-those are counted as well.
+A batch has *rows* (entries of its first axis: examples, or several packed together where the System
+has `rows`) and
+*sequences*: arrays whose sequence axis has the same length share one. It is called "frames" where
+that axis is named "time", by the resource that a row holds so many of (System.rows.capacity:
+"tokens", "patches"), else after the first of its arrays. A step's positions of a sequence are rows
+x length, padding included: what the devices compute on. Where the batch says which are real, those
+are counted as well.
 """
 
 from collections.abc import Mapping
@@ -32,17 +35,20 @@ def sequences(system, time: int) -> dict[str, int]:
 def positions(system, *, rows: int, time: int) -> dict[str, int]:
     """{"examples" or "rows": rows, sequence: positions of a step with padding}, over all hosts."""
     packed = getattr(system, "rows", None) is not None
-    return {"rows" if packed else "examples": rows} | {name: rows * n for name, n in sequences(system, time).items()}
+    return {"rows" if packed else "examples": rows} | {name: rows * n for name,
+                                                       n in sequences(system, time).items()}
 
 
 def real_positions(batch: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> dict[str, int]:
-    """{"real_" + sequence: positions that are not padding} of one host's share of a batch, where the batch says so: by
-    "<name>_length", or by an array of two axes that is 0 on padding ("mask", or ids "segment" and "<...>_segment").
+    """{"real_" + sequence: positions that are not padding} of one host's share of a batch, where
+    the batch says so: by "<name>_length", or by an array of two axes that is 0 on padding ("mask",
+    or ids "segment" and "<...>_segment").
 
     lengths: of `sequences`.
     """
     real: dict[str, int] = {}
-    marks = [batch[name] for name in batch if name in ("mask", "segment") or name.endswith("_segment")]
+    marks = [batch[name] for name in batch if name in ("mask", "segment")
+             or name.endswith("_segment")]
     for name, length in lengths.items():
         mark = next((m for m in marks if m.ndim == 2 and m.shape[1] == length), None)
         if f"{name}_length" in batch:

@@ -1,7 +1,9 @@
-"""Weights & Biases, for those who use it: the scalars of metrics.jsonl under the same names as in TensorBoard.
+"""Weights & Biases, for those who use it: the scalars of metrics.jsonl under the same names as in
+TensorBoard.
 
-The package is imported only when config.train.wandb names a project; `pip install avjax[wandb]` brings it. Where it sends
-things, and as whom, is its own affair (WANDB_MODE=offline keeps them on disk).
+The package is imported only when config.train.wandb names a project; `pip install avjax[wandb]`
+brings it. Where it sends things, and as whom, is its own affair (WANDB_MODE=offline keeps them on
+disk).
 """
 
 import hashlib
@@ -28,10 +30,13 @@ class Wandb:
         try:
             package = importlib.import_module("wandb")
         except ImportError as error:
-            raise UserError("Weights & Biases is not installed", where=f"config.train.wandb={project!r}", found=str(error),
+            raise UserError("Weights & Biases is not installed",
+                            where=f"config.train.wandb={project!r}", found=str(error),
                             hint="pip install avjax[wandb], or leave config.train.wandb empty") from error
-        self._run = package.init(project=project, name=workdir.name, id=run_id(workdir), resume="allow", config=dict(config))
-        # Steps done again after a kill come twice; W&B's own step may only grow, so ours is a value like the others.
+        self._run = package.init(project=project, name=workdir.name, id=run_id(workdir),
+                                 resume="allow", config=dict(config))
+        # Steps done again after a kill come twice; W&B's own step may only grow, so ours is a value
+        # like the others.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -43,7 +48,8 @@ class Wandb:
 
 
 def run_id(workdir: Path) -> str:
-    """The same whenever a workdir goes on, wherever it is moved to; another for what another machine has at its path."""
+    """The same whenever a workdir goes on, wherever it is moved to; another for what another
+    machine has at its path."""
     older = (workdir / "metrics.jsonl").exists()  # its run was begun by the path
     new = hashlib.sha256(str(workdir).encode()).hexdigest() if older else uuid.uuid4().hex
     return paths.identity(workdir, ID_FILE, new[:16])

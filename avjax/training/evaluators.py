@@ -1,11 +1,13 @@
 """Evaluation in the loop.
 
-An evaluator is any object with `name`, `every` (steps) and `run(params, step)`, which returns {metric: value} or
-({metric: value}, artefacts); see `Telemetry.artefacts` for the latter. `params` is the average when there is one.
+An evaluator is any object with `name`, `every` (steps) and `run(params, step)`, which returns
+{metric: value} or ({metric: value}, artefacts); see `Telemetry.artefacts` for the latter. `params`
+is the average when there is one.
 
-In a job of several processes every one of them runs it, on the same examples in the same order, and gets the same values.
-An evaluator that takes long has an attribute `should_stop`, which the loop sets: it calls that between batches, on every
-process alike, and raises Interrupted when told to. What was interrupted runs again when the job goes on.
+In a job of several processes every one of them runs it, on the same examples in the same order, and
+gets the same values. An evaluator that takes long has an attribute `should_stop`, which the loop
+sets: it calls that between batches, on every process alike, and raises Interrupted when told to.
+What was interrupted runs again when the job goes on.
 """
 
 import functools
@@ -34,19 +36,22 @@ class Evaluator(Protocol):
     name: str
     every: int
 
-    def run(self, params: Any, step: int) -> dict[str, float] | tuple[dict[str, float], dict[str, Any]]: ...
+    def run(self, params: Any, step: int) -> dict[str, float] | tuple[dict[str, float],
+                                                                      dict[str, Any]]: ...
 
 
 class HeldOutLoss:
-    """The training loss and its terms on fixed held-out batches with fixed keys, so that only the model changes. Batches
-    weigh what micro-batches do, see avjax.training.step.make_gradients.
+    """The training loss and its terms on fixed held-out batches with fixed keys, so that only the
+    model changes. Batches weigh what micro-batches do, see avjax.training.step.make_gradients.
 
     Args:
-      batches: numpy dicts like the loader's, all of one shape ("example" ids are ignored). Kept in memory.
+      batches: numpy dicts like the loader's, all of one shape ("example" ids are ignored). Kept in
+        memory.
       every: steps between runs.
     """
 
-    def __init__(self, system, batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh, *, every: int,
+    def __init__(self, system, batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh, *,
+                 every: int,
                  name: str = "valid", seed: int = 0):
         self.name, self.every = name, every
         self.should_stop: Callable[[], bool] = never
@@ -57,9 +62,11 @@ class HeldOutLoss:
             check_batch(size, mesh, where="held-out batch")
 
         def terms(params, batch, index):
-            loss, metrics = system.loss(params, batch, jax.random.fold_in(jax.random.key(seed), index))
+            loss, metrics = system.loss(params, batch,
+                                        jax.random.fold_in(jax.random.key(seed), index))
             metrics = metrics | {"loss": loss}
-            return metrics, metrics.pop("weight", batch["mask"].sum() if "mask" in batch else jnp.ones(()))
+            return metrics, metrics.pop("weight", batch["mask"].sum() if "mask" in batch
+                                        else jnp.ones(()))
 
         self._system, self._mesh = system, mesh
         self._terms = jax.jit(terms, out_shardings=replicated(mesh))
@@ -68,9 +75,11 @@ class HeldOutLoss:
     def metrics(self) -> tuple[str, ...]:
         """What `run` finds, by a trace of the loss."""
         shares = feed(self._mesh)[1]
-        batch = {k: jax.ShapeDtypeStruct((len(x) * shares, *x.shape[1:]), x.dtype) for k, x in self._batches[0].items()}
+        batch = {k: jax.ShapeDtypeStruct((len(x) * shares, *x.shape[1:]), x.dtype) for k,
+                 x in self._batches[0].items()}
         with jax.set_mesh(self._mesh):
-            found, _ = jax.eval_shape(self._terms, abstract_params(self._system), batch, np.int32(0))
+            found, _ = jax.eval_shape(self._terms, abstract_params(self._system), batch,
+                                      np.int32(0))
         return tuple(sorted(found))
 
     def run(self, params: Any, step: int) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """Floating point operations of a function, from its jaxpr, before any compiler touches it.
 
-XLA's own cost analysis counts the body of a scan once and a custom kernel as nothing. Here every matrix product and
-convolution counts 2 x multiply-adds, times the lengths of the loops around it. Recomputation (remat) is counted, as
-it is executed: for what a model needs, count `without_remat` of its config. What no result needs is not counted, nor is
-elementwise work.
+XLA's own cost analysis counts the body of a scan once and a custom kernel as nothing. Here every
+matrix product and convolution counts 2 x multiply-adds, times the lengths of the loops around it.
+Recomputation (remat) is counted, as
+it is executed: for what a model needs, count `without_remat` of its config. What no result needs is
+not counted, nor is elementwise work.
 """
 
 import math
@@ -19,14 +20,16 @@ from ml_collections import ConfigDict
 def count_flops(fn: Callable, *args: Any) -> int:
     """FLOPs of fn(*args); args are arrays or ShapeDtypeStructs. Global: shardings do not matter.
 
-    A while loop counts as often as its trip count when that is a constant (counter `i < n`, step 1), else once; of a
-    conditional the dearest branch counts; a Pallas kernel counts its body times its grid, a shard_map its body times its devices.
+    A while loop counts as often as its trip count when that is a constant (counter `i < n`, step
+    1), else once; of a conditional the dearest branch counts; a Pallas kernel counts its body times
+    its grid, a shard_map its body times its devices.
     """
     return flops_of(live_jaxpr(fn, *args))
 
 
 def without_remat(config):
-    """A system's config in which every field `remat`, however deep, is off; None where it is off anyway."""
+    """A system's config in which every field `remat`, however deep, is off; None where it is off
+    anyway."""
     if not isinstance(config, ConfigDict):
         return None
     copy = ConfigDict(config).copy_and_resolve_references()
@@ -43,9 +46,11 @@ def without_remat(config):
 
 
 def barriers(jaxpr) -> int:
-    """Recomputed parts that only a barrier keeps apart from the original. XLA:CPU drops barriers and then merges both, so
-    that nothing is computed again and no memory is saved; a part inside a loop (a scan over layers) needs none."""
-    own = sum(bool(equation.params.get("differentiated")) and _prevents(equation.params.get("prevent_cse"))
+    """Recomputed parts that only a barrier keeps apart from the original. XLA:CPU drops barriers
+    and then merges both, so that nothing is computed again and no memory is saved; a part inside a
+    loop (a scan over layers) needs none."""
+    own = sum(bool(equation.params.get("differentiated"))
+              and _prevents(equation.params.get("prevent_cse"))
               for equation in jaxpr.eqns)
     return own + sum(barriers(sub) for equation in jaxpr.eqns for value in equation.params.values()
                      for sub in subjaxprs(value))
@@ -56,7 +61,8 @@ def _prevents(value) -> bool:
 
 
 def live_jaxpr(fn: Callable, *args: Any):
-    """The jaxpr of fn(*args) without what no result needs, such as the gradients of frozen parameters."""
+    """The jaxpr of fn(*args) without what no result needs, such as the gradients of frozen
+    parameters."""
     return live(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
@@ -112,7 +118,8 @@ def subjaxprs(value: Any) -> Iterator[Any]:
 
 
 def _trip_count(equation, jaxpr) -> int:
-    """n - i0 when the loop is `while i < n` with constants and a counter that grows by one; else 1."""
+    """n - i0 when the loop is `while i < n` with constants and a counter that grows by one; else
+    1."""
     params = equation.params
     cond, body = params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr
     n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
@@ -135,6 +142,8 @@ def _trip_count(equation, jaxpr) -> int:
     for step in body.eqns:
         if body.outvars[slot] in step.outvars and step.primitive.name == "add":
             start, one = step.invars
-            if start is body.invars[n_body + slot] and isinstance(one, core.Literal) and int(one.val) == 1:
+            if start is body.invars[n_body + slot] and isinstance(one,
+                                                                  core.Literal) and int(
+                                                                      one.val) == 1:
                 return max(bounds[1] - bounds[0], 0)
     return 1

@@ -1,11 +1,13 @@
-"""The training loop. It knows nothing of any paper: a System, a config, a loader and some evaluators.
+"""The training loop. It knows nothing of any paper: a System, a config, a loader and some
+evaluators.
 
-Order of a round, DO NOT CHANGE: evaluate -> save -> next batch -> step. The loader is advanced only after the save, so
-a checkpoint of step k says "the next batch is k". Metrics of a step are read after the next one has been dispatched;
-nothing else waits for the device.
+Order of a round, DO NOT CHANGE: evaluate -> save -> next batch -> step. The loader is advanced only
+after the save, so a checkpoint of step k says "the next batch is k". Metrics of a step are read
+after the next one has been dispatched; nothing else waits for the device.
 
-With several processes every one runs this same loop on its share of each batch; host 0 alone tells and records. A signal
-to any of them stops all before the same unit of work (see avjax.hosts.preemption).
+With several processes every one runs this same loop on its share of each batch; host 0 alone tells
+and records. A signal to any of them stops all before the same unit of work (see
+avjax.hosts.preemption).
 """
 
 import contextlib
@@ -43,7 +45,8 @@ from avjax.training.step import CompiledStep, plain_step, step_of
 __all__ = ["RESTARTABLE", "Preempted", "Result", "train"]
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-LONG = ("compile", "evaluation", "checkpoint")  # may take minutes: goodput.json is brought up to date after them
+# may take minutes: goodput.json is brought up to date after them
+LONG = ("compile", "evaluation", "checkpoint")
 _PATIENCE = 60.0  # seconds
 _DATA_POLL = 0.1  # seconds between looks at what else happened while a batch is waited for
 
@@ -62,30 +65,38 @@ class Result:
         return evaluation_params(self.state)
 
 
-def train(config, system, workdir: str | Path, make_batches: Callable[[], Iterator[Mapping[str, Any]]],
+def train(config, system, workdir: str | Path,
+          make_batches: Callable[[], Iterator[Mapping[str, Any]]],
           evaluators: Sequence[Evaluator] = (), meta: dict | None = None, mesh=None) -> Result:
-    """Trains to config.train.steps, going on from the newest whole checkpoint of `workdir` when there is one.
+    """Trains to config.train.steps, going on from the newest whole checkpoint of `workdir` when
+    there is one.
 
     Args:
-      config: see configs/base.py; reads seed, data.batch_size, data.segment, optimizer, train and mesh.
+      config: see configs/base.py; reads seed, data.batch_size, data.segment, optimizer, train and
+        mesh.
       system: see avjax.systems.api.System.
-      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, goodput.json. A folder, or gs://BUCKET/...
-      make_batches: a fresh loader: an iterator with get_state() and set_state(state) whose batches hold this process's
-        share of every array in system.batch_spec, and "example" ids for the record.
+      workdir: gets checkpoints/, metrics.jsonl, tensorboard/, goodput.json. A folder, or
+        gs://BUCKET/...
+      make_batches: a fresh loader: an iterator with get_state() and set_state(state) whose batches
+        hold this process's share of every array in system.batch_spec, and "example" ids for the
+        record.
       evaluators: see avjax.training.evaluators.
       meta: JSON kept in every checkpoint (system name, recipes, ...).
       mesh: default make_mesh(config.mesh, dcn=config.dcn).
 
     Raises:
-      UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite; another job writes there.
+      UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite;
+        another job writes there.
       Preempted: after a signal, once the state is saved.
       Restart: a peer is lost, or a save takes too long.
     """
     mesh = make_mesh(config.mesh, dcn=config.dcn) if mesh is None else mesh
-    with (preemption.signals(), sole_writer(workdir), Watchdog(config.train.watchdog_seconds, workdir) as watchdog,
+    with (preemption.signals(), sole_writer(workdir),
+          Watchdog(config.train.watchdog_seconds, workdir) as watchdog,
           jax.set_mesh(mesh)):
         try:
-            return _Run(config, system, paths.folder(workdir), evaluators, meta or {}, mesh, watchdog).run(make_batches)
+            return _Run(config, system, paths.folder(workdir), evaluators, meta or {}, mesh,
+                        watchdog).run(make_batches)
         except jax.errors.JaxRuntimeError as error:
             distributed.lost(error)
             raise
@@ -93,15 +104,18 @@ def train(config, system, workdir: str | Path, make_batches: Callable[[], Iterat
 
 class _Run:
     def __init__(self, config, system, workdir, evaluators, meta, mesh, watchdog):
-        self.config, self.mesh, self.evaluators, self.watchdog = config, mesh, list(evaluators), watchdog
+        self.config, self.mesh, self.evaluators, self.watchdog = config, mesh, list(
+            evaluators), watchdog
         self.total = int(config.train.steps)
         self.seconds: dict[str, float] = defaultdict(float)
         self.began = time.perf_counter()
         environment.check()
-        self.meta = {"config": json.loads(config.to_json_best_effort()), "best_mode": config.train.best_mode,
+        self.meta = {"config": json.loads(config.to_json_best_effort()),
+                     "best_mode": config.train.best_mode,
                      "environment": environment.settings()} | meta
         if config.train.nan_policy not in ("stop", "skip"):
-            raise UserError("unknown policy", where="config.train.nan_policy", expected="stop or skip",
+            raise UserError("unknown policy", where="config.train.nan_policy",
+                            expected="stop or skip",
                             found=repr(config.train.nan_policy))
         check_batch(config.data.batch_size, mesh, accumulate=config.optimizer.accumulate)
         batch = abstract_batch(system, mesh, batch=config.data.batch_size, time=config.data.segment)
@@ -112,10 +126,13 @@ class _Run:
         optimizer = make_optimizer(config.optimizer, self.total, abstract_params(system))
         ema = config.optimizer.ema_decay > 0
         target = abstract_state(system, optimizer, mesh, ema=ema)
-        self.checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last, keep_best=config.train.keep_best,
-                                       best_mode=config.train.best_mode, save_seconds=config.train.save_timeout)
+        self.checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last,
+                                       keep_best=config.train.keep_best,
+                                       best_mode=config.train.best_mode,
+                                       save_seconds=config.train.save_timeout)
         if config.train.local_dir:
-            self.checkpoints = Tiers(self.checkpoints, workdir, config.train.local_dir, config.train.local_every, mesh,
+            self.checkpoints = Tiers(self.checkpoints, workdir, config.train.local_dir,
+                                     config.train.local_every, mesh,
                                      save_seconds=config.train.save_timeout)
         notes: list[str] = []
         self.due: list[str] = []  # evaluators that are to run before the next step
@@ -136,16 +153,19 @@ class _Run:
                     params, note = warm_start(params, t.init_from, include=t.init_include)
                     notes.append(note)
                 for into, path, of in t.get("init_parts", ()):
-                    params, note = warm_start(params, path, include=t.init_include, into=into, of=of)
+                    params, note = warm_start(params, path, include=t.init_include, into=into,
+                                              of=of)
                     notes.append(note)
                 if notes and ema:
                     self.state["ema"] = jax.tree.map(jnp.copy, params)
                 self.state["params"] = params
         self.step = self.start
-        # Not what only the hosts' own disks have: a stop before the next step would leave it there alone.
+        # Not what only the hosts' own disks have: a stop before the next step would leave it there
+        # alone.
         self.saved = self.start if not self.start or self.checkpoints.has(self.start) else -1
-        self.journal = Journal(config.train, workdir, start=self.start, began=time.perf_counter() - self.began,
-                               seconds=self.seconds, config=self.meta["config"], again=self.due)
+        self.journal = Journal(config.train, workdir, start=self.start,
+                               began=time.perf_counter() - self.began, seconds=self.seconds,
+                               config=self.meta["config"], again=self.due)
         for note in notes:
             self.tell(note)
 
@@ -153,15 +173,18 @@ class _Run:
             self.train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh,
                                            plain_step(config, system, optimizer))
             peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
-        self.journal.say(start_report(config, system, self.state, self.train_step, mesh, peak, source))
+        self.journal.say(start_report(config, system, self.state, self.train_step, mesh, peak,
+                                      source))
         if distributed.process_count() > 1:
-            self.tell(f"{distributed.process_count()} processes; a save copies {megabytes(host_bytes(self.state))} of the "
-                      "state into the memory of this host, one save at a time")
+            self.tell(f"{distributed.process_count()} processes; a save copies "
+                      f"{megabytes(host_bytes(self.state))} of the state into the memory of this "
+                      "host, one save at a time")
         self.pending: tuple[int, Any, Fetched] | None = None
         self.evaluated: dict[str, float] = {}
         self.measured: dict[str, float] = {}  # those of this very step
         self.skips = self.compiles = 0
-        self.journal.begin(self.start, system, mesh, rows=config.data.batch_size, time=config.data.segment,
+        self.journal.begin(self.start, system, mesh, rows=config.data.batch_size,
+                           time=config.data.segment,
                            mfu=self.train_step.model_flops / peak)
 
     def run(self, make_batches) -> Result:
@@ -191,7 +214,8 @@ class _Run:
                     self.checkpoints.wait()
                 self.summarise()
                 whole = True
-                if self.stopping.why:  # asked for during the last step or save: what comes after is for the next start
+                # asked for during the last step or save: what comes after is for the next start
+                if self.stopping.why:
                     self.stop()
         finally:
             prefetcher.close()
@@ -205,7 +229,8 @@ class _Run:
         return Result(self.state, self.step, self.evaluated, dict(self.seconds))
 
     def proceed(self) -> bool:
-        """Whether the next unit of work that all hosts share (a step, a batch of an evaluation) is to be done."""
+        """Whether the next unit of work that all hosts share (a step, a batch of an evaluation) is
+        to be done."""
         self.watchdog.progress()
         return self.stopping.proceed()
 
@@ -213,7 +238,8 @@ class _Run:
         self.save(force=True)
         with self.timed("checkpoint"):
             self.checkpoints.wait()
-        self.tell(f"{self.stopping.why}: saved step {self.step}, stopping; start the same command again to go on")
+        self.tell(f"{self.stopping.why}: saved step {self.step}, stopping; start the same command "
+                  "again to go on")
         self.journal.end = "preempted"
         raise Preempted(self.step)
 
@@ -221,7 +247,9 @@ class _Run:
         """None when the job is to stop here and the batch is not needed."""
         try:
             with self.timed("data wait"):
-                asked = 0.0  # for how long a stop has been waiting for this batch, of a step that other hosts have begun
+                # for how long a stop has been waiting for this batch, of a step that other hosts
+                # have begun
+                asked = 0.0
                 while True:
                     try:
                         return prefetcher.take(_DATA_POLL)
@@ -231,10 +259,12 @@ class _Run:
                             return None
                         asked += _DATA_POLL if self.stopping.why else 0.0
                         if asked > _PATIENCE:
-                            raise distributed.Restart(f"{self.stopping.why}: no batch for step {self.step + 1}, which other "
-                                                      "hosts have begun, so nothing can be saved") from None
+                            raise distributed.Restart(f"{self.stopping.why}: no batch for step "
+                                                      f"{self.step + 1}, which other hosts have "
+                                                      "begun, so nothing can be saved") from None
         except StopIteration as error:
-            raise UserError("the loader ran out of batches", where=f"step {self.step}", expected="an endless loader",
+            raise UserError("the loader ran out of batches", where=f"step {self.step}",
+                            expected="an endless loader",
                             hint="repeat the dataset") from error
 
     def update(self, fetched: Fetched) -> None:
@@ -244,8 +274,8 @@ class _Run:
             self.state, vector = self.train_step(self.state, fetched.batch)
             self.journal.clock.dispatched(began, vector)
             if self.compiles != before:
-                raise RuntimeError(f"something was compiled inside step {self.step + 1}; a job compiles its step once, "
-                                   "ahead of time")
+                raise RuntimeError(f"something was compiled inside step {self.step + 1}; a job "
+                                   "compiles its step once, ahead of time")
             self.step += 1
             self.measured = {}
             self.position = fetched.position
@@ -274,10 +304,13 @@ class _Run:
     def not_finite(self, step: int, bad: list[str], values: dict[str, float]) -> None:
         # A term names the culprit better than the total or the gradient norm it poisons.
         totals = ("loss", "grad_norm", "update_norm")
-        culprit = sorted(bad, key=lambda name: (name in totals, totals.index(name) if name in totals else 0, name))[0]
-        self.journal.record(step, "not_finite", {"terms": bad, "values": {k: str(values[k]) for k in bad}})
+        culprit = sorted(bad, key=lambda name: (name in totals, totals.index(name) if name in totals
+                                                else 0, name))[0]
+        self.journal.record(step, "not_finite",
+                            {"terms": bad, "values": {k: str(values[k]) for k in bad}})
         if self.config.train.nan_policy == "skip" and self.skips <= self.config.train.max_skips:
-            self.tell(f"step {step}: {', '.join(bad)} not finite; update skipped ({self.skips} in a row)")
+            self.tell(f"step {step}: {', '.join(bad)} not finite; update skipped ({self.skips} in "
+                      "a row)")
             return
         with contextlib.suppress(UserError, StorageError):
             self.checkpoints.wait()
@@ -285,8 +318,10 @@ class _Run:
         more = f", {self.skips} steps in a row" if self.config.train.nan_policy == "skip" else ""
         kept = f"step {good}" if good is not None else "none yet"
         raise UserError("the loss is not finite", where=f"step {step}, term {culprit!r}{more}",
-                        expected="finite values", found=", ".join(f"{name}={values[name]}" for name in bad),
-                        hint=f"last good checkpoint: {kept}; lower the learning rate, clip gradients, or set "
+                        expected="finite values",
+                        found=", ".join(f"{name}={values[name]}" for name in bad),
+                        hint=f"last good checkpoint: {kept}; lower the learning rate, clip "
+                        "gradients, or set "
                         "config.train.nan_policy=skip")
 
     def evaluate(self) -> bool:
@@ -308,9 +343,10 @@ class _Run:
                 return False
             metrics, artefacts = result if isinstance(result, tuple) else (result, {})
             self.due.remove(evaluator.name)
-            self.measured |= {f"{evaluator.name}/{name}": float(value) for name, value in metrics.items()}
+            self.measured |= {f"{evaluator.name}/{name}": float(value) for name,
+                              value in metrics.items()}
             self.journal.record(self.step, evaluator.name, {k: float(v) for k, v in metrics.items()
-                                                              if math.isfinite(v)})
+                                                            if math.isfinite(v)})
             self.journal.artefacts(self.step, evaluator.name, artefacts)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
             self.journal.say(f"step {self.step}: {evaluator.name}: {shown}")
@@ -320,22 +356,28 @@ class _Run:
 
     def best(self, metrics: dict[str, float]) -> list[float]:
         """Values of config.train.best_metric: "evaluator/metric", or a bare metric."""
-        return [value for name, value in metrics.items() if self.config.train.best_metric in (name, name.split("/", 1)[1])]
+        return [value for name, value in metrics.items()
+                if self.config.train.best_metric in (name, name.split("/", 1)[1])]
 
     def check_best_metric(self) -> None:
-        """UserError, once all evaluators have run, when none measures it. The steps so far are saved first."""
-        missing = {e.name for e in self.evaluators if e.every > 0} - {name.split("/", 1)[0] for name in self.evaluated}
+        """UserError, once all evaluators have run, when none measures it. The steps so far are
+        saved first."""
+        missing = {e.name for e in self.evaluators if e.every > 0} - {name.split("/", 1)[0]
+                                                                      for name in self.evaluated}
         if missing or self.best(self.evaluated) or not self.config.train.keep_best:
             return
         self.save(force=True)
         self.checkpoints.wait()
-        raise UserError("no evaluator measures the metric that picks the best checkpoint", where="config.train.best_metric",
-                        expected=" or ".join(self.evaluated), found=repr(self.config.train.best_metric),
+        raise UserError("no evaluator measures the metric that picks the best checkpoint",
+                        where="config.train.best_metric", expected=" or ".join(self.evaluated),
+                        found=repr(self.config.train.best_metric),
                         hint=f"step {self.step} is saved: change it and start again")
 
     def rank(self) -> float | None:
-        """What the first evaluator that measured config.train.best_metric at this very step found."""
-        value = next(iter(self.best(self.measured)), math.nan) if self.config.train.keep_best else math.nan
+        """What the first evaluator that measured config.train.best_metric at this very step
+        found."""
+        value = next(iter(self.best(self.measured)),
+                     math.nan) if self.config.train.keep_best else math.nan
         return value if math.isfinite(value) else None
 
     def save(self, *, force: bool) -> None:
@@ -359,12 +401,14 @@ class _Run:
                 self.journal.saved()
         size = local_bytes(self.state) if local else host_bytes(self.state)
         self.journal.record(self.step, "local_checkpoint" if local else "checkpoint", {
-            "blocked_seconds": round(time.perf_counter() - began, 3), "host_mb": round(size / 1e6, 3),
-            "rss_mb": round(rss_bytes() / 1e6, 1), "rss_grown_mb": round((rss_bytes() - before) / 1e6, 1)})
+            "blocked_seconds": round(time.perf_counter() - began, 3),
+            "host_mb": round(size / 1e6, 3), "rss_mb": round(rss_bytes() / 1e6, 1),
+            "rss_grown_mb": round((rss_bytes() - before) / 1e6, 1)})
 
     def summarise(self) -> None:
         self.seconds["total"] = time.perf_counter() - self.began
-        self.seconds["other"] = self.seconds["total"] - sum(v for k, v in self.seconds.items() if k not in
+        self.seconds["other"] = self.seconds["total"] - sum(v for k, v in self.seconds.items()
+                                                            if k not in
                                                             ("total", "other"))
         self.journal.summarise(self.step)
 
@@ -387,7 +431,8 @@ class _Run:
 def check_steps(reached: int, total: int, workdir: Any) -> None:
     """UserError when a workdir is further than it is to be trained."""
     if reached > total:
-        raise UserError("training is further than that already", where=f"config.train.steps, {workdir}", found=str(total),
+        raise UserError("training is further than that already",
+                        where=f"config.train.steps, {workdir}", found=str(total),
                         expected=f"at least {reached}, the step of the newest checkpoint",
                         hint="ask for as many steps or more, or use another --workdir")
 

@@ -1,9 +1,11 @@
-"""Bytes that a function keeps alive at once, from its jaxpr: an estimate before any compiler touches it.
+"""Bytes that a function keeps alive at once, from its jaxpr: an estimate before any compiler
+touches it.
 
-Equations are walked in program order; a value lives from the equation that makes it to the last one that reads it; a loop's
-body or a recomputed (remat) part is walked inside its equation. XLA fuses elementwise work, reorders and shares buffers, and
-needs room for kernels of its own, so the truth may be to either side; what dominates a large model (what the backward pass
-keeps, and the largest layer's own needs) is in the shapes.
+Equations are walked in program order; a value lives from the equation that makes it to the last one
+that reads it; a loop's body or a recomputed (remat) part is walked inside its equation. XLA fuses
+elementwise work, reorders and shares buffers, and needs room for kernels of its own, so the truth
+may be to either side; what dominates a large model (what the backward pass keeps, and the largest
+layer's own needs) is in the shapes.
 """
 
 import math
@@ -15,7 +17,8 @@ from jax.extend import core
 
 from avjax.training.flops import live_jaxpr, subjaxprs
 
-FREE = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "stop_gradient", "copy", "name", "transpose"})
+FREE = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "stop_gradient", "copy",
+                  "name", "transpose"})
 
 
 def bytes_of(tree: Any) -> int:
@@ -24,21 +27,25 @@ def bytes_of(tree: Any) -> int:
 
 
 def peak_bytes(fn: Callable, *args: Any) -> int:
-    """Largest number of bytes alive at once beside the arguments; args are arrays or ShapeDtypeStructs.
+    """Largest number of bytes alive at once beside the arguments; args are arrays or
+    ShapeDtypeStructs.
 
-    Layout changes and broadcasts count as nothing, as they are fused or cheap to make again; results count.
+    Layout changes and broadcasts count as nothing, as they are fused or cheap to make again;
+    results count.
     """
     return peak_of(live_jaxpr(fn, *args))
 
 
 def _size(var) -> int:
     aval = var.aval
-    return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval, "shape") and hasattr(aval.dtype, "itemsize") else 0
+    return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval,
+                                                                  "shape") and hasattr(aval.dtype,
+                                                                                       "itemsize") else 0
 
 
 def peak_of(jaxpr, results: bool = True) -> int:
-    """`peak_bytes` of a jaxpr (`live_jaxpr`): beside the inputs and constants of the jaxpr, and without `results` beside what
-    it returns as well."""
+    """`peak_bytes` of a jaxpr (`live_jaxpr`): beside the inputs and constants of the jaxpr, and
+    without `results` beside what it returns as well."""
     owner: dict = {}  # a view's variable -> whose memory it is
     last: dict = {}
     for at, equation in enumerate(jaxpr.eqns):
@@ -51,7 +58,8 @@ def peak_of(jaxpr, results: bool = True) -> int:
     for var in jaxpr.outvars:
         if not isinstance(var, core.Literal):
             last[owner.get(var, var)] = len(jaxpr.eqns)
-    returned = set() if results else {owner.get(v, v) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+    returned = set() if results else {owner.get(v, v) for v in jaxpr.outvars
+                                      if not isinstance(v, core.Literal)}
     ends: dict[int, list] = {}
     for var, at in last.items():
         ends.setdefault(at, []).append(var)
@@ -61,7 +69,8 @@ def peak_of(jaxpr, results: bool = True) -> int:
         for var in made:
             sizes[var] = 0 if var in returned else _size(var)
         new = sum(sizes[v] for v in made)
-        inside = max((peak_of(sub) for value in equation.params.values() for sub in subjaxprs(value)), default=0)
+        inside = max((peak_of(sub) for value in equation.params.values()
+                      for sub in subjaxprs(value)), default=0)
         # what is inside an equation includes its results, once
         peak = max(peak, alive + max(new, inside))
         alive += new - sum(sizes.pop(v, 0) for v in ends.get(at, ()))

@@ -21,7 +21,8 @@ class Fetched(NamedTuple):
 
 
 class Prefetcher(Iterator[Fetched]):
-    """Iterates `loader` (numpy dicts; get_state) a few batches ahead. "example" ids are stripped from the batch.
+    """Iterates `loader` (numpy dicts; get_state) a few batches ahead. "example" ids are stripped
+    from the batch.
 
     Errors of the loader are raised at the batch they belong to. `close` stops the thread.
     """

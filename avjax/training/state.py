@@ -1,4 +1,5 @@
-"""The training state: a plain dict {step, params, opt_state, ema}; "ema" is absent when the average is off."""
+"""The training state: a plain dict {step, params, opt_state, ema}; "ema" is absent when the average
+is off."""
 
 from typing import Any
 
@@ -21,7 +22,8 @@ def abstract_params(system) -> Any:
 
 def _fresh(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
     params = system.init(jax.random.key(seed))
-    state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.transform.init(params)}
+    state = {"step": jnp.zeros((), jnp.int32), "params": params,
+             "opt_state": optimizer.transform.init(params)}
     # A copy: the step donates the state, and one buffer cannot be given away twice.
     return state | ({"ema": jax.tree.map(jnp.copy, params)} if ema else {})
 
@@ -34,25 +36,27 @@ def state_shapes(params, optimizer: Optimizer, *, ema: bool) -> State:
 
 
 def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
-    """`state_shapes` with shardings. Every leaf's place is pinned, the step counter's too: an unpinned scalar compiles the
-    step twice."""
+    """`state_shapes` with shardings. Every leaf's place is pinned, the step counter's too: an
+    unpinned scalar compiles the step twice."""
     places = param_shardings(shapes["params"], rules, mesh)
     shardings = {"step": replicated(mesh), "params": places,
                  "opt_state": like_params(shapes["opt_state"], shapes["params"], places, mesh)}
     if "ema" in shapes:
         shardings["ema"] = places
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                        shapes, shardings)
 
 
 def abstract_state(system, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
-    """ShapeDtypeStructs with shardings: what `init_state` returns, a checkpoint is restored onto and a step is compiled
-    for."""
-    return place_state(state_shapes(abstract_params(system), optimizer, ema=ema), system.param_rules, mesh)
+    """ShapeDtypeStructs with shardings: what `init_state` returns, a checkpoint is restored onto
+    and a step is compiled for."""
+    return place_state(state_shapes(abstract_params(system), optimizer, ema=ema),
+                       system.param_rules, mesh)
 
 
 def abstract_batch(system, mesh: Mesh, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """ShapeDtypeStructs of a training batch with shardings: what a step is compiled for and the loader's batches are put
-    as. UserError where a sequence does not divide over the mesh."""
+    """ShapeDtypeStructs of a training batch with shardings: what a step is compiled for and the
+    loader's batches are put as. UserError where a sequence does not divide over the mesh."""
     places = batch_shardings(mesh, system.batch_spec, time=time)
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name])
             for name, x in example_batch(system, batch=batch, time=time).items()}

@@ -1,7 +1,7 @@
 """One update as a pure function of (state, batch), and its one compilation.
 
-Randomness is fold_in(seed, step). Metrics come back as a single float32 vector: one transfer a step, whatever their
-number.
+Randomness is fold_in(seed, step). Metrics come back as a single float32 vector: one transfer a
+step, whatever their number.
 """
 
 import time
@@ -24,17 +24,21 @@ from avjax.training.state import State
 
 
 def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Callable:
-    """(params, batch, key) -> (loss, metrics, gradients), averaged over `accumulate` micro-batches in one scan.
+    """(params, batch, key) -> (loss, metrics, gradients), averaged over `accumulate` micro-batches
+    in one scan.
 
-    Micro-batches are weighted so that the result is the large batch's: by the metric "weight" when the system returns
-    one (the denominator of its mean), else by the number of real frames (batch["mask"]), else equally.
+    Micro-batches are weighted so that the result is the large batch's: by the metric "weight" when
+    the system returns one (the denominator of its mean), else by the number of real frames
+    (batch["mask"]), else equally.
     """
 
     def weighted_loss(params, batch, key):
         # Frozen parameters take no gradient, so XLA drops their half of the backward pass.
-        params = jax.tree.map(lambda p, train: p if train else jax.lax.stop_gradient(p), params, optimizer.trainable)
+        params = jax.tree.map(lambda p, train: p if train else jax.lax.stop_gradient(p), params,
+                              optimizer.trainable)
         loss, metrics = system.loss(params, batch, key)
-        metrics = {"loss": loss} | {name: value for name, value in metrics.items() if name != "loss"}
+        metrics = {"loss": loss} | {name: value for name, value in metrics.items() if name
+                                    != "loss"}
         weight = metrics.pop("weight", batch["mask"].sum() if "mask" in batch else 1.0)
         return loss, (metrics, jnp.asarray(weight, jnp.float32))
 
@@ -46,17 +50,23 @@ def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Call
             return loss, metrics, grads
 
         def micro(name, x):  # strided, not contiguous: every device keeps its own examples
-            split = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
-            return jax.lax.with_sharding_constraint(split, PartitionSpec(None, *batch_partition(system.batch_spec[name])))
+            split = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0,
+                                 1)
+            return jax.lax.with_sharding_constraint(split,
+                                                    PartitionSpec(None,
+                                                                  *batch_partition(
+                                                                      system.batch_spec[name])))
 
         def body(total, inputs):
             index, part = inputs
             (_, (metrics, weight)), grads = grad_fn(params, part, jax.random.fold_in(key, index))
-            return jax.tree.map(lambda a, b: a + weight * b, total, (metrics, grads, jnp.ones(()))), None
+            return jax.tree.map(lambda a, b: a + weight * b, total,
+                                (metrics, grads, jnp.ones(()))), None
 
         parts = {name: micro(name, x) for name, x in batch.items()}
         shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], parts), key)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (shapes[0][1][0], shapes[1], jnp.ones(())))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32),
+                             (shapes[0][1][0], shapes[1], jnp.ones(())))
         (metrics, grads, weight), _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), parts))
         metrics, grads = jax.tree.map(lambda x: x / jnp.maximum(weight, 1e-9), (metrics, grads))
         return metrics["loss"], metrics, grads
@@ -64,69 +74,85 @@ def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Call
     return gradients
 
 
-def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int = 1, ema_decay: float = 0.0,
-                    guard: bool = False) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int = 1,
+                    ema_decay: float = 0.0,
+                    guard: bool = False) -> Callable[[State, Any],
+                                                     tuple[State, dict[str, jax.Array]]]:
     """(state, batch) -> (state, metrics). Pure.
 
-    With `guard`, an update whose loss, gradient norm or own norm is not finite changes nothing but the step counter,
-    and the metric "skipped" is 1.
+    With `guard`, an update whose loss, gradient norm or own norm is not finite changes nothing but
+    the step counter, and the metric "skipped" is 1.
     """
     gradients = make_gradients(system, optimizer, accumulate=accumulate)
 
     def train_step(state: State, batch):
         step, params = state["step"], state["params"]
-        loss, metrics, grads = gradients(params, batch, jax.random.fold_in(jax.random.key(seed), step))
+        loss, metrics, grads = gradients(params, batch,
+                                         jax.random.fold_in(jax.random.key(seed), step))
         direction, opt_state = optimizer.transform.update(grads, state["opt_state"], params)
         rate = optimizer.schedule(step)
 
-        def each(change, old, *others):  # what is frozen stays, without the traffic of adding nothing
-            return jax.tree.map(lambda train, *x: change(*x) if train else x[0], optimizer.trainable, old, *others)
+        # what is frozen stays, without the traffic of adding nothing
+        def each(change, old, *others):
+            return jax.tree.map(lambda train, *x: change(*x) if train else x[0],
+                                optimizer.trainable, old, *others)
 
         new = {"params": each(lambda p, d: p - rate * d, params, direction), "opt_state": opt_state}
         if "ema" in state:
             decay = ema_decay_at(ema_decay, step)
             new["ema"] = each(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
-        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": rate * optax.tree.norm(direction)}
+        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": rate
+                 * optax.tree.norm(direction)}
         metrics = metrics | norms | {"learning_rate": rate}
         if guard:
             good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all()
-            new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, {name: state[name] for name in new})
+            new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new,
+                               {name: state[name] for name in new})
             metrics["skipped"] = 1.0 - good
         return new | {"step": step + 1}, metrics
 
     return train_step
 
 
-def step_of(config, system, optimizer: Optimizer) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+def step_of(config, system, optimizer: Optimizer) -> Callable[[State, Any],
+                                                              tuple[State, dict[str, jax.Array]]]:
     """The train step that an experiment's config asks for."""
-    return make_train_step(system, optimizer, seed=config.seed, accumulate=config.optimizer.accumulate,
-                           ema_decay=config.optimizer.ema_decay, guard=config.train.nan_policy == "skip")
+    return make_train_step(system, optimizer, seed=config.seed,
+                           accumulate=config.optimizer.accumulate,
+                           ema_decay=config.optimizer.ema_decay, guard=config.train.nan_policy
+                           == "skip")
 
 
 def plain_step(config, system, optimizer: Optimizer) -> Callable | None:
-    """The same step of the same system, which keeps what `remat` would compute again; None where it has none."""
+    """The same step of the same system, which keeps what `remat` would compute again; None where it
+    has none."""
     plain = without_remat(getattr(system, "config", None))
     return None if plain is None else step_of(config, api.build(plain), optimizer)
 
 
 class CompiledStep:
-    """The train step, compiled ahead of time: it cannot compile again, a batch of another shape is an error.
+    """The train step, compiled ahead of time: it cannot compile again, a batch of another shape is
+    an error.
 
     Attributes:
       names: of the metrics vector.
       flops: of a step, from the jaxpr, with what remat computes again.
       model_flops: without it, which is what MFU counts.
-      kept_anyway: how many parts are to be computed again, but keep their values on this mesh's devices (see flops.barriers).
+      kept_anyway: how many parts are to be computed again, but keep their values on this mesh's
+        devices (see flops.barriers).
       memory: XLA's analysis or None.
       compile_seconds: of tracing and compiling.
     """
 
-    def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct], mesh: Mesh,
+    def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct],
+                 mesh: Mesh,
                  plain: Callable | None = None):
-        """`state` and `batch` are abstract and carry shardings (`abstract_state`, `abstract_batch`); arrays of the batch
-        without one get (data, fsdp). `plain`: see `plain_step`."""
+        """`state` and `batch` are abstract and carry shardings (`abstract_state`,
+        `abstract_batch`); arrays of the batch without one get (data, fsdp). `plain`: see
+        `plain_step`."""
         given = {k: v.sharding or batch_sharding(mesh) for k, v in batch.items()}
-        batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=given[k]) for k, v in batch.items()}
+        batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=given[k]) for k,
+                 v in batch.items()}
         with jax.set_mesh(mesh):  # what the network does to activations depends on it
             self._compile(train_step, state, batch, given, mesh)
             self.model_flops = count_flops(plain, state, batch) if plain else self.flops
@@ -139,9 +165,11 @@ class CompiledStep:
             self.names = tuple(sorted(metrics))
             for name in self.names:
                 if jnp.shape(metrics[name]) != ():
-                    raise UserError("a metric is not a scalar", where=f"metric {name!r} of the system's loss",
+                    raise UserError("a metric is not a scalar",
+                                    where=f"metric {name!r} of the system's loss",
                                     expected="shape ()", found=str(jnp.shape(metrics[name])))
-            return state, jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in self.names])
+            return state, jnp.stack([jnp.asarray(metrics[name], jnp.float32)
+                                     for name in self.names])
 
         places: Any = jax.tree.map(lambda x: x.sharding, state)
         start = time.perf_counter()
@@ -163,7 +191,8 @@ class CompiledStep:
             found = {k: (v.shape, v.dtype) for k, v in batch.items()}
             for name in sorted(self._shapes.keys() | found.keys()):
                 if self._shapes.get(name) != found.get(name):
-                    raise UserError("the loader yields another batch than the step was compiled for",
+                    raise UserError(
+                        "the loader yields another batch than the step was compiled for",
                                     where=f"batch[{name!r}]", expected=str(self._shapes.get(name)),
                                     found=str(found.get(name))) from error
             raise

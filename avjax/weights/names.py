@@ -1,7 +1,8 @@
 """Moving arrays along a name table, in both directions.
 
-A row is (published names, our path "a/b/c", (to ours, to theirs), layer). Several published arrays may make one of ours,
-side by side on axis 1; with a layer, ours is stacked along a leading layer axis.
+A row is (published names, our path "a/b/c", (to ours, to theirs), layer). Several published arrays
+may make one of ours, side by side on axis 1; with a layer, ours is stacked along a leading layer
+axis.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,14 +18,17 @@ Row = tuple[tuple[str, ...], str, tuple, int | None]
 
 
 def gather(state: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict:
-    """A state dict -> our parameters. UserError for an entry that is missing, does not fit or is left over."""
+    """A state dict -> our parameters. UserError for an entry that is missing, does not fit or is
+    left over."""
     params, left, stacked = {}, {name: np.asarray(value) for name, value in state.items()}, {}
     for names, ours, (to_ours, _), layer in rows:
         parts = []
         for name in names:
             if name not in left:
-                raise UserError("checkpoint entry missing", where=name, expected=f"an array for {ours}",
-                                hint="check that the config's kind and number of layers are the checkpoint's")
+                raise UserError("checkpoint entry missing", where=name,
+                                expected=f"an array for {ours}",
+                                hint="check that the config's kind and number of layers are the "
+                                "checkpoint's")
             value = left.pop(name)
             try:
                 parts.append(to_ours(value))
@@ -39,7 +43,8 @@ def gather(state: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict:
     for ours, values in stacked.items():
         put(params, ours, stack(values, ours))
     if left:
-        raise UserError("checkpoint entries left over", where=sorted(left)[0], found=f"{len(left)} unused entries",
+        raise UserError("checkpoint entries left over", where=sorted(left)[0],
+                        found=f"{len(left)} unused entries",
                         hint="check that the config is this checkpoint's")
     return params
 

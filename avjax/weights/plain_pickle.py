@@ -1,9 +1,10 @@
 """A pickle of plain data (PyTorch's checkpoints hold one), read without executing anything.
 
-A pickle may name any Python callable; here every global it names is looked up in one short table, and what is not in
-the table is refused by name, or, where the caller asks for that, stood for by a Foreign, which knows that name alone.
-Nothing that a pickle does outlives it: the table is made anew for each pickle, its entries are slotted objects, and
-state given to one (BUILD) is refused.
+A pickle may name any Python callable; here every global it names is looked up in one short table,
+and what is not in the table is refused by name, or, where the caller asks for that, stood for by a
+Foreign, which knows that name alone.
+Nothing that a pickle does outlives it: the table is made anew for each pickle, its entries are
+slotted objects, and state given to one (BUILD) is refused.
 """
 
 import io
@@ -14,19 +15,25 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.weights import dtypes
 
-WAY_OUT = "where PyTorch is installed, save only its tensors with safetensors.torch.save_file, and pass that file"
-TENSOR_MODULES = ("torch", "torch._utils", "torch._tensor", "torch.storage")  # what these name makes tensors
-OTHER_TENSORS = {  # without a numpy array: the global that shows them, how they are called, what to do
+WAY_OUT = ("where PyTorch is installed, save only its tensors with safetensors.torch.save_file, "
+           "and pass that file")
+# what these name makes tensors
+TENSOR_MODULES = ("torch", "torch._utils", "torch._tensor", "torch.storage")
+# without a numpy array: the global that shows them, how they are called, what to do
+OTHER_TENSORS = {
     "_rebuild_sparse_tensor": ("sparse", "save tensor.to_dense() instead"),
     "_rebuild_qtensor": ("quantised", "save tensor.dequantize() instead"),
     "_rebuild_nested_tensor": ("nested", "save tensor.to_padded_tensor(0) instead"),
-    "_rebuild_meta_tensor_no_storage": ("meta", "it has a shape and no numbers; save those of a loaded model"),
-    "_rebuild_wrapper_subclass": ("wrapped", "save tensor.dequantize() or, of a distributed one, tensor.full_tensor()"),
+    "_rebuild_meta_tensor_no_storage": ("meta", "it has a shape and no numbers; save those of a "
+                                        "loaded model"),
+    "_rebuild_wrapper_subclass": ("wrapped", "save tensor.dequantize() or, of a distributed one, "
+                                  "tensor.full_tensor()"),
     "complex32": ("complex32", "save tensor.to(torch.complex64) instead")}
 
 
 class Inert:
-    """Base of everything the pickle can hold on to: no attribute can be set, no state can be given."""
+    """Base of everything the pickle can hold on to: no attribute can be set, no state can be
+    given."""
 
     __slots__ = ()
 
@@ -61,12 +68,14 @@ class DType(Inert):
 
 
 class _NumpyDType(DType):
-    """numpy's `dtype("f4")`, made without its byte order, unit or fields, which come as its state."""
+    """numpy's `dtype("f4")`, made without its byte order, unit or fields, which come as its
+    state."""
 
     __slots__ = ()
 
     def __setstate__(self, state):
-        # (version, byte order, (base, shape) or None, names, {name: (dtype, offset)}, bytes, alignment, flags, unit)
+        # (version, byte order, (base, shape) or None, names, {name: (dtype, offset)}, bytes,
+        # alignment, flags, unit)
         _, order, sub, names, fields, size, *_ = state
         if names:
             made = {"names": list(names), "formats": [fields[name][0].dtype for name in names],
@@ -83,10 +92,11 @@ class _NumpyDType(DType):
 
 
 class Foreign(Inert):
-    """In place of another program's object (a config, a path): takes whatever the pickle gives it and keeps nothing.
+    """In place of another program's object (a config, a path): takes whatever the pickle gives it
+    and keeps nothing.
 
-    A global is a subclass of its own, for pickles demand a class to make objects of; what it was meant to do is neither
-    looked up nor called.
+    A global is a subclass of its own, for pickles demand a class to make objects of; what it was
+    meant to do is neither looked up nor called.
     """
 
     __slots__ = ()
@@ -117,7 +127,8 @@ class Storage(Inert):
 
 
 class Tensor(Inert):
-    """A strided window on a storage; the numbers are looked up once the whole pickle has been accepted."""
+    """A strided window on a storage; the numbers are looked up once the whole pickle has been
+    accepted."""
 
     __slots__ = ("conjugate", "dtype", "negative", "offset", "shape", "storage", "strides")
 
@@ -127,7 +138,8 @@ class Tensor(Inert):
         self.storage, self.offset = storage, int(offset)
         self.shape, self.strides = tuple(int(n) for n in shape), tuple(int(n) for n in strides)
         self.dtype = dtype.dtype if dtype else storage.dtype
-        metadata = metadata or {}  # torch puts off conjugation and negation: the storage holds the numbers before them
+        # torch puts off conjugation and negation: the storage holds the numbers before them
+        metadata = metadata or {}
         self.conjugate, self.negative = bool(metadata.get("conj")), bool(metadata.get("neg"))
 
 
@@ -194,8 +206,10 @@ def _tensor_v3(storage, offset, shape, strides, _requires_grad, _hooks, dtype, m
 
 
 def _typed(function, _type, args, _state):  # Tensor subclasses: Parameter, Buffer
-    if not isinstance(function, _Call) or not isinstance(_type, _Call):  # a type of its own may read its numbers its own way
-        raise pickle.UnpicklingError("a tensor rebuilt by something that is no allowed global, or into such a type")
+    # a type of its own may read its numbers its own way
+    if not isinstance(function, _Call) or not isinstance(_type, _Call):
+        raise pickle.UnpicklingError("a tensor rebuilt by something that is no allowed global, or "
+                                     "into such a type")
     return function(*args)
 
 
@@ -216,8 +230,9 @@ def _allowed() -> dict[tuple[str, str], Inert]:
         ("torch._utils", "_rebuild_tensor_v3"): _Call(_tensor_v3),
         ("torch._utils", "_rebuild_parameter"): _Call(lambda tensor, *_: tensor),
         ("torch._utils", "_rebuild_parameter_with_state"): _Call(lambda tensor, *_: tensor),
-        ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _Call(lambda tensor, *_: tensor),
-        ("torch._utils", "_rebuild_device_tensor_from_numpy"): _Call(lambda array, *_: array),
+        ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"):
+        _Call(lambda tensor, *_: tensor), ("torch._utils", "_rebuild_device_tensor_from_numpy"):
+        _Call(lambda array, *_: array),
         ("torch._tensor", "_rebuild_from_type_v2"): _Call(_typed),
         ("torch", "Size"): _Call(lambda sizes=(): tuple(sizes)),
         ("torch", "device"): _Call(lambda *parts: ":".join(str(p) for p in parts)),
@@ -236,10 +251,12 @@ def _allowed() -> dict[tuple[str, str], Inert]:
         table[(f"{core}.multiarray", "_reconstruct")] = _Call(lambda *_: Array())
         table[(f"{core}.multiarray", "scalar")] = _Call(_scalar)
         table[(f"{core}.numeric", "_frombuffer")] = _Call(_array)
-    for name in ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "numpy.ndarray",
-                 "numpy.matrix", "numpy.memmap", "numpy.record", "numpy.recarray", "numpy.rec.recarray",
-                 "builtins.dict", "builtins.list", "builtins.int", "builtins.float", "builtins.str"):
-        table[tuple(name.rsplit(".", 1))] = _Call(_refused_call(name))  # kinds that others are told to make
+    for name in ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer",
+                 "numpy.ndarray", "numpy.matrix", "numpy.memmap", "numpy.record", "numpy.recarray",
+                 "numpy.rec.recarray", "builtins.dict", "builtins.list", "builtins.int",
+                 "builtins.float", "builtins.str"):
+        # kinds that others are told to make
+        table[tuple(name.rsplit(".", 1))] = _Call(_refused_call(name))
     table |= {("torch", name): DType(dtype) for name, dtype in dtypes.TORCH.items()}
     table |= {("ml_dtypes", name): DType(dtype) for name, dtype in dtypes.ML_DTYPES.items()}
     for name, dtype in dtypes.STORAGES.items():
@@ -249,8 +266,9 @@ def _allowed() -> dict[tuple[str, str], Inert]:
 
 
 class Unpickler(pickle.Unpickler):
-    """`load()` gives the pickle's value, with Tensor, Array and DType in it, and with `foreign` Foreign too. UserError: a
-    global that is not allowed; with `foreign`, only one of those that make tensors."""
+    """`load()` gives the pickle's value, with Tensor, Array and DType in it, and with `foreign`
+    Foreign too. UserError: a global that is not allowed; with `foreign`, only one of those that
+    make tensors."""
 
     def __init__(self, data: bytes, path: str, foreign: bool = False):
         super().__init__(io.BytesIO(data), encoding="utf-8")
@@ -262,12 +280,15 @@ class Unpickler(pickle.Unpickler):
             return self._table[(module, name)]
         if module in ("torch", "torch._utils") and name in OTHER_TENSORS:
             kind, hint = OTHER_TENSORS[name]
-            raise UserError(f"the checkpoint holds a {kind} tensor, which is not read", where=self._path,
-                            expected="dense tensors", found=f"{module}.{name}", hint=hint)
+            raise UserError(f"the checkpoint holds a {kind} tensor, which is not read",
+                            where=self._path, expected="dense tensors", found=f"{module}.{name}",
+                            hint=hint)
         if self._foreign and module not in TENSOR_MODULES:
             return type("Foreign", (Foreign,), {"__slots__": (), "name": f"{module}.{name}"})
-        raise UserError("the checkpoint holds an object that is not plain data; it was not executed",
-                        where=self._path, expected="tensors, numpy arrays, numbers, text and containers of them",
+        raise UserError(
+            "the checkpoint holds an object that is not plain data; it was not executed",
+                        where=self._path, expected="tensors, numpy arrays, numbers, text and "
+                                                   "containers of them",
                         found=f"{module}.{name}", hint=WAY_OUT)
 
     def persistent_load(self, pid):

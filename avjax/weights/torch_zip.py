@@ -1,7 +1,8 @@
-"""PyTorch's zip checkpoints (`.pt`, `.pth`, `.ckpt` of torch >= 1.6), read without PyTorch and without executing them.
+"""PyTorch's zip checkpoints (`.pt`, `.pth`, `.ckpt` of torch >= 1.6), read without PyTorch and
+without executing them.
 
-Such a file is a zip of one pickle (`data.pkl`, see avjax/weights/plain_pickle.py) and one raw file a storage
-(`data/<key>`).
+Such a file is a zip of one pickle (`data.pkl`, see avjax/weights/plain_pickle.py) and one raw file
+a storage (`data/<key>`).
 """
 
 import io
@@ -15,11 +16,13 @@ from avjax.errors import UserError
 from avjax.weights.dtypes import FLOAT4, unpack_float4
 from avjax.weights.plain_pickle import WAY_OUT, Array, DType, Foreign, Inert, Tensor, Unpickler
 
-LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of torch < 1.6: its magic number
+# the first pickle of torch < 1.6: its magic number
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class _Storages:
-    """The zip's raw storages (torch does not compress them), each checked against its CRC once, if it has one."""
+    """The zip's raw storages (torch does not compress them), each checked against its CRC once, if
+    it has one."""
 
     def __init__(self, archive: zipfile.ZipFile, content: np.ndarray, prefix: str, where: str):
         self._archive, self._content, self._prefix, self._where = archive, content, prefix, where
@@ -42,15 +45,18 @@ class _Storages:
         with self._archive.open(info):  # checks the entry's local header against the directory
             pass
         head = self._content[info.header_offset + 26:info.header_offset + 30]
-        start = info.header_offset + 30 + sum(int(size) for size in head.view("<u2"))  # the name and extra fields
+        # the name and extra fields
+        start = info.header_offset + 30 + sum(int(size) for size in head.view("<u2"))
         data = self._content[start:start + info.file_size]
         if info.CRC is not None:
             crc = 0
             for i in range(0, len(data), 1 << 24):
                 crc = zlib.crc32(data[i:i + (1 << 24)], crc)
             if crc != info.CRC:
-                raise UserError("the checkpoint is corrupt", where=f"{self._where}, entry {info.filename}",
-                                expected=f"CRC {info.CRC:08x}", found=f"{crc:08x}", hint="fetch the file again")
+                raise UserError("the checkpoint is corrupt",
+                                where=f"{self._where}, entry {info.filename}",
+                                expected=f"CRC {info.CRC:08x}", found=f"{crc:08x}",
+                                hint="fetch the file again")
         return data
 
     def tensor(self, t: Tensor) -> np.ndarray:
@@ -58,13 +64,17 @@ class _Storages:
         size = t.dtype.itemsize
         if len(t.shape) != len(t.strides) or min((t.offset, *t.shape, *t.strides)) < 0:
             raise ValueError(f"tensor of shape {t.shape} with strides {t.strides} at {t.offset}")
-        kind = np.dtype(f"u{size}") if t.dtype.isbuiltin == 2 else t.dtype  # ml_dtypes' have no byte order
+        # ml_dtypes' have no byte order
+        kind = np.dtype(f"u{size}") if t.dtype.isbuiltin == 2 else t.dtype
         if 0 in t.shape:
             array = np.zeros(t.shape, kind)
         else:
-            array = np.ndarray(t.shape, kind.newbyteorder(self._order), self.raw(t.storage.key), t.offset * size,
+            array = np.ndarray(t.shape, kind.newbyteorder(self._order), self.raw(t.storage.key),
+                               t.offset * size,
                                [s * size for s in t.strides])
-        array = unpack_float4(array) if t.dtype == FLOAT4 else array.astype(kind, copy=False).view(t.dtype)
+        array = unpack_float4(array) if t.dtype == FLOAT4 else array.astype(kind,
+                                                                            copy=False).view(
+                                                                                t.dtype)
         if t.conjugate:
             array = array.conj()
         if t.negative:
@@ -82,7 +92,8 @@ def _finish(value, storages: _Storages, foreign: bool):
     if isinstance(value, DType):
         return str(value.dtype)
     if isinstance(value, dict):
-        return {_finish(k, storages, foreign): _finish(v, storages, foreign) for k, v in value.items()}
+        return {_finish(k, storages, foreign): _finish(v, storages, foreign) for k,
+                v in value.items()}
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(_finish(v, storages, foreign) for v in value)
     if isinstance(value, type) and issubclass(value, Foreign):  # the global itself
@@ -97,11 +108,15 @@ def _finish(value, storages: _Storages, foreign: bool):
 def _check_start(head: bytes, path: str) -> None:
     if LEGACY_MAGIC in head[:64] or head[257:262] == b"ustar":
         raise UserError("this checkpoint uses PyTorch's format from before version 1.6", where=path,
-                        expected="a zip file", found="a tar" if head[257:262] == b"ustar" else "a bare pickle",
-                        hint="where PyTorch is installed: torch.save(torch.load(FILE, weights_only=True), NEW_FILE)")
+                        expected="a zip file", found="a tar" if head[257:262] == b"ustar"
+                        else "a bare pickle", hint="where PyTorch is installed: "
+                                                   "torch.save(torch.load(FILE, "
+                                                   "weights_only=True), NEW_FILE)")
     if not head.startswith(b"PK"):
-        raise UserError("not a PyTorch checkpoint", where=path, expected="a zip file (torch >= 1.6)",
-                        found=f"a file that starts with {head[:8]!r}" if head else "an empty file", hint=WAY_OUT)
+        raise UserError("not a PyTorch checkpoint", where=path,
+                        expected="a zip file (torch >= 1.6)",
+                        found=f"a file that starts with {head[:8]!r}" if head else "an empty file",
+                        hint=WAY_OUT)
 
 
 def _find_pickle(archive: zipfile.ZipFile, path: str) -> str:
@@ -110,12 +125,14 @@ def _find_pickle(archive: zipfile.ZipFile, path: str) -> str:
     if len(pickles) != 1 or any(n.endswith("/constants.pkl") for n in names):
         script = any("/code/" in n for n in names)
         raise UserError("not a PyTorch state file", where=path, expected="a zip with one data.pkl",
-                        found="a TorchScript program" if script else f"{len(names)} other entries", hint=WAY_OUT)
+                        found="a TorchScript program" if script else f"{len(names)} other entries",
+                        hint=WAY_OUT)
     return pickles[0]
 
 
 def _forget_absent_crcs(archive: zipfile.ZipFile) -> None:
-    """torch.serialization.set_crc32_options(False) writes every CRC as 0; zipfile checks none that is None."""
+    """torch.serialization.set_crc32_options(False) writes every CRC as 0; zipfile checks none that
+    is None."""
     entries = [info for info in archive.infolist() if info.file_size]
     if all(info.CRC == 0 for info in entries):
         for info in entries:
@@ -123,12 +140,13 @@ def _forget_absent_crcs(archive: zipfile.ZipFile) -> None:
 
 
 def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
-    """Whatever was given to `torch.save`, with numpy arrays for tensors (bfloat16 as ml_dtypes.bfloat16), and if
-    `foreign`, a plain_pickle.Foreign for whatever is not plain data.
+    """Whatever was given to `torch.save`, with numpy arrays for tensors (bfloat16 as
+    ml_dtypes.bfloat16), and if `foreign`, a plain_pickle.Foreign for whatever is not plain data.
 
-    Large files are memory-mapped: an array costs memory only once it is used. With `data`, the file's content (a member
-    of a tar, say), nothing is opened and `path` only names it in errors. UserError: not such a file, truncated or
-    corrupt, or holding anything but plain data without `foreign` (nothing of it was executed).
+    Large files are memory-mapped: an array costs memory only once it is used. With `data`, the
+    file's content (a member of a tar, say), nothing is opened and `path` only names it in errors.
+    UserError: not such a file, truncated or corrupt, or holding anything but plain data without
+      `foreign` (nothing of it was executed).
     """
     with open(path, "rb") if data is None else io.BytesIO(data) as file:
         _check_start(file.read(512), path)
@@ -137,14 +155,20 @@ def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
             name = _find_pickle(archive, path)
             _forget_absent_crcs(archive)
             tree = Unpickler(archive.read(name), path, foreign).load()
-            # one map a file: each holds a file descriptor, and a checkpoint may have thousands of storages
-            content = np.memmap(path, np.uint8, "r") if data is None else np.frombuffer(data, np.uint8)
-            return _finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path), foreign)
+            # one map a file: each holds a file descriptor, and a checkpoint may have thousands of
+            # storages
+            content = np.memmap(path, np.uint8,
+                                "r") if data is None else np.frombuffer(data, np.uint8)
+            return _finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path),
+                           foreign)
     except (zipfile.BadZipFile, zlib.error) as error:
-        raise UserError("the checkpoint is truncated or corrupt", where=path, expected="a whole zip file",
-                        found=str(error), hint="fetch the file again and compare its size") from error
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError,
-            RecursionError, OverflowError, NotImplementedError, MemoryError) as error:
-        raise UserError("the checkpoint's pickle is not understood; it was not executed", where=path,
-                        expected="tensors, numpy arrays, numbers, text and containers of them",
+        raise UserError("the checkpoint is truncated or corrupt", where=path,
+                        expected="a whole zip file", found=str(error),
+                        hint="fetch the file again and compare its size") from error
+    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError, TypeError,
+            AttributeError, RecursionError, OverflowError, NotImplementedError,
+            MemoryError) as error:
+        raise UserError("the checkpoint's pickle is not understood; it was not executed",
+                        where=path, expected="tensors, numpy arrays, numbers, text and containers "
+                                             "of them",
                         found=f"{type(error).__name__}: {error}", hint=WAY_OUT) from error

@@ -1,1 +1,2 @@
-"""Clips -> what one system reads: a file a family of systems, each with `extract(clips_dir, out_dir, **options)`."""
+"""Clips -> what one system reads: a file a family of systems, each with `extract(clips_dir,
+out_dir, **options)`."""

@@ -1,13 +1,16 @@
 """Feature shards -> fixed-shape batches with Grain's Dataset API.
 
-A System either trains on random segments of a fixed length, or (System.rows) on whole examples packed into rows.
+A System either trains on random segments of a fixed length, or (System.rows) on whole examples
+packed into rows.
 
-Batch k is a pure function of (seed, k): every position of an endless shuffled stream has its own random generator for
-the crop, hosts take consecutive shares of a batch *after* crop and batching are defined, and threads only prefetch. So
-the position is one integer, the order does not depend on hosts or threads, and a run may resume on other hardware.
+Batch k is a pure function of (seed, k): every position of an endless shuffled stream has its own
+random generator for the crop, hosts take consecutive shares of a batch *after* crop and batching
+are defined, and threads only prefetch. So the position is one integer, the order does not depend on
+hosts or threads, and a run may resume on other hardware.
 
-Splits are the dataset's own (by recording or identity). Nothing here slices after a shuffle: Grain reshuffles every
-epoch, so such a slice would leak the other part from epoch two on (google/grain#1200).
+Splits are the dataset's own (by recording or identity). Nothing here slices after a shuffle: Grain
+reshuffles every epoch, so such a slice would leak the other part from epoch two on
+(google/grain#1200).
 """
 
 import zlib
@@ -30,7 +33,8 @@ class Loader(Iterator):
     """Endless batches; see `make_loader`. Close it (or use `with`) to stop its threads."""
 
     def __init__(self, batches: grain.MapDataset, threads: int):
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH if threads else 0)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH if threads
+                                    else 0)
         self._iterator = iter(batches.to_iter_dataset(options))
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -42,7 +46,8 @@ class Loader(Iterator):
 
     def set_state(self, state: Mapping[str, int]) -> None:
         """Continues at batch `state["next_index"]`, without reading those before it."""
-        self._iterator.set_state({**self._iterator.get_state(), "next_index": int(state["next_index"])})
+        self._iterator.set_state({**self._iterator.get_state(),
+                                  "next_index": int(state["next_index"])})
 
     def close(self) -> None:
         """Stops the reader threads."""
@@ -55,8 +60,8 @@ class Loader(Iterator):
         self.close()
 
 
-def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int, segment: int, seed: int,
-                host: int = 0, num_hosts: int = 1, threads: int = 2) -> Loader:
+def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int, segment: int,
+                seed: int, host: int = 0, num_hosts: int = 1, threads: int = 2) -> Loader:
     """Shuffled, endless training batches.
 
     Args:
@@ -64,33 +69,39 @@ def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int
       split: one of its splits.
       system: whose `example_spec` names the features to read, and whose `rows`, if any, packs them.
       batch_size: rows a step over all hosts.
-      segment: frames of a random crop, where the system has no `rows`. Shorter examples are padded at the end by
-        repeating their last frame, with mask 0.
+      segment: frames of a random crop, where the system has no `rows`. Shorter examples are padded
+        at the end by repeating their last frame, with mask 0.
       seed: of order and crops.
-      host, num_hosts: this process and how many there are; host h gets examples [h*b, (h+1)*b) of every batch.
+      host, num_hosts: this process and how many there are; host h gets examples [h*b, (h+1)*b) of
+        every batch.
       threads: reader threads (0 reads in the caller).
 
     Returns:
-      An iterator over {name: array of this host's share} plus "example" (b,) uint32, the CRC-32 of the ids; with
-      `get_state`, `set_state` and `close`.
+      An iterator over {name: array of this host's share} plus "example" (b,) uint32, the CRC-32 of
+      the ids; with `get_state`, `set_state` and `close`.
 
     Raises:
       UserError: at once for anything that does not fit; from `next` for a corrupt record.
     """
     if num_hosts < 1 or not 0 <= host < num_hosts:
-        raise UserError("no such host", where="loader", expected=f"0 <= host < {num_hosts}", found=str(host))
+        raise UserError("no such host", where="loader", expected=f"0 <= host < {num_hosts}",
+                        found=str(host))
     if batch_size < 1 or batch_size % num_hosts:
         raise UserError("batch does not divide", where="config.data.batch_size",
-                        expected=f"a positive multiple of the {num_hosts} hosts", found=str(batch_size),
+                        expected=f"a positive multiple of the {num_hosts} hosts",
+                        found=str(batch_size),
                         hint=f"use {max(1, round(batch_size / num_hosts)) * num_hosts}")
     if segment < 1:
-        raise UserError("segment too short", where="config.data.segment", expected=">= 1 frame", found=str(segment))
+        raise UserError("segment too short", where="config.data.segment", expected=">= 1 frame",
+                        found=str(segment))
     names = check_features(dataset, system.example_spec)
     source = dataset.source(split, ("id", *names))
     sequences = _sequences(dataset, names)
     if system.rows is not None:
-        rows = PackedRows(source, dataset.lengths(split, sorted(sequences)), system.rows, seed, str(dataset.dir))
-        return Loader(grain.MapDataset.source(rows).batch(batch_size // num_hosts)[host::num_hosts], threads)
+        rows = PackedRows(source, dataset.lengths(split, sorted(sequences)), system.rows, seed,
+                          str(dataset.dir))
+        return Loader(grain.MapDataset.source(rows).batch(batch_size // num_hosts)[host::num_hosts],
+                      threads)
     _check_one_clock(dataset, names)
     with_mask = MASK in system.batch_spec
 
@@ -98,38 +109,46 @@ def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int
         length = _length(example, sequences, dataset)
         start = int(rng.integers(max(length - segment, 0) + 1))
         example_id = zlib.crc32(example.pop("id").encode())
-        example = {n: _fit(v[start:start + segment], segment) if n in sequences else v for n, v in example.items()}
+        example = {n: _fit(v[start:start + segment], segment) if n in sequences else v for n,
+                   v in example.items()}
         if with_mask:
             example[MASK] = (np.arange(segment) < length).astype(np.float32)
         return example | {EXAMPLE: np.uint32(example_id)}
 
-    # Endless for all purposes; Grain's own `repeat(None)` overflows when the batches of one example are sliced.
+    # Endless for all purposes; Grain's own `repeat(None)` overflows when the batches of one example
+    # are sliced.
     stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(2**50 // len(source))
     batches = stream.random_map(crop).batch(batch_size // num_hosts)[host::num_hosts]
     return Loader(batches, threads)
 
 
 def check_features(dataset: Dataset, example_spec: Mapping[str, Spec]) -> tuple[str, ...]:
-    """The features of `example_spec` to read; UserError unless names, shapes, dtypes, rates and recipes all agree."""
+    """The features of `example_spec` to read; UserError unless names, shapes, dtypes, rates and
+    recipes all agree."""
     names, where = tuple(example_spec), str(dataset.dir)
     for name in names:
         spec, feature = example_spec[name], dataset.features.get(name)
         if feature is None:
-            raise UserError(f"the model needs feature {name!r}", where=where, expected=f"{spec.meaning} {spec.shape}",
+            raise UserError(f"the model needs feature {name!r}", where=where,
+                            expected=f"{spec.meaning} {spec.shape}",
                             found=f"features {', '.join(dataset.features)}",
                             hint="extract the dataset with it, or switch it off in config.system")
         shape = tuple(None if isinstance(d, str) else d for d in spec.shape[1:])
         if shape != feature.shape:
-            raise UserError(f"width of {name!r} differs", where=where, expected=f"{shape} (config.system)",
+            raise UserError(f"width of {name!r} differs", where=where,
+                            expected=f"{shape} (config.system)",
                             found=f"{feature.shape} (dataset)",
-                            hint=f"set the model's size of {name!r} to the dataset's, or extract it again")
+                            hint=f"set the model's size of {name!r} to the dataset's, or extract "
+                            "it again")
         if np.dtype(spec.dtype) != feature.dtype:
-            raise UserError(f"dtype of {name!r} differs", where=where, expected=spec.dtype, found=feature.dtype,
+            raise UserError(f"dtype of {name!r} differs", where=where, expected=spec.dtype,
+                            found=feature.dtype,
                             hint="extract the dataset again")
         if spec.rate is not None and None in shape and (
                 feature.rate is None or abs(spec.rate - feature.rate) > 1e-6 * spec.rate):
-            raise UserError(f"frame rate of {name!r} differs", where=where, expected=f"{spec.rate} Hz",
-                            found=f"{feature.rate} Hz", hint="extract the dataset at the model's rate")
+            raise UserError(f"frame rate of {name!r} differs", where=where,
+                            expected=f"{spec.rate} Hz", found=f"{feature.rate} Hz",
+                            hint="extract the dataset at the model's rate")
         _check_recipe(name, spec.recipe, dataset.recipes.get(name), where)
     return names
 
@@ -138,28 +157,35 @@ def _check_one_clock(dataset: Dataset, names: Iterable[str]) -> None:
     """A crop takes the same frames of every stream."""
     rates = {n: dataset.features[n].rate for n in _sequences(dataset, names)}
     if len(set(rates.values())) > 1:
-        raise UserError("streams have different time axes", where=str(dataset.dir), expected="one frame rate",
-                        found=str(rates), hint="train on extracted features (launch.extract), not on clips")
+        raise UserError("streams have different time axes", where=str(dataset.dir),
+                        expected="one frame rate", found=str(rates),
+                        hint="train on extracted features (launch.extract), not on clips")
 
 
-def check_recipes(dataset: Dataset, trained_on: Mapping[str, dict], names: Iterable[str], model) -> None:
-    """UserError unless the features are made as those that `model` (a path, for the message) was trained on."""
+def check_recipes(dataset: Dataset, trained_on: Mapping[str, dict], names: Iterable[str],
+                  model) -> None:
+    """UserError unless the features are made as those that `model` (a path, for the message) was
+    trained on."""
     for name in names:
-        _check_recipe(name, trained_on.get(name), dataset.recipes.get(name), f"{dataset.dir} and {model}")
+        _check_recipe(name, trained_on.get(name), dataset.recipes.get(name),
+                      f"{dataset.dir} and {model}")
 
 
 def _check_recipe(name: str, expected: dict | None, found: dict | None, where: str) -> None:
     if expected is None or (found is not None and recipe_hash(expected) == recipe_hash(found)):
         return
-    differing = [k for k in sorted({*expected, *(found or {})}) if expected.get(k) != (found or {}).get(k)]
+    differing = [k for k in sorted({*expected, *(found or {})})
+                 if expected.get(k) != (found or {}).get(k)]
 
     def show(recipe):
         if recipe is None:
             return "no recipe"
-        return recipe_hash(recipe) + " " + ", ".join(f"{k}={str(recipe.get(k))[:40]}" for k in differing[:6])
+        return recipe_hash(recipe) + " " + ", ".join(f"{k}={str(recipe.get(k))[:40]}"
+                                                     for k in differing[:6])
 
-    raise UserError(f"recipe of {name!r} differs", where=where, expected=show(expected), found=show(found),
-                    hint="extract the dataset with the model's recipe, or train a model for this one")
+    raise UserError(f"recipe of {name!r} differs", where=where, expected=show(expected),
+                    found=show(found), hint="extract the dataset with the model's recipe, or train "
+                                            "a model for this one")
 
 
 def _sequences(dataset: Dataset, names: Iterable[str]) -> frozenset[str]:
@@ -173,7 +199,8 @@ def _is_sequence(feature: Feature) -> bool:
 def _length(example: dict, sequences: frozenset[str], dataset: Dataset) -> int:
     lengths = {n: len(example[n]) for n in sequences}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
-        raise UserError("streams of an example differ in length", where=f"{dataset.dir}, example {example['id']!r}",
+        raise UserError("streams of an example differ in length",
+                        where=f"{dataset.dir}, example {example['id']!r}",
                         expected="the same number of frames, at least 1", found=str(lengths),
                         hint="extract the dataset again")
     return next(iter(lengths.values()), 0)

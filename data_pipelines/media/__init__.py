@@ -1,7 +1,7 @@
 """Sound and pictures out of files, by timestamps (write_media.py writes them).
 
-What reads them lives in modules of its own, whose functions are named here: `containers` (what is in a file, its
-clock), `sound`, `video` and `whole` (is it all there?).
+What reads them lives in modules of its own, whose functions are named here: `containers` (what is
+in a file, its clock), `sound`, `video` and `whole` (is it all there?).
 """
 
 from data_pipelines.media import sound
@@ -11,6 +11,7 @@ from data_pipelines.media.video import frames_at, iterate_video, video_times
 from data_pipelines.media.whole import check_riff, check_whole
 
 read_sound = sound.read
-__all__ = ["AUDIO_SUFFIXES", "VIDEO_SUFFIXES", "MediaError", "Probe", "Sound", "Stream", "check_riff", "check_whole",
-           "first_time", "frames_at", "iterate_video", "probe", "read_audio", "read_sound", "say",
+__all__ = ["AUDIO_SUFFIXES", "VIDEO_SUFFIXES", "MediaError", "Probe", "Sound", "Stream",
+           "check_riff", "check_whole", "first_time", "frames_at", "iterate_video", "probe",
+           "read_audio", "read_sound", "say",
            "video_times"]

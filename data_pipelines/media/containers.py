@@ -1,7 +1,8 @@
 """Media files: what is in them, and their packets on one clock.
 
-Everything is on the container's own clock, in seconds: a stream that starts late starts late here too. Headers only say
-which streams there are; times are those of what was decoded (`sound`, `video`), because headers estimate and round.
+Everything is on the container's own clock, in seconds: a stream that starts late starts late here
+too. Headers only say which streams there are; times are those of what was decoded (`sound`,
+`video`), because headers estimate and round.
 """
 
 import contextlib
@@ -13,12 +14,16 @@ import av
 from avjax.errors import UserError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".flv", ".3gp", ".mpg",
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".flv",
+                  ".3gp", ".mpg",
                   ".mpeg", ".wmv")
-# Formats without timestamps: their demuxers count bytes, and nothing says how much padding a coder put in front.
+# Formats without timestamps: their demuxers count bytes, and nothing says how much padding a coder
+# put in front.
 UNTIMED = ("mp3", "aac", "ac3", "eac3")
-_BACK, _JUMP = 1.0, 10.0  # seconds by which a stream's clock goes back, or ahead, only where another file begins
-_JOINABLE = ("mpegts", "mpeg")  # formats that people join with `cat`, so that also a leap ahead is a new file
+# seconds by which a stream's clock goes back, or ahead, only where another file begins
+_BACK, _JUMP = 1.0, 10.0
+# formats that people join with `cat`, so that also a leap ahead is a new file
+_JOINABLE = ("mpegts", "mpeg")
 _LOST = 0.25  # seconds that may be undecodable
 
 
@@ -32,10 +37,12 @@ class MediaError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """What the container declares about its first video or audio stream. Times in seconds on the container's clock."""
+    """What the container declares about its first video or audio stream. Times in seconds on the
+    container's clock."""
 
     start: float
-    duration: float | None  # None where the container does not say; often an estimate: no reason to refuse a file
+    # None where the container does not say; often an estimate: no reason to refuse a file
+    duration: float | None
     rate: float  # average frames, or samples, a second
     width: int = 0
     height: int = 0
@@ -47,13 +54,15 @@ class Probe:
     audio: Stream | None
 
 
-# Tags that are no UTF-8 are no reason to refuse a recording: PyAV 19 reads any, and knows the option no more.
+# Tags that are no UTF-8 are no reason to refuse a recording: PyAV 19 reads any, and knows the
+# option no more.
 _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @contextlib.contextmanager
 def opened(path, link: bytes | None = None):
-    """The open container; what FFmpeg says against the file becomes a MediaError. `link`: one of `links`."""
+    """The open container; what FFmpeg says against the file becomes a MediaError. `link`: one of
+    `links`."""
     try:
         container = av.open(str(path) if link is None else io.BytesIO(link), **_LENIENT)
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -63,7 +72,8 @@ def opened(path, link: bytes | None = None):
 
 
 def links(path) -> list[bytes | None]:
-    """The files that a chained Ogg file (recorded radio, files joined end to end) consists of; [None] for any other.
+    """The files that a chained Ogg file (recorded radio, files joined end to end) consists of;
+    [None] for any other.
 
     FFmpeg 8.1 ends at a link with other parameters than the first one's.
     """
@@ -77,7 +87,8 @@ def links(path) -> list[bytes | None]:
         return [None]
     starts, at, before = [], 0, False
     while at + 27 <= len(data) and data[at : at + 4] == b"OggS":
-        first = bool(data[at + 5] & 2)  # the first page of a stream; those of one link follow each other
+        # the first page of a stream; those of one link follow each other
+        first = bool(data[at + 5] & 2)
         if first and not before:
             starts.append(at)
         before = first
@@ -96,7 +107,8 @@ def unreadable(path, error) -> MediaError:
 
 def moving(container) -> list:
     """Video streams; cover art of a sound file does not count."""
-    return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    return [s for s in container.streams.video if not s.disposition
+            & av.stream.Disposition.attached_pic]
 
 
 def first(streams):
@@ -105,18 +117,21 @@ def first(streams):
 
 
 def pictures(container, path):
-    """The video stream to use, or None. Raises MediaError("unreadable") when there are only such as nobody decodes."""
+    """The video stream to use, or None. Raises MediaError("unreadable") when there are only such as
+    nobody decodes."""
     return _usable(moving(container), path)
 
 
 def sound(container, path):
-    """The audio stream to use, or None. Raises MediaError("unreadable") when there are only such as nobody decodes."""
+    """The audio stream to use, or None. Raises MediaError("unreadable") when there are only such as
+    nobody decodes."""
     return _usable(container.streams.audio, path)
 
 
 def _usable(streams, path):
     if streams and first(streams) is None:
-        raise MediaError("unreadable", path, expected=f"a {streams[0].type} codec that FFmpeg decodes",
+        raise MediaError("unreadable", path, expected=f"a {streams[0].type} codec that FFmpeg "
+                                                      "decodes",
                          found="one that it does not know", hint="convert it to H.264 and AAC")
     return first(streams)
 
@@ -132,14 +147,17 @@ def probe(path) -> Probe:
                 duration = container.duration / av.time_base
             return start, duration
         video, audio = first(moving(container)), first(container.streams.audio)
-        return Probe(video and Stream(*times(video), float(video.average_rate or 0), video.width, video.height),
+        return Probe(video and Stream(*times(video), float(video.average_rate or 0), video.width,
+                                      video.height),
                      audio and Stream(*times(audio), float(audio.rate)))
 
 
 def decoded(container, stream, path):
-    """Yields the frames of `stream` on one clock. Raises MediaError: "unreadable", "truncated", "damaged".
+    """Yields the frames of `stream` on one clock. Raises MediaError: "unreadable", "truncated",
+    "damaged".
 
-    A packet that cannot be decoded is left out; more than 0.25 s of them after the first frame are refused.
+    A packet that cannot be decoded is left out; more than 0.25 s of them after the first frame are
+    refused.
     """
     any_yet, lost, decode = False, 0.0, _decoder(stream)
     try:
@@ -157,12 +175,15 @@ def decoded(container, stream, path):
         raise MediaError("truncated", path, found=str(error).splitlines()[0],
                          hint="copy or record it again") from None
     if lost > _LOST and container.format.name not in UNTIMED:
-        raise MediaError("damaged", path, expected=f"at most {_LOST} s of a {stream.type} stream lost",
-                         found=f"{lost:.2f} s that cannot be decoded", hint="copy or record it again")
+        raise MediaError("damaged", path, expected=f"at most {_LOST} s of a {stream.type} stream "
+                                                   "lost",
+                         found=f"{lost:.2f} s that cannot be decoded",
+                         hint="copy or record it again")
 
 
 def _decoder(stream):
-    """packet -> its frames. FFmpeg's own VP8 and VP9 leave the transparency of WebM out, libvpx reads it."""
+    """packet -> its frames. FFmpeg's own VP8 and VP9 leave the transparency of WebM out, libvpx
+    reads it."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if name is None or {k.lower(): v for k, v in stream.metadata.items()}.get("alpha_mode") != "1":
         return lambda packet: packet.decode()
@@ -171,7 +192,8 @@ def _decoder(stream):
 
 
 def head(container, stream):
-    """(first packet, first frame) of a stream that `decoded` has not been asked for yet; None where there is none."""
+    """(first packet, first frame) of a stream that `decoded` has not been asked for yet; None where
+    there is none."""
     start = None
     with contextlib.suppress(av.error.FFmpegError, OSError):
         for packet in _packets(container, stream):
@@ -183,10 +205,12 @@ def head(container, stream):
 
 
 def _packets(container, wanted):
-    """The packets of `wanted`, moved where the timestamps of any stream begin anew (files joined end to end).
+    """The packets of `wanted`, moved where the timestamps of any stream begin anew (files joined
+    end to end).
 
-    In AVI a packet has the time of its place in the file and no other; FFmpeg's guess at when its picture is shown is
-    wrong for H.264 with B-frames (FFmpeg 8.1), so the picture is given its place as its time: see `video`.
+    In AVI a packet has the time of its place in the file and no other; FFmpeg's guess at when its
+    picture is shown is wrong for H.264 with B-frames (FFmpeg 8.1), so the picture is given its
+    place as its time: see `video`.
     """
     used = [s for s in (first(moving(container)), first(container.streams.audio)) if s is not None]
     places = container.format.name == "avi" and wanted.type == "video"
@@ -194,7 +218,8 @@ def _packets(container, wanted):
     ticks = {s.index: float(s.time_base) for s in used}  # seconds
     shift, ends = 0.0, {}
     for packet in container.demux(used):
-        index = packet.stream.index  # not `stream_index`: that of the empty packets at the end is 0 (PyAV 18.1)
+        # not `stream_index`: that of the empty packets at the end is 0 (PyAV 18.1)
+        index = packet.stream.index
         stamp, tick = packet.pts if packet.dts is None else packet.dts, ticks[index]
         if stamp is not None:
             time = stamp * tick + shift

@@ -1,8 +1,9 @@
 """Sound out of any file: one channel, at one rate, every sample at its time.
 
-A file's sound is decoded into runs of one rate and one set of channels (joined files change both), each run is mixed
-down by `downmix`, and stretches of it are laid where their timestamps say: gaps are silent, and a stretch whose
-timestamps go faster or slower than its samples is stretched to them.
+A file's sound is decoded into runs of one rate and one set of channels (joined files change both),
+each run is mixed down by `downmix`, and stretches of it are laid where their timestamps say: gaps
+are silent, and a stretch whose timestamps go faster or slower than its samples is stretched to
+them.
 """
 
 import dataclasses
@@ -17,14 +18,20 @@ import soxr
 from data_pipelines.media import containers, downmix
 from data_pipelines.media.containers import MediaError
 
-_STEP = 0.015  # seconds: by so much and more, lasting, timestamps leave the count of samples at once: a gap or overlap
-_DRIFT = 0.004  # seconds by which they may leave it little by little before the sound is stretched to them
+# seconds: by so much and more, lasting, timestamps leave the count of samples at once: a gap or
+# overlap
+_STEP = 0.015
+# seconds by which they may leave it little by little before the sound is stretched to them
+_DRIFT = 0.004
 _ANCHOR = 2.0  # seconds of sound over which drift is measured: timestamps jitter
-_CHUNK, _MARGIN, _FINER = 1 << 18, 256, 4  # stretching: samples at a time, around them, and between each two
+# stretching: samples at a time, around them, and between each two
+_CHUNK, _MARGIN, _FINER = 1 << 18, 256, 4
 _LONGEST = 24 * 3600.0
-# Samples of padding that a coder puts in front of the sound, cut off where neither the file nor a timestamp says so:
-# LAME's and the decoder's of mp3, the first frame of AAC, what FFmpeg's encoders of the others declare.
-_PADDING = {"mp3": 1105, "mp3float": 1105, "aac": 1024, "mp2": 481, "mp2float": 481, "ac3": 256, "eac3": 256}
+# Samples of padding that a coder puts in front of the sound, cut off where neither the file nor a
+# timestamp says so: LAME's and the decoder's of mp3, the first frame of AAC, what FFmpeg's encoders
+# of the others declare.
+_PADDING = {"mp3": 1105, "mp3float": 1105, "aac": 1024, "mp2": 481, "mp2float": 481, "ac3": 256,
+            "eac3": 256}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +62,19 @@ class _Run:
     names: tuple[str, ...]
     statistics: downmix.Statistics
     counts: list[int] = dataclasses.field(default_factory=list)
-    times: list[float] = dataclasses.field(default_factory=list)  # seconds, NaN where a frame has none
-    mono: bytearray = dataclasses.field(default_factory=bytearray)  # float32; grows without a second copy
+    # seconds, NaN where a frame has none
+    times: list[float] = dataclasses.field(default_factory=list)
+    # float32; grows without a second copy
+    mono: bytearray = dataclasses.field(default_factory=bytearray)
     remarks: list[str] = dataclasses.field(default_factory=list)
 
 
-def read_audio(path, rate: int = 22050, start: float | None = None, end: float | None = None) -> np.ndarray:
+def read_audio(path, rate: int = 22050, start: float | None = None,
+               end: float | None = None) -> np.ndarray:
     """(N,) float32, one channel, at `rate`, from `start` to `end` seconds of the container's clock.
 
-    `start` defaults to the first sample's time, `end` to the last one's. N = round((end - start) * rate) when both are
-    given. What was mended is said on stderr. Raises MediaError as `read` does.
+    `start` defaults to the first sample's time, `end` to the last one's. N = round((end - start) *
+    rate) when both are given. What was mended is said on stderr. Raises MediaError as `read` does.
     """
     heard = read(path, rate)
     say(path, heard)
@@ -80,10 +90,12 @@ def say(path, heard: Sound) -> None:
 
 
 def read(path, rate: int = 22050) -> Sound:
-    """The whole sound of a file at `rate`. Raises MediaError: "no audio", "too short", "unreadable", "damaged"."""
+    """The whole sound of a file at `rate`. Raises MediaError: "no audio", "too short",
+    "unreadable", "damaged"."""
     pieces, remarks, after = [], [], 0.0
     for run in _decode(path):
-        pieces += [(at, _at_rate(x, run.rate, rate, drift)) for at, x, drift in _stretches(run, after)]
+        pieces += [(at, _at_rate(x, run.rate, rate, drift)) for at, x,
+                   drift in _stretches(run, after)]
         after = pieces[-1][0] + len(pieces[-1][1]) / rate
         remarks += run.remarks
     return _laid(path, pieces, rate, tuple(dict.fromkeys(remarks)))
@@ -118,8 +130,8 @@ def _lay(out: np.ndarray, x: np.ndarray, at: int) -> None:
 
 
 def _decode(path) -> list[_Run]:
-    """Runs with their mixed samples. Files of one channel are decoded once, others twice: an hour of six channels would
-    not fit into memory, and the mix depends on all of it."""
+    """Runs with their mixed samples. Files of one channel are decoded once, others twice: an hour
+    of six channels would not fit into memory, and the mix depends on all of it."""
     runs: list[_Run] = []
     for x_CN, rate, names, time in _frames(path):
         if not runs or (runs[-1].rate, runs[-1].names) != (rate, names):
@@ -143,7 +155,8 @@ def _decode(path) -> list[_Run]:
 
 
 def _frames(path):
-    """Yields ((C, N) float32, rate, names of the channels, time in seconds or NaN) without the coder's padding."""
+    """Yields ((C, N) float32, rate, names of the channels, time in seconds or NaN) without the
+    coder's padding."""
     end = 0.0
     for k, link in enumerate(containers.links(path)):
         with containers.opened(path, link) as container:
@@ -156,7 +169,8 @@ def _frames(path):
                 cut = min(padding, x_CN.shape[1])
                 padding -= cut
                 counted = frame.pts is None or container.format.name in containers.UNTIMED
-                time = math.nan if counted else float(frame.pts * frame.time_base) - moved + cut / rate
+                time = math.nan if counted else float(frame.pts
+                                                      * frame.time_base) - moved + cut / rate
                 if k and math.isfinite(time) and x_CN.shape[1] > cut:  # another file from here on
                     moved, time, k = moved + time - end, end, 0
                 if cut < x_CN.shape[1]:
@@ -165,30 +179,35 @@ def _frames(path):
 
 
 def _padding(path, link, container, stream) -> tuple[int, float]:
-    """Samples of a coder's padding that will be decoded, and seconds by which timestamps are late because of it.
+    """Samples of a coder's padding that will be decoded, and seconds by which timestamps are late
+    because of it.
 
-    Where timestamps are written, pictures go by the same clock, and nothing is to be done. Where they are not (sound
-    alone, and AVI), the padding is either cut off already and still counted by the clock, or it is decoded.
+    Where timestamps are written, pictures go by the same clock, and nothing is to be done. Where
+    they are not (sound alone, and AVI), the padding is either cut off already and still counted by
+    the clock, or it is decoded.
     """
     name, video = stream.codec_context.name, containers.first(containers.moving(container))
-    if name.startswith("pcm") or name in ("flac", "alac") or video is not None and container.format.name != "avi":
+    if name.startswith("pcm") or name in ("flac",
+                                          "alac") or video is not None and container.format.name != "avi":
         return 0, 0.0
     hole = _hole(path) if video is not None else 0.0
     with containers.opened(path, link) as again:
         packet, frame = containers.head(again, containers.sound(again, path))
         if frame is None or packet.pts is None or packet.pts < 0:
             return 0, 0.0
-        cut_off = max(0.0, float((frame.pts or 0) * frame.time_base - packet.pts * packet.time_base))
+        cut_off = max(0.0,
+                      float((frame.pts or 0) * frame.time_base - packet.pts * packet.time_base))
         if cut_off:
             return 0, cut_off
-        padding = frame.samples if name == "aac" else _PADDING.get(name, 0)  # one frame of AAC, however long
+        # one frame of AAC, however long
+        padding = frame.samples if name == "aac" else _PADDING.get(name, 0)
         seconds = padding / frame.sample_rate
         return padding, seconds - (hole if hole < seconds + 0.05 else 0.0)
 
 
 def _hole(path) -> float:
-    """Seconds of empty places in front of the second picture of an AVI: FFmpeg's way to delay pictures by the padding of
-    the sound, in whole frames (seen with FFmpeg 8.1)."""
+    """Seconds of empty places in front of the second picture of an AVI: FFmpeg's way to delay
+    pictures by the padding of the sound, in whole frames (seen with FFmpeg 8.1)."""
     with containers.opened(path) as container:
         video = containers.first(containers.moving(container))
         places = [p.dts for p in itertools.islice((p for p in container.demux(video) if p.size), 2)]
@@ -196,13 +215,17 @@ def _hole(path) -> float:
 
 
 def _stretches(run: _Run, after: float):
-    """Yields (time of its first sample, samples, drift) of stretches without a gap: drift is None, or the seconds from
-    the beginning and the seconds by which these samples are late, at increasing points."""
-    counts, times, x = np.array(run.counts), np.array(run.times), np.frombuffer(run.mono, np.float32)
+    """Yields (time of its first sample, samples, drift) of stretches without a gap: drift is None,
+    or the seconds from the beginning and the seconds by which these samples are late, at increasing
+    points."""
+    counts, times, x = np.array(run.counts), np.array(run.times), np.frombuffer(run.mono,
+                                                                                np.float32)
     known = np.isfinite(times)
     counted = (np.cumsum(counts) - counts) / run.rate
-    late = np.interp(counted, counted[known], (times - counted)[known]) if known.any() else np.full(len(times), after)
-    steady = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(late, 2, mode="edge"), 5), axis=1)
+    late = np.interp(counted, counted[known],
+                     (times - counted)[known]) if known.any() else np.full(len(times), after)
+    steady = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(late, 2, mode="edge"), 5),
+                       axis=1)
     cuts = np.flatnonzero(np.abs(np.diff(steady)) > _STEP) + 1
     for a, b in zip([0, *cuts], [*cuts, len(late)], strict=True):
         begin = round(counted[a] * run.rate)
@@ -215,7 +238,8 @@ def _stretches(run: _Run, after: float):
         if np.ptp(moved) < _DRIFT:
             yield counted[a] + np.median(late[a:b]), here, None
             continue
-        ends = np.array([0.0, len(here) / run.rate])  # beyond the outermost points as between the two next to them
+        # beyond the outermost points as between the two next to them
+        ends = np.array([0.0, len(here) / run.rate])
         slopes = np.diff(moved[[0, 1, -2, -1]])[::2] / np.diff(point[[0, 1, -2, -1]])[::2]
         outer = moved[[0, -1]] + slopes * (ends - point[[0, -1]])
         point, moved = np.r_[ends[0], point, ends[1]], np.r_[outer[0], moved, outer[1]]
@@ -241,8 +265,10 @@ def _at_rate(x: np.ndarray, native: int, rate: int, drift) -> np.ndarray:
 
 def _samples(frame) -> np.ndarray:
     """(C, N) float32 of a decoded frame."""
-    if frame.format.is_planar and frame.layout.nb_channels >= 8:  # PyAV 18.1 takes what lies behind them for a ninth
-        frame, = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    # PyAV 18.1 takes what lies behind them for a ninth
+    if frame.format.is_planar and frame.layout.nb_channels >= 8:
+        frame, = av.AudioResampler(frame.format.packed, frame.layout,
+                                   frame.sample_rate).resample(frame)
     x = frame.to_ndarray()
     x_CN = x if frame.format.is_planar else x.reshape(-1, frame.layout.nb_channels).T
     if x.dtype.kind == "f":

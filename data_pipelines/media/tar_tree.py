@@ -1,8 +1,10 @@
-"""A folder whose files may still be inside `shards/*.tar`: one way to read either, without extracting anything.
+"""A folder whose files may still be inside `shards/*.tar`: one way to read either, without
+extracting anything.
 
-A file on disk wins over a member of the same name; of members of the same name the last one wins, as when the shards are
-extracted in order. What must not be extracted (absolute names, "..", links, devices) is never indexed, so it cannot be
-read either. The index takes 22 bytes a member: a name is kept as a 64-bit hash.
+A file on disk wins over a member of the same name; of members of the same name the last one wins,
+as when the shards are extracted in order. What must not be extracted (absolute names, "..", links,
+devices) is never indexed, so it cannot be read either. The index takes 22 bytes a member: a name is
+kept as a 64-bit hash.
 """
 
 import hashlib
@@ -20,17 +22,20 @@ _ENTRY = np.dtype([("name", "<u8"), ("shard", "<u2"), ("offset", "<u8"), ("size"
 
 
 def clean(name: str) -> str | None:
-    """A relative path in one spelling ("./a//b" is "a/b"); None for what leads out of the folder."""
+    """A relative path in one spelling ("./a//b" is "a/b"); None for what leads out of the
+    folder."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     unsafe = name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or not parts
     return None if unsafe or ":" in parts[0] else "/".join(parts)
 
 
 class TarTree:
-    """`TarTree(root)` indexes root/shards/*.tar once; `read` then gives any file's bytes. Threads may share it.
+    """`TarTree(root)` indexes root/shards/*.tar once; `read` then gives any file's bytes. Threads
+    may share it.
 
     `refused` lists the members that are not plain files inside the folder, as (shard, member, why).
-    `index` of a former one saves reading the shards. Raises UserError: a shard that is damaged or no tar.
+    `index` of a former one saves reading the shards. Raises UserError: a shard that is damaged or
+    no tar.
     """
 
     def __init__(self, root, *, progress: bool = True, index: dict[str, np.ndarray] | None = None):
@@ -40,15 +45,19 @@ class TarTree:
         self._seen = now = self._states()
         if index is not None:
             before = index["shards"].tolist()
-            if differ := sorted({shard.rpartition(",")[0] for shard in before} ^ {shard.rpartition(",")[0] for shard in now}):
+            if differ := sorted({shard.rpartition(",")[0]
+                                 for shard in before} ^ {shard.rpartition(",")[0]
+                                                         for shard in now}):
                 raise UserError("other shards than were indexed", where=str(self.root / "shards"),
                                 found=", ".join(differ[:4]), hint="bring them back, or begin anew")
             if before == now:
-                self._entries, self.refused = index["entries"], [tuple(r) for r in index["refused"].tolist()]
+                self._entries, self.refused = index["entries"], [tuple(r)
+                                                                 for r in index["refused"].tolist()]
                 return
             progress = False  # of the same size, but written since: copied, or others
         entries = []
-        bar = tqdm(self._shards, desc="indexing shards", unit="tar", disable=None if progress else True, leave=False)
+        bar = tqdm(self._shards, desc="indexing shards", unit="tar", disable=None if progress
+                   else True, leave=False)
         for number, shard in enumerate(bar):
             entries.append(self._index(number, shard))
         index = np.concatenate([np.zeros(0, _ENTRY), *entries])
@@ -74,19 +83,22 @@ class TarTree:
                         continue
                     name, plain = clean(member.name), member.isreg() and not member.issparse()
                     if name is None or not plain:
-                        self.refused.append((shard.name, member.name, "a link, device or sparse file" if name else
+                        self.refused.append((shard.name, member.name,
+                                             "a link, device or sparse file" if name else
                                              "a path that leads out of the folder"))
                     elif member.offset_data + member.size > size:
                         raise tarfile.ReadError(f"ends inside {member.name}")
                     elif name.lower().endswith(SUFFIXES) and member.size < 2**32:
                         found.append((_hash(name), number, member.offset_data, member.size))
                 tar.fileobj.seek(tar.offset)
-                if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes it for the end of the archive
+                # tarfile takes it for the end of the archive
+                if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     raise tarfile.ReadError(f"not a member's header at byte {tar.offset}")
         except (tarfile.TarError, OSError, EOFError) as error:
             failures.check(error, shard)
-            raise UserError("damaged shard", where=str(shard), expected="a whole, uncompressed tar", found=str(error),
-                            hint="fetch it again and compare its size, or take it out of the folder") from error
+            raise UserError("damaged shard", where=str(shard), expected="a whole, uncompressed tar",
+                            found=str(error), hint="fetch it again and compare its size, or take "
+                                                   "it out of the folder") from error
         return np.array(found, _ENTRY)
 
     def __len__(self) -> int:
@@ -94,7 +106,8 @@ class TarTree:
         return len(self._entries)
 
     def read(self, name: str) -> bytes | None:
-        """The file's content; None where there is none, on disk or in a shard. `name` must be `clean`."""
+        """The file's content; None where there is none, on disk or in a shard. `name` must be
+        `clean`."""
         path = self.root / name
         if path.is_file():
             return path.read_bytes()
@@ -109,12 +122,15 @@ class TarTree:
                 file.seek(int(entry["offset"]))
                 data = file.read(int(entry["size"]))
         except FileNotFoundError as error:
-            raise StorageError("a shard has gone", where=str(shard), hint="bring it back and start again") from error
+            raise StorageError("a shard has gone", where=str(shard),
+                               hint="bring it back and start again") from error
         if len(data) < entry["size"]:  # which is not the fault of the file that is asked for
-            raise StorageError("a shard has become shorter", where=str(shard), found=f"the end of {name} is missing",
+            raise StorageError("a shard has become shorter", where=str(shard),
+                               found=f"the end of {name} is missing",
                                hint="fetch the shard again and start again")
         return data
 
 
 def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"),
+                                          digest_size=8).digest(), "little")

@@ -1,8 +1,8 @@
 """The one way in which a person's text files are read: transcripts, scripts, tables, vocabularies.
 
 UTF-8, and what shows that it is Unicode of another kind: a byte-order mark, or the zero bytes that
-UTF-16 has beside plain letters. Nothing is guessed beyond that: a wrong guess is garbage that nobody
-notices.
+UTF-16 has beside plain letters. Nothing is guessed beyond that: a wrong guess is garbage that
+nobody notices.
 """
 
 import codecs
@@ -12,7 +12,8 @@ from avjax.errors import UserError
 from avjax.storage import failures
 
 # UTF-32's before UTF-16's: it begins as the other does.
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32",
+          codecs.BOM_UTF32_BE: "utf-32",
           codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NAMES = {"cp1252": "Windows-1252 or Latin-1", "utf-16": "UTF-16 without a byte-order mark",
           "": "no text"}
@@ -55,7 +56,8 @@ def decoded(content: bytes, *, where: str, what: str, expected: str) -> str:
             shown += f" in {near.strip().splitlines()[0]!r}"
     hint = f"iconv -f {likely.upper()} -t UTF-8 {where} > NEW" if likely else "give a text file"
     found = f"{shown}: {encoding} it is not, {_NAMES[likely]} it may be"
-    raise UserError(f"unreadable {what}", where=f"{where}, line {line}", expected=expected, found=found,
+    raise UserError(f"unreadable {what}", where=f"{where}, line {line}", expected=expected,
+                    found=found,
                     hint=hint)
 
 
@@ -69,7 +71,8 @@ def _by_zeros(content: bytes) -> str:
 
 
 def _likely(content: bytes) -> str:
-    """What bytes that are no UTF-8 may be: "cp1252" where it reads as words, "utf-16", or "" for none."""
+    """What bytes that are no UTF-8 may be: "cp1252" where it reads as words, "utf-16", or "" for
+    none."""
     if b"\0" in content:
         return "utf-16" if len(content) % 2 == 0 and _by_zeros(content + content) != "utf-8" else ""
     text = content.decode("cp1252", errors="replace")

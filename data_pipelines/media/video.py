@@ -1,4 +1,5 @@
-"""Pictures out of any file, each at its time, upright, with square pixels and without hidden colours."""
+"""Pictures out of any file, each at its time, upright, with square pixels and without hidden
+colours."""
 
 import heapq
 from collections.abc import Iterator
@@ -10,15 +11,18 @@ from data_pipelines.media import containers
 from data_pipelines.media.containers import MediaError
 
 BACKGROUND = 255  # what shows through transparent pixels: white, here and in portraits
-_REORDERED = 16  # pictures by which one may be coded before it is shown (the most that H.264 allows)
+# pictures by which one may be coded before it is shown (the most that H.264 allows)
+_REORDERED = 16
 _WIDEST = 4.0  # a pixel this many times as wide as high, or the reverse, is a broken header
 
 
 def iterate_video(path, max_side: int | None = None) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Yields (time, duration in seconds, (H, W, 3) uint8 RGB) in order of presentation, shrunk to `max_side`.
+    """Yields (time, duration in seconds, (H, W, 3) uint8 RGB) in order of presentation, shrunk to
+    `max_side`.
 
-    All have the first one's size. Frames not later than the one before are dropped. Raises MediaError: "unreadable" when
-    the file cannot be opened or holds no picture that can be decoded; "no video"; "truncated"; "damaged".
+    All have the first one's size. Frames not later than the one before are dropped. Raises
+    MediaError: "unreadable" when the file cannot be opened or holds no picture that can be decoded;
+      "no video"; "truncated"; "damaged".
     """
     size = None
     for time, duration, frame, pixel in _shown(path):
@@ -35,17 +39,19 @@ def iterate_video(path, max_side: int | None = None) -> Iterator[tuple[float, fl
 
 def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | None = None,
               max_side: int | None = None) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields (time, image) at start + k / fps while that is before `end`: each the decoded frame nearest in time.
+    """Yields (time, image) at start + k / fps while that is before `end`: each the decoded frame
+    nearest in time.
 
-    `start` defaults to the first frame's time, `end` to the last one's plus its duration. The first frame is held
-    before its time and the last one after it.
+    `start` defaults to the first frame's time, `end` to the last one's plus its duration. The first
+    frame is held before its time and the last one after it.
     """
     held = None  # (time, image): the latest frame not after the wanted time
     k = 0
     stop = None
     for time, duration, image in iterate_video(path, max_side):
         start = time if start is None else start
-        while held is not None and (wanted := start + k / fps) <= time and (end is None or wanted < end - 1e-6):
+        while held is not None and (wanted := start + k
+                                    / fps) <= time and (end is None or wanted < end - 1e-6):
             yield wanted, image if time - wanted < wanted - held[0] else held[1]
             k += 1
         if end is not None and start + k / fps >= end - 1e-6:
@@ -58,12 +64,14 @@ def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | 
 
 
 def video_times(path) -> np.ndarray:
-    """Presentation times in seconds of the pictures that `iterate_video` would yield, decoded but not converted."""
+    """Presentation times in seconds of the pictures that `iterate_video` would yield, decoded but
+    not converted."""
     return np.array([time for time, *_ in _shown(path)])
 
 
 def _shown(path):
-    """Yields (time, duration, frame, how many times as wide as high its pixels are) in order of presentation."""
+    """Yields (time, duration, frame, how many times as wide as high its pixels are) in order of
+    presentation."""
     last = -np.inf
     with containers.opened(path) as container:
         stream = containers.pictures(container, path)
@@ -76,14 +84,15 @@ def _shown(path):
             time = last + usual if time is None and np.isfinite(last) else time or 0.0
             if time > last:
                 last = time
-                yield time, float(frame.duration * frame.time_base) if frame.duration else usual, frame, pixel
+                yield time, float(frame.duration
+                                  * frame.time_base) if frame.duration else usual, frame, pixel
     if last == -np.inf:
         raise MediaError("unreadable", path, expected="at least one picture", found="none")
 
 
 def _timed(container, stream, path):
-    """Yields (time or None, frame) as the decoder does. In AVI times are those of the pictures' places in the file, so
-    the picture that is shown n-th has the n-th smallest one."""
+    """Yields (time or None, frame) as the decoder does. In AVI times are those of the pictures'
+    places in the file, so the picture that is shown n-th has the n-th smallest one."""
     if container.format.name != "avi":
         for frame in containers.decoded(container, stream, path):
             yield None if frame.pts is None else float(frame.pts * frame.time_base), frame
@@ -108,9 +117,11 @@ def _square(width: int, height: int, pixel: float, max_side: int | None) -> tupl
 
 
 def _orientation(frame) -> tuple[bool, bool, bool]:
-    """Whether rows and columns change places, and then the picture is mirrored left to right, and top to bottom.
+    """Whether rows and columns change places, and then the picture is mirrored left to right, and
+    top to bottom.
 
-    The display matrix has rows (a, b, u), (c, d, v), (x, y, w): the pixel (p, q) is shown at (a p + c q, b p + d q).
+    The display matrix has rows (a, b, u), (c, d, v), (x, y, w): the pixel (p, q) is shown at (a p +
+    c q, b p + d q).
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -125,8 +136,11 @@ def _opaque(frame, width: int, height: int) -> np.ndarray:
     """(height, width, 3) uint8 RGB, transparent pixels over BACKGROUND."""
     if not frame.format.has_palette and not any(c.is_alpha for c in frame.format.components):
         return frame.to_ndarray(format="rgb24", width=width, height=height)
-    shown = over_background(frame.to_ndarray(format="rgba"))  # before shrinking, which would mix hidden colours in
-    return av.VideoFrame.from_ndarray(shown, format="rgb24").to_ndarray(format="rgb24", width=width, height=height)
+    # before shrinking, which would mix hidden colours in
+    shown = over_background(frame.to_ndarray(format="rgba"))
+    return av.VideoFrame.from_ndarray(shown,
+                                      format="rgb24").to_ndarray(format="rgb24", width=width,
+                                                                 height=height)
 
 
 def over_background(rgba: np.ndarray) -> np.ndarray:

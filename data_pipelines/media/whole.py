@@ -1,8 +1,10 @@
-"""Is a media file all there? By what its structure states exactly, never by a duration that somebody estimated.
+"""Is a media file all there? By what its structure states exactly, never by a duration that
+somebody estimated.
 
-A file that was cut off (a broken copy, a full disk) ends within an element whose size is written before it. Programs
-that write into a pipe, or are killed, leave placeholders there: these state nothing. What has no such sizes (transport
-streams, raw AAC) is as long as what can be decoded of it.
+A file that was cut off (a broken copy, a full disk) ends within an element whose size is written
+before it. Programs that write into a pipe, or are killed, leave placeholders there: these state
+nothing. What has no such sizes (transport streams, raw AAC) is as long as what can be decoded of
+it.
 """
 
 import os
@@ -15,12 +17,14 @@ _SLACK = 16  # bytes that may be missing: odd chunks are rounded up, or not
 _MP3_SLACK = 4096  # encoders disagree whether the frame with the header counts
 _SECONDS = 0.25
 _TAIL = 1 << 17  # bytes in which an Ogg file's last page, of at most 65307, must begin
-_RIFF = (b"RIFF", b"RF64", b"BW64")  # the last two: WAVs of more than 4 GiB, with their sizes in a chunk "ds64"
+# the last two: WAVs of more than 4 GiB, with their sizes in a chunk "ds64"
+_RIFF = (b"RIFF", b"RF64", b"BW64")
 _BOXES = (b"moov", b"moof", b"mdat")  # of mp4; behind the last one some cameras leave anything
 
 
 def check_whole(path, heard: float | None = None) -> None:
-    """Raises MediaError("truncated") for a file that was cut off. `heard`: seconds of sound decoded, where known."""
+    """Raises MediaError("truncated") for a file that was cut off. `heard`: seconds of sound
+    decoded, where known."""
     with open(path, "rb") as file:
         magic = file.read(12)
         if magic[:4] in _RIFF:
@@ -40,7 +44,8 @@ def check_whole(path, heard: float | None = None) -> None:
 def check_riff(file, path) -> int | None:
     """`check_whole` of WAV and AVI from an open binary file; `path` only names it.
 
-    Returns where a WAV's samples begin if its header does not say how many there are (written into a pipe).
+    Returns where a WAV's samples begin if its header does not say how many there are (written into
+    a pipe).
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -67,7 +72,8 @@ def check_riff(file, path) -> int | None:
 
 
 def _placeholder(size: int, there: int) -> bool:
-    """Whether a RIFF size was written by a program that did not know it yet: 0, or about 2 or 4 GiB less than a header."""
+    """Whether a RIFF size was written by a program that did not know it yet: 0, or about 2 or 4 GiB
+    less than a header."""
     nearly = size > 0xFFFFF000 or 0x7FFFF000 <= size < 0x80001000
     return size <= 0 or nearly or size > 0x7FFF0000 and there < size / 2
 
@@ -130,18 +136,21 @@ def _flac(file, path, heard: float) -> None:
     packed = int.from_bytes(file.read(8), "big")
     rate, samples = packed >> 44, packed & ((1 << 36) - 1)
     if rate and samples / rate > heard + _SECONDS:
-        raise MediaError("truncated", path, expected=f"{samples / rate:.2f} s (header)", found=f"{heard:.2f} s decoded",
+        raise MediaError("truncated", path, expected=f"{samples / rate:.2f} s (header)",
+                         found=f"{heard:.2f} s decoded",
                          hint="copy or record it again")
 
 
 def _mp3(file, path) -> None:
-    """By the header of LAME, FFmpeg and most others, in the first frame; without one nothing is stated."""
+    """By the header of LAME, FFmpeg and most others, in the first frame; without one nothing is
+    stated."""
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     tag = file.read(10)
     skip = 0
     if tag[:3] == b"ID3" and len(tag) == 10:
-        skip = 10 + sum((byte & 127) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
+        skip = 10 + sum((byte & 127) << shift for byte,
+                        shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
     file.seek(skip)
     head = file.read(200)
     at = max(head.find(b"Xing"), head.find(b"Info"))

@@ -1,5 +1,5 @@
-"""Sound and pictures into files: WAV, and H.264 with AAC, encoded picture by picture so that memory does not grow with the
-duration."""
+"""Sound and pictures into files: WAV, and H.264 with AAC, encoded picture by picture so that memory
+does not grow with the duration."""
 
 import fractions
 import os
@@ -17,7 +17,8 @@ SECONDS_APART = 0.25  # how far sound and pictures may differ in length
 
 
 class Mp4Writer:
-    """A context manager; what has been written appears under `path`, whole, when it ends without an error.
+    """A context manager; what has been written appears under `path`, whole, when it ends without an
+    error.
 
     Args:
       path: of the mp4; its folder is made.
@@ -27,28 +28,34 @@ class Mp4Writer:
       crf: libx264's quality.
     """
 
-    def __init__(self, path, fps: float = 30.0, audio: np.ndarray | None = None, rate: int = 22050, crf: int = 18):
-        self.path, self.fps, self.audio, self.rate, self.crf = pathlib.Path(path), fps, audio, rate, crf
+    def __init__(self, path, fps: float = 30.0, audio: np.ndarray | None = None, rate: int = 22050,
+                 crf: int = 18):
+        self.path, self.fps, self.audio, self.rate, self.crf = pathlib.Path(
+            path), fps, audio, rate, crf
         self.count = 0
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self._aside = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}.", suffix=".tmp")
+        handle, self._aside = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}.",
+                                               suffix=".tmp")
         os.close(handle)
         try:
-            self._container = av.open(self._aside, "w", format="mp4", options={"movflags": "faststart"})
+            self._container = av.open(self._aside, "w", format="mp4",
+                                      options={"movflags": "faststart"})
         except BaseException:
             os.unlink(self._aside)
             raise
         return self
 
     def add(self, image_HWC: np.ndarray) -> None:
-        """The next picture, (H, W, 3) uint8; odd sizes gain an edge pixel. UserError for another size than the first's."""
+        """The next picture, (H, W, 3) uint8; odd sizes gain an edge pixel. UserError for another
+        size than the first's."""
         image_HWC = np.asarray(image_HWC)
         if not self.count:
             self._start(image_HWC.shape)
         if image_HWC.shape != self._shape or image_HWC.dtype != np.uint8:
-            raise UserError("frames differ in size or type", where=str(self.path), expected=f"{self._shape} uint8",
+            raise UserError("frames differ in size or type", where=str(self.path),
+                            expected=f"{self._shape} uint8",
                             found=f"{image_HWC.shape} {image_HWC.dtype}")
         height, width = self._shape[:2]
         if height % 2 or width % 2:
@@ -70,9 +77,12 @@ class Mp4Writer:
 
     def _start(self, shape) -> None:
         if len(shape) != 3 or shape[2] != 3:
-            raise UserError("not a picture", where=str(self.path), expected="(height, width, 3) uint8", found=str(shape))
+            raise UserError("not a picture", where=str(self.path),
+                            expected="(height, width, 3) uint8", found=str(shape))
         self._shape = tuple(shape)
-        self._video = self._container.add_stream("libx264", rate=fractions.Fraction(self.fps).limit_denominator(1001))
+        self._video = self._container.add_stream("libx264",
+                                                 rate=fractions.Fraction(
+                                                     self.fps).limit_denominator(1001))
         self._video.width, self._video.height = shape[1] + shape[1] % 2, shape[0] + shape[0] % 2
         self._video.pix_fmt = "yuv420p"
         self._video.options = {"crf": str(self.crf), "preset": "veryfast"}
@@ -87,7 +97,8 @@ class Mp4Writer:
         part_N = np.ascontiguousarray(self.audio[self._heard:sample], np.float32)
         if len(part_N):
             frame = av.AudioFrame.from_ndarray(part_N[None], format="fltp", layout="mono")
-            frame.rate, frame.pts, frame.time_base = self.rate, self._heard, fractions.Fraction(1, self.rate)
+            frame.rate, frame.pts, frame.time_base = self.rate, self._heard, fractions.Fraction(1,
+                                                                                                self.rate)
             self._container.mux(self._sound.encode(frame))
         self._heard += len(part_N)
 
@@ -95,10 +106,12 @@ class Mp4Writer:
         if not self.count:
             self._abandon()
             raise UserError("no frames to write", where=str(self.path), expected=">= 1", found="0")
-        if self._sound is not None and abs(self.count / self.fps - len(self.audio) / self.rate) > SECONDS_APART:
+        if self._sound is not None and abs(self.count / self.fps
+                                           - len(self.audio) / self.rate) > SECONDS_APART:
             self._abandon()
             raise UserError("sound and pictures differ in length", where=str(self.path),
-                            expected=f"within {SECONDS_APART} s", found=f"{self.count / self.fps:.2f} s of pictures, "
+                            expected=f"within {SECONDS_APART} s",
+                            found=f"{self.count / self.fps:.2f} s of pictures, "
                             f"{len(self.audio) / self.rate:.2f} s of sound")
         self._container.mux(self._video.encode(None))
         if self._sound is not None:
@@ -116,12 +129,15 @@ class Mp4Writer:
             pass
 
 
-def write_mp4(path, frames: Iterable[np.ndarray], fps: float = 30.0, audio: np.ndarray | None = None, rate: int = 22050,
+def write_mp4(path, frames: Iterable[np.ndarray], fps: float = 30.0, audio: np.ndarray
+              | None = None, rate: int = 22050,
               crf: int = 18) -> None:
     """Writes H.264 (+ AAC), so that `path` is whole or absent.
 
-    frames: iterable of (H, W, 3) uint8, all of one size, read one by one; audio: (N,) float in [-1, 1].
-    Raises UserError when there are no frames, sizes differ, or sound and pictures differ by more than 0.25 s.
+    frames: iterable of (H, W, 3) uint8, all of one size, read one by one; audio: (N,) float in [-1,
+      1].
+    Raises UserError when there are no frames, sizes differ, or sound and pictures differ by more
+    than 0.25 s.
     """
     with Mp4Writer(path, fps, audio, rate, crf) as file:
         for image_HWC in frames:
@@ -129,7 +145,8 @@ def write_mp4(path, frames: Iterable[np.ndarray], fps: float = 30.0, audio: np.n
 
 
 def write_wav(path, audio_N: np.ndarray, rate: int) -> None:
-    """16-bit PCM of (N,) float in [-1, 1]. OSError with the system's own words where it cannot be written."""
+    """16-bit PCM of (N,) float in [-1, 1]. OSError with the system's own words where it cannot be
+    written."""
     try:
         soundfile.write(path, audio_N, rate, format="WAV", subtype="PCM_16")
     except soundfile.LibsndfileError:  # its words for a full disk are "System error."

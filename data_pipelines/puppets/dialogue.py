@@ -1,6 +1,8 @@
-"""Two puppets talk: turns, gaps and overlaps, back-channels that the listener nods and smiles to, every channel known.
+"""Two puppets talk: turns, gaps and overlaps, back-channels that the listener nods and smiles to,
+every channel known.
 
-Both channels are as long as the dialogue and speak on one clock. What happened is in `events`, times in seconds:
+Both channels are as long as the dialogue and speak on one clock. What happened is in `events`,
+times in seconds:
     {"kind": "turn" | "backchannel", "speaker": 0 | 1, "start", "end", "text"}
     {"kind": "overlap" | "gap" | "pause", "start", "end"}   (pause: silence inside a turn)
 """
@@ -28,7 +30,8 @@ class Channel:
 
 @dataclasses.dataclass
 class Dialogue:
-    """`text` marks turns: "[0] Hello. [1] Hi! [0:yeah] ..." with back-channels as [speaker:words]."""
+    """`text` marks turns: "[0] Hello. [1] Hi! [0:yeah] ..." with back-channels as
+    [speaker:words]."""
 
     channels: tuple[Channel, Channel]
     events: list[dict]
@@ -36,9 +39,10 @@ class Dialogue:
     duration: float
 
 
-def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str], rng: np.random.Generator) -> Dialogue:
-    """Two speakers take turns. About a third of the turns begin before the other one ends; listeners react at the
-    partner's pauses and, now and then, after a while of listening.
+def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str],
+             rng: np.random.Generator) -> Dialogue:
+    """Two speakers take turns. About a third of the turns begin before the other one ends;
+    listeners react at the partner's pauses and, now and then, after a while of listening.
 
     Args:
       speakers: two of (name, identity).
@@ -62,16 +66,20 @@ def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str], rng: np.r
             at = start + _reaction_point(spoken, rng)
             small = text.BACKCHANNELS[rng.integers(len(text.BACKCHANNELS))]
             heard = voice.speak(small + ".", speakers[1 - who][1])
-            free = all(w == who or s + u.duration <= at or at + heard.duration <= s for w, s, u, _, _ in placed)
+            free = all(w == who or s + u.duration <= at or at + heard.duration <= s for w, s, u, _,
+                       _ in placed)
             inside = at + heard.duration < start + spoken.duration - 0.2
             if free and inside:
                 placed.append((1 - who, at, heard, "backchannel", small))
                 marked.append(f"[{1 - who}:{small}]")
                 begin = at + espeak.LEAD
-                reactions[1 - who].append(Reaction(begin, max(begin + 0.6, at + heard.duration - espeak.TRAIL)))
+                reactions[1 - who].append(Reaction(begin,
+                                                   max(begin + 0.6, at + heard.duration
+                                                       - espeak.TRAIL)))
         clock = start + speech[1]
     duration = max(s + u.duration for _, s, u, _, _ in placed)
-    channels = tuple(_channel(speakers[w], [p for p in placed if p[0] == w], reactions[w], duration) for w in (0, 1))
+    channels = tuple(_channel(speakers[w], [p for p in placed if p[0] == w], reactions[w], duration)
+                     for w in (0, 1))
     return Dialogue(channels, _events(placed), " ".join(marked), duration)
 
 
@@ -101,11 +109,13 @@ def _channel(speaker, placed, reactions, duration) -> Channel:
     begin = phonemes[-1][2] if phonemes else 0.0
     if begin < duration - 1e-6:
         phonemes.append((espeak.SILENCE, begin, duration))
-    return Channel(speaker[0], speaker[1], audio, phonemes, words, sorted(reactions, key=lambda r: r.start))
+    return Channel(speaker[0], speaker[1], audio, phonemes, words,
+                   sorted(reactions, key=lambda r: r.start))
 
 
 def _events(placed) -> list[dict]:
-    said = [{"kind": kind, "speaker": who, "start": start + espeak.LEAD, "end": start + u.duration - espeak.TRAIL,
+    said = [{"kind": kind, "speaker": who, "start": start + espeak.LEAD, "end": start + u.duration
+             - espeak.TRAIL,
              "text": words} for who, start, u, kind, words in placed]
     out = list(said)
     for i, a in enumerate(said):

@@ -1,13 +1,15 @@
-"""Named articulators <-> face codes: z-score, then a fixed orthonormal mix, so that a code has no meaning by itself.
+"""Named articulators <-> face codes: z-score, then a fixed orthonormal mix, so that a code has no
+meaning by itself.
 
-Units: apertures and widths are relative to the resting mouth; -1 .. 1 or 0 .. 1 by name. `lip_aperture` below 0 means
-lips pressed together.
+Units: apertures and widths are relative to the resting mouth; -1 .. 1 or 0 .. 1 by name.
+`lip_aperture` below 0 means lips pressed together.
 """
 
 import numpy as np
 
-NAMES = ("jaw_open", "lip_aperture", "lip_width", "lip_protrusion", "upper_lip_raise", "lower_lip_drop", "tongue_tip",
-         "tongue_body", "smile", "blink_left", "blink_right", "brow_left", "brow_right", "gaze_x", "gaze_y",
+NAMES = ("jaw_open", "lip_aperture", "lip_width", "lip_protrusion", "upper_lip_raise",
+         "lower_lip_drop", "tongue_tip", "tongue_body", "smile", "blink_left", "blink_right",
+         "brow_left", "brow_right", "gaze_x", "gaze_y",
          "cheek_raise")
 WIDTH = len(NAMES)
 INDEX = {name: i for i, name in enumerate(NAMES)}
@@ -15,11 +17,13 @@ _APERTURE_UNIT = 0.5  # mouth widths at lip_aperture 1
 
 
 def fit(articulators_NA: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Codec arrays: mix (16, 16) orthonormal, mean and std (16,) of the training articulators, names."""
+    """Codec arrays: mix (16, 16) orthonormal, mean and std (16,) of the training articulators,
+    names."""
     q, r = np.linalg.qr(np.random.default_rng([seed, 16]).normal(size=(WIDTH, WIDTH)))
     mix = q * np.sign(np.diag(r))
     return {"mix": mix.astype(np.float32), "mean": articulators_NA.mean(0).astype(np.float32),
-            "std": np.maximum(articulators_NA.std(0), 1e-3).astype(np.float32), "names": np.array(NAMES)}
+            "std": np.maximum(articulators_NA.std(0), 1e-3).astype(np.float32),
+            "names": np.array(NAMES)}
 
 
 def encode(articulators_NA: np.ndarray, codec) -> np.ndarray:

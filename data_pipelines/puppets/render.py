@@ -1,8 +1,10 @@
 """Draws a puppet: articulators, head pose and identity -> pictures.
 
-The face is points on an ellipsoid that the head pose turns and moves before they are projected, so that rotation shows
-as parallax. Head coordinates: x to the picture's right, y down, z to the viewer, 1 = half the head's height.
-Shapes are worked out for all frames at once, then drawn frame by frame. Suffixes: N frames, K points.
+The face is points on an ellipsoid that the head pose turns and moves before they are projected, so
+that rotation shows
+as parallax. Head coordinates: x to the picture's right, y down, z to the viewer, 1 = half the
+head's height. Shapes are worked out for all frames at once, then drawn frame by frame. Suffixes: N
+frames, K points.
 """
 
 import functools
@@ -25,16 +27,19 @@ def _looks(identity: tuple[float, ...]) -> dict:
     def blend(colours, at):
         at = np.clip((at + 1) / 2, 0, 1) * (len(colours) - 1)
         i = min(int(at), len(colours) - 2)
-        return np.array(colours[i], float) * (1 - at + i) + np.array(colours[i + 1], float) * (at - i)
+        return np.array(colours[i], float) * (1 - at + i) + np.array(colours[i + 1],
+                                                                     float) * (at - i)
 
     skin = blend([(120, 78, 56), (176, 122, 88), (226, 178, 142), (250, 216, 190)], skin)
     hair = blend([(40, 30, 32), (92, 54, 34), (170, 84, 40), (222, 178, 96)], hair)
     return {"width": 0.80 + 0.06 * size, "jaw": 0.84 - 0.16 * size, "chin": 1.0 + 0.05 * size,
             "brow": 0.045 + 0.015 * weight,
-            "nose": 0.11 + 0.03 * weight, "eye": 0.165 + 0.025 * haste, "lips": 0.065 + 0.02 * cheer,
+            "nose": 0.11 + 0.03 * weight, "eye": 0.165 + 0.025 * haste, "lips": 0.065 + 0.02
+            * cheer,
             "long": length, "skin": skin, "hair": hair,
             "iris": blend([(70, 44, 30), (58, 110, 70), (60, 120, 180)], manner),
-            "shirt": blend([(70, 120, 170), (110, 160, 120), (200, 120, 100), (230, 190, 110)], weight)}
+            "shirt": blend([(70, 120, 170), (110, 160, 120), (200, 120, 100), (230, 190, 110)],
+                           weight)}
 
 
 def render(articulators, pose_N7, identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
@@ -56,18 +61,21 @@ def render(articulators, pose_N7, identity, size: int = 256, zoom: float = 1.0) 
         part = slice(start, min(start + _AT_ONCE, n))
         values = {name: np.asarray(articulators[name][part], np.float64)[:, None] for name in NAMES}
         for i, image in enumerate(_face(values, pose_N7[part], looks, drawn, zoom).images(), start):
-            out[i] = image if drawn == size else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+            out[i] = image if drawn == size else cv2.resize(image, (size, size),
+                                                            interpolation=cv2.INTER_AREA)
     return out
 
 
 def portrait(identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
     """(size, size, 3) uint8: the neutral face, looking at the viewer, with a hint of a smile."""
-    neutral = {name: np.zeros(1) for name in NAMES} | {"smile": np.array([0.25]), "lip_aperture": np.array([-0.1])}
+    neutral = {name: np.zeros(1) for name in NAMES} | {"smile": np.array([0.25]),
+                                                       "lip_aperture": np.array([-0.1])}
     return render(neutral, np.array([[1.0, 0, 0, 0, 0, 0, 0]]), identity, size, zoom)[0]
 
 
 def rotation_matrix(q) -> np.ndarray:
-    """(..., 3, 3) of quaternions wxyz (..., 4) in picture coordinates: pitch > 0 looks down and yaw > 0 to the right."""
+    """(..., 3, 3) of quaternions wxyz (..., 4) in picture coordinates: pitch > 0 looks down and yaw
+    > 0 to the right."""
     q = np.asarray(q, np.float64)
     w, x, y, z = np.moveaxis(q / np.maximum(np.linalg.norm(q, axis=-1, keepdims=True), 1e-9), -1, 0)
     x = -x  # y points down here: about x, positive turns bring the front towards +y
@@ -78,12 +86,15 @@ def rotation_matrix(q) -> np.ndarray:
 
 
 class _Scene:
-    """Shapes of N frames in the order in which they are drawn. Points are (N or 1, K, 3), colours (3,) or (N, 3)."""
+    """Shapes of N frames in the order in which they are drawn. Points are (N or 1, K, 3), colours
+    (3,) or (N, 3)."""
 
     def __init__(self, size, zoom, pose_N7):
-        self.frames, self.size, self.scale, self._shapes = len(pose_N7), size, 0.33 * zoom * size, []
+        self.frames, self.size, self.scale, self._shapes = len(
+            pose_N7), size, 0.33 * zoom * size, []
         self._turn_N33 = np.swapaxes(rotation_matrix(pose_N7[:, :4]), 1, 2)
-        self._shift_N13 = 2 * np.asarray(pose_N7[:, None, 4:], np.float64)  # 1 head height = 2 units
+        # 1 head height = 2 units
+        self._shift_N13 = 2 * np.asarray(pose_N7[:, None, 4:], np.float64)
 
     def project(self, points_NK3):
         """(N, K, 2) before scaling: as if head coordinates."""
@@ -130,7 +141,8 @@ def _face(a, pose_N7, looks, size, zoom) -> _Scene:
     smile = np.clip(a["smile"], -1, 1.5)
     _cheeks(scene, looks, np.clip(a["cheek_raise"], 0, 1.5))
     for side, name in ((-1, "left"), (1, "right")):
-        _eye(scene, looks, side, np.clip(a[f"blink_{name}"], 0, 1), a["gaze_x"], a["gaze_y"], a["cheek_raise"])
+        _eye(scene, looks, side, np.clip(a[f"blink_{name}"], 0, 1), a["gaze_x"], a["gaze_y"],
+             a["cheek_raise"])
         _brow(scene, looks, side, a[f"brow_{name}"])
     _nose(scene, looks)
     _mouth(scene, looks, a, jaw, smile)
@@ -145,7 +157,8 @@ def _points(x, y, z):
 
 def _surface(x, y, lift=0.0):
     """Points of the front of the head."""
-    return _points(x, y, 0.75 * np.sqrt(np.maximum(0.04, 1 - (x / 1.05) ** 2 - (y / 1.25) ** 2)) + lift)
+    return _points(x, y,
+                   0.75 * np.sqrt(np.maximum(0.04, 1 - (x / 1.05) ** 2 - (y / 1.25) ** 2)) + lift)
 
 
 def _ring(cx, cy, rx, ry, count=28):
@@ -164,7 +177,8 @@ def _closed(x, top, bottom):
 
 
 def _hair_behind(scene, looks):
-    layers = [(-0.05, looks["width"] + 0.05, 0.98, 0.1)]  # under the fringe: no gap beside it when the head turns
+    # under the fringe: no gap beside it when the head turns
+    layers = [(-0.05, looks["width"] + 0.05, 0.98, 0.1)]
     if looks["long"] > -0.2:
         layers.insert(0, (0.3 + 0.9 * (looks["long"] + 0.2), looks["width"] + 0.16, 1.06, -0.35))
     t = np.linspace(np.pi, 2 * np.pi, 20)
@@ -190,7 +204,8 @@ def _head(scene, looks, jaw):
         scene.fill(_points(x, y, -0.05), looks["skin"] * 0.92)
     t = np.linspace(0, np.pi, 24)
     cosine, sine = np.cos(t), np.sin(t)
-    low_x = w * np.sign(cosine) * np.abs(cosine) ** looks["jaw"]  # a larger exponent makes a more pointed chin
+    # a larger exponent makes a more pointed chin
+    low_x = w * np.sign(cosine) * np.abs(cosine) ** looks["jaw"]
     low_y = 0.05 + (looks["chin"] + jaw - 0.05) * sine
     high_y = np.broadcast_to(0.05 - 0.98 * sine, low_y.shape)
     x = np.concatenate([low_x, -w * np.sign(cosine) * np.abs(cosine) ** 0.85])
@@ -200,7 +215,8 @@ def _head(scene, looks, jaw):
 def _cheeks(scene, looks, raised):
     for side in (-1, 1):
         x, y = _ring(side * 0.42, 0.26 - 0.06 * raised, 0.15, 0.10 + 0.02 * raised)
-        scene.fill(_surface(x, y), looks["skin"] * 0.93 + np.array([20, -6, -4]) * (0.5 + 0.5 * raised))
+        scene.fill(_surface(x, y), looks["skin"] * 0.93
+                   + np.array([20, -6, -4]) * (0.5 + 0.5 * raised))
 
 
 def _eye(scene, looks, side, blink, gaze_x, gaze_y, cheek):
@@ -219,14 +235,16 @@ def _eye(scene, looks, side, blink, gaze_x, gaze_y, cheek):
         low, high = cy - top * _arc((ix - cx) / r), cy + bottom * _arc((ix - cx) / r)
         scene.fill(_surface(ix, np.clip(iy, low, high), 0.01), colour, where=is_open)
     gl_x, gl_y = _ring(gx + 0.16 * r, gy - 0.18 * r, 0.1 * r, 0.1 * r, 10)
-    scene.fill(_surface(gl_x, gl_y, 0.02), (255, 255, 255), where=is_open & (gy - 0.28 * r > cy - top))
+    scene.fill(_surface(gl_x, gl_y, 0.02), (255, 255, 255),
+               where=is_open & (gy - 0.28 * r > cy - top))
     scene.line(_surface(x[:14], y[:, :14], 0.02), _INK, 0.035)
 
 
 def _brow(scene, looks, side, raise_):
     raise_ = np.clip(raise_, -0.6, 1.2)
     x = side * np.linspace(0.17, 0.53, 8)
-    y = -0.36 - 0.09 * raise_ - 0.05 * np.sin(np.linspace(0.2, np.pi * 0.95, 8)) * (1 + 0.5 * raise_)
+    y = -0.36 - 0.09 * raise_ - 0.05 * np.sin(np.linspace(0.2, np.pi * 0.95,
+                                                          8)) * (1 + 0.5 * raise_)
     scene.line(_surface(x, y), looks["hair"] * 0.7, looks["brow"] + 0.02)
 
 
@@ -238,7 +256,8 @@ def _nose(scene, looks):
 
 
 def _mouth(scene, looks, a, jaw, smile):
-    """Inner lips from aperture, width, smile; teeth above, tongue below, both clipped to the opening column by column."""
+    """Inner lips from aperture, width, smile; teeth above, tongue below, both clipped to the
+    opening column by column."""
     half = 0.27 * (1 + 0.28 * a["lip_width"] - 0.25 * a["lip_protrusion"] + 0.22 * smile)
     gap = 0.30 * np.maximum(a["lip_aperture"], 0.0)
     press = np.maximum(-a["lip_aperture"], 0.0)
@@ -253,7 +272,10 @@ def _mouth(scene, looks, a, jaw, smile):
     lower = np.maximum(lower, upper)
     x = half * u
     forward = 0.10 * a["lip_protrusion"]
-    thick = looks["lips"] * (1 + 0.45 * a["lip_protrusion"]) * (1 - 0.6 * np.minimum(press, 0.5)) * (1 - 0.12 * smile)
+    thick = looks["lips"] * (1 + 0.45 * a["lip_protrusion"]) * (1 - 0.6
+                                                                * np.minimum(press, 0.5)) * (1
+                                                                                             - 0.12
+                                                                                             * smile)
 
     def between(top, bottom):
         return _surface(*_closed(x, top, bottom), 0.04 + forward)
@@ -265,7 +287,8 @@ def _mouth(scene, looks, a, jaw, smile):
     scene.fill(between(upper, lower), (78, 22, 30), where=is_open)
     raised = np.clip(0.35 + 0.5 * a["tongue_tip"] + 0.35 * a["tongue_body"], 0.05, 1.0)
     inside = 0.82
-    tongue_top = lower - (lower - upper) * raised * np.where(np.abs(u) < inside, _arc(u / inside), 0)
+    tongue_top = lower - (lower - upper) * raised * np.where(np.abs(u) < inside, _arc(u / inside),
+                                                             0)
     scene.fill(between(np.maximum(tongue_top, upper), lower), (206, 96, 104), where=is_open)
     teeth = 0.06 * (1 + 0.8 * np.maximum(a["upper_lip_raise"], 0))
     teeth = np.minimum(teeth, 0.55 * (lower - upper)) * _arc(u / 0.92)
@@ -278,7 +301,8 @@ def _hair_front(scene, looks):
     t = np.linspace(np.pi, 2 * np.pi, 28)
     fringe = np.linspace(w, -w, 28)
     side = np.abs(fringe / w)
-    line = -0.60 + 0.10 * side ** 2 + 0.06 * np.sin(3.2 * fringe + 2 * looks["long"]) + 0.05 * looks["long"]
+    line = -0.60 + 0.10 * side ** 2 + 0.06 * np.sin(3.2 * fringe + 2
+                                                    * looks["long"]) + 0.05 * looks["long"]
     line = line + (-0.05 - line) * side ** 10  # side burns
     x = np.concatenate([w * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.8, fringe])
     y = np.concatenate([-0.05 + (1.0 + 0.06 * (looks["long"] > -0.6)) * np.sin(t), line])

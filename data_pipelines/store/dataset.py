@@ -1,15 +1,18 @@
-"""Datasets on disk: ArrayRecord shards written and read through TFDS's machinery, without TensorFlow.
+"""Datasets on disk: ArrayRecord shards written and read through TFDS's machinery, without
+TensorFlow.
 
-A folder holds TFDS's features.json and dataset_info.json (so `tfds.builder_from_directory` reads it too) and, besides,
+A folder holds TFDS's features.json and dataset_info.json (so `tfds.builder_from_directory` reads it
+too) and, besides,
     schema.json     meaning, unit and rate of every feature (TFDS has no place for these)
     recipes.json    how each feature was made
     ids.json        {split: [id of every record, in record order]}
     lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, so that packing need not read
     codecs/*.npz    fitted arrays
     checksums.json  {file: {"sha256", "bytes"}}, written last
-It is written in a hidden sibling and renamed once whole, so an interrupted job leaves nothing that looks finished
-(partial.py; there too: how a job goes on after a kill).
-Records are one to a group and uncompressed: random access is what training does, and float features hardly compress.
+It is written in a hidden sibling and renamed once whole, so an interrupted job leaves nothing that
+looks finished (partial.py; there too: how a job goes on after a kill).
+Records are one to a group and uncompressed: random access is what training does, and float features
+hardly compress.
 """
 
 import contextlib
@@ -45,7 +48,8 @@ from data_pipelines.store.writer import Item, SplitWriter, Unusable, connector  
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20  # a shard is closed once it holds this much
-SHARD_SECONDS = 60.0  # or, in a job that can be continued, once it is so old: what a kill costs at most
+# or, in a job that can be continued, once it is so old: what a kill costs at most
+SHARD_SECONDS = 60.0
 _REMAKE = "delete the folder and make the dataset again"  # only of what is proven to be corrupt
 _BRING = "look after the disk or mount, or copy the folder again; then start the same command again"
 
@@ -56,42 +60,50 @@ logging.getLogger("absl").addFilter(
 
 def write_dataset(out_dir, *, name: str, description: str, features: dict[str, Feature],
                   splits: dict[str, Iterable[Item]], recipes: dict[str, dict],
-                  codecs: dict[str, dict[str, np.ndarray]] | None = None, totals: dict[str, int] | None = None,
-                  max_bad: float = 0.0, progress: bool = True) -> "Dataset | None":
-    """Writes a whole dataset, or nothing; or a part of one, and the whole when it was the last part.
+                  codecs: dict[str, dict[str, np.ndarray]] | None = None,
+                  totals: dict[str, int] | None = None, max_bad: float = 0.0,
+                  progress: bool = True) -> "Dataset | None":
+    """Writes a whole dataset, or nothing; or a part of one, and the whole when it was the last
+    part.
 
     Args:
-      out_dir: the folder to make, which must not exist; or an entered `Partial`, which may hold some of it already, or be one
-        of several parts (items are functions then).
+      out_dir: the folder to make, which must not exist; or an entered `Partial`, which may hold
+        some of it already, or be one of several parts (items are functions then).
       name: snake_case name, also the prefix of the shard files.
       description: one paragraph for dataset_info.json.
       features: the columns; must contain "id" (str). Every example must have exactly these.
-      splits: split name -> items, consumed lazily, in order; at least one example a split. An item is an example (numpy
-        arrays of the declared shape and dtype, str for strings), or a function that makes one or several. Functions of items
-        that an interrupted job has finished are not called again.
+      splits: split name -> items, consumed lazily, in order; at least one example a split. An item
+        is an example (numpy arrays of the declared shape and dtype, str for strings), or a function
+        that makes one or several. Functions of items that an interrupted job has finished are not
+        called again.
       recipes: feature name -> JSON dict that defines it.
       codecs: codec name -> arrays to keep beside the data.
       totals: split name -> number of items when known, for the progress bar only.
-      max_bad: share of the examples that may be `Unusable` (raised by a function, or among what it makes). They are left
-        out and told of in <out_dir>.quarantine.jsonl and in a line on stderr. 0: the first is an error.
+      max_bad: share of the examples that may be `Unusable` (raised by a function, or among what it
+        makes). They are left out and told of in <out_dir>.quarantine.jsonl and in a line on stderr.
+        0: the first is an error.
       progress: show a bar on a terminal.
 
     Returns:
       The opened dataset; None when this was a part and others are not whole.
 
     Raises:
-      UserError: the folder exists, an example does not fit `features`, an id repeats, a split is empty, too many unusable.
+      UserError: the folder exists, an example does not fit `features`, an id repeats, a split is
+        empty, too many unusable.
     """
     if features.get("id", Feature((), "", "")).dtype != "str":
-        raise UserError("a dataset needs ids", where="features", expected='"id", a str', found=str(list(features)))
+        raise UserError("a dataset needs ids", where="features", expected='"id", a str',
+                        found=str(list(features)))
     with contextlib.ExitStack() as stack:
         job = out_dir if isinstance(out_dir, Partial) else stack.enter_context(Partial(out_dir))
-        job.expect({"name": name, "recipes": recipes, "features": {n: list(f.shape) for n, f in features.items()},
+        job.expect({"name": name, "recipes": recipes,
+                    "features": {n: list(f.shape) for n, f in features.items()},
                     "codecs": {n: arrays_hash(arrays) for n, arrays in (codecs or {}).items()}})
         def written(job, splits, shown=None) -> SplitWriter:
             writer = SplitWriter(job, name, features, max_bad, SHARD_BYTES, SHARD_SECONDS)
             for split, items in splits.items():
-                bar = tqdm(items, desc=f"writing {job.out_dir.name}/{split}", total=(totals or {}).get(split), unit="clip",
+                bar = tqdm(items, desc=f"writing {job.out_dir.name}/{split}",
+                           total=(totals or {}).get(split), unit="clip",
                            disable=shown, leave=False)
                 writer.write(split, bar)
             for split in splits:
@@ -102,22 +114,26 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         if job.part is not None:
             job.whole()
             merging = stack.enter_context(Merging(job.part, job.shared))
-            if merging is None:  # other parts are not whole, or another one has just put them together
+            # other parts are not whole, or another one has just put them together
+            if merging is None:
                 return open_dataset(job.out_dir) if job.out_dir.exists() else None
             job, writer = merging, written(merging, dict.fromkeys(splits, ()), True)
         infos, tmp = [writer.close(split) for split in splits], job.data
         tfds.folder_dataset.write_metadata(
-            data_dir=tmp, features=writer.connector, split_infos=infos, version=VERSION, check_data=False,
+            data_dir=tmp, features=writer.connector, split_infos=infos, version=VERSION,
+            check_data=False,
             description=description, disable_shuffling=True)
         _write_json(tmp / SCHEMA_FILE, {n: dataclasses.asdict(f) for n, f in features.items()})
         _write_json(tmp / RECIPES_FILE, recipes)
         _write_json(tmp / IDS_FILE, writer.ids, indent=None)
-        np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key, values in writer.lengths.items()})
+        np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key,
+                                        values in writer.lengths.items()})
         for codec, arrays in (codecs or {}).items():
             (tmp / CODECS_DIR).mkdir(exist_ok=True)
             np.savez(tmp / CODECS_DIR / f"{codec}.npz", **arrays)
         files = sorted(p for p in tmp.rglob("*") if p.is_file())
-        _write_json(tmp / CHECKSUMS_FILE, {p.relative_to(tmp).as_posix(): _fingerprint(p) for p in files})
+        _write_json(tmp / CHECKSUMS_FILE,
+                    {p.relative_to(tmp).as_posix(): _fingerprint(p) for p in files})
         if max_bad:
             writer.tell_refused()
         job.finish()
@@ -125,34 +141,42 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
 
 
 def open_dataset(directory, *, begun: bool = False) -> "Dataset":
-    """Opens a dataset after cheap checks: every file is there with its recorded size, and the small ones are unchanged.
+    """Opens a dataset after cheap checks: every file is there with its recorded size, and the small
+    ones are unchanged.
 
     Args:
       directory: a folder made by `write_dataset`.
       begun: the job has read it at an earlier start, so that what is missing is not a wrong path.
 
     Raises:
-      UserError: missing, half-written, foreign, truncated or edited; names the file and gives a hint.
+      UserError: missing, half-written, foreign, truncated or edited; names the file and gives a
+        hint.
       StorageError: what is there cannot be read, or (`begun`) it is missing.
     """
     directory = pathlib.Path(directory).absolute()
     missing = StorageError if begun else UserError
     if not directory.is_dir():
-        raise missing("no dataset here", where=str(directory), expected="a folder made by launch.prepare or "
+        raise missing("no dataset here", where=str(directory),
+                      expected="a folder made by launch.prepare or "
                       "launch.extract", found="a file" if directory.exists() else "nothing",
                       hint=_BRING if begun else "check the path or make the dataset first")
     if not (directory / CHECKSUMS_FILE).is_file():
-        raise UserError("dataset is not whole", where=str(directory), expected=f"{CHECKSUMS_FILE} (written last)",
-                        found="none: the job that wrote or copied it was interrupted, or this is another kind of folder",
+        raise UserError("dataset is not whole", where=str(directory),
+                        expected=f"{CHECKSUMS_FILE} (written last)",
+                        found="none: the job that wrote or copied it was interrupted, or this is "
+                        "another kind of folder",
                         hint="copy the folder again, or name another one")
     checksums = _read_json(directory / CHECKSUMS_FILE)
-    if not isinstance(checksums, dict) or not all(isinstance(c, dict) and "bytes" in c for c in checksums.values()):
-        raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE), hint="copy the folder again, or "
+    if not isinstance(checksums, dict) or not all(isinstance(c, dict) and "bytes" in c
+                                                  for c in checksums.values()):
+        raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE),
+                        hint="copy the folder again, or "
                         "name another one")
     for needed in ("features.json", "dataset_info.json", SCHEMA_FILE, RECIPES_FILE, IDS_FILE):
         if needed not in checksums:
             raise UserError("dataset is not whole", where=str(directory / CHECKSUMS_FILE),
-                            expected=f"an entry {needed}", found="none", hint=f"copy the folder again, or {_REMAKE}")
+                            expected=f"an entry {needed}", found="none",
+                            hint=f"copy the folder again, or {_REMAKE}")
     for file, recorded in checksums.items():
         _check_file(directory / file, recorded, contents=file.endswith(".json"), missing=missing)
     schema = {n: Feature(tuple(f["shape"]), f["dtype"], f["meaning"], f["unit"], f["rate"])
@@ -161,10 +185,12 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
     found = {n: _describe(f) for n, f in builder.info.features.items()}
     expected = {n: (f.shape, f.dtype) for n, f in schema.items()}
     if found != expected:
-        raise UserError("features.json does not fit schema.json", where=str(directory), expected=str(expected),
+        raise UserError("features.json does not fit schema.json", where=str(directory),
+                        expected=str(expected),
                         found=str(found), hint=_REMAKE)
     return Dataset(directory, builder.info.name, builder.info.description, schema,
-                   _read_json(directory / RECIPES_FILE), {n: s.num_examples for n, s in builder.info.splits.items()},
+                   _read_json(directory / RECIPES_FILE),
+                   {n: s.num_examples for n, s in builder.info.splits.items()},
                    checksums)
 
 
@@ -183,12 +209,14 @@ class Dataset:
     def source(self, split: str, fields: Iterable[str] | None = None) -> "Source":
         """Random access to the examples of a split, decoding `fields` only (all by default)."""
         if split not in self.splits:
-            raise UserError("unknown split", where=str(self.dir), expected=" or ".join(self.splits), found=split,
+            raise UserError("unknown split", where=str(self.dir), expected=" or ".join(self.splits),
+                            found=split,
                             hint="name one of the dataset's splits")
         fields = tuple(self.features if fields is None else fields)
         for field in fields:
             if field not in self.features:
-                raise UserError("unknown feature", where=str(self.dir), expected=" or ".join(self.features),
+                raise UserError("unknown feature", where=str(self.dir),
+                                expected=" or ".join(self.features),
                                 found=field)
         return Source(self, split, fields)
 
@@ -203,7 +231,8 @@ class Dataset:
         return _read_json(self.dir / IDS_FILE)
 
     def lengths(self, split: str, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """{sequence feature: (examples,) int32 lengths}; read from the records where the dataset is an older one."""
+        """{sequence feature: (examples,) int32 lengths}; read from the records where the dataset is
+        an older one."""
         keys = {n: f"{split}.{n}" for n in names}
         if LENGTHS_FILE in self.checksums:
             _check_file(self.dir / LENGTHS_FILE, self.checksums[LENGTHS_FILE], contents=True)
@@ -236,7 +265,8 @@ class Dataset:
 
 
 class Source(Sequence):
-    """Examples of one split by index: dicts of read-only numpy arrays and str. Threads may share it; it pickles."""
+    """Examples of one split by index: dicts of read-only numpy arrays and str. Threads may share
+    it; it pickles."""
 
     def __init__(self, dataset: Dataset, split: str, fields: tuple[str, ...]):
         self._dataset, self._split, self._fields = dataset, split, fields
@@ -244,7 +274,8 @@ class Source(Sequence):
         self._connector = connector({f: dataset.features[f] for f in fields})
         info = tfds.builder_from_directory(str(dataset.dir)).info.splits[split]
         self._records = Records([(dataset.dir / file, count, dataset.checksums[file]["sha256"])
-                                 for file, count in zip(info.filenames, info.shard_lengths, strict=True)])
+                                 for file,
+                                 count in zip(info.filenames, info.shard_lengths, strict=True)])
 
     @property
     def ids(self) -> list[str]:
@@ -259,15 +290,16 @@ class Source(Sequence):
             raise IndexError(f"example {index} of {len(self)}")
         with self._explained(index):
             example = self._connector.deserialize_example_np(self._records[index])
-            return {n: v.decode() if self._features[n].dtype == "str" else v for n, v in example.items()}
+            return {n: v.decode() if self._features[n].dtype == "str" else v for n,
+                    v in example.items()}
 
     def __repr__(self) -> str:
         return f"Source({str(self._dataset.dir)!r}, {self._split!r}, fields={self._fields})"
 
     @contextlib.contextmanager
     def _explained(self, index: int):
-        """ArrayRecord's and protobuf's errors say neither which file nor what to do, nor whose fault it is: a shard is only
-        called corrupt when its checksum says so."""
+        """ArrayRecord's and protobuf's errors say neither which file nor what to do, nor whose
+        fault it is: a shard is only called corrupt when its checksum says so."""
         try:
             yield
         except (UserError, StorageError):
@@ -275,11 +307,12 @@ class Source(Sequence):
         except Exception as error:
             shard = self._records.shard_of(index)
             failures.check(error, shard)
-            said = f"{type(error).__name__} at example {index} of split {self._split}: {str(error)[:200]}"
+            said = (f"{type(error).__name__} at example {index} of split {self._split}: "
+                    f"{str(error)[:200]}")
             with failures.working_on(shard):
                 _check_file(shard, self._dataset.checksums[shard.name], contents=True, said=said)
-            raise StorageError("a shard could not be read, but is whole now", where=str(shard), found=said,
-                               hint="start the same command again") from error
+            raise StorageError("a shard could not be read, but is whole now", where=str(shard),
+                               found=said, hint="start the same command again") from error
 
 
 def _describe(feature) -> tuple:
@@ -290,22 +323,28 @@ def _describe(feature) -> tuple:
 
 def _fingerprint(path: pathlib.Path) -> dict:
     with open(path, "rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+                "bytes": path.stat().st_size}
 
 
-def _check_file(path: pathlib.Path, recorded: dict, *, contents: bool, missing=StorageError, said: str = "") -> None:
-    """Raises `missing`, or UserError for a file that is not the recorded one. `said`: by whoever could not read it."""
+def _check_file(path: pathlib.Path, recorded: dict, *, contents: bool, missing=StorageError,
+                said: str = "") -> None:
+    """Raises `missing`, or UserError for a file that is not the recorded one. `said`: by whoever
+    could not read it."""
     said = said and f"; {said}"
     try:
         size = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise missing("file of the dataset is missing", where=str(path), expected=f"{recorded['bytes']} bytes",
+        raise missing("file of the dataset is missing", where=str(path),
+                      expected=f"{recorded['bytes']} bytes",
                       found=f"no file{said}", hint=_BRING) from error
     if size != recorded["bytes"]:
-        raise UserError("corrupt: truncated or overwritten file", where=str(path), expected=f"{recorded['bytes']} bytes",
-                        found=f"{size} bytes{said}", hint=f"copy it again, or {_REMAKE}")
+        raise UserError("corrupt: truncated or overwritten file", where=str(path),
+                        expected=f"{recorded['bytes']} bytes", found=f"{size} bytes{said}",
+                        hint=f"copy it again, or {_REMAKE}")
     if contents and (found := _fingerprint(path)["sha256"]) != recorded["sha256"]:
-        raise UserError("corrupt file", where=str(path), expected=f"sha256 {recorded['sha256'][:16]}",
+        raise UserError("corrupt file", where=str(path),
+                        expected=f"sha256 {recorded['sha256'][:16]}",
                         found=f"sha256 {found[:16]}{said}", hint=f"copy it again, or {_REMAKE}")
 
 
@@ -317,7 +356,8 @@ def _read_json(path: pathlib.Path):
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise StorageError("file of the dataset is missing", where=str(path), hint=_BRING) from error
+        raise StorageError("file of the dataset is missing", where=str(path),
+                           hint=_BRING) from error
     except ValueError as error:
         raise UserError("unreadable file of a dataset", where=str(path), found=str(error),
                         hint=f"copy it again, or {_REMAKE}") from error

@@ -1,7 +1,8 @@
-"""A dataset made by several jobs, each its part, on any machines that share a folder; the last one puts the parts together.
+"""A dataset made by several jobs, each its part, on any machines that share a folder; the last one
+puts the parts together.
 
-Part k of n is every split's items from k/n to (k + 1)/n, so that whatever n the records stand in one order. Each part is a job
-that can be continued (partial.py), in a folder of its own:
+Part k of n is every split's items from k/n to (k + 1)/n, so that whatever n the records stand in
+one order. Each part is a job that can be continued (partial.py), in a folder of its own:
 
     .NAME.partial/parts.json                 the arguments and n, which all parts must have
     .NAME.partial/fitted/*.npz               what was fitted by whoever needed it first; the others wait and use it
@@ -9,7 +10,8 @@ that can be continued (partial.py), in a folder of its own:
     .NAME.partial/part-00002-of-00008/       journal, shards and lock of a part; its journal ends with {"whole": true}
     .NAME.partial/data/                      the folder that is to be, while the parts' shards are linked into it
 
-The parts stay untouched until the dataset has its name, so putting together can be killed and begun again by any of them.
+The parts stay untouched until the dataset has its name, so putting together can be killed and begun
+again by any of them.
 """
 
 import contextlib
@@ -28,7 +30,8 @@ JOURNAL = "journal.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Part(os.PathLike):
-    """Part `index` of `count` of the dataset that is to be at `out_dir`: given in place of the folder to make."""
+    """Part `index` of `count` of the dataset that is to be at `out_dir`: given in place of the
+    folder to make."""
 
     out_dir: pathlib.Path
     index: int
@@ -36,7 +39,8 @@ class Part(os.PathLike):
 
     def __post_init__(self):
         if not 0 <= self.index < self.count:
-            raise UserError("no such part", where="--shard", expected="I/N with 0 <= I < N", found=f"{self.index}/{self.count}")
+            raise UserError("no such part", where="--shard", expected="I/N with 0 <= I < N",
+                            found=f"{self.index}/{self.count}")
 
     def __fspath__(self) -> str:
         return os.fspath(self.out_dir)
@@ -52,8 +56,9 @@ class Part(os.PathLike):
 
 
 class Merging:
-    """The parts as one job, for those who write a dataset; a context. None inside when it is not for this process to do:
-    other parts are not whole yet, or another process is at it, or has done it.
+    """The parts as one job, for those who write a dataset; a context. None inside when it is not
+    for this process to do: other parts are not whole yet, or another process is at it, or has done
+    it.
 
     Args:
       part: of the dataset.
@@ -99,7 +104,8 @@ class Merging:
         return [r for r in self._records if r["split"] == split]
 
     def join(self, records: list[dict], record: dict) -> None:
-        """`record["file"]` holds what the files of `records` do, which go; the parts keep theirs."""
+        """`record["file"]` holds what the files of `records` do, which go; the parts keep
+        theirs."""
         self._records = joined([*self._records, record | {"joins": [r["file"] for r in records]}])
         for old in records:
             (self.data / old["file"]).unlink()
@@ -118,13 +124,15 @@ class Merging:
         seen = set()
         for record in self._records:
             if twice := seen.intersection(record["ids"]):
-                raise UserError("id is not unique", where=f"split {record['split']}, example {min(twice)!r}",
+                raise UserError("id is not unique", where=f"split {record['split']}, example "
+                                                          f"{min(twice)!r}",
                                 hint="give every example its own id")
             seen.update(record["ids"])
 
 
 def begun(out_dir) -> int | None:
-    """Into how many parts an interrupted job cut this dataset, 1 for none; None where there was no such job."""
+    """Into how many parts an interrupted job cut this dataset, 1 for none; None where there was no
+    such job."""
     out = pathlib.Path(out_dir).absolute()
     shared = out.with_name(f".{out.name}.partial")
     try:
@@ -147,8 +155,10 @@ def not_begun(part: Part) -> list[int]:
     """The other parts that nobody has begun; none once the dataset is whole."""
     out = pathlib.Path(part).absolute()
     places = enumerate(folders(part, out.with_name(f".{out.name}.partial")))
-    missing_folders = [index for index, folder in places if index != part.index and not folder.exists()]
-    return [] if out.exists() else missing_folders  # in this order: the folders go when the dataset has its name
+    missing_folders = [index for index, folder in places if index != part.index
+                       and not folder.exists()]
+    # in this order: the folders go when the dataset has its name
+    return [] if out.exists() else missing_folders
 
 
 def journal(path: pathlib.Path) -> list[dict]:
@@ -163,7 +173,8 @@ def journal(path: pathlib.Path) -> list[dict]:
 
 
 def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The records of a journal, with one that joins others (shards.py) in their place, unless its file is not `there`."""
+    """The records of a journal, with one that joins others (shards.py) in their place, unless its
+    file is not `there`."""
     out: list[dict] = []
     for record in records:
         old = [k for k, r in enumerate(out) if r.get("file") in record.get("joins", ())]
@@ -189,7 +200,8 @@ def agreed(path: pathlib.Path, value):
 
 
 def lock(path: pathlib.Path, wait: bool = False):
-    """The open file of a lock, which closing it lets go of (as does the end of the process); None when another has it.
+    """The open file of a lock, which closing it lets go of (as does the end of the process); None
+    when another has it.
 
     UserError: a file system without locks.
     """
@@ -202,12 +214,14 @@ def lock(path: pathlib.Path, wait: bool = False):
     except OSError as error:
         file.close()
         raise UserError("this file system has no locks", where=str(path), found=str(error),
-                        hint="write to another one (NFS and Lustre have them, buckets that are mounted do not)") from error
+                        hint="write to another one (NFS and Lustre have them, buckets that are "
+                        "mounted do not)") from error
     return file
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """A second name of a file, or a copy where the file system has no such thing. FileExistsError: `target` is there."""
+    """A second name of a file, or a copy where the file system has no such thing. FileExistsError:
+    `target` is there."""
     try:
         os.link(source, target)
     except FileExistsError:

@@ -1,7 +1,9 @@
-"""Whose fault an exception is: one item's, which is put aside with its reason, or the job's, which ends.
+"""Whose fault an exception is: one item's, which is put aside with its reason, or the job's, which
+ends.
 
-Libraries raise anything for a file that is odd enough, so everything counts as the item's, except failures of storage
-(avjax/storage/failures.py), of memory, and of files that are not the item's own: those would hit good items as well.
+Libraries raise anything for a file that is odd enough, so everything counts as the item's, except
+failures of storage (avjax/storage/failures.py), of memory, and of files that are not the item's
+own: those would hit good items as well.
 """
 
 import errno
@@ -17,7 +19,8 @@ _NONSENSE = (errno.EINVAL, errno.EOVERFLOW)  # of a place in a file that a numbe
 
 
 def check(error: Exception, files: Iterable[os.PathLike]) -> None:
-    """Returns when `error` is due to the item that is read from `files`; else raises it, or the StorageError that it is."""
+    """Returns when `error` is due to the item that is read from `files`; else raises it, or the
+    StorageError that it is."""
     files = [os.fspath(file) for file in files]
     for link in failures.chain(error):
         if isinstance(link, MemoryError | StorageError):
@@ -26,7 +29,9 @@ def check(error: Exception, files: Iterable[os.PathLike]) -> None:
             continue  # FFmpeg says so of damaged files too
         if failures.fault(link) is link:
             failures.check(link)
-        of_system = isinstance(link, OSError) and link.errno and not isinstance(link, av.error.FFmpegError)
+        of_system = isinstance(link,
+                               OSError) and link.errno and not isinstance(link,
+                                                                          av.error.FFmpegError)
         nonsense = of_system and link.filename is None and link.errno in _NONSENSE
         if of_system and not nonsense and str(link.filename) not in files:
             raise error

@@ -1,4 +1,5 @@
-"""Raw records of ArrayRecord shards by index, with a bounded number of files open in the whole process.
+"""Raw records of ArrayRecord shards by index, with a bounded number of files open in the whole
+process.
 
 ArrayRecord's own data source keeps a file open for every shard that it has ever read from.
 """
@@ -40,13 +41,15 @@ class Records(Sequence):
         try:
             return _readers()(path, count, content).read([position])[0]
         except Exception:
-            _readers().cache_clear()  # a reader that failed once always fails; and files may have run out
+            # a reader that failed once always fails; and files may have run out
+            _readers().cache_clear()
             return _readers()(path, count, content).read([position])[0]
 
 
 @functools.cache
 def _readers():
-    """The readers that are open, the latest used; one that is dropped closes when the last thread is done with it."""
+    """The readers that are open, the latest used; one that is dropped closes when the last thread
+    is done with it."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 4))
     return functools.lru_cache(maxsize=most)(_open)
@@ -56,7 +59,8 @@ def _open(path: str, count: int, content: str):
     """`content` tells a shard from one that lay at the same place before."""
     reader = array_record_module.ArrayRecordReader(path, options="readahead_buffer_size:0",
                                                    file_reader_buffer_size=32768)
-    # array_record 0.8.6 opens a missing file, or any when no more may be open, as one of 0 records: reading tells why.
+    # array_record 0.8.6 opens a missing file, or any when no more may be open, as one of 0 records:
+    # reading tells why.
     if reader.num_records() != count:
         reader.read([0])
         raise ValueError(f"{reader.num_records()} records, {count} expected")

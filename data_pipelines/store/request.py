@@ -14,8 +14,9 @@ def note_of(out: pathlib.Path) -> pathlib.Path:
 
 
 def made_before(part: Part, asked: dict) -> bool:
-    """Whether the dataset is whole and was asked for in these words: a part that is started again after the end has nothing to
-    do. Else notes down what is asked for, unless something else is there, which is to be refused."""
+    """Whether the dataset is whole and was asked for in these words: a part that is started again
+    after the end has nothing to do. Else notes down what is asked for, unless something else is
+    there, which is to be refused."""
     out = pathlib.Path(part).absolute()
     note, text = note_of(out), json.dumps(asked)
     if out.exists():

@@ -1,9 +1,11 @@
-"""A dataset that is being written: a hidden folder beside it, which becomes the dataset in one rename.
+"""A dataset that is being written: a hidden folder beside it, which becomes the dataset in one
+rename.
 
-A `Partial` without arguments belongs to one process and disappears with any error. With arguments it can be continued: what
-is finished outlives a kill, and a restart with the same arguments goes on after it. Input that cannot be used (a UserError)
-would stop the restart at the same place, so it removes the folder: unless something else than the input may have been at
-fault (storage that fails, a full disk, memory), or `keep` says that another attempt may get on (without the item, say).
+A `Partial` without arguments belongs to one process and disappears with any error. With arguments
+it can be continued: what is finished outlives a kill, and a restart with the same arguments goes on
+after it. Input that cannot be used (a UserError) would stop the restart at the same place, so it
+removes the folder: unless something else than the input may have been at fault (storage that fails,
+a full disk, memory), or `keep` says that another attempt may get on (without the item, say).
 
     .NAME.partial/journal.jsonl   a line of the arguments, then one a finished shard and one a finished split, each written and
                                   synchronised only after what it tells of
@@ -11,8 +13,9 @@ fault (storage that fails, a full disk, memory), or `keep` says that another att
     .NAME.partial/data/           the folder that is to be
     .NAME.partial/lock            held by the job that writes
 
-So a kill loses what followed the last closed shard, which is computed again; nothing is there twice, because a restart skips
-as many items as the journal counts and deletes every file that it does not tell of. Several jobs can share the work: merge.py.
+So a kill loses what followed the last closed shard, which is computed again; nothing is there
+twice, because a restart skips as many items as the journal counts and deletes every file that it
+does not tell of. Several jobs can share the work: merge.py.
 """
 
 import contextlib
@@ -32,15 +35,19 @@ from data_pipelines.store.merge import JOURNAL, Part
 
 
 class Partial:
-    """The folder of a dataset being written; a context. `data` is to be filled, then `finish` called.
+    """The folder of a dataset being written; a context. `data` is to be filled, then `finish`
+    called.
 
     Args:
       out_dir: the dataset's folder, which must not exist; or a Part of it.
-      arguments: of the job, JSON values: everything that decides what is written. None: cannot be continued.
-      paths: those that say where something lies. It may move meanwhile; what it holds is for other arguments, or `expect`.
+      arguments: of the job, JSON values: everything that decides what is written. None: cannot be
+        continued.
+      paths: those that say where something lies. It may move meanwhile; what it holds is for other
+        arguments, or `expect`.
 
     Raises:
-      UserError: the folder exists, another job is writing it, or an interrupted one had other arguments.
+      UserError: the folder exists, another job is writing it, or an interrupted one had other
+        arguments.
     """
 
     def __init__(self, out_dir, arguments: dict | None = None, paths: Collection[str] = ()):
@@ -51,11 +58,13 @@ class Partial:
             raise TypeError("a part belongs to a job that can be continued")
         self._arguments, self._paths = json.loads(json.dumps(arguments)), paths
         name = f".{self.out_dir.name}.partial"
-        self.shared = self.out_dir.with_name(name if self.resumable else f"{name}-{socket.gethostname()}-{os.getpid()}")
+        self.shared = self.out_dir.with_name(name if self.resumable
+                                             else f"{name}-{socket.gethostname()}-{os.getpid()}")
         self.dir = self.shared / self.part.folder if self.part else self.shared
         self.data = self.dir / "data" if self.resumable else self.dir
         self._records, self._lock = [], None
-        self.keep = False  # what is there even if the job ends with a UserError: another attempt may go on with it
+        # what is there even if the job ends with a UserError: another attempt may go on with it
+        self.keep = False
 
     def __enter__(self) -> "Partial":
         with failures.working_on(self.dir):
@@ -74,7 +83,8 @@ class Partial:
         self._check_parts()
         self.data.mkdir(parents=True, exist_ok=True)
         self._lock = contextlib.ExitStack()
-        self._lock.enter_context(lock.hold(self.dir / "lock", "the dataset", self.out_dir, again=False))
+        self._lock.enter_context(lock.hold(self.dir / "lock", "the dataset", self.out_dir,
+                                           again=False))
         try:
             self._continue()
         except BaseException:
@@ -87,7 +97,8 @@ class Partial:
             self._lock.close()
         if self.part and kind is None:
             return  # it waits for the others
-        wanted = kind and (self.keep or self._whole or not issubclass(kind, UserError) or _in_doubt(error))
+        wanted = kind and (self.keep or self._whole or not issubclass(kind, UserError)
+                           or _in_doubt(error))
         new = isinstance(error, Exception) and not isinstance(error, UserError | StorageError)
         known = failures.explained(error, self.dir) if new else None
         if not (self.resumable and wanted and (len(self._records) > 1 or self._fitted)):
@@ -98,7 +109,8 @@ class Partial:
             raise known from error
 
     def once(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """What `make` returns: at the first call ever, then what was kept of it, also after a kill."""
+        """What `make` returns: at the first call ever, then what was kept of it, also after a
+        kill."""
         path = self.shared / "fitted" / f"{name}.npz"
         if not self.resumable:
             return make()
@@ -114,7 +126,8 @@ class Partial:
             return dict(arrays)
 
     def expect(self, made: dict) -> None:
-        """UserError unless `made` (JSON) is what the interrupted job said here; the first job's word stands."""
+        """UserError unless `made` (JSON) is what the interrupted job said here; the first job's
+        word stands."""
         made = json.loads(json.dumps(made))
         before = next((r["made"] for r in self._records if "made" in r), None)
         if self.part:
@@ -124,8 +137,10 @@ class Partial:
         elif before != made:
             self.keep = True
             differ = ", ".join(k for k in sorted({*before, *made}) if before.get(k) != made.get(k))
-            raise UserError("an interrupted job wrote this with other encoders", where=str(self.dir), found=f"other {differ}",
-                            hint="delete that folder to begin anew, or bring the former weights back")
+            raise UserError("an interrupted job wrote this with other encoders",
+                            where=str(self.dir), found=f"other {differ}",
+                            hint="delete that folder to begin anew, or bring the former weights "
+                            "back")
 
     def commit(self, record: dict) -> None:
         """Notes that `record["file"]` of `data` (if it names one) is finished."""
@@ -157,7 +172,8 @@ class Partial:
         try:
             os.rename(self.data, self.out_dir)
         except OSError as error:
-            raise UserError("cannot move the finished dataset into place", where=str(self.out_dir), found=str(error),
+            raise UserError("cannot move the finished dataset into place", where=str(self.out_dir),
+                            found=str(error),
                             hint="is another job writing the same folder?") from error
 
     def whole(self) -> None:
@@ -190,7 +206,8 @@ class Partial:
         self._same(before["arguments"])
 
     def renew(self) -> None:
-        """Begins this job, or part, anew but for what was fitted: what it had finished would come out otherwise now."""
+        """Begins this job, or part, anew but for what was fitted: what it had finished would come
+        out otherwise now."""
         (self.dir / JOURNAL).unlink()
         self._continue()
 
@@ -222,11 +239,14 @@ class Partial:
         """UserError when the interrupted job had other arguments."""
         def named(arguments, k):
             value = arguments.get(k)
-            return pathlib.PurePath(value).name if k in self._paths and isinstance(value, str) else value
+            return pathlib.PurePath(value).name if k in self._paths and isinstance(value,
+                                                                                   str) else value
 
-        differ = [k for k in sorted({*before, *self._arguments}) if named(before, k) != named(self._arguments, k)]
+        differ = [k for k in sorted({*before, *self._arguments})
+                  if named(before, k) != named(self._arguments, k)]
         if differ:
-            raise UserError("an interrupted job was writing this with other arguments", where=str(self.dir),
+            raise UserError("an interrupted job was writing this with other arguments",
+                            where=str(self.dir),
                             expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
                             found=", ".join(f"{k}={self._arguments.get(k)!r}" for k in differ),
                             hint="repeat those to continue it, or delete that folder to begin anew")
@@ -250,9 +270,11 @@ def _in_doubt(error: BaseException) -> bool:
 
 
 def refuse_existing(out_dir) -> None:
-    """UserError when a dataset's folder is already there; for jobs that work for long before they write."""
+    """UserError when a dataset's folder is already there; for jobs that work for long before they
+    write."""
     if pathlib.Path(out_dir).exists():
-        raise UserError("refusing to overwrite", where=str(out_dir), expected="a folder that does not exist",
+        raise UserError("refusing to overwrite", where=str(out_dir),
+                        expected="a folder that does not exist",
                         hint="choose another folder or delete this one")
 
 

@@ -1,7 +1,8 @@
 """What a dataset folder holds: named features with shapes, rates and the recipe each was made by.
 
-A recipe is a plain JSON dict that defines a feature exactly. Its hash travels with shards and checkpoints, so that a
-mel made for another vocoder, or tokens of another inventory, is refused instead of silently trained on.
+A recipe is a plain JSON dict that defines a feature exactly. Its hash travels with shards and
+checkpoints, so that a mel made for another vocoder, or tokens of another inventory, is refused
+instead of silently trained on.
 """
 
 import dataclasses
@@ -10,18 +11,23 @@ import json
 
 import numpy as np
 
-RECIPES_FILE = "recipes.json"  # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
+# {feature name: recipe}, beside TFDS's features.json and dataset_info.json
+RECIPES_FILE = "recipes.json"
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}
-CHECKSUMS_FILE = "checksums.json"  # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
-SPEAKERS = "speakers"  # the codec that maps a speaker's name to what a system needs to be that speaker
-CODECS_DIR = "codecs"  # <feature name>.npz: fitted arrays (eigenfaces, centroids, head VAE, ...) of this dataset
+# {file: {"sha256", "bytes"}}, written last: its presence means "whole"
+CHECKSUMS_FILE = "checksums.json"
+# the codec that maps a speaker's name to what a system needs to be that speaker
+SPEAKERS = "speakers"
+# <feature name>.npz: fitted arrays (eigenfaces, centroids, head VAE, ...) of this dataset
+CODECS_DIR = "codecs"
 
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One column. `shape` uses None for the time axis (always first); dtype "str" is a unicode scalar."""
+    """One column. `shape` uses None for the time axis (always first); dtype "str" is a unicode
+    scalar."""
 
     shape: tuple[int | None, ...]
     dtype: str

@@ -1,4 +1,5 @@
-"""Examples -> ArrayRecord shards, one after the other, each noted by the job (partial.py) once it is whole."""
+"""Examples -> ArrayRecord shards, one after the other, each noted by the job (partial.py) once it
+is whole."""
 
 import contextlib
 import json
@@ -22,7 +23,8 @@ _SUFFIX = "array_record"
 
 
 class Unusable(UserError):
-    """An example that is to be left out; `reason` in few words, `id` where known. See `write_dataset(max_bad=)`."""
+    """An example that is to be left out; `reason` in few words, `id` where known. See
+    `write_dataset(max_bad=)`."""
 
     def __init__(self, reason: str, *, id: str = "", **details):
         self.reason, self.id = reason, id
@@ -41,19 +43,23 @@ def connector(features: dict[str, Feature]) -> tfds.features.FeaturesDict:
     """TFDS's description of the columns; it serializes and parses examples."""
     return tfds.features.FeaturesDict({
         n: tfds.features.Text() if f.dtype == "str" else
-        tfds.features.Tensor(shape=f.shape, dtype=np.dtype(f.dtype), encoding=tfds.features.Encoding.BYTES)
+        tfds.features.Tensor(shape=f.shape, dtype=np.dtype(f.dtype),
+                             encoding=tfds.features.Encoding.BYTES)
         for n, f in features.items()})
 
 
 class SplitWriter:
     """Writes items to shards of `job.data`, and has the job note every shard that is finished.
 
-    `ids` {split: ids}, `lengths` {"split.feature": lengths}, `refused` [{split, id, reason, detail}], all of finished shards.
+    `ids` {split: ids}, `lengths` {"split.feature": lengths}, `refused` [{split, id, reason,
+    detail}], all of finished shards.
     """
 
-    def __init__(self, job: Partial, name: str, features: dict[str, Feature], max_bad: float, shard_bytes: int,
+    def __init__(self, job: Partial, name: str, features: dict[str, Feature], max_bad: float,
+                 shard_bytes: int,
                  shard_seconds: float):
-        self._job, self._name, self._features, self.connector = job, name, features, connector(features)
+        self._job, self._name, self._features, self.connector = job, name, features, connector(
+            features)
         self._max_bad, self._shard_bytes, self._shard_seconds, self._seen = max_bad, shard_bytes, shard_seconds, set()
         self._sequences = [n for n, f in features.items() if f.shape[:1] == (None,)]
         self.ids, self.lengths, self.refused = {}, {}, []
@@ -74,12 +80,14 @@ class SplitWriter:
                 for example in self._made(item):
                     if isinstance(example, Unusable):
                         failures.check(example)  # what could not be read is not unusable
-                        shard.refused.append({"split": split, "id": example.id, "reason": example.reason,
+                        shard.refused.append({"split": split, "id": example.id,
+                                              "reason": example.reason,
                                               "detail": str(example)})
                         continue
                     _check_example(example, self._features, split, self._seen)
                     shard.add(example["id"], {n: len(example[n]) for n in self._sequences},
-                              self.connector._example_serializer.serialize_example(self.connector.encode_example(example)))
+                              self.connector._example_serializer.serialize_example(
+                                  self.connector.encode_example(example)))
                 position += 1
                 if shard.size >= self._shard_bytes or self._job.resumable and shard.age >= self._shard_seconds:
                     self._commit(split, shard, position)
@@ -90,17 +98,20 @@ class SplitWriter:
         if shard.ids or shard.refused:
             self._commit(split, shard, position)
         if not self.ids[split] and not self._job.part:
-            reasons = Counter(r["reason"] for r in self.refused if r["split"] == split).most_common()
+            reasons = Counter(r["reason"] for r in self.refused
+                              if r["split"] == split).most_common()
             raise UserError("empty split", where=split, expected="at least one example",
                             found=", ".join(f"{n} x {reason}" for reason, n in reasons) or "none",
                             hint="give it examples or leave it out")
 
     def join(self, split: str) -> None:
-        """Makes one shard of small neighbours: a job that can be continued closes one a minute, and readers want few files."""
+        """Makes one shard of small neighbours: a job that can be continued closes one a minute, and
+        readers want few files."""
         group: list[dict] = []
         for record in [*self._job.records(split), None]:
             small = record and record["file"] and record["num_bytes"] < self._shard_bytes / 4
-            if small and sum(r["num_bytes"] for r in group) + record["num_bytes"] <= self._shard_bytes:
+            if small and sum(r["num_bytes"]
+                             for r in group) + record["num_bytes"] <= self._shard_bytes:
                 group.append(record)
                 continue
             if len(group) > 1:
@@ -119,34 +130,46 @@ class SplitWriter:
         except BaseException:
             shard.drop()
             raise
-        self._job.join(records, {"split": split, "position": records[-1]["position"], "file": shard.path.name,
-                                 "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
+        self._job.join(records, {"split": split, "position": records[-1]["position"],
+                                 "file": shard.path.name, "ids": shard.ids, "num_bytes": shard.size,
+                                 "lengths": shard.lengths,
                                  "refused": [r for record in records for r in record["refused"]]})
 
     def close(self, split: str) -> tfds.core.SplitInfo:
         """Gives the shards their final names, which tell how many there are."""
         records = [r for r in self._job.records(split) if r["file"]]
-        template = tfds.core.ShardedFileTemplate(data_dir=self._job.data, dataset_name=self._name, split=split,
+        template = tfds.core.ShardedFileTemplate(data_dir=self._job.data, dataset_name=self._name,
+                                                 split=split,
                                                  filetype_suffix=_SUFFIX)
-        self._job.rename({record["file"]: template.sharded_filepath(shard_index=i, num_shards=len(records)).name
+        self._job.rename({record["file"]: template.sharded_filepath(shard_index=i,
+                                                                    num_shards=len(records)).name
                           for i, record in enumerate(records)})
         return tfds.core.SplitInfo(name=split, shard_lengths=[len(r["ids"]) for r in records],
-                                   num_bytes=sum(r["num_bytes"] for r in records), filename_template=template)
+                                   num_bytes=sum(r["num_bytes"] for r in records),
+                                   filename_template=template)
 
     def tell_refused(self) -> None:
-        """Writes the quarantine file beside the dataset (none where nothing is refused). UserError: more than max_bad."""
+        """Writes the quarantine file beside the dataset (none where nothing is refused). UserError:
+        more than max_bad."""
         out = self._job.out_dir
-        path, total = out.with_name(f"{out.name}.quarantine.jsonl"), sum(map(len, self.ids.values())) + len(self.refused)
+        path, total = out.with_name(f"{out.name}.quarantine.jsonl"), sum(map(len,
+                                                                             self.ids.values(
+                                                                                 ))) + len(
+                                                                                     self.refused)
         path.unlink(missing_ok=True)
         if not self.refused:
             return
-        reasons = ", ".join(f"{n} x {r}" for r, n in Counter(r["reason"] for r in self.refused).most_common())
+        reasons = ", ".join(f"{n} x {r}" for r,
+                            n in Counter(r["reason"] for r in self.refused).most_common())
         path.write_text("".join(json.dumps(r) + "\n" for r in self.refused))
-        print(f"left out {len(self.refused)} of {total}: {reasons} ({path})", file=sys.stderr, flush=True)
+        print(f"left out {len(self.refused)} of {total}: {reasons} ({path})", file=sys.stderr,
+              flush=True)
         if len(self.refused) > self._max_bad * total:
             self._job.keep = True
-            raise UserError("too many unusable examples", where=str(path), expected=f"at most {self._max_bad:.0%}",
-                            found=f"{len(self.refused)} of {total}: {reasons}", hint="mend the clips, or raise --max_bad")
+            raise UserError("too many unusable examples", where=str(path),
+                            expected=f"at most {self._max_bad:.0%}",
+                            found=f"{len(self.refused)} of {total}: {reasons}",
+                            hint="mend the clips, or raise --max_bad")
 
     def _made(self, item: Item) -> Iterable[dict | Unusable]:
         if isinstance(item, dict):
@@ -166,7 +189,8 @@ class SplitWriter:
         return made
 
     def _keep_finished(self) -> None:
-        """An item that cannot be used need not cost the others: the same job goes on once --max_bad allows it."""
+        """An item that cannot be used need not cost the others: the same job goes on once --max_bad
+        allows it."""
         self._job.keep |= any(self.ids.values())
 
     def _open(self, split: str) -> "_Shard":
@@ -179,8 +203,9 @@ class SplitWriter:
         except Exception:
             shard.drop()
             raise
-        record = {"split": split, "position": position, "file": shard.path.name if shard.ids else None, "ids": shard.ids,
-                  "num_bytes": shard.size, "lengths": shard.lengths, "refused": shard.refused}
+        record = {"split": split, "position": position, "file": shard.path.name if shard.ids
+                  else None, "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
+                  "refused": shard.refused}
         self._job.commit(record)
         self._count(split, record)
 
@@ -205,7 +230,8 @@ class _Shard:
         return time.monotonic() - self._born
 
     def add(self, id: str, lengths: dict[str, int], record: bytes) -> None:
-        self._writer = self._writer or array_record_module.ArrayRecordWriter(str(self.path), _RECORD_OPTIONS)
+        self._writer = self._writer or array_record_module.ArrayRecordWriter(str(self.path),
+                                                                             _RECORD_OPTIONS)
         self._writer.write(record)
         self.size += len(record)
         self.ids.append(id)
@@ -217,7 +243,8 @@ class _Shard:
             self._writer = None
 
     def drop(self) -> None:
-        """Closes and removes what is not finished: nobody goes on with it, and it may be what fills the disk."""
+        """Closes and removes what is not finished: nobody goes on with it, and it may be what fills
+        the disk."""
         with contextlib.suppress(Exception):
             self.close()
         self.path.unlink(missing_ok=True)
@@ -226,7 +253,8 @@ class _Shard:
 def _check_example(example: dict, features: dict[str, Feature], split: str, seen: set) -> None:
     where = f"split {split}, example {example.get('id')!r}"
     if example.keys() != features.keys():
-        raise UserError("example does not fit the schema", where=where, expected=str(sorted(features)),
+        raise UserError("example does not fit the schema", where=where,
+                        expected=str(sorted(features)),
                         found=str(sorted(example)))
     if example["id"] in seen:
         raise UserError("id is not unique", where=where, hint="give every example its own id")
@@ -235,11 +263,13 @@ def _check_example(example: dict, features: dict[str, Feature], split: str, seen
         value = example[name]
         if feature.dtype == "str":
             if not isinstance(value, str):
-                raise UserError("wrong type", where=f"{where}, {name}", expected="str", found=type(value).__name__)
+                raise UserError("wrong type", where=f"{where}, {name}", expected="str",
+                                found=type(value).__name__)
             continue
         value = np.asarray(value)
         fits = len(value.shape) == len(feature.shape) and all(
             e in (None, s) for e, s in zip(feature.shape, value.shape, strict=True))
         if not fits or value.dtype != np.dtype(feature.dtype):
             raise UserError("array does not fit the schema", where=f"{where}, {name}",
-                            expected=f"{feature.dtype} {feature.shape}", found=f"{value.dtype} {value.shape}")
+                            expected=f"{feature.dtype} {feature.shape}",
+                            found=f"{value.dtype} {value.shape}")

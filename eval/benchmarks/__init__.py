@@ -1,4 +1,5 @@
-"""Held-out benchmarks, one a file; `config.evaluate.benchmark` names one. Each provides `Benchmark` (see common.py)."""
+"""Held-out benchmarks, one a file; `config.evaluate.benchmark` names one. Each provides `Benchmark`
+(see common.py)."""
 
 import importlib
 import pkgutil
@@ -14,6 +15,7 @@ def names() -> list[str]:
 def load(name: str):
     """The class `Benchmark` of `eval.benchmarks.<name>`."""
     if name not in names():
-        raise UserError("unknown benchmark", where="config.evaluate.benchmark", expected=" or ".join(names()),
-                        found=repr(name), hint="name one of the files of eval/benchmarks")
+        raise UserError("unknown benchmark", where="config.evaluate.benchmark",
+                        expected=" or ".join(names()), found=repr(name),
+                        hint="name one of the files of eval/benchmarks")
     return importlib.import_module(f"eval.benchmarks.{name}").Benchmark

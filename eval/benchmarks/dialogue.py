@@ -9,13 +9,15 @@ Variants of every held-out dialogue, by the same code:
     shuffled   another dialogue of the split, cut or looped to the truth's length
     mean       the mean frame of the training split
     blur_1...  of a system that makes voices of portraits alone: from blurred or rotated ones
-Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where it is not known. Lips
-are scored where the face code tells their aperture: that of puppets does.
+Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where
+it is not known. Lips are scored where the face code tells their aperture: that of puppets does.
 
-Does a listener react to *its* partner? Listening is scored on frames where the truth's partner speaks and the truth's self is
-silent: FD (of each clip, and pooled), paired FD, RPCC, and SID and variance beside the truth's (DIM). `RPCC_other` pairs the
-same motion with the partners of other dialogues, `PFD_shuffled` with the own partner's frames of another time (a stranger's
-would differ in themselves): what the measure is worth when the reaction is to something else.
+Does a listener react to *its* partner? Listening is scored on frames where the truth's partner
+speaks and the truth's self is
+silent: FD (of each clip, and pooled), paired FD, RPCC, and SID and variance beside the truth's
+(DIM). `RPCC_other` pairs the same motion with the partners of other dialogues, `PFD_shuffled` with
+the own partner's frames of another time (a stranger's would differ in themselves): what the measure
+is worth when the reaction is to something else.
 """
 
 import functools
@@ -49,9 +51,11 @@ def face_encoder(decoder):
 
 
 def degradable(system, decoder) -> bool:
-    """Whether a system makes voices, and nothing else, of portraits whose face embedding can be made again."""
+    """Whether a system makes voices, and nothing else, of portraits whose face embedding can be
+    made again."""
     made = {name for names in system.makes.values() for name in names}
-    return made == {"voices"} and "portraits" in system.example_spec and decoder.recipes.get("faces", {}).get("kind") == "pca"
+    return (made == {"voices"} and "portraits" in system.example_spec
+            and decoder.recipes.get("faces", {}).get("kind") == "pca")
 
 
 def timing(signals: Dialogue) -> dict[str, list[float]]:
@@ -74,17 +78,20 @@ class Benchmark:
         del clips  # everything is scored from the features; no waveform is needed
         self.config, self.decoder, self.dataset = config, decoder, dataset
         if "motion" not in dataset.features:
-            raise UserError("nothing to compare faces with", where=str(dataset.dir), expected="a feature 'motion'",
-                            found=", ".join(dataset.features), hint="extract with a face reader, or set no benchmark")
+            raise UserError("nothing to compare faces with", where=str(dataset.dir),
+                            expected="a feature 'motion'", found=", ".join(dataset.features),
+                            hint="extract with a face reader, or set no benchmark")
         self.models = models_of(system.tasks, tuple(config.evaluate.tasks))
         if full and degradable(system, decoder):
             task = next(iter(self.models.values()))
             self.models |= {name: task for name in retrieval.DEGRADATIONS if name != "clean"}
         self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
-        self.streams = tuple(n for n in dict.fromkeys(("mel", *stream_names(system))) if n in dataset.features)
+        self.streams = tuple(n for n in dict.fromkeys(("mel", *stream_names(system)))
+                             if n in dataset.features)
         if "latents" not in self.streams:  # of a system that makes no pictures
             self.baselines = tuple(b for b in self.baselines if b != "codec")
-        self.rates = {name: feature.rate for name, feature in dataset.features.items() if feature.rate}
+        self.rates = {name: feature.rate for name, feature in dataset.features.items()
+                      if feature.rate}
         self.has_lips = decoder.face_kind == "puppet"
         self.sample_rate, self.seed = decoder.sample_rate, int(config.evaluate.seed)
         self._truths: dict[tuple[str, int], Dialogue] = {}
@@ -98,21 +105,27 @@ class Benchmark:
     @functools.cached_property
     def recipes(self) -> dict[str, dict]:
         """{metric: recipe}."""
-        listening = listener.RECIPE | {"frames": "25 Hz, the true partner speaks and the true self is silent",
-                                       "RPCC_other": f"partners of {STRANGERS} other dialogues, averaged",
-                                       "PFD_shuffled": "the partner's frames rolled by half", "SID": SID_CLUSTERS}
-        timing = turns.RECIPE | {"W1_s": "first Wasserstein distance to the truth's, all dialogues of the split together"}
+        listening = listener.RECIPE | {"frames": "25 Hz, the true partner speaks and the true self "
+                                       "is silent",
+                                       "RPCC_other": f"partners of {STRANGERS} other dialogues, "
+                                       "averaged",
+                                       "PFD_shuffled": "the partner's frames rolled by half",
+                                       "SID": SID_CLUSTERS}
+        timing = turns.RECIPE | {"W1_s": "first Wasserstein distance to the truth's, all dialogues "
+                                 "of the split together"}
         own = {"F1_lips": dict(self.lip_recipe)} if self.has_lips else {}
         return {**own, "FD": frechet.RECIPE | {"pooling": "per speaker and dialogue, then mean"},
                 "listening": listening, "turn-taking": timing, "mel_L1": speech.RECIPE["mel_L1"],
                 "retrieval": retrieval.RECIPE,
-                "motion": {"of": "face reader", **self.decoder.recipes.get("reader", {}), "truth": "the corpus' own"}}
+                "motion": {"of": "face reader", **self.decoder.recipes.get("reader", {}),
+                           "truth": "the corpus' own"}}
 
     @functools.cached_property
     def recipe_hash(self) -> str:
         """Changes whenever a stored row could have come out differently for the same parameters."""
         data = {k: v for k, v in self.dataset.checksums.items() if k != "dataset_info.json"}
-        return recipe_hash({"recipes": self.recipes, "seed": self.seed, "data": json.dumps(data, sort_keys=True),
+        return recipe_hash({"recipes": self.recipes, "seed": self.seed,
+                            "data": json.dumps(data, sort_keys=True),
                             "train_split": self.config.data.train_split, "benchmark": self.name})
 
     # ---- data
@@ -132,9 +145,11 @@ class Benchmark:
         return [row["id"] for row in rows], [row["text"] for row in rows]
 
     def select(self, split: str, count: int) -> list[int]:
-        """Indices of the examples to score: all whose faces are known, or a fixed random subset of them."""
+        """Indices of the examples to score: all whose faces are known, or a fixed random subset of
+        them."""
         ids, seen = self.source(split).ids, self.dataset.lengths(split, ("motion",))["motion"] > 0
-        order = sorted(np.flatnonzero(seen).tolist(), key=lambda i: (zlib.crc32(ids[i].encode()), ids[i]))
+        order = sorted(np.flatnonzero(seen).tolist(),
+                       key=lambda i: (zlib.crc32(ids[i].encode()), ids[i]))
         return order[:count] if count else order
 
     def others(self, split: str, index: int, count: int) -> list[int]:
@@ -149,18 +164,22 @@ class Benchmark:
         return {}
 
     def pictures(self, streams, identity=None) -> np.ndarray | None:
-        """All faces side by side, (T, H, S W, 3) uint8 at `picture_fps`; None where there are none."""
+        """All faces side by side, (T, H, S W, 3) uint8 at `picture_fps`; None where there are
+        none."""
         if not len(streams.get("latents", ())):
             return None
-        return np.concatenate([self.decoder.frames(party) for party in self.decoder.parties(streams)], axis=2)
+        return np.concatenate([self.decoder.frames(party)
+                               for party in self.decoder.parties(streams)], axis=2)
 
     # ---- the variants
 
     def given(self, variant: str, example: dict) -> dict:
-        """What a variant is generated from: the example, or it with worse portraits and their face embeddings."""
+        """What a variant is generated from: the example, or it with worse portraits and their face
+        embeddings."""
         if variant not in retrieval.DEGRADATIONS:
             return example
-        worse = np.stack([retrieval.DEGRADATIONS[variant](picture) for picture in example["portraits"]])
+        worse = np.stack([retrieval.DEGRADATIONS[variant](picture)
+                          for picture in example["portraits"]])
         return example | {"portraits": worse, "faces": face_encoder(self.decoder)(worse)}
 
     def model(self, streams, variant: str, split: str, index: int) -> Dialogue:
@@ -185,10 +204,14 @@ class Benchmark:
         if variant == "truth":
             return truth
         if variant == "codec":
-            return Dialogue(self.decoder, {k: x for k, x in truth.streams.items() if k not in ("motion", "voices")}, {MOTION})
+            return Dialogue(self.decoder,
+                            {k: x for k, x in truth.streams.items()
+                             if k not in ("motion", "voices")}, {MOTION})
         if variant == "shuffled":
             other = self.truth(split, self.others(split, index, 1)[0])
-            return Dialogue(self.decoder, {k: fit(other.streams[k], len(truth.streams[k])) for k in ("mel", "motion")},
+            return Dialogue(self.decoder,
+                            {k: fit(other.streams[k], len(truth.streams[k]))
+                             for k in ("mel", "motion")},
                             {AUDIO, MOTION})
         return Dialogue(self.decoder, {k: np.broadcast_to(x, (len(truth.streams[k]), *x.shape))
                                        for k, x in self.mean_frame.items()}, {AUDIO, MOTION})
@@ -199,7 +222,9 @@ class Benchmark:
         source = self.source(self.config.data.train_split)
         rows = [source[i] for i in range(min(TRAINING_DIALOGUES, len(source)))]
         speakers = rows[0]["mel"].shape[1]
-        return {k: np.repeat(np.concatenate([r[k].reshape(-1, r[k].shape[-1]) for r in rows]).mean(0)[None], speakers, 0)
+        return {k:
+                np.repeat(np.concatenate([r[k].reshape(-1, r[k].shape[-1])
+                                          for r in rows]).mean(0)[None], speakers, 0)
                 for k in ("mel", "motion")}
 
     # ---- scores
@@ -209,7 +234,8 @@ class Benchmark:
         truth, row = self.truth(split, index), {}
         if AUDIO in signals.scored:
             row |= turns.rates(signals.events, signals.total_ms)
-            row |= timing(signals) | {f"true_{name}": spans for name, spans in timing(truth).items()}
+            row |= timing(signals) | {f"true_{name}": spans for name,
+                                      spans in timing(truth).items()}
             row["seconds"] = signals.total_ms / 1000
             row["length_error"] = abs(signals.total_ms - truth.total_ms) / truth.total_ms
             if self._aligned(signals, truth):
@@ -224,7 +250,8 @@ class Benchmark:
                 row["lips"] = self._closures(signals, truth)
         if len(signals.streams.get("voices", ())):
             example = self.source(split)[index]
-            row["voices"] = {"names": json.loads(example["speakers"]), "made": signals.streams["voices"].round(5).tolist(),
+            row["voices"] = {"names": json.loads(example["speakers"]),
+                             "made": signals.streams["voices"].round(5).tolist(),
                              "true": example["voices"].round(5).tolist()}
         return row
 
@@ -236,7 +263,8 @@ class Benchmark:
     def _closures(self, signals: Dialogue, truth: Dialogue) -> dict[str, list[int]]:
         """Counts for every threshold, over all speakers."""
         taus, totals = sorted({self.lip_recipe["tau"], *self.lip_recipe["sweep"]}), {}
-        for (aperture, _), (true_aperture, width) in zip(signals.apertures, truth.apertures, strict=True):
+        for (aperture, _), (true_aperture, width) in zip(signals.apertures, truth.apertures,
+                                                         strict=True):
             n = min(len(aperture), len(true_aperture))
             width = width[:n] if np.ndim(width) else width
             for tau, counts in lips.sweep(aperture[:n], true_aperture[:n], width, taus).items():
@@ -244,7 +272,8 @@ class Benchmark:
         return {tau: counts.tolist() for tau, counts in totals.items()}
 
     def frames(self, split: str, index: int, signals: Dialogue) -> dict[str, np.ndarray]:
-        """For every speaker s: own_s, true_s (frames, M) while listening, partner_s, and `other<k>_s`: who is listened to."""
+        """For every speaker s: own_s, true_s (frames, M) while listening, partner_s, and
+        `other<k>_s`: who is listened to."""
         truth = self.truth(split, index)
         if MOTION not in signals.scored or not self._aligned(signals, truth):
             return {}
@@ -258,7 +287,8 @@ class Benchmark:
                 continue
             pick = {"own": signals.motion_STM[s][:count], "true": truth.motion_STM[s][:count],
                     "partner": truth.motion_STM[partner][:count]}
-            pick |= {f"other{k}": fit(x.motion_STM[partner], count) for k, x in enumerate(strangers)}
+            pick |= {f"other{k}": fit(x.motion_STM[partner], count) for k,
+                     x in enumerate(strangers)}
             out |= {f"{name}_{s}": x[listening] for name, x in pick.items()}
         return out
 
@@ -279,8 +309,10 @@ class Benchmark:
                 spans = [len(r[f"{name}_s"]) for r in rows if f"{name}_s" in r]
                 out[f"{name}_per_minute"] = {"value": sum(spans) / minutes, "n": sum(spans)}
             for name in (*TURNS, "transfer"):
-                own, true = (np.concatenate([r[of] for r in rows if of in r]) for of in (f"{name}_s", f"true_{name}_s"))
-                out[f"{name}_mean_s"] = {"value": float(own.mean()) if len(own) else np.nan, "n": len(own)}
+                own, true = (np.concatenate([r[of] for r in rows if of in r])
+                             for of in (f"{name}_s", f"true_{name}_s"))
+                out[f"{name}_mean_s"] = {"value": float(own.mean()) if len(own) else np.nan,
+                                         "n": len(own)}
                 out[f"{name}_W1_s"] = {"value": turns.distance(own, true), "n": len(own)}
         return out | self._listening(frames) | self._retrieval(rows)
 
@@ -296,20 +328,25 @@ class Benchmark:
         out, count = {}, len(pick["own"])
         for suffix, part in (("e", slice(None, -POSE)), ("h", slice(-POSE, None))):
             x = {name: [clip[:, part] for clip in clips] for name, clips in pick.items()}
-            others = [clips for name, clips in x.items() if name.startswith("other") and len(clips) == count]
+            others = [clips for name, clips in x.items() if name.startswith("other")
+                      and len(clips) == count]
             truth = np.concatenate(x["true"])
             distinct = len(np.unique(truth, axis=0))
             clusters, _ = kmeans2(truth, min(SID_CLUSTERS[suffix], distinct), minit="++", seed=0)
             values = {"FD_listen_{}": listener.fd(x["own"], x["true"]),
                       "FD_listen_{}_pooled": frechet.frechet(np.concatenate(x["own"]), truth),
-                      "SID_{}": listener.sid(x["own"], clusters), "var_listen_{}": listener.variance(x["own"]),
+                      "SID_{}": listener.sid(x["own"], clusters),
+                      "var_listen_{}": listener.variance(x["own"]),
                       "PFD_{}": listener.pfd(x["own"], x["true"], x["partner"]),
                       "RPCC_{}": listener.rpcc(x["own"], x["true"], x["partner"])}
             rolled = [np.roll(clip, len(clip) // 2, axis=0) for clip in x["partner"]]
             values["PFD_{}_shuffled"] = listener.pfd(x["own"], x["true"], rolled, x["partner"])
             if others:
-                values |= {"RPCC_{}_other": np.mean([listener.rpcc(x["own"], x["true"], o, x["partner"]) for o in others])}
-            out |= {name.format(suffix): {"value": float(value), "n": count} for name, value in values.items()}
+                values |= {"RPCC_{}_other":
+                           np.mean([listener.rpcc(x["own"], x["true"], o, x["partner"])
+                                    for o in others])}
+            out |= {name.format(suffix): {"value": float(value), "n": count} for name,
+                    value in values.items()}
         return out
 
     @staticmethod
@@ -319,9 +356,11 @@ class Benchmark:
         if not found:
             return {}
         names = [name for f in found for name in f["names"]]
-        made, true = (retrieval.by_identity(np.concatenate([np.asarray(f[which]) for f in found]), names)[0]
+        made, true = (retrieval.by_identity(np.concatenate([np.asarray(f[which]) for f in found]),
+                                            names)[0]
                       for which in ("made", "true"))
-        return {f"voice_{name}": {"value": float(value), "n": len(made)} for name, value in retrieval.scores(made, true).items()}
+        return {f"voice_{name}": {"value": float(value), "n": len(made)} for name,
+                value in retrieval.scores(made, true).items()}
 
     def targets(self, summary: dict[str, dict[str, dict]]) -> list[dict]:
         """What a model that has learned must reach on a held-out split (ours by choice)."""
@@ -332,7 +371,8 @@ class Benchmark:
 
         def add(metric, text, found, limit, met):
             if np.isfinite(found) and np.isfinite(limit):
-                out.append({"metric": metric, "target": text, "value": float(found), "limit": float(limit), "met": bool(met)})
+                out.append({"metric": metric, "target": text, "value": float(found),
+                            "limit": float(limit), "met": bool(met)})
 
         for model in self.models:
             f1 = value(model, "F1_lips")
@@ -343,11 +383,13 @@ class Benchmark:
                 add(f"{model} {metric}", "< shuffled's", found, limit, found < limit)
             for metric in ("PFD_e", "PFD_h"):
                 found, limit = value(model, metric), value(model, f"{metric}_shuffled")
-                add(f"{model} {metric}", "< 0.9 of that with shuffled partners", found, 0.9 * limit, found < 0.9 * limit)
+                add(f"{model} {metric}", "< 0.9 of that with shuffled partners", found, 0.9 * limit,
+                    found < 0.9 * limit)
             for name in ("gap", "overlap", "pause", "turn"):
                 metric = f"{name}_per_minute"
                 found, true = value(model, metric), value("truth", metric)
-                add(f"{model} {metric}", "within a third of the truth's", found, true, abs(found - true) <= max(true / 3, 1))
+                add(f"{model} {metric}", "within a third of the truth's", found, true,
+                    abs(found - true) <= max(true / 3, 1))
             found, chance = value(model, "voice_R@1"), value(model, "voice_chance@1")
             if chance <= MOST_CHANCE:
                 add(f"{model} voice_R@1", ">= 5x chance", found, 5 * chance, found >= 5 * chance)

@@ -1,5 +1,5 @@
-"""The built-in corpus: every quantity is known, so every metric has a ground truth. It proves learning and plumbing,
-never realism."""
+"""The built-in corpus: every quantity is known, so every metric has a ground truth. It proves
+learning and plumbing, never realism."""
 
 import numpy as np
 
@@ -19,7 +19,8 @@ class Benchmark(ClipBenchmark):
             return summary.get(variant, {}).get(metric, {}).get("value", np.nan)
 
         def row(metric, text, value, limit, met):
-            return {"metric": metric, "target": text, "value": float(value), "limit": float(limit), "met": bool(met)}
+            return {"metric": metric, "target": text, "value": float(value), "limit": float(limit),
+                    "met": bool(met)}
 
         out = []
         model = {m: value("model", m) for m in summary.get("model", {})}
@@ -33,12 +34,15 @@ class Benchmark(ClipBenchmark):
                 out.append(row(metric, f"{sign} {share:g} of shuffled", model[metric], limit, met))
         for metric in ("BC_h", "BC_e"):
             if metric in model:
-                # The corpus' mean hardly tells true from shuffled motion; clip by clip, the score does.
+                # The corpus' mean hardly tells true from shuffled motion; clip by clip, the score
+                # does.
                 gap, limit = model[f"{metric}_gap"], value("shuffled", f"{metric}_gap")
-                out.append(row(metric, "clip by clip nearer to truth than shuffled is", gap, limit, gap < limit))
+                out.append(row(metric, "clip by clip nearer to truth than shuffled is", gap, limit,
+                               gap < limit))
                 gap = abs(model[metric] - value("truth", metric))
                 limit = abs(value("shuffled", metric) - value("truth", metric))
-                out.append(row(metric, "mean nearer to truth's mean than shuffled's is", gap, limit, gap < limit))
+                out.append(row(metric, "mean nearer to truth's mean than shuffled's is", gap, limit,
+                               gap < limit))
         if "WER" in model:
             limit = value("truth", "WER") + 0.15
             out.append(row("WER", "<= truth's + 0.15", model["WER"], limit, model["WER"] <= limit))

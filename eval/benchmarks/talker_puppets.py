@@ -1,9 +1,9 @@
-"""Puppets for systems that decide lengths themselves and serve several tasks: text to both (t2av), text to speech (tts),
-speech to motion (a2v) and motion to speech (v2a).
+"""Puppets for systems that decide lengths themselves and serve several tasks: text to both (t2av),
+text to speech (tts), speech to motion (a2v) and motion to speech (v2a).
 
-Text alone does not say when a sound is spoken, so t2av's lips are judged on frames matched by the sound (F1_lips_dtw),
-beside the raw measure; a2v hears the true sound and is judged frame by frame. Another sentence, aligned in the same way,
-is what each is compared with.
+Text alone does not say when a sound is spoken, so t2av's lips are judged on frames matched by the
+sound (F1_lips_dtw), beside the raw measure; a2v hears the true sound and is judged frame by frame.
+Another sentence, aligned in the same way, is what each is compared with.
 """
 
 import numpy as np
@@ -21,10 +21,12 @@ class Benchmark(puppets.Benchmark):
     def clip_lips(self, split, index):
         """(aperture, mouth width) of the recorded articulators."""
         found = self._clip(split, index, "face")
-        return face_code.lips(face_code.decode(found[0], self.clips.codec("face"))) if found else None
+        return face_code.lips(face_code.decode(found[0],
+                                               self.clips.codec("face"))) if found else None
 
     def targets(self, summary):
-        """What a model that has learned must reach on a held-out split, of the tasks that were scored."""
+        """What a model that has learned must reach on a held-out split, of the tasks that were
+        scored."""
         def value(variant, metric):
             return summary.get(variant, {}).get(metric, {}).get("value", np.nan)
 
@@ -35,17 +37,21 @@ class Benchmark(puppets.Benchmark):
                 return
             v = value(task, metric)
             met = {"<": v < limit, "<=": v <= limit, ">": v > limit, ">=": v >= limit}[sign]
-            out.append({"metric": f"{task} {metric}", "target": f"{sign} {text}", "value": float(v), "limit": float(limit),
+            out.append({"metric": f"{task} {metric}", "target": f"{sign} {text}", "value": float(v),
+                        "limit": float(limit),
                         "met": bool(met)})
 
         def between(metric, share):
             """The value that lies `share` of the way from another sentence's to the truth's."""
-            return value("shuffled", metric) + share * (value("truth", metric) - value("shuffled", metric))
+            return value("shuffled",
+                         metric) + share * (value("truth", metric) - value("shuffled", metric))
 
         if "a2v" in summary:
-            require("a2v", "F1_lips", ">=", "three quarters of the way from shuffled to truth", between("F1_lips", 0.75))
+            require("a2v", "F1_lips", ">=", "three quarters of the way from shuffled to truth",
+                    between("F1_lips", 0.75))
         if "t2av" in summary:
-            require("t2av", "F1_lips_dtw", ">=", "half of the way from shuffled to truth", between("F1_lips_dtw", 0.5))
+            require("t2av", "F1_lips_dtw", ">=", "half of the way from shuffled to truth",
+                    between("F1_lips_dtw", 0.5))
         if {"a2v", "t2av"} <= summary.keys():
             for metric in ("F1_lips", "F1_lips_dtw"):
                 require("a2v", metric, ">", f"t2av's {metric}", value("t2av", metric))
@@ -57,10 +63,13 @@ class Benchmark(puppets.Benchmark):
                     require(task, metric, "<", "shuffled's", value("shuffled", metric))
         for task, share in (("t2av", 0.75), ("tts", 0.75), ("v2a", 0.75)):
             if task in summary:
-                require(task, "mel_L1_dtw", "<=", f"{share:g} of shuffled", share * value("shuffled", "mel_L1_dtw"))
+                require(task, "mel_L1_dtw", "<=", f"{share:g} of shuffled",
+                        share * value("shuffled", "mel_L1_dtw"))
         for task in ("t2av", "tts"):
             if task in summary:
                 require(task, "WER", "<=", "truth's + 0.3", value("truth", "WER") + 0.3)
-                require(task, "length_error", "<", "half of shuffled", 0.5 * value("shuffled", "length_error"))
-                require(task, "stop_within_2", ">", "that of the mean length", value("mean", "stop_within_2"))
+                require(task, "length_error", "<", "half of shuffled",
+                        0.5 * value("shuffled", "length_error"))
+                require(task, "stop_within_2", ">", "that of the mean length",
+                        value("mean", "stop_within_2"))
         return out

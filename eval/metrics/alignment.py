@@ -1,16 +1,19 @@
-"""Frame-by-frame metrics for two utterances that say the same at another pace: both are compared along one time warping.
+"""Frame-by-frame metrics for two utterances that say the same at another pace: both are compared
+along one time warping.
 
-The path is the exact optimum of dynamic time warping on normalised log-mel frames, Euclidean distance, without a band.
-It comes from the sound alone, so lips are judged at the moments when the same sounds are heard. A free warping finds
-likeness between any two utterances, and the more the longer one of them is: read an aligned metric only beside that of
-another sentence, aligned the same way, and beside the length error.
+The path is the exact optimum of dynamic time warping on normalised log-mel frames, Euclidean
+distance, without a band. It comes from the sound alone, so lips are judged at the moments when the
+same sounds are heard. A free warping finds likeness between any two utterances, and the more the
+longer one of them is: read an aligned metric only beside that of another sentence, aligned the same
+way, and beside the length error.
 """
 
 import numpy as np
 
 from eval.metrics.speech import dtw
 
-RECIPE = {"implementation": "avjax eval.metrics.alignment 1", "path": "exact DTW, steps (1, 0), (0, 1), (1, 1), no band",
+RECIPE = {"implementation": "avjax eval.metrics.alignment 1",
+          "path": "exact DTW, steps (1, 0), (0, 1), (1, 1), no band",
           "on": "normalised log-mel, Euclidean", "ties": "nearest to the diagonal",
           "aligned": "every variant to the truth, baselines too"}
 
@@ -20,8 +23,10 @@ def align(a_TM: np.ndarray, b_UM: np.ndarray) -> np.ndarray:
     from scipy.spatial.distance import cdist
 
     cost_TU = cdist(np.asarray(a_TM, np.float64), np.asarray(b_UM, np.float64))
-    off_diagonal_TU = np.abs(np.subtract.outer(np.arange(len(a_TM)) / len(a_TM), np.arange(len(b_UM)) / len(b_UM)))
-    return dtw(cost_TU + 1e-3 * off_diagonal_TU)  # in silence all paths cost the same: take the straight one
+    off_diagonal_TU = np.abs(np.subtract.outer(np.arange(len(a_TM)) / len(a_TM),
+                                               np.arange(len(b_UM)) / len(b_UM)))
+    # in silence all paths cost the same: take the straight one
+    return dtw(cost_TU + 1e-3 * off_diagonal_TU)
 
 
 def aligned_l1(a_TM: np.ndarray, b_UM: np.ndarray, path_L2: np.ndarray) -> float:
@@ -29,14 +34,15 @@ def aligned_l1(a_TM: np.ndarray, b_UM: np.ndarray, path_L2: np.ndarray) -> float
     return float(np.abs(np.asarray(a_TM, np.float64)[path_L2[:, 0]] - b_UM[path_L2[:, 1]]).mean())
 
 
-def matching_frames(path_L2: np.ndarray, seconds_a: float, seconds_b: float, fps: float, frames_a: int,
+def matching_frames(path_L2: np.ndarray, seconds_a: float, seconds_b: float, fps: float,
+                    frames_a: int,
                     frames_b: int) -> np.ndarray:
     """(frames_b,) index of the frame of a at `fps` that belongs to each frame of b.
 
     Args:
       path_L2: from `align`.
-      seconds_a, seconds_b: what the aligned sequences cover; both begin at 0 s, and frame k of T is centred at
-        (k + 1/2) / T of it.
+      seconds_a, seconds_b: what the aligned sequences cover; both begin at 0 s, and frame k of T is
+        centred at (k + 1/2) / T of it.
       fps: of the frames to match; frame n is at n / fps seconds.
       frames_a, frames_b: how many there are.
     """

@@ -1,27 +1,31 @@
 """Beat consistency BC: how near is a motion beat to every audio onset?
 
-score = mean over audio onsets of exp(-d^2 / (2 sigma^2)), d = time to the nearest motion beat. The works that AV-Flow
-cites disagree about direction, sigma and threshold, so all three are arguments; the defaults are in RECIPE. Motion
-beats are the minima of the rate of change (SAiD): |frame difference| per coefficient over its normaliser, averaged
-over coefficients; threshold and smoothing were chosen on ground truth alone, since without smoothing every frame's jitter
-is a beat. SAiD divides by the mean over the clips being scored, so a clip's value depends on its company; we
-divide by the mean over training clips. A clip without motion beats or onsets gives NaN, not 0, and is left out.
+score = mean over audio onsets of exp(-d^2 / (2 sigma^2)), d = time to the nearest motion beat. The
+works that AV-Flow cites disagree about direction, sigma and threshold, so all three are arguments;
+the defaults are in RECIPE. Motion beats are the minima of the rate of change (SAiD): |frame
+difference| per coefficient over its normaliser, averaged over coefficients; threshold and smoothing
+were chosen on ground truth alone, since without smoothing every frame's jitter is a beat. SAiD
+divides by the mean over the clips being scored, so a clip's value depends on its company; we divide
+by the mean over training clips. A clip without motion beats or onsets gives NaN, not 0, and is left
+out.
 """
 
 import numpy as np
 
 from avjax.errors import UserError
 
-DIRECTIONS = ("audio to motion", "motion to audio")  # every event of the first looks for the nearest of the second
-RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": DIRECTIONS[0], "sigma_s": 0.1,
+# every event of the first looks for the nearest of the second
+DIRECTIONS = ("audio to motion", "motion to audio")
+RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": DIRECTIONS[0],
+          "sigma_s": 0.1,
           "threshold": 0.1, "smooth_s": 2 / 30, "fps": 30,
           "normaliser": "mean |difference| per coefficient, training clips",
           "no_beats": "NaN, left out"}
 
 
 def consistency(reference, beats, sigma: float) -> float:
-    """Mean over `reference` events of exp(-d^2 / 2 sigma^2) to the nearest of `beats` (same unit); NaN if either is
-    empty."""
+    """Mean over `reference` events of exp(-d^2 / 2 sigma^2) to the nearest of `beats` (same unit);
+    NaN if either is empty."""
     reference, beats = np.asarray(reference, np.float64), np.asarray(beats, np.float64)
     if not len(reference) or not len(beats):
         return float("nan")
@@ -38,11 +42,14 @@ def change_rate(motion_ND: np.ndarray, normaliser_D: np.ndarray) -> np.ndarray:
     """(N - 1,) normalised rate of change; entry i lies between frames i and i + 1."""
     rate_ND = np.abs(np.diff(np.asarray(motion_ND, np.float64), axis=0))
     moving = normaliser_D > 1e-12  # a coefficient that never moves says nothing
-    return (rate_ND[:, moving] / normaliser_D[moving]).mean(1) if moving.any() else np.zeros(len(rate_ND))
+    return (rate_ND[:,
+                    moving] / normaliser_D[moving]).mean(1) if moving.any() else np.zeros(
+                        len(rate_ND))
 
 
 def motion_beats(rate_N: np.ndarray, fps: float, threshold: float) -> np.ndarray:
-    """Times (s) of the local minima whose larger neighbouring rise exceeds `threshold`; ends never count."""
+    """Times (s) of the local minima whose larger neighbouring rise exceeds `threshold`; ends never
+    count."""
     before, here, after = rate_N[:-2], rate_N[1:-1], rate_N[2:]
     rise = np.maximum(before, after) - here
     index = 1 + np.flatnonzero((here < before) & (here < after) & (rise > threshold))
@@ -57,14 +64,17 @@ def smooth(x_ND: np.ndarray, frames: float) -> np.ndarray:
     return gaussian_filter1d(np.asarray(x_ND, np.float64), frames, axis=0)
 
 
-def score(onsets_s, motion_ND: np.ndarray, normaliser_D: np.ndarray, recipe: dict = RECIPE) -> float:
-    """BC of one clip: audio onsets (s) against the motion beats of (N, D) coefficients, or the reverse. UserError for another
-    direction."""
+def score(onsets_s, motion_ND: np.ndarray, normaliser_D: np.ndarray,
+          recipe: dict = RECIPE) -> float:
+    """BC of one clip: audio onsets (s) against the motion beats of (N, D) coefficients, or the
+    reverse. UserError for another direction."""
     if recipe["direction"] not in DIRECTIONS:
-        raise UserError("no such direction of beats", where="the metric's recipe, direction", expected=" or ".join(DIRECTIONS),
+        raise UserError("no such direction of beats", where="the metric's recipe, direction",
+                        expected=" or ".join(DIRECTIONS),
                         found=repr(recipe["direction"]))
     if len(motion_ND) < 4:
         return float("nan")
     rate = change_rate(smooth(motion_ND, recipe["smooth_s"] * recipe["fps"]), normaliser_D)
     pair = onsets_s, motion_beats(rate, recipe["fps"], recipe["threshold"])
-    return consistency(*(pair if recipe["direction"] == DIRECTIONS[0] else pair[::-1]), recipe["sigma_s"])
+    return consistency(*(pair if recipe["direction"] == DIRECTIONS[0] else pair[::-1]),
+                       recipe["sigma_s"])

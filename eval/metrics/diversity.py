@@ -1,5 +1,6 @@
-"""Diversity of motion. Div = standard deviation per dimension over the pooled test frames, mean over dimensions (our
-reading of AV-Flow's "std across samples in test set"); var_g = mean L2 of random frame pairs (Audio2Photoreal).
+"""Diversity of motion. Div = standard deviation per dimension over the pooled test frames, mean
+over dimensions (our reading of AV-Flow's "std across samples in test set"); var_g = mean L2 of
+random frame pairs (Audio2Photoreal).
 """
 
 import numpy as np

@@ -1,13 +1,15 @@
-"""Frechet distance between Gaussian fits: FD_g on frames, FD_k on frame differences, per clip or pooled.
+"""Frechet distance between Gaussian fits: FD_g on frames, FD_k on frame differences, per clip or
+pooled.
 
-Definition: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), float64, ddof 1. The square root is taken by symmetric
-eigendecompositions of S1^(1/2) S2 S1^(1/2), which stays exact when there are fewer frames than dimensions; the usual
-`sqrtm` with 1e-6 on the diagonal is off by 1e-4 relative there.
+Definition: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), float64, ddof 1. The square root is taken
+by symmetric eigendecompositions of S1^(1/2) S2 S1^(1/2), which stays exact when there are fewer
+frames than dimensions; the usual `sqrtm` with 1e-6 on the diagonal is off by 1e-4 relative there.
 """
 
 import numpy as np
 
-RECIPE = {"implementation": "avjax eval.metrics.frechet 1", "precision": "float64", "ddof": 1, "square_root": "eigh",
+RECIPE = {"implementation": "avjax eval.metrics.frechet 1", "precision": "float64", "ddof": 1,
+          "square_root": "eigh",
           "FD_g": "frames", "FD_k": "frame differences"}
 
 

@@ -1,7 +1,8 @@
 """Word error rate by an independent recogniser: pocketsphinx with the en-us model of its wheel.
 
-The recogniser is limited to a grammar: any sequence of the corpus' own words. That makes it usable on Griffin-Lim
-speech, and it also means that the number is no general WER: read it beside the ground truth's through the same codec.
+The recogniser is limited to a grammar: any sequence of the corpus' own words. That makes it usable
+on Griffin-Lim speech, and it also means that the number is no general WER: read it beside the
+ground truth's through the same codec.
 """
 
 import functools
@@ -17,18 +18,23 @@ import numpy as np
 from avjax.encoders.plain_text import plain
 
 RATE = 16000
-RECIPE = {"implementation": "pocketsphinx + jiwer", "pocketsphinx": version("pocketsphinx"), "jiwer": version("jiwer"),
-          "model": "en-us of the wheel", "grammar": "any sequence of the corpus' words, all equally likely (unigram)",
+RECIPE = {"implementation": "pocketsphinx + jiwer", "pocketsphinx": version("pocketsphinx"),
+          "jiwer": version("jiwer"), "model": "en-us of the wheel",
+          "grammar": "any sequence of the corpus' words, all equally likely (unigram)",
           "sample_rate": RATE, "resampler": "soxr HQ", "peak": 0.6, "dither": 0.003,
-          "normaliser": "lower case, letters without accents, plain apostrophes", "pooling": "errors over words"}
+          "normaliser": "lower case, letters without accents, plain apostrophes",
+          "pooling": "errors over words"}
 
-_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})  # that NFKD leaves
+# that NFKD leaves
+_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words of a transcript, without accents, whatever apostrophes it has; punctuation and digits are dropped."""
+    """Lower-case words of a transcript, without accents, whatever apostrophes it has; punctuation
+    and digits are dropped."""
     text = unicodedata.normalize("NFKD", plain(text).casefold().translate(_LETTERS))
-    return re.findall(r"[a-z]+(?:'[a-z]+)*", "".join(c for c in text if not unicodedata.combining(c)))
+    return re.findall(r"[a-z]+(?:'[a-z]+)*",
+                      "".join(c for c in text if not unicodedata.combining(c)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -42,16 +48,17 @@ def _dictionary() -> dict[str, list[str]]:
 
 
 def _uniform(words: list[str]) -> str:
-    """A language model that finds every word equally likely at every place, as ARPA text. The same set of sentences as
-    a grammar `(a | b | ...)+`, but searched in milliseconds: the grammar's automaton has a transition a pair of words
-    and takes minutes a sentence from 200 words on."""
+    """A language model that finds every word equally likely at every place, as ARPA text. The same
+    set of sentences as a grammar `(a | b | ...)+`, but searched in milliseconds: the grammar's
+    automaton has a transition a pair of words and takes minutes a sentence from 200 words on."""
     log10 = -math.log10(len(words) + 1)
     lines = ["-99 <s> 0", *(f"{log10:.4f} {w} 0" for w in ["</s>", *words])]
     return f"\\data\\\nngram 1={len(lines)}\n\n\\1-grams:\n" + "\n".join(lines) + "\n\n\\end\\\n"
 
 
 class Recogniser:
-    """Grammar-limited recogniser. `vocabulary`: words it may hear; those without a pronunciation are in `.unknown`."""
+    """Grammar-limited recogniser. `vocabulary`: words it may hear; those without a pronunciation
+    are in `.unknown`."""
 
     def __init__(self, vocabulary):
         from pocketsphinx import Decoder
@@ -59,22 +66,29 @@ class Recogniser:
         known = [w for w in words if w in _dictionary()]
         self.unknown = [w for w in words if w not in _dictionary()]
         if not known:
-            raise ValueError("no word of the vocabulary has a pronunciation in pocketsphinx's dictionary")
-        with tempfile.TemporaryDirectory() as folder:  # a small dictionary loads in a tenth of the time of the full one
-            (Path(folder) / "words.dict").write_text("\n".join(line for w in known for line in _dictionary()[w]) + "\n")
+            raise ValueError("no word of the vocabulary has a pronunciation in pocketsphinx's "
+                             "dictionary")
+        # a small dictionary loads in a tenth of the time of the full one
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "words.dict").write_text("\n".join(line for w in known
+                                                               for line in _dictionary()[w]) + "\n")
             (Path(folder) / "words.arpa").write_text(_uniform(known))
-            self.decoder = Decoder(dict=str(Path(folder) / "words.dict"), lm=str(Path(folder) / "words.arpa"),
+            self.decoder = Decoder(dict=str(Path(folder) / "words.dict"),
+                                   lm=str(Path(folder) / "words.arpa"),
                                    loglevel="FATAL")
 
     def transcribe(self, wave_N: np.ndarray, rate: int) -> str:
-        """Words heard in a waveform (float in [-1, 1]); "" when none. Stateless: the same wave gives the same words."""
+        """Words heard in a waveform (float in [-1, 1]); "" when none. Stateless: the same wave
+        gives the same words."""
         import soxr
         wave_N = soxr.resample(np.asarray(wave_N, np.float32), rate, RATE)
         peak = np.abs(wave_N).max(initial=0)
         if len(wave_N) < RATE // 20 or peak < 1e-4:
             return ""
-        wave_N = np.pad(wave_N * (RECIPE["peak"] / peak), RATE // 5)  # it expects some silence before and after
-        # Digital silence, which synthesisers make and recordings do not, upsets the model: dither, always the same.
+        # it expects some silence before and after
+        wave_N = np.pad(wave_N * (RECIPE["peak"] / peak), RATE // 5)
+        # Digital silence, which synthesisers make and recordings do not, upsets the model: dither,
+        # always the same.
         wave_N = wave_N + np.random.default_rng(0).normal(size=len(wave_N)) * RECIPE["dither"]
         self.decoder.reinit_feat()  # forgets the running cepstral mean of the previous utterance
         self.decoder.start_utt()
@@ -85,9 +99,11 @@ class Recogniser:
 
 
 def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
-    """Substitutions, deletions, insertions and hits of one pair of normalised texts (jiwer's alignment)."""
+    """Substitutions, deletions, insertions and hits of one pair of normalised texts (jiwer's
+    alignment)."""
     import jiwer
     if not reference:
-        return {"substitutions": 0, "deletions": 0, "insertions": len(hypothesis.split()), "hits": 0}
+        return {"substitutions": 0, "deletions": 0, "insertions": len(hypothesis.split()),
+                "hits": 0}
     out = jiwer.process_words(reference, hypothesis)
     return {k: int(getattr(out, k)) for k in ("substitutions", "deletions", "insertions", "hits")}

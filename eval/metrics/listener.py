@@ -1,4 +1,5 @@
-"""How a listener reacts: DIM's measures (Tran et al. 2024, arXiv:2403.09069) over clips of motion (frames, dims).
+"""How a listener reacts: DIM's measures (Tran et al. 2024, arXiv:2403.09069) over clips of motion
+(frames, dims).
 
     fd    Frechet distance of the frames of a clip, averaged over clips
     pfd   the same of [speaker | listener] frames: do the two move together as they do in truth
@@ -16,8 +17,9 @@ import numpy as np
 
 from eval.metrics.frechet import frechet
 
-RECIPE = {"implementation": "avjax eval.metrics.listener 1", "definition": "DIM", "precision": "float64",
-          "fd": "per clip, then mean", "rpcc": "flattened over frames, dims and clips", "sid_clusters": "of the truth"}
+RECIPE = {"implementation": "avjax eval.metrics.listener 1", "definition": "DIM",
+          "precision": "float64", "fd": "per clip, then mean",
+          "rpcc": "flattened over frames, dims and clips", "sid_clusters": "of the truth"}
 Clips = Sequence[np.ndarray]
 
 
@@ -28,15 +30,19 @@ def fd(pred: Clips, truth: Clips) -> float:
 
 
 def pfd(pred: Clips, truth: Clips, speaker: Clips, truth_speaker: Clips | None = None) -> float:
-    """Paired FD. `truth_speaker`: who the truth listened to, where that is not `speaker` (a shuffled partner)."""
+    """Paired FD. `truth_speaker`: who the truth listened to, where that is not `speaker` (a
+    shuffled partner)."""
     truth_speaker = speaker if truth_speaker is None else truth_speaker
-    return fd([np.concatenate([s[:len(p)], p[:len(s)]], axis=-1) for s, p in zip(speaker, pred, strict=True)],
-              [np.concatenate([s[:len(t)], t[:len(s)]], axis=-1) for s, t in zip(truth_speaker, truth, strict=True)])
+    return fd([np.concatenate([s[:len(p)], p[:len(s)]], axis=-1) for s,
+               p in zip(speaker, pred, strict=True)],
+              [np.concatenate([s[:len(t)], t[:len(s)]], axis=-1) for s,
+               t in zip(truth_speaker, truth, strict=True)])
 
 
 def mse(pred: Clips, truth: Clips) -> float:
     """Of every clip, averaged over clips."""
-    return float(np.mean([np.mean(np.square(p.astype(np.float64) - t)) for p, t in zip(pred, truth, strict=True)]))
+    return float(np.mean([np.mean(np.square(p.astype(np.float64) - t)) for p,
+                          t in zip(pred, truth, strict=True)]))
 
 
 def variance(clips: Clips) -> float:
@@ -53,13 +59,16 @@ def correlation(a: Clips, b: Clips) -> float:
 
 
 def rpcc(pred: Clips, truth: Clips, speaker: Clips, truth_speaker: Clips | None = None) -> float:
-    """Residual Pearson correlation; 0 is best. Clips of one triple must have the same length and width."""
-    return abs(correlation(truth, speaker if truth_speaker is None else truth_speaker) - correlation(pred, speaker))
+    """Residual Pearson correlation; 0 is best. Clips of one triple must have the same length and
+    width."""
+    return abs(correlation(truth, speaker if truth_speaker is None
+                           else truth_speaker) - correlation(pred, speaker))
 
 
 def sts(pred: Clips, truth: Clips) -> float:
     """Smoothness difference."""
-    difference = np.diff(np.concatenate(truth).astype(np.float64), axis=0) - np.diff(np.concatenate(pred).astype(np.float64),
+    difference = np.diff(np.concatenate(truth).astype(np.float64),
+                         axis=0) - np.diff(np.concatenate(pred).astype(np.float64),
                                                                                   axis=0)
     return float(np.sqrt(np.sum(np.square(difference)) / 0.1))
 

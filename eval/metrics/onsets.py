@@ -1,14 +1,18 @@
-"""Audio onsets: spectral flux on a log-mel spectrogram with librosa 0.11's defaults, in numpy (librosa brings numba).
+"""Audio onsets: spectral flux on a log-mel spectrogram with librosa 0.11's defaults, in numpy
+(librosa brings numba).
 
-The peak-picking windows are given in seconds and round down to frames of 512 samples, so the sample rate changes the
-result: at 16 kHz many clicks are reported twice, at 22.05 kHz they are not. State the rate beside any beat score.
+The peak-picking windows are given in seconds and round down to frames of 512 samples, so the sample
+rate changes the
+result: at 16 kHz many clicks are reported twice, at 22.05 kHz they are not. State the rate beside
+any beat score.
 """
 
 import numpy as np
 
 from avjax.signal.mel import filterbank
 
-RECIPE = {"implementation": "avjax eval.metrics.onsets 1 (librosa 0.11 onset_detect, all defaults)", "n_fft": 2048,
+RECIPE = {"implementation": "avjax eval.metrics.onsets 1 (librosa 0.11 onset_detect, all defaults)",
+          "n_fft": 2048,
           "hop": 512, "mels": 128, "delta": 0.07}
 N_FFT, HOP, MELS = 2048, 512, 128
 
@@ -18,15 +22,18 @@ def strength(wave_N: np.ndarray, rate: int) -> np.ndarray:
     padded = np.pad(np.asarray(wave_N, np.float64), N_FFT // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
-    power_TM = (np.abs(np.fft.rfft(frames * window, axis=1)) ** 2) @ filterbank(rate, N_FFT, MELS, 0.0, rate / 2).T
+    power_TM = (np.abs(np.fft.rfft(frames * window,
+                                   axis=1)) ** 2) @ filterbank(rate, N_FFT, MELS, 0.0, rate / 2).T
     db_TM = 10 * np.log10(np.maximum(power_TM, 1e-10))
     db_TM = np.maximum(db_TM, db_TM.max() - 80)
     flux = np.maximum(np.diff(db_TM, axis=0), 0).mean(1)
     return np.pad(flux, (1 + N_FFT // (2 * HOP), 0))[:len(db_TM)]
 
 
-def pick_peaks(x, pre_max: int, post_max: int, pre_avg: int, post_avg: int, delta: float, wait: int) -> np.ndarray:
-    """Indices that are the maximum of their window, exceed its mean by delta, and lie more than `wait` apart."""
+def pick_peaks(x, pre_max: int, post_max: int, pre_avg: int, post_avg: int, delta: float,
+               wait: int) -> np.ndarray:
+    """Indices that are the maximum of their window, exceed its mean by delta, and lie more than
+    `wait` apart."""
     peaks, n = [], 0
     while n < len(x):
         is_max = x[n] == x[max(0, n - pre_max):n + post_max].max()
@@ -44,6 +51,7 @@ def onset_times(wave_N: np.ndarray, rate: int) -> np.ndarray:
     if envelope.max() <= 0:
         return np.zeros(0)
     second = rate / HOP
-    frames = pick_peaks(envelope / envelope.max(), int(0.03 * second), 1, int(0.1 * second), int(0.1 * second) + 1,
+    frames = pick_peaks(envelope / envelope.max(), int(0.03 * second), 1, int(0.1 * second),
+                        int(0.1 * second) + 1,
                         RECIPE["delta"], int(0.03 * second))
     return frames * HOP / rate

@@ -1,8 +1,9 @@
 """Face to voice: is the voice predicted from a portrait nearest to that person's own voice?
 
-Queries are predicted speaker embeddings, the gallery the true ones, one an identity; similarity is the cosine. A tie counts
-against the query. Chance is k / candidates. With `groups` (say, gender) the candidates of a query are those of its own
-group alone, which a model that only tells the groups apart cannot win (VoxCeleb-style same-gender negatives).
+Queries are predicted speaker embeddings, the gallery the true ones, one an identity; similarity is
+the cosine. A tie counts against the query. Chance is k / candidates. With `groups` (say, gender)
+the candidates of a query are those of its own group alone, which a model that only tells the groups
+apart cannot win (VoxCeleb-style same-gender negatives).
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ import numpy as np
 from avjax.encoders.degrade import blur, rotate
 
 RECIPE = {"implementation": "avjax eval.metrics.retrieval 1", "similarity": "cosine",
-          "gallery": "one true embedding an identity: the mean over its recordings", "ties": "count against the query",
+          "gallery": "one true embedding an identity: the mean over its recordings",
+          "ties": "count against the query",
           "chance": "k / candidates, mean over queries"}
 DEGRADATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "clean": lambda picture: picture,
@@ -32,19 +34,24 @@ def cosines(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
 
 
 def by_identity(x_ND: np.ndarray, identities: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Means over the rows of each identity, in order of first appearance: (identities, D) and their names."""
+    """Means over the rows of each identity, in order of first appearance: (identities, D) and their
+    names."""
     names = list(dict.fromkeys(identities))
     which = np.array([names.index(name) for name in identities])
-    return np.stack([np.asarray(x_ND, np.float64)[which == i].mean(0) for i in range(len(names))]), names
+    return np.stack([np.asarray(x_ND, np.float64)[which == i].mean(0)
+                     for i in range(len(names))]), names
 
 
-def ranks(predicted_ND: np.ndarray, true_ND: np.ndarray, groups: list | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """How many other candidates are at least as near as one's own, and how many candidates there are: (N,) int each.
-    Row i of both arrays is the same identity."""
+def ranks(predicted_ND: np.ndarray, true_ND: np.ndarray,
+          groups: list | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How many other candidates are at least as near as one's own, and how many candidates there
+    are: (N,) int each. Row i of both arrays is the same identity."""
     if np.shape(predicted_ND) != np.shape(true_ND):
-        raise ValueError(f"one prediction an identity: shapes {np.shape(predicted_ND)} and {np.shape(true_ND)} differ")
+        raise ValueError(f"one prediction an identity: shapes {np.shape(predicted_ND)} and "
+                         f"{np.shape(true_ND)} differ")
     similar_NN = cosines(predicted_ND, true_ND)
-    allowed_NN = np.ones(similar_NN.shape, bool) if groups is None else np.equal.outer(groups, groups)
+    allowed_NN = np.ones(similar_NN.shape,
+                         bool) if groups is None else np.equal.outer(groups, groups)
     others_NN = allowed_NN & ~np.eye(len(similar_NN), dtype=bool)
     nearer_NN = (similar_NN >= np.diag(similar_NN)[:, None]) & others_NN
     return nearer_NN.sum(1), allowed_NN.sum(1)
@@ -52,7 +59,8 @@ def ranks(predicted_ND: np.ndarray, true_ND: np.ndarray, groups: list | None = N
 
 def scores(predicted_ND: np.ndarray, true_ND: np.ndarray, at: tuple[int, ...] = (1, 5),
            groups: list | None = None) -> dict[str, float]:
-    """{"R@k", "chance@k", "times_chance" (of R@1), "cosine", "mean_rank" (1 = best), "identities"}."""
+    """{"R@k", "chance@k", "times_chance" (of R@1), "cosine", "mean_rank" (1 = best),
+    "identities"}."""
     rank_N, candidates_N = ranks(predicted_ND, true_ND, groups)
     out = {"identities": len(rank_N)}
     for k in at:
@@ -65,6 +73,7 @@ def scores(predicted_ND: np.ndarray, true_ND: np.ndarray, at: tuple[int, ...] = 
 
 
 def degraded(portraits_NHWC: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, portraits) for every degradation, the clean ones first. A face embedding is to be made again from each."""
+    """(name, portraits) for every degradation, the clean ones first. A face embedding is to be made
+    again from each."""
     for name, apply in DEGRADATIONS.items():
         yield name, np.stack([apply(picture) for picture in portraits_NHWC])

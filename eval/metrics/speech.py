@@ -1,9 +1,11 @@
-"""Distance between two utterances: L1 of normalised log-mel frames, and mel-cepstral distance with time warping.
+"""Distance between two utterances: L1 of normalised log-mel frames, and mel-cepstral distance with
+time warping.
 
-MCD is that of the `mel-cepstral-distance` package at its defaults on 22.05 kHz waveforms: Euclidean distance of 15 mel
-cepstral coefficients of a log10 energy mel spectrogram along a time-warping path, without the 10 sqrt(2) / ln 10 of the
-"dB" tools (pymcd, python-MCD). The three scales are not comparable; compare only within one. The path is the exact
-optimum, where the package itself searches near it with slower code.
+MCD is that of the `mel-cepstral-distance` package at its defaults on 22.05 kHz waveforms: Euclidean
+distance of 15 mel cepstral coefficients of a log10 energy mel spectrogram along a time-warping
+path, without the 10 sqrt(2) / ln 10 of the "dB" tools (pymcd, python-MCD). The three scales are not
+comparable; compare only within one. The path is the exact optimum, where the package itself
+searches near it with slower code.
 """
 
 import io
@@ -56,7 +58,8 @@ def mel_spectrogram(wave_N: np.ndarray, rate: int) -> np.ndarray:
     from mel_cepstral_distance import get_amplitude_spectrogram, get_mel_spectrogram
     from scipy.io import wavfile
 
-    logging.getLogger("mel_cepstral_distance").setLevel(logging.ERROR)  # it warns that 32 ms is no power of two
+    # it warns that 32 ms is no power of two
+    logging.getLogger("mel_cepstral_distance").setLevel(logging.ERROR)
     wave_N = np.asarray(wave_N)
     if wave_N.dtype != np.int16:
         wave_N = np.round(np.clip(wave_N, -1, 1) * 32767).astype(np.int16)
@@ -67,7 +70,8 @@ def mel_spectrogram(wave_N: np.ndarray, rate: int) -> np.ndarray:
 
 
 def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:
-    """Mel-cepstral distance of two waveforms (float in [-1, 1] or int16) after DTW; NaN when one is silent or short."""
+    """Mel-cepstral distance of two waveforms (float in [-1, 1] or int16) after DTW; NaN when one is
+    silent or short."""
     if min(len(a_N), len(b_N)) < 0.05 * rate or not np.any(a_N) or not np.any(b_N):
         return float("nan")
     from mel_cepstral_distance import compare_mfccs, get_mfccs
@@ -75,4 +79,5 @@ def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:
 
     a_TM, b_TM = mel_spectrogram(a_N, rate), mel_spectrogram(b_N, rate)
     path = dtw(cdist(a_TM, b_TM))
-    return float(compare_mfccs(get_mfccs(a_TM[path[:, 0]]), get_mfccs(b_TM[path[:, 1]]), aligning="pad")[0])
+    return float(compare_mfccs(get_mfccs(a_TM[path[:, 0]]), get_mfccs(b_TM[path[:, 1]]),
+                               aligning="pad")[0])

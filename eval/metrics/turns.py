@@ -1,13 +1,15 @@
-"""Turn-taking of a dialogue with one clean channel a speaker: dGSLM's events (Nguyen et al. 2022, arXiv:2203.16502).
+"""Turn-taking of a dialogue with one clean channel a speaker: dGSLM's events (Nguyen et al. 2022,
+arXiv:2203.16502).
 
     IPU      speech of a channel, joined over its own silences of at most 200 ms
     overlap  two channels (or more) inside an IPU
     pause    nobody speaks, and the channel that spoke last goes on
     gap      nobody speaks, and another channel goes on
     turn     IPUs of a channel joined over pauses: nobody else spoke between them
-Times are integer milliseconds, intervals half-open, any number of channels. Silence before the first and after the last word
-is neither pause nor gap. Where two channels stop (or start) on the same millisecond, a silence counts as a pause if any
-channel is on both its sides; the paper does not say.
+Times are integer milliseconds, intervals half-open, any number of channels. Silence before the
+first and after the last word is neither pause nor gap. Where two channels stop (or start) on the
+same millisecond, a silence counts as a pause if any channel is on both its sides; the paper does
+not say.
 """
 
 from collections.abc import Sequence
@@ -18,11 +20,13 @@ from scipy import stats
 EVENTS = ("ipu", "pause", "gap", "overlap", "turn")
 JOIN_MS = 200
 RECIPE = {"implementation": "avjax eval.metrics.turns 1", "definition": "dGSLM", "join_ms": JOIN_MS,
-          "vad": "energy (ours): frames of the log-mel within 35 dB of the channel's 95th percentile, smoothed over 5 frames; "
-                 "the same for truth and generated", "unit": "per minute of dialogue"}
+          "vad": "energy (ours): frames of the log-mel within 35 dB of the channel's 95th "
+          "percentile, smoothed over 5 frames; the same for truth and generated",
+          "unit": "per minute of dialogue"}
 
 
-def activity(log_mel_TM: np.ndarray, rate: float, *, below_db: float = 35.0, floor_db: float = -60.0) -> np.ndarray:
+def activity(log_mel_TM: np.ndarray, rate: float, *, below_db: float = 35.0,
+             floor_db: float = -60.0) -> np.ndarray:
     """(K, 2) ms intervals in which a clean channel is loud; the energy VAD of RECIPE.
 
     Args:
@@ -39,7 +43,8 @@ def activity(log_mel_TM: np.ndarray, rate: float, *, below_db: float = 35.0, flo
 
 def intervals(active_N: np.ndarray) -> np.ndarray:
     """(K, 2) half-open runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.asarray(active_N, bool), [False]]).astype(np.int8)))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.asarray(active_N, bool),
+                                                   [False]]).astype(np.int8)))
     return edges.reshape(-1, 2)
 
 
@@ -74,8 +79,10 @@ def events(vads: Sequence[np.ndarray], total_ms: int) -> dict[str, np.ndarray]:
         same = (speaking_CN[:, start - 1] & speaking_CN[:, end]).any()
         (pauses if same else gaps).append((start, end))
     turns = [ipus_joined(spans, set(pauses)) for spans in units]
-    table = {"ipu": units, "pause": [pauses], "gap": [gaps], "overlap": [intervals(count_N > 1)], "turn": turns}
-    return {name: np.concatenate([np.asarray(x, np.int64).reshape(-1, 2) for x in parts]) for name, parts in table.items()}
+    table = {"ipu": units, "pause": [pauses], "gap": [gaps], "overlap": [intervals(count_N > 1)],
+             "turn": turns}
+    return {name: np.concatenate([np.asarray(x, np.int64).reshape(-1, 2) for x in parts]) for name,
+            parts in table.items()}
 
 
 def ipus_joined(ipus_K2: np.ndarray, pauses: set[tuple[int, int]]) -> np.ndarray:
@@ -93,7 +100,8 @@ def rates(found: dict[str, np.ndarray], total_ms: int) -> dict[str, float]:
     """{"<event>_per_minute", "<event>_seconds_per_minute"}."""
     minutes = total_ms / 60000
     out = {f"{name}_per_minute": len(x) / minutes for name, x in found.items()}
-    return out | {f"{name}_seconds_per_minute": float((x[:, 1] - x[:, 0]).sum()) / 1000 / minutes for name, x in found.items()}
+    return out | {f"{name}_seconds_per_minute": float((x[:, 1] - x[:, 0]).sum()) / 1000 / minutes
+                  for name, x in found.items()}
 
 
 def durations(found: dict[str, np.ndarray], event: str) -> np.ndarray:
@@ -102,9 +110,10 @@ def durations(found: dict[str, np.ndarray], event: str) -> np.ndarray:
 
 
 def floor_transfers(vads: Sequence[np.ndarray]) -> np.ndarray:
-    """Floor transfer offsets in seconds: from the end of one channel's IPU to the next IPU of another that ends later;
-    below 0 they overlap."""
-    spans = sorted((start, end, channel) for channel, v in enumerate(vads) for start, end in ipus(v).tolist())
+    """Floor transfer offsets in seconds: from the end of one channel's IPU to the next IPU of
+    another that ends later; below 0 they overlap."""
+    spans = sorted((start, end, channel) for channel, v in enumerate(vads) for start,
+                   end in ipus(v).tolist())
     out, holder, until = [], None, 0
     for start, end, channel in spans:
         if holder is not None and channel != holder and end > until:

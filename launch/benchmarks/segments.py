@@ -28,5 +28,7 @@ def sample_case(config, frames: int, steps: int) -> Case:
     params = jax.jit(system.init)(jax.random.key(0))
     conditions = random_arrays({name: spec.resolve(batch=1, time=frames)
                                 for name, spec in system.conditions_spec.items()})
-    return compiled_case(system.generate, (params, conditions, jax.random.split(jax.random.key(1), 1)),
-                         f"sample {frames} frames", {"case": "sample", "frames": frames, "steps": steps})
+    return compiled_case(system.generate,
+                         (params, conditions, jax.random.split(jax.random.key(1), 1)),
+                         f"sample {frames} frames",
+                         {"case": "sample", "frames": frames, "steps": steps})

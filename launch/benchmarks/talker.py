@@ -1,4 +1,5 @@
-"""Talker-T2AV: the training step on full rows, a whole utterance from text at batch 1, and how soon its first patch comes."""
+"""Talker-T2AV: the training step on full rows, a whole utterance from text at batch 1, and how soon
+its first patch comes."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ TASK = "t2av"
 
 
 def cases(config, system, options: Options) -> Iterator[Case]:
-    """Training rows filled with utterances of `frames` frames and `text` prompt tokens; generation of each of `lengths`."""
+    """Training rows filled with utterances of `frames` frames and `text` prompt tokens; generation
+    of each of `lengths`."""
     yield training(config, system, options)
     for frames in options.lengths:
         yield from generation(config, frames, options)
@@ -32,8 +34,10 @@ def training(config, system, options: Options) -> Case:
     rows = [system.rows.build([random_example(system, lengths, rng) for _ in range(count)], rng)
             for _ in range(options.batch)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return train_case(config, system, batch, f"train step {options.batch} x {count} x {options.frames}",
-                      {"case": "train", "batch": options.batch * count, "frames": options.frames, "text": options.text})
+    return train_case(config, system, batch, f"train step {options.batch} x {count} x "
+                                             f"{options.frames}",
+                      {"case": "train", "batch": options.batch * count, "frames": options.frames,
+                       "text": options.text})
 
 
 def random_example(system, lengths: dict[str, int], rng: np.random.Generator) -> dict:
@@ -41,35 +45,47 @@ def random_example(system, lengths: dict[str, int], rng: np.random.Generator) ->
     example = {}
     for name, spec in system.example_spec.items():
         shape = [lengths.get(name, 0) if isinstance(d, str) else d for d in spec.shape[1:]]
-        example[name] = rng.integers(2, 100, shape).astype(spec.dtype) if np.dtype(spec.dtype).kind == "i" \
+        example[name] = rng.integers(2, 100,
+                                     shape).astype(spec.dtype) if np.dtype(spec.dtype).kind == "i" \
             else rng.standard_normal(shape, np.float32)
     return example
 
 
 def generation(config, frames: int, options: Options) -> Iterator[Case]:
-    """One utterance of exactly `frames` frames, text to speech and motion; then its first patch, streamed."""
+    """One utterance of exactly `frames` frames, text to speech and motion; then its first patch,
+    streamed."""
     patch, rate = config.system.patch, config.system.frame_rate
     patches = frames // patch
     settings = config.system.copy_and_resolve_references()
-    settings.steps, settings.min_patches = options.steps, patches + settings.stop_streak  # the stop head may not end it
+    # the stop head may not end it
+    settings.steps, settings.min_patches = options.steps, patches + settings.stop_streak
     system = api.build(settings)
     params = jax.jit(system.init)(jax.random.key(0))
-    arguments = (params, conditions_of(system, patches * patch, options.text), jax.random.split(jax.random.key(1), 1))
-    describe = {"patches": patches, "steps": options.steps, "guidance": settings.guidance, "text": options.text}
+    arguments = (params, conditions_of(system, patches * patch, options.text),
+                 jax.random.split(jax.random.key(1), 1))
+    describe = {"patches": patches, "steps": options.steps, "guidance": settings.guidance,
+                "text": options.text}
     more = slot_flops(system, *arguments) * (patches + sampler.lag(system, TASK) - 1)
-    whole = compiled_case(system.generate, arguments, f"generate {patches} patches", {"case": "generate"} | describe, more,
-                          parts={"ms_a_patch": patches / 1000, "realtime_factor": patches * patch / rate})
+    whole = compiled_case(system.generate, arguments, f"generate {patches} patches",
+                          {"case": "generate"} | describe, more,
+                          parts={"ms_a_patch": patches / 1000, "realtime_factor": patches * patch
+                                 / rate})
     once = whole.flops - more
     yield whole
     yield first_patch(system, arguments, {"case": "first_patch"} | describe, once)
 
 
 def slot_flops(system, params, conditions, keys) -> int:
-    """FLOPs of one turn of the sampler's loop, which `count_flops` counts once: how often it turns is decided by data."""
+    """FLOPs of one turn of the sampler's loop, which `count_flops` counts once: how often it turns
+    is decided by data."""
     ready, given, state = jax.eval_shape(
-        lambda *args: sampler.start(system, *args, TASK, sampler.draw(system, keys, sampler.patches(system, conditions, TASK))),
+        lambda *args: sampler.start(system, *args, TASK,
+                                    sampler.draw(system, keys,
+                                                 sampler.patches(system, conditions, TASK))),
         params, conditions)
-    return count_flops(lambda ready, given, state: sampler.advance(system, ready, given, state, TASK), ready, given, state)
+    return count_flops(lambda ready, given,
+                       state: sampler.advance(system, ready, given, state, TASK), ready, given,
+                       state)
 
 
 def first_patch(system, arguments, describe: dict, flops: int) -> Case:
@@ -88,7 +104,8 @@ def first_patch(system, arguments, describe: dict, flops: int) -> Case:
 
 def conditions_of(system, frames: int, text: int) -> dict[str, np.ndarray]:
     """A prompt of `text` tokens and nothing else given, room for `frames` frames."""
-    shapes = {name: spec.resolve(batch=1, time=frames, tokens=text) for name, spec in system.conditions_spec.items()}
+    shapes = {name: spec.resolve(batch=1, time=frames, tokens=text) for name,
+              spec in system.conditions_spec.items()}
     rng = np.random.default_rng(0)
     conditions = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
     conditions["prompt"] += rng.integers(2, 100, conditions["prompt"].shape).astype(np.int32)

@@ -1,7 +1,8 @@
-"""TAVID's visual System: the training step of its stage, and sampling; --plan counts the full size without running it.
+"""TAVID's visual System: the training step of its stage, and sampling; --plan counts the full size
+without running it.
 
-The published comparison is stage temporal with 4 rows of 16 frames at 512 x 512 (latents 64 x 64), batch and frames by
---batch and --segment.
+The published comparison is stage temporal with 4 rows of 16 frames at 512 x 512 (latents 64 x 64),
+batch and frames by --batch and --segment.
 """
 
 from collections.abc import Iterator
@@ -24,18 +25,22 @@ def cases(config, system, options: Options) -> Iterator[Case]:
     """The training step, then every speaker's video for one dialogue of each length."""
     system = resized(config, options)
     shapes = api.example_batch(system, batch=options.batch, time=0)
-    describe = {"case": "train", "batch": options.batch, "frames": options.frames, "stage": config.system.stage}
-    yield train_case(config, system, training_batch(system, shapes), f"train step {options.batch} x {options.frames}", describe)
+    describe = {"case": "train", "batch": options.batch, "frames": options.frames,
+                "stage": config.system.stage}
+    yield train_case(config, system, training_batch(system, shapes),
+                     f"train step {options.batch} x {options.frames}", describe)
     for frames in options.lengths:
         yield sample_case(config, frames, options.steps)
 
 
 def plan(config, system, options: Options) -> list[dict]:
-    """FLOPs and bytes of the training step and of sampling one clip of all speakers, from shapes."""
+    """FLOPs and bytes of the training step and of sampling one clip of all speakers, from
+    shapes."""
     system = resized(config, options)
     rows = plan_step(config, system, api.example_batch(system, batch=options.batch, time=0))
     c = system.config
-    conditions = {name: spec.resolve(batch=1, units=UNITS_A_FRAME * c.clip) for name, spec in system.conditions_spec.items()}
+    conditions = {name: spec.resolve(batch=1, units=UNITS_A_FRAME * c.clip) for name,
+                  spec in system.conditions_spec.items()}
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     arguments = (jax.eval_shape(system.init, jax.random.key(0)), conditions, keys)
     flops = count_flops(system.generate, *arguments) / (c.clip * c.mapper.streams)
@@ -59,9 +64,11 @@ def training_batch(system, shapes) -> dict[str, np.ndarray]:
     batch, rng, c = random_arrays(shapes), np.random.default_rng(0), system.config
     if "units" in batch:
         batch["units"] = rng.integers(0, c.mapper.num_units, batch["units"].shape, np.int32)
-        batch["units_length"] = np.full(batch["units_length"].shape, batch["units"].shape[1], np.int32)
+        batch["units_length"] = np.full(batch["units_length"].shape, batch["units"].shape[1],
+                                        np.int32)
         first = batch["units"].shape[1] // UNITS_A_FRAME // 2 - c.frames // 2
-        batch["frame"] = np.broadcast_to(np.arange(first, first + c.frames, dtype=np.int32), batch["frame"].shape)
+        batch["frame"] = np.broadcast_to(np.arange(first, first + c.frames, dtype=np.int32),
+                                         batch["frame"].shape)
     return batch
 
 
@@ -77,5 +84,7 @@ def sample_case(config, frames: int, steps: int) -> Case:
     conditions["units_length"] = np.full((1,), UNITS_A_FRAME * frames, np.int32)
     speakers = settings.mapper.streams
     describe = {"case": "sample", "frames": frames, "speakers": speakers, "steps": settings.steps}
-    return compiled_case(system.generate, (params, conditions, jax.random.split(jax.random.key(1), 1)),
-                         f"sample {frames} frames x {speakers}", describe, parts={"ms_a_frame": frames * speakers / 1000})
+    return compiled_case(system.generate,
+                         (params, conditions, jax.random.split(jax.random.key(1), 1)),
+                         f"sample {frames} frames x {speakers}", describe,
+                         parts={"ms_a_frame": frames * speakers / 1000})

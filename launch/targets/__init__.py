@@ -1,7 +1,8 @@
 """Where a job runs: one file a kind of cluster, each with `render(jobs, place) -> Submission`.
 
-A target writes text: manifests, scripts and the commands that submit them. Nothing is run by rendering, so `--dry_run` shows
-exactly what would be. No cloud library is imported; the cluster's own tools (kubectl, xpk, gcloud, sbatch) do the work.
+A target writes text: manifests, scripts and the commands that submit them. Nothing is run by
+rendering, so `--dry_run` shows exactly what would be. No cloud library is imported; the cluster's
+own tools (kubectl, xpk, gcloud, sbatch) do the work.
 """
 
 import dataclasses
@@ -11,9 +12,11 @@ from launch.targets.accelerators import Accelerator
 
 NAMES = ("xpk", "gke", "tpu_vm", "slurm", "local")
 
-RESTART = 75  # a job's exit code when it was stopped with everything saved, or has lost a peer: start it again
-# A bug, a user's error, a command that cannot be run: the same would happen again. All other codes are a signal's
-# (128 + n: killed, out of memory, aborted by the coordination service) or RESTART, and the job is started again.
+# a job's exit code when it was stopped with everything saved, or has lost a peer: start it again
+RESTART = 75
+# A bug, a user's error, a command that cannot be run: the same would happen again. All other codes
+# are a signal's (128 + n: killed, out of memory, aborted by the coordination service) or RESTART,
+# and the job is started again.
 FATAL = (1, 2, 126, 127)
 
 
@@ -34,7 +37,8 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What the cluster needs to be told. Empty = not said; a target names what it cannot do without."""
+    """What the cluster needs to be told. Empty = not said; a target names what it cannot do
+    without."""
 
     accelerator: Accelerator | None = None
     slices: int = 1  # or so many times the machines
@@ -73,5 +77,6 @@ class Submission:
 
 
 def load(name: str):
-    """The target's module: `render(jobs, place)`, `NEEDS` and `OPTIONS` (fields of Place) and `PLATFORMS`."""
+    """The target's module: `render(jobs, place)`, `NEEDS` and `OPTIONS` (fields of Place) and
+    `PLATFORMS`."""
     return importlib.import_module(f"launch.targets.{name}")

@@ -1,8 +1,10 @@
-"""GKE: a JobSet a job (apiVersion jobset.x-k8s.io/v1alpha2; fields as of JobSet 0.10, read from its API types), `kubectl apply`.
+"""GKE: a JobSet a job (apiVersion jobset.x-k8s.io/v1alpha2; fields as of JobSet 0.10, read from its
+API types), `kubectl apply`.
 
-One replicated job is one slice, one pod one host. JobSet makes the headless service, by whose names the pods find each other;
-GKE's webhook gives pods with TPUs TPU_WORKER_ID, TPU_WORKER_HOSTNAMES and MEGASCALE_*, which jax.distributed reads. Pods with
-GPUs, or none, are told by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+One replicated job is one slice, one pod one host. JobSet makes the headless service, by whose names
+the pods find each other; GKE's webhook gives pods with TPUs TPU_WORKER_ID, TPU_WORKER_HOSTNAMES and
+MEGASCALE_*, which jax.distributed reads. Pods with GPUs, or none, are told by
+JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
 import re
@@ -13,7 +15,8 @@ from avjax.errors import UserError
 from launch.targets import FATAL, Job, Place, Submission, packaging
 
 NEEDS = ("accelerator", "image")
-OPTIONS = ("max_restarts", "grace", "cluster", "queue", "reservation", "spot", "service_account", "namespace", "mount")
+OPTIONS = ("max_restarts", "grace", "cluster", "queue", "reservation", "spot", "service_account",
+           "namespace", "mount")
 PLATFORMS = ("tpu", "gpu", "cpu")
 CONTAINER = "avjax"  # of the pod
 SLICE = "slice"  # name of the replicated job
@@ -29,12 +32,15 @@ def render(jobs: list[Job], place: Place) -> Submission:
     commands = [*packaging.image_commands(place.image, place.revision)]
     context = (f"--context={place.cluster}",) if place.cluster else ()
     for job in jobs:
-        files[f"{job.name}.yaml"] = yaml.safe_dump(manifest(job, place), sort_keys=False, width=1000)
+        files[f"{job.name}.yaml"] = yaml.safe_dump(manifest(job, place), sort_keys=False,
+                                                   width=1000)
         commands.append(("kubectl", *context, "apply", "--filename", f"{job.name}.yaml"))
     first = jobs[0].name
-    kubectl = " ".join(("kubectl", *context, *((f"--namespace={place.namespace}",) if place.namespace else ())))
+    kubectl = " ".join(("kubectl", *context,
+                        *((f"--namespace={place.namespace}",) if place.namespace else ())))
     return Submission(files, tuple(commands), (
-        f"watch: {kubectl} logs --follow --prefix --selector=jobset.sigs.k8s.io/jobset-name={first}\n"
+        f"watch: {kubectl} logs --follow --prefix "
+        f"--selector=jobset.sigs.k8s.io/jobset-name={first}\n"
         f"state: {kubectl} get jobset {first}\n"
         f"end:   {kubectl} delete jobset {first}"))
 
@@ -47,15 +53,18 @@ def manifest(job: Job, place: Place) -> dict:
     if place.queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": place.queue}
     if place.accelerator.platform == "tpu":  # a slice is one node pool, and nobody else is in it
-        metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+        metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology":
+                                   "cloud.google.com/gke-nodepool"}
     slices = place.slices if place.accelerator.platform == "tpu" else 1
     hosts = place.accelerator.hosts * (place.slices if slices == 1 else 1)
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": metadata,
         "spec": {
             "ttlSecondsAfterFinished": KEPT,
-            "network": {"enableDNSHostnames": True, "subdomain": job.name, "publishNotReadyAddresses": True},
-            # The whole set starts again when a pod ends with 75 or by a signal, and never after a code of FATAL.
+            "network": {"enableDNSHostnames": True, "subdomain": job.name,
+                        "publishNotReadyAddresses": True},
+            # The whole set starts again when a pod ends with 75 or by a signal, and never after a
+            # code of FATAL.
             "failurePolicy": {"maxRestarts": place.max_restarts, "rules": [
                 {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
                 {"action": "RestartJobSet", "onJobFailureReasons": ["BackoffLimitExceeded"]}]},
@@ -64,7 +73,8 @@ def manifest(job: Job, place: Place) -> dict:
                 "backoffLimit": 0,  # one pod down, all down: a collective cannot go on without it
                 "podFailurePolicy": {"rules": [
                     {"action": "FailJob",
-                     "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(FATAL)}}]},
+                     "onExitCodes": {"containerName": CONTAINER, "operator": "In",
+                                     "values": list(FATAL)}}]},
                 "template": _bucket_reader(place) | {"spec": _pod(job, place, hosts)}}}}]}}
 
 
@@ -81,23 +91,29 @@ def _pod(job: Job, place: Place, hosts: int) -> dict:
         tolerations.append({"key": resource, "operator": "Exists", "effect": "NoSchedule"})
     if place.spot:
         selector["cloud.google.com/gke-spot"] = "true"
-        tolerations.append({"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"})
+        tolerations.append({"key": "cloud.google.com/gke-spot", "operator": "Equal",
+                            "value": "true", "effect": "NoSchedule"})
     if place.reservation:
         selector["cloud.google.com/reservation-name"] = place.reservation
-    container = {"name": CONTAINER, "image": f"{place.image}:{place.revision}", "command": list(job.command),
+    container = {"name": CONTAINER, "image": f"{place.image}:{place.revision}",
+                 "command": list(job.command),
                  "env": [{"name": name, "value": value} for name, value in job.environment.items()]}
     if accelerator.platform == "tpu":
-        container["ports"] = [{"containerPort": 8471}, {"containerPort": 8080}]  # of the TPU runtime and of Megascale
+        # of the TPU runtime and of Megascale
+        container["ports"] = [{"containerPort": 8471}, {"containerPort": 8080}]
         container["securityContext"] = {"privileged": True}  # the TPU's device files
     else:
         container["env"] += _addresses(job, hosts)
     if resource:
         container["resources"] = {"limits": {resource: accelerator.chips_per_host}}
-    volumes = {"/dev/shm": {"emptyDir": {"medium": "Memory"}}} | _mounted(place, bool(resource))  # else 64 MiB
-    container["volumeMounts"] = [{"name": f"volume-{i}", "mountPath": path} for i, path in enumerate(volumes)]
+    # else 64 MiB
+    volumes = {"/dev/shm": {"emptyDir": {"medium": "Memory"}}} | _mounted(place, bool(resource))
+    container["volumeMounts"] = [{"name": f"volume-{i}", "mountPath": path} for i,
+                                 path in enumerate(volumes)]
     pod = {"restartPolicy": "Never", "nodeSelector": selector, "tolerations": tolerations,
            "terminationGracePeriodSeconds": place.grace}
-    if resource:  # a pod has its host for itself, and the hosts' own network is faster than the pods'
+    # a pod has its host for itself, and the hosts' own network is faster than the pods'
+    if resource:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if place.service_account:
         pod["serviceAccountName"] = place.service_account
@@ -115,9 +131,11 @@ def _mounted(place: Place, host_network: bool) -> dict[str, dict]:
             raise UserError("not a mount", where="--mount", found=repr(text),
                             expected="CLAIM:/path, gs://BUCKET:/path or /folder/of/the/node:/path")
         what, path = found.groups()
-        if what.startswith("gs://"):  # Cloud Storage FUSE's driver; on the host's network it takes the pod's account only if told
+        # Cloud Storage FUSE's driver; on the host's network it takes the pod's account only if told
+        if what.startswith("gs://"):
             own = {"hostNetworkPodKSA": "true"} if host_network else {}
-            sources[path] = {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": {
+            sources[path] = {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True,
+                                     "volumeAttributes": {
                 "bucketName": what.removeprefix("gs://"), "mountOptions": "implicit-dirs"} | own}}
         elif what.startswith("/"):
             sources[path] = {"hostPath": {"path": what, "type": "DirectoryOrCreate"}}
@@ -128,11 +146,16 @@ def _mounted(place: Place, host_network: bool) -> dict[str, dict]:
 
 def _bucket_reader(place: Place) -> dict:
     """The pods' metadata by which GKE adds the container that reads buckets."""
-    return {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}} if "gs://" in place.mount else {}
+    return {"metadata":
+            {"annotations": {"gke-gcsfuse/volumes": "true"}}} if "gs://" in place.mount else {}
 
 
 def _addresses(job: Job, hosts: int) -> list[dict]:
-    """Pod k of n, and pod 0's name: <jobset>-<replicated job>-<its index>-<pod index>.<subdomain>."""
-    index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
-    return [{"name": "JAX_COORDINATOR_ADDRESS", "value": f"{job.name}-{SLICE}-0-0.{job.name}:{PORT}"},
-            {"name": "JAX_NUM_PROCESSES", "value": str(hosts)}, {"name": "JAX_PROCESS_ID", "valueFrom": index}]
+    """Pod k of n, and pod 0's name: <jobset>-<replicated job>-<its index>-<pod
+    index>.<subdomain>."""
+    index = {"fieldRef":
+             {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+    return [{"name": "JAX_COORDINATOR_ADDRESS",
+             "value": f"{job.name}-{SLICE}-0-0.{job.name}:{PORT}"},
+            {"name": "JAX_NUM_PROCESSES", "value": str(hosts)},
+            {"name": "JAX_PROCESS_ID", "valueFrom": index}]

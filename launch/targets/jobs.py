@@ -1,4 +1,5 @@
-"""What is submitted: the jobs of a config, or of a sweep over it, with everything on their command lines that decides them."""
+"""What is submitted: the jobs of a config, or of a sweep over it, with everything on their command
+lines that decides them."""
 
 from avjax.errors import UserError
 from launch import flags as launch_flags
@@ -9,10 +10,12 @@ KINDS = ("train", "evaluate", "extract", "prepare")
 WITH_CONFIG = ("train", "evaluate")
 ON_ONE_HOST = ("evaluate",)
 ALONE = ("extract", "prepare")  # whose hosts share a folder, and nothing else
-CACHE = "compilation_cache"  # in the workdir (of the whole sweep), so that a restart compiles nothing
+# in the workdir (of the whole sweep), so that a restart compiles nothing
+CACHE = "compilation_cache"
 
 
-def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slices: int, *, cached: bool = True) -> list[Job]:
+def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slices: int, *,
+         cached: bool = True) -> list[Job]:
     """The jobs of a sweep (one without).
 
     Args:
@@ -24,52 +27,65 @@ def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slic
       cached: compiled programs are kept in the workdir, else where each host keeps them.
 
     Raises:
-      UserError: no config or workdir, one that means nothing to this kind, unknown keys, names that clusters refuse, data that
-        no host could read.
+      UserError: no config or workdir, one that means nothing to this kind, unknown keys, names that
+        clusters refuse, data that no host could read.
     """
     cache = f"{args.workdir.rstrip('/')}/{CACHE}" if args.workdir and cached else ""
-    variables = environment.variables(accelerator, cache, dict(_variable(text) for text in args.env),
+    variables = environment.variables(accelerator, cache,
+                                      dict(_variable(text) for text in args.env),
                                       alone=kind in ALONE)
     if kind not in WITH_CONFIG:
-        for flag, value in (("config", args.config), ("sweep", args.sweep), ("seed", args.seed), ("config.*", changed)):
+        for flag, value in (("config", args.config), ("sweep", args.sweep), ("seed", args.seed),
+                            ("config.*", changed)):
             if value not in (None, []):
                 raise UserError(f"--{flag} means nothing here", where=f"--job={kind}",
                                 hint="arguments of the job go after --")
         sweeps.check_name(args.name or kind)
         return [Job(args.name or kind, f"launch.{kind}", tuple(rest), variables)]
-    for flag, value, example in (("config", args.config, "configs/X.py"), ("workdir", args.workdir, "gs://BUCKET/RUN")):
+    for flag, value, example in (("config", args.config, "configs/X.py"),
+                                 ("workdir", args.workdir, "gs://BUCKET/RUN")):
         if not value:
-            raise UserError(f"no {flag} given", where=f"--job={kind}", expected=f"--{flag}={example}")
+            raise UserError(f"no {flag} given", where=f"--job={kind}",
+                            expected=f"--{flag}={example}")
     seed = [] if args.seed is None else [f"--config.seed={args.seed}"]
     return [_job(kind, args, [*changed, *seed, *point.overrides], rest, point, slices, variables)
             for point in sweeps.points(args.sweep)]
 
 
-def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Point, slices: int, variables) -> Job:
+def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Point, slices: int,
+         variables) -> Job:
     config = read_config(args.config, changed)
     if slices > 1 and "dcn" in config and config.dcn.data == config.dcn.fsdp == 1:
-        changed = [*changed, f"--config.dcn.data={slices}"]  # else there would be more devices than the mesh has
+        # else there would be more devices than the mesh has
+        changed = [*changed, f"--config.dcn.data={slices}"]
     if not any(text.startswith("--config.seed=") for text in changed):
         changed = [*changed, f"--config.seed={config.seed}"]
     workdir = point.workdir(args.workdir)
     _check_data(config.data.dir.replace("{workdir}", workdir))
-    name, flag = point.name(args.name or base_name(kind, config)), "--workdir" if kind == "train" else "--checkpoint"
+    name, flag = point.name(args.name
+                            or base_name(kind,
+                                         config)), "--workdir" if kind == "train" else "--checkpoint"
     sweeps.check_name(name)
     where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={workdir}"]
-    return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest), variables)
+    return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest),
+               variables)
 
 
 def _check_data(folder: str) -> None:
     """UserError for what the job would refuse once its machines are there."""
     if not folder or "://" in folder:
-        raise UserError("data is read from disks" if folder else "no data given", where="config.data.dir", found=folder,
-                        expected="a folder that every host sees", hint="--config.data.dir=DIR of a file system that all hosts "
-                        "have; of a bucket: --target=gke --mount=gs://BUCKET:/data --config.data.dir=/data/FEATURES")
+        raise UserError("data is read from disks" if folder else "no data given",
+                        where="config.data.dir", found=folder,
+                        expected="a folder that every host sees",
+                        hint="--config.data.dir=DIR of a file system that all hosts "
+                        "have; of a bucket: --target=gke --mount=gs://BUCKET:/data "
+                        "--config.data.dir=/data/FEATURES")
 
 
 def base_name(kind: str, config) -> str:
     """A job's name where none is given."""
-    return kind if config is None else sweeps.slug(config.name if kind == "train" else f"{config.name}-{kind}")
+    return kind if config is None else sweeps.slug(config.name if kind == "train"
+                                                   else f"{config.name}-{kind}")
 
 
 def read_config(path: str, changed: list[str]):

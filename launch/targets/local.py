@@ -1,4 +1,5 @@
-"""This machine: N processes, as if each were a host. For trying out what a cluster will do, and for one machine's own cards.
+"""This machine: N processes, as if each were a host. For trying out what a cluster will do, and for
+one machine's own cards.
 
 `--devices=D` gives each process D fake CPU devices.
 """
@@ -19,21 +20,27 @@ def render(jobs: list[Job], place: Place) -> Submission:
     commands = []
     for job in jobs:
         for k in range(place.processes):
-            peers = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:PORT", "JAX_NUM_PROCESSES": str(place.processes),
+            peers = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:PORT",
+                     "JAX_NUM_PROCESSES": str(place.processes),
                      "JAX_PROCESS_ID": str(k)} if place.processes > 1 else {}
-            commands.append(("env", *(f"{name}={value}" for name, value in (environment(job, place) | peers).items()),
+            commands.append(("env",
+                             *(f"{name}={value}" for name,
+                               value in (environment(job, place) | peers).items()),
                              *job.command))
     return Submission({}, tuple(commands))
 
 
 def run(jobs: list[Job], place: Place) -> int:
-    """Runs the jobs one after the other; logs below `place.folder`. Returns the first exit code that is not 0."""
+    """Runs the jobs one after the other; logs below `place.folder`. Returns the first exit code
+    that is not 0."""
     for job in jobs:
         logs = pathlib.Path(place.folder) / job.name
-        print(f"{shlex.join(job.command)}\nin {place.processes} processes; logs in {logs}", file=sys.stderr, flush=True)
+        print(f"{shlex.join(job.command)}\nin {place.processes} processes; logs in {logs}",
+              file=sys.stderr, flush=True)
         code = processes.run(
-            (sys.executable, *job.command[1:]), processes=place.processes, environment=environment(job, place), logs=logs,
-            cwd=pathlib.Path(place.cwd), max_restarts=place.max_restarts, grace=place.grace)
+            (sys.executable, *job.command[1:]), processes=place.processes,
+            environment=environment(job, place), logs=logs, cwd=pathlib.Path(place.cwd),
+            max_restarts=place.max_restarts, grace=place.grace)
         if code:
             return code
     return 0
@@ -41,5 +48,6 @@ def run(jobs: list[Job], place: Place) -> int:
 
 def environment(job: Job, place: Place) -> dict[str, str]:
     """The job's variables, with the fake devices."""
-    fake = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(place.devices)} if place.devices else {}
+    fake = {"JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(place.devices)} if place.devices else {}
     return job.environment | fake

@@ -1,7 +1,7 @@
 """One job as several processes of this machine, which find each other by JAX_COORDINATOR_ADDRESS.
 
-What a cluster's launcher does, here: a log a process, signals passed on, the others ended when one dies, and all started again
-when they ended with 75 (or by a signal) and nobody asked them to stop.
+What a cluster's launcher does, here: a log a process, signals passed on, the others ended when one
+dies, and all started again when they ended with 75 (or by a signal) and nobody asked them to stop.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ CARDS = pathlib.Path("/proc/driver/nvidia/gpus")  # an entry a card
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.Path, cwd: pathlib.Path, max_restarts: int,
+def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.Path,
+        cwd: pathlib.Path, max_restarts: int,
         grace: float) -> int:
     """Runs the command in `processes` processes until all end; returns the job's exit code.
 
@@ -32,7 +33,8 @@ def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.P
       logs: folder of process-K.log, to which each start appends; process 0's is also printed here.
       cwd: folder to run in.
       max_restarts: how often all are started again.
-      grace: seconds between the first death, or a signal, and the end of those that remain (SIGKILL).
+      grace: seconds between the first death, or a signal, and the end of those that remain
+        (SIGKILL).
     """
     logs.mkdir(parents=True, exist_ok=True)
     with _signals() as caught:
@@ -41,7 +43,8 @@ def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.P
             if code != RESTART or caught or restart == max_restarts:
                 return code
             pause = min(PAUSE * 2**restart, 30.0)
-            print(f"stopped with {code}, restart {restart + 1} of {max_restarts} in {pause:g} s", file=sys.stderr, flush=True)
+            print(f"stopped with {code}, restart {restart + 1} of {max_restarts} in {pause:g} s",
+                  file=sys.stderr, flush=True)
             _sleep(pause, caught)
             if caught:
                 return code
@@ -52,13 +55,16 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
     address = f"127.0.0.1:{_free_port()}"
     started, killed = [], set()
     with contextlib.ExitStack() as stack:
-        echo = stack.enter_context(open(logs / "process-0.log", "a+b"))  # at its end, before anybody writes there
+        # at its end, before anybody writes there
+        echo = stack.enter_context(open(logs / "process-0.log", "a+b"))
         for k in range(processes):
-            mine = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(k)}
+            mine = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes),
+                    "JAX_PROCESS_ID": str(k)}
             file = stack.enter_context(open(logs / f"process-{k}.log", "ab"))
             started.append(subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
-                env=os.environ | environment | (mine | cards(k, processes) if processes > 1 else {})))
+                command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
+                start_new_session=True, env=os.environ | environment
+                | (mine | cards(k, processes) if processes > 1 else {})))
         try:
             _watch(started, killed, caught, grace, echo)
         finally:
@@ -67,7 +73,8 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
                 process.wait()
             _copy(echo)
     codes = {k: process.returncode for k, process in enumerate(started)}
-    bad = {k: code for k, code in codes.items() if code and k not in killed} or {k: code for k, code in codes.items() if code}
+    bad = {k: code for k, code in codes.items() if code
+           and k not in killed} or {k: code for k, code in codes.items() if code}
     for k, code in bad.items():
         if code != RESTART:
             _tell(k, code, logs / f"process-{k}.log")
@@ -76,13 +83,17 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
 
 def cards(k: int, processes: int) -> dict[str, str]:
     """Process k's share of this machine's GPUs; nothing where there are too few for all."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(list(CARDS.glob("*"))))))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str,
+                                                                  range(
+                                                                      len(list(CARDS.glob("*"))))))
     each = len(seen.split(",")) // processes if seen else 0
-    return {"CUDA_VISIBLE_DEVICES": ",".join(seen.split(",")[k * each:(k + 1) * each])} if each else {}
+    return {"CUDA_VISIBLE_DEVICES":
+            ",".join(seen.split(",")[k * each:(k + 1) * each])} if each else {}
 
 
 def verdict(codes: list[int]) -> int:
-    """One exit code of the non-zero ones: an error that would come again, else RESTART; 0 for none."""
+    """One exit code of the non-zero ones: an error that would come again, else RESTART; 0 for
+    none."""
     errors = [code for code in codes if 0 < code < 128 and code != RESTART]
     return min(errors) if errors else RESTART if codes else 0
 
@@ -94,12 +105,14 @@ def _watch(started, killed: set, caught: list, grace: float, echo) -> None:
         _copy(echo)
         for number in caught[passed_on:]:
             for k in alive:
-                _send(started[k], number if passed_on == 0 else signal.SIGKILL)  # the second one is meant
+                # the second one is meant
+                _send(started[k], number if passed_on == 0 else signal.SIGKILL)
             passed_on, deadline = passed_on + 1, deadline or time.monotonic() + grace
         codes = [process.returncode for process in started if process.returncode]
         if codes and not ending:
             ending, deadline = True, deadline or time.monotonic() + grace
-            if codes != [RESTART] * len(codes):  # after a 75 they end by themselves, at the same step
+            # after a 75 they end by themselves, at the same step
+            if codes != [RESTART] * len(codes):
                 for k in alive:
                     _send(started[k], signal.SIGTERM)
         if deadline and time.monotonic() > deadline:
@@ -113,7 +126,8 @@ def _watch(started, killed: set, caught: list, grace: float, echo) -> None:
 def _signals():
     """The list of signals caught inside."""
     caught: list[int] = []
-    before = {number: signal.signal(number, lambda received, frame: caught.append(received)) for number in _PASSED_ON}
+    before = {number: signal.signal(number, lambda received, frame: caught.append(received))
+              for number in _PASSED_ON}
     try:
         yield caught
     finally:
@@ -122,7 +136,8 @@ def _signals():
 
 
 def _send(process: subprocess.Popen, number: int) -> None:
-    """To the process's whole session, so that its own children (loader workers, extraction's) get it too."""
+    """To the process's whole session, so that its own children (loader workers, extraction's) get
+    it too."""
     if number == signal.SIGKILL:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)

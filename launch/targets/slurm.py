@@ -1,10 +1,11 @@
 """SLURM: an sbatch script a job (options as in sbatch's and srun's manuals, SLURM 22.05 or later).
 
 One task a node, with all its cards: jax.distributed finds the others by SLURM's variables.
-`--signal=TERM@n` without "B:" reaches the tasks n seconds before the time is up; they save and end with 75, srun ends with the
-highest of their codes, and the script puts the job back into the queue. A node that fails, and preemption, SLURM requeues itself
-(--requeue). The code is unpacked beside the script, on a file system that all nodes share; jobs run where the user stood, so
-that his paths mean what they meant, with the unpacked modules before all others.
+`--signal=TERM@n` without "B:" reaches the tasks n seconds before the time is up; they save and end
+with 75, srun ends with the highest of their codes, and the script puts the job back into the queue.
+A node that fails, and preemption, SLURM requeues itself (--requeue). The code is unpacked beside
+the script, on a file system that all nodes share; jobs run where the user stood, so that his paths
+mean what they meant, with the unpacked modules before all others.
 """
 
 import re
@@ -13,7 +14,8 @@ import shlex
 from launch.targets import RESTART, Job, Place, Submission, packaging
 
 NEEDS = ("accelerator",)
-OPTIONS = ("max_restarts", "grace", "queue", "reservation", "account", "time", "setup", "cpus_per_task")
+OPTIONS = ("max_restarts", "grace", "queue", "reservation", "account", "time", "setup",
+           "cpus_per_task")
 PLATFORMS = ("gpu", "cpu")
 
 SCRIPT = """\
@@ -40,10 +42,13 @@ exit "$code"
 def render(jobs: list[Job], place: Place) -> Submission:
     """A script a job, and the commands that unpack the code and submit."""
     code = f"code-{place.revision}"
-    commands = [("mkdir", "-p", code), ("tar", "-xzf", packaging.archive(place.revision), "-C", code)]
+    commands = [("mkdir", "-p", code), ("tar", "-xzf", packaging.archive(place.revision), "-C",
+                                        code)]
     commands += [("sbatch", f"{job.name}.sbatch") for job in jobs]
-    return Submission({f"{job.name}.sbatch": script(job, place, f"{place.folder}/{code}") for job in jobs}, tuple(commands),
-                      f"watch: tail -F {jobs[0].name}-*.log\nstate: squeue --me\nend:   scancel --name={jobs[0].name}")
+    return Submission({f"{job.name}.sbatch": script(job, place, f"{place.folder}/{code}")
+                       for job in jobs}, tuple(commands),
+                      f"watch: tail -F {jobs[0].name}-*.log\nstate: squeue --me\nend:   scancel "
+                      f"--name={jobs[0].name}")
 
 
 def script(job: Job, place: Place, code: str) -> str:
@@ -51,21 +56,24 @@ def script(job: Job, place: Place, code: str) -> str:
     accelerator = place.accelerator
     gpus = accelerator.chips_per_host if accelerator.platform == "gpu" else 0
     directives = {
-        "job-name": job.name, "nodes": accelerator.hosts * place.slices, "ntasks-per-node": 1, "gpus-per-node": gpus,
-        "cpus-per-task": place.cpus_per_task, "partition": place.queue, "account": place.account, "time": place.time,
-        "reservation": place.reservation, "output": f"{job.name}-%j.log", "open-mode": "append",
+        "job-name": job.name, "nodes": accelerator.hosts * place.slices, "ntasks-per-node": 1,
+        "gpus-per-node": gpus, "cpus-per-task": place.cpus_per_task, "partition": place.queue,
+        "account": place.account, "time": place.time, "reservation": place.reservation,
+        "output": f"{job.name}-%j.log", "open-mode": "append",
         "signal": f"TERM@{place.grace}"}
     lines = [f"#SBATCH --{name}={value}" for name, value in directives.items() if value]
     if not place.cpus_per_task:
         lines.append("#SBATCH --exclusive")  # a node's cores and memory are for its one task
     # srun does not take it over from sbatch; and a task that was bound to one core would crawl.
-    options = f" --cpus-per-task={place.cpus_per_task}" if place.cpus_per_task else " --cpu-bind=none"
-    command = [f"--config={code}/{text.removeprefix('--config=')}" if re.match("--config=(?!/)", text) else text
+    options = (f" --cpus-per-task={place.cpus_per_task}" if place.cpus_per_task
+               else " --cpu-bind=none")
+    command = [f"--config={code}/{text.removeprefix('--config=')}"
+               if re.match("--config=(?!/)", text) else text
                for text in job.command]
     command.insert(1, "-P")  # not the modules of the current folder
     return SCRIPT.format(
-        directives="\n".join([*lines, "#SBATCH --requeue"]), setup=place.setup and place.setup + "\n",
-        cwd=shlex.quote(place.cwd), restart=RESTART, max_restarts=place.max_restarts,
+        directives="\n".join([*lines, "#SBATCH --requeue"]), setup=place.setup and place.setup
+        + "\n", cwd=shlex.quote(place.cwd), restart=RESTART, max_restarts=place.max_restarts,
         exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in
                           (job.environment | {"PYTHONPATH": code}).items()),
         options=options, command=shlex.join(command))

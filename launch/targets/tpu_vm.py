@@ -1,7 +1,9 @@
-"""TPU VMs: a queued resource a job (`gcloud compute tpus queued-resources`, GA track of Google Cloud SDK 528), then ssh.
+"""TPU VMs: a queued resource a job (`gcloud compute tpus queued-resources`, GA track of Google
+Cloud SDK 528), then ssh.
 
-The machines have an old Python, so uv brings one. Every worker runs the same script, which starts the job again after code 75;
-jax.distributed finds the peers by the VMs' metadata. When Spot machines are taken the resource is suspended and has to be
+The machines have an old Python, so uv brings one. Every worker runs the same script, which starts
+the job again after code 75; jax.distributed finds the peers by the VMs' metadata. When Spot
+machines are taken the resource is suspended and has to be
 deleted and created again: the same submission once more, and the job goes on in its workdir.
 """
 
@@ -72,13 +74,16 @@ done
 
 
 def render(jobs: list[Job], place: Place) -> Submission:
-    """Scripts for the workers, and the commands that create, wait, copy, install and start. UserError: not as TPU VMs."""
+    """Scripts for the workers, and the commands that create, wait, copy, install and start.
+    UserError: not as TPU VMs."""
     accelerator = place.accelerator
     if not (place.runtime_version or accelerator.runtime_version):
-        raise UserError("these TPUs are not lent as TPU VMs", where="--topology", found=accelerator.topology,
-                        expected="v4, v5e, v5p or v6e", hint="--target=gke or --target=xpk")
+        raise UserError("these TPUs are not lent as TPU VMs", where="--topology",
+                        found=accelerator.topology, expected="v4, v5e, v5p or v6e",
+                        hint="--target=gke or --target=xpk")
     where = (f"--zone={place.zone}", *((f"--project={place.project}",) if place.project else ()))
-    files = {"install.sh": INSTALL.format(revision=place.revision, archive=packaging.archive(place.revision),
+    files = {"install.sh": INSTALL.format(revision=place.revision,
+                                          archive=packaging.archive(place.revision),
                                           extras=packaging.extras(place.extras)),
              "wait.sh": WAIT.format(describe=shlex.join((*GCLOUD, "describe", *where)))}
     commands = []
@@ -88,21 +93,25 @@ def render(jobs: list[Job], place: Place) -> Submission:
         start = f"nohup bash {job.name}.sh >> {job.name}.log 2>&1 < /dev/null &"
         commands += [
             _create(job, place, where), ("bash", "wait.sh", job.name),
-            (*GCLOUD, "scp", packaging.archive(place.revision), "install.sh", f"{job.name}.sh", f"{job.name}:", *every),
+            (*GCLOUD, "scp", packaging.archive(place.revision), "install.sh", f"{job.name}.sh",
+             f"{job.name}:", *every),
             (*GCLOUD, "ssh", job.name, *every, "--command=bash install.sh"),
             (*GCLOUD, "ssh", job.name, *every, f"--command={start}")]
     first = jobs[0].name
     shown = shlex.join((first, *where))
     return Submission(files, tuple(commands), "\n".join((
-        f"watch: {shlex.join(GCLOUD)} ssh {shown} --node=0 --worker=0 --command='tail -n 100 -f {first}.log'",
-        f"stop:  {shlex.join(GCLOUD)} ssh {shown} --node=all --worker=all --command='kill $(cat {first}.pid)'",
+        f"watch: {shlex.join(GCLOUD)} ssh {shown} --node=0 --worker=0 --command='tail -n 100 -f "
+        f"{first}.log'",
+        f"stop:  {shlex.join(GCLOUD)} ssh {shown} --node=all --worker=all --command='kill $(cat "
+        f"{first}.pid)'",
         f"end:   {shlex.join(GCLOUD)} delete {shown} --force")))
 
 
 def _create(job: Job, place: Place, where: tuple[str, ...]) -> tuple[str, ...]:
     accelerator = place.accelerator
     # 3-D slices by shape, because several have the same number of chips.
-    kind = ((f"--type={accelerator.tpu_type}", f"--topology={accelerator.shape_text}") if len(accelerator.shape) == 3
+    kind = ((f"--type={accelerator.tpu_type}", f"--topology={accelerator.shape_text}")
+            if len(accelerator.shape) == 3
             else (f"--accelerator-type={accelerator.accelerator_type}",))
     nodes = ((f"--node-count={place.slices}", f"--node-prefix={job.name}") if place.slices > 1
              else (f"--node-id={job.name}",))
@@ -113,6 +122,8 @@ def _create(job: Job, place: Place, where: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _script(job: Job, place: Place) -> str:
-    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in job.environment.items())
-    return RUN.format(name=job.name, revision=place.revision, exports=exports, command=shlex.join(job.command),
-                      restarts=place.max_restarts, fatal="|".join(map(str, FATAL)), pause=PAUSE)
+    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name,
+                        value in job.environment.items())
+    return RUN.format(name=job.name, revision=place.revision, exports=exports,
+                      command=shlex.join(job.command), restarts=place.max_restarts,
+                      fatal="|".join(map(str, FATAL)), pause=PAUSE)

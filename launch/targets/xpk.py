@@ -1,7 +1,8 @@
 """xpk: `xpk workload create` (flags of xpk 1.9) on a cluster that xpk made.
 
-xpk writes the JobSet itself; its rule is to start again after the codes of --restart-on-exit-codes, 42 and 127 to 255.
-It runs the command in a subshell of bash and sends SIGTERM to that; `exec` puts Python in its place.
+xpk writes the JobSet itself; its rule is to start again after the codes of --restart-on-exit-codes,
+42 and 127 to 255. It runs the command in a subshell of bash and sends SIGTERM to that; `exec` puts
+Python in its place.
 """
 
 import shlex
@@ -18,14 +19,16 @@ def render(jobs: list[Job], place: Place) -> Submission:
     """The Dockerfile, and the commands that pack, build, push and create the workloads."""
     files = {"Dockerfile": packaging.dockerfile(place.image, place.revision, place.extras)}
     where = (*_flag("project", place.project), *_flag("zone", place.zone))
-    commands = (*packaging.image_commands(place.image, place.revision), *(_create(job, place, where) for job in jobs))
+    commands = (*packaging.image_commands(place.image, place.revision),
+                *(_create(job, place, where) for job in jobs))
     shown = " ".join((f"--cluster={place.cluster}", *where))
     return Submission(files, commands, f"state: xpk workload list {shown}\n"
                       f"end:   xpk workload delete --workload={jobs[0].name} {shown}")
 
 
 def _create(job: Job, place: Place, where: tuple[str, ...]) -> tuple[str, ...]:
-    return ("xpk", "workload", "create", f"--workload={job.name}", f"--cluster={place.cluster}", *where,
+    return ("xpk", "workload", "create", f"--workload={job.name}", f"--cluster={place.cluster}",
+            *where,
             f"--tpu-type={_type(place.accelerator)}",
             f"--num-slices={place.slices}", f"--docker-image={place.image}:{place.revision}",
             f"--command=exec {shlex.join(job.command)}",

@@ -1,4 +1,5 @@
-"""BigVGAN against recordings of the published code, in windows, through its file formats, and what it refuses."""
+"""BigVGAN against recordings of the published code, in windows, through its file formats, and what
+it refuses."""
 
 import dataclasses
 import json
@@ -37,20 +38,24 @@ def test_waveform_is_the_published_one(arrays):
     assert ours.config.tanh == ("conv_post.bias" in under(arrays, "sd/"))
     published = under(arrays, "sd/")["activation_post.upsample.filter"].ravel()
     np.testing.assert_allclose(bigvgan.kaiser_sinc(), published, atol=1e-7)
-    if all(kernel == 2 * rate for rate, kernel in zip(ours.config.rates, ours.config.kernels, strict=True)):
+    if all(kernel == 2 * rate for rate, kernel in zip(ours.config.rates, ours.config.kernels,
+                                                      strict=True)):
         # what the weights show is enough for a network of the usual rates
-        assert BigVGAN.from_state_dict(under(arrays, "sd/")).recipe["network"] == ours.recipe["network"]
+        assert BigVGAN.from_state_dict(under(arrays,
+                                             "sd/")).recipe["network"] == ours.recipe["network"]
 
 
 def test_both_versions_were_recorded():
     found = {vocoder(arrays).config.tanh for _, arrays in recordings("bigvgan_")}
     for tanh in sorted({True, False} - found):
-        lacks("bigvgan_*.npz that ends " + ("in tanh (version 1)" if tanh else "without tanh (version 2)"))
+        lacks("bigvgan_*.npz that ends "
+              + ("in tanh (version 1)" if tanh else "without tanh (version 2)"))
     assert found == {True, False}
 
 
 def test_polyphase_is_zero_stuffing():
-    """The activation and the transposed convolution in the published form: zeros put in, samples thrown away."""
+    """The activation and the transposed convolution in the published form: zeros put in, samples
+    thrown away."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((13, 1)).astype(np.float32)
     taps = bigvgan.kaiser_sinc().astype(np.float64)
@@ -59,7 +64,8 @@ def test_polyphase_is_zero_stuffing():
     double = 2 * np.convolve(stuffed, taps)[15:15 + 26]
     double = double + 0.7 * np.sin(1.3 * double) ** 2
     down = np.convolve(np.pad(double, (5, 6), mode="edge"), taps[::-1], mode="valid")[::2]
-    np.testing.assert_allclose(quick_jit(bigvgan.activation)(x[None], 1.3, 0.7)[0, :, 0], down, atol=2e-6)
+    np.testing.assert_allclose(quick_jit(bigvgan.activation)(x[None], 1.3, 0.7)[0, :, 0], down,
+                               atol=2e-6)
     for rate, kernel in ((2, 4), (3, 6), (2, 5)):
         weight = rng.standard_normal((2, 4, kernel)).astype(np.float32)
         signal = rng.standard_normal((1, 7, 2)).astype(np.float32)
@@ -74,7 +80,8 @@ def test_polyphase_is_zero_stuffing():
 
 def test_squared_sine():
     x = np.random.default_rng(0).uniform(-300, 300, 20000).astype(np.float32)
-    np.testing.assert_allclose(quick_jit(bigvgan.squared_sine)(x), np.sin(x.astype(np.float64)) ** 2, atol=5e-7)
+    np.testing.assert_allclose(quick_jit(bigvgan.squared_sine)(x),
+                               np.sin(x.astype(np.float64)) ** 2, atol=5e-7)
 
 
 def test_windows_equal_the_whole():
@@ -82,7 +89,9 @@ def test_windows_equal_the_whole():
     ours.window, halo, bands = 46, ours.config.halo(), ours.config.bands
     length = ours.window + 2 * halo
     frames = length + 14
-    log_mel, middle = np.random.default_rng(1).standard_normal((frames, bands)).astype(np.float32), frames // 2
+    log_mel, middle = np.random.default_rng(1).standard_normal((frames,
+                                                                bands)).astype(
+                                                                    np.float32), frames // 2
     recipe = ours.mel | {"gain": 1.0}
     whole = np.asarray(bigvgan._generate(ours.config, ours._params, log_mel[None])[0])
     parts = list(ours.chunks(log_mel, recipe))
@@ -107,12 +116,15 @@ def tensor_file(path, state):
     def tensor(key, array):
         strides = tuple(s // array.itemsize for s in array.strides)
         return Call(Global("torch._utils", "_rebuild_tensor_v2"),
-                    ("persistent", "storage", Global("torch", "FloatStorage"), key, "cpu", array.size),
+                    ("persistent", "storage", Global("torch", "FloatStorage"), key, "cpu",
+                     array.size),
                     0, array.shape, strides, False, Call(Global("collections", "OrderedDict")))
 
     state = {name: np.ascontiguousarray(value) for name, value in state.items()}
-    pickled = dumps({"generator": {name: tensor(str(i), value) for i, (name, value) in enumerate(state.items())}})
-    return zip_pickle(path, pickled, {str(i): value.tobytes() for i, value in enumerate(state.values())})
+    pickled = dumps({"generator": {name: tensor(str(i), value) for i,
+                                   (name, value) in enumerate(state.items())}})
+    return zip_pickle(path, pickled,
+                      {str(i): value.tobytes() for i, value in enumerate(state.values())})
 
 
 def test_published_file_and_the_way_through_a_dataset(tmp_path):
@@ -127,7 +139,8 @@ def test_published_file_and_the_way_through_a_dataset(tmp_path):
     again = BigVGAN.from_recipe(json.loads(json.dumps(read.recipe)), read.arrays())
     assert again.config == read.config and again.recipe == read.recipe
     log_mel = np.moveaxis(arrays["mel"], 1, 2)[0]
-    np.testing.assert_array_equal(again.waveform(log_mel, ours.mel), ours.waveform(log_mel, ours.mel))
+    np.testing.assert_array_equal(again.waveform(log_mel, ours.mel),
+                                  ours.waveform(log_mel, ours.mel))
     changed = read.arrays() | {"conv_post/kernel": 2 * read.arrays()["conv_post/kernel"]}
     with pytest.raises(UserError, match="not those of its recipe"):
         BigVGAN.from_recipe(read.recipe, changed)
@@ -137,7 +150,8 @@ def test_weights_of_other_bands_need_their_config(tmp_path):
     """The published 24 and 44.1 kHz models: taken as 22 kHz, they would speak at another pitch."""
     arrays = some("bigvgan_")
     state = dict(under(arrays, "sd/"))
-    name = next(k for k, v in state.items() if k.startswith("conv_pre.") and v.ndim == 3 and v.shape[1] > 1)
+    name = next(k for k, v in state.items() if k.startswith("conv_pre.") and v.ndim == 3
+                and v.shape[1] > 1)
     state[name] = np.repeat(state[name], 2, axis=1)
     path = tensor_file(tmp_path / "g_00000010", state)
     with pytest.raises(UserError, match="do not show the vocoder's sample rate.*config.json"):
@@ -148,16 +162,22 @@ def test_weights_of_other_bands_need_their_config(tmp_path):
 
 
 def test_another_mel_is_refused():
-    published = {"num_mels": 80, "n_fft": 1024, "hop_size": 256, "win_size": 1024, "sampling_rate": 22050, "fmin": 0}
-    assert bigvgan.mel_hash(bigvgan.mel_of_published(published | {"fmax": 8000})) == bigvgan.mel_hash(mel.RECIPE)
+    published = {"num_mels": 80, "n_fft": 1024, "hop_size": 256, "win_size": 1024,
+                 "sampling_rate": 22050, "fmin": 0}
+    assert bigvgan.mel_hash(bigvgan.mel_of_published(published
+                                                     | {"fmax":
+                                                        8000})) == bigvgan.mel_hash(mel.RECIPE)
     full_band = bigvgan.mel_of_published(published | {"fmax": None})
-    assert full_band["fmax"] == 11025.0 and bigvgan.mel_hash(full_band) != bigvgan.mel_hash(mel.RECIPE)
-    scaled = mel.RECIPE | {"mean": 0.0, "std": 1.0, "gain": 1.0}  # how it is scaled is not the vocoder's business
+    assert full_band["fmax"] == 11025.0 and bigvgan.mel_hash(full_band) != bigvgan.mel_hash(
+        mel.RECIPE)
+    # how it is scaled is not the vocoder's business
+    scaled = mel.RECIPE | {"mean": 0.0, "std": 1.0, "gain": 1.0}
     assert bigvgan.mel_hash(scaled) == bigvgan.mel_hash(mel.RECIPE)
     ours = vocoder(some("bigvgan_"))
     hop, other = float(ours.hop), 2.0 * ours.hop
     with pytest.raises(UserError, match=rf"another mel.*hop={hop}.*hop={other}.*Griffin-Lim"):
-        ours.waveform(np.zeros((20, ours.config.bands), np.float32), ours.mel | {"hop": 2 * ours.hop})
+        ours.waveform(np.zeros((20, ours.config.bands), np.float32),
+                      ours.mel | {"hop": 2 * ours.hop})
 
 
 def test_bad_input():
@@ -170,9 +190,13 @@ def test_bad_input():
     with pytest.raises(UserError, match="not the weights of a BigVGAN"):
         BigVGAN.from_state_dict({"discriminators.0.weight": np.zeros(3)}, sizes)
     with pytest.raises(UserError, match="do not fit its config.*resblocks_0/convs1_0/kernel"):
-        BigVGAN.from_state_dict({n: v for n, v in state.items() if not n.startswith("resblocks.0.convs1.0")}, sizes)
+        BigVGAN.from_state_dict({n: v for n, v in state.items()
+                                 if not n.startswith("resblocks.0.convs1.0")}, sizes)
     with pytest.raises(UserError, match="more layers"):
-        BigVGAN.from_state_dict(state, sizes | {"resblock_dilation_sizes": [d[:-1] for d in sizes["resblock_dilation_sizes"]]})
+        BigVGAN.from_state_dict(state,
+                                sizes
+                                | {"resblock_dilation_sizes":
+                                   [d[:-1] for d in sizes["resblock_dilation_sizes"]]})
     with pytest.raises(UserError, match="another make"):
         BigVGAN.from_state_dict(state, sizes | {"resblock": "2"})
     with pytest.raises(UserError, match="do not belong together"):

@@ -15,7 +15,8 @@ def hum(seconds=2.0, pitch=120.0, seed=0):
     t = np.arange(round(seconds * 24000)) / 24000
     phase = 2 * np.pi * np.cumsum(pitch * (1 + 0.1 * np.sin(3 * t + seed))) / 24000
     formants = [(500 + 300 * np.sin((2 + i) * t + 6 * rng.uniform())) * (1 + i) for i in range(3)]
-    gain = [sum(np.exp(-((k * pitch - f) / 150) ** 2) for f in formants) + 0.02 for k in range(1, 25)]
+    gain = [sum(np.exp(-((k * pitch - f) / 150) ** 2) for f in formants) + 0.02
+            for k in range(1, 25)]
     audio = sum(g * np.sin(k * phase) for k, g in enumerate(gain, 1)) * (0.6 + 0.4 * np.sin(5 * t))
     return (0.1 * audio + 1e-3 * rng.normal(size=len(t))).astype(np.float32)
 
@@ -29,7 +30,8 @@ def codec():
 
 
 def test_the_second_mel_recipe_leaves_the_first_alone():
-    assert mel.RECIPE["hop"] == 256 and mel.RECIPE["sample_rate"] == 22050 and mel.RECIPE["gain"] == 1.1
+    assert mel.RECIPE["hop"] == 256 and mel.RECIPE["sample_rate"] == 22050 and mel.RECIPE[
+        "gain"] == 1.1
     assert mel.log_mel(np.zeros(24000, np.float32), mel.RECIPE_24K).shape == (100, 80)
     assert latents.STACK * mel.RECIPE_24K["hop"] == latents.HOP
 
@@ -41,8 +43,10 @@ def test_an_impulse_lands_in_its_frame(codec):
     for s in (0, 900, 959 + 60, 1920 + 60, 2401, 2879 - 60, 5000, 9599):
         audio = np.zeros(9600, np.float32)
         audio[s] = 0.5
-        # By energy: the mel frame nearest in time hears it loudest, as the window is highest at its centre.
-        energy = np.exp(mel.denormalise(latents.stacked_mel(audio).reshape(-1, 80), latents.MEL)).sum(-1)
+        # By energy: the mel frame nearest in time hears it loudest, as the window is highest at its
+        # centre.
+        energy = np.exp(mel.denormalise(latents.stacked_mel(audio).reshape(-1, 80),
+                                        latents.MEL)).sum(-1)
         assert energy.argmax() == s // 240 and energy.argmax() // 4 == s // 960
         changed = np.abs(latents.stacked_mel(audio) - floor).max(-1) > 1e-3
         assert changed[s // 960] and not changed[np.abs(np.arange(10) - s // 960) > 1].any()
@@ -56,11 +60,14 @@ def test_lengths(codec, samples):
     z = codec.encode(hum()[:samples])
     assert z.shape == (frames, 32) and z.dtype == np.float32
     assert codec.mel(z).shape == (4 * frames, 80)
-    np.testing.assert_allclose(codec.encode(hum()[:24000])[:20], codec.encode(hum())[:20], atol=1e-5)  # whole clip or not
+    # whole clip or not
+    np.testing.assert_allclose(codec.encode(hum()[:24000])[:20], codec.encode(hum())[:20],
+                               atol=1e-5)
 
 
 def test_round_trip_quality(codec):
-    """On voices between those that it was fitted on. The ceiling of any model that makes these latents."""
+    """On voices between those that it was fitted on. The ceiling of any model that makes these
+    latents."""
     distances, blurred = [], []
     for seed in range(3):
         audio = hum(1.5, 100 + 25 * seed, 100 + seed)
@@ -69,7 +76,8 @@ def test_round_trip_quality(codec):
         distances.append(np.abs(codec.mel(z) - target).mean())
         blurred.append(np.abs(codec.mel(np.zeros_like(z)) - target).mean())
         np.testing.assert_allclose(codec.encode(audio), z)
-    print(f"mel L1 {np.mean(distances):.3f} (mean frame {np.mean(blurred):.3f}), explained {codec.codec.explained:.3f}")
+    print(f"mel L1 {np.mean(distances):.3f} (mean frame {np.mean(blurred):.3f}), explained "
+          f"{codec.codec.explained:.3f}")
     assert np.mean(distances) < 0.15 and np.mean(distances) < 0.3 * np.mean(blurred)
     assert codec.codec.explained > 0.95
 
@@ -81,12 +89,16 @@ def test_latents_have_unit_variance(codec):
 
 
 def test_sound_comes_back(codec):
-    """The mel of the reconstructed sound is near the mel that was asked for, and at the right time."""
+    """The mel of the reconstructed sound is near the mel that was asked for, and at the right
+    time."""
     audio = hum(1.28)
     made = codec.waveform(codec.encode(audio))
-    assert made.shape == audio.shape == (32 * 960,) and made.dtype == np.float32 and np.abs(made).max() <= 1
+    assert made.shape == audio.shape == (32
+                                         * 960,) and made.dtype == np.float32 and np.abs(
+                                             made).max() <= 1
     target = latents.stacked_mel(audio)
-    distance = [np.abs(latents.stacked_mel(np.roll(made, shift)) - target)[2:-2].mean() for shift in (0, 480, -480)]
+    distance = [np.abs(latents.stacked_mel(np.roll(made, shift)) - target)[2:-2].mean()
+                for shift in (0, 480, -480)]
     assert distance[0] < 0.35 and distance[0] < 0.9 * min(distance[1:]), distance
 
 
@@ -97,7 +109,8 @@ def test_audio_codec_comes_back_from_its_arrays(codec):
     with pytest.raises(UserError, match="unknown audio codec.*whisperx-vae"):
         latents.from_recipe({"kind": "whisperx-vae"}, {})
     with pytest.raises(UserError, match="without components"):
-        latents.from_recipe(codec.recipe, {k: v for k, v in codec.arrays().items() if k != "components"})
+        latents.from_recipe(codec.recipe,
+                            {k: v for k, v in codec.arrays().items() if k != "components"})
     with pytest.raises(UserError, match="another mel"):
         latents.from_recipe(codec.recipe | {"mel": mel.RECIPE}, codec.arrays())
     with pytest.raises(UserError, match=r"wrong latent width.*\(frames, 32\).*\(5, 40\)"):
@@ -147,7 +160,8 @@ def test_what_differs_between_recordings_of_a_speaker_is_taken_out():
         return x.astype(np.float32), who.astype(str)
 
     def found(encoder):
-        """Share of held-out recordings that are nearest, by cosine, to the other one of their speaker."""
+        """Share of held-out recordings that are nearest, by cosine, to the other one of their
+        speaker."""
         z = encoder.scale(held_out).astype(np.float64)
         z /= np.linalg.norm(z, axis=1, keepdims=True)
         return np.mean((z @ z.T - 2 * np.eye(len(z))).argmax(1) // 2 == np.arange(len(z)) // 2)
@@ -159,23 +173,27 @@ def test_what_differs_between_recordings_of_a_speaker_is_taken_out():
     again = voice_statistics.from_recipe(told.recipe, told.arrays())
     np.testing.assert_array_equal(again.scale(x[:3]), told.scale(x[:3]))
     assert told.recipe["speaker_part"]["shrinkage"] == 0.2 and "speaker_part" not in plain.recipe
-    once = voice_statistics.VoiceStatistics.fit(x, np.arange(len(x)).astype(str))  # nobody speaks twice: nothing to learn from
+    # nobody speaks twice: nothing to learn from
+    once = voice_statistics.VoiceStatistics.fit(x, np.arange(len(x)).astype(str))
     assert once.map_SS is None and once.recipe == plain.recipe
 
 
 def test_voice_statistics_hear_pitch_and_timbre():
     t = np.arange(24000) / 24000
     for pitch in (75, 120, 210, 330):
-        tone = sum(np.sin(2 * np.pi * pitch * k * t) / k for k in range(1, 12)).astype(np.float32) * 0.1
+        tone = sum(np.sin(2 * np.pi * pitch * k * t) / k
+                   for k in range(1, 12)).astype(np.float32) * 0.1
         assert abs(100 * 2 ** voice_statistics.statistics(tone)[240] - pitch) < 0.02 * pitch
-    x = np.stack([voice_statistics.statistics(hum(1.0, 90 + 60 * who, 10 * who + i)) for who in range(3) for i in range(4)])
+    x = np.stack([voice_statistics.statistics(hum(1.0, 90 + 60 * who, 10 * who + i))
+                  for who in range(3) for i in range(4)])
     assert x.shape == (12, 256) and x.dtype == np.float32 and np.isfinite(x).all()
     encoder = voice_statistics.VoiceStatistics.fit(x)
     z = encoder.scale(x)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
     assert (z.std(0) < 1.01).all()
     near = ((z[:, None] - z[None]) ** 2).sum(-1) + 1e9 * np.eye(12)
-    assert (near.argmin(1) // 4 == np.arange(12) // 4).all()  # each utterance is nearest to another of its speaker
+    # each utterance is nearest to another of its speaker
+    assert (near.argmin(1) // 4 == np.arange(12) // 4).all()
     padded = np.pad(hum(1.0), (24000, 24000))
     assert np.abs(encoder(padded) - encoder(hum(1.0))).mean() < 0.5  # silence around does not count
     again = voice_statistics.from_recipe(encoder.recipe, encoder.arrays())

@@ -53,13 +53,15 @@ def test_refuses_more_components_than_the_data_have():
 def faces(count=40, size=16):
     rng = np.random.default_rng(0)
     base, change = rng.uniform(60, 190, (size, size, 3)), rng.uniform(-30, 30, (3, size, size, 3))
-    return np.clip(base + np.tensordot(rng.uniform(-1, 1, (count, 3)), change, 1), 0, 255).astype(np.uint8)
+    return np.clip(base + np.tensordot(rng.uniform(-1, 1, (count, 3)), change, 1), 0,
+                   255).astype(np.uint8)
 
 
 def test_eigenface_round_trip_and_storage(tmp_path):
     crops = faces()
     codec = eigenface.fit(crops, 6)
-    np.savez(tmp_path / "face.npz", **eigenface.pack({"a": codec, "b/c": eigenface.fit(255 - crops, 6)}))
+    np.savez(tmp_path / "face.npz",
+             **eigenface.pack({"a": codec, "b/c": eigenface.fit(255 - crops, 6)}))
     with np.load(tmp_path / "face.npz") as stored:
         back = eigenface.unpack(dict(stored), "a")
         with pytest.raises(UserError, match="one of a, b/c"):

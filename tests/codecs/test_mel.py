@@ -1,4 +1,5 @@
-"""Log-mel against recorded numbers and known values; both array libraries; the way back through Griffin-Lim."""
+"""Log-mel against recorded numbers and known values; both array libraries; the way back through
+Griffin-Lim."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,11 @@ def speech_like(seconds=1.5, seed=0):
     time = np.arange(round(seconds * 22050)) / 22050
     pitch = 120 + 40 * np.sin(2 * np.pi * 1.3 * time)
     phase = 2 * np.pi * np.cumsum(pitch) / 22050
-    voice = sum(np.sin(k * phase) / k for k in range(1, 25)) * (0.2 + np.abs(np.sin(2 * np.pi * 2 * time)))
-    return (0.1 * voice + 0.003 * np.random.default_rng(seed).standard_normal(len(time))).astype(np.float32)
+    voice = sum(np.sin(k * phase) / k for k in range(1, 25)) * (0.2
+                                                                + np.abs(np.sin(2 * np.pi * 2
+                                                                                * time)))
+    return (0.1 * voice + 0.003
+            * np.random.default_rng(seed).standard_normal(len(time))).astype(np.float32)
 
 
 @pytest.mark.parametrize("arrays", cases("avflow_text", "mel/"))
@@ -30,11 +34,14 @@ def test_equals_the_published_mel(arrays, library):
 
 
 def test_slaney_scale_and_filters():
-    np.testing.assert_allclose(mel.hz_to_mel([0, 60, 1000, 6400]), [0, 0.9, 15, 42])  # Slaney's definition
-    np.testing.assert_allclose(mel.mel_to_hz(mel.hz_to_mel([0, 440, 999, 1001, 8000])), [0, 440, 999, 1001, 8000])
+    # Slaney's definition
+    np.testing.assert_allclose(mel.hz_to_mel([0, 60, 1000, 6400]), [0, 0.9, 15, 42])
+    np.testing.assert_allclose(mel.mel_to_hz(mel.hz_to_mel([0, 440, 999, 1001, 8000])),
+                               [0, 440, 999, 1001, 8000])
     filters = mel.filters_of()
     assert filters.shape == (80, 513) and filters.dtype == np.float32
-    np.testing.assert_allclose(filters[40:].sum(1) * 22050 / 1024, 1.0, atol=0.02)  # unit area, where bins are dense
+    # unit area, where bins are dense
+    np.testing.assert_allclose(filters[40:].sum(1) * 22050 / 1024, 1.0, atol=0.02)
     assert np.all(filters[:, 373:] == 0) and np.all(filters >= 0)  # nothing above 8 kHz
     assert np.all(np.diff(filters.argmax(1)) >= 0) and filters.any(1).all()
 
@@ -64,7 +71,8 @@ def test_mel_inversion_keeps_the_mel():
     log_mel = mel.log_mel(speech_like())
     magnitude = np.asarray(griffin_lim.magnitudes(jnp.asarray(log_mel)))
     assert magnitude.min() >= 0
-    np.testing.assert_allclose(np.log(np.maximum(magnitude @ mel.filters_of().T, 1e-5)), log_mel, atol=0.02)
+    np.testing.assert_allclose(np.log(np.maximum(magnitude @ mel.filters_of().T, 1e-5)), log_mel,
+                               atol=0.02)
 
 
 def test_istft_inverts_stft():
@@ -76,11 +84,13 @@ def test_istft_inverts_stft():
 def test_griffin_lim_round_trip():
     audio = speech_like()
     target = mel.log_mel(audio)
-    distance = {n: np.abs(mel.log_mel(griffin_lim.waveform(target, iterations=n)) - target).mean() for n in (1, 32)}
+    distance = {n: np.abs(mel.log_mel(griffin_lim.waveform(target, iterations=n)) - target).mean()
+                for n in (1, 32)}
     assert distance[32] < 0.15 and distance[32] < 0.6 * distance[1], distance
     waveform = griffin_lim.waveform(target)
     assert len(waveform) == len(target) * 256 and waveform.dtype == np.float32
-    np.testing.assert_allclose(np.std(waveform), np.std(audio), rtol=0.1)  # the gain of 1.1 is undone
+    # the gain of 1.1 is undone
+    np.testing.assert_allclose(np.std(waveform), np.std(audio), rtol=0.1)
 
 
 def test_padding_to_a_bucket_is_inaudible():

@@ -1,4 +1,5 @@
-"""Films that say what they are: a white picture and a click at the same moment, in any container and codec."""
+"""Films that say what they are: a white picture and a click at the same moment, in any container
+and codec."""
 
 import fractions
 
@@ -8,8 +9,10 @@ import numpy as np
 # x265 4.1 writes beyond its memory for pictures of less than 64 pixels a side.
 FPS, SECONDS, AT, SIDE = 30, 2.4, 1.6, 64
 _PIXELS = {"prores_ks": "yuv422p10le", "mjpeg": "yuvj420p", "qtrle": "rgb24", "huffyuv": "yuv422p"}
-_FAST = {"libx264": {"preset": "veryfast"}, "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=2"},
-         "libvpx": {"deadline": "realtime", "cpu-used": "8"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
+_FAST = {"libx264": {"preset": "veryfast"},
+         "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=2"},
+         "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+         "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
 
 
 def click(rate: int, seconds: float = SECONDS, at: float = AT) -> np.ndarray:
@@ -19,15 +22,18 @@ def click(rate: int, seconds: float = SECONDS, at: float = AT) -> np.ndarray:
     return out
 
 
-def write(path, container: str, video: str | None, audio: str | None, *, rate: int = 48000, fps: int = FPS, sound=None,
+def write(path, container: str, video: str | None, audio: str | None, *, rate: int = 48000,
+          fps: int = FPS, sound=None,
           layout: str = "mono", muxer=None, prepare=None):
-    """Writes SECONDS. sound: (C, N) instead of the click; prepare: called with the video stream before anything is written."""
+    """Writes SECONDS. sound: (C, N) instead of the click; prepare: called with the video stream
+    before anything is written."""
     with av.open(str(path), "w", format=container, options=muxer or {}) as out:
         packets = []
         if video:
             stream = out.add_stream(video, rate=fps)
             stream.width = stream.height = SIDE
-            stream.pix_fmt, stream.options = _PIXELS.get(video, "yuv420p"), dict(_FAST.get(video, {}))
+            stream.pix_fmt, stream.options = _PIXELS.get(video,
+                                                         "yuv420p"), dict(_FAST.get(video, {}))
             if prepare:
                 prepare(stream)
         if audio:
@@ -42,7 +48,8 @@ def write(path, container: str, video: str | None, audio: str | None, *, rate: i
         packets += stream.encode(None) if video else []
         if audio:
             x_CN = click(rate)[None] if sound is None else sound
-            frame = av.AudioFrame.from_ndarray(np.array(x_CN.T, np.float32, order="C").reshape(1, -1), "flt", layout)
+            frame = av.AudioFrame.from_ndarray(np.array(x_CN.T, np.float32,
+                                                        order="C").reshape(1, -1), "flt", layout)
             frame.rate, frame.pts = rate, 0
             resampler = av.AudioResampler(format=track.format.name, layout=layout, rate=rate)
             for piece in (*resampler.resample(frame), *resampler.resample(None)):
@@ -54,8 +61,10 @@ def write(path, container: str, video: str | None, audio: str | None, *, rate: i
 
 
 def again(source, path, container: str, moved=lambda stream, time: time, muxer=None):
-    """Copies packets without decoding them; moved(stream, time in seconds) is the new time, None leaves the packet out."""
-    with av.open(str(source)) as read, av.open(str(path), "w", format=container, options=muxer or {}) as out:
+    """Copies packets without decoding them; moved(stream, time in seconds) is the new time, None
+    leaves the packet out."""
+    with av.open(str(source)) as read, av.open(str(path), "w", format=container,
+                                               options=muxer or {}) as out:
         to = {s.index: out.add_stream_from_template(s) for s in read.streams}
         for packet in read.demux():
             if packet.dts is None:
@@ -64,6 +73,7 @@ def again(source, path, container: str, moved=lambda stream, time: time, muxer=N
             if time is None:
                 continue
             ticks = round(time / packet.time_base) - packet.pts
-            packet.pts, packet.dts, packet.stream = packet.pts + ticks, packet.dts + ticks, to[packet.stream_index]
+            packet.pts, packet.dts, packet.stream = packet.pts + ticks, packet.dts + ticks, to[
+                packet.stream_index]
             out.mux(packet)
     return path

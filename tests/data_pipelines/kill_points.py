@@ -1,6 +1,8 @@
-"""Jobs in forked children that send themselves a SIGKILL before or after the n-th thing that they do to a disk.
+"""Jobs in forked children that send themselves a SIGKILL before or after the n-th thing that they
+do to a disk.
 
-Run as a program, of modules that are imported once: python kill_points.py FOLDER store | parts | FAMILY...
+Run as a program, of modules that are imported once: python kill_points.py FOLDER store | parts |
+FAMILY...
 """
 
 import itertools
@@ -13,11 +15,13 @@ import sys
 import traceback
 from collections.abc import Callable
 
-TOUCHES = (("os", "fsync"), ("os", "rename"), ("os", "replace"), ("os", "link"), ("os", "unlink"), ("shutil", "rmtree"))
+TOUCHES = (("os", "fsync"), ("os", "rename"), ("os", "replace"), ("os", "link"), ("os", "unlink"),
+           ("shutil", "rmtree"))
 
 
 def child(job: Callable[[], None], at: int | None = None) -> list[int] | None:
-    """Runs the job in a child. None if it was killed, else the moments that there are to kill it at."""
+    """Runs the job in a child. None if it was killed, else the moments that there are to kill it
+    at."""
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -40,7 +44,8 @@ def child(job: Callable[[], None], at: int | None = None) -> list[int] | None:
 
 
 def _arm(at: int | None) -> list[int]:
-    """Counts calls; even moments are before one, odd ones after it. Returns the list that moments will be in."""
+    """Counts calls; even moments are before one, odd ones after it. Returns the list that moments
+    will be in."""
     moments, calls, fsync = [], itertools.count(), os.fsync
 
     def counted(function):
@@ -48,7 +53,8 @@ def _arm(at: int | None) -> list[int]:
             now = 2 * next(calls)
             if at == now:
                 os.kill(os.getpid(), signal.SIGKILL)
-            # A killed process leaves what it wrote to the system: to synchronise would only take time.
+            # A killed process leaves what it wrote to the system: to synchronise would only take
+            # time.
             out = None if function is fsync else function(*args, **kw)
             if at == now + 1:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -62,8 +68,8 @@ def _arm(at: int | None) -> list[int]:
 
 
 def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
-    """(job that makes a small dataset of several shards, some of which are joined, what is in one, the file that has a line
-    an item computed)."""
+    """(job that makes a small dataset of several shards, some of which are joined, what is in one,
+    the file that has a line an item computed)."""
     import numpy as np
 
     from data_pipelines.store import dataset as store
@@ -71,7 +77,8 @@ def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
     from data_pipelines.store.schema import Feature
 
     store.SHARD_BYTES, store.SHARD_SECONDS = shard_bytes, shard_seconds
-    features = {"id": Feature((), "str", "name"), "x": Feature((None,), "float32", "numbers", "", 25.0)}
+    features = {"id": Feature((), "str", "name"),
+                "x": Feature((None,), "float32", "numbers", "", 25.0)}
     made = folder / "made.txt"
 
     def make(split, i):
@@ -84,23 +91,29 @@ def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
 
     def job(out):
         with Partial(out, {"seed": 1}) as partial:
-            codec = partial.once("codec", lambda: {"draw": np.random.default_rng().normal(size=3)})  # another one every time
-            splits = {s: [(lambda s=s, i=i: make(s, i)) for i in range(n)] for s, n in (("train", 5), ("valid", 2))}
-            store.write_dataset(partial, name="demo", description="", features=features, recipes={"x": {"kind": "noise"}},
-                                codecs={"codec": codec}, splits=splits, max_bad=0.5, progress=False)
+            # another one every time
+            codec = partial.once("codec", lambda: {"draw": np.random.default_rng().normal(size=3)})
+            splits = {s: [(lambda s=s, i=i: make(s, i)) for i in range(n)] for s,
+                      n in (("train", 5), ("valid", 2))}
+            store.write_dataset(partial, name="demo", description="", features=features,
+                                recipes={"x": {"kind": "noise"}}, codecs={"codec": codec},
+                                splits=splits, max_bad=0.5, progress=False)
 
     def content(out):
         dataset = store.open_dataset(out)
         dataset.verify()
         assert {s: list(dataset.source(s).ids) for s in dataset.splits} == dataset.ids
-        assert all((dataset.lengths(s, ["x"])["x"] == [len(e["x"]) for e in dataset.source(s)]).all() for s in dataset.splits)
+        assert all((dataset.lengths(s, ["x"])["x"] == [len(e["x"])
+                                                       for e in dataset.source(s)]).all()
+                   for s in dataset.splits)
         return {s: [(e["id"], e["x"].tobytes()) for e in dataset.source(s)] for s in dataset.splits}
 
     return job, content, made
 
 
 def _parts(folder: pathlib.Path) -> None:
-    """The same dataset in three parts: one of them killed at every moment and continued, and all at once many times."""
+    """The same dataset in three parts: one of them killed at every moment and continued, and all at
+    once many times."""
     from data_pipelines.store.merge import Part
 
     job, content, made = _demo(folder, 8000, 60.0)  # every part's shard of a split is a small one
@@ -117,25 +130,30 @@ def _parts(folder: pathlib.Path) -> None:
         return child(lambda: job(Part(out, k, 3)), at)
 
     total = 0
-    for last in (False, True):  # the part that is killed: the first, or the one that also puts them together
+    # the part that is killed: the first, or the one that also puts them together
+    for last in (False, True):
         order = (1, 0, 2) if last else (2, 0, 1)
         whole = folder / f"whole{last}"
         moments = [run(whole, k) for k in order][2 if last else 0]
         check(whole)
-        for at in moments if last else moments[::3]:  # what the first part does alone, the test above has seen
+        # what the first part does alone, the test above has seen
+        for at in moments if last else moments[::3]:
             out = folder / f"parts{last}{at}"
             made.unlink()
             for k in order:
                 killed = k == order[2 if last else 0]
-                assert run(out, k, at if killed else None) is (None if killed else moments) or not killed
+                assert run(out, k, at if killed else None) is (None if killed
+                                                               else moments) or not killed
                 if killed and not out.exists():
-                    # The last one is continued by itself, or the parts were whole and another one puts them together.
+                    # The last one is continued by itself, or the parts were whole and another one
+                    # puts them together.
                     again = order[0] if last and at > moments[-1] - 4 and at % 4 else k
                     run(out, again)
                     if not out.exists():
                         run(out, k)
             check(out)
-            assert at > moments[-1] - 4 or not (folder / f".{out.name}.partial").exists()  # else killed while it was removed
+            # else killed while it was removed
+            assert at > moments[-1] - 4 or not (folder / f".{out.name}.partial").exists()
             assert set(made.read_text().split()) == set(items)
         total += len(moments)
     for attempt in range(5):
@@ -159,7 +177,8 @@ def _parts(folder: pathlib.Path) -> None:
 
 
 def _store(folder: pathlib.Path) -> None:
-    """A small dataset of several shards, killed at every moment, each time begun anew and then continued to its end."""
+    """A small dataset of several shards, killed at every moment, each time begun anew and then
+    continued to its end."""
     job, content, made = _demo(folder, 4000, 0.0)  # a shard an item
     moments = child(lambda: job(folder / "whole"))
     expected, items = content(folder / "whole"), made.read_text().split()
@@ -199,7 +218,8 @@ def _family(name: str, folder: pathlib.Path, clips: pathlib.Path, **options) -> 
 
     moments = child(lambda: job(folder / name))
     out = folder / f"{name}_killed"
-    for at in (moments[len(moments) // 2], moments[len(moments) // 5]):  # of what is left to do, the second time
+    # of what is left to do, the second time
+    for at in (moments[len(moments) // 2], moments[len(moments) // 5]):
         assert child(lambda: job(out), at) is None
     if not out.exists():
         child(lambda: job(out))
@@ -208,7 +228,9 @@ def _family(name: str, folder: pathlib.Path, clips: pathlib.Path, **options) -> 
     for split in whole.splits:
         for a, b in zip(whole.source(split), continued.source(split), strict=True):
             for key, value in a.items():
-                assert value == b[key] if isinstance(value, str) else value.tobytes() == b[key].tobytes(), (split, key)
+                assert value == b[key] if isinstance(value,
+                                                     str) else value.tobytes() == b[
+                                                         key].tobytes(), (split, key)
     print(name, "moments", len(moments))
 
 

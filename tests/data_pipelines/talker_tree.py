@@ -14,7 +14,9 @@ import soundfile
 from data_pipelines.ingest.talker import prepare as talker
 from data_pipelines.store import dataset as store
 
-COLUMNS = "sample_id,dataset_source,split,text,wav_path,motion_pt_path,video_path,pt_length,fps".split(",")
+COLUMNS = (
+    "sample_id,dataset_source,split,text,wav_path,motion_pt_path,video_path,pt_length,fps".split(
+        ","))
 
 
 def torch_file(array, pickled: bytes | None = None, width: str = "Half") -> bytes:
@@ -22,9 +24,11 @@ def torch_file(array, pickled: bytes | None = None, width: str = "Half") -> byte
     rows, columns = array.shape
     number = lambda n: b"J" + struct.pack("<i", n)  # noqa: E731
     text = lambda s: b"X" + struct.pack("<I", len(s)) + s  # noqa: E731
-    storage = (b"(" + text(b"storage") + f"ctorch\n{width}Storage\n".encode() + text(b"0") + text(b"cpu")
+    storage = (b"("
+               + text(b"storage") + f"ctorch\n{width}Storage\n".encode() + text(b"0") + text(b"cpu")
                + number(array.size) + b"tQ")
-    pickled = pickled or (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(0) + number(rows)
+    pickled = pickled or (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage
+                          + number(0) + number(rows)
                           + number(columns) + b"\x86" + number(columns) + number(1) + b"\x86\x89"
                           + b"ccollections\nOrderedDict\n)RtR.")
     out = io.BytesIO()
@@ -68,7 +72,8 @@ def lay_out(root, files, table, *, extracted=False, columns=COLUMNS):
     np.save(root / "lia_x" / "motion_mean.npy", np.linspace(-1, 1, 40).astype(np.float32))
     np.save(root / "lia_x" / "motion_std.npy", np.r_[np.zeros(1), np.ones(39)].astype(np.float32))
     (root / "shards").mkdir()
-    for kind in ("audio", "motion", "video"):  # one shard a kind: a row's files lie in different ones
+    # one shard a kind: a row's files lie in different ones
+    for kind in ("audio", "motion", "video"):
         with tarfile.open(root / "shards" / f"{kind}-00000.tar", "w") as tar:
             for name, data in files.items():
                 if not name.startswith(kind):
@@ -87,9 +92,11 @@ def prepare(source, out, **kw):
 
 def rows_of(out) -> dict[str, dict]:
     dataset = store.open_dataset(out)
-    return {row["id"]: {**row, "split": split} for split in dataset.splits for row in dataset.source(split)}
+    return {row["id"]: {**row, "split": split} for split in dataset.splits
+            for row in dataset.source(split)}
 
 
 def refusals(out) -> dict[str, tuple[str, str]]:
     lines = pathlib.Path(f"{out}.quarantine.jsonl").read_text().splitlines()
-    return {entry.get("id", entry.get("member")): (entry["reason"], entry["detail"]) for entry in map(json.loads, lines)}
+    return {entry.get("id", entry.get("member")): (entry["reason"], entry["detail"])
+            for entry in map(json.loads, lines)}

@@ -1,4 +1,5 @@
-"""Which recordings a folder is taken to hold, and what becomes of it when it is prepared again, moved, or holds anything odd."""
+"""Which recordings a folder is taken to hold, and what becomes of it when it is prepared again,
+moved, or holds anything odd."""
 
 import errno
 import json
@@ -38,20 +39,25 @@ def pitches(out) -> dict[str, int]:
     for split in dataset.splits:
         for row in dataset.source(split):
             spectrum = np.abs(np.fft.rfft(row["audio"].astype(np.float64)))
-            found[row["id"].rsplit("-", 1)[0]] = round(spectrum.argmax() * 22050 / len(row["audio"]))
+            found[row["id"].rsplit("-", 1)[0]] = round(spectrum.argmax() * 22050
+                                                       / len(row["audio"]))
     return found
 
 
 def refused(out) -> dict[str, str]:
-    return {r["id"]: r["reason"] for r in map(json.loads, (out / "quarantine.jsonl").read_text().splitlines())}
+    return {r["id"]: r["reason"]
+            for r in map(json.loads, (out / "quarantine.jsonl").read_text().splitlines())}
 
 
 @pytest.mark.parametrize("names", [("take", "take"), ("take.1", "take/1")])
 def test_files_alike_in_two_folders_are_two(tmp_path, names):
-    for (speaker, pitch), name in zip({"ann": 300, "bob": 500, "eve": 900}.items(), (*names, names[0]), strict=True):
-        tone(tmp_path / "in" / speaker / f"{name}.wav", pitch, level=0.0 if speaker == "eve" else 0.3)
+    for (speaker, pitch), name in zip({"ann": 300, "bob": 500, "eve": 900}.items(),
+                                      (*names, names[0]), strict=True):
+        tone(tmp_path / "in" / speaker / f"{name}.wav", pitch, level=0.0 if speaker == "eve"
+             else 0.3)
     prepare(tmp_path / "in", tmp_path / "out")
-    assert pitches(tmp_path / "out") == {f"ann.{names[0]}": 300, f"bob.{names[1].replace('/', '.')}": 500}
+    assert pitches(tmp_path / "out") == {f"ann.{names[0]}": 300,
+                                         f"bob.{names[1].replace('/', '.')}": 500}
     assert refused(tmp_path / "out") == {f"eve.{names[0]}": "silent"}
 
 
@@ -70,8 +76,11 @@ def test_links_lead_to_recordings(tmp_path, capsys):
     (tmp_path / "in" / "bob" / "above").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "bob" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     prepare(tmp_path / "in", tmp_path / "out")
-    assert pitches(tmp_path / "out") == {"ann.x": 300} and refused(tmp_path / "out") == {"bob.gone": "unreadable"}
-    assert "searched once only: " + str(tmp_path / "in" / "bob" / "above") in capsys.readouterr().err
+    assert pitches(tmp_path / "out") == {"ann.x": 300} and refused(tmp_path
+                                                                   / "out") == {"bob.gone":
+                                                                                "unreadable"}
+    assert "searched once only: " + str(tmp_path / "in" / "bob"
+                                        / "above") in capsys.readouterr().err
     (tmp_path / "in" / "bob" / "gone.wav").unlink()
     tone(tmp_path / "in" / "bob" / "gone.wav", 500)  # mended
     prepare(tmp_path / "in", tmp_path / "out")
@@ -91,9 +100,11 @@ def test_names_that_are_no_utf8_are_written_out(tmp_path):
 
 
 def test_speakers_of_long_names_are_told_apart():
-    a, b = (clips.identity_of("a recording of somebody whose name stands at the end of this: " * 2 + who) for who in "ab")
+    a, b = (clips.identity_of("a recording of somebody whose name stands at the end of this: " * 2
+                              + who) for who in "ab")
     assert np.abs(a - b).max() > 0.1
-    np.testing.assert_allclose(clips.identity_of("ann")[:2], [0.128313, -0.472641], atol=1e-4)  # others keep theirs
+    # others keep theirs
+    np.testing.assert_allclose(clips.identity_of("ann")[:2], [0.128313, -0.472641], atol=1e-4)
 
 
 def test_new_changed_and_gone_files_are_taken_in(tmp_path, capsys):
@@ -115,10 +126,13 @@ def test_new_changed_and_gone_files_are_taken_in(tmp_path, capsys):
     (source / "ann" / "gone.wav").unlink()
     prepare(source, out)
     said = capsys.readouterr().out
-    for line in ("new: bob/new.wav", "changed: ann/edited.wav, ann/mended.wav", "gone: ann/gone.wav"):
+    for line in ("new: bob/new.wav", "changed: ann/edited.wav, ann/mended.wav",
+                 "gone: ann/gone.wav"):
         assert line in said.splitlines()
     assert pitches(out) == {"ann.kept": 300, "ann.edited": 450, "ann.mended": 600, "bob.new": 700}
-    assert refused(out) == {} and sorted(p.name for p in out.iterdir()) == ["clips", "quarantine.jsonl", "summary.json"]
+    assert refused(out) == {} and sorted(p.name
+                                         for p in out.iterdir()) == ["clips", "quarantine.jsonl",
+                                                                     "summary.json"]
 
 
 def test_what_was_made_stays_until_the_new_is_whole(tmp_path, monkeypatch):
@@ -126,13 +140,19 @@ def test_what_was_made_stays_until_the_new_is_whole(tmp_path, monkeypatch):
     tone(source / "ann" / "a.wav", 300)
     prepare(source, out)
     tone(source / "ann" / "b.wav", 400)
-    for target, name in ((store, "write_dataset"), (inputs.os, "replace")):  # killed while it writes, while it moves
+    # killed while it writes, while it moves
+    for target, name in ((store, "write_dataset"), (inputs.os, "replace")):
         with monkeypatch.context() as patch:
             real = getattr(target, name)
-            patch.setattr(target, name, lambda a, *b, real=real, **c: (_ for _ in ()).throw(KeyboardInterrupt) if
-                          name == "write_dataset" or str(a).endswith("summary.json") else real(a, *b, **c))  # noqa: B023
+
+            def killed(a, *b, real=real, name=name, **c):
+                if name == "write_dataset" or str(a).endswith("summary.json"):
+                    raise KeyboardInterrupt
+                return real(a, *b, **c)
+
+            patch.setattr(target, name, killed)
             if name == "replace":
-                patch.setattr(clips.storage, "write_text", lambda path, text: path.write_text(text))
+                patch.setattr(clips.failures, "write_text", lambda path, text: path.write_text(text))
             with pytest.raises(KeyboardInterrupt):
                 prepare(source, out)
         if name == "write_dataset":
@@ -148,11 +168,13 @@ def test_a_moved_source_is_the_same_and_another_is_none(tmp_path, monkeypatch, c
     tone(tmp_path / "in" / "ann" / "b.wav", 300, level=0.0)
     tone(tmp_path / "other" / "ann" / "a.wav", 400)
     summary = prepare(tmp_path / "in", tmp_path / "out")
-    assert str(tmp_path) not in summary["quarantine"][0]["detail"] and "ann/b.wav" in summary["quarantine"][0]["detail"]
+    assert str(tmp_path) not in summary["quarantine"][0]["detail"] and "ann/b.wav" in summary[
+        "quarantine"][0]["detail"]
     (tmp_path / "in").rename(tmp_path / "moved")
     monkeypatch.setattr(recordings, "read", lambda *a, **k: pytest.fail("decoded again"))
     assert prepare(tmp_path / "moved", tmp_path / "out")["speakers"] == summary["speakers"]
-    assert prepare(tmp_path / "in", tmp_path / "out")["speakers"] == summary["speakers"]  # nothing to compare with
+    # nothing to compare with
+    assert prepare(tmp_path / "in", tmp_path / "out")["speakers"] == summary["speakers"]
     assert "not compared" in capsys.readouterr().err
     with pytest.raises(UserError, match="another source.*another --out"):
         prepare(tmp_path / "other", tmp_path / "out")
@@ -192,14 +214,17 @@ def test_clips_without_a_word_of_their_source(tmp_path, damage):
     prepare(tmp_path / "in", tmp_path / "out")
     (tmp_path / "out" / ".decoded").mkdir()  # of one that was killed before it was gone
     prepare(tmp_path / "in", tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clips", "quarantine.jsonl", "summary.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clips", "quarantine.jsonl",
+                                                                    "summary.json"]
     damage(tmp_path / "out" / "summary.json")
-    with pytest.raises(UserError, match="what these clips were made of.*summary.json.*bring the file back"):
+    with pytest.raises(UserError, match="what these clips were made of.*summary.json.*bring the "
+                                        "file back"):
         prepare(tmp_path / "in", tmp_path / "out")
 
 
 def test_a_run_that_was_begun_goes_on_with_its_data(tmp_path, capsys):
-    steps = ({"kind": "prepare", "dataset": "clips", "source": str(tmp_path / "in"), "out": "{workdir}/data",
+    steps = ({"kind": "prepare", "dataset": "clips", "source": str(tmp_path / "in"),
+              "out": "{workdir}/data",
               "audio_only": True},)
     tone(tmp_path / "in" / "ann" / "x.wav", 300)
     stages.run_stages(steps, tmp_path / "run")
@@ -222,7 +247,8 @@ def test_what_another_version_read_otherwise_is_read_again(tmp_path, monkeypatch
         prepare(tmp_path / "in", tmp_path / "out")
     prepare(tmp_path / "in", tmp_path / "out")
     assert "read again, as this version reads sound: ann/a.wav" in capsys.readouterr().out
-    assert store.open_dataset(tmp_path / "out" / "clips").recipes["audio"] == recordings.AUDIO_RECIPE
+    assert store.open_dataset(tmp_path / "out"
+                              / "clips").recipes["audio"] == recordings.AUDIO_RECIPE
     prepare(tmp_path / "in", tmp_path / "out")
     assert "read again" not in capsys.readouterr().out
 
@@ -230,7 +256,8 @@ def test_what_another_version_read_otherwise_is_read_again(tmp_path, monkeypatch
 def test_a_video_that_nothing_decodes_is_refused(tmp_path):
     odd = tmp_path / "in" / "ann" / "odd.mp4"
     odd.parent.mkdir(parents=True)
-    write_media.write_mp4(odd, film(3.0, 10), 10, 0.3 * np.sin(np.arange(66150) / 20).astype(np.float32), 22050)
+    write_media.write_mp4(odd, film(3.0, 10), 10,
+                          0.3 * np.sin(np.arange(66150) / 20).astype(np.float32), 22050)
     odd.write_bytes(odd.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(UserError, match="no usable recording.*1 x unreadable"):
         clips.prepare(tmp_path / "in", tmp_path / "out", progress=False)
@@ -246,11 +273,14 @@ def test_a_number_in_a_file_that_leads_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("error, kept", [
-    (AttributeError("'NoneType' object has no attribute 'width'"), True), (RuntimeError("a library's own"), True),
-    (ZeroDivisionError(), True), (ValueError("3 channels"), True), (OSError(errno.EINVAL, "Invalid argument"), True),
+    (AttributeError("'NoneType' object has no attribute 'width'"), True),
+    (RuntimeError("a library's own"), True), (ZeroDivisionError(), True),
+    (ValueError("3 channels"), True), (OSError(errno.EINVAL, "Invalid argument"), True),
     (MemoryError(), False), (KeyboardInterrupt(), False),
-    (OSError(errno.ENOSPC, "No space left on device", "x.npy"), False), (OSError(errno.EIO, "Input/output error"), False),
-    (OSError(errno.ESTALE, "Stale file handle"), False), (PermissionError(errno.EACCES, "Permission denied", "OUT"), False)])
+    (OSError(errno.ENOSPC, "No space left on device", "x.npy"), False),
+    (OSError(errno.EIO, "Input/output error"), False),
+    (OSError(errno.ESTALE, "Stale file handle"), False),
+    (PermissionError(errno.EACCES, "Permission denied", "OUT"), False)])
 def test_whatever_a_file_does_is_its_own_matter(tmp_path, monkeypatch, error, kept):
     tone(tmp_path / "in" / "ann" / "a.wav", 300)
     tone(tmp_path / "in" / "ann" / "odd.wav", 400)
@@ -265,7 +295,8 @@ def test_whatever_a_file_does_is_its_own_matter(tmp_path, monkeypatch, error, ke
         patch.setattr(recordings, "read", read)
         if kept:
             (row,) = prepare(tmp_path / "in", tmp_path / "out")["quarantine"]
-            assert row["id"] == "ann.odd" and f"{type(error).__name__}: {error}".strip() in row["detail"]
+            assert row["id"] == "ann.odd" and f"{type(error).__name__}: {error}".strip() in row[
+                "detail"]
             return
         storage = isinstance(error, OSError) and error.errno != errno.EACCES
         with pytest.raises(StorageError if storage else type(error)) as raised:
@@ -277,12 +308,14 @@ def test_whatever_a_file_does_is_its_own_matter(tmp_path, monkeypatch, error, ke
 
 @pytest.mark.parametrize("files, found", [
     (("take/video.mp4", "take/audio.wav"), {"take": ("take", "video.mp4", "audio.wav")}),
-    (("ann/take/Video.MOV", "ann/take/AUDIO.flac", "ann/take/audio.txt"), {"ann.take": ("ann", "Video.MOV", "AUDIO.flac")}),
+    (("ann/take/Video.MOV", "ann/take/AUDIO.flac", "ann/take/audio.txt"),
+     {"ann.take": ("ann", "Video.MOV", "AUDIO.flac")}),
     (("video.mp4", "audio.wav"), {"video": ("video", "video.mp4", "audio.wav")}),
     (("ann/video_2.mp4", "ann/audio_2.wav"), {"ann.2": ("ann", "video_2.mp4", "audio_2.wav")}),
     (("ann/video2.mp4", "ann/audio2.wav"), {"ann.2": ("ann", "video2.mp4", "audio2.wav")}),
     (("ann/x_video.mp4", "ann/x-audio.wav"), {"ann.x": ("ann", "x_video.mp4", "x-audio.wav")}),
-    (("ann/x.mp4", "ann/x.wav", "ann/y.mp4"), {"ann.x": ("ann", "x.mp4", "x.wav"), "ann.y": ("ann", "y.mp4", None)}),
+    (("ann/x.mp4", "ann/x.wav", "ann/y.mp4"),
+     {"ann.x": ("ann", "x.mp4", "x.wav"), "ann.y": ("ann", "y.mp4", None)}),
     (("ann/video_2.mp4",), {"ann.video_2": ("ann", "video_2.mp4", None)}),
     (("take/video.mp4",), {"take.video": ("take", "video.mp4", None)}),
     (("ann/audiobook.mp3",), {"ann.audiobook": ("ann", None, "audiobook.mp3")})])
@@ -290,4 +323,5 @@ def test_sound_is_found_beside_its_video(tmp_path, files, found):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert {s.id: (s.speaker, *(p and p.name for p in (s.video, s.audio))) for s in recordings.find(tmp_path)} == found
+    assert {s.id: (s.speaker, *(p and p.name for p in (s.video, s.audio)))
+            for s in recordings.find(tmp_path)} == found

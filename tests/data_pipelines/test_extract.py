@@ -1,4 +1,5 @@
-"""Clips -> features: one clock for all streams, recipes that tell datasets apart, nothing fitted on held-out clips."""
+"""Clips -> features: one clock for all streams, recipes that tell datasets apart, nothing fitted on
+held-out clips."""
 
 import json
 import types
@@ -45,11 +46,14 @@ def clip(i, seconds=1.7, prefix="train", partner=False):
         angle = 0.3 * np.sin(ramp30 + i)
         pose = np.stack([np.cos(angle / 2), np.sin(angle / 2), *[0 * angle] * 5], 1)
         audio = rng.normal(size=round(seconds * 22050)) * 3000
-        return {"audio": audio.astype(np.int16), "face": np.tile(ramp30[:, None], 3).astype(np.float32),
-                "pose": pose.astype(np.float32), "phones": np.tile(ramp50[:, None], 4).astype(np.float32)}
+        return {"audio": audio.astype(np.int16),
+                "face": np.tile(ramp30[:, None], 3).astype(np.float32),
+                "pose": pose.astype(np.float32),
+                "phones": np.tile(ramp50[:, None], 4).astype(np.float32)}
 
     own = streams()
-    out = {"id": f"{prefix}{i}", "speaker": "ann", "text": "Hello.", "words": json.dumps([["hello", 0.1, 0.5]]),
+    out = {"id": f"{prefix}{i}", "speaker": "ann", "text": "Hello.",
+           "words": json.dumps([["hello", 0.1, 0.5]]),
            "phonemes": "[]", "identity": np.full(8, i, np.float32), **own,
            "pose_z": np.tile(own["face"][:, :1], 7)}
     if partner:
@@ -62,10 +66,13 @@ def write_clips(out, *, partner=False, drop=(), train=None, valid=None, recipes=
     features = {k: v for k, v in (CLIPS | (PARTNER if partner else {})).items() if k not in drop}
     splits = {"train": train or [clip(i, 1.2 + 0.3 * i, partner=partner) for i in range(4)],
               "valid": valid or [clip(9, prefix="valid", partner=partner)]}
-    splits = {s: [{k: v for k, v in c.items() if k not in drop} for c in cs] for s, cs in splits.items()}
-    return store.write_dataset(out, name="clips", description="for tests", features=features, splits=splits,
-                               recipes=recipes or {"face": {"kind": "ramp"}, "phones": {"kind": "ramp"}},
-                               codecs={"face": {"mix": np.eye(3)}, "pose": {"mean": np.zeros(7), "std": np.ones(7)}})
+    splits = {s: [{k: v for k, v in c.items() if k not in drop} for c in cs] for s,
+              cs in splits.items()}
+    return store.write_dataset(out, name="clips", description="for tests", features=features,
+                               splits=splits, recipes=recipes
+                               or {"face": {"kind": "ramp"}, "phones": {"kind": "ramp"}},
+                               codecs={"face": {"mix": np.eye(3)},
+                                       "pose": {"mean": np.zeros(7), "std": np.ones(7)}})
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +97,8 @@ def test_streams_share_one_clock(features):
 
 
 def test_a_click_and_a_blink_at_one_instant_stay_together(tmp_path):
-    """Sound and picture of one event: the loudest mel frame and the peak of the face are the same moment."""
+    """Sound and picture of one event: the loudest mel frame and the peak of the face are the same
+    moment."""
     one = clip(0, 2.0)
     one["audio"][:] = 0
     one["audio"][22050:22050 + 64] = 30000  # at one second
@@ -124,16 +132,19 @@ def test_there_and_back_again_by_the_clock():
     assert len(back) == 150
     np.testing.assert_allclose(back[1:-1], x[1:-1], atol=5e-3)
     shifted = resample.from_features(resample.to_features(x, 30.0, frames, mode="released"), 30.0)
-    assert np.abs(shifted[1:-1] - x[1:-1]).max() > 0.05  # half a frame off: the two clocks are really different
+    # half a frame off: the two clocks are really different
+    assert np.abs(shifted[1:-1] - x[1:-1]).max() > 0.05
 
 
 def test_released_mode_stretches_as_the_published_code_does():
     """Numbers of torch.nn.functional.interpolate(mode="linear", align_corners=False)."""
     x = np.arange(3, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(resample.to_features(x, 30.0, 5, mode="released")[:, 0], [0, 0.4, 1.0, 1.6, 2.0],
+    np.testing.assert_allclose(resample.to_features(x, 30.0, 5, mode="released")[:, 0],
+                               [0, 0.4, 1.0, 1.6, 2.0],
                                atol=1e-6)
-    np.testing.assert_allclose(resample.to_features(np.arange(4, dtype=np.float32)[:, None], 30.0, 2,
-                                                    mode="released")[:, 0], [0.5, 2.5], atol=1e-6)
+    np.testing.assert_allclose(resample.to_features(np.arange(4, dtype=np.float32)[:, None], 30.0,
+                                                    2, mode="released")[:, 0], [0.5, 2.5],
+                               atol=1e-6)
 
 
 def test_units_are_fitted_on_train_only_and_repeat(tmp_path, clips):
@@ -142,10 +153,12 @@ def test_units_are_fitted_on_train_only_and_repeat(tmp_path, clips):
     louder = write_clips(tmp_path / "clips", valid=[clip(77, 3.0, prefix="valid")])
     three = extract.extract(louder.dir, tmp_path / "c", tokens="units", units=8)
     for other in (two, three):  # valid differs in the third; the fit must not
-        np.testing.assert_array_equal(one.codec("tokens")["centroids"], other.codec("tokens")["centroids"])
+        np.testing.assert_array_equal(one.codec("tokens")["centroids"],
+                                      other.codec("tokens")["centroids"])
         assert one.recipes["tokens"] == other.recipes["tokens"]
     for example in one.source("train"):
-        assert example["tokens"].shape == (len(example["mel"]), 8) and (example["tokens"].sum(1) == 1).all()
+        assert example["tokens"].shape == (len(example["mel"]),
+                                           8) and (example["tokens"].sum(1) == 1).all()
         distance = ((example["mel"][:, None] - one.codec("tokens")["centroids"]) ** 2).sum(-1)
         np.testing.assert_array_equal(example["tokens"].argmax(1), distance.argmin(1))
     four = extract.extract(clips.dir, tmp_path / "d", tokens="units", units=8, seed=1)
@@ -179,7 +192,8 @@ def test_wav2vec2_logits_land_on_the_clock(tmp_path, clips, monkeypatch):
 
     monkeypatch.setattr(wav2vec2, "Wav2Vec2CTC", Network)
     (tmp_path / "weights").write_bytes(b"x")
-    dataset = extract.extract(clips.dir, tmp_path / "out", tokens="wav2vec2", weights=tmp_path / "weights")
+    dataset = extract.extract(clips.dir, tmp_path / "out", tokens="wav2vec2",
+                              weights=tmp_path / "weights")
     tokens = dataset.source("train")[0]["tokens"]
     seconds = (np.arange(len(tokens)) + 0.5) * HOP
     inside = (seconds > 0.0125) & (seconds < 1.15)
@@ -193,7 +207,8 @@ def vae_workdir(tmp_path_factory):
     config = head_vae.released()
     params = head_vae.System(config).init(jax.random.key(0))
     saver = Checkpoints(workdir)
-    saver.save(1, {"step": jax.numpy.int32(1), "params": params}, {"config": {"system": config.to_dict()}})
+    saver.save(1, {"step": jax.numpy.int32(1), "params": params},
+               {"config": {"system": config.to_dict()}})
     saver.close()
     return workdir, head_vae.System(config), params
 
@@ -208,7 +223,8 @@ def test_head_vae_latents_do_not_depend_on_padding(tmp_path, clips, vae_workdir)
         expected = resample.to_features(latent, 30.0, len(example["mel"]))
         np.testing.assert_allclose(example["head"], expected, atol=1e-5)
         decoded = head_pose.decode(dataset.recipes["head"], dataset.codec("head"), latent)
-        np.testing.assert_allclose(decoded, np.asarray(system.decode(params, latent[None]))[0], atol=1e-5)
+        np.testing.assert_allclose(decoded, np.asarray(system.decode(params, latent[None]))[0],
+                                   atol=1e-5)
 
 
 def test_dialogues_carry_the_partner(tmp_path):
@@ -217,10 +233,13 @@ def test_dialogues_carry_the_partner(tmp_path):
     for split in out.splits:
         for example in out.source(split):
             frames = len(example["mel"])
-            assert example["partner_tokens"].shape == (frames, 4) and example["partner_head"].shape == (frames, 3)
+            assert example["partner_tokens"].shape == (frames,
+                                                       4) and example["partner_head"].shape == (
+                                                           frames, 3)
             assert example["partner_expression"].shape == (frames, 3)
             assert example["partner_speaker"] == "bob"
-            assert np.abs(example["partner_head"]).max() <= 1 and np.abs(example["partner_expression"]).max() <= 1
+            assert np.abs(example["partner_head"]).max() <= 1 and np.abs(
+                example["partner_expression"]).max() <= 1
     everything = np.concatenate([e["partner_expression"] for e in out.source("train")])
     assert everything.min() < -0.95 and everything.max() > 0.95
 
@@ -233,12 +252,14 @@ def test_rotation_vectors():
 
 
 def test_loader_takes_extracted_features_and_refuses_another_mel(features):
-    spec = {"mel": Spec(("batch", "time", 80), "float32", "mel", rate=22050 / 256, recipe=dict(mel.SPEECH)),
+    spec = {"mel": Spec(("batch", "time", 80), "float32", "mel", rate=22050 / 256,
+                        recipe=dict(mel.SPEECH)),
             "tokens": Spec(("batch", "time", 4), "float32", "tokens", rate=22050 / 256)}
     model = types.SimpleNamespace(batch_spec=spec, example_spec=spec, rows=None)
     with loader.make_loader(features, "train", model, batch_size=2, segment=50, seed=0) as batches:
         assert next(batches)["mel"].shape == (2, 50, 80)
-    spec["mel"] = Spec(spec["mel"].shape, "float32", "mel", rate=22050 / 256, recipe=mel.SPEECH | {"fmax": 11025.0})
+    spec["mel"] = Spec(spec["mel"].shape, "float32", "mel", rate=22050 / 256, recipe=mel.SPEECH
+                       | {"fmax": 11025.0})
     with pytest.raises(UserError, match="recipe of 'mel' differs.*fmax=11025.0.*fmax=8000.0"):
         loader.make_loader(features, "train", model, batch_size=2, segment=50, seed=0)
 
@@ -256,7 +277,8 @@ def test_loader_takes_extracted_features_and_refuses_another_mel(features):
     (("face",), {}, "clips lack 'face'"),
     (("pose_z",), {}, "no head pose"),
 ])
-def test_what_cannot_be_extracted_is_said_before_anything_is_written(tmp_path, drop, arguments, message):
+def test_what_cannot_be_extracted_is_said_before_anything_is_written(tmp_path, drop, arguments,
+                                                                     message):
     dataset = write_clips(tmp_path / "clips", drop=drop)
     with pytest.raises(UserError, match=message):
         extract.extract(dataset.dir, tmp_path / "out", **arguments)
@@ -274,10 +296,13 @@ def test_unusable_clips_are_left_out_where_some_may_be(tmp_path, monkeypatch):
         return real(audio)
 
     monkeypatch.setattr(mel, "log_mel", log_mel)
-    made = extract.extract(dataset.dir, tmp_path / "out", tokens="units", units=4, max_bad=0.7, progress=False)
+    made = extract.extract(dataset.dir, tmp_path / "out", tokens="units", units=4, max_bad=0.7,
+                           progress=False)
     assert made.ids["train"] == ["train0"]
-    told = [json.loads(line) for line in (tmp_path / "out.quarantine.jsonl").read_text().splitlines()]
-    assert [t["id"] for t in told] == ["train1", "train2"] and "RuntimeError: odd" in told[1]["detail"]
+    told = [json.loads(line)
+            for line in (tmp_path / "out.quarantine.jsonl").read_text().splitlines()]
+    assert [t["id"] for t in told] == ["train1",
+                                       "train2"] and "RuntimeError: odd" in told[1]["detail"]
     with pytest.raises(UserError, match="too many unusable"):
         extract.extract(dataset.dir, tmp_path / "strict", max_bad=0.2, progress=False)
     monkeypatch.setattr(mel, "log_mel", lambda audio: log_mel(audio, MemoryError()))

@@ -32,7 +32,9 @@ FEATURES = {
 
 def model(spec):
     """What the loader asks of a System that trains on crops."""
-    return types.SimpleNamespace(batch_spec=spec, example_spec={n: s for n, s in spec.items() if n != "mask"}, rows=None)
+    return types.SimpleNamespace(batch_spec=spec,
+                                 example_spec={n: s for n, s in spec.items() if n != "mask"},
+                                 rows=None)
 
 
 TRAIN, VALID = 23, 7  # a prime number of examples: batches of 8 straddle epochs
@@ -43,22 +45,27 @@ def example(i, prefix, frames=None):
     """Every number tells which example, frame and channel it is."""
     frames = frames or 10 + (7 * i) % 31
     mel = i * 1000.0 + np.arange(frames)[:, None] + np.arange(6) / 10
-    return {"id": f"{prefix}{i}", "mel": mel.astype(np.float32), "face": -mel[:, :3].astype(np.float32),
-            "slow": mel[:frames // 3 + 1, :3].astype(np.float32), "identity": np.full(8, i, np.float32)}
+    return {"id": f"{prefix}{i}", "mel": mel.astype(np.float32),
+            "face": -mel[:, :3].astype(np.float32),
+            "slow": mel[:frames // 3 + 1, :3].astype(np.float32),
+            "identity": np.full(8, i, np.float32)}
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return store.write_dataset(
-        tmp_path_factory.mktemp("loader") / "data", name="demo", description="for tests", features=FEATURES,
+        tmp_path_factory.mktemp("loader") / "data", name="demo", description="for tests",
+        features=FEATURES,
         splits={"train": (example(i, "train") for i in range(TRAIN)),
-                "valid": (example(100 + i, "valid") for i in range(VALID))}, recipes={"mel": RECIPE})
+                "valid": (example(100 + i, "valid") for i in range(VALID))},
+        recipes={"mel": RECIPE})
 
 
 def batches(dataset, count, *, hosts=1, start=0, split="train", seed=3, threads=2, batch_size=8):
     """`count` global batches: the hosts' shares in order."""
-    loaders = [loader.make_loader(dataset, split, model(SPEC), batch_size=batch_size, segment=SEGMENT, seed=seed, host=h,
-                                  num_hosts=hosts, threads=threads) for h in range(hosts)]
+    loaders = [loader.make_loader(dataset, split, model(SPEC), batch_size=batch_size,
+                                  segment=SEGMENT, seed=seed, host=h, num_hosts=hosts,
+                                  threads=threads) for h in range(hosts)]
     try:
         if start:
             for one in loaders:
@@ -73,7 +80,8 @@ def batches(dataset, count, *, hosts=1, start=0, split="train", seed=3, threads=
 
 def same(a, b):
     assert len(a) == len(b)
-    return all(x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x) for x, y in zip(a, b, strict=True))
+    return all(x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x) for x,
+               y in zip(a, b, strict=True))
 
 
 def test_batches_fit_the_spec(dataset):
@@ -94,7 +102,8 @@ def test_crops_are_aligned_and_padding_repeats_the_last_frame(dataset):
             start = int(batch["mel"][b, 0, 0] - i * 1000)
             real = min(SEGMENT, frames)
             np.testing.assert_array_equal(batch["mel"][b, :real], mel[start:start + real])
-            np.testing.assert_array_equal(batch["mel"][b, real:], np.repeat(mel[-1:], SEGMENT - real, 0))
+            np.testing.assert_array_equal(batch["mel"][b, real:],
+                                          np.repeat(mel[-1:], SEGMENT - real, 0))
             np.testing.assert_array_equal(batch["face"][b], -batch["mel"][b][:, :3])
             np.testing.assert_array_equal(batch["mask"][b], np.arange(SEGMENT) < real)
             assert (batch["identity"][b] == i).all()
@@ -119,7 +128,8 @@ def test_resuming_on_any_number_of_hosts_continues_exactly(dataset, hosts):
 
 def test_set_state_goes_back_as_well_as_forward(dataset):
     reference = batches(dataset, 6)
-    with loader.make_loader(dataset, "train", model(SPEC), batch_size=8, segment=SEGMENT, seed=3) as one:
+    with loader.make_loader(dataset, "train", model(SPEC), batch_size=8, segment=SEGMENT,
+                            seed=3) as one:
         for _ in range(6):
             next(one)
         for k in (4, 0, 5):
@@ -147,14 +157,16 @@ def test_no_example_of_another_split_is_ever_seen(dataset):
 
 def test_crop_starts_are_uniform(tmp_path):
     one = store.write_dataset(tmp_path / "data", name="demo", description="", features=FEATURES,
-                              recipes={"mel": RECIPE}, splits={"train": [example(0, "x", frames=SEGMENT + 3)]})
+                              recipes={"mel": RECIPE},
+                              splits={"train": [example(0, "x", frames=SEGMENT + 3)]})
     starts = collections.Counter(int(x) for b in batches(one, 100) for x in b["mel"][:, 0, 0])
     assert set(starts) == {0, 1, 2, 3} and min(starts.values()) > 140
 
 
 def test_a_corrupt_record_is_a_user_error_through_the_threads(tmp_path):
     dataset = store.write_dataset(tmp_path / "data", name="demo", description="", features=FEATURES,
-                                  recipes={"mel": RECIPE}, splits={"train": (example(i, "x") for i in range(9))})
+                                  recipes={"mel": RECIPE},
+                                  splits={"train": (example(i, "x") for i in range(9))})
     shard = next(dataset.dir.glob("*.array_record*"))
     shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(UserError, match=f"corrupt.*{shard.name}"):
@@ -180,9 +192,11 @@ def replace(name, **changes):
     (replace("identity", shape=("batch", 4)), "width of 'identity'"),
     (replace("face", dtype="float16"), "dtype of 'face'.*float16.*float32"),
     (replace("face", rate=30.0), "frame rate of 'face'.*30.0 Hz"),
-    (replace("mel", recipe=RECIPE | {"n_fft": 2048}), "recipe of 'mel'.*n_fft=2048.*n_fft=1024.*hint"),
+    (replace("mel", recipe=RECIPE | {"n_fft": 2048}), "recipe of "
+                                                      "'mel'.*n_fft=2048.*n_fft=1024.*hint"),
     (replace("face", recipe={"kind": "x"}), "recipe of 'face'.*no recipe"),
-    (SPEC | {"slow": Spec(("batch", "time", 3), "float32", "30 Hz", rate=30.0)}, "different time axes"),
+    (SPEC | {"slow": Spec(("batch", "time", 3), "float32", "30 Hz", rate=30.0)},
+     "different time axes"),
 ])
 def test_features_that_do_not_fit_the_model_are_refused(dataset, spec, message):
     with pytest.raises(UserError, match=message):

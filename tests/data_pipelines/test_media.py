@@ -1,4 +1,5 @@
-"""Decoding by timestamps: any frame rate, variable rate, late streams, rotation, damage; writing whole files only."""
+"""Decoding by timestamps: any frame rate, variable rate, late streams, rotation, damage; writing
+whole files only."""
 
 import fractions
 
@@ -29,7 +30,8 @@ def read_video(path, fps=30.0, start=None, end=None):
     return np.stack([image for _, image in media.frames_at(path, fps, start, end)])
 
 
-def write(path, times, sound=None, rate=44100, channels=1, sound_start=0.0, codec="libx264", name="mp4"):
+def write(path, times, sound=None, rate=44100, channels=1, sound_start=0.0, codec="libx264",
+          name="mp4"):
     with av.open(str(path), "w", format=name) as container:
         video = container.add_stream(codec, rate=30)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -37,14 +39,16 @@ def write(path, times, sound=None, rate=44100, channels=1, sound_start=0.0, code
         video.options = {"crf": "10"} if codec == "libx264" else {}
         stream = None
         if sound is not None:
-            stream = container.add_stream("aac", rate=rate, layout="stereo" if channels == 2 else "mono")
+            stream = container.add_stream("aac", rate=rate, layout="stereo" if channels == 2
+                                          else "mono")
         for time in times:
             frame = av.VideoFrame.from_ndarray(marker(time), format="rgb24")
             frame.pts, frame.time_base = round(time * 90000), fractions.Fraction(1, 90000)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if stream is not None:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(np.tile(sound, (channels, 1)), np.float32), "fltp",
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(np.tile(sound, (channels, 1)),
+                                                                    np.float32), "fltp",
                                                "stereo" if channels == 2 else "mono")
             frame.rate, frame.pts = rate, round(sound_start * rate)
             frame.time_base = fractions.Fraction(1, rate)
@@ -64,15 +68,18 @@ STEADY = {fps: np.arange(0, SECONDS - 1e-6, 1 / fps) for fps in (25, 60, 30000 /
 VARIABLE = np.sort(np.concatenate([np.arange(0, 1, 1 / 15), 1 + np.arange(0, 1, 1 / 48)]))
 
 
-@pytest.mark.parametrize("times", [*STEADY.values(), VARIABLE], ids=["25", "60", "29.97", "12.5", "variable"])
+@pytest.mark.parametrize("times", [*STEADY.values(), VARIABLE],
+                         ids=["25", "60", "29.97", "12.5", "variable"])
 def test_frames_are_the_nearest_in_time(tmp_path, times):
     path = write(tmp_path / "a.mp4", times)
     frames = read_video(path, fps=30, end=SECONDS)
     assert len(frames) == 60
     for k, image in enumerate(frames):
         nearest = times[np.abs(times - k / 30).argmin()]
-        shown = time_of(image)  # exact to a pixel, 25 ms; of two frames equally near, either will do
-        assert abs(shown - nearest) < 0.026 or abs(abs(nearest - k / 30) - abs(shown - k / 30)) < 0.026
+        # exact to a pixel, 25 ms; of two frames equally near, either will do
+        shown = time_of(image)
+        assert abs(shown
+                   - nearest) < 0.026 or abs(abs(nearest - k / 30) - abs(shown - k / 30)) < 0.026
         assert abs(shown - k / 30) < np.diff(times).max() / 2 + 0.026
 
 
@@ -105,7 +112,8 @@ def test_audio_is_where_it_was(tmp_path, rate, channels):
 
 
 def test_late_audio_is_padded_and_gaps_are_silent(tmp_path):
-    path = write(tmp_path / "a.mkv", STEADY[25], clicks(48000, 1.5, at=(0.2,)), 48000, sound_start=0.5, name="matroska")
+    path = write(tmp_path / "a.mkv", STEADY[25], clicks(48000, 1.5, at=(0.2,)), 48000,
+                 sound_start=0.5, name="matroska")
     audio = media.read_audio(path, 22050, 0.0, SECONDS)
     onset = np.argmax(np.abs(audio) > 0.4) / 22050
     assert onset == pytest.approx(0.7, abs=0.03)  # 0.2 s into a track that starts at 0.5
@@ -126,19 +134,23 @@ def test_rotated_video_comes_out_upright(tmp_path):
     path = write(tmp_path / "a.mp4", STEADY[25])
     data = bytearray(path.read_bytes())
     header = data.index(b"tkhd") + 4
-    matrix = header + 40  # version 0: flags 4, times 8, id 4, reserved 4, duration 4, reserved 8, layer .. volume 8
-    turned = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]  # as phones held upright: a quarter turn clockwise
+    # version 0: flags 4, times 8, id 4, reserved 4, duration 4, reserved 8, layer .. volume 8
+    matrix = header + 40
+    # as phones held upright: a quarter turn clockwise
+    turned = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]
     data[matrix : matrix + 36] = b"".join(int(v).to_bytes(4, "big", signed=True) for v in turned)
     path.write_bytes(data)
     image = read_video(path, fps=30)[30]
     assert image.shape == (WIDTH, HEIGHT, 3)
-    np.testing.assert_allclose(image[:, HEIGHT // 2].astype(int), marker(1.0)[HEIGHT // 2].astype(int), atol=60)
+    np.testing.assert_allclose(image[:, HEIGHT // 2].astype(int),
+                               marker(1.0)[HEIGHT // 2].astype(int), atol=60)
 
 
 def test_damage_is_told_apart(tmp_path):
     good = tmp_path / "good.mp4"
     rng = np.random.default_rng(0)
-    write_media.write_mp4(good, rng.integers(0, 255, (90, 64, 64, 3), np.uint8), 30, clicks(22050, 3.0), 22050)
+    write_media.write_mp4(good, rng.integers(0, 255, (90, 64, 64, 3), np.uint8), 30,
+                          clicks(22050, 3.0), 22050)
     data = good.read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: len(data) // 2])  # the index is in front, half of the pictures are gone
@@ -176,9 +188,12 @@ def test_written_video_reads_back(tmp_path):
 def test_a_failed_write_leaves_nothing(tmp_path):
     path = tmp_path / "a.mp4"
     with pytest.raises(UserError, match="differ in length"):
-        write_media.write_mp4(path, np.zeros((30, 16, 16, 3), np.uint8), 30, np.zeros(44100, np.float32), 22050)
+        write_media.write_mp4(path, np.zeros((30, 16, 16, 3), np.uint8), 30,
+                              np.zeros(44100, np.float32), 22050)
     with pytest.raises(UserError, match="differ in size"):
-        write_media.write_mp4(path, [np.zeros((16, 16, 3), np.uint8), np.zeros((18, 16, 3), np.uint8)], 30)
+        write_media.write_mp4(path,
+                              [np.zeros((16, 16, 3), np.uint8), np.zeros((18, 16, 3), np.uint8)],
+                              30)
     with pytest.raises(UserError, match="no frames"):
         write_media.write_mp4(path, [], 30)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
-"""A flash and a click at one moment stay together, in every container and codec that people have, and after trimming."""
+"""A flash and a click at one moment stay together, in every container and codec that people have,
+and after trimming."""
 
 import struct
 import tracemalloc
@@ -14,7 +15,8 @@ from tests.data_pipelines import films
 
 HALF = 0.5 / films.FPS
 SUFFIX = {"matroska": "mkv", "mpegts": "ts", "mpeg": "mpg", "asf": "wmv"}
-PAIRS = {  # container -> (its pictures, its sound); each of one list is tried with the first of the other
+# container -> (its pictures, its sound); each of one list is tried with the first of the other
+PAIRS = {
     "mp4": (("libx264", "mpeg4", "libx265", "mjpeg"), ("aac", "libmp3lame", "ac3", "libopus")),
     "mov": (("libx264", "prores_ks", "qtrle"), ("aac", "pcm_s16le", "alac")),
     "matroska": (("libx264", "libvpx-vp9", "ffv1"), ("aac", "libmp3lame", "flac", "pcm_s16le")),
@@ -47,8 +49,10 @@ def clicks(path, rate=48000):
 @pytest.mark.parametrize("container, video, audio", EACH, ids=["-".join(e) for e in EACH])
 def test_flash_and_click_of_every_pair(tmp_path, container, video, audio):
     fps = 25 if container == "mpeg" else films.FPS
-    rate = 44100 if video == "flv" else 22050 if audio in ("aac", "libmp3lame") else 48000  # long frames, long padding
-    path = films.write(tmp_path / f"a.{SUFFIX.get(container, container)}", container, video, audio, rate=rate, fps=fps)
+    # long frames, long padding
+    rate = 44100 if video == "flv" else 22050 if audio in ("aac", "libmp3lame") else 48000
+    path = films.write(tmp_path / f"a.{SUFFIX.get(container, container)}", container, video, audio,
+                       rate=rate, fps=fps)
     media.check_whole(path, films.SECONDS)
     (heard,), (seen, count) = clicks(path), flash(path)
     assert abs(heard - seen) < 0.5 / fps
@@ -58,12 +62,14 @@ def test_flash_and_click_of_every_pair(tmp_path, container, video, audio):
 
 
 @pytest.mark.parametrize("container, audio, suffix", [
-    ("mp3", "libmp3lame", "mp3"), ("adts", "aac", "aac"), ("ipod", "aac", "m4a"), ("ogg", "libopus", "opus"),
-    ("wav", "pcm_s16le", "wav"), ("flac", "flac", "flac"), ("wav", "libmp3lame", "wav"), ("no header", "libmp3lame", "mp3")])
+    ("mp3", "libmp3lame", "mp3"), ("adts", "aac", "aac"), ("ipod", "aac", "m4a"),
+    ("ogg", "libopus", "opus"), ("wav", "pcm_s16le", "wav"), ("flac", "flac", "flac"),
+    ("wav", "libmp3lame", "wav"), ("no header", "libmp3lame", "mp3")])
 @pytest.mark.parametrize("rate", [16000, 48000])
 def test_sound_beside_a_video_begins_with_it(tmp_path, container, audio, suffix, rate):
     muxer = {"write_xing": "0", "id3v2_version": "0"} if container == "no header" else None
-    path = films.write(tmp_path / f"a.{suffix}", "mp3" if muxer else container, None, audio, rate=rate, muxer=muxer)
+    path = films.write(tmp_path / f"a.{suffix}", "mp3" if muxer else container, None, audio,
+                       rate=rate, muxer=muxer)
     heard = media.read_sound(path, 48000)
     media.check_whole(path, len(heard.samples) / 48000)
     assert abs(heard.end - heard.start - films.SECONDS) < 0.04  # not 1.1 s of it estimated away
@@ -82,13 +88,15 @@ def test_trimmed_without_encoding_again(tmp_path, film, container):
 
     path = films.again(film, tmp_path / f"a.{container}", container, moved)
     seen, count = flash(path)
-    assert seen == pytest.approx(0.9, abs=1e-3) and count == 51  # 21 of the pictures are never shown
+    # 21 of the pictures are never shown
+    assert seen == pytest.approx(0.9, abs=1e-3) and count == 51
     assert len(media.video_times(path)) == 51
     assert clicks(path)[0] == pytest.approx(0.9, abs=0.002)
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
-@pytest.mark.parametrize("late, all_of_it", [(100.0, 100.0), (0.5, 0.0)], ids=["clock of 100 s", "late pictures"])
+@pytest.mark.parametrize("late, all_of_it", [(100.0, 100.0), (0.5, 0.0)],
+                         ids=["clock of 100 s", "late pictures"])
 def test_late_streams_are_whole_files(tmp_path, film, container, late, all_of_it):
     path = films.again(film, tmp_path / f"a.{SUFFIX.get(container, container)}", container,
                        lambda s, t: t + (late if s.type == "video" else all_of_it))
@@ -108,7 +116,8 @@ def test_sound_is_stretched_to_its_timestamps(tmp_path, film, speed):
 def test_gaps_stay_and_resets_are_joined(tmp_path):
     plain = films.write(tmp_path / "a.mov", "mov", "mpeg4", "aac")
     path = films.again(plain, tmp_path / "a.mkv", "matroska", lambda s, t: t if t < 1 else t + 0.5)
-    assert flash(path)[0] == pytest.approx(films.AT + 0.5, abs=0.03)  # and 21 ms: Matroska begins with the padding
+    # and 21 ms: Matroska begins with the padding
+    assert flash(path)[0] == pytest.approx(films.AT + 0.5, abs=0.03)
     assert flash(path)[0] - clicks(path)[0] == pytest.approx(0, abs=HALF)
     one = films.write(tmp_path / "a.ts", "mpegts", "libx264", "aac")
     two = films.write(tmp_path / "b.ts", "mpegts", "libx264", "aac", rate=44100, layout="stereo",
@@ -121,12 +130,15 @@ def test_gaps_stay_and_resets_are_joined(tmp_path):
 
 
 @pytest.mark.parametrize("riff, data", [(2**32 - 1, 2**32 - 1), (0, 0), (0x7FFFF024, 0x7FFFF000),
-                                        (2**31 + 36, 2**31), (2**31 - 1, 2**31 - 37), (2**32 - 1, 2**32 - 37)])
+                                        (2**31 + 36, 2**31), (2**31 - 1, 2**31 - 37),
+                                        (2**32 - 1, 2**32 - 37)])
 def test_wavs_from_a_pipe_are_whole(tmp_path, riff, data):
     path = tmp_path / "a.wav"
     soundfile.write(path, films.click(16000), 16000)
     whole = path.read_bytes()
-    path.write_bytes(whole[:4] + struct.pack("<I", riff) + whole[8:40] + struct.pack("<I", data) + whole[44:])
+    path.write_bytes(whole[:4] + struct.pack("<I",
+                                             riff) + whole[8:40] + struct.pack("<I",
+                                                                               data) + whole[44:])
     media.check_whole(path)
     assert len(media.read_sound(path, 16000).samples) == films.SECONDS * 16000
     assert clicks(path)[0] == pytest.approx(films.AT, abs=1e-3)
@@ -146,7 +158,8 @@ def test_wavs_of_more_than_4_gib(tmp_path):
 
 
 def test_an_hour_of_sound_fits_into_memory(tmp_path):
-    """At most one copy at the file's rate and one at the wanted, at a time; a quarter more where memory grows."""
+    """At most one copy at the file's rate and one at the wanted, at a time; a quarter more where
+    memory grows."""
     path, seconds = tmp_path / "a.wav", 20
     soundfile.write(path, np.sin(np.arange(48000 * seconds) / 9), 48000)
     for rate in (48000, 22050):
@@ -158,8 +171,9 @@ def test_an_hour_of_sound_fits_into_memory(tmp_path):
         assert peak < 1.25 * 4 * seconds * (48000 + (rate if rate != 48000 else 0)) + 5e5, peak
 
 
-CUT = {"mp4": ("libx264", "aac"), "matroska": ("libx264", "aac"), "avi": ("mpeg4", "libmp3lame"), "mp3": (None, "libmp3lame"),
-       "ogg": (None, "libopus"), "flac": (None, "flac"), "wav": (None, "pcm_s16le")}
+CUT = {"mp4": ("libx264", "aac"), "matroska": ("libx264", "aac"), "avi": ("mpeg4", "libmp3lame"),
+       "mp3": (None, "libmp3lame"), "ogg": (None, "libopus"), "flac": (None, "flac"),
+       "wav": (None, "pcm_s16le")}
 
 
 @pytest.mark.parametrize("container", CUT)
@@ -173,8 +187,10 @@ def test_cut_files_are_refused(tmp_path, container):
 
 
 def test_a_recording_is_as_long_as_what_is_decoded(tmp_path, film, monkeypatch):
-    """Raw AAC's duration is an estimate; the sound beside begins with the first picture, wherever that clock stands."""
-    late = films.again(film, tmp_path / "a.ts", "mpegts", lambda s, t: t + 100 if s.type == "video" else None)
+    """Raw AAC's duration is an estimate; the sound beside begins with the first picture, wherever
+    that clock stands."""
+    late = films.again(film, tmp_path / "a.ts", "mpegts", lambda s, t: t + 100 if s.type == "video"
+                       else None)
     sound = films.write(tmp_path / "a.aac", "adts", None, "aac", rate=16000)
     seen, _ = flash(late)
     source = recordings.Source("a", "a", late, sound, None)

@@ -1,4 +1,5 @@
-"""One dataset by several jobs: the same records in the same order as by one, whoever is killed, whoever comes last."""
+"""One dataset by several jobs: the same records in the same order as by one, whoever is killed,
+whoever comes last."""
 
 import os
 import pathlib
@@ -24,7 +25,8 @@ OPTIONS = dict(tokens="units", units=8, progress=False)
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return write_clips(tmp_path_factory.mktemp("parts") / "clips", train=[clip(i, 1.2 + 0.1 * i) for i in range(7)])
+    return write_clips(tmp_path_factory.mktemp("parts") / "clips",
+                       train=[clip(i, 1.2 + 0.1 * i) for i in range(7)])
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +40,12 @@ def assert_same(found: store.Dataset, expected: store.Dataset):
     for split in expected.splits:
         for a, b in zip(expected.source(split), found.source(split), strict=True):
             for key, value in a.items():
-                assert value == b[key] if isinstance(value, str) else value.tobytes() == b[key].tobytes(), (split, key)
+                assert value == b[key] if isinstance(value,
+                                                     str) else value.tobytes() == b[
+                                                         key].tobytes(), (split, key)
     for codec in expected.codecs:
-        assert all((found.codec(codec)[key] == value).all() for key, value in expected.codec(codec).items())
+        assert all((found.codec(codec)[key] == value).all() for key,
+                   value in expected.codec(codec).items())
 
 
 def test_parts_in_any_order_are_one_dataset(clips, whole, tmp_path):
@@ -52,7 +57,8 @@ def test_parts_in_any_order_are_one_dataset(clips, whole, tmp_path):
     assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.open")}
     assert_same(extract.extract(clips.dir, Part(out, 1, 3), **OPTIONS), whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.asked.json", "out"]
-    assert extract.extract(clips.dir, Part(out, 0, 3), **OPTIONS).dir == out  # restarted after the end
+    # restarted after the end
+    assert extract.extract(clips.dir, Part(out, 0, 3), **OPTIONS).dir == out
     with pytest.raises(UserError, match="refusing to overwrite"):
         extract.extract(clips.dir, Part(out, 0, 3), **(OPTIONS | {"units": 4}))
 
@@ -86,7 +92,8 @@ def test_parts_that_do_not_fit_together(clips, tmp_path):
         extract.extract(clips.dir, out, **OPTIONS)
     with pytest.raises(UserError, match="other arguments.*units=8.*units=9"):
         extract.extract(clips.dir, Part(out, 1, 2), **(OPTIONS | {"units": 9}))
-    assert extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS) is not None  # nothing of the first part was lost
+    # nothing of the first part was lost
+    assert extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS) is not None
     for text, message in (("2/2", "no such part"), ("half", "not a part")):
         with pytest.raises(UserError, match=message):
             workers.part_of(str(out), text)
@@ -107,11 +114,14 @@ def test_an_unusable_clip_ends_its_part_alone(tmp_path):
 
 
 @pytest.mark.parametrize("environment, expected", [
-    ({}, None), ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, (3, 4)),
-    ({"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"},
+    ({}, None),
+    ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, (3, 4)),
+    ({"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2",
+      "SLURM_PROCID": "1", "SLURM_LOCALID": "0"},
      (1, 2))])
 def test_a_process_knows_its_part(monkeypatch, environment, expected):
-    for name in [name for name in os.environ if name.startswith(("SLURM_", "JAX_COORD", "JAX_NUM_P", "JAX_PROCESS_ID"))]:
+    for name in [name for name in os.environ
+                 if name.startswith(("SLURM_", "JAX_COORD", "JAX_NUM_P", "JAX_PROCESS_ID"))]:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -120,17 +130,20 @@ def test_a_process_knows_its_part(monkeypatch, environment, expected):
 
 
 def test_kill_at_any_moment_loses_and_duplicates_nothing(tmp_path):
-    """Real SIGKILLs of one of three parts, also while it puts them together, and all three at once; see kill_points.py."""
+    """Real SIGKILLs of one of three parts, also while it puts them together, and all three at once;
+    see kill_points.py."""
     program = pathlib.Path(__file__).with_name("kill_points.py")
-    done = subprocess.run([sys.executable, str(program), str(tmp_path), "parts"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(program), str(tmp_path), "parts"],
+                          capture_output=True, text=True)
     assert done.returncode == 0 and "moments" in done.stdout, done.stderr
 
 
 def test_processes_of_the_command_survive_a_kill(clips, whole, tmp_path):
     """`launch.extract --processes=2`; one of them is killed as soon as it has begun its part."""
     out = tmp_path / "out"
-    job = subprocess.Popen([sys.executable, "-m", "launch.extract", f"--clips={clips.dir}", f"--out={out}", "--tokens=units",
-                            "--units=8", "--processes=2"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen([sys.executable, "-m", "launch.extract", f"--clips={clips.dir}",
+                            f"--out={out}", "--tokens=units", "--units=8", "--processes=2"],
+                           cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     mine = tmp_path / ".out.partial" / "part-00001-of-00002"
     while not mine.exists() and job.poll() is None:
         time.sleep(0.02)

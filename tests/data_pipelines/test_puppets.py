@@ -12,13 +12,15 @@ from data_pipelines.store import dataset as store
 
 WHO = identities.identities(9, 0)
 ADA = WHO["ada"]
-TINY = {"sentences": 4, "valid": 2, "test": 2, "speakers": 3, "dialogues": 1, "turns": 4, "progress": False}
+TINY = {"sentences": 4, "valid": 2, "test": 2, "speakers": 3, "dialogues": 1, "turns": 4,
+        "progress": False}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("puppets") / "clips"
-    return build.prepare(folder, seed=3, **TINY), store.open_dataset(folder.with_name("clips_dialogues"))
+    return build.prepare(folder, seed=3,
+                         **TINY), store.open_dataset(folder.with_name("clips_dialogues"))
 
 
 def content(dataset) -> str:
@@ -27,7 +29,8 @@ def content(dataset) -> str:
         for clip in dataset.source(split):
             for name in sorted(clip):
                 value = clip[name]
-                digest.update(value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes())
+                digest.update(value.encode() if isinstance(value, str)
+                              else np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()
 
 
@@ -68,7 +71,8 @@ def test_streams_cover_the_clip(corpus):
             np.testing.assert_allclose(np.linalg.norm(clip["pose"][:, :4], axis=1), 1, atol=1e-5)
             spans = json.loads(clip["phonemes"])
             assert spans[0][1] == 0 and abs(spans[-1][2] - duration) < 1e-3
-            assert all(abs(a[2] - b[1]) < 1e-4 and b[2] > b[1] for a, b in zip(spans[:-1], spans[1:], strict=True))
+            assert all(abs(a[2] - b[1]) < 1e-4 and b[2] > b[1] for a,
+                       b in zip(spans[:-1], spans[1:], strict=True))
     train = corpus[0]
     z = np.concatenate([c["pose_z"] for c in train.source("train", ("pose_z",))])
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
@@ -78,7 +82,8 @@ def test_streams_cover_the_clip(corpus):
 def test_words_are_where_the_sound_is(corpus):
     for clip in corpus[0].source("valid"):
         words = json.loads(clip["words"])
-        assert [w.lower() for w, _, _ in words] == [w.strip(".,?!").lower() for w in clip["text"].split()]
+        assert [w.lower() for w, _, _ in words] == [w.strip(".,?!").lower()
+                                                    for w in clip["text"].split()]
         time = np.arange(len(clip["audio"])) / espeak.SAMPLE_RATE
         inside = np.any([(time >= a) & (time < b) for _, a, b in words], axis=0)
         power = clip["audio"].astype(np.float64) ** 2
@@ -139,12 +144,15 @@ def test_held_out_speaker_lies_among_the_known():
     a = np.vstack([known.T, np.ones(len(known))])
     weights, rest = nnls(a, np.append(WHO[identities.HELD_OUT], 1.0))
     assert rest < 1e-5 and (weights > 0.1).sum() >= 2
-    assert len(WHO) == 10 and min(np.linalg.norm(x - y) for i, x in enumerate(known) for y in known[:i]) > 0.5
+    assert len(WHO) == 10 and min(np.linalg.norm(x - y) for i, x in enumerate(known)
+                                  for y in known[:i]) > 0.5
 
 
 def test_little_is_random():
-    spoken = speak("Maybe, my brother opened the big blue window. Why is the pizza so warm today?", ADA)
-    runs = [performance.perform(spoken.phonemes, spoken.duration, ADA, np.random.default_rng(i)) for i in range(6)]
+    spoken = speak("Maybe, my brother opened the big blue window. Why is the pizza so warm today?",
+                   ADA)
+    runs = [performance.perform(spoken.phonemes, spoken.duration, ADA, np.random.default_rng(i))
+            for i in range(6)]
     for stream, limit in ((0, 0.1), (1, 0.02)):
         x = np.stack([r[stream] for r in runs])
         scale = x.std((0, 1)) + 1e-3
@@ -160,17 +168,22 @@ def test_dialogues_have_turns_overlaps_and_reacting_listeners():
     second = espeak.SAMPLE_RATE
     for e in talk.events:
         if e["kind"] in ("turn", "backchannel"):
-            sound = talk.channels[e["speaker"]].audio[int(e["start"] * second):int(e["end"] * second)]
+            sound = (
+                talk.channels[e["speaker"]].audio[int(e["start"] * second):int(e["end"] * second)])
             assert np.abs(sound).max() > 1000
         if e["kind"] == "overlap":
-            assert all(np.abs(c.audio[int(e["start"] * second):int(e["end"] * second) + 400]).max() > 0
+            assert all(np.abs(c.audio[int(e["start"] * second):int(e["end"] * second) + 400]).max(
+                ) > 0
                        for c in talk.channels)
-    assert sum(len(c.reactions) for c in talk.channels) == sum(e["kind"] == "backchannel" for e in talk.events) >= 2
+    assert sum(len(c.reactions) for c in talk.channels) == sum(e["kind"] == "backchannel"
+                                                               for e in talk.events) >= 2
     for channel in talk.channels:
         for r in channel.reactions:
-            with_it, without = (performance.perform(channel.phonemes, talk.duration, channel.identity,
-                                                    np.random.default_rng(0), reactions)
-                                for reactions in (channel.reactions, [x for x in channel.reactions if x != r]))
+            with_it, without = (performance.perform(channel.phonemes, talk.duration,
+                                                    channel.identity, np.random.default_rng(0),
+                                                    reactions)
+                                for reactions in (channel.reactions,
+                                                  [x for x in channel.reactions if x != r]))
             at = slice(int(r.start * 30), int((r.end + 0.3) * 30))
             smile = face_code.INDEX["smile"]
             assert (with_it[0] - without[0])[at, smile].max() > 0.3
@@ -207,7 +220,8 @@ def test_every_word_is_in_the_recognisers_dictionary():
     with open(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")) as lines:
         known = {line.split()[0] for line in lines}
     assert 150 <= len(text.VOCABULARY) <= 250 and not [w for w in text.VOCABULARY if w not in known]
-    said = {w for line in text.sentences(300, np.random.default_rng(0)) for w in line.lower().split()}
+    said = {w for line in text.sentences(300, np.random.default_rng(0))
+            for w in line.lower().split()}
     assert {w.strip(".,?!") for w in said} <= set(text.VOCABULARY)
 
 
@@ -226,8 +240,11 @@ def test_more_held_out_speakers_leave_the_others_as_they_are():
 
 def test_small_pictures_are_the_large_ones_averaged_and_zoom_enlarges_the_head():
     frames = 300  # more than are worked out at once
-    values = {name: 0.3 * np.sin(np.arange(frames) / 7 + i) for i, name in enumerate(face_code.NAMES)}
-    pose = np.concatenate([performance.quaternion(*0.1 * np.sin(np.arange(frames) / 9 + np.arange(3)[:, None])),
+    values = {name: 0.3 * np.sin(np.arange(frames) / 7 + i) for i,
+              name in enumerate(face_code.NAMES)}
+    pose = np.concatenate([performance.quaternion(*0.1
+                                                  * np.sin(np.arange(frames) / 9
+                                                           + np.arange(3)[:, None])),
                            np.zeros((frames, 3))], 1)
     small, large = render.render(values, pose, ADA, 64), render.render(values, pose, ADA, 128)
     averaged = large.reshape(frames, 64, 2, 64, 2, 3).mean((2, 4))
@@ -236,7 +253,8 @@ def test_small_pictures_are_the_large_ones_averaged_and_zoom_enlarges_the_head()
     np.testing.assert_array_equal(alone, small[280])
 
     def height(picture):
-        rows = (np.abs(picture[:, 56:72].astype(int) - picture[:, :1]) > 30).any((1, 2))  # unlike the background
+        # unlike the background
+        rows = (np.abs(picture[:, 56:72].astype(int) - picture[:, :1]) > 30).any((1, 2))
         return np.flatnonzero(~rows[:64])[-1] if not rows[:64].all() else -1
 
     near, far = render.portrait(ADA, 128, 1.2), render.portrait(ADA, 128)

@@ -18,12 +18,20 @@ from tests.data_pipelines import films
 
 # A picture whose quarters differ: any turn and any mirror shows.
 SHOWN = np.zeros((64, 96, 3), np.uint8)
-SHOWN[:32, :48], SHOWN[:32, 48:], SHOWN[32:, :48], SHOWN[32:, 48:] = (200, 30, 30), (30, 200, 30), (30, 30, 200), (140, 140, 140)
-# EXIF's orientations: how the stored picture is made of the shown one, and the display matrix (a, b, c, d) that undoes it.
+SHOWN[:32, :48], SHOWN[:32, 48:], SHOWN[32:, :48], SHOWN[32:, 48:] = (200, 30,
+                                                                      30), (30, 200, 30), (30, 30,
+                                                                                           200), (
+                                                                                               140,
+                                                                                               140,
+                                                                                               140)
+# EXIF's orientations: how the stored picture is made of the shown one, and the display matrix (a,
+# b, c, d) that undoes it.
 STORED = {1: (lambda x: x, (1, 0, 0, 1)), 2: (lambda x: x[:, ::-1], (-1, 0, 0, 1)),
           3: (lambda x: x[::-1, ::-1], (-1, 0, 0, -1)), 4: (lambda x: x[::-1], (1, 0, 0, -1)),
-          5: (lambda x: x.transpose(1, 0, 2), (0, 1, 1, 0)), 6: (lambda x: np.rot90(x), (0, 1, -1, 0)),
-          7: (lambda x: x[::-1, ::-1].transpose(1, 0, 2), (0, -1, -1, 0)), 8: (lambda x: np.rot90(x, -1), (0, -1, 1, 0))}
+          5: (lambda x: x.transpose(1, 0, 2), (0, 1, 1, 0)),
+          6: (lambda x: np.rot90(x), (0, 1, -1, 0)),
+          7: (lambda x: x[::-1, ::-1].transpose(1, 0, 2), (0, -1, -1, 0)),
+          8: (lambda x: np.rot90(x, -1), (0, -1, 1, 0))}
 
 
 _OPTIONS = {"libx264": {"crf": "5"}, **dict.fromkeys(("libvpx", "libvpx-vp9"), {
@@ -40,7 +48,8 @@ def film(path, image, codec="libx264", pixels="yuv444p", **attributes):
         for name, value in attributes.items():
             setattr(stream.codec_context, name, value)
         for _ in range(3):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgba" if image.shape[2] == 4 else "rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image),
+                                               format="rgba" if image.shape[2] == 4 else "rgb24")
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     return path
@@ -74,7 +83,8 @@ def test_pixels_are_square(tmp_path, suffix):
     path = film(tmp_path / f"a.{suffix}", squeezed, "libx264" if suffix != "avi" else "mpeg4",
                 "yuv420p", sample_aspect_ratio=2)
     close(first(path), SHOWN, 12)
-    flat = film(tmp_path / "b.mp4", np.ascontiguousarray(SHOWN[::2]), sample_aspect_ratio=fractions.Fraction(1, 2))
+    flat = film(tmp_path / "b.mp4", np.ascontiguousarray(SHOWN[::2]),
+                sample_aspect_ratio=fractions.Fraction(1, 2))
     close(first(flat), SHOWN, 12)
     assert next(media.iterate_video(flat, max_side=48))[2].shape == (32, 48, 3)
 
@@ -110,7 +120,8 @@ def test_exif_orientation_of_portraits(tmp_path, orientation, kind):
     close(portraits.read(tmp_path / "a"), SHOWN)
     exif[0x0112] = orientation
     half = Image.fromarray(np.ascontiguousarray(stored[:, ::2]))
-    close(still.read(saved(half, "JPEG", exif=exif, dpi=(72, 144))), SHOWN, 12)  # and pixels twice as wide as high
+    # and pixels twice as wide as high
+    close(still.read(saved(half, "JPEG", exif=exif, dpi=(72, 144))), SHOWN, 12)
 
 
 GREY = np.repeat(SHOWN[..., :1], 3, 2)
@@ -119,12 +130,15 @@ CASES = {
     "alpha, webp": (saved(Image.fromarray(HIDDEN), "WEBP", lossless=True), SEEN),
     "palette with alpha": (saved(Image.fromarray(HIDDEN).quantize(32), "PNG"), SEEN),
     "one colour transparent": (saved(Image.fromarray(SHOWN), "PNG", transparency=(200, 30, 30)),
-                               np.where((SHOWN == (200, 30, 30)).all(-1, keepdims=True), 255, SHOWN)),
+                               np.where((SHOWN == (200, 30, 30)).all(-1, keepdims=True), 255,
+                                        SHOWN)),
     "palette": (saved(Image.fromarray(SHOWN).quantize(8), "PNG"), SHOWN),
     "grey": (saved(Image.fromarray(SHOWN[..., 0]), "PNG"), GREY),
-    "grey with alpha": (saved(Image.fromarray(np.ascontiguousarray(HIDDEN[..., [0, 3]]), "LA"), "PNG"),
+    "grey with alpha": (saved(Image.fromarray(np.ascontiguousarray(HIDDEN[..., [0, 3]]), "LA"),
+                              "PNG"),
                         np.repeat(SEEN[..., :1], 3, 2)),
-    "grey, 16 bits": (cv2.imencode(".png", SHOWN[..., 0].astype(np.uint16) * 257)[1].tobytes(), GREY),
+    "grey, 16 bits": (cv2.imencode(".png", SHOWN[..., 0].astype(np.uint16) * 257)[1].tobytes(),
+                      GREY),
     "16 bits": (cv2.imencode(".png", SHOWN[..., ::-1].astype(np.uint16) * 257)[1].tobytes(), SHOWN),
     "floats": (saved(Image.fromarray(SHOWN[..., 0].astype(np.float32) / 255), "TIFF"), GREY),
     "CMYK": (saved(Image.fromarray(SHOWN).convert("CMYK"), "JPEG", quality=95), SHOWN),

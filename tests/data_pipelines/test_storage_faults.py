@@ -1,4 +1,5 @@
-"""Storage that fails for a moment, is full, or gives no more files: finished work is kept, and nobody is told to delete."""
+"""Storage that fails for a moment, is full, or gives no more files: finished work is kept, and
+nobody is told to delete."""
 
 import contextlib
 import errno
@@ -39,7 +40,8 @@ def reopened(function, *args):
 
 
 def at_call(monkeypatch, module, name, number, happens):
-    """Calls `happens` before the call `number` (from 0) of a function; returns the list of its calls."""
+    """Calls `happens` before the call `number` (from 0) of a function; returns the list of its
+    calls."""
     calls, function = [], getattr(module, name)
 
     def call(*args, **kw):
@@ -59,7 +61,8 @@ def test_a_shard_that_is_away_for_a_moment_costs_nothing_that_is_done(clips, tmp
         with pytest.raises(StorageError, match=f"missing.*{shard.name}") as caught:
             extract.extract(clips.dir, tmp_path / "out", progress=False)
     assert caught.value.code == 75 and "delete" not in str(caught.value)
-    with pytest.raises(StorageError, match="missing"):  # still away: restartable, as this job has read it before
+    # still away: restartable, as this job has read it before
+    with pytest.raises(StorageError, match="missing"):
         extract.extract(clips.dir, tmp_path / "out", progress=False)
     with pytest.raises(UserError, match="missing"):  # a new job: a folder that was copied in part
         extract.extract(clips.dir, tmp_path / "another", progress=False)
@@ -85,10 +88,12 @@ def test_proven_corruption_says_so_and_keeps_what_is_done(clips, tmp_path, monke
     assert len(made) == 3
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT,
+                                  errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("how", ["itself", "wrapped", "unusable", "text"])
 def test_whatever_storage_does_leaves_what_is_done(tmp_path, monkeypatch, code, how):
-    """An item fails by an OSError; by a UserError or an Unusable made of one; by a library's error with its text alone."""
+    """An item fails by an OSError; by a UserError or an Unusable made of one; by a library's error
+    with its text alone."""
     monkeypatch.setattr(store, "SHARD_BYTES", 1)
 
     def fail():
@@ -105,10 +110,12 @@ def test_whatever_storage_does_leaves_what_is_done(tmp_path, monkeypatch, code, 
 
     made = []
     items = thunks(4, "a", made)
-    with pytest.raises((StorageError, UserError)) as caught, resume.Partial(tmp_path / "data", {}) as job:
+    with pytest.raises((StorageError,
+                        UserError)) as caught, resume.Partial(tmp_path / "data", {}) as job:
         write(job, splits={"train": [*items[:2], fail, *items[2:]]}, max_bad=0.5)
     if how != "wrapped":
-        assert isinstance(caught.value, DiskFull if code in (errno.ENOSPC, errno.EDQUOT) else StorageError)
+        assert isinstance(caught.value, DiskFull if code in (errno.ENOSPC, errno.EDQUOT)
+                          else StorageError)
     full = code in (errno.ENOSPC, errno.EDQUOT)
     assert ended(caught.value)[0] == (2 if full else 75)
     assert made == ["a0", "a1"]
@@ -147,15 +154,19 @@ def test_an_item_that_cannot_be_used_costs_no_other(tmp_path, monkeypatch, error
 def test_exit_codes_and_lines(tmp_path):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x"))
     code, line = ended(full)
-    assert code == 2 and line.count("\n") == 1 and line.startswith(f"error: the disk is full; where: {tmp_path}/x; ")
+    assert code == 2 and line.count("\n") == 1 and line.startswith("error: the disk is full; "
+                                                                   f"where: {tmp_path}/x; ")
     assert "MB are free there" in line and "hint: make room" in line
     code, line = ended(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x"))
-    assert code == 75 and line.startswith("restartable: too many open files; where: x") and "ulimit -n" in line
+    assert code == 75 and line.startswith(
+        "restartable: too many open files; where: x") and "ulimit -n" in line
     assert ended(OSError(errno.EIO, os.strerror(errno.EIO), "x"))[0] == 75
-    assert "free there" not in ended(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))[1]  # nobody said where
+    # nobody said where
+    assert "free there" not in ended(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))[1]
     for code in (errno.EACCES, errno.EROFS):
         code, line = ended(OSError(code, os.strerror(code), "x"))
-        assert code == 2 and line.startswith("error: may not be read or written; where: x; ") and line.count("\n") == 1
+        assert code == 2 and line.startswith(
+            "error: may not be read or written; where: x; ") and line.count("\n") == 1
     assert ended(UserError("a typo"))[0] == 2
     with pytest.raises(FileNotFoundError):  # not known to be anybody's fault but ours
         ended(FileNotFoundError("x"))
@@ -163,10 +174,12 @@ def test_exit_codes_and_lines(tmp_path):
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_training_meets_a_missing_shard_as_restartable(tmp_path, threads):
-    dataset = store.write_dataset(tmp_path / "data", name="demo", description="", features=test_loader.FEATURES,
+    dataset = store.write_dataset(tmp_path / "data", name="demo", description="",
+                                  features=test_loader.FEATURES,
                                   splits={"train": [test_loader.example(i, "t") for i in range(4)]},
                                   recipes={"mel": test_loader.RECIPE})
-    with loader.make_loader(dataset, "train", test_loader.model(test_loader.SPEC), batch_size=2, segment=8, seed=0,
+    with loader.make_loader(dataset, "train", test_loader.model(test_loader.SPEC), batch_size=2,
+                            segment=8, seed=0,
                             threads=threads) as batches:
         next(dataset.dir.glob("demo-train*")).rename(tmp_path / "away")
         with pytest.raises(StorageError, match="missing.*hint: look after the disk"):
@@ -217,12 +230,14 @@ def test_small_shards_are_joined_and_the_bytes_are_those_of_one_go(tmp_path, mon
         interrupted(tmp_path / "data", [], {"a": 1}, after=5)
     assert len(list((tmp_path / ".data.partial" / "data").iterdir())) == 5
     joined = interrupted(tmp_path / "data", [], {"a": 1}, after=8)
-    assert [p.name for p in joined.dir.glob("demo-train*")] == ["demo-train.array_record-00000-of-00001"]
+    assert [p.name
+            for p in joined.dir.glob("demo-train*")] == ["demo-train.array_record-00000-of-00001"]
     assert joined.checksums == whole.checksums and joined.content == whole.content
     sizes = [200_000, 90_000, 40_000, 30_000, 30_000, 50_000, 300_000, 10_000]
     monkeypatch.setattr(store, "SHARD_BYTES", 160_000)
     features = {"id": FEATURES["id"], "identity": FEATURES["audio"]}
-    items = [lambda i=i, n=n: {"id": f"a{i}", "identity": np.zeros(n // 2, np.int16)} for i, n in enumerate(sizes)]
+    items = [lambda i=i, n=n: {"id": f"a{i}", "identity": np.zeros(n // 2, np.int16)} for i,
+             n in enumerate(sizes)]
     with resume.Partial(tmp_path / "more", {}) as job:
         dataset = write(job, features=features, recipes={}, codecs={}, splits={"train": items})
     assert np.diff([0, *dataset.source("train")._records._ends]).tolist() == [1, 1, 1, 2, 1, 1, 1]
@@ -247,7 +262,8 @@ def test_a_part_that_is_whole_outlives_an_error_of_putting_together(tmp_path):
 
 
 def test_disk_full_at_any_write_is_one_line_and_is_gone_on_with(tmp_path, monkeypatch):
-    """Every call that could meet a full disk does so once: files opened to be written, synchronised, renamed."""
+    """Every call that could meet a full disk does so once: files opened to be written,
+    synchronised, renamed."""
     monkeypatch.setattr(store, "SHARD_SECONDS", 0.0)
 
     def job(out):
@@ -292,7 +308,8 @@ def test_where_something_lies_is_no_part_of_what_an_interrupted_job_was(tmp_path
         job({"weights": "/then/w.pt", "seed": 1})
     with pytest.raises(KeyboardInterrupt):
         job({"weights": "/now/w.pt", "seed": 1})
-    with pytest.raises(UserError, match="other arguments.*weights='/then/w.pt'; found: weights='/now/v.pt'"):
+    with pytest.raises(UserError, match="other arguments.*weights='/then/w.pt'; found: "
+                                        "weights='/now/v.pt'"):
         job({"weights": "/now/v.pt", "seed": 1})
 
 

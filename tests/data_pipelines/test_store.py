@@ -1,4 +1,5 @@
-"""Datasets on disk: what is written is read back; what is broken, foreign or half-written is refused by name."""
+"""Datasets on disk: what is written is read back; what is broken, foreign or half-written is
+refused by name."""
 
 import functools
 import json
@@ -32,13 +33,15 @@ def make_examples(count, prefix, seed=0):
     rng = np.random.default_rng(seed)
     for i in range(count):
         frames = int(rng.integers(20, 60))
-        yield {"id": f"{prefix}{i}", "speaker": "zoë", "identity": rng.normal(size=8).astype(np.float32),
+        yield {"id": f"{prefix}{i}", "speaker": "zoë",
+               "identity": rng.normal(size=8).astype(np.float32),
                "audio": rng.integers(-32768, 32767, frames * 735).astype(np.int16),
                "face": rng.normal(size=(frames, 12)).astype(np.float32)}
 
 
 def write(out, **overrides):
-    arguments = dict(name="demo", description="for tests", features=FEATURES, recipes={"face": {"kind": "noise"}},
+    arguments = dict(name="demo", description="for tests", features=FEATURES,
+                     recipes={"face": {"kind": "noise"}},
                      splits={"train": make_examples(20, "a"), "valid": make_examples(3, "b", 1)},
                      codecs={"face": {"mix": np.eye(3)}})
     return store.write_dataset(out, **(arguments | overrides))
@@ -124,13 +127,15 @@ def test_flipped_bytes_are_found_by_verify_and_when_read(dataset):
     opened = store.open_dataset(dataset.dir)  # the size is right: only reading can tell
     with pytest.raises(UserError, match=f"corrupt.*{shard.name}"):
         opened.verify()
-    with pytest.raises(UserError, match=f"corrupt.*{shard.name}.*example [0-9]+ of split train.*hint"):
+    with pytest.raises(UserError, match=f"corrupt.*{shard.name}.*example [0-9]+ of split "
+                                        "train.*hint"):
         list(opened.source("train"))
     list(opened.source("valid"))  # the other split is untouched
 
 
 def test_one_flip_inside_a_record_never_gives_wrong_numbers(dataset):
-    """Records are uncompressed, so nothing but a checksum stands between a flipped bit and the model."""
+    """Records are uncompressed, so nothing but a checksum stands between a flipped bit and the
+    model."""
     shard = shard_of(dataset, "valid")
     expected = list(make_examples(3, "b", 1))
     flip(shard, shard.read_bytes().index(expected[1]["face"].tobytes()[:64]) + 16)
@@ -155,7 +160,8 @@ def test_edited_metadata_is_refused(dataset):
 
 
 def test_features_json_of_another_schema_is_refused(dataset):
-    """Both files are what the checksums say, but they disagree (e.g. copied together from two datasets)."""
+    """Both files are what the checksums say, but they disagree (e.g. copied together from two
+    datasets)."""
     path = dataset.dir / "features.json"
     path.write_text(path.read_text().replace('"12"', '"13"'))
     checksums = json.loads((dataset.dir / CHECKSUMS_FILE).read_text())
@@ -234,7 +240,8 @@ def test_inspect_reports_counts_durations_and_breakage(dataset, capsys):
     assert inspect.main([str(dataset.dir), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     frames = [len(e["face"]) for e in make_examples(20, "a")]
-    assert report["splits"]["train"]["clips"] == 20 and report["splits"]["train"]["speakers"] == {"zoë": 20}
+    assert report["splits"]["train"]["clips"] == 20 and report["splits"]["train"]["speakers"] == {
+        "zoë": 20}
     assert report["splits"]["train"]["hours"] == pytest.approx(sum(frames) / 30 / 3600)
     assert report["features"]["face"]["rate"] == 30.0 and report["checksums"] == "match"
     assert inspect.main([str(dataset.dir)]) == 0
@@ -251,7 +258,8 @@ def test_inspect_tells_durations_of_examples_without_the_slowest_stream(tmp_path
     examples[2]["face"] = examples[2]["face"][:0]  # heard and not seen
     report = inspect.summary(write(tmp_path / "data", splits={"train": examples}))
     seconds = report["splits"]["train"]["seconds"]
-    assert seconds["mean"] == pytest.approx(np.mean(frames) / 30) and seconds["min"] == pytest.approx(min(frames) / 30)
+    assert seconds["mean"] == pytest.approx(np.mean(frames) / 30) and seconds[
+        "min"] == pytest.approx(min(frames) / 30)
 
 
 def test_inspect_finds_values_that_are_not_finite(tmp_path, capsys):
@@ -291,7 +299,8 @@ def interrupted(out, made, arguments, after, **more):
 
     items = thunks(8, "a", made)
     with resume.Partial(out, arguments) as job:
-        return write(job, splits={"train": items[:after] + [stop] + items[after:] if after < 8 else items}, **more)
+        return write(job, splits={"train": items[:after] + [stop] + items[after:] if after < 8
+                                  else items}, **more)
 
 
 @pytest.mark.parametrize("breakage", ["nothing", "torn journal", "truncated shard", "stray file"])
@@ -319,22 +328,26 @@ def test_a_continued_job_makes_what_is_missing_and_no_more(tmp_path, monkeypatch
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_job_of_other_arguments_or_encoders_is_refused_and_can_be_begun_anew(tmp_path, monkeypatch):
+def test_a_job_of_other_arguments_or_encoders_is_refused_and_can_be_begun_anew(tmp_path,
+                                                                               monkeypatch):
     monkeypatch.setattr(store, "SHARD_BYTES", 1)
     out, made = tmp_path / "data", []
     with pytest.raises(KeyboardInterrupt):
         interrupted(out, made, {"seed": 1, "size": 64}, after=2)
-    with pytest.raises(UserError, match=r"other arguments.*\.data\.partial.*expected: seed=1; found: seed=2.*delete that folder"):
+    with pytest.raises(UserError, match=r"other arguments.*\.data\.partial.*expected: seed=1; "
+                                        r"found: seed=2.*delete that folder"):
         interrupted(out, made, {"seed": 2, "size": 64}, after=8)
     with pytest.raises(UserError, match="other encoders.*found: other codecs"):
-        interrupted(out, made, {"seed": 1, "size": 64}, after=8, codecs={"face": {"mix": np.zeros(3)}})
+        interrupted(out, made, {"seed": 1, "size": 64}, after=8,
+                    codecs={"face": {"mix": np.zeros(3)}})
     shutil.rmtree(tmp_path / ".data.partial")  # neither threw away what was made
     interrupted(out, made, {"seed": 2, "size": 64}, after=8)
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
 def test_two_jobs_do_not_write_one_folder(tmp_path):
-    with resume.Partial(tmp_path / "data", {}), pytest.raises(UserError, match="another job is writing"):
+    with resume.Partial(tmp_path / "data", {}), pytest.raises(UserError,
+                                                              match="another job is writing"):
         resume.Partial(tmp_path / "data", {}).__enter__()
     with resume.Partial(tmp_path / "data", {}) as job:  # free again
         assert job.once("x", lambda: {"a": np.ones(2)})["a"].sum() == 2
@@ -346,15 +359,18 @@ def test_unusable_examples_are_left_out_and_told_of(tmp_path, capsys):
         raise store.Unusable("silent", id="a9", expected="sound", found="none")
 
     def items():
-        return [*make_examples(3, "a"), odd, lambda: [*make_examples(2, "c"), store.Unusable("swapped", id="c2")]]
+        return [*make_examples(3, "a"), odd,
+                lambda: [*make_examples(2, "c"), store.Unusable("swapped", id="c2")]]
 
     with pytest.raises(UserError, match="silent.*expected: sound"):  # not asked for
         write(tmp_path / "data", splits={"train": items()})
-    with pytest.raises(UserError, match=r"too many.*at most 20%; found: 2 of 7: 1 x silent, 1 x swapped"):
+    with pytest.raises(UserError, match=r"too many.*at most 20%; found: 2 of 7: 1 x silent, 1 x "
+                                        r"swapped"):
         write(tmp_path / "data", splits={"train": items()}, max_bad=0.2)
     dataset = write(tmp_path / "data", splits={"train": items()}, max_bad=0.5)
     assert dataset.ids == {"train": ["a0", "a1", "a2", "c0", "c1"]}
-    told = [json.loads(line) for line in (tmp_path / "data.quarantine.jsonl").read_text().splitlines()]
+    told = [json.loads(line)
+            for line in (tmp_path / "data.quarantine.jsonl").read_text().splitlines()]
     assert [(t["id"], t["reason"]) for t in told] == [("a9", "silent"), ("c2", "swapped")]
     assert "left out 2 of 7: 1 x silent, 1 x swapped" in capsys.readouterr().err
     with pytest.raises(UserError, match="empty split.*1 x silent"):
@@ -362,8 +378,10 @@ def test_unusable_examples_are_left_out_and_told_of(tmp_path, capsys):
 
 
 def test_killed_at_any_moment_a_job_goes_on_with_nothing_lost_or_doubled(tmp_path):
-    """Real SIGKILLs, before and after every rename, synchronisation and removal; see kill_points.py."""
+    """Real SIGKILLs, before and after every rename, synchronisation and removal; see
+    kill_points.py."""
     program = pathlib.Path(__file__).with_name("kill_points.py")
-    done = subprocess.run([sys.executable, program, tmp_path, "store"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, program, tmp_path, "store"], capture_output=True,
+                          text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) > 25

@@ -1,4 +1,5 @@
-"""Dialogues -> TAVID's features: all columns on one clock, nothing of another party, what is unusable left out and told of."""
+"""Dialogues -> TAVID's features: all columns on one clock, nothing of another party, what is
+unusable left out and told of."""
 
 import json
 import pathlib
@@ -43,7 +44,8 @@ class Averages:
         return height // 8, width // 8, 4
 
     def encode(self, pictures_NHWC):
-        means = pictures_NHWC.reshape(-1, SIZE // 8, 8, SIZE // 8, 8, 3).mean((2, 4)).astype(np.float32) / 255
+        means = pictures_NHWC.reshape(-1, SIZE // 8, 8, SIZE // 8, 8,
+                                      3).mean((2, 4)).astype(np.float32) / 255
         return np.pad(means, [(0, 0)] * 3 + [(0, 1)])
 
 
@@ -54,7 +56,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(folder):
-    build.prepare(folder / "clips", sentences=3, valid=3, test=3, speakers=3, held_out=3, dialogues=3, turns=3, seed=1,
+    build.prepare(folder / "clips", sentences=3, valid=3, test=3, speakers=3, held_out=3,
+                  dialogues=3, turns=3, seed=1,
                   progress=False)
     return store.open_dataset(folder / "clips_dialogues")
 
@@ -63,7 +66,8 @@ def clips(folder):
 def features(clips, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frozen_encoders, "load_pictures", lambda path: Averages())
-        return extract.extract(clips.dir, folder / "features", features="tavid", vae="a VAE", **OPTIONS)
+        return extract.extract(clips.dir, folder / "features", features="tavid", vae="a VAE",
+                               **OPTIONS)
 
 
 def rows(dataset, split):
@@ -72,13 +76,16 @@ def rows(dataset, split):
 
 def rewritten(out, clips, change, columns=None):
     """The dialogues again, each record changed by `change(i, record)`; i is -1 outside of train."""
-    splits = {s: [change(i if s == "train" else -1, dict(r)) for i, r in enumerate(clips.source(s))] for s in clips.splits}
-    return store.write_dataset(out, name="clips", description="changed", features=clips.features | (columns or {}), splits=splits,
-                               recipes=clips.recipes, codecs={c: clips.codec(c) for c in clips.codecs}, progress=False)
+    splits = {s: [change(i if s == "train" else -1, dict(r)) for i, r in enumerate(clips.source(s))]
+              for s in clips.splits}
+    return store.write_dataset(out, name="clips", description="changed", features=clips.features
+                               | (columns or {}), splits=splits, recipes=clips.recipes,
+                               codecs={c: clips.codec(c) for c in clips.codecs}, progress=False)
 
 
 def test_columns_of_a_dialogue_share_one_clock(clips, features):
-    assert features.splits == {"train": 3, "valid": 1, "test_speaker": 2}  # either side is one example
+    # either side is one example
+    assert features.splits == {"train": 3, "valid": 1, "test_speaker": 2}
     fit = DialogueTokenizer.from_codec(features.recipes["tokens"], features.codec("tokenizer"))
     for split in features.splits:
         records = rows(clips, split)
@@ -90,10 +97,13 @@ def test_columns_of_a_dialogue_share_one_clock(clips, features):
             assert json.loads(row["speakers"]) == [clip["speaker"], clip["partner_speaker"]]
             for party, side in enumerate((clip, other)):
                 audio = level.normalised(side["audio"][:882 * frames] / np.float32(32768), 22050)
-                np.testing.assert_allclose(row["mel"][:, party], mel.normalise(mel.log_mel(audio)), atol=2e-4)
+                np.testing.assert_allclose(row["mel"][:, party], mel.normalise(mel.log_mel(audio)),
+                                           atol=2e-4)
                 k = np.arange(0, frames, 7)
-                for column, values in (("face", row["motion"][:, party, :16]), ("pose_z", row["motion"][:, party, 16:])):
-                    exact = [np.interp(k / 25, np.arange(len(side[column])) / 30, x) for x in side[column].T]
+                for column, values in (("face", row["motion"][:, party, :16]),
+                                       ("pose_z", row["motion"][:, party, 16:])):
+                    exact = [np.interp(k / 25, np.arange(len(side[column])) / 30, x)
+                             for x in side[column].T]
                     np.testing.assert_allclose(values[k], np.stack(exact, 1), atol=1e-4)
                 shown = Averages().encode(row["portraits"][party][None])[0]
                 np.testing.assert_array_equal(row["reference"][party], shown)
@@ -101,13 +111,17 @@ def test_columns_of_a_dialogue_share_one_clock(clips, features):
                 face = face_code.decode(row["motion"][:1, party, :16], clips.codec("face"))
                 pose = resample.interpolate(side["pose"], np.zeros(1))
                 picture = render.render(face, pose, side["identity"], SIZE, 1.2)
-                np.testing.assert_allclose(row["latents"][0, party], Averages().encode(picture)[0], atol=2e-3)
+                np.testing.assert_allclose(row["latents"][0, party], Averages().encode(picture)[0],
+                                           atol=2e-3)
             said = script.parse(row["text"], names=json.loads(row["speakers"]))
             np.testing.assert_array_equal(row["tokens"], fit.encode(said).tokens)
             spoken = [e for e in json.loads(clip["events"]) if e["kind"] in ("turn", "backchannel")]
             assert len(row["turns"]) == len(spoken)
-            for (speaker, a, b, start, end, _), e in zip(row["turns"], sorted(spoken, key=lambda e: e["start"]), strict=True):
-                assert speaker == e["speaker"] and 0 <= a < b <= len(row["tokens"]) and 0 <= start < end <= 2 * frames
+            for (speaker, a, b, start, end, _), e in zip(row["turns"],
+                                                         sorted(spoken, key=lambda e: e["start"]),
+                                                         strict=True):
+                assert speaker == e["speaker"] and 0 <= a < b <= len(
+                    row["tokens"]) and 0 <= start < end <= 2 * frames
                 assert abs(start / 50 - e["start"]) < 0.011 and speaker in row["token_speaker"][a:b]
     voices = np.concatenate([r["voices"] for r in rows(features, "train").values()])
     np.testing.assert_allclose(voices.mean(0), 0, atol=1e-4)
@@ -122,8 +136,11 @@ def test_full_size_configs_read_what_their_extraction_writes(clips, features):
     source = frozen_encoders.Source(clips, ("", "partner_"), painter.Painter(clips, 512))
     vae = types.SimpleNamespace(latent_shape=lambda height, width: (height // 8, width // 8, 4))
     named = types.SimpleNamespace(kind="", recipe={"kind": ""})
-    encoders = frozen_encoders.Encoders(named, named, None, portrait.PortraitEncoder(portrait.WIDTH), source.painter, vae)
-    made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders), recipes={"mel": mel.SPEECH})
+    encoders = frozen_encoders.Encoders(named, named, None,
+                                        portrait.PortraitEncoder(portrait.WIDTH), source.painter,
+                                        vae)
+    made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders),
+                                 recipes={"mel": mel.SPEECH})
     for part in full_size.STEPS:
         system = api.build(full_size.get_config(part).system)
         assert loader.check_features(made, system.example_spec)
@@ -146,7 +163,8 @@ def test_units_are_of_each_whole_channel(clips, features):
             for start, end in own[:, 3:5]:
                 silent[max(0, start - 5):end + 5] = False
             assert (row["units"][silent, party] == 0).mean() > 0.8  # the filler
-    assert len(np.unique(np.concatenate([r["units"].ravel() for r in rows(features, "train").values()]))) > UNITS // 2
+    assert len(np.unique(np.concatenate([r["units"].ravel()
+                                         for r in rows(features, "train").values()]))) > UNITS // 2
     with pytest.raises(UserError, match="units outside the codebook.*0 to 11.*12"):
         common.check_units(np.array([[3, 12]]), UNITS, "clip")
 
@@ -162,13 +180,15 @@ def test_published_units_tell_which_is_silence(clips, features, monkeypatch):
 
 
 def test_long_dialogues_are_cut_where_nobody_speaks(clips, features, folder):
-    pieces = extract.extract(clips.dir, folder / "pieces", features="tavid", max_seconds=9.0, video=0.0, **OPTIONS)
+    pieces = extract.extract(clips.dir, folder / "pieces", features="tavid", max_seconds=9.0,
+                             video=0.0, **OPTIONS)
     assert "motion" not in pieces.features and "portraits" not in pieces.features
     whole, parts = rows(features, "train"), rows(pieces, "train")
     assert len(parts) > len(whole)
     for name, row in whole.items():
         own = [p for n, p in parts.items() if n.split(".")[0] == name]
-        assert sum(len(p["units"]) for p in own) == len(row["units"]) and max(len(p["units"]) for p in own) <= 450
+        assert sum(len(p["units"])
+                   for p in own) == len(row["units"]) and max(len(p["units"]) for p in own) <= 450
         at, said = 0, []
         for p in own:
             agree = (p["units"] == row["units"][at:at + len(p["units"])]).mean()
@@ -193,7 +213,8 @@ def test_bad_channels_are_quarantined_and_nothing_else_is_lost(clips, features, 
         return r
 
     bad = rewritten(folder / "bad", clips, spoil)
-    with pytest.raises(UserError, match="nothing usable.*train.*1 x channels swapped, 1 x silent channel, 1 x lengths differ"):
+    with pytest.raises(UserError, match="nothing usable.*train.*1 x channels swapped, 1 x silent "
+                                        "channel, 1 x lengths differ"):
         extract.extract(bad.dir, folder / "none", features="tavid", **OPTIONS)
     assert not (folder / "none").exists() and not (folder / ".none.partial").exists()
 
@@ -203,15 +224,20 @@ def test_bad_channels_are_quarantined_and_nothing_else_is_lost(clips, features, 
         return spoil(i, r) if i == 0 else r
 
     some = rewritten(folder / "some", clips, mixed)
-    with pytest.raises(UserError, match="too many unusable examples.*at most 20%.*channels swapped.*max_bad"):
-        extract.extract(some.dir, folder / "strict", features="tavid", max_bad=0.2, video=0.0, **OPTIONS)
+    with pytest.raises(UserError, match="too many unusable examples.*at most 20%.*channels "
+                                        "swapped.*max_bad"):
+        extract.extract(some.dir, folder / "strict", features="tavid", max_bad=0.2, video=0.0,
+                        **OPTIONS)
     with pytest.MonkeyPatch.context() as patch:  # what was made is not made again
         patch.setattr(tavid, "_examples", lambda *args: 1 / 0)
-        kept = extract.extract(some.dir, folder / "strict", features="tavid", max_bad=0.7, video=0.0, **OPTIONS)
+        kept = extract.extract(some.dir, folder / "strict", features="tavid", max_bad=0.7,
+                               video=0.0, **OPTIONS)
     assert list(kept.source("train").ids) == ["dialogue-train-00002/0"]
-    told = [json.loads(line) for line in (folder / "strict.quarantine.jsonl").read_text().splitlines()]
+    told = [json.loads(line)
+            for line in (folder / "strict.quarantine.jsonl").read_text().splitlines()]
     assert [(t["split"], t["id"], t["reason"]) for t in told[:2]] == [
-        ("train", "dialogue-train-00000/0", "channels swapped"), ("train", "dialogue-train-00001/0", "one channel twice")]
+        ("train", "dialogue-train-00000/0", "channels swapped"),
+        ("train", "dialogue-train-00001/0", "one channel twice")]
     assert "ben" in told[0]["detail"] or "ada" in told[0]["detail"] or "cleo" in told[0]["detail"]
     assert "left out" in capsys.readouterr().err
 
@@ -221,7 +247,8 @@ def test_whatever_a_dialogue_does_is_its_own_matter(clips, monkeypatch):
     clip = source.clip("train", 0)
     with pytest.raises(store.Unusable, match="cannot be extracted.*JSONDecodeError"):
         source.record(clip | {"events": "[["})
-    monkeypatch.setattr(tavid, "_of_recording", lambda record, *a: {} if record.clip["id"] != clip["id"] else 1 / 0)
+    monkeypatch.setattr(tavid, "_of_recording", lambda record,
+                        *a: {} if record.clip["id"] != clip["id"] else 1 / 0)
     monkeypatch.setattr(tavid, "_of_piece", lambda *a: {})
 
     class Units:
@@ -231,8 +258,11 @@ def test_whatever_a_dialogue_does_is_its_own_matter(clips, monkeypatch):
             return [np.zeros(len(a) // 320, np.int32) for a in channels]
 
     encoders = types.SimpleNamespace(units=Units())
-    first, second = tavid._examples(source, "train", source.indices("train")[:2], encoders, 0.0, 60.0)
-    assert isinstance(first, store.Unusable) and first.id == clip["id"] and "ZeroDivisionError" in str(first)
+    first, second = tavid._examples(source, "train", source.indices("train")[:2], encoders, 0.0,
+                                    60.0)
+    assert isinstance(first,
+                      store.Unusable) and first.id == clip["id"] and "ZeroDivisionError" in str(
+                          first)
     assert second == {"id": clips.source("train").ids[source.indices("train")[1]]}
     monkeypatch.setattr(tavid, "_of_recording", lambda *a: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
@@ -245,10 +275,13 @@ def test_portraits_without_one_face_are_quarantined(clips, folder, monkeypatch):
         pictures = np.full((len(r["face"]), 48, 48, 3), shade)
         pictures[:, :, :, 0] = np.arange(len(pictures))[:, None, None] % 256  # a picture's number
         face = np.full((200, 200, 3), 250 if i == 2 else 90 + 9 * i, np.uint8)
-        return r | {"pictures": pictures, "partner_pictures": pictures, "portrait": face, "partner_portrait": face}
+        return r | {"pictures": pictures, "partner_pictures": pictures, "portrait": face,
+                    "partner_portrait": face}
 
-    columns = {f"{p}pictures": Feature((None, 48, 48, 3), "uint8", "video", "", 30.0) for p in ("", "partner_")}
-    columns |= {f"{p}portrait": Feature((200, 200, 3), "uint8", "picture") for p in ("", "partner_")}
+    columns = {f"{p}pictures": Feature((None, 48, 48, 3), "uint8", "video", "", 30.0)
+               for p in ("", "partner_")}
+    columns |= {f"{p}portrait": Feature((200, 200, 3), "uint8", "picture")
+                for p in ("", "partner_")}
     filmed = rewritten(folder / "filmed", clips, record, columns)
     with pytest.raises(UserError, match="no portrait is usable"):  # nobody is seen in grey
         extract.extract(filmed.dir, folder / "grey", features="tavid", **OPTIONS)
@@ -259,25 +292,32 @@ def test_portraits_without_one_face_are_quarantined(clips, folder, monkeypatch):
 
     monkeypatch.setattr(portraits, "find", find)
     made = extract.extract(filmed.dir, folder / "seen", features="tavid", **OPTIONS)
-    told = [json.loads(line) for line in (folder / "seen.quarantine.jsonl").read_text().splitlines()]
+    told = [json.loads(line)
+            for line in (folder / "seen.quarantine.jsonl").read_text().splitlines()]
     assert [(t["id"], t["reason"]) for t in told if t["split"] == "train"] == [
         ("dialogue-train-00001/0", "a portrait with several faces")]
-    assert made.splits["train"] == 2 and made.recipes["portraits"] == {"kind": "recorded", "size": SIZE, "rate": 25}
+    assert made.splits["train"] == 2 and made.recipes["portraits"] == {"kind": "recorded",
+                                                                       "size": SIZE, "rate": 25}
     look = painter.Painter(filmed, SIZE)
     numbers = look.pictures(next(iter(filmed.source("train"))), "", np.arange(20) / 25)[:, 0, 0, 0]
     assert (np.abs(numbers - np.arange(20) * 30 / 25) <= 0.5).all()  # the nearest in time
 
 
 def test_pictures_show_what_motion_says(clips, folder):
-    made = extract.extract(clips.dir, folder / "pictures", features="pictures", size=SIZE, rate=2.0, progress=False)
+    made = extract.extract(clips.dir, folder / "pictures", features="pictures", size=SIZE, rate=2.0,
+                           progress=False)
     assert made.splits["train"] == 6 and made.features["pictures"].rate == 2.0
     row, clip = made.source("valid")[1], clips.source("valid")[1]
     for k in (0, 3, 9):
-        np.testing.assert_allclose(row["motion"][k, :16], resample.interpolate(clip["face"], np.array([k * 15.0]))[0], atol=1e-5)
+        np.testing.assert_allclose(row["motion"][k, :16],
+                                   resample.interpolate(clip["face"], np.array([k * 15.0]))[0],
+                                   atol=1e-5)
     articulators = face_code.decode(row["motion"][:, :16], made.codec("face"))
     stats = made.codec("pose")
-    drawn = render.render(articulators, row["motion"][:, 16:] * stats["std"] + stats["mean"], row["identity"], SIZE, 1.2)
-    assert np.abs(drawn.astype(int) - row["pictures"]).max() <= 30  # codes are z-scored and back: a rounding on an edge
+    drawn = render.render(articulators, row["motion"][:, 16:] * stats["std"] + stats["mean"],
+                          row["identity"], SIZE, 1.2)
+    # codes are z-scored and back: a rounding on an edge
+    assert np.abs(drawn.astype(int) - row["pictures"]).max() <= 30
     assert not decode.Decoder.from_dataset(made).has_audio(row)
     with pytest.raises(UserError, match="no such rate"):
         extract.extract(clips.dir, folder / "p2", features="pictures", rate=0.0)
@@ -290,13 +330,15 @@ def test_decoder_gives_every_party_its_own(clips, features, monkeypatch):
     assert len(parties) == 2 and decoder.fps == 25 and decoder.sample_rate == 22050
     np.testing.assert_array_equal(parties[1]["mel"], row["mel"][:, 1])
     np.testing.assert_array_equal(parties[1]["latents"], row["latents"][:, 1])
-    assert parties[0]["units"].shape == row["units"].shape[:1] and parties[0]["voices"].shape == (256,)
+    assert parties[0]["units"].shape == row["units"].shape[:1] and parties[0]["voices"].shape == (
+        256,)
     assert decoder.parties(parties[0])[0].keys() == parties[0].keys()
     wave = decoder.waveform(parties[0])
     assert abs(len(wave) / 22050 - len(row["units"]) / 50) < 0.02
     with pytest.raises(UserError, match="nothing here reads faces.*--reader"):
         decoder.motion_codes(parties[0])
-    monkeypatch.setattr(type(decoder._way), "_pictures", property(lambda way: cv2))  # no VAE is needed for what follows
+    # no VAE is needed for what follows
+    monkeypatch.setattr(type(decoder._way), "_pictures", property(lambda way: cv2))
     truth = decoder.parties({"motion": row["motion"]})[1]
     assert decoder.has_motion(truth) and not decoder.has_audio(truth) and decoder.has_face
     clip = clips.source("valid")[0]
@@ -328,22 +370,30 @@ def test_clips_of_one_party_are_no_dialogues(clips, folder):
 def test_the_command_line_knows_every_family(clips, folder):
     assert extract.FEATURES == ("avflow", "decoded", "pictures", "talker", "tavid")
     known = extract.options("tavid")
-    assert known["num_units"][:2] == (int, 100) and known["vae"][2].startswith("workdir") and "progress" not in known
-    assert all(text for family in extract.FEATURES for _, _, text in extract.options(family).values())
-    command = [sys.executable, "-m", "launch.extract", f"--clips={clips.dir}", f"--out={folder / 'cli'}", "--features=pictures"]
+    assert known["num_units"][:2] == (int,
+                                      100) and known["vae"][2].startswith(
+                                          "workdir") and "progress" not in known
+    assert all(text for family in extract.FEATURES for _, _,
+               text in extract.options(family).values())
+    command = [sys.executable, "-m", "launch.extract", f"--clips={clips.dir}",
+               f"--out={folder / 'cli'}", "--features=pictures"]
     root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run([*command, "--num_units=3"], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--num_units means nothing here" in done.stderr
+    done = subprocess.run([*command, "--num_units=3"], cwd=root, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 2 and done.stderr.count(
+        "\n") == 1 and "--num_units means nothing here" in done.stderr
 
 
 def test_extraction_of_every_family_goes_on_after_kills(clips, folder):
     """Real SIGKILLs; see kill_points.py."""
     families = {"avflow": (clips.dir, {}), "pictures": (clips.dir, {"size": SIZE, "rate": 1.0}),
-                "talker": (folder / "clips", {}), "tavid": (clips.dir, {"num_units": UNITS, "size": SIZE})}
+                "talker": (folder / "clips", {}),
+                "tavid": (clips.dir, {"num_units": UNITS, "size": SIZE})}
     (folder / "killed").mkdir()
     program = pathlib.Path(__file__).with_name("kill_points.py")
     what = json.dumps({name: (str(path), options) for name, (path, options) in families.items()})
-    done = subprocess.run([sys.executable, program, folder / "killed", what], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, program, folder / "killed", what], capture_output=True,
+                          text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("moments") == len(families)
 
@@ -355,7 +405,10 @@ def test_a_dialogue_that_cannot_be_cut_is_told_of():
     assert len(found) == 1 and isinstance(found[0], store.Unusable) and "no" in str(found[0])
     last = turns[5]
     gap = script.Turn(1, "words", False, (), last.start + 1, last.end + 1)
-    record = conversations.Recording({}, ("a", "b"), (), script.Script((*turns[:2], gap), ("a", "b")), 22 * 25)
+    record = conversations.Recording({}, ("a", "b"), (),
+                                     script.Script((*turns[:2], gap), ("a", "b")), 22 * 25)
     first, second = conversations.pieces(record, 12.0)
-    assert (first.start, second.end) == (0, 550) and first.end == second.start == round((6.5 + 16) / 2 * 25)
+    assert (first.start, second.end) == (0,
+                                         550) and first.end == second.start == round((6.5 + 16) / 2
+                                                                                     * 25)
     assert second.script.turns[0].start == pytest.approx(16 - second.start / 25)

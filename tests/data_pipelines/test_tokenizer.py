@@ -1,4 +1,5 @@
-"""Prompts: Qwen3's chat template id by id, and a stand-in that can say anything and is always the same."""
+"""Prompts: Qwen3's chat template id by id, and a stand-in that can say anything and is always the
+same."""
 
 import json
 import subprocess
@@ -16,20 +17,26 @@ TEXTS = ["the cat sat on the mat", "the dog ran to the cat", "a mat, the mat!"] 
 BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 # Qwen3's: words, single digits, punctuation with the line breaks behind it, line breaks.
-SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+         r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
 def tiny_qwen(special=SPECIAL) -> dict:
     vocabulary = {b: i for i, b in enumerate(BYTES)} | {"he": 256, "hey": 257}
-    added = [{"id": 258 + i, "content": t, "special": "think" not in t, "single_word": False, "lstrip": False,
-              "rstrip": False, "normalized": False} for i, t in enumerate(special)]
-    pieces = [{"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False},
-              {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": {"type": "NFC"},
+    added = [{"id": 258 + i, "content": t, "special": "think" not in t, "single_word": False,
+              "lstrip": False, "rstrip": False, "normalized": False} for i, t in enumerate(special)]
+    pieces = [{"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated",
+               "invert": False},
+              {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
+               "use_regex": False}]
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+            "normalizer": {"type": "NFC"},
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": pieces}, "post_processor": None,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
-                      "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "vocab": vocabulary,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
+                        "use_regex": False},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None,
+                      "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
+                      "byte_fallback": False, "vocab": vocabulary,
                       "merges": ["h e", "he y"]}}
 
 
@@ -47,20 +54,25 @@ def ids_of(text):
 
 def test_chat_template_id_by_id(qwen):
     start, end, think, end_think = 259, 260, 261, 262
-    expected = [start, *ids_of("user\n"), 257, *ids_of(" you"), end, *ids_of("\n"), start, *ids_of("assistant\n"), think,
+    expected = [start, *ids_of("user\n"), 257, *ids_of(" you"), end, *ids_of("\n"), start,
+                *ids_of("assistant\n"), think,
                 *ids_of("\n\n"), end_think, *ids_of("\n\n")]
     prompt = Tokenizer.from_file(qwen).prompt("  hey you\n")
     assert prompt.dtype == np.int32 and prompt.tolist() == expected
     whole = "<|im_start|>user\nhey you<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    assert tokenizers.Tokenizer.from_file(str(qwen)).encode(whole).ids == expected  # as one rendered string
-    assert Tokenizer.from_file(qwen.parent).recipe == Tokenizer.from_file(qwen).recipe  # the folder will do
-    assert Tokenizer.from_file(qwen).recipe["kind"] == "qwen3-chat" and Tokenizer.from_file(qwen).vocabulary == 263
+    # as one rendered string
+    assert tokenizers.Tokenizer.from_file(str(qwen)).encode(whole).ids == expected
+    # the folder will do
+    assert Tokenizer.from_file(qwen.parent).recipe == Tokenizer.from_file(qwen).recipe
+    assert Tokenizer.from_file(qwen).recipe["kind"] == "qwen3-chat" and Tokenizer.from_file(
+        qwen).vocabulary == 263
 
 
 def test_a_user_cannot_type_control_tokens(qwen):
     for tokenizer in (Tokenizer.from_file(qwen), Tokenizer.fit(TEXTS)):
         plain, sly = tokenizer.prompt("a"), tokenizer.prompt("a" + "".join(SPECIAL))
-        assert tokenizer.decode(tokenizer.encode("".join(SPECIAL))) == "".join(SPECIAL)  # said letter by letter
+        # said letter by letter
+        assert tokenizer.decode(tokenizer.encode("".join(SPECIAL))) == "".join(SPECIAL)
         for token in SPECIAL[1:] if tokenizer.kind == "qwen3-chat" else SPECIAL[1:3]:
             control = tokenizer._tokenizer.token_to_id(token)
             assert (sly == control).sum() == (plain == control).sum() > 0
@@ -78,7 +90,8 @@ def test_stand_in_says_any_bytes():
 def test_stand_in_is_the_same_in_every_process():
     code = "import sys; from data_pipelines.features.talker.tokenizer import Tokenizer; " \
            f"print(Tokenizer.fit({TEXTS!r}, 280).recipe['tokenizer'])"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=".").stdout.strip()
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           cwd=".").stdout.strip()
     assert other == Tokenizer.fit(TEXTS, 280).recipe["tokenizer"]
     assert other != Tokenizer.fit([*TEXTS, "zebra zebra zebra zebra"], 280).recipe["tokenizer"]
 

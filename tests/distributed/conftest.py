@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "training")]  # hosts, toy
+# hosts, toy
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "training")]
 
 from data_pipelines.store import dataset as store  # noqa: E402
 from data_pipelines.store.schema import Feature  # noqa: E402
@@ -23,6 +24,7 @@ def data(tmp_path_factory) -> str:
             yield {"id": f"{split}{i}", "x": x, "y": np.tanh(x[:, ::-1]).copy()}
 
     out = tmp_path_factory.mktemp("toy") / "data"
-    store.write_dataset(out, name="toy", description="noise", features=features, recipes={}, progress=False,
+    store.write_dataset(out, name="toy", description="noise", features=features, recipes={},
+                        progress=False,
                         splits={"train": examples("t", 24), "valid": examples("v", 16)})
     return str(out)

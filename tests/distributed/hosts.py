@@ -1,4 +1,5 @@
-"""Real processes that stand for hosts, started several at a time as one job (see job.py), and what they leave behind."""
+"""Real processes that stand for hosts, started several at a time as one job (see job.py), and what
+they leave behind."""
 
 import atexit
 import functools
@@ -18,7 +19,8 @@ from tests.workdirs import records
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PATIENCE = float(os.environ.get("AVJAX_TEST_SECONDS", 500))  # for a job to get somewhere: ends a hang, no more
+# for a job to get somewhere: ends a hang, no more
+PATIENCE = float(os.environ.get("AVJAX_TEST_SECONDS", 500))
 FAST = "--xla_backend_optimization_level=0"  # to compile: every process does so
 ENV = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONUNBUFFERED": "1",
        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FAST}".strip()}
@@ -34,14 +36,16 @@ class Zygote:
     """Starts processes by forking, see zygote.py: a second of imports less for each."""
 
     def __init__(self):
-        self.process = subprocess.Popen([sys.executable, str(HERE / "zygote.py")], cwd=ROOT, env=os.environ | ENV, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([sys.executable, str(HERE / "zygote.py")], cwd=ROOT,
+                                        env=os.environ | ENV, text=True, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE)
         self.lock = threading.Lock()
         atexit.register(self.process.kill)
 
     def start(self, arguments: list[str], log: Path, env: dict[str, str]) -> int:
         with self.lock:
-            self.process.stdin.write(json.dumps({"arguments": arguments, "log": str(log), "env": env}) + "\n")
+            self.process.stdin.write(json.dumps({"arguments": arguments, "log": str(log),
+                                                 "env": env}) + "\n")
             self.process.stdin.flush()
             return int(self.process.stdout.readline())
 
@@ -73,7 +77,8 @@ class Forked:
 
 
 class Job:
-    """`count` processes of one job; `arguments` of job.py are the same for all, `each` adds to one's. Use as a context manager.
+    """`count` processes of one job; `arguments` of job.py are the same for all, `each` adds to
+    one's. Use as a context manager.
 
     fresh: real starts of Python, each with its own order of sets, instead of forks.
     """
@@ -82,13 +87,15 @@ class Job:
         port, self.folder = free_port(), Path(tempfile.mkdtemp(dir=logs()))
         self.processes = []
         for host in range(count):
-            env = {} if count == 1 else {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count),
+            env = {} if count == 1 else {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                                         "JAX_NUM_PROCESSES": str(count),
                                          "JAX_PROCESS_ID": str(host)}
             own = [str(a) for a in (*arguments, *(each[host] if each else ()))]
             log = self.folder / f"{host}.log"
             if fresh:
                 with log.open("w") as file:
-                    self.processes.append(subprocess.Popen([sys.executable, str(HERE / "job.py"), *own], cwd=ROOT, stdout=file,
+                    self.processes.append(subprocess.Popen([sys.executable, str(HERE / "job.py"),
+                                                            *own], cwd=ROOT, stdout=file,
                                                            stderr=file, env=os.environ | ENV | env))
             else:
                 self.processes.append(Forked(own, log, env))
@@ -98,7 +105,8 @@ class Job:
         return file.read_text() if file.exists() else ""
 
     def logs(self) -> str:
-        return "\n".join(f"--- host {h} ({p.poll()})\n{self.log(h)[-3000:]}" for h, p in enumerate(self.processes))
+        return "\n".join(f"--- host {h} ({p.poll()})\n{self.log(h)[-3000:]}" for h,
+                         p in enumerate(self.processes))
 
     def until(self, condition, seconds: float = PATIENCE) -> None:
         """Waits for `condition()`; fails when a process ends before, or time runs out."""

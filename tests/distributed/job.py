@@ -1,4 +1,5 @@
-"""One process of a job of the tests: a toy System on real ArrayRecord data, through the real launcher's body.
+"""One process of a job of the tests: a toy System on real ArrayRecord data, through the real
+launcher's body.
 
 python job.py WORKDIR DATA [key=value of the config ...] [@hook=value ...]
 
@@ -42,11 +43,13 @@ class Generate:
 
     def __init__(self, system, dataset):
         self.made = lambda params: generator.generate_split(
-            generator.Generator(system, batch_size=3, seed=1, everywhere=distributed.process_count() > 1), params, dataset,
+            generator.Generator(system, batch_size=3, seed=1,
+                                everywhere=distributed.process_count() > 1), params, dataset,
             "valid", range(5), "draw")
 
     def run(self, params, step):
-        return {"size": float(np.mean([np.mean(streams["y"] ** 2) for _, streams in self.made(params)]))}
+        return {"size":
+                float(np.mean([np.mean(streams["y"] ** 2) for _, streams in self.made(params)]))}
 
 
 class System(toy.ToySystem):
@@ -69,7 +72,8 @@ class System(toy.ToySystem):
 
     def loss(self, params, batch, key):
         until = time.monotonic() + self.compiling
-        while time.monotonic() < until:  # one call takes a second, during which no Python signal handler can run
+        # one call takes a second, during which no Python signal handler can run
+        while time.monotonic() < until:
             hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)
         return super().loss(params, batch, key)
 
@@ -99,7 +103,8 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
             if at(name) in ((number, str(distributed.process_index())), (number, "*")):
                 tell(f"hook {name}")
                 if name == "full":
-                    while not any(folder.name.isdigit() for folder in (workdir / "checkpoints").iterdir()):
+                    while not any(folder.name.isdigit()
+                                  for folder in (workdir / "checkpoints").iterdir()):
                         time.sleep(0.01)
                     resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, resource.RLIM_INFINITY))
                     continue
@@ -117,7 +122,8 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
 
         def run(self, params, step):
             ask = self.should_stop
-            self.should_stop = lambda: (tell("evaluating"), time.sleep(float(hooks["evaluation"])), ask())[2]
+            self.should_stop = lambda: (tell("evaluating"), time.sleep(float(hooks["evaluation"])),
+                                        ask())[2]
             return never(self, params, step)
 
         evaluators.HeldOutLoss.run = run
@@ -142,16 +148,20 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
         training.loop.Journal.close = closing
     if "absent" in hooks:
         barrier, (name, _, host) = distributed.barrier, hooks["absent"].partition(":")
-        distributed.barrier = lambda n, s=None: time.sleep(3600) if (n, str(distributed.process_index())) == (name, host) \
+        distributed.barrier = lambda n, s=None: time.sleep(3600) if (n,
+                                                                     str(distributed.process_index(
+                                                                         ))) == (name, host) \
             else barrier(n, s)
 
 
 def main(argv) -> None:
     workdir, data, *given = argv
     pairs = dict(pair.split("=", 1) for pair in given)
-    install({name[1:]: value for name, value in pairs.items() if name.startswith("@")}, Path(workdir))
+    install({name[1:]: value for name, value in pairs.items() if name.startswith("@")},
+            Path(workdir))
     overrides = {name: literal(value) for name, value in pairs.items() if not name.startswith("@")}
-    config = toy.config(**{"data.dir": data, "train.loss_examples": 16, "train.best_metric": "loss"} | overrides)
+    config = toy.config(**{"data.dir": data, "train.loss_examples": 16,
+                           "train.best_metric": "loss"} | overrides)
     config.system.name = "toy"
     config.lock()
     with hosts.session(config.train.heartbeat_timeout):

@@ -1,4 +1,5 @@
-"""How one process of several ends, without the others: a store of keys and a coordinator's failures, faked."""
+"""How one process of several ends, without the others: a store of keys and a coordinator's
+failures, faked."""
 
 import os
 import signal
@@ -15,7 +16,8 @@ from jax.errors import JaxRuntimeError
 from avjax.hosts import cluster, distributed, peers, preemption, watchdog
 from launch import hosts, workers
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of `ended`
+# of `ended`
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 class Store(dict):
@@ -89,10 +91,12 @@ def test_names_that_do_not_come_in_time_are_to_be_tried_again(monkeypatch, capsy
     def unknown(**kwargs):
         raise RuntimeError("Failed to recognize coordinator address slice-0")
 
-    for name, answer in (("is_env_present", lambda: True), ("get_process_count", lambda: 2), ("get_process_id", lambda: 1),
+    for name, answer in (("is_env_present", lambda: True), ("get_process_count", lambda: 2),
+                         ("get_process_id", lambda: 1),
                          ("get_coordinator_address", unknown)):
         monkeypatch.setattr(clusters.GkeTpuCluster, name, answer)
-    with pytest.raises(distributed.Restart, match="TPU slice did not say within 5 s.*coordinator address"):
+    with pytest.raises(distributed.Restart, match="TPU slice did not say within 5 s.*coordinator "
+                                                  "address"):
         cluster.find(seconds=5)
     with pytest.raises(SystemExit) as end:
         workers.part_of("out", None)
@@ -100,7 +104,8 @@ def test_names_that_do_not_come_in_time_are_to_be_tried_again(monkeypatch, capsy
 
 
 def test_signals_after_the_save_change_nothing(ended):
-    """Host 0 seals and sends what it recorded, the others wait for it; some launchers send SIGTERM again and again."""
+    """Host 0 seals and sends what it recorded, the others wait for it; some launchers send SIGTERM
+    again and again."""
     with preemption.signals():
         with pytest.raises(preemption.Preempted), preemption.saving():
             raise preemption.Preempted(3)

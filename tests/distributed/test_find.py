@@ -13,11 +13,13 @@ from avjax.hosts import cluster, distributed, rollcall
 from data_pipelines.store.merge import Part
 from launch import workers
 
-NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "SLURM_JOB_ID", "SLURM_PROCID",
-         "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NUM_TASKS",
+NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JOB_COMPLETION_INDEX",
+         "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_LOCALID",
+         "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NUM_TASKS",
          "OMPI_MCA_orte_hnp_uri", *sum(cluster.LAUNCHERS, ()),
          "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "TPU_PROCESS_ADDRESSES",
-         "MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID", "KUBERNETES_SERVICE_HOST")
+         "MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID",
+         "KUBERNETES_SERVICE_HOST")
 JAX = {"JAX_COORDINATOR_ADDRESS": "a:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8",
          "SLURM_STEP_NODELIST": "node[03-06]", "SLURM_STEP_TASKS_PER_NODE": "2(x4)"}
@@ -40,7 +42,8 @@ def found(monkeypatch):
 
 def test_nothing_is_a_job_of_one(found):
     assert found() is None and distributed.find() == (0, 1)
-    assert not distributed.initialize("a:1", 1, 0) and distributed.is_main() and distributed.process_count() == 1
+    assert not distributed.initialize("a:1", 1,
+                                      0) and distributed.is_main() and distributed.process_count() == 1
     assert not distributed.initialize("", 1)
 
 
@@ -51,16 +54,20 @@ def test_flags_go_before_the_environment(found):
 
 
 def test_kubernetes_gives_the_rank_of_an_indexed_job(found):
-    assert found(JAX | {"JAX_PROCESS_ID": "", "JOB_COMPLETION_INDEX": "2"}) == ("a:1234", 4, 2, None)
+    assert found(JAX | {"JAX_PROCESS_ID": "",
+                        "JOB_COMPLETION_INDEX": "2"}) == ("a:1234", 4, 2, None)
 
 
 def test_slurm(found):
-    assert found(SLURM) == ("node03:61441", 8, 5, (1,))  # JAX's port for this job; one device a task
-    assert found(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"})[3] is None  # a task a node: all its devices
+    # JAX's port for this job; one device a task
+    assert found(SLURM) == ("node03:61441", 8, 5, (1,))
+    # a task a node: all its devices
+    assert found(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"})[3] is None
 
 
 @pytest.mark.parametrize("env", [
-    {name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")},  # an sbatch script without srun
+    # an sbatch script without srun
+    {name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")},
     SLURM | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}])  # salloc's interactive step
 def test_one_process_in_an_allocation_of_several_tasks_says_so(found, env, capsys):
     assert found(env) is None
@@ -68,12 +75,14 @@ def test_one_process_in_an_allocation_of_several_tasks_says_so(found, env, capsy
     assert found(env, processes=1) is None and "allocation" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("count, rank", [*cluster.LAUNCHERS, ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")])
+@pytest.mark.parametrize("count, rank",
+                         [*cluster.LAUNCHERS, ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")])
 def test_processes_of_other_launchers_do_not_each_do_everything(found, count, rank):
     """Open MPI 5, MPICH, torchrun, a TPU slice's pod that sees no TPU: JAX detects nothing."""
     value = "a,b,c" if count.startswith("TPU") else "3"
     assert found({count: value, rank: "2"}) == (None, 3, 2, None) and distributed.find() == (2, 3)
-    with pytest.raises(UserError, match=f"they meet; where: {count}={value}; found: process 2 of 3; .*--coordinator"):
+    with pytest.raises(UserError, match=f"they meet; where: {count}={value}; found: process 2 of "
+                                        "3; .*--coordinator"):
         distributed.initialize()
     if not count.startswith("TPU"):  # whose names JAX reads where there is a TPU
         assert found(coordinator="a:1") == ("a:1", 3, 2, None)
@@ -83,8 +92,10 @@ def test_processes_of_other_launchers_do_not_each_do_everything(found, count, ra
 
 def test_mpirun_on_slurms_nodes_is_mpiruns(found):
     """On all nodes but the first, its processes are children of a SLURM task a node."""
-    assert found(SLURM | {"OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_RANK": "9"}) == (None, 16, 9, None)
-    assert found(SLURM | {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5"})[0] == "node03:61441"
+    assert found(SLURM | {"OMPI_COMM_WORLD_SIZE": "16",
+                          "OMPI_COMM_WORLD_RANK": "9"}) == (None, 16, 9, None)
+    assert found(SLURM | {"OMPI_COMM_WORLD_SIZE": "8",
+                          "OMPI_COMM_WORLD_RANK": "5"})[0] == "node03:61441"
 
 
 class Refused(Exception):
@@ -100,11 +111,13 @@ def kubernetes(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
-    api = types.SimpleNamespace(list_namespaced_pod=fail, read_namespaced_job=fail, list_namespaced_service=fail)
+    api = types.SimpleNamespace(list_namespaced_pod=fail, read_namespaced_job=fail,
+                                list_namespaced_service=fail)
     client = types.SimpleNamespace(CoreV1Api=lambda: api, BatchV1Api=lambda: api,
                                    exceptions=types.SimpleNamespace(ApiException=Refused))
     load = (lambda: None) if isinstance(error, Refused) else fail
-    module = types.SimpleNamespace(client=client, config=types.SimpleNamespace(load_incluster_config=load))
+    module = types.SimpleNamespace(client=client,
+                                   config=types.SimpleNamespace(load_incluster_config=load))
     monkeypatch.setitem(sys.modules, "kubernetes", module)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("HOSTNAME", "localhost")
@@ -113,11 +126,13 @@ def kubernetes(monkeypatch, error):
     monkeypatch.setattr(clusters.K8sCluster, "_namespace", lambda: "default")
 
 
-@pytest.mark.parametrize("error", [Refused(403), Refused(401), RuntimeError("no token file")], ids=str)
+@pytest.mark.parametrize("error", [Refused(403), Refused(401), RuntimeError("no token file")],
+                         ids=str)
 def test_a_pod_of_one_process_needs_no_account(found, monkeypatch, capsys, error):
     kubernetes(monkeypatch, error)
     assert found() is None and found(processes=1) is None and not capsys.readouterr().err
-    assert found({"JOB_COMPLETION_INDEX": "0"}) is None  # others, if there are any, end with an error:
+    # others, if there are any, end with an error:
+    assert found({"JOB_COMPLETION_INDEX": "0"}) is None
     assert "Kubernetes does not say whether there are others" in capsys.readouterr().err
     with pytest.raises(UserError, match="Kubernetes does not say where.*hint: --processes=1"):
         found({"JOB_COMPLETION_INDEX": "1"})
@@ -171,7 +186,8 @@ def test_the_wait_for_the_others_ends_in_one_line(monkeypatch, capsys):
 
 
 def test_a_part_whose_others_never_come_is_not_done(found, monkeypatch, tmp_path, capsys):
-    """One process that SLURM takes for one of eight makes an eighth: exit code 75, and who was expected by what."""
+    """One process that SLURM takes for one of eight makes an eighth: exit code 75, and who was
+    expected by what."""
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(workers.SPREAD, raising=False)
@@ -188,8 +204,9 @@ def test_a_part_whose_others_never_come_is_not_done(found, monkeypatch, tmp_path
     workers.end(part, None)
 
 
-@pytest.mark.parametrize("slices, expected", [({}, (2, 1)), ({"MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1:80",
-                                              "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}, (4, 3))])
+@pytest.mark.parametrize("slices, expected",
+                         [({}, (2, 1)), ({"MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1:80",
+                          "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}, (4, 3))])
 def test_tpu_slices_on_gke(found, monkeypatch, slices, expected):
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
@@ -200,7 +217,8 @@ def test_tpu_slices_on_gke(found, monkeypatch, slices, expected):
 
 
 def test_half_a_description_is_refused(found):
-    with pytest.raises(UserError, match="--processes or JAX_NUM_PROCESSES and --process_id or JAX_PROCESS_ID"):
+    with pytest.raises(UserError, match="--processes or JAX_NUM_PROCESSES and --process_id or "
+                                        "JAX_PROCESS_ID"):
         found(coordinator="a:1")
     with pytest.raises(UserError, match="expected: 0 to 3, by JAX_NUM_PROCESSES=4; found: 4"):
         found(JAX, process_id=4)

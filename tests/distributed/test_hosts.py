@@ -1,4 +1,5 @@
-"""Several real processes as one job: the same numbers as one process, resume on any number of them, and how they end."""
+"""Several real processes as one job: the same numbers as one process, resume on any number of them,
+and how they end."""
 
 import json
 import shutil
@@ -28,25 +29,31 @@ def whole(tmp_path_factory, data):
 
 
 def test_two_hosts_train_as_one_and_four_or_one_go_on(tmp_path, data, whole):
-    settings = ("train.steps=12", "mesh.fsdp=2", "train.checkpoint_every=6", "train.keep_last=3", "@generate=1")
+    settings = ("train.steps=12", "mesh.fsdp=2", "train.checkpoint_every=6", "train.keep_last=3",
+                "@generate=1")
     with job(2, tmp_path / "two", data, *settings, fresh=True) as two:
         two.ends()
     for name in ("four", "one"):
         shutil.copytree(tmp_path / "two", tmp_path / name)
         shutil.rmtree(tmp_path / name / "checkpoints" / "12")
-    with job(4, tmp_path / "four", data, *settings) as four, job(1, tmp_path / "one", data, *settings, "mesh.fsdp=1") as one:
+    with job(4, tmp_path / "four", data, *settings) as four, job(1, tmp_path / "one", data,
+                                                                 *settings, "mesh.fsdp=1") as one:
         four.ends()
         one.ends()
-    assert "data 1 x fsdp 2" in two.log() and "data 2 x fsdp 2" in four.log() and steps(tmp_path / "two") == [6, 12]
+    assert "data 1 x fsdp 2" in two.log() and "data 2 x fsdp 2" in four.log() and steps(tmp_path
+                                                                                        / "two") == [6, 12]
     assert all("going on from step 6" in resumed.log() for resumed in (four, one))
     for name in ("two", "four", "one"):
         close(losses(whole), losses(tmp_path / name))  # one record a step: host 0 alone writes
         for kind, count in (("valid", 4), ("generated", 2)):
-            a, b = ([{k: v for k, v in r.items() if k != "kind"} for r in records(of, kind)] for of in (whole, tmp_path / name))
+            a, b = ([{k: v for k, v in r.items() if k != "kind"} for r in records(of, kind)]
+                    for of in (whole, tmp_path / name))
             assert len(a) == count and a == [pytest.approx(r, rel=1e-5) for r in b]
     assert all("loss" not in two.log(1) and "MFU" not in log for log in (two.log(1), four.log(3)))
-    beats = [json.loads(p.read_text()) for p in sorted((tmp_path / "four" / "heartbeats").iterdir())]
-    assert [beat["host"] for beat in beats] == [0, 1, 2, 3] and all(beat["rss_mb"] > 0 for beat in beats)
+    beats = [json.loads(p.read_text())
+             for p in sorted((tmp_path / "four" / "heartbeats").iterdir())]
+    assert [beat["host"] for beat in beats] == [0, 1, 2,
+                                                3] and all(beat["rss_mb"] > 0 for beat in beats)
 
 
 def stopped(run, workdir):
@@ -59,7 +66,8 @@ def stopped(run, workdir):
 
 
 def test_sigterm_to_one_host_stops_all_at_the_same_step(tmp_path, data, whole):
-    with job(2, tmp_path, data, "train.steps=12", "train.checkpoint_every=100", "@data=0.15", "@records=1.2") as run:
+    with job(2, tmp_path, data, "train.steps=12", "train.checkpoint_every=100", "@data=0.15",
+             "@records=1.2") as run:
         run.until(lambda: len(losses(tmp_path)) >= 3)
         run.kill(signal.SIGTERM, host=1)
         step = stopped(run, tmp_path)
@@ -69,9 +77,11 @@ def test_sigterm_to_one_host_stops_all_at_the_same_step(tmp_path, data, whole):
     close(losses(whole), losses(tmp_path))
 
 
-@pytest.mark.parametrize("phase, hook", [("evaluating", "@evaluation=0.4"), ("saving", "@save=1"), ("hook hang", "@hang=4:*")])
+@pytest.mark.parametrize("phase, hook", [("evaluating", "@evaluation=0.4"), ("saving", "@save=1"),
+                                         ("hook hang", "@hang=4:*")])
 def test_sigterm_in_evaluation_save_and_data_wait(tmp_path, data, whole, phase, hook):
-    with job(2, tmp_path, data, "train.steps=12", f"train.loss_examples={64 if phase == 'evaluating' else 8}", hook) as run:
+    with job(2, tmp_path, data, "train.steps=12",
+             f"train.loss_examples={64 if phase == 'evaluating' else 8}", hook) as run:
         run.until(run.says(phase, host=1))
         if phase == "hook hang":  # the loader says so, which is ahead of the steps
             run.until(lambda: len(losses(tmp_path)) >= 2)
@@ -99,7 +109,8 @@ def test_sigterm_while_compiling_ends_all_at_once(tmp_path, data):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_host_ends_the_others_in_bounded_time(tmp_path, data, victim):
-    with job(2, tmp_path, data, "train.steps=100000", "train.heartbeat_timeout=8", "@data=0.02") as run:
+    with job(2, tmp_path, data, "train.steps=100000", "train.heartbeat_timeout=8",
+             "@data=0.02") as run:
         run.until(lambda: len(losses(tmp_path)) >= 4)
         began = time.monotonic()
         run.kill(signal.SIGKILL, host=victim)
@@ -112,7 +123,8 @@ def test_hosts_with_other_settings_are_refused(tmp_path, data):
     with job(2, tmp_path / "w", data, each=[[], ["optimizer.learning_rate=0.5"]]) as run:
         run.ends(2, 2)
     for host in (0, 1):
-        for word in ("differ in their config", "optimizer.learning_rate", "0.01, as on host 0", "0.5 on host 1"):
+        for word in ("differ in their config", "optimizer.learning_rate", "0.01, as on host 0",
+                     "0.5 on host 1"):
             assert word in run.log(host), run.log(host)
     assert not (tmp_path / "w").exists()
 
@@ -134,5 +146,6 @@ def test_a_barrier_names_the_host_that_does_not_come(tmp_path, data):
 def test_a_hang_is_ended_by_the_watchdog_with_every_stack(tmp_path, data):
     with job(2, tmp_path, data, "train.watchdog_seconds=6", "@hang=5:1") as run:
         run.ends(75, 75)
-    assert all("watchdog: no step completed for" in run.log(host) and "hread 0x" in run.log(host) for host in (0, 1))
+    assert all("watchdog: no step completed for" in run.log(host) and "hread 0x" in run.log(host)
+               for host in (0, 1))
     assert "in slow" in run.log(1), "the stacks show where the loader hangs"

@@ -1,4 +1,5 @@
-"""Killed at random moments, by SIGTERM or SIGKILL, and started again: bit by bit what was never interrupted would have made."""
+"""Killed at random moments, by SIGTERM or SIGKILL, and started again: bit by bit what was never
+interrupted would have made."""
 
 import os
 import random
@@ -16,12 +17,15 @@ from tests.workdirs import records, state_at, told
 LONG = os.environ.get("AVJAX_LONG") == "1"
 JOBS, KILLS = (25 if LONG else 5), 5  # each job is killed so many times
 STEPS = 30
-SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_every=4", "train.evaluate_every=6", "optimizer.ema_decay=0.9",
-            "optimizer.weight_decay=0.1", "optimizer.clip_norm=0.5", "@data=0.03")
+SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_every=4", "train.evaluate_every=6",
+            "optimizer.ema_decay=0.9", "optimizer.weight_decay=0.1", "optimizer.clip_norm=0.5",
+            "@data=0.03")
 
 
-def attempt(workdir: Path, data: str, how: int = 0, *, after: float = 0.0, step: int = 0) -> tuple[int, float]:
-    """(exit code, seconds) of one start. how: the signal that comes `after` seconds past the start, or past `step`."""
+def attempt(workdir: Path, data: str, how: int = 0, *, after: float = 0.0,
+            step: int = 0) -> tuple[int, float]:
+    """(exit code, seconds) of one start. how: the signal that comes `after` seconds past the start,
+    or past `step`."""
     began = time.monotonic()
     with Job(1, workdir, data, *SETTINGS) as job:
         while how and len(records(workdir)) < step and job.processes[0].poll() is None:
@@ -49,7 +53,8 @@ def test_twenty_random_kills_change_no_bit(tmp_path, data):
             if number % 2:  # anywhere in start-up, mostly
                 code, _ = attempt(workdir, data, how, after=rng.uniform(0.02, 0.8) * seconds)
             else:  # some steps further on
-                code, _ = attempt(workdir, data, how, after=rng.uniform(0, 0.1), step=len(records(workdir)) + rng.randint(1, 9))
+                code, _ = attempt(workdir, data, how, after=rng.uniform(0, 0.1),
+                                  step=len(records(workdir)) + rng.randint(1, 9))
             counted[how] += bool(code)
             reached.append(max(steps(workdir), default=0))
         attempt(workdir, data)
@@ -57,12 +62,15 @@ def test_twenty_random_kills_change_no_bit(tmp_path, data):
 
     with ThreadPoolExecutor(2) as pool:
         reached = list(pool.map(one, range(JOBS)))
-    print(f"{JOBS * KILLS} kills, {counted}; newest checkpoint after each: {reached}; a whole run takes {seconds:.1f} s")
+    print(f"{JOBS * KILLS} kills, {counted}; newest checkpoint after each: {reached}; a whole run "
+          f"takes {seconds:.1f} s")
     assert min(counted.values()) >= JOBS and sum(counted.values()) >= 4 * JOBS, (counted, reached)
     state = state_at(whole, STEPS)
     for seed in range(JOBS):
         workdir = tmp_path / f"job{seed}"
-        assert told(workdir, "train") == told(whole, "train") and told(workdir, "valid") == told(whole, "valid")
+        assert told(workdir, "train") == told(whole,
+                                              "train") and told(workdir,
+                                                                "valid") == told(whole, "valid")
         found = state_at(workdir, STEPS)
         assert found.keys() == state.keys()
         for name, value in state.items():

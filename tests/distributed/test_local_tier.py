@@ -1,4 +1,5 @@
-"""Saves to the hosts' own disks (avjax.checkpoint.tiers) of four hosts in two replicas, one killed, disks lost."""
+"""Saves to the hosts' own disks (avjax.checkpoint.tiers) of four hosts in two replicas, one killed,
+disks lost."""
 
 import shutil
 import signal
@@ -6,8 +7,9 @@ import signal
 import pytest
 from hosts import Job, losses, records, steps
 
-SETTINGS = ("train.steps=16", "mesh.data=2", "mesh.fsdp=2", "train.checkpoint_every=7", "train.local_every=2",
-            "train.heartbeat_timeout=10", "train.barrier_timeout=300", "optimizer.ema_decay=0.9", "train.evaluate_every=0")
+SETTINGS = ("train.steps=16", "mesh.data=2", "mesh.fsdp=2", "train.checkpoint_every=7",
+            "train.local_every=2", "train.heartbeat_timeout=10", "train.barrier_timeout=300",
+            "optimizer.ema_decay=0.9", "train.evaluate_every=0")
 
 
 def notes(workdir):
@@ -19,7 +21,8 @@ def test_killed_host_and_lost_disks(tmp_path, data):
     killed = tmp_path / "killed"
 
     def job(workdir, *more):
-        return Job(4, workdir, data, *SETTINGS, f"train.local_dir={tmp_path / 'ssd' / workdir.name}", *more)
+        return Job(4, workdir, data, *SETTINGS,
+                   f"train.local_dir={tmp_path / 'ssd' / workdir.name}", *more)
 
     with job(killed, "@data=0.1", "train.heartbeat_timeout=6") as run:
         run.until(lambda: len(losses(killed)) >= 11)
@@ -35,8 +38,10 @@ def test_killed_host_and_lost_disks(tmp_path, data):
         shutil.copytree(disks, tmp_path / "ssd" / name / disks.name)
         for host in lost:
             shutil.rmtree(tmp_path / "ssd" / name / disks.name / f"host_{host:04d}")
-    killed.rename(tmp_path / "gone")  # the two have moved; a copy beside the original is another job
-    with job(tmp_path / "one replica each") as recovered, job(tmp_path / "both of a piece") as fallen_back:
+    # the two have moved; a copy beside the original is another job
+    killed.rename(tmp_path / "gone")
+    with job(tmp_path / "one replica each") as recovered, job(tmp_path
+                                                              / "both of a piece") as fallen_back:
         recovered.ends()
         fallen_back.ends()
     said = notes(tmp_path / "one replica each")

@@ -1,7 +1,8 @@
-"""Forks jobs of job.py from a process that has imported everything and touched no device, so that a start costs only its work.
+"""Forks jobs of job.py from a process that has imported everything and touched no device, so that a
+start costs only its work.
 
-One JSON line in, {"arguments": [...], "log": FILE, "env": {...}}; one line out, the process id. When a process ends, its exit
-code is in FILE.code.
+One JSON line in, {"arguments": [...], "log": FILE, "env": {...}}; one line out, the process id.
+When a process ends, its exit code is in FILE.code.
 """
 
 import json

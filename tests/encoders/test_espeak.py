@@ -9,7 +9,8 @@ SENTENCE = "My happy brother, people say, buys nine purple boats!"
 
 def test_speech_does_not_depend_on_what_was_said_before():
     first = espeak.synthesize(SENTENCE)
-    espeak.synthesize("Something else entirely, loud and long.", pitch=(150, 220), formants=92, rate=190)
+    espeak.synthesize("Something else entirely, loud and long.", pitch=(150, 220), formants=92,
+                      rate=190)
     again = espeak.synthesize(SENTENCE)
     assert np.array_equal(first.audio, again.audio) and first.phonemes == again.phonemes
     assert not np.array_equal(first.audio, espeak.synthesize(SENTENCE, formants=92).audio)
@@ -21,7 +22,8 @@ def test_alignment_covers_the_audio_and_finds_the_words():
     assert starts[0] == 0 and abs(ends[-1] - spoken.duration) < 1e-9
     np.testing.assert_allclose(starts[1:], ends[:-1], atol=1e-9)
     assert all(b > a for a, b in zip(starts, ends, strict=True))
-    assert [w for w, _, _ in spoken.words] == "My happy brother people say buys nine purple boats".split()
+    assert [w for w, _,
+            _ in spoken.words] == "My happy brother people say buys nine purple boats".split()
     assert [s for s, _, _ in spoken.phonemes if s in espeak.PHRASES] == [",", ",", "!"]
     assert spoken.audio.dtype == np.int16 and np.abs(spoken.audio).max() > 3000
 
@@ -33,8 +35,11 @@ def test_pitch_and_rate_are_obeyed():
 
 def test_classes():
     assert espeak.classes_of("ˈaɪ") == ("a", "ɪ") and espeak.classes_of("tʃ") == ("tʃ",)
-    assert espeak.classes_of("ɔːɹ") == ("ɔ", "ɹ") and espeak.classes_of("n̩") == ("n",) and espeak.classes_of(".") == ()
-    assert espeak.stress_of("ˈaɪ") == 1 and espeak.stress_of("ˌaɪ") == 0.5 and espeak.stress_of("p") == 0
+    assert espeak.classes_of("ɔːɹ") == ("ɔ",
+                                        "ɹ") and espeak.classes_of("n̩") == (
+                                            "n",) and espeak.classes_of(".") == ()
+    assert espeak.stress_of("ˈaɪ") == 1 and espeak.stress_of("ˌaɪ") == 0.5 and espeak.stress_of(
+        "p") == 0
     with pytest.raises(UserError, match="sound"):
         espeak.classes_of("ǂ")
 
@@ -60,8 +65,9 @@ def test_unspeakable_text_is_refused(bad):
         espeak.synthesize(bad)
 
 
-@pytest.mark.parametrize("odd", ["Dr. Smith paid $3.50 at 10:45!", "well-known o'clock", "Wait... what?!", "naïve café",
-                                 "abc; def: ghi", "A", "\"Quoted,\" she said (twice)."])
+@pytest.mark.parametrize("odd", ["Dr. Smith paid $3.50 at 10:45!", "well-known o'clock",
+                                 "Wait... what?!", "naïve café", "abc; def: ghi", "A",
+                                 "\"Quoted,\" she said (twice)."])
 def test_odd_text_is_spoken(odd):
     spoken = espeak.synthesize(odd)
     assert spoken.duration > 0.6 and spoken.words
@@ -70,5 +76,7 @@ def test_odd_text_is_spoken(odd):
 @pytest.mark.parametrize("mark", ",;:.?!")
 def test_the_pauses_of_the_recipe_are_those_that_are_made(mark):
     pauses = espeak.RECIPE["pauses"]
-    made = [(t1 - t0, symbol) for symbol, t0, t1 in espeak.synthesize(f"One{mark} two.").phonemes if symbol in pauses]
-    assert made[0] == (pytest.approx(pauses.get(mark, pauses[","]), abs=1e-4), mark if mark in pauses else ",")
+    made = [(t1 - t0, symbol) for symbol, t0, t1 in espeak.synthesize(f"One{mark} two.").phonemes
+            if symbol in pauses]
+    assert made[0] == (pytest.approx(pauses.get(mark, pauses[","]), abs=1e-4),
+                       mark if mark in pauses else ",")

@@ -20,7 +20,8 @@ def test_equal_to_the_recording(arrays):
     net = ResNet(3, c["widths"], c["blocks"], norm="batch")
     params = import_resnet(under(arrays, "sd/"), c["blocks"], c["bn_eps"])
     x_NHWC = jnp.asarray(arrays["x"].transpose(0, 2, 3, 1))
-    both = jax.jit(lambda p, x: (net.apply({"params": p}, x, method="stages"), net.apply({"params": p}, x)))
+    both = jax.jit(lambda p, x: (net.apply({"params": p}, x, method="stages"),
+                                 net.apply({"params": p}, x)))
     stages, pooled = both(params, x_NHWC)
     for name, ours in zip(("stem", "layer1", "layer2", "layer3", "layer4"), stages, strict=True):
         assert relative_error(ours.transpose(0, 3, 1, 2), arrays[name]) < 1e-5, name
@@ -30,7 +31,8 @@ def test_equal_to_the_recording(arrays):
 def test_import_refuses_other_networks():
     arrays = some("resnet")
     c = config(arrays)
-    state = under(arrays, "sd/") | {"fc.weight": np.zeros((2, 64)), "bn1.num_batches_tracked": np.int64(3)}
+    state = under(arrays, "sd/") | {"fc.weight": np.zeros((2, 64)),
+                                    "bn1.num_batches_tracked": np.int64(3)}
     wanted = jax.tree.map(jnp.shape, import_resnet(state, c["blocks"]))
     net = ResNet(3, c["widths"], c["blocks"], norm="batch")
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
@@ -42,7 +44,8 @@ def test_import_refuses_other_networks():
 
 
 def pictures(count, size=40):
-    """Smooth random faces of a kind: background, disc and two bars of random colour, size and place."""
+    """Smooth random faces of a kind: background, disc and two bars of random colour, size and
+    place."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] / size
     out = []
@@ -93,7 +96,8 @@ def test_degradations_are_what_they_say():
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 1, (9, 12, 3)).astype(np.float32)
     angle = np.deg2rad(20)
-    turn = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turn = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0],
+                     [0, 0, 1]])
     middle = (np.array(x.shape) - 1) / 2
     other = ndimage.affine_transform(x, turn, middle - turn @ middle, order=1, mode="nearest")
     np.testing.assert_allclose(rotate(x, 20), other, atol=1e-6)
@@ -108,8 +112,10 @@ def test_degradations_are_what_they_say():
 
 def test_area_means():
     x = np.arange(2 * 6 * 9, dtype=np.float32).reshape(2, 6, 9, 1)
-    np.testing.assert_allclose(portrait.shrink(x, 2, 3), x.reshape(2, 2, 3, 3, 3, 1).mean((2, 4)), rtol=1e-6)
-    np.testing.assert_allclose(portrait.shrink(x, 4, 5).mean((1, 2)), x.mean((1, 2)), rtol=1e-5)  # any ratio
+    np.testing.assert_allclose(portrait.shrink(x, 2, 3), x.reshape(2, 2, 3, 3, 3, 1).mean((2, 4)),
+                               rtol=1e-6)
+    # any ratio
+    np.testing.assert_allclose(portrait.shrink(x, 4, 5).mean((1, 2)), x.mean((1, 2)), rtol=1e-5)
 
 
 def test_given_embedding(tmp_path):

@@ -1,4 +1,5 @@
-"""The wav2vec 2.0 family against recordings of the published implementations, and against itself where padded."""
+"""The wav2vec 2.0 family against recordings of the published implementations, and against itself
+where padded."""
 
 import re
 
@@ -15,8 +16,9 @@ from tests.golden_files import config as golden_config
 from tests.golden_files import golden
 
 TOLERANCE = 1e-4
-recordings = pytest.mark.parametrize(("name", "record"), [case for prefix in ("wav2vec2_ctc", "xlsr", "hubert")
-                                                          for case in golden(prefix)])
+recordings = pytest.mark.parametrize(("name", "record"),
+                                     [case for prefix in ("wav2vec2_ctc", "xlsr", "hubert")
+                                      for case in golden(prefix)])
 
 
 def state_of(record):
@@ -30,18 +32,24 @@ def model_of(record):
 
 
 def run(model, params, x_BN, lengths_B=None, with_layers=True):
-    return jax.jit(lambda p, x, n: model.apply({"params": p}, x, n, with_layers=with_layers))(params, x_BN, lengths_B)
+    return jax.jit(lambda p, x,
+                   n: model.apply({"params": p}, x, n,
+                                  with_layers=with_layers))(params, x_BN, lengths_B)
 
 
 @recordings
 def test_equals_the_published_network(name, record):
     model, params = model_of(record)
     c, published = model.config, golden_config(record)
-    assert c.pre_norm == published["do_stable_layer_norm"] and c.conv_norm == published["feat_extract_norm"]
-    assert list(c.conv_strides) == published["conv_stride"] and c.norm_eps == published["layer_norm_eps"]
-    assert c.position_groups == published["num_conv_pos_embedding_groups"] and c.conv_bias == published["conv_bias"]
+    assert c.pre_norm == published["do_stable_layer_norm"] and c.conv_norm == published[
+        "feat_extract_norm"]
+    assert list(c.conv_strides) == published["conv_stride"] and c.norm_eps == published[
+        "layer_norm_eps"]
+    assert c.position_groups == published[
+        "num_conv_pos_embedding_groups"] and c.conv_bias == published["conv_bias"]
     out = run(model, params, record["x"] if "x" in record else record["wav"])
-    np.testing.assert_allclose(np.moveaxis(out["conv_features"], 1, 2), record["conv_features"], atol=TOLERANCE)
+    np.testing.assert_allclose(np.moveaxis(out["conv_features"], 1, 2), record["conv_features"],
+                               atol=TOLERANCE)
     np.testing.assert_allclose(out["encoder_in"], record["encoder_in"], atol=TOLERANCE)
     np.testing.assert_allclose(out["layers"], record["layer_out"], atol=TOLERANCE)
     if "last_hidden_state" in record:
@@ -69,7 +77,8 @@ def test_valid_frames_do_not_depend_on_padding(name, record):
     model, params = model_of(record)
     x_BN = (record["x"] if "x" in record else record["wav"])[:1]
     noise = np.random.default_rng(0).normal(size=(1, 5000)).astype(np.float32)
-    long = run(model, params, np.concatenate([x_BN, noise], 1), np.array([x_BN.shape[1]]), False)["last_hidden"]
+    long = run(model, params, np.concatenate([x_BN, noise], 1), np.array([x_BN.shape[1]]),
+               False)["last_hidden"]
     short = record["layer_out"][-1, :1]
     assert long.shape[1] > short.shape[1]
     np.testing.assert_allclose(long[:, :short.shape[1]], short, atol=TOLERANCE)
@@ -78,7 +87,8 @@ def test_valid_frames_do_not_depend_on_padding(name, record):
 def test_blocked_attention_equals_whole(monkeypatch):
     q, k, v = np.random.default_rng(0).normal(size=(3, 2, 4, 23, 8)).astype(np.float32)
     valid_BT = np.arange(23) < np.array([[23], [17]])
-    scores = np.where(valid_BT[:, None, None], np.einsum("bhqk,bhtk->bhqt", q, k) / np.sqrt(8), -np.inf)
+    scores = np.where(valid_BT[:, None, None], np.einsum("bhqk,bhtk->bhqt", q, k) / np.sqrt(8),
+                      -np.inf)
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     expected = np.einsum("bhqt,bhtk->bhqk", weights, v)
     for block in (512, 10):  # 10 does not divide 23
@@ -113,7 +123,8 @@ def test_ctc_from_a_checkpoint_file(name, record, naming, tmp_path):
     normalised = Wav2Vec2CTC.from_checkpoint(path, num_heads=heads, normalise=True)
     np.testing.assert_allclose(normalised(record["wav"][0]), record["logits29"][0], atol=TOLERANCE)
     least = ctc.config.min_samples()
-    with pytest.raises(UserError, match=f"too short.*{least} samples.*found: shape \\({least - 1},\\)"):
+    with pytest.raises(UserError, match=f"too short.*{least} samples.*found: shape "
+                                        f"\\({least - 1},\\)"):
         ctc(np.zeros(least - 1, np.float32))
     with pytest.raises(UserError, match="attention heads is unknown"):
         Wav2Vec2CTC.from_checkpoint(path)
@@ -135,7 +146,8 @@ def test_long_audio_is_chunked(name, record, monkeypatch):
 @pytest.mark.parametrize(("name", "record"), golden("wav2vec2_ctc"))
 def test_foreign_weights_are_refused(name, record):
     state = state_of(record)
-    with pytest.raises(UserError, match="not the weights of a wav2vec 2.0.*unknown names, e.g. encoder.gate"):
+    with pytest.raises(UserError, match="not the weights of a wav2vec 2.0.*unknown names, e.g. "
+                                        "encoder.gate"):
         import_params(state | {"encoder.gate": np.zeros(3)}, "file.pt")
     with pytest.raises(UserError, match="layers are missing.*layers 0 to"):
         import_params({k: v for k, v in state.items() if "encoder.layers.0." not in k}, "file.pt")
@@ -147,17 +159,22 @@ def test_foreign_weights_are_refused(name, record):
 OTHER_NAMES = {  # transformers' name -> theirs, in this order
     "fairseq": (
         (r"(conv_layers\.\d+)\.conv\.", r"\1.0."), (r"(conv_layers\.0)\.layer_norm\.", r"\1.2."),
-        (r"(conv_layers\.[1-9])\.layer_norm\.", r"\1.2.1."), (r"^feature_projection\.layer_norm\.", "layer_norm."),
-        (r"^feature_projection\.projection\.", "post_extract_proj."), (r"pos_conv_embed\.conv\.", "pos_conv.0."),
-        (r"\.attention\.", ".self_attn."), (r"(layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm"),
+        (r"(conv_layers\.[1-9])\.layer_norm\.", r"\1.2.1."),
+        (r"^feature_projection\.layer_norm\.", "layer_norm."),
+        (r"^feature_projection\.projection\.", "post_extract_proj."),
+        (r"pos_conv_embed\.conv\.", "pos_conv.0."), (r"\.attention\.", ".self_attn."),
+        (r"(layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm"),
         (r"feed_forward\.intermediate_dense", "fc1"), (r"feed_forward\.output_dense", "fc2")),
     "fairseq2": (
         (r"^feature_extractor\.conv_layers\.", "encoder_frontend.feature_extractor.layers."),
         (r"^feature_projection\.layer_norm\.", "encoder_frontend.post_extract_layer_norm."),
         (r"^feature_projection\.projection\.", "encoder_frontend.model_dim_proj."),
-        (r"^encoder\.pos_conv_embed\.", "encoder_frontend.pos_encoder."), (r"attention\.out_proj", "self_attn.output_proj"),
-        (r"\.attention\.", ".self_attn."), (r"(encoder\.layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm"),
-        (r"\.final_layer_norm", ".ffn_layer_norm"), (r"feed_forward\.intermediate_dense", "ffn.inner_proj"),
+        (r"^encoder\.pos_conv_embed\.", "encoder_frontend.pos_encoder."),
+        (r"attention\.out_proj", "self_attn.output_proj"),
+        (r"\.attention\.", ".self_attn."),
+        (r"(encoder\.layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm"),
+        (r"\.final_layer_norm", ".ffn_layer_norm"),
+        (r"feed_forward\.intermediate_dense", "ffn.inner_proj"),
         (r"feed_forward\.output_dense", "ffn.output_proj"))}
 
 
@@ -171,15 +188,19 @@ def test_other_namings_are_the_same_network(name, record, naming):
         for pattern, replacement in OTHER_NAMES[naming]:
             theirs = re.sub(pattern, replacement, theirs)
         theirs = theirs.replace("lm_head.", "proj.")
-        renamed[theirs.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1",
-                                                                                       "weight_v")] = value
+        renamed[theirs.replace("parametrizations.weight.original0",
+                               "weight_g").replace("parametrizations.weight.original1",
+                                                   "weight_v")] = value
     assert len(set(renamed) - set(state)) > len(state) / 3
-    extra = {"mask_emb": np.zeros(3), "masker.temporal_mask_embed": np.zeros(3), "final_proj.weight": np.zeros((2, 2))}
-    jax.tree.map(np.testing.assert_array_equal, import_params(renamed | extra), import_params(state))
+    extra = {"mask_emb": np.zeros(3), "masker.temporal_mask_embed": np.zeros(3),
+             "final_proj.weight": np.zeros((2, 2))}
+    jax.tree.map(np.testing.assert_array_equal, import_params(renamed | extra),
+                 import_params(state))
 
 
 def test_labels_and_buckets():
     assert len(CTC_LABELS) == 29 and CTC_LABELS[:6] == "-|ETAO" and CTC_LABELS[-5:] == "'XJQZ"
-    assert [bucket(s) // 16000 for s in (1, 16000, 16001, 5 * 16000, 100 * 16000)] == [1, 1, 2, 6, 100]
+    assert [bucket(s) // 16000 for s in (1, 16000, 16001, 5 * 16000,
+                                         100 * 16000)] == [1, 1, 2, 6, 100]
     assert wav2vec2.Wav2Vec2Config().num_frames(100 * 16000) == 4999
     assert wav2vec2.Wav2Vec2Config().min_samples() == 400

@@ -1,4 +1,5 @@
-"""The dialogue benchmark on a corpus of numbers: a model that reacts to its own partner is told from one that does not."""
+"""The dialogue benchmark on a corpus of numbers: a model that reacts to its own partner is told
+from one that does not."""
 
 import json
 import types
@@ -58,17 +59,21 @@ class ToySystem:
         self.strange, self.config = strange, None
         voices = Spec(("batch", SPEAKERS, 4), "float32", "voices")
         self.example_spec = {"mel": sound, "latents": motion, "voices": voices}
-        self.conditions_spec = self.example_spec | {"lengths": Spec(("batch", 2), "int32", "of mel and latents")}
+        self.conditions_spec = self.example_spec | {"lengths": Spec(("batch", 2), "int32",
+                                                                    "of mel and latents")}
         self.streams_spec = {"mel": sound, "latents": motion, "voices": voices}
 
     def conditions(self, example, task):
-        return {k: example[k] for k in self.example_spec} | {"lengths": [len(example[k]) for k in ("mel", "latents")]}, 0
+        return {k: example[k]
+                for k in self.example_spec} | {"lengths": [len(example[k])
+                                                           for k in ("mel", "latents")]}, 0
 
     def generate(self, params, conditions, keys, task):
         import jax
         noise = jax.vmap(lambda k: jax.random.normal(k, conditions["latents"].shape[1:]))(keys)
         of_mel, of_latents = conditions["lengths"].T
-        lengths = {"mel_length": of_mel if task == "avatar" else of_mel // 2, "latents_length": of_latents}
+        lengths = {"mel_length": of_mel if task == "avatar" else of_mel // 2,
+                   "latents_length": of_latents}
         latents = noise if self.strange else conditions["latents"] + 0.1 * noise
         made = {"mel": conditions["mel"], "latents": latents, "voices": conditions["voices"]}
         return {k: made[k] for k in self.makes[task]} | lengths
@@ -78,12 +83,16 @@ def example(rng, number):
     """Two who take turns of a second; the listener moves as the speaker does."""
     frames_mel = round(FRAMES / 25 * mel.FRAME_RATE)
     speaking = (np.arange(FRAMES) // 25 % 2)[:, None] == np.arange(SPEAKERS)
-    sound = np.where(speaking[np.minimum((np.arange(frames_mel) / mel.FRAME_RATE * 25).astype(int), FRAMES - 1)], 0.0, -8.0)
+    sound = np.where(speaking[np.minimum((np.arange(frames_mel) / mel.FRAME_RATE * 25).astype(int),
+                                         FRAMES - 1)], 0.0, -8.0)
     log_mel = sound[:, :, None] + 0.2 * rng.normal(size=(frames_mel, SPEAKERS, 80))
     own = np.cumsum(rng.normal(size=(FRAMES, SPEAKERS, WIDTH)), 0) / 4
-    motion = np.where(speaking[..., None], own, own[:, ::-1] + 0.3 * rng.normal(size=own.shape)).astype(np.float32)
-    return {"id": f"d{number}", "text": "A: hello\nB: hi", "mel": mel.normalise(log_mel).astype(np.float32), "motion": motion,
-            "latents": motion[..., None, None], "voices": rng.normal(size=(SPEAKERS, 4)).astype(np.float32),
+    motion = np.where(speaking[..., None], own, own[:, ::-1] + 0.3
+                      * rng.normal(size=own.shape)).astype(np.float32)
+    return {"id": f"d{number}", "text": "A: hello\nB: hi",
+            "mel": mel.normalise(log_mel).astype(np.float32), "motion": motion,
+            "latents": motion[..., None, None],
+            "voices": rng.normal(size=(SPEAKERS, 4)).astype(np.float32),
             "speakers": json.dumps([f"{number}/{s}" for s in range(SPEAKERS)])}
 
 
@@ -95,9 +104,11 @@ def dataset(tmp_path_factory):
                 "motion": Feature((None, SPEAKERS, WIDTH), "float32", "", "", 25.0),
                 "latents": Feature((None, SPEAKERS, WIDTH, 1, 1), "float32", "", "", 25.0),
                 "voices": Feature((SPEAKERS, 4), "float32", "")}
-    splits = {split: [example(rng, f"{split}{i}") for i in range(6)] for split in ("train", "valid")}
-    return store.write_dataset(tmp_path_factory.mktemp("d") / "data", name="toy", description="", features=features,
-                               splits=splits, recipes={"mel": {"kind": "log-mel"}}, progress=False)
+    splits = {split: [example(rng, f"{split}{i}") for i in range(6)]
+              for split in ("train", "valid")}
+    return store.write_dataset(tmp_path_factory.mktemp("d") / "data", name="toy", description="",
+                               features=features, splits=splits,
+                               recipes={"mel": {"kind": "log-mel"}}, progress=False)
 
 
 class ToyFaces:
@@ -107,7 +118,8 @@ class ToyFaces:
 
     def __init__(self):
         self.config = None
-        voices, faces = (Spec(("batch", SPEAKERS, 4), "float32", name) for name in ("voices", "faces"))
+        voices, faces = (Spec(("batch", SPEAKERS, 4), "float32", name)
+                         for name in ("voices", "faces"))
         pictures = Spec(("batch", SPEAKERS, 32, 32, 3), "uint8", "portraits")
         self.example_spec = {"portraits": pictures, "faces": faces, "voices": voices}
         self.conditions_spec = {"portraits": pictures, "faces": faces}
@@ -122,31 +134,40 @@ class ToyFaces:
 
 
 def test_voices_of_worse_portraits(tmp_path):
-    """Every degradation is a variant of its own; the face embedding is made anew of the worse picture."""
+    """Every degradation is a variant of its own; the face embedding is made anew of the worse
+    picture."""
     rng, words = np.random.default_rng(0), Feature((), "str", "")
     pictures = rng.integers(0, 255, (12, 32, 32, 3)).astype(np.uint8)
     encoder = portrait.fit(pictures, 4)
-    features = {"id": words, "text": words, "speakers": words, "voices": Feature((SPEAKERS, 4), "float32", ""),
-                "faces": Feature((SPEAKERS, 4), "float32", ""), "portraits": Feature((SPEAKERS, 32, 32, 3), "uint8", ""),
+    features = {"id": words, "text": words, "speakers": words,
+                "voices": Feature((SPEAKERS, 4), "float32", ""),
+                "faces": Feature((SPEAKERS, 4), "float32", ""),
+                "portraits": Feature((SPEAKERS, 32, 32, 3), "uint8", ""),
                 "mel": Feature((None, SPEAKERS, 80), "float32", "", "", mel.FRAME_RATE),
                 "motion": Feature((None, SPEAKERS, WIDTH), "float32", "", "", 25.0)}
     names = ("id", "text", "speakers", "voices", "mel", "motion")
     rows = [{k: x for k, x in example(rng, i).items() if k in names} | {
-        "portraits": pictures[2 * i:2 * i + 2], "faces": encoder(pictures[2 * i:2 * i + 2])} for i in range(6)]
+        "portraits": pictures[2 * i:2 * i + 2], "faces": encoder(pictures[2 * i:2 * i + 2])}
+            for i in range(6)]
     splits = {"train": [row | {"id": f"t{row['id']}"} for row in rows], "valid": rows}
-    data = store.write_dataset(tmp_path / "data", name="toy", description="", features=features, progress=False,
-                               splits=splits, recipes={"mel": {"kind": "log-mel"}})
+    data = store.write_dataset(tmp_path / "data", name="toy", description="", features=features,
+                               progress=False, splits=splits, recipes={"mel": {"kind": "log-mel"}})
     decoder, system = ToyDecoder(), ToyFaces()
-    decoder.recipes, decoder.codecs = ToyDecoder.recipes | {"faces": encoder.recipe}, {"faces": encoder.arrays()}
+    decoder.recipes, decoder.codecs = ToyDecoder.recipes | {"faces":
+                                                            encoder.recipe}, {"faces":
+                                                                              encoder.arrays()}
     benchmark = dialogue.Benchmark(config(), decoder, data, system)
-    results = runner.evaluate(benchmark, Generator(system, batch_size=4, seed=0), {}, tmp_path, splits=("valid",), progress=False)
+    results = runner.evaluate(benchmark, Generator(system, batch_size=4, seed=0), {}, tmp_path,
+                              splits=("valid",), progress=False)
     assert set(results["models"]) == {"model", *retrieval.DEGRADATIONS} - {"clean"}
     row, worse = results["rows"][0], retrieval.DEGRADATIONS["blur_2"](rows[0]["portraits"][0])
     made = {name: np.array(row[name]["voices"]["made"][0]) for name in ("model", "blur_2")}
     np.testing.assert_allclose(made["model"][:3], rows[0]["faces"][0, :3], atol=1e-4)
     np.testing.assert_allclose(made["blur_2"], [*encoder(worse)[:3], worse.max()], atol=1e-4)
-    assert np.abs(made["blur_2"] - made["model"]).max() > 1 and "voice_R@1" in results["summary"]["valid"]["rotate_30"]
-    assert dialogue.Benchmark(config(), decoder, data, system, full=False).models.keys() == {"model"}
+    assert np.abs(made["blur_2"] - made["model"]).max() > 1 and "voice_R@1" in results["summary"][
+        "valid"]["rotate_30"]
+    assert dialogue.Benchmark(config(), decoder, data, system,
+                              full=False).models.keys() == {"model"}
 
 
 def config():
@@ -162,20 +183,24 @@ def scored(dataset, tmp_path_factory):
         benchmark = dialogue.Benchmark(config(), ToyDecoder(), dataset, system)
         sampler = Generator(system, batch_size=4, seed=0)
         folder = tmp_path_factory.mktemp("out")
-        results = runner.evaluate(benchmark, sampler, {"w": np.zeros(1)}, folder, splits=("valid",), progress=False)
+        results = runner.evaluate(benchmark, sampler, {"w": np.zeros(1)}, folder, splits=("valid",),
+                                  progress=False)
         out[strange] = results, benchmark, sampler, folder
     return out
 
 
 def test_a_listener_that_reacts_is_told_from_one_that_does_not(scored):
     reacts, strange = (scored[s][0]["summary"]["valid"] for s in (False, True))
-    value = {who: {m: e["value"] for m, e in x["avatar"].items()} for who, x in (("reacts", reacts), ("strange", strange))}
+    value = {who: {m: e["value"] for m, e in x["avatar"].items()} for who,
+             x in (("reacts", reacts), ("strange", strange))}
     for part in "eh":
         assert value["reacts"][f"RPCC_{part}"] < 0.1 < value["strange"][f"RPCC_{part}"]
         assert value["reacts"][f"PFD_{part}"] < 0.5 * value["reacts"][f"PFD_{part}_shuffled"]
         assert value["reacts"][f"FD_listen_{part}"] < value["strange"][f"FD_listen_{part}"]
-        assert reacts["truth"][f"PFD_{part}"]["value"] < 1e-6 < reacts["shuffled"][f"PFD_{part}"]["value"]
-        assert value["reacts"][f"FD_listen_{part}_pooled"] < value["strange"][f"FD_listen_{part}_pooled"]
+        assert reacts["truth"][f"PFD_{part}"]["value"] < 1e-6 < reacts["shuffled"][f"PFD_{part}"][
+            "value"]
+        assert value["reacts"][f"FD_listen_{part}_pooled"] < value["strange"][
+            f"FD_listen_{part}_pooled"]
         for name in (f"SID_{part}", f"var_listen_{part}"):  # those of the truth
             off = {who: abs(value[who][name] - reacts["truth"][name]["value"]) for who in value}
             assert off["reacts"] < off["strange"], name
@@ -189,10 +214,14 @@ def test_turns_retrieval_and_lengths(scored):
         assert summary[variant]["turn_per_minute"]["value"] == pytest.approx(60, rel=0.1)
         assert summary[variant]["turn_mean_s"]["value"] == pytest.approx(1, abs=0.1)
         assert summary[variant]["transfer_mean_s"]["value"] == pytest.approx(0, abs=0.1)
-        assert summary[variant]["transfer_W1_s"]["value"] == summary[variant]["turn_W1_s"]["value"] == 0
-    row = {f"{of}{name}_s": spans for of, spans in (("", [1.0]), ("true_", [1.5])) for name in (*dialogue.TURNS, "transfer")}
-    assert scored[False][1].summarise([row | {"seconds": 60.0}], [{}])["transfer_W1_s"]["value"] == pytest.approx(0.5)
-    assert summary["avatar"]["voice_R@1"]["value"] == 1 and summary["avatar"]["voice_chance@1"]["value"] == pytest.approx(1 / 12)
+        assert summary[variant]["transfer_W1_s"]["value"] == summary[variant]["turn_W1_s"][
+            "value"] == 0
+    row = {f"{of}{name}_s": spans for of, spans in (("", [1.0]), ("true_", [1.5]))
+           for name in (*dialogue.TURNS, "transfer")}
+    assert scored[False][1].summarise([row | {"seconds": 60.0}],
+                                      [{}])["transfer_W1_s"]["value"] == pytest.approx(0.5)
+    assert summary["avatar"]["voice_R@1"]["value"] == 1 and summary["avatar"]["voice_chance@1"][
+        "value"] == pytest.approx(1 / 12)
     assert summary["speech"]["length_error"]["value"] > 0.2 and "F1_lips" not in summary["speech"]
     assert "mel_L1" not in summary["speech"] and summary["mean"]["FD_e"]["value"] > 1
 
@@ -206,7 +235,8 @@ def test_what_has_its_own_timing_is_never_compared_frame_by_frame(scored):
             patch.setitem(benchmark.makes, "avatar", made)
             signals = benchmark.model(streams, "avatar", "valid", 0)
         row = benchmark.score("valid", 0, signals)
-        assert ("mel_L1" in row) is ("lips" in row) is bool(benchmark.frames("valid", 0, signals)) is compared
+        assert ("mel_L1" in row) is ("lips" in row) is bool(benchmark.frames("valid", 0,
+                                                                             signals)) is compared
         assert row["length_error"] == 0 and "FD_e" in row
 
 
@@ -224,9 +254,12 @@ def test_it_is_scored_in_the_loop(dataset):
     settings, system = config(), ToySystem()
     settings.evaluate.splits, settings.evaluate.in_loop_examples = ("valid",), 2
     benchmark = dialogue.Benchmark(settings, ToyDecoder(), dataset, system, full=False)
-    metrics, shown = InLoopEvaluator(settings, system, benchmark, every=1).run({"w": np.zeros(1)}, 1)
-    assert metrics["avatar/mel_L1"] < 1e-6 and metrics["avatar/FD_e_of_shuffled"] < 1 and metrics["speech/length_error"] > 0.2
-    assert shown["images"]["avatar/face"].shape == (16, 6 * 8 * SPEAKERS, 3) and shown["audio"].keys() == {
+    metrics, shown = InLoopEvaluator(settings, system, benchmark,
+                                     every=1).run({"w": np.zeros(1)}, 1)
+    assert metrics["avatar/mel_L1"] < 1e-6 and metrics["avatar/FD_e_of_shuffled"] < 1 and metrics[
+        "speech/length_error"] > 0.2
+    assert shown["images"]["avatar/face"].shape == (16, 6 * 8 * SPEAKERS,
+                                                    3) and shown["audio"].keys() == {
         "avatar/generated", "speech/generated", "truth"}
 
 

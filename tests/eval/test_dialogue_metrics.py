@@ -23,8 +23,11 @@ def test_turn_events_equal_recorded(recorded):
     rates = turns.rates(found, total)
     for i, name in enumerate(recorded["turns/event_names"]):
         assert rates[f"{name}_per_minute"] == pytest.approx(recorded["turns/count_per_minute"][i])
-        assert rates[f"{name}_seconds_per_minute"] == pytest.approx(recorded["turns/seconds_per_minute"][i])
-        assert turns.durations(found, str(name)).sum() * 1000 == pytest.approx(recorded["turns/duration_ms"][i])
+        assert rates[f"{name}_seconds_per_minute"] == pytest.approx(
+            recorded["turns/seconds_per_minute"][i])
+        assert turns.durations(found,
+                               str(name)).sum() * 1000 == pytest.approx(
+                                   recorded["turns/duration_ms"][i])
 
 
 def test_turns_by_hand_with_three_speakers_and_offsets():
@@ -53,11 +56,14 @@ def test_listening_equals_recorded(recorded):
     clips = {who: numbered(recorded, f"listener/{who}_") for who in ("gt", "pred", "speaker")}
     for part, where in parts.items():
         gt, pred, speaker = ([x[:, where] for x in clips[who]] for who in ("gt", "pred", "speaker"))
-        expected = {k: recorded[f"listener/result/{k}_{part}"] for k in ("fid", "pfid", "mse", "sid", "var", "rpcc", "sts")}
+        expected = {k: recorded[f"listener/result/{k}_{part}"]
+                    for k in ("fid", "pfid", "mse", "sid", "var", "rpcc", "sts")}
         centroids = recorded[f"listener/sid_{part}_centroids"]
-        ours = {"fid": [listener.fd(pred, gt)], "pfid": [listener.pfd(pred, gt, speaker)], "mse": [listener.mse(pred, gt)],
+        ours = {"fid": [listener.fd(pred, gt)], "pfid": [listener.pfd(pred, gt, speaker)],
+                "mse": [listener.mse(pred, gt)],
                 "sid": [listener.sid(pred, centroids), listener.sid(gt, centroids)],
-                "var": [listener.variance(gt), listener.variance(pred)], "rpcc": [listener.rpcc(pred, gt, speaker)],
+                "var": [listener.variance(gt), listener.variance(pred)],
+                "rpcc": [listener.rpcc(pred, gt, speaker)],
                 "sts": [listener.sts(pred, gt)]}
         for name, value in ours.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=f"{name}_{part}")
@@ -69,6 +75,7 @@ def test_a_reaction_to_another_partner_is_told_from_one_to_the_own():
     truth = [s + 0.5 * rng.normal(size=s.shape) for s in speaker]
     pred = [s + 0.5 * rng.normal(size=s.shape) for s in speaker]
     strangers = speaker[1:] + speaker[:1]
-    assert listener.rpcc(pred, truth, speaker) < 0.1 < listener.rpcc(pred, truth, strangers, speaker)
+    assert listener.rpcc(pred, truth, speaker) < 0.1 < listener.rpcc(pred, truth, strangers,
+                                                                     speaker)
     assert listener.pfd(pred, truth, speaker) < 0.5 * listener.pfd(pred, truth, strangers, speaker)
     assert np.isnan(listener.rpcc([x * 0 for x in pred], truth, speaker))

@@ -1,4 +1,5 @@
-"""Metrics against recorded values of the implementations researchers use, and against cases checked by hand."""
+"""Metrics against recorded values of the implementations researchers use, and against cases checked
+by hand."""
 
 import numpy as np
 import pytest
@@ -25,19 +26,22 @@ def test_frechet_with_fewer_frames_than_dimensions(recorded):
     ours = frechet.frechet(recorded["frechet_singular/a"], recorded["frechet_singular/b"])
     assert ours == pytest.approx(float(recorded["frechet_singular/exact"]), rel=1e-7)
     rescue = float(recorded["frechet_singular/sqrtm_eps1e-6"])
-    if abs(float(recorded["frechet_singular/exact"]) - rescue) > 2e-4:  # where the usual one is measurably wrong
+    # where the usual one is measurably wrong
+    if abs(float(recorded["frechet_singular/exact"]) - rescue) > 2e-4:
         assert abs(ours - rescue) > 1e-4
 
 
 def test_frechet_per_clip_and_pooled(recorded):
     pose = recorded["listener/sid_pose_centroids"].shape[1]
     clips = [(p[:, :pose], t[:, :pose]) for p, t in zip(numbered(recorded, "listener/pred_"),
-                                                        numbered(recorded, "listener/gt_"), strict=True)]
+                                                        numbered(recorded, "listener/gt_"),
+                                                        strict=True)]
     each = [frechet.frechet(p, t) for p, t in clips]
     np.testing.assert_allclose(each, recorded["listener/fd_pose_per_clip"], rtol=1e-6)
     assert np.mean(each) == pytest.approx(float(recorded["listener/result/fid_pose"][0]), rel=1e-6)
     together = (np.concatenate(x) for x in zip(*clips, strict=True))
-    assert frechet.frechet(*together) == pytest.approx(float(recorded["listener/pooled_fd_pose"]), rel=1e-6)
+    assert frechet.frechet(*together) == pytest.approx(float(recorded["listener/pooled_fd_pose"]),
+                                                       rel=1e-6)
 
 
 def test_frechet_kinetic_sees_only_motion():
@@ -50,8 +54,10 @@ def test_frechet_kinetic_sees_only_motion():
 def test_onsets_equal_librosa(recorded):
     for rate in matching(recorded, r"(onset\d+)/wav_int16"):
         wave, hertz = recorded[f"{rate}/wav_int16"] / 32767, int(recorded[f"{rate}/sampling_rate"])
-        np.testing.assert_allclose(onsets.strength(wave, hertz), recorded[f"{rate}/strength_envelope"], atol=1e-3)
-        np.testing.assert_allclose(onsets.onset_times(wave, hertz), recorded[f"{rate}/onset_times"], atol=1e-9)
+        np.testing.assert_allclose(onsets.strength(wave, hertz),
+                                   recorded[f"{rate}/strength_envelope"], atol=1e-3)
+        np.testing.assert_allclose(onsets.onset_times(wave, hertz), recorded[f"{rate}/onset_times"],
+                                   atol=1e-9)
 
 
 def test_no_onsets_in_silence():
@@ -69,30 +75,41 @@ def test_beats_by_hand(recorded):
 def test_beat_consistency_equals_said(recorded):
     clips = numbered(recorded, "beat_face/coefficients_")
     wave, hertz = recorded["onset16/wav_int16"] / 32767, int(recorded["onset16/sampling_rate"])
-    waves = [wave] + [np.roll(wave, int(recorded[f"beat_face/wave_{i}_roll_samples"])) for i in range(1, len(clips))]
+    waves = [wave] + [np.roll(wave, int(recorded[f"beat_face/wave_{i}_roll_samples"]))
+                      for i in range(1, len(clips))]
     heard = [onsets.onset_times(w, hertz) for w in waves]
     for threshold in matching(recorded, r"beat_face/score_threshold([\d.]+)"):
-        recipe = beats.RECIPE | {"threshold": float(threshold), "smooth_s": 0.0, "fps": int(recorded["beat_face/fps"])}
+        recipe = beats.RECIPE | {"threshold": float(threshold), "smooth_s": 0.0,
+                                 "fps": int(recorded["beat_face/fps"])}
         together = beats.mean_change(clips)
-        scores = [beats.score(times, c, together, recipe) for times, c in zip(heard, clips, strict=True)]
-        assert np.mean(scores) == pytest.approx(float(recorded[f"beat_face/score_threshold{threshold}"]), rel=1e-6)
-        if f"beat_face/score_threshold{threshold}_each_alone" in recorded:  # another normaliser gives other values
-            alone = [beats.score(times, c, beats.mean_change([c]), recipe) for times, c in zip(heard, clips, strict=True)]
-            np.testing.assert_allclose(alone, recorded[f"beat_face/score_threshold{threshold}_each_alone"], rtol=1e-6)
+        scores = [beats.score(times, c, together, recipe) for times,
+                  c in zip(heard, clips, strict=True)]
+        assert np.mean(scores) == pytest.approx(
+            float(recorded[f"beat_face/score_threshold{threshold}"]), rel=1e-6)
+        # another normaliser gives other values
+        if f"beat_face/score_threshold{threshold}_each_alone" in recorded:
+            alone = [beats.score(times, c, beats.mean_change([c]), recipe) for times,
+                     c in zip(heard, clips, strict=True)]
+            np.testing.assert_allclose(alone,
+                                       recorded[f"beat_face/score_threshold{threshold}_each_alone"],
+                                       rtol=1e-6)
 
 
 def test_beats_in_either_direction():
     """One motion beat, at half a second; the other onset has no beat of its own."""
     motion = np.abs(np.arange(30) - 15.5)[:, None] ** 2
     recipe = beats.RECIPE | {"threshold": 0.0, "smooth_s": 0.0}
-    forth, back = (beats.score([0.5, 9.0], motion, np.ones(1), recipe | {"direction": d}) for d in beats.DIRECTIONS)
+    forth, back = (beats.score([0.5, 9.0], motion, np.ones(1), recipe | {"direction": d})
+                   for d in beats.DIRECTIONS)
     assert forth == pytest.approx(0.5) and back == pytest.approx(1.0)
-    with pytest.raises(UserError, match="no such direction.*audio to motion or motion to audio.*'both'"):
+    with pytest.raises(UserError, match="no such direction.*audio to motion or motion to "
+                                        "audio.*'both'"):
         beats.score([0.5], motion, np.ones(1), recipe | {"direction": "both"})
 
 
 def test_no_beats_is_nan_not_zero():
-    assert np.isnan(beats.consistency([], [1.0], 0.1)) and np.isnan(beats.consistency([1.0], [], 0.1))
+    assert np.isnan(beats.consistency([], [1.0],
+                                      0.1)) and np.isnan(beats.consistency([1.0], [], 0.1))
     still = np.zeros((60, 4))
     assert np.isnan(beats.score([0.5], still, np.ones(4)))
 
@@ -108,10 +125,12 @@ def test_mcd_equals_the_package(recorded):
 
 
 def test_wer_equals_jiwer(recorded):
-    pairs = list(zip(recorded["wer/reference"].tolist(), recorded["wer/hypothesis"].tolist(), strict=True))
+    pairs = list(zip(recorded["wer/reference"].tolist(), recorded["wer/hypothesis"].tolist(),
+                     strict=True))
     counts = [intelligibility.word_errors(r, h) for r, h in pairs]
     columns = ("substitutions", "deletions", "insertions", "hits")
-    np.testing.assert_array_equal([[c[k] for k in columns] for c in counts], recorded["wer/counts_SDIH"])
+    np.testing.assert_array_equal([[c[k] for k in columns] for c in counts],
+                                  recorded["wer/counts_SDIH"])
     pooled = summary.wer(np.array([[c[k] for k in columns] for c in counts]))
     assert pooled == pytest.approx(float(recorded["wer/pooled"]))
 
@@ -145,18 +164,23 @@ def test_dtw_is_the_optimum(recorded):
     a, b = recorded["mcd/mcep_a"][:, 1:], recorded["mcd/mcep_b"][:, 1:]
     cost = np.linalg.norm(a[:, None] - b[None], axis=-1)
     path = speech.dtw(cost)
-    assert cost[path[:, 0], path[:, 1]].sum() == pytest.approx(float(recorded["mcd/dtw_cost_exact_c1"]), rel=1e-9)
+    assert cost[path[:, 0],
+                path[:, 1]].sum() == pytest.approx(float(recorded["mcd/dtw_cost_exact_c1"]),
+                                                   rel=1e-9)
     np.testing.assert_array_equal(speech.dtw(np.abs(np.subtract.outer([0, 0, 2], [0, 2, 2]))),
                                   [[0, 0], [1, 0], [2, 1], [2, 2]])
 
 
 def test_matching_frames_undo_a_known_pace():
-    """b is a at 1.25 times its duration: the frame that belongs to time t of b is the one at 0.8 t of a."""
+    """b is a at 1.25 times its duration: the frame that belongs to time t of b is the one at 0.8 t
+    of a."""
     a = np.cumsum(np.random.default_rng(0).normal(size=(200, 12)), axis=0)
-    b = np.stack([np.interp((np.arange(250) + 0.5) / 1.25 - 0.5, np.arange(200), column) for column in a.T], 1)
+    b = np.stack([np.interp((np.arange(250) + 0.5) / 1.25 - 0.5, np.arange(200), column)
+                  for column in a.T], 1)
     path = alignment.align(a, b)
     index = alignment.matching_frames(path, 2.0, 2.5, 30, 60, 75)
     assert np.abs(index - np.arange(75) / 1.25).max() <= 1.5
-    np.testing.assert_array_equal(alignment.matching_frames(alignment.align(a, a), 2.0, 2.0, 30, 60, 60), np.arange(60))
+    np.testing.assert_array_equal(alignment.matching_frames(alignment.align(a, a), 2.0, 2.0, 30, 60,
+                                                            60), np.arange(60))
     assert alignment.aligned_l1(a, a, alignment.align(a, a)) == 0
     assert alignment.aligned_l1(a, b, path) < 0.2 * speech.mel_l1(a, b[:200])

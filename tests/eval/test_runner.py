@@ -1,4 +1,5 @@
-"""Scores of held-out splits: right for a perfect system, independent of batches and order, resumable to the row."""
+"""Scores of held-out splits: right for a perfect system, independent of batches and order,
+resumable to the row."""
 
 import json
 
@@ -27,14 +28,16 @@ def perfect(dataset, tmp_path_factory):
     """(results, folder) of a system that returns the targets."""
     out = tmp_path_factory.mktemp("perfect")
     system = toys.System()
-    results = runner.evaluate(toys.benchmark(dataset), generator.Generator(system, batch_size=4, seed=0),
+    results = runner.evaluate(toys.benchmark(dataset),
+                              generator.Generator(system, batch_size=4, seed=0),
                               system.init(None), out, splits=("valid", "other"), progress=False)
     return results, out
 
 
 def scores(dataset, params, out, *, batch_size=4, seed=0, splits=("valid",), max_examples=0):
     sampler = generator.Generator(toys.System(), batch_size=batch_size, seed=seed)
-    return runner.evaluate(toys.benchmark(dataset, full=False), sampler, params, out, splits=splits, progress=False,
+    return runner.evaluate(toys.benchmark(dataset, full=False), sampler, params, out, splits=splits,
+                           progress=False,
                            max_examples=max_examples)
 
 
@@ -45,11 +48,13 @@ def noisy(amount=0.3):
 def test_perfect_system_meets_every_target(perfect):
     results, _ = perfect
     model, truth = results["summary"]["valid"]["model"], results["summary"]["valid"]["truth"]
-    assert model["F1_lips"]["value"] == 1 and model["mel_L1"]["value"] < 1e-6 and model["FD_e"]["value"] < 1e-6
+    assert model["F1_lips"]["value"] == 1 and model["mel_L1"]["value"] < 1e-6 and model["FD_e"][
+        "value"] < 1e-6
     assert model["MCD"]["value"] < 1e-3 and model["BC_e_gap"]["value"] < 1e-6
     assert model["BC_e"]["value"] == pytest.approx(truth["BC_e"]["value"], abs=1e-6)
-    assert {t["metric"] for t in results["targets"]["valid"]} == {"F1_lips", "FD_e", "mel_L1", "MCD", "BC_h", "BC_e",
-                                                                 "WER"}
+    assert {t["metric"] for t in results["targets"]["valid"]} == {"F1_lips", "FD_e", "mel_L1",
+                                                                  "MCD", "BC_h", "BC_e",
+                                                                  "WER"}
     missed = [t["metric"] for t in results["targets"]["valid"] if not t["met"]]
     assert not missed
 
@@ -77,7 +82,9 @@ def test_results_file_is_whole_json_with_recipes(perfect):
     for split in saved["summary"].values():
         for metric in split["model"]:
             assert metric in saved["recipes"], f"{metric} has no recipe"
-    assert {r["id"] for r in saved["rows"]} == {f"valid/{i}" for i in range(6)} | {f"other/{i}" for i in range(2)}
+    assert {r["id"] for r in saved["rows"]} == {f"valid/{i}"
+                                                for i in range(6)} | {f"other/{i}"
+                                                                      for i in range(2)}
     table = tables.table(results)
     assert "target: F1_lips >= 0.95: met" in table and "shuffled" in table
 
@@ -99,12 +106,14 @@ def test_streams_do_not_depend_on_batch_size_or_order(dataset):
 @pytest.mark.slow
 def test_avflow_samples_do_not_depend_on_batch_size_or_padding(monkeypatch):
     config = avflow_config.default()
-    config.update(d_model=32, num_blocks=2, num_heads=2, d_ff=32, face_dim=4, head_dim=3, token_dim=5, euler_steps=2)
+    config.update(d_model=32, num_blocks=2, num_heads=2, d_ff=32, face_dim=4, head_dim=3,
+                  token_dim=5, euler_steps=2)
     system = api.build(config)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: np.asarray(x) + 0.05 * rng.standard_normal(x.shape, np.float32),
                           jax.jit(system.init)(jax.random.key(0)))
-    examples = [(f"e{n}", {"tokens": rng.normal(size=(n, 5)).astype(np.float32)}) for n in (40, 60, 90, 100, 126)]
+    examples = [(f"e{n}", {"tokens": rng.normal(size=(n, 5)).astype(np.float32)})
+                for n in (40, 60, 90, 100, 126)]
     together = dict(generator.Generator(system, batch_size=4, seed=0)(params, examples))
     alone = dict(generator.Generator(system, batch_size=1, seed=0)(params, examples[::-1]))
     monkeypatch.setattr(generator, "bucket", lambda length: 192)
@@ -123,8 +132,10 @@ def test_scores_do_not_depend_on_what_else_is_scored(dataset, tmp_path):
     assert len(some["rows"]) == 3
     for row in some["rows"]:
         for variant in ("model", "truth", "shuffled", "mean"):
-            assert row[variant]["mel_L1"] == pytest.approx(by_id[row["id"]][variant]["mel_L1"], rel=1e-5)
-            assert row[variant]["FD_e"] == pytest.approx(by_id[row["id"]][variant]["FD_e"], rel=1e-4, abs=1e-9)
+            assert row[variant]["mel_L1"] == pytest.approx(by_id[row["id"]][variant]["mel_L1"],
+                                                           rel=1e-5)
+            assert row[variant]["FD_e"] == pytest.approx(by_id[row["id"]][variant]["FD_e"],
+                                                         rel=1e-4, abs=1e-9)
 
 
 
@@ -157,7 +168,8 @@ def test_killed_job_goes_on(dataset, tmp_path, monkeypatch):
         patch.setattr(rows.Rows, "put", killed_after(10**6))
         resumed = scores(dataset, noisy(), out)
     assert len(lines) == 4 * 6 - 5, "rows already there were computed again"
-    assert [json.loads(x)["key"] for x in path.read_text().splitlines()] and "torn" not in path.read_text()
+    assert [json.loads(x)["key"]
+            for x in path.read_text().splitlines()] and "torn" not in path.read_text()
     for a, b in zip(whole["rows"], resumed["rows"], strict=True):
         assert a == b
     assert whole["summary"] == resumed["summary"]
@@ -225,7 +237,8 @@ def test_buckets_are_few_and_tight():
 
 def test_in_loop_evaluator(dataset):
     config = toys.config(in_loop_examples=3)
-    evaluator = InLoopEvaluator(config, toys.System(), toys.benchmark(dataset, full=False), every=10)
+    evaluator = InLoopEvaluator(config, toys.System(), toys.benchmark(dataset, full=False),
+                                every=10)
     good, shown = evaluator.run(toys.System().init(None), 10)
     bad, _ = evaluator.run(noisy(1.0), 20)
     assert good["F1_lips"] == 1 and good["mel_L1_of_shuffled"] < 1e-5
@@ -238,8 +251,10 @@ def test_in_loop_evaluator(dataset):
 
 
 def test_rows_survive_another_dataset(dataset, tmp_path):
-    """A dataset with other content has another recipe hash: nothing is taken from the old one's rows."""
+    """A dataset with other content has another recipe hash: nothing is taken from the old one's
+    rows."""
     other = toys.write_corpus(tmp_path / "features", seed=1)
-    assert toys.benchmark(other, full=False).recipe_hash != toys.benchmark(dataset, full=False).recipe_hash
+    assert toys.benchmark(other,
+                          full=False).recipe_hash != toys.benchmark(dataset, full=False).recipe_hash
     again = toys.benchmark(store.open_dataset(dataset.dir), full=False)
     assert again.recipe_hash == toys.benchmark(dataset, full=False).recipe_hash

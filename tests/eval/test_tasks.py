@@ -1,4 +1,5 @@
-"""Systems with several tasks that decide lengths themselves: variants, what each is scored on, lengths, alignment."""
+"""Systems with several tasks that decide lengths themselves: variants, what each is scored on,
+lengths, alignment."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +20,11 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def slow_speaker(dataset, tmp_path_factory):
-    """(benchmark, results, folder) of a system that says everything right, but 1.25 times as long."""
+    """(benchmark, results, folder) of a system that says everything right, but 1.25 times as
+    long."""
     out, bench = tmp_path_factory.mktemp("slow"), toys.tasks_benchmark(dataset)
-    results = runner.evaluate(bench, sampler(), params(1.25), out, splits=("valid",), progress=False)
+    results = runner.evaluate(bench, sampler(), params(1.25), out, splits=("valid",),
+                              progress=False)
     return bench, results, out
 
 
@@ -44,8 +47,9 @@ def test_each_task_is_scored_on_what_it_makes(slow_speaker):
     sound = {"mel_L1", "mel_L1_dtw", "MCD"}
     motion = {"F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "Div_e", "FD_e_pooled"}
     beats, length = {"BC_e", "BC_h_gap"}, {"length_error", "length_error_signed", "stop_within_2"}
-    for variant, has in (("both", sound | motion | beats | length), ("voice", sound | length), ("face", motion | beats),
-                         ("dub", sound | beats), ("truth", sound | motion | beats | length)):
+    for variant, has in (("both", sound | motion | beats | length), ("voice", sound | length),
+                         ("face", motion | beats), ("dub", sound | beats),
+                         ("truth", sound | motion | beats | length)):
         assert has <= summary[variant].keys(), variant
         assert not (sound | motion | beats | length) - has & summary[variant].keys(), variant
 
@@ -80,14 +84,18 @@ def test_lengths(dataset, slow_speaker):
     summary = slow_speaker[1]["summary"]["valid"]
     assert summary["both"]["length_error"]["value"] == pytest.approx(0.25, abs=0.01)
     assert summary["both"]["length_error_signed"]["value"] == pytest.approx(0.25, abs=0.01)
-    assert summary["both"]["stop_within_2"]["value"] == 0 and summary["truth"]["stop_within_2"]["value"] == 1
+    assert summary["both"]["stop_within_2"]["value"] == 0 and summary["truth"]["stop_within_2"][
+        "value"] == 1
     assert summary["truth"]["length_error"]["value"] == 0
     source, bench = dataset.source("valid"), slow_speaker[0]
-    others = [len(source[bench.other("valid", i)]["audio"]) / len(source[i]["audio"]) - 1 for i in range(4)]
+    others = [len(source[bench.other("valid", i)]["audio"]) / len(source[i]["audio"]) - 1
+              for i in range(4)]
     assert summary["shuffled"]["length_error_signed"]["value"] == pytest.approx(np.mean(others))
     short = bench.model({"audio": source[0]["audio"][:-8]}, "voice", "valid", 0)
     shorter = bench.model({"audio": source[0]["audio"][:-9]}, "voice", "valid", 0)
-    assert bench.score("valid", 0, short)["stop_within_2"] == 1 and bench.score("valid", 0, shorter)["stop_within_2"] == 0
+    assert bench.score("valid", 0,
+                       short)["stop_within_2"] == 1 and bench.score("valid", 0,
+                                                                    shorter)["stop_within_2"] == 0
     assert bench.score("valid", 0, short)["length_error_signed"] < 0
 
 
@@ -95,7 +103,8 @@ def test_targets_of_absent_tasks_are_not_asked(slow_speaker):
     bench, results, _ = slow_speaker
     summary = results["summary"]["valid"]
     assert bench.targets(summary) == []  # other tasks' names
-    renamed = {"t2av": summary["both"], "a2v": summary["face"], **{k: summary[k] for k in ("truth", "shuffled", "mean")}}
+    renamed = {"t2av": summary["both"], "a2v": summary["face"],
+               **{k: summary[k] for k in ("truth", "shuffled", "mean")}}
     met = {(t["metric"], t["met"]) for t in bench.targets(renamed)}
     assert {("a2v F1_lips", True), ("t2av mel_L1_dtw", True), ("t2av F1_lips_dtw", True)} <= met
     assert ("t2av stop_within_2", False) in met and not any("tts" in name for name, _ in met)
@@ -103,12 +112,14 @@ def test_targets_of_absent_tasks_are_not_asked(slow_speaker):
 
 def test_more_tasks_reuse_the_rows(dataset, tmp_path):
     def run(*tasks):
-        results = runner.evaluate(toys.tasks_benchmark(dataset, full=False, tasks=tasks), sampler(), params(), tmp_path,
+        results = runner.evaluate(toys.tasks_benchmark(dataset, full=False, tasks=tasks), sampler(),
+                                  params(), tmp_path,
                                   splits=("valid",), progress=False)
         return results, len((tmp_path / rows.ROWS_FILE).read_text().splitlines())
 
     some, count = run("face")
-    assert tuple(some["summary"]["valid"]) == ("face", "truth", "shuffled", "mean") and count == 4 * 4
+    assert tuple(some["summary"]["valid"]) == ("face", "truth", "shuffled",
+                                               "mean") and count == 4 * 4
     every, count = run()
     assert every["models"] == ["both", "voice", "face", "dub"] and count == 7 * 4
     assert every["summary"]["valid"]["face"] == some["summary"]["valid"]["face"]
@@ -123,7 +134,11 @@ def test_streams_depend_neither_on_company_nor_on_padding(dataset):
     for example in examples(dataset):
         alone |= dict(sampler(1)(params(1.1, 0.3), [example], "both"))
     for name, example in examples(dataset):
-        assert len(together[name]["audio"]) == round(1.1 * len(example["audio"])) and "stop" not in together[name]
+        assert len(together[name]["audio"]) == round(1.1
+                                                     * len(
+                                                         example[
+                                                             "audio"])) and "stop" not in together[
+                                                                 name]
         for stream, value in together[name].items():
             np.testing.assert_allclose(alone[name][stream], value, atol=1e-5)
 
@@ -140,7 +155,9 @@ def test_one_compilation_a_task_and_bucket(dataset):
     one = sampler(2)
     for task in ("voice", "voice", "dub"):
         list(one(params(), examples(dataset), task))
-    assert len(one.system.traces) == len(set(one.system.traces)) and {t for t, *_ in one.system.traces} == {"voice", "dub"}
+    assert len(one.system.traces) == len(set(one.system.traces)) and {t for t,
+                                                                      *_ in one.system.traces} == {
+                                                                          "voice", "dub"}
     with pytest.raises(UserError, match="unknown task.*'sing'"):
         list(one(params(), examples(dataset), "sing"))
 
@@ -163,7 +180,8 @@ def test_in_loop_names_tasks(dataset):
                                 toys.tasks_benchmark(dataset, full=False), every=10)
     metrics, shown = evaluator.run(params(1.25), 10)
     assert metrics["face/F1_lips"] == 1 and metrics["both/mel_L1_dtw_of_shuffled"] < 0.4
-    assert metrics["voice/length_error"] == pytest.approx(0.25, abs=0.02) and "voice/F1_lips" not in metrics
+    assert metrics["voice/length_error"] == pytest.approx(0.25,
+                                                          abs=0.02) and "voice/F1_lips" not in metrics
     assert {"both/spectrogram", "face/face", "dub/spectrogram"} <= shown["images"].keys()
     assert shown["audio"].keys() == {"both/generated", "voice/generated", "dub/generated", "truth"}
 
@@ -174,7 +192,8 @@ def codes(tmp_path_factory):
     dataset = toys.write_codes_corpus(tmp_path_factory.mktemp("codes"))
     system = toys.TasksSystem(32, 40)
     decoder = decode.Decoder.from_dataset(dataset, iterations=2)
-    return (clips.Benchmark(toys.config(in_loop_examples=5, tasks=("both", "face")), decoder, dataset, system),
+    return (clips.Benchmark(toys.config(in_loop_examples=5, tasks=("both", "face")), decoder,
+                            dataset, system),
             generator.Generator(system, batch_size=4, seed=0))
 
 
@@ -189,7 +208,8 @@ def test_motion_without_a_face_code_is_scored_as_it_is(codes, scored_codes):
     motion = {"FD_m", "FK_m", "FD_m_pooled", "Div_m", "BC_m", "BC_m_gap"}
     for variant in ("both", "face", "truth", "shuffled", "mean"):
         assert motion <= summary[variant].keys(), variant
-        assert not [m for m in summary[variant] if m.startswith(("F1", "BC_e", "BC_h", "FD_e", "FD_h", "var", "stop"))]
+        assert not [m for m in summary[variant]
+                    if m.startswith(("F1", "BC_e", "BC_h", "FD_e", "FD_h", "var", "stop"))]
     assert {m for v in summary.values() for m in v} <= results["recipes"].keys()
     assert results["recipes"]["FD_m"]["fps"] == results["recipes"]["BC_m"]["fps"] == 25
     # the face is the truth's, frame by frame; one clip has none
@@ -204,10 +224,13 @@ def test_motion_without_a_face_code_is_scored_as_it_is(codes, scored_codes):
 @pytest.mark.slow
 def test_motion_without_a_face_code_is_shown_as_curves(codes, scored_codes, tmp_path):
     bench, one = codes
-    page = report.write(tmp_path, scored_codes, runner.samples(bench, one, params(), ("valid",), 1)).read_text()
+    page = report.write(tmp_path, scored_codes,
+                        runner.samples(bench, one, params(), ("valid",), 1)).read_text()
     assert "<video" not in page and "motion curves" in page
     metrics, shown = InLoopEvaluator(bench.config, one.system, bench, every=10).run(params(), 10)
-    assert metrics["face/FD_m_of_shuffled"] < 1e-6 and "both/Div_m" in metrics and "face/motion" in shown["images"]
+    assert metrics[
+        "face/FD_m_of_shuffled"] < 1e-6 and "both/Div_m" in metrics and "face/motion" in shown[
+            "images"]
 
 
 def test_another_sentence_has_what_is_scored(codes):
@@ -217,5 +240,6 @@ def test_another_sentence_has_what_is_scored(codes):
         other = bench.other("valid", index)
         assert other != index and (other != mute), index
     assert bench.baseline("shuffled", "valid", mute).scored == {"audio"}
-    seeds = [clips.Benchmark(toys.config(seed=s), bench.decoder, bench.dataset, codes[1].system) for s in range(20)]
+    seeds = [clips.Benchmark(toys.config(seed=s), bench.decoder, bench.dataset, codes[1].system)
+             for s in range(20)]
     assert {b.other("valid", 0) for b in seeds} == {1, 2, 3}

@@ -15,7 +15,8 @@ from eval.benchmarks.puppets import Benchmark
 
 RATE = 22050 / 256
 MEL, FACE, HEAD, TOKENS = 80, 3, 7, 90
-WORDS = ("one two three", "four five six", "seven eight nine", "ten one four", "two five eight", "three six nine")
+WORDS = ("one two three", "four five six", "seven eight nine", "ten one four", "two five eight",
+         "three six nine")
 
 
 def streams(rng, frames: int) -> dict[str, np.ndarray]:
@@ -23,7 +24,8 @@ def streams(rng, frames: int) -> dict[str, np.ndarray]:
     time = np.arange(frames)[:, None] / RATE
 
     def waves(width, hertz):
-        return np.sin(2 * np.pi * (hertz * rng.uniform(0.5, 1.5, width) * time + rng.uniform(size=width)))
+        return np.sin(2 * np.pi * (hertz * rng.uniform(0.5, 1.5, width) * time
+                                   + rng.uniform(size=width)))
     face = waves(FACE, 3.0)
     face[:, 0] = np.maximum(face[:, 0], 0)
     out = {"mel": waves(MEL, 4.0) + rng.normal(size=MEL), "face": face, "head": waves(HEAD, 1.5)}
@@ -31,7 +33,8 @@ def streams(rng, frames: int) -> dict[str, np.ndarray]:
 
 
 def write_corpus(folder, *, seed: int = 0, mel_recipe: dict | None = None):
-    """A feature dataset: `tokens` are the targets themselves, so that a perfect system is linear."""
+    """A feature dataset: `tokens` are the targets themselves, so that a perfect system is
+    linear."""
     rng = np.random.default_rng(seed)
 
     def examples(split, count):
@@ -45,18 +48,21 @@ def write_corpus(folder, *, seed: int = 0, mel_recipe: dict | None = None):
         return Feature((None, width), "float32", "toy", rate=RATE)
 
     features = {"id": Feature((), "str", "id"), "speaker": Feature((), "str", "who"),
-                "text": Feature((), "str", "words"), "identity": Feature((8,), "float32", "identity"),
-                "tokens": sequence(TOKENS), "mel": sequence(MEL), "face": sequence(FACE), "head": sequence(HEAD)}
+                "text": Feature((), "str", "words"),
+                "identity": Feature((8,), "float32", "identity"), "tokens": sequence(TOKENS),
+                "mel": sequence(MEL), "face": sequence(FACE), "head": sequence(HEAD)}
     return store.write_dataset(
         folder, name="toy", description="toy", features=features, progress=False,
-        splits={"train": examples("train", 6), "valid": examples("valid", 6), "other": examples("other", 2)},
+        splits={"train": examples("train", 6), "valid": examples("valid", 6),
+                "other": examples("other", 2)},
         recipes={"mel": mel_recipe or {"kind": "toy"}, "tokens": {}, "face": {}, "head": {}},
         codecs={"pose": {"mean": np.zeros(7), "std": np.ones(7)}})
 
 
 class Decoder:
-    """Sound whose loudness follows mel band 0; lips = face code 0; pose = head. `streams` are the single-task toy's (mel,
-    face, head at the mel rate) or the multi-task toy's (audio, motion at 25 Hz)."""
+    """Sound whose loudness follows mel band 0; lips = face code 0; pose = head. `streams` are the
+    single-task toy's (mel, face, head at the mel rate) or the multi-task toy's (audio, motion at 25
+    Hz)."""
 
     has_face = draws = True
 
@@ -76,7 +82,8 @@ class Decoder:
         hop = 256 if "mel" in streams else 240
         mel_TM = self.mel(streams)
         carrier = np.sin(np.arange(len(mel_TM) * hop) * 0.3)
-        return (0.3 * carrier * np.repeat(np.clip(mel_TM[:, 0] + 1, 0, 2) / 2, hop)).astype(np.float32)
+        return (0.3 * carrier * np.repeat(np.clip(mel_TM[:, 0] + 1, 0, 2) / 2,
+                                          hop)).astype(np.float32)
 
     def face(self, streams):
         if "face" in streams:
@@ -99,11 +106,13 @@ class Decoder:
 
 def at_30hz(x_TC):
     """Frames at k / 25 s, held at the end."""
-    return resample.interpolate(np.asarray(x_TC, np.float64), np.arange(round(len(x_TC) * 30 / 25)) * 25 / 30)
+    return resample.interpolate(np.asarray(x_TC, np.float64),
+                                np.arange(round(len(x_TC) * 30 / 25)) * 25 / 30)
 
 
 class System:
-    """streams = tokens @ W + noise * params["noise"] + params["context"] * mean over the real frames."""
+    """streams = tokens @ W + noise * params["noise"] + params["context"] * mean over the real
+    frames."""
 
     param_rules = ((r".*", ()),)
     tasks, makes, rows = ("generate",), {"generate": ("mel", "face", "head")}, None
@@ -112,8 +121,10 @@ class System:
     def __init__(self, mel_recipe=None):
         def sequence(width, recipe=None):
             return Spec(("batch", "time", width), "float32", "toy", rate=RATE, recipe=recipe)
-        self.streams_spec = {"mel": sequence(MEL, mel_recipe), "face": sequence(FACE), "head": sequence(HEAD)}
-        self.conditions_spec = {"tokens": sequence(TOKENS), "mask": Spec(("batch", "time"), "float32", "real frames")}
+        self.streams_spec = {"mel": sequence(MEL, mel_recipe), "face": sequence(FACE),
+                             "head": sequence(HEAD)}
+        self.conditions_spec = {"tokens": sequence(TOKENS),
+                                "mask": Spec(("batch", "time"), "float32", "real frames")}
         self.batch_spec = self.streams_spec | self.conditions_spec
         self.example_spec = {n: s for n, s in self.batch_spec.items() if n != "mask"}
 
@@ -129,7 +140,8 @@ class System:
         noise = jax.vmap(lambda key: jax.random.normal(key, tokens.shape[1:]))(keys)
         context = (tokens * mask).sum(1, keepdims=True) / mask.sum(1, keepdims=True)
         out = tokens @ params["w"] + params["noise"] * noise + params["context"] * context
-        return {"mel": out[..., :MEL], "face": out[..., MEL:MEL + FACE], "head": out[..., MEL + FACE:]}
+        return {"mel": out[..., :MEL], "face": out[..., MEL:MEL + FACE],
+                "head": out[..., MEL + FACE:]}
 
 
 def config(**evaluate):
@@ -149,24 +161,28 @@ AUDIO, MOTION = 8, FACE + HEAD
 
 
 def write_tasks_corpus(folder, *, seed: int = 0):
-    """Examples of audio and motion at 25 Hz with prompts of any length. Lips and sound follow one random course, so that
-    lips fit the sound they belong to and no other."""
+    """Examples of audio and motion at 25 Hz with prompts of any length. Lips and sound follow one
+    random course, so that lips fit the sound they belong to and no other."""
     rng = np.random.default_rng(seed)
 
     def examples(split, count):
         for i in range(count):
             frames = int(rng.integers(50, 90))
             time = np.arange(frames) / 25
-            audio = np.sin(2 * np.pi * (rng.uniform(0.5, 3, AUDIO) * time[:, None] + rng.uniform(size=AUDIO)))
+            audio = np.sin(2 * np.pi
+                           * (rng.uniform(0.5, 3, AUDIO) * time[:, None] + rng.uniform(size=AUDIO)))
             motion = np.concatenate([np.maximum(audio[:, :1], 0), audio[:, 1:3],
                                      np.sin(rng.uniform(1, 9, HEAD) * time[:, None])], 1)
             yield {"id": f"{split}/{i}", "speaker": f"s{i % 2}", "text": WORDS[i % len(WORDS)],
-                   "identity": np.zeros(8, np.float32), "tokens": rng.integers(1, 9, 3 + 30 * i).astype(np.int32),
+                   "identity": np.zeros(8, np.float32),
+                   "tokens": rng.integers(1, 9, 3 + 30 * i).astype(np.int32),
                    "audio": audio.astype(np.float32), "motion": motion.astype(np.float32)}
 
     features = {"id": Feature((), "str", "id"), "speaker": Feature((), "str", "who"),
-                "text": Feature((), "str", "words"), "identity": Feature((8,), "float32", "identity"),
-                "tokens": Feature((None,), "int32", "prompt"), "audio": Feature((None, AUDIO), "float32", "toy", rate=25.0),
+                "text": Feature((), "str", "words"),
+                "identity": Feature((8,), "float32", "identity"),
+                "tokens": Feature((None,), "int32", "prompt"),
+                "audio": Feature((None, AUDIO), "float32", "toy", rate=25.0),
                 "motion": Feature((None, MOTION), "float32", "toy", rate=25.0)}
     return store.write_dataset(
         folder, name="tasks", description="toy", features=features, progress=False, recipes={},
@@ -175,11 +191,13 @@ def write_tasks_corpus(folder, *, seed: int = 0):
 
 
 class TasksSystem:
-    """Gives the truth back at params["pace"] times its duration where the task leaves the length open, with noise that
-    also shows whether keys and prompt lengths are kept apart: audio += params["noise"] * (normal + mean of the prompt)."""
+    """Gives the truth back at params["pace"] times its duration where the task leaves the length
+    open, with noise that also shows whether keys and prompt lengths are kept apart: audio +=
+    params["noise"] * (normal + mean of the prompt)."""
 
     tasks, rows = ("both", "voice", "face", "dub"), None
-    makes = {"both": ("audio", "motion"), "voice": ("audio",), "face": ("motion",), "dub": ("audio",)}
+    makes = {"both": ("audio", "motion"), "voice": ("audio",), "face": ("motion",), "dub": ("audio",
+             )}
     config = types.SimpleNamespace(to_dict=lambda: {"name": "tasks"})
 
     def __init__(self, audio: int = AUDIO, motion: int = MOTION):
@@ -188,10 +206,12 @@ class TasksSystem:
                              "audio_length": Spec(("batch",), "int32", "frames"),
                              "stop": Spec(("batch", "patches"), "float32", "logits")}
         self.example_spec = {"tokens": Spec(("batch", "tokens"), "int32", "prompt"),
-                             "audio": self.streams_spec["audio"], "motion": self.streams_spec["motion"]}
+                             "audio": self.streams_spec["audio"],
+                             "motion": self.streams_spec["motion"]}
         self.conditions_spec = {"prompt": Spec(("batch", "tokens"), "int32", "prompt"),
                                 "prompt_length": Spec(("batch",), "int32", "ids"),
-                                "audio": self.streams_spec["audio"], "motion": self.streams_spec["motion"],
+                                "audio": self.streams_spec["audio"],
+                                "motion": self.streams_spec["motion"],
                                 "length": Spec(("batch",), "int32", "frames")}
         self.traces = []
 
@@ -201,7 +221,8 @@ class TasksSystem:
 
     def conditions(self, example, task):
         n = len(example["audio"])
-        out = {"prompt": example["tokens"], "prompt_length": len(example["tokens"]), "audio": example["audio"],
+        out = {"prompt": example["tokens"], "prompt_length": len(example["tokens"]),
+               "audio": example["audio"],
                "motion": example["motion"], "length": n}
         return out, n if task in ("face", "dub") else 2 * n
 
@@ -213,7 +234,9 @@ class TasksSystem:
         at = jnp.minimum((jnp.arange(shape[1]) / pace).astype(jnp.int32), shape[1] - 1)
         ids = jnp.arange(conditions["prompt"].shape[1]) < conditions["prompt_length"][:, None]
         mean = (conditions["prompt"] * ids).sum(1) / conditions["prompt_length"]
-        noise = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape[2:]))(
+        noise = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key,
+                                                                                             i),
+                                                                          shape[2:]))(
             jnp.arange(shape[1])))(keys)
         made = conditions["audio"][:, at] + params["noise"] * (noise + mean[:, None, None])
         out = {"audio": conditions["audio"] if task == "face" else made, "audio_length": length,
@@ -233,8 +256,8 @@ def tasks_benchmark(dataset, *, full: bool = True, **evaluate):
 
 
 def write_codes_corpus(folder, *, seed: int = 0):
-    """Talker features of noise in bursts, whose motion is a code of another's making (kind "lia-x"); one held-out example
-    has no motion."""
+    """Talker features of noise in bursts, whose motion is a code of another's making (kind
+    "lia-x"); one held-out example has no motion."""
     from data_pipelines.features.talker import extract as talker
 
     rng = np.random.default_rng(seed)
@@ -243,16 +266,20 @@ def write_codes_corpus(folder, *, seed: int = 0):
         for i in range(count):
             frames = int(rng.integers(50, 70))
             swing = np.sin(0.4 * np.arange(frames) + i)
-            motion = (swing[:, None] * rng.uniform(1, 2, 40) + rng.standard_normal(40)).astype(np.float32)
+            motion = (swing[:, None] * rng.uniform(1, 2,
+                                                   40) + rng.standard_normal(40)).astype(np.float32)
             loud = np.repeat(np.abs(swing) > 0.7, 960) + 0.01
-            yield {"id": f"{split}/{i}", "speaker": "many", "text": WORDS[i], "motion": motion[:frames * (i < 4)],
+            yield {"id": f"{split}/{i}", "speaker": "many", "text": WORDS[i],
+                   "motion": motion[:frames * (i < 4)],
                    "audio": (5000 * rng.standard_normal(len(loud)) * loud).astype(np.int16)}
 
-    features = {"id": Feature((), "str", "id"), "speaker": Feature((), "str", "who"), "text": Feature((), "str", "words"),
+    features = {"id": Feature((), "str", "id"), "speaker": Feature((), "str", "who"),
+                "text": Feature((), "str", "words"),
                 "audio": Feature((None,), "int16", "sound", "1/32768", 24000.0),
                 "motion": Feature((None, 40), "float32", "code", rate=25.0)}
     clips = store.write_dataset(
         folder / "clips", name="codes", description="toy", features=features, progress=False,
-        recipes={"motion": {"kind": "lia-x"}}, codecs={"motion": {"mean": np.ones(40), "std": np.full(40, 2.0)}},
+        recipes={"motion": {"kind": "lia-x"}},
+        codecs={"motion": {"mean": np.ones(40), "std": np.full(40, 2.0)}},
         splits={"train": examples("train", 4), "valid": examples("valid", 5)})
     return talker.extract(clips.dir, folder / "features", progress=False)

@@ -20,12 +20,14 @@ def test_path_ends_and_velocity():
 def test_euler_is_exact_on_a_straight_path_and_first_order_otherwise():
     x0, x1 = jnp.array([1.0, -2.0]), jnp.array([4.0, 0.5])
     np.testing.assert_allclose(euler(lambda x, t, _: x1 - x0, x0, 3), x1, rtol=1e-6)
-    errors = [abs(float(euler(lambda x, t, _: x, jnp.float32(1.0), n)) - np.e) for n in (16, 32, 64)]
+    errors = [abs(float(euler(lambda x, t, _: x, jnp.float32(1.0), n)) - np.e)
+              for n in (16, 32, 64)]
     assert 1.8 < errors[0] / errors[1] < 2.2 and 1.8 < errors[1] / errors[2] < 2.2
 
 
 def test_euler_hands_each_step_its_own_extra():
-    out = euler(lambda x, t, extra: extra + 0 * t, jnp.float32(0), 4, jnp.array([1.0, 2.0, 3.0, 4.0]))
+    out = euler(lambda x, t, extra: extra + 0 * t, jnp.float32(0), 4,
+                jnp.array([1.0, 2.0, 3.0, 4.0]))
     np.testing.assert_allclose(out, 2.5)
 
 
@@ -41,7 +43,8 @@ def test_zero_star_guidance_scales_the_negative_branch_an_example_at_a_time():
     plus = jnp.array([[[2.0, 0.0]], [[0.0, 3.0]], [[1.0, 1.0]]])
     minus = jnp.array([[[4.0, 0.0]], [[5.0, 0.0]], [[0.0, 0.0]]])  # along, across, nothing
     ours = guide_zero_star(plus, minus, 2.0)
-    np.testing.assert_allclose(ours, [[[2.0, 0.0]], [[0.0, 6.0]], [[2.0, 2.0]]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours, [[[2.0, 0.0]], [[0.0, 6.0]], [[2.0, 2.0]]], rtol=1e-5,
+                               atol=1e-5)
     np.testing.assert_allclose(guide_zero_star(plus, minus, 1.0), plus, rtol=1e-5, atol=1e-5)
     assert [zero_init_steps(n) for n in (2, 10, 24, 49, 99)] == [1, 1, 1, 2, 4]
 
@@ -59,8 +62,10 @@ def test_euler_between_goes_either_way_over_trees():
     end = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}
     z = jax.tree.map(lambda x: -x + 0.5, end)
     slope = jax.tree.map(lambda z, x: z - x, z, end)
-    for times, start, stop in ((swayed_times(5, 1.0), z, end), (swayed_times(5, 1.0)[::-1], end, z)):
+    for times, start, stop in ((swayed_times(5, 1.0), z, end),
+                               (swayed_times(5, 1.0)[::-1], end, z)):
         out = euler_between(lambda x, t, _: slope, start, times)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), out, stop)
     times = jnp.array([0.0, 1.0, 3.0])
-    np.testing.assert_allclose(euler_between(lambda x, t, extra: t * extra, jnp.float32(0), times, jnp.array([5.0, 7.0])), 14.0)
+    np.testing.assert_allclose(euler_between(lambda x, t, extra: t * extra, jnp.float32(0), times,
+                                             jnp.array([5.0, 7.0])), 14.0)

@@ -26,13 +26,15 @@ def tiny():
 def test_rows_and_ratio(tmp_path):
     log = tmp_path / "cases.txt"
     peer = tmp_path / "peer.py"
-    peer.write_text(f"import os\nopen({str(log)!r}, 'a').write(os.environ['AVJAX_CASE'] + '\\n')\nprint('[2.0, 4.0]')\n")
+    peer.write_text(f"import os\nopen({str(log)!r}, 'a').write(os.environ['AVJAX_CASE'] + "
+                    "'\\n')\nprint('[2.0, 4.0]')\n")
     result = benchmark.benchmark(tiny(), batch=8, segment=10, lengths=[12], steps=2, runs=3,
                                  peer=f"{sys.executable} {peer}")
     json.dumps(result)
     train, sample = result["cases"]
     assert train["runs"] == 3 and train["min"] <= train["median"] <= train["max"]
-    assert train["gflop"] > 2 * sample["gflop"] > 0  # three passes over 80 frames against one over 12
+    # three passes over 80 frames against one over 12
+    assert train["gflop"] > 2 * sample["gflop"] > 0
     assert train["peer"]["median"] == 3.0 and train["ratio"] == pytest.approx(train["median"] / 3.0)
     cases = [json.loads(line) for line in log.read_text().splitlines()]
     assert cases[0] == {"case": "train", "batch": 8, "frames": 10}
@@ -40,22 +42,26 @@ def test_rows_and_ratio(tmp_path):
 
 
 def test_a_case_that_the_peer_does_not_have_has_no_ratio():
-    assert benchmark.alternate(lambda: 0.5, 2, f"{sys.executable} -c 'print([])'", {}) == ([0.5, 0.5], [])
+    assert benchmark.alternate(lambda: 0.5, 2, f"{sys.executable} -c 'print([])'",
+                               {}) == ([0.5, 0.5], [])
 
 
 @pytest.fixture
 def tiny_talker():
     return flags.load_config("configs/talker_benchmark.py", {
-        "system.d_model": 16, "system.velocity_width": 16, "system.num_layers": 1, "system.num_heads": 2,
-        "system.num_kv_heads": 1, "system.head_dim": 8, "system.d_ff": 16, "system.encoder_layers": 1,
-        "system.encoder_heads": 2, "system.velocity_layers": 1, "system.velocity_heads": 2, "system.vocab": 128,
-        "system.row_tokens": 40, "system.row_patches": 20, "system.row_utterances": 2})
+        "system.d_model": 16, "system.velocity_width": 16, "system.num_layers": 1,
+        "system.num_heads": 2, "system.num_kv_heads": 1, "system.head_dim": 8, "system.d_ff": 16,
+        "system.encoder_layers": 1, "system.encoder_heads": 2, "system.velocity_layers": 1,
+        "system.velocity_heads": 2, "system.vocab": 128, "system.row_tokens": 40,
+        "system.row_patches": 20, "system.row_utterances": 2})
 
 
 def test_talkers_training_rows_are_as_full_as_they_can_be(tiny_talker, monkeypatch):
     system = build(tiny_talker.system)
-    monkeypatch.setattr(talker, "train_case", lambda config, system, batch, name, describe: (batch, name, describe))
-    batch, name, describe = talker.training(tiny_talker, system, Options(batch=3, frames=20, text=4))
+    monkeypatch.setattr(talker, "train_case", lambda config, system, batch, name,
+                        describe: (batch, name, describe))
+    batch, name, describe = talker.training(tiny_talker, system,
+                                            Options(batch=3, frames=20, text=4))
     assert name == "train step 3 x 2 x 20", "two utterances of five patches fit into a row"
     assert describe == {"case": "train", "batch": 6, "frames": 20, "text": 4}
     for key, spec in system.batch_spec.items():
@@ -67,7 +73,8 @@ def test_talkers_training_rows_are_as_full_as_they_can_be(tiny_talker, monkeypat
 @pytest.mark.slow
 def test_talkers_generation(tiny_talker):
     whole, first = talker.generation(tiny_talker, 8, Options(text=4, steps=2))
-    assert whole.describe["patches"] == 2 and whole.parts == {"ms_a_patch": 0.002, "realtime_factor": 8 / 25}
+    assert whole.describe["patches"] == 2 and whole.parts == {"ms_a_patch": 0.002,
+                                                              "realtime_factor": 8 / 25}
     assert first.flops < whole.flops < 2 * first.flops, "the prompt and two slots, the prompt and one"
     whole.run()
     assert first.run() > 0
@@ -75,7 +82,8 @@ def test_talkers_generation(tiny_talker):
 
 def test_a_batch_that_the_devices_do_not_divide():
     with pytest.raises(UserError, match="batch"):
-        next(segments.cases(tiny(), build(tiny().system), dataclasses.replace(segments.DEFAULTS, batch=3, frames=10)))
+        next(segments.cases(tiny(), build(tiny().system),
+                            dataclasses.replace(segments.DEFAULTS, batch=3, frames=10)))
 
 
 def test_a_peer_that_prints_no_seconds():

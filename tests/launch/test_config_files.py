@@ -13,7 +13,8 @@ from avjax.errors import UserError
 from launch import ROOT
 from launch import flags as launch_flags
 
-MINE = "from configs import {base}\ndef get_config(name='mine'):\n  c = {base}.get_config()\n  c.name = name\n  return c\n"
+MINE = ("from configs import {base}\ndef get_config(name='mine'):\n  c = {base}.get_config()\n  "
+        "c.name = name\n  return c\n")
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ def away(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "__init__.py").touch()
     (tmp_path / "configs" / "version.2.py").write_text(MINE.format(base="sibling_of_mine"))
-    (tmp_path / "configs" / "sibling_of_mine.py").write_text("from configs import base\nget_config = base.get_config\n")
+    (tmp_path / "configs" / "sibling_of_mine.py").write_text("from configs import base\nget_config "
+                                                             "= base.get_config\n")
     yield tmp_path
     sys.modules.pop("configs.sibling_of_mine", None)
 
@@ -64,10 +66,12 @@ def test_ones_own_are_found_first_with_their_siblings(away, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("path, text, message", [
-    ("configs", None, "no such config file; where: --config=configs; .*; found: a folder"), ("", None, "no such config file"),
+    ("configs", None, "no such config file; where: --config=configs; .*; found: a folder"),
+    ("", None, "no such config file"),
     ("a.py", "def get_config(): return {}", "expected: a ConfigDict from get_config.*found: dict"),
     ("a.py", "x =", "found: SyntaxError"), ("a.py", "", "no attribute 'get_config'"),
-    ("a.py", "import ml_collections\nget_config = ml_collections.ConfigDict", "lacks what every experiment has; .*data.dir")])
+    ("a.py", "import ml_collections\nget_config = ml_collections.ConfigDict",
+     "lacks what every experiment has; .*data.dir")])
 def test_what_is_no_config_is_told_in_a_line(away, path, text, message):
     if text is not None:
         Path(path).write_text(text)
@@ -81,7 +85,10 @@ def test_a_users_own_modules_do_not_shadow_ours(tmp_path):
         (tmp_path / name / "__init__.py").touch()
     (tmp_path / "launch").mkdir()
     (tmp_path / "eval.py").write_text("print('a stranger')")
-    program = "import launch.flags, avjax, configs, data_pipelines, eval; print(launch, avjax, configs, data_pipelines, eval)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    program = ("import launch.flags, avjax, configs, data_pipelines, eval; print(launch, avjax, "
+               "configs, data_pipelines, eval)")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)
-    assert done.stdout.count(f"from '{ROOT}/") == 5 and "stranger" not in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count(
+        f"from '{ROOT}/") == 5 and "stranger" not in done.stdout, done.stdout + done.stderr

@@ -17,14 +17,16 @@ from tests.eval import toys
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """(config, system) of a toy experiment whose dataset lies in the workdir; the checkpoint reader is replaced."""
+    """(config, system) of a toy experiment whose dataset lies in the workdir; the checkpoint reader
+    is replaced."""
     toys.write_corpus(tmp_path / "data" / "features")
     config = toys.config(splits=("valid",), max_examples=3, batch_size=2)
     config.data.dir = "{workdir}/data/features"
     config.name = "toy & co"
     system = toys.System()
     monkeypatch.setattr(api, "build", lambda _: system)
-    monkeypatch.setattr(decode.Decoder, "from_dataset", classmethod(lambda cls, dataset: toys.Decoder()))
+    monkeypatch.setattr(decode.Decoder, "from_dataset",
+                        classmethod(lambda cls, dataset: toys.Decoder()))
     meta = {"step": 7, "recipes": {"mel": {"kind": "toy"}}}
     monkeypatch.setattr(checkpoints, "load", lambda *_: (system.init(None), meta))
     return config, system
@@ -38,10 +40,13 @@ def test_writes_results_and_report(toy, tmp_path, capsys):
             file.write(json.dumps({"step": step, "kind": "train", "loss": 1.0 / (1 + step)}) + "\n")
     results = job.evaluate(config, tmp_path, splits=("valid", "other"), progress=False)
     assert results["step"] == 7 and len(results["rows"]) == 5
-    assert json.loads((tmp_path / runner.RESULTS_FILE).read_text())["summary"].keys() == {"valid", "other"}
+    assert json.loads((tmp_path
+                       / runner.RESULTS_FILE).read_text())["summary"].keys() == {"valid", "other"}
     page = (tmp_path / report.REPORT_FILE).read_text()
-    assert page.count("<video") == 2 * (2 + 2) and "toy &amp; co" in page and "training curves" in page
-    assert "http" not in page.split("<style>")[0] and "src='data:" in page, "the page must not need anything else"
+    assert page.count("<video") == 2 * (2
+                                        + 2) and "toy &amp; co" in page and "training curves" in page
+    assert "http" not in page.split("<style>")[
+        0] and "src='data:" in page, "the page must not need anything else"
     out = capsys.readouterr().out
     assert "F1_lips" in out and "target: F1_lips >= 0.95: met" in out and "report.html" in out
 
@@ -51,16 +56,19 @@ def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeyp
     monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("must not be read"))
     bad = jax.tree.map(lambda x: x * 0, system.init(None))
     results = job.evaluate(config, tmp_path, bad, out=tmp_path / "elsewhere", progress=False)
-    assert not any(t["met"] for t in results["targets"]["valid"] if t["metric"] in ("F1_lips", "mel_L1"))
+    assert not any(t["met"] for t in results["targets"]["valid"]
+                   if t["metric"] in ("F1_lips", "mel_L1"))
     assert (tmp_path / "elsewhere" / runner.RESULTS_FILE).exists()
     assert not (tmp_path / runner.RESULTS_FILE).exists()
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda c: c.evaluate.update({"benchmark": ""}), "no benchmark.*clips or dialogue or puppets or talker_puppets"),
+    (lambda c: c.evaluate.update({"benchmark": ""}), "no benchmark.*clips or dialogue or puppets "
+                                                     "or talker_puppets"),
     (lambda c: c.evaluate.update({"benchmark": "pupets"}),
      "unknown benchmark.*clips or dialogue or puppets or talker_puppets.*pupets"),
-    (lambda c: c.evaluate.update({"splits": ("test",)}), "unknown split.*train or valid or other.*test"),
+    (lambda c: c.evaluate.update({"splits": ("test",)}), "unknown split.*train or valid or "
+                                                         "other.*test"),
     (lambda c: c.data.update({"dir": "{workdir}/nowhere"}), "no dataset here"),
     (lambda c: c.evaluate.update({"batch_size": 0}), "no batch"),
 ])
@@ -73,7 +81,8 @@ def test_bad_configs(toy, tmp_path, change, message):
 
 
 def test_checkpoint_trained_on_other_features(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "load", lambda *_: (None, {"recipes": {"mel": {"kind": "another"}}}))
+    monkeypatch.setattr(checkpoints, "load",
+                        lambda *_: (None, {"recipes": {"mel": {"kind": "another"}}}))
     with pytest.raises(UserError, match="recipe of 'mel' differs.*kind=another.*kind=toy"):
         job.evaluate(toy[0], tmp_path, progress=False)
 
@@ -81,7 +90,8 @@ def test_checkpoint_trained_on_other_features(toy, tmp_path, monkeypatch):
 def test_missing_checkpoint(toy, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(api, "build", lambda _: toy[1])
-    monkeypatch.setattr(decode.Decoder, "from_dataset", classmethod(lambda cls, dataset: toys.Decoder()))
+    monkeypatch.setattr(decode.Decoder, "from_dataset",
+                        classmethod(lambda cls, dataset: toys.Decoder()))
     with pytest.raises(UserError, match="no checkpoint here"):
         job.evaluate(toy[0], tmp_path, progress=False)
 
@@ -94,7 +104,8 @@ def test_workdir_of_a_checkpoint(tmp_path):
 
 def test_history_keeps_losses_first(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps({"step": s, "kind": "train", **{f"other{i}": i for i in range(20)}, "loss": s,
+    path.write_text("".join(json.dumps({"step": s, "kind": "train",
+                                        **{f"other{i}": i for i in range(20)}, "loss": s,
                                         "note": "text"}) + "\n" for s in range(3)))
     history = report.read_history(path, limit=4)
     assert len(history) == 4 and next(iter(history)) == "train/loss"

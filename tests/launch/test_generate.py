@@ -1,4 +1,5 @@
-"""launch.generate and the drivers behind it: what a person gives becomes conditions, or one line that says what is wrong."""
+"""launch.generate and the drivers behind it: what a person gives becomes conditions, or one line
+that says what is wrong."""
 
 import dataclasses
 import io
@@ -62,7 +63,8 @@ def workdir(tmp_path_factory):
 def parts(workdir):
     """(system, decoder, dataset)"""
     config = generate.load_config(workdir)
-    return api.build(config.system), decode.Decoder.from_workdir(workdir), store.open_dataset(config.data.dir)
+    return api.build(config.system), decode.Decoder.from_workdir(workdir), store.open_dataset(
+        config.data.dir)
 
 
 @pytest.fixture
@@ -78,7 +80,8 @@ def plan(parts):
 def files(parts, tmp_path_factory):
     """Speech of 1 s, motion of it, and motion that is wrong in several ways."""
     folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
-    said = espeak.synthesize("My brother walked home.").audio[:espeak.SAMPLE_RATE] / np.float32(32768)
+    said = (espeak.synthesize("My brother walked home.").audio[:espeak.SAMPLE_RATE] / np.float32(
+        32768))
     soundfile.write(folder / "speech.wav", soxr.resample(said, espeak.SAMPLE_RATE, 16000), 16000)
     raw = rng.standard_normal((25, 40)).astype(np.float32)
     mean, std = (parts[1].codec("motion")[k] for k in ("mean", "std"))
@@ -98,27 +101,34 @@ def test_what_is_given_decides_the_task(plan, files):
     speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
     for wish, task, given in (({"text": TEXT}, "t2av", (0, 0)), ({"audio": speech}, "a2v", (25, 0)),
                               ({"audio": speech, "text": TEXT}, "a2v", (25, 0)),
-                              ({"motion": motion, "text": TEXT}, "v2a", (0, 25)), ({"example": "train/0"}, "t2av", (0, 0)),
-                              ({"audio": speech, "text": TEXT, "prefix_seconds": 0.5}, "t2av", (12, 0)),
+                              ({"motion": motion, "text": TEXT}, "v2a", (0, 25)),
+                              ({"example": "train/0"}, "t2av", (0, 0)),
+                              ({"audio": speech, "text": TEXT, "prefix_seconds": 0.5}, "t2av",
+                               (12, 0)),
                               ({"audio": speech, "text": TEXT, "task": "tts"}, "tts", (0, 0))):
         made = plan(**wish)
         assert (made.task, lengths(made)) == (task, given), wish
-    assert "transcript" in plan(audio=speech).remarks[0] and not plan(audio=speech, text=TEXT).remarks
+    assert "transcript" in plan(audio=speech).remarks[0] and not plan(audio=speech,
+                                                                      text=TEXT).remarks
 
 
 def test_quieter_speech_drives_alike_and_other_letters_do_not(plan, files):
-    """At -12 dB the same latents and the same voice; far away, a remark; what the model was never taught to read is refused."""
+    """At -12 dB the same latents and the same voice; far away, a remark; what the model was never
+    taught to read is refused."""
     sound, rate = soundfile.read(files / "speech.wav", dtype="float32")
     for name, gain in (("quiet.wav", 0.25), ("far.wav", 1e-3)):
         soundfile.write(files / name, sound * np.float32(gain), rate, subtype="FLOAT")
-    loud, quiet, far = (plan(audio=str(files / f"{n}.wav"), text=TEXT) for n in ("speech", "quiet", "far"))
+    loud, quiet, far = (plan(audio=str(files / f"{n}.wav"), text=TEXT)
+                        for n in ("speech", "quiet", "far"))
     for name, wave in loud.conditions.items():
         np.testing.assert_allclose(quiet.conditions[name], wave, atol=1e-4)
         np.testing.assert_allclose(far.conditions[name], wave, atol=1e-2)
     assert not loud.remarks and not quiet.remarks and "dB of full scale" in far.remarks[0]
-    with pytest.raises(UserError, match="letters that are not spoken.*--text, character 5.*'привет', Cyrillic"):
+    with pytest.raises(UserError, match="letters that are not spoken.*--text, character "
+                                        "5.*'привет', Cyrillic"):
         plan(text="Say привет.")
-    with pytest.raises(UserError, match=r"unreadable text.*UTF-8.*caf\\udce9"):  # Latin-1 from a terminal
+    # Latin-1 from a terminal
+    with pytest.raises(UserError, match=r"unreadable text.*UTF-8.*caf\\udce9"):
         prompting.check_wish(prompting.Wish(text="caf\udce9"), talker.TAKES, "talker")
 
 
@@ -126,14 +136,18 @@ def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(plan, parts,
     system, decoder, dataset = parts
     speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
     driven = plan(task="a2v", example="train/0", audio=speech)
-    np.testing.assert_array_equal(driven.conditions["prompt"], plan(audio=speech).conditions["prompt"])
+    np.testing.assert_array_equal(driven.conditions["prompt"],
+                                  plan(audio=speech).conditions["prompt"])
     assert "transcript" in driven.remarks[0]
     said = plan(task="a2v", example="train/0", audio=speech, text=TEXT)
-    np.testing.assert_array_equal(said.conditions["prompt"], plan(audio=speech, text=TEXT).conditions["prompt"])
+    np.testing.assert_array_equal(said.conditions["prompt"],
+                                  plan(audio=speech, text=TEXT).conditions["prompt"])
     with pytest.raises(UserError, match="nothing to say"):
         plan(task="v2a", example="train/0", motion=motion)
-    voice = plan(task="tts", example="train/0", audio=speech)  # the example's words, the file's voice
-    np.testing.assert_array_equal(voice.conditions["prompt"], plan(example="train/0").conditions["prompt"])
+    # the example's words, the file's voice
+    voice = plan(task="tts", example="train/0", audio=speech)
+    np.testing.assert_array_equal(voice.conditions["prompt"],
+                                  plan(example="train/0").conditions["prompt"])
 
 
 def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, plan, files):
@@ -142,7 +156,8 @@ def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, plan, files)
     mute = decode.Decoder(decoder.recipes | {"tokens": tokens}, decoder.codecs)
     for wish in ({"audio": str(files / "speech.wav")}, {"motion": str(files / "motion.npy")}):
         made = talker.plan(prompting.Wish(**wish), system, mute)
-        np.testing.assert_array_equal(made.conditions["prompt"], plan(text="speech").conditions["prompt"])
+        np.testing.assert_array_equal(made.conditions["prompt"],
+                                      plan(text="speech").conditions["prompt"])
         assert not made.remarks
     with pytest.raises(UserError, match="nothing to say"):
         talker.plan(prompting.Wish(task="tts", audio=str(files / "speech.wav")), system, mute)
@@ -167,7 +182,9 @@ def test_an_example_gives_what_the_system_itself_would_take_of_it(plan, parts):
     made = plan(example="valid/0", prefix_seconds=0.5)
     assert lengths(made) == (12, 12), "whole patches"
     np.testing.assert_array_equal(made.conditions["motion"][0, :12], row["motion"][:12])
-    assert plan(example="valid/0", text=TEXT).conditions["prompt_length"] != plan(example="valid/0").conditions["prompt_length"]
+    assert plan(example="valid/0",
+                text=TEXT).conditions["prompt_length"] != plan(example="valid/0").conditions[
+                    "prompt_length"]
 
 
 def test_who_speaks(plan, parts, files):
@@ -180,13 +197,15 @@ def test_who_speaks(plan, parts, files):
             np.testing.assert_array_equal(made.conditions[condition][0], known[column][one])
         np.testing.assert_array_equal(made.identity, known["identity"][one])
     cloned = plan(text=TEXT, task="tts", audio=str(files / "speech.wav"))
-    assert np.abs(cloned.conditions["speaker"][0] - known["voice"]).max(1).min() > 0.1, "the file's own voice"
+    assert np.abs(cloned.conditions["speaker"][0] - known["voice"]).max(
+        1).min() > 0.1, "the file's own voice"
     both = plan(text=TEXT, task="tts", audio=str(files / "speech.wav"), speaker=names[1])
     np.testing.assert_array_equal(both.conditions["speaker"][0], known["voice"][1])
 
 
 def test_motion_files_of_either_scale(plan, files):
-    raw, scaled = (plan(text=TEXT, motion=str(files / n)).conditions["motion"] for n in ("motion.npy", "latents.npz"))
+    raw, scaled = (plan(text=TEXT, motion=str(files / n)).conditions["motion"]
+                   for n in ("motion.npy", "latents.npz"))
     np.testing.assert_allclose(raw, scaled, rtol=1e-5, atol=1e-5)
 
 
@@ -219,14 +238,20 @@ def test_workdirs_that_lack_something(parts, workdir, tmp_path):
     system, decoder, dataset = parts
     wish = prompting.Wish(text=TEXT)
     with pytest.raises(UserError, match="missing tokenizer"):
-        talker.plan(wish, system, decode.Decoder(decoder.recipes, {k: v for k, v in decoder.codecs.items() if k != "tokenizer"}))
+        talker.plan(wish, system,
+                    decode.Decoder(decoder.recipes,
+                                   {k: v for k, v in decoder.codecs.items() if k != "tokenizer"}))
     with pytest.raises(UserError, match="knows no speakers"):
-        talker.plan(wish, system, decode.Decoder(decoder.recipes, {k: v for k, v in decoder.codecs.items() if k != "speakers"}))
+        talker.plan(wish, system,
+                    decode.Decoder(decoder.recipes,
+                                   {k: v for k, v in decoder.codecs.items() if k != "speakers"}))
     silent = decode.Decoder(decoder.recipes | {"motion": {"kind": "none"}}, decoder.codecs)
     assert talker.plan(wish, system, silent).task == "tts"
     with pytest.raises(UserError, match="trained on speech alone"):
         talker.plan(prompting.Wish(text=TEXT, task="t2av"), system, silent)
-    other = decode.Decoder(decoder.recipes | {"audio": decoder.recipes["audio"] | {"arrays": "another"}}, decoder.codecs)
+    other = decode.Decoder(decoder.recipes
+                           | {"audio": decoder.recipes["audio"] | {"arrays": "another"}},
+                           decoder.codecs)
     with pytest.raises(UserError, match="recipe of 'audio' differs"):
         talker.plan(prompting.Wish(example="train/0", data=str(dataset.dir)), system, other)
     small = system.config.as_configdict()
@@ -243,7 +268,8 @@ def test_avflow_takes_what_it_took():
     with pytest.raises(UserError, match="avflow takes no --motion.*--text"):
         prompting.check_wish(prompting.Wish(text="x", motion="y"), avflow.TAKES, "avflow")
     prompting.check_wish(prompting.Wish(text="x", speaker="y"), avflow.TAKES, "avflow")
-    for wish, message in (({}, "nothing to say"), ({"text": "a", "audio": "b"}, "two things to say"),
+    for wish, message in (({}, "nothing to say"),
+                          ({"text": "a", "audio": "b"}, "two things to say"),
                           ({"text": "a" * 2001}, "text too long")):
         with pytest.raises(UserError, match=message):
             avflow.plan(prompting.Wish(**wish), None, None)
@@ -260,13 +286,15 @@ def test_a_bound_that_ends_speech_is_told(plan, parts):
 
 def test_sound_and_picture_last_equally_long():
     frames = np.arange(5)[:, None, None, None] * np.ones((5, 2, 2, 3), int)
-    shown = {n: [int(picture[0, 0, 0]) for picture in generate.held(iter(frames), n)] for n in (3, 5, 7)}
+    shown = {n: [int(picture[0, 0, 0]) for picture in generate.held(iter(frames), n)]
+             for n in (3, 5, 7)}
     assert shown == {3: [0, 1, 2], 5: [0, 1, 2, 3, 4], 7: [0, 1, 2, 3, 4, 4, 4]}
 
 
 def save(folder, parts):
     checkpoints = Checkpoints(folder)
-    checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, random_params(parts[0]))}, {"recipes": parts[2].recipes})
+    checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, random_params(parts[0]))},
+                     {"recipes": parts[2].recipes})
     checkpoints.close()
 
 
@@ -279,7 +307,8 @@ def trained(workdir, parts):
 @pytest.mark.slow
 def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
     for task in ("t2av", "tts", "a2v", "v2a"):
-        files = generate.generate(trained, task=task, example="valid/0", max_seconds=0 if task in talker.WHOLE else 2,
+        files = generate.generate(trained, task=task, example="valid/0",
+                                  max_seconds=0 if task in talker.WHOLE else 2,
                                   out=tmp_path / task, save_latents=True)
         assert files.keys() == ({"wav", "npz"} if task == "tts" else {"wav", "npz", "mp4"})
         sound, rate = soundfile.read(files["wav"])
@@ -288,15 +317,19 @@ def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
         if task != "tts":
             assert abs(media.probe(files["mp4"]).video.duration - len(sound) / rate) < 1 / 30
             assert abs(len(latents["motion"]) - len(latents["audio"])) <= 2
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".mp4"] * 3 + [".npz"] * 4 + [".wav"] * 4, "no leftovers"
+    assert sorted(p.suffix
+                  for p in tmp_path.iterdir()) == [".mp4"] * 3 + [".npz"] * 4 + [
+                      ".wav"] * 4, "no leftovers"
     row = store.open_dataset(generate.load_config(trained).data.dir).source("valid")[0]
     np.testing.assert_array_equal(np.load(tmp_path / "a2v.npz")["audio"], row["audio"])
     np.testing.assert_array_equal(np.load(tmp_path / "v2a.npz")["motion"], row["motion"])
     capsys.readouterr()
 
-    streamed = generate.generate(trained, task="tts", example="valid/0", max_seconds=2, out=tmp_path / "streamed",
+    streamed = generate.generate(trained, task="tts", example="valid/0", max_seconds=2,
+                                 out=tmp_path / "streamed",
                                  stream=True, save_latents=True)
-    np.testing.assert_allclose(np.load(streamed["npz"])["audio"], np.load(tmp_path / "tts.npz")["audio"], atol=1e-5)
+    np.testing.assert_allclose(np.load(streamed["npz"])["audio"],
+                               np.load(tmp_path / "tts.npz")["audio"], atol=1e-5)
     assert "first patch after" in capsys.readouterr().err
 
 
@@ -306,9 +339,12 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
     training.write_run_files(generate.load_config(workdir), there, parts[2])
     save(there, parts)
     before = set(store_of_buckets)
-    wish = {f.name: f.default for f in dataclasses.fields(prompting.Wish)} | dict(task="tts", example="valid/0", max_seconds=2)
+    wish = {f.name: f.default
+            for f in dataclasses.fields(prompting.Wish)} | dict(task="tts", example="valid/0",
+                                                                max_seconds=2)
     monkeypatch.setattr(generate, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
-        workdir=str(there), out="", seed=0, step=-1, steps=0, guidance=None, temperature=None, stream=False, save_latents=True,
+        workdir=str(there), out="", seed=0, step=-1, steps=0, guidance=None, temperature=None,
+        stream=False, save_latents=True,
         **wish)))
     generate.main([])
     assert set(store_of_buckets) - before == {"bucket/run/sample.wav", "bucket/run/sample.npz"}
@@ -330,24 +366,31 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
 @pytest.mark.slow
 def test_command_line(trained):
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "launch.generate", f"--workdir={trained}", *arguments], cwd=ROOT,
+        return subprocess.run([sys.executable, "-m", "launch.generate", f"--workdir={trained}",
+                               *arguments], cwd=ROOT,
                               capture_output=True, text=True)
-    done = run(f"--text={TEXT}", "--task=tts", "--max_seconds=1.5", "--stream", "--steps=2", "--guidance=1")
+    done = run(f"--text={TEXT}", "--task=tts", "--max_seconds=1.5", "--stream", "--steps=2",
+               "--guidance=1")
     assert done.returncode == 0 and f"wrote {trained / 'sample.wav'}" in done.stdout, done.stderr
     done = run(f"--text={TEXT}", "--task=sing")
-    assert done.returncode == 2 and done.stderr.startswith("error: unknown task") and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown task") and len(
+        done.stderr.splitlines()) == 1
 
 
 def test_samples_after_training(monkeypatch, tmp_path):
     train = flags.launcher("launch.train")
     calls = []
-    monkeypatch.setattr(train.launch_flags, "launcher", lambda name: type("", (), {"generate": staticmethod(
-        lambda workdir, **kw: calls.append((kw.pop("out").name, {k: v for k, v in kw.items() if v})))}))
+    monkeypatch.setattr(train.launch_flags, "launcher",
+                        lambda name: type("", (), {"generate": staticmethod(
+        lambda workdir,
+        **kw: calls.append((kw.pop("out").name, {k: v for k, v in kw.items() if v})))}))
     train.samples({"text": TEXT, "audio": ""}, tmp_path)
     assert calls == [("sample", {"text": TEXT})]
     calls.clear()
-    train.samples({"text": TEXT, "audio": "", "example": "valid/0", "tasks": ("tts", "v2a")}, tmp_path)
-    assert calls == [("sample", {"text": TEXT}), ("sample_tts", {"task": "tts", "example": "valid/0"}),
+    train.samples({"text": TEXT, "audio": "", "example": "valid/0", "tasks": ("tts", "v2a")},
+                  tmp_path)
+    assert calls == [("sample", {"text": TEXT}),
+                     ("sample_tts", {"task": "tts", "example": "valid/0"}),
                      ("sample_v2a", {"task": "v2a", "example": "valid/0"})]
     calls.clear()
     train.samples(json.loads('{"text": "", "audio": ""}'), tmp_path)
@@ -372,6 +415,7 @@ def test_samples_are_checked_before_training(workdir, sample, message):
 
 def test_samples_that_can_be_generated_pass(workdir):
     train, config = flags.launcher("launch.train"), generate.load_config(workdir)
-    for sample in ({}, {"text": TEXT}, {"text": TEXT, "example": "valid/0", "tasks": ("t2av", "tts", "a2v", "v2a")}):
+    for sample in ({}, {"text": TEXT},
+                   {"text": TEXT, "example": "valid/0", "tasks": ("t2av", "tts", "a2v", "v2a")}):
         config.sample = {"text": "", "audio": "", "example": "", "tasks": ()} | sample
         train.check_samples(config)

@@ -1,6 +1,8 @@
-"""A script and portraits become a dialogue's files: pieces that go on from one another, equal durations, clear errors.
+"""A script and portraits become a dialogue's files: pieces that go on from one another, equal
+durations, clear errors.
 
-The System here makes of every token a known number of frames, so that what comes out tells what went in.
+The System here makes of every token a known number of frames, so that what comes out tells what
+went in.
 """
 
 import json
@@ -37,7 +39,8 @@ LATENTS = (2, 2, 4)
 class Talkers:
     """A System: latents count on from those it is given, units repeat the tokens."""
 
-    tasks, makes = ("dialogue", "avatar"), {"dialogue": ("units", "mel", "latents"), "avatar": ("mel", "latents")}
+    tasks, makes = ("dialogue", "avatar"), {"dialogue": ("units", "mel", "latents"),
+                                            "avatar": ("mel", "latents")}
     example_spec = {}
 
     def __init__(self, config):
@@ -45,24 +48,33 @@ class Talkers:
         length = Spec(("batch",), "int32", "")
         self.conditions_spec = {
             "tokens": Spec(("batch", "tokens"), "int32", ""), "tokens_length": length,
-            "token_speaker": Spec(("batch", "tokens"), "int32", ""), "room": Spec(("batch", "time"), "int32", ""),
+            "token_speaker": Spec(("batch", "tokens"), "int32", ""),
+            "room": Spec(("batch", "time"), "int32", ""),
             "units": Spec(("batch", "units", 2), "int32", ""), "units_length": length,
-            "faces": Spec(("batch", 2, 16), "float32", ""), "portraits": Spec(("batch", 2, 64, 64, 3), "uint8", ""),
-            "reference": Spec(("batch", 2, *LATENTS), "float32", ""), "has_first": Spec(("batch",), "float32", ""),
+            "faces": Spec(("batch", 2, 16), "float32", ""),
+            "portraits": Spec(("batch", 2, 64, 64, 3), "uint8", ""),
+            "reference": Spec(("batch", 2, *LATENTS), "float32", ""),
+            "has_first": Spec(("batch",), "float32", ""),
             "first_motion": Spec(("batch", 2, 2, *LATENTS), "float32", "")}
         self.streams_spec = {
-            "units": Spec(("batch", "time", 2), "int32", ""), "mel": Spec(("batch", "time", 2, 80), "float32", ""),
+            "units": Spec(("batch", "time", 2), "int32", ""),
+            "mel": Spec(("batch", "time", 2, 80), "float32", ""),
             "latents": Spec(("batch", "time", 2, *LATENTS), "float32", ""),
             **{f"{n}_length": length for n in ("units", "mel", "latents")}}
 
     def generate(self, params, conditions, keys, task=""):
         room = conditions["room"].shape[1]
-        units = jnp.minimum(conditions["tokens_length"] * 2 * FRAMES, room) if task == "dialogue" else conditions["units_length"]
-        count = jnp.arange(room // 2)[None, :, None, None, None, None] + params + conditions["reference"][:, None]
-        after = jnp.where(conditions["has_first"] > 0, conditions["first_motion"][:, :, -1, :1, :1, :1].mean() + 1, 0.0)
-        tokens = conditions["tokens"][:, jnp.minimum(jnp.arange(room) // (2 * FRAMES), conditions["tokens"].shape[1] - 1)]
+        units = jnp.minimum(conditions["tokens_length"] * 2 * FRAMES,
+                            room) if task == "dialogue" else conditions["units_length"]
+        count = jnp.arange(room // 2)[None, :, None, None, None,
+                                      None] + params + conditions["reference"][:, None]
+        after = jnp.where(conditions["has_first"] > 0,
+                          conditions["first_motion"][:, :, -1, :1, :1, :1].mean() + 1, 0.0)
+        tokens = conditions["tokens"][:, jnp.minimum(jnp.arange(room) // (2 * FRAMES),
+                                                     conditions["tokens"].shape[1] - 1)]
         mel = jnp.broadcast_to(conditions["faces"][:, None, :, :1], (1, 441 * room // 256, 2, 80))
-        return {"units": jnp.stack([tokens, tokens], -1), "units_length": units, "mel": mel, "mel_length": 441 * units // 256,
+        return {"units": jnp.stack([tokens, tokens], -1), "units_length": units, "mel": mel,
+                "mel_length": 441 * units // 256,
                 "latents": count + after, "latents_length": units // 2}
 
     def in_steps(self, task):
@@ -76,7 +88,9 @@ class Talkers:
 
     def conditions(self, example, task=""):
         names = ("units", "faces", "portraits", "reference")
-        return {n: example[n] for n in names} | {"units_length": np.int32(len(example["units"]))}, len(example["units"])
+        return {n: example[n]
+                for n in names} | {"units_length":
+                                   np.int32(len(example["units"]))}, len(example["units"])
 
 
 class Codecs(decode.Decoder):
@@ -98,7 +112,8 @@ class Codecs(decode.Decoder):
 
     def pictures(self, streams):
         shown = np.clip(streams["latents"].mean((1, 2, 3)), 0, 255).astype(np.uint8)
-        return len(shown), iter(np.broadcast_to(shown[:, None, None, None], (len(shown), 32, 32, 3)))
+        return len(shown), iter(np.broadcast_to(shown[:, None, None, None],
+                                                (len(shown), 32, 32, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +128,8 @@ def workdir(tmp_path_factory):
     cv2.imwrite(str(folder / "nobody.png"), np.full((256, 256, 3), 220, np.uint8))
     system = {"name": "tavid", "text": {"row_tokens": 120, "row_frames": 3000, "temperature": 1.0},
               "visual": {"steps": 2, "guidance": 2.0, "guidance_motion": 2.0}}
-    (folder / "config.json").write_text(json.dumps({"name": "x", "data": {"dir": ""}, "system": system}))
+    (folder / "config.json").write_text(json.dumps({"name": "x", "data": {"dir": ""},
+                                                    "system": system}))
     return folder
 
 
@@ -121,9 +137,12 @@ def workdir(tmp_path_factory):
 def decoder():
     people = [render.portrait(p, 64, 1.2) for p in identities.identities(6, 0).values()]
     tokens, faces = DialogueTokenizer.fit([SCRIPT]), portrait.fit(np.stack(people), 16)
-    return Codecs({"tokens": tokens.recipe, "portraits": {"kind": "puppet", "size": 64, "zoom": 1.2}, "faces": faces.recipe,
-                   "latents": {}}, {"tokenizer": tokens.arrays(), "faces": faces.arrays(), "vae": {}, "speakers": {
-                       "names": np.array(["ada", "ben", "cleo", "dan"]), "portraits": np.stack(people[:4])}})
+    return Codecs({"tokens": tokens.recipe,
+                   "portraits": {"kind": "puppet", "size": 64, "zoom": 1.2}, "faces": faces.recipe,
+                   "latents": {}}, {"tokenizer": tokens.arrays(), "faces": faces.arrays(),
+                                    "vae": {}, "speakers": {
+                       "names": np.array(["ada", "ben", "cleo", "dan"]),
+                       "portraits": np.stack(people[:4])}})
 
 
 @pytest.fixture
@@ -139,24 +158,30 @@ def house(monkeypatch, decoder):
 @pytest.fixture
 def plan(house, workdir, decoder):
     def make(**wish):
-        wish = {name: ",".join(str(workdir / f) for f in value.split(",")) if name in ("script", "portraits") and value else value
-                for name, value in ({"script": "talk.txt", "portraits": "a.png,b.png"} | wish).items()}
-        return generate.planned(generate.load_config(workdir), prompting.Wish(**wish), Talkers(generate.load_config(workdir).system),
+        wish = {name: ",".join(str(workdir / f) for f in value.split(","))
+                if name in ("script", "portraits") and value else value
+                for name,
+                value in ({"script": "talk.txt", "portraits": "a.png,b.png"} | wish).items()}
+        return generate.planned(generate.load_config(workdir), prompting.Wish(**wish),
+                                Talkers(generate.load_config(workdir).system),
                                 decoder)
     return make
 
 
 def test_a_long_script_is_made_in_pieces_that_go_on(house, workdir, tmp_path, decoder, capsys):
     files = ",".join(str(workdir / f) for f in ("a.png", "b.png"))
-    made = generate.generate(workdir, script=str(workdir / "talk.txt"), portraits=files, out=tmp_path / "talk", save_latents=True)
+    made = generate.generate(workdir, script=str(workdir / "talk.txt"), portraits=files,
+                             out=tmp_path / "talk", save_latents=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        f"talk.{n}" for n in ("npz", "wav", "mp4", "Anna.wav", "Anna.mp4", "Ben.wav", "Ben.mp4")), "nothing is left over"
+        f"talk.{n}" for n in ("npz", "wav", "mp4", "Anna.wav", "Anna.mp4", "Ben.wav",
+                              "Ben.mp4")), "nothing is left over"
     said = capsys.readouterr().err
     assert "4 turns are made in 2 pieces" in said and "100%" not in said and "s made in" in said
     streams = np.load(made["npz"])
     frames = len(streams["latents"])
     counting = streams["latents"][:, 0, 0, 0, 0]
-    np.testing.assert_array_equal(np.diff(counting), 1, "a piece begins after the last frame of the one before")
+    np.testing.assert_array_equal(np.diff(counting), 1, "a piece begins after the last frame of "
+                                                        "the one before")
     assert len(streams["units"]) == 2 * frames and len(streams["mel"]) == 441 * 2 * frames // 256
     sound = {name: soundfile.read(made[f"{name}wav"]) for name in ("", "Anna.", "Ben.")}
     assert {(len(x), rate) for x, rate in sound.values()} == {(frames * 882, 22050)}
@@ -174,13 +199,16 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
     tokens = DialogueTokenizer.from_codec(decoder.recipes["tokens"], decoder.codecs["tokenizer"])
     for piece in made.pieces:
         n = int(piece["tokens_length"][0])
-        assert n <= 120 and not piece["tokens"][0, n:].any() and piece["tokens"].shape == made.pieces[0]["tokens"].shape
+        assert n <= 120 and not piece["tokens"][0,
+                                                n:].any() and piece["tokens"].shape == made.pieces[
+                                                    0]["tokens"].shape
     text = [tokens.decode(p["tokens"][0, :int(p["tokens_length"][0])]) for p in made.pieces]
-    assert text[1] == ("[spka] the blue boat is by the river today. [spkchange] [partialoverlap] [spkb] my brother opened the "
-                       "old window.") and text[0].endswith("piano.")
+    assert text[1] == ("[spka] the blue boat is by the river today. [spkchange] [partialoverlap] "
+                       "[spkb] my brother opened the old window.") and text[0].endswith("piano.")
     faces = portrait.from_recipe(decoder.recipes["faces"], decoder.codecs["faces"])
     for k in range(2):
-        np.testing.assert_allclose(made.conditions["faces"][0, k], faces(made.conditions["portraits"][0, k]), rtol=1e-6)
+        np.testing.assert_allclose(made.conditions["faces"][0, k],
+                                   faces(made.conditions["portraits"][0, k]), rtol=1e-6)
     assert np.abs(made.conditions["faces"][0, 0] - made.conditions["faces"][0, 1]).max() > 0.5
     turned = plan(speakers="Ben, Anna")
     assert turned.parties == ("Ben", "Anna")
@@ -192,7 +220,8 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
 
 
 @pytest.mark.parametrize("wish, message", [
-    ({"portraits": "a.png"}, "another number of portraits than of speakers.*2, one of each in this order: Anna, Ben.*1: "),
+    ({"portraits": "a.png"}, "another number of portraits than of speakers.*2, one of each in this "
+                             "order: Anna, Ben.*1: "),
     ({"portraits": "a.png,b.png,c.png"}, "another number of portraits.*3: "),
     ({"portraits": "a.png,both.png"}, "several faces.*both.png.*found: 2"),
     ({"portraits": "nobody.png,b.png"}, "without a face.*nobody.png.*--face=unchecked"),
@@ -201,10 +230,12 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
     ({"portraits": ""}, "another number of portraits.*found: 0"),
     ({"speakers": "Anna,Bob"}, "unknown speaker.*'Ben'"),
     ({"script": "one.txt"}, "a script with one speaker"),
-    ({"script": "three.txt", "portraits": "a.png,b.png,c.png"}, "another number of speakers than the model has.*expected: 2"),
+    ({"script": "three.txt", "portraits": "a.png,b.png,c.png"},
+     "another number of speakers than the model has.*expected: 2"),
     ({"script": "endless.txt"}, "a sentence over the context.*expected"),
     ({"script": ""}, "nothing to say.*--script=FILE"),
-    ({"script": "letters.txt"}, "letters that are not spoken.*letters.txt, 'да', character 1.*Latin letters.*Cyrillic"),
+    ({"script": "letters.txt"}, "letters that are not spoken.*letters.txt, 'да', character "
+                                "1.*Latin letters.*Cyrillic"),
     ({"task": "sing"}, "unknown task.*dialogue or avatar"),
     ({"task": "avatar"}, "avatar is driven by units"),
     ({"script": "", "example": "x", "speakers": "Anna,Ben"}, "speakers of no script"),
@@ -214,7 +245,8 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
 def test_one_line_for_what_cannot_be(plan, workdir, wish, message, monkeypatch):
     monkeypatch.setattr(prompting, "read_example", lambda *a: {})
     (workdir / "one.txt").write_text("Anna: Hello.\nAnna: Anyone?\n")
-    (workdir / "letters.txt").write_text("Anna: Hello.\nBen: Say [Anna: да] it.\n", encoding="utf-16")
+    (workdir / "letters.txt").write_text("Anna: Hello.\nBen: Say [Anna: да] it.\n",
+                                         encoding="utf-16")
     (workdir / "three.txt").write_text("Anna: Hello.\nBen: Hi.\nEve: Hm.\n")
     (workdir / "endless.txt").write_text("Anna: Hello.\nBen: " + "and so on " * 30)
     with pytest.raises(UserError, match=message):
@@ -225,22 +257,26 @@ def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, plan,
     made = plan(portraits="nobody.png,both.png", face="unchecked")
     assert (made.conditions["portraits"][0, 0] == 220).all()
     config = generate.load_config(workdir)
-    made = generate.planned(config, prompting.Wish(script=str(workdir / "talk.txt"), portraits="dan, cleo"),
+    made = generate.planned(config,
+                            prompting.Wish(script=str(workdir / "talk.txt"), portraits="dan, cleo"),
                             Talkers(config.system), decoder)
-    np.testing.assert_array_equal(made.conditions["portraits"][0], decoder.codecs["speakers"]["portraits"][[3, 2]])
+    np.testing.assert_array_equal(made.conditions["portraits"][0],
+                                  decoder.codecs["speakers"]["portraits"][[3, 2]])
 
 
 def test_settings_of_parts(workdir):
     settings = generate.load_config(workdir).system
     generate.change(settings, tavid.SETTINGS, {"steps": 5, "guidance": 1.5, "temperature": None})
-    assert (settings.visual.steps, settings.visual.guidance, settings.visual.guidance_motion) == (5, 1.5, 1.5)
+    assert (settings.visual.steps, settings.visual.guidance,
+            settings.visual.guidance_motion) == (5, 1.5, 1.5)
     assert settings.text.temperature == 1.0
 
 
 def test_an_example_gives_text_and_portraits_or_units(plan, monkeypatch):
     rng = np.random.default_rng(0)
-    row = {"id": "x", "text": SCRIPT, "speakers": '["Anna", "Ben"]', "units": rng.integers(0, 9, (300, 2)),
-           "tokens": np.zeros(3, int), "faces": rng.standard_normal((2, 16)), "reference": rng.standard_normal((2, *LATENTS)),
+    row = {"id": "x", "text": SCRIPT, "speakers": '["Anna", "Ben"]',
+           "units": rng.integers(0, 9, (300, 2)), "tokens": np.zeros(3, int),
+           "faces": rng.standard_normal((2, 16)), "reference": rng.standard_normal((2, *LATENTS)),
            "portraits": rng.integers(0, 255, (2, 64, 64, 3))}
     monkeypatch.setattr(prompting, "read_example", lambda *a: row)
     spoken = plan(script="", portraits="", example="valid/0")
@@ -251,12 +287,16 @@ def test_an_example_gives_text_and_portraits_or_units(plan, monkeypatch):
     np.testing.assert_array_equal(shown.conditions["units"][0, :300], row["units"])
     others = plan(script="", portraits="a.png,b.png", example="valid/0", task="avatar")
     np.testing.assert_array_equal(others.conditions["faces"], plan().conditions["faces"])
-    (_, half), *_, (made, seconds) = tavid.pieces(Talkers(None), jnp.float32(0), shown, jnp.zeros(1))
-    assert (half, seconds) == (3, 6) and made["latents_length"] == 150 and made["latents"].shape[1] == 150
+    (_, half), *_, (made, seconds) = tavid.pieces(Talkers(None), jnp.float32(0), shown,
+                                                  jnp.zeros(1))
+    assert (half, seconds) == (3,
+                               6) and made["latents_length"] == 150 and made["latents"].shape[
+                                   1] == 150
 
 
 def test_sound_does_not_run_away_from_the_pictures():
-    piece = {"units": np.zeros((101 * 2, 2), int), "latents": np.zeros((101, 2, *LATENTS)), "voices": np.ones((2, 3))}
+    piece = {"units": np.zeros((101 * 2, 2), int), "latents": np.zeros((101, 2, *LATENTS)),
+             "voices": np.ones((2, 3))}
     piece["mel"] = np.zeros((tavid.mel_frames(202), 2, 80))
     whole = tavid.join([piece] * 50)
     assert len(whole["mel"]) == tavid.mel_frames(202 * 50) > 50 * tavid.mel_frames(202)
@@ -269,8 +309,11 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):
     monkeypatch.setattr(write_media.Mp4Writer, "add", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         parties.write(tmp_path / "talk", decoder.parties(streams), ("a", "b"), decoder)
-    assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"] and (tmp_path / "talk.wav").read_text() == "older"
-    made = parties.write(tmp_path / "new", [{"mel": s["mel"], "latents": s["latents"][:0]} for s in decoder.parties(streams)],
+    assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"] and (tmp_path
+                                                                     / "talk.wav").read_text() == "older"
+    made = parties.write(tmp_path / "new",
+                         [{"mel": s["mel"], "latents": s["latents"][:0]}
+                          for s in decoder.parties(streams)],
                          ("a", "b"), decoder)
     assert sorted(made) == ["a.wav", "b.wav", "wav"], "speech alone"
     with pytest.raises(UserError, match="nothing was generated"):
@@ -282,7 +325,8 @@ def test_a_config_names_its_workdir(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert generate.workdir_of("configs/talker_quickstart.py") == "runs/talker_quickstart"
     assert "workdir: runs/talker_quickstart" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no trained system here.*runs/talker_quickstart.*--workdir=runs/talker_quickstart"):
+    with pytest.raises(UserError, match="no trained system "
+                                        "here.*runs/talker_quickstart.*--workdir=runs/talker_quickstart"):
         generate.generate("runs/talker_quickstart", text="Hi.")
     with pytest.raises(UserError, match="no workdir given"):
         generate.workdir_of("")

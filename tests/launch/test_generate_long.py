@@ -1,4 +1,5 @@
-"""Long speech is made, inverted, drawn and encoded as it comes: the same as at once, in memory that does not grow with it."""
+"""Long speech is made, inverted, drawn and encoded as it comes: the same as at once, in memory that
+does not grow with it."""
 
 import errno
 import tracemalloc
@@ -31,10 +32,12 @@ def test_chunks_of_av_flow_equal_the_whole(monkeypatch):
     tokens_TC = np.random.default_rng(0).standard_normal((150, 6)).astype(np.float32)
     monkeypatch.setattr(avflow, "CHUNK", 64)
     who = np.linspace(-1, 1, 8, dtype=np.float32)
-    whole = jax.jit(system.generate)(params, avflow.conditions(system.conditions_spec, tokens_TC, who, bucket=1), keys)
+    whole = jax.jit(system.generate)(params, avflow.conditions(system.conditions_spec, tokens_TC,
+                                                               who, bucket=1), keys)
     chunks = avflow.in_chunks(system.conditions_spec, tokens_TC, who)
     assert [len(chunk["tokens"][0]) for chunk in chunks] == [64, 64, 22]
-    plan = prompting.Plan("generate", {}, 150, "", None, "", pieces=chunks, seconds=150 / c.frame_rate)
+    plan = prompting.Plan("generate", {}, 150, "", None, "", pieces=chunks,
+                          seconds=150 / c.frame_rate)
     seconds = []
     for made, now in avflow.pieces(system, params, plan, keys):  # noqa: B007 (the last one counts)
         seconds.append(now)
@@ -53,13 +56,15 @@ def test_speech_inverted_in_parts_sounds_like_speech_inverted_at_once(monkeypatc
     monkeypatch.setattr(griffin_lim, "LONGEST", 64)
     parts_N = griffin_lim.waveform(target_TM, iterations=8)
     assert parts_N.shape == whole_N.shape
-    off = {name: np.abs(mel.log_mel(x_N) - target_TM).mean(1) for name, x_N in (("whole", whole_N), ("parts", parts_N))}
+    off = {name: np.abs(mel.log_mel(x_N) - target_TM).mean(1) for name,
+           x_N in (("whole", whole_N), ("parts", parts_N))}
     assert off["parts"].mean() < 1.3 * off["whole"].mean()
     cuts = griffin_lim.parts(target_TM.mean(1))
     assert cuts[0][0] == 0 and cuts[-1][1] == len(target_TM) and max(b - a for a, b in cuts) <= 64
     for (_, end), (first, _) in zip(cuts, cuts[1:], strict=False):
         assert end - first == 16
-        assert off["parts"][first:end].mean() < 2 * off["whole"].mean() + 0.2, "no gap and no click where parts meet"
+        assert off["parts"][first:end].mean() < 2 * off[
+            "whole"].mean() + 0.2, "no gap and no click where parts meet"
 
 
 def test_mel_in_parts_is_mel_at_once(monkeypatch):
@@ -114,7 +119,8 @@ def test_pictures_are_never_all_in_memory(tmp_path):
     def peak(seconds):
         tracemalloc.start()
         try:
-            made = generate.parties.write(tmp_path / f"{seconds}", [{}, {}], ("a", "b"), Pictures(seconds))
+            made = generate.parties.write(tmp_path / f"{seconds}", [{}, {}], ("a", "b"),
+                                          Pictures(seconds))
             return made, tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -126,12 +132,14 @@ def test_pictures_are_never_all_in_memory(tmp_path):
     with av.open(str(made["mp4"])) as container:
         assert sum(1 for _ in container.decode(video=0)) == 300
         assert container.streams.video[0].width == 192
-        order = [(p.stream.type, float(p.dts * p.time_base)) for p in container.demux() if p.dts is not None] if \
+        order = [(p.stream.type, float(p.dts * p.time_base)) for p in container.demux()
+                 if p.dts is not None] if \
             container.seek(0) is None else []
     late = {"audio": 0.0, "video": 0.0}
     for kind, at in order:
         late[kind] = at
-        assert abs(late["audio"] - late["video"]) < 2.5, "sound lies beside its pictures in the file"
+        assert abs(
+            late["audio"] - late["video"]) < 2.5, "sound lies beside its pictures in the file"
 
 
 @pytest.mark.parametrize("at", [0, 5])
@@ -146,5 +154,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, at):
 
     monkeypatch.setattr(write_media.Mp4Writer, "add", full)
     with pytest.raises(OSError, match="No space left"):
-        generate.write(tmp_path / "talk", {}, Pictures(1), prompting.Plan("avatar", {}, 0, "", None, "", parties=("a", "b")), False)
+        generate.write(tmp_path / "talk", {}, Pictures(1),
+                       prompting.Plan("avatar", {}, 0, "", None, "", parties=("a", "b")), False)
     assert list(tmp_path.iterdir()) == []

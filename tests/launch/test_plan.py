@@ -1,4 +1,5 @@
-"""launch.plan as a user meets it: tables, JSON, and one line with the numbers where a job does not fit."""
+"""launch.plan as a user meets it: tables, JSON, and one line with the numbers where a job does not
+fit."""
 
 import json
 import os
@@ -52,15 +53,19 @@ def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
     def plan(*args, **kwargs):
         raise RuntimeError("INTERNAL: RET_CHECK failure (hlo.cc:1) unknown opcode\nmore of it")
 
-    said = {"CONFIG": config, "LIBTPU": "libtpu.so", "TOPOLOGY": "v5e:1x1", "SCALING": None, "NO_COMPILE": False}
-    for name in ("CONFIG", "TOPOLOGY", "SLICES", "NO_COMPILE", "LIBTPU", "SEARCH", "COMPILES", "SCALING", "ROWS", "THOROUGH"):
+    said = {"CONFIG": config, "LIBTPU": "libtpu.so", "TOPOLOGY": "v5e:1x1", "SCALING": None,
+            "NO_COMPILE": False}
+    for name in ("CONFIG", "TOPOLOGY", "SLICES", "NO_COMPILE", "LIBTPU", "SEARCH", "COMPILES",
+                 "SCALING", "ROWS", "THOROUGH"):
         monkeypatch.setattr(planning, name, types.SimpleNamespace(value=said.get(name)))
     monkeypatch.setattr(planning, "find_libtpu", lambda given: given)
     monkeypatch.setattr(planning, "libtpu_wanted", lambda: "0.0.42.*")
-    monkeypatch.setattr(planning, "other_libtpu", lambda path: "libtpu 0.0.48, where jax 0.10.2 reads 0.0.42.*")
+    monkeypatch.setattr(planning, "other_libtpu",
+                        lambda path: "libtpu 0.0.48, where jax 0.10.2 reads 0.0.42.*")
     monkeypatch.setattr(planning, "plan", plan)
-    with pytest.raises(UserError, match="cannot be read; where: libtpu.so; expected: libtpu 0.0.42.*; found: libtpu 0.0.48.*"
-                                        "RET_CHECK.*pip install --no-deps --target=FOLDER 'libtpu==0.0.42.*'"):
+    with pytest.raises(UserError, match="cannot be read; where: libtpu.so; expected: libtpu "
+                                        "0.0.42.*; found: libtpu 0.0.48.*RET_CHECK.*pip install "
+                                        "--no-deps --target=FOLDER 'libtpu==0.0.42.*'"):
         planning.main([])
     monkeypatch.setattr(planning, "SCALING", types.SimpleNamespace(value=["16", "many"]))
     with pytest.raises(UserError, match="not numbers of chips.*found: 16,many"):
@@ -74,9 +79,11 @@ def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
 def test_the_command_says_why_a_job_does_not_fit():
     """One process: exit code 2, JSON alone on stdout, one line of error."""
     env = {**os.environ, "AVJAX_LIBTPU": ""}
-    command = [sys.executable, "-m", "launch.plan", "--config=configs/head_vae.py", "--topology=v5e:2x2", "--json",
+    command = [sys.executable, "-m", "launch.plan", "--config=configs/head_vae.py",
+               "--topology=v5e:2x2", "--json",
                "--no_compile", "--config.data.batch_size=4000000"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 2, done.stderr
     assert not json.loads(done.stdout)["fits"]
-    assert done.stderr.count("\n") == 1 and "does not fit" in done.stderr and "--config.data.batch_size=" in done.stderr
+    assert done.stderr.count(
+        "\n") == 1 and "does not fit" in done.stderr and "--config.data.batch_size=" in done.stderr

@@ -1,4 +1,5 @@
-"""The scripts of submitted jobs, really run under stand-ins of their clusters: what a job is given, what follows on its end.
+"""The scripts of submitted jobs, really run under stand-ins of their clusters: what a job is given,
+what follows on its end.
 
 The job is a module of a small repository; it writes what it was given, and ends as it is told.
 """
@@ -72,7 +73,8 @@ def repository(tmp_path):
 def run_local(repository, out, *plan, count=1, restarts=0, grace=5.0):
     out.mkdir(exist_ok=True)
     return processes.run((sys.executable, "-m", "tiny.job", str(out), *plan), processes=count,
-                         environment={"GIVEN": "yes", "AVJAX": str(ROOT)}, logs=out.parent / "logs", cwd=repository,
+                         environment={"GIVEN": "yes", "AVJAX": str(ROOT)}, logs=out.parent / "logs",
+                         cwd=repository,
                          max_restarts=restarts, grace=grace)
 
 
@@ -85,9 +87,12 @@ def until(condition, seconds=100.0):
 
 def test_processes_find_their_peers_and_restart_together(repository, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "PAUSE", 0.05)
-    assert run_local(repository, tmp_path / "out", "75", "75/die", "join", count=2, restarts=2, grace=60.0) == 0
-    said = {name: json.loads((tmp_path / "out" / name).read_text()) for name in ("0.0", "1.0", "0.1", "1.1", "0.2", "1.2")}
-    assert {s["JAX_PROCESS_ID"] for s in said.values()} == {"0", "1"} and said["0.0"]["GIVEN"] == "yes"
+    assert run_local(repository, tmp_path / "out", "75", "75/die", "join", count=2, restarts=2,
+                     grace=60.0) == 0
+    said = {name: json.loads((tmp_path / "out" / name).read_text())
+            for name in ("0.0", "1.0", "0.1", "1.1", "0.2", "1.2")}
+    assert {s["JAX_PROCESS_ID"] for s in said.values()} == {"0",
+                                                            "1"} and said["0.0"]["GIVEN"] == "yes"
     assert said["0.0"]["JAX_COORDINATOR_ADDRESS"] == said["1.0"]["JAX_COORDINATOR_ADDRESS"]
     assert len(list((tmp_path / "out").iterdir())) == 6
     shown = capsys.readouterr()
@@ -128,20 +133,24 @@ def test_what_a_process_says_at_once_is_shown(repository, tmp_path, monkeypatch,
     ("1", 1, 0, 1, 1)])
 def test_one_ends_all(repository, tmp_path, monkeypatch, plan, count, restarts, code, starts):
     monkeypatch.setattr(processes, "PAUSE", 0.05)
-    assert run_local(repository, tmp_path / "out", plan, count=count, restarts=restarts, grace=1.0) == code
+    assert run_local(repository, tmp_path / "out", plan, count=count, restarts=restarts,
+                     grace=1.0) == code
     assert len(list((tmp_path / "out").iterdir())) == count * starts
 
 
 def test_a_signal_reaches_all_and_is_obeyed(repository, tmp_path):
     (tmp_path / "out").mkdir()
-    code = (f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom launch.targets import processes\n"
+    code = (f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom launch.targets import "
+            "processes\n"
             f"command = (sys.executable, '-m', 'tiny.job', {str(tmp_path / 'out')!r}, 'wait')\n"
-            f"sys.exit(processes.run(command, processes=2, environment={{}}, logs=pathlib.Path({str(tmp_path)!r}), "
+            f"sys.exit(processes.run(command, processes=2, environment={{}}, "
+            f"logs=pathlib.Path({str(tmp_path)!r}), "
             f"cwd={str(repository)!r}, max_restarts=5, grace=20))")
     job = subprocess.Popen([sys.executable, "-c", code])
     until(lambda: len(list((tmp_path / "out").iterdir())) == 2)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(100) == 75 and len(list((tmp_path / "out").iterdir())) == 2  # saved, and not started again
+    # saved, and not started again
+    assert job.wait(100) == 75 and len(list((tmp_path / "out").iterdir())) == 2
 
 
 SBATCH = """#!/bin/bash
@@ -193,17 +202,21 @@ def test_slurm_script_runs_restarts_and_uses_the_packed_code(repository, tmp_pat
     monkeypatch.setenv("PATH", stubs(tmp_path / "bin", sbatch=SBATCH, srun=SRUN, scontrol=SCONTROL))
     out, folder = tmp_path / "out", tmp_path / "submissions"
     out.mkdir()
-    where = place("cpu:2", grace=0.3, revision=packaging.revision(repository, False), folder=str(folder), cwd=str(repository))
+    where = place("cpu:2", grace=0.3, revision=packaging.revision(repository, False),
+                  folder=str(folder), cwd=str(repository))
     variables = {"GIVEN": "yes", "AVJAX": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    job = targets.Job("tiny", "tiny.job", (str(out), "0/late", "75/die", "join"), variables, python=sys.executable)
+    job = targets.Job("tiny", "tiny.job", (str(out), "0/late", "75/die", "join"), variables,
+                      python=sys.executable)
     assert submit.submit("slurm", [job], where, repository, dry_run=False) == 0
     assert (folder / "codes").read_text().split() == ["75", "137", "0"]
     log = (folder / "tiny-77.log").read_text()
     assert log.count("back into the queue") == 2 and log.count("together [0.0, 1.0]") == 2, log
     assert sum(line.startswith("start") for line in log.splitlines()) == 6
     said = json.loads((out / "1.2").read_text())
-    assert said["SLURM_PROCID"] == "1" and said["SLURM_RESTART_COUNT"] == "2" and said["GIVEN"] == "yes"
-    assert said["file"] == f"{folder}/code-{where.revision}/tiny/job.py"  # not the checkout, though the job ran there
+    assert said["SLURM_PROCID"] == "1" and said["SLURM_RESTART_COUNT"] == "2" and said[
+        "GIVEN"] == "yes"
+    # not the checkout, though the job ran there
+    assert said["file"] == f"{folder}/code-{where.revision}/tiny/job.py"
     (folder / "codes").unlink()
     job = dataclasses.replace(job, arguments=(str(out), *["0"] * 3, "2"))
     submit.submit("slurm", [job], where, repository, dry_run=False)
@@ -212,7 +225,8 @@ def test_slurm_script_runs_restarts_and_uses_the_packed_code(repository, tmp_pat
 
 @pytest.fixture
 def worker(repository, tmp_path, monkeypatch):
-    """Starts the script of a TPU VM's worker for a plan of JOB, with the checkout as what was installed."""
+    """Starts the script of a TPU VM's worker for a plan of JOB, with the checkout as what was
+    installed."""
     tpu_vm = targets.load("tpu_vm")
     monkeypatch.setattr(tpu_vm, "PAUSE", 0)
     (tmp_path / "out").mkdir()
@@ -221,10 +235,14 @@ def worker(repository, tmp_path, monkeypatch):
     (repository / ".venv" / "bin" / "activate").write_text("")
 
     def start(*plan):
-        job = targets.Job("tiny", "tiny.job", (str(tmp_path / "out"), *plan), {"GIVEN": "yes"}, python=sys.executable)
-        (tmp_path / "tiny.sh").write_text(tpu_vm.render([job], place("v5e:4x4", zone="z")).files["tiny.sh"])
+        job = targets.Job("tiny", "tiny.job", (str(tmp_path / "out"), *plan), {"GIVEN": "yes"},
+                          python=sys.executable)
+        (tmp_path / "tiny.sh").write_text(tpu_vm.render([job],
+                                                        place("v5e:4x4",
+                                                              zone="z")).files["tiny.sh"])
         with (tmp_path / "tiny.log").open("w") as log:
-            return subprocess.Popen(["bash", str(tmp_path / "tiny.sh")], env=os.environ | {"HOME": str(tmp_path)}, stdout=log)
+            return subprocess.Popen(["bash", str(tmp_path / "tiny.sh")],
+                                    env=os.environ | {"HOME": str(tmp_path)}, stdout=log)
 
     return start
 
@@ -237,7 +255,8 @@ def test_tpu_vm_worker_starts_the_job_again(worker, tmp_path):
 
 @pytest.mark.parametrize("moment", ["running", "ended", "between starts"])
 def test_stopped_tpu_vm_worker_ends_with_the_jobs_code(worker, tmp_path, monkeypatch, moment):
-    """As the hint to stop it says; also where the job has ended by the time the script hears of it, and where there is none."""
+    """As the hint to stop it says; also where the job has ended by the time the script hears of it,
+    and where there is none."""
     monkeypatch.setattr(targets.load("tpu_vm"), "PAUSE", 200)
     running = worker("75" if moment == "between starts" else "wait")
     try:
@@ -250,7 +269,8 @@ def test_stopped_tpu_vm_worker_ends_with_the_jobs_code(worker, tmp_path, monkeyp
             child = int(pathlib.Path(f"/proc/{shell}/task/{shell}/children").read_text())
             os.kill(shell, signal.SIGSTOP)
             os.kill(child, signal.SIGTERM)
-            until(lambda: pathlib.Path(f"/proc/{child}/stat").read_text().split(")")[1].split()[0] == "Z")
+            until(lambda: pathlib.Path(f"/proc/{child}/stat").read_text().split(")")[1].split(
+                )[0] == "Z")
         os.kill(shell, signal.SIGTERM)
         os.kill(shell, signal.SIGCONT)
         assert running.wait(100) == 75 and len(list((tmp_path / "out").iterdir())) == 1
@@ -269,10 +289,14 @@ def test_what_is_packed(repository, tmp_path):
     (repository / "tiny" / "new.py").write_text("x = 2")
     again = packaging.revision(repository, True)
     assert clean == changed[:12] == again[:12] and len({clean, changed, again}) == 3
-    for revision, files in ((clean, {"tiny/job.py"}), (again, {"tiny/job.py", "tiny/new.py", ".gitignore"})):
+    for revision, files in ((clean, {"tiny/job.py"}),
+                            (again, {"tiny/job.py", "tiny/new.py", ".gitignore"})):
         subprocess.run(packaging.pack(repository, revision), check=True, cwd=tmp_path)
-        listed = subprocess.check_output(["tar", "-tzf", str(tmp_path / packaging.archive(revision))], text=True).split()
-        assert files <= set(listed) and "ignored.log" not in listed and ("tiny/new.py" in listed) == (revision == again)
+        listed = subprocess.check_output(["tar", "-tzf",
+                                          str(tmp_path / packaging.archive(revision))],
+                                         text=True).split()
+        assert files <= set(listed) and "ignored.log" not in listed and (
+            "tiny/new.py" in listed) == (revision == again)
     with pytest.raises(UserError, match="not a git checkout"):
         packaging.revision(tmp_path / "bin", True)
 
@@ -282,17 +306,21 @@ def test_training_on_two_processes_of_this_machine(tmp_path):
     """The command as a user gives it: a job of two hosts that train one model."""
     from tests.launch.test_train import write_clips
 
-    values = {"system.d_ff": 8, "system.dropout": 0.0, "data.dir": write_clips(tmp_path / "clips").dir,
-              "data.batch_size": 2, "data.segment": 16, "mesh.data": 2, "train.steps": 2, "train.checkpoint_every": 2,
+    values = {"system.d_ff": 8, "system.dropout": 0.0,
+              "data.dir": write_clips(tmp_path / "clips").dir, "data.batch_size": 2,
+              "data.segment": 16, "mesh.data": 2, "train.steps": 2, "train.checkpoint_every": 2,
               "train.evaluate_every": 0, "train.log_every": 1, "train.peak_flops": 1e11}
     done = run_submit("--target=local", "--processes=2", "--devices=1",
-                      f"--env=XLA_FLAGS={os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
+                      f"--env=XLA_FLAGS={os.environ.get('XLA_FLAGS', '')} "
+                      "--xla_backend_optimization_level=0",
                       "--config=configs/head_vae.py", "--seed=3", "--name=walk",
                       f"--workdir={tmp_path / 'run'}", f"--submissions={tmp_path}",
                       *(f"--config.{k}={v}" for k, v in values.items()))
     assert done.returncode == 0, done.stderr + done.stdout
-    steps = [r["step"] for r in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    steps = [r["step"] for r in map(json.loads,
+                                    (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
              if r["kind"] == "train"]
     assert steps == [1, 2] and "mesh: data 2" in done.stdout
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 3
-    assert "mesh: data 2" not in (tmp_path / "walk" / "walk" / "process-1.log").read_text()  # host 0 speaks for both
+    # host 0 speaks for both
+    assert "mesh: data 2" not in (tmp_path / "walk" / "walk" / "process-1.log").read_text()

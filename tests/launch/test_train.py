@@ -18,7 +18,8 @@ from data_pipelines.store.schema import Feature
 from launch import flags, stages, training
 
 ROOT = Path(__file__).parents[2]
-FEATURES = {"id": Feature((), "str", "name"), "pose_z": Feature((None, 7), "float32", "pose", "", 30.0)}
+FEATURES = {"id": Feature((), "str", "name"),
+            "pose_z": Feature((None, 7), "float32", "pose", "", 30.0)}
 
 
 def write_clips(out, *, seed=0, width=7):
@@ -30,15 +31,17 @@ def write_clips(out, *, seed=0, width=7):
             pose = rng.standard_normal((20 + i, width), np.float32).cumsum(0) / 5
             yield {"id": f"{split}{i}", "pose_z": pose.astype(np.float32)}
 
-    return store.write_dataset(out, name="tiny", description="walks", features=features, progress=False,
+    return store.write_dataset(out, name="tiny", description="walks", features=features,
+                               progress=False,
                                splits={"train": examples("t", 6), "valid": examples("v", 4)},
                                recipes={"pose": {"of": "walk", "seed": seed}},
                                codecs={"pose": {"mean": np.zeros(7), "std": np.ones(7)}})
 
 
 # Without dropout, whose random bits take four times as long to compile as all the rest.
-TINY = {"system.d_ff": 16, "system.dropout": 0.0, "data.batch_size": 4, "data.segment": 16, "train.steps": 4,
-        "train.checkpoint_every": 2, "train.evaluate_every": 2, "train.log_every": 1, "train.loss_examples": 4,
+TINY = {"system.d_ff": 16, "system.dropout": 0.0, "data.batch_size": 4, "data.segment": 16,
+        "train.steps": 4, "train.checkpoint_every": 2, "train.evaluate_every": 2,
+        "train.log_every": 1, "train.loss_examples": 4,
         "train.peak_flops": 1e11, "mesh.data": 1, "mesh.fsdp": 1}
 
 
@@ -48,7 +51,8 @@ def one_device(monkeypatch):
     import jax
 
     device = jax.devices()[:1]
-    monkeypatch.setattr(training, "make_mesh", lambda sizes, dcn=None, make=training.make_mesh: make(sizes, device))
+    monkeypatch.setattr(training, "make_mesh", lambda sizes, dcn=None,
+                        make=training.make_mesh: make(sizes, device))
 
 
 def config(clips, **overrides):
@@ -60,7 +64,8 @@ def config(clips, **overrides):
 
 def records(workdir):
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in r.items() if k not in ("steps_per_second", "mfu")} for r in lines if r["kind"] == "train"]
+    return [{k: v for k, v in r.items() if k not in ("steps_per_second", "mfu")} for r in lines
+            if r["kind"] == "train"]
 
 
 @pytest.mark.slow
@@ -70,18 +75,23 @@ def test_training_with_the_real_loader_resumes_exactly_and_keeps_the_codecs(tmp_
     assert {"valid/loss", "valid/kl", "valid/reconstruction"} == whole.metrics.keys()
     training.run_training(config(clips, **{"train.steps": 2}), tmp_path / "parts")
     training.run_training(config(clips, **{"data.threads": 0}), tmp_path / "parts")
-    assert records(tmp_path / "whole") == records(tmp_path / "parts") and len(records(tmp_path / "whole")) == 4
+    assert records(tmp_path / "whole") == records(tmp_path
+                                                  / "parts") and len(records(tmp_path
+                                                                             / "whole")) == 4
     for name in ("recipes.json", "codecs/pose.npz", "config.json"):
         assert (tmp_path / "whole" / name).is_file()
 
     with pytest.raises(UserError) as error:
-        training.run_training(config(clips, **{"system.d_ff": 32, "data.batch_size": 8}), tmp_path / "whole")
+        training.run_training(config(clips, **{"system.d_ff": 32, "data.batch_size": 8}),
+                              tmp_path / "whole")
     for word in ("another config", "system.d_ff=16", "system.d_ff=32", "data.batch_size=4"):
         assert word in str(error.value)
-    with pytest.raises(UserError, match="train.steps"):  # a cosine ends elsewhere; a constant rate does not care
+    # a cosine ends elsewhere; a constant rate does not care
+    with pytest.raises(UserError, match="train.steps"):
         cosine = {"optimizer.schedule": "cosine"}
         training.check_resumable(config(clips, **cosine), tmp_path / "none")
-        training.write_run_files(config(clips, **cosine), tmp_path / "cosine", store.open_dataset(clips))
+        training.write_run_files(config(clips, **cosine), tmp_path / "cosine",
+                                 store.open_dataset(clips))
         training.check_resumable(config(clips, **cosine, **{"train.steps": 5}), tmp_path / "cosine")
 
 
@@ -96,8 +106,10 @@ def test_going_on_with_features_made_otherwise_is_refused(tmp_path, one_device):
 
 def test_data_that_does_not_fit_leaves_no_workdir(tmp_path, one_device):
     clips = write_clips(tmp_path / "clips", width=6).dir
-    for overrides, word in (({}, "width of 'pose_z'"), ({"data.train_split": "trian"}, "train or valid"),
-                            ({"data.dir": str(tmp_path / "none")}, "no dataset here"), ({"data.dir": ""}, "no data")):
+    for overrides, word in (({}, "width of 'pose_z'"),
+                            ({"data.train_split": "trian"}, "train or valid"),
+                            ({"data.dir": str(tmp_path / "none")}, "no dataset here"),
+                            ({"data.dir": ""}, "no data")):
         with pytest.raises(UserError, match=word):
             training.run_training(config(clips, **overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -130,7 +142,8 @@ def test_stages_run_once_and_refuse_other_arguments(tmp_path, fake_prepare):
         assert word in str(error.value)
     with pytest.raises(UserError, match="wrong arguments.*sead"):
         stages.run_stages(stage(sead=2, out="{workdir}/other"), tmp_path)
-    with pytest.raises(UserError, match=r"config.stages\[0\].*prepare or extract or train.*'prepair'"):
+    with pytest.raises(UserError, match=r"config.stages\[0\].*prepare or extract or "
+                                        r"train.*'prepair'"):
         stages.run_stages(stage(kind="prepair"), tmp_path)
     (tmp_path / "clips" / "checksums.json").unlink()  # no longer whole
     with pytest.raises(UserError, match="not whole"):
@@ -142,7 +155,8 @@ def test_stages_run_once_and_refuse_other_arguments(tmp_path, fake_prepare):
 
 def workdir_with_data(workdir, source):
     """Stages of a workdir, which have run."""
-    steps = ({"kind": "prepare", "dataset": "tiny", "source": str(source), "seed": 3, "out": "{workdir}/data/clips"},)
+    steps = ({"kind": "prepare", "dataset": "tiny", "source": str(source), "seed": 3,
+              "out": "{workdir}/data/clips"},)
     stages.run_stages(steps, workdir)
     return steps
 
@@ -164,10 +178,13 @@ def test_a_moved_or_copied_workdir_goes_on(tmp_path, fake_prepare, capsys, move,
     with pytest.raises(UserError, match="other arguments.*expected: seed=4; found: seed=3"):
         stages.run_stages((steps[0] | {"seed": 4},), tmp_path / "b" / "deep")
     (tmp_path / "other").mkdir()
-    for other in (tmp_path / "other", tmp_path / "elsewhere" / "media"):  # is another folder; is no folder, or a copy
-        with pytest.raises(UserError, match=f"other arguments.*expected: source='{other}'; found: source="):
+    # is another folder; is no folder, or a copy
+    for other in (tmp_path / "other", tmp_path / "elsewhere" / "media"):
+        with pytest.raises(UserError, match=f"other arguments.*expected: source='{other}'; found: "
+                                            "source="):
             stages.run_stages((steps[0] | {"source": str(other)},), tmp_path / "b" / "deep")
-    shutil.move(tmp_path / "media", tmp_path / "elsewhere" / "media")  # and now it is the one that was moved there
+    # and now it is the one that was moved there
+    shutil.move(tmp_path / "media", tmp_path / "elsewhere" / "media")
     steps = (steps[0] | {"source": str(tmp_path / "elsewhere" / "media")},)
     assert stages.run_stages(steps, tmp_path / "b" / "deep") == {} and fake_prepare == [3]
     assert f"source has moved from {tmp_path}/media to {tmp_path}/elsewhere/media" in capsys.readouterr().err
@@ -175,10 +192,12 @@ def test_a_moved_or_copied_workdir_goes_on(tmp_path, fake_prepare, capsys, move,
 
 def test_an_output_outside_the_workdir_does_not_move_with_it(tmp_path, fake_prepare):
     def steps(workdir):
-        return ({"kind": "prepare", "dataset": "tiny", "source": "{workdir}/own", "out": str(tmp_path / "shared")},)
+        return ({"kind": "prepare", "dataset": "tiny", "source": "{workdir}/own",
+                 "out": str(tmp_path / "shared")},)
 
     stages.run_stages(steps("a"), tmp_path / "a")
-    with pytest.raises(UserError, match="other arguments.*source"):  # of another workdir, whose `own` is another one
+    # of another workdir, whose `own` is another one
+    with pytest.raises(UserError, match="other arguments.*source"):
         stages.run_stages(steps("b"), tmp_path / "b")
 
 
@@ -198,7 +217,8 @@ def test_the_config_of_a_moved_workdir_names_its_data(tmp_path, older):
     assert store.open_dataset(generate.load_config(b).data.dir).dir == b / "data" / "clips"
     elsewhere = training.fill_config(config(tmp_path / "b" / "data" / "clips"), b)
     training.write_run_files(elsewhere, tmp_path / "c", dataset)
-    assert generate.load_config(tmp_path / "c").data.dir == str(b / "data" / "clips")  # not its own: stays absolute
+    # not its own: stays absolute
+    assert generate.load_config(tmp_path / "c").data.dir == str(b / "data" / "clips")
 
 
 def test_a_moved_workdir_keeps_its_name_elsewhere_and_a_copy_gets_its_own(tmp_path):
@@ -214,7 +234,8 @@ def test_a_moved_workdir_keeps_its_name_elsewhere_and_a_copy_gets_its_own(tmp_pa
     assert paths.identity(b, "id.json", "six") == "old"
 
 
-def test_a_stage_killed_before_its_record_was_closed_is_whole_if_its_dataset_is(tmp_path, fake_prepare):
+def test_a_stage_killed_before_its_record_was_closed_is_whole_if_its_dataset_is(tmp_path,
+                                                                                fake_prepare):
     stage = ({"kind": "prepare", "dataset": "tiny", "out": "{workdir}/clips"},)
     stages.run_stages(stage, tmp_path)
     record = tmp_path / "clips.stage.json"
@@ -223,7 +244,8 @@ def test_a_stage_killed_before_its_record_was_closed_is_whole_if_its_dataset_is(
 
 
 def test_stages_know_what_their_outputs_were_made_of(tmp_path, fake_prepare, monkeypatch):
-    monkeypatch.setattr("data_pipelines.extract.extractor", lambda name: lambda clips_dir, out_dir: write_clips(out_dir))
+    monkeypatch.setattr("data_pipelines.extract.extractor", lambda name: lambda clips_dir,
+                        out_dir: write_clips(out_dir))
     stage = ({"kind": "prepare", "dataset": "tiny", "out": "{workdir}/clips"},
              {"kind": "extract", "clips": "{workdir}/clips", "out": "{workdir}/features"})
     stages.run_stages(stage, tmp_path)
@@ -232,17 +254,20 @@ def test_stages_know_what_their_outputs_were_made_of(tmp_path, fake_prepare, mon
     assert stages.run_stages(stage, tmp_path).keys() == {"prepare clips"}  # the same again
     shutil.rmtree(tmp_path / "clips")
     write_clips(tmp_path / "clips", seed=5)
-    with pytest.raises(UserError, match=f"made of other data.*delete the folder {tmp_path / 'features'}"):
+    with pytest.raises(UserError, match="made of other data.*delete the folder "
+                                        f"{tmp_path / 'features'}"):
         stages.run_stages(stage, tmp_path)
 
 
 def test_stages_of_own_clips_are_prepared_again_and_may_have_moved(tmp_path, monkeypatch):
     calls = []
     module = type(sys)("launch.prepare")
-    module.prepare = lambda dataset, source, out: (calls.append(source), (tmp_path / "mine").mkdir(exist_ok=True))
+    module.prepare = lambda dataset, source, out: (calls.append(source),
+                                                   (tmp_path / "mine").mkdir(exist_ok=True))
     monkeypatch.setitem(sys.modules, "launch.prepare", module)
     for source in ("a", "a", "b"):
-        stages.run_stages(({"kind": "prepare", "dataset": "clips", "source": source, "out": "{workdir}/mine"},), tmp_path)
+        stages.run_stages(({"kind": "prepare", "dataset": "clips", "source": source,
+                            "out": "{workdir}/mine"},), tmp_path)
     assert calls == ["a", "a", "b"]
 
 
@@ -255,7 +280,9 @@ def test_training_stage_is_skipped_when_done_and_goes_on_when_not(tmp_path, one_
     record = tmp_path / "vae.stage.json"
     record.write_text(record.read_text().replace("true", "false"))
     before = records(tmp_path / "vae")
-    assert list(stages.run_stages(stage, tmp_path)) == ["train vae"] and records(tmp_path / "vae") == before
+    assert list(stages.run_stages(stage,
+                                  tmp_path)) == ["train vae"] and records(tmp_path
+                                                                          / "vae") == before
 
 
 def test_launchers_may_define_the_same_flags():
@@ -268,7 +295,8 @@ def test_launchers_may_define_the_same_flags():
 
 
 @pytest.mark.parametrize("key, nearest", [("trian.steps", "train.steps"), ("optimizer.learning_rat",
-                                          "optimizer.learning_rate"), ("batch_size", "data.batch_size")])
+                                          "optimizer.learning_rate"),
+                                          ("batch_size", "data.batch_size")])
 def test_unknown_key_names_the_nearest(key, nearest):
     with pytest.raises(UserError, match=f"nearest valid key: {nearest}; found: {key}"):
         flags.load_config("configs/head_vae.py", {key: 1})
@@ -289,33 +317,44 @@ def command(*arguments):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--config=configs/head_vae.py", "--config.train.stepz=3", "--workdir={}"], ["train.stepz", "train.steps"]),
-    (["--config=configs/head_vae.py", "--config.train.steps=many", "--workdir={}"], ["train.steps", "many"]),
+    (["--config=configs/head_vae.py", "--config.train.stepz=3", "--workdir={}"],
+     ["train.stepz", "train.steps"]),
+    (["--config=configs/head_vae.py", "--config.train.steps=many", "--workdir={}"],
+     ["train.steps", "many"]),
     (["--workdir={}"], ["--config=FILE.py"]),
 ])
 def test_wrong_command_line_is_one_line_and_exit_code_2(tmp_path, arguments, words):
     workdir = tmp_path / "run"
-    done = subprocess.run(command(*(a.format(workdir) for a in arguments)), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
+    done = subprocess.run(command(*(a.format(workdir) for a in arguments)), cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines(
+        )) == 1 and done.stderr.startswith("error: ")
     assert all(word in done.stderr for word in words), done.stderr
     assert not workdir.exists()
 
 
 def test_a_platform_without_its_plugin_is_one_line_before_anything_is_made(tmp_path):
-    done = subprocess.run(command("--config=configs/head_vae.py", f"--workdir={tmp_path / 'run'}"), cwd=ROOT, text=True,
-                          capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cuda"})
+    done = subprocess.run(command("--config=configs/head_vae.py", f"--workdir={tmp_path / 'run'}"),
+                          cwd=ROOT, text=True, capture_output=True,
+                          env=os.environ | {"JAX_PLATFORMS": "cuda"})
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("error: JAX finds no such device; where: JAX_PLATFORMS=cuda") and not list(tmp_path.iterdir())
+    assert done.stderr.startswith(
+        "error: JAX finds no such device; where: JAX_PLATFORMS=cuda") and not list(tmp_path.iterdir(
+            ))
 
 
 @pytest.mark.slow
 def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     clips, workdir = write_clips(tmp_path / "clips").dir, tmp_path / "run"
-    arguments = command("--config=configs/head_vae.py", f"--workdir={workdir}", f"--config.data.dir={clips}",
+    arguments = command("--config=configs/head_vae.py", f"--workdir={workdir}",
+                        f"--config.data.dir={clips}",
                         *(f"--config.{k}={v}" for k, v in TINY.items() if k != "train.steps"))
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "1",
-                        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"}  # fast to compile
-    process = subprocess.Popen([*arguments, "--config.train.steps=100000"], cwd=ROOT, stderr=subprocess.PIPE, env=env, text=True)
+                        # fast to compile
+                        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+                        "--xla_backend_optimization_level=0"}
+    process = subprocess.Popen([*arguments, "--config.train.steps=100000"], cwd=ROOT,
+                               stderr=subprocess.PIPE, env=env, text=True)
     deadline = time.monotonic() + 500
     while not (workdir / "metrics.jsonl").exists() or len(records_so_far(workdir)) < 3:
         assert time.monotonic() < deadline and process.poll() is None
@@ -324,31 +363,37 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 75 and "signal SIGTERM: saved step" in errors and "Traceback" not in errors
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT, capture_output=True, text=True, env=env)
+    done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT,
+                          capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert f"going on from step {saved}" in done.stderr and "done in" in done.stderr
     assert [r["step"] for r in records(workdir)] == list(range(1, saved + 3))
 
 
 def records_so_far(workdir):
-    return [line for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"train"' in line]
+    return [line for line in (workdir / "metrics.jsonl").read_text().splitlines()
+            if '"train"' in line]
 
 
 def test_warm_start_refuses_parameters_of_other_features(tmp_path, monkeypatch):
     features = FEATURES | {"id": Feature((), "str", "name")}
-    dataset = store.write_dataset(tmp_path / "data", name="tiny", description="walks", features=features, progress=False,
-                                  splits={"train": [{"id": "a", "pose_z": np.zeros((3, 7), np.float32)}]},
+    dataset = store.write_dataset(tmp_path / "data", name="tiny", description="walks",
+                                  features=features, progress=False,
+                                  splits={"train":
+                                          [{"id": "a", "pose_z": np.zeros((3, 7), np.float32)}]},
                                   recipes={"pose_z": {"kind": "pose", "seed": 1}})
     system = training.api.build(head_vae.get_config().system)
 
     def check(saved, **overrides):
         monkeypatch.setattr(training.checkpoints, "load_meta", lambda path: {"recipes": saved})
-        training.check_warm_start(config(dataset.dir, **{"train.init_from": "stage1"} | overrides), system, dataset, tmp_path)
+        training.check_warm_start(config(dataset.dir, **{"train.init_from": "stage1"} | overrides),
+                                  system, dataset, tmp_path)
 
     check({"pose_z": {"kind": "pose", "seed": 1}, "mel": {"kind": "other"}})
     check({"pose_z": {"kind": "none"}})  # the first stage had none of it
     check({"pose_z": {"kind": "pose", "seed": 2}}, **{"train.init_other_features": True})
-    with pytest.raises(UserError, match="warm start.*recipe of 'pose_z' differs.*stage1.*seed=2.*init_other_features"):
+    with pytest.raises(UserError, match="warm start.*recipe of 'pose_z' "
+                                        "differs.*stage1.*seed=2.*init_other_features"):
         check({"pose_z": {"kind": "pose", "seed": 2}})
     (tmp_path / training.CONFIG_FILE).write_text("{}")
     check({"pose_z": {"kind": "pose", "seed": 2}})  # a job that goes on has parameters of its own

@@ -30,11 +30,13 @@ FIXTURE = pathlib.Path(__file__).parents[1] / "weights" / "fixtures" / "everythi
 
 
 def trainer_saves(state):
-    """The tree that the release's trainer gives torch.save: the network inside its wrapper, and AdamW after 7 steps."""
+    """The tree that the release's trainer gives torch.save: the network inside its wrapper, and
+    AdamW after 7 steps."""
     moments = {i: {"step": np.array(7, np.float32), "exp_avg": value, "exp_avg_sq": value}
                for i, value in enumerate(state.values())}
     group = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-9, "params": list(range(len(state)))}
-    return {"iteration": 7, "model_state_dict": {f"diffusion_module.{name}": v for name, v in state.items()},
+    return {"iteration": 7, "model_state_dict": {f"diffusion_module.{name}": v for name,
+                                                 v in state.items()},
             "optimizer_state_dict": {"state": moments, "param_groups": [group]}}
 
 
@@ -47,7 +49,9 @@ def test_the_avflow_trainers_file_comes_in_and_goes_out_bit_for_bit(name, record
     config = weights.import_file("avflow", published, job)
     assert config.system.num_blocks == sum(f"fusion.{i}.weight" in state for i in range(99))
     meta = load_meta(job)
-    assert meta["system"] == "avflow" and meta["data"] == {"next_index": 0} and len(meta["imported"]["sha256"]) == 64
+    assert meta["system"] == "avflow" and meta["data"] == {"next_index":
+                                                           0} and len(
+                                                               meta["imported"]["sha256"]) == 64
     params = load_params(job, build(config.system))
     np.testing.assert_array_equal(params["visual"]["outputs"]["kernel"], state["out_v.weight"].T)
     bare = avflow.import_avflow(state, config.system)
@@ -55,18 +59,25 @@ def test_the_avflow_trainers_file_comes_in_and_goes_out_bit_for_bit(name, record
 
     assert weights.export(job, str(tmp_path / "ours.pt")) == len(state)
     back = read_checkpoint(tmp_path / "ours.pt")
-    assert list(back) == ["iteration", "model_state_dict", "optimizer_state_dict"] and back["iteration"] == 0
+    assert list(back) == ["iteration", "model_state_dict",
+                          "optimizer_state_dict"] and back["iteration"] == 0
     assert back["model_state_dict"].keys() == {f"diffusion_module.{name}" for name in state}
     for key in state:
-        np.testing.assert_array_equal(back["model_state_dict"][f"diffusion_module.{key}"], state[key], err_msg=key)
-    optimizer = back["optimizer_state_dict"]  # torch compares the numbers of groups and of parameters
-    assert optimizer["state"] == {} and [g["params"] for g in optimizer["param_groups"]] == [list(range(len(state)))]
-    assert optimizer["param_groups"][0]["lr"] == 1e-4 and optimizer["param_groups"][0]["betas"] == (0.9, 0.98)
+        np.testing.assert_array_equal(back["model_state_dict"][f"diffusion_module.{key}"],
+                                      state[key], err_msg=key)
+    # torch compares the numbers of groups and of parameters
+    optimizer = back["optimizer_state_dict"]
+    assert optimizer["state"] == {} and [g["params"]
+                                         for g in optimizer["param_groups"]] == [
+                                             list(range(len(state)))]
+    assert optimizer["param_groups"][0]["lr"] == 1e-4 and optimizer["param_groups"][0]["betas"] == (
+        0.9, 0.98)
 
     out = tmp_path / "ours.safetensors"
     assert weights.export(job, str(out)) == len(state)
     alone = read_state_dict(out)
-    assert alone.keys() == state.keys() and all(np.array_equal(alone[key], state[key]) for key in state)
+    assert alone.keys() == state.keys() and all(np.array_equal(alone[key], state[key])
+                                                for key in state)
     with safetensors.safe_open(out, "np") as file:
         assert json.loads(file.metadata()["system"])["d_model"] == config.system.d_model
         assert file.metadata()["format"] == "pt"  # what transformers demands
@@ -82,7 +93,8 @@ def test_the_avflow_trainers_file_comes_in_and_goes_out_bit_for_bit(name, record
         weights.export(job, str(tmp_path / "ours.npz"))
     with pytest.raises(UserError, match="workdir is in use"):
         weights.import_file("avflow", published, job)
-    assert {p.name for p in tmp_path.iterdir()} == {"iter-0000007.pt", "job", "ours.pt", "ours.safetensors"}
+    assert {p.name for p in tmp_path.iterdir()} == {"iter-0000007.pt", "job", "ours.pt",
+                                                    "ours.safetensors"}
 
 
 @pytest.mark.parametrize(("name", "record"), golden("avflow", "monadic/"))
@@ -92,11 +104,13 @@ def test_towers_without_fusion_are_published_with_one_that_adds_zero(name, recor
     written = {k.removeprefix("diffusion_module."): v for k, v in file["model_state_dict"].items()}
     assert {k: v.shape for k, v in written.items()} == {k: v.shape for k, v in state.items()}
     assert not any(v.any() for k, v in written.items() if k.startswith("fusion."))
-    assert file["iteration"] == 3 and len(file["optimizer_state_dict"]["param_groups"][0]["params"]) == len(state)
+    assert file["iteration"] == 3 and len(file["optimizer_state_dict"]["param_groups"][0][
+        "params"]) == len(state)
 
 
 @pytest.mark.parametrize(("name", "record"), golden("avflow", "head_vae/"))
-def test_a_training_that_begins_during_the_import_keeps_its_folder(name, record, tmp_path, monkeypatch):
+def test_a_training_that_begins_during_the_import_keeps_its_folder(name, record, tmp_path,
+                                                                   monkeypatch):
     write_torch_zip(tmp_path / "published.pt", {"model_state_dict": under(record, "head_vae/sd/")})
     job = tmp_path / "job"
 
@@ -162,12 +176,14 @@ def talker_experiment(record):
 
 @pytest.mark.parametrize(("name", "record"), golden("talker_delay")[:1])
 def test_published_talker_comes_in_and_goes_out(name, record, tmp_path):
-    state = under(record, "sd/") | {"spk.conv.weight": np.ones(3, np.float32)}  # a frozen encoder: another network
+    # a frozen encoder: another network
+    state = under(record, "sd/") | {"spk.conv.weight": np.ones(3, np.float32)}
     np.savez(tmp_path / "published.npz", **state)
     shown = weights.published_config("talker", state).system
     assert {k: shown[k] for k in ("d_model", "vocab", "num_layers")} == {
         k: golden_config(record)[k] for k in ("d_model", "vocab", "num_layers")}
-    weights.import_file("talker", str(tmp_path / "published.npz"), str(tmp_path / "job"), config=talker_experiment(record))
+    weights.import_file("talker", str(tmp_path / "published.npz"), str(tmp_path / "job"),
+                        config=talker_experiment(record))
     system, params = prepare_talker(record)
     loaded = load_params(tmp_path / "job", system)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
@@ -177,19 +193,24 @@ def test_published_talker_comes_in_and_goes_out(name, record, tmp_path):
     assert back.keys() == state.keys() - {"spk.conv.weight"}
     for key, value in back.items():
         if key != "llm.lm_head.weight":  # unused; ours is the embedding
-            np.testing.assert_allclose(value, state[key], atol=1e-4 if "rope" in key else 0, err_msg=key)
+            np.testing.assert_allclose(value, state[key], atol=1e-4 if "rope" in key else 0,
+                                       err_msg=key)
 
 
 @pytest.mark.parametrize(("name", "record"), golden("talker_delay")[:1])
 def test_a_language_model_alone_is_a_warm_start(name, record, tmp_path, monkeypatch):
     system, theirs = prepare_talker(record)
     shapes = abstract_params(system)
-    monkeypatch.setattr(type(system), "init", lambda self, key: jax.tree.map(  # the real one takes seconds to compile
+    # the real one takes seconds to compile
+    monkeypatch.setattr(type(system), "init", lambda self, key: jax.tree.map(
         lambda leaf: jnp.full(leaf.shape, jax.random.uniform(key), leaf.dtype), shapes))
     state = under(record, "sd/llm.")  # named as Qwen3 is published: model.*, lm_head.weight
     safetensors.numpy.save_file(state, tmp_path / "qwen3.safetensors")
-    assert weights.published_config("talker", state).system.d_ff == state["model.layers.0.mlp.up_proj.weight"].shape[0]
-    weights.import_file("talker", str(tmp_path / "qwen3.safetensors"), str(tmp_path / "job"), config=talker_experiment(record))
+    assert weights.published_config("talker",
+                                    state).system.d_ff == state[
+                                        "model.layers.0.mlp.up_proj.weight"].shape[0]
+    weights.import_file("talker", str(tmp_path / "qwen3.safetensors"), str(tmp_path / "job"),
+                        config=talker_experiment(record))
     loaded = load_params(tmp_path / "job", system)
     jax.tree.map(np.testing.assert_array_equal, loaded["backbone"], theirs["backbone"])
     fresh = system.init(jax.random.key(1))
@@ -204,13 +225,15 @@ def test_a_language_model_alone_is_a_warm_start(name, record, tmp_path, monkeypa
 def test_inspect_lists_every_array():
     text = weights.describe(str(FIXTURE))
     lines = text.splitlines()
-    assert any(line.split()[:4] == ["model_state_dict.weight", "(2,", "3)", "float32"] for line in lines)
+    assert any(line.split()[:4] == ["model_state_dict.weight", "(2,", "3)", "float32"]
+               for line in lines)
     assert any(line.split()[:3] == ["bf16", "(2,)", "bfloat16"] for line in lines)
     assert lines[-2].startswith("22 arrays, ") and lines[-1].startswith("sha256 ")
 
 
 def test_command_line_errors_are_one_line(tmp_path):
-    run = subprocess.run([sys.executable, "-m", "launch.weights", "inspect", str(tmp_path / "absent.pt")],
+    run = subprocess.run([sys.executable, "-m", "launch.weights", "inspect",
+                          str(tmp_path / "absent.pt")],
                          capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
     assert run.returncode == 2 and run.stderr.startswith("error: no such weights file")
     assert "Traceback" not in run.stderr
@@ -222,14 +245,17 @@ def test_weights_that_would_be_wrong_are_refused_by_name(name, record, tmp_path)
     bias = "transformer_blocks_v.0.feedforward.block.0.bias"
     for change, message in (
             ({"out_v.bias": state["out_v.bias"] * np.nan}, "not finite.*visual/outputs/bias"),
-            ({"out_v.bias": state["out_v.bias"].astype(np.float64) + 1e39}, "not finite.*visual/outputs/bias"),
-            ({"out_v.bias": state["out_v.bias"].astype(np.int8)}, "whole numbers.*out_v.bias.*int8"),
+            ({"out_v.bias": state["out_v.bias"].astype(np.float64) + 1e39},
+             "not finite.*visual/outputs/bias"),
+            ({"out_v.bias": state["out_v.bias"].astype(np.int8)},
+             "whole numbers.*out_v.bias.*int8"),
             ({bias: state[bias][None]}, "layers differ in size.*mlp_in/bias, layer 1"),
             ({"out_v.weight": state["out_v.weight"][0]}, "another network.*other dimensions")):
         np.savez(tmp_path / "w.npz", **state | change)
         with pytest.raises(UserError, match=message):
             weights.import_file("avflow", str(tmp_path / "w.npz"), job)
-    np.savez(tmp_path / "w.npz", **{f"net.{key}": value for key, value in state.items()})  # as Lightning names it
+    # as Lightning names it
+    np.savez(tmp_path / "w.npz", **{f"net.{key}": value for key, value in state.items()})
     with pytest.raises(UserError, match="not an AV-Flow.*--select=PREFIX"):
         weights.import_file("avflow", str(tmp_path / "w.npz"), job)
     assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
@@ -237,8 +263,10 @@ def test_weights_that_would_be_wrong_are_refused_by_name(name, record, tmp_path)
 
 def test_what_our_own_export_says_of_itself_goes_before_the_published_sizes(tmp_path):
     system = avflow_released.get_config().system.to_dict() | {"num_heads": 2}
-    for i, (metadata, heads) in enumerate((({"system": json.dumps(system)}, 2), ({"format": "pt"}, None), (None, None),
-                                           ({"system": json.dumps(system | {"name": "talker"})}, None))):
+    for i, (metadata, heads) in enumerate((({"system": json.dumps(system)}, 2),
+                                           ({"format": "pt"}, None), (None, None),
+                                           ({"system": json.dumps(system | {"name": "talker"})},
+                                            None))):
         safetensors.numpy.save_file({"a": np.ones(1)}, tmp_path / f"{i}.safetensors", metadata)
         config = weights.exported_config("avflow", str(tmp_path / f"{i}.safetensors"))
         assert (config and config.system.num_heads) == heads

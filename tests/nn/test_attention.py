@@ -20,12 +20,14 @@ def segments(kind):
         return None
     if kind == "padding":
         return (jnp.arange(T) < jnp.array([[T], [50]])).astype(jnp.int32)
-    return jnp.where(jnp.arange(T) < 31, 4, jnp.where(jnp.arange(T) < 60, 7, 0))[None].repeat(B, 0)  # packing
+    # packing
+    return jnp.where(jnp.arange(T) < 31, 4, jnp.where(jnp.arange(T) < 60, 7, 0))[None].repeat(B, 0)
 
 
 MASKS = [Band(16, 8), Band(0, 3), Band(40, 2), Band(200, 200), Causal(), Full()]
 FAST = [(Band(16, 8), "none"), (Band(40, 2), "padding"), (Causal(), "packing")]
-ALL = [pytest.param(mask, kind, marks=() if (mask, kind) in FAST else pytest.mark.slow, id=f"{mask}-{kind}")
+ALL = [pytest.param(mask, kind, marks=() if (mask, kind) in FAST else pytest.mark.slow,
+                    id=f"{mask}-{kind}")
        for mask in MASKS for kind in ("none", "padding", "packing")]
 
 
@@ -37,9 +39,12 @@ def test_banded_equals_dense(mask, kind):
     def run(kernel):
         def scalar(q, k, v):  # a weighted sum over real frames: what padding itself returns is free
             out = attention(q, k, v, mask=mask, segments=seg, kernel=kernel)
-            return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape)) * real[:, None, :, None]), out
+            return jnp.sum(out
+                           * jnp.cos(jnp.arange(out.size).reshape(out.shape)) * real[:, None, :,
+                                                                                     None]), out
 
-        (_, out), grads = jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2), has_aux=True))(*inputs())
+        (_, out), grads = jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2),
+                                                     has_aux=True))(*inputs())
         return out * real[:, None, :, None], grads
 
     dense, dense_grads = run("dense")
@@ -73,14 +78,17 @@ def test_padding_is_invisible_to_real_frames(kernel):
 
 def test_matches_the_library_attention():
     q, k, v = inputs()
-    theirs = jax.nn.dot_product_attention(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), is_causal=True)
-    np.testing.assert_allclose(attention(q, k, v, mask=Causal()), theirs.transpose(0, 2, 1, 3), atol=2e-6)
+    theirs = jax.nn.dot_product_attention(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)),
+                                          is_causal=True)
+    np.testing.assert_allclose(attention(q, k, v, mask=Causal()), theirs.transpose(0, 2, 1, 3),
+                               atol=2e-6)
 
 
 def test_banded_work_is_linear_in_time():
     def flops(length):
         shapes = [jax.ShapeDtypeStruct((1, 2, length, 16), jnp.float32)] * 3
-        compiled = jax.jit(lambda q, k, v: attention(q, k, v, mask=Band(16, 8))).lower(*shapes).compile()
+        compiled = jax.jit(lambda q, k,
+                           v: attention(q, k, v, mask=Band(16, 8))).lower(*shapes).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert flops(4096) < 2.2 * flops(2048) < 4.9 * flops(1024)

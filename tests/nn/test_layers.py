@@ -17,13 +17,15 @@ def test_gelu_is_the_exact_one():
     x = jnp.linspace(-6, 6, 101)
     np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
     assert np.abs(gelu(x) - jax.nn.gelu(x, approximate=True)).max() > 1e-4
-    ours, automatic = (jax.vmap(jax.grad(f))(x) for f in (gelu, lambda x: jax.nn.gelu(x, approximate=False)))
+    ours, automatic = (jax.vmap(jax.grad(f))(x)
+                       for f in (gelu, lambda x: jax.nn.gelu(x, approximate=False)))
     np.testing.assert_allclose(ours, automatic, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_adaptive_norm_and_its_gradient(batch):
-    x, beta, gamma, dy = normal(0, 3, 5, 8), normal(1, batch, 1, 8), normal(2, batch, 1, 8), normal(3, 3, 5, 8)
+    x, beta, gamma, dy = normal(0, 3, 5, 8), normal(1, batch, 1,
+                                                    8), normal(2, batch, 1, 8), normal(3, 3, 5, 8)
 
     def plain(x, beta, gamma):
         return jax.nn.standardize(x, epsilon=1e-6) * (1 + gamma) + beta
@@ -37,7 +39,9 @@ def test_adaptive_norm_and_its_gradient(batch):
 
 def test_adaptive_norms_gradient_in_bfloat16_is_that_of_float32_rounded_once():
     """A large common part of dy cancels in the mean, which therefore has to be one of float32."""
-    x, beta, gamma, noise = normal(0, 2, 5, 64), jnp.zeros((2, 1, 64)), jnp.zeros((2, 1, 64)), normal(3, 2, 5, 64)
+    x, beta, gamma, noise = normal(0, 2, 5,
+                                   64), jnp.zeros((2, 1,
+                                                   64)), jnp.zeros((2, 1, 64)), normal(3, 2, 5, 64)
     x, beta, gamma, dy = (a.astype(jnp.bfloat16) for a in (x, beta, gamma, 8 + noise))
     pulled = jax.jit(lambda dy, *a: jax.vjp(adaptive_norm, *a)[1](dy))
     exact = pulled(*(a.astype(jnp.float32) for a in (dy, x, beta, gamma)))
@@ -47,7 +51,8 @@ def test_adaptive_norms_gradient_in_bfloat16_is_that_of_float32_rounded_once():
 
 
 def test_matmul_gradient():
-    x, kernel, dy = (np.asarray(a, np.float64) for a in (normal(0, 2, 3, 4), normal(1, 4, 5), normal(2, 2, 3, 5)))
+    x, kernel, dy = (np.asarray(a, np.float64) for a in (normal(0, 2, 3, 4), normal(1, 4, 5),
+                                                         normal(2, 2, 3, 5)))
     dx, dkernel = jax.vjp(matmul, jnp.float32(x), jnp.float32(kernel))[1](jnp.float32(dy))
     np.testing.assert_allclose(dx, dy @ kernel.T, atol=1e-5)
     np.testing.assert_allclose(dkernel, np.einsum("bti,bto->io", x, dy), atol=1e-5)

@@ -1,4 +1,5 @@
-"""Attention over a split time axis against the one-device kernels, and what is sent between devices for it."""
+"""Attention over a split time axis against the one-device kernels, and what is sent between devices
+for it."""
 
 import sys
 from pathlib import Path
@@ -36,8 +37,11 @@ def inputs(batch=2, heads=4, groups=4, length=64, width=8):
 
 def masks_of(kind, batch, length):
     at = jnp.arange(length)
-    return {"all": {}, "valid": {"valid": (at < jnp.array([[length], [length - 23]])).astype(jnp.float32)},
-            "packed": {"segments": jnp.where(at < 27, 4, jnp.where(at < 50, 7, 0))[None].repeat(batch, 0)}}[kind]
+    return {"all": {},
+            "valid": {"valid": (at < jnp.array([[length], [length - 23]])).astype(jnp.float32)},
+            "packed": {"segments": jnp.where(at < 27, 4,
+                                             jnp.where(at < 50, 7,
+                                                       0))[None].repeat(batch, 0)}}[kind]
 
 
 CASES = {  # name: (mesh, mask, which positions, streams, length, key-value heads, kernel)
@@ -68,16 +72,19 @@ def test_equals_one_device_in_values_and_gradients(name):
         return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape)) * real), out * real
 
     fn = jax.value_and_grad(scalar, argnums=(0, 1, 2), has_aux=True)
-    (one, split), hlo = zip(*(run(s, fn, *inputs(groups=groups, length=length)) for s in (None, sizes)), strict=True)
+    (one, split), hlo = zip(*(run(s, fn, *inputs(groups=groups, length=length))
+                              for s in (None, sizes)), strict=True)
     for a, b in zip(jax.tree.leaves(split), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(np.abs(b).max())))
     assert collectives(hlo[1]), "nothing was exchanged: the attention was not split"
 
 
 def test_a_band_sends_its_halo_and_nothing_else():
-    """8 devices of 64 steps; a band of (16, 8): 24 keys and values a layer come to each, where gathering is 448."""
+    """8 devices of 64 steps; a band of (16, 8): 24 keys and values a layer come to each, where
+    gathering is 448."""
     def received(mask, kernel="auto"):
-        _, hlo = run(SEQ8, lambda q, k, v: shard(attention(q, k, v, mask=mask, kernel=kernel), "batch", None, "time"),
+        _, hlo = run(SEQ8, lambda q, k, v: shard(attention(q, k, v, mask=mask, kernel=kernel),
+                                                 "batch", None, "time"),
                      *(x for x in inputs(1, 4, 4, 512)))
         return {c.kind: c.bytes for c in collectives(hlo)}, sum(c.bytes for c in collectives(hlo))
 
@@ -96,12 +103,15 @@ def test_gradients_show_exactly_the_band():
 
     found, _ = run(SEQ8, jacobian, v)
     offset = np.arange(40)[None] - np.arange(40)[:, None]
-    np.testing.assert_array_equal(np.abs(found[:, 0, 0]).sum(-1) > 0, (offset >= -11) & (offset <= 2))
+    np.testing.assert_array_equal(np.abs(found[:, 0, 0]).sum(-1) > 0,
+                                  (offset >= -11) & (offset <= 2))
 
 
 def test_positions_anywhere_are_taken_and_put():
-    x, index = jax.random.normal(jax.random.key(0), (4, 64, 6)), jax.random.permutation(jax.random.key(1), 64)[:16]
-    index = jnp.stack([jnp.roll(index, i) for i in range(4)]).at[1, 3].set(64)  # one position too far
+    x, index = jax.random.normal(jax.random.key(0),
+                                 (4, 64, 6)), jax.random.permutation(jax.random.key(1), 64)[:16]
+    # one position too far
+    index = jnp.stack([jnp.roll(index, i) for i in range(4)]).at[1, 3].set(64)
     value = jax.random.normal(jax.random.key(2), (4, 16, 6))
 
     def both(x, value):
@@ -114,11 +124,13 @@ def test_positions_anywhere_are_taken_and_put():
         split, hlo = run(sizes, fn, x, value)
         for a, b in zip(jax.tree.leaves(split), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-        assert not any(c.kind == "all-gather" and (4, 64, 6) in [s for _, s in c.shapes] for c in collectives(hlo))
+        assert not any(c.kind == "all-gather" and (4, 64, 6) in [s for _, s in c.shapes]
+                       for c in collectives(hlo))
 
 
 def test_folding_frames_moves_nothing_and_comes_back():
-    x, y = jax.random.normal(jax.random.key(0), (8, 16, 3, 4)), jax.random.normal(jax.random.key(1), (8, 4))
+    x, y = jax.random.normal(jax.random.key(0),
+                             (8, 16, 3, 4)), jax.random.normal(jax.random.key(1), (8, 4))
 
     def there_and_back(x, y):
         x = shard(x, "batch", "time")

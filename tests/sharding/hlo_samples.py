@@ -1,5 +1,6 @@
 # ruff: noqa: E501
-"""A program as XLA:TPU prints it, shortened by hand: what the planner must find in it is in test_planner.py."""
+"""A program as XLA:TPU prints it, shortened by hand: what the planner must find in it is in
+test_planner.py."""
 
 TPU = """\
 HloModule jit_step, is_scheduled=true

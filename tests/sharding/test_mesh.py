@@ -40,7 +40,8 @@ def grid(shape, across, devices=None):
 
 
 def test_slices_are_outermost_on_their_axis():
-    """fsdp = 2 slices x 2 chips: the slow half of the axis is the outer one; tensor never leaves a slice."""
+    """fsdp = 2 slices x 2 chips: the slow half of the axis is the outer one; tensor never leaves a
+    slice."""
     mesh = grid((1, 2, 1, 2), (1, 2, 1, 1))
     assert [{i // 4 for i in mesh[0, f, 0]} for f in range(4)] == [{0}, {0}, {1}, {1}]
     mesh = grid((2, 1, 2, 1), (2, 1, 1, 1))
@@ -50,12 +51,14 @@ def test_slices_are_outermost_on_their_axis():
 def test_minus_one_is_the_number_of_slices_and_one_process_is_one_slice():
     assert across_slices(dict(data=-1), AXES, CHIPS) == [2, 1, 1, 1]
     assert across_slices(dict(data=1, fsdp=1), AXES, jax.devices()) == [1, 1, 1, 1]
-    assert dict(make_mesh(dict(data=-1, tensor=2), dcn=dict(data=-1)).shape) == dict(data=4, fsdp=1, seq=1, tensor=2)
+    assert dict(make_mesh(dict(data=-1, tensor=2),
+                          dcn=dict(data=-1)).shape) == dict(data=4, fsdp=1, seq=1, tensor=2)
 
 
 @pytest.mark.parametrize("dcn, devices, words", [
     (dict(seq=2), CHIPS, ["config.dcn.seq", "data, fsdp", "every layer"]),
-    (dict(data=1, fsdp=1), CHIPS, ["slices do not fit", "product is 2, the number of slices", "config.dcn.data=-1"]),
+    (dict(data=1, fsdp=1), CHIPS, ["slices do not fit", "product is 2, the number of slices",
+                                   "config.dcn.data=-1"]),
     (dict(data=3), CHIPS, ["slices do not fit", "found: data=3"]),
     (dict(data=-1, fsdp=-1), CHIPS, ["at most one -1"]),
     (dict(data=2), None, ["slices do not fit", "number of processes"]),
@@ -67,23 +70,28 @@ def test_slices_that_are_not_accounted_for(dcn, devices, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-SPECS = {"mel": Spec(("batch", "time", 80), "float32", ""), "who": Spec(("batch", 5), "float32", ""),
+SPECS = {"mel": Spec(("batch", "time", 80), "float32", ""),
+         "who": Spec(("batch", 5), "float32", ""),
          "units": Spec(("batch", 128, 2), "int32", "", sequence=1, together=2)}
 
 
 def test_sequences_lie_over_seq():
     placed = batch_shardings(make_mesh(dict(data=2, seq=4)), SPECS, time=344)
     assert {name: place.spec for name, place in placed.items()} == {
-        "mel": P(("data", "fsdp"), "seq"), "who": P(("data", "fsdp")), "units": P(("data", "fsdp"), "seq")}
+        "mel": P(("data", "fsdp"), "seq"), "who": P(("data", "fsdp")),
+        "units": P(("data", "fsdp"), "seq")}
     assert batch_shardings(make_mesh(dict(data=8)), SPECS, time=345).keys() == SPECS.keys()
 
 
 @pytest.mark.parametrize("spec, seq, words", [
-    (SPECS["mel"], 2, ["batch['x'], axis 1", "multiple of 2 = config.mesh.seq 2", "344 or 346", "found: 345",
+    (SPECS["mel"], 2, ["batch['x'], axis 1", "multiple of 2 = config.mesh.seq 2", "344 or 346",
+                       "found: 345",
                        "config.data.segment", "1, 3, 5, 15"]),
-    (dataclasses.replace(SPECS["units"], shape=("batch", 126, 2)), 4, ["multiple of 8", "2 that stay together", "120 or 128",
-                                                                       "config.system", "1, 3, 7, 9"]),
-    (SPECS["who"], 2, ["no array of the batch has a sequence", "config.mesh.seq=2", "x ('batch', 5)"]),
+    (dataclasses.replace(SPECS["units"], shape=("batch", 126, 2)), 4,
+     ["multiple of 8", "2 that stay together", "120 or 128",
+      "config.system", "1, 3, 7, 9"]),
+    (SPECS["who"], 2, ["no array of the batch has a sequence", "config.mesh.seq=2",
+                       "x ('batch', 5)"]),
 ])
 def test_sequences_that_do_not_divide_say_which_would(spec, seq, words):
     with pytest.raises(UserError) as error:
@@ -93,7 +101,8 @@ def test_sequences_that_do_not_divide_say_which_would(spec, seq, words):
 
 def hosts(shape, per_process):
     count = int(np.prod(shape))
-    devices = np.array([SimpleNamespace(process_index=i // per_process) for i in range(count)], dtype=object)
+    devices = np.array([SimpleNamespace(process_index=i // per_process) for i in range(count)],
+                       dtype=object)
     return SimpleNamespace(devices=devices.reshape(shape))
 
 
@@ -106,11 +115,13 @@ def test_processes_that_hold_the_same_examples_read_the_same_share():
 
 
 def test_two_processes():
-    """Slices across processes, and batches that each process feeds, with seq inside and across processes."""
+    """Slices across processes, and batches that each process feeds, with seq inside and across
+    processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    jobs = [subprocess.Popen([sys.executable, str(PROCESSES), port, str(i)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    jobs = [subprocess.Popen([sys.executable, str(PROCESSES), port, str(i)], stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT,
                              text=True) for i in range(2)]
     for job in jobs:
         out, _ = job.communicate(timeout=300)

@@ -1,4 +1,5 @@
-"""The planner: slices by name, what a compiled program says, bytes and batches, and whether every full-size config fits."""
+"""The planner: slices by name, what a compiled program says, bytes and batches, and whether every
+full-size config fits."""
 
 import os
 import pathlib
@@ -19,8 +20,9 @@ from configs import head_vae
 from launch.flags import load_config
 from tests.sharding import hlo_samples
 
-FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_ablations.py:cascaded", "head_vae.py", "talker_0_6b.py",
-             "tavid.py:text", "tavid.py:acoustic", "tavid.py:appearance", "tavid.py:mapper", "tavid.py:motion",
+FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_ablations.py:cascaded", "head_vae.py",
+             "talker_0_6b.py", "tavid.py:text", "tavid.py:acoustic", "tavid.py:appearance",
+             "tavid.py:mapper", "tavid.py:motion",
              "tavid.py:temporal", "tavid.py:speaker", "tavid.py")
 LIBTPU = topologies.find_libtpu()
 
@@ -35,8 +37,9 @@ def small():
 
 # ---- slices
 
-@pytest.mark.parametrize(("name", "slices", "devices"), [("v5e:16x16", 2, 512), ("v5p:4x4x8", 1, 128), ("v4:2x2x1", 1, 4),
-                                                         ("tpu7x:2x2x2", 1, 16), ("h100:8", 4, 32), ("v6e:1x1", 1, 1)])
+@pytest.mark.parametrize(("name", "slices", "devices"),
+                         [("v5e:16x16", 2, 512), ("v5p:4x4x8", 1, 128), ("v4:2x2x1", 1, 4),
+                          ("tpu7x:2x2x2", 1, 16), ("h100:8", 4, 32), ("v6e:1x1", 1, 1)])
 def test_a_slice_has_its_devices(name, slices, devices):
     topology = topologies.parse(name, slices)
     made = topologies.stand_ins(topology)
@@ -46,7 +49,8 @@ def test_a_slice_has_its_devices(name, slices, devices):
     assert mesh.shape["data"] == devices
 
 
-@pytest.mark.parametrize("name", ["v3:4x4", "v5e:3x3", "v5e", "v5p:4x4", "v5p:2x3x4", "v5p:64x64x64", "h100:3", "v5e:16x32"])
+@pytest.mark.parametrize("name", ["v3:4x4", "v5e:3x3", "v5e", "v5p:4x4", "v5p:2x3x4",
+                                  "v5p:64x64x64", "h100:3", "v5e:16x32"])
 def test_no_such_slice(name):
     with pytest.raises(UserError, match="expected"):
         topologies.parse(name)
@@ -55,7 +59,8 @@ def test_no_such_slice(name):
 def test_rings_close_where_the_wiring_does():
     assert topologies.parse("v5e:8x16").rings() == (False, True)
     assert topologies.parse("v5p:4x4x8").rings() == (True, True, True)
-    assert topologies.parse("v5p:2x4x4").rings() == (False, False, False), "optical switches close whole cubes only"
+    assert topologies.parse("v5p:2x4x4").rings() == (False, False,
+                                                     False), "optical switches close whole cubes only"
 
 
 def test_scaled_slices():
@@ -77,7 +82,8 @@ def test_libtpu_that_is_not_there(tmp_path, monkeypatch):
     assert topologies.find_libtpu() == str(tmp_path / "libtpu" / "libtpu.so")
 
 
-@pytest.mark.parametrize("version, reads", [("0.0.42.1", True), ("0.0.48", False), ("0.0.52", False)])
+@pytest.mark.parametrize("version, reads",
+                         [("0.0.42.1", True), ("0.0.48", False), ("0.0.52", False)])
 def test_a_libtpu_that_this_jax_does_not_read_is_named(tmp_path, monkeypatch, version, reads):
     """What JAX 0.10 ends with is XLA's RET_CHECK, with a traceback."""
     library = tmp_path / "libtpu" / "libtpu.so"
@@ -85,9 +91,11 @@ def test_a_libtpu_that_this_jax_does_not_read_is_named(tmp_path, monkeypatch, ve
     library.touch()
     (tmp_path / f"libtpu-{version}.dist-info").mkdir()
     monkeypatch.setattr("importlib.metadata.requires", lambda name: ['requests; extra == "tpu"',
-                                                                     'libtpu==0.0.42.*; extra == "tpu"'])
+                                                                     'libtpu==0.0.42.*; extra == '
+                                                                     '"tpu"'])
     other = topologies.other_libtpu(str(library))
-    assert other.startswith(f"libtpu {version}, where jax ") and "libtpu 0.0.42.*" in other or reads and not other
+    assert other.startswith(
+        f"libtpu {version}, where jax ") and "libtpu 0.0.42.*" in other or reads and not other
 
 
 # ---- compiled programs
@@ -96,19 +104,25 @@ def test_every_notation_of_groups():
     wanted = [[0, 2, 4, 6], [1, 3, 5, 7]]
     for text in ("replica_groups={{0,2,4,6},{1,3,5,7}}", "replica_groups=[2,4]<=[4,2]T(1,0)",
                  "replica_groups=mesh['a'=4,'b'=2] {'a'}",
-                 "replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", "replica_groups=mesh['a'=8] {'a':(1)4}"):
-        np.testing.assert_array_equal(collectives.groups_of(text + ", to_apply=%add", 8), wanted, err_msg=text)
-    np.testing.assert_array_equal(collectives.groups_of("replica_groups=mesh[x=2,y=2,z=2] {x,z}", 8),
+                 "replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}",
+                 "replica_groups=mesh['a'=8] {'a':(1)4}"):
+        np.testing.assert_array_equal(collectives.groups_of(text + ", to_apply=%add", 8), wanted,
+                                      err_msg=text)
+    np.testing.assert_array_equal(collectives.groups_of("replica_groups=mesh[x=2,y=2,z=2] {x,z}",
+                                                        8),
                                   [[0, 1, 4, 5], [2, 3, 6, 7]])
     np.testing.assert_array_equal(collectives.groups_of("replica_groups={}", 4), [[0, 1, 2, 3]])
-    np.testing.assert_array_equal(collectives.groups_of("source_target_pairs={{0,1},{1,2}}, x", 4), [[0, 1], [1, 2]])
+    np.testing.assert_array_equal(collectives.groups_of("source_target_pairs={{0,1},{1,2}}, x", 4),
+                                  [[0, 1], [1, 2]])
 
 
 def test_a_program_compiled_here():
     """Five scanned layers gather their weights over fsdp each; a sum goes over everything once."""
     mesh = make_mesh({"data": 2, "fsdp": 4})
-    weights = jax.ShapeDtypeStruct((5, 64, 128), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp", None)))
-    x = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"))))
+    weights = jax.ShapeDtypeStruct((5, 64, 128), jnp.float32,
+                                   sharding=NamedSharding(mesh, P(None, "fsdp", None)))
+    x = jax.ShapeDtypeStruct((16, 64), jnp.float32,
+                             sharding=NamedSharding(mesh, P(("data", "fsdp"))))
 
     def f(weights, x):
         def layer(h, w):
@@ -118,10 +132,13 @@ def test_a_program_compiled_here():
         return jax.lax.scan(layer, x, weights)[0].sum()
 
     with jax.set_mesh(mesh):
-        text = jax.jit(f).lower(weights, x).compile(compiler_options={"xla_backend_optimization_level": "0"}).as_text()
+        text = jax.jit(f).lower(weights,
+                                x).compile(compiler_options={"xla_backend_optimization_level":
+                                                             "0"}).as_text()
     found = collectives.read(hlo.parse(text), mesh, topologies.parse("h100:8"))
     gathers = [c for c in found if c.kind == "all-gather"]
-    assert sum(c.times * c.bytes for c in gathers) == 5 * 64 * 128 * 4 and {c.axes for c in gathers} == {("fsdp",)}
+    assert sum(c.times * c.bytes
+               for c in gathers) == 5 * 64 * 128 * 4 and {c.axes for c in gathers} == {("fsdp",)}
     total = [c for c in found if c.kind == "all-reduce"]
     assert {(c.axes, c.bytes, c.times) for c in total} == {(("data", "fsdp"), 4, 1)}
 
@@ -133,11 +150,13 @@ def test_what_xla_tpu_hides():
     module = hlo.parse(hlo_samples.TPU)
     found = collectives.read(module, mesh, topology)
     told = sorted((c.kind, c.bytes, c.group, c.times, c.dcn, c.overlapped) for c in found)
-    assert told == [("all-gather", 4096 * 1024 * 2, 4, 5, False, True), ("all-reduce", 512 * 1024, 2, 5, True, False),
+    assert told == [("all-gather", 4096 * 1024 * 2, 4, 5, False, True),
+                    ("all-reduce", 512 * 1024, 2, 5, True, False),
                     ("reduce-scatter", 4096 * 1024 * 2, 4, 5, False, False)]
     assert {c.axes for c in found if not c.dcn} == {("fsdp",)}
     assert roofline.cycles(module) == 5 * 1000 + 77
-    # of the stacked weights one layer is read each time: f32[1,4096,256]; what lies in VMEM, S(1), costs nothing
+    # of the stacked weights one layer is read each time: f32[1,4096,256]; what lies in VMEM, S(1),
+    # costs nothing
     assert roofline.hbm_bytes(module) == pytest.approx(5 * (4096 * 256 * 4), rel=1e-4)
 
 
@@ -153,11 +172,15 @@ def test_seconds_of_collectives():
 
 def test_bounds():
     topology = topologies.parse("v5e:4x4")
-    gather = collectives.Collective("all-gather", 10**8, 16, spans=((4, False), (4, False)), overlapped=True)
+    gather = collectives.Collective("all-gather", 10**8, 16, spans=((4, False), (4, False)),
+                                    overlapped=True)
     line = roofline.make(16 * 197e12 * 0.01, topology, [gather], hbm_bytes=819e6, cycles=30_000_000)
     assert (line.compute, line.hbm, line.cycles) == pytest.approx((0.01, 0.001, 0.02))
-    assert line.floor == line.compute and line.bound == "compute" and line.mfu(line.floor) == pytest.approx(1.0)
-    assert line.serial == pytest.approx(0.01 + gather.seconds(topology)) and line.compiler == pytest.approx(0.02)
+    assert line.floor == line.compute and line.bound == "compute" and line.mfu(
+        line.floor) == pytest.approx(1.0)
+    assert line.serial == pytest.approx(0.01
+                                        + gather.seconds(
+                                            topology)) and line.compiler == pytest.approx(0.02)
 
 
 # ---- jobs
@@ -171,7 +194,8 @@ def test_auto_arithmetic_is_the_accelerators():
 
 def test_state_is_divided_as_the_rules_say():
     job = planner.Job(load_config("configs/tavid_mapper.py"))
-    whole, parts = (job.plan(topologies.parse("v5e:2x4"), sizes={"data": -1, "fsdp": n}, batch=8, largest=False) for n in (1, 8))
+    whole, parts = (job.plan(topologies.parse("v5e:2x4"), sizes={"data": -1, "fsdp": n}, batch=8,
+                             largest=False) for n in (1, 8))
     for part in ("parameters", "optimizer", "average", "gradients"):
         assert whole.memory[part] / 8 < parts.memory[part] < whole.memory[part] / 3, part
     assert whole.memory["activations"] == parts.memory["activations"] and whole.flops == parts.flops
@@ -180,7 +204,8 @@ def test_state_is_divided_as_the_rules_say():
 
 
 def test_a_compiled_step_agrees(small):
-    """On devices that are here: the state of the plan is what the program's arguments take, its FLOPs are the loop's."""
+    """On devices that are here: the state of the plan is what the program's arguments take, its
+    FLOPs are the loop's."""
     job = planner.Job(small)
     mesh = make_mesh({"data": 2, "fsdp": 4})
     abstract = job.state(mesh)
@@ -189,7 +214,8 @@ def test_a_compiled_step_agrees(small):
     memory = job.memory(planner.abstract_mesh_of(mesh.shape), 16)
     state = sum(memory[part] for part in ("parameters", "optimizer", "average", "batch"))
     assert step.memory.argument_size_in_bytes == pytest.approx(state, rel=0.02)
-    assert job.flops(planner.abstract_mesh_of(mesh.shape), 16) == pytest.approx(step.flops, rel=1e-3)
+    assert job.flops(planner.abstract_mesh_of(mesh.shape),
+                     16) == pytest.approx(step.flops, rel=1e-3)
 
 
 def test_largest_batch_is_the_largest(small):
@@ -211,29 +237,36 @@ def test_a_job_that_does_not_fit_says_what_would(small):
 def test_search_without_a_compiler(small):
     job, topology = planner.Job(small), topologies.parse("v5e:2x4")
     found, best = search.search(job, topology)
-    assert best.fits and best.mesh == {"data": 8, "fsdp": 1, "seq": 1, "tensor": 1}, "a small model wants plain data parallelism"
+    assert best.fits and best.mesh == {"data": 8, "fsdp": 1, "seq": 1,
+                                       "tensor": 1}, "a small model wants plain data parallelism"
     assert best.batch > 10 * small.data.batch_size and found[0].batch == best.batch
 
 
 def test_search_shards_what_does_not_fit_whole(monkeypatch):
     job = planner.Job(load_config("configs/tavid_mapper.py"))
-    tiny = planner.dataclasses.replace(topologies.CHIPS["v5e"], hbm=job.plan(topologies.parse("v5e:1x1"), batch=1).needed * 0.6)
+    tiny = planner.dataclasses.replace(topologies.CHIPS["v5e"],
+                                       hbm=job.plan(topologies.parse("v5e:1x1"), batch=1).needed
+                                       * 0.6)
     monkeypatch.setitem(topologies.CHIPS, "v5e", tiny)
     found, best = search.search(job, topologies.parse("v5e:2x4"))
     assert best.fits and best.mesh["fsdp"] > 1 and best.mesh["tensor"] == 1
 
 
 def test_weak_scaling_keeps_the_share(small):
-    plans = search.weak_scaling(planner.Job(small), topologies.parse("v5e:4x4"), [16, 64, 512], rows=2)
-    assert [p.batch for p in plans] == [32, 128, 1024] and [p.topology.slices for p in plans] == [1, 1, 2]
-    assert plans[2].flops == 16 * plans[1].flops / 2 and plans[2].roofline.dcn > 0 == plans[1].roofline.dcn
+    plans = search.weak_scaling(planner.Job(small), topologies.parse("v5e:4x4"), [16, 64, 512],
+                                rows=2)
+    assert [p.batch for p in plans] == [32, 128,
+                                        1024] and [p.topology.slices for p in plans] == [1, 1, 2]
+    assert plans[2].flops == 16 * plans[1].flops / 2 and plans[2].roofline.dcn > 0 == plans[
+        1].roofline.dcn
     assert len({p.memory["activations"] for p in plans}) == 1
 
 
 def test_what_xla_says_of_memory():
     told = "the total memory required for HLO temporaries (66.15G) exceeds available HBM (15.75G)."
     assert planner.exhausted(told) == int(66.15 * 2**30)
-    assert planner.exhausted("Ran out of memory in memory space hbm. Used 17.25G of 15.75G hbm.") == int(17.25 * 2**30)
+    assert planner.exhausted(
+        "Ran out of memory in memory space hbm. Used 17.25G of 15.75G hbm.") == int(17.25 * 2**30)
     assert planner.exhausted("something else") == 0
 
 
@@ -249,7 +282,8 @@ def test_full_size_configs_fit_their_slices(name):
 
 def test_all_configs_that_state_a_slice_are_checked():
     folder = pathlib.Path(__file__).parents[2] / "configs"
-    stated = {p.name for p in folder.glob("*.py") if p.stem not in ("__init__", "base") and load_config(p).plan.topology}
+    stated = {p.name for p in folder.glob("*.py") if p.stem not in ("__init__", "base")
+              and load_config(p).plan.topology}
     assert stated == {name.split(":")[0] for name in FULL_SIZE}
 
 
@@ -266,10 +300,12 @@ def test_full_size_configs_fit_their_slices_by_xla(name):
     assert plan.fits and plan.compiled, f"{plan.needed / 2**30:.2f} GiB"
     state = sum(plan.memory[part] for part in ("parameters", "optimizer", "average", "batch"))
     assert plan.compiled.arguments == pytest.approx(state, rel=0.2)
-    assert plan.roofline.floor <= plan.roofline.serial and 0 < plan.roofline.mfu(plan.roofline.compiler) < 1
+    assert plan.roofline.floor <= plan.roofline.serial and 0 < plan.roofline.mfu(
+        plan.roofline.compiler) < 1
 
 
 def test_specs_of_a_batch_are_shapes_only(small):
     """The planner makes no arrays."""
     system = api.build(small.system)
-    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in api.example_batch(system, batch=2, time=8).values())
+    assert all(isinstance(x, jax.ShapeDtypeStruct)
+               for x in api.example_batch(system, batch=2, time=8).values())

@@ -28,11 +28,13 @@ def test_rules_place_every_parameter():
 @pytest.mark.parametrize("rules, words", [
     (RULES[1:], ["block/kernel (4, 6)", "no sharding rule"]),
     ((*RULES, (r"block/.*", ())), ["more than one", "block/"]),
-    (((r".*/kernel", ("fsdp", "tensr")), *RULES[1:]), ["unknown mesh axis", "'tensr'", "data, fsdp, seq, tensor"]),
+    (((r".*/kernel", ("fsdp", "tensr")), *RULES[1:]),
+     ["unknown mesh axis", "'tensr'", "data, fsdp, seq, tensor"]),
     ((*RULES, (r"nothing", ("oops",))), ["unknown mesh axis", "'oops'"]),
     (((r".*/kernel", ("fsdp",)), *RULES[1:]), ["another rank", "block/kernel (4, 6)", "2 entries"]),
     (((r".*/kernel", ("fsdp", "fsdp")), *RULES[1:]), ["twice", "block/kernel"]),
-    (((r"kernel", ("fsdp", "tensor")), *RULES[1:]), ["no sharding rule", "block/kernel"]),  # the whole path must match
+    # the whole path must match
+    (((r"kernel", ("fsdp", "tensor")), *RULES[1:]), ["no sharding rule", "block/kernel"]),
 ])
 def test_wrong_rules_name_the_parameter(rules, words):
     with pytest.raises(UserError) as error:
@@ -42,7 +44,8 @@ def test_wrong_rules_name_the_parameter(rules, words):
 
 def test_indivisible_dimension_names_parameter_dimension_and_axes():
     with pytest.raises(UserError) as error:
-        place(RULES, {"block": {"kernel": np.zeros((4, 7)), "bias": np.zeros(6)}, "scale": np.zeros(())})
+        place(RULES, {"block": {"kernel": np.zeros((4, 7)), "bias": np.zeros(6)},
+                      "scale": np.zeros(())})
     for word in ("block/kernel (4, 7)", "dimension 1", "multiple of 2", "tensor", "found: 7"):
         assert word in str(error.value)
 
@@ -83,5 +86,6 @@ def test_batch_is_split_over_data_and_fsdp():
     mesh = meshes.make_mesh(MESH)
     x = meshes.put_batch({"x": np.arange(8.0)}, meshes.batch_sharding(mesh))["x"]
     assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
-    with pytest.raises(UserError, match="multiple of 8 = data 2 x fsdp 2 x config.optimizer.accumulate 2.*found: 12"):
+    with pytest.raises(UserError, match="multiple of 8 = data 2 x fsdp 2 x "
+                                        "config.optimizer.accumulate 2.*found: 12"):
         meshes.check_batch(12, mesh, accumulate=2)

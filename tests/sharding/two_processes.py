@@ -1,4 +1,5 @@
-"""One of two processes with four fake devices each: `python two_processes.py PORT PROCESS`. Run by test_mesh.py."""
+"""One of two processes with four fake devices each: `python two_processes.py PORT PROCESS`. Run by
+test_mesh.py."""
 
 import os
 import sys
@@ -18,10 +19,12 @@ SPECS = {"x": Spec(("batch", "time", 3), "float32", ""), "who": Spec(("batch", 2
 
 
 def across_slices():
-    """Processes stand for slices: the outer half of an axis over DCN is one process, the other the other."""
+    """Processes stand for slices: the outer half of an axis over DCN is one process, the other the
+    other."""
     for dcn, axis in ((dict(data=2), 0), (dict(fsdp=2), 1)):
         mesh = make_mesh(dict(data=1, fsdp=2, seq=2), dcn=dcn)
-        owners = np.vectorize(lambda device: device.process_index)(np.moveaxis(mesh.devices, axis, 0))
+        owners = np.vectorize(lambda device: device.process_index)(np.moveaxis(mesh.devices, axis,
+                                                                               0))
         half = len(owners) // 2
         assert (owners[:half] == 0).all() and (owners[half:] == 1).all(), owners
     try:
@@ -57,6 +60,7 @@ if __name__ == "__main__":
     across_slices()
     assert feeding(dict(data=2, seq=2), dcn=dict(data=2)) == 2
     assert feeding(dict(data=4, seq=2)) == 2
-    assert feeding(dict(data=1, seq=8)) == 1  # seq across processes: both read all examples, each keeps half of their time
+    # seq across processes: both read all examples, each keeps half of their time
+    assert feeding(dict(data=1, seq=8)) == 1
     assert feeding(dict(data=1, fsdp=2, tensor=4)) == 2
     print("all as it should be")

@@ -1,4 +1,5 @@
-"""Recorded Talker-T2AV files as our systems, parameters and packed rows; all sizes come from the file."""
+"""Recorded Talker-T2AV files as our systems, parameters and packed rows; all sizes come from the
+file."""
 
 import numpy as np
 
@@ -13,12 +14,14 @@ CASES = cases("talker_delay")
 
 
 def utterances(arrays):
-    """One dict an utterance, of real lengths: tokens (task first), slots, audio, motion, speaker."""
+    """One dict an utterance, of real lengths: tokens (task first), slots, audio, motion,
+    speaker."""
     out = []
     for i in range(len(arrays["input_ids"])):
         start, stop = (int(n) + 1 for n in arrays["speech_span"][i])  # + 1: the task stands before
         ids = arrays["input_ids"][i][arrays["attention_mask"][i].astype(bool)]
-        out.append(dict(tokens=np.concatenate([[arrays["task_tag"][i]], ids]), slots=np.arange(start, stop),
+        out.append(dict(tokens=np.concatenate([[arrays["task_tag"][i]], ids]),
+                        slots=np.arange(start, stop),
                         audio=arrays["speech_latents"][i, :arrays["mel_len"][i]],
                         motion=arrays["motion"][i, :arrays["motion_len"][i]],
                         speaker=arrays["speaker_embedding"][i]))
@@ -26,14 +29,17 @@ def utterances(arrays):
 
 
 def pack(rows, config):
-    """Rows (lists of utterances) -> the arrays of `System.batch_spec`, sizes from the config; padding is nonsense."""
+    """Rows (lists of utterances) -> the arrays of `System.batch_spec`, sizes from the config;
+    padding is nonsense."""
     N, J, U, P = config.row_tokens, config.row_patches, config.row_utterances, config.patch
     B = len(rows)
     batch = dict(tokens=np.full((B, N), 3, np.int32), segment=np.zeros((B, N), np.int32),
                  position=np.zeros((B, N), np.int32), patch_slot=np.full((B, J), N, np.int32),
                  patch_segment=np.zeros((B, J), np.int32), patch_index=np.zeros((B, J), np.int32),
-                 audio=np.zeros((B, J, P, config.audio_dim), np.float32), audio_valid=np.zeros((B, J), np.int32),
-                 motion=np.zeros((B, J, P, config.motion_dim), np.float32), motion_valid=np.zeros((B, J), np.int32),
+                 audio=np.zeros((B, J, P, config.audio_dim), np.float32),
+                 audio_valid=np.zeros((B, J), np.int32),
+                 motion=np.zeros((B, J, P, config.motion_dim), np.float32),
+                 motion_valid=np.zeros((B, J), np.int32),
                  speaker=np.zeros((B, U, config.speaker_dim), np.float32))
     for b, row in enumerate(rows):
         n = j = 0
@@ -43,7 +49,9 @@ def pack(rows, config):
             batch["tokens"][b, here] = one["tokens"]
             batch["segment"][b, here], batch["position"][b, here] = segment, np.arange(length)
             batch["patch_slot"][b, slots] = n + one["slots"]
-            batch["patch_segment"][b, slots], batch["patch_index"][b, slots] = segment, np.arange(patches)
+            batch["patch_segment"][b, slots], batch["patch_index"][b,
+                                                                   slots] = segment, np.arange(
+                                                                       patches)
             for name in ("audio", "motion"):
                 valid = np.clip(len(one[name]) - P * np.arange(patches), 0, P)
                 batch[f"{name}_valid"][b, slots] = valid

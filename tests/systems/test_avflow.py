@@ -1,4 +1,5 @@
-"""AV-Flow's promises: receptive field, padding, masked means, ablations, blocks of time, streaming, strict rules."""
+"""AV-Flow's promises: receptive field, padding, masked means, ablations, blocks of time, streaming,
+strict rules."""
 
 import functools
 import re
@@ -24,7 +25,8 @@ from tests.systems.talker_golden import quick  # noqa: F401 (around every test h
 def tiny(**overrides):
     """Two blocks where windows matter, one elsewhere."""
     c = default()
-    c.update(dict(d_model=16, num_blocks=1, num_heads=2, d_ff=16, mel_dim=5, face_dim=4, head_dim=2, token_dim=3,
+    c.update(dict(d_model=16, num_blocks=1, num_heads=2, d_ff=16, mel_dim=5, face_dim=4, head_dim=2,
+                  token_dim=3,
                   window=(3, 1), euler_steps=2))
     c.update(overrides)
     return c
@@ -52,7 +54,8 @@ def generate(system, params, conditions, keys):
 
 
 def conditions_of(system, **kw):
-    return {name: value for name, value in batch_of(system, **kw).items() if name in system.conditions_spec}
+    return {name: value for name, value in batch_of(system, **kw).items()
+            if name in system.conditions_spec}
 
 
 def test_receptive_field_is_the_sum_of_the_windows():
@@ -61,7 +64,8 @@ def test_receptive_field_is_the_sum_of_the_windows():
     x, conditions = np.zeros((1, time, 11), np.float32), conditions_of(system, batch=1, time=time)
 
     def output(tokens):
-        return system.velocity(params, x, jnp.full((1,), 0.4), tokens, conditions["mask"])[0].sum(-1)
+        return system.velocity(params, x, jnp.full((1,), 0.4), tokens,
+                               conditions["mask"])[0].sum(-1)
 
     jacobian = jax.jit(jax.jacobian(output))(system.condition(conditions))
     seen = np.abs(jacobian[:, 0]).sum(-1) > 0
@@ -74,21 +78,27 @@ def test_receptive_field_is_the_sum_of_the_windows():
 def test_look_ahead_arithmetic():
     assert look_ahead(released(), steps=1) == (64, pytest.approx(64 * 256 / 22050))  # 0.74 s
     assert look_ahead(paper(), steps=1)[0] == 16
-    assert look_ahead(tiny(num_blocks=2, window=((3, 1), (2, 2)), euler_steps=3))[0] == 9  # three steps of 1 + 2
+    # three steps of 1 + 2
+    assert look_ahead(tiny(num_blocks=2, window=((3, 1), (2, 2)), euler_steps=3))[0] == 9
     assert windows(paper()) == ((10, 2),) * 8
 
 
 @pytest.mark.parametrize("fusion", ["highway", *(pytest.param(name, marks=pytest.mark.slow)
-                                                for name in ("separate", "shared", "cascaded"))])
+                                                 for name in ("separate", "shared", "cascaded"))])
 def test_every_fusion_trains_and_samples(fusion):
     system = build(tiny(fusion=fusion))
     params, batch = random_params(system), batch_of(system)
-    (loss, metrics), grads = jax.jit(jax.value_and_grad(system.loss, has_aux=True))(params, batch, jax.random.key(1))
+    (loss, metrics), grads = jax.jit(jax.value_and_grad(system.loss,
+                                                        has_aux=True))(params, batch,
+                                                                       jax.random.key(1))
     assert set(metrics) == {"loss", "face", "head", "mel"}
     weights = system.config.loss_weights
-    np.testing.assert_allclose(loss, sum(weights[k] * metrics[k] for k in ("face", "head", "mel")), rtol=1e-6)
-    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads)), "a parameter that nothing trains"
-    streams = generate(system, params, conditions_of(system), jax.random.split(jax.random.key(2), 2))
+    np.testing.assert_allclose(loss, sum(weights[k] * metrics[k] for k in ("face", "head", "mel")),
+                               rtol=1e-6)
+    assert all(float(jnp.abs(g).max()) > 0
+               for g in jax.tree.leaves(grads)), "a parameter that nothing trains"
+    streams = generate(system, params, conditions_of(system),
+                       jax.random.split(jax.random.key(2), 2))
     assert {name: s.shape for name, s in streams.items()} == {
         name: spec.resolve(batch=2, time=20).shape for name, spec in system.streams_spec.items()}
 
@@ -96,14 +106,16 @@ def test_every_fusion_trains_and_samples(fusion):
 @pytest.mark.slow
 def test_ablations_cut_what_they_say():
     """Does the face's velocity feel the noisy mel? Not without a highway."""
-    for fusion, felt in (("highway", True), ("separate", False), ("shared", True), ("cascaded", False)):
+    for fusion, felt in (("highway", True), ("separate", False), ("shared", True),
+                         ("cascaded", False)):
         system = build(tiny(fusion=fusion))
         params, batch = random_params(system), batch_of(system)
         condition = system.condition(batch)
 
         def face(mel, system=system, params=params, batch=batch, condition=condition):
             x = jnp.concatenate([batch["face"], batch["head"], mel], -1)
-            return system.velocity(params, x, jnp.full((2,), 0.3), condition, None, batch["mel"])[..., :4].sum()
+            return system.velocity(params, x, jnp.full((2,), 0.3), condition, None,
+                                   batch["mel"])[..., :4].sum()
 
         assert (float(jnp.abs(jax.jit(jax.grad(face))(batch["mel"])).max()) > 0) == felt, fusion
 
@@ -113,7 +125,8 @@ def test_padding_changes_neither_loss_nor_sample():
     system = build(tiny())
     params, keys = random_params(system), jax.random.split(jax.random.key(5), 2)
     short = conditions_of(system, time=15)
-    pad = {name: np.concatenate([x, np.full((2, 6, *x.shape[2:]), 0 if name == "mask" else 9, x.dtype)], axis=1)
+    pad = {name: np.concatenate([x, np.full((2, 6, *x.shape[2:]), 0 if name == "mask" else 9,
+                                            x.dtype)], axis=1)
            for name, x in short.items()}
     a, b = generate(system, params, short, keys), generate(system, params, pad, keys)
     for name in a:
@@ -131,7 +144,8 @@ def test_padding_changes_neither_loss_nor_sample():
 
 def test_an_example_does_not_depend_on_its_neighbours():
     system = build(tiny())
-    params, keys, conditions = random_params(system), jax.random.split(jax.random.key(5), 2), conditions_of(system)
+    params, keys, conditions = random_params(system), jax.random.split(jax.random.key(5),
+                                                                       2), conditions_of(system)
     both = generate(system, params, conditions, keys)
     second = generate(system, params, {name: x[1:] for name, x in conditions.items()}, keys[1:])
     for name in both:
@@ -159,19 +173,22 @@ def test_remat_saves_memory_and_is_not_in_mfu():
     for remat in (False, True):
         system = build(tiny(num_blocks=3, d_ff=64, remat=remat))
         params, batch = abstract_params(system), example_batch(system, batch=2, time=64)
-        traced = jax.jit(jax.grad(system.loss, has_aux=True)).trace(params, batch, jax.random.key(0))
+        traced = jax.jit(jax.grad(system.loss, has_aux=True)).trace(params, batch,
+                                                                    jax.random.key(0))
         temporary[remat] = traced.lower().compile().memory_analysis().temp_size_in_bytes
         flops[remat] = flops_of(live(traced.jaxpr.jaxpr))
     assert temporary[True] < 0.8 * temporary[False], temporary
     assert flops[True] > 1.2 * flops[False]
-    config = base.get_config()  # what the loop takes MFU from, of a step whose own FLOPs are flops[True]
+    # what the loop takes MFU from, of a step whose own FLOPs are flops[True]
+    config = base.get_config()
     optimizer = make_optimizer(config.optimizer, 10, params)
     state = abstract_state(system, optimizer, make_mesh({"data": 1}, jax.devices()[:1]), ema=False)
     assert count_flops(plain_step(config, system, optimizer), state, batch) == flops[False]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [dict(remat=True), dict(scan_layers=True), dict(scan_layers=True, remat=True)], ids=str)
+@pytest.mark.parametrize("overrides", [dict(remat=True), dict(scan_layers=True),
+                                       dict(scan_layers=True, remat=True)], ids=str)
 def test_remat_and_scan_change_nothing(overrides):
     a, b = gradients(), gradients(**overrides)
     assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -187,11 +204,13 @@ def test_partner_streams_dropout_and_guidance():
 
     system = dyadic_with(partner_dropout=0.0, guidance=1.0)
     params, conditions = random_params(system), conditions_of(system)
-    assert set(conditions) == {"tokens", "partner_tokens", "partner_expression", "partner_head", "mask"}
+    assert set(conditions) == {"tokens", "partner_tokens", "partner_expression", "partner_head",
+                               "mask"}
     x0 = normal(3, 2, 20, 11)
     gone = {name: 0 * x if name.startswith("partner") else x for name, x in conditions.items()}
 
-    sample = {guidance: jax.jit(dyadic_with(guidance=guidance, euler_steps=1).sample) for guidance in (1.0, 1.5)}
+    sample = {guidance: jax.jit(dyadic_with(guidance=guidance, euler_steps=1).sample)
+              for guidance in (1.0, 1.5)}
 
     def first_step(guidance, conditions):
         return sample[guidance](params, x0, conditions) - x0
@@ -204,7 +223,8 @@ def test_partner_streams_dropout_and_guidance():
     batch_gone = {name: 0 * x if name.startswith("partner") else x for name, x in batch.items()}
     key = jax.random.key(0)
     loss = jax.jit(system.loss)
-    dropped, silent = jax.jit(dropping.loss)(params, batch, key)[0], loss(params, batch_gone, key)[0]
+    dropped, silent = jax.jit(dropping.loss)(params, batch,
+                                             key)[0], loss(params, batch_gone, key)[0]
     np.testing.assert_allclose(dropped, silent, rtol=1e-6)
     assert not np.allclose(dropped, loss(params, batch, key)[0], rtol=1e-4)
 
@@ -215,7 +235,8 @@ def test_identity_reaches_the_output():
     params, conditions = random_params(system), conditions_of(system)
     keys = jax.random.split(jax.random.key(0), 2)
     a = generate(system, params, conditions, keys)["face"]
-    other = {**conditions, "identity": conditions["identity"] + np.array([[0.0], [1.0]], np.float32)}
+    other = {**conditions,
+             "identity": conditions["identity"] + np.array([[0.0], [1.0]], np.float32)}
     b = generate(system, params, other, keys)["face"]
     np.testing.assert_array_equal(a[0], b[0])
     assert np.abs(a[1] - b[1]).max() > 1e-3
@@ -255,8 +276,9 @@ def test_every_parameter_matches_exactly_one_rule(config):
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
-    ("fusion", "motorway", "fusion"), ("d_model", 20, "width"), ("window", ((1, 2), (3, 4), (5, 6)), "windows"),
-    ("window", (-1, 2), "windows"), ("guidance", 2.0, "guidance"), ("face_dim", 0, "width")])
+    ("fusion", "motorway", "fusion"), ("d_model", 20, "width"),
+    ("window", ((1, 2), (3, 4), (5, 6)), "windows"), ("window", (-1, 2), "windows"),
+    ("guidance", 2.0, "guidance"), ("face_dim", 0, "width")])
 def test_bad_configs(field, value, message):
     config = tiny()
     with config.ignore_type():
@@ -268,5 +290,6 @@ def test_bad_configs(field, value, message):
 def test_guidance_needs_examples_without_a_partner():
     config = dyadic(tiny())
     config.partner_dropout = 0.0
-    with pytest.raises(UserError, match="guidance without partner_dropout.*1.0 where partner_dropout = 0"):
+    with pytest.raises(UserError, match="guidance without partner_dropout.*1.0 where "
+                                        "partner_dropout = 0"):
         build(config)

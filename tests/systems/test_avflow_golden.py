@@ -29,7 +29,8 @@ def prepare(arrays, mode):
         config[name] = sizes[name]
     config.num_heads = int(rec["heads"])
     config.window = tuple(tuple(int(n) for n in pair) for pair in rec["window_per_layer"])
-    config.head_dim = len(arrays["head_vae/sd/fc_mu.bias"]) if "head_vae/sd/fc_mu.bias" in arrays else 8
+    config.head_dim = (len(arrays["head_vae/sd/fc_mu.bias"]) if "head_vae/sd/fc_mu.bias" in arrays
+                       else 8)
     config.face_dim = sizes["visual_dim"] - config.head_dim
     config.token_dim = rec["self_tokens"].shape[-1]
     config.loss_weights.mel = 3.0
@@ -49,7 +50,8 @@ def prepare(arrays, mode):
 @pytest.mark.parametrize(("arrays", "mode"), CASES)
 def test_velocity(arrays, mode):
     system, params, conditions, rec, _ = prepare(arrays, mode)
-    out = jax.jit(system.velocity)(params, rec["x0"], rec["t"], system.condition(conditions), conditions["mask"])
+    out = jax.jit(system.velocity)(params, rec["x0"], rec["t"], system.condition(conditions),
+                                   conditions["mask"])
     assert relative_error(out, rec["velocity"]) < TOLERANCE
 
 
@@ -66,14 +68,16 @@ def test_losses_and_gradients(arrays, mode):
     system, params, conditions, rec, _ = prepare(arrays, mode)
 
     def loss(p):
-        return system.loss_at(p, rec["x0"], rec["x1"], rec["t"], system.condition(conditions), conditions["mask"])
+        return system.loss_at(p, rec["x0"], rec["x1"], rec["t"], system.condition(conditions),
+                              conditions["mask"])
 
     (value, terms), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     ours = [terms[name] for name in ("face", "head", "mel")]
     np.testing.assert_allclose(ours, rec["losses"], rtol=TOLERANCE)
     np.testing.assert_allclose(value, rec["loss"], rtol=TOLERANCE)
     np.testing.assert_allclose(optax.tree.norm(grads), rec["grad_norm"], rtol=TOLERANCE)
-    assert relative_error(np.asarray(grads["layers"]["fusion"]["kernel"][0]).T, rec["grad_fusion0_w"]) < TOLERANCE
+    assert relative_error(np.asarray(grads["layers"]["fusion"]["kernel"][0]).T,
+                          rec["grad_fusion0_w"]) < TOLERANCE
 
 
 @pytest.mark.parametrize(("arrays", "mode"), CASES)
@@ -82,7 +86,8 @@ def test_export_gives_the_published_bytes_back(arrays, mode):
     exported = weights.export_avflow(params, system.config)
     assert set(exported) == set(state)
     for name, value in state.items():
-        assert exported[name].dtype == value.dtype and exported[name].tobytes() == value.tobytes(), name
+        assert exported[name].dtype == value.dtype and exported[
+            name].tobytes() == value.tobytes(), name
     fresh = jax.eval_shape(system.init, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
 
@@ -97,7 +102,8 @@ def test_head_vae(arrays):
     config.d_ff = state["encoder.1.layers.0.linear1.weight"].shape[0]
     system = head_vae.System(config)
     params = weights.import_head_vae(state, config)
-    mean, log_variance = system.net.apply({"params": params}, jnp.asarray(rec["x"]), method="encode")
+    mean, log_variance = system.net.apply({"params": params}, jnp.asarray(rec["x"]),
+                                          method="encode")
     assert relative_error(mean, rec["mu"]) < TOLERANCE
     assert relative_error(log_variance, rec["logvar"]) < TOLERANCE
     assert relative_error(system.decode(params, rec["mu"]), rec["decoded"]) < TOLERANCE

@@ -1,4 +1,5 @@
-"""The face reader: through launch.train on a miniature dataset it learns to read pictures, and its workdir gives the codec."""
+"""The face reader: through launch.train on a miniature dataset it learns to read pictures, and its
+workdir gives the codec."""
 
 import jax
 import numpy as np
@@ -19,10 +20,12 @@ from launch import training
 from tests.systems.talker_golden import quick_jit
 
 SIZE, MOTION = 16, 3
-TINY = {"system.size": SIZE, "system.patch": 2, "system.widths": (16, 32), "system.blocks": (0, 1), "system.squeeze": 8,
-        "system.hidden": 32, "system.motion_dim": MOTION, "system.noise": 0.01, "system.soften": 0.5, "data.batch_size": 4,
-        "data.threads": 0, "optimizer.learning_rate": 5e-3, "optimizer.warmup_steps": 10, "train.steps": 100,
-        "train.checkpoint_every": 100, "train.evaluate_every": 100, "train.loss_examples": 4, "train.peak_flops": 1e11,
+TINY = {"system.size": SIZE, "system.patch": 2, "system.widths": (16, 32), "system.blocks": (0, 1),
+        "system.squeeze": 8, "system.hidden": 32, "system.motion_dim": MOTION, "system.noise": 0.01,
+        "system.soften": 0.5, "data.batch_size": 4, "data.threads": 0,
+        "optimizer.learning_rate": 5e-3, "optimizer.warmup_steps": 10, "train.steps": 100,
+        "train.checkpoint_every": 100, "train.evaluate_every": 100, "train.loss_examples": 4,
+        "train.peak_flops": 1e11,
         "mesh.data": 1, "mesh.fsdp": 1}
 
 
@@ -32,7 +35,8 @@ def clip(rng, frames):
     y, x = np.mgrid[:SIZE, :SIZE] / (SIZE - 1) - 0.5
     ground, ink = rng.uniform(0, 100, 3), rng.uniform(150, 255, 3)
     half = 0.18 + 0.08 * motion[:, 2, None, None]
-    inside = [np.clip((half - np.abs(at - 0.2 * motion[:, i, None, None])) * SIZE + 0.5, 0, 1) for i, at in enumerate((x, y))]
+    inside = [np.clip((half - np.abs(at - 0.2 * motion[:, i, None, None])) * SIZE + 0.5, 0, 1)
+              for i, at in enumerate((x, y))]
     share = (inside[0] * inside[1])[..., None]
     return (ground + share * (ink - ground)).astype(np.uint8), motion
 
@@ -41,7 +45,8 @@ def clip(rng, frames):
 def trained(tmp_path_factory):
     """(workdir, dataset's folder) of a job."""
     folder, rng = tmp_path_factory.mktemp("reader"), np.random.default_rng(0)
-    features = {"id": Feature((), "str", "name"), "pictures": Feature((None, SIZE, SIZE, 3), "uint8", "pictures", rate=5.0),
+    features = {"id": Feature((), "str", "name"),
+                "pictures": Feature((None, SIZE, SIZE, 3), "uint8", "pictures", rate=5.0),
                 "motion": Feature((None, MOTION), "float32", "motion", rate=5.0)}
 
     def examples(split, count):
@@ -49,14 +54,16 @@ def trained(tmp_path_factory):
             pictures, motion = clip(rng, 20)
             yield {"id": f"{split}{i}", "pictures": pictures, "motion": motion}
 
-    write_dataset(folder / "data", name="squares", description="squares", features=features, progress=False,
-                  splits={"train": examples("t", 60), "valid": examples("v", 4)}, recipes={"motion": {"kind": "square"}})
+    write_dataset(folder / "data", name="squares", description="squares", features=features,
+                  progress=False, splits={"train": examples("t", 60), "valid": examples("v", 4)},
+                  recipes={"motion": {"kind": "square"}})
     config = job.get_config()
     config.data.dir = str(folder / "data")
     config.update_from_flattened_dict(TINY)
     one = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_mesh", lambda sizes, dcn=None, make=training.make_mesh: make(sizes, one))
+        patch.setattr(training, "make_mesh", lambda sizes, dcn=None,
+                      make=training.make_mesh: make(sizes, one))
         training.run_training(config.lock(), folder / "job")
     return folder / "job"
 
@@ -67,10 +74,12 @@ def test_a_trained_reader_reads_unknown_pictures(trained):
     pictures, motion = (np.concatenate(x) for x in zip(*pairs, strict=True))
     read = reader.read(pictures)
     assert all(np.corrcoef(read[:, i], motion[:, i])[0, 1] > 0.9 for i in range(MOTION))
-    assert reader.recipe["motion"] == {"kind": "square"} and reader.read(pictures[:0]).shape == (0, MOTION)
+    assert reader.recipe["motion"] == {"kind":
+                                       "square"} and reader.read(pictures[:0]).shape == (0, MOTION)
     again = codec.from_recipe(reader.recipe, reader.arrays())
     np.testing.assert_array_equal(again.read(pictures[:7]), read[:7])
-    with pytest.raises(UserError, match=r"another size.*\(pictures, 16, 16, 3\) uint8.*\(2, 20, 16, 3\)"):
+    with pytest.raises(UserError, match=r"another size.*\(pictures, 16, 16, 3\) uint8.*\(2, 20, "
+                                        r"16, 3\)"):
         reader.read(np.zeros((2, 20, 16, 3), np.uint8))
     with pytest.raises(UserError, match="another face reader.*out/bias"):
         codec.from_recipe(reader.recipe, reader.arrays() | {"out/bias": np.zeros(9)})
@@ -79,8 +88,10 @@ def test_a_trained_reader_reads_unknown_pictures(trained):
     config = job.get_config()
     config.update_from_flattened_dict(TINY)
     system = build(config.system)
-    conditions = {"pictures": pictures[None, :12], "mask": (np.arange(12) < 9)[None].astype(np.float32)}
-    made = quick_jit(lambda p, c: system.generate(p, c, None)["motion"])(reader.params, conditions)[0]
+    conditions = {"pictures": pictures[None, :12],
+                  "mask": (np.arange(12) < 9)[None].astype(np.float32)}
+    made = quick_jit(lambda p,
+                     c: system.generate(p, c, None)["motion"])(reader.params, conditions)[0]
     np.testing.assert_allclose(made[:9], read[:9], atol=1e-4)
     assert not np.asarray(made[9:]).any()
 
@@ -102,7 +113,8 @@ def test_rows():
     assert row["pictures"].dtype == np.uint8 and (changed > 0.5).all() and (changed < 40).all()
     ramp = np.broadcast_to(np.arange(5.0)[:, None, None], (1, 5, 5, 3))
     soft = face_reader._binomial(face_reader._binomial(ramp, 1), 2)
-    np.testing.assert_allclose(soft[0, :, 2, 0], [0.25, 1, 2, 3, 3.75])  # a ramp stays, its ends are drawn out
+    # a ramp stays, its ends are drawn out
+    np.testing.assert_allclose(soft[0, :, 2, 0], [0.25, 1, 2, 3, 3.75])
     with pytest.raises(UserError, match="differ in number.*40 and 39"):
         build(c).rows.build([{"pictures": pictures, "motion": motion[1:]}], rng)
 
@@ -110,8 +122,10 @@ def test_rows():
 def test_rules_cover_both_presets_and_bad_sizes_are_refused():
     for preset in (face_reader.tiny, face_reader.base):
         system = build(preset())
-        param_shardings(jax.eval_shape(system.init, jax.random.key(0)), system.param_rules, make_mesh(dict(data=2, fsdp=4)))
-    for change, words in (({"size": 60}, "size.*multiple of 8"), ({"blocks": (1,)}, "blocks"), ({"widths": (20, 32)}, "widths"),
+        param_shardings(jax.eval_shape(system.init, jax.random.key(0)), system.param_rules,
+                        make_mesh(dict(data=2, fsdp=4)))
+    for change, words in (({"size": 60}, "size.*multiple of 8"), ({"blocks": (1,)}, "blocks"),
+                          ({"widths": (20, 32)}, "widths"),
                           ({"noise": 2.0}, "noise")):
         c = face_reader.tiny()
         c.update(change)
@@ -137,9 +151,11 @@ def test_pictures_through_a_vae_are_examples_of_their_own(trained, monkeypatch):
 
     monkeypatch.setattr(decoded.picture_latents, "load", lambda path: Darker())
     source = trained.parent / "data"
-    made = decoded.extract(source, trained.parent / "decoded", vae="vae", per_example=5, progress=False)
+    made = decoded.extract(source, trained.parent / "decoded", vae="vae", per_example=5,
+                           progress=False)
     assert made.splits == {"train": 120, "valid": 8} and made.recipes["decoded"]["kind"] == "darker"
-    whole, (plain, dark) = open_dataset(source).source("valid")[1], [made.source("valid")[i] for i in (2, 3)]
+    whole, (plain, dark) = open_dataset(source).source("valid")[1], [made.source("valid")[i]
+                                                                     for i in (2, 3)]
     assert (plain["id"], dark["id"]) == ("v1", "v1/decoded")
     np.testing.assert_array_equal(plain["pictures"], whole["pictures"][[0, 4, 9, 14, 19]])
     np.testing.assert_array_equal(dark["pictures"], plain["pictures"] // 2)

@@ -22,14 +22,18 @@ from tests.systems.talker_golden import quick_jit
 CASES = cases("hallo2_unet", key="denoising/sd/")
 TOLERANCE = 1e-4
 # each path is a program of its own, half a minute to compile on one core
-ALL = pytest.mark.skipif(not (os.environ.get("AVJAX_GOLDEN_DIR") or os.environ.get("AVJAX_ALL_GOLDEN")),
-                         reason="set AVJAX_ALL_GOLDEN=1 to run the paths that neither training nor sampling takes")
+ALL = pytest.mark.skipif(not (os.environ.get("AVJAX_GOLDEN_DIR")
+                              or os.environ.get("AVJAX_ALL_GOLDEN")),
+                         reason="set AVJAX_ALL_GOLDEN=1 to run the paths that neither training nor "
+                         "sampling takes")
 
 
 def unet(**more):
-    return FrozenConfigDict(dict(layers=2, heads=8, groups=32, attention_levels=(True, True, True, False), latent_dim=4,
-                                 regions=("full", "face", "lip"), temporal_groups=32, temporal_length=32, motion_frames=2,
-                                 remat="none", attention_kernel="auto") | more)
+    return FrozenConfigDict(dict(layers=2, heads=8, groups=32,
+                                 attention_levels=(True, True, True, False), latent_dim=4,
+                                 regions=("full", "face", "lip"), temporal_groups=32,
+                                 temporal_length=32, motion_frames=2, remat="none",
+                                 attention_kernel="auto") | more)
 
 
 def folded(x):
@@ -47,19 +51,26 @@ class Recorded:
     def __init__(self, arrays):
         self.arrays, sizes = arrays, recorded_config(arrays)["denoising"]
         temporal = sizes["motion_module_kwargs"]
-        self.config = c = unet(channels=tuple(sizes["block_out_channels"]), layers=sizes["layers_per_block"],
-                               heads=sizes["attention_head_dim"], groups=sizes["norm_num_groups"],
-                               face_dim=sizes["cross_attention_dim"], motion_dim=sizes["audio_attention_dim"],
-                               attention_levels=tuple("Attn" in kind for kind in sizes["down_block_types"]),
+        self.config = c = unet(channels=tuple(sizes["block_out_channels"]),
+                               layers=sizes["layers_per_block"], heads=sizes["attention_head_dim"],
+                               groups=sizes["norm_num_groups"],
+                               face_dim=sizes["cross_attention_dim"],
+                               motion_dim=sizes["audio_attention_dim"],
+                               attention_levels=tuple("Attn" in kind
+                                                      for kind in sizes["down_block_types"]),
                                latent_dim=sizes["in_channels"],
                                temporal_length=temporal["temporal_position_encoding_max_len"])
-        self.reference_state, self.state = under(arrays, "reference/sd/"), under(arrays, "denoising/sd/")
+        self.reference_state, self.state = under(arrays,
+                                                 "reference/sd/"), under(arrays, "denoising/sd/")
         self.reference_params = weights.import_reference(self.reference_state, c)
         self.params = weights.import_denoiser(self.state, c)
-        self.run_reference = quick_jit(lambda p, x, f: ReferenceNet(c).apply({"params": p}, x, f, tile_faces=True))
+        self.run_reference = quick_jit(lambda p, x,
+                                       f: ReferenceNet(c).apply({"params": p}, x, f,
+                                                                tile_faces=True))
 
     def inputs(self, case):
-        """(arrays of `denoise`, recorded outputs) of "train" or "cfg"; the latter as [unconditional, conditional]."""
+        """(arrays of `denoise`, recorded outputs) of "train" or "cfg"; the latter as
+        [unconditional, conditional]."""
         rec = under(self.arrays, f"{case}/")
         guided = case == "cfg"
         recorded_clips, frames = rec["audio_tokens"].shape[:2]
@@ -68,15 +79,19 @@ class Recorded:
         def both(x, unconditional=1.0):
             return np.concatenate([unconditional * x, x]) if guided else x
 
-        masks = [np.stack([rec[f"{r}_mask/{i}"] for r in weights.REGIONS], -1) for i in range(len(self.config.channels))]
+        masks = [np.stack([rec[f"{r}_mask/{i}"] for r in weights.REGIONS], -1)
+                 for i in range(len(self.config.channels))]
         reference = folded(rec["ref_latents"])
         reference = both(reference.reshape(recorded_clips, -1, *reference.shape[1:]))
-        given = dict(latents=both(folded(rec["noisy_latents" if "noisy_latents" in rec else "latents"])),
-                     t=np.broadcast_to(rec["timesteps" if "timesteps" in rec else "timestep"], (clips,)),
+        given = dict(latents=both(folded(rec["noisy_latents" if "noisy_latents" in rec
+                                             else "latents"])),
+                     t=np.broadcast_to(rec["timesteps" if "timesteps" in rec else "timestep"],
+                                       (clips,)),
                      face=rec["face_tokens"], motion=both(rec["audio_tokens"], 0.0),
                      scale=np.ones(len(weights.REGIONS), np.float32),
                      mask_feature=both(folded(rec["mask_cond_fea"]), 0.0),
-                     masks=[both(m.reshape(recorded_clips, frames, *m.shape[1:])) if len(m) == recorded_clips * frames
+                     masks=[both(m.reshape(recorded_clips, frames, *m.shape[1:]))
+                            if len(m) == recorded_clips * frames
                             else m.reshape(clips, -1, *m.shape[1:]) for m in masks],
                      sees=both(np.ones(recorded_clips, np.int32), 0),
                      banks=self.run_reference(self.reference_params, reference, rec["face_tokens"]))
@@ -90,9 +105,10 @@ class Recorded:
         """denoise(params, given)."""
         def run(params, given):
             return Denoiser(self.config).apply(
-                {"params": params}, given["latents"], given["t"], given["banks"], given["face"], given["motion"],
-                mask_feature=given["mask_feature"], masks=given["masks"], motion_scale=given["scale"],
-                reference_mask=given["sees"], path=path, tile_references=True)
+                {"params": params}, given["latents"], given["t"], given["banks"], given["face"],
+                given["motion"], mask_feature=given["mask_feature"], masks=given["masks"],
+                motion_scale=given["scale"], reference_mask=given["sees"], path=path,
+                tile_references=True)
 
         return run
 
@@ -114,15 +130,22 @@ def test_names_go_and_come_back(recorded):
     tables = {k: v for k, v in out.items() if k not in recorded.state}
     assert tables and all(k.endswith(weights.POSITIONS) for k in tables)
     for table in tables.values():
-        np.testing.assert_allclose(table, recorded.arrays[f"denoising/pe/{table.shape[-1]}"], atol=2e-6)
-    assert jax.tree.all(jax.tree.map(np.array_equal, weights.import_denoiser(out, recorded.config), recorded.params))
+        np.testing.assert_allclose(table, recorded.arrays[f"denoising/pe/{table.shape[-1]}"],
+                                   atol=2e-6)
+    assert jax.tree.all(jax.tree.map(np.array_equal, weights.import_denoiser(out, recorded.config),
+                                     recorded.params))
     out = weights.export_reference(recorded.reference_params, recorded.config)
-    assert all(out[k].tobytes() == v.tobytes() for k, v in recorded.reference_state.items()) and len(out) == len(
+    assert all(out[k].tobytes() == v.tobytes() for k,
+               v in recorded.reference_state.items()) and len(out) == len(
         recorded.reference_state)
     with pytest.raises(UserError, match="checkpoint entries left over"):
-        weights.import_reference({**recorded.reference_state, "extra": np.zeros(1)}, recorded.config)
-    given = [jax.ShapeDtypeStruct(s, np.float32) for s in ((1, 1, 16, 16, 4), (1,), (1, 4, recorded.config.face_dim))]
-    fresh = jax.eval_shape(lambda x, t, f: Denoiser(recorded.config).init(jax.random.key(0), x, t, None, f), *given)
+        weights.import_reference({**recorded.reference_state, "extra": np.zeros(1)},
+                                 recorded.config)
+    given = [jax.ShapeDtypeStruct(s, np.float32)
+             for s in ((1, 1, 16, 16, 4), (1,), (1, 4, recorded.config.face_dim))]
+    fresh = jax.eval_shape(lambda x, t,
+                           f: Denoiser(recorded.config).init(jax.random.key(0), x, t, None, f),
+                           *given)
     assert jax.tree.map(np.shape, fresh["params"]) == jax.tree.map(np.shape, recorded.params)
 
 
@@ -130,13 +153,16 @@ def test_names_go_and_come_back(recorded):
 def test_reference_and_training_path(recorded):
     given, rec = recorded.inputs("train")
     c = recorded.config
-    names = [f"down_blocks.{i}.attentions.{j}" * attends for i, attends in enumerate(c.attention_levels)
+    names = [f"down_blocks.{i}.attentions.{j}" * attends for i,
+             attends in enumerate(c.attention_levels)
              for j in range(c.layers)] + ["mid_block.attentions.0"]
-    names += [f"up_blocks.{i}.attentions.{j}" * attends for i, attends in enumerate(reversed(c.attention_levels))
+    names += [f"up_blocks.{i}.attentions.{j}" * attends for i,
+              attends in enumerate(reversed(c.attention_levels))
               for j in range(c.layers + 1)]
     for name, bank in zip(names, given["banks"], strict=True):
         bank = np.asarray(bank).reshape(-1, *bank.shape[2:])
-        for key, step in ((f"bank/{name}.transformer_blocks.0", 1), (f"bank_every4/{name}.transformer_blocks.0", 4)):
+        for key, step in ((f"bank/{name}.transformer_blocks.0", 1),
+                          (f"bank_every4/{name}.transformer_blocks.0", 4)):
             if key in rec:
                 assert relative_error(bank[:, ::step], rec[key]) < TOLERANCE, name
     denoise = recorded.denoiser("published")
@@ -164,13 +190,16 @@ def test_other_paths(recorded):
     given, rec = recorded.inputs("train")
     denoise = recorded.denoiser("eval")
     check(denoise, recorded, given, rec["out_eval_mode"])
-    check(denoise, recorded, given | {"scale": rec["motion_scale"]}, rec["out_eval_mode_motion_scale"])
+    check(denoise, recorded, given | {"scale": rec["motion_scale"]},
+          rec["out_eval_mode_motion_scale"])
     without = given | {"banks": None}
     check(denoise, recorded, without, rec["out_uncond_img_eval_mode"])
     denoise = recorded.denoiser("published")
     check(denoise, recorded, without, rec["out_uncond_img"])
-    check(denoise, recorded, without | {"motion": 0 * given["motion"]}, rec["out_uncond_img_uncond_audio"])
-    check(denoise, recorded, given | {"banks": tuple(b[:, :1] for b in given["banks"])}, rec["out_ref_only"])
+    check(denoise, recorded, without | {"motion": 0 * given["motion"]},
+          rec["out_uncond_img_uncond_audio"])
+    check(denoise, recorded, given | {"banks": tuple(b[:, :1] for b in given["banks"])},
+          rec["out_ref_only"])
 
 
 @pytest.mark.slow
@@ -186,7 +215,8 @@ def test_gradients_of_the_temporal_modules(recorded):
     temporal = {k: v for k, v in named_leaves(recorded.params) if "/temporal/" in k}
     value, grads = quick_jit(jax.value_and_grad(loss))(temporal, recorded.params)
     np.testing.assert_allclose(value, rec["mse"], rtol=TOLERANCE)
-    table = {ours: theirs for theirs, ours, *_ in weights.unet_names(recorded.config, denoiser=True)}
+    table = {ours: theirs for theirs, ours,
+             *_ in weights.unet_names(recorded.config, denoiser=True)}
     norms = {}
     for ours, grad in grads.items():
         module = table[ours][0].split(".temporal_transformer")[0]
@@ -194,19 +224,22 @@ def test_gradients_of_the_temporal_modules(recorded):
     ours = [norms.pop(str(name)) ** 0.5 for name in rec["grad_norm_names"]]
     np.testing.assert_allclose(ours, rec["grad_norms"], rtol=1e-3)
     assert norms and not any(norms.values())  # the modules that the release never runs
-    exported = weights.export_denoiser(merge(jax.tree.map(np.zeros_like, recorded.params), grads), recorded.config)
+    exported = weights.export_denoiser(merge(jax.tree.map(np.zeros_like, recorded.params), grads),
+                                       recorded.config)
     for name, theirs in under(rec, "grad/").items():
         assert relative_error(exported[name], theirs) < 1e-3, name
 
 
 def merge(params, leaves):
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: leaves.get(jax.tree_util.keystr(path, simple=True, separator="/"), x), params)
+        lambda path, x: leaves.get(jax.tree_util.keystr(path, simple=True, separator="/"), x),
+        params)
 
 
 # ---- ours: the path "full"
 
-TINY = dict(channels=(8, 16), layers=1, heads=2, groups=4, attention_levels=(False, True), face_dim=6, motion_dim=5,
+TINY = dict(channels=(8, 16), layers=1, heads=2, groups=4, attention_levels=(False, True),
+            face_dim=6, motion_dim=5,
             regions=("full", "lip"), temporal_groups=4, temporal_length=8)
 
 
@@ -214,23 +247,31 @@ TINY = dict(channels=(8, 16), layers=1, heads=2, groups=4, attention_levels=(Fal
 def small():
     """(config, params, given) with random parameters, also where fresh ones are zero."""
     c, rng, key = unet(**TINY), np.random.default_rng(0), jax.random.key(0)
-    shapes = dict(latents=(2, 3, 4, 4, 4), face=(2, 2, 6), motion=(2, 3, 2, 5), reference=(2, 3, 4, 4, 4))
-    given = {name: jnp.array(rng.normal(size=shape), np.float32) for name, shape in shapes.items()} | {"t": jnp.array([7, 700])}
+    shapes = dict(latents=(2, 3, 4, 4, 4), face=(2, 2, 6), motion=(2, 3, 2, 5),
+                  reference=(2, 3, 4, 4, 4))
+    given = {name: jnp.array(rng.normal(size=shape), np.float32) for name,
+             shape in shapes.items()} | {"t": jnp.array([7, 700])}
     nets = ReferenceNet(c), Denoiser(c)
     shapes = jax.eval_shape(lambda: (nets[0].init(key, given["reference"], given["face"]),
-                                     nets[1].init(key, given["latents"], given["t"], None, given["face"])))
+                                     nets[1].init(key, given["latents"], given["t"], None,
+                                                  given["face"])))
     leaves, tree = jax.tree.flatten(shapes)
-    params = jax.tree.unflatten(tree, [rng.normal(0, 0.3, x.shape).astype(np.float32) + (len(x.shape) == 1) for x in leaves])
+    params = jax.tree.unflatten(tree,
+                                [rng.normal(0, 0.3,
+                                            x.shape).astype(np.float32) + (len(x.shape) == 1)
+                                 for x in leaves])
     return c, params, given
 
 
 def forward(c, params, given, **options):
     banks = ReferenceNet(c).apply(params[0], given["reference"], given["face"])
-    return Denoiser(c).apply(params[1], given["latents"], given["t"], banks, given["face"], given["motion"], **options)
+    return Denoiser(c).apply(params[1], given["latents"], given["t"], banks, given["face"],
+                             given["motion"], **options)
 
 
 def test_full_path_uses_everything_of_its_own_clip(small):
-    """Gradients of clip 0's output reach every parameter and every frame of clip 0, and nothing of clip 1."""
+    """Gradients of clip 0's output reach every parameter and every frame of clip 0, and nothing of
+    clip 1."""
     c, params, given = small
 
     def loss(params, given, sees, masks):
@@ -256,7 +297,8 @@ def test_full_path_uses_everything_of_its_own_clip(small):
 
     again = FrozenConfigDict(c.to_dict() | {"remat": "layers"})
     traced = jax.make_jaxpr(lambda p: forward(again, p, given))(params)
-    assert sum(e.primitive.name.startswith(("remat", "checkpoint")) for e in traced.eqns) == 2 * 7  # of both nets
+    # of both nets
+    assert sum(e.primitive.name.startswith(("remat", "checkpoint")) for e in traced.eqns) == 2 * 7
 
 
 def test_stage_appearance_needs_neither_motion_nor_time(small):
@@ -265,7 +307,8 @@ def test_stage_appearance_needs_neither_motion_nor_time(small):
     @quick_jit
     def still(params, given):
         banks = ReferenceNet(c).apply(params[0], given["reference"][:, :1], given["face"])
-        return Denoiser(c).apply(params[1], given["latents"], given["t"], banks, given["face"], temporal=False)
+        return Denoiser(c).apply(params[1], given["latents"], given["t"], banks, given["face"],
+                                 temporal=False)
 
     out = still(params, given)
     other = still(params, {**given, "latents": given["latents"].at[:, 2].set(1.0)})
@@ -279,7 +322,8 @@ def test_stage_appearance_needs_neither_motion_nor_time(small):
 
 
 def test_kernels_agree():
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 2, 8)) for i, n in enumerate((1024, 24, 24)))
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 2, 8)) for i,
+               n in enumerate((1024, 24, 24)))
     lengths = jnp.array([24, 9])
 
     def run(kernel, lengths):
@@ -288,11 +332,16 @@ def test_kernels_agree():
             return jnp.sum(jnp.sin(out)), out
         return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
 
-    for one, other in quick_jit(lambda: [(run("dense", n), run("blocked", n)) for n in (None, lengths)])():
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), one, other)
+    for one, other in quick_jit(lambda: [(run("dense", n), run("blocked", n))
+                                         for n in (None, lengths)])():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), one,
+                     other)
     short = cross_attention.cross_attention(q[:, :3], k, v, lengths_B=lengths)
-    np.testing.assert_allclose(short[1], cross_attention.cross_attention(q[1:, :3], k[1:, :9], v[1:, :9])[0], atol=1e-6)
-    assert cross_attention.automatic(jax.ShapeDtypeStruct((1, 4096, 8, 40), np.float32), 8192) == "blocked"
+    np.testing.assert_allclose(short[1],
+                               cross_attention.cross_attention(q[1:, :3], k[1:, :9], v[1:, :9])[0],
+                               atol=1e-6)
+    assert cross_attention.automatic(jax.ShapeDtypeStruct((1, 4096, 8, 40), np.float32),
+                                     8192) == "blocked"
     with pytest.raises(UserError, match="dense | blocked"):
         cross_attention.cross_attention(q, k, v, kernel="flash")
 
@@ -306,12 +355,14 @@ def test_small_parts(arrays):
     net = parts.ImageProjection(rec["in"].shape[-1], count, width)
     params = weights.import_image_projection(under(rec, "sd/"), count)
     assert relative_error(net.apply({"params": params}, rec["in"]), rec["out"]) < TOLERANCE
-    assert relative_error(net.apply({"params": params}, 0 * rec["in"]), rec["out_zero_embedding"]) < TOLERANCE
+    assert relative_error(net.apply({"params": params}, 0 * rec["in"]),
+                          rec["out_zero_embedding"]) < TOLERANCE
 
     rec = under(arrays, "audio_proj/")
     count, width = rec["out"].shape[2:]
     state = under(rec, "sd/")
-    net = parts.AudioProjection(state["proj1.weight"].shape[1], len(state["proj2.bias"]), count, width)
+    net = parts.AudioProjection(state["proj1.weight"].shape[1], len(state["proj2.bias"]), count,
+                                width)
     params = weights.import_audio_projection(state, count)
     assert relative_error(net.apply({"params": params}, rec["in"]), rec["out"]) < TOLERANCE
     rec = under(arrays, "audio_window/")
@@ -319,7 +370,8 @@ def test_small_parts(arrays):
 
     rec = under(arrays, "face_locator/")
     state = under(rec, "sd/")
-    widths = (len(state["conv_in.bias"]), *(len(state[f"blocks.{i}.bias"]) for i in range(1, len(state) // 2 - 2, 2)))
+    widths = (len(state["conv_in.bias"]),
+              *(len(state[f"blocks.{i}.bias"]) for i in range(1, len(state) // 2 - 2, 2)))
     net = parts.FaceLocator(len(state["conv_out.bias"]), widths)
     params = weights.import_locator(state, widths)
     out = quick_jit(net.apply)({"params": params}, jnp.moveaxis(rec["in"], 1, -1))

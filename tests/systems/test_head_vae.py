@@ -37,7 +37,8 @@ def test_padding_is_invisible():
     padded = jnp.pad(pose, ((0, 0), (0, 5), (0, 0)), constant_values=9.0)
     encode = jax.jit(system.encode)
     mask = jnp.pad(jnp.ones((2, 10)), ((0, 0), (0, 5)))
-    np.testing.assert_allclose(encode(params, padded, mask)[:, :10], encode(params, pose), atol=1e-5)
+    np.testing.assert_allclose(encode(params, padded, mask)[:, :10], encode(params, pose),
+                               atol=1e-5)
     keys = jax.random.split(jax.random.key(0), 2)
     out = jax.jit(system.generate)(params, {"pose_z": padded, "mask": mask}, keys)["pose_z"]
     assert out.shape == padded.shape and not np.asarray(out[:, 10:]).any()
@@ -63,7 +64,8 @@ def test_training_reconstructs():
 def test_dropout_only_with_a_key():
     (system, params), pose = fresh(), poses(2)
     variables = {"params": params}
-    encode = jax.jit(lambda key=None: system.net.apply(variables, pose, None, key, method="encode")[0])
+    encode = jax.jit(lambda key=None: system.net.apply(variables, pose, None, key,
+                                                       method="encode")[0])
     plain, again, dropped = encode(), encode(), encode(jax.random.key(3))
     np.testing.assert_array_equal(plain, again)
     assert np.abs(dropped - plain).max() > 1e-3
@@ -76,4 +78,5 @@ def test_kl_of_a_unit_normal_is_zero():
     batch = {"pose_z": poses(), "mask": jnp.ones((4, 24))}
     metrics = jax.jit(system.loss)(params, batch, jax.random.key(0))[1]
     assert float(metrics["kl"]) == pytest.approx(0.0, abs=1e-6)
-    assert float(metrics["reconstruction"]) == pytest.approx(float(jnp.abs(batch["pose_z"]).mean()), rel=1e-5)
+    assert float(metrics["reconstruction"]) == pytest.approx(float(jnp.abs(batch["pose_z"]).mean()),
+                                                             rel=1e-5)

@@ -28,10 +28,12 @@ def test_every_parameter_has_one_rule_and_every_batch_a_shape():
             rules = [axes for pattern, axes in system.param_rules if re.fullmatch(pattern, name)]
             assert len(rules) == 1 and len(rules[0]) in (0, leaf.ndim), (name, leaf.shape, rules)
         for pattern, _ in system.param_rules:
-            assert any(re.fullmatch(pattern, name) for name in names), f"a rule for nothing: {pattern}"
+            assert any(re.fullmatch(pattern, name)
+                       for name in names), f"a rule for nothing: {pattern}"
     batch = pack([three(tiny())], tiny())
     wanted = example_batch(one()[0], batch=1, time=0)
-    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {k: (v.shape, v.dtype) for k, v in wanted.items()}
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {k: (v.shape, v.dtype) for k,
+                                                                 v in wanted.items()}
 
 
 def test_published_size():
@@ -47,18 +49,23 @@ def test_published_size():
 
 def test_ids_outside_the_vocabulary_are_named():
     system, c = one()[0], one()[0].config
-    example = {"id": "a", "tokens": np.array([1, c.vocab], np.int32), "voice": np.zeros(c.speaker_dim, np.float32),
-               "audio": np.zeros((4, c.audio_dim), np.float32), "motion": np.zeros((0, c.motion_dim), np.float32)}
-    for use in (lambda e: system.rows.build([e], np.random.default_rng(0)), lambda e: system.conditions(e, "tts")):
+    example = {"id": "a", "tokens": np.array([1, c.vocab], np.int32),
+               "voice": np.zeros(c.speaker_dim, np.float32),
+               "audio": np.zeros((4, c.audio_dim), np.float32),
+               "motion": np.zeros((0, c.motion_dim), np.float32)}
+    for use in (lambda e: system.rows.build([e], np.random.default_rng(0)),
+                lambda e: system.conditions(e, "tts")):
         use(example | {"tokens": np.array([0, c.vocab - 1], np.int32)})
         with pytest.raises(UserError, match=r"vocabulary(.|\n)*1 to 11"):
             use(example)
 
 
-@pytest.mark.parametrize("wrong", [dict(coupling="crossed"), dict(remat="some"), dict(num_kv_heads=3),
-                                   dict(velocity_width=8), dict(velocity_heads=3), dict(delay=-1), dict(delay=14),
+@pytest.mark.parametrize("wrong", [dict(coupling="crossed"), dict(remat="some"),
+                                   dict(num_kv_heads=3), dict(velocity_width=8),
+                                   dict(velocity_heads=3), dict(delay=-1), dict(delay=14),
                                    dict(row_tokens=14), dict(hidden_dropout=1.0), dict(steps=0),
-                                   dict(max_frames=1), dict(stop_ignore=-1), dict(guidance=2.0, hidden_dropout=0.0)])
+                                   dict(max_frames=1), dict(stop_ignore=-1),
+                                   dict(guidance=2.0, hidden_dropout=0.0)])
 def test_bad_configs_are_named(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         check(tiny(**wrong))

@@ -26,7 +26,8 @@ def case(index, packed=False):
     """(config, batch, what comes of it) of a file, with a row for each utterance or one for all."""
     arrays = CASES[index].values[0]
     every = utterances(arrays)
-    tokens, patches = sum(len(u["tokens"]) for u in every) + 2, sum(len(u["slots"]) for u in every) + 3
+    tokens, patches = sum(len(u["tokens"]) for u in every) + 2, sum(len(u["slots"])
+                                                                    for u in every) + 3
     sizes = dict(row_tokens=tokens, row_patches=patches, row_utterances=len(every) + 1)
     system, params = prepare(arrays, **sizes if packed else {})
     batch = pack([every] if packed else [[u] for u in every], system.config)
@@ -34,7 +35,8 @@ def case(index, packed=False):
     @quick_jit
     def everything(params, batch):
         hidden = system.net.apply({"params": params}, batch, method="encode_row")
-        return {"hidden": hidden, "logits": system.net.apply({"params": params}, hidden, method="stop_logits"),
+        return {"hidden": hidden,
+                "logits": system.net.apply({"params": params}, hidden, method="stop_logits"),
                 "labels": objective.stop_labels(batch, system.config),
                 "target": objective.targets(batch, hidden, system.config)}
 
@@ -52,11 +54,13 @@ def test_hidden_states_and_stop(index):
     for b, slots in enumerate(u["slots"] for u in utterances(arrays)):
         np.testing.assert_array_equal(labels[b, :len(slots)], arrays["stop_labels"][b, slots])
         assert (labels[b, len(slots):] == objective.IGNORED).all()
-    np.testing.assert_allclose(weight / config.stop_positive_weight, arrays["stop_pos_weight"], rtol=1e-6)
+    np.testing.assert_allclose(weight / config.stop_positive_weight, arrays["stop_pos_weight"],
+                               rtol=1e-6)
 
 
 @pytest.mark.parametrize("index", INDICES)
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a row each", "one row"])
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)],
+                         ids=["a row each", "one row"])
 def test_head_inputs(index, packed):
     """Every patch of the batch, in order, each as often as repeated."""
     arrays = CASES[index].values[0]
@@ -69,7 +73,8 @@ def test_head_inputs(index, packed):
         for theirs, value in (("x1", ours["x1"]), ("mu", target["mu"]), ("cond", ours["context"]),
                               ("global_cond", ours["global"])):
             value = np.repeat(value[wanted], repeats, axis=0)
-            value = value.swapaxes(1, 2) if value.ndim == 3 else value  # recorded as (patch, channel, frame)
+            # recorded as (patch, channel, frame)
+            value = value.swapaxes(1, 2) if value.ndim == 3 else value
             assert relative_error(value, recorded[theirs]) < TOLERANCE, (name, theirs)
 
 
@@ -78,14 +83,16 @@ def test_head_inputs(index, packed):
 def test_head_velocity(arrays, name):
     system, params = prepare(arrays)
     rec = under(arrays, f"{name}_head/")
-    inputs = [rec["x"].swapaxes(1, 2), rec["t"], rec["mu"], rec["cond"].swapaxes(1, 2), rec["global_cond"]]
+    inputs = [rec["x"].swapaxes(1, 2), rec["t"], rec["mu"], rec["cond"].swapaxes(1, 2),
+              rec["global_cond"]]
     theirs = rec["velocity"].swapaxes(1, 2)
 
     @quick_jit
     def both(params, *inputs):
         net = functools.partial(system.net.apply, {"params": params}, method=f"{name}_velocity")
         # one example at a time, as a sampler has it, and with leading axes to spare
-        return net(*inputs), jax.lax.map(lambda one: net(*(a[None, None] for a in one))[0, 0], inputs)
+        return net(*inputs), jax.lax.map(lambda one: net(*(a[None, None] for a in one))[0, 0],
+                                         inputs)
 
     for ours in both(params, *inputs):
         assert relative_error(ours, theirs) < TOLERANCE
@@ -94,7 +101,8 @@ def test_head_velocity(arrays, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("arrays", CASES)
 def test_teacher_forced_generation_from_the_cache(arrays):
-    """Prefill of the prompts, then patch by patch with the cache: the hidden states of the full pass."""
+    """Prefill of the prompts, then patch by patch with the cache: the hidden states of the full
+    pass."""
     system, params = prepare(arrays)
     every = utterances(arrays)
     batch = pack([[u] for u in every], system.config)
@@ -105,15 +113,21 @@ def test_teacher_forced_generation_from_the_cache(arrays):
     @quick_jit
     def tokens(params):
         slots = arrange(batch, system.config.delay)
-        return (system.net.apply({"params": params}, batch["tokens"], batch["position"], method="task_and_text"),
-                system.net.apply({"params": params}, *(slots[n] for n in ("audio", "audio_valid", "motion",
-                                                                        "motion_valid", "tts")), method="patch_tokens"))
+        return (system.net.apply({"params": params}, batch["tokens"], batch["position"],
+                                 method="task_and_text"),
+                system.net.apply({"params": params},
+                                 *(slots[n] for n in ("audio", "audio_valid", "motion",
+                                                      "motion_valid", "tts")),
+                                 method="patch_tokens"))
 
     text, patches = tokens(params)
-    hidden, cache = quick_jit(lambda p: system.net.apply({"params": p}, text[:, :N], batch["position"][:, :N],
-                                                       batch["segment"][:, :N], system.config.row_tokens,
-                                                       method="prefill"))(params)
-    step = quick_jit(lambda p, x, cache, i: system.net.apply({"params": p}, x, cache, i, method="step"))
+    hidden, cache = quick_jit(lambda p: system.net.apply({"params": p}, text[:, :N],
+                                                         batch["position"][:, :N],
+                                                         batch["segment"][:, :N],
+                                                         system.config.row_tokens,
+                                                         method="prefill"))(params)
+    step = quick_jit(lambda p, x, cache,
+                     i: system.net.apply({"params": p}, x, cache, i, method="step"))
     for b, n in enumerate(start):
         assert relative_error(hidden[b, :n], arrays["hidden"][b, :n]) < TOLERANCE
     for j in range(int((stop - start).max())):
@@ -125,10 +139,11 @@ def test_teacher_forced_generation_from_the_cache(arrays):
 def qwen(arrays, layers=None):
     sizes = recorded_config(arrays)
     c = released()
-    c.update(dict(vocab=sizes["vocab_size"], d_model=sizes["hidden_size"], d_ff=sizes["intermediate_size"],
-                  num_layers=sizes["num_hidden_layers"], num_heads=sizes["num_attention_heads"],
-                  num_kv_heads=sizes["num_key_value_heads"], head_dim=sizes["head_dim"],
-                  rope_theta=sizes["rope_theta"], rms_eps=sizes["rms_norm_eps"]))
+    c.update(dict(vocab=sizes["vocab_size"], d_model=sizes["hidden_size"],
+                  d_ff=sizes["intermediate_size"], num_layers=sizes["num_hidden_layers"],
+                  num_heads=sizes["num_attention_heads"], num_kv_heads=sizes["num_key_value_heads"],
+                  head_dim=sizes["head_dim"], rope_theta=sizes["rope_theta"],
+                  rms_eps=sizes["rms_norm_eps"]))
     params = weights.import_backbone(under(arrays, "sd/"), c, prefix="")
     if layers:
         c.num_layers = layers
@@ -140,14 +155,17 @@ def qwen(arrays, layers=None):
 def test_qwen3_layers_and_logits(arrays):
     real = arrays["attention_mask"] > 0
     position = np.broadcast_to(np.arange(real.shape[1]), real.shape)
-    scale, eps, depth = arrays["sd/norm.weight"], qwen(arrays)[0].config.rms_eps, len(arrays["layer_out"])
-    nets = [qwen(arrays, layers=i + 1) for i in range(depth)] + [qwen(arrays)]  # of i + 1 layers, ending in the norm
+    scale, eps, depth = arrays["sd/norm.weight"], qwen(arrays)[0].config.rms_eps, len(
+        arrays["layer_out"])
+    # of i + 1 layers, ending in the norm
+    nets = [qwen(arrays, layers=i + 1) for i in range(depth)] + [qwen(arrays)]
 
     @quick_jit
     def run(every):
         net, variables = nets[-1][0], every[-1]
         x = net.apply(variables, arrays["input_ids"], method="embed")
-        hidden = [net.apply(v, x, position, real.astype(np.int32)) for (net, _), v in zip(nets, every, strict=True)]
+        hidden = [net.apply(v, x, position, real.astype(np.int32)) for (net, _),
+                  v in zip(nets, every, strict=True)]
         return x, hidden, net.apply(variables, hidden[-1], method="logits")
 
     x, hidden, logits = jax.device_get(run([variables for _, variables in nets]))
@@ -171,8 +189,10 @@ def test_qwen3_cache(arrays):
     def run(variables):
         x = net.apply(variables, arrays["input_ids"][:1, :n], method="embed")
         whole = net.apply(variables, x, position, segment, n, method="prefill")
-        _, cache = net.apply(variables, x[:, :-1], position[:, :-1], segment[:, :-1], n + 3, method="prefill")
-        return (whole, cache, net.apply(variables, x[:, -1], cache, np.array([n - 1]), method="step"),
+        _, cache = net.apply(variables, x[:, :-1], position[:, :-1], segment[:, :-1], n + 3,
+                             method="prefill")
+        return (whole, cache, net.apply(variables, x[:, -1], cache, np.array([n - 1]),
+                                        method="step"),
                 net.apply(variables, inputs, np.arange(m)[None], np.ones((1, m), np.int32)))
 
     (hidden, whole), cache, (out, stepped), embedded = run(variables)

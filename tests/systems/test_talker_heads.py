@@ -18,7 +18,8 @@ from tests.systems.talker_tiny import draw, head_arguments, one, random_like, ra
 
 
 def test_last_block_computes_what_is_read_of_it():
-    whole, part = (LocalStack(width=8, heads=2, layers=2, rows=rows) for rows in ((0, None), (-2, None)))
+    whole, part = (LocalStack(width=8, heads=2, layers=2, rows=rows)
+                   for rows in ((0, None), (-2, None)))
     x = np.random.default_rng(0).standard_normal((4, 5, 8)).astype(np.float32)
     params = random_like(jax.eval_shape(whole.init, jax.random.key(0), x))
     both = quick_jit(lambda params, x: (part.apply(params, x), whole.apply(params, x)[:, -2:]))
@@ -27,11 +28,14 @@ def test_last_block_computes_what_is_read_of_it():
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_stacks_are_their_blocks_in_turn(layers):
-    """Scanned, or apart as a sampler has them, alone and joint; a stack of one block has nothing to scan."""
+    """Scanned, or apart as a sampler has them, alone and joint; a stack of one block has nothing to
+    scan."""
     rng, there = np.random.default_rng(0), np.array([True, True, False, True])
     a, b = (rng.standard_normal((4, n, 24)).astype(np.float32) for n in (5, 3))
-    scanned, apart = (LocalStack(width=24, heads=2, layers=layers, rows=(-2, None), apart=x) for x in (False, True))
-    params = [random_like(jax.eval_shape(scanned.init, jax.random.key(0), a)["params"], seed) for seed in (0, 1)]
+    scanned, apart = (LocalStack(width=24, heads=2, layers=layers, rows=(-2, None), apart=x)
+                      for x in (False, True))
+    params = [random_like(jax.eval_shape(scanned.init, jax.random.key(0), a)["params"], seed)
+              for seed in (0, 1)]
     assert ("blocks" in params[0]) == (layers > 1)
     unstacked = [decode._blocks_apart(p) for p in params]
     assert [f"blocks_{i}" in unstacked[0] for i in range(layers)] == [True] * (layers - 1) + [False]
@@ -43,27 +47,33 @@ def test_stacks_are_their_blocks_in_turn(layers):
         return rms_norm(x, p["norm"]["scale"])
 
     want = quick_jit(in_turn)(unstacked[0], a)
-    np.testing.assert_allclose(quick_jit(scanned.apply)({"params": params[0]}, a), want, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(quick_jit(apart.apply)({"params": unstacked[0]}, a), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(quick_jit(scanned.apply)({"params": params[0]}, a), want, rtol=1e-5,
+                               atol=1e-5)
+    np.testing.assert_allclose(quick_jit(apart.apply)({"params": unstacked[0]}, a), want, rtol=1e-5,
+                               atol=1e-5)
 
     def joint(stack, p):
         bound = [stack.bind({"params": one}) for one in p]
         return joint_stacks(*bound, a, b, there, ~there)
 
-    together = [quick_jit(functools.partial(joint, stack))(p) for stack, p in ((scanned, params), (apart, unstacked))]
+    together = [quick_jit(functools.partial(joint, stack))(p) for stack,
+                p in ((scanned, params), (apart, unstacked))]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *together)
-    np.testing.assert_allclose(together[0][0][there], want[there], rtol=1e-5, atol=1e-5)  # the other is not there
+    # the other is not there
+    np.testing.assert_allclose(together[0][0][there], want[there], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["heads", "language model"])
 def test_remat_saves_what_it_says(part):
-    """"dots" recomputes attention but no dense layer, "full" those too; and the compiler does not undo it."""
+    """"dots" recomputes attention but no dense layer, "full" those too; and the compiler does not
+    undo it."""
     flops, x = {}, np.zeros((2, 6, 32), np.float32)
     for remat in ("none", "dots", "full"):
         if part == "heads":
             net, rest = LocalStack(width=32, heads=2, layers=2, rows=(0, None), remat=remat), ()
         else:
-            net, rest = Backbone(tiny(d_model=32, remat=remat), jnp.float32), (np.zeros((2, 6), int), np.ones((2, 6), int))
+            net, rest = Backbone(tiny(d_model=32, remat=remat),
+                                 jnp.float32), (np.zeros((2, 6), int), np.ones((2, 6), int))
         params = jax.eval_shape(net.init, jax.random.key(0), x, *rest)
         gradient = jax.grad(lambda p, net=net, rest=rest: net.apply(p, x, *rest).sum())
         if part == "heads":  # what is left after XLA has merged duplicates
@@ -76,18 +86,22 @@ def test_remat_saves_what_it_says(part):
 
 @pytest.mark.slow
 def test_joint_heads_feel_each_other_unless_absent():
-    separate, joint = (build(tiny(velocity_layers=2, coupling=coupling)) for coupling in ("separate", "joint"))
+    separate, joint = (build(tiny(velocity_layers=2, coupling=coupling))
+                       for coupling in ("separate", "joint"))
     params = random_params(joint)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, random_params(separate))  # equal parameters
+    # equal parameters
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, random_params(separate))
     speech, motion = head_arguments(joint.config)
     other = (motion[0] + 1, *motion[1:])
     net = quick_jit(lambda *a: joint.net.apply({"params": params}, *a, method="velocities_joint"))
     there, gone = np.ones(3, bool), np.zeros(3, bool)
     both = net(speech, motion, there, there)
     assert np.abs(both[0] - net(speech, other, there, there)[0]).max() > 1e-3
-    alone = quick_jit(lambda *a: joint.net.apply({"params": params}, *a, method="speech_velocity"))(*speech)
+    alone = quick_jit(lambda *a: joint.net.apply({"params": params}, *a,
+                                                 method="speech_velocity"))(*speech)
     np.testing.assert_allclose(net(speech, other, there, gone)[0], alone, atol=1e-5)
-    mixed = net(speech, motion, there, np.array([True, False, True]))[0]  # absence is an affair of each patch
+    # absence is an affair of each patch
+    mixed = net(speech, motion, there, np.array([True, False, True]))[0]
     keep = np.array([0, 2])
     np.testing.assert_allclose(mixed[keep], both[0][keep], atol=1e-5)
     np.testing.assert_allclose(mixed[1], alone[1], atol=1e-5)

@@ -14,7 +14,8 @@ from tests.systems.talker_tiny import draw, random_params, three, tiny, utteranc
 
 
 def assert_all_train(grads):
-    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads)), "a parameter that nothing trains"
+    assert all(float(jnp.abs(g).max()) > 0
+               for g in jax.tree.leaves(grads)), "a parameter that nothing trains"
 
 
 @pytest.mark.slow
@@ -32,14 +33,18 @@ def test_everything_trains_and_remat_changes_nothing():
 
 def test_draws_have_the_stated_laws():
     c = tiny(repeats=4, patch=1)
-    noise = jax.device_get(quick_jit(lambda key: objective.draw(key, c, 20, 200))(jax.random.key(1)))
+    noise = jax.device_get(quick_jit(lambda key: objective.draw(key, c, 20,
+                                                                200))(jax.random.key(1)))
     for name in ("speech", "motion"):
         one = noise[name]
         logit = np.log(one["t"] / (1 - one["t"]))
-        np.testing.assert_allclose([logit.mean(), logit.std()], [c.time_mean, c.time_std], atol=0.02)
-        np.testing.assert_allclose([one["mu"].mean(), one["context"].mean()], [0.9, 0.95], atol=0.01)
+        np.testing.assert_allclose([logit.mean(), logit.std()], [c.time_mean, c.time_std],
+                                   atol=0.02)
+        np.testing.assert_allclose([one["mu"].mean(), one["context"].mean()], [0.9, 0.95],
+                                   atol=0.01)
         np.testing.assert_allclose([one["z"].mean(), one["z"].std()], [0, 1], atol=0.02)
-    assert np.abs(np.corrcoef(noise["speech"]["t"].ravel(), noise["motion"]["t"].ravel())[0, 1]) < 0.02
+    assert np.abs(np.corrcoef(noise["speech"]["t"].ravel(),
+                              noise["motion"]["t"].ravel())[0, 1]) < 0.02
 
 
 def test_loss_is_zero_at_the_true_velocity():
@@ -55,8 +60,10 @@ def test_loss_is_zero_at_the_true_velocity():
         for name in ("speech", "motion"):
             x, t, *_ = objective.head_inputs(target["mu"], target[name], noise[name])
             velocity = noise[name]["z"] - target[name]["x1"][:, :, None]
-            error = x - t[..., None, None] * velocity - target[name]["x1"][:, :, None]  # to t = 0: the data
-            losses = [objective.flow_loss(velocity + off, target[name], noise[name]) for off in (0, 2)]
+            # to t = 0: the data
+            error = x - t[..., None, None] * velocity - target[name]["x1"][:, :, None]
+            losses = [objective.flow_loss(velocity + off, target[name], noise[name])
+                      for off in (0, 2)]
             out.append((jnp.abs(error).max(), *losses))
         return out
 
@@ -75,14 +82,17 @@ def test_stop_labels_of_long_and_short_utterances():
         cut, _ = objective.stop_labels(batch, tiny(max_frames=4 * config.patch, delay=0))
         return labels, weight, cut, objective.stop_loss(logits, labels, weight)
 
-    logits = np.linspace(-2, 2, batch["patch_slot"].size).reshape(batch["patch_slot"].shape).astype(np.float32)
+    logits = np.linspace(-2, 2,
+                         batch["patch_slot"].size).reshape(batch["patch_slot"].shape).astype(
+                             np.float32)
     labels, weight, cut, (loss, accuracy) = jax.device_get(run(batch, logits))
     ignored = objective.IGNORED
     wanted = [[1], [ignored, ignored, 1], [0, ignored, ignored, 1], [0] * 6]
     for row, want in zip(labels, wanted, strict=True):
         np.testing.assert_array_equal(row, want + [ignored] * (len(row) - len(want)))
     np.testing.assert_allclose(weight, 0.3 * np.mean([0, 0, 1]))
-    assert [(row == 1).sum() for row in cut] == [1, 1, 0, 0]  # clips as long as those that are cut may have no end
+    # clips as long as those that are cut may have no end
+    assert [(row == 1).sum() for row in cut] == [1, 1, 0, 0]
     none = {name: np.tile(x[3:], (4,) + (1,) * (x.ndim - 1)) for name, x in batch.items()}
     np.testing.assert_allclose(run(none, logits)[1], 0.3)
     real, truth = labels != ignored, labels == 1
@@ -94,15 +104,18 @@ def test_stop_labels_of_long_and_short_utterances():
 
 @pytest.mark.slow
 def test_coupled_heads_train_alike_on_a_mesh_and_recomputed():
-    """The rules on data 2 x fsdp 2 x tensor 2, gradients in the parameters' places; tests/sharding has separate heads."""
-    system, other = (build(tiny(num_kv_heads=2, coupling="joint", num_layers=1, velocity_layers=2, remat=remat))
+    """The rules on data 2 x fsdp 2 x tensor 2, gradients in the parameters' places; tests/sharding
+    has separate heads."""
+    system, other = (build(tiny(num_kv_heads=2, coupling="joint", num_layers=1, velocity_layers=2,
+                                remat=remat))
                      for remat in ("none", "dots"))
     params, c = random_params(system), system.config
     batch = pack([three(c), [], [utterance(c, 2, 9, 9)], [utterance(c, 2, 5, 0)]], c)
     noise = draw(c, seed=2, rows=4)
 
     def step(system, params, batch):
-        return quick_jit(jax.value_and_grad(lambda p, b: system.loss_at(p, b, noise)[0]))(params, batch)
+        return quick_jit(jax.value_and_grad(lambda p,
+                                            b: system.loss_at(p, b, noise)[0]))(params, batch)
 
     alone = step(system, params, batch)
     assert_all_train(alone[1])

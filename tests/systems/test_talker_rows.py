@@ -1,4 +1,5 @@
-"""Talker-T2AV's packed rows: utterances side by side, causality, padding, batches that lack something."""
+"""Talker-T2AV's packed rows: utterances side by side, causality, padding, batches that lack
+something."""
 
 import jax
 import numpy as np
@@ -13,15 +14,18 @@ from tests.systems.talker_tiny import compiled, draw, head_arguments, one, three
 def test_packed_rows_are_the_rows_they_pack():
     system, params, given, step = compiled()
     every = three(system.config)
-    apart, together = pack([[u] for u in every], system.config), pack([every, [], []], system.config)
+    apart, together = pack([[u] for u in every], system.config), pack([every, [], []],
+                                                                      system.config)
     (h0, t0, s0), (h1, t1, s1) = (given(params, batch) for batch in (apart, together))
 
     def flat(x, keep):
         return np.asarray(x)[keep]
 
-    np.testing.assert_allclose(flat(h1, together["segment"] > 0), flat(h0, apart["segment"] > 0), atol=1e-5)
+    np.testing.assert_allclose(flat(h1, together["segment"] > 0), flat(h0, apart["segment"] > 0),
+                               atol=1e-5)
     real0, real1 = apart["patch_segment"] > 0, together["patch_segment"] > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(flat(b, real1), flat(a, real0), atol=1e-5), t0, t1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(flat(b, real1), flat(a, real0), atol=1e-5),
+                 t0, t1)
     np.testing.assert_array_equal(flat(s1[0], real1), flat(s0[0], real0))
     assert s0[1] == s1[1]
     # the same noise at the same patches: the same loss and gradients
@@ -39,27 +43,32 @@ def test_packed_rows_are_the_rows_they_pack():
 
 @pytest.mark.slow
 def test_nothing_is_predicted_from_itself_or_later():
-    """Gradients of a patch's hidden state: text and patches before it, none after, none of another utterance."""
+    """Gradients of a patch's hidden state: text and patches before it, none after, none of another
+    utterance."""
     system, params = one()
     every = three(system.config)
     batch = pack([every], system.config)
 
     def mu(audio, motion):
-        hidden = system.net.apply({"params": params}, batch | {"audio": audio, "motion": motion}, method="encode_row")
+        hidden = system.net.apply({"params": params}, batch | {"audio": audio, "motion": motion},
+                                  method="encode_row")
         return objective.targets(batch, hidden, system.config)["mu"][0].sum(-1)
 
-    by_audio, by_motion = quick_jit(jax.jacobian(mu, argnums=(0, 1)))(batch["audio"], batch["motion"])
+    by_audio, by_motion = quick_jit(jax.jacobian(mu, argnums=(0, 1)))(batch["audio"],
+                                                                      batch["motion"])
     segment, index = batch["patch_segment"][0], batch["patch_index"][0]
     same = (segment[:, None] == segment[None]) & (segment[:, None] > 0)
     later = index[:, None] - index[None]  # of the predicted slot against the patch it may have seen
-    for jacobian, delay, valid in ((by_audio, 0, "audio_valid"), (by_motion, system.config.delay, "motion_valid")):
+    for jacobian, delay, valid in ((by_audio, 0, "audio_valid"),
+                                   (by_motion, system.config.delay, "motion_valid")):
         seen = np.abs(np.asarray(jacobian))[:, 0].sum((-2, -1)) > 0
         np.testing.assert_array_equal(seen, same & (later > delay) & (batch[valid][0] > 0)[None])
 
 
 @pytest.mark.slow
 def test_padding_counts_for_nothing():
-    """Huge numbers and wild ids wherever nothing is real: the same loss and the same gradients, all finite."""
+    """Huge numbers and wild ids wherever nothing is real: the same loss and the same gradients, all
+    finite."""
     system, params, _, step = compiled()
     batch, noise = pack([three(system.config), [], []], system.config), draw(system.config, seed=3)
     poisoned = {name: value.copy() for name, value in batch.items()}
@@ -84,11 +93,13 @@ def test_batches_without_motion_or_without_anything():
     system, params, _, step = compiled()
     c = system.config
     for row, zero in (([], ("speech", "motion", "stop")), ([utterance(c, 2, 9, 0)], ("motion",)),
-                      ([utterance(c, 2, 2, 0), utterance(c, 2, 9, 1)], ("motion",))):  # one patch: no target
+                      # one patch: no target
+                      ([utterance(c, 2, 2, 0), utterance(c, 2, 9, 1)], ("motion",))):
         (loss, metrics), grads = step(params, pack([row, [], []], c), draw(c))
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
         assert {name for name in ("speech", "motion", "stop") if metrics[name] == 0} == set(zero)
-        np.testing.assert_allclose(loss, metrics["speech"] + c.motion_weight * metrics["motion"] + metrics["stop"],
+        np.testing.assert_allclose(loss, metrics["speech"] + c.motion_weight
+                                   * metrics["motion"] + metrics["stop"],
                                    rtol=1e-6)
 
 
@@ -101,11 +112,14 @@ def test_patch_tokens_can_leave_motion_out():
     net = quick_jit(lambda *a: system.net.apply({"params": params}, *a, method="patch_tokens"))
 
     def tokens(motion, tts, with_motion=True):
-        return net(speech[0], valid, motion, valid, np.broadcast_to(tts, 3), np.broadcast_to(with_motion, 3))
+        return net(speech[0], valid, motion, valid, np.broadcast_to(tts, 3),
+                   np.broadcast_to(with_motion, 3))
 
     none = tokens(motion[0], False, False)
     np.testing.assert_allclose(tokens(motion[0] + 1, True), none + params["motion_pad"], atol=1e-6)
     mixed = tokens(motion[0], np.array([False, True, False]), np.array([True, True, False]))
     np.testing.assert_allclose(mixed[0], tokens(motion[0], False)[0], atol=1e-6)
-    np.testing.assert_allclose(mixed[1:], none[1:] + np.array([[1.0], [0.0]]) * params["motion_pad"], atol=1e-6)
+    np.testing.assert_allclose(mixed[1:],
+                               none[1:] + np.array([[1.0], [0.0]]) * params["motion_pad"],
+                               atol=1e-6)
     assert np.abs(mixed[0] - none[0]).max() > 1e-3

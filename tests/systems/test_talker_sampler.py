@@ -1,4 +1,5 @@
-"""Talker-T2AV's sampler: recorded samples and roll-outs, agreement with training, rows on their own, prefixes, streaming."""
+"""Talker-T2AV's sampler: recorded samples and roll-outs, agreement with training, rows on their
+own, prefixes, streaming."""
 
 import functools
 
@@ -22,14 +23,16 @@ TOLERANCE = 1e-4
 
 @pytest.mark.parametrize("arrays", CASES)
 def test_recorded_samples_of_the_heads(arrays):
-    """Ten steps from recorded noise, at every recorded guidance; both heads at once, a batch at once."""
+    """Ten steps from recorded noise, at every recorded guidance; both heads at once, a batch at
+    once."""
     names = {"audio": under(arrays, "speech_head/"), "motion": under(arrays, "motion_head/")}
     scales = [float(g) for g in matching(names["audio"], r"sample_cfg([\d.]+)")]
     systems = {g: prepare(arrays, guidance=g, temperature=1.0)[0] for g in scales}
     params = prepare(arrays)[1]
 
     def inputs(key):
-        return {name: rec[key].swapaxes(1, 2) if rec[key].ndim == 3 else rec[key] for name, rec in names.items()}
+        return {name: rec[key].swapaxes(1, 2) if rec[key].ndim == 3 else rec[key] for name,
+                rec in names.items()}
 
     @jax.jit
     def run(params):
@@ -38,7 +41,8 @@ def test_recorded_samples_of_the_heads(arrays):
             ready = decode.prepare(system, params, tuple(names))
             noise, mu = inputs(f"sample_cfg{g}_noise"), inputs("mu")
             for name in names:  # the two heads were recorded with hidden states of their own
-                out[name, g] = decode.sample(system, ready, (name,), noise, mu[name], inputs("cond"), inputs("global_cond"),
+                out[name, g] = decode.sample(system, ready, (name,), noise, mu[name],
+                                             inputs("cond"), inputs("global_cond"),
                                              None, None)[name]
         return {f"{name} {g}": value for (name, g), value in out.items()}
 
@@ -48,28 +52,39 @@ def test_recorded_samples_of_the_heads(arrays):
         print(f"samples, {key}: {error:.1e}")
         assert error < TOLERANCE, key
     for g in scales[1:]:
-        assert relative_error(names["audio"][f"sample_cfg{scales[0]}"], names["audio"][f"sample_cfg{g}"]) > TOLERANCE
+        assert relative_error(names["audio"][f"sample_cfg{scales[0]}"],
+                              names["audio"][f"sample_cfg{g}"]) > TOLERANCE
 
 
 @pytest.mark.parametrize("arrays", [  # the last in every run
-    pytest.param(*case.values, id=case.id, marks=case.marks if case is CASES[-1] else [*case.marks, pytest.mark.slow])
+    pytest.param(*case.values, id=case.id, marks=case.marks if case is CASES[-1]
+                 else [*case.marks, pytest.mark.slow])
     for case in CASES])
 def test_recorded_roll_out(arrays):
-    """Utterance 0 without prefix as the release runs it: as many patches as there are draws of noise, whatever ended it."""
+    """Utterance 0 without prefix as the release runs it: as many patches as there are draws of
+    noise, whatever ended it."""
     rec = under(arrays, "generate/")
     made = len(rec["speech_noise"])
-    system, params = prepare(arrays, temperature=1.0, guidance=2.0, steps=10, trim_stop=False, complete_motion=False,
-                             delay_motion="none", stop_on="slots", min_patches=made + 1)
+    system, params = prepare(arrays, temperature=1.0, guidance=2.0, steps=10, trim_stop=False,
+                             complete_motion=False, delay_motion="none", stop_on="slots",
+                             min_patches=made + 1)
     c, n = system.config, int(arrays["speech_span"][0, 0])
-    noise = {name: rec[f"{key}_noise"][:, 0].swapaxes(1, 2)[None] for name, key in (("audio", "speech"), ("motion", "motion"))}
-    noise = {name: np.pad(a, ((0, 0), (0, made - a.shape[1]), (0, 0), (0, 0))) for name, a in noise.items()}
-    conditions = dict(prompt=arrays["input_ids"][:1, :n].astype(np.int32), prompt_length=np.array([n], np.int32),
+    noise = {name: rec[f"{key}_noise"][:, 0].swapaxes(1, 2)[None] for name,
+             key in (("audio", "speech"), ("motion", "motion"))}
+    noise = {name: np.pad(a, ((0, 0), (0, made - a.shape[1]), (0, 0), (0, 0))) for name,
+             a in noise.items()}
+    conditions = dict(prompt=arrays["input_ids"][:1, :n].astype(np.int32),
+                      prompt_length=np.array([n], np.int32),
                       speaker=arrays["speaker_embedding"][:1], first_motion=arrays["motion"][:1, 0],
-                      audio=np.zeros((1, made * c.patch, c.audio_dim), np.float32), audio_length=np.zeros(1, np.int32),
-                      motion=np.zeros((1, made * c.patch, c.motion_dim), np.float32), motion_length=np.zeros(1, np.int32))
-    ours = jax.jit(lambda p, x, z: sampler.roll_out(system, p, x, z, "t2av"))(params, conditions, noise)
+                      audio=np.zeros((1, made * c.patch, c.audio_dim), np.float32),
+                      audio_length=np.zeros(1, np.int32),
+                      motion=np.zeros((1, made * c.patch, c.motion_dim), np.float32),
+                      motion_length=np.zeros(1, np.int32))
+    ours = jax.jit(lambda p, x,
+                   z: sampler.roll_out(system, p, x, z, "t2av"))(params, conditions, noise)
     frames = rec["motion"].shape[1]
-    assert ours["audio_length"] == c.patch * made and ours["motion_length"] == frames == c.patch * len(rec["motion_noise"])
+    assert ours["audio_length"] == c.patch * made and ours[
+        "motion_length"] == frames == c.patch * len(rec["motion_noise"])
     error = relative_error(ours["motion"][:, :frames], rec["motion"])
     print(f"roll-out of {made} patches: {error:.1e}")
     assert error < TOLERANCE
@@ -83,19 +98,23 @@ TASKS = ("t2av", "tts", "a2v", "v2a")
 def tiny(**overrides):
     """A system with motion two patches behind speech, and random parameters."""
     c = default()
-    c.update(dict(vocab=11, d_model=16, velocity_width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24,
-                  encoder_layers=1, encoder_heads=2, velocity_layers=2, velocity_heads=2, audio_dim=3, motion_dim=4,
-                  speaker_dim=5, patch=P, delay=2, row_tokens=20, row_patches=10, row_utterances=1, steps=3, temperature=0.7,
+    c.update(dict(vocab=11, d_model=16, velocity_width=16, num_layers=1, num_heads=2,
+                  num_kv_heads=1, head_dim=8, d_ff=24, encoder_layers=1, encoder_heads=2,
+                  velocity_layers=2, velocity_heads=2, audio_dim=3, motion_dim=4,
+                  speaker_dim=5, patch=P, delay=2, row_tokens=20, row_patches=10, row_utterances=1,
+                  steps=3, temperature=0.7,
                   min_patches=2, stop_streak=2))
     c.update(overrides)
     system, rng = build(c), np.random.default_rng(0)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    return system, jax.tree.map(lambda x: (0.5 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+    return system, jax.tree.map(lambda x: (0.5 * rng.standard_normal(x.shape)).astype(np.float32),
+                                shapes)
 
 
 def stopping(params, logit: float):
     """Parameters whose stop logit is always this."""
-    change = {"stop_hidden": jax.tree.map(np.zeros_like, params["stop_hidden"]), "stop_out": params["stop_out"]}
+    change = {"stop_hidden": jax.tree.map(np.zeros_like, params["stop_hidden"]),
+              "stop_out": params["stop_out"]}
     change["stop_hidden"]["bias"] = np.ones_like(params["stop_hidden"]["bias"])
     kernel = np.ones_like(params["stop_out"]["kernel"])
     change["stop_out"] = {"kernel": logit / float(jax.nn.silu(1.0)) / len(kernel) * kernel}
@@ -103,15 +122,18 @@ def stopping(params, logit: float):
 
 
 def conditions_of(system, task, rows=ROWS, frames=ROOM, width=PROMPT):
-    """Rows of different prompts and, where something is given, different lengths; a prefix in the second of three rows."""
+    """Rows of different prompts and, where something is given, different lengths; a prefix in the
+    second of three rows."""
     c, rng = system.config, np.random.default_rng(5)
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     out = dict(prompt=rng.integers(0, c.vocab, (rows, width)).astype(np.int32),
-               prompt_length=np.array([2, width, 4], np.int32)[:rows], speaker=normal(rows, c.speaker_dim),
-               first_motion=normal(rows, c.motion_dim), audio=normal(rows, frames, c.audio_dim),
+               prompt_length=np.array([2, width, 4], np.int32)[:rows],
+               speaker=normal(rows, c.speaker_dim), first_motion=normal(rows, c.motion_dim),
+               audio=normal(rows, frames, c.audio_dim),
                motion=normal(rows, frames, c.motion_dim))
     prefix, whole = np.array([0, 4, 0], np.int32)[:rows], np.array([frames, 7, 4], np.int32)[:rows]
-    return out | {f"{name}_length": whole if sampler.GIVEN.get(task) == name else prefix for name in ("audio", "motion")}
+    return out | {f"{name}_length": whole if sampler.GIVEN.get(task) == name else prefix
+                  for name in ("audio", "motion")}
 
 
 KEYS = jax.random.split(jax.random.key(3), ROWS)
@@ -129,8 +151,9 @@ def generated(task, params, conditions, keys=KEYS, **overrides):
 
 @functools.cache
 def trainer(**overrides):
-    """Patches that the heads give at every slot of rows, all at once, with the network's own methods of training: (params,
-    row, noise at the slots, global conditions, which slots hold a given patch) -> {"audio", "motion": (B, J, P, C)}."""
+    """Patches that the heads give at every slot of rows, all at once, with the network's own
+    methods of training: (params, row, noise at the slots, global conditions, which slots hold a
+    given patch) -> {"audio", "motion": (B, J, P, C)}."""
     system = tiny(**overrides)[0]
     c = system.config
 
@@ -138,7 +161,8 @@ def trainer(**overrides):
         net = functools.partial(system.net.apply, {"params": params})
         if c.coupling == "joint":
             has = (target[name]["mask"] > 0 for name in ("speech", "motion"))
-            return dict(zip(("audio", "motion"), net(inputs["audio"], inputs["motion"], *has, method="velocities_joint"),
+            return dict(zip(("audio", "motion"),
+                            net(inputs["audio"], inputs["motion"], *has, method="velocities_joint"),
                             strict=True))
         return {"audio": net(*inputs["audio"], method="speech_velocity"),
                 "motion": net(*inputs["motion"], method="motion_velocity")}
@@ -157,12 +181,16 @@ def trainer(**overrides):
                 x[name] = jnp.where(known[name][..., None, None], path, x[name])
 
             def at(mu):
-                glob = {n: jnp.broadcast_to(wide[n][:, None], (*shape, wide[n].shape[-1])) for n in x}
-                return velocities(params, {n: (x[n], jnp.full(shape, t), mu, of[n]["context"], glob[n]) for n in x}, target)
+                glob = {n: jnp.broadcast_to(wide[n][:, None], (*shape, wide[n].shape[-1]))
+                        for n in x}
+                return velocities(params,
+                                  {n: (x[n], jnp.full(shape, t), mu, of[n]["context"], glob[n])
+                                   for n in x}, target)
 
             plus, minus = at(target["mu"]), at(jnp.zeros_like(target["mu"]))
             for name, a in x.items():
-                v = guide_zero_star(*(v[name].reshape(-1, *a.shape[2:]) for v in (plus, minus)), c.guidance)
+                v = guide_zero_star(*(v[name].reshape(-1, *a.shape[2:]) for v in (plus, minus)),
+                                    c.guidance)
                 x[name] = a + (times[i + 1] - t) * v.reshape(a.shape)
             return x
 
@@ -181,26 +209,32 @@ def assert_as_trained(task, params, conditions, out, keys=KEYS, **overrides):
     for b, prompt in enumerate(conditions["prompt_length"]):
         n, m = (-(-int(lengths[name][b]) // P) for name in ("audio", "motion"))
         slots = max(n, m + behind if m else 0)
-        ids = np.concatenate([[TTS if task == "tts" else T2AV], conditions["prompt"][b, :prompt], np.zeros(slots, int)])
-        utterances.append(dict(tokens=ids, slots=1 + prompt + np.arange(slots), speaker=conditions["speaker"][b],
+        ids = np.concatenate([[TTS if task == "tts" else T2AV], conditions["prompt"][b, :prompt],
+                              np.zeros(slots, int)])
+        utterances.append(dict(tokens=ids, slots=1 + prompt + np.arange(slots),
+                               speaker=conditions["speaker"][b],
                                **{name: out[name][b, :lengths[name][b]] for name in lengths}))
     row = pack([[u] for u in utterances], c)
-    first = np.where((conditions["motion_length"] > 0)[:, None] & (task != "tts"), conditions["motion"][:, 0],
+    first = np.where((conditions["motion_length"] > 0)[:, None] & (task != "tts"),
+                     conditions["motion"][:, 0],
                      conditions["first_motion"])
     at, known, count = {}, {}, {}
     for name, shift in (("audio", 0), ("motion", behind)):
         at[name] = np.pad(c.temperature * noise[name], ((0, 0), (shift, 0), (0, 0), (0, 0)))[:, :J]
         given = sampler.GIVEN.get(task) == name
-        count[name] = -(-conditions[f"{name}_length"] // P) if given else conditions[f"{name}_length"] // P
+        count[name] = (-(-conditions[f"{name}_length"] // P) if given
+                       else conditions[f"{name}_length"] // P)
         known[name] = np.arange(J)[None] - shift < count[name][:, None]
-    ours = jax.device_get(run(params, row, at, {"audio": conditions["speaker"], "motion": first}, known))
+    ours = jax.device_get(run(params, row, at, {"audio": conditions["speaker"], "motion": first},
+                              known))
     for name in system.makes[task]:
         shift = behind if name == "motion" else 0
         for b, length in enumerate(lengths[name]):
             start, stop = int(count[name][b]) * P, int(length)
             assert stop > start, "nothing was made"
             theirs = ours[name][b, shift:].reshape(-1, ours[name].shape[-1])[start:stop]
-            np.testing.assert_allclose(out[name][b, start:stop], theirs, atol=2e-5, rtol=2e-4, err_msg=f"{name}, row {b}")
+            np.testing.assert_allclose(out[name][b, start:stop], theirs, atol=2e-5, rtol=2e-4,
+                                       err_msg=f"{name}, row {b}")
 
 
 def assert_kept(task, conditions, out):
@@ -213,10 +247,12 @@ def assert_kept(task, conditions, out):
             assert not out[name][b, length:].any() and np.isfinite(out[name][b]).all()
 
 
-@pytest.mark.parametrize("task", ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
+@pytest.mark.parametrize("task",
+                         ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
 def test_samples_what_training_describes(task):
-    """Rows of different prompts, prefixes and lengths: each patch from the hidden state, previous patch and global
-    condition that training has for it; for text to speech and motion, up to the bound and where the stop head ends it."""
+    """Rows of different prompts, prefixes and lengths: each patch from the hidden state, previous
+    patch and global condition that training has for it; for text to speech and motion, up to the
+    bound and where the stop head ends it."""
     system, params = tiny()
     conditions = conditions_of(system, task)
     out = generated(task, stopping(params, -5.0), conditions)
@@ -227,7 +263,8 @@ def test_samples_what_training_describes(task):
     assert_as_trained(task, params, conditions, out)
     if task in sampler.GIVEN:
         return
-    stopped = generated(task, stopping(params, 5.0), conditions)  # two patches after the prefix at the soonest
+    # two patches after the prefix at the soonest
+    stopped = generated(task, stopping(params, 5.0), conditions)
     assert stopped["audio_length"].tolist() == [4, 8, 4]
     assert_kept(task, conditions, stopped)
     assert_as_trained(task, params, conditions, stopped)
@@ -238,21 +275,27 @@ def assert_same(ours, theirs):
         np.testing.assert_allclose(ours[name], theirs[name], atol=2e-5, rtol=2e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("task", ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
+@pytest.mark.parametrize("task",
+                         ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
 def test_rows_do_not_depend_on_batch_mates_bounds_or_padding(task):
-    """Each row alone, in a wider prompt and under a larger bound; and with nonsense wherever nothing is given."""
+    """Each row alone, in a wider prompt and under a larger bound; and with nonsense wherever
+    nothing is given."""
     system, params = tiny()
     params, conditions = stopping(params, 5.0), conditions_of(system, task)
     together = generated(task, params, conditions)
     rng = np.random.default_rng(1)
     for b in range(ROWS if task in ("t2av", "a2v") else 0):
         alone = {name: value[b:b + 1] for name, value in conditions.items()}
-        alone["prompt"] = np.concatenate([alone["prompt"], rng.integers(0, 11, (1, 3)).astype(np.int32)], axis=1)
+        alone["prompt"] = np.concatenate([alone["prompt"],
+                                          rng.integers(0, 11, (1, 3)).astype(np.int32)], axis=1)
         for name in ("audio", "motion"):
-            alone[name] = np.concatenate([alone[name], rng.standard_normal((1, 4, alone[name].shape[-1]), np.float32)], axis=1)
+            alone[name] = np.concatenate([alone[name],
+                                          rng.standard_normal((1, 4, alone[name].shape[-1]),
+                                                              np.float32)], axis=1)
         out = generated(task, params, alone, KEYS[b:b + 1])
         assert_same({name: value[b:b + 1] for name, value in together.items()},
-                    {name: value[:, :ROOM if value.shape[1] > ROOM else ROOM // P] if value.ndim > 1 else value
+                    {name: value[:, :ROOM if value.shape[1] > ROOM else ROOM // P] if value.ndim > 1
+                     else value
                      for name, value in out.items()})
     poisoned = {name: value.copy() for name, value in conditions.items()}
     for b in range(ROWS):
@@ -260,17 +303,21 @@ def test_rows_do_not_depend_on_batch_mates_bounds_or_padding(task):
         for name, bad in (("audio", np.nan), ("motion", 1e30)):
             poisoned[name][b, conditions[f"{name}_length"][b]:] = bad
     unused = set(poisoned) - set(sampler.needed(system, task))
-    assert unused == {"t2av": set(), "tts": {"motion", "motion_length", "first_motion"}, "a2v": {"speaker"},
+    assert unused == {"t2av": set(), "tts": {"motion", "motion_length", "first_motion"},
+                      "a2v": {"speaker"},
                       "v2a": {"first_motion"}}[task]
     for name in unused:
         poisoned[name][...] = np.nan if poisoned[name].dtype == np.float32 else -7
     assert_same(together, generated(task, params, poisoned))
-    assert_same(together, generated(task, params, {n: v for n, v in conditions.items() if n not in unused}))
+    assert_same(together,
+                generated(task, params, {n: v for n, v in conditions.items() if n not in unused}))
 
 
-@pytest.mark.parametrize("task", ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
+@pytest.mark.parametrize("task",
+                         ["t2av", *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS[1:])])
 def test_a_prefix_goes_on_as_if_it_had_been_made(task):
-    """What was generated, given back as a prefix: the same clip. Then other ones: a different clip."""
+    """What was generated, given back as a prefix: the same clip. Then other ones: a different
+    clip."""
     system, params = tiny()
     params = stopping(params, -5.0)
     # the global condition is the prefix's own first frame; here it says nothing
@@ -296,7 +343,8 @@ def test_a_prefix_goes_on_as_if_it_had_been_made(task):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_streaming_is_offline_in_parts(task):
-    """All of it, and as soon as the sampler knows: nothing waits for the end but what the stop head may take back."""
+    """All of it, and as soon as the sampler knows: nothing waits for the end but what the stop head
+    may take back."""
     system, params = tiny()
     # the stop logit follows the hidden state strongly: rows end at different places
     params = params | {"stop_out": jax.tree.map(lambda a: 4 * a, params["stop_out"])}
@@ -309,9 +357,12 @@ def test_streaming_is_offline_in_parts(task):
     for name in ("audio", "motion"):
         for b, length in enumerate(offline[f"{name}_length"]):
             parts = [chunk[name][b] for chunk in chunks]
-            np.testing.assert_allclose(np.concatenate(parts), offline[name][b, :length], atol=2e-5, rtol=2e-4)
+            np.testing.assert_allclose(np.concatenate(parts), offline[name][b, :length], atol=2e-5,
+                                       rtol=2e-4)
             if name in system.makes[task] and task in sampler.GIVEN:
-                assert [len(part) > 0 for part in parts].index(True) == (system.config.delay if name == "motion" else 0)
+                assert [len(part) > 0
+                        for part in parts].index(True) == (system.config.delay if name == "motion"
+                                                           else 0)
 
 
 @pytest.mark.slow
@@ -335,11 +386,13 @@ def test_errors_name_what_is_wrong():
     def refuses(match, task="a2v", call=None, **change):
         conditions = conditions_of(system, "a2v") | change
         with pytest.raises(UserError, match=match):
-            (call or functools.partial(system.generate, params))(conditions, *(() if call else (KEYS, task)))
+            (call or functools.partial(system.generate, params))(conditions,
+                                                                 *(() if call else (KEYS, task)))
 
     zeros = functools.partial(np.zeros, dtype=np.float32)
     refuses("(?s)unknown task.*t2av.*sing", task="sing")
-    refuses("(?s)multiple of the patch, 2.*found.*5.*patch must divide 32", audio=zeros((ROWS, 5, 3)), motion=zeros((ROWS, 5, 4)))
+    refuses("(?s)multiple of the patch, 2.*found.*5.*patch must divide 32",
+            audio=zeros((ROWS, 5, 3)), motion=zeros((ROWS, 5, 4)))
     refuses("(?s)multiple of the patch", audio=zeros((ROWS, 0, 3)), motion=zeros((ROWS, 0, 4)))
     refuses("(?s)wrong shape.*audio.*frames, 3", audio=zeros((ROWS, ROOM, 7)))
     refuses("(?s)wrong shape.*first_motion", first_motion=zeros((ROWS, 3)))
@@ -351,11 +404,16 @@ def test_errors_name_what_is_wrong():
     def bad_lengths(match, task="a2v", **change):
         check = lambda conditions: sampler.check_conditions(system, conditions, task)  # noqa: E731
         refuses(match, call=check, **change)
-        refuses(match, call=lambda conditions: next(streaming(task).stream(conditions, KEYS)), **change)
+        refuses(match, call=lambda conditions: next(streaming(task).stream(conditions, KEYS)),
+                **change)
 
-    bad_lengths("(?s)prefix longer than the clip.*motion_length, row 1.*at most 7", motion_length=np.array([0, 8, 0]))
-    bad_lengths("(?s)motion prefix does not fit.*row 2.*0 to 12", motion_length=np.array([0, 0, 13]))
-    bad_lengths("(?s)audio prefix does not fit.*row 0", task="t2av", audio_length=np.array([13, 0, 0]))
-    bad_lengths("(?s)audio given.*row 1.*1 to 12", audio_length=np.array([12, 0, 3]), motion_length=np.zeros(3, int))
+    bad_lengths("(?s)prefix longer than the clip.*motion_length, row 1.*at most 7",
+                motion_length=np.array([0, 8, 0]))
+    bad_lengths("(?s)motion prefix does not fit.*row 2.*0 to 12",
+                motion_length=np.array([0, 0, 13]))
+    bad_lengths("(?s)audio prefix does not fit.*row 0", task="t2av",
+                audio_length=np.array([13, 0, 0]))
+    bad_lengths("(?s)audio given.*row 1.*1 to 12", audio_length=np.array([12, 0, 3]),
+                motion_length=np.zeros(3, int))
     bad_lengths("(?s)prompt does not fit.*row 0", prompt_length=np.array([PROMPT + 1, 1, 1]))
     sampler.check_conditions(system, conditions_of(system, "a2v"), "a2v")

@@ -1,4 +1,5 @@
-"""Where Talker-T2AV's sampler ends an utterance, against the stop labels of training; and what it takes back for that."""
+"""Where Talker-T2AV's sampler ends an utterance, against the stop labels of training; and what it
+takes back for that."""
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ KEYS = jax.random.split(jax.random.key(3), 3)
 
 def make(**overrides):
     """Stops as soon as it may."""
-    system = build(tiny(**dict(steps=3, min_patches=3, stop_streak=2, temperature=1.0, delay=2, num_layers=1,
+    system = build(tiny(**dict(steps=3, min_patches=3, stop_streak=2, temperature=1.0, delay=2,
+                               num_layers=1,
                                stop_threshold=1e-9) | overrides))
     return system, random_params(system)
 
@@ -34,9 +36,11 @@ def conditions(c):
 
 
 def follow(system, params, given, task="t2av"):
-    """(what generate returns, hidden states (rows, slots, D) as the slots had them in the end, slots of each row)."""
+    """(what generate returns, hidden states (rows, slots, D) as the slots had them in the end,
+    slots of each row)."""
     noise = sampler.draw(system, KEYS, ROOM // system.config.patch)
-    ready, stays, state = jax.jit(lambda p, x, z: sampler.start(system, p, x, task, z))(params, given, noise)
+    ready, stays, state = jax.jit(lambda p, x,
+                                  z: sampler.start(system, p, x, task, z))(params, given, noise)
 
     @jax.jit
     def step(ready, stays, state):
@@ -48,7 +52,8 @@ def follow(system, params, given, task="t2av"):
     for _ in range(30):
         slot, running = np.asarray(state["slot"]), ~over
         state, over = jax.device_get(step(ready, stays, state))
-        on = running & (state["slot"] == slot + 1)  # a row that goes back holds an earlier state, written down already
+        # a row that goes back holds an earlier state, written down already
+        on = running & (state["slot"] == slot + 1)
         hidden[np.flatnonzero(on), slot[on]] = state["hidden"][on]
         if over.all():
             break
@@ -58,31 +63,36 @@ def follow(system, params, given, task="t2av"):
 
 
 def trained(system, params, given, out):
-    """Training's rows of the same utterances, and its hidden states at their slots (rows, slots, D)."""
+    """Training's rows of the same utterances, and its hidden states at their slots (rows, slots,
+    D)."""
     c, rows = system.config, []
     for row, n in enumerate(PROMPTS):
         frames = {name: out[name][row, :out[f"{name}_length"][row]] for name in ("audio", "motion")}
         count = {name: -(-len(x) // c.patch) for name, x in frames.items()}
         slots = max(count["audio"], count["motion"] + c.delay if count["motion"] else 0)
         tokens = np.concatenate([[1], given["prompt"][row, :n], np.zeros(slots, np.int32)])
-        rows.append([dict(tokens=tokens, slots=n + 1 + np.arange(slots), speaker=given["speaker"][row], **frames)])
+        rows.append([dict(tokens=tokens, slots=n + 1 + np.arange(slots),
+                          speaker=given["speaker"][row], **frames)])
     batch = pack(rows, c)
-    hidden = jax.jit(lambda p, b: system.net.apply({"params": p}, b, method="encode_row"))(params, batch)
+    hidden = jax.jit(lambda p,
+                     b: system.net.apply({"params": p}, b, method="encode_row"))(params, batch)
     at = np.minimum(batch["patch_slot"], c.row_tokens - 1)
     return batch, np.take_along_axis(np.asarray(hidden), at[..., None], axis=1)
 
 
 @pytest.mark.parametrize("stop_on", [pytest.param("slots", marks=pytest.mark.slow), "speech"])
 def test_ends_where_the_label_stands(stop_on):
-    """The first patch that the stop head could end on is the labelled one of the training row that holds what was made,
-    and up to the end of speech (with the label there, to the end of motion) the loop's hidden states are that row's."""
+    """The first patch that the stop head could end on is the labelled one of the training row that
+    holds what was made, and up to the end of speech (with the label there, to the end of motion)
+    the loop's hidden states are that row's."""
     system, params = make(stop_on=stop_on)
     c, given = system.config, conditions(system.config)
     out, hidden, slots = follow(system, params, given)
     batch, wanted = trained(system, params, given, out)
     np.testing.assert_array_equal(out["audio_length"], out["motion_length"])
     for row, count in enumerate(slots):
-        same = count - (c.delay if stop_on == "slots" else 0)  # there the sampler has made speech, which training has not
+        # there the sampler has made speech, which training has not
+        same = count - (c.delay if stop_on == "slots" else 0)
         np.testing.assert_allclose(hidden[row, :same], wanted[row, :same], atol=2e-5)
     labels = np.asarray(objective.stop_labels(batch, c)[0])
     prefix = np.maximum(np.array(AUDIO), MOTION) // c.patch
@@ -95,7 +105,8 @@ def test_ends_where_the_label_stands(stop_on):
 @pytest.mark.slow
 def test_published_stop_keeps_the_streak_and_ends_motion_early():
     system, params = make(trim_stop=False, complete_motion=False, stop_on="slots", delay=1)
-    given = conditions(system.config) | {f"{name}_length": np.zeros(3, np.int32) for name in ("audio", "motion")}
+    given = conditions(system.config) | {f"{name}_length": np.zeros(3, np.int32)
+                                         for name in ("audio", "motion")}
     out = jax.device_get(jax.jit(system.generate)(params, given, KEYS))
     assert (out["audio_length"] == 2 * (3 + 1)).all() and (out["motion_length"] == 2 * 3).all()
 

@@ -1,4 +1,5 @@
-"""The parts of TAVID fit together: every config builds, every parameter has one sharding rule, S7 sees mapped voices."""
+"""The parts of TAVID fit together: every config builds, every parameter has one sharding rule, S7
+sees mapped voices."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params
 from configs import base, tavid_quickstart
 
-PARTS = ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion", "temporal", "speaker")
+PARTS = ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion", "temporal",
+         "speaker")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -22,24 +24,31 @@ def test_every_part_builds_and_is_sharded(part):
     config = tavid_quickstart.get_config(part)
     system = api.build(config.system)
     params = abstract_params(system)
-    param_shardings(params, system.param_rules, make_mesh(base.get_config().mesh))  # raises unless each has one rule
-    make_optimizer(config.optimizer, config.train.steps, params)  # raises where a pattern of `frozen` matches nothing
+    # raises unless each has one rule
+    param_shardings(params, system.param_rules, make_mesh(base.get_config().mesh))
+    # raises where a pattern of `frozen` matches nothing
+    make_optimizer(config.optimizer, config.train.steps, params)
 
 
 def test_stages_hand_on_what_the_next_one_reads():
     config = tavid_quickstart.get_config()
-    names = {into: {n.removeprefix(f"{into}/") for n, _ in named_leaves(abstract_params(api.build(config.system)))
-                    if n.startswith(f"{into}/")} for into in ("text", "acoustic", "visual", "speaker")}
+    names = {into: {n.removeprefix(f"{into}/") for n,
+                    _ in named_leaves(abstract_params(api.build(config.system)))
+                    if n.startswith(f"{into}/")} for into in ("text", "acoustic", "visual",
+                                                              "speaker")}
     for into, path, _ in config.train.init_parts:
         part = path.rsplit("/", 1)[-1]
-        own = {n for n, _ in named_leaves(abstract_params(api.build(tavid_quickstart.get_config(part).system)))}
+        own = {n for n,
+               _ in named_leaves(
+                   abstract_params(api.build(tavid_quickstart.get_config(part).system)))}
         assert own == names[into], part
     folders = [stage.get("workdir", stage.get("out")) for stage in config.stages]
     assert all(path in folders for _, path, _ in config.train.init_parts)
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"text.num_units": 7}, "another codebook"), ({"acoustic.num_speakers": 3}, "another number of speakers"),
+    ({"text.num_units": 7}, "another codebook"),
+    ({"acoustic.num_speakers": 3}, "another number of speakers"),
     ({"visual.face_width": 9}, "another face embedding"), ({"visual.stage": "motion"}, "not whole"),
     ({"mapped_share": 1.5}, "no such share"),
 ])

@@ -1,4 +1,5 @@
-"""The acoustic denoiser's promises: rows, conditions and their dropping, guidance, prompts, independence, training."""
+"""The acoustic denoiser's promises: rows, conditions and their dropping, guidance, prompts,
+independence, training."""
 
 import functools
 import re
@@ -23,8 +24,9 @@ from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
 from tests.systems.talker_golden import quick_jit
 
-SIZES = dict(num_units=12, mel_dim=6, voice_dim=4, d_model=16, num_layers=2, num_heads=2, d_ff=16, unit_dim=8, row_frames=24,
-             position_kernel=3, position_groups=4, position_depth=1, window=8, steps=3)
+SIZES = dict(num_units=12, mel_dim=6, voice_dim=4, d_model=16, num_layers=2, num_heads=2, d_ff=16,
+             unit_dim=8, row_frames=24, position_kernel=3, position_groups=4, position_depth=1,
+             window=8, steps=3)
 
 
 def tiny(**overrides):
@@ -35,7 +37,8 @@ def tiny(**overrides):
 
 
 def random_params(system, seed=0):
-    """Every parameter random: fresh ones have closed gates and zero outputs, through which nothing shows."""
+    """Every parameter random: fresh ones have closed gates and zero outputs, through which nothing
+    shows."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     return jax.tree.map(lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
@@ -43,7 +46,8 @@ def random_params(system, seed=0):
 
 def batch_of(system, batch=2, seed=0):
     rng, shapes = np.random.default_rng(seed), example_batch(system, batch=batch, time=1)
-    data = {n: rng.integers(0, 12, s.shape, np.int32) if s.dtype == np.int32 else rng.standard_normal(s.shape, np.float32)
+    data = {n: rng.integers(0, 12, s.shape, np.int32) if s.dtype == np.int32
+            else rng.standard_normal(s.shape, np.float32)
             for n, s in shapes.items()}
     return data | {"mask": (np.arange(24) < np.array([[24], [17]])[:batch]).astype(np.float32)}
 
@@ -72,13 +76,15 @@ def test_rows_crop_all_speakers_alike_at_the_mel_rate():
         spec = {n: s.shape[1:] for n, s in example_batch(system, batch=1, time=1).items()}
         assert {n: x.shape for n, x in row.items()} == spec
         whole = expand(example["units"])
-        matches = [s for s in range(len(whole) - 23) if np.array_equal(example["mel"][s:s + 24], row["mel"])]
+        matches = [s for s in range(len(whole) - 23)
+                   if np.array_equal(example["mel"][s:s + 24], row["mel"])]
         assert np.array_equal(whole[matches[0]:matches[0] + 24], row["units"]) and row["mask"].all()
         starts.add(matches[0])
     assert len(starts) > 2
     short = {**example, "units": example["units"][:10], "mel": example["mel"][:mel_frames(10)]}
     row = system.rows.build([short], np.random.default_rng(0))
-    assert row["mask"].sum() == mel_frames(10) == 17 and np.array_equal(row["mel"][16], row["mel"][23])
+    assert row["mask"].sum() == mel_frames(10) == 17 and np.array_equal(row["mel"][16],
+                                                                        row["mel"][23])
     with pytest.raises(UserError, match="outside the model's codebook.*0 to 11"):
         system.rows.build([{**example, "units": example["units"] + 8}], np.random.default_rng(0))
     with pytest.raises(UserError, match="do not belong together"):
@@ -86,23 +92,31 @@ def test_rows_crop_all_speakers_alike_at_the_mel_rate():
 
 
 def test_it_trains_from_a_dataset(tmp_path):
-    """A miniature dataset through the store, the loader and the loop's step: the loss falls, and voices are used."""
+    """A miniature dataset through the store, the loader and the loop's step: the loss falls, and
+    voices are used."""
     rng = np.random.default_rng(1)
-    features = {"id": Feature((), "str", "name"), "units": Feature((None, 2), "int32", "units", rate=50.0),
-                "mel": Feature((None, 2, 6), "float32", "mel", rate=22050 / 256), "voices": Feature((2, 4), "float32", "voice")}
-    examples = [dialogue(rng, frames) | {"id": f"d{i}"} for i, frames in enumerate((60, 90, 48, 12))]
-    dataset = write_dataset(tmp_path / "features", name="mini", description="mini", features=features,
-                            splits={"train": examples}, recipes={}, progress=False)
+    features = {"id": Feature((), "str", "name"),
+                "units": Feature((None, 2), "int32", "units", rate=50.0),
+                "mel": Feature((None, 2, 6), "float32", "mel", rate=22050 / 256),
+                "voices": Feature((2, 4), "float32", "voice")}
+    examples = [dialogue(rng, frames) | {"id": f"d{i}"} for i,
+                frames in enumerate((60, 90, 48, 12))]
+    dataset = write_dataset(tmp_path / "features", name="mini", description="mini",
+                            features=features, splits={"train": examples}, recipes={},
+                            progress=False)
     config = base.get_config()
-    config.system = tiny(predict="data", prompt=False, partner=False, position_kernel=0, drop_all=0.0, drop_units=0.0)
+    config.system = tiny(predict="data", prompt=False, partner=False, position_kernel=0,
+                         drop_all=0.0, drop_units=0.0)
     config.optimizer.update(dict(learning_rate=1e-2, b2=0.95, clip_norm=1.0))
     system = build(config.system)
     params = jax.tree.map(lambda x: 0.5 * x, random_params(system))
     optimizer = make_optimizer(config.optimizer, 60, params)
-    state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.transform.init(params)}
+    state = {"step": jnp.zeros((), jnp.int32), "params": params,
+             "opt_state": optimizer.transform.init(params)}
     step = quick_jit(make_train_step(system, optimizer, seed=0))
     losses = []
-    with make_loader(dataset, "train", system, batch_size=4, segment=1, seed=0, threads=0) as loader:
+    with make_loader(dataset, "train", system, batch_size=4, segment=1, seed=0,
+                     threads=0) as loader:
         for _ in range(60):
             batch = next(loader)
             batch.pop("example")
@@ -128,14 +142,16 @@ def test_every_parameter_learns_and_voices_can_be_put_in():
 
 
 def test_what_is_dropped_is_not_seen():
-    """The gradient of a row's velocity with respect to each condition, and that dropping it closes exactly that way."""
+    """The gradient of a row's velocity with respect to each condition, and that dropping it closes
+    exactly that way."""
     system = build(tiny(window=2, num_layers=1, position_kernel=0))
     params, (batch, given) = random_params(system), given_of(system)
     x, t = batch["mel"].swapaxes(1, 2).reshape(4, 24, 6), np.full(4, 0.4, np.float32)
     given["prompt"] = jnp.asarray(x)
     velocity = quick_jit(system.velocity)
     full = velocity(params, x, t, given)
-    changes = {"units": (given["units"] + 1) % 12, "partner": (given["partner"] + 1) % 12, "voice": given["voice"] + 1,
+    changes = {"units": (given["units"] + 1) % 12, "partner": (given["partner"] + 1) % 12,
+               "voice": given["voice"] + 1,
                "prompt": given["prompt"] + 1}
     for name, value in changes.items():
         assert np.abs(velocity(params, x, t, given | {name: value}) - full).max() > 1e-3, name
@@ -143,7 +159,8 @@ def test_what_is_dropped_is_not_seen():
         changed = system.without(given | {name: value}, **{name: True})
         np.testing.assert_array_equal(velocity(params, x, t, less), velocity(params, x, t, changed))
         assert np.abs(velocity(params, x, t, less) - full).max() > 1e-3, name
-        some = velocity(params, x, t, system.without(given, **{name: np.array([True, False, False, False])}))
+        some = velocity(params, x, t,
+                        system.without(given, **{name: np.array([True, False, False, False])}))
         np.testing.assert_allclose(some[1:], full[1:], atol=1e-6)
     # two frames to either side, and no padding: row 2 has 17 frames
     far = given | {"units": given["units"].at[:, 12:].set(3)}
@@ -153,12 +170,15 @@ def test_what_is_dropped_is_not_seen():
     np.testing.assert_allclose(out, full, atol=1e-6)
     assert not np.asarray(out[2:, 17:]).any()
     # guidance: each weight on its own difference, and nothing computed for weight zero
-    none = velocity(params, x, t, system.without(given, units=True, partner=True, voice=True, prompt=True))
+    none = velocity(params, x, t, system.without(given, units=True, partner=True, voice=True,
+                                                 prompt=True))
     units = velocity(params, x, t, system.without(given, voice=True, prompt=True))
     for g_units, g_voice in ((1.5, 2.5), (1.0, 1.0)):
-        guided = build(tiny(window=2, num_layers=1, position_kernel=0, guidance_units=g_units, guidance_voice=g_voice))
+        guided = build(tiny(window=2, num_layers=1, position_kernel=0, guidance_units=g_units,
+                            guidance_voice=g_voice))
         expected = none + g_units * (units - none) + g_voice * (full - units)
-        np.testing.assert_allclose(quick_jit(guided.guided)(params, x, t, given), expected, atol=1e-4)
+        np.testing.assert_allclose(quick_jit(guided.guided)(params, x, t, given), expected,
+                                   atol=1e-4)
 
 
 def test_speakers_are_rows_of_their_own():
@@ -183,49 +203,62 @@ def test_generation_depends_on_nothing_beside_its_own_example():
                   "prompt_length": np.array([0, 8], np.int32)}
     generate = quick_jit(functools.partial(system.generate, task="generate"))
     both = generate(params, conditions, keys)
-    assert {n: tuple(x.shape) for n, x in both.items()} == {"mel": (2, mel_frames(20), 2, 6), "mel_length": (2,)}
-    assert list(both["mel_length"]) == [mel_frames(20), mel_frames(14)] and not np.asarray(both["mel"][1, 24:]).any()
+    assert {n: tuple(x.shape) for n, x in both.items()} == {"mel": (2, mel_frames(20), 2, 6),
+                                                            "mel_length": (2,)}
+    assert list(both["mel_length"]) == [mel_frames(20),
+                                        mel_frames(14)] and not np.asarray(both["mel"][1,
+                                                                                       24:]).any()
     second = {name: x[1:] for name, x in conditions.items()}
     second["units"] = np.pad(second["units"], ((0, 0), (0, 7), (0, 0)), mode="edge")
     alone = generate(params, second, keys[1:])
     np.testing.assert_allclose(alone["mel"][0, :24], both["mel"][1, :24], atol=1e-5)
-    np.testing.assert_allclose(both["mel"][1, :8], prompt[1], atol=2e-3)  # at t = 1 there is sigma of noise left
+    # at t = 1 there is sigma of noise left
+    np.testing.assert_allclose(both["mel"][1, :8], prompt[1], atol=2e-3)
     silent = generate(params, conditions | {"prompt_length": np.zeros(2, np.int32)}, keys)["mel"]
     np.testing.assert_allclose(silent[0], both["mel"][0], atol=1e-5)
     assert np.abs(silent[1, 8:24] - both["mel"][1, 8:24]).max() > 1e-3
     example = {"units": units[1, :14], "voices": conditions["voices"][1], "id": "x"}
     own, frames = system.conditions(example, "generate")
-    assert frames == 24 and own["prompt_length"] == 0 and own.keys() == system.conditions_spec.keys()
+    assert frames == 24 and own[
+        "prompt_length"] == 0 and own.keys() == system.conditions_spec.keys()
 
 
 def test_solvers_solve():
-    """dx/dt = -2 t x has x(1) = x(0) / e; Heun is the more exact for as many evaluations. Draws know their frame only."""
+    """dx/dt = -2 t x has x(1) = x(0) / e; Heun is the more exact for as many evaluations. Draws
+    know their frame only."""
     for solver, error in (("euler", 0.05), ("heun", 0.01)):
-        out = quick_jit(functools.partial(sampler.sample, lambda x, t: -2 * t * x, lambda i: jnp.ones(()), steps=19,
+        out = quick_jit(functools.partial(sampler.sample, lambda x, t: -2 * t * x,
+                                          lambda i: jnp.ones(()), steps=19,
                                           solver=solver, sigma=0.0))()
         assert abs(out * np.e - 1) < error, (solver, out)
         assert len(sampler.evaluations(19, solver)["at"]) == 19
     key = jax.random.key(0)[None]
-    long, short, other = quick_jit(lambda key: [sampler.noise(key, n, t, 2, 4) for n, t in ((3, 9), (3, 5), (4, 9))])(key)
+    long, short, other = quick_jit(lambda key: [sampler.noise(key, n, t, 2, 4) for n,
+                                                t in ((3, 9), (3, 5), (4, 9))])(key)
     np.testing.assert_array_equal(long[:, :5], short)
     assert len(np.unique([long, other])) == 2 * long.size
 
 
 def test_missing_spans():
     valid = (jnp.arange(50) < jnp.array([[50], [30]])).astype(jnp.float32)
-    spans = quick_jit(jax.vmap(lambda key: missing_span(key, valid, 0.7)))(jax.random.split(jax.random.key(0), 5))
+    spans = quick_jit(jax.vmap(lambda key: missing_span(key, valid,
+                                                        0.7)))(jax.random.split(jax.random.key(0),
+                                                                                5))
     for span in np.asarray(spans):
-        assert (np.abs(np.diff(np.pad(span, ((0, 0), (1, 1))), axis=1)).sum(1) == 2).all()  # one piece
+        # one piece
+        assert (np.abs(np.diff(np.pad(span, ((0, 0), (1, 1))), axis=1)).sum(1) == 2).all()
         assert (0.64 * np.array([50, 30]) <= span.sum(1)).all() and not span[1, 31:].any()
 
 
 # ---- configuration
 
 @pytest.mark.parametrize(("config", "millions"), [
-    (presets.base(), 476.8), (presets.small(), 64.5), (presets.tiny(), 1.2), (presets.usdm(), 345.9),
-    (tiny(block="usdm", window=0), None)], ids=["base", "small", "tiny", "usdm", "usdm with a voice"])
+    (presets.base(), 476.8), (presets.small(), 64.5), (presets.tiny(), 1.2),
+    (presets.usdm(), 345.9), (tiny(block="usdm", window=0), None)],
+                         ids=["base", "small", "tiny", "usdm", "usdm with a voice"])
 def test_parameters_of_the_presets(config, millions):
-    """Each matches exactly one rule; their number; and the mixed-precision training step has the types it should."""
+    """Each matches exactly one rule; their number; and the mixed-precision training step has the
+    types it should."""
     config.compute_dtype, config.remat = "bfloat16", True
     system = build(config)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
@@ -238,14 +271,18 @@ def test_parameters_of_the_presets(config, millions):
     if millions in (64.5, 345.9):
         return  # the others have the same parts
     batch = example_batch(system, batch=1, time=1)
-    (loss, _), grads = jax.eval_shape(jax.value_and_grad(system.loss, has_aux=True), shapes, batch, jax.random.key(0))
-    assert loss.dtype == jnp.float32 and jax.tree.map(lambda x: x.shape, grads) == jax.tree.map(lambda x: x.shape, shapes)
+    (loss, _), grads = jax.eval_shape(jax.value_and_grad(system.loss, has_aux=True), shapes, batch,
+                                      jax.random.key(0))
+    assert loss.dtype == jnp.float32 and jax.tree.map(lambda x: x.shape,
+                                                      grads) == jax.tree.map(lambda x: x.shape,
+                                                                             shapes)
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
-    ("block", "unet", "block"), ("solver", "rk4", "solver"), ("predict", "noise", "predict"), ("d_model", 20, "d_model"),
-    ("steps", 0, "steps"), ("drop_units", 1.5, "drop_units"), ("position_kernel", 4, "position_kernel"),
-    ("num_speakers", 1, "partner"), ("mask_least", 0.0, "mask_least"), ("guidance_voice", -1.0, "guidance_voice"),
+    ("block", "unet", "block"), ("solver", "rk4", "solver"), ("predict", "noise", "predict"),
+    ("d_model", 20, "d_model"), ("steps", 0, "steps"), ("drop_units", 1.5, "drop_units"),
+    ("position_kernel", 4, "position_kernel"), ("num_speakers", 1, "partner"),
+    ("mask_least", 0.0, "mask_least"), ("guidance_voice", -1.0, "guidance_voice"),
     ("drop_voice", 0.0, "guidance_voice"), ("drop_prompt", 0.0, "guidance_voice")])
 def test_bad_configs(field, value, message):
     with pytest.raises(UserError, match=f"config.system.{message}"):

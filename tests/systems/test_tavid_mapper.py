@@ -1,4 +1,5 @@
-"""The Motion Mapper: who sees whom and how far, equal sizes of its modes, padding, rows, and that it listens."""
+"""The Motion Mapper: who sees whom and how far, equal sizes of its modes, padding, rows, and that
+it listens."""
 
 import functools
 
@@ -22,13 +23,15 @@ KINDS = [("joint", True), ("joint", False), ("dual", True), ("dual", False), ("c
 
 def small(mode="joint", share=True, **more):
     c = configs.tiny()
-    c.update(dict(mode=mode, share_weights=share, num_units=20, unit_dim=8, d_model=16, num_heads=2, num_blocks=2, band=3,
+    c.update(dict(mode=mode, share_weights=share, num_units=20, unit_dim=8, d_model=16, num_heads=2,
+                  num_blocks=2, band=3,
                   tokens=2, token_dim=4, target_dim=3, segment=24) | more)
     return c
 
 
 def units(batch=2, frames=20, streams=2, seed=0):
-    return np.random.default_rng(seed).integers(0, 20, (batch, 2 * frames, streams)).astype(np.int32)
+    return np.random.default_rng(seed).integers(0, 20,
+                                                (batch, 2 * frames, streams)).astype(np.int32)
 
 
 @functools.lru_cache
@@ -36,7 +39,8 @@ def mapper(mode, share, streams=2):
     """(units, length) -> tokens, with random parameters, compiled once."""
     net, rng = MotionMapper(small(mode, share, streams=streams)), np.random.default_rng(1)
     shapes = jax.eval_shape(net.init, jax.random.key(1), units(streams=streams))
-    params = jax.tree.map(lambda s: rng.normal(0, s.shape[0] ** -0.5 if len(s.shape) > 1 else 0.5, s.shape)
+    params = jax.tree.map(lambda s: rng.normal(0, s.shape[0] ** -0.5 if len(s.shape) > 1 else 0.5,
+                                               s.shape)
                           .astype(np.float32), shapes)
     return quick_jit(functools.partial(net.apply, params))
 
@@ -73,10 +77,14 @@ def test_modes_have_equal_parameters():
         for mode in configs.MODES:
             c = preset()
             c.mode = mode
-            counts[mode] = sum(x.size for x in jax.tree.leaves(jax.eval_shape(build(c).init, jax.random.key(0))))
+            counts[mode] = sum(x.size
+                               for x in jax.tree.leaves(jax.eval_shape(build(c).init,
+                                                                       jax.random.key(0))))
         rows = (c.num_units + 1) * c.unit_dim
         assert max(counts.values()) - min(counts.values()) < 0.01 * (counts["joint"] - rows), counts
-    assert 25e6 < sum(x.size for x in jax.tree.leaves(jax.eval_shape(build(configs.base()).init, jax.random.key(0)))) - (
+    assert 25e6 < sum(x.size
+                      for x in jax.tree.leaves(jax.eval_shape(build(configs.base()).init,
+                                                              jax.random.key(0)))) - (
         10_001 * 1280) < 31e6
 
 
@@ -88,15 +96,22 @@ def test_a_token_sees_both_streams_within_the_band_and_no_padding(mode, share):
     for stream in (0, 1):
         touched[stream][2 * frame, stream] = (x[2 * frame, stream] + 1) % 20
     cases = [x, x, *touched, np.concatenate([before, x]), x[:, ::-1]]
-    batch = np.stack([np.pad(c, ((0, 48 - len(c)), (0, 0)), constant_values=i) for i, c in enumerate(cases)])
-    base, again, one, other, later, turned = np.asarray(mapper(mode, share)(batch, np.array([len(c) for c in cases])))
+    batch = np.stack([np.pad(c, ((0, 48 - len(c)), (0, 0)), constant_values=i) for i,
+                      c in enumerate(cases)])
+    base, again, one, other, later, turned = np.asarray(mapper(mode,
+                                                               share)(batch,
+                                                                      np.array([len(c)
+                                                                                for c in cases])))
     np.testing.assert_allclose(base[:20], again[:20], atol=1e-6)  # another padding
-    # unit 10 reaches frames 4 (its last tap) and 5 of the stem; each attention then reaches 3 further (the last ones faintly)
+    # unit 10 reaches frames 4 (its last tap) and 5 of the stem; each attention then reaches 3
+    # further (the last ones faintly)
     reach = 3 * 2 * (2 if mode == "dual" else 1)
     for changed in (one, other):
         moved = np.flatnonzero(np.abs(changed - base)[:20].max((1, 2)) > 1e-6)
-        assert max(4 - reach, 0) <= moved[0] and 5 + 6 <= moved[-1] <= 5 + reach and frame in moved, moved
-    np.testing.assert_allclose(later[3 + reach + 1:23], base[reach + 1:20], atol=1e-5)  # 3 frames later
+        assert max(4 - reach,
+                   0) <= moved[0] and 5 + 6 <= moved[-1] <= 5 + reach and frame in moved, moved
+    # 3 frames later
+    np.testing.assert_allclose(later[3 + reach + 1:23], base[reach + 1:20], atol=1e-5)
     assert np.abs(turned - base)[:20].max() > 1e-2
 
 
@@ -105,7 +120,8 @@ def test_partners_have_no_order_and_units_outside_are_not_given():
     gone, negative = x.copy(), x.copy()
     gone[6:12, 1], negative[6:12, 1] = 20, -1
     for mode in ("joint", "dual"):
-        base, swapped, gone_, negative_ = mapper(mode, True, 3)(np.stack([x, x[:, [0, 2, 1]], gone, negative]))
+        base, swapped, gone_, negative_ = mapper(mode, True,
+                                                 3)(np.stack([x, x[:, [0, 2, 1]], gone, negative]))
         np.testing.assert_allclose(base, swapped, atol=1e-5)
         np.testing.assert_array_equal(gone_, negative_)
         assert np.abs(gone_ - base).max() > 1e-3
@@ -120,7 +136,8 @@ def test_windows_repeat_the_ends():
     tokens = jnp.arange(24.0).reshape(1, 6, 1, 4)
     params = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0), tokens))
     out = np.asarray(net.apply(params, tokens, jnp.array([5])))[..., 0] / 4
-    np.testing.assert_array_equal(out[0, :5], [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4, 4],
+    np.testing.assert_array_equal(out[0, :5], [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 4],
+                                               [1, 2, 3, 4, 4],
                                                [2, 3, 4, 4, 4]])
 
 
@@ -128,7 +145,8 @@ def test_centroids_start_the_rows_and_must_fit(tmp_path):
     path = tmp_path / "centroids.npy"
     given = np.random.default_rng(0).normal(3, 2, (20, 8)).astype(np.float32)
     np.save(path, given)
-    rows = quick_jit(lambda key: build(small(centroids=str(path))).init(key)["mapper"]["stem"]["rows"])(jax.random.key(0))
+    rows = (quick_jit(lambda key: build(small(centroids=str(path))).init(key)["mapper"]["stem"][
+        "rows"])(jax.random.key(0)))
     np.testing.assert_allclose(rows[:20], (given - given.mean()) / given.std(), atol=1e-5)
     for wrong in (dict(num_units=19), dict(unit_dim=9)):
         with pytest.raises(UserError, match="another codebook"):
@@ -141,9 +159,11 @@ def test_centroids_start_the_rows_and_must_fit(tmp_path):
 
 def dialogue(rng, frames):
     """Puppet of a puppet: a listener's second target is what its partner said three frames ago."""
-    said = np.repeat(rng.integers(0, 4, (frames // 5 + 1, 2)), 10, axis=0)[:2 * frames].astype(np.int32)
+    said = np.repeat(rng.integers(0, 4, (frames // 5 + 1, 2)), 10,
+                     axis=0)[:2 * frames].astype(np.int32)
     own, heard = said[::2] / 2.0 - 0.75, np.roll(said[::2], 3, axis=0)[:, ::-1] / 2.0 - 0.75
-    return {"id": "a", "units": said, "motion": np.stack([own, heard, 0 * own], -1).astype(np.float32)}
+    return {"id": "a", "units": said,
+            "motion": np.stack([own, heard, 0 * own], -1).astype(np.float32)}
 
 
 def test_rows_are_crops_on_one_clock():
@@ -157,7 +177,8 @@ def test_rows_are_crops_on_one_clock():
         real = int(row["mask"].sum())
         first = int(row["motion"][0, 0, 2])
         assert real == min(24, frames)
-        np.testing.assert_array_equal(row["units"][:2 * real], example["units"][2 * first:2 * (first + real)])
+        np.testing.assert_array_equal(row["units"][:2 * real],
+                                      example["units"][2 * first:2 * (first + real)])
     for spoil, words in ((lambda e: e | {"units": e["units"] + 20}, "codebook"),
                          (lambda e: e | {"units": e["units"][:, :1]}, "number of speakers"),
                          (lambda e: e | {"units": e["units"][:-2]}, "do not fit together")):
@@ -184,7 +205,9 @@ def test_it_learns_to_listen_and_generates_what_it_learnt():
     @quick_jit
     def train(params):
         def step(carry, batch):
-            (_, metrics), grads = jax.value_and_grad(system.loss, has_aux=True)(carry[0], batch, jax.random.key(0))
+            (_, metrics), grads = jax.value_and_grad(system.loss,
+                                                     has_aux=True)(carry[0], batch,
+                                                                   jax.random.key(0))
             updates, state = optimizer.update(grads, carry[1])
             return (optax.apply_updates(carry[0], updates), state), metrics["l1"]
         (params, _), errors = jax.lax.scan(step, (params, optimizer.init(params)), batches)
@@ -194,7 +217,8 @@ def test_it_learns_to_listen_and_generates_what_it_learnt():
     example = dialogue(np.random.default_rng(5), 48)
     conditions, frames = system.conditions(example, "generate")
     conditions = {n: jnp.asarray(v)[None] for n, v in conditions.items()}
-    made = jax.device_get(quick_jit(system.generate)(params, conditions, jax.random.split(jax.random.key(0), 1)))
+    made = jax.device_get(quick_jit(system.generate)(params, conditions,
+                                                     jax.random.split(jax.random.key(0), 1)))
     assert frames == 48 == made["motion_length"][0]
     error = np.abs(made["motion"][0] - example["motion"])[6:].mean((0, 1))
     assert error[0] < 0.2 and error[1] < 0.3, (error, errors[::10])  # 0.5 without listening

@@ -1,4 +1,5 @@
-"""The text-to-units System: rows cut at turns, what sees what, cached decoding equal to training, guidance, the stop rule."""
+"""The text-to-units System: rows cut at turns, what sees what, cached decoding equal to training,
+guidance, the stop rule."""
 
 import functools
 import re
@@ -23,16 +24,18 @@ FILLER = 3
 
 def small(**overrides):
     c = presets.tiny()
-    c.update(dict(vocab=20, num_units=9, filler=FILLER, encoder_width=16, encoder_layers=1, encoder_heads=2, encoder_ff=24,
-                  encoder_window=4, d_model=24, num_layers=2, num_heads=2, head_dim=8, d_ff=24, window=5, depth_width=8,
-                  depth_layers=1, depth_heads=2, row_tokens=32, row_frames=48, dropout=0.0, unit_dropout=0.0))
+    c.update(dict(vocab=20, num_units=9, filler=FILLER, encoder_width=16, encoder_layers=1,
+                  encoder_heads=2, encoder_ff=24, encoder_window=4, d_model=24, num_layers=2,
+                  num_heads=2, head_dim=8, d_ff=24, window=5, depth_width=8,
+                  depth_layers=1, depth_heads=2, row_tokens=32, row_frames=48, dropout=0.0,
+                  unit_dropout=0.0))
     c.update(overrides)
     return c
 
 
 def dialogue(seed=0, turns=4, streams=2):
-    """Turns of 6 to 10 frames and 4 to 7 tokens, every other one with a back-channel inside; some overlap. A speaker's units
-    are 4 + speaker, so that rows show whose frames they hold."""
+    """Turns of 6 to 10 frames and 4 to 7 tokens, every other one with a back-channel inside; some
+    overlap. A speaker's units are 4 + speaker, so that rows show whose frames they hold."""
     rng = np.random.default_rng(seed)
     tokens, who, spans, clock = [], [], [], 2
     for k in range(turns):
@@ -50,7 +53,8 @@ def dialogue(seed=0, turns=4, streams=2):
     units = np.full((clock + 3, streams), FILLER, np.int32)
     for speaker, _, _, start, end, _ in spans:
         units[start:end, speaker] = 4 + speaker
-    return {"id": "a", "tokens": np.array(tokens, np.int32), "token_speaker": np.array(who, np.int32),
+    return {"id": "a", "tokens": np.array(tokens, np.int32),
+            "token_speaker": np.array(who, np.int32),
             "turns": np.array(sorted(spans, key=lambda t: t[3]), np.int32), "units": units}
 
 
@@ -72,19 +76,23 @@ def one():
     return system, random_params(system)
 
 
-VARIANTS = [dict(num_streams=1, frames_per_step=1, coupling="independent", window=0, alignment="none", text_dropout=0.0,
+VARIANTS = [dict(num_streams=1, frames_per_step=1, coupling="independent", window=0,
+                 alignment="none", text_dropout=0.0,
                  guidance=1.0, num_layers=1),
-            dict(num_streams=2, frames_per_step=1, coupling="independent", activation="geglu", speaker_embedding=False,
+            dict(num_streams=2, frames_per_step=1, coupling="independent", activation="geglu",
+                 speaker_embedding=False,
                  num_layers=1),
             dict(num_streams=2, coupling="chain", guidance=2.0, remat=True),
-            dict(num_streams=3, frames_per_step=1, coupling="chain", alignment="none", guidance=1.0, encoder_window=0,
+            dict(num_streams=3, frames_per_step=1, coupling="chain", alignment="none", guidance=1.0,
+                 encoder_window=0,
                  num_layers=1)]
 
 
-@pytest.mark.parametrize("variant", [pytest.param(v, marks=[pytest.mark.slow] * ("remat" not in v)) for v in VARIANTS])
+@pytest.mark.parametrize("variant", [pytest.param(v, marks=[pytest.mark.slow] * ("remat" not in v))
+                                     for v in VARIANTS])
 def test_everything_trains_and_decoding_sees_what_training_saw(variant):
-    """Gradients reach every parameter; the cached loop's logits equal the teacher-forced ones, guidance included; and
-    nothing past a length matters to either."""
+    """Gradients reach every parameter; the cached loop's logits equal the teacher-forced ones,
+    guidance included; and nothing past a length matters to either."""
     system = build(small(**variant))
     c, params = system.config, random_params(system)
     batch = batch_of(system)
@@ -92,51 +100,67 @@ def test_everything_trains_and_decoding_sees_what_training_saw(variant):
     dirty = {name: value.copy() for name, value in batch.items()}
     for b in range(2):
         n, T = batch["tokens_length"][b], batch["units_length"][b]
-        dirty["tokens"][b, n:], dirty["token_speaker"][b, n:], dirty["times"][b, n:] = 10**6, 10**6, 1e6
+        dirty["tokens"][b, n:], dirty["token_speaker"][b,
+                                                       n:], dirty["times"][b,
+                                                                           n:] = 10**6, 10**6, 1e6
         dirty["units"][b, T:], dirty["weight"][b, T + 1:] = 10**6, 7.0
 
     def forced(params, batch):
-        """Logits of training with text (and, where guided, guided towards those without), and of the loop."""
+        """Logits of training with text (and, where guided, guided towards those without), and of
+        the loop."""
         units_BIJ, _ = objective.targets(batch, c)
         net = functools.partial(system.net.apply, {"params": params})
         text = net(batch["tokens"], batch["token_speaker"], batch["tokens_length"], method="encode")
         logits = []
-        for length in (batch["tokens_length"], 0 * batch["tokens_length"])[:1 + (c.guidance != 1.0)]:
-            hidden = net(objective.before(units_BIJ, c), text, batch["times"], length, method="hidden")
+        for length in (batch["tokens_length"],
+                       0 * batch["tokens_length"])[:1 + (c.guidance != 1.0)]:
+            hidden = net(objective.before(units_BIJ, c), text, batch["times"], length,
+                         method="hidden")
             logits.append(jax.nn.log_softmax(net(hidden, units_BIJ, method="logits")))
         keys = jax.random.split(jax.random.key(0), 2)
-        memory = decode.read(system, params, batch["tokens"], batch["token_speaker"], batch["tokens_length"], keys,
+        memory = decode.read(system, params, batch["tokens"], batch["token_speaker"],
+                             batch["tokens_length"], keys,
                              batch["times"])
 
         def body(carry, given):
             cache, before, index = carry
             seen = []
             units, cache = decode.advance(system, params, memory, cache, before, index,
-                                          lambda logits, slot, _: (seen.append(logits), given[:, slot])[1])
+                                          lambda logits, slot,
+                                          _: (seen.append(logits), given[:, slot])[1])
             return (cache, units, index + 1), jnp.stack(seen, axis=1)
 
-        first = decode.start(system, params, memory, units_BIJ.shape[1]), jnp.full_like(units_BIJ[:, 0], presets.bos(c)), 0
+        first = decode.start(system, params, memory,
+                             units_BIJ.shape[1]), jnp.full_like(units_BIJ[:, 0], presets.bos(c)), 0
         looped = jax.lax.scan(body, first, jnp.moveaxis(units_BIJ, 1, 0))[1]
-        return logits[-1] + c.guidance * (logits[0] - logits[-1]), jax.nn.log_softmax(jnp.moveaxis(looped, 0, 1))
+        return logits[-1] + c.guidance * (logits[0] - logits[-1]), jax.nn.log_softmax(
+            jnp.moveaxis(looped, 0, 1))
 
     @quick_jit
     def both(params, batch):
-        return jax.value_and_grad(system.loss, has_aux=True)(params, batch, jax.random.key(0)), forced(params, batch)
+        return jax.value_and_grad(system.loss, has_aux=True)(params, batch,
+                                                             jax.random.key(0)), forced(params,
+                                                                                        batch)
 
     ((loss, metrics), grads), (taught, looped) = jax.device_get(both(params, batch))
     frames = np.arange(c.row_frames // c.frames_per_step) * c.frames_per_step
     for b in range(2):
         real = frames <= batch["units_length"][b]
-        np.testing.assert_allclose(looped[b, real], jax.nn.log_softmax(taught[b, real]), rtol=1e-4, atol=1e-4)
-    silent = [jax.tree_util.keystr(p) for p, g in jax.tree_util.tree_leaves_with_path(grads) if np.abs(g).max() == 0]
+        np.testing.assert_allclose(looped[b, real], jax.nn.log_softmax(taught[b, real]), rtol=1e-4,
+                                   atol=1e-4)
+    silent = [jax.tree_util.keystr(p) for p, g in jax.tree_util.tree_leaves_with_path(grads)
+              if np.abs(g).max() == 0]
     assert not silent, f"nothing trains {silent}"
-    assert set(metrics) == {"loss", "units", "talk", "end", "accuracy"} | ({"plan"} if c.alignment == "plan" else set())
+    assert set(metrics) == {"loss", "units", "talk", "end",
+                            "accuracy"} | ({"plan"} if c.alignment == "plan" else set())
     again = jax.device_get(both(params, dirty))
     learnt = params
     for _ in range(12):
-        learnt = jax.tree.map(lambda p, g: p - 0.03 * np.sign(g), learnt, jax.device_get(both(learnt, batch)[0][1]))
+        learnt = jax.tree.map(lambda p, g: p - 0.03 * np.sign(g), learnt,
+                              jax.device_get(both(learnt, batch)[0][1]))
     assert both(learnt, batch)[0][0][0] < 0.8 * loss
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), again[0], ((loss, metrics), grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), again[0],
+                 ((loss, metrics), grads))
     for b in range(2):
         real = frames <= batch["units_length"][b]
         np.testing.assert_allclose(again[1][1][b, real], looped[b, real], rtol=1e-4, atol=1e-4)
@@ -144,7 +168,8 @@ def test_everything_trains_and_decoding_sees_what_training_saw(variant):
 
 @pytest.mark.parametrize("coupling", ["independent", "chain"])
 def test_causal_over_steps_and_over_the_units_of_a_step(coupling):
-    """A unit's logits depend on all earlier steps in the window, and with the chain on earlier units of their own."""
+    """A unit's logits depend on all earlier steps in the window, and with the chain on earlier
+    units of their own."""
     system = build(small(coupling=coupling, num_layers=1, window=2, guidance=1.0))
     c, params = system.config, random_params(system)
     width, steps, slots = c.d_model // 4, 6, 4
@@ -162,10 +187,12 @@ def test_causal_over_steps_and_over_the_units_of_a_step(coupling):
             return system.net.apply({"params": params}, method=run)
 
     given = np.random.default_rng(1).standard_normal((1, steps, slots, width)).astype(np.float32)
-    jacobian = np.abs(np.asarray(quick_jit(jax.jacobian(logits))(given))[:, :, 0]).sum(-1)  # (step, slot; step, slot)
+    # (step, slot; step, slot)
+    jacobian = np.abs(np.asarray(quick_jit(jax.jacobian(logits))(given))[:, :, 0]).sum(-1)
     age = np.arange(steps)[:, None] - np.arange(steps)[None]  # of what is fed in, one step late
     earlier = ((age >= 1) & (age <= c.window + 1))[:, None, :, None]
-    own = (age == 0)[:, None, :, None] & (np.arange(slots)[:, None] > np.arange(slots))[None, :, None, :]
+    own = (age == 0)[:, None, :,
+                     None] & (np.arange(slots)[:, None] > np.arange(slots))[None, :, None, :]
     expected = earlier | (own if coupling == "chain" else False)
     np.testing.assert_array_equal(jacobian > 0, np.broadcast_to(expected, jacobian.shape))
 
@@ -179,8 +206,10 @@ def test_sampling_depends_on_the_example_alone():
     run = quick_jit(system.generate)
 
     def generate(rows, width, room, keys=keys, **changed):
-        given = {name: changed.get(name, batch[name])[rows][:, :width] for name in ("tokens", "token_speaker")}
-        given |= {"tokens_length": batch["tokens_length"][rows], "room": np.zeros((len(rows), room), np.int32)}
+        given = {name: changed.get(name, batch[name])[rows][:, :width]
+                 for name in ("tokens", "token_speaker")}
+        given |= {"tokens_length": batch["tokens_length"][rows],
+                  "room": np.zeros((len(rows), room), np.int32)}
         out = jax.device_get(run(params, given, keys[np.array(rows)]))
         assert out["units"].shape == (len(rows), room, 2)
         return [u[:n] for u, n in zip(out["units"], out["units_length"], strict=True)]
@@ -191,8 +220,10 @@ def test_sampling_depends_on_the_example_alone():
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a[:47], b)
         assert len(a) and a.min() >= 0 and a.max() < c.num_units
-    for other in (generate([0, 1, 2], 32, 60, keys=keys[::-1]), generate([0, 1, 2], 32, 60, tokens=batch["tokens"][::-1])):
-        assert any(a.shape != b.shape or (a != b).any() for a, b in zip(together, other, strict=True))
+    for other in (generate([0, 1, 2], 32, 60, keys=keys[::-1]),
+                  generate([0, 1, 2], 32, 60, tokens=batch["tokens"][::-1])):
+        assert any(a.shape != b.shape or (a != b).any() for a,
+                   b in zip(together, other, strict=True))
 
 
 def test_dialogues_end_by_the_first_stream_by_silence_after_the_plan_or_by_the_bound(monkeypatch):
@@ -200,7 +231,9 @@ def test_dialogues_end_by_the_first_stream_by_silence_after_the_plan_or_by_the_b
     end, times = presets.eos(small()), jnp.array([[2.0, 21.0, 9.0, 99.0]])  # the last is padding
 
     def runner(alignment):
-        stops = dict(alignment="plan", stop_seconds=0.0) if alignment == "off" else dict(alignment=alignment, stop_seconds=0.2)
+        stops = dict(alignment="plan",
+                     stop_seconds=0.0) if alignment == "off" else dict(alignment=alignment,
+                                                                       stop_seconds=0.2)
         system = build(small(guidance=1.0, **stops))
         params = random_params(system)
 
@@ -211,18 +244,23 @@ def test_dialogues_end_by_the_first_stream_by_silence_after_the_plan_or_by_the_b
                 return jnp.tile(jnp.repeat(units, 2), (len(before), 1)), cache
 
             monkeypatch.setattr(decode, "advance", advance)
-            return system.decode(params, jnp.ones((1, 4), jnp.int32), jnp.array([3]), jax.random.split(jax.random.key(0), 1),
-                                 max_steps=40, times_BN=times, token_speaker_BN=jnp.zeros((1, 4), jnp.int32))
+            return system.decode(params, jnp.ones((1, 4), jnp.int32), jnp.array([3]),
+                                 jax.random.split(jax.random.key(0), 1), max_steps=40,
+                                 times_BN=times, token_speaker_BN=jnp.zeros((1, 4), jnp.int32))
 
         return run
 
     run = {alignment: runner(alignment) for alignment in ("none", "plan", "off")}
-    for alignment, script, frames in (("none", [5] * 7 + [end] * 33, 7), ("none", [5] * 4 + [FILLER] * 36, 4),
-                                      ("none", [5] * 40, 40), ("plan", [5] * 4 + [FILLER] * 36, 21), ("plan", [5] * 40, 31),
-                                      ("plan", [5] * 25 + [FILLER] * 15, 25), ("off", [5] * 4 + [FILLER] * 36, 40)):
+    for alignment, script, frames in (("none", [5] * 7 + [end] * 33, 7),
+                                      ("none", [5] * 4 + [FILLER] * 36, 4), ("none", [5] * 40, 40),
+                                      ("plan", [5] * 4 + [FILLER] * 36, 21), ("plan", [5] * 40, 31),
+                                      ("plan", [5] * 25 + [FILLER] * 15, 25),
+                                      ("off", [5] * 4 + [FILLER] * 36, 40)):
         units, length = run[alignment](np.array(script, np.int32))
         assert int(length[0]) == frames, (alignment, script)
-        assert (np.asarray(units)[0, :frames] == np.array(script)[:frames, None]).all() and not units[0, frames:].any()
+        assert (np.asarray(units)[0, :frames] == np.array(script)[:frames,
+                                                                  None]).all() and not units[0,
+                                                                                             frames:].any()
 
 
 def test_sampling_without_a_filler_says_what_that_switches_off(monkeypatch):
@@ -231,8 +269,9 @@ def test_sampling_without_a_filler_says_what_that_switches_off(monkeypatch):
         system, said, tokens = build(small(**change)), [], jnp.ones((1, 4), jnp.int32)
         monkeypatch.setattr(decode.logging, "warning", said.append)
         jax.eval_shape(lambda key, system=system, tokens=tokens: system.decode(
-            system.init(key), tokens, jnp.array([4]), jax.random.split(key, 1), max_steps=2, token_speaker_BN=0 * tokens),
-            jax.random.key(0))
+            system.init(key), tokens, jnp.array([4]), jax.random.split(key, 1), max_steps=2,
+            token_speaker_BN=0 * tokens),
+                       jax.random.key(0))
         assert len(said) == remarks and all("filler" in text for text in said), change
 
 
@@ -253,17 +292,22 @@ def test_draws_follow_nucleus_share_temperature_and_repetition():
 
     np.testing.assert_allclose(shares()[:4], [2 / 3, 1 / 3, 0, 0], atol=0.03)
     np.testing.assert_allclose(shares(top_p=1.0)[:4], probability[:4], atol=0.03)
-    np.testing.assert_allclose(shares(top_p=1.0, top_k_share=3 / 7)[:4], np.array([0.5, 0.25, 0.2, 0]) / 0.95, atol=0.03)
-    # all four frames were unit 0: where it is drawn, it is drawn anew from everything; silence may go on
-    np.testing.assert_allclose(shares(seen=(0, 0, 0, 0))[:4], 2 / 3 * probability[:4] + [0, 1 / 3, 0, 0], atol=0.03)
-    for going_on in (dict(seen=(0, 0, 1, 0)), dict(seen=(0, 0, 0, 0), filler=0), dict(seen=(0, 0, 0, 0), filler=-1)):
+    np.testing.assert_allclose(shares(top_p=1.0, top_k_share=3 / 7)[:4],
+                               np.array([0.5, 0.25, 0.2, 0]) / 0.95, atol=0.03)
+    # all four frames were unit 0: where it is drawn, it is drawn anew from everything; silence may
+    # go on
+    np.testing.assert_allclose(shares(seen=(0, 0, 0, 0))[:4],
+                               2 / 3 * probability[:4] + [0, 1 / 3, 0, 0], atol=0.03)
+    for going_on in (dict(seen=(0, 0, 1, 0)), dict(seen=(0, 0, 0, 0), filler=0),
+                     dict(seen=(0, 0, 0, 0), filler=-1)):
         np.testing.assert_allclose(shares(**going_on)[:4], [2 / 3, 1 / 3, 0, 0], atol=0.03)
     ended = np.where(np.arange(7) == 5, 40.0, logits)
     assert shares(True, logits=ended)[5] == 1 and shares(False, logits=ended)[5] == 0
 
 
 def test_token_times_and_the_plan():
-    """Two turns, the second with a back-channel inside; marks share the time of what follows; a plan is drawn as taught."""
+    """Two turns, the second with a back-channel inside; marks share the time of what follows; a
+    plan is drawn as taught."""
     who = np.array([0, 0, 0, -1, -1, 1, 1, 0, 0, 1, 1])
     turns = np.array([[0, 0, 3, 10, 22, 0], [1, 5, 11, 20, 40, 0], [0, 7, 9, 30, 34, 1]])
     times = plan.token_times(who, turns)
@@ -274,14 +318,18 @@ def test_token_times_and_the_plan():
     logits[:, np.arange(len(who)), bins] = 20.0
     real = np.tile(np.arange(len(who)) < 9, (3, 1))
     assert plan.loss(logits, np.tile(times, (3, 1)), real) < 1e-6
-    drawn = np.asarray(quick_jit(plan.sample, static_argnums=3)(logits, real, jax.random.split(jax.random.key(0), 3), 1.0))
+    drawn = np.asarray(quick_jit(plan.sample, static_argnums=3)(logits, real,
+                                                                jax.random.split(jax.random.key(0),
+                                                                                 3), 1.0))
     width = np.cumsum((plan.EDGES[1:] - plan.EDGES[:-1])[bins])[:9]
-    assert (np.abs(drawn[:, :9] - times[:9]) <= width).all() and (drawn[:, 9:] == drawn[:, 8:9]).all()
+    assert (np.abs(drawn[:,
+                         :9] - times[:9]) <= width).all() and (drawn[:, 9:] == drawn[:, 8:9]).all()
     assert (drawn[0] != drawn[1]).any() and drawn.min() >= 0
 
 
 def test_rows_are_pieces_cut_at_turns():
-    """Whatever is drawn: text and units of the same turns, the others' words gone, both within the row."""
+    """Whatever is drawn: text and units of the same turns, the others' words gone, both within the
+    row."""
     c = small(single_share=0.0, piece_fill=0.5)
     builder, rng, seen = build(c).rows, np.random.default_rng(0), set()
     for seed in range(60):
@@ -292,20 +340,27 @@ def test_rows_are_pieces_cut_at_turns():
         first = next(i for i in range(len(tokens)) if (tokens[i:i + n] == row["tokens"][:n]).all()
                      and (example["token_speaker"][i:i + n] == row["token_speaker"][:n]).all())
         inside = turns[(turns[:, 1] >= first) & (turns[:, 2] <= first + n)]
-        assert first in turns[:, 1] and first + n in turns[:, 2] and 0 < n <= c.row_tokens and 0 < T < c.row_frames
+        assert first in turns[:, 1] and first + n in turns[:,
+                                                           2] and 0 < n <= c.row_tokens and 0 < T < c.row_frames
         said = row["units"][:T] != FILLER
         # every frame of the piece's turns and no other
-        shift = round(float(plan.token_times(example["token_speaker"], turns)[first] - row["times"][0]))
+        shift = round(float(plan.token_times(example["token_speaker"],
+                                             turns)[first] - row["times"][0]))
         expected = np.zeros_like(said)
         for who, _, _, start, end, _ in inside:
             expected[start - shift:end - shift, who] = True
         np.testing.assert_array_equal(said, expected)
-        np.testing.assert_allclose(row["times"][:n], plan.token_times(example["token_speaker"], turns)[first:first + n] - shift)
-        assert row["weight"][T].all() and not row["weight"][T + 1:].any() and (row["weight"][:T] > 0).all()
+        np.testing.assert_allclose(row["times"][:n],
+                                   plan.token_times(example["token_speaker"],
+                                                    turns)[first:first + n] - shift)
+        assert row["weight"][T].all() and not row["weight"][T
+                                                            + 1:].any() and (
+                                                                row["weight"][:T] > 0).all()
         seen.add((len(inside), shift))
     assert len(seen) > 15
     wanted = example_batch(build(c), batch=1, time=0)
-    assert {k: (v.shape, v.dtype) for k, v in row.items()} == {k: (v.shape[1:], v.dtype) for k, v in wanted.items()}
+    assert {k: (v.shape, v.dtype) for k, v in row.items()} == {k: (v.shape[1:], v.dtype) for k,
+                                                               v in wanted.items()}
 
 
 def test_rows_of_one_speaker_and_turns_longer_than_a_row():
@@ -317,8 +372,10 @@ def test_rows_of_one_speaker_and_turns_longer_than_a_row():
         (who,) = set(row["token_speaker"][:n])
         speakers.add(who)
         units, other = row["units"][:T, who], row["units"][:T, 1 - who]
-        assert (other == FILLER).all() and set(units) <= {FILLER, 4 + who} and (units != FILLER).sum() >= 6
-        assert (np.diff(row["times"][:n]) > 0).all() and 0 <= row["times"][0] and row["times"][n - 1] < T
+        assert (other == FILLER).all() and set(units) <= {FILLER,
+                                                          4 + who} and (units != FILLER).sum() >= 6
+        assert (np.diff(row["times"][:n]) > 0).all() and 0 <= row["times"][0] and row["times"][n
+                                                                                               - 1] < T
         spoken = row["units"][row["times"][:n].astype(int), who]  # a token's time lies in its turn
         assert (spoken == 4 + who).all()
     assert speakers == {0, 1}
@@ -330,7 +387,8 @@ def test_rows_of_one_speaker_and_turns_longer_than_a_row():
 
 
 def test_long_silence_counts_less_and_the_filler_is_counted():
-    units = np.array([[3, 5], [3, 3], [3, 3], [1, 5], [3, 5], [3, 5], [1, 5], [3, 5], [3, 5], [3, 5]])
+    units = np.array([[3, 5], [3, 3], [3, 3], [1, 5], [3, 5], [3, 5], [1, 5], [3, 5], [3, 5],
+                      [3, 5]])
     weights = rows.filler_weights(units, filler=3, longest=2, weight=0.2)
     np.testing.assert_allclose(weights[:, 0], [0.2] * 3 + [1] * 4 + [0.2] * 3, rtol=1e-6)
     assert (weights[:, 1] == 1).all()
@@ -353,23 +411,30 @@ def test_bad_examples_and_configs_are_named():
         return out
 
     for wrong, message in ((dict(tokens=example["tokens"] + 1), "text ids.*'a'.*0 to 19"),
-                           (dict(units=example["units"] + 5), "units outside the codebook.*'a'.*0 to 8"),
+                           (dict(units=example["units"] + 5),
+                            "units outside the codebook.*'a'.*0 to 8"),
                            (dict(units=example["units"] - 4), "units outside the codebook"),
-                           (dict(turns=changed((0, 0), 2)), "turns that do not fit.*speakers 0 to 1"),
-                           (dict(turns=changed((1, 4), len(example["units"]) + 1)), "turns that do not fit"),
+                           (dict(turns=changed((0, 0), 2)),
+                            "turns that do not fit.*speakers 0 to 1"),
+                           (dict(turns=changed((1, 4), len(example["units"]) + 1)),
+                            "turns that do not fit"),
                            (dict(turns=changed((0, 2), 0)), "turns that do not fit"),
-                           (dict(turns=turns[:0]), "turns that do not fit"), (dict(tokens=example["tokens"][:0]), "no text")):
+                           (dict(turns=turns[:0]), "turns that do not fit"),
+                           (dict(tokens=example["tokens"][:0]), "no text")):
         with pytest.raises(UserError, match=message):
             system.rows.build([example | wrong], np.random.default_rng(0))
     with pytest.raises(UserError, match="text ids"):
         system.conditions(example | {"tokens": example["tokens"] + 1})
     with pytest.raises(UserError, match="text without speakers"):
         system.decode(None, np.zeros((1, 2), int), np.array([2]), None, max_steps=4)
-    for wrong in (dict(coupling="both"), dict(alignment="guess"), dict(activation="relu"), dict(d_model=26), dict(filler=9),
-                  dict(row_frames=47), dict(top_p=0.0), dict(text_dropout=0.0), dict(unit_dropout=1.0), dict(temperature=0.0),
-                  dict(depth_heads=3), dict(head_dim=7), dict(num_streams=0), dict(single_share=1.5),
-                  dict(coupling="chain", num_streams=1, frames_per_step=1), dict(window=-1), dict(stop_seconds=-1.0)):
-        with pytest.raises(UserError, match="guidance" if "text_dropout" in wrong else "|".join((*wrong, "depth_width"))):
+    for wrong in (dict(coupling="both"), dict(alignment="guess"), dict(activation="relu"),
+                  dict(d_model=26), dict(filler=9), dict(row_frames=47), dict(top_p=0.0),
+                  dict(text_dropout=0.0), dict(unit_dropout=1.0), dict(temperature=0.0),
+                  dict(depth_heads=3), dict(head_dim=7), dict(num_streams=0),
+                  dict(single_share=1.5), dict(coupling="chain", num_streams=1, frames_per_step=1),
+                  dict(window=-1), dict(stop_seconds=-1.0)):
+        with pytest.raises(UserError, match="guidance" if "text_dropout" in wrong
+                           else "|".join((*wrong, "depth_width"))):
             presets.check(small(**wrong))
 
 
@@ -385,7 +450,8 @@ def test_every_parameter_has_one_rule_and_presets_have_their_sizes():
             used.add(rules[0][0])
         millions[name] = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) / 1e6
     assert used == {p for p, _ in system.param_rules}
-    assert 180 < millions["base"] < 240 and 60 < millions["covomix"] < 100 and millions["tiny"] < 3, millions
+    assert 180 < millions["base"] < 240 and 60 < millions["covomix"] < 100 and millions[
+        "tiny"] < 3, millions
 
 
 @pytest.mark.slow
@@ -393,7 +459,8 @@ def test_the_mesh_does_not_matter():
     """Rules on data 2 x fsdp 2 x tensor 2, every dropout on."""
     system = build(small(unit_dropout=0.2, dropout=0.1))
     params, batch = random_params(system), batch_of(system, seeds=range(4))
-    mesh, loss = make_mesh(dict(data=2, fsdp=2, tensor=2)), quick_jit(lambda *args: system.loss(*args)[0])
+    mesh, loss = make_mesh(dict(data=2, fsdp=2, tensor=2)), quick_jit(lambda
+                                                                      *args: system.loss(*args)[0])
     spread = loss(jax.device_put(params, param_shardings(params, system.param_rules, mesh)),
                   put_batch(batch, batch_sharding(mesh)), jax.random.key(0))
     np.testing.assert_allclose(spread, loss(params, batch, jax.random.key(0)), rtol=1e-4)

@@ -1,4 +1,5 @@
-"""The picture VAE: recordings of the published one, the codec round it, and a job that trains one."""
+"""The picture VAE: recordings of the published one, the codec round it, and a job that trains
+one."""
 
 import ast
 import re
@@ -45,16 +46,21 @@ def test_published_network(arrays):
     def run(params, x, eps):
         mean, log_variance = net.apply({"params": params}, x, method="encode")
         sample = mean + jnp.exp(0.5 * log_variance) * eps
-        return mean, log_variance, sample, sample * config.scaling, net.apply({"params": params}, sample, method="decode")
+        return mean, log_variance, sample, sample * config.scaling, net.apply({"params": params},
+                                                                              sample,
+                                                                              method="decode")
 
     out = run(params, nhwc(arrays["x"]), nhwc(arrays["eps"]))
-    for ours, name in zip(out, ("mean", "logvar", "sample", "scaled_sample", "decoded"), strict=True):
+    for ours, name in zip(out, ("mean", "logvar", "sample", "scaled_sample", "decoded"),
+                          strict=True):
         assert relative_error(ours, nhwc(arrays[name])) < TOLERANCE, name
 
     exported = sd_vae.export_vae(params, config)
-    assert set(exported) == set(state) and all(exported[k].tobytes() == v.tobytes() for k, v in state.items())
+    assert set(exported) == set(state) and all(exported[k].tobytes() == v.tobytes() for k,
+                                               v in state.items())
     names = {new: old for old, new in sd_vae.OLD.items()}
-    old = {re.sub(r"(?<=attentions\.0\.)(to_q|to_k|to_v|to_out\.0)", lambda m: names[m[0]], k): v for k, v in state.items()}
+    old = {re.sub(r"(?<=attentions\.0\.)(to_q|to_k|to_v|to_out\.0)", lambda m: names[m[0]], k): v
+           for k, v in state.items()}
     assert any(".query." in k for k in old) and set(old) != set(state)
     again = sd_vae.import_vae(old, config)
     assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
@@ -72,7 +78,9 @@ def test_group_norm_backward_by_hand():
     def plain(x, scale, bias, silu):
         parts = x.reshape(*x.shape[:3], 2, 3)
         mean = parts.mean((1, 2, 4), keepdims=True)
-        y = ((parts - mean) / jnp.sqrt(parts.var((1, 2, 4), keepdims=True) + 1e-3)).reshape(x.shape) * scale + bias
+        y = ((parts - mean) / jnp.sqrt(parts.var((1, 2, 4),
+                                                 keepdims=True) + 1e-3)).reshape(
+                                                     x.shape) * scale + bias
         return jax.nn.silu(y) if silu else y
 
     keys = jax.random.split(jax.random.key(0), 4)
@@ -107,12 +115,14 @@ def faces(count, size=16, seed=0):
 
 
 def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
-    features = {"id": Feature((), "str", "name"), "pictures": Feature((None, 16, 16, 3), "uint8", "pictures", rate=5.0)}
+    features = {"id": Feature((), "str", "name"),
+                "pictures": Feature((None, 16, 16, 3), "uint8", "pictures", rate=5.0)}
     clips = [{"id": f"c{i}", "pictures": faces(5 + i, seed=i)} for i in range(6)]
     write_dataset(tmp_path / "pictures", name="mini", description="mini", features=features,
                   splits={"train": clips[:4], "valid": clips[4:]}, recipes={}, progress=False)
     c = base.get_config()
-    c.system, c.data.dir, c.data.batch_size, c.data.threads = tiny(), str(tmp_path / "pictures"), 8, 0
+    c.system, c.data.dir, c.data.batch_size, c.data.threads = tiny(), str(tmp_path
+                                                                          / "pictures"), 8, 0
     c.optimizer.learning_rate, c.train.steps, c.train.log_every, c.train.loss_examples = 1e-2, 400, 200, 2
     c.train.checkpoint_every = c.train.evaluate_every = 1000
     c.train.peak_flops, c.evaluate.batch_size = 1e11, 8
@@ -122,7 +132,8 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
     shown = np.concatenate([clip["pictures"][:2] for clip in clips[:4]])
     latents = codec.encode(shown)
     assert latents.shape == (len(shown), 4, 4, 4) == (len(shown), *codec.latent_shape(16, 16))
-    assert 0.3 < latents.std() < 3 and np.abs(latents.mean((0, 1, 2))).max() < 1  # held by moment_weight
+    # held by moment_weight
+    assert 0.3 < latents.std() < 3 and np.abs(latents.mean((0, 1, 2))).max() < 1
     error = np.mean((codec.decode(latents).astype(float) - shown) ** 2)
     assert error < 0.25 * np.mean((shown.mean(0) - shown) ** 2)
 
@@ -146,15 +157,20 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
     mask[0, 3:] = 0
     given = {"pictures": shown[None, :5], "mask": mask}
     out = quick_jit(system.generate)(codec.params, given, jax.random.split(jax.random.key(0), 1))
-    np.testing.assert_allclose(out["pictures"][0, :3].astype(int), codec.decode(latents[:3]), atol=1)
+    np.testing.assert_allclose(out["pictures"][0, :3].astype(int), codec.decode(latents[:3]),
+                               atol=1)
     assert not out["pictures"][0, 3:].any()
 
 
 def test_rows_cover_the_clip():
-    system, clip = build(tiny(pictures_per_row=4)), np.arange(40, dtype=np.uint8)[:, None, None, None]
-    rows = [system.rows.build([{"pictures": clip}], np.random.default_rng(i))["pictures"].ravel() for i in range(20)]
-    assert all((row // 10 == [0, 1, 2, 3]).all() for row in rows) and len({row[0] for row in rows}) > 3
-    short = system.rows.build([{"pictures": clip[:2]}], np.random.default_rng(0))["pictures"].ravel()
+    system, clip = build(tiny(pictures_per_row=4)), np.arange(40,
+                                                              dtype=np.uint8)[:, None, None, None]
+    rows = [system.rows.build([{"pictures": clip}], np.random.default_rng(i))["pictures"].ravel()
+            for i in range(20)]
+    assert all((row // 10 == [0, 1, 2, 3]).all()
+               for row in rows) and len({row[0] for row in rows}) > 3
+    short = system.rows.build([{"pictures": clip[:2]}],
+                              np.random.default_rng(0))["pictures"].ravel()
     np.testing.assert_array_equal(short, [0, 0, 1, 1])
     with pytest.raises(UserError, match="without pictures"):
         system.rows.build([{"pictures": clip[:0]}], np.random.default_rng(0))
@@ -170,6 +186,7 @@ def test_presets_and_sharding():
     x = np.random.default_rng(0).normal(size=(1, 8, 12, 3)).astype(np.float32)
     np.testing.assert_array_equal(unfold(fold(x, 4), 4), x)
     assert fold(x, 4)[0, 1, 2, 3 * (4 * 2 + 3) + 1] == x[0, 4 + 2, 8 + 3, 1]
-    for bad, word in ((dict(size=18), "multiple of 4"), (dict(groups=3), "multiples of groups"), (dict(mid="x"), "plain")):
+    for bad, word in ((dict(size=18), "multiple of 4"), (dict(groups=3), "multiples of groups"),
+                      (dict(mid="x"), "plain")):
         with pytest.raises(UserError, match=word):
             build(tiny(**bad))

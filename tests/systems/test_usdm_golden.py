@@ -1,4 +1,5 @@
-"""The acoustic denoiser with block "usdm" against recordings of the published unit Voicebox; sizes come from the file."""
+"""The acoustic denoiser with block "usdm" against recordings of the published unit Voicebox; sizes
+come from the file."""
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,9 @@ def conditions(units, prompt, lengths=None):
     """What a row is given, as AcousticNet takes it."""
     B, T = units.shape
     lengths = np.full(B, T) if lengths is None else lengths
-    return {"units": units, "partner": np.zeros((B, T, 0), np.int32), "prompt": prompt, "voice": np.zeros((B, 0), np.float32),
-            "known": np.ones(B, np.float32), "valid": (np.arange(T) < lengths[:, None]).astype(np.float32)}
+    return {"units": units, "partner": np.zeros((B, T, 0), np.int32), "prompt": prompt,
+            "voice": np.zeros((B, 0), np.float32), "known": np.ones(B, np.float32),
+            "valid": (np.arange(T) < lengths[:, None]).astype(np.float32)}
 
 
 @pytest.mark.parametrize("arrays", FILES)
@@ -55,7 +57,8 @@ def test_expansion(arrays):
         rec = under(arrays, f"{case}/")
         np.testing.assert_array_equal(expand(rec["units"]), rec["frames"])
         np.testing.assert_array_equal(quick_jit(expand)(rec["units"]), rec["frames"])
-        assert mel_frames(len(rec["units"])) == len(rec["frames"]) and 256 * len(rec["frames"]) == rec["n_samples"]
+        assert mel_frames(len(rec["units"])) == len(rec["frames"]) and 256 * len(
+            rec["frames"]) == rec["n_samples"]
         # several speakers, and room for more frames than there are units
         both = np.stack([rec["units"], rec["units"][::-1]], axis=1)
         np.testing.assert_array_equal(expand(both[None], axis=1)[0, :, 0], rec["frames"])
@@ -81,7 +84,8 @@ def test_velocity(arrays):
 
 @pytest.mark.parametrize("arrays", FILES)
 def test_loss_and_gradient_also_with_a_voice_and_partners(arrays):
-    """The published loss and gradient, by a system that has two conditions more: they begin without effect, and learn."""
+    """The published loss and gradient, by a system that has two conditions more: they begin without
+    effect, and learn."""
     _, published = prepare(arrays)
     system, params = prepare(arrays, fresh=True, voice_dim=6, partner=True)
     assert jax.tree.structure(published) != jax.tree.structure(params)
@@ -91,7 +95,8 @@ def test_loss_and_gradient_also_with_a_voice_and_partners(arrays):
     given |= {"voice": np.ones((len(units), 6), np.float32), "partner": units[..., None]}
 
     def loss(params):
-        return system.loss_at(params, frame_major(rec["z"]), x1, rec["t"][:, 0, 0], given, 1 - given_BT)[0]
+        return system.loss_at(params, frame_major(rec["z"]), x1, rec["t"][:, 0, 0], given,
+                              1 - given_BT)[0]
 
     value, grads = quick_jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, rec["value"], rtol=TOLERANCE)
@@ -107,36 +112,43 @@ def test_loss_and_gradient_also_with_a_voice_and_partners(arrays):
         norm = np.sqrt(np.sum(direction**2, (0, 1), keepdims=True))
         unit = direction / norm
         along = np.sum(folded * unit, (0, 1), keepdims=True)
-        total += np.sum(along**2) + np.sum((magnitude / norm * (folded - along * unit)) ** 2) - np.sum(folded**2)
+        total += np.sum(along**2) + np.sum((magnitude / norm
+                                            * (folded - along * unit)) ** 2) - np.sum(folded**2)
     np.testing.assert_allclose(np.sqrt(total), rec["grad_norm"], rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("arrays", FILES)
 def test_roll_outs(arrays):
-    """Both solvers, with and without a prompt and guidance, on the recorded noise; through the system's own guidance."""
+    """Both solvers, with and without a prompt and guidance, on the recorded noise; through the
+    system's own guidance."""
     rollout = under(arrays, "rollout/")
     prompt, units = frame_major(rollout["cond"]), rollout["units"]
     is_prompt = (np.arange(units.shape[1]) < rollout["prompt_length"][0])[None, :, None]
     compiled = {}
     for name in matching(arrays, r"(\w+)/n_timesteps"):
         rec = under(arrays, f"{name}/")
-        solver, steps, scale = name.split("_")[0], int(rec["n_timesteps"]), float(rec["gradient_scale"])
+        solver, steps, scale = name.split("_")[0], int(rec["n_timesteps"]), float(
+            rec["gradient_scale"])
         plan = sampler.evaluations(steps, solver)
         np.testing.assert_allclose(plan["at"], rec["eval_times"], atol=1e-6)
         system, params = prepare(arrays, guidance_units=1 + scale, guidance_voice=1 + scale)
 
-        def run(given, prompt, is_prompt, noise, system=system, params=params, steps=steps, solver=solver):
+        def run(given, prompt, is_prompt, noise, system=system, params=params, steps=steps,
+                solver=solver):
             def velocity(x, t):
                 return system.guided(params, x, jnp.full((1,), t), given)
 
-            return sampler.sample(velocity, lambda i: noise[i], steps=steps, solver=solver, sigma=system.config.sigma,
+            return sampler.sample(velocity, lambda i: noise[i], steps=steps, solver=solver,
+                                  sigma=system.config.sigma,
                                   prompt=prompt, is_prompt=is_prompt)
 
-        with_prompt = len(rec["noise"]) > 1  # nothing given is the same as no prompt: one compilation serves both
+        # nothing given is the same as no prompt: one compilation serves both
+        with_prompt = len(rec["noise"]) > 1
         noise = np.zeros((len(plan["at"]) + 1, *prompt.shape), np.float32)
         noise[:len(rec["noise"])] = frame_major(rec["noise"])
         given = conditions(units, with_prompt * prompt)
-        out = compiled.setdefault((solver, len(noise), scale), quick_jit(run))(given, prompt, with_prompt * is_prompt, noise)
+        out = compiled.setdefault((solver, len(noise), scale),
+                                  quick_jit(run))(given, prompt, with_prompt * is_prompt, noise)
         assert relative_error(out, frame_major(rec["out"])) < TOLERANCE, name
 
 

@@ -1,5 +1,6 @@
-"""A Google Cloud Storage of one process: its JSON API on a local port, as far as TensorStore uses it, and a file system for
-etils.epath on the same objects. What a request changes is checked as the real one does (ifGenerationMatch)."""
+"""A Google Cloud Storage of one process: its JSON API on a local port, as far as TensorStore uses
+it, and a file system for etils.epath on the same objects. What a request changes is checked as the
+real one does (ifGenerationMatch)."""
 
 import json
 import sys
@@ -64,8 +65,9 @@ class Handler(BaseHTTPRequestHandler):
     def _meta(self, key: str) -> dict:
         data, generation = self.store[key]
         bucket, _, name = key.partition("/")
-        return {"kind": "storage#object", "name": name, "bucket": bucket, "size": str(len(data)), "generation": str(generation),
-                "metageneration": "1", "updated": NOON, "timeCreated": NOON}
+        return {"kind": "storage#object", "name": name, "bucket": bucket, "size": str(len(data)),
+                "generation": str(generation), "metageneration": "1", "updated": NOON,
+                "timeCreated": NOON}
 
     def _precondition(self, key: str, query: dict) -> bool:
         if "ifGenerationMatch" not in query:
@@ -100,11 +102,13 @@ class Handler(BaseHTTPRequestHandler):
         last = min(int(last) if last and given[6] != "-" else len(data) - 1, len(data) - 1)
         if first >= len(data):
             return self._answer(416)
-        return self._answer(206, data[first:last + 1], Content_Range=f"bytes {first}-{last}/{len(data)}", **headers)
+        return self._answer(206, data[first:last + 1],
+                            Content_Range=f"bytes {first}-{last}/{len(data)}", **headers)
 
     def _list(self, bucket: str, query: dict):
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
-        names = sorted(k.partition("/")[2] for k in self.store if k.startswith(f"{bucket}/{prefix}"))
+        names = sorted(k.partition("/")[2] for k in self.store
+                       if k.startswith(f"{bucket}/{prefix}"))
         names = [n for n in names if n >= query.get("startOffset", "")]
         items, prefixes = [], []
         for name in names:
@@ -155,14 +159,16 @@ class Server:
 
 
 class Files(fsspec.AbstractFileSystem):
-    """An object store as gcsfs shows it: folders are what names have in common, and cannot be empty."""
+    """An object store as gcsfs shows it: folders are what names have in common, and cannot be
+    empty."""
 
     protocol, cachable = ("gs", "gcs", "s3"), False
     store: Store
 
     @classmethod
     def _strip_protocol(cls, path):
-        return str(path).removeprefix("gs://").removeprefix("gcs://").removeprefix("s3://").strip("/")
+        return (str(path).removeprefix("gs://").removeprefix("gcs://").removeprefix("s3://").strip(
+            "/"))
 
     def _under(self, path):
         path = self._strip_protocol(path)
@@ -229,7 +235,8 @@ class Upload(MemoryFile):
 
 @pytest.fixture
 def store(monkeypatch):
-    """The objects of all buckets, {"bucket/name": (bytes, generation)}; what opens gs://, s3://, ... in a test sees these."""
+    """The objects of all buckets, {"bucket/name": (bytes, generation)}; what opens gs://, s3://,
+    ... in a test sees these."""
     with Server() as server:
         monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
         files = type("Files", (Files,), {"store": server.store})

@@ -1,4 +1,5 @@
-"""Subprocess of the resume tests: trains the toy system or a tiny AV-Flow from an endless in-memory loader.
+"""Subprocess of the resume tests: trains the toy system or a tiny AV-Flow from an endless in-memory
+loader.
 
 python run_job.py WORKDIR SYSTEM DEVICES MESH STEPS [SECONDS_A_BATCH [BATCHES]]      MESH like data=2,fsdp=4
 
@@ -44,8 +45,9 @@ class SpecLoader(toy.ToyLoader):
 def main(workdir, name, devices, mesh, steps, pause="0", batches="1000000"):
     jax.config.update("jax_num_cpu_devices", int(devices))
     sizes = {k: int(v) for k, v in (part.split("=") for part in mesh.split(","))}
-    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4, "train.keep_last": 9,
-                           "train.evaluate_every": 8, "optimizer.ema_decay": 0.9, "optimizer.weight_decay": 0.1,
+    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4,
+                           "train.keep_last": 9, "train.evaluate_every": 8,
+                           "optimizer.ema_decay": 0.9, "optimizer.weight_decay": 0.1,
                            "optimizer.clip_norm": 0.5, "optimizer.warmup_steps": 3})
     if name == "toy":
         system = toy.ToySystem(noise=0.1)
@@ -53,7 +55,8 @@ def main(workdir, name, devices, mesh, steps, pause="0", batches="1000000"):
         from avjax.systems.avflow import config as avflow
 
         config.system = avflow.default()
-        config.system.update(dict(d_model=32, num_blocks=1, num_heads=2, d_ff=64, face_dim=4, mel_dim=8, token_dim=5,
+        config.system.update(dict(d_model=32, num_blocks=1, num_heads=2, d_ff=64, face_dim=4,
+                                  mel_dim=8, token_dim=5,
                                   head_dim=3))
         config.data.segment = 24
         system = api.build(config.system)
@@ -61,7 +64,8 @@ def main(workdir, name, devices, mesh, steps, pause="0", batches="1000000"):
     loader = SpecLoader(system, config.data.batch_size, config.data.segment)
     evaluators = [HeldOutLoss(system, [next(loader)], mesh, every=8)]
     train(config, system, workdir,
-          lambda: SpecLoader(system, config.data.batch_size, config.data.segment, float(pause), int(batches)), evaluators,
+          lambda: SpecLoader(system, config.data.batch_size, config.data.segment, float(pause),
+                             int(batches)), evaluators,
           mesh=mesh)
 
 

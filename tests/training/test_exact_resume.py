@@ -1,4 +1,5 @@
-"""2N steps against N, kill -9 at a random moment, and the rest: parameters, optimiser, average, losses and batch ids."""
+"""2N steps against N, kill -9 at a random moment, and the rest: parameters, optimiser, average,
+losses and batch ids."""
 
 import os
 import random
@@ -20,10 +21,12 @@ FAST = "--xla_backend_optimization_level=0"  # to compile
 
 
 def start(workdir, system, devices, mesh, *more):
-    command = [sys.executable, str(JOB), str(workdir), system, str(devices), mesh, str(STEPS), *map(str, more)]
+    command = [sys.executable, str(JOB), str(workdir), system, str(devices), mesh, str(STEPS),
+               *map(str, more)]
     # They share the session's compilation cache: code from the cache has to give the same bits too.
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FAST}".strip()})
+                            env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+                                              f"{FAST}".strip()})
 
 
 def finish(process):
@@ -36,9 +39,12 @@ def run_killed(workdir, system, devices, mesh, *, seed):
     """Kills a job at a random moment between its first and last checkpoint, then lets it finish."""
     rng = random.Random(seed)
     enough, deadline = rng.randint(5, 18), time.monotonic() + 500
-    process = start(workdir, system, devices, mesh, 0.06, enough + 4)  # of 24 batches: on a slow machine it waits to be killed
-    while not (len(records(workdir)) >= enough and any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
+    # of 24 batches: on a slow machine it waits to be killed
+    process = start(workdir, system, devices, mesh, 0.06, enough + 4)
+    while not (len(records(workdir)) >= enough
+               and any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][
+            -3000:]
         time.sleep(0.005)
     time.sleep(rng.uniform(0, 0.1))
     os.kill(process.pid, signal.SIGKILL)
@@ -91,5 +97,6 @@ def test_another_mesh_sees_the_same_batches_and_nearly_the_same_losses(tmp_path,
     one, other = told(whole), told(tmp_path)
     assert [r["batch_id"] for r in one] == [r["batch_id"] for r in other]
     assert len({r["batch_id"] for r in one}) == STEPS
-    assert one[8:] != other[8:], "another mesh rounds differently; equality would mean it was not used"
+    assert one[8:] != other[
+        8:], "another mesh rounds differently; equality would mean it was not used"
     np.testing.assert_allclose([r["loss"] for r in one], [r["loss"] for r in other], rtol=1e-6)

@@ -38,10 +38,13 @@ def test_remat_counts_the_recomputation():
 
 
 def test_a_models_flops_are_those_without_remat():
-    """Of every system that has the field: the same as of the config with remat off; None where it is off anyway."""
-    config = ConfigDict(dict(remat="dots", unet=dict(remat="layers", wide=3), parts=dict(text=dict(remat=True))))
+    """Of every system that has the field: the same as of the config with remat off; None where it
+    is off anyway."""
+    config = ConfigDict(dict(remat="dots", unet=dict(remat="layers", wide=3),
+                             parts=dict(text=dict(remat=True))))
     plain = without_remat(FrozenConfigDict(config)).to_dict()
-    assert plain == dict(remat="none", unet=dict(remat="none", wide=3), parts=dict(text=dict(remat=False)))
+    assert plain == dict(remat="none", unet=dict(remat="none", wide=3),
+                         parts=dict(text=dict(remat=False)))
     assert without_remat(ConfigDict(plain)) is None and without_remat(None) is None
 
 
@@ -79,9 +82,12 @@ def test_loops_with_constant_trip_count():
 
 @pytest.mark.parametrize("groups", [1, 4])
 def test_convolution(groups):
-    x, k = jax.ShapeDtypeStruct((2, 50, 8), jnp.float32), jax.ShapeDtypeStruct((3, 8 // groups, 12), jnp.float32)
+    x, k = jax.ShapeDtypeStruct((2, 50, 8),
+                                jnp.float32), jax.ShapeDtypeStruct((3, 8 // groups, 12),
+                                                                   jnp.float32)
     flops = count_flops(lambda x, k: jax.lax.conv_general_dilated(
-        x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups), x, k)
+        x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups), x,
+                        k)
     assert flops == 2 * (2 * 50 * 12) * 3 * (8 // groups)
 
 
@@ -92,17 +98,22 @@ def test_custom_derivative_cond_and_batched_product():
 
     f.defvjp(lambda x, k: (f(x, k), (x, k)), lambda r, g: (g @ r[1].T, r[0].T @ g))
     k = jax.ShapeDtypeStruct((D, D), jnp.float32)
-    assert count_flops(jax.value_and_grad(lambda x, k: f(x, k).sum(), argnums=(0, 1)), X, k) == 3 * DOT
+    assert count_flops(jax.value_and_grad(lambda x, k: f(x, k).sum(), argnums=(0, 1)), X,
+                       k) == 3 * DOT
     # a frozen kernel's gradient is dead code, although the written-out backward pass makes it
-    assert count_flops(jax.value_and_grad(lambda x, k: f(x, jax.lax.stop_gradient(k)).sum()), X, k) == 2 * DOT
-    assert count_flops(lambda x, k: jax.lax.cond(x[0, 0] > 0, lambda: x @ k, lambda: x @ k @ k), X, k) == 2 * DOT
+    assert count_flops(jax.value_and_grad(lambda x, k: f(x, jax.lax.stop_gradient(k)).sum()), X,
+                       k) == 2 * DOT
+    assert count_flops(lambda x, k: jax.lax.cond(x[0, 0] > 0, lambda: x @ k, lambda: x @ k @ k), X,
+                       k) == 2 * DOT
     heads = jax.ShapeDtypeStruct((2, 3, 5, 7), jnp.float32)
-    assert count_flops(lambda q: jnp.einsum("bhtk,bhsk->bhts", q, q), heads) == 2 * 2 * 3 * 5 * 5 * 7
+    assert count_flops(lambda q: jnp.einsum("bhtk,bhsk->bhts", q, q),
+                       heads) == 2 * 2 * 3 * 5 * 5 * 7
 
 
 def test_what_every_device_does_of_a_shard_map_counts():
     mesh = make_mesh({"data": 2, "seq": 4})
-    spread = jax.shard_map(lambda x, k: x @ k, mesh=mesh, in_specs=(PartitionSpec("seq"), PartitionSpec()),
+    spread = jax.shard_map(lambda x, k: x @ k, mesh=mesh,
+                           in_specs=(PartitionSpec("seq"), PartitionSpec()),
                            out_specs=PartitionSpec("seq"), axis_names={"seq"})
     with jax.set_mesh(mesh):
         assert count_flops(jax.jit(spread), X, jax.ShapeDtypeStruct((D, D), jnp.float32)) == DOT

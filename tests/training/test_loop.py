@@ -32,7 +32,8 @@ class Recorder:
         self.seen.append((step, float(params["scale"])))
         image = np.zeros((4, 5, 3), np.uint8)
         return {"loss": self.values.get(step, 1.0)}, {"images": {"face": image},
-                                                      "audio": {"voice": (np.zeros(100, np.float32), 22050)},
+                                                      "audio":
+                                                      {"voice": (np.zeros(100, np.float32), 22050)},
                                                       "text": {"words": "hello"}}
 
 
@@ -43,11 +44,13 @@ def one_device():
 def run(workdir, config=None, *, system=None, spoil=None, evaluators=(), mesh=None, **overrides):
     config = config or toy.config(**overrides)
     return loop.train(config, system or toy.ToySystem(noise=0.1), workdir,
-                      lambda: toy.ToyLoader(8, spoil=spoil), evaluators, {"system": "toy"}, mesh or one_device())
+                      lambda: toy.ToyLoader(8, spoil=spoil), evaluators, {"system": "toy"},
+                      mesh or one_device())
 
 
 def records(workdir, kind="train"):
-    return [r for r in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()) if r["kind"] == kind]
+    return [r for r in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+            if r["kind"] == kind]
 
 
 def steps(workdir):
@@ -63,14 +66,17 @@ def test_run_and_resume_equal_one_run_and_order_is_evaluate_save_batch_step(tmp_
     recorder = Recorder()
     whole = run(tmp_path / "a", evaluators=[recorder], **{"optimizer.ema_decay": 0.5})
     assert [step for step, _ in recorder.seen] == [3, 6] and steps(tmp_path / "a") == [3, 6]
-    assert recorder.seen[1][1] == float(whole.state["ema"]["scale"]) != float(whole.state["params"]["scale"])
-    assert checkpoints.load_meta(tmp_path / "a", 3)["data"] == {"next_index": 3}  # saved before batch 3 is taken
+    assert recorder.seen[1][1] == float(whole.state["ema"]["scale"]) != float(
+        whole.state["params"]["scale"])
+    # saved before batch 3 is taken
+    assert checkpoints.load_meta(tmp_path / "a", 3)["data"] == {"next_index": 3}
 
     run(tmp_path / "b", **{"optimizer.ema_decay": 0.5, "train.steps": 3})
     resumed = run(tmp_path / "b", **{"optimizer.ema_decay": 0.5})
     assert_same(whole.state, resumed.state)
     timing = {"steps_per_second", "mfu"}
-    a, b = ([{k: v for k, v in r.items() if k not in timing} for r in records(tmp_path / d)] for d in "ab")
+    a, b = ([{k: v for k, v in r.items() if k not in timing} for r in records(tmp_path / d)]
+            for d in "ab")
     assert a == b and [r["step"] for r in a] == [1, 2, 3, 4, 5, 6]
     assert len({r["batch_id"] for r in a}) == 6
     assert {"loss", "error", "size", "grad_norm", "update_norm", "learning_rate"} <= a[0].keys()
@@ -80,11 +86,13 @@ def test_run_and_resume_equal_one_run_and_order_is_evaluate_save_batch_step(tmp_
 def test_values_do_not_depend_on_the_mesh(tmp_path):
     one = run(tmp_path / "one")
     many = run(tmp_path / "many", mesh=make_mesh(dict(data=2, fsdp=2, tensor=2)))
-    assert many.state["params"]["hidden"]["kernel"].sharding.spec == jax.sharding.PartitionSpec("fsdp", "tensor")
+    assert many.state["params"]["hidden"]["kernel"].sharding.spec == jax.sharding.PartitionSpec(
+        "fsdp", "tensor")
     for a, b in zip(records(tmp_path / "one"), records(tmp_path / "many"), strict=True):
         assert a["batch_id"] == b["batch_id"] and a["loss"] == pytest.approx(b["loss"], rel=1e-6)
     start = checkpoints.load_params(tmp_path / "many", toy.ToySystem())
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), start, one.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), start,
+                 one.params)
 
 
 @pytest.mark.slow
@@ -117,14 +125,17 @@ def test_nan_in_the_last_step_before_a_save_is_never_saved(tmp_path):
 
 
 def test_nan_skip_leaves_the_state_and_reports(tmp_path):
-    overrides = {"train.nan_policy": "skip", "optimizer.ema_decay": 0.5, "optimizer.learning_rate": 0.0}
+    overrides = {"train.nan_policy": "skip", "optimizer.ema_decay": 0.5,
+                 "optimizer.learning_rate": 0.0}
     skipped = run(tmp_path / "a", spoil={1: nan_target, 3: nan_target}, **overrides)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(skipped.state))
     assert [r["step"] for r in records(tmp_path / "a", "not_finite")] == [2, 4]
     assert "error" in records(tmp_path / "a", "not_finite")[0]["terms"]
     assert [r["skipped"] for r in records(tmp_path / "a")] == [0, 1, 0, 1, 0, 0]
-    count = next(x for name, x in named_leaves(skipped.state["opt_state"]) if name.endswith("count"))
-    assert int(count) == 4 and int(skipped.state["step"]) == 6  # moments saw four gradients, data went on
+    count = next(x for name, x in named_leaves(skipped.state["opt_state"])
+                 if name.endswith("count"))
+    # moments saw four gradients, data went on
+    assert int(count) == 4 and int(skipped.state["step"]) == 6
 
 
 def test_skipping_gives_up(tmp_path):
@@ -137,24 +148,29 @@ def test_last_and_best_checkpoints_are_kept(tmp_path):
     values = {3: 0.5, 6: 0.2, 9: 0.9, 12: 0.4, 15: 0.8}
     run(tmp_path, evaluators=[Recorder(values)], **{"train.steps": 9, "train.keep_last": 1})
     assert steps(tmp_path) == [6, 9]
-    run(tmp_path, evaluators=[Recorder(values)], **{"train.steps": 15, "train.keep_last": 1})  # ranks survive restarts
+    # ranks survive restarts
+    run(tmp_path, evaluators=[Recorder(values)], **{"train.steps": 15, "train.keep_last": 1})
     assert steps(tmp_path) == [6, 15]
-    assert checkpoints.resolve(tmp_path, "best").name == "6" and checkpoints.resolve(tmp_path).name == "15"
+    assert checkpoints.resolve(tmp_path,
+                               "best").name == "6" and checkpoints.resolve(tmp_path).name == "15"
     run(tmp_path / "max", evaluators=[Recorder(values)],
         **{"train.steps": 15, "train.keep_last": 1, "train.keep_best": 2, "train.best_mode": "max"})
     assert steps(tmp_path / "max") == [9, 15]
 
 
 def test_a_metric_that_nobody_measures_costs_no_step(tmp_path):
-    with pytest.raises(UserError, match="config.train.best_metric; expected: valid/loss; found: 'F1'.*step 3 is saved"):
-        run(tmp_path, evaluators=[Recorder()], **{"train.best_metric": "F1", "train.checkpoint_every": 100})
+    with pytest.raises(UserError, match="config.train.best_metric; expected: valid/loss; found: "
+                                        "'F1'.*step 3 is saved"):
+        run(tmp_path, evaluators=[Recorder()],
+            **{"train.best_metric": "F1", "train.checkpoint_every": 100})
     assert steps(tmp_path) == [3]
 
 
 def test_only_what_is_measured_at_its_step_ranks_a_checkpoint(tmp_path):
     often, seldom = Recorder(name="often"), Recorder({6: 0.5, 12: 0.9, 15: 0.8}, every=6)
-    run(tmp_path, evaluators=[often, seldom], **{"train.steps": 15, "train.keep_last": 1, "train.keep_best": 2,
-                                                 "train.best_metric": "valid/loss"})
+    run(tmp_path, evaluators=[often, seldom],
+        **{"train.steps": 15, "train.keep_last": 1, "train.keep_best": 2,
+           "train.best_metric": "valid/loss"})
     assert steps(tmp_path) == [6, 15] and len(often.seen) == 5
 
 
@@ -164,7 +180,8 @@ def test_zero_turns_records_and_saves_of_every_so_many_steps_off(tmp_path):
 
 
 def damage(folder, how):
-    files = sorted((p for p in (folder / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    files = sorted((p for p in (folder / "state").rglob("*") if p.is_file()),
+                   key=lambda p: p.stat().st_size)
     if how == "truncated":
         files[-1].write_bytes(files[-1].read_bytes()[:-40])
     elif how == "flipped":
@@ -188,13 +205,16 @@ def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd):
     assert "checkpoint 6 is broken" in capfd.readouterr().err
     assert_same(whole.state, resumed.state)
     assert (tmp_path / "checkpoints_broken" / "6").is_dir() and steps(tmp_path) == [3, 6]
-    assert float(params["scale"]) == float(checkpoints.load_params(tmp_path, toy.ToySystem(), step=3)["scale"])
+    assert float(params["scale"]) == float(checkpoints.load_params(tmp_path, toy.ToySystem(),
+                                                                   step=3)["scale"])
     with pytest.raises(UserError, match="broken"):
         checkpoints.load_params(tmp_path / "checkpoints_broken" / "6", toy.ToySystem())
 
 
-OUTAGES = (PermissionError("no"), ConnectionResetError("gone"), RuntimeError("503 Service Unavailable"),
-           ValueError("ABORTED: All 32 retry attempts failed: no [http_response_code='500']"), OSError(24, "Too many open files"))
+OUTAGES = (PermissionError("no"), ConnectionResetError("gone"),
+           RuntimeError("503 Service Unavailable"),
+           ValueError("ABORTED: All 32 retry attempts failed: no [http_response_code='500']"),
+           OSError(24, "Too many open files"))
 
 
 def test_errors_of_the_storage_and_of_memory_say_nothing_of_a_checkpoint():
@@ -203,10 +223,13 @@ def test_errors_of_the_storage_and_of_memory_say_nothing_of_a_checkpoint():
             raise error from cause
         return seen.type
 
-    assert {found(error) for error in OUTAGES} == {found(ValueError("wrapped"), OUTAGES[0])} == {checkpoint_files.Unreadable}
+    assert {found(error) for error in OUTAGES} == {found(ValueError("wrapped"),
+                                                         OUTAGES[0])} == {
+                                                             checkpoint_files.Unreadable}
     lack = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     assert found(MemoryError()) is MemoryError and found(lack) is type(lack)
-    torn = (FileNotFoundError("a"), ValueError("NOT_FOUND: no (403, 512)"), KeyError("b"), ValueError("DATA_LOSS: 503 bytes"))
+    torn = (FileNotFoundError("a"), ValueError("NOT_FOUND: no (403, 512)"), KeyError("b"),
+            ValueError("DATA_LOSS: 503 bytes"))
     assert {found(error) for error in torn} == {checkpoint_files.Broken}
 
 
@@ -230,8 +253,10 @@ def test_files_that_other_hosts_show_late_are_waited_for(monkeypatch):
     naps, seen = [], iter([[], [3], [3, 6]])
     monkeypatch.setattr(checkpoint_files, "time", types.SimpleNamespace(sleep=naps.append))
     monkeypatch.setattr(distributed, "gather", lambda name, value: [[3, 6], value])
-    assert checkpoint_files.settled("steps", lambda: next(seen)) == [[3, 6], [3, 6]] and naps == [0, 1, 2]
-    assert checkpoint_files.settled("steps", lambda: [3]) == [[3, 6], [3]] and 60 < sum(naps[3:]) < 70
+    assert checkpoint_files.settled("steps", lambda: next(seen)) == [[3, 6],
+                                                                     [3, 6]] and naps == [0, 1, 2]
+    assert checkpoint_files.settled("steps", lambda: [3]) == [[3, 6],
+                                                              [3]] and 60 < sum(naps[3:]) < 70
 
 
 def test_no_whole_checkpoint_left(tmp_path):
@@ -260,7 +285,8 @@ def test_load_params_picks_average_and_step(tmp_path):
     state = run(tmp_path, **{"optimizer.ema_decay": 0.5}).state
     assert_same(checkpoints.load_params(tmp_path, toy.ToySystem()), state["ema"])
     assert_same(checkpoints.load_params(tmp_path, toy.ToySystem(), which="params"), state["params"])
-    assert_same(checkpoints.load_params(tmp_path / "checkpoints" / "6", toy.ToySystem()), state["ema"])
+    assert_same(checkpoints.load_params(tmp_path / "checkpoints" / "6", toy.ToySystem()),
+                state["ema"])
     assert checkpoints.load_meta(tmp_path)["config"]["data"]["batch_size"] == 8
     with pytest.raises(UserError, match=r"one of the steps \[3, 6\]; found: 4"):
         checkpoints.load_params(tmp_path, toy.ToySystem(), step=4)
@@ -293,7 +319,8 @@ def test_signal_saves_and_exits_restartable(tmp_path, number):
     assert signal.getsignal(number) is before
     run(tmp_path, **{"train.steps": 12})
     run(tmp_path / "whole", **{"train.steps": 12})
-    assert [r["loss"] for r in records(tmp_path)] == [r["loss"] for r in records(tmp_path / "whole")]
+    assert [r["loss"] for r in records(tmp_path)] == [r["loss"]
+                                                      for r in records(tmp_path / "whole")]
 
 
 def test_compiling_inside_the_loop_is_an_error(tmp_path, monkeypatch):
@@ -322,10 +349,13 @@ def test_loader_errors_reach_the_caller(tmp_path):
 
 
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
-    for overrides, word in (({"data.batch_size": 9}, "batch does not divide"), ({"train.nan_policy": "hope"}, "stop"),
-                            ({"optimizer.accumulate": 3}, "accumulate 3"), ({"mesh.data": 3}, "mesh does not divide")):
+    for overrides, word in (({"data.batch_size": 9}, "batch does not divide"),
+                            ({"train.nan_policy": "hope"}, "stop"),
+                            ({"optimizer.accumulate": 3}, "accumulate 3"),
+                            ({"mesh.data": 3}, "mesh does not divide")):
         with pytest.raises(UserError, match=word):
-            loop.train(toy.config(**overrides), toy.ToySystem(), tmp_path / "x", lambda: toy.ToyLoader(8))
+            loop.train(toy.config(**overrides), toy.ToySystem(), tmp_path / "x",
+                       lambda: toy.ToyLoader(8))
         assert not (tmp_path / "x").exists()
 
 
@@ -347,21 +377,29 @@ def test_held_out_loss_is_weighted_like_training_where_a_system_says_how():
         def loss(self, params, batch, key):
             return batch["x"][0, 0, 0], {"weight": batch["x"][0, 0, 1]}
 
-    batches = [{"x": np.full((8, 6, 8), 1.0), "y": np.zeros((8, 6, 8)), "mask": np.ones((8, 6))} for _ in range(2)]
+    batches = [{"x": np.full((8, 6, 8), 1.0), "y": np.zeros((8, 6, 8)), "mask": np.ones((8, 6))}
+               for _ in range(2)]
     batches[0]["x"][0, 0, :2], batches[1]["x"][0, 0, :2] = (3, 1), (5, 3)
-    assert HeldOutLoss(System(), batches, one_device(), every=1).run({}, 1) == {"loss": 0.25 * 3 + 0.75 * 5}
+    assert HeldOutLoss(System(), batches, one_device(),
+                       every=1).run({}, 1) == {"loss": 0.25 * 3 + 0.75 * 5}
 
 
 def test_report_events_and_profile(tmp_path, capfd):
-    result = run(tmp_path, evaluators=[Recorder()], **{"train.profile_at": 2, "train.profile_steps": 2})
+    result = run(tmp_path, evaluators=[Recorder()],
+                 **{"train.profile_at": 2, "train.profile_steps": 2})
     err = capfd.readouterr().err
-    for word in ("parameters", "hidden", "145", "memory a device", "8 examples x 6 frames", "data 1 x fsdp 1",
+    for word in ("parameters", "hidden", "145", "memory a device", "8 examples x 6 frames",
+                 "data 1 x fsdp 1",
                  "FLOPs a step", "configured", "trained to step 6"):
         assert word in err
-    assert {"data wait", "step", "evaluation", "checkpoint", "compile", "total"} <= result.seconds.keys()
-    assert sum(v for k, v in result.seconds.items() if k != "total") == pytest.approx(result.seconds["total"])
+    assert {"data wait", "step", "evaluation", "checkpoint", "compile",
+            "total"} <= result.seconds.keys()
+    assert sum(v for k, v in result.seconds.items() if k
+               != "total") == pytest.approx(result.seconds["total"])
     assert result.metrics == {"valid/loss": 1.0}
-    assert list((tmp_path / "tensorboard").glob("events*")) and list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert list((tmp_path / "tensorboard").glob("events*")) and list((tmp_path
+                                                                      / "profile").rglob(
+                                                                          "*.xplane.pb"))
     data = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").glob("events*"))
     for tag in (b"train/loss", b"valid/face", b"valid/voice", b"valid/words"):
         assert tag in data
@@ -369,31 +407,41 @@ def test_report_events_and_profile(tmp_path, capfd):
 
 def test_warm_start_takes_what_is_asked_and_resumes_from_its_own(tmp_path):
     first = run(tmp_path / "stage1", **{"optimizer.ema_decay": 0.5})
-    settings = {"train.init_from": str(tmp_path / "stage1"), "train.init_include": (r"hidden/.*",), "seed": 7,
+    settings = {"train.init_from": str(tmp_path / "stage1"), "train.init_include": (r"hidden/.*",),
+                "seed": 7,
                 "optimizer.learning_rate": 0.0, "optimizer.ema_decay": 0.5}
-    second = run(tmp_path / "stage2", mesh=make_mesh(dict(data=1, fsdp=2), jax.devices()[:2]), **settings)
+    second = run(tmp_path / "stage2", mesh=make_mesh(dict(data=1, fsdp=2), jax.devices()[:2]),
+                 **settings)
     fresh = run(tmp_path / "fresh", **settings | {"train.init_from": ""})
-    assert_same(second.state["params"]["hidden"], first.params["hidden"])  # the average, on another mesh
+    # the average, on another mesh
+    assert_same(second.state["params"]["hidden"], first.params["hidden"])
     assert_same(second.state["params"]["out"], fresh.state["params"]["out"])
-    for (_, x), (_, y) in zip(named_leaves(second.state["ema"]), named_leaves(second.state["params"]), strict=True):
+    for (_, x), (_, y) in zip(named_leaves(second.state["ema"]),
+                              named_leaves(second.state["params"]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6)
     assert second.step == 6 and int(second.state["step"]) == 6
-    again = run(tmp_path / "stage2", **settings | {"train.steps": 7, "train.init_from": "nowhere"})  # not read again
+    # not read again
+    again = run(tmp_path / "stage2", **settings | {"train.steps": 7, "train.init_from": "nowhere"})
     assert again.step == 7
 
 
 def test_warm_start_of_a_part_from_the_subtree_of_another_job(tmp_path):
     first = run(tmp_path / "part", **{"train.steps": 3})
-    settings = {"optimizer.learning_rate": 0.0, "train.steps": 1, "seed": 7, "optimizer.ema_decay": 0.5}
+    settings = {"optimizer.learning_rate": 0.0, "train.steps": 1, "seed": 7,
+                "optimizer.ema_decay": 0.5}
     fresh = run(tmp_path / "fresh", **settings)
-    both = run(tmp_path / "whole", **settings, **{"train.init_parts": (("out", str(tmp_path / "part"), "out"),)})
+    both = run(tmp_path / "whole", **settings,
+               **{"train.init_parts": (("out", str(tmp_path / "part"), "out"),)})
     assert_same(both.state["params"]["out"], first.params["out"])
-    np.testing.assert_allclose(both.state["ema"]["out"]["kernel"], first.params["out"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(both.state["ema"]["out"]["kernel"], first.params["out"]["kernel"],
+                               rtol=1e-6)
     assert_same(both.state["params"]["hidden"], fresh.state["params"]["hidden"])
-    crossed = run(tmp_path / "crossed", **settings, **{"train.init_parts": (("out", str(tmp_path / "part"), "hidden"),)})
+    crossed = run(tmp_path / "crossed", **settings,
+                  **{"train.init_parts": (("out", str(tmp_path / "part"), "hidden"),)})
     assert_same(crossed.state["params"]["out"], first.params["hidden"])
     with pytest.raises(UserError, match="none of these parameters.*elsewhere"):
-        run(tmp_path / "wrong", **settings, **{"train.init_parts": (("out", str(tmp_path / "part"), "elsewhere"),)})
+        run(tmp_path / "wrong", **settings,
+            **{"train.init_parts": (("out", str(tmp_path / "part"), "elsewhere"),)})
 
 
 @pytest.mark.parametrize("settings, message", [
@@ -430,6 +478,7 @@ def test_what_ends_a_save_is_told_and_its_rest_removed(tmp_path, code, exit):
     rest.mkdir()
     wrapped = ValueError(f"INTERNAL: Error writing: {os.strerror(code)}")  # TensorStore's way
     error = saver._failed(wrapped, 3)
-    assert error.code == exit and os.strerror(code) in str(error) and "last whole checkpoint: none" in str(error)
+    assert error.code == exit and os.strerror(code) in str(
+        error) and "last whole checkpoint: none" in str(error)
     assert not rest.exists() and ("free disk" not in str(error))
     saver.close()

@@ -13,10 +13,13 @@ ONE = 4 * N * N
 
 def test_values_live_until_they_are_last_read():
     assert peak_bytes(lambda x: x @ x, X) == ONE
-    assert peak_bytes(lambda x: ((x @ x) @ x) @ x, X) == 2 * ONE  # a product and the one made from it
+    # a product and the one made from it
+    assert peak_bytes(lambda x: ((x @ x) @ x) @ x, X) == 2 * ONE
     assert peak_bytes(lambda x: (x @ x) @ (x @ x.T), X) == 3 * ONE
-    assert peak_of(live_jaxpr(lambda x: (x @ x) @ x, X), results=False) == ONE  # the second is what is returned
-    assert peak_bytes(lambda x: jnp.broadcast_to((x @ x).reshape(-1), (8, N * N)).sum(), X) <= ONE + 8
+    # the second is what is returned
+    assert peak_of(live_jaxpr(lambda x: (x @ x) @ x, X), results=False) == ONE
+    assert peak_bytes(lambda x: jnp.broadcast_to((x @ x).reshape(-1), (8, N * N)).sum(),
+                      X) <= ONE + 8
     assert bytes_of({"a": X, "b": jax.ShapeDtypeStruct((3,), jnp.bfloat16)}) == ONE + 6
 
 
@@ -31,4 +34,5 @@ def test_remat_keeps_less_and_a_loop_counts_its_body_once():
     remat = peak_bytes(jax.value_and_grad(lambda x, w: layers(x, w, jax.checkpoint)), X, w)
     assert 32 * ONE <= remat < 45 * ONE  # the layers' inputs, and one layer's own
     assert plain > 1.8 * remat
-    assert peak_bytes(lambda x, w: layers(x, w, lambda f: f), X, w) < 6 * ONE  # forward: nothing is kept
+    # forward: nothing is kept
+    assert peak_bytes(lambda x, w: layers(x, w, lambda f: f), X, w) < 6 * ONE

@@ -1,4 +1,5 @@
-"""A workdir at gs://, on a Google Cloud Storage that is faked by a local server (see fake_gcs.py)."""
+"""A workdir at gs://, on a Google Cloud Storage that is faked by a local server (see
+fake_gcs.py)."""
 
 import json
 import time
@@ -40,22 +41,31 @@ def test_a_bucket_is_a_workdir_like_another(store, tmp_path):
     run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 5})
     assert steps(store) == [4, 5]  # kept like anywhere else
     before, store.refused = dict(store), "/d/"
-    with pytest.raises(peers.Restart, match="checkpoint cannot be read now; where: .*checkpoints/5; .*PERMISSION_DENIED"):
+    with pytest.raises(peers.Restart, match="checkpoint cannot be read now; where: "
+                                            ".*checkpoints/5; .*PERMISSION_DENIED"):
         run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 8})
     assert store == before  # what may be whole is left alone
     store.refused = ""
-    resumed = run(RUN, evaluators=[Recorder(values)], **settings | {"train.steps": 8, "train.keep_last": 1})
+    resumed = run(RUN, evaluators=[Recorder(values)],
+                  **settings | {"train.steps": 8, "train.keep_last": 1})
     assert_same(whole.state, resumed.state)
     assert steps(store) == [6, 8] and checkpoints.resolve(RUN, "best").name == "6"
-    assert [r["step"] for r in lines(store)] == list(range(1, 9)) and lines(store, "goodput")[-1]["starts"] == 2
+    assert [r["step"]
+            for r in lines(store)] == list(range(1, 9)) and lines(store,
+                                                                  "goodput")[-1]["starts"] == 2
     names = {k.removeprefix("bucket/runs/a/").split("/")[0] for k in store}
-    assert names == {"checkpoints", "metrics.jsonl", goodput.FILE, "tensorboard"} and not any(k.endswith(".tmp") for k in store)
+    assert names == {"checkpoints", "metrics.jsonl", goodput.FILE,
+                     "tensorboard"} and not any(k.endswith(".tmp") for k in store)
 
     assert_same(checkpoints.load_params(RUN, toy.ToySystem()), whole.state["ema"])
-    assert checkpoints.load_meta(RUN, 6)["step"] == 6 and str(checkpoints.resolve(RUN)) == f"{RUN}/checkpoints/8"
-    warm = run(tmp_path / "warm", **{"train.init_from": RUN, "train.steps": 1, "optimizer.learning_rate": 0.0})
+    assert checkpoints.load_meta(RUN,
+                                 6)["step"] == 6 and str(
+                                     checkpoints.resolve(RUN)) == f"{RUN}/checkpoints/8"
+    warm = run(tmp_path / "warm", **{"train.init_from": RUN, "train.steps": 1,
+                                     "optimizer.learning_rate": 0.0})
     assert_same(warm.state["params"], whole.state["ema"])
-    with pytest.raises(UserError, match="no checkpoint here; where: gs://bucket/elsewhere.*no such folder"):
+    with pytest.raises(UserError, match="no checkpoint here; where: gs://bucket/elsewhere.*no such "
+                                        "folder"):
         checkpoints.load_params("gs://bucket/elsewhere", toy.ToySystem())
 
 
@@ -67,17 +77,21 @@ def test_torn_newest_checkpoint_in_a_bucket(store, tmp_path, how):
     if how == "objects lost":
         for name in [k for k in store if k.startswith(newest) and "/d/" in k]:
             del store[name]
-        torn = {name.removeprefix(newest): data for name, (data, _) in store.items() if name.startswith(newest)}
+        torn = {name.removeprefix(newest): data for name, (data, _) in store.items()
+                if name.startswith(newest)}
     else:  # killed before the end of the save
         del store[newest + "commit_success.txt"]
     resumed = run(RUN, **KEEP_ALL)
     assert_same(whole.state, resumed.state)
     said = " ".join(r["text"] for r in lines(store, "note"))
-    assert "going on from step 2" in said and ("checkpoint 4 is broken" in said) == (how == "objects lost")
+    assert "going on from step 2" in said and ("checkpoint 4 is broken" in said) == (how
+                                                                                     == "objects lost")
     assert steps(store) == [2, 4, 6]
     aside = "bucket/runs/a/checkpoints_broken/4/"
-    kept = {name.removeprefix(aside): data for name, (data, _) in store.items() if name.startswith(aside)}
-    assert kept == (torn if how == "objects lost" else {}) and ("moved to gs://" + aside[:-1] in said) == bool(kept)
+    kept = {name.removeprefix(aside): data for name, (data, _) in store.items()
+            if name.startswith(aside)}
+    assert kept == (torn if how == "objects lost" else {}) and ("moved to gs://"
+                                                                + aside[:-1] in said) == bool(kept)
 
 
 def test_an_outage_is_not_an_empty_bucket(store, monkeypatch):
@@ -90,7 +104,8 @@ def test_an_outage_is_not_an_empty_bucket(store, monkeypatch):
     assert checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints")) == [4]
     assert checkpoint_files.steps_in(paths.folder("gs://bucket/none/checkpoints")) == []
     for asked in ("info", "ls"):
-        with monkeypatch.context() as patch, pytest.raises(checkpoint_files.Unreadable, match="Forbidden"):
+        with monkeypatch.context() as patch, pytest.raises(checkpoint_files.Unreadable,
+                                                           match="Forbidden"):
             patch.setattr(fake_gcs.Files, asked, fail)
             checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints"))
 
@@ -100,7 +115,8 @@ def test_other_stores_are_read_from_and_refused_to_be_written_to(store, tmp_path
     paths.copy_in(tmp_path / "a", paths.folder("s3://bucket/copied"))
     assert_same(checkpoints.load_params("s3://bucket/copied", toy.ToySystem()), state["params"])
     before = dict(store)
-    with pytest.raises(UserError, match="cannot be written there; where: s3://bucket/b/checkpoints; expected: a local path or gs://"):
+    with pytest.raises(UserError, match="cannot be written there; where: "
+                                        "s3://bucket/b/checkpoints; expected: a local path or gs://"):
         run("s3://bucket/b")
     assert store == before
 
@@ -141,7 +157,8 @@ def test_a_store_that_fails_is_told_once_and_ends_nothing(store, capfd, monkeypa
             time.sleep(0.01)
     mirror.close()
     said = capfd.readouterr().err
-    assert said.count("could not be sent") == said.count("503") == 1 and store["bucket/m/log"][0] == b"x"
+    assert said.count("could not be sent") == said.count("503") == 1 and store["bucket/m/log"][
+        0] == b"x"
 
 
 def test_a_mirror_closed_while_it_wakes_up_does_not_sleep_again(store):

@@ -51,19 +51,27 @@ def whole(tmp_path_factory):
 
 def test_restart_takes_the_newer_local_step_and_loses_nothing(tmp_path, whole):
     crashed(tmp_path)
-    assert steps(tmp_path / "a") == [6] and sorted(p.name for p in local(tmp_path).iterdir()) == ["10", "4", "8"]
-    assert {r["step"] for r in records(tmp_path / "a", "local_checkpoint")} == {2, 4, 8, 10}  # 6 is persistent
+    assert steps(tmp_path / "a") == [6] and sorted(p.name
+                                                   for p in local(tmp_path).iterdir()) == ["10",
+                                                                                           "4", "8"]
+    # 6 is persistent
+    assert {r["step"] for r in records(tmp_path / "a", "local_checkpoint")} == {2, 4, 8, 10}
     (local(tmp_path) / "11.orbax-checkpoint-tmp").mkdir()  # a kill in the middle of the next one
     resumed = run(tmp_path / "a", **two_tiers(tmp_path))
-    assert "step 10 is from the hosts' own disks" in notes(tmp_path / "a") and "going on from step 10" in notes(tmp_path / "a")
+    assert "step 10 is from the hosts' own disks" in notes(tmp_path
+                                                           / "a") and "going on from step 10" in notes(tmp_path / "a")
     assert_same(whole, resumed.state)
-    assert [r["step"] for r in records(tmp_path / "a")] == list(range(1, 13)) and steps(tmp_path / "a") == [6, 12]
+    assert [r["step"]
+            for r in records(tmp_path / "a")] == list(range(1,
+                                                            13)) and steps(tmp_path / "a") == [6,
+                                                                                               12]
     assert sorted(p.name for p in local(tmp_path).iterdir()) == ["10", "4", "8"]
     run(tmp_path / "a", **two_tiers(tmp_path, **{"train.steps": 13}))
     assert "going on from step 12" in notes(tmp_path / "a")  # the persistent one, being newer
 
 
-@pytest.mark.parametrize("how, expected", [("flipped", 8), ("truncated", 8), ("killed", 8), ("mesh", 6), ("gone", 6)])
+@pytest.mark.parametrize("how, expected", [("flipped", 8), ("truncated", 8), ("killed", 8),
+                                           ("mesh", 6), ("gone", 6)])
 def test_what_is_not_whole_or_not_ours_is_not_used(tmp_path, how, expected, whole):
     crashed(tmp_path)
     newest, mesh = local(tmp_path) / "10", None
@@ -85,7 +93,8 @@ def test_broken_persistent_step_falls_back_to_an_older_local_one(tmp_path):
     crashed(tmp_path, at=7)
     damage(tmp_path / "a" / "checkpoints" / "6", "flipped")
     run(tmp_path / "a", **two_tiers(tmp_path))
-    assert "checkpoint 6 is broken" in notes(tmp_path / "a") and "step 4 is from the hosts' own disks" in notes(tmp_path / "a")
+    assert "checkpoint 6 is broken" in notes(tmp_path
+                                             / "a") and "step 4 is from the hosts' own disks" in notes(tmp_path / "a")
 
 
 def test_a_workdir_made_anew_does_not_take_the_old_ones_steps(tmp_path):
@@ -99,7 +108,8 @@ def test_a_workdir_made_anew_does_not_take_the_old_ones_steps(tmp_path):
 def test_a_full_local_disk_turns_the_tier_off_and_training_goes_on(tmp_path, monkeypatch, capfd):
     usage = shutil.disk_usage
     full = type("Usage", (), {"free": 10})()
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: full if "ssd" in str(path) else usage(path))
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: full if "ssd" in str(path)
+                        else usage(path))
     result = run(tmp_path / "a", **two_tiers(tmp_path))
     assert result.step == 12 and steps(tmp_path / "a") == [6, 12]
     assert capfd.readouterr().err.count("local checkpoints failed, there will be none") == 1
@@ -118,18 +128,24 @@ def test_replicas_give_what_was_lost_bit_by_bit():
     """Eight devices in two replicas of four pieces; a device that lost its pieces holds rubbish."""
     mesh = make_mesh(dict(data=2, fsdp=2, tensor=2))
     values = {"w": np.array([[-0.0, np.nan], [1e-45, -np.inf], [3, 4], [5, 6]], np.float32),
-              "half": np.linspace(-1, 1, 8).reshape(4, 2).astype(ml_dtypes.bfloat16), "step": np.int32(-7),
+              "half": np.linspace(-1, 1, 8).reshape(4, 2).astype(ml_dtypes.bfloat16),
+              "step": np.int32(-7),
               "flags": np.array([True, False, True, True])}
-    specs = {"w": ("fsdp", "tensor"), "half": (("fsdp", "tensor"),), "step": (), "flags": ("tensor",)}
+    specs = {"w": ("fsdp", "tensor"), "half": (("fsdp", "tensor"),), "step": (), "flags": ("tensor",
+             )}
     places = {name: NamedSharding(mesh, PartitionSpec(*spec)) for name, spec in specs.items()}
-    target = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name]) for name, x in values.items()}
-    lost = {mesh.devices[0, 0, 0, 0], mesh.devices[1, 1, 0, 1]}  # different pieces of different replicas
+    target = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name]) for name,
+              x in values.items()}
+    # different pieces of different replicas
+    lost = {mesh.devices[0, 0, 0, 0], mesh.devices[1, 1, 0, 1]}
 
     def torn(name, x):
         def piece(device, index):
-            return jax.device_put(np.zeros_like(x[index]) if device in lost else np.asarray(x[index]), device)
+            return jax.device_put(np.zeros_like(x[index]) if device in lost
+                                  else np.asarray(x[index]), device)
 
-        pieces = [piece(device, index) for device, index in places[name].devices_indices_map(x.shape).items()]
+        pieces = [piece(device, index) for device,
+                  index in places[name].devices_indices_map(x.shape).items()]
         return jax.make_array_from_single_device_arrays(x.shape, places[name], pieces)
 
     def holds(device):
@@ -140,7 +156,8 @@ def test_replicas_give_what_was_lost_bit_by_bit():
     for name, x in values.items():
         assert found[name].sharding == places[name] and found[name].dtype == x.dtype
         for shard in found[name].addressable_shards:
-            assert np.asarray(shard.data).tobytes() == np.asarray(x[shard.index]).tobytes(), (name, shard.device)
+            assert np.asarray(shard.data).tobytes() == np.asarray(x[shard.index]).tobytes(), (name,
+                                                                                              shard.device)
     both = {mesh.devices[0, 0, 0, 0], mesh.devices[1, 0, 0, 0]}  # the same piece in both
     assert not recoverable(target, lambda device: device not in both)
     assert recoverable({"step": target["step"]}, lambda device: device == mesh.devices[0, 1, 0, 1])

@@ -11,9 +11,11 @@ WIDTH, FRAMES = 8, 6
 
 
 class ToySystem:
-    """Regression of y on x through one hidden layer, with noise from the step's key when `noise` > 0."""
+    """Regression of y on x through one hidden layer, with noise from the step's key when `noise` >
+    0."""
 
-    param_rules = ((r"(hidden|out)/kernel", ("fsdp", "tensor")), (r"(hidden|out)/bias", ("tensor",)), (r"scale", ()))
+    param_rules = ((r"(hidden|out)/kernel", ("fsdp", "tensor")),
+                   (r"(hidden|out)/bias", ("tensor",)), (r"scale", ()))
 
     def __init__(self, config=None, *, noise: float = 0.0, width: int = WIDTH):
         self.noise, self.width = noise, width
@@ -25,7 +27,8 @@ class ToySystem:
         keys = jax.random.split(key)
         hidden = jax.random.normal(keys[0], (WIDTH, self.width)) / 3
         return {"hidden": {"kernel": hidden, "bias": jnp.zeros(self.width)},
-                "out": {"kernel": jax.random.normal(keys[1], (self.width, WIDTH)) / 3, "bias": jnp.zeros(WIDTH)},
+                "out": {"kernel": jax.random.normal(keys[1], (self.width, WIDTH)) / 3,
+                        "bias": jnp.zeros(WIDTH)},
                 "scale": jnp.ones(())}
 
     def loss(self, params, batch, key):

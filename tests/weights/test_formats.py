@@ -1,4 +1,5 @@
-"""Number formats and pickles that real files hold. The fixtures were written by torch 2.13 and safetensors 0.8."""
+"""Number formats and pickles that real files hold. The fixtures were written by torch 2.13 and
+safetensors 0.8."""
 
 import os
 import pathlib
@@ -16,7 +17,8 @@ from avjax.weights.torch_zip import WAY_OUT
 from tests.weights.torch_zips import Call, Global, dumps, tensor, zip_pickle
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
-RECORDS = np.array([(1, 2.5, (3, 4)), (5, 6.5, (7, 8))], [("a", "<i4"), ("b", "<f4"), ("c", ">i2", (2,))])
+RECORDS = np.array([(1, 2.5, (3, 4)), (5, 6.5, (7, 8))],
+                   [("a", "<i4"), ("b", "<f4"), ("c", ">i2", (2,))])
 FORMATS = {
     "float8_e4m3fn": np.array([0.5, -2, 4], ml_dtypes.float8_e4m3fn),
     "float8_e5m2": np.array([0.5, -2, 4], ml_dtypes.float8_e5m2),
@@ -27,7 +29,8 @@ FORMATS = {
     "uint16": np.array([0, 1, 3], np.uint16), "uint32": np.array([0, 1, 3], np.uint32),
     "uint64": np.array([0, 1, 3], np.uint64), "complex64": np.array([0, 1, 3], np.complex64),
     "bfloat16": np.array([0, 1, 3], ml_dtypes.bfloat16), "bool": np.array([False, True, True]),
-    "zero_d": np.array(3, ml_dtypes.float8_e5m2), "empty": np.zeros((2, 0), ml_dtypes.float8_e4m3fn)}
+    "zero_d": np.array(3, ml_dtypes.float8_e5m2),
+    "empty": np.zeros((2, 0), ml_dtypes.float8_e4m3fn)}
 
 
 def check(found, expected, name=""):
@@ -59,11 +62,13 @@ def test_formats_and_put_off_arithmetic_of_a_torch_file_without_crcs():
 
 
 def test_one_absent_crc_among_others_is_corruption(tmp_path):
-    path = zip_pickle(tmp_path / "w.pt", dumps({"w": tensor((2,), (1,))}), {"0": struct.pack("<2f", 1, 2)})
+    path = zip_pickle(tmp_path / "w.pt", dumps({"w": tensor((2,), (1,))}),
+                      {"0": struct.pack("<2f", 1, 2)})
     with zipfile.ZipFile(path) as archive:
         crc = struct.pack("<I", archive.getinfo("archive/data/0").CRC)
     whole = path.read_bytes()
-    path.write_bytes(whole[:whole.rindex(crc)] + bytes(4) + whole[whole.rindex(crc) + 4:])  # in the directory
+    # in the directory
+    path.write_bytes(whole[:whole.rindex(crc)] + bytes(4) + whole[whole.rindex(crc) + 4:])
     with pytest.raises(UserError, match="corrupt.*data/0.*expected: CRC 00000000"):
         read_checkpoint(path)
 
@@ -73,16 +78,18 @@ def test_numpy_and_python_values_of_both_protocols(protocol):
     tree = read_checkpoint(FIXTURES / f"protocol{protocol}.pt")
     six = np.arange(6.0).reshape(2, 3)
     aligned = np.ones(2, np.dtype([("a", "u1"), ("b", "f8")], align=True))
-    arrays = {"tensor": six.astype(np.float32), "array": six.astype(np.int16), "fortran": six.T, "strided": six[:, ::2],
-              "empty": np.zeros((0, 3), np.float32), "big": np.arange(3, dtype=">f4"),
-              "bf16": np.array([1.5, -2], ml_dtypes.bfloat16), "records": RECORDS, "recarray": RECORDS,
-              "record": RECORDS[1], "aligned": aligned, "dates": np.array(["2020-01-31"], "M8[D]"),
-              "times": np.array([5], "m8[25us]"), "matrix": np.array([[1, 2]]), "text": np.array(["é", "xx"]),
+    arrays = {"tensor": six.astype(np.float32), "array": six.astype(np.int16), "fortran": six.T,
+              "strided": six[:, ::2], "empty": np.zeros((0, 3), np.float32),
+              "big": np.arange(3, dtype=">f4"), "bf16": np.array([1.5, -2], ml_dtypes.bfloat16),
+              "records": RECORDS, "recarray": RECORDS, "record": RECORDS[1], "aligned": aligned,
+              "dates": np.array(["2020-01-31"], "M8[D]"), "times": np.array([5], "m8[25us]"),
+              "matrix": np.array([[1, 2]]), "text": np.array(["é", "xx"]),
               "scalar": np.float32(2.5), 7: np.ones(1, np.float32)}
     for name, expected in arrays.items():
         check(tree[name], expected, name)
-    rest = {"bytes": b"ab", "no_bytes": b"", "bytearray": bytearray(b"xy"), "dtype": str(RECORDS.dtype),
-            "counter": {"a": 2, "b": 1}, "defaultdict": {1: [2]}, "float16": "key"}
+    rest = {"bytes": b"ab", "no_bytes": b"", "bytearray": bytearray(b"xy"),
+            "dtype": str(RECORDS.dtype), "counter": {"a": 2, "b": 1}, "defaultdict": {1: [2]},
+            "float16": "key"}
     assert {name: tree[name] for name in tree if name not in arrays} == rest
 
 
@@ -96,7 +103,8 @@ def test_big_endian_bfloat16(tmp_path):
 def test_a_checkpoint_of_many_storages_holds_one_file_open(tmp_path):
     keys = [str(i) for i in range(40)]
     pickled = dumps({key: tensor((2,), (1,), key=key) for key in keys})
-    path = zip_pickle(tmp_path / "w.pt", pickled, {key: struct.pack("<2f", int(key), 1) for key in keys})
+    path = zip_pickle(tmp_path / "w.pt", pickled,
+                      {key: struct.pack("<2f", int(key), 1) for key in keys})
     before = len(os.listdir("/proc/self/fd"))
     tree = read_checkpoint(path)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
@@ -119,9 +127,11 @@ def test_tensors_without_an_array_say_what_to_do(tmp_path, module, name, kind, h
 
 def test_files_from_before_torch_1_6_in_every_protocol(tmp_path):
     magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-    for i, start in enumerate((b"\x80\x02", b"\x80\x04\x95\x0d" + bytes(7), b"\x80\x05\x95\x0d" + bytes(7))):
+    for i, start in enumerate((b"\x80\x02", b"\x80\x04\x95\x0d" + bytes(7), b"\x80\x05\x95\x0d"
+                               + bytes(7))):
         (tmp_path / f"{i}.pt").write_bytes(start + magic + bytes(600))
-        with pytest.raises(UserError, match="before version 1.6.*a bare pickle.*hint: .*torch.load"):
+        with pytest.raises(UserError,
+                           match="before version 1.6.*a bare pickle.*hint: .*torch.load"):
             read_checkpoint(tmp_path / f"{i}.pt")
     (tmp_path / "tar.pt").write_bytes(bytes(257) + b"ustar\x0000" + bytes(300))
     with pytest.raises(UserError, match="before version 1.6.*found: a tar"):
@@ -155,14 +165,17 @@ def test_numbers_that_would_be_misread_are_refused(tmp_path):
     header = (b'{"a.weight":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},'
               b'"a.weight_scale_inv":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}')
     path.write_bytes(struct.pack("<Q", len(header)) + header + f8.tobytes() + bytes(4))
-    with pytest.raises(UserError, match="quantised.*a.weight.*float8_e4m3fn with its scales in a.weight_scale_inv"):
+    with pytest.raises(UserError, match="quantised.*a.weight.*float8_e4m3fn with its scales in "
+                                        "a.weight_scale_inv"):
         read_state_dict(path)
-    header = header.replace(b"F8_E4M3", b"F6_E2M3").replace(b"[2]", b"[8]").replace(b"[0,2]", b"[0,6]")
+    header = header.replace(b"F8_E4M3", b"F6_E2M3").replace(b"[2]",
+                                                            b"[8]").replace(b"[0,2]", b"[0,6]")
     header = header.replace(b"[2,6]", b"[6,10]")
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(10))
     with pytest.raises(UserError, match="number format.*a.weight.*found: F6_E2M3"):
         read_state_dict(path)
-    np.savez(tmp_path / "w.npz", a=np.ones(2), b=np.ones(2, ml_dtypes.bfloat16))  # numpy writes it as |V2
+    # numpy writes it as |V2
+    np.savez(tmp_path / "w.npz", a=np.ones(2), b=np.ones(2, ml_dtypes.bfloat16))
     with pytest.raises(UserError, match=r"plain numbers.*w.npz, b; .*found: \|V2"):
         read_state_dict(tmp_path / "w.npz")
 
@@ -170,11 +183,13 @@ def test_numbers_that_would_be_misread_are_refused(tmp_path):
 def test_wrappers_integer_keys_and_parts_of_real_layouts(tmp_path):
     a = tensor((4, 6), (6, 1))
     storage = {"0": np.arange(24, dtype=np.float32).tobytes()}
-    for i, tree in enumerate([{"_orig_mod.a": a}, {"state_dict": {"n_averaged": a, "module._orig_mod.a": a}}]):
+    for i, tree in enumerate([{"_orig_mod.a": a},
+                              {"state_dict": {"n_averaged": a, "module._orig_mod.a": a}}]):
         path = zip_pickle(tmp_path / f"{i}.pt", dumps(tree), storage)
         check(read_state_dict(path)["a"], np.arange(24, dtype=np.float32).reshape(4, 6))
         assert len(read_state_dict(path)) == 1
-    path = zip_pickle(tmp_path / "parts.pt", dumps([{"ema": {0: a, 1: a}}, {"net.a": a, "net.b.c": a, "head.a": a}]),
+    path = zip_pickle(tmp_path / "parts.pt",
+                      dumps([{"ema": {0: a, 1: a}}, {"net.a": a, "net.b.c": a, "head.a": a}]),
                       storage)
     assert read_state_dict(path, "0.ema").keys() == {"0", "1"}
     assert read_state_dict(path, "1.net").keys() == {"a", "b.c"}
@@ -184,7 +199,8 @@ def test_wrappers_integer_keys_and_parts_of_real_layouts(tmp_path):
 
 
 def test_published_names_without_an_extension(tmp_path):
-    path = zip_pickle(tmp_path / "g_05000000", dumps({"w": tensor((2,), (1,))}), {"0": struct.pack("<2f", 1, 2)})
+    path = zip_pickle(tmp_path / "g_05000000", dumps({"w": tensor((2,), (1,))}),
+                      {"0": struct.pack("<2f", 1, 2)})
     assert read_state_dict(path)["w"].tolist() == [1, 2]
     safetensors.numpy.save_file({"w": np.ones(2)}, tmp_path / "w.bin")
     with pytest.raises(UserError, match="not a PyTorch checkpoint"):

@@ -17,14 +17,19 @@ def published():
     """(config, state dict of net.pth)."""
     recorded = Recorded(some("hallo2_unet"))
     parts = {"reference_unet": recorded.reference_state, "denoising_unet": recorded.state}
-    for network, name in (("imageproj", "image_proj"), ("audioproj", "audio_proj"), ("face_locator", "face_locator")):
+    for network, name in (("imageproj", "image_proj"), ("audioproj", "audio_proj"),
+                          ("face_locator", "face_locator")):
         parts[network] = under(some("hallo2_small_parts"), f"{name}/sd/")
-    for name in [k for k in recorded.state if ".temporal_transformer." in k and k.endswith(".to_q.weight")]:
-        table = np.zeros((1, 32, len(recorded.state[name])), np.float32)  # a buffer, which the recordings leave out
+    for name in [k for k in recorded.state if ".temporal_transformer." in k
+                 and k.endswith(".to_q.weight")]:
+        # a buffer, which the recordings leave out
+        table = np.zeros((1, 32, len(recorded.state[name])), np.float32)
         step = 10000.0 ** (-np.arange(0, table.shape[2], 2) / table.shape[2])
-        table[..., 0::2], table[..., 1::2] = (f(np.arange(32)[:, None] * step) for f in (np.sin, np.cos))
+        table[..., 0::2], table[..., 1::2] = (f(np.arange(32)[:, None] * step)
+                                              for f in (np.sin, np.cos))
         recorded.state[name.removesuffix(".to_q.weight") + hallo2.POSITIONS] = table
-    return recorded.config, {f"{network}.{k}": v for network, part in parts.items() for k, v in part.items()}
+    return recorded.config, {f"{network}.{k}": v for network, part in parts.items() for k,
+                             v in part.items()}
 
 
 def test_the_published_file_comes_in_and_goes_out(published, tmp_path):
@@ -33,7 +38,8 @@ def test_the_published_file_comes_in_and_goes_out(published, tmp_path):
     params = hallo2_net.import_net(read_state_dict(tmp_path / "net.pth"), config)
     assert set(params) == set(hallo2_net.NETWORKS)
     out = hallo2_net.export_net(params, config)
-    unused = {k for k in state if k.startswith(("reference_unet.conv_norm_out.", "reference_unet.conv_out."))}
+    unused = {k for k in state
+              if k.startswith(("reference_unet.conv_norm_out.", "reference_unet.conv_out."))}
     assert out.keys() == state.keys() - unused
     for name, value in out.items():
         atol = 4e-6 if name.endswith(hallo2.POSITIONS) else 0  # computed in float32

@@ -17,8 +17,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.npz", "w.ckpt", "w"])
 @pytest.mark.parametrize(("content", "found"), [
     (POINTER, "found: a Git LFS pointer.*hint: git lfs pull"), (b"", "found: an empty file.*fetch"),
-    (b"<!DOCTYPE html>\n<html>", "found: a web page.*download"), (b'{"error":"not found"}', "found: JSON text.*download"),
-    (b"GGUF\3\0\0\0" + bytes(99), "found: a GGUF file"), (b"\x89HDF\r\n\x1a\n" + bytes(99), "found: an HDF5 file"),
+    (b"<!DOCTYPE html>\n<html>", "found: a web page.*download"),
+    (b'{"error":"not found"}', "found: JSON text.*download"),
+    (b"GGUF\3\0\0\0" + bytes(99), "found: a GGUF file"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(99), "found: an HDF5 file"),
     (gzip.compress(b"w"), "found: a gzip archive.*unpack")], ids=range(7))
 def test_what_a_file_is_shows_in_its_first_bytes(tmp_path, name, content, found):
     (tmp_path / name).write_bytes(content)
@@ -39,5 +41,6 @@ def test_names_that_say_another_format(tmp_path):
 
 def test_a_safetensors_whose_length_reads_like_text(tmp_path):
     header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x227b)
-    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", 3))
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header
+                                             + struct.pack("<f", 3))
     assert read_state_dict(tmp_path / "w.safetensors")["w"].tolist() == [3]

@@ -1,4 +1,5 @@
-"""Checkpoints are read exactly, and never executed. `fixtures/*.pt` were written by torch.save of torch 2.13."""
+"""Checkpoints are read exactly, and never executed. `fixtures/*.pt` were written by torch.save of
+torch 2.13."""
 
 import os
 import pathlib
@@ -23,16 +24,22 @@ def test_every_dtype_layout_and_container():
     expected = {
         "bf16": np.array([1.5, -2.25], ml_dtypes.bfloat16), "f16": np.array([0.5], np.float16),
         "f64": np.array(3.25), "i64": np.array([[-1, 2]]), "i8": np.array([-3], np.int8),
-        "u8": np.array([200], np.uint8), "u16": np.array([60000], np.uint16), "bool": np.array([True, False]),
-        "c64": np.array([1 + 2j], np.complex64), "f8": np.array([0.5, 2.0], ml_dtypes.float8_e4m3fn),
-        "param": np.arange(6, dtype=np.float32).reshape(2, 3), "shared": BASE, "transposed": BASE.reshape(4, 6).T,
-        "window": BASE.reshape(4, 6)[1:3, 2:5], "expanded": np.full((2, 3), 9, np.float32),
-        "empty": np.zeros((0, 4), np.float32), "numpy": np.arange(6, dtype=np.int16).reshape(2, 3),
-        "numpy_f": np.arange(6.0).reshape(2, 3), "numpy_big": np.arange(3, dtype=">f4"), "scalar": np.float64(2.5)}
+        "u8": np.array([200], np.uint8), "u16": np.array([60000], np.uint16),
+        "bool": np.array([True, False]), "c64": np.array([1 + 2j], np.complex64),
+        "f8": np.array([0.5, 2.0], ml_dtypes.float8_e4m3fn),
+        "param": np.arange(6, dtype=np.float32).reshape(2, 3), "shared": BASE,
+        "transposed": BASE.reshape(4, 6).T, "window": BASE.reshape(4, 6)[1:3, 2:5],
+        "expanded": np.full((2, 3), 9, np.float32), "empty": np.zeros((0, 4), np.float32),
+        "numpy": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "numpy_f": np.arange(6.0).reshape(2, 3), "numpy_big": np.arange(3, dtype=">f4"),
+        "scalar": np.float64(2.5)}
     for name, value in expected.items():
         assert tree[name].dtype == value.dtype and tree[name].shape == value.shape, name
         np.testing.assert_array_equal(tree[name], value, err_msg=name)
-    assert tree["iteration"] == 5 and tree["size"] == (1, 2) and tree["set"] == {1, 2} and tree["dtype"] == "float16"
+    assert tree["iteration"] == 5 and tree["size"] == (1,
+                                                       2) and tree["set"] == {1,
+                                                                              2} and tree[
+                                                                                  "dtype"] == "float16"
     assert tree["nested"][1] == (2.5, "text", None)
     np.testing.assert_array_equal(tree["nested"][2]["a"], [1, 1])
 
@@ -58,32 +65,38 @@ def test_state_dict_is_found_where_scripts_put_it(tmp_path):
 def test_hand_made_zip_and_big_endian(tmp_path):
     pickled = dumps({"w": tensor((4, 6), (6, 1))})
     little = read_checkpoint(zip_pickle(tmp_path / "little.pt", pickled, {"0": BASE.tobytes()}))
-    big = read_checkpoint(zip_pickle(tmp_path / "big.ckpt", pickled, {"0": BASE.astype(">f4").tobytes()},
+    big = read_checkpoint(zip_pickle(tmp_path / "big.ckpt", pickled,
+                                     {"0": BASE.astype(">f4").tobytes()},
                                      byteorder=b"big"))
     np.testing.assert_array_equal(little["w"], BASE.reshape(4, 6))
     np.testing.assert_array_equal(big["w"], BASE.reshape(4, 6))
 
 
 @pytest.mark.parametrize(("module", "name", "args"), [
-    ("os", "system", ("touch {}",)), ("posix", "system", ("touch {}",)), ("builtins", "eval", ("open('{}', 'w')",)),
-    ("subprocess", "call", (["touch", "{}"],)), ("argparse", "Namespace", ()), ("numpy", "load", ("{}",)),
+    ("os", "system", ("touch {}",)), ("posix", "system", ("touch {}",)),
+    ("builtins", "eval", ("open('{}', 'w')",)), ("subprocess", "call", (["touch", "{}"],)),
+    ("argparse", "Namespace", ()), ("numpy", "load", ("{}",)),
     ("torch._utils", "_rebuild_tensor_v2.__globals__", ())])
 def test_foreign_globals_are_refused_by_name_and_not_executed(tmp_path, module, name, args):
     bait = tmp_path / "executed"
-    args = [a.format(bait) if isinstance(a, str) else [part.format(bait) for part in a] for a in args]
+    args = [a.format(bait) if isinstance(a, str) else [part.format(bait) for part in a]
+            for a in args]
     path = zip_pickle(tmp_path / "bad.pt", dumps({"weight": Call(Global(module, name), *args)}))
-    with pytest.raises(UserError, match=f"not executed.*found: {module}.{name}.*hint: .*safetensors"):
+    with pytest.raises(UserError,
+                       match=f"not executed.*found: {module}.{name}.*hint: .*safetensors"):
         read_checkpoint(path)
     assert not bait.exists()
 
 
 @pytest.mark.parametrize("value", [
     tensor((5, 6), (6, 1)),  # longer than its storage
-    tensor((4, 6), (6, 1), offset=1), tensor((2,), (-1,)), tensor((2**40, 2**40), (2**40, 1)), tensor((2,), (1, 1)),
+    tensor((4, 6), (6, 1), offset=1), tensor((2,), (-1,)), tensor((2**40, 2**40), (2**40, 1)),
+    tensor((2,), (1, 1)),
     Call(Global("numpy", "dtype"), "O"),  # objects would be pickles in the pickle
     Call(Global("numpy", "ndarray"), (2, 2)),
     Call(Global("torch._tensor", "_rebuild_from_type_v2"), print, None, (), None),
-    Global("torch._utils", "_rebuild_tensor_v2"),  # an allowed global may not stay behind as a value
+    # an allowed global may not stay behind as a value
+    Global("torch._utils", "_rebuild_tensor_v2"),
     ("persistent", "storage", Global("torch", "QInt8Storage"), "0", "cpu", 1)])
 def test_malformed_or_hostile_plain_data_is_one_clear_error(tmp_path, value):
     path = zip_pickle(tmp_path / "bad.pt", dumps([value]), {"0": BASE.tobytes()})
@@ -100,7 +113,8 @@ def test_a_pickle_cannot_change_what_later_files_mean(tmp_path):
             self.target = target
 
     Pickler.dispatch[Build] = lambda p, v: (p.save(v.target), p.save(state), p.write(pickle.BUILD))
-    path = zip_pickle(tmp_path / "bad.pt", dumps([Build(Global("torch._utils", "_rebuild_tensor_v2"))]))
+    path = zip_pickle(tmp_path / "bad.pt",
+                      dumps([Build(Global("torch._utils", "_rebuild_tensor_v2"))]))
     with pytest.raises(UserError, match="state given to"):
         read_checkpoint(path)
     assert read_checkpoint(FIXTURES / "bare.pt").shape == (2, 3)
@@ -124,13 +138,15 @@ def test_damaged_files(tmp_path):
         read_checkpoint(tmp_path / "absent.pt")
     with pytest.raises(UserError, match="unknown kind.*found: .h5"):
         read_checkpoint(_touch(tmp_path / "weights.h5"))
-    zip_pickle(tmp_path / "script.pt", dumps({}), None, **{"constants.pkl": b"", "code/model.py": b"pass"})
+    zip_pickle(tmp_path / "script.pt", dumps({}), None,
+               **{"constants.pkl": b"", "code/model.py": b"pass"})
     with pytest.raises(UserError, match="TorchScript"):
         read_checkpoint(tmp_path / "script.pt")
 
 
 def test_safetensors_and_npz(tmp_path):
-    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.array([1.5, 3], ml_dtypes.bfloat16)}
+    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3),
+              "b": np.array([1.5, 3], ml_dtypes.bfloat16)}
     path = tmp_path / "w.safetensors"
     safetensors.numpy.save_file(arrays, path)
     for name, value in read_state_dict(path).items():
@@ -146,16 +162,21 @@ def test_safetensors_and_npz(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("weight_g", "weight_v"),
-                                   ("parametrizations.weight.original0", "parametrizations.weight.original1")])
+                                   ("parametrizations.weight.original0",
+                                    "parametrizations.weight.original1")])
 @pytest.mark.parametrize("g_shape", [(4, 1, 1), (1, 1, 5)])
 def test_weight_norm_folds(names, g_shape):
     rng = np.random.default_rng(0)
-    g, v = rng.normal(size=g_shape).astype(np.float32), rng.normal(size=(4, 3, 5)).astype(np.float32)
-    folded = fold_weight_norm({f"x.conv.{names[0]}": g, f"x.conv.{names[1]}": v, "x.conv.bias": BASE})
+    g, v = rng.normal(size=g_shape).astype(np.float32), rng.normal(size=(4, 3,
+                                                                         5)).astype(np.float32)
+    folded = fold_weight_norm({f"x.conv.{names[0]}": g, f"x.conv.{names[1]}": v,
+                               "x.conv.bias": BASE})
     assert folded.keys() == {"x.conv.weight", "x.conv.bias"}
     axis = tuple(i for i, n in enumerate(g_shape) if n == 1)
-    np.testing.assert_allclose(np.sqrt((folded["x.conv.weight"] ** 2).sum(axis)), np.abs(g).squeeze(), rtol=1e-5)
-    np.testing.assert_allclose(folded["x.conv.weight"] / v * np.sqrt((v**2).sum(axis, keepdims=True)),
+    np.testing.assert_allclose(np.sqrt((folded["x.conv.weight"] ** 2).sum(axis)),
+                               np.abs(g).squeeze(), rtol=1e-5)
+    np.testing.assert_allclose(folded["x.conv.weight"] / v
+                               * np.sqrt((v**2).sum(axis, keepdims=True)),
                                np.broadcast_to(g, v.shape), rtol=1e-4)
     with pytest.raises(UserError, match="incomplete"):
         fold_weight_norm({f"x.conv.{names[0]}": g})

@@ -25,7 +25,8 @@ def folder(tmp_path):
 
 
 def write_index(folder, weight_map, name="model.safetensors.index.json"):
-    (folder / name).write_text(json.dumps({"metadata": {"total_size": 48}, "weight_map": weight_map}))
+    (folder
+     / name).write_text(json.dumps({"metadata": {"total_size": 48}, "weight_map": weight_map}))
 
 
 def test_the_index_and_its_folder_give_the_whole(folder):
@@ -45,19 +46,25 @@ def test_the_listing_of_a_sharded_checkpoint(folder):
 
 
 def test_pytorch_shards(tmp_path):
-    for i, name in enumerate(("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")):
-        zip_pickle(tmp_path / name, dumps({f"w{i}": tensor((2,), (1,))}), {"0": struct.pack("<2f", i, 1)})
-    write_index(tmp_path, {"w0": "pytorch_model-00001-of-00002.bin", "w1": "pytorch_model-00002-of-00002.bin"},
+    for i, name in enumerate(("pytorch_model-00001-of-00002.bin",
+                              "pytorch_model-00002-of-00002.bin")):
+        zip_pickle(tmp_path / name, dumps({f"w{i}": tensor((2,), (1,))}),
+                   {"0": struct.pack("<2f", i, 1)})
+    write_index(tmp_path, {"w0": "pytorch_model-00001-of-00002.bin",
+                           "w1": "pytorch_model-00002-of-00002.bin"},
                 "pytorch_model.bin.index.json")
     (tmp_path / "training_args.bin").write_bytes(b"")
     for path in (tmp_path, tmp_path / "pytorch_model.bin.index.json"):
-        assert {k: v.tolist() for k, v in read_state_dict(path).items()} == {"w0": [0, 1], "w1": [1, 1]}
-    with pytest.raises(UserError, match="one shard.*shard 1 of 2; hint: pass .*pytorch_model.bin.index.json"):
+        assert {k: v.tolist() for k,
+                v in read_state_dict(path).items()} == {"w0": [0, 1], "w1": [1, 1]}
+    with pytest.raises(UserError, match="one shard.*shard 1 of 2; hint: pass "
+                                        ".*pytorch_model.bin.index.json"):
         read_state_dict(tmp_path / "pytorch_model-00001-of-00002.bin")
 
 
 def test_one_shard_never_passes_for_the_whole(folder):
-    with pytest.raises(UserError, match="one shard of a checkpoint.*shard 2 of 2; hint: pass .*index.json"):
+    with pytest.raises(UserError, match="one shard of a checkpoint.*shard 2 of 2; hint: pass "
+                                        ".*index.json"):
         read_state_dict(folder / NAMES[1])
     assert read_checkpoint(folder / NAMES[1]).keys() == {"c"}  # to look at, it may be opened
     (folder / NAMES[0]).rename(folder / "first.safetensors")
@@ -68,7 +75,8 @@ def test_one_shard_never_passes_for_the_whole(folder):
     alone.mkdir()
     shutil.copy(folder / NAMES[1], alone)
     for path in (alone / NAMES[1], alone):
-        with pytest.raises(UserError, match="one shard of a checkpoint|not whole.*expected: 2 shards"):
+        with pytest.raises(UserError, match="one shard of a checkpoint|not whole.*expected: 2 "
+                                            "shards"):
             read_state_dict(path)
     shutil.copy(folder / "first.safetensors", alone / NAMES[0])
     assert read_state_dict(alone).keys() == {"a", "b", "c"}  # all shards without their index
@@ -102,12 +110,15 @@ def test_a_folder_with_one_file_and_with_several(tmp_path):
     with pytest.raises(UserError, match="no weights file in the folder.*found: nothing"):
         read_state_dict(tmp_path)
     safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / "model.safetensors")
-    zip_pickle(tmp_path / "pytorch_model.bin", dumps({}))  # the same weights once more, as hubs have them
+    # the same weights once more, as hubs have them
+    zip_pickle(tmp_path / "pytorch_model.bin", dumps({}))
     assert read_state_dict(tmp_path).keys() == {"a"}
     assert file_sha256(tmp_path) == file_sha256(tmp_path / "model.safetensors")
-    (tmp_path / "old.safetensors.index.json").write_text("{")  # of no account where the file itself is given
+    # of no account where the file itself is given
+    (tmp_path / "old.safetensors.index.json").write_text("{")
     assert read_state_dict(tmp_path / "model.safetensors").keys() == {"a"}
     (tmp_path / "old.safetensors.index.json").unlink()
     safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / "consolidated.safetensors")
-    with pytest.raises(UserError, match="several checkpoints.*found: consolidated.safetensors, model.safetensors"):
+    with pytest.raises(UserError, match="several checkpoints.*found: consolidated.safetensors, "
+                                        "model.safetensors"):
         read_state_dict(tmp_path)

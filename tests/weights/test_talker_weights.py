@@ -1,4 +1,5 @@
-"""Talker-T2AV's name table on the recorded checkpoints: there and back, and what is wrong with a wrong file."""
+"""Talker-T2AV's name table on the recorded checkpoints: there and back, and what is wrong with a
+wrong file."""
 
 import jax
 import numpy as np
@@ -21,14 +22,16 @@ def test_export_gives_the_published_bytes_back(arrays):
         if name.endswith("rope.w"):  # computed, so to the last bit but one
             np.testing.assert_allclose(exported[name], value, atol=6e-8, rtol=0)
         elif name != "llm.lm_head.weight":  # unused; ours is tied
-            assert exported[name].dtype == value.dtype and exported[name].tobytes() == value.tobytes(), name
+            assert exported[name].dtype == value.dtype and exported[
+                name].tobytes() == value.tobytes(), name
     fresh = jax.eval_shape(system.init, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
 
 
 @pytest.mark.parametrize("width", [8, 48, 128, 228])
 def test_rotary_tables_do_not_depend_on_the_processor(width):
-    """Each step rounded to float32 from exact numbers, as libraries do to within a bit; NumPy's own powers are not."""
+    """Each step rounded to float32 from exact numbers, as libraries do to within a bit; NumPy's own
+    powers are not."""
     theta = [1 / np.float32(10000.0 ** float(np.float32(i / width))) for i in range(0, width, 2)]
     angle = [[float(np.float32(n) * t) for t in theta] for n in (0, 1, 500, 1023)]
     wanted = np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
@@ -36,23 +39,30 @@ def test_rotary_tables_do_not_depend_on_the_processor(width):
 
 
 def test_rotary_tables_of_a_file_are_heeded():
-    """They show how many heads there are, which nothing else in the file does; other rotations are not implemented."""
+    """They show how many heads there are, which nothing else in the file does; other rotations are
+    not implemented."""
     arrays = some("talker_delay")
     system, _ = prepare(arrays)
     state, config = under(arrays, "sd/"), system.config
     sizes = weights.talker_sizes(state)
-    assert (sizes["encoder_heads"], sizes["velocity_heads"]) == (config.encoder_heads, config.velocity_heads)
-    assert "encoder_heads" not in weights.talker_sizes({k: v for k, v in state.items() if not k.endswith("rope.w")})
-    with pytest.raises(UserError, match=r"another number of heads; where: speech_cfm.*set config.system.velocity_heads"):
-        weights.import_talker(state, golden_config(arrays, velocity_heads=config.velocity_heads // 2))
+    assert (sizes["encoder_heads"], sizes["velocity_heads"]) == (config.encoder_heads,
+                                                                 config.velocity_heads)
+    assert "encoder_heads" not in weights.talker_sizes({k: v for k, v in state.items()
+                                                        if not k.endswith("rope.w")})
+    with pytest.raises(UserError, match=r"another number of heads; where: speech_cfm.*set "
+                                        r"config.system.velocity_heads"):
+        weights.import_talker(state,
+                              golden_config(arrays, velocity_heads=config.velocity_heads // 2))
     name = "motion_patch_encoder.rope.w"
-    with pytest.raises(UserError, match="table is not the published one; where: motion_patch_encoder"):
+    with pytest.raises(UserError, match="table is not the published one; where: "
+                                        "motion_patch_encoder"):
         weights.import_talker(state | {name: state[name][::-1]}, config)
     weights.import_talker(state | {name: state[name].astype(np.float16)}, config)
 
 
 def test_an_embedding_saved_under_its_heads_name_is_found():
-    """safetensors.torch.save_model (0.8) writes tied tensors once, under the first name of the alphabet."""
+    """safetensors.torch.save_model (0.8) writes tied tensors once, under the first name of the
+    alphabet."""
     arrays = some("talker_delay")
     system, params = prepare(arrays)
     state = under(arrays, "sd/")
@@ -63,7 +73,8 @@ def test_an_embedding_saved_under_its_heads_name_is_found():
     np.testing.assert_array_equal(again["backbone"]["embedding"], params["backbone"]["embedding"])
     alone = {k.removeprefix("llm."): v for k, v in state.items() if k.startswith("llm.")}
     assert weights.is_backbone(alone)
-    np.testing.assert_array_equal(weights.import_backbone(alone, system.config)["embedding"], embedding)
+    np.testing.assert_array_equal(weights.import_backbone(alone, system.config)["embedding"],
+                                  embedding)
 
 
 def test_stacked_blocks_go_to_their_numbers_and_back():
@@ -74,8 +85,10 @@ def test_stacked_blocks_go_to_their_numbers_and_back():
     params = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
     state = weights.export_talker(params, system.config)
     stack = params["speech_head"]["stack"]
-    for i, ours in enumerate([*stack["blocks"]["project"]["kernel"], stack["last"]["project"]["kernel"]]):
-        np.testing.assert_array_equal(state[f"speech_cfm.estimator.decoder.blocks.{i}.attn.proj.weight"], ours.T)
+    for i, ours in enumerate([*stack["blocks"]["project"]["kernel"],
+                              stack["last"]["project"]["kernel"]]):
+        np.testing.assert_array_equal(
+            state[f"speech_cfm.estimator.decoder.blocks.{i}.attn.proj.weight"], ours.T)
     again = weights.import_talker(state, system.config)
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
@@ -83,7 +96,8 @@ def test_stacked_blocks_go_to_their_numbers_and_back():
 def test_frozen_encoders_of_a_full_checkpoint_are_left_alone():
     arrays = some("talker_delay")
     system, params = prepare(arrays)
-    state = under(arrays, "sd/") | {"spk.conv.weight": np.ones(3), "pretrained_speech_encoder.x": np.ones(3)}
+    state = under(arrays, "sd/") | {"spk.conv.weight": np.ones(3),
+                                    "pretrained_speech_encoder.x": np.ones(3)}
     again = weights.import_talker(state, system.config)
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
@@ -93,7 +107,8 @@ def test_wrong_files_are_named():
     system, _ = prepare(arrays)
     state = under(arrays, "sd/")
     with pytest.raises(UserError, match="task_embedding"):
-        weights.import_talker({k: v for k, v in state.items() if not k.startswith("task_")}, system.config)
+        weights.import_talker({k: v for k, v in state.items() if not k.startswith("task_")},
+                              system.config)
     with pytest.raises(UserError, match="left over"):
         further = f"llm.model.layers.{system.config.num_layers}.mlp.gate_proj.weight"
         weights.import_talker(state | {further: np.ones(1)}, system.config)

@@ -18,7 +18,8 @@ COUNT = np.array(7)
     {"module._orig_mod.a.weight": A, "module._orig_mod.b": B},
     {"_orig_mod.module.a.weight": A, "_orig_mod.module.b": B},
     {"n_averaged": COUNT, "module.a.weight": A, "module.b": B},
-    {"n_averaged": COUNT, "module.module.a.weight": A, "module.module.b": B},  # the average of a parallel model
+    # the average of a parallel model
+    {"n_averaged": COUNT, "module.module.a.weight": A, "module.module.b": B},
     {"module.n_averaged": COUNT, "module.module.a.weight": A, "module.module.b": B},
     {"_orig_mod.n_averaged": COUNT, "_orig_mod.module.a.weight": A, "_orig_mod.module.b": B},
     {"_fsdp_wrapped_module.a._checkpoint_wrapped_module.weight": A, "_fsdp_wrapped_module.b": B},
@@ -32,8 +33,9 @@ def test_every_wrapper_gives_the_inner_names_and_arrays(state):
 
 
 def test_networks_whose_own_names_look_alike_are_left_alone():
-    for state in ({"module.a": A, "head.b": B}, {"n_averaged": COUNT, "a": A}, {"step": A, "module.b": B},
-                  {"a.module.weight": A}, {"online_model.a": A, "b": B}, {"online_model.a": A}):
+    for state in ({"module.a": A, "head.b": B}, {"n_averaged": COUNT, "a": A},
+                  {"step": A, "module.b": B}, {"a.module.weight": A}, {"online_model.a": A, "b": B},
+                  {"online_model.a": A}):
         assert unwrap(state) == state
 
 

@@ -1,4 +1,5 @@
-"""Torch zips and pickles of any content, made by hand: `Global` and `Call` pickle as foreign globals and calls."""
+"""Torch zips and pickles of any content, made by hand: `Global` and `Call` pickle as foreign
+globals and calls."""
 
 import io
 import pickle
@@ -48,7 +49,8 @@ class Pickler(pickle._Pickler):  # the Python one, for it can be taught foreign 
     dispatch[Call] = lambda pickler, value: value.save(pickler)
 
     def persistent_id(self, value):
-        return value[1:] if isinstance(value, tuple) and value and value[0] == "persistent" else None
+        return value[1:] if isinstance(value,
+                                       tuple) and value and value[0] == "persistent" else None
 
 
 def dumps(value) -> bytes:

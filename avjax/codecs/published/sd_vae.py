@@ -1,7 +1,9 @@
-"""Published Stable Diffusion VAE state dicts (AutoencoderKL) <-> our parameters: one name table, both directions.
+"""Published Stable Diffusion VAE state dicts (AutoencoderKL) <-> our parameters: one name table,
+both directions.
 
-Published layouts: a convolution's weight is (out, in, k, k), a Linear's (out, in). Older files call the attention's
-products query, key, value and proj_attn, and may keep them as 1x1 convolutions; both are read, the newer names written.
+Published layouts: a convolution's weight is (out, in, k, k), a Linear's (out, in). Older files call
+the attention's products query, key, value and proj_attn, and may keep them as 1x1 convolutions;
+both are read, the newer names written.
 """
 
 import re
@@ -39,8 +41,10 @@ def vae_names(c):
         for x, y in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "out")):
             both(f"{a}.{x}", f"{b}/{y}", transposed)
 
-    for side, blocks, ours, resize, layers in (("encoder", "down_blocks", "down", "downsamplers", c.layers),
-                                               ("decoder", "up_blocks", "up", "upsamplers", c.layers + 1)):
+    for side, blocks, ours, resize, layers in (("encoder", "down_blocks", "down", "downsamplers",
+                                                c.layers),
+                                               ("decoder", "up_blocks", "up", "upsamplers",
+                                                c.layers + 1)):
         widths = c.channels if side == "encoder" else c.channels[::-1]
         both(f"{side}.conv_in", f"{side}/inputs", conv)
         for i, width in enumerate(widths):
@@ -58,7 +62,8 @@ def vae_names(c):
 
 
 def import_vae(state: dict[str, np.ndarray], config):
-    """Published names -> parameters of `AutoencoderKL(config)`. UserError for an entry missing, unfit or left over."""
+    """Published names -> parameters of `AutoencoderKL(config)`. UserError for an entry missing,
+    unfit or left over."""
     renamed = {}
     for name, value in state.items():
         if match := _OLD.fullmatch(name):
@@ -74,12 +79,16 @@ def export_vae(params, config) -> dict[str, np.ndarray]:
 
 
 def vae_sizes(state: dict[str, np.ndarray]) -> dict:
-    """Sizes that a published state dict tells by its shapes; groups and scaling it does not tell."""
+    """Sizes that a published state dict tells by its shapes; groups and scaling it does not
+    tell."""
     try:
         levels = _count(state, r"encoder\.down_blocks\.(\d+)\..*")
-        channels = tuple(state[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels))
-        return dict(channels=channels, layers=_count(state, r"encoder\.down_blocks\.0\.resnets\.(\d+)\..*"),
-                    latent_dim=state["post_quant_conv.weight"].shape[0], patch=1, mid="attention", shortcut=False)
+        channels = tuple(state[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0]
+                         for i in range(levels))
+        return dict(channels=channels,
+                    layers=_count(state, r"encoder\.down_blocks\.0\.resnets\.(\d+)\..*"),
+                    latent_dim=state["post_quant_conv.weight"].shape[0], patch=1, mid="attention",
+                    shortcut=False)
     except KeyError as error:
         raise UserError("not a VAE's state dict", expected=f"an entry {error.args[0]}",
                         found=", ".join(sorted(state)[:3]) + ", ...") from error

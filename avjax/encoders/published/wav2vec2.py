@@ -1,9 +1,9 @@
 """The wav2vec 2.0 family's published names -> our parameters (avjax/encoders/wav2vec2.py).
 
-Understands the names of transformers (`wav2vec2.encoder.layers.0...`, `hubert. ...`, bare), of torchaudio
-(`encoder.transformer.layers.0...`, `aux`), of fairseq (`encoder.layers.0.self_attn...`, `post_extract_proj`: the published
-xlsr2_1b_v2.pt) and of fairseq2 (`encoder_frontend...`, `ffn.inner_proj`). Both generations of weight norm on the positional
-convolution are folded.
+Understands the names of transformers (`wav2vec2.encoder.layers.0...`, `hubert. ...`, bare), of
+torchaudio (`encoder.transformer.layers.0...`, `aux`), of fairseq (`encoder.layers.0.self_attn...`,
+`post_extract_proj`: the published xlsr2_1b_v2.pt) and of fairseq2 (`encoder_frontend...`,
+`ffn.inner_proj`). Both generations of weight norm on the positional convolution are folded.
 """
 
 import re
@@ -16,11 +16,14 @@ from avjax.weights.fold import fold_weight_norm, numbered, put, stack_layers
 CANONICAL = (  # other namings -> the bare names of transformers
     (r"^(wav2vec2|hubert|model|w2v_encoder)\.", ""), (r"^w2v_model\.", ""),
     # torchaudio
-    (r"^encoder\.feature_projection\.", "feature_projection."), (r"^encoder\.transformer\.", "encoder."), (r"^aux\.", "lm_head."),
+    (r"^encoder\.feature_projection\.", "feature_projection."),
+    (r"^encoder\.transformer\.", "encoder."), (r"^aux\.", "lm_head."),
     # fairseq, then fairseq2
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
-    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.(1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
-    (r"^layer_norm\.", "feature_projection.layer_norm."), (r"^post_extract_proj\.", "feature_projection.projection."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.(1\.)?",
+     r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"^layer_norm\.", "feature_projection.layer_norm."),
+    (r"^post_extract_proj\.", "feature_projection.projection."),
     (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."), (r"^proj\.", "lm_head."),
     (r"^encoder_frontend\.feature_extractor\.layers\.(\d+)\.(group_norm|layer_norm)\.",
      r"feature_extractor.conv_layers.\1.layer_norm."),
@@ -28,13 +31,15 @@ CANONICAL = (  # other namings -> the bare names of transformers
     (r"^encoder_frontend\.post_extract_layer_norm\.", "feature_projection.layer_norm."),
     (r"^encoder_frontend\.model_dim_proj\.", "feature_projection.projection."),
     (r"^encoder_frontend\.pos_encoder\.conv\.", "encoder.pos_conv_embed.conv."),
-    (r"\.self_attn\.(q|k|v)_proj\.", r".attention.\1_proj."), (r"\.self_attn\.out(put)?_proj\.", ".attention.out_proj."),
+    (r"\.self_attn\.(q|k|v)_proj\.", r".attention.\1_proj."),
+    (r"\.self_attn\.out(put)?_proj\.", ".attention.out_proj."),
     (r"\.self_attn_layer_norm\.", ".layer_norm."), (r"\.ffn_layer_norm\.", ".final_layer_norm."),
     (r"\.(fc1|ffn\.inner_proj)\.", ".feed_forward.intermediate_dense."),
     (r"\.(fc2|ffn\.output_proj)\.", ".feed_forward.output_dense."))
 
 # pre-training only
-IGNORED = (r"masked_spec_embed|mask_emb|masker\..*|quantizer\..*|project_(q|hid)\..*|mask_generator\..*|final_(target_)?proj\..*"
+IGNORED = (
+    r"masked_spec_embed|mask_emb|masker\..*|quantizer\..*|project_(q|hid)\..*|mask_generator\..*|final_(target_)?proj\..*"
            r"|label_embs_concat")
 
 NAMES = (  # (published name, ours, kind); {} counts layers
@@ -50,26 +55,32 @@ NAMES = (  # (published name, ours, kind); {} counts layers
     ("encoder.pos_conv_embed.conv.bias", "position/bias", "vector"),
     ("encoder.layer_norm.weight", "norm/scale", "vector"),
     ("encoder.layer_norm.bias", "norm/bias", "vector"),
-    *((f"encoder.layers.{{}}.{theirs}.weight", f"layers/{{}}/{ours}/kernel", "matrix") for theirs, ours in (
+    *((f"encoder.layers.{{}}.{theirs}.weight", f"layers/{{}}/{ours}/kernel", "matrix") for theirs,
+      ours in (
         ("attention.q_proj", "query"), ("attention.k_proj", "key"), ("attention.v_proj", "value"),
         ("attention.out_proj", "out"), ("feed_forward.intermediate_dense", "ffn_in"),
         ("feed_forward.output_dense", "ffn_out"))),
-    *((f"encoder.layers.{{}}.{theirs}.bias", f"layers/{{}}/{ours}/bias", "vector") for theirs, ours in (
+    *((f"encoder.layers.{{}}.{theirs}.bias", f"layers/{{}}/{ours}/bias", "vector") for theirs,
+      ours in (
         ("attention.q_proj", "query"), ("attention.k_proj", "key"), ("attention.v_proj", "value"),
         ("attention.out_proj", "out"), ("feed_forward.intermediate_dense", "ffn_in"),
         ("feed_forward.output_dense", "ffn_out"), ("layer_norm", "attention_norm"),
         ("final_layer_norm", "ffn_norm"))),
-    *((f"encoder.layers.{{}}.{theirs}.weight", f"layers/{{}}/{ours}/scale", "vector") for theirs, ours in (
+    *((f"encoder.layers.{{}}.{theirs}.weight", f"layers/{{}}/{ours}/scale", "vector") for theirs,
+      ours in (
         ("layer_norm", "attention_norm"), ("final_layer_norm", "ffn_norm"))),
     ("lm_head.weight", "lm_head/kernel", "matrix"),
     ("lm_head.bias", "lm_head/bias", "vector"),
 )
 
 
-def import_params(state: dict[str, np.ndarray], where: str = "", num_layers: int | None = None) -> dict:
-    """{published name: array} -> nested parameters, float32, encoder layers stacked on a leading axis.
+def import_params(state: dict[str, np.ndarray], where: str = "",
+                  num_layers: int | None = None) -> dict:
+    """{published name: array} -> nested parameters, float32, encoder layers stacked on a leading
+    axis.
 
-    num_layers: keep only the first so many layers (units are read from an inner layer). UserError: names that are not
+    num_layers: keep only the first so many layers (units are read from an inner layer). UserError:
+      names that are not
     of this network, or missing ones.
     """
     canonical = {}
@@ -89,13 +100,17 @@ def import_params(state: dict[str, np.ndarray], where: str = "", num_layers: int
                 break
         else:
             unknown.append(name)
-    missing = [n for n in ("features", "projection_norm", "projection", "position", "norm", "layers")
+    missing = [n for n in ("features", "projection_norm", "projection", "position", "norm",
+                           "layers")
                if n not in params]
     if unknown or missing:
         raise UserError("these are not the weights of a wav2vec 2.0 network", where=where,
-                        expected="names of wav2vec2, HuBERT or XLS-R in transformers, torchaudio or fairseq",
-                        found=(f"{len(unknown)} unknown names, e.g. {', '.join(unknown[:4])}" if unknown else
-                               f"no name for {', '.join(missing)}"), hint="check which model the file is of")
+                        expected="names of wav2vec2, HuBERT or XLS-R in transformers, torchaudio "
+                        "or fairseq",
+                        found=(f"{len(unknown)} unknown names, e.g. {', '.join(unknown[:4])}"
+                               if unknown else
+                               f"no name for {', '.join(missing)}"),
+                        hint="check which model the file is of")
     params["layers"] = stack_layers(params["layers"], where, num_layers)
     return params
 

@@ -1,4 +1,5 @@
-"""AV-Flow: text (as speech tokens) to synchronised mel, facial expression and head motion by flow matching."""
+"""AV-Flow: text (as speech tokens) to synchronised mel, facial expression and head motion by flow
+matching."""
 
 from avjax.systems.avflow.system import System
 

@@ -1,7 +1,8 @@
-"""The AV-Flow network: two diffusion transformers, one per modality, that exchange features after every block.
+"""The AV-Flow network: two diffusion transformers, one per modality, that exchange features after
+every block.
 
-Suffixes: B batch, T time, D model width, V visual width (face + head), A audio width (mel), C condition width,
-S blocks, M modulation (2, 3, D).
+Suffixes: B batch, T time, D model width, V visual width (face + head), A audio width (mel), C
+condition width, S blocks, M modulation (2, 3, D).
 """
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ from avjax.systems.avflow.config import condition_width, windows
 
 
 class Ends(nn.Module):
-    """What a stream's transformer has before and after its blocks: input and output projection (no final norm)."""
+    """What a stream's transformer has before and after its blocks: input and output projection (no
+    final norm)."""
 
     in_dim: int
     condition_dim: int
@@ -41,7 +43,8 @@ class Ends(nn.Module):
 
 
 class Layer(nn.Module):
-    """One block of every tower, then the highway between them. Its methods share a signature, as the scan over layers wants
+    """One block of every tower, then the highway between them. Its methods share a signature, as
+    the scan over layers wants
     it: (carry, this layer's, what all layers share) -> (carry, result)."""
 
     config: object
@@ -52,7 +55,8 @@ class Layer(nn.Module):
         c = self.config
         kw = dict(dtype=self.dtype, init_scale=c.init_scale)
         band = Band(*np.max(windows(c), axis=0).tolist())
-        self.blocks = {name: DiffusionBlock(c.d_model, c.num_heads, c.d_ff, band, kernel=c.attention_kernel, **kw)
+        self.blocks = {name: DiffusionBlock(c.d_model, c.num_heads, c.d_ff, band,
+                                            kernel=c.attention_kernel, **kw)
                        for name in self.towers}
         if c.fusion == "highway":
             self.fusion = Dense(2 * c.d_model, 2 * c.d_model, **kw)
@@ -61,27 +65,33 @@ class Layer(nn.Module):
         return time_BD, {name: block.modulation(time_BD) for name, block in self.blocks.items()}
 
     def __call__(self, streams, own, shared):
-        """streams: {tower: (B, T, D)}, of all towers or of one; own: {"modulations": {tower: (B, 2, 3, D)}, "window"}."""
-        streams = {name: self.blocks[name](x_BTD, own["modulations"][name], shared["rotary"], shared["segments"],
-                                           own["window"]) for name, x_BTD in streams.items()}
+        """streams: {tower: (B, T, D)}, of all towers or of one; own: {"modulations": {tower: (B, 2,
+        3, D)}, "window"}."""
+        streams = {name: self.blocks[name](x_BTD, own["modulations"][name], shared["rotary"],
+                                           shared["segments"], own["window"]) for name,
+                   x_BTD in streams.items()}
         if self.config.fusion == "highway":
             exchanged = self.fusion(jnp.concatenate([streams["audio"], streams["visual"]], axis=-1))
-            exchanged = shard(shard(exchanged, "batch", "time", "width"), "batch", "time")  # split, then gathered
+            # split, then gathered
+            exchanged = shard(shard(exchanged, "batch", "time", "width"), "batch", "time")
             to_audio, to_visual = jnp.split(exchanged, 2, axis=-1)
-            streams = {"audio": streams["audio"] + to_audio, "visual": streams["visual"] + to_visual}
+            streams = {"audio": streams["audio"] + to_audio,
+                       "visual": streams["visual"] + to_visual}
         return streams, None
 
 
 class AVFlowNet(nn.Module):
     """Velocity of the joint state [visual; mel] at time t, given conditions.
 
-    Ablations (`fusion`): highway = exchange after every block; separate = no exchange; shared = one tower on the
-    concatenated streams; cascaded = the visual tower is conditioned on mel instead of tokens.
+    Ablations (`fusion`): highway = exchange after every block; separate = no exchange; shared = one
+    tower on the concatenated streams; cascaded = the visual tower is conditioned on mel instead of
+    tokens.
     """
 
     config: object  # a frozen system config
     dtype: jnp.dtype
-    unroll: bool = False  # a scan reads copies of weights: dear in a sampler, which does little else, and on CPU
+    # a scan reads copies of weights: dear in a sampler, which does little else, and on CPU
+    unroll: bool = False
 
     def setup(self):
         c = self.config
@@ -97,18 +107,22 @@ class AVFlowNet(nn.Module):
             self.visual = Ends(self.visual_dim, seen, self.visual_dim, **kw)
             self.audio = Ends(self.audio_dim, condition, self.audio_dim, **kw)
         layer = nn.remat(Layer, prevent_cse=self.unroll, methods=["__call__"]) if c.remat else Layer
-        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_blocks,
-                         in_axes=(0, nn.broadcast), unroll=c.num_blocks if self.unroll else 1,
+        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True},
+                         length=c.num_blocks, in_axes=(0, nn.broadcast), unroll=c.num_blocks
+                         if self.unroll else 1,
                          methods=["modulation", "__call__"])
-        self.layers = layers(c, ("joint",) if c.fusion == "shared" else ("visual", "audio"), self.dtype)
+        self.layers = layers(c, ("joint",) if c.fusion == "shared" else ("visual", "audio"),
+                             self.dtype)
 
     def modulations(self, t_B):
         """Everything that depends on time alone: {tower: (blocks, batch, 2, 3, D)}."""
         return self.layers.modulation(self.time_embed(t_B), None, None)[1]
 
-    def velocity(self, x_BTX, condition_BTC, modulations, segments=None, mel_BTA=None, streams: str = "both"):
-        """Velocity of the state's columns. `mel` feeds the cascade's visual tower. `streams` = "visual" or "audio" runs
-        one tower alone (separate and cascaded only) on, and returning, that stream's columns."""
+    def velocity(self, x_BTX, condition_BTC, modulations, segments=None, mel_BTA=None,
+                 streams: str = "both"):
+        """Velocity of the state's columns. `mel` feeds the cascade's visual tower. `streams` =
+        "visual" or "audio" runs one tower alone (separate and cascaded only) on, and returning,
+        that stream's columns."""
         c = self.config
         seen_BTC = condition_BTC  # by the visual tower
         if c.fusion == "cascaded" and streams != "audio":
@@ -117,16 +131,22 @@ class AVFlowNet(nn.Module):
             given = {"joint": (self.joint, x_BTX, condition_BTC)}
         elif streams == "both":
             visual_BTX, audio_BTX = jnp.split(x_BTX, [self.visual_dim], axis=-1)
-            given = {"visual": (self.visual, visual_BTX, seen_BTC), "audio": (self.audio, audio_BTX, condition_BTC)}
+            given = {"visual": (self.visual, visual_BTX, seen_BTC),
+                     "audio": (self.audio, audio_BTX, condition_BTC)}
         else:
-            given = {streams: (self.visual, x_BTX, seen_BTC) if streams == "visual" else (self.audio, x_BTX, condition_BTC)}
-        shared = {"rotary": rotary_tables(jnp.arange(x_BTX.shape[1]), c.d_model // c.num_heads), "segments": segments}
+            given = {streams: (self.visual, x_BTX, seen_BTC) if streams == "visual"
+                     else (self.audio, x_BTX, condition_BTC)}
+        shared = {"rotary": rotary_tables(jnp.arange(x_BTX.shape[1]), c.d_model // c.num_heads),
+                  "segments": segments}
         own = {"modulations": modulations, "window": own_windows(c)}
-        out, _ = self.layers({name: ends.embed(x, seen) for name, (ends, x, seen) in given.items()}, own, shared)
-        return jnp.concatenate([ends.readout(out[name]) for name, (ends, _, _) in given.items()], axis=-1)
+        out, _ = self.layers({name: ends.embed(x, seen) for name, (ends, x, seen) in given.items()},
+                             own, shared)
+        return jnp.concatenate([ends.readout(out[name]) for name, (ends, _, _) in given.items()],
+                               axis=-1)
 
     def __call__(self, x_BTX, t_B, condition_BTC, segments=None, mel_BTA=None):
-        """(batch, time, visual + mel) state, (batch,) times, (batch, time, C) conditions -> velocity like the state."""
+        """(batch, time, visual + mel) state, (batch,) times, (batch, time, C) conditions ->
+        velocity like the state."""
         return self.velocity(x_BTX, condition_BTC, self.modulations(t_B), segments, mel_BTA)
 
 

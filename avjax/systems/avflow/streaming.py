@@ -1,10 +1,12 @@
 """Chunk in, chunk out: AV-Flow's sampler on a stream that has not ended yet.
 
-Every Euler step runs one look-ahead (the sum of the right windows) behind the step before it, on a window that holds
-the whole left context, so what comes out equals the offline sampler's result; it comes `look_ahead(config)` frames
-late. The state is a pytree of fixed shapes; one compiled function does every chunk.
+Every Euler step runs one look-ahead (the sum of the right windows) behind the step before it, on a
+window that holds the whole left context, so what comes out equals the offline sampler's result; it
+comes `look_ahead(config)` frames late. The state is a pytree of fixed shapes; one compiled function
+does every chunk.
 
-Suffixes: B batch, C condition width, X state width, W window (left + chunk + right), S Euler steps, N chunk.
+Suffixes: B batch, C condition width, X state width, W window (left + chunk + right), S Euler steps,
+N chunk.
 """
 
 import functools
@@ -19,15 +21,18 @@ from avjax.systems.avflow.system import System, frame_noise
 
 
 class StreamingSampler:
-    """Feeds chunks of conditions to a System; `keys` (batch,) as in `System.generate`, whose noise it reproduces."""
+    """Feeds chunks of conditions to a System; `keys` (batch,) as in `System.generate`, whose noise
+    it reproduces."""
 
     def __init__(self, system: System, params, keys, *, chunk: int, steps: int | None = None):
         if not can_stream(system.config):
             raise UserError("the cascade cannot stream: its face waits for the finished speech",
-                            where="config.system.fusion", expected="highway | separate | shared", found="cascaded")
+                            where="config.system.fusion", expected="highway | separate | shared",
+                            found="cascaded")
         self.system, self.params, self.keys, self.chunk = system, params, keys, chunk
         self.steps = steps or system.config.euler_steps
-        self.delay = look_ahead(system.config, self.steps)[0]  # frames between a condition and its output
+        # frames between a condition and its output
+        self.delay = look_ahead(system.config, self.steps)[0]
         self._step = jax.jit(functools.partial(advance, system, chunk=chunk, steps=self.steps))
         self.reset()
 
@@ -37,7 +42,8 @@ class StreamingSampler:
         window, batch = left + self.chunk + right, self.keys.shape[0]
         width = c.face_dim + c.head_dim + c.mel_dim
         late = window + (self.steps - 1) * right
-        condition = sum(spec.shape[-1] for name, spec in self.system.conditions_spec.items() if name != "mask")
+        condition = sum(spec.shape[-1] for name, spec in self.system.conditions_spec.items() if name
+                        != "mask")
         self.state = {"states": jnp.zeros((self.steps, batch, window, width)),
                       "condition": jnp.zeros((batch, late, condition)),
                       "segments": jnp.zeros((batch, late), jnp.int32),
@@ -45,7 +51,8 @@ class StreamingSampler:
         self.given = self.returned = 0
 
     def feed(self, conditions) -> dict:
-        """Conditions of exactly `chunk` frames (no mask) -> streams that are final by now (0 to `chunk` frames)."""
+        """Conditions of exactly `chunk` frames (no mask) -> streams that are final by now (0 to
+        `chunk` frames)."""
         condition_BNC = self.system.condition(conditions)
         if condition_BNC.shape[1] != self.chunk:
             raise UserError("streaming chunk", expected=f"{self.chunk} frames",
@@ -56,10 +63,13 @@ class StreamingSampler:
 
     def finish(self, conditions=None) -> dict:
         """The last, possibly shorter chunk; returns everything still owed."""
-        condition = self.state["condition"][:, :0] if conditions is None else self.system.condition(conditions)
+        condition = self.state["condition"][:,
+                                            :0] if conditions is None else self.system.condition(
+                                                conditions)
         frames = condition.shape[1]
         if frames > self.chunk:
-            raise UserError("streaming chunk", expected=f"at most {self.chunk} frames", found=f"{frames} frames",
+            raise UserError("streaming chunk", expected=f"at most {self.chunk} frames",
+                            found=f"{frames} frames",
                             hint="feed() whole chunks first")
         self.given += frames
         parts = []
@@ -73,7 +83,8 @@ class StreamingSampler:
 
     def _advance(self, condition_BNC, real: int):
         self.state, x1_BNX = self._step(self.params, self.keys, self.state, condition_BNC, real)
-        first = int(self.state["frame"]) - self.delay - self.chunk  # of the returned chunk; negative while filling up
+        # of the returned chunk; negative while filling up
+        first = int(self.state["frame"]) - self.delay - self.chunk
         start = max(0, -first)
         stop = max(start, min(self.chunk, self.given - first))
         self.returned += stop - start
@@ -81,7 +92,8 @@ class StreamingSampler:
 
     def _split(self, x1_BTX):
         c = self.system.config
-        face, head, mel = np.split(np.asarray(x1_BTX), [c.face_dim, c.face_dim + c.head_dim], axis=-1)
+        face, head, mel = np.split(np.asarray(x1_BTX), [c.face_dim, c.face_dim + c.head_dim],
+                                   axis=-1)
         return {"mel": mel, "face": face, "head": head}
 
 
@@ -91,7 +103,8 @@ def can_stream(config) -> bool:
 
 
 def advance(system: System, params, keys, state, condition_BNC, real, *, chunk: int, steps: int):
-    """One chunk through all Euler steps. `real`: how many of its frames exist. -> new state, (B, N, X) at t = 1."""
+    """One chunk through all Euler steps. `real`: how many of its frames exist. -> new state, (B, N,
+    X) at t = 1."""
     left, right = receptive_field(system.config)
     window = left + chunk + right
     first = state["frame"]

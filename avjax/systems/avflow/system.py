@@ -26,7 +26,8 @@ class System:
     def __init__(self, config):
         check(config)
         self.config = FrozenConfigDict(config)
-        self.net = AVFlowNet(self.config, compute_dtype(config.compute_dtype), unroll=not (config.scan_layers or config.remat))
+        self.net = AVFlowNet(self.config, compute_dtype(config.compute_dtype),
+                             unroll=not (config.scan_layers or config.remat))
         self.sampler = self.net.clone(unroll=True)
         self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
         self.example_spec = {name: spec for name, spec in self.batch_spec.items() if name != "mask"}
@@ -34,7 +35,8 @@ class System:
     tasks, rows = ("generate",), None
     makes = {"generate": ("mel", "face", "head")}
 
-    # Fully sharded over fsdp on the wider dimension; tensor parallel over heads, hidden units and fusion outputs.
+    # Fully sharded over fsdp on the wider dimension; tensor parallel over heads, hidden units and
+    # fusion outputs.
     param_rules = (
         (r"layers/blocks_\w+/qkv/kernel", (None, "fsdp", None, "tensor", None)),
         (r"layers/blocks_\w+/qkv/bias", (None, None, "tensor", None)),
@@ -49,7 +51,8 @@ class System:
         (r"layers/fusion/bias", (None, "tensor")),
         (r"time_embed/(hidden|out)/kernel", (None, "fsdp")),
         (r"time_embed/(hidden|out)/bias", (None,)),
-        (r"(visual|audio|joint)/inputs/kernel", (None, "fsdp")),  # its rows are odd widths (noisy stream, tokens, ...)
+        # its rows are odd widths (noisy stream, tokens, ...)
+        (r"(visual|audio|joint)/inputs/kernel", (None, "fsdp")),
         (r"(visual|audio|joint)/outputs/kernel", ("fsdp", None)),
         (r"(visual|audio|joint)/(inputs|outputs)/bias", (None,)),
     )
@@ -68,7 +71,8 @@ class System:
         tokens = batch["tokens"]
         parts = [tokens]
         if self.config.identity_dim:
-            parts.append(jnp.broadcast_to(batch["identity"][:, None], (*tokens.shape[:2], self.config.identity_dim)))
+            parts.append(jnp.broadcast_to(batch["identity"][:, None],
+                                          (*tokens.shape[:2], self.config.identity_dim)))
         parts += [batch[name] for name in PARTNER if name in self.conditions_spec]
         return jnp.concatenate(parts, axis=-1).astype(jnp.float32)
 
@@ -78,14 +82,17 @@ class System:
         return self.net.apply({"params": params}, x_BTX, t_B, condition_BTC, segments, mel_BTA)
 
     def loss(self, params, batch, key):
-        """Weighted L1 between the data and the data that the predicted velocity points at. One t per example."""
+        """Weighted L1 between the data and the data that the predicted velocity points at. One t
+        per example."""
         keys = jax.random.split(key, 3)
-        x1_BTX = jnp.concatenate([batch["face"], batch["head"], batch["mel"]], axis=-1).astype(jnp.float32)
+        x1_BTX = jnp.concatenate([batch["face"], batch["head"], batch["mel"]],
+                                 axis=-1).astype(jnp.float32)
         x0_BTX = jax.random.normal(keys[0], x1_BTX.shape, jnp.float32)
         t_B = jax.random.uniform(keys[1], x1_BTX.shape[:1], jnp.float32)
         condition = self.condition(batch)
         if partner_width(self.config) and self.config.partner_dropout > 0:
-            own, partner = jnp.split(condition, [condition.shape[-1] - partner_width(self.config)], axis=-1)
+            own, partner = jnp.split(condition, [condition.shape[-1] - partner_width(self.config)],
+                                     axis=-1)
             partner, _ = drop_condition(keys[2], partner, self.config.partner_dropout)
             condition = jnp.concatenate([own, partner], axis=-1)
         return self.loss_at(params, x0_BTX, x1_BTX, t_B, condition, batch["mask"])
@@ -94,7 +101,8 @@ class System:
         """The loss for given noise and times."""
         c = self.config
         xt_BTX = interpolate(x0_BTX, x1_BTX, t_B, c.sigma)
-        mel_BTA = x1_BTX[..., -c.mel_dim:] if c.fusion == "cascaded" else None  # the cascade learns from true mel
+        # the cascade learns from true mel
+        mel_BTA = x1_BTX[..., -c.mel_dim:] if c.fusion == "cascaded" else None
         velocity = self.velocity(params, xt_BTX, t_B, condition_BTC, mask_BT, mel_BTA)
         error_BTX = jnp.abs(data_from_velocity(velocity, x0_BTX, c.sigma) - x1_BTX)
         frames = jnp.maximum(jnp.sum(mask_BT), 1.0)
@@ -110,8 +118,8 @@ class System:
         return {n: example[n] for n in self.conditions_spec if n != "mask"}, len(example["tokens"])
 
     def generate(self, params, conditions, keys, task=""):
-        """Streams {mel, face, head} for conditions with "mask"; `keys` (batch,), one an example. Frames outside the
-        mask come out as zeros."""
+        """Streams {mel, face, head} for conditions with "mask"; `keys` (batch,), one an example.
+        Frames outside the mask come out as zeros."""
         c = self.config
         shape = (conditions["tokens"].shape[1], c.face_dim + c.head_dim + c.mel_dim)
         x0_BTX = c.temperature * noise(keys, shape)
@@ -122,14 +130,17 @@ class System:
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
         """The state at t = 1 from given noise: one scan of Euler steps."""
         c, condition_BTC, mask = self.config, self.condition(conditions), conditions.get("mask")
-        segments_BT = jnp.ones(x0_BTX.shape[:2], jnp.int32) if mask is None else (mask > 0).astype(jnp.int32)
+        segments_BT = jnp.ones(x0_BTX.shape[:2],
+                               jnp.int32) if mask is None else (mask > 0).astype(jnp.int32)
         steps = steps or c.euler_steps
         per_step = self.step_modulations(params, steps)
 
         def run(x0_BTX, streams="both", mel_BTA=None):
             def velocity(x_BTX, t, modulations):
-                one = functools.partial(self.step_velocity, params, modulations=modulations, streams=streams)
-                return in_time_blocks(one, c.sample_block, windows(c), segments_BT, x_BTX, condition_BTC, mel_BTA)
+                one = functools.partial(self.step_velocity, params, modulations=modulations,
+                                        streams=streams)
+                return in_time_blocks(one, c.sample_block, windows(c), segments_BT, x_BTX,
+                                      condition_BTC, mel_BTA)
 
             return euler(velocity, x0_BTX, steps, per_step)
 
@@ -139,14 +150,19 @@ class System:
         return jnp.concatenate([run(x0_BTX[..., :-c.mel_dim], "visual", mel_BTA), mel_BTA], axis=-1)
 
     def step_modulations(self, params, steps: int):
-        """Every modulation of every Euler step, (steps, blocks, 1, 2, 3, D) each: all examples share the sampler's times."""
-        modulations = self.net.apply({"params": params}, uniform_times(steps)[0], method="modulations")
+        """Every modulation of every Euler step, (steps, blocks, 1, 2, 3, D) each: all examples
+        share the sampler's times."""
+        modulations = self.net.apply({"params": params}, uniform_times(steps)[0],
+                                     method="modulations")
         return jax.tree.map(lambda m: jnp.moveaxis(m, 1, 0)[:, :, None], modulations)
 
-    def step_velocity(self, params, segments_BT, x_BTX, condition_BTC, mel_BTA=None, *, modulations, streams="both"):
-        """The sampler's velocity at a step, with guidance on the partner's streams when the config asks for it."""
+    def step_velocity(self, params, segments_BT, x_BTX, condition_BTC, mel_BTA=None, *, modulations,
+                      streams="both"):
+        """The sampler's velocity at a step, with guidance on the partner's streams when the config
+        asks for it."""
         def velocity(condition):
-            return self.sampler.apply({"params": params}, x_BTX, condition, modulations, segments_BT, mel_BTA, streams,
+            return self.sampler.apply({"params": params}, x_BTX, condition, modulations,
+                                      segments_BT, mel_BTA, streams,
                                       method="velocity")
 
         partner = partner_width(self.config)
@@ -157,8 +173,10 @@ class System:
 
 
 def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
-    """velocity(segments, *streams) in blocks of `block` frames with enough frames around each to change nothing, one
-    after the other: memory then depends on the block, not on the length. block = 0: all at once. None streams stay."""
+    """velocity(segments, *streams) in blocks of `block` frames with enough frames around each to
+    change nothing, one
+    after the other: memory then depends on the block, not on the length. block = 0: all at once.
+    None streams stay."""
     T = segments_BT.shape[1]
     if not block or T <= block:
         return velocity(segments_BT, *streams)
@@ -171,7 +189,9 @@ def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
     whole = jax.tree.map(padded, (segments_BT, *streams))  # outside the sequence: segment 0, hidden
 
     def one(i):
-        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * block, left + block + right, axis=1), whole)
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * block,
+                                                                   left + block + right, axis=1),
+                            whole)
         return velocity(*part)[:, left:left + block]
 
     out_NBTX = jax.lax.map(one, jnp.arange(count))
@@ -179,9 +199,10 @@ def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
 
 
 def frame_noise(key, frames_T, width: int):
-    """Unit normal (time, width); each frame from its own fold of the key, so that it does not matter how far a sequence
-    is padded, or in which chunks its frames are asked for."""
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (width,), jnp.float32))(frames_T)
+    """Unit normal (time, width); each frame from its own fold of the key, so that it does not
+    matter how far a sequence is padded, or in which chunks its frames are asked for."""
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (width,),
+                                                jnp.float32))(frames_T)
 
 
 def noise(keys, shape):
@@ -195,16 +216,21 @@ def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
         return Spec(("batch", "time", width), "float32", meaning, unit, c.frame_rate, recipe)
 
     recipe = c.mel_recipe.as_configdict().to_dict() if c.mel_recipe else None
-    streams = {"mel": sequence(c.mel_dim, "normalised log-mel frames", "(x + 5.5366) / 2.1161", recipe),
+    streams = {"mel": sequence(c.mel_dim, "normalised log-mel frames", "(x + 5.5366) / 2.1161",
+                               recipe),
                "face": sequence(c.face_dim, "expression code", "z-scored"),
                "head": sequence(c.head_dim, "head pose code")}
     conditions = {"tokens": sequence(c.token_dim, "the actor's speech tokens", "logits")}
     if c.identity_dim:
         conditions["identity"] = Spec(("batch", c.identity_dim), "float32", "who speaks")
-    for name, width, meaning in (("partner_tokens", c.partner_token_dim, "the participant's speech tokens"),
-                                 ("partner_expression", c.partner_expression_dim, "the participant's expression"),
-                                 ("partner_head", c.partner_head_dim, "the participant's head rotation")):
+    for name, width, meaning in (("partner_tokens", c.partner_token_dim,
+                                  "the participant's speech tokens"),
+                                 ("partner_expression", c.partner_expression_dim,
+                                  "the participant's expression"),
+                                 ("partner_head", c.partner_head_dim,
+                                  "the participant's head rotation")):
         if width:
             conditions[name] = sequence(width, meaning)
-    conditions["mask"] = Spec(("batch", "time"), "float32", "1 = real frame, 0 = padding", "", c.frame_rate)
+    conditions["mask"] = Spec(("batch", "time"), "float32", "1 = real frame, 0 = padding", "",
+                              c.frame_rate)
     return {**streams, **conditions}, conditions, streams

@@ -1,7 +1,8 @@
 """The face reader as a System: pictures of heads in, the motion code that they were drawn from out.
 
-It is trained once on a dataset of pictures whose motion is known and then kept with the features of TAVID, so that
-generated video can be scored. The network is avjax/codecs/face_reader.py. Everything here is ours by choice.
+It is trained once on a dataset of pictures whose motion is known and then kept with the features of
+TAVID, so that generated video can be scored. The network is avjax/codecs/face_reader.py. Everything
+here is ours by choice.
 Suffixes: B batch, P pictures a row, T time, N = B P pictures, H W size, C channels, M motion.
 """
 
@@ -22,7 +23,8 @@ from avjax.systems.api import Spec
 def base() -> ConfigDict:
     """Pictures of 256 x 256."""
     c = tiny()
-    c.size, c.patch, c.widths, c.blocks, c.squeeze, c.hidden = 256, 4, (64, 128, 256, 256), (2, 2, 2, 2), 64, 512
+    c.size, c.patch, c.widths, c.blocks, c.squeeze, c.hidden = 256, 4, (64, 128, 256,
+                                                                        256), (2, 2, 2, 2), 64, 512
     return c
 
 
@@ -52,14 +54,17 @@ def check(c) -> None:
     """UserError for sizes that cannot make a network."""
     def need(good: bool, name: str, expected: str):
         if not good:
-            raise UserError("face reader", where=f"config.system.{name}", expected=expected, found=repr(c[name]))
+            raise UserError("face reader", where=f"config.system.{name}", expected=expected,
+                            found=repr(c[name]))
 
     for name in ("patch", "squeeze", "hidden", "motion_dim", "pictures_per_row"):
         need(c[name] >= 1, name, ">= 1")
     need(len(c.widths) == len(c.blocks) > 0, "blocks", f"{len(c.widths)} numbers, one a width")
-    need(all(w % 16 == 0 or w < 16 for w in c.widths), "widths", "multiples of 16, the size of a norm's group")
+    need(all(w % 16 == 0 or w < 16 for w in c.widths), "widths",
+         "multiples of 16, the size of a norm's group")
     pixels = c.patch * 2 ** (len(c.widths) - 1)
-    need(c.size >= pixels and c.size % pixels == 0, "size", f"a multiple of {pixels} (patch and levels)")
+    need(c.size >= pixels and c.size % pixels == 0, "size", f"a multiple of {pixels} (patch and "
+                                                            "levels)")
     for name in ("colour", "soften", "noise"):
         need(0 <= c[name] <= 1, name, "0 to 1")
 
@@ -82,14 +87,19 @@ class System:
         self.net = ReaderNet(c, compute_dtype(c.compute_dtype))
 
         def recipe(name):
-            return c[name].as_configdict().to_dict() if hasattr(c[name], "as_configdict") else c[name]
+            return c[name].as_configdict().to_dict() if hasattr(c[name],
+                                                                "as_configdict") else c[name]
 
-        pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head", "RGB",
+        pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head",
+                        "RGB",
                         recipe=recipe("pictures_recipe"))
-        motion = Spec(("batch", "time", c.motion_dim), "float32", "face code and pose", recipe=recipe("motion_recipe"))
+        motion = Spec(("batch", "time", c.motion_dim), "float32", "face code and pose",
+                      recipe=recipe("motion_recipe"))
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.example_spec = {"pictures": pictures, "motion": motion}
-        self.batch_spec = {name: dataclasses.replace(spec, shape=("batch", c.pictures_per_row, *spec.shape[2:]))
+        self.batch_spec = {name: dataclasses.replace(spec,
+                                                     shape=("batch", c.pictures_per_row,
+                                                            *spec.shape[2:]))
                            for name, spec in self.example_spec.items()}
         self.conditions_spec = {"pictures": pictures, "mask": mask}
         self.streams_spec = {"motion": motion}
@@ -97,10 +107,12 @@ class System:
 
     def init(self, key):
         """Fresh float32 parameters."""
-        return self.net.init(key, jnp.zeros((1, self.config.size, self.config.size, 3), jnp.uint8))["params"]
+        return self.net.init(key, jnp.zeros((1, self.config.size, self.config.size, 3),
+                                            jnp.uint8))["params"]
 
     def loss(self, params, batch, key):
-        """Mean squared error of the motion; nothing random is left, pictures are degraded where rows are made."""
+        """Mean squared error of the motion; nothing random is left, pictures are degraded where
+        rows are made."""
         del key
         error = self._read(params, batch["pictures"]) - batch["motion"]
         loss = jnp.mean(jnp.square(error))
@@ -113,18 +125,20 @@ class System:
     def generate(self, params, conditions, keys, task=""):
         """The motion that the pictures show; nothing random, so `keys` is not read."""
         del keys
-        return {"motion": self._read(params, conditions["pictures"]) * conditions["mask"][..., None]}
+        return {"motion": self._read(params,
+                                     conditions["pictures"]) * conditions["mask"][..., None]}
 
     def _read(self, params, pictures_BPHWC):
         B, P = pictures_BPHWC.shape[:2]
-        motion_NM = self.net.apply({"params": params}, pictures_BPHWC.reshape(B * P, *pictures_BPHWC.shape[2:]))
+        motion_NM = self.net.apply({"params": params},
+                                   pictures_BPHWC.reshape(B * P, *pictures_BPHWC.shape[2:]))
         return motion_NM.reshape(B, P, -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReaderRows:
-    """See avjax.systems.api.Rows. A row is one picture from each of `pictures` equal stretches of an example, in another
-    light, softened and with noise."""
+    """See avjax.systems.api.Rows. A row is one picture from each of `pictures` equal stretches of
+    an example, in another light, softened and with noise."""
 
     pictures: int
     colour: float
@@ -140,17 +154,21 @@ class ReaderRows:
         """There is one kind."""
         return ""
 
-    def build(self, examples: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def build(self, examples: Sequence[Mapping[str, Any]],
+              rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of `System.batch_spec`."""
         (example,) = examples
         count = len(example["pictures"])
         if not count or len(example["motion"]) != count:
-            raise UserError("pictures and motion of an example differ in number", where=f"example {example.get('id', '')!r}",
-                            expected="as many of either, at least one", found=f"{count} and {len(example['motion'])}",
+            raise UserError("pictures and motion of an example differ in number",
+                            where=f"example {example.get('id', '')!r}",
+                            expected="as many of either, at least one",
+                            found=f"{count} and {len(example['motion'])}",
                             hint="extract the dataset again")
         at = (np.arange(self.pictures) + rng.random(self.pictures)) / self.pictures * count
         at = np.minimum(at.astype(int), count - 1)
-        return {"pictures": self._degraded(example["pictures"][at], rng), "motion": example["motion"][at]}
+        return {"pictures": self._degraded(example["pictures"][at], rng),
+                "motion": example["motion"][at]}
 
     def _degraded(self, pictures_PHWC, rng):
         x = pictures_PHWC.astype(np.float32)
@@ -159,7 +177,8 @@ class ReaderRows:
         gain, offset = rng.uniform(-self.colour, self.colour, (2, P, 1, 1, 3)).astype(np.float32)
         x = (1 - share) * x + share * _binomial(_binomial(x, 1), 2)
         x = x * (1 + gain) + 127.5 * (offset - gain)
-        noise = rng.integers(0, 256, x.shape, np.uint8)  # uniform, which is much cheaper to draw than a normal
+        # uniform, which is much cheaper to draw than a normal
+        noise = rng.integers(0, 256, x.shape, np.uint8)
         width = self.noise * np.float32(12**0.5) * rng.random((P, 1, 1, 1), np.float32)
         x += width * (noise - np.float32(127.5))
         return np.clip(x + 0.5, 0, 255, out=x).astype(np.uint8)

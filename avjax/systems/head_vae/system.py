@@ -16,7 +16,8 @@ from avjax.systems.api import Spec
 
 def released() -> ConfigDict:
     """The published sizes. `num_layers` layers on each side."""
-    return ConfigDict(dict(name="head_vae", pose_dim=7, latent_dim=8, d_model=16, num_heads=1, num_layers=1, d_ff=2048,
+    return ConfigDict(dict(name="head_vae", pose_dim=7, latent_dim=8, d_model=16, num_heads=1,
+                           num_layers=1, d_ff=2048,
                            dropout=0.1, kl_weight=1e-4, frame_rate=30.0))
 
 
@@ -25,7 +26,8 @@ class HeadVAENet(nn.Module):
 
     def setup(self):
         c = self.config
-        layers = [PostNormEncoderLayer(c.d_model, c.num_heads, c.d_ff, c.dropout) for _ in range(2 * c.num_layers)]
+        layers = [PostNormEncoderLayer(c.d_model, c.num_heads, c.d_ff, c.dropout)
+                  for _ in range(2 * c.num_layers)]
         self.encoder_in = Dense(c.d_model, c.pose_dim)
         self.encoder = layers[:c.num_layers]
         self.mean = Dense(c.latent_dim, c.d_model)
@@ -52,7 +54,8 @@ class HeadVAENet(nn.Module):
 
 
 class System:
-    """See avjax.systems.api.System. Attention runs over the whole clip given, padding hidden by the mask."""
+    """See avjax.systems.api.System. Attention runs over the whole clip given, padding hidden by the
+    mask."""
 
     # about 140 thousand parameters: replicating them is cheaper than gathering them
     param_rules = (
@@ -67,7 +70,8 @@ class System:
     def __init__(self, config):
         self.config = c = FrozenConfigDict(config)
         self.net = HeadVAENet(c)
-        pose = Spec(("batch", "time", c.pose_dim), "float32", "quaternion wxyz and translation, z-scored", "",
+        pose = Spec(("batch", "time", c.pose_dim), "float32",
+                    "quaternion wxyz and translation, z-scored", "",
                     c.frame_rate)
         mask = Spec(("batch", "time"), "float32", "1 = real frame, 0 = padding", "", c.frame_rate)
         self.batch_spec = {"pose_z": pose, "mask": mask}
@@ -87,7 +91,8 @@ class System:
         return self.net.apply({"params": params}, z_BTZ, mask_BT, method="decode")
 
     def loss(self, params, batch, key):
-        """L1 reconstruction from a drawn latent, plus kl_weight * KL per frame (sum over the latent's channels)."""
+        """L1 reconstruction from a drawn latent, plus kl_weight * KL per frame (sum over the
+        latent's channels)."""
         keys = jax.random.split(key, 3)
         pose, mask = batch["pose_z"].astype(jnp.float32), batch["mask"]
         variables = {"params": params}
@@ -106,7 +111,8 @@ class System:
         return {"pose_z": example["pose_z"]}, len(example["pose_z"])
 
     def generate(self, params, conditions, keys, task=""):
-        """Reconstruction of a pose track through the latent mean; nothing random, so `keys` is not read."""
+        """Reconstruction of a pose track through the latent mean; nothing random, so `keys` is not
+        read."""
         del keys
         mask = conditions["mask"]
         pose = self.decode(params, self.encode(params, conditions["pose_z"], mask), mask)

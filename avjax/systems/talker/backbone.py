@@ -1,9 +1,11 @@
-"""The language model: a Qwen3 decoder (grouped-query attention, per-head RMS norm of queries and keys, rotary, SwiGLU).
+"""The language model: a Qwen3 decoder (grouped-query attention, per-head RMS norm of queries and
+keys, rotary, SwiGLU).
 
-Layers are scanned, so parameters carry a leading layer axis. Two ways through: whole sequences with segments, and one
-position at a time against a cache of keys (after norm and rotary) and values.
+Layers are scanned, so parameters carry a leading layer axis. Two ways through: whole sequences with
+segments, and one position at a time against a cache of keys (after norm and rotary) and values.
 
-Suffixes: B batch, N positions, D model width, H query heads, G key-value heads, R = H / G, K head width, L layers.
+Suffixes: B batch, N positions, D model width, H query heads, G key-value heads, R = H / G, K head
+width, L layers.
 """
 
 import flax.linen as nn
@@ -20,7 +22,8 @@ from avjax.systems.talker.local import POLICIES
 
 class DecoderLayer(nn.Module):
     """One pre-norm layer. Its methods share a signature, as the scan over layers wants it:
-    (x, this layer's cache or None, what all layers share) -> (x, this layer's keys and values or None)."""
+    (x, this layer's cache or None, what all layers share) -> (x, this layer's keys and values or
+    None)."""
 
     config: object
     dtype: jnp.dtype
@@ -49,21 +52,27 @@ class DecoderLayer(nn.Module):
         return self._finish(x_BND, out_BHNK), {"k": k_BGNK, "v": v_BGNK}
 
     def step(self, x_B1D, cache, shared):
-        """cache: {"k", "v"} of (batch, G, Nmax, K); writes at shared["index"] (batch,) and attends up to it."""
+        """cache: {"k", "v"} of (batch, G, Nmax, K); writes at shared["index"] (batch,) and attends
+        up to it."""
         q_BH1K, k_BG1K, v_BG1K = self._heads(x_B1D, shared["rotary"])
-        write = jax.vmap(lambda old, new, i: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), i, axis=1))
+        write = jax.vmap(lambda old, new,
+                         i: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), i,
+                                                                axis=1))
         k_BGNK = write(cache["k"], k_BG1K, shared["index"])
         v_BGNK = write(cache["v"], v_BG1K, shared["index"])
         B, G, N, K = k_BGNK.shape
         q_BGRK = q_BH1K.reshape(B, G, -1, K)
-        logits = K ** -0.5 * jnp.einsum("bgrk,bgnk->bgrn", q_BGRK, k_BGNK, preferred_element_type=jnp.float32)
+        logits = K ** -0.5 * jnp.einsum("bgrk,bgnk->bgrn", q_BGRK, k_BGNK,
+                                        preferred_element_type=jnp.float32)
         seen_BN = jnp.arange(N) <= shared["index"][:, None]
-        weights = jax.nn.softmax(jnp.where(seen_BN[:, None, None], logits, NEGATIVE), axis=-1).astype(v_BGNK.dtype)
+        weights = jax.nn.softmax(jnp.where(seen_BN[:, None, None], logits, NEGATIVE),
+                                 axis=-1).astype(v_BGNK.dtype)
         out_BH1K = jnp.einsum("bgrn,bgnk->bgrk", weights, v_BGNK).reshape(q_BH1K.shape)
         return self._finish(x_B1D, out_BH1K), {"k": k_BGNK, "v": v_BGNK}
 
     def _heads(self, x_BND, rotary):
-        """Queries (B, H, N, K), keys and values (B, G, N, K); queries and keys normed, then rotated."""
+        """Queries (B, H, N, K), keys and values (B, G, N, K); queries and keys normed, then
+        rotated."""
         normed = self.attention_norm(x_BND)
         kv = self.kv(normed)
         q_BHNK = self.q_norm(self.q(normed)).transpose(0, 2, 1, 3)
@@ -72,29 +81,34 @@ class DecoderLayer(nn.Module):
 
     def _finish(self, x_BND, out_BHNK):
         B, H, N, K = out_BHNK.shape
-        x_BND = shard(x_BND, "batch", "time") + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
+        x_BND = shard(x_BND, "batch",
+                      "time") + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
         return shard(x_BND + self.mlp(self.mlp_norm(x_BND)), "batch", "time")
 
 
 class Backbone(nn.Module):
-    """Token embedding, scanned layers, final norm. There is no output head; `logits` ties it to the embedding."""
+    """Token embedding, scanned layers, final norm. There is no output head; `logits` ties it to the
+    embedding."""
 
     config: object
     dtype: jnp.dtype
 
     def setup(self):
         c = self.config
-        self.embedding = self.param("embedding", nn.initializers.normal(c.embedding_std), (c.vocab, c.d_model))
+        self.embedding = self.param("embedding", nn.initializers.normal(c.embedding_std),
+                                    (c.vocab, c.d_model))
         layer = DecoderLayer
         if c.remat != "none":
             layer = nn.remat(layer, policy=POLICIES[c.remat], prevent_cse=False, methods=["full"])
-        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers,
-                         in_axes=(0, nn.broadcast), methods=["full", "prefill", "step"])
+        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True},
+                         length=c.num_layers, in_axes=(0, nn.broadcast),
+                         methods=["full", "prefill", "step"])
         self.layers = layers(c, self.dtype)
         self.norm = RMSNorm(c.d_model, c.rms_eps)
 
     def embed(self, tokens):
-        """Token ids of any shape -> (..., D). Ids outside the vocabulary (padding) take the nearest row."""
+        """Token ids of any shape -> (..., D). Ids outside the vocabulary (padding) take the nearest
+        row."""
         return lookup(self.embedding, tokens).astype(self.dtype)
 
     def logits(self, hidden):
@@ -103,18 +117,22 @@ class Backbone(nn.Module):
 
     def __call__(self, x_BND, position_BN, segment_BN):
         """Causal within segments -> hidden states after the final norm, (batch, N, D)."""
-        x_BND, _ = self.layers.full(x_BND.astype(self.dtype), None, self.shared(position_BN, segment_BN))
+        x_BND, _ = self.layers.full(x_BND.astype(self.dtype), None,
+                                    self.shared(position_BN, segment_BN))
         return self.norm(x_BND)
 
     def prefill(self, x_BND, position_BN, segment_BN, cache_size: int):
-        """As `__call__`, and the cache {"k", "v"} of (L, batch, G, cache_size, K), zeros after position N - 1."""
-        x_BND, cache = self.layers.prefill(x_BND.astype(self.dtype), None, self.shared(position_BN, segment_BN))
+        """As `__call__`, and the cache {"k", "v"} of (L, batch, G, cache_size, K), zeros after
+        position N - 1."""
+        x_BND, cache = self.layers.prefill(x_BND.astype(self.dtype), None,
+                                           self.shared(position_BN, segment_BN))
         room = ((0, 0), (0, 0), (0, 0), (0, cache_size - x_BND.shape[1]), (0, 0))
         cache = jax.tree.map(lambda a: jnp.pad(a, room), cache)
         return self.norm(x_BND), laid_cache(cache)
 
     def step(self, x_BD, cache, index_B):
-        """One position a row: position and place in the cache are both index_B -> hidden (batch, D), new cache."""
+        """One position a row: position and place in the cache are both index_B -> hidden (batch,
+        D), new cache."""
         shared = self.shared(index_B[:, None], None) | {"index": index_B}
         x_B1D, cache = self.layers.step(x_BD[:, None].astype(self.dtype), cache, shared)
         return self.norm(x_B1D)[:, 0], cache
@@ -125,5 +143,6 @@ class Backbone(nn.Module):
 
 
 def laid_cache(cache):
-    """Keys and values of a cache (L, batch, G, Nmax, K): heads over `tensor`, positions whole, as one is written at a time."""
+    """Keys and values of a cache (L, batch, G, Nmax, K): heads over `tensor`, positions whole, as
+    one is written at a time."""
     return jax.tree.map(lambda a: shard(a, None, "batch", "width"), cache)

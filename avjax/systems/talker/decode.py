@@ -1,12 +1,14 @@
-"""The two inner parts of a generated slot: one position through the language model, and one patch of each stream out of
-the diffusion heads.
+"""The two inner parts of a generated slot: one position through the language model, and one patch
+of each stream out of the diffusion heads.
 
-At batch 1 both are bound by reading weights. So whatever does not change is done once, before the loop over slots:
-weights are cast, the local blocks' hidden width is padded with zeros to what vector units like, the stacked layers are
-taken apart (slicing a layer off inside a loop would copy it each time), and the times' embeddings are computed for all
-steps; and for each patch, outside its Euler steps, the tokens that stay.
+At batch 1 both are bound by reading weights. So whatever does not change is done once, before the
+loop over slots: weights are cast, the local blocks' hidden width is padded with zeros to what
+vector units like, the stacked layers are taken apart (slicing a layer off inside a loop would copy
+it each time), and the times' embeddings are computed for all steps; and for each patch, outside its
+Euler steps, the tokens that stay.
 
-Suffixes: B rows, G rows of both branches of the guidance, S Euler steps, P frames, C stream width, D model width.
+Suffixes: B rows, G rows of both branches of the guidance, S Euler steps, P frames, C stream width,
+D model width.
 """
 
 import jax
@@ -29,7 +31,8 @@ def apply(system, ready, method, *args):
 
 
 def _laid_out(system, path, leaf):
-    """A parameter in the compute dtype; the local blocks' hidden width padded with zeros, which change nothing."""
+    """A parameter in the compute dtype; the local blocks' hidden width padded with zeros, which
+    change nothing."""
     names = [key.key for key in path]
     if names[-1] != "kernel":
         return leaf
@@ -50,17 +53,22 @@ def _blocks_apart(stack):
 def _apart(stacked):
     """Arrays with a leading layer axis as a list of trees, one a layer."""
     leaves = jax.tree.leaves(stacked)
-    return [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(len(leaves[0]) if leaves else 0)]
+    return [jax.tree.map(lambda a, i=i: a[i], stacked)
+            for i in range(len(leaves[0]) if leaves else 0)]
 
 
 def prepare(system, params, names):
-    """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"}; `names`: heads."""
+    """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"};
+    `names`: heads."""
     stacked = "audio_encoder", "motion_encoder", *HEADS.values()
-    params = params | {name: params[name] | {"stack": _blocks_apart(params[name]["stack"])} for name in stacked}
-    params = jax.tree_util.tree_map_with_path(lambda path, leaf: _laid_out(system, path, leaf), params)
+    params = params | {name: params[name] | {"stack": _blocks_apart(params[name]["stack"])}
+                       for name in stacked}
+    params = jax.tree_util.tree_map_with_path(lambda path, leaf: _laid_out(system, path, leaf),
+                                              params)
     layers = params["backbone"]["layers"]
     c = system.config
-    # the first steps of CFG-Zero* have no velocity: the start noise stands where it was, at a later time
+    # the first steps of CFG-Zero* have no velocity: the start noise stands where it was, at a later
+    # time
     times = swayed_times(c.steps, c.sway)[zero_init_steps(c.steps) if c.cfg_zero_star else 0:]
 
     def embedded(net, name):
@@ -85,16 +93,19 @@ def prepare(system, params, names):
 def prefill(system, ready, tokens_BN, position_BN, segment_BN, cache_size: int):
     """Hidden states (B, N, D) of whole prompts and a cache a layer."""
     def run(net):
-        return net.prefill(net.task_and_text(tokens_BN, position_BN), position_BN, segment_BN, cache_size)
+        return net.prefill(net.task_and_text(tokens_BN, position_BN), position_BN, segment_BN,
+                           cache_size)
 
     hidden, cache = apply(system, ready, run)
     return hidden, _apart(cache)
 
 
 def step(system, ready, x_BD, cache, index_B):
-    """One more position a row -> hidden (B, D), cache; as `TalkerNet.step` on layers that are apart."""
+    """One more position a row -> hidden (B, D), cache; as `TalkerNet.step` on layers that are
+    apart."""
     layer = DecoderLayer(system.config, system.net.dtype)
-    shared = apply(system, ready, lambda net: net.backbone.shared(index_B[:, None], None)) | {"index": index_B}
+    shared = apply(system, ready,
+                   lambda net: net.backbone.shared(index_B[:, None], None)) | {"index": index_B}
     x_B1D, new = x_BD[:, None].astype(system.net.dtype), []
     for params, old in zip(ready["layers"], cache, strict=True):
         x_B1D, kept = layer.apply({"params": params}, x_B1D, old, shared, method="step")
@@ -103,13 +114,15 @@ def step(system, ready, x_BD, cache, index_B):
 
 
 def sample(system, ready, names, noise, mu_BD, context, globals_, present, known):
-    """One patch of each stream in `names` at once: Euler steps from `noise` with classifier-free guidance.
+    """One patch of each stream in `names` at once: Euler steps from `noise` with classifier-free
+    guidance.
 
     Args:
-      noise, context: {name: (B, P, C)}; globals_: {name: (B, S)}; mu_BD: the hidden state before the slot.
-      present: {name: (B,) bool}, streams that the slot has; known: {name: ((B,) bool, (B, P, C))}, which of them are
-        given, and as what. Both only matter to coupled heads: they see a given patch noisy, at the same time on its
-        path, as in training.
+      noise, context: {name: (B, P, C)}; globals_: {name: (B, S)}; mu_BD: the hidden state before
+        the slot.
+      present: {name: (B,) bool}, streams that the slot has; known: {name: ((B,) bool, (B, P, C))},
+        which of them are given, and as what. Both only matter to coupled heads: they see a given
+        patch noisy, at the same time on its path, as in training.
     Returns {name: (B, P, C)} float32.
     """
     if not names:
@@ -119,30 +132,37 @@ def sample(system, ready, names, noise, mu_BD, context, globals_, present, known
     branches = 2 if guided else 1  # the second has no hidden state
 
     def constant(net, name):
-        """The tokens that stay, of both branches: (G, 1, D) before the time joins, (G, 1 + P, D)."""
+        """The tokens that stay, of both branches: (G, 1, D) before the time joins, (G, 1 + P,
+        D)."""
         head = getattr(net, HEADS[name])
         first_GD = head.inputs(jnp.concatenate([mu_BD, jnp.zeros_like(mu_BD)][:branches]))
         rest = head.globals(globals_[name])[:, None], head.context(context[name])
-        return first_GD[:, None], jnp.tile(head.inputs(jnp.concatenate(rest, axis=1)), (branches, 1, 1))
+        return first_GD[:, None], jnp.tile(head.inputs(jnp.concatenate(rest, axis=1)),
+                                           (branches, 1, 1))
 
     fixed = {name: apply(system, ready, constant, name) for name in names}
 
     def tokens(name, x_BPC, time_D):
         first, rest = fixed[name]
-        noisy = matmul(x_BPC.astype(first.dtype), ready["noisy"][name]["kernel"]) + ready["noisy"][name]["bias"]
+        noisy = matmul(x_BPC.astype(first.dtype),
+                       ready["noisy"][name]["kernel"]) + ready["noisy"][name]["bias"]
         return jnp.concatenate([first + time_D, rest, jnp.tile(noisy, (branches, 1, 1))], axis=1)
 
     def stacks(net, sequences):
         if coupled:
             has = (jnp.tile(present[name], branches) for name in names)
-            out = joint_stacks(*(getattr(net, HEADS[name]).stack for name in names), *sequences, *has)
+            out = joint_stacks(*(getattr(net, HEADS[name]).stack for name in names), *sequences,
+                               *has)
         else:
-            out = [getattr(net, HEADS[name]).stack(x) for name, x in zip(names, sequences, strict=True)]
-        return {name: getattr(net, HEADS[name]).outputs(x).astype(jnp.float32) for name, x in zip(names, out, strict=True)}
+            out = [getattr(net, HEADS[name]).stack(x) for name,
+                   x in zip(names, sequences, strict=True)]
+        return {name: getattr(net, HEADS[name]).outputs(x).astype(jnp.float32) for name,
+                x in zip(names, out, strict=True)}
 
     def velocity(x, t, time):
         if coupled:
-            x = {name: jnp.where(known[name][0][:, None, None], (1 - t) * known[name][1] + t * noise[name], x[name])
+            x = {name: jnp.where(known[name][0][:, None, None], (1 - t) * known[name][1] + t
+                                 * noise[name], x[name])
                  for name in names}
         out = apply(system, ready, stacks, [tokens(name, x[name], time[name]) for name in names])
         if not guided:

@@ -1,10 +1,13 @@
-"""The small bidirectional transformers: patch encoders (a patch to a token) and diffusion heads (a token to a patch).
+"""The small bidirectional transformers: patch encoders (a patch to a token) and diffusion heads (a
+token to a patch).
 
-They see 5 and 10 tokens at a time, thousands of times a step. Their last block computes queries and MLP only where its
-output is read; those before it are scanned, so their parameters carry a leading layer axis.
+They see 5 and 10 tokens at a time, thousands of times a step. Their last block computes queries and
+MLP only where its output is read; those before it are scanned, so their parameters carry a leading
+layer axis.
 
-Suffixes: M patches (any leading axes: they are not flattened, so that a mesh may split them), T tokens of a short sequence,
-D width, H heads, K head width, R wanted positions, P frames a patch, C stream width, S width of the global condition.
+Suffixes: M patches (any leading axes: they are not flattened, so that a mesh may split them), T
+tokens of a short sequence, D width, H heads, K head width, R wanted positions, P frames a patch, C
+stream width, S width of the global condition.
 """
 
 from collections.abc import Callable
@@ -35,25 +38,30 @@ def short_attention(q_MTHK, k_MSHK, v_MSHK, seen_MS=None):
 
 
 class LocalBlock(nn.Module):
-    """Pre-norm attention over all tokens of a short sequence, then SwiGLU of hidden width int(8 D / 3)."""
+    """Pre-norm attention over all tokens of a short sequence, then SwiGLU of hidden width int(8 D /
+    3)."""
 
     width: int
     heads: int
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
-    rows: tuple[int, int | None] = (0, None)  # (start, stop) of the positions that the output is wanted for
+    # (start, stop) of the positions that the output is wanted for
+    rows: tuple[int, int | None] = (0, None)
     align: int = 1  # the hidden width is rounded up to a multiple of it
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
         self.attention_norm = RMSNorm(self.width)
-        self.qkv = Dense((3, self.heads, self.width // self.heads), self.width, use_bias=False, **kw)
+        self.qkv = Dense((3, self.heads, self.width // self.heads), self.width, use_bias=False,
+                         **kw)
         self.project = Dense(self.width, self.width, use_bias=False, **kw)
         self.mlp_norm = RMSNorm(self.width)
-        self.mlp = SwiGLU(self.width, -(-int(8 * self.width / 3) // self.align) * self.align, by_width=True, **kw)
+        self.mlp = SwiGLU(self.width, -(-int(8 * self.width / 3) // self.align) * self.align,
+                          by_width=True, **kw)
 
     def project_qkv(self, x_MTD):
-        """Rotated queries of the wanted positions, and rotated keys and values of all, each (M, ., H, K)."""
+        """Rotated queries of the wanted positions, and rotated keys and values of all, each (M, .,
+        H, K)."""
         T, K, rows = x_MTD.shape[-2], self.width // self.heads, slice(*self.rows)
         normed_MTD = self.attention_norm(x_MTD)
         cos, sin = rotary_tables(jnp.arange(T), K)
@@ -62,7 +70,8 @@ class LocalBlock(nn.Module):
             qkv = self.qkv(normed_MTD)
             q, k, v = (qkv[..., i, :, :] for i in range(3))
         else:
-            q, kv = self.qkv(normed_MTD[..., rows, :], columns=0), self.qkv(normed_MTD, columns=slice(1, 3))
+            q, kv = self.qkv(normed_MTD[..., rows, :],
+                             columns=0), self.qkv(normed_MTD, columns=slice(1, 3))
             k, v = kv[..., 0, :, :], kv[..., 1, :, :]
         return rotate(q, cos[rows], sin[rows]), rotate(k, cos, sin), v
 
@@ -86,11 +95,13 @@ class LocalStack(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
-    apart: bool = False  # for a sampler (see `decode`): blocks_0, blocks_1, ..., hidden widths a multiple of ALIGN
+    # for a sampler (see `decode`): blocks_0, blocks_1, ..., hidden widths a multiple of ALIGN
+    apart: bool = False
 
     def setup(self):
         def block(rows=(0, None)):
-            return LocalBlock(self.width, self.heads, self.dtype, self.init_scale, rows, ALIGN if self.apart else 1)
+            return LocalBlock(self.width, self.heads, self.dtype, self.init_scale, rows,
+                              ALIGN if self.apart else 1)
 
         if self.apart:
             self.blocks = [block() for _ in range(self.layers - 1)]
@@ -104,13 +115,16 @@ class LocalStack(nn.Module):
 
 
 def each_block(step: Callable, x, stack: LocalStack, *others: LocalStack):
-    """x through step(x, block) for every block of a stack, or of several alike in step: step(x, block, *other blocks)."""
+    """x through step(x, block) for every block of a stack, or of several alike in step: step(x,
+    block, *other blocks)."""
     if stack.apart:
         for blocks in zip(*(s.blocks for s in (stack, *others)), strict=True):
             x = step(x, *blocks)
     elif stack.layers > 1:
-        body = remat(lambda block, x, *rest: (step(x, block, *rest), None), stack.remat, scanned=True)
-        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=stack.layers - 1,
+        body = remat(lambda block, x, *rest: (step(x, block, *rest), None), stack.remat,
+                     scanned=True)
+        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True},
+                       length=stack.layers - 1,
                        in_axes=nn.broadcast)
         x, _ = scan(stack.blocks, x, *(other.blocks for other in others))
     last = remat(lambda block, x, *rest: step(x, block, *rest), stack.remat, scanned=False)
@@ -118,19 +132,21 @@ def each_block(step: Callable, x, stack: LocalStack, *others: LocalStack):
 
 
 def remat(function: Callable, how: str, scanned: bool) -> Callable:
-    """A function of a module whose intermediate values are recomputed as `how` says. Outside a scan XLA would merge what is
-    recomputed with the original, but for prevent_cse."""
-    return function if how == "none" else nn.remat(function, policy=POLICIES[how], prevent_cse=not scanned)
+    """A function of a module whose intermediate values are recomputed as `how` says. Outside a scan
+    XLA would merge what is recomputed with the original, but for prevent_cse."""
+    return function if how == "none" else nn.remat(function, policy=POLICIES[how],
+                                                   prevent_cse=not scanned)
 
 
 def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
-    """Two stacks in step, as one would run alone, except that every block attends to the tokens of both. `has` tells
-    which sequences exist; those that do not are hidden from both."""
+    """Two stacks in step, as one would run alone, except that every block attends to the tokens of
+    both. `has` tells which sequences exist; those that do not are hidden from both."""
     seen_MS = jnp.concatenate([jnp.broadcast_to(has[..., None], x.shape[:-1])
                                for has, x in ((has_a_M, a_MTD), (has_b_M, b_MTD))], axis=-1)
 
     def step(x, block_a, block_b):
-        (a_MTD, b_MTD), (qa, ka, va), (qb, kb, vb) = x, block_a.project_qkv(x[0]), block_b.project_qkv(x[1])
+        (a_MTD, b_MTD), (qa, ka, va), (qb, kb,
+                                       vb) = x, block_a.project_qkv(x[0]), block_b.project_qkv(x[1])
         k, v = jnp.concatenate([ka, kb], axis=-3), jnp.concatenate([va, vb], axis=-3)
         return (block_a.finish(a_MTD, short_attention(qa, k, v, seen_MS)),
                 block_b.finish(b_MTD, short_attention(qb, k, v, seen_MS)))
@@ -140,8 +156,9 @@ def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
 
 
 def through(first: Dense, second: Dense, x):
-    """second(first(x)). For more tokens than `first` has inputs the two kernels are multiplied beforehand: first's inputs
-    are a few stream channels, so this spares nearly all of second's work."""
+    """second(first(x)). For more tokens than `first` has inputs the two kernels are multiplied
+    beforehand: first's inputs are a few stream channels, so this spares nearly all of second's
+    work."""
     if x.size // x.shape[-1] <= first.in_features:
         return second(first(x))
     kernel = matmul(first.kernel, second.kernel).astype(second.dtype)
@@ -164,7 +181,8 @@ class PatchEncoder(nn.Module):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
         self.inputs = Dense(self.width, self.width, **kw)
         self.cls = self.param("cls", nn.initializers.normal(0.02), (self.width,))
-        self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat, apart=self.apart, **kw)
+        self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat,
+                                apart=self.apart, **kw)
 
     def __call__(self, x):
         """(..., P, D) -> (..., D)."""
@@ -189,12 +207,14 @@ class TimeMLP(nn.Module):
         frequencies = jnp.exp(-np.log(1e4) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
         angles = 1000.0 * t_M.astype(jnp.float32)[..., None] * frequencies
         places = ("batch", "time")[:t_M.ndim]
-        hidden = shard(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)), *places)
+        hidden = shard(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)),
+                       *places)
         return shard(self.out(jax.nn.silu(hidden)), *places)
 
 
 class VelocityHead(nn.Module):
-    """Velocity of a noisy patch at time t, given the hidden state, the previous patch and a global condition.
+    """Velocity of a noisy patch at time t, given the hidden state, the previous patch and a global
+    condition.
 
     Its sequence: [hidden state + time, global, previous patch, noisy patch].
     """
@@ -216,9 +236,11 @@ class VelocityHead(nn.Module):
         self.context = Dense(self.width, self.stream_dim, **kw)
         self.globals = Dense(self.width, self.global_dim, **kw)
         self.time = TimeMLP(self.width, **kw)
-        self.span = TimeMLP(self.width, **kw)  # of the step's length; always given 0, as the release trains it
+        # of the step's length; always given 0, as the release trains it
+        self.span = TimeMLP(self.width, **kw)
         self.inputs = Dense(self.width, self.width, **kw)
-        self.stack = LocalStack(self.width, self.heads, self.layers, (-self.patch, None), remat=self.remat,
+        self.stack = LocalStack(self.width, self.heads, self.layers, (-self.patch, None),
+                                remat=self.remat,
                                 apart=self.apart, **kw)
         self.outputs = Dense(self.stream_dim, self.width, **kw)
 
@@ -233,11 +255,14 @@ class VelocityHead(nn.Module):
         return self.outputs(out_MPD).astype(jnp.float32)
 
     def __call__(self, x, t, mu, context, global_):
-        """x, context (..., P, C); t (...); mu (..., D); global (..., S) -> velocity like x, float32."""
+        """x, context (..., P, C); t (...); mu (..., D); global (..., S) -> velocity like x,
+        float32."""
         return self.readout(self.stack(self.embed(x, t, mu, context, global_)))
 
 
 def joint_velocities(a: VelocityHead, b: VelocityHead, inputs_a, inputs_b, has_a, has_b):
-    """Both heads of the same patches, coupled (`joint_stacks`). inputs: a head's arguments; has: (...) bool."""
-    out_a, out_b = joint_stacks(a.stack, b.stack, a.embed(*inputs_a), b.embed(*inputs_b), has_a, has_b)
+    """Both heads of the same patches, coupled (`joint_stacks`). inputs: a head's arguments; has:
+    (...) bool."""
+    out_a, out_b = joint_stacks(a.stack, b.stack, a.embed(*inputs_a), b.embed(*inputs_b), has_a,
+                                has_b)
     return a.readout(out_a), b.readout(out_b)

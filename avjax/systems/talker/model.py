@@ -1,9 +1,10 @@
-"""The Talker-T2AV network: patches to tokens, the language model, hidden states to velocities and a stop logit.
+"""The Talker-T2AV network: patches to tokens, the language model, hidden states to velocities and a
+stop logit.
 
 Methods are used by `net.apply({"params": params}, ..., method="hidden")` and the like.
 
-Suffixes: B rows, N positions, J patches of a row, P frames a patch, U utterances of a row, A audio latent, M motion,
-S speaker, D model width; `...` any leading axes.
+Suffixes: B rows, N positions, J patches of a row, P frames a patch, U utterances of a row, A audio
+latent, M motion, S speaker, D model width; `...` any leading axes.
 """
 
 import flax.linen as nn
@@ -33,7 +34,8 @@ class TalkerNet(nn.Module):
         kw |= {"remat": c.remat, "apart": self.apart}
         encoder = dict(width=c.d_model, heads=c.encoder_heads, layers=c.encoder_layers, **kw)
         self.audio_encoder, self.motion_encoder = PatchEncoder(**encoder), PatchEncoder(**encoder)
-        head = dict(width=c.velocity_width, heads=c.velocity_heads, layers=c.velocity_layers, patch=c.patch, **kw)
+        head = dict(width=c.velocity_width, heads=c.velocity_heads, layers=c.velocity_layers,
+                    patch=c.patch, **kw)
         self.speech_head = VelocityHead(c.audio_dim, c.speaker_dim, **head)
         self.motion_head = VelocityHead(c.motion_dim, c.motion_dim, **head)
         self.task = self.param("task", nn.initializers.normal(1.0), (c.task_embedding, c.d_model))
@@ -53,9 +55,11 @@ class TalkerNet(nn.Module):
 
         Args:
           audio, motion: (..., P, A), (..., P, M) of the same slot, motion already delayed.
-          audio_valid, motion_valid: (...) frames of each that exist; others are zeros in the encoder's input.
+          audio_valid, motion_valid: (...) frames of each that exist; others are zeros in the
+            encoder's input.
           tts: (...) or scalar bool: the learned pad stands in for the motion token.
-          with_motion: (...) or scalar bool; False leaves out both (the release's sampler until motion starts).
+          with_motion: (...) or scalar bool; False leaves out both (the release's sampler until
+            motion starts).
         """
         audio_token = self.audio_encoder(_project(self.audio_projector, audio, audio_valid))
         motion_token = self.motion_encoder(_project(self.motion_projector, motion, motion_valid))
@@ -72,7 +76,8 @@ class TalkerNet(nn.Module):
         return self.backbone.prefill(x_BND, position_BN, segment_BN, cache_size)
 
     def step(self, x_BD, cache, index_B):
-        """One more position a row, at position (and cache place) index_B -> hidden (B, D), cache."""
+        """One more position a row, at position (and cache place) index_B -> hidden (B, D),
+        cache."""
         return self.backbone.step(x_BD, cache, index_B)
 
     def speech_velocity(self, x, t, mu, context, speaker):
@@ -80,14 +85,17 @@ class TalkerNet(nn.Module):
         return self.speech_head(x, t, mu, context, speaker)
 
     def motion_velocity(self, x, t, mu, context, first):
-        """x, context (..., P, M); t (...); mu (..., D); first motion frame (..., M) -> (..., P, M) float32."""
+        """x, context (..., P, M); t (...); mu (..., D); first motion frame (..., M) -> (..., P, M)
+        float32."""
         return self.motion_head(x, t, mu, context, first)
 
     def velocities_joint(self, speech, motion, has_speech, has_motion):
-        """Both velocities of the same patch slots with coupled heads. speech, motion: the arguments of
-        `speech_velocity` and `motion_velocity`, of the same leading axes; has_speech, has_motion: (...) bool, False
-        hides a modality that the slot lacks (its velocity is then meaningless)."""
-        return joint_velocities(self.speech_head, self.motion_head, speech, motion, has_speech, has_motion)
+        """Both velocities of the same patch slots with coupled heads. speech, motion: the arguments
+        of `speech_velocity` and `motion_velocity`, of the same leading axes; has_speech,
+        has_motion: (...) bool, False hides a modality that the slot lacks (its velocity is then
+        meaningless)."""
+        return joint_velocities(self.speech_head, self.motion_head, speech, motion, has_speech,
+                                has_motion)
 
     def stop_logits(self, hidden):
         """(..., D) -> (...) float32."""
@@ -97,7 +105,8 @@ class TalkerNet(nn.Module):
         """Hidden states (B, N, D) of packed rows (arrays of `System.batch_spec`)."""
         slots = arrange(row, self.config.delay)
         x_BND = shard(self.task_and_text(row["tokens"], row["position"]), "batch", "time")
-        tokens_BJD = self.patch_tokens(slots["audio"], slots["audio_valid"], slots["motion"], slots["motion_valid"],
+        tokens_BJD = self.patch_tokens(slots["audio"], slots["audio_valid"], slots["motion"],
+                                       slots["motion_valid"],
                                        slots["tts"])
         tokens_BJD = shard(tokens_BJD.astype(x_BND.dtype), "batch", "time")
         x_BND = put_at(x_BND, row["patch_slot"], tokens_BJD)
@@ -121,10 +130,11 @@ def _project(projector, frames, valid):
 
 
 def arrange(row, delay: int):
-    """What stands at each patch slot of packed rows: audio and the motion `delay` patches back, padding as zeros.
+    """What stands at each patch slot of packed rows: audio and the motion `delay` patches back,
+    padding as zeros.
 
-    Returns {"audio" (B,J,P,A), "audio_valid" (B,J), "motion" (B,J,P,M), "motion_valid" (B,J), "tts" (B,J) bool}.
-    Utterances without any motion are text to speech.
+    Returns {"audio" (B,J,P,A), "audio_valid" (B,J), "motion" (B,J,P,M), "motion_valid" (B,J), "tts"
+    (B,J) bool}. Utterances without any motion are text to speech.
     """
     J = row["patch_slot"].shape[1]
     real_BJ = row["patch_segment"] > 0
@@ -144,12 +154,14 @@ def arrange(row, delay: int):
     motion = clean(row["motion"], own_valid)
     motion_valid = late(own_valid)
     tts = per_utterance(motion_valid, row["patch_segment"], row["speaker"].shape[1]) == 0
-    return {"audio": clean(row["audio"], audio_valid), "audio_valid": audio_valid, "motion": late(motion),
+    return {"audio": clean(row["audio"], audio_valid), "audio_valid": audio_valid,
+            "motion": late(motion),
             "motion_valid": motion_valid, "tts": tts}
 
 
 def per_utterance(value_BJ, segment_BJ, utterances: int):
-    """The sum of a value over the patch's utterance, at every patch (B, J); padding is an utterance of its own."""
+    """The sum of a value over the patch's utterance, at every patch (B, J); padding is an utterance
+    of its own."""
     member_BJU = (segment_BJ[..., None] == jnp.arange(utterances + 1)).astype(value_BJ.dtype)
     total_BU = jnp.einsum("bj,bju->bu", value_BJ, member_BJU)
     return jnp.einsum("bu,bju->bj", total_BU, member_BJU)

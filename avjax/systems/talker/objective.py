@@ -1,6 +1,8 @@
-"""Talker-T2AV's objective: flow matching on every patch of a batch of packed rows at once, and the stop loss.
+"""Talker-T2AV's objective: flow matching on every patch of a batch of packed rows at once, and the
+stop loss.
 
-Suffixes: B rows, J patch slots, K repeats, P frames a patch, C stream width, D model width, U utterances of a row.
+Suffixes: B rows, J patch slots, K repeats, P frames a patch, C stream width, D model width, U
+utterances of a row.
 """
 
 import jax
@@ -17,10 +19,11 @@ IGNORED = -100  # stop label of slots that count for nothing
 def targets(row, hidden_BND, config):
     """What the diffusion heads are given and asked for, at every patch slot.
 
-    Slot j stands for the speech patch j of its utterance and, `delay` patches late, the motion patch j - delay; both
-    are predicted from the hidden state one position earlier.
+    Slot j stands for the speech patch j of its utterance and, `delay` patches late, the motion
+    patch j - delay; both are predicted from the hidden state one position earlier.
 
-    Returns {"mu": (B,J,D), "speech": s, "motion": m} with s, m = {"x1", "context": (B,J,P,C), "global": (B,J,S),
+    Returns {"mu": (B,J,D), "speech": s, "motion": m} with s, m = {"x1", "context": (B,J,P,C),
+    "global": (B,J,S),
     "mask": (B,J) float32}. Utterances of one patch of a modality give no target of it.
     """
     slots = arrange(row, config.delay)
@@ -28,7 +31,8 @@ def targets(row, hidden_BND, config):
     before_BJ = jnp.clip(row["patch_slot"] - 1, 0, hidden_BND.shape[1] - 1)
     mu_BJD = take_at(hidden_BND, before_BJ)
     utterance_BJ = jnp.clip(row["patch_segment"] - 1, 0, U - 1)
-    start_BJ = jnp.clip(jnp.arange(J) - row["patch_index"] + config.delay, 0, J - 1)  # its first motion patch
+    # its first motion patch
+    start_BJ = jnp.clip(jnp.arange(J) - row["patch_index"] + config.delay, 0, J - 1)
     speaker = jnp.take_along_axis(row["speaker"], utterance_BJ[..., None], axis=1)
     first = take_at(slots["motion"][:, :, 0], start_BJ)
 
@@ -37,25 +41,30 @@ def targets(row, hidden_BND, config):
         previous = jnp.pad(x1, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :J]
         present_BJ = (slots[f"{name}_valid"] > 0).astype(jnp.int32)
         enough_BJ = per_utterance(present_BJ, row["patch_segment"], U) > 1
-        return {"x1": x1, "context": jnp.where((row["patch_index"] > 0)[..., None, None], previous, 0.0),
+        return {"x1": x1, "context": jnp.where((row["patch_index"] > 0)[..., None, None], previous,
+                                               0.0),
                 "global": global_BJS, "mask": (present_BJ * enough_BJ).astype(jnp.float32)}
 
     return {"mu": mu_BJD, "speech": stream("audio", speaker), "motion": stream("motion", first)}
 
 
 def stop_labels(row, config):
-    """(B, J) int32: 0 = go on, 1 = the utterance's last patch, IGNORED; and the weight of the positives (scalar).
+    """(B, J) int32: 0 = go on, 1 = the utterance's last patch, IGNORED; and the weight of the
+    positives (scalar).
 
-    The last patch is that of the last slot, as published, or with `stop_on` = "speech" the last patch of speech: motion
-    lags, and no slot that a sampler has sampled speech in shows that the speech is over. The patches just before the
-    last are ignored; utterances longer than `stop_max_patches`, or as long as clips are cut to, only say "go on".
+    The last patch is that of the last slot, as published, or with `stop_on` = "speech" the last
+    patch of speech: motion lags, and no slot that a sampler has sampled speech in shows that the
+    speech is over. The patches just before the last are ignored; utterances longer than
+    `stop_max_patches`, or as long as clips are cut to, only say "go on".
     """
     real_BJ = row["patch_segment"] > 0
     if config.stop_on == "speech":
         real_BJ = real_BJ & (row["audio_valid"] > 0)
-    count_BJ = per_utterance(real_BJ.astype(jnp.int32), row["patch_segment"], row["speaker"].shape[1])
+    count_BJ = per_utterance(real_BJ.astype(jnp.int32), row["patch_segment"],
+                             row["speaker"].shape[1])
     left_BJ = count_BJ - 1 - row["patch_index"]  # patches after this one
-    longest = min(config.stop_max_patches, -(-config.max_frames // config.patch) - 1)  # equal in the release
+    # equal in the release
+    longest = min(config.stop_max_patches, -(-config.max_frames // config.patch) - 1)
     stops_BJ = real_BJ & (count_BJ <= longest)
     labels = jnp.where(left_BJ == 0, 1, jnp.where(left_BJ <= config.stop_ignore, IGNORED, 0))
     labels = jnp.where(stops_BJ, labels, jnp.where(real_BJ, 0, IGNORED)).astype(jnp.int32)
@@ -66,31 +75,38 @@ def stop_labels(row, config):
 
 
 def stop_loss(logits_BJ, labels_BJ, weight):
-    """Weighted binary cross-entropy over the labelled slots, and the share of them that is right."""
+    """Weighted binary cross-entropy over the labelled slots, and the share of them that is
+    right."""
     labelled_BJ = (labels_BJ != IGNORED).astype(jnp.float32)
     positive_BJ = labels_BJ == 1
     logits_BJ = jnp.where(labelled_BJ > 0, logits_BJ.astype(jnp.float32), 0.0)
-    loss_BJ = jnp.where(positive_BJ, weight * jax.nn.softplus(-logits_BJ), jax.nn.softplus(logits_BJ))
+    loss_BJ = jnp.where(positive_BJ, weight * jax.nn.softplus(-logits_BJ),
+                        jax.nn.softplus(logits_BJ))
     right_BJ = (logits_BJ > 0) == positive_BJ
     count = jnp.maximum(jnp.sum(labelled_BJ), 1.0)
     return jnp.sum(loss_BJ * labelled_BJ) / count, jnp.sum(right_BJ * labelled_BJ) / count
 
 
 def draw(key, config, batch: int, patches: int):
-    """All randomness of the objective, float32: for each modality noise "z" (B,J,K,P,C), times "t" (B,J,K), and what
-    is kept of the hidden state and of the context ("mu", "context": (B,J,K) zeros and ones). With joint heads both
-    modalities of a slot share t and the hidden state's fate, as they do in the sampler."""
+    """All randomness of the objective, float32: for each modality noise "z" (B,J,K,P,C), times "t"
+    (B,J,K), and what is kept of the hidden state and of the context ("mu", "context": (B,J,K) zeros
+    and ones). With joint heads both modalities of a slot share t and the hidden state's fate, as
+    they do in the sampler."""
     shape = (batch, patches, config.repeats)
 
     def one(key, width):
         keys = jax.random.split(key, 4)
-        t = jax.nn.sigmoid(config.time_mean + config.time_std * jax.random.normal(keys[1], shape, jnp.float32))
+        t = jax.nn.sigmoid(config.time_mean + config.time_std
+                           * jax.random.normal(keys[1], shape, jnp.float32))
         return {"z": jax.random.normal(keys[0], (*shape, config.patch, width), jnp.float32), "t": t,
-                "mu": jax.random.bernoulli(keys[2], 1 - config.hidden_dropout, shape).astype(jnp.float32),
-                "context": jax.random.bernoulli(keys[3], 1 - config.context_dropout, shape).astype(jnp.float32)}
+                "mu": jax.random.bernoulli(keys[2], 1 - config.hidden_dropout,
+                                           shape).astype(jnp.float32),
+                "context": jax.random.bernoulli(keys[3], 1 - config.context_dropout,
+                                                shape).astype(jnp.float32)}
 
     speech_key, motion_key = jax.random.split(key)
-    noise = {"speech": one(speech_key, config.audio_dim), "motion": one(motion_key, config.motion_dim)}
+    noise = {"speech": one(speech_key, config.audio_dim),
+             "motion": one(motion_key, config.motion_dim)}
     if config.coupling == "joint":
         noise["motion"] |= {name: noise["speech"][name] for name in ("t", "mu")}
     return noise
@@ -108,7 +124,8 @@ def head_inputs(mu_BJD, target, noise):
 
 
 def flow_loss(velocity_BJKPC, target, noise):
-    """Mean squared error of the velocity z - x1 over the targets there are; zero when there is none."""
+    """Mean squared error of the velocity z - x1 over the targets there are; zero when there is
+    none."""
     error = jnp.square(velocity_BJKPC - (noise["z"] - target["x1"][:, :, None]))
     error_BJ = jnp.where(target["mask"] > 0, jnp.mean(error, axis=(2, 3, 4)), 0.0)
     return jnp.sum(error_BJ) / jnp.maximum(jnp.sum(target["mask"]), 1.0)
@@ -116,7 +133,8 @@ def flow_loss(velocity_BJKPC, target, noise):
 
 def velocities(net, params, target, noise):
     """{"speech", "motion"}: (B, J, K, P, C) of both heads."""
-    speech, motion = (head_inputs(target["mu"], target[name], noise[name]) for name in ("speech", "motion"))
+    speech, motion = (head_inputs(target["mu"], target[name], noise[name])
+                      for name in ("speech", "motion"))
     if net.config.coupling == "joint":
         has = [jnp.broadcast_to(target[name]["mask"][..., None] > 0, noise[name]["t"].shape)
                for name in ("speech", "motion")]
@@ -137,4 +155,5 @@ def loss_at(net, params, row, noise, config):
     logits = net.apply({"params": params}, take_at(hidden, here_BJ), method="stop_logits")
     stop, accuracy = stop_loss(logits, *stop_labels(row, config))
     loss = speech + config.motion_weight * motion + stop
-    return loss, {"loss": loss, "speech": speech, "motion": motion, "stop": stop, "stop_accuracy": accuracy}
+    return loss, {"loss": loss, "speech": speech, "motion": motion, "stop": stop,
+                  "stop_accuracy": accuracy}

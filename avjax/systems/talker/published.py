@@ -1,10 +1,13 @@
-"""Published Talker-T2AV (and Qwen3) state dicts <-> our parameters: one name table, both directions.
+"""Published Talker-T2AV (and Qwen3) state dicts <-> our parameters: one name table, both
+directions.
 
-Published layouts: a Linear's weight is (out, in); the local blocks' fused projection is part-major (all of q, k, v in
-turn) and rotates adjacent channel pairs; ours has the pairs as halves. The backbone rotates halves on both sides. Its
-layers, and those of a local stack but the last, are numbered there and stacked here. Left out on import and written on
-export: the unused output head (tied to the embedding, which some savers write under the head's name alone) and the
-rotary tables, which are compared with ours. The frozen audio and speaker encoders of a full checkpoint are other networks.
+Published layouts: a Linear's weight is (out, in); the local blocks' fused projection is part-major
+(all of q, k, v in turn) and rotates adjacent channel pairs; ours has the pairs as halves. The
+backbone rotates halves on both sides. Its layers, and those of a local stack but the last, are
+numbered there and stacked here. Left out on import and written on
+export: the unused output head (tied to the embedding, which some savers write under the head's name
+alone) and the rotary tables, which are compared with ours. The frozen audio and speaker encoders of
+a full checkpoint are other networks.
 """
 
 import numpy as np
@@ -38,13 +41,15 @@ def flat(shape):
 def heads(count: str):
     """(heads K, D) <-> (D, heads, K)."""
     def layout(c):
-        return (lambda w: w.T.reshape(w.shape[1], c[count], c.head_dim)), (lambda k: k.reshape(k.shape[0], -1).T)
+        return (lambda w: w.T.reshape(w.shape[1], c[count],
+                                      c.head_dim)), (lambda k: k.reshape(k.shape[0], -1).T)
 
     return layout
 
 
 def local_qkv(count: str):
-    """(3 D, D) part-major with adjacent pairs <-> (D, 3, heads, K) with halves for queries and keys."""
+    """(3 D, D) part-major with adjacent pairs <-> (D, 3, heads, K) with halves for queries and
+    keys."""
     def layout(c):
         order = halves_from_adjacent(c.d_model // c[count])
 
@@ -60,8 +65,9 @@ def local_qkv(count: str):
 
 
 def backbone_names(c, prefix: str = "llm.model.", ours: str = "backbone/"):
-    """Rows (published names, our name, layout, layer) of the language model. Several published arrays may make one of
-    ours, stacked on axis 1; `layer` is the place in our stacked parameters, or None."""
+    """Rows (published names, our name, layout, layer) of the language model. Several published
+    arrays may make one of ours, stacked on axis 1; `layer` is the place in our stacked parameters,
+    or None."""
     rows = [((f"{prefix}embed_tokens.weight",), f"{ours}embedding", as_is, None),
             ((f"{prefix}norm.weight",), f"{ours}norm/scale", as_is, None)]
     for i in range(c.num_layers):
@@ -74,7 +80,8 @@ def backbone_names(c, prefix: str = "llm.model.", ours: str = "backbone/"):
                  ((f"{a}self_attn.k_norm.weight",), f"{b}k_norm/scale", as_is, i),
                  ((f"{a}self_attn.o_proj.weight",), f"{b}project/kernel", transposed, i),
                  ((f"{a}post_attention_layernorm.weight",), f"{b}mlp_norm/scale", as_is, i),
-                 ((f"{a}mlp.gate_proj.weight", f"{a}mlp.up_proj.weight"), f"{b}mlp/inputs/kernel", transposed, i),
+                 ((f"{a}mlp.gate_proj.weight", f"{a}mlp.up_proj.weight"), f"{b}mlp/inputs/kernel",
+                  transposed, i),
                  ((f"{a}mlp.down_proj.weight",), f"{b}mlp/outputs/kernel", transposed, i)]
     return rows
 
@@ -95,21 +102,27 @@ def talker_names(c):
             rows.extend([((f"{a}.norm1.scale",), f"{b}/attention_norm/scale", as_is, layer),
                          ((f"{a}.attn.qkv.weight",), f"{b}/qkv/kernel", local_qkv(count), layer),
                          ((f"{a}.norm2.scale",), f"{b}/mlp_norm/scale", as_is, layer),
-                         ((f"{a}.mlp.fc1.weight", f"{a}.mlp.fc2.weight"), f"{b}/mlp/inputs/kernel", transposed, layer)])
+                         ((f"{a}.mlp.fc1.weight", f"{a}.mlp.fc2.weight"), f"{b}/mlp/inputs/kernel",
+                          transposed, layer)])
             dense(f"{a}.attn.proj", f"{b}/project", bias=False, layer=layer)
             dense(f"{a}.mlp.proj", f"{b}/mlp/outputs", bias=False, layer=layer)
         rows.append(((f"{theirs}.norm.scale",), f"{ours}/norm/scale", as_is, None))
 
-    for theirs, projector, encoder, head in (("speech", "audio_projector", "audio_encoder", "speech_head"),
-                                             ("motion", "motion_projector", "motion_encoder", "motion_head")):
+    for theirs, projector, encoder, head in (("speech", "audio_projector", "audio_encoder",
+                                              "speech_head"),
+                                             ("motion", "motion_projector", "motion_encoder",
+                                              "motion_head")):
         dense(f"projector_{theirs}.linear1", projector)
-        rows.append(((f"{theirs}_patch_encoder.cls_token",), f"{encoder}/cls", flat(lambda c: (1, 1, 1, -1)), None))
+        rows.append(((f"{theirs}_patch_encoder.cls_token",), f"{encoder}/cls",
+                     flat(lambda c: (1, 1, 1, -1)), None))
         dense(f"{theirs}_patch_encoder.input_proj", f"{encoder}/inputs")
         stack(f"{theirs}_patch_encoder", f"{encoder}/stack", c.encoder_layers, "encoder_heads")
         a = f"{theirs}_cfm.estimator"
-        for x, y in (("in_proj", "noisy"), ("cond_proj", "context"), ("global_cond_proj", "globals"),
-                     ("out_proj", "outputs"), ("time_mlp.linear_1", "time/hidden"), ("time_mlp.linear_2", "time/out"),
-                     ("delta_time_mlp.linear_1", "span/hidden"), ("delta_time_mlp.linear_2", "span/out"),
+        for x, y in (("in_proj", "noisy"), ("cond_proj", "context"),
+                     ("global_cond_proj", "globals"), ("out_proj", "outputs"),
+                     ("time_mlp.linear_1", "time/hidden"), ("time_mlp.linear_2", "time/out"),
+                     ("delta_time_mlp.linear_1", "span/hidden"),
+                     ("delta_time_mlp.linear_2", "span/out"),
                      ("decoder.input_proj", "inputs")):
             dense(f"{a}.{x}", f"{head}/{y}")
         stack(f"{a}.decoder", f"{head}/stack", c.velocity_layers, "velocity_heads")
@@ -123,17 +136,21 @@ def talker_names(c):
 def import_talker(state: dict[str, np.ndarray], config):
     """Published names -> our parameters (float32 or whatever the file holds).
 
-    Raises UserError naming the first entry that is missing, left over, or that the config's numbers of heads do not divide.
-    Whether all shapes are the network's is the caller's to compare, as launch.weights does.
+    Raises UserError naming the first entry that is missing, left over, or that the config's numbers
+    of heads do not divide. Whether all shapes are the network's is the caller's to compare, as
+    launch.weights does.
     """
-    state = {name: value for name, value in with_embedding(state).items() if not name.startswith(FROZEN)}
+    state = {name: value for name, value in with_embedding(state).items()
+             if not name.startswith(FROZEN)}
     _check_rotary(state, config)
     derived = _derived(state)
-    return gather({n: v for n, v in state.items() if n not in derived}, _with_layouts(talker_names(config), config))
+    return gather({n: v for n, v in state.items() if n not in derived},
+                  _with_layouts(talker_names(config), config))
 
 
 def export_talker(params, config) -> dict[str, np.ndarray]:
-    """Our parameters -> published names and layouts, with the tied output head and the rotary tables."""
+    """Our parameters -> published names and layouts, with the tied output head and the rotary
+    tables."""
     out = scatter(params, _with_layouts(talker_names(config), config))
     out["llm.lm_head.weight"] = out["llm.model.embed_tokens.weight"]
     for module, heads in ROTARY.items():
@@ -143,8 +160,10 @@ def export_talker(params, config) -> dict[str, np.ndarray]:
 
 
 def import_backbone(state: dict[str, np.ndarray], config, prefix: str = "model."):
-    """A Qwen3 language model's state dict -> parameters of `Backbone` (the warm start of training)."""
-    return gather({n: v for n, v in with_embedding(state).items() if not n.endswith("lm_head.weight")},
+    """A Qwen3 language model's state dict -> parameters of `Backbone` (the warm start of
+    training)."""
+    return gather({n: v for n, v in with_embedding(state).items()
+                   if not n.endswith("lm_head.weight")},
                   _with_layouts(backbone_names(config, prefix, ""), config))
 
 
@@ -154,17 +173,20 @@ def export_backbone(params, config, prefix: str = "model.") -> dict[str, np.ndar
 
 
 def with_embedding(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same, with a language model's embedding where only its tied output head is: safetensors.torch.save_model
-    writes shared tensors once, under the first name of the alphabet."""
-    return state | {f"{prefix}model.embed_tokens.weight": state[f"{prefix}lm_head.weight"] for prefix in ("", "llm.")
-                    if f"{prefix}lm_head.weight" in state and f"{prefix}model.embed_tokens.weight" not in state}
+    """The same, with a language model's embedding where only its tied output head is:
+    safetensors.torch.save_model writes shared tensors once, under the first name of the
+    alphabet."""
+    return state | {f"{prefix}model.embed_tokens.weight": state[f"{prefix}lm_head.weight"]
+                    for prefix in ("", "llm.")
+                    if f"{prefix}lm_head.weight" in state
+                    and f"{prefix}model.embed_tokens.weight" not in state}
 
 
 def rotary_table(width: int) -> np.ndarray:
     """(positions, width / 2, 2) cosine and sine, float32, as published checkpoints carry them.
 
-    Rounded to float32 where the published code rounds, from float64 in between: float32 powers of NumPy differ with the
-    processor, by a last bit that makes 3e-5 at position 1023.
+    Rounded to float32 where the published code rounds, from float64 in between: float32 powers of
+    NumPy differ with the processor, by a last bit that makes 3e-5 at position 1023.
     """
     exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     theta = np.float32(1.0) / np.power(10000.0, exponent.astype(np.float64)).astype(np.float32)
@@ -177,18 +199,23 @@ def _check_rotary(state, config) -> None:
         for module, heads in ROTARY.items():
             ours = rotary_table(config.d_model // config[heads]) if name.endswith(module) else None
             if ours is not None and table.shape[1:] != ours.shape[1:]:
-                raise UserError("the rotary table is of another number of heads", where=name, expected=str(ours.shape),
-                                found=str(table.shape), hint=f"set config.system.{heads}")
+                raise UserError("the rotary table is of another number of heads", where=name,
+                                expected=str(ours.shape), found=str(table.shape),
+                                hint=f"set config.system.{heads}")
             if ours is not None:
                 check_computed(name, table, ours, "rotation of adjacent pairs, base 10000")
 
 
 def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
-    """Sizes that a published state dict tells by its shapes: head counts of the local blocks where it has their rotary
-    tables; patch length, delay and rotary base never. UserError for another network's."""
+    """Sizes that a published state dict tells by its shapes: head counts of the local blocks where
+    it has their rotary tables; patch length, delay and rotary base never. UserError for another
+    network's."""
     state = with_embedding(state)
     try:
-        heads = {field: state["projector_speech.linear1.weight"].shape[0] // (2 * state[f"speech_{module}"].shape[1])
+        heads = {field:
+                 state["projector_speech.linear1.weight"].shape[0] // (2
+                                                                       * state[
+                                                                           f"speech_{module}"].shape[1])
                  for module, field in ROTARY.items() if f"speech_{module}" in state}
         return dict(backbone_sizes(state, "llm.model."), **heads,
                     encoder_layers=_layers(state, "speech_patch_encoder.blocks."),
@@ -203,23 +230,27 @@ def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict[str, int]:
-    """Sizes that a Qwen3 state dict tells by its shapes; KeyError for the entry that another network's lacks."""
+    """Sizes that a Qwen3 state dict tells by its shapes; KeyError for the entry that another
+    network's lacks."""
     a, state = f"{prefix}layers.0.", with_embedding(state)
     vocab, width = state[f"{prefix}embed_tokens.weight"].shape
     head_dim = state[f"{a}self_attn.q_norm.weight"].shape[0]
     return dict(vocab=vocab, d_model=width, velocity_width=width, head_dim=head_dim,
                 num_heads=state[f"{a}self_attn.q_proj.weight"].shape[0] // head_dim,
                 num_kv_heads=state[f"{a}self_attn.k_proj.weight"].shape[0] // head_dim,
-                d_ff=state[f"{a}mlp.gate_proj.weight"].shape[0], num_layers=_layers(state, f"{prefix}layers."))
+                d_ff=state[f"{a}mlp.gate_proj.weight"].shape[0],
+                num_layers=_layers(state, f"{prefix}layers."))
 
 
 def is_backbone(state: dict[str, np.ndarray], prefix: str = "model.") -> bool:
     """Whether this is the language model alone, as Qwen3 is published."""
-    return f"{prefix}embed_tokens.weight" in with_embedding(state) and f"{prefix}layers.0.self_attn.q_norm.weight" in state
+    return (f"{prefix}embed_tokens.weight" in with_embedding(state)
+            and f"{prefix}layers.0.self_attn.q_norm.weight" in state)
 
 
 def _layers(state, prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+    return len({name.removeprefix(prefix).split(".")[0] for name in state
+                if name.startswith(prefix)})
 
 
 def _derived(state) -> set[str]:

@@ -1,16 +1,17 @@
-"""Talker-T2AV's sampler: text to speech and motion, text to speech, speech to motion and motion to speech, as one loop
-over slots with static caches.
+"""Talker-T2AV's sampler: text to speech and motion, text to speech, speech to motion and motion to
+speech, as one loop over slots with static caches.
 
-A slot takes one speech patch and, `lag` patches behind it, one motion patch: given ones, else sampled from the hidden
-state of the position before; then both go through the patch encoders and the language model. Every row of a batch is at
-a slot of its own (prompts differ in length, a row can go back) and ends when it has all its slots.
+A slot takes one speech patch and, `lag` patches behind it, one motion patch: given ones, else
+sampled from the hidden state of the position before; then both go through the patch encoders and
+the language model. Every row of a batch is at a slot of its own (prompts differ in length, a row
+can go back) and ends when it has all its slots.
 
     slots of an utterance (lag 2)    0    1    2    3    4    5
     speech patch                     s0   s1   s2   s3   -    -      "-": no frames, zeros in the encoder's input
     motion patch                     -    -    m0   m1   m2   m3
 
-Suffixes: B rows, N prompt positions with the task's, J patches (slots) there is room for, P frames, C stream width,
-A audio latent, M motion, T frames, D model width.
+Suffixes: B rows, N prompt positions with the task's, J patches (slots) there is room for, P frames,
+C stream width, A audio latent, M motion, T frames, D model width.
 """
 
 import jax
@@ -28,21 +29,27 @@ def generate(system, params, conditions, keys, task: str = "t2av"):
     """Streams for a batch of conditions, one utterance a row. Pure and jittable; `task` is static.
 
     Args:
-      conditions: "prompt" (B, N) int32 text ids before the slots, without the task's position, "prompt_length" (B,);
-        "speaker" (B, S); "first_motion" (B, M); "audio" (B, T, A), "audio_length" (B,) frames, "motion" (B, T, M),
-        "motion_length" (B,): what is given. t2av, tts: the lengths are those of a prefix to go on from, 0 = none. a2v:
-        audio is given whole and motion has a prefix; v2a: the other way round. A prefix counts in whole patches, rounded
-        down. T, a multiple of the patch, bounds the frames made. What a task has no use for may be left out.
+      conditions: "prompt" (B, N) int32 text ids before the slots, without the task's position,
+        "prompt_length" (B,); "speaker" (B, S); "first_motion" (B, M); "audio" (B, T, A),
+        "audio_length" (B,) frames, "motion" (B, T, M), "motion_length" (B,): what is given. t2av,
+        tts: the lengths are those of a prefix to go on from, 0 = none. a2v: audio is given whole
+          and motion has a prefix; v2a: the other way round. A prefix counts in whole patches,
+          rounded
+        down. T, a multiple of the patch, bounds the frames made. What a task has no use for may be
+        left out.
       keys: (B,), one an example.
-    Returns {"audio": (B, T, A), "motion": (B, T, M), "audio_length", "motion_length": (B,) int32 frames, "stop":
-    (B, T // P) stop logit of each patch made}; prefixes included, zeros past the lengths. tts makes no motion.
-    Raises UserError for an unknown task and for arrays of the wrong shape.
+    Returns {"audio": (B, T, A), "motion": (B, T, M), "audio_length", "motion_length": (B,) int32
+    frames, "stop": (B, T // P) stop logit of each patch made}; prefixes included, zeros past the
+    lengths. tts makes no motion. Raises UserError for an unknown task and for arrays of the wrong
+    shape.
     """
-    return roll_out(system, params, conditions, draw(system, keys, patches(system, conditions, task)), task)
+    return roll_out(system, params, conditions,
+                    draw(system, keys, patches(system, conditions, task)), task)
 
 
 def roll_out(system, params, conditions, noise: dict, task: str):
-    """`generate` from given noise, that of `draw` or recorded: {"audio": (B, J, P, A), "motion": (B, J, P, M)}."""
+    """`generate` from given noise, that of `draw` or recorded: {"audio": (B, J, P, A), "motion":
+    (B, J, P, M)}."""
     ready, given, state = start(system, params, conditions, task, noise)
     state = jax.lax.while_loop(lambda state: ~jnp.all(finished(state)),
                                lambda state: advance(system, ready, given, state, task), state)
@@ -50,13 +57,15 @@ def roll_out(system, params, conditions, noise: dict, task: str):
 
 
 def draw(system, keys, count: int) -> dict:
-    """Unit normal {"audio": (B, J, P, A), "motion": (B, J, P, M)} for `count` frames' patches: each patch from its own
-    fold of the example's key, so that neither batch mates nor the bound matters."""
+    """Unit normal {"audio": (B, J, P, A), "motion": (B, J, P, M)} for `count` frames' patches: each
+    patch from its own fold of the example's key, so that neither batch mates nor the bound
+    matters."""
     c = system.config
 
     def one(key, stream, width):
         key = jax.random.fold_in(key, stream)
-        return jax.vmap(lambda j: jax.random.normal(jax.random.fold_in(key, j), (c.patch, width), jnp.float32))(
+        return jax.vmap(lambda j: jax.random.normal(jax.random.fold_in(key, j), (c.patch, width),
+                                                    jnp.float32))(
             jnp.arange(count + c.delay))
 
     return {name: jax.vmap(lambda key, i=i, w=width: one(key, i, w))(keys)
@@ -73,28 +82,33 @@ def patches(system, conditions, task: str) -> int:
     c = system.config
     if task not in MAKES:
         raise UserError("unknown task", expected=" | ".join(MAKES), found=repr(task))
-    widths = {"audio": c.audio_dim, "motion": c.motion_dim, "speaker": c.speaker_dim, "first_motion": c.motion_dim}
+    widths = {"audio": c.audio_dim, "motion": c.motion_dim, "speaker": c.speaker_dim,
+              "first_motion": c.motion_dim}
     batch = conditions["prompt"].shape[0]
     frames = conditions[GIVEN.get(task, "audio")].shape[1]
     for name in needed(system, task):
         found, ndim = conditions[name].shape, 3 if name in ("audio", "motion") else 2
-        if name in widths and (len(found) != ndim or found[0] != batch or found[-1] != widths[name]):
+        if name in widths and (len(found) != ndim or found[0] != batch
+                               or found[-1] != widths[name]):
             raise UserError("a condition has the wrong shape", where=name, found=str(tuple(found)),
                             expected=f"({batch}, {'frames, ' if ndim == 3 else ''}{widths[name]})",
                             hint="extract the features again with this config's codecs")
         if ndim == 3 and found[1] != frames:
-            raise UserError("audio and motion differ in length", where=name, expected=f"{frames} frames, as a bound",
-                            found=f"{found[1]} frames", hint="pad both alike")
+            raise UserError("audio and motion differ in length", where=name,
+                            expected=f"{frames} frames, as a bound", found=f"{found[1]} frames",
+                            hint="pad both alike")
     if frames % c.patch or not frames:
-        raise UserError("frames asked for", where="conditions", expected=f"a multiple of the patch, {c.patch}",
+        raise UserError("frames asked for", where="conditions",
+                        expected=f"a multiple of the patch, {c.patch}",
                         found=str(frames),
-                        hint="pad with zeros; evaluation pads to multiples of 32: config.system.patch must divide 32 there")
+                        hint="pad with zeros; evaluation pads to multiples of 32: "
+                        "config.system.patch must divide 32 there")
     return frames // c.patch
 
 
 def heads(c, task: str) -> tuple[str, ...]:
-    """The streams whose heads run. Coupled heads run together, whatever is given, for they look at each other; without
-    motion there is nothing to look at."""
+    """The streams whose heads run. Coupled heads run together, whatever is given, for they look at
+    each other; without motion there is nothing to look at."""
     return ("audio", "motion") if c.coupling == "joint" and task != "tts" else MAKES[task]
 
 
@@ -107,7 +121,8 @@ def needed(system, task: str) -> tuple[str, ...]:
 
 
 def check_conditions(system, conditions, task: str) -> None:
-    """UserError where lengths do not fit, which only their values tell (`generate` checks shapes). On the host."""
+    """UserError where lengths do not fit, which only their values tell (`generate` checks shapes).
+    On the host."""
     count = patches(system, conditions, task) * system.config.patch
     width = conditions["prompt"].shape[1]
 
@@ -118,13 +133,16 @@ def check_conditions(system, conditions, task: str) -> None:
             raise UserError(what, where=f"{name}, row {bad[0]}", expected=f"{least} to {most}",
                             found=str(int(values[bad[0]])), hint=hint)
 
-    bounded("prompt_length", 1, width, "prompt does not fit", "give at least one token, or a wider prompt array")
+    bounded("prompt_length", 1, width, "prompt does not fit",
+            "give at least one token, or a wider prompt array")
     for name in ("audio", "motion"):
         if f"{name}_length" not in needed(system, task):
             continue
         whole = GIVEN.get(task) == name
-        bounded(f"{name}_length", int(whole), count, f"{name} {'given' if whole else 'prefix'} does not fit the clip",
-                "give at least one frame" if whole else "shorten the prefix or raise the number of frames")
+        bounded(f"{name}_length", int(whole), count, f"{name} {'given' if whole else 'prefix'} "
+                                                     "does not fit the clip",
+                "give at least one frame" if whole else "shorten the prefix or raise the number of "
+                                                        "frames")
     if task in GIVEN:  # a prefix of the one, the whole of the other
         other = "motion" if GIVEN[task] == "audio" else "audio"
         whole, prefix = (np.asarray(conditions[f"{name}_length"]) for name in (GIVEN[task], other))
@@ -136,7 +154,8 @@ def check_conditions(system, conditions, task: str) -> None:
 
 
 def start(system, params, conditions, task: str, noise: dict):
-    """Everything up to the first slot: `prepare`, then `begin`; (ready, what stays, what changes)."""
+    """Everything up to the first slot: `prepare`, then `begin`; (ready, what stays, what
+    changes)."""
     ready = prepare(system, params, task)
     return ready, *begin(system, ready, conditions, task, noise)
 
@@ -147,15 +166,18 @@ def prepare(system, params, task: str):
 
 
 def begin(system, ready, conditions, task: str, noise: dict):
-    """The prompts: (what stays, what changes) over the slots. `noise`: as `draw` gives it, of patches enough."""
+    """The prompts: (what stays, what changes) over the slots. `noise`: as `draw` gives it, of
+    patches enough."""
     c, count, behind = system.config, patches(system, conditions, task), lag(system, task)
     names = heads(c, task)
     room = count + (behind if c.complete_motion or task in GIVEN else 0)
 
-    tokens = jnp.pad(conditions["prompt"], ((0, 0), (1, 0)), constant_values=TTS if task == "tts" else T2AV)
+    tokens = jnp.pad(conditions["prompt"], ((0, 0), (1, 0)), constant_values=TTS if task == "tts"
+                     else T2AV)
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     last = conditions["prompt_length"].astype(jnp.int32)
-    hidden, cache = decode.prefill(system, ready, tokens, position, (position <= last[:, None]).astype(jnp.int32),
+    hidden, cache = decode.prefill(system, ready, tokens, position,
+                                   (position <= last[:, None]).astype(jnp.int32),
                                    tokens.shape[1] + room)
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
@@ -170,18 +192,24 @@ def begin(system, ready, conditions, task: str, noise: dict):
             clean = jnp.where(exists[..., None], conditions[name], 0.0).astype(jnp.float32)
         else:
             clean = jnp.zeros((len(last), count * c.patch, width), jnp.float32)
-        made[name] = jnp.pad(clean.reshape(-1, count, c.patch, width), ((0, 0), (0, room - count), (0, 0), (0, 0)))
+        made[name] = jnp.pad(clean.reshape(-1, count, c.patch, width),
+                             ((0, 0), (0, room - count), (0, 0), (0, 0)))
     if "audio" in names:
         given["globals"]["audio"] = conditions["speaker"]
     if "motion" in names:  # training takes the clip's first frame
-        given["globals"]["motion"] = jnp.where((frames["motion"] > 0)[:, None], made["motion"][:, 0, 0],
+        given["globals"]["motion"] = jnp.where((frames["motion"] > 0)[:, None],
+                                               made["motion"][:, 0, 0],
                                                conditions["first_motion"])
     whole = given["patches"].get(GIVEN.get(task))
-    speech = whole if whole is not None else jnp.full_like(last, count if speech_ends(c, task) else room)
-    slots = speech + behind if task == "a2v" else speech if task == "v2a" else jnp.full_like(last, room)
+    speech = whole if whole is not None else jnp.full_like(last, count if speech_ends(c, task)
+                                                           else room)
+    slots = speech + behind if task == "a2v" else speech if task == "v2a" else jnp.full_like(last,
+                                                                                             room)
     state = {"cache": cache, "hidden": hidden, "slot": jnp.zeros_like(last), "made": made,
-             "speech": speech, "slots": slots,  # slots with speech, slots in all: bounds until the stop is found
-             "stop": jnp.zeros((len(last), room), jnp.float32), "streak": jnp.zeros_like(last), "before": hidden}
+             # slots with speech, slots in all: bounds until the stop is found
+             "speech": speech, "slots": slots,
+             "stop": jnp.zeros((len(last), room), jnp.float32), "streak": jnp.zeros_like(last),
+             "before": hidden}
     return given, state
 
 
@@ -195,7 +223,8 @@ def given_length(system, conditions, name: str, task: str):
     if f"{name}_length" not in needed(system, task):
         return jnp.zeros_like(conditions["prompt_length"], jnp.int32)
     length = conditions[f"{name}_length"].astype(jnp.int32)
-    return length if GIVEN.get(task) == name else length // system.config.patch * system.config.patch
+    return (length if GIVEN.get(task) == name else length // system.config.patch
+            * system.config.patch)
 
 
 def finished(state):
@@ -220,28 +249,36 @@ def advance(system, ready, given, state, task: str):
     known = {name: (wanted[name] & ~sampled.get(name, False), now[name]) for name in now}
 
     def fresh(names):
-        made = decode.sample(system, ready, names, {name: patch_of(given["noise"], name) for name in names},
-                             state["hidden"], {name: patch_of(state["made"], name, -1) for name in names},
+        made = decode.sample(system, ready, names,
+                             {name: patch_of(given["noise"], name) for name in names},
+                             state["hidden"],
+                             {name: patch_of(state["made"], name, -1) for name in names},
                              given["globals"], wanted, known)
         return {name: made.get(name, jnp.zeros_like(now[name])) for name in sampled}
 
     new = fresh_where_needed(fresh, sampled, heads(c, task) if c.coupling == "joint" else None)
     now |= {name: jnp.where(sampled[name][:, None, None], new[name], now[name]) for name in new}
-    made = {name: array.at[rows, jnp.where(sampled[name], place[name], array.shape[1])].set(now[name], mode="drop")
+    made = {name: array.at[rows, jnp.where(sampled[name], place[name],
+                                           array.shape[1])].set(now[name], mode="drop")
             if name in sampled else array for name, array in state["made"].items()}
 
     valid = {}
     for name in ("audio", "motion"):
-        valid[name] = c.patch if name in sampled else jnp.clip(given["frames"][name] - place[name] * c.patch, 0, c.patch)
+        valid[name] = (c.patch if name in sampled
+                       else jnp.clip(given["frames"][name] - place[name] * c.patch, 0, c.patch))
         valid[name] = jnp.where(wanted[name], valid[name], 0)
     started = c.delay_motion == "encoded" or task == "tts" or place["motion"] >= 0
-    token_BD = decode.apply(system, ready, "patch_tokens", now["audio"], valid["audio"], now["motion"], valid["motion"],
+    token_BD = decode.apply(system, ready, "patch_tokens", now["audio"], valid["audio"],
+                            now["motion"], valid["motion"],
                             task == "tts", started)
     hidden, cache = decode.step(system, ready, token_BD, state["cache"], given["first_slot"] + k)
     hidden = jnp.where(running[:, None], hidden, state["hidden"])
     logit = decode.apply(system, ready, "stop_logits", hidden)
-    logits = state["stop"].at[rows, jnp.where(wanted["audio"], k, state["stop"].shape[1])].set(logit, mode="drop")
-    state = state | {"cache": cache, "hidden": hidden, "made": made, "stop": logits, "slot": k + running}
+    logits = state["stop"].at[rows,
+                              jnp.where(wanted["audio"], k,
+                                        state["stop"].shape[1])].set(logit, mode="drop")
+    state = state | {"cache": cache, "hidden": hidden, "made": made, "stop": logits,
+                     "slot": k + running}
     if task in GIVEN:
         return state
     prefix = jnp.maximum(given["patches"]["audio"], given["patches"]["motion"])
@@ -250,8 +287,8 @@ def advance(system, ready, given, state, task: str):
 
 
 def fresh_where_needed(fresh, sampled, coupled):
-    """`fresh` of the streams that any row wants a patch of in this slot, zeros in place of the others; or of all those
-    in `coupled`, if any is wanted."""
+    """`fresh` of the streams that any row wants a patch of in this slot, zeros in place of the
+    others; or of all those in `coupled`, if any is wanted."""
     names, cases = tuple(sampled), []
     for case in range(2 ** len(names)):
         chosen = tuple(name for i, name in enumerate(names) if case >> i & 1)
@@ -263,13 +300,15 @@ def fresh_where_needed(fresh, sampled, coupled):
 def look_for_stop(c, state, asked, logit, behind: int, goes_on: bool):
     """Ends the utterances whose stop probability has been high for `stop_streak` slots.
 
-    The first of those slots is the last by its label; the others are taken back (`trim_stop`). With `goes_on`, speech
-    ends there, and the row goes back to give motion its `behind` slots without speech.
+    The first of those slots is the last by its label; the others are taken back (`trim_stop`). With
+    `goes_on`, speech ends there, and the row goes back to give motion its `behind` slots without
+    speech.
     """
     high = jax.nn.sigmoid(logit) >= c.stop_threshold
     streak = jnp.where(asked, jnp.where(high, state["streak"] + 1, 0), state["streak"])
     first = asked & (streak == 1)
-    before = jnp.where(first[:, None], state["hidden"], state["before"])  # at the end, should this be it
+    # at the end, should this be it
+    before = jnp.where(first[:, None], state["hidden"], state["before"])
     stopped = asked & (streak >= c.stop_streak)
     end = state["slot"] - (c.stop_streak - 1 if c.trim_stop else 0)
     state = state | {"streak": jnp.where(stopped, 0, streak), "before": before,
@@ -282,7 +321,8 @@ def look_for_stop(c, state, asked, logit, behind: int, goes_on: bool):
 
 
 def lengths(system, given, state, task: str) -> dict:
-    """Patches of each stream of the utterance, by what is known of its end: {"audio": (B,), "motion": (B,)}."""
+    """Patches of each stream of the utterance, by what is known of its end: {"audio": (B,),
+    "motion": (B,)}."""
     c, behind = system.config, lag(system, task)
     motion = jnp.maximum(state["slots"] - behind, 0)
     audio = state["speech"]
@@ -301,7 +341,8 @@ def settled(system, given, state, task: str) -> dict:
     done = {"audio": patches_B, "motion": patches_B - behind}
     if task == "t2av" and c.complete_motion and not speech_ends(c, task):
         done["audio"] = done["motion"]
-    frames = {name: c.patch * jnp.where(finished(state), n, jnp.clip(done[name], 0, n)) for name, n in total.items()}
+    frames = {name: c.patch * jnp.where(finished(state), n, jnp.clip(done[name], 0, n)) for name,
+              n in total.items()}
     if task in GIVEN:  # its last patch may be a partial one
         frames = {name: jnp.minimum(n, given["frames"][GIVEN[task]]) for name, n in frames.items()}
     return frames

@@ -1,7 +1,8 @@
 """Talker-T2AV patch by patch: the sampler's slots, handed out as they are made.
 
-What comes out equals `System.generate` with the same keys. Patches that the stop head may still take back (see
-`trim_stop` of the config) are held until it has decided; otherwise a patch leaves as soon as its slot is done.
+What comes out equals `System.generate` with the same keys. Patches that the stop head may still
+take back (see `trim_stop` of the config) are held until it has decided; otherwise a patch leaves as
+soon as its slot is done.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from avjax.systems.talker.system import System
 
 
 class StreamingSampler:
-    """Compiled once a task and shape of conditions: one call for the prompts, one for a slot, its cache donated. The
-    parameters are prepared once; `result` is what `generate` returns, after the last chunk."""
+    """Compiled once a task and shape of conditions: one call for the prompts, one for a slot, its
+    cache donated. The parameters are prepared once; `result` is what `generate` returns, after the
+    last chunk."""
 
     def __init__(self, system: System, params, task: str = "t2av"):
         self._ready = jax.jit(lambda params: sampler.prepare(system, params, task))(params)
@@ -33,9 +35,9 @@ class StreamingSampler:
         self._finish = jax.jit(lambda given, state: sampler.streams(system, given, state, task))
 
     def stream(self, conditions, keys) -> Iterator[dict[str, list[np.ndarray]]]:
-        """Conditions and keys of `System.generate` -> after each slot {"audio": [(frames, A) of each row], "motion":
-        [(frames, M) of each row]}: what is new, 0 frames where there is nothing. Prefixes come out as well. UserError
-        for conditions that do not fit."""
+        """Conditions and keys of `System.generate` -> after each slot {"audio": [(frames, A) of
+        each row], "motion": [(frames, M) of each row]}: what is new, 0 frames where there is
+        nothing. Prefixes come out as well. UserError for conditions that do not fit."""
         self._check(conditions)
         given, state = self._begin(self._ready, conditions, keys)
         rows, over = range(len(keys)), False
@@ -47,7 +49,8 @@ class StreamingSampler:
                 made = np.asarray(state["made"][name])
                 made = made.reshape(len(keys), -1, made.shape[-1])
                 # copies: the next slot writes over the state
-                chunk[name] = [made[b, returned[name][b]:max(until[b], returned[name][b])].copy() for b in rows]
+                chunk[name] = [made[b, returned[name][b]:max(until[b], returned[name][b])].copy()
+                               for b in rows]
                 returned[name] = np.maximum(returned[name], until)
             yield chunk
         self.result = self._finish(given, state)

@@ -29,12 +29,15 @@ class System:
         self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
         self.example_spec = example_spec(self.config)
         c = self.config
-        self.rows = TalkerRows(tokens=c.row_tokens, patches=c.row_patches, utterances=c.row_utterances, patch=c.patch,
-                               delay=c.delay, audio_dim=c.audio_dim, motion_dim=c.motion_dim, voice_dim=c.speaker_dim,
-                               max_frames=c.max_frames, balance=c.balance_kinds, vocabulary=c.vocab)
+        self.rows = TalkerRows(tokens=c.row_tokens, patches=c.row_patches,
+                               utterances=c.row_utterances, patch=c.patch, delay=c.delay,
+                               audio_dim=c.audio_dim, motion_dim=c.motion_dim,
+                               voice_dim=c.speaker_dim, max_frames=c.max_frames,
+                               balance=c.balance_kinds, vocabulary=c.vocab)
 
-    # Fully sharded over fsdp; tensor parallel over heads and the backbone's hidden units. The local blocks' hidden
-    # width int(8 D / 3) divides by little, so their MLP is stored in parts of D and gathered for use.
+    # Fully sharded over fsdp; tensor parallel over heads and the backbone's hidden units. The local
+    # blocks' hidden width int(8 D / 3) divides by little, so their MLP is stored in parts of D and
+    # gathered for use.
     _both = ("fsdp", "tensor")
     param_rules = (
         (r"backbone/embedding", (None, "fsdp")),
@@ -57,7 +60,8 @@ class System:
         (r".*/stack/(norm|(blocks|last)/(attention|mlp)_norm)/scale", ()),
         (r"(audio|motion)_encoder/cls", ()),
         (r"(audio|motion)_encoder/inputs/kernel", (None, "fsdp")),
-        (r"(speech|motion)_head/(inputs|noisy|context|globals|(time|span)/(hidden|out))/kernel", (None, "fsdp")),
+        (r"(speech|motion)_head/(inputs|noisy|context|globals|(time|span)/(hidden|out))/kernel",
+         (None, "fsdp")),
         (r"(speech|motion)_head/outputs/kernel", ("fsdp", None)),
         (r"(audio|motion)_encoder/inputs/bias", ()),
         (r"(speech|motion)_head/(inputs|noisy|context|globals|outputs|(time|span)/(hidden|out))/bias", ()),
@@ -68,9 +72,11 @@ class System:
 
     def init(self, key):
         """Fresh float32 parameters."""
-        row = {name: jnp.zeros(spec.resolve(batch=1).shape, spec.dtype) for name, spec in self.batch_spec.items()}
-        small = {"tokens": 2, "segment": 2, "position": 2, "patch_slot": 1, "patch_segment": 1, "patch_index": 1,
-                 "audio": 1, "audio_valid": 1, "motion": 1, "motion_valid": 1, "speaker": 1}
+        row = {name: jnp.zeros(spec.resolve(batch=1).shape, spec.dtype) for name,
+               spec in self.batch_spec.items()}
+        small = {"tokens": 2, "segment": 2, "position": 2, "patch_slot": 1, "patch_segment": 1,
+                 "patch_index": 1, "audio": 1, "audio_valid": 1, "motion": 1, "motion_valid": 1,
+                 "speaker": 1}
         return self.net.init(key, {name: row[name][:, :n] for name, n in small.items()})["params"]
 
     def loss(self, params, batch, key):
@@ -83,7 +89,8 @@ class System:
         return objective.loss_at(self.net, params, batch, noise, self.config)
 
     def conditions(self, example, task: str):
-        """The prompt, the voice and the first motion frame; the whole audio for a2v, the whole motion for v2a."""
+        """The prompt, the voice and the first motion frame; the whole audio for a2v, the whole
+        motion for v2a."""
         audio, motion = example["audio"], example["motion"]
         if not len(motion):
             motion = np.zeros((len(audio), self.config.motion_dim), np.float32)
@@ -94,11 +101,13 @@ class System:
         for name, frames in (("audio", audio), ("motion", motion)):
             out[name] = frames if given[name] else np.zeros_like(frames)
             out[f"{name}_length"] = np.int32(len(frames) if given[name] else 0)
-        free = not any(given.values())  # then the stop head decides; half as long again is room to err
+        # then the stop head decides; half as long again is room to err
+        free = not any(given.values())
         return out, int(len(audio) * 1.5) + 50 if free else max(len(audio), len(motion))
 
     def generate(self, params, conditions, keys, task: str = "t2av"):
-        """Streams for prompts and what is given of audio and motion; see avjax.systems.talker.sampler."""
+        """Streams for prompts and what is given of audio and motion; see
+        avjax.systems.talker.sampler."""
         from avjax.systems.talker import sampler
 
         return sampler.generate(self, params, conditions, keys, task)
@@ -111,7 +120,8 @@ def example_spec(c) -> dict[str, Spec]:
     def sequence(name, width):
         return dataclasses.replace(batch[name], shape=("batch", "time", width))
 
-    return {"tokens": dataclasses.replace(batch["tokens"], shape=("batch", "tokens"), meaning="prompt ids"),
+    return {"tokens": dataclasses.replace(batch["tokens"], shape=("batch", "tokens"),
+                                          meaning="prompt ids"),
             "audio": sequence("audio", c.audio_dim), "motion": sequence("motion", c.motion_dim),
             "voice": dataclasses.replace(batch["speaker"], shape=("batch", c.speaker_dim))}
 
@@ -125,13 +135,16 @@ def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     N, J, U, P = c.row_tokens, c.row_patches, c.row_utterances, c.patch
 
     def ints(*shape, meaning):
-        return Spec(("batch", *shape), "int32", meaning, sequence=1 if shape in ((N,), (J,)) else None)
+        return Spec(("batch", *shape), "int32", meaning, sequence=1 if shape in ((N,), (J,))
+                    else None)
 
     audio = dict(meaning="audio latents", rate=c.frame_rate, recipe=recipe("audio_recipe"))
-    motion = dict(meaning="motion codes", unit="z-scored", rate=c.frame_rate, recipe=recipe("motion_recipe"))
+    motion = dict(meaning="motion codes", unit="z-scored", rate=c.frame_rate,
+                  recipe=recipe("motion_recipe"))
     speaker = dict(meaning="who speaks", recipe=recipe("speaker_recipe"))
     batch = {
-        "tokens": Spec(("batch", N), "int32", "text ids; the task's id at an utterance's first position",
+        "tokens": Spec(("batch", N), "int32", "text ids; the task's id at an utterance's first "
+                                              "position",
                        recipe=recipe("tokenizer_recipe"), sequence=1),
         "segment": ints(N, meaning="utterance of each position, from 1; 0 = padding"),
         "position": ints(N, meaning="position within the utterance, 0 = its task"),
@@ -146,14 +159,17 @@ def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     }
     streams = {"audio": Spec(("batch", "time", c.audio_dim), "float32", **audio),
                "motion": Spec(("batch", "time", c.motion_dim), "float32", **motion),
-               "audio_length": ints(meaning="audio frames"), "motion_length": ints(meaning="motion frames"),
+               "audio_length": ints(meaning="audio frames"),
+               "motion_length": ints(meaning="motion frames"),
                "stop": Spec(("batch", "patches"), "float32", "stop logit of each patch")}
     conditions = {
-        "prompt": Spec(("batch", "tokens"), "int32", "text ids before the patches, without the task",
+        "prompt": Spec(("batch", "tokens"), "int32",
+                       "text ids before the patches, without the task",
                        recipe=recipe("tokenizer_recipe")),
         "prompt_length": ints(meaning="text ids that exist"),
         "speaker": Spec(("batch", c.speaker_dim), "float32", **speaker),
-        "first_motion": Spec(("batch", c.motion_dim), "float32", "the first motion frame", "z-scored",
+        "first_motion": Spec(("batch", c.motion_dim), "float32", "the first motion frame",
+                             "z-scored",
                              recipe=recipe("motion_recipe")),
         **{name: streams[name] for name in ("audio", "audio_length", "motion", "motion_length")},
     }

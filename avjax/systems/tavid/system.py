@@ -1,4 +1,5 @@
-"""All of TAVID as one System: dialogues from text and portraits, and S7, acoustics for mapped voices.
+"""All of TAVID as one System: dialogues from text and portraits, and S7, acoustics for mapped
+voices.
 
 Suffixes: B dialogues, S speakers, N units (50 Hz), V voice.
 """
@@ -15,7 +16,8 @@ from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
 from avjax.systems.tavid.streaming import DialogueSampler
 
-PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System, "speaker": speaker.System}
+PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System,
+         "speaker": speaker.System}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class DialogueRows:
 
 
 class System:
-    """See avjax.systems.api.System. Parameters are {"text", "acoustic", "visual", "speaker"}: those of the parts."""
+    """See avjax.systems.api.System. Parameters are {"text", "acoustic", "visual", "speaker"}: those
+    of the parts."""
 
     tasks = ("dialogue", "avatar", "speech")
     makes = {"dialogue": ("units", "mel", "latents", "voices"),  # from the text
@@ -59,23 +62,28 @@ class System:
             self.example_spec |= part.example_spec
             self.conditions_spec |= part.conditions_spec
             self.streams_spec |= part.streams_spec
-        for made in ("voices", "prompt", "prompt_length"):  # made by one part for another, or not asked for
+        # made by one part for another, or not asked for
+        for made in ("voices", "prompt", "prompt_length"):
             self.conditions_spec.pop(made, None)
-        self.param_rules = tuple((f"{name}/(?:{pattern})", axes) for name, part in self.parts.items()
+        self.param_rules = tuple((f"{name}/(?:{pattern})", axes) for name,
+                                 part in self.parts.items()
                                  for pattern, axes in part.param_rules)
 
     def init(self, key):
         """Fresh float32 parameters of every part."""
-        return {name: part.init(jax.random.fold_in(key, i)) for i, (name, part) in enumerate(self.parts.items())}
+        return {name: part.init(jax.random.fold_in(key, i)) for i,
+                (name, part) in enumerate(self.parts.items())}
 
     def loss(self, params, batch, key):
-        """S7: the acoustic loss, with the voices of some speakers as the speaker mapper hears them in their faces. Freeze
-        everything but `acoustic/` (config.optimizer.frozen)."""
+        """S7: the acoustic loss, with the voices of some speakers as the speaker mapper hears them
+        in their faces. Freeze everything but `acoustic/` (config.optimizer.frozen)."""
         keys = jax.random.split(key)
         voices_BSV = batch["voices"]
         mapped_BSV = jax.lax.stop_gradient(self.voices(params, batch))
-        mapped_BS1 = jax.random.bernoulli(keys[0], self.config.mapped_share, (*voices_BSV.shape[:2], 1))
-        return self._sound.loss(params["acoustic"], batch, keys[1], voices=jnp.where(mapped_BS1, mapped_BSV, voices_BSV))
+        mapped_BS1 = jax.random.bernoulli(keys[0], self.config.mapped_share,
+                                          (*voices_BSV.shape[:2], 1))
+        return self._sound.loss(params["acoustic"], batch, keys[1],
+                                voices=jnp.where(mapped_BS1, mapped_BSV, voices_BSV))
 
     def voices(self, params, conditions):
         """(B, S, V): what every face sounds like. Nothing random."""
@@ -83,7 +91,8 @@ class System:
         return self.parts["speaker"].generate(params["speaker"], given, None)["voices"]
 
     def conditions(self, example, task=""):
-        """What the parts need of an example; without the units where they are to come from the text, and the reverse."""
+        """What the parts need of an example; without the units where they are to come from the
+        text, and the reverse."""
         out, frames = {}, 0
         for part in self.parts.values():
             given, room = part.conditions(example, "")
@@ -94,7 +103,8 @@ class System:
         return {name: out[name] for name in self.conditions_spec}, frames
 
     def generate(self, params, conditions, keys, task=""):
-        """Streams of `makes[task]` with "<stream>_length", for conditions of every speaker; keys (B,).
+        """Streams of `makes[task]` with "<stream>_length", for conditions of every speaker; keys
+        (B,).
 
         units (B, N, S), mel (B, T, S, 80), latents (B, T', S, h, w, c), voices (B, S, V).
         """
@@ -116,11 +126,13 @@ class System:
         """{"units", "units_length"} of the text: whole frames of video, two units each."""
         made = self._run("text", params, conditions, keys)
         units_BNS = made["units"]
-        return {"units": units_BNS[:, :units_BNS.shape[1] // 2 * 2], "units_length": made["units_length"] // 2 * 2}
+        return {"units": units_BNS[:, :units_BNS.shape[1] // 2 * 2],
+                "units_length": made["units_length"] // 2 * 2}
 
     def sound(self, params, conditions, voices_BSV, keys):
         """{"mel", "mel_length"} of the units."""
-        return self._run("acoustic", params, conditions | {"voices": voices_BSV, "prompt": None}, keys)
+        return self._run("acoustic", params, conditions | {"voices": voices_BSV, "prompt": None},
+                         keys)
 
     def part_keys(self, name: str, keys):
         """Keys (B,) of one part."""

@@ -1,13 +1,16 @@
-"""Clips -> AV-Flow's features: mel, tokens, face and head on one clock of 22050 / 256 frames a second.
+"""Clips -> AV-Flow's features: mel, tokens, face and head on one clock of 22050 / 256 frames a
+second.
 
-Every frozen or fitted thing runs here, once, and never inside a training step. What each feature is, with the hash of
-any fitted arrays, goes into the dataset's recipes; the arrays themselves into its codecs.
+Every frozen or fitted thing runs here, once, and never inside a training step. What each feature
+is, with the hash of any fitted arrays, goes into the dataset's recipes; the arrays themselves into
+its codecs.
 
     mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level), as are tokens of sound
     tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot; "wav2vec2": CTC logits
     face    the clips' face codes
     head    "vae": mean of the head-pose VAE's latent; "linear": the z-scored pose itself
-and, for dialogues, partner_tokens, partner_expression and partner_head (min-max scaled to [-1, 1] on the train split).
+and, for dialogues, partner_tokens, partner_expression and partner_head (min-max scaled to [-1, 1]
+on the train split).
 """
 
 import dataclasses
@@ -28,17 +31,20 @@ from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_h
 
 TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
-CHOICES = {"tokens": TOKENS, "head": HEADS, "mode": resample.MODES}  # words that arguments of extract may be
+# words that arguments of extract may be
+CHOICES = {"tokens": TOKENS, "head": HEADS, "mode": resample.MODES}
 UNITS = 100
 WAV2VEC2_RATE = 16000
 _CARRIED = (*common.CARRIED, *(f"partner_{name}" for name in common.CARRIED))
 _FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn at random
 
 
-def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear", head_vae=None, weights=None,
-            units: int = UNITS, seed: int = 0, mode: str = "timestamps", max_bad: float = 0.0,
-            fit_split: str = "train", name: str = "features", progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
+def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear", head_vae=None,
+            weights=None, units: int = UNITS, seed: int = 0, mode: str = "timestamps",
+            max_bad: float = 0.0, fit_split: str = "train", name: str = "features",
+            progress: bool = True) -> store.Dataset:
+    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is
+    started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
@@ -50,7 +56,8 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
       units: number of k-means units, fitted on `fit_split` (tokens="units").
       seed: of that fit.
       mode: "timestamps", or "released" to stretch by length as the published code does.
-      max_bad: share of the clips that may be unusable: they are left out, and told of in OUT.quarantine.jsonl.
+      max_bad: share of the clips that may be unusable: they are left out, and told of in
+        OUT.quarantine.jsonl.
       fit_split: everything fitted here sees this split only.
 
     Raises:
@@ -62,22 +69,28 @@ def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear",
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     header = head_pose.make(head, clips, head_vae)
-    with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae, weights=weights, units=units,
+    with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae,
+                    weights=weights, units=units,
                     seed=seed, mode=mode, fit_split=fit_split) as job:
         tokenizer = _tokenizer(job, tokens, clips, weights, units, seed, mode, max_bad, fit_split)
         return _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progress)
 
 
-def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progress) -> store.Dataset:
+def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
+           progress) -> store.Dataset:
     dialogue = "partner_audio" in clips.features
     who = ("", "partner_") if dialogue else ("",)
-    needed = [f"{w}{c}" for w in who for c in ("audio", "face", *tokenizer.columns)] + list(header.columns)
+    needed = [f"{w}{c}" for w in who
+              for c in ("audio", "face", *tokenizer.columns)] + list(header.columns)
     needed += ["partner_pose"] if dialogue else []
     common.require(clips, needed, "pick other --tokens or --head, or prepare the clips with it")
-    if clips.recipes.get("audio", {}).get("sample_rate", mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
+    if clips.recipes.get("audio", {}).get("sample_rate",
+                                          mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
         raise UserError("clips have another sample rate", where=str(clips.dir), expected="22050 Hz",
                         found=str(clips.recipes["audio"]), hint="prepare them again")
-    partner = _PartnerScaling(job.once("partner", lambda: _PartnerScaling.fit(clips, fit_split))) if dialogue else None
+    partner = _PartnerScaling(job.once("partner",
+                                       lambda: _PartnerScaling.fit(clips,
+                                                                   fit_split))) if dialogue else None
     carried = [c for c in _CARRIED if c in clips.features]
     fields = ["id", *carried, *dict.fromkeys(needed)]
 
@@ -95,10 +108,12 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progre
     if tokenizer.recipe["kind"] == "units":  # sound may drive it
         codecs[heard.CODEC] = job.once("heard", lambda: heard.ranges(clips, fit_split))
     return store.write_dataset(
-        job, name=name, description=f"AV-Flow features of {clips.name}: tokens={tokenizer.recipe['kind']}, "
+        job, name=name, description=f"AV-Flow features of {clips.name}: "
+                                    f"tokens={tokenizer.recipe['kind']}, "
         f"head={header.recipe['kind']}.",
-        features=_schema(clips, carried, tokenizer, header, partner), recipes=recipes, codecs=codecs,
-        splits={s: common.each(clips.source(s, fields), example, max_bad) for s in clips.splits}, totals=clips.splits,
+        features=_schema(clips, carried, tokenizer, header, partner), recipes=recipes,
+        codecs=codecs, splits={s: common.each(clips.source(s, fields), example, max_bad)
+                               for s in clips.splits}, totals=clips.splits,
         max_bad=max_bad, progress=progress)
 
 
@@ -111,7 +126,8 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
         return resample.to_features(x_TC, clips.features[column].rate, frames, mode=mode)
 
     out = {"id": clip["id"], **{c: clip[c] for c in carried}, "mel": mel_TM,
-           "tokens": tokenizer(clip, "", audio, mel_TM, frames), "face": on_clock(clip["face"], "face"),
+           "tokens": tokenizer(clip, "", audio, mel_TM, frames),
+           "face": on_clock(clip["face"], "face"),
            "head": on_clock(header(clip), header.columns[0])}
     if partner:
         audio = _speech(clip["partner_audio"])
@@ -133,20 +149,24 @@ def _schema(clips, carried, tokenizer, header, partner) -> dict[str, Feature]:
         return Feature((None, width), "float32", meaning, unit, mel.FRAME_RATE)
 
     features = {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
-                "mel": sequence(mel.RECIPE["bands"], "normalised log-mel of the speech", "standard deviations"),
+                "mel": sequence(mel.RECIPE["bands"], "normalised log-mel of the speech",
+                                "standard deviations"),
                 "tokens": sequence(tokenizer.width, tokenizer.meaning),
                 "face": sequence(clips.features["face"].shape[1], clips.features["face"].meaning),
                 "head": sequence(header.width, header.meaning)}
     if partner:
-        features |= {"partner_tokens": sequence(tokenizer.width, f"the partner's: {tokenizer.meaning}"),
+        features |= {"partner_tokens": sequence(tokenizer.width,
+                                                f"the partner's: {tokenizer.meaning}"),
                      "partner_expression": sequence(clips.features["partner_face"].shape[1],
                                                     "the partner's face code, scaled to [-1, 1]"),
-                     "partner_head": sequence(3, "the partner's head rotation vector, scaled to [-1, 1]")}
+                     "partner_head": sequence(3, "the partner's head rotation vector, scaled to "
+                                              "[-1, 1]")}
     return features
 
 
 def _recipes(clips, tokenizer, header, partner, mode) -> tuple[dict, dict]:
-    """Recipes and codecs. Recipes hold content (names, sizes, hashes), never paths, so equal data hash equally."""
+    """Recipes and codecs. Recipes hold content (names, sizes, hashes), never paths, so equal data
+    hash equally."""
     clock = {"rate": mel.FRAME_RATE, "resample": mode}
     codecs = {c: clips.codec(c) for c in clips.codecs}
     face = {**clips.recipes.get("face", {}), **clock}
@@ -162,7 +182,8 @@ def _recipes(clips, tokenizer, header, partner, mode) -> tuple[dict, dict]:
         codecs["partner"] = partner.arrays
         scaled = {"scaled": "min-max to [-1, 1]", "arrays": arrays_hash(partner.arrays), **clock}
         partner_face = clips.recipes.get("partner_face", clips.recipes.get("face", {}))
-        recipes |= {"partner_tokens": recipes["tokens"], "partner_expression": {**partner_face, **scaled},
+        recipes |= {"partner_tokens": recipes["tokens"],
+                    "partner_expression": {**partner_face, **scaled},
                     "partner_head": {"kind": "rotation-vector", **scaled}}
     return recipes, codecs
 
@@ -186,44 +207,54 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split)
     if kind == "phones":
         feature = clips.features.get("phones")
         if feature is None:
-            raise UserError("clips have no phoneme features", where=str(clips.dir), expected="a column 'phones'",
-                            found=", ".join(clips.features), hint="use --tokens=units or --tokens=wav2vec2")
+            raise UserError("clips have no phoneme features", where=str(clips.dir),
+                            expected="a column 'phones'", found=", ".join(clips.features),
+                            hint="use --tokens=units or --tokens=wav2vec2")
 
         def phones(clip, prefix, audio, mel_TM, frames):
             return resample.to_features(clip[prefix + "phones"], feature.rate, frames, mode=mode)
 
-        return _Tokenizer({**clips.recipes.get("phones", {}), "kind": "phones"}, feature.shape[1], feature.meaning,
+        return _Tokenizer({**clips.recipes.get("phones", {}), "kind": "phones"}, feature.shape[1],
+                          feature.meaning,
                           phones, ("phones",))
     if kind == "units":
-        centroids = job.once("units", lambda: {"centroids": _fit_units(clips, units, seed, max_bad, fit_split)})["centroids"]
+        centroids = job.once("units",
+                             lambda: {"centroids": _fit_units(clips, units, seed, max_bad,
+                                                              fit_split)})["centroids"]
 
         def one_hot(clip, prefix, audio, mel_TM, frames):
-            nearest = kmeans.assign(mel_TM, centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
+            nearest = kmeans.assign(mel_TM,
+                                    centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
             return np.eye(units, dtype=np.float32)[nearest]
 
-        recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE), "level": level.RECIPE,
-                  "values": "one-hot", "arrays": arrays_hash({"centroids": centroids})}
+        recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE),
+                  "level": level.RECIPE, "values": "one-hot",
+                  "arrays": arrays_hash({"centroids": centroids})}
         return _Tokenizer(recipe, units, "nearest k-means unit of the mel frame, one-hot", one_hot,
                           arrays={"centroids": centroids})
     if weights is None or not pathlib.Path(weights).exists():
-        raise UserError("wav2vec2 tokens need weights", where="--weights", expected="a wav2vec2 CTC checkpoint",
-                        found=str(weights), hint="give its path, or use --tokens=units")
+        raise UserError("wav2vec2 tokens need weights", where="--weights",
+                        expected="a wav2vec2 CTC checkpoint", found=str(weights),
+                        hint="give its path, or use --tokens=units")
     from avjax.encoders import wav2vec2  # only here: the others need no weights and no such network
 
     encoder = wav2vec2.Wav2Vec2CTC.from_checkpoint(weights)
 
     def logits(clip, prefix, audio, mel_TM, frames):
-        x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"], WAV2VEC2_RATE)), np.float32)
+        x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"], WAV2VEC2_RATE)),
+                          np.float32)
         if mode == "released":
             return resample.to_features(x_TC, 0.0, frames, mode=mode)
-        # Frame k of a chunk sees its samples 320 k .. 320 k + 399; a chunk of 100 s has 4999 frames, not 5000.
+        # Frame k of a chunk sees its samples 320 k .. 320 k + 399; a chunk of 100 s has 4999
+        # frames, not 5000.
         chunk, seconds = np.divmod(resample.feature_times(frames), wav2vec2.CHUNK_SECONDS)
         per_chunk = wav2vec2.CHUNK_SECONDS * 50 - 1
         position = chunk * per_chunk + np.clip(seconds * 50 - 200 / 320, 0, per_chunk - 1)
         return resample.interpolate(x_TC, position)
 
     digest = file_hash(weights)
-    return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "level": level.RECIPE, "values": "logits"}, 29,
+    return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "level": level.RECIPE,
+                       "values": "logits"}, 29,
                       "CTC logits of wav2vec2", logits)
 
 
@@ -256,13 +287,17 @@ class _PartnerScaling:
         for clip in clips.source(split, ("partner_face", "partner_pose")):
             x = cls._raw(clip)
             now_low, now_high = [v.min(0) for v in x], [v.max(0) for v in x]
-            low = now_low if low is None else [np.minimum(a, b) for a, b in zip(low, now_low, strict=True)]
-            high = now_high if high is None else [np.maximum(a, b) for a, b in zip(high, now_high, strict=True)]
-        return {"expression_min": low[0], "expression_max": high[0], "head_min": low[1], "head_max": high[1]}
+            low = now_low if low is None else [np.minimum(a, b) for a,
+                                               b in zip(low, now_low, strict=True)]
+            high = now_high if high is None else [np.maximum(a, b) for a,
+                                                  b in zip(high, now_high, strict=True)]
+        return {"expression_min": low[0], "expression_max": high[0], "head_min": low[1],
+                "head_max": high[1]}
 
     def __call__(self, clip):
         a = self.arrays
-        return [np.clip(2 * (x - a[f"{n}_min"]) / np.maximum(a[f"{n}_max"] - a[f"{n}_min"], 1e-6) - 1, -1, 1)
+        return [np.clip(2 * (x - a[f"{n}_min"]) / np.maximum(a[f"{n}_max"] - a[f"{n}_min"],
+                                                             1e-6) - 1, -1, 1)
                 for n, x in zip(("expression", "head"), self._raw(clip), strict=True)]
 
     @staticmethod
@@ -276,12 +311,14 @@ def rotation_vector(quaternion_T4: np.ndarray) -> np.ndarray:
     q = np.where(q[:, :1] < 0, -q, q)
     sine = np.linalg.norm(q[:, 1:], axis=-1, keepdims=True)
     angle = 2 * np.arctan2(sine, q[:, :1])
-    return (q[:, 1:] * np.where(sine > 1e-8, angle / np.maximum(sine, 1e-8), 2.0)).astype(np.float32)
+    return (q[:, 1:] * np.where(sine > 1e-8, angle / np.maximum(sine, 1e-8),
+                                2.0)).astype(np.float32)
 
 
 def file_hash(path) -> str:
     """16 hex digits of what a file, or all files of a folder, hold."""
-    files = sorted(p for p in pathlib.Path(path).rglob("*") if p.is_file()) if pathlib.Path(path).is_dir() else [
+    files = sorted(p for p in pathlib.Path(path).rglob("*")
+                   if p.is_file()) if pathlib.Path(path).is_dir() else [
         pathlib.Path(path)]
     digest = hashlib.sha256()
     for file in files:

@@ -1,6 +1,8 @@
-"""What AV-Flow calls the head: the mean of the head-pose VAE's latent, or without weights the z-scored pose itself.
+"""What AV-Flow calls the head: the mean of the head-pose VAE's latent, or without weights the
+z-scored pose itself.
 
-The way back is `decode`, from nothing but the recipe and the arrays that the feature dataset carries.
+The way back is `decode`, from nothing but the recipe and the arrays that the feature dataset
+carries.
 """
 
 import dataclasses
@@ -15,7 +17,9 @@ from avjax.errors import UserError
 from avjax.systems import api
 from data_pipelines.store.schema import arrays_hash, recipe_hash
 
-LONGEST = 3600  # frames (2 min) that attend to each other; longer tracks go in windows, which fade into each other over
+# frames (2 min) that attend to each other; longer tracks go in windows, which fade into each other
+# over
+LONGEST = 3600
 FADE = 60  # frames
 BUCKET = 256  # frames: pose tracks are padded up to multiples of it, so few lengths are compiled
 
@@ -36,30 +40,36 @@ class HeadPoseEncoder:
 
 
 def make(kind: str, clips, head_vae=None) -> HeadPoseEncoder:
-    """kind "linear", or "vae" with the trained VAE's workdir or checkpoint. Raises UserError when that does not fit."""
+    """kind "linear", or "vae" with the trained VAE's workdir or checkpoint. Raises UserError when
+    that does not fit."""
     if "pose_z" not in clips.features:
-        raise UserError("clips have no head pose", where=str(clips.dir), expected="a column 'pose_z'",
-                        found=", ".join(clips.features), hint="prepare the clips with head pose")
+        raise UserError("clips have no head pose", where=str(clips.dir),
+                        expected="a column 'pose_z'", found=", ".join(clips.features),
+                        hint="prepare the clips with head pose")
     width = clips.features["pose_z"].shape[1]
     pose = {"of": recipe_hash(clips.recipes.get("pose", {}))}
     if kind == "linear":
-        return HeadPoseEncoder({"kind": "linear", "dim": width, **pose}, width, clips.features["pose_z"].meaning, np.asarray)
+        return HeadPoseEncoder({"kind": "linear", "dim": width, **pose}, width,
+                               clips.features["pose_z"].meaning, np.asarray)
     if head_vae is None:
         raise UserError("a head VAE is needed", where="--head_vae", found="nothing",
                         expected="the workdir of a trained configs/head_vae.py",
                         hint="train one first, or use --head=linear")
     config, params = load(head_vae)
     if config["pose_dim"] != width:
-        raise UserError("the head VAE is of another pose", where=str(head_vae), expected=f"{width} pose channels",
-                        found=str(config["pose_dim"]), hint="train it on these clips, or use --head=linear")
+        raise UserError("the head VAE is of another pose", where=str(head_vae),
+                        expected=f"{width} pose channels", found=str(config["pose_dim"]),
+                        hint="train it on these clips, or use --head=linear")
     arrays = {k: np.asarray(v) for k, v in traverse_util.flatten_dict(params, sep="/").items()}
-    recipe = {"kind": "vae", "dim": config["latent_dim"], "system": config, "arrays": arrays_hash(arrays), **pose}
+    recipe = {"kind": "vae", "dim": config["latent_dim"], "system": config,
+              "arrays": arrays_hash(arrays), **pose}
     return HeadPoseEncoder(recipe, config["latent_dim"], "mean of the head-pose VAE's latent",
-                  functools.partial(_run, json.dumps(config), "encode", params), arrays)
+                           functools.partial(_run, json.dumps(config), "encode", params), arrays)
 
 
 def decode(recipe: dict, arrays: dict[str, np.ndarray], latent_TZ: np.ndarray) -> np.ndarray:
-    """Head stream (T, width) at the pose's own rate -> z-scored pose (T, 7), by a dataset's "head" recipe and codec."""
+    """Head stream (T, width) at the pose's own rate -> z-scored pose (T, 7), by a dataset's "head"
+    recipe and codec."""
     if recipe["kind"] == "linear":
         return np.asarray(latent_TZ, np.float32)
     params = traverse_util.unflatten_dict(dict(arrays), sep="/")
@@ -67,14 +77,17 @@ def decode(recipe: dict, arrays: dict[str, np.ndarray], latent_TZ: np.ndarray) -
 
 
 def load(path) -> tuple[dict, dict]:
-    """(system config, parameters) of a trained head VAE, by its workdir or a checkpoint folder within."""
+    """(system config, parameters) of a trained head VAE, by its workdir or a checkpoint folder
+    within."""
     from avjax.checkpoint import checkpoints
 
     config = checkpoints.load_meta(path).get("config", {}).get("system", {})
     if config.get("name") != "head_vae":
-        raise UserError("checkpoint of another model", where=str(path), expected="system.name = head_vae",
-                        found=str(config.get("name")), hint="give the head VAE's workdir, or use --head=linear")
-    return config, jax.tree.map(np.asarray, checkpoints.load_params(path, _system(json.dumps(config))))
+        raise UserError("checkpoint of another model", where=str(path),
+                        expected="system.name = head_vae", found=str(config.get("name")),
+                        hint="give the head VAE's workdir, or use --head=linear")
+    return config, jax.tree.map(np.asarray,
+                                checkpoints.load_params(path, _system(json.dumps(config))))
 
 
 @functools.lru_cache
@@ -90,7 +103,8 @@ def _compiled(config_json: str, method: str):
 
 
 def _run(config_json: str, method: str, params, x_TC: np.ndarray) -> np.ndarray:
-    """One track through the VAE. Attention takes memory by the square of the length: an hour at once would be 50 GB."""
+    """One track through the VAE. Attention takes memory by the square of the length: an hour at
+    once would be 50 GB."""
     if len(x_TC) <= LONGEST:
         return _run_whole(config_json, method, params, x_TC)
     out_TZ, total_T1 = 0.0, np.zeros((len(x_TC), 1), np.float32)

@@ -14,17 +14,21 @@ from data_pipelines.store import merge, quarantine
 from data_pipelines.store.resume import Partial
 
 # Options that name files, whose contents are in the recipes and codecs.
-PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder", "centroids")
-CARRIED = ("speaker", "text", "words", "phonemes", "identity")  # copied from the clips where they have them
+PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder",
+         "centroids")
+# copied from the clips where they have them
+CARRIED = ("speaker", "text", "words", "phonemes", "identity")
 
 
 def speakers(clips, split: str) -> dict[str, np.ndarray]:
-    """Names (S,) and identity vectors (S, 8), those heard most first: whom a trained model can be asked to be.
+    """Names (S,) and identity vectors (S, 8), those heard most first: whom a trained model can be
+    asked to be.
 
     Where clips have no identities, those are (S, 0).
     """
     fields = ("speaker", "identity") if "identity" in clips.features else ("speaker",)
-    rows = [(row["speaker"], row.get("identity", np.zeros(0, np.float32))) for row in clips.source(split, fields)]
+    rows = [(row["speaker"], row.get("identity", np.zeros(0, np.float32)))
+            for row in clips.source(split, fields)]
     counts = collections.Counter(speaker for speaker, _ in rows)
     vectors = dict(rows)
     names = [speaker for speaker, _ in counts.most_common()]
@@ -35,21 +39,24 @@ def require(clips, columns, hint: str) -> None:
     """UserError that names the first of the columns that the clips lack."""
     for column in columns:
         if column not in clips.features:
-            raise UserError(f"clips lack {column!r}", where=str(clips.dir), expected=", ".join(columns),
+            raise UserError(f"clips lack {column!r}", where=str(clips.dir),
+                            expected=", ".join(columns),
                             found=", ".join(clips.features), hint=hint)
 
 
 def choice(what: str, value, choices) -> None:
     """UserError unless the option's value is one of the choices."""
     if value not in choices:
-        raise UserError(f"unknown {what}", where=f"--{what}", expected=" or ".join(choices), found=repr(value))
+        raise UserError(f"unknown {what}", where=f"--{what}", expected=" or ".join(choices),
+                        found=repr(value))
 
 
 def positive(**options) -> None:
     """UserError for the first option that is not above 0."""
     for name, value in options.items():
         if not value > 0:
-            raise UserError(f"no such {name}", where=f"--{name}", expected="more than 0", found=str(value))
+            raise UserError(f"no such {name}", where=f"--{name}", expected="more than 0",
+                            found=str(value))
 
 
 def to_float(audio: np.ndarray) -> np.ndarray:
@@ -58,19 +65,23 @@ def to_float(audio: np.ndarray) -> np.ndarray:
 
 
 def open_clips(clips_dir, out_dir) -> store.Dataset:
-    """The clips. What is missing of them is the storage's fault where an interrupted job of `out_dir` has read them before."""
+    """The clips. What is missing of them is the storage's fault where an interrupted job of
+    `out_dir` has read them before."""
     return store.open_dataset(clips_dir, begun=merge.begun(out_dir) is not None)
 
 
 def job(out_dir, clips, family: str, **options) -> Partial:
-    """The context in which a family writes its features: continued after a kill by the same options on the same clips."""
+    """The context in which a family writes its features: continued after a kill by the same options
+    on the same clips."""
     options = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in options.items()}
-    return Partial(out_dir, {"features": family, "clips": clips.content, "level": level.RECIPE, **options}, paths=PATHS)
+    return Partial(out_dir, {"features": family, "clips": clips.content, "level": level.RECIPE,
+                             **options}, paths=PATHS)
 
 
-def each(source, example: Callable[[store.Source, int], dict], max_bad: float = 0.0) -> Iterator[Callable[[], dict]]:
-    """Items for `store.write_dataset`: a function for every record of a source, which reads it only when it is called. Where
-    some may be bad, whatever a record does makes it unusable."""
+def each(source, example: Callable[[store.Source, int], dict],
+         max_bad: float = 0.0) -> Iterator[Callable[[], dict]]:
+    """Items for `store.write_dataset`: a function for every record of a source, which reads it only
+    when it is called. Where some may be bad, whatever a record does makes it unusable."""
     for i in range(len(source)):
         yield functools.partial(_lenient if max_bad else _strict, example, source, i)
 
@@ -88,7 +99,8 @@ def _lenient(example, source, i: int) -> dict:
 
 
 def unusable(error: Exception, id: str) -> store.Unusable:
-    """What an item is left out for that raised `error`. Raises it where it is not the item's fault (quarantine.py)."""
+    """What an item is left out for that raised `error`. Raises it where it is not the item's fault
+    (quarantine.py)."""
     if isinstance(error, store.Unusable):
         return error.of(id)
     quarantine.check(error, ())
@@ -99,4 +111,5 @@ def check_units(units: np.ndarray, num_units: int, where: str) -> None:
     """UserError unless all are in [0, num_units)."""
     if units.size and not 0 <= units.min() <= units.max() < num_units:
         raise UserError("units outside the codebook", where=where, expected=f"0 to {num_units - 1}",
-                        found=f"{units.min()} to {units.max()}", hint="use the centroids that the units were made with")
+                        found=f"{units.min()} to {units.max()}",
+                        hint="use the centroids that the units were made with")

@@ -15,7 +15,8 @@ def load(path) -> face_reader.FaceReader:
     meta = checkpoints.load_meta(path)
     config = meta.get("config", {}).get("system", {})
     if config.get("name") != SYSTEM:
-        raise UserError("checkpoint of another model", where=str(path), expected=f"system.name = {SYSTEM}",
-                        found=str(config.get("name")), hint="give the workdir of a trained configs/face_reader.py")
+        raise UserError("checkpoint of another model", where=str(path),
+                        expected=f"system.name = {SYSTEM}", found=str(config.get("name")),
+                        hint="give the workdir of a trained configs/face_reader.py")
     params = checkpoints.load_params(path, api.build(ConfigDict(config)))
     return face_reader.from_params(config, params, meta.get("recipes", {}).get("motion"))

@@ -1,7 +1,7 @@
 """What the recordings of a model's training sound like, and a remark about one that is unlike them.
 
-Their level is taken out (avjax/signal/level.py); other circumstances of a recording are not: noise, a
-telephone's band, clipping. Four measures of each training recording give ranges, which a dataset
+Their level is taken out (avjax/signal/level.py); other circumstances of a recording are not: noise,
+a telephone's band, clipping. Four measures of each training recording give ranges, which a dataset
 keeps as the codec CODEC; driving compares.
 Suffixes: N samples, F frames, W window, K frequencies, C clips, M measures.
 """
@@ -29,7 +29,8 @@ _CLEAN = -60.0  # what is quieter between the words is quiet
 
 
 def measures(audio_N: np.ndarray, rate: float) -> np.ndarray:
-    """(4,) float32 in the order of MEASURES; level -inf, the others 0, where there is nothing to hear."""
+    """(4,) float32 in the order of MEASURES; level -inf, the others 0, where there is nothing to
+    hear."""
     speech = level.speech_db(audio_N, rate)
     if not np.isfinite(speech) or len(audio_N) < _WINDOW:
         return np.array([-np.inf, 0, 0, 0], np.float32)
@@ -47,7 +48,8 @@ def measures(audio_N: np.ndarray, rate: float) -> np.ndarray:
 
 
 def ranges(clips, split: str) -> dict[str, np.ndarray]:
-    """The codec of a clip dataset: 5 % and 95 % quantiles of every measure over clips of a split."""
+    """The codec of a clip dataset: 5 % and 95 % quantiles of every measure over clips of a
+    split."""
     source = clips.source(split, ("audio",))
     chosen = np.random.default_rng(0).permutation(len(source))[:_CLIPS]
     rate = clips.features["audio"].rate
@@ -72,8 +74,9 @@ def remarks(audio_N: np.ndarray, rate: float, codecs: Mapping, recipe: Mapping) 
     """
     out = []
     if "level" not in recipe:
-        out.append("warning: this model was trained on sound as loud as it came, so how loud --audio is "
-                   "decides about what it does; extract the features and train again to be rid of that")
+        out.append("warning: this model was trained on sound as loud as it came, so how loud "
+                   "--audio is decides about what it does; extract the features and train again to "
+                   "be rid of that")
     found = dict(zip(MEASURES, measures(audio_N, rate), strict=True))
     if not np.isfinite(found["level"]):
         return [*out, "warning: --audio is silent"]

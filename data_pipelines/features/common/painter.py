@@ -1,7 +1,8 @@
-"""What the clips show, as pictures: puppets are drawn, eigenfaces decoded, recorded pictures resized.
+"""What the clips show, as pictures: puppets are drawn, eigenfaces decoded, recorded pictures
+resized.
 
-Picture k of a clip is at k / FPS seconds. Codes are interpolated to that time before anything is drawn; of recorded pictures
-the nearest in time is taken.
+Picture k of a clip is at k / FPS seconds. Codes are interpolated to that time before anything is
+drawn; of recorded pictures the nearest in time is taken.
 """
 
 import cv2
@@ -21,8 +22,8 @@ class Painter:
     """Pictures of either party of a clip dataset's records.
 
     Args:
-      clips: the dataset. It has `pictures` (time, H, W, 3) uint8, and perhaps `portrait` (H, W, 3), or a face code of kind
-        "puppet" or "eigenface" with its pose.
+      clips: the dataset. It has `pictures` (time, H, W, 3) uint8, and perhaps `portrait` (H, W, 3),
+        or a face code of kind "puppet" or "eigenface" with its pose.
       size: side of the pictures.
       zoom: of puppets, see puppets/render.py.
 
@@ -35,16 +36,20 @@ class Painter:
         face = clips.recipes.get("face", {})
         self.kind = "recorded" if "pictures" in clips.features else face.get("kind", "")
         if self.kind not in ("recorded", "puppet", "eigenface"):
-            raise UserError("nothing here can be seen", where=str(clips.dir), expected="pictures, or faces of kind puppet or "
-                            "eigenface", found=face.get("kind") or "neither", hint="prepare the clips with faces")
+            raise UserError("nothing here can be seen", where=str(clips.dir),
+                            expected="pictures, or faces of kind puppet or "
+                            "eigenface", found=face.get("kind") or "neither",
+                            hint="prepare the clips with faces")
         self.has_motion = all(c in clips.features for c in _CODES)
         if self.kind != "recorded" and not self.has_motion:
-            raise UserError("clips lack head pose", where=str(clips.dir), expected=", ".join(_CODES),
-                            found=", ".join(clips.features), hint="prepare the clips with head pose")
+            raise UserError("clips lack head pose", where=str(clips.dir),
+                            expected=", ".join(_CODES), found=", ".join(clips.features),
+                            hint="prepare the clips with head pose")
         self._zoom = zoom if self.kind == "puppet" else None
         self._codec = clips.codec("face") if "face" in clips.codecs else None
         self.columns = (("pictures",) if self.kind == "recorded" else ("speaker", "identity")) + (
-            _CODES if self.has_motion else ()) + (("portrait",) if "portrait" in clips.features else ())
+            _CODES if self.has_motion else ()) + (("portrait",) if "portrait" in clips.features
+                                                  else ())
         self.columns = tuple(c for c in self.columns if c in clips.features)
 
     @property
@@ -52,13 +57,17 @@ class Painter:
         """How pictures are made."""
         out = {"kind": self.kind, "size": self.size, "rate": FPS}
         out |= {"zoom": self._zoom} if self._zoom else {}
-        return out | ({"face": arrays_hash(self._codec)} if self._codec and self.kind != "recorded" else {})
+        return out | ({"face": arrays_hash(self._codec)} if self._codec and self.kind != "recorded"
+                      else {})
 
     @property
     def motion_recipe(self) -> dict:
-        """How `motion` is made; the face code's own arrays travel with the dataset, so their hash is in it."""
-        face = dict(self._clips.recipes.get("face", {})) | ({"arrays": arrays_hash(self._codec)} if self._codec else {})
-        return {"kind": "face-and-pose", "rate": FPS, "face_dim": self._clips.features["face"].shape[1],
+        """How `motion` is made; the face code's own arrays travel with the dataset, so their hash
+        is in it."""
+        face = dict(self._clips.recipes.get("face", {})) | ({"arrays": arrays_hash(self._codec)}
+                                                            if self._codec else {})
+        return {"kind": "face-and-pose", "rate": FPS,
+                "face_dim": self._clips.features["face"].shape[1],
                 "pose_dim": self._clips.features["pose_z"].shape[1], "face": face,
                 "pose": self._clips.recipes.get("pose_z", {}), "resample": "linear on timestamps"}
 
@@ -76,13 +85,17 @@ class Painter:
         """(T, size, size, 3) uint8 RGB at the given seconds; held beyond the track's ends."""
         if self.kind == "recorded":
             track = clip[prefix + "pictures"]
-            nearest_T = np.clip(np.floor(times_T * self._rate("pictures") + 0.5).astype(int), 0, len(track) - 1)
-            return np.array([self._sized(track[k]) for k in nearest_T], np.uint8).reshape(-1, self.size, self.size, 3)
-        face_TF, pose_TP = self._at(clip, prefix, "face", times_T), self._at(clip, prefix, "pose", times_T)
+            nearest_T = np.clip(np.floor(times_T * self._rate("pictures") + 0.5).astype(int), 0,
+                                len(track) - 1)
+            return np.array([self._sized(track[k]) for k in nearest_T],
+                            np.uint8).reshape(-1, self.size, self.size, 3)
+        face_TF, pose_TP = self._at(clip, prefix, "face",
+                                    times_T), self._at(clip, prefix, "pose", times_T)
         if self.kind == "puppet":
             from data_pipelines.puppets import face_code, render
 
-            return render.render(face_code.decode(face_TF, self._codec), pose_TP, clip[prefix + "identity"], self.size,
+            return render.render(face_code.decode(face_TF, self._codec), pose_TP,
+                                 clip[prefix + "identity"], self.size,
                                  self._zoom)
         codec = eigenface.unpack(self._codec, clip[prefix + "speaker"])
         return faces.compose(codec.decode(face_TF), pose_TP, self.size)
@@ -103,7 +116,8 @@ class Painter:
 
     def motion(self, clip, prefix: str, times_T: np.ndarray) -> np.ndarray:
         """(T, motion_width) float32 at the given seconds: face code, then z-scored pose."""
-        return np.concatenate([self._at(clip, prefix, c, times_T) for c in ("face", "pose_z")], 1).astype(np.float32)
+        return np.concatenate([self._at(clip, prefix, c, times_T) for c in ("face", "pose_z")],
+                              1).astype(np.float32)
 
     def _rate(self, column: str) -> float:
         return self._clips.features[column].rate
@@ -115,4 +129,5 @@ class Painter:
         if image.shape[:2] == (self.size, self.size):
             return image
         shrinks = min(image.shape[:2]) > self.size
-        return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA if shrinks
+                          else cv2.INTER_CUBIC)

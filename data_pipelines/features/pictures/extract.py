@@ -15,9 +15,10 @@ from data_pipelines.store.schema import Feature
 _CARRIED = ("speaker", "identity")
 
 
-def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: float = 5.0, max_bad: float = 0.0,
-            name: str = "pictures", progress: bool = True) -> store.Dataset:
-    """Writes the pictures of a clip dataset. A killed job goes on where it was when it is started again.
+def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: float = 5.0,
+            max_bad: float = 0.0, name: str = "pictures", progress: bool = True) -> store.Dataset:
+    """Writes the pictures of a clip dataset. A killed job goes on where it was when it is started
+    again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
@@ -25,7 +26,8 @@ def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: floa
       size: side of the pictures.
       zoom: of puppets.
       rate: pictures a second; neighbouring ones differ little.
-      max_bad: share of the clips that may be unusable: they are left out, and told of in OUT.quarantine.jsonl.
+      max_bad: share of the clips that may be unusable: they are left out, and told of in
+        OUT.quarantine.jsonl.
 
     Raises:
       UserError: clips that nothing can be seen of; no such size or rate.
@@ -41,19 +43,24 @@ def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: floa
     def example(source, i):
         clip = source[i]
         times_T = np.arange(max(1, int(painter.frames(clip) / FPS * rate))) / rate
-        out = {"id": clip["id"], **{c: clip[c] for c in carried}, "pictures": painter.pictures(clip, "", times_T)}
+        out = {"id": clip["id"], **{c: clip[c] for c in carried},
+               "pictures": painter.pictures(clip, "", times_T)}
         return out | ({"motion": painter.motion(clip, "", times_T)} if painter.has_motion else {})
 
     features = {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
-                "pictures": Feature((None, size, size, 3), "uint8", "pictures of the face", "", rate)}
+                "pictures": Feature((None, size, size, 3), "uint8", "pictures of the face", "",
+                                    rate)}
     recipes = {"pictures": {**painter.recipe, "rate": rate}}
     if painter.has_motion:
-        features["motion"] = Feature((None, painter.motion_width), "float32", "face code, then z-scored pose",
+        features["motion"] = Feature((None, painter.motion_width), "float32",
+                                     "face code, then z-scored pose",
                                      "standard deviations", rate)
         recipes["motion"] = {**painter.motion_recipe, "rate": rate}
     with common.job(out_dir, clips, "pictures", size=size, zoom=zoom, rate=rate) as job:
         return store.write_dataset(
-            job, name=name, description=f"Pictures of {clips.name}, {size} x {size}, {rate} a second.", features=features,
-            splits={s: common.each(clips.source(s, fields), example, max_bad) for s in clips.splits}, recipes=recipes,
+            job, name=name, description=f"Pictures of {clips.name}, {size} x {size}, {rate} a "
+                                        "second.", features=features,
+            splits={s: common.each(clips.source(s, fields), example, max_bad)
+                    for s in clips.splits}, recipes=recipes,
             totals=clips.splits, max_bad=max_bad, progress=progress,
             codecs={c: clips.codec(c) for c in clips.codecs if c in ("face", "pose")})

@@ -1,13 +1,16 @@
-"""Clips -> Talker's features: audio latents, motion, voice and prompt tokens, all time axes at 25 Hz.
+"""Clips -> Talker's features: audio latents, motion, voice and prompt tokens, all time axes at 25
+Hz.
 
     audio   (T, 32)  latents of the audio codec (avjax.codecs.latents)
     motion  (T, 40)  z-scored; no frames where an example is speech alone. Clips with a column `motion` give it as it is,
                      others have theirs made of `face` and `pose_z` (avjax.codecs.motion)
     voice   (256,)   of another utterance of the speaker in the same split (what a user gives at generation: a recording of
-                     the voice, not the answer) where clips know who speaks; else of the example's own, as published
+                     the voice, not the answer) where clips know who speaks; else of the example's
+                     own, as published
     tokens  (n,)     the prompt: everything that stands before the patch slots
 
-Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into the recipes.
+Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into
+the recipes.
 """
 
 import collections
@@ -34,55 +37,69 @@ CHOICES = {"voice": VOICES}  # words that arguments of extract may be
 _FACE = ("face", "pose_z")
 
 
-def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY, voice: str = "auto",
-            placeholder: str = "", speech_only: float = 0.0, multiple: int = 1, max_bad: float = 0.0,
-            fit_split: str = "train", name: str = "features", progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is started again.
+def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY,
+            voice: str = "auto", placeholder: str = "", speech_only: float = 0.0, multiple: int = 1,
+            max_bad: float = 0.0, fit_split: str = "train", name: str = "features",
+            progress: bool = True) -> store.Dataset:
+    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is
+    started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare, with audio, text and speaker.
       out_dir: the folder to make.
       tokenizer: path of Qwen3's tokenizer.json; None trains the byte-level stand-in.
       vocabulary: the most tokens that the stand-in may have.
-      voice: whose statistics an example's voice vector is made of: its "own", or "another" utterance's of the same
-        `speaker` and split (its own where there is no other). "auto": another's where clips have identities, so that a
-        speaker is a person; some corpora only name the collection.
-      placeholder: what the prompt says where a clip has no transcript (recordings to learn speech to motion from); ""
-        refuses such clips.
-      speech_only: share of the training clips (`fit_split`) whose motion is left out, so that a corpus without a list of
-        speech alone teaches text to speech too; which ones is decided by their ids.
-      multiple: every clip is extended to a multiple of so many frames, by silence and by holding the last motion. With the
-        model's patch, no last patch is a partial one: a partial one tells the stop head the end by its missing frames,
-        which generated patches never have.
-      max_bad: share of the clips that may be unusable: they are left out, and told of in OUT.quarantine.jsonl.
+      voice: whose statistics an example's voice vector is made of: its "own", or "another"
+        utterance's of the same `speaker` and split (its own where there is no other). "auto":
+        another's where clips have identities, so that a speaker is a person; some corpora only name
+        the collection.
+      placeholder: what the prompt says where a clip has no transcript (recordings to learn speech
+        to motion from); "" refuses such clips.
+      speech_only: share of the training clips (`fit_split`) whose motion is left out, so that a
+        corpus without a list of speech alone teaches text to speech too; which ones is decided by
+        their ids.
+      multiple: every clip is extended to a multiple of so many frames, by silence and by holding
+        the last motion. With the model's patch, no last patch is a partial one: a partial one tells
+        the stop head the end by its missing frames, which generated patches never have.
+      max_bad: share of the clips that may be unusable: they are left out, and told of in
+        OUT.quarantine.jsonl.
       fit_split: everything fitted here sees this split only.
 
     Raises:
-      UserError: missing column, tokenizer or statistics; empty text; wrong latent width; motion and audio of different
-        length; an unusable clip, named.
+      UserError: missing column, tokenizer or statistics; empty text; wrong latent width; motion and
+        audio of different length; an unusable clip, named.
     """
     common.choice("voice", voice, VOICES)
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
-    common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and transcripts")
+    common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and "
+                                                        "transcripts")
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
     if not 0 <= speech_only < 1:
-        raise UserError("no such share", where="--speech_only", expected="0 <= share < 1", found=str(speech_only))
+        raise UserError("no such share", where="--speech_only", expected="0 <= share < 1",
+                        found=str(speech_only))
     if multiple < 1:
-        raise UserError("no such multiple", where="--multiple", expected=">= 1 frame", found=str(multiple))
-    with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary, voice=voice, placeholder=placeholder,
-                    speech_only=speech_only, multiple=multiple, fit_split=fit_split) as job:
-        of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""  # the file may hold another tokenizer by now
+        raise UserError("no such multiple", where="--multiple", expected=">= 1 frame",
+                        found=str(multiple))
+    with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
+                    voice=voice, placeholder=placeholder, speech_only=speech_only,
+                    multiple=multiple, fit_split=fit_split) as job:
+        # the file may hold another tokenizer by now
+        of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""
         fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
-            (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))), vocabulary), max_bad, fit_split)))
-        return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple, max_bad, fit_split, name, progress)
+            (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
+            vocabulary), max_bad, fit_split)))
+        return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple,
+                      max_bad, fit_split, name, progress)
 
 
-def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder, speech_only, multiple, max_bad,
+def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder, speech_only,
+           multiple, max_bad,
            fit_split, name, progress) -> store.Dataset:
-    voices = _references(raw_voices) if voice == "another" else {k: v for k, (_, _, v) in raw_voices.items()}
+    voices = _references(raw_voices) if voice == "another" else {k: v for k,
+                                                                 (_, _, v) in raw_voices.items()}
     carried = [c for c in common.CARRIED if c in clips.features]
     fields = ("id", "audio", *carried, *_motion_columns(clips))
 
@@ -91,7 +108,8 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder
             clip = source[i]
             with _naming(clip, clips):
                 out = _features(clip, clips, encoder, carried, voices, placeholder, multiple)
-            if split == fit_split and zlib.crc32(f"speech only: {clip['id']}".encode()) < speech_only * 2**32:
+            if split == fit_split and zlib.crc32(f"speech only: {clip['id']}".encode(
+                )) < speech_only * 2**32:
                 out["motion"] = out["motion"][:0]
             return out
 
@@ -105,10 +123,13 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder
     codecs[heard.CODEC] = job.once("heard", lambda: heard.ranges(clips, fit_split))
     codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
     return store.write_dataset(
-        job, name=name, description=f"Talker features of {clips.name}: tokens={encoder.tokenizer.kind}, "
-        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in multiples of {multiple}.",
+        job, name=name, description=f"Talker features of {clips.name}: "
+                                    f"tokens={encoder.tokenizer.kind}, "
+        f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in "
+        f"multiples of {multiple}.",
         features=_schema(clips, carried, encoder), recipes=recipes, codecs=codecs,
-        splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad, progress=progress)
+        splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad,
+        progress=progress)
 
 
 def _motion_columns(clips) -> tuple[str, ...]:
@@ -121,8 +142,10 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer, max_bad: float, fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
-    """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over all clips."""
+def _fit(clips, tokens: Tokenizer, max_bad: float,
+         fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
+    """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over
+    all clips."""
     columns = _motion_columns(clips)
     _check_given(clips, columns)
     moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
@@ -130,7 +153,8 @@ def _fit(clips, tokens: Tokenizer, max_bad: float, fit_split: str) -> tuple[fron
     for split in clips.splits:
         for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
             with _naming(clip, clips, lenient=max_bad > 0):
-                audio = frontend.resampled(common.to_float(clip["audio"]), clips.features["audio"].rate)
+                audio = frontend.resampled(common.to_float(clip["audio"]),
+                                           clips.features["audio"].rate)
                 voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
                 if split != fit_split:
                     continue
@@ -146,11 +170,13 @@ def _fit(clips, tokens: Tokenizer, max_bad: float, fit_split: str) -> tuple[fron
         codec = motion.from_recipe(_face_recipe(clips), {"mean": mean, "std": std})
     elif columns:
         recipe = {"kind": "given", "rate": motion.RATE, **clips.recipes.get("motion", {})}
-        codec = motion.from_recipe(recipe, clips.codec("motion") if "motion" in clips.codecs else None,
+        codec = motion.from_recipe(recipe, clips.codec("motion") if "motion" in clips.codecs
+                                   else None,
                                    f"{clips.dir}/codecs/motion.npz")
     voice = voice_statistics.VoiceStatistics.fit(
         np.stack([statistics for split, _, statistics in voices.values() if split == fit_split]))
-    voices = {name: (split, speaker, voice.scale(raw)) for name, (split, speaker, raw) in voices.items()}
+    voices = {name: (split, speaker, voice.scale(raw)) for name,
+              (split, speaker, raw) in voices.items()}
     return frontend.Encoder(tokens, latents.fit(moments), voice, codec), voices
 
 
@@ -158,8 +184,9 @@ def _pack(encoder: frontend.Encoder, voices: dict[str, tuple]) -> dict[str, np.n
     """What `_fit` returns, as arrays."""
     out = {f"{codec}/{n}": x for codec, arrays in encoder.codecs.items() for n, x in arrays.items()}
     splits, speakers, vectors = zip(*voices.values(), strict=True)
-    return out | {"recipes": np.array(json.dumps(encoder.recipes)), "ids": np.array(list(voices)), "splits": np.array(splits),
-                  "speakers": np.array(speakers), "vectors": np.stack(vectors)}
+    return out | {"recipes": np.array(json.dumps(encoder.recipes)), "ids": np.array(list(voices)),
+                  "splits": np.array(splits), "speakers": np.array(speakers),
+                  "vectors": np.stack(vectors)}
 
 
 def _unpack(arrays: dict[str, np.ndarray]) -> tuple[frontend.Encoder, dict[str, tuple]]:
@@ -168,22 +195,27 @@ def _unpack(arrays: dict[str, np.ndarray]) -> tuple[frontend.Encoder, dict[str, 
         codec, _, n = key.partition("/")
         codecs[codec][n] = value
     names = ([str(x) for x in arrays[key]] for key in ("ids", "splits", "speakers"))
-    voices = {id: (split, speaker, x) for id, split, speaker, x in zip(*names, arrays["vectors"], strict=True)}
+    voices = {id: (split, speaker, x) for id, split, speaker,
+              x in zip(*names, arrays["vectors"], strict=True)}
     return frontend.Encoder.from_codecs(json.loads(str(arrays["recipes"])), codecs), voices
 
 
 def _check_given(clips, columns) -> None:
-    """UserError unless a column `motion` is 40 wide at 25 Hz and has its statistics; before anything is read."""
+    """UserError unless a column `motion` is 40 wide at 25 Hz and has its statistics; before
+    anything is read."""
     if columns != ("motion",):
         return
     feature = clips.features["motion"]
     if feature.shape != (None, motion.DIM):
-        raise UserError("wrong latent width", where=f"{clips.dir}, motion", expected=f"(time, {motion.DIM})",
-                        found=str(feature.shape), hint="prepare the clips with the 40-d motion of this system")
+        raise UserError("wrong latent width", where=f"{clips.dir}, motion",
+                        expected=f"(time, {motion.DIM})", found=str(feature.shape),
+                        hint="prepare the clips with the 40-d motion of this system")
     if feature.rate != motion.RATE:
-        raise UserError("motion at another rate", where=f"{clips.dir}, motion", expected=f"{motion.RATE} Hz",
-                        found=f"{feature.rate} Hz", hint="prepare the clips at 25 frames a second")
-    motion.from_recipe({}, clips.codec("motion") if "motion" in clips.codecs else None, f"{clips.dir}/codecs/motion.npz")
+        raise UserError("motion at another rate", where=f"{clips.dir}, motion",
+                        expected=f"{motion.RATE} Hz", found=f"{feature.rate} Hz",
+                        hint="prepare the clips at 25 frames a second")
+    motion.from_recipe({}, clips.codec("motion") if "motion" in clips.codecs else None,
+                       f"{clips.dir}/codecs/motion.npz")
 
 
 def _raw_motion(clip, clips) -> np.ndarray:
@@ -194,13 +226,16 @@ def _raw_motion(clip, clips) -> np.ndarray:
 
 
 def _face_recipe(clips) -> dict:
-    """What the channels are made of; the face codec's own arrays travel with the dataset, so their hash is in it."""
+    """What the channels are made of; the face codec's own arrays travel with the dataset, so their
+    hash is in it."""
     face = dict(clips.recipes.get("face", {}))
     if "face" in clips.codecs:
         face["arrays"] = arrays_hash(clips.codec("face"))
-    return {"kind": motion.KIND, "dim": motion.DIM, "rate": motion.RATE, "face_dim": clips.features["face"].shape[1],
-            "pose_dim": clips.features["pose_z"].shape[1], "face": face, "pose": clips.recipes.get("pose_z", {}),
-            "resample": "linear on timestamps", "scale": "z-scored on the training split"}
+    return {"kind": motion.KIND, "dim": motion.DIM, "rate": motion.RATE,
+            "face_dim": clips.features["face"].shape[1],
+            "pose_dim": clips.features["pose_z"].shape[1], "face": face,
+            "pose": clips.recipes.get("pose_z", {}), "resample": "linear on timestamps",
+            "scale": "z-scored on the training split"}
 
 
 def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
@@ -212,7 +247,8 @@ def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
             for name, after in zip(names, names[1:] + names[:1], strict=True)}
 
 
-def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placeholder: str, multiple: int) -> dict:
+def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placeholder: str,
+              multiple: int) -> dict:
     rate = clips.features["audio"].rate
     audio_N = common.to_float(clip["audio"])
     extended_TA = encoder.audio(audio_N, rate, int(np.ceil((multiple - 1) / latents.RATE * rate)))
@@ -229,7 +265,8 @@ def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placehold
     if not np.isfinite(motion_TM).all():
         raise UserError("motion is not finite", expected="finite numbers", found="NaN or infinity",
                         hint="leave this clip out of the data")
-    return {"id": clip["id"], **{c: clip[c] for c in carried}, "tokens": encoder.prompt(clip["text"].strip() or placeholder),
+    return {"id": clip["id"], **{c: clip[c] for c in carried},
+            "tokens": encoder.prompt(clip["text"].strip() or placeholder),
             "audio": audio_TA, "motion": motion_TM, "voice": voices[clip["id"]]}
 
 
@@ -241,10 +278,12 @@ def align(audio_TA: np.ndarray, motion_TM: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str, np.ndarray]:
-    """Names, identities, mean voices (S, 256) and mean first motion frames (S, 40) of the training speakers."""
+    """Names, identities, mean voices (S, 256) and mean first motion frames (S, 40) of the training
+    speakers."""
     out = common.speakers(clips, split)
     firsts = collections.defaultdict(list)
-    for clip in clips.source(split, ("speaker", *_motion_columns(clips))) if encoder.motion_codec else ():
+    for clip in clips.source(split,
+                             ("speaker", *_motion_columns(clips))) if encoder.motion_codec else ():
         if len(raw_TM := _raw_motion(clip, clips)):
             firsts[clip["speaker"]].append(encoder.motion_codec.encode(raw_TM[:1])[0])
     own = collections.defaultdict(list)
@@ -252,8 +291,10 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
         if where == split:
             own[speaker].append(vector)
     nothing = [np.zeros(motion.DIM, np.float32)]
-    return out | {"voice": np.stack([np.mean(own[str(n)], 0) for n in out["names"]]).astype(np.float32),
-                  "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0) for n in out["names"]]
+    return out | {"voice":
+                  np.stack([np.mean(own[str(n)], 0) for n in out["names"]]).astype(np.float32),
+                  "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0)
+                                            for n in out["names"]]
                                            ).astype(np.float32)}
 
 
@@ -261,13 +302,17 @@ def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
     kind = encoder.recipes["motion"]["kind"]
     return {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
             "tokens": Feature((None,), "int32", f"prompt ids, {encoder.tokenizer.kind}"),
-            "audio": Feature((None, latents.DIM), "float32", "audio latents", "standard deviations", latents.RATE),
-            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}", "standard deviations", motion.RATE),
-            "voice": Feature((voice_statistics.WIDTH,), "float32", "speaker embedding", "standard deviations")}
+            "audio": Feature((None, latents.DIM), "float32", "audio latents", "standard deviations",
+                             latents.RATE),
+            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
+                              "standard deviations", motion.RATE),
+            "voice": Feature((voice_statistics.WIDTH,), "float32", "speaker embedding",
+                             "standard deviations")}
 
 
 class _naming:
-    """Says which clip an error is about. `lenient`: passes over what is the clip's own fault, which is told of later."""
+    """Says which clip an error is about. `lenient`: passes over what is the clip's own fault, which
+    is told of later."""
 
     def __init__(self, clip, clips, lenient: bool = False):
         self._id, self._where, self._lenient = clip["id"], str(clips.dir), lenient

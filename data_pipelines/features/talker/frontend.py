@@ -1,7 +1,8 @@
-"""What Talker reads of speech, text and faces: the twin of decode.py, fitted by extraction and restored from any workdir.
+"""What Talker reads of speech, text and faces: the twin of decode.py, fitted by extraction and
+restored from any workdir.
 
-Everything is at 25 Hz: audio latent j covers samples [960 j, 960 (j + 1)) of 24 kHz, motion frame j is the state at
-j / 25 s.
+Everything is at 25 Hz: audio latent j covers samples [960 j, 960 (j + 1)) of 24 kHz, motion frame j
+is the state at j / 25 s.
 """
 
 import dataclasses
@@ -29,48 +30,57 @@ class Encoder:
     audio_codec: latents.AudioCodec
     voice_encoder: voice_statistics.VoiceStatistics
     motion_codec: motion.MotionCodec | None = None
-    level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)  # of all speech; None: as it comes
+    # of all speech; None: as it comes
+    level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)
 
     @classmethod
-    def from_codecs(cls, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]]) -> "Encoder":
+    def from_codecs(cls, recipes: Mapping[str, dict],
+                    codecs: Mapping[str, Mapping[str, np.ndarray]]) -> "Encoder":
         """Of a dataset's or workdir's recipes and codecs. UserError names what is missing."""
         for name in ("audio", "voice", "tokens"):
             if name not in recipes:
-                raise UserError("not a dataset of Talker's features", where="recipes.json", expected=f"a recipe {name!r}",
-                                found=", ".join(recipes), hint="extract with --features=talker")
+                raise UserError("not a dataset of Talker's features", where="recipes.json",
+                                expected=f"a recipe {name!r}", found=", ".join(recipes),
+                                hint="extract with --features=talker")
         has_motion = recipes.get("motion", {}).get("kind", "none") != "none"
         return cls(Tokenizer.from_codec(recipes["tokens"], codecs.get(TOKENIZER)),
                    latents.from_recipe(recipes["audio"], codecs.get("audio", {})),
                    voice_statistics.from_recipe(recipes["voice"], codecs.get("voice", {})),
-                   motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion else None,
+                   motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion
+                   else None,
                    recipes["audio"].get("level"))
 
     @property
     def recipes(self) -> dict[str, dict]:
         """{feature: how it is made}, with the hash of everything fitted."""
-        out = {"audio": {**self.audio_codec.recipe, "arrays": arrays_hash(self.audio_codec.arrays())},
-               "voice": {**self.voice_encoder.recipe, "arrays": arrays_hash(self.voice_encoder.arrays())},
+        out = {"audio": {**self.audio_codec.recipe,
+                         "arrays": arrays_hash(self.audio_codec.arrays())},
+               "voice": {**self.voice_encoder.recipe,
+                         "arrays": arrays_hash(self.voice_encoder.arrays())},
                "tokens": self.tokenizer.recipe, "motion": {"kind": "none"}}
         out["tokens"] |= {} if self.tokenizer.scripts is None else {"text": "stripped, plain"}
         out["audio"] |= {"level": dict(self.level)} if self.level else {}
         if self.motion_codec:
-            out["motion"] = {**self.motion_codec.recipe, "arrays": arrays_hash(self.motion_codec.arrays())}
+            out["motion"] = {**self.motion_codec.recipe,
+                             "arrays": arrays_hash(self.motion_codec.arrays())}
         return out
 
     @property
     def codecs(self) -> dict[str, dict[str, np.ndarray]]:
         """What a dataset keeps, for `from_codecs`."""
-        out = {"audio": self.audio_codec.arrays(), "voice": self.voice_encoder.arrays(), TOKENIZER: self.tokenizer.arrays()}
+        out = {"audio": self.audio_codec.arrays(), "voice": self.voice_encoder.arrays(),
+               TOKENIZER: self.tokenizer.arrays()}
         return out | ({"motion": self.motion_codec.arrays()} if self.motion_codec else {})
 
     def prompt(self, text: str, *, allow_empty: bool = False) -> np.ndarray:
-        """(n,) int32 token ids of everything before the patch slots, of plain text for the stand-in, which knows the marks of
-        its corpus alone. Raises UserError for empty text."""
+        """(n,) int32 token ids of everything before the patch slots, of plain text for the
+        stand-in, which knows the marks of its corpus alone. Raises UserError for empty text."""
         text = text if self.tokenizer.scripts is None else plain(text)
         return self.tokenizer.prompt(text, allow_empty=allow_empty)
 
     def audio(self, audio_N: np.ndarray, rate: float, silence: int = 0) -> np.ndarray:
-        """Float samples at any rate, and so many of silence behind them -> (T, 32) latents of speech at one level."""
+        """Float samples at any rate, and so many of silence behind them -> (T, 32) latents of
+        speech at one level."""
         audio_N = level_lib.normalised(audio_N, rate, self.level)
         return self.audio_codec.encode(resampled(np.pad(audio_N, (0, silence)), rate))
 
@@ -79,14 +89,17 @@ class Encoder:
         return self.voice_encoder(resampled(audio_N, rate))
 
 
-def resampled(audio_N: np.ndarray, rate: float, new_rate: float = latents.SAMPLE_RATE) -> np.ndarray:
+def resampled(audio_N: np.ndarray, rate: float,
+              new_rate: float = latents.SAMPLE_RATE) -> np.ndarray:
     """Float samples at `rate` -> float32 at `new_rate`."""
     audio_N = np.asarray(audio_N, np.float32)
     return audio_N if rate == new_rate else soxr.resample(audio_N, rate, new_rate)
 
 
 def face_motion(face_NF: np.ndarray, pose_NP: np.ndarray, rate: float) -> np.ndarray:
-    """Face code and z-scored pose at `rate` -> (T, 40) at 25 Hz, not z-scored; T covers the track's duration."""
+    """Face code and z-scored pose at `rate` -> (T, 40) at 25 Hz, not z-scored; T covers the track's
+    duration."""
     frames = min(len(face_NF), len(pose_NP))
     raw_NM = motion.pack(face_NF[:frames], pose_NP[:frames])
-    return resample.convert(raw_NM, rate, motion.RATE, int(np.ceil(frames * motion.RATE / rate - 1e-6)))
+    return resample.convert(raw_NM, rate, motion.RATE,
+                            int(np.ceil(frames * motion.RATE / rate - 1e-6)))

@@ -1,6 +1,8 @@
-"""Recorded dialogues, checked: who said what and when, one channel a party, cut into pieces where nobody speaks.
+"""Recorded dialogues, checked: who said what and when, one channel a party, cut into pieces where
+nobody speaks.
 
-All cuts are whole frames of RATE, at which units (two a frame), pictures and 22 050 Hz sound (882 samples) meet.
+All cuts are whole frames of RATE, at which units (two a frame), pictures and 22 050 Hz sound (882
+samples) meet.
 """
 
 import dataclasses
@@ -31,8 +33,8 @@ def parties(clips) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One dialogue. audio: (N,) float32 of every party, all of `frames` x HOP samples, each at the level of speech; script:
-    with times where known."""
+    """One dialogue. audio: (N,) float32 of every party, all of `frames` x HOP samples, each at the
+    level of speech; script: with times where known."""
 
     clip: dict
     names: tuple[str, ...]
@@ -59,13 +61,16 @@ def recording(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()) -
       tracks: frames at RATE that the pictures of each party last, where there are any.
 
     Raises:
-      store.Unusable: lengths differ, silent channel, channels swapped, one channel twice, no script.
+      store.Unusable: lengths differ, silent channel, channels swapped, one channel twice, no
+      script.
     """
     audio = [to_float(clip[f"{p}audio"]) for p in prefixes]
     lengths = [len(a) // HOP for a in audio] + list(tracks)
     if max(lengths) - min(lengths) > _APART:
-        raise Unusable("lengths differ", expected=f"channels and pictures within {_APART} frames of each other",
-                       found=" ".join(map(str, lengths)) + " frames", hint="cut them to the same duration")
+        raise Unusable("lengths differ", expected=f"channels and pictures within {_APART} frames "
+                                                  "of each other",
+                       found=" ".join(map(str, lengths)) + " frames",
+                       hint="cut them to the same duration")
     frames = min(lengths)
     audio = tuple(a[: frames * HOP] for a in audio)
     names = tuple(clip[f"{p}speaker"] for p in prefixes)
@@ -73,7 +78,8 @@ def recording(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()) -
         if not np.isfinite(a).all():
             raise Unusable("sound is not finite", found=f"NaN in the channel of {name}")
         if not len(a) or np.abs(a).max() < _SILENT:
-            raise Unusable("silent channel", expected="speech of every party", found=f"nothing of {name}")
+            raise Unusable("silent channel", expected="speech of every party",
+                           found=f"nothing of {name}")
     said = _script(clip, names, prefixes)
     _check_channels(audio, said, names)
     audio = tuple(level.normalised(a, SAMPLE_RATE) for a in audio)
@@ -81,27 +87,33 @@ def recording(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()) -
 
 
 def pieces(record: Recording, max_seconds: float) -> Iterator[Piece | Unusable]:
-    """The recording whole if it is short enough, else cut in the middle of silences between turns, each piece as long as it
-    may be. Where turns follow each other without a silence for longer than that, those are left out, as an Unusable."""
+    """The recording whole if it is short enough, else cut in the middle of silences between turns,
+    each piece as long as it may be. Where turns follow each other without a silence for longer than
+    that, those are left out, as an Unusable."""
     limit = int(max_seconds * RATE)
     turns = record.script.turns
     if record.frames <= limit:
         yield Piece(0, record.frames, record.script)
         return
     if any(t.start is None for t in turns):
-        yield Unusable("too long", expected=f"at most {max_seconds:g} s, or known times to cut it by",
-                       found=f"{record.frames / RATE:.1f} s", hint="raise --max_seconds, or prepare the times")
+        yield Unusable("too long", expected=f"at most {max_seconds:g} s, or known times to cut it "
+                                            "by",
+                       found=f"{record.frames / RATE:.1f} s",
+                       hint="raise --max_seconds, or prepare the times")
         return
     cuts = _cuts(turns, record.frames)  # (frame, number of turns before it)
     first = 0
     while first < len(cuts) - 1:
-        last = max((k for k in range(first + 1, len(cuts)) if cuts[k][0] - cuts[first][0] <= limit), default=0)
+        last = max((k for k in range(first + 1, len(cuts)) if cuts[k][0] - cuts[first][0] <= limit),
+                   default=0)
         start, end = cuts[first], cuts[last or first + 1]
         if last:
-            yield Piece(start[0], end[0], record.script.part(start[1], end[1], origin=start[0] / RATE))
+            yield Piece(start[0], end[0],
+                        record.script.part(start[1], end[1], origin=start[0] / RATE))
         else:
             yield Unusable("too long", expected=f"a silence to cut at every {max_seconds:g} s",
-                           found=f"none from {start[0] / RATE:.1f} to {end[0] / RATE:.1f} s", hint="raise --max_seconds")
+                           found=f"none from {start[0] / RATE:.1f} to {end[0] / RATE:.1f} s",
+                           hint="raise --max_seconds")
         first = last or first + 1
 
 
@@ -119,7 +131,8 @@ def _script(clip, names, prefixes) -> script.Script:
     events = json.loads(clip["events"]) if "events" in clip else ()
     said = script.of_puppet(clip["text"], events, names=names, words=words)
     if not said.turns:
-        raise Unusable("no script", expected="turns, as text or events", found=repr(clip["text"][:60]))
+        raise Unusable("no script", expected="turns, as text or events",
+                       found=repr(clip["text"][:60]))
     return said
 
 
@@ -128,9 +141,11 @@ def _check_channels(audio, said: script.Script, names) -> None:
     power_SN = np.stack([(a**2).reshape(-1, HOP).mean(1) for a in audio])
     for i in range(len(audio)):
         for j in range(i):
-            if np.abs(power_SN[[i, j]]).max() > 0 and np.corrcoef(audio[i][::7], audio[j][::7])[0, 1] > _SAME:
+            if np.abs(power_SN[[i, j]]).max() > 0 and np.corrcoef(audio[i][::7],
+                                                                  audio[j][::7])[0, 1] > _SAME:
                 raise Unusable("one channel twice", expected="a clean channel of every party",
-                               found=f"{names[j]} and {names[i]} sound the same", hint="separate the speakers")
+                               found=f"{names[j]} and {names[i]} sound the same",
+                               hint="separate the speakers")
     if any(t.start is None for t in said.turns):
         return
     frames = power_SN.shape[1]
@@ -146,6 +161,9 @@ def _check_channels(audio, said: script.Script, names) -> None:
             own.append(s)
             loudest.append(int(means_S.argmax()) if means_S.max() > _LOUDER * means_S[s] else s)
     if any(o != found for o, found in zip(own, loudest, strict=True)):
-        raise Unusable("channels swapped", expected="every party loud in its own channel while it speaks alone",
-                       found=", ".join(f"{names[o]} in the channel of {names[f]}" for o, f in zip(own, loudest, strict=True)
-                                       if o != f), hint="exchange the channels, or the script's speakers")
+        raise Unusable("channels swapped", expected="every party loud in its own channel while it "
+                                                    "speaks alone",
+                       found=", ".join(f"{names[o]} in the channel of {names[f]}" for o,
+                                       f in zip(own, loudest, strict=True)
+                                       if o != f), hint="exchange the channels, or the script's "
+                                                        "speakers")

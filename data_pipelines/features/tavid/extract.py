@@ -1,4 +1,5 @@
-"""Recorded dialogues -> TAVID's features: one example a dialogue, or a piece of one, all S parties in it.
+"""Recorded dialogues -> TAVID's features: one example a dialogue, or a piece of one, all S parties
+in it.
 
 A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
     tokens (n,), token_speaker (n,), turns (K, 6)   of its script, see dialogue_tokens.py
@@ -8,8 +9,9 @@ A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
     portraits (S, H, W, 3), faces (S, F)   a picture of each party, and its face embedding
     motion (T25, S, M)               what the pictures show, where it is known: face code, then z-scored pose
     latents (T25, S, h, w, 4), reference (S, h, w, 4)   with a VAE: of the pictures and the portraits
-Pictures are drawn and encoded here and not kept. Everything fitted is fitted on one split. What cannot be used is left out
-with its reason (store.py, quarantine): see conversations.py for channels, portraits.py for portraits.
+Pictures are drawn and encoded here and not kept. Everything fitted is fitted on one split. What
+cannot be used is left out with its reason (store.py, quarantine): see conversations.py for
+channels, portraits.py for portraits.
 """
 
 import functools
@@ -32,47 +34,55 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import SPEAKERS, Feature
 
 
-def extract(clips_dir, out_dir, *, vae=None, reader=None, vocoder=None, unit_encoder: str = "mel", num_units: int = 100,
-            centroids=None, layer: int = 35, tokens: str = "characters", size: int = 64, zoom: float = 1.2, video: float = 1.0,
-            max_seconds: float = 60.0, max_bad: float = 0.5, seed: int = 0, fit_split: str = "train", name: str = "features",
+def extract(clips_dir, out_dir, *, vae=None, reader=None, vocoder=None, unit_encoder: str = "mel",
+            num_units: int = 100, centroids=None, layer: int = 35, tokens: str = "characters",
+            size: int = 64, zoom: float = 1.2, video: float = 1.0,
+            max_seconds: float = 60.0, max_bad: float = 0.5, seed: int = 0,
+            fit_split: str = "train", name: str = "features",
             progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of recorded dialogues. A killed job goes on where it was when it is started again.
+    """Writes the feature dataset of recorded dialogues. A killed job goes on where it was when it
+    is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare, with a channel a party and a script.
       out_dir: the folder to make.
       vae: workdir of a trained tavid.vae, or a published SD-VAE; without it there are no latents.
-      reader: workdir of a trained face reader, to be kept for evaluation: what it sees in generated pictures is compared
-        with `motion`.
-      vocoder: a published BigVGAN of this mel, to be kept for listening; else Griffin-Lim makes sound of mel.
-      unit_encoder: "mel" (k-means of mel frames), "random" (of a wav2vec2-type network with random weights), or a
-        wav2vec2-type checkpoint.
+      reader: workdir of a trained face reader, to be kept for evaluation: what it sees in generated
+        pictures is compared with `motion`.
+      vocoder: a published BigVGAN of this mel, to be kept for listening; else Griffin-Lim makes
+        sound of mel.
+      unit_encoder: "mel" (k-means of mel frames), "random" (of a wav2vec2-type network with random
+        weights), or a wav2vec2-type checkpoint.
       num_units: size of the codebook, where it is fitted here.
       centroids: published centroids (.npy) of the checkpoint's frames.
       layer: of the checkpoint.
       tokens: "characters", "phonemes", or the path of BERT's vocab.txt.
       size: side of the pictures.
       zoom: of puppets.
-      video: share of the training examples that have latents and motion; the others are speech alone.
+      video: share of the training examples that have latents and motion; the others are speech
+        alone.
       max_seconds: longer dialogues are cut into pieces, in silences between turns.
       max_bad: share of the examples that may be unusable.
       seed: of what is fitted.
       fit_split: everything fitted here sees this split only.
 
     Raises:
-      UserError: no dialogues, no faces, missing weights, centroids of another width, units outside the codebook, too many
-        unusable recordings.
+      UserError: no dialogues, no faces, missing weights, centroids of another width, units outside
+        the codebook, too many unusable recordings.
     """
     common.positive(size=size, zoom=zoom, max_seconds=max_seconds, num_units=num_units)
     if not 0 <= video <= 1:
-        raise UserError("no such share", where="--video", expected="0 <= share <= 1", found=str(video))
+        raise UserError("no such share", where="--video", expected="0 <= share <= 1",
+                        found=str(video))
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     prefixes = conversations.parties(clips)
-    common.require(clips, ("audio", "speaker", "text", "partner_audio", "partner_speaker"), "prepare dialogues of two parties")
+    common.require(clips, ("audio", "speaker", "text", "partner_audio", "partner_speaker"),
+                   "prepare dialogues of two parties")
     if clips.features["audio"].rate != conversations.SAMPLE_RATE:
-        raise UserError("clips have another sample rate", where=str(clips.dir), expected=f"{conversations.SAMPLE_RATE} Hz",
+        raise UserError("clips have another sample rate", where=str(clips.dir),
+                        expected=f"{conversations.SAMPLE_RATE} Hz",
                         found=f"{clips.features['audio'].rate} Hz", hint="prepare them again")
     seen = video > 0
     painter = Painter(clips, size, zoom) if seen else None
@@ -81,41 +91,54 @@ def extract(clips_dir, out_dir, *, vae=None, reader=None, vocoder=None, unit_enc
         pictures.latent_shape(size, size)  # before anything is computed
     reader_codec = frozen_encoders.load_reader(reader, painter) if seen and reader else None
     vocoder_codec = frozen_encoders.load_vocoder(vocoder)
-    tokenizer = DialogueTokenizer.from_file(tokens, speakers=len(prefixes)) if tokens not in KINDS else None
+    tokenizer = DialogueTokenizer.from_file(tokens,
+                                            speakers=len(prefixes)) if tokens not in KINDS else None
     source = Source(clips, prefixes, painter)
-    with common.job(out_dir, clips, "tavid", vae=vae, reader=reader, vocoder=vocoder, unit_encoder=unit_encoder,
-                    num_units=num_units, centroids=centroids, layer=layer, tokens=tokens, size=size, zoom=zoom, video=video,
+    with common.job(out_dir, clips, "tavid", vae=vae, reader=reader, vocoder=vocoder,
+                    unit_encoder=unit_encoder, num_units=num_units, centroids=centroids,
+                    layer=layer, tokens=tokens, size=size, zoom=zoom, video=video,
                     max_seconds=max_seconds, seed=seed, fit_split=fit_split) as job:
         if tokenizer is None:
-            tokenizer = DialogueTokenizer.fit(source.texts(fit_split), kind=tokens, speakers=len(prefixes))
+            tokenizer = DialogueTokenizer.fit(source.texts(fit_split), kind=tokens,
+                                              speakers=len(prefixes))
         voices, mean_voices = frozen_encoders.fit_voices(job, source, fit_split)
-        units = frozen_encoders.fit_units(job, source, fit_split, unit_encoder, num_units, centroids, layer, seed)
-        faces, first_portraits = frozen_encoders.fit_faces(job, source, fit_split) if painter else (None, {})
-        encoders = Encoders(tokenizer, units, voices, faces, painter, pictures, reader_codec, vocoder_codec)
+        units = frozen_encoders.fit_units(job, source, fit_split, unit_encoder, num_units,
+                                          centroids, layer, seed)
+        faces, first_portraits = frozen_encoders.fit_faces(job, source,
+                                                           fit_split) if painter else (None, {})
+        encoders = Encoders(tokenizer, units, voices, faces, painter, pictures, reader_codec,
+                            vocoder_codec)
         speakers = frozen_encoders.speakers_of(source, fit_split, mean_voices, first_portraits)
-        return _write(job, source, encoders, speakers, video if seen else 0.0, max_seconds, max_bad, fit_split, name, progress)
+        return _write(job, source, encoders, speakers, video if seen else 0.0, max_seconds, max_bad,
+                      fit_split, name, progress)
 
 
-def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds, max_bad, fit_split, name, progress):
+def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds, max_bad,
+           fit_split, name, progress):
     clips = source.clips
 
     def items(split):
         share = video if split == fit_split else float(video > 0)
         indices = source.indices(split)
         for start in range(0, len(indices), BATCH):
-            yield functools.partial(_examples, source, split, indices[start:start + BATCH], encoders, share, max_seconds)
+            yield functools.partial(_examples, source, split, indices[start:start + BATCH],
+                                    encoders, share, max_seconds)
 
     codecs = {c: clips.codec(c) for c in clips.codecs if c in ("face", "pose")} | encoders.codecs()
     codecs[SPEAKERS] = speakers
     counts = {s: -(-len(source.indices(s)) // BATCH) for s in clips.splits}
     return store.write_dataset(
-        job, name=name, description=f"TAVID features of {clips.name}: units={encoders.units.recipe['kind']}, "
-        f"tokens={encoders.tokens.kind}, pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
+        job, name=name, description=f"TAVID features of {clips.name}: "
+                                    f"units={encoders.units.recipe['kind']}, "
+        f"tokens={encoders.tokens.kind}, "
+        f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
         features=_schema(source, encoders), recipes=encoders.recipes(), codecs=codecs,
-        splits={s: items(s) for s in clips.splits}, totals=counts, max_bad=max_bad, progress=progress)
+        splits={s: items(s) for s in clips.splits}, totals=counts, max_bad=max_bad,
+        progress=progress)
 
 
-def _examples(source: Source, split: str, indices, encoders: Encoders, video: float, max_seconds: float) -> list:
+def _examples(source: Source, split: str, indices, encoders: Encoders, video: float,
+              max_seconds: float) -> list:
     """The examples of some records, and an Unusable for each that is none."""
     out, records = [], []
     for i in indices:
@@ -126,7 +149,8 @@ def _examples(source: Source, split: str, indices, encoders: Encoders, video: fl
     channels = [frozen_encoders.at_16k(a) for record in records for a in record.audio]
     units = iter(encoders.units(channels) if channels else ())
     for record in records:
-        units_TS = np.stack([unit_library.fit_length(next(units), 2 * record.frames) for _ in record.audio], 1).astype(np.int32)
+        units_TS = np.stack([unit_library.fit_length(next(units), 2 * record.frames)
+                             for _ in record.audio], 1).astype(np.int32)
         common.check_units(units_TS, encoders.units.num_units, record.clip["id"])
         try:
             out += _of_record(record, units_TS, source, encoders, video, max_seconds)
@@ -135,7 +159,8 @@ def _examples(source: Source, split: str, indices, encoders: Encoders, video: fl
     return out
 
 
-def _of_record(record, units_TS, source: Source, encoders: Encoders, video: float, max_seconds: float) -> list:
+def _of_record(record, units_TS, source: Source, encoders: Encoders, video: float,
+               max_seconds: float) -> list:
     """Its examples; all or, where it raises, none."""
     out, shared = [], _of_recording(record, source, encoders)
     found = list(conversations.pieces(record, max_seconds))
@@ -145,7 +170,8 @@ def _of_record(record, units_TS, source: Source, encoders: Encoders, video: floa
             out.append(piece.of(id))
             continue
         seen = zlib.crc32(f"video: {id}".encode()) < video * 2**32
-        out.append({"id": id, **shared, **_of_piece(record, piece, units_TS, source, encoders, seen)})
+        out.append({"id": id, **shared, **_of_piece(record, piece, units_TS, source, encoders,
+                                                    seen)})
     return out
 
 
@@ -156,27 +182,33 @@ def _of_recording(record, source: Source, encoders: Encoders) -> dict:
     if source.has_identity:
         out["identity"] = np.stack([clip[f"{p}identity"] for p in source.prefixes])
     if encoders.painter:
-        portraits_SHWC = np.stack([frozen_encoders.portrait_of(clip, p, encoders.painter) for p in source.prefixes])
+        portraits_SHWC = np.stack([frozen_encoders.portrait_of(clip, p, encoders.painter)
+                                   for p in source.prefixes])
         out |= {"portraits": portraits_SHWC, "faces": encoders.faces(portraits_SHWC)}
         if encoders.pictures:
             out["reference"] = encoders.pictures.encode(portraits_SHWC)
     return out
 
 
-def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, encoders: Encoders, seen: bool) -> dict:
+def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, encoders: Encoders,
+              seen: bool) -> dict:
     text, last = encoders.tokens.encode(piece.script), 2 * (piece.end - piece.start)
-    text.turns[:, 4] = np.minimum(text.turns[:, 4], last)  # the last sound may end within the frame that is cut off
+    # the last sound may end within the frame that is cut off
+    text.turns[:, 4] = np.minimum(text.turns[:, 4], last)
     audio = [a[piece.start * HOP:piece.end * HOP] for a in record.audio]
-    out = {"text": piece.script.text, "tokens": text.tokens, "token_speaker": text.token_speaker, "turns": text.turns,
+    out = {"text": piece.script.text, "tokens": text.tokens, "token_speaker": text.token_speaker,
+           "turns": text.turns,
            "units": units_TS[2 * piece.start:2 * piece.end],
            "mel": np.stack([mel.normalise(mel.log_mel(a)) for a in audio], 1).astype(np.float32)}
     if not encoders.painter:
         return out
     times_T = np.arange(piece.start, piece.end if seen else piece.start) / RATE
     if encoders.painter.has_motion:
-        out["motion"] = np.stack([encoders.painter.motion(record.clip, p, times_T) for p in source.prefixes], 1)
+        out["motion"] = np.stack([encoders.painter.motion(record.clip, p, times_T)
+                                  for p in source.prefixes], 1)
     if encoders.pictures:
-        out["latents"] = np.stack([encoders.pictures.encode(encoders.painter.pictures(record.clip, p, times_T))
+        out["latents"] = np.stack([encoders.pictures.encode(encoders.painter.pictures(record.clip,
+                                                                                      p, times_T))
                                    for p in source.prefixes], 1).astype(np.float16)
     return out
 
@@ -184,28 +216,38 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
 def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
     parties = len(source.prefixes)
     out = {"id": source.clips.features["id"],
-           "text": Feature((), "str", "the script, a line a turn (data_pipelines/features/tavid/script.py)"),
+           "text": Feature((), "str", "the script, a line a turn "
+                           "(data_pipelines/features/tavid/script.py)"),
            "speakers": Feature((), "str", "JSON list of the parties' names"),
            "tokens": Feature((None,), "int32", f"tokens of the script, {encoders.tokens.kind}"),
            "token_speaker": Feature((None,), "int32", "which party a token belongs to, -1: nobody"),
-           "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, unit end, kind (0 turn, 1 "
+           "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, unit "
+                                                "end, kind (0 turn, 1 "
                             "back-channel)"),
-           "units": Feature((None, parties), "int32", f"semantic units, {encoders.units.recipe['kind']}", "", unit_library.RATE),
-           "mel": Feature((None, parties, mel.RECIPE["bands"]), "float32", "normalised log-mel of each channel",
+           "units": Feature((None, parties), "int32", "semantic units, "
+                                                      f"{encoders.units.recipe['kind']}", "",
+                            unit_library.RATE),
+           "mel": Feature((None, parties, mel.RECIPE["bands"]), "float32",
+                          "normalised log-mel of each channel",
                           "standard deviations", mel.FRAME_RATE),
-           "voices": Feature((parties, voice_statistics.WIDTH), "float32", "speaker embeddings", "standard deviations")}
+           "voices": Feature((parties, voice_statistics.WIDTH), "float32", "speaker embeddings",
+                             "standard deviations")}
     if source.has_identity:
-        out["identity"] = Feature((parties, *source.clips.features["identity"].shape), "float32", "identity vectors")
+        out["identity"] = Feature((parties, *source.clips.features["identity"].shape), "float32",
+                                  "identity vectors")
     if not encoders.painter:
         return out
     size = encoders.painter.size
     out |= {"portraits": Feature((parties, size, size, 3), "uint8", "a picture of each party"),
-            "faces": Feature((parties, encoders.faces.width), "float32", "face embeddings of the portraits")}
+            "faces": Feature((parties, encoders.faces.width), "float32",
+                             "face embeddings of the portraits")}
     if encoders.painter.has_motion:
-        out["motion"] = Feature((None, parties, encoders.painter.motion_width), "float32", "face code, then z-scored pose",
+        out["motion"] = Feature((None, parties, encoders.painter.motion_width), "float32",
+                                "face code, then z-scored pose",
                                 "standard deviations", RATE)
     if encoders.pictures:
         shape = encoders.pictures.latent_shape(size, size)
         out |= {"reference": Feature((parties, *shape), "float32", "latents of the portraits"),
-                "latents": Feature((None, parties, *shape), "float16", "latents of the pictures", "", RATE)}
+                "latents": Feature((None, parties, *shape), "float16", "latents of the pictures",
+                                   "", RATE)}
     return out

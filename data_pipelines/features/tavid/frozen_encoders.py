@@ -1,4 +1,5 @@
-"""What makes TAVID's features: the dialogues of a clip dataset, and the encoders that are loaded for them or fitted on them.
+"""What makes TAVID's features: the dialogues of a clip dataset, and the encoders that are loaded
+for them or fitted on them.
 
 Everything fitted is fitted on one split, once a job (`Partial.once`).
 """
@@ -39,7 +40,8 @@ _FIT_RECORDINGS = 4000  # that voices are fitted on, the first of the split
 
 
 class Source:
-    """The dialogues of a clip dataset, each once: where either side is a record of its own, the first's.
+    """The dialogues of a clip dataset, each once: where either side is a record of its own, the
+    first's.
 
     `known_voices` {id: raw voice statistics (S, 256)} of those that voices were fitted on.
     """
@@ -54,8 +56,10 @@ class Source:
 
     def indices(self, split: str) -> list[int]:
         if split not in self._indices:
-            source = self.clips.source(split, ("id", *(["side"] if "side" in self.clips.features else [])))
-            self._indices[split] = [i for i, row in enumerate(source) if row.get("side", "0") == "0"]
+            source = self.clips.source(split,
+                                       ("id", *(["side"] if "side" in self.clips.features else [])))
+            self._indices[split] = [i for i, row in enumerate(source)
+                                    if row.get("side", "0") == "0"]
         return self._indices[split]
 
     def clip(self, split: str, index: int) -> dict:
@@ -67,7 +71,8 @@ class Source:
         """(S, 256) raw statistics."""
         if record.clip["id"] in self.known_voices:
             return self.known_voices[record.clip["id"]]
-        return np.stack([voice_statistics.statistics(resampled(a, conversations.SAMPLE_RATE)) for a in record.audio])
+        return np.stack([voice_statistics.statistics(resampled(a, conversations.SAMPLE_RATE))
+                         for a in record.audio])
 
     def record(self, clip) -> conversations.Recording:
         """Raises store.Unusable."""
@@ -89,8 +94,10 @@ class Source:
             found += 1
             yield record
         if not found:
-            raise UserError("nothing usable in a split", where=f"{self.clips.dir}, {split}", expected="a recording with a script "
-                            "and the sound of every party", found=", ".join(f"{n} x {why}" for why, n in refused.most_common()),
+            raise UserError("nothing usable in a split", where=f"{self.clips.dir}, {split}",
+                            expected="a recording with a script "
+                            "and the sound of every party",
+                            found=", ".join(f"{n} x {why}" for why, n in refused.most_common()),
                             hint="mend the clips")
 
     def texts(self, split: str) -> Iterator[str]:
@@ -100,7 +107,8 @@ class Source:
 
 @dataclasses.dataclass
 class Encoders:
-    """What makes the features of one dataset, and what goes with them: the face reader and the vocoder, for listening and
+    """What makes the features of one dataset, and what goes with them: the face reader and the
+    vocoder, for listening and
     evaluation. pictures: a PictureCodec; it and the painter are None where nothing is seen."""
 
     tokens: DialogueTokenizer
@@ -126,7 +134,8 @@ class Encoders:
 
     def codecs(self) -> dict[str, dict[str, np.ndarray]]:
         """What is kept with the dataset, by the names that decode.py and the systems look for."""
-        out = {TOKENIZER: self.tokens.arrays(), "units": self.units.arrays(), "voices": self.voices.arrays()}
+        out = {TOKENIZER: self.tokens.arrays(), "units": self.units.arrays(),
+               "voices": self.voices.arrays()}
         out |= {"faces": self.faces.arrays()} if self.faces else {}
         out |= {"vae": self.pictures.arrays()} if self.pictures else {}
         return out | {name: codec.arrays() for name, codec in self._kept.items()}
@@ -134,7 +143,8 @@ class Encoders:
     @property
     def _kept(self) -> dict:
         """What makes no features but goes with them."""
-        return {name: codec for name, codec in (("reader", self.reader), ("vocoder", self.vocoder)) if codec}
+        return {name: codec for name, codec in (("reader", self.reader), ("vocoder", self.vocoder))
+                if codec}
 
 
 def with_hash(codec) -> dict:
@@ -145,7 +155,8 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
     if "portrait" not in painter.columns:
         return painter.portrait(clip, prefix)
     try:
-        return portraits.prepared(clip[prefix + "portrait"], painter.recipe, f"{clip['id']}, {prefix}portrait")
+        return portraits.prepared(clip[prefix + "portrait"], painter.recipe,
+                                  f"{clip['id']}, {prefix}portrait")
     except UserError as error:
         raise store.Unusable(str(error).split(";")[0].split(" (")[0], found=str(error)) from None
     except Exception as error:
@@ -154,7 +165,8 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedUnits(unit_library.UnitEncoder):
-    """`filler`: the unit that silence of the training split has most often, which no publication tells."""
+    """`filler`: the unit that silence of the training split has most often, which no publication
+    tells."""
 
     filler: int = 0
 
@@ -163,8 +175,10 @@ class PublishedUnits(unit_library.UnitEncoder):
         return super().recipe | {"filler": self.filler}
 
 
-def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> unit_library.UnitEncoder:
-    """Published, or fitted on speech of the split and numbered so that unit 0 is silence. On accelerators, over all of them."""
+def fit_units(job, source, split, kind, num_units, centroids, layer,
+              seed) -> unit_library.UnitEncoder:
+    """Published, or fitted on speech of the split and numbered so that unit 0 is silence. On
+    accelerators, over all of them."""
     mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
     order, most = np.random.default_rng(seed).permutation(source.indices(split)), _FIT_SECONDS
 
@@ -178,18 +192,24 @@ def fit_units(job, source, split, kind, num_units, centroids, layer, seed) -> un
         return sum(_quiet(encoder, channels) for channels in itertools.islice(audio(), 4))
 
     if centroids:
-        common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS else ["CHECKPOINT, the centroids' network"])
+        common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS
+                      else ["CHECKPOINT, the centroids' network"])
         known = unit_library.published(kind, centroids, layer=layer, mesh=mesh)
-        count_K = job.once(f"filler-{recipe_hash(with_hash(known))}", lambda: {"count": quiet(known)})["count"]
+        count_K = job.once(f"filler-{recipe_hash(with_hash(known))}",
+                           lambda: {"count": quiet(known)})["count"]
         return PublishedUnits(known.frames, known.centroids_KD, int(count_K.argmax()))
-    frames = (speech_frames.MelFrames() if kind == "mel" else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
-              if kind == "random" else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, layer=layer, mesh=mesh))
+    frames = (speech_frames.MelFrames() if kind == "mel"
+              else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
+              if kind == "random"
+              else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, layer=layer, mesh=mesh))
 
     def fit():
         encoder = unit_library.fit(frames, audio, num_units, seed=seed, mesh=mesh)
-        return {unit_library.CENTROIDS: encoder.centroids_KD[np.argsort(-quiet(encoder), kind="stable")]}
+        return {unit_library.CENTROIDS:
+                encoder.centroids_KD[np.argsort(-quiet(encoder), kind="stable")]}
 
-    arrays = job.once(f"units-{recipe_hash(frames.recipe)}", fit)  # not those of what lay at the checkpoint's path before
+    # not those of what lay at the checkpoint's path before
+    arrays = job.once(f"units-{recipe_hash(frames.recipe)}", fit)
     return unit_library.UnitEncoder(frames, arrays[unit_library.CENTROIDS])
 
 
@@ -198,7 +218,8 @@ def _quiet(encoder, channels) -> np.ndarray:
     count_K = np.zeros(encoder.num_units, int)
     for audio_N, units_T in zip(channels, encoder(channels), strict=True):
         hop = UNITS_SAMPLE_RATE // unit_library.RATE
-        power_T = (audio_N[:len(units_T) * hop][:len(audio_N) // hop * hop].reshape(-1, hop) ** 2).mean(1)
+        power_T = (audio_N[:len(units_T) * hop][:len(audio_N) // hop
+                                                * hop].reshape(-1, hop) ** 2).mean(1)
         quiet_T = power_T < _QUIET * power_T.max()
         count_K += np.bincount(units_T[:len(quiet_T)][quiet_T], minlength=encoder.num_units)
     return count_K
@@ -208,12 +229,14 @@ def at_16k(audio_N: np.ndarray) -> np.ndarray:
     return resampled(audio_N, conversations.SAMPLE_RATE, UNITS_SAMPLE_RATE)
 
 
-def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics, dict[str, np.ndarray]]:
+def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics,
+                                            dict[str, np.ndarray]]:
     """Fitted on the channels of the split; and the mean voice of every speaker there, by name."""
     def fit():
         records = itertools.islice(source.usable(split), _FIT_RECORDINGS)
         found = [(r.clip["id"], r.names, source.voices(r)) for r in records]
-        return dict(zip(("ids", "names", "raw"), map(np.array, zip(*found, strict=True)), strict=True))
+        return dict(zip(("ids", "names", "raw"), map(np.array, zip(*found, strict=True)),
+                        strict=True))
 
     arrays = job.once("voices", fit)
     source.known_voices = dict(zip(map(str, arrays["ids"]), arrays["raw"], strict=True))
@@ -232,11 +255,14 @@ def fit_faces(job, source, split) -> tuple[portrait.PortraitEncoder, dict[str, n
                     with contextlib.suppress(store.Unusable):
                         found[name] = portrait_of(record.clip, p, source.painter)
         if not found:
-            raise UserError("no portrait is usable", where=split, expected="one face a picture", found="none")
-        return {"names": np.array(sorted(found)), "portraits": np.stack([found[name] for name in sorted(found)])}
+            raise UserError("no portrait is usable", where=split, expected="one face a picture",
+                            found="none")
+        return {"names": np.array(sorted(found)),
+                "portraits": np.stack([found[name] for name in sorted(found)])}
 
     arrays = job.once("portraits", fit)
-    return portrait.fit(arrays["portraits"]), dict(zip(map(str, arrays["names"]), arrays["portraits"], strict=True))
+    return portrait.fit(arrays["portraits"]), dict(zip(map(str, arrays["names"]),
+                                                       arrays["portraits"], strict=True))
 
 
 def load_pictures(path):
@@ -250,11 +276,14 @@ def load_reader(path, painter: Painter):
     from data_pipelines.features.common import face_reading
 
     reader = face_reading.load(pathlib.Path(path))
-    recipes = [json.loads(json.dumps(r or {})) for r in (reader.recipe["motion"], painter.motion_recipe)]
-    differ = [k for k in sorted({*recipes[0], *recipes[1]} - {"rate"}) if recipes[0].get(k) != recipes[1].get(k)]
+    recipes = [json.loads(json.dumps(r or {}))
+               for r in (reader.recipe["motion"], painter.motion_recipe)]
+    differ = [k for k in sorted({*recipes[0], *recipes[1]} - {"rate"})
+              if recipes[0].get(k) != recipes[1].get(k)]
     if differ:
-        raise UserError("the face reader was trained on another motion", where=str(path), expected="that of these clips",
-                        found=f"another {', '.join(differ)}", hint="train it on --features=pictures of these clips")
+        raise UserError("the face reader was trained on another motion", where=str(path),
+                        expected="that of these clips", found=f"another {', '.join(differ)}",
+                        hint="train it on --features=pictures of these clips")
     return reader
 
 
@@ -268,10 +297,14 @@ def load_vocoder(path):
     return vocoder
 
 
-def speakers_of(source, split, voices: dict[str, np.ndarray], pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names, identities, mean voices and portraits of the training speakers, those heard most first."""
+def speakers_of(source, split, voices: dict[str, np.ndarray],
+                pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names, identities, mean voices and portraits of the training speakers, those heard most
+    first."""
     out = common.speakers(source.clips, split)
-    known = [i for i, n in enumerate(out["names"]) if n in voices and (n in pictures or not source.painter)]
+    known = [i for i, n in enumerate(out["names"]) if n in voices
+             and (n in pictures or not source.painter)]
     out = {key: values[known] for key, values in out.items()}
     out["voices"] = np.stack([voices[n] for n in out["names"]])
-    return out | ({"portraits": np.stack([pictures[n] for n in out["names"]])} if source.painter else {})
+    return out | ({"portraits": np.stack([pictures[n] for n in out["names"]])} if source.painter
+                  else {})

@@ -1,4 +1,5 @@
-"""What a prepared folder was made of: which files have come, changed or gone since, and how what is made anew takes its place.
+"""What a prepared folder was made of: which files have come, changed or gone since, and how what is
+made anew takes its place.
 
     OUT/.next/        what is made anew, beside what was made before, which stays until the new one is whole
     OUT/.next/whole   written last; from then on it only has to be moved, by whoever comes next
@@ -12,35 +13,42 @@ import shutil
 from avjax.errors import UserError
 
 NEXT = ".next"
-MADE = ("features", "clips", "quarantine.jsonl", "summary.json")  # the last one says what the others were made of
+# the last one says what the others were made of
+MADE = ("features", "clips", "quarantine.jsonl", "summary.json")
 SHOWN = 20  # names of each kind that are printed
 
 
 def summary_of(out: pathlib.Path) -> dict:
-    """What was noted down when the clips of a folder were made. UserError: there is none, or it is damaged."""
+    """What was noted down when the clips of a folder were made. UserError: there is none, or it is
+    damaged."""
     try:
         return json.loads((out / "summary.json").read_text())
     except (FileNotFoundError, ValueError) as error:
-        raise UserError("nothing tells what these clips were made of", where=str(out / "summary.json"), found=str(error),
+        raise UserError("nothing tells what these clips were made of",
+                        where=str(out / "summary.json"), found=str(error),
                         hint="bring the file back, or choose another --out") from error
 
 
 def differences(before: dict[str, dict], now: dict[str, dict]) -> dict[str, list[str]]:
-    """{"new", "changed", "gone": places}, those without any left out; contents as of recordings.Source.contents."""
+    """{"new", "changed", "gone": places}, those without any left out; contents as of
+    recordings.Source.contents."""
     found = {"new": now.keys() - before.keys(), "gone": before.keys() - now.keys(),
-             "changed": {p for p in now.keys() & before.keys() if now[p]["sha256"] != before[p]["sha256"]}}
+             "changed": {p for p in now.keys() & before.keys()
+                         if now[p]["sha256"] != before[p]["sha256"]}}
     return {kind: sorted(found[kind]) for kind in ("new", "changed", "gone") if found[kind]}
 
 
 def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left: bool) -> bool:
-    """Whether two folders are one at two times: they share a place or, where the folder has another path now, a recording;
-    where the former path is still there (`left`), most of them, since folders of two people may have one in common.
+    """Whether two folders are one at two times: they share a place or, where the folder has another
+    path now, a recording; where the former path is still there (`left`), most of them, since
+    folders of two people may have one in common.
 
     Transcripts tell nothing: several people read the same text.
     """
     if not moved and before.keys() & now.keys():
         return True
-    contents = [{one["sha256"] for place, one in folder.items() if not place.lower().endswith(".txt")}
+    contents = [{one["sha256"] for place, one in folder.items()
+                 if not place.lower().endswith(".txt")}
                 for folder in (before, now)]
     common = len(contents[0] & contents[1])
     return common > min(map(len, contents)) / 2 if left else common > 0
@@ -48,12 +56,14 @@ def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left:
 
 def told(changes: dict[str, list[str]]) -> str:
     """A line for each kind."""
-    return "\n".join(f"{kind}: {', '.join(places[:SHOWN])}" + (f" and {len(places) - SHOWN} more" if len(places) > SHOWN else "")
+    return "\n".join(f"{kind}: {', '.join(places[:SHOWN])}"
+                     + (f" and {len(places) - SHOWN} more" if len(places) > SHOWN else "")
                      for kind, places in changes.items())
 
 
 def replace(out: pathlib.Path, *, made: bool = False) -> None:
-    """Moves what was made anew into place, also where a kill has interrupted that; `made`: it has just become whole."""
+    """Moves what was made anew into place, also where a kill has interrupted that; `made`: it has
+    just become whole."""
     folder = out / NEXT
     whole = folder / "whole"
     if made:
@@ -64,7 +74,8 @@ def replace(out: pathlib.Path, *, made: bool = False) -> None:
         new, old = folder / name, out / name
         if new.is_dir():
             shutil.rmtree(old, ignore_errors=True)
-            shutil.rmtree(out / f".{name}.partial", ignore_errors=True)  # of an older one that was interrupted
+            # of an older one that was interrupted
+            shutil.rmtree(out / f".{name}.partial", ignore_errors=True)
         if new.exists():
             os.replace(new, old)
     shutil.rmtree(folder)

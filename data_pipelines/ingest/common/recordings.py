@@ -1,9 +1,11 @@
-"""A folder of someone's media -> recordings that are known to be good: one voice, one face, on one clock.
+"""A folder of someone's media -> recordings that are known to be good: one voice, one face, on one
+clock.
 
-A recording is a video with its sound: the sound track inside, or a sound file of the same name beside it, which wins
-(`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` and `video_talk.mp4` + `audio_talk.wav` pair too, and so do
-`talk/video.mp4` + `talk/audio.wav`, by the folder's name). `talk.txt` beside them is its transcript.
-The first folder below the source is the speaker; a file directly in the source is a speaker of its own.
+A recording is a video with its sound: the sound track inside, or a sound file of the same name
+beside it, which wins (`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` and
+`video_talk.mp4` + `audio_talk.wav` pair too, and so do `talk/video.mp4` + `talk/audio.wav`, by the
+folder's name). `talk.txt` beside them is its transcript. The first folder below the source is the
+speaker; a file directly in the source is a speaker of its own.
 """
 
 import collections
@@ -29,13 +31,17 @@ from data_pipelines.media import downmix, faces, text_file
 
 FPS = 30
 RATE = mel.RECIPE["sample_rate"]
-SAMPLES = RATE // FPS  # a frame: 735 samples exactly, so cuts between frames are cuts between samples
+# a frame: 735 samples exactly, so cuts between frames are cuts between samples
+SAMPLES = RATE // FPS
 MIN_SECONDS = 2.0
 CROPS = ".crops.npy"
-CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}  # of what they refused, they may take
-_TICK = 2 * 10**9  # nanoseconds: the coarsest clock of a file system; what was written just before is read again
+# of what they refused, they may take
+CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}
+# nanoseconds: the coarsest clock of a file system; what was written just before is read again
+_TICK = 2 * 10**9
 SILENCE = 10 ** (-50 / 20)  # root mean square of a recording below -50 dB of full scale
-AUDIO_RECIPE = {"sample_rate": RATE, "channels": downmix.RECIPE, "resampler": "soxr HQ", "dtype": "int16"}
+AUDIO_RECIPE = {"sample_rate": RATE, "channels": downmix.RECIPE, "resampler": "soxr HQ",
+                "dtype": "int16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +69,24 @@ class Source:
 
 
 def content(path: pathlib.Path, known: dict | None = None) -> dict:
-    """SHA-256 of a file and what the file system says of it; taken from `known` where nobody has written to it since.
+    """SHA-256 of a file and what the file system says of it; taken from `known` where nobody has
+    written to it since.
 
-    Size and time of writing alone would not do: copies have whole seconds, and anybody can set them.
+    Size and time of writing alone would not do: copies have whole seconds, and anybody can set
+    them.
     """
     stat, now = path.stat(), time.time_ns()
     seen = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
-    if known and all(known.get(k) == v for k, v in seen.items()) and known["read_ns"] > stat.st_ctime_ns + _TICK:
+    if known and all(known.get(k) == v for k,
+                     v in seen.items()) and known["read_ns"] > stat.st_ctime_ns + _TICK:
         return known
     with open(path, "rb") as file:
         return seen | {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "read_ns": now}
 
 
 def fingerprint(contents: dict[str, dict], *options) -> str:
-    """Changes when a file's place or content does, or an option; not when the whole folder is moved."""
+    """Changes when a file's place or content does, or an option; not when the whole folder is
+    moved."""
     files = sorted((place, one["sha256"]) for place, one in contents.items())
     return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
 
@@ -91,16 +101,19 @@ class Recording:
 
 
 def find(folder, speaker: str | None = None) -> list[Source]:
-    """Recordings of a folder, sorted by id. Raises UserError: no folder, no media, no such speaker."""
+    """Recordings of a folder, sorted by id. Raises UserError: no folder, no media, no such
+    speaker."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise UserError("no such folder", where=str(folder), expected="a folder of wav or mp4 files",
+        raise UserError("no such folder", where=str(folder),
+                        expected="a folder of wav or mp4 files",
                         hint="check --source")
     groups: dict[tuple[str, str], dict[str, list[pathlib.Path]]] = {}
     for path in _media_of(folder):
         parent = path.relative_to(folder).parent.as_posix()
         groups.setdefault((parent, _stem(path)), {}).setdefault(_kind(path), []).append(path)
-    sources = _told_apart([s for (parent, stem), kinds in groups.items() for s in _sources(folder, parent, stem, kinds)])
+    sources = _told_apart([s for (parent, stem), kinds in groups.items()
+                           for s in _sources(folder, parent, stem, kinds)])
     if not sources:
         raise UserError("no media here", where=str(folder), expected=f"files ending in "
                         f"{' '.join(media.VIDEO_SUFFIXES + media.AUDIO_SUFFIXES)}", found="none",
@@ -113,10 +126,12 @@ def find(folder, speaker: str | None = None) -> list[Source]:
 
 
 def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Media and transcripts, sorted. A folder that cannot be listed is an error: its files are not gone."""
+    """Media and transcripts, sorted. A folder that cannot be listed is an error: its files are not
+    gone."""
     def fail(error):
         failures.check(error)
-        raise UserError("a folder cannot be listed", where=str(error.filename), found=error.strerror,
+        raise UserError("a folder cannot be listed", where=str(error.filename),
+                        found=error.strerror,
                         hint="check its permissions") from error
 
     walked, paths = set(), []
@@ -129,16 +144,19 @@ def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
         walked.add(here)
         folders.sort()
         paths += (pathlib.Path(base, name) for name in names)
-    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p) and (p.is_file() or _is_dangling(p)))
+    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p)
+                  and (p.is_file() or _is_dangling(p)))
 
 
 def _is_dangling(path: pathlib.Path) -> bool:
-    """Whether it is a link to nothing: that cannot be read, which is told; no such file is another thing."""
+    """Whether it is a link to nothing: that cannot be read, which is told; no such file is another
+    thing."""
     return path.is_symlink() and not path.exists()
 
 
 def printable(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 (names of older systems) are written out as \\xe9."""
+    """A file's name as text: bytes that are no UTF-8 (names of older systems) are written out as
+    \\xe9."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -149,11 +167,14 @@ def _kind(path: pathlib.Path) -> str | None:
 
 
 def _stem(path: pathlib.Path) -> str:
-    """What the files of one recording have in common: their name without the word that tells them apart; "" if it is all."""
-    return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1, flags=re.IGNORECASE)
+    """What the files of one recording have in common: their name without the word that tells them
+    apart; "" if it is all."""
+    return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1,
+                  flags=re.IGNORECASE)
 
 
-def _sources(root: pathlib.Path, parent: str, stem: str, kinds: dict[str, list[pathlib.Path]]) -> Iterator[Source]:
+def _sources(root: pathlib.Path, parent: str, stem: str,
+             kinds: dict[str, list[pathlib.Path]]) -> Iterator[Source]:
     videos, sounds, texts = (kinds.get(k, []) for k in ("video", "audio", "text"))
     named = videos or sounds
     alone = len(named) == 1 and len(sounds) <= 1
@@ -164,34 +185,43 @@ def _sources(root: pathlib.Path, parent: str, stem: str, kinds: dict[str, list[p
             name = parent  # take/video.mp4 + take/audio.wav
         elif alone and stem and (paired or path.stem.startswith(stem)):
             name = prefix + stem
-        else:  # a file alone may be called video_2 by chance; two files of one name are told apart by their suffix
+        # a file alone may be called video_2 by chance; two files of one name are told apart by
+        # their suffix
+        else:
             name = prefix + (path.stem if alone else path.name)
-        exact = [p for p in sounds if p.stem == path.stem and videos] or (sounds if alone and videos else [])
+        exact = [p for p in sounds if p.stem == path.stem
+                 and videos] or (sounds if alone and videos else [])
         text = [p for p in texts if p.stem == path.stem] or (texts if alone else [])
         name = printable(name)
         yield Source(name.replace("/", "."), name.split("/")[0], path if videos else None,
-                     (exact[0] if exact else None) if videos else path, text[0] if text else None, root)
+                     (exact[0] if exact else None) if videos else path, text[0] if text else None,
+                     root)
 
 
 def _told_apart(sources: list[Source]) -> list[Source]:
     """Ids that two places come to, such as ann/x.mp4 and ann.x.mp4, get a digest of the place."""
     counts = collections.Counter(s.id for s in sources)
-    return [dataclasses.replace(s, id=f"{s.id}-{hashlib.sha256(s.place(s.files[0]).encode()).hexdigest()[:8]}")
+    return [dataclasses.replace(s,
+                                id=f"{s.id}-{hashlib.sha256(s.place(s.files[0]).encode()).hexdigest()[:8]}")
             if counts[s.id] > 1 else s for s in sources]
 
 
-def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None, crops_file=None) -> Recording:
-    """Decodes and checks one recording. Raises media.MediaError or faces.FaceError, whose `reason` says why not.
+def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None,
+         crops_file=None) -> Recording:
+    """Decodes and checks one recording. Raises media.MediaError or faces.FaceError, whose `reason`
+    says why not.
 
-    The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without one they are in memory.
+    The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without
+    one they are in memory.
     """
     try:
         text_of(source)
     except UserError as error:
         raise media.MediaError("unreadable transcript", source.text, found=str(error)) from error
     if not audio_only and source.video is None:
-        raise media.MediaError("no video", source.files[0], expected="pictures of the speaker", found="sound only",
-                               hint="put the video beside it, or use --audio_only")
+        raise media.MediaError("no video", source.files[0], expected="pictures of the speaker",
+                               found="sound only", hint="put the video beside it, or use "
+                                                        "--audio_only")
     sound_path = source.audio or source.video
     media.check_whole(sound_path)
     sound = media.read_sound(sound_path, RATE)
@@ -204,11 +234,14 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
         video_end = times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / FPS)
         if source.audio:  # its clock is its own: it begins where the other file does
             track = media.first_time(source.video)
-            sound = dataclasses.replace(sound, start=min(times[0], times[0] if track is None else track))
+            sound = dataclasses.replace(sound,
+                                        start=min(times[0], times[0] if track is None else track))
         begin, end = max(sound.start, times[0]), min(sound.end, video_end)
         if abs(sound.end - video_end) > max(0.3, 0.03 * len(sound.samples) / RATE):
-            raise media.MediaError("wrong duration", source.files[0], expected="sound and pictures that end together",
-                                   found=f"sound to {sound.end - begin:.2f} s, pictures to {video_end - begin:.2f} s",
+            raise media.MediaError("wrong duration", source.files[0],
+                                   expected="sound and pictures that end together",
+                                   found=f"sound to {sound.end - begin:.2f} s, pictures to "
+                                   f"{video_end - begin:.2f} s",
                                    hint="check that the two belong together")
     count = int((end - begin) * FPS + 1e-3)
     if count < MIN_SECONDS * FPS:
@@ -218,25 +251,30 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
     if level < SILENCE:
         raise media.MediaError("silent", sound_path, expected="a level of -50 dB or more",
-                               found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB", hint="check the microphone")
+                               found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB",
+                               hint="check the microphone")
     samples = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
     if audio_only:
         return Recording(samples, None, None)
     end = begin + count / FPS
-    small = (image for _, image in media.frames_at(source.video, FPS, begin, end, max_side=faces.SHRINK))
+    small = (image for _, image in media.frames_at(source.video, FPS, begin, end,
+                                                   max_side=faces.SHRINK))
     track = faces.follow(small, FPS, detect)
     cropper = faces.Cropper(track, size, FPS)
     shape = (count, size, size, 3)
-    crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8, shape) if crops_file else np.empty(shape, np.uint8)
+    crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8,
+                                      shape) if crops_file else np.empty(shape, np.uint8)
     if crops_file:
         _reserve(crops_file)
-    for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end), strict=True):
+    for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end),
+                             strict=True):
         crops[k] = cropper(k, image)
     return Recording(samples, crops, track.pose())
 
 
 def _reserve(path: pathlib.Path) -> None:
-    """Raises OSError when the disk is too full for a file of holes: written through a map, that would kill the process."""
+    """Raises OSError when the disk is too full for a file of holes: written through a map, that
+    would kill the process."""
     if hasattr(os, "posix_fallocate"):  # macOS has none
         with failures.working_on(path), open(path, "r+b") as file:
             try:
@@ -247,12 +285,14 @@ def _reserve(path: pathlib.Path) -> None:
 
 
 def text_of(source: Source) -> str:
-    """The transcript beside a recording on one line; "" when there is none. UserError for one that cannot be read."""
+    """The transcript beside a recording on one line; "" when there is none. UserError for one that
+    cannot be read."""
     return " ".join(text_file.read(source.text, what="transcript").split()) if source.text else ""
 
 
 def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib.Path:
-    """`read`, kept in a file that a second run finds again by `key`, the crops in another beside it; the former's path."""
+    """`read`, kept in a file that a second run finds again by `key`, the crops in another beside
+    it; the former's path."""
     path = folder / f"{key}.whole.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +301,8 @@ def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib
         try:
             recording = read(source, crops_file=crops, **options)
             with failures.working_on(temporary):
-                np.savez(temporary, audio=recording.audio, **{} if recording.pose is None else {"pose": recording.pose})
+                np.savez(temporary, audio=recording.audio, **{} if recording.pose is None
+                         else {"pose": recording.pose})
             if crops.is_file():
                 os.replace(crops, path.with_suffix(CROPS))
             os.replace(temporary, path)
@@ -281,4 +322,5 @@ def load(path: pathlib.Path) -> Recording:
     """A recording that `cached` kept, its crops mapped."""
     crops = path.with_suffix(CROPS)
     with np.load(path) as arrays:
-        return Recording(arrays["audio"], np.load(crops, mmap_mode="r") if crops.is_file() else None, arrays.get("pose"))
+        return Recording(arrays["audio"], np.load(crops, mmap_mode="r") if crops.is_file()
+                         else None, arrays.get("pose"))

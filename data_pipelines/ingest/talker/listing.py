@@ -1,4 +1,5 @@
-"""Rows of Talker-T2AV-Data and of speech lists, and the clip that a row stands for, or why there is none."""
+"""Rows of Talker-T2AV-Data and of speech lists, and the clip that a row stands for, or why there is
+none."""
 
 import csv
 import dataclasses
@@ -32,11 +33,13 @@ SHORTEST = 8  # frames: two patches of four
 CSV = "metadata/train.csv"
 NEEDED = ("sample_id", "text", "wav_path", "motion_pt_path")
 SPEAKER_COLUMNS = ("speaker", "speaker_id")
-SPLITS = {"train": "train", "": "train", "val": "valid", "dev": "valid", "eval": "valid", "test": "test"}
+SPLITS = {"train": "train", "": "train", "val": "valid", "dev": "valid", "eval": "valid",
+          "test": "test"}
 
 
 class BadRow(Exception):
-    """A row that cannot be used. `reason` is one of a few words, for tables; `detail` says more, on one line."""
+    """A row that cannot be used. `reason` is one of a few words, for tables; `detail` says more, on
+    one line."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -61,17 +64,21 @@ class Row:
 
 
 class Listing:
-    """All rows, read anew (and lazily) at every iteration. Raises UserError: no csv, columns missing, unknown split."""
+    """All rows, read anew (and lazily) at every iteration. Raises UserError: no csv, columns
+    missing, unknown split."""
 
-    def __init__(self, root: pathlib.Path, tts: str | None = None, recording: re.Pattern | None = None):
+    def __init__(self, root: pathlib.Path, tts: str | None = None, recording: re.Pattern
+                 | None = None):
         self.root, self._recording = root, recording
         self.csv, self._tts = root / CSV, pathlib.Path(tts) if tts else None
         self.list_dir = self._tts.parent if self._tts else root
         if not self.csv.is_file() and not tts:
-            raise UserError("no table of clips", where=str(self.csv), expected=f"{CSV} below --source", found="no file",
+            raise UserError("no table of clips", where=str(self.csv),
+                            expected=f"{CSV} below --source", found="no file",
                             hint="check --source, or give a list of speech with --tts")
         if self._tts and not self._tts.is_file():
-            raise UserError("no such list", where="--tts", expected="a text file, one wav path a line",
+            raise UserError("no such list", where="--tts",
+                            expected="a text file, one wav path a line",
                             found=str(tts))
 
     def content(self) -> str:
@@ -96,40 +103,49 @@ class Listing:
             columns = table.fieldnames or []
             if missing := [name for name in NEEDED if name not in columns]:
                 raise UserError("columns missing", where=str(self.csv), expected=", ".join(NEEDED),
-                                found=", ".join(columns) or "an empty file", hint=f"add {', '.join(missing)}")
+                                found=", ".join(columns) or "an empty file",
+                                hint=f"add {', '.join(missing)}")
             for cells in table:
-                yield self._row({k: v or "" for k, v in cells.items() if k}, f"line {table.line_num}")
+                yield self._row({k: v or "" for k, v in cells.items() if k},
+                                f"line {table.line_num}")
         except csv.Error as error:
-            raise UserError("unreadable table", where=str(self.csv), expected="UTF-8, comma separated, with a header",
-                            found=str(error), hint="fetch it again or save it as UTF-8") from error
+            raise UserError("unreadable table", where=str(self.csv),
+                            expected="UTF-8, comma separated, with a header", found=str(error),
+                            hint="fetch it again or save it as UTF-8") from error
 
     def _row(self, cells: dict[str, str], line: str) -> Row:
         source = cells.get("dataset_source", "").strip() or "unknown"
         named = next((cells[c].strip() for c in SPEAKER_COLUMNS if cells.get(c, "").strip()), "")
         sample = cells["sample_id"].strip()
         match = self._recording.search(sample) if self._recording else None
-        group = match[1] if match and match[1] else named or cells.get("video_path", "").strip() or sample
+        group = match[1] if match and match[1] else named or cells.get("video_path",
+                                                                       "").strip() or sample
         length = cells.get("pt_length", "").strip()
         return Row(id=sample, line=line, speaker=named or source, group=f"{source}/{group}",
-                   split=_split(cells.get("split", ""), self.csv, line), text=" ".join(cells["text"].split()),
-                   wav=cells["wav_path"].strip(), motion=cells["motion_pt_path"].strip(),
-                   fps=cells.get("fps", "").strip(), frames=int(length) if length.isascii() and length.isdigit() else 0,
+                   split=_split(cells.get("split", ""), self.csv, line),
+                   text=" ".join(cells["text"].split()), wav=cells["wav_path"].strip(),
+                   motion=cells["motion_pt_path"].strip(), fps=cells.get("fps", "").strip(),
+                   frames=int(length) if length.isascii() and length.isdigit() else 0,
                    speech_only=False)
 
     def _of_list(self) -> Iterator[Row]:
-        lines = text_file.read(self._tts, what="list", expected="UTF-8, one wav path a line").split("\n")
+        lines = text_file.read(self._tts, what="list",
+                               expected="UTF-8, one wav path a line").split("\n")
         for number, text in enumerate(lines, 1):
             if path := text.strip():
                 name = path.rsplit(".", 1)[0].strip("/").replace("/", ".")
                 yield Row(id=f"tts-{name}", line=f"list, line {number}", speaker="tts", group=path,
-                          split="train", text="", wav=path, motion="", fps="", frames=0, speech_only=True)
+                          split="train", text="", wav=path, motion="", fps="", frames=0,
+                          speech_only=True)
 
 
 def _split(name: str, path: pathlib.Path, line: str) -> str:
     word = name.strip().lower()
-    split = next((known for start, known in SPLITS.items() if start and word.startswith(start)), None)
+    split = next((known for start, known in SPLITS.items() if start and word.startswith(start)),
+                 None)
     if split is None and word:
-        raise UserError("unknown split", where=f"{path}, {line}", expected="train..., val..., dev..., eval... or test...",
+        raise UserError("unknown split", where=f"{path}, {line}",
+                        expected="train..., val..., dev..., eval... or test...",
                         found=repr(name), hint="mend the csv's column `split`, or leave it empty")
     return split or "train"
 
@@ -141,15 +157,16 @@ class Reader:
         self._tree, self._list_dir, self._trim = tree, list_dir, trim_audio
 
     def read(self, row: Row) -> dict:
-        """An example of data_pipelines/ingest/talker/prepare.py's FEATURES, and "trimmed" and "mended": whether sound was cut, and
-        whether its channels were mended."""
+        """An example of data_pipelines/ingest/talker/prepare.py's FEATURES, and "trimmed" and
+        "mended": whether sound was cut, and whether its channels were mended."""
         try:
             return self._read(row)
         except BadRow:
             raise
         except Exception as error:
             names = [name for name in (row.wav, row.motion, _sidecar_of(row)) if name]
-            quarantine.check(error, [folder / name for folder in (self._tree.root, self._list_dir) for name in names])
+            quarantine.check(error, [folder / name for folder in (self._tree.root, self._list_dir)
+                                     for name in names])
             raise BadRow("unreadable", quarantine.said(error)) from error
 
     def _read(self, row: Row) -> dict:
@@ -169,14 +186,18 @@ class Reader:
                 audio = audio[: len(motion) * SAMPLES]
                 frames = len(motion)
             try:
-                check_apart(frames, len(motion))  # not rounded: extraction counts a begun frame as one
+                # not rounded: extraction counts a begun frame as one
+                check_apart(frames, len(motion))
             except UserError as error:
-                raise BadRow("lengths differ", f"{len(motion)} frames of motion, {frames:.2f} of sound"
-                             + ("" if self._trim or frames < len(motion) else " (or --trim_audio)")) from error
+                raise BadRow("lengths differ", f"{len(motion)} frames of motion, {frames:.2f} of "
+                                               "sound"
+                             + ("" if self._trim or frames < len(motion)
+                                else " (or --trim_audio)")) from error
             frames = min(frames, len(motion))
         if int(frames) < SHORTEST:
             raise BadRow("too short", f"{frames:.2f} frames, at least {SHORTEST} (two patches)")
-        return {"id": row.id, "speaker": speaker, "text": text, "audio": audio, "motion": motion, "trimmed": trimmed,
+        return {"id": row.id, "speaker": speaker, "text": text, "audio": audio, "motion": motion,
+                "trimmed": trimmed,
                 "mended": mended}
 
     def _bytes(self, row: Row, path: str, kind: str) -> bytes:
@@ -204,7 +225,8 @@ class Reader:
         if not isinstance(content, dict) or not isinstance(content.get("text"), str):
             raise BadRow("unreadable text", f'{path}: expected {{"text": "..."}}')
         speaker = content.get("speaker")
-        return (speaker if isinstance(speaker, str) and speaker else row.speaker), " ".join(content["text"].split())
+        return (speaker if isinstance(speaker, str) and speaker
+                else row.speaker), " ".join(content["text"].split())
 
 
 def _sidecar_of(row: Row) -> str:
@@ -212,19 +234,23 @@ def _sidecar_of(row: Row) -> str:
 
 
 def motion_of(data: bytes, name: str) -> np.ndarray:
-    """(T, 40) float32 from the bytes of a torch-saved bare tensor; nothing in it is executed. Raises BadRow."""
+    """(T, 40) float32 from the bytes of a torch-saved bare tensor; nothing in it is executed.
+    Raises BadRow."""
     try:
         if data[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(info.file_size for info in archive.infolist()) > 2 * len(data) + 4096:
-                    raise BadRow("unreadable motion", f"{name}: it would unpack to many times its size")
+                    raise BadRow("unreadable motion", f"{name}: it would unpack to many times its "
+                                                      "size")
         array = torch_zip.read_torch_zip(name, data)
     except zipfile.BadZipFile as error:
         raise BadRow("unreadable motion", f"{name}: {error}") from error
     except UserError as error:
-        raise BadRow("unsafe motion" if "not plain data" in str(error) else "unreadable motion", str(error)) from error
+        raise BadRow("unsafe motion" if "not plain data" in str(error) else "unreadable motion",
+                     str(error)) from error
     if not isinstance(array, np.ndarray):
-        raise BadRow("unreadable motion", f"{name}: expected a bare tensor, found {type(array).__name__}")
+        raise BadRow("unreadable motion", f"{name}: expected a bare tensor, found "
+                                          f"{type(array).__name__}")
     if array.ndim != 2 or array.shape[1] != WIDTH:
         raise BadRow("wrong width", f"{name}: expected (frames, {WIDTH}), found {array.shape}")
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
@@ -239,13 +265,17 @@ def motion_of(data: bytes, name: str) -> np.ndarray:
 
 
 def audio_of(data: bytes, name: str) -> tuple[np.ndarray, bool]:
-    """(N,) int16 at 24 kHz from the bytes of a sound file, and whether its channels had to be mended (see `downmix`).
+    """(N,) int16 at 24 kHz from the bytes of a sound file, and whether its channels had to be
+    mended (see `downmix`).
 
     Raises BadRow.
     """
     try:
-        if samples := media.check_riff(io.BytesIO(data), name):  # libsndfile 1.2 takes a size of 0 at its word
-            data = data[: samples - 4] + struct.pack("<I", min(len(data) - samples, 0xFFFFFFFF)) + data[samples:]
+        # libsndfile 1.2 takes a size of 0 at its word
+        if samples := media.check_riff(io.BytesIO(data), name):
+            data = data[: samples - 4] + struct.pack("<I",
+                                                     min(len(data) - samples,
+                                                         0xFFFFFFFF)) + data[samples:]
         audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except media.MediaError as error:
         raise BadRow(f"{error.reason} wav", str(error)) from error

@@ -1,7 +1,8 @@
-"""What both acoustic networks begin with, and the DiT: velocity of noisy mel frames given units and a voice.
+"""What both acoustic networks begin with, and the DiT: velocity of noisy mel frames given units and
+a voice.
 
-Suffixes: B batch (a row is one speaker of one dialogue), T mel frames, M mel bands, V voice, P partners (the other
-speakers), D model width.
+Suffixes: B batch (a row is one speaker of one dialogue), T mel frames, M mel bands, V voice, P
+partners (the other speakers), D model width.
 """
 
 import flax.linen as nn
@@ -19,14 +20,16 @@ ZEROS = nn.initializers.zeros
 
 
 class Inputs(nn.Module):
-    """[embedding of the unit * sqrt(its width); noisy mel; given mel] @ project + the partners' units @ partner."""
+    """[embedding of the unit * sqrt(its width); noisy mel; given mel] @ project + the partners'
+    units @ partner."""
 
     config: object
     dtype: jnp.dtype
 
     def setup(self):
         c = self.config
-        self.embedding = self.param("embedding", nn.initializers.normal(c.unit_dim**-0.5), (c.num_units + 1, c.unit_dim))
+        self.embedding = self.param("embedding", nn.initializers.normal(c.unit_dim**-0.5),
+                                    (c.num_units + 1, c.unit_dim))
         kw = dict(dtype=self.dtype, init_scale=c.init_scale)
         self.project = Dense(c.d_model, c.unit_dim + c.mel_dim * (2 if c.prompt else 1), **kw)
         if c.partner:
@@ -58,16 +61,19 @@ class TimeConvolution(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.size, self.width // self.groups, self.width))
+        self.kernel = self.param("kernel", nn.initializers.lecun_normal(),
+                                 (self.size, self.width // self.groups, self.width))
         self.bias = self.param("bias", ZEROS, (self.width,))
 
     def __call__(self, x_BTD):
-        y_BTD = time_convolution(x_BTD.astype(self.dtype), self.kernel.astype(self.dtype), self.groups)
+        y_BTD = time_convolution(x_BTD.astype(self.dtype), self.kernel.astype(self.dtype),
+                                 self.groups)
         return y_BTD + self.bias.astype(self.dtype)
 
 
 class Positions(nn.Module):
-    """Chained grouped convolutions, each followed by GELU and masking; the caller adds the result (wav2vec 2.0)."""
+    """Chained grouped convolutions, each followed by GELU and masking; the caller adds the result
+    (wav2vec 2.0)."""
 
     width: int
     kernel: int
@@ -76,7 +82,8 @@ class Positions(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        self.convs = [TimeConvolution(self.width, self.kernel, self.groups, self.dtype) for _ in range(self.depth)]
+        self.convs = [TimeConvolution(self.width, self.kernel, self.groups, self.dtype)
+                      for _ in range(self.depth)]
 
     def __call__(self, h_BTD, valid_BT):
         valid_BT1 = valid_BT[..., None].astype(h_BTD.dtype)
@@ -87,7 +94,8 @@ class Positions(nn.Module):
 
 
 class Voice(nn.Module):
-    """(B, V) -> (B, D); rows without a voice take a learned vector. `start` = None: of no effect at first."""
+    """(B, V) -> (B, D); rows without a voice take a learned vector. `start` = None: of no effect at
+    first."""
 
     width: int
     voice_dim: int
@@ -95,11 +103,13 @@ class Voice(nn.Module):
     start: nn.initializers.Initializer | None = ZEROS
 
     def setup(self):
-        self.project = Dense(self.width, self.voice_dim, dtype=self.dtype, kernel_init=self.start, bias_init=ZEROS)
+        self.project = Dense(self.width, self.voice_dim, dtype=self.dtype, kernel_init=self.start,
+                             bias_init=ZEROS)
         self.nobody = self.param("nobody", ZEROS, (self.width,))
 
     def __call__(self, voice_BV, known_B):
-        return jnp.where(known_B[:, None] > 0, self.project(voice_BV), self.nobody.astype(self.dtype))
+        return jnp.where(known_B[:, None] > 0, self.project(voice_BV),
+                         self.nobody.astype(self.dtype))
 
 
 def dit_block(block: DiffusionBlock, h_BTD, condition_BD, rotary, segments_BT):
@@ -108,7 +118,8 @@ def dit_block(block: DiffusionBlock, h_BTD, condition_BD, rotary, segments_BT):
 
 
 class AcousticNet(nn.Module):
-    """DiT (Peebles and Xie 2023): blocks modulated by AdaLN-Zero of silu(time + voice), rotary positions.
+    """DiT (Peebles and Xie 2023): blocks modulated by AdaLN-Zero of silu(time + voice), rotary
+    positions.
 
     `given`, what a row is conditioned on (ids = config.num_units and zeros where dropped):
       units (B, T) int32, partner (B, T, P) int32: at the mel rate
@@ -125,14 +136,18 @@ class AcousticNet(nn.Module):
         kw = dict(dtype=self.dtype, init_scale=c.init_scale)
         self.inputs = Inputs(c, self.dtype)
         if c.position_kernel:
-            self.positions = Positions(c.d_model, c.position_kernel, c.position_groups, c.position_depth, self.dtype)
+            self.positions = Positions(c.d_model, c.position_kernel, c.position_groups,
+                                       c.position_depth, self.dtype)
         self.time_embed = TimeEmbedding(c.d_model, **kw)
         if c.voice_dim:
             self.voice = Voice(c.d_model, c.voice_dim, self.dtype, start=None)
         mask = Band(c.window, c.window) if c.window else Full()
-        self.blocks = DiffusionBlock(c.d_model, c.num_heads, c.d_ff, mask, kernel=c.attention_kernel, **kw)
-        self.modulation = Dense((2, c.d_model), c.d_model, kernel_init=ZEROS, bias_init=ZEROS, dtype=self.dtype)
-        self.outputs = Dense(c.mel_dim, c.d_model, kernel_init=ZEROS, bias_init=ZEROS, dtype=self.dtype)
+        self.blocks = DiffusionBlock(c.d_model, c.num_heads, c.d_ff, mask,
+                                     kernel=c.attention_kernel, **kw)
+        self.modulation = Dense((2, c.d_model), c.d_model, kernel_init=ZEROS, bias_init=ZEROS,
+                                dtype=self.dtype)
+        self.outputs = Dense(c.mel_dim, c.d_model, kernel_init=ZEROS, bias_init=ZEROS,
+                             dtype=self.dtype)
 
     def __call__(self, x_BTM, t_B, given):
         """Noisy mel (B, T, M) at times (B,) -> its velocity, float32."""
@@ -146,7 +161,8 @@ class AcousticNet(nn.Module):
         condition_BD = jax.nn.silu(condition_BD)
         rotary = rotary_tables(jnp.arange(h_BTD.shape[1]), c.d_model // c.num_heads)
         body = nn.remat(dit_block, prevent_cse=False) if c.remat else dit_block
-        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers,
+        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True},
+                       length=c.num_layers,
                        in_axes=nn.broadcast)
         h_BTD, _ = scan(self.blocks, h_BTD, condition_BD, rotary, (valid_BT > 0).astype(jnp.int32))
         shift_scale = shard(self.modulation(condition_BD), "batch")[:, :, None]  # (B, 2, 1, D)

@@ -1,7 +1,8 @@
-"""The published unit Voicebox (naver-ai/xlsr-token-Voicebox) -> parameters of the acoustic denoiser with block "usdm".
+"""The published unit Voicebox (naver-ai/xlsr-token-Voicebox) -> parameters of the acoustic denoiser
+with block "usdm".
 
-Published layouts: a Linear's weight is (out, in), a Conv1d's (out, in / groups, kernel); names begin with "estimator.".
-The positional convolutions are weight-normed with one magnitude a tap.
+Published layouts: a Linear's weight is (out, in), a Conv1d's (out, in / groups, kernel); names
+begin with "estimator.". The positional convolutions are weight-normed with one magnitude a tap.
 """
 
 import numpy as np
@@ -14,35 +15,43 @@ PREFIX = "estimator."
 
 
 def usdm_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
-    """Config fields that the weights show; num_heads is not among them (published: 16). UserError: other weights."""
+    """Config fields that the weights show; num_heads is not among them (published: 16). UserError:
+    other weights."""
     state = _own(state)
     try:
         rows, unit_dim = state["embed.weight"].shape
         kernel = state["pos_conv_embeds.0.conv.weight"].shape
         width = state["proj_in.weight"].shape[0]
-        return {"num_units": rows - 1, "unit_dim": unit_dim, "d_model": width, "mel_dim": state["proj_out.weight"].shape[0],
+        return {"num_units": rows - 1, "unit_dim": unit_dim, "d_model": width,
+                "mel_dim": state["proj_out.weight"].shape[0],
                 "d_ff": state["layers.0.feed_forward.intermediate_dense.weight"].shape[0],
                 "num_layers": sum(name.endswith(".attention.q_proj.weight") for name in state),
                 "position_kernel": kernel[2], "position_groups": width // kernel[1],
-                "position_depth": sum(name.startswith("pos_conv_embeds.") and name.endswith("weight") for name in state)}
+                "position_depth": sum(name.startswith("pos_conv_embeds.")
+                                      and name.endswith("weight") for name in state)}
     except KeyError as error:
-        raise UserError("these are not the weights of USDM's Voicebox", expected=f"an entry {PREFIX}{error.args[0]}",
-                        found=", ".join(sorted(state)[:3]), hint="check which model the file is of") from error
+        raise UserError("these are not the weights of USDM's Voicebox",
+                        expected=f"an entry {PREFIX}{error.args[0]}",
+                        found=", ".join(sorted(state)[:3]),
+                        hint="check which model the file is of") from error
 
 
 def import_usdm(state: dict[str, np.ndarray], config, fresh: dict | None = None) -> dict:
     """Published names -> our parameters, float32.
 
-    `fresh`: `System(config).init(key)`, needed where the config has a voice or partners, which the published network has
-    not; these are taken from it and change nothing until they are trained. UserError: an entry missing, left over or of
-    another size.
+    `fresh`: `System(config).init(key)`, needed where the config has a voice or partners, which the
+    published network has not; these are taken from it and change nothing until they are trained.
+    UserError: an entry missing, left over or of another size.
     """
-    params = gather({name: np.asarray(value, np.float32) for name, value in _own(state).items()}, _rows(config))
+    params = gather({name: np.asarray(value, np.float32) for name, value in _own(state).items()},
+                    _rows(config))
     if config.voice_dim or config.partner:
         if fresh is None:
-            raise UserError("the published weights have no voice and no partners", where="import_usdm",
+            raise UserError("the published weights have no voice and no partners",
+                            where="import_usdm",
                             expected="fresh parameters of the config for those",
-                            hint="pass fresh=System(config).init(key), or set voice_dim = 0 and partner = False")
+                            hint="pass fresh=System(config).init(key), or set voice_dim = 0 and "
+                            "partner = False")
         params |= {"voice": fresh["voice"]} if config.voice_dim else {}
         if config.partner:
             params["inputs"]["partner"] = fresh["inputs"]["partner"]
@@ -50,7 +59,8 @@ def import_usdm(state: dict[str, np.ndarray], config, fresh: dict | None = None)
 
 
 def _own(state):
-    return fold_weight_norm({name.removeprefix(PREFIX): np.asarray(value) for name, value in state.items()})
+    return fold_weight_norm({name.removeprefix(PREFIX): np.asarray(value) for name,
+                             value in state.items()})
 
 
 def _rows(config):

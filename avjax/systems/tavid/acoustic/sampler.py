@@ -1,4 +1,5 @@
-"""From noise to mel: one scan over the network's evaluations, Euler or Heun, with frames that are given held in place.
+"""From noise to mel: one scan over the network's evaluations, Euler or Heun, with frames that are
+given held in place.
 
 Suffixes: B batch, T time, S speakers, M mel bands, E evaluations of the network.
 """
@@ -13,7 +14,8 @@ from avjax.flow.path import interpolate
 def evaluations(steps: int, solver: str) -> dict[str, np.ndarray]:
     """Time of each evaluation, the time it leads to, and whether it is Heun's corrector, (E,) each.
 
-    euler: `steps` equal intervals. heun, as USDM counts: (steps + 1) // 2 intervals, each a predictor and a corrector but
+    euler: `steps` equal intervals. heun, as USDM counts: (steps + 1) // 2 intervals, each a
+      predictor and a corrector but
     for the last, which is a plain Euler step.
     """
     intervals = steps if solver == "euler" else (steps + 1) // 2
@@ -27,20 +29,23 @@ def evaluations(steps: int, solver: str) -> dict[str, np.ndarray]:
     return {"at": at, "step": end - start, "to": end, "corrects": corrects}
 
 
-def sample(velocity, draw, *, steps: int, solver: str, sigma: float, temperature: float = 1.0, prompt=None, is_prompt=None):
+def sample(velocity, draw, *, steps: int, solver: str, sigma: float, temperature: float = 1.0,
+           prompt=None, is_prompt=None):
     """x(1) (..., T, M) from noise.
 
     Args:
       velocity: (x, t scalar) -> like x.
-      draw: number i -> unit normal like x. Draw 0 is the start; with a prompt, evaluation i takes draw i + 1.
-      prompt, is_prompt: frames that are given, and 1 where they are, (..., T, M or 1). After every evaluation they are
-        put on their own path at the time reached, from fresh noise (USDM).
+      draw: number i -> unit normal like x. Draw 0 is the start; with a prompt, evaluation i takes
+        draw i + 1.
+      prompt, is_prompt: frames that are given, and 1 where they are, (..., T, M or 1). After every
+        evaluation they are put on their own path at the time reached, from fresh noise (USDM).
     """
     x = temperature * draw(0)
     plan = evaluations(steps, solver)
 
     def evaluate(carry, inputs):
-        x, before, slope = carry  # before, slope: where the interval began, and its predictor's velocity
+        # before, slope: where the interval began, and its predictor's velocity
+        x, before, slope = carry
         number, at, step, to, corrects = inputs
         v = velocity(x, at)
         new = jnp.where(corrects, before + step / 2 * (slope + v), x + step * v)
@@ -49,12 +54,13 @@ def sample(velocity, draw, *, steps: int, solver: str, sigma: float, temperature
         return (new, jnp.where(corrects, before, x), jnp.where(corrects, slope, v)), None
 
     numbers = jnp.arange(len(plan["at"]))
-    return jax.lax.scan(evaluate, (x, x, x), (numbers, *(jnp.asarray(v) for v in plan.values())))[0][0]
+    return jax.lax.scan(evaluate, (x, x, x),
+                        (numbers, *(jnp.asarray(v) for v in plan.values())))[0][0]
 
 
 def noise(keys_B, number, frames: int, speakers: int, bands: int):
-    """Draw `number` of every example, unit normal (B, T, S, M). Each frame is drawn from its own fold of the example's key:
-    neighbours and padding change nothing."""
+    """Draw `number` of every example, unit normal (B, T, S, M). Each frame is drawn from its own
+    fold of the example's key: neighbours and padding change nothing."""
     def frame(key, t):
         return jax.random.normal(jax.random.fold_in(key, t), (speakers, bands), jnp.float32)
 

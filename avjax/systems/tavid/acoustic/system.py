@@ -1,7 +1,9 @@
-"""TAVID's acoustic denoiser as a System: every speaker's units and voice -> that speaker's own clean mel.
+"""TAVID's acoustic denoiser as a System: every speaker's units and voice -> that speaker's own
+clean mel.
 
 Speakers of a dialogue are rows of the network's batch; each sees the others' units as a condition.
-Suffixes: B dialogues, S speakers, T mel frames, N units, M mel bands, V voice, P = S - 1 partners, R = B S rows.
+Suffixes: B dialogues, S speakers, T mel frames, N units, M mel bands, V voice, P = S - 1 partners,
+R = B S rows.
 """
 
 import jax
@@ -36,10 +38,12 @@ class System:
         self.example_spec, self.batch_spec, self.conditions_spec, self.streams_spec = specs(c)
         self.rows = AcousticRows(c.row_frames, c.num_units, voices=c.voice_dim > 0)
 
-    # Fully sharded over fsdp; tensor parallel over heads and hidden units. Layers are stacked on the first axis.
+    # Fully sharded over fsdp; tensor parallel over heads and hidden units. Layers are stacked on
+    # the first axis.
     param_rules = (
         (r"inputs/embedding", (None, "fsdp")),
-        (r"inputs/(project|partner)/kernel", (None, "fsdp")),  # its rows are odd widths (units, mel, given mel)
+        # its rows are odd widths (units, mel, given mel)
+        (r"inputs/(project|partner)/kernel", (None, "fsdp")),
         (r"positions/convs_\d+/kernel", (None, None, "fsdp")),
         (r"time_embed/(hidden|out)/kernel", (None, "fsdp")),
         (r"voice/project/kernel", (None, "fsdp")),
@@ -64,32 +68,38 @@ class System:
         c = self.config
         given = self.given(jnp.zeros((1, 2, c.num_speakers), jnp.int32), None, jnp.ones((1, 2)))
         rows = c.num_speakers
-        return self.net.init(key, jnp.zeros((rows, 2, c.mel_dim)), jnp.zeros((rows,)), given)["params"]
+        return self.net.init(key, jnp.zeros((rows, 2, c.mel_dim)), jnp.zeros((rows,)),
+                             given)["params"]
 
     def given(self, units_BTS, voices_BSV, mask_BT, prompt_BTSM=None):
-        """What each speaker's row is conditioned on (see AcousticNet), R rows in the order of (dialogue, speaker).
+        """What each speaker's row is conditioned on (see AcousticNet), R rows in the order of
+        (dialogue, speaker).
         None: no voices, nothing given of the answer."""
         B, T, S = units_BTS.shape
         known_R = jnp.full((B * S,), float(voices_BSV is not None))
         if voices_BSV is None:
             voices_BSV = jnp.zeros((B, S, self.config.voice_dim))
-        others = np.array([[(s + i) % S for i in range(1, S)] for s in range(S)], np.int32).reshape(S, S - 1)
+        others = np.array([[(s + i) % S for i in range(1, S)] for s in range(S)],
+                          np.int32).reshape(S, S - 1)
         partner_BTSP = units_BTS[:, :, others]
         if prompt_BTSM is None:
             prompt_BTSM = jnp.zeros((B, T, S, self.config.mel_dim), jnp.float32)
-        return {"units": to_rows(units_BTS), "partner": to_rows(partner_BTSP), "prompt": to_rows(prompt_BTSM),
+        return {"units": to_rows(units_BTS), "partner": to_rows(partner_BTSP),
+                "prompt": to_rows(prompt_BTSM),
                 "voice": jnp.reshape(voices_BSV, (B * S, self.config.voice_dim)), "known": known_R,
                 "valid": jnp.repeat(mask_BT, S, axis=0)}
 
     def without(self, given, *, units=False, partner=False, voice=False, prompt=False):
         """`given` less what is True, or True for some rows (R,)."""
         def gone(which, x, value):
-            which = jnp.broadcast_to(jnp.asarray(which), x.shape[:1]).reshape(-1, *(1,) * (x.ndim - 1))
+            which = jnp.broadcast_to(jnp.asarray(which),
+                                     x.shape[:1]).reshape(-1, *(1,) * (x.ndim - 1))
             return jnp.where(which, value, x)
 
         return given | {"units": gone(units, given["units"], self.config.num_units),
                         "partner": gone(partner, given["partner"], self.config.num_units),
-                        "known": gone(voice, given["known"], 0.0), "prompt": gone(prompt, given["prompt"], 0.0)}
+                        "known": gone(voice, given["known"], 0.0),
+                        "prompt": gone(prompt, given["prompt"], 0.0)}
 
     def velocity(self, params, x_RTM, t_R, given):
         """The network's velocity."""
@@ -99,24 +109,28 @@ class System:
         return self.towards(out_RTM, x_RTM, t_R) * given["valid"][..., None]
 
     def towards(self, x1_RTM, x_RTM, t_R):
-        """The velocity from x at t to x1 (`interpolate` solved for the noise); the time left is taken to be at least
-        NEAR, as its reciprocal weighs the errors (Li and He 2025)."""
+        """The velocity from x at t to x1 (`interpolate` solved for the noise); the time left is
+        taken to be at least NEAR, as its reciprocal weighs the errors (Li and He 2025)."""
         slope = 1 - self.config.sigma
         return (x1_RTM - slope * x_RTM) / jnp.maximum(1 - slope * t_R, NEAR)[:, None, None]
 
     def loss(self, params, batch, key, voices=None):
-        """Flow-matching loss of all speakers of a batch, each with its own time, noise and dropped conditions.
+        """Flow-matching loss of all speakers of a batch, each with its own time, noise and dropped
+        conditions.
 
-        `voices` (B, S, V) takes the place of batch["voices"]: embeddings that a speaker mapper predicts (stage S7).
+        `voices` (B, S, V) takes the place of batch["voices"]: embeddings that a speaker mapper
+        predicts (stage S7).
         """
         c = self.config
         keys = jax.random.split(key, 8)
         x1_RTM = to_rows(batch["mel"].astype(jnp.float32))
         R = x1_RTM.shape[0]
         x0_RTM = jax.random.normal(keys[0], x1_RTM.shape, jnp.float32)
-        # one uniform number, then equal distances: each t is uniform, and a batch covers [0, 1] (Kingma et al. 2021)
+        # one uniform number, then equal distances: each t is uniform, and a batch covers [0, 1]
+        # (Kingma et al. 2021)
         t_R = (jax.random.uniform(keys[1], ()) + jax.random.permutation(keys[7], R) / R) % 1.0
-        given = self.given(batch["units"], batch.get("voices") if voices is None else voices, batch["mask"])
+        given = self.given(batch["units"], batch.get("voices") if voices is None else voices,
+                           batch["mask"])
         nothing_R = jax.random.bernoulli(keys[2], c.drop_all, (R,))
 
         def dropped(key, rate):
@@ -130,16 +144,20 @@ class System:
         else:
             open_RT = jnp.ones(given["valid"].shape)
         k_units, k_voice, k_partner = jax.random.split(keys[5], 3)
-        given = self.without(given, units=dropped(k_units, c.drop_units), voice=dropped(k_voice, c.drop_voice),
+        given = self.without(given, units=dropped(k_units, c.drop_units),
+                             voice=dropped(k_voice, c.drop_voice),
                              partner=dropped(k_partner, c.drop_partner))
         return self.loss_at(params, x0_RTM, x1_RTM, t_R, given, open_RT)
 
     def loss_at(self, params, x0_RTM, x1_RTM, t_R, given, open_RT):
-        """Squared error of the velocity over the frames to be filled in (`open`), for given noise and times."""
+        """Squared error of the velocity over the frames to be filled in (`open`), for given noise
+        and times."""
         sigma = self.config.sigma
         xt_RTM = interpolate(x0_RTM, x1_RTM, t_R, sigma)
-        target_RTM = x1_RTM - (1 - sigma) * x0_RTM if self.config.predict == "velocity" else self.towards(x1_RTM, xt_RTM, t_R)
-        error_RT = jnp.mean(jnp.square(self.velocity(params, xt_RTM, t_R, given) - target_RTM), axis=-1)
+        target_RTM = x1_RTM - (1
+                               - sigma) * x0_RTM if self.config.predict == "velocity" else self.towards(x1_RTM, xt_RTM, t_R)
+        error_RT = jnp.mean(jnp.square(self.velocity(params, xt_RTM, t_R, given) - target_RTM),
+                            axis=-1)
         counted_RT = open_RT * given["valid"]
         frames = jnp.maximum(jnp.sum(counted_RT), 1.0)
         loss = jnp.sum(error_RT * counted_RT) / frames
@@ -147,19 +165,22 @@ class System:
 
     def conditions(self, example, task=""):
         """Units and voices of all speakers; nothing of the answer is given."""
-        c, units = self.config, check_units(example["units"], self.config.num_units, f"example {example.get('id', '')!r}")
+        c, units = self.config, check_units(example["units"], self.config.num_units,
+                                            f"example {example.get('id', '')!r}")
         out = {"units": units, "units_length": np.int32(len(units))}
         if c.voice_dim:
             out["voices"] = np.asarray(example["voices"], np.float32)
         if c.prompt:
-            out |= {"prompt": np.zeros((0, c.num_speakers, c.mel_dim), np.float32), "prompt_length": np.int32(0)}
+            out |= {"prompt": np.zeros((0, c.num_speakers, c.mel_dim), np.float32),
+                    "prompt_length": np.int32(0)}
         return out, mel_frames(len(units))
 
     def generate(self, params, conditions, keys, task=""):
-        """{"mel" (B, T, S, M), "mel_length" (B,)} for units (B, N, S), units_length (B,) and voices (B, S, V); keys (B,).
+        """{"mel" (B, T, S, M), "mel_length" (B,)} for units (B, N, S), units_length (B,) and voices
+        (B, S, V); keys (B,).
 
-        Optional prompt (B, T', S, M) and prompt_length (B,): mel frames that the answer begins with, whose units are the
-        first of `units`. Frames behind the length come out as zeros.
+        Optional prompt (B, T', S, M) and prompt_length (B,): mel frames that the answer begins
+        with, whose units are the first of `units`. Frames behind the length come out as zeros.
         """
         c = self.config
         units_BTS = expand(jnp.asarray(conditions["units"]), axis=1)
@@ -180,16 +201,20 @@ class System:
         def draw(number):
             return sampler.noise(keys, number, T, S, c.mel_dim)
 
-        x_BTSM = sampler.sample(velocity, draw, steps=c.steps, solver=c.solver, sigma=c.sigma, temperature=c.temperature,
+        x_BTSM = sampler.sample(velocity, draw, steps=c.steps, solver=c.solver, sigma=c.sigma,
+                                temperature=c.temperature,
                                 prompt=prompt_BTSM, is_prompt=is_prompt)
         return {"mel": x_BTSM * mask_BT[..., None, None], "mel_length": length_B.astype(jnp.int32)}
 
     def guided(self, params, x_RTM, t_R, given):
-        """v_none + guidance_units (v_units - v_none) + guidance_voice (v_all - v_units); `units` sees all speakers' units,
-        `all` the voice and the given mel too. Terms whose weight is zero are not computed; the rest are one batch."""
+        """v_none + guidance_units (v_units - v_none) + guidance_voice (v_all - v_units); `units`
+        sees all speakers' units, `all` the voice and the given mel too. Terms whose weight is zero
+        are not computed; the rest are one batch."""
         c = self.config
-        terms = ((1 - c.guidance_units, self.without(given, units=True, partner=True, voice=True, prompt=True)),
-                 (c.guidance_units - c.guidance_voice, self.without(given, voice=True, prompt=True)),
+        terms = ((1 - c.guidance_units, self.without(given, units=True, partner=True, voice=True,
+                                                     prompt=True)),
+                 (c.guidance_units - c.guidance_voice,
+                  self.without(given, voice=True, prompt=True)),
                  (c.guidance_voice, given))
         terms = [(weight, one) for weight, one in terms if weight]
         n = len(terms)
@@ -222,7 +247,8 @@ def missing_span(key, valid_RT, least: float):
     span_R = length_R * jax.random.uniform(share_key, length_R.shape, minval=least, maxval=1.0)
     start_R = jax.random.uniform(start_key, length_R.shape) * (length_R - span_R)
     frame_T = jnp.arange(valid_RT.shape[1])
-    return ((frame_T >= start_R[:, None]) & (frame_T < (start_R + span_R)[:, None])).astype(jnp.float32)
+    return ((frame_T >= start_R[:, None]) & (frame_T
+                                             < (start_R + span_R)[:, None])).astype(jnp.float32)
 
 
 def specs(c) -> tuple[dict[str, Spec], ...]:
@@ -232,19 +258,28 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
 
     S, rate = c.num_speakers, mel.FRAME_RATE
     text = "normalised log-mel of each speaker's own channel"
-    unit = f"(x - {c.mel_recipe['mean']}) / {c.mel_recipe['std']}" if c.mel_recipe is not None else ""
-    stream = Spec(("batch", "time", S, c.mel_dim), "float32", text, unit, rate, recipe("mel_recipe"))
-    units = dict(dtype="int32", meaning="semantic units of each speaker", recipe=recipe("units_recipe"))
-    voice = {"voices": Spec(("batch", S, c.voice_dim), "float32", "who speaks", recipe=recipe("voices_recipe"))}
+    unit = (f"(x - {c.mel_recipe['mean']}) / {c.mel_recipe['std']}" if c.mel_recipe is not None
+            else "")
+    stream = Spec(("batch", "time", S, c.mel_dim), "float32", text, unit, rate,
+                  recipe("mel_recipe"))
+    units = dict(dtype="int32", meaning="semantic units of each speaker",
+                 recipe=recipe("units_recipe"))
+    voice = {"voices": Spec(("batch", S, c.voice_dim), "float32", "who speaks",
+                            recipe=recipe("voices_recipe"))}
     voice = voice if c.voice_dim else {}
     at_50 = Spec(("batch", "units", S), rate=UNIT_RATE, **units)
     example = {"units": at_50, "mel": stream} | voice
     batch = {"units": Spec(("batch", c.row_frames, S), rate=rate, **units, sequence=1),
-             "mel": Spec(("batch", c.row_frames, S, c.mel_dim), "float32", text, unit, rate, recipe("mel_recipe"), sequence=1),
-             "mask": Spec(("batch", c.row_frames), "float32", "1 = real frame, 0 = padding", "", rate, sequence=1)} | voice
-    conditions = {"units": at_50, "units_length": Spec(("batch",), "int32", "units that exist")} | voice
+             "mel": Spec(("batch", c.row_frames, S, c.mel_dim), "float32", text, unit, rate,
+                         recipe("mel_recipe"), sequence=1),
+             "mask": Spec(("batch", c.row_frames), "float32", "1 = real frame, 0 = padding", "",
+                          rate, sequence=1)} | voice
+    conditions = {"units": at_50,
+                  "units_length": Spec(("batch",), "int32", "units that exist")} | voice
     if c.prompt:
-        conditions |= {"prompt": Spec(("batch", "prompt", S, c.mel_dim), "float32", "mel frames the answer begins with", unit,
+        conditions |= {"prompt": Spec(("batch", "prompt", S, c.mel_dim), "float32",
+                                      "mel frames the answer begins with", unit,
                                       rate, recipe("mel_recipe")),
                        "prompt_length": Spec(("batch",), "int32", "given mel frames")}
-    return example, batch, conditions, {"mel": stream, "mel_length": Spec(("batch",), "int32", "mel frames")}
+    return example, batch, conditions, {"mel": stream,
+                                        "mel_length": Spec(("batch",), "int32", "mel frames")}

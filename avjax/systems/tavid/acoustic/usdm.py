@@ -1,8 +1,10 @@
-"""USDM's unit Voicebox (naver-ai/xlsr-token-Voicebox): the post-norm block with ALiBi and U-skips, exactly as published.
+"""USDM's unit Voicebox (naver-ai/xlsr-token-Voicebox): the post-norm block with ALiBi and U-skips,
+exactly as published.
 
-The time is one more frame before the first; the network drops it again. A voice and partners, which the published weights
-do not know, enter as additions that begin at zero.
-Suffixes: B rows, T mel frames, N = T + 1 with the time first, M mel bands, D width, H heads, K head width, L layers.
+The time is one more frame before the first; the network drops it again. A voice and partners, which
+the published weights do not know, enter as additions that begin at zero.
+Suffixes: B rows, T mel frames, N = T + 1 with the time first, M mel bands, D width, H heads, K head
+width, L layers.
 """
 
 import flax.linen as nn
@@ -19,14 +21,15 @@ from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice
 
 def time_frame(t_B, width: int):
     """(B, D): sines, then cosines of 1000 t at width / 2 frequencies from 1 to 1e-4; no MLP."""
-    frequencies = jnp.exp(-np.log(1e4) / (width // 2 - 1) * jnp.arange(width // 2, dtype=jnp.float32))
+    frequencies = jnp.exp(-np.log(1e4) / (width // 2
+                                          - 1) * jnp.arange(width // 2, dtype=jnp.float32))
     angles = 1000.0 * t_B.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def alibi(heads: int, length: int):
-    """(H, N, N) added to the logits: -slope |i - j|, slopes 2^(-8 h / H) for h = 1 .. H (Press et al. 2022), and nothing on
-    the time frame as a key."""
+    """(H, N, N) added to the logits: -slope |i - j|, slopes 2^(-8 h / H) for h = 1 .. H (Press et
+    al. 2022), and nothing on the time frame as a key."""
     slope_H = 2.0 ** (-8.0 * jnp.arange(1, heads + 1) / heads)
     at = jnp.arange(length)
     distance_NN = jnp.where(at[None, :] == 0, 0, jnp.abs(at[:, None] - at[None, :]))
@@ -34,8 +37,8 @@ def alibi(heads: int, length: int):
 
 
 class VoiceboxLayer(nn.Module):
-    """h = LN(x + attention(x)); LN(h + MLP(h)); padding zeroed after each. Upper layers first join what came into the layer
-    of the lower half that they mirror."""
+    """h = LN(x + attention(x)); LN(h + MLP(h)); padding zeroed after each. Upper layers first join
+    what came into the layer of the lower half that they mirror."""
 
     config: object
     dtype: jnp.dtype
@@ -47,7 +50,8 @@ class VoiceboxLayer(nn.Module):
         head = (c.num_heads, c.d_model // c.num_heads)
         self.query, self.key, self.value = (Dense(head, c.d_model, **kw) for _ in range(3))
         self.project = Dense(c.d_model, c.d_model, **kw)
-        self.attention_norm, self.mlp_norm = (nn.LayerNorm(1e-5, use_fast_variance=False) for _ in range(2))
+        self.attention_norm, self.mlp_norm = (nn.LayerNorm(1e-5, use_fast_variance=False)
+                                              for _ in range(2))
         self.mlp_in = Dense(c.d_ff, c.d_model, **kw)
         self.mlp_out = Dense(c.d_model, c.d_ff, **kw)
         if self.upper:
@@ -58,7 +62,8 @@ class VoiceboxLayer(nn.Module):
             x_BND = self.skip(jnp.concatenate([x_BND, below_BND], axis=-1))
         q_BNHK, k_BNHK, v_BNHK = self.query(x_BND), self.key(x_BND), self.value(x_BND)
         logits = jnp.einsum("bqhk,bshk->bhqs", q_BNHK, k_BNHK, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(q_BNHK.shape[-1] ** -0.5 * logits + bias_BHNN, axis=-1).astype(v_BNHK.dtype)
+        weights = jax.nn.softmax(q_BNHK.shape[-1] ** -0.5 * logits + bias_BHNN,
+                                 axis=-1).astype(v_BNHK.dtype)
         seen_BND = jnp.einsum("bhqs,bshk->bqhk", weights, v_BNHK).reshape(x_BND.shape)
         x_BND = self.attention_norm(x_BND + self.project(seen_BND)) * valid_BN1
         return self.mlp_norm(x_BND + self.mlp_out(gelu(self.mlp_in(x_BND)))) * valid_BN1
@@ -73,7 +78,8 @@ class VoiceboxNet(nn.Module):
     def setup(self):
         c = self.config
         self.inputs = Inputs(c, self.dtype)
-        self.positions = Positions(c.d_model, c.position_kernel, c.position_groups, c.position_depth, self.dtype)
+        self.positions = Positions(c.d_model, c.position_kernel, c.position_groups,
+                                   c.position_depth, self.dtype)
         self.norm = nn.LayerNorm(1e-5, use_fast_variance=False)
         self.down, self.up = VoiceboxLayer(c, self.dtype, False), VoiceboxLayer(c, self.dtype, True)
         self.outputs = Dense(c.mel_dim, c.d_model, dtype=self.dtype, init_scale=c.init_scale)
@@ -84,8 +90,9 @@ class VoiceboxNet(nn.Module):
         """Noisy mel (B, T, M) at times (B,) -> its velocity, float32."""
         c = self.config
         if parts("time") > 1:
-            raise UserError("the published Voicebox does not split time", where="config.mesh.seq", expected="1",
-                            found=str(parts("time")), hint="its time is one more frame before the first, and ALiBi is full: "
+            raise UserError("the published Voicebox does not split time", where="config.mesh.seq",
+                            expected="1", found=str(parts("time")),
+                            hint="its time is one more frame before the first, and ALiBi is full: "
                             "use the data, fsdp or tensor axis, or config.system.block = dit")
         valid_BN = jnp.pad(given["valid"], ((0, 0), (1, 0)), constant_values=1.0)
         valid_BN1 = valid_BN[..., None].astype(self.dtype)
@@ -101,8 +108,9 @@ class VoiceboxNet(nn.Module):
         def body(layer, x_BND, below_BND):
             return layer(x_BND, below_BND, bias_BHNN, valid_BN1), x_BND
 
-        layers = nn.scan(nn.remat(body, prevent_cse=False) if c.remat else body, variable_axes={"params": 0},
-                         split_rngs={"params": True}, length=c.num_layers // 2)
+        layers = nn.scan(nn.remat(body, prevent_cse=False) if c.remat else body,
+                         variable_axes={"params": 0}, split_rngs={"params": True},
+                         length=c.num_layers // 2)
         h_BND, below_LBND = layers(self.down, h_BND, None)
         h_BND, _ = layers(self.up, h_BND, below_LBND[::-1])
         return self.outputs(h_BND[:, 1:]).astype(jnp.float32) * given["valid"][..., None]

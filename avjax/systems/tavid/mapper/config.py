@@ -1,6 +1,8 @@
-"""Every field of the Motion Mapper and of the System that trains it alone, with presets `base` and `tiny`.
+"""Every field of the Motion Mapper and of the System that trains it alone, with presets `base` and
+`tiny`.
 
-The paper names joint self-attention over the speakers' streams and two ablations; every size and rate is ours by choice.
+The paper names joint self-attention over the speakers' streams and two ablations; every size and
+rate is ours by choice.
 """
 
 from ml_collections import ConfigDict
@@ -11,11 +13,14 @@ MODES = ("joint", "dual", "concat")
 
 
 def net() -> ConfigDict:
-    """The network's own fields, which the visual System has too. About 30 million parameters beside the units' rows."""
+    """The network's own fields, which the visual System has too. About 30 million parameters beside
+    the units' rows."""
     c = ConfigDict()
-    c.mode = "joint"  # joint: one softmax over all streams | dual: over one's own, then over the partners' |
-    # concat: the streams are joined frame by frame into one sequence
-    c.share_weights = True  # one set of layers for all streams; False: oneself and partners have their own (MMDiT)
+    # joint: one softmax over all streams | dual: over one's own, then over the partners' | concat:
+    # the streams are joined frame by frame into one sequence
+    c.mode = "joint"
+    # one set of layers for all streams; False: oneself and partners have their own (MMDiT)
+    c.share_weights = True
     c.num_units = 10_000
     c.streams = 2
     c.unit_dim = 1280  # width of a unit's row = of the encoder's features
@@ -23,12 +28,15 @@ def net() -> ConfigDict:
     c.d_model = 512
     c.num_blocks = 8
     c.num_heads = 8
-    c.mlp_ratio = 4.0  # of mode joint; the others' hidden widths are what makes their parameters as many
+    # of mode joint; the others' hidden widths are what makes their parameters as many
+    c.mlp_ratio = 4.0
     c.band = 50  # frames that a block sees to either side (2 s)
     c.tokens = 4  # per frame
     c.token_dim = 768  # = Hallo2's audio tokens, whose attention weights then load
     c.margin = 2  # the denoiser is given the tokens of so many frames to either side as well
-    c.scan_layers = False  # one compiled block for all of them but the last: compiles faster, trains slower (docs/scale.md)
+    # one compiled block for all of them but the last: compiles faster, trains slower
+    # (docs/scale.md)
+    c.scan_layers = False
     c.init_scale = 1.0 / 3.0  # variance * fan_in of fresh kernels
     c.attention_kernel = "auto"  # auto | dense | banded
     return c
@@ -44,7 +52,8 @@ def tiny_net() -> ConfigDict:
 
 
 def base() -> ConfigDict:
-    """Warm start: regress what the self channel's pictures show (or another feature of 25 Hz) from all channels' units."""
+    """Warm start: regress what the self channel's pictures show (or another feature of 25 Hz) from
+    all channels' units."""
     c = net()
     c.name = "tavid.mapper"
     c.target = "motion"  # feature (frames, streams, target_dim) of the examples
@@ -66,8 +75,8 @@ def tiny() -> ConfigDict:
 
 
 def hidden_width(c) -> int:
-    """Of the MLP. Mode dual pays for its second attention (4 D^2 a block) and concat for joining S streams (S D^2 once)
-    here, so that the three modes have equal parameters but for rounding."""
+    """Of the MLP. Mode dual pays for its second attention (4 D^2 a block) and concat for joining S
+    streams (S D^2 once) here, so that the three modes have equal parameters but for rounding."""
     D, ratio = c.d_model, c.mlp_ratio
     spent = {"joint": 0.0, "dual": 2.0, "concat": c.streams / (2 * c.num_blocks)}[c.mode]
     return round((ratio - spent) * D)
@@ -77,13 +86,16 @@ def check_net(c, where: str = "config.system") -> None:
     """UserError for what cannot make a network."""
     def need(good: bool, name: str, expected: str, **more):
         if not good:
-            raise UserError("Motion Mapper", where=f"{where}.{name}", expected=expected, found=repr(c[name]), **more)
+            raise UserError("Motion Mapper", where=f"{where}.{name}", expected=expected,
+                            found=repr(c[name]), **more)
 
     need(c.mode in MODES, "mode", " | ".join(MODES))
-    for name in ("num_units", "streams", "unit_dim", "d_model", "num_blocks", "num_heads", "tokens", "token_dim"):
+    for name in ("num_units", "streams", "unit_dim", "d_model", "num_blocks", "num_heads", "tokens",
+                 "token_dim"):
         need(c[name] >= 1, name, ">= 1")
     need(c.streams >= 2 or c.mode != "dual", "streams", ">= 2 (dual attends to partners)")
-    need(c.d_model % (2 * c.num_heads) == 0, "d_model", f"a multiple of 2 * num_heads = {2 * c.num_heads} (rotary pairs)")
+    need(c.d_model % (2 * c.num_heads) == 0, "d_model", "a multiple of 2 * num_heads = "
+                                                        f"{2 * c.num_heads} (rotary pairs)")
     need(c.band >= 0, "band", ">= 0 frames")
     need(c.margin >= 0, "margin", ">= 0 frames")
     need(hidden_width(c) >= 1, "mlp_ratio", "> 2 for dual, > streams / (2 num_blocks) for concat")
@@ -96,6 +108,8 @@ def check(c) -> None:
     check_net(c)
     for name in ("target_dim", "segment"):
         if c[name] < 1:
-            raise UserError("Motion Mapper", where=f"config.system.{name}", expected=">= 1", found=str(c[name]))
+            raise UserError("Motion Mapper", where=f"config.system.{name}", expected=">= 1",
+                            found=str(c[name]))
     if not c.smooth > 0:
-        raise UserError("Motion Mapper", where="config.system.smooth", expected="> 0", found=str(c.smooth))
+        raise UserError("Motion Mapper", where="config.system.smooth", expected="> 0",
+                        found=str(c.smooth))

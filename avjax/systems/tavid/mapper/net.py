@@ -1,14 +1,17 @@
 """The Motion Mapper: units of all speakers -> motion tokens of one of them, 25 frames a second.
 
-    units -> rows -> Linear -> convolution (50 to 25 Hz) -> blocks over all streams -> LN -> Linear, of the self stream
+    units -> rows -> Linear -> convolution (50 to 25 Hz) -> blocks over all streams -> LN -> Linear,
+    of the self stream
 
-In mode "joint" a block is MMDiT's (Esser et al. 2024): every stream has its layer norms, its QKV and MLP, and one softmax
-runs over the keys of all streams. Here nothing varies with a diffusion time (tokens are made once, before the sampler), so
-the norms have learned scales instead of AdaLN; positions are times, the same for all streams; a band hides what is further
-away than `band` frames (dual has two attentions a block and so reaches twice as far). All partners have one role, so their
+In mode "joint" a block is MMDiT's (Esser et al. 2024): every stream has its layer norms, its QKV
+and MLP, and one softmax runs over the keys of all streams. Here nothing varies with a diffusion
+time (tokens are made once, before the sampler), so the norms have learned scales instead of AdaLN;
+positions are times, the same for all streams; a band hides what is further away than `band` frames
+(dual has two attentions a block and so reaches twice as far). All partners have one role, so their
 order does not matter (but in "concat").
 
-Suffixes: B batch, U units (50 Hz), T frames (25 Hz), S streams, D model width, H heads, K head width, W token width.
+Suffixes: B batch, U units (50 Hz), T frames (25 Hz), S streams, D model width, H heads, K head
+width, W token width.
 """
 
 import flax.linen as nn
@@ -31,15 +34,18 @@ def centroid_rows(path: str, num_units: int, unit_dim: int) -> np.ndarray:
     try:
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UserError("centroids cannot be read", where=path, expected="an .npy file", found=str(error)) from error
+        raise UserError("centroids cannot be read", where=path, expected="an .npy file",
+                        found=str(error)) from error
     if rows.shape != (num_units, unit_dim):
-        raise UserError("centroids of another codebook", where=path, expected=f"({num_units}, {unit_dim})",
-                        found=str(rows.shape), hint="set num_units and unit_dim of the mapper to the file's")
+        raise UserError("centroids of another codebook", where=path,
+                        expected=f"({num_units}, {unit_dim})", found=str(rows.shape),
+                        hint="set num_units and unit_dim of the mapper to the file's")
     return rows.astype(np.float32)
 
 
 class UnitStem(nn.Module):
-    """Units (B, U, S) -> (B, T = U / 2, S, D). Row `num_units` means: not given (guidance). Units outside become it."""
+    """Units (B, U, S) -> (B, T = U / 2, S, D). Row `num_units` means: not given (guidance). Units
+    outside become it."""
 
     config: object
     dtype: jnp.dtype
@@ -52,19 +58,23 @@ class UnitStem(nn.Module):
             if not c.centroids:
                 return fresh
             given = centroid_rows(c.centroids, c.num_units, c.unit_dim)
-            return fresh.at[:-1].set((given - given.mean()) / given.std())  # one scale for all: their geometry stays
+            # one scale for all: their geometry stays
+            return fresh.at[:-1].set((given - given.mean()) / given.std())
 
         self.rows = self.param("rows", rows, (c.num_units + 1, c.unit_dim))
         self.project = Dense(c.d_model, c.unit_dim, dtype=self.dtype, init_scale=c.init_scale)
-        self.resample = Dense(c.d_model, KERNEL * c.d_model, dtype=self.dtype, init_scale=c.init_scale)
+        self.resample = Dense(c.d_model, KERNEL * c.d_model, dtype=self.dtype,
+                              init_scale=c.init_scale)
 
     def __call__(self, units_BUS, valid_BU):
         """Units that are not valid count as the silence of the convolution's own padding."""
         known = (units_BUS >= 0) & (units_BUS < self.config.num_units)
-        x = jnp.take(self.rows, jnp.where(known, units_BUS, self.config.num_units), axis=0).astype(self.dtype)
+        x = jnp.take(self.rows, jnp.where(known, units_BUS, self.config.num_units),
+                     axis=0).astype(self.dtype)
         x_BUSD = self.project(x) * valid_BU[..., None, None].astype(self.dtype)
         B, U, S, D = x_BUSD.shape
-        first, second = jnp.moveaxis(x_BUSD.reshape(B, U // 2, 2, S, D), 2, 0)  # of each frame's two units
+        # of each frame's two units
+        first, second = jnp.moveaxis(x_BUSD.reshape(B, U // 2, 2, S, D), 2, 0)
         before = jnp.pad(second, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
         after = jnp.pad(first, ((0, 0), (0, 1), (0, 0), (0, 0)))[:, 1:]
         # a convolution as one product, over all streams
@@ -77,8 +87,10 @@ def layer_norm():
 
 
 class StreamLayers(nn.Module):
-    """What one stream of a block owns: layer norms, QKV with per-head RMS norm, output, MLP. `attends` is how many
-    attentions it takes part in, `ends`: only its keys and values are wanted (a partner in the last block)."""
+    """What one stream of a block owns: layer norms, QKV with per-head RMS norm, output, MLP.
+    `attends` is how many
+    attentions it takes part in, `ends`: only its keys and values are wanted (a partner in the last
+    block)."""
 
     config: object
     dtype: jnp.dtype
@@ -110,13 +122,15 @@ class StreamLayers(nn.Module):
         return shard(x_BTSD + self.project[i](attended_BTSD), "batch", "time")
 
     def mlp(self, x_BTSD):
-        hidden_BTSF = shard(gelu(self.mlp_in(self.mlp_norm(x_BTSD))), "batch", "time", None, "width")
+        hidden_BTSF = shard(gelu(self.mlp_in(self.mlp_norm(x_BTSD))), "batch", "time", None,
+                            "width")
         return shard(x_BTSD + self.mlp_out(hidden_BTSF), "batch", "time")
 
 
 class MapperBlock(nn.Module):
-    """One block over (B, T, S, D); stream 0 is oneself. In the `last` one, streams apart from it come out as they were.
-    As the scan over blocks wants it, it returns (B, T, S, D) and nothing else beside."""
+    """One block over (B, T, S, D); stream 0 is oneself. In the `last` one, streams apart from it
+    come out as they were. As the scan over blocks wants it, it returns (B, T, S, D) and nothing
+    else beside."""
 
     config: object
     dtype: jnp.dtype
@@ -140,20 +154,25 @@ class MapperBlock(nn.Module):
         own = run(self.own, *(x[:, :, :1] for x in streams), *more)
         if self.partner.ends and method != "heads":
             return jnp.concatenate([own, streams[0][:, :, 1:]], axis=2)
-        return jnp.concatenate([own, run(self.partner, *(x[:, :, 1:] for x in streams), *more)], axis=2)
+        return jnp.concatenate([own, run(self.partner, *(x[:, :, 1:] for x in streams), *more)],
+                               axis=2)
 
     def __call__(self, x_BTSD, rotary, valid_BT):
         if self.config.mode == "dual":
-            x_BTSD = self.each("add", x_BTSD, self.within(self.each("heads", x_BTSD), rotary, valid_BT))
-            x_BTSD = self.each("add", x_BTSD, self.across(self.each("heads", x_BTSD, i=1), rotary, valid_BT), i=1)
+            x_BTSD = self.each("add", x_BTSD,
+                               self.within(self.each("heads", x_BTSD), rotary, valid_BT))
+            x_BTSD = self.each("add", x_BTSD,
+                               self.across(self.each("heads", x_BTSD, i=1), rotary, valid_BT), i=1)
         else:
-            x_BTSD = self.each("add", x_BTSD, self.joint(self.each("heads", x_BTSD), rotary, valid_BT))
+            x_BTSD = self.each("add", x_BTSD,
+                               self.joint(self.each("heads", x_BTSD), rotary, valid_BT))
         return self.each("mlp", x_BTSD), None
 
     def joint(self, qkv, rotary, valid_BT):
         """One softmax over the keys of all streams."""
         B, T, S = qkv.shape[:3]
-        q, k, v = (qkv[:, :, :, i].reshape(B, T * S, *qkv.shape[4:]).transpose(0, 2, 1, 3) for i in range(3))
+        q, k, v = (qkv[:, :, :, i].reshape(B, T * S, *qkv.shape[4:]).transpose(0, 2, 1, 3)
+                   for i in range(3))
         out_BHNK = self.attend(q, k, v, tuple(jnp.repeat(table, S, axis=0) for table in rotary),
                                jnp.repeat(valid_BT, S, axis=1), S)
         return out_BHNK.transpose(0, 2, 1, 3).reshape(B, T, S, -1)
@@ -177,7 +196,8 @@ class MapperBlock(nn.Module):
 
     def attend(self, q, k, v, rotary, valid, streams: int):
         c = self.config
-        return attention(rotate(q, *rotary), rotate(k, *rotary), v, mask=Band(c.band, c.band), valid=valid,
+        return attention(rotate(q, *rotary), rotate(k, *rotary), v, mask=Band(c.band, c.band),
+                         valid=valid,
                          streams=streams, kernel=c.attention_kernel)
 
 
@@ -194,22 +214,26 @@ class MotionMapper(nn.Module):
         if c.mode == "concat":
             self.join = Dense(c.d_model, c.streams * c.d_model, **kw)
         else:
-            self.role = self.param("role", nn.initializers.normal(1.0), (2, c.d_model))  # oneself, a partner
-        if c.num_blocks > 1:  # all but the last as one scan: their parameters carry a leading layer axis
-            self.blocks = nn.scan(MapperBlock, variable_axes={"params": 0}, split_rngs={"params": True},
-                                  length=c.num_blocks - 1, unroll=1 if c.scan_layers else c.num_blocks - 1,
+            # oneself, a partner
+            self.role = self.param("role", nn.initializers.normal(1.0), (2, c.d_model))
+        # all but the last as one scan: their parameters carry a leading layer axis
+        if c.num_blocks > 1:
+            self.blocks = nn.scan(MapperBlock, variable_axes={"params": 0},
+                                  split_rngs={"params": True}, length=c.num_blocks - 1,
+                                  unroll=1 if c.scan_layers else c.num_blocks - 1,
                                   in_axes=nn.broadcast)(c, self.dtype)
         self.last = MapperBlock(c, self.dtype, last=True)
         self.norm = layer_norm()
         self.out = Dense((c.tokens, c.token_dim), c.d_model, **kw)
 
     def __call__(self, units_BUS, length_B=None):
-        """Units (B, U even, S) int, `length_B` of them real -> tokens (B, U / 2, tokens, W) of stream 0, oneself.
-        `all_selves` puts every speaker there in turn."""
+        """Units (B, U even, S) int, `length_B` of them real -> tokens (B, U / 2, tokens, W) of
+        stream 0, oneself. `all_selves` puts every speaker there in turn."""
         c = self.config
         B, U, S = units_BUS.shape
         if S != c.streams or U % 2:
-            raise UserError("units of the Motion Mapper", expected=f"(batch, even, {c.streams})", found=str((B, U, S)))
+            raise UserError("units of the Motion Mapper", expected=f"(batch, even, {c.streams})",
+                            found=str((B, U, S)))
         length_B = jnp.full((B,), U) if length_B is None else length_B
         valid_BU = jnp.arange(U) < length_B[:, None]
         x_BTSD = shard(self.stem(units_BUS, valid_BU), "batch", "time")
@@ -227,9 +251,9 @@ class MotionMapper(nn.Module):
 
 
 class TokenWindows(nn.Module):
-    """(B, T, M, W) -> (B, T, (2 margin + 1) M, W): each frame's tokens with its neighbours', the first and the last frame
-    repeated beyond the ends (Hallo2's audio windows), and marked with their places: attention alone could not tell the
-    frame before from the frame after."""
+    """(B, T, M, W) -> (B, T, (2 margin + 1) M, W): each frame's tokens with its neighbours', the
+    first and the last frame repeated beyond the ends (Hallo2's audio windows), and marked with
+    their places: attention alone could not tell the frame before from the frame after."""
 
     config: object
     dtype: jnp.dtype = jnp.float32
@@ -239,7 +263,8 @@ class TokenWindows(nn.Module):
         """`length_B`: frames that are real."""
         B, T, M, W = tokens_BTMW.shape
         margin = self.config.margin
-        place = self.param("place", nn.initializers.normal(0.5), (2 * margin + 1, W)).astype(self.dtype)
+        place = self.param("place", nn.initializers.normal(0.5),
+                           (2 * margin + 1, W)).astype(self.dtype)
         if length_B is not None:
             last_B111 = jnp.maximum(length_B, 1)[:, None, None, None] - 1
             frame_T11 = jnp.arange(T)[:, None, None]
@@ -250,6 +275,8 @@ class TokenWindows(nn.Module):
 
 
 def all_selves(units_BUS):
-    """(B, U, S) -> (B * S, U, S): every stream in turn as stream 0, the others after it in a circle."""
+    """(B, U, S) -> (B * S, U, S): every stream in turn as stream 0, the others after it in a
+    circle."""
     B, U, S = units_BUS.shape
-    return jnp.stack([jnp.roll(units_BUS, -s, axis=2) for s in range(S)], axis=1).reshape(B * S, U, S)
+    return jnp.stack([jnp.roll(units_BUS, -s, axis=2) for s in range(S)],
+                     axis=1).reshape(B * S, U, S)

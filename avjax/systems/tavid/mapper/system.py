@@ -1,7 +1,8 @@
-"""The Motion Mapper trained alone: what the self channel's pictures show, regressed from the units of all channels.
+"""The Motion Mapper trained alone: what the self channel's pictures show, regressed from the units
+of all channels.
 
-Warm start of the visual System (its `mapper/` parameters begin from here), and the vehicle of the ablation joint | dual |
-concat. Ours by choice; the paper does not say how the mapper begins.
+Warm start of the visual System (its `mapper/` parameters begin from here), and the vehicle of the
+ablation joint | dual | concat. Ours by choice; the paper does not say how the mapper begins.
 
 Suffixes: B batch, U units (50 Hz), T frames (25 Hz), S streams, M target width.
 """
@@ -18,7 +19,8 @@ from avjax.systems.tavid.mapper.config import check
 from avjax.systems.tavid.mapper.net import MotionMapper, all_selves
 from avjax.systems.tavid.mapper.rows import UNITS_A_FRAME, MapperRows, check_units
 
-# the mapper's parameters under `prefix`, fully sharded over fsdp; tensor parallel over heads and hidden units
+# the mapper's parameters under `prefix`, fully sharded over fsdp; tensor parallel over heads and
+# hidden units
 _BLOCK = (
     (r"\w+/qkv_\d+/kernel", ("fsdp", None, "tensor", None)),
     (r"\w+/qkv_\d+/bias", (None, "tensor", None)),
@@ -35,7 +37,8 @@ MAPPER_RULES = (
     (r"(stem/project|join)/bias", ()),
     (r"stem/resample/kernel", ("fsdp", "tensor")),
     (r"stem/resample/bias", ("tensor",)),
-    *((f"blocks/{pattern}", (None, *axes) if axes else ()) for pattern, axes in _BLOCK),  # stacked: a leading layer axis
+    # stacked: a leading layer axis
+    *((f"blocks/{pattern}", (None, *axes) if axes else ()) for pattern, axes in _BLOCK),
     *((f"last/{pattern}", axes) for pattern, axes in _BLOCK),
     (r"norm/(scale|bias)", ()),
     (r"role", ()),
@@ -72,7 +75,8 @@ class System:
         check(config)
         self.config = c = FrozenConfigDict(config)
         self.net = Regressor(c, compute_dtype(c.compute_dtype))
-        self.rows = MapperRows(segment=c.segment, num_units=c.num_units, streams=c.streams, target=c.target)
+        self.rows = MapperRows(segment=c.segment, num_units=c.num_units, streams=c.streams,
+                               target=c.target)
         self.makes = {"generate": (c.target,)}
         self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c)
 
@@ -85,7 +89,8 @@ class System:
         c = self.config
         units_BUS = all_selves(batch["units"])
         if c.unit_dropout:  # a partner that is not there
-            hidden = jax.random.bernoulli(key, c.unit_dropout, (len(units_BUS), 1, c.streams)).at[..., 0].set(False)
+            hidden = jax.random.bernoulli(key, c.unit_dropout,
+                                          (len(units_BUS), 1, c.streams)).at[..., 0].set(False)
             units_BUS = jnp.where(hidden, c.num_units, units_BUS)
         length_B = jnp.sum(batch["mask"], axis=1).astype(jnp.int32)
         repeated = jnp.repeat(length_B, c.streams) * UNITS_A_FRAME
@@ -100,7 +105,8 @@ class System:
 
     def conditions(self, example, task=""):
         """The units of all streams."""
-        units = check_units(example["units"], self.config.num_units, self.config.streams, f"example {example.get('id')!r}")
+        units = check_units(example["units"], self.config.num_units, self.config.streams,
+                            f"example {example.get('id')!r}")
         return {"units": units, "units_length": np.int32(len(units))}, len(units) // UNITS_A_FRAME
 
     def generate(self, params, conditions, keys, task=""):
@@ -108,21 +114,29 @@ class System:
         del keys
         c, units_BUS = self.config, conditions["units"]
         B, U, S = units_BUS.shape
-        made = self.net.apply({"params": params}, all_selves(units_BUS), jnp.repeat(conditions["units_length"], S))
+        made = self.net.apply({"params": params}, all_selves(units_BUS),
+                              jnp.repeat(conditions["units_length"], S))
         made_BTSM = jnp.moveaxis(made.reshape(B, S, -1, c.target_dim), 1, 2)
-        return {c.target: made_BTSM, f"{c.target}_length": conditions["units_length"] // UNITS_A_FRAME}
+        return {c.target: made_BTSM,
+                f"{c.target}_length": conditions["units_length"] // UNITS_A_FRAME}
 
 
 def specs(c):
     """batch_spec, example_spec, conditions_spec, streams_spec."""
-    recipe = c.units_recipe.as_configdict().to_dict() if hasattr(c.units_recipe, "as_configdict") else c.units_recipe
-    units = dict(dtype="int32", meaning="semantic units of every speaker", rate=UNITS_A_FRAME * c.frame_rate, recipe=recipe)
-    target = dict(dtype="float32", meaning="what the pictures of every speaker show", rate=c.frame_rate)
+    recipe = c.units_recipe.as_configdict().to_dict() if hasattr(c.units_recipe,
+                                                                 "as_configdict") else c.units_recipe
+    units = dict(dtype="int32", meaning="semantic units of every speaker", rate=UNITS_A_FRAME
+                 * c.frame_rate, recipe=recipe)
+    target = dict(dtype="float32", meaning="what the pictures of every speaker show",
+                  rate=c.frame_rate)
     F, S, M = c.segment, c.streams, c.target_dim
     length = Spec(("batch",), "int32", "how many are real")
-    batch = {"units": Spec(("batch", UNITS_A_FRAME * F, S), **units, sequence=1, together=UNITS_A_FRAME),
+    batch = {"units": Spec(("batch", UNITS_A_FRAME * F, S), **units, sequence=1,
+                           together=UNITS_A_FRAME),
              c.target: Spec(("batch", F, S, M), **target, sequence=1),
-             "mask": Spec(("batch", F), "float32", "1 = real frame, 0 = padding", rate=c.frame_rate, sequence=1)}
-    example = {"units": Spec(("batch", "units", S), **units), c.target: Spec(("batch", "time", S, M), **target)}
+             "mask": Spec(("batch", F), "float32", "1 = real frame, 0 = padding", rate=c.frame_rate,
+                          sequence=1)}
+    example = {"units": Spec(("batch", "units", S), **units),
+               c.target: Spec(("batch", "time", S, M), **target)}
     conditions = {"units": example["units"], "units_length": length}
     return batch, example, conditions, {c.target: example[c.target], f"{c.target}_length": length}

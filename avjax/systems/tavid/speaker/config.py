@@ -1,5 +1,6 @@
-"""Every field of a Speaker Mapper with its presets. The paper: reference features through a ResNet-18 beside a face
-embedding, L2 to the speaker embedding, and an ablation without the features. All sizes and rates are ours by choice."""
+"""Every field of a Speaker Mapper with its presets. The paper: reference features through a
+ResNet-18 beside a face embedding, L2 to the speaker embedding, and an ablation without the
+features. All sizes and rates are ours by choice."""
 
 from ml_collections import ConfigDict
 
@@ -11,11 +12,13 @@ NORMS = ("group", "batch")
 
 
 def base() -> ConfigDict:
-    """On portraits of 256 x 256. For VoxCeleb2: batch 256, AdamW 1e-4, weight decay .05, 100 k steps."""
+    """On portraits of 256 x 256. For VoxCeleb2: batch 256, AdamW 1e-4, weight decay .05, 100 k
+    steps."""
     c = ConfigDict()
     c.name = "tavid.speaker"
-    c.inputs = "pixels"  # pixels: portraits | reference: a map beside them (latents, or features of the ReferenceNet) |
+    # pixels: portraits | reference: a map beside them (latents, or features of the ReferenceNet) |
     # none: the face embedding alone, the paper's ablation
+    c.inputs = "pixels"
     c.size = 256  # portraits are size x size; with "reference", the map is (size, size, map_width)
     c.map_width = 3
     c.map = "reference"  # the feature that holds the map
@@ -64,7 +67,8 @@ def check(c) -> None:
     """UserError for what cannot be trained."""
     def need(good: bool, name: str, expected: str):
         if not good:
-            raise UserError("Speaker Mapper", where=f"config.system.{name}", expected=expected, found=repr(c[name]))
+            raise UserError("Speaker Mapper", where=f"config.system.{name}", expected=expected,
+                            found=repr(c[name]))
 
     need(c.inputs in INPUTS, "inputs", " | ".join(INPUTS))
     need(c.stem in STEMS, "stem", " | ".join(STEMS))
@@ -74,7 +78,8 @@ def check(c) -> None:
         need(c[name] >= 1, name, ">= 1")
     need(c.face_dim >= (c.inputs == "none"), "face_dim", ">= 1 without pictures, else >= 0")
     need(c.inputs != "pixels" or c.map_width == 3, "map_width", "3 for portraits")
-    need(not c.random_frame or c.inputs == "reference", "random_frame", "False unless inputs is reference")
+    need(not c.random_frame or c.inputs == "reference", "random_frame",
+         "False unless inputs is reference")
     for name in ("blur", "rotation", "colour", "face_noise"):
         need(c[name] >= 0, name, ">= 0")
     for name in ("degraded", "face_dropout"):

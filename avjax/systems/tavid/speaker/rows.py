@@ -1,4 +1,5 @@
-"""Training rows of the Speaker Mapper: all speakers of one example, each portrait degraded at random. Numpy, no jax."""
+"""Training rows of the Speaker Mapper: all speakers of one example, each portrait degraded at
+random. Numpy, no jax."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,9 @@ FRAMES = "latents"
 
 @dataclasses.dataclass(frozen=True)
 class SpeakerRows:
-    """See avjax.systems.api.Rows. `picture` names the feature that holds portraits or maps, "" for none; `random_frame`
-    takes a random frame of the video latents in its place, where the example has video."""
+    """See avjax.systems.api.Rows. `picture` names the feature that holds portraits or maps, "" for
+    none; `random_frame` takes a random frame of the video latents in its place, where the example
+    has video."""
 
     picture: str
     random_frame: bool
@@ -34,14 +36,18 @@ class SpeakerRows:
         """There is one kind."""
         return ""
 
-    def build(self, examples: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def build(self, examples: Sequence[Mapping[str, Any]],
+              rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of `System.batch_spec`."""
         (example,) = examples
-        faces_SF = example["faces"] + self.face_noise * rng.standard_normal(example["faces"].shape, np.float32)
-        faces_SF = np.where(rng.random((len(faces_SF), 1)) < self.face_dropout, 0, faces_SF).astype(np.float32)
+        faces_SF = example["faces"] + self.face_noise * rng.standard_normal(example["faces"].shape,
+                                                                            np.float32)
+        faces_SF = np.where(rng.random((len(faces_SF), 1)) < self.face_dropout, 0,
+                            faces_SF).astype(np.float32)
         row = {"faces": faces_SF, "voices": example["voices"]}
         if self.picture:
-            row[self.picture] = np.stack([self._degraded(picture_HWC, rng) for picture_HWC in self._pictures(example, rng)])
+            row[self.picture] = np.stack([self._degraded(picture_HWC, rng)
+                                          for picture_HWC in self._pictures(example, rng)])
         return row
 
     def _pictures(self, example, rng) -> np.ndarray:
@@ -54,4 +60,5 @@ class SpeakerRows:
         return picked.astype(example[self.picture].dtype)
 
     def _degraded(self, picture_HWC, rng):
-        return degrade(picture_HWC, rng, sigma=self.blur, degrees=self.rotation, colour=self.colour, share=self.degraded)
+        return degrade(picture_HWC, rng, sigma=self.blur, degrees=self.rotation, colour=self.colour,
+                       share=self.degraded)

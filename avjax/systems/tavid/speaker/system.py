@@ -1,7 +1,8 @@
-"""The Speaker Mapper: portrait (or reference features) and face embedding -> the speaker embedding of a voice.
+"""The Speaker Mapper: portrait (or reference features) and face embedding -> the speaker embedding
+of a voice.
 
-Loss: squared error to e_spk, averaged over its numbers. Suffixes: B batch, S speakers, N = B S, H W size, C channels,
-F face embedding, D hidden, V voice.
+Loss: squared error to e_spk, averaged over its numbers. Suffixes: B batch, S speakers, N = B S, H W
+size, C channels, F face embedding, D hidden, V voice.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ from avjax.systems.api import Spec
 from avjax.systems.tavid.speaker.config import check
 from avjax.systems.tavid.speaker.rows import FRAMES, SpeakerRows
 
-# the mapper's parameters under a prefix: the ResNet's convolutions and the joining layers are split over fsdp
+# the mapper's parameters under a prefix: the ResNet's convolutions and the joining layers are split
+# over fsdp
 SPEAKER_RULES = (
     (r"resnet/conv_in/conv/kernel", ()),
     (r"resnet/layer\d+_\d+/(conv[12]|skip)/conv/kernel", (None, None, None, "fsdp")),
@@ -37,9 +39,11 @@ class SpeakerNet(nn.Module):
         c = self.config
         width = c.face_dim
         if c.inputs != "none":
-            self.resnet = ResNet(c.map_width, tuple(c.widths), tuple(c.blocks), c.stem, c.norm, self.dtype)
+            self.resnet = ResNet(c.map_width, tuple(c.widths), tuple(c.blocks), c.stem, c.norm,
+                                 self.dtype)
             width += c.widths[-1]
-        self.hidden = [Dense(c.hidden, c.hidden if i else width, self.dtype) for i in range(c.layers)]
+        self.hidden = [Dense(c.hidden, c.hidden if i else width, self.dtype)
+                       for i in range(c.layers)]
         self.out = Dense(c.voice_dim, c.hidden)
 
     def __call__(self, pictures_NHWC, faces_NF):
@@ -64,7 +68,8 @@ class System:
         self.config = c = FrozenConfigDict(config)
         self.net = SpeakerNet(c, compute_dtype(c.compute_dtype))
         self.picture = {"pixels": "portraits", "reference": c.map, "none": ""}[c.inputs]
-        self.rows = SpeakerRows(self.picture, c.random_frame, c.blur, c.rotation, c.colour, c.degraded, c.face_dropout,
+        self.rows = SpeakerRows(self.picture, c.random_frame, c.blur, c.rotation, c.colour,
+                                c.degraded, c.face_dropout,
                                 c.face_noise)
         self.batch_spec, self.example_spec = specs(c, self.picture)
         self.conditions_spec = {k: v for k, v in self.batch_spec.items() if k != "voices"}
@@ -79,19 +84,24 @@ class System:
     def apply(self, params, pictures_BSHWC, faces_BSF):
         """-> (B, S, V) float32. Any leading axes."""
         lead = faces_BSF.shape[:-1]
-        if pictures_BSHWC is not None:  # there is no time here, but in S7 a mesh that splits it: it splits speakers as well
-            pictures_BSHWC = shard(pictures_BSHWC.reshape(-1, *pictures_BSHWC.shape[len(lead):]), "rows")
-        voices_NV = self.net.apply({"params": params}, pictures_BSHWC, faces_BSF.reshape(-1, faces_BSF.shape[-1]))
+        # there is no time here, but in S7 a mesh that splits it: it splits speakers as well
+        if pictures_BSHWC is not None:
+            pictures_BSHWC = shard(pictures_BSHWC.reshape(-1, *pictures_BSHWC.shape[len(lead):]),
+                                   "rows")
+        voices_NV = self.net.apply({"params": params}, pictures_BSHWC,
+                                   faces_BSF.reshape(-1, faces_BSF.shape[-1]))
         return shard(voices_NV.reshape(*lead, -1), "batch")
 
     def loss(self, params, batch, key):
-        """Mean squared error, with the cosine beside it. Nothing random is left: rows are degraded where they are made."""
+        """Mean squared error, with the cosine beside it. Nothing random is left: rows are degraded
+        where they are made."""
         del key
         made = self.apply(params, batch.get(self.picture), batch["faces"])
         true = batch["voices"].astype(jnp.float32)
         loss = jnp.mean(jnp.square(made - true))
         norms = jnp.linalg.norm(made, axis=-1) * jnp.linalg.norm(true, axis=-1)
-        return loss, {"loss": loss, "cosine": jnp.mean(jnp.sum(made * true, axis=-1) / jnp.maximum(norms, 1e-6))}
+        return loss, {"loss": loss,
+                      "cosine": jnp.mean(jnp.sum(made * true, axis=-1) / jnp.maximum(norms, 1e-6))}
 
     def conditions(self, example, task=""):
         """Portraits or map, and face embeddings."""
@@ -104,24 +114,30 @@ class System:
 
 
 def specs(c, picture: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
-    """batch_spec and example_spec. `latents` are asked for only where a random frame of them is trained on."""
+    """batch_spec and example_spec. `latents` are asked for only where a random frame of them is
+    trained on."""
     def recipe(name):
         value = c[name]
         return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
 
     S = c.speakers
-    batch = {"faces": Spec(("batch", S, c.face_dim), "float32", "face embedding", recipe=recipe("faces_recipe")),
-             "voices": Spec(("batch", S, c.voice_dim), "float32", "speaker embedding", recipe=recipe("voices_recipe"))}
+    batch = {"faces": Spec(("batch", S, c.face_dim), "float32", "face embedding",
+                           recipe=recipe("faces_recipe")),
+             "voices": Spec(("batch", S, c.voice_dim), "float32", "speaker embedding",
+                            recipe=recipe("voices_recipe"))}
     if picture:
-        batch[picture] = Spec(("batch", S, c.size, c.size, c.map_width), "uint8" if c.inputs == "pixels" else "float32",
-                              "reference picture" if c.inputs == "pixels" else "map of the reference picture")
+        batch[picture] = Spec(("batch", S, c.size, c.size, c.map_width), "uint8" if c.inputs
+                              == "pixels" else "float32", "reference picture" if c.inputs
+                              == "pixels" else "map of the reference picture")
     if not c.random_frame:
         return batch, batch
-    frames = dataclasses.replace(batch[picture], shape=("batch", "time", *batch[picture].shape[1:]), dtype="float16",
+    frames = dataclasses.replace(batch[picture], shape=("batch", "time", *batch[picture].shape[1:]),
+                                 dtype="float16",
                                  meaning="video latents", rate=25.0)
     return batch, batch | {FRAMES: frames}
 
 
 def to_signal(pictures):
     """uint8 -> float32 in [-1, 1]; maps stay as they are."""
-    return pictures.astype(jnp.float32) / 127.5 - 1 if pictures.dtype == jnp.uint8 else pictures.astype(jnp.float32)
+    return (pictures.astype(jnp.float32) / 127.5 - 1 if pictures.dtype == jnp.uint8
+            else pictures.astype(jnp.float32))

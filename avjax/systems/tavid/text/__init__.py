@@ -1,4 +1,5 @@
-"""TAVID's first part: dialogue text to time-aligned semantic units of every speaker, one autoregressive encoder-decoder."""
+"""TAVID's first part: dialogue text to time-aligned semantic units of every speaker, one
+autoregressive encoder-decoder."""
 
 from avjax.systems.tavid.text.system import System
 

@@ -1,7 +1,7 @@
 """Sampling units from dialogue text: one compiled loop over decoder steps with a static cache.
 
-Suffixes: see avjax.systems.tavid.text.model; G rows of both branches of the guidance, T frames, S streams, P frames looked
-back at for repetition.
+Suffixes: see avjax.systems.tavid.text.model; G rows of both branches of the guidance, T frames, S
+streams, P frames looked back at for repetition.
 """
 
 import jax
@@ -14,31 +14,37 @@ from avjax.systems.tavid.text.config import RATE, bos, eos
 from avjax.systems.tavid.text.draws import draw, nucleus
 
 
-def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, token_speaker_BN=None, times_BN=None):
+def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
+           token_speaker_BN=None, times_BN=None):
     """Units of every stream for a batch of dialogues. Pure and jittable; `max_steps` is static.
 
     Args:
       tokens_BN: text ids, anything past tokens_length_B.
-      keys: (B,) typed keys, one an example: neither batch mates nor padding nor the bound change an example's units.
+      keys: (B,) typed keys, one an example: neither batch mates nor padding nor the bound change an
+        example's units.
       max_steps: bound on the frames (rounded up to whole decoder steps).
       token_speaker_BN: whose each token is, -1 = nobody's; needed where config.speaker_embedding.
       times_BN: a plan to follow (frames), instead of the predicted one.
 
-    Returns (units_BTS int32 with zeros past the length, length_B int32 frames), T = max_steps. A dialogue ends where the
-    first stream says EOS; at `stop_seconds` of filler in every stream, which is taken back; or at max_steps. With a plan
-    neither counts before the last token's time, and it ends `stop_seconds` after that at the latest, less the silence there.
+    Returns (units_BTS int32 with zeros past the length, length_B int32 frames), T = max_steps. A
+    dialogue ends where the first stream says EOS; at `stop_seconds` of filler in every stream,
+    which is taken back; or at max_steps. With a plan neither counts before the last token's time,
+    and it ends `stop_seconds` after that at the latest, less the silence there.
     """
     c = system.config
     if c.filler < 0 and (c.repetition_window or c.stop_seconds):
-        logging.warning("config.system.filler is not set: repetition_window and stop_seconds do not look at silence "
-                        "(it is units.filler in the features' recipes.json, 0 where units were fitted)")
+        logging.warning("config.system.filler is not set: repetition_window and stop_seconds do "
+                        "not look at silence (it is units.filler in the features' recipes.json, 0 "
+                        "where units were fitted)")
     memory = read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN)
     B, S, F = len(tokens_length_B), c.num_streams, c.frames_per_step
     steps = -(-max_steps // F)
     patience = int(c.stop_seconds * RATE) or steps * F + 1  # frames; 0 = off
     state = {"index": jnp.zeros((), jnp.int32), "cache": start(system, params, memory, steps),
-             "before": jnp.full((B, S * F), bos(c), jnp.int32), "units": jnp.zeros((B, steps * F, S), jnp.int32),
-             "recent": jnp.full((B, c.repetition_window, S), -1, jnp.int32), "silent": jnp.zeros((B,), jnp.int32),
+             "before": jnp.full((B, S * F), bos(c), jnp.int32),
+             "units": jnp.zeros((B, steps * F, S), jnp.int32),
+             "recent": jnp.full((B, c.repetition_window, S), -1, jnp.int32),
+             "silent": jnp.zeros((B,), jnp.int32),
              "length": jnp.full((B,), steps * F, jnp.int32)}
 
     def going(state):
@@ -53,12 +59,15 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, 
             seen_BP = recent[:, :, stream]
             if frame:  # frames of this very step come after those before it
                 own = jnp.stack([chosen[f * S + stream] for f in range(frame)], axis=1)
-                seen_BP = jnp.concatenate([seen_BP, own], axis=1)[:, own.shape[1]:] if c.repetition_window else seen_BP
+                seen_BP = jnp.concatenate([seen_BP, own],
+                                          axis=1)[:,
+                                                  own.shape[1]:] if c.repetition_window else seen_BP
             slot_keys = jax.vmap(lambda key: jax.random.fold_in(key, slot))(step_keys)
             can_end_B = (index * F + frame >= memory["last"]) & (stream == 0)
             return draw(c, logits_BV, slot_keys, seen_BP, can_end_B)
 
-        units_BJ, cache = advance(system, params, memory, state["cache"], state["before"], index, choose)
+        units_BJ, cache = advance(system, params, memory, state["cache"], state["before"], index,
+                                  choose)
         made_BFS = units_BJ.reshape(B, F, S)
         units = jax.lax.dynamic_update_slice_in_dim(state["units"], made_BFS, index * F, axis=1)
         length, silent = state["length"], state["silent"]
@@ -73,8 +82,11 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, 
             if c.alignment == "plan":
                 spoken = jnp.minimum(frame, frame + 1 - silent)  # without the silence so far
                 length = jnp.where(going_B & (frame >= memory["last"] + patience), spoken, length)
-        recent = jnp.concatenate([recent, made_BFS], axis=1)[:, -c.repetition_window:] if c.repetition_window else recent
-        return {"index": index + 1, "cache": cache, "before": units_BJ, "units": units, "recent": recent,
+        recent = jnp.concatenate([recent, made_BFS],
+                                 axis=1)[:,
+                                         -c.repetition_window:] if c.repetition_window else recent
+        return {"index": index + 1, "cache": cache, "before": units_BJ, "units": units,
+                "recent": recent,
                 "silent": silent, "length": length}
 
     state = jax.lax.while_loop(going, body, state)
@@ -84,16 +96,21 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, 
 
 
 def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN=None):
-    """What the loop needs of the text: {"text" (G, N, E), "times" (G, N), "length" (G,), "last" (B,) the frame before
-    which a dialogue does not end}. With guidance, rows without text follow those with it."""
+    """What the loop needs of the text: {"text" (G, N, E), "times" (G, N), "length" (G,), "last"
+    (B,) the frame before which a dialogue does not end}. With guidance, rows without text follow
+    those with it."""
     c = system.config
     who_BN = jnp.full_like(tokens_BN, -1) if token_speaker_BN is None else token_speaker_BN
-    text_BNE = system.net.apply({"params": params}, tokens_BN, who_BN, tokens_length_B, method="encode")
-    real_BN, last_B = jnp.arange(tokens_BN.shape[1]) < tokens_length_B[:, None], jnp.zeros(len(tokens_BN))
+    text_BNE = system.net.apply({"params": params}, tokens_BN, who_BN, tokens_length_B,
+                                method="encode")
+    real_BN, last_B = jnp.arange(tokens_BN.shape[1]) < tokens_length_B[:,
+                                                                       None], jnp.zeros(
+                                                                           len(tokens_BN))
     if c.alignment == "plan":
         if times_BN is None:
             planned = system.net.apply({"params": params}, text_BNE, method="plan_logits")
-            times_BN = plan.sample(nucleus(planned, c.plan_top_p), real_BN, keys, c.plan_temperature)
+            times_BN = plan.sample(nucleus(planned, c.plan_top_p), real_BN, keys,
+                                   c.plan_temperature)
         last_B = jnp.max(jnp.where(real_BN, times_BN, 0.0), axis=1)
     else:
         times_BN = jnp.zeros(tokens_BN.shape)
@@ -106,23 +123,27 @@ def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, tim
 
 def start(system, params, memory, steps: int):
     """The decoder's cache before the first step."""
-    return system.net.apply({"params": params}, memory["text"], memory["times"], memory["length"], steps, method="remember")
+    return system.net.apply({"params": params}, memory["text"], memory["times"], memory["length"],
+                            steps, method="remember")
 
 
 def advance(system, params, memory, cache, before_BJ, index, choose):
-    """One decoder step: `choose(logits (B, V) float32, slot, units chosen so far)` gives the (B,) units of each slot in
-    turn -> units (B, J), cache."""
+    """One decoder step: `choose(logits (B, V) float32, slot, units chosen so far)` gives the (B,)
+    units of each slot in turn -> units (B, J), cache."""
     c, guided = system.config, system.config.guidance != 1.0
 
     def both(units):
         return jnp.concatenate([units, units]) if guided else units
 
-    hidden, cache = system.net.apply({"params": params}, both(before_BJ), cache, index, memory["length"], method="step")
+    hidden, cache = system.net.apply({"params": params}, both(before_BJ), cache, index,
+                                     memory["length"], method="step")
     chosen = []
     for slot in range(before_BJ.shape[1]):
-        known = chosen + [jnp.zeros_like(before_BJ[:, 0])] * (before_BJ.shape[1] - slot)  # later ones are not looked at
+        # later ones are not looked at
+        known = chosen + [jnp.zeros_like(before_BJ[:, 0])] * (before_BJ.shape[1] - slot)
         if slot == 0 or c.coupling == "chain":
-            logits = system.net.apply({"params": params}, hidden, both(jnp.stack(known, axis=1)), method="logits")
+            logits = system.net.apply({"params": params}, hidden, both(jnp.stack(known, axis=1)),
+                                      method="logits")
         here = logits[:, slot]
         if guided:
             conditional, without = jnp.split(jax.nn.log_softmax(here), 2)

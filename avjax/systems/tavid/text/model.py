@@ -1,15 +1,18 @@
-"""The network: a bidirectional encoder over the dialogue's text and a causal decoder over frames of all speakers' units.
+"""The network: a bidirectional encoder over the dialogue's text and a causal decoder over frames of
+all speakers' units.
 
-After CoVoMix (arXiv 2404.06690): one embedding table for all streams, a step's embeddings side by side are the decoder's
-input, its output is split likewise and compared with the same table; RMS norm, gated feed-forward, rotary positions,
-cross-attention with a learned null key and value, which is all there is to see without text. Ours: a chain over the units
-of a step, several frames a step, and cross-attention that is rotary in planned time (`plan`).
+After CoVoMix (arXiv 2404.06690): one embedding table for all streams, a step's embeddings side by
+side are the decoder's input, its output is split likewise and compared with the same table; RMS
+norm, gated feed-forward, rotary positions, cross-attention with a learned null key and value, which
+is all there is to see without text. Ours: a chain over the units of a step, several frames a step,
+and cross-attention that is rotary in planned time (`plan`).
 
-Where the mesh splits time, the encoder and the decoder's own attention are split over it; what the encoder read is then
-gathered once, and every device's steps look at the whole text.
+Where the mesh splits time, the encoder and the decoder's own attention are split over it; what the
+encoder read is then gathered once, and every device's steps look at the whole text.
 
-Suffixes: B batch, N text tokens, E encoder width, I decoder steps, J units of a step (frames of it x streams), D decoder
-width, W width of a unit's embedding (D / J), C chain width, H heads, K head width, V units with specials, R cached steps.
+Suffixes: B batch, N text tokens, E encoder width, I decoder steps, J units of a step (frames of it
+x streams), D decoder width, W width of a unit's embedding (D / J), C chain width, H heads, K head
+width, V units with specials, R cached steps.
 """
 
 import flax.linen as nn
@@ -36,13 +39,15 @@ MLP = {"swiglu": SwiGLU, "geglu": GEGLU}
 
 
 class Residual(nn.Module):
-    """x + y, with y's channels dropped a row at a time (shared over time: cheap, and a frame's neighbours cannot tell)."""
+    """x + y, with y's channels dropped a row at a time (shared over time: cheap, and a frame's
+    neighbours cannot tell)."""
 
     rate: float
 
     def __call__(self, x_BTD, y_BTD):
         if self.rate and self.has_rng("dropout"):
-            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (y_BTD.shape[0], 1, y_BTD.shape[-1]))
+            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate,
+                                        (y_BTD.shape[0], 1, y_BTD.shape[-1]))
             y_BTD = y_BTD * (kept / (1 - self.rate)).astype(y_BTD.dtype)
         return x_BTD + y_BTD
 
@@ -68,7 +73,8 @@ def tables(positions_BT, width: int, theta: float):
 
 
 class EncoderLayer(nn.Module):
-    """One pre-norm layer that sees the text in both directions: (x, None, what layers share) -> (x, None)."""
+    """One pre-norm layer that sees the text in both directions: (x, None, what layers share) -> (x,
+    None)."""
 
     config: object
     dtype: jnp.dtype
@@ -77,7 +83,8 @@ class EncoderLayer(nn.Module):
         c = self.config
         kw = dict(dtype=self.dtype, use_bias=False)
         self.attention_norm, self.mlp_norm = (RMSNorm(c.encoder_width, c.rms_eps) for _ in range(2))
-        self.qkv = Dense((3, c.encoder_heads, c.encoder_width // c.encoder_heads), c.encoder_width, **kw)
+        self.qkv = Dense((3, c.encoder_heads, c.encoder_width // c.encoder_heads), c.encoder_width,
+                         **kw)
         self.project = Dense(c.encoder_width, c.encoder_width, **kw)
         self.mlp = MLP[c.activation](c.encoder_width, c.encoder_ff, self.dtype, by_width=True)
         self.add = Residual(c.dropout)
@@ -87,14 +94,16 @@ class EncoderLayer(nn.Module):
         qkv = self.qkv(self.attention_norm(x_BNE))
         q, k, v = (heads_first(qkv[:, :, i]) for i in range(3))
         mask = Band(c.encoder_window, c.encoder_window) if c.encoder_window else FULL
-        out = attention(rotate(q, *shared["rotary"]), rotate(k, *shared["rotary"]), v, mask=mask, valid=shared["real"],
+        out = attention(rotate(q, *shared["rotary"]), rotate(k, *shared["rotary"]), v, mask=mask,
+                        valid=shared["real"],
                         kernel=c.attention_kernel)
         x_BNE = shard(self.add(x_BNE, self.project(merge_heads(out))), "batch", "time")
         return shard(self.add(x_BNE, self.mlp(self.mlp_norm(x_BNE))), "batch", "time"), None
 
 
 class DecoderLayer(nn.Module):
-    """One pre-norm layer: past steps, the text, feed-forward. Its methods share a signature, as the scan over layers wants
+    """One pre-norm layer: past steps, the text, feed-forward. Its methods share a signature, as the
+    scan over layers wants
     it: (x, this layer's cache or None, what all layers share) -> (x, what this layer returns)."""
 
     config: object
@@ -103,10 +112,12 @@ class DecoderLayer(nn.Module):
     def setup(self):
         c = self.config
         inner, kw = c.num_heads * c.head_dim, dict(dtype=self.dtype, use_bias=False)
-        self.self_norm, self.cross_norm, self.mlp_norm = (RMSNorm(c.d_model, c.rms_eps) for _ in range(3))
+        self.self_norm, self.cross_norm, self.mlp_norm = (RMSNorm(c.d_model, c.rms_eps)
+                                                          for _ in range(3))
         self.qkv = Dense((3, c.num_heads, c.head_dim), c.d_model, **kw)
         self.project = Dense(c.d_model, inner, **kw)
-        if c.alignment == "plan":  # constant parts of queries and keys: what is near in time starts out attractive
+        # constant parts of queries and keys: what is near in time starts out attractive
+        if c.alignment == "plan":
             kw |= {"use_bias": True, "bias_init": nearness}
         self.cross_q = Dense((c.num_heads, c.head_dim), c.d_model, **kw)
         self.cross_k = Dense((c.num_heads, c.head_dim), c.encoder_width, **kw)
@@ -122,7 +133,9 @@ class DecoderLayer(nn.Module):
         c = self.config
         q, k, v = self._heads(x_BID, shared)
         mask = Band(c.window, 0) if c.window else Causal()
-        x_BID = self.add(x_BID, self.project(merge_heads(attention(q, k, v, mask=mask, kernel=c.attention_kernel))))
+        x_BID = self.add(x_BID,
+                         self.project(merge_heads(attention(q, k, v, mask=mask,
+                                                            kernel=c.attention_kernel))))
         return self._rest(x_BID, self._memory(shared), shared), None
 
     def remember(self, x, _, shared):
@@ -130,12 +143,15 @@ class DecoderLayer(nn.Module):
         return x, self._memory(shared)
 
     def step(self, x_B1D, cache, shared):
-        """One step against cache {"k", "v": (B, H, R, K) of past steps, "text_k", "text_v"}; writes at shared["place"]."""
+        """One step against cache {"k", "v": (B, H, R, K) of past steps, "text_k", "text_v"}; writes
+        at shared["place"]."""
         q, k, v = self._heads(x_B1D, shared)
-        k, v = (jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype), shared["place"], axis=2)
+        k, v = (jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype),
+                                                    shared["place"], axis=2)
                 for name, new in (("k", k), ("v", v)))
         x_B1D = self.add(x_B1D, self.project(merge_heads(attend(q, k, v, shared["past"]))))
-        return self._rest(x_B1D, {"k": cache["text_k"], "v": cache["text_v"]}, shared), {"k": k, "v": v}
+        return self._rest(x_B1D, {"k": cache["text_k"], "v": cache["text_v"]},
+                          shared), {"k": k, "v": v}
 
     def _heads(self, x_BID, shared):
         qkv = self.qkv(self.self_norm(x_BID))
@@ -146,28 +162,35 @@ class DecoderLayer(nn.Module):
         k, v = heads_first(self.cross_k(shared["text"])), heads_first(self.cross_v(shared["text"]))
         if self.config.alignment == "plan":
             k = rotate(k, *shared["text_rotary"])
-        null_2BH1K = jnp.broadcast_to(self.null[:, None, :, None].astype(k.dtype), (2, *k.shape[:2], 1, k.shape[3]))
-        memory = {"k": jnp.concatenate([null_2BH1K[0], k], axis=2), "v": jnp.concatenate([null_2BH1K[1], v], axis=2)}
-        return {name: shard(x, "batch", "width") for name, x in memory.items()}  # made by every device of `seq`
+        null_2BH1K = jnp.broadcast_to(self.null[:, None, :, None].astype(k.dtype),
+                                      (2, *k.shape[:2], 1, k.shape[3]))
+        memory = {"k": jnp.concatenate([null_2BH1K[0], k], axis=2),
+                  "v": jnp.concatenate([null_2BH1K[1], v], axis=2)}
+        # made by every device of `seq`
+        return {name: shard(x, "batch", "width") for name, x in memory.items()}
 
     def _rest(self, x_BID, memory, shared):
         q = heads_first(self.cross_q(self.cross_norm(x_BID)))
         if self.config.alignment == "plan":
             q = rotate(q, *shared["time_rotary"])
-        x_BID = self.add(x_BID, self.cross_project(merge_heads(attend(q, memory["k"], memory["v"], shared["seen"]))))
-        return shard(self.add(shard(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))), "batch", "time")
+        x_BID = self.add(x_BID,
+                         self.cross_project(merge_heads(attend(q, memory["k"], memory["v"],
+                                                               shared["seen"]))))
+        return shard(self.add(shard(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))),
+                     "batch", "time")
 
 
 def nearness(key, shape, dtype=jnp.float32):
-    """Bias of queries and keys alike: the product of two such, rotated to their times, is largest where these agree."""
+    """Bias of queries and keys alike: the product of two such, rotated to their times, is largest
+    where these agree."""
     half = jnp.arange(shape[-1]) < shape[-1] // 2
     return jnp.broadcast_to(jnp.where(half, 1.3, 0.0), shape).astype(dtype)
 
 
 class Chain(nn.Module):
-    """p(unit j of a step | decoder's output, units 0..j-1 of the step): a small causal transformer over the J units of
-    one step, (..., D) and the units' embeddings (..., J, W) -> (..., J, W). Only the first J-1 embeddings are looked at,
-    each by later units."""
+    """p(unit j of a step | decoder's output, units 0..j-1 of the step): a small causal transformer
+    over the J units of one step, (..., D) and the units' embeddings (..., J, W) -> (..., J, W).
+    Only the first J-1 embeddings are looked at, each by later units."""
 
     config: object
     dtype: jnp.dtype
@@ -175,14 +198,16 @@ class Chain(nn.Module):
     def setup(self):
         c = self.config
         slots, kw = c.num_streams * c.frames_per_step, dict(dtype=self.dtype, use_bias=False)
-        self.inputs = Dense((slots, c.depth_width), c.d_model, dtype=self.dtype)  # its biases tell the units apart
+        # its biases tell the units apart
+        self.inputs = Dense((slots, c.depth_width), c.d_model, dtype=self.dtype)
         self.units = Dense(c.depth_width, c.d_model // slots, **kw)
         self.blocks = [ChainBlock(c, self.dtype) for _ in range(c.depth_layers)]
         self.norm = RMSNorm(c.depth_width, c.rms_eps)
         self.outputs = Dense(c.d_model // slots, c.depth_width, **kw)
 
     def __call__(self, hidden, units):
-        earlier = jnp.pad(self.units(units[..., :-1, :]), [(0, 0)] * (units.ndim - 2) + [(1, 0), (0, 0)])
+        earlier = jnp.pad(self.units(units[..., :-1, :]),
+                          [(0, 0)] * (units.ndim - 2) + [(1, 0), (0, 0)])
         x_MJC = shard(self.inputs(hidden) + earlier, *("batch", "time")[:hidden.ndim - 1])
         for block in self.blocks:
             x_MJC = block(x_MJC)
@@ -190,7 +215,8 @@ class Chain(nn.Module):
 
 
 class ChainBlock(nn.Module):
-    """Pre-norm causal attention over a handful of units, then a gated feed-forward of twice the width."""
+    """Pre-norm causal attention over a handful of units, then a gated feed-forward of twice the
+    width."""
 
     config: object
     dtype: jnp.dtype
@@ -205,7 +231,8 @@ class ChainBlock(nn.Module):
 
     def __call__(self, x_MJC):
         places = ("batch", "time")[:x_MJC.ndim - 2]
-        # heads over `tensor` where their number allows it; where it does not, the attention of a handful is repeated
+        # heads over `tensor` where their number allows it; where it does not, the attention of a
+        # handful is repeated
         qkv = shard(self.qkv(self.attention_norm(x_MJC)), *places, None, None, "width")
         q, k, v = (heads_first(qkv[..., i, :, :]) for i in range(3))
         seen_1JJ = jnp.tril(jnp.ones((x_MJC.shape[-2],) * 2, bool))[None]
@@ -217,8 +244,8 @@ def stack(layer, config, dtype, length: int, methods: list[str], remat: tuple[st
     """`length` layers as one scan; parameters carry a leading layer axis."""
     if config.remat:
         layer = nn.remat(layer, prevent_cse=False, methods=list(remat))
-    return nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length,
-                   in_axes=(0, nn.broadcast), methods=methods)(config, dtype)
+    return nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
+                   length=length, in_axes=(0, nn.broadcast), methods=methods)(config, dtype)
 
 
 class TextNet(nn.Module):
@@ -232,12 +259,16 @@ class TextNet(nn.Module):
         self.slots = c.num_streams * c.frames_per_step
         self.text = self.param("text", nn.initializers.normal(1.0), (c.vocab, c.encoder_width))
         if c.speaker_embedding:  # the last row is nobody's
-            self.speaker = self.param("speaker", nn.initializers.normal(1.0), (c.num_streams + 1, c.encoder_width))
-        self.encoder = stack(EncoderLayer, c, self.dtype, c.encoder_layers, ["__call__"], ("__call__",))
+            self.speaker = self.param("speaker", nn.initializers.normal(1.0),
+                                      (c.num_streams + 1, c.encoder_width))
+        self.encoder = stack(EncoderLayer, c, self.dtype, c.encoder_layers, ["__call__"],
+                             ("__call__",))
         self.encoder_norm = RMSNorm(c.encoder_width, c.rms_eps)
         width = c.d_model // self.slots
-        self.table = self.param("table", nn.initializers.normal(width ** -0.5), (c.num_units + SPECIALS, width))
-        self.decoder = stack(DecoderLayer, c, self.dtype, c.num_layers, ["full", "remember", "step"], ("full",))
+        self.table = self.param("table", nn.initializers.normal(width ** -0.5),
+                                (c.num_units + SPECIALS, width))
+        self.decoder = stack(DecoderLayer, c, self.dtype, c.num_layers,
+                             ["full", "remember", "step"], ("full",))
         self.norm = RMSNorm(c.d_model, c.rms_eps)
         if c.coupling == "chain":
             self.chain = Chain(c, self.dtype)
@@ -252,7 +283,8 @@ class TextNet(nn.Module):
         if c.speaker_embedding:
             who_BN = jnp.where(token_speaker_BN < 0, c.num_streams, token_speaker_BN)
             x_BNE = x_BNE + jnp.take(self.speaker, who_BN, axis=0, mode="clip")
-        shared = {"rotary": tables(positions[None], c.encoder_width // c.encoder_heads, c.rope_theta), "real": real_BN}
+        shared = {"rotary": tables(positions[None], c.encoder_width // c.encoder_heads,
+                                   c.rope_theta), "real": real_BN}
         x_BNE, _ = self.encoder(shard(x_BNE.astype(self.dtype), "batch", "time"), None, shared)
         return whole(self.encoder_norm(x_BNE))
 
@@ -266,49 +298,59 @@ class TextNet(nn.Module):
         return (width ** 0.5 * lookup(self.table, units_BIJ)).astype(self.dtype)
 
     def hidden(self, before_BIJ, text_BNE, times_BN, length_B):
-        """Teacher-forced decoder: units of the step before each -> (B, I, D). length 0: without text."""
-        shared = self._text(text_BNE, times_BN, length_B) | self._steps(jnp.arange(before_BIJ.shape[1])[None])
+        """Teacher-forced decoder: units of the step before each -> (B, I, D). length 0: without
+        text."""
+        shared = self._text(text_BNE, times_BN,
+                            length_B) | self._steps(jnp.arange(before_BIJ.shape[1])[None])
         x_BID = shard(self.embed(before_BIJ).reshape(*before_BIJ.shape[:2], -1), "batch", "time")
         x_BID, _ = self.decoder.full(x_BID, None, shared)
         return self.norm(x_BID)
 
     def remember(self, text_BNE, times_BN, length_B, steps: int):
-        """The decoder's cache for `step`, leading axis layers: room for `steps` past steps, or for the window."""
+        """The decoder's cache for `step`, leading axis layers: room for `steps` past steps, or for
+        the window."""
         c = self.config
-        _, memory = self.decoder.remember(jnp.zeros(()), None, self._text(text_BNE, times_BN, length_B))
+        _, memory = self.decoder.remember(jnp.zeros(()), None,
+                                          self._text(text_BNE, times_BN, length_B))
         room = min(c.window + 1, steps) if c.window else steps
         past = jnp.zeros((c.num_layers, len(length_B), c.num_heads, room, c.head_dim), self.dtype)
         cache = {"k": past, "v": past, "text_k": memory["k"], "text_v": memory["v"]}
-        return {name: shard(x, None, "batch", "width") for name, x in cache.items()}  # one step at a time: no axis to split
+        # one step at a time: no axis to split
+        return {name: shard(x, None, "batch", "width") for name, x in cache.items()}
 
     def step(self, before_BJ, cache, index, text_length_B):
         """Decoder step number `index` (the same for all rows) -> hidden (B, D), cache."""
-        room = cache["k"].shape[3]  # a ring: the step `age` steps ago lies at (index - age) mod room
+        # a ring: the step `age` steps ago lies at (index - age) mod room
+        room = cache["k"].shape[3]
         age_R = jnp.mod(index - jnp.arange(room), room)
         shared = self._steps(jnp.asarray(index)[None, None]) | {
-            "seen": self._seen(cache["text_k"].shape[3] - 1, text_length_B), "place": jnp.mod(index, room),
+            "seen": self._seen(cache["text_k"].shape[3] - 1, text_length_B),
+            "place": jnp.mod(index, room),
             "past": (age_R <= index)[None, None]}
         x_B1D = self.embed(before_BJ).reshape(len(before_BJ), 1, -1)
         x_B1D, past = self.decoder.step(x_B1D, cache, shared)
         return self.norm(x_B1D)[:, 0], cache | past
 
     def logits(self, hidden, units):
-        """Decoder output (..., D) and units of the same step (..., J), of which unit j's logits see those before it ->
-        (..., J, V) float32."""
+        """Decoder output (..., D) and units of the same step (..., J), of which unit j's logits see
+        those before it -> (..., J, V) float32."""
         if self.config.coupling == "chain":
             out = self.chain(hidden, self.embed(units))
         else:
             out = hidden.reshape(*hidden.shape[:-1], self.slots, -1)
         ids, places = len(self.table), ("batch", "time")[:hidden.ndim - 1]
-        table = jnp.pad(self.table, ((0, -ids % parts("width")), (0, 0)))  # the largest array of a step is split by id
-        out = jnp.einsum("...w,vw->...v", shard(out.astype(jnp.float32), *places), shard(table, "width"))
+        # the largest array of a step is split by id
+        table = jnp.pad(self.table, ((0, -ids % parts("width")), (0, 0)))
+        out = jnp.einsum("...w,vw->...v", shard(out.astype(jnp.float32), *places),
+                         shard(table, "width"))
         return shard(out, *places, None, "width")[..., :ids]
 
     def __call__(self, tokens_BN, token_speaker_BN, length_B, times_BN, before_BIJ, units_BIJ):
         """Touches every parameter: logits (B, I, J, V), and those of the plan or None."""
         text_BNE = self.encode(tokens_BN, token_speaker_BN, length_B)
         planned = self.plan_logits(text_BNE) if self.config.alignment == "plan" else None
-        return self.logits(self.hidden(before_BIJ, text_BNE, times_BN, length_B), units_BIJ), planned
+        return self.logits(self.hidden(before_BIJ, text_BNE, times_BN, length_B),
+                           units_BIJ), planned
 
     def _seen(self, tokens: int, length_B):
         """(B, 1, 1 + N): the null key and the real tokens."""
@@ -317,13 +359,16 @@ class TextNet(nn.Module):
     def _text(self, text_BNE, times_BN, length_B):
         shared = {"text": text_BNE, "seen": self._seen(text_BNE.shape[1], length_B)}
         if self.config.alignment == "plan":
-            shared["text_rotary"] = tables(whole(times_BN), self.config.head_dim, self.config.rope_theta)
+            shared["text_rotary"] = tables(whole(times_BN), self.config.head_dim,
+                                           self.config.rope_theta)
         return shared
 
     def _steps(self, index_BI):
-        """Rotary tables of decoder steps: by number among themselves, by their middle's frame towards the text."""
+        """Rotary tables of decoder steps: by number among themselves, by their middle's frame
+        towards the text."""
         c = self.config
         shared = {"rotary": tables(index_BI, c.head_dim, c.rope_theta)}
         if c.alignment == "plan":
-            shared["time_rotary"] = tables((index_BI + 0.5) * c.frames_per_step, c.head_dim, c.rope_theta)
+            shared["time_rotary"] = tables((index_BI + 0.5) * c.frames_per_step, c.head_dim,
+                                           c.rope_theta)
         return shared

@@ -1,4 +1,5 @@
-"""The text-to-units loss: cross-entropy of every stream's next units, and of the plan where there is one.
+"""The text-to-units loss: cross-entropy of every stream's next units, and of the plan where there
+is one.
 
 Suffixes: see avjax.systems.tavid.text.model.
 """
@@ -11,11 +12,13 @@ from avjax.systems.tavid.text.config import bos, eos, pad
 
 
 def targets(batch, config):
-    """Units of each decoder step and what they count, (B, I, J) both: the first frame after the last is EOS in every
-    stream, and after that nothing counts. J runs over the frames of a step, over streams within a frame."""
+    """Units of each decoder step and what they count, (B, I, J) both: the first frame after the
+    last is EOS in every stream, and after that nothing counts. J runs over the frames of a step,
+    over streams within a frame."""
     T, S = batch["units"].shape[1:]
     frame_1T1, length_B11 = jnp.arange(T)[None, :, None], batch["units_length"][:, None, None]
-    units_BTS = jnp.where(frame_1T1 < length_B11, batch["units"], jnp.where(frame_1T1 == length_B11, eos(config), pad(config)))
+    units_BTS = jnp.where(frame_1T1 < length_B11, batch["units"],
+                          jnp.where(frame_1T1 == length_B11, eos(config), pad(config)))
     weight_BTS = jnp.where(frame_1T1 <= length_B11, batch["weight"], 0.0)
     shape = (len(units_BTS), T // config.frames_per_step, config.frames_per_step * S)
     return units_BTS.reshape(shape), weight_BTS.reshape(shape)
@@ -27,11 +30,12 @@ def before(units_BIJ, config):
 
 
 def loss(net, params, batch, key, config):
-    """Scalar and metrics: "units" nats a unit, "talk" nats a unit outside long silence, "accuracy" of the likeliest unit, "end"
-    nats of EOS, "plan" nats a token."""
+    """Scalar and metrics: "units" nats a unit, "talk" nats a unit outside long silence, "accuracy"
+    of the likeliest unit, "end" nats of EOS, "plan" nats a token."""
     units_BIJ, weight_BIJ = targets(batch, config)
     text_key, unit_key, dropout_key = jax.random.split(key, 3)
-    has_text_B = jax.random.bernoulli(text_key, 1 - config.text_dropout, batch["tokens_length"].shape)
+    has_text_B = jax.random.bernoulli(text_key, 1 - config.text_dropout,
+                                      batch["tokens_length"].shape)
     length_B = jnp.where(has_text_B, batch["tokens_length"], 0)
     before_BIJ = before(units_BIJ, config)
     if config.unit_dropout:
@@ -39,12 +43,16 @@ def loss(net, params, batch, key, config):
         before_BIJ = jnp.where(hidden_BIJ, pad(config), before_BIJ)
     rngs = {"dropout": dropout_key} if config.dropout else {}
     # the encoder always reads, for its plan; the decoder sees what the dropout leaves
-    text_BNE = net.apply({"params": params}, batch["tokens"], batch["token_speaker"], batch["tokens_length"],
+    text_BNE = net.apply({"params": params}, batch["tokens"], batch["token_speaker"],
+                         batch["tokens_length"],
                          method="encode", rngs=rngs)
-    hidden_BID = net.apply({"params": params}, before_BIJ, text_BNE, batch["times"], length_B, method="hidden", rngs=rngs)
+    hidden_BID = net.apply({"params": params}, before_BIJ, text_BNE, batch["times"], length_B,
+                           method="hidden", rngs=rngs)
     logits_BIJV = net.apply({"params": params}, hidden_BID, units_BIJ, method="logits")
 
-    entropy_BIJ = jax.nn.logsumexp(logits_BIJV, axis=-1) - jnp.take_along_axis(logits_BIJV, units_BIJ[..., None], axis=-1)[..., 0]
+    entropy_BIJ = jax.nn.logsumexp(logits_BIJV,
+                                   axis=-1) - jnp.take_along_axis(logits_BIJV, units_BIJ[..., None],
+                                                                  axis=-1)[..., 0]
 
     def mean(x, weight):
         return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
@@ -52,10 +60,13 @@ def loss(net, params, batch, key, config):
     is_end_BIJ = (units_BIJ == eos(config)).astype(jnp.float32)
     talk_BIJ = (weight_BIJ >= 1.0) * (1 - is_end_BIJ)
     total = units = mean(entropy_BIJ, weight_BIJ)
-    metrics = {"units": units, "talk": mean(entropy_BIJ, talk_BIJ), "end": mean(entropy_BIJ, is_end_BIJ * weight_BIJ),
+    metrics = {"units": units, "talk": mean(entropy_BIJ, talk_BIJ),
+               "end": mean(entropy_BIJ, is_end_BIJ * weight_BIJ),
                "accuracy": mean(jnp.argmax(logits_BIJV, axis=-1) == units_BIJ, talk_BIJ)}
     if config.alignment == "plan":
-        real_BN = (jnp.arange(batch["tokens"].shape[1]) < batch["tokens_length"][:, None]).astype(jnp.float32)
+        real_BN = (jnp.arange(batch["tokens"].shape[1]) < batch["tokens_length"][:,
+                                                                                 None]).astype(
+                                                                                     jnp.float32)
         planned = net.apply({"params": params}, text_BNE, method="plan_logits")
         metrics["plan"] = plan.loss(planned, batch["times"], real_BN)
         total = total + config.plan_weight * metrics["plan"]

@@ -1,8 +1,11 @@
-"""When every token of a dialogue is said: known in training, predicted before decoding. Ours by choice.
+"""When every token of a dialogue is said: known in training, predicted before decoding. Ours by
+choice.
 
-CoVoMix' decoder finds its place in the text by attention alone, which takes long to learn. With a plan, cross-attention is
-rotary in time: a frame looks for tokens of its own time. The plan is the sequence of time steps from token to token,
-negative where speakers overlap; each is drawn from a categorical distribution over bins, given the whole text.
+CoVoMix' decoder finds its place in the text by attention alone, which takes long to learn. With a
+plan, cross-attention is
+rotary in time: a frame looks for tokens of its own time. The plan is the sequence of time steps
+from token to token, negative where speakers overlap; each is drawn from a categorical distribution
+over bins, given the whole text.
 
 Suffixes: B batch, N tokens, M bins.
 """
@@ -11,18 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Edges of the bins in frames: half frames where a turn's own tokens lie, wider towards long gaps and overlaps.
-EDGES = np.concatenate([[-1000, -300, -200, -150, -110, -80, -60, -45, -35, -25, -17, -11, -6, -2.5, -0.5],
-                        np.arange(0.25, 8, 0.5), [8, 9, 10, 12, 14, 17, 21, 26, 32, 40, 50, 65, 85, 120, 200, 400, 1500]]
+# Edges of the bins in frames: half frames where a turn's own tokens lie, wider towards long gaps
+# and overlaps.
+EDGES = np.concatenate([[-1000, -300, -200, -150, -110, -80, -60, -45, -35, -25, -17, -11, -6, -2.5,
+                         -0.5],
+                        np.arange(0.25, 8, 0.5), [8, 9, 10, 12, 14, 17, 21, 26, 32, 40, 50, 65, 85,
+                                                  120, 200, 400, 1500]]
                        ).astype(np.float32)
 BINS = len(EDGES) - 1
 NOT_A_STEP = 2**30  # folded into an example's key: no decoder step has this number
 
 
 def token_times(token_speaker_N: np.ndarray, turns_K6: np.ndarray) -> np.ndarray:
-    """(N,) float32 frames: the middle of every token, if those of a turn were equally long. A turn's tokens are its
-    speaker's within its span, back-channels in it have times of their own. Tokens of nobody share the time of the next
-    that is somebody's, so that a gap is one step."""
+    """(N,) float32 frames: the middle of every token, if those of a turn were equally long. A
+    turn's tokens are its speaker's within its span, back-channels in it have times of their own.
+    Tokens of nobody share the time of the next that is somebody's, so that a gap is one step."""
     times_N = np.full(len(token_speaker_N), np.nan)
     for speaker, first, last, start, end, _ in sorted(turns_K6.tolist(), key=lambda turn: turn[5]):
         own = first + np.flatnonzero(token_speaker_N[first:last] == speaker)
@@ -41,16 +47,20 @@ def steps_of(times_BN):
 
 def loss(logits_BNM, times_BN, real_BN):
     """Mean cross-entropy of the steps' bins over real tokens."""
-    bins_BN = jnp.clip(jnp.searchsorted(jnp.asarray(EDGES), steps_of(times_BN), side="right") - 1, 0, BINS - 1)
-    picked_BN = jnp.take_along_axis(jax.nn.log_softmax(logits_BNM), bins_BN[..., None], axis=-1)[..., 0]
+    bins_BN = jnp.clip(jnp.searchsorted(jnp.asarray(EDGES), steps_of(times_BN), side="right") - 1,
+                       0, BINS - 1)
+    picked_BN = jnp.take_along_axis(jax.nn.log_softmax(logits_BNM), bins_BN[..., None],
+                                    axis=-1)[..., 0]
     return -jnp.sum(picked_BN * real_BN) / jnp.maximum(jnp.sum(real_BN), 1.0)
 
 
 def sample(logits_BNM, real_BN, keys, temperature: float):
-    """Times (B, N) in frames, never before frame 0. A token's noise depends on its place and the example's key alone."""
+    """Times (B, N) in frames, never before frame 0. A token's noise depends on its place and the
+    example's key alone."""
     def noise(key):
         key = jax.random.fold_in(key, NOT_A_STEP)
-        return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (BINS + 1,), minval=1e-7))(
+        return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (BINS + 1,),
+                                                     minval=1e-7))(
             jnp.arange(logits_BNM.shape[1]))
 
     uniform = jax.vmap(noise)(keys)

@@ -1,8 +1,10 @@
-"""A training row from a dialogue: a piece of it cut at turns, or one speaker's turns alone. numpy, no jax.
+"""A training row from a dialogue: a piece of it cut at turns, or one speaker's turns alone. numpy,
+no jax.
 
-CoVoMix trains on 40 % first speaker, 40 % second speaker, 20 % dialogue: alone, a speaker's turns follow each other and the
-other streams are filler. How a piece is cut is ours: it takes consecutive turns, in the order of their start, until the row
-is as full as drawn; what turns outside the piece say in its frames becomes filler.
+CoVoMix trains on 40 % first speaker, 40 % second speaker, 20 % dialogue: alone, a speaker's turns
+follow each other and the other streams are filler. How a piece is cut is ours: it takes consecutive
+turns, in the order of their start, until the row is as full as drawn; what turns outside the piece
+say in its frames becomes filler.
 """
 
 import dataclasses
@@ -16,14 +18,15 @@ from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import RATE
 
 TURN = 0  # kind of a row of `turns`; others are back-channels inside a turn's tokens
-MARGIN = 0.3  # seconds of silence before the first and after the last turn of a piece, at most; drawn. Ours
+# seconds of silence before the first and after the last turn of a piece, at most; drawn. Ours
+MARGIN = 0.3
 SPEAKER, FIRST, LAST, START, END, KIND = range(6)  # columns of `turns`
 
 
 @dataclasses.dataclass
 class Piece:
-    """Part of a dialogue: tokens, token_speaker (n,), times (n,) frames, units (T, S), and whether it ends where its text
-    does."""
+    """Part of a dialogue: tokens, token_speaker (n,), times (n,) frames, units (T, S), and whether
+    it ends where its text does."""
 
     tokens: np.ndarray
     token_speaker: np.ndarray
@@ -34,10 +37,11 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class TextRows:
-    """See avjax.systems.api.Rows. Sizes of a row in tokens and frames, the end's frame included; `vocabulary` text ids and
-    `num_units` units there are; `filler` the silent unit or -1, then counted in each example; `single_share`: rows of one
-    speaker alone; a piece fills a share of the row that is drawn from [`fill`, 1]; `filler_seconds`, `filler_weight`:
-    longer silence has that weight in the loss."""
+    """See avjax.systems.api.Rows. Sizes of a row in tokens and frames, the end's frame included;
+    `vocabulary` text ids and `num_units` units there are; `filler` the silent unit or -1, then
+    counted in each example; `single_share`: rows of one speaker alone; a piece fills a share of the
+    row that is drawn from [`fill`, 1]; `filler_seconds`, `filler_weight`: longer silence has that
+    weight in the loss."""
 
     tokens: int
     frames: int
@@ -59,24 +63,28 @@ class TextRows:
     def kind(self, lengths: Mapping[str, int]) -> str:
         return ""
 
-    def build(self, examples: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One row of `System.batch_spec`. UserError for ids outside the vocabulary or the codebook and for turns outside
-        the example."""
+    def build(self, examples: Sequence[Mapping[str, Any]],
+              rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One row of `System.batch_spec`. UserError for ids outside the vocabulary or the codebook
+        and for turns outside the example."""
         (example,) = examples
         check_example(example, self.vocabulary, self.num_units, self.streams)
-        filler = self.filler if self.filler >= 0 else count_filler(example["units"], example["turns"])
+        filler = self.filler if self.filler >= 0 else count_filler(example["units"],
+                                                                   example["turns"])
         piece = self.piece(example, filler, rng)
         n, T = len(piece.tokens), len(piece.units)
         units_TS = np.zeros((self.frames, self.streams), np.int32)
         weight_TS = np.zeros((self.frames, self.streams), np.float32)
         units_TS[:T] = piece.units
-        weight_TS[:T] = filler_weights(piece.units, filler, int(self.filler_seconds * RATE), self.filler_weight)
+        weight_TS[:T] = filler_weights(piece.units, filler, int(self.filler_seconds * RATE),
+                                       self.filler_weight)
         weight_TS[T] = piece.ends  # the frame that says so
 
         def padded(x, dtype, value=0):
             return np.concatenate([np.asarray(x, dtype), np.full(self.tokens - n, value, dtype)])
 
-        return {"tokens": padded(piece.tokens, np.int32), "token_speaker": padded(piece.token_speaker, np.int32, -1),
+        return {"tokens": padded(piece.tokens, np.int32),
+                "token_speaker": padded(piece.token_speaker, np.int32, -1),
                 "times": padded(piece.times, np.float32), "tokens_length": np.int32(n),
                 "units": units_TS, "units_length": np.int32(T), "weight": weight_TS}
 
@@ -93,7 +101,8 @@ class TextRows:
         main = turns_K6[turns_K6[:, KIND] == TURN]
         room = int((self.frames - 1) * rng.uniform(self.fill, 1.0))
         first, last = _run(main, room, self.tokens, rng)
-        inside = (turns_K6[:, FIRST] >= main[first, FIRST]) & (turns_K6[:, LAST] <= main[last - 1, LAST])
+        inside = (turns_K6[:, FIRST] >= main[first,
+                                             FIRST]) & (turns_K6[:, LAST] <= main[last - 1, LAST])
         start, end = turns_K6[inside, START].min(), turns_K6[inside, END].max()
         slack = max(self.frames - 1 - (end - start), 0)
         lead, tail = (int(rng.integers(min(int(MARGIN * RATE), slack // 2) + 1)) for _ in range(2))
@@ -105,18 +114,21 @@ class TextRows:
         units = units_TS.copy()
         for who, _, _, a, b, _ in turns_K6[~inside]:
             units[a:b, who] = filler
-        for who, _, _, a, b, _ in turns_K6[inside]:  # where one interrupts oneself, what is in the piece stays
+        # where one interrupts oneself, what is in the piece stays
+        for who, _, _, a, b, _ in turns_K6[inside]:
             units[a:b, who] = units_TS[a:b, who]
         tokens = slice(main[first, FIRST], main[last - 1, LAST])
         whole = Piece(example["tokens"][tokens], example["token_speaker"][tokens],
-                      plan.token_times(example["token_speaker"], turns_K6)[tokens] - start, units[start:end], True)
+                      plan.token_times(example["token_speaker"], turns_K6)[tokens] - start,
+                      units[start:end], True)
         return self._cut(whole)
 
     def _alone(self, example, speaker: int, filler: int, rng) -> Piece:
         """A run of the speaker's turns, one after the other; whatever lies between is gone."""
         turns_K6, units_TS = example["turns"], example["units"]
         main = turns_K6[(turns_K6[:, KIND] == TURN) & (turns_K6[:, SPEAKER] == speaker)]
-        gap, packed = int(MARGIN * RATE), main.copy()  # as if there were nothing but them, with the longest gaps
+        # as if there were nothing but them, with the longest gaps
+        gap, packed = int(MARGIN * RATE), main.copy()
         for begin, stop, more in ((START, END, gap), (FIRST, LAST, 0)):
             sizes = main[:, stop] - main[:, begin] + more
             packed[:, stop] = np.cumsum(sizes)
@@ -130,8 +142,8 @@ class TextRows:
             units = np.full((end - start, self.streams), filler, np.int32)
             units[:, speaker] = units_TS[start:end, speaker]
             after = int(rng.integers(gap + 1))
-            parts.append((example["tokens"][own], example["token_speaker"][own], times[own] - start + clock, units,
-                          np.full((after, self.streams), filler, np.int32)))
+            parts.append((example["tokens"][own], example["token_speaker"][own], times[own] - start
+                          + clock, units, np.full((after, self.streams), filler, np.int32)))
             clock += len(units) + after
         tokens, who, when, units, after = zip(*parts, strict=True)
         spoken = [x for pair in zip(units, after, strict=True) for x in pair]
@@ -139,22 +151,27 @@ class TextRows:
                                np.concatenate([*silence, *spoken]), True))
 
     def _cut(self, piece: Piece) -> Piece:
-        """A turn that is longer than the row loses its end; the row then does not say where it ends."""
+        """A turn that is longer than the row loses its end; the row then does not say where it
+        ends."""
         frames = self.frames - 1
         if len(piece.units) <= frames and len(piece.tokens) <= self.tokens:
             return piece
         if len(piece.tokens) > self.tokens:
             frames = min(frames, max(int(piece.times[self.tokens]), 1))
-        keep = np.flatnonzero((piece.times < frames) | (np.arange(len(piece.times)) == 0))[:self.tokens]
-        return Piece(piece.tokens[keep], piece.token_speaker[keep], piece.times[keep], piece.units[:frames], False)
+        keep = np.flatnonzero((piece.times
+                               < frames) | (np.arange(len(piece.times)) == 0))[:self.tokens]
+        return Piece(piece.tokens[keep], piece.token_speaker[keep], piece.times[keep],
+                     piece.units[:frames], False)
 
 
 def _run(main_K6, frames: int, tokens: int, rng) -> tuple[int, int]:
-    """Turns first..last-1 that fit, from a random one on; at least one. Starts from which the dialogue's end would leave
-    the row half empty move back."""
+    """Turns first..last-1 that fit, from a random one on; at least one. Starts from which the
+    dialogue's end would leave the row half empty move back."""
     def fits(first, last):
         some = main_K6[first:last]
-        return some[:, END].max() - some[:, START].min() <= frames and some[-1, LAST] - some[0, FIRST] <= tokens
+        return some[:, END].max() - some[:,
+                                         START].min() <= frames and some[-1, LAST] - some[0,
+                                                                                          FIRST] <= tokens
 
     first = int(rng.integers(len(main_K6)))
     last = first + 1
@@ -166,8 +183,8 @@ def _run(main_K6, frames: int, tokens: int, rng) -> tuple[int, int]:
 
 
 def count_filler(units_TS: np.ndarray, turns_K6: np.ndarray) -> int:
-    """The unit of silence: the commonest one where a stream's speaker says nothing; in a dialogue without silence, the
-    commonest of all."""
+    """The unit of silence: the commonest one where a stream's speaker says nothing; in a dialogue
+    without silence, the commonest of all."""
     silent_TS = np.ones(units_TS.shape, bool)
     for who, _, _, start, end, _ in turns_K6:
         silent_TS[start:end, who] = False
@@ -187,11 +204,14 @@ def filler_weights(units_TS: np.ndarray, filler: int, longest: int, weight: floa
 
 
 def check_tokens(tokens: np.ndarray, vocabulary: int, where: str) -> np.ndarray:
-    """The text ids, UserError if there are none or one is outside the vocabulary (the embedding would take its last row)."""
+    """The text ids, UserError if there are none or one is outside the vocabulary (the embedding
+    would take its last row)."""
     if not len(tokens) or not 0 <= np.min(tokens) <= np.max(tokens) < vocabulary:
-        raise UserError("text ids outside the model's vocabulary" if len(tokens) else "no text", where=where,
-                        expected=f"0 to {vocabulary - 1}", found=f"{np.min(tokens)} to {np.max(tokens)}" if len(tokens) else "",
-                        hint="set config.system.vocab to the tokenizer's, or extract with that tokenizer")
+        raise UserError("text ids outside the model's vocabulary" if len(tokens) else "no text",
+                        where=where, expected=f"0 to {vocabulary - 1}",
+                        found=f"{np.min(tokens)} to {np.max(tokens)}" if len(tokens) else "",
+                        hint="set config.system.vocab to the tokenizer's, or extract with that "
+                        "tokenizer")
     return tokens
 
 
@@ -201,13 +221,21 @@ def check_example(example, vocabulary: int, num_units: int, streams: int) -> Non
     check_tokens(example["tokens"], vocabulary, where)
     if not len(units) or not 0 <= np.min(units) <= np.max(units) < num_units:
         raise UserError("units outside the codebook" if len(units) else "no units", where=where,
-                        expected=f"0 to {num_units - 1}", found=f"{np.min(units)} to {np.max(units)}" if len(units) else "",
-                        hint="set config.system.num_units to the number of clusters, or extract the units again")
-    bounds = np.array([[0, 0, 0, 0, 0], [streams - 1, len(example["tokens"]), len(example["tokens"]), len(units), len(units)]])
-    good = len(turns) and (turns[:, :KIND] >= bounds[0]).all() and (turns[:, :KIND] <= bounds[1]).all()
-    good = good and (turns[:, FIRST] < turns[:, LAST]).all() and (turns[:, START] < turns[:, END]).all()
+                        expected=f"0 to {num_units - 1}",
+                        found=f"{np.min(units)} to {np.max(units)}" if len(units) else "",
+                        hint="set config.system.num_units to the number of clusters, or extract "
+                        "the units again")
+    bounds = np.array([[0, 0, 0, 0, 0], [streams - 1, len(example["tokens"]),
+                                         len(example["tokens"]), len(units), len(units)]])
+    good = len(turns) and (turns[:,
+                                 :KIND] >= bounds[0]).all() and (turns[:, :KIND] <= bounds[1]).all()
+    good = good and (turns[:, FIRST] < turns[:,
+                                             LAST]).all() and (turns[:,
+                                                                     START] < turns[:, END]).all()
     if not good or not (turns[:, KIND] == TURN).any():
         raise UserError("turns that do not fit their dialogue", where=where,
-                        expected=f"at least one of speakers 0 to {streams - 1} within {len(example['tokens'])} tokens and "
-                                 f"{len(units)} units", found=np.array2string(np.asarray(turns), threshold=24).replace("\n", ","),
+                        expected=f"at least one of speakers 0 to {streams - 1} within "
+                        f"{len(example['tokens'])} tokens and "
+                        f"{len(units)} units",
+                        found=np.array2string(np.asarray(turns), threshold=24).replace("\n", ","),
                         hint="extract the features again")

@@ -32,7 +32,8 @@ class System:
         (r"decoder/cross_(q|k)/bias", (None, "tensor", None)),
         (r"decoder/null", (None, None, "tensor", None)),
         (r"(encoder|decoder)/(cross_)?project/kernel", (None, "tensor", "fsdp")),
-        # hidden widths like 8 D / 3 divide by little: stored in parts of D, split over hidden units for use (SwiGLU)
+        # hidden widths like 8 D / 3 divide by little: stored in parts of D, split over hidden units
+        # for use (SwiGLU)
         (r"(encoder|decoder)/mlp/inputs/kernel", (None, _both, None, None)),
         (r"(encoder|decoder)/mlp/outputs/kernel", (None, None, _both)),
         (r"chain/blocks_\d+/qkv/kernel", ("fsdp", None, None, None)),
@@ -53,15 +54,17 @@ class System:
         self.config = c = FrozenConfigDict(config)
         self.net = TextNet(c, compute_dtype(c.compute_dtype))
         self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c)
-        self.rows = TextRows(tokens=c.row_tokens, frames=c.row_frames, streams=c.num_streams, vocabulary=c.vocab,
-                             num_units=c.num_units, filler=c.filler, single_share=c.single_share, fill=c.piece_fill,
+        self.rows = TextRows(tokens=c.row_tokens, frames=c.row_frames, streams=c.num_streams,
+                             vocabulary=c.vocab, num_units=c.num_units, filler=c.filler,
+                             single_share=c.single_share, fill=c.piece_fill,
                              filler_seconds=c.filler_seconds, filler_weight=c.filler_weight)
 
     def init(self, key):
         """Fresh float32 parameters."""
         steps = jnp.zeros((1, 2, self.config.num_streams * self.config.frames_per_step), jnp.int32)
         tokens = jnp.zeros((1, 2), jnp.int32)
-        return self.net.init(key, tokens, tokens, jnp.ones((1,), jnp.int32), jnp.zeros((1, 2)), steps, steps)["params"]
+        return self.net.init(key, tokens, tokens, jnp.ones((1,), jnp.int32), jnp.zeros((1, 2)),
+                             steps, steps)["params"]
 
     def loss(self, params, batch, key):
         """Cross-entropy of the units and of the plan -> scalar, metrics (see `objective.loss`)."""
@@ -72,7 +75,8 @@ class System:
         c = self.config
         tokens = check_tokens(example["tokens"], c.vocab, f"example {example.get('id', '')!r}")
         room = int(1.25 * len(example["units"]) + c.stop_seconds * RATE)
-        out = {"tokens": tokens, "tokens_length": np.int32(len(tokens)), "token_speaker": example["token_speaker"],
+        out = {"tokens": tokens, "tokens_length": np.int32(len(tokens)),
+               "token_speaker": example["token_speaker"],
                "room": np.zeros(room, np.int32)}
         return {name: out[name] for name in self.conditions_spec}, room
 
@@ -83,12 +87,15 @@ class System:
                                     token_speaker_BN=conditions.get("token_speaker"))
         return {"units": units, "units_length": length}
 
-    def decode(self, params, tokens_BN, tokens_length_B, keys, *, max_steps: int, token_speaker_BN=None, times_BN=None):
-        """(units (B, max_steps, S), length (B,)): see avjax.systems.tavid.text.decode.decode. UserError where the text must
-        say whose it is and does not."""
+    def decode(self, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
+               token_speaker_BN=None, times_BN=None):
+        """(units (B, max_steps, S), length (B,)): see avjax.systems.tavid.text.decode.decode.
+        UserError where the text must say whose it is and does not."""
         if self.config.speaker_embedding and token_speaker_BN is None:
-            raise UserError("text without speakers", where="token_speaker", expected="whose each token is",
-                            hint="give token_speaker, or train with config.system.speaker_embedding = False")
+            raise UserError("text without speakers", where="token_speaker",
+                            expected="whose each token is",
+                            hint="give token_speaker, or train with "
+                            "config.system.speaker_embedding = False")
         return decode.decode(self, params, tokens_BN, tokens_length_B, keys, max_steps=max_steps,
                              token_speaker_BN=token_speaker_BN, times_BN=times_BN)
 
@@ -102,23 +109,29 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     N, T, S = c.row_tokens, c.row_frames, c.num_streams
 
     def tokens(size):
-        return {"tokens": Spec(("batch", size), "int32", "dialogue text ids", recipe=recipe("tokens_recipe"), sequence=1),
-                "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's", sequence=1)}
+        return {"tokens": Spec(("batch", size), "int32", "dialogue text ids",
+                               recipe=recipe("tokens_recipe"), sequence=1),
+                "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's",
+                                      sequence=1)}
 
     def units(size):
-        return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE, recipe=recipe("units_recipe"),
+        return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE,
+                    recipe=recipe("units_recipe"),
                     sequence=1, together=c.frames_per_step)
 
     length = Spec(("batch",), "int32", "ids or frames that exist")
     batch = {**tokens(N), "tokens_length": length,
              "times": Spec(("batch", N), "float32", "when a text id is said", "frames", sequence=1),
              "units": units(T), "units_length": length,
-             "weight": Spec(("batch", T, S), "float32", "what a unit counts; the first after the last: of the end",
+             "weight": Spec(("batch", T, S), "float32", "what a unit counts; the first after the "
+                                                        "last: of the end",
                             sequence=1, together=c.frames_per_step)}
-    example = {**tokens("tokens"), "turns": Spec(("batch", "turns", 6), "int32", "speaker, token span, unit span, 0 = turn"),
+    example = {**tokens("tokens"), "turns": Spec(("batch", "turns", 6), "int32",
+                                                 "speaker, token span, unit span, 0 = turn"),
                "units": units("time")}
     conditions = {**tokens("tokens"), "tokens_length": length,
-                  "room": Spec(("batch", "time"), "int32", "frames there is room for; values are not looked at")}
+                  "room": Spec(("batch", "time"), "int32", "frames there is room for; values are "
+                                                           "not looked at")}
     if not c.speaker_embedding:
         del conditions["token_speaker"]
     return batch, example, conditions, {"units": units("time"), "units_length": length}

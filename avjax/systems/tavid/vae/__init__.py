@@ -1,4 +1,5 @@
-"""The picture autoencoder in front of TAVID's video: trained before features are extracted, or brought in published."""
+"""The picture autoencoder in front of TAVID's video: trained before features are extracted, or
+brought in published."""
 
 from avjax.systems.tavid.vae.system import System
 

@@ -1,6 +1,8 @@
-"""The picture autoencoder as a System: pictures of talking heads in, the same pictures out, latents between.
+"""The picture autoencoder as a System: pictures of talking heads in, the same pictures out, latents
+between.
 
-Suffixes: B batch, P pictures a row, T time, N = B P pictures, H W size, h w latent size, Z latent channels.
+Suffixes: B batch, P pictures a row, T time, N = B P pictures, H W size, h w latent size, Z latent
+channels.
 """
 
 import dataclasses
@@ -24,7 +26,8 @@ class System:
 
     tasks, makes = ("generate",), {"generate": ("pictures",)}
 
-    # fully sharded over fsdp, tensor parallel over output channels; the first and last layers are small and narrow
+    # fully sharded over fsdp, tensor parallel over output channels; the first and last layers are
+    # small and narrow
     param_rules = (
         (r"(en|de)coder/.*(resnets_\d+/conv[12]|resize)/kernel", (None, None, "fsdp", "tensor")),
         (r"(en|de)coder/(in|out)puts/kernel", ()),
@@ -39,9 +42,12 @@ class System:
         self.net = AutoencoderKL(c, compute_dtype(c.compute_dtype))
         recipe = c.pictures_recipe
         recipe = recipe.as_configdict().to_dict() if hasattr(recipe, "as_configdict") else recipe
-        pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head", "RGB", recipe=recipe)
+        pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head",
+                        "RGB", recipe=recipe)
         self.example_spec = {"pictures": pictures}
-        self.batch_spec = {"pictures": dataclasses.replace(pictures, shape=("batch", c.pictures_per_row, *pictures.shape[2:]))}
+        self.batch_spec = {"pictures": dataclasses.replace(pictures,
+                                                           shape=("batch", c.pictures_per_row,
+                                                                  *pictures.shape[2:]))}
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.conditions_spec = {"pictures": pictures, "mask": mask}
         self.streams_spec = {"pictures": pictures}
@@ -52,7 +58,8 @@ class System:
         return self.net.init(key, jnp.zeros((1, self.config.size, self.config.size, 3)))["params"]
 
     def loss(self, params, batch, key):
-        """Absolute error of the pictures and of their edges from a drawn latent, plus the terms that shape the latent."""
+        """Absolute error of the pictures and of their edges from a drawn latent, plus the terms
+        that shape the latent."""
         c, pictures = self.config, batch["pictures"]
         x = to_signal(pictures.reshape(-1, *pictures.shape[2:]))
         mean, log_variance = self.net.apply({"params": params}, x, method="encode")
@@ -63,9 +70,11 @@ class System:
         channel_mean = jnp.mean(mean, axis=(0, 1, 2)) * c.scaling
         channel_std = jnp.std(mean * c.scaling, axis=(0, 1, 2))
         moments = jnp.mean(channel_mean**2 + (channel_std - 1) ** 2)
-        loss = (l1 + c.mse_weight * mse + c.edge_weight * edges + c.kl_weight * kl + c.moment_weight * moments)
-        metrics = {"loss": loss, "l1": l1, "edges": edges, "kl": kl, "psnr": 10 * jnp.log10(4 / mse),
-                   "latent_std": jnp.mean(channel_std), "posterior_std": jnp.mean(jnp.exp(0.5 * log_variance)) * c.scaling}
+        loss = (l1 + c.mse_weight * mse + c.edge_weight * edges + c.kl_weight * kl + c.moment_weight
+                * moments)
+        metrics = {"loss": loss, "l1": l1, "edges": edges, "kl": kl,
+                   "psnr": 10 * jnp.log10(4 / mse), "latent_std": jnp.mean(channel_std),
+                   "posterior_std": jnp.mean(jnp.exp(0.5 * log_variance)) * c.scaling}
         return loss, metrics
 
     def conditions(self, example, task=""):
@@ -84,8 +93,8 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class PictureRows:
-    """See avjax.systems.api.Rows. A row is some pictures of one example, so that little is read for each of them: one
-    from each of as many equal stretches of time as the row has pictures."""
+    """See avjax.systems.api.Rows. A row is some pictures of one example, so that little is read for
+    each of them: one from each of as many equal stretches of time as the row has pictures."""
 
     pictures: int
     capacity = {"examples": 1}
@@ -98,12 +107,14 @@ class PictureRows:
         """There is one kind."""
         return ""
 
-    def build(self, examples: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def build(self, examples: Sequence[Mapping[str, Any]],
+              rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of `System.batch_spec`."""
         (example,) = examples
         count = len(example["pictures"])
         if not count:
-            raise UserError("an example without pictures", where=f"example {example.get('id', '')!r}", expected=">= 1",
+            raise UserError("an example without pictures",
+                            where=f"example {example.get('id', '')!r}", expected=">= 1",
                             found="0", hint="extract the dataset again")
         at = (np.arange(self.pictures) + rng.random(self.pictures)) / self.pictures * count
         return {"pictures": example["pictures"][np.minimum(at.astype(int), count - 1)]}
@@ -120,6 +131,8 @@ def to_pixels(x):
 
 
 def edge_error(error_NHWC):
-    """Mean absolute error of neighbouring pixels' differences, both directions: blurred edges cost more than by L1."""
-    down, right = error_NHWC[:, 1:] - error_NHWC[:, :-1], error_NHWC[:, :, 1:] - error_NHWC[:, :, :-1]
+    """Mean absolute error of neighbouring pixels' differences, both directions: blurred edges cost
+    more than by L1."""
+    down, right = error_NHWC[:, 1:] - error_NHWC[:, :-1], error_NHWC[:, :,
+                                                                     1:] - error_NHWC[:, :, :-1]
     return 0.5 * (jnp.mean(jnp.abs(down)) + jnp.mean(jnp.abs(right)))

@@ -1,4 +1,5 @@
-"""TAVID's video: reference net, denoiser with motion tokens and time, trained in stages on cached latents."""
+"""TAVID's video: reference net, denoiser with motion tokens and time, trained in stages on cached
+latents."""
 
 from avjax.systems.tavid.visual.system import System
 

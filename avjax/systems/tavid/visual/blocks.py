@@ -1,13 +1,15 @@
-"""The three transformers of a U-Net layer: spatial (own picture, reference, face), motion tokens, and time.
+"""The three transformers of a U-Net layer: spatial (own picture, reference, face), motion tokens,
+and time.
 
-Hallo2 (arXiv 2410.07718) calls the second its audio module and the third, AnimateDiff's, its motion module; here motion
-is what the motion tokens say, and the third is temporal.
-Frames are folded into the batch in an order of `fold_frames`, by which the mesh axis `seq` splits them; the third exchanges
-frames for positions and back.
-There are dozens of each in a U-Net: with `nn.jit`, those of equal sizes are traced once. The program is the same.
+Hallo2 (arXiv 2410.07718) calls the second its audio module and the third, AnimateDiff's, its motion
+module; here motion is what the motion tokens say, and the third is temporal.
+Frames are folded into the batch in an order of `fold_frames`, by which the mesh axis `seq` splits
+them; the third exchanges frames for positions and back.
+There are dozens of each in a U-Net: with `nn.jit`, those of equal sizes are traced once. The
+program is the same.
 
-Suffixes: B clips, F frames, R reference frames (the picture, then motion frames), N = B F folded, h w size, T = h w
-positions, C channels, D inner width, H heads, K head width, M tokens.
+Suffixes: B clips, F frames, R reference frames (the picture, then motion frames), N = B F folded, h
+w size, T = h w positions, C channels, D inner width, H heads, K head width, M tokens.
 """
 
 import functools
@@ -40,7 +42,8 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases before and with one after; keys and values can be made apart from queries."""
+    """Multi-head attention without biases before and with one after; keys and values can be made
+    apart from queries."""
 
     width: int
     context_width: int
@@ -61,16 +64,20 @@ class Attention(nn.Module):
     def attend(self, x_BTD, kv_BS2HK, lengths_B=None):
         B, T, _ = x_BTD.shape
         q_BTHK = self.q(x_BTD).reshape(B, T, self.heads, -1)
-        y = cross_attention(q_BTHK, kv_BS2HK[:, :, 0], kv_BS2HK[:, :, 1], lengths_B=lengths_B, kernel=self.kernel)
+        y = cross_attention(q_BTHK, kv_BS2HK[:, :, 0], kv_BS2HK[:, :, 1], lengths_B=lengths_B,
+                            kernel=self.kernel)
         return self.out(y.reshape(B, T, self.width))
 
     def __call__(self, x_BTD, context_BSD=None):
-        """`context_BSD` may belong to fewer rows: each is then seen by as many rows of x in turn."""
+        """`context_BSD` may belong to fewer rows: each is then seen by as many rows of x in
+        turn."""
         if context_BSD is None or len(context_BSD) == len(x_BTD):
-            return self.attend(x_BTD, self.keys_values(x_BTD if context_BSD is None else context_BSD))
+            return self.attend(x_BTD,
+                               self.keys_values(x_BTD if context_BSD is None else context_BSD))
         B, (N, T, D) = len(context_BSD), x_BTD.shape
         x_BTD = unfold_frames(x_BTD, B).reshape(B, -1, D)
-        return fold_frames(self.attend(x_BTD, self.keys_values(context_BSD)).reshape(B, N // B, T, D))
+        return fold_frames(self.attend(x_BTD,
+                                       self.keys_values(context_BSD)).reshape(B, N // B, T, D))
 
 
 class FeedForward(nn.Module):
@@ -90,7 +97,8 @@ class FeedForward(nn.Module):
 
 @functools.partial(nn.jit, static_argnums=(5,))  # tile
 class SpatialTransformer(nn.Module):
-    """Self-attention that also sees the reference's tokens, face cross-attention, feed-forward, for each frame."""
+    """Self-attention that also sees the reference's tokens, face cross-attention, feed-forward, for
+    each frame."""
 
     width: int
     heads: int
@@ -104,15 +112,21 @@ class SpatialTransformer(nn.Module):
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs, self.outputs = Dense(C, C, self.dtype), Dense(C, C, self.dtype)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(C) for _ in range(3))
-        self.self_attention, self.face_attention = Attention(C, C, **kw), Attention(C, self.face_width, **kw)
+        self.self_attention, self.face_attention = Attention(C, C,
+                                                             **kw), Attention(C, self.face_width,
+                                                                              **kw)
         self.feed_forward = FeedForward(C, self.dtype)
 
-    def __call__(self, x_NhwC, face_BMK, reference_BTC=None, sees_reference_B=None, tile: bool = False):
-        """-> (same shape, what the reference net writes: the tokens after the first norm, (N, T, C)).
+    def __call__(self, x_NhwC, face_BMK, reference_BTC=None, sees_reference_B=None,
+                 tile: bool = False):
+        """-> (same shape, what the reference net writes: the tokens after the first norm, (N, T,
+        C)).
 
-        face_BMK: of the clips (frames lie in turn) or of each picture. reference_BTC: what the reference net wrote of
-        each clip's picture. sees_reference_B: 0 where a clip attends to itself alone. tile: folded frame i sees the
-        reference of clip i modulo B, as published; with several clips that is often another clip's.
+        face_BMK: of the clips (frames lie in turn) or of each picture. reference_BTC: what the
+          reference net wrote of
+        each clip's picture. sees_reference_B: 0 where a clip attends to itself alone. tile: folded
+        frame i sees the reference of clip i modulo B, as published; with several clips that is
+        often another clip's.
         """
         N, h, w, C = x_NhwC.shape
         x_NTC = self.inputs(self.norm(x_NhwC)).reshape(N, h * w, C)
@@ -137,8 +151,9 @@ class SpatialTransformer(nn.Module):
 
 @nn.jit
 class MotionTransformer(nn.Module):
-    """Self-attention, then one cross-attention to the frame's motion tokens for each region of the face, weighted by
-    that region's soft mask, then feed-forward. Fresh ones add nothing of the tokens."""
+    """Self-attention, then one cross-attention to the frame's motion tokens for each region of the
+    face, weighted by that region's soft mask, then feed-forward. Fresh ones add nothing of the
+    tokens."""
 
     width: int
     inner: int  # width inside
@@ -150,18 +165,21 @@ class MotionTransformer(nn.Module):
     kernel: str = "auto"
 
     def setup(self):
-        C, D, kw = self.width, self.inner, dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
+        C, D, kw = self.width, self.inner, dict(heads=self.heads, dtype=self.dtype,
+                                                kernel=self.kernel)
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs, self.outputs = Dense(D, C, self.dtype), Dense(C, D, self.dtype)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(D) for _ in range(3))
         self.self_attention = Attention(D, D, **kw)
         self.attention = {name: Attention(D, self.token_width, **kw) for name in self.regions}
-        self.zero = {name: Dense(D, D, self.dtype, kernel_init=nn.initializers.zeros, bias_init=nn.initializers.zeros)
+        self.zero = {name: Dense(D, D, self.dtype, kernel_init=nn.initializers.zeros,
+                                 bias_init=nn.initializers.zeros)
                      for name in self.regions}
         self.feed_forward = FeedForward(D, self.dtype)
 
     def __call__(self, x_NhwC, tokens_NMK, masks_NTR=None, scale_NR=None):
-        """masks_NTR: weight of each region at each position (None = 1); scale_NR: of each region's whole share."""
+        """masks_NTR: weight of each region at each position (None = 1); scale_NR: of each region's
+        whole share."""
         N, h, w, C = x_NhwC.shape
         x_NTD = self.inputs(self.norm(x_NhwC)).reshape(N, h * w, self.inner)
         x_NTD = x_NTD + self.self_attention(self.norm1(x_NTD))
@@ -180,7 +198,8 @@ class MotionTransformer(nn.Module):
 
 @functools.partial(nn.jit, static_argnums=(2,))  # frames
 class TemporalTransformer(nn.Module):
-    """Self-attention over the frames of each pixel, twice, and a feed-forward. Fresh ones change nothing."""
+    """Self-attention over the frames of each pixel, twice, and a feed-forward. Fresh ones change
+    nothing."""
 
     width: int
     heads: int
@@ -194,7 +213,8 @@ class TemporalTransformer(nn.Module):
         self.inputs = Dense(C, C, self.dtype)
         self.outputs = Dense(C, C, self.dtype, kernel_init=zeros, bias_init=zeros)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(C) for _ in range(3))
-        self.attention1, self.attention2 = (Attention(C, C, self.heads, self.dtype, "dense") for _ in range(2))
+        self.attention1, self.attention2 = (Attention(C, C, self.heads, self.dtype, "dense")
+                                            for _ in range(2))
         self.feed_forward = FeedForward(C, self.dtype)
 
     def __call__(self, x_NhwC, frames: int, before_BRhwC=None):
@@ -204,11 +224,14 @@ class TemporalTransformer(nn.Module):
         skip = 0 if before_BRhwC is None else before_BRhwC.shape[1]
         if frames + skip > self.length:
             raise UserError("clip too long for the temporal positions", where="visual denoiser",
-                            expected=f"at most {self.length} frames", found=f"{frames} and {skip} before them",
+                            expected=f"at most {self.length} frames",
+                            found=f"{frames} and {skip} before them",
                             hint="make shorter clips, or raise config.system's temporal_length")
         if parts("time") > 1 and h * w % parts("time"):
-            raise UserError("positions do not divide over the mesh", where="visual denoiser, temporal transformer",
-                            expected=f"a level of {h} x {w} that config.mesh.seq divides", found=f"seq {parts('time')}",
+            raise UserError("positions do not divide over the mesh",
+                            where="visual denoiser, temporal transformer",
+                            expected=f"a level of {h} x {w} that config.mesh.seq divides",
+                            found=f"seq {parts('time')}",
                             hint="a smaller config.mesh.seq, larger latents or fewer levels")
 
         def of_positions(x_NhwC, frames):

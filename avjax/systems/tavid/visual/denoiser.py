@@ -1,7 +1,8 @@
-"""The denoiser: Hallo2's 3-D U-Net, with motion tokens in the place of its audio tokens, predicting velocities.
+"""The denoiser: Hallo2's 3-D U-Net, with motion tokens in the place of its audio tokens, predicting
+velocities.
 
-Frames are folded into the batch (`fold_frames`); only temporal transformers see them as an axis. Suffixes: see
-avjax.systems.tavid.visual.blocks.
+Frames are folded into the batch (`fold_frames`); only temporal transformers see them as an axis.
+Suffixes: see avjax.systems.tavid.visual.blocks.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ PUBLISHED_ZERO_FRAMES = 4  # where there is no bank
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What a layer runs. `before`: frames in front of the temporal transformer: FROM_BANK, or so many zero frames."""
+    """What a layer runs. `before`: frames in front of the temporal transformer: FROM_BANK, or so
+    many zero frames."""
 
     frames: int
     temporal: bool
@@ -41,14 +43,18 @@ class Modes:
     plain: Mode
 
 
-def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool, motion_frames: int) -> Modes:
-    """full: every temporal transformer runs and sees the motion frames; without a bank it sees zero frames instead.
+def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool,
+          motion_frames: int) -> Modes:
+    """full: every temporal transformer runs and sees the motion frames; without a bank it sees zero
+    frames instead.
 
-    published: what Hallo2's training and inference run: temporal transformers of plain layers are skipped; without a
-    bank there are four zero frames. eval: its other code path: all run, but motion frames and motion_scale reach the
-    middle alone."""
+    published: what Hallo2's training and inference run: temporal transformers of plain layers are
+      skipped; without a
+    bank there are four zero frames. eval: its other code path: all run, but motion frames and
+    motion_scale reach the middle alone."""
     if path not in PATHS:
-        raise UserError("unknown path of the denoiser", where="path", expected=" | ".join(PATHS), found=repr(path))
+        raise UserError("unknown path of the denoiser", where="path", expected=" | ".join(PATHS),
+                        found=repr(path))
     before = FROM_BANK if has_bank else motion_frames if path == "full" else PUBLISHED_ZERO_FRAMES
     seeing = Mode(frames, temporal, before, True, tile)
     if path == "full":
@@ -61,7 +67,8 @@ def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool, mo
 
 
 class Layer(nn.Module):
-    """Residual block, spatial, motion and temporal transformer. As the middle, one more residual block."""
+    """Residual block, spatial, motion and temporal transformer. As the middle, one more residual
+    block."""
 
     plan: LayerPlan
     config: object
@@ -70,44 +77,53 @@ class Layer(nn.Module):
 
     def setup(self):
         c, p = self.config, self.plan
-        kw, time = dict(heads=c.heads, dtype=self.dtype, kernel=c.attention_kernel), 4 * c.channels[0]
+        kw, time = dict(heads=c.heads, dtype=self.dtype,
+                        kernel=c.attention_kernel), 4 * c.channels[0]
         first = Resnet(p.width, p.in_width, c.groups, EPS, time, self.dtype)
         if self.middle:
-            self.resnet_0, self.resnet_1 = first, Resnet(p.width, p.width, c.groups, EPS, time, self.dtype)
+            self.resnet_0, self.resnet_1 = first, Resnet(p.width, p.width, c.groups, EPS, time,
+                                                         self.dtype)
         else:
             self.resnet = first
         if p.attention:
             self.spatial = SpatialTransformer(p.width, groups=c.groups, face_width=c.face_dim, **kw)
-            self.motion = MotionTransformer(p.width, p.motion_width, groups=c.groups, token_width=c.motion_dim,
+            self.motion = MotionTransformer(p.width, p.motion_width, groups=c.groups,
+                                            token_width=c.motion_dim,
                                             regions=tuple(c.regions), **kw)
-        self.temporal = TemporalTransformer(p.width, c.heads, c.temporal_groups, c.temporal_length, self.dtype)
+        self.temporal = TemporalTransformer(p.width, c.heads, c.temporal_groups, c.temporal_length,
+                                            self.dtype)
 
     def __call__(self, x_NhwC, bank_BRTC, mask_NTR, given, mode: Mode):
-        """given: time_ND, face_BMK, motion_NMK, sees_reference_B, scale_NR; all but the first may be None."""
+        """given: time_ND, face_BMK, motion_NMK, sees_reference_B, scale_NR; all but the first may
+        be None."""
         x = (self.resnet_0 if self.middle else self.resnet)(x_NhwC, given["time"])
         if self.plan.attention:
             reference = None if bank_BRTC is None else bank_BRTC[:, 0]
             x = self.spatial(x, given["face"], reference, given["sees_reference"], mode.tile)[0]
             if given["motion"] is not None or self.is_initializing():
-                x = self.motion(x, self._tokens(given, x), mask_NTR, given["scale"] if mode.scaled else None)
+                x = self.motion(x, self._tokens(given, x), mask_NTR, given["scale"] if mode.scaled
+                                else None)
         if mode.temporal or self.is_initializing():
             x = self.temporal(x, mode.frames, self._before(x, bank_BRTC, mode))
         return self.resnet_1(x, given["time"]) if self.middle else x
 
     def _tokens(self, given, x):
         """Parameters of unused modules are made as well."""
-        return jnp.zeros((len(x), 1, self.config.motion_dim)) if given["motion"] is None else given["motion"]
+        return jnp.zeros((len(x), 1,
+                          self.config.motion_dim)) if given["motion"] is None else given["motion"]
 
     def _before(self, x_NhwC, bank_BRTC, mode: Mode):
         N, h, w, C = x_NhwC.shape
         if mode.before == FROM_BANK:
             frames_BRTC = bank_BRTC[:, 1:]
             return frames_BRTC.reshape(*frames_BRTC.shape[:2], h, w, C)
-        return jnp.zeros((N // mode.frames, mode.before, h, w, C), x_NhwC.dtype) if mode.before else None
+        return jnp.zeros((N // mode.frames, mode.before, h, w, C),
+                         x_NhwC.dtype) if mode.before else None
 
 
 class Denoiser(nn.Module):
-    """Noisy latents, time, banks, face and motion tokens -> velocity. `config`: see avjax.systems.tavid.visual.unet."""
+    """Noisy latents, time, banks, face and motion tokens -> velocity. `config`: see
+    avjax.systems.tavid.visual.unet."""
 
     config: object
     dtype: jnp.dtype = jnp.float32
@@ -129,8 +145,9 @@ class Denoiser(nn.Module):
         self.norm = GroupNorm(c.channels[0], c.groups, EPS, silu=True)
         self.outputs = Conv(c.latent_dim, c.channels[0], dtype=self.dtype)
 
-    def __call__(self, latents_BFhwC, t_B, banks, face_BMK, motion_BFMK=None, *, mask_feature=None, masks=None,
-                 motion_scale=None, reference_mask=None, temporal: bool = True, path: str = "full",
+    def __call__(self, latents_BFhwC, t_B, banks, face_BMK, motion_BFMK=None, *, mask_feature=None,
+                 masks=None, motion_scale=None, reference_mask=None, temporal: bool = True,
+                 path: str = "full",
                  tile_references: bool = False):
         """-> velocity (B, F, h, w, C) float32.
 
@@ -141,13 +158,15 @@ class Denoiser(nn.Module):
           face_BMK: face tokens (`ImageProjection`).
           motion_BFMK: motion tokens of every frame; None: the motion transformers are skipped.
           mask_feature: (B, F, h, w, channels[0]) of `FaceLocator`, or None.
-          masks: for each level a (B, F or 1, h w, regions) array of weights in the order of config.regions; None, of all
-            levels or of one: 1.
+          masks: for each level a (B, F or 1, h w, regions) array of weights in the order of
+            config.regions; None, of all levels or of one: 1.
           motion_scale: (regions,) or (B, regions) weights of the regions' shares, or None.
-          reference_mask: (B,), 0 = that clip attends to itself alone; its motion frames still come from its bank.
+          reference_mask: (B,), 0 = that clip attends to itself alone; its motion frames still come
+            from its bank.
           temporal: False skips the temporal transformers (single pictures).
           path: see `modes`.
-          tile_references: as published, frame i of the folded B F sees the reference of clip i modulo B.
+          tile_references: as published, frame i of the folded B F sees the reference of clip i
+            modulo B.
         """
         c, (B, F) = self.config, latents_BFhwC.shape[:2]
         run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames)
@@ -156,9 +175,11 @@ class Denoiser(nn.Module):
             return None if x_B is None else each_frame(x_B, F)
 
         time_BD = jax.nn.silu(self.time(t_B))
-        scale = None if motion_scale is None else jnp.broadcast_to(motion_scale, (B, len(c.regions)))
-        given = {"time": every(time_BD), "face": face_BMK, "sees_reference": reference_mask, "scale": every(scale),
-                 "motion": None if motion_BFMK is None else fold_frames(motion_BFMK)}
+        scale = None if motion_scale is None else jnp.broadcast_to(motion_scale,
+                                                                   (B, len(c.regions)))
+        given = {"time": every(time_BD), "face": face_BMK, "sees_reference": reference_mask,
+                 "scale": every(scale), "motion": None if motion_BFMK is None
+                 else fold_frames(motion_BFMK)}
         masks = [None if m is None else fold_frames(jnp.broadcast_to(m, (B, F, *m.shape[2:])))
                  for m in masks or [None] * len(c.channels)]
         banks = iter(banks) if banks is not None else iter(lambda: None, 0)

@@ -1,7 +1,8 @@
-"""The visual networks together: reference net, denoiser, Motion Mapper, and what projects a face embedding to tokens.
+"""The visual networks together: reference net, denoiser, Motion Mapper, and what projects a face
+embedding to tokens.
 
-Suffixes: B batch, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face embedding, N face tokens,
-M motion tokens, K token width.
+Suffixes: B batch, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face
+embedding, N face tokens, M motion tokens, K token width.
 """
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ from avjax.systems.tavid.visual.reference import ReferenceNet
 
 
 class VisualNet(nn.Module):
-    """Parameters {"reference", "denoiser", "mapper", "windows", "image_projection"}, in every stage the same."""
+    """Parameters {"reference", "denoiser", "mapper", "windows", "image_projection"}, in every stage
+    the same."""
 
     config: object  # a visual system's
     dtype: jnp.dtype
@@ -25,7 +27,8 @@ class VisualNet(nn.Module):
     def setup(self):
         c = self.config
         self.reference = ReferenceNet(c.unet, self.dtype)
-        self.denoiser = Denoiser(c.unet, self.dtype, given_dim=c.unet.latent_dim if c.reference_input else 0)
+        self.denoiser = Denoiser(c.unet, self.dtype, given_dim=c.unet.latent_dim
+                                 if c.reference_input else 0)
         self.mapper = MotionMapper(c.mapper, self.dtype)
         self.windows = TokenWindows(c.mapper, self.dtype)
         self.image_projection = ImageProjection(c.face_width, c.face_tokens, c.unet.face_dim)
@@ -40,17 +43,22 @@ class VisualNet(nn.Module):
 
     def banks(self, latents_BRhwC, face_BNK):
         """What the denoiser reads of the reference picture (row 0) and of the motion frames."""
-        return self.reference(self.folded(latents_BRhwC), face_BNK, tile_faces=self.config.path == "published")
+        return self.reference(self.folded(latents_BRhwC), face_BNK, tile_faces=self.config.path
+                              == "published")
 
-    def velocity(self, latents_BFhwC, reference_BhwC, t_B, banks, face_BNK, motion_BFMK, reference_mask, temporal: bool):
-        """v of noisy latents; `motion` None and `temporal` False leave those modules out. The reference's own latents are
-        looked at where config.reference_input says so, and zeros where `reference_mask` hides it."""
+    def velocity(self, latents_BFhwC, reference_BhwC, t_B, banks, face_BNK, motion_BFMK,
+                 reference_mask, temporal: bool):
+        """v of noisy latents; `motion` None and `temporal` False leave those modules out. The
+        reference's own latents are looked at where config.reference_input says so, and zeros where
+        `reference_mask` hides it."""
         c, x = self.config, self.folded(latents_BFhwC)
         if c.reference_input:
-            seen = 1.0 if reference_mask is None else reference_mask[:, None, None, None].astype(jnp.float32)
+            seen = 1.0 if reference_mask is None else reference_mask[:, None, None,
+                                                                     None].astype(jnp.float32)
             beside = self.folded((reference_BhwC * seen)[:, None])
             x = jnp.concatenate([x, jnp.broadcast_to(beside, x.shape)], axis=-1)
-        out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask, temporal=temporal,
+        out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask,
+                            temporal=temporal,
                             path=c.path)
         out = unfold_frames(unfold(fold_frames(out), c.patch), len(latents_BFhwC))
         if c.predicts == "velocity":
@@ -60,7 +68,8 @@ class VisualNet(nn.Module):
 
     def folded(self, latents_BFhwC):
         """Patches of cells as channels: small pictures then need no level of their own."""
-        return unfold_frames(fold(fold_frames(latents_BFhwC), self.config.patch), len(latents_BFhwC))
+        return unfold_frames(fold(fold_frames(latents_BFhwC), self.config.patch),
+                             len(latents_BFhwC))
 
     def __call__(self, latents_BFhwC, units_BUS, face_BE):
         """Everything once, for `init`."""
@@ -68,5 +77,6 @@ class VisualNet(nn.Module):
         face = self.face(face_BE)
         tokens = self.tokens(units_BUS, jnp.full((B,), units_BUS.shape[1]))[:, :1]
         tokens = jnp.repeat(tokens, latents_BFhwC.shape[1], axis=1)
-        return self.velocity(latents_BFhwC, latents_BFhwC[:, 0], jnp.zeros((B,), jnp.int32), self.banks(latents_BFhwC, face),
+        return self.velocity(latents_BFhwC, latents_BFhwC[:, 0], jnp.zeros((B,), jnp.int32),
+                             self.banks(latents_BFhwC, face),
                              face, tokens, None, True)

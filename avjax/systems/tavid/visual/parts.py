@@ -1,6 +1,8 @@
-"""The small nets beside the U-Nets: face embedding -> tokens, audio features -> tokens, face mask -> feature map.
+"""The small nets beside the U-Nets: face embedding -> tokens, audio features -> tokens, face mask
+-> feature map.
 
-Sizes of the published ones in brackets. Suffixes: B batch, F frames, E embedding, M tokens, K token width.
+Sizes of the published ones in brackets. Suffixes: B batch, F frames, E embedding, M tokens, K token
+width.
 """
 
 import flax.linen as nn
@@ -16,8 +18,8 @@ LOCATOR = (16, 32, 64, 128)
 
 
 class ImageProjection(nn.Module):
-    """Face embedding (B, E) -> (B, M, K) tokens: one product, then a layer norm a token. Without a face the tokens are
-    those of the zero embedding. [E 512, M 4, K 768]"""
+    """Face embedding (B, E) -> (B, M, K) tokens: one product, then a layer norm a token. Without a
+    face the tokens are those of the zero embedding. [E 512, M 4, K 768]"""
 
     embedding: int
     tokens: int
@@ -33,7 +35,8 @@ class ImageProjection(nn.Module):
 
 
 class AudioProjection(nn.Module):
-    """Windows of audio features (B, F, window, blocks, channels) -> (B, F, M, K) tokens. [5 x 12 x 768 -> 32 x 768]"""
+    """Windows of audio features (B, F, window, blocks, channels) -> (B, F, M, K) tokens. [5 x 12 x
+    768 -> 32 x 768]"""
 
     inputs: int  # window * blocks * channels
     hidden: int
@@ -62,8 +65,8 @@ def windows(x_F, margin: int = 2):
 
 
 class FaceLocator(nn.Module):
-    """Face mask (B, F, H, W, 3) -> (B, F, H / 8, W / 8, channels), added after the denoiser's first convolution. Fresh
-    ones give zeros. [channels 320]"""
+    """Face mask (B, F, H, W, 3) -> (B, F, H / 8, W / 8, channels), added after the denoiser's first
+    convolution. Fresh ones give zeros. [channels 320]"""
 
     channels: int
     widths: tuple[int, ...] = LOCATOR

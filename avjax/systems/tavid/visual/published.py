@@ -1,7 +1,8 @@
 """Published Hallo2 state dicts <-> our parameters of the visual nets: name tables, both directions.
 
-Published layouts: a convolution's weight is (out, in, k, k), a Linear's (out, in); keys and values apart; a GEGLU's first
-product is [value; gate]. The temporal modules' tables of positions are left out on import and written on export.
+Published layouts: a convolution's weight is (out, in, k, k), a Linear's (out, in); keys and values
+apart; a GEGLU's first product is [value; gate]. The temporal modules' tables of positions are left
+out on import and written on export.
 """
 
 import numpy as np
@@ -42,7 +43,8 @@ class _Table(list):
 
     def attention(self, theirs, ours):
         self.weight(f"{theirs}.to_q", f"{ours}/q/kernel", transposed)
-        self.append(((f"{theirs}.to_k.weight", f"{theirs}.to_v.weight"), f"{ours}/kv/kernel", transposed, None))
+        self.append(((f"{theirs}.to_k.weight", f"{theirs}.to_v.weight"), f"{ours}/kv/kernel",
+                     transposed, None))
         self.both(f"{theirs}.to_out.0", f"{ours}/out", transposed)
 
     def feed_forward(self, theirs, ours):
@@ -104,7 +106,8 @@ def unet_names(config, *, denoiser: bool):
         for i, block in enumerate(blocks):
             for j, layer in enumerate(block.layers):
                 theirs, ours = f"{side}_blocks.{i}", f"{side}_{i}/layer_{j}"
-                rows.resnet(f"{theirs}.resnets.{j}", f"{ours}/resnet", layer.in_width != layer.width)
+                rows.resnet(f"{theirs}.resnets.{j}", f"{ours}/resnet",
+                            layer.in_width != layer.width)
                 transformers(theirs, j, ours, layer.attention)
             if block.resize:
                 rows.both(f"{side}_blocks.{i}.{resize}.0.conv", f"{side}_{i}/resize", conv)
@@ -118,18 +121,23 @@ def unet_names(config, *, denoiser: bool):
 
 
 def import_reference(state: dict[str, np.ndarray], config):
-    """Published names -> parameters of `ReferenceNet(config)`; what comes after the last layer is unused and dropped."""
+    """Published names -> parameters of `ReferenceNet(config)`; what comes after the last layer is
+    unused and dropped."""
     unused = ("conv_norm_out.", "conv_out.")
-    return gather({k: v for k, v in state.items() if not k.startswith(unused)}, unet_names(config, denoiser=False))
+    return gather({k: v for k, v in state.items() if not k.startswith(unused)},
+                  unet_names(config, denoiser=False))
 
 
 def import_denoiser(state: dict[str, np.ndarray], config):
-    """Published names -> parameters of `Denoiser(config)`. UserError for an entry missing, unfit or left over."""
+    """Published names -> parameters of `Denoiser(config)`. UserError for an entry missing, unfit or
+    left over."""
     _check_regions(config)
     for name, table in state.items():
         if name.endswith(POSITIONS):
-            check_computed(name, table[0], positions(config.temporal_length, table.shape[2])[0], "sines and cosines in turn")
-    return gather({k: v for k, v in state.items() if not k.endswith(POSITIONS)}, unet_names(config, denoiser=True))
+            check_computed(name, table[0], positions(config.temporal_length, table.shape[2])[0],
+                           "sines and cosines in turn")
+    return gather({k: v for k, v in state.items() if not k.endswith(POSITIONS)},
+                  unet_names(config, denoiser=True))
 
 
 def export_reference(params, config) -> dict[str, np.ndarray]:
@@ -143,16 +151,19 @@ def export_denoiser(params, config) -> dict[str, np.ndarray]:
     out = scatter(params, unet_names(config, denoiser=True))
     for name in [k for k in out if k.endswith(".to_q.weight") and ".temporal_transformer." in k]:
         width = out[name].shape[1]
-        out[name.removesuffix(".to_q.weight") + POSITIONS] = positions(config.temporal_length, width)
+        out[name.removesuffix(".to_q.weight") + POSITIONS] = positions(config.temporal_length,
+                                                                       width)
     return out
 
 
 def positions(length: int, width: int) -> np.ndarray:
     """(1, length, width) float32: sine and cosine in turn."""
     exponent = np.arange(0, width, 2, dtype=np.float32) * np.float32(-np.log(10000.0) / width)
-    step = np.exp(exponent.astype(np.float64)).astype(np.float32)  # rounded as published, whatever NumPy's float32 does
+    # rounded as published, whatever NumPy's float32 does
+    step = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angle = (np.arange(length, dtype=np.float32)[:, None] * step).astype(np.float64)
-    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(1, length, width).astype(np.float32)
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(1, length,
+                                                                     width).astype(np.float32)
 
 
 def _check_regions(config) -> None:
@@ -175,7 +186,8 @@ def _tokens(rows, theirs, ours, count: int):
     """A product whose outputs are `count` tokens."""
     rows.weight(theirs, f"{ours}/kernel", ((lambda w: w.T.reshape(w.shape[1], count, -1)),
                                            (lambda k: k.reshape(k.shape[0], -1).T)))
-    rows.append(((f"{theirs}.bias",), f"{ours}/bias", ((lambda b: b.reshape(count, -1)), (lambda b: b.reshape(-1))), None))
+    rows.append(((f"{theirs}.bias",), f"{ours}/bias",
+                 ((lambda b: b.reshape(count, -1)), (lambda b: b.reshape(-1))), None))
 
 
 def image_projection_names(tokens: int):

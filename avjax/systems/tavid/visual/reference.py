@@ -1,5 +1,5 @@
-"""The reference net: a Stable Diffusion U-Net that is run once on the reference picture and the motion frames, only for
-what its spatial transformers see; the denoiser attends to that.
+"""The reference net: a Stable Diffusion U-Net that is run once on the reference picture and the
+motion frames, only for what its spatial transformers see; the denoiser attends to that.
 
 Suffixes: see avjax.systems.tavid.visual.blocks.
 """
@@ -25,7 +25,8 @@ class ReferenceLayer(nn.Module):
         c, p = self.config, self.plan
         self.resnet = Resnet(p.width, p.in_width, c.groups, EPS, 4 * c.channels[0], self.dtype)
         if p.attention:
-            self.spatial = SpatialTransformer(p.width, c.heads, c.groups, c.face_dim, self.dtype, c.attention_kernel)
+            self.spatial = SpatialTransformer(p.width, c.heads, c.groups, c.face_dim, self.dtype,
+                                              c.attention_kernel)
 
     def __call__(self, x_NhwC, time_ND, face_NMK):
         """-> (output, what is written)."""
@@ -44,8 +45,10 @@ class ReferenceMid(nn.Module):
 
     def setup(self):
         c, C = self.config, self.plan.width
-        self.resnet_0, self.resnet_1 = (Resnet(C, C, c.groups, EPS, 4 * c.channels[0], self.dtype) for _ in range(2))
-        self.spatial = SpatialTransformer(C, c.heads, c.groups, c.face_dim, self.dtype, c.attention_kernel)
+        self.resnet_0, self.resnet_1 = (Resnet(C, C, c.groups, EPS, 4 * c.channels[0], self.dtype)
+                                        for _ in range(2))
+        self.spatial = SpatialTransformer(C, c.heads, c.groups, c.face_dim, self.dtype,
+                                          c.attention_kernel)
 
     def __call__(self, x_NhwC, time_ND, face_NMK):
         x_NhwC, written = self.spatial(self.resnet_0(x_NhwC, time_ND), face_NMK)
@@ -55,9 +58,11 @@ class ReferenceMid(nn.Module):
 class ReferenceNet(nn.Module):
     """Latents of [reference, motion frames] and face tokens -> banks.
 
-    Banks: a tuple with one (B, R, T, C) array a layer, in the order they run (down, middle, up): of a layer with a spatial
-    transformer its tokens after the first norm (published), of a layer without one the output of its residual block,
-    which only the denoiser's path "full" looks at (ours: its temporal transformers see motion frames as well).
+    Banks: a tuple with one (B, R, T, C) array a layer, in the order they run (down, middle, up): of
+      a layer with a spatial
+    transformer its tokens after the first norm (published), of a layer without one the output of
+    its residual block, which only the denoiser's path "full" looks at (ours: its temporal
+    transformers see motion frames as well).
     """
 
     config: object
@@ -78,12 +83,13 @@ class ReferenceNet(nn.Module):
         self.up = [Block(b, make(ReferenceLayer), True, self.dtype) for b in up]
 
     def __call__(self, latents_BRhwC, face_BMK, *, tile_faces: bool = False):
-        """`tile_faces`: as published, row i of the folded pictures gets the face tokens of clip i modulo B, so that in a
-        batch of several clips some pictures see another clip's face."""
+        """`tile_faces`: as published, row i of the folded pictures gets the face tokens of clip i
+        modulo B, so that in a batch of several clips some pictures see another clip's face."""
         B, R = latents_BRhwC.shape[:2]
         face_NMK = jnp.tile(face_BMK, (R, 1, 1)) if tile_faces else jnp.repeat(face_BMK, R, axis=0)
         time_ND = jax.nn.silu(self.time(jnp.zeros(B * R, jnp.int32)))
-        # the pictures of a device's clips are split over `seq`, where their number allows it, and what is written is gathered
+        # the pictures of a device's clips are split over `seq`, where their number allows it, and
+        # what is written is gathered
         x = self.inputs(shard(latents_BRhwC.reshape(B * R, *latents_BRhwC.shape[2:]), "rows"))
         banks, skips = [], [x]
         for block in self.down:

@@ -1,10 +1,12 @@
-"""Video clip by clip: DDIM over a clip of frames, each clip after the last frames of the one before.
+"""Video clip by clip: DDIM over a clip of frames, each clip after the last frames of the one
+before.
 
-Guidance mixes predictions with and without conditions, n the null condition (face tokens of zeros, no reference, units not
-given; the motion frames stay, as published):
+Guidance mixes predictions with and without conditions, n the null condition (face tokens of zeros,
+no reference, units not given; the motion frames stay, as published):
     combined   v(n, n) + guidance (v(ref, mot) - v(n, n))                                        Hallo2: 3.5
     separate   v(n, n) + s_ref (v(ref, n) - v(n, n)) + s_mot (v(ref, mot) - v(ref, n))           [ours by choice]
-Predictions of weight 0 are not made: separate with s_ref = 1 costs two passes, with s_ref = s_mot = 1 one.
+Predictions of weight 0 are not made: separate with s_ref = 1 costs two passes, with s_ref = s_mot =
+1 one.
 
 Suffixes: N = batch * speakers, T frames, F frames of a clip, R motion frames, h w C latents.
 """
@@ -17,7 +19,8 @@ from avjax.systems.tavid.mapper.net import all_selves
 
 
 def passes(c) -> list[tuple[float, bool, bool]]:
-    """(weight, with reference and face, with motion tokens) of every prediction that guidance mixes."""
+    """(weight, with reference and face, with motion tokens) of every prediction that guidance
+    mixes."""
     if c.guidance_mode == "combined":
         mixed = [(c.guidance, True, True), (1 - c.guidance, False, False)]
     else:
@@ -34,20 +37,23 @@ def speakers_apart(x, S: int):
 
 
 def motion_tokens(system, params, units_BUS, length_B):
-    """{given: tokens (N, T, M, K)} for units and for none, every speaker as oneself; None in stage appearance."""
+    """{given: tokens (N, T, M, K)} for units and for none, every speaker as oneself; None in stage
+    appearance."""
     if system.config.stage == "appearance":
         return None
     units = all_selves(units_BUS)
     lengths = jnp.repeat(length_B, units_BUS.shape[2])
     none = jnp.full_like(units, system.config.mapper.num_units)
     wanted = {motion for _, _, motion in passes(system.config)}
-    return {given: system.net.apply({"params": params}, units if given else none, lengths, method="tokens")
+    return {given: system.net.apply({"params": params}, units if given else none, lengths,
+                                    method="tokens")
             for given in sorted(wanted)}
 
 
 def face_tokens(system, params, face_NE):
     """{given: tokens} for the faces and for none."""
-    return {given: system.net.apply({"params": params}, face_NE * given, method="face") for given in (True, False)}
+    return {given: system.net.apply({"params": params}, face_NE * given, method="face")
+            for given in (True, False)}
 
 
 def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, keys_N):
@@ -64,7 +70,8 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
     pictures = reference_NhwC[:, None]
     if temporal:
         if c.sample_motion_drop:
-            kept = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), 1 - c.sample_motion_drop,
+            kept = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1),
+                                                           1 - c.sample_motion_drop,
                                                            (1, *c.latent_size, 1)))(keys_N)
             before_NRhwC = before_NRhwC * kept
         pictures = jnp.concatenate([pictures, before_NRhwC], axis=1)
@@ -80,7 +87,8 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
 
     def predict(x_NFhwC, t):
         many = jnp.concatenate([x_NFhwC] * len(mixed))
-        velocity = system.net.apply(variables, many, references, jnp.full((len(many),), t), banks, face, motion, sees,
+        velocity = system.net.apply(variables, many, references, jnp.full((len(many),), t), banks,
+                                    face, motion, sees,
                                     temporal, method="velocity")
         return jnp.tensordot(weights, velocity.reshape(len(mixed), *x_NFhwC.shape), axes=1)
 
@@ -90,21 +98,28 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
 
 
 def begin(system, params, conditions, keys):
-    """What every clip is given, and the frames before the first: (reference (N, h, w, C), face tokens, motion tokens, keys (N,),
-    before (N, R, h, w, C)). Without frames to go on from, the reference is repeated."""
+    """What every clip is given, and the frames before the first: (reference (N, h, w, C), face
+    tokens, motion tokens, keys (N,), before (N, R, h, w, C)). Without frames to go on from, the
+    reference is repeated."""
     S = conditions["units"].shape[2]
     reference_NhwC = speakers_apart(conditions["reference"], S)
     faces = face_tokens(system, params, speakers_apart(conditions["faces"], S))
     tokens = motion_tokens(system, params, conditions["units"], conditions["units_length"])
-    keys_N = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(S)))(keys).reshape(-1)
+    keys_N = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key,
+                                                                        s))(jnp.arange(S)))(
+                                                                            keys).reshape(-1)
     given = jnp.repeat(conditions["has_first"], S)[:, None, None, None, None] > 0
     copies = jnp.repeat(reference_NhwC[:, None], system.config.unet.motion_frames, axis=1)
-    return reference_NhwC, faces, tokens, keys_N, jnp.where(given, speakers_apart(conditions["first_motion"], S), copies)
+    return reference_NhwC, faces, tokens, keys_N, jnp.where(given,
+                                                            speakers_apart(
+                                                                conditions["first_motion"], S),
+                                                            copies)
 
 
 def generate(system, params, conditions, keys):
-    """{"latents" (B, T, S, h, w, C), "latents_length"}: the mapper once, then one scan over clips that carries the last
-    frames. Noise depends on an example's key, the speaker and the clip alone."""
+    """{"latents" (B, T, S, h, w, C), "latents_length"}: the mapper once, then one scan over clips
+    that carries the last frames. Noise depends on an example's key, the speaker and the clip
+    alone."""
     c, (B, U, S) = system.config, conditions["units"].shape
     F, R, T = c.clip, c.unet.motion_frames, U // 2
     clips = -(-T // F)
@@ -123,4 +138,5 @@ def generate(system, params, conditions, keys):
 
     _, made = jax.lax.scan(one, before, (jnp.arange(clips), jax.tree.map(in_clips, tokens)))
     frames = jnp.moveaxis(made, 0, 1).reshape(B, S, clips * F, *made.shape[3:])[:, :, :T]
-    return {"latents": jnp.moveaxis(frames, 1, 2), "latents_length": conditions["units_length"] // 2}
+    return {"latents": jnp.moveaxis(frames, 1, 2),
+            "latents_length": conditions["units_length"] // 2}

@@ -1,10 +1,13 @@
-"""TAVID's visual System: latents of one speaker's video from the reference, the face and all speakers' units.
+"""TAVID's visual System: latents of one speaker's video from the reference, the face and all
+speakers' units.
 
-Three stages, one after the other, over one tree of parameters (`config.frozen(stage)` says what each leaves alone):
-appearance (single frames; Hallo2's stage 1), motion (the Motion Mapper and its cross-attention; frames are still single),
-temporal (clips after their motion frames; Hallo2's stage 2). v-prediction with zero terminal SNR throughout.
+Three stages, one after the other, over one tree of parameters (`config.frozen(stage)` says what
+each leaves alone): appearance (single frames; Hallo2's stage 1), motion (the Motion Mapper and its
+cross-attention; frames are still single), temporal (clips after their motion frames; Hallo2's stage
+2). v-prediction with zero terminal SNR throughout.
 
-Suffixes: B rows, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face embedding.
+Suffixes: B rows, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face
+embedding.
 """
 
 import jax
@@ -24,7 +27,8 @@ from avjax.systems.tavid.visual.config import UNITS_A_FRAME, check
 from avjax.systems.tavid.visual.model import VisualNet
 from avjax.systems.tavid.visual.rows import VisualRows
 
-# Fully sharded over fsdp, tensor parallel over inner widths; what is narrow (latents, tokens, norms) is replicated
+# Fully sharded over fsdp, tensor parallel over inner widths; what is narrow (latents, tokens,
+# norms) is replicated
 _NETS = r"(reference|denoiser)/"
 NET_RULES = (
     (_NETS + r"inputs/kernel", (None, None, None, "fsdp")),
@@ -34,7 +38,8 @@ NET_RULES = (
     (_NETS + r".*/(time|skip)/kernel", ("fsdp", "tensor")),
     (_NETS + r".*/(spatial|motion|temporal)/(inputs|outputs|zero_\w+)/kernel", ("fsdp", "tensor")),
     (_NETS + r".*/(self_attention|face_attention|attention\w*)/(q|out)/kernel", ("fsdp", "tensor")),
-    (_NETS + r".*/(self_attention|face_attention|attention\w*)/kv/kernel", ("fsdp", None, "tensor")),
+    (_NETS + r".*/(self_attention|face_attention|attention\w*)/kv/kernel",
+     ("fsdp", None, "tensor")),
     (_NETS + r".*/feed_forward/inputs/kernel", ("fsdp", None, "tensor")),
     (_NETS + r".*/feed_forward/outputs/kernel", ("tensor", "fsdp")),
     (_NETS + r".*/(bias|scale)", ()),
@@ -53,18 +58,23 @@ class System:
         self.config = c = FrozenConfigDict(config)
         self.net = VisualNet(c, compute_dtype(c.compute_dtype))
         self.schedule = diffusion.make_schedule(c.betas)
-        self.rows = VisualRows(stage=c.stage, frames=c.frames, motion_frames=c.unet.motion_frames, context=c.context,
-                               portrait_share=c.portrait_share, start_share=c.start_share, num_units=c.mapper.num_units,
-                               reference_margin=0 if c.stage == "temporal" else c.reference_margin, streams=c.mapper.streams)
-        self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c, self.rows.window)
+        self.rows = VisualRows(stage=c.stage, frames=c.frames, motion_frames=c.unet.motion_frames,
+                               context=c.context, portrait_share=c.portrait_share,
+                               start_share=c.start_share, num_units=c.mapper.num_units,
+                               reference_margin=0 if c.stage == "temporal" else c.reference_margin,
+                               streams=c.mapper.streams)
+        self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c,
+                                                                                            self.rows.window)
 
     def init(self, key):
-        """Fresh float32 parameters, the same tree in every stage. A motion transformer begins as the identity, so that
-        stage motion starts from what stage appearance learnt: its last product is zero, and for the tokens to be felt at
-        once the published zero products inside it are not (ours)."""
+        """Fresh float32 parameters, the same tree in every stage. A motion transformer begins as
+        the identity, so that stage motion starts from what stage appearance learnt: its last
+        product is zero, and for the tokens to be felt at once the published zero products inside it
+        are not (ours)."""
         c = self.config
         latents = jnp.zeros((1, 1 + c.unet.motion_frames, *c.latent_size, c.latent_dim))
-        params = self.net.init(key, latents, jnp.zeros((1, 2, c.mapper.streams), jnp.int32), jnp.zeros((1, c.face_width)))
+        params = self.net.init(key, latents, jnp.zeros((1, 2, c.mapper.streams), jnp.int32),
+                               jnp.zeros((1, c.face_width)))
 
         def begin(path, x):
             names = [entry.key for entry in path]
@@ -80,21 +90,25 @@ class System:
     # training
 
     def draw(self, key, B: int) -> dict:
-        """What is random of a step: times, noise, dropped conditions. Single frames have a time each, a clip has one."""
+        """What is random of a step: times, noise, dropped conditions. Single frames have a time
+        each, a clip has one."""
         c, keys = self.config, jax.random.split(key, 9)
         F, single = c.frames, c.stage != "temporal"
         shape = (B, F, *c.latent_size, c.latent_dim)
         t = jax.random.randint(keys[0], (B, F if single else 1), 0, self.schedule.steps)
-        noise = diffusion.offset_noise(keys[1], shape, c.noise_offset, (2, 3) if single else (1, 2, 3))
+        noise = diffusion.offset_noise(keys[1], shape, c.noise_offset,
+                                       (2, 3) if single else (1, 2, 3))
         dropped = {name: jax.random.bernoulli(keys[2 + i], c.dropout[name], (B,))
-                   for i, name in enumerate(("reference", "face", "motion", "all", "motion_frames"))}
+                   for i,
+                   name in enumerate(("reference", "face", "motion", "all", "motion_frames"))}
         out = {"t": t, "noise": noise}
         out |= {name: dropped[name] | dropped["all"] for name in ("reference", "face", "motion")}
         if not single:
             before = (B, c.unet.motion_frames, *shape[2:])
             time = jax.random.randint(keys[8], (B,), 0, max(c.motion_noise, 1))
             kept = jax.random.bernoulli(keys[7], 1 - c.motion_drop, (B, 1, *c.latent_size, 1))
-            out |= {"motion_frames": dropped["motion_frames"], "before_t": time, "before_kept": kept,
+            out |= {"motion_frames": dropped["motion_frames"], "before_t": time,
+                    "before_kept": kept,
                     "before_noise": jax.random.normal(jax.random.fold_in(key, 9), before)}
         return out
 
@@ -103,12 +117,13 @@ class System:
         return self.loss_at(params, batch, self.draw(key, len(batch["latents"])))
 
     def loss_at(self, params, batch, draw):
-        """The loss for given randomness (`draw`). Metrics: "mse" of the clean latents that the velocity points at, "mse_noisy"
-        over the noisier half of the times."""
+        """The loss for given randomness (`draw`). Metrics: "mse" of the clean latents that the
+        velocity points at, "mse_noisy" over the noisier half of the times."""
         c, variables = self.config, {"params": params}
         latents_BFhwC, single = batch["latents"].astype(jnp.float32), c.stage != "temporal"
         F = latents_BFhwC.shape[1]
-        face = self.net.apply(variables, jnp.where(draw["face"][:, None], 0.0, batch["face"]), method="face")
+        face = self.net.apply(variables, jnp.where(draw["face"][:, None], 0.0, batch["face"]),
+                              method="face")
         motion = None
         if c.stage != "appearance":
             units = jnp.where(draw["motion"][:, None, None], c.mapper.num_units, batch["units"])
@@ -121,17 +136,21 @@ class System:
         sees = 1 - draw["reference"].astype(jnp.int32)
         x0, noise, t, reference = latents_BFhwC, draw["noise"], draw["t"], batch["reference"]
         if single:  # frames become rows of one frame
-            x0, noise, motion = (None if x is None else fold_frames(x)[:, None] for x in (x0, noise, motion))
-            banks, face, sees, reference = jax.tree.map(lambda x: each_frame(x, F), (banks, face, sees, reference))
+            x0, noise, motion = (None if x is None else fold_frames(x)[:, None]
+                                 for x in (x0, noise, motion))
+            banks, face, sees, reference = jax.tree.map(lambda x: each_frame(x, F),
+                                                        (banks, face, sees, reference))
         t = fold_frames(t)
-        velocity = self.net.apply(variables, diffusion.q_sample(self.schedule, x0, noise, t), reference, t, banks, face,
-                                  motion, sees, not single, method="velocity")
+        velocity = self.net.apply(variables, diffusion.q_sample(self.schedule, x0, noise, t),
+                                  reference, t, banks, face, motion, sees, not single,
+                                  method="velocity")
         error = jnp.square(velocity - diffusion.velocity_target(self.schedule, x0, noise, t))
         weights = self.cell_weights(latents_BFhwC)
         weighted = error * (fold_frames(weights)[:, None] if single else weights)
         axes = tuple(range(1, error.ndim))
         mse_N, weighted_N = jnp.mean(error, axis=axes), jnp.mean(weighted, axis=axes)
-        variance_N = 1 - jnp.asarray(self.schedule.alphas)[t]  # an error of the velocity is this much of one of the data
+        # an error of the velocity is this much of one of the data
+        variance_N = 1 - jnp.asarray(self.schedule.alphas)[t]
         if c.min_snr:
             weights_N = diffusion.min_snr_weights(self.schedule, t, c.min_snr)
         else:
@@ -143,21 +162,24 @@ class System:
         return loss, {"loss": loss, "mse": jnp.mean(mse_N), "mse_noisy": noisy}
 
     def cell_weights(self, latents_BFhwC):
-        """(B, F, h, w, 1), mean 1 over a row: 1 + moving_weight * (a cell's deviation over the row's frames relative to the
-        mean cell's, at most 4). A mouth is a few cells of hundreds."""
+        """(B, F, h, w, 1), mean 1 over a row: 1 + moving_weight * (a cell's deviation over the
+        row's frames relative to the mean cell's, at most 4). A mouth is a few cells of hundreds."""
         c = self.config
         if not c.moving_weight or latents_BFhwC.shape[1] == 1:
             return jnp.ones((*latents_BFhwC.shape[:-1], 1))
         moves = jnp.mean(jnp.std(latents_BFhwC, axis=1, keepdims=True), axis=-1, keepdims=True)
-        moves = jnp.minimum(moves / jnp.maximum(jnp.mean(moves, axis=(2, 3), keepdims=True), 1e-6), 4.0)
+        moves = jnp.minimum(moves / jnp.maximum(jnp.mean(moves, axis=(2, 3), keepdims=True), 1e-6),
+                            4.0)
         weights = 1 + c.moving_weight * moves
         weights = weights / jnp.mean(weights, axis=(2, 3), keepdims=True)
         return jnp.broadcast_to(weights, (*latents_BFhwC.shape[:-1], 1))
 
     def spoilt(self, before_BRhwC, draw):
-        """Motion frames as they are trained on: with noise of a small time, cells dropped, and sometimes not there. The
-        release does so to the pictures; latents are cached, so this is done to them (ours, equal noise level)."""
-        x = jnp.where(draw["motion_frames"][:, None, None, None, None], 0.0, before_BRhwC.astype(jnp.float32))
+        """Motion frames as they are trained on: with noise of a small time, cells dropped, and
+        sometimes not there. The release does so to the pictures; latents are cached, so this is
+        done to them (ours, equal noise level)."""
+        x = jnp.where(draw["motion_frames"][:, None, None, None, None], 0.0,
+                      before_BRhwC.astype(jnp.float32))
         if self.config.motion_noise:
             x = diffusion.q_sample(self.schedule, x, draw["before_noise"], draw["before_t"])
         return x * draw["before_kept"]
@@ -168,13 +190,16 @@ class System:
         """All speakers' units, faces and portraits; of a recorded video nothing."""
         c, units = self.config, example["units"]
         check_units(units, c.mapper.num_units, c.mapper.streams, f"example {example.get('id')!r}")
-        first = np.zeros((c.mapper.streams, c.unet.motion_frames, *c.latent_size, c.latent_dim), np.float32)
+        first = np.zeros((c.mapper.streams, c.unet.motion_frames, *c.latent_size, c.latent_dim),
+                         np.float32)
         return {"units": units, "units_length": np.int32(len(units)), "faces": example["faces"],
-                "reference": example["reference"], "first_motion": first, "has_first": np.float32(0)}, \
+                "reference": example["reference"], "first_motion": first,
+                "has_first": np.float32(0)}, \
             len(units) // UNITS_A_FRAME
 
     def generate(self, params, conditions, keys, task=""):
-        """Latents of every speaker's video, clip after clip; see avjax.systems.tavid.visual.sampler."""
+        """Latents of every speaker's video, clip after clip; see
+        avjax.systems.tavid.visual.sampler."""
         return sampler.generate(self, params, conditions, keys)
 
 
@@ -186,26 +211,37 @@ def specs(c, window: int):
 
     S, F, latent = c.mapper.streams, c.frames, (*c.latent_size, c.latent_dim)
     before = c.unet.motion_frames
-    units = dict(dtype="int32", meaning="semantic units, oneself first in a batch", rate=UNITS_A_FRAME * c.frame_rate,
+    units = dict(dtype="int32", meaning="semantic units, oneself first in a batch",
+                 rate=UNITS_A_FRAME * c.frame_rate,
                  recipe=recipe("units_recipe"))
-    latents = dict(meaning="latents of the video", rate=c.frame_rate, recipe=recipe("latents_recipe"))
-    reference = dict(dtype="float32", meaning="latent of the reference picture", recipe=recipe("latents_recipe"))
+    latents = dict(meaning="latents of the video", rate=c.frame_rate,
+                   recipe=recipe("latents_recipe"))
+    reference = dict(dtype="float32", meaning="latent of the reference picture",
+                     recipe=recipe("latents_recipe"))
     faces = dict(dtype="float32", meaning="face embedding", recipe=recipe("faces_recipe"))
     length = Spec(("batch",), "int32", "how many are real")
     batch = {"latents": Spec(("batch", F, *latent), "float32", **latents, sequence=1),
-             "reference": Spec(("batch", *latent), **reference), "face": Spec(("batch", c.face_width), **faces)}
+             "reference": Spec(("batch", *latent), **reference),
+             "face": Spec(("batch", c.face_width), **faces)}
     if c.stage != "appearance":
-        batch |= {"units": Spec(("batch", UNITS_A_FRAME * window, S), **units, sequence=1, together=UNITS_A_FRAME),
+        batch |= {"units": Spec(("batch", UNITS_A_FRAME * window, S), **units, sequence=1,
+                                together=UNITS_A_FRAME),
                   "units_length": length,
-                  "frame": Spec(("batch", F), "int32", "where the frames lie among the units' frames", sequence=1)}
+                  "frame": Spec(("batch", F), "int32", "where the frames lie among the units' "
+                                                       "frames", sequence=1)}
     if c.stage == "temporal":
-        batch["motion"] = Spec(("batch", before, *latent), "float32", "latents of the frames before")
+        batch["motion"] = Spec(("batch", before, *latent), "float32",
+                               "latents of the frames before")
     example = {"units": Spec(("batch", "units", S), **units),
                "latents": Spec(("batch", "time", S, *latent), "float16", **latents),
-               "faces": Spec(("batch", S, c.face_width), **faces), "reference": Spec(("batch", S, *latent), **reference)}
+               "faces": Spec(("batch", S, c.face_width), **faces),
+               "reference": Spec(("batch", S, *latent), **reference)}
     conditions = {"units": example["units"], "units_length": length, "faces": example["faces"],
                   "reference": example["reference"],
-                  "first_motion": Spec(("batch", S, before, *latent), "float32", "latents to go on from"),
-                  "has_first": Spec(("batch",), "float32", "1 = go on from first_motion, 0 = begin at the reference")}
-    streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents), "latents_length": length}
+                  "first_motion": Spec(("batch", S, before, *latent), "float32",
+                                       "latents to go on from"),
+                  "has_first": Spec(("batch",), "float32", "1 = go on from first_motion, 0 = begin "
+                                                           "at the reference")}
+    streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents),
+               "latents_length": length}
     return batch, example, conditions, streams

@@ -1,4 +1,5 @@
-"""What the reference net and the denoiser share: the plan of a Stable Diffusion U-Net, its time embedding, its resizing.
+"""What the reference net and the denoiser share: the plan of a Stable Diffusion U-Net, its time
+embedding, its resizing.
 
 `config` of both nets (the visual System's, or any object with these fields):
     channels (320, 640, 1280, 1280)       of each level, finest first; each level but the last halves
@@ -49,13 +50,16 @@ def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...
     """(down blocks, the middle, up blocks)."""
     widths, last = tuple(config.channels), len(config.channels) - 1
 
-    def inner(width):  # published: whole heads of the block's own input, which narrows some motion transformers
+    # published: whole heads of the block's own input, which narrows some motion transformers
+    def inner(width):
         return width // config.heads * config.heads
 
     down = []
     for i, width in enumerate(widths):
         ins = [widths[max(i - 1, 0)]] + [width] * (config.layers - 1)
-        down.append(BlockPlan(width, tuple(LayerPlan(width, n, i, config.attention_levels[i], inner(n)) for n in ins),
+        down.append(BlockPlan(width,
+                              tuple(LayerPlan(width, n, i, config.attention_levels[i], inner(n))
+                                    for n in ins),
                               i < last))
     mid = LayerPlan(widths[-1], widths[-1], last, True, inner(widths[-1]))
     up = []
@@ -63,8 +67,10 @@ def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...
         width, before, finer = widths[i], widths[min(i + 1, last)], widths[max(i - 1, 0)]
         skips = [width] * config.layers + [finer]
         ins = [before] + [width] * config.layers
-        up.append(BlockPlan(width, tuple(LayerPlan(width, n + s, i, config.attention_levels[i], inner(finer))
-                                         for n, s in zip(ins, skips, strict=True)), i > 0))
+        up.append(BlockPlan(width,
+                            tuple(LayerPlan(width, n + s, i, config.attention_levels[i],
+                                            inner(finer))
+                                  for n, s in zip(ins, skips, strict=True)), i > 0))
     return tuple(down), mid, tuple(up)
 
 
@@ -80,12 +86,15 @@ class TimeEmbedding(nn.Module):
 
     def __call__(self, t_B):
         half = self.width // 2
-        angle = t_B.astype(jnp.float32)[:, None] * 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-        return self.out(jax.nn.silu(self.hidden(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1))))
+        angle = t_B.astype(jnp.float32)[:,
+                                        None] * 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        return self.out(jax.nn.silu(self.hidden(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)],
+                                                                axis=-1))))
 
 
 class Block(nn.Module):
-    """The layers of a `BlockPlan`, made by `make`, and its resizing; called by the nets piece by piece."""
+    """The layers of a `BlockPlan`, made by `make`, and its resizing; called by the nets piece by
+    piece."""
 
     plan: BlockPlan
     make: object  # LayerPlan -> module
