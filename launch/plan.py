@@ -20,7 +20,14 @@ import json
 import sys
 import time
 
-from avjax.planning.topologies import EXAMPLES, find_libtpu, libtpu_wanted, other_libtpu, parse, prepare_environment
+from avjax.planning.topologies import (
+    EXAMPLES,
+    find_libtpu,
+    libtpu_wanted,
+    other_libtpu,
+    parse,
+    prepare_environment,
+)
 
 prepare_environment()  # before anything imports JAX
 

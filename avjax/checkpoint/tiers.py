@@ -29,7 +29,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from avjax.checkpoint.checkpoints import Checkpoints
-from avjax.checkpoint.files import CHECKSUMS, FOLDER, Broken, Unreadable, problem, read_meta, reading, seal, steps_in
+from avjax.checkpoint.files import (
+    CHECKSUMS,
+    FOLDER,
+    Broken,
+    Unreadable,
+    problem,
+    read_meta,
+    reading,
+    seal,
+    steps_in,
+)
 from avjax.checkpoint.spread import recoverable, spread
 from avjax.errors import StorageError, UserError
 from avjax.hosts import distributed

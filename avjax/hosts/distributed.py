@@ -19,7 +19,16 @@ from jax._src import distributed as jax_distributed
 
 from avjax.errors import UserError
 from avjax.hosts import cluster, environment, rollcall
-from avjax.hosts.peers import RESTARTABLE, USER, Peers, Restart, exit_now, first_line, restartable_abort, say
+from avjax.hosts.peers import (
+    RESTARTABLE,
+    USER,
+    Peers,
+    Restart,
+    exit_now,
+    first_line,
+    restartable_abort,
+    say,
+)
 
 __all__ = ["RESTARTABLE", "USER", "Restart", "agree", "barrier", "configure", "end", "exit_now",
            "find", "gather", "initialize", "is_main", "lost", "on_main", "peers", "process_count",

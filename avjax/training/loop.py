@@ -39,7 +39,13 @@ from avjax.telemetry.telemetry import megabytes, start_report
 from avjax.training.evaluators import Evaluator, Interrupted
 from avjax.training.optimizer import make_optimizer
 from avjax.training.prefetch import Fetched, Prefetcher
-from avjax.training.state import abstract_batch, abstract_params, abstract_state, evaluation_params, init_state
+from avjax.training.state import (
+    abstract_batch,
+    abstract_params,
+    abstract_state,
+    evaluation_params,
+    init_state,
+)
 from avjax.training.step import CompiledStep, plain_step, step_of
 
 __all__ = ["RESTARTABLE", "Preempted", "Result", "train"]

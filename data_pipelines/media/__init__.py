@@ -5,7 +5,14 @@ in a file, its clock), `sound`, `video` and `whole` (is it all there?).
 """
 
 from data_pipelines.media import sound
-from data_pipelines.media.containers import AUDIO_SUFFIXES, VIDEO_SUFFIXES, MediaError, Probe, Stream, probe
+from data_pipelines.media.containers import (
+           AUDIO_SUFFIXES,
+           VIDEO_SUFFIXES,
+           MediaError,
+           Probe,
+           Stream,
+           probe,
+)
 from data_pipelines.media.sound import Sound, first_time, read_audio, say
 from data_pipelines.media.video import frames_at, iterate_video, video_times
 from data_pipelines.media.whole import check_riff, check_whole

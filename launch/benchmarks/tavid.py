@@ -15,7 +15,14 @@ from avjax.systems import api
 from avjax.systems.tavid.visual.config import UNITS_A_FRAME
 from avjax.training.flops import count_flops
 from avjax.training.memory import bytes_of, peak_bytes
-from launch.benchmarks.common import Case, Options, compiled_case, plan_step, random_arrays, train_case
+from launch.benchmarks.common import (
+    Case,
+    Options,
+    compiled_case,
+    plan_step,
+    random_arrays,
+    train_case,
+)
 
 DEFAULTS = Options(batch=4, frames=16, lengths=(64,), steps=0)
 VISUAL = "tavid.visual"

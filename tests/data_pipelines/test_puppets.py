@@ -6,7 +6,16 @@ import pytest
 
 from avjax.encoders import espeak
 from avjax.errors import UserError
-from data_pipelines.puppets import articulation, build, dialogue, face_code, identities, performance, render, text
+from data_pipelines.puppets import (
+    articulation,
+    build,
+    dialogue,
+    face_code,
+    identities,
+    performance,
+    render,
+    text,
+)
 from data_pipelines.puppets.voice import speak, voice_of
 from data_pipelines.store import dataset as store
 

@@ -12,7 +12,15 @@ import pytest
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.systems.api import build, example_batch
-from avjax.systems.avflow.config import default, dyadic, look_ahead, paper, receptive_field, released, windows
+from avjax.systems.avflow.config import (
+    default,
+    dyadic,
+    look_ahead,
+    paper,
+    receptive_field,
+    released,
+    windows,
+)
 from avjax.systems.avflow.streaming import StreamingSampler
 from avjax.training.flops import count_flops, flops_of, live
 from avjax.training.optimizer import make_optimizer

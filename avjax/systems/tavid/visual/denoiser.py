@@ -14,7 +14,11 @@ import jax.numpy as jnp
 from avjax.errors import UserError
 from avjax.nn.convolutions import Conv, GroupNorm
 from avjax.sharding.activations import each_frame, fold_frames, unfold_frames
-from avjax.systems.tavid.visual.blocks import MotionTransformer, SpatialTransformer, TemporalTransformer
+from avjax.systems.tavid.visual.blocks import (
+    MotionTransformer,
+    SpatialTransformer,
+    TemporalTransformer,
+)
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 PATHS = ("full", "published", "eval")
