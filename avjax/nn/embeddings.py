@@ -50,7 +50,7 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     """Rotates pairs of head channels.
 
     pairs="adjacent": (x[2i], x[2i+1]). pairs="halves": (x[i], x[i + K/2]), the same rotation after
-    the channels are reordered by `halves_from_adjacent`; contiguous, hence much cheaper, and scores
+    the channels are reordered by avjax.weights.layouts.halves_from_adjacent; contiguous, hence much cheaper, and scores
     do not change when queries and keys are reordered alike.
     """
     cos, sin = cos_TK.astype(x_BHTK.dtype), sin_TK.astype(x_BHTK.dtype)
@@ -64,11 +64,6 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     out = x * jnp.stack([cos, cos], axis=-2) + jnp.flip(x,
                                                         axis=-2) * jnp.stack([-sin, sin], axis=-2)
     return out.reshape(x_BHTK.shape)
-
-
-def halves_from_adjacent(width: int) -> np.ndarray:
-    """Channel order that turns adjacent pairs into halves: x_halves = x_adjacent[..., order]."""
-    return np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
 
 
 class TimeEmbedding(nn.Module):
