@@ -7,9 +7,9 @@ Suffixes: N pictures, H W size, h w latent size, C channels, Z latent channels.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from avjax.nn.attention import attend
 from avjax.nn.convolutions import Conv, GroupNorm, ResnetBlock, double, fold, unfold
 from avjax.nn.layers import Dense
 
@@ -76,11 +76,8 @@ class Attention(nn.Module):
     def __call__(self, x_NhwC):
         N, h, w, C = x_NhwC.shape
         x_NTC = self.norm(x_NhwC).reshape(N, h * w, C)
-        scores = jnp.einsum("ntc,nsc->nts", self.q(x_NTC), self.k(x_NTC),
-                            preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * C**-0.5, axis=-1).astype(self.dtype)
-        return x_NhwC + self.out(jnp.einsum("nts,nsc->ntc", weights,
-                                            self.v(x_NTC))).reshape(N, h, w, C)
+        y_NTC = self.out(attend(self.q(x_NTC), self.k(x_NTC), self.v(x_NTC)))
+        return x_NhwC + y_NTC.reshape(N, h, w, C)
 
 
 class Mid(nn.Module):

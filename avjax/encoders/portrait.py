@@ -149,9 +149,8 @@ def read(path: str | os.PathLike, width: int = GIVEN_WIDTH) -> np.ndarray:
         raise UserError("unreadable face embedding", where=where, expected="a .npy file",
                         found=str(error),
                         hint="save it again with numpy.save") from error
-    x_F = np.asarray(x,
-                     np.float32).reshape(-1) if x.dtype.kind in "fiu" and x.size == max(x.shape,
-                                                                                        default=0) else None
+    vector = x.dtype.kind in "fiu" and x.size == max(x.shape, default=0)
+    x_F = np.asarray(x, np.float32).reshape(-1) if vector else None
     if x_F is None or len(x_F) != width or not np.isfinite(x_F).all() or not x_F.any():
         raise UserError("not a face embedding of this model", where=where,
                         expected=f"{width} finite numbers, not all zero",

@@ -5,11 +5,12 @@ Only frames louder than 40 dB below the loudest count, so pauses do not matter. 
       0 ..  79  mean of every mel band (normalised log-mel of mel.RECIPE_24K)
      80 .. 159  its standard deviation
     160 .. 239  its mean absolute change from frame to frame
-    240 .. 248  pitch, in octaves over 100 Hz: mean, standard deviation, 10 25 50 75 90 % quantiles, mean absolute change
-                from frame to frame; then the share of voiced frames
-    249 .. 254  energy, in tens of dB: mean, standard deviation, 10 50 90 % quantiles, mean absolute change
+    240 .. 248  pitch, in octaves over 100 Hz: mean, standard deviation, 10 25 50 75 90 %
+                quantiles, mean absolute change from frame to frame; then the share of voiced frames
+    249 .. 254  energy, in tens of dB: mean, standard deviation, 10 50 90 % quantiles, mean
+                absolute change
     255         spectral tilt: mean of the upper half of the bands minus that of the lower half
-A `VoiceStatistics` z-scores them with the training split's statistics. Where it is told who speaks,
+A `VoiceStatistics` z-scores them with the training split's statistics. Where it knows who speaks,
 and enough speakers were recorded more than once, it then takes out what differs between recordings
 of one speaker: the posterior mean of the speaker's part in a two-covariance model (PLDA; Sizov et
 al. 2014), of unit power. They say what a voice is like (timbre, register, liveliness), not who it

@@ -50,7 +50,8 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     """Rotates pairs of head channels.
 
     pairs="adjacent": (x[2i], x[2i+1]). pairs="halves": (x[i], x[i + K/2]), the same rotation after
-    the channels are reordered by avjax.weights.layouts.halves_from_adjacent; contiguous, hence much cheaper, and scores
+    the channels are reordered (avjax.weights.layouts.halves_from_adjacent); contiguous, hence much
+    cheaper, and scores
     do not change when queries and keys are reordered alike.
     """
     cos, sin = cos_TK.astype(x_BHTK.dtype), sin_TK.astype(x_BHTK.dtype)

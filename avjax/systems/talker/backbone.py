@@ -12,8 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from avjax.nn.attention import Causal, attention
-from avjax.nn.attention_kernels import NEGATIVE
+from avjax.nn.attention import Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU
 from avjax.sharding.activations import shard
@@ -62,12 +61,8 @@ class DecoderLayer(nn.Module):
         v_BGNK = write(cache["v"], v_BG1K, shared["index"])
         B, G, N, K = k_BGNK.shape
         q_BGRK = q_BH1K.reshape(B, G, -1, K)
-        logits = K ** -0.5 * jnp.einsum("bgrk,bgnk->bgrn", q_BGRK, k_BGNK,
-                                        preferred_element_type=jnp.float32)
         seen_BN = jnp.arange(N) <= shared["index"][:, None]
-        weights = jax.nn.softmax(jnp.where(seen_BN[:, None, None], logits, NEGATIVE),
-                                 axis=-1).astype(v_BGNK.dtype)
-        out_BH1K = jnp.einsum("bgrn,bgnk->bgrk", weights, v_BGNK).reshape(q_BH1K.shape)
+        out_BH1K = attend(q_BGRK, k_BGNK, v_BGNK, seen_BN[:, None, None]).reshape(q_BH1K.shape)
         return self._finish(x_B1D, out_BH1K), {"k": k_BGNK, "v": v_BGNK}
 
     def _heads(self, x_BND, rotary):

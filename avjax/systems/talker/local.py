@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avjax.nn.attention_kernels import NEGATIVE
+from avjax.nn.attention import attend
 from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
 from avjax.sharding.activations import shard
@@ -25,16 +25,6 @@ from avjax.sharding.activations import shard
 # of config.remat. By name: a policy does not see inside `matmul`, whose gradient is written out
 POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
 ALIGN = 32  # of hidden units, for a sampler; int(8 D / 3) is odd or twice an odd number
-
-
-def short_attention(q_MTHK, k_MSHK, v_MSHK, seen_MS=None):
-    """Attention over a handful of tokens; softmax in float32. `seen` hides keys."""
-    logits = q_MTHK.shape[-1] ** -0.5 * jnp.einsum("...thk,...shk->...hts", q_MTHK, k_MSHK,
-                                                   preferred_element_type=jnp.float32)
-    if seen_MS is not None:
-        logits = jnp.where(seen_MS[..., None, None, :], logits, NEGATIVE)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v_MSHK.dtype)
-    return jnp.einsum("...hts,...shk->...thk", weights, v_MSHK)
 
 
 class LocalBlock(nn.Module):
@@ -82,7 +72,7 @@ class LocalBlock(nn.Module):
         return shard(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
 
     def __call__(self, x_MTD):
-        return self.finish(x_MTD, short_attention(*self.project_qkv(x_MTD)))
+        return self.finish(x_MTD, attend(*self.project_qkv(x_MTD), heads_inside=True))
 
 
 class LocalStack(nn.Module):
@@ -143,13 +133,14 @@ def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
     both. `has` tells which sequences exist; those that do not are hidden from both."""
     seen_MS = jnp.concatenate([jnp.broadcast_to(has[..., None], x.shape[:-1])
                                for has, x in ((has_a_M, a_MTD), (has_b_M, b_MTD))], axis=-1)
+    seen_MHTS = seen_MS[..., None, None, :]
 
     def step(x, block_a, block_b):
         (a_MTD, b_MTD), (qa, ka, va), (qb, kb,
                                        vb) = x, block_a.project_qkv(x[0]), block_b.project_qkv(x[1])
         k, v = jnp.concatenate([ka, kb], axis=-3), jnp.concatenate([va, vb], axis=-3)
-        return (block_a.finish(a_MTD, short_attention(qa, k, v, seen_MS)),
-                block_b.finish(b_MTD, short_attention(qb, k, v, seen_MS)))
+        out_a, out_b = (attend(q, k, v, seen_MHTS, heads_inside=True) for q in (qa, qb))
+        return block_a.finish(a_MTD, out_a), block_b.finish(b_MTD, out_b)
 
     a_MTD, b_MTD = each_block(step, (a_MTD, b_MTD), a, b)
     return a.norm(a_MTD), b.norm(b_MTD)

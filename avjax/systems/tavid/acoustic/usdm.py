@@ -8,12 +8,11 @@ width, L layers.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.nn.attention_kernels import NEGATIVE
+from avjax.nn.attention import NEGATIVE, attend
 from avjax.nn.layers import Dense, gelu
 from avjax.sharding.activations import parts
 from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice
@@ -61,11 +60,8 @@ class VoiceboxLayer(nn.Module):
         if self.upper:
             x_BND = self.skip(jnp.concatenate([x_BND, below_BND], axis=-1))
         q_BNHK, k_BNHK, v_BNHK = self.query(x_BND), self.key(x_BND), self.value(x_BND)
-        logits = jnp.einsum("bqhk,bshk->bhqs", q_BNHK, k_BNHK, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(q_BNHK.shape[-1] ** -0.5 * logits + bias_BHNN,
-                                 axis=-1).astype(v_BNHK.dtype)
-        seen_BND = jnp.einsum("bhqs,bshk->bqhk", weights, v_BNHK).reshape(x_BND.shape)
-        x_BND = self.attention_norm(x_BND + self.project(seen_BND)) * valid_BN1
+        out_BNHK = attend(q_BNHK, k_BNHK, v_BNHK, bias=bias_BHNN, heads_inside=True)
+        x_BND = self.attention_norm(x_BND + self.project(out_BNHK.reshape(x_BND.shape))) * valid_BN1
         return self.mlp_norm(x_BND + self.mlp_out(gelu(self.mlp_in(x_BND)))) * valid_BN1
 
 

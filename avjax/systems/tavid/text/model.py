@@ -19,8 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from avjax.nn.attention import FULL, Band, Causal, attention
-from avjax.nn.attention_kernels import attend as visible_attention
+from avjax.nn.attention import FULL, Band, Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
 from avjax.nn.sequence import whole
@@ -59,11 +58,6 @@ def heads_first(x_BTHK):
 def merge_heads(x_BHTK):
     x_BTHK = heads_first(x_BHTK)
     return x_BTHK.reshape(*x_BTHK.shape[:-2], -1)
-
-
-def attend(q_BHTK, k_BHSK, v_BHSK, seen_BTS):
-    """Attention of queries to other keys; seen (B, 1 or T, S). Softmax in float32."""
-    return visible_attention(q_BHTK, k_BHSK, v_BHSK, seen_BTS[:, None])
 
 
 def tables(positions_BT, width: int, theta: float):
@@ -149,7 +143,7 @@ class DecoderLayer(nn.Module):
         k, v = (jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype),
                                                     shared["place"], axis=2)
                 for name, new in (("k", k), ("v", v)))
-        x_B1D = self.add(x_B1D, self.project(merge_heads(attend(q, k, v, shared["past"]))))
+        x_B1D = self.add(x_B1D, self.project(merge_heads(attend(q, k, v, shared["past"][:, None]))))
         return self._rest(x_B1D, {"k": cache["text_k"], "v": cache["text_v"]},
                           shared), {"k": k, "v": v}
 
@@ -175,7 +169,7 @@ class DecoderLayer(nn.Module):
             q = rotate(q, *shared["time_rotary"])
         x_BID = self.add(x_BID,
                          self.cross_project(merge_heads(attend(q, memory["k"], memory["v"],
-                                                               shared["seen"]))))
+                                                               shared["seen"][:, None]))))
         return shard(self.add(shard(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))),
                      "batch", "time")
 
@@ -235,8 +229,8 @@ class ChainBlock(nn.Module):
         # handful is repeated
         qkv = shard(self.qkv(self.attention_norm(x_MJC)), *places, None, None, "width")
         q, k, v = (heads_first(qkv[..., i, :, :]) for i in range(3))
-        seen_1JJ = jnp.tril(jnp.ones((x_MJC.shape[-2],) * 2, bool))[None]
-        x_MJC = shard(x_MJC + self.project(merge_heads(attend(q, k, v, seen_1JJ))), *places)
+        seen_JJ = jnp.tril(jnp.ones((x_MJC.shape[-2],) * 2, bool))
+        x_MJC = shard(x_MJC + self.project(merge_heads(attend(q, k, v, seen_JJ))), *places)
         return shard(x_MJC + self.mlp(self.mlp_norm(x_MJC)), *places)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from avjax.errors import UserError
 from avjax.nn.convolutions import GroupNorm
-from avjax.nn.cross_attention import cross_attention
+from avjax.nn.attention import cross_attention
 from avjax.nn.layers import Dense, adaptive_norm, gelu
 from avjax.sharding.activations import each_frame, fold_frames, parts, shard, unfold_frames
 

@@ -10,7 +10,7 @@ embedding, its resizing.
     regions ("full", "face", "lip")       one motion cross-attention each
     temporal_groups 32, temporal_length 32, motion_frames 2
     remat "none" | "layers"               what the backward pass makes again
-    attention_kernel "auto"               see avjax.nn.cross_attention
+    attention_kernel "auto"               see avjax.nn.attention
 """
 
 import dataclasses
