@@ -8,6 +8,7 @@ Suffixes: N pictures, H W size, h w latent size, C channels, Z latent channels.
 
 import flax.linen as nn
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
 from avjax.nn.attention import attend
 from avjax.nn.convolutions import Conv, GroupNorm, ResnetBlock, double, fold, unfold
@@ -28,7 +29,7 @@ class AutoencoderKL(nn.Module):
     or "none"; shortcut (published: False): a linear map of each latent position's pixels, and back,
     beside the networks."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -83,7 +84,7 @@ class Attention(nn.Module):
 class Mid(nn.Module):
     """Two residual blocks around the attention."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -129,7 +130,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -150,7 +151,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):

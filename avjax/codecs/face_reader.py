@@ -35,7 +35,7 @@ class ReaderNet(nn.Module):
     """uint8 pictures -> motion. Patches of pixels become channels, then residual blocks, each level
     at half the size."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

@@ -10,6 +10,7 @@ width, L layers.
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
 from avjax.nn.attention import NEGATIVE, attend
@@ -39,7 +40,7 @@ class VoiceboxLayer(nn.Module):
     """h = LN(x + attention(x)); LN(h + MLP(h)); padding zeroed after each. Upper layers first join
     what came into the layer of the lower half that they mirror."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
     upper: bool
 
@@ -68,7 +69,7 @@ class VoiceboxLayer(nn.Module):
 class VoiceboxNet(nn.Module):
     """The call of avjax.systems.tavid.acoustic.model.AcousticNet."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
