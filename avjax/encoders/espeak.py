@@ -168,7 +168,7 @@ def stress_of(symbol: str) -> float:
 
 
 def is_vowel(symbol: str) -> bool:
-    """Whether a phoneme starts with a vowel class."""
+    """True if a phoneme starts with a vowel class."""
     classes = classes_of(symbol)
     return bool(classes) and classes[0] in VOWELS
 
@@ -273,7 +273,7 @@ def _speak(text, pitch, formants, rate):
                       and np.abs(audio[sample:end].astype(np.int32)).mean() > _AUDIBLE)
             # a glide between words, or a pause
             if phonemes and (linked or (silent and phonemes[-1][0] == SILENCE)):
-                phonemes[-1] = (*phonemes[-1][:2], end)  # that goes on
+                phonemes[-1] = (*phonemes[-1][:2], end)
                 if linked and words:
                     words[-1][2] = end
                 continue

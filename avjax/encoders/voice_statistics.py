@@ -1,4 +1,4 @@
-"""Who speaks, as 256 statistics of a few seconds of speech: the weightless stand-in for a
+"""A voice as 256 statistics of a few seconds of speech: the weightless stand-in for a
 speaker-verification network.
 
 Only frames louder than 40 dB below the loudest count, so pauses do not matter. In order:
@@ -91,12 +91,12 @@ class VoiceStatistics:
         return self.scale(statistics(audio_N, self.level))
 
     def scale(self, statistics_S: np.ndarray) -> np.ndarray:
-        """What `statistics` gave, z-scored, then the speaker's part of it. Any leading axes."""
+        """The result of `statistics`, z-scored, then its speaker part. Any leading axes."""
         z_S = (statistics_S - self.mean_S) / self.std_S
         return (z_S if self.map_SS is None else z_S @ self.map_SS).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be stored to have the encoder back."""
+        """Fitted arrays, as a dataset stores them for `from_recipe`."""
         return {"mean": self.mean_S, "std": self.std_S} | ({} if self.map_SS is None
                                                            else {"map": self.map_SS})
 

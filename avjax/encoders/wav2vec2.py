@@ -28,7 +28,7 @@ SAMPLE_RATE = 16000
 CHUNK_SECONDS = 100
 CTC_LABELS = "-|ETAOINHSRDLUMWCFGYPBVK'XJQZ"  # column 0 is the CTC blank
 SPECIAL_COLUMNS = (1, 2, 3)  # <s>, </s>, <unk> of the 32-way head: dropped to get the 29 labels
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # width -> heads, where no config says it
+PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # width -> heads
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
     check_kernel(kernel, KERNELS)
 
     def near(offset):
-        """Whether a query sees a key, by the key's step minus its own."""
+        """True if a query sees a key, by the key's step minus its own."""
         furthest = (left, right) if window is None else window
         return (offset >= -furthest[0]) & (offset <= furthest[1])
 

@@ -15,10 +15,9 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from avjax.nn.attention import attend
-from avjax.nn.embeddings import rotary_tables, rotate
+from avjax.nn.embeddings import rotary_tables, rotate, sinusoids
 from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
 from avjax.sharding.activations import shard
 
@@ -184,7 +183,7 @@ class PatchEncoder(nn.Module):
 
 
 class TimeMLP(nn.Module):
-    """t -> sin and cos of 1000 t at D/2 frequencies from 1 to 1e-4 -> Linear, SiLU, Linear."""
+    """t -> `sinusoids` of 1000 t at D/2 frequencies -> Linear, SiLU, Linear."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -195,12 +194,8 @@ class TimeMLP(nn.Module):
         self.out = Dense(self.width, self.width, self.dtype, self.init_scale)
 
     def __call__(self, t_M):
-        half = self.width // 2
-        frequencies = jnp.exp(-np.log(1e4) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
-        angles = 1000.0 * t_M.astype(jnp.float32)[..., None] * frequencies
         places = ("batch", "time")[:t_M.ndim]
-        hidden = shard(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)),
-                       *places)
+        hidden = shard(self.hidden(sinusoids(t_M, self.width // 2, 1000.0)), *places)
         return shard(self.out(jax.nn.silu(hidden)), *places)
 
 

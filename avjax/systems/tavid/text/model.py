@@ -24,7 +24,7 @@ from ml_collections import FrozenConfigDict
 from avjax.nn.attention import FULL, Band, Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
-from avjax.nn.sequence import whole
+from avjax.nn.sequence import gather_time
 from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import parts, shard
 from avjax.systems.tavid.text import plan
@@ -281,11 +281,11 @@ class TextNet(nn.Module):
         shared = {"rotary": tables(positions[None], c.encoder_width // c.encoder_heads,
                                    c.rope_theta), "real": real_BN}
         x_BNE, _ = self.encoder(shard(x_BNE.astype(self.dtype), "batch", "time"), shared)
-        return whole(self.encoder_norm(x_BNE))
+        return gather_time(self.encoder_norm(x_BNE))
 
     def plan_logits(self, text_BNE):
         """(B, N, bins) float32, of the time step from each token to the next."""
-        return whole(self.plan(text_BNE)).astype(jnp.float32)  # of the whole text, as its gradient
+        return gather_time(self.plan(text_BNE)).astype(jnp.float32)  # of the whole text, as its gradient
 
     def embed(self, units_BIJ):
         """Units and specials -> (..., J, W), unit variance at the start."""
@@ -353,7 +353,7 @@ class TextNet(nn.Module):
     def _text(self, text_BNE, times_BN, length_B):
         shared = {"text": text_BNE, "seen": self._seen(text_BNE.shape[1], length_B)}
         if self.config.alignment == "plan":
-            shared["text_rotary"] = tables(whole(times_BN), self.config.head_dim,
+            shared["text_rotary"] = tables(gather_time(times_BN), self.config.head_dim,
                                            self.config.rope_theta)
         return shared
 
