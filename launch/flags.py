@@ -18,9 +18,10 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from avjax.errors import UserError, exit_cleanly
+from avjax.errors import UserError
 from avjax.hosts import environment
 from avjax.storage import failures
+from avjax.storage.failures import exit_cleanly
 from launch import ROOT, overrides
 
 
