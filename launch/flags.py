@@ -36,6 +36,7 @@ def define_config(default: str | None = None):
 def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> None:
     """absl's app.run with one-line errors. Exit code 2 for anything the user can mend."""
     def parse(argv):
+        _help_lists_all()
         try:
             return parse_flags(argv, needs_config=needs_config)
         except UserError as error:
@@ -53,6 +54,14 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
             return main(argv)
 
     app.run(exit_cleanly(quiet), flags_parser=parse)
+
+
+def _help_lists_all() -> None:
+    """--help also lists the flags that a command takes from other modules of this package."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("launch."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 @contextlib.contextmanager
@@ -203,9 +212,12 @@ def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
 
 def config_file(path: str | Path) -> tuple[Path, str]:
     """(file, argument) of "FILE.py" or "FILE.py:argument": a path from here, else from the
-    project's root. UserError: no such file."""
+    project's root; "NAME" is configs/NAME.py. UserError: no such file."""
     name, _, argument = str(path).partition(":")
-    file = next((f for f in (Path(name).expanduser(), ROOT / name) if name and f.is_file()), None)
+    places = [Path(name).expanduser(), ROOT / name]
+    if re.fullmatch(r"\w+", name):
+        places += [Path("configs", f"{name}.py"), ROOT / "configs" / f"{name}.py"]
+    file = next((f for f in places if name and f.is_file()), None)
     if file is None:
         beside = sorted(p.name for p in (ROOT / "configs").glob("*.py")
                         if p.stem not in ("__init__", "base"))
