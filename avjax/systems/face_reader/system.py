@@ -17,14 +17,15 @@ from ml_collections import FrozenConfigDict
 from avjax.codecs.face_reader import ReaderNet
 from avjax.errors import UserError
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.face_reader.config import base, check, tiny  # noqa: F401 (users' config files)
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = ("generate",), {"generate": ("motion",)}
+    makes = {"generate": ("motion",)}
     param_rules = (
         (r"levels_\d+_\d+/(conv[12]/)?kernel", (None, None, None, "fsdp")),
         (r"(inputs|squeeze)/kernel", ()),

@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 
 from avjax.nn.layers import Dense
 from avjax.nn.transformer import PostNormEncoderLayer
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.head_vae.config import released  # noqa: F401 (users' config files)
 
@@ -47,7 +48,7 @@ class HeadVAENet(nn.Module):
         return self.decode(self.encode(pose_BTP)[0])
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Attention runs over the whole clip given, padding hidden by the
     mask."""
 
@@ -58,7 +59,6 @@ class System:
         (r".*/scale", ()),
     )
 
-    tasks, rows = ("generate",), None
     makes = {"generate": ("pose_z",)}
 
     def __init__(self, config):
