@@ -20,6 +20,10 @@ def benchmark_names() -> tuple[str, ...]:
     return ("", *benchmarks.names())
 
 
+def _is_split(name: str) -> bool:
+    return bool(name) and "," not in name and name == name.strip()
+
+
 class Data(Section):
     dir: str = field("", 'Folder of a feature dataset; "{workdir}" is replaced.', resume="free")
     train_split: str = field("train", "Split that is trained on.")
@@ -29,6 +33,10 @@ class Data(Section):
                          "examples (System.rows).", minimum=1)
     threads: int = field(2, "Reader threads; the order of examples does not depend on it.",
                          minimum=0, resume="free")
+
+    @staticmethod
+    def relations(c, need):
+        need(_is_split(c.train_split), "train_split", "the name of a split")
 
 
 class Optimizer(Section):
@@ -145,6 +153,12 @@ class Evaluate(Section):
                                   minimum=0)
     batch_size: int = field(4, "Examples that are generated at once.", minimum=1)
     seed: int = field(0, "Of the noise that generation starts from.")
+
+    @staticmethod
+    def relations(c, need):
+        need(all(map(_is_split, c.splits)), "splits", "names of splits, each by itself")
+        need(bool(c.splits) or not c.benchmark, "splits", "a split where benchmark is set",
+             hint="name one, or set benchmark=None")
 
 
 class Sample(Section):

@@ -4,8 +4,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
+from avjax.nn import config_fields
 from avjax.signal import mel
-from avjax.systems import common_fields
 
 FUSIONS = ("highway", "separate", "shared", "cascaded")
 
@@ -55,9 +55,9 @@ class Config(Section):
                               "by block, with the same result.", minimum=1)
     guidance: float = field(1.0, "On the partner's streams; 1 = off, else partner_dropout > 0 in "
                             "training.")
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
-    attention_kernel: str = common_fields.ATTENTION_KERNEL
-    scan_layers: bool = common_fields.SCAN_LAYERS
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
+    scan_layers: bool = config_fields.SCAN_LAYERS
     remat: bool = field(False, "Recomputes each block in the backward pass: less memory, a third "
                         "more time; blocks are then one scan.")
     init_scale: float = field(1.0 / 3.0, "Variance * fan_in of fresh kernels; 1/3 = the release's "

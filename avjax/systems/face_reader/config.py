@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
-from avjax.systems import common_fields
+from avjax.nn import config_fields
 
 
 class Config(Section):
@@ -25,7 +25,7 @@ class Config(Section):
                          maximum=1)
     motion_recipe: Recipe = field(None, "How the motion must have been made; None = any.")
     pictures_recipe: Recipe = field(None, "How the pictures must have been made; None = any.")
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
 
     @staticmethod
     def relations(c, need):

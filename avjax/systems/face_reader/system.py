@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 
 from avjax.codecs.face_reader import ReaderNet
 from avjax.errors import UserError
+from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
@@ -39,15 +40,11 @@ class System(api.System):
         self.config = c = FrozenConfigDict(config)
         self.net = ReaderNet(c, compute_dtype(c.compute_dtype))
 
-        def recipe(name):
-            return c[name].as_configdict().to_dict() if hasattr(c[name],
-                                                                "as_configdict") else c[name]
-
         pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head",
                         "RGB",
-                        recipe=recipe("pictures_recipe"))
+                        recipe=plain(c.pictures_recipe))
         motion = Spec(("batch", "time", c.motion_dim), "float32", "face code and pose",
-                      recipe=recipe("motion_recipe"))
+                      recipe=plain(c.motion_recipe))
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.example_spec = {"pictures": pictures, "motion": motion}
         self.batch_spec = {name: dataclasses.replace(spec,

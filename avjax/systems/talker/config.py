@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
-from avjax.systems import common_fields
+from avjax.nn import config_fields
 
 COUPLINGS = ("separate", "joint")
 TTS, T2AV = 0, 1  # rows of the task embedding, and the id at an utterance's first position
@@ -38,7 +38,7 @@ class Config(Section):
     speaker_dim: int = field(256, "Width of a speaker embedding.", minimum=1)
     patch: int = field(4, "Frames a patch.", minimum=1)
     delay: int = field(0, "Patches by which motion lags speech.", minimum=0)
-    frame_rate: float = common_fields.FRAME_RATE
+    frame_rate: float = config_fields.FRAME_RATE
     task_embedding: int = field(2, "Tasks that are told apart: 0 = text to speech, 1 = text to "
                                 "speech and motion.", minimum=2)
     audio_recipe: Recipe = field(None, "How the audio features must have been made; None = any.")
@@ -90,11 +90,11 @@ class Config(Section):
                               "in training, or none (the published sampler).",
                               choices=("encoded", "none"))
     # arithmetic
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
-    attention_kernel: str = common_fields.ATTENTION_KERNEL
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
     remat: str = field("none", "What the backward pass recomputes: nothing, all but matrix "
                        "products, or all but the layers' inputs.", choices=("none", "dots", "full"))
-    init_scale: float = common_fields.INIT_SCALE
+    init_scale: float = config_fields.INIT_SCALE
     embedding_std: float = field(0.02, "Deviation of fresh token embeddings; larger where the "
                                  "backbone starts from nothing.")
 

@@ -7,8 +7,8 @@ unit Voicebox (naver-ai/xlsr-token-Voicebox), exactly, for its weights.
 from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
+from avjax.nn import config_fields
 from avjax.signal import mel
-from avjax.systems import common_fields
 
 # what the published weights were trained on
 USDM_MEL = mel.RECIPE | {"gain": 1.0, "mean": -5.5419, "std": 2.1575}
@@ -71,10 +71,10 @@ class Config(Section):
                                   "(v_all - v_units) [ours].", minimum=0)
     guidance_voice: float = field(2.0, "See guidance_units [ours].", minimum=0)
     # arithmetic
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
-    attention_kernel: str = common_fields.ATTENTION_KERNEL
-    remat: bool = common_fields.REMAT
-    init_scale: float = common_fields.INIT_SCALE
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
+    remat: bool = config_fields.REMAT
+    init_scale: float = config_fields.INIT_SCALE
 
     @staticmethod
     def relations(c, need):

@@ -8,7 +8,7 @@ rate is ours by choice.
 from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
-from avjax.systems import common_fields
+from avjax.nn import config_fields
 
 MODES = ("joint", "dual", "concat")
 
@@ -41,8 +41,8 @@ class Net(Section):
                         minimum=0)
     scan_layers: bool = field(False, "One compiled block for all but the last: compiles faster, "
                               "trains slower (docs/scale.md).")
-    init_scale: float = common_fields.INIT_SCALE
-    attention_kernel: str = common_fields.ATTENTION_KERNEL
+    init_scale: float = config_fields.INIT_SCALE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
 
     @staticmethod
     def relations(c, need):
@@ -66,9 +66,9 @@ class Config(Net):
     segment: int = field(250, "Frames of a training crop (10 s).", minimum=1)
     smooth: float = field(1.0, "Error at which the loss turns from square to linear.", above=0)
     unit_dropout: float = field(0.0, "Share of examples from which a partner's channel is hidden.")
-    frame_rate: float = common_fields.FRAME_RATE
+    frame_rate: float = config_fields.FRAME_RATE
     units_recipe: Recipe = field(None, "How the units must have been made; None = any.")
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
 
 
 def tiny_net() -> ConfigDict:

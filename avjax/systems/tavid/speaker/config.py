@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from avjax.encoders.resnet import STEMS
 from avjax.fields import Recipe, Section, field
-from avjax.systems import common_fields
+from avjax.nn import config_fields
 
 
 class Config(Section):
@@ -46,7 +46,7 @@ class Config(Section):
                               minimum=0)
     faces_recipe: Recipe = field(None, "How face embeddings must have been made; None = any.")
     voices_recipe: Recipe = field(None, "How speaker embeddings must have been made; None = any.")
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
 
     @staticmethod
     def relations(c, need):

@@ -6,7 +6,7 @@ TAVID publishes no sizes; where nothing else is said, they are ours by choice, a
 from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
-from avjax.systems import common_fields
+from avjax.nn import config_fields
 
 RATE = 50.0  # units a second
 SPECIALS = 3  # ids after the units
@@ -107,9 +107,9 @@ class Config(Section):
                                 "over; without a plan nobody knows when that is, and any silence "
                                 "of that length ends it. 0 = off; needs `filler`.")
     # arithmetic
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
-    attention_kernel: str = common_fields.ATTENTION_KERNEL
-    remat: bool = common_fields.REMAT
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
+    remat: bool = config_fields.REMAT
     units_recipe: Recipe = field(None, "How the units must have been made; None = any.")
     tokens_recipe: Recipe = field(None, "How text must have been tokenized; None = any.")
 

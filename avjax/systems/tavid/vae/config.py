@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
-from avjax.systems import common_fields
+from avjax.nn import config_fields
 
 
 class Config(Section):
@@ -30,7 +30,7 @@ class Config(Section):
     kl_weight: float = field(1e-6, "Of the KL divergence, in nats a latent number.")
     moment_weight: float = field(0.0, "Of the term that holds each latent channel at mean 0 and "
                                  "deviation 1 / scaling over the batch.")
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
 
     @staticmethod
     def relations(c, need):

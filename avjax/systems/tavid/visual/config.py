@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from avjax.errors import UserError
 from avjax.fields import Recipe, Section, field
 from avjax.flow.diffusion import BETAS
-from avjax.systems import common_fields
+from avjax.nn import config_fields
 from avjax.systems.tavid.mapper.config import Net, tiny_net
 
 STAGES = ("appearance", "motion", "temporal")
@@ -115,8 +115,8 @@ class Config(Section):
     units_recipe: Recipe = field(None, "How the units must have been made; None = any.")
     latents_recipe: Recipe = field(None, "How the latents must have been made; None = any.")
     faces_recipe: Recipe = field(None, "How face embeddings must have been made; None = any.")
-    frame_rate: float = common_fields.FRAME_RATE
-    compute_dtype: str = common_fields.COMPUTE_DTYPE
+    frame_rate: float = config_fields.FRAME_RATE
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
 
     @staticmethod
     def relations(c, need):
