@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.flow.guidance import drop_condition, guide
 from avjax.flow.path import data_from_velocity, interpolate
 from avjax.flow.solvers import euler, uniform_times
@@ -215,7 +216,7 @@ def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     def sequence(width, meaning, unit="", recipe=None):
         return Spec(("batch", "time", width), "float32", meaning, unit, c.frame_rate, recipe)
 
-    recipe = c.mel_recipe.as_configdict().to_dict() if c.mel_recipe else None
+    recipe = plain(c.mel_recipe) or None
     streams = {"mel": sequence(c.mel_dim, "normalised log-mel frames", "(x + 5.5366) / 2.1161",
                                recipe),
                "face": sequence(c.face_dim, "expression code", "z-scored"),
