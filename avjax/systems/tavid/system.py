@@ -14,7 +14,7 @@ from ml_collections import FrozenConfigDict
 from avjax.systems.tavid import acoustic, speaker, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
-from avjax.systems.tavid.streaming import DialogueSampler
+from avjax.systems.tavid import streaming
 
 PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System,
          "speaker": speaker.System}
@@ -118,9 +118,17 @@ class System:
             out |= self._run("visual", params, conditions | units, keys)
         return out
 
-    def in_steps(self, task=""):
-        """See avjax.systems.api.System."""
-        return DialogueSampler(self, task or self.tasks[0])
+    def steps(self, task=""):
+        """See avjax.systems.tavid.streaming.DialogueSampler."""
+        return streaming.dialogue_sampler(self, task or self.tasks[0])
+
+    def can_stream(self, task=""):
+        """Every task: sound first, then video clip by clip."""
+        return True
+
+    def stream(self, params, prompts, keys, task=""):
+        """See avjax.systems.tavid.streaming."""
+        return streaming.stream(self, params, prompts, keys, task or self.tasks[0])
 
     def units(self, params, conditions, keys):
         """{"units", "units_length"} of the text: whole frames of video, two units each."""
