@@ -13,6 +13,7 @@ from avjax.flow.guidance import drop_condition, guide
 from avjax.flow.path import data_from_velocity, interpolate
 from avjax.flow.solvers import euler, uniform_times
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.avflow.config import check, partner_width, windows
 from avjax.systems.avflow.model import AVFlowNet
@@ -20,7 +21,7 @@ from avjax.systems.avflow.model import AVFlowNet
 PARTNER = ("partner_tokens", "partner_expression", "partner_head")
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
     def __init__(self, config):
@@ -32,7 +33,6 @@ class System:
         self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
         self.example_spec = {name: spec for name, spec in self.batch_spec.items() if name != "mask"}
 
-    tasks, rows = ("generate",), None
     makes = {"generate": ("mel", "face", "head")}
 
     # Fully sharded over fsdp on the wider dimension; tensor parallel over heads, hidden units and

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from avjax.codecs.face_reader import ReaderNet
 from avjax.errors import UserError
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 
 
@@ -69,10 +70,10 @@ def check(c) -> None:
         need(0 <= c[name] <= 1, name, "0 to 1")
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = ("generate",), {"generate": ("motion",)}
+    makes = {"generate": ("motion",)}
     param_rules = (
         (r"levels_\d+_\d+/(conv[12]/)?kernel", (None, None, None, "fsdp")),
         (r"(inputs|squeeze)/kernel", ()),

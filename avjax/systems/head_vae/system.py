@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from avjax.nn.layers import Dense
 from avjax.nn.transformer import PostNormEncoderLayer
+from avjax.systems import api
 from avjax.systems.api import Spec
 
 
@@ -53,7 +54,7 @@ class HeadVAENet(nn.Module):
         return self.decode(self.encode(pose_BTP)[0])
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Attention runs over the whole clip given, padding hidden by the
     mask."""
 
@@ -64,7 +65,6 @@ class System:
         (r".*/scale", ()),
     )
 
-    tasks, rows = ("generate",), None
     makes = {"generate": ("pose_z",)}
 
     def __init__(self, config):

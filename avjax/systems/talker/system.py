@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.talker import objective
 from avjax.systems.talker.config import MAKES, check
@@ -17,7 +18,7 @@ from avjax.systems.talker.model import TalkerNet
 from avjax.systems.talker.rows import TalkerRows, check_ids
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
     tasks, makes = tuple(MAKES), MAKES

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.systems import api
 from avjax.systems.tavid import acoustic, speaker, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
@@ -41,7 +42,7 @@ class DialogueRows:
         return self.acoustic.build(examples, rng) | {name: examples[0][name] for name in self.faces}
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Parameters are {"text", "acoustic", "visual", "speaker"}: those
     of the parts."""
 

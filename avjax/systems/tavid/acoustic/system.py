@@ -14,6 +14,7 @@ from ml_collections import FrozenConfigDict
 from avjax.flow.path import interpolate
 from avjax.nn.layers import compute_dtype
 from avjax.signal import mel
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.acoustic import sampler
 from avjax.systems.tavid.acoustic.config import check
@@ -26,10 +27,10 @@ NEAR = 0.05
 NETWORKS = {"dit": AcousticNet, "usdm": VoiceboxNet}
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = ("generate",), {"generate": ("mel",)}
+    makes = {"generate": ("mel",)}
 
     def __init__(self, config):
         check(config)
@@ -261,17 +262,17 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     unit = (f"(x - {c.mel_recipe['mean']}) / {c.mel_recipe['std']}" if c.mel_recipe is not None
             else "")
     stream = Spec(("batch", "time", S, c.mel_dim), "float32", text, unit, rate,
-                  recipe("mel_recipe"))
+                  recipe("mel_recipe"), speaker_axis=2)
     units = dict(dtype="int32", meaning="semantic units of each speaker",
-                 recipe=recipe("units_recipe"))
+                 recipe=recipe("units_recipe"), speaker_axis=2)
     voice = {"voices": Spec(("batch", S, c.voice_dim), "float32", "who speaks",
-                            recipe=recipe("voices_recipe"))}
+                            recipe=recipe("voices_recipe"), speaker_axis=1)}
     voice = voice if c.voice_dim else {}
     at_50 = Spec(("batch", "units", S), rate=UNIT_RATE, **units)
     example = {"units": at_50, "mel": stream} | voice
     batch = {"units": Spec(("batch", c.row_frames, S), rate=rate, **units, sequence=1),
              "mel": Spec(("batch", c.row_frames, S, c.mel_dim), "float32", text, unit, rate,
-                         recipe("mel_recipe"), sequence=1),
+                         recipe("mel_recipe"), sequence=1, speaker_axis=2),
              "mask": Spec(("batch", c.row_frames), "float32", "1 = real frame, 0 = padding", "",
                           rate, sequence=1)} | voice
     conditions = {"units": at_50,
@@ -279,7 +280,7 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     if c.prompt:
         conditions |= {"prompt": Spec(("batch", "prompt", S, c.mel_dim), "float32",
                                       "mel frames the answer begins with", unit,
-                                      rate, recipe("mel_recipe")),
+                                      rate, recipe("mel_recipe"), speaker_axis=2),
                        "prompt_length": Spec(("batch",), "int32", "given mel frames")}
     return example, batch, conditions, {"mel": stream,
                                         "mel_length": Spec(("batch",), "int32", "mel frames")}

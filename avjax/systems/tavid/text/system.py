@@ -9,6 +9,7 @@ from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.text import decode, objective
 from avjax.systems.tavid.text.config import RATE, check
@@ -16,7 +17,7 @@ from avjax.systems.tavid.text.model import TextNet
 from avjax.systems.tavid.text.rows import TextRows, check_tokens
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
     tasks = ("dialogue",)
@@ -117,15 +118,15 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     def units(size):
         return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE,
                     recipe=recipe("units_recipe"),
-                    sequence=1, together=c.frames_per_step)
+                    sequence=1, granularity=c.frames_per_step, speaker_axis=2)
 
     length = Spec(("batch",), "int32", "ids or frames that exist")
     batch = {**tokens(N), "tokens_length": length,
              "times": Spec(("batch", N), "float32", "when a text id is said", "frames", sequence=1),
              "units": units(T), "units_length": length,
-             "weight": Spec(("batch", T, S), "float32", "what a unit counts; the first after the "
-                                                        "last: of the end",
-                            sequence=1, together=c.frames_per_step)}
+             "weight": Spec(("batch", T, S), "float32",
+                            "what a unit counts; the first after the last: of the end",
+                            sequence=1, granularity=c.frames_per_step, speaker_axis=2)}
     example = {**tokens("tokens"), "turns": Spec(("batch", "turns", 6), "int32",
                                                  "speaker, token span, unit span, 0 = turn"),
                "units": units("time")}

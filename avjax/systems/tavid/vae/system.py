@@ -17,14 +17,15 @@ from ml_collections import FrozenConfigDict
 from avjax.codecs.autoencoder_kl import AutoencoderKL
 from avjax.errors import UserError
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.vae.config import check
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = ("generate",), {"generate": ("pictures",)}
+    makes = {"generate": ("pictures",)}
 
     # fully sharded over fsdp, tensor parallel over output channels; the first and last layers are
     # small and narrow

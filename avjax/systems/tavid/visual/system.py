@@ -19,6 +19,7 @@ from avjax.flow import diffusion
 from avjax.nn.layers import compute_dtype, uniform_fan_in
 from avjax.nn.sequence import take_at
 from avjax.sharding.activations import each_frame, fold_frames
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.mapper.rows import check_units
 from avjax.systems.tavid.mapper.system import MAPPER_RULES
@@ -47,10 +48,10 @@ NET_RULES = (
 )
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = ("generate",), {"generate": ("latents",)}
+    makes = {"generate": ("latents",)}
     param_rules = (*NET_RULES, *((f"mapper/{pattern}", axes) for pattern, axes in MAPPER_RULES))
 
     def __init__(self, config):
@@ -212,8 +213,8 @@ def specs(c, window: int):
     S, F, latent = c.mapper.streams, c.frames, (*c.latent_size, c.latent_dim)
     before = c.unet.motion_frames
     units = dict(dtype="int32", meaning="semantic units, oneself first in a batch",
-                 rate=UNITS_A_FRAME * c.frame_rate,
-                 recipe=recipe("units_recipe"))
+                 rate=UNITS_A_FRAME * c.frame_rate, recipe=recipe("units_recipe"),
+                 speaker_axis=2)
     latents = dict(meaning="latents of the video", rate=c.frame_rate,
                    recipe=recipe("latents_recipe"))
     reference = dict(dtype="float32", meaning="latent of the reference picture",
@@ -225,7 +226,7 @@ def specs(c, window: int):
              "face": Spec(("batch", c.face_width), **faces)}
     if c.stage != "appearance":
         batch |= {"units": Spec(("batch", UNITS_A_FRAME * window, S), **units, sequence=1,
-                                together=UNITS_A_FRAME),
+                                granularity=UNITS_A_FRAME),
                   "units_length": length,
                   "frame": Spec(("batch", F), "int32", "where the frames lie among the units' "
                                                        "frames", sequence=1)}
@@ -233,15 +234,15 @@ def specs(c, window: int):
         batch["motion"] = Spec(("batch", before, *latent), "float32",
                                "latents of the frames before")
     example = {"units": Spec(("batch", "units", S), **units),
-               "latents": Spec(("batch", "time", S, *latent), "float16", **latents),
-               "faces": Spec(("batch", S, c.face_width), **faces),
-               "reference": Spec(("batch", S, *latent), **reference)}
+               "latents": Spec(("batch", "time", S, *latent), "float16", **latents, speaker_axis=2),
+               "faces": Spec(("batch", S, c.face_width), **faces, speaker_axis=1),
+               "reference": Spec(("batch", S, *latent), **reference, speaker_axis=1)}
     conditions = {"units": example["units"], "units_length": length, "faces": example["faces"],
                   "reference": example["reference"],
                   "first_motion": Spec(("batch", S, before, *latent), "float32",
-                                       "latents to go on from"),
+                                       "latents to go on from", speaker_axis=1),
                   "has_first": Spec(("batch",), "float32", "1 = go on from first_motion, 0 = begin "
                                                            "at the reference")}
-    streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents),
+    streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents, speaker_axis=2),
                "latents_length": length}
     return batch, example, conditions, streams
