@@ -128,6 +128,18 @@ class System(api.System):
         face, head, mel = jnp.split(x1_BTX, [c.face_dim, c.face_dim + c.head_dim], axis=-1)
         return {"mel": mel, "face": face, "head": head}
 
+    def can_stream(self, task=""):
+        """Every fusion but the cascade."""
+        from avjax.systems.avflow import streaming
+
+        return streaming.can_stream(self.config)
+
+    def stream(self, params, prompts, keys, task=""):
+        """See avjax.systems.avflow.streaming."""
+        from avjax.systems.avflow import streaming
+
+        return streaming.stream(self, params, prompts, keys, task)
+
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
         """The state at t = 1 from given noise: one scan of Euler steps."""
         c, condition_BTC, mask = self.config, self.condition(conditions), conditions.get("mask")
