@@ -9,8 +9,7 @@ network's names under `diffusion_module.`; names are read with and without it.
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.nn.embeddings import halves_from_adjacent
-from avjax.weights.layouts import transposed
+from avjax.weights.layouts import halves_from_adjacent, transposed
 from avjax.weights.names import PREFIXED, gather, scatter
 from avjax.weights.published import Published
 

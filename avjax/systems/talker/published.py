@@ -13,8 +13,8 @@ a full checkpoint are other networks.
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.nn.embeddings import halves_from_adjacent
 from avjax.weights.fold import check_computed
+from avjax.weights.layouts import halves_from_adjacent
 from avjax.weights.names import PREFIXED, gather, scatter
 from avjax.weights.published import Published
 
