@@ -24,8 +24,13 @@ MESH = dict(data=2, fsdp=2, tensor=2)
 NOT_RANDOM = {"face_reader", "head_vae", "tavid.mapper", "tavid.speaker", "tavid.vae"}
 ROOM = {"time": 120, "units": 48, "tokens": 9, "prompt": 5}
 WIDER = {"time": 128, "units": 56, "tokens": 12, "prompt": 8}
-TASKS = [pytest.param(name, task, marks=[pytest.mark.slow] * (task != tiny.system(name).tasks[0]))
-         for name in NAMES for task in tiny.system(name).tasks]
+TASKS = [(name, task) for name in NAMES for task in tiny.system(name).tasks]
+
+
+def cases(pairs):
+    """A system's first task always, the others with the slow tests."""
+    return [pytest.param(name, task, marks=[pytest.mark.slow] * (task != tiny.system(name).tasks[0]))
+            for name, task in pairs]
 
 
 def presets(name: str) -> list[ConfigDict]:
@@ -108,7 +113,7 @@ def test_loss_and_gradients_are_finite_float32_and_a_mesh_changes_neither(name):
                  jax.device_get(spread[1]), grads)
 
 
-@pytest.mark.parametrize(("name", "task"), TASKS)
+@pytest.mark.parametrize(("name", "task"), cases(TASKS))
 def test_generate_depends_on_the_example_and_its_key_alone(name, task):
     """Neither on neighbours, nor on the batch's size, nor on padding."""
     system, params = tiny.system(name), tiny.params(name)
@@ -132,3 +137,22 @@ def test_generate_depends_on_the_example_and_its_key_alone(name, task):
     moved = streams([0, 1], ROOM, keys[::-1])[1]
     same = all(np.array_equal(moved[stream], both[1][stream]) for stream in system.makes[task])
     assert same == (name in NOT_RANDOM)
+
+
+@pytest.mark.parametrize(("name", "task"), cases(
+    (name, task) for name, task in TASKS if tiny.system(name).can_stream(task)))
+def test_a_stream_in_chunks_is_what_generate_makes(name, task):
+    system, params = tiny.system(name), tiny.params(name)
+    given, (frames,) = tiny.conditions(name, [tiny.example(name, 22)], task, ROOM)
+    keys = jax.random.split(jax.random.key(2), 1)
+    out = jax.device_get(quick_jit(system.generate, static_argnames="task")(params, given, keys,
+                                                                           task=task))
+    offline = api.real_streams(system, out, 0, frames)
+    chunks = list(system.stream(params, [given], keys, task))
+    seconds = [chunk.seconds for chunk in chunks]
+    assert seconds == sorted(seconds) and seconds[-1] > 0
+    for stream in system.makes[task]:
+        if "time" in system.streams_spec[stream].shape:
+            parts = [c.streams[stream][0] for c in chunks if stream in c.streams]
+            value = np.concatenate(parts)[:len(offline[stream])]
+            np.testing.assert_allclose(value, offline[stream], atol=1e-4, rtol=1e-4, err_msg=stream)

@@ -7,8 +7,8 @@ import numpy as np
 
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow
-from avjax.systems.face_reader import system as face_reader
-from avjax.systems.head_vae import system as head_vae
+from avjax.systems.face_reader import config as face_reader
+from avjax.systems.head_vae import config as head_vae
 from avjax.systems.tavid import config as tavid
 from avjax.systems.tavid.acoustic import config as acoustic
 from avjax.systems.tavid.acoustic.expand import mel_frames
@@ -48,19 +48,19 @@ def _visual():
 
 
 CONFIGS = {
-    "avflow": lambda: _changed(avflow.default(), d_model=16, num_blocks=1, num_heads=2, d_ff=16,
+    "avflow": lambda: _changed(avflow.Config.make(), d_model=16, num_blocks=1, num_heads=2, d_ff=16,
                                mel_dim=5, face_dim=4, head_dim=2, token_dim=3, identity_dim=4,
                                window=(3, 1), euler_steps=2),
     "face_reader": lambda: _changed(face_reader.tiny(), size=16, patch=2, widths=(16, 32),
                                     blocks=(0, 1), squeeze=8, hidden=32, motion_dim=3),
-    "head_vae": lambda: _changed(head_vae.released(), d_ff=32),
+    "head_vae": lambda: _changed(head_vae.published(), d_ff=32),
     "talker": talker,
     "tavid": _whole,
-    "tavid.acoustic": lambda: _changed(acoustic.base(), mel_recipe=None, num_units=10, mel_dim=6,
+    "tavid.acoustic": lambda: _changed(acoustic.full(), mel_recipe=None, num_units=10, mel_dim=6,
                                        voice_dim=4, d_model=16, num_layers=2, num_heads=2, d_ff=16,
                                        unit_dim=8, row_frames=24, position_kernel=3,
                                        position_groups=4, position_depth=1, window=8, steps=2),
-    "tavid.mapper": lambda: _changed(mapper.base(), num_units=10, unit_dim=8, d_model=16,
+    "tavid.mapper": lambda: _changed(mapper.full(), num_units=10, unit_dim=8, d_model=16,
                                      num_blocks=1, num_heads=2, band=3, tokens=2, token_dim=16,
                                      target_dim=3, segment=24),
     "tavid.speaker": lambda: _changed(speaker.tiny(), size=16, face_dim=4, voice_dim=4, widths=(8,),

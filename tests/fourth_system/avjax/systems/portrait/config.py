@@ -1,30 +1,26 @@
-"""Portrait's sizes."""
+"""Portrait's fields and sizes (see avjax/fields.py)."""
 
 from ml_collections import ConfigDict
 
-from avjax.errors import UserError
+from avjax.fields import Section, field
+
+
+class Config(Section):
+    name: str = field("portrait", "avjax/systems/portrait.", choices=("portrait",))
+    mel_dim: int = field(80, "Mel bands.", minimum=1)
+    face_dim: int = field(16, "Width of an expression code.", minimum=1)
+    head_dim: int = field(7, "Width of a head pose.", minimum=1)
+    frame_rate: float = field(22050 / 256, "Frames a second.", above=0)
+    d_model: int = field(128, "Width of the network.", minimum=1)
+    num_layers: int = field(4, "Layers.", minimum=1)
+    past: int = field(8, "Frames that each layer sees beside its own.", minimum=1)
+    steps: int = field(10, "DDIM steps of a sample.", minimum=1)
+    chunk: int = field(64, "Frames of a streamed chunk.", minimum=1)
 
 
 def tiny() -> ConfigDict:
-    """What learns on a laptop."""
-    c = ConfigDict()
-    c.name = "portrait"  # the folder below avjax/systems
-    c.mel_dim, c.face_dim, c.head_dim = 80, 16, 7
-    c.frame_rate = 22050 / 256
-    c.d_model = 32
-    c.num_layers = 2
-    c.past = 4  # frames that each layer sees beside its own
-    c.steps = 3  # DDIM steps of a sample
-    c.chunk = 64  # frames of a streamed chunk
-    return c
-
-
-def check(config) -> None:
-    """UserError for a config that cannot be built."""
-    for name in ("d_model", "num_layers", "past", "steps", "chunk"):
-        if config[name] < 1:
-            raise UserError("no such size", where=f"config.system.{name}", expected=">= 1",
-                            found=str(config[name]))
+    """What learns on two CPU cores."""
+    return Config.make(d_model=32, num_layers=2, past=4, steps=3)
 
 
 def reach(config) -> int:

@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from avjax.flow import diffusion
 from avjax.systems import api
 from avjax.systems.api import Chunk, Spec
-from avjax.systems.portrait.config import check, reach
+from avjax.systems.portrait.config import Config, reach
 
 SCHEDULE = diffusion.make_schedule()
 
@@ -52,7 +52,7 @@ class System(api.System):
     )
 
     def __init__(self, config):
-        check(config)
+        Config.check(config)
         self.config = c = FrozenConfigDict(config)
         self.net = PortraitNet(c)
 
