@@ -152,7 +152,7 @@ def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(prompt, part
                                   prompt(example="train/0").conditions["prompt"])
 
 
-def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, plan, files):
+def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, prompt, files):
     system, decoder, dataset = parts
     tokens = decoder.recipes["tokens"] | {"placeholder": "speech"}
     mute = decode.Decoder(decoder.recipes | {"tokens": tokens}, decoder.codecs)
@@ -267,7 +267,7 @@ def test_every_builder_declares_what_it_takes():
     inputs = prompting.inputs()
     assert prompting.systems() == ("avflow", "talker", "tavid")
     assert inputs["text"][1] == ("avflow", "talker") and inputs["script"][1] == ("tavid",)
-    assert inputs["max_seconds"][0].kind is float and all(len(f.help) > 20
+    assert inputs["max_seconds"][0].kind is float and all(len(f.help) > 15
                                                           for f, _ in inputs.values())
     builder = prompting.builder("avflow")
     with pytest.raises(UserError, match="avflow takes no --motion.*--text"):
