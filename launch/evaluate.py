@@ -10,10 +10,10 @@ or one checkpoint; one in a bucket (gs://...) is copied here first, and the resu
 
 from absl import flags
 
-from avjax.checkpoint import checkpoints
+from avjax.checkpoint import checkpoints, remote
 from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
-from avjax.storage import lock, paths, remote
+from avjax.storage import lock, paths
 from launch import flags as launch_flags
 from launch.jobs import evaluate as jobs
 

@@ -26,9 +26,10 @@ import time
 
 from absl import flags
 
+from avjax.checkpoint import remote
 from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
-from avjax.storage import lock, paths, remote
+from avjax.storage import lock, paths
 from data_pipelines import prompting
 from launch import flags as launch_flags
 from launch import workers

@@ -70,7 +70,7 @@ def run(config, workdir: Path) -> None:
     from launch.jobs import samples
 
     if config.evaluate.benchmark or samples.requests_of(config.sample):
-        from avjax.storage import remote
+        from avjax.checkpoint import remote
 
         with remote.at_hand(workdir) as here:
             seconds |= finish(fill_config(config, workdir), here)

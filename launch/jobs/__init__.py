@@ -1,1 +1,1 @@
-"""What the launchers do, as functions: a file of launch/ has the flags and calls one of these."""
+"""What the commands do, as functions without flags: launch.X parses, launch.jobs.X works."""

@@ -19,7 +19,8 @@ from data_pipelines.features.avflow import head_pose
 from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.media import write_media
 from launch.jobs import video
-from tests.quick import quick  # noqa: F401 (around every test here)
+
+pytestmark = pytest.mark.quick
 
 
 def test_chunks_of_av_flow_equal_the_whole(monkeypatch):
