@@ -70,8 +70,8 @@ def sinusoids(t, count: int, scale: float = 1.0):
     """[sin, cos] of scale * t at `count` geometric frequencies from 1 to 1e-4: (...) -> (..., 2
     count), float32."""
     frequencies = jnp.exp(-np.log(1e4) / max(count - 1, 1) * jnp.arange(count, dtype=jnp.float32))
-    t = t.astype(jnp.float32)
-    angles = (t if scale == 1.0 else scale * t)[..., None] * frequencies
+    t = t.astype(jnp.float32)[..., None]
+    angles = (t if scale == 1.0 else scale * t) * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
