@@ -66,8 +66,9 @@ def test_a_systems_fields_on_pythonpath_are_listed(tmp_path):
         "    name: str = field('mine', 'My own.')\n"
         "    hops: int = field(3, 'Hops a second.', minimum=1)\n")
     (tmp_path / "mine.py").write_text(
-        "from avjax.systems.mine.config import Config\nfrom configs.base import Experiment\n\n\n"
-        "def get_config():\n    return Experiment.make(system=Config.make())\n")
+        "from avjax.systems.mine.config import Config\nfrom configs import base\n\n\n"
+        "def get_config():\n    c = base.get_config()\n    c.system = Config.make()\n"
+        "    return c\n")
     command = [sys.executable, "-m", "launch.config", "--config=mine.py"]
 
     def run(*arguments):

@@ -19,8 +19,7 @@ def _share(default: float, doc: str):
 
 
 class Config(Section):
-    name: str = field("tavid.acoustic", "Of the system, avjax/systems/tavid/acoustic.",
-                      choices=("tavid.acoustic",))
+    name: str = config_fields.system_name("tavid.acoustic")
     block: str = field("dit", "dit: pre-norm, AdaLN-Zero on (time, voice), rotary; usdm: "
                        "post-norm, ALiBi, U-skips.", choices=("dit", "usdm"))
     # streams
