@@ -11,7 +11,6 @@ from avjax.systems.api import build
 from configs import head_vae
 from launch import flags
 from launch.benchmarks import Options, segments, talker
-from tests.quick import quick  # noqa: F401 (around every test here)
 
 benchmark = flags.launcher("launch.benchmark")
 

@@ -17,7 +17,7 @@ from data_pipelines.features.decoded import extract as decoded
 from data_pipelines.store.dataset import open_dataset, write_dataset
 from data_pipelines.store.schema import Feature
 from launch import training
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 SIZE, MOTION = 16, 3
 TINY = {"system.size": SIZE, "system.patch": 2, "system.widths": (16, 32), "system.blocks": (0, 1),

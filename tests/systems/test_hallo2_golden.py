@@ -17,7 +17,7 @@ from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.reference import ReferenceNet
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 CASES = cases("hallo2_unet", key="denoising/sd/")
 TOLERANCE = 1e-4

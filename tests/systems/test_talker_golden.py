@@ -14,7 +14,8 @@ from avjax.systems.talker.config import released
 from avjax.systems.talker.model import arrange
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import CASES, pack, prepare, quick_jit, utterances
+from tests.quick import quick_jit
+from tests.systems.talker_golden import CASES, pack, prepare, utterances
 
 TOLERANCE = 1e-4
 INDICES = [pytest.param(i, id=case.id, marks=case.marks) for i, case in enumerate(CASES)]

@@ -13,7 +13,7 @@ from avjax.systems.talker import decode
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.local import LocalBlock, LocalStack, joint_stacks
 from avjax.training.flops import count_flops
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 from tests.systems.talker_tiny import draw, head_arguments, one, random_like, random_params, tiny
 
 

@@ -9,7 +9,8 @@ from avjax.sharding.mesh import batch_sharding, make_mesh, put_batch
 from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.talker import objective
-from tests.systems.talker_golden import pack, quick_jit
+from tests.quick import quick_jit
+from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import draw, random_params, three, tiny, utterance
 
 

@@ -25,7 +25,7 @@ from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
 from launch.training import run_training
 from tests.golden_files import cases, relative_error, under
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 CASES = cases("sd_vae", key="sd/")
 TOLERANCE = 1e-4
