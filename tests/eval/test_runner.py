@@ -16,8 +16,6 @@ from eval import generator, rows, runner, tables
 from eval.in_loop import InLoopEvaluator
 from tests.eval import toys
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):

@@ -35,8 +35,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import fake_gcs  # noqa: E402
 
-pytestmark = pytest.mark.quick
-
 ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
 generate = flags.launcher("launch.generate")
 TEXT = "My brother bought a big blue boat."

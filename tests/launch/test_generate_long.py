@@ -19,8 +19,6 @@ from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.media import write_media
 from launch import flags
 
-pytestmark = pytest.mark.quick
-
 generate = flags.launcher("launch.generate")
 
 
