@@ -62,21 +62,27 @@ def spread(module: str, out: str) -> None:
     sys.exit(code)
 
 
-def part_of(out: str, shard: str | None) -> str | Part:
-    """The folder, or this process' part of it: --shard's, or its own as one of the job's
-    processes."""
+def share(shard: str | None) -> tuple[int, int]:
+    """(k, n): this process does the k-th of n parts, as --shard or its place among the job's
+    processes decides."""
     if shard:
         index, slash, count = shard.partition("/")
-        if not (slash and index.isdigit() and count.isdigit()):
+        if not (slash and index.isdigit() and count.isdigit()) or int(index) >= int(count):
             raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8",
                             found=repr(shard))
-        return Part(pathlib.Path(out), int(index), int(count))
+        return int(index), int(count)
     try:
-        index, count = distributed.find(FIND)
+        return distributed.find(FIND)
     except distributed.Restart as error:
         distributed.say(f"restartable: {error.message}")
         raise
-    return out if count == 1 else Part(pathlib.Path(out), index, count)
+
+
+def part_of(out: str, shard: str | None) -> str | Part:
+    """The folder, or this process' part of it: --shard's, or its own as one of the job's
+    processes."""
+    index, count = share(shard)
+    return out if count == 1 and not shard else Part(pathlib.Path(out), index, count)
 
 
 def sole_maker(out: str | Part):
