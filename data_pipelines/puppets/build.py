@@ -12,16 +12,18 @@ import concurrent.futures
 import functools
 import json
 import multiprocessing
-import os
 import pathlib
 import shutil
 import zlib
+from typing import Annotated
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from avjax.encoders import espeak
+from avjax.storage import atomic
+from data_pipelines.declared import Option
 from data_pipelines.puppets import dialogue, face_code, identities, performance, render, text, voice
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
@@ -34,15 +36,19 @@ _RATES = {"audio": espeak.SAMPLE_RATE, "face": performance.FPS, "pose": performa
           "phones": espeak.RATE}
 
 
-def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None = None,
-            speakers: int = 9, held_out: int = 1, valid: int = 36, test: int = 24,
-            dialogues: int = 0, turns: int = 8, processes: int = 1,
-            parallel=None, progress: bool = True) -> store.Dataset:
+def prepare(
+    out, *,
+    seed: Annotated[int, Option("of everything random, identities included")] = 0,
+    minutes: Annotated[float, Option("of training speech", least=0.1)] = 30.0,
+    sentences: int | None = None, speakers: int = 9, held_out: int = 1, valid: int = 36,
+    test: int = 24,
+    dialogues: Annotated[int, Option("two-party dialogues in OUT_dialogues", least=0)] = 0,
+    turns: int = 8, processes: int = 1, parallel=None, progress: bool = True,
+) -> store.Dataset:
     """Makes the corpus.
 
     Args:
       out: folder of the sentences; dialogues go to `<out>_dialogues`. Neither may exist.
-      seed: of everything random, identities included.
       minutes: of training speech; ignored when `sentences`, their number, is given.
       speakers: in training.
       held_out: more speakers, who are in the split test_speaker only.
@@ -125,14 +131,9 @@ def _keep(function, folder: str, job: tuple) -> None:
     number, work = job
     made = function(work)
     rows = made if isinstance(made, list) else [made]
-    # workers of other machines, too
-    temporary = pathlib.Path(folder) / f"{number}.{os.urandom(8).hex()}.part.npz"
-    try:
+    with atomic.file(pathlib.Path(folder) / f"{number}.npz", shared=True) as temporary:
         np.savez(temporary, several=isinstance(made, list),
                  **{f"{k}/{n}": x for k, row in enumerate(rows) for n, x in row.items()})
-        os.replace(temporary, temporary.with_name(f"{number}.npz"))
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _kept(path: pathlib.Path) -> dict | list[dict]:

@@ -24,6 +24,8 @@ import shutil
 from collections.abc import Callable
 
 from avjax.errors import UserError
+from avjax.storage import atomic
+from data_pipelines.store import made_from
 
 JOURNAL = "journal.jsonl"
 
@@ -89,7 +91,7 @@ class Merging:
                 if record["file"]:
                     number = counts[record["split"]] = counts.get(record["split"], -1) + 1
                     name = f"{record['split']}-{number:05d}.open"
-                    _link(folder / "data" / record["file"], self.data / name)
+                    atomic.link(folder / "data" / record["file"], self.data / name)
                     record = record | {"file": name}
                 self._records.append(record)
         self._check_ids()
@@ -117,6 +119,7 @@ class Merging:
 
     def finish(self) -> None:
         """Gives the dataset its name; the parts go."""
+        made_from.enclose(self.out_dir, self.data)
         os.rename(self.data, self.out_dir)
         shutil.rmtree(self._shared, ignore_errors=True)
 
@@ -186,19 +189,6 @@ def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: T
     return out
 
 
-def agreed(path: pathlib.Path, value):
-    """`value` if nobody was here before, else the first one's word: JSON that all parts share."""
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            temporary.write_text(json.dumps(value))
-            with contextlib.suppress(FileExistsError):
-                _link(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return json.loads(path.read_text())
-
-
 def lock(path: pathlib.Path, wait: bool = False):
     """The open file of a lock, which closing it lets go of (as does the end of the process); None
     when another has it.
@@ -217,15 +207,3 @@ def lock(path: pathlib.Path, wait: bool = False):
                         hint="write to another one (NFS and Lustre have them, buckets that are "
                         "mounted do not)") from error
     return file
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """A second name of a file, or a copy where the file system has no such thing. FileExistsError:
-    `target` is there."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        with open(source, "rb") as read, open(target, "xb") as write:
-            shutil.copyfileobj(read, write)

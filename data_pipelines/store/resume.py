@@ -29,8 +29,8 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from avjax.errors import StorageError, UserError
-from avjax.storage import failures, lock
-from data_pipelines.store import merge
+from avjax.storage import atomic, failures, lock, made
+from data_pipelines.store import made_from, merge
 from data_pipelines.store.merge import JOURNAL, Part
 
 
@@ -103,6 +103,8 @@ class Partial:
         known = failures.explained(error, self.dir) if new else None
         if not (self.resumable and wanted and (len(self._records) > 1 or self._fitted)):
             shutil.rmtree(self.dir, ignore_errors=True)
+            if kind and not self.part:
+                made_from.withdraw(self.out_dir)
             if self.part and not any(self.shared.glob("part-*")):  # nobody else's work is there
                 shutil.rmtree(self.shared, ignore_errors=True)
         if known:
@@ -119,26 +121,23 @@ class Partial:
             with merge.lock(path.with_suffix(".lock"), wait=True):  # one of several parts makes it
                 if not path.exists():
                     arrays = make()
-                    with failures.aside(path) as temporary, open(temporary, "wb") as file:
+                    with atomic.file(path) as temporary, open(temporary, "wb") as file:
                         np.savez(file, **arrays)
                         _synchronise(file)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def expect(self, made: dict) -> None:
-        """UserError unless `made` (JSON) is what the interrupted job said here; the first job's
-        word stands."""
-        made = json.loads(json.dumps(made))
+    def expect(self, encoders: dict) -> None:
+        """Raises UserError unless `encoders` (JSON) are those of the first job that wrote here."""
         before = next((r["made"] for r in self._records if "made" in r), None)
         if self.part:
-            before = merge.agreed(self.shared / "expected.json", made)
+            before = made.agree(self.shared / "expected.json", encoders)
         if before is None:
-            self._add({"made": made})
-        elif before != made:
+            self._add({"made": encoders})
+        elif differ := made.differing(before, encoders):
             self.keep = True
-            differ = ", ".join(k for k in sorted({*before, *made}) if before.get(k) != made.get(k))
             raise UserError("an interrupted job wrote this with other encoders",
-                            where=str(self.dir), found=f"other {differ}",
+                            where=str(self.dir), found=f"other {', '.join(differ)}",
                             hint="delete that folder to begin anew, or bring the former weights "
                             "back")
 
@@ -169,6 +168,7 @@ class Partial:
 
     def finish(self) -> None:
         """Renames `data` to the dataset's folder."""
+        made_from.enclose(self.out_dir, self.data)
         try:
             os.rename(self.data, self.out_dir)
         except OSError as error:
@@ -196,7 +196,7 @@ class Partial:
         if self.part and (self.shared / JOURNAL).exists():
             before = {"arguments": self._arguments, "parts": 1}
         elif self.part or file.exists():
-            before = merge.agreed(file, now)
+            before = made.agree(file, now)
         else:
             return
         if before["parts"] != now["parts"]:
@@ -231,25 +231,16 @@ class Partial:
         for file in self.data.iterdir():
             if file.name not in known:
                 file.unlink() if file.is_file() else shutil.rmtree(file)
-        with failures.aside(path) as temporary, open(temporary, "w") as file:
+        with atomic.file(path) as temporary, open(temporary, "w") as file:
             file.writelines(json.dumps(r) + "\n" for r in self._records)
             _synchronise(file)
 
     def _same(self, before: dict) -> None:
-        """UserError when the interrupted job had other arguments."""
-        def named(arguments, k):
-            value = arguments.get(k)
-            return pathlib.PurePath(value).name if k in self._paths and isinstance(value,
-                                                                                   str) else value
-
-        differ = [k for k in sorted({*before, *self._arguments})
-                  if named(before, k) != named(self._arguments, k)]
-        if differ:
-            raise UserError("an interrupted job was writing this with other arguments",
-                            where=str(self.dir),
-                            expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
-                            found=", ".join(f"{k}={self._arguments.get(k)!r}" for k in differ),
-                            hint="repeat those to continue it, or delete that folder to begin anew")
+        """Raises UserError when the interrupted job had other arguments."""
+        made.check(before, self._arguments, names=made.differing(before, self._arguments,
+                                                                 self._paths),
+                   what="an interrupted job was writing this with other arguments", where=self.dir,
+                   hint="repeat those to continue it, or delete that folder to begin anew")
 
     def _is_there(self, record: dict) -> bool:
         """Whether a finished file is."""

@@ -16,12 +16,14 @@ on the train split).
 import dataclasses
 import hashlib
 import pathlib
+from typing import Annotated
 
 import numpy as np
 import soxr
 
 from avjax.errors import UserError
 from avjax.signal import kmeans, level, mel, resample
+from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.avflow import head_pose
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
@@ -31,41 +33,38 @@ from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_h
 
 TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
-# words that arguments of extract may be
-CHOICES = {"tokens": TOKENS, "head": HEADS, "mode": resample.MODES}
 UNITS = 100
 WAV2VEC2_RATE = 16000
 _CARRIED = (*common.CARRIED, *(f"partner_{name}" for name in common.CARRIED))
 _FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn at random
 
 
-def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear", head_vae=None,
-            weights=None, units: int = UNITS, seed: int = 0, mode: str = "timestamps",
-            max_bad: float = 0.0, fit_split: str = "train", name: str = "features",
-            progress: bool = True) -> store.Dataset:
+def extract(
+    clips_dir, out_dir, *,
+    tokens: Annotated[str, Option("what is heard, as features", TOKENS)] = "phones",
+    head: Annotated[str, Option("the head pose", HEADS)] = "linear",
+    head_vae: Annotated[str | None, Option("workdir or checkpoint of a trained head VAE, for "
+                                           "--head=vae")] = None,
+    weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
+                                          "--tokens=wav2vec2")] = None,
+    units: Annotated[int, Option("number of k-means units, for --tokens=units", least=2)] = UNITS,
+    seed: Annotated[int, Option("of that fit")] = 0,
+    mode: Annotated[str, Option("how features get to one clock: by their timestamps, or stretched "
+                                "by length as the published code does", resample.MODES,
+                                flag="resample")] = "timestamps",
+    max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
+) -> store.Dataset:
     """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is
     started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
       out_dir: the folder to make.
-      tokens: "phones", "units" or "wav2vec2".
-      head: "vae" or "linear".
-      head_vae: workdir or checkpoint of a trained head VAE (head="vae").
-      weights: a wav2vec2 CTC checkpoint (tokens="wav2vec2").
-      units: number of k-means units, fitted on `fit_split` (tokens="units").
-      seed: of that fit.
-      mode: "timestamps", or "released" to stretch by length as the published code does.
-      max_bad: share of the clips that may be unusable: they are left out, and told of in
-        OUT.quarantine.jsonl.
       fit_split: everything fitted here sees this split only.
 
     Raises:
       UserError: unknown choice, clips without a needed column, missing weights, unusable clip.
     """
-    common.choice("tokens", tokens, TOKENS)
-    common.choice("head", head, HEADS)
-    common.choice("resample", mode, resample.MODES)
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     header = head_pose.make(head, clips, head_vae)

@@ -17,6 +17,7 @@ channels, portraits.py for portraits.
 import functools
 import json
 import zlib
+from typing import Annotated
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from avjax.encoders import units as unit_library
 from avjax.encoders import voice_statistics
 from avjax.errors import UserError
 from avjax.signal import mel
+from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common.painter import Painter
 from data_pipelines.features.tavid import conversations, frozen_encoders
@@ -34,46 +36,44 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import SPEAKERS, Feature
 
 
-def extract(clips_dir, out_dir, *, vae=None, reader=None, vocoder=None, unit_encoder: str = "mel",
-            num_units: int = 100, centroids=None, layer: int = 35, tokens: str = "characters",
-            size: int = 64, zoom: float = 1.2, video: float = 1.0,
-            max_seconds: float = 60.0, max_bad: float = 0.5, seed: int = 0,
-            fit_split: str = "train", name: str = "features",
-            progress: bool = True) -> store.Dataset:
+def extract(
+    clips_dir, out_dir, *,
+    vae: Annotated[str | None, Option("workdir of a trained tavid.vae, or a published SD-VAE; "
+                                      "without it there are no latents")] = None,
+    reader: Annotated[str | None, Option("workdir of a trained face reader, kept for "
+                                         "evaluation")] = None,
+    vocoder: Annotated[str | None, Option("a published BigVGAN of this mel, kept for listening; "
+                                          "without it Griffin-Lim makes sound of mel")] = None,
+    unit_encoder: Annotated[str, Option("mel (k-means of mel frames), random (of a network with "
+                                        "random weights), or a wav2vec2-type checkpoint")] = "mel",
+    num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,
+    centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
+                                            "frames")] = None,
+    layer: Annotated[int, Option("of the checkpoint")] = 35,
+    tokens: Annotated[str, Option("characters, phonemes, or the path of BERT's "
+                                  "vocab.txt")] = "characters",
+    size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
+    zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
+    video: Annotated[float, Option("share of the training examples with latents and motion; the "
+                                   "others are speech alone", least=0, most=1)] = 1.0,
+    max_seconds: Annotated[float, Option("longer dialogues are cut, in silences between turns",
+                                         above=0)] = 60.0,
+    max_bad: MaxBad = 0.5,
+    seed: Annotated[int, Option("of what is fitted")] = 0,
+    fit_split: str = "train", name: str = "features", progress: bool = True,
+) -> store.Dataset:
     """Writes the feature dataset of recorded dialogues. A killed job goes on where it was when it
     is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare, with a channel a party and a script.
       out_dir: the folder to make.
-      vae: workdir of a trained tavid.vae, or a published SD-VAE; without it there are no latents.
-      reader: workdir of a trained face reader, to be kept for evaluation: what it sees in generated
-        pictures is compared with `motion`.
-      vocoder: a published BigVGAN of this mel, to be kept for listening; else Griffin-Lim makes
-        sound of mel.
-      unit_encoder: "mel" (k-means of mel frames), "random" (of a wav2vec2-type network with random
-        weights), or a wav2vec2-type checkpoint.
-      num_units: size of the codebook, where it is fitted here.
-      centroids: published centroids (.npy) of the checkpoint's frames.
-      layer: of the checkpoint.
-      tokens: "characters", "phonemes", or the path of BERT's vocab.txt.
-      size: side of the pictures.
-      zoom: of puppets.
-      video: share of the training examples that have latents and motion; the others are speech
-        alone.
-      max_seconds: longer dialogues are cut into pieces, in silences between turns.
-      max_bad: share of the examples that may be unusable.
-      seed: of what is fitted.
       fit_split: everything fitted here sees this split only.
 
     Raises:
       UserError: no dialogues, no faces, missing weights, centroids of another width, units outside
         the codebook, too many unusable recordings.
     """
-    common.positive(size=size, zoom=zoom, max_seconds=max_seconds, num_units=num_units)
-    if not 0 <= video <= 1:
-        raise UserError("no such share", where="--video", expected="0 <= share <= 1",
-                        found=str(video))
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))

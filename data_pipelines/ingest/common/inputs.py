@@ -5,12 +5,12 @@ made anew takes its place.
     OUT/.next/whole   written last; from then on it only has to be moved, by whoever comes next
 """
 
-import json
 import os
 import pathlib
 import shutil
 
 from avjax.errors import UserError
+from avjax.storage import made
 
 NEXT = ".next"
 # the last one says what the others were made of
@@ -19,14 +19,12 @@ SHOWN = 20  # names of each kind that are printed
 
 
 def summary_of(out: pathlib.Path) -> dict:
-    """What was noted down when the clips of a folder were made. UserError: there is none, or it is
-    damaged."""
-    try:
-        return json.loads((out / "summary.json").read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError("nothing tells what these clips were made of",
-                        where=str(out / "summary.json"), found=str(error),
-                        hint="bring the file back, or choose another --out") from error
+    """The record of how the clips of a folder were made. Raises UserError: missing or damaged."""
+    hint = "bring the file back, or choose another --out"
+    if (record := made.read(out / "summary.json", hint=hint)) is None:
+        raise UserError("nothing says what these clips were made of",
+                        where=str(out / "summary.json"), found="no file", hint=hint)
+    return record
 
 
 def differences(before: dict[str, dict], now: dict[str, dict]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ speaker; a file directly in the source is a speaker of its own.
 """
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -25,7 +26,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.signal import mel
-from avjax.storage import failures
+from avjax.storage import atomic, failures
 from data_pipelines import media
 from data_pipelines.media import downmix, faces, text_file
 
@@ -290,25 +291,21 @@ def text_of(source: Source) -> str:
     return " ".join(text_file.read(source.text, what="transcript").split()) if source.text else ""
 
 
-def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib.Path:
+def cached(source: Source, folder: pathlib.Path, key: str, *, audio_only: bool = False,
+           **options) -> pathlib.Path:
     """`read`, kept in a file that a second run finds again by `key`, the crops in another beside
     it; the former's path."""
     path = folder / f"{key}.whole.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        part = f"{key}.part-{os.urandom(8).hex()}"  # by whoever else reads it, on whatever machine
-        temporary, crops = (folder / f"{part}{end}" for end in (".npz", CROPS))
-        try:
-            recording = read(source, crops_file=crops, **options)
-            with failures.working_on(temporary):
-                np.savez(temporary, audio=recording.audio, **{} if recording.pose is None
-                         else {"pose": recording.pose})
-            if crops.is_file():
-                os.replace(crops, path.with_suffix(CROPS))
-            os.replace(temporary, path)
-        finally:
-            crops.unlink(missing_ok=True)
-            temporary.unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            crops = None
+            if not audio_only:
+                crops = stack.enter_context(atomic.aside(path.with_suffix(CROPS), shared=True))
+            recording = read(source, crops_file=crops, audio_only=audio_only, **options)
+        arrays = {} if recording.pose is None else {"pose": recording.pose}
+        with atomic.file(path, shared=True) as temporary:  # last: it promises the crops
+            np.savez(temporary, audio=recording.audio, **arrays)
     return path
 
 
