@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     c.name = "base"
     c.seed = 0
     # Stages run before training, in order, each skipped when its output is already whole. See
-    # launch/stages.py.
+    # launch/jobs/stages.py.
     c.stages = ()
 
     # The trainable thing: `name` picks avjax/systems/<name>, the rest is its own (see that folder's

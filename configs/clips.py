@@ -1,6 +1,8 @@
 """AV-Flow on one person's own recordings, driven by speech (--audio) through weightless units.
 
 Prepare:  python -m launch.prepare --dataset=clips --source=MEDIA --out=data/me --longest_identity
+          python -m launch.extract --clips=data/me/clips --out=data/me/features
+          --tokens=units --units=64
 Run:      python -m launch.train --config=configs/clips.py --config.data.dir=data/me/features --workdir=runs/me
 Speak:    python -m launch.generate --workdir=runs/me --audio=speech.wav
 Hardware: two CPU cores; a few minutes for the 600 steps.
@@ -14,7 +16,7 @@ from avjax.codecs import eigenface
 from avjax.systems.avflow import config as avflow
 from configs import base
 
-UNITS = 64  # launch.prepare's default
+UNITS = 64  # as in the launch.extract command above
 
 
 def get_config():

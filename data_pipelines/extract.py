@@ -44,9 +44,7 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
       UserError: unknown family or option, features made otherwise, or whatever that family cannot
         extract.
     """
-    function = extractor(features)
-    declared.check(function, clips_dir, out_dir, **options, where="extract",
-                   what=f"wrong options of features {features!r}")
+    function = check(clips_dir, out_dir, features=features, **options)
     out = pathlib.Path(out_dir).absolute()
     clean(out)
     put_in_place(out)
@@ -56,25 +54,33 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
                          for name, value in sorted((_defaults(function) | options).items())}}
     if out.exists() and not changed(clips_dir, out, asked):
         return store.open_dataset(out)
-    target = next_to(out) if out.exists() else out
-    clips = store.open_dataset(clips_dir, begun=merge.begun(target) is not None)
-    made_from.ask(target, asked | {"clips": clips.content}, clips_dir)
-    part = Part(target, out_dir.index, out_dir.count) if isinstance(out_dir, Part) else target
+    new = target(out)
+    clips = store.open_dataset(clips_dir, begun=merge.begun(new) is not None)
+    made_from.ask(new, asked | {"clips": clips.content}, clips_dir)
+    part = Part(new, out_dir.index, out_dir.count) if isinstance(out_dir, Part) else new
     try:
         dataset = function(clips_dir, part, **options)
     except UserError:
-        if merge.begun(target) is None:
-            made_from.withdraw(target)
+        if merge.begun(new) is None:
+            made_from.withdraw(new)
         raise
     except FileNotFoundError:
         # the last part has put all together meanwhile, and the parts' folder is gone
-        if not (isinstance(part, Part) and (target.exists() or out.exists())):
+        if not (isinstance(part, Part) and (new.exists() or out.exists())):
             raise
         dataset = out
     if dataset is None:
         return None
     put_in_place(out)
     return store.open_dataset(out)
+
+
+def check(clips_dir, out_dir, *, features: str = "avflow", **options) -> Callable:
+    """The family's function. Raises UserError unless it takes these arguments."""
+    function = extractor(features)
+    declared.check(function, clips_dir, out_dir, **options, where="extract",
+                   what=f"wrong options of features {features!r}")
+    return function
 
 
 def extractor(features: str) -> Callable[..., store.Dataset | None]:
@@ -108,14 +114,18 @@ def changed(clips_dir, out: pathlib.Path, asked: dict) -> bool:
     return now != record["clips"]
 
 
-def next_to(out: pathlib.Path) -> pathlib.Path:
-    """Where features are made again, while `out` has the old ones."""
+def target(out: pathlib.Path) -> pathlib.Path:
+    """Where features are written: `out`, or beside it while it has the old ones."""
+    return _next(out) if out.exists() else out
+
+
+def _next(out: pathlib.Path) -> pathlib.Path:
     return out.with_name(f".{out.name}.next")
 
 
 def put_in_place(out: pathlib.Path) -> None:
     """Moves features that were made again to `out`, also where a kill has interrupted that."""
-    new, old = next_to(out), out.with_name(f".{out.name}.old")
+    new, old = _next(out), out.with_name(f".{out.name}.old")
     if not new.exists() and not old.exists():
         return
     guard = out.with_name(f".{out.name}.moving")

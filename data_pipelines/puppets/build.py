@@ -1,4 +1,4 @@
-"""Writes the puppets corpus: sentences (OUT) and, when asked for, two-party dialogues
+"""Writes the puppets corpus: sentences (OUT) and, when asked for, dialogues of two
 (OUT_dialogues).
 
 Splits: train; valid, sentences that nobody says in training; test_speaker, such sentences by a
@@ -42,7 +42,7 @@ def prepare(
     minutes: Annotated[float, Option("of training speech", least=0.1)] = 30.0,
     sentences: int | None = None, speakers: int = 9, held_out: int = 1, valid: int = 36,
     test: int = 24,
-    dialogues: Annotated[int, Option("two-party dialogues in OUT_dialogues", least=0)] = 0,
+    dialogues: Annotated[int, Option("dialogues of two in OUT_dialogues", least=0)] = 0,
     turns: int = 8, processes: int = 1, parallel=None, progress: bool = True,
 ) -> store.Dataset:
     """Makes the corpus.
@@ -54,7 +54,7 @@ def prepare(
       held_out: more speakers, who are in the split test_speaker only.
       valid, test: sentences of the splits valid and test_speaker.
       dialogues: number of training dialogues (a tenth as many, at least one, are held out in either
-        split). In those of test_speaker one party is held out; with several held-out speakers both
+        split). In those of test_speaker one is held out; with several held-out speakers both
         are, and all of them are heard.
       turns: of a dialogue.
       processes: that synthesize in parallel; the result does not depend on it.
@@ -209,7 +209,7 @@ def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes
 
     store.write_dataset(
         out, name="puppets_dialogues", description=DESCRIPTION
-        + " Two-party dialogues from either side.", features=_features(("", "partner_")),
+        + " Dialogues of two speakers, from either side.", features=_features(("", "partner_")),
         splits={s: examples(s) for s in work}, recipes=_recipes(dialogue=True),
         codecs=codecs, totals={s: 2 * len(w) for s, w in work.items()}, progress=progress)
 

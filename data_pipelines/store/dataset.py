@@ -6,11 +6,12 @@ too) and, besides,
     schema.json     meaning, unit and rate of every feature (TFDS has no place for these)
     recipes.json    how each feature was made
     ids.json        {split: [id of every record, in record order]}
-    lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, so that packing need not read
+    lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, for packing
     codecs/*.npz    fitted arrays
-    checksums.json  {file: {"sha256", "bytes"}}, written last
-It is written in a hidden sibling and renamed once whole, so an interrupted job leaves nothing that
-looks finished (partial.py; there too: how a job goes on after a kill).
+    made_from.json  what the dataset was made from (made_from.py)
+    checksums.json  {file: {"sha256", "bytes"}} of the others, written last
+It is written in a hidden sibling and renamed once complete, so an interrupted job leaves nothing
+that looks finished (resume.py, also on how a job goes on after a kill).
 Records are one to a group and uncompressed: random access is what training does, and float features
 hardly compress.
 """
@@ -33,7 +34,7 @@ from avjax.errors import StorageError, UserError
 from avjax.storage import failures
 from data_pipelines.store.merge import Merging
 from data_pipelines.store.records import Records
-from data_pipelines.store.resume import Partial, refuse_existing  # noqa: F401  (the latter for those who write)
+from data_pipelines.store.resume import Partial, refuse_existing  # noqa: F401  (re-exported)
 from data_pipelines.store.schema import (
     CHECKSUMS_FILE,
     CODECS_DIR,
@@ -44,7 +45,7 @@ from data_pipelines.store.schema import (
     Feature,
     arrays_hash,
 )
-from data_pipelines.store.writer import Item, SplitWriter, Unusable, connector  # noqa: F401  (Unusable for those who write)
+from data_pipelines.store.writer import Item, SplitWriter, Unusable, connector  # noqa: F401
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20  # a shard is closed once it holds this much

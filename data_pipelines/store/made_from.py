@@ -1,6 +1,7 @@
 """What a dataset was made from: `made_from.json` in its folder.
 
-    {"clips": content hash, "path": "/data/me/clips", "relative": "../clips", "features": "avflow", "options": {...}}
+    {"clips": content hash, "path": "/data/me/clips", "relative": "../clips", "features": "avflow",
+     "options": {...}}
 
 While the dataset is being written the record waits beside it, in .NAME.asked.json; it moves inside
 just before the dataset gets its name. It is not among the checksums: folders may be moved. Datasets

@@ -2,16 +2,17 @@
 puts the parts together.
 
 Part k of n is every split's items from k/n to (k + 1)/n, so that whatever n the records stand in
-one order. Each part is a job that can be continued (partial.py), in a folder of its own:
+one order. Each part is a job that can be continued (resume.py), in a folder of its own:
 
-    .NAME.partial/parts.json                 the arguments and n, which all parts must have
-    .NAME.partial/fitted/*.npz               what was fitted by whoever needed it first; the others wait and use it
-    .NAME.partial/expected.json              recipes and hashes of codecs, which all parts must come to
-    .NAME.partial/part-00002-of-00008/       journal, shards and lock of a part; its journal ends with {"whole": true}
-    .NAME.partial/data/                      the folder that is to be, while the parts' shards are linked into it
+    .NAME.partial/parts.json            the arguments and n, which all parts must have
+    .NAME.partial/fitted/*.npz          fitted by the first that needs it; the others wait for it
+    .NAME.partial/expected.json         recipes and hashes of codecs, the same in all parts
+    .NAME.partial/part-00002-of-00008/  journal, shards and lock of a part; a complete part's
+                                        journal ends with {"whole": true}
+    .NAME.partial/data/                 the dataset, while the parts' shards are linked into it
 
-The parts stay untouched until the dataset has its name, so putting together can be killed and begun
-again by any of them.
+The parts stay untouched until the dataset has its name, so any of them can merge, be killed, and
+merge again.
 """
 
 import contextlib
@@ -176,7 +177,7 @@ def journal(path: pathlib.Path) -> list[dict]:
 
 
 def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The records of a journal, with one that joins others (shards.py) in their place, unless its
+    """The records of a journal, with one that joins others (writer.py) in their place, unless its
     file is not `there`."""
     out: list[dict] = []
     for record in records:

@@ -7,11 +7,11 @@ after it. Input that cannot be used (a UserError) would stop the restart at the 
 removes the folder: unless something else than the input may have been at fault (storage that fails,
 a full disk, memory), or `keep` says that another attempt may get on (without the item, say).
 
-    .NAME.partial/journal.jsonl   a line of the arguments, then one a finished shard and one a finished split, each written and
-                                  synchronised only after what it tells of
-    .NAME.partial/fitted/*.npz    what was fitted before the first example, so that a restart uses the very same
-    .NAME.partial/data/           the folder that is to be
-    .NAME.partial/lock            held by the job that writes
+    .NAME.partial/journal.jsonl  a line of the arguments, then one for every finished shard and
+                                 split, synchronised only after the shard
+    .NAME.partial/fitted/*.npz   fitted before the first example; a restart uses the very same
+    .NAME.partial/data/          becomes the dataset
+    .NAME.partial/lock           held by the job that writes
 
 So a kill loses what followed the last closed shard, which is computed again; nothing is there
 twice, because a restart skips as many items as the journal counts and deletes every file that it

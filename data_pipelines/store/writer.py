@@ -60,7 +60,10 @@ class SplitWriter:
                  shard_seconds: float):
         self._job, self._name, self._features, self.connector = job, name, features, connector(
             features)
-        self._max_bad, self._shard_bytes, self._shard_seconds, self._seen = max_bad, shard_bytes, shard_seconds, set()
+        self._max_bad = max_bad
+        self._shard_bytes = shard_bytes
+        self._shard_seconds = shard_seconds
+        self._seen = set()
         self._sequences = [n for n, f in features.items() if f.shape[:1] == (None,)]
         self.ids, self.lengths, self.refused = {}, {}, []
 
@@ -89,7 +92,8 @@ class SplitWriter:
                               self.connector._example_serializer.serialize_example(
                                   self.connector.encode_example(example)))
                 position += 1
-                if shard.size >= self._shard_bytes or self._job.resumable and shard.age >= self._shard_seconds:
+                old = self._job.resumable and shard.age >= self._shard_seconds
+                if shard.size >= self._shard_bytes or old:
                     self._commit(split, shard, position)
                     shard = self._open(split)
         except BaseException:

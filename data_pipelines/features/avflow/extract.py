@@ -5,8 +5,9 @@ Every frozen or fitted thing runs here, once, and never inside a training step. 
 is, with the hash of any fitted arrays, goes into the dataset's recipes; the arrays themselves into
 its codecs.
 
-    mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level), as are tokens of sound
-    tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot; "wav2vec2": CTC logits
+    mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level)
+    tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot;
+            "wav2vec2": CTC logits
     face    the clips' face codes
     head    "vae": mean of the head-pose VAE's latent; "linear": the z-scored pose itself
 and, for dialogues, partner_tokens, partner_expression and partner_head (min-max scaled to [-1, 1]
@@ -87,9 +88,10 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
                                           mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
         raise UserError("clips have another sample rate", where=str(clips.dir), expected="22050 Hz",
                         found=str(clips.recipes["audio"]), hint="prepare them again")
-    partner = _PartnerScaling(job.once("partner",
-                                       lambda: _PartnerScaling.fit(clips,
-                                                                   fit_split))) if dialogue else None
+    partner = None
+    if dialogue:
+        ranges = job.once("partner", lambda: _PartnerScaling.fit(clips, fit_split))
+        partner = _PartnerScaling(ranges)
     carried = [c for c in _CARRIED if c in clips.features]
     fields = ["id", *carried, *dict.fromkeys(needed)]
 

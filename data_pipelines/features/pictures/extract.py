@@ -1,8 +1,8 @@
 """Clips -> pictures and what they show: what the VAE of pictures and the face reader learn from.
 
     pictures  (T, size, size, 3) uint8 RGB, `rate` a second
-    motion    (T, M)             face code and z-scored pose of each picture, where the clips know them
-Either party of a dialogue is an example of its own.
+    motion    (T, M)             face code and z-scored pose of each picture, where known
+Either speaker of a dialogue is an example of its own.
 """
 
 from typing import Annotated

@@ -2,11 +2,11 @@
 Hz.
 
     audio   (T, 32)  latents of the audio codec (avjax.codecs.latents)
-    motion  (T, 40)  z-scored; no frames where an example is speech alone. Clips with a column `motion` give it as it is,
-                     others have theirs made of `face` and `pose_z` (avjax.codecs.motion)
-    voice   (256,)   of another utterance of the speaker in the same split (what a user gives at generation: a recording of
-                     the voice, not the answer) where clips know who speaks; else of the example's
-                     own, as published
+    motion  (T, 40)  z-scored; no frames where an example is speech alone. The clips' `motion`, else
+                     made of `face` and `pose_z` (avjax.codecs.motion)
+    voice   (256,)   where clips know who speaks, of another utterance of the speaker in the same
+                     split: at generation a user gives a recording of the voice, not the answer;
+                     else of the example's own, as published
     tokens  (n,)     the prompt: everything that stands before the patch slots
 
 Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into

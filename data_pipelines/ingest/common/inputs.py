@@ -1,8 +1,8 @@
 """What a prepared folder was made of: which files have come, changed or gone since, and how what is
 made anew takes its place.
 
-    OUT/.next/        what is made anew, beside what was made before, which stays until the new one is whole
-    OUT/.next/whole   written last; from then on it only has to be moved, by whoever comes next
+    OUT/.next/        what is made anew; what was made before stays until the new is complete
+    OUT/.next/whole   written last; from then on whoever comes next only has to move it
 """
 
 import os

@@ -162,9 +162,9 @@ def printable(name: str) -> str:
 
 
 def _kind(path: pathlib.Path) -> str | None:
+    kinds = {"video": media.VIDEO_SUFFIXES, "audio": media.AUDIO_SUFFIXES, "text": (".txt",)}
     suffix = path.suffix.lower()
-    return "video" if suffix in media.VIDEO_SUFFIXES else "audio" if suffix in media.AUDIO_SUFFIXES else \
-        "text" if suffix == ".txt" else None
+    return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
 
 
 def _stem(path: pathlib.Path) -> str:
@@ -202,9 +202,12 @@ def _sources(root: pathlib.Path, parent: str, stem: str,
 def _told_apart(sources: list[Source]) -> list[Source]:
     """Ids that two places come to, such as ann/x.mp4 and ann.x.mp4, get a digest of the place."""
     counts = collections.Counter(s.id for s in sources)
-    return [dataclasses.replace(s,
-                                id=f"{s.id}-{hashlib.sha256(s.place(s.files[0]).encode()).hexdigest()[:8]}")
-            if counts[s.id] > 1 else s for s in sources]
+
+    def unique(source: Source) -> str:
+        place = source.place(source.files[0])
+        return f"{source.id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+    return [dataclasses.replace(s, id=unique(s)) if counts[s.id] > 1 else s for s in sources]
 
 
 def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None,

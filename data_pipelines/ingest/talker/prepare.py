@@ -1,7 +1,8 @@
 """Talker-T2AV-Data (a csv and shards of wav + LIA-X motion) and lists of plain speech -> one
 dataset of clips.
 
-    metadata/train.csv        sample_id, dataset_source, split, text, wav_path, motion_pt_path, video_path, pt_length, fps
+    metadata/train.csv        sample_id, dataset_source, split, text, wav_path, motion_pt_path,
+                              video_path, pt_length, fps
     shards/*.tar              the files that the csv names; read where they are, extracted or not
     lia_x/motion_{mean,std}.npy   (40,) each; elsewhere: --statistics
     --tts LIST                one wav a line, its text in a .json of the same name: {"text": ...}
