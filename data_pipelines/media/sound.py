@@ -186,9 +186,10 @@ def _padding(path, link, container, stream) -> tuple[int, float]:
     they are not (sound alone, and AVI), the padding is either cut off already and still counted by
     the clock, or it is decoded.
     """
-    name, video = stream.codec_context.name, containers.first(containers.moving(container))
-    if name.startswith("pcm") or name in ("flac",
-                                          "alac") or video is not None and container.format.name != "avi":
+    name = stream.codec_context.name
+    video = containers.first(containers.moving(container))
+    lossless = name.startswith("pcm") or name in ("flac", "alac")
+    if lossless or (video is not None and container.format.name != "avi"):
         return 0, 0.0
     hole = _hole(path) if video is not None else 0.0
     with containers.opened(path, link) as again:

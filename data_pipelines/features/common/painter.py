@@ -10,11 +10,11 @@ import numpy as np
 
 from avjax.codecs import eigenface
 from avjax.errors import UserError
-from avjax.signal import resample
+from avjax.signal import rates, resample
 from data_pipelines.media import faces
 from data_pipelines.store.schema import arrays_hash
 
-FPS = 25
+FPS = rates.FRAMES
 _CODES = ("face", "pose", "pose_z")
 
 

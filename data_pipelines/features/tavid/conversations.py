@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from avjax.signal import level
+from avjax.signal import level, rates
 from data_pipelines.features.common.clips import to_float
 from data_pipelines.features.tavid import script
 from data_pipelines.store.dataset import Unusable
 
-RATE = 25
+RATE = rates.FRAMES
 SAMPLE_RATE = 22050
 HOP = SAMPLE_RATE // RATE
 PREFIXES = ("", "partner_", "partner2_", "partner3_")  # of the columns of each speaker

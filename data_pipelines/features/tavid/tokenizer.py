@@ -27,13 +27,14 @@ import tokenizers
 from avjax.encoders import espeak
 from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
+from avjax.signal import rates
 from data_pipelines.features.tavid.script import BACKCHANNEL, LAUGHTER, TURN, Script
 from data_pipelines.media import text_file
 
 CODEC = "tokenizer"
 KINDS = ("characters", "phonemes", "wordpiece")
 PAD, UNKNOWN = "[PAD]", "[UNK]"
-UNIT_RATE = 50  # semantic units a second
+UNIT_RATE = rates.UNITS
 CHANGE, OVERLAP, SMALL = "[spkchange]", "[partialoverlap]", "[backchannel]"
 NOBODY = -1
 _WORD = re.compile(r"\w+(?:['’.,-]\w+)*")  # what espeak-ng's front-end counts as one

@@ -25,12 +25,12 @@ import av
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.signal import mel
+from avjax.signal import mel, rates
 from avjax.storage import atomic, failures
 from data_pipelines import media
 from data_pipelines.media import downmix, faces, text_file
 
-FPS = 30
+FPS = rates.VIDEO
 RATE = mel.RECIPE["sample_rate"]
 # a frame: 735 samples exactly, so cuts between frames are cuts between samples
 SAMPLES = RATE // FPS

@@ -18,6 +18,7 @@ import soxr
 
 from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
+from avjax.signal import rates
 from avjax.weights import torch_zip
 from data_pipelines import media
 from data_pipelines.media import downmix, text_file
@@ -25,7 +26,7 @@ from data_pipelines.media.tar_tree import TarTree, clean
 from data_pipelines.store import quarantine
 
 RATE = 24000
-FPS = 25
+FPS = rates.FRAMES
 SAMPLES = RATE // FPS  # 960 a frame
 WIDTH = 40
 LONGEST = 30 * FPS  # frames; longer clips are kept and counted

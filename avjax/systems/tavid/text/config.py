@@ -4,11 +4,12 @@ sizes), `tiny`."""
 from ml_collections import ConfigDict
 
 from avjax.errors import UserError
+from avjax.signal import rates
 
 COUPLINGS = ("independent", "chain")
 ALIGNMENTS = ("none", "plan")
 ACTIVATIONS = ("swiglu", "geglu")
-RATE = 50.0  # units a second
+RATE = float(rates.UNITS)  # units a second
 SPECIALS = 3  # ids after the units
 
 
