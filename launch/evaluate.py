@@ -12,10 +12,10 @@ import pathlib
 
 from absl import flags
 
-from avjax.checkpoint import checkpoints
+from avjax.checkpoint import checkpoints, remote
 from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
-from avjax.storage import lock, paths, remote
+from avjax.storage import lock, paths
 from avjax.systems import api
 from data_pipelines import decode
 from data_pipelines.loading.loader import check_recipes

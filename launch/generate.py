@@ -30,10 +30,10 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from avjax.checkpoint import checkpoints
+from avjax.checkpoint import checkpoints, remote
 from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
-from avjax.storage import lock, remote
+from avjax.storage import lock
 from avjax.storage import paths as training_paths
 from avjax.systems import api
 from avjax.systems.api import real_streams

@@ -68,7 +68,7 @@ def run(config, workdir: Path) -> None:
     if not main_host:
         return
     if config.evaluate.benchmark or sample_jobs(config.sample):
-        from avjax.storage import remote
+        from avjax.checkpoint import remote
 
         with remote.at_hand(workdir) as here:
             seconds |= finish(fill_config(config, workdir), here)

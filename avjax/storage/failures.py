@@ -7,14 +7,16 @@ TensorStore), so a whole chain of exceptions is looked through, by errno and by 
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import re
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 
-from avjax.errors import USER, DiskFull, StorageError, UserError
+from avjax.errors import RESTARTABLE, USER, DiskFull, StorageError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FILES = (errno.EMFILE, errno.ENFILE)
@@ -120,3 +122,22 @@ def allow_open_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # it stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def exit_cleanly(main):
+    """Wraps an absl `main`: an error that is meant to be read becomes one line on stderr and its
+    exit code."""
+
+    @functools.wraps(main)
+    def wrapped(argv):
+        try:
+            return main(argv)
+        except Exception as error:
+            if (known := told(error)) is None:
+                raise
+            code, line = known
+            print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr,
+                  flush=True)
+            sys.exit(code)
+
+    return wrapped

@@ -185,7 +185,7 @@ def start_report(config, system, state, compiled, mesh, peak: float, peak_source
                      f"temporaries {megabytes(memory.temp_size_in_bytes)}); whole state "
                      f"{megabytes(held)}")
     micro = config.optimizer.accumulate
-    packed = getattr(system, "rows", None)
+    packed = system.rows
     holds = " and ".join(f"{n} {of}" for of,
                          n in packed.capacity.items(
                              )) if packed else f"{config.data.segment} frames"

@@ -18,8 +18,7 @@ import numpy as np
 def sequences(system, time: int) -> dict[str, int]:
     """{name of a sequence: its length in a row}; `time` is the length of axes named "time"."""
     found: dict[int | str, tuple[str, int]] = {}
-    rows = getattr(system, "rows", None)
-    resources = {size: name for name, size in rows.capacity.items()} if rows else {}
+    resources = {n: name for name, n in system.rows.capacity.items()} if system.rows else {}
     for name, spec in system.batch_spec.items():
         axis = spec.sequence_axis
         if axis is None or name in ("mask", "weight"):
@@ -34,7 +33,7 @@ def sequences(system, time: int) -> dict[str, int]:
 
 def positions(system, *, rows: int, time: int) -> dict[str, int]:
     """{"examples" or "rows": rows, sequence: positions of a step with padding}, over all hosts."""
-    packed = getattr(system, "rows", None) is not None
+    packed = system.rows is not None
     return {"rows" if packed else "examples": rows} | {name: rows * n for name,
                                                        n in sequences(system, time).items()}
 

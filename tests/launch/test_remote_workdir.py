@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import fake_gcs  # noqa: E402
 
+from avjax.checkpoint import remote  # noqa: E402
 from avjax.errors import UserError  # noqa: E402
-from avjax.storage import paths, remote  # noqa: E402
+from avjax.storage import paths  # noqa: E402
 from avjax.systems import api  # noqa: E402
 from data_pipelines import decode, prompting  # noqa: E402
 from eval import plots  # noqa: E402

@@ -13,9 +13,9 @@ import pytest
 from avjax.errors import UserError
 from avjax.storage import paths
 from configs import head_vae
+from data_pipelines.declared import Ingest
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
-from data_pipelines.declared import Ingest
 from launch import flags, training
 from launch.jobs import stages
 

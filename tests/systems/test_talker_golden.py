@@ -68,10 +68,10 @@ def test_head_inputs(index, packed):
     target, repeats = ours["target"], config.repeats
     for name in ("speech", "motion"):
         recorded, ours = under(arrays, f"{name}_cfm_inputs/"), target[name]
-        wanted = ours["mask"] > 0
+        wanted = ours.mask_BJ > 0
         assert recorded["tgt_mask"].all() and wanted.sum() * repeats == len(recorded["x1"])
-        for theirs, value in (("x1", ours["x1"]), ("mu", target["mu"]), ("cond", ours["context"]),
-                              ("global_cond", ours["global"])):
+        for theirs, value in (("x1", ours.x1_BJPC), ("mu", target["mu"]), ("cond", ours.context_BJPC),
+                              ("global_cond", ours.global_BJS)):
             value = np.repeat(value[wanted], repeats, axis=0)
             # recorded as (patch, channel, frame)
             value = value.swapaxes(1, 2) if value.ndim == 3 else value

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.flow.guidance import drop_condition, guide
 from avjax.flow.path import data_from_velocity, interpolate
 from avjax.flow.solvers import euler, uniform_times
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.avflow.config import check, partner_width, windows
 from avjax.systems.avflow.model import AVFlowNet
@@ -20,7 +22,7 @@ from avjax.systems.avflow.model import AVFlowNet
 PARTNER = ("partner_tokens", "partner_expression", "partner_head")
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
     def __init__(self, config):
@@ -32,7 +34,6 @@ class System:
         self.batch_spec, self.conditions_spec, self.streams_spec = specs(self.config)
         self.example_spec = {name: spec for name, spec in self.batch_spec.items() if name != "mask"}
 
-    tasks, rows = ("generate",), None
     makes = {"generate": ("mel", "face", "head")}
 
     # Fully sharded over fsdp on the wider dimension; tensor parallel over heads, hidden units and
@@ -127,6 +128,18 @@ class System:
         face, head, mel = jnp.split(x1_BTX, [c.face_dim, c.face_dim + c.head_dim], axis=-1)
         return {"mel": mel, "face": face, "head": head}
 
+    def can_stream(self, task=""):
+        """Every fusion but the cascade."""
+        from avjax.systems.avflow import streaming
+
+        return streaming.can_stream(self.config)
+
+    def stream(self, params, prompts, keys, task=""):
+        """See avjax.systems.avflow.streaming."""
+        from avjax.systems.avflow import streaming
+
+        return streaming.stream(self, params, prompts, keys, task)
+
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
         """The state at t = 1 from given noise: one scan of Euler steps."""
         c, condition_BTC, mask = self.config, self.condition(conditions), conditions.get("mask")
@@ -215,7 +228,7 @@ def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     def sequence(width, meaning, unit="", recipe=None):
         return Spec(("batch", "time", width), "float32", meaning, unit, c.frame_rate, recipe)
 
-    recipe = c.mel_recipe.as_configdict().to_dict() if c.mel_recipe else None
+    recipe = plain(c.mel_recipe) or None
     streams = {"mel": sequence(c.mel_dim, "normalised log-mel frames", "(x + 5.5366) / 2.1161",
                                recipe),
                "face": sequence(c.face_dim, "expression code", "z-scored"),
