@@ -5,8 +5,10 @@ import atexit
 import collections
 import os
 import shutil
+import sys
 import tempfile
 from importlib import metadata
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and subprocesses
