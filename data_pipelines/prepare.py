@@ -32,8 +32,9 @@ def check(dataset: str, **arguments) -> None:
     parameters = inspect.signature(kind.prepare).parameters
     for name in arguments:
         if name in kind.retired:
+            out = str(arguments.get("out", "OUT"))
             raise UserError(f"launch.prepare makes clips only: no --{name}", where=f"--{name}",
-                            hint=kind.retired[name])
+                            hint=kind.retired[name].replace("OUT", out))
         if name not in parameters:
             known = ("source", "out", *declared.options(kind.prepare))
             raise UserError(f"--dataset={dataset} has no --{name}", where=f"--{name}",

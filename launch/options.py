@@ -21,9 +21,11 @@ def define(functions: Mapping[str, Callable]) -> None:
             option, default = parameter.option, parameter.default
             choices = f" ({', '.join(option.choices)})" if option.choices else ""
             default = "" if default is None else f" [{default}]"
-            helps.setdefault(flag, []).append(f"{name}: {option.help}{choices}{default}.")
+            text = f"{option.help}{choices}{default}."
+            helps.setdefault(flag, {}).setdefault(text, []).append(name)
     for flag, kind in kinds.items():
-        _DEFINE[kind](flag, None, " ".join(helps[flag]))
+        said = (f"{', '.join(names)}: {text}" for text, names in helps[flag].items())
+        _DEFINE[kind](flag, None, " ".join(said))
 
 
 def given(functions: Mapping[str, Callable], chosen: str, chooser: str) -> dict[str, object]:
