@@ -25,7 +25,7 @@ FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__)
 def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store.Dataset | None:
     """Writes the feature dataset of a clip dataset.
 
-    A killed job goes on when it is started again. Features that were made with the same options are
+    A killed job resumes when it is started again. Features that were made with the same options are
     kept; if the clips have changed since, they are made again beside the old ones and then replace
     them.
 
@@ -94,8 +94,8 @@ def extractor(features: str) -> Callable[..., store.Dataset | None]:
 def changed(clips_dir, out: pathlib.Path, asked: dict) -> bool:
     """Whether the clips that existing features were made from have changed since.
 
-    Raises UserError: nothing tells what the features were made from, or they were made with other
-    options or from other clips.
+    Raises UserError: the features have no record, or were made with other options or from other
+    clips.
     """
     record = made_from.read(out)
     if record is None:

@@ -1,4 +1,4 @@
-"""Who makes which part of a dataset: flags, and what the environment says. See
+"""Which process makes which part of a dataset: flags and environment. See
 data_pipelines/store/merge.py.
 
     --processes=4        four processes of this machine, started again when one is killed
@@ -7,7 +7,7 @@ data_pipelines/store/merge.py.
                          of jobs
 
 Processes share nothing but the folder: each sees its own devices alone (JAX's distributed runtime
-is not started), and waits for nobody.
+is not started) and does not wait for others.
 """
 
 import os

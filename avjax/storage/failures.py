@@ -1,5 +1,5 @@
-"""Is it the storage's fault? Failures of disks, mounts and open files, told from those of what is
-read or written.
+"""Failures of disks, mounts and open files, as opposed to failures of the data that is read or
+written.
 
 Libraries wrap such an error in exceptions of their own, or keep only its text (ArrayRecord,
 TensorStore), so a whole chain of exceptions is looked through, by errno and by text.

@@ -1,4 +1,4 @@
-"""Folders that may lie in an object store: "gs://bucket/run" where a local path may stand.
+"""Folders that may be in an object store: "gs://bucket/run" in place of a local path.
 
 Local folders are pathlib's, remote ones etils.epath's, which have the same methods as far as they
 are used here. In an object store a folder is nothing but a common beginning of names, a file

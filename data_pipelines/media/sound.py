@@ -74,7 +74,7 @@ def read_audio(path, rate: int = 22050, start: float | None = None,
     """(N,) float32, one channel, at `rate`, from `start` to `end` seconds of the container's clock.
 
     `start` defaults to the first sample's time, `end` to the last one's. N = round((end - start) *
-    rate) when both are given. What was mended is said on stderr. Raises MediaError as `read` does.
+    rate) when both are given. Repairs are printed on stderr. Raises MediaError as `read` does.
     """
     heard = read(path, rate)
     say(path, heard)
@@ -266,7 +266,7 @@ def _at_rate(x: np.ndarray, native: int, rate: int, drift) -> np.ndarray:
 
 def _samples(frame) -> np.ndarray:
     """(C, N) float32 of a decoded frame."""
-    # PyAV 18.1 takes what lies behind them for a ninth
+    # PyAV 18.1 takes the bytes behind them for a ninth
     if frame.format.is_planar and frame.layout.nb_channels >= 8:
         frame, = av.AudioResampler(frame.format.packed, frame.layout,
                                    frame.sample_rate).resample(frame)

@@ -81,7 +81,7 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
       codecs: codec name -> arrays to keep beside the data.
       totals: split name -> number of items when known, for the progress bar only.
       max_bad: share of the examples that may be `Unusable` (raised by a function, or among what it
-        makes). They are left out and told of in <out_dir>.quarantine.jsonl and in a line on stderr.
+        makes). They are left out and listed in <out_dir>.quarantine.jsonl and on stderr.
         0: the first is an error.
       progress: show a bar on a terminal.
 
@@ -147,7 +147,7 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
 
     Args:
       directory: a folder made by `write_dataset`.
-      begun: the job has read it at an earlier start, so that what is missing is not a wrong path.
+      begun: the job has read it before, so a missing folder is not a wrong path.
 
     Raises:
       UserError: missing, half-written, foreign, truncated or edited; names the file and gives a
@@ -223,7 +223,7 @@ class Dataset:
 
     @property
     def content(self) -> str:
-        """16 hex digits that tell what is in it."""
+        """16 hex digits over the checksums of all files."""
         return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -299,8 +299,8 @@ class Source(Sequence):
 
     @contextlib.contextmanager
     def _explained(self, index: int):
-        """ArrayRecord's and protobuf's errors say neither which file nor what to do, nor whose
-        fault it is: a shard is only called corrupt when its checksum says so."""
+        """Turns errors of ArrayRecord and protobuf into ones that name the file: a shard is corrupt
+        only if its checksum differs; otherwise the storage failed."""
         try:
             yield
         except (UserError, StorageError):

@@ -54,13 +54,13 @@ def read(out: os.PathLike) -> dict | None:
 
 
 def same(record: dict | None, asked: dict) -> bool:
-    """Whether a dataset with this record is what is asked for, wherever its source lies now."""
+    """Whether a dataset with this record is what is asked for, wherever its source is now."""
     return record is not None and all(record.get(name) == value for name, value in asked.items())
 
 
 def source_of(out: os.PathLike) -> pathlib.Path | None:
-    """The folder that a dataset was made from, where it is now; None if nothing tells or it is not
-    there."""
+    """The folder that a dataset was made from, where it is now; None if it is unknown or missing.
+    """
     out = pathlib.Path(out).absolute()
     record = read(out) or {}
     places = [out / record["relative"]] if "relative" in record else []

@@ -1,8 +1,8 @@
-"""A dataset made by several jobs, each its part, on any machines that share a folder; the last one
-puts the parts together.
+"""Datasets that several jobs write, a part each, on machines that share a folder; the last one
+merges the parts.
 
-Part k of n is every split's items from k/n to (k + 1)/n, so that whatever n the records stand in
-one order. Each part is a job that can be continued (resume.py), in a folder of its own:
+Part k of n is every split's items from k/n to (k + 1)/n, so the order of records does not depend on
+n. Each part is a resumable job (resume.py) in a folder of its own:
 
     .NAME.partial/parts.json            the arguments and n, which all parts must have
     .NAME.partial/fitted/*.npz          fitted by the first that needs it; the others wait for it
@@ -33,8 +33,7 @@ JOURNAL = "journal.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Part(os.PathLike):
-    """Part `index` of `count` of the dataset that is to be at `out_dir`: given in place of the
-    folder to make."""
+    """Part `index` of `count` of the dataset `out_dir`; passed in place of that folder."""
 
     out_dir: pathlib.Path
     index: int
@@ -59,9 +58,9 @@ class Part(os.PathLike):
 
 
 class Merging:
-    """The parts as one job, for those who write a dataset; a context. None inside when it is not
-    for this process to do: other parts are not whole yet, or another process is at it, or has done
-    it.
+    """Context manager that merges the parts; has the interface of resume.Partial. Its value is None
+    if this process has nothing to merge: other parts are incomplete, or another process merges or
+    has merged them.
 
     Args:
       part: of the dataset.
@@ -103,12 +102,12 @@ class Merging:
             self._lock.close()
 
     def records(self, split: str) -> list[dict]:
-        """What all parts committed of a split, in order."""
+        """The records of a split that the parts have committed, in order."""
         return [r for r in self._records if r["split"] == split]
 
     def join(self, records: list[dict], record: dict) -> None:
-        """`record["file"]` holds what the files of `records` do, which go; the parts keep
-        theirs."""
+        """Replaces the files of `records` by `record["file"]`, which has their content; the parts
+        keep theirs."""
         self._records = joined([*self._records, record | {"joins": [r["file"] for r in records]}])
         for old in records:
             (self.data / old["file"]).unlink()
@@ -119,7 +118,7 @@ class Merging:
             os.rename(self.data / file, self.data / final)
 
     def finish(self) -> None:
-        """Gives the dataset its name; the parts go."""
+        """Gives the dataset its name and removes the parts."""
         made_from.enclose(self.out_dir, self.data)
         os.rename(self.data, self.out_dir)
         shutil.rmtree(self._shared, ignore_errors=True)
@@ -135,8 +134,7 @@ class Merging:
 
 
 def begun(out_dir) -> int | None:
-    """Into how many parts an interrupted job cut this dataset, 1 for none; None where there was no
-    such job."""
+    """Number of parts of an interrupted job, 1 for an undivided one; None if there was no job."""
     out = pathlib.Path(out_dir).absolute()
     shared = out.with_name(f".{out.name}.partial")
     try:
@@ -146,17 +144,17 @@ def begun(out_dir) -> int | None:
 
 
 def folders(part: Part, shared: pathlib.Path) -> list[pathlib.Path]:
-    """Of all parts."""
+    """The folders of all parts."""
     return [shared / dataclasses.replace(part, index=k).folder for k in range(part.count)]
 
 
 def missing(part_folders) -> list[str]:
-    """Names of the parts that are not whole."""
+    """Names of the incomplete parts."""
     return [f.name for f in part_folders if not any(r.get("whole") for r in journal(f / JOURNAL))]
 
 
 def not_begun(part: Part) -> list[int]:
-    """The other parts that nobody has begun; none once the dataset is whole."""
+    """Indices of the other parts that no process has begun; [] once the dataset is complete."""
     out = pathlib.Path(part).absolute()
     places = enumerate(folders(part, out.with_name(f".{out.name}.partial")))
     missing_folders = [index for index, folder in places if index != part.index
@@ -166,7 +164,7 @@ def not_begun(part: Part) -> list[int]:
 
 
 def journal(path: pathlib.Path) -> list[dict]:
-    """The lines of a journal, as far as it is true: a torn last one is none."""
+    """The records of a journal, without a torn last line."""
     records = []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
         try:
@@ -177,8 +175,8 @@ def journal(path: pathlib.Path) -> list[dict]:
 
 
 def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The records of a journal, with one that joins others (writer.py) in their place, unless its
-    file is not `there`."""
+    """The records of a journal, where one that joins others (writer.py) replaces them, if its file
+    is `there`."""
     out: list[dict] = []
     for record in records:
         old = [k for k, r in enumerate(out) if r.get("file") in record.get("joins", ())]
@@ -191,10 +189,8 @@ def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: T
 
 
 def lock(path: pathlib.Path, wait: bool = False):
-    """The open file of a lock, which closing it lets go of (as does the end of the process); None
-    when another has it.
-
-    UserError: a file system without locks.
+    """The open file of a lock, released when it is closed or the process ends; None if another
+    process holds it. Raises UserError: a file system without locks.
     """
     file = open(path, "w")
     try:

@@ -140,7 +140,7 @@ class SplitWriter:
                                  "refused": [r for record in records for r in record["refused"]]})
 
     def close(self, split: str) -> tfds.core.SplitInfo:
-        """Gives the shards their final names, which tell how many there are."""
+        """Gives the shards their final names, which contain their number."""
         records = [r for r in self._job.records(split) if r["file"]]
         template = tfds.core.ShardedFileTemplate(data_dir=self._job.data, dataset_name=self._name,
                                                  split=split,
@@ -247,7 +247,7 @@ class _Shard:
             self._writer = None
 
     def drop(self) -> None:
-        """Closes and removes what is not finished: nobody goes on with it, and it may be what fills
+        """Closes and removes an unfinished shard: no restart uses it, and it may be what fills
         the disk."""
         with contextlib.suppress(Exception):
             self.close()

@@ -79,8 +79,8 @@ def run_stages(stages, workdir: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def sole_makers(stages, workdir: Path):
-    """While inside, no other job makes the datasets that these stages make, wherever they lie; one
-    that does is waited for."""
+    """While inside, no other job makes the datasets of these stages, wherever they are; one that
+    does is waited for."""
     with contextlib.ExitStack() as held:
         def take() -> bool:
             for stage in stages:
@@ -175,7 +175,7 @@ def _is_whole(kind: str, asked: dict, out: Path, where: str, workdir: Path, stag
                         found="none", hint=f"delete the folder {out}, or point the stage elsewhere")
     _check_same(kind, asked, record, out, where, workdir)
     if kind == "train":
-        return record["done"]  # else training goes on from its last checkpoint
+        return record["done"]  # else training resumes from its last checkpoint
     arguments = fill(asked, workdir)
     ingest = _ingest(kind, arguments)
     if ingest and ingest.takes_in_changes:

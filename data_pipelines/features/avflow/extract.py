@@ -55,8 +55,7 @@ def extract(
                                 flag="resample")] = "timestamps",
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is
-    started again.
+    """Writes the feature dataset of a clip dataset. A killed job resumes when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
@@ -269,7 +268,7 @@ def _fit_units(clips, units, seed, max_bad, split) -> np.ndarray:
             if not max_bad:
                 raise
             quarantine.check(error, ())
-            continue  # told of when it is extracted
+            continue  # reported when it is extracted
         count += len(frames[-1])
         if count >= _FIT_FRAMES:
             break

@@ -29,8 +29,7 @@ def extract(
                                        above=0)] = 40,
     name: str = "decoded", progress: bool = True,
 ) -> store.Dataset:
-    """Writes every example of a dataset of pictures twice. A killed job goes on where it was when
-    it is started again.
+    """Writes every example of a dataset of pictures twice. A killed job resumes.
 
     Args:
       clips_dir: a dataset made with --features=pictures.

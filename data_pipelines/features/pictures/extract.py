@@ -25,8 +25,7 @@ def extract(
     rate: Annotated[float, Option("pictures a second; neighbours differ little", above=0)] = 5.0,
     max_bad: MaxBad = 0.0, name: str = "pictures", progress: bool = True,
 ) -> store.Dataset:
-    """Writes the pictures of a clip dataset. A killed job goes on where it was when it is started
-    again.
+    """Writes the pictures of a clip dataset. A killed job resumes when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.

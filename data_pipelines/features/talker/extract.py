@@ -55,8 +55,7 @@ def extract(
                                     "is partial", least=1)] = 1,
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is
-    started again.
+    """Writes the feature dataset of a clip dataset. A killed job resumes when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare, with audio, text and speaker.

@@ -63,8 +63,7 @@ def extract(
     seed: Annotated[int, Option("of what is fitted")] = 0,
     fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
-    """Writes the feature dataset of recorded dialogues. A killed job goes on where it was when it
-    is started again.
+    """Writes the feature dataset of recorded dialogues. A killed job resumes.
 
     Args:
       clips_dir: a dataset made by launch.prepare, with a channel a speaker and a script.

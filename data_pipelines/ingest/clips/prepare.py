@@ -1,7 +1,7 @@
 """A user's own recordings -> the clip dataset OUT/clips, and why some were left out.
 
 Recordings are cut at frame boundaries into equal pieces of at most `max_seconds`; a transcript
-stays with a recording that is in one piece, since nobody knows where the others' words are. Face
+stays with a recording in one piece, since word times of the others are unknown. Face
 codes are eigenfaces, fitted for each speaker on the training frames alone.
 
     OUT/clips              the dataset
@@ -75,8 +75,8 @@ def prepare(
         _adopt_features(out, found)
         changes, now = _changes(source, out, found, speaker)
         if changes:
-            print(f"{inputs.told(changes)}\ntaken in: made anew beside {out}, and put in its place "
-                  "once it is whole", flush=True)
+            print(f"{inputs.listed(changes)}\ntaken in: made anew beside {out}, and put in its "
+                  "place once it is whole", flush=True)
             into = out / inputs.NEXT
             found = _begun(into, options, now)
         else:
@@ -85,7 +85,7 @@ def prepare(
         found = _make_clips(source, out, into, options, parallel, progress, detect)
     shutil.rmtree(out / DECODED, ignore_errors=True)
     if into != out:
-        inputs.replace(out, made=True)
+        inputs.replace(out, complete=True)
         if (out / "features").exists():
             print(f"{out / 'features'} is of the former clips: repeat the launch.extract that made "
                   "it to take in the changes", flush=True)
@@ -170,7 +170,7 @@ def changes_of(source, out, speaker: str | None = None) -> str:
     out = pathlib.Path(out)
     if not (out / "clips").exists():
         return ""
-    return inputs.told(_changes(source, out, inputs.summary_of(out), speaker)[0])
+    return inputs.listed(_changes(source, out, inputs.summary_of(out), speaker)[0])
 
 
 def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, parallel,

@@ -114,7 +114,7 @@ def columns(components: int) -> dict[str, Feature]:
 
 
 def identity_of(speaker: str) -> np.ndarray:
-    """A fixed unit vector a name, (8,) float32: tells speakers apart and means nothing else."""
+    """A fixed unit vector for a name, (8,) float32; it distinguishes speakers, nothing else."""
     name = speaker.encode()
     # names may differ at their end alone
     name = name if len(name) <= 64 else hashlib.sha256(name).digest()

@@ -1,5 +1,5 @@
-"""What a prepared folder was made of: which files have come, changed or gone since, and how what is
-made anew takes its place.
+"""What a prepared folder was made of: which files are new, changed or gone since, and how clips
+that are made anew replace the old ones.
 
     OUT/.next/        what is made anew; what was made before stays until the new is complete
     OUT/.next/whole   written last; from then on whoever comes next only has to move it
@@ -13,7 +13,7 @@ from avjax.errors import UserError
 from avjax.storage import made
 
 NEXT = ".next"
-# the last one says what the others were made of
+# the last one records what the others were made of
 MADE = ("features", "clips", "quarantine.jsonl", "summary.json")
 SHOWN = 20  # names of each kind that are printed
 
@@ -41,7 +41,7 @@ def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left:
     path now, a recording; where the former path is still there (`left`), most of them, since
     folders of two people may have one in common.
 
-    Transcripts tell nothing: several people read the same text.
+    Transcripts do not count: several people read the same text.
     """
     if not moved and before.keys() & now.keys():
         return True
@@ -52,19 +52,18 @@ def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left:
     return common > min(map(len, contents)) / 2 if left else common > 0
 
 
-def told(changes: dict[str, list[str]]) -> str:
+def listed(changes: dict[str, list[str]]) -> str:
     """A line for each kind."""
     return "\n".join(f"{kind}: {', '.join(places[:SHOWN])}"
                      + (f" and {len(places) - SHOWN} more" if len(places) > SHOWN else "")
                      for kind, places in changes.items())
 
 
-def replace(out: pathlib.Path, *, made: bool = False) -> None:
-    """Moves what was made anew into place, also where a kill has interrupted that; `made`: it has
-    just become whole."""
+def replace(out: pathlib.Path, *, complete: bool = False) -> None:
+    """Moves what was made anew into place, also after a kill; `complete`: it has just become so."""
     folder = out / NEXT
     whole = folder / "whole"
-    if made:
+    if complete:
         whole.touch()
     if not whole.is_file():
         return

@@ -1,5 +1,4 @@
-"""A folder of someone's media -> recordings that are known to be good: one voice, one face, on one
-clock.
+"""A folder of media -> checked recordings: one voice, one face, on one clock.
 
 A recording is a video with its sound: the sound track inside, or a sound file of the same name
 beside it, which wins (`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` and
@@ -36,7 +35,7 @@ RATE = mel.RECIPE["sample_rate"]
 SAMPLES = RATE // FPS
 MIN_SECONDS = 2.0
 CROPS = ".crops.npy"
-# of what they refused, they may take
+# other versions may accept what these refuse
 CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}
 # nanoseconds: the coarsest clock of a file system; what was written just before is read again
 _TICK = 2 * 10**9
@@ -70,8 +69,7 @@ class Source:
 
 
 def content(path: pathlib.Path, known: dict | None = None) -> dict:
-    """SHA-256 of a file and what the file system says of it; taken from `known` where nobody has
-    written to it since.
+    """SHA-256, size and times of a file; taken from `known` if it has not been written since.
 
     Size and time of writing alone would not do: copies have whole seconds, and anybody can set
     them.
@@ -86,8 +84,7 @@ def content(path: pathlib.Path, known: dict | None = None) -> dict:
 
 
 def fingerprint(contents: dict[str, dict], *options) -> str:
-    """Changes when a file's place or content does, or an option; not when the whole folder is
-    moved."""
+    """Digest of places, contents and options; moving the folder does not change it."""
     files = sorted((place, one["sha256"]) for place, one in contents.items())
     return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
 
@@ -150,8 +147,7 @@ def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _is_dangling(path: pathlib.Path) -> bool:
-    """Whether it is a link to nothing: that cannot be read, which is told; no such file is another
-    thing."""
+    """Whether it is a link to nothing, which is reported as unreadable and not as absent."""
     return path.is_symlink() and not path.exists()
 
 
@@ -168,8 +164,8 @@ def _kind(path: pathlib.Path) -> str | None:
 
 
 def _stem(path: pathlib.Path) -> str:
-    """What the files of one recording have in common: their name without the word that tells them
-    apart; "" if it is all."""
+    """What the names of a recording's files have in common: the name without "video" or "audio"; ""
+    if that is all of it."""
     return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1,
                   flags=re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""Rows of Talker-T2AV-Data and of speech lists, and the clip that a row stands for, or why there is
+"""Rows of Talker-T2AV-Data and of speech lists, and the clip of a row, or why there is
 none."""
 
 import csv
@@ -49,10 +49,10 @@ class BadRow(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the csv, or of the speech list, as it stands there."""
+    """One line of the csv or of the speech list, unchanged."""
 
     id: str
-    line: str  # where it stands, for reports
+    line: str  # file and line number, for reports
     speaker: str
     group: str  # what is held out together
     split: str  # train, valid, test
@@ -83,7 +83,7 @@ class Listing:
                             found=str(tts))
 
     def content(self) -> str:
-        """16 hex digits that tell what the tables say."""
+        """16 hex digits over the content of the tables."""
         digest = hashlib.sha256()
         for path in (self.csv, self._tts):
             if path and path.is_file():

@@ -79,7 +79,7 @@ def prepare(
 
     Args:
       source: folder with metadata/train.csv (may be absent with `tts`).
-      out: folder to make; must not exist. Or a Part of it: a job that goes on after a kill.
+      out: folder to make; must not exist. Or a Part of it, whose job is resumable.
       parallel: workers (data_pipelines/store/beam.py) that make the parts.
 
     Raises:
@@ -167,8 +167,7 @@ def _part(source: str, out: str, count: int, arguments: dict, index: int) -> Non
 def _write_part(part: Part, listing: rows_of.Listing, plan: Plan, written: dict, max_bad: float,
                 options: dict):
     """Writes the part's rows; the dataset, if it was the last part. A clip is what `_examples`
-    makes of its row, and a row whose id an earlier usable one has is refused, whichever part that
-    is in."""
+    makes of its row; a row is unusable if an earlier usable one, of any part, has its id."""
     with Partial(part, {"dataset": "talker", "rows": listing.content(), **options}, paths=("source",
                  )) as job:
         tree = TarTree(listing.root,
@@ -188,7 +187,7 @@ def _write_part(part: Part, listing: rows_of.Listing, plan: Plan, written: dict,
 
 
 def _mended(job: Partial, rows: dict[str, list], reader: rows_of.Reader) -> list[str]:
-    """Ids of rows that an interrupted job has refused, and that can be used now."""
+    """Ids of rows that an interrupted job could not use and that can be used now."""
     refused = collections.defaultdict(str)
     for split in rows:
         for one in itertools.chain.from_iterable(record["refused"]
@@ -205,7 +204,7 @@ def _mended(job: Partial, rows: dict[str, list], reader: rows_of.Reader) -> list
 
 def _rows_of(part: Part, listing: rows_of.Listing,
              plan: Plan) -> dict[str, list[tuple[Row, tuple[Row, ...]] | None]]:
-    """{split: its rows, each with those of its id that stand earlier}; None in place of other
+    """{split: its rows, each with earlier rows of its id}; None in place of other
     parts' rows, which are many."""
     mine, order = {split: part.of(range(n)) for split, n in plan.counts.items()}, list(plan.counts)
 
