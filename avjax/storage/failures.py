@@ -1,5 +1,5 @@
-"""Is it the storage's fault? Failures of disks, mounts and open files, told from those of what is
-read or written.
+"""Failures of disks, mounts and open files, as opposed to failures of the data that is read or
+written.
 
 Libraries wrap such an error in exceptions of their own, or keep only its text (ArrayRecord,
 TensorStore), so a whole chain of exceptions is looked through, by errno and by text.
@@ -97,32 +97,6 @@ def working_on(where: object) -> Iterator[None]:
     except Exception as error:
         check(error, where)
         raise
-
-
-@contextlib.contextmanager
-def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden file beside `path`, to be written inside, which then takes its place: `path` is
-    whole or what it was before, and an error, a full disk too, leaves nothing else behind."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with working_on(path):
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all, whoever else writes the same file at the same time, on whatever
-    machine."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with working_on(path):
-            temporary.write_text(text)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def told(error: BaseException) -> tuple[int, str] | None:
