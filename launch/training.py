@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from avjax.checkpoint import checkpoints
-from avjax.checkpoint.files import FOLDER, Unreadable, meta_or_none, settled, steps_in
+from avjax.checkpoint.files import FOLDER, Unreadable, meta_or_none, retry_until_stable, steps_in
 from avjax.errors import UserError
 from avjax.hosts import distributed, environment
 from avjax.hosts.ownership import sole_writer
@@ -96,7 +96,7 @@ def check_shared(workdir: Path) -> None:
         except FileNotFoundError:
             return -1
 
-    seen = settled("the workdir as seen", look)
+    seen = retry_until_stable("the workdir as seen", look)
     if len(set(seen)) > 1:
         missing = [host for host, crc in enumerate(seen) if crc != seen[0]]
         raise UserError("the workdir is not shared", where=str(workdir),

@@ -1,13 +1,13 @@
 """Evaluation in the loop.
 
 An evaluator is any object with `name`, `every` (steps) and `run(params, step)`, which returns
-{metric: value} or ({metric: value}, artefacts); see `Telemetry.artefacts` for the latter. `params`
+{metric: value} or ({metric: value}, artefacts); for artefacts see MetricsWriter.artefacts. `params`
 is the average when there is one.
 
-In a job of several processes every one of them runs it, on the same examples in the same order, and
-gets the same values. An evaluator that takes long has an attribute `should_stop`, which the loop
-sets: it calls that between batches, on every process alike, and raises Interrupted when told to.
-What was interrupted runs again when the job goes on.
+In a job of several processes each of them runs it, on the same examples in the same order, and gets
+the same values. The loop sets its `should_stop`: an evaluator that takes long calls it between
+batches, in every process alike, and raises Interrupted when it returns True. An interrupted
+evaluator runs again when the job resumes.
 """
 
 import functools
@@ -33,11 +33,14 @@ def never() -> bool:
 
 
 class Evaluator(Protocol):
+    """See the module's docstring."""
+
     name: str
     every: int
+    should_stop: Callable[[], bool]
 
-    def run(self, params: Any, step: int) -> dict[str, float] | tuple[dict[str, float],
-                                                                      dict[str, Any]]: ...
+    def run(self, params: Any, step: int) -> (
+            dict[str, float] | tuple[dict[str, float], dict[str, Any]]): ...
 
 
 class HeldOutLoss:

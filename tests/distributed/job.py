@@ -138,7 +138,7 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
 
         checkpoints.Checkpoints.save = saving
     if "records" in hooks:
-        close = training.loop.Journal.close
+        close = training.loop.RunLog.close
 
         def closing(self, step):
             if distributed.is_main():
@@ -146,7 +146,7 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
                 tell("records are put away")
             close(self, step)
 
-        training.loop.Journal.close = closing
+        training.loop.RunLog.close = closing
     if "absent" in hooks:
         barrier, (name, _, host) = distributed.barrier, hooks["absent"].partition(":")
         distributed.barrier = lambda n, s=None: time.sleep(3600) if (n,

@@ -42,7 +42,7 @@ def test_two_hosts_train_as_one_and_four_or_one_go_on(tmp_path, data, whole):
         one.ends()
     assert "data 1 x fsdp 2" in two.log() and "data 2 x fsdp 2" in four.log() and steps(tmp_path
                                                                                         / "two") == [6, 12]
-    assert all("going on from step 6" in resumed.log() for resumed in (four, one))
+    assert all("resuming from step 6" in resumed.log() for resumed in (four, one))
     for name in ("two", "four", "one"):
         close(losses(whole), losses(tmp_path / name))  # one record a step: host 0 alone writes
         for kind, count in (("valid", 4), ("generated", 2)):

@@ -77,14 +77,14 @@ def test_killed_run_equals_uninterrupted_run_bitwise_on_one_device(tmp_path):
     process = start(tmp_path / "whole", "toy", 1, "data=1")
     log = run_killed(tmp_path / "killed", "toy", 1, "data=1", seed=1)
     finish(process)
-    assert "going on from step" in log
+    assert "resuming from step" in log
     assert_bitwise(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.slow
 def test_killed_avflow_equals_uninterrupted_avflow_bitwise_on_eight_devices(tmp_path, whole):
     log = run_killed(tmp_path / "killed", "avflow", 8, "data=2,fsdp=2,tensor=2", seed=8)
-    assert "going on from step" in log
+    assert "resuming from step" in log
     assert_bitwise(whole, tmp_path / "killed")
 
 
@@ -93,7 +93,7 @@ def test_another_mesh_sees_the_same_batches_and_nearly_the_same_losses(tmp_path,
     shutil.copytree(whole / "checkpoints" / "8", tmp_path / "checkpoints" / "8")
     shutil.copy(whole / "metrics.jsonl", tmp_path)
     log = finish(start(tmp_path, "avflow", 4, "data=1,fsdp=4"))
-    assert "going on from step 8" in log
+    assert "resuming from step 8" in log
     one, other = told(whole), told(tmp_path)
     assert [r["batch_id"] for r in one] == [r["batch_id"] for r in other]
     assert len({r["batch_id"] for r in one}) == STEPS
