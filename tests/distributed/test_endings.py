@@ -107,10 +107,11 @@ def test_signals_after_the_save_change_nothing(ended):
     """Host 0 seals and sends what it recorded, the others wait for it; some launchers send SIGTERM
     again and again."""
     with preemption.handle_signals():
-        with pytest.raises(preemption.Preempted), preemption.stop_together():
+        with pytest.raises(preemption.Preempted), preemption.stop_together() as stopping:
             raise preemption.Preempted(3)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.1)
+        while not stopping.why:  # the listener has taken the signal, and ends nothing
+            time.sleep(0.001)
     assert ended == [] and preemption._current is None
 
 
