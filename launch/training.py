@@ -14,7 +14,7 @@ from avjax.checkpoint.files import FOLDER, Unreadable, meta_or_none, retry_until
 from avjax.errors import UserError
 from avjax.hosts import distributed, environment
 from avjax.hosts.ownership import sole_writer
-from avjax.sharding.mesh import feed, make_mesh
+from avjax.sharding.mesh import batch_share, make_mesh
 from avjax.storage import paths
 from avjax.systems import api
 from avjax.training import loop
@@ -60,7 +60,7 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     check_warm_start(config, system, dataset, workdir)
     identities.check(system, dataset, begun=(workdir / CONFIG_FILE).exists())
 
-    host, num_hosts = feed(mesh)
+    host, num_hosts = batch_share(mesh)
 
     def loader(split, seed, threads):
         return make_loader(dataset, split, system, batch_size=config.data.batch_size,

@@ -4,9 +4,9 @@ For `<workdir>/checkpoints/<step>/` see avjax.checkpoint.files. A save is atomic
 newest checkpoint is set aside with a warning, and the one before it is used.
 
 Several processes each write and read their own shards of the same folder, on storage they all see
-(a network file system or gs://). Host 0 verifies checkpoints, writes their checksums and sets broken
-ones aside; every barrier has a time limit. avjax.checkpoint.tiers adds frequent saves to the hosts'
-own disks.
+(a network file system or gs://). Host 0 verifies checkpoints, writes their checksums and sets
+broken ones aside; every barrier has a time limit. avjax.checkpoint.tiers adds frequent saves to the
+hosts' own disks.
 """
 
 import contextlib
@@ -87,8 +87,8 @@ class Checkpoints:
     """The checkpoints of one workdir, for the training loop. Call `poll` every step and `close` at
     the end.
 
-    A save that is incomplete after `save_seconds` raises Restart: the storage hangs, and a new start
-    may help.
+    A save that is incomplete after `save_seconds` raises Restart: the storage hangs, and a new
+    start may help.
     """
 
     def __init__(self, workdir: Any, *, keep_last: int = 2, keep_best: int = 1,
@@ -174,7 +174,8 @@ class Checkpoints:
                             f"{self.latest_step()}")
 
     def poll(self) -> None:
-        """Notices a finished, failed or late save, and writes checksums in the background. Cheap."""
+        """Notices a finished, failed or late save, and writes checksums in the background.
+        Cheap."""
         if self._error is not None:
             self._abandoned = True
             raise self._save_error(self._error) from self._error
@@ -251,7 +252,8 @@ class Checkpoints:
                          hint=f"fix the folder and start again; {whole}")
 
     def _clear_up(self, step: int) -> None:
-        """Removes what Orbax wrote of a failed save, unless other processes may still be writing."""
+        """Removes what Orbax wrote of a failed save, unless other processes may still be
+        writing."""
         if distributed.process_count() == 1 and not paths.is_remote(self.folder):
             for rest in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(rest, ignore_errors=True)
@@ -301,7 +303,8 @@ class Checkpoints:
     def restore_step(self, step: int, target: Any, warn=print) -> tuple[Any, dict] | None:
         """(state, meta) of one checkpoint, or None when it was broken and has been set aside."""
         folder = self.folder / str(step)
-        wrong = distributed.on_main(f"verify checkpoint {step}", lambda: find_problem(folder, target))
+        wrong = distributed.on_main(f"verify checkpoint {step}",
+                                    lambda: find_problem(folder, target))
         if not wrong:
             try:
                 state, meta = read_arrays(folder, target), read_meta(folder)

@@ -2,9 +2,9 @@
 network.
 
 Every array of a state is sharded over some mesh axes and replicated over the others. Each piece has
-one source, a device that holds it; all others add zeros, and the sum over the replicated axes leaves
-the piece everywhere. Bits are summed as integers, so nothing is rounded, and -0.0 and NaN stay what
-they are.
+one source, a device that holds it; all others add zeros, and the sum over the replicated axes
+leaves the piece everywhere. Bits are summed as integers, so nothing is rounded, and -0.0 and NaN
+stay what they are.
 """
 
 from collections.abc import Callable

@@ -196,7 +196,8 @@ class TieredCheckpoints:
         return state, {k: v for k, v in meta.items() if k != "layout"}
 
     def _clear(self, after: int) -> None:
-        """Deletes local steps after the one that training resumes from: they will be saved again."""
+        """Deletes local steps after the one that training resumes from: they will be saved
+        again."""
         folder = self.folder / FOLDER
         for entry in folder.iterdir() if folder.is_dir() else ():
             # No number: the rest of a save that was killed.

@@ -1,8 +1,8 @@
 """Which of how many processes this one is: from flags, JAX's variables, or the cluster.
 
-Clusters are queried as JAX does it (jax._src.clusters), but for the number of processes first: a job
-of one process needs nothing else, and must start where the cluster answers nothing more. Each answer
-names its source, and errors name the cluster.
+Clusters are queried as JAX does it (jax._src.clusters), but for the number of processes first: a
+job of one process needs nothing else, and must start where the cluster answers nothing more. Each
+answer names its source, and errors name the cluster.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ LAUNCHERS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI
 RANKS = ("JOB_COMPLETION_INDEX", "SLURM_PROCID", *(rank for _, rank in LAUNCHERS))
 INDEX = "JOB_COMPLETION_INDEX"  # of a pod of an indexed Job, the only pods that JAX numbers
 ALONE_HINT = "--processes=1 (or JAX_NUM_PROCESSES=1) if this process is the only one"
-COORDINATOR_HINT = "else --coordinator=HOST:PORT of process 0, or JAX_COORDINATOR_ADDRESS, on every one"
+COORDINATOR_HINT = ("else --coordinator=HOST:PORT of process 0, or JAX_COORDINATOR_ADDRESS, on "
+                    "every one")
 CLUSTERS = {"OmpiCluster": ("Open MPI", "OMPI_COMM_WORLD_SIZE"),
             "SlurmCluster": ("SLURM", "SLURM_NTASKS"),
             "GkeTpuCluster": ("GKE's TPU slice", "TPU_WORKER_HOSTNAMES"),
@@ -110,20 +111,21 @@ def _place_from_launcher() -> Place | None:
 
 
 def _hosts_of_slice() -> tuple[int | None, int | None]:
-    """(processes, own number) in a TPU slice of GKE, also where no TPU is found (which JAX takes for a
-    job of one)."""
+    """(processes, own number) in a TPU slice of GKE, also where no TPU is found (which JAX takes
+    for a job of one)."""
     hosts, me = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")), _digits("TPU_WORKER_ID")
     count, index = _digits("MEGASCALE_NUM_SLICES") or 1, _digits("MEGASCALE_SLICE_ID") or 0
     return hosts * count, None if me is None else me + index * hosts
 
 
 def _place_from_cluster(known: Place, launched: Place | None, seconds: float) -> Place:
-    """Completes what is not `known` (me -1, count 0, address None) from the cluster that this process
-    runs on."""
+    """Completes what is not `known` (me -1, count 0, address None) from the cluster that this
+    process runs on."""
     for kind in clusters.ClusterEnv._cluster_types:
         if kind.opt_in_only_method:  # mpi4py
             continue
-        if launched and kind.__name__ == "OmpiCluster" and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+        if (launched and kind.__name__ == "OmpiCluster"
+                and "OMPI_MCA_orte_hnp_uri" not in os.environ):
             # Open MPI 5 gives no address: JAX 0.10 does not see it, 0.11 asks mpi4py for one.
             continue
         found = _query(kind, known, seconds)
@@ -152,8 +154,8 @@ def _place_from_cluster(known: Place, launched: Place | None, seconds: float) ->
 
 
 def _query(kind: type[clusters.ClusterEnv], known: Place, seconds: float) -> Place | None:
-    """The place by one kind of cluster; None where this is no such cluster, or it tells nothing about
-    a single process."""
+    """The place by one kind of cluster; None where this is no such cluster, or it tells nothing
+    about a single process."""
     name, source = CLUSTERS.get(kind.__name__, (kind.__name__, kind.__name__))
     if kind.__name__ == "K8sCluster" and INDEX not in os.environ:
         # JAX numbers pods by it; and most service accounts may not query jobs, or have no token.
@@ -231,7 +233,8 @@ def _is_not_google_cloud() -> bool:
 
 
 def _log_unused_slurm_tasks() -> None:
-    """Logs that SLURM allocated more tasks than the one process started by `python` without srun."""
+    """Logs that SLURM allocated more tasks than the one process started by `python` without
+    srun."""
     tasks = os.environ.get("SLURM_NTASKS", "")
     if "SLURM_JOB_ID" in os.environ and tasks.isdigit() and int(tasks) > 1:
         log(f"one process, by itself: the allocation is for {tasks} (SLURM_NTASKS={tasks}), but "

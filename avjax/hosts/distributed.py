@@ -74,8 +74,8 @@ def initialize(coordinator: str = "", processes: int | None = None, process_id: 
                                        heartbeat_timeout_seconds=int(heartbeat_seconds),
                                        cluster_detection_method="deactivate")
     except jax.errors.JaxRuntimeError as error:
-        raise Restart(f"host {me} of {count} ({place.source}) did not find all others at {address} in "
-                      f"{start_seconds:.0f} s: {first_line(error)}") from error
+        raise Restart(f"host {me} of {count} ({place.source}) did not find all others at {address} "
+                      f"in {start_seconds:.0f} s: {first_line(error)}") from error
     jax.devices()  # the first look at devices needs all processes: while all are here
     _peers = Peers(jax_distributed.global_state.client, me, count)
     return True
@@ -197,8 +197,8 @@ def agree(values: Mapping[str, Any], what: str = "settings") -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions and settings that must be the same on every host, for the same program to be compiled
-    and the same files to be written."""
+    """Versions and settings that must be the same on every host, for the same program to be
+    compiled and the same files to be written."""
     names = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     found = {"python": platform.python_version()}
     found |= {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}

@@ -10,8 +10,8 @@ from avjax.storage import lock, paths
 
 @contextlib.contextmanager
 def sole_writer(workdir: Any) -> Iterator[None]:
-    """Holds the workdir's lock while inside; may be nested. Call before anything there is cleaned up
-    or written.
+    """Holds the workdir's lock while inside; may be nested. Call before anything there is cleaned
+    up or written.
 
     Raises:
       UserError: on all hosts, where another job writes there: exit code 2, so that no launcher

@@ -1,4 +1,5 @@
-"""SIGTERM and SIGINT: all hosts stop at the same step and save, or end at once with nothing to save.
+"""SIGTERM and SIGINT: all hosts stop at the same step and save, or end at once with nothing to
+save.
 
 Inside `stop_together()` a signal to any host makes all of them stop after the same unit of work (a
 train step, a batch of an evaluation), so that they can save together. Outside, at start-up, while

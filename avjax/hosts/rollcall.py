@@ -90,7 +90,8 @@ def connected(port: int) -> Counter:
 
 
 def _address(text: str) -> str:
-    """Parses an IPv4 or IPv6 address of that table, whose words are in this machine's byte order."""
+    """Parses an IPv4 or IPv6 address of that table, whose words are in this machine's byte
+    order."""
     words = [bytes.fromhex(text[at:at + 8]) for at in range(0, len(text), 8)]
     if sys.byteorder == "little":
         words = [word[::-1] for word in words]

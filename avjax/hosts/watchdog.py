@@ -1,5 +1,5 @@
-"""Ends a job that hangs: when no step completes for a set time, the stacks of all threads are printed
-and the process exits with 75.
+"""Ends a job that hangs: when no step completes for a set time, the stacks of all threads are
+printed and the process exits with 75.
 
 Another thread writes one heartbeat file per host, to inspect a large job from outside. It is a
 thread of its own because these files' storage may be what hangs.

@@ -11,8 +11,8 @@ import socket
 import sys
 
 RECORD = 1024  # bytes of a record, always the same, so that no reader sees half of one
-# File systems of one kernel, whose flock covers all their users. So does NFS's, unless it is mounted
-# with local locks, which cannot be seen from here.
+# File systems of one kernel, whose flock covers all their users. So does NFS's, unless it is
+# mounted with local locks, which cannot be seen from here.
 LOCAL = set("apfs bcachefs btrfs ext2 ext3 ext4 f2fs overlay ramfs tmpfs xfs zfs".split())
 NEEDED = {"host", "pid", "boot", "space", "key", "beat", "since", "command"}
 

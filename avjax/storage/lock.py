@@ -8,9 +8,9 @@ time, command, and a count that grows every BEAT seconds. A process that finds i
 error of one line with all of that, before anything is touched.
 
 When is a holder dead? On a disk of one machine the kernel drops the flock of a process that ends in
-any way. Elsewhere flock may be missing, or known to one machine only (mounted buckets, some Lustre).
-There a process of this machine is found by its number and start time, and one of another machine
-counts as dead when its count has not grown for AGE seconds.
+any way. Elsewhere flock may be missing, or known to one machine only (mounted buckets, some
+Lustre). There a process of this machine is found by its number and start time, and one of another
+machine counts as dead when its count has not grown for AGE seconds.
 
 A process may take its lock again (a stage that trains inside a job). A forked child drops the locks
 that it inherits. A holder that finds another's record in its place ends, so that two never write.
@@ -63,7 +63,8 @@ def hold(file: Any, what: str, where: Any, *, wait: float = 0.0, again: bool = T
     """Holds the lock while inside.
 
     Args:
-      file: pathlib.Path, or epath.Path in a bucket. Its folder is made, and removed again if it stays
+      file: pathlib.Path, or epath.Path in a bucket. Its folder is made, and removed again if it
+      stays
         empty.
       what, where: what is being written, for messages.
       wait: seconds to wait for a running holder; one that is ending is waited for in any case.
@@ -305,8 +306,8 @@ class _Lock:
                 if self._is_taken_over():
                     break
                 self._write()
-        self.on_lost(f"{self.what} was taken over by another process, for want of signs of this one; "
-                     "ending, so as not to write beside it")
+        self.on_lost(f"{self.what} was taken over by another process, for want of signs of this "
+                     "one; ending, so as not to write beside it")
 
     def _is_taken_over(self) -> bool:
         """Whether another's record is in place of ours; a deleted record is written again."""

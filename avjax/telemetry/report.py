@@ -102,7 +102,8 @@ def slowest_data(seconds: float) -> dict[str, float]:
     return {"slowest_data_wait_seconds": waits[slowest], "slowest_host": slowest}
 
 
-def speed_line(speed: Mapping[str, float], positions: Mapping[str, int], mfu_per_step: float) -> str:
+def speed_line(speed: Mapping[str, float], positions: Mapping[str, int],
+               mfu_per_step: float) -> str:
     """One line about a whole run.
 
     Args:

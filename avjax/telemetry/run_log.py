@@ -13,7 +13,7 @@ from typing import Any
 
 from avjax.checkpoint.remote import Mirror
 from avjax.hosts import distributed
-from avjax.sharding.mesh import feed
+from avjax.sharding.mesh import batch_share
 from avjax.storage import paths
 from avjax.telemetry import goodput, profiling, speed
 from avjax.telemetry.metrics_writer import METRICS, MetricsWriter, NullWriter
@@ -74,7 +74,7 @@ class RunLog:
           mfu: at one step a second.
         """
         self._mfu = mfu
-        self._shares = feed(mesh)[1]
+        self._shares = batch_share(mesh)[1]
         self.positions = speed.positions(system, rows=rows, time=time)
         self._sequences = speed.sequences(system, time)
         self._first = self._logged = self.clock.counters(step, self.seconds, self.done)

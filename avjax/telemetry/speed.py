@@ -1,4 +1,5 @@
-"""How fast a run is: what a step processes, and where its time goes, without making the device wait.
+"""How fast a run is: what a step processes, and where its time goes, without making the device
+wait.
 
 *Positions.* A batch has rows (entries of its first axis: examples, or several packed together where
 the System has `rows`) and sequences: arrays whose sequence axis has the same length share one. A
@@ -151,7 +152,8 @@ def positions(system, *, rows: int, time: int) -> dict[str, int]:
 
 
 def real_positions(batch: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> dict[str, int]:
-    """{"real_" + sequence: positions that are not padding} of one host's share of a batch, where the
+    """{"real_" + sequence: positions that are not padding} of one host's share of a batch, where
+    the
     batch tells: by "<name>_length", or by an array of two axes that is 0 on padding ("mask", or ids
     "segment" and "<...>_segment").
 

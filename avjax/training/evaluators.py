@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from avjax.sharding.mesh import batch_shardings, check_batch, feed, put_batch, replicated
+from avjax.sharding.mesh import batch_shardings, batch_share, check_batch, put_batch, replicated
 from avjax.training.state import abstract_params
 
 
@@ -60,7 +60,7 @@ class HeldOutLoss:
         self.should_stop: Callable[[], bool] = never
         self._shardings = batch_shardings(mesh, system.batch_spec)
         self._batches = [{k: v for k, v in batch.items() if k != "example"} for batch in batches]
-        rows = {len(next(iter(batch.values()))) * feed(mesh)[1] for batch in self._batches}
+        rows = {len(next(iter(batch.values()))) * batch_share(mesh)[1] for batch in self._batches}
         for size in rows:
             check_batch(size, mesh, where="held-out batch")
 
@@ -77,7 +77,7 @@ class HeldOutLoss:
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
         """What `run` finds, by a trace of the loss."""
-        shares = feed(self._mesh)[1]
+        shares = batch_share(self._mesh)[1]
         batch = {k: jax.ShapeDtypeStruct((len(x) * shares, *x.shape[1:]), x.dtype) for k,
                  x in self._batches[0].items()}
         with jax.set_mesh(self._mesh):

@@ -297,12 +297,12 @@ class TrainLoop:
         culprit = [*terms, *(name for name in totals if name in names)][0]
         in_a_row = f", {self.skipped} steps in a row" if skipping else ""
         good = self.checkpoints.latest_step()
+        kept = "none yet" if good is None else f"step {good}"
         raise UserError("the loss is not finite", where=f"step {step}, term {culprit!r}{in_a_row}",
                         expected="finite values",
                         found=", ".join(f"{name}={values[name]}" for name in names),
-                        hint=f"last good checkpoint: {'none yet' if good is None else f'step {good}'}"
-                        "; lower the learning rate, clip gradients, or set "
-                        "config.train.nan_policy=skip")
+                        hint=f"last good checkpoint: {kept}; lower the learning rate, clip "
+                        "gradients, or set config.train.nan_policy=skip")
 
     def evaluate(self) -> bool:
         """Runs the evaluators that are due; False when the job stops before all have run."""

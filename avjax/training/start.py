@@ -1,4 +1,5 @@
-"""What a training job begins with: checked settings, its checkpoints, and a restored or new state."""
+"""What a training job begins with: checked settings, its checkpoints, and a restored or new
+state."""
 
 import dataclasses
 from pathlib import Path
@@ -66,7 +67,8 @@ def open_checkpoints(t, workdir: Path, mesh: Mesh) -> Checkpoints | TieredCheckp
 
 def restore_or_init(config, system, optimizer: Optimizer, target: State, checkpoints,
                     workdir: Path, mesh: Mesh, timer: PhaseTimer) -> Start:
-    """The newest complete checkpoint, or a new state at step 0 (warm-started where the config says).
+    """The newest complete checkpoint, or a new state at step 0 (warm-started where the config
+    says).
 
     Args:
       target: the abstract state, with shardings.

@@ -35,7 +35,8 @@ class PhaseTimer:
 
     @contextlib.contextmanager
     def phase(self, name: str, *, watched_as: str = "") -> Iterator[None]:
-        """Counts the time inside as `name`; the watchdog knows it as `watched_as` (default: name)."""
+        """Counts the time inside as `name`; the watchdog knows it as `watched_as` (default:
+        name)."""
         began = time.perf_counter()
         try:
             with self._watchdog.phase(watched_as or name):
