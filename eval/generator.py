@@ -43,10 +43,11 @@ class Generator:
         self.names = tuple(system.example_spec)  # what is read of an example
         whole = jax.sharding.PartitionSpec() if everywhere else None
         self._generate = jax.jit(system.generate, static_argnames="task", out_shardings=whole)
+        self._steps = None
         # steps are driven, and their results read, by one process
-        if hasattr(system, "in_steps") and not everywhere:
+        if not everywhere and any(map(system.steps, system.tasks)):
             self.batch_size = 1
-            self._in_steps = functools.cache(system.in_steps)
+            self._steps = functools.cache(system.steps)
 
     def __call__(self, params, examples: Iterable[tuple[str, Example]],
                  task: str = "") -> Iterator[tuple[str, dict]]:
@@ -104,9 +105,9 @@ class Generator:
                          x in streams.items()}
 
     def _run(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
-        if not hasattr(self, "_in_steps"):
+        if self._steps is None or self._steps(task) is None:
             return jax.device_get(self._generate(params, conditions, keys, task=task))
-        for made, _ in self._in_steps(task)(params, conditions, keys):  # noqa: B007
+        for made, _ in self._steps(task)(params, conditions, keys):  # noqa: B007
             pass
         return made
 

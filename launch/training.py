@@ -22,19 +22,10 @@ from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loading.loader import check_recipes, make_loader
 from data_pipelines.store.dataset import open_dataset
 from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
-from launch import identities, preflight
+from launch import identities, preflight, schema
 from launch.flags import fill, launcher, unfill
 
 CONFIG_FILE = "config.json"
-# What may differ from the workdir's config.json when a run goes on: it changes neither the model
-# nor the sequence of updates. (train.steps may too, unless the schedule depends on it.)
-FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluate.", "sample.",
-        "name", "train.log_every", "train.checkpoint_every", "train.keep_", "train.best_",
-        "train.evaluate_every", "train.loss_examples", "train.init_", "train.nan_policy",
-        "train.max_skips", "train.profile_", "train.wandb", "train.local_",
-        "train.peak_flops", "train.steps", "train.watchdog_seconds", "train.save_timeout",
-        "train.barrier_timeout",
-        "train.heartbeat_timeout")
 
 
 def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
@@ -183,10 +174,8 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
         raise UserError("the workdir's config is unreadable", where=str(file), found=str(error),
                         hint="use another workdir") from error
     now = _flat(plain(config))
-    free = tuple(key for key in FREE if key != "train.steps"
-                 or config.optimizer.schedule not in ("cosine", "linear"))
     differing = sorted(key for key in before.keys() | now.keys()
-                       if before.get(key) != now.get(key) and not key.startswith(free)
+                       if before.get(key) != now.get(key) and not schema.may_change(config, key)
                        and not paths.moved(before.get(key), now.get(key)))
     if differing:
         raise UserError("this workdir was begun with another config", where=str(file),

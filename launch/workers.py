@@ -22,6 +22,7 @@ from avjax.hosts import cluster, distributed
 from avjax.storage import lock
 from data_pipelines.store import merge as data_parts
 from data_pipelines.store.merge import Part
+from launch import cli
 from launch.targets import processes
 
 SPREAD = "AVJAX_SPREAD"  # a variable of the processes that --processes starts
@@ -53,10 +54,9 @@ def spread(module: str, out: str) -> None:
         raise UserError("--shard is one part by itself", where="--processes",
                         hint="leave one of the two out")
     folder = pathlib.Path(out).absolute()
-    code = processes.run([sys.executable, "-m", module, *sys.argv[1:]], processes=args.processes,
+    code = processes.run([*cli.child(module), *sys.argv[1:]], processes=args.processes,
                          environment={SPREAD: "1"}, logs=folder.with_name(f".{folder.name}.logs"),
-                         cwd=pathlib.Path.cwd(), max_restarts=RESTARTS,
-                         grace=GRACE)
+                         cwd=pathlib.Path.cwd(), max_restarts=RESTARTS, grace=GRACE)
     if not code:
         print(f"written: {folder}")
     sys.exit(code)

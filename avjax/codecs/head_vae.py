@@ -6,6 +6,7 @@ Suffixes: B batch, T time, P pose width, Z latent width, D model width.
 
 import flax.linen as nn
 import jax
+from ml_collections import FrozenConfigDict
 
 from avjax.nn.layers import Dense
 from avjax.nn.transformer import PostNormEncoderLayer
@@ -14,7 +15,7 @@ from avjax.nn.transformer import PostNormEncoderLayer
 class HeadVAENet(nn.Module):
     """Encoder to a latent's mean and log variance, and decoder; attention over all frames."""
 
-    config: object  # a frozen system config
+    config: FrozenConfigDict
 
     def setup(self):
         c = self.config

@@ -65,7 +65,7 @@ def fit_length(units_T: np.ndarray, frames: int) -> np.ndarray:
 def fit(frames: SpeechFrames, audio: Callable[[], Iterable[Sequence[np.ndarray]]], num_units: int,
         *, seed: int = 0, passes: int = 3, mesh: Mesh | None = None,
         report: Callable[[str], None] = lambda line: None) -> UnitEncoder:
-    """Units fitted on speech by k-means in a stream (kmeans_stream.fit, which also says the
+    """Units fitted on speech by k-means in a stream (kmeans_stream.fit, which also lists the
     errors).
 
     audio: gives a fresh iterator over the same lists of utterances whenever it is called, 1 +

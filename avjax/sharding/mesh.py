@@ -105,16 +105,16 @@ def check_sequence(name: str, spec, parts: int, time: int | None) -> None:
     length, fixed = spec.shape[spec.sequence_axis], True
     if isinstance(length, str):
         length, fixed = time, False
-    unit = parts * spec.together
+    unit = parts * spec.granularity
     if length is None or length % unit == 0:
         return
     near = [n for n in (length // unit * unit, (length // unit + 1) * unit) if n > 0]
-    steps = length // spec.together if length % spec.together == 0 else 1
+    steps = length // spec.granularity if length % spec.granularity == 0 else 1
     fitting = [str(n) for n in range(1, 65) if steps % n == 0]
     raise UserError("a sequence does not divide over the mesh",
                     where=f"batch[{name!r}], axis {spec.sequence_axis}",
                     expected=f"a multiple of {unit} = config.mesh.seq {parts}"
-                    + (f" x {spec.together} that stay together" if spec.together > 1 else "")
+                    + (f" x {spec.granularity} that stay together" if spec.granularity > 1 else "")
                     + f", for instance {' or '.join(map(str, near))}",
                     found=str(length),
                     hint=f"change "

@@ -1,19 +1,19 @@
-"""The contract between a paper's model and everything else in the house.
+"""The contract between a paper's model and the rest of the codebase.
 
 A *System* is one trainable thing. The loader makes batches of `batch_spec` from examples of
 `example_spec`, the sharding rules place its parameters, the loop differentiates `loss`, the
-evaluator calls `generate`; none of them knows which paper it is.
+generator calls `generate`, `steps` or `stream`; none of them knows which paper it is.
+docs/adding_a_system.md builds one from nothing.
 """
 
 import dataclasses
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from avjax.errors import UserError
+from avjax.systems import registry
 
 Params = Any  # a pytree of arrays, named as flax names them
 Batch = dict[str, jax.Array]
@@ -23,15 +23,21 @@ Batch = dict[str, jax.Array]
 class Spec:
     """One named array of a batch, a condition or an output stream.
 
-    `shape` leads with the axis names "batch" and, for sequences, "time"; other entries are sizes.
-    `rate` is frames per second for anything with a time axis. `recipe` is the exact definition of
-    the feature (sample rate, FFT size, normalisation, ...) that a feature shard must have been made
-    with; None accepts any.
-
-    `sequence` marks the axis that is a sequence where its size is fixed and so has no name ("time"
-    is one without being marked): the mesh axis `seq` splits it. A shape alone cannot say which of
-    its sizes is time, and two sequences of a row (tokens, patches) have different lengths.
-    `together` entries of it are never split (the two units of a frame).
+    Attributes:
+      shape: leads with the axis names "batch" and, for sequences, "time"; other entries are sizes.
+      dtype: a numpy dtype's name.
+      meaning: what the array holds, for error messages and tables.
+      unit: of its numbers.
+      rate: frames per second of anything with a time axis.
+      recipe: the exact definition of the feature (sample rate, FFT size, normalisation, ...) that a
+        feature shard must have been made with; None accepts any.
+      sequence: the axis that is a sequence where its size is fixed and so has no name ("time" is
+        one without being marked): the mesh axis `seq` splits it. A shape alone cannot say which of
+        its sizes is time, and two sequences of a row (tokens, patches) have different lengths.
+      granularity: so many consecutive entries of the sequence are never split (the two units of a
+        video frame).
+      speaker_axis: the axis that counts a conversation's speakers, batch axis included; None where
+        the array belongs to one speaker or to all.
     """
 
     shape: tuple[str | int, ...]
@@ -41,7 +47,8 @@ class Spec:
     rate: float | None = None
     recipe: dict | None = None
     sequence: int | None = None
-    together: int = 1
+    granularity: int = 1
+    speaker_axis: int | None = None
 
     @property
     def sequence_axis(self) -> int | None:
@@ -55,8 +62,22 @@ class Spec:
         return jax.ShapeDtypeStruct(shape, np.dtype(self.dtype))
 
 
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """What a stream made since its last chunk.
+
+    Attributes:
+      streams: {stream: new frames, batch axis first}; empty where only progress is reported.
+        Concatenated along time, a stream's chunks are what `generate` returns of it.
+      seconds: how much has been made so far, this chunk included.
+    """
+
+    streams: dict[str, np.ndarray]
+    seconds: float
+
+
 class Rows(Protocol):
-    """How a System that trains on whole examples lays them out in a batch's rows. All numpy, all
+    """How a System that trains on complete examples lays them out in a batch's rows. All numpy, all
     pure.
 
     A row is one entry of the batch axis and holds one or several examples, as many as fit. Where a
@@ -79,55 +100,82 @@ class Rows(Protocol):
         crops."""
 
 
-class System(Protocol):
-    """What every paper provides. Built once from its config by `build`; holds no arrays."""
+class System:
+    """Base class of every paper's model. Built once from its config by `build`; holds no arrays.
 
-    batch_spec: dict[str, Spec]  # what `loss` is given
-    example_spec: dict[str, Spec]  # what a dataset's examples must hold for that
-    conditions_spec: dict[str, Spec]  # what `generate` is given
-    streams_spec: dict[str, Spec]  # what `generate` returns
-    # (regex over "a/b/c" path, mesh axes per dim); exactly one must match
+    A subclass sets the specs and `param_rules` and defines `init`, `loss`, `conditions` and
+    `generate`. The rest are optional abilities with defaults.
+
+    Attributes:
+      batch_spec: what `loss` takes.
+      example_spec: what a dataset's examples must hold for that.
+      conditions_spec: what `generate` takes.
+      streams_spec: what `generate` returns.
+      param_rules: (regex over an "a/b/c" path, mesh axes per dimension); exactly one must match.
+      tasks: what `generate` can be asked for; the first is the default.
+      makes: {task: streams that it makes}; others that it returns are copies of its conditions.
+      rows: how complete examples are packed; None trains on random segments.
+    """
+
+    batch_spec: dict[str, Spec]
+    example_spec: dict[str, Spec]
+    conditions_spec: dict[str, Spec]
+    streams_spec: dict[str, Spec]
     param_rules: tuple[tuple[str, tuple], ...]
-    tasks: tuple[str, ...]  # what `generate` can be asked for; the first is the default
-    # {task: streams that it makes}; others that it returns are those it was given
-    makes: dict[str, tuple[str, ...]]
-    rows: Rows | None
+    tasks: tuple[str, ...] = ("generate",)
+    makes: Mapping[str, tuple[str, ...]] = {}
+    rows: Rows | None = None
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters (float32)."""
+        raise NotImplementedError
 
     def loss(self, params: Params, batch: Batch,
              key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scalar loss and scalar metrics. Pure; `key` is the only randomness."""
+        raise NotImplementedError
 
     def conditions(self, example: Mapping[str, Any],
                    task: str) -> tuple[dict[str, np.ndarray], int]:
         """(conditions of `generate` for one example of a dataset, without batch axis; frames to
         make room for). The caller pads the axes that `conditions_spec` names ("time" to at least
         that number) and adds "mask"."""
+        raise NotImplementedError
 
     def generate(self, params: Params, conditions: Batch, keys: jax.Array, task: str = "") -> Batch:
         """Streams for a batch of conditions; `keys` is (batch,) typed keys, one an example, so that
         an example's noise does not depend on its neighbours or on padding. Pure and jittable. A
         System that decides lengths itself has no "mask" among its conditions, and "<stream>_length"
-        (batch,) int32 says how many frames are real.
+        (batch,) int32 says how many frames are real."""
+        raise NotImplementedError
 
-        A System may also have `in_steps(task)`: a function of a batch of one's (params, conditions,
-        keys) that does the same in steps driven from the host and yields (None, seconds made) after
-        each, last (what `generate` returns, all seconds). It is
-        then used instead: nothing is spent on, or compiled for, the longest answer that `generate`
-        must make room for."""
+    def steps(self, task: str) -> Callable[..., Iterator[Chunk]] | None:
+        """A function of a batch of one's (params, conditions, keys) that does what `generate` does
+        in steps driven from the host, and yields the chunks of `stream`. Where there is one it is
+        used instead: nothing is spent on, or compiled for, the longest answer that `generate` must
+        make room for."""
+        return None
+
+    def can_stream(self, task: str) -> bool:
+        """Whether `stream` can do this task under this config."""
+        return False
+
+    def stream(self, params: Params, prompts: Iterable[Batch], keys: jax.Array,
+               task: str) -> Iterator[Chunk]:
+        """The streams of `generate` in chunks, each as soon as it is made. Arrays without a time
+        axis ("<stream>_length" among them) may come in any chunk; the last one that comes counts.
+
+        Args:
+          prompts: batches of conditions; one for most systems, consecutive pieces where a long
+            input is read piece by piece.
+          keys: (batch,) typed keys, as for `generate`.
+        """
+        raise NotImplementedError(f"{type(self).__module__} does not stream {task!r}")
 
 
 def build(config) -> System:
     """The System that `config.name` picks: the class `System` of `avjax.systems.<name>`."""
-    try:
-        module = importlib.import_module(f"avjax.systems.{config.name}")
-    except ModuleNotFoundError as error:
-        raise UserError("unknown system", where="config.system.name",
-                        expected="a folder or file of avjax/systems", found=repr(config.name),
-                        hint="check the name's spelling") from error
-    return module.System(config)
+    return registry.load(config.name)(config)
 
 
 def example_batch(system: System, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -66,7 +66,7 @@ def _parameter_table(params) -> list[str]:
 
 
 def _batch_line(config, system) -> str:
-    packed = getattr(system, "rows", None)
+    packed = system.rows
     size = f"{config.data.batch_size} examples x {config.data.segment} frames"
     if packed:
         limits = " and ".join(f"{count} {name}" for name, count in packed.capacity.items())

@@ -130,8 +130,7 @@ def averages(before: Counters, after: Counters) -> dict[str, float]:
 def sequences(system, time: int) -> dict[str, int]:
     """{name of a sequence: its length in a row}; `time` is the length of axes named "time"."""
     found: dict[int | str, tuple[str, int]] = {}
-    rows = getattr(system, "rows", None)
-    resources = {size: name for name, size in rows.capacity.items()} if rows else {}
+    resources = {n: name for name, n in system.rows.capacity.items()} if system.rows else {}
     for name, spec in system.batch_spec.items():
         axis = spec.sequence_axis
         if axis is None or name in ("mask", "weight"):
@@ -146,7 +145,7 @@ def sequences(system, time: int) -> dict[str, int]:
 
 def positions(system, *, rows: int, time: int) -> dict[str, int]:
     """{"examples" or "rows": rows, sequence: positions of a step with padding}, over all hosts."""
-    packed = getattr(system, "rows", None) is not None
+    packed = system.rows is not None
     return {"rows" if packed else "examples": rows,
             **{name: rows * length for name, length in sequences(system, time).items()}}
 

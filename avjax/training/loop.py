@@ -44,7 +44,7 @@ from avjax.training.state import (
     evaluation_params,
 )
 from avjax.training.step import CompiledStep, plain_step, step_of
-from avjax.training.timing import PhaseTimer, count_compilations
+from avjax.training.phases import PhaseTimer, count_compilations
 
 __all__ = ["RESTARTABLE", "Preempted", "Result", "train"]
 

@@ -16,7 +16,7 @@ from avjax.hosts import environment
 from avjax.sharding.mesh import check_batch
 from avjax.training.optimizer import Optimizer
 from avjax.training.state import State, init_state
-from avjax.training.timing import PhaseTimer
+from avjax.training.phases import PhaseTimer
 
 
 @dataclasses.dataclass

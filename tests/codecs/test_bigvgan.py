@@ -14,7 +14,7 @@ from avjax.errors import UserError
 from avjax.signal import mel
 from tests.golden_files import cases, lacks, recordings, relative_error, some, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 from tests.weights.torch_zips import Call, Global, dumps, zip_pickle
 
 CASES = cases("bigvgan_")

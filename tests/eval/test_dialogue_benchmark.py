@@ -9,6 +9,7 @@ import pytest
 
 from avjax.encoders import portrait
 from avjax.signal import mel
+from avjax.systems import api
 from avjax.systems.api import Spec
 from data_pipelines.puppets import face_code
 from data_pipelines.store import dataset as store
@@ -46,7 +47,7 @@ class ToyDecoder:
         return np.zeros(256 * len(streams["mel"]), np.float32)
 
 
-class ToySystem:
+class ToySystem(api.System):
     """`avatar` reacts to its own partner or, `strange`, to nobody; `speech` has another timing."""
 
     tasks = ("avatar", "speech")

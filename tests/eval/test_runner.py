@@ -15,7 +15,8 @@ from data_pipelines.store import dataset as store
 from eval import generator, rows, runner, tables
 from eval.in_loop import InLoopEvaluator
 from tests.eval import toys
-from tests.quick import quick  # noqa: F401 (around every test here)
+
+pytestmark = pytest.mark.quick
 
 
 @pytest.fixture(scope="module")

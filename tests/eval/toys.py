@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.signal import resample
+from avjax.systems import api
 from avjax.systems.api import Spec
 from configs import base
 from data_pipelines.store import dataset as store
@@ -110,7 +111,7 @@ def at_30hz(x_TC):
                                 np.arange(round(len(x_TC) * 30 / 25)) * 25 / 30)
 
 
-class System:
+class System(api.System):
     """streams = tokens @ W + noise * params["noise"] + params["context"] * mean over the real
     frames."""
 
@@ -190,7 +191,7 @@ def write_tasks_corpus(folder, *, seed: int = 0):
         codecs={"pose": {"mean": np.zeros(7), "std": np.ones(7)}})
 
 
-class TasksSystem:
+class TasksSystem(api.System):
     """Gives the truth back at params["pace"] times its duration where the task leaves the length
     open, with noise that also shows whether keys and prompt lengths are kept apart: audio +=
     params["noise"] * (normal + mean of the prompt)."""

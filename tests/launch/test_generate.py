@@ -29,12 +29,13 @@ from data_pipelines.features.talker import prompt as talker
 from data_pipelines.puppets import build
 from data_pipelines.store import dataset as store
 from launch import flags, training
-from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 from tests.systems.talker_tiny import random_params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import fake_gcs  # noqa: E402
+
+pytestmark = pytest.mark.quick
 
 ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
 generate = flags.launcher("launch.generate")

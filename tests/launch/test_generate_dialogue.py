@@ -36,7 +36,7 @@ FRAMES = 3  # of 25 Hz that the System makes of a token
 LATENTS = (2, 2, 4)
 
 
-class Talkers:
+class Talkers(api.System):
     """A System: latents count on from those it is given, units repeat the tokens."""
 
     tasks, makes = ("dialogue", "avatar"), {"dialogue": ("units", "mel", "latents"),
@@ -77,7 +77,7 @@ class Talkers:
                 "mel_length": 441 * units // 256,
                 "latents": count + after, "latents_length": units // 2}
 
-    def in_steps(self, task):
+    def steps(self, task):
         """Two of them."""
         def steps(params, conditions, keys):
             out = self.generate(params, conditions, keys, task)

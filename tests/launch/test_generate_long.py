@@ -18,7 +18,8 @@ from data_pipelines.features.avflow import head_pose
 from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.media import write_media
 from launch import flags
-from tests.quick import quick  # noqa: F401 (around every test here)
+
+pytestmark = pytest.mark.quick
 
 generate = flags.launcher("launch.generate")
 

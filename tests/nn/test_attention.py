@@ -8,6 +8,8 @@ import pytest
 from avjax.errors import UserError
 from avjax.nn.attention import Band, Causal, Full, attention
 
+pytestmark = pytest.mark.quick
+
 B, H, T, K = 2, 2, 75, 8
 
 

@@ -72,7 +72,7 @@ def test_slices_that_are_not_accounted_for(dcn, devices, words):
 
 SPECS = {"mel": Spec(("batch", "time", 80), "float32", ""),
          "who": Spec(("batch", 5), "float32", ""),
-         "units": Spec(("batch", 128, 2), "int32", "", sequence=1, together=2)}
+         "units": Spec(("batch", 128, 2), "int32", "", sequence=1, granularity=2)}
 
 
 def test_sequences_lie_over_seq():

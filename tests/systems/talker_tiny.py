@@ -8,7 +8,7 @@ import numpy as np
 from avjax.systems.api import build
 from avjax.systems.talker import objective
 from avjax.systems.talker.config import default
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 
 def tiny(**overrides):

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
-from avjax.nn import cross_attention
+from avjax.nn import attention, attention_kernels
 from avjax.sharding.rules import named_leaves
 from avjax.systems.tavid.visual import parts
 from avjax.systems.tavid.visual import published as weights
@@ -17,7 +17,7 @@ from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.reference import ReferenceNet
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 CASES = cases("hallo2_unet", key="denoising/sd/")
 TOLERANCE = 1e-4
@@ -328,7 +328,7 @@ def test_kernels_agree():
 
     def run(kernel, lengths):
         def total(q, k, v):
-            out = cross_attention.cross_attention(q, k, v, lengths_B=lengths, kernel=kernel)
+            out = attention.cross_attention(q, k, v, lengths_B=lengths, kernel=kernel)
             return jnp.sum(jnp.sin(out)), out
         return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
 
@@ -336,14 +336,14 @@ def test_kernels_agree():
                                          for n in (None, lengths)])():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), one,
                      other)
-    short = cross_attention.cross_attention(q[:, :3], k, v, lengths_B=lengths)
+    short = attention.cross_attention(q[:, :3], k, v, lengths_B=lengths)
     np.testing.assert_allclose(short[1],
-                               cross_attention.cross_attention(q[1:, :3], k[1:, :9], v[1:, :9])[0],
+                               attention.cross_attention(q[1:, :3], k[1:, :9], v[1:, :9])[0],
                                atol=1e-6)
-    assert cross_attention.automatic(jax.ShapeDtypeStruct((1, 4096, 8, 40), np.float32),
+    assert attention_kernels.cross_kernel(jax.ShapeDtypeStruct((1, 4096, 8, 40), np.float32),
                                      8192) == "blocked"
     with pytest.raises(UserError, match="dense | blocked"):
-        cross_attention.cross_attention(q, k, v, kernel="flash")
+        attention.cross_attention(q, k, v, kernel="flash")
 
 
 # ---- the small parts

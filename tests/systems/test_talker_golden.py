@@ -14,7 +14,8 @@ from avjax.systems.talker.config import released
 from avjax.systems.talker.model import arrange
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import CASES, pack, prepare, quick_jit, utterances
+from tests.quick import quick_jit
+from tests.systems.talker_golden import CASES, pack, prepare, utterances
 
 TOLERANCE = 1e-4
 INDICES = [pytest.param(i, id=case.id, marks=case.marks) for i, case in enumerate(CASES)]
@@ -68,10 +69,10 @@ def test_head_inputs(index, packed):
     target, repeats = ours["target"], config.repeats
     for name in ("speech", "motion"):
         recorded, ours = under(arrays, f"{name}_cfm_inputs/"), target[name]
-        wanted = ours["mask"] > 0
+        wanted = ours.mask_BJ > 0
         assert recorded["tgt_mask"].all() and wanted.sum() * repeats == len(recorded["x1"])
-        for theirs, value in (("x1", ours["x1"]), ("mu", target["mu"]), ("cond", ours["context"]),
-                              ("global_cond", ours["global"])):
+        for theirs, value in (("x1", ours.x1_BJPC), ("mu", target["mu"]), ("cond", ours.context_BJPC),
+                              ("global_cond", ours.global_BJS)):
             value = np.repeat(value[wanted], repeats, axis=0)
             # recorded as (patch, channel, frame)
             value = value.swapaxes(1, 2) if value.ndim == 3 else value

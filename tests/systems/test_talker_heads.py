@@ -13,7 +13,7 @@ from avjax.systems.talker import decode
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.local import LocalBlock, LocalStack, joint_stacks
 from avjax.training.flops import count_flops
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 from tests.systems.talker_tiny import draw, head_arguments, one, random_like, random_params, tiny
 
 
@@ -32,12 +32,12 @@ def test_stacks_are_their_blocks_in_turn(layers):
     scan."""
     rng, there = np.random.default_rng(0), np.array([True, True, False, True])
     a, b = (rng.standard_normal((4, n, 24)).astype(np.float32) for n in (5, 3))
-    scanned, apart = (LocalStack(width=24, heads=2, layers=layers, rows=(-2, None), apart=x)
+    scanned, apart = (LocalStack(width=24, heads=2, layers=layers, rows=(-2, None), unstacked=x)
                       for x in (False, True))
     params = [random_like(jax.eval_shape(scanned.init, jax.random.key(0), a)["params"], seed)
               for seed in (0, 1)]
     assert ("blocks" in params[0]) == (layers > 1)
-    unstacked = [decode._blocks_apart(p) for p in params]
+    unstacked = [decode.unstack_blocks(p) for p in params]
     assert [f"blocks_{i}" in unstacked[0] for i in range(layers)] == [True] * (layers - 1) + [False]
 
     def in_turn(p, x):

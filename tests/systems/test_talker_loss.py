@@ -9,7 +9,8 @@ from avjax.sharding.mesh import batch_sharding, make_mesh, put_batch
 from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.talker import objective
-from tests.systems.talker_golden import pack, quick_jit
+from tests.quick import quick_jit
+from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import draw, random_params, three, tiny, utterance
 
 
@@ -59,9 +60,9 @@ def test_loss_is_zero_at_the_true_velocity():
         target = objective.targets(batch, hidden, config)
         for name in ("speech", "motion"):
             x, t, *_ = objective.head_inputs(target["mu"], target[name], noise[name])
-            velocity = noise[name]["z"] - target[name]["x1"][:, :, None]
+            velocity = noise[name]["z"] - target[name].x1_BJPC[:, :, None]
             # to t = 0: the data
-            error = x - t[..., None, None] * velocity - target[name]["x1"][:, :, None]
+            error = x - t[..., None, None] * velocity - target[name].x1_BJPC[:, :, None]
             losses = [objective.flow_loss(velocity + off, target[name], noise[name])
                       for off in (0, 2)]
             out.append((jnp.abs(error).max(), *losses))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from avjax.systems.talker import objective
-from tests.systems.talker_golden import pack, quick_jit
+from tests.quick import quick_jit
+from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import compiled, draw, head_arguments, one, three, utterance
 
 

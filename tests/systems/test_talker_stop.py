@@ -8,8 +8,10 @@ import pytest
 from avjax.systems.api import build
 from avjax.systems.talker import objective, sampler
 from avjax.systems.talker.streaming import StreamingSampler
-from tests.systems.talker_golden import pack, quick  # noqa: F401 (quick: around every test here)
+from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import random_params, tiny
+
+pytestmark = pytest.mark.quick
 
 ROOM, PROMPTS = 12, (3, 5, 2)  # frames; tokens of each row
 AUDIO, MOTION = (0, 5, 2), (0, 4, 7)  # frames of prefix

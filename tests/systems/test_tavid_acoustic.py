@@ -22,7 +22,7 @@ from configs import base
 from data_pipelines.loading.loader import make_loader
 from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 SIZES = dict(num_units=12, mel_dim=6, voice_dim=4, d_model=16, num_layers=2, num_heads=2, d_ff=16,
              unit_dim=8, row_frames=24, position_kernel=3, position_groups=4, position_depth=1,

@@ -16,7 +16,7 @@ from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.tavid.mapper import config as configs
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows, all_selves
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 KINDS = [("joint", True), ("joint", False), ("dual", True), ("dual", False), ("concat", True)]
 

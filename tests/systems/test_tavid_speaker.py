@@ -18,7 +18,7 @@ from data_pipelines.loading.loader import make_loader
 from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
 from eval.metrics import retrieval
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 SIZE, VOICE, FACE = 32, 6, 4
 

@@ -41,7 +41,7 @@ def test_clip_by_clip_is_all_at_once(system):
     keys = jax.random.split(jax.random.key(3), 1)
     whole = jax.device_get(jax.jit(system.generate,
                                    static_argnames="task")(params, conditions, keys, task="avatar"))
-    *steps, (made, seconds) = system.in_steps("avatar")(params, conditions, keys)
+    *steps, (made, seconds) = system.steps("avatar")(params, conditions, keys)
     clips = -(-LENGTH // 2 // FRAMES)
     assert len(steps) == clips and seconds == LENGTH / 50
     np.testing.assert_allclose([s for _, s in steps],

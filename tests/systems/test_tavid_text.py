@@ -17,7 +17,7 @@ from avjax.systems.api import build, example_batch
 from avjax.systems.tavid.text import config as presets
 from avjax.systems.tavid.text import decode, draws, objective, plan, rows
 from avjax.systems.tavid.text.model import TextNet
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 FILLER = 3
 

@@ -20,12 +20,12 @@ from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.tavid.vae import config as configs
 from configs import base
-from data_pipelines.features.common import picture_latents
+from data_pipelines.features.common import trained
 from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
 from launch.training import run_training
 from tests.golden_files import cases, relative_error, under
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 CASES = cases("sd_vae", key="sd/")
 TOLERANCE = 1e-4
@@ -128,7 +128,7 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
     c.train.peak_flops, c.evaluate.batch_size = 1e11, 8
     run_training(c, tmp_path / "run")
 
-    codec = picture_latents.load(tmp_path / "run")
+    codec = trained.load_picture_codec(tmp_path / "run")
     shown = np.concatenate([clip["pictures"][:2] for clip in clips[:4]])
     latents = codec.encode(shown)
     assert latents.shape == (len(shown), 4, 4, 4) == (len(shown), *codec.latent_shape(16, 16))

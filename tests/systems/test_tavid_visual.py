@@ -20,7 +20,7 @@ from avjax.training.flops import count_flops
 from avjax.training.optimizer import make_optimizer
 from avjax.training.step import make_gradients
 from configs import base
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 LATENT = (4, 4, 1)
 

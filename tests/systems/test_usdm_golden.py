@@ -16,7 +16,7 @@ from avjax.systems.tavid.acoustic.system import System
 from avjax.systems.tavid.acoustic.usdm import alibi
 from tests.golden_files import cases, matching, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import quick_jit
+from tests.quick import quick_jit
 
 FILES = cases("usdm_voicebox")
 TOLERANCE = 1e-4

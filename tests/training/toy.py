@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.systems import api
 from avjax.systems.api import Spec
 from configs import base
 
 WIDTH, FRAMES = 8, 6
 
 
-class ToySystem:
+class ToySystem(api.System):
     """Regression of y on x through one hidden layer, with noise from the step's key when `noise` >
     0."""
 

@@ -5,20 +5,15 @@ Suffixes: B batch, T time, P pose width, Z latent width.
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
 from avjax.codecs.head_vae import HeadVAENet
+from avjax.systems import api
 from avjax.systems.api import Spec
+from avjax.systems.head_vae.config import released  # noqa: F401 (users' config files)
 
 
-def released() -> ConfigDict:
-    """The published sizes. `num_layers` layers on each side."""
-    return ConfigDict(dict(name="head_vae", pose_dim=7, latent_dim=8, d_model=16, num_heads=1,
-                           num_layers=1, d_ff=2048,
-                           dropout=0.1, kl_weight=1e-4, frame_rate=30.0))
-
-
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Attention runs over the whole clip given, padding hidden by the
     mask."""
 
@@ -29,7 +24,6 @@ class System:
         (r".*/scale", ()),
     )
 
-    tasks, rows = ("generate",), None
     makes = {"generate": ("pose_z",)}
 
     def __init__(self, config):

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from avjax.systems.tavid import acoustic, speaker, text, visual
+from avjax.systems import api
+from avjax.systems.tavid import acoustic, speaker, streaming, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
-from avjax.systems.tavid.streaming import DialogueSampler
 
 PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System,
          "speaker": speaker.System}
@@ -41,7 +41,7 @@ class DialogueRows:
         return self.acoustic.build(examples, rng) | {name: examples[0][name] for name in self.faces}
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Parameters are {"text", "acoustic", "visual", "speaker"}: those
     of the parts."""
 
@@ -118,9 +118,17 @@ class System:
             out |= self._run("visual", params, conditions | units, keys)
         return out
 
-    def in_steps(self, task=""):
-        """See avjax.systems.api.System."""
-        return DialogueSampler(self, task or self.tasks[0])
+    def steps(self, task=""):
+        """See avjax.systems.tavid.streaming.DialogueSampler."""
+        return streaming.dialogue_sampler(self, task or self.tasks[0])
+
+    def can_stream(self, task=""):
+        """Every task: sound first, then video clip by clip."""
+        return True
+
+    def stream(self, params, prompts, keys, task=""):
+        """See avjax.systems.tavid.streaming."""
+        return streaming.stream(self, params, prompts, keys, task or self.tasks[0])
 
     def units(self, params, conditions, keys):
         """{"units", "units_length"} of the text: whole frames of video, two units each."""

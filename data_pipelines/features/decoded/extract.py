@@ -14,7 +14,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from data_pipelines.features.common import clips as common
-from data_pipelines.features.common import picture_latents
+from data_pipelines.features.common import trained
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import arrays_hash
 
@@ -41,7 +41,7 @@ def extract(clips_dir, out_dir, *, vae=None, per_example: int = 40, name: str = 
     store.refuse_existing(out_dir)
     pictures = common.open_clips(clips_dir, out_dir)
     common.require(pictures, ("pictures",), "extract them with --features=pictures")
-    codec = picture_latents.load(pathlib.Path(vae))
+    codec = trained.load_picture_codec(pathlib.Path(vae))
     codec.latent_shape(*pictures.features["pictures"].shape[1:3])
     timed = [n for n, feature in pictures.features.items() if feature.shape[:1] == (None,)]
 

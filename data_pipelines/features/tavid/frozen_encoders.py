@@ -20,10 +20,10 @@ from avjax.encoders import units as unit_library
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.signal import level, mel
+from avjax.signal.resample import resampled
 from data_pipelines.features.common import clips as common
-from data_pipelines.features.common import portraits
+from data_pipelines.features.common import portraits, trained
 from data_pipelines.features.common.painter import Painter
-from data_pipelines.features.talker.frontend import resampled
 from data_pipelines.features.tavid import conversations
 from data_pipelines.features.tavid.conversations import RATE
 from data_pipelines.features.tavid.tokenizer import CODEC as TOKENIZER
@@ -266,16 +266,12 @@ def fit_faces(job, source, split) -> tuple[portrait.PortraitEncoder, dict[str, n
 
 
 def load_pictures(path):
-    from data_pipelines.features.common import picture_latents
-
-    return picture_latents.load(pathlib.Path(path))
+    return trained.load_picture_codec(pathlib.Path(path))
 
 
 def load_reader(path, painter: Painter):
     """UserError unless it reads what `motion` holds here."""
-    from data_pipelines.features.common import face_reading
-
-    reader = face_reading.load(pathlib.Path(path))
+    reader = trained.load_face_reader(pathlib.Path(path))
     recipes = [json.loads(json.dumps(r or {}))
                for r in (reader.recipe["motion"], painter.motion_recipe)]
     differ = [k for k in sorted({*recipes[0], *recipes[1]} - {"rate"})

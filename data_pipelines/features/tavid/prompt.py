@@ -94,10 +94,10 @@ def pieces(system, params, plan: prompting.Plan, keys) -> Iterator[tuple[dict | 
     """Yields (None, seconds made so far) again and again and last (what `generate` returns for the
     whole, all seconds)."""
     made, first, before, full = [], {}, 0.0, 0
-    in_steps = system.in_steps(plan.task)
+    steps = system.steps(plan.task)
     for k, conditions in enumerate(plan.pieces):
         piece_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if k else keys
-        for out, seconds in in_steps(params, conditions | first, piece_keys):  # noqa: B007
+        for out, seconds in steps(params, conditions | first, piece_keys):  # noqa: B007
             yield None, before + seconds
         if plan.task == "avatar":
             out |= {name: conditions[name] for name in ("units", "units_length")}

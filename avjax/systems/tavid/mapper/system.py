@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.nn.layers import Dense, compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.mapper.config import check
 from avjax.systems.tavid.mapper.net import MotionMapper, all_selves
@@ -50,7 +52,7 @@ MAPPER_RULES = (
 class Regressor(nn.Module):
     """The mapper and one linear layer from a frame's tokens to the target."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -64,10 +66,10 @@ class Regressor(nn.Module):
         return self.head(tokens_BTMW.astype(jnp.float32).reshape(*tokens_BTMW.shape[:2], -1))
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System."""
 
-    tasks, makes = ("generate",), {"generate": ("motion",)}
+    makes = {"generate": ("motion",)}
     param_rules = (*((f"mapper/{pattern}", axes) for pattern, axes in MAPPER_RULES),
                    (r"head/kernel", ("fsdp", None)), (r"head/bias", ()))
 
@@ -123,16 +125,14 @@ class System:
 
 def specs(c):
     """batch_spec, example_spec, conditions_spec, streams_spec."""
-    recipe = c.units_recipe.as_configdict().to_dict() if hasattr(c.units_recipe,
-                                                                 "as_configdict") else c.units_recipe
     units = dict(dtype="int32", meaning="semantic units of every speaker", rate=UNITS_A_FRAME
-                 * c.frame_rate, recipe=recipe)
+                 * c.frame_rate, recipe=plain(c.units_recipe), speaker_axis=2)
     target = dict(dtype="float32", meaning="what the pictures of every speaker show",
-                  rate=c.frame_rate)
+                  rate=c.frame_rate, speaker_axis=2)
     F, S, M = c.segment, c.streams, c.target_dim
     length = Spec(("batch",), "int32", "how many are real")
     batch = {"units": Spec(("batch", UNITS_A_FRAME * F, S), **units, sequence=1,
-                           together=UNITS_A_FRAME),
+                           granularity=UNITS_A_FRAME),
              c.target: Spec(("batch", F, S, M), **target, sequence=1),
              "mask": Spec(("batch", F), "float32", "1 = real frame, 0 = padding", rate=c.frame_rate,
                           sequence=1)}

@@ -13,8 +13,10 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.encoders.resnet import ResNet
+from avjax.fields import plain
 from avjax.nn.layers import Dense, compute_dtype, gelu
 from avjax.sharding.activations import shard
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.speaker.config import check
 from avjax.systems.tavid.speaker.rows import FRAMES, SpeakerRows
@@ -32,7 +34,7 @@ SPEAKER_RULES = (
 
 
 class SpeakerNet(nn.Module):
-    config: object  # a frozen system config
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -57,10 +59,10 @@ class SpeakerNet(nn.Module):
         return self.out(x_ND.astype(jnp.float32))
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = ("generate",), {"generate": ("voices",)}
+    makes = {"generate": ("voices",)}
     param_rules = SPEAKER_RULES
 
     def __init__(self, config):
@@ -116,24 +118,21 @@ class System:
 def specs(c, picture: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
     """batch_spec and example_spec. `latents` are asked for only where a random frame of them is
     trained on."""
-    def recipe(name):
-        value = c[name]
-        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
-
     S = c.speakers
     batch = {"faces": Spec(("batch", S, c.face_dim), "float32", "face embedding",
-                           recipe=recipe("faces_recipe")),
+                           recipe=plain(c.faces_recipe), speaker_axis=1),
              "voices": Spec(("batch", S, c.voice_dim), "float32", "speaker embedding",
-                            recipe=recipe("voices_recipe"))}
+                            recipe=plain(c.voices_recipe), speaker_axis=1)}
     if picture:
-        batch[picture] = Spec(("batch", S, c.size, c.size, c.map_width), "uint8" if c.inputs
-                              == "pixels" else "float32", "reference picture" if c.inputs
-                              == "pixels" else "map of the reference picture")
+        dtype, meaning = (("uint8", "reference picture") if c.inputs == "pixels"
+                          else ("float32", "map of the reference picture"))
+        batch[picture] = Spec(("batch", S, c.size, c.size, c.map_width), dtype, meaning,
+                              speaker_axis=1)
     if not c.random_frame:
         return batch, batch
     frames = dataclasses.replace(batch[picture], shape=("batch", "time", *batch[picture].shape[1:]),
-                                 dtype="float16",
-                                 meaning="video latents", rate=25.0)
+                                 dtype="float16", meaning="video latents", rate=25.0,
+                                 speaker_axis=2)
     return batch, batch | {FRAMES: frames}
 
 

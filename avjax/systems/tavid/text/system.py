@@ -8,7 +8,9 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
+from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.text import decode, objective
 from avjax.systems.tavid.text.config import RATE, check
@@ -16,7 +18,7 @@ from avjax.systems.tavid.text.model import TextNet
 from avjax.systems.tavid.text.rows import TextRows, check_tokens
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
     tasks = ("dialogue",)
@@ -102,30 +104,26 @@ class System:
 
 def specs(c) -> tuple[dict[str, Spec], ...]:
     """batch_spec, example_spec, conditions_spec and streams_spec of a config."""
-    def recipe(name):
-        value = c[name]
-        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
-
     N, T, S = c.row_tokens, c.row_frames, c.num_streams
 
     def tokens(size):
         return {"tokens": Spec(("batch", size), "int32", "dialogue text ids",
-                               recipe=recipe("tokens_recipe"), sequence=1),
+                               recipe=plain(c.tokens_recipe), sequence=1),
                 "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's",
                                       sequence=1)}
 
     def units(size):
         return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE,
-                    recipe=recipe("units_recipe"),
-                    sequence=1, together=c.frames_per_step)
+                    recipe=plain(c.units_recipe),
+                    sequence=1, granularity=c.frames_per_step, speaker_axis=2)
 
     length = Spec(("batch",), "int32", "ids or frames that exist")
     batch = {**tokens(N), "tokens_length": length,
              "times": Spec(("batch", N), "float32", "when a text id is said", "frames", sequence=1),
              "units": units(T), "units_length": length,
-             "weight": Spec(("batch", T, S), "float32", "what a unit counts; the first after the "
-                                                        "last: of the end",
-                            sequence=1, together=c.frames_per_step)}
+             "weight": Spec(("batch", T, S), "float32",
+                            "what a unit counts; the first after the last: of the end",
+                            sequence=1, granularity=c.frames_per_step, speaker_axis=2)}
     example = {**tokens("tokens"), "turns": Spec(("batch", "turns", 6), "int32",
                                                  "speaker, token span, unit span, 0 = turn"),
                "units": units("time")}

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.flow import diffusion
 from avjax.nn.layers import compute_dtype, uniform_fan_in
 from avjax.nn.sequence import take_at
 from avjax.sharding.activations import each_frame, fold_frames
+from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.tavid.mapper.rows import check_units
 from avjax.systems.tavid.mapper.system import MAPPER_RULES
@@ -47,10 +49,10 @@ NET_RULES = (
 )
 
 
-class System:
+class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = ("generate",), {"generate": ("latents",)}
+    makes = {"generate": ("latents",)}
     param_rules = (*NET_RULES, *((f"mapper/{pattern}", axes) for pattern, axes in MAPPER_RULES))
 
     def __init__(self, config):
@@ -205,27 +207,23 @@ class System:
 
 def specs(c, window: int):
     """batch_spec of the config's stage, example_spec, conditions_spec, streams_spec."""
-    def recipe(name):
-        value = c[name]
-        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
-
     S, F, latent = c.mapper.streams, c.frames, (*c.latent_size, c.latent_dim)
     before = c.unet.motion_frames
     units = dict(dtype="int32", meaning="semantic units, oneself first in a batch",
-                 rate=UNITS_A_FRAME * c.frame_rate,
-                 recipe=recipe("units_recipe"))
+                 rate=UNITS_A_FRAME * c.frame_rate, recipe=plain(c.units_recipe),
+                 speaker_axis=2)
     latents = dict(meaning="latents of the video", rate=c.frame_rate,
-                   recipe=recipe("latents_recipe"))
+                   recipe=plain(c.latents_recipe))
     reference = dict(dtype="float32", meaning="latent of the reference picture",
-                     recipe=recipe("latents_recipe"))
-    faces = dict(dtype="float32", meaning="face embedding", recipe=recipe("faces_recipe"))
+                     recipe=plain(c.latents_recipe))
+    faces = dict(dtype="float32", meaning="face embedding", recipe=plain(c.faces_recipe))
     length = Spec(("batch",), "int32", "how many are real")
     batch = {"latents": Spec(("batch", F, *latent), "float32", **latents, sequence=1),
              "reference": Spec(("batch", *latent), **reference),
              "face": Spec(("batch", c.face_width), **faces)}
     if c.stage != "appearance":
         batch |= {"units": Spec(("batch", UNITS_A_FRAME * window, S), **units, sequence=1,
-                                together=UNITS_A_FRAME),
+                                granularity=UNITS_A_FRAME),
                   "units_length": length,
                   "frame": Spec(("batch", F), "int32", "where the frames lie among the units' "
                                                        "frames", sequence=1)}
@@ -233,15 +231,15 @@ def specs(c, window: int):
         batch["motion"] = Spec(("batch", before, *latent), "float32",
                                "latents of the frames before")
     example = {"units": Spec(("batch", "units", S), **units),
-               "latents": Spec(("batch", "time", S, *latent), "float16", **latents),
-               "faces": Spec(("batch", S, c.face_width), **faces),
-               "reference": Spec(("batch", S, *latent), **reference)}
+               "latents": Spec(("batch", "time", S, *latent), "float16", **latents, speaker_axis=2),
+               "faces": Spec(("batch", S, c.face_width), **faces, speaker_axis=1),
+               "reference": Spec(("batch", S, *latent), **reference, speaker_axis=1)}
     conditions = {"units": example["units"], "units_length": length, "faces": example["faces"],
                   "reference": example["reference"],
                   "first_motion": Spec(("batch", S, before, *latent), "float32",
-                                       "latents to go on from"),
+                                       "latents to go on from", speaker_axis=1),
                   "has_first": Spec(("batch",), "float32", "1 = go on from first_motion, 0 = begin "
                                                            "at the reference")}
-    streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents),
+    streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents, speaker_axis=2),
                "latents_length": length}
     return batch, example, conditions, streams
