@@ -35,6 +35,7 @@ from avjax.telemetry.run_log import RunLog
 from avjax.training.evaluation import Evaluation
 from avjax.training.evaluators import Evaluator
 from avjax.training.optimizer import make_optimizer
+from avjax.training.phases import PhaseTimer, count_compilations
 from avjax.training.prefetch import Fetched, Prefetcher
 from avjax.training.start import Start, check_settings, open_checkpoints, restore_or_init
 from avjax.training.state import (
@@ -44,7 +45,6 @@ from avjax.training.state import (
     evaluation_params,
 )
 from avjax.training.step import CompiledStep, plain_step, step_of
-from avjax.training.phases import PhaseTimer, count_compilations
 
 __all__ = ["RESTARTABLE", "Preempted", "Result", "train"]
 

@@ -15,8 +15,8 @@ from avjax.errors import UserError
 from avjax.hosts import environment
 from avjax.sharding.mesh import check_batch
 from avjax.training.optimizer import Optimizer
-from avjax.training.state import State, init_state
 from avjax.training.phases import PhaseTimer
+from avjax.training.state import State, init_state
 
 
 @dataclasses.dataclass
