@@ -147,7 +147,7 @@ def workdir(tmp_path_factory):
 def decoder():
     people = [render.portrait(p, 64, 1.2) for p in identities.identities(6, 0).values()]
     tokens, faces = DialogueTokenizer.fit([SCRIPT]), portrait.fit(np.stack(people), 16)
-    return Codecs({"tokens": tokens.recipe,
+    return Codecs({"tokens": tokens.recipe, "units": {},
                    "portraits": {"kind": "puppet", "size": 64, "zoom": 1.2}, "faces": faces.recipe,
                    "latents": {}}, {"tokenizer": tokens.arrays(), "faces": faces.arrays(),
                                     "vae": {}, "speakers": {

@@ -42,7 +42,7 @@ class StreamDecoder(decode.StreamDecoder):
     @functools.cached_property
     def specs(self):
         """Which axis is the speaker's is the same in every config."""
-        system = tavid.System(config.tiny())
+        system = tavid.System(config.full())
         return system.example_spec | system.streams_spec | {
             name: api.Spec(("batch", *shape), "float32", meaning, speaker_axis=shape.index("s") + 1)
             for name, shape, meaning in (("motion", ("time", "s", "m"), "face code and pose"),
