@@ -76,6 +76,20 @@ CONFIGS = {
 }
 
 
+# what presets leave out and has parameters of its own
+VARIANTS = {
+    "avflow": [dict(fusion="shared"), dict(fusion="cascaded", partner_token_dim=2)],
+    "tavid.acoustic": [dict(block="usdm", window=0)],
+    "tavid.mapper": [dict(mode="dual"), dict(mode="concat")],
+    "talker": [dict(velocity_layers=2)],
+}
+
+
+def variants(name: str) -> list:
+    """Configs of `VARIANTS`."""
+    return [_changed(CONFIGS[name](), **changes) for changes in VARIANTS.get(name, ())]
+
+
 @functools.cache
 def system(name: str) -> api.System:
     """The tiny system of this name."""
