@@ -43,9 +43,12 @@ def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
 
 def config_file(path: str | Path) -> tuple[Path, str]:
     """(file, argument) of "FILE.py" or "FILE.py:argument": a path from here, else from the
-    project's root. UserError: no such file."""
+    project's root; "NAME" is configs/NAME.py. UserError: no such file."""
     name, _, argument = str(path).partition(":")
-    file = next((f for f in (Path(name).expanduser(), ROOT / name) if name and f.is_file()), None)
+    places = [Path(name).expanduser(), ROOT / name]
+    if re.fullmatch(r"\w+", name):
+        places += [Path("configs", f"{name}.py"), ROOT / "configs" / f"{name}.py"]
+    file = next((f for f in places if name and f.is_file()), None)
     if file is None:
         beside = sorted(p.name for p in (ROOT / "configs").glob("*.py")
                         if p.stem not in ("__init__", "base"))

@@ -17,9 +17,10 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from avjax.errors import UserError, exit_cleanly
+from avjax.errors import UserError
 from avjax.hosts import environment
 from avjax.storage import failures
+from avjax.storage.failures import exit_cleanly
 from launch import ROOT, overrides, schema
 from launch.config_files import config_file, load_config
 
@@ -35,6 +36,7 @@ def define_config(default: str | None = None):
 def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> None:
     """absl's app.run with one-line errors. Exit code 2 for anything the user can mend."""
     def parse(argv):
+        _help_lists_all()
         try:
             return parse_flags(argv, needs_config=needs_config)
         except UserError as error:
@@ -52,6 +54,14 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
             return main(argv)
 
     app.run(exit_cleanly(quiet), flags_parser=parse)
+
+
+def _help_lists_all() -> None:
+    """--help also lists the flags that a command takes from other modules of this package."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("launch."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,6 @@ from avjax.checkpoint.files import (
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
 from avjax.storage import paths
-from avjax.training.state import abstract_params
 
 
 def load_params(path: str | Path, system, which: str = "ema", step: int | str | None = None) -> Any:
@@ -58,7 +57,7 @@ def load(path: str | Path, system, which: str = "ema",
                        < int(newest.name)]
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-                          abstract_params(system))
+                          jax.eval_shape(system.init, jax.random.key(0)))
     problem: Exception | None = None
     for candidate in candidates:
         try:

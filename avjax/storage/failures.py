@@ -1,5 +1,5 @@
-"""Is it the storage's fault? Failures of disks, mounts and open files, told from those of what is
-read or written.
+"""Failures of disks, mounts and open files, as opposed to failures of the data that is read or
+written.
 
 Libraries wrap such an error in exceptions of their own, or keep only its text (ArrayRecord,
 TensorStore), so a whole chain of exceptions is looked through, by errno and by text.
@@ -7,14 +7,16 @@ TensorStore), so a whole chain of exceptions is looked through, by errno and by 
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import re
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 
-from avjax.errors import USER, DiskFull, StorageError, UserError
+from avjax.errors import RESTARTABLE, USER, DiskFull, StorageError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FILES = (errno.EMFILE, errno.ENFILE)
@@ -97,32 +99,6 @@ def working_on(where: object) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden file beside `path`, to be written inside, which then takes its place: `path` is
-    whole or what it was before, and an error, a full disk too, leaves nothing else behind."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with working_on(path):
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all, whoever else writes the same file at the same time, on whatever
-    machine."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with working_on(path):
-            temporary.write_text(text)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def told(error: BaseException) -> tuple[int, str] | None:
     """(exit code, line) of an error that is for the user to read; None for a defect."""
     if isinstance(error, StorageError):
@@ -146,3 +122,22 @@ def allow_open_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # it stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def exit_cleanly(main):
+    """Wraps an absl `main`: an error that is meant to be read becomes one line on stderr and its
+    exit code."""
+
+    @functools.wraps(main)
+    def wrapped(argv):
+        try:
+            return main(argv)
+        except Exception as error:
+            if (known := told(error)) is None:
+                raise
+            code, line = known
+            print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr,
+                  flush=True)
+            sys.exit(code)
+
+    return wrapped

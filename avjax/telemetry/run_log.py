@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from avjax.checkpoint.remote import Mirror
 from avjax.hosts import distributed
 from avjax.sharding.mesh import feed
 from avjax.storage import paths
-from avjax.storage.remote import Mirror
 from avjax.telemetry import goodput, throughput
 from avjax.telemetry.profiling import FOLDER as PROFILES
 from avjax.telemetry.profiling import Profiler

@@ -22,9 +22,9 @@ import zlib
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.signal.resample import resampled
 from avjax.systems.api import stream_names
 from data_pipelines.features.common.clips import to_float
-from data_pipelines.features.talker.frontend import resampled
 from data_pipelines.store.schema import recipe_hash
 from eval import recipes, summary
 from eval.metrics import alignment, beats, frechet, lips, speech

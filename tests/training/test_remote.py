@@ -9,11 +9,11 @@ import pytest
 import toy
 from test_loop import Recorder, assert_same, run
 
-from avjax.checkpoint import checkpoints
+from avjax.checkpoint import checkpoints, remote
 from avjax.checkpoint import files as checkpoint_files
 from avjax.errors import UserError
 from avjax.hosts import peers
-from avjax.storage import paths, remote
+from avjax.storage import paths
 from avjax.telemetry import goodput
 
 RUN = "gs://bucket/runs/a"

@@ -114,6 +114,16 @@ class System(api.System):
 
         return sampler.generate(self, params, conditions, keys, task)
 
+    def can_stream(self, task):
+        """Every task, patch by patch."""
+        return True
+
+    def stream(self, params, prompts, keys, task):
+        """See avjax.systems.talker.streaming."""
+        from avjax.systems.talker import streaming
+
+        return streaming.stream(self, params, prompts, keys, task)
+
 
 def example_spec(c) -> dict[str, Spec]:
     """What a dataset's examples hold: see data_pipelines.features.talker.extract."""

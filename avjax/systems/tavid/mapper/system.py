@@ -52,7 +52,7 @@ MAPPER_RULES = (
 class Regressor(nn.Module):
     """The mapper and one linear layer from a frame's tokens to the target."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):

@@ -34,7 +34,7 @@ SPEAKER_RULES = (
 
 
 class SpeakerNet(nn.Module):
-    config: object  # a frozen system config
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

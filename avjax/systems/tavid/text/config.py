@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
 from avjax.nn import config_fields
+from avjax.signal import rates
 
-RATE = 50.0  # units a second
+RATE = float(rates.UNITS)  # units a second
 SPECIALS = 3  # ids after the units
 
 
