@@ -73,7 +73,7 @@ def share(shard: str | None) -> tuple[int, int]:
     try:
         return distributed.find(FIND)
     except distributed.Restart as error:
-        distributed.say(f"restartable: {error.message}")
+        distributed.log(f"restartable: {error.message}")
         raise
 
 
@@ -97,9 +97,9 @@ def end(part: Part, shard: str | None) -> None:
         time.sleep(0.2)
     if idle:
         place = cluster.find(seconds=FIND)
-        distributed.say(
+        distributed.log(
             f"restartable: {part.out_dir} is not whole: {part.count} processes are expected "
-            f"({place.by}), and "
+            f"({place.source}), and "
             f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {part.index}; "
             "start all of them, e.g. by srun or mpirun, or this one with JAX_NUM_PROCESSES=1 to "
             "make everything alone")

@@ -364,7 +364,7 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT,
                           capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert f"going on from step {saved}" in done.stderr and "done in" in done.stderr
+    assert f"resuming from step {saved}" in done.stderr and "done in" in done.stderr
     assert [r["step"] for r in records(workdir)] == list(range(1, saved + 3))
 
 
