@@ -75,11 +75,13 @@ def devices_told():
         if not last.replace("\\", "/").endswith("jax/_src/xla_bridge.py"):
             raise
         asked = os.environ.get("JAX_PLATFORMS", "")
-        raise UserError("JAX finds no such device", where=f"JAX_PLATFORMS={asked}" if asked
-                        else "jax.devices()", expected="a platform whose plugin is installed: cpu, "
-                                                       "or cuda or tpu by the extra of that name",
-                        found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
-                        hint="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
+        raise UserError(
+            "JAX finds no such device",
+            where=f"JAX_PLATFORMS={asked}" if asked else "jax.devices()",
+            expected="a platform whose plugin is installed: cpu, or cuda or tpu by the extra of "
+            "that name",
+            found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
+            hint="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
 
 
 def launcher(name: str) -> ModuleType:

@@ -152,7 +152,7 @@ def test_centroids_start_the_rows_and_must_fit(tmp_path):
             jax.eval_shape(build(small(centroids=str(path), **wrong)).init, jax.random.key(0))
     for wrong in (dict(mode="mmdit"), dict(mode="concat", share_weights=False), dict(d_model=18),
                   dict(mode="dual", mlp_ratio=2.0)):
-        with pytest.raises(UserError, match="Motion Mapper"):
+        with pytest.raises(UserError, match="config.system"):
             build(small(**wrong))
 
 

@@ -152,7 +152,7 @@ def test_rows_are_degraded():
 @pytest.mark.parametrize("change, words", [
     ({"inputs": "sound"}, "inputs.*pixels"), ({"blocks": (1,)}, "blocks.*2 numbers"),
     ({"norm": "layer"}, "norm.*group"), ({"inputs": "none", "face_dim": 0}, "face_dim"),
-    ({"random_frame": True}, "random_frame"), ({"face_dropout": 1.0}, "share"),
+    ({"random_frame": True}, "random_frame"), ({"face_dropout": 1.0}, "face_dropout"),
 ])
 def test_bad_configs_are_refused(change, words):
     with pytest.raises(UserError, match=words):
