@@ -1,5 +1,5 @@
-"""Evaluates, generates, streams, plans and publishes a trained Portrait, in one process; prints what
-came of it as JSON. PYTHONPATH holds this folder; arguments: workdir, folder for what is made."""
+"""Evaluates, generates, streams, plans and publishes a trained Portrait, in one process; prints the
+results as JSON. PYTHONPATH holds this folder; arguments: workdir, folder of the output."""
 
 import contextlib
 import json

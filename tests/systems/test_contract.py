@@ -21,7 +21,6 @@ from tests.sharding import small_systems
 from tests.systems import tiny
 
 NAMES = registry.names()
-MESH = dict(data=2, fsdp=2, tensor=2)
 NOT_RANDOM = {"face_reader", "head_vae", "tavid.mapper", "tavid.speaker", "tavid.vae"}
 ROOM = {"time": 120, "units": 48, "tokens": 9, "prompt": 5}
 WIDER = {"time": 128, "units": 56, "tokens": 12, "prompt": 8}
@@ -30,7 +29,8 @@ TASKS = [(name, task) for name in NAMES for task in tiny.system(name).tasks]
 
 def cases(pairs):
     """A system's first task always, the others with the slow tests."""
-    return [pytest.param(name, task, marks=[pytest.mark.slow] * (task != tiny.system(name).tasks[0]))
+    return [pytest.param(name, task,
+                         marks=[pytest.mark.slow] * (task != tiny.system(name).tasks[0]))
             for name, task in pairs]
 
 
@@ -64,11 +64,10 @@ def test_every_system_is_found_and_misspelt_names_get_the_nearest():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_sharding_rule_a_parameter_in_every_preset(name):
-    one, eight = make_mesh({"data": 1}, jax.devices()[:1]), make_mesh(MESH)
-    systems = [(api.build(c), one) for c in (tiny.CONFIGS[name](), *tiny.variants(name))]
-    systems += [(api.build(c), eight) for c in presets(name)]
-    assert any(mesh is eight for _, mesh in systems), "a system has presets"
-    for system, mesh in systems:
+    mesh, found = make_mesh({"data": 1}, jax.devices()[:1]), presets(name)
+    assert found
+    for config in (tiny.CONFIGS[name](), *tiny.variants(name), *found):
+        system = api.build(config)
         shapes = jax.eval_shape(system.init, jax.random.key(0))
         assert {x.dtype for x in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
         param_shardings(shapes, system.param_rules, mesh)  # raises unless just one matches
