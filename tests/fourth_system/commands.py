@@ -44,7 +44,8 @@ def main(workdir: Path, out: Path) -> dict:
     same = ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
     counted = benchmark.plan(config)
     return {"scores": {n: s["value"] for n, s in scores.items()}, "differ": differ,
-            "files": sorted(p.name for p in out.iterdir()), "plan": planned, "weights": same, "counted": counted[0]["name"]}
+            "files": sorted(p.name for p in out.iterdir()), "plan": planned, "weights": same,
+            "counted": counted[0]["name"]}
 
 
 if __name__ == "__main__":
