@@ -21,6 +21,7 @@ from avjax.errors import UserError
 from avjax.hosts import environment
 from avjax.storage import failures
 from avjax.storage.failures import exit_cleanly
+from avjax.systems import registry
 from launch import ROOT, overrides, schema
 from launch.config_files import config_file, load_config
 
@@ -28,7 +29,8 @@ from launch.config_files import config_file, load_config
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
     return config_flags.DEFINE_config_file("config", default,
-                                           "Experiment file, e.g. configs/quickstart.py.",
+                                           "Experiment file, e.g. configs/quickstart.py. Systems "
+                                           "(config.system.name): " + ", ".join(registry.names()),
                                            # overrides are ours, see launch/overrides.py
                                            lock_config=True, sys_argv=[""])
 
