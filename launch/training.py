@@ -1,5 +1,5 @@
-"""One training job: from a config and a workdir to a trained model in the workdir. `launch.train` is
-its command."""
+"""One training job: from a config and a workdir to a trained model in the workdir. `launch.train`
+is its command."""
 
 import contextlib
 import json
@@ -161,8 +161,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
-    """UserError when the workdir was begun with a config that differs in a field that may not change
-    (launch.schema.may_change), or has trained further than asked for."""
+    """UserError when the workdir was begun with a config that differs in a field that may not
+    change (launch.schema.may_change), or has trained further than asked for."""
     with contextlib.suppress(Unreadable):  # reported by whoever reads them
         if saved := steps_in(workdir / FOLDER):
             loop.check_steps(saved[-1], config.train.steps, workdir)
