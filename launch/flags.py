@@ -29,7 +29,8 @@ from launch.config_files import config_file, load_config
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
     return config_flags.DEFINE_config_file("config", default,
-                                           "Experiment file, e.g. configs/quickstart.py. Systems "
+                                           "Experiment file, e.g. configs/quickstart.py; its "
+                                           "fields: avjax config --config=FILE. Systems "
                                            "(config.system.name): " + ", ".join(registry.names()),
                                            # overrides are ours, see launch/overrides.py
                                            lock_config=True, sys_argv=[""])

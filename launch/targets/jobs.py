@@ -3,7 +3,7 @@ lines that decides them."""
 
 from avjax.errors import UserError
 from launch import flags as launch_flags
-from launch import overrides, sweeps
+from launch import overrides, schema, sweeps
 from launch.targets import Job, environment
 
 KINDS = ("train", "evaluate", "extract", "prepare")
@@ -89,10 +89,11 @@ def base_name(kind: str, config) -> str:
 
 
 def read_config(path: str, changed: list[str]):
-    """The config as the job will read it. UserError: unknown keys, values of another type."""
+    """The config as the job will read it. UserError: unknown keys, values that cannot be."""
     config = launch_flags.load_config(path)
     _, given = overrides.split(changed)
     overrides.apply(config, given)
+    schema.validate(config)
     return config
 
 
