@@ -2,7 +2,7 @@
 change it.
 
 Experiments start from `get_config()` and override; the config is then locked, so a misspelt key on
-the command line is an error that names the nearest valid key. `python -m launch.config` prints all
+the command line is an error that names the nearest valid key. `avjax config` prints all
 of this with the values of an experiment. The fields of `config.system` are declared in
 avjax/systems/<name>/config.py.
 """

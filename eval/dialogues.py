@@ -39,7 +39,7 @@ class Dialogue:
     @functools.cached_property
     def parties(self) -> list[dict]:
         """The streams of every speaker."""
-        return self.decoder.parties(self.streams)
+        return self.decoder.speakers(self.streams)
 
     @functools.cached_property
     def speakers(self) -> int:

@@ -13,7 +13,6 @@ from avjax.training import timing
 from configs import head_vae
 from launch import flags
 from launch.jobs import benchmark
-from tests.quick import quick  # noqa: F401 (around every test here)
 
 
 def tiny():

@@ -17,7 +17,7 @@ from data_pipelines.declared import Ingest
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
 from launch import flags, training
-from launch.jobs import stages
+from launch.jobs import generate, stages
 
 ROOT = Path(__file__).parents[2]
 FEATURES = {"id": Feature((), "str", "name"),
@@ -219,7 +219,6 @@ def test_the_config_of_a_moved_workdir_names_its_data(tmp_path, older):
         recorded.write_text(recorded.read_text().replace("{workdir}", str(a)))
     shutil.move(a, b)
     training.check_resumable(training.fill_config(wished, b), b)
-    generate = flags.launcher("launch.generate")
     assert store.open_dataset(generate.load_config(b).data.dir).dir == b / "data" / "clips"
     elsewhere = training.fill_config(config(tmp_path / "b" / "data" / "clips"), b)
     training.write_run_files(elsewhere, tmp_path / "c", dataset)
@@ -291,15 +290,6 @@ def test_training_stage_is_skipped_when_done_and_goes_on_when_not(tmp_path, one_
     assert list(stages.run_stages(stage,
                                   tmp_path)) == ["train vae"] and records(tmp_path
                                                                           / "vae") == before
-
-
-def test_launchers_may_define_the_same_flags():
-    from absl import flags as absl_flags
-
-    absl_flags.DEFINE_string("workdir", "mine", "x", allow_override=True)
-    ours = absl_flags.FLAGS["workdir"]
-    generate = flags.launcher("launch.generate")
-    assert callable(generate.generate) and absl_flags.FLAGS["workdir"] is ours
 
 
 @pytest.mark.parametrize("key, nearest", [("trian.steps", "train.steps"), ("optimizer.learning_rat",
@@ -374,7 +364,7 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT,
                           capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert f"going on from step {saved}" in done.stderr and "done in" in done.stderr
+    assert f"resuming from step {saved}" in done.stderr and "done in" in done.stderr
     assert [r["step"] for r in records(workdir)] == list(range(1, saved + 3))
 
 

@@ -23,7 +23,7 @@ from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, talker_0_6b
 from launch.jobs import weights
 from tests.golden_files import golden, under
-from tests.systems.talker_golden import golden_config, quick  # noqa: F401 (quick: around every test here)
+from tests.systems.talker_golden import golden_config
 from tests.systems.talker_golden import prepare as prepare_talker
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "weights" / "fixtures" / "everything.pt"

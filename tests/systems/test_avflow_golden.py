@@ -8,12 +8,11 @@ import optax
 import pytest
 
 from avjax.systems.avflow import published as weights
-from avjax.systems.head_vae import published as head_vae_weights
 from avjax.systems.avflow.config import released
 from avjax.systems.avflow.system import System
+from avjax.systems.head_vae import published as head_vae_weights
 from avjax.systems.head_vae import system as head_vae
 from tests.golden_files import cases, relative_error, under
-from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 CASES = [pytest.param(*case.values, mode, id=f"{case.id}-{mode}", marks=case.marks)
          for case in cases("avflow", key=("monadic/", "dyadic/")) for mode in ("monadic", "dyadic")]

@@ -16,7 +16,7 @@ from avjax.systems.talker import decode, objective, sampler
 from avjax.systems.talker.config import T2AV, TTS, default
 from avjax.systems.talker.streaming import StreamingSampler
 from tests.golden_files import matching, relative_error, under
-from tests.systems.talker_golden import CASES, pack, prepare, quick  # noqa: F401 (quick: around every test here)
+from tests.systems.talker_golden import CASES, pack, prepare
 
 TOLERANCE = 1e-4
 

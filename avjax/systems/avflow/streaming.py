@@ -20,6 +20,7 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.systems.api import Batch, Chunk, Params, System
 from avjax.systems.avflow.config import look_ahead, receptive_field
+from avjax.systems.avflow.noise import frame_noise
 
 CHUNK = 64  # frames (0.74 s) that a single prompt is streamed by
 MASK = "mask"

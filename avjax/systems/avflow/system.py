@@ -16,8 +16,10 @@ from avjax.flow.solvers import euler, uniform_times
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
+from avjax.systems.avflow import streaming
 from avjax.systems.avflow.config import check, partner_width, windows
 from avjax.systems.avflow.model import AVFlowNet
+from avjax.systems.avflow.noise import noise
 
 PARTNER = ("partner_tokens", "partner_expression", "partner_head")
 
@@ -130,14 +132,10 @@ class System(api.System):
 
     def can_stream(self, task=""):
         """Every fusion but the cascade."""
-        from avjax.systems.avflow import streaming
-
         return streaming.can_stream(self.config)
 
     def stream(self, params, prompts, keys, task=""):
         """See avjax.systems.avflow.streaming."""
-        from avjax.systems.avflow import streaming
-
         return streaming.stream(self, params, prompts, keys, task)
 
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
@@ -209,18 +207,6 @@ def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
 
     out_NBTX = jax.lax.map(one, jnp.arange(count))
     return jnp.moveaxis(out_NBTX, 0, 1).reshape(out_NBTX.shape[1], count * block, -1)[:, :T]
-
-
-def frame_noise(key, frames_T, width: int):
-    """Unit normal (time, width); each frame from its own fold of the key, so that it does not
-    matter how far a sequence is padded, or in which chunks its frames are asked for."""
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (width,),
-                                                jnp.float32))(frames_T)
-
-
-def noise(keys, shape):
-    """Unit normal (batch, time, width), each example from its own key."""
-    return jax.vmap(lambda key: frame_noise(key, jnp.arange(shape[0]), shape[1]))(keys)
 
 
 def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:

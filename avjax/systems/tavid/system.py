@@ -12,10 +12,9 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.systems import api
-from avjax.systems.tavid import acoustic, speaker, text, visual
+from avjax.systems.tavid import acoustic, speaker, streaming, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
-from avjax.systems.tavid import streaming
 
 PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System,
          "speaker": speaker.System}

@@ -34,7 +34,7 @@ def _part(default: float, doc: str):
 
 
 class Config(Section):
-    name: str = field("tavid.text", "avjax/systems/tavid/text.", choices=("tavid.text",))
+    name: str = config_fields.system_name("tavid.text")
     # what goes in and out
     vocab: int = field(30530, "Text ids: bert-base-uncased with eight more, of which CoVoMix' "
                        "marks are six.", minimum=1)
