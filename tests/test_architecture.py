@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A room imports itself and rooms of lower floors. Two rooms of one floor do not know each other.
 FLOORS = (
     ("avjax.errors",),
-    ("avjax.storage", "avjax.hardware", "avjax.sharding", "avjax.weights"),
+    ("avjax.storage", "avjax.hardware", "avjax.fields", "avjax.sharding", "avjax.weights"),
     ("avjax.signal", "avjax.flow", "avjax.hosts"),
     ("avjax.nn",),
     ("avjax.encoders", "avjax.codecs"),
