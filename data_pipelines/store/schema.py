@@ -7,9 +7,10 @@ of silently trained on.
 
 import dataclasses
 import hashlib
-import json
 
 import numpy as np
+
+from avjax.storage import made
 
 # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
 RECIPES_FILE = "recipes.json"
@@ -38,8 +39,7 @@ class Feature:
 
 def recipe_hash(recipe: dict) -> str:
     """16 hex digits of the canonical JSON's SHA-256."""
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return made.digest(recipe)
 
 
 def arrays_hash(arrays: dict[str, np.ndarray]) -> str:

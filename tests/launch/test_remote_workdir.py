@@ -22,11 +22,12 @@ from avjax.systems import api  # noqa: E402
 from data_pipelines import decode, prompting  # noqa: E402
 from eval import plots  # noqa: E402
 from launch import evaluate as evaluate_command  # noqa: E402
-from launch import flags, generate, stages, training  # noqa: E402
+from launch import generate, train, training  # noqa: E402
 from launch.jobs import evaluate as jobs  # noqa: E402
+from launch.jobs import stages  # noqa: E402
 from tests.eval import toys  # noqa: E402
 
-train, store = flags.launcher("launch.train"), fake_gcs.store
+store = fake_gcs.store
 
 
 def test_a_run_in_a_bucket_and_what_cannot_lie_there(store, tmp_path, one_device,  # noqa: F811

@@ -68,8 +68,8 @@ def extract(
     """
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
-    common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and "
-                                                        "transcripts")
+    common.require(clips, ("audio", "text", "speaker"),
+                   "prepare the clips with sound and transcripts")
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
@@ -89,10 +89,10 @@ def extract(
 
 
 def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder, speech_only,
-           multiple, max_bad,
-           fit_split, name, progress) -> store.Dataset:
-    voices = _references(raw_voices) if voice == "another" else {k: v for k,
-                                                                 (_, _, v) in raw_voices.items()}
+           multiple, max_bad, fit_split, name, progress) -> store.Dataset:
+    voices = {k: v for k, (_, _, v) in raw_voices.items()}
+    if voice == "another":
+        voices = _references(raw_voices)
     carried = [c for c in common.CARRIED if c in clips.features]
     fields = ("id", "audio", *carried, *_motion_columns(clips))
 

@@ -104,8 +104,9 @@ def extract(
         voices, mean_voices = frozen_encoders.fit_voices(job, source, fit_split)
         units = frozen_encoders.fit_units(job, source, fit_split, unit_encoder, num_units,
                                           centroids, layer, seed)
-        faces, first_portraits = frozen_encoders.fit_faces(job, source,
-                                                           fit_split) if painter else (None, {})
+        faces, first_portraits = None, {}
+        if painter:
+            faces, first_portraits = frozen_encoders.fit_faces(job, source, fit_split)
         encoders = Encoders(tokenizer, units, voices, faces, painter, pictures, reader_codec,
                             vocoder_codec)
         speakers = frozen_encoders.speakers_of(source, fit_split, mean_voices, first_portraits)
@@ -207,9 +208,9 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
         out["motion"] = np.stack([encoders.painter.motion(record.clip, p, times_T)
                                   for p in source.prefixes], 1)
     if encoders.pictures:
-        out["latents"] = np.stack([encoders.pictures.encode(encoders.painter.pictures(record.clip,
-                                                                                      p, times_T))
-                                   for p in source.prefixes], 1).astype(np.float16)
+        drawn = (encoders.painter.pictures(record.clip, p, times_T) for p in source.prefixes)
+        out["latents"] = np.stack([encoders.pictures.encode(x) for x in drawn],
+                                  1).astype(np.float16)
     return out
 
 
