@@ -9,12 +9,12 @@ import functools
 
 import numpy as np
 
-from avjax.signal import mel
+from avjax.signal import mel, rates
 from data_pipelines.puppets import face_code
 from eval.metrics import turns
 from eval.signals import AUDIO, MOTION
 
-FPS = 25
+FPS = rates.FRAMES
 POSE = 7  # the last numbers of a frame of motion
 
 

@@ -50,7 +50,7 @@ def run(config, workdir: Path) -> None:
     """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
     began = time.perf_counter()
     enable_compilation_cache()
-    from launch.stages import run_stages, sole_makers
+    from launch.jobs.stages import run_stages, sole_makers
     from launch.training import agree, fill_config, make_mesh, run_training
 
     agree(config, workdir)

@@ -1,15 +1,15 @@
-"""Who makes which part of a dataset: flags, and what the environment says. See
+"""Which process makes which part of a dataset: flags and environment. See
 data_pipelines/store/merge.py.
 
-    --processes=4                 four processes of this machine, started again when one is killed
-    started once a host           by launch.submit or a cluster's own launcher: part k of n
-    --shard=2/8                   part 2 of 8 (0 to 7), by itself: in any order, at any time, e.g. an array of jobs
+    --processes=4        four processes of this machine, started again when one is killed
+    started once a host  by launch.submit or a cluster's own launcher: part k of n
+    --shard=2/8          part 2 of 8 (0 to 7), by itself: in any order, at any time, e.g. an array
+                         of jobs
 
 Processes share nothing but the folder: each sees its own devices alone (JAX's distributed runtime
-is not started), and waits for nobody.
+is not started) and does not wait for others.
 """
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -19,7 +19,6 @@ from absl import flags
 
 from avjax.errors import UserError
 from avjax.hosts import cluster, distributed
-from avjax.storage import lock
 from data_pipelines.store import merge as data_parts
 from data_pipelines.store.merge import Part
 from launch import cli
@@ -74,7 +73,7 @@ def share(shard: str | None) -> tuple[int, int]:
     try:
         return distributed.find(FIND)
     except distributed.Restart as error:
-        distributed.say(f"restartable: {error.message}")
+        distributed.log(f"restartable: {error.message}")
         raise
 
 
@@ -83,14 +82,6 @@ def part_of(out: str, shard: str | None) -> str | Part:
     processes."""
     index, count = share(shard)
     return out if count == 1 and not shard else Part(pathlib.Path(out), index, count)
-
-
-def sole_maker(out: str | Part):
-    """A context in which no other process makes the dataset. (A part has a lock of its own, see
-    data_pipelines/store/resume.py.)"""
-    if isinstance(out, Part):
-        return contextlib.nullcontext()
-    return lock.hold(lock.beside(out), "the dataset", out)
 
 
 def end(part: Part, shard: str | None) -> None:
@@ -106,9 +97,9 @@ def end(part: Part, shard: str | None) -> None:
         time.sleep(0.2)
     if idle:
         place = cluster.find(seconds=FIND)
-        distributed.say(
+        distributed.log(
             f"restartable: {part.out_dir} is not whole: {part.count} processes are expected "
-            f"({place.by}), and "
+            f"({place.source}), and "
             f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {part.index}; "
             "start all of them, e.g. by srun or mpirun, or this one with JAX_NUM_PROCESSES=1 to "
             "make everything alone")

@@ -10,6 +10,7 @@ from avjax.systems import api
 from data_pipelines import decode
 from data_pipelines.loading.loader import check_recipes
 from data_pipelines.store import dataset as store
+from data_pipelines.store import made_from
 from eval import benchmarks, report, runner, tables
 from launch import flags as launch_flags
 
@@ -86,12 +87,16 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
 
 
 def _clips(config, workdir, dataset):
-    """The clip dataset that the features were extracted from, if a stage of the config says so and
-    it is there."""
-    for stage in config.stages:
-        if stage.get("kind") == "extract" and "clips" in stage and \
-                pathlib.Path(launch_flags.fill(stage.get("out", ""),
-                                               workdir)).absolute() == dataset.dir:
-            folder = pathlib.Path(launch_flags.fill(stage["clips"], workdir))
-            return store.open_dataset(folder) if folder.is_dir() else None
-    return None
+    """The clip dataset that the features were extracted from, None if it is not there any more.
+    Features of earlier versions do not record it: then a stage of the config may."""
+    record = made_from.read(dataset.dir) or {}
+    folder = made_from.source_of(dataset.dir)
+    for stage in config.stages if folder is None else ():
+        if stage.get("kind") == "extract" and "clips" in stage:
+            stage = launch_flags.fill(stage, workdir)
+            if pathlib.Path(stage.get("out", "")).absolute() == dataset.dir:
+                folder = pathlib.Path(stage["clips"])
+    if folder is None or not folder.is_dir():
+        return None
+    clips = store.open_dataset(folder)
+    return clips if record.get("clips", clips.content) == clips.content else None

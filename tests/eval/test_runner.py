@@ -17,8 +17,6 @@ from eval import rows, runner, tables
 from eval.in_loop import InLoopEvaluator
 from tests.eval import toys
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):

@@ -34,8 +34,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import fake_gcs  # noqa: E402
 
-pytestmark = pytest.mark.quick
-
 ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
 TEXT = "My brother bought a big blue boat."
 SECONDS = 0.16  # a patch
