@@ -10,13 +10,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A room imports itself and rooms of lower floors. Two rooms of one floor do not know each other.
 FLOORS = (
     ("avjax.errors",),
-    ("avjax.storage", "avjax.hardware", "avjax.sharding", "avjax.weights"),
+    ("avjax.fields", "avjax.storage", "avjax.hardware", "avjax.sharding", "avjax.weights"),
     ("avjax.signal", "avjax.flow", "avjax.hosts"),
     ("avjax.nn",),
     ("avjax.encoders", "avjax.codecs"),
-    ("avjax.systems", "avjax.systems.api"),
-    ("avjax.systems.*",),
+    ("avjax.systems",),
     ("avjax.systems.registry",),
+    ("avjax.systems.api",),
+    ("avjax.systems.benchmarking",),
+    ("avjax.systems.*",),
     ("avjax.checkpoint",),
     ("avjax.telemetry",),
     ("avjax.training", "avjax.inference"),

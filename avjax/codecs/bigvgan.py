@@ -298,7 +298,7 @@ class BigVGAN:
 
     @property
     def sample_rate(self) -> int:
-        """Of the waveform."""
+        """Hz of the waveform."""
         return int(self.mel["sample_rate"])
 
     @property

@@ -43,7 +43,8 @@ def _plain_character(c: str) -> str:
     if category == "Nd":
         return str(unicodedata.digit(c))
     drawn = unicodedata.normalize("NFKC", c)
-    # Ligatures, full width and mathematical letters; not a superscript 2, which is spoken otherwise.
+    # Ligatures, full width and mathematical letters; not a superscript 2, which is spoken
+    # otherwise.
     return drawn if drawn.isascii() and (drawn.isalpha() or "\uff00" <= c <= "\uffef") else c
 
 

@@ -2,9 +2,9 @@
 
 A band needs the neighbours' nearest keys and values: `left` and `right` entries are exchanged by
 ppermute, with further devices too where a band is wider than a device's share. Full and causal
-attention, and bands wider than the rest of the sequence, gather the keys and values of all devices. Bytes
-that a device receives a layer, forward (E = 2 * kv heads * head width * itemsize a step, T steps on
-s devices; as many again in the backward pass):
+attention, and bands wider than the rest of the sequence, gather the keys and values of all devices.
+Bytes that a device receives a layer, forward (E = 2 * kv heads * head width * itemsize a step, T
+steps on s devices; as many again in the backward pass):
     halo         (left + right) E
     all gathered (T - T / s) E
     ring         (T - T / s) E as well, in s - 1 messages; twice in its backward pass, which sends

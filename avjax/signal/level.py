@@ -1,8 +1,8 @@
 """One level for all speech, so that how loud somebody was recorded decides about nothing.
 
 Whatever turns recorded sound into features that condition or represent a model brings it to one
-speech level first, in training and in prompts alike, and records it in its recipe (key "level"). One
-gain a recording: nothing is compressed.
+speech level first, in training and in prompts alike, and records it in its recipe (key "level").
+One gain a recording: nothing is compressed.
 
 The speech level is the power of blocks of 0.4 s, in steps of 0.1 s, that are within 10 dB of those
 blocks' own mean: the blocks and relative gate of ITU-R BS.1770, applied until nothing changes.

@@ -59,8 +59,8 @@ def unstack(stacked):
 
 
 def prepare(system, params, names):
-    """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"};
-    `names`: heads."""
+    """The parameters as the loop over slots uses them: {"params", "layers", "times", "embedded",
+    "noisy"}; `names`: heads."""
     stacked = "audio_encoder", "motion_encoder", *HEADS.values()
     params = params | {name: params[name] | {"stack": unstack_blocks(params[name]["stack"])}
                        for name in stacked}

@@ -7,8 +7,9 @@ the language model. Every row of a batch is at a slot of its own (prompts differ
 can go back) and ends when it has all its slots.
 
     slots of an utterance (lag 2)    0    1    2    3    4    5
-    speech patch                     s0   s1   s2   s3   -    -      "-": no frames, zeros in the encoder's input
+    speech patch                     s0   s1   s2   s3   -    -
     motion patch                     -    -    m0   m1   m2   m3
+    "-": no frames, zeros in the encoder's input
 
 Suffixes: B rows, N prompt positions with the task's, J patches (slots) there is room for, P frames,
 C stream width, A audio latent, M motion, T frames, D model width.
@@ -161,7 +162,7 @@ def start(system, params, conditions, task: str, noise: dict):
 
 
 def prepare(system, params, task: str):
-    """What a task needs of the parameters, whatever the conditions: see `decode.prepare`."""
+    """The parameters of a task, prepared for any conditions: see `decode.prepare`."""
     return decode.prepare(system, params, heads(system.config, task))
 
 
@@ -214,7 +215,7 @@ def begin(system, ready, conditions, task: str, noise: dict):
 
 
 def speech_ends(c, task: str) -> bool:
-    """Whether slots without speech follow speech that is sampled."""
+    """True if slots without speech follow speech that is sampled."""
     return task == "t2av" and c.complete_motion and c.stop_on == "speech"
 
 
@@ -349,7 +350,7 @@ def settled(system, given, state, task: str) -> dict:
 
 
 def streams(system, given, state, task: str) -> dict:
-    """What `generate` returns, of a state whose rows are finished."""
+    """The result of `generate` from a state whose rows are finished."""
     c, count = system.config, state["made"]["audio"].shape[1]
     count -= lag(system, task) if c.complete_motion or task in GIVEN else 0
     frames, out = settled(system, given, state, task), {}

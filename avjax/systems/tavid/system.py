@@ -91,8 +91,8 @@ class System(api.System):
         return self.parts["speaker"].generate(params["speaker"], given, None)["voices"]
 
     def conditions(self, example, task=""):
-        """What the parts need of an example; without the units where they are to come from the
-        text, and the reverse."""
+        """The inputs of the parts from an example; without the units where they are to come from
+        the text, and the reverse."""
         out, frames = {}, 0
         for part in self.parts.values():
             given, room = part.conditions(example, "")

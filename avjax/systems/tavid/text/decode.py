@@ -27,7 +27,7 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
       times_BN: a plan to follow (frames), instead of the predicted one.
 
     Returns (units_BTS int32 with zeros past the length, length_B int32 frames), T = max_steps. A
-    dialogue ends where the first stream says EOS; at `stop_seconds` of filler in every stream,
+    dialogue ends at the first stream's EOS; at `stop_seconds` of filler in every stream,
     which is taken back; or at max_steps. With a plan neither counts before the last token's time,
     and it ends `stop_seconds` after that at the latest, less the silence there.
     """
@@ -96,7 +96,7 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
 
 
 def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN=None):
-    """What the loop needs of the text: {"text" (G, N, E), "times" (G, N), "length" (G,), "last"
+    """Inputs of the loop from the text: {"text" (G, N, E), "times" (G, N), "length" (G,), "last"
     (B,) the frame before which a dialogue does not end}. With guidance, rows without text follow
     those with it."""
     c = system.config

@@ -19,7 +19,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.attention import FULL, Band, Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
@@ -28,7 +27,7 @@ from avjax.nn.sequence import gather_time
 from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import parts, shard
 from avjax.systems.tavid.text import plan
-from avjax.systems.tavid.text.config import SPECIALS
+from avjax.systems.tavid.text.config import SPECIALS, Config
 
 
 class GEGLU(SwiGLU):
@@ -70,7 +69,7 @@ def tables(positions_BT, width: int, theta: float):
 class EncoderLayer(nn.Module):
     """One pre-norm layer that sees the text in both directions -> x, None."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -99,7 +98,7 @@ class DecoderLayer(nn.Module):
     """One pre-norm layer: past steps, the text, feed-forward. `avjax.nn.stack` scans its methods:
     each returns x, and what this layer keeps."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -185,7 +184,7 @@ class Chain(nn.Module):
     over the J units of one step, (..., D) and the units' embeddings (..., J, W) -> (..., J, W).
     Only the first J-1 embeddings are looked at, each by later units."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -211,7 +210,7 @@ class ChainBlock(nn.Module):
     """Pre-norm causal attention over a handful of units, then a gated feed-forward of twice the
     width."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -245,7 +244,7 @@ class TextNet(nn.Module):
     """Encoder, decoder, plan and chain; methods are called by `net.apply({"params": params}, ...,
     method="encode")`."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -285,7 +284,8 @@ class TextNet(nn.Module):
 
     def plan_logits(self, text_BNE):
         """(B, N, bins) float32, of the time step from each token to the next."""
-        return gather_time(self.plan(text_BNE)).astype(jnp.float32)  # of the whole text, as its gradient
+        # gathered here, as its gradient is of all the text
+        return gather_time(self.plan(text_BNE)).astype(jnp.float32)
 
     def embed(self, units_BIJ):
         """Units and specials -> (..., J, W), unit variance at the start."""

@@ -89,7 +89,7 @@ class TextRows:
                 "units": units_TS, "units_length": np.int32(T), "weight": weight_TS}
 
     def piece(self, example, filler: int, rng: np.random.Generator) -> Piece:
-        """What of the example this row shows."""
+        """The part of the example that this row shows."""
         speaker = int(rng.integers(self.streams)) if rng.random() < self.single_share else None
         turns = example["turns"]
         if speaker is not None and (turns[turns[:, KIND] == TURN, SPEAKER] == speaker).any():
@@ -169,9 +169,8 @@ def _run(main_K6, frames: int, tokens: int, rng) -> tuple[int, int]:
     dialogue's end would leave the row half empty move back."""
     def fits(first, last):
         some = main_K6[first:last]
-        return some[:, END].max() - some[:,
-                                         START].min() <= frames and some[-1, LAST] - some[0,
-                                                                                          FIRST] <= tokens
+        length = some[:, END].max() - some[:, START].min()
+        return length <= frames and some[-1, LAST] - some[0, FIRST] <= tokens
 
     first = int(rng.integers(len(main_K6)))
     last = first + 1

@@ -104,7 +104,7 @@ class PictureRows:
         return {"examples": 1}
 
     def kind(self, lengths: Mapping[str, int]) -> str:
-        """There is one kind."""
+        """All examples are of one kind."""
         return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],

@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
 from avjax.nn.convolutions import Conv, GroupNorm
@@ -22,6 +21,7 @@ from avjax.systems.tavid.visual.blocks import (
     SpatialTransformer,
     TemporalTransformer,
 )
+from avjax.systems.tavid.visual.config import UNet
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 PATHS = ("full", "published", "eval")
@@ -30,7 +30,7 @@ PUBLISHED_ZERO_FRAMES = 4  # where there is no bank
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What a layer runs.
+    """How a layer runs.
 
     Attributes:
       frames: of a clip.
@@ -50,7 +50,7 @@ class Mode:
 
 
 class Conditions(NamedTuple):
-    """What every layer is given; all but the time may be None. N = B F rows, folded."""
+    """Inputs that all layers share; all but the time may be None. N = B F rows, folded."""
 
     time_ND: jax.Array  # after its activation
     face_BMK: jax.Array
@@ -95,7 +95,7 @@ class Layer(nn.Module):
     block."""
 
     plan: LayerPlan
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype
     middle: bool = False
 
@@ -150,7 +150,7 @@ class Denoiser(nn.Module):
     """Noisy latents, time, banks, face and motion tokens -> velocity. `config`: see
     avjax.systems.tavid.visual.unet."""
 
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype = jnp.float32
     given_dim: int = 0  # channels of its input after the noisy ones (published: none)
 

@@ -7,12 +7,12 @@ embedding, N face tokens, M motion tokens, K token width.
 
 import flax.linen as nn
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.flow import diffusion
 from avjax.nn.convolutions import fold, unfold
 from avjax.sharding.activations import fold_frames, shard, unfold_frames
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows
+from avjax.systems.tavid.visual.config import Config
 from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.parts import ImageProjection
 from avjax.systems.tavid.visual.reference import ReferenceNet
@@ -22,7 +22,7 @@ class VisualNet(nn.Module):
     """Parameters {"reference", "denoiser", "mapper", "windows", "image_projection"}, in every stage
     the same."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -43,7 +43,7 @@ class VisualNet(nn.Module):
         return self.windows(self.mapper(units_BUS, length_B), length_B // 2)
 
     def banks(self, latents_BRhwC, face_BNK):
-        """What the denoiser reads of the reference picture (row 0) and of the motion frames."""
+        """Banks of the reference picture (row 0) and of the motion frames, for the denoiser."""
         return self.reference(self.folded(latents_BRhwC), face_BNK, tile_faces=self.config.path
                               == "published")
 

@@ -7,11 +7,11 @@ Suffixes: see avjax.systems.tavid.visual.blocks.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.convolutions import Conv
 from avjax.sharding.activations import shard
 from avjax.systems.tavid.visual.blocks import SpatialTransformer
+from avjax.systems.tavid.visual.config import UNet
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 
@@ -19,7 +19,7 @@ class ReferenceLayer(nn.Module):
     """Residual block and, where the level has one, spatial transformer."""
 
     plan: LayerPlan
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype
 
     def setup(self):
@@ -41,7 +41,7 @@ class ReferenceMid(nn.Module):
     """Residual block, spatial transformer, residual block."""
 
     plan: LayerPlan
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype
 
     def setup(self):
@@ -66,7 +66,7 @@ class ReferenceNet(nn.Module):
     transformers see motion frames as well).
     """
 
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

@@ -1,10 +1,10 @@
 """Training rows of the visual System: one speaker of one dialogue, a few frames of it, and the
 units around them.
 
-    stage        frames                                units                              motion frames
-    appearance   anywhere in the video                 -                                  -
-    motion       anywhere in a window                  of all speakers over that window   -
-    temporal     consecutive                           of all speakers around them        the frames before
+    stage        frames                 units                              motion frames
+    appearance   anywhere in the video  -                                  -
+    motion       anywhere in a window   of all speakers over that window   -
+    temporal     consecutive            of all speakers around them        the frames before
 
 Numpy, no jax. A dialogue without pictures (speech alone) takes no room in a row and is left out of
 it.

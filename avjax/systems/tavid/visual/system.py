@@ -92,7 +92,7 @@ class System(api.System):
     # training
 
     def draw(self, key, B: int) -> dict:
-        """What is random of a step: times, noise, dropped conditions. Single frames have a time
+        """The random numbers of a step: times, noise, dropped conditions. Single frames have a time
         each, a clip has one."""
         c, keys = self.config, jax.random.split(key, 9)
         F, single = c.frames, c.stage != "temporal"
@@ -133,7 +133,8 @@ class System(api.System):
             motion = take_at(tokens, batch["frame"])
         pictures = batch["reference"][:, None]
         if not single:
-            pictures = jnp.concatenate([pictures, self.spoilt(batch["motion"], draw)], axis=1)
+            before = self.corrupt_motion_frames(batch["motion"], draw)
+            pictures = jnp.concatenate([pictures, before], axis=1)
         banks = self.net.apply(variables, pictures, face, method="banks")
         sees = 1 - draw["reference"].astype(jnp.int32)
         x0, noise, t, reference = latents_BFhwC, draw["noise"], draw["t"], batch["reference"]
@@ -176,9 +177,9 @@ class System(api.System):
         weights = weights / jnp.mean(weights, axis=(2, 3), keepdims=True)
         return jnp.broadcast_to(weights, (*latents_BFhwC.shape[:-1], 1))
 
-    def spoilt(self, before_BRhwC, draw):
-        """Motion frames as they are trained on: with noise of a small time, cells dropped, and
-        sometimes not there. The release does so to the pictures; latents are cached, so this is
+    def corrupt_motion_frames(self, before_BRhwC, draw):
+        """Motion frames as training sees them: with noise of a small time, cells dropped, and
+        sometimes all zeros. The release does so to the pictures; latents are cached, so this is
         done to them (ours, equal noise level)."""
         x = jnp.where(draw["motion_frames"][:, None, None, None, None], 0.0,
                       before_BRhwC.astype(jnp.float32))
@@ -189,7 +190,7 @@ class System(api.System):
     # generation
 
     def conditions(self, example, task=""):
-        """All speakers' units, faces and portraits; of a recorded video nothing."""
+        """All speakers' units, faces and portraits; nothing of the recorded video."""
         c, units = self.config, example["units"]
         check_units(units, c.mapper.num_units, c.mapper.streams, f"example {example.get('id')!r}")
         first = np.zeros((c.mapper.streams, c.unet.motion_frames, *c.latent_size, c.latent_dim),

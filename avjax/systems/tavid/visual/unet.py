@@ -1,8 +1,8 @@
-"""What the reference net and the denoiser share: the plan of a Stable Diffusion U-Net, its time
-embedding, its resizing.
+"""The parts that the reference net and the denoiser share: the plan of a Stable Diffusion U-Net,
+its time embedding, its resizing.
 
 `config` of both nets (the visual System's, or any object with these fields):
-    channels (320, 640, 1280, 1280)       of each level, finest first; each level but the last halves
+    channels (320, 640, 1280, 1280)       of each level, finest first; all but the last halve
     attention_levels (True, True, True, False)   levels with spatial transformers and motion tokens
     layers 2                              a level going down, one more going up
     heads 8, groups 32                    at every level
