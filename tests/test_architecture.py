@@ -23,7 +23,7 @@ FLOORS = (
     ("avjax.telemetry",),
     ("avjax.training", "avjax.inference"),
     ("avjax.planning",),
-    ("data_pipelines.store",),
+    ("data_pipelines.store", "data_pipelines.declared"),
     ("data_pipelines.media",),
     ("data_pipelines.puppets", "data_pipelines.loading", "data_pipelines.features"),
     ("data_pipelines.prompting", "data_pipelines.decode"),  # what a family of features declares
@@ -31,6 +31,7 @@ FLOORS = (
     ("data_pipelines.features.*",),
     ("data_pipelines.extract",),
     ("data_pipelines.ingest",),
+    ("data_pipelines.prepare",),
     ("eval",),
     ("configs",),
     ("launch",),
