@@ -99,7 +99,8 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], *, weights: str | N
         recipe's.
     """
     made_of = recipe.get("frames", {})
-    kind, source = made_of.get("kind"), made_of.get("weights", {}).get("kind")
+    kind = made_of.get("kind")
+    source = made_of.get("weights", {}).get("kind")
     if kind == "mel":
         frames = MelFrames(made_of.get("context", 0), made_of.get("level"))
     elif kind == "wav2vec2" and source == "random":

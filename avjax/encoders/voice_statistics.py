@@ -108,7 +108,8 @@ class VoiceStatistics:
         x_US = np.asarray(statistics_US, np.float64)
         # Over a few utterances a statistic may hardly vary; the floor keeps a newcomer's value from
         # exploding.
-        mean_S, std_S = x_US.mean(0), np.maximum(x_US.std(0), 0.01)
+        mean_S = x_US.mean(0)
+        std_S = np.maximum(x_US.std(0), 0.01)
         fitted = None if speakers is None else _speaker_part((x_US - mean_S) / std_S,
                                                              np.asarray(speakers))
         return cls(mean_S.astype(np.float32), std_S.astype(np.float32), fitted)
@@ -143,7 +144,8 @@ def _speaker_part(z_US: np.ndarray, speakers_U: np.ndarray) -> np.ndarray | None
     if freedom < SPEAKER_PART["least"]:
         return None
     within_US = z_US - means_KS[which_U]
-    within_SS, total_SS = within_US.T @ within_US / freedom, np.cov(z_US.T)
+    within_SS = within_US.T @ within_US / freedom
+    total_SS = np.cov(z_US.T)
     size = len(within_SS)
     shrunk_SS = within_SS + SPEAKER_PART["shrinkage"] * np.trace(within_SS) / size * np.eye(size)
     value_S, basis_SS = np.linalg.eigh(shrunk_SS)
@@ -172,7 +174,8 @@ def _pitch(audio_N: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np
     frames_TW = np.lib.stride_tricks.sliding_window_view(padded_N, _WINDOW)[::_HOP][:frames]
     window_W = mel.window_of(_WINDOW)
     windowed_TW = (frames_TW - frames_TW.mean(-1, keepdims=True)) * window_W
-    low, high = int(SAMPLE_RATE / PITCH_HZ[1]), int(SAMPLE_RATE / PITCH_HZ[0]) + 1
+    low = int(SAMPLE_RATE / PITCH_HZ[1])
+    high = int(SAMPLE_RATE / PITCH_HZ[0]) + 1
     spectrum_TK = np.abs(fft.rfft(windowed_TW, _FFT)) ** 2
     own_L = fft.irfft(np.abs(fft.rfft(window_W, _FFT)) ** 2)[: high + 2]
     correlation_TL = fft.irfft(spectrum_TK)[:, : high + 2]

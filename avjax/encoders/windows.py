@@ -71,5 +71,6 @@ def batches(utterances: Sequence[np.ndarray], cuts: Sequence[Sequence[Piece]], s
             for row in range(size):
                 i, j = where[row] if row < len(where) else where[0]
                 start, end = cuts[i][j]
-                x_BN[row, :end - start], lengths_B[row] = utterances[i][start:end], end - start
+                x_BN[row, :end - start] = utterances[i][start:end]
+                lengths_B[row] = end - start
             yield where, x_BN, lengths_B

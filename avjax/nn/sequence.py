@@ -37,7 +37,9 @@ def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segment
                     kernel: str):
     """avjax.nn.attention.attention for a mesh with seq > 1. left, right: the band in steps; near:
     which offsets in it are seen."""
-    (B, H, T, _), G, s = q_BHTK.shape, k_BGTK.shape[1], parts("time")
+    B, H, T, _ = q_BHTK.shape
+    G = k_BGTK.shape[1]
+    s = parts("time")
     missing = -T % (s * streams)
     if missing:
         q_BHTK, k_BGTK, v_BGTK = (jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0)))
@@ -97,7 +99,8 @@ def _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, ke
     B, H, t, K = q_BHtK.shape
     Q = kernels.block_length(left, right) * streams
     before, after = left * streams, right * streams
-    N, W = -(-t // Q), before + Q + after
+    N = -(-t // Q)
+    W = before + Q + after
     room = N * Q - t
     q_BHNQK = jnp.pad(q_BHtK, ((0, 0), (0, 0), (0, room), (0, 0))).reshape(B, H, N, Q, K)
     k_BHNWK, v_BHNWK = (kernels.windows(x, 0, W, N, Q) for x in (k_BHWK, v_BHWK))

@@ -64,7 +64,8 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
     if iterations:
         centroids_KD = _lloyd(mesh, iterations)(*data, centroids_KD, lloyd_key)
     del data
-    size, last = _equal_chunks(min(BLOCK, len(sample_ND)), units, mesh), math.inf
+    size = _equal_chunks(min(BLOCK, len(sample_ND)), units, mesh)
+    last = math.inf
     for number in range(0 if whole else passes):
         centroids_KD, distance, empty = _pass(blocks(), size, centroids_KD,
                                               jax.random.fold_in(key, number), mesh)
@@ -88,7 +89,9 @@ def _reservoir(blocks: Iterable[np.ndarray], size: int, seed: int) -> tuple[np.n
     """(min(size, N), D): the frames with the `size` smallest of N random numbers, in the stream's
     order; and whether these are all. Holds 2 size, or a block more."""
     rng = np.random.default_rng(seed)
-    rows, draws, limit = [], [], np.inf
+    rows = []
+    draws = []
+    limit = np.inf
 
     def prune():
         x_ND, draw_N = np.concatenate(rows), np.concatenate(draws)
@@ -103,7 +106,9 @@ def _reservoir(blocks: Iterable[np.ndarray], size: int, seed: int) -> tuple[np.n
         draws.append(draw_N[draw_N < limit])
         if sum(map(len, rows)) > 2 * size:
             x_ND, draw_N = prune()
-            rows, draws, limit = [x_ND], [draw_N], draw_N.max()
+            rows = [x_ND]
+            draws = [draw_N]
+            limit = draw_N.max()
     if not rows:
         raise UserError("no frames to fit units on", where="k-means", expected="speech",
                         found="an empty stream",
@@ -292,13 +297,16 @@ def _update(centroids_KD, sum_KD, count_K, x_PD):
 def _pass(blocks, size: int, centroids_KD, key, mesh: Mesh):
     """One pass over the stream: new centroids (K, D), mean squared distance before, number of empty
     centroids."""
-    step, (units, width) = _block_sums(mesh), centroids_KD.shape
+    step = _block_sums(mesh)
+    units, width = centroids_KD.shape
     zero = (np.zeros((units, width), np.float32), np.zeros(units, np.int32), np.float32(0))
-    total, carry, best = (np.zeros((units, width)), np.zeros(units, np.int64),
-                          np.zeros(())), None, None
+    total = (np.zeros((units, width)), np.zeros(units, np.int64), np.zeros(()))
+    carry = None
+    best = None
     for number, block_ND in enumerate(_equal_blocks(_checked(blocks), size)):
         if number % _FLUSH == 0:
-            total, carry = _flush(total, carry), jax.device_put(zero, replicated(mesh))
+            total = _flush(total, carry)
+            carry = jax.device_put(zero, replicated(mesh))
         *carry, score_P, x_PD = step(*_put(block_ND, size, mesh), centroids_KD,
                                      jax.random.fold_in(key, number), *carry)
         if best is not None:
@@ -327,11 +335,14 @@ def _better(score_P, x_PD, other_P, other_PD):
 
 def _equal_blocks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """The same frames in blocks of `size`, the last one shorter."""
-    held, count = [], 0
+    held = []
+    count = 0
     for block in blocks:
         while count + len(block) >= size:
             yield np.concatenate([*held, block[:size - count]])
-            block, held, count = block[size - count:], [], 0
+            block = block[size - count:]
+            held = []
+            count = 0
         held.append(block)
         count += len(block)
     if count:

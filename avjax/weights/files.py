@@ -34,12 +34,14 @@ def check_kind(path: str) -> None:
     extension = os.path.splitext(path)[1].lower()
     with open(path, "rb") as file:
         head = file.read(64)
-    found, hint = "" if head else "an empty file", "fetch the file again"
+    found = "" if head else "an empty file"
+    hint = "fetch the file again"
     for start, kind, todo in OTHER_KINDS:
         if head.lower().startswith(start):
             found, hint = kind, todo
     if head and head[:1] in b"{[" and head.isascii() and b"\0" not in head:
-        found, hint = "JSON text", GET
+        found = "JSON text"
+        hint = GET
     if extension in TORCH and head[8:9] == b"{" and int.from_bytes(head[:8],
                                                                    "little") < os.path.getsize(
                                                                        path):

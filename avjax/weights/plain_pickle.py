@@ -123,7 +123,8 @@ class Storage(Inert):
     __slots__ = ("dtype", "key")
 
     def __init__(self, dtype, key):
-        self.dtype, self.key = np.dtype(dtype), str(key)
+        self.dtype = np.dtype(dtype)
+        self.key = str(key)
 
 
 class Tensor(Inert):
@@ -135,7 +136,8 @@ class Tensor(Inert):
     def __init__(self, storage, offset, shape, strides, dtype=None, metadata=None):
         if not isinstance(storage, Storage):
             raise pickle.UnpicklingError("a tensor without a storage")
-        self.storage, self.offset = storage, int(offset)
+        self.storage = storage
+        self.offset = int(offset)
         self.shape, self.strides = tuple(int(n) for n in shape), tuple(int(n) for n in strides)
         self.dtype = dtype.dtype if dtype else storage.dtype
         # torch puts off conjugation and negation: the storage holds the numbers before them

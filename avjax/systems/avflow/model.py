@@ -149,7 +149,8 @@ class AVFlowNet(nn.Module):
 
     def towers(self, x_BTX, condition_BTC, mel_BTA, streams: str) -> dict[str, Tower]:
         """The towers that run, in the order of the state's columns."""
-        c, visual_BTC = self.config, condition_BTC
+        c = self.config
+        visual_BTC = condition_BTC
         if c.fusion == "cascaded" and streams != "audio":
             visual_BTC = jnp.concatenate([mel_BTA, condition_BTC[..., c.token_dim:]], axis=-1)
         if c.fusion == "shared":

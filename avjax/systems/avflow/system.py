@@ -140,7 +140,9 @@ class System(api.System):
 
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
         """The state at t = 1 from given noise: one scan of Euler steps."""
-        c, condition_BTC, mask = self.config, self.condition(conditions), conditions.get("mask")
+        c = self.config
+        condition_BTC = self.condition(conditions)
+        mask = conditions.get("mask")
         segments_BT = jnp.ones(x0_BTX.shape[:2],
                                jnp.int32) if mask is None else (mask > 0).astype(jnp.int32)
         steps = steps or c.euler_steps

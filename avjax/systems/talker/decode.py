@@ -105,7 +105,8 @@ def step(system, ready, x_BD, cache, index_B):
     layers."""
     layer = DecoderLayer(system.config, system.net.dtype)
     shared = apply(system, ready, lambda net: net.backbone.step_shared(index_B))
-    x_B1D, new = x_BD[:, None].astype(system.net.dtype), []
+    x_B1D = x_BD[:, None].astype(system.net.dtype)
+    new = []
     for params, old in zip(ready["layers"], cache, strict=True):
         x_B1D, kept = layer.apply({"params": params}, x_B1D, old, shared, method="step")
         new.append(kept)
@@ -127,7 +128,8 @@ def sample(system, ready, names, noise, mu_BD, context, globals_, present, known
     if not names:
         return {}
     c = system.config
-    guided, coupled = c.guidance != 1.0, c.coupling == "joint" and len(names) == 2
+    guided = c.guidance != 1.0
+    coupled = c.coupling == "joint" and len(names) == 2
     branches = 2 if guided else 1  # the second has no hidden state
 
     def constant(net, name):

@@ -88,7 +88,8 @@ def patches(system, conditions, task: str) -> int:
     batch = conditions["prompt"].shape[0]
     frames = conditions[GIVEN.get(task, "audio")].shape[1]
     for name in needed(system, task):
-        found, ndim = conditions[name].shape, 3 if name in ("audio", "motion") else 2
+        found = conditions[name].shape
+        ndim = 3 if name in ("audio", "motion") else 2
         if name in widths and (len(found) != ndim or found[0] != batch
                                or found[-1] != widths[name]):
             raise UserError("a condition has the wrong shape", where=name, found=str(tuple(found)),
@@ -169,7 +170,9 @@ def prepare(system, params, task: str):
 def begin(system, ready, conditions, task: str, noise: dict):
     """The prompts: (what stays, what changes) over the slots. `noise`: as `draw` gives it, of
     patches enough."""
-    c, count, behind = system.config, patches(system, conditions, task), lag(system, task)
+    c = system.config
+    count = patches(system, conditions, task)
+    behind = lag(system, task)
     names = heads(c, task)
     room = count + (behind if c.complete_motion or task in GIVEN else 0)
 
@@ -235,8 +238,10 @@ def finished(state):
 
 def advance(system, ready, given, state, task: str):
     """One slot of every row that is not finished."""
-    c, k = system.config, state["slot"]
-    running, rows = ~finished(state), jnp.arange(len(k))
+    c = system.config
+    k = state["slot"]
+    running = ~finished(state)
+    rows = jnp.arange(len(k))
     place = {"audio": k, "motion": k - lag(system, task)}  # the patch of each stream in this slot
     wanted = {"audio": running & (k < state["speech"]), "motion": running & (place["motion"] >= 0)}
     sampled = {name: wanted[name] & (place[name] >= given["patches"][name]) for name in MAKES[task]}
@@ -290,7 +295,8 @@ def advance(system, ready, given, state, task: str):
 def fresh_where_needed(fresh, sampled, coupled):
     """`fresh` of the streams that any row wants a patch of in this slot, zeros in place of the
     others; or of all those in `coupled`, if any is wanted."""
-    names, cases = tuple(sampled), []
+    names = tuple(sampled)
+    cases = []
     for case in range(2 ** len(names)):
         chosen = tuple(name for i, name in enumerate(names) if case >> i & 1)
         cases.append(coupled if chosen and coupled else chosen)
@@ -324,7 +330,8 @@ def look_for_stop(c, state, asked, logit, behind: int, goes_on: bool):
 def lengths(system, given, state, task: str) -> dict:
     """Patches of each stream of the utterance, by what is known of its end: {"audio": (B,),
     "motion": (B,)}."""
-    c, behind = system.config, lag(system, task)
+    c = system.config
+    behind = lag(system, task)
     motion = jnp.maximum(state["slots"] - behind, 0)
     audio = state["speech"]
     if task == "t2av" and c.complete_motion and not speech_ends(c, task):
@@ -337,7 +344,9 @@ def lengths(system, given, state, task: str) -> dict:
 
 def settled(system, given, state, task: str) -> dict:
     """Frames of each stream that no later slot can take back, {"audio": (B,), "motion": (B,)}."""
-    c, behind, total = system.config, lag(system, task), lengths(system, given, state, task)
+    c = system.config
+    behind = lag(system, task)
+    total = lengths(system, given, state, task)
     patches_B = state["slot"] - (jnp.maximum(state["streak"] - 1, 0) if c.trim_stop else 0)
     done = {"audio": patches_B, "motion": patches_B - behind}
     if task == "t2av" and c.complete_motion and not speech_ends(c, task):
@@ -351,9 +360,11 @@ def settled(system, given, state, task: str) -> dict:
 
 def streams(system, given, state, task: str) -> dict:
     """The result of `generate` from a state whose rows are finished."""
-    c, count = system.config, state["made"]["audio"].shape[1]
+    c = system.config
+    count = state["made"]["audio"].shape[1]
     count -= lag(system, task) if c.complete_motion or task in GIVEN else 0
-    frames, out = settled(system, given, state, task), {}
+    frames = settled(system, given, state, task)
+    out = {}
     for name, length in frames.items():
         made_BTC = state["made"][name][:, :count].reshape(len(length), count * c.patch, -1)
         exists = jnp.arange(count * c.patch) < length[:, None]

@@ -22,7 +22,8 @@ from avjax.systems.talker.rows import TalkerRows, check_ids
 class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = tuple(MAKES), MAKES
+    tasks = tuple(MAKES)
+    makes = MAKES
 
     def __init__(self, config):
         check(config)

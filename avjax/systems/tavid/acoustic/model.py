@@ -152,7 +152,8 @@ class AcousticNet(nn.Module):
 
     def __call__(self, x_BTM, t_B, given):
         """Noisy mel (B, T, M) at times (B,) -> its velocity, float32."""
-        c, valid_BT = self.config, given["valid"]
+        c = self.config
+        valid_BT = given["valid"]
         h_BTD = self.inputs(x_BTM, given)
         if c.position_kernel:
             h_BTD = shard(h_BTD + self.positions(h_BTD, valid_BT), "batch", "time")

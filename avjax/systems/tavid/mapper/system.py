@@ -114,7 +114,8 @@ class System(api.System):
     def generate(self, params, conditions, keys, task=""):
         """The target of every stream; nothing random, so `keys` is not read."""
         del keys
-        c, units_BUS = self.config, conditions["units"]
+        c = self.config
+        units_BUS = conditions["units"]
         B, U, S = units_BUS.shape
         made = self.net.apply({"params": params}, each_speaker_first(units_BUS),
                               jnp.repeat(conditions["units_length"], S))

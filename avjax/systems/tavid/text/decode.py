@@ -37,7 +37,9 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
                         "not look at silence (it is units.filler in the features' recipes.json, 0 "
                         "where units were fitted)")
     memory = read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN)
-    B, S, F = len(tokens_length_B), c.num_streams, c.frames_per_step
+    B = len(tokens_length_B)
+    S = c.num_streams
+    F = c.frames_per_step
     steps = -(-max_steps // F)
     patience = int(c.stop_seconds * RATE) or steps * F + 1  # frames; 0 = off
     state = {"index": jnp.zeros((), jnp.int32), "cache": start(system, params, memory, steps),
@@ -103,9 +105,8 @@ def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, tim
     who_BN = jnp.full_like(tokens_BN, -1) if token_speaker_BN is None else token_speaker_BN
     text_BNE = system.net.apply({"params": params}, tokens_BN, who_BN, tokens_length_B,
                                 method="encode")
-    real_BN, last_B = jnp.arange(tokens_BN.shape[1]) < tokens_length_B[:,
-                                                                       None], jnp.zeros(
-                                                                           len(tokens_BN))
+    real_BN = jnp.arange(tokens_BN.shape[1]) < tokens_length_B[:, None]
+    last_B = jnp.zeros(len(tokens_BN))
     if c.alignment == "plan":
         if times_BN is None:
             planned = system.net.apply({"params": params}, text_BNE, method="plan_logits")
@@ -130,7 +131,8 @@ def start(system, params, memory, steps: int):
 def advance(system, params, memory, cache, before_BJ, index, choose):
     """One decoder step: `choose(logits (B, V) float32, slot, units chosen so far)` gives the (B,)
     units of each slot in turn -> units (B, J), cache."""
-    c, guided = system.config, system.config.guidance != 1.0
+    c = system.config
+    guided = system.config.guidance != 1.0
 
     def both(units):
         return jnp.concatenate([units, units]) if guided else units

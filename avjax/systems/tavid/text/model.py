@@ -189,7 +189,8 @@ class Chain(nn.Module):
 
     def setup(self):
         c = self.config
-        slots, kw = c.num_streams * c.frames_per_step, dict(dtype=self.dtype, use_bias=False)
+        slots = c.num_streams * c.frames_per_step
+        kw = dict(dtype=self.dtype, use_bias=False)
         # its biases distinguish the units
         self.inputs = Dense((slots, c.depth_width), c.d_model, dtype=self.dtype)
         self.units = Dense(c.depth_width, c.d_model // slots, **kw)
@@ -271,7 +272,8 @@ class TextNet(nn.Module):
 
     def encode(self, tokens_BN, token_speaker_BN, length_B):
         """Text -> (B, N, E). Nothing past the length is seen."""
-        c, positions = self.config, jnp.arange(tokens_BN.shape[1])
+        c = self.config
+        positions = jnp.arange(tokens_BN.shape[1])
         real_BN = (positions < length_B[:, None]).astype(jnp.int32)
         x_BNE = lookup(self.text, tokens_BN)
         if c.speaker_embedding:
@@ -332,7 +334,8 @@ class TextNet(nn.Module):
             out = self.chain(hidden, self.embed(units))
         else:
             out = hidden.reshape(*hidden.shape[:-1], self.slots, -1)
-        ids, places = len(self.table), ("batch", "time")[:hidden.ndim - 1]
+        ids = len(self.table)
+        places = ("batch", "time")[:hidden.ndim - 1]
         # the largest array of a step is split by id
         table = jnp.pad(self.table, ((0, -ids % parts("width")), (0, 0)))
         out = jnp.einsum("...w,vw->...v", shard(out.astype(jnp.float32), *places),

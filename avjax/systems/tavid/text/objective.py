@@ -16,7 +16,8 @@ def targets(batch, config):
     last is EOS in every stream, and after that nothing counts. J runs over the frames of a step,
     over streams within a frame."""
     T, S = batch["units"].shape[1:]
-    frame_1T1, length_B11 = jnp.arange(T)[None, :, None], batch["units_length"][:, None, None]
+    frame_1T1 = jnp.arange(T)[None, :, None]
+    length_B11 = batch["units_length"][:, None, None]
     units_BTS = jnp.where(frame_1T1 < length_B11, batch["units"],
                           jnp.where(frame_1T1 == length_B11, eos(config), pad(config)))
     weight_BTS = jnp.where(frame_1T1 <= length_B11, batch["weight"], 0.0)

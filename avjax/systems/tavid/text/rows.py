@@ -128,14 +128,16 @@ class TextRows:
         turns_K6, units_TS = example["turns"], example["units"]
         main = turns_K6[(turns_K6[:, KIND] == TURN) & (turns_K6[:, SPEAKER] == speaker)]
         # as if there were nothing but them, with the longest gaps
-        gap, packed = int(MARGIN * RATE), main.copy()
+        gap = int(MARGIN * RATE)
+        packed = main.copy()
         for begin, stop, more in ((START, END, gap), (FIRST, LAST, 0)):
             sizes = main[:, stop] - main[:, begin] + more
             packed[:, stop] = np.cumsum(sizes)
             packed[:, begin] = packed[:, stop] - sizes
         first, last = _run(packed, self.frames - 1 - gap, self.tokens, rng)
         times = plan.token_times(example["token_speaker"], turns_K6)
-        parts, clock = [], int(rng.integers(gap + 1))
+        parts = []
+        clock = int(rng.integers(gap + 1))
         silence = [np.full((clock, self.streams), filler, np.int32)]
         for _, a, b, start, end, _ in main[first:last]:
             own = a + np.flatnonzero(example["token_speaker"][a:b] == speaker)
@@ -216,7 +218,9 @@ def check_tokens(tokens: np.ndarray, vocabulary: int, where: str) -> np.ndarray:
 
 def check_example(example, vocabulary: int, num_units: int, streams: int) -> None:
     """UserError for an example that the System cannot learn from."""
-    where, units, turns = f"example {example.get('id', '')!r}", example["units"], example["turns"]
+    where = f"example {example.get('id', '')!r}"
+    units = example["units"]
+    turns = example["turns"]
     check_tokens(example["tokens"], vocabulary, where)
     if not len(units) or not 0 <= np.min(units) <= np.max(units) < num_units:
         raise UserError("units outside the codebook" if len(units) else "no units", where=where,

@@ -60,12 +60,15 @@ class System(api.System):
     def loss(self, params, batch, key):
         """Absolute error of the pictures and of their edges from a drawn latent, plus the terms
         that shape the latent."""
-        c, pictures = self.config, batch["pictures"]
+        c = self.config
+        pictures = batch["pictures"]
         x = to_signal(pictures.reshape(-1, *pictures.shape[2:]))
         mean, log_variance = self.net.apply({"params": params}, x, method="encode")
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
         error = self.net.apply({"params": params}, z, method="decode") - x
-        l1, mse, edges = jnp.mean(jnp.abs(error)), jnp.mean(error**2), edge_error(error)
+        l1 = jnp.mean(jnp.abs(error))
+        mse = jnp.mean(error**2)
+        edges = edge_error(error)
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1 - log_variance)
         channel_mean = jnp.mean(mean, axis=(0, 1, 2)) * c.scaling
         channel_std = jnp.std(mean * c.scaling, axis=(0, 1, 2))

@@ -104,7 +104,8 @@ class SpatialTransformer(nn.Module):
     kernel: str = "auto"
 
     def setup(self):
-        C, kw = self.width, dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
+        C = self.width
+        kw = dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs, self.outputs = Dense(C, C, self.dtype), Dense(C, C, self.dtype)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(C) for _ in range(3))
@@ -127,7 +128,8 @@ class SpatialTransformer(nn.Module):
         N, h, w, _ = x_NhwC.shape
         x_NTC = rearrange(self.inputs(self.norm(x_NhwC)), "N h w C -> N (h w) C")
         normed_NTC = self.norm1(x_NTC)
-        kv, lengths = self.self_attention.keys_values(normed_NTC), None
+        kv = self.self_attention.keys_values(normed_NTC)
+        lengths = None
         if reference_BTC is not None:
             B = len(reference_BTC)
             reference = self.self_attention.keys_values(reference_BTC.astype(self.dtype))
@@ -179,7 +181,8 @@ class MotionTransformer(nn.Module):
         h = x_NhwC.shape[1]
         x_NTD = rearrange(self.inputs(self.norm(x_NhwC)), "N h w D -> N (h w) D")
         x_NTD = x_NTD + self.self_attention(self.norm1(x_NTD))
-        normed_NTD, tokens_NMK = self.norm2(x_NTD), tokens_NMK.astype(self.dtype)
+        normed_NTD = self.norm2(x_NTD)
+        tokens_NMK = tokens_NMK.astype(self.dtype)
         for r, name in enumerate(self.regions):
             share = self.attention[name](normed_NTD, tokens_NMK)
             if masks_NTR is not None:
@@ -204,7 +207,8 @@ class TemporalTransformer(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        C, zeros = self.width, nn.initializers.zeros
+        C = self.width
+        zeros = nn.initializers.zeros
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs = Dense(C, C, self.dtype)
         self.outputs = Dense(C, C, self.dtype, kernel_init=zeros, bias_init=zeros)
@@ -237,7 +241,8 @@ class TemporalTransformer(nn.Module):
             y_BTFC = rearrange(shard(y_BFTC, "batch", "time"), "B F T C -> B T F C")
             return shard(y_BTFC, "batch", "time")
 
-        y, total = by_position(x_NhwC), skip + frames
+        y = by_position(x_NhwC)
+        total = skip + frames
         if skip:
             before = fold_frames(before_BRhwC.astype(x_NhwC.dtype))
             y = jnp.concatenate([by_position(before), y], axis=2)

@@ -193,7 +193,8 @@ class Denoiser(nn.Module):
           tile_references: as published, frame i of the folded B F sees the reference of clip i
             modulo B.
         """
-        c, (B, F) = self.config, latents_BFhwC.shape[:2]
+        c = self.config
+        B, F = latents_BFhwC.shape[:2]
         run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames)
 
         def every(x_B):

@@ -52,7 +52,8 @@ class VisualNet(nn.Module):
         """v of noisy latents; `motion` None and `temporal` False leave those modules out. The
         reference's own latents are looked at where config.reference_input says so, and zeros where
         `reference_mask` hides it."""
-        c, x = self.config, self.folded(latents_BFhwC)
+        c = self.config
+        x = self.folded(latents_BFhwC)
         if c.reference_input:
             seen = 1.0 if reference_mask is None else reference_mask[:, None, None,
                                                                      None].astype(jnp.float32)

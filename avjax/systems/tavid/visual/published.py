@@ -105,7 +105,8 @@ def unet_names(config, *, denoiser: bool):
     for side, resize, blocks in (("down", "downsamplers", down), ("up", "upsamplers", up)):
         for i, block in enumerate(blocks):
             for j, layer in enumerate(block.layers):
-                theirs, ours = f"{side}_blocks.{i}", f"{side}_{i}/layer_{j}"
+                theirs = f"{side}_blocks.{i}"
+                ours = f"{side}_{i}/layer_{j}"
                 rows.resnet(f"{theirs}.resnets.{j}", f"{ours}/resnet",
                             layer.in_width != layer.width)
                 transformers(theirs, j, ours, layer.attention)

@@ -45,7 +45,8 @@ class ReferenceMid(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        c, C = self.config, self.plan.width
+        c = self.config
+        C = self.plan.width
         self.resnet_0, self.resnet_1 = (Resnet(C, C, c.groups, EPS, 4 * c.channels[0], self.dtype)
                                         for _ in range(2))
         self.spatial = SpatialTransformer(C, c.heads, c.groups, c.face_dim, self.dtype,
@@ -92,7 +93,8 @@ class ReferenceNet(nn.Module):
         # the pictures of a device's clips are split over `seq`, where their number allows it, and
         # what is written is gathered
         x = self.inputs(shard(latents_BRhwC.reshape(B * R, *latents_BRhwC.shape[2:]), "rows"))
-        banks, skips = [], [x]
+        banks = []
+        skips = [x]
         for block in self.down:
             for layer in block.layer:
                 x, written = layer(x, time_ND, face_NMK)

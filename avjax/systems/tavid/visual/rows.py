@@ -97,7 +97,8 @@ class VisualRows:
         """Frames `at` and what they are made of: the face, and as reference the portrait (`drawn`
         -1) or the frame `drawn` among those at least `reference_margin` away, as far as the video
         goes."""
-        latents_TShwC, reference = example["latents"], example["reference"][who]
+        latents_TShwC = example["latents"]
+        reference = example["reference"][who]
         if drawn >= 0:
             T = len(latents_TShwC)
             away_T = np.abs(np.arange(T)[:, None] - at).min(1)

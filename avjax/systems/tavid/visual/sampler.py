@@ -66,8 +66,10 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
       before_NRhwC: the frames before.
       keys_N: keys of the initial noise.
     """
-    c, temporal = system.config, system.config.stage == "temporal"
-    variables, N = {"params": params}, len(reference_NhwC)
+    c = system.config
+    temporal = system.config.stage == "temporal"
+    variables = {"params": params}
+    N = len(reference_NhwC)
     pictures = reference_NhwC[:, None]
     if temporal:
         if c.sample_motion_drop:
@@ -121,8 +123,11 @@ def generate(system, params, conditions, keys):
     """{"latents" (B, T, S, h, w, C), "latents_length"}: the mapper once, then one scan over clips
     that carries the last frames. Noise depends on an example's key, the speaker and the clip
     alone."""
-    c, (B, U, _) = system.config, conditions["units"].shape
-    F, R, T = c.clip, c.unet.motion_frames, U // 2
+    c = system.config
+    B, U, _ = conditions["units"].shape
+    F = c.clip
+    R = c.unet.motion_frames
+    T = U // 2
     clips = -(-T // F)
     reference, faces, tokens, keys_N, before = begin(system, params, conditions, keys)
 

@@ -94,8 +94,10 @@ class System(api.System):
     def draw(self, key, B: int) -> dict:
         """The random numbers of a step: times, noise, dropped conditions. Single frames have a time
         each, a clip has one."""
-        c, keys = self.config, jax.random.split(key, 9)
-        F, single = c.frames, c.stage != "temporal"
+        c = self.config
+        keys = jax.random.split(key, 9)
+        F = c.frames
+        single = c.stage != "temporal"
         shape = (B, F, *c.latent_size, c.latent_dim)
         t = jax.random.randint(keys[0], (B, F if single else 1), 0, self.schedule.steps)
         noise = diffusion.offset_noise(keys[1], shape, c.noise_offset,
@@ -121,8 +123,10 @@ class System(api.System):
     def loss_at(self, params, batch, draw):
         """The loss for given randomness (`draw`). Metrics: "mse" of the clean latents that the
         velocity points at, "mse_noisy" over the noisier half of the times."""
-        c, variables = self.config, {"params": params}
-        latents_BFhwC, single = batch["latents"].astype(jnp.float32), c.stage != "temporal"
+        c = self.config
+        variables = {"params": params}
+        latents_BFhwC = batch["latents"].astype(jnp.float32)
+        single = c.stage != "temporal"
         F = latents_BFhwC.shape[1]
         face = self.net.apply(variables, jnp.where(draw["face"][:, None], 0.0, batch["face"]),
                               method="face")
@@ -137,7 +141,10 @@ class System(api.System):
             pictures = jnp.concatenate([pictures, before], axis=1)
         banks = self.net.apply(variables, pictures, face, method="banks")
         sees = 1 - draw["reference"].astype(jnp.int32)
-        x0, noise, t, reference = latents_BFhwC, draw["noise"], draw["t"], batch["reference"]
+        x0 = latents_BFhwC
+        noise = draw["noise"]
+        t = draw["t"]
+        reference = batch["reference"]
         if single:  # frames become rows of one frame
             x0, noise, motion = (None if x is None else fold_frames(x)[:, None]
                                  for x in (x0, noise, motion))
@@ -191,7 +198,8 @@ class System(api.System):
 
     def conditions(self, example, task=""):
         """All speakers' units, faces and portraits; nothing of the recorded video."""
-        c, units = self.config, example["units"]
+        c = self.config
+        units = example["units"]
         check_units(units, c.mapper.num_units, c.mapper.streams, f"example {example.get('id')!r}")
         first = np.zeros((c.mapper.streams, c.unet.motion_frames, *c.latent_size, c.latent_dim),
                          np.float32)
@@ -208,7 +216,9 @@ class System(api.System):
 
 def specs(c, window: int):
     """batch_spec of the config's stage, example_spec, conditions_spec, streams_spec."""
-    S, F, latent = c.mapper.streams, c.frames, (*c.latent_size, c.latent_dim)
+    S = c.mapper.streams
+    F = c.frames
+    latent = (*c.latent_size, c.latent_dim)
     before = c.unet.motion_frames
     units = dict(dtype="int32", meaning="semantic units, oneself first in a batch",
                  rate=UNITS_A_FRAME * c.frame_rate, recipe=plain(c.units_recipe),
