@@ -333,7 +333,7 @@ class BigVGAN:
         return np.concatenate(list(self.chunks(log_mel_TM, recipe)))
 
     def chunks(self, log_mel_TM: np.ndarray, recipe: dict = mel_lib.RECIPE) -> Iterator[np.ndarray]:
-        """`waveform` in parts of `window` frames, each made when it is asked for. Mel of at most a
+        """`waveform` in parts of `window` frames, each made on demand. Mel of at most a
         window and its halo is one part, followed by silence up to a compiled length."""
         self.check(recipe)
         log_mel_TM = np.asarray(log_mel_TM, np.float32)

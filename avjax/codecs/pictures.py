@@ -38,7 +38,7 @@ class PictureCodec:
 
     @property
     def recipe(self) -> dict:
-        """How latents are made, apart from the arrays (whose hash the dataset adds)."""
+        """How latents are made, without the arrays (the dataset adds their hash)."""
         return {"kind": KIND, "sizes": {k: _plain(self.config[k]) for k in SIZES},
                 "scaling": float(self.config["scaling"]),
                 "pixels": "RGB / 127.5 - 1", "latent": "mean * scaling"}

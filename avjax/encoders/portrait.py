@@ -29,7 +29,7 @@ SIZE = 32
 WIDTH = 64
 GIVEN_WIDTH = 512  # insightface's
 ANGLES = np.arange(-40, 41, 5)
-MOST = 512  # portraits that are fitted on; more say little new
+MOST = 512  # portraits that are fitted on; more add little
 _SMALLEST = 0.1  # of the first component's deviation
 _UPRIGHT = 0.7  # a turned picture is believed only where less than this share of the error is left
 _COPIES, _COPY_BLUR, _COPY_TURN, _RIDGE = 6, 1.0, 3.0, 1.0  # blur in pixels of 32 x 32, degrees
@@ -48,7 +48,7 @@ class PortraitEncoder:
 
     @property
     def recipe(self) -> dict:
-        """How the vector is made, apart from the fitted arrays (whose hash the dataset adds)."""
+        """How the vector is made, without the fitted arrays (the dataset adds their hash)."""
         if self.fitted is None:
             return {"kind": "given", "width": self.width, "scale": "as given"}
         return {"kind": "pca", "version": 1, "width": self.width, "size": SIZE,

@@ -37,7 +37,8 @@ class UnitEncoder:
 
     @property
     def recipe(self) -> dict:
-        """All that decides about a unit, apart from the centroids (whose hash the dataset adds)."""
+        """Everything that a unit depends on, without the centroids (the dataset adds their
+        hash)."""
         return {"kind": KINDS[self.frames.recipe["kind"]], "rate": RATE, "sample_rate": SAMPLE_RATE,
                 "units": self.num_units,
                 "frames": self.frames.recipe}

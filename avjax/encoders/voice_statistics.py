@@ -13,8 +13,8 @@ Only frames louder than 40 dB below the loudest count, so pauses do not matter. 
 A `VoiceStatistics` z-scores them with the training split's statistics. Where it knows who speaks,
 and enough speakers were recorded more than once, it then takes out what differs between recordings
 of one speaker: the posterior mean of the speaker's part in a two-covariance model (PLDA; Sizov et
-al. 2014), of unit power. They say what a voice is like (timbre, register, liveliness), not who it
-is: two speakers of like voice are alike.
+al. 2014), of unit power. They describe what a voice is like (timbre, register, liveliness), not who
+it is: two speakers of like voice are alike.
 Suffixes: N samples, T frames, W window, L lags, M mel bands, S statistics, U utterances.
 """
 
@@ -80,7 +80,7 @@ class VoiceStatistics:
 
     @property
     def recipe(self) -> dict:
-        """How the vector is made, apart from the fitted arrays."""
+        """How the vector is made, without the fitted arrays."""
         out = {k: v for k, v in RECIPE.items() if k != "level"} | ({"level": dict(self.level)}
                                                                    if self.level else {})
         return out | ({} if self.map_SS is None else {"speaker_part": dict(SPEAKER_PART)})
@@ -134,7 +134,7 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray],
 def _speaker_part(z_US: np.ndarray, speakers_U: np.ndarray) -> np.ndarray | None:
     """(S, S) float32 of SPEAKER_PART; None where too few speakers were recorded more than once.
 
-    With covariances W within and B between speakers, a recording z says B (B + W)^-1 z of its
+    With covariances W within and B between speakers, a recording z predicts B (B + W)^-1 z for its
     speaker: in the basis where W is one and B diagonal b, every coordinate is shrunk by b / (b +
       1). That basis also measures distances, so it is kept.
     """

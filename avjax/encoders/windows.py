@@ -36,7 +36,7 @@ def pieces(samples: int) -> list[Piece]:
 
 def joined(parts: Sequence[np.ndarray], cut: Sequence[Piece],
            num_frames: Callable[[int], int]) -> np.ndarray:
-    """The frames of a whole utterance from those of its pieces (padded behind): neighbours meet in
+    """The frames of an utterance from those of its pieces (padded at the end): neighbours meet in
     the middle of what they
     share. num_frames: of so many samples."""
     firsts = [start // HOP for start, _ in cut]

@@ -63,10 +63,10 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total,
     """One device's queries against all keys that they see."""
     t = q_BHtK.shape[2]
     first = lax.axis_index(SEQUENCE_AXIS) * t
-    whole = (left + right) * streams >= (devices - 1) * t
+    gathered = (left + right) * streams >= (devices - 1) * t
 
     def seen_by(x, axis):
-        if whole:
+        if gathered:
             return lax.all_gather(x, SEQUENCE_AXIS, axis=axis, tiled=True)
         return with_halo(x, left * streams, right * streams, axis, devices)
 
@@ -75,12 +75,12 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total,
     k_BHWK, v_BHWK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x
                       for x in jnp.split(kv_BGWK, 2, axis=-1))
     keys = None if segments_Bt is None else seen_by(segments_Bt, 1)
-    start = 0 if whole else first - left * streams
+    start = 0 if gathered else first - left * streams
     seen = functools.partial(_seen, near=near, total=total, streams=streams)
     if kernel == "auto":
         narrow = left + right + kernels.block_length(left, right) < t // streams
-        kernel = "banded" if narrow and not whole else "dense"
-    if kernel == "banded" and not whole:
+        kernel = "banded" if narrow and not gathered else "dense"
+    if kernel == "banded" and not gathered:
         return _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, keys, seen)
     mask = seen(first + jnp.arange(t)[:, None], start + jnp.arange(k_BHWK.shape[2])[None])
     if keys is not None:

@@ -3,7 +3,7 @@
 1. One pass draws a reservoir of frames, each frame of the stream with the same chance.
 2. k-means++ (Arthur & Vassilvitskii 2007) picks the first centroids from the reservoir; Lloyd's
 iterations refine them on it.
-3. Passes over the whole stream refine further: exact Lloyd, the sums of all frames and then one
+3. Passes over the stream refine further: exact Lloyd, the sums of all frames and then one
 update. A centroid that no frame chose is re-seeded with a frame drawn as k-means++ draws, in
 proportion to its squared distance.
 
@@ -46,7 +46,7 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
       units: number of centroids.
       seed: of every draw.
       iterations: of Lloyd on the reservoir.
-      passes: over the whole stream after that, at most; none where the reservoir holds all of it.
+      passes: over the stream after that, at most; none where the reservoir holds all of it.
       tolerance: no further pass once the mean squared distance falls by less than this share.
       mesh: frames are split over its axes data and fsdp; None = one device. One process.
       report: is given a line a pass.
@@ -56,7 +56,7 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
         not finite.
     """
     mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
-    sample_ND, whole = _reservoir(blocks(), max(RESERVOIR, FRAMES_A_UNIT * units), seed)
+    sample_ND, complete = _reservoir(blocks(), max(RESERVOIR, FRAMES_A_UNIT * units), seed)
     _check_distinct(sample_ND, units)
     start_key, lloyd_key, key = jax.random.split(jax.random.key(seed), 3)
     data = _put(sample_ND, _equal_chunks(len(sample_ND), units, mesh), mesh)
@@ -66,7 +66,7 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
     del data
     size = _equal_chunks(min(BLOCK, len(sample_ND)), units, mesh)
     last = math.inf
-    for number in range(0 if whole else passes):
+    for number in range(0 if complete else passes):
         centroids_KD, distance, empty = _pass(blocks(), size, centroids_KD,
                                               jax.random.fold_in(key, number), mesh)
         report(f"k-means: pass {number + 1} of at most {passes}, mean squared distance "

@@ -20,7 +20,7 @@ TORCH = (".bin", ".pt", ".pth", ".ckpt")
 NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 GET = "download the file itself: a login, a licence to accept or a wrong address may be in the way"
 OTHER_KINDS = (  # (how a file starts, in small letters; what that is; what to do)
-    (b"version https://git-lfs", "a Git LFS pointer, which only stands for the file",
+    (b"version https://git-lfs", "a Git LFS pointer instead of the file",
      "git lfs pull, or download it"),
     (b"<!doctype", "a web page", GET), (b"<html", "a web page", GET),
     (b"<?xml", "a server's answer", GET), (b"gguf", "a GGUF file", "take the model's safetensors"),
@@ -29,8 +29,8 @@ OTHER_KINDS = (  # (how a file starts, in small letters; what that is; what to d
 
 
 def check_kind(path: str) -> None:
-    """UserError if a file is, by its first bytes, none that weights are read from, whatever its
-    name says."""
+    """Raises UserError for a file whose first bytes are not those of a format that weights are read
+    from; its name does not matter."""
     extension = os.path.splitext(path)[1].lower()
     with open(path, "rb") as file:
         head = file.read(64)
@@ -79,7 +79,7 @@ def find_in_folder(folder: str) -> list[str]:
         for shards in sharded.values():
             total = int(SHARD.fullmatch(shards[0])["total"])
             if len(shards) != total:
-                raise UserError("the checkpoint is not whole", where=folder,
+                raise UserError("the checkpoint is incomplete", where=folder,
                                 expected=f"{total} shards", found=", ".join(shards),
                                 hint="fetch the shards that are missing")
             found.append(shards)

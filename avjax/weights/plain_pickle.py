@@ -92,7 +92,7 @@ class _NumpyDType(DType):
 
 
 class Foreign(Inert):
-    """In place of another program's object (a config, a path): takes whatever the pickle gives it
+    """In place of another program's object (a config, a path): takes all that the pickle gives it
     and keeps nothing.
 
     A global is a subclass of its own, for pickles demand a class to make objects of; what it was
@@ -128,7 +128,7 @@ class Storage(Inert):
 
 
 class Tensor(Inert):
-    """A strided window on a storage; the numbers are looked up once the whole pickle has been
+    """A strided window on a storage; the numbers are looked up once the pickle has been
     accepted."""
 
     __slots__ = ("conjugate", "dtype", "negative", "offset", "shape", "storage", "strides")

@@ -24,12 +24,12 @@ STATE_KEYS = ("model_state_dict", "state_dict", "model", "module")
 
 
 def read_checkpoint(path: str | os.PathLike, foreign: bool = False) -> Any:
-    """The whole content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file,
+    """The content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file,
     of a sharded checkpoint (given by its index or folder), or of the one weights file in a folder.
 
-    safetensors and `.npz` give {name: array}; a PyTorch file gives whatever was saved (a bare
-    tensor gives an array). Arrays may be read-only and memory-mapped. With `foreign`, what is not
-    plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which was
+    safetensors and `.npz` give {name: array}; a PyTorch file gives the object that was saved (a
+    bare tensor gives an array). Arrays may be read-only and memory-mapped. With `foreign`, what is
+    not plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which was
     not executed either; else this raises UserError.
     UserError: missing, unreadable, truncated or unsafe file.
     """
@@ -167,7 +167,7 @@ def _read_file(path: str, foreign: bool = False) -> Any:
     except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error,
             KeyError) as error:
         raise UserError("the weights file is truncated or corrupt", where=path,
-                        expected=f"a whole {extension} file", found=str(error),
+                        expected=f"a complete {extension} file", found=str(error),
                         hint="fetch the file again and compare its size") from error
     if extension in files.TORCH:
         return torch_zip.read_torch_zip(path, foreign=foreign)

@@ -131,7 +131,7 @@ def _rows(config):
 
 
 def avflow_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
-    """Sizes that a published state dict tells by its shapes (heads and windows it does not tell):
+    """Sizes that the shapes of a published state dict show (not heads and windows):
     d_model, d_ff, num_blocks, mel_dim, visual_dim, condition_dim."""
     state = _bare(state)
     try:

@@ -14,8 +14,8 @@ from avjax.systems.head_vae.config import released  # noqa: F401 (users' config 
 
 
 class System(api.System):
-    """See avjax.systems.api.System. Attention runs over the whole clip given, padding hidden by the
-    mask."""
+    """See avjax.systems.api.System. Attention runs over all frames of a clip; the mask hides
+    padding."""
 
     # about 140 thousand parameters: replicating them is cheaper than gathering them
     param_rules = (

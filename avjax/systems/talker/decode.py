@@ -1,10 +1,10 @@
 """The two inner parts of a generated slot: one position through the language model, and one patch
 of each stream out of the diffusion heads.
 
-At batch 1 both are bound by reading weights. So whatever does not change is done once, before the
-loop over slots: weights are cast, the local blocks' hidden width is padded with zeros to what
-vector units like, the stacked layers are unstacked (slicing a layer off inside a loop would copy
-it each time), and the times' embeddings are computed for all steps; and for each patch, outside its
+At batch 1 both are bound by reading weights. So all that does not change is computed once, before
+the loop over slots: weights are cast, the local blocks' hidden width is padded with zeros to what
+vector units like, the stacked layers are unstacked (slicing a layer off inside a loop would copy it
+each time), and the times' embeddings are computed for all steps; and for each patch, outside its
 Euler steps, the tokens that stay.
 
 Suffixes: B rows, G rows of both branches of the guidance, S Euler steps, P frames, C stream width,

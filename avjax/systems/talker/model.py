@@ -125,7 +125,7 @@ class TalkerNet(nn.Module):
 
 
 def _project(projector, frames, valid):
-    """Frames that do not exist are zeros after the projector, whatever they hold."""
+    """Projected frames; those that do not exist are zeros."""
     exists = (jnp.arange(frames.shape[-2]) < valid[..., None])[..., None]
     return jnp.where(exists, projector(jnp.where(exists, frames, 0.0)), 0.0)
 

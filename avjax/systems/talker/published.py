@@ -89,7 +89,7 @@ def backbone_names(c, prefix: str = "llm.model.", ours: str = "backbone/"):
 
 
 def talker_names(c):
-    """Rows of the whole network, as in `backbone_names`."""
+    """Rows of the network, as in `backbone_names`."""
     rows = backbone_names(c)
 
     def dense(theirs, ours, bias=True, layer=None):
@@ -209,7 +209,7 @@ def _check_rotary(state, config) -> None:
 
 
 def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
-    """Sizes that a published state dict tells by its shapes: head counts of the local blocks where
+    """Sizes that the shapes of a published state dict show: head counts of the local blocks where
     it has their rotary tables; patch length, delay and rotary base never. UserError for another
     network's."""
     state = with_embedding(state)
@@ -232,7 +232,7 @@ def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict[str, int]:
-    """Sizes that a Qwen3 state dict tells by its shapes; KeyError for the entry that another
+    """Sizes that the shapes of a Qwen3 state dict show; KeyError for the entry that another
     network's lacks."""
     a = f"{prefix}layers.0."
     state = with_embedding(state)

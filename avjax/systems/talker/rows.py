@@ -1,5 +1,5 @@
 """The layout of utterances in a training row: numpy, no jax. Several whole utterances are packed
-into one row, so that every batch has one shape and hardly any padding, whatever their lengths.
+into one row, so that every batch has one shape and hardly any padding, for any lengths.
 
     tokens    task | prompt ... | slot slot slot slot | task | prompt ... | slot slot | 0 0 0
     segment   1      1            1    1    1    1       2     2            2    2      0 0 0

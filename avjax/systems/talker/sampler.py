@@ -23,7 +23,7 @@ from avjax.errors import UserError
 from avjax.systems.talker import decode
 from avjax.systems.talker.config import MAKES, T2AV, TTS
 
-GIVEN = {"a2v": "audio", "v2a": "motion"}  # the modality that is given whole
+GIVEN = {"a2v": "audio", "v2a": "motion"}  # the modality that is given
 
 
 def generate(system, params, conditions, keys, task: str = "t2av"):
@@ -33,7 +33,7 @@ def generate(system, params, conditions, keys, task: str = "t2av"):
       conditions: "prompt" (B, N) int32 text ids before the slots, without the task's position,
         "prompt_length" (B,); "speaker" (B, S); "first_motion" (B, M); "audio" (B, T, A),
         "audio_length" (B,) frames, "motion" (B, T, M), "motion_length" (B,): what is given. t2av,
-        tts: the lengths are those of a prefix to go on from, 0 = none. a2v: audio is given whole
+        tts: the lengths are those of a prefix to continue from, 0 = none. a2v: all audio is given
           and motion has a prefix; v2a: the other way round. A prefix counts in whole patches,
           rounded
         down. T, a multiple of the patch, bounds the frames made. What a task has no use for may be
@@ -109,7 +109,7 @@ def patches(system, conditions, task: str) -> int:
 
 
 def heads(c, task: str) -> tuple[str, ...]:
-    """The streams whose heads run. Coupled heads run together, whatever is given, for they look at
+    """The streams whose heads run. Coupled heads run together, whatever is given, for they see
     each other; without motion there is nothing to look at."""
     return ("audio", "motion") if c.coupling == "joint" and task != "tts" else MAKES[task]
 

@@ -87,7 +87,7 @@ class System(api.System):
         return self.net.init(key, jnp.zeros((1, 2, self.config.streams), jnp.int32))["params"]
 
     def loss(self, params, batch, key):
-        """Smooth L1 over all streams, each in turn as oneself; mean over real frames."""
+        """Smooth L1 over all streams, each in turn as stream 0; mean over real frames."""
         c = self.config
         units_BUS = each_speaker_first(batch["units"])
         if c.unit_dropout:  # a partner that is not there

@@ -23,7 +23,7 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
       keys: (B,) typed keys, one an example: neither batch mates nor padding nor the bound change an
         example's units.
       max_steps: bound on the frames (rounded up to whole decoder steps).
-      token_speaker_BN: whose each token is, -1 = nobody's; needed where config.speaker_embedding.
+      token_speaker_BN: each token's speaker, -1 = none; needed where config.speaker_embedding.
       times_BN: a plan to follow (frames), instead of the predicted one.
 
     Returns (units_BTS int32 with zeros past the length, length_B int32 frames), T = max_steps. A

@@ -12,7 +12,7 @@ from avjax.systems.tavid.text.config import eos
 
 def draw(config, logits_BV, keys, seen_BP, can_end_B):
     """A unit (or EOS) a row: temperature, the share of the likeliest, the nucleus; and anew from
-    the whole distribution where it already fills the frames looked back at and is no silence
+    the full distribution where it already fills the frames looked back at and is no silence
     (repetition-aware sampling, VALL-E 2; the rule is ours)."""
     c = config
     ids = jnp.arange(logits_BV.shape[1])

@@ -8,7 +8,7 @@ is all there is to see without text. Ours: a chain over the units of a step, sev
 and cross-attention that is rotary in planned time (`plan`).
 
 Where the mesh splits time, the encoder and the decoder's own attention are split over it; what the
-encoder read is then gathered once, and every device's steps look at the whole text.
+encoder read is then gathered once, and every device's steps see all the text.
 
 Suffixes: B batch, N text tokens, E encoder width, I decoder steps, J units of a step (frames of it
 x streams), D decoder width, W width of a unit's embedding (D / J), C chain width, H heads, K head
@@ -316,7 +316,7 @@ class TextNet(nn.Module):
 
     def step(self, before_BJ, cache, index, text_length_B):
         """Decoder step number `index` (the same for all rows) -> hidden (B, D), cache."""
-        # a ring: the step `age` steps ago lies at (index - age) mod room
+        # a ring: the step `age` steps ago is at (index - age) mod room
         room = cache["k"].shape[3]
         age_R = jnp.mod(index - jnp.arange(room), room)
         shared = self._steps(jnp.asarray(index)[None, None]) | {

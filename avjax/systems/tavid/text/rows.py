@@ -78,7 +78,7 @@ class TextRows:
         units_TS[:T] = piece.units
         weight_TS[:T] = filler_weights(piece.units, filler, int(self.filler_seconds * RATE),
                                        self.filler_weight)
-        weight_TS[T] = piece.ends  # the frame that says so
+        weight_TS[T] = piece.ends  # the EOS frame
 
         def padded(x, dtype, value=0):
             return np.concatenate([np.asarray(x, dtype), np.full(self.tokens - n, value, dtype)])
@@ -124,7 +124,7 @@ class TextRows:
         return self._cut(whole)
 
     def _alone(self, example, speaker: int, filler: int, rng) -> Piece:
-        """A run of the speaker's turns, one after the other; whatever lies between is gone."""
+        """A run of the speaker's turns, one after the other, without what is between them."""
         turns_K6, units_TS = example["turns"], example["units"]
         main = turns_K6[(turns_K6[:, KIND] == TURN) & (turns_K6[:, SPEAKER] == speaker)]
         # as if there were nothing but them, with the longest gaps
@@ -184,7 +184,7 @@ def _run(main_K6, frames: int, tokens: int, rng) -> tuple[int, int]:
 
 
 def count_filler(units_TS: np.ndarray, turns_K6: np.ndarray) -> int:
-    """The unit of silence: the commonest one where a stream's speaker says nothing; in a dialogue
+    """The unit of silence: the commonest one where a stream's speaker is silent; in a dialogue
     without silence, the commonest of all."""
     silent_TS = np.ones(units_TS.shape, bool)
     for who, _, _, start, end, _ in turns_K6:

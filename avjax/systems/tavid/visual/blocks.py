@@ -42,8 +42,8 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases before and with one after; keys and values can be made
-    apart from queries."""
+    """Multi-head attention without biases before and with one after; keys and values can be
+    computed separately from queries."""
 
     width: int
     context_width: int
@@ -258,7 +258,7 @@ class TemporalTransformer(nn.Module):
 
 
 def sinusoids(position_T, width: int):
-    """(T, width): sine and cosine in turn of position / 10000^(2 i / width)."""
+    """(T, width): alternating sine and cosine of position / 10000^(2 i / width)."""
     frequency = 1e4 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angle = position_T.astype(jnp.float32)[:, None] * frequency
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(len(position_T), width)

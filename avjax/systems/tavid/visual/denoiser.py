@@ -38,7 +38,7 @@ class Mode:
       bank: whether it sees the bank's motion frames in front of the clip.
       zeros: the number of zero frames in front of the clip where it does not.
       scaled: whether `motion_scale` acts.
-      tile: frames see references in turn, as published.
+      tile: folded frame i sees the reference of clip i modulo B, as published.
     """
 
     frames: int

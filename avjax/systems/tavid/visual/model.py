@@ -50,7 +50,7 @@ class VisualNet(nn.Module):
     def velocity(self, latents_BFhwC, reference_BhwC, t_B, banks, face_BNK, motion_BFMK,
                  reference_mask, temporal: bool):
         """v of noisy latents; `motion` None and `temporal` False leave those modules out. The
-        reference's own latents are looked at where config.reference_input says so, and zeros where
+        reference's own latents are seen where config.reference_input says so, and zeros where
         `reference_mask` hides it."""
         c = self.config
         x = self.folded(latents_BFhwC)

@@ -38,8 +38,8 @@ def fold_speakers(x_BS):
 
 
 def motion_tokens(system, params, units_BUS, length_B):
-    """{given: tokens (N, T, M, K)} for units and for none, every speaker as oneself; None in stage
-    appearance."""
+    """{given: tokens (N, T, M, K)} for units and for none, each speaker in turn as the target; None
+    in stage appearance."""
     if system.config.stage == "appearance":
         return None
     units = each_speaker_first(units_BUS)

@@ -1,10 +1,10 @@
 """TAVID's visual System: latents of one speaker's video from the reference, the face and all
 speakers' units.
 
-Three stages, one after the other, over one tree of parameters (`config.frozen(stage)` says what
-each leaves alone): appearance (single frames; Hallo2's stage 1), motion (the Motion Mapper and its
-cross-attention; frames are still single), temporal (clips after their motion frames; Hallo2's stage
-2). v-prediction with zero terminal SNR throughout.
+Three stages, one after the other, over one tree of parameters (`config.frozen(stage)` lists what
+each leaves unchanged): appearance (single frames; Hallo2's stage 1), motion (the Motion Mapper and
+its cross-attention; frames are still single), temporal (clips after their motion frames; Hallo2's
+stage 2). v-prediction with zero terminal SNR throughout.
 
 Suffixes: B rows, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face
 embedding.
@@ -220,7 +220,7 @@ def specs(c, window: int):
     F = c.frames
     latent = (*c.latent_size, c.latent_dim)
     before = c.unet.motion_frames
-    units = dict(dtype="int32", meaning="semantic units, oneself first in a batch",
+    units = dict(dtype="int32", meaning="semantic units, the target speaker's first",
                  rate=UNITS_A_FRAME * c.frame_rate, recipe=plain(c.units_recipe),
                  speaker_axis=2)
     latents = dict(meaning="latents of the video", rate=c.frame_rate,
@@ -248,9 +248,9 @@ def specs(c, window: int):
     conditions = {"units": example["units"], "units_length": length, "faces": example["faces"],
                   "reference": example["reference"],
                   "first_motion": Spec(("batch", S, before, *latent), "float32",
-                                       "latents to go on from", speaker_axis=1),
-                  "has_first": Spec(("batch",), "float32", "1 = go on from first_motion, 0 = begin "
-                                                           "at the reference")}
+                                       "latents to continue from", speaker_axis=1),
+                  "has_first": Spec(("batch",), "float32",
+                                    "1 = continue from first_motion, 0 = begin at the reference")}
     streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents, speaker_axis=2),
                "latents_length": length}
     return batch, example, conditions, streams
