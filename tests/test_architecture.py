@@ -102,3 +102,9 @@ def test_a_folder_holds_few_files():
             crowded[str(folder.relative_to(ROOT))] = count
     # one file a command, one file an experiment: their names are what a user types
     assert set(crowded) <= {"launch", "configs"}, crowded
+
+
+def test_attention_is_written_once():
+    """Networks call avjax.nn.attention; the other softmax is over units, not keys."""
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if "nn.softmax(" in path.read_text()}
+    assert found == {"avjax/nn/attention_kernels.py", "avjax/systems/tavid/text/draws.py"}

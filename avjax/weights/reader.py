@@ -29,8 +29,8 @@ def read_checkpoint(path: str | os.PathLike, foreign: bool = False) -> Any:
 
     safetensors and `.npz` give {name: array}; a PyTorch file gives the object that was saved (a
     bare tensor gives an array). Arrays may be read-only and memory-mapped. With `foreign`, what is
-    not plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which was
-    not executed either; else this raises UserError.
+    not plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which
+    was not executed either; else this raises UserError.
     UserError: missing, unreadable, truncated or unsafe file.
     """
     parts = _parts(os.fspath(path))
