@@ -19,8 +19,8 @@ from avjax.codecs import eigenface
 from avjax.errors import UserError
 from avjax.systems.api import Spec
 from data_pipelines import features
+from data_pipelines.declared import subclass_in
 from data_pipelines.media import faces
-from data_pipelines.prompting import subclass_in
 from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
 
 FPS = 30

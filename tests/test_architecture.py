@@ -1,5 +1,5 @@
-"""The floors of docs/architecture.md, checked on the imports themselves (those inside functions too),
-and the size of files and folders."""
+"""The floors of docs/architecture.md, checked on the imports themselves (those inside functions
+too), and the size of files and folders."""
 
 import ast
 import pathlib

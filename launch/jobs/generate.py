@@ -17,7 +17,7 @@ from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator, Item
 from avjax.sharding.mesh import make_mesh
-from avjax.storage import failures
+from avjax.storage import atomic
 from avjax.systems import api
 from data_pipelines import decode, prompting
 from data_pipelines.prompting import Prompt
@@ -211,7 +211,7 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
     with bar:
         for name, streams in avatar.generate_all(prompts):
             files = video.write(out / name, streams, avatar.decoder, prompts[name], save_latents)
-            failures.write_text(record_file(out, name), json.dumps(
+            atomic.write(record_file(out, name), json.dumps(
                 {"request": todo[name], "settings": made_by,
                  "files": sorted(path.name for path in files.values())}))
             bar.update()
