@@ -170,6 +170,20 @@ def _adaptive_norm_bwd(saved, dy):
 adaptive_norm.defvjp(_adaptive_norm_fwd, _adaptive_norm_bwd)
 
 
+class LayerNorm(nn.Module):
+    """`adaptive_norm` with learned scale and bias: (batch, time, width)."""
+
+    width: int
+    eps: float = 1e-5
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
+
+    def __call__(self, x_BTD):
+        return adaptive_norm(x_BTD, self.bias[None, None], self.scale[None, None] - 1, self.eps)
+
+
 @jax.custom_vjp
 def rms_norm(x, scale, eps: float = 1e-6):
     """x / rms(x) * scale over the last axis; statistics in float32 (Zhang and Sennrich 2019)."""

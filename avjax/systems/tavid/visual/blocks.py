@@ -20,25 +20,11 @@ from einops import rearrange
 from avjax.errors import UserError
 from avjax.nn.attention import cross_attention
 from avjax.nn.convolutions import GroupNorm
-from avjax.nn.layers import Dense, adaptive_norm, gelu
+from avjax.nn.layers import Dense, LayerNorm, gelu
 from avjax.sharding.activations import each_frame, fold_frames, parts, shard, unfold_frames
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
 REGIONS = ("full", "face", "lip")
-
-
-class LayerNorm(nn.Module):
-    """Layer norm with affine parameters over the last of three axes."""
-
-    width: int
-    eps: float = 1e-5
-
-    def setup(self):
-        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
-
-    def __call__(self, x_BTD):
-        return adaptive_norm(x_BTD, self.bias[None, None], self.scale[None, None] - 1, self.eps)
 
 
 class Attention(nn.Module):
