@@ -37,8 +37,8 @@ def _plain_character(c: str) -> str:
     category = unicodedata.category(c)
     if category in ("Cf", "Cn", "Co") or "\ufe00" <= c <= "\ufe0f":
         return ""  # marks of direction, joiners, variants
-    if category == "Me" or "\U0001f3fb" <= c <= "\U0001f3ff" or (category == "So"
-                                                                 and c not in _SPOKEN):
+    symbol = category == "So" and c not in _SPOKEN
+    if category == "Me" or "\U0001f3fb" <= c <= "\U0001f3ff" or symbol:
         return " "
     if category == "Nd":
         return str(unicodedata.digit(c))

@@ -81,8 +81,8 @@ class VoiceStatistics:
     @property
     def recipe(self) -> dict:
         """How the vector is made, without the fitted arrays."""
-        out = {k: v for k, v in RECIPE.items() if k != "level"} | ({"level": dict(self.level)}
-                                                                   if self.level else {})
+        out = {k: v for k, v in RECIPE.items() if k != "level"}
+        out |= {"level": dict(self.level)} if self.level else {}
         return out | ({} if self.map_SS is None else {"speaker_part": dict(SPEAKER_PART)})
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
@@ -110,8 +110,9 @@ class VoiceStatistics:
         # exploding.
         mean_S = x_US.mean(0)
         std_S = np.maximum(x_US.std(0), 0.01)
-        fitted = None if speakers is None else _speaker_part((x_US - mean_S) / std_S,
-                                                             np.asarray(speakers))
+        fitted = None
+        if speakers is not None:
+            fitted = _speaker_part((x_US - mean_S) / std_S, np.asarray(speakers))
         return cls(mean_S.astype(np.float32), std_S.astype(np.float32), fitted)
 
 
@@ -182,10 +183,9 @@ def _pitch(audio_N: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np
     power_T = correlation_TL[:, 0] / own_L[0]
     correlation_TL = correlation_TL / np.maximum(correlation_TL[:, :1], 1e-9) / (own_L / own_L[0])
     inner_TL = correlation_TL[:, low : high + 1]
-    is_peak_TL = (inner_TL > correlation_TL[:, low - 1 : high]) & (inner_TL
-                                                                   >= correlation_TL[:,
-                                                                                     low + 1 : high
-                                                                                     + 2])
+    before_TL = correlation_TL[:, low - 1:high]
+    after_TL = correlation_TL[:, low + 1:high + 2]
+    is_peak_TL = (inner_TL > before_TL) & (inner_TL >= after_TL)
     peaks_TL = np.where(is_peak_TL, inner_TL, 0.0)
     voicing_T = peaks_TL.max(-1)
     lag_T = low + (peaks_TL >= 0.85 * voicing_T[:, None]).argmax(-1)

@@ -107,9 +107,9 @@ def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, str
         lowest_B1 = jnp.min(segments_BT, axis=1, keepdims=True)
         shifted = jnp.pad(segments_BT + 1 - lowest_B1, ((0, 0), (0, N * Q - T)))  # 0 = outside
         key_BNW = windows(shifted[:, None, :, None], left, W, N, Q)[:, 0, :, :, 0]
-        seen = jnp.asarray(seen_QW) & (shifted.reshape(B, N, Q)[:, :, :,
-                                                                None] == key_BNW[:, :, None, :])
-        seen = seen[:, None]
+        query_BNQ = shifted.reshape(B, N, Q)
+        same = query_BNQ[:, :, :, None] == key_BNW[:, :, None, :]
+        seen = (jnp.asarray(seen_QW) & same)[:, None]
     return attend(q_BHNQK, k_BHNWK, v_BHNWK, seen).reshape(B, H, N * Q, K)[:, :, :T]
 
 

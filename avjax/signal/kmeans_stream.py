@@ -199,12 +199,9 @@ def _seeds(mesh: Mesh, units: int):
         norm_N = jnp.square(x_ND).sum(1)
 
         def draw(k, weight_N):
-            score_N = jnp.where(valid_N,
-                                jnp.log(jnp.maximum(weight_N,
-                                                    1e-30)) + _gumbel(jax.random.fold_in(key, k),
-                                                                      len(x_ND)),
-                                -jnp.inf)
-            return _top(score_N, x_ND, 1)[1][0]
+            log_N = jnp.log(jnp.maximum(weight_N, 1e-30))
+            score_N = log_N + _gumbel(jax.random.fold_in(key, k), len(x_ND))
+            return _top(jnp.where(valid_N, score_N, -jnp.inf), x_ND, 1)[1][0]
 
         def distance_to(c_D):
             product_N = jnp.matmul(x_ND, c_D, precision=lax.Precision.HIGHEST)

@@ -42,9 +42,8 @@ def check_kind(path: str) -> None:
     if head and head[:1] in b"{[" and head.isascii() and b"\0" not in head:
         found = "JSON text"
         hint = GET
-    if extension in TORCH and head[8:9] == b"{" and int.from_bytes(head[:8],
-                                                                   "little") < os.path.getsize(
-                                                                       path):
+    length = int.from_bytes(head[:8], "little")
+    if extension in TORCH and head[8:9] == b"{" and length < os.path.getsize(path):
         found, hint = "a safetensors file", "rename it to .safetensors"
     if found:
         raise UserError("not a PyTorch checkpoint" if extension in TORCH
@@ -68,8 +67,8 @@ def find_in_folder(folder: str) -> list[str]:
         indexed = {shard for [n] in found for shard in read_index(os.path.join(folder, n))}
         sharded: dict[str, list[str]] = {}
         for name in names:
-            if not name.endswith(extensions) or name.startswith((*NOT_WEIGHTS,
-                                                                 ".")) or name in indexed:
+            other = name.startswith((*NOT_WEIGHTS, ".")) or name in indexed
+            if other or not name.endswith(extensions):
                 continue
             part = SHARD.fullmatch(name)
             if part:

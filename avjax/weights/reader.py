@@ -98,10 +98,11 @@ def flatten(tree: Any, prefix: str = "", kind: type = np.ndarray) -> dict[str, A
     text) is left out."""
     if isinstance(tree, kind):
         return {prefix or "(bare array)": tree}
-    items = tree.items() if isinstance(tree,
-                                       dict) else enumerate(tree) if isinstance(tree,
-                                                                                list
-                                                                                | tuple) else ()
+    items = ()
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
     flat = {}
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key), kind)
@@ -234,9 +235,8 @@ def _check_numbers(arrays: dict[str, np.ndarray], path: str) -> None:
             raise UserError("an entry does not hold plain numbers", where=f"{path}, {name}",
                             expected="numbers", found=str(array.dtype), hint="save it as float32")
         scale = scaled.get(name.rpartition(".")[0], scaled.get(name))
-        if scale not in (None,
-                         name) and array.dtype.itemsize == 1 and (special
-                                                                  or array.dtype.kind in "iu"):
+        byte = array.dtype.itemsize == 1 and (special or array.dtype.kind in "iu")
+        if scale not in (None, name) and byte:
             raise UserError("quantised weights are not read", where=f"{path}, {name}",
                             expected="float32 or bfloat16",
                             found=f"{array.dtype} with its scales in {scale}",

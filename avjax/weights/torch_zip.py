@@ -72,9 +72,10 @@ class _Storages:
             array = np.ndarray(t.shape, kind.newbyteorder(self._order), self.raw(t.storage.key),
                                t.offset * size,
                                [s * size for s in t.strides])
-        array = unpack_float4(array) if t.dtype == FLOAT4 else array.astype(kind,
-                                                                            copy=False).view(
-                                                                                t.dtype)
+        if t.dtype == FLOAT4:
+            array = unpack_float4(array)
+        else:
+            array = array.astype(kind, copy=False).view(t.dtype)
         if t.conjugate:
             array = array.conj()
         if t.negative:

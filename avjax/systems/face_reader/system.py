@@ -47,9 +47,8 @@ class System(api.System):
                       recipe=plain(c.motion_recipe))
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.example_spec = {"pictures": pictures, "motion": motion}
-        self.batch_spec = {name: dataclasses.replace(spec,
-                                                     shape=("batch", c.pictures_per_row,
-                                                            *spec.shape[2:]))
+        row = ("batch", c.pictures_per_row)
+        self.batch_spec = {name: dataclasses.replace(spec, shape=(*row, *spec.shape[2:]))
                            for name, spec in self.example_spec.items()}
         self.conditions_spec = {"pictures": pictures, "mask": mask}
         self.streams_spec = {"motion": motion}

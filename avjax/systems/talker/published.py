@@ -214,10 +214,8 @@ def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
     network's."""
     state = with_embedding(state)
     try:
-        heads = {field:
-                 state["projector_speech.linear1.weight"].shape[0] // (2
-                                                                       * state[
-                                                                           f"speech_{module}"].shape[1])
+        width = state["projector_speech.linear1.weight"].shape[0]
+        heads = {field: width // (2 * state[f"speech_{module}"].shape[1])
                  for module, field in ROTARY.items() if f"speech_{module}" in state}
         return dict(backbone_sizes(state, "llm.model."), **heads,
                     encoder_layers=_layers(state, "speech_patch_encoder.blocks."),

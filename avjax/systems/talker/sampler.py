@@ -204,11 +204,12 @@ def begin(system, ready, conditions, task: str, noise: dict):
         given["globals"]["motion"] = jnp.where((frames["motion"] > 0)[:, None],
                                                made["motion"][:, 0, 0],
                                                conditions["first_motion"])
-    whole = given["patches"].get(GIVEN.get(task))
-    speech = whole if whole is not None else jnp.full_like(last, count if speech_ends(c, task)
-                                                           else room)
-    slots = speech + behind if task == "a2v" else speech if task == "v2a" else jnp.full_like(last,
-                                                                                             room)
+    speech = given["patches"].get(GIVEN.get(task))
+    if speech is None:
+        speech = jnp.full_like(last, count if speech_ends(c, task) else room)
+    slots = jnp.full_like(last, room)
+    if task in GIVEN:
+        slots = speech + behind if task == "a2v" else speech
     state = {"cache": cache, "hidden": hidden, "slot": jnp.zeros_like(last), "made": made,
              # slots with speech, slots in all: bounds until the stop is found
              "speech": speech, "slots": slots,

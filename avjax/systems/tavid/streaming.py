@@ -40,8 +40,8 @@ class DialogueSampler:
         self._before = visual.config.unet.motion_frames
 
         def clip(params, k, reference, faces, tokens, keys_N, before):
-            tokens = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, k * self._frames,
-                                                                         self._frames, 1), tokens)
+            tokens = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(
+                x, k * self._frames, self._frames, 1), tokens)
             keys_N = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys_N)
             return sampler.sample_clip(visual, params["visual"], reference, faces, tokens, before,
                                        keys_N)

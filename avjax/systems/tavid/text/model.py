@@ -125,9 +125,8 @@ class DecoderLayer(nn.Module):
         c = self.config
         q, k, v = self._heads(x_BID, shared)
         mask = Band(c.window, 0) if c.window else Causal()
-        x_BID = self.add(x_BID,
-                         self.project(merge_heads(attention(q, k, v, mask=mask,
-                                                            kernel=c.attention_kernel))))
+        out = attention(q, k, v, mask=mask, kernel=c.attention_kernel)
+        x_BID = self.add(x_BID, self.project(merge_heads(out)))
         return self._rest(x_BID, self._memory(shared), shared), None
 
     def remember(self, x, shared):
@@ -165,9 +164,8 @@ class DecoderLayer(nn.Module):
         q = heads_first(self.cross_q(self.cross_norm(x_BID)))
         if self.config.alignment == "plan":
             q = rotate(q, *shared["time_rotary"])
-        x_BID = self.add(x_BID,
-                         self.cross_project(merge_heads(attend(q, memory["k"], memory["v"],
-                                                               shared["seen"][:, None]))))
+        out = attend(q, memory["k"], memory["v"], shared["seen"][:, None])
+        x_BID = self.add(x_BID, self.cross_project(merge_heads(out)))
         return shard(self.add(shard(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))),
                      "batch", "time")
 

@@ -69,8 +69,9 @@ class TextRows:
         and for turns outside the example."""
         (example,) = examples
         check_example(example, self.vocabulary, self.num_units, self.streams)
-        filler = self.filler if self.filler >= 0 else count_filler(example["units"],
-                                                                   example["turns"])
+        filler = self.filler
+        if filler < 0:
+            filler = count_filler(example["units"], example["turns"])
         piece = self.piece(example, filler, rng)
         n, T = len(piece.tokens), len(piece.units)
         units_TS = np.zeros((self.frames, self.streams), np.int32)
@@ -230,11 +231,10 @@ def check_example(example, vocabulary: int, num_units: int, streams: int) -> Non
                         "the units again")
     bounds = np.array([[0, 0, 0, 0, 0], [streams - 1, len(example["tokens"]),
                                          len(example["tokens"]), len(units), len(units)]])
-    good = len(turns) and (turns[:,
-                                 :KIND] >= bounds[0]).all() and (turns[:, :KIND] <= bounds[1]).all()
-    good = good and (turns[:, FIRST] < turns[:,
-                                             LAST]).all() and (turns[:,
-                                                                     START] < turns[:, END]).all()
+    spans = turns[:, :KIND]
+    good = len(turns) and (spans >= bounds[0]).all() and (spans <= bounds[1]).all()
+    good = good and (turns[:, FIRST] < turns[:, LAST]).all() and \
+        (turns[:, START] < turns[:, END]).all()
     if not good or not (turns[:, KIND] == TURN).any():
         raise UserError("turns that do not fit their dialogue", where=where,
                         expected=f"at least one of speakers 0 to {streams - 1} within "

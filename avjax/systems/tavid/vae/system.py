@@ -45,9 +45,8 @@ class System(api.System):
         pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head",
                         "RGB", recipe=plain(c.pictures_recipe))
         self.example_spec = {"pictures": pictures}
-        self.batch_spec = {"pictures": dataclasses.replace(pictures,
-                                                           shape=("batch", c.pictures_per_row,
-                                                                  *pictures.shape[2:]))}
+        row = ("batch", c.pictures_per_row, *pictures.shape[2:])
+        self.batch_spec = {"pictures": dataclasses.replace(pictures, shape=row)}
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.conditions_spec = {"pictures": pictures, "mask": mask}
         self.streams_spec = {"pictures": pictures}
@@ -136,6 +135,6 @@ def to_pixels(x):
 def edge_error(error_NHWC):
     """Mean absolute error of neighbouring pixels' differences, both directions: blurred edges cost
     more than by L1."""
-    down, right = error_NHWC[:, 1:] - error_NHWC[:, :-1], error_NHWC[:, :,
-                                                                     1:] - error_NHWC[:, :, :-1]
+    down = error_NHWC[:, 1:] - error_NHWC[:, :-1]
+    right = error_NHWC[:, :, 1:] - error_NHWC[:, :, :-1]
     return 0.5 * (jnp.mean(jnp.abs(down)) + jnp.mean(jnp.abs(right)))

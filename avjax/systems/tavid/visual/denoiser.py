@@ -201,8 +201,9 @@ class Denoiser(nn.Module):
             return None if x_B is None else each_frame(x_B, F)
 
         time_BD = jax.nn.silu(self.time(t_B))
-        scale = None if motion_scale is None else jnp.broadcast_to(motion_scale,
-                                                                   (B, len(c.regions)))
+        scale = motion_scale
+        if scale is not None:
+            scale = jnp.broadcast_to(scale, (B, len(c.regions)))
         given = Conditions(time_ND=every(time_BD), face_BMK=face_BMK,
                            motion_NMK=None if motion_BFMK is None else fold_frames(motion_BFMK),
                            sees_reference_B=reference_mask, scale_NR=every(scale))

@@ -55,8 +55,9 @@ class VisualNet(nn.Module):
         c = self.config
         x = self.folded(latents_BFhwC)
         if c.reference_input:
-            seen = 1.0 if reference_mask is None else reference_mask[:, None, None,
-                                                                     None].astype(jnp.float32)
+            seen = 1.0
+            if reference_mask is not None:
+                seen = reference_mask[:, None, None, None].astype(jnp.float32)
             beside = self.folded((reference_BhwC * seen)[:, None])
             x = jnp.concatenate([x, jnp.broadcast_to(beside, x.shape)], axis=-1)
         out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask,

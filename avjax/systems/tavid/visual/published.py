@@ -152,8 +152,8 @@ def export_denoiser(params, config) -> dict[str, np.ndarray]:
     out = scatter(params, unet_names(config, denoiser=True))
     for name in [k for k in out if k.endswith(".to_q.weight") and ".temporal_transformer." in k]:
         width = out[name].shape[1]
-        out[name.removesuffix(".to_q.weight") + POSITIONS] = positions(config.temporal_length,
-                                                                       width)
+        table = positions(config.temporal_length, width)
+        out[name.removesuffix(".to_q.weight") + POSITIONS] = table
     return out
 
 
@@ -163,8 +163,8 @@ def positions(length: int, width: int) -> np.ndarray:
     # rounded as published, whatever NumPy's float32 does
     step = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angle = (np.arange(length, dtype=np.float32)[:, None] * step).astype(np.float64)
-    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(1, length,
-                                                                     width).astype(np.float32)
+    table = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return table.reshape(1, length, width).astype(np.float32)
 
 
 def _check_regions(config) -> None:

@@ -89,8 +89,9 @@ class VisualRows:
         if self.stage == "temporal":
             before = np.arange(first - self.motion_frames, first)
             copies = np.stack([row["reference"]] * self.motion_frames)
-            row["motion"] = copies if first < self.motion_frames else take(example["latents"],
-                                                                           before, who)
+            row["motion"] = copies
+            if first >= self.motion_frames:
+                row["motion"] = take(example["latents"], before, who)
         return row
 
     def pictures(self, example, who: int, at, drawn: int) -> dict[str, np.ndarray]:

@@ -65,8 +65,8 @@ class System(api.System):
                                start_share=c.start_share, num_units=c.mapper.num_units,
                                reference_margin=0 if c.stage == "temporal" else c.reference_margin,
                                streams=c.mapper.streams)
-        self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c,
-                                                                                            self.rows.window)
+        (self.batch_spec, self.example_spec, self.conditions_spec,
+         self.streams_spec) = specs(c, self.rows.window)
 
     def init(self, key):
         """Fresh float32 parameters, the same tree in every stage. A motion transformer begins as
