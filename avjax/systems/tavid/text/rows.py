@@ -231,10 +231,12 @@ def check_example(example, vocabulary: int, num_units: int, streams: int) -> Non
                         "the units again")
     bounds = np.array([[0, 0, 0, 0, 0], [streams - 1, len(example["tokens"]),
                                          len(example["tokens"]), len(units), len(units)]])
-    spans = turns[:, :KIND]
-    good = len(turns) and (spans >= bounds[0]).all() and (spans <= bounds[1]).all()
-    good = good and (turns[:, FIRST] < turns[:, LAST]).all() and \
-        (turns[:, START] < turns[:, END]).all()
+    good = len(turns) > 0
+    if good:
+        spans = turns[:, :KIND]
+        good = ((spans >= bounds[0]).all() and (spans <= bounds[1]).all()
+                and (turns[:, FIRST] < turns[:, LAST]).all()
+                and (turns[:, START] < turns[:, END]).all())
     if not good or not (turns[:, KIND] == TURN).any():
         raise UserError("turns that do not fit their dialogue", where=where,
                         expected=f"at least one of speakers 0 to {streams - 1} within "
