@@ -3,7 +3,7 @@
 Variants are highway (the paper's model), separate (no exchange), shared (one tower on both
 streams) and cascaded (tokens -> speech, then speech -> face and head).
 
-Run:        python -m launch.train --config=configs/avflow_ablations.py:separate \\
+Run:        avjax train --config=configs/avflow_ablations.py:separate \\
                 --config.data.dir=FEATURES --workdir=DIR
 Hardware:   as configs/avflow_paper.py.
 Sizes:      as configs/avflow_paper.py.

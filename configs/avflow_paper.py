@@ -1,6 +1,6 @@
 """AV-Flow as its paper describes it, where that differs from the published code.
 
-Run:        python -m launch.train --config=configs/avflow_paper.py --config.data.dir=FEATURES \\
+Run:        avjax train --config=configs/avflow_paper.py --config.data.dir=FEATURES \\
                 --workdir=runs/paper
 Hardware:   the paper: one A100, 1 M steps of 16 x 20 s. (Its 36 h fit 4 s segments better: 20 s
             would need 53 TFLOP/s.)

@@ -1,9 +1,9 @@
 """AV-Flow at the published size, trained as the published code trains it.
 
-Prepare:    python -m launch.prepare, then python -m launch.extract: features of one person at
+Prepare:    avjax prepare, then avjax extract: features of one person at
             22050/256 frames a second: tokens of 29 wav2vec2 CTC logits, mel of the BigVGAN base
             recipe, face codes of 256, head latent of 8.
-Run:        python -m launch.train --config=configs/avflow_released.py \\
+Run:        avjax train --config=configs/avflow_released.py \\
                 --config.data.dir=FEATURES --workdir=runs/avflow
 Hardware:   published: one A100, about 36 h for 1 M steps of 16 x 345 frames (paper). Here,
             measured: see docs/avflow.md.

@@ -1,9 +1,11 @@
 """AV-Flow on one person's own recordings, driven by speech (--audio) through weightless units.
 
-Prepare:    python -m launch.prepare --dataset=clips --source=MEDIA --out=data/me --longest_identity
-Run:        python -m launch.train --config=configs/clips.py --config.data.dir=data/me/features \\
+Prepare:    avjax prepare --dataset=clips --source=MEDIA --out=data/me --longest_identity
+            avjax extract --clips=data/me/clips --out=data/me/features \\
+                --tokens=units --units=64
+Run:        avjax train --config=configs/clips.py --config.data.dir=data/me/features \\
                 --workdir=runs/me
-Generate:   python -m launch.generate --workdir=runs/me --audio=speech.wav
+Generate:   avjax generate --workdir=runs/me --audio=speech.wav
 Hardware:   two CPU cores; a few minutes for the 600 steps.
 Expect:     a face that moves as the person's does, and a voice made of theirs; with seconds of
             material it repeats what it saw. Minutes of one clear frontal shot are what it wants. A
@@ -17,7 +19,7 @@ from avjax.codecs import eigenface
 from avjax.systems.avflow import config as avflow
 from configs import base
 
-UNITS = 64  # launch.prepare's default
+UNITS = 64  # as in the launch.extract command above
 
 
 def get_config():

@@ -1,9 +1,9 @@
 """Reads lips, face and head pose from pictures of puppets: the eye of TAVID's evaluation.
 
-Prepare:    python -m launch.extract --features=decoded of puppets' pictures: as they are drawn, and
+Prepare:    avjax extract --features=decoded of puppets' pictures: as they are drawn, and
             as the VAE decodes them. Many speakers: F1_lips on unknown faces is .98 from 20 of
             them, .99 from 60.
-Run:        python -m launch.train --config=configs/face_reader.py --config.data.dir=PICTURES \\
+Run:        avjax train --config=configs/face_reader.py --config.data.dir=PICTURES \\
                 --workdir=runs/face_reader
 Hardware:   two CPU cores, about a minute.
 Expect:     on faces of unknown speakers F1_lips .99 drawn, .99 decoded (a closed mouth on every

@@ -1,7 +1,7 @@
 """The head-pose VAE whose latent mean is AV-Flow's head stream.
 
 Prepare:    any clip dataset with `pose_z` (7 z-scored pose channels at 30 Hz), e.g. the puppets.
-Run:        python -m launch.train --config=configs/head_vae.py --config.data.dir=CLIPS \\
+Run:        avjax train --config=configs/head_vae.py --config.data.dir=CLIPS \\
                 --workdir=runs/head_vae
 Hardware:   two CPU cores: a few milliseconds a step; the published 500 k steps are far more than a
             small corpus needs.

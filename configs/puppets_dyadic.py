@@ -1,7 +1,7 @@
 """AV-Flow that listens: puppet dialogues from either side, conditioned on the partner's tokens,
 face and head.
 
-Run:        python -m launch.train --config=configs/puppets_dyadic.py --workdir=runs/dyadic
+Run:        avjax train --config=configs/puppets_dyadic.py --workdir=runs/dyadic
 Hardware:   two CPU cores, 4 GiB; about a quarter of an hour.
 Expect:     nods and smiles at the partner's back-channels; `partner_dropout` lets sampling weigh
             the partner (`system.guidance`). Measured on puppets, so plumbing and learning only.

@@ -1,11 +1,11 @@
 """Talker-T2AV as published, stage 2: text to speech and motion mixed with text to speech, from a
 stage 1.
 
-Prepare:    python -m launch.prepare --dataset=talker --source=Talker-T2AV-Data \\
+Prepare:    avjax prepare --dataset=talker --source=Talker-T2AV-Data \\
                 --out=data/talker/clips
-            python -m launch.extract --features=talker --clips=data/talker/clips \\
+            avjax extract --features=talker --clips=data/talker/clips \\
                 --out=data/talker/features
-Run:        python -m launch.train --config=configs/talker_0_6b.py \\
+Run:        avjax train --config=configs/talker_0_6b.py \\
                 --config.data.dir=data/talker/features \\
                 --config.train.init_from=runs/talker_tts --workdir=runs/talker
             Stage 1: the same without init_from, on the TTS list alone (every example without

@@ -1,6 +1,6 @@
 """Talker-T2AV at the size at which its speed is compared with the published code's on a CPU.
 
-Run:        python -m launch.benchmark --config=configs/talker_benchmark.py [--peer=COMMAND]
+Run:        avjax benchmark --config=configs/talker_benchmark.py [--peer=COMMAND]
 Hardware:   two CPU cores.
 Sizes:      width 512; 4 language model layers, 4 layers in each head and patch encoder. A row holds
             one utterance of 8 s (50 patches) and 30 text tokens; a training step has 4 rows.

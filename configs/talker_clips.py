@@ -1,11 +1,11 @@
 """Talker-T2AV on a user's own recordings: speech drives the face, through the weightless codecs.
 
-Prepare:    python -m launch.prepare --dataset=clips --source=MEDIA --out=data/me
-            python -m launch.extract --features=talker --multiple=4 --placeholder=speech \\
+Prepare:    avjax prepare --dataset=clips --source=MEDIA --out=data/me
+            avjax extract --features=talker --multiple=4 --placeholder=speech \\
                 --clips=data/me/clips --out=data/me/talker
-Run:        python -m launch.train --config=configs/talker_clips.py \\
+Run:        avjax train --config=configs/talker_clips.py \\
                 --config.data.dir=data/me/talker --workdir=runs/me
-Generate:   python -m launch.generate --workdir=runs/me --task=a2v --audio=speech.wav
+Generate:   avjax generate --workdir=runs/me --task=a2v --audio=speech.wav
 Hardware:   two CPU cores; a few minutes.
 Expect:     with seconds of material it repeats what it saw. Recordings have no transcript, so the
             prompt is one word for all and text to speech means nothing here; clips that have

@@ -1,9 +1,9 @@
 """The paper's claim as a pair: separate diffusion heads against heads with joint low-level
 attention (dual-branch).
 
-Run:        python -m launch.train --config=configs/talker_coupling.py:separate \\
+Run:        avjax train --config=configs/talker_coupling.py:separate \\
                 --workdir=runs/separate --config.seed=0
-            python -m launch.train --config=configs/talker_coupling.py:joint --workdir=runs/joint \\
+            avjax train --config=configs/talker_coupling.py:joint --workdir=runs/joint \\
                 --config.seed=0
             To make the data once: --config.stages="()"
             --config.data.dir=runs/separate/data/features for the others.

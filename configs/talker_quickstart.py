@@ -1,7 +1,7 @@
 """Talker-T2AV on the built-in puppets, from nothing to one checkpoint that serves four tasks, on
 two CPU cores.
 
-Run:        python -m launch.train --config=configs/talker_quickstart.py --workdir=runs/talker
+Run:        avjax train --config=configs/talker_quickstart.py --workdir=runs/talker
 Hardware:   two CPU cores, 4 GiB; about thirteen minutes, of which training is ten.
 Expect:     speech to motion: F1_lips 0.93; text to both: 0.74 once aligned by the sound, length
             within 7 %. The table is in docs/talker.md. Measured on puppets: it shows learning and

@@ -1,13 +1,13 @@
 """TAVID at full size, a part at a time; without a variant, S7 and dialogues.
 
-Prepare:    python -m launch.extract --features=tavid --clips=DIR --out=DATA \\
+Prepare:    avjax extract --features=tavid --clips=DIR --out=DATA \\
                 --unit_encoder=xlsr2_1b_v2.pt --centroids=kmeans_10k.npy --tokens=vocab.txt \\
                 --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
             (10 seconds: a record holds all frames of its piece; vocab.txt is bert-base-uncased's)
-Run:        python -m launch.train --config=configs/tavid.py:temporal --config.data.dir=DATA \\
+Run:        avjax train --config=configs/tavid.py:temporal --config.data.dir=DATA \\
                 --workdir=runs/tavid/temporal --config.train.init_from=runs/tavid/motion
 Hardware:   the slices of PARTS; what a step takes there:
-            python -m launch.plan --config=configs/tavid.py:temporal
+            avjax plan --config=configs/tavid.py:temporal
 Sizes:      widths of faces and portraits' maps are what that extraction makes; the parts' own
             presets have the published ones.
 Provenance: learning rates, batches and steps of the visual stages are Hallo2's public code's (8 and

@@ -4,7 +4,7 @@ parameters, on puppet dialogues.
 The mapper alone regresses what the pictures show from the units of both speakers, so that the modes
 are compared without a renderer.
 
-Run:        python -m launch.train --config=configs/tavid_mapper.py \\
+Run:        avjax train --config=configs/tavid_mapper.py \\
                 --config.data.dir=runs/tavid/data/features --config.system.mode=dual \\
                 --config.seed=1 --workdir=runs/mapper_dual_1
 Hardware:   two CPU cores; about two minutes.

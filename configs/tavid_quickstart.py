@@ -1,7 +1,7 @@
 """TAVID on puppet dialogues, from nothing to a checkpoint that turns a script and two portraits
 into a conversation. A variant is the training of one part.
 
-Run:        python -m launch.train --config=configs/tavid_quickstart.py --workdir=runs/tavid
+Run:        avjax train --config=configs/tavid_quickstart.py --workdir=runs/tavid
 Hardware:   two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample
             dialogue.
 Expect:     avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many
@@ -39,7 +39,6 @@ def every_part():
     s.visual.mapper.num_units = UNITS
     # plain squared error of the data: the net predicts it, see visual/config.py
     s.visual.min_snr = 0.0
-    s.visual.face_width = s.speaker.face_dim
     return s
 
 

@@ -23,7 +23,7 @@ from data_pipelines.loading.loader import check_recipes, make_loader
 from data_pipelines.store.dataset import open_dataset
 from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
 from launch import identities, preflight, schema
-from launch.flags import fill, launcher, unfill
+from launch.flags import fill, unfill
 
 CONFIG_FILE = "config.json"
 
@@ -130,8 +130,9 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
                                       name=held_out[0]))
     if config.evaluate.benchmark and config.evaluate.in_loop_examples > 0:
         from eval.in_loop import InLoopEvaluator
+        from launch.jobs.evaluate import open_benchmark
 
-        benchmark, _ = launcher("launch.evaluate").open_benchmark(config, workdir, full=False)
+        benchmark, _ = open_benchmark(config, workdir, full=False)
         evaluators.append(InLoopEvaluator(config, system, benchmark))
     return evaluators
 

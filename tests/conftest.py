@@ -13,28 +13,22 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and su
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="avjax_test_xla_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-# without, XLA compiles three times faster; =true tests its default
-EMITTERS = "--xla_cpu_use_fusion_emitters"
-# later ones know no other way
-if EMITTERS not in os.environ.get("XLA_FLAGS", "") and metadata.version("jaxlib") < "0.11":
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}=false".strip()
+# tiny networks take longer to compile than to run: little optimising, three times as fast
+CHEAP = {"--xla_backend_optimization_level": "0", "--xla_llvm_disable_expensive_passes": "true"}
+if metadata.version("jaxlib") < "0.11":  # later ones know no other way
+    CHEAP["--xla_cpu_use_fusion_emitters"] = "false"
+if "AVJAX_XLA_DEFAULTS" not in os.environ:  # inherited by workers and subprocesses
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join([given, *(f"{flag}={value}" for flag, value in CHEAP.items()
+                                                 if flag not in given)]).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from tests import quick  # noqa: E402
-
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disallow_mesh_context_manager", True)
 flags.FLAGS.mark_as_parsed()
-
-
-@pytest.fixture(autouse=True)
-def _quick(request, monkeypatch):
-    """Tests with the marker `quick`: jax.jit spends little on optimising."""
-    if request.node.get_closest_marker("quick"):
-        monkeypatch.setattr(jax, "jit", quick.patched)
 
 
 def _seconds() -> tuple[float, float]:

@@ -98,32 +98,6 @@ def working_on(where: object) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden file beside `path`, to be written inside, which then replaces it: `path` is complete
-    or as before, and an error, even of a full disk, leaves nothing else behind."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with working_on(path):
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all, whoever else writes the same file at the same time, on whatever
-    machine."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with working_on(path):
-            temporary.write_text(text)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def exit_line(error: BaseException) -> tuple[int, str] | None:
     """(exit code, line) of an error that a user can read; None for a defect."""
     if isinstance(error, StorageError):

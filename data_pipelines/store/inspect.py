@@ -19,7 +19,7 @@ from data_pipelines.store.schema import recipe_hash
 
 
 def summary(dataset: store.Dataset, *, sample: int = 32, verify: bool = True) -> dict:
-    """Everything the report says, as JSON values.
+    """The content of the report, as JSON values.
 
     Args:
       dataset: an opened dataset.

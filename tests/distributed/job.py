@@ -35,12 +35,12 @@ from orbax.checkpoint._src.checkpointers import async_checkpointer  # noqa: E402
 from avjax.checkpoint import checkpoints  # noqa: E402
 from avjax.errors import UserError  # noqa: E402
 from avjax.hosts import distributed  # noqa: E402
+from avjax.inference import generator  # noqa: E402
 from avjax.storage.failures import exit_cleanly  # noqa: E402
 from avjax.telemetry import goodput  # noqa: E402
 from avjax.telemetry.metrics_writer import MetricsWriter  # noqa: E402
 from avjax.training import evaluators  # noqa: E402
 from data_pipelines.loading import loader  # noqa: E402
-from eval import generator  # noqa: E402
 from launch import hosts, train, training  # noqa: E402
 
 

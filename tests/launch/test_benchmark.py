@@ -14,8 +14,6 @@ from configs import head_vae
 from launch import flags
 from launch.jobs import benchmark
 
-pytestmark = pytest.mark.quick
-
 
 def tiny():
     config = head_vae.get_config()

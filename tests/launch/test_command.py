@@ -29,8 +29,9 @@ def test_every_module_that_is_a_program_is_a_command():
     assert set(cli.commands()) == programs | {"inspect"}
 
 
-@pytest.mark.parametrize("word, text", [("trian", "hint: avjax train"), ("plam", "hint: avjax plan"),
-                                        ("xyzzy", "expected: prepare, extract")])
+@pytest.mark.parametrize("word, text", [
+    ("trian", "hint: avjax train"), ("plam", "hint: avjax plan"),
+    ("xyzzy", "expected: prepare, extract")])
 def test_an_unknown_command_gets_the_nearest(word, text, capsys):
     assert cli.main([word]) == 2
     assert text in capsys.readouterr().err
@@ -76,8 +77,9 @@ def test_completion_of_commands_flags_and_config_keys(capsys):
 
 def test_the_wheel_holds_every_module_of_ours():
     packages = set(setuptools.find_packages(str(ROOT), exclude=("tests", "tests.*")))
-    files = [file.relative_to(ROOT) for room in ("avjax", "configs", "data_pipelines", "eval", "launch")
-             for file in (ROOT / room).rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    rooms = ("avjax", "configs", "data_pipelines", "eval", "launch")
+    files = [file.relative_to(ROOT) for room in rooms for file in (ROOT / room).rglob("*")
+             if file.is_file() and "__pycache__" not in file.parts]
     assert len(files) > 200
     assert not [str(file) for file in files if ".".join(file.parent.parts) not in packages]
     assert {file.suffix for file in files} <= {".py", ".css", ".html", ".json"}  # see setup.py

@@ -6,7 +6,8 @@ import pytest
 from test_train import TINY, config, one_device, write_clips  # noqa: F401 (a fixture)
 
 from avjax.errors import StorageError, UserError
-from launch import preflight, stages, train, training
+from launch import preflight, train, training
+from launch.jobs import stages
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,6 @@ from tests.golden_files import golden, under
 from tests.systems.talker_golden import golden_config
 from tests.systems.talker_golden import prepare as prepare_talker
 
-pytestmark = pytest.mark.quick
-
 FIXTURE = pathlib.Path(__file__).parents[1] / "weights" / "fixtures" / "everything.pt"
 
 

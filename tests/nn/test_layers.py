@@ -9,8 +9,6 @@ from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import Dense, adaptive_norm, gelu, matmul
 from avjax.weights.layouts import halves_from_adjacent
 
-pytestmark = pytest.mark.quick
-
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)

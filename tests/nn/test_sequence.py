@@ -17,8 +17,6 @@ from avjax.sharding.mesh import make_mesh
 sys.path.insert(0, str(Path(__file__).parents[1] / "sharding"))
 from compiled import collectives  # noqa: E402
 
-pytestmark = pytest.mark.quick
-
 FAST = {"xla_backend_optimization_level": "0"}
 SEQ8, MIXED = dict(seq=8), dict(data=2, seq=2, tensor=2)
 

@@ -28,8 +28,6 @@ from avjax.training.state import abstract_params, abstract_state
 from avjax.training.step import plain_step
 from configs import base
 
-pytestmark = pytest.mark.quick
-
 
 def tiny(**overrides):
     """Two blocks where windows matter, one elsewhere."""

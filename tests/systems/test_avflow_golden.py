@@ -14,8 +14,6 @@ from avjax.systems.head_vae import published as head_vae_weights
 from avjax.systems.head_vae import system as head_vae
 from tests.golden_files import cases, relative_error, under
 
-pytestmark = pytest.mark.quick
-
 CASES = [pytest.param(*case.values, mode, id=f"{case.id}-{mode}", marks=case.marks)
          for case in cases("avflow", key=("monadic/", "dyadic/")) for mode in ("monadic", "dyadic")]
 TOLERANCE = 1e-4

@@ -17,7 +17,6 @@ from data_pipelines.features.decoded import extract as decoded
 from data_pipelines.store.dataset import open_dataset, write_dataset
 from data_pipelines.store.schema import Feature
 from launch import training
-from tests.quick import quick_jit
 
 SIZE, MOTION = 16, 3
 TINY = {"system.size": SIZE, "system.patch": 2, "system.widths": (16, 32), "system.blocks": (0, 1),
@@ -90,7 +89,7 @@ def test_a_trained_reader_reads_unknown_pictures(trained):
     system = build(config.system)
     conditions = {"pictures": pictures[None, :12],
                   "mask": (np.arange(12) < 9)[None].astype(np.float32)}
-    made = quick_jit(lambda p,
+    made = jax.jit(lambda p,
                      c: system.generate(p, c, None)["motion"])(reader.params, conditions)[0]
     np.testing.assert_allclose(made[:9], read[:9], atol=1e-4)
     assert not np.asarray(made[9:]).any()

@@ -11,8 +11,6 @@ import pytest
 from avjax.systems.api import build
 from avjax.systems.head_vae import system as head_vae
 
-pytestmark = pytest.mark.quick
-
 
 def tiny():
     c = head_vae.released()

@@ -14,7 +14,6 @@ from avjax.systems.talker.config import released
 from avjax.systems.talker.model import arrange
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.quick import quick_jit
 from tests.systems.talker_golden import CASES, pack, prepare, utterances
 
 TOLERANCE = 1e-4
@@ -33,7 +32,7 @@ def case(index, packed=False):
     system, params = prepare(arrays, **sizes if packed else {})
     batch = pack([every] if packed else [[u] for u in every], system.config)
 
-    @quick_jit
+    @jax.jit
     def everything(params, batch):
         hidden = system.net.apply({"params": params}, batch, method="encode_row")
         return {"hidden": hidden,
@@ -88,7 +87,7 @@ def test_head_velocity(arrays, name):
               rec["global_cond"]]
     theirs = rec["velocity"].swapaxes(1, 2)
 
-    @quick_jit
+    @jax.jit
     def both(params, *inputs):
         net = functools.partial(system.net.apply, {"params": params}, method=f"{name}_velocity")
         # one example at a time, as a sampler has it, and with leading axes to spare
@@ -111,7 +110,7 @@ def test_teacher_forced_generation_from_the_cache(arrays):
     stop = np.array([u["slots"][-1] + 1 for u in every])
     N = int(start.max())
 
-    @quick_jit
+    @jax.jit
     def tokens(params):
         slots = arrange(batch, system.config.delay)
         return (system.net.apply({"params": params}, batch["tokens"], batch["position"],
@@ -122,12 +121,12 @@ def test_teacher_forced_generation_from_the_cache(arrays):
                                  method="patch_tokens"))
 
     text, patches = tokens(params)
-    hidden, cache = quick_jit(lambda p: system.net.apply({"params": p}, text[:, :N],
+    hidden, cache = jax.jit(lambda p: system.net.apply({"params": p}, text[:, :N],
                                                          batch["position"][:, :N],
                                                          batch["segment"][:, :N],
                                                          system.config.row_tokens,
                                                          method="prefill"))(params)
-    step = quick_jit(lambda p, x, cache,
+    step = jax.jit(lambda p, x, cache,
                      i: system.net.apply({"params": p}, x, cache, i, method="step"))
     for b, n in enumerate(start):
         assert relative_error(hidden[b, :n], arrays["hidden"][b, :n]) < TOLERANCE
@@ -161,7 +160,7 @@ def test_qwen3_layers_and_logits(arrays):
     # of i + 1 layers, ending in the norm
     nets = [qwen(arrays, layers=i + 1) for i in range(depth)] + [qwen(arrays)]
 
-    @quick_jit
+    @jax.jit
     def run(every):
         net, variables = nets[-1][0], every[-1]
         x = net.apply(variables, arrays["input_ids"], method="embed")
@@ -186,7 +185,7 @@ def test_qwen3_cache(arrays):
     n, m = keys.shape[3], inputs.shape[1]
     position, segment = np.arange(n)[None], np.ones((1, n), np.int32)
 
-    @quick_jit
+    @jax.jit
     def run(variables):
         x = net.apply(variables, arrays["input_ids"][:1, :n], method="embed")
         whole = net.apply(variables, x, position, segment, n, method="prefill")

@@ -18,8 +18,6 @@ from avjax.systems.talker.streaming import StreamingSampler
 from tests.golden_files import matching, relative_error, under
 from tests.systems.talker_golden import CASES, pack, prepare
 
-pytestmark = pytest.mark.quick
-
 TOLERANCE = 1e-4
 
 

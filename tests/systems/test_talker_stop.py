@@ -11,8 +11,6 @@ from avjax.systems.talker.streaming import StreamingSampler
 from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import random_params, tiny
 
-pytestmark = pytest.mark.quick
-
 ROOM, PROMPTS = 12, (3, 5, 2)  # frames; tokens of each row
 AUDIO, MOTION = (0, 5, 2), (0, 4, 7)  # frames of prefix
 KEYS = jax.random.split(jax.random.key(3), 3)

@@ -25,7 +25,6 @@ from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
 from launch.training import run_training
 from tests.golden_files import cases, relative_error, under
-from tests.quick import quick_jit
 
 CASES = cases("sd_vae", key="sd/")
 TOLERANCE = 1e-4
@@ -42,7 +41,7 @@ def test_published_network(arrays):
                                                          "scaling": recorded["scaling_factor"]})
     net, params = AutoencoderKL(config), sd_vae.import_vae(state, config)
 
-    @quick_jit
+    @jax.jit
     def run(params, x, eps):
         mean, log_variance = net.apply({"params": params}, x, method="encode")
         sample = mean + jnp.exp(0.5 * log_variance) * eps
@@ -92,7 +91,7 @@ def test_group_norm_backward_by_hand():
         return y, back(dy)
 
     for silu in (False, True):
-        ours, theirs = quick_jit(lambda silu=silu: (run(lambda *a: group_norm(*a, 2, 1e-3, silu)),
+        ours, theirs = jax.jit(lambda silu=silu: (run(lambda *a: group_norm(*a, 2, 1e-3, silu)),
                                                     run(lambda *a: plain(*a, silu))))()
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, theirs)
 
@@ -156,7 +155,7 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
     mask = np.ones((1, 5), np.float32)
     mask[0, 3:] = 0
     given = {"pictures": shown[None, :5], "mask": mask}
-    out = quick_jit(system.generate)(codec.params, given, jax.random.split(jax.random.key(0), 1))
+    out = jax.jit(system.generate)(codec.params, given, jax.random.split(jax.random.key(0), 1))
     np.testing.assert_allclose(out["pictures"][0, :3].astype(int), codec.decode(latents[:3]),
                                atol=1)
     assert not out["pictures"][0, 3:].any()
