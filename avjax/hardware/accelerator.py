@@ -54,8 +54,8 @@ def _measure(device, n: int = 1024, repeats: int = 5) -> float:
 
 
 def enable_compilation_cache() -> Path:
-    """Turns on XLA's persistent cache and returns its folder: $JAX_COMPILATION_CACHE_DIR, else one in
-    the user's cache, per processor type (code compiled for one CPU may not run on another)."""
+    """Turns on XLA's persistent cache and returns its folder: $JAX_COMPILATION_CACHE_DIR, else one
+    in the user's cache, per processor type (code compiled for one CPU may not run on another)."""
     if configured := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(configured)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

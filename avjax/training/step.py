@@ -77,8 +77,8 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
                     ema_decay: float = 0.0, guard: bool = False) -> TrainStep:
     """A pure function (state, batch) -> (state, metrics).
 
-    With `guard`, an update whose loss, gradient norm or own norm is not finite changes only the step
-    counter, and the metric "skipped" is 1.
+    With `guard`, an update whose loss, gradient norm or own norm is not finite changes only the
+    step counter, and the metric "skipped" is 1.
     """
     gradients = make_gradients(system, optimizer, accumulate=accumulate)
 
