@@ -7,7 +7,8 @@ import signal
 import time
 
 import pytest
-from hosts import Job, losses, records, steps
+
+from tests.distributed.hosts import Job, losses, records, steps
 
 
 def job(count, workdir, data, *pairs, each=None, fresh=False):

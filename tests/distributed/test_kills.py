@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hosts import Job, steps
 
+from tests.distributed.hosts import Job, steps
 from tests.workdirs import records, state_at, told
 
 LONG = os.environ.get("AVJAX_LONG") == "1"

@@ -30,10 +30,7 @@ from data_pipelines.puppets import build
 from data_pipelines.store import dataset as store
 from launch import flags, training
 from tests.systems.talker_tiny import random_params
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-
-import fake_gcs  # noqa: E402
+from tests.training import fake_gcs
 
 ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
 generate = flags.launcher("launch.generate")

@@ -12,9 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 from tensorboardX import record_writer
-from test_loop import records, run
 
 from avjax.errors import DiskFull, UserError
 from avjax.hosts import distributed
@@ -22,6 +20,8 @@ from avjax.storage import paths
 from avjax.systems.api import Spec
 from avjax.telemetry import goodput, profiling, stepclock, telemetry, throughput, tracking
 from avjax.telemetry.stepclock import StepClock, split
+from tests.training import toy
+from tests.training.test_loop import records, run
 
 PAUSE = 0.15  # long beside what a busy machine adds
 
