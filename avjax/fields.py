@@ -1,5 +1,5 @@
-"""Fields of a config, declared once: type, default, meaning, choices, bounds, and whether a run that
-has begun may change it.
+"""Fields of a config, declared once: type, default, meaning, choices, bounds, and whether a resumed
+run may change it.
 
     class Config(Section):
         d_model: int = field(512, "Width of the residual stream.", minimum=8)
@@ -44,8 +44,8 @@ RESUME = {
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """See `field`. `type` is the annotation: bool, int, float, str, Recipe, tuple[...] or a Section.
-    """
+    """See `field`. `type`: the annotation, one of bool, int, float, str, Recipe, tuple[...] or a
+    Section."""
 
     default: Any
     doc: str

@@ -1,6 +1,8 @@
 """AV-Flow on one person's own recordings, driven by speech (--audio) through weightless units.
 
 Prepare:    avjax prepare --dataset=clips --source=MEDIA --out=data/me --longest_identity
+            avjax extract --clips=data/me/clips --out=data/me/features \\
+                --tokens=units --units=64
 Run:        avjax train --config=configs/clips.py --config.data.dir=data/me/features \\
                 --workdir=runs/me
 Generate:   avjax generate --workdir=runs/me --audio=speech.wav
@@ -17,7 +19,7 @@ from avjax.codecs import eigenface
 from avjax.systems.avflow import config as avflow
 from configs import base
 
-UNITS = 64  # launch.prepare's default
+UNITS = 64  # as in the launch.extract command above
 
 
 def get_config():

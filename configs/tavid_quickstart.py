@@ -39,7 +39,6 @@ def every_part():
     s.visual.mapper.num_units = UNITS
     # plain squared error of the data: the net predicts it, see visual/config.py
     s.visual.min_snr = 0.0
-    s.visual.face_width = s.speaker.face_dim
     return s
 
 

@@ -9,12 +9,12 @@ import functools
 
 import numpy as np
 
-from avjax.signal import mel
+from avjax.signal import mel, rates
 from data_pipelines.puppets import face_code
 from eval.metrics import turns
 from eval.signals import AUDIO, MOTION
 
-FPS = 25
+FPS = rates.FRAMES
 POSE = 7  # the last numbers of a frame of motion
 
 
@@ -39,7 +39,7 @@ class Dialogue:
     @functools.cached_property
     def parties(self) -> list[dict]:
         """The streams of every speaker."""
-        return self.decoder.parties(self.streams)
+        return self.decoder.speakers(self.streams)
 
     @functools.cached_property
     def speakers(self) -> int:

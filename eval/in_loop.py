@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from avjax.hosts import distributed
+from avjax.inference.generator import Generator, generate_split
 from avjax.training.evaluators import Interrupted, never
 from eval import plots
 from eval.benchmarks.common import MODEL
-from eval.generator import Generator, generate_split
 from eval.report import curve_pairs
 from eval.signals import AUDIO, MOTION, Signals
 

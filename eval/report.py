@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from avjax.errors import UserError
-from avjax.storage import failures
+from avjax.storage import atomic
 from data_pipelines.media import write_media
 from eval import plots
 from eval.signals import AUDIO, MOTION
@@ -125,8 +125,7 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
             "content='width=device-width'>"
             f"<title>{name}</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n")
     path = pathlib.Path(out_dir) / REPORT_FILE
-    with failures.aside(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    atomic.write(path, page)
     return path
 
 

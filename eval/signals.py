@@ -8,9 +8,10 @@ import functools
 
 import numpy as np
 
+from avjax.signal import rates
 from eval.metrics import onsets
 
-FPS = 30
+FPS = rates.VIDEO
 AUDIO, MOTION = "audio", "motion"
 
 

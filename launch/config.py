@@ -17,7 +17,6 @@ from absl import flags
 from avjax.errors import UserError
 from launch import config_report as report
 from launch import flags as launch_flags
-from launch import schema
 
 CONFIG = launch_flags.define_config()
 LIST = flags.DEFINE_bool("list", False, "Every field with its document (the default).")
@@ -29,26 +28,17 @@ KEYS = flags.DEFINE_string("keys", None, "Only the keys that begin with this tex
 
 def main(argv) -> None:
     del argv
-    forms = {"--list": LIST.value, "--diff": DIFF.value, "--values": VALUES.value,
-             "--keys": KEYS.value is not None}
-    chosen = [name for name, given in forms.items() if given]
+    given = {"list": LIST.value, "diff": DIFF.value, "values": VALUES.value,
+             "keys": KEYS.value is not None}
+    chosen = [name for name, value in given.items() if value]
     if len(chosen) > 1:
-        raise UserError("only one form at a time", found=" ".join(chosen))
+        raise UserError("only one form at a time", found=" ".join(f"--{name}" for name in chosen))
     if CONFIG.value is None:
         print(report.experiments())
-        return
-    file, _ = launch_flags.config_file(flags.FLAGS["config"].config_filename)
-    entries = [e for e in schema.entries(CONFIG.value) if e.changed or not DIFF.value]
-    if JSON.value:
-        print(report.as_json(report.read_header(file), report.read_variants(file), entries))
-    elif DIFF.value:
-        print(report.differences(entries))
-    elif VALUES.value:
-        print(report.values(entries))
-    elif KEYS.value is not None:
-        print(report.keys(entries, KEYS.value))
     else:
-        print(report.read_header(file).text, report.listing(entries), sep="\n\n")
+        path = flags.FLAGS["config"].config_filename
+        form = chosen[0] if chosen else "list"
+        print(report.report(path, CONFIG.value, form, KEYS.value or "", as_json=JSON.value))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,8 @@ def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
                         expected="a ConfigDict from get_config()",
                         found=type(config).__name__)
     keys = overrides.all_keys(config)
-    if lacking := [key
-                   for key in overrides.all_keys(load_module(ROOT / "configs" / "base.py").get_config())
-                   if key not in keys]:
+    needed = overrides.all_keys(load_module(ROOT / "configs" / "base.py").get_config())
+    if lacking := [key for key in needed if key not in keys]:
         raise UserError("the config lacks what every experiment has", where=str(file),
                         expected=", ".join(lacking[:5]), found=f"{len(lacking)} fields less",
                         hint="begin it with configs.base.get_config()")

@@ -10,11 +10,9 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from avjax.fields import RESUME, Entry
-from launch import ROOT
-from launch.config_files import load_module
+from launch import ROOT, schema
+from launch.config_files import config_file, load_module
 
 WIDTH = 100
 # the sections that a config file's docstring may have, in this order
@@ -105,15 +103,28 @@ def keys(entries: Iterable[Entry], prefix: str = "") -> str:
                      if not e.is_section and e.key.startswith(prefix))
 
 
-def as_json(header: Header, variants: tuple[str, ...], entries: Iterable[Entry]) -> str:
-    """All of it: {"title", "sections", "variants", "fields": [{"key", "value", "doc", ...}]}."""
-    fields = [dataclasses.asdict(e) | {"changed": e.changed} for e in entries]
-    return json.dumps({"title": header.title, "sections": header.sections, "variants": variants,
-                       "fields": fields}, indent=1, default=_plain)
+def report(path: str, config, form: str, prefix: str = "", *, as_json: bool = False) -> str:
+    """What is asked for about a config.
 
-
-def _plain(value):
-    return value.to_dict() if isinstance(value, ConfigDict) else str(value)
+    Args:
+      path: "FILE.py" or "FILE.py:VARIANT", whose header is shown.
+      form: list, diff, values or keys, see the functions of this module; `prefix` is of keys.
+      as_json: {"title", "sections", "variants", "fields": [{"key", "value", "doc", ...}]} instead,
+        of all fields or those that differ (form diff).
+    """
+    file, _ = config_file(path)
+    entries = [e for e in schema.entries(config) if e.changed or form != "diff"]
+    if as_json:
+        header = read_header(file)
+        fields = [dataclasses.asdict(e) | {"changed": e.changed} for e in entries]
+        return json.dumps({"title": header.title, "sections": header.sections,
+                           "variants": read_variants(file), "fields": fields}, indent=1,
+                          default=str)
+    if form == "keys":
+        return keys(entries, prefix)
+    if form == "list":
+        return f"{read_header(file).text}\n\n{listing(entries)}"
+    return {"diff": differences, "values": values}[form](entries)
 
 
 def _assignment(key: str, value) -> list[str]:

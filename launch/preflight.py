@@ -4,7 +4,6 @@ before the first step of training."""
 
 import contextlib
 import importlib.util
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from avjax.errors import UserError
 from avjax.storage import paths
 from avjax.training.evaluators import HeldOutLoss
 from launch import schema
-from launch.flags import fill, launcher, load_config
+from launch.flags import fill, load_config
 
 CONFIG_FILE = "config.json"  # of a workdir that was begun
 # Arguments of stages that name a file or folder, where they are not one of a few words.
@@ -206,7 +205,7 @@ def check_best_metric(config: ConfigDict, evaluators) -> None:
 
 def check_stages(stages, workdir: Path, where: str = "config.stages") -> tuple[str, ...]:
     """UserError for a stage that could not run, before any does; returns what they make."""
-    from launch.stages import KINDS
+    from launch.jobs.stages import KINDS, check_arguments
 
     made: tuple[str, ...] = ()
     for index, stage in enumerate(stages):
@@ -238,13 +237,13 @@ def check_stages(stages, workdir: Path, where: str = "config.stages") -> tuple[s
         if kind == "train":
             _check_training(arguments, made, at)
         else:
-            _check_arguments(kind, arguments, at)
+            check_arguments(kind, arguments, at)
         made += (str(arguments[target]),)
     return made
 
 
 def _is_done(kind: str, out: Path) -> bool:
-    """Whether the stage will be skipped, or is for launch.stages to refuse."""
+    """Whether the stage will be skipped, or is for launch.jobs.stages to refuse."""
     if kind != "train":
         return out.exists()
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -265,37 +264,6 @@ def _check_training(arguments: dict[str, Any], made: tuple[str, ...], at: str) -
     workdir = paths.folder(arguments["workdir"])
     inner = fill_config(load_config(arguments["config"], arguments.get("overrides")), workdir)
     check(inner, workdir, made, where=f"{at}.config")
-
-
-def _check_arguments(kind: str, arguments: dict[str, Any], at: str) -> None:
-    if kind == "prepare":
-        if "dataset" not in arguments:
-            raise UserError("a stage without a dataset", where=at, expected="a value for 'dataset'")
-        function = launcher("launch.prepare").checked
-    else:
-        from data_pipelines.extract import extractor
-
-        function = extractor(arguments.pop("features", "avflow"))
-        arguments = {
-            "clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v
-            for k, v in arguments.items()
-        }
-    try:
-        inspect.signature(function).bind(**arguments)
-        if kind == "prepare":
-            function(**arguments)
-        known = getattr(inspect.getmodule(function), "CHOICES", {})
-        for name in known.keys() & arguments.keys():
-            _one_of(arguments[name], known[name], name, name)
-    except TypeError as error:
-        raise UserError(
-            f"wrong arguments of a {kind} stage",
-            where=at,
-            found=str(error),
-            expected=str(inspect.signature(function)),
-        ) from error
-    except UserError as error:
-        raise UserError(f"{at}: {error}") from error
 
 
 def _comes(path: str, made: tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A room imports itself and rooms of lower floors. Two rooms of one floor do not know each other.
 FLOORS = (
     ("avjax.errors",),
-    ("avjax.storage", "avjax.hardware", "avjax.sharding", "avjax.weights"),
+    ("avjax.storage", "avjax.hardware", "avjax.fields", "avjax.sharding", "avjax.weights"),
     ("avjax.signal", "avjax.flow", "avjax.hosts"),
     ("avjax.nn",),
     ("avjax.encoders", "avjax.codecs"),
@@ -21,7 +21,7 @@ FLOORS = (
     ("avjax.telemetry",),
     ("avjax.training", "avjax.inference"),
     ("avjax.planning",),
-    ("data_pipelines.store",),
+    ("data_pipelines.store", "data_pipelines.declared"),
     ("data_pipelines.media",),
     ("data_pipelines.puppets", "data_pipelines.loading", "data_pipelines.features"),
     ("data_pipelines.prompting", "data_pipelines.decode"),  # what a family of features declares
@@ -29,6 +29,7 @@ FLOORS = (
     ("data_pipelines.features.*",),
     ("data_pipelines.extract",),
     ("data_pipelines.ingest",),
+    ("data_pipelines.prepare",),
     ("eval",),
     ("configs",),
     ("launch",),

@@ -12,7 +12,7 @@ from typing import Any
 
 from avjax.checkpoint.files import FOLDER, resolve
 from avjax.errors import UserError
-from avjax.hosts.peers import first_line, say
+from avjax.hosts.peers import first_line, log
 from avjax.storage import lock, paths
 
 # what only jobs need
@@ -56,7 +56,7 @@ class Mirror:
         self._wake.set()
         self._thread.join()
         if self.failed:
-            say(f"not sent to {self.remote}, kept in {self.folder}")
+            log(f"not sent to {self.remote}, kept in {self.folder}")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -100,7 +100,7 @@ class Mirror:
         except Exception as error:
             if first_line(error) != self.failed:
                 self.failed = first_line(error)
-                say(f"records could not be sent to {self.remote}, trying again: {self.failed}")
+                log(f"records could not be sent to {self.remote}, trying again: {self.failed}")
 
 
 def temporary() -> Path:
@@ -139,5 +139,5 @@ def at_hand(workdir: Any, step: int | str | None = None) -> Iterator[Path]:
         raise UserError("results could not be sent", where=str(workdir), found=mirror.failed,
                         hint=f"copy them by hand: they are in {mirror.folder}")
     if mirror.names:
-        say(f"sent to {workdir}: "
+        log(f"sent to {workdir}: "
             f"{', '.join(dict.fromkeys(name.split('/')[0] for name in mirror.names))}")

@@ -12,8 +12,9 @@ import dataclasses
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.signal import rates
 
-RATE = 25.0
+RATE = float(rates.FRAMES)
 DIM = 40
 MAX_APART = 2  # frames between the lengths of a clip's sound and motion; the longer one is cut
 POSE_DIM = 7

@@ -13,8 +13,9 @@ from avjax.encoders.espeak_library import END, PHONEME, SAMPLE_RATE, WORD
 from avjax.encoders.plain_text import check_letters, plain
 from avjax.encoders.sentences import ends_sentence
 from avjax.errors import UserError
+from avjax.signal import rates
 
-RATE = 50.0  # phoneme feature frames a second; frame k is at time k / RATE
+RATE = float(rates.UNITS)  # phoneme feature frames a second; frame k is at time k / RATE
 # seconds of silence after a clause; ; and : pause as , does
 PAUSES = {",": 0.2, ".": 0.35, "?": 0.35, "!": 0.35}
 LEAD, TRAIL = 0.2, 0.3  # seconds of silence around an utterance

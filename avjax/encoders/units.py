@@ -17,9 +17,9 @@ from avjax.encoders.speech_frames import MelFrames, SpeechFrames, Wav2Vec2Frames
 from avjax.encoders.wav2vec2 import Wav2Vec2Config
 from avjax.encoders.windows import SAMPLE_RATE
 from avjax.errors import UserError
-from avjax.signal import kmeans, kmeans_stream
+from avjax.signal import kmeans, kmeans_stream, rates
 
-RATE = 50
+RATE = rates.UNITS
 CENTROIDS = "centroids"
 KINDS = {"mel": "mel-kmeans", "wav2vec2": "wav2vec2"}  # of units, by the kind of frames
 

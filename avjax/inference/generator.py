@@ -32,11 +32,13 @@ class Item:
       make: () -> (conditions without batch axis and padding, frames to make room for); called once
         for the lengths and once more to generate, so that nothing is held meanwhile.
       bounded: `frames` bounds what the system makes, so the axis "time" is not padded.
+      tag: comes back with what was generated; default the name.
     """
 
     name: str
     make: Callable[[], tuple[padding.Conditions, int]]
     bounded: bool = False
+    tag: str = ""
 
 
 class Generator:
@@ -80,11 +82,12 @@ class Generator:
         items = (Item(name, functools.partial(self._conditions, example, task))
                  for name, example in examples)
         for name, out, frames in self.batches(params, items, task):
-            yield name, self.streams(name, out, frames)
+            yield name, {stream: x.astype(np.float32)
+                         for stream, x in self.streams(name, out, frames).items()}
 
     def batches(self, params, items: Iterable[Item],
                 task: str = "") -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
-        """Yields (name, what `System.generate` returns for it as a batch of one, frames), bucket
+        """Yields (tag, what `System.generate` returns for it as a batch of one, frames), bucket
         by bucket."""
         task = self._task(task)
         buckets: dict[int, list] = {}
@@ -123,9 +126,9 @@ class Generator:
                                                         example_keys(self.seed, [name]), task))
 
     def streams(self, name: str, out: Mapping[str, Any], frames: int) -> dict[str, np.ndarray]:
-        """{stream: (length, dims) float32} of what was generated as a batch of one. UserError for
-        numbers that are not finite."""
-        return {stream: _finite(np.asarray(x, np.float32), name, stream)
+        """{stream: (length, dims)} of what was generated as a batch of one. UserError for numbers
+        that are not finite."""
+        return {stream: _finite(np.asarray(x), name, stream)
                 for stream, x in real_streams(self.system, out, 0, frames).items()}
 
     def _task(self, task: str) -> str:
@@ -149,7 +152,7 @@ class Generator:
         keys = example_keys(self.seed, [item.name for item, *_ in filled])
         out = self._run(params, conditions, keys, task)
         for row, (item, frames, _) in enumerate(members):
-            yield item.name, {name: x[row:row + 1] for name, x in out.items()}, frames
+            yield item.tag or item.name, {name: x[row:row + 1] for name, x in out.items()}, frames
 
     def _run(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
         steps = self._steps_of(task)

@@ -11,3 +11,8 @@ REMAT = field(False, "Recomputes each block in the backward pass: less memory, a
 SCAN_LAYERS = field(False, "One compiled block for all: compiles in a fifth of the time, trains "
                     "slower (docs/scale.md).")
 FRAME_RATE = field(25.0, "Frames a second.", above=0)
+
+
+def system_name(name: str):
+    """The field that says which system a config is of."""
+    return field(name, f"Of the system, avjax/systems/{name.replace('.', '/')}.")

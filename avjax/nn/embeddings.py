@@ -62,17 +62,16 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     # a flip of a two-long axis stays inside one fused loop, where a roll or a concatenation costs
     # passes of its own
     x = x_BHTK.reshape(*x_BHTK.shape[:-1], 2, -1)
-    other = jnp.flip(x, axis=-2)
-    out = x * jnp.stack([cos, cos], axis=-2) + other * jnp.stack([-sin, sin], axis=-2)
-    return out.reshape(x_BHTK.shape)
+    x_cos = x * jnp.stack([cos, cos], axis=-2)
+    return (x_cos + jnp.flip(x, axis=-2) * jnp.stack([-sin, sin], axis=-2)).reshape(x_BHTK.shape)
 
 
 def sinusoids(t, count: int, scale: float = 1.0):
     """[sin, cos] of scale * t at `count` geometric frequencies from 1 to 1e-4: (...) -> (..., 2
     count), float32."""
     frequencies = jnp.exp(-np.log(1e4) / max(count - 1, 1) * jnp.arange(count, dtype=jnp.float32))
-    t = t.astype(jnp.float32)
-    angles = (t if scale == 1.0 else scale * t)[..., None] * frequencies
+    t = t.astype(jnp.float32)[..., None]
+    angles = (t if scale == 1.0 else scale * t) * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

@@ -19,7 +19,7 @@ from data_pipelines.store.schema import recipe_hash
 
 
 def summary(dataset: store.Dataset, *, sample: int = 32, verify: bool = True) -> dict:
-    """Everything the report says, as JSON values.
+    """The content of the report, as JSON values.
 
     Args:
       dataset: an opened dataset.
@@ -159,7 +159,7 @@ def main(argv=None) -> int:
         report = summary(store.open_dataset(args.dir), sample=max(1, args.sample),
                          verify=not args.no_verify)
     except Exception as error:
-        if (told := failures.told(error)) is None:
+        if (told := failures.exit_line(error)) is None:
             raise
         print(f"error: {told[1]}", file=sys.stderr)
         return 1

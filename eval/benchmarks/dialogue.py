@@ -169,7 +169,7 @@ class Benchmark:
         if not len(streams.get("latents", ())):
             return None
         return np.concatenate([self.decoder.frames(party)
-                               for party in self.decoder.parties(streams)], axis=2)
+                               for party in self.decoder.speakers(streams)], axis=2)
 
     # ---- the variants
 

@@ -4,7 +4,6 @@ Which systems have published weights, and all that is known of them, is declared
 networks: avjax/systems/x/published.py.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -21,6 +20,7 @@ from avjax.checkpoint.loading import load
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
+from avjax.storage import atomic
 from avjax.systems import api, registry
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
@@ -79,26 +79,22 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     names = published(config.name, workdir)
     params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
     state = names.write(jax.tree.map(np.asarray, params), config)
-    temporary = str(Path(out).with_name(f".{Path(out).name}.tmp"))
     try:
-        if out.endswith(".pt"):
-            write_torch_zip(temporary, names.file(state, meta.get("step", 0)))
-        else:  # transformers refuses a file without a format
-            Path(temporary).touch()
-            mode = os.stat(temporary).st_mode
-            # see findings/safetensors_transposed.sh
-            state = {n: np.ascontiguousarray(x) for n, x in state.items()}
-            safetensors.numpy.save_file(state, temporary,
-                                        {"format": "pt", "system": json.dumps(config.to_dict())})
-            os.chmod(temporary, mode)  # safetensors 0.8 makes files that nobody else may read
-        os.replace(temporary, out)
+        with atomic.aside(out) as temporary:
+            if out.endswith(".pt"):
+                write_torch_zip(str(temporary), names.file(state, meta.get("step", 0)))
+            else:  # transformers refuses a file without a format
+                temporary.touch()
+                mode = temporary.stat().st_mode
+                # see findings/safetensors_transposed.sh
+                state = {n: np.ascontiguousarray(x) for n, x in state.items()}
+                safetensors.numpy.save_file(
+                    state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
+                temporary.chmod(mode)  # safetensors 0.8 makes files that nobody else may read
     # the latter for what the disk refuses, too
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError("cannot write the weights", where=out, found=str(error),
                         hint="choose another --out") from error
-    finally:
-        with contextlib.suppress(OSError):  # in what is no folder there is nothing to remove
-            Path(temporary).unlink(missing_ok=True)
     return len(state)
 
 

@@ -5,6 +5,7 @@
 A change of a config then shows as a diff of these files.
 """
 
+import functools
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -38,6 +39,12 @@ def path(name: str, variant: str) -> str:
     return f"configs/{name}.py" + (f":{variant}" if variant else "")
 
 
+@functools.cache
+def load(file: str) -> ConfigDict:
+    """Locked; not to be changed."""
+    return load_config(file)
+
+
 def lines(value, key: str = "") -> list[str]:
     """"key = value" of every leaf, sorted by key; the items of a list of mappings apart."""
     if isinstance(value, ConfigDict | dict) and value:
@@ -53,7 +60,7 @@ def resolved(name: str) -> str:
     """All variants of one file, each below a line "# configs/FILE.py:VARIANT"."""
     parts = []
     for variant in EXPERIMENTS[name]:
-        config = load_config(path(name, variant))
+        config = load(path(name, variant))
         parts.append("\n".join([f"# {path(name, variant)}", *lines(config)]))
     return "\n\n".join(parts) + "\n"
 

@@ -10,7 +10,7 @@ import pytest
 from data_pipelines import extract
 from data_pipelines.store import dataset as store
 from data_pipelines.store import merge
-from launch import stages
+from launch.jobs import stages
 from tests.data_pipelines.test_extract import clip, write_clips
 from tests.distributed.hosts import Job, steps
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.inference import generator
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
 from data_pipelines.store import dataset as store
-from eval import generator, rows, runner, tables
+from eval import rows, runner, tables
 from eval.in_loop import InLoopEvaluator
 from tests.eval import toys
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.inference import generator
 from data_pipelines import decode
-from eval import generator, report, rows, runner, tables
+from eval import report, rows, runner, tables
 from eval.benchmarks import clips
 from eval.in_loop import InLoopEvaluator
 from tests.eval import toys

@@ -1,7 +1,6 @@
 """launch.train, evaluate and generate with --workdir=gs://...: everything but the data lies in a
 (faked) bucket."""
 
-import dataclasses
 import json
 import types
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import config, one_device, write_clips  # noqa: F401
 
 from avjax.checkpoint import remote
 from avjax.errors import UserError
@@ -17,8 +15,11 @@ from avjax.storage import paths
 from avjax.systems import api
 from data_pipelines import decode, prompting
 from eval import plots
-from launch import flags, stages, training
+from launch import evaluate as evaluate_command
+from launch import flags, generate, stages, training
+from launch.jobs import evaluate as jobs
 from tests.eval import toys
+from tests.launch.test_train import config, one_device, write_clips  # noqa: F401
 from tests.training import fake_gcs
 
 train, store = flags.launcher("launch.train"), fake_gcs.store
@@ -35,8 +36,7 @@ def test_a_run_in_a_bucket_and_what_cannot_lie_there(store, tmp_path, one_device
                 / "state").is_dir() and np.load(here / "codecs" / "pose.npz")["std"].sum() == 7
         (here / "results.json").write_text("{}")
 
-    monkeypatch.setattr(train.launch_flags, "launcher",
-                        lambda name: type("L", (), {"evaluate": staticmethod(evaluate)}))
+    monkeypatch.setattr(jobs, "evaluate", evaluate)
     for name in ("check_config", "check_what_follows"):  # which would refuse this benchmark
         monkeypatch.setattr(train, name, lambda *given: None)
     train.run(config(clips, **{"evaluate.benchmark": "some", "evaluate.in_loop_examples": 0,
@@ -99,13 +99,12 @@ def toy(store, tmp_path, one_device, monkeypatch):  # noqa: F811
 @pytest.fixture
 def evaluate(toy, monkeypatch):
     """launch.evaluate as a command: evaluate("--checkpoint's value")."""
-    job = flags.launcher("launch.evaluate")
     monkeypatch.setattr(plots, "png", lambda figure: plots.plt.close(figure) or b"drawn")
 
     def run(checkpoint, out=None, split=None):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split)
-        monkeypatch.setattr(job, "flags", types.SimpleNamespace(FLAGS=values))
-        job.main([])
+        monkeypatch.setattr(evaluate_command, "flags", types.SimpleNamespace(FLAGS=values))
+        evaluate_command.main([])
     return run
 
 
@@ -171,7 +170,6 @@ def test_results_that_cannot_be_sent_are_kept_here(store, evaluate, monkeypatch)
 
 
 def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
-    generate = flags.launcher("launch.generate")
     for checkpoint in ("gs://bucket/none", f"{RUN}/checkpoints/9"):
         with pytest.raises(UserError, match=f"no checkpoint here; where: {checkpoint}; .*no such "
                                             "folder"):
@@ -183,9 +181,9 @@ def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
                                                             "gs://bucket/none"),
                                    (RUN, 9,
                                     "no such checkpoint.*one of the steps .1, 2.; found: 9")):
-        given = {f.name: f.default
-                 for f in dataclasses.fields(prompting.Wish)} | dict(workdir=workdir, out="",
-                                                                     step=step)
+        given = {name: field.kind() for name, (field, _) in prompting.inputs().items()} | dict(
+            workdir=workdir, out="", requests="", step=step, seed=0, steps=0, guidance=None,
+            temperature=None, stream=False, save_latents=False)
         monkeypatch.setattr(generate, "flags",
                             types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)))
         with pytest.raises(UserError, match=message):

@@ -20,7 +20,7 @@ class LossWeights(Section):
 
 
 class Config(Section):
-    name: str = field("avflow", "avjax/systems/avflow.", choices=("avflow",))
+    name: str = config_fields.system_name("avflow")
     d_model: int = field(512, "Width of the towers.", minimum=8)
     num_blocks: int = field(8, "Transformer blocks a tower.", minimum=1)
     num_heads: int = field(4, "Attention heads.", minimum=1)

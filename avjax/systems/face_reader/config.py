@@ -7,7 +7,7 @@ from avjax.nn import config_fields
 
 
 class Config(Section):
-    name: str = field("face_reader", "avjax/systems/face_reader.", choices=("face_reader",))
+    name: str = config_fields.system_name("face_reader")
     size: int = field(64, "Pictures are size x size.", minimum=1)
     patch: int = field(4, "Pixels a side that are folded into channels first.", minimum=1)
     widths: tuple[int, ...] = field((32, 64), "Channels of each level; each level but the first "

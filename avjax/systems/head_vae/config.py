@@ -3,10 +3,11 @@
 from ml_collections import ConfigDict
 
 from avjax.fields import Section, field
+from avjax.nn import config_fields
 
 
 class Config(Section):
-    name: str = field("head_vae", "avjax/systems/head_vae.", choices=("head_vae",))
+    name: str = config_fields.system_name("head_vae")
     pose_dim: int = field(7, "Width of the pose: quaternion wxyz and translation.", minimum=1)
     latent_dim: int = field(8, "Width of the latent.", minimum=1)
     d_model: int = field(16, "Width of the layers.", minimum=1)

@@ -12,7 +12,7 @@ MAKES = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2
 
 
 class Config(Section):
-    name: str = field("talker", "avjax/systems/talker.", choices=("talker",))
+    name: str = config_fields.system_name("talker")
     # the backbone: Qwen3-0.6B
     vocab: int = field(151936, "Text tokens.", minimum=1)
     d_model: int = field(1024, "Width of the language model.", minimum=4)

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from avjax.errors import UserError
 from avjax.fields import Section, field
+from avjax.nn import config_fields
 from avjax.systems.tavid.acoustic import config as acoustic_config
 from avjax.systems.tavid.speaker import config as speaker_config
 from avjax.systems.tavid.text import config as text_config
@@ -12,7 +13,7 @@ from avjax.systems.tavid.visual import config as visual_config
 
 
 class Config(Section):
-    name: str = field("tavid", "avjax/systems/tavid.", choices=("tavid",))
+    name: str = config_fields.system_name("tavid")
     text: text_config.Config = field(None, "Script to units.")
     acoustic: acoustic_config.Config = field(None, "Units to mel.")
     visual: visual_config.Config = field(None, "Units and a portrait to video.")
@@ -60,6 +61,8 @@ def tiny() -> ConfigDict:
     c.visual = visual_config.tiny()
     c.visual.stage = "temporal"
     c.speaker = speaker_config.tiny()
+    c.visual.mapper.num_units = c.text.num_units
+    c.visual.face_width = c.speaker.face_dim
     return c
 
 

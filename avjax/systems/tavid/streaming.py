@@ -92,12 +92,14 @@ def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.A
            task: str) -> Iterator[Chunk]:
     """See avjax.systems.api.System. `prompts` are consecutive pieces of one dialogue: each
     continues from the last video frames of the one before, and sound is fitted to the clock of the
-    units, so that it never runs away from the pictures."""
+    units, so that it never runs away from the pictures. "full" (1,) counts the pieces whose text
+    filled all the room there was."""
     steps = system.steps(task)
     carried: Batch = {}
     total = {}
     begin = 0  # units of earlier pieces
     seconds = 0.0
+    full = 0
     for k, conditions in enumerate(prompts):
         piece_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if k else keys
         clock, last_BTShwC, chunk = begin, None, None
@@ -115,7 +117,9 @@ def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.A
                 if name in new:
                     total[name] = total.get(name, 0) + new[name].shape[1]
                     new[f"{name}_length"] = np.array([total[name]], np.int32)
-            yield Chunk(new, seconds + chunk.seconds)
+            if task != "avatar" and "units" in new:
+                full += new["units"].shape[1] >= conditions["room"].shape[1]
+            yield Chunk(new | {"full": np.array([full])}, seconds + chunk.seconds)
         begin = clock
         seconds += chunk.seconds if chunk else 0.0
         carried = carried_on(last_BTShwC, conditions) or carried

@@ -19,8 +19,7 @@ def _share(default: float, doc: str):
 
 
 class Config(Section):
-    name: str = field("tavid.acoustic", "avjax/systems/tavid/acoustic.",
-                      choices=("tavid.acoustic",))
+    name: str = config_fields.system_name("tavid.acoustic")
     block: str = field("dit", "dit: pre-norm, AdaLN-Zero on (time, voice), rotary; usdm: "
                        "post-norm, ALiBi, U-skips.", choices=("dit", "usdm"))
     # streams
@@ -34,7 +33,7 @@ class Config(Section):
     prompt: bool = field(True, "Frames of the answer may be given (infilling).")
     # network [ours by choice; widths as USDM's]
     d_model: int = field(1024, "Width of the blocks.", minimum=1)
-    num_layers: int = field(24, "Blocks.", minimum=1)
+    num_layers: int = field(24, "Transformer blocks.", minimum=1)
     num_heads: int = field(16, "Attention heads.", minimum=1)
     d_ff: int = field(4096, "Hidden width of the feed-forward layers.", minimum=1)
     unit_dim: int = field(1280, "Width of the units' embedding.", minimum=1)

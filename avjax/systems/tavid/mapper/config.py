@@ -29,7 +29,7 @@ class Net(Section):
     centroids: str = field("", "A .npy file of (num_units, unit_dim) that the embeddings begin "
                            "with; none = random.")
     d_model: int = field(512, "Width of the blocks.", minimum=1)
-    num_blocks: int = field(8, "Blocks.", minimum=1)
+    num_blocks: int = field(8, "Transformer blocks.", minimum=1)
     num_heads: int = field(8, "Attention heads.", minimum=1)
     mlp_ratio: float = field(4.0, "Hidden width of the MLPs over d_model in mode joint; the other "
                              "modes' is what makes their parameters as many.")
@@ -59,7 +59,7 @@ class Config(Net):
     """Warm start: regress what the self channel's pictures show (or another feature of 25 Hz) from
     all channels' units."""
 
-    name: str = field("tavid.mapper", "avjax/systems/tavid/mapper.", choices=("tavid.mapper",))
+    name: str = config_fields.system_name("tavid.mapper")
     target: str = field("motion", "Feature (frames, streams, target_dim) of the examples that is "
                         "regressed.")
     target_dim: int = field(64, "Its width.", minimum=1)

@@ -12,7 +12,7 @@ from avjax.nn import config_fields
 
 
 class Config(Section):
-    name: str = field("tavid.speaker", "avjax/systems/tavid/speaker.", choices=("tavid.speaker",))
+    name: str = config_fields.system_name("tavid.speaker")
     inputs: str = field("pixels", "Portraits; a map beside them (latents, or features of the "
                         "ReferenceNet); or the face embedding alone, the paper's ablation.",
                         choices=("pixels", "reference", "none"))

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
 from avjax.nn import config_fields
+from avjax.signal import rates
 
-RATE = 50.0  # units a second
+RATE = float(rates.UNITS)  # units a second
 SPECIALS = 3  # ids after the units
 
 
@@ -33,7 +34,7 @@ def _part(default: float, doc: str):
 
 
 class Config(Section):
-    name: str = field("tavid.text", "avjax/systems/tavid/text.", choices=("tavid.text",))
+    name: str = config_fields.system_name("tavid.text")
     # what goes in and out
     vocab: int = field(30530, "Text ids: bert-base-uncased with eight more, of which CoVoMix' "
                        "marks are six.", minimum=1)

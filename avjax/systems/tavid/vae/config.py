@@ -7,7 +7,7 @@ from avjax.nn import config_fields
 
 
 class Config(Section):
-    name: str = field("tavid.vae", "avjax/systems/tavid/vae.", choices=("tavid.vae",))
+    name: str = config_fields.system_name("tavid.vae")
     channels: tuple[int, ...] = field((128, 256, 512, 512), "Of each level, finest first; each "
                                       "level but the last halves the size.", minimum=1)
     layers: int = field(2, "Residual blocks a level (one more in the decoder).", minimum=1)

@@ -53,7 +53,7 @@ class Dropout(Section):
 
 
 class Config(Section):
-    name: str = field("tavid.visual", "avjax/systems/tavid/visual.", choices=("tavid.visual",))
+    name: str = config_fields.system_name("tavid.visual")
     stage: str = field("appearance", "What is trained: single frames; the mapper and its attention "
                        "as well; clips.", choices=STAGES)
     # networks
