@@ -24,12 +24,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "training")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-import toy  # noqa: E402
 from orbax.checkpoint._src.checkpointers import async_checkpointer  # noqa: E402
 
 from avjax.checkpoint import checkpoints  # noqa: E402
@@ -42,6 +41,7 @@ from avjax.telemetry.metrics_writer import MetricsWriter  # noqa: E402
 from avjax.training import evaluators  # noqa: E402
 from data_pipelines.loading import loader  # noqa: E402
 from launch import hosts, train, training  # noqa: E402
+from tests.training import toy  # noqa: E402
 
 
 class Generate:

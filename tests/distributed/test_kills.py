@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hosts import Job
 
+from tests.distributed.hosts import Job
 from tests.workdirs import state_at, told
 
 STEPS = 60

@@ -6,9 +6,7 @@ put eight devices on four axes.
 
 import itertools
 import os
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,10 +14,8 @@ import pytest
 
 from avjax.sharding.mesh import AXES, batch_shardings, make_mesh, put_batch, replicated
 from avjax.sharding.rules import named_leaves, param_shardings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from compiled import collectives, products  # noqa: E402
-from small_systems import FLOAT, SYSTEMS, B  # noqa: E402
+from tests.sharding.compiled import collectives, products
+from tests.sharding.small_systems import FLOAT, SYSTEMS, B
 
 FAST = {"xla_backend_optimization_level": "0"}
 MIXED, SPLIT = dict(fsdp=2, seq=2, tensor=2), dict(data=4, seq=2)

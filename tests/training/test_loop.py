@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import toy
 
 from avjax.checkpoint import checkpoints
 from avjax.checkpoint import files as checkpoint_files
@@ -20,6 +19,7 @@ from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
 from avjax.training import loop
 from avjax.training.evaluators import HeldOutLoss
+from tests.training import toy
 
 
 class Recorder:

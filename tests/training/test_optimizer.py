@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.training.optimizer import ema_decay_at, make_optimizer, make_schedule
 from avjax.training.step import make_train_step
+from tests.training import toy
 
 
 def options(**values):

@@ -4,10 +4,7 @@ fake_gcs.py)."""
 import json
 import time
 
-import fake_gcs
 import pytest
-import toy
-from test_loop import Recorder, assert_same, run
 
 from avjax.checkpoint import checkpoints, remote
 from avjax.checkpoint import files as checkpoint_files
@@ -15,6 +12,8 @@ from avjax.errors import UserError
 from avjax.hosts import peers
 from avjax.storage import paths
 from avjax.telemetry import goodput
+from tests.training import fake_gcs, toy
+from tests.training.test_loop import Recorder, assert_same, run
 
 RUN = "gs://bucket/runs/a"
 KEEP_ALL = {"train.keep_last": 9, "train.checkpoint_every": 2}

@@ -11,9 +11,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 from tensorboardX import record_writer
-from test_loop import records, run
 
 from avjax.errors import DiskFull, UserError
 from avjax.hosts import distributed
@@ -21,6 +19,8 @@ from avjax.storage import paths
 from avjax.systems.api import Spec
 from avjax.telemetry import goodput, profiling, report, speed, tracking
 from avjax.telemetry.metrics_writer import MetricsWriter
+from tests.training import toy
+from tests.training.test_loop import records, run
 
 
 def test_a_run_records_a_split_of_its_step_time_that_adds_up(tmp_path):

@@ -7,12 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from test_loop import assert_same, damage, one_device, records, run, steps
 
 from avjax.checkpoint import checkpoints
 from avjax.checkpoint.replicas import recoverable, restore_from_replicas
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
+from tests.training.test_loop import assert_same, damage, one_device, records, run, steps
 
 EVERY = {"train.checkpoint_every": 6, "train.steps": 12, "train.local_every": 2}
 

@@ -12,7 +12,7 @@ import pytest
 from avjax.errors import UserError
 from avjax.storage import holders, lock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, pathlib
 from avjax import lock
