@@ -29,7 +29,7 @@ from launch import generate as command
 from launch import training
 from launch.jobs import generate, samples, video
 from tests.systems.talker_tiny import random_params
-from tests.training import fake_gcs
+from tests.checkpoint import fake_gcs
 
 ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
 TEXT = "My brother bought a big blue boat."

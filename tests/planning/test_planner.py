@@ -18,7 +18,7 @@ from avjax.systems import api
 from avjax.training.step import CompiledStep, step_of
 from configs import head_vae
 from launch.flags import load_config
-from tests.sharding import hlo_samples
+from tests.planning import hlo_samples
 
 FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_ablations.py:cascaded", "head_vae.py",
              "talker_0_6b.py", "tavid.py:text", "tavid.py:acoustic", "tavid.py:appearance",

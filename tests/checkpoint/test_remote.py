@@ -12,7 +12,8 @@ from avjax.errors import UserError
 from avjax.hosts import peers
 from avjax.storage import paths
 from avjax.telemetry import goodput
-from tests.training import fake_gcs, toy
+from tests.checkpoint import fake_gcs
+from tests.training import toy
 from tests.training.test_loop import Recorder, assert_same, run
 
 RUN = "gs://bucket/runs/a"
