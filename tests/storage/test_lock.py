@@ -114,7 +114,7 @@ def test_a_descriptor_that_outlives_its_process_does_not_keep_the_lock(tmp_path)
     )
     try:
         with taken(tmp_path):
-            pass
+            assert (tmp_path / lock.NAME).exists()
     finally:
         os.kill(int(done.stdout), signal.SIGKILL)
 
@@ -269,4 +269,5 @@ def test_disks_of_one_machine_are_known(tmp_path, monkeypatch):
     )
     fake = types.SimpleNamespace(Path=lambda path: types.SimpleNamespace(read_text=lambda: lines))
     monkeypatch.setattr(holders, "pathlib", fake)
-    assert holders.is_on_local_disk("/home/run/.lock") and not holders.is_on_local_disk("/mnt/bucket/run/.lock")
+    assert holders.is_on_local_disk("/home/run/.lock")
+    assert not holders.is_on_local_disk("/mnt/bucket/run/.lock")
