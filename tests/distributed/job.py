@@ -35,6 +35,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from orbax.checkpoint._src.checkpointers import async_checkpointer  # noqa: E402
 
+from avjax import systems  # noqa: E402
 from avjax.checkpoint import checkpoints  # noqa: E402
 from avjax.errors import UserError  # noqa: E402
 from avjax.hosts import distributed  # noqa: E402
@@ -46,6 +47,8 @@ from avjax.training import evaluators  # noqa: E402
 from data_pipelines.loading import loader  # noqa: E402
 from launch import hosts, train, training  # noqa: E402
 from tests.training import toy  # noqa: E402
+
+systems.__path__.append(str(Path(__file__).parent / "systems"))  # has "toy"
 
 
 class Generate:
