@@ -49,8 +49,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
     try:
         with preemption.handle_signals():
             if distributed.initialize(where["coordinator"] or "", where["processes"],
-                                      where["process_id"],
-                                      heartbeat_seconds=heartbeat_seconds):
+                                      where["process_id"], heartbeat_seconds=heartbeat_seconds):
                 distributed.peers().on_stop = preemption.on_stop
             try:
                 distributed.agree(distributed.versions(), "versions")

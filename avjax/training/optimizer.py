@@ -49,12 +49,10 @@ def make_schedule(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     final = float(config.final_fraction)
     if config.schedule not in SCHEDULES:
         raise UserError("unknown schedule", where="config.optimizer.schedule",
-                        expected=", ".join(SCHEDULES),
-                        found=repr(config.schedule))
+                        expected=", ".join(SCHEDULES), found=repr(config.schedule))
     if config.schedule == "rsqrt" and warm < 1:
         raise UserError("rsqrt needs a warm-up, which sets its scale",
-                        where="config.optimizer.warmup_steps",
-                        expected=">= 1", found=str(warm))
+                        where="config.optimizer.warmup_steps", expected=">= 1", found=str(warm))
 
     def schedule(step):
         t = jnp.asarray(step, jnp.float32)
@@ -90,8 +88,7 @@ def make_optimizer(config, total_steps: int, params: Any) -> Optimizer:
     """
     if config.name not in ALGORITHMS:
         raise UserError("unknown optimiser", where="config.optimizer.name",
-                        expected=", ".join(ALGORITHMS),
-                        found=repr(config.name))
+                        expected=", ".join(ALGORITHMS), found=repr(config.name))
     frozen = path_mask(params, config.frozen, where="config.optimizer.frozen")
     trainable = jax.tree.map(lambda x: not x, frozen)
     pieces = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []

@@ -23,8 +23,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.Path,
-        cwd: pathlib.Path, max_restarts: int,
-        grace: float) -> int:
+        cwd: pathlib.Path, max_restarts: int, grace: float) -> int:
     """Runs the command in `processes` processes until all end; returns the job's exit code.
 
     Args:
