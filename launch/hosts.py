@@ -63,7 +63,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
                     distributed.barrier("all have stopped", STOP_SECONDS)
                 raise
             distributed.shutdown()
-    except preemption.Preempted as error:  # said already, by the loop, and known to all
+    except preemption.Preempted as error:  # logged by the loop, and known to all hosts
         distributed.end_job(error.code, "")
         raise
     except distributed.Restart as error:

@@ -99,7 +99,7 @@ def batch_shardings(mesh: Mesh, batch_spec: Mapping, *,
 
 
 def check_sequence(name: str, spec, parts: int, time: int | None) -> None:
-    """UserError unless every device gets as many whole steps of the array's sequence."""
+    """Raises UserError unless every device gets as many steps of the array's sequence."""
     if spec.sequence_axis is None:
         return
     length, fixed = spec.shape[spec.sequence_axis], True
