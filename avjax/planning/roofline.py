@@ -122,7 +122,8 @@ def _traffic(one: Instruction, beside: dict[str, Instruction], module: Module) -
     return _slow(one.results) + sum(map(_slow, operands))
 
 
-def _fusion(one: Instruction, operands: Sequence[Sequence[Array]], body: Sequence[Instruction]) -> int:
+def _fusion(one: Instruction, operands: Sequence[Sequence[Array]],
+            body: Sequence[Instruction]) -> int:
     """A fusion reads each parameter once, or the slices that it takes of it, and writes its
     results, or the updates of them."""
     users: dict[str, list[Instruction]] = {}

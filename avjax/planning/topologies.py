@@ -113,12 +113,13 @@ def find_libtpu(path: str = "") -> str | None:
     TPU_LIBRARY_PATH, else in the installed package; None where there is none. Raises UserError
     where a path has none."""
     variables = {name: os.environ.get(name, "") for name in ("AVJAX_LIBTPU", "TPU_LIBRARY_PATH")}
-    for where, path in {"--libtpu": path, **variables}.items():
-        if path:
-            tried = [Path(path), Path(path) / "libtpu.so", Path(path) / "libtpu" / "libtpu.so"]
+    for where, text in {"--libtpu": path, **variables}.items():
+        if text:
+            place = Path(text)
+            tried = [place, place / "libtpu.so", place / "libtpu" / "libtpu.so"]
             found = next((str(p) for p in tried if p.is_file()), None)
             if found is None:
-                raise UserError("no libtpu there", where=f"{where}={path}",
+                raise UserError("no libtpu there", where=f"{where}={text}",
                                 expected="libtpu.so or the folder it was installed to")
             return found
     spec = importlib.util.find_spec("libtpu")
