@@ -26,7 +26,7 @@ from avjax.nn.attention_kernels import (
     cross_kernel,
 )
 from avjax.nn.sequence import split_attention
-from avjax.sharding.activations import parts, shard
+from avjax.sharding.activations import num_shards, shard
 
 __all__ = ["FULL", "NEGATIVE", "Band", "Causal", "Full", "Mask", "attend", "attend_by_head",
            "attention", "cross_attention"]
@@ -103,7 +103,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
         furthest = (left, right) if window is None else window
         return (offset >= -furthest[0]) & (offset <= furthest[1])
 
-    if parts("time") > 1:
+    if num_shards("time") > 1:
         return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams, kernel)
     q_BHTK, k_BGTK, v_BGTK = (shard(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
     repeats = q_BHTK.shape[1] // k_BGTK.shape[1]

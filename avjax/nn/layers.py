@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from avjax.sharding.activations import FREE, parts, shard
+from avjax.sharding.activations import UNCONSTRAINED, num_shards, shard
 
 PRODUCT = "product"  # the name of a dense layer's product to checkpoint policies
 SQRT_HALF = float(np.sqrt(0.5))
@@ -47,7 +47,7 @@ def matmul(x, kernel):
 
 def axes_kept() -> bool:
     """True if the mesh splits an axis that a flat product would merge with another."""
-    return parts("time") > 1 or parts("width") > 1
+    return num_shards("time") > 1 or num_shards("width") > 1
 
 
 def _matmul_fwd(x, kernel):
@@ -262,16 +262,16 @@ class SwiGLU(nn.Module):
 
     def __call__(self, x):
         def split(pair):  # hidden units over tensor, never as the kernels are stored
-            return shard(pair, *[FREE] * (x.ndim - 1), None, "width")
+            return shard(pair, *[UNCONSTRAINED] * (x.ndim - 1), None, "width")
 
-        if parts("width") == 1:
+        if num_shards("width") == 1:
             return self.outputs(self.gate(split(self.inputs(x))))
         # However they are stored, the hidden units are split for use, padded with zeros.
         inputs = self.inputs.kernel.astype(self.dtype)
         outputs = self.outputs.kernel.astype(self.dtype)
         if self.by_width:  # first gathered over fsdp alone: one exchange at a time
             inputs, outputs = shard(inputs, "width"), shard(outputs, None, "width")
-        missing = -self.hidden % parts("width")
+        missing = -self.hidden % num_shards("width")
         inputs = shard(jnp.pad(inputs, ((0, 0), (0, 0), (0, missing))), None, None, "width")
         outputs = shard(jnp.pad(outputs, ((0, missing), (0, 0))), "width")
         pair = split(checkpoint_name(matmul(x.astype(self.dtype), inputs), PRODUCT))

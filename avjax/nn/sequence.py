@@ -29,7 +29,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from avjax.nn import attention_kernels as kernels
-from avjax.sharding.activations import active_mesh, axes_for, parts, shard
+from avjax.sharding.activations import active_mesh, axes_for, num_shards, shard
 from avjax.sharding.mesh import SEQUENCE_AXIS
 
 
@@ -39,7 +39,7 @@ def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segment
     which offsets in it are seen."""
     B, H, T, _ = q_BHTK.shape
     G = k_BGTK.shape[1]
-    s = parts("time")
+    s = num_shards("time")
     missing = -T % (s * streams)
     if missing:
         q_BHTK, k_BGTK, v_BGTK = (jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0)))
@@ -155,7 +155,7 @@ def time_convolution(x_BTC, kernel_KIO, groups: int):
     width = axes_for(groups, "width") or None
     time = axes_for(x_BTC.shape[1], "time") or None
     place = PartitionSpec(axes_for(x_BTC.shape[0], "batch") or None, time, width)
-    devices = parts("time") if time else 1
+    devices = num_shards("time") if time else 1
 
     def here(x_BtC, kernel_KIO):
         x = with_halo(x_BtC, reach, reach, 1, devices)
@@ -205,7 +205,7 @@ def put_at(x_BT, index_BJ, value_BJ):
 
 
 def _both_split(*sizes: int) -> bool:
-    s = parts("time")
+    s = num_shards("time")
     return s > 1 and all(size % s == 0 for size in sizes)
 
 

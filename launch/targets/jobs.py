@@ -1,5 +1,5 @@
-"""What is submitted: the jobs of a config, or of a sweep over it, with everything on their command
-lines that decides them."""
+"""The jobs to submit: of a config, or of a sweep over it, fully described by their command
+lines."""
 
 from avjax.errors import UserError
 from launch import flags as launch_flags
@@ -9,9 +9,8 @@ from launch.targets import Job, environment
 KINDS = ("train", "evaluate", "generate", "extract", "prepare")
 WITH_CONFIG = ("train", "evaluate")
 ON_ONE_HOST = ("evaluate",)
-# whose hosts share a folder, and nothing else
-ALONE = ("generate", "extract", "prepare")
-# in the workdir (of the whole sweep), so that a restart compiles nothing
+ALONE = ("generate", "extract", "prepare")  # whose hosts share only a folder
+# Folder in the workdir (of the whole sweep), so that a restart does not compile again.
 CACHE = "compilation_cache"
 
 
@@ -28,8 +27,8 @@ def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slic
       cached: compiled programs are kept in the workdir, else where each host keeps them.
 
     Raises:
-      UserError: no config or workdir, one that means nothing to this kind, unknown keys, names that
-        clusters refuse, data that no host could read.
+      UserError: no config or workdir, a flag without meaning for this kind, unknown keys, invalid
+        names, data that no host could read.
     """
     cache = f"{args.workdir.rstrip('/')}/{CACHE}" if args.workdir and cached else ""
     variables = environment.variables(accelerator, cache,
@@ -64,9 +63,8 @@ def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Poi
         changed = [*changed, f"--config.seed={config.seed}"]
     workdir = point.workdir(args.workdir)
     _check_data(config.data.dir.replace("{workdir}", workdir))
-    name, flag = point.name(args.name
-                            or base_name(kind,
-                                         config)), "--workdir" if kind == "train" else "--checkpoint"
+    name = point.name(args.name or base_name(kind, config))
+    flag = "--workdir" if kind == "train" else "--checkpoint"
     sweeps.check_name(name)
     where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={workdir}"]
     return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest),
@@ -86,7 +84,7 @@ def _workdir_of_generation(workdir: str | None, rest: list[str]) -> tuple[str, .
 
 
 def _check_data(folder: str) -> None:
-    """UserError for what the job would refuse once its machines are there."""
+    """Raises UserError for data that the job could not read on its machines."""
     if not folder or "://" in folder:
         raise UserError("data is read from disks" if folder else "no data given",
                         where="config.data.dir", found=folder,

@@ -215,7 +215,7 @@ def test_interrupt_leaves_nothing_behind(tmp_path):
 
 def test_killed_job_leaves_nothing_that_looks_whole_and_is_cleaned_up(tmp_path):
     root = pathlib.Path(__file__).parents[2]
-    code = ("import sys, time; sys.path.insert(0, 'tests/data_pipelines'); import test_store as t\n"
+    code = ("import sys, time; import tests.data_pipelines.test_store as t\n"
             "def slow():\n"
             "    yield from t.make_examples(3, 'a')\n"
             "    print('written', flush=True)\n"

@@ -14,7 +14,7 @@ from avjax.errors import UserError
 from avjax.nn.attention import NEGATIVE, attend
 from avjax.nn.embeddings import sinusoids
 from avjax.nn.layers import Dense, gelu
-from avjax.sharding.activations import parts
+from avjax.sharding.activations import num_shards
 from avjax.systems.tavid.acoustic.config import Config
 from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice
 
@@ -78,9 +78,9 @@ class VoiceboxNet(nn.Module):
     def __call__(self, x_BTM, t_B, given):
         """Noisy mel (B, T, M) at times (B,) -> its velocity, float32."""
         c = self.config
-        if parts("time") > 1:
+        if num_shards("time") > 1:
             raise UserError("the published Voicebox does not split time", where="config.mesh.seq",
-                            expected="1", found=str(parts("time")),
+                            expected="1", found=str(num_shards("time")),
                             hint="its time is one more frame before the first, and ALiBi is full: "
                             "use the data, fsdp or tensor axis, or config.system.block = dit")
         valid_BN = jnp.pad(given["valid"], ((0, 0), (1, 0)), constant_values=1.0)

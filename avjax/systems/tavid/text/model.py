@@ -25,7 +25,7 @@ from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
 from avjax.nn.sequence import gather_time
 from avjax.nn.stack import SHARED, stack
-from avjax.sharding.activations import parts, shard
+from avjax.sharding.activations import num_shards, shard
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import SPECIALS, Config
 
@@ -335,7 +335,7 @@ class TextNet(nn.Module):
         ids = len(self.table)
         places = ("batch", "time")[:hidden.ndim - 1]
         # the largest array of a step is split by id
-        table = jnp.pad(self.table, ((0, -ids % parts("width")), (0, 0)))
+        table = jnp.pad(self.table, ((0, -ids % num_shards("width")), (0, 0)))
         out = jnp.einsum("...w,vw->...v", shard(out.astype(jnp.float32), *places),
                          shard(table, "width"))
         return shard(out, *places, None, "width")[..., :ids]

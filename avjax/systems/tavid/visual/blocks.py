@@ -21,7 +21,7 @@ from avjax.errors import UserError
 from avjax.nn.attention import cross_attention
 from avjax.nn.convolutions import GroupNorm
 from avjax.nn.layers import Dense, LayerNorm, gelu
-from avjax.sharding.activations import each_frame, fold_frames, parts, shard, unfold_frames
+from avjax.sharding.activations import each_frame, fold_frames, num_shards, shard, unfold_frames
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
 REGIONS = ("full", "face", "lip")
@@ -213,11 +213,11 @@ class TemporalTransformer(nn.Module):
                             expected=f"at most {self.length} frames",
                             found=f"{frames} and {skip} before them",
                             hint="make shorter clips, or raise config.system's temporal_length")
-        if parts("time") > 1 and h * w % parts("time"):
+        if num_shards("time") > 1 and h * w % num_shards("time"):
             raise UserError("positions do not divide over the mesh",
                             where="visual denoiser, temporal transformer",
                             expected=f"a level of {h} x {w} that config.mesh.seq divides",
-                            found=f"seq {parts('time')}",
+                            found=f"seq {num_shards('time')}",
                             hint="a smaller config.mesh.seq, larger latents or fewer levels")
 
         def by_position(x_NhwC):

@@ -1,4 +1,4 @@
-"""A workdir has one writer; see tests/test_lock.py for the lock itself."""
+"""A workdir has one writer; see tests/storage/test_lock.py for the lock itself."""
 
 import os
 import subprocess
@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_loop
 
 from avjax.hosts import distributed
 from avjax.hosts.ownership import sole_writer
 from avjax.storage import lock
+from tests.training import test_loop
 
 ROOT = Path(__file__).parents[2]
 HOLDER = (
