@@ -19,7 +19,7 @@ from launch import evaluate as evaluate_command
 from launch import flags, generate, stages, training
 from launch.jobs import evaluate as jobs
 from tests.eval import toys
-from tests.launch.test_train import config, one_device, write_clips  # noqa: F401
+from tests.launch.walks import config, write_clips
 from tests.training import fake_gcs
 
 train, store = flags.launcher("launch.train"), fake_gcs.store
