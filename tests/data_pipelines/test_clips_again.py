@@ -274,10 +274,10 @@ def test_features_follow_their_clips(tmp_path, capsys):
     tone(source / "ann" / "c.wav", 500)
     prepare(source, data)
     assert "features is of the former clips" in capsys.readouterr().out
+    prepare(source, tmp_path / "other")
+    tone(source / "ann" / "d.wav", 600)
+    prepare(source, tmp_path / "other")
     with pytest.raises(UserError, match="other clips"):
-        prepare(source, tmp_path / "other")
-        tone(source / "ann" / "d.wav", 600)
-        prepare(source, tmp_path / "other")
         extract.extract(tmp_path / "other" / "clips", features, **options)
     with pytest.MonkeyPatch.context() as patch:  # killed when the new one is complete
         patch.setattr(extract, "put_in_place", lambda out: None)

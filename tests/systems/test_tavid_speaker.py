@@ -99,7 +99,8 @@ def test_rules_cover_the_presets():
     for c in (presets.base(), presets.on_latents(presets.tiny(), 16, 4),
               presets.on_latents(presets.base(), 64, 320)):
         shapes = jax.eval_shape(build(c).init, jax.random.key(0))
-        param_shardings(shapes, build(c).param_rules, make_mesh(dict(data=2, fsdp=4)))
+        split = param_shardings(shapes, build(c).param_rules, make_mesh(dict(data=2, fsdp=4)))
+        assert jax.tree.structure(split) == jax.tree.structure(shapes)
 
 
 def test_inputs():

@@ -103,10 +103,10 @@ def test_an_outage_is_not_an_empty_bucket(store, monkeypatch):
     assert checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints")) == [4]
     assert checkpoint_files.steps_in(paths.folder("gs://bucket/none/checkpoints")) == []
     for asked in ("info", "ls"):
-        with monkeypatch.context() as patch, pytest.raises(checkpoint_files.Unreadable,
-                                                           match="Forbidden"):
+        with monkeypatch.context() as patch:
             patch.setattr(fake_gcs.Files, asked, fail)
-            checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints"))
+            with pytest.raises(checkpoint_files.Unreadable, match="Forbidden"):
+                checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints"))
 
 
 def test_other_stores_are_read_from_and_refused_to_be_written_to(store, tmp_path):

@@ -277,8 +277,9 @@ def test_a_full_disk_ends_the_job_and_hangs_nothing(tmp_path, monkeypatch):
     with pytest.raises(DiskFull, match=f"where: {tmp_path}/metrics.jsonl"):
         writer.record(1, "train", {"loss": 1.0})
     writer.close()
-    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        paths.write_text(tmp_path / "config.json", "{}")
+        with pytest.raises(DiskFull):
+            paths.write_text(tmp_path / "config.json", "{}")
     assert not list(tmp_path.rglob("*.tmp"))
     paths.write_text(tmp_path / "config.json", "{}")
