@@ -5,13 +5,11 @@ Everything wrong with a command line becomes one line that names the nearest val
 """
 
 import contextlib
-import importlib
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
@@ -29,7 +27,8 @@ from launch.config_files import config_file, load_config
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
     return config_flags.DEFINE_config_file("config", default,
-                                           "Experiment file, e.g. configs/quickstart.py. Systems "
+                                           "Experiment file, e.g. configs/quickstart.py; its "
+                                           "fields: avjax config --config=FILE. Systems "
                                            "(config.system.name): " + ", ".join(registry.names()),
                                            # overrides are ours, see launch/overrides.py
                                            lock_config=True, sys_argv=[""])
@@ -84,21 +83,6 @@ def devices_told():
             "that name",
             found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
             hint="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
-
-
-def launcher(name: str) -> ModuleType:
-    """Imports another launcher for its function. Its command-line flags, which may have the names
-    of this one's, are forgotten again."""
-    ours = {flag: flags.FLAGS[flag] for flag in flags.FLAGS}
-    for flag in ours.values():
-        flag.allow_override = True
-    module = importlib.import_module(name)
-    for flag in list(flags.FLAGS):
-        if flag not in ours:
-            delattr(flags.FLAGS, flag)
-        elif flags.FLAGS[flag] is not ours[flag]:
-            flags.FLAGS[flag] = ours[flag]
-    return module
 
 
 def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:

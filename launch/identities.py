@@ -1,4 +1,4 @@
-"""Whether a model that is trained on several people can tell whose speech and face an example is."""
+"""Whether a model of several people can tell whose speech and face an example is."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""One training job: from a config and a workdir to a trained model in the workdir. `launch.train` is
-its command."""
+"""One training job: from a config and a workdir to a trained model in the workdir. `launch.train`
+is its command."""
 
 import contextlib
 import json
@@ -17,9 +17,8 @@ from avjax.hosts.ownership import sole_writer
 from avjax.sharding.mesh import batch_share, make_mesh
 from avjax.storage import paths
 from avjax.systems import api
-from avjax.training import loop
+from avjax.training import loop, start
 from avjax.training.evaluators import HeldOutLoss
-from avjax.training.start import check_steps
 from data_pipelines.loading.loader import check_recipes, make_loader
 from data_pipelines.store.dataset import open_dataset
 from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
@@ -162,11 +161,11 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
-    """UserError when the workdir was begun with a config that differs in a field that may not change
-    (launch.schema.may_change), or has trained further than asked for."""
+    """UserError when the workdir was begun with a config that differs in a field that may not
+    change (launch.schema.may_change), or has trained further than asked for."""
     with contextlib.suppress(Unreadable):  # reported by whoever reads them
         if saved := steps_in(workdir / FOLDER):
-            check_steps(saved[-1], config.train.steps, workdir)
+            start.check_steps(saved[-1], config.train.steps, workdir)
             before = meta_or_none(workdir / FOLDER / str(saved[-1])) or {}
             environment.compare(before.get("environment", {}), f"step {saved[-1]}")
     file = workdir / CONFIG_FILE

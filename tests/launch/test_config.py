@@ -37,7 +37,7 @@ def test_differences_and_json_agree():
     assert "train.steps = 7  # default: 1000000" in lines
     assert not any(line.startswith("train.keep_last") for line in lines)
     read = json.loads(report(path, "train.steps=7", form="diff", as_json=True))
-    assert read["sections"]["Run"].startswith("python -m launch.train") and read["variants"] == []
+    assert read["sections"]["Run"].startswith("avjax train --config") and read["variants"] == []
     steps = {f["key"]: f for f in read["fields"]}["train.steps"]
     assert steps == {"key": "train.steps", "type": "a whole number", "value": 7,
                      "default": 1_000_000, "choices": [], "bounds": ">= 0", "changed": True,

@@ -16,7 +16,6 @@ from avjax.sharding.rules import named_leaves, param_shardings
 from avjax.systems import api, benchmarking, registry
 from avjax.weights.published import Published
 from configs import tavid_quickstart
-from tests.quick import quick_jit
 from tests.sharding import small_systems
 from tests.systems import tiny
 
@@ -95,7 +94,7 @@ def test_specs_describe_batches_conditions_and_streams(name):
 def test_loss_and_gradients_are_finite_float32(name):
     """And, where tests/sharding does not have the system on larger meshes, the same on a mesh."""
     system, params, batch = tiny.system(name), tiny.params(name), tiny.batch(name, size=4)
-    step = quick_jit(jax.value_and_grad(system.loss, has_aux=True))
+    step = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
     key = jax.random.key(1)
     (loss, metrics), grads = jax.device_get(step(params, batch, key))
     assert loss.dtype == np.float32 and loss.shape == () and np.isfinite(loss)
@@ -122,7 +121,7 @@ def test_generate_depends_on_the_example_and_its_key_alone(name, task):
     system, params = tiny.system(name), tiny.params(name)
     examples, keys = [tiny.example(name, n, n) for n in (22, 14)], jax.random.split(
         jax.random.key(2), 2)
-    generate = quick_jit(system.generate, static_argnames="task")
+    generate = jax.jit(system.generate, static_argnames="task")
 
     def streams(rows, room, keys):
         given, frames = tiny.conditions(name, [examples[i] for i in rows], task, room)
@@ -148,7 +147,7 @@ def test_a_stream_in_chunks_is_what_generate_makes(name, task):
     system, params = tiny.system(name), tiny.params(name)
     given, (frames,) = tiny.conditions(name, [tiny.example(name, 22)], task, ROOM)
     keys = jax.random.split(jax.random.key(2), 1)
-    out = jax.device_get(quick_jit(system.generate, static_argnames="task")(params, given, keys,
+    out = jax.device_get(jax.jit(system.generate, static_argnames="task")(params, given, keys,
                                                                            task=task))
     offline = api.real_streams(system, out, 0, frames)
     chunks = list(system.stream(params, [given], keys, task))

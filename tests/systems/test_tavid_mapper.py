@@ -13,7 +13,7 @@ from avjax.errors import UserError
 from avjax.nn.attention import Band, attention
 from avjax.systems.api import build
 from avjax.systems.tavid.mapper import config as configs
-from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows, all_selves
+from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows, each_speaker_first
 
 KINDS = [("joint", True), ("joint", False), ("dual", True), ("dual", False), ("concat", True)]
 
@@ -122,7 +122,7 @@ def test_partners_have_no_order_and_units_outside_are_not_given():
         np.testing.assert_allclose(base, swapped, atol=1e-5)
         np.testing.assert_array_equal(gone_, negative_)
         assert np.abs(gone_ - base).max() > 1e-3
-    net, rolled = MotionMapper(small()), np.asarray(all_selves(x[None]))
+    net, rolled = MotionMapper(small()), np.asarray(each_speaker_first(x[None]))
     np.testing.assert_array_equal(rolled, [x, x[:, [1, 2, 0]], x[:, [2, 0, 1]]])
     with pytest.raises(UserError, match="Motion Mapper"):
         jax.eval_shape(net.init, jax.random.key(0), x[None])
