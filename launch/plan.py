@@ -77,8 +77,7 @@ def main(argv) -> None:
         if not other or isinstance(error, UserError):
             raise
         raise UserError("XLA:TPU's program cannot be read", where=libtpu,
-                        found=f"{other}: {first_line(error)}",
-                        expected=f"libtpu {libtpu_wanted()}",
+                        found=f"{other}: {first_line(error)}", expected=f"libtpu {libtpu_wanted()}",
                         hint=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' "
                         "and --libtpu=FOLDER, "
                         "or --no_compile") from error

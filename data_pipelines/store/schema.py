@@ -14,6 +14,8 @@ from avjax.storage import made
 
 # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
 RECIPES_FILE = "recipes.json"
+# recipes[FAMILY] = {"kind": a folder of data_pipelines/features}: whose `StreamDecoder` decodes
+FAMILY = "family"
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}

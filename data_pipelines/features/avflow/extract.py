@@ -30,7 +30,7 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
-from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
+from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
 
 TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
@@ -111,7 +111,8 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
         job, name=name, description=f"AV-Flow features of {clips.name}: "
                                     f"tokens={tokenizer.recipe['kind']}, "
         f"head={header.recipe['kind']}.",
-        features=_schema(clips, carried, tokenizer, header, partner), recipes=recipes,
+        features=_schema(clips, carried, tokenizer, header, partner),
+        recipes=recipes | {FAMILY: {"kind": "avflow"}},
         codecs=codecs, splits={s: common.each(clips.source(s, fields), example, max_bad)
                                for s in clips.splits}, totals=clips.splits,
         max_bad=max_bad, progress=progress)

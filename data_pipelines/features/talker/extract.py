@@ -32,7 +32,7 @@ from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
-from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
+from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
 
 VOICES = ("auto", "another", "own")
 _FACE = ("face", "pose_z")
@@ -120,7 +120,8 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder
                                     f"tokens={encoder.tokenizer.kind}, "
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in "
         f"multiples of {multiple}.",
-        features=_schema(clips, carried, encoder), recipes=recipes, codecs=codecs,
+        features=_schema(clips, carried, encoder),
+        recipes=recipes | {FAMILY: {"kind": "talker"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad,
         progress=progress)
 

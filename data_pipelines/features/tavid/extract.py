@@ -34,7 +34,7 @@ from data_pipelines.features.tavid.conversations import HOP, RATE
 from data_pipelines.features.tavid.frozen_encoders import BATCH, Encoders, Source
 from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer
 from data_pipelines.store import dataset as store
-from data_pipelines.store.schema import SPEAKERS, Feature
+from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature
 
 
 def extract(
@@ -133,7 +133,8 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
                                     f"units={encoders.units.recipe['kind']}, "
         f"tokens={encoders.tokens.kind}, "
         f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
-        features=_schema(source, encoders), recipes=encoders.recipes(), codecs=codecs,
+        features=_schema(source, encoders),
+        recipes=encoders.recipes() | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=counts, max_bad=max_bad,
         progress=progress)
 
