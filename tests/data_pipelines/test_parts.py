@@ -94,8 +94,8 @@ def test_parts_that_do_not_fit_together(clips, tmp_path):
         extract.extract(clips.dir, Part(out, 1, 2), **(OPTIONS | {"units": 9}))
     # nothing of the first part was lost
     assert extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS) is not None
-    for text, message in (("2/2", "no such part"), ("half", "not a part")):
-        with pytest.raises(UserError, match=message):
+    for text in ("2/2", "half"):
+        with pytest.raises(UserError, match=f"not a part.*{text}"):
             workers.part_of(str(out), text)
 
 
