@@ -200,6 +200,14 @@ def test_sweep_is_the_product_and_jobs_do_not_share_a_workdir():
         "--config.evaluate.splits=('a','b')", "--config.evaluate.splits=('c',)"]
 
 
+def test_generation_takes_the_hosts_as_workers():
+    [job] = make("generate", config=None, place=place("h100:8", slices=2),
+                 rest=["--requests=/data/requests.jsonl", "--seed=1"])
+    assert job.command == ("python", "-m", "launch.generate", "--workdir=gs://bucket/avflow",
+                           "--requests=/data/requests.jsonl", "--seed=1")
+    assert "generate" in jobs.ALONE and "generate" not in jobs.ON_ONE_HOST
+
+
 @pytest.mark.parametrize("given, message", [
     (dict(sweep=["config.seed=0,0"]), "not a sweep"), (dict(sweep=["config.seed"]), "not a sweep"),
     (dict(sweep=["config.seed=0", "seed=1"]), "swept twice"),
@@ -208,7 +216,10 @@ def test_sweep_is_the_product_and_jobs_do_not_share_a_workdir():
     (dict(overrides=["--config.data.batch_size=0"]), "out of range.*config.data.batch_size"),
     (dict(workdir=None), "no workdir"), (dict(config=None), "no config"),
     (dict(name="Not A Name"), "do not take this name"),
-    (dict(kind="extract"), "--config means nothing"), (dict(env=["X"]), "not a variable"),
+    (dict(kind="extract"), "--config means nothing"),
+    (dict(kind="generate", config=None), "no requests given.*-- --requests=FILE"),
+    (dict(kind="generate", config=None, workdir=None), "no workdir given.*--job=generate"),
+    (dict(env=["X"]), "not a variable"),
     (dict(config="configs/none.py"), "no such config file"),
     (dict(overrides=["--config.data.dir=gs://b/features"]), "read from disks.*found: "
                                                             "gs://b/features.*--mount=gs://BUCKET:/data"),
