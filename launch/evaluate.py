@@ -20,7 +20,9 @@ from avjax.systems import api
 from data_pipelines import decode
 from data_pipelines.loading.loader import check_recipes
 from data_pipelines.store import dataset as store
-from eval import benchmarks, generator, report, runner, tables
+from eval import benchmarks, generator
+from eval.report import page, tables
+from eval.run import runner
 from launch import flags as launch_flags
 
 
@@ -83,9 +85,9 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                                   progress=progress, max_examples=config.evaluate.max_examples,
                                   made=made)
         shown = runner.samples(benchmark, sampler, params, splits, made=made)
-        page = report.write(out, results, shown, workdir)
+        written = page.write(out, results, shown, workdir)
     print(tables.table(results))
-    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {page}")
+    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {written}")
     return results
 
 

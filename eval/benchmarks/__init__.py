@@ -1,5 +1,5 @@
-"""Held-out benchmarks, one a file; `config.evaluate.benchmark` names one. Each provides `Benchmark`
-(see common.py)."""
+"""Held-out benchmarks, one a file; `config.evaluate.benchmark` names one. Each has a class
+`Benchmark`, derived from that of common/base.py."""
 
 import importlib
 import pkgutil
@@ -9,7 +9,7 @@ from avjax.errors import UserError
 
 def names() -> list[str]:
     """Benchmarks one may name."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "common")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg)
 
 
 def load(name: str):

@@ -14,14 +14,16 @@ from avjax.systems.api import Spec
 from data_pipelines.puppets import face_code
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
-from eval import report, runner, tables
 from eval.benchmarks import dialogue
+from eval.data.conversations import POSE
 from eval.generator import Generator
-from eval.in_loop import InLoopEvaluator
-from eval.metrics import retrieval
+from eval.metrics import retrieval, turns
+from eval.report import page, plots, tables
+from eval.run import runner
+from eval.run.in_loop import InLoopEvaluator
 
 FRAMES, SPEAKERS, CODE = 100, 2, face_code.WIDTH
-WIDTH = CODE + dialogue.POSE
+WIDTH = CODE + POSE
 
 
 class ToyDecoder:
@@ -218,7 +220,7 @@ def test_turns_retrieval_and_lengths(scored):
         assert summary[variant]["transfer_W1_s"]["value"] == summary[variant]["turn_W1_s"][
             "value"] == 0
     row = {f"{of}{name}_s": spans for of, spans in (("", [1.0]), ("true_", [1.5]))
-           for name in (*dialogue.TURNS, "transfer")}
+           for name in (*turns.EVENTS, "transfer")}
     assert scored[False][1].summarise([row | {"seconds": 60.0}],
                                       [{}])["transfer_W1_s"]["value"] == pytest.approx(0.5)
     assert summary["avatar"]["voice_R@1"]["value"] == 1 and summary["avatar"]["voice_chance@1"][
@@ -247,7 +249,7 @@ def test_faces_without_known_lips(dataset, monkeypatch):
     benchmark = dialogue.Benchmark(config(), ToyDecoder(), dataset, ToySystem())
     truth = benchmark.truth("valid", 0)
     assert "lips" not in benchmark.score("valid", 0, truth) and "F1_lips" not in benchmark.recipes
-    (name, curves, _), *_ = report.curve_pairs(benchmark, {"avatar": truth}, truth)[0]
+    (name, curves, _), *_ = plots.curve_pairs(benchmark, {"avatar": truth}, truth)[0]
     assert name == "face code 0" and len(curves["avatar"]) == FRAMES
 
 
@@ -275,5 +277,5 @@ def test_targets_table_and_report(scored, tmp_path):
         assert name in text
     assert results["recipes"]["F1_lips"]["fps"] == 25
     samples = runner.samples(benchmark, sampler, {"w": np.zeros(1)}, ("valid",), 1)
-    page = report.write(tmp_path, results, samples).read_text()
-    assert "with its partner" in page and "video/mp4" in page and "codec alone" in page
+    text = page.write(tmp_path, results, samples).read_text()
+    assert "with its partner" in text and "video/mp4" in text and "codec alone" in text

@@ -12,8 +12,10 @@ from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
 from data_pipelines.store import dataset as store
-from eval import generator, rows, runner, tables
-from eval.in_loop import InLoopEvaluator
+from eval import generator
+from eval.report import tables
+from eval.run import rows, runner
+from eval.run.in_loop import InLoopEvaluator
 from tests.eval import toys
 from tests.quick import quick  # noqa: F401 (around every test here)
 

@@ -20,7 +20,7 @@ from avjax.errors import UserError  # noqa: E402
 from avjax.storage import paths, remote  # noqa: E402
 from avjax.systems import api  # noqa: E402
 from data_pipelines import decode, prompting  # noqa: E402
-from eval import plots  # noqa: E402
+from eval.report import plots  # noqa: E402
 from launch import flags, stages, training  # noqa: E402
 from tests.eval import toys  # noqa: E402
 
@@ -132,7 +132,7 @@ def test_evaluation_of_a_checkpoint_in_a_bucket(store, evaluate, capfd):
 
 
 def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, monkeypatch):
-    from eval import rows
+    from eval.run import rows
 
     put, done = rows.Rows.put, []
 
@@ -146,7 +146,7 @@ def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, m
         patch.setattr(rows.Rows, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(RUN)
-    assert "bucket/runs/toy/results.json" not in store and "bucket/runs/toy/report.html" not in store
+    assert not {"bucket/runs/toy/results.json", "bucket/runs/toy/report.html"} & set(store)
     scored = in_run(store, rows.ROWS_FILE)
     assert [json.loads(line)["key"] for line in scored.splitlines()] == done
     evaluate(RUN)
