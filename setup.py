@@ -1,4 +1,4 @@
-"""avjax: talking-avatar systems in JAX/Flax."""
+"""avjax: talking-avatar models in JAX/Flax."""
 
 from setuptools import find_packages, setup
 
@@ -36,13 +36,16 @@ REQUIRES = [
 
 setup(
     name="avjax",
-    version="0.1.0",
-    description="Train talking-avatar models (AV-Flow) on CPU, GPU and TPU meshes with JAX and Flax",
+    version="0.2.0",
+    description="Talking-avatar models in JAX and Flax: data, training on CPU, GPU and TPU meshes, "
+                "evaluation and generation",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(exclude=("tests", "tests.*")),
+    package_data={"": ["*.css", "*.html", "*.json"]},
+    entry_points={"console_scripts": ["avjax = launch.cli:main"]},
     install_requires=REQUIRES,
     extras_require={
         "test": ["pytest>=8", "pytest-timeout>=2", "pytest-xdist>=3", "ruff>=0.8"],

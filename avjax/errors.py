@@ -1,8 +1,5 @@
 """The exceptions a user is meant to read: printed as a single line, without a traceback."""
 
-import functools
-import sys
-
 USER, RESTARTABLE = 2, 75  # exit codes: starting again does not mend it; it does (EX_TEMPFAIL)
 
 
@@ -37,24 +34,3 @@ class DiskFull(StorageError):
     """No space left: finished work is kept all the same, but somebody has to make room first."""
 
     code = USER
-
-
-def exit_cleanly(main):
-    """Wraps an absl `main`: an error that is meant to be read becomes one line on stderr and its
-    exit code."""
-
-    @functools.wraps(main)
-    def wrapped(argv):
-        from avjax.storage import failures  # which needs the classes of this file
-
-        try:
-            return main(argv)
-        except Exception as error:
-            if (told := failures.told(error)) is None:
-                raise
-            code, line = told
-            print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr,
-                  flush=True)
-            sys.exit(code)
-
-    return wrapped

@@ -1,95 +1,192 @@
-"""Every field an experiment may set, with its default. Experiments start from `get_config()` and
-override; the config is then locked, so a misspelt key on the command line is an error that names
-the nearest valid key."""
+"""Every field that an experiment may set: its type, default and meaning, whether a resumed run may
+change it.
+
+Experiments start from `get_config()` and override; the config is then locked, so a misspelt key on
+the command line is an error that names the nearest valid key. `avjax config` prints all
+of this with the values of an experiment. The fields of `config.system` are declared in
+avjax/systems/<name>/config.py.
+"""
+
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from avjax.fields import Section, field
+
+
+def benchmark_names() -> tuple[str, ...]:
+    from eval import benchmarks
+
+    return ("", *benchmarks.names())
+
+
+def _is_split(name: str) -> bool:
+    return bool(name) and "," not in name and name == name.strip()
+
+
+class Data(Section):
+    dir: str = field("", 'Folder of a feature dataset; "{workdir}" is replaced.', resume="free")
+    train_split: str = field("train", "Split that is trained on.")
+    batch_size: int = field(16, "Examples a step, or rows of several examples (System.rows), over "
+                            "all hosts and devices.", minimum=1)
+    segment: int = field(345, "Frames an example; not read by systems that train on complete "
+                         "examples (System.rows).", minimum=1)
+    threads: int = field(2, "Reader threads; the order of examples does not depend on it.",
+                         minimum=0, resume="free")
+
+    @staticmethod
+    def relations(c, need):
+        need(_is_split(c.train_split), "train_split", "the name of a split")
+
+
+class Optimizer(Section):
+    name: str = field("adamw", "The algorithm.",
+                      choices=("adamw", "adam", "lion", "adafactor", "sgd"))
+    learning_rate: float = field(1e-4, "Its peak.", minimum=0)
+    schedule: str = field("constant", "The learning rate after the warm-up; rsqrt falls with the "
+                          "inverse square root of the step, cosine and linear end at train.steps.",
+                          choices=("constant", "cosine", "linear", "rsqrt"))
+    warmup_steps: int = field(0, "Steps in which the learning rate rises from 0.", minimum=0)
+    final_fraction: float = field(0.0, "Learning rate at the end as a fraction of the peak "
+                                  "(cosine, linear).", minimum=0)
+    b1: float = field(0.9, "Decay of the gradients' average.", minimum=0, below=1)
+    b2: float = field(0.98, "Decay of their squares' average.", minimum=0, below=1)
+    eps: float = field(1e-9, "Added to the denominator of Adam's update.", minimum=0)
+    weight_decay: float = field(0.0, "Decoupled weight decay, times the learning rate.", minimum=0)
+    no_decay: tuple[str, ...] = field((r".*/bias$", r".*/scale$"), "Regular expressions of the "
+                                      "paths of parameters without weight decay.")
+    frozen: tuple[str, ...] = field((), "Regular expressions of the paths of parameters that never "
+                                    "change.")
+    clip_norm: float = field(0.0, "Largest global norm of the gradients; 0 = off.", minimum=0)
+    accumulate: int = field(1, "Micro-batches a step.", minimum=1)
+    ema_decay: float = field(0.0, "Of the parameters' moving average, which evaluation then uses; "
+                             "0 = off.", minimum=0, below=1)
+
+    @staticmethod
+    def relations(c, need):
+        need(c.schedule != "rsqrt" or c.warmup_steps >= 1, "warmup_steps",
+             ">= 1 where schedule is rsqrt", hint="the warm-up sets its scale")
+
+
+class Train(Section):
+    steps: int = field(1_000_000, "Steps of training, those before a resume included.", minimum=0,
+                       resume="unscheduled")
+    init_from: str = field("", "A workdir or checkpoint whose parameters a new run begins with; "
+                           '"{workdir}" is replaced.', resume="free")
+    init_parts: tuple[tuple[str, str, str], ...] = field(
+        (), "Parameters that a new run begins with, a subtree at a time: (subtree, workdir that "
+        'fills it, subtree of that one\'s or "").', resume="free")
+    init_include: tuple[str, ...] = field((r".*",), "Regular expressions of the paths of the "
+                                          "parameters that are taken over; others stay fresh.",
+                                          resume="free")
+    init_other_features: bool = field(False, "Allows parameters that were trained on features made "
+                                      "with another recipe.", resume="free")
+    log_every: int = field(50, "Steps between lines of metrics.", resume="free")
+    checkpoint_every: int = field(5000, "Steps between checkpoints.", resume="free")
+    local_dir: str = field("", "A folder of every host's own disk (or /dev/shm) for frequent "
+                           'checkpoints, see avjax.checkpoint.tiers; "" = none.', resume="free")
+    local_every: int = field(500, "Steps between those.", resume="free")
+    keep_last: int = field(2, "Newest checkpoints that are kept.", resume="free")
+    keep_best: int = field(1, "Best checkpoints that are kept, by best_metric.", resume="free")
+    best_metric: str = field("loss", "A metric of the evaluation during training.", resume="free")
+    best_mode: str = field("min", "Whether less of it is better, or more.", choices=("min", "max"),
+                           resume="free")
+    evaluate_every: int = field(5000, "Steps between evaluations; 0 = none.", resume="free")
+    loss_examples: int = field(64, "Held-out examples of the loss during training.", resume="free")
+    nan_policy: str = field("stop", "What a loss that is not finite does: stop, or skip the step.",
+                            choices=("stop", "skip"), resume="free")
+    max_skips: int = field(10, "Skipped steps in a row after which training stops all the same.",
+                           resume="free")
+    profile_at: int = field(-1, "First step of an XProf trace; -1 = none.", resume="free")
+    profile_steps: int = field(5, "Steps of the trace.", resume="free")
+    wandb: str = field("", 'A Weights & Biases project that gets the scalars too; "" = none.',
+                       resume="free")
+    watchdog_seconds: float = field(0.0, "Seconds without a completed step after which stacks are "
+                                    "printed and the job exits with 75; 0 = off.", resume="free")
+    save_timeout: float = field(1200.0, "Seconds for a checkpoint to be complete on disk.",
+                                resume="free")
+    barrier_timeout: float = field(600.0, "Seconds that hosts wait for each other.", resume="free")
+    heartbeat_timeout: float = field(100.0, "Seconds of silence after which a host counts as dead.",
+                                     resume="free")
+    peak_flops: float = field(0.0, "FLOP/s of one device, for MFU; 0 = the data sheet's where "
+                              "known, else measured.", minimum=0, resume="free")
+
+    @staticmethod
+    def relations(c, need):
+        need(not c.local_dir or c.local_every >= 1, "local_every", "steps >= 1 where local_dir is "
+             "set")
+
+
+def _check_axes(c, need) -> None:
+    for axis in c:
+        need(c[axis] >= 1 or c[axis] == -1, axis, ">= 1, or -1 for what is left")
+        need(list(c.values()).count(-1) <= 1, axis, "at most one axis of -1")
+
+
+class Mesh(Section):
+    data: int = field(-1, "Devices that split the batch and replicate the parameters.")
+    fsdp: int = field(1, "Devices that split the batch and the parameters.")
+    seq: int = field(1, "Devices that split the sequences.")
+    tensor: int = field(1, "Devices that split the widths of layers.")
+    relations = staticmethod(_check_axes)
+
+
+class AcrossSlices(Section):
+    data: int = field(1, "Slices that split the batch and replicate the parameters.")
+    fsdp: int = field(1, "Slices that split the batch and the parameters.")
+    relations = staticmethod(_check_axes)
+
+
+class Plan(Section):
+    topology: str = field("", 'Machines of the experiment, e.g. "v5e:16x16"; see launch.plan.')
+    slices: int = field(1, "How many of them.", minimum=1)
+
+
+class Evaluate(Section):
+    benchmark: str = field("", "A file of eval/benchmarks; none = the loss only.",
+                           choices=benchmark_names)
+    splits: tuple[str, ...] = field(("valid",), "Splits that are scored; the first is the held-out "
+                                    "one of training.")
+    tasks: tuple[str, ...] = field((), "Tasks of the system that are scored; () = all.")
+    max_examples: int = field(0, "Examples of a split; 0 = all.", minimum=0)
+    in_loop_examples: int = field(8, "Examples of the benchmark that are scored during training.",
+                                  minimum=0)
+    batch_size: int = field(4, "Examples that are generated at once.", minimum=1)
+    seed: int = field(0, "Of the noise that generation starts from.")
+
+    @staticmethod
+    def relations(c, need):
+        need(all(map(_is_split, c.splits)), "splits", "names of splits, each by itself")
+        need(bool(c.splits) or not c.benchmark, "splits", "a split where benchmark is set",
+             hint="name one, or set benchmark=None")
+
+
+class Sample(Section):
+    text: str = field("", "A sentence to speak.")
+    audio: str = field("", "A file of speech that drives the sample.")
+    example: str = field("", "An example of the dataset: split/id or split/number.")
+    tasks: tuple[str, ...] = field((), "Each gives a sample_<task>, from the example, or from the "
+                                   "text or audio where there is no example.")
+
+
+class Experiment(Section):
+    name: str = field("base", "Of the experiment, in names of jobs and reports.", resume="free")
+    seed: int = field(0, "Of parameters, order of examples and noise.")
+    stages: tuple[Mapping, ...] = field((), "Run before training, in order, each skipped when its "
+                                        "output is complete; see launch/jobs/stages.py.", resume="free")
+    system: Mapping = field({}, "What is trained: `name` picks avjax/systems/<name>, whose "
+                            "config.py has the other fields.")
+    data: Data = field(None, "What it is trained on.")
+    optimizer: Optimizer = field(None, "How parameters are updated.")
+    train: Train = field(None, "Length, records and safety of the run.")
+    mesh: Mesh = field(None, "Devices within a slice, axis by axis; -1 = those that are left.",
+                       resume="free")
+    dcn: AcrossSlices = field(None, "Slices, axis by axis; -1 = their number.", resume="free")
+    plan: Plan = field(None, "What the experiment is meant for.", resume="free")
+    evaluate: Evaluate = field(None, "Scores on held-out examples.", resume="free")
+    sample: Sample = field(None, "What launch.train generates once training is done, see "
+                           "launch.generate.", resume="free")
+
 
 def get_config() -> ConfigDict:
-    c = ConfigDict()
-    c.name = "base"
-    c.seed = 0
-    # Stages run before training, in order, each skipped when its output is already whole. See
-    # launch/stages.py.
-    c.stages = ()
-
-    # The trainable thing: `name` picks avjax/systems/<name>, the rest is its own (see that folder's
-    # config.py).
-    c.system = ConfigDict()
-
-    c.data = d = ConfigDict()
-    d.dir = ""  # a feature dataset's folder; "{workdir}" is replaced
-    d.train_split = "train"
-    # examples a step, or rows of several (System.rows), over all hosts and devices
-    d.batch_size = 16
-    # frames an example; not read by systems that train on whole examples (System.rows)
-    d.segment = 345
-    d.threads = 2  # reader threads (order does not depend on it)
-
-    c.optimizer = o = ConfigDict()
-    o.name = "adamw"
-    o.learning_rate = 1e-4
-    o.schedule = "constant"  # constant | cosine | linear | rsqrt
-    o.warmup_steps = 0
-    o.final_fraction = 0.0  # learning rate at the end, as a fraction of the peak (cosine, linear)
-    o.b1, o.b2, o.eps = 0.9, 0.98, 1e-9
-    o.weight_decay = 0.0
-    o.no_decay = (r".*/bias$", r".*/scale$")  # parameters without weight decay, by path
-    o.frozen = ()  # parameters that never change, by path
-    o.clip_norm = 0.0  # global gradient norm; 0 = off
-    o.accumulate = 1  # micro-batches a step
-    o.ema_decay = 0.0  # 0 = off; evaluation uses the average when on
-
-    c.train = t = ConfigDict()
-    t.steps = 1_000_000
-    # a workdir or checkpoint whose parameters a new job begins with; "{workdir}" is replaced
-    t.init_from = ""
-    # ((subtree of the parameters, workdir that fills it, subtree of that one's or ""), ...)
-    t.init_parts = ()
-    t.init_include = (r".*",)  # which of them, by path; the others stay fresh
-    # True allows parameters that were trained on features made otherwise
-    t.init_other_features = False
-    t.log_every = 50
-    t.checkpoint_every = 5000
-    # a folder of every host's own disk (or /dev/shm) for frequent saves; "" = none, see
-    # avjax.checkpoint.tiers
-    t.local_dir = ""
-    t.local_every = 500
-    t.keep_last = 2
-    t.keep_best = 1  # by `best_metric`
-    t.best_metric = "loss"  # a metric of the evaluation in the loop
-    t.best_mode = "min"
-    t.evaluate_every = 5000
-    t.loss_examples = 64  # held-out examples for the loss in the loop
-    t.nan_policy = "stop"  # stop | skip
-    t.max_skips = 10
-    t.profile_at = -1  # first step of an XProf trace; -1 = none
-    t.profile_steps = 5
-    t.wandb = ""  # a Weights & Biases project that gets the scalars too; "" = none
-    # without a completed step, after which stacks are printed and the job exits with 75; 0 = off
-    t.watchdog_seconds = 0.0
-    t.save_timeout = 1200.0  # seconds for a checkpoint to be whole on disk
-    t.barrier_timeout = 600.0  # seconds that hosts wait for each other
-    t.heartbeat_timeout = 100.0  # seconds of silence after which a host counts as dead
-    t.peak_flops = 0.0  # of one device, for MFU; 0 = the data sheet's where known, else measured
-
-    # within a slice; -1 = whatever devices are left
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1, seq=1, tensor=1))
-    c.dcn = ConfigDict(dict(data=1, fsdp=1))  # across slices; -1 = their number
-    # what the experiment is meant for, e.g. "v5e:16x16"; see launch.plan
-    c.plan = ConfigDict(dict(topology="", slices=1))
-
-    c.evaluate = e = ConfigDict()
-    e.benchmark = ""  # a file of eval/benchmarks; "" = loss only
-    e.splits = ("valid",)
-    e.tasks = ()  # which of the system's tasks are scored; () = all
-    e.max_examples = 0  # 0 = all
-    e.in_loop_examples = 8  # examples of the benchmark scored during training
-    e.batch_size = 4
-    e.seed = 0
-
-    # What `launch.train` generates once training is done: `sample` from text or audio, and
-    # `sample_<task>` of each task from an example of the dataset ("split/id" or "split/number"),
-    # see launch.generate.
-    c.sample = ConfigDict(dict(text="", audio="", example="", tasks=()))
-    return c
+    return Experiment.make()

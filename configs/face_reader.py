@@ -1,15 +1,17 @@
 """Reads lips, face and head pose from pictures of puppets: the eye of TAVID's evaluation.
 
-Command    python -m launch.train --config=configs/face_reader.py --config.data.dir=PICTURES --workdir=runs/face_reader
-Data       python -m launch.extract --features=decoded of puppets' pictures: as they are drawn, and as the VAE decodes them.
-           The speakers are to be many: F1_lips on unknown faces is .98 from 20 of them, .99 from
-           60.
-Hardware   2 CPU cores, about a minute.
-Expect     on faces of unknown speakers F1_lips .99 drawn, .99 decoded (a closed mouth on every frame: .75). Sizes and schedule
-           are ours by choice.
+Prepare:    avjax extract --features=decoded of puppets' pictures: as they are drawn, and
+            as the VAE decodes them. Many speakers: F1_lips on unknown faces is .98 from 20 of
+            them, .99 from 60.
+Run:        avjax train --config=configs/face_reader.py --config.data.dir=PICTURES \\
+                --workdir=runs/face_reader
+Hardware:   two CPU cores, about a minute.
+Expect:     on faces of unknown speakers F1_lips .99 drawn, .99 decoded (a closed mouth on every
+            frame: .75).
+Sizes:      ours by choice, as the schedule.
 """
 
-from avjax.systems.face_reader import system as face_reader
+from avjax.systems.face_reader import config as face_reader
 from configs import base
 
 
@@ -19,11 +21,16 @@ def get_config():
     c.system = face_reader.tiny()
     c.data.batch_size = 8  # rows of eight pictures
 
-    o = c.optimizer
-    o.learning_rate, o.schedule, o.warmup_steps, o.clip_norm, o.ema_decay = 2e-3, "cosine", 50, 1.0, 0.98
-    o.weight_decay = 0.02
+    c.optimizer.learning_rate = 2e-3
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup_steps = 50
+    c.optimizer.weight_decay = 0.02
+    c.optimizer.clip_norm = 1.0
+    c.optimizer.ema_decay = 0.98
 
-    t = c.train
-    t.steps, t.log_every, t.checkpoint_every, t.evaluate_every = 800, 50, 800, 800
-    t.loss_examples = 16
+    c.train.steps = 800
+    c.train.log_every = 50
+    c.train.checkpoint_every = 800
+    c.train.evaluate_every = 800
+    c.train.loss_examples = 16
     return c

@@ -1,20 +1,23 @@
 """The head-pose VAE whose latent mean is AV-Flow's head stream.
 
-Command    python -m launch.train --config=configs/head_vae.py --config.data.dir=CLIPS --workdir=runs/head_vae
-Data       any clip dataset with `pose_z` (7 z-scored pose channels at 30 Hz), e.g. the puppets.
-Hardware   2 CPU cores: a few milliseconds a step; the published 500 k steps are far more than a small corpus needs.
-Provenance published code: sizes, dropout 0.1, L1 + 1e-4 KL, 500 k steps. Batch and segment are
-ours.
+Prepare:    any clip dataset with `pose_z` (7 z-scored pose channels at 30 Hz), e.g. the puppets.
+Run:        avjax train --config=configs/head_vae.py --config.data.dir=CLIPS \\
+                --workdir=runs/head_vae
+Hardware:   two CPU cores: a few milliseconds a step; the published 500 k steps are far more than a
+            small corpus needs.
+Sizes:      as published.
+Provenance: published code: sizes, dropout 0.1, L1 + 1e-4 KL, 500 k steps. Batch and segment are
+            ours.
 """
 
-from avjax.systems.head_vae import system as head_vae
+from avjax.systems.head_vae import config as head_vae
 from configs import base
 
 
 def get_config():
     c = base.get_config()
     c.name = "head_vae"
-    c.system = head_vae.released()
+    c.system = head_vae.published()
     c.data.batch_size = 16
     c.data.segment = 120  # 4 s
     c.optimizer.learning_rate = 1e-4

@@ -1,11 +1,11 @@
 """AV-Flow that listens: puppet dialogues from either side, conditioned on the partner's tokens,
 face and head.
 
-Run:      python -m launch.train --config=configs/puppets_dyadic.py --workdir=runs/dyadic
-Hardware: two CPU cores, 4 GiB; about a quarter of an hour.
-Expect:   nods and smiles at the partner's back-channels; `partner_dropout` lets sampling weigh the partner
-          (`system.guidance`). Measured on puppets, so plumbing and learning only.
-Sizes:    ours; the published ones are `dyadic(released())` of avjax/systems/avflow/config.py.
+Run:        avjax train --config=configs/puppets_dyadic.py --workdir=runs/dyadic
+Hardware:   two CPU cores, 4 GiB; about a quarter of an hour.
+Expect:     nods and smiles at the partner's back-channels; `partner_dropout` lets sampling weigh
+            the partner (`system.guidance`). Measured on puppets, so plumbing and learning only.
+Sizes:      ours; the published ones are `dyadic(published())` of avjax/systems/avflow/config.py.
 """
 
 from configs import quickstart
@@ -20,9 +20,14 @@ def get_config():
         head_vae,
         extract | dict(clips="{workdir}/data/clips_dialogues"),
     )
+
     s = c.system
-    s.partner_token_dim, s.partner_expression_dim, s.partner_head_dim = s.token_dim, s.face_dim, 3
-    s.partner_dropout, s.guidance = 0.1, 1.5
+    s.partner_token_dim = s.token_dim
+    s.partner_expression_dim = s.face_dim
+    s.partner_head_dim = 3
+    s.partner_dropout = 0.1
+    s.guidance = 1.5
+
     c.data.segment = 345  # four seconds: a turn and its reaction
     c.data.batch_size = 4
     c.evaluate.benchmark = "clips"

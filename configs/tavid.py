@@ -1,19 +1,21 @@
-"""TAVID at full size, a part at a time: --config=configs/tavid.py:PART with PART one of text,
-acoustic, appearance, mapper, motion, temporal, speaker; without a part, S7 and dialogues.
+"""TAVID at full size, a part at a time; without a variant, S7 and dialogues.
 
-Run:      python -m launch.train --config=configs/tavid.py:temporal --config.data.dir=DATA --workdir=runs/tavid/temporal \\
-              --config.train.init_from=runs/tavid/motion
-Data:     python -m launch.extract --features=tavid --clips=DIR --out=DATA --unit_encoder=xlsr2_1b_v2.pt \\
-              --centroids=kmeans_10k.npy --tokens=vocab.txt --vae=sd-vae-ft-mse.safetensors
-              --size=512 --max_seconds=10
-          (10 seconds: a record holds all frames of its piece; vocab.txt is bert-base-uncased's)
-Hardware: the slices of SLICE; what a step takes there: python -m launch.plan
---config=configs/tavid.py:temporal
+Prepare:    avjax extract --features=tavid --clips=DIR --out=DATA \\
+                --unit_encoder=xlsr2_1b_v2.pt --centroids=kmeans_10k.npy --tokens=vocab.txt \\
+                --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
+            (10 seconds: a record holds all frames of its piece; vocab.txt is bert-base-uncased's)
+Run:        avjax train --config=configs/tavid.py:temporal --config.data.dir=DATA \\
+                --workdir=runs/tavid/temporal --config.train.init_from=runs/tavid/motion
+Hardware:   the slices of PARTS; what a step takes there:
+            avjax plan --config=configs/tavid.py:temporal
+Sizes:      widths of faces and portraits' maps are what that extraction makes; the parts' own
+            presets have the published ones.
 Provenance: learning rates, batches and steps of the visual stages are Hallo2's public code's (8 and
-          4 a device, 30 k steps, AdamW 1e-5); S1 CoVoMix' rate; S2 USDM's batch and rate; the rest
-          is ours by choice, since the paper prints none. Widths of faces and portraits' maps are
-          what that extraction makes; the parts' own presets have the published ones.
+            4 a device, 30 k steps, AdamW 1e-5); S1 CoVoMix' rate; S2 USDM's batch and rate; the
+            rest is ours by choice, since the paper prints none.
 """
+
+import dataclasses
 
 from avjax.encoders import portrait
 from avjax.errors import UserError
@@ -23,53 +25,84 @@ from avjax.systems.tavid.speaker import config as speaker
 from avjax.systems.tavid.visual import config as visual
 from configs import base
 
-STEPS = {"text": 500_000, "acoustic": 500_000, "appearance": 30_000, "mapper": 30_000,
-         "motion": 30_000, "temporal": 30_000,
-         "speaker": 100_000, "": 50_000}
-BATCH = {"text": 64, "acoustic": 256, "appearance": 64, "mapper": 64, "motion": 64, "temporal": 32,
-         "speaker": 256, "": 256}
-SLICE = {"text": "v5e:8x8", "acoustic": "v5e:8x8", "appearance": "v5e:8x8", "mapper": "v5e:4x4",
-         "motion": "v5e:8x8",
-         "temporal": "v5e:4x8", "speaker": "v5e:4x4", "": "v5e:8x8"}
-RATE = {"text": 1e-4, "acoustic": 1e-4, "mapper": 1e-4, "speaker": 1e-4, "": 1e-5}
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """How one part is trained. `sharded`: its state is large enough to be split over all chips."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    topology: str
+    sharded: bool = True
+
+
+DIALOGUE = Part(50_000, 256, 1e-5, "v5e:8x8")  # S7
+PARTS = {
+    "text": Part(500_000, 64, 1e-4, "v5e:8x8"),  # S1
+    "acoustic": Part(500_000, 256, 1e-4, "v5e:8x8"),  # S2
+    "appearance": Part(30_000, 64, 1e-5, "v5e:8x8"),  # S3
+    "mapper": Part(30_000, 64, 1e-4, "v5e:4x4", sharded=False),
+    "motion": Part(30_000, 64, 1e-5, "v5e:8x8"),  # S4
+    "temporal": Part(30_000, 32, 1e-5, "v5e:4x8"),  # S5
+    "speaker": Part(100_000, 256, 1e-4, "v5e:4x4", sharded=False),  # S6
+}
+VARIANTS = tuple(PARTS)
 
 
 def get_config(part: str = ""):
-    if part not in STEPS:
-        raise UserError("no such part", where="--config", expected=", ".join(filter(None, STEPS)),
-                        found=part)
-    whole = tavid.base()
-    whole.visual.face_width = whole.speaker.face_dim = portrait.WIDTH
-    speaker.on_latents(whole.speaker, whole.visual.latent_size[0], whole.visual.latent_dim)
-    whole.speaker.random_frame = False  # else each row reads all frames of a dialogue for one
+    if part and part not in PARTS:
+        raise UserError("unknown variant", where="configs/tavid.py", expected=" | ".join(VARIANTS),
+                        found=repr(part))
+    recipe = PARTS.get(part, DIALOGUE)
     c = base.get_config()
     c.name = f"tavid_{part or 'dialogue'}"
-    c.data.batch_size = BATCH[part]
-    o, t = c.optimizer, c.train
-    o.learning_rate, o.warmup_steps, o.weight_decay, o.clip_norm, o.ema_decay = RATE.get(part,
-                                                                                         1e-5), 1000, 0.01, 1.0, 0.999
-    if part == "speaker":
-        o.weight_decay = 0.05
-    o.b2, o.eps = 0.999, 1e-8
-    t.steps = STEPS[part]
-    c.plan.topology = SLICE[part]
-    t.watchdog_seconds = 1800.0
-    if part not in ("mapper", "speaker"):  # large enough that their state is split over all chips
-        c.mesh.data, c.mesh.fsdp = 1, -1
-    whole.text.remat = whole.acoustic.remat = True
-    if part in visual.STAGES:
-        c.system = whole.visual
-        c.system.stage = part
-        c.system.unet.remat = "layers"
-        c.system.frames = 14 if part == "temporal" else 1
-        o.frozen = visual.frozen(part)
-    elif part == "mapper":
-        c.system = mapper.base()
-        # `motion` of puppets: face code and pose; of another face code its width + 7
-        c.system.target_dim = 23
-    elif part:
-        c.system = whole[part]
-    else:
-        c.system = whole
-        o.frozen = (r"(text|visual|speaker)/.*",)
+    c.system = system(part)
+    c.data.batch_size = recipe.batch_size
+
+    c.optimizer.learning_rate = recipe.learning_rate
+    c.optimizer.warmup_steps = 1000
+    c.optimizer.b2 = 0.999
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.05 if part == "speaker" else 0.01
+    c.optimizer.frozen = frozen(part)
+    c.optimizer.clip_norm = 1.0
+    c.optimizer.ema_decay = 0.999
+
+    c.train.steps = recipe.steps
+    c.train.watchdog_seconds = 1800.0
+
+    if recipe.sharded:
+        c.mesh.data = 1
+        c.mesh.fsdp = -1
+    c.plan.topology = recipe.topology
     return c
+
+
+def system(part: str):
+    """config.system of one part, or of all of them."""
+    if part == "mapper":
+        c = mapper.full()
+        # `motion` of puppets: face code and pose; of another face code its width + 7
+        c.target_dim = 23
+        return c
+    every = tavid.full()
+    every.text.remat = True
+    every.acoustic.remat = True
+    every.visual.face_width = portrait.WIDTH
+    every.speaker.face_dim = portrait.WIDTH
+    speaker.on_latents(every.speaker, every.visual.latent_size[0], every.visual.latent_dim)
+    every.speaker.random_frame = False  # else each row reads all frames of a dialogue for one
+    if part in visual.STAGES:
+        every.visual.stage = part
+        every.visual.unet.remat = "layers"
+        every.visual.frames = 14 if part == "temporal" else 1
+        return every.visual
+    return every[part] if part else every
+
+
+def frozen(part: str) -> tuple[str, ...]:
+    """config.optimizer.frozen of one part's training, or of S7, which trains the acoustic part."""
+    if part in visual.STAGES:
+        return visual.frozen(part)
+    return () if part else (r"(text|visual|speaker)/.*",)

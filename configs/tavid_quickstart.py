@@ -1,18 +1,17 @@
 """TAVID on puppet dialogues, from nothing to a checkpoint that turns a script and two portraits
-into a conversation.
+into a conversation. A variant is the training of one part.
 
-Run:      python -m launch.train --config=configs/tavid_quickstart.py --workdir=runs/tavid
-One part: --config=configs/tavid_quickstart.py:text (vae, reader, text, acoustic, appearance,
-mapper, motion, temporal, speaker)
-Hardware: two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample
-dialogue.
-Expect:   avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many turns, gaps and overlaps as
-          the corpus; face to voice 12 times chance (docs/tavid.md). On puppets: learning and
-          plumbing, never realism.
-Sizes:    ours; TAVID prints none. configs/tavid.py has the full-size ones.
+Run:        avjax train --config=configs/tavid_quickstart.py --workdir=runs/tavid
+Hardware:   two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample
+            dialogue.
+Expect:     avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many
+            turns, gaps and overlaps as the corpus; face to voice 12 times chance (docs/tavid.md).
+            On puppets: learning and plumbing, never realism.
+Sizes:      ours; TAVID prints none. configs/tavid.py has the full-size ones.
 """
 
-from avjax.systems.face_reader import system as face_reader
+from avjax.errors import UserError
+from avjax.systems.face_reader import config as face_reader
 from avjax.systems.tavid import config as tavid
 from avjax.systems.tavid.mapper import config as mapper
 from avjax.systems.tavid.speaker import config as speaker
@@ -21,114 +20,186 @@ from avjax.systems.tavid.visual import config as visual
 from configs import base
 
 UNITS = 128
-PICTURES, FEATURES = "{workdir}/data/pictures", "{workdir}/data/features"
+CLIPS = "{workdir}/data/clips_dialogues"
+PICTURES = "{workdir}/data/pictures"
+DECODED = "{workdir}/data/decoded"
+FEATURES = "{workdir}/data/features"
+S7_FROZEN = (r"(text|visual|speaker)/.*",)
+# The motion stage continues with the denoiser's own layers: three hundred steps of appearance do
+# not make a renderer.
+MOTION_FROZEN = (r"denoiser/.*/temporal/.*", r"reference/.*", r"image_projection/.*")
 
 
-def _part(name, system, *, steps, batch, rate, warmup=50):
+def every_part():
+    """tavid.System: every part at its tiny size, for these puppets."""
+    s = tavid.tiny()
+    s.text.filler = 0  # units are numbered by the loudness of what they stand for: 0 is silence
+    s.text.num_units = UNITS
+    s.acoustic.num_units = UNITS
+    s.visual.mapper.num_units = UNITS
+    # plain squared error of the data: the net predicts it, see visual/config.py
+    s.visual.min_snr = 0.0
+    return s
+
+
+def _training(name, system, *, steps, batch_size, learning_rate):
     """What the parts' trainings share."""
     c = base.get_config()
     c.name = f"tavid_quickstart_{name}"
     c.system = system
-    c.data.batch_size = batch
-    o = c.optimizer
-    o.learning_rate, o.schedule, o.warmup_steps, o.clip_norm = rate, "cosine", warmup, 1.0
-    o.b2, o.weight_decay, o.ema_decay = 0.99, 0.01, 0.995
-    t = c.train
-    t.steps, t.log_every, t.loss_examples = steps, 50, 32
-    t.checkpoint_every = t.evaluate_every = max(1, -(-steps // 2))
+    c.data.batch_size = batch_size
+
+    c.optimizer.learning_rate = learning_rate
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup_steps = 50
+    c.optimizer.b2 = 0.99
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.clip_norm = 1.0
+    c.optimizer.ema_decay = 0.995
+
+    c.train.steps = steps
+    c.train.log_every = 50
+    c.train.checkpoint_every = max(1, -(-steps // 2))
+    c.train.evaluate_every = max(1, -(-steps // 2))
+    c.train.loss_examples = 32
     return c
 
 
-def whole():
-    """tavid.System: every part at its tiny size, for these puppets."""
-    s = tavid.tiny()
-    s.text.filler = 0  # units are numbered by the loudness of what they stand for: 0 is silence
-    s.visual.face_width = s.speaker.face_dim
-    # plain squared error of the data: the net predicts it, see visual/config.py
-    s.visual.min_snr = 0.0
-    for part in (s.text, s.acoustic, s.visual.mapper):
-        part.num_units = UNITS
-    return s
+def _vae():
+    return _training("vae", vae.tiny(), steps=1800, batch_size=2, learning_rate=4e-3)
 
 
-def get_config(part: str = ""):
-    """The whole job, or the training of one part."""
-    s = whole()
-    if not part:
-        return dialogue(s)
-    if part == "vae":
-        return _part("vae", vae.tiny(), steps=1800, batch=2, rate=4e-3)
-    if part == "reader":
-        return _part("reader", face_reader.tiny(), steps=1000, batch=8, rate=2e-3)
-    if part == "text":
-        c = _part("text", s.text, steps=900, batch=4, rate=3e-3)
-        c.optimizer.b2, c.optimizer.weight_decay = 0.95, 0.05
-        return c
-    if part == "acoustic":
-        return _part("acoustic", s.acoustic, steps=2000, batch=4, rate=2e-3)
-    if part == "speaker":
-        c = _part("speaker", speaker.tiny(), steps=400, batch=8, rate=1e-3)
-        # retrieval; see docs/tavid.md
-        c.evaluate.benchmark, c.evaluate.splits = "dialogue", ("test_speaker",)
-        c.evaluate.in_loop_examples = 0
-        return c
-    if part == "mapper":
-        m = mapper.tiny()
-        m.num_units = UNITS
-        return _part("mapper", m, steps=300, batch=8, rate=2e-3)
-    steps = {"appearance": 300, "motion": 500, "temporal": 100}
-    if part not in steps:
-        raise ValueError(f"no part {part!r}")
-    s.visual.stage = part
-    c = _part(part, s.visual, steps=steps[part], batch=4, rate=1e-3)
-    # The motion stage goes on with the denoiser's own layers: three hundred steps of appearance do
-    # not make a renderer.
-    c.optimizer.frozen = visual.frozen(part) if part != "motion" else (r"denoiser/.*/temporal/.*",
-                                                                       r"reference/.*",
-                                                                       r"image_projection/.*")
+def _reader():
+    return _training("reader", face_reader.tiny(), steps=1000, batch_size=8, learning_rate=2e-3)
+
+
+def _text():
+    c = _training("text", every_part().text, steps=900, batch_size=4, learning_rate=3e-3)
+    c.optimizer.b2 = 0.95
+    c.optimizer.weight_decay = 0.05
     return c
 
 
-def dialogue(s):
-    """Everything, in order; then S7, evaluation and a sample."""
-    def train(part, data, **overrides):
-        return dict(kind="train", config=f"configs/tavid_quickstart.py:{part}",
-                    workdir=f"{{workdir}}/{part}",
-                    overrides={"data.dir": data} | overrides)
+def _acoustic():
+    return _training("acoustic", every_part().acoustic, steps=2000, batch_size=4,
+                     learning_rate=2e-3)
 
-    c = _part("dialogue", s, steps=150, batch=8, rate=3e-4)
+
+def _mapper():
+    c = _training("mapper", mapper.tiny(), steps=300, batch_size=8, learning_rate=2e-3)
+    c.system.num_units = UNITS
+    return c
+
+
+def _visual(stage, steps):
+    c = _training(stage, every_part().visual, steps=steps, batch_size=4, learning_rate=1e-3)
+    c.system.stage = stage
+    c.optimizer.frozen = MOTION_FROZEN if stage == "motion" else visual.frozen(stage)
+    return c
+
+
+def _speaker():
+    c = _training("speaker", speaker.tiny(), steps=400, batch_size=8, learning_rate=1e-3)
+    # retrieval; see docs/tavid.md
+    c.evaluate.benchmark = "dialogue"
+    c.evaluate.splits = ("test_speaker",)
+    c.evaluate.in_loop_examples = 0
+    return c
+
+
+def _dialogue():
+    """Every part's training, in order; then S7, evaluation and a sample."""
+    c = _training("dialogue", every_part(), steps=150, batch_size=8, learning_rate=3e-4)
     c.name = "tavid_quickstart"
-    c.stages = (
-        dict(kind="prepare", dataset="puppets", out="{workdir}/data/clips", sentences=16,
-             speakers=160, held_out=32,
-             dialogues=140, turns=4, valid=8, test=8, seed=0),
-        dict(kind="extract", features="pictures", clips="{workdir}/data/clips_dialogues",
-             out=PICTURES),
+    c.stages = _stages()
+    c.data.dir = FEATURES
+    c.optimizer.frozen = S7_FROZEN
+    c.train.init_parts = (
+        ("text", "{workdir}/text", ""),
+        ("acoustic", "{workdir}/acoustic", ""),
+        ("visual", "{workdir}/temporal", ""),
+        ("speaker", "{workdir}/speaker", ""),
+    )
+
+    c.evaluate.benchmark = "dialogue"
+    c.evaluate.splits = ("valid", "test_speaker")
+    c.evaluate.tasks = ("avatar", "speech")
+    c.evaluate.in_loop_examples = 0
+    c.evaluate.max_examples = 3
+
+    c.sample.example = "test_speaker/0"
+    c.sample.tasks = ("dialogue",)
+    return c
+
+
+def _stages():
+    def train(part, data, **overrides):
+        return dict(
+            kind="train",
+            config=f"configs/tavid_quickstart.py:{part}",
+            workdir=f"{{workdir}}/{part}",
+            overrides={"data.dir": data} | overrides,
+        )
+
+    mapper_part = ("mapper", "{workdir}/mapper", "mapper")
+    return (
+        dict(
+            kind="prepare",
+            dataset="puppets",
+            out="{workdir}/data/clips",
+            sentences=16,
+            speakers=160,
+            held_out=32,
+            dialogues=140,
+            turns=4,
+            valid=8,
+            test=8,
+            seed=0,
+        ),
+        dict(kind="extract", features="pictures", clips=CLIPS, out=PICTURES),
         train("vae", PICTURES),
-        dict(kind="extract", features="decoded", clips=PICTURES, out="{workdir}/data/decoded",
-             vae="{workdir}/vae"),
-        train("reader", "{workdir}/data/decoded"),
+        dict(kind="extract", features="decoded", clips=PICTURES, out=DECODED, vae="{workdir}/vae"),
+        train("reader", DECODED),
         # S0
-        dict(kind="extract", features="tavid", clips="{workdir}/data/clips_dialogues", out=FEATURES,
-             vae="{workdir}/vae", reader="{workdir}/reader", num_units=UNITS, tokens="phonemes",
-             video=0.6),
+        dict(
+            kind="extract",
+            features="tavid",
+            clips=CLIPS,
+            out=FEATURES,
+            vae="{workdir}/vae",
+            reader="{workdir}/reader",
+            num_units=UNITS,
+            tokens="phonemes",
+            video=0.6,
+        ),
         train("text", FEATURES),  # S1
         train("acoustic", FEATURES),  # S2
         train("appearance", FEATURES),  # S3
         train("mapper", FEATURES),
         train("motion", FEATURES, **{"train.init_from": "{workdir}/appearance",  # S4
-                                     "train.init_parts": (("mapper", "{workdir}/mapper", "mapper"),
-                                     )}),
+                                     "train.init_parts": (mapper_part,)}),
         train("temporal", FEATURES, **{"train.init_from": "{workdir}/motion"}),  # S5
         train("speaker", FEATURES),  # S6
     )
-    c.data.dir = FEATURES
-    c.optimizer.frozen = (r"(text|visual|speaker)/.*",)
-    c.train.init_parts = (("text", "{workdir}/text", ""), ("acoustic", "{workdir}/acoustic", ""),
-                          ("visual", "{workdir}/temporal", ""),
-                          ("speaker", "{workdir}/speaker", ""))
-    e = c.evaluate
-    e.benchmark, e.splits, e.tasks = "dialogue", ("valid", "test_speaker"), ("avatar", "speech")
-    e.in_loop_examples, e.max_examples = 0, 3
-    c.sample.example, c.sample.tasks = "test_speaker/0", ("dialogue",)
-    return c
+
+
+PARTS = {
+    "vae": _vae,
+    "reader": _reader,
+    "text": _text,
+    "acoustic": _acoustic,
+    "appearance": lambda: _visual("appearance", 300),
+    "mapper": _mapper,
+    "motion": lambda: _visual("motion", 500),
+    "temporal": lambda: _visual("temporal", 100),
+    "speaker": _speaker,
+}
+VARIANTS = tuple(PARTS)
+
+
+def get_config(part: str = ""):
+    """All of it, or the training of one part."""
+    if part and part not in PARTS:
+        raise UserError("unknown variant", where="configs/tavid_quickstart.py",
+                        expected=" | ".join(VARIANTS), found=repr(part))
+    return PARTS[part]() if part else _dialogue()

@@ -1,24 +1,18 @@
-"""What a person gives -> the conditions that a trained System generates from, a file a system:
-`drive/<system>.py`.
+"""What a person gives -> the conditions that a trained System generates from.
 
-Such a file has
-
-    TAKES     fields of `Wish` that it reads; others are refused
-    SETTINGS  {"steps" | "guidance" | "temperature": the field of config.system that it sets}
-    plan(wish, system, decoder) -> Plan
-    remarks(plan, out, system) -> list of lines     what the user should know about what `generate` returned
-    stream(system, params, plan, keys) -> iterator of (streams so far, seconds of them)     where it can
-    pieces(system, params, plan, keys) -> iterator like it     where what is made is longer than what `generate` makes at once
-
-It serves `launch.generate` and whoever else lets a model speak.
+data_pipelines/features/<system>/prompt.py holds a `PromptBuilder` for every system that can be
+prompted: which inputs it takes (they become flags of `launch.generate`), and what it makes of them.
 """
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,109 +22,198 @@ from data_pipelines.loading.loader import check_recipes
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import SPEAKERS
 
-
-@dataclasses.dataclass(frozen=True)
-class Wish:
-    """What was asked for; empty = not given."""
-
-    task: str = ""
-    text: str = ""
-    audio: str = ""  # a file
-    motion: str = ""  # a file
-    example: str = ""  # SPLIT/ID, or SPLIT/NUMBER, of a feature dataset
-    data: str = ""  # its folder
-    script: str = ""  # a file, see data_pipelines/features/tavid/script.py
-    portraits: str = ""  # files, with commas between them: one of each party
-    speakers: str = ""  # the script's names in the order of the portraits, with commas between them
-    face: str = ""  # "unchecked" takes portraits as they are
-    speaker: str = ""  # a name of the codec "speakers"
-    prefix_seconds: float = 0.0
-    max_seconds: float = 0.0
+Request = types.SimpleNamespace  # the inputs that a builder takes, by name; see `request`
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Input:
+    """Something that a request may hold, and a flag of `launch.generate`.
+
+    Attributes:
+      name: of the field and of the flag.
+      help: one sentence for --help.
+      kind: str, float, int or bool; 0 and "" mean that it was not given.
+    """
+
+    name: str
+    help: str
+    kind: type = str
+
+
+TASK = Input("task", "What to make, where a system can make several things; default: what fits the "
+                     "other inputs.")
+TEXT = Input("text", "Sentence to speak.")
+AUDIO = Input("audio", "Speech file (any format, any rate): drives, or is continued, or gives the "
+                       "voice.")
+EXAMPLE = Input("example", "SPLIT/ID or SPLIT/NUMBER of a dataset: its text, audio, motion and "
+                           "speaker.")
+DATA = Input("data", "Feature dataset of --example; default the one that the model was trained on.")
+SPEAKER = Input("speaker", "Which speaker of the training data; default the one of the other "
+                           "inputs, else the one heard most.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
     """One thing to generate.
 
     Attributes:
       task: one of the system's.
-      conditions: a batch of one, padded.
-      frames: how many of the streams' frames count where `generate` does not say itself.
+      pieces: conditions (as of `System.conditions`: no batch axis, not padded) of each of the
+        consecutive pieces; usually of one.
+      frames: to make room for in one piece; also how many of the streams' frames count where
+        `generate` does not return lengths.
+      name: names the noise; the same name and seed give the same delivery.
+      bounded: `frames` is the most that may be made, rather than room that may be padded.
       speaker, identity: whose face is drawn.
-      noise: names the noise; the same name and seed give the same delivery.
       remarks: lines that the user should see.
-      pieces: conditions of each piece where there are several to be made one after the other.
-      parties: names, fit for files, where more than one party is made.
-      seconds: about how long it will be, where there are pieces.
+      speakers: names, fit for files, where there are several.
+      seconds: about how long it will be, where that is known; 0.0 = it is not.
+      given: streams that are written with the made ones: {name: (time, ...)}.
     """
 
     task: str
-    conditions: dict[str, np.ndarray]
+    pieces: tuple[dict[str, np.ndarray], ...]
     frames: int
-    speaker: str
-    identity: np.ndarray | None
-    noise: str
+    name: str
+    bounded: bool = False
+    speaker: str = ""
+    identity: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
-    pieces: tuple[dict[str, np.ndarray], ...] = ()
-    parties: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
     seconds: float = 0.0
+    given: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def conditions(self) -> dict[str, np.ndarray]:
+        """Of the first piece."""
+        return self.pieces[0]
 
 
-def driver(system_name: str, where: str = ""):
-    """The module of a system. Raises UserError for systems that do not speak."""
-    known = sorted(m.name for m in pkgutil.iter_modules(features.__path__)
-                   if importlib.util.find_spec(f"{features.__name__}.{m.name}.prompt"))
-    if system_name not in known:
+class PromptBuilder:
+    """How one system is prompted.
+
+    Attributes:
+      TAKES: the inputs that it reads; a request with others raises UserError.
+      SETTINGS: {"steps" | "guidance" | "temperature": fields of config.system that the flag sets}.
+    """
+
+    TAKES: tuple[Input, ...] = (TASK, EXAMPLE, DATA)
+    SETTINGS: Mapping[str, Sequence[str]] = {}
+
+    def build(self, request: Request, system, decoder) -> Prompt:
+        """What a request means to a system; generates nothing. UserError for whatever is
+        unusable."""
+        raise NotImplementedError
+
+    def remarks(self, prompt: Prompt, out: Mapping[str, np.ndarray], system) -> list[str]:
+        """Lines that the user should see about what was generated (`System.generate`'s return
+        value for a batch of one)."""
+        return []
+
+    def request(self, where: str, **given: Any) -> Request:
+        """A Request of what was given; inputs that were not are "" or 0.
+
+        Args:
+          where: names the system in errors.
+
+        Raises:
+          UserError: an input that this system does not take, or one of another type; text that is
+            no UTF-8.
+        """
+        known = {field.name: field for field in self.TAKES}
+        values = {field.name: field.kind() for field in self.TAKES}
+        for name, value in given.items():
+            if name not in known:
+                if value:
+                    raise UserError(f"{where} takes no --{name}", where=f"--{name}",
+                                    expected=", ".join(f"--{n}" for n in known),
+                                    hint="leave it out")
+                continue
+            kind = known[name].kind
+            fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+            if not fits or isinstance(value, bool) != (kind is bool):
+                raise UserError("a value of another type", where=f"--{name}",
+                                expected=kind.__name__, found=repr(value))
+            values[name] = kind(value)
+            # what Python makes of a terminal's other bytes
+            if kind is str and value.encode(errors="replace").decode() != value:
+                raise UserError(f"unreadable {name}", where=f"--{name}", expected="UTF-8",
+                                found=ascii(value[:60]),
+                                hint="set the terminal's encoding to UTF-8")
+        return Request(**values)
+
+
+def systems() -> tuple[str, ...]:
+    """The systems that can be prompted, by their folders."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(features.__path__)
+                        if importlib.util.find_spec(f"{features.__name__}.{m.name}.prompt")))
+
+
+@functools.cache
+def builder(system_name: str, where: str = "") -> PromptBuilder:
+    """How a system is prompted. UserError for a system that is not."""
+    if system_name not in systems():
         raise UserError("this system does not speak", where=where,
-                        expected=f"a trained {' or '.join(known)}", found=system_name,
+                        expected=f"a trained {' or '.join(systems())}", found=system_name,
                         hint="give the workdir of a job that trains one of them")
-    return importlib.import_module(f"{features.__name__}.{system_name}.prompt")
+    module = importlib.import_module(f"{features.__name__}.{system_name}.prompt")
+    return subclass_in(module, PromptBuilder)()
 
 
-def check_wish(wish: Wish, takes: tuple[str, ...], system_name: str) -> None:
-    """UserError when something is asked for that the system knows nothing of."""
-    for field in dataclasses.fields(wish):
-        if getattr(wish, field.name) and field.name not in takes:
-            raise UserError(f"{system_name} takes no --{field.name}", where=f"--{field.name}",
-                            expected=", ".join(f"--{name}" for name in takes), hint="leave it out")
-    # what Python makes of a terminal's other bytes
-    if wish.text.encode(errors="replace").decode() != wish.text:
-        raise UserError("unreadable text", where="--text", expected="UTF-8",
-                        found=ascii(wish.text[:60]),
-                        hint="set the terminal's encoding to UTF-8")
+def subclass_in(module, base: type) -> type:
+    """The one subclass of `base` that a module defines."""
+    [found] = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, base)
+               and x.__module__ == module.__name__]
+    return found
 
 
-def read_example(wish: Wish, system, decoder) -> dict:
-    """The row of `wish.example`, of a feature dataset that was made as the model's was. UserError
-    when there is none."""
-    if not wish.data:
+def inputs() -> dict[str, tuple[Input, tuple[str, ...]]]:
+    """{name: (input, systems that take it)} of all systems. UserError where two systems take an
+    input of one name and different types."""
+    found: dict[str, tuple[Input, tuple[str, ...]]] = {}
+    for system in systems():
+        for field in builder(system).TAKES:
+            first, takers = found.get(field.name, (field, ()))
+            if first.kind is not field.kind:
+                raise UserError("two inputs of one name", where=f"--{field.name}",
+                                expected=f"{first.kind.__name__}, as {takers[0]} has it",
+                                found=f"{field.kind.__name__} of {system}", hint="rename one")
+            found[field.name] = first, (*takers, system)
+    return found
+
+
+def read_example(request: Request, system, decoder) -> dict:
+    """The row of `request.example`, of a feature dataset that was made as the model's was.
+    UserError when there is none."""
+    if not request.data:
         raise UserError("which dataset?", where="--example",
                         expected="--data=DIR, the folder of a feature dataset",
                         found="none")
-    dataset = store.open_dataset(wish.data)
+    dataset = store.open_dataset(request.data)
     check_recipes(dataset, decoder.recipes, system.example_spec, "the model's recipes.json")
-    split, _, name = wish.example.partition("/")
+    split, _, name = request.example.partition("/")
     source = dataset.source(split)
     ids = source.ids
-    at = next((ids.index(n) for n in (name, wish.example) if n in ids), None)
+    at = next((ids.index(n) for n in (name, request.example) if n in ids), None)
     if at is None and name.isdigit() and int(name) < len(ids):
         at = int(name)
     if at is None:
         near = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)
         raise UserError("unknown example", where=f"--example, {dataset.dir}",
-                        found=repr(wish.example), expected=f"an id of split {split}, e.g. "
-                                                           f"{split}/{near[0] if near else ids[0]}, or a number below "
-                        f"{len(ids)}")
+                        found=repr(request.example),
+                        expected=f"an id of split {split}, e.g. {split}/"
+                                 f"{near[0] if near else ids[0]}, or a number below {len(ids)}")
     return source[at]
 
 
 def check_task(task: str, system) -> None:
+    """UserError that lists the tasks unless `task` is one."""
     if task not in system.tasks:
         raise UserError("unknown task", where="--task", expected=" or ".join(system.tasks),
                         found=repr(task))
 
 
-def speakers(codecs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def identities(codecs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """{speaker: identity vector} that a workdir's codecs know, those heard most in training
     first."""
     arrays = codecs.get(SPEAKERS, {"names": (), "identity": ()})

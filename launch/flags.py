@@ -5,9 +5,8 @@ Everything wrong with a command line becomes one line that names the nearest val
 """
 
 import contextlib
-import importlib.util
+import importlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,12 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from avjax.errors import UserError, exit_cleanly
+from avjax.errors import UserError
 from avjax.hosts import environment
 from avjax.storage import failures
-from launch import ROOT, overrides
+from avjax.storage.failures import exit_cleanly
+from launch import ROOT, overrides, schema
+from launch.config_files import config_file, load_config
 
 
 def define_config(default: str | None = None):
@@ -35,6 +36,7 @@ def define_config(default: str | None = None):
 def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> None:
     """absl's app.run with one-line errors. Exit code 2 for anything the user can mend."""
     def parse(argv):
+        _help_lists_all()
         try:
             return parse_flags(argv, needs_config=needs_config)
         except UserError as error:
@@ -52,6 +54,14 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
             return main(argv)
 
     app.run(exit_cleanly(quiet), flags_parser=parse)
+
+
+def _help_lists_all() -> None:
+    """--help also lists the flags that a command takes from other modules of this package."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("launch."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 @contextlib.contextmanager
@@ -108,6 +118,9 @@ def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
             raise UserError("no config given", expected="--config=FILE.py",
                             found=f"--config.{given[0]}")
         overrides.apply(config, given)
+    config = flags.FLAGS.config if "config" in flags.FLAGS else None
+    if isinstance(config, ConfigDict):
+        schema.validate(config)
     return rest
 
 
@@ -168,67 +181,3 @@ def unfill(value: Any, workdir: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(unfill(v, workdir) for v in value)
     return value
-
-
-def load_config(path: str | Path, changes: dict | None = None) -> ConfigDict:
-    """The locked config of a file ("FILE.py" or "FILE.py:argument", see `config_file`) with {"a.b":
-    value} changes. Raises UserError for a missing or broken file and for unknown keys."""
-    file, argument = config_file(path)
-    _find_siblings(file)
-    try:
-        module = _module(file)
-        config = module.get_config(argument) if argument else module.get_config()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError("the config file fails", where=str(file),
-                        found=f"{type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError("the config file fails", where=str(file),
-                        expected="a ConfigDict from get_config()",
-                        found=type(config).__name__)
-    keys = overrides.all_keys(config)
-    if lacking := [key
-                   for key in overrides.all_keys(_module(ROOT / "configs" / "base.py").get_config())
-                   if key not in keys]:
-        raise UserError("the config lacks what every experiment has", where=str(file),
-                        expected=", ".join(lacking[:5]), found=f"{len(lacking)} fields less",
-                        hint="begin it with configs.base.get_config()")
-    config = config.lock()
-    for key, value in (changes or {}).items():
-        overrides.assign(config, key, value, where=f"{file}, {key}")
-    return config
-
-
-def config_file(path: str | Path) -> tuple[Path, str]:
-    """(file, argument) of "FILE.py" or "FILE.py:argument": a path from here, else from the
-    project's root. UserError: no such file."""
-    name, _, argument = str(path).partition(":")
-    file = next((f for f in (Path(name).expanduser(), ROOT / name) if name and f.is_file()), None)
-    if file is None:
-        beside = sorted(p.name for p in (ROOT / "configs").glob("*.py")
-                        if p.stem not in ("__init__", "base"))
-        raise UserError("no such config file", where=f"--config={path}",
-                        found="a folder" if Path(name).is_dir() else "",
-                        expected="FILE.py or FILE.py:ARGUMENT, e.g. of configs/: "
-                        f"{', '.join(beside)}")
-    return file, argument
-
-
-def _find_siblings(file: Path) -> None:
-    """What a config imports lies beside it: `from configs import base` is that of its own folder,
-    where that is called configs and has one, else the project's."""
-    import configs
-
-    folder = str(file.absolute().parent)
-    if file.absolute().parent.name == "configs" and folder not in configs.__path__:
-        configs.__path__.insert(0, folder)
-    if folder not in sys.path:
-        sys.path.append(folder)
-
-
-def _module(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("_config_" + re.sub(r"\W", "_", file.stem), file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -48,7 +48,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
     values = flags.FLAGS.flag_values_dict()
     where = {name: values.get(name) for name in ("coordinator", "processes", "process_id")}
     try:
-        with preemption.signals():
+        with preemption.handle_signals():
             if distributed.initialize(where["coordinator"] or "", where["processes"],
                                       where["process_id"],
                                       heartbeat_seconds=heartbeat_seconds):
@@ -57,7 +57,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
                 distributed.agree(distributed.versions(), "versions")
                 yield
             except JaxRuntimeError as error:
-                distributed.lost(error)
+                distributed.raise_if_host_lost(error)
                 raise
             except preemption.Preempted:
                 # the first to leave takes the others with it
@@ -66,19 +66,19 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
                 raise
             distributed.shutdown()
     except preemption.Preempted as error:  # said already, by the loop, and known to all
-        distributed.end(error.code, "")
+        distributed.end_job(error.code, "")
         raise
     except distributed.Restart as error:
-        distributed.say(f"restartable: {error.message}")
-        distributed.end(error.code, error.message)
+        distributed.log(f"restartable: {error.message}")
+        distributed.end_job(error.code, error.message)
         distributed.exit_now(error.code)
     except BaseException as error:
-        code, line = failures.told(error) or (1, f"{type(error).__name__}: {error}")
+        code, line = failures.exit_line(error) or (1, f"{type(error).__name__}: {error}")
         if distributed.process_count() > 1:
             if code == 1:
                 traceback.print_exc()
             else:
                 print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}",
                       file=sys.stderr, flush=True)
-        distributed.end(code, line)
+        distributed.end_job(code, line)
         raise

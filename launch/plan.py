@@ -1,10 +1,11 @@
-"""Does it fit, how fast could it be, what is the largest batch: python -m launch.plan
---config=configs/talker_0_6b.py
+"""Whether a job fits, how fast it could be and its largest batch:
+
+    python -m launch.plan --config=configs/talker_0_6b.py
 
 Plans a config's training step for a slice of TPUs or a machine of GPUs without touching one:
---topology=v5e:16x16 [--slices=2], default what the config states (config.plan). Shapes alone take
-seconds. Where libtpu is at hand, the loop's own step is compiled by XLA:TPU for the slice's real
-topology, which tells peak memory, collectives and expected time; --no_compile leaves that out.
+--topology=v5e:16x16 [--slices=2], default config.plan. Shapes alone take seconds. With libtpu
+XLA:TPU compiles the loop's own step for the slice's real topology, which gives peak memory,
+collectives and expected time; --no_compile leaves that out.
 
 libtpu: pip install 'avjax[aot]'; or --libtpu=FOLDER, or $AVJAX_LIBTPU, with what `pip install
 --no-deps --target=FOLDER 'libtpu==VERSION'` put there, VERSION being what the installed JAX reads:
@@ -40,19 +41,18 @@ from launch import plan_report  # noqa: E402
 
 CONFIG = launch_flags.define_config()
 TOPOLOGY = flags.DEFINE_string("topology", "", f"The slice, e.g. {EXAMPLES}; default: the config's "
-                                               "plan.topology.")
+                               "plan.topology.")
 SLICES = flags.DEFINE_integer("slices", 0, "Equal slices, or machines of GPUs, joined by DCN; "
                               "default: the config's.")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
 NO_COMPILE = flags.DEFINE_bool("no_compile", False, "Shapes only, also where libtpu is at hand.")
 LIBTPU = flags.DEFINE_string("libtpu", "", "libtpu.so or the folder it was installed to.")
 THOROUGH = flags.DEFINE_bool("thorough", False, "Let XLA:TPU compile what training compiles: takes "
-                                                "three to six "
-                             "times as long and tells the step time that it expects.")
+                             "three to six times as long and gives the step time that it expects.")
 SEARCH = flags.DEFINE_bool("search", False, "Find the best mesh and the largest batch.")
 COMPILES = flags.DEFINE_integer("compiles", 4, "Compilations that --search may spend.")
 SCALING = flags.DEFINE_list("scaling", None, "Numbers of chips: weak scaling at a constant share "
-                                             "of the batch.")
+                            "of the batch.")
 ROWS = flags.DEFINE_float("rows", 0.0, "With --scaling: rows of the batch a chip; default: the "
                           "config's, on its slice.")
 
@@ -102,15 +102,15 @@ def plan(config, topology: str = "", slices: int = 0, *, libtpu: str | None = No
         share = rows or config.data.batch_size / on.devices * on.chip.cores
         plans = searching.weak_scaling(job, on, scaling, rows=share, libtpu=libtpu,
                                        thorough=thorough)
-        return [plan_report.as_dict(config, p)
-                for p in plans], plan_report.scaling(config, plans), None
+        data = [plan_report.as_dict(config, p) for p in plans]
+        return data, plan_report.scaling(config, plans), None
     if search:
         found, best = searching.search(job, on, libtpu=libtpu, compiles=compiles,
-                                       tell=lambda line: print(line, file=sys.stderr, flush=True))
-        told = plan_report.report(config, best, time.perf_counter() - start)
-        return (plan_report.as_dict(config,
-                                    best) | {"candidates": [dataclasses.asdict(c) for c in found]},
-                [*plan_report.candidates(found[:8], best), "", *told], None)
+                                       log=lambda line: print(line, file=sys.stderr, flush=True))
+        report = plan_report.report(config, best, time.perf_counter() - start)
+        data = plan_report.as_dict(config, best)
+        data["candidates"] = [dataclasses.asdict(candidate) for candidate in found]
+        return data, [*plan_report.candidates(found[:8], best), "", *report], None
     made = job.plan(on, libtpu=libtpu, thorough=thorough)
     lines = plan_report.report(config, made, time.perf_counter() - start)
     if libtpu is None and on.chip.is_tpu:
@@ -125,11 +125,11 @@ def _missing() -> str:
 
 
 def _too_large(job, plan) -> UserError:
-    from avjax.planning.planner import advice
+    from avjax.planning.advice import advice
 
     chip = plan.topology.chip
     found = f"{plan.needed / 2**30:.2f} GiB" if plan.needed > chip.hbm + 1 else "more than that"
-    by = "by XLA:TPU" if plan.asked else "by shapes"
+    by = "by XLA:TPU" if plan.by_compiler else "by shapes"
     return UserError("the job does not fit", where=f"{plan.topology.described}, batch {plan.batch}",
                      found=f"{found} {by}", expected=f"at most {chip.hbm / 2**30:.2f} GiB a device",
                      hint=" or ".join(advice(job, plan)))

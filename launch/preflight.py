@@ -4,7 +4,6 @@ before the first step of training."""
 
 import contextlib
 import importlib.util
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.storage import paths
 from avjax.training.evaluators import HeldOutLoss
-from launch.flags import fill, launcher, load_config
+from launch import schema
+from launch.flags import fill, load_config
 
 CONFIG_FILE = "config.json"  # of a workdir that was begun
 # Arguments of stages that name a file or folder, where they are not one of a few words.
@@ -49,17 +49,9 @@ def check(
     """
     from avjax.systems import api
 
+    schema.validate(config, where)
     system = api.build(config.system)
-    t, e = config.train, config.evaluate
-    _one_of(t.nan_policy, ("stop", "skip"), f"{where}.train.nan_policy", "policy")
-    _one_of(t.best_mode, ("min", "max"), f"{where}.train.best_mode", "mode")
-    if t.steps < 0:
-        raise UserError(
-            "no number of steps",
-            where=f"{where}.train.steps",
-            expected="0 or more",
-            found=str(t.steps),
-        )
+    t = config.train
     check_optimizer(config, system)
     if t.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -68,35 +60,14 @@ def check(
             found=repr(t.wandb),
             hint=f"pip install 'avjax[wandb]', or --{where}.train.wandb=None",
         )
-    if t.local_dir and (paths.is_remote(t.local_dir) or t.local_every < 1):
+    if t.local_dir and paths.is_remote(t.local_dir):
         raise UserError(
-            "local checkpoints need a folder of this host, and steps between them",
-            where=f"{where}.train.local_dir, local_every",
-            expected="a local path, and at least 1",
-            found=f"{t.local_dir}, {t.local_every}",
+            "local checkpoints need a folder of this host",
+            where=f"{where}.train.local_dir",
+            found=t.local_dir,
         )
-    for task in e.tasks:
+    for task in config.evaluate.tasks:
         _one_of(task, system.tasks, f"{where}.evaluate.tasks", "task")
-    for split in (*e.splits, config.data.train_split):
-        if not split or "," in split or split != split.strip():
-            raise UserError(
-                "not the name of a split",
-                where=f"{where}.evaluate.splits or data.train_split",
-                found=repr(split),
-                expected="names, each by itself",
-            )
-    if e.benchmark:
-        from eval import benchmarks
-
-        _one_of(e.benchmark, benchmarks.names(), f"{where}.evaluate.benchmark", "benchmark")
-        if not e.splits:
-            raise UserError(
-                "a benchmark without a split",
-                where=f"{where}.evaluate.splits",
-                found="()",
-                expected="the splits that are to be scored",
-                hint=f"name one, or --{where}.evaluate.benchmark=None",
-            )
     check_sample(config.sample, system, where)
     check_starts(config, workdir, made, where)
     check_folder(config.data.dir, f"{where}.data.dir")
@@ -174,7 +145,7 @@ def check_starts(config: ConfigDict, workdir: Path, made: tuple[str, ...], where
     makes."""
     t = config.train
     given = [("init_from", t.init_from)] * bool(t.init_from) + [
-        ("init_parts", part[1]) for part in _parts(t.init_parts, where)
+        ("init_parts", source) for _, source, _ in t.init_parts
     ]
     for name, path in given:
         if not _comes(path, made) and not (workdir / checkpoints.FOLDER).exists():
@@ -182,22 +153,6 @@ def check_starts(config: ConfigDict, workdir: Path, made: tuple[str, ...], where
                 checkpoints.resolve(path)
             except UserError as error:
                 raise UserError(f"{where}.train.{name}: {error}") from error
-
-
-def _parts(parts, where: str):
-    for part in parts:
-        if (
-            not isinstance(part, tuple | list)
-            or len(part) != 3
-            or not all(isinstance(x, str) for x in part)
-        ):
-            raise UserError(
-                "not a part of the parameters",
-                where=f"{where}.train.init_parts",
-                found=repr(part),
-                expected="(subtree, workdir that fills it, subtree of that one's or '')",
-            )
-    return parts
 
 
 def check_splits(config: ConfigDict, dataset) -> None:
@@ -250,7 +205,7 @@ def check_best_metric(config: ConfigDict, evaluators) -> None:
 
 def check_stages(stages, workdir: Path, where: str = "config.stages") -> tuple[str, ...]:
     """UserError for a stage that could not run, before any does; returns what they make."""
-    from launch.stages import KINDS
+    from launch.jobs.stages import KINDS, check_arguments
 
     made: tuple[str, ...] = ()
     for index, stage in enumerate(stages):
@@ -282,13 +237,13 @@ def check_stages(stages, workdir: Path, where: str = "config.stages") -> tuple[s
         if kind == "train":
             _check_training(arguments, made, at)
         else:
-            _check_arguments(kind, arguments, at)
+            check_arguments(kind, arguments, at)
         made += (str(arguments[target]),)
     return made
 
 
 def _is_done(kind: str, out: Path) -> bool:
-    """Whether the stage will be skipped, or is for launch.stages to refuse."""
+    """Whether the stage will be skipped, or is for launch.jobs.stages to refuse."""
     if kind != "train":
         return out.exists()
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -309,37 +264,6 @@ def _check_training(arguments: dict[str, Any], made: tuple[str, ...], at: str) -
     workdir = paths.folder(arguments["workdir"])
     inner = fill_config(load_config(arguments["config"], arguments.get("overrides")), workdir)
     check(inner, workdir, made, where=f"{at}.config")
-
-
-def _check_arguments(kind: str, arguments: dict[str, Any], at: str) -> None:
-    if kind == "prepare":
-        if "dataset" not in arguments:
-            raise UserError("a stage without a dataset", where=at, expected="a value for 'dataset'")
-        function = launcher("launch.prepare").checked
-    else:
-        from data_pipelines.extract import extractor
-
-        function = extractor(arguments.pop("features", "avflow"))
-        arguments = {
-            "clips_dir" if k == "clips" else "out_dir" if k == "out" else k: v
-            for k, v in arguments.items()
-        }
-    try:
-        inspect.signature(function).bind(**arguments)
-        if kind == "prepare":
-            function(**arguments)
-        known = getattr(inspect.getmodule(function), "CHOICES", {})
-        for name in known.keys() & arguments.keys():
-            _one_of(arguments[name], known[name], name, name)
-    except TypeError as error:
-        raise UserError(
-            f"wrong arguments of a {kind} stage",
-            where=at,
-            found=str(error),
-            expected=str(inspect.signature(function)),
-        ) from error
-    except UserError as error:
-        raise UserError(f"{at}: {error}") from error
 
 
 def _comes(path: str, made: tuple[str, ...]) -> bool:

@@ -50,7 +50,7 @@ def run(config, workdir: Path) -> None:
     """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
     began = time.perf_counter()
     enable_compilation_cache()
-    from launch.stages import run_stages, sole_makers
+    from launch.jobs.stages import run_stages, sole_makers
     from launch.training import agree, fill_config, make_mesh, run_training
 
     agree(config, workdir)
@@ -67,8 +67,10 @@ def run(config, workdir: Path) -> None:
     distributed.shutdown()  # the rest is for one: the others are done
     if not main_host:
         return
-    if config.evaluate.benchmark or sample_jobs(config.sample):
-        from avjax.storage import remote
+    from launch.jobs import samples
+
+    if config.evaluate.benchmark or samples.requests_of(config.sample):
+        from avjax.checkpoint import remote
 
         with remote.at_hand(workdir) as here:
             seconds |= finish(fill_config(config, workdir), here)
@@ -79,24 +81,17 @@ def run(config, workdir: Path) -> None:
 
 def finish(config, workdir: Path) -> dict[str, float]:
     """Evaluation and samples of a trained model; seconds of each."""
+    from launch.jobs import evaluate, samples
+
     seconds, start = {}, time.perf_counter()
     if config.evaluate.benchmark:
         with lock.hold(workdir / lock.RESULTS, "the results in", workdir, wait=PATIENCE):
-            launch_flags.launcher("launch.evaluate").evaluate(config, workdir)
+            evaluate.evaluate(config, workdir)
         seconds["evaluate"] = time.perf_counter() - start
     start = time.perf_counter()
-    if samples(config.sample, workdir):
+    if samples.generate(config.sample, workdir, patience=PATIENCE):
         seconds["sample"] = time.perf_counter() - start
     return seconds
-
-
-def samples(wanted, workdir: Path) -> int:
-    """Generates what `config.sample` asks for; returns how many."""
-    jobs = sample_jobs(wanted)
-    for name, wish in jobs:
-        with lock.hold(lock.beside(workdir / name), "the sample", workdir / name, wait=PATIENCE):
-            launch_flags.launcher("launch.generate").generate(workdir, out=workdir / name, **wish)
-    return len(jobs)
 
 
 def check_config(config, workdir: Path) -> None:
@@ -110,48 +105,11 @@ def check_config(config, workdir: Path) -> None:
 
 def check_what_follows(config, workdir: Path) -> None:
     """UserError for an evaluation or a sample that could not be made once training is done."""
+    from launch.jobs import evaluate, samples
+
     if config.evaluate.benchmark and config.data.dir:
-        evaluate = launch_flags.launcher("launch.evaluate")
-        benchmark, dataset = evaluate.open_benchmark(config, workdir)
-        evaluate.runner.check(evaluate.api.build(config.system), dataset)
-    check_samples(config)
-
-
-def check_samples(config) -> None:
-    """UserError for a sample that could not be generated once training is done: unknown task or
-    example, nothing to drive it, text over the context, ..."""
-    jobs = sample_jobs(config.sample)
-    if not jobs or not config.data.dir:
-        return
-    from avjax.systems import api
-    from data_pipelines import decode, prompting
-    from data_pipelines.store import dataset as store
-
-    system, decoder = api.build(config.system), decode.Decoder.from_dataset(
-        store.open_dataset(config.data.dir))
-    for name, wish in jobs:
-        try:
-            launch_flags.launcher("launch.generate").planned(config, prompting.Wish(**wish), system,
-                                                             decoder)
-        except UserError as error:
-            raise UserError(f"cannot generate the {name} that the config asks for: {error}",
-                            where="config.sample",
-                            hint="change config.sample, or leave it empty") from error
-
-
-def sample_jobs(wanted) -> list[tuple[str, dict]]:
-    """(name of the files, wish) of what `config.sample` asks for.
-
-    `text` or `audio` give WORKDIR/sample; each of `tasks` gives WORKDIR/sample_TASK from `example`
-    ("SPLIT/ID" or "SPLIT/NUMBER" of the dataset), or from the text or audio where there is no
-    example.
-    """
-    spoken = {name: wanted[name] for name in ("text", "audio") if wanted[name]}
-    example = {"example": wanted["example"]} if wanted.get("example") else {}
-    tasks = tuple(wanted.get("tasks", ()))
-    jobs = [("sample", spoken)] if spoken and (example or not tasks) else []
-    jobs += [(f"sample_{task}", {"task": task} | (example or spoken)) for task in tasks]
-    return jobs + ([("sample", example)] if example and not tasks and not spoken else [])
+        evaluate.check(config, workdir)
+    samples.check(config)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from avjax.checkpoint import checkpoints
-from avjax.checkpoint.files import FOLDER, Unreadable, meta_or_none, settled, steps_in
+from avjax.checkpoint.files import FOLDER, Unreadable, meta_or_none, retry_until_stable, steps_in
 from avjax.errors import UserError
 from avjax.hosts import distributed, environment
 from avjax.hosts.ownership import sole_writer
-from avjax.sharding.mesh import feed, make_mesh
+from avjax.sharding.mesh import batch_share, make_mesh
 from avjax.storage import paths
 from avjax.systems import api
 from avjax.training import loop
@@ -22,19 +22,10 @@ from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loading.loader import check_recipes, make_loader
 from data_pipelines.store.dataset import open_dataset
 from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
-from launch import identities, preflight
-from launch.flags import fill, launcher, unfill
+from launch import identities, preflight, schema
+from launch.flags import fill, unfill
 
 CONFIG_FILE = "config.json"
-# What may differ from the workdir's config.json when a run goes on: it changes neither the model
-# nor the sequence of updates. (train.steps may too, unless the schedule depends on it.)
-FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluate.", "sample.",
-        "name", "train.log_every", "train.checkpoint_every", "train.keep_", "train.best_",
-        "train.evaluate_every", "train.loss_examples", "train.init_", "train.nan_policy",
-        "train.max_skips", "train.profile_", "train.wandb", "train.local_",
-        "train.peak_flops", "train.steps", "train.watchdog_seconds", "train.save_timeout",
-        "train.barrier_timeout",
-        "train.heartbeat_timeout")
 
 
 def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
@@ -60,7 +51,7 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     check_warm_start(config, system, dataset, workdir)
     identities.check(system, dataset, begun=(workdir / CONFIG_FILE).exists())
 
-    host, num_hosts = feed(mesh)
+    host, num_hosts = batch_share(mesh)
 
     def loader(split, seed, threads):
         return make_loader(dataset, split, system, batch_size=config.data.batch_size,
@@ -96,7 +87,7 @@ def check_shared(workdir: Path) -> None:
         except FileNotFoundError:
             return -1
 
-    seen = settled("the workdir as seen", look)
+    seen = retry_until_stable("the workdir as seen", look)
     if len(set(seen)) > 1:
         missing = [host for host, crc in enumerate(seen) if crc != seen[0]]
         raise UserError("the workdir is not shared", where=str(workdir),
@@ -139,8 +130,9 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
                                       name=held_out[0]))
     if config.evaluate.benchmark and config.evaluate.in_loop_examples > 0:
         from eval.run.in_loop import InLoopEvaluator
+        from launch.jobs.evaluate import open_benchmark
 
-        benchmark, _ = launcher("launch.evaluate").open_benchmark(config, workdir, full=False)
+        benchmark, _ = open_benchmark(config, workdir, full=False)
         evaluators.append(InLoopEvaluator(config, system, benchmark))
     return evaluators
 
@@ -183,10 +175,8 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
         raise UserError("the workdir's config is unreadable", where=str(file), found=str(error),
                         hint="use another workdir") from error
     now = _flat(plain(config))
-    free = tuple(key for key in FREE if key != "train.steps"
-                 or config.optimizer.schedule not in ("cosine", "linear"))
     differing = sorted(key for key in before.keys() | now.keys()
-                       if before.get(key) != now.get(key) and not key.startswith(free)
+                       if before.get(key) != now.get(key) and not schema.may_change(config, key)
                        and not paths.moved(before.get(key), now.get(key)))
     if differing:
         raise UserError("this workdir was begun with another config", where=str(file),

@@ -1,15 +1,15 @@
-"""Who makes which part of a dataset: flags, and what the environment says. See
+"""Which process makes which part of a dataset: flags and environment. See
 data_pipelines/store/merge.py.
 
-    --processes=4                 four processes of this machine, started again when one is killed
-    started once a host           by launch.submit or a cluster's own launcher: part k of n
-    --shard=2/8                   part 2 of 8 (0 to 7), by itself: in any order, at any time, e.g. an array of jobs
+    --processes=4        four processes of this machine, started again when one is killed
+    started once a host  by launch.submit or a cluster's own launcher: part k of n
+    --shard=2/8          part 2 of 8 (0 to 7), by itself: in any order, at any time, e.g. an array
+                         of jobs
 
 Processes share nothing but the folder: each sees its own devices alone (JAX's distributed runtime
-is not started), and waits for nobody.
+is not started) and does not wait for others.
 """
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -19,9 +19,9 @@ from absl import flags
 
 from avjax.errors import UserError
 from avjax.hosts import cluster, distributed
-from avjax.storage import lock
 from data_pipelines.store import merge as data_parts
 from data_pipelines.store.merge import Part
+from launch import cli
 from launch.targets import processes
 
 SPREAD = "AVJAX_SPREAD"  # a variable of the processes that --processes starts
@@ -53,38 +53,35 @@ def spread(module: str, out: str) -> None:
         raise UserError("--shard is one part by itself", where="--processes",
                         hint="leave one of the two out")
     folder = pathlib.Path(out).absolute()
-    code = processes.run([sys.executable, "-m", module, *sys.argv[1:]], processes=args.processes,
+    code = processes.run([*cli.child(module), *sys.argv[1:]], processes=args.processes,
                          environment={SPREAD: "1"}, logs=folder.with_name(f".{folder.name}.logs"),
-                         cwd=pathlib.Path.cwd(), max_restarts=RESTARTS,
-                         grace=GRACE)
+                         cwd=pathlib.Path.cwd(), max_restarts=RESTARTS, grace=GRACE)
     if not code:
         print(f"written: {folder}")
     sys.exit(code)
 
 
+def share(shard: str | None) -> tuple[int, int]:
+    """(k, n): this process does the k-th of n parts, as --shard or its place among the job's
+    processes decides."""
+    if shard:
+        index, slash, count = shard.partition("/")
+        if not (slash and index.isdigit() and count.isdigit()) or int(index) >= int(count):
+            raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8",
+                            found=repr(shard))
+        return int(index), int(count)
+    try:
+        return distributed.find(FIND)
+    except distributed.Restart as error:
+        distributed.log(f"restartable: {error.message}")
+        raise
+
+
 def part_of(out: str, shard: str | None) -> str | Part:
     """The folder, or this process' part of it: --shard's, or its own as one of the job's
     processes."""
-    if shard:
-        index, slash, count = shard.partition("/")
-        if not (slash and index.isdigit() and count.isdigit()):
-            raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8",
-                            found=repr(shard))
-        return Part(pathlib.Path(out), int(index), int(count))
-    try:
-        index, count = distributed.find(FIND)
-    except distributed.Restart as error:
-        distributed.say(f"restartable: {error.message}")
-        raise
-    return out if count == 1 else Part(pathlib.Path(out), index, count)
-
-
-def sole_maker(out: str | Part):
-    """A context in which no other process makes the dataset. (A part has a lock of its own, see
-    data_pipelines/store/resume.py.)"""
-    if isinstance(out, Part):
-        return contextlib.nullcontext()
-    return lock.hold(lock.beside(out), "the dataset", out)
+    index, count = share(shard)
+    return out if count == 1 and not shard else Part(pathlib.Path(out), index, count)
 
 
 def end(part: Part, shard: str | None) -> None:
@@ -100,9 +97,9 @@ def end(part: Part, shard: str | None) -> None:
         time.sleep(0.2)
     if idle:
         place = cluster.find(seconds=FIND)
-        distributed.say(
+        distributed.log(
             f"restartable: {part.out_dir} is not whole: {part.count} processes are expected "
-            f"({place.by}), and "
+            f"({place.source}), and "
             f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {part.index}; "
             "start all of them, e.g. by srun or mpirun, or this one with JAX_NUM_PROCESSES=1 to "
             "make everything alone")

@@ -1,29 +1,73 @@
 """Eight fake CPU devices for every test, no forgotten deprecated mesh context, one compilation
-cache a session."""
+cache a session; and how long each folder's tests took."""
 
 import atexit
+import collections
 import os
 import shutil
-import sys
 import tempfile
 from importlib import metadata
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and subprocesses
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="avjax_test_xla_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-# without, XLA compiles three times faster; =true tests its default
-EMITTERS = "--xla_cpu_use_fusion_emitters"
-# later ones know no other way
-if EMITTERS not in os.environ.get("XLA_FLAGS", "") and metadata.version("jaxlib") < "0.11":
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}=false".strip()
+# tiny networks take longer to compile than to run: little optimising, three times as fast
+CHEAP = {"--xla_backend_optimization_level": "0", "--xla_llvm_disable_expensive_passes": "true"}
+if metadata.version("jaxlib") < "0.11":  # later ones know no other way
+    CHEAP["--xla_cpu_use_fusion_emitters"] = "false"
+if "AVJAX_XLA_DEFAULTS" not in os.environ:  # inherited by workers and subprocesses
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join([given, *(f"{flag}={value}" for flag, value in CHEAP.items()
+                                                 if flag not in given)]).strip()
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disallow_mesh_context_manager", True)
 flags.FLAGS.mark_as_parsed()
+
+
+def _seconds() -> tuple[float, float]:
+    """(wall, CPU of this process and of its children that have ended)."""
+    times = os.times()
+    return times.elapsed, sum(times[:4])
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    began = _seconds()
+    item.user_properties.append(("began", began))
+    yield
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if call.when == "teardown":
+        began = dict(item.user_properties)["began"]
+        spent = [now - then for now, then in zip(_seconds(), began, strict=True)]
+        report.user_properties = [*report.user_properties, ("spent", spent)]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The time of each folder; of each file with AVJAX_TIME_BY_FILE=1."""
+    by_file = os.environ.get("AVJAX_TIME_BY_FILE")
+    rooms = collections.defaultdict(lambda: [0, 0.0, 0.0])
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            spent = dict(getattr(report, "user_properties", ())).get("spent")
+            if spent:
+                file = report.nodeid.partition("::")[0]
+                room = rooms[file if by_file else os.path.dirname(file)]
+                for i, value in enumerate((1, *spent)):
+                    room[i] += value
+    if not rooms:
+        return
+    terminalreporter.section("time by file" if by_file else "time by folder")
+    rooms["together"] = [sum(column) for column in zip(*rooms.values(), strict=True)]
+    for name, (tests, wall, cpu) in sorted(rooms.items(), key=lambda room: room[1][2]):
+        terminalreporter.write_line(f"{name:<48}{tests:5d} tests {wall:8.1f} s {cpu:8.1f} s CPU")

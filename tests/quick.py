@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import pytest
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -14,7 +13,5 @@ def quick_jit(function, **options):
     return jax.jit(function, compiler_options=QUICK, **options)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """`quick_jit` for jax.jit in every test of the modules that import this."""
-    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
+# what the marker `quick` makes of jax.jit
+patched = functools.partial(jax.jit, compiler_options=QUICK)

@@ -1,4 +1,5 @@
-"""The arrows of docs/architecture.md, checked on the imports themselves."""
+"""The floors of docs/architecture.md, checked on the imports themselves (those inside functions too),
+and the size of files and folders."""
 
 import ast
 import pathlib
@@ -6,50 +7,95 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-ABOVE = {  # room -> rooms that it must not import
-    "avjax": {"launch", "configs", "data_pipelines", "eval", "tests"},
-    "data_pipelines": {"launch", "configs", "eval", "tests"},
-    "eval": {"launch", "configs", "tests"},
-    "configs": {"launch", "tests"},
-    "launch": {"tests"},
-}
-BELOW_SYSTEMS = ("nn", "flow", "codecs", "encoders", "weights")
-BANNED = {"tensorflow", "torch", "torchaudio", "google", "boto3"}
+# A room imports itself and rooms of lower floors. Two rooms of one floor do not know each other.
+FLOORS = (
+    ("avjax.errors",),
+    ("avjax.storage", "avjax.hardware", "avjax.sharding", "avjax.weights"),
+    ("avjax.signal", "avjax.flow", "avjax.hosts"),
+    ("avjax.nn",),
+    ("avjax.encoders", "avjax.codecs"),
+    ("avjax.systems", "avjax.systems.api"),
+    ("avjax.systems.*",),
+    ("avjax.systems.registry",),
+    ("avjax.checkpoint",),
+    ("avjax.telemetry",),
+    ("avjax.training", "avjax.inference"),
+    ("avjax.planning",),
+    ("data_pipelines.store", "data_pipelines.declared"),
+    ("data_pipelines.media",),
+    ("data_pipelines.puppets", "data_pipelines.loading", "data_pipelines.features"),
+    ("data_pipelines.prompting", "data_pipelines.decode"),  # what a family of features declares
+    ("data_pipelines.features.common",),
+    ("data_pipelines.features.*",),
+    ("data_pipelines.extract",),
+    ("data_pipelines.ingest",),
+    ("data_pipelines.prepare",),
+    ("eval",),
+    ("configs",),
+    ("launch",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+BANNED = {"tests", "tensorflow", "torch", "torchaudio", "google", "boto3"}
+LONGEST = 400  # lines of a file
+FLAT = 14  # files of a folder, not counting __init__.py
+TOPS = ("avjax", "data_pipelines", "eval", "configs", "launch")
+SOURCES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+           for path in SOURCES}
 
 
 def imports(path: pathlib.Path) -> set[str]:
+    """Modules that a file imports, with the names it takes of them where these are modules."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                names.add(name if name in MODULES else node.module)
     return names
 
 
-@pytest.mark.parametrize("room", ABOVE)
-def test_rooms_import_downwards_only(room):
-    for path in (ROOT / room).rglob("*.py"):
-        roots = {name.split(".")[0] for name in imports(path)}
-        assert not roots & ABOVE[room], f"{path.relative_to(ROOT)} imports {roots & ABOVE[room]}"
-        assert not roots & BANNED, f"{path.relative_to(ROOT)} imports {roots & BANNED}"
+def room(module: str) -> tuple[str, int]:
+    """The room that a module belongs to and its floor: of the longest name in FLOORS. Each folder
+    that a "*" stands for is a room of its own."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name, folder = ".".join(parts[:length]), ".".join((*parts[:length - 1], "*"))
+        if name in FLOOR or folder in FLOOR:
+            return name, FLOOR[name if name in FLOOR else folder]
+    raise AssertionError(f"{module} is in no room of FLOORS")
 
 
-def test_systems_do_not_import_each_other_and_rest_on_lower_rooms():
-    systems = ROOT / "avjax" / "systems"
-    shared = {"api", "registry", "benchmarking"}
-    folders = {p.stem for p in systems.iterdir() if p.is_dir()}
-    for path in systems.rglob("*.py"):
-        own = path.relative_to(systems).parts[0].removesuffix(".py")
+@pytest.mark.parametrize("top", TOPS)
+def test_imports_go_to_a_lower_floor(top):
+    wrong = []
+    for module, path in MODULES.items():
+        if module.split(".")[0] != top or module in ("avjax", "data_pipelines"):
+            continue
+        here, floor = room(module)
         for name in imports(path):
-            if name.startswith("avjax.systems."):
-                target = name.split(".")[2]
-                assert target in {own} | shared, f"{path.relative_to(ROOT)} imports {name}"
-                assert target in folders | shared
-            assert not name.startswith("avjax.training"), f"{path.relative_to(ROOT)} imports {name}"
-    for room in BELOW_SYSTEMS:
-        for path in (ROOT / "avjax" / room).rglob("*.py"):
-            if room == "weights":
-                continue  # name tables may know the systems whose names they translate
-            bad = {n for n in imports(path) if n.startswith(("avjax.systems", "avjax.training"))}
-            assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
+            root = name.split(".")[0]
+            assert root not in BANNED, f"{module} imports {name}"
+            if root in TOPS:
+                there, lower = room(name)
+                if there != here and lower >= floor:
+                    wrong.append(f"{module} (floor {floor}) imports {name} (floor {lower})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_file_is_short():
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
+    assert not {name: count for name, count in lines.items() if count > LONGEST}
+
+
+def test_a_folder_holds_few_files():
+    folders = {path.parent for path in SOURCES}
+    crowded = {}
+    for folder in folders:
+        count = len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
+        if count > FLAT:
+            crowded[str(folder.relative_to(ROOT))] = count
+    # one file a command, one file an experiment: their names are what a user types
+    assert set(crowded) <= {"launch", "configs"}, crowded

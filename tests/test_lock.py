@@ -134,7 +134,7 @@ def quick(monkeypatch):
 
 def record(**changes):
     return (
-        holders.myself()
+        holders.new_record()
         | {"host": "elsewhere", "boot": "another", "pid": 7, "command": "theirs"}
         | changes
     )
@@ -155,7 +155,7 @@ def test_a_writer_of_another_machine_lives_as_long_as_it_counts(
     tmp_path, quick, monkeypatch, kind, capfd
 ):
     file = Bucket(tmp_path) if kind == "bucket" else tmp_path / "object"
-    monkeypatch.setattr(holders, "one_kernel", lambda file: False)
+    monkeypatch.setattr(holders, "is_on_local_disk", lambda file: False)
     monkeypatch.setattr(holders, "flock", lambda fd: None)
     count, ended = [0], threading.Event()
 
@@ -184,7 +184,7 @@ def test_a_writer_of_another_machine_lives_as_long_as_it_counts(
 def test_a_holder_whose_lock_was_taken_over_is_told(tmp_path, quick, monkeypatch, kind):
     told = threading.Event()
     file = Bucket(tmp_path) if kind == "bucket" else tmp_path / "object"
-    with lock.hold(file, "the workdir", "w", lost=lambda why: told.set()):
+    with lock.hold(file, "the workdir", "w", on_lost=lambda why: told.set()):
         aside = tmp_path / "aside"
         aside.write_text(json.dumps(record(key="theirs")))
         aside.replace(tmp_path / "object")
@@ -220,7 +220,7 @@ def test_a_run_that_was_told_to_stop_or_was_requeued_is_waited_for(
 ):
     run = tmp_path / "run"
     monkeypatch.setattr(
-        holders, "myself", lambda made=holders.myself: made() | {"job": "12", "restarts": 1}
+        holders, "new_record", lambda made=holders.new_record: made() | {"job": "12", "restarts": 1}
     )
     with pytest.raises(lock.Busy) as error, taken(run):
         pass
@@ -239,13 +239,13 @@ def test_a_run_that_was_told_to_stop_or_was_requeued_is_waited_for(
 
 def test_asking_to_stop_is_noted_and_a_sudden_end_lets_go(tmp_path, quick):
     with taken(tmp_path):
-        lock.ending()
+        lock.announce_end()
         for _ in range(500):
             if json.loads((tmp_path / lock.NAME).read_text())["ending"]:
                 break
             threading.Event().wait(0.01)
         assert json.loads((tmp_path / lock.NAME).read_text())["ending"]
-        lock.let_go()
+        lock.release_all()
         assert not (tmp_path / lock.NAME).exists()
 
 
@@ -269,4 +269,4 @@ def test_disks_of_one_machine_are_known(tmp_path, monkeypatch):
     )
     fake = types.SimpleNamespace(Path=lambda path: types.SimpleNamespace(read_text=lambda: lines))
     monkeypatch.setattr(holders, "pathlib", fake)
-    assert holders.one_kernel("/home/run/.lock") and not holders.one_kernel("/mnt/bucket/run/.lock")
+    assert holders.is_on_local_disk("/home/run/.lock") and not holders.is_on_local_disk("/mnt/bucket/run/.lock")

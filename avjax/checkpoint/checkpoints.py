@@ -1,11 +1,12 @@
 """Checkpoints of a training loop: Orbax behind one small file.
 
-`<workdir>/checkpoints/<step>/` holds what avjax.checkpoint.files says. A save is atomic. A torn or
-corrupt newest checkpoint is set aside with a warning and the one before it is used.
+For `<workdir>/checkpoints/<step>/` see avjax.checkpoint.files. A save is atomic. A torn or corrupt
+newest checkpoint is set aside with a warning, and the one before it is used.
 
-With several processes each writes and reads its own shards of the same folder, on storage they all
-see (a network file system or gs://); host 0 verifies, seals and sets aside, and every barrier among
-them is timed. avjax.checkpoint.tiers adds frequent saves to the hosts' own disks.
+Several processes each write and read their own shards of the same folder, on storage they all see
+(a network file system or gs://). Host 0 verifies checkpoints, writes their checksums and sets
+broken ones aside; every barrier has a time limit. avjax.checkpoint.tiers adds frequent saves to the
+hosts' own disks.
 """
 
 import contextlib
@@ -26,15 +27,15 @@ from avjax.checkpoint.files import (
     FOLDER,
     Broken,
     Unreadable,
+    find_problem,
     meta_or_none,
-    problem,
     processes,
     read_arrays,
     read_meta,
     resolve,
-    seal,
-    settled,
+    retry_until_stable,
     steps_in,
+    write_checksums,
 )
 from avjax.checkpoint.loading import load, load_meta, load_params, warm_start
 from avjax.errors import StorageError, UserError
@@ -43,23 +44,28 @@ from avjax.hosts.peers import first_line
 from avjax.storage import failures, paths
 
 __all__ = ["BROKEN", "FOLDER", "Checkpoints", "host_bytes", "load", "load_meta", "load_params",
-           "read_meta", "resolve",
-           "warm_start"]
+           "read_meta", "resolve", "warm_start"]
 
 BROKEN = "checkpoints_broken"
-_DISK_MARGIN = 1.2  # free space asked for before a save, in sizes of the state
+_DISK_MARGIN = 1.2  # free space required before a save, in sizes of the state
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file it touches
 
 
 @dataclasses.dataclass
-class _Keep(policies.PreservationPolicy):
-    """The last `last` checkpoints and the `best` best-ranked ones. Ranks live in our own meta, so
-    that they survive a restart (Orbax's own are kept only under its deprecated options)."""
+class _KeepLastAndBest(policies.PreservationPolicy):
+    """Keeps the last `last` checkpoints and the `best` best-ranked ones.
+
+    Ranks are in our own meta, so that they survive a restart; Orbax keeps its own only under
+    deprecated options.
+
+    Attributes:
+      ranks: step -> value, lower is better.
+    """
 
     last: int
     best: int
-    ranks: dict[int, float]  # step -> value, lower is better
+    ranks: dict[int, float]
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         steps = sorted(info.step for info in checkpoints)
@@ -81,19 +87,18 @@ class Checkpoints:
     """The checkpoints of one workdir, for the training loop. Call `poll` every step and `close` at
     the end.
 
-    A save that is not whole after `save_seconds` raises Restart: storage hangs, and starting again
-    may mend it.
+    A save that is incomplete after `save_seconds` raises Restart: the storage hangs, and a new
+    start may help.
     """
 
     def __init__(self, workdir: Any, *, keep_last: int = 2, keep_best: int = 1,
-                 best_mode: str = "min",
-                 save_seconds: float = 1200.0):
-        self.folder, self.save_seconds = paths.folder(workdir) / FOLDER, float(save_seconds)
+                 best_mode: str = "min", save_seconds: float = 1200.0):
+        self.folder = paths.folder(workdir) / FOLDER
+        self.save_seconds = float(save_seconds)
         check_scheme(self.folder)
-        self._began = 0.0  # when the save under way was asked for
-        # of this process' part of it, while other processes still wait
-        self._error: BaseException | None = None
-        self._late = False
+        self._began = 0.0  # when the current save began
+        self._error: BaseException | None = None  # of this process' part, while others still wait
+        self._abandoned = False  # a save whose threads cannot be waited for
         self._sign = {"min": 1.0, "max": -1.0}.get(best_mode)
         if self._sign is None:
             raise UserError("unknown mode", where="config.train.best_mode", expected="min or max",
@@ -102,9 +107,9 @@ class Checkpoints:
             ranks = {step: self._sign * meta["rank"] for step in steps_in(self.folder)
                      if (meta := meta_or_none(self.folder / str(step)))
                      and meta.get("rank") is not None}
-        self._keep = _Keep(keep_last, keep_best, ranks)
-        self._sealer: threading.Thread | None = None
-        self._unsealed: list[int] = []
+        self._keep = _KeepLastAndBest(keep_last, keep_best, ranks)
+        self._checksum_writer: threading.Thread | None = None
+        self._saving: list[int] = []  # steps without checksums yet
         self._open()
 
     def _open(self):
@@ -120,9 +125,8 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def _sync(self, *, key: str, timeout_ms: int) -> None:
-        """Orbax's barrier between processes, from its threads. Called while an error of this
-        process' part is on its way out, it does not wait for those that are still writing theirs:
-        the error is for the loop to see."""
+        """Orbax's barrier between processes, called from its threads. While an error of this
+        process' part is raised it does not wait for the others, so that the loop sees the error."""
         error = sys.exc_info()[1]
         if error is not None:
             self._error = error
@@ -133,9 +137,14 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, meta: dict, *, rank: float | None = None) -> None:
-        """Copies the state off the devices, returns, and writes in the background. `rank` is the
-        value of the metric that picks the best. Raises UserError when the disk is full or an
-        earlier save failed; the checkpoints already there stay whole."""
+        """Copies the state off the devices and writes it in the background.
+
+        Args:
+          rank: the value of the metric that picks the best checkpoint.
+
+        Raises UserError when the disk is full or an earlier save failed; existing checkpoints stay
+        complete.
+        """
         self.wait()
         self._began = time.monotonic()
         self._check_space(self._bytes(state))
@@ -146,11 +155,11 @@ class Checkpoints:
         try:
             self._manager.save(step, args=args, force=True)
         except Exception as error:
-            raise self._failed(error, step) from error
-        self._unsealed.append(step)
+            raise self._save_error(error, step) from error
+        self._saving.append(step)
 
     def _bytes(self, state: Any) -> int:
-        """What a save adds to the storage."""
+        """How many bytes a save adds to the storage."""
         return sum(x.nbytes for x in jax.tree.leaves(state))
 
     def _check_space(self, size: int) -> None:
@@ -165,35 +174,35 @@ class Checkpoints:
                             f"{self.latest_step()}")
 
     def poll(self) -> None:
-        """Cheap: notices a finished, failed or late save, and writes its checksums in the
-        background."""
+        """Notices a finished, failed or late save, and writes checksums in the background.
+        Cheap."""
         if self._error is not None:
-            self._late = True
-            raise self._failed(self._error) from self._error
-        if self._unsealed and self._manager.is_saving_in_progress():
+            self._abandoned = True
+            raise self._save_error(self._error) from self._error
+        if self._saving and self._manager.is_saving_in_progress():
             if time.monotonic() - self._began > self.save_seconds:
-                self._late = True
+                self._abandoned = True
+                step = self._saving[-1]
                 raise distributed.Restart(
-                    f"saving step {self._unsealed[-1]} has taken longer than "
-                    "config.train.save_timeout "
+                    f"saving step {step} has taken longer than config.train.save_timeout "
                     f"({self.save_seconds:.0f} s), so the storage of {self.folder} hangs; last "
-                    "whole checkpoint: "
-                    f"{self._whole(self._unsealed[-1])}")
-        elif self._unsealed:
+                    f"whole checkpoint: {self._newest_complete(but=step)}")
+        elif self._saving:
             self._finish()
-            steps, self._unsealed = self._unsealed, []
+            folders = [self.folder / str(step) for step in self._saving]
+            self._saving = []
             self._join()
-            self._sealer = threading.Thread(target=lambda: [self._seal(self.folder / str(step))
-                                                            for step in steps])
-            self._sealer.start()
+            self._checksum_writer = threading.Thread(
+                target=lambda: [self._write_checksums(folder) for folder in folders])
+            self._checksum_writer.start()
 
-    def _seal(self, folder: Any) -> None:
+    def _write_checksums(self, folder: Any) -> None:
         if distributed.is_main():
-            seal(folder)
+            write_checksums(folder)
 
     def wait(self) -> None:
-        """Until everything saved so far is whole on disk."""
-        while self._unsealed and self._manager.is_saving_in_progress():
+        """Waits until everything saved so far is complete on disk."""
+        while self._saving and self._manager.is_saving_in_progress():
             self.poll()
             time.sleep(0.002)
         self._finish()
@@ -201,38 +210,38 @@ class Checkpoints:
         self._join()
 
     def close(self) -> None:
-        if self._late:  # its threads cannot be waited for
+        if self._abandoned:  # its threads cannot be waited for
             return
         try:
             self.wait()
         finally:
-            if not self._late:
+            if not self._abandoned:
                 self._manager.close()
 
     def _join(self):
-        if self._sealer is not None:
-            self._sealer.join()
-            self._sealer = None
+        if self._checksum_writer is not None:
+            self._checksum_writer.join()
+            self._checksum_writer = None
 
     def _finish(self):
-        """Joins a save that is over; raises what went wrong in it. (Orbax's check_for_errors would
-        not do: its own thread has fetched the error before.)"""
+        """Joins a finished save and raises its error. (Orbax's check_for_errors does not help: its
+        own thread has fetched the error before.)"""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._failed(error) from error
+            raise self._save_error(error) from error
 
-    def _failed(self, error: BaseException, step: int | None = None) -> BaseException:
-        step = step if step is not None else self._unsealed[-1] if self._unsealed else -1
+    def _save_error(self, error: BaseException, step: int | None = None) -> BaseException:
+        step = step if step is not None else self._saving[-1] if self._saving else -1
         if isinstance(error, distributed.Restart):
             return error
         if distributed.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError
                                                           | TimeoutError):
-            return distributed.Restart(f"saving step {step} failed, most likely for want of "
-                                       "another host: "
-                                       f"{first_line(error)}; last whole checkpoint: "
-                                       f"{self._whole(step)}")
-        where, whole = f"{self.folder}, step {step}", f"last whole checkpoint: {self._whole(step)}"
+            return distributed.Restart(
+                f"saving step {step} failed, most likely for want of another host: "
+                f"{first_line(error)}; last whole checkpoint: {self._newest_complete(but=step)}")
+        where = f"{self.folder}, step {step}"
+        whole = f"last whole checkpoint: {self._newest_complete(but=step)}"
         if known := failures.explained(error, self.folder):
             self._clear_up(step)
             kind = UserError if known.code == distributed.USER else StorageError
@@ -243,24 +252,24 @@ class Checkpoints:
                          hint=f"fix the folder and start again; {whole}")
 
     def _clear_up(self, step: int) -> None:
-        """Removes what Orbax wrote of a save that failed (other processes may still be writing
-        theirs)."""
+        """Removes what Orbax wrote of a failed save, unless other processes may still be
+        writing."""
         if distributed.process_count() == 1 and not paths.is_remote(self.folder):
-            for left in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-                shutil.rmtree(left, ignore_errors=True)
+            for rest in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(rest, ignore_errors=True)
 
-    def _whole(self, but: int) -> str:
-        """The newest checkpoint other than the one being written, in words."""
+    def _newest_complete(self, *, but: int) -> str:
+        """The newest checkpoint other than `but`, which is being written, for a message."""
         try:
-            whole = [s for s in steps_in(self.folder) if s != but]
+            complete = [step for step in steps_in(self.folder) if step != but]
         except Unreadable:
             return "not known"
-        return f"step {whole[-1]}" if whole else "none"
+        return f"step {complete[-1]}" if complete else "none"
 
     @_restartable()
     def steps(self) -> list[int]:
-        """Committed checkpoints, oldest first: the same on every host, or a UserError."""
-        seen = settled(f"steps in {FOLDER}/", lambda: steps_in(self.folder))
+        """Committed checkpoints, oldest first. Raises UserError where hosts see different ones."""
+        seen = retry_until_stable(f"steps in {FOLDER}/", lambda: steps_in(self.folder))
         steps = seen[distributed.process_index()]
         distributed.agree({f"steps in {FOLDER}/": steps}, "checkpoints")
         return steps
@@ -270,13 +279,17 @@ class Checkpoints:
         return step in steps_in(self.folder)
 
     def restore(self, target: Any, warn=print) -> tuple[int, Any, dict] | None:
-        """(step, state, meta) of the newest whole checkpoint, laid out like `target` (abstract,
-        with shardings), or None when there is none. Broken ones are moved to `checkpoints_broken`,
-        with a call of `warn`.
+        """(step, state, meta) of the newest complete checkpoint, or None when there is none.
 
-        Raises UserError for a checkpoint of another model, naming the first parameter that differs,
-        when every checkpoint is broken, and when hosts see different ones; Restart when the storage
-        does not let them be read.
+        Broken checkpoints are moved to `checkpoints_broken`, with a call of `warn`.
+
+        Args:
+          target: the abstract state, with shardings.
+
+        Raises:
+          UserError: a checkpoint of another model (names the first parameter that differs), only
+            broken checkpoints, or hosts that see different ones.
+          Restart: the storage cannot be read now.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -290,7 +303,8 @@ class Checkpoints:
     def restore_step(self, step: int, target: Any, warn=print) -> tuple[Any, dict] | None:
         """(state, meta) of one checkpoint, or None when it was broken and has been set aside."""
         folder = self.folder / str(step)
-        wrong = distributed.on_main(f"verify checkpoint {step}", lambda: problem(folder, target))
+        wrong = distributed.on_main(f"verify checkpoint {step}",
+                                    lambda: find_problem(folder, target))
         if not wrong:
             try:
                 state, meta = read_arrays(folder, target), read_meta(folder)
@@ -305,11 +319,11 @@ class Checkpoints:
 
     def all_broken(self, steps: list[int]) -> UserError:
         return UserError("no whole checkpoint is left", where=str(self.folder),
-                         found=f"broken: {steps}", hint=f"look into {BROKEN}, or start in a new "
-                                                        "workdir")
+                         found=f"broken: {steps}",
+                         hint=f"look into {BROKEN}, or start in a new workdir")
 
     def _set_aside(self, step: int) -> str:
-        """Where it is now."""
+        """Returns where the checkpoint is now."""
         self._manager.close()
         aside = distributed.on_main(f"set aside checkpoint {step}",
                                     lambda: _move(self.folder / str(step), BROKEN))
@@ -318,14 +332,14 @@ class Checkpoints:
 
 
 def _move(folder: Any, aside: str) -> str:
-    """Takes a step out of sight, into the folder `aside` of its workdir; returns where it is.
-    Nothing is lost on the way."""
+    """Moves a checkpoint into the folder `aside` of its workdir, losing nothing on the way; returns
+    where it is."""
     target = folder.parent.parent / aside / folder.name
     while target.exists():
         target = target.with_name(target.name + "_again")
     if paths.is_remote(folder):
         paths.copy_in(folder, target)
-        (folder / COMMIT).unlink(missing_ok=True)  # Orbax now deletes what was copied
+        (folder / COMMIT).unlink(missing_ok=True)  # so that Orbax deletes what was copied
     else:
         target.parent.mkdir(exist_ok=True)
         shutil.move(folder, target)
@@ -333,7 +347,7 @@ def _move(folder: Any, aside: str) -> str:
 
 
 def check_scheme(folder: Any) -> None:
-    """UserError for an object store that Orbax cannot write to."""
+    """Raises UserError for an object store that Orbax cannot write to."""
     if paths.is_remote(folder) and not str(folder).startswith("gs://"):
         raise UserError("checkpoints cannot be written there", where=str(folder),
                         expected="a local path or gs://BUCKET/...",
@@ -342,7 +356,7 @@ def check_scheme(folder: Any) -> None:
 
 
 def host_bytes(state: Any) -> int:
-    """Bytes that one save copies from the devices into this host's memory: one replica of what its
-    devices hold."""
+    """Bytes that a save copies from this host's devices into its memory: one replica of what they
+    hold."""
     return sum(shard.data.nbytes for x in jax.tree.leaves(state) for shard in x.addressable_shards
                if shard.replica_id == 0)

@@ -1,9 +1,9 @@
 """The files of one checkpoint: `state/` (Orbax's arrays), `meta/` (JSON) and, on local disks,
 `checksums.json`.
 
-On a local disk a checkpoint is whole when Orbax has renamed it to its number; checksums (CRC-32 of
-every file) then tell what became of it since. An object store knows no renaming and keeps checksums
-of its own: there, Orbax's commit file says that all of a checkpoint's objects are written.
+On a local disk a checkpoint is complete when Orbax has renamed it to its number; checksums (CRC-32
+of every file) detect later damage. An object store has no renaming and keeps its own checksums:
+there, Orbax's commit file marks a checkpoint whose objects are all written.
 """
 
 import contextlib
@@ -25,30 +25,31 @@ from avjax.sharding.rules import named_leaves
 from avjax.storage import failures, paths
 
 FOLDER = "checkpoints"
-CHECKSUMS, COMMIT = "checksums.json", "commit_success.txt"
-# seconds between looks: a network file system shows other hosts' files up to a minute late
+CHECKSUMS = "checksums.json"
+COMMIT = "commit_success.txt"
+# Seconds between looks: a network file system shows other hosts' files up to a minute late.
 PAUSES = (1, 2, 4, 8, 16, 32)
 
-# What says nothing of the files themselves: errors of these packages (of what is missing there is a
-# FileNotFoundError), and with these words, which TensorStore's ValueErrors begin with.
+# Errors of the storage, not of the files: errors of these packages (a missing object is a
+# FileNotFoundError), and errors with these words, with which TensorStore's ValueErrors begin.
 _STORES = ("aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
 _OUTAGE = re.compile(
-    "RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|CANCELLED|"
-                     r"Forbidden|\b(401|403|408|429|5\d\d)('\]| [A-Z])")
+    "RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|"
+    r"CANCELLED|Forbidden|\b(401|403|408|429|5\d\d)('\]| [A-Z])")
 
 
 class Broken(Exception):
-    """A checkpoint that is not whole."""
+    """An incomplete or damaged checkpoint."""
 
 
 class Unreadable(StorageError):
-    """Storage that fails or refuses: whether the checkpoint is whole is not known."""
+    """The storage fails or denies access, so it is unknown whether the checkpoint is complete."""
 
 
 @contextlib.contextmanager
 def reading(folder: Any) -> Iterator[None]:
-    """An error inside is Unreadable or Broken; a lack of memory, or a failure of the runtime, stays
-    what it is."""
+    """Turns an error inside into Unreadable or Broken, except a lack of memory or an error of the
+    runtime."""
     try:
         yield
     except (Broken, MemoryError, jax.errors.JaxRuntimeError):
@@ -57,12 +58,12 @@ def reading(folder: Any) -> Iterator[None]:
         if _outage(error):
             raise Unreadable("the checkpoint cannot be read now", where=str(folder),
                              found=first_line(error), hint="look after the storage and its "
-                                                           "permissions, and start again") from error
+                             "permissions, and start again") from error
         raise Broken(first_line(error)) from error
 
 
 def _outage(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, is the storage's."""
+    """Whether an error, or one of its causes, is the storage's."""
     return failures.fault(error) is not None or error is not None and (
         isinstance(error, PermissionError | ConnectionError | TimeoutError)
         or type(error).__module__.partition(".")[0] in _STORES
@@ -81,7 +82,7 @@ def steps_in(folder: Any) -> list[int]:
 
 
 def _committed(folder: Any) -> bool:
-    """Whether an object store has all of it; `exists` would take an outage for a no."""
+    """Whether an object store has all of it; `exists` would take an outage for False."""
     try:
         (folder / COMMIT).stat()
     except FileNotFoundError:
@@ -89,9 +90,9 @@ def _committed(folder: Any) -> bool:
     return True
 
 
-def settled(name: str, look: Callable[[], Any]) -> list[Any]:
-    """What `look` gives (anything JSON can hold) on every host, by host: the same for all, unless a
-    minute is not enough."""
+def retry_until_stable(name: str, look: Callable[[], Any]) -> list[Any]:
+    """Calls `look` on every host until all results (JSON) are the same, for about a minute; returns
+    the last results, one per host."""
     for pause in (0, *PAUSES):
         time.sleep(pause)
         seen = distributed.gather(name, look())
@@ -100,8 +101,8 @@ def settled(name: str, look: Callable[[], Any]) -> list[Any]:
     return seen
 
 
-def seal(folder: Any) -> None:
-    """Writes checksums.json; a checkpoint that retention has already deleted is left alone."""
+def write_checksums(folder: Any) -> None:
+    """Writes checksums.json, unless retention has deleted the checkpoint."""
     if not paths.is_remote(folder) and folder.is_dir():
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
         paths.write_text(folder / CHECKSUMS,
@@ -117,9 +118,8 @@ def _crc(path: Path) -> int:
 
 
 def verify(folder: Any) -> None:
-    """Raises Broken when a file is missing or its bytes changed. A checkpoint killed between commit
-    and sealing has no checksums; Orbax's own structure check then has to do, as it has in an object
-    store."""
+    """Raises Broken when a file is missing or changed. A checkpoint without checksums, because of a
+    kill or in an object store, passes: only Orbax's own structure check is left then."""
     if paths.is_remote(folder):
         with reading(folder):
             if not _committed(folder):
@@ -139,7 +139,7 @@ def verify(folder: Any) -> None:
 
 
 def read_meta(folder: Any) -> dict:
-    """What was saved beside the arrays: {"config", "system", "recipes", "data", "rank", ...}."""
+    """The JSON saved beside the arrays: {"config", "system", "recipes", "data", "rank", ...}."""
     with reading(folder):
         return json.loads((folder / "meta" / "metadata").read_text())
 
@@ -152,7 +152,7 @@ def meta_or_none(folder: Any) -> dict | None:
 
 
 def processes(*, alone: bool = False) -> ocp.options.MultiprocessingOptions:
-    """Who takes part: all processes, which then wait for each other by timed barriers, or this one
+    """Orbax's options for all processes together, with barriers of limited time, or this one
     alone."""
     if alone and jax.process_count() > 1:
         me = jax.process_index()
@@ -163,11 +163,10 @@ def processes(*, alone: bool = False) -> ocp.options.MultiprocessingOptions:
 
 
 def handler(*, alone: bool) -> contextlib.closing:
-    """Reads like `reader`, but waits for nobody, so that one process' failure is its own, and hides
-    no error."""
-    return (
-        contextlib.closing(
-            ocp.PyTreeCheckpointHandler(multiprocessing_options=processes(alone=alone))))
+    """Reads like `reader`, but waits for no other process, so that its errors are this one's, and
+    hides no error."""
+    options = processes(alone=alone)
+    return contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=options))
 
 
 def reader(*, alone: bool) -> ocp.Checkpointer:
@@ -183,27 +182,26 @@ def saved_shapes(folder: Any) -> dict[str, tuple]:
 
 
 def check_same_model(folder: Any, target: Any, *, partial: bool) -> None:
-    """UserError when the checkpoint's arrays are not those of `target`; names the first that
-    differs. Raises Broken, Unreadable."""
+    """Raises UserError when the checkpoint's arrays differ from `target`'s, naming the first one;
+    Broken, Unreadable."""
     saved = saved_shapes(folder)
     wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(target)}
     found = saved if not partial else {k: v for k, v in saved.items() if k.split("/")[0] in target}
-    # Parameters first: an optimiser state that differs as well says less.
+    # Parameters first: they explain more than an optimiser state that differs as well.
     for name in sorted(wanted.keys() | found.keys(),
                        key=lambda n: (not n.startswith(("params", "ema")), n)):
         if wanted.get(name) != found.get(name):
-            def say(x):
-                return f"{x[0]} {x[1]}" if x else "absent"
+            expected, actual = (f"{x[name][0]} {x[name][1]}" if name in x else "absent"
+                                for x in (wanted, found))
             raise UserError("the checkpoint is of another model or optimiser",
-                            where=f"{folder}, {name}",
-                            expected=f"{say(wanted.get(name))} (the config's)",
-                            found=f"{say(found.get(name))} (the checkpoint's)",
+                            where=f"{folder}, {name}", expected=f"{expected} (the config's)",
+                            found=f"{actual} (the checkpoint's)",
                             hint="use the config that made it, or another workdir")
 
 
-def problem(folder: Any, target: Any) -> str:
-    """What is wrong with a checkpoint, "" for nothing. UserError when it is of another model.
-    Raises Unreadable."""
+def find_problem(folder: Any, target: Any) -> str:
+    """Why a checkpoint is broken; "" where it is not. Raises UserError when it is of another model;
+    Unreadable."""
     try:
         verify(folder)
         check_same_model(folder, target, partial=False)
@@ -214,8 +212,8 @@ def problem(folder: Any, target: Any) -> str:
 
 
 def read_arrays(folder: Any, target: Any, *, partial: bool = False) -> Any:
-    """The state, laid out like `target`. With `partial` only the subtrees of `target`, and for this
-    process alone. Raises Broken, Unreadable."""
+    """The state, with the shardings of `target`. With `partial` only the subtrees of `target`, and
+    for this process alone. Raises Broken, Unreadable."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     with reading(folder), handler(alone=partial) as h:
         return h.restore(folder / "state", args=ocp.args.PyTreeRestore(
@@ -237,9 +235,8 @@ def resolve(path: Any, step: int | str | None = None) -> Any:
                         found="no such folder" if not path.exists() else "none", hint="train first")
     if step == "best":
         metas = {s: meta_or_none(folder / str(s)) or {} for s in steps}
-        ranked = {s: m["rank"] * (-1 if m.get("best_mode") == "max" else 1) for s,
-                  m in metas.items()
-                  if m.get("rank") is not None}
+        ranked = {s: m["rank"] * (-1 if m.get("best_mode") == "max" else 1)
+                  for s, m in metas.items() if m.get("rank") is not None}
         return folder / str(min(ranked, key=ranked.get) if ranked else steps[-1])
     if step is not None and str(step) not in map(str, steps):
         raise UserError("no such checkpoint", where=str(folder),

@@ -32,7 +32,6 @@ from avjax.checkpoint.files import (
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
 from avjax.storage import paths
-from avjax.training.state import abstract_params
 
 
 def load_params(path: str | Path, system, which: str = "ema", step: int | str | None = None) -> Any:
@@ -42,7 +41,7 @@ def load_params(path: str | Path, system, which: str = "ema", step: int | str | 
 
 def load(path: str | Path, system, which: str = "ema",
          step: int | str | None = None) -> tuple[Any, dict]:
-    """(parameters on this process's first device, what was saved beside them with "step" added).
+    """(parameters on this process's first device, the checkpoint's meta with "step" added).
 
     Args:
       path, step: as for `resolve`. Without `step`, a broken newest checkpoint falls back to the one
@@ -54,15 +53,15 @@ def load(path: str | Path, system, which: str = "ema",
     newest = resolve(path, step)
     candidates = [newest]
     if step is None and newest != paths.folder(path):
-        candidates += [newest.parent / str(s) for s in reversed(steps_in(newest.parent)) if s
-                       < int(newest.name)]
+        older = [s for s in steps_in(newest.parent) if s < int(newest.name)]
+        candidates += [newest.parent / str(s) for s in reversed(older)]
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-                          abstract_params(system))
+                          jax.eval_shape(system.init, jax.random.key(0)))
     problem: Exception | None = None
     for candidate in candidates:
         try:
-            folder = at_hand(candidate)
+            folder = local_copy(candidate)
             has_ema = any(name.startswith("ema/") for name in saved_shapes(folder))
             key = "ema" if which == "ema" and has_ema else "params"
             meta = read_meta(folder)
@@ -76,23 +75,23 @@ def load(path: str | Path, system, which: str = "ema",
 
 def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",), into: str = "",
                of: str = "") -> tuple[Any, str]:
-    """Fresh parameters with those of a checkpoint put in their place, e.g. stage 2 from stage 1, or
-    a part from the job that trained that part alone.
+    """Replaces new parameters by a checkpoint's, e.g. stage 2 from stage 1, or a part from the job
+    that trained that part alone.
 
     Args:
       params: sharded arrays; the result has their shardings.
       path: as for `resolve`; the average is taken when the checkpoint has one.
-      include: regular expressions; parameters that none of them matches fully stay fresh.
-      into, of: the subtree ("a/b") of `params` that is filled, and the one of the checkpoint that
-        fills it; "" = all.
+      include: regular expressions over whole paths; parameters that match none stay fresh.
+      into, of: the subtree ("a/b") of `params` to fill, and the checkpoint's subtree that fills it;
+        "" = all.
 
     Returns:
-      (parameters, a line that says what was taken and what stayed fresh).
+      (parameters, a line about which were taken and which stayed fresh).
 
     Raises UserError: no checkpoint, broken, nothing taken, or an included parameter of another
     shape.
     """
-    folder = at_hand(resolve(path))
+    folder = local_copy(resolve(path))
     try:
         verify(folder)
         saved = saved_shapes(folder)
@@ -104,8 +103,8 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
     ours, theirs = (f"{prefix}/" if prefix else "" for prefix in (into, of))
     # our name -> the saved one
     source = {n: f"{key}/{theirs}{n.removeprefix(ours)}" for n in leaves if n.startswith(ours)}
-    wanted = {n: leaves[n] for n, at in source.items() if any(re.fullmatch(p, n) for p in include)
-              and at in saved}
+    wanted = {n: leaves[n] for n, at in source.items()
+              if at in saved and any(re.fullmatch(p, n) for p in include)}
     for name, leaf in wanted.items():
         if saved[source[name]][0] != leaf.shape:
             raise UserError("a parameter of another shape",
@@ -133,13 +132,14 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
     values = dict(named_leaves(loaded[key]))
     flat, tree = jax.tree_util.tree_flatten(params)
     params = jax.tree_util.tree_unflatten(tree, [
-        values[source[name].removeprefix(f"{key}/")] if name in wanted else x for name,
-        x in zip(leaves, flat, strict=True)])
+        values[source[name].removeprefix(f"{key}/")] if name in wanted else x
+        for name, x in zip(leaves, flat, strict=True)])
     fresh = [name for name in source if name not in wanted]
     note = (f"warm start: {len(wanted)} of {len(source)} parameters "
             f"{f'of {into} ' if into else ''}from {folder}")
-    return params, note + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}"
-                           if fresh else "")
+    if fresh:
+        note += f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}"
+    return params, note
 
 
 def load_meta(path: str | Path, step: int | str | None = None) -> dict:
@@ -163,9 +163,9 @@ def _read_state(folder: Any, target: Any) -> Any:
     return read_arrays(folder, target, partial=True)
 
 
-def at_hand(folder: Any) -> Any:
-    """One checkpoint where Orbax can read it: itself, or a copy that lives as long as this
-    process."""
+def local_copy(folder: Any) -> Any:
+    """A checkpoint where Orbax can read it: itself, or a copy that is removed when this process
+    ends."""
     return (folder if not paths.is_remote(folder) or str(folder).startswith("gs://")
             else _fetched(str(folder)))
 

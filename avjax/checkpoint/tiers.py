@@ -6,16 +6,15 @@ writes the pieces of the state that its devices hold, without waiting for anybod
 
     <local_dir>/<workdir's name>-<its id>/host_0003/checkpoints/<step>/
 
-and keeps the last three. A restart takes the newest step that is whole, in either tier: a local one
-counts when every piece of the state is held by some host whose files match their checksums; hosts
-that lost theirs (a replaced machine) get them from replicas, see avjax.checkpoint.spread. Without
-replicas of what was lost, the newest persistent checkpoint is used. A local save that fails is told
-and turns the tier off; training goes on.
+and keeps the last three. A restart takes the newest complete step of either tier: a local one is
+complete when every piece of the state is held by some host whose files match their checksums; hosts
+that lost theirs (a replaced machine) get them from replicas, see avjax.checkpoint.replicas. Without
+replicas of what was lost, the newest persistent checkpoint is used. A local save that fails is
+logged and turns the tier off; training continues.
 
-Orbax has a manager for this (experimental.emergency). The storage here is its own (every process
-writes all of its shards into its own folder); the manager is not used, because it takes whole
-replicas along the first mesh axis only, has no answer to a file that is torn, and waits for other
-hosts without a limit.
+Orbax has a manager for this (experimental.emergency), whose storage format is used here (every
+process writes all of its shards into its own folder). The manager itself is not: it needs replicas
+along the first mesh axis, does not handle torn files, and waits for other hosts without a limit.
 """
 
 import contextlib
@@ -34,26 +33,26 @@ from avjax.checkpoint.files import (
     FOLDER,
     Broken,
     Unreadable,
-    problem,
+    find_problem,
     read_meta,
     reading,
-    seal,
     steps_in,
+    write_checksums,
 )
-from avjax.checkpoint.spread import recoverable, spread
+from avjax.checkpoint.replicas import recoverable, restore_from_replicas
 from avjax.errors import StorageError, UserError
 from avjax.hosts import distributed
 from avjax.storage import lock, paths
 
 ID_FILE = "local_tier.json"
 UNREADABLE = "checkpoints_unreadable"
-# a host may be done with a save while another still writes the one before: the last three have one
-# in common
+# Of the last three saves all hosts have one in common, even if one host has finished a save while
+# another still writes the one before.
 KEPT = 3
 
 
 class LocalCheckpoints(Checkpoints):
-    """This process' own pieces in its own folder; no other process is waited for."""
+    """This process' own pieces in its own folder, without waiting for other processes."""
 
     def _open(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -70,11 +69,11 @@ class LocalCheckpoints(Checkpoints):
     def _bytes(self, state: Any) -> int:
         return local_bytes(state)
 
-    def _seal(self, folder: Path) -> None:
-        seal(folder)
+    def _write_checksums(self, folder: Path) -> None:
+        write_checksums(folder)
 
-    def sealed(self) -> list[int]:
-        """Steps that were written to the end."""
+    def complete_steps(self) -> list[int]:
+        """Steps that were written completely."""
         return [step for step in steps_in(self.folder)
                 if (self.folder / str(step) / CHECKSUMS).is_file()]
 
@@ -89,8 +88,8 @@ def local_bytes(state: Any) -> int:
     return total
 
 
-class Tiers:
-    """Checkpoints with a local tier; the same methods, and `save_local`. Call `restore` before any
+class TieredCheckpoints:
+    """The methods of Checkpoints, and `save_local` for the local tier. Call `restore` before any
     save."""
 
     def __init__(self, persistent: Checkpoints, workdir: Any, local_dir: str, every: int, mesh, *,
@@ -101,28 +100,28 @@ class Tiers:
                             expected="a local path", found=local_dir)
         if every < 1:
             raise UserError("how often to save locally?", where="config.train.local_every",
-                            expected="steps, at least 1",
-                            found=str(every))
-        self.persistent, self.every, self._seconds = persistent, every, save_seconds
+                            expected="steps, at least 1", found=str(every))
+        self.persistent = persistent
+        self._seconds = save_seconds
         workdir = paths.folder(workdir)
         identity = distributed.on_main("the id of the local tier", lambda: paths.identity(
             workdir, ID_FILE, f"{workdir.name}-{secrets.token_hex(6)}"))
         self.folder = (Path(local_dir).absolute() / identity
                        / f"host_{distributed.process_index():04d}")
-        # of a workdir that was copied, the copy would have the same folder
+        # A copy of a workdir would use the same folder.
         self._held = contextlib.ExitStack()
         try:
             self._held.enter_context(lock.hold(self.folder / lock.NAME, "the local checkpoints in",
                                                self.folder))
         except lock.Busy:
             raise
-        except UserError:  # a disk that cannot be written is found out when it is opened
+        except UserError:  # a disk that cannot be written is reported when it is opened
             pass
         self.layout = _layout(mesh)
         self._local: LocalCheckpoints | None = None
 
     def restore(self, target: Any, warn=print) -> tuple[int, Any, dict] | None:
-        """(step, state, meta) of the newest whole checkpoint of both tiers; see
+        """(step, state, meta) of the newest complete checkpoint of both tiers; see
         Checkpoints.restore."""
         kept = self.persistent.steps()
         mine = self._usable(target)
@@ -132,9 +131,8 @@ class Tiers:
             if step in kept:
                 found = self.persistent.restore_step(step, target, warn)
             else:
-                found = self._restore_local(step, target,
-                                            {host for host, steps in enumerate(held)
-                                             if step in steps}, warn)
+                holders = {host for host, steps in enumerate(held) if step in steps}
+                found = self._restore_local(step, target, holders, warn)
             if found:
                 break
         if kept and not found:
@@ -143,20 +141,19 @@ class Tiers:
         return (step, *found) if found else None
 
     def _usable(self, target: Any) -> list[int]:
-        """Steps of this host's folder that are whole and of this mesh and model."""
+        """Steps of this host's folder that are complete, and of this mesh and model."""
         steps = []
         for step in steps_in(self.folder / FOLDER):
             folder = self.folder / FOLDER / str(step)
             try:
-                if (folder / CHECKSUMS).is_file() and not problem(folder,
-                                                                  target) and read_meta(folder)[
-                                                                      "layout"] == self.layout:
+                if ((folder / CHECKSUMS).is_file() and not find_problem(folder, target)
+                        and read_meta(folder)["layout"] == self.layout):
                     steps.append(step)
-            # a disk that fails for a moment is no reason to delete anything
+            # A disk that fails for a moment is no reason to delete anything.
             except (StorageError, OSError) as error:
-                distributed.say(f"host {distributed.process_index()}: {error}; kept in "
+                distributed.log(f"host {distributed.process_index()}: {error}; kept in "
                                 f"{self._set_aside(folder)}")
-            except (UserError, Broken):  # of another model: useless, and cleared away
+            except (UserError, Broken):  # of another model: `_clear` deletes it
                 pass
         return steps
 
@@ -170,35 +167,40 @@ class Tiers:
                        warn) -> tuple[Any, dict] | None:
         if not recoverable(target, lambda device: device.process_index in holders):
             return None
-        folder, state, meta, wrong = self.folder / FOLDER / str(step), None, None, ""
+        folder = self.folder / FOLDER / str(step)
+        state = meta = None
+        error_text = ""
         if distributed.process_index() in holders:
             try:
                 state, meta = _read(folder, target), read_meta(folder)
             except (Broken, Unreadable) as error:
-                wrong = str(error)
-        answers = distributed.gather(f"restored local {step}", wrong)
+                error_text = str(error)
+        answers = distributed.gather(f"restored local {step}", error_text)
         if bad := {host: why for host, why in enumerate(answers) if why}:
-            warn(f"local checkpoint {step}: " + "; ".join(f"host {host}: {why}" for host,
-                                                          why in bad.items()))
+            reasons = "; ".join(f"host {host}: {why}" for host, why in bad.items())
+            warn(f"local checkpoint {step}: {reasons}")
             holders = holders - bad.keys()
             if not recoverable(target, lambda device: device.process_index in holders):
                 return None
-        given = ""
+        recovered = ""
         if lost := sorted(set(range(len(answers))) - holders):
-            giver, me = min(holders), distributed.process_index()
-            state = spread(state if me in holders else None, target,
-                           lambda device: device.process_index in holders)
-            meta = distributed.gather(f"meta of local {step}", meta if me == giver else None)[giver]
-            given = (f"; {distributed.peers().names(lost)} had lost theirs and got them from "
-                     "replicas")
-        warn(f"step {step} is from the hosts' own disks{given}")
+            source = min(holders)
+            me = distributed.process_index()
+            state = restore_from_replicas(state if me in holders else None, target,
+                                          lambda device: device.process_index in holders)
+            meta = distributed.gather(f"meta of local {step}",
+                                      meta if me == source else None)[source]
+            recovered = (f"; {distributed.peers().names(lost)} had lost theirs and got them from "
+                         "replicas")
+        warn(f"step {step} is from the hosts' own disks{recovered}")
         return state, {k: v for k, v in meta.items() if k != "layout"}
 
     def _clear(self, after: int) -> None:
-        """What lies after the step that training goes on from would be saved a second time."""
+        """Deletes local steps after the one that training resumes from: they will be saved
+        again."""
         folder = self.folder / FOLDER
         for entry in folder.iterdir() if folder.is_dir() else ():
-            # or the rest of a save that was killed
+            # No number: the rest of a save that was killed.
             if not entry.name.isdigit() or int(entry.name) > after:
                 shutil.rmtree(entry, ignore_errors=True)
         with self._optional("opening"):
@@ -207,20 +209,20 @@ class Tiers:
 
     @contextlib.contextmanager
     def _optional(self, what: str):
-        """An error inside turns the local tier off."""
+        """Turns the local tier off after an error inside."""
         try:
             yield
         except (UserError, StorageError, OSError, distributed.Restart) as error:
             self._local = None
-            distributed.say(f"host {distributed.process_index()}: {what} local checkpoints failed, "
+            distributed.log(f"host {distributed.process_index()}: {what} local checkpoints failed, "
                             f"there will be none: {error}")
 
     def has(self, step: int) -> bool:
-        """Whether the persistent tier has it."""
+        """Whether the persistent tier has this step."""
         return self.persistent.has(step)
 
     def save_local(self, step: int, state: Any, meta: dict) -> None:
-        """To this host's own disk, in the background."""
+        """Saves to this host's own disk, in the background."""
         if self._local is not None:
             with self._optional("writing"):
                 self._local.save(step, state, meta | {"layout": self.layout})
@@ -229,8 +231,8 @@ class Tiers:
         self.persistent.save(step, state, meta, rank=rank)
 
     def latest_step(self) -> int | None:
-        """Of the persistent tier, or the local one where it is newer."""
-        local = self._local.sealed() if self._local is not None else []
+        """The newest complete step of both tiers."""
+        local = self._local.complete_steps() if self._local is not None else []
         steps = [step for step in (self.persistent.latest_step(), *local) if step is not None]
         return max(steps, default=None)
 
@@ -269,9 +271,10 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
         return ocp.PyTreeCheckpointHandler()
     arrays = ocp.type_handlers.ArrayHandler(primary_host=None, replica_id=None,
                                             use_replica_parallel=False)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True,
                                        multiprocessing_options=_alone(),
-                                       type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays)))
+                                       type_handler_registry=registry)
 
 
 def _read(folder: Path, target: Any) -> Any:
@@ -281,7 +284,7 @@ def _read(folder: Path, target: Any) -> Any:
 
 
 def _layout(mesh) -> dict:
-    """What has to be the same for a host's pieces to be the ones that it needs."""
+    """What must be the same for the pieces on a host's disk to be those that its devices need."""
     me = jax.process_index()
     places = [list(map(int, at)) for at, device in np.ndenumerate(mesh.devices)
               if device.process_index == me]

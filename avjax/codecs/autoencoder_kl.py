@@ -7,9 +7,10 @@ Suffixes: N pictures, H W size, h w latent size, C channels, Z latent channels.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
+from avjax.nn.attention import attend
 from avjax.nn.convolutions import Conv, GroupNorm, ResnetBlock, double, fold, unfold
 from avjax.nn.layers import Dense
 
@@ -28,7 +29,7 @@ class AutoencoderKL(nn.Module):
     or "none"; shortcut (published: False): a linear map of each latent position's pixels, and back,
     beside the networks."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -76,17 +77,14 @@ class Attention(nn.Module):
     def __call__(self, x_NhwC):
         N, h, w, C = x_NhwC.shape
         x_NTC = self.norm(x_NhwC).reshape(N, h * w, C)
-        scores = jnp.einsum("ntc,nsc->nts", self.q(x_NTC), self.k(x_NTC),
-                            preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * C**-0.5, axis=-1).astype(self.dtype)
-        return x_NhwC + self.out(jnp.einsum("nts,nsc->ntc", weights,
-                                            self.v(x_NTC))).reshape(N, h, w, C)
+        y_NTC = self.out(attend(self.q(x_NTC), self.k(x_NTC), self.v(x_NTC)))
+        return x_NhwC + y_NTC.reshape(N, h, w, C)
 
 
 class Mid(nn.Module):
     """Two residual blocks around the attention."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -132,7 +130,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -153,7 +151,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):

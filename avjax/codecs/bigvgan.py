@@ -9,7 +9,7 @@ rate are two signals of the single rate, each a six-tap filter of the input.
 
 `waveform` works in windows with enough frames around each to change nothing, so that memory does
 not grow with length.
-A vocoder inverts one definition of mel: its hash is compared, another is refused.
+A vocoder inverts one definition of mel: its hash is compared, another raises UserError.
 Suffixes: B batch, T time (of the layer), M mel bands, C channels, N samples, D taps.
 """
 
@@ -44,7 +44,7 @@ FLOOR = np.float32(np.log(1e-5))  # what the mel recipes make of silence
 
 @dataclasses.dataclass(frozen=True)
 class BigVGANConfig:
-    """The network: what the published config.json says of it."""
+    """The sizes of the network, as in the published config.json."""
 
     bands: int = 80
     channels: int = 512

@@ -17,7 +17,7 @@ COMPONENTS = 32
 
 
 def recipe(size: int = SIZE, components: int = COMPONENTS) -> dict:
-    """What defines the codes, apart from the fitted arrays (whose hash the dataset adds)."""
+    """The definition of the codes, without the fitted arrays (the dataset adds their hash)."""
     return {"kind": "eigenface", "size": size, "components": components, "pixels": "RGB / 255",
             "codes": "z-scored",
             "rate": 30.0}
@@ -36,9 +36,8 @@ class Eigenface:
             raise UserError("face crops of another size than the codec's", expected=str(self.shape),
                             found=str(frames_NHWC.shape[1:]),
                             hint="crop again with the codec's size")
-        parts = [self.codec.encode(frames_NHWC[i : i + chunk].reshape(-1,
-                                                                      int(np.prod(
-                                                                          self.shape))) / np.float32(255))
+        width = int(np.prod(self.shape))
+        parts = [self.codec.encode(frames_NHWC[i:i + chunk].reshape(-1, width) / np.float32(255))
                  for i in range(0, len(frames_NHWC), chunk)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.codec.std)), np.float32)
 

@@ -1,9 +1,8 @@
-"""What a picture of a head shows, as the motion code that it was drawn from: the eye of evaluation.
+"""The face reader: the motion code of a head from its picture, for evaluation.
 
-Generated video has no motion code beside it; lips, smile and head pose are read back from the
-pictures by a small network that `avjax/systems/face_reader/system.py` trains on pictures whose code
-is known. Ours by choice. It keeps the places of its last
-map instead of averaging them: where a lip is matters.
+Generated video has no motion code; lips, smile and head pose are read back from the pictures by a
+small network that avjax/systems/face_reader trains on pictures whose code is known. Ours by choice.
+It keeps the positions of its last map instead of averaging them: where a lip is matters.
 Suffixes: N pictures, H W size, C channels, M motion.
 """
 
@@ -35,7 +34,7 @@ class ReaderNet(nn.Module):
     """uint8 pictures -> motion. Patches of pixels become channels, then residual blocks, each level
     at half the size."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -88,14 +87,14 @@ class FaceReader:
 
     @property
     def recipe(self) -> dict:
-        """What reads, apart from the arrays (whose hash the dataset adds)."""
+        """How motion is read, without the arrays (the dataset adds their hash)."""
         return {"kind": KIND, "sizes": {k: _plain(self.config[k]) for k in SIZES},
                 "motion": self.config.get("motion")}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be stored to have the reader back."""
-        return {k: np.asarray(v) for k,
-                v in traverse_util.flatten_dict(self.params, sep="/").items()}
+        """Parameters by path, as a dataset stores them for `from_recipe`."""
+        flat = traverse_util.flatten_dict(self.params, sep="/")
+        return {name: np.asarray(value) for name, value in flat.items()}
 
     def read(self, pictures_NHWC: np.ndarray) -> np.ndarray:
         """(N, size, size, 3) uint8 -> (N, M) float32, in the units that it was trained in.
@@ -126,15 +125,21 @@ def _plain(value):
 
 
 def from_params(config: Mapping[str, Any], params, motion: dict | None = None) -> FaceReader:
-    """Of a trained `face_reader`: its config.system, its parameters, the recipe of the motion it
-    was trained on."""
+    """The reader of a trained `face_reader`.
+
+    Args:
+      config: its config.system.
+      params: its parameters.
+      motion: the recipe of the motion that it was trained on.
+    """
     return FaceReader({k: config[k] for k in SIZES} | {"motion": motion},
                       jax.tree.map(np.asarray, params))
 
 
 def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
                 where: str = "codecs/reader.npz") -> FaceReader:
-    """Of what a dataset or workdir keeps. UserError for another kind, or arrays of other sizes."""
+    """The reader that a dataset or workdir stores. Raises UserError for another kind, or arrays of
+    other sizes."""
     if recipe.get("kind") != KIND:
         raise UserError("unknown face reader", where=where, expected=f"kind {KIND}",
                         found=repr(recipe.get("kind")), hint="extract the features with a reader "
@@ -144,8 +149,8 @@ def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
     pictures = jnp.zeros((1, config["size"], config["size"], 3), jnp.uint8)
     shapes = traverse_util.flatten_dict(jax.eval_shape(net.init, jax.random.key(0),
                                                        pictures)["params"], sep="/")
-    expected, found = {k: v.shape for k, v in shapes.items()}, {k: np.shape(v) for k,
-                                                                v in arrays.items()}
+    expected = {name: leaf.shape for name, leaf in shapes.items()}
+    found = {name: np.shape(array) for name, array in arrays.items()}
     if expected != found:
         wrong = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
         raise UserError("arrays of another face reader", where=f"{where}, {wrong[0]}",

@@ -1,8 +1,8 @@
 """Speech at 24 kHz <-> 32 numbers a frame at 25 Hz: the slot of Talker's audio codec, and its
 weightless stand-in.
 
-Latent frame j covers samples [960 j, 960 (j + 1)); the last one is filled up with silence. Whoever
-fills the slot has the attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
+Latent frame j covers samples [960 j, 960 (j + 1)); the last one is padded with silence. A codec has
+the attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
 
 The stand-in "mel-pca": four log-mel frames of hop 240 make one vector of 320, of which the 32
 principal components of most variance are kept, each scaled to unit variance. The way back to sound
@@ -29,7 +29,7 @@ _FLOOR = np.float32(np.log(1e-5))  # what the mel recipe makes of silence
 
 
 class AudioCodec(Protocol):
-    """What fills the slot. `recipe` and `arrays()` are all that is needed to have it back."""
+    """Speech to latents and back. `from_recipe` restores one from `recipe` and `arrays()`."""
 
     recipe: dict
 
@@ -48,7 +48,7 @@ class AudioCodec(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MelPCA:
-    """The stand-in; see the top of this file."""
+    """The stand-in "mel-pca"; see the top of this file."""
 
     codec: pca.LinearCodec
 

@@ -12,8 +12,9 @@ import dataclasses
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.signal import rates
 
-RATE = 25.0
+RATE = float(rates.FRAMES)
 DIM = 40
 MAX_APART = 2  # frames between the lengths of a clip's sound and motion; the longer one is cut
 POSE_DIM = 7
@@ -24,7 +25,7 @@ _SMALLEST_STD = 1e-6  # as published
 
 @dataclasses.dataclass(frozen=True)
 class MotionCodec:
-    """`recipe` says what the channels are; `mean_M` and `std_M` scale them."""
+    """`recipe` defines the channels; `mean_M` and `std_M` scale them."""
 
     recipe: dict
     mean_M: np.ndarray
@@ -52,7 +53,7 @@ class MotionCodec:
         return raw_TM[:, :face_dim], raw_TM[:, face_dim:face_dim + POSE_DIM]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be stored to have the codec back."""
+        """Mean and deviation, as a dataset stores them for `from_recipe`."""
         return {"mean": self.mean_M, "std": self.std_M}
 
     def check(self, motion_TM: np.ndarray) -> None:

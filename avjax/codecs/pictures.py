@@ -25,7 +25,7 @@ from avjax.nn.layers import compute_dtype
 
 KIND = "sd-vae"
 SIZES = ("channels", "layers", "groups", "latent_dim", "mid", "shortcut", "patch")
-PUBLISHED = dict(groups=32, scaling=0.18215)  # what a published state dict does not tell
+PUBLISHED = dict(groups=32, scaling=0.18215)  # not in a published state dict
 CHUNK_PIXELS = 2**19  # pixels a call: 128 pictures of 64 x 64, two of 512 x 512
 
 
@@ -44,7 +44,7 @@ class PictureCodec:
                 "pixels": "RGB / 127.5 - 1", "latent": "mean * scaling"}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be stored to have the codec back."""
+        """Parameters by path, as a dataset stores them for `from_recipe`."""
         return {k: np.asarray(v) for k,
                 v in traverse_util.flatten_dict(self.params, sep="/").items()}
 
@@ -117,21 +117,22 @@ def _plain(value):
 
 
 def from_params(config: Mapping[str, Any], params) -> PictureCodec:
-    """Of a trained `tavid.vae`: its config.system and its parameters."""
+    """The codec of a trained `tavid.vae`: its config.system and its parameters."""
     return PictureCodec({k: config[k] for k in (*SIZES, "scaling")},
                         jax.tree.map(np.asarray, params))
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], *, groups: int = PUBLISHED["groups"],
                     scaling: float = PUBLISHED["scaling"]) -> PictureCodec:
-    """Of a published AutoencoderKL; see avjax.codecs.published.sd_vae."""
+    """The codec of a published AutoencoderKL; see avjax.codecs.published.sd_vae."""
     config = FrozenConfigDict(sd_vae.vae_sizes(state) | {"groups": groups, "scaling": scaling})
     return from_params(config, sd_vae.import_vae(state, config))
 
 
 def from_recipe(recipe: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
                 where: str = "codecs/vae.npz") -> PictureCodec:
-    """Of what a dataset or workdir keeps. UserError for another kind, or arrays of other sizes."""
+    """The codec that a dataset or workdir stores. Raises UserError for another kind, or arrays of
+    other sizes."""
     if recipe.get("kind") != KIND:
         raise UserError("unknown picture codec", where=where, expected=f"kind {KIND}",
                         found=repr(recipe.get("kind")), hint="extract the features with a codec "

@@ -1,4 +1,4 @@
-"""What a portrait may suffer: blur, rotation, another light. For training rows and for tests of
+"""Degraded portraits: blur, rotation, another light. For training rows and for tests of
 robustness; numpy.
 
 Pictures (H, W, C) uint8, or maps of floats; the dtype is kept. Borders are drawn out.

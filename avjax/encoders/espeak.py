@@ -1,32 +1,21 @@
-"""Text front-end: espeak-ng (from the espeakng-loader wheel, through ctypes) -> speech, timed
-phonemes and words, and the phoneme features that drive a model of speech.
+"""Text front-end: espeak-ng -> speech, timed phonemes and words, and the phoneme features that
+condition a model of speech."""
 
-espeak-ng 1.52 carries state from one utterance to the next: the position in its pitch flutter table
-and a counter of voice cycles. Both are switched off by a voice variant (flutter 0, roughness 0) and
-its noise is reseeded, so the same call gives the same samples whatever was said before. The library
-is global: one lock guards it.
-"""
-
-import atexit
-import ctypes
 import dataclasses
 import functools
-import pathlib
 import re
-import shutil
-import tempfile
-import threading
 import unicodedata
 
-import espeakng_loader
 import numpy as np
 
+from avjax.encoders import espeak_library
+from avjax.encoders.espeak_library import END, PHONEME, SAMPLE_RATE, WORD
 from avjax.encoders.plain_text import check_letters, plain
 from avjax.encoders.sentences import ends_sentence
 from avjax.errors import UserError
+from avjax.signal import rates
 
-SAMPLE_RATE = 22050
-RATE = 50.0  # phoneme feature frames a second; frame k is at time k / RATE
+RATE = float(rates.UNITS)  # phoneme feature frames a second; frame k is at time k / RATE
 # seconds of silence after a clause; ; and : pause as , does
 PAUSES = {",": 0.2, ".": 0.35, "?": 0.35, "!": 0.35}
 LEAD, TRAIL = 0.2, 0.3  # seconds of silence around an utterance
@@ -180,7 +169,7 @@ def stress_of(symbol: str) -> float:
 
 
 def is_vowel(symbol: str) -> bool:
-    """Whether a phoneme starts with a vowel class."""
+    """True if a phoneme starts with a vowel class."""
     classes = classes_of(symbol)
     return bool(classes) and classes[0] in VOWELS
 
@@ -264,102 +253,20 @@ def phone_features(phonemes, n_frames: int, rate: float = RATE) -> np.ndarray:
     return x_NC
 
 
-# ---- the library
-
-
-class _Id(ctypes.Union):
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
-
-
-class _Event(ctypes.Structure):
-    _fields_ = [("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint),
-                ("text_position", ctypes.c_int), ("length", ctypes.c_int),
-                ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
-                ("user_data", ctypes.c_void_p), ("id", _Id)]
-
-
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int,
-                             ctypes.POINTER(_Event))
-_SYNCHRONOUS, _PHONEME_EVENTS_IPA, _DONT_EXIT, _UTF8 = 2, 3, 0x8000, 1
-_WORD, _END, _PHONEME = 1, 5, 7
-_RATE_PARAMETER = 1
 _GAP = 0.02  # seconds between the words around a point that ends nothing
 _AUDIBLE = 400  # mean |sample| above which a nameless espeak event is sound, not silence
-_lock = threading.Lock()
-
-
-class _Library:
-    """The loaded library with a data folder of its own: links to the wheel's, and a place for voice
-    variants."""
-
-    def __init__(self):
-        home = pathlib.Path(tempfile.mkdtemp(prefix="espeak"))
-        atexit.register(shutil.rmtree, home, ignore_errors=True)
-        data = home / "espeak-ng-data"
-        self.variants = data / "voices" / "!v"
-        self.variants.mkdir(parents=True)
-        for entry in pathlib.Path(espeakng_loader.get_data_path()).iterdir():
-            if entry.name != "voices":
-                (data / entry.name).symlink_to(entry)
-        self.lib = ctypes.CDLL(str(espeakng_loader.get_library_path()))
-        got = self.lib.espeak_Initialize(_SYNCHRONOUS, 200, str(home).encode(), _PHONEME_EVENTS_IPA
-                                         | _DONT_EXIT)
-        if got != SAMPLE_RATE:
-            raise UserError("espeak-ng did not start", where=str(espeakng_loader.get_data_path()),
-                            expected=f"{SAMPLE_RATE} Hz", found=str(got),
-                            hint="reinstall espeakng-loader")
-        self.chunks, self.events = [], []
-        self.callback = _Callback(self._receive)  # kept: the library holds only a pointer
-        self.lib.espeak_SetSynthCallback(self.callback)
-
-    def _receive(self, wave, count, events):
-        if count > 0:
-            self.chunks.append(np.ctypeslib.as_array(wave, (count,)).copy())
-        i = 0
-        while events[i].type:
-            e = events[i]
-            symbol = bytes(e.id.string).decode("utf8", "ignore") if e.type == _PHONEME else ""
-            self.events.append((e.type, e.text_position, e.length, e.sample, symbol))
-            i += 1
-        return 0
-
-    def speak(self, text, pitch, formants, rate):
-        name = f"p{pitch[0]}-{pitch[1]}-{formants}"
-        path = self.variants / name
-        if not path.exists():
-            path.write_text("language variant\nname puppet\nflutter 0\nroughness 0\n"
-                            f"pitch {pitch[0]} {pitch[1]}\n"
-                            + "".join(f"formant {i} {formants} 100 100\n" for i in range(9)))
-        self.chunks, self.events = [], []
-        status = self.lib.espeak_SetVoiceByName(f"en-us+{name}".encode())
-        self.lib.espeak_SetParameter(_RATE_PARAMETER, rate, 0)
-        self.lib.espeak_ng_SetRandSeed(1)
-        encoded = text.encode()
-        status = status or self.lib.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1,
-                                                 0, _UTF8, None, None)
-        if status:
-            raise UserError("espeak-ng failed", where="text",
-                            found=f"status {status} for {text[:40]!r}")
-        return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16), self.events
-
-
-@functools.lru_cache(maxsize=1)
-def _library() -> _Library:
-    return _Library()
 
 
 def _speak(text, pitch, formants, rate):
     """One clause: audio cut after its last sound, [(symbol, t0, t1)], [(word, t0, t1)]."""
-    with _lock:
-        audio, events = _library().speak(text, tuple(int(p) for p in pitch), int(formants),
-                                         int(rate))
+    audio, events = espeak_library.speak(text, pitch, formants, rate)
     audio, events = _without_pauses(text, audio, events)
     phonemes, words, word = [], [], None
     for i, (kind, position, length, sample, symbol) in enumerate(events):
-        if kind == _WORD:
+        if kind == WORD:
             word = (position, length)
-        elif kind == _PHONEME:
-            end = next((e[3] for e in events[i + 1:] if e[0] == _PHONEME), len(audio))
+        elif kind == PHONEME:
+            end = next((e[3] for e in events[i + 1:] if e[0] == PHONEME), len(audio))
             if end <= sample:
                 continue
             silent = not classes_of(symbol)
@@ -367,7 +274,7 @@ def _speak(text, pitch, formants, rate):
                       and np.abs(audio[sample:end].astype(np.int32)).mean() > _AUDIBLE)
             # a glide between words, or a pause
             if phonemes and (linked or (silent and phonemes[-1][0] == SILENCE)):
-                phonemes[-1] = (*phonemes[-1][:2], end)  # that goes on
+                phonemes[-1] = (*phonemes[-1][:2], end)
                 if linked and words:
                     words[-1][2] = end
                 continue
@@ -397,15 +304,15 @@ def _without_pauses(text, audio, events):
     """Without the silence that espeak makes at a point within a clause: of 0.4 s between an
     abbreviation and a number."""
     for i, (kind, position, *_) in enumerate(events):
-        if kind != _END or not text[:position].rstrip().endswith(".") or not text[
+        if kind != END or not text[:position].rstrip().endswith(".") or not text[
             position:].strip():
             continue
-        sounds = [k for k, e in enumerate(events) if e[0] == _PHONEME and classes_of(e[4])]
+        sounds = [k for k, e in enumerate(events) if e[0] == PHONEME and classes_of(e[4])]
         last, then = max((k for k in sounds if k < i),
                          default=None), min((k for k in sounds if k > i), default=None)
         if last is None or then is None:
             continue
-        a = next(e[3] for e in events[last + 1:] if e[0] == _PHONEME) + round(_GAP * SAMPLE_RATE)
+        a = next(e[3] for e in events[last + 1:] if e[0] == PHONEME) + round(_GAP * SAMPLE_RATE)
         cut = max(0, events[then][3] - a)
         audio = np.delete(audio, slice(a, a + cut))
         events = [(*e[:3], e[3] if e[3] <= a else max(a, e[3] - cut), e[4]) for e in events]

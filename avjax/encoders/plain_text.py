@@ -1,7 +1,7 @@
 """Text as people type and paste it -> the characters that front-ends and recognisers know.
 
-One apostrophe, one double quote, one hyphen; no invisible characters; no emoji, which nobody says.
-Accents stay: "café" is said as it is written. What a voice cannot say is found by `foreign`.
+One apostrophe, one double quote, one hyphen; no invisible characters; no emoji.
+Accents stay: "café" is spoken as it is written. `foreign` finds what a voice cannot speak.
 """
 
 import itertools
@@ -19,7 +19,7 @@ _ALIKE = {
     "\u00ad": "",  # a soft hyphen
     "\u2044": "/",
 }
-# of emoji's category, but said in running text; currency and arithmetic have others
+# of emoji's category, but spoken in running text; currency and arithmetic have others
 _SPOKEN = "°©®℗"
 _CALLED = {"CJK": "Chinese", "HANGUL": "Korean", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"}
 _LIKE_LATIN = ("MICRO", "FEMININE", "MASCULINE", "SCRIPT", "MODIFIER", "KELVIN", "ANGSTROM", "OHM")
@@ -43,7 +43,7 @@ def _plain_character(c: str) -> str:
     if category == "Nd":
         return str(unicodedata.digit(c))
     drawn = unicodedata.normalize("NFKC", c)
-    # Ligatures, full width and mathematical letters; not a superscript 2, which is said otherwise.
+    # Ligatures, full width and mathematical letters; not a superscript 2, which is spoken otherwise.
     return drawn if drawn.isascii() and (drawn.isalpha() or "\uff00" <= c <= "\uffef") else c
 
 
@@ -72,7 +72,7 @@ def check_letters(text: str, scripts: Collection[str] = ("LATIN",), where: str =
             "text in letters that are not spoken here", expected=f"{spoken} letters",
             where=f"{where}, character {text.find(letters) + 1}",
             found=f"{letters[:20]!r}, {_CALLED.get(script, script.title())}",
-            hint="write it as it is said, in those letters, or leave it out")
+            hint="write it as it is spoken, in those letters, or leave it out")
 
 
 def scripts_of(text: str) -> set[str]:

@@ -11,7 +11,7 @@ all ours by choice:
   3. a linear map gives its principal components, each divided by its deviation or by a tenth of the
      first one's where that is more. The map is not the components themselves but a ridge regression
      to them from slightly blurred and turned copies, so that such a copy is given the same vector.
-It says how a face looks, not who it is: two speakers who look alike are alike.
+It describes how a face looks, not who it is: two speakers who look alike have like codes.
 Suffixes: N portraits, H W picture, A angles, D pixels, F embedding, K components.
 """
 
@@ -82,7 +82,7 @@ class PortraitEncoder:
         return self(portrait_HWC) if self.fitted is not None else read(beside(path), self.width)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be stored to have the encoder back."""
+        """Fitted arrays, as a dataset stores them for `from_recipe`."""
         return dict(self.fitted or {})
 
 
@@ -149,9 +149,8 @@ def read(path: str | os.PathLike, width: int = GIVEN_WIDTH) -> np.ndarray:
         raise UserError("unreadable face embedding", where=where, expected="a .npy file",
                         found=str(error),
                         hint="save it again with numpy.save") from error
-    x_F = np.asarray(x,
-                     np.float32).reshape(-1) if x.dtype.kind in "fiu" and x.size == max(x.shape,
-                                                                                        default=0) else None
+    vector = x.dtype.kind in "fiu" and x.size == max(x.shape, default=0)
+    x_F = np.asarray(x, np.float32).reshape(-1) if vector else None
     if x_F is None or len(x_F) != width or not np.isfinite(x_F).all() or not x_F.any():
         raise UserError("not a face embedding of this model", where=where,
                         expected=f"{width} finite numbers, not all zero",

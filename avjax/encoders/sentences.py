@@ -24,7 +24,7 @@ _NEXT = re.compile(r"\s+[\"'(\[]*(\S*)")
 
 
 def ends_sentence(text: str, at: int) -> bool:
-    """Whether the point text[at], before a space, quote, bracket or the end, ends a sentence."""
+    """True if the point text[at], before a space, quote, bracket or the end, ends a sentence."""
     following = _NEXT.match(text[at + 1:].lstrip("\"')]"))
     if not following or not following[1]:
         return True

@@ -1,7 +1,7 @@
 """Frames of speech at 50 Hz that units are made of: an inner layer of a wav2vec 2.0 network, or
 log-mel.
 
-Whoever gives frames has the attributes of `SpeechFrames`. Frame k of either kind begins at sample
+An encoder has the attributes of `SpeechFrames`. Frame k of either kind begins at sample
 320 k.
 Suffixes: B batch, N samples, T frames, D width, K centroids, M mel bands.
 """
@@ -37,7 +37,7 @@ UTTERANCE_EPS = 1e-5  # of the utterance normalisation
 
 
 class SpeechFrames(Protocol):
-    """`recipe` says all that decides about the frames; `width` is D."""
+    """`recipe` holds everything that the frames depend on; `width` is D."""
 
     recipe: dict
     width: int
@@ -89,7 +89,7 @@ class Wav2Vec2Frames:
           layer: transformer layers passed: 0 = the encoder's input, 35 = "layer 35",
             `hidden_states[35]`.
           normalise: every utterance to zero mean and unit variance (XLS-R), or not (HuBERT).
-          weights: what the recipe says of where the parameters come from.
+          weights: where the parameters come from, for the recipe.
           precision: of products, a name of JAX; decides on units near a tie, so it is in the
             recipe.
           mesh: batches are split over its data axes; None = one device.

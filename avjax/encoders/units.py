@@ -17,9 +17,9 @@ from avjax.encoders.speech_frames import MelFrames, SpeechFrames, Wav2Vec2Frames
 from avjax.encoders.wav2vec2 import Wav2Vec2Config
 from avjax.encoders.windows import SAMPLE_RATE
 from avjax.errors import UserError
-from avjax.signal import kmeans, kmeans_stream
+from avjax.signal import kmeans, kmeans_stream, rates
 
-RATE = 50
+RATE = rates.UNITS
 CENTROIDS = "centroids"
 KINDS = {"mel": "mel-kmeans", "wav2vec2": "wav2vec2"}  # of units, by the kind of frames
 
@@ -65,7 +65,7 @@ def fit_length(units_T: np.ndarray, frames: int) -> np.ndarray:
 def fit(frames: SpeechFrames, audio: Callable[[], Iterable[Sequence[np.ndarray]]], num_units: int,
         *, seed: int = 0, passes: int = 3, mesh: Mesh | None = None,
         report: Callable[[str], None] = lambda line: None) -> UnitEncoder:
-    """Units fitted on speech by k-means in a stream (kmeans_stream.fit, which also says the
+    """Units fitted on speech by k-means in a stream (kmeans_stream.fit, which also lists the
     errors).
 
     audio: gives a fresh iterator over the same lists of utterances whenever it is called, 1 +

@@ -1,15 +1,16 @@
-"""Who speaks, as 256 statistics of a few seconds of speech: the weightless stand-in for a
+"""A voice as 256 statistics of a few seconds of speech: the weightless stand-in for a
 speaker-verification network.
 
 Only frames louder than 40 dB below the loudest count, so pauses do not matter. In order:
       0 ..  79  mean of every mel band (normalised log-mel of mel.RECIPE_24K)
      80 .. 159  its standard deviation
     160 .. 239  its mean absolute change from frame to frame
-    240 .. 248  pitch, in octaves over 100 Hz: mean, standard deviation, 10 25 50 75 90 % quantiles, mean absolute change
-                from frame to frame; then the share of voiced frames
-    249 .. 254  energy, in tens of dB: mean, standard deviation, 10 50 90 % quantiles, mean absolute change
+    240 .. 248  pitch, in octaves over 100 Hz: mean, standard deviation, 10 25 50 75 90 %
+                quantiles, mean absolute change from frame to frame; then the share of voiced frames
+    249 .. 254  energy, in tens of dB: mean, standard deviation, 10 50 90 % quantiles, mean
+                absolute change
     255         spectral tilt: mean of the upper half of the bands minus that of the lower half
-A `VoiceStatistics` z-scores them with the training split's statistics. Where it is told who speaks,
+A `VoiceStatistics` z-scores them with the training split's statistics. Where it knows who speaks,
 and enough speakers were recorded more than once, it then takes out what differs between recordings
 of one speaker: the posterior mean of the speaker's part in a two-covariance model (PLDA; Sizov et
 al. 2014), of unit power. They say what a voice is like (timbre, register, liveliness), not who it
@@ -90,12 +91,12 @@ class VoiceStatistics:
         return self.scale(statistics(audio_N, self.level))
 
     def scale(self, statistics_S: np.ndarray) -> np.ndarray:
-        """What `statistics` gave, z-scored, then the speaker's part of it. Any leading axes."""
+        """The result of `statistics`, z-scored, then its speaker part. Any leading axes."""
         z_S = (statistics_S - self.mean_S) / self.std_S
         return (z_S if self.map_SS is None else z_S @ self.map_SS).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be stored to have the encoder back."""
+        """Fitted arrays, as a dataset stores them for `from_recipe`."""
         return {"mean": self.mean_S, "std": self.std_S} | ({} if self.map_SS is None
                                                            else {"map": self.map_SS})
 

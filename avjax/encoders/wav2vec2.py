@@ -7,12 +7,11 @@ layer norm in every convolution with pre-norm layers (XLS-R, the "lv60" models).
 are in avjax/encoders/published/wav2vec2.py.
 
 Suffixes: B batch, N samples, T frames, C convolution channels, D width, F feed-forward, H heads, K
-width of a head, Q queries of a block, L layers, V vocabulary.
+width of a head, L layers, V vocabulary.
 """
 
 import dataclasses
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -21,6 +20,7 @@ import numpy as np
 
 from avjax.encoders.published.wav2vec2 import import_params
 from avjax.errors import UserError
+from avjax.nn.attention import attend_by_head
 from avjax.nn.layers import gelu
 from avjax.weights.reader import read_state_dict
 
@@ -28,9 +28,7 @@ SAMPLE_RATE = 16000
 CHUNK_SECONDS = 100
 CTC_LABELS = "-|ETAOINHSRDLUMWCFGYPBVK'XJQZ"  # column 0 is the CTC blank
 SPECIAL_COLUMNS = (1, 2, 3)  # <s>, </s>, <unk> of the 32-way head: dropped to get the 29 labels
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # width -> heads, where no config says it
-# attention scores are held for at most so many queries at a time: memory linear in length
-QUERY_BLOCK = 256
+PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # width -> heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +156,8 @@ class Layer(nn.Module):
             return y_BTD.reshape(*y_BTD.shape[:2], c.num_heads, -1).transpose(0, 2, 1, 3)
 
         def attend(y_BTD):
-            o_BHTK = _attention(heads(y_BTD, "query"), heads(y_BTD, "key"), heads(y_BTD, "value"),
-                                valid_BT)
+            o_BHTK = attend_by_head(heads(y_BTD, "query"), heads(y_BTD, "key"),
+                                    heads(y_BTD, "value"), valid_BT)
             return nn.Dense(c.d_model,
                             name="out")(o_BHTK.transpose(0, 2, 1, 3).reshape(y_BTD.shape))
 
@@ -304,29 +302,3 @@ def bucket(samples: int) -> int:
 
 def _valid(lengths_B, size: int):
     return jnp.arange(size) < lengths_B[:, None]
-
-
-def _attention(q_BHTK, k_BHTK, v_BHTK, valid_BT):
-    """Full attention over the valid frames, QUERY_BLOCK queries at a time; on a CPU one head after
-    the other besides, so that the scores stay in its cache."""
-    b, h, t, k = q_BHTK.shape
-    blocks = -(-t // QUERY_BLOCK)
-    size = -(-t // blocks)
-    q_BHTK = jnp.pad(q_BHTK / math.sqrt(k), ((0, 0), (0, 0), (0, blocks * size - t), (0, 0)))
-
-    def head(q_NQK, k_TK, v_TK, bias_T):
-        def block(q_QK):
-            scores_QT = (q_QK @ k_TK.T + bias_T).astype(jnp.float32)
-            weights_QT = jnp.exp(scores_QT - scores_QT.max(1, keepdims=True))
-            return (weights_QT.astype(v_TK.dtype) @ v_TK) / weights_QT.sum(1, keepdims=True)
-
-        return jax.lax.map(block, q_NQK)
-
-    bias_BHT = jnp.broadcast_to(jnp.where(valid_BT, 0.0, -1e30)[:, None], (b, h, t))
-    heads = [a.reshape(b * h, *a.shape[2:]) for a in (q_BHTK.reshape(b, h, blocks, size, k), k_BHTK,
-                                                      v_BHTK, bias_BHT)]
-    if jax.default_backend() == "cpu":
-        o_RNQK = jax.lax.map(lambda arrays: head(*arrays), heads)
-    else:
-        o_RNQK = jax.vmap(head)(*heads)
-    return o_RNQK.reshape(b, h, blocks * size, k)[:, :, :t].astype(v_BHTK.dtype)

@@ -2,8 +2,8 @@
 v-prediction, DDIM.
 
 Integer times t = 0 (nearly clean) .. steps - 1 (noise). alpha_t below is the cumulative product,
-x_t = sqrt(alpha_t) x0 + sqrt(1 - alpha_t) noise. Everything float32; schedules are numpy, worked
-out in float64.
+x_t = sqrt(alpha_t) x0 + sqrt(1 - alpha_t) noise. Everything float32; schedules are numpy, computed
+in float64.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def velocity_target(schedule: Schedule, x0, noise, t_B):
 
 
 def data_and_noise(schedule: Schedule, x_t, velocity, t_B):
-    """What a predicted velocity says x0 and the noise are."""
+    """x0 and noise by a predicted velocity."""
     signal, sigma = roots(schedule, t_B, x_t.ndim)
     return signal * x_t - sigma * velocity, sigma * x_t + signal * velocity
 

@@ -11,8 +11,8 @@ def guide(conditional, unconditional, scale: float):
 
 
 def guide_zero_star(conditional, unconditional, scale: float):
-    """`guide` with the unconditional prediction first scaled, an example at a time, to the part of
-    the conditional one that lies along it (CFG-Zero*, eq. 10). The leading axis is the batch."""
+    """`guide` with the unconditional prediction first scaled, an example at a time, to its
+    projection of the conditional one (CFG-Zero*, eq. 10). The leading axis is the batch."""
     axes = tuple(range(1, conditional.ndim))
     along = jnp.sum(conditional * unconditional, axis=axes, keepdims=True)
     length = jnp.sum(jnp.square(unconditional), axis=axes, keepdims=True) + 1e-8
@@ -26,8 +26,7 @@ def zero_init_steps(steps: int) -> int:
 
 
 def drop_condition(key, condition_BTC, rate: float):
-    """Zeroes whole examples of a condition with probability `rate`; returns it and what was kept
-    (batch,)."""
+    """Zeroes the condition of an example with probability `rate` -> condition, kept (batch,)."""
     kept_B = jax.random.bernoulli(key, 1.0 - rate, condition_BTC.shape[:1])
-    return condition_BTC * kept_B[:, None,
-                                  None].astype(condition_BTC.dtype), kept_B.astype(jnp.float32)
+    condition_BTC = condition_BTC * kept_B[:, None, None].astype(condition_BTC.dtype)
+    return condition_BTC, kept_B.astype(jnp.float32)

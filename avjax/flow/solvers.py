@@ -12,10 +12,9 @@ def uniform_times(steps: int):
 def euler(velocity, x0, steps: int, per_step=None):
     """x(1) from x(0) by equal Euler steps.
 
-    `velocity(x, t, extra)`: t is a scalar, `extra` the slice of `per_step` (a pytree with leading
-    axis `steps`) that
-    belongs to this step, or None: what depends on time alone can be computed for all steps
-    beforehand.
+    `velocity(x, t, extra)`: t is a scalar; `extra` is this step's slice of `per_step` (a pytree
+    with leading axis `steps`, or None), for values that depend on time alone and are computed for
+    all steps beforehand.
     """
     times, dt = uniform_times(steps)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from avjax.planning.topologies import CHIPS
+from avjax.hardware.chips import CHIPS
 
 # Dense bfloat16 FLOP/s of one device by jax's device_kind: the planner's chips, and cards that come
 # in no slice. Source: the vendors' data sheets.

@@ -1,8 +1,8 @@
-"""Which of how many processes this one is: by flags, by JAX's variables, else as the cluster says.
+"""Which of how many processes this one is: from flags, JAX's variables, or the cluster.
 
-Clusters are asked as JAX asks them (jax._src.clusters), but for the number of processes first: a
-job of one needs nothing else, so that what a cluster refuses to tell does not keep it from
-starting. Each answer says where it comes from, and a cluster that fails is named.
+Clusters are queried as JAX does it (jax._src.clusters), but for the number of processes first: a
+job of one process needs nothing else, and must start where the cluster answers nothing more. Each
+answer names its source, and errors name the cluster.
 """
 
 import dataclasses
@@ -14,16 +14,17 @@ import warnings
 from jax._src import clusters
 
 from avjax.errors import UserError
-from avjax.hosts.peers import Restart, say
+from avjax.hosts.peers import Restart, log
 
-# Number of processes and own number as other launchers tell them: Open MPI 5 (which JAX 0.10 does
-# not see), MPICH and Intel MPI, MVAPICH, torchrun. They say nothing of where process 0 is.
+# (number of processes, own number) from launchers that give no address of process 0: Open MPI 5
+# (which JAX 0.10 does not see), MPICH and Intel MPI, MVAPICH, torchrun.
 LAUNCHERS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"),
              ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"), ("WORLD_SIZE", "RANK"))
 RANKS = ("JOB_COMPLETION_INDEX", "SLURM_PROCID", *(rank for _, rank in LAUNCHERS))
-INDEX = "JOB_COMPLETION_INDEX"  # of a pod of an indexed Job: JAX takes no other for one of several
-ALONE = "--processes=1 (or JAX_NUM_PROCESSES=1) if this process is the only one"
-GIVE = "else --coordinator=HOST:PORT of process 0, or JAX_COORDINATOR_ADDRESS, on every one"
+INDEX = "JOB_COMPLETION_INDEX"  # of a pod of an indexed Job, the only pods that JAX numbers
+ALONE_HINT = "--processes=1 (or JAX_NUM_PROCESSES=1) if this process is the only one"
+COORDINATOR_HINT = ("else --coordinator=HOST:PORT of process 0, or JAX_COORDINATOR_ADDRESS, on "
+                    "every one")
 CLUSTERS = {"OmpiCluster": ("Open MPI", "OMPI_COMM_WORLD_SIZE"),
             "SlurmCluster": ("SLURM", "SLURM_NTASKS"),
             "GkeTpuCluster": ("GKE's TPU slice", "TPU_WORKER_HOSTNAMES"),
@@ -36,56 +37,56 @@ class Place:
     """Process `me` of `count`.
 
     Attributes:
-      by: what says how many there are, e.g. "SLURM_NTASKS=4".
-      address: "machine:port" of process 0; None where nothing says.
+      source: where the count comes from, e.g. "SLURM_NTASKS=4".
+      address: "machine:port" of process 0; None = unknown.
       local: the devices of this process; None = all of its machine.
     """
 
     me: int
     count: int
-    by: str
+    source: str
     address: str | None = None
     local: tuple[int, ...] | None = None
 
 
 def find(coordinator: str = "", processes: int | None = None, process_id: int | None = None,
          seconds: float = 60.0) -> Place | None:
-    """This process' place, None for a job of one; the arguments are what the command line says.
+    """This process' place; None for a job of one. The arguments are the command line's.
 
     Raises:
-      UserError: a description that is not whole, or one of several processes that the cluster does
-        not introduce.
-      Restart: the cluster did not answer within `seconds`, and may do so later.
+      UserError: an incomplete description, or one of several processes that the cluster does not
+        describe.
+      Restart: the cluster did not answer within `seconds`, but may later.
     """
     address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or None
     count = processes or number("JAX_NUM_PROCESSES")
     me = process_id if process_id is not None or processes == 1 else number("JAX_PROCESS_ID")
-    by = f"--processes={count}" if processes else f"JAX_NUM_PROCESSES={count}"
-    launched = _launched()
+    source = f"--processes={count}" if processes else f"JAX_NUM_PROCESSES={count}"
+    launched = _place_from_launcher()
     if address and not re.fullmatch(r"[^:\s]+:\d+|\[.+\]:\d+", address):
         raise UserError("not the address of process 0",
                         where="--coordinator or JAX_COORDINATOR_ADDRESS",
                         expected="MACHINE:PORT", found=address)
     if me is None and address:
         if count is None and launched:
-            count, me, by = launched.count, launched.me, launched.by
+            count, me, source = launched.count, launched.me, launched.source
         elif count:
             me = next((rank for rank in map(_digits, RANKS) if rank is not None), None)
     if count == 1:
-        place = Place(me or 0, 1, by)
+        place = Place(me or 0, 1, source)
     elif address and count and me is not None:
-        place = Place(me, count, by, address)
+        place = Place(me, count, source, address)
     else:
-        place = _of_cluster(Place(-1 if me is None else me, count or 0, by, address), launched,
-                            seconds)
+        known = Place(-1 if me is None else me, count or 0, source, address)
+        place = _place_from_cluster(known, launched, seconds)
     if not 0 <= place.me < place.count:
         raise UserError("no such process", where="--process_id or JAX_PROCESS_ID",
-                        expected=f"0 to {place.count - 1}, by {place.by}", found=str(place.me))
+                        expected=f"0 to {place.count - 1}, by {place.source}", found=str(place.me))
     return place if place.count > 1 else None
 
 
 def number(name: str) -> int | None:
-    """Of an environment variable; None where it is empty or not there."""
+    """The value of an environment variable; None where it is empty or unset."""
     text = os.environ.get(name, "").strip()
     if not text:
         return None
@@ -96,13 +97,13 @@ def number(name: str) -> int | None:
 
 
 def _digits(name: str) -> int | None:
-    """As `number`; None as well where a variable of such a name holds something else."""
+    """As `number`, but None also where the variable holds something else."""
     text = os.environ.get(name, "").strip()
     return int(text) if text.isdigit() else None
 
 
-def _launched() -> Place | None:
-    """As one of several processes of a launcher that JAX does not know."""
+def _place_from_launcher() -> Place | None:
+    """By a launcher that JAX does not know; None unless it started several processes."""
     pairs = [(*map(_digits, pair), pair[0]) for pair in LAUNCHERS]
     pairs.append((*_hosts_of_slice(), "TPU_WORKER_HOSTNAMES"))
     return next((Place(me, count, f"{name}={os.environ.get(name)}") for count, me, name in pairs
@@ -110,105 +111,104 @@ def _launched() -> Place | None:
 
 
 def _hosts_of_slice() -> tuple[int | None, int | None]:
-    """What GKE tells pods of a TPU slice, also one that finds no TPU there (which JAX then takes
+    """(processes, own number) in a TPU slice of GKE, also where no TPU is found (which JAX takes
     for a job of one)."""
     hosts, me = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")), _digits("TPU_WORKER_ID")
     count, index = _digits("MEGASCALE_NUM_SLICES") or 1, _digits("MEGASCALE_SLICE_ID") or 0
     return hosts * count, None if me is None else me + index * hosts
 
 
-def _of_cluster(given: Place, launched: Place | None, seconds: float) -> Place:
-    """What is not `given` (me -1, count 0, address None), from the cluster that this process runs
-    on."""
+def _place_from_cluster(known: Place, launched: Place | None, seconds: float) -> Place:
+    """Completes what is not `known` (me -1, count 0, address None) from the cluster that this
+    process runs on."""
     for kind in clusters.ClusterEnv._cluster_types:
         if kind.opt_in_only_method:  # mpi4py
             continue
-        if launched and kind.__name__ == "OmpiCluster" and "OMPI_MCA_orte_hnp_uri" not in os.environ:
-            # Open MPI 5 tells no address: JAX 0.10 does not see it, 0.11 asks mpi4py for one
+        if (launched and kind.__name__ == "OmpiCluster"
+                and "OMPI_MCA_orte_hnp_uri" not in os.environ):
+            # Open MPI 5 gives no address: JAX 0.10 does not see it, 0.11 asks mpi4py for one.
             continue
-        found = _ask(kind, given, seconds)
+        found = _query(kind, known, seconds)
         if found and launched and kind.name == "slurm" and found.count != launched.count:
-            # of mpirun's or torchrun's own processes on SLURM's nodes, the daemon that starts them
+            # SLURM counts the daemons that start mpirun's or torchrun's own processes.
             continue
         if found:
             return found
-    if given.me >= 0 or given.count or given.address:
+    if known.me >= 0 or known.count or known.address:
         missing = [name for name, is_there in (
-            ("--coordinator or JAX_COORDINATOR_ADDRESS", given.address),
-            ("--processes or JAX_NUM_PROCESSES", given.count),
-            ("--process_id or JAX_PROCESS_ID", given.me >= 0)) if not is_there]
+            ("--coordinator or JAX_COORDINATOR_ADDRESS", known.address),
+            ("--processes or JAX_NUM_PROCESSES", known.count),
+            ("--process_id or JAX_PROCESS_ID", known.me >= 0)) if not is_there]
         raise UserError("the description of the processes is not whole", where="distributed job",
-                        expected=" and ".join(missing), hint="give all three, or none for a single "
-                                                             "process")
+                        expected=" and ".join(missing),
+                        hint="give all three, or none for a single process")
     if launched:
         return launched
     if index := number(INDEX):
         raise UserError("this pod is one of several, and nothing says of how many",
                         where=f"{INDEX}={index}", expected="JAX_COORDINATOR_ADDRESS and "
-                                                           "JAX_NUM_PROCESSES, or the package "
-                                                           "`kubernetes`",
-                        hint=ALONE)
-    _remark_of_slurm()
+                        "JAX_NUM_PROCESSES, or the package `kubernetes`",
+                        hint=ALONE_HINT)
+    _log_unused_slurm_tasks()
     return Place(0, 1, "")
 
 
-def _ask(kind: type[clusters.ClusterEnv], given: Place, seconds: float) -> Place | None:
-    """What one kind of cluster says; None where this is none, or one that has nothing to say about
-    a single process."""
+def _query(kind: type[clusters.ClusterEnv], known: Place, seconds: float) -> Place | None:
+    """The place by one kind of cluster; None where this is no such cluster, or it tells nothing
+    about a single process."""
     name, source = CLUSTERS.get(kind.__name__, (kind.__name__, kind.__name__))
     if kind.__name__ == "K8sCluster" and INDEX not in os.environ:
-        # JAX numbers pods by it; and most service accounts may not ask, or have no token
+        # JAX numbers pods by it; and most service accounts may not query jobs, or have no token.
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a Kubernetes client that is not installed
             if not kind.is_env_present():
                 return None
-            count = given.count or kind.get_process_count()
-            by = given.by if given.count else f"{source}={count}"
-            if kind.name == "slurm" and not given.count and (
-                step := _digits("SLURM_STEP_NUM_TASKS")):
-                # an interactive step of salloc has one task, and the SLURM_NTASKS of the whole job
-                count, by = step, f"SLURM_STEP_NUM_TASKS={step}"
+            count = known.count or kind.get_process_count()
+            told_by = known.source if known.count else f"{source}={count}"
+            step = _digits("SLURM_STEP_NUM_TASKS")
+            if kind.name == "slurm" and not known.count and step:
+                # An interactive step of salloc has one task, but the SLURM_NTASKS of the whole job.
+                count = step
+                told_by = f"SLURM_STEP_NUM_TASKS={step}"
             if count == 1:
-                _remark_of_slurm()
-                return Place(0, 1, by)
-            me = given.me if given.me >= 0 else kind.get_process_id()
-            address = given.address or kind.get_coordinator_address(
+                _log_unused_slurm_tasks()
+                return Place(0, 1, told_by)
+            me = known.me if known.me >= 0 else kind.get_process_id()
+            address = known.address or kind.get_coordinator_address(
                 timeout_secs=int(seconds),
                 override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"))
-            return Place(me, count, by, address, _devices(kind))
+            return Place(me, count, told_by, address, _devices(kind))
     except UserError:
         raise
     except Exception as error:  # whatever the client of a cluster raises
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        if kind.__name__ == "GceTpuCluster" and _is_elsewhere():
+        if kind.__name__ == "GceTpuCluster" and _is_not_google_cloud():
             return None
-        if _passes(error):
+        if _is_transient(error):
             raise Restart(f"{name} did not say within {seconds:.0f} s where this job's processes "
-                          f"are ({text}); "
-                          f"{ALONE}, {GIVE}") from error
+                          f"are ({text}); {ALONE_HINT}, {COORDINATOR_HINT}") from error
         if kind.__name__ == "K8sCluster" and number(INDEX) == 0:
-            say(f"one process: {name} does not say whether there are others ({text}); if there "
+            log(f"one process: {name} does not say whether there are others ({text}); if there "
                 "are, they end with an error, and need JAX_COORDINATOR_ADDRESS and "
                 "JAX_NUM_PROCESSES, or a service account that reads jobs")
             return None
         raise UserError(f"{name} does not say where this job's processes are",
                         where="cluster detection", found=text,
-                        hint=f"{ALONE}, {GIVE}") from error
+                        hint=f"{ALONE_HINT}, {COORDINATOR_HINT}") from error
 
 
 def _devices(kind: type[clusters.ClusterEnv]) -> tuple[int, ...] | None:
-    """One a process where a machine has several; a SLURM task that has its node for itself has all
-    its devices."""
+    """This process' devices: one where its machine has several processes, None = all of them."""
     tpu = kind.__name__ in ("GkeTpuCluster", "GceTpuCluster")
     alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0] == "1"
     index = None if tpu or alone else kind.get_local_process_id()
     return None if index is None else (index,)
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether the next start may find it otherwise: names and servers that do not answer yet, not
+def _is_transient(error: BaseException) -> bool:
+    """Whether a later start may succeed: names and servers that do not answer yet, but not
     refusals."""
     while error is not None:
         status = getattr(error, "status", None)
@@ -222,9 +222,9 @@ def _passes(error: BaseException) -> bool:
     return False
 
 
-def _is_elsewhere() -> bool:
-    """Whether this machine, which has TPUs, is none of Google's: there the metadata server always
-    has an address."""
+def _is_not_google_cloud() -> bool:
+    """Whether this machine, which has TPUs, is not Google Cloud's, whose metadata server always has
+    an address."""
     try:
         socket.gethostbyname(os.environ.get("GCE_METADATA_IP", "metadata.google.internal"))
     except OSError:
@@ -232,10 +232,10 @@ def _is_elsewhere() -> bool:
     return False
 
 
-def _remark_of_slurm() -> None:
-    """Says that SLURM has room for more processes than the one that was started, by `python`
-    without srun."""
+def _log_unused_slurm_tasks() -> None:
+    """Logs that SLURM allocated more tasks than the one process started by `python` without
+    srun."""
     tasks = os.environ.get("SLURM_NTASKS", "")
     if "SLURM_JOB_ID" in os.environ and tasks.isdigit() and int(tasks) > 1:
-        say(f"one process, by itself: the allocation is for {tasks} (SLURM_NTASKS={tasks}), but "
+        log(f"one process, by itself: the allocation is for {tasks} (SLURM_NTASKS={tasks}), but "
             "only this one was started here; `srun python -m ...` starts all")

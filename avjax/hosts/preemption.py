@@ -1,13 +1,14 @@
-"""SIGTERM and SIGINT: where a job stops, on all its hosts alike, and how it ends where there is
-nothing to save.
+"""SIGTERM and SIGINT: all hosts stop at the same step and save, or end at once with nothing to
+save.
 
-Inside `saving()` a signal to any host makes all of them stop after the same unit of work (a train
-step, a batch of an evaluation), so that they can save together; outside, at start-up, while
-compiling or evaluating a finished model, it ends the job at once. Both exit with 75. A Python
-signal handler runs between two bytecodes of the main thread, so not during a compilation of
-minutes, and an exception raised there may come out of a library as another one (a restore that was
-interrupted once looked like a broken checkpoint): a thread reads the signals from a wake-up socket
-and acts.
+Inside `stop_together()` a signal to any host makes all of them stop after the same unit of work (a
+train step, a batch of an evaluation), so that they can save together. Outside, at start-up, while
+compiling or evaluating a finished model, it ends the job at once. Both exit with 75.
+
+A Python signal handler would run between two bytecodes of the main thread, so not during a
+compilation of minutes, and an exception raised there may come out of a library as another one (an
+interrupted restore once looked like a broken checkpoint). So a thread reads the signals from a
+wake-up socket and acts.
 """
 
 import contextlib
@@ -20,11 +21,11 @@ import jax
 
 from avjax.hosts import distributed
 from avjax.hosts.distributed import RESTARTABLE, Restart
-from avjax.hosts.peers import exit_now, say
+from avjax.hosts.peers import exit_now, log
 from avjax.storage import lock
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-AGREE_SECONDS = 60.0  # for all hosts to say how far they are
+AGREE_SECONDS = 60.0  # in which all hosts must publish how far they are
 
 
 class Preempted(Restart):
@@ -36,21 +37,25 @@ class Preempted(Restart):
 
 
 class Stopping:
-    """Counts units of work that all hosts do in the same order, and knows the last one once a stop
-    is asked for.
+    """Counts units of work, which all hosts do in the same order, and finds the last one after a
+    stop is requested.
 
-    Every host tells how many units it has begun, and may begin no other until the largest of these
-    numbers is known: that is where all stop. So nobody waits in a collective for a host that has
-    stopped, and a host that waits for data stops there and then where nobody is ahead of it.
+    Every host publishes how many units it has begun, and begins no other until the largest of these
+    numbers is known: all hosts stop there. So no host waits in a collective for one that has
+    stopped, and a host that waits for data stops at once where none is ahead of it.
+
+    Attributes:
+      why: e.g. "signal SIGTERM"; "" while no stop is requested.
     """
 
     def __init__(self):
-        self.why = ""  # e.g. "signal SIGTERM"; empty while nobody has asked
-        self._begun, self._last = 0, None
+        self.why = ""
+        self._begun = 0
+        self._last: int | None = None
         self._lock = threading.Lock()
 
     def proceed(self) -> bool:
-        """Call before every unit: whether it is to be done."""
+        """Whether to do the next unit; call before each."""
         with self._lock:
             if self._last is not None and self._begun >= self._last:
                 return False
@@ -58,26 +63,26 @@ class Stopping:
             return True
 
     def reached(self) -> bool:
-        """Whether no further unit is to be done."""
+        """Whether the last unit is done."""
         with self._lock:
             return self._last is not None and self._begun >= self._last
 
-    def ask(self, why: str) -> None:
-        """Asks all hosts to stop."""
-        lock.ending()
+    def request(self, why: str) -> None:
+        """Requests that all hosts stop."""
+        lock.announce_end()
         peers = distributed.peers()
         if peers is None:
             with self._lock:
                 self.why, self._last = self.why or why, self._begun
         elif not self.why:
             self.why = f"{why} ({peers.name(peers.me)})"
-            # somebody else asked at the same time
+            # Fails where another host requested it at the same time.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 peers.put("news/stop", {"why": self.why})
 
-    def settle(self, why: str) -> None:
+    def agree_on_last_unit(self, why: str) -> None:
         """Finds, with all other hosts, where to stop. Raises Restart when one does not answer."""
-        lock.ending()
+        lock.announce_end()
         peers = distributed.peers()
         with self._lock:
             self.why = why
@@ -96,10 +101,12 @@ _listening = False
 
 
 @contextlib.contextmanager
-def saving() -> Iterator[Stopping]:
-    """While inside, there is a state to save: signals ask the Stopping instead of ending the
-    process. They also do after a
-    Preempted, which is on its way out: what is left to be sealed and sent is done in peace."""
+def stop_together() -> Iterator[Stopping]:
+    """While inside there is a state to save: signals request a stop instead of ending the process.
+
+    They still do so after a Preempted leaves the block, so that checksums and records are completed
+    undisturbed.
+    """
     global _current
     _current = Stopping()
     peers = distributed.peers()
@@ -116,18 +123,18 @@ def saving() -> Iterator[Stopping]:
 
 
 def on_stop(note: dict) -> None:
-    """What to do when some host asks all to stop; see Peers.on_stop."""
+    """Reacts to a host's request that all stop; see Peers.on_stop."""
     stopping = _current
     if stopping is None:
-        distributed.end(RESTARTABLE, f"{note['why']}: nothing to save yet")
+        distributed.end_job(RESTARTABLE, f"{note['why']}: nothing to save yet")
     else:
-        stopping.settle(note["why"])
+        stopping.agree_on_last_unit(note["why"])
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[None]:
-    """Takes SIGTERM and SIGINT while inside; inside another such block, or outside the main thread,
-    does nothing.
+def handle_signals() -> Iterator[None]:
+    """Handles SIGTERM and SIGINT while inside; does nothing inside another such block or outside
+    the main thread.
 
     A second SIGINT has its usual effect; a second SIGTERM, which some launchers send, has none.
     """
@@ -139,13 +146,13 @@ def signals() -> Iterator[None]:
     theirs.setblocking(False)
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 
-    def taken(number, frame):  # in the main thread; the listener has seen it already
+    def on_signal(number, frame):  # in the main thread; the listener has seen it already
         del frame
         if number == signal.SIGINT:
             signal.signal(number, before[number])
 
     for number in SIGNALS:
-        signal.signal(number, taken)
+        signal.signal(number, on_signal)
     woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     listener = threading.Thread(target=_listen, args=(ours,), name="signals", daemon=True)
     listener.start()
@@ -164,17 +171,17 @@ def signals() -> Iterator[None]:
 
 
 def _listen(source: socket.socket) -> None:
-    """In a thread: sees a signal at once, whatever the main thread does."""
+    """Acts on signals at once, in a thread, whatever the main thread does."""
     while numbers := source.recv(16):
         for number in numbers:
             if number not in SIGNALS:
                 continue
             name, stopping = signal.Signals(number).name, _current
             if stopping is not None:
-                stopping.ask(f"signal {name}")
+                stopping.request(f"signal {name}")
                 continue
             message = (f"signal {name}: nothing to save here, stopping; start the same command "
-                       "again to go on")
-            say(message)
-            distributed.end(RESTARTABLE, message)
+                       "again to resume")
+            log(message)
+            distributed.end_job(RESTARTABLE, message)
             exit_now(RESTARTABLE)

@@ -1,8 +1,7 @@
-"""While the processes of a job gather: who is waited for, and an end in one line when they do not
-come.
+"""Waiting for all processes of a job to connect: which are missing, and an error in one line.
 
-JAX's client ends the process from C++, with a stack trace and without a name, when somebody is
-missing. So the time is kept here, and the client is given more of it than it needs.
+When one is missing, JAX's client ends the process from C++, with a stack trace and without a name.
+So the deadline is kept here, and the client gets a later one.
 """
 
 import contextlib
@@ -15,25 +14,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avjax.hosts.cluster import Place
-from avjax.hosts.peers import RESTARTABLE, exit_now, say
+from avjax.hosts.peers import RESTARTABLE, exit_now, log
 
-REMIND = 20.0  # seconds until it is said that others are waited for
+REMIND = 20.0  # seconds until a line says which processes are missing
 SPARE = 60  # seconds that JAX's own deadline comes later
 ESTABLISHED = "01"  # state of a connection in /proc/net/tcp
 
 
 @contextlib.contextmanager
-def gathering(place: Place, seconds: float) -> Iterator[None]:
-    """A context for meeting the other processes: ends this one, restartable, where that takes
-    longer than `seconds`."""
-    def late():
-        say(f"restartable: {told(place, f'after {seconds:.0f} s')}")
+def deadline(place: Place, seconds: float) -> Iterator[None]:
+    """Ends the process, restartable, when the block inside (connecting to the others) takes longer
+    than `seconds`."""
+
+    def end():
+        log(f"restartable: {describe(place, f'after {seconds:.0f} s')}")
         exit_now(RESTARTABLE)
 
-    timers = [threading.Timer(seconds, late)]
+    def remind():
+        log(describe(place, f"waits up to {seconds:.0f} s"))
+
+    timers = [threading.Timer(seconds, end)]
     if seconds > REMIND:
-        timers.append(threading.Timer(REMIND,
-                                      lambda: say(told(place, f"waits up to {seconds:.0f} s"))))
+        timers.append(threading.Timer(REMIND, remind))
     for timer in timers:
         timer.daemon = True
         timer.start()
@@ -44,9 +46,9 @@ def gathering(place: Place, seconds: float) -> Iterator[None]:
             timer.cancel()
 
 
-def told(place: Place, when: str) -> str:
-    """Who this is, how many are expected, by what, and who came as far as can be seen from here."""
-    text = f"process {place.me} of {place.count} expected ({place.by}), {when}: "
+def describe(place: Place, when: str) -> str:
+    """Which process this is, how many are expected and why, and which are seen from here."""
+    text = f"process {place.me} of {place.count} expected ({place.source}), {when}: "
     if place.me == 0:
         others = connected(port_of(place.address))
         seen = ", ".join(f"{count} from {host}" for host,
@@ -73,8 +75,8 @@ def answers(address: str) -> bool:
 
 
 def connected(port: int) -> Counter:
-    """{address: processes} of those that came to a port of this machine, by Linux's table of
-    connections; this process' own connection, which is one of them, left out."""
+    """{address: processes} that are connected to a port of this machine, without this process, by
+    Linux's table of connections."""
     found: Counter = Counter()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -88,10 +90,12 @@ def connected(port: int) -> Counter:
 
 
 def _address(text: str) -> str:
-    """An IPv4 or IPv6 address as the table has it, words in the byte order of this machine."""
+    """Parses an IPv4 or IPv6 address of that table, whose words are in this machine's byte
+    order."""
     words = [bytes.fromhex(text[at:at + 8]) for at in range(0, len(text), 8)]
-    address = ipaddress.ip_address(b"".join(w[::-1] if sys.byteorder == "little" else w
-                                            for w in words))
+    if sys.byteorder == "little":
+        words = [word[::-1] for word in words]
+    address = ipaddress.ip_address(b"".join(words))
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 

@@ -1,6 +1,8 @@
-"""A job that hangs ends itself: when no step completes for a set time, every thread's stack is
-printed and the process exits with 75. Another thread writes a heartbeat file a host, for whoever
-looks at a large job from outside: what hangs may well be the storage that these files lie on.
+"""Ends a job that hangs: when no step completes for a set time, the stacks of all threads are
+printed and the process exits with 75.
+
+Another thread writes one heartbeat file per host, to inspect a large job from outside. It is a
+thread of its own because these files' storage may be what hangs.
 """
 
 import contextlib
@@ -16,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avjax.hosts import distributed
-from avjax.hosts.peers import RESTARTABLE, exit_now, say
+from avjax.hosts.peers import RESTARTABLE, exit_now, log
 from avjax.storage import paths
 
 FOLDER = "heartbeats"
 HEARTBEAT_SECONDS = 30.0
-# times the limit of a step
+# Phases that may take longer, in limits of a step.
 ALLOWANCE = {"start": 20.0, "compile": 20.0, "evaluation": 10.0, "checkpoint": 10.0}
 
 
@@ -31,13 +33,16 @@ class Watchdog:
     Args:
       seconds: the longest time without a completed step, data waits included; 0 = off. Phases named
         in ALLOWANCE may take that many times as long.
-      workdir: gets heartbeats/host_NNNN.json (replaced every 30 s at most), in a job of several
+      workdir: gets heartbeats/host_NNNN.json (replaced at least every 30 s), in a job of several
         processes or a watched one.
     """
 
     def __init__(self, seconds: float, workdir: str | Path):
-        self.seconds, self._folder = float(seconds), paths.folder(workdir) / FOLDER
-        self._phase, self._mark, self._step = "start", time.monotonic(), -1
+        self.seconds = float(seconds)
+        self._folder = paths.folder(workdir) / FOLDER
+        self._phase = "start"
+        self._progressed = time.monotonic()
+        self._step = -1
         self._interval = min(HEARTBEAT_SECONDS, self.seconds / 4 or HEARTBEAT_SECONDS)
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -46,7 +51,7 @@ class Watchdog:
         return self
 
     def start(self) -> None:
-        """Once the workdir is known to be this job's."""
+        """Call once the workdir is known to be this job's."""
         if self.seconds > 0 or distributed.process_count() > 1:
             watches = [self._beat] + [self._watch] * (self.seconds > 0)
             self._threads = [threading.Thread(target=watch, name="watchdog", daemon=True)
@@ -60,15 +65,15 @@ class Watchdog:
             thread.join(timeout=5.0)  # a heartbeat may hang
 
     def progress(self, step: int | None = None) -> None:
-        """Something that counts was completed."""
-        self._mark = time.monotonic()
+        """Call when a step, or something else that takes part of the limit, is done."""
+        self._progressed = time.monotonic()
         self._step = self._step if step is None else step
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What the main thread does; phases with an allowance of their own begin and end as
-        progress does."""
-        outer, self._phase = self._phase, name
+        """Names what the main thread does; to begin or end a phase of ALLOWANCE is progress."""
+        outer = self._phase
+        self._phase = name
         if name in ALLOWANCE:
             self.progress()
         try:
@@ -81,12 +86,12 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             limit = self.seconds * ALLOWANCE.get(self._phase, 1.0)
-            # Should C code keep the interpreter's lock, this thread cannot run; faulthandler's can
-            # (and exits with 1).
+            # Where C code keeps the interpreter's lock this thread cannot run; faulthandler's can,
+            # and exits with 1.
             faulthandler.dump_traceback_later(2 * limit + 60, exit=True)
             if self._closed.wait(self._interval):
                 break
-            waited = time.monotonic() - self._mark
+            waited = time.monotonic() - self._progressed
             if waited > limit:
                 self._end(waited)
         faulthandler.cancel_dump_traceback_later()
@@ -99,26 +104,26 @@ class Watchdog:
     def _end(self, waited: float) -> None:
         why = (f"watchdog: no step completed for {waited:.0f} s (in {self._phase!r}, after step "
                f"{self._step})")
-        say(f"host {distributed.process_index()}: {why}; stacks of all threads follow")
+        log(f"host {distributed.process_index()}: {why}; stacks of all threads follow")
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        distributed.end(RESTARTABLE, why, stacks=True)
+        distributed.end_job(RESTARTABLE, why, stacks=True)
         exit_now(RESTARTABLE)
 
     def _write(self) -> None:
         host = distributed.process_index()
         beat = {"host": host, "machine": socket.gethostname(), "pid": os.getpid(),
                 "step": self._step, "phase": self._phase,
-                "seconds_since_progress": round(time.monotonic() - self._mark, 1),
+                "seconds_since_progress": round(time.monotonic() - self._progressed, 1),
                 "rss_mb": round(rss_bytes() / 1e6, 1),
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-        # a full disk is for the checkpoint to report; a store has errors of its own
+        # The checkpoint reports a full disk; every object store has errors of its own.
         with contextlib.suppress(Exception):
             self._folder.mkdir(parents=True, exist_ok=True)
             paths.write_text(self._folder / f"host_{host:04d}.json", json.dumps(beat) + "\n")
 
 
 def rss_bytes() -> int:
-    """Memory of this process that is in RAM now; 0 where the system does not tell."""
+    """Resident memory of this process now; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

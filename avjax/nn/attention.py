@@ -1,9 +1,14 @@
-"""Attention behind one entry point: a declared mask, optional segments, and kernels that must agree
-(avjax.nn.attention_kernels).
+"""The one entry point of attention; no network writes a softmax over keys itself.
 
-Where the mesh splits time, avjax.nn.sequence runs the same kernels on every device's share.
+    attention        a sequence on itself: a declared mask, packing, bands, a mesh that splits time
+    cross_attention  queries on other keys, of which a row sees the first so many
+    attend           the formula, with an explicit mask or bias: caches, a handful of tokens, ALiBi
+    attend_by_head   the same in little memory, for frozen encoders of long sound
 
-Suffixes: B batch, T time, H heads, G key-value heads, K head width.
+The kernels are in avjax.nn.attention_kernels and must agree. Where the mesh splits time,
+avjax.nn.sequence runs them on every device's share.
+
+Suffixes: B batch, T time or queries, S keys, H heads, G key-value heads, K head width.
 """
 
 import dataclasses
@@ -11,9 +16,20 @@ import dataclasses
 import jax.numpy as jnp
 
 from avjax.errors import UserError
-from avjax.nn.attention_kernels import KERNELS, block_length
+from avjax.nn.attention_kernels import (
+    CROSS_KERNELS,
+    KERNELS,
+    NEGATIVE,
+    attend,
+    attend_by_head,
+    block_length,
+    cross_kernel,
+)
 from avjax.nn.sequence import split_attention
 from avjax.sharding.activations import parts, shard
+
+__all__ = ["FULL", "NEGATIVE", "Band", "Causal", "Full", "Mask", "attend", "attend_by_head",
+           "attention", "cross_attention"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +79,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
       mask: which offsets a position sees.
       segments: (batch, time) integers; a position sees only positions of its own segment (packing).
       valid: (batch, time), 1 = real frame; short for two segments: real frames never see padding.
-      streams: sequences that share one clock and lie interleaved, entry t * streams + s; the mask
+      streams: interleaved sequences that share one clock, entry t * streams + s; the mask
         then counts steps of t, and every stream sees all of them.
       window: (left, right) of traced integers within the mask's band, for scanned layers that
         differ in theirs.
@@ -80,12 +96,10 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
                         hint="fold the padding into segments")
     if valid is not None:
         segments = (valid > 0).astype(jnp.int32)
-    if kernel not in ("auto", *KERNELS):
-        raise UserError("unknown attention kernel", expected=" | ".join(("auto", *KERNELS)),
-                        found=repr(kernel))
+    check_kernel(kernel, KERNELS)
 
     def near(offset):
-        """Whether a query sees a key, by the key's step minus its own."""
+        """True if a query sees a key, by the key's step minus its own."""
         furthest = (left, right) if window is None else window
         return (offset >= -furthest[0]) & (offset <= furthest[1])
 
@@ -98,3 +112,27 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
     if kernel == "auto":
         kernel = "banded" if left + right + block_length(left, right) < length else "dense"
     return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, near, segments, streams)
+
+
+def cross_attention(q_BTHK, k_BSHK, v_BSHK, *, lengths_B=None, kernel: str = "auto"):
+    """Scaled dot-product attention of queries on other keys, softmax in float32.
+
+    Args:
+      q_BTHK, k_BSHK, v_BSHK: queries; keys and values.
+      lengths_B: how many of its keys, from the first, a row sees; None = all.
+      kernel: "dense" (all scores at once), "blocked" (blocks of queries: memory linear in T),
+        "cudnn" (fused, GPU, 16 bits), or "auto".
+
+    Returns (batch, T, heads, head width) in q's dtype. Raises UserError for an unknown kernel.
+    """
+    check_kernel(kernel, CROSS_KERNELS)
+    if kernel == "auto":
+        kernel = cross_kernel(q_BTHK, k_BSHK.shape[1])
+    return CROSS_KERNELS[kernel](q_BTHK, k_BSHK, v_BSHK, lengths_B)
+
+
+def check_kernel(kernel: str, kernels: dict) -> None:
+    """Raises UserError for a kernel that is neither "auto" nor one of `kernels`."""
+    if kernel not in ("auto", *kernels):
+        raise UserError("unknown attention kernel", expected=" | ".join(("auto", *kernels)),
+                        found=repr(kernel))

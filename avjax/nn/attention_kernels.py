@@ -1,18 +1,26 @@
-"""The kernels of attention, which must agree: all scores at once, or blocks of queries against the
-keys near them.
+"""The kernels of avjax.nn.attention, which must agree.
 
-`near(offset)` says which keys are seen, by the key's step minus the query's; `left` and `right`
-bound it, in steps.
+Of a sequence on itself (KERNELS): all scores at once, or blocks of queries against the keys near
+them. `near(offset)` is true for the keys that a query sees, by the key's step minus the query's;
+`left` and `right` bound it, in steps. Of queries on other keys (CROSS_KERNELS): all scores at once,
+blocks of queries, or NVIDIA's fused kernel. `attend` is the formula of them all.
 
-Suffixes: B batch, T time, H heads, K head width, N query blocks, Q queries a block, W keys a query
-block sees, S keys seen.
+Suffixes: B batch, T time or queries, S keys, H heads, K head width, N query blocks, Q queries a
+block, W keys that a query block sees.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
-NEGATIVE = -1e30  # added to the logits of hidden keys; finite, so that no row can turn into NaN
+NEGATIVE = -1e30  # the logits of hidden keys; finite, so that no row can turn into NaN
+BLOCK = 512  # queries of a block in the cross kernel "blocked"
+HEAD_BLOCK = 256  # queries of a block in `attend_by_head`
+CUDNN_WIDTH = 128  # widest head of the fused kernel
+LARGE = 2**22  # scores of one head and row beyond which they are not all kept
 
 
 def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, streams: int = 1):
@@ -25,13 +33,50 @@ def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, stre
     return attend(q_BHTK, k_BHTK, v_BHTK, seen)
 
 
-def attend(q_QK, k_SK, v_SK, seen_QS):
-    """Queries (..., Q, K) on keys and values (..., S, K) where `seen` (..., Q, S) says so; softmax
-    in float32."""
-    logits = q_QK.shape[-1] ** -0.5 * jnp.einsum("...qk,...sk->...qs", q_QK, k_SK,
-                                                 preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(seen_QS, logits, NEGATIVE), axis=-1).astype(v_SK.dtype)
-    return jnp.einsum("...qs,...sk->...qk", weights, v_SK)
+def attend(q, k, v, seen=None, *, bias=None, heads_inside: bool = False):
+    """softmax(q k^T / sqrt(K) + bias) v, softmax in float32.
+
+    Args:
+      q, k, v: (..., T, K) and (..., S, K); with `heads_inside`, (..., T, H, K) and (..., S, H, K).
+      seen: bool, broadcast to the logits (..., T, S), or (..., H, T, S); False hides a key.
+      bias: float, broadcast likewise and added to the logits.
+    """
+    scores, mixed = (("...thk,...shk->...hts", "...hts,...shk->...thk") if heads_inside
+                     else ("...tk,...sk->...ts", "...ts,...sk->...tk"))
+    logits = q.shape[-1] ** -0.5 * jnp.einsum(scores, q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    if seen is not None:
+        logits = jnp.where(seen, logits, NEGATIVE)
+    return jnp.einsum(mixed, jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+
+
+def attend_by_head(q_BHTK, k_BHTK, v_BHTK, valid_BT):
+    """Full attention over the valid frames for long inputs of frozen encoders: HEAD_BLOCK queries
+    at a time, so that memory is linear in length, and on a CPU one head after the other, so that
+    the scores stay in its cache. Without a gradient of its own."""
+    B, H, T, K = q_BHTK.shape
+    blocks = -(-T // HEAD_BLOCK)
+    size = -(-T // blocks)
+    q_BHTK = jnp.pad(q_BHTK / math.sqrt(K), ((0, 0), (0, 0), (0, blocks * size - T), (0, 0)))
+
+    def head(q_NQK, k_TK, v_TK, bias_T):
+        def block(q_QK):
+            scores_QT = (q_QK @ k_TK.T + bias_T).astype(jnp.float32)
+            weights_QT = jnp.exp(scores_QT - scores_QT.max(1, keepdims=True))
+            return (weights_QT.astype(v_TK.dtype) @ v_TK) / weights_QT.sum(1, keepdims=True)
+
+        return jax.lax.map(block, q_NQK)
+
+    bias_BHT = jnp.broadcast_to(jnp.where(valid_BT, 0.0, NEGATIVE)[:, None], (B, H, T))
+    q_BHNQK = rearrange(q_BHTK, "B H (N Q) K -> B H N Q K", Q=size)
+    heads = [rearrange(x, "B H ... -> (B H) ...") for x in (q_BHNQK, k_BHTK, v_BHTK, bias_BHT)]
+    if jax.default_backend() == "cpu":
+        out = jax.lax.map(lambda arrays: head(*arrays), heads)
+    else:
+        out = jax.vmap(head)(*heads)
+    out_BHTK = rearrange(out, "(B H) N Q K -> B H (N Q) K", B=B)
+    return out_BHTK[:, :, :T].astype(v_BHTK.dtype)
 
 
 def block_length(left: int, right: int) -> int:
@@ -80,4 +125,39 @@ def windows(x_BHTK, before: int, W: int, N: int, Q: int):
     return jnp.concatenate(parts, axis=3)
 
 
+def cross_dense(q_BTHK, k_BSHK, v_BSHK, lengths_B):
+    """All scores at once; the reference that the other cross kernels are tested against."""
+    seen = None
+    if lengths_B is not None:
+        seen = (jnp.arange(k_BSHK.shape[1]) < lengths_B[:, None])[:, None, None]
+    return attend(q_BTHK, k_BSHK, v_BSHK, seen, heads_inside=True)
+
+
+def cross_blocked(q_BTHK, k_BSHK, v_BSHK, lengths_B):
+    """`cross_dense` for BLOCK queries at a time, made again in the backward pass: memory linear in
+    T."""
+    T = q_BTHK.shape[1]
+    q_NBQHK = rearrange(q_BTHK, "B (N Q) H K -> N B Q H K", Q=BLOCK if T % BLOCK == 0 else T)
+    one = jax.checkpoint(lambda q: cross_dense(q, k_BSHK, v_BSHK, lengths_B))
+    return rearrange(jax.lax.map(one, q_NBQHK), "N B Q H K -> B (N Q) H K")
+
+
+def cross_cudnn(q_BTHK, k_BSHK, v_BSHK, lengths_B):
+    """The fused kernel of NVIDIA's library."""
+    lengths = None if lengths_B is None else lengths_B.astype(jnp.int32)
+    return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, key_value_seq_lengths=lengths,
+                                        implementation="cudnn")
+
+
+def cross_kernel(q_BTHK, keys: int) -> str:
+    """The cross kernel for a size on this machine."""
+    queries, width = q_BTHK.shape[1], q_BTHK.shape[3]
+    fits = (q_BTHK.dtype.itemsize == 2 and width % 8 == 0 and width <= CUDNN_WIDTH and queries >= 64
+            and keys >= 64)
+    if jax.default_backend() == "gpu" and fits:
+        return "cudnn"
+    return "blocked" if queries * keys > LARGE and queries % BLOCK == 0 else "dense"
+
+
 KERNELS = {"dense": dense, "banded": banded}
+CROSS_KERNELS = {"dense": cross_dense, "blocked": cross_blocked, "cudnn": cross_cudnn}

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import lax
 
 from avjax.nn.layers import Dense
@@ -18,7 +19,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Conv(nn.Module):
-    """2-D convolution: kernel (k, k, in, out), bias; "same" padding unless `padding` says (before,
+    """2-D convolution: kernel (k, k, in, out), bias; "same" padding unless `padding` gives (before,
     after) for both axes. Parameters float32, product in `dtype`. Fresh kernels have variance
     init_scale / fan_in."""
 
@@ -51,8 +52,8 @@ class Conv(nn.Module):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def group_norm(x_NHWC, scale_C, bias_C, groups: int, eps: float, silu: bool):
     """Group norm over (height, width, channels of the group), affine, then SiLU if asked;
-    statistics in float32 (Wu and He 2018). The backward pass keeps x alone: norm and activation are
-    cheap to make again."""
+    statistics in float32 (Wu and He 2018). The backward pass keeps only x: norm and activation are
+    cheap to recompute."""
     return _group_norm_fwd(x_NHWC, scale_C, bias_C, groups, eps, silu)[0]
 
 
@@ -85,9 +86,8 @@ def _group_norm_bwd(groups, eps, silu, saved, dy):
         sigmoid = jax.nn.sigmoid(y)
         dy = dy * sigmoid * (1 + y * (1 - sigmoid))
     area = x.shape[1] * x.shape[2]
-    # (N, C)
-    sum_dy, sum_dyx = jnp.sum(dy, axis=(1, 2)), jnp.sum(dy * centred,
-                                                        axis=(1, 2)) * inverse[:, 0, 0]
+    sum_dy = jnp.sum(dy, axis=(1, 2))  # (N, C)
+    sum_dyx = jnp.sum(dy * centred, axis=(1, 2)) * inverse[:, 0, 0]
     dbias, dscale = jnp.sum(sum_dy, axis=0), jnp.sum(sum_dyx, axis=0)
     along = _over_groups(sum_dyx * scale / area, groups) * inverse
     dx = inverse * (dy * scale - _over_groups(sum_dy * scale / area, groups) - centred * along)
@@ -147,19 +147,15 @@ class ResnetBlock(nn.Module):
 def double(x_NHWC):
     """Twice the height and width, each pixel four times."""
     N, H, W, C = x_NHWC.shape
-    return jnp.broadcast_to(x_NHWC[:, :, None, :, None],
-                            (N, H, 2, W, 2, C)).reshape(N, 2 * H, 2 * W, C)
+    x = jnp.broadcast_to(x_NHWC[:, :, None, :, None], (N, H, 2, W, 2, C))
+    return rearrange(x, "N H p W q C -> N (H p) (W q) C")
 
 
 def fold(x_NHWC, patch: int):
     """Patches of pixels into channels: (N, H, W, C) -> (N, H / patch, W / patch, patch^2 C)."""
-    N, H, W, C = x_NHWC.shape
-    x = x_NHWC.reshape(N, H // patch, patch, W // patch, patch, C)
-    return jnp.swapaxes(x, 2, 3).reshape(N, H // patch, W // patch, patch * patch * C)
+    return rearrange(x_NHWC, "N (h p) (w q) C -> N h w (p q C)", p=patch, q=patch)
 
 
 def unfold(x_NhwD, patch: int):
     """Inverse of `fold`."""
-    N, h, w, D = x_NhwD.shape
-    x = x_NhwD.reshape(N, h, w, patch, patch, D // patch**2)
-    return jnp.swapaxes(x, 2, 3).reshape(N, h * patch, w * patch, D // patch**2)
+    return rearrange(x_NhwD, "N h w (p q C) -> N (h p) (w q) C", p=patch, q=patch)

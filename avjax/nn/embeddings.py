@@ -19,8 +19,8 @@ def lookup(table_VD, ids):
     nearest row.
 
     Where the mesh splits D over fsdp, like the batch, every device looks up its part of D for all
-    examples of its fsdp group, and one exchange brings each its own examples whole: the table (a
-    vocabulary) is never gathered.
+    examples of its fsdp group, and one exchange gives each device all of D for its own examples:
+    the table (a vocabulary) is never gathered.
     """
     mesh = active_mesh()
     if mesh is None or mesh.shape["fsdp"] == 1 or "fsdp" not in axes_for(ids.shape[0], "batch") or \
@@ -50,7 +50,8 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     """Rotates pairs of head channels.
 
     pairs="adjacent": (x[2i], x[2i+1]). pairs="halves": (x[i], x[i + K/2]), the same rotation after
-    the channels are reordered by `halves_from_adjacent`; contiguous, hence much cheaper, and scores
+    the channels are reordered (avjax.weights.layouts.halves_from_adjacent); contiguous, hence much
+    cheaper, and scores
     do not change when queries and keys are reordered alike.
     """
     cos, sin = cos_TK.astype(x_BHTK.dtype), sin_TK.astype(x_BHTK.dtype)
@@ -61,19 +62,21 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     # a flip of a two-long axis stays inside one fused loop, where a roll or a concatenation costs
     # passes of its own
     x = x_BHTK.reshape(*x_BHTK.shape[:-1], 2, -1)
-    out = x * jnp.stack([cos, cos], axis=-2) + jnp.flip(x,
-                                                        axis=-2) * jnp.stack([-sin, sin], axis=-2)
-    return out.reshape(x_BHTK.shape)
+    x_cos = x * jnp.stack([cos, cos], axis=-2)
+    return (x_cos + jnp.flip(x, axis=-2) * jnp.stack([-sin, sin], axis=-2)).reshape(x_BHTK.shape)
 
 
-def halves_from_adjacent(width: int) -> np.ndarray:
-    """Channel order that turns adjacent pairs into halves: x_halves = x_adjacent[..., order]."""
-    return np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
+def sinusoids(t, count: int, scale: float = 1.0):
+    """[sin, cos] of scale * t at `count` geometric frequencies from 1 to 1e-4: (...) -> (..., 2
+    count), float32."""
+    frequencies = jnp.exp(-np.log(1e4) / max(count - 1, 1) * jnp.arange(count, dtype=jnp.float32))
+    t = t.astype(jnp.float32)[..., None]
+    angles = (t if scale == 1.0 else scale * t) * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """t in [0, 1] -> (batch, D): sin and cos at D/8 geometric frequencies from 1 to 1e-4, then an
-    MLP."""
+    """t in [0, 1] (batch,) -> (batch, D): `sinusoids` at D/8 frequencies, then an MLP."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -85,8 +88,4 @@ class TimeEmbedding(nn.Module):
         self.out = Dense(self.width, self.width, **kw)
 
     def __call__(self, t_B):
-        n = self.width // 8
-        frequencies = jnp.exp(-np.log(1e4) / max(n - 1, 1) * jnp.arange(n, dtype=jnp.float32))
-        angles = t_B.astype(jnp.float32)[:, None] * frequencies
-        return self.out(gelu(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)],
-                                                         axis=-1))))
+        return self.out(gelu(self.hidden(sinusoids(t_B, self.width // 8))))

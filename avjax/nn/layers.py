@@ -1,13 +1,12 @@
-"""The few layers everything is made of: a dense layer with a stated initialiser, exact GELU, layer
-and RMS norm, SwiGLU.
+"""The layers all networks share: dense layer, exact GELU, layer and RMS norm, SwiGLU.
 
 The backward passes of `matmul`, `gelu`, the norms and `swiglu` are written out. XLA's CPU backend
 otherwise copies transposed operands for weight gradients (through a slow strided loop) and keeps
 every intermediate of GELU and the norm in memory; together that was a tenth of a training step.
 
-There, products are also over one flat axis of rows. Where the mesh splits time or width they are
-not: a flat axis cannot lie as (batch, time) or as (3, heads, width) did, so the partitioner would
-gather the whole array first.
+There, products also run over one flat axis of rows. Where the mesh splits time or width they do
+not: a flat axis cannot be sharded as (batch, time) or (3, heads, width) were, so the partitioner
+would gather the array first.
 """
 
 import flax.linen as nn
@@ -46,7 +45,7 @@ def matmul(x, kernel):
 
 
 def axes_kept() -> bool:
-    """Whether the mesh splits an axis that a flat product would merge with another."""
+    """True if the mesh splits an axis that a flat product would merge with another."""
     return parts("time") > 1 or parts("width") > 1
 
 
@@ -71,7 +70,7 @@ matmul.defvjp(_matmul_fwd, _matmul_bwd)
 
 
 def compute_dtype(name: str):
-    """Of config.compute_dtype: "auto" is float32 on CPU and bfloat16 elsewhere."""
+    """The dtype of config.compute_dtype: "auto" is float32 on CPU and bfloat16 elsewhere."""
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(name)
@@ -116,7 +115,7 @@ class Dense(nn.Module):
 
 @jax.custom_vjp
 def gelu(x):
-    """Exact GELU through erf. `jax.nn.gelu(approximate=False)` takes erfc, several times dearer on
+    """Exact GELU through erf. `jax.nn.gelu(approximate=False)` takes erfc, several times slower on
     a CPU."""
     return 0.5 * x * (1.0 + lax.erf(x * SQRT_HALF))
 
@@ -142,9 +141,8 @@ def _statistics(x, eps):
 
 @jax.custom_vjp
 def adaptive_norm(x_BTD, beta, gamma, eps: float = 1e-6):
-    """LN(x) (1 + gamma) + beta over the last axis, without affine parameters of its own; statistics
-    in float32.
-    beta and gamma: (batch or 1, 1, D)."""
+    """LN(x) (1 + gamma) + beta over the last axis; statistics in float32. beta and gamma: (batch or
+    1, 1, D)."""
     mean, scale = _statistics(x_BTD, eps)
     return ((x_BTD - mean) * scale * (1 + gamma) + beta).astype(x_BTD.dtype)
 
@@ -187,8 +185,8 @@ def _rms_norm_bwd(saved, dy):
     product = dy * normal if axes_kept() else (dy * normal).reshape(-1, x.shape[-1])
     dscale = jnp.sum(product, axis=tuple(range(product.ndim - 1))).astype(scale.dtype)
     d = dy * scale
-    return (inverse
-            * (d - normal * jnp.mean(d * normal, -1, keepdims=True))).astype(x.dtype), dscale, None
+    dx = inverse * (d - normal * jnp.mean(d * normal, -1, keepdims=True))
+    return dx.astype(x.dtype), dscale, None
 
 
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
@@ -250,10 +248,9 @@ class SwiGLU(nn.Module):
 
         if parts("width") == 1:
             return self.outputs(self.gate(split(self.inputs(x))))
-        # However they are stored, the hidden units are split for use, filled up with units of
-        # zeros.
-        inputs, outputs = self.inputs.kernel.astype(self.dtype), self.outputs.kernel.astype(
-            self.dtype)
+        # However they are stored, the hidden units are split for use, padded with zeros.
+        inputs = self.inputs.kernel.astype(self.dtype)
+        outputs = self.outputs.kernel.astype(self.dtype)
         if self.by_width:  # first gathered over fsdp alone: one exchange at a time
             inputs, outputs = shard(inputs, "width"), shard(outputs, None, "width")
         missing = -self.hidden % parts("width")

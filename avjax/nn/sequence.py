@@ -1,13 +1,14 @@
 """Attention over a time axis that is split over devices (the mesh axis `seq`), under jax.shard_map.
 
 A band needs the neighbours' nearest keys and values: `left` and `right` entries are exchanged by
-ppermute, from further devices too where a band is wider than a device's share. Full and causal
-attention, and bands wider than what is elsewhere, gather the keys and values of all devices. Bytes
+ppermute, with further devices too where a band is wider than a device's share. Full and causal
+attention, and bands wider than the rest of the sequence, gather the keys and values of all devices. Bytes
 that a device receives a layer, forward (E = 2 * kv heads * head width * itemsize a step, T steps on
 s devices; as many again in the backward pass):
     halo         (left + right) E
     all gathered (T - T / s) E
-    ring         (T - T / s) E as well, in s - 1 messages, and its backward pass sends keys and their gradients: twice
+    ring         (T - T / s) E as well, in s - 1 messages; twice in its backward pass, which sends
+                 keys and their gradients
 So a ring saves no bytes, only the memory of (T - T / s) E gathered bytes, which at our lengths (at
 most 3072 steps, a few MB a row) is little beside the scores; one gather is also one latency instead
 of s - 1. Hence no ring.
@@ -34,8 +35,8 @@ from avjax.sharding.mesh import SEQUENCE_AXIS
 
 def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segments_BT, streams: int,
                     kernel: str):
-    """What avjax.nn.attention.attention returns, for a mesh with seq > 1. left, right: the band in
-    steps; near: which offsets in it are seen."""
+    """avjax.nn.attention.attention for a mesh with seq > 1. left, right: the band in steps; near:
+    which offsets in it are seen."""
     (B, H, T, _), G, s = q_BHTK.shape, k_BGTK.shape[1], parts("time")
     missing = -T % (s * streams)
     if missing:
@@ -45,8 +46,8 @@ def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segment
     if axes_for(G, "width") != axes_for(H, "width"):  # fewer key-value heads than devices
         k_BGTK, v_BGTK = (jnp.repeat(x, H // G, axis=1) for x in (k_BGTK, v_BGTK))
     batch, width = axes_for(B, "batch") or None, axes_for(H, "width") or None
-    place, row = PartitionSpec(batch, width, SEQUENCE_AXIS,
-                               None), PartitionSpec(batch, SEQUENCE_AXIS)
+    place = PartitionSpec(batch, width, SEQUENCE_AXIS, None)
+    row = PartitionSpec(batch, SEQUENCE_AXIS)
     here = functools.partial(_here, left=left, right=right, near=near, total=T, streams=streams,
                              kernel=kernel, devices=s)
     given = (q_BHTK, k_BGTK, v_BGTK) + (() if segments_BT is None else (segments_BT,))
@@ -86,7 +87,7 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total,
 
 
 def _seen(query, key, *, near, total, streams):
-    """Whether a query at one entry sees a key at another, by the band and the sequence's ends."""
+    """True if a query at one entry sees a key at another, by the band and the sequence's ends."""
     return near(key // streams - query // streams) & (key >= 0) & (key < total)
 
 
@@ -119,12 +120,11 @@ def with_halo(x, left: int, right: int, axis: int, devices: int):
         pieces = []
         for distance in range(1, -(-count // t) + 1):
             n = min(t, count - (distance - 1) * t)
-            piece = lax.slice_in_dim(x, t - n, t,
-                                     axis=axis) if sign > 0 else lax.slice_in_dim(x, 0, n,
-                                                                                  axis=axis)
-            pairs = [(i, i + sign * distance) for i in range(devices) if 0 <= i + sign * distance
-                     < devices]
-            # where nobody sends, zeros come
+            start = t - n if sign > 0 else 0
+            piece = lax.slice_in_dim(x, start, start + n, axis=axis)
+            pairs = [(i, i + sign * distance) for i in range(devices)
+                     if 0 <= i + sign * distance < devices]
+            # a device that no other sends to receives zeros
             pieces.append(lax.ppermute(piece, SEQUENCE_AXIS, pairs) if pairs
                           else jnp.zeros_like(piece))
         return pieces
@@ -137,8 +137,8 @@ def time_convolution(x_BTC, kernel_KIO, groups: int):
     O); K odd.
 
     Under shard_map, each device on its examples, frames (with K // 2 of its neighbours') and
-    groups: XLA's partitioner gathers the whole batch for a grouped convolution, even where nothing
-      but the batch is split.
+    groups: XLA's partitioner gathers the batch for a grouped convolution, even where only the batch
+    is split.
     """
     reach = kernel_KIO.shape[0] // 2
 
@@ -151,8 +151,8 @@ def time_convolution(x_BTC, kernel_KIO, groups: int):
         return convolve(jnp.pad(x_BTC, ((0, 0), (reach, reach), (0, 0))), kernel_KIO, groups)
     width = axes_for(groups, "width") or None
     time = axes_for(x_BTC.shape[1], "time") or None
-    place, devices = PartitionSpec(axes_for(x_BTC.shape[0], "batch") or None, time,
-                                   width), parts("time") if time else 1
+    place = PartitionSpec(axes_for(x_BTC.shape[0], "batch") or None, time, width)
+    devices = parts("time") if time else 1
 
     def here(x_BtC, kernel_KIO):
         x = with_halo(x_BtC, reach, reach, 1, devices)
@@ -163,9 +163,9 @@ def time_convolution(x_BTC, kernel_KIO, groups: int):
 
 
 def take_at(x_BT, index_BJ):
-    """x[b, index[b, j]] for (B, T, ...) and (B, J): of a split time axis, each device gives what it
-    has and gets what it asked for (a sum of one number and zeros, so exact). Bytes: J entries,
-    where gathering x would be T."""
+    """x[b, index[b, j]] for (B, T, ...) and (B, J). Where the time axis is split, each device sends
+    the entries that it holds and receives those it asked for (a sum of one number and zeros, so
+    exact): J entries, where gathering x would send T."""
     wide = index_BJ.reshape(*index_BJ.shape, *(1,) * (x_BT.ndim - 2))
     if not _both_split(x_BT.shape[1], index_BJ.shape[1]):
         return jnp.take_along_axis(x_BT, wide, axis=1)
@@ -184,8 +184,8 @@ def take_at(x_BT, index_BJ):
 
 def put_at(x_BT, index_BJ, value_BJ):
     """x with x[b, index[b, j]] = value[b, j] for (B, T, ...), (B, J) and (B, J, ...); an index of T
-    or more drops its value. Of a split time axis, the values are gathered: J entries, where x would
-    be T."""
+    or more drops its value. Where the time axis is split, the values are gathered: J entries, where
+    x would be T."""
     put = jax.vmap(lambda x_T, index_J, value_J: x_T.at[index_J].set(value_J, mode="drop"))
     if not _both_split(x_BT.shape[1], index_BJ.shape[1]):
         return put(x_BT, index_BJ, value_BJ)
@@ -211,12 +211,12 @@ def _rows(x):
 
 
 def _local(index, t: int):
-    """Positions in the whole -> (positions here, whether they are here)."""
+    """Positions in the sequence -> (positions on this device, whether they are on it)."""
     local = index - lax.axis_index(SEQUENCE_AXIS) * t
     return local, (local >= 0) & (local < t)
 
 
-def whole(x_BT):
-    """x with its time axis on every device: what all queries look at, such as the text of a
+def gather_time(x_BT):
+    """x with its time axis on every device: keys that all queries see, such as the text of a
     dialogue."""
     return shard(x_BT, "batch")

@@ -2,12 +2,13 @@
 VAEs.
 
 Suffixes: B batch, T time, D model width, H heads, K head width, F feed-forward width, M the six
-modulation vectors.
+modulation vectors (2, 3, D).
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from avjax.nn.attention import Full, Mask, attention
 from avjax.nn.embeddings import rotate
@@ -37,9 +38,9 @@ class AdaLNZero(nn.Module):
 class DiffusionBlock(nn.Module):
     """x += alpha * attention(LN(x)(1 + gamma) + beta), then the same with an MLP.
 
-    `modulation` gives the six vectors of a block; `__call__` applies the block with them. They are
-    apart because a sampler knows all its times in advance and can have every modulation from one
-    product.
+    `modulation` returns the six vectors of a block; `__call__` applies the block with them. They
+    are separate because a sampler knows all its times in advance and computes every modulation with
+    one product.
     """
 
     width: int
@@ -66,8 +67,8 @@ class DiffusionBlock(nn.Module):
 
     def __call__(self, x_BTD, modulation_BM, rotary, segments=None, window=None):
         """x (batch, time, D); modulation (batch or 1, 2, 3, D); rotary = (cos, sin) tables;
-        segments (batch, time);
-        window: (left, right), what scanned blocks see of the mask's band where they differ."""
+        segments (batch, time); window: (left, right) within the mask's band, for scanned blocks
+        whose windows differ."""
         x_BTD, modulation_BM = shard(x_BTD, "batch", "time"), shard(modulation_BM, "batch")
         alpha, beta, gamma = (modulation_BM[:, 0, i, None] for i in range(3))
         x_BTD = x_BTD + alpha * self.attend(adaptive_norm(x_BTD, beta, gamma, self.eps), rotary,
@@ -78,13 +79,12 @@ class DiffusionBlock(nn.Module):
         return shard(x_BTD + alpha * self.mlp_out(hidden_BTF), "batch", "time")
 
     def attend(self, x_BTD, rotary, segments, window):
-        B, T, D = x_BTD.shape
         qkv = self.qkv(x_BTD)  # (B, T, 3, H, K)
-        q_BHTK, k_BHTK, v_BHTK = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        q_BHTK, k_BHTK, v_BHTK = (rearrange(qkv[:, :, i], "B T H K -> B H T K") for i in range(3))
         q_BHTK, k_BHTK = rotate(q_BHTK, *rotary), rotate(k_BHTK, *rotary)
         out_BHTK = attention(q_BHTK, k_BHTK, v_BHTK, mask=self.mask, segments=segments,
                              window=window, kernel=self.kernel)
-        return self.project(out_BHTK.transpose(0, 2, 1, 3).reshape(B, T, D))
+        return self.project(rearrange(out_BHTK, "B H T K -> B T (H K)"))
 
 
 class PostNormEncoderLayer(nn.Module):
@@ -105,15 +105,14 @@ class PostNormEncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
 
     def __call__(self, x_BTD, valid_BT=None, key=None):
-        """key = None: no dropout. As published, dropout also falls on the attention's output and
-        the MLP's inside (not on the attention weights, which here stay whole)."""
+        """key = None: no dropout. As published, dropout applies to the attention's output and the
+        MLP's hidden units; unlike there, not to the attention weights."""
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
-        B, T, D = x_BTD.shape
-        qkv = self.qkv(x_BTD)
-        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-        out = attention(q, k, v, mask=Full(), valid=valid_BT)
-        out = self.project(out.transpose(0, 2, 1, 3).reshape(B, T, D))
-        x_BTD = self.norm1(x_BTD + drop(out, self.dropout, keys[0]))
+        qkv = self.qkv(x_BTD)  # (B, T, 3, H, K)
+        q_BHTK, k_BHTK, v_BHTK = (rearrange(qkv[:, :, i], "B T H K -> B H T K") for i in range(3))
+        out_BHTK = attention(q_BHTK, k_BHTK, v_BHTK, mask=Full(), valid=valid_BT)
+        out_BTD = self.project(rearrange(out_BHTK, "B H T K -> B T (H K)"))
+        x_BTD = self.norm1(x_BTD + drop(out_BTD, self.dropout, keys[0]))
         hidden = drop(jax.nn.relu(self.mlp_in(x_BTD)), self.dropout, keys[1])
         return self.norm2(x_BTD + drop(self.mlp_out(hidden), self.dropout, keys[2]))
 

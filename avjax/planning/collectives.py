@@ -1,10 +1,9 @@
-"""What a compiled step sends between devices: kind, bytes, how often, over which mesh axes, over
-ICI or DCN.
+"""The collectives of a compiled step: kind, bytes, how often, over which mesh axes, over ICI or
+DCN.
 
-Read from the program's text, so it is what runs, not what was meant. XLA:TPU hides collectives in
-three places besides the plain
-instructions: fusions called all-reduce-scatter (a real reduce-scatter), fusions that carry a gather
-along with a product (async_collective_fusion: several fusions, one channel, and the transfer
+They are read from the program's text, so they are what runs. Besides plain instructions XLA:TPU has
+collectives in three places: fusions called all-reduce-scatter (a real reduce-scatter), fusions of a
+gather and a product (async_collective_fusion: several fusions on one channel, whose transfer
 overlaps the arithmetic), and host transfers between slices (send with a megascale attribute).
 """
 
@@ -19,8 +18,7 @@ from avjax.planning.hlo import Instruction, Module
 from avjax.planning.topologies import Topology
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
-         "collective-permute",
-         "collective-broadcast")
+         "collective-permute", "collective-broadcast")
 HOP = 1e-6  # seconds from a chip to its neighbour
 DCN_HOP = 20e-6  # seconds from a chip to one of another slice, through both hosts
 
@@ -53,8 +51,8 @@ class Collective:
     def sent(self) -> float:
         """Bytes that leave a device, each time."""
         share = (self.group - 1) / self.group
-        return self.bytes * {"all-reduce": 2 * share,
-                             "collective-permute": 1.0}.get(self.kind, share)
+        factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return self.bytes * factor
 
     def seconds(self, topology: Topology) -> float:
         """Of all its executions, at the links' full rate: rings over every dimension it spans at
@@ -72,8 +70,8 @@ class Collective:
             spent = self.bytes / chip.link_rate + HOP
         # half of everything crosses the middle of the longest dimension
         elif "all-to-all" in self.kind:
-            length, rate = max((length, rate) for (length, _),
-                               rate in zip(self.spans, rates, strict=True))
+            length, rate = max((length, rate) for (length, _), rate
+                               in zip(self.spans, rates, strict=True))
             spent = self.bytes * length / (4 * rate) + hops * HOP
         else:
             spent = self.sent / sum(rates) + hops * HOP * (2 if self.kind == "all-reduce" else 1)
@@ -86,12 +84,11 @@ def read(module: Module, mesh, topology: Topology) -> list[Collective]:
     places = _Places(mesh, topology)
     found, seen = [], set()
     for instruction, times, beside in module.executed():
-        inside = module.computations.get(instruction.attribute("calls") or "",
-                                         []) if instruction.opcode == "fusion" else []
+        calls = instruction.attribute("calls") or "" if instruction.opcode == "fusion" else ""
+        inside = module.computations.get(calls, [])
         within = {i.name: i for i in inside}
-        for one, around, fusion in [(instruction, beside,
-                                     "")] + [(i, within, instruction.attribute("calls"))
-                                             for i in inside]:
+        candidates = [(instruction, beside, ""), *((i, within, calls) for i in inside)]
+        for one, around, fusion in candidates:
             kind = one.opcode.removesuffix("-start")
             if kind == "send" and "_xla_megascale_transfer_type" in one.rest:
                 found.append(_between_slices(one, times, topology))
@@ -112,13 +109,13 @@ def read(module: Module, mesh, topology: Topology) -> list[Collective]:
 
 def _collective(kind: str, one: Instruction, beside: dict, times: int, overlapped: bool,
                 places: "_Places") -> Collective:
-    given = sum(a.bytes for name in one.operands if name in beside for a in beside[name].results)
+    size = sum(a.bytes for name in one.operands if name in beside for a in beside[name].results)
     groups = groups_of(one.rest, places.count)
-    size = len(groups[0])
+    members = len(groups[0])
     if kind == "all-gather":
-        given *= size
+        size *= members
     axes, spans = places.spanned(groups[0])
-    return Collective(kind, given, size, times, axes, spans, False, overlapped)
+    return Collective(kind, size, members, times, axes, spans, False, overlapped)
 
 
 def _between_slices(one: Instruction, times: int, topology: Topology) -> Collective:
@@ -138,9 +135,8 @@ def groups_of(text: str, devices: int) -> np.ndarray:
     if pairs:  # a shift: the devices of one pair tell which axis it goes along
         return np.asarray([[int(n) for n in re.findall(r"\d+", p)]
                            for p in re.findall(r"\{[\d,]+", pairs.group(0))])
-    mesh = (
-        re.search(
-            r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(\[([\d,]*)\](?:T\(([\d,]*)\))?\))?\s*\{([^}]*)\}", text))
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(\[([\d,]*)\]"
+                     r"(?:T\(([\d,]*)\))?\))?\s*\{([^}]*)\}", text)
     if mesh:
         return _mesh_groups(*mesh.groups())
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
@@ -167,14 +163,14 @@ def _mesh_groups(axes: str, dims: str | None, order: str | None, used: str) -> n
                        strict=True)
     numbers = (_numbers(dims, order) if dims else np.arange(math.prod(sizes))).reshape(sizes)
     shape, chosen = [], []
-    parts = {n: (int(p or 1), int(s) if s else None) for n, p,
-             s in re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", used)}
+    used_parts = {n: (int(p or 1), int(s) if s else None)
+                  for n, p, s in re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", used)}
     for name, size in zip(names, sizes, strict=True):
-        before, part = parts.get(name, (1, 1))
+        before, part = used_parts.get(name, (1, 1))
         part = size if part is None else part
         chosen.append(len(shape) + 1)
         shape += [before, part, size // before // part]
-        if name not in parts:
+        if name not in used_parts:
             chosen.pop()
     numbers = numbers.reshape(shape)
     rest = [d for d in range(len(shape)) if d not in chosen]
@@ -185,9 +181,11 @@ class _Places:
     """Where the devices of a mesh are, by their number in the program."""
 
     def __init__(self, mesh, topology: Topology):
-        self.devices, self.shape, self.names = list(
-            mesh.devices.flat), mesh.devices.shape, mesh.axis_names
-        self.count, self.topology = len(self.devices), topology
+        self.devices = list(mesh.devices.flat)
+        self.shape = mesh.devices.shape
+        self.names = mesh.axis_names
+        self.count = len(self.devices)
+        self.topology = topology
 
     def spanned(self, group: Sequence[int]) -> tuple[tuple[str, ...], tuple[tuple[int, bool], ...]]:
         """Mesh axes, and (length, ring) of the slice's dimensions."""

@@ -7,20 +7,18 @@ import re
 from collections.abc import Iterator
 
 BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "f16": 16, "bf16": 16,
-        "s32": 32, "u32": 32,
-        "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128}
+        "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
 _HEAD = re.compile(r"^\s*(?:ROOT\s+)?%?([\w.\-]+) = (.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s*(?:\(.*)?\{\s*$")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
 _CALLED = {"while": ("body", "condition"), "call": ("to_apply",),
-           "conditional": ("true_computation", "false_computation"),
-           "async-start": ("calls",)}
+           "conditional": ("true_computation", "false_computation"), "async-start": ("calls",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of a shape; `fast` where it lies in a core's own memory (VMEM), not in HBM."""
+    """One array of a shape; `fast`: it is in a core's own memory (VMEM), not in HBM."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -74,8 +72,8 @@ class Module:
         return [name for name in names if name]
 
     def trips(self, loop: Instruction, beside: dict[str, Instruction]) -> int:
-        """As often as a while loop turns: what XLA notes, else from its counter's first value (a
-        peeled loop starts at 1), step (an unrolled one takes 2) and bound; 1 where these are not
+        """The trip count of a while loop: XLA's own note, else from its counter's first value (a
+        peeled loop starts at 1), step (2 in an unrolled one) and bound; 1 where these are not
         constants."""
         known = _TRIPS.search(loop.rest)
         if known:
@@ -87,27 +85,28 @@ class Module:
             compare = next((i for i in condition.values() if i.opcode == "fusion" and any(
                 "direction=LT" in inner.rest
                 for inner in self.computations.get(i.attribute("calls") or "", []))), None)
-        given = [condition[name] for name in compare.operands
-                 if name in condition] if compare else []
-        bound = next((n for i in given if (n := constant(i)) is not None), None)
-        counter = next((i for i in given if i.opcode == "get-tuple-element"), None)
+        operands = [condition[name] for name in (compare.operands if compare else ())
+                    if name in condition]
+        bound = next((n for i in operands if (n := constant(i)) is not None), None)
+        counter = next((i for i in operands if i.opcode == "get-tuple-element"), None)
         if bound is None or counter is None:
             return 1
         place = int(counter.attribute("index") or 0)
         first = _constant_at(beside.get(loop.operands[0]), place, beside) or 0
         body = {i.name: i for i in self.computations.get(loop.attribute("body") or "", [])}
         root = next(reversed(body.values()), None)
-        grows = (body.get(root.operands[place]) if root is not None and len(root.operands) > place
-                 else None)
-        step = next((n for name in (grows.operands if grows is not None and grows.opcode == "add"
-                                    else ())
+        update = None
+        if root is not None and len(root.operands) > place:
+            update = body.get(root.operands[place])
+        addends = update.operands if update is not None and update.opcode == "add" else ()
+        step = next((n for name in addends
                      if name in body and (n := constant(body[name])) is not None), 1)
         return max(-(-(bound - first) // max(step, 1)), 0)
 
 
 def _constant_at(start: Instruction | None, place: int,
                  beside: dict[str, Instruction]) -> int | None:
-    """The constant that a tuple has at a place, through copies."""
+    """The constant at a place of a tuple, through copies."""
     found = (beside.get(start.operands[place]) if start is not None and place < len(start.operands)
              else None)
     while found is not None and found.opcode == "copy":
@@ -117,9 +116,10 @@ def _constant_at(start: Instruction | None, place: int,
 
 def constant(instruction: Instruction) -> int | None:
     """The value of an integer scalar constant."""
-    found = re.match(r"\s*(-?\d+)\)",
-                     instruction.rest) if instruction.opcode == "constant" and instruction.results and \
-        not instruction.results[0].dims else None
+    is_scalar = instruction.results and not instruction.results[0].dims
+    if instruction.opcode != "constant" or not is_scalar:
+        return None
+    found = re.match(r"\s*(-?\d+)\)", instruction.rest)
     return int(found.group(1)) if found else None
 
 

@@ -1,25 +1,22 @@
-"""Does a training job fit a slice, how fast could it be, what is the largest batch: answered
-without the slice.
+"""Whether a training job fits a slice, how fast it could be and its largest batch, without the
+slice.
 
 Two levels. Shapes alone (seconds, any chip): bytes of the state from the sharding rules, of
 activations from the jaxpr, FLOPs from the scan-aware counter, communication from what the rules
-imply. Compiled (TPU, libtpu): the loop's own train step through XLA:TPU for the slice's real
-topology; its memory, its collectives, its cycles.
+imply. Compiled (TPU, libtpu): XLA:TPU compiles the loop's own train step for the slice's real
+topology, which gives its memory, collectives and cycles.
 """
 
-import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
 
-from avjax.errors import UserError
 from avjax.planning import collectives, hlo, roofline
 from avjax.planning.collectives import Collective
+from avjax.planning.plan import Compiled, Plan, TooLarge, abstract_mesh_of
 from avjax.planning.topologies import Topology, slice_devices
 from avjax.sharding.mesh import BATCH_AXES, check_batch, make_mesh
 from avjax.sharding.rules import named_leaves
@@ -30,84 +27,20 @@ from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_batch, abstract_params, place_state, state_shapes
 from avjax.training.step import CompiledStep, make_gradients, step_of
 
-ROOM = 0.98  # of the memory: what an estimate may fill
-HURRY = ("jax_exec_time_optimization_effort", -1.0)  # what jax has of it: 0.11 knows levels only
-if not hasattr(jax.config, HURRY[0]):
-    HURRY = ("jax_optimization_level", "O1")
+USABLE = 0.98  # the share of memory that an estimate may fill
+# JAX's option for fast compilation and its value; 0.11 has levels only.
+FAST_COMPILE = ("jax_exec_time_optimization_effort", -1.0)
+if not hasattr(jax.config, FAST_COMPILE[0]):
+    FAST_COMPILE = ("jax_optimization_level", "O1")
 PARTS = ("parameters", "optimizer", "average", "gradients", "batch", "activations")
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """What XLA:TPU made of the step. Bytes are of one device.
-
-    Attributes: arguments (state and batch), temporaries, code, peak (all of them; results replace
-      the state), seconds (to compile), collectives, roofline.
-    """
-
-    arguments: int
-    temporaries: int
-    code: int
-    peak: int
-    seconds: float
-    collectives: list[Collective]
-    roofline: roofline.Roofline
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The answer for one batch on one mesh.
-
-    Attributes:
-      mesh: axis -> size, over all slices.
-      table: rows of (parameters, how many are alike, shape, axes of each dimension, bytes of all,
-        bytes on a device).
-      memory: PARTS -> bytes on a device, from shapes.
-      flops: of a step.
-      expected: the roofline by shapes.
-      compiled: None where XLA:TPU was not asked, or ran out of memory.
-      asked: whether XLA:TPU was.
-      needed: bytes on a device, by XLA:TPU where it was asked (of a program that did not fit
-        perhaps of its temporaries alone), else from shapes.
-      largest_batch: that fits this mesh, by the estimate, corrected by what was compiled; 0 = none.
-    """
-
-    topology: Topology
-    mesh: dict[str, int]
-    batch: int
-    table: list[tuple[str, int, tuple[int, ...], tuple, int, int]]
-    memory: dict[str, int]
-    flops: int
-    expected: roofline.Roofline
-    compiled: Compiled | None
-    asked: bool
-    needed: int
-    largest_batch: int
-
-    @property
-    def fits(self) -> bool:
-        return self.needed <= self.topology.chip.hbm
-
-    @property
-    def roofline(self) -> roofline.Roofline:
-        return self.compiled.roofline if self.compiled else self.expected
-
-
-class TooLarge(Exception):
-    """XLA:TPU ran out of memory. needed: bytes on a device, or of its temporaries alone; 0 = it did
-    not say."""
-
-    def __init__(self, needed: int):
-        super().__init__(f"{needed / 2**30:.2f} GiB")
-        self.needed = needed
 
 
 class Job:
     """A config's training job in shapes. Built once, planned for many meshes and batches."""
 
     def __init__(self, config):
-        """`config` is a whole experiment; its "auto" arithmetic becomes what accelerators use,
-        wherever this runs."""
+        """config: an experiment; "auto" arithmetic becomes that of accelerators, wherever this
+        runs."""
         self.config = for_accelerators(config)
         self.system = api.build(self.config.system)
         shapes = abstract_params(self.system)
@@ -119,8 +52,8 @@ class Job:
         self._useful: float | None = None
 
     def mesh(self, topology: Topology, *, libtpu: str | None = None, sizes=None, dcn=None):
-        """The mesh over the slice's devices, as training makes it; where config.dcn says nothing,
-        data goes over the slices."""
+        """The mesh over the slice's devices, as training makes it; without config.dcn, data spans
+        the slices."""
         dcn = dict(self.config.dcn) if dcn is None else dcn
         if topology.slices > 1 and all(size == 1 for size in dcn.values()):
             dcn = {"data": -1}
@@ -136,11 +69,10 @@ class Job:
             gradients = make_gradients(self.system, self.optimizer)
             trains = jax.tree.leaves(self.optimizer.trainable)
 
-            def step(params, batch, key):  # gradients of what is frozen are zeros that nobody reads
+            def step(params, batch, key):  # without the gradients of frozen parameters
                 loss, metrics, grads = gradients(params, batch, key)
-                return loss, metrics, [g for g,
-                                       train in zip(jax.tree.leaves(grads), trains, strict=True)
-                                       if train]
+                return loss, metrics, [grad for grad, train
+                                       in zip(jax.tree.leaves(grads), trains, strict=True) if train]
 
             key = jax.eval_shape(lambda: jax.random.key(0))
             batch = api.example_batch(self.system, batch=rows, time=self.config.data.segment)
@@ -150,8 +82,8 @@ class Job:
         return self._costs[rows]
 
     def useful(self) -> float:
-        """Share of the FLOPs that the model needs; the rest is what remat computes again. Traced
-        when it is asked for."""
+        """The share of the FLOPs that the model needs; the rest is recomputation by remat. Traced
+        on the first call."""
         if self._useful is None:
             plain = without_remat(self.config.system)
             self._useful = (1.0 if plain is None
@@ -165,7 +97,7 @@ class Job:
                            key)
 
     def costs(self, rows: int) -> tuple[float, float]:
-        """`cost` of any number of rows, on the line through one and two."""
+        """`cost` of any number of rows, extrapolated from one and two."""
         if rows <= 2:
             return self.cost(rows)
         one, two = self.cost(1), self.cost(2)
@@ -176,35 +108,35 @@ class Job:
         return batch // math.prod(mesh.shape[a] for a in BATCH_AXES) // self.accumulate
 
     def memory(self, mesh, batch: int) -> dict[str, int]:
-        """PARTS -> bytes on a device. What a step keeps for the backward pass is split over seq,
-        never over tensor, which
-        splits some of it: an upper estimate there."""
+        """PARTS -> bytes on a device. Activations are divided by seq but not by tensor, which
+        shards
+        some of them: an upper estimate there."""
         state = self.state(mesh)
         abstract = abstract_batch(self.system, mesh, batch=batch, time=self.config.data.segment)
         kept = self.costs(self.rows(batch, mesh))[1]
         return {"parameters": on_device(state["params"]),
                 "optimizer": on_device(state["opt_state"]),
                 "average": on_device(state.get("ema", ())),
-                "gradients": on_device(trained(state["params"],
-                                               self.optimizer)) * (2 if self.accumulate > 1 else 1),
+                "gradients": on_device(trainable(state["params"], self.optimizer))
+                * (2 if self.accumulate > 1 else 1),
                 "batch": on_device(abstract), "activations": int(kept / mesh.shape["seq"])}
 
     def flops(self, mesh, batch: int) -> int:
-        """Of a whole step, from the FLOPs of one row; seq and tensor only split them."""
-        return int(self.costs(self.rows(batch, mesh))[0] * math.prod(mesh.shape[a]
-                                                                     for a in BATCH_AXES) * self.accumulate)
+        """FLOPs of a whole step; seq and tensor only divide them."""
+        shards = math.prod(mesh.shape[a] for a in BATCH_AXES)
+        return int(self.costs(self.rows(batch, mesh))[0] * shards * self.accumulate)
 
     def expected(self, mesh, topology: Topology, batch: int) -> roofline.Roofline:
-        """By shapes: every byte of the state and of what is kept for the backward pass read and
-        written once."""
+        """The roofline by shapes, if every byte of state and activations is read and written
+        once."""
         return roofline.make(self.flops(mesh, batch), topology, self.implied(mesh, topology, batch),
                              hbm_bytes=2 * sum(self.memory(mesh, batch).values()),
                              useful=self.useful)
 
     def implied(self, mesh, topology: Topology, batch: int) -> list[Collective]:
-        """Communication that the rules imply: gathered parameters forward and backward, scattered
-        and reduced gradients, in 16 bits. What seq and tensor exchange in every layer is not in the
-        shapes."""
+        """Communication that the rules imply, in 16 bits: all-gathers of parameters forward and
+        backward, reduce-scatters and all-reduces of gradients. What seq and tensor exchange in
+        every layer is not included."""
         data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
         whole = bytes_of(self.shapes["params"]) // 2 // mesh.shape["tensor"]
         across = topology.slices
@@ -223,21 +155,21 @@ class Job:
         return found
 
     def compile(self, mesh, topology: Topology, batch: int, *, thorough: bool = False) -> Compiled:
-        """The train step of this job through XLA:TPU. Raises TooLarge.
+        """Compiles this job's train step by XLA:TPU. Raises TooLarge.
 
-        `thorough` compiles what training compiles. Else XLA is told to hurry and layers are scanned
-        where the config can (system.scan_layers), which takes a fifth of the time. Partitioning is
-        the same, so the bytes of collectives and of the state are; gradients are summed layer by
-        layer instead of in a few large sums, buffers are larger, and the program is slower, so that
+        `thorough` compiles what training compiles. Otherwise XLA optimises less and layers are
+        scanned where the config can (system.scan_layers), in a fifth of the time. Partitioning, and
+        so the bytes of collectives and of the state, are the same; but gradients are summed layer
+        by layer instead of in a few large sums, buffers are larger, and the program is slower, so
         its cycles are no estimate.
         """
         config, system = self.config, self.system
         if not thorough:
             system = api.build(replaced(config.system, "scan_layers", False, True))
         abstract = abstract_batch(self.system, mesh, batch=batch, time=config.data.segment)
-        effort = getattr(jax.config, HURRY[0])
+        effort = getattr(jax.config, FAST_COMPILE[0])
         try:
-            jax.config.update(HURRY[0], effort if thorough else HURRY[1])
+            jax.config.update(FAST_COMPILE[0], effort if thorough else FAST_COMPILE[1])
             step = CompiledStep(step_of(config, system, self.optimizer), self.state(mesh), abstract,
                                 mesh)
         except jax.errors.JaxRuntimeError as error:
@@ -245,7 +177,7 @@ class Job:
                 raise
             raise TooLarge(exhausted(str(error))) from error
         finally:
-            jax.config.update(HURRY[0], effort)
+            jax.config.update(FAST_COMPILE[0], effort)
         start = time.perf_counter()
         module = hlo.parse(step.text())
         found = collectives.read(module, mesh, topology)
@@ -253,29 +185,33 @@ class Job:
                              cycles=roofline.cycles(module) if thorough else 0, useful=self.useful)
         m = step.memory
         results = m.output_size_in_bytes - m.alias_size_in_bytes
-        # XLA:TPU counts among the temporaries some that are never there together; its own peak
-        # includes live arguments
+        # XLA:TPU's temporaries include some that are never live together; its own peak includes
+        # live arguments.
         temporaries = min(m.temp_size_in_bytes, m.peak_memory_in_bytes or m.temp_size_in_bytes)
         peak = m.argument_size_in_bytes + results + temporaries + m.generated_code_size_in_bytes
         return Compiled(m.argument_size_in_bytes, temporaries, m.generated_code_size_in_bytes, peak,
                         step.compile_seconds + time.perf_counter() - start, found, line)
 
     def plan(self, topology: Topology, *, batch: int | None = None, sizes=None, dcn=None,
-             libtpu: str | None = None,
-             largest: bool = True, thorough: bool = False) -> Plan:
-        """The plan for a topology; `libtpu` (a path) asks XLA:TPU as well (`thorough`: see
-        compile); `largest` False leaves the largest batch out. Raises UserError for a mesh or batch
-        that does not divide."""
+             libtpu: str | None = None, largest: bool = True, thorough: bool = False) -> Plan:
+        """The plan for a topology. Raises UserError for a mesh or batch that does not divide.
+
+        Args:
+          libtpu: a path; compiles by XLA:TPU as well (`thorough`: see `compile`).
+          largest: whether to find the largest batch.
+        """
         batch = int(batch or self.config.data.batch_size)
         mesh = self.mesh(topology, libtpu=libtpu if topology.chip.is_tpu else None, sizes=sizes,
                          dcn=dcn)
         check_batch(batch, mesh, accumulate=self.accumulate)
         shape_only = abstract_mesh_of(mesh.shape)
         memory = self.memory(shape_only, batch)
-        expected, chip = self.expected(shape_only, topology, batch), topology.chip
-        needed, compiled = sum(memory.values()), None
-        asked = bool(libtpu) and chip.is_tpu
-        if asked:
+        expected = self.expected(shape_only, topology, batch)
+        chip = topology.chip
+        needed = sum(memory.values())
+        compiled = None
+        by_compiler = bool(libtpu) and chip.is_tpu
+        if by_compiler:
             try:
                 compiled = self.compile(mesh, topology, batch, thorough=thorough)
                 needed = compiled.peak
@@ -283,20 +219,21 @@ class Job:
                 needed = max(error.needed, int(chip.hbm) + 1)
         most = self.largest_batch(shape_only, topology, batch, needed) if largest else 0
         return Plan(topology, dict(mesh.shape), batch, self.table(shape_only), memory,
-                    int(expected.flops), expected, compiled,
-                    asked, needed, most)
+                    int(expected.flops), expected, compiled, by_compiler, needed, most)
 
     def largest_batch(self, mesh, topology: Topology, batch: int, needed: int) -> int:
-        """The largest that fits, on the line of the shapes' estimate through what `batch` needs. 0
-        = not one row."""
+        """The largest batch that fits, extrapolated from what `batch` needs with the slope of the
+        shapes' estimate; 0 = not one row."""
         unit = math.prod(mesh.shape[a] for a in BATCH_AXES) * self.accumulate
         rows = batch // unit
         here, one = (self.costs(n)[1] / mesh.shape["seq"] for n in (rows, 1))
-        slope = (here - one) / (rows
-                                - 1) if rows > 1 else (self.costs(2)[1] / mesh.shape["seq"] - one)
+        if rows > 1:
+            slope = (here - one) / (rows - 1)
+        else:
+            slope = self.costs(2)[1] / mesh.shape["seq"] - one
         fixed = sum(self.memory(mesh, batch).values()) - here
         slope *= max((needed - fixed) / here, 0.1) if here > 0 else 1.0
-        more = (ROOM * topology.chip.hbm - needed) / slope if slope > 0 else 0
+        more = (USABLE * topology.chip.hbm - needed) / slope if slope > 0 else 0
         return max(math.floor(rows + more), 0) * unit
 
     def table(self, mesh) -> list[tuple[str, int, tuple[int, ...], tuple, int, int]]:
@@ -307,26 +244,28 @@ class Job:
             key = re.sub(r"\d+", "*", name), leaf.shape, tuple(leaf.sharding.spec)
             rows.setdefault(key, []).append((name, leaf))
         return [(group[0][0] if len(group) == 1 else key[0], len(group), key[1], key[2],
-                 bytes_of([x for _, x in group]), on_device([x for _, x in group])) for key,
-                group in rows.items()]
+                 bytes_of([x for _, x in group]), on_device([x for _, x in group]))
+                for key, group in rows.items()]
 
 
 def spans(topology: Topology, devices: int) -> tuple[tuple[int, bool], ...]:
-    """The dimensions of a slice that a group of so many neighbours covers, about."""
-    found, product = [], topology.chip.cores
-    for length, ring in reversed(list(zip(topology.shape, topology.rings(),
-                                          strict=True))) if topology.chip.is_tpu else ():
+    """(length, closed to a ring) of the dimensions that a group of so many neighbours covers,
+    about."""
+    found = []
+    product = topology.chip.cores
+    dimensions = list(zip(topology.shape, topology.rings(), strict=True))
+    for length, ring in reversed(dimensions) if topology.chip.is_tpu else ():
         if product < devices and length > 1:
-            found.append((min(length, -(-devices // product)), ring and devices // product
-                          >= length))
+            whole_ring = ring and devices // product >= length
+            found.append((min(length, -(-devices // product)), whole_ring))
             product *= length
     return tuple(found)
 
 
-def trained(params: Any, optimizer) -> list:
-    """The parameters that gradients are kept of."""
-    return [x for x, train in zip(jax.tree.leaves(params), jax.tree.leaves(optimizer.trainable),
-                                  strict=True) if train]
+def trainable(params: Any, optimizer) -> list:
+    """The parameters that have gradients."""
+    trains = jax.tree.leaves(optimizer.trainable)
+    return [x for x, train in zip(jax.tree.leaves(params), trains, strict=True) if train]
 
 
 def on_device(tree: Any) -> int:
@@ -336,8 +275,7 @@ def on_device(tree: Any) -> int:
 
 
 def for_accelerators(config):
-    """A copy in which every compute_dtype "auto" is bfloat16, as it resolves on TPUs and GPUs,
-    whatever this machine is."""
+    """A copy in which every compute_dtype "auto" is bfloat16, as on TPUs and GPUs."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         copy.system = replaced(copy.system, "compute_dtype", "auto", "bfloat16")
@@ -345,7 +283,7 @@ def for_accelerators(config):
 
 
 def replaced(config, name: str, old: Any, new: Any):
-    """A copy in which every field of that name, however deep, that is `old` is `new`."""
+    """A copy in which every field `name`, at any depth, that equals `old` is `new`."""
     copy = config.copy_and_resolve_references()
 
     def fix(part):
@@ -360,58 +298,9 @@ def replaced(config, name: str, old: Any, new: Any):
 
 
 def exhausted(message: str) -> int:
-    """Bytes that XLA:TPU says it needed."""
+    """Bytes that XLA:TPU needed, from its error; 0 = unknown."""
     found = re.search(r"temporaries \(([\d.]+)([KMGT]?)\)|Used ([\d.]+)([KMGT]?) of", message)
     if not found:
         return 0
-    number, unit = found.group(1) or found.group(3), found.group(2) if found.group(
-        1) else found.group(4)
+    number, unit = found.groups()[:2] if found.group(1) else found.groups()[2:]
     return int(float(number) * 1024 ** " KMGT".index(unit or " "))
-
-
-def advice(job: Job, plan: Plan) -> list[str]:
-    """What would make a job that does not fit fit, with the bytes that it would then need; from
-    shapes, so "about"."""
-    chip, config = plan.topology.chip, job.config
-    scale = plan.needed / max(sum(plan.memory.values()), 1)
-    found = []
-
-    def offer(text: str, other: Job, mesh, batch: int):
-        try:
-            check_batch(batch, mesh, accumulate=other.accumulate)
-            needed = sum(other.memory(mesh, batch).values()) * scale
-        except UserError:
-            return
-        if needed <= chip.hbm:
-            found.append(f"{text} (about {needed / 2**30:.1f} GiB)")
-
-    mesh = abstract_mesh_of(plan.mesh)
-    if plan.largest_batch:
-        found.append(f"--config.data.batch_size={plan.largest_batch}")
-    total = plan.mesh["data"] * plan.mesh["fsdp"] // plan.topology.slices
-    if plan.mesh["fsdp"] < total:
-        wider = abstract_mesh_of(plan.mesh | {"data": plan.topology.slices, "fsdp": total})
-        offer(f"--config.mesh.data=1 --config.mesh.fsdp={total}", job, wider, plan.batch)
-    for name, value in (("remat",
-                         {"none": "full", "dots": "full",
-                          False: True}.get(config.system.get("remat"))),):
-        if value is not None:
-            with_remat = config.copy_and_resolve_references()
-            with with_remat.unlocked():
-                with_remat.system[name] = value
-            offer(f"--config.system.{name}={value}", Job(with_remat), mesh, plan.batch)
-    for parts in (2, 4, 8):
-        split = config.copy_and_resolve_references()
-        with split.unlocked():
-            split.optimizer.accumulate = job.accumulate * parts
-        before = len(found)
-        offer(f"--config.optimizer.accumulate={job.accumulate * parts}", Job(split), mesh,
-              plan.batch)
-        if len(found) > before:
-            break
-    return found or ["a larger slice, or chips with more memory"]
-
-
-def abstract_mesh_of(sizes: Mapping[str, int]) -> AbstractMesh:
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,
-                        ) * len(sizes))

@@ -1,11 +1,10 @@
-"""How fast a compiled step could run: what arithmetic, memory and links need at their full rates,
-from the program's text.
+"""How fast a compiled step could run: the time of arithmetic, memory and links at full rates, from
+the program's text.
 
-Two bounds and one opinion. `floor`: everything overlaps, the slowest part decides; no run is
-faster. `serial`: nothing of the
-communication overlaps. `compiler`: XLA:TPU's own estimate of cycles, instruction by instruction,
-plus the communication that it does not overlap; the one to expect. None of them knows of input,
-host or stragglers.
+Two bounds and an estimate. `floor`: everything overlaps and the slowest part decides; no run is
+faster. `serial`: no communication overlaps. `compiler`: XLA:TPU's own estimate of cycles,
+instruction by instruction, plus the communication that it does not overlap; the one to expect. None
+of them includes input, host or stragglers.
 """
 
 import dataclasses
@@ -26,9 +25,15 @@ VIEWS = frozenset({"bitcast", "reshape"})
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds a step. `overlapped`: of ici, what runs beside arithmetic. `cycles`: XLA's estimate
-    without communication, 0 = none. `flops` is the whole step's, over `peak` FLOP/s of all devices;
-    `useful` their share that the model needs, the rest is what remat computes again."""
+    """Seconds a step, by part.
+
+    Attributes:
+      overlapped: the part of ici beside arithmetic.
+      cycles: XLA's estimate in seconds, without communication; 0 = none.
+      flops: of the whole step.
+      peak: FLOP/s of all devices.
+      useful: the share of flops that the model needs; the rest is recomputation by remat.
+    """
 
     compute: float
     hbm: float
@@ -55,20 +60,19 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """What the floor is made of."""
+        """Which part is the floor."""
         return max(("compute", "hbm", "ici", "dcn"), key=lambda part: getattr(self, part))
 
     def mfu(self, seconds: float) -> float:
-        """Share of the peak at that step time, by the model's FLOPs as the loop logs it: what remat
-        computes again takes time, but is not counted."""
+        """The share of the peak at that step time, by the model's FLOPs, as the loop logs it:
+        recomputation by remat takes time but is not counted."""
         return self.flops * self.useful() / seconds / self.peak if seconds else 0.0
 
 
 def make(flops: float, topology: Topology, collectives: Sequence[Collective], *, hbm_bytes: float,
-         cycles: int = 0,
-         useful: Callable[[], float] = lambda: 1.0) -> Roofline:
-    """From FLOPs of a whole step, what one device reads and writes, and its collectives; `useful`:
-    see Roofline."""
+         cycles: int = 0, useful: Callable[[], float] = lambda: 1.0) -> Roofline:
+    """From FLOPs of a whole step, the bytes that one device reads and writes, and its collectives;
+    `useful`: see Roofline."""
     chip = topology.chip
     times = [(c, c.seconds(topology)) for c in collectives]
     return Roofline(compute=flops / topology.devices / chip.flops, hbm=hbm_bytes / chip.hbm_rate,
@@ -91,9 +95,9 @@ def cycles(module: Module) -> int:
 
 
 def hbm_bytes(module: Module) -> int:
-    """Bytes that a step reads from and writes to a device's memory: the operands and results of
-    what is executed, without what lies in a core's own memory. Of an operand that is only sliced,
-    the slices count; of one updated in place, the update."""
+    """Bytes that a step reads from and writes to a device's memory: operands and results of what is
+    executed, except in a core's own memory. Of an operand that is only sliced, the slices count; of
+    one updated in place, the update."""
     return sum(times * _traffic(one, beside, module) for one, times, beside in module.executed())
 
 
@@ -147,8 +151,8 @@ def _fusion(one: Instruction, given: Sequence[Sequence[Array]], body: Sequence[I
 
 
 def _taken(parameter: Instruction, users: dict, by_name: dict) -> tuple[int, int] | None:
-    """(bytes of the slices taken of a parameter, bytes of updates to it); None where it is read
-    whole."""
+    """(bytes of the slices taken of a parameter, bytes of updates to it); None where all of it is
+    read."""
     waiting, sliced, updated = [parameter.name], 0, 0
     while waiting:
         name = waiting.pop()

@@ -9,15 +9,15 @@ import math
 from collections.abc import Callable, Iterator
 
 from avjax.errors import UserError
-from avjax.planning.planner import Job, Plan, abstract_mesh_of
+from avjax.planning.plan import Plan, abstract_mesh_of, mesh_text
+from avjax.planning.planner import Job
 from avjax.planning.topologies import FLAT, Topology
 from avjax.sharding.mesh import AXES, BATCH_AXES
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A mesh within a slice by the estimate: the largest batch, seconds a step, examples a
-    second."""
+    """A mesh within a slice, with its largest batch and seconds a step by the estimate."""
 
     sizes: dict[str, int]
     batch: int
@@ -29,9 +29,9 @@ class Candidate:
 
 
 def meshes(devices: int) -> Iterator[dict[str, int]]:
-    """Every way to write a slice's devices as a product over the four axes, in powers of two."""
-    parts = [2**n for n in range(devices.bit_length()) if devices % 2**n == 0]
-    for fsdp, seq, tensor in itertools.product(parts, repeat=3):
+    """All meshes of a slice's devices whose fsdp, seq and tensor are powers of two."""
+    powers = [2**n for n in range(devices.bit_length()) if devices % 2**n == 0]
+    for fsdp, seq, tensor in itertools.product(powers, repeat=3):
         if devices % (fsdp * seq * tensor) == 0:
             yield dict(zip(AXES, (devices // (fsdp * seq * tensor), fsdp, seq, tensor),
                            strict=True))
@@ -40,8 +40,8 @@ def meshes(devices: int) -> Iterator[dict[str, int]]:
 def candidates(job: Job, topology: Topology, dcn: dict[str, int],
                limit: float = 0.9) -> list[Candidate]:
     """Meshes that divide the job's parameters and sequences, best first, each with the largest
-    batch that fits into `limit` of the memory. Of two that are as fast, the one with fewer
-    exchanges in every layer (seq, tensor), then with less gathering (fsdp)."""
+    batch that fits into the share `limit` of the memory. Meshes without exchanges in every layer
+    (seq, tensor) come first, then faster ones, then those with fewer all-gathers (fsdp)."""
     found = []
     across = {axis: topology.slices if size == -1 else size for axis, size in dcn.items()}
     for sizes in meshes(topology.devices_a_slice):
@@ -65,7 +65,7 @@ def candidates(job: Job, topology: Topology, dcn: dict[str, int],
 
 
 def _most_rows(fits: Callable[[int], bool], top: int = 1 << 20) -> int:
-    """Largest n for which fits(n), by doubling and halving; 0 where not even one does."""
+    """The largest n for which fits(n), by doubling and bisection; 0 where not even 1 does."""
     if not fits(1):
         return 0
     low = 1
@@ -79,10 +79,11 @@ def _most_rows(fits: Callable[[int], bool], top: int = 1 << 20) -> int:
 
 
 def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles: int = 4,
-           tell: Callable[[str], None] = lambda line: None) -> tuple[list[Candidate], Plan]:
-    """(candidates by the estimate, the plan of the best that fits). With `libtpu`, at most
-    `compiles` compilations: the batch of the first candidate is corrected by what XLA:TPU needed
-    and tried again until it fits, then grown once.
+           log: Callable[[str], None] = lambda line: None) -> tuple[list[Candidate], Plan]:
+    """(candidates by the estimate, the plan of the best that fits).
+
+    With `libtpu`, makes at most `compiles` compilations: the first candidate's batch is corrected
+    by what XLA:TPU needed until it fits, then grown once.
 
     Raises:
       UserError: no mesh fits a single row a device.
@@ -103,16 +104,15 @@ def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles:
                 return ordered, plan
             compiles -= 1
             unit = math.prod(plan.mesh[a] for a in BATCH_AXES) * job.accumulate
-            tell(f"{described(plan.mesh)} batch {batch}: {plan.needed / 2**30:.2f} GiB of "
-                 f"{topology.chip.hbm / 2**30:.2f}"
-                 + ("" if plan.fits else ", too much"))
-            if plan.fits and (best is None or plan.batch / plan.roofline.compiler > best.batch
-                              / best.roofline.compiler):
+            log(f"{mesh_text(plan.mesh)} batch {batch}: {plan.needed / 2**30:.2f} GiB of "
+                f"{topology.chip.hbm / 2**30:.2f}{'' if plan.fits else ', too much'}")
+            if plan.fits and (best is None or _rate(plan) > _rate(best)):
                 best = plan
-            # by the line through what was needed; at least one unit from here, at most half or one
-            # and a half
+            # Extrapolated from what was needed; between half and one and a half of this batch, and
+            # at least one unit away from it.
             guess = plan.largest_batch * 0.97 // unit * unit
-            down, up = max(guess, unit, batch // 2 // unit * unit), 1.5 * batch // unit * unit
+            down = max(guess, unit, batch // 2 // unit * unit)
+            up = 1.5 * batch // unit * unit
             tried = int(min(guess, up) if plan.fits else min(down, batch - unit))
             if tried < unit or (plan.fits and tried < 1.05 * batch):
                 break
@@ -123,19 +123,21 @@ def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles:
             break
     if best is None:
         raise UserError("none of the tried meshes and batches fits", where=topology.described,
-                        found="; ".join(f"{described(c.sizes)} batch {c.batch}"
+                        found="; ".join(f"{mesh_text(c.sizes)} batch {c.batch}"
                                         for c in ordered[:3]),
-                        hint="more tries (--compiles), a larger slice or more recomputation (remat)")
+                        hint="more tries (--compiles), a larger slice or more recomputation "
+                        "(remat)")
     return ordered, best
 
 
-def described(sizes: dict[str, int]) -> str:
-    return " ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1) or "one device"
+def _rate(plan: Plan) -> float:
+    """Rows a second."""
+    return plan.batch / plan.roofline.compiler
 
 
-def scaled(topology: Topology, chips: int) -> Topology:
-    """The slice, or slices, of that many of the same chips: the squarest there is, several of the
-    largest where one has fewer."""
+def with_chips(topology: Topology, chips: int) -> Topology:
+    """The topology of that many of the same chips: the squarest slice, or several of the
+    largest."""
     chip = topology.chip
     if chip.dims == 2:
         biggest = math.prod(FLAT[-1])
@@ -153,21 +155,19 @@ def scaled(topology: Topology, chips: int) -> Topology:
         biggest, shapes = chip.host, {n: (n,) for n in (1, 2, 4, chip.host)}
     one = min(chips, biggest)
     if one not in shapes or chips % one:
+        counts = ", ".join(map(str, sorted(shapes)))
         raise UserError("no slices of so many chips", where=f"{chip.name}, {chips} chips",
-                        found=str(chips),
-                        expected=", ".join(map(str,
-                                               sorted(shapes))) + f" or a multiple of {biggest}")
+                        found=str(chips), expected=f"{counts} or a multiple of {biggest}")
     return Topology(chip, shapes[one], chips // one)
 
 
 def weak_scaling(job: Job, topology: Topology, chips: list[int], *, rows: float,
-                 libtpu: str | None = None,
-                 thorough: bool = False) -> list[Plan]:
-    """Plans of the same job on more and more chips, `rows` of the batch for each: fsdp, seq and
-    tensor as configured, data (over slices too) takes what is left."""
+                 libtpu: str | None = None, thorough: bool = False) -> list[Plan]:
+    """Plans of the same job on each number of `chips`, with `rows` of the batch per chip: fsdp, seq
+    and tensor as configured, data (over slices too) takes the rest."""
     plans = []
     for count in chips:
-        on = scaled(topology, count)
+        on = with_chips(topology, count)
         sizes = dict(job.config.mesh)
         fixed = math.prod(size for axis, size in sizes.items() if axis != "data" and size > 0)
         if sizes["fsdp"] > 0:

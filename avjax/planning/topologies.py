@@ -1,5 +1,4 @@
-"""Slices by name ("v5e:16x16", "h100:8") and what one device of each can do: the planner's data
-sheets.
+"""Slices by name: "v5e:16x16", "h100:8".
 
 A name is CHIP:SHAPE. With TPUs the shape is the slice's grid of chips, with GPUs the number of
 cards in one machine; several slices are joined by the data-center network (DCN). Where libtpu is at
@@ -18,77 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from avjax.errors import UserError
+from avjax.hardware.chips import CHIPS, Chip
 
-GIB = 1024**3
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One device as JAX sees it; rates are bytes or FLOPs a second.
-
-    Attributes:
-      kind: JAX's device_kind.
-      hbm: bytes that a program may use: with TPUs what XLA:TPU itself allows, with GPUs the three
-        quarters that XLA reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
-      flops: dense bfloat16, peak.
-      hbm_rate: of the device's memory.
-      link_rate: one way, of one link to a neighbour (TPU); into the machine's switch (GPU).
-      dcn_rate: of the network between slices, this device's share of its host's cards.
-      host: devices a host has.
-      dims: dimensions of a TPU slice's grid; 0 = every card of a machine reaches every other
-        directly.
-      ring: a slice's dimension is closed to a ring where it is a multiple of this.
-      cycles: clock by which XLA:TPU's estimated cycles are read as seconds; 0 = it makes none.
-      cores: devices a chip of the grid has.
-      source: where the numbers come from.
-    """
-
-    name: str
-    kind: str
-    hbm: float
-    flops: float
-    hbm_rate: float
-    link_rate: float
-    dcn_rate: float
-    host: int
-    dims: int
-    ring: int
-    source: str
-    cycles: float = 0.0
-    cores: int = 1
-
-    @property
-    def is_tpu(self) -> bool:
-        return self.dims > 0
-
-
-_SHEET = ("docs.cloud.google.com/tpu/docs/{}; hbm: libtpu 0.0.42; one-way link rate = "
-          "bidirectional rate / ports / 2")
-_NVIDIA = ("NVIDIA data sheet, SXM; NVLink one way = half of its rate; one {} Gb/s network card a "
-           "GPU")
-# Clocks of v4, v5e and v5p: peak / (matrix units x 128 x 128 x 2). By them XLA:TPU expects a large
-# product to reach 88 to 93 % of the peak; those of v6e and tpu7x, whose units are not described so,
-# are set so that it reaches 90 %.
-CHIPS = {chip.name: chip for chip in (
-    Chip("v4", "TPU v4", 30.75 * GIB, 275e12, 1228e9, 50e9, 6.25e9, 4, 3, 4, _SHEET.format("v4") +
-         "; link: Jouppi et al. 2023, six of 50 GB/s; DCN as v5p's", cycles=1.05e9),
-    Chip("v5e", "TPU v5 lite", 15.75 * GIB, 197e12, 819e9, 50e9, 3.125e9, 8, 2, 16,
-         _SHEET.format("v5e"), cycles=1.5e9),
-    Chip("v5p", "TPU v5", 95.74 * GIB, 459e12, 2765e9, 100e9, 6.25e9, 4, 3, 4, _SHEET.format("v5p"),
-         cycles=1.75e9),
-    Chip("v6e", "TPU v6 lite", 31.25 * GIB, 918e12, 1638e9, 100e9, 12.5e9, 8, 2, 16,
-         _SHEET.format("v6e"), cycles=2.24e9),
-    # a chip is two devices, which share its links and its network
-    Chip("tpu7x", "TPU7x", 94.75 * GIB, 2307e12 / 2, 7380e9 / 2, 100e9 / 2, 12.5e9 / 2, 8, 3, 4,
-         _SHEET.format("tpu7x"),
-         cycles=2.46e9, cores=2),
-    Chip("a100", "NVIDIA A100-SXM4-80GB", 0.75 * 80e9, 312e12, 2039e9, 300e9, 25e9, 8, 0, 0,
-         _NVIDIA.format(200)),
-    Chip("h100", "NVIDIA H100 80GB HBM3", 0.75 * 80e9, 989e12, 3350e9, 450e9, 50e9, 8, 0, 0,
-         _NVIDIA.format(400)),
-    Chip("h200", "NVIDIA H200", 0.75 * 141e9, 989e12, 4800e9, 450e9, 50e9, 8, 0, 0,
-         _NVIDIA.format(400)),
-)}
 # every slice of v5e and v6e
 FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 LARGEST = {"v4": 4096, "v5p": 6144, "tpu7x": 9216}  # chips of one slice

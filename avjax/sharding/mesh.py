@@ -1,8 +1,7 @@
-"""The device mesh: four named axes, always all present, so that rules and configs never ask which
-ones exist.
+"""The device mesh: four named axes, all of them always present.
 
-data: examples, parameters replicated. fsdp: examples and parameters. seq: time. tensor: width.
-`config.mesh` is the mesh within a slice, `config.dcn` the one across slices; the mesh has their
+data: examples, with replicated parameters. fsdp: examples and parameters. seq: time. tensor: width.
+`config.mesh` gives the sizes within a slice, `config.dcn` those across slices; the mesh has their
 products.
 """
 
@@ -14,16 +13,17 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from avjax.errors import UserError
-from avjax.sharding.slices import across_slices, device_grid, filled
+from avjax.sharding.slices import across_slices, device_grid, fill_in
 
 AXES = ("data", "fsdp", "seq", "tensor")
 BATCH_AXES = ("data", "fsdp")  # a batch's first dimension is split over both
-SEQUENCE_AXIS, WIDTH_AXIS = "seq", "tensor"
+SEQUENCE_AXIS = "seq"
+WIDTH_AXIS = "tensor"
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None,
               dcn: Mapping[str, int] | None = None) -> Mesh:
-    """A mesh over all `devices` (default: every device of every process). The one way to make one.
+    """A mesh over all `devices` (default: every device of every process). The only way to make one.
 
     Args:
       sizes: axis name -> number of devices within a slice; missing axes are 1; one axis may be -1,
@@ -36,20 +36,18 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         devices of a slice, or slices that `dcn` does not account for.
     """
     devices = list(jax.devices() if devices is None else devices)
-    given = dict(sizes)
-    unknown = sorted(set(given) - set(AXES))
+    unknown = sorted(set(sizes) - set(AXES))
     if unknown:
         raise UserError("unknown mesh axis", where=f"config.mesh.{unknown[0]}",
                         expected=", ".join(AXES))
-    shape = [int(given.get(axis, 1)) for axis in AXES]
+    shape = [int(sizes.get(axis, 1)) for axis in AXES]
     described = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
         raise UserError("mesh axes are not valid", where="config.mesh",
-                        expected="sizes >= 1, at most one -1",
-                        found=described)
+                        expected="sizes >= 1, at most one -1", found=described)
     across = across_slices(dict(dcn or {}), AXES, devices)
     here = len(devices) // math.prod(across)
-    found = filled(shape, here)
+    found = fill_in(shape, here)
     if found is None:
         raise UserError("the mesh does not divide the devices", where="config.mesh",
                         expected=f"axes whose product is {here}, the number of devices"
@@ -64,23 +62,23 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples over (data, fsdp), the rest whole: for arrays of which nothing more is known. A
-    System's batch lies as `batch_shardings` says."""
+    """Shards the first axis over (data, fsdp): for arrays without a Spec. For a System's batch see
+    `batch_shardings`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_partition(spec) -> PartitionSpec:
-    """How one array of a batch lies: its first axis over (data, fsdp), its sequence over seq. spec:
+    """Shards an array of a batch: its first axis over (data, fsdp), its sequence over seq. spec:
     api.Spec."""
     axis = spec.sequence_axis
-    return PartitionSpec(BATCH_AXES) if axis is None else PartitionSpec(BATCH_AXES, *(None,
-                                                                        ) * (axis - 1),
-                                                                        SEQUENCE_AXIS)
+    if axis is None:
+        return PartitionSpec(BATCH_AXES)
+    return PartitionSpec(BATCH_AXES, *[None] * (axis - 1), SEQUENCE_AXIS)
 
 
 def batch_shardings(mesh: Mesh, batch_spec: Mapping, *,
                     time: int | None = None) -> dict[str, NamedSharding]:
-    """{name: how that array of a batch lies}. `time`: the length of axes that are named so
+    """{name: sharding of that array of a batch}. `time`: the length of axes named "time"
     (config.data.segment).
 
     Raises:
@@ -119,31 +117,30 @@ def check_sequence(name: str, spec, parts: int, time: int | None) -> None:
                     + (f" x {spec.granularity} that stay together" if spec.granularity > 1 else "")
                     + f", for instance {' or '.join(map(str, near))}",
                     found=str(length),
-                    hint=f"change {'its length in config.system' if fixed else 'config.data.segment'}, or set "
+                    hint=f"change "
+                    f"{'its length in config.system' if fixed else 'config.data.segment'}, or set "
                     f"config.mesh.seq to one of {', '.join(fitting)}")
 
 
 def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1,
                 where: str = "config.data.batch_size") -> None:
-    """UserError unless every device gets the same number of examples in every micro-batch."""
+    """Raises UserError unless every device gets as many examples in every micro-batch."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size < 1 or accumulate < 1 or batch_size % (shards * accumulate):
         raise UserError("the batch does not divide", where=where,
                         expected=f"a multiple of {shards * accumulate} = data {mesh.shape['data']} "
-                        "x fsdp "
-                        f"{mesh.shape['fsdp']} x config.optimizer.accumulate {accumulate}",
-                        found=str(batch_size), hint="change the batch size, the mesh or the "
-                                                    "micro-batches")
+                        f"x fsdp {mesh.shape['fsdp']} x config.optimizer.accumulate {accumulate}",
+                        found=str(batch_size),
+                        hint="change the batch size, the mesh or the micro-batches")
 
 
-def feed(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
-    """(h, n): this process is to read share h of n of every batch. Processes whose devices hold the
-    same examples (because seq or tensor spans them) read the same share, whole; each then keeps its
-    part of the time axis.
+def batch_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """(h, n): this process reads share h of n of every batch. Processes whose devices hold the same
+    examples (because seq or tensor spans them) read the same share; each keeps its part of the time
+    axis.
 
     Raises:
-      UserError: processes whose examples overlap without being the same, which no share of a batch
-        can feed.
+      UserError: processes hold examples that overlap without being the same.
     """
     process = jax.process_index() if process is None else process
     rows: dict[int, set[int]] = {}
@@ -157,8 +154,8 @@ def feed(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
         raise UserError("processes hold overlapping examples", where="config.mesh",
                         expected="data x fsdp such that two processes hold the same examples or "
                         "different ones",
-                        found="; ".join(f"process {p}: blocks {sorted(of)}" for p,
-                                        of in sorted(rows.items())[:4]),
+                        found="; ".join(f"process {p}: blocks {sorted(of)}"
+                                        for p, of in sorted(rows.items())[:4]),
                         hint="make data x fsdp a multiple of the processes, or seq x tensor one of "
                         "a process's devices")
     return shares.index(tuple(sorted(rows[process]))), len(shares)
@@ -166,8 +163,8 @@ def feed(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
 
 def put_batch(batch: Mapping[str, np.ndarray],
               shardings: NamedSharding | Mapping[str, NamedSharding]) -> dict[str, jax.Array]:
-    """This process's share of a batch (see `feed`; its own examples only, sequences whole) as
-    global arrays on the mesh."""
+    """This process's share of a batch (see `batch_share`; whole sequences) as global arrays on the
+    mesh."""
     def place(name):
         return shardings if isinstance(shardings, NamedSharding) else shardings[name]
 
@@ -177,10 +174,9 @@ def put_batch(batch: Mapping[str, np.ndarray],
 
 
 def _from_share(share: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A global array of which this process has whole examples. make_array_from_process_local_data
-    does not serve where seq
-    spans processes: it wants each to have its piece of the time axis alone."""
-    _, count = feed(sharding.mesh)
+    """A global array from this process's examples. jax.make_array_from_process_local_data cannot be
+    used where seq spans processes: it expects each to have only its piece of the time axis."""
+    _, count = batch_share(sharding.mesh)
     shape = (len(share) * count, *share.shape[1:])
     pieces = sharding.addressable_devices_indices_map(shape)
     starts = sorted({index[0].indices(shape[0])[0] for index in pieces.values()})

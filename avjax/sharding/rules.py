@@ -1,10 +1,9 @@
-"""Where every parameter lies: an ordered list of (regex over its path, mesh axes of each
+"""Sharding rules of parameters: a list of (regex over a parameter's path, mesh axes of each
 dimension).
 
-Strict on purpose. A path such as "visual/block_0/mlp/kernel" must be matched wholly
-(`re.fullmatch`) by exactly one rule; a misspelt axis, an uncovered parameter or a dimension that
-does not divide is an error that names the parameter, never a silent replication. `()` is the one
-explicit way to replicate a parameter of any rank.
+Strict on purpose: exactly one rule must match all of a path such as "visual/block_0/mlp/kernel"
+(re.fullmatch). A misspelt axis, an uncovered parameter or a dimension that does not divide is an
+error that names the parameter, never a silent replication. `()` replicates a parameter of any rank.
 """
 
 import math
@@ -40,7 +39,7 @@ def _axes_of(entry) -> tuple[str, ...]:
 
 
 def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> PartitionSpec:
-    """The placement of one parameter. Raises UserError as the module says."""
+    """The placement of one parameter. Raises UserError, see the module's docstring."""
     found = [(pattern, axes) for pattern, axes in rules if re.fullmatch(pattern, name)]
     if len(found) != 1:
         raise UserError("a parameter is covered by no sharding rule" if not found else
@@ -67,13 +66,13 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Par
                             where=f"parameter {name} {shape}",
                             expected=f"dimension {dim} a multiple of {parts} (mesh axes "
                             f"{'*'.join(_axes_of(entry))})",
-                            found=str(shape[dim]), hint="change config.mesh, the width, or the "
-                                                        f"rule {pattern!r}")
+                            found=str(shape[dim]),
+                            hint=f"change config.mesh, the width, or the rule {pattern!r}")
     return PartitionSpec(*axes)
 
 
 def check_axes(rules: Rules, mesh: Mesh) -> None:
-    """Every rule names axes that exist, also those that match nothing today."""
+    """Raises UserError where a rule, even one that matches nothing, names an unknown axis."""
     for pattern, axes in rules:
         for entry in axes:
             for axis in _axes_of(entry):
@@ -86,19 +85,20 @@ def check_axes(rules: Rules, mesh: Mesh) -> None:
 def param_shardings(params: Any, rules: Rules, mesh: Mesh) -> Any:
     """A tree of NamedSharding like `params` (arrays or shapes)."""
     check_axes(rules, mesh)
-    return jax.tree_util.tree_map_with_path(
-        lambda path,
-        leaf: NamedSharding(mesh, spec_for(path_name(path), tuple(leaf.shape), rules, mesh)),
-        params)
+
+    def place(path, leaf):
+        return NamedSharding(mesh, spec_for(path_name(path), tuple(leaf.shape), rules, mesh))
+
+    return jax.tree_util.tree_map_with_path(place, params)
 
 
 def like_params(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Shardings for a tree that contains copies of `params` (an optimiser state): a leaf whose path
-    ends in a parameter's path and has its shape lies as that parameter does; everything else
-    (counters) is replicated."""
+    ends in a parameter's path and has its shape is sharded like it; everything else (counters) is
+    replicated."""
     known = {name: (tuple(leaf.shape), place) for (name, leaf), place in
              zip(named_leaves(params), jax.tree.leaves(shardings), strict=True)}
-    whole = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
 
     def place(path, leaf):
         parts = path_name(path).split("/")
@@ -106,6 +106,6 @@ def like_params(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
             shape, sharding = known.get("/".join(parts[start:]), (None, None))
             if shape == tuple(leaf.shape):
                 return sharding
-        return whole
+        return replicated
 
     return jax.tree_util.tree_map_with_path(place, tree)

@@ -7,7 +7,7 @@ iterations refine them on it.
 update. A centroid that no frame chose is re-seeded with a frame drawn as k-means++ draws, in
 proportion to its squared distance.
 
-Frames are split over the mesh's data axes, centroids lie whole on every device, and a table of
+Frames are split over the mesh's data axes, centroids are replicated, and a table of
 distances is held for TABLE entries at a time. The result is a pure function of the frames in their
 order, the seed and the mesh; how the stream is cut into blocks does not matter.
 
@@ -178,7 +178,7 @@ def _gumbel(key: jax.Array, n: int) -> jax.Array:
 
 
 def _top(score_N: jax.Array, x_ND: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Of all devices' frames the `count` of highest score, best first: (count,) scores, (count, D)
+    """The `count` frames of highest score of all devices, best first: (count,) scores, (count, D)
     frames."""
     score_P, index_P = lax.top_k(score_N, min(count, len(score_N)))
     score_P, x_PD = (lax.all_gather(a, BATCH_AXES, tiled=True) for a in (score_P, x_ND[index_P]))
@@ -253,7 +253,7 @@ def _statistics(x_ND, valid_N, centroids_KD, key):
     def chunk(carry, frames):
         x_RD, valid_R = frames
         table_RK = half_distances(x_RD, centroids_KD)
-        nearest_R = jnp.where(valid_R, table_RK.argmin(1), units)  # `units` is nobody's
+        nearest_R = jnp.where(valid_R, table_RK.argmin(1), units)  # `units`: none
         distance_R = jnp.maximum(2 * table_RK.min(1) + jnp.square(x_RD).sum(1), 0.0)
         more = _sums(x_RD, nearest_R, units)
         return jax.tree.map(jnp.add, carry, more), distance_R
@@ -313,7 +313,7 @@ def _pass(blocks, size: int, centroids_KD, key, mesh: Mesh):
 
 
 def _flush(total, carry):
-    """What the host has, 64 bits, and what the mesh has, 32."""
+    """The host's state (64 bits) and the mesh's (32)."""
     return total if carry is None else [t + np.asarray(c) for t,
                                         c in zip(total, carry, strict=True)]
 

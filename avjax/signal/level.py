@@ -1,7 +1,7 @@
 """One level for all speech, so that how loud somebody was recorded decides about nothing.
 
 Whatever turns recorded sound into features that condition or represent a model brings it to one
-speech level first, in training and in driving alike, and says so in its recipe (key "level"). One
+speech level first, in training and in prompts alike, and records it in its recipe (key "level"). One
 gain a recording: nothing is compressed.
 
 The speech level is the power of blocks of 0.4 s, in steps of 0.1 s, that are within 10 dB of those
@@ -37,7 +37,7 @@ def normalised(audio_N: np.ndarray, rate: float, recipe: dict | None = RECIPE) -
     """
     audio_N = np.asarray(audio_N)
     if recipe is None or audio_N.ndim != 1 or audio_N.dtype.kind != "f":
-        return audio_N  # whoever takes it refuses what is no sound
+        return audio_N  # the caller raises for what is no sound
     power = _speech_power(audio_N, rate)
     # Of powers, not of decibels: a gain of 4 x is then exactly four times the gain of x.
     gain = 10 ** (recipe["target_db"] / 20) / power**0.5 if power > 10 ** (SILENCE_DB / 10) else 1.0

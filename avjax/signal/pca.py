@@ -33,7 +33,7 @@ class LinearCodec:
         return self.mean + (np.asarray(z_NK, np.float32) * self.std) @ self.components
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be stored to have the codec back."""
+        """Fitted arrays, as a dataset stores them for `from_arrays`."""
         return {"mean": self.mean, "components": self.components, "std": self.std,
                 "explained": np.float32(self.explained)}
 

@@ -1,5 +1,5 @@
-"""Frames a second of what this project reads and makes, once."""
+"""Rates that several rooms share, in Hz."""
 
-CLIP_FPS = 30  # pictures, face codes and poses of clips
-MODEL_FPS = 25  # pictures and motion of systems that make pictures or motion codes
-UNIT_RATE = 50  # semantic units and phoneme features a second
+VIDEO = 30  # pictures of clips, and of what AV-Flow's results are drawn at
+FRAMES = 25  # frames of Talker and TAVID: pictures, motion, audio latents
+UNITS = 50  # semantic units and phoneme features: two a frame

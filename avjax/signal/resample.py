@@ -1,4 +1,4 @@
-"""Whose frame is when, and linear interpolation between time axes.
+"""Sound at another sample rate, and streams of frames at another frame rate: whose frame is when.
 
 Frame k of a clip's stream at r frames per second is at k / r seconds. Frame j of AV-Flow's features
 is at the centre of mel frame j, (256 j + 128) / 22050 s, whatever the stream. `to_features` and
@@ -8,6 +8,7 @@ clock; `convert` goes from one such clock to another.
 """
 
 import numpy as np
+import soxr
 
 from avjax.signal import mel
 
@@ -62,3 +63,9 @@ def interpolate(x_TC: np.ndarray, position: np.ndarray) -> np.ndarray:
     above = np.minimum(below + 1, len(x_TC) - 1)
     weight = (position - below).astype(x_TC.dtype).reshape(-1, *[1] * (x_TC.ndim - 1))
     return x_TC[below] * (1 - weight) + x_TC[above] * weight
+
+
+def resampled(audio_N: np.ndarray, rate: float, new_rate: float = 24000) -> np.ndarray:
+    """Float samples at `rate` -> float32 samples at `new_rate`, Hz."""
+    audio_N = np.asarray(audio_N, np.float32)
+    return audio_N if rate == new_rate else soxr.resample(audio_N, rate, new_rate)

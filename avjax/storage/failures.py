@@ -1,20 +1,21 @@
-"""Is it the storage's fault? Failures of disks, mounts and open files, told from those of what is
-read or written.
+"""Tells failures of storage (disks, mounts, open files) from errors in what is read or written.
 
-Libraries wrap such an error in exceptions of their own, or keep only its text (ArrayRecord,
-TensorStore), so a whole chain of exceptions is looked through, by errno and by text.
+Libraries wrap such a failure in exceptions of their own, or keep only its text (ArrayRecord,
+TensorStore), so the whole chain of exceptions is searched, by errno and by text.
 """
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import re
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 
-from avjax.errors import USER, DiskFull, StorageError, UserError
+from avjax.errors import RESTARTABLE, USER, DiskFull, StorageError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FILES = (errno.EMFILE, errno.ENFILE)
@@ -23,16 +24,16 @@ AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCON
         errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)
 _CODES = {os.strerror(code): code for code in (*FULL, *FILES, *AWAY)}
 _TEXT = re.compile("|".join(map(re.escape, _CODES)))
-_MOST_FILES = 65536  # some programs close every number up to the limit when they start
+_MAX_FILES = 65536  # some programs close every number up to the limit when they start
 
 
 def fault(error: BaseException | None) -> BaseException | None:
-    """The failure of storage that `error` is or came of, None where there is none."""
+    """The failure of storage that `error` is, or was caused by; None for other errors."""
     return next((link for link in chain(error) if _code(link)), None)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, then what it was raised from or during, and so on."""
+    """An error, the one it was raised from or during, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -40,7 +41,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _code(error: BaseException) -> int | None:
     if isinstance(error, UserError | StorageError):
-        return None  # its words are ours
+        return None  # its text is ours
     if isinstance(error, OSError) and error.errno in _CODES.values():
         return error.errno
     found = _TEXT.search(str(error))
@@ -48,8 +49,8 @@ def _code(error: BaseException) -> int | None:
 
 
 def explained(error: BaseException, where: object = "") -> StorageError | None:
-    """The line for a failure of storage, at `where` unless the error names a file; None for any
-    other error."""
+    """The StorageError for a failure of storage, at `where` unless the error names a file; None for
+    other errors."""
     if (link := fault(error)) is None:
         return None
     code, found = _code(link), " ".join(str(link).split())[:300]
@@ -79,7 +80,7 @@ def _free(where: str) -> str:
 
 
 def check(error: BaseException, where: object = "") -> None:
-    """Raises StorageError if that is what `error` came of: before it is held against what was
+    """Raises StorageError if `error` is a failure of storage, before it is blamed on what was
     read."""
     if (known := explained(error, where)) is not None:
         raise known from error
@@ -87,7 +88,7 @@ def check(error: BaseException, where: object = "") -> None:
 
 @contextlib.contextmanager
 def working_on(where: object) -> Iterator[None]:
-    """A failure of storage inside, of reading or writing `where`, is a StorageError."""
+    """Raises a failure of storage inside, while reading or writing `where`, as StorageError."""
     try:
         yield
     except StorageError:
@@ -97,34 +98,8 @@ def working_on(where: object) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden file beside `path`, to be written inside, which then takes its place: `path` is
-    whole or what it was before, and an error, a full disk too, leaves nothing else behind."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with working_on(path):
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all, whoever else writes the same file at the same time, on whatever
-    machine."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with working_on(path):
-            temporary.write_text(text)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def told(error: BaseException) -> tuple[int, str] | None:
-    """(exit code, line) of an error that is for the user to read; None for a defect."""
+def exit_line(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, line) of an error that a user can read; None for a defect."""
     if isinstance(error, StorageError):
         return error.code, str(error)
     known = explained(error)
@@ -142,7 +117,26 @@ def allow_open_files() -> None:
     """Raises this process' soft limit of open files to the hard one, for datasets of many
     shards."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # it stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def exit_cleanly(main):
+    """Wraps an absl `main`: an error that is meant to be read becomes one line on stderr and its
+    exit code."""
+
+    @functools.wraps(main)
+    def wrapped(argv):
+        try:
+            return main(argv)
+        except Exception as error:
+            if (known := exit_line(error)) is None:
+                raise
+            code, line = known
+            print(f"{'restartable' if code == RESTARTABLE else 'error'}: {line}", file=sys.stderr,
+                  flush=True)
+            sys.exit(code)
+
+    return wrapped

@@ -1,4 +1,4 @@
-"""Who holds a lock, and whether that process still runs; see avjax/storage/lock.py."""
+"""The record of a lock's holder, and whether that process still runs; see avjax/storage/lock.py."""
 
 import contextlib
 import datetime
@@ -10,16 +10,14 @@ import secrets
 import socket
 import sys
 
-RECORD = 1024  # bytes of a record; always as long, so that no reader sees half of one
-# File systems of one kernel, whose flock knows everybody. NFS's does too, unless it is mounted with
-# local locks, which cannot be seen from here.
+RECORD = 1024  # bytes of a record, always the same, so that no reader sees half of one
+# File systems of one kernel, whose flock covers all their users. So does NFS's, unless it is
+# mounted with local locks, which cannot be seen from here.
 LOCAL = set("apfs bcachefs btrfs ext2 ext3 ext4 f2fs overlay ramfs tmpfs xfs zfs".split())
-
-
 NEEDED = {"host", "pid", "boot", "space", "key", "beat", "since", "command"}
 
 
-def myself() -> dict:
+def new_record() -> dict:
     """The record of this process, as a new holder."""
     return {
         "host": socket.gethostname(),
@@ -37,19 +35,16 @@ def myself() -> dict:
     }
 
 
-def follows(mine: dict, holder: dict) -> bool:
-    """Whether the holder is about to end: it was told to stop, or SLURM has started its job again
-    elsewhere."""
-    again = (
-        mine["job"]
-        and mine["job"] == holder.get("job")
-        and mine["restarts"] > holder.get("restarts", 0)
-    )
-    return bool(again or holder.get("ending"))
+def is_predecessor_of(mine: dict, holder: dict) -> bool:
+    """Whether the holder is about to end: it announced that, or SLURM has started its job again as
+    this one."""
+    requeued = (mine["job"] and mine["job"] == holder.get("job")
+                and mine["restarts"] > holder.get("restarts", 0))
+    return bool(requeued or holder.get("ending"))
 
 
-def said(record: dict) -> str:
-    """Who that is, for a reader."""
+def describe(record: dict) -> str:
+    """The holder, for a message."""
     if "pid" not in record:
         return str(record.get("host", "another process"))
     state = " (it is stopping)" if record.get("ending") else ""
@@ -57,8 +52,8 @@ def said(record: dict) -> str:
     return f"{process}{state}: {record['command']}"
 
 
-def parsed(data: bytes) -> dict | None:
-    """A record as it was written; None for anything else."""
+def parse(data: bytes) -> dict | None:
+    """The record in a file; None for anything else."""
     try:
         record = json.loads(data)
         return record if NEEDED <= record.keys() else None
@@ -66,9 +61,8 @@ def parsed(data: bytes) -> dict | None:
         return None
 
 
-def place(record: dict) -> tuple:
-    """Where a process' number means the same: a machine since its start, and one of its
-    containers."""
+def machine(record: dict) -> tuple:
+    """What a process' number belongs to: a machine since its boot, and one of its containers."""
     return record["boot"], record["space"], record["host"]
 
 
@@ -85,8 +79,7 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine began, in the kernel's count; "" for none, or one that only
-    waits to be reaped."""
+    """When a process of this machine began, in the kernel's ticks; "" for none, or a zombie."""
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
@@ -94,8 +87,8 @@ def _started(pid: int) -> str:
         return ""
 
 
-def runs(record: dict) -> bool:
-    """Whether a holder of this `place` still does."""
+def is_running(record: dict) -> bool:
+    """Whether a holder of this `machine` still runs."""
     if os.path.exists("/proc/self/stat"):
         return _started(record["pid"]) == record.get("started") != ""
     try:
@@ -108,7 +101,7 @@ def runs(record: dict) -> bool:
 
 
 def flock(fd: int) -> bool | None:
-    """Whether the open file is now locked; None where the file system has no locks."""
+    """Locks an open file. False: another process has; None: the file system has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -118,8 +111,8 @@ def flock(fd: int) -> bool | None:
     return True
 
 
-def same(fd: int, file: pathlib.Path) -> bool:
-    """Whether the name still is the open file's."""
+def is_same_file(fd: int, file: pathlib.Path) -> bool:
+    """Whether `file` still is the open file."""
     try:
         found, here = os.stat(file), os.fstat(fd)
     except FileNotFoundError:
@@ -127,9 +120,10 @@ def same(fd: int, file: pathlib.Path) -> bool:
     return (found.st_dev, found.st_ino) == (here.st_dev, here.st_ino)
 
 
-def one_kernel(file: pathlib.Path) -> bool:
+def is_on_local_disk(file: pathlib.Path) -> bool:
     """Whether the file lies on a disk that only this machine writes to."""
-    path, best, kind = os.path.realpath(file), "", ""
+    path = os.path.realpath(file)
+    best = kind = ""
     try:
         lines = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
@@ -138,5 +132,6 @@ def one_kernel(file: pathlib.Path) -> bool:
         mount, _, rest = line.partition(" - ")
         point = mount.split()[4]
         if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
-            best, kind = point, rest.split()[0]
+            best = point
+            kind = rest.split()[0]
     return kind in LOCAL

@@ -1,4 +1,4 @@
-"""Folders that may lie in an object store: "gs://bucket/run" where a local path may stand.
+"""Folders that may be in an object store: "gs://bucket/run" in place of a local path.
 
 Local folders are pathlib's, remote ones etils.epath's, which have the same methods as far as they
 are used here. In an object store a folder is nothing but a common beginning of names, a file
@@ -17,7 +17,7 @@ import fsspec.config
 from etils import epath
 
 from avjax.errors import UserError
-from avjax.storage import failures
+from avjax.storage import atomic
 
 # those that epath has a file system for, where its package is installed
 SCHEMES = ("gs://", "s3://", "az://", "hf://")
@@ -65,12 +65,11 @@ def identity(workdir: Any, name: str, new: str) -> str:
 
 
 def write_text(path: Any, text: str) -> None:
-    """Whole or not at all: written aside and renamed, or as one object."""
+    """Writes a file completely or not at all: see atomic.py, or as one remote object."""
     if is_remote(path):
         path.write_text(text)
-        return
-    with failures.aside(path) as temporary:
-        temporary.write_text(text)
+    else:
+        atomic.write(path, text)
 
 
 def copy_in(source: Any, target: Any) -> None:
@@ -84,5 +83,4 @@ def copy_in(source: Any, target: Any) -> None:
         target.write_bytes(source.read_bytes())
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with failures.aside(target) as temporary:
-            temporary.write_bytes(source.read_bytes())
+        atomic.write(target, source.read_bytes())

@@ -149,11 +149,11 @@ class System:
         (batch,) int32 says how many frames are real."""
         raise NotImplementedError
 
-    def steps(self, task: str) -> Callable[..., Iterator[tuple[dict | None, float]]] | None:
+    def steps(self, task: str) -> Callable[..., Iterator[Chunk]] | None:
         """A function of a batch of one's (params, conditions, keys) that does what `generate` does
-        in steps driven from the host: it yields (None, seconds made) after each, and at last (what
-        `generate` returns, all seconds). Where there is one it is used instead: nothing is spent
-        on, or compiled for, the longest answer that `generate` must make room for."""
+        in steps driven from the host, and yields the chunks of `stream`. Where there is one it is
+        used instead: nothing is spent on, or compiled for, the longest answer that `generate` must
+        make room for."""
         return None
 
     def can_stream(self, task: str) -> bool:
@@ -162,7 +162,8 @@ class System:
 
     def stream(self, params: Params, prompts: Iterable[Batch], keys: jax.Array,
                task: str) -> Iterator[Chunk]:
-        """The streams of `generate` in chunks, each as soon as it is made.
+        """The streams of `generate` in chunks, each as soon as it is made. Arrays without a time
+        axis ("<stream>_length" among them) may come in any chunk; the last one that comes counts.
 
         Args:
           prompts: batches of conditions; one for most systems, consecutive pieces where a long

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from avjax import systems
 from avjax.errors import UserError
+from avjax.fields import Section
 
 PACKAGE = "avjax.systems"
 
@@ -50,6 +51,12 @@ def load(name: str) -> type:
     """The class `System` of a system's folder. UserError: unknown name."""
     check(name)
     return importlib.import_module(f"{PACKAGE}.{name}").System
+
+
+def schema(name: str) -> type[Section] | None:
+    """The class `Config` of a system's config.py, which declares its fields; None where it has
+    none. UserError: unknown name."""
+    return getattr(_beside(name, "config"), "Config", None)
 
 
 def published(name: str):

@@ -1,12 +1,11 @@
 """XProf traces of a few steps, planned or on demand, without restarting a job.
 
-    config.train.profile_at=1000                      from step 1000 on, config.train.profile_steps of them
-    touch WORKDIR/profile.now                         from the next step on; a number in the file is how many steps
-    tensorboard --logdir WORKDIR/profile              (with the package xprof) shows them
+    config.train.profile_at=1000            from step 1000, config.train.profile_steps of them
+    touch WORKDIR/profile.now               from the next step; a number in the file: how many steps
+    tensorboard --logdir WORKDIR/profile    (with the package xprof) shows them
 
-A file rather than a signal: it reaches a job on any machine that sees its workdir, and asks no
-questions of containers and schedulers. Host 0 traces its own devices, and removes the file once it
-has begun.
+A file, unlike a signal, reaches a job on any machine that sees its workdir, whatever container or
+scheduler it runs in. Host 0 traces its own devices, and removes the file when the trace begins.
 """
 
 import time
@@ -16,11 +15,11 @@ from typing import Any
 import jax
 
 REQUEST, FOLDER = "profile.now", "profile"
-MOST = 100  # steps of a trace that is asked for: they are held in memory
+MAX_STEPS = 100  # of a trace on demand: they are held in memory
 
 
 class Profiler:
-    """Call `before` every step and `close` at the end; both cheap while nothing is asked for.
+    """Call `before_step` before every step and `close` at the end; both are cheap without a trace.
 
     Args:
       requests: the folder in which `profile.now` may appear.
@@ -30,24 +29,29 @@ class Profiler:
     """
 
     def __init__(self, requests: Path, out: Path, *, first: int, steps: int, every: float = 1.0):
-        self._request, self.out, self._every = requests / REQUEST, out, every
-        self._first, self._default = first, steps
+        self._request = requests / REQUEST
+        self.out = out
+        self._every = every
+        self._first = first
+        self._default = steps
         self._until: int | None = None  # the step before which the trace ends, while there is one
-        self._looked, self._began = time.monotonic(), 0
+        self._looked = time.monotonic()
+        self._began = 0
 
-    def before(self, step: int, state: Any) -> str:
-        """Called with the number of steps done, before the next. What happened, in words, or ""."""
+    def before_step(self, step: int, state: Any) -> str:
+        """`step` steps are done. Returns what happened, in words, or ""."""
         if self._until is not None:
             return self._stop(step, state) if step >= self._until else ""
-        count = self._default if step == self._first else self._asked()
+        count = self._default if step == self._first else self._requested()
         if not count:
             return ""
         jax.profiler.start_trace(str(self.out))
-        self._began, self._until = step, step + count
+        self._began = step
+        self._until = step + count
         return f"tracing {count} steps"
 
-    def _asked(self) -> int:
-        """Steps that a request asks for; 0 where there is none."""
+    def _requested(self) -> int:
+        """How many steps profile.now asks for; 0 without one."""
         now = time.monotonic()
         if now - self._looked < self._every:
             return 0
@@ -59,7 +63,7 @@ class Profiler:
             self._request.unlink()
         except OSError:
             return 0
-        return min(max(int(text), 1), MOST) if text.isdigit() else self._default
+        return min(max(int(text), 1), MAX_STEPS) if text.isdigit() else self._default
 
     def _stop(self, step: int, state: Any) -> str:
         jax.block_until_ready(state)
@@ -67,7 +71,7 @@ class Profiler:
         return f"profile of {step - self._began} steps in {self.out}"
 
     def close(self) -> None:
-        """Ends a trace that is under way."""
+        """Ends the current trace, if there is one."""
         if self._until is not None:
             self._until = None
             jax.profiler.stop_trace()

@@ -1,8 +1,9 @@
-"""The course of one run, as it is told and kept: progress, records, speeds, goodput, traces.
+"""The log of one run: progress, records, speeds, goodput, traces. Only host 0 logs and writes
+records.
 
-Records of kind "speed" (at log steps) say where a step's time went
-(`avjax.telemetry.stepclock.split`), how much it processed (`avjax.telemetry.throughput`), and what
-memory is used; "goodput" (at the end) sums up all starts of the workdir.
+Records of kind "speed" (at log steps) say where a step's time went and how much it processed
+(avjax.telemetry.speed), and what memory is used; "goodput" (at the end) sums up all starts of the
+workdir.
 """
 
 import math
@@ -10,124 +11,146 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from avjax.checkpoint.remote import Mirror
 from avjax.hosts import distributed
-from avjax.sharding.mesh import feed
+from avjax.sharding.mesh import batch_share
 from avjax.storage import paths
-from avjax.storage.remote import Mirror
-from avjax.telemetry import goodput, throughput
-from avjax.telemetry.profiling import FOLDER as PROFILES
-from avjax.telemetry.profiling import Profiler
-from avjax.telemetry.stepclock import StepClock, split
-from avjax.telemetry.telemetry import METRICS, Silent, Telemetry, memory, slowest_data, speeds
+from avjax.telemetry import goodput, profiling, speed
+from avjax.telemetry.metrics_writer import METRICS, MetricsWriter, NullWriter
+from avjax.telemetry.report import memory, slowest_data, speed_line
 from avjax.telemetry.tracking import Wandb
 
 
-class Journal:
-    """Of one process; those of other hosts than 0 tell and keep nothing, but measure. Call `close`
-    at the end.
+class RunLog:
+    """The log of one process; on hosts other than 0 it measures but writes nothing. Call `close` at
+    the end.
 
     Args:
+      t: config.train.
       start: steps done when it begins.
       began: seconds ago that the run began.
-      seconds: what the main thread did so far, by name; the loop goes on adding to it.
+      seconds: of the main thread so far, by phase; the loop goes on adding to it.
       config: the experiment's, as JSON, for the tracker.
-      again: kinds of records of step `start` that will be made anew.
+      remake: kinds of records of step `start` that will be made anew.
+
+    Attributes:
+      step: the newest step, kept up to date by the loop.
+      outcome: how the run ended, for goodput.json.
+      done: real positions of the steps so far.
     """
 
     def __init__(self, t, workdir: Any, *, start: int, began: float, seconds: Mapping[str, float],
-                 config: Mapping[str, Any],
-                 again: Sequence[str] = ()):
-        self.seconds, self.end = seconds, "failed"
-        self.clock, self.done = StepClock(), Counter()  # done: real positions of the steps so far
-        self._profiler: Profiler | None = None
+                 config: Mapping[str, Any], remake: Sequence[str] = ()):
+        self.step = start
+        self.outcome = "failed"
+        self.seconds = seconds
+        self.done: Counter = Counter()
+        self.clock = speed.StepClock()
+        self._profiler: profiling.Profiler | None = None
         self._mirror: Mirror | None = None
         self._ledger: goodput.Ledger | None = None
-        self._sink: Any = Silent()
+        self._writer: MetricsWriter | NullWriter = NullWriter()
         if distributed.is_main():
-            here, remote = workdir, paths.is_remote(workdir)
-            if remote:  # what grows line by line does so on a local disk
+            local = workdir
+            remote = paths.is_remote(workdir)
+            if remote:  # files that grow line by line do so on a local disk
                 self._mirror = Mirror(workdir, fetch=(METRICS, goodput.FILE))
-                here = self._mirror.folder
+                local = self._mirror.folder
             tracker = Wandb(t.wandb, workdir, config) if t.wandb else None
-            self._sink = Telemetry(here, start=start, total=int(t.steps), tracker=tracker,
-                                   again=again)
-            self._profiler = Profiler(workdir, here / PROFILES, first=t.profile_at,
-                                      steps=t.profile_steps,
-                                      every=30.0 if remote else 1.0)
-            self._ledger = goodput.Ledger(here, step=start, began=began)
-        self.say, self.record, self.artefacts = self._sink.say, self._sink.record, self._sink.artefacts
+            self._writer = MetricsWriter(local, start=start, total=int(t.steps), tracker=tracker,
+                                         remake=remake)
+            self._profiler = profiling.Profiler(workdir, local / profiling.FOLDER,
+                                                first=t.profile_at, steps=t.profile_steps,
+                                                every=30.0 if remote else 1.0)
+            self._ledger = goodput.Ledger(local, step=start, began=began)
+        self.print = self._writer.print
+        self.record = self._writer.record
 
     def begin(self, step: int, system, mesh, *, rows: int, time: int, mfu: float) -> None:
-        """Before the first step. rows, time: of a batch; mfu: at one step a second."""
-        self._mfu, self._shares = mfu, feed(mesh)[1]
-        self.positions = throughput.positions(system, rows=rows, time=time)
-        self._sequences = throughput.sequences(system, time)
-        self._first = self._logged = self.clock.mark(step, self.seconds, self.done)
+        """Call before the first step.
 
-    def tell(self, step: int, text: str) -> None:
-        """For the reader now, and for the record."""
-        self.say(text)
+        Args:
+          rows, time: of a batch.
+          mfu: at one step a second.
+        """
+        self._mfu = mfu
+        self._shares = batch_share(mesh)[1]
+        self.positions = speed.positions(system, rows=rows, time=time)
+        self._sequences = speed.sequences(system, time)
+        self._first = self._logged = self.clock.counters(step, self.seconds, self.done)
+
+    def note(self, step: int, text: str) -> None:
+        """Prints a line and records it."""
+        self.print(text)
         self.record(step, "note", {"text": text}, scalars=False)
 
-    def count(self, batch: Mapping[str, Any]) -> dict[str, int]:
-        """Real positions of a batch of which this host has a share."""
-        return {name: self._shares * n for name,
-                n in throughput.real_positions(batch, self._sequences).items()}
+    def real_positions(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        """Of the whole batch, estimated from this host's share of it."""
+        own = speed.real_positions(batch, self._sequences)
+        return {name: self._shares * count for name, count in own.items()}
 
-    def before(self, step: int, state: Any) -> None:
-        """Before every step."""
-        if self._profiler and (happened := self._profiler.before(step, state)):
-            self.tell(step, happened)
+    def before_step(self, step: int, state: Any) -> None:
+        if self._profiler and (event := self._profiler.before_step(step, state)):
+            self.note(step, event)
 
     def log(self, step: int, values: Mapping[str, float], batch_id: int | None) -> None:
-        """The metrics of a step, and the speed of those since the last call. Rates are per wall
-        second, evaluation and saving included."""
-        before, self._logged = self._logged, self.clock.mark(step, self.seconds, self.done)
+        """Records the metrics of a step, and the speed of those since the last call. Rates are per
+        wall second, evaluation and saving included."""
+        before = self._logged
+        self._logged = self.clock.counters(step, self.seconds, self.done)
         shown = {"loss": f"{values['loss']:.4g}"}
-        if speed := split(before, self._logged):
-            rate = speed.pop("steps_per_second")
+        if found := speed.averages(before, self._logged):
+            rate = found.pop("steps_per_second")
+            data_share = found["data_wait_seconds"] / found["step_seconds"]
             values = {**values, "steps_per_second": rate, "mfu": rate * self._mfu}
             shown |= {"steps/s": f"{rate:.2f}", "MFU": f"{values['mfu']:.1%}"}
-            if speed["data_wait_seconds"] > 0.05 * speed["step_seconds"]:
-                shown["data wait"] = f"{speed['data_wait_seconds'] / speed['step_seconds']:.0%}"
-            speed |= {f"{name}_per_second": n * rate for name, n in self.positions.items()}
-            self.record(step, "speed", speed | slowest_data(speed["data_wait_seconds"]) | memory())
-        self._sink.progress(step, **shown)
-        finite = {k: v for k, v in values.items() if math.isfinite(v)}
+            if data_share > 0.05:
+                shown["data wait"] = f"{data_share:.0%}"
+            found |= {f"{name}_per_second": n * rate for name, n in self.positions.items()}
+            self.record(step, "speed", found | slowest_data(found["data_wait_seconds"]) | memory())
+        self._writer.progress(step, **shown)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self.record(step, "train", finite | ({} if batch_id is None else {"batch_id": batch_id}))
-        self.note(step)
+        self.update_goodput(step)
 
-    def note(self, step: int, **how) -> None:
-        """Brings goodput.json up to date, and what lies in an object store."""
+    def evaluated(self, step: int, name: str, metrics: Mapping[str, float],
+                  artefacts: Mapping[str, Any]) -> None:
+        """Records and prints what an evaluator found."""
+        self.record(step, name, {k: v for k, v in metrics.items() if math.isfinite(v)})
+        self._writer.artefacts(step, name, artefacts)
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in list(metrics.items())[:6])
+        self.print(f"step {step}: {name}: {shown}")
+
+    def update_goodput(self, step: int | None = None, **how) -> None:
+        """Brings goodput.json up to date; `how` as for goodput.Ledger.update."""
         if self._ledger:
-            self._ledger.note(step,
-                              {k: v for k, v in self.seconds.items()
-                               if k not in ("total", "other")}, **how)
+            seconds = {k: v for k, v in self.seconds.items() if k not in ("total", "other")}
+            self._ledger.update(self.step if step is None else step, seconds, **how)
 
-    def saved(self) -> None:
-        """A checkpoint is on its way: what is recorded up to it should be as safe."""
+    def send_soon(self) -> None:
+        """Sends the records to the object store, to be as safe as the checkpoint just saved."""
         if self._mirror:
             self._mirror.soon()
 
-    def summarise(self, step: int) -> None:
-        """At the end: the split of this run's seconds, and the sums of all."""
-        self.end = "done"
-        self.record(step, "seconds", {"seconds": {k: round(v, 3) for k, v in self.seconds.items()}},
-                    scalars=False)
-        self.say(f"trained to step {step} in {self.seconds['total']:.1f} s")
+    def summarise(self) -> None:
+        """At the end: where this run's seconds went, and the sums over all starts."""
+        self.outcome = "done"
+        rounded = {name: round(s, 3) for name, s in self.seconds.items()}
+        self.record(self.step, "seconds", {"seconds": rounded}, scalars=False)
+        self.print(f"trained to step {self.step} in {self.seconds['total']:.1f} s")
         if self._ledger:
-            self.note(step, end=self.end)
+            self.update_goodput(outcome=self.outcome)
             summary = self._ledger.summary()
-            self.record(step, "goodput", summary.record())
-            self.say(summary.table())
-            self.say(speeds(split(self._first, self.clock.mark(step, self.seconds, self.done)),
-                            self.positions, self._mfu))
+            self.record(self.step, "goodput", summary.record())
+            self.print(summary.table())
+            last = self.clock.counters(self.step, self.seconds, self.done)
+            self.print(speed_line(speed.averages(self._first, last), self.positions, self._mfu))
 
-    def close(self, step: int) -> None:
+    def close(self) -> None:
         if self._profiler:
             self._profiler.close()
-        self.note(step, end=self.end)
+        self.update_goodput(outcome=self.outcome)
         self.clock.close()
-        self._sink.close()
+        self._writer.close()
         if self._mirror:
             self._mirror.close()

@@ -1,9 +1,7 @@
-"""Weights & Biases, for those who use it: the scalars of metrics.jsonl under the same names as in
-TensorBoard.
+"""Weights & Biases: the scalars of metrics.jsonl, named as in TensorBoard.
 
-The package is imported only when config.train.wandb names a project; `pip install avjax[wandb]`
-brings it. Where it sends things, and as whom, is its own affair (WANDB_MODE=offline keeps them on
-disk).
+The package is imported only when config.train.wandb names a project (pip install avjax[wandb]).
+Where it sends data, and as whom, is its own configuration (WANDB_MODE=offline keeps it on disk).
 """
 
 import hashlib
@@ -20,23 +18,24 @@ ID_FILE = "wandb.json"
 
 
 class Wandb:
-    """One run of a project, the same one again when a workdir goes on.
-
-    Raises UserError when the package is not there.
-    """
+    """One run of a project; a workdir that resumes continues the same run."""
 
     def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
-        """workdir: keeps the run's id; its last folder is the run's name."""
+        """workdir: keeps the run's id; its last folder is the run's name.
+
+        Raises UserError when the package is not installed.
+        """
         try:
             package = importlib.import_module("wandb")
         except ImportError as error:
             raise UserError("Weights & Biases is not installed",
                             where=f"config.train.wandb={project!r}", found=str(error),
-                            hint="pip install avjax[wandb], or leave config.train.wandb empty") from error
+                            hint="pip install avjax[wandb], or leave config.train.wandb empty"
+                            ) from error
         self._run = package.init(project=project, name=workdir.name, id=run_id(workdir),
                                  resume="allow", config=dict(config))
-        # Steps done again after a kill come twice; W&B's own step may only grow, so ours is a value
-        # like the others.
+        # Steps repeated after a kill come twice, and W&B's own step may only grow: so ours is a
+        # value like the others.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -48,8 +47,8 @@ class Wandb:
 
 
 def run_id(workdir: Path) -> str:
-    """The same whenever a workdir goes on, wherever it is moved to; another for what another
-    machine has at its path."""
-    older = (workdir / "metrics.jsonl").exists()  # its run was begun by the path
+    """The same whenever a workdir resumes, wherever it is moved to; another one for another
+    machine's workdir of the same path."""
+    older = (workdir / "metrics.jsonl").exists()  # of a version that named runs by their path
     new = hashlib.sha256(str(workdir).encode()).hexdigest() if older else uuid.uuid4().hex
     return paths.identity(workdir, ID_FILE, new[:16])

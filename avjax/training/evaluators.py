@@ -1,13 +1,13 @@
 """Evaluation in the loop.
 
 An evaluator is any object with `name`, `every` (steps) and `run(params, step)`, which returns
-{metric: value} or ({metric: value}, artefacts); see `Telemetry.artefacts` for the latter. `params`
+{metric: value} or ({metric: value}, artefacts); for artefacts see MetricsWriter.artefacts. `params`
 is the average when there is one.
 
-In a job of several processes every one of them runs it, on the same examples in the same order, and
-gets the same values. An evaluator that takes long has an attribute `should_stop`, which the loop
-sets: it calls that between batches, on every process alike, and raises Interrupted when told to.
-What was interrupted runs again when the job goes on.
+In a job of several processes each of them runs it, on the same examples in the same order, and gets
+the same values. The loop sets its `should_stop`: an evaluator that takes long calls it between
+batches, in every process alike, and raises Interrupted when it returns True. An interrupted
+evaluator runs again when the job resumes.
 """
 
 import functools
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from avjax.sharding.mesh import batch_shardings, check_batch, feed, put_batch, replicated
+from avjax.sharding.mesh import batch_shardings, batch_share, check_batch, put_batch, replicated
 from avjax.training.state import abstract_params
 
 
@@ -33,11 +33,14 @@ def never() -> bool:
 
 
 class Evaluator(Protocol):
+    """See the module's docstring."""
+
     name: str
     every: int
+    should_stop: Callable[[], bool]
 
-    def run(self, params: Any, step: int) -> dict[str, float] | tuple[dict[str, float],
-                                                                      dict[str, Any]]: ...
+    def run(self, params: Any, step: int) -> (
+            dict[str, float] | tuple[dict[str, float], dict[str, Any]]): ...
 
 
 class HeldOutLoss:
@@ -57,7 +60,7 @@ class HeldOutLoss:
         self.should_stop: Callable[[], bool] = never
         self._shardings = batch_shardings(mesh, system.batch_spec)
         self._batches = [{k: v for k, v in batch.items() if k != "example"} for batch in batches]
-        rows = {len(next(iter(batch.values()))) * feed(mesh)[1] for batch in self._batches}
+        rows = {len(next(iter(batch.values()))) * batch_share(mesh)[1] for batch in self._batches}
         for size in rows:
             check_batch(size, mesh, where="held-out batch")
 
@@ -74,7 +77,7 @@ class HeldOutLoss:
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
         """What `run` finds, by a trace of the loss."""
-        shares = feed(self._mesh)[1]
+        shares = batch_share(self._mesh)[1]
         batch = {k: jax.ShapeDtypeStruct((len(x) * shares, *x.shape[1:]), x.dtype) for k,
                  x in self._batches[0].items()}
         with jax.set_mesh(self._mesh):

@@ -1,13 +1,11 @@
-"""The training loop. It knows nothing of any paper: a System, a config, a loader and some
-evaluators.
+"""The training loop, independent of any paper: a System, a config, a loader and evaluators.
 
-Order of a round, DO NOT CHANGE: evaluate -> save -> next batch -> step. The loader is advanced only
-after the save, so a checkpoint of step k says "the next batch is k". Metrics of a step are read
-after the next one has been dispatched; nothing else waits for the device.
+The order of a round must not change: evaluate -> save -> next batch -> step. The loader advances
+only after the save, so a checkpoint of step k says "the next batch is k". Metrics of a step are
+read after the next step has been dispatched; nothing else waits for the device.
 
-With several processes every one runs this same loop on its share of each batch; host 0 alone tells
-and records. A signal to any of them stops all before the same unit of work (see
-avjax.hosts.preemption).
+Every process runs this loop on its share of each batch. Only host 0 logs and writes records. A
+signal to any process stops all of them before the same unit of work (avjax.hosts.preemption).
 """
 
 import contextlib
@@ -16,55 +14,57 @@ import json
 import math
 import queue
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from avjax.checkpoint.checkpoints import Checkpoints, host_bytes, warm_start
-from avjax.checkpoint.tiers import Tiers, local_bytes
+from avjax.checkpoint.checkpoints import host_bytes
+from avjax.checkpoint.tiers import local_bytes
 from avjax.errors import StorageError, UserError
 from avjax.hardware.accelerator import peak_flops
 from avjax.hosts import distributed, environment, preemption
 from avjax.hosts.ownership import sole_writer
 from avjax.hosts.preemption import RESTARTABLE, Preempted
 from avjax.hosts.watchdog import Watchdog, rss_bytes
-from avjax.sharding.mesh import check_batch, make_mesh
+from avjax.sharding.mesh import make_mesh
 from avjax.storage import paths
-from avjax.telemetry.run_log import Journal
-from avjax.telemetry.telemetry import megabytes, start_report
-from avjax.training.evaluators import Evaluator, Interrupted
+from avjax.telemetry.report import megabytes, start_report
+from avjax.telemetry.run_log import RunLog
+from avjax.training.evaluation import Evaluation
+from avjax.training.evaluators import Evaluator
 from avjax.training.optimizer import make_optimizer
+from avjax.training.phases import PhaseTimer, count_compilations
 from avjax.training.prefetch import Fetched, Prefetcher
+from avjax.training.start import Start, check_settings, open_checkpoints, restore_or_init
 from avjax.training.state import (
     abstract_batch,
     abstract_params,
     abstract_state,
     evaluation_params,
-    init_state,
 )
 from avjax.training.step import CompiledStep, plain_step, step_of
 
 __all__ = ["RESTARTABLE", "Preempted", "Result", "train"]
 
-_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-# may take minutes: goodput.json is brought up to date after them
-LONG = ("compile", "evaluation", "checkpoint")
-_PATIENCE = 60.0  # seconds
-_DATA_POLL = 0.1  # seconds between looks at what else happened while a batch is waited for
+_PATIENCE = 60.0  # seconds that a stop waits for the batch of a step that other hosts have begun
+_DATA_POLL = 0.1  # seconds between looks at signals and saves while waiting for a batch
 
 
 @dataclasses.dataclass
 class Result:
-    """What a finished run hands on."""
+    """What a finished run returns.
+
+    Attributes:
+      metrics: of each evaluator's last run, "evaluator/metric" -> value.
+      seconds: wall time by phase.
+    """
 
     state: Any
     step: int
-    metrics: dict[str, float]  # of the last evaluation, "evaluator/metric"
-    seconds: dict[str, float]  # where the time went
+    metrics: dict[str, float]
+    seconds: dict[str, float]
 
     @property
     def params(self) -> Any:
@@ -74,8 +74,8 @@ class Result:
 def train(config, system, workdir: str | Path,
           make_batches: Callable[[], Iterator[Mapping[str, Any]]],
           evaluators: Sequence[Evaluator] = (), meta: dict | None = None, mesh=None) -> Result:
-    """Trains to config.train.steps, going on from the newest whole checkpoint of `workdir` when
-    there is one.
+    """Trains to config.train.steps, from the newest complete checkpoint in `workdir` if there is
+    one.
 
     Args:
       config: see configs/base.py; reads seed, data.batch_size, data.segment, optimizer, train and
@@ -83,382 +83,279 @@ def train(config, system, workdir: str | Path,
       system: see avjax.systems.api.System.
       workdir: gets checkpoints/, metrics.jsonl, tensorboard/, goodput.json. A folder, or
         gs://BUCKET/...
-      make_batches: a fresh loader: an iterator with get_state() and set_state(state) whose batches
-        hold this process's share of every array in system.batch_spec, and "example" ids for the
-        record.
+      make_batches: a new loader: an iterator with get_state(), set_state(state) and close(), whose
+        batches hold this process's share of every array in system.batch_spec, and "example" ids for
+        the record.
       evaluators: see avjax.training.evaluators.
       meta: JSON kept in every checkpoint (system name, recipes, ...).
       mesh: default make_mesh(config.mesh, dcn=config.dcn).
 
     Raises:
-      UserError: config, mesh, batch or checkpoint that do not fit; a loss that is not finite;
-        another job writes there.
+      UserError: the config, mesh, batch or checkpoint do not fit; the loss is not finite; another
+        job writes to `workdir`.
       Preempted: after a signal, once the state is saved.
-      Restart: a peer is lost, or a save takes too long.
+      Restart: another host is lost, or a save takes too long.
     """
     mesh = make_mesh(config.mesh, dcn=config.dcn) if mesh is None else mesh
-    with (preemption.signals(), sole_writer(workdir),
+    with (preemption.handle_signals(), sole_writer(workdir),
           Watchdog(config.train.watchdog_seconds, workdir) as watchdog,
           jax.set_mesh(mesh)):
         try:
-            return _Run(config, system, paths.folder(workdir), evaluators, meta or {}, mesh,
-                        watchdog).run(make_batches)
+            return _train(config, system, paths.folder(workdir), make_batches, evaluators,
+                          meta or {}, mesh, watchdog)
         except jax.errors.JaxRuntimeError as error:
-            distributed.lost(error)
+            distributed.raise_if_host_lost(error)
             raise
 
 
-class _Run:
-    def __init__(self, config, system, workdir, evaluators, meta, mesh, watchdog):
-        self.config, self.mesh, self.evaluators, self.watchdog = config, mesh, list(
-            evaluators), watchdog
+def _train(config, system, workdir, make_batches, evaluators, meta, mesh, watchdog) -> Result:
+    timer = PhaseTimer(watchdog)
+    check_settings(config, mesh)
+    batch = abstract_batch(system, mesh, batch=config.data.batch_size, time=config.data.segment)
+    workdir.mkdir(parents=True, exist_ok=True)
+    watchdog.start()
+
+    optimizer = make_optimizer(config.optimizer, int(config.train.steps), abstract_params(system))
+    target = abstract_state(system, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
+    checkpoints = open_checkpoints(config.train, workdir, mesh)
+    start = restore_or_init(config, system, optimizer, target, checkpoints, workdir, mesh, timer)
+
+    meta = {"config": json.loads(config.to_json_best_effort()),
+            "best_mode": config.train.best_mode, "environment": environment.settings()} | meta
+    run_log = RunLog(config.train, workdir, start=start.step, began=timer.elapsed(),
+                     seconds=timer.seconds, config=meta["config"], remake=start.due)
+    timer.after_long_phase = lambda: run_log.update_goodput(now=True)
+    for note in start.notes:
+        run_log.note(start.step, note)
+
+    with timer.phase("compile"):
+        train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh,
+                                  plain_step(config, system, optimizer))
+        peak, peak_source = peak_flops(mesh, config.train.peak_flops)
+    run_log.print(start_report(config, system, start.state, train_step, mesh, peak, peak_source))
+    if distributed.process_count() > 1:
+        run_log.note(start.step, f"{distributed.process_count()} processes; a save copies "
+                     f"{megabytes(host_bytes(start.state))} of the state into the memory of this "
+                     "host, one save at a time")
+    run_log.begin(start.step, system, mesh, rows=config.data.batch_size, time=config.data.segment,
+                  mfu=train_step.model_flops / peak)
+
+    loop = TrainLoop(config, start, train_step, Evaluation(config.train, evaluators, start.due),
+                     checkpoints, meta, run_log, timer, watchdog)
+    return loop.run(make_batches(), {name: x.sharding for name, x in batch.items()})
+
+
+class TrainLoop:
+    """Rounds of evaluate -> save -> next batch -> step, from `start` to config.train.steps."""
+
+    def __init__(self, config, start: Start, train_step: CompiledStep, evaluation: Evaluation,
+                 checkpoints, meta: dict, run_log: RunLog, timer: PhaseTimer, watchdog: Watchdog):
+        self.t = config.train
         self.total = int(config.train.steps)
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.began = time.perf_counter()
-        environment.check()
-        self.meta = {"config": json.loads(config.to_json_best_effort()),
-                     "best_mode": config.train.best_mode,
-                     "environment": environment.settings()} | meta
-        if config.train.nan_policy not in ("stop", "skip"):
-            raise UserError("unknown policy", where="config.train.nan_policy",
-                            expected="stop or skip",
-                            found=repr(config.train.nan_policy))
-        check_batch(config.data.batch_size, mesh, accumulate=config.optimizer.accumulate)
-        batch = abstract_batch(system, mesh, batch=config.data.batch_size, time=config.data.segment)
-        self.batch_shardings = {name: x.sharding for name, x in batch.items()}
-        workdir.mkdir(parents=True, exist_ok=True)
-        watchdog.start()
+        self.start = self.step = start.step
+        self.state = start.state
+        self.position = start.position
+        self.train_step = train_step
+        self.evaluation = evaluation
+        self.checkpoints = checkpoints
+        self.meta = meta
+        self.run_log = run_log
+        self.timer = timer
+        self.watchdog = watchdog
+        # The step of the newest persistent checkpoint. A step that only the hosts' own disks hold
+        # does not count: a stop before the next step would leave it there alone.
+        persistent = not self.start or checkpoints.has(self.start)
+        self.saved = self.start if persistent else -1
+        self.in_flight: tuple[int, Any, Fetched] | None = None  # the step whose metrics are unread
+        self.skipped = 0  # steps in a row that were not finite
 
-        optimizer = make_optimizer(config.optimizer, self.total, abstract_params(system))
-        ema = config.optimizer.ema_decay > 0
-        target = abstract_state(system, optimizer, mesh, ema=ema)
-        self.checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last,
-                                       keep_best=config.train.keep_best,
-                                       best_mode=config.train.best_mode,
-                                       save_seconds=config.train.save_timeout)
-        if config.train.local_dir:
-            self.checkpoints = Tiers(self.checkpoints, workdir, config.train.local_dir,
-                                     config.train.local_every, mesh,
-                                     save_seconds=config.train.save_timeout)
-        notes: list[str] = []
-        self.due: list[str] = []  # evaluators that are to run before the next step
-        with self.timed("restore", phase="start"):
-            found = self.checkpoints.restore(target, warn=notes.append)
-        with self.timed("start"):
-            if found:
-                self.start, self.state, saved = found
-                self.position, self.due = saved["data"], saved.get("due", [])
-                check_steps(self.start, self.total, workdir)
-                notes += environment.compare(saved.get("environment", {}), f"step {self.start}")
-                notes.append(f"going on from step {self.start}")
-            else:
-                self.start, self.position = 0, None
-                self.state = init_state(system, optimizer, mesh, seed=config.seed, ema=ema)
-                t, params = config.train, self.state["params"]
-                if t.get("init_from"):
-                    params, note = warm_start(params, t.init_from, include=t.init_include)
-                    notes.append(note)
-                for into, path, of in t.get("init_parts", ()):
-                    params, note = warm_start(params, path, include=t.init_include, into=into,
-                                              of=of)
-                    notes.append(note)
-                if notes and ema:
-                    self.state["ema"] = jax.tree.map(jnp.copy, params)
-                self.state["params"] = params
-        self.step = self.start
-        # Not what only the hosts' own disks have: a stop before the next step would leave it there
-        # alone.
-        self.saved = self.start if not self.start or self.checkpoints.has(self.start) else -1
-        self.journal = Journal(config.train, workdir, start=self.start,
-                               began=time.perf_counter() - self.began, seconds=self.seconds,
-                               config=self.meta["config"], again=self.due)
-        for note in notes:
-            self.tell(note)
-
-        with self.timed("compile"):
-            self.train_step = CompiledStep(step_of(config, system, optimizer), target, batch, mesh,
-                                           plain_step(config, system, optimizer))
-            peak, source = peak_flops(mesh, config.train.get("peak_flops", 0.0))
-        self.journal.say(start_report(config, system, self.state, self.train_step, mesh, peak,
-                                      source))
-        if distributed.process_count() > 1:
-            self.tell(f"{distributed.process_count()} processes; a save copies "
-                      f"{megabytes(host_bytes(self.state))} of the state into the memory of this "
-                      "host, one save at a time")
-        self.pending: tuple[int, Any, Fetched] | None = None
-        self.evaluated: dict[str, float] = {}
-        self.measured: dict[str, float] = {}  # those of this very step
-        self.skips = self.compiles = 0
-        self.journal.begin(self.start, system, mesh, rows=config.data.batch_size,
-                           time=config.data.segment,
-                           mfu=self.train_step.model_flops / peak)
-
-    def run(self, make_batches) -> Result:
-        loader = make_batches()
+    def run(self, loader, batch_shardings: Mapping[str, Any]) -> Result:
         if self.position is not None:
             loader.set_state(self.position)
         self.position = loader.get_state()
-        prefetcher = Prefetcher(loader, self.batch_shardings, count=self.journal.count)
-        whole = distributed.process_count() == 1
+        prefetcher = Prefetcher(loader, batch_shardings, count=self.run_log.real_positions)
+        # Whether all hosts come to the end of a save that is under way.
+        all_hosts_here = distributed.process_count() == 1
         try:
-            with preemption.saving() as self.stopping, _compilations(self):
+            with preemption.stop_together() as self.stopping, \
+                    count_compilations() as self.compilations:
                 while True:
                     evaluated = self.evaluate()
-                    last = evaluated and self.step >= self.total
-                    stop = not last and (not evaluated or self.stopping.reached())
-                    self.save(force=last or stop)
-                    if last:
+                    finished = evaluated and self.step >= self.total
+                    stop = not finished and (not evaluated or self.stopping.reached())
+                    self.save(force=finished or stop)
+                    if finished:
                         break
-                    if not stop:
-                        fetched = self.next_batch(prefetcher)
-                        stop = fetched is None or not self.proceed()
-                    if stop:
-                        whole = True
-                        self.stop()
+                    fetched = None if stop else self.next_batch(prefetcher)
+                    if fetched is None or not self.proceed():
+                        all_hosts_here = True
+                        self.save_and_stop()
                     self.update(fetched)
-                with self.timed("checkpoint"):
+                with self.timer.phase("checkpoint"):
                     self.checkpoints.wait()
-                self.summarise()
-                whole = True
-                # asked for during the last step or save: what comes after is for the next start
-                if self.stopping.why:
-                    self.stop()
+                self.timer.finish()
+                self.run_log.summarise()
+                all_hosts_here = True
+                if self.stopping.why:  # during the last step or save: what comes after this loop
+                    self.save_and_stop()  # is for the next start
         finally:
             prefetcher.close()
-            if hasattr(loader, "close"):
-                loader.close()
-            if whole:  # else other hosts may never come to finish a save that is under way
+            loader.close()
+            if all_hosts_here:
                 # Never hides the error that brought us here.
                 with contextlib.suppress(UserError, StorageError, distributed.Restart):
                     self.checkpoints.close()
-            self.journal.close(self.step)
-        return Result(self.state, self.step, self.evaluated, dict(self.seconds))
+            self.run_log.close()
+        return Result(self.state, self.step, self.evaluation.latest, dict(self.timer.seconds))
 
     def proceed(self) -> bool:
-        """Whether the next unit of work that all hosts share (a step, a batch of an evaluation) is
-        to be done."""
+        """Whether all hosts do the next unit of work (a step, a batch of an evaluation)."""
         self.watchdog.progress()
         return self.stopping.proceed()
 
-    def stop(self) -> None:
+    def save_and_stop(self) -> None:
         self.save(force=True)
-        with self.timed("checkpoint"):
+        with self.timer.phase("checkpoint"):
             self.checkpoints.wait()
-        self.tell(f"{self.stopping.why}: saved step {self.step}, stopping; start the same command "
-                  "again to go on")
-        self.journal.end = "preempted"
+        self.run_log.note(self.step, f"{self.stopping.why}: saved step {self.step}, stopping; "
+                          "start the same command again to resume")
+        self.run_log.outcome = "preempted"
         raise Preempted(self.step)
 
     def next_batch(self, prefetcher: Prefetcher) -> Fetched | None:
-        """None when the job is to stop here and the batch is not needed."""
+        """None when the job stops here and the batch is not needed."""
+        waited_since_stop = 0.0
         try:
-            with self.timed("data wait"):
-                # for how long a stop has been waiting for this batch, of a step that other hosts
-                # have begun
-                asked = 0.0
+            with self.timer.phase("data wait"):
                 while True:
                     try:
                         return prefetcher.take(_DATA_POLL)
                     except queue.Empty:
                         self.checkpoints.poll()
-                        if self.stopping.reached():
-                            return None
-                        asked += _DATA_POLL if self.stopping.why else 0.0
-                        if asked > _PATIENCE:
-                            raise distributed.Restart(f"{self.stopping.why}: no batch for step "
-                                                      f"{self.step + 1}, which other hosts have "
-                                                      "begun, so nothing can be saved") from None
+                    if self.stopping.reached():
+                        return None
+                    if self.stopping.why:
+                        waited_since_stop += _DATA_POLL
+                    if waited_since_stop > _PATIENCE:
+                        raise distributed.Restart(
+                            f"{self.stopping.why}: no batch for step {self.step + 1}, which other "
+                            "hosts have begun, so nothing can be saved")
         except StopIteration as error:
             raise UserError("the loader ran out of batches", where=f"step {self.step}",
-                            expected="an endless loader",
-                            hint="repeat the dataset") from error
+                            expected="an endless loader", hint="repeat the dataset") from error
 
     def update(self, fetched: Fetched) -> None:
-        self.journal.before(self.step, self.state)
-        with self.timed("step"):
-            before, began = self.compiles, time.perf_counter()
-            self.state, vector = self.train_step(self.state, fetched.batch)
-            self.journal.clock.dispatched(began, vector)
-            if self.compiles != before:
+        """One training step on a batch."""
+        self.run_log.before_step(self.step, self.state)
+        with self.timer.phase("step"):
+            compiled_before = self.compilations.count
+            began = time.perf_counter()
+            self.state, metrics = self.train_step(self.state, fetched.batch)
+            self.run_log.clock.dispatched(began, metrics)
+            if self.compilations.count != compiled_before:
                 raise RuntimeError(f"something was compiled inside step {self.step + 1}; a job "
                                    "compiles its step once, ahead of time")
-            self.step += 1
-            self.measured = {}
+            self.step = self.run_log.step = self.step + 1
             self.position = fetched.position
-            self.flush()
-            self.pending = (self.step, vector, fetched._replace(batch=None, position=None))
-        self.due = [e.name for e in self.evaluators
-                    if e.every > 0 and (_at(self.step, e.every) or self.step >= self.total)]
+            self.read_metrics()
+            self.in_flight = (self.step, metrics, fetched._replace(batch=None, position=None))
+        self.evaluation.after_step(self.step, last=self.step >= self.total)
         self.watchdog.progress(self.step)
         self.checkpoints.poll()
 
-    def flush(self) -> None:
+    def read_metrics(self) -> None:
         """Reads and checks the metrics of the step before the one in flight."""
-        if self.pending is None:
+        if self.in_flight is None:
             return
-        step, vector, fetched = self.pending
-        self.pending = None
-        values = self.journal.clock.read(self.train_step.unpack, vector)
-        self.journal.done.update(fetched.real)
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        self.skips = self.skips + 1 if bad else 0
-        if bad:
-            self.not_finite(step, bad, values)
-        if _at(step, self.config.train.log_every) or step in (self.start + 1, self.total):
-            self.journal.log(step, values, fetched.batch_id)
+        step, metrics, fetched = self.in_flight
+        self.in_flight = None
+        values = self.run_log.clock.read(self.train_step.unpack, metrics)
+        self.run_log.done.update(fetched.real)
+        not_finite = [name for name, value in values.items() if not math.isfinite(value)]
+        if not_finite:
+            self.skip_or_fail(step, not_finite, values)
+        else:
+            self.skipped = 0
+        if _is_due(step, self.t.log_every) or step in (self.start + 1, self.total):
+            self.run_log.log(step, values, fetched.batch_id)
 
-    def not_finite(self, step: int, bad: list[str], values: dict[str, float]) -> None:
-        # A term names the culprit better than the total or the gradient norm it poisons.
-        totals = ("loss", "grad_norm", "update_norm")
-        culprit = sorted(bad, key=lambda name: (name in totals, totals.index(name) if name in totals
-                                                else 0, name))[0]
-        self.journal.record(step, "not_finite",
-                            {"terms": bad, "values": {k: str(values[k]) for k in bad}})
-        if self.config.train.nan_policy == "skip" and self.skips <= self.config.train.max_skips:
-            self.tell(f"step {step}: {', '.join(bad)} not finite; update skipped ({self.skips} in "
-                      "a row)")
+    def skip_or_fail(self, step: int, names: list[str], values: dict[str, float]) -> None:
+        """Records a step that is not finite. Raises UserError unless the policy is to skip it."""
+        self.skipped += 1
+        skipping = self.t.nan_policy == "skip"
+        self.run_log.record(step, "not_finite",
+                            {"terms": names, "values": {name: str(values[name]) for name in names}})
+        if skipping and self.skipped <= self.t.max_skips:
+            self.run_log.note(step, f"step {step}: {', '.join(names)} not finite; update skipped "
+                              f"({self.skipped} in a row)")
             return
         with contextlib.suppress(UserError, StorageError):
             self.checkpoints.wait()
+        # A term of the loss names the culprit better than the totals that it poisons.
+        totals = ["loss", "grad_norm", "update_norm"]
+        terms = sorted(set(names) - set(totals))
+        culprit = [*terms, *(name for name in totals if name in names)][0]
+        in_a_row = f", {self.skipped} steps in a row" if skipping else ""
         good = self.checkpoints.latest_step()
-        more = f", {self.skips} steps in a row" if self.config.train.nan_policy == "skip" else ""
-        kept = f"step {good}" if good is not None else "none yet"
-        raise UserError("the loss is not finite", where=f"step {step}, term {culprit!r}{more}",
+        kept = "none yet" if good is None else f"step {good}"
+        raise UserError("the loss is not finite", where=f"step {step}, term {culprit!r}{in_a_row}",
                         expected="finite values",
-                        found=", ".join(f"{name}={values[name]}" for name in bad),
+                        found=", ".join(f"{name}={values[name]}" for name in names),
                         hint=f"last good checkpoint: {kept}; lower the learning rate, clip "
-                        "gradients, or set "
-                        "config.train.nan_policy=skip")
+                        "gradients, or set config.train.nan_policy=skip")
 
     def evaluate(self) -> bool:
-        """Runs the evaluators that are due; False when the job is to stop before all have."""
-        due = [e for e in self.evaluators if e.name in self.due]
-        if not due:
+        """Runs the evaluators that are due; False when the job stops before all have run."""
+        pending = self.evaluation.pending()
+        if not pending:
             return True
-        with self.timed("step"):
-            self.flush()
-        for evaluator in due:
+        with self.timer.phase("step"):
+            self.read_metrics()
+        for evaluator in pending:
             if not self.proceed():
                 return False
-            if hasattr(evaluator, "should_stop"):
-                evaluator.should_stop = lambda: not self.proceed()
-            try:
-                with self.timed("evaluation"):
-                    result = evaluator.run(evaluation_params(self.state), self.step)
-            except Interrupted:
+            with self.timer.phase("evaluation"):
+                result = self.evaluation.run(evaluator, self.state, self.step,
+                                             proceed=self.proceed)
+            if result is None:
                 return False
-            metrics, artefacts = result if isinstance(result, tuple) else (result, {})
-            self.due.remove(evaluator.name)
-            self.measured |= {f"{evaluator.name}/{name}": float(value) for name,
-                              value in metrics.items()}
-            self.journal.record(self.step, evaluator.name, {k: float(v) for k, v in metrics.items()
-                                                            if math.isfinite(v)})
-            self.journal.artefacts(self.step, evaluator.name, artefacts)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
-            self.journal.say(f"step {self.step}: {evaluator.name}: {shown}")
-        self.evaluated |= self.measured
-        self.check_best_metric()
+            self.run_log.evaluated(self.step, evaluator.name, *result)
+        if self.evaluation.best_metric_is_missing():
+            self.save(force=True)
+            self.checkpoints.wait()
+            raise self.evaluation.missing_best_metric(self.step)
         return True
 
-    def best(self, metrics: dict[str, float]) -> list[float]:
-        """Values of config.train.best_metric: "evaluator/metric", or a bare metric."""
-        return [value for name, value in metrics.items()
-                if self.config.train.best_metric in (name, name.split("/", 1)[1])]
-
-    def check_best_metric(self) -> None:
-        """UserError, once all evaluators have run, when none measures it. The steps so far are
-        saved first."""
-        missing = {e.name for e in self.evaluators if e.every > 0} - {name.split("/", 1)[0]
-                                                                      for name in self.evaluated}
-        if missing or self.best(self.evaluated) or not self.config.train.keep_best:
-            return
-        self.save(force=True)
-        self.checkpoints.wait()
-        raise UserError("no evaluator measures the metric that picks the best checkpoint",
-                        where="config.train.best_metric", expected=" or ".join(self.evaluated),
-                        found=repr(self.config.train.best_metric),
-                        hint=f"step {self.step} is saved: change it and start again")
-
-    def rank(self) -> float | None:
-        """What the first evaluator that measured config.train.best_metric at this very step
-        found."""
-        value = next(iter(self.best(self.measured)),
-                     math.nan) if self.config.train.keep_best else math.nan
-        return value if math.isfinite(value) else None
-
     def save(self, *, force: bool) -> None:
+        """Saves this step where it is due: to persistent storage, else to the hosts' own disks."""
+        t = self.t
         if self.step == self.saved:
             return
-        t = self.config.train
-        local = not force and not _at(self.step, t.checkpoint_every)
-        if local and not (t.local_dir and _at(self.step, t.local_every) and self.step > self.start):
+        persistent = force or _is_due(self.step, t.checkpoint_every)
+        local = t.local_dir and _is_due(self.step, t.local_every) and self.step > self.start
+        if not persistent and not local:
             return
-        with self.timed("step"):
-            self.flush()  # a state that follows a NaN is never saved
-        before, began = rss_bytes(), time.perf_counter()
-        with self.timed("checkpoint"):
-            due = {"due": self.due} if self.due else {}  # an evaluation that a stop came before
-            meta = self.meta | {"data": self.position} | due
-            if local:
-                self.checkpoints.save_local(self.step, self.state, meta)
-            else:
-                self.checkpoints.save(self.step, self.state, meta, rank=self.rank())
+        with self.timer.phase("step"):
+            self.read_metrics()  # a state that follows a NaN is never saved
+        rss_before = rss_bytes()
+        began = time.perf_counter()
+        meta = self.meta | {"data": self.position}
+        if self.evaluation.due:  # an evaluation that a stop came before
+            meta["due"] = self.evaluation.due
+        with self.timer.phase("checkpoint"):
+            if persistent:
+                self.checkpoints.save(self.step, self.state, meta, rank=self.evaluation.rank())
                 self.saved = self.step
-                self.journal.saved()
-        size = local_bytes(self.state) if local else host_bytes(self.state)
-        self.journal.record(self.step, "local_checkpoint" if local else "checkpoint", {
+                self.run_log.send_soon()
+            else:
+                self.checkpoints.save_local(self.step, self.state, meta)
+        size = host_bytes(self.state) if persistent else local_bytes(self.state)
+        self.run_log.record(self.step, "checkpoint" if persistent else "local_checkpoint", {
             "blocked_seconds": round(time.perf_counter() - began, 3),
             "host_mb": round(size / 1e6, 3), "rss_mb": round(rss_bytes() / 1e6, 1),
-            "rss_grown_mb": round((rss_bytes() - before) / 1e6, 1)})
-
-    def summarise(self) -> None:
-        self.seconds["total"] = time.perf_counter() - self.began
-        self.seconds["other"] = self.seconds["total"] - sum(v for k, v in self.seconds.items()
-                                                            if k not in
-                                                            ("total", "other"))
-        self.journal.summarise(self.step)
-
-    def tell(self, text: str) -> None:
-        self.journal.tell(self.step, text)
-
-    @contextlib.contextmanager
-    def timed(self, name: str, phase: str = ""):
-        """Counts the time inside as `name`; `phase` is what the watchdog knows it by."""
-        start = time.perf_counter()
-        try:
-            with self.watchdog.phase(phase or name):
-                yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
-            if name in LONG and hasattr(self, "journal"):
-                self.journal.note(self.step, now=True)
+            "rss_grown_mb": round((rss_bytes() - rss_before) / 1e6, 1)})
 
 
-def check_steps(reached: int, total: int, workdir: Any) -> None:
-    """UserError when a workdir is further than it is to be trained."""
-    if reached > total:
-        raise UserError("training is further than that already",
-                        where=f"config.train.steps, {workdir}", found=str(total),
-                        expected=f"at least {reached}, the step of the newest checkpoint",
-                        hint="ask for as many steps or more, or use another --workdir")
-
-
-def _at(step: int, every: int) -> bool:
-    """Whether something that is done every so many steps is done at this one; 0 = never."""
+def _is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is done at this one; 0 = never."""
     return every > 0 and step % every == 0
-
-
-@contextlib.contextmanager
-def _compilations(run: _Run):
-    """Counts XLA compilations of this process in run.compiles."""
-
-    def count(event: str, duration: float, **kwargs):
-        del duration, kwargs
-        if event == _COMPILE_EVENT:
-            run.compiles += 1
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        yield
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)

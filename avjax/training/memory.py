@@ -38,9 +38,9 @@ def peak_bytes(fn: Callable, *args: Any) -> int:
 
 def _size(var) -> int:
     aval = var.aval
-    return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval,
-                                                                  "shape") and hasattr(aval.dtype,
-                                                                                       "itemsize") else 0
+    if not hasattr(aval, "shape") or not hasattr(aval.dtype, "itemsize"):
+        return 0
+    return math.prod(aval.shape) * aval.dtype.itemsize
 
 
 def peak_of(jaxpr, results: bool = True) -> int:

@@ -1,4 +1,4 @@
-"""What the number formats of checkpoints are called, in PyTorch's files and in safetensors, and
+"""The names of number formats in PyTorch's files and in safetensors, and
 four-bit numbers."""
 
 import ml_dtypes

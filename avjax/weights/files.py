@@ -2,7 +2,7 @@
 their index.
 
 A sharded checkpoint is `NAME-00001-of-00003.safetensors` (or `.bin`) and so on, and beside them
-`NAME.safetensors.index.json`, whose "weight_map" says which shard holds which array.
+`NAME.safetensors.index.json`, whose "weight_map" maps arrays to shards.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ OTHER_KINDS = (  # (how a file starts, in small letters; what that is; what to d
     (b"\x1f\x8b", "a gzip archive", "unpack it"))
 
 
-def refuse_other_kinds(path: str) -> None:
+def check_kind(path: str) -> None:
     """UserError if a file is, by its first bytes, none that weights are read from, whatever its
     name says."""
     extension = os.path.splitext(path)[1].lower()
@@ -112,7 +112,7 @@ def read_index(path: str) -> dict[str, set[str]]:
     return shards
 
 
-def refuse_one_shard(path: str) -> None:
+def check_not_a_shard(path: str) -> None:
     """UserError if a file is one of several that make up a checkpoint, by its name or by an index
     beside it."""
     folder, name = os.path.split(path)
@@ -120,7 +120,7 @@ def refuse_one_shard(path: str) -> None:
     index = ""
     for beside in os.listdir(folder or "."):
         if index_of(beside) and name.endswith(index_of(beside)):
-            # a damaged index says nothing of a whole file beside it
+            # a damaged index proves nothing about a complete file beside it
             with contextlib.suppress(UserError):
                 shards = read_index(os.path.join(folder, beside))
                 index = beside if name in shards and len(shards) > 1 else index

@@ -34,7 +34,7 @@ def fold_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def check_computed(name: str, found: np.ndarray, ours: np.ndarray, what: str) -> None:
-    """A table that a file carries and we compute. UserError: it says other things, so that the
+    """A table that a file carries and we compute. UserError: it differs, so that the
     network is another one."""
     rows = min(len(found), len(ours))
     if found.shape[1:] != ours.shape[1:] or np.abs(np.asarray(found,

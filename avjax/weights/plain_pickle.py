@@ -1,10 +1,10 @@
 """A pickle of plain data (PyTorch's checkpoints hold one), read without executing anything.
 
 A pickle may name any Python callable; here every global it names is looked up in one short table,
-and what is not in the table is refused by name, or, where the caller asks for that, stood for by a
+and what is not in the table raises by name, or, where the caller asks for that, is replaced by a
 Foreign, which knows that name alone.
 Nothing that a pickle does outlives it: the table is made anew for each pickle, its entries are
-slotted objects, and state given to one (BUILD) is refused.
+slotted objects, and state given to one (BUILD) raises.
 """
 
 import io

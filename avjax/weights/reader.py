@@ -30,7 +30,7 @@ def read_checkpoint(path: str | os.PathLike, foreign: bool = False) -> Any:
     safetensors and `.npz` give {name: array}; a PyTorch file gives whatever was saved (a bare
     tensor gives an array). Arrays may be read-only and memory-mapped. With `foreign`, what is not
     plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which was
-    not executed either; else the file is refused.
+    not executed either; else this raises UserError.
     UserError: missing, unreadable, truncated or unsafe file.
     """
     parts = _parts(os.fspath(path))
@@ -70,7 +70,7 @@ def read_state_dict(path: str | os.PathLike, select: str | None = None) -> dict[
     """
     path = os.fspath(path)
     if os.path.isfile(path):
-        files.refuse_one_shard(path)
+        files.check_not_a_shard(path)
     tree = read_checkpoint(path, foreign=True)
     if select is not None:
         tree = _select(tree, select, path)
@@ -150,7 +150,7 @@ def _read_file(path: str, foreign: bool = False) -> Any:
     if not os.access(path, os.R_OK):
         raise UserError("the weights file may not be read", where=path,
                         hint="change its permissions")
-    files.refuse_other_kinds(path)
+    files.check_kind(path)
     extension = os.path.splitext(path)[1].lower()
     try:
         if extension == ".safetensors":

@@ -140,7 +140,7 @@ def _forget_absent_crcs(archive: zipfile.ZipFile) -> None:
 
 
 def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
-    """Whatever was given to `torch.save`, with numpy arrays for tensors (bfloat16 as
+    """The object given to `torch.save`, with numpy arrays for tensors (bfloat16 as
     ml_dtypes.bfloat16), and if `foreign`, a plain_pickle.Foreign for whatever is not plain data.
 
     Large files are memory-mapped: an array costs memory only once it is used. With `data`, the

@@ -57,7 +57,7 @@ class PackedRows:
     Args:
       source: examples by index (data_pipelines.store.Source).
       lengths: {sequence feature: (examples,)}.
-      rows: what the System says of its rows.
+      rows: the System's `rows`.
       seed: of the order and of random crops.
 
     Raises:

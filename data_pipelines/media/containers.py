@@ -17,7 +17,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".flv",
                   ".3gp", ".mpg",
                   ".mpeg", ".wmv")
-# Formats without timestamps: their demuxers count bytes, and nothing says how much padding a coder
+# Formats without timestamps: their demuxers count bytes; nothing records how much padding a coder
 # put in front.
 UNTIMED = ("mp3", "aac", "ac3", "eac3")
 # seconds by which a stream's clock goes back, or ahead, only where another file begins
@@ -61,7 +61,7 @@ _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) <
 
 @contextlib.contextmanager
 def opened(path, link: bytes | None = None):
-    """The open container; what FFmpeg says against the file becomes a MediaError. `link`: one of
+    """The open container; FFmpeg's errors become MediaErrors. `link`: one of
     `links`."""
     try:
         container = av.open(str(path) if link is None else io.BytesIO(link), **_LENIENT)

@@ -74,7 +74,7 @@ def read_audio(path, rate: int = 22050, start: float | None = None,
     """(N,) float32, one channel, at `rate`, from `start` to `end` seconds of the container's clock.
 
     `start` defaults to the first sample's time, `end` to the last one's. N = round((end - start) *
-    rate) when both are given. What was mended is said on stderr. Raises MediaError as `read` does.
+    rate) when both are given. Repairs are printed on stderr. Raises MediaError as `read` does.
     """
     heard = read(path, rate)
     say(path, heard)
@@ -186,9 +186,10 @@ def _padding(path, link, container, stream) -> tuple[int, float]:
     they are not (sound alone, and AVI), the padding is either cut off already and still counted by
     the clock, or it is decoded.
     """
-    name, video = stream.codec_context.name, containers.first(containers.moving(container))
-    if name.startswith("pcm") or name in ("flac",
-                                          "alac") or video is not None and container.format.name != "avi":
+    name = stream.codec_context.name
+    video = containers.first(containers.moving(container))
+    lossless = name.startswith("pcm") or name in ("flac", "alac")
+    if lossless or (video is not None and container.format.name != "avi"):
         return 0, 0.0
     hole = _hole(path) if video is not None else 0.0
     with containers.opened(path, link) as again:
@@ -265,7 +266,7 @@ def _at_rate(x: np.ndarray, native: int, rate: int, drift) -> np.ndarray:
 
 def _samples(frame) -> np.ndarray:
     """(C, N) float32 of a decoded frame."""
-    # PyAV 18.1 takes what lies behind them for a ninth
+    # PyAV 18.1 takes the bytes behind them for a ninth
     if frame.format.is_planar and frame.layout.nb_channels >= 8:
         frame, = av.AudioResampler(frame.format.packed, frame.layout,
                                    frame.sample_rate).resample(frame)

@@ -51,8 +51,8 @@ class TarTree:
                 raise UserError("other shards than were indexed", where=str(self.root / "shards"),
                                 found=", ".join(differ[:4]), hint="bring them back, or begin anew")
             if before == now:
-                self._entries, self.refused = index["entries"], [tuple(r)
-                                                                 for r in index["refused"].tolist()]
+                self._entries = index["entries"]
+                self.refused = [tuple(r) for r in index["refused"].tolist()]
                 return
             progress = False  # of the same size, but written since: copied, or others
         entries = []

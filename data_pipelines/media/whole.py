@@ -105,7 +105,7 @@ def _matroska(file, path) -> None:
         if name == 0x18538067:  # the segment: everything else is in it
             _expect(path, file.tell() + size, end)
             return
-        if size > end:  # damaged: what it is, FFmpeg tells
+        if size > end:  # damaged: FFmpeg names the cause
             return
         file.seek(size, os.SEEK_CUR)
 

@@ -1,10 +1,10 @@
 """Sound and pictures into files: WAV, and H.264 with AAC, encoded picture by picture so that memory
 does not grow with the duration."""
 
+import contextlib
 import fractions
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable
 
 import av
@@ -12,13 +12,13 @@ import numpy as np
 import soundfile
 
 from avjax.errors import UserError
+from avjax.storage import atomic
 
 SECONDS_APART = 0.25  # how far sound and pictures may differ in length
 
 
 class Mp4Writer:
-    """A context manager; what has been written appears under `path`, whole, when it ends without an
-    error.
+    """Context manager that writes a film; `path` appears, complete, when it ends without an error.
 
     Args:
       path: of the mp4; its folder is made.
@@ -30,21 +30,21 @@ class Mp4Writer:
 
     def __init__(self, path, fps: float = 30.0, audio: np.ndarray | None = None, rate: int = 22050,
                  crf: int = 18):
-        self.path, self.fps, self.audio, self.rate, self.crf = pathlib.Path(
-            path), fps, audio, rate, crf
+        self.path = pathlib.Path(path)
+        self.fps = fps
+        self.audio = audio
+        self.rate = rate
+        self.crf = crf
         self.count = 0
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self._aside = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}.",
-                                               suffix=".tmp")
-        os.close(handle)
-        try:
-            self._container = av.open(self._aside, "w", format="mp4",
+        with contextlib.ExitStack() as stack:
+            aside = stack.enter_context(atomic.aside(self.path, shared=True))
+            self._container = av.open(os.fspath(aside), "w", format="mp4",
                                       options={"movflags": "faststart"})
-        except BaseException:
-            os.unlink(self._aside)
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def add(self, image_HWC: np.ndarray) -> None:
@@ -66,23 +66,20 @@ class Mp4Writer:
         self._sound_until(round(self.count / self.fps * self.rate))
 
     def __exit__(self, kind, error, traceback):
-        try:
+        with self._stack:  # renames the file, or removes it after an error
             if kind is None:
                 self._finish()
             else:
                 self._abandon()
-        finally:
-            if os.path.exists(self._aside):
-                os.unlink(self._aside)
+                raise error
 
     def _start(self, shape) -> None:
         if len(shape) != 3 or shape[2] != 3:
             raise UserError("not a picture", where=str(self.path),
                             expected="(height, width, 3) uint8", found=str(shape))
         self._shape = tuple(shape)
-        self._video = self._container.add_stream("libx264",
-                                                 rate=fractions.Fraction(
-                                                     self.fps).limit_denominator(1001))
+        rate = fractions.Fraction(self.fps).limit_denominator(1001)
+        self._video = self._container.add_stream("libx264", rate=rate)
         self._video.width, self._video.height = shape[1] + shape[1] % 2, shape[0] + shape[0] % 2
         self._video.pix_fmt = "yuv420p"
         self._video.options = {"crf": str(self.crf), "preset": "veryfast"}
@@ -97,8 +94,9 @@ class Mp4Writer:
         part_N = np.ascontiguousarray(self.audio[self._heard:sample], np.float32)
         if len(part_N):
             frame = av.AudioFrame.from_ndarray(part_N[None], format="fltp", layout="mono")
-            frame.rate, frame.pts, frame.time_base = self.rate, self._heard, fractions.Fraction(1,
-                                                                                                self.rate)
+            frame.rate = self.rate
+            frame.pts = self._heard
+            frame.time_base = fractions.Fraction(1, self.rate)
             self._container.mux(self._sound.encode(frame))
         self._heard += len(part_N)
 
@@ -118,8 +116,6 @@ class Mp4Writer:
             self._sound_until(len(self.audio))
             self._container.mux(self._sound.encode(None))
         self._container.close()
-        os.chmod(self._aside, 0o644)
-        os.replace(self._aside, self.path)
 
     def _abandon(self) -> None:
         """Closes the file, whose end no longer matters."""
@@ -129,9 +125,8 @@ class Mp4Writer:
             pass
 
 
-def write_mp4(path, frames: Iterable[np.ndarray], fps: float = 30.0, audio: np.ndarray
-              | None = None, rate: int = 22050,
-              crf: int = 18) -> None:
+def write_mp4(path, frames: Iterable[np.ndarray], fps: float = 30.0,
+              audio: np.ndarray | None = None, rate: int = 22050, crf: int = 18) -> None:
     """Writes H.264 (+ AAC), so that `path` is whole or absent.
 
     frames: iterable of (H, W, 3) uint8, all of one size, read one by one; audio: (N,) float in [-1,

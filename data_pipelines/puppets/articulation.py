@@ -99,8 +99,7 @@ def mouth(phonemes, n_frames: int, rate: float = 30.0, manner: float = 1.0) -> n
                 a, b = a - 0.025, max(b, a + 0.05)
                 tau = 0.008
             elif name == espeak.SILENCE:  # not shut while the neighbouring sounds still ring
-                a, b = (a + b) / 2 if b - a < 0.12 else a + 0.06, (a
-                                                                   + b) / 2 if b - a < 0.12 else b - 0.06
+                a, b = ((a + b) / 2, (a + b) / 2) if b - a < 0.12 else (a + 0.06, b - 0.06)
             targets.append(target)
             strengths.append(strength)
             spans.append((a, b))

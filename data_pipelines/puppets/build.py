@@ -1,4 +1,4 @@
-"""Writes the puppets corpus: sentences (OUT) and, when asked for, two-party dialogues
+"""Writes the puppets corpus: sentences (OUT) and, when asked for, dialogues of two
 (OUT_dialogues).
 
 Splits: train; valid, sentences that nobody says in training; test_speaker, such sentences by a
@@ -12,16 +12,18 @@ import concurrent.futures
 import functools
 import json
 import multiprocessing
-import os
 import pathlib
 import shutil
 import zlib
+from typing import Annotated
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from avjax.encoders import espeak
+from avjax.storage import atomic
+from data_pipelines.declared import Option
 from data_pipelines.puppets import dialogue, face_code, identities, performance, render, text, voice
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
@@ -34,21 +36,25 @@ _RATES = {"audio": espeak.SAMPLE_RATE, "face": performance.FPS, "pose": performa
           "phones": espeak.RATE}
 
 
-def prepare(out, *, seed: int = 0, minutes: float = 30.0, sentences: int | None = None,
-            speakers: int = 9, held_out: int = 1, valid: int = 36, test: int = 24,
-            dialogues: int = 0, turns: int = 8, processes: int = 1,
-            parallel=None, progress: bool = True) -> store.Dataset:
+def prepare(
+    out, *,
+    seed: Annotated[int, Option("of everything random, identities included")] = 0,
+    minutes: Annotated[float, Option("of training speech", least=0.1)] = 30.0,
+    sentences: int | None = None, speakers: int = 9, held_out: int = 1, valid: int = 36,
+    test: int = 24,
+    dialogues: Annotated[int, Option("dialogues of two in OUT_dialogues", least=0)] = 0,
+    turns: int = 8, processes: int = 1, parallel=None, progress: bool = True,
+) -> store.Dataset:
     """Makes the corpus.
 
     Args:
       out: folder of the sentences; dialogues go to `<out>_dialogues`. Neither may exist.
-      seed: of everything random, identities included.
       minutes: of training speech; ignored when `sentences`, their number, is given.
       speakers: in training.
       held_out: more speakers, who are in the split test_speaker only.
       valid, test: sentences of the splits valid and test_speaker.
       dialogues: number of training dialogues (a tenth as many, at least one, are held out in either
-        split). In those of test_speaker one party is held out; with several held-out speakers both
+        split). In those of test_speaker one is held out; with several held-out speakers both
         are, and all of them are heard.
       turns: of a dialogue.
       processes: that synthesize in parallel; the result does not depend on it.
@@ -125,14 +131,9 @@ def _keep(function, folder: str, job: tuple) -> None:
     number, work = job
     made = function(work)
     rows = made if isinstance(made, list) else [made]
-    # workers of other machines, too
-    temporary = pathlib.Path(folder) / f"{number}.{os.urandom(8).hex()}.part.npz"
-    try:
+    with atomic.file(pathlib.Path(folder) / f"{number}.npz", shared=True) as temporary:
         np.savez(temporary, several=isinstance(made, list),
                  **{f"{k}/{n}": x for k, row in enumerate(rows) for n, x in row.items()})
-        os.replace(temporary, temporary.with_name(f"{number}.npz"))
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _kept(path: pathlib.Path) -> dict | list[dict]:
@@ -208,7 +209,7 @@ def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes
 
     store.write_dataset(
         out, name="puppets_dialogues", description=DESCRIPTION
-        + " Two-party dialogues from either side.", features=_features(("", "partner_")),
+        + " Dialogues of two speakers, from either side.", features=_features(("", "partner_")),
         splits={s: examples(s) for s in work}, recipes=_recipes(dialogue=True),
         codecs=codecs, totals={s: 2 * len(w) for s, w in work.items()}, progress=progress)
 

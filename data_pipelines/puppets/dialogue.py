@@ -18,7 +18,7 @@ from data_pipelines.puppets.performance import Reaction
 
 @dataclasses.dataclass
 class Channel:
-    """One party's side of a dialogue."""
+    """One speaker's side of a dialogue."""
 
     name: str
     identity: np.ndarray

@@ -30,7 +30,7 @@ def identities(count: int = 9, seed: int = 0, held_out: int = 1) -> dict[str, np
     """{name: (8,) float32} of `count` training speakers and, last, the held-out ones.
 
     The training speakers are spread out (greedy farthest points of a random cloud); each held-out
-    one is a mixture of three of them, so it lies inside their hull.
+    one is a mixture of three of them, inside their hull.
     """
     rng = np.random.default_rng([seed, 8])
     cloud = rng.uniform(-0.9, 0.9, (2000, WIDTH))

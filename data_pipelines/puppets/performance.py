@@ -10,10 +10,11 @@ import dataclasses
 import numpy as np
 
 from avjax.encoders import espeak
+from avjax.signal import rates
 from data_pipelines.puppets import articulation
 from data_pipelines.puppets.face_code import INDEX, WIDTH
 
-FPS = 30
+FPS = rates.VIDEO
 NOISE = 0.05  # standard deviation of what is random, relative to a full movement
 _HOLD = 0.012  # seconds of rest on either side of a vowel's onset
 _LIFT = {"brow_left": 0.5, "brow_right": 0.45, "cheek_raise": 0.3, "smile": 0.3, "gaze_x": 0.2,

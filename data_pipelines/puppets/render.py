@@ -272,10 +272,8 @@ def _mouth(scene, looks, a, jaw, smile):
     lower = np.maximum(lower, upper)
     x = half * u
     forward = 0.10 * a["lip_protrusion"]
-    thick = looks["lips"] * (1 + 0.45 * a["lip_protrusion"]) * (1 - 0.6
-                                                                * np.minimum(press, 0.5)) * (1
-                                                                                             - 0.12
-                                                                                             * smile)
+    thick = (looks["lips"] * (1 + 0.45 * a["lip_protrusion"])
+             * (1 - 0.6 * np.minimum(press, 0.5)) * (1 - 0.12 * smile))
 
     def between(top, bottom):
         return _surface(*_closed(x, top, bottom), 0.04 + forward)

@@ -9,13 +9,13 @@ _LISTS = {
     "who": "my brother|my mother|my father|the baby|the farmer|the pilot|a happy puppy|the old "
            "man|my best friend|the small boy|the young woman|our teacher|the brown bear|a big "
            "purple bird|the painter|the shop keeper",
-    "thing": "apple|book|boat|map|lamp|pumpkin|cup|paper box|blue "
-             "pen|window|garden|river|mountain|piano|table|blanket|camera|bottle|ribbon|pizza|kitchen|violin|rope|jam|bubble|purple hat|bicycle|letter",
+    "thing": "apple|book|boat|map|lamp|pumpkin|cup|paper box|blue pen|window|garden|river|mountain|"
+             "piano|table|blanket|camera|bottle|ribbon|pizza|kitchen|violin|rope|jam|bubble|"
+             "purple hat|bicycle|letter",
     "people": "people|animals|puppies|bees|horses|children|boys|girls|monkeys|lambs|pigs|sheep",
     "many": "some|many|seven|five|eleven|nine|twelve|all|most|about eight",
-    "adjective":
-    "big|small|happy|brown|blue|purple|empty|yellow|pretty|warm|simple|broken|beautiful|heavy|lovely|new|"
-                 "old|deep|open|green",
+    "adjective": "big|small|happy|brown|blue|purple|empty|yellow|pretty|warm|simple|broken|"
+                 "beautiful|heavy|lovely|new|old|deep|open|green",
     "did": "bought|painted|opened|moved|dropped|found|wanted|made|kept|showed "
            "me|borrowed|washed|picked|tapped|remembered",
     "go": "jumped|walked|climbed|ran|swam|moved|drove|slept|bumped|played",

@@ -1,10 +1,9 @@
-"""Apache Beam as the hands of a job: the same function of many things, on whatever workers a runner
-has.
+"""Apache Beam as a pool of workers: the same function of many items, on the workers of a runner.
 
-Workers need this project installed and have to see the same folders as the job (NFS, Lustre,
-Filestore, a bucket mounted on every worker). What is to be kept they write there, in files of their
-own, so that running twice, as runners may, does no harm. Nothing comes back, and the job goes on
-when all is done: the result does not depend on the runner.
+Workers need this project installed and see the same folders as the job (NFS, Lustre, Filestore, a
+bucket mounted on every worker). They write results there, in files of their own, so that running an
+item twice, as runners may, does no harm. Nothing is returned, and the job continues when all are
+done: the result does not depend on the runner.
 
 Needs the extra `beam` (apache-beam 2.70 or later).
 """

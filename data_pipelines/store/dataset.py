@@ -6,11 +6,12 @@ too) and, besides,
     schema.json     meaning, unit and rate of every feature (TFDS has no place for these)
     recipes.json    how each feature was made
     ids.json        {split: [id of every record, in record order]}
-    lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, so that packing need not read
+    lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, for packing
     codecs/*.npz    fitted arrays
-    checksums.json  {file: {"sha256", "bytes"}}, written last
-It is written in a hidden sibling and renamed once whole, so an interrupted job leaves nothing that
-looks finished (partial.py; there too: how a job goes on after a kill).
+    made_from.json  what the dataset was made from (made_from.py)
+    checksums.json  {file: {"sha256", "bytes"}} of the others, written last
+It is written in a hidden sibling and renamed once complete, so an interrupted job leaves nothing
+that looks finished (resume.py, also on how a job goes on after a kill).
 Records are one to a group and uncompressed: random access is what training does, and float features
 hardly compress.
 """
@@ -33,7 +34,7 @@ from avjax.errors import StorageError, UserError
 from avjax.storage import failures
 from data_pipelines.store.merge import Merging
 from data_pipelines.store.records import Records
-from data_pipelines.store.resume import Partial, refuse_existing  # noqa: F401  (the latter for those who write)
+from data_pipelines.store.resume import Partial, refuse_existing  # noqa: F401  (re-exported)
 from data_pipelines.store.schema import (
     CHECKSUMS_FILE,
     CODECS_DIR,
@@ -44,7 +45,7 @@ from data_pipelines.store.schema import (
     Feature,
     arrays_hash,
 )
-from data_pipelines.store.writer import Item, SplitWriter, Unusable, connector  # noqa: F401  (Unusable for those who write)
+from data_pipelines.store.writer import Item, SplitWriter, Unusable, connector  # noqa: F401
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20  # a shard is closed once it holds this much
@@ -80,7 +81,7 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
       codecs: codec name -> arrays to keep beside the data.
       totals: split name -> number of items when known, for the progress bar only.
       max_bad: share of the examples that may be `Unusable` (raised by a function, or among what it
-        makes). They are left out and told of in <out_dir>.quarantine.jsonl and in a line on stderr.
+        makes). They are left out and listed in <out_dir>.quarantine.jsonl and on stderr.
         0: the first is an error.
       progress: show a bar on a terminal.
 
@@ -146,7 +147,7 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
 
     Args:
       directory: a folder made by `write_dataset`.
-      begun: the job has read it at an earlier start, so that what is missing is not a wrong path.
+      begun: the job has read it before, so a missing folder is not a wrong path.
 
     Raises:
       UserError: missing, half-written, foreign, truncated or edited; names the file and gives a
@@ -222,7 +223,7 @@ class Dataset:
 
     @property
     def content(self) -> str:
-        """16 hex digits that tell what is in it."""
+        """16 hex digits over the checksums of all files."""
         return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -298,8 +299,8 @@ class Source(Sequence):
 
     @contextlib.contextmanager
     def _explained(self, index: int):
-        """ArrayRecord's and protobuf's errors say neither which file nor what to do, nor whose
-        fault it is: a shard is only called corrupt when its checksum says so."""
+        """Turns errors of ArrayRecord and protobuf into ones that name the file: a shard is corrupt
+        only if its checksum differs; otherwise the storage failed."""
         try:
             yield
         except (UserError, StorageError):

@@ -1,5 +1,4 @@
-"""What is in a dataset folder, and is it whole: python -m data_pipelines.store.inspect DIR [--json]
-[--sample=N]
+"""What is in a dataset folder, and whether it is complete: avjax inspect DIR [--json] [--sample=N]
 
 Prints schema, rates, recipes, splits with counts and hours, clips by speaker, value ranges of a
 sample; reads every file against its checksum. Exits with 1 and one line when something is broken.
@@ -20,7 +19,7 @@ from data_pipelines.store.schema import recipe_hash
 
 
 def summary(dataset: store.Dataset, *, sample: int = 32, verify: bool = True) -> dict:
-    """Everything the report says, as JSON values.
+    """The content of the report, as JSON values.
 
     Args:
       dataset: an opened dataset.
@@ -141,7 +140,7 @@ def write_portraits(dataset, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_pipelines.store.inspect",
+    parser = argparse.ArgumentParser(prog="avjax inspect",
                                      description=__doc__.split("\n")[0])
     parser.add_argument("dir", help="a dataset folder")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -160,7 +159,7 @@ def main(argv=None) -> int:
         report = summary(store.open_dataset(args.dir), sample=max(1, args.sample),
                          verify=not args.no_verify)
     except Exception as error:
-        if (told := failures.told(error)) is None:
+        if (told := failures.exit_line(error)) is None:
             raise
         print(f"error: {told[1]}", file=sys.stderr)
         return 1

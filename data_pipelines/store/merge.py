@@ -1,17 +1,18 @@
-"""A dataset made by several jobs, each its part, on any machines that share a folder; the last one
-puts the parts together.
+"""Datasets that several jobs write, a part each, on machines that share a folder; the last one
+merges the parts.
 
-Part k of n is every split's items from k/n to (k + 1)/n, so that whatever n the records stand in
-one order. Each part is a job that can be continued (partial.py), in a folder of its own:
+Part k of n is every split's items from k/n to (k + 1)/n, so the order of records does not depend on
+n. Each part is a resumable job (resume.py) in a folder of its own:
 
-    .NAME.partial/parts.json                 the arguments and n, which all parts must have
-    .NAME.partial/fitted/*.npz               what was fitted by whoever needed it first; the others wait and use it
-    .NAME.partial/expected.json              recipes and hashes of codecs, which all parts must come to
-    .NAME.partial/part-00002-of-00008/       journal, shards and lock of a part; its journal ends with {"whole": true}
-    .NAME.partial/data/                      the folder that is to be, while the parts' shards are linked into it
+    .NAME.partial/parts.json            the arguments and n, which all parts must have
+    .NAME.partial/fitted/*.npz          fitted by the first that needs it; the others wait for it
+    .NAME.partial/expected.json         recipes and hashes of codecs, the same in all parts
+    .NAME.partial/part-00002-of-00008/  journal, shards and lock of a part; a complete part's
+                                        journal ends with {"whole": true}
+    .NAME.partial/data/                 the dataset, while the parts' shards are linked into it
 
-The parts stay untouched until the dataset has its name, so putting together can be killed and begun
-again by any of them.
+The parts stay untouched until the dataset has its name, so any of them can merge, be killed, and
+merge again.
 """
 
 import contextlib
@@ -24,14 +25,15 @@ import shutil
 from collections.abc import Callable
 
 from avjax.errors import UserError
+from avjax.storage import atomic
+from data_pipelines.store import made_from
 
 JOURNAL = "journal.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
 class Part(os.PathLike):
-    """Part `index` of `count` of the dataset that is to be at `out_dir`: given in place of the
-    folder to make."""
+    """Part `index` of `count` of the dataset `out_dir`; passed in place of that folder."""
 
     out_dir: pathlib.Path
     index: int
@@ -56,9 +58,9 @@ class Part(os.PathLike):
 
 
 class Merging:
-    """The parts as one job, for those who write a dataset; a context. None inside when it is not
-    for this process to do: other parts are not whole yet, or another process is at it, or has done
-    it.
+    """Context manager that merges the parts; has the interface of resume.Partial. Its value is None
+    if this process has nothing to merge: other parts are incomplete, or another process merges or
+    has merged them.
 
     Args:
       part: of the dataset.
@@ -89,7 +91,7 @@ class Merging:
                 if record["file"]:
                     number = counts[record["split"]] = counts.get(record["split"], -1) + 1
                     name = f"{record['split']}-{number:05d}.open"
-                    _link(folder / "data" / record["file"], self.data / name)
+                    atomic.link(folder / "data" / record["file"], self.data / name)
                     record = record | {"file": name}
                 self._records.append(record)
         self._check_ids()
@@ -100,12 +102,12 @@ class Merging:
             self._lock.close()
 
     def records(self, split: str) -> list[dict]:
-        """What all parts committed of a split, in order."""
+        """The records of a split that the parts have committed, in order."""
         return [r for r in self._records if r["split"] == split]
 
     def join(self, records: list[dict], record: dict) -> None:
-        """`record["file"]` holds what the files of `records` do, which go; the parts keep
-        theirs."""
+        """Replaces the files of `records` by `record["file"]`, which has their content; the parts
+        keep theirs."""
         self._records = joined([*self._records, record | {"joins": [r["file"] for r in records]}])
         for old in records:
             (self.data / old["file"]).unlink()
@@ -116,7 +118,8 @@ class Merging:
             os.rename(self.data / file, self.data / final)
 
     def finish(self) -> None:
-        """Gives the dataset its name; the parts go."""
+        """Gives the dataset its name and removes the parts."""
+        made_from.enclose(self.out_dir, self.data)
         os.rename(self.data, self.out_dir)
         shutil.rmtree(self._shared, ignore_errors=True)
 
@@ -131,8 +134,7 @@ class Merging:
 
 
 def begun(out_dir) -> int | None:
-    """Into how many parts an interrupted job cut this dataset, 1 for none; None where there was no
-    such job."""
+    """Number of parts of an interrupted job, 1 for an undivided one; None if there was no job."""
     out = pathlib.Path(out_dir).absolute()
     shared = out.with_name(f".{out.name}.partial")
     try:
@@ -142,17 +144,17 @@ def begun(out_dir) -> int | None:
 
 
 def folders(part: Part, shared: pathlib.Path) -> list[pathlib.Path]:
-    """Of all parts."""
+    """The folders of all parts."""
     return [shared / dataclasses.replace(part, index=k).folder for k in range(part.count)]
 
 
 def missing(part_folders) -> list[str]:
-    """Names of the parts that are not whole."""
+    """Names of the incomplete parts."""
     return [f.name for f in part_folders if not any(r.get("whole") for r in journal(f / JOURNAL))]
 
 
 def not_begun(part: Part) -> list[int]:
-    """The other parts that nobody has begun; none once the dataset is whole."""
+    """Indices of the other parts that no process has begun; [] once the dataset is complete."""
     out = pathlib.Path(part).absolute()
     places = enumerate(folders(part, out.with_name(f".{out.name}.partial")))
     missing_folders = [index for index, folder in places if index != part.index
@@ -162,7 +164,7 @@ def not_begun(part: Part) -> list[int]:
 
 
 def journal(path: pathlib.Path) -> list[dict]:
-    """The lines of a journal, as far as it is true: a torn last one is none."""
+    """The records of a journal, without a torn last line."""
     records = []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
         try:
@@ -173,8 +175,8 @@ def journal(path: pathlib.Path) -> list[dict]:
 
 
 def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The records of a journal, with one that joins others (shards.py) in their place, unless its
-    file is not `there`."""
+    """The records of a journal, where one that joins others (writer.py) replaces them, if its file
+    is `there`."""
     out: list[dict] = []
     for record in records:
         old = [k for k, r in enumerate(out) if r.get("file") in record.get("joins", ())]
@@ -186,24 +188,9 @@ def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: T
     return out
 
 
-def agreed(path: pathlib.Path, value):
-    """`value` if nobody was here before, else the first one's word: JSON that all parts share."""
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            temporary.write_text(json.dumps(value))
-            with contextlib.suppress(FileExistsError):
-                _link(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return json.loads(path.read_text())
-
-
 def lock(path: pathlib.Path, wait: bool = False):
-    """The open file of a lock, which closing it lets go of (as does the end of the process); None
-    when another has it.
-
-    UserError: a file system without locks.
+    """The open file of a lock, released when it is closed or the process ends; None if another
+    process holds it. Raises UserError: a file system without locks.
     """
     file = open(path, "w")
     try:
@@ -217,15 +204,3 @@ def lock(path: pathlib.Path, wait: bool = False):
                         hint="write to another one (NFS and Lustre have them, buckets that are "
                         "mounted do not)") from error
     return file
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """A second name of a file, or a copy where the file system has no such thing. FileExistsError:
-    `target` is there."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        with open(source, "rb") as read, open(target, "xb") as write:
-            shutil.copyfileobj(read, write)

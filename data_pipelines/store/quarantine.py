@@ -1,9 +1,8 @@
-"""Whose fault an exception is: one item's, which is put aside with its reason, or the job's, which
-ends.
+"""Is an exception due to one item, which is left out with its reason, or does it end the job?
 
-Libraries raise anything for a file that is odd enough, so everything counts as the item's, except
-failures of storage (avjax/storage/failures.py), of memory, and of files that are not the item's
-own: those would hit good items as well.
+Libraries raise anything for an odd file, so every exception counts as the item's, except failures
+of storage (avjax/storage/failures.py), of memory, and of files that are not the item's own: those
+would hit good items as well.
 """
 
 import errno
@@ -26,17 +25,16 @@ def check(error: Exception, files: Iterable[os.PathLike]) -> None:
         if isinstance(link, MemoryError | StorageError):
             raise error
         if isinstance(link, av.error.FFmpegError) and link.errno == errno.EIO:
-            continue  # FFmpeg says so of damaged files too
+            continue  # FFmpeg reports damaged files in the same way
         if failures.fault(link) is link:
             failures.check(link)
-        of_system = isinstance(link,
-                               OSError) and link.errno and not isinstance(link,
-                                                                          av.error.FFmpegError)
+        of_system = (isinstance(link, OSError) and link.errno
+                     and not isinstance(link, av.error.FFmpegError))
         nonsense = of_system and link.filename is None and link.errno in _NONSENSE
         if of_system and not nonsense and str(link.filename) not in files:
             raise error
 
 
 def said(error: Exception) -> str:
-    """What kind of error it is and what it says, on one line."""
+    """The error's type and message, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

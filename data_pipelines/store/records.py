@@ -20,7 +20,7 @@ class Records(Sequence):
     """The records of several shards in a row. Threads may share it; it pickles.
 
     Args:
-      shards: (path, number of records, what tells its contents) of each.
+      shards: (path, number of records, digest of the contents) of each.
     """
 
     def __init__(self, shards: Sequence[tuple[pathlib.Path, int, str]]):
@@ -56,7 +56,7 @@ def _readers():
 
 
 def _open(path: str, count: int, content: str):
-    """`content` tells a shard from one that lay at the same place before."""
+    """`content` distinguishes a shard from a former one at the same path."""
     reader = array_record_module.ArrayRecordReader(path, options="readahead_buffer_size:0",
                                                    file_reader_buffer_size=32768)
     # array_record 0.8.6 opens a missing file, or any when no more may be open, as one of 0 records:

@@ -1,21 +1,20 @@
-"""A dataset that is being written: a hidden folder beside it, which becomes the dataset in one
+"""Writing a dataset, and resuming after a kill: a hidden folder that becomes the dataset in one
 rename.
 
-A `Partial` without arguments belongs to one process and disappears with any error. With arguments
-it can be continued: what is finished outlives a kill, and a restart with the same arguments goes on
-after it. Input that cannot be used (a UserError) would stop the restart at the same place, so it
-removes the folder: unless something else than the input may have been at fault (storage that fails,
-a full disk, memory), or `keep` says that another attempt may get on (without the item, say).
+A `Partial` without arguments belongs to one process and is removed after any error. With arguments
+it is resumable: finished shards survive a kill, and a restart with the same arguments continues
+after them. A UserError removes the folder, since a restart would fail at the same input, unless
+something else may be the cause (failing storage, a full disk, memory), or `keep` is set.
 
-    .NAME.partial/journal.jsonl   a line of the arguments, then one a finished shard and one a finished split, each written and
-                                  synchronised only after what it tells of
-    .NAME.partial/fitted/*.npz    what was fitted before the first example, so that a restart uses the very same
-    .NAME.partial/data/           the folder that is to be
-    .NAME.partial/lock            held by the job that writes
+    .NAME.partial/journal.jsonl  a line of the arguments, then one for every finished shard and
+                                 split, synchronised only after the shard
+    .NAME.partial/fitted/*.npz   fitted before the first example; a restart uses the very same
+    .NAME.partial/data/          becomes the dataset
+    .NAME.partial/lock           held by the job that writes
 
-So a kill loses what followed the last closed shard, which is computed again; nothing is there
-twice, because a restart skips as many items as the journal counts and deletes every file that it
-does not tell of. Several jobs can share the work: merge.py.
+A kill loses what followed the last closed shard; that is computed again. A restart skips as many
+items as the journal counts and deletes every file that is not in it, so nothing is there twice.
+Several jobs can share the work: merge.py.
 """
 
 import contextlib
@@ -29,21 +28,19 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from avjax.errors import StorageError, UserError
-from avjax.storage import failures, lock
-from data_pipelines.store import merge
+from avjax.storage import atomic, failures, lock, made
+from data_pipelines.store import made_from, merge
 from data_pipelines.store.merge import JOURNAL, Part
 
 
 class Partial:
-    """The folder of a dataset being written; a context. `data` is to be filled, then `finish`
-    called.
+    """Context manager of a dataset that is being written: fill `data`, then call `finish`.
 
     Args:
       out_dir: the dataset's folder, which must not exist; or a Part of it.
-      arguments: of the job, JSON values: everything that decides what is written. None: cannot be
-        continued.
-      paths: those that say where something lies. It may move meanwhile; what it holds is for other
-        arguments, or `expect`.
+      arguments: JSON values, everything that decides what is written. None: not resumable.
+      paths: names of the arguments that are paths. They may be moved meanwhile; their content is
+        for other arguments, or `expect`.
 
     Raises:
       UserError: the folder exists, another job is writing it, or an interrupted one had other
@@ -63,7 +60,7 @@ class Partial:
         self.dir = self.shared / self.part.folder if self.part else self.shared
         self.data = self.dir / "data" if self.resumable else self.dir
         self._records, self._lock = [], None
-        # what is there even if the job ends with a UserError: another attempt may go on with it
+        # whether finished shards outlive a UserError, because another attempt may succeed
         self.keep = False
 
     def __enter__(self) -> "Partial":
@@ -103,14 +100,15 @@ class Partial:
         known = failures.explained(error, self.dir) if new else None
         if not (self.resumable and wanted and (len(self._records) > 1 or self._fitted)):
             shutil.rmtree(self.dir, ignore_errors=True)
+            if kind and not self.part:
+                made_from.withdraw(self.out_dir)
             if self.part and not any(self.shared.glob("part-*")):  # nobody else's work is there
                 shutil.rmtree(self.shared, ignore_errors=True)
         if known:
             raise known from error
 
     def once(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """What `make` returns: at the first call ever, then what was kept of it, also after a
-        kill."""
+        """The arrays of `make()`, which is called once; later calls and restarts read its file."""
         path = self.shared / "fitted" / f"{name}.npz"
         if not self.resumable:
             return make()
@@ -119,31 +117,28 @@ class Partial:
             with merge.lock(path.with_suffix(".lock"), wait=True):  # one of several parts makes it
                 if not path.exists():
                     arrays = make()
-                    with failures.aside(path) as temporary, open(temporary, "wb") as file:
+                    with atomic.file(path) as temporary, open(temporary, "wb") as file:
                         np.savez(file, **arrays)
                         _synchronise(file)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def expect(self, made: dict) -> None:
-        """UserError unless `made` (JSON) is what the interrupted job said here; the first job's
-        word stands."""
-        made = json.loads(json.dumps(made))
+    def expect(self, encoders: dict) -> None:
+        """Raises UserError unless `encoders` (JSON) are those of the first job that wrote here."""
         before = next((r["made"] for r in self._records if "made" in r), None)
         if self.part:
-            before = merge.agreed(self.shared / "expected.json", made)
+            before = made.agree(self.shared / "expected.json", encoders)
         if before is None:
-            self._add({"made": made})
-        elif before != made:
+            self._add({"made": encoders})
+        elif differ := made.differing(before, encoders):
             self.keep = True
-            differ = ", ".join(k for k in sorted({*before, *made}) if before.get(k) != made.get(k))
             raise UserError("an interrupted job wrote this with other encoders",
-                            where=str(self.dir), found=f"other {differ}",
+                            where=str(self.dir), found=f"other {', '.join(differ)}",
                             hint="delete that folder to begin anew, or bring the former weights "
                             "back")
 
     def commit(self, record: dict) -> None:
-        """Notes that `record["file"]` of `data` (if it names one) is finished."""
+        """Adds a record to the journal; its "file" of `data`, if it has one, is finished."""
         if self.resumable and record.get("file"):
             with open(self.data / record["file"], "rb") as file:
                 os.fsync(file.fileno())
@@ -151,24 +146,25 @@ class Partial:
         self._add(record)
 
     def records(self, split: str) -> list[dict]:
-        """What was committed of a split, in order."""
+        """The committed records of a split, in order."""
         return [r for r in self._records if r.get("split") == split]
 
     def join(self, records: list[dict], record: dict) -> None:
-        """Notes that `record["file"]` holds what the files of `records` do, which go."""
+        """Replaces the files of `records` by `record["file"]`, which has their content."""
         self.commit(record | {"joins": [r["file"] for r in records]})
         self._records = merge.joined(self._records)
         for old in records:
             (self.data / old["file"]).unlink()
 
     def rename(self, names: dict[str, str]) -> None:
-        """Gives finished files of `data` their final names; a restart takes that back."""
+        """Gives finished files of `data` their final names; a restart undoes that."""
         self._add({"names": names})
         for file, final in names.items():
             os.rename(self.data / file, self.data / final)
 
     def finish(self) -> None:
         """Renames `data` to the dataset's folder."""
+        made_from.enclose(self.out_dir, self.data)
         try:
             os.rename(self.data, self.out_dir)
         except OSError as error:
@@ -177,7 +173,7 @@ class Partial:
                             hint="is another job writing the same folder?") from error
 
     def whole(self) -> None:
-        """Notes that this part is."""
+        """Marks this part as complete."""
         if not self._whole:
             self._add({"whole": True})
 
@@ -190,13 +186,13 @@ class Partial:
         return not self.part and any((self.dir / "fitted").glob("*.npz"))
 
     def _check_parts(self) -> None:
-        """UserError unless this job is cut up as the interrupted one was."""
+        """Raises UserError unless the interrupted job had as many parts and the same arguments."""
         file = self.shared / "parts.json"
         now = {"arguments": self._arguments, "parts": self.part.count if self.part else 1}
         if self.part and (self.shared / JOURNAL).exists():
             before = {"arguments": self._arguments, "parts": 1}
         elif self.part or file.exists():
-            before = merge.agreed(file, now)
+            before = made.agree(file, now)
         else:
             return
         if before["parts"] != now["parts"]:
@@ -206,13 +202,13 @@ class Partial:
         self._same(before["arguments"])
 
     def renew(self) -> None:
-        """Begins this job, or part, anew but for what was fitted: what it had finished would come
-        out otherwise now."""
+        """Starts this job or part over, except for fitted arrays: its finished shards are out of
+        date."""
         (self.dir / JOURNAL).unlink()
         self._continue()
 
     def _continue(self) -> None:
-        """Reads the journal as far as it is true, and deletes what it does not tell of."""
+        """Reads the journal up to its first missing file, and deletes files that are not in it."""
         path = self.dir / JOURNAL
         records = merge.journal(path)
         if records:
@@ -231,28 +227,19 @@ class Partial:
         for file in self.data.iterdir():
             if file.name not in known:
                 file.unlink() if file.is_file() else shutil.rmtree(file)
-        with failures.aside(path) as temporary, open(temporary, "w") as file:
+        with atomic.file(path) as temporary, open(temporary, "w") as file:
             file.writelines(json.dumps(r) + "\n" for r in self._records)
             _synchronise(file)
 
     def _same(self, before: dict) -> None:
-        """UserError when the interrupted job had other arguments."""
-        def named(arguments, k):
-            value = arguments.get(k)
-            return pathlib.PurePath(value).name if k in self._paths and isinstance(value,
-                                                                                   str) else value
-
-        differ = [k for k in sorted({*before, *self._arguments})
-                  if named(before, k) != named(self._arguments, k)]
-        if differ:
-            raise UserError("an interrupted job was writing this with other arguments",
-                            where=str(self.dir),
-                            expected=", ".join(f"{k}={before.get(k)!r}" for k in differ),
-                            found=", ".join(f"{k}={self._arguments.get(k)!r}" for k in differ),
-                            hint="repeat those to continue it, or delete that folder to begin anew")
+        """Raises UserError when the interrupted job had other arguments."""
+        made.check(before, self._arguments, names=made.differing(before, self._arguments,
+                                                                 self._paths),
+                   what="an interrupted job was writing this with other arguments", where=self.dir,
+                   hint="repeat those to continue it, or delete that folder to begin anew")
 
     def _is_there(self, record: dict) -> bool:
-        """Whether a finished file is."""
+        """Whether a finished file is there with its recorded size."""
         path = self.data / record["file"]
         return path.is_file() and path.stat().st_size == record["bytes_on_disk"]
 
@@ -265,12 +252,12 @@ class Partial:
 
 
 def _in_doubt(error: BaseException) -> bool:
-    """Whether a UserError came of something that need not be the input's fault."""
+    """Whether a UserError may have another cause than the input."""
     return any(isinstance(e, OSError | RuntimeError | MemoryError) for e in failures.chain(error))
 
 
 def refuse_existing(out_dir) -> None:
-    """UserError when a dataset's folder is already there; for jobs that work for long before they
+    """Raises UserError if a dataset's folder exists; for jobs that work for long before they
     write."""
     if pathlib.Path(out_dir).exists():
         raise UserError("refusing to overwrite", where=str(out_dir),
@@ -279,7 +266,7 @@ def refuse_existing(out_dir) -> None:
 
 
 def clean(out_dir) -> None:
-    """Removes what a job left behind that was killed just after its last rename."""
+    """Removes the leftovers of a job that was killed just after its last rename."""
     out_dir = pathlib.Path(out_dir).absolute()
     left_over = out_dir.with_name(f".{out_dir.name}.partial")
     if out_dir.exists() and left_over.exists() and not (left_over / "data").exists():
@@ -292,7 +279,7 @@ def _synchronise(file) -> None:
 
 
 def _remove_left_over(out_dir: pathlib.Path) -> None:
-    """Folders of jobs on this machine that were killed and cannot be continued."""
+    """Removes folders of killed jobs of this machine that cannot be resumed."""
     prefix = f".{out_dir.name}.partial-{socket.gethostname()}-"
     for left_over in out_dir.parent.glob(prefix + "*"):
         if not _alive(left_over.name[len(prefix):]):

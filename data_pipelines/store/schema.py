@@ -1,8 +1,8 @@
 """What a dataset folder holds: named features with shapes, rates and the recipe each was made by.
 
 A recipe is a plain JSON dict that defines a feature exactly. Its hash travels with shards and
-checkpoints, so that a mel made for another vocoder, or tokens of another inventory, is refused
-instead of silently trained on.
+checkpoints, so that a mel for another vocoder, or tokens of another inventory, is an error instead
+of silently trained on.
 """
 
 import dataclasses

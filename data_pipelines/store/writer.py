@@ -60,7 +60,10 @@ class SplitWriter:
                  shard_seconds: float):
         self._job, self._name, self._features, self.connector = job, name, features, connector(
             features)
-        self._max_bad, self._shard_bytes, self._shard_seconds, self._seen = max_bad, shard_bytes, shard_seconds, set()
+        self._max_bad = max_bad
+        self._shard_bytes = shard_bytes
+        self._shard_seconds = shard_seconds
+        self._seen = set()
         self._sequences = [n for n, f in features.items() if f.shape[:1] == (None,)]
         self.ids, self.lengths, self.refused = {}, {}, []
 
@@ -89,7 +92,8 @@ class SplitWriter:
                               self.connector._example_serializer.serialize_example(
                                   self.connector.encode_example(example)))
                 position += 1
-                if shard.size >= self._shard_bytes or self._job.resumable and shard.age >= self._shard_seconds:
+                old = self._job.resumable and shard.age >= self._shard_seconds
+                if shard.size >= self._shard_bytes or old:
                     self._commit(split, shard, position)
                     shard = self._open(split)
         except BaseException:
@@ -136,7 +140,7 @@ class SplitWriter:
                                  "refused": [r for record in records for r in record["refused"]]})
 
     def close(self, split: str) -> tfds.core.SplitInfo:
-        """Gives the shards their final names, which tell how many there are."""
+        """Gives the shards their final names, which contain their number."""
         records = [r for r in self._job.records(split) if r["file"]]
         template = tfds.core.ShardedFileTemplate(data_dir=self._job.data, dataset_name=self._name,
                                                  split=split,
@@ -243,7 +247,7 @@ class _Shard:
             self._writer = None
 
     def drop(self) -> None:
-        """Closes and removes what is not finished: nobody goes on with it, and it may be what fills
+        """Closes and removes an unfinished shard: no restart uses it, and it may be what fills
         the disk."""
         with contextlib.suppress(Exception):
             self.close()

@@ -33,7 +33,7 @@ from eval.data.clips import fit
 from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds
 from eval.metrics import lips, retrieval
 from eval.metrics.listener import STRANGERS
-from eval.metrics.registry import AUDIO, CONVERSATION, FACE, LENGTH, LIPS, MOTION, VOICES
+from eval.registry import AUDIO, CONVERSATION, FACE, LENGTH, LIPS, MOTION, VOICES
 
 TRAINING_DIALOGUES = 16  # of the training split, that the mean frame is taken from
 MOST_CHANCE = 0.1  # of the first place, for five times as likely to mean much
@@ -135,7 +135,7 @@ class Benchmark(Base):
         if not len(streams.get("latents", ())):
             return None
         return np.concatenate([self.decoder.frames(speaker)
-                               for speaker in self.decoder.parties(streams)], axis=2)
+                               for speaker in self.decoder.speakers(streams)], axis=2)
 
     # ---- variants
 

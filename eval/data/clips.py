@@ -8,11 +8,11 @@ import functools
 
 import numpy as np
 
-from avjax.signal.rates import CLIP_FPS
+from avjax.signal import rates
 from eval.metrics import onsets
-from eval.metrics.registry import AUDIO, MOTION
+from eval.registry import AUDIO, MOTION
 
-FPS = CLIP_FPS
+FPS = rates.VIDEO
 
 
 def fit(x: np.ndarray, length: int) -> np.ndarray:

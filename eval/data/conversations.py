@@ -7,13 +7,12 @@ import functools
 
 import numpy as np
 
-from avjax.signal import mel
-from avjax.signal.rates import MODEL_FPS
+from avjax.signal import mel, rates
 from data_pipelines.puppets import face_code
 from eval.metrics import turns
-from eval.metrics.registry import AUDIO, MOTION
+from eval.registry import AUDIO, MOTION
 
-FPS = MODEL_FPS
+FPS = rates.FRAMES
 POSE = 7  # the last columns of a frame of motion
 COLUMNS = {"e": slice(None, -POSE), "h": slice(-POSE, None)}  # of the parts of motion
 
@@ -43,7 +42,7 @@ class Conversation:
     @functools.cached_property
     def speakers(self) -> list[dict]:
         """The streams of every speaker."""
-        return self.decoder.parties(self.streams)
+        return self.decoder.speakers(self.streams)
 
     # ---- sound
 

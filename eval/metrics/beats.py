@@ -15,9 +15,9 @@ import functools
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.signal.rates import CLIP_FPS
+from avjax.signal import rates
 from eval.metrics import onsets
-from eval.metrics.registry import (
+from eval.registry import (
     BOTH,
     CLIP,
     CODES,
@@ -33,7 +33,7 @@ from eval.metrics.registry import (
 # every event of the first looks for the nearest of the second
 DIRECTIONS = ("audio to motion", "motion to audio")
 RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": DIRECTIONS[0],
-          "sigma_s": 0.1, "threshold": 0.1, "smooth_s": 2 / 30, "fps": CLIP_FPS,
+          "sigma_s": 0.1, "threshold": 0.1, "smooth_s": 2 / 30, "fps": rates.VIDEO,
           "normaliser": "mean |difference| per coefficient, training clips",
           "no_beats": "NaN, left out"}
 

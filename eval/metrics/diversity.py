@@ -7,8 +7,8 @@ import functools
 
 import numpy as np
 
-from eval.metrics import pooling
-from eval.metrics.registry import CLIP, CODES, FACE, MOTION, PARTS, TRUTH, Metric, declare
+from eval import pooling
+from eval.registry import CLIP, CODES, FACE, MOTION, PARTS, TRUTH, Metric, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.diversity 1",
           "Div": "std per dim over pooled frames, ddof 1, mean over dims",

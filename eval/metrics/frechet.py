@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from eval.metrics import pooling
-from eval.metrics.registry import (
+from eval import pooling
+from eval.registry import (
     CLIP,
     CODES,
     DOWN,

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from avjax.encoders.plain_text import plain
-from eval.metrics import pooling
-from eval.metrics.registry import AUDIO, DOWN, WAVEFORM, WORDS, Metric, declare
+from eval import pooling
+from eval.registry import AUDIO, DOWN, WAVEFORM, WORDS, Metric, declare
 
 RATE = 16000
 ERRORS = ("substitutions", "deletions", "insertions", "hits")

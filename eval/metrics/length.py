@@ -1,6 +1,6 @@
 """How far the length is off, of systems that decide it themselves."""
 
-from eval.metrics.registry import CLIP, DOWN, LENGTH, PATCHES, UP, ZERO, Metric, declare
+from eval.registry import CLIP, DOWN, LENGTH, PATCHES, UP, ZERO, Metric, declare
 
 RECIPE = {"length": "duration / truth's - 1",
           "baselines": "another sentence's length; the mean of training clips"}

@@ -7,12 +7,14 @@ our choice, in no paper). The sweep over tau shows how much the number depends o
 
 import numpy as np
 
-from eval.metrics import alignment, pooling
-from eval.metrics.registry import CLIP, FREE, LIPS, MOTION, UP, Metric, declare
+from avjax.signal import rates
+from eval import pooling
+from eval.metrics import alignment
+from eval.registry import CLIP, FREE, LIPS, MOTION, UP, Metric, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.lips 1", "closed": "aperture < tau * mouth width",
           "tau": 0.02, "sweep": [0.01, 0.02, 0.04, 0.08], "pooling": "frames of all clips",
-          "fps": 30}
+          "fps": rates.VIDEO}
 
 
 def closure_counts(aperture_N, truth_N, width, tau: float) -> np.ndarray:
@@ -98,8 +100,8 @@ def _recipe(benchmark):
 declare(Metric("F1_lips", UP, "mouth closed on the right frames", family="lips", score=_raw,
                pool=_pooled, recipe=_recipe, needs=(MOTION, LIPS), in_loop=True))
 declare(Metric("F1_lips_dtw", UP, "mouth closed on the right frames, matched by what is heard",
-               family="lips", score=_warped, pool=_pooled, needs=(MOTION, LIPS, CLIP, FREE), in_loop=True,
-               recipe=lambda benchmark: benchmark.lip_recipe | alignment.RECIPE))
+               family="lips", score=_warped, pool=_pooled, needs=(MOTION, LIPS, CLIP, FREE),
+               in_loop=True, recipe=lambda benchmark: benchmark.lip_recipe | alignment.RECIPE))
 declare(Metric("F1_lips_clip", UP, "mouth closed where the recorded one is", family="lips",
                score=_clip, pool=_pooled, needs=(MOTION, LIPS, CLIP),
                recipe=lambda benchmark: _recipe(benchmark) | {

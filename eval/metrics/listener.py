@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from eval.metrics import pooling
+from eval import pooling
 from eval.metrics.frechet import frechet
-from eval.metrics.registry import (
+from eval.registry import (
     CONVERSATION,
     DOWN,
     MOTION,

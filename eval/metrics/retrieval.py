@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from avjax.encoders.degrade import blur, rotate
-from eval.metrics import pooling
-from eval.metrics.registry import CONTEXT, DOWN, UP, VOICES, Metric, declare
+from eval import pooling
+from eval.registry import CONTEXT, DOWN, UP, VOICES, Metric, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.retrieval 1", "similarity": "cosine",
           "gallery": "one true embedding an identity: the mean over its recordings",

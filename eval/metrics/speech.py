@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.metrics import alignment
 from eval.metrics.alignment import dtw
-from eval.metrics.registry import AUDIO, CLIP, DOWN, FREE, WAVEFORM, Metric, declare
+from eval.registry import AUDIO, CLIP, DOWN, FREE, WAVEFORM, Metric, declare
 
 RECIPE = {
     "mel_L1": {"implementation": "avjax eval.metrics.speech 1",

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from eval.metrics import pooling
-from eval.metrics.registry import AUDIO, CONVERSATION, DOWN, TRUTH, Metric, declare
+from eval import pooling
+from eval.registry import AUDIO, CONVERSATION, DOWN, TRUTH, Metric, declare
 
 EVENTS = ("ipu", "pause", "gap", "overlap", "turn")
 JOIN_MS = 200

@@ -8,8 +8,8 @@ import json
 import pathlib
 import string
 
-from avjax.storage import failures
-from eval.metrics.registry import AUDIO, MOTION
+from avjax.storage import atomic
+from eval.registry import AUDIO, MOTION
 from eval.report import history, media, plots
 from eval.report.tables import cell, count, number, shown
 
@@ -48,8 +48,7 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
         about=html.escape(" · ".join(about)), style=_resource("style.css"), body="\n".join(parts),
         recipes=html.escape(json.dumps(results["recipes"], indent=1)))
     path = pathlib.Path(out_dir) / REPORT_FILE
-    with failures.aside(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    atomic.write(path, page)
     return path
 
 

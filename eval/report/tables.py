@@ -2,7 +2,7 @@
 
 import math
 
-from eval.metrics.registry import Metric, all_metrics
+from eval.registry import Metric, all_metrics
 
 WIDEST = 4  # variants whose intervals still fit beside each other
 

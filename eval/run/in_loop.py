@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from avjax.hosts import distributed
+from avjax.inference.generator import Generator, generate_split
 from avjax.training.evaluators import Interrupted, never
 from eval.benchmarks.common.base import MODEL
 from eval.data.clips import Signals
-from eval.generator import Generator, generate_split
-from eval.metrics.registry import AUDIO, MOTION, TRUTH
+from eval.registry import AUDIO, MOTION, TRUTH
 from eval.report import plots
 
 

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.storage import failures
+from avjax.storage import atomic, failures
 
 ROWS_FILE, FRAMES_DIR = "results.rows.jsonl", "results.frames"
 
@@ -58,8 +58,8 @@ class Rows:
     def put(self, key: str, row: dict, frames: dict[str, np.ndarray]) -> None:
         """Frames first, row last: a row promises its frames."""
         path = self._frames_path(key)
-        with failures.aside(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{k: np.asarray(v, np.float32) for k, v in frames.items()})
+        with atomic.file(path) as temporary:
+            np.savez(temporary, **{k: np.asarray(v, np.float32) for k, v in frames.items()})
         with failures.working_on(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "row": clean(row)}, allow_nan=False) + "\n")
             file.flush()
@@ -87,7 +87,4 @@ def clean(value):
 
 def write_json(path, value) -> None:
     """Whole or not at all."""
-    path = pathlib.Path(path)
-    with failures.aside(path) as temporary:
-        temporary.write_text(json.dumps(clean(value), indent=1, allow_nan=False) + "\n",
-                             encoding="utf-8")
+    atomic.write(path, json.dumps(clean(value), indent=1, allow_nan=False) + "\n")

@@ -1,7 +1,7 @@
 """Runs a system over held-out splits and scores it: the same code in the training loop and in
 `launch.evaluate`.
 
-Streams do not depend on batch size, order or what else is scored (see the generator). Rows are
+Streams do not depend on batch size, order or what else is scored (see avjax/inference). Rows are
 appended to results.rows.jsonl as they come, each under a key made of example, variant, parameters
 and recipes: a job that was killed, or one asked for more splits or tasks, goes on where it stopped,
 and baselines are never computed twice.
@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from avjax.errors import UserError
 from avjax.hosts import environment
+from avjax.inference.generator import Generator, generate_split
 from data_pipelines.loading.loader import check_features
 from data_pipelines.store.schema import recipe_hash
-from eval.generator import Generator, generate_split
-from eval.metrics.pooling import BOOTSTRAP
+from eval.pooling import BOOTSTRAP
 from eval.run.rows import Rows, write_json
 
 RESULTS_FILE = "results.json"

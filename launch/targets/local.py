@@ -8,6 +8,7 @@ import pathlib
 import shlex
 import sys
 
+from launch import cli
 from launch.targets import Job, Place, Submission, processes
 
 NEEDS = ()
@@ -38,7 +39,7 @@ def run(jobs: list[Job], place: Place) -> int:
         print(f"{shlex.join(job.command)}\nin {place.processes} processes; logs in {logs}",
               file=sys.stderr, flush=True)
         code = processes.run(
-            (sys.executable, *job.command[1:]), processes=place.processes,
+            (*cli.child(job.module), *job.arguments), processes=place.processes,
             environment=environment(job, place), logs=logs, cwd=pathlib.Path(place.cwd),
             max_restarts=place.max_restarts, grace=place.grace)
         if code:

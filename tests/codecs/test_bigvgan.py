@@ -4,6 +4,7 @@ it refuses."""
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -14,16 +15,9 @@ from avjax.errors import UserError
 from avjax.signal import mel
 from tests.golden_files import cases, lacks, recordings, relative_error, some, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import quick_jit
 from tests.weights.torch_zips import Call, Global, dumps, zip_pickle
 
 CASES = cases("bigvgan_")
-QUICK = quick_jit(bigvgan.generator, static_argnums=0)
-
-
-@pytest.fixture(autouse=True)
-def compiled_quickly(monkeypatch):
-    monkeypatch.setattr(bigvgan, "_generate", QUICK)
 
 
 def vocoder(arrays) -> BigVGAN:
@@ -64,7 +58,7 @@ def test_polyphase_is_zero_stuffing():
     double = 2 * np.convolve(stuffed, taps)[15:15 + 26]
     double = double + 0.7 * np.sin(1.3 * double) ** 2
     down = np.convolve(np.pad(double, (5, 6), mode="edge"), taps[::-1], mode="valid")[::2]
-    np.testing.assert_allclose(quick_jit(bigvgan.activation)(x[None], 1.3, 0.7)[0, :, 0], down,
+    np.testing.assert_allclose(jax.jit(bigvgan.activation)(x[None], 1.3, 0.7)[0, :, 0], down,
                                atol=2e-6)
     for rate, kernel in ((2, 4), (3, 6), (2, 5)):
         weight = rng.standard_normal((2, 4, kernel)).astype(np.float32)
@@ -74,13 +68,13 @@ def test_polyphase_is_zero_stuffing():
         for t in range(7):
             full[t * rate:t * rate + kernel] += np.einsum("i,iok->ko", signal[0, t], weight)
         cut = (kernel - rate) // 2
-        ours = quick_jit(bigvgan.upsample, static_argnums=(2, 3))(signal, layer, rate, kernel)[0]
+        ours = jax.jit(bigvgan.upsample, static_argnums=(2, 3))(signal, layer, rate, kernel)[0]
         np.testing.assert_allclose(ours, full[cut:len(full) - cut], atol=1e-5)
 
 
 def test_squared_sine():
     x = np.random.default_rng(0).uniform(-300, 300, 20000).astype(np.float32)
-    np.testing.assert_allclose(quick_jit(bigvgan.squared_sine)(x),
+    np.testing.assert_allclose(jax.jit(bigvgan.squared_sine)(x),
                                np.sin(x.astype(np.float64)) ** 2, atol=5e-7)
 
 

@@ -13,7 +13,6 @@ from avjax.errors import UserError
 from avjax.signal import kmeans, level, mel
 from avjax.systems.api import Spec
 from data_pipelines import prompting
-from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.features.avflow.prompt import tokens_from_audio
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import frontend
@@ -135,14 +134,14 @@ def test_avflow_drives_alike_at_another_level_and_passes_remarks_on(speech, tmp_
     spec = {"tokens": Spec(("batch", "time", 8), "float32", "tokens"),
             "mask": Spec(("batch", "time"), "float32", "mask")}
     system = types.SimpleNamespace(tasks=("a2v",), conditions_spec=spec,
-                                   config=types.SimpleNamespace(fusion="both"))
-    plans = []
+                                   config=types.SimpleNamespace(frame_rate=86.0))
+    builder, prompts = prompting.builder("avflow"), []
     for name, x in (("loud", speech), ("quiet", speech / 4), ("silent", 0 * speech)):
         soundfile.write(tmp_path / f"{name}.wav", x, RATE, subtype="FLOAT")
-        plans.append(avflow.plan(prompting.Wish(audio=str(tmp_path / f"{name}.wav")), system,
-                                 decoder))
-    np.testing.assert_array_equal(plans[0].conditions["tokens"], plans[1].conditions["tokens"])
-    assert plans[0].remarks == plans[1].remarks == () and plans[2].remarks == ("warning: --audio "
+        request = builder.request("avflow", audio=str(tmp_path / f"{name}.wav"))
+        prompts.append(builder.build(request, system, decoder))
+    np.testing.assert_array_equal(prompts[0].conditions["tokens"], prompts[1].conditions["tokens"])
+    assert prompts[0].remarks == prompts[1].remarks == () and prompts[2].remarks == ("warning: --audio "
                                                                                "is silent",)
 
 

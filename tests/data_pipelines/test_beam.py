@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import StorageError, UserError
+from data_pipelines import prepare as preparing
 from data_pipelines.ingest.clips import prepare as clips
 from data_pipelines.ingest.talker import listing
 from data_pipelines.ingest.talker import prepare as talker
@@ -17,7 +18,6 @@ from data_pipelines.puppets import build
 from data_pipelines.store import beam
 from data_pipelines.store import dataset as store
 from data_pipelines.store.merge import Part
-from launch import flags
 from tests.data_pipelines.talker_tree import COLUMNS, half, lay_out, tone, torch_file, wav_bytes
 from tests.data_pipelines.test_clips import record
 
@@ -221,9 +221,8 @@ def test_what_a_worker_says_is_one_line(tmp_path, talker_source):
 
 
 def test_prepare_refuses_what_does_not_go_together():
-    launcher = flags.launcher("launch.prepare")
     with pytest.raises(UserError, match="unknown dataset"):
-        launcher.prepare("none", parallel=InTurn())
+        preparing.prepare("none", parallel=InTurn())
 
 
 @pytest.mark.slow

@@ -11,13 +11,12 @@ import soundfile
 
 from avjax.codecs import eigenface
 from avjax.errors import DiskFull, UserError
+from data_pipelines import extract, prepare
+from data_pipelines.ingest.clips import holdout
 from data_pipelines.ingest.clips import prepare as clips
 from data_pipelines.ingest.common import recordings
 from data_pipelines.media import faces, write_media
 from data_pipelines.store import dataset as store
-from launch import flags
-
-launcher = flags.launcher("launch.prepare")
 
 RATE = 16000
 
@@ -91,7 +90,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "out"
-    options = dict(components=4, size=48, units=8, detect=detect, progress=False)
+    options = dict(components=4, size=48, detect=detect, progress=False)
     return out, clips.prepare(source, out, **options), options
 
 
@@ -141,9 +140,11 @@ def test_faces_decode_to_the_crops(prepared):
     assert spectrum.argmax() * 30 / len(mouth) == pytest.approx(3.0, abs=0.3)
 
 
-def test_features_follow(prepared):
+def test_features_are_extracted_by_another_command(prepared):
     out, _, _ = prepared
-    features = store.open_dataset(out / "features")
+    assert not (out / "features").exists()
+    features = extract.extract(out / "clips", out / "features", tokens="units", units=8,
+                               progress=False)
     row = features.source("train")[0]
     assert row["tokens"].shape[1] == 8 and row["head"].shape[1] == 7
     assert len({len(row[k]) for k in ("mel", "tokens", "face", "head")}) == 1
@@ -159,7 +160,7 @@ def test_second_run_keeps_what_is_whole_and_refuses_other_options(prepared, sour
 
 
 def test_decoded_recordings_survive_an_interruption(source, tmp_path, monkeypatch):
-    options = dict(components=4, size=48, units=8, detect=detect, progress=False, speaker="bob")
+    options = dict(components=4, size=48, detect=detect, progress=False, speaker="bob")
     with monkeypatch.context() as patch:
         patch.setattr(store, "write_dataset", lambda *a,
                       **k: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -168,9 +169,8 @@ def test_decoded_recordings_survive_an_interruption(source, tmp_path, monkeypatc
     assert not (tmp_path / "out" / "clips").exists()
     monkeypatch.setattr(recordings, "read", lambda *a, **k: pytest.fail("decoded again"))
     clips.prepare(source, tmp_path / "out", **options)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clips", "features",
-                                                                    "quarantine.jsonl",
-                                                                    "summary.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "clips", "quarantine.jsonl", "summary.json"]
 
 
 def test_crops_go_to_their_file_as_they_come(source, tmp_path, monkeypatch):
@@ -199,7 +199,6 @@ def test_crops_go_to_their_file_as_they_come(source, tmp_path, monkeypatch):
 def test_audio_only(source, tmp_path):
     clips.prepare(source, tmp_path / "b", audio_only=True, speaker="bob", progress=False)
     assert "face" not in store.open_dataset(tmp_path / "b" / "clips").features
-    assert not (tmp_path / "b" / "features").exists()
 
 
 def test_track_follows_a_moving_head():
@@ -241,13 +240,13 @@ def test_compose_moves_the_crop_as_the_pose_says():
 
 def test_plan_holds_out_recordings_when_there_are_many():
     items = [recordings.Source(f"s.{i:02d}", "s", None, None, None) for i in range(20)]
-    splits = clips.plan([(item, 1300) for item in items], 20.0)
+    splits = holdout.plan([(item, 1300) for item in items], 20.0)
     assert sorted({i.id for i, _, _ in splits["valid"]}) == ["s.18", "s.19"]
     assert not {i.id for i, _, _ in splits["train"]} & {"s.18", "s.19"}
     assert all(b - a <= 600 for part in splits.values() for _, a, b in part)
     assert sum(b - a for part in splits.values() for _, a, b in part) == 20 * 1300
     with pytest.raises(UserError, match="nothing to hold out"):
-        clips.plan([(items[0], 100)], 20.0)
+        holdout.plan([(items[0], 100)], 20.0)
 
 
 def test_launcher_says_what_is_wrong(tmp_path):
@@ -255,10 +254,12 @@ def test_launcher_says_what_is_wrong(tmp_path):
                              ({"dataset": "clips", "out": "x"}, "needs --source"),
                              ({"dataset": "clips", "out": "x", "source": "y", "seed": 1},
                               "has no --seed"),
+                             ({"dataset": "clips", "out": "x", "source": "y", "tokens": "units"},
+                              "clips only: no --tokens.*python -m launch.extract --clips=x/clips"),
                              ({"dataset": "clips", "out": str(tmp_path / "o"),
                                "source": str(tmp_path)}, "no media"),
                              ({"dataset": "clips", "out": "x", "source": str(tmp_path / "z")},
                               "no such folder")):
         with pytest.raises(UserError, match=words):
-            launcher.prepare(**arguments)
+            prepare.prepare(**arguments)
     assert not (tmp_path / "o").exists()

@@ -11,11 +11,14 @@ import pytest
 import soundfile
 
 from avjax.errors import DiskFull, StorageError, UserError
+from data_pipelines import extract
 from data_pipelines.ingest.clips import prepare as clips
+from data_pipelines.ingest.clips import write
 from data_pipelines.ingest.common import inputs, recordings
 from data_pipelines.media import write_media
 from data_pipelines.store import dataset as store
-from launch import stages
+from data_pipelines.store import made_from
+from launch.jobs import stages
 from tests.data_pipelines.test_clips import film
 
 RATE = 8000
@@ -100,11 +103,11 @@ def test_names_that_are_no_utf8_are_written_out(tmp_path):
 
 
 def test_speakers_of_long_names_are_told_apart():
-    a, b = (clips.identity_of("a recording of somebody whose name stands at the end of this: " * 2
+    a, b = (write.identity_of("a recording of somebody whose name stands at the end of this: " * 2
                               + who) for who in "ab")
     assert np.abs(a - b).max() > 0.1
     # others keep theirs
-    np.testing.assert_allclose(clips.identity_of("ann")[:2], [0.128313, -0.472641], atol=1e-4)
+    np.testing.assert_allclose(write.identity_of("ann")[:2], [0.128313, -0.472641], atol=1e-4)
 
 
 def test_new_changed_and_gone_files_are_taken_in(tmp_path, capsys):
@@ -145,14 +148,15 @@ def test_what_was_made_stays_until_the_new_is_whole(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             real = getattr(target, name)
 
-            def killed(a, *b, real=real, name=name, **c):
-                if name == "write_dataset" or str(a).endswith("summary.json"):
+            def killed(a, *b, real=real, at=name, **c):
+                if at == "write_dataset" or str(a).endswith("summary.json"):
                     raise KeyboardInterrupt
                 return real(a, *b, **c)
 
             patch.setattr(target, name, killed)
             if name == "replace":
-                patch.setattr(clips.failures, "write_text", lambda path, text: path.write_text(text))
+                patch.setattr(clips.atomic, "write",
+                              lambda path, text, shared=False: path.write_text(text))
             with pytest.raises(KeyboardInterrupt):
                 prepare(source, out)
         if name == "write_dataset":
@@ -217,8 +221,7 @@ def test_clips_without_a_word_of_their_source(tmp_path, damage):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clips", "quarantine.jsonl",
                                                                     "summary.json"]
     damage(tmp_path / "out" / "summary.json")
-    with pytest.raises(UserError, match="what these clips were made of.*summary.json.*bring the "
-                                        "file back"):
+    with pytest.raises(UserError, match="made of.*summary.json.*bring the file back"):
         prepare(tmp_path / "in", tmp_path / "out")
 
 
@@ -238,6 +241,66 @@ def test_a_run_that_was_begun_goes_on_with_its_data(tmp_path, capsys):
     assert pitches(tmp_path / "run" / "data") == {"ann.x": 300, "ann.y": 400}
     said = capsys.readouterr().err
     assert "new: ann/z.wav\ngone: ann/y.wav\nnot taken into" in said and "a new --workdir" in said
+
+
+def test_features_follow_their_clips(tmp_path, capsys):
+    source, run = tmp_path / "in", tmp_path / "run"
+    steps = ({"kind": "prepare", "dataset": "clips", "source": str(source), "out": "{workdir}/data",
+              "audio_only": True},
+             {"kind": "extract", "features": "talker", "clips": "{workdir}/data/clips",
+              "out": "{workdir}/data/features", "placeholder": "speech", "progress": False})
+    tone(source / "ann" / "a.wav", 300)
+    stages.run_stages(steps, run)
+    tone(source / "ann" / "b.wav", 400)
+    stages.run_stages(steps, run)
+
+    def ids(folder):
+        return {i.split("-")[0] for ids in store.open_dataset(folder).ids.values() for i in ids}
+
+    assert ids(run / "data" / "features") == {"ann.a", "ann.b"}
+    shutil.move(run, tmp_path / "moved")
+    data = tmp_path / "moved" / "data"
+    clips_dir, features = data / "clips", data / "features"
+    assert made_from.source_of(features) == clips_dir
+    assert made_from.read(features)["clips"] == store.open_dataset(clips_dir).content
+    options = {"features": "talker", "placeholder": "speech", "progress": False}
+    with pytest.raises(UserError, match="other options.*placeholder='speech'.*placeholder='x'"):
+        extract.extract(clips_dir, features, **(options | {"placeholder": "x"}))
+    stamp = (features / "checksums.json").stat().st_mtime_ns
+    extract.extract(clips_dir, features, **options)
+    assert (features / "checksums.json").stat().st_mtime_ns == stamp  # nothing to do
+    shutil.copytree(clips_dir, tmp_path / "copy")
+    extract.extract(tmp_path / "copy", features, **options)  # the content counts
+    tone(source / "ann" / "c.wav", 500)
+    prepare(source, data)
+    assert "features is of the former clips" in capsys.readouterr().out
+    with pytest.raises(UserError, match="other clips"):
+        prepare(source, tmp_path / "other")
+        tone(source / "ann" / "d.wav", 600)
+        prepare(source, tmp_path / "other")
+        extract.extract(tmp_path / "other" / "clips", features, **options)
+    with pytest.MonkeyPatch.context() as patch:  # killed when the new one is complete
+        patch.setattr(extract, "put_in_place", lambda out: None)
+        extract.extract(clips_dir, features, **options)
+    assert ids(features) == {"ann.a", "ann.b"}
+    extract.extract(clips_dir, features, **options)
+    assert ids(features) == {"ann.a", "ann.b", "ann.c"}
+    assert sorted(p.name for p in data.iterdir() if p.name.startswith(".")) == []
+
+
+def test_features_that_prepare_once_made_are_brought_up_to_date(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    tone(source / "ann" / "a.wav", 300)
+    prepare(source, out)
+    record = json.loads((out / "summary.json").read_text())
+    record["options"]["features"] = {"tokens": "units", "units": 64, "weights": None}
+    (out / "summary.json").write_text(json.dumps(record))  # as earlier versions wrote it
+    shutil.copytree(out / "clips", out / "features")
+    prepare(source, out)
+    asked = {"clips": store.open_dataset(out / "clips").content, "features": "avflow"}
+    assert made_from.same(made_from.read(out / "features"), asked)
+    assert not extract.changed(out / "clips", out / "features",
+                               asked | {"options": {"tokens": "units", "units": "64"}})
 
 
 def test_what_another_version_read_otherwise_is_read_again(tmp_path, monkeypatch, capsys):

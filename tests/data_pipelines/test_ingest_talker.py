@@ -13,8 +13,8 @@ import soxr
 
 from avjax.errors import UserError
 from data_pipelines import extract
+from data_pipelines import prepare as preparing
 from data_pipelines.store import dataset as store
-from launch import flags
 from tests.data_pipelines.talker_tree import (
     COLUMNS,
     half,
@@ -26,8 +26,6 @@ from tests.data_pipelines.talker_tree import (
     torch_file,
     wav_bytes,
 )
-
-launcher = flags.launcher("launch.prepare")
 
 SAMPLE = pathlib.Path(os.environ.get("AVJAX_MEDIA_DIR", "")) / "talker_sample"
 
@@ -225,7 +223,7 @@ def test_statistics_from_another_folder_and_the_launcher(files, tmp_path):
     root = lay_out(tmp_path / "data", *files)
     shutil.move(root / "lia_x", tmp_path / "lia_x")
     out = str(tmp_path / "out")
-    summary = launcher.prepare(dataset="talker", source=str(root), out=out,
+    summary = preparing.prepare(dataset="talker", source=str(root), out=out,
                                statistics=str(tmp_path / "lia_x"),
                                max_bad=0.0, progress=False)
     assert summary["train"] == 4
@@ -236,7 +234,7 @@ def test_statistics_from_another_folder_and_the_launcher(files, tmp_path):
                              ({"source": out + "x"}, "no such folder"),
                              ({"units": 3}, "has no --units")):
         with pytest.raises(UserError, match=words):
-            launcher.prepare(**{"dataset": "talker", "source": str(root), "out": out + "2",
+            preparing.prepare(**{"dataset": "talker", "source": str(root), "out": out + "2",
                                 "progress": False, "statistics": str(tmp_path / "lia_x"),
                                 **arguments})
 

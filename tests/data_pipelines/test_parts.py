@@ -56,10 +56,10 @@ def test_parts_in_any_order_are_one_dataset(clips, whole, tmp_path):
     assert extract.extract(clips.dir, Part(out, 2, 3), **OPTIONS) is None  # again: nothing to do
     assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.open")}
     assert_same(extract.extract(clips.dir, Part(out, 1, 3), **OPTIONS), whole)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.asked.json", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     # restarted after the end
     assert extract.extract(clips.dir, Part(out, 0, 3), **OPTIONS).dir == out
-    with pytest.raises(UserError, match="refusing to overwrite"):
+    with pytest.raises(UserError, match="other options.*units='6'.*units='4'|other options"):
         extract.extract(clips.dir, Part(out, 0, 3), **(OPTIONS | {"units": 4}))
 
 
@@ -67,12 +67,12 @@ def test_a_part_begun_again_while_the_last_one_ends(clips, whole, tmp_path, monk
     out, made = tmp_path / "out", []
     assert extract.extract(clips.dir, Part(out, 0, 2), **OPTIONS) is None
 
-    def meanwhile(*args, agreed=resume.parts.agreed):
-        monkeypatch.setattr(resume.parts, "agreed", agreed)
+    def meanwhile(*args, agree=resume.made.agree):
+        monkeypatch.setattr(resume.made, "agree", agree)
         made.append(extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS))
-        return agreed(*args)
+        return agree(*args)
 
-    monkeypatch.setattr(resume.parts, "agreed", meanwhile)
+    monkeypatch.setattr(resume.made, "agree", meanwhile)
     assert_same(extract.extract(clips.dir, Part(out, 0, 2), **OPTIONS), whole)
     assert_same(made[0], whole)
 

@@ -10,7 +10,8 @@ import resource
 import numpy as np
 import pytest
 
-from avjax.errors import DiskFull, StorageError, UserError, exit_cleanly
+from avjax.errors import DiskFull, StorageError, UserError
+from avjax.storage.failures import exit_cleanly
 from data_pipelines import extract
 from data_pipelines.features.avflow import extract as avflow
 from data_pipelines.loading import loader

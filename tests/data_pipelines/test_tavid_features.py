@@ -326,20 +326,20 @@ def test_pictures_show_what_motion_says(clips, folder):
 def test_decoder_gives_every_party_its_own(clips, features, monkeypatch):
     decoder = decode.Decoder.from_dataset(features, iterations=2)
     row = features.source("valid")[0]
-    parties = decoder.parties({n: row[n] for n in ("units", "mel", "latents", "voices")})
+    parties = decoder.speakers({n: row[n] for n in ("units", "mel", "latents", "voices")})
     assert len(parties) == 2 and decoder.fps == 25 and decoder.sample_rate == 22050
     np.testing.assert_array_equal(parties[1]["mel"], row["mel"][:, 1])
     np.testing.assert_array_equal(parties[1]["latents"], row["latents"][:, 1])
     assert parties[0]["units"].shape == row["units"].shape[:1] and parties[0]["voices"].shape == (
         256,)
-    assert decoder.parties(parties[0])[0].keys() == parties[0].keys()
+    assert decoder.speakers(parties[0])[0].keys() == parties[0].keys()
     wave = decoder.waveform(parties[0])
     assert abs(len(wave) / 22050 - len(row["units"]) / 50) < 0.02
     with pytest.raises(UserError, match="nothing here reads faces.*--reader"):
         decoder.motion_codes(parties[0])
     # no VAE is needed for what follows
     monkeypatch.setattr(type(decoder._way), "_pictures", property(lambda way: cv2))
-    truth = decoder.parties({"motion": row["motion"]})[1]
+    truth = decoder.speakers({"motion": row["motion"]})[1]
     assert decoder.has_motion(truth) and not decoder.has_audio(truth) and decoder.has_face
     clip = clips.source("valid")[0]
     np.testing.assert_allclose(decoder.face(truth)[::5], resample.interpolate(
@@ -400,12 +400,12 @@ def test_extraction_of_every_family_goes_on_after_kills(clips, folder):
 
 def test_a_dialogue_that_cannot_be_cut_is_told_of():
     turns = tuple(script.Turn(k % 2, "words", k > 0, (), k * 3.0, k * 3.0 + 3.5) for k in range(6))
-    record = conversations.Recording({}, ("a", "b"), (), script.Script(turns, ("a", "b")), 20 * 25)
+    record = conversations.Conversation({}, ("a", "b"), (), script.Script(turns, ("a", "b")), 20 * 25)
     found = list(conversations.pieces(record, 10.0))
     assert len(found) == 1 and isinstance(found[0], store.Unusable) and "no" in str(found[0])
     last = turns[5]
     gap = script.Turn(1, "words", False, (), last.start + 1, last.end + 1)
-    record = conversations.Recording({}, ("a", "b"), (),
+    record = conversations.Conversation({}, ("a", "b"), (),
                                      script.Script((*turns[:2], gap), ("a", "b")), 22 * 25)
     first, second = conversations.pieces(record, 12.0)
     assert (first.start, second.end) == (0,

@@ -11,11 +11,15 @@ Hooks slow a phase down or break it, so that a test can act in the middle of it:
   @full=STEP:HOST      from batch STEP and the first checkpoint on, HOST cannot write a file of more than 32 kB
   @width=N             of the hidden layer            @generate=1       an evaluator that generates
   @records=SECONDS     host 0 takes to put its records away at the end
+  @kill=SIGNAL:POINT:N sends itself a signal when it comes to one of POINTS for the N-th time
 """
 
 import ast
 import hashlib
+import itertools
+import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,13 +30,17 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import toy  # noqa: E402
+from orbax.checkpoint._src.checkpointers import async_checkpointer  # noqa: E402
 
 from avjax.checkpoint import checkpoints  # noqa: E402
-from avjax.errors import UserError, exit_cleanly  # noqa: E402
+from avjax.errors import UserError  # noqa: E402
 from avjax.hosts import distributed  # noqa: E402
+from avjax.inference import generator  # noqa: E402
+from avjax.storage.failures import exit_cleanly  # noqa: E402
+from avjax.telemetry import goodput  # noqa: E402
+from avjax.telemetry.metrics_writer import MetricsWriter  # noqa: E402
 from avjax.training import evaluators  # noqa: E402
 from data_pipelines.loading import loader  # noqa: E402
-from eval import generator  # noqa: E402
 from launch import hosts, train, training  # noqa: E402
 
 
@@ -78,6 +86,30 @@ class System(toy.ToySystem):
         return super().loss(params, batch, key)
 
 
+COMMIT = "_background_wait_for_commit_futures"  # what Orbax's saving thread runs
+# Where a job may be killed: the function that is entered there.
+POINTS = {"restore": (checkpoints.Checkpoints, "restore"),
+          "compile": (training.loop.CompiledStep, "__init__"),
+          "record": (MetricsWriter, "record"), "step": (training.loop.CompiledStep, "__call__"),
+          "evaluate": (evaluators.HeldOutLoss, "run"), "save": (checkpoints.Checkpoints, "save"),
+          "commit": (async_checkpointer, COMMIT),
+          "checksums": (checkpoints.Checkpoints, "_write_checksums"),
+          "goodput": (goodput.Ledger, "_write")}
+
+
+def kill_at(number: str, point: str, times: str) -> None:
+    owner, name = POINTS[point]
+    original, seen = getattr(owner, name), itertools.count(1)
+
+    def entered(*args, **kwargs):
+        if next(seen) == int(times):
+            tell(f"hook {number} at {point} {times}")
+            os.kill(os.getpid(), signal.Signals[number])
+        return original(*args, **kwargs)
+
+    setattr(owner, name, entered)
+
+
 def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -114,6 +146,8 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
         return next_batch(self)
 
     loader.Loader.__next__ = slow
+    if "kill" in hooks:
+        kill_at(*hooks["kill"].split(":"))
     if "compile" in hooks:
         compiled = training.loop.CompiledStep.__init__
         training.loop.CompiledStep.__init__ = lambda *a: (tell("compiling"), compiled(*a))[1]
@@ -137,15 +171,15 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
 
         checkpoints.Checkpoints.save = saving
     if "records" in hooks:
-        close = training.loop.Journal.close
+        close = training.loop.RunLog.close
 
-        def closing(self, step):
+        def closing(self):
             if distributed.is_main():
                 time.sleep(float(hooks["records"]))
                 tell("records are put away")
-            close(self, step)
+            close(self)
 
-        training.loop.Journal.close = closing
+        training.loop.RunLog.close = closing
     if "absent" in hooks:
         barrier, (name, _, host) = distributed.barrier, hooks["absent"].partition(":")
         distributed.barrier = lambda n, s=None: time.sleep(3600) if (n,

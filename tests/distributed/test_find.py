@@ -155,13 +155,13 @@ def test_who_came(monkeypatch):
         port = server.getsockname()[1]
         place = cluster.Place(0, 4, "SLURM_NTASKS=4", f"127.0.0.1:{port}")
         with socket.create_connection(("127.0.0.1", port)):
-            text = rollcall.told(place, "after 5 s")
+            text = rollcall.describe(place, "after 5 s")
             assert "process 0 of 4 expected (SLURM_NTASKS=4), after 5 s: besides this one came nobody" in text
             with socket.create_connection(("127.0.0.1", port)):
-                assert "besides this one came 1 from 127.0.0.1" in rollcall.told(place, "after 5 s")
+                assert "besides this one came 1 from 127.0.0.1" in rollcall.describe(place, "after 5 s")
         other = cluster.Place(2, 4, "SLURM_NTASKS=4", place.address)
-        assert "others are missing" in rollcall.told(other, "after 5 s")
-    assert "nothing answers at" in rollcall.told(other, "after 5 s")
+        assert "others are missing" in rollcall.describe(other, "after 5 s")
+    assert "nothing answers at" in rollcall.describe(other, "after 5 s")
 
 
 def test_the_wait_for_the_others_ends_in_one_line(monkeypatch, capsys):

@@ -46,8 +46,8 @@ def test_killed_host_and_lost_disks(tmp_path, data):
         fallen_back.ends()
     said = notes(tmp_path / "one replica each")
     assert "is from the hosts' own disks; host 0" in said and "got them from replicas" in said
-    assert any(f"going on from step {step}" in said for step in (8, 10)), said
-    assert "going on from step 7" in notes(tmp_path / "both of a piece")
+    assert any(f"resuming from step {step}" in said for step in (8, 10)), said
+    assert "resuming from step 7" in notes(tmp_path / "both of a piece")
     # from different steps, by different ways: the same bits
     assert losses(tmp_path / "one replica each") == losses(tmp_path / "both of a piece")
     assert [step for step, _ in losses(tmp_path / "both of a piece")] == list(range(1, 17))

@@ -48,7 +48,7 @@ def test_a_full_disk_on_one_host_ends_all_and_leaves_the_last_checkpoint_whole(t
     assert steps(tmp_path) == [3]
     with Job(1, tmp_path, data, *settings) as run:  # there is room again
         run.ends()
-    assert "going on from step 3" in run.log() and steps(tmp_path)[-1] == 9
+    assert "resuming from step 3" in run.log() and steps(tmp_path)[-1] == 9
 
 
 def test_a_checkpoint_that_one_host_cannot_read_is_set_aside_alone(tmp_path, data):
@@ -61,7 +61,7 @@ def test_a_checkpoint_that_one_host_cannot_read_is_set_aside_alone(tmp_path, dat
         file.write_bytes(file.read_bytes()[:20])
     with Job(2, tmp_path, data, "train.steps=6", *settings) as run:
         run.ends()
-    assert "checkpoint 6 is broken" in run.log() and "going on from step 3" in run.log()
+    assert "checkpoint 6 is broken" in run.log() and "resuming from step 3" in run.log()
     assert steps(tmp_path) == [3,
                                6] and [p.name
                                        for p in (tmp_path

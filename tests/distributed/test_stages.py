@@ -11,7 +11,7 @@ from hosts import Job, steps
 from data_pipelines import extract
 from data_pipelines.store import dataset as store
 from data_pipelines.store import merge
-from launch import stages
+from launch.jobs import stages
 from tests.data_pipelines.test_extract import clip, write_clips
 
 OPTIONS = {"tokens": "units", "units": 8}

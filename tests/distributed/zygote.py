@@ -13,7 +13,7 @@ import traceback
 
 import job
 
-from avjax.errors import exit_cleanly
+from avjax.storage.failures import exit_cleanly
 
 
 def run(arguments: list[str], log: str, env: dict[str, str]) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avjax.encoders import portrait
+from avjax.inference.generator import Generator
 from avjax.signal import mel
 from avjax.systems import api
 from avjax.systems.api import Spec
@@ -16,7 +17,6 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
 from eval.benchmarks import dialogue
 from eval.data.conversations import POSE
-from eval.generator import Generator
 from eval.metrics import retrieval, turns
 from eval.report import page, plots, tables
 from eval.run import runner
@@ -36,7 +36,7 @@ class ToyDecoder:
         rng = np.random.default_rng(0)
         return face_code.fit(rng.normal(size=(200, CODE)), 0)
 
-    def parties(self, streams):
+    def speakers(self, streams):
         return [{k: x[:, s] for k, x in streams.items() if x.ndim > 2} for s in range(SPEAKERS)]
 
     def motion_codes(self, streams):

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.inference import generator
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
 from data_pipelines.store import dataset as store
-from eval import generator
 from eval.report import tables
 from eval.run import rows, runner
 from eval.run.in_loop import InLoopEvaluator
 from tests.eval import toys
-from tests.quick import quick  # noqa: F401 (around every test here)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.inference import generator
 from data_pipelines import decode
-from eval import generator
 from eval.benchmarks import clips
 from eval.report import page, tables
 from eval.run import rows, runner

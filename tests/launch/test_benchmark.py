@@ -1,19 +1,18 @@
 """The benchmark measures what it says, and runs a peer in turn."""
 
-import dataclasses
 import json
 import sys
 
 import pytest
 
 from avjax.errors import UserError
+from avjax.systems import benchmarking, registry
 from avjax.systems.api import build
+from avjax.systems.benchmarking import Options
+from avjax.training import timing
 from configs import head_vae
 from launch import flags
-from launch.benchmarks import Options, segments, talker
-from tests.quick import quick  # noqa: F401 (around every test here)
-
-benchmark = flags.launcher("launch.benchmark")
+from launch.jobs import benchmark
 
 
 def tiny():
@@ -56,14 +55,12 @@ def tiny_talker():
         "system.row_patches": 20, "system.row_utterances": 2})
 
 
-def test_talkers_training_rows_are_as_full_as_they_can_be(tiny_talker, monkeypatch):
+def test_talkers_training_rows_are_as_full_as_they_can_be(tiny_talker):
     system = build(tiny_talker.system)
-    monkeypatch.setattr(talker, "train_case", lambda config, system, batch, name,
-                        describe: (batch, name, describe))
-    batch, name, describe = talker.training(tiny_talker, system,
-                                            Options(batch=3, frames=20, text=4))
-    assert name == "train step 3 x 2 x 20", "two utterances of five patches fit into a row"
-    assert describe == {"case": "train", "batch": 6, "frames": 20, "text": 4}
+    case = registry.benchmark("talker").training(system, Options(batch=3, frames=20, text=4))
+    assert case.name == "train step 3 x 2 x 20", "two utterances of five patches fit into a row"
+    assert case.describe == {"case": "train", "batch": 6, "frames": 20, "text": 4}
+    batch = case.batch
     for key, spec in system.batch_spec.items():
         expected = spec.resolve(batch=3)
         assert batch[key].shape == expected.shape and batch[key].dtype == expected.dtype, key
@@ -72,18 +69,32 @@ def test_talkers_training_rows_are_as_full_as_they_can_be(tiny_talker, monkeypat
 
 @pytest.mark.slow
 def test_talkers_generation(tiny_talker):
-    whole, first = talker.generation(tiny_talker, 8, Options(text=4, steps=2))
+    cases = registry.benchmark("talker").generation(tiny_talker, 8, Options(text=4, steps=2))
+    whole, first = cases
     assert whole.describe["patches"] == 2 and whole.parts == {"ms_a_patch": 0.002,
                                                               "realtime_factor": 8 / 25}
-    assert first.flops < whole.flops < 2 * first.flops, "the prompt and two slots, the prompt and one"
+    whole, first = (timing.prepare(case, tiny_talker) for case in (whole, first))
+    assert first.flops < whole.flops < 2 * first.flops, "the prompt and two slots, or one"
     whole.run()
     assert first.run() > 0
 
 
 def test_a_batch_that_the_devices_do_not_divide():
     with pytest.raises(UserError, match="batch"):
-        next(segments.cases(tiny(), build(tiny().system),
-                            dataclasses.replace(segments.DEFAULTS, batch=3, frames=10)))
+        benchmark.benchmark(tiny(), batch=3, segment=10, lengths=[])
+
+
+def test_a_system_without_cases_of_its_own_has_the_default_ones_and_says_so():
+    config = flags.load_config("configs/tavid_quickstart.py:speaker")
+    system, declared, options = benchmark.prepared(config, batch=2)
+    assert "tavid.speaker has no benchmark.py of its own" in benchmark.note("tavid.speaker",
+                                                                            declared, options)
+    (case,) = declared.cases(config, system, options)
+    assert {n: x.shape for n, x in case.batch.items()} == {
+        n: s.resolve(batch=2, time=345).shape for n, s in system.batch_spec.items()}
+    with pytest.raises(UserError, match="named axes batch and time.*units"):
+        benchmarking.Benchmark().sample(flags.load_config("configs/tavid_quickstart.py:acoustic"),
+                                        9, 2)
 
 
 def test_a_peer_that_prints_no_seconds():

@@ -12,7 +12,8 @@ from avjax.systems import api
 from data_pipelines import decode
 from eval.report import history, page
 from eval.run import runner
-from launch import evaluate as job
+from launch import evaluate as command
+from launch.jobs import evaluate as job
 from tests.eval import toys
 
 
@@ -97,9 +98,9 @@ def test_missing_checkpoint(toy, tmp_path, monkeypatch):
 
 
 def test_workdir_of_a_checkpoint(tmp_path):
-    assert job.workdir_of(tmp_path / "checkpoints" / "500") == tmp_path
-    assert job.workdir_of(tmp_path / "checkpoints") == tmp_path
-    assert job.workdir_of(tmp_path) == tmp_path
+    assert command.workdir_of(tmp_path / "checkpoints" / "500") == tmp_path
+    assert command.workdir_of(tmp_path / "checkpoints") == tmp_path
+    assert command.workdir_of(tmp_path) == tmp_path
 
 
 def test_history_keeps_losses_first(tmp_path):

@@ -1,9 +1,7 @@
-"""launch.generate and the drivers behind it: what a person gives becomes conditions, or one line
-that says what is wrong."""
+"""launch.generate and the prompt builders behind it: a request becomes conditions, or one line that
+says what is wrong."""
 
-import dataclasses
 import io
-import json
 import subprocess
 import sys
 import types
@@ -23,13 +21,13 @@ from avjax.systems import api
 from avjax.systems.talker import config as talker_config
 from configs import base
 from data_pipelines import decode, media, prompting
-from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.features.talker import extract as features
 from data_pipelines.features.talker import prompt as talker
 from data_pipelines.puppets import build
 from data_pipelines.store import dataset as store
-from launch import flags, training
-from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
+from launch import generate as command
+from launch import training
+from launch.jobs import generate, samples, video
 from tests.systems.talker_tiny import random_params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -37,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import fake_gcs  # noqa: E402
 
 ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
-generate = flags.launcher("launch.generate")
 TEXT = "My brother bought a big blue boat."
 SECONDS = 0.16  # a patch
 
@@ -68,12 +65,16 @@ def parts(workdir):
 
 
 @pytest.fixture
-def plan(parts):
-    system, decoder, dataset = parts
-
-    def make(**wish):
-        return talker.plan(prompting.Wish(data=str(dataset.dir), **wish), system, decoder)
+def prompt(parts):
+    def make(**request):
+        return prompt_of(*parts, **request)
     return make
+
+
+def prompt_of(system, decoder, dataset, **request) -> prompting.Prompt:
+    builder = prompting.builder("talker")
+    return builder.build(builder.request("talker", data=str(dataset.dir), **request), system,
+                         decoder)
 
 
 @pytest.fixture(scope="module")
@@ -93,32 +94,32 @@ def files(parts, tmp_path_factory):
     return folder
 
 
-def lengths(made: prompting.Plan) -> tuple[int, int]:
-    return tuple(int(made.conditions[f"{n}_length"][0]) for n in ("audio", "motion"))
+def lengths(made: prompting.Prompt) -> tuple[int, int]:
+    return tuple(int(made.conditions[f"{n}_length"]) for n in ("audio", "motion"))
 
 
-def test_what_is_given_decides_the_task(plan, files):
+def test_what_is_given_decides_the_task(prompt, files):
     speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
-    for wish, task, given in (({"text": TEXT}, "t2av", (0, 0)), ({"audio": speech}, "a2v", (25, 0)),
+    for request, task, given in (({"text": TEXT}, "t2av", (0, 0)), ({"audio": speech}, "a2v", (25, 0)),
                               ({"audio": speech, "text": TEXT}, "a2v", (25, 0)),
                               ({"motion": motion, "text": TEXT}, "v2a", (0, 25)),
                               ({"example": "train/0"}, "t2av", (0, 0)),
                               ({"audio": speech, "text": TEXT, "prefix_seconds": 0.5}, "t2av",
                                (12, 0)),
                               ({"audio": speech, "text": TEXT, "task": "tts"}, "tts", (0, 0))):
-        made = plan(**wish)
-        assert (made.task, lengths(made)) == (task, given), wish
-    assert "transcript" in plan(audio=speech).remarks[0] and not plan(audio=speech,
+        made = prompt(**request)
+        assert (made.task, lengths(made)) == (task, given), request
+    assert "transcript" in prompt(audio=speech).remarks[0] and not prompt(audio=speech,
                                                                       text=TEXT).remarks
 
 
-def test_quieter_speech_drives_alike_and_other_letters_do_not(plan, files):
+def test_quieter_speech_drives_alike_and_other_letters_do_not(prompt, files):
     """At -12 dB the same latents and the same voice; far away, a remark; what the model was never
     taught to read is refused."""
     sound, rate = soundfile.read(files / "speech.wav", dtype="float32")
     for name, gain in (("quiet.wav", 0.25), ("far.wav", 1e-3)):
         soundfile.write(files / name, sound * np.float32(gain), rate, subtype="FLOAT")
-    loud, quiet, far = (plan(audio=str(files / f"{n}.wav"), text=TEXT)
+    loud, quiet, far = (prompt(audio=str(files / f"{n}.wav"), text=TEXT)
                         for n in ("speech", "quiet", "far"))
     for name, wave in loud.conditions.items():
         np.testing.assert_allclose(quiet.conditions[name], wave, atol=1e-4)
@@ -126,90 +127,83 @@ def test_quieter_speech_drives_alike_and_other_letters_do_not(plan, files):
     assert not loud.remarks and not quiet.remarks and "dB of full scale" in far.remarks[0]
     with pytest.raises(UserError, match="letters that are not spoken.*--text, character "
                                         "5.*'привет', Cyrillic"):
-        plan(text="Say привет.")
+        prompt(text="Say привет.")
     # Latin-1 from a terminal
     with pytest.raises(UserError, match=r"unreadable text.*UTF-8.*caf\\udce9"):
-        prompting.check_wish(prompting.Wish(text="caf\udce9"), talker.TAKES, "talker")
+        prompt(text="caf\udce9")
 
 
-def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(plan, parts, files):
+def test_an_examples_transcript_is_no_prompt_for_a_file_that_drives(prompt, parts, files):
     system, decoder, dataset = parts
     speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
-    driven = plan(task="a2v", example="train/0", audio=speech)
+    driven = prompt(task="a2v", example="train/0", audio=speech)
     np.testing.assert_array_equal(driven.conditions["prompt"],
-                                  plan(audio=speech).conditions["prompt"])
+                                  prompt(audio=speech).conditions["prompt"])
     assert "transcript" in driven.remarks[0]
-    said = plan(task="a2v", example="train/0", audio=speech, text=TEXT)
+    said = prompt(task="a2v", example="train/0", audio=speech, text=TEXT)
     np.testing.assert_array_equal(said.conditions["prompt"],
-                                  plan(audio=speech, text=TEXT).conditions["prompt"])
+                                  prompt(audio=speech, text=TEXT).conditions["prompt"])
     with pytest.raises(UserError, match="nothing to say"):
-        plan(task="v2a", example="train/0", motion=motion)
+        prompt(task="v2a", example="train/0", motion=motion)
     # the example's words, the file's voice
-    voice = plan(task="tts", example="train/0", audio=speech)
+    voice = prompt(task="tts", example="train/0", audio=speech)
     np.testing.assert_array_equal(voice.conditions["prompt"],
-                                  plan(example="train/0").conditions["prompt"])
+                                  prompt(example="train/0").conditions["prompt"])
 
 
-def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, plan, files):
-    system, decoder, _ = parts
+def test_what_was_trained_on_a_placeholder_is_prompted_by_it(parts, prompt, files):
+    system, decoder, dataset = parts
     tokens = decoder.recipes["tokens"] | {"placeholder": "speech"}
     mute = decode.Decoder(decoder.recipes | {"tokens": tokens}, decoder.codecs)
-    for wish in ({"audio": str(files / "speech.wav")}, {"motion": str(files / "motion.npy")}):
-        made = talker.plan(prompting.Wish(**wish), system, mute)
+    for request in ({"audio": str(files / "speech.wav")}, {"motion": str(files / "motion.npy")}):
+        made = prompt_of(system, mute, dataset, **request)
         np.testing.assert_array_equal(made.conditions["prompt"],
-                                      plan(text="speech").conditions["prompt"])
+                                      prompt(text="speech").conditions["prompt"])
         assert not made.remarks
     with pytest.raises(UserError, match="nothing to say"):
-        talker.plan(prompting.Wish(task="tts", audio=str(files / "speech.wav")), system, mute)
+        prompt_of(system, mute, dataset, task="tts", audio=str(files / "speech.wav"))
 
 
-def test_an_example_gives_what_the_system_itself_would_take_of_it(plan, parts):
+def test_an_example_gives_what_the_system_itself_would_take_of_it(prompt, parts):
     system, _, dataset = parts
     row = dataset.source("valid")[0]
     for task in system.tasks:
-        made = plan(task=task, example=f"valid/{row['id']}")
+        made = prompt(task=task, example=f"valid/{row['id']}")
         expected, _ = system.conditions(row, task)
         for name, value in expected.items():
-            found, n = made.conditions[name][0], np.size(value, 0) if np.ndim(value) else 0
-            if not np.any(value):
-                assert not found.any()
-            elif not n:
-                assert found == value
-            else:
-                np.testing.assert_array_equal(found[:n], value, err_msg=f"{task}, {name}")
-                assert not found[n:].any()
-        assert made.noise == row["id"] and made.speaker == row["speaker"]
-    made = plan(example="valid/0", prefix_seconds=0.5)
+            np.testing.assert_array_equal(made.conditions[name], value, err_msg=f"{task}, {name}")
+        assert made.name == row["id"] and made.speaker == row["speaker"]
+    made = prompt(example="valid/0", prefix_seconds=0.5)
     assert lengths(made) == (12, 12), "whole patches"
-    np.testing.assert_array_equal(made.conditions["motion"][0, :12], row["motion"][:12])
-    assert plan(example="valid/0",
-                text=TEXT).conditions["prompt_length"] != plan(example="valid/0").conditions[
+    np.testing.assert_array_equal(made.conditions["motion"], row["motion"][:12])
+    assert prompt(example="valid/0",
+                text=TEXT).conditions["prompt_length"] != prompt(example="valid/0").conditions[
                     "prompt_length"]
 
 
-def test_who_speaks(plan, parts, files):
+def test_who_speaks(prompt, parts, files):
     known = parts[1].codec("speakers")
     names = [str(n) for n in known["names"]]
     for name, one in ((names[1], 1), ("", 0)):
-        made = plan(text=TEXT, speaker=name)
+        made = prompt(text=TEXT, speaker=name)
         assert made.speaker == names[one]
         for condition, column in (("speaker", "voice"), ("first_motion", "first_motion")):
-            np.testing.assert_array_equal(made.conditions[condition][0], known[column][one])
+            np.testing.assert_array_equal(made.conditions[condition], known[column][one])
         np.testing.assert_array_equal(made.identity, known["identity"][one])
-    cloned = plan(text=TEXT, task="tts", audio=str(files / "speech.wav"))
-    assert np.abs(cloned.conditions["speaker"][0] - known["voice"]).max(
+    cloned = prompt(text=TEXT, task="tts", audio=str(files / "speech.wav"))
+    assert np.abs(cloned.conditions["speaker"] - known["voice"]).max(
         1).min() > 0.1, "the file's own voice"
-    both = plan(text=TEXT, task="tts", audio=str(files / "speech.wav"), speaker=names[1])
-    np.testing.assert_array_equal(both.conditions["speaker"][0], known["voice"][1])
+    both = prompt(text=TEXT, task="tts", audio=str(files / "speech.wav"), speaker=names[1])
+    np.testing.assert_array_equal(both.conditions["speaker"], known["voice"][1])
 
 
-def test_motion_files_of_either_scale(plan, files):
-    raw, scaled = (plan(text=TEXT, motion=str(files / n)).conditions["motion"]
+def test_motion_files_of_either_scale(prompt, files):
+    raw, scaled = (prompt(text=TEXT, motion=str(files / n)).conditions["motion"]
                    for n in ("motion.npy", "latents.npz"))
     np.testing.assert_allclose(raw, scaled, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("wish, message", [
+@pytest.mark.parametrize("inputs, message", [
     ({}, "nothing to say.*--text, --audio"),
     ({"task": "a2x", "text": TEXT}, "unknown task.*t2av or tts or a2v or v2a.*'a2x'"),
     ({"task": "v2a", "text": TEXT}, "v2a is driven by motion"),
@@ -229,64 +223,77 @@ def test_motion_files_of_either_scale(plan, files):
     ({"example": "train/nobody"}, "unknown example.*an id of split train"),
     ({"example": "trial/0"}, "unknown split"),
 ])
-def test_one_line_for_what_cannot_be(plan, files, wish, message):
+def test_one_line_for_what_cannot_be(prompt, files, inputs, message):
     with pytest.raises(UserError, match=message):
-        plan(**{k: v.format(files) if isinstance(v, str) else v for k, v in wish.items()})
+        prompt(**{k: v.format(files) if isinstance(v, str) else v for k, v in inputs.items()})
 
 
 def test_workdirs_that_lack_something(parts, workdir, tmp_path):
     system, decoder, dataset = parts
-    wish = prompting.Wish(text=TEXT)
+    def without(codec):
+        return decode.Decoder(decoder.recipes, {k: v for k, v in decoder.codecs.items()
+                                                if k != codec})
+
+    def prompt(system, decoder, **request):
+        return prompt_of(system, decoder, dataset, **{"text": TEXT} | request)
+
     with pytest.raises(UserError, match="missing tokenizer"):
-        talker.plan(wish, system,
-                    decode.Decoder(decoder.recipes,
-                                   {k: v for k, v in decoder.codecs.items() if k != "tokenizer"}))
+        prompt(system, without("tokenizer"))
     with pytest.raises(UserError, match="knows no speakers"):
-        talker.plan(wish, system,
-                    decode.Decoder(decoder.recipes,
-                                   {k: v for k, v in decoder.codecs.items() if k != "speakers"}))
+        prompt(system, without("speakers"))
     silent = decode.Decoder(decoder.recipes | {"motion": {"kind": "none"}}, decoder.codecs)
-    assert talker.plan(wish, system, silent).task == "tts"
+    assert prompt(system, silent).task == "tts"
     with pytest.raises(UserError, match="trained on speech alone"):
-        talker.plan(prompting.Wish(text=TEXT, task="t2av"), system, silent)
+        prompt(system, silent, task="t2av")
     other = decode.Decoder(decoder.recipes
                            | {"audio": decoder.recipes["audio"] | {"arrays": "another"}},
                            decoder.codecs)
     with pytest.raises(UserError, match="recipe of 'audio' differs"):
-        talker.plan(prompting.Wish(example="train/0", data=str(dataset.dir)), system, other)
+        prompt(system, other, text="", example="train/0")
     small = system.config.as_configdict()
     small.vocab = 10
     with pytest.raises(UserError, match="outside the model's vocabulary"):
-        talker.plan(wish, api.build(small), decoder)
+        prompt(api.build(small), decoder)
     with pytest.raises(UserError, match="no trained system here"):
         generate.generate(tmp_path, text=TEXT)
     with pytest.raises(UserError, match="this system does not speak.*head_vae"):
-        prompting.driver("head_vae")
+        prompting.builder("head_vae")
 
 
-def test_avflow_takes_what_it_took():
+def test_every_builder_declares_what_it_takes():
+    """They are the flags of launch.generate, with a type and a sentence each; what is not declared
+    is an error."""
+    inputs = prompting.inputs()
+    assert prompting.systems() == ("avflow", "talker", "tavid")
+    assert inputs["text"][1] == ("avflow", "talker") and inputs["script"][1] == ("tavid",)
+    assert inputs["max_seconds"][0].kind is float and all(len(f.help) > 15
+                                                          for f, _ in inputs.values())
+    builder = prompting.builder("avflow")
     with pytest.raises(UserError, match="avflow takes no --motion.*--text"):
-        prompting.check_wish(prompting.Wish(text="x", motion="y"), avflow.TAKES, "avflow")
-    prompting.check_wish(prompting.Wish(text="x", speaker="y"), avflow.TAKES, "avflow")
-    for wish, message in (({}, "nothing to say"),
-                          ({"text": "a", "audio": "b"}, "two things to say"),
-                          ({"text": "a" * 2001}, "text too long")):
+        builder.request("avflow", text="x", motion="y")
+    with pytest.raises(UserError, match="another type; where: --max_seconds.*float.*'2'"):
+        prompting.builder("talker").request("talker", text="x", max_seconds="2")
+    assert builder.request("avflow", text="x", speaker="y", motion="").speaker == "y"
+    for request, message in (({}, "nothing to say"),
+                             ({"text": "a", "audio": "b"}, "two things to say"),
+                             ({"text": "a" * 2001}, "text too long")):
         with pytest.raises(UserError, match=message):
-            avflow.plan(prompting.Wish(**wish), None, None)
-    assert avflow.SETTINGS["steps"] == "euler_steps"
+            builder.build(builder.request("avflow", **request), None, None)
+    assert builder.SETTINGS["steps"] == ("euler_steps",)
 
 
-def test_a_bound_that_ends_speech_is_told(plan, parts):
-    system, made = parts[0], plan(text=TEXT, max_seconds=2)
+def test_a_bound_that_ends_speech_is_told(prompt, parts):
+    system, builder = parts[0], prompting.builder("talker")
+    made = prompt(text=TEXT, max_seconds=2)
     out = {"audio_length": np.array([made.frames]), "stop": np.full((1, made.frames // 4), -3.0)}
-    assert "never fired within 2.1 s" in talker.remarks(made, out, system)[0]
-    assert not talker.remarks(made, out | {"stop": -out["stop"]}, system)
-    assert not talker.remarks(made, out | {"audio_length": np.array([8])}, system)
+    assert "never fired within 2.1 s" in builder.remarks(made, out, system)[0]
+    assert not builder.remarks(made, out | {"stop": -out["stop"]}, system)
+    assert not builder.remarks(made, out | {"audio_length": np.array([8])}, system)
 
 
 def test_sound_and_picture_last_equally_long():
     frames = np.arange(5)[:, None, None, None] * np.ones((5, 2, 2, 3), int)
-    shown = {n: [int(picture[0, 0, 0]) for picture in generate.held(iter(frames), n)]
+    shown = {n: [int(picture[0, 0, 0]) for picture in video.held(iter(frames), n)]
              for n in (3, 5, 7)}
     assert shown == {3: [0, 1, 2], 5: [0, 1, 2, 3, 4], 7: [0, 1, 2, 3, 4, 4, 4]}
 
@@ -330,7 +337,7 @@ def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
                                  stream=True, save_latents=True)
     np.testing.assert_allclose(np.load(streamed["npz"])["audio"],
                                np.load(tmp_path / "tts.npz")["audio"], atol=1e-5)
-    assert "first patch after" in capsys.readouterr().err
+    assert "first chunk after" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -339,14 +346,12 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
     training.write_run_files(generate.load_config(workdir), there, parts[2])
     save(there, parts)
     before = set(store_of_buckets)
-    wish = {f.name: f.default
-            for f in dataclasses.fields(prompting.Wish)} | dict(task="tts", example="valid/0",
-                                                                max_seconds=2)
-    monkeypatch.setattr(generate, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
-        workdir=str(there), out="", seed=0, step=-1, steps=0, guidance=None, temperature=None,
-        stream=False, save_latents=True,
-        **wish)))
-    generate.main([])
+    values = {name: field.kind() for name, (field, _) in prompting.inputs().items()} | dict(
+        task="tts", example="valid/0", max_seconds=2.0)
+    monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
+        workdir=str(there), out="", requests="", seed=0, step=-1, steps=0, guidance=None,
+        temperature=None, stream=False, save_latents=True, **values)))
+    command.main([])
     assert set(store_of_buckets) - before == {"bucket/run/sample.wav", "bucket/run/sample.npz"}
     sound, rate = soundfile.read(io.BytesIO(store_of_buckets["bucket/run/sample.wav"][0]))
     assert rate == 24000 and len(sound) > 0
@@ -355,11 +360,11 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "save", broken)
+    monkeypatch.setattr(video, "save", broken)
     for name in set(store_of_buckets) - before:
         del store_of_buckets[name]
     with pytest.raises(KeyboardInterrupt):
-        generate.main([])
+        command.main([])
     assert set(store_of_buckets) == before
 
 
@@ -378,23 +383,18 @@ def test_command_line(trained):
 
 
 def test_samples_after_training(monkeypatch, tmp_path):
-    train = flags.launcher("launch.train")
     calls = []
-    monkeypatch.setattr(train.launch_flags, "launcher",
-                        lambda name: type("", (), {"generate": staticmethod(
-        lambda workdir,
-        **kw: calls.append((kw.pop("out").name, {k: v for k, v in kw.items() if v})))}))
-    train.samples({"text": TEXT, "audio": ""}, tmp_path)
+    monkeypatch.setattr(samples.jobs, "generate", lambda workdir, out, **request: calls.append(
+        (out.name, request)))
+    samples.generate({"text": TEXT, "audio": ""}, tmp_path, patience=0)
     assert calls == [("sample", {"text": TEXT})]
     calls.clear()
-    train.samples({"text": TEXT, "audio": "", "example": "valid/0", "tasks": ("tts", "v2a")},
-                  tmp_path)
+    wanted = {"text": TEXT, "audio": "", "example": "valid/0", "tasks": ("tts", "v2a")}
+    assert samples.generate(wanted, tmp_path, patience=0) == 3
     assert calls == [("sample", {"text": TEXT}),
                      ("sample_tts", {"task": "tts", "example": "valid/0"}),
                      ("sample_v2a", {"task": "v2a", "example": "valid/0"})]
-    calls.clear()
-    train.samples(json.loads('{"text": "", "audio": ""}'), tmp_path)
-    assert not calls
+    assert samples.generate({"text": "", "audio": ""}, tmp_path, patience=0) == 0
 
 
 @pytest.mark.parametrize("sample, message", [
@@ -407,15 +407,15 @@ def test_samples_after_training(monkeypatch, tmp_path):
     ({"audio": "none.wav"}, "none.wav"),
 ])
 def test_samples_are_checked_before_training(workdir, sample, message):
-    train, config = flags.launcher("launch.train"), generate.load_config(workdir)
+    config = generate.load_config(workdir)
     config.sample = {"text": "", "audio": "", "example": "", "tasks": ()} | sample
     with pytest.raises(UserError, match=message):
-        train.check_samples(config)
+        samples.check(config)
 
 
 def test_samples_that_can_be_generated_pass(workdir):
-    train, config = flags.launcher("launch.train"), generate.load_config(workdir)
+    config = generate.load_config(workdir)
     for sample in ({}, {"text": TEXT},
                    {"text": TEXT, "example": "valid/0", "tasks": ("t2av", "tts", "a2v", "v2a")}):
         config.sample = {"text": "", "audio": "", "example": "", "tasks": ()} | sample
-        train.check_samples(config)
+        samples.check(config)

@@ -1,4 +1,4 @@
-"""A script and portraits become a dialogue's files: pieces that go on from one another, equal
+"""A script and portraits become a dialogue's files: pieces that continue one another, equal
 durations, clear errors.
 
 The System here makes of every token a known number of frames, so that what comes out tells what
@@ -9,6 +9,7 @@ import json
 from types import SimpleNamespace
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,16 +18,18 @@ import soundfile
 from avjax.checkpoint import checkpoints
 from avjax.encoders import portrait
 from avjax.errors import UserError
+from avjax.inference.generator import Generator
 from avjax.systems import api
 from avjax.systems.api import Spec
+from avjax.systems.tavid import streaming
 from data_pipelines import decode, media, prompting
 from data_pipelines.features.tavid import prompt as tavid
 from data_pipelines.features.tavid.tokenizer import DialogueTokenizer
 from data_pipelines.media import write_media
 from data_pipelines.puppets import identities, render
-from launch import flags, parties
+from launch import generate as command
+from launch.jobs import generate, video
 
-generate = flags.launcher("launch.generate")
 SCRIPT = """Anna: I went home in the evening [Ben: yeah] and slept.
 Ben+: But I thought that we would play the piano.
 Anna: The blue boat is by the river today.
@@ -80,26 +83,33 @@ class Talkers(api.System):
     def steps(self, task):
         """Two of them."""
         def steps(params, conditions, keys):
-            out = self.generate(params, conditions, keys, task)
+            out = jax.device_get(self.generate(params, conditions, keys, task))
+            made = {n: out[n][:, :int(out[f"{n}_length"][0])] for n in self.makes[task]}
             seconds = float(out["units_length"][0]) / 50
-            yield None, seconds / 2
-            yield {name: np.asarray(x) for name, x in out.items()}, seconds
+            latents = made.pop("latents")
+            sound = {n: out[f"{n}_length"] for n in ("units", "mel")}
+            yield api.Chunk(made | {f"{n}_length": x for n, x in sound.items()}
+                            | {"latents": latents[:, :1]}, seconds / 2)
+            yield api.Chunk({"latents": latents[:, 1:]}, seconds)
         return steps
+
+    def can_stream(self, task):
+        return True
+
+    def stream(self, params, prompts, keys, task):
+        return streaming.stream(self, params, prompts, keys, task)
 
     def conditions(self, example, task=""):
         names = ("units", "faces", "portraits", "reference")
-        return {n: example[n]
-                for n in names} | {"units_length":
-                                   np.int32(len(example["units"]))}, len(example["units"])
+        units = len(example["units"])
+        return ({n: example[n] for n in names}
+                | {"units_length": np.int32(units), "room": np.zeros(units, np.int32)}, units)
 
 
 class Codecs(decode.Decoder):
     """A decoder whose sound is a tone and whose pictures are as bright as the latents say."""
 
     fps, sample_rate = 25, 22050
-
-    def __init__(self, recipes, codecs):
-        self.recipes, self.codecs = recipes, codecs
 
     def has_audio(self, streams):
         return len(streams["mel"]) > 0
@@ -137,7 +147,7 @@ def workdir(tmp_path_factory):
 def decoder():
     people = [render.portrait(p, 64, 1.2) for p in identities.identities(6, 0).values()]
     tokens, faces = DialogueTokenizer.fit([SCRIPT]), portrait.fit(np.stack(people), 16)
-    return Codecs({"tokens": tokens.recipe,
+    return Codecs({"tokens": tokens.recipe, "units": {},
                    "portraits": {"kind": "puppet", "size": 64, "zoom": 1.2}, "faces": faces.recipe,
                    "latents": {}}, {"tokenizer": tokens.arrays(), "faces": faces.arrays(),
                                     "vae": {}, "speakers": {
@@ -156,15 +166,13 @@ def house(monkeypatch, decoder):
 
 
 @pytest.fixture
-def plan(house, workdir, decoder):
-    def make(**wish):
-        wish = {name: ",".join(str(workdir / f) for f in value.split(","))
-                if name in ("script", "portraits") and value else value
-                for name,
-                value in ({"script": "talk.txt", "portraits": "a.png,b.png"} | wish).items()}
-        return generate.planned(generate.load_config(workdir), prompting.Wish(**wish),
-                                Talkers(generate.load_config(workdir).system),
-                                decoder)
+def prompt(house, workdir, decoder):
+    def make(**request):
+        request = {"script": "talk.txt", "portraits": "a.png,b.png"} | request
+        for name in ("script", "portraits"):
+            request[name] = ",".join(str(workdir / f) for f in request[name].split(",") if f)
+        config = generate.load_config(workdir)
+        return generate.prompt_of(config, Talkers(config.system), decoder, **request)
     return make
 
 
@@ -193,33 +201,31 @@ def test_a_long_script_is_made_in_pieces_that_go_on(house, workdir, tmp_path, de
         assert next(media.iterate_video(made[f"{name}mp4"]))[2].shape == (32, width, 3)
 
 
-def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
-    made = plan()
-    assert made.parties == ("Anna", "Ben") and made.task == "dialogue" and len(made.pieces) == 2
+def test_pieces_hold_what_the_text_model_has_seen(prompt, decoder, workdir):
+    made = prompt()
+    assert made.speakers == ("Anna", "Ben") and made.task == "dialogue" and len(made.pieces) == 2
     tokens = DialogueTokenizer.from_codec(decoder.recipes["tokens"], decoder.codecs["tokenizer"])
     for piece in made.pieces:
-        n = int(piece["tokens_length"][0])
-        assert n <= 120 and not piece["tokens"][0,
-                                                n:].any() and piece["tokens"].shape == made.pieces[
-                                                    0]["tokens"].shape
-    text = [tokens.decode(p["tokens"][0, :int(p["tokens_length"][0])]) for p in made.pieces]
+        assert int(piece["tokens_length"]) == len(piece["tokens"]) <= 120
+        assert piece["room"].shape == made.pieces[0]["room"].shape == (made.frames,)
+    text = [tokens.decode(p["tokens"]) for p in made.pieces]
     assert text[1] == ("[spka] the blue boat is by the river today. [spkchange] [partialoverlap] "
                        "[spkb] my brother opened the old window.") and text[0].endswith("piano.")
     faces = portrait.from_recipe(decoder.recipes["faces"], decoder.codecs["faces"])
     for k in range(2):
-        np.testing.assert_allclose(made.conditions["faces"][0, k],
-                                   faces(made.conditions["portraits"][0, k]), rtol=1e-6)
-    assert np.abs(made.conditions["faces"][0, 0] - made.conditions["faces"][0, 1]).max() > 0.5
-    turned = plan(speakers="Ben, Anna")
-    assert turned.parties == ("Ben", "Anna")
+        np.testing.assert_allclose(made.conditions["faces"][k],
+                                   faces(made.conditions["portraits"][k]), rtol=1e-6)
+    assert np.abs(made.conditions["faces"][0] - made.conditions["faces"][1]).max() > 0.5
+    turned = prompt(speakers="Ben, Anna")
+    assert turned.speakers == ("Ben", "Anna")
     np.testing.assert_array_equal(turned.conditions["faces"], made.conditions["faces"])
-    assert (turned.conditions["tokens"] != made.conditions["tokens"]).any()
+    assert turned.conditions["tokens"].tolist() != made.conditions["tokens"].tolist()
     (workdir / "long.txt").write_text("Anna: " + "The boat is blue. " * 30 + "\nBen: Oh, 5 boats?")
-    long = plan(script="long.txt")
+    long = prompt(script="long.txt")
     assert len(long.pieces) == 6 and "lacks ',', '5', '?'" in long.remarks[0]
 
 
-@pytest.mark.parametrize("wish, message", [
+@pytest.mark.parametrize("inputs, message", [
     ({"portraits": "a.png"}, "another number of portraits than of speakers.*2, one of each in this "
                              "order: Anna, Ben.*1: "),
     ({"portraits": "a.png,b.png,c.png"}, "another number of portraits.*3: "),
@@ -242,7 +248,7 @@ def test_pieces_hold_what_the_text_model_has_seen(plan, decoder, workdir):
     ({"face": "maybe"}, "no such way to look"),
     ({"text": "Hello."}, "tavid takes no --text"),
 ])
-def test_one_line_for_what_cannot_be(plan, workdir, wish, message, monkeypatch):
+def test_one_line_for_what_cannot_be(prompt, workdir, inputs, message, monkeypatch):
     monkeypatch.setattr(prompting, "read_example", lambda *a: {})
     (workdir / "one.txt").write_text("Anna: Hello.\nAnna: Anyone?\n")
     (workdir / "letters.txt").write_text("Anna: Hello.\nBen: Say [Anna: да] it.\n",
@@ -250,57 +256,58 @@ def test_one_line_for_what_cannot_be(plan, workdir, wish, message, monkeypatch):
     (workdir / "three.txt").write_text("Anna: Hello.\nBen: Hi.\nEve: Hm.\n")
     (workdir / "endless.txt").write_text("Anna: Hello.\nBen: " + "and so on " * 30)
     with pytest.raises(UserError, match=message):
-        plan(**wish)
+        prompt(**inputs)
 
 
-def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, plan, workdir, decoder):
-    made = plan(portraits="nobody.png,both.png", face="unchecked")
-    assert (made.conditions["portraits"][0, 0] == 220).all()
+def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, prompt, workdir, decoder):
+    made = prompt(portraits="nobody.png,both.png", face="unchecked")
+    assert (made.conditions["portraits"][0] == 220).all()
     config = generate.load_config(workdir)
-    made = generate.planned(config,
-                            prompting.Wish(script=str(workdir / "talk.txt"), portraits="dan, cleo"),
-                            Talkers(config.system), decoder)
-    np.testing.assert_array_equal(made.conditions["portraits"][0],
+    made = generate.prompt_of(config, Talkers(config.system), decoder,
+                              script=str(workdir / "talk.txt"), portraits="dan, cleo")
+    np.testing.assert_array_equal(made.conditions["portraits"],
                                   decoder.codecs["speakers"]["portraits"][[3, 2]])
 
 
 def test_settings_of_parts(workdir):
     settings = generate.load_config(workdir).system
-    generate.change(settings, tavid.SETTINGS, {"steps": 5, "guidance": 1.5, "temperature": None})
+    generate.change(settings, tavid.PromptBuilder.SETTINGS, {"steps": 5, "guidance": 1.5, "temperature": None})
     assert (settings.visual.steps, settings.visual.guidance,
             settings.visual.guidance_motion) == (5, 1.5, 1.5)
     assert settings.text.temperature == 1.0
 
 
-def test_an_example_gives_text_and_portraits_or_units(plan, monkeypatch):
+def test_an_example_gives_text_and_portraits_or_units(prompt, monkeypatch):
     rng = np.random.default_rng(0)
     row = {"id": "x", "text": SCRIPT, "speakers": '["Anna", "Ben"]',
            "units": rng.integers(0, 9, (300, 2)), "tokens": np.zeros(3, int),
            "faces": rng.standard_normal((2, 16)), "reference": rng.standard_normal((2, *LATENTS)),
            "portraits": rng.integers(0, 255, (2, 64, 64, 3))}
     monkeypatch.setattr(prompting, "read_example", lambda *a: row)
-    spoken = plan(script="", portraits="", example="valid/0")
-    np.testing.assert_array_equal(spoken.conditions["tokens"], plan().conditions["tokens"])
-    np.testing.assert_allclose(spoken.conditions["faces"][0], row["faces"], rtol=1e-6)
-    shown = plan(script="", portraits="", example="valid/0", task="avatar")
+    spoken = prompt(script="", portraits="", example="valid/0")
+    np.testing.assert_array_equal(spoken.conditions["tokens"], prompt().conditions["tokens"])
+    np.testing.assert_allclose(spoken.conditions["faces"], row["faces"], rtol=1e-6)
+    shown = prompt(script="", portraits="", example="valid/0", task="avatar")
     assert shown.conditions["units_length"] == 300 and len(shown.pieces) == 1
-    np.testing.assert_array_equal(shown.conditions["units"][0, :300], row["units"])
-    others = plan(script="", portraits="a.png,b.png", example="valid/0", task="avatar")
-    np.testing.assert_array_equal(others.conditions["faces"], plan().conditions["faces"])
-    (_, half), *_, (made, seconds) = tavid.pieces(Talkers(None), jnp.float32(0), shown,
-                                                  jnp.zeros(1))
-    assert (half, seconds) == (3,
-                               6) and made["latents_length"] == 150 and made["latents"].shape[
-                                   1] == 150
+    np.testing.assert_array_equal(shown.conditions["units"], row["units"])
+    np.testing.assert_array_equal(shown.given["units"], row["units"])
+    others = prompt(script="", portraits="a.png,b.png", example="valid/0", task="avatar")
+    np.testing.assert_array_equal(others.conditions["faces"], prompt().conditions["faces"])
+    assert spoken.name == shown.name == "x", "the noise of its evaluation"
+    progress = Generator(Talkers(None), seed=0).stream(jnp.float32(0), shown.pieces, "x", "avatar",
+                                                       frames=[300])
+    assert [chunk.seconds for chunk in progress] == [3, 6]
+    assert progress.result["latents"].shape[1] == progress.result["latents_length"] == 150
 
 
 def test_sound_does_not_run_away_from_the_pictures():
-    piece = {"units": np.zeros((101 * 2, 2), int), "latents": np.zeros((101, 2, *LATENTS)),
-             "voices": np.ones((2, 3))}
-    piece["mel"] = np.zeros((tavid.mel_frames(202), 2, 80))
-    whole = tavid.join([piece] * 50)
-    assert len(whole["mel"]) == tavid.mel_frames(202 * 50) > 50 * tavid.mel_frames(202)
-    assert len(whole["latents"]) == 5050 and whole["voices"].shape == (2, 3)
+    frames = streaming.mel_frames(202)
+    mel = np.arange(frames, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 2, 80))
+    clocks = [streaming.mel_frames(202 * k) for k in range(51)]
+    made = [streaming.fitted(mel, b - a) for a, b in zip(clocks, clocks[1:], strict=False)]
+    assert sum(x.shape[1] for x in made) == streaming.mel_frames(202 * 50) > 50 * frames
+    longer = next(x for x in made if x.shape[1] == frames + 1)
+    np.testing.assert_array_equal(longer[:, -1], mel[:, -1], "the last frame is held")
 
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):
@@ -308,25 +315,25 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):
     (tmp_path / "talk.wav").write_text("older")
     monkeypatch.setattr(write_media.Mp4Writer, "add", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        parties.write(tmp_path / "talk", decoder.parties(streams), ("a", "b"), decoder)
+        video.write_dialogue(tmp_path / "talk", decoder.speakers(streams), ("a", "b"), decoder)
     assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"] and (tmp_path
                                                                      / "talk.wav").read_text() == "older"
-    made = parties.write(tmp_path / "new",
+    made = video.write_dialogue(tmp_path / "new",
                          [{"mel": s["mel"], "latents": s["latents"][:0]}
-                          for s in decoder.parties(streams)],
+                          for s in decoder.speakers(streams)],
                          ("a", "b"), decoder)
     assert sorted(made) == ["a.wav", "b.wav", "wav"], "speech alone"
     with pytest.raises(UserError, match="nothing was generated"):
-        parties.write(tmp_path / "none", [{"mel": ()}], ("a",), decoder)
+        video.write_dialogue(tmp_path / "none", [{"mel": ()}], ("a",), decoder)
     assert tavid.file_names(("Anna B.", "../x", "a/b", "a b")) == ("Anna_B", "x", "a_b3", "a_b4")
 
 
 def test_a_config_names_its_workdir(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    assert generate.workdir_of("configs/talker_quickstart.py") == "runs/talker_quickstart"
+    assert command.workdir_of("configs/talker_quickstart.py") == "runs/talker_quickstart"
     assert "workdir: runs/talker_quickstart" in capsys.readouterr().err
     with pytest.raises(UserError, match="no trained system "
                                         "here.*runs/talker_quickstart.*--workdir=runs/talker_quickstart"):
         generate.generate("runs/talker_quickstart", text="Hi.")
     with pytest.raises(UserError, match="no workdir given"):
-        generate.workdir_of("")
+        command.workdir_of("")

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from avjax.inference.generator import Generator, Item
 from avjax.signal import griffin_lim, mel
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
@@ -17,33 +18,34 @@ from data_pipelines import prompting
 from data_pipelines.features.avflow import head_pose
 from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.media import write_media
-from launch import flags
-from tests.quick import quick  # noqa: F401 (around every test here)
+from launch.jobs import video
 
-generate = flags.launcher("launch.generate")
+pytestmark = pytest.mark.quick
 
 
 def test_chunks_of_av_flow_equal_the_whole(monkeypatch):
     c = avflow_config.default()
-    c.d_model, c.num_blocks, c.num_heads, c.d_ff, c.token_dim, c.face_dim, c.head_dim = 8, 1, 1, 8, 6, 5, 7
+    c.update(dict(d_model=8, num_blocks=1, num_heads=1, d_ff=8, token_dim=6, face_dim=5,
+                  head_dim=7))
     c.window, c.identity_dim, c.euler_steps = (3, 2), 8, 2
     system = api.build(c)
-    params, keys = jax.jit(system.init)(jax.random.key(0)), jax.random.split(jax.random.key(1), 1)
+    params = jax.jit(system.init)(jax.random.key(0))
     tokens_TC = np.random.default_rng(0).standard_normal((150, 6)).astype(np.float32)
+    generator = Generator(system, seed=0)
+    conditions = avflow.conditions_of(system, tokens_TC, np.linspace(-1, 1, 8, dtype=np.float32))
+    whole = avflow.prompt_of(system, "generate", conditions, "a", "", None)
+    assert len(whole.pieces) == 1
+    [(_, out, _)] = generator.batches(params, [Item("a", lambda: (conditions, 150))])
     monkeypatch.setattr(avflow, "CHUNK", 64)
-    who = np.linspace(-1, 1, 8, dtype=np.float32)
-    whole = jax.jit(system.generate)(params, avflow.conditions(system.conditions_spec, tokens_TC,
-                                                               who, bucket=1), keys)
-    chunks = avflow.in_chunks(system.conditions_spec, tokens_TC, who)
-    assert [len(chunk["tokens"][0]) for chunk in chunks] == [64, 64, 22]
-    plan = prompting.Plan("generate", {}, 150, "", None, "", pieces=chunks,
-                          seconds=150 / c.frame_rate)
-    seconds = []
-    for made, now in avflow.pieces(system, params, plan, keys):  # noqa: B007 (the last one counts)
-        seconds.append(now)
+    pieces = avflow.prompt_of(system, "generate", conditions, "a", "", None).pieces
+    assert [len(piece["tokens"]) for piece in pieces] == [64, 64, 22]
+    progress = generator.stream(params, pieces, "a")
+    seconds = [chunk.seconds for chunk in progress]
     assert seconds == sorted(seconds) and seconds[-1] == pytest.approx(150 / c.frame_rate)
-    for name, stream in whole.items():
-        np.testing.assert_allclose(made[name], stream, atol=2e-5, err_msg=name)
+    alone = generator.stream(params, whole.pieces, "a", frames=[150])  # as --stream makes it
+    for name in ("mel", "face", "head"):
+        for made in (progress.result, alone.result):
+            np.testing.assert_allclose(made[name][0], out[name][0, :150], atol=2e-5, err_msg=name)
 
 
 def test_speech_inverted_in_parts_sounds_like_speech_inverted_at_once(monkeypatch):
@@ -92,14 +94,14 @@ def test_long_head_tracks_go_in_windows_without_a_jump(monkeypatch):
 
 
 class Pictures:
-    """A decoder of two parties whose pictures are counted as they are drawn."""
+    """A decoder of two speakers whose pictures are counted as they are drawn."""
 
     sample_rate, fps = 8000, 25
 
     def __init__(self, seconds: int):
         self.seconds = seconds
 
-    def parties(self, streams):
+    def speakers(self, streams):
         return [{}, {}]
 
     def has_audio(self, streams):
@@ -119,7 +121,7 @@ def test_pictures_are_never_all_in_memory(tmp_path):
     def peak(seconds):
         tracemalloc.start()
         try:
-            made = generate.parties.write(tmp_path / f"{seconds}", [{}, {}], ("a", "b"),
+            made = video.write_dialogue(tmp_path / f"{seconds}", [{}, {}], ("a", "b"),
                                           Pictures(seconds))
             return made, tracemalloc.get_traced_memory()[1]
         finally:
@@ -154,6 +156,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, at):
 
     monkeypatch.setattr(write_media.Mp4Writer, "add", full)
     with pytest.raises(OSError, match="No space left"):
-        generate.write(tmp_path / "talk", {}, Pictures(1),
-                       prompting.Plan("avatar", {}, 0, "", None, "", parties=("a", "b")), False)
+        video.write(tmp_path / "talk", {}, Pictures(1),
+                       prompting.Prompt("avatar", (), 0, "", speakers=("a", "b")))
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,8 @@ import pytest
 from test_train import TINY, config, one_device, write_clips  # noqa: F401 (a fixture)
 
 from avjax.errors import StorageError, UserError
-from launch import preflight, stages, train, training
+from launch import preflight, train, training
+from launch.jobs import stages
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +159,9 @@ def test_a_later_stage_is_looked_at_before_the_first_one_runs(clips, tmp_path, s
 def test_what_a_stage_was_made_of_may_be_gone_once_it_is_whole(clips, tmp_path):
     source = tmp_path / "source"
     stage = {"kind": "prepare", "dataset": "clips", "source": str(source), "out": "{workdir}/clips"}
-    with pytest.raises(UserError,
-                       match=r"no such file or folder; where: config.stages\[0\].source"):
+    with pytest.raises(
+        UserError, match=r"no such file or folder; where: config.stages\[0\].source"
+    ):
         checked(clips, tmp_path, (stage,))
     (tmp_path / "run" / "clips").mkdir(parents=True)
     checked(clips, tmp_path, (stage,))
@@ -176,8 +178,7 @@ def test_data_that_a_begun_run_never_read_is_a_wrong_path(clips, tmp_path):
         checked(clips, tmp_path, **{"data.dir": away})
 
 
-def test_data_that_a_stage_made_is_looked_at_before_the_first_step(clips, tmp_path,
-                                                                   one_device):  # noqa: F811
+def test_data_that_a_stage_made_is_looked_at_before_the_first_step(clips, tmp_path, one_device):  # noqa: F811
     run = tmp_path / "run"
     for overrides, words in (
         ({"evaluate.splits": ("vaild",)}, "unknown split.*'vaild'.*--config.evaluate.splits=None"),

@@ -1,7 +1,6 @@
 """launch.train, evaluate and generate with --workdir=gs://...: everything but the data lies in a
 (faked) bucket."""
 
-import dataclasses
 import json
 import sys
 import types
@@ -16,12 +15,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import fake_gcs  # noqa: E402
 
+from avjax.checkpoint import remote  # noqa: E402
 from avjax.errors import UserError  # noqa: E402
-from avjax.storage import paths, remote  # noqa: E402
+from avjax.storage import paths  # noqa: E402
 from avjax.systems import api  # noqa: E402
 from data_pipelines import decode, prompting  # noqa: E402
 from eval.report import plots  # noqa: E402
-from launch import flags, stages, training  # noqa: E402
+from launch import evaluate as evaluate_command  # noqa: E402
+from launch import flags, generate, stages, training  # noqa: E402
+from launch.jobs import evaluate as jobs  # noqa: E402
 from tests.eval import toys  # noqa: E402
 
 train, store = flags.launcher("launch.train"), fake_gcs.store
@@ -38,8 +40,7 @@ def test_a_run_in_a_bucket_and_what_cannot_lie_there(store, tmp_path, one_device
                 / "state").is_dir() and np.load(here / "codecs" / "pose.npz")["std"].sum() == 7
         (here / "results.json").write_text("{}")
 
-    monkeypatch.setattr(train.launch_flags, "launcher",
-                        lambda name: type("L", (), {"evaluate": staticmethod(evaluate)}))
+    monkeypatch.setattr(jobs, "evaluate", evaluate)
     for name in ("check_config", "check_what_follows"):  # which would refuse this benchmark
         monkeypatch.setattr(train, name, lambda *given: None)
     train.run(config(clips, **{"evaluate.benchmark": "some", "evaluate.in_loop_examples": 0,
@@ -102,13 +103,12 @@ def toy(store, tmp_path, one_device, monkeypatch):  # noqa: F811
 @pytest.fixture
 def evaluate(toy, monkeypatch):
     """launch.evaluate as a command: evaluate("--checkpoint's value")."""
-    job = flags.launcher("launch.evaluate")
     monkeypatch.setattr(plots, "png", lambda figure: plots.plt.close(figure) or b"drawn")
 
     def run(checkpoint, out=None, split=None):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split)
-        monkeypatch.setattr(job, "flags", types.SimpleNamespace(FLAGS=values))
-        job.main([])
+        monkeypatch.setattr(evaluate_command, "flags", types.SimpleNamespace(FLAGS=values))
+        evaluate_command.main([])
     return run
 
 
@@ -174,7 +174,6 @@ def test_results_that_cannot_be_sent_are_kept_here(store, evaluate, monkeypatch)
 
 
 def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
-    generate = flags.launcher("launch.generate")
     for checkpoint in ("gs://bucket/none", f"{RUN}/checkpoints/9"):
         with pytest.raises(UserError, match=f"no checkpoint here; where: {checkpoint}; .*no such "
                                             "folder"):
@@ -186,9 +185,9 @@ def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
                                                             "gs://bucket/none"),
                                    (RUN, 9,
                                     "no such checkpoint.*one of the steps .1, 2.; found: 9")):
-        given = {f.name: f.default
-                 for f in dataclasses.fields(prompting.Wish)} | dict(workdir=workdir, out="",
-                                                                     step=step)
+        given = {name: field.kind() for name, (field, _) in prompting.inputs().items()} | dict(
+            workdir=workdir, out="", requests="", step=step, seed=0, steps=0, guidance=None,
+            temperature=None, stream=False, save_latents=False)
         monkeypatch.setattr(generate, "flags",
                             types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)))
         with pytest.raises(UserError, match=message):

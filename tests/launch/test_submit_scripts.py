@@ -33,25 +33,31 @@ if what == "deaf":
 keys = ("JAX_", "SLURM_", "PYTHONPATH", "GIVEN")
 say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # at once: the processes share a log
 say("start", number, "of", me)
-(out / f"{me}.{number}").write_text(json.dumps({k: v for k, v in os.environ.items() if k.startswith(keys)} | {"file": __file__}))
+given = {k: v for k, v in os.environ.items() if k.startswith(keys)}
+aside = out.parent / f"{out.name}.{me}.{number}"
+aside.write_text(json.dumps(given | {"file": __file__, "pid": os.getpid()}))
+aside.rename(out / f"{me}.{number}")
 while what not in ("wait", "deaf") and len(list(out.glob(f"*.{number}"))) < int(os.environ.get("JAX_NUM_PROCESSES", 1)):
     time.sleep(0.02)  # nobody ends before all have begun
 if what in ("wait", "deaf"):
     time.sleep(700)  # more than any test may take
-if what == "late":  # goes on for a while after the others' end
-    time.sleep(0.8)
+if what in ("late", "die"):  # once the others have ended and their parent knows
+    for file in out.glob(f"*.{number}"):
+        pid = json.loads(file.read_text())["pid"]
+        while pid != os.getpid() and os.path.exists(f"/proc/{pid}"):
+            time.sleep(0.02)
+if what == "late":
     sys.exit(75)
 if what == "join":  # finds the others, and adds up with them
     sys.path.append(os.environ["AVJAX"])
     import jax
     from jax.experimental import multihost_utils
-    from avjax.training import distributed
+    from avjax.hosts import distributed
     assert distributed.initialize()
     say("together", multihost_utils.process_allgather(jax.numpy.float32(distributed.process_index())).tolist())
     distributed.shutdown()
     sys.exit(0)
 if what == "die":
-    time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(int(what))
 """
@@ -166,22 +172,19 @@ for restart in 0 1 2 3; do
 done
 """
 SRUN = f"""#!{sys.executable}
-# A task a rank, on machines that are all this one; ends with the highest code. --wait: how long the others may go on once one
-# task has ended, whatever its code; 0 = as long as they like, and without it the cluster's own number counts.
+# A task a rank, on machines that are all this one; ends with the highest code. --wait=0: the others
+# go on once one task has ended, whatever its code; without it they are killed.
 import os, subprocess, sys, time
-command, options = sys.argv[1:], dict(wait=0.3)
+command, options = sys.argv[1:], dict(wait=1)
 while command[0].startswith("--"):
     name, _, value = command.pop(0)[2:].partition("=")
     options[name] = value
 rank = dict(SLURM_LOCALID="0", SLURM_STEP_NODELIST="localhost", SLURM_STEP_TASKS_PER_NODE="1")
 tasks = [subprocess.Popen(command, env=os.environ | rank | dict(SLURM_PROCID=str(k)))
          for k in range(int(os.environ["SLURM_NTASKS"]))]
-end = None
 while any(alive := [task for task in tasks if task.poll() is None]):
     if float(options["wait"]) and len(alive) < len(tasks):
-        end = end or time.monotonic() + float(options["wait"])
-        if time.monotonic() > end:
-            [task.kill() for task in alive]
+        [task.kill() for task in alive]
     time.sleep(0.02)
 sys.exit(max(code if code >= 0 else 128 - code for code in (task.returncode for task in tasks)))
 """

@@ -13,9 +13,11 @@ import pytest
 from avjax.errors import UserError
 from avjax.storage import paths
 from configs import head_vae
+from data_pipelines.declared import Ingest
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
-from launch import flags, stages, training
+from launch import flags, training
+from launch.jobs import generate, stages
 
 ROOT = Path(__file__).parents[2]
 FEATURES = {"id": Feature((), "str", "name"),
@@ -117,17 +119,21 @@ def test_data_that_does_not_fit_leaves_no_workdir(tmp_path, one_device):
 
 @pytest.fixture
 def fake_prepare(monkeypatch):
-    """launch.prepare.prepare replaced by a writer that counts its calls."""
+    """A kind of raw media, "tiny", whose clips are written by a function that counts its calls."""
     calls = []
 
-    def prepare(dataset, out, seed=0, source=""):
+    def prepare(out, seed=0, source=""):
         calls.append(seed)
         write_clips(out, seed=seed)
 
-    module = type(sys)("launch.prepare")
-    module.prepare = prepare
-    monkeypatch.setitem(sys.modules, "launch.prepare", module)
+    only(monkeypatch, "tiny", Ingest(prepare))
     return calls
+
+
+def only(monkeypatch, name, ingest):
+    """Nothing but this can be prepared."""
+    monkeypatch.setattr("data_pipelines.prepare.names", lambda: [name])
+    monkeypatch.setattr("data_pipelines.prepare.load", lambda dataset: ingest)
 
 
 def test_stages_run_once_and_refuse_other_arguments(tmp_path, fake_prepare):
@@ -213,7 +219,6 @@ def test_the_config_of_a_moved_workdir_names_its_data(tmp_path, older):
         recorded.write_text(recorded.read_text().replace("{workdir}", str(a)))
     shutil.move(a, b)
     training.check_resumable(training.fill_config(wished, b), b)
-    generate = flags.launcher("launch.generate")
     assert store.open_dataset(generate.load_config(b).data.dir).dir == b / "data" / "clips"
     elsewhere = training.fill_config(config(tmp_path / "b" / "data" / "clips"), b)
     training.write_run_files(elsewhere, tmp_path / "c", dataset)
@@ -261,10 +266,12 @@ def test_stages_know_what_their_outputs_were_made_of(tmp_path, fake_prepare, mon
 
 def test_stages_of_own_clips_are_prepared_again_and_may_have_moved(tmp_path, monkeypatch):
     calls = []
-    module = type(sys)("launch.prepare")
-    module.prepare = lambda dataset, source, out: (calls.append(source),
-                                                   (tmp_path / "mine").mkdir(exist_ok=True))
-    monkeypatch.setitem(sys.modules, "launch.prepare", module)
+
+    def prepare(source, out):
+        calls.append(source)
+        (tmp_path / "mine").mkdir(exist_ok=True)
+
+    only(monkeypatch, "clips", Ingest(prepare, takes_in_changes=True))
     for source in ("a", "a", "b"):
         stages.run_stages(({"kind": "prepare", "dataset": "clips", "source": source,
                             "out": "{workdir}/mine"},), tmp_path)
@@ -283,15 +290,6 @@ def test_training_stage_is_skipped_when_done_and_goes_on_when_not(tmp_path, one_
     assert list(stages.run_stages(stage,
                                   tmp_path)) == ["train vae"] and records(tmp_path
                                                                           / "vae") == before
-
-
-def test_launchers_may_define_the_same_flags():
-    from absl import flags as absl_flags
-
-    absl_flags.DEFINE_string("workdir", "mine", "x", allow_override=True)
-    ours = absl_flags.FLAGS["workdir"]
-    generate = flags.launcher("launch.generate")
-    assert callable(generate.generate) and absl_flags.FLAGS["workdir"] is ours
 
 
 @pytest.mark.parametrize("key, nearest", [("trian.steps", "train.steps"), ("optimizer.learning_rat",
@@ -366,7 +364,7 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT,
                           capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert f"going on from step {saved}" in done.stderr and "done in" in done.stderr
+    assert f"resuming from step {saved}" in done.stderr and "done in" in done.stderr
     assert [r["step"] for r in records(workdir)] == list(range(1, saved + 3))
 
 

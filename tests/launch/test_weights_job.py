@@ -21,9 +21,9 @@ from avjax.training.state import abstract_params, abstract_state
 from avjax.weights.reader import read_checkpoint, read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, talker_0_6b
-from launch import weights
+from launch.jobs import weights
 from tests.golden_files import golden, under
-from tests.systems.talker_golden import golden_config, quick  # noqa: F401 (quick: around every test here)
+from tests.systems.talker_golden import golden_config
 from tests.systems.talker_golden import prepare as prepare_talker
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "weights" / "fixtures" / "everything.pt"

@@ -84,14 +84,14 @@ def test_matches_the_library_attention():
                                atol=2e-6)
 
 
-def test_banded_work_is_linear_in_time():
-    def flops(length):
+def test_banded_memory_is_linear_in_time():
+    def temporaries(length):  # bytes
         shapes = [jax.ShapeDtypeStruct((1, 2, length, 16), jnp.float32)] * 3
         compiled = jax.jit(lambda q, k,
                            v: attention(q, k, v, mask=Band(16, 8))).lower(*shapes).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert flops(4096) < 2.2 * flops(2048) < 4.9 * flops(1024)
+    assert temporaries(4096) < 2.2 * temporaries(2048) < 4.9 * temporaries(1024)
 
 
 def test_bad_input():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.nn.embeddings import halves_from_adjacent, rotary_tables, rotate
+from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import Dense, adaptive_norm, gelu, matmul
+from avjax.weights.layouts import halves_from_adjacent
 
 
 def normal(seed, *shape):

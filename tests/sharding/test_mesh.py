@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from avjax.errors import UserError
-from avjax.sharding.mesh import AXES, batch_shardings, feed, make_mesh
+from avjax.sharding.mesh import AXES, batch_shardings, batch_share, make_mesh
 from avjax.sharding.slices import across_slices, device_grid
 from avjax.systems.api import Spec
 
@@ -107,11 +107,12 @@ def hosts(shape, per_process):
 
 
 def test_processes_that_hold_the_same_examples_read_the_same_share():
-    assert [feed(hosts((2, 2, 2, 1), 4), p) for p in range(2)] == [(0, 2), (1, 2)]
-    assert [feed(hosts((2, 1, 8, 1), 4), p) for p in range(4)] == [(0, 2), (0, 2), (1, 2), (1, 2)]
-    assert [feed(hosts((1, 1, 4, 4), 4), p) for p in range(4)] == [(0, 1)] * 4
+    assert [batch_share(hosts((2, 2, 2, 1), 4), p) for p in range(2)] == [(0, 2), (1, 2)]
+    shares = [batch_share(hosts((2, 1, 8, 1), 4), p) for p in range(4)]
+    assert shares == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    assert [batch_share(hosts((1, 1, 4, 4), 4), p) for p in range(4)] == [(0, 1)] * 4
     with pytest.raises(UserError, match="overlapping examples.*process 0: blocks .0, 1."):
-        feed(hosts((3, 1, 4, 1), 6), 0)  # process 0 has example block 0 and half of block 1
+        batch_share(hosts((3, 1, 4, 1), 6), 0)  # process 0 has example block 0 and half of block 1
 
 
 def test_two_processes():

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from avjax.errors import UserError
-from avjax.planning import collectives, hlo, planner, roofline, search, topologies
+from avjax.planning import advice, collectives, hlo, planner, roofline, search, topologies
 from avjax.sharding.mesh import make_mesh
 from avjax.systems import api
 from avjax.training.step import CompiledStep, step_of
@@ -65,12 +65,12 @@ def test_rings_close_where_the_wiring_does():
 
 def test_scaled_slices():
     base = topologies.parse("v5e:4x4")
-    assert [(t.name, t.slices) for t in (search.scaled(base, n) for n in (16, 64, 256, 512))] == [
+    assert [(t.name, t.slices) for t in (search.with_chips(base, n) for n in (16, 64, 256, 512))] == [
         ("v5e:4x4", 1), ("v5e:8x8", 1), ("v5e:16x16", 1), ("v5e:16x16", 2)]
-    assert search.scaled(topologies.parse("v4:2x2x1"), 512).name == "v4:8x8x8"
-    assert search.scaled(topologies.parse("h100:8"), 32).slices == 4
+    assert search.with_chips(topologies.parse("v4:2x2x1"), 512).name == "v4:8x8x8"
+    assert search.with_chips(topologies.parse("h100:8"), 32).slices == 4
     with pytest.raises(UserError, match="no slices of so many"):
-        search.scaled(base, 48)
+        search.with_chips(base, 48)
 
 
 def test_libtpu_that_is_not_there(tmp_path, monkeypatch):
@@ -229,9 +229,9 @@ def test_a_job_that_does_not_fit_says_what_would(small):
     job, topology = planner.Job(small), topologies.parse("v5e:2x2")
     most = job.plan(topology).largest_batch
     plan = job.plan(topology, batch=4 * most // 64 * 64)
-    told = planner.advice(job, plan)
-    assert not plan.fits and f"--config.data.batch_size={plan.largest_batch}" in told
-    assert any("accumulate" in line for line in told)
+    lines = advice.advice(job, plan)
+    assert not plan.fits and f"--config.data.batch_size={plan.largest_batch}" in lines
+    assert any("accumulate" in line for line in lines)
 
 
 def test_search_without_a_compiler(small):
@@ -277,7 +277,7 @@ def test_full_size_configs_fit_their_slices(name):
     assert config.plan.topology, "c.plan.topology"
     job, topology = planner.Job(config), topologies.parse(config.plan.topology, config.plan.slices)
     plan = job.plan(topology, largest=False)
-    assert plan.fits, f"{plan.needed / 2**30:.1f} GiB; {' or '.join(planner.advice(job, plan))}"
+    assert plan.fits, f"{plan.needed / 2**30:.1f} GiB; {' or '.join(advice.advice(job, plan))}"
 
 
 def test_all_configs_that_state_a_slice_are_checked():

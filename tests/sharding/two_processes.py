@@ -12,7 +12,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from avjax.errors import UserError  # noqa: E402
-from avjax.sharding.mesh import batch_shardings, feed, make_mesh, put_batch  # noqa: E402
+from avjax.sharding.mesh import batch_shardings, batch_share, make_mesh, put_batch  # noqa: E402
 from avjax.systems.api import Spec  # noqa: E402
 
 SPECS = {"x": Spec(("batch", "time", 3), "float32", ""), "who": Spec(("batch", 2), "float32", "")}
@@ -38,7 +38,7 @@ def across_slices():
 def feeding(sizes, dcn=None):
     """Every process puts its share of one batch; the global arrays are that batch."""
     mesh = make_mesh(sizes, dcn=dcn)
-    share, shares = feed(mesh)
+    share, shares = batch_share(mesh)
     whole = {"x": np.arange(8 * 16 * 3, dtype=np.float32).reshape(8, 16, 3),
              "who": np.arange(16, dtype=np.float32).reshape(8, 2)}
     rows = 8 // shares

@@ -8,7 +8,6 @@ from avjax.systems.talker.config import released
 from avjax.systems.talker.system import System
 from tests.golden_files import cases, under
 from tests.golden_files import config as recorded_config
-from tests.quick import QUICK, quick, quick_jit  # noqa: F401 (for the tests of Talker)
 
 CASES = cases("talker_delay")
 

@@ -8,7 +8,6 @@ import numpy as np
 from avjax.systems.api import build
 from avjax.systems.talker import objective
 from avjax.systems.talker.config import default
-from tests.systems.talker_golden import quick_jit
 
 
 def tiny(**overrides):
@@ -68,12 +67,12 @@ def compiled():
         return hidden, objective.targets(batch, hidden,
                                          system.config), objective.stop_labels(batch, system.config)
 
-    return system, params, quick_jit(given), quick_jit(jax.value_and_grad(system.loss_at,
+    return system, params, jax.jit(given), jax.jit(jax.value_and_grad(system.loss_at,
                                                                           has_aux=True))
 
 
 def draw(config, seed=0, rows=3):
-    return quick_jit(lambda key: objective.draw(key, config, rows,
+    return jax.jit(lambda key: objective.draw(key, config, rows,
                                                 config.row_patches))(jax.random.key(seed))
 
 

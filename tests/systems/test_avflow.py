@@ -27,7 +27,6 @@ from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
 from avjax.training.step import plain_step
 from configs import base
-from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 
 def tiny(**overrides):

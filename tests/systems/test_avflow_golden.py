@@ -10,9 +10,9 @@ import pytest
 from avjax.systems.avflow import published as weights
 from avjax.systems.avflow.config import released
 from avjax.systems.avflow.system import System
+from avjax.systems.head_vae import published as head_vae_weights
 from avjax.systems.head_vae import system as head_vae
 from tests.golden_files import cases, relative_error, under
-from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 CASES = [pytest.param(*case.values, mode, id=f"{case.id}-{mode}", marks=case.marks)
          for case in cases("avflow", key=("monadic/", "dyadic/")) for mode in ("monadic", "dyadic")]
@@ -101,13 +101,13 @@ def test_head_vae(arrays):
     config.latent_dim = state["fc_mu.weight"].shape[0]
     config.d_ff = state["encoder.1.layers.0.linear1.weight"].shape[0]
     system = head_vae.System(config)
-    params = weights.import_head_vae(state, config)
+    params = head_vae_weights.import_head_vae(state, config)
     mean, log_variance = system.net.apply({"params": params}, jnp.asarray(rec["x"]),
                                           method="encode")
     assert relative_error(mean, rec["mu"]) < TOLERANCE
     assert relative_error(log_variance, rec["logvar"]) < TOLERANCE
     assert relative_error(system.decode(params, rec["mu"]), rec["decoded"]) < TOLERANCE
     assert relative_error(system.encode(params, rec["x"]), rec["mu"]) < TOLERANCE
-    exported = weights.export_head_vae(params, config)
+    exported = head_vae_weights.export_head_vae(params, config)
     assert set(exported) == set(state)
     assert all(exported[name].tobytes() == value.tobytes() for name, value in state.items())

@@ -12,12 +12,11 @@ from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.face_reader import system as face_reader
 from configs import face_reader as job
-from data_pipelines.features.common import face_reading
+from data_pipelines.features.common import trained as networks
 from data_pipelines.features.decoded import extract as decoded
 from data_pipelines.store.dataset import open_dataset, write_dataset
 from data_pipelines.store.schema import Feature
 from launch import training
-from tests.systems.talker_golden import quick_jit
 
 SIZE, MOTION = 16, 3
 TINY = {"system.size": SIZE, "system.patch": 2, "system.widths": (16, 32), "system.blocks": (0, 1),
@@ -69,7 +68,7 @@ def trained(tmp_path_factory):
 
 
 def test_a_trained_reader_reads_unknown_pictures(trained):
-    reader, rng = face_reading.load(trained), np.random.default_rng(9)
+    reader, rng = networks.load_face_reader(trained), np.random.default_rng(9)
     pairs = [clip(rng, 10) for _ in range(20)]  # colours that it has not seen
     pictures, motion = (np.concatenate(x) for x in zip(*pairs, strict=True))
     read = reader.read(pictures)
@@ -90,7 +89,7 @@ def test_a_trained_reader_reads_unknown_pictures(trained):
     system = build(config.system)
     conditions = {"pictures": pictures[None, :12],
                   "mask": (np.arange(12) < 9)[None].astype(np.float32)}
-    made = quick_jit(lambda p,
+    made = jax.jit(lambda p,
                      c: system.generate(p, c, None)["motion"])(reader.params, conditions)[0]
     np.testing.assert_allclose(made[:9], read[:9], atol=1e-4)
     assert not np.asarray(made[9:]).any()
@@ -149,7 +148,7 @@ def test_pictures_through_a_vae_are_examples_of_their_own(trained, monkeypatch):
         def decode(self, latents):
             return latents.astype(np.uint8)
 
-    monkeypatch.setattr(decoded.picture_latents, "load", lambda path: Darker())
+    monkeypatch.setattr(decoded.trained, "load_picture_codec", lambda path: Darker())
     source = trained.parent / "data"
     made = decoded.extract(source, trained.parent / "decoded", vae="vae", per_example=5,
                            progress=False)

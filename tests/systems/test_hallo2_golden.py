@@ -9,7 +9,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
-from avjax.nn import cross_attention
+from avjax.nn import attention, attention_kernels
 from avjax.sharding.rules import named_leaves
 from avjax.systems.tavid.visual import parts
 from avjax.systems.tavid.visual import published as weights
@@ -17,7 +17,6 @@ from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.reference import ReferenceNet
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import quick_jit
 
 CASES = cases("hallo2_unet", key="denoising/sd/")
 TOLERANCE = 1e-4
@@ -64,7 +63,7 @@ class Recorded:
                                                  "reference/sd/"), under(arrays, "denoising/sd/")
         self.reference_params = weights.import_reference(self.reference_state, c)
         self.params = weights.import_denoiser(self.state, c)
-        self.run_reference = quick_jit(lambda p, x,
+        self.run_reference = jax.jit(lambda p, x,
                                        f: ReferenceNet(c).apply({"params": p}, x, f,
                                                                 tile_faces=True))
 
@@ -99,7 +98,7 @@ class Recorded:
 
     def denoiser(self, path):
         """denoise(params, given), compiled."""
-        return quick_jit(self.network(path))
+        return jax.jit(self.network(path))
 
     def network(self, path):
         """denoise(params, given)."""
@@ -213,7 +212,7 @@ def test_gradients_of_the_temporal_modules(recorded):
         return jnp.mean((out - folded(rec["target"])) ** 2)
 
     temporal = {k: v for k, v in named_leaves(recorded.params) if "/temporal/" in k}
-    value, grads = quick_jit(jax.value_and_grad(loss))(temporal, recorded.params)
+    value, grads = jax.jit(jax.value_and_grad(loss))(temporal, recorded.params)
     np.testing.assert_allclose(value, rec["mse"], rtol=TOLERANCE)
     table = {ours: theirs for theirs, ours,
              *_ in weights.unet_names(recorded.config, denoiser=True)}
@@ -279,7 +278,7 @@ def test_full_path_uses_everything_of_its_own_clip(small):
         return jnp.sum(out[0] ** 2), out
 
     sees, masks = jnp.ones(2), jnp.ones((2, 1, 4, 2))
-    grad = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True))
+    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True))
     (_, out), (of_params, of_given) = grad(params, given, sees, masks)
     temporal = [n for n, _ in named_leaves(of_params[1]) if "temporal/outputs/kernel" in n]
     assert len(temporal) == 7  # of every layer: 1 + 1 going down, the middle, 2 + 2 going up
@@ -304,7 +303,7 @@ def test_full_path_uses_everything_of_its_own_clip(small):
 def test_stage_appearance_needs_neither_motion_nor_time(small):
     c, params, given = small
 
-    @quick_jit
+    @jax.jit
     def still(params, given):
         banks = ReferenceNet(c).apply(params[0], given["reference"][:, :1], given["face"])
         return Denoiser(c).apply(params[1], given["latents"], given["t"], banks, given["face"],
@@ -328,22 +327,22 @@ def test_kernels_agree():
 
     def run(kernel, lengths):
         def total(q, k, v):
-            out = cross_attention.cross_attention(q, k, v, lengths_B=lengths, kernel=kernel)
+            out = attention.cross_attention(q, k, v, lengths_B=lengths, kernel=kernel)
             return jnp.sum(jnp.sin(out)), out
         return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
 
-    for one, other in quick_jit(lambda: [(run("dense", n), run("blocked", n))
+    for one, other in jax.jit(lambda: [(run("dense", n), run("blocked", n))
                                          for n in (None, lengths)])():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), one,
                      other)
-    short = cross_attention.cross_attention(q[:, :3], k, v, lengths_B=lengths)
+    short = attention.cross_attention(q[:, :3], k, v, lengths_B=lengths)
     np.testing.assert_allclose(short[1],
-                               cross_attention.cross_attention(q[1:, :3], k[1:, :9], v[1:, :9])[0],
+                               attention.cross_attention(q[1:, :3], k[1:, :9], v[1:, :9])[0],
                                atol=1e-6)
-    assert cross_attention.automatic(jax.ShapeDtypeStruct((1, 4096, 8, 40), np.float32),
+    assert attention_kernels.cross_kernel(jax.ShapeDtypeStruct((1, 4096, 8, 40), np.float32),
                                      8192) == "blocked"
     with pytest.raises(UserError, match="dense | blocked"):
-        cross_attention.cross_attention(q, k, v, kernel="flash")
+        attention.cross_attention(q, k, v, kernel="flash")
 
 
 # ---- the small parts
@@ -374,5 +373,5 @@ def test_small_parts(arrays):
               *(len(state[f"blocks.{i}.bias"]) for i in range(1, len(state) // 2 - 2, 2)))
     net = parts.FaceLocator(len(state["conv_out.bias"]), widths)
     params = weights.import_locator(state, widths)
-    out = quick_jit(net.apply)({"params": params}, jnp.moveaxis(rec["in"], 1, -1))
+    out = jax.jit(net.apply)({"params": params}, jnp.moveaxis(rec["in"], 1, -1))
     assert relative_error(np.moveaxis(out, -1, 1), rec["out"]) < TOLERANCE

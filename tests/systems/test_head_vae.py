@@ -10,7 +10,6 @@ import pytest
 
 from avjax.systems.api import build
 from avjax.systems.head_vae import system as head_vae
-from tests.systems.talker_golden import quick  # noqa: F401 (around every test here)
 
 
 def tiny():

@@ -14,7 +14,7 @@ from avjax.systems.talker.config import released
 from avjax.systems.talker.model import arrange
 from tests.golden_files import cases, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import CASES, pack, prepare, quick_jit, utterances
+from tests.systems.talker_golden import CASES, pack, prepare, utterances
 
 TOLERANCE = 1e-4
 INDICES = [pytest.param(i, id=case.id, marks=case.marks) for i, case in enumerate(CASES)]
@@ -32,7 +32,7 @@ def case(index, packed=False):
     system, params = prepare(arrays, **sizes if packed else {})
     batch = pack([every] if packed else [[u] for u in every], system.config)
 
-    @quick_jit
+    @jax.jit
     def everything(params, batch):
         hidden = system.net.apply({"params": params}, batch, method="encode_row")
         return {"hidden": hidden,
@@ -68,10 +68,10 @@ def test_head_inputs(index, packed):
     target, repeats = ours["target"], config.repeats
     for name in ("speech", "motion"):
         recorded, ours = under(arrays, f"{name}_cfm_inputs/"), target[name]
-        wanted = ours["mask"] > 0
+        wanted = ours.mask_BJ > 0
         assert recorded["tgt_mask"].all() and wanted.sum() * repeats == len(recorded["x1"])
-        for theirs, value in (("x1", ours["x1"]), ("mu", target["mu"]), ("cond", ours["context"]),
-                              ("global_cond", ours["global"])):
+        for theirs, value in (("x1", ours.x1_BJPC), ("mu", target["mu"]), ("cond", ours.context_BJPC),
+                              ("global_cond", ours.global_BJS)):
             value = np.repeat(value[wanted], repeats, axis=0)
             # recorded as (patch, channel, frame)
             value = value.swapaxes(1, 2) if value.ndim == 3 else value
@@ -87,7 +87,7 @@ def test_head_velocity(arrays, name):
               rec["global_cond"]]
     theirs = rec["velocity"].swapaxes(1, 2)
 
-    @quick_jit
+    @jax.jit
     def both(params, *inputs):
         net = functools.partial(system.net.apply, {"params": params}, method=f"{name}_velocity")
         # one example at a time, as a sampler has it, and with leading axes to spare
@@ -110,7 +110,7 @@ def test_teacher_forced_generation_from_the_cache(arrays):
     stop = np.array([u["slots"][-1] + 1 for u in every])
     N = int(start.max())
 
-    @quick_jit
+    @jax.jit
     def tokens(params):
         slots = arrange(batch, system.config.delay)
         return (system.net.apply({"params": params}, batch["tokens"], batch["position"],
@@ -121,12 +121,12 @@ def test_teacher_forced_generation_from_the_cache(arrays):
                                  method="patch_tokens"))
 
     text, patches = tokens(params)
-    hidden, cache = quick_jit(lambda p: system.net.apply({"params": p}, text[:, :N],
+    hidden, cache = jax.jit(lambda p: system.net.apply({"params": p}, text[:, :N],
                                                          batch["position"][:, :N],
                                                          batch["segment"][:, :N],
                                                          system.config.row_tokens,
                                                          method="prefill"))(params)
-    step = quick_jit(lambda p, x, cache,
+    step = jax.jit(lambda p, x, cache,
                      i: system.net.apply({"params": p}, x, cache, i, method="step"))
     for b, n in enumerate(start):
         assert relative_error(hidden[b, :n], arrays["hidden"][b, :n]) < TOLERANCE
@@ -160,7 +160,7 @@ def test_qwen3_layers_and_logits(arrays):
     # of i + 1 layers, ending in the norm
     nets = [qwen(arrays, layers=i + 1) for i in range(depth)] + [qwen(arrays)]
 
-    @quick_jit
+    @jax.jit
     def run(every):
         net, variables = nets[-1][0], every[-1]
         x = net.apply(variables, arrays["input_ids"], method="embed")
@@ -185,7 +185,7 @@ def test_qwen3_cache(arrays):
     n, m = keys.shape[3], inputs.shape[1]
     position, segment = np.arange(n)[None], np.ones((1, n), np.int32)
 
-    @quick_jit
+    @jax.jit
     def run(variables):
         x = net.apply(variables, arrays["input_ids"][:1, :n], method="embed")
         whole = net.apply(variables, x, position, segment, n, method="prefill")

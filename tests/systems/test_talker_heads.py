@@ -13,7 +13,6 @@ from avjax.systems.talker import decode
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.local import LocalBlock, LocalStack, joint_stacks
 from avjax.training.flops import count_flops
-from tests.systems.talker_golden import quick_jit
 from tests.systems.talker_tiny import draw, head_arguments, one, random_like, random_params, tiny
 
 
@@ -22,7 +21,7 @@ def test_last_block_computes_what_is_read_of_it():
                    for rows in ((0, None), (-2, None)))
     x = np.random.default_rng(0).standard_normal((4, 5, 8)).astype(np.float32)
     params = random_like(jax.eval_shape(whole.init, jax.random.key(0), x))
-    both = quick_jit(lambda params, x: (part.apply(params, x), whole.apply(params, x)[:, -2:]))
+    both = jax.jit(lambda params, x: (part.apply(params, x), whole.apply(params, x)[:, -2:]))
     np.testing.assert_allclose(*both(params, x), atol=1e-5)
 
 
@@ -32,12 +31,12 @@ def test_stacks_are_their_blocks_in_turn(layers):
     scan."""
     rng, there = np.random.default_rng(0), np.array([True, True, False, True])
     a, b = (rng.standard_normal((4, n, 24)).astype(np.float32) for n in (5, 3))
-    scanned, apart = (LocalStack(width=24, heads=2, layers=layers, rows=(-2, None), apart=x)
+    scanned, apart = (LocalStack(width=24, heads=2, layers=layers, rows=(-2, None), unstacked=x)
                       for x in (False, True))
     params = [random_like(jax.eval_shape(scanned.init, jax.random.key(0), a)["params"], seed)
               for seed in (0, 1)]
     assert ("blocks" in params[0]) == (layers > 1)
-    unstacked = [decode._blocks_apart(p) for p in params]
+    unstacked = [decode.unstack_blocks(p) for p in params]
     assert [f"blocks_{i}" in unstacked[0] for i in range(layers)] == [True] * (layers - 1) + [False]
 
     def in_turn(p, x):
@@ -46,17 +45,17 @@ def test_stacks_are_their_blocks_in_turn(layers):
             x = LocalBlock(24, 2, rows=rows).apply({"params": p[name]}, x)
         return rms_norm(x, p["norm"]["scale"])
 
-    want = quick_jit(in_turn)(unstacked[0], a)
-    np.testing.assert_allclose(quick_jit(scanned.apply)({"params": params[0]}, a), want, rtol=1e-5,
+    want = jax.jit(in_turn)(unstacked[0], a)
+    np.testing.assert_allclose(jax.jit(scanned.apply)({"params": params[0]}, a), want, rtol=1e-5,
                                atol=1e-5)
-    np.testing.assert_allclose(quick_jit(apart.apply)({"params": unstacked[0]}, a), want, rtol=1e-5,
+    np.testing.assert_allclose(jax.jit(apart.apply)({"params": unstacked[0]}, a), want, rtol=1e-5,
                                atol=1e-5)
 
     def joint(stack, p):
         bound = [stack.bind({"params": one}) for one in p]
         return joint_stacks(*bound, a, b, there, ~there)
 
-    together = [quick_jit(functools.partial(joint, stack))(p) for stack,
+    together = [jax.jit(functools.partial(joint, stack))(p) for stack,
                 p in ((scanned, params), (apart, unstacked))]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *together)
     # the other is not there
@@ -77,7 +76,7 @@ def test_remat_saves_what_it_says(part):
         params = jax.eval_shape(net.init, jax.random.key(0), x, *rest)
         gradient = jax.grad(lambda p, net=net, rest=rest: net.apply(p, x, *rest).sum())
         if part == "heads":  # what is left after XLA has merged duplicates
-            flops[remat] = quick_jit(gradient).lower(params).compile().cost_analysis()["flops"]
+            flops[remat] = jax.jit(gradient).lower(params).compile().cost_analysis()["flops"]
         else:  # its layers are scanned, within which XLA merges none
             flops[remat] = count_flops(gradient, params)
     assert flops["none"] < flops["dots"] < flops["full"]
@@ -93,11 +92,11 @@ def test_joint_heads_feel_each_other_unless_absent():
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, random_params(separate))
     speech, motion = head_arguments(joint.config)
     other = (motion[0] + 1, *motion[1:])
-    net = quick_jit(lambda *a: joint.net.apply({"params": params}, *a, method="velocities_joint"))
+    net = jax.jit(lambda *a: joint.net.apply({"params": params}, *a, method="velocities_joint"))
     there, gone = np.ones(3, bool), np.zeros(3, bool)
     both = net(speech, motion, there, there)
     assert np.abs(both[0] - net(speech, other, there, there)[0]).max() > 1e-3
-    alone = quick_jit(lambda *a: joint.net.apply({"params": params}, *a,
+    alone = jax.jit(lambda *a: joint.net.apply({"params": params}, *a,
                                                  method="speech_velocity"))(*speech)
     np.testing.assert_allclose(net(speech, other, there, gone)[0], alone, atol=1e-5)
     # absence is an affair of each patch
@@ -114,7 +113,7 @@ def test_heads_with_many_tokens_equal_heads_with_few():
     system, params = one()
     speech, _ = head_arguments(system.config, n=40)
 
-    @quick_jit
+    @jax.jit
     def many_and_few(params, *speech):
         net = functools.partial(system.net.apply, {"params": params}, method="speech_velocity")
         return net(*speech), jax.lax.map(lambda a: net(*(x[None] for x in a))[0], speech)

@@ -9,7 +9,7 @@ from avjax.sharding.mesh import batch_sharding, make_mesh, put_batch
 from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.talker import objective
-from tests.systems.talker_golden import pack, quick_jit
+from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import draw, random_params, three, tiny, utterance
 
 
@@ -24,7 +24,7 @@ def test_everything_trains_and_remat_changes_nothing():
     for remat in ("none", "full"):
         system = build(tiny(remat=remat, velocity_layers=2))
         batch = pack([three(system.config)], system.config)
-        step = quick_jit(jax.value_and_grad(system.loss_at, has_aux=True))
+        step = jax.jit(jax.value_and_grad(system.loss_at, has_aux=True))
         results.append(step(random_params(system), batch, draw(system.config, seed=2, rows=1)))
     assert set(results[0][0][1]) == {"loss", "speech", "motion", "stop", "stop_accuracy"}
     assert_all_train(results[0][1])
@@ -33,7 +33,7 @@ def test_everything_trains_and_remat_changes_nothing():
 
 def test_draws_have_the_stated_laws():
     c = tiny(repeats=4, patch=1)
-    noise = jax.device_get(quick_jit(lambda key: objective.draw(key, c, 20,
+    noise = jax.device_get(jax.jit(lambda key: objective.draw(key, c, 20,
                                                                 200))(jax.random.key(1)))
     for name in ("speech", "motion"):
         one = noise[name]
@@ -53,15 +53,15 @@ def test_loss_is_zero_at_the_true_velocity():
 
     noise = draw(config, rows=1)
 
-    @quick_jit
+    @jax.jit
     def at_the_truth(batch):
         out, hidden = [], jnp.zeros((1, config.row_tokens, config.d_model))
         target = objective.targets(batch, hidden, config)
         for name in ("speech", "motion"):
             x, t, *_ = objective.head_inputs(target["mu"], target[name], noise[name])
-            velocity = noise[name]["z"] - target[name]["x1"][:, :, None]
+            velocity = noise[name]["z"] - target[name].x1_BJPC[:, :, None]
             # to t = 0: the data
-            error = x - t[..., None, None] * velocity - target[name]["x1"][:, :, None]
+            error = x - t[..., None, None] * velocity - target[name].x1_BJPC[:, :, None]
             losses = [objective.flow_loss(velocity + off, target[name], noise[name])
                       for off in (0, 2)]
             out.append((jnp.abs(error).max(), *losses))
@@ -76,7 +76,7 @@ def test_stop_labels_of_long_and_short_utterances():
     lengths = (1, 3, 4, 6)  # patches
     batch = pack([[utterance(config, 1, n * config.patch, 0)] for n in lengths], config)
 
-    @quick_jit
+    @jax.jit
     def run(batch, logits):
         labels, weight = objective.stop_labels(batch, config)
         cut, _ = objective.stop_labels(batch, tiny(max_frames=4 * config.patch, delay=0))
@@ -114,7 +114,7 @@ def test_coupled_heads_train_alike_on_a_mesh_and_recomputed():
     noise = draw(c, seed=2, rows=4)
 
     def step(system, params, batch):
-        return quick_jit(jax.value_and_grad(lambda p,
+        return jax.jit(jax.value_and_grad(lambda p,
                                             b: system.loss_at(p, b, noise)[0]))(params, batch)
 
     alone = step(system, params, batch)

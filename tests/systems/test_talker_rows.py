@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avjax.systems.talker import objective
-from tests.systems.talker_golden import pack, quick_jit
+from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import compiled, draw, head_arguments, one, three, utterance
 
 
@@ -54,7 +54,7 @@ def test_nothing_is_predicted_from_itself_or_later():
                                   method="encode_row")
         return objective.targets(batch, hidden, system.config)["mu"][0].sum(-1)
 
-    by_audio, by_motion = quick_jit(jax.jacobian(mu, argnums=(0, 1)))(batch["audio"],
+    by_audio, by_motion = jax.jit(jax.jacobian(mu, argnums=(0, 1)))(batch["audio"],
                                                                       batch["motion"])
     segment, index = batch["patch_segment"][0], batch["patch_index"][0]
     same = (segment[:, None] == segment[None]) & (segment[:, None] > 0)
@@ -109,7 +109,7 @@ def test_patch_tokens_can_leave_motion_out():
     speech, motion = head_arguments(c)
     valid = np.full(3, c.patch)
 
-    net = quick_jit(lambda *a: system.net.apply({"params": params}, *a, method="patch_tokens"))
+    net = jax.jit(lambda *a: system.net.apply({"params": params}, *a, method="patch_tokens"))
 
     def tokens(motion, tts, with_motion=True):
         return net(speech[0], valid, motion, valid, np.broadcast_to(tts, 3),

@@ -16,7 +16,7 @@ from avjax.systems.talker import decode, objective, sampler
 from avjax.systems.talker.config import T2AV, TTS, default
 from avjax.systems.talker.streaming import StreamingSampler
 from tests.golden_files import matching, relative_error, under
-from tests.systems.talker_golden import CASES, pack, prepare, quick  # noqa: F401 (quick: around every test here)
+from tests.systems.talker_golden import CASES, pack, prepare
 
 TOLERANCE = 1e-4
 
@@ -160,7 +160,7 @@ def trainer(**overrides):
     def velocities(params, inputs, target):
         net = functools.partial(system.net.apply, {"params": params})
         if c.coupling == "joint":
-            has = (target[name]["mask"] > 0 for name in ("speech", "motion"))
+            has = (target[name].mask_BJ > 0 for name in ("speech", "motion"))
             return dict(zip(("audio", "motion"),
                             net(inputs["audio"], inputs["motion"], *has, method="velocities_joint"),
                             strict=True))
@@ -177,14 +177,14 @@ def trainer(**overrides):
         def step(i, x):
             t, x = times[i], dict(x)
             for name in x:
-                path = (1 - t) * of[name]["x1"] + t * noise[name]
+                path = (1 - t) * of[name].x1_BJPC + t * noise[name]
                 x[name] = jnp.where(known[name][..., None, None], path, x[name])
 
             def at(mu):
                 glob = {n: jnp.broadcast_to(wide[n][:, None], (*shape, wide[n].shape[-1]))
                         for n in x}
                 return velocities(params,
-                                  {n: (x[n], jnp.full(shape, t), mu, of[n]["context"], glob[n])
+                                  {n: (x[n], jnp.full(shape, t), mu, of[n].context_BJPC, glob[n])
                                    for n in x}, target)
 
             plus, minus = at(target["mu"]), at(jnp.zeros_like(target["mu"]))

@@ -8,7 +8,7 @@ import pytest
 from avjax.systems.api import build
 from avjax.systems.talker import objective, sampler
 from avjax.systems.talker.streaming import StreamingSampler
-from tests.systems.talker_golden import pack, quick  # noqa: F401 (quick: around every test here)
+from tests.systems.talker_golden import pack
 from tests.systems.talker_tiny import random_params, tiny
 
 ROOM, PROMPTS = 12, (3, 5, 2)  # frames; tokens of each row

@@ -53,14 +53,14 @@ def test_stages_hand_on_what_the_next_one_reads():
     ({"mapped_share": 1.5}, "no such share"),
 ])
 def test_parts_that_do_not_fit(change, message):
-    config = tavid_quickstart.whole()
+    config = tavid_quickstart.every_part()
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
         tavid.check(config)
 
 
 def test_s7_hears_mapped_voices_and_other_tasks_are_given_what_they_need():
-    config = tavid_quickstart.whole()
+    config = tavid_quickstart.every_part()
     config.mapped_share = 1.0
     system = api.build(config)
     seen = {}

@@ -22,7 +22,6 @@ from configs import base
 from data_pipelines.loading.loader import make_loader
 from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
-from tests.systems.talker_golden import quick_jit
 
 SIZES = dict(num_units=12, mel_dim=6, voice_dim=4, d_model=16, num_layers=2, num_heads=2, d_ff=16,
              unit_dim=8, row_frames=24, position_kernel=3, position_groups=4, position_depth=1,
@@ -113,7 +112,7 @@ def test_it_trains_from_a_dataset(tmp_path):
     optimizer = make_optimizer(config.optimizer, 60, params)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": optimizer.transform.init(params)}
-    step = quick_jit(make_train_step(system, optimizer, seed=0))
+    step = jax.jit(make_train_step(system, optimizer, seed=0))
     losses = []
     with make_loader(dataset, "train", system, batch_size=4, segment=1, seed=0,
                      threads=0) as loader:
@@ -131,7 +130,7 @@ def test_every_parameter_learns_and_voices_can_be_put_in():
     """Of the DiT; tests/systems/test_usdm_golden.py has the other block's gradient."""
     system = build(tiny(drop_voice=0.2))
     params, batch, key = random_params(system), batch_of(system), jax.random.key(4)
-    grad = quick_jit(jax.value_and_grad(system.loss, has_aux=True))
+    grad = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
     other = np.random.default_rng(5).standard_normal(batch["voices"].shape).astype(np.float32)
     (loss, metrics), grads = grad(params, batch, key, other)
     assert metrics.keys() == {"loss", "weight"} and 0 < float(metrics["weight"]) <= 2 * (24 + 17)
@@ -148,7 +147,7 @@ def test_what_is_dropped_is_not_seen():
     params, (batch, given) = random_params(system), given_of(system)
     x, t = batch["mel"].swapaxes(1, 2).reshape(4, 24, 6), np.full(4, 0.4, np.float32)
     given["prompt"] = jnp.asarray(x)
-    velocity = quick_jit(system.velocity)
+    velocity = jax.jit(system.velocity)
     full = velocity(params, x, t, given)
     changes = {"units": (given["units"] + 1) % 12, "partner": (given["partner"] + 1) % 12,
                "voice": given["voice"] + 1,
@@ -177,7 +176,7 @@ def test_what_is_dropped_is_not_seen():
         guided = build(tiny(window=2, num_layers=1, position_kernel=0, guidance_units=g_units,
                             guidance_voice=g_voice))
         expected = none + g_units * (units - none) + g_voice * (full - units)
-        np.testing.assert_allclose(quick_jit(guided.guided)(params, x, t, given), expected,
+        np.testing.assert_allclose(jax.jit(guided.guided)(params, x, t, given), expected,
                                    atol=1e-4)
 
 
@@ -201,7 +200,7 @@ def test_generation_depends_on_nothing_beside_its_own_example():
     conditions = {"units": units, "units_length": np.array([20, 14], np.int32),
                   "voices": rng.standard_normal((2, 2, 4)).astype(np.float32), "prompt": prompt,
                   "prompt_length": np.array([0, 8], np.int32)}
-    generate = quick_jit(functools.partial(system.generate, task="generate"))
+    generate = jax.jit(functools.partial(system.generate, task="generate"))
     both = generate(params, conditions, keys)
     assert {n: tuple(x.shape) for n, x in both.items()} == {"mel": (2, mel_frames(20), 2, 6),
                                                             "mel_length": (2,)}
@@ -227,13 +226,13 @@ def test_solvers_solve():
     """dx/dt = -2 t x has x(1) = x(0) / e; Heun is the more exact for as many evaluations. Draws
     know their frame only."""
     for solver, error in (("euler", 0.05), ("heun", 0.01)):
-        out = quick_jit(functools.partial(sampler.sample, lambda x, t: -2 * t * x,
+        out = jax.jit(functools.partial(sampler.sample, lambda x, t: -2 * t * x,
                                           lambda i: jnp.ones(()), steps=19,
                                           solver=solver, sigma=0.0))()
         assert abs(out * np.e - 1) < error, (solver, out)
         assert len(sampler.evaluations(19, solver)["at"]) == 19
     key = jax.random.key(0)[None]
-    long, short, other = quick_jit(lambda key: [sampler.noise(key, n, t, 2, 4) for n,
+    long, short, other = jax.jit(lambda key: [sampler.noise(key, n, t, 2, 4) for n,
                                                 t in ((3, 9), (3, 5), (4, 9))])(key)
     np.testing.assert_array_equal(long[:, :5], short)
     assert len(np.unique([long, other])) == 2 * long.size
@@ -241,7 +240,7 @@ def test_solvers_solve():
 
 def test_missing_spans():
     valid = (jnp.arange(50) < jnp.array([[50], [30]])).astype(jnp.float32)
-    spans = quick_jit(jax.vmap(lambda key: missing_span(key, valid,
+    spans = jax.jit(jax.vmap(lambda key: missing_span(key, valid,
                                                         0.7)))(jax.random.split(jax.random.key(0),
                                                                                 5))
     for span in np.asarray(spans):

@@ -16,7 +16,6 @@ from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.tavid.mapper import config as configs
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows, all_selves
-from tests.systems.talker_golden import quick_jit
 
 KINDS = [("joint", True), ("joint", False), ("dual", True), ("dual", False), ("concat", True)]
 
@@ -42,7 +41,7 @@ def mapper(mode, share, streams=2):
     params = jax.tree.map(lambda s: rng.normal(0, s.shape[0] ** -0.5 if len(s.shape) > 1 else 0.5,
                                                s.shape)
                           .astype(np.float32), shapes)
-    return quick_jit(functools.partial(net.apply, params))
+    return jax.jit(functools.partial(net.apply, params))
 
 
 def test_interleaved_streams_are_attended_on_one_clock():
@@ -50,7 +49,7 @@ def test_interleaved_streams_are_attended_on_one_clock():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, H, T * S, K))
     valid = jnp.repeat(jnp.arange(T)[None] < jnp.array([[70], [41]]), S, axis=1)
 
-    @quick_jit
+    @jax.jit
     def every(q, k, v):
         def run(kernel, valid):
             def scalar(q, k, v):
@@ -145,7 +144,7 @@ def test_centroids_start_the_rows_and_must_fit(tmp_path):
     path = tmp_path / "centroids.npy"
     given = np.random.default_rng(0).normal(3, 2, (20, 8)).astype(np.float32)
     np.save(path, given)
-    rows = (quick_jit(lambda key: build(small(centroids=str(path))).init(key)["mapper"]["stem"][
+    rows = (jax.jit(lambda key: build(small(centroids=str(path))).init(key)["mapper"]["stem"][
         "rows"])(jax.random.key(0)))
     np.testing.assert_allclose(rows[:20], (given - given.mean()) / given.std(), atol=1e-5)
     for wrong in (dict(num_units=19), dict(unit_dim=9)):
@@ -200,9 +199,9 @@ def test_it_learns_to_listen_and_generates_what_it_learnt():
     system, rng = build(small(d_model=32, band=6)), np.random.default_rng(0)
     rows = [[system.rows.build([dialogue(rng, 60)], rng) for _ in range(8)] for _ in range(70)]
     batches = {n: jnp.stack([jnp.stack([r[n] for r in row]) for row in rows]) for n in rows[0][0]}
-    optimizer, params = optax.adam(4e-3), quick_jit(system.init)(jax.random.key(1))
+    optimizer, params = optax.adam(4e-3), jax.jit(system.init)(jax.random.key(1))
 
-    @quick_jit
+    @jax.jit
     def train(params):
         def step(carry, batch):
             (_, metrics), grads = jax.value_and_grad(system.loss,
@@ -217,7 +216,7 @@ def test_it_learns_to_listen_and_generates_what_it_learnt():
     example = dialogue(np.random.default_rng(5), 48)
     conditions, frames = system.conditions(example, "generate")
     conditions = {n: jnp.asarray(v)[None] for n, v in conditions.items()}
-    made = jax.device_get(quick_jit(system.generate)(params, conditions,
+    made = jax.device_get(jax.jit(system.generate)(params, conditions,
                                                      jax.random.split(jax.random.key(0), 1)))
     assert frames == 48 == made["motion_length"][0]
     error = np.abs(made["motion"][0] - example["motion"])[6:].mean((0, 1))

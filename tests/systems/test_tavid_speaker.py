@@ -18,7 +18,6 @@ from data_pipelines.loading.loader import make_loader
 from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
 from eval.metrics import retrieval
-from tests.systems.talker_golden import quick_jit
 
 SIZE, VOICE, FACE = 32, 6, 4
 
@@ -66,11 +65,11 @@ def test_it_learns_faces_voices_from_a_dataset(tmp_path):
                             progress=False)
     system, config = build(tiny(face_dropout=0.5)), base.get_config()
     config.optimizer.update(dict(learning_rate=5e-3, schedule="cosine", clip_norm=1.0))
-    params = quick_jit(system.init)(jax.random.key(0))
+    params = jax.jit(system.init)(jax.random.key(0))
     optimizer = make_optimizer(config.optimizer, 150, params)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": optimizer.transform.init(params)}
-    step, cosines = quick_jit(make_train_step(system, optimizer, seed=0)), []
+    step, cosines = jax.jit(make_train_step(system, optimizer, seed=0)), []
     with make_loader(dataset, "train", system, batch_size=8, segment=1, seed=0,
                      threads=0) as loader:
         for _ in range(150):
@@ -86,7 +85,7 @@ def test_it_learns_faces_voices_from_a_dataset(tmp_path):
     assert np.mean(cosines[:5]) < 0.3 and np.mean(cosines[-20:]) > 0.6
 
     pictures, voices, faces = people(48, 2)
-    generate = quick_jit(lambda p, c: system.generate(p, c, None)["voices"])
+    generate = jax.jit(lambda p, c: system.generate(p, c, None)["voices"])
     for name, worse in retrieval.degraded(pictures):
         made = np.asarray(generate(state["params"],
                                    {"portraits": worse[:, None], "faces": faces[:, None]}))[:, 0]

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from avjax.inference.progress import Progress
 from avjax.systems import api
 from avjax.systems.tavid import config
 
@@ -41,14 +42,16 @@ def test_clip_by_clip_is_all_at_once(system):
     keys = jax.random.split(jax.random.key(3), 1)
     whole = jax.device_get(jax.jit(system.generate,
                                    static_argnames="task")(params, conditions, keys, task="avatar"))
-    *steps, (made, seconds) = system.steps("avatar")(params, conditions, keys)
+    progress = Progress(system, system.stream(params, [conditions], keys, "avatar"))
+    sound, *video = [chunk.seconds for chunk in progress]
     clips = -(-LENGTH // 2 // FRAMES)
-    assert len(steps) == clips and seconds == LENGTH / 50
-    np.testing.assert_allclose([s for _, s in steps],
-                               [min(2 * FRAMES * (k + 1), LENGTH) / 50 for k in range(clips)])
-    whole, made = api.real_streams(system, whole, 0, 0), api.real_streams(system, made, 0, 0)
-    assert whole.keys() == made.keys() == {"mel", "latents",
-                                           "voices"} and whole["latents"].shape[0] == LENGTH // 2
+    assert sound == 0 and len(video) == clips and video[-1] == LENGTH / 50
+    np.testing.assert_allclose(video, [min(2 * FRAMES * (k + 1), LENGTH) / 50
+                                       for k in range(clips)])
+    whole = api.real_streams(system, whole, 0, 0)
+    made = api.real_streams(system, progress.result, 0, 0)
+    assert whole.keys() == made.keys() == {"mel", "latents", "voices"}
+    assert whole["latents"].shape[0] == LENGTH // 2
     for name, value in whole.items():
         np.testing.assert_allclose(made[name], value, atol=2e-5, err_msg=name)
     assert np.abs(np.diff(made["latents"], axis=0)).max() > 1e-3

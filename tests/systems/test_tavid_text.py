@@ -17,7 +17,6 @@ from avjax.systems.api import build, example_batch
 from avjax.systems.tavid.text import config as presets
 from avjax.systems.tavid.text import decode, draws, objective, plan, rows
 from avjax.systems.tavid.text.model import TextNet
-from tests.systems.talker_golden import quick_jit
 
 FILLER = 3
 
@@ -136,7 +135,7 @@ def test_everything_trains_and_decoding_sees_what_training_saw(variant):
         return logits[-1] + c.guidance * (logits[0] - logits[-1]), jax.nn.log_softmax(
             jnp.moveaxis(looped, 0, 1))
 
-    @quick_jit
+    @jax.jit
     def both(params, batch):
         return jax.value_and_grad(system.loss, has_aux=True)(params, batch,
                                                              jax.random.key(0)), forced(params,
@@ -188,7 +187,7 @@ def test_causal_over_steps_and_over_the_units_of_a_step(coupling):
 
     given = np.random.default_rng(1).standard_normal((1, steps, slots, width)).astype(np.float32)
     # (step, slot; step, slot)
-    jacobian = np.abs(np.asarray(quick_jit(jax.jacobian(logits))(given))[:, :, 0]).sum(-1)
+    jacobian = np.abs(np.asarray(jax.jit(jax.jacobian(logits))(given))[:, :, 0]).sum(-1)
     age = np.arange(steps)[:, None] - np.arange(steps)[None]  # of what is fed in, one step late
     earlier = ((age >= 1) & (age <= c.window + 1))[:, None, :, None]
     own = (age == 0)[:, None, :,
@@ -203,7 +202,7 @@ def test_sampling_depends_on_the_example_alone():
     system, params = one()
     c, batch = system.config, batch_of(one()[0], seeds=(0, 1, 2))
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
-    run = quick_jit(system.generate)
+    run = jax.jit(system.generate)
 
     def generate(rows, width, room, keys=keys, **changed):
         given = {name: changed.get(name, batch[name])[rows][:, :width]
@@ -237,7 +236,7 @@ def test_dialogues_end_by_the_first_stream_by_silence_after_the_plan_or_by_the_b
         system = build(small(guidance=1.0, **stops))
         params = random_params(system)
 
-        @quick_jit
+        @jax.jit
         def run(script):
             def advance(system, params, memory, cache, before, index, choose):
                 units = jax.lax.dynamic_slice_in_dim(script, index * 2, 2)
@@ -286,7 +285,7 @@ def test_draws_follow_nucleus_share_temperature_and_repetition():
         sampler = dict(filler=2, top_p=0.7, temperature=2.0, repetition_window=4) | sampler
         config = FrozenConfigDict(small(num_units=4, **sampler))
         rows = np.tile(logits, (2000, 1)).astype(np.float32)
-        draw = quick_jit(functools.partial(draws.draw, config))
+        draw = jax.jit(functools.partial(draws.draw, config))
         units = draw(rows, keys, np.tile(seen, (2000, 1)), np.full(2000, can_end))
         return np.bincount(units, minlength=7) / 2000
 
@@ -318,7 +317,7 @@ def test_token_times_and_the_plan():
     logits[:, np.arange(len(who)), bins] = 20.0
     real = np.tile(np.arange(len(who)) < 9, (3, 1))
     assert plan.loss(logits, np.tile(times, (3, 1)), real) < 1e-6
-    drawn = np.asarray(quick_jit(plan.sample, static_argnums=3)(logits, real,
+    drawn = np.asarray(jax.jit(plan.sample, static_argnums=3)(logits, real,
                                                                 jax.random.split(jax.random.key(0),
                                                                                  3), 1.0))
     width = np.cumsum((plan.EDGES[1:] - plan.EDGES[:-1])[bins])[:9]
@@ -459,7 +458,7 @@ def test_the_mesh_does_not_matter():
     """Rules on data 2 x fsdp 2 x tensor 2, every dropout on."""
     system = build(small(unit_dropout=0.2, dropout=0.1))
     params, batch = random_params(system), batch_of(system, seeds=range(4))
-    mesh, loss = make_mesh(dict(data=2, fsdp=2, tensor=2)), quick_jit(lambda
+    mesh, loss = make_mesh(dict(data=2, fsdp=2, tensor=2)), jax.jit(lambda
                                                                       *args: system.loss(*args)[0])
     spread = loss(jax.device_put(params, param_shardings(params, system.param_rules, mesh)),
                   put_batch(batch, batch_sharding(mesh)), jax.random.key(0))

@@ -20,12 +20,11 @@ from avjax.sharding.rules import param_shardings
 from avjax.systems.api import build
 from avjax.systems.tavid.vae import config as configs
 from configs import base
-from data_pipelines.features.common import picture_latents
+from data_pipelines.features.common import trained
 from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
 from launch.training import run_training
 from tests.golden_files import cases, relative_error, under
-from tests.systems.talker_golden import quick_jit
 
 CASES = cases("sd_vae", key="sd/")
 TOLERANCE = 1e-4
@@ -42,7 +41,7 @@ def test_published_network(arrays):
                                                          "scaling": recorded["scaling_factor"]})
     net, params = AutoencoderKL(config), sd_vae.import_vae(state, config)
 
-    @quick_jit
+    @jax.jit
     def run(params, x, eps):
         mean, log_variance = net.apply({"params": params}, x, method="encode")
         sample = mean + jnp.exp(0.5 * log_variance) * eps
@@ -92,7 +91,7 @@ def test_group_norm_backward_by_hand():
         return y, back(dy)
 
     for silu in (False, True):
-        ours, theirs = quick_jit(lambda silu=silu: (run(lambda *a: group_norm(*a, 2, 1e-3, silu)),
+        ours, theirs = jax.jit(lambda silu=silu: (run(lambda *a: group_norm(*a, 2, 1e-3, silu)),
                                                     run(lambda *a: plain(*a, silu))))()
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, theirs)
 
@@ -128,7 +127,7 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
     c.train.peak_flops, c.evaluate.batch_size = 1e11, 8
     run_training(c, tmp_path / "run")
 
-    codec = picture_latents.load(tmp_path / "run")
+    codec = trained.load_picture_codec(tmp_path / "run")
     shown = np.concatenate([clip["pictures"][:2] for clip in clips[:4]])
     latents = codec.encode(shown)
     assert latents.shape == (len(shown), 4, 4, 4) == (len(shown), *codec.latent_shape(16, 16))
@@ -156,7 +155,7 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
     mask = np.ones((1, 5), np.float32)
     mask[0, 3:] = 0
     given = {"pictures": shown[None, :5], "mask": mask}
-    out = quick_jit(system.generate)(codec.params, given, jax.random.split(jax.random.key(0), 1))
+    out = jax.jit(system.generate)(codec.params, given, jax.random.split(jax.random.key(0), 1))
     np.testing.assert_allclose(out["pictures"][0, :3].astype(int), codec.decode(latents[:3]),
                                atol=1)
     assert not out["pictures"][0, 3:].any()

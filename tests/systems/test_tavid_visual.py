@@ -20,7 +20,6 @@ from avjax.training.flops import count_flops
 from avjax.training.optimizer import make_optimizer
 from avjax.training.step import make_gradients
 from configs import base
-from tests.systems.talker_golden import quick_jit
 
 LATENT = (4, 4, 1)
 
@@ -167,7 +166,7 @@ def test_a_stage_trains_its_own_and_pays_for_no_more():
         whole = count_flops(jax.value_and_grad(system.loss, has_aux=True), params, batch, key)
         # no products for the gradients of what is frozen
         assert frozen < 0.9 * whole, (stage, frozen / whole)
-    _, _, grads = jax.device_get(quick_jit(gradients)(params, batch, key))  # of stage temporal
+    _, _, grads = jax.device_get(jax.jit(gradients)(params, batch, key))  # of stage temporal
     moved = {n for n, g in named_leaves(grads) if np.abs(g).max() > 0}
     assert moved == {n for (n, _), train in zip(named_leaves(grads), jax.tree.leaves(trainable),
                                                 strict=True) if train}
@@ -183,7 +182,7 @@ def test_dropped_conditions_leave_no_trace_and_the_loss_is_the_papers():
     changed = {n: batch | {n: -batch[n]} for n in ("reference", "face", "motion")}
     changed["units"] = batch | {"units": (batch["units"] + 3) % 10}
     gone = {"reference": "reference", "face": "face", "motion": "motion_frames", "units": "motion"}
-    run = quick_jit(lambda params, batch, draw: system.loss_at(params, batch, draw)[0])
+    run = jax.jit(lambda params, batch, draw: system.loss_at(params, batch, draw)[0])
     base_loss = float(run(params, batch, draw))
     for name, flag in gone.items():
         without = draw | {flag: on}
@@ -225,7 +224,7 @@ def test_video_goes_on_clip_by_clip_whatever_lies_beside_it():
                      "has_first": np.float32(1)}
     batch = {n: np.stack([c[n] for c in (long, cut, other, shown)]) for n in long}
     keys = jax.random.split(jax.random.key(0), 3)[jnp.array([0, 0, 1, 1])]
-    generate = quick_jit(system.generate)
+    generate = jax.jit(system.generate)
     out = jax.device_get(generate(params, batch, keys))
     frames = out["latents"]
     assert frames.shape == (4, 9, 2, *LATENT) and list(out["latents_length"]) == [9, 7, 9, 9]
@@ -234,7 +233,7 @@ def test_video_goes_on_clip_by_clip_whatever_lies_beside_it():
     assert np.abs(frames[2] - frames[3])[:3].max() > 1e-3  # another past
 
     # by hand: the third clip after the last frames of the second
-    @quick_jit
+    @jax.jit
     def clip(before):
         tokens = sampler.motion_tokens(system, params, batch["units"][:1],
                                        batch["units_length"][:1])
@@ -269,7 +268,7 @@ def test_guidance_mixes_what_it_says():
                                                                 key)["latents"]
 
     both = {"guidance_mode": "separate", "guidance_reference": 2.0, "guidance_motion": 3.5}
-    mixed, motion, ref, none = jax.device_get(quick_jit(lambda: (
+    mixed, motion, ref, none = jax.device_get(jax.jit(lambda: (
         run(**both), run(guidance=1.0), run(guidance_mode="separate", guidance_reference=1.0,
                                             guidance_motion=0.0),
         run(guidance=0.0)))())
@@ -295,7 +294,7 @@ def test_the_picture_follows_the_units():
     batches = {n: jnp.stack([jnp.stack([r[n] for r in row]) for row in rows]) for n in rows[0][0]}
     update = optax.adam(1e-2)
 
-    @quick_jit
+    @jax.jit
     def train(params):
         def step(carry, inputs):
             batch, key = inputs
@@ -315,7 +314,7 @@ def test_the_picture_follows_the_units():
     (params, _), errors = train(params)
     example = toy()
     given = {n: jnp.asarray(v)[None] for n, v in system.conditions(example)[0].items()}
-    made = jax.device_get(quick_jit(system.generate)(params, given,
+    made = jax.device_get(jax.jit(system.generate)(params, given,
                                                      jax.random.split(jax.random.key(0),
                                                                       1)))["latents"][0]
     truth = example["latents"].astype(np.float32)

@@ -16,7 +16,6 @@ from avjax.systems.tavid.acoustic.system import System
 from avjax.systems.tavid.acoustic.usdm import alibi
 from tests.golden_files import cases, matching, relative_error, under
 from tests.golden_files import config as recorded_config
-from tests.systems.talker_golden import quick_jit
 
 FILES = cases("usdm_voicebox")
 TOLERANCE = 1e-4
@@ -39,7 +38,7 @@ def prepare(arrays, fresh=False, **overrides):
         params = system.init(key)
         return {"voice": params["voice"], "inputs": {"partner": params["inputs"]["partner"]}}
 
-    return system, import_usdm(state, c, quick_jit(added)(jax.random.key(0)) if fresh else None)
+    return system, import_usdm(state, c, jax.jit(added)(jax.random.key(0)) if fresh else None)
 
 
 def conditions(units, prompt, lengths=None):
@@ -56,7 +55,7 @@ def test_expansion(arrays):
     for case in matching(arrays, r"(expand\d*)/units"):
         rec = under(arrays, f"{case}/")
         np.testing.assert_array_equal(expand(rec["units"]), rec["frames"])
-        np.testing.assert_array_equal(quick_jit(expand)(rec["units"]), rec["frames"])
+        np.testing.assert_array_equal(jax.jit(expand)(rec["units"]), rec["frames"])
         assert mel_frames(len(rec["units"])) == len(rec["frames"]) and 256 * len(
             rec["frames"]) == rec["n_samples"]
         # several speakers, and room for more frames than there are units
@@ -71,13 +70,13 @@ def test_velocity(arrays):
     system, params = prepare(arrays)
     rec = under(arrays, "forward/")
     given = conditions(rec["units"], frame_major(rec["cond"]), rec["lengths"])
-    out = quick_jit(system.velocity)(params, frame_major(rec["y"]), rec["t"][:, 0, 0], given)
+    out = jax.jit(system.velocity)(params, frame_major(rec["y"]), rec["t"][:, 0, 0], given)
     assert relative_error(out, frame_major(rec["velocity"])) < TOLERANCE
     fresh = jax.eval_shape(system.init, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
     for name in matching(arrays, r"(alibi_slopes\d*)"):
         slopes = arrays[name]
-        bias = np.asarray(quick_jit(alibi, static_argnums=(0, 1))(len(slopes), 5))
+        bias = np.asarray(jax.jit(alibi, static_argnums=(0, 1))(len(slopes), 5))
         np.testing.assert_allclose(-bias[:, 4, 3], slopes, rtol=1e-6)
         assert not bias[:, :, 0].any() and np.allclose(bias[:, 0, 4], -4 * slopes)
 
@@ -98,7 +97,7 @@ def test_loss_and_gradient_also_with_a_voice_and_partners(arrays):
         return system.loss_at(params, frame_major(rec["z"]), x1, rec["t"][:, 0, 0], given,
                               1 - given_BT)[0]
 
-    value, grads = quick_jit(jax.value_and_grad(loss))(params)
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, rec["value"], rtol=TOLERANCE)
     ours = {"project": grads["voice"].pop("project"), "partner": grads["inputs"].pop("partner")}
     assert all(np.abs(layer["kernel"]).max() > 0 for layer in ours.values())
@@ -148,7 +147,7 @@ def test_roll_outs(arrays):
         noise[:len(rec["noise"])] = frame_major(rec["noise"])
         given = conditions(units, with_prompt * prompt)
         out = compiled.setdefault((solver, len(noise), scale),
-                                  quick_jit(run))(given, prompt, with_prompt * is_prompt, noise)
+                                  jax.jit(run))(given, prompt, with_prompt * is_prompt, noise)
         assert relative_error(out, frame_major(rec["out"])) < TOLERANCE, name
 
 

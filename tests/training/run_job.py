@@ -1,14 +1,14 @@
 """Subprocess of the resume tests: trains the toy system or a tiny AV-Flow from an endless in-memory
 loader.
 
-python run_job.py WORKDIR SYSTEM DEVICES MESH STEPS [SECONDS_A_BATCH [BATCHES]]      MESH like data=2,fsdp=4
+python run_job.py WORKDIR SYSTEM DEVICES MESH STEPS [KILL_AT]      MESH like data=2,fsdp=4
 
-After so many batches none comes, for whoever wants to kill it before its end.
+With KILL_AT it kills itself (SIGKILL) once the record of that step is written.
 """
 
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
@@ -20,6 +20,7 @@ import toy  # noqa: E402
 
 from avjax.sharding.mesh import make_mesh  # noqa: E402
 from avjax.systems import api  # noqa: E402
+from avjax.telemetry.metrics_writer import MetricsWriter  # noqa: E402
 from avjax.training.evaluators import HeldOutLoss  # noqa: E402
 from avjax.training.loop import train  # noqa: E402
 
@@ -27,13 +28,11 @@ from avjax.training.loop import train  # noqa: E402
 class SpecLoader(toy.ToyLoader):
     """Random batches for any system's batch_spec, batch k a function of k."""
 
-    def __init__(self, system, batch_size, segment, pause=0.0, batches=10**6):
+    def __init__(self, system, batch_size, segment):
         super().__init__(batch_size)
         self.shapes = api.example_batch(system, batch=batch_size, time=segment)
-        self.pause, self.batches = pause, batches
 
     def __next__(self):
-        time.sleep(self.pause if self.index < self.batches else 3600)
         rng = np.random.default_rng(self.index)
         batch = {n: rng.standard_normal(s.shape, np.float32) for n, s in self.shapes.items()}
         batch["mask"] = np.ones(self.shapes["mask"].shape, np.float32)
@@ -42,7 +41,21 @@ class SpecLoader(toy.ToyLoader):
         return batch | {"example": rng.integers(0, 2**32, self.batch_size, dtype=np.uint32)}
 
 
-def main(workdir, name, devices, mesh, steps, pause="0", batches="1000000"):
+def kill_at(step):
+    """Kills this process after the record of `step` is written."""
+    record = MetricsWriter.record
+
+    def recording(self, at, kind, *args, **kwargs):
+        record(self, at, kind, *args, **kwargs)
+        if (at, kind) == (step, "train"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    MetricsWriter.record = recording
+
+
+def main(workdir, name, devices, mesh, steps, killed=""):
+    if killed:
+        kill_at(int(killed))
     jax.config.update("jax_num_cpu_devices", int(devices))
     sizes = {k: int(v) for k, v in (part.split("=") for part in mesh.split(","))}
     config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4,
@@ -64,8 +77,7 @@ def main(workdir, name, devices, mesh, steps, pause="0", batches="1000000"):
     loader = SpecLoader(system, config.data.batch_size, config.data.segment)
     evaluators = [HeldOutLoss(system, [next(loader)], mesh, every=8)]
     train(config, system, workdir,
-          lambda: SpecLoader(system, config.data.batch_size, config.data.segment, float(pause),
-                             int(batches)), evaluators,
+          lambda: SpecLoader(system, config.data.batch_size, config.data.segment), evaluators,
           mesh=mesh)
 
 

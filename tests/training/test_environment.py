@@ -60,7 +60,7 @@ def test_what_changes_rounding_is_told_and_what_changes_draws_is_refused(setting
     before = environment.settings()
     setting("jax_default_matmul_precision", "highest")
     assert environment.compare(before, "step 3") == [
-        "going on with another jax_default_matmul_precision, so sums may round otherwise: "
+        "resuming with another jax_default_matmul_precision, so sums may round otherwise: "
         "None before, 'highest' now"
     ]
     setting("jax_threefry_partitionable", False)

@@ -253,9 +253,9 @@ def test_files_that_other_hosts_show_late_are_waited_for(monkeypatch):
     naps, seen = [], iter([[], [3], [3, 6]])
     monkeypatch.setattr(checkpoint_files, "time", types.SimpleNamespace(sleep=naps.append))
     monkeypatch.setattr(distributed, "gather", lambda name, value: [[3, 6], value])
-    assert checkpoint_files.settled("steps", lambda: next(seen)) == [[3, 6],
+    assert checkpoint_files.retry_until_stable("steps", lambda: next(seen)) == [[3, 6],
                                                                      [3, 6]] and naps == [0, 1, 2]
-    assert checkpoint_files.settled("steps", lambda: [3]) == [[3, 6],
+    assert checkpoint_files.retry_until_stable("steps", lambda: [3]) == [[3, 6],
                                                               [3]] and 60 < sum(naps[3:]) < 70
 
 
@@ -477,7 +477,7 @@ def test_what_ends_a_save_is_told_and_its_rest_removed(tmp_path, code, exit):
     rest = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
     rest.mkdir()
     wrapped = ValueError(f"INTERNAL: Error writing: {os.strerror(code)}")  # TensorStore's way
-    error = saver._failed(wrapped, 3)
+    error = saver._save_error(wrapped, 3)
     assert error.code == exit and os.strerror(code) in str(
         error) and "last whole checkpoint: none" in str(error)
     assert not rest.exists() and ("free disk" not in str(error))

@@ -9,11 +9,11 @@ import pytest
 import toy
 from test_loop import Recorder, assert_same, run
 
-from avjax.checkpoint import checkpoints
+from avjax.checkpoint import checkpoints, remote
 from avjax.checkpoint import files as checkpoint_files
 from avjax.errors import UserError
 from avjax.hosts import peers
-from avjax.storage import paths, remote
+from avjax.storage import paths
 from avjax.telemetry import goodput
 
 RUN = "gs://bucket/runs/a"
@@ -84,7 +84,7 @@ def test_torn_newest_checkpoint_in_a_bucket(store, tmp_path, how):
     resumed = run(RUN, **KEEP_ALL)
     assert_same(whole.state, resumed.state)
     said = " ".join(r["text"] for r in lines(store, "note"))
-    assert "going on from step 2" in said and ("checkpoint 4 is broken" in said) == (how
+    assert "resuming from step 2" in said and ("checkpoint 4 is broken" in said) == (how
                                                                                      == "objects lost")
     assert steps(store) == [2, 4, 6]
     aside = "bucket/runs/a/checkpoints_broken/4/"

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from test_loop import assert_same, damage, one_device, records, run, steps
 
 from avjax.checkpoint import checkpoints
-from avjax.checkpoint.spread import recoverable, spread
+from avjax.checkpoint.replicas import recoverable, restore_from_replicas
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 
@@ -59,7 +59,7 @@ def test_restart_takes_the_newer_local_step_and_loses_nothing(tmp_path, whole):
     (local(tmp_path) / "11.orbax-checkpoint-tmp").mkdir()  # a kill in the middle of the next one
     resumed = run(tmp_path / "a", **two_tiers(tmp_path))
     assert "step 10 is from the hosts' own disks" in notes(tmp_path
-                                                           / "a") and "going on from step 10" in notes(tmp_path / "a")
+                                                           / "a") and "resuming from step 10" in notes(tmp_path / "a")
     assert_same(whole, resumed.state)
     assert [r["step"]
             for r in records(tmp_path / "a")] == list(range(1,
@@ -67,7 +67,7 @@ def test_restart_takes_the_newer_local_step_and_loses_nothing(tmp_path, whole):
                                                                                                12]
     assert sorted(p.name for p in local(tmp_path).iterdir()) == ["10", "4", "8"]
     run(tmp_path / "a", **two_tiers(tmp_path, **{"train.steps": 13}))
-    assert "going on from step 12" in notes(tmp_path / "a")  # the persistent one, being newer
+    assert "resuming from step 12" in notes(tmp_path / "a")  # the persistent one, being newer
 
 
 @pytest.mark.parametrize("how, expected", [("flipped", 8), ("truncated", 8), ("killed", 8),
@@ -84,7 +84,7 @@ def test_what_is_not_whole_or_not_ours_is_not_used(tmp_path, how, expected, whol
     else:
         damage(newest, how)
     resumed = run(tmp_path / "a", mesh=mesh, **two_tiers(tmp_path))
-    assert f"going on from step {expected}" in notes(tmp_path / "a")
+    assert f"resuming from step {expected}" in notes(tmp_path / "a")
     if mesh is None:
         assert_same(whole, resumed.state)
 
@@ -101,7 +101,7 @@ def test_a_workdir_made_anew_does_not_take_the_old_ones_steps(tmp_path):
     crashed(tmp_path)
     shutil.rmtree(tmp_path / "a")
     run(tmp_path / "a", **two_tiers(tmp_path, **{"train.steps": 1}))
-    assert "going on" not in notes(tmp_path / "a")
+    assert "resuming" not in notes(tmp_path / "a")
     assert [r["step"] for r in records(tmp_path / "a")] == [1]
 
 
@@ -152,7 +152,7 @@ def test_replicas_give_what_was_lost_bit_by_bit():
         return device not in lost
 
     assert recoverable(target, holds)
-    found = spread({name: torn(name, x) for name, x in values.items()}, target, holds)
+    found = restore_from_replicas({name: torn(name, x) for name, x in values.items()}, target, holds)
     for name, x in values.items():
         assert found[name].sharding == places[name] and found[name].dtype == x.dtype
         for shard in found[name].addressable_shards:

@@ -71,6 +71,9 @@ class ToyLoader:
     def set_state(self, state):
         self.index = state["next_index"]
 
+    def close(self):
+        pass
+
 
 def config(**overrides):
     """base.get_config() made tiny; keys such as "train.steps"."""

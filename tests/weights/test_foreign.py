@@ -10,7 +10,7 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.weights.reader import read_checkpoint, read_state_dict
-from launch.weights import describe
+from launch.jobs.weights import describe
 from tests.weights.torch_zips import Call, Global, Pickler, dumps, tensor, zip_pickle
 
 STORAGE = {"0": struct.pack("<2f", 1, 2)}

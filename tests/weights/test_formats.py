@@ -39,7 +39,7 @@ def check(found, expected, name=""):
 
 
 def test_every_format_of_safetensors_and_its_listing():
-    from launch.weights import describe
+    from launch.jobs.weights import describe
 
     arrays = read_state_dict(FIXTURES / "formats.safetensors")
     assert arrays.keys() == FORMATS.keys()

@@ -40,7 +40,7 @@ def test_the_index_and_its_folder_give_the_whole(folder):
 
 
 def test_the_listing_of_a_sharded_checkpoint(folder):
-    from launch.weights import describe
+    from launch.jobs.weights import describe
 
     assert "3 arrays, 6 numbers" in describe(str(folder))
 

@@ -24,7 +24,7 @@ DILATIONS = (1, 3, 5)  # of every published model
 
 
 def bigvgan_sizes(state: dict[str, np.ndarray], where: str = "") -> dict:
-    """What config.json would say, as far as the weights show it; rates are taken to be half of
+    """config.json as far as the weights show it; rates are taken to be half of
     their kernels, the mel to be that of the 22 kHz, 80-band, 256-hop family. UserError: other
     weights."""
     state = fold_weight_norm(state)

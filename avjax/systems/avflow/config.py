@@ -1,77 +1,112 @@
-"""Every field of an AV-Flow system with its presets.
-
-`released` is what the published weights were trained with, `paper` what the paper says, `default`
-the release with the mel weight its configuration file meant (3; the release's code reads the wrong
-key and so trains with 0.2).
-"""
+"""The fields of an AV-Flow system and its presets (see avjax/fields.py)."""
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from avjax.errors import UserError
+from avjax.fields import Recipe, Section, field
+from avjax.nn import config_fields
 from avjax.signal import mel
 
 FUSIONS = ("highway", "separate", "shared", "cascaded")
 
 
-def released() -> ConfigDict:
-    c = ConfigDict()
-    c.name = "avflow"
-    c.d_model = 512
-    c.num_blocks = 8
-    c.num_heads = 4
-    c.d_ff = 1024
-    c.window = (16, 8)  # (left, right) frames for every block, or one pair per block
-    # highway | separate | shared | cascaded; the last three are the paper's ablations widths; 0 =
-    # the input does not exist. Every tower sees [noisy stream; tokens; identity; partner ...]
-    c.fusion = "highway"
-    c.mel_dim = 80
-    c.face_dim = 256
-    c.head_dim = 8
-    c.token_dim = 29
-    # one vector a clip, repeated over time [ours: the release has one model a person]
-    c.identity_dim = 0
-    c.partner_token_dim = 0  # dyadic: 29
-    c.partner_expression_dim = 0  # dyadic: 55 (release: 50 expression + 2 eyelid + 3 jaw)
-    c.partner_head_dim = 0  # dyadic: 3
-    # the exact mel definition that feature shards must match; empty = any objective
-    c.mel_recipe = ConfigDict(mel.SPEECH)
-    c.sigma = 1e-6
-    c.loss_weights = ConfigDict(dict(mel=0.2, face=1.0, head=0.2))
-    # share of examples trained without their partner, for guidance [ours: not in the release]
-    # sampler
-    c.partner_dropout = 0.0
-    c.euler_steps = 16
-    c.temperature = 1.0  # of the start noise
-    # frames sampled at once (95 s); longer clips go block by block, with the same result
-    c.sample_block = 8192
-    c.guidance = 1.0  # on the partner's streams; 1 = off, needs partner_dropout > 0 in training
-    # arithmetic
-    c.compute_dtype = "auto"  # auto = bfloat16 on TPU and GPU, float32 on CPU
-    c.attention_kernel = "auto"  # auto | dense | banded
-    # one compiled layer for all: compiles in a fifth of the time, trains slower (docs/scale.md)
-    c.scan_layers = False
-    # recompute each block in the backward pass: less memory, a third more time; layers are then one
-    # scan
-    c.remat = False
-    # variance * fan_in of fresh kernels; 1/3 = the release's +-1/sqrt(fan_in)
-    c.init_scale = 1.0 / 3.0
-    c.frame_rate = 22050 / 256
-    return c
+class LossWeights(Section):
+    """0.2 of mel is in effect the release's: its configuration file says 3, its code reads another
+    key."""
+
+    mel: float = field(0.2, "Of the mel's flow matching loss.", minimum=0)
+    face: float = field(1.0, "Of the face codes'.", minimum=0)
+    head: float = field(0.2, "Of the head latent's.", minimum=0)
+
+
+class Config(Section):
+    name: str = config_fields.system_name("avflow")
+    d_model: int = field(512, "Width of the towers.", minimum=8)
+    num_blocks: int = field(8, "Transformer blocks a tower.", minimum=1)
+    num_heads: int = field(4, "Attention heads.", minimum=1)
+    d_ff: int = field(1024, "Hidden width of the feed-forward layers.", minimum=1)
+    window: tuple = field((16, 8), "(left, right) frames that every block attends to, or one such "
+                          "pair a block.")
+    fusion: str = field("highway", "How the speech tower and the face tower exchange; the last "
+                        "three are the paper's ablations: no exchange, one tower on both streams, "
+                        "tokens -> speech -> face and head.", choices=FUSIONS)
+    mel_dim: int = field(80, "Mel bands.", minimum=1)
+    face_dim: int = field(256, "Width of a face code.", minimum=1)
+    head_dim: int = field(8, "Width of a head latent.", minimum=1)
+    token_dim: int = field(29, "Width of the speech tokens (logits).", minimum=1)
+    identity_dim: int = field(0, "Width of one vector a clip, repeated over time; 0 = none [ours: "
+                              "the release has one model a person].", minimum=0)
+    partner_token_dim: int = field(0, "Width of the partner's tokens; 0 = none, dyadic: 29.",
+                                   minimum=0)
+    partner_expression_dim: int = field(0, "Width of the partner's expression; 0 = none, dyadic: "
+                                        "55 (release: 50 expression + 2 eyelid + 3 jaw).",
+                                        minimum=0)
+    partner_head_dim: int = field(0, "Width of the partner's head pose; 0 = none, dyadic: 3.",
+                                  minimum=0)
+    mel_recipe: Recipe = field(mel.SPEECH, "The mel definition that features must have been made "
+                               "with; empty = any.")
+    sigma: float = field(1e-6, "Deviation of the flow's end around the data.", minimum=0)
+    loss_weights: LossWeights = field(None, "Weight of each stream's loss.")
+    partner_dropout: float = field(0.0, "Share of examples trained without their partner, for "
+                                   "guidance [ours].", minimum=0, maximum=1)
+    euler_steps: int = field(16, "Steps of the sampler.", minimum=1)
+    temperature: float = field(1.0, "Deviation of the sampler's start noise.", minimum=0)
+    sample_block: int = field(8192, "Frames sampled at once (95 s); longer clips are sampled block "
+                              "by block, with the same result.", minimum=1)
+    guidance: float = field(1.0, "On the partner's streams; 1 = off, else partner_dropout > 0 in "
+                            "training.")
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
+    scan_layers: bool = config_fields.SCAN_LAYERS
+    remat: bool = field(False, "Recomputes each block in the backward pass: less memory, a third "
+                        "more time; blocks are then one scan.")
+    init_scale: float = field(1.0 / 3.0, "Variance * fan_in of fresh kernels; 1/3 = the release's "
+                              "+-1/sqrt(fan_in).", minimum=0)
+    frame_rate: float = field(22050 / 256, "Frames a second of all streams.", above=0)
+
+    @staticmethod
+    def relations(c, need):
+        need(c.d_model % (2 * c.num_heads) == 0 and c.d_model % 8 == 0, "d_model",
+             f"a multiple of 8 and of 2 * num_heads = {2 * c.num_heads}")
+        pairs = _window_pairs(c)
+        need(pairs is not None and (pairs >= 0).all(), "window",
+             f"(left, right) or {c.num_blocks} such pairs, none negative")
+        need(c.guidance == 1.0 or partner_width(c) > 0, "guidance", "1.0 without a partner",
+             hint="set partner_token_dim or another partner width")
+        need(c.guidance == 1.0 or c.partner_dropout > 0, "guidance",
+             "1.0 where partner_dropout = 0",
+             hint="without examples that lack the partner there is nothing to guide away from")
+
+
+def published() -> ConfigDict:
+    """What the published weights were trained with."""
+    return Config.make()
 
 
 def paper() -> ConfigDict:
-    c = released()
+    """What the paper says, where that differs from the published code."""
+    c = published()
     c.window = (10, 2)
     c.euler_steps = 8
     c.loss_weights.mel = 3.0
     return c
 
 
-def default() -> ConfigDict:
-    c = released()
+def full() -> ConfigDict:
+    """The release with the mel weight that its configuration file means, and 8 Euler steps."""
+    c = published()
     c.loss_weights.mel = 3.0
     c.euler_steps = 8
+    return c
+
+
+def tiny() -> ConfigDict:
+    """What learns the puppets, or one person's recordings, on two CPU cores."""
+    c = full()
+    c.d_model = 192
+    c.num_blocks = 4
+    c.num_heads = 3
+    c.d_ff = 512
     return c
 
 
@@ -88,41 +123,18 @@ def dyadic(c: ConfigDict) -> ConfigDict:
 
 def windows(config) -> tuple[tuple[int, int], ...]:
     """(left, right) of every block, from one pair or one per block."""
-    pairs = np.asarray(config.window, dtype=np.int64)
+    return tuple((int(left), int(right)) for left, right in _window_pairs(config))
+
+
+def _window_pairs(config) -> np.ndarray | None:
+    """(num_blocks, 2); None where config.window is neither one pair nor as many."""
+    try:
+        pairs = np.asarray(config.window, dtype=np.int64)
+    except (TypeError, ValueError):
+        return None
     if pairs.shape == (2,):
         pairs = np.tile(pairs, (config.num_blocks, 1))
-    if pairs.shape != (config.num_blocks, 2) or (pairs < 0).any():
-        raise UserError("attention windows", where="config.system.window",
-                        expected=f"(left, right) or {config.num_blocks} such pairs, none negative",
-                        found=str(config.window))
-    return tuple((int(left), int(right)) for left, right in pairs)
-
-
-def check(config) -> None:
-    """UserError for widths and choices that cannot make a network."""
-    if config.fusion not in FUSIONS:
-        raise UserError("unknown fusion", where="config.system.fusion",
-                        expected=" | ".join(FUSIONS),
-                        found=config.fusion)
-    if config.d_model % (2 * config.num_heads) or config.d_model % 8:
-        raise UserError("model width", where="config.system.d_model",
-                        expected="a multiple of 8 and of 2 * num_heads",
-                        found=f"{config.d_model} with {config.num_heads} heads")
-    for name in ("mel_dim", "face_dim", "head_dim", "token_dim"):
-        if config[name] <= 0:
-            raise UserError("stream width", where=f"config.system.{name}", expected="> 0",
-                            found=str(config[name]))
-    if config.guidance != 1.0 and partner_width(config) == 0:
-        raise UserError("guidance without a partner", where="config.system.guidance",
-                        expected="1.0", found=str(config.guidance),
-                        hint="set partner_token_dim or another partner width")
-    if config.guidance != 1.0 and not config.partner_dropout > 0:
-        raise UserError("guidance without partner_dropout", where="config.system.guidance",
-                        found=str(config.guidance),
-                        expected="1.0 where partner_dropout = 0",
-                        hint="without examples that lack the partner there is nothing to guide "
-                        "away from")
-    windows(config)
+    return pairs if pairs.shape == (config.num_blocks, 2) else None
 
 
 def partner_width(config) -> int:
@@ -150,3 +162,9 @@ def look_ahead(config, steps: int | None = None) -> tuple[int, float]:
     """
     frames = (steps or config.euler_steps) * receptive_field(config)[1]
     return frames, frames / config.frame_rate
+
+
+check = Config.check
+# names of before, which users' config files call
+released = published
+default = full

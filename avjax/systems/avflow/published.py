@@ -1,5 +1,4 @@
-"""Published AV-Flow and head VAE state dicts <-> our parameters: one name table a network, both
-directions.
+"""Published AV-Flow state dicts <-> our parameters: one name table, both directions.
 
 Published layouts: a Linear's weight is (out, in); attention's fused projection is head-major (each
 head's q, k, v adjacent) and rotates adjacent channel pairs, where ours is (in, 3, heads, head
@@ -10,50 +9,45 @@ network's names under `diffusion_module.`; names are read with and without it.
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.nn.embeddings import halves_from_adjacent
+from avjax.weights.layouts import halves_from_adjacent, transposed
 from avjax.weights.names import PREFIXED, gather, scatter
+from avjax.weights.published import Published
 
 WRAPPER = "diffusion_module."
+# widths of the release's conditions on a partner
+DYADIC = {"partner_token_dim": 29, "partner_expression_dim": 55, "partner_head_dim": 3}
 # torch.optim.AdamW's settings in the release, as its state_dict() gives them.
 ADAMW = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 0.0, "amsgrad": False,
          "maximize": False, "foreach": None, "capturable": False, "differentiable": False,
          "fused": None, "decoupled_weight_decay": True}
 
 
-def plain(config):
-    """weight (out, in) <-> kernel (in, out); a bias as it is."""
-    return (lambda w: w.T if w.ndim == 2 else w), (lambda k: k.T if k.ndim == 2 else k)
+def _triple_in(w):
+    return w.T.reshape(w.shape[1], 3, -1) if w.ndim == 2 else w.reshape(3, -1)
 
 
-def triple(config):
-    """AdaLN's three vectors (alpha, beta, gamma): (3D, D) <-> (D, 3, D)."""
-    def to_ours(w):
-        return w.T.reshape(w.shape[1], 3, -1) if w.ndim == 2 else w.reshape(3, -1)
-
-    def to_theirs(k):
-        return k.reshape(k.shape[0], -1).T if k.ndim == 3 else k.reshape(-1)
-
-    return to_ours, to_theirs
+def _triple_out(k):
+    return k.reshape(k.shape[0], -1).T if k.ndim == 3 else k.reshape(-1)
 
 
-def fused_qkv(config, rotary: bool = True, head_major: bool = True):
-    """(3D, D) <-> (D, 3, heads, head width); rotary pairs reordered for q and k."""
+triple = (_triple_in, _triple_out)  # AdaLN's (alpha, beta, gamma): (3D, D) <-> (D, 3, D)
+
+
+def fused_qkv(config):
+    """(3D, D), head-major <-> (D, 3, heads, head width); rotary pairs reordered for q and k."""
     heads, width = config.num_heads, config.d_model // config.num_heads
-    order = halves_from_adjacent(width) if rotary else np.arange(width)
-    back = np.argsort(order)
+    order = halves_from_adjacent(width)
 
     def permute(x, index):  # (..., 3, heads, width)
         return np.concatenate([x[..., :2, :, :][..., index], x[..., 2:, :, :]], axis=-3)
 
     def to_ours(w):
-        shape = (heads, 3, width) if head_major else (3, heads, width)
-        x = (w.T if w.ndim == 2 else w[None]).reshape(-1, *shape)
-        x = permute(x.swapaxes(1, 2) if head_major else x, order)
+        x = (w.T if w.ndim == 2 else w[None]).reshape(-1, heads, 3, width)
+        x = permute(x.swapaxes(1, 2), order)
         return x if w.ndim == 2 else x[0]
 
     def to_theirs(k):
-        x = permute(k if k.ndim == 4 else k[None], back)
-        x = x.swapaxes(1, 2) if head_major else x
+        x = permute(k if k.ndim == 4 else k[None], np.argsort(order)).swapaxes(1, 2)
         x = x.reshape(x.shape[0], -1)
         return x.T if k.ndim == 4 else x[0]
 
@@ -63,22 +57,23 @@ def fused_qkv(config, rotary: bool = True, head_major: bool = True):
 def avflow_names(config) -> list[tuple[str, str, object, int | None]]:
     """(published prefix, our prefix, layout, place in a stack or None) of every layer of the
     highway network."""
-    rows = [("time_embed.mlp.0", "time_embed/hidden", plain, None),
-            ("time_embed.mlp.2", "time_embed/out", plain, None)]
+    qkv = fused_qkv(config)
+    rows = [("time_embed.mlp.0", "time_embed/hidden", transposed, None),
+            ("time_embed.mlp.2", "time_embed/out", transposed, None)]
     for letter, tower in (("v", "visual"), ("a", "audio")):
-        rows += [(f"input_proj_{letter}", f"{tower}/inputs", plain, None),
-                 (f"out_{letter}", f"{tower}/outputs", plain, None)]
+        rows += [(f"input_proj_{letter}", f"{tower}/inputs", transposed, None),
+                 (f"out_{letter}", f"{tower}/outputs", transposed, None)]
         for i in range(config.num_blocks):
             theirs, ours = f"transformer_blocks_{letter}.{i}", f"layers/blocks_{tower}"
             rows += [(f"{theirs}.self_attn.ada_ln.linear", f"{ours}/attention_adaln/linear", triple,
                       i),
-                     (f"{theirs}.self_attn.self_attn.qkv", f"{ours}/qkv", fused_qkv, i),
-                     (f"{theirs}.self_attn.self_attn.project", f"{ours}/project", plain, i),
+                     (f"{theirs}.self_attn.self_attn.qkv", f"{ours}/qkv", qkv, i),
+                     (f"{theirs}.self_attn.self_attn.project", f"{ours}/project", transposed, i),
                      (f"{theirs}.feedforward.ada_ln.linear", f"{ours}/mlp_adaln/linear", triple, i),
-                     (f"{theirs}.feedforward.block.0", f"{ours}/mlp_in", plain, i),
-                     (f"{theirs}.feedforward.block.3", f"{ours}/mlp_out", plain, i)]
+                     (f"{theirs}.feedforward.block.0", f"{ours}/mlp_in", transposed, i),
+                     (f"{theirs}.feedforward.block.3", f"{ours}/mlp_out", transposed, i)]
     if config.fusion == "highway":
-        rows += [(f"fusion.{i}", "layers/fusion", plain, i) for i in range(config.num_blocks)]
+        rows += [(f"fusion.{i}", "layers/fusion", transposed, i) for i in range(config.num_blocks)]
     return rows
 
 
@@ -87,7 +82,7 @@ def import_avflow(state: dict[str, np.ndarray], config):
 
     Raises UserError naming the first entry that is missing, left over, or that the config's numbers
     of heads do not divide. Whether all shapes are the network's is the caller's to compare, as
-    launch.weights does.
+    launch.jobs.weights does.
     """
     _highway_or_separate(config)
     return gather(_bare(state), _rows(config))
@@ -122,71 +117,14 @@ def trainer_file(state: dict[str, np.ndarray], step: int) -> dict:
 
 def _bare(state):
     wrapped = all(name.startswith(WRAPPER) for name in state)
-    return {name.removeprefix(WRAPPER) if wrapped else name: np.asarray(value) for name,
-            value in state.items()}
+    return {name.removeprefix(WRAPPER) if wrapped else name: np.asarray(value)
+            for name, value in state.items()}
 
 
 def _rows(config):
-    return [((f"{theirs}.{a}",), f"{ours}/{b}", layout(config), i) for theirs, ours, layout,
-            i in avflow_names(config)
+    return [((f"{theirs}.{a}",), f"{ours}/{b}", layout, i)
+            for theirs, ours, layout, i in avflow_names(config)
             for a, b in (("weight", "kernel"), ("bias", "bias"))]
-
-
-def head_vae_names(config) -> list[tuple[str, str, str]]:
-    """(published name, our name, kind) of every array of the head VAE; kind = plain | qkv |
-    as_is."""
-    rows = []
-
-    def dense(theirs, ours, kind="plain"):
-        rows.extend([(f"{theirs}.weight", f"{ours}/kernel", kind),
-                     (f"{theirs}.bias", f"{ours}/bias", kind)])
-
-    def layers(theirs, ours):
-        for i in range(config.num_layers):
-            a, b = f"{theirs}.layers.{i}", f"{ours}_{i}"
-            rows.extend([(f"{a}.self_attn.in_proj_weight", f"{b}/qkv/kernel", "qkv"),
-                         (f"{a}.self_attn.in_proj_bias", f"{b}/qkv/bias", "qkv")])
-            dense(f"{a}.self_attn.out_proj", f"{b}/project")
-            dense(f"{a}.linear1", f"{b}/mlp_in")
-            dense(f"{a}.linear2", f"{b}/mlp_out")
-            for norm in ("norm1", "norm2"):
-                rows.extend([(f"{a}.{norm}.weight", f"{b}/{norm}/scale", "as_is"),
-                             (f"{a}.{norm}.bias", f"{b}/{norm}/bias", "as_is")])
-
-    dense("encoder.0", "encoder_in")
-    layers("encoder.1", "encoder")
-    dense("fc_mu", "mean")
-    dense("fc_var", "log_variance")
-    dense("decoder_input", "decoder_in")
-    layers("decoder.0", "decoder")
-    dense("final_layer", "decoder_out")
-    return rows
-
-
-def _head_vae_layout(kind: str, config):
-    if kind == "as_is":
-        return (lambda x: x), (lambda x: x)
-    return fused_qkv(config, rotary=False, head_major=False) if kind == "qkv" else plain(config)
-
-
-def head_vae_file(state: dict[str, np.ndarray], step: int) -> dict:
-    """What the release loads as its head VAE, of `export_head_vae`'s result."""
-    return {"model_state_dict": state}
-
-
-def import_head_vae(state: dict[str, np.ndarray], config):
-    """Published head VAE -> our parameters."""
-    return gather(state, _head_vae_rows(config))
-
-
-def export_head_vae(params, config) -> dict[str, np.ndarray]:
-    """Our head VAE parameters -> published names and layouts."""
-    return scatter(params, _head_vae_rows(config))
-
-
-def _head_vae_rows(config):
-    return [((theirs,), ours, _head_vae_layout(kind, config), None) for theirs, ours,
-            kind in head_vae_names(config)]
 
 
 def avflow_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
@@ -210,3 +148,22 @@ def _highway_or_separate(config):
         raise UserError("published names exist for the two-tower network only",
                         where="config.system.fusion",
                         expected="highway | separate", found=config.fusion)
+
+
+def config_sizes(state: dict[str, np.ndarray], config) -> dict[str, int]:
+    """Fields of the published config that a state dict shows. UserError: another network's weights,
+    or conditions of neither release's widths."""
+    sizes = avflow_sizes(state)
+    rest = sizes["condition_dim"] - config.token_dim
+    if rest not in (0, sum(DYADIC.values())):
+        raise UserError("the network's conditions are not the release's",
+                        where="input_proj_a.weight",
+                        expected="29 inputs beside the mel, or 116 in a dyadic network",
+                        found=str(sizes["condition_dim"]),
+                        hint="pass --config with token, identity and partner widths")
+    shown = {name: sizes[name] for name in ("d_model", "d_ff", "num_blocks", "mel_dim")}
+    shown["face_dim"] = sizes["visual_dim"] - config.head_dim
+    return shown | (DYADIC if rest else {})
+
+
+PUBLISHED = Published("avflow_released", import_avflow, export_avflow, config_sizes, trainer_file)

@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.flow.guidance import drop_condition, guide
 from avjax.flow.path import data_from_velocity, interpolate
 from avjax.flow.solvers import euler, uniform_times
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
+from avjax.systems.avflow import streaming
 from avjax.systems.avflow.config import check, partner_width, windows
 from avjax.systems.avflow.model import AVFlowNet
+from avjax.systems.avflow.noise import noise
 
 PARTNER = ("partner_tokens", "partner_expression", "partner_head")
 
@@ -127,6 +130,14 @@ class System(api.System):
         face, head, mel = jnp.split(x1_BTX, [c.face_dim, c.face_dim + c.head_dim], axis=-1)
         return {"mel": mel, "face": face, "head": head}
 
+    def can_stream(self, task=""):
+        """Every fusion but the cascade."""
+        return streaming.can_stream(self.config)
+
+    def stream(self, params, prompts, keys, task=""):
+        """See avjax.systems.avflow.streaming."""
+        return streaming.stream(self, params, prompts, keys, task)
+
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
         """The state at t = 1 from given noise: one scan of Euler steps."""
         c, condition_BTC, mask = self.config, self.condition(conditions), conditions.get("mask")
@@ -198,24 +209,12 @@ def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
     return jnp.moveaxis(out_NBTX, 0, 1).reshape(out_NBTX.shape[1], count * block, -1)[:, :T]
 
 
-def frame_noise(key, frames_T, width: int):
-    """Unit normal (time, width); each frame from its own fold of the key, so that it does not
-    matter how far a sequence is padded, or in which chunks its frames are asked for."""
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (width,),
-                                                jnp.float32))(frames_T)
-
-
-def noise(keys, shape):
-    """Unit normal (batch, time, width), each example from its own key."""
-    return jax.vmap(lambda key: frame_noise(key, jnp.arange(shape[0]), shape[1]))(keys)
-
-
 def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     """batch_spec, conditions_spec and streams_spec of a config."""
     def sequence(width, meaning, unit="", recipe=None):
         return Spec(("batch", "time", width), "float32", meaning, unit, c.frame_rate, recipe)
 
-    recipe = c.mel_recipe.as_configdict().to_dict() if c.mel_recipe else None
+    recipe = plain(c.mel_recipe) or None
     streams = {"mel": sequence(c.mel_dim, "normalised log-mel frames", "(x + 5.5366) / 2.1161",
                                recipe),
                "face": sequence(c.face_dim, "expression code", "z-scored"),

@@ -12,62 +12,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
 from avjax.codecs.face_reader import ReaderNet
 from avjax.errors import UserError
+from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
-
-
-def base() -> ConfigDict:
-    """Pictures of 256 x 256."""
-    c = tiny()
-    c.size, c.patch, c.widths, c.blocks, c.squeeze, c.hidden = 256, 4, (64, 128, 256,
-                                                                        256), (2, 2, 2, 2), 64, 512
-    return c
-
-
-def tiny() -> ConfigDict:
-    """Pictures of 64 x 64, for two CPU cores."""
-    c = ConfigDict()
-    c.name = "face_reader"
-    c.size = 64  # pictures are size x size
-    c.patch = 4  # pixels a side that are folded into channels first
-    c.widths = (32, 64)  # channels of each level; each level but the first halves the size
-    c.blocks = (1, 1)
-    c.squeeze = 32  # channels of the last map
-    c.hidden = 256
-    c.motion_dim = 23  # face code and pose
-    c.pictures_per_row = 8  # drawn at random from one example
-    # What a generator does to pictures is not known beforehand; the reader is to bear some of it.
-    c.colour = 0.1  # largest relative gain and offset of a channel
-    c.soften = 1.0  # largest share of a 3 x 3 binomial blur
-    c.noise = 0.02  # largest deviation of pixel noise, of the full range
-    c.motion_recipe = None
-    c.pictures_recipe = None
-    c.compute_dtype = "auto"
-    return c
-
-
-def check(c) -> None:
-    """UserError for sizes that cannot make a network."""
-    def need(good: bool, name: str, expected: str):
-        if not good:
-            raise UserError("face reader", where=f"config.system.{name}", expected=expected,
-                            found=repr(c[name]))
-
-    for name in ("patch", "squeeze", "hidden", "motion_dim", "pictures_per_row"):
-        need(c[name] >= 1, name, ">= 1")
-    need(len(c.widths) == len(c.blocks) > 0, "blocks", f"{len(c.widths)} numbers, one a width")
-    need(all(w % 16 == 0 or w < 16 for w in c.widths), "widths",
-         "multiples of 16, the size of a norm's group")
-    pixels = c.patch * 2 ** (len(c.widths) - 1)
-    need(c.size >= pixels and c.size % pixels == 0, "size", f"a multiple of {pixels} (patch and "
-                                                            "levels)")
-    for name in ("colour", "soften", "noise"):
-        need(0 <= c[name] <= 1, name, "0 to 1")
+from avjax.systems.face_reader.config import base, check, tiny  # noqa: F401 (users' config files)
 
 
 class System(api.System):
@@ -87,15 +40,11 @@ class System(api.System):
         self.config = c = FrozenConfigDict(config)
         self.net = ReaderNet(c, compute_dtype(c.compute_dtype))
 
-        def recipe(name):
-            return c[name].as_configdict().to_dict() if hasattr(c[name],
-                                                                "as_configdict") else c[name]
-
         pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head",
                         "RGB",
-                        recipe=recipe("pictures_recipe"))
+                        recipe=plain(c.pictures_recipe))
         motion = Spec(("batch", "time", c.motion_dim), "float32", "face code and pose",
-                      recipe=recipe("motion_recipe"))
+                      recipe=plain(c.motion_recipe))
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.example_spec = {"pictures": pictures, "motion": motion}
         self.batch_spec = {name: dataclasses.replace(spec,

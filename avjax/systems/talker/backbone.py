@@ -8,24 +8,38 @@ Suffixes: B batch, N positions, D model width, H query heads, G key-value heads,
 width, L layers.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
-from avjax.nn.attention import Causal, attention
-from avjax.nn.attention_kernels import NEGATIVE
+from avjax.nn.attention import Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU
+from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import shard
 from avjax.systems.talker.local import POLICIES
 
 
-class DecoderLayer(nn.Module):
-    """One pre-norm layer. Its methods share a signature, as the scan over layers wants it:
-    (x, this layer's cache or None, what all layers share) -> (x, this layer's keys and values or
-    None)."""
+class Shared(NamedTuple):
+    """What all layers are given alike.
 
-    config: object
+    rotary: (cos, sin) tables (B or 1, 1, N, K / 2). segment_BN: of whole sequences. index_B: the
+    position of a single step, and its place in the cache.
+    """
+
+    rotary: tuple[jax.Array, jax.Array]
+    segment_BN: jax.Array | None = None
+    index_B: jax.Array | None = None
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm layer. `avjax.nn.stack` scans its methods: each returns x, and what this layer
+    keeps."""
+
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -39,35 +53,33 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = RMSNorm(c.d_model, c.rms_eps)
         self.mlp = SwiGLU(c.d_model, c.d_ff, self.dtype, c.init_scale)
 
-    def full(self, x_BND, cache, shared):
-        return self._whole(x_BND, shared)[0], None
+    def full(self, x_BND, shared: Shared):
+        """Whole sequences, causal within segments -> x, None."""
+        return self.prefill(x_BND, shared)[0], None
 
-    def prefill(self, x_BND, cache, shared):
-        return self._whole(x_BND, shared)
-
-    def _whole(self, x_BND, shared):
-        q_BHNK, k_BGNK, v_BGNK = self._heads(x_BND, shared["rotary"])
-        out_BHNK = attention(q_BHNK, k_BGNK, v_BGNK, mask=Causal(), segments=shared["segment"],
+    def prefill(self, x_BND, shared: Shared):
+        """Whole sequences, causal within segments -> x, {"k", "v"} (B, G, N, K)."""
+        q_BHNK, k_BGNK, v_BGNK = self._heads(x_BND, shared.rotary)
+        out_BHNK = attention(q_BHNK, k_BGNK, v_BGNK, mask=Causal(), segments=shared.segment_BN,
                              kernel=self.config.attention_kernel)
         return self._finish(x_BND, out_BHNK), {"k": k_BGNK, "v": v_BGNK}
 
-    def step(self, x_B1D, cache, shared):
-        """cache: {"k", "v"} of (batch, G, Nmax, K); writes at shared["index"] (batch,) and attends
-        up to it."""
-        q_BH1K, k_BG1K, v_BG1K = self._heads(x_B1D, shared["rotary"])
-        write = jax.vmap(lambda old, new,
-                         i: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), i,
-                                                                axis=1))
-        k_BGNK = write(cache["k"], k_BG1K, shared["index"])
-        v_BGNK = write(cache["v"], v_BG1K, shared["index"])
+    def step(self, x_B1D, cache, shared: Shared):
+        """One position a row against cache {"k", "v"} (B, G, Nmax, K): writes at index_B and
+        attends up to it."""
+        q_BH1K, k_BG1K, v_BG1K = self._heads(x_B1D, shared.rotary)
+
+        @jax.vmap
+        def write(old_GNK, new_G1K, i):
+            return jax.lax.dynamic_update_slice_in_dim(old_GNK, new_G1K.astype(old_GNK.dtype), i,
+                                                       axis=1)
+
+        k_BGNK = write(cache["k"], k_BG1K, shared.index_B)
+        v_BGNK = write(cache["v"], v_BG1K, shared.index_B)
         B, G, N, K = k_BGNK.shape
         q_BGRK = q_BH1K.reshape(B, G, -1, K)
-        logits = K ** -0.5 * jnp.einsum("bgrk,bgnk->bgrn", q_BGRK, k_BGNK,
-                                        preferred_element_type=jnp.float32)
-        seen_BN = jnp.arange(N) <= shared["index"][:, None]
-        weights = jax.nn.softmax(jnp.where(seen_BN[:, None, None], logits, NEGATIVE),
-                                 axis=-1).astype(v_BGNK.dtype)
-        out_BH1K = jnp.einsum("bgrn,bgnk->bgrk", weights, v_BGNK).reshape(q_BH1K.shape)
+        seen_BN = jnp.arange(N) <= shared.index_B[:, None]
+        out_BH1K = attend(q_BGRK, k_BGNK, v_BGNK, seen_BN[:, None, None]).reshape(q_BH1K.shape)
         return self._finish(x_B1D, out_BH1K), {"k": k_BGNK, "v": v_BGNK}
 
     def _heads(self, x_BND, rotary):
@@ -90,7 +102,7 @@ class Backbone(nn.Module):
     """Token embedding, scanned layers, final norm. There is no output head; `logits` ties it to the
     embedding."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -100,9 +112,8 @@ class Backbone(nn.Module):
         layer = DecoderLayer
         if c.remat != "none":
             layer = nn.remat(layer, policy=POLICIES[c.remat], prevent_cse=False, methods=["full"])
-        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True},
-                         length=c.num_layers, in_axes=(0, nn.broadcast),
-                         methods=["full", "prefill", "step"])
+        layers = stack(layer, c.num_layers, {"full": (SHARED,), "prefill": (SHARED,),
+                                             "step": (0, SHARED)})
         self.layers = layers(c, self.dtype)
         self.norm = RMSNorm(c.d_model, c.rms_eps)
 
@@ -117,32 +128,34 @@ class Backbone(nn.Module):
 
     def __call__(self, x_BND, position_BN, segment_BN):
         """Causal within segments -> hidden states after the final norm, (batch, N, D)."""
-        x_BND, _ = self.layers.full(x_BND.astype(self.dtype), None,
-                                    self.shared(position_BN, segment_BN))
+        x_BND, _ = self.layers.full(x_BND.astype(self.dtype), self.shared(position_BN, segment_BN))
         return self.norm(x_BND)
 
     def prefill(self, x_BND, position_BN, segment_BN, cache_size: int):
         """As `__call__`, and the cache {"k", "v"} of (L, batch, G, cache_size, K), zeros after
         position N - 1."""
-        x_BND, cache = self.layers.prefill(x_BND.astype(self.dtype), None,
+        x_BND, cache = self.layers.prefill(x_BND.astype(self.dtype),
                                            self.shared(position_BN, segment_BN))
         room = ((0, 0), (0, 0), (0, 0), (0, cache_size - x_BND.shape[1]), (0, 0))
         cache = jax.tree.map(lambda a: jnp.pad(a, room), cache)
-        return self.norm(x_BND), laid_cache(cache)
+        return self.norm(x_BND), shard_cache(cache)
 
     def step(self, x_BD, cache, index_B):
         """One position a row: position and place in the cache are both index_B -> hidden (batch,
         D), new cache."""
-        shared = self.shared(index_B[:, None], None) | {"index": index_B}
-        x_B1D, cache = self.layers.step(x_BD[:, None].astype(self.dtype), cache, shared)
+        x_B1D, cache = self.layers.step(x_BD[:, None].astype(self.dtype), cache,
+                                        self.step_shared(index_B))
         return self.norm(x_B1D)[:, 0], cache
 
-    def shared(self, position_BN, segment_BN):
+    def shared(self, position_BN, segment_BN=None) -> Shared:
         cos, sin = rotary_tables(position_BN, self.config.head_dim, self.config.rope_theta)
-        return {"rotary": (cos[:, None], sin[:, None]), "segment": segment_BN}
+        return Shared((cos[:, None], sin[:, None]), segment_BN)
+
+    def step_shared(self, index_B) -> Shared:
+        return self.shared(index_B[:, None])._replace(index_B=index_B)
 
 
-def laid_cache(cache):
-    """Keys and values of a cache (L, batch, G, Nmax, K): heads over `tensor`, positions whole, as
+def shard_cache(cache):
+    """Keys and values of a cache (L, batch, G, Nmax, K): heads over `tensor`, positions unsplit, as
     one is written at a time."""
     return jax.tree.map(lambda a: shard(a, None, "batch", "width"), cache)

@@ -3,7 +3,7 @@ of each stream out of the diffusion heads.
 
 At batch 1 both are bound by reading weights. So whatever does not change is done once, before the
 loop over slots: weights are cast, the local blocks' hidden width is padded with zeros to what
-vector units like, the stacked layers are taken apart (slicing a layer off inside a loop would copy
+vector units like, the stacked layers are unstacked (slicing a layer off inside a loop would copy
 it each time), and the times' embeddings are computed for all steps; and for each patch, outside its
 Euler steps, the tokens that stay.
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from avjax.flow.guidance import guide, guide_zero_star, zero_init_steps
+from avjax.flow.path import between
 from avjax.flow.solvers import euler_between, swayed_times
 from avjax.nn.layers import matmul
 from avjax.systems.talker.backbone import DecoderLayer
@@ -26,11 +27,11 @@ HEADS = {"audio": "speech_head", "motion": "motion_head"}
 
 def apply(system, ready, method, *args):
     """A method of the network (its name or a function of it) on prepared parameters."""
-    net = TalkerNet(system.config, system.net.dtype, apart=True)
+    net = TalkerNet(system.config, system.net.dtype, unstacked=True)
     return net.apply({"params": ready["params"]}, *args, method=method)
 
 
-def _laid_out(system, path, leaf):
+def _cast(system, path, leaf):
     """A parameter in the compute dtype; the local blocks' hidden width padded with zeros, which
     change nothing."""
     names = [key.key for key in path]
@@ -44,13 +45,13 @@ def _laid_out(system, path, leaf):
     return leaf.astype(system.net.dtype)
 
 
-def _blocks_apart(stack):
+def unstack_blocks(stack):
     """Parameters of a local stack with its scanned blocks one by one."""
-    blocks = {f"blocks_{i}": block for i, block in enumerate(_apart(stack.get("blocks", {})))}
+    blocks = {f"blocks_{i}": block for i, block in enumerate(unstack(stack.get("blocks", {})))}
     return {name: part for name, part in stack.items() if name != "blocks"} | blocks
 
 
-def _apart(stacked):
+def unstack(stacked):
     """Arrays with a leading layer axis as a list of trees, one a layer."""
     leaves = jax.tree.leaves(stacked)
     return [jax.tree.map(lambda a, i=i: a[i], stacked)
@@ -61,14 +62,13 @@ def prepare(system, params, names):
     """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"};
     `names`: heads."""
     stacked = "audio_encoder", "motion_encoder", *HEADS.values()
-    params = params | {name: params[name] | {"stack": _blocks_apart(params[name]["stack"])}
+    params = params | {name: params[name] | {"stack": unstack_blocks(params[name]["stack"])}
                        for name in stacked}
-    params = jax.tree_util.tree_map_with_path(lambda path, leaf: _laid_out(system, path, leaf),
+    params = jax.tree_util.tree_map_with_path(lambda path, leaf: _cast(system, path, leaf),
                                               params)
     layers = params["backbone"]["layers"]
     c = system.config
-    # the first steps of CFG-Zero* have no velocity: the start noise stands where it was, at a later
-    # time
+    # the first steps of CFG-Zero* have no velocity: the noise is the same at a later time
     times = swayed_times(c.steps, c.sway)[zero_init_steps(c.steps) if c.cfg_zero_star else 0:]
 
     def embedded(net, name):
@@ -86,7 +86,7 @@ def prepare(system, params, names):
     def of_each(method):
         return {name: apply(system, {"params": params}, method, name) for name in names}
 
-    return {"params": params, "layers": _apart(layers),
+    return {"params": params, "layers": unstack(layers),
             "times": times, "embedded": of_each(embedded), "noisy": of_each(noisy)}
 
 
@@ -97,15 +97,14 @@ def prefill(system, ready, tokens_BN, position_BN, segment_BN, cache_size: int):
                            cache_size)
 
     hidden, cache = apply(system, ready, run)
-    return hidden, _apart(cache)
+    return hidden, unstack(cache)
 
 
 def step(system, ready, x_BD, cache, index_B):
-    """One more position a row -> hidden (B, D), cache; as `TalkerNet.step` on layers that are
-    apart."""
+    """One more position a row -> hidden (B, D), cache; as `TalkerNet.step` on unstacked
+    layers."""
     layer = DecoderLayer(system.config, system.net.dtype)
-    shared = apply(system, ready,
-                   lambda net: net.backbone.shared(index_B[:, None], None)) | {"index": index_B}
+    shared = apply(system, ready, lambda net: net.backbone.step_shared(index_B))
     x_B1D, new = x_BD[:, None].astype(system.net.dtype), []
     for params, old in zip(ready["layers"], cache, strict=True):
         x_B1D, kept = layer.apply({"params": params}, x_B1D, old, shared, method="step")
@@ -161,8 +160,8 @@ def sample(system, ready, names, noise, mu_BD, context, globals_, present, known
 
     def velocity(x, t, time):
         if coupled:
-            x = {name: jnp.where(known[name][0][:, None, None], (1 - t) * known[name][1] + t
-                                 * noise[name], x[name])
+            x = {name: jnp.where(known[name][0][:, None, None],
+                                 between(known[name][1], noise[name], t), x[name])
                  for name in names}
         out = apply(system, ready, stacks, [tokens(name, x[name], time[name]) for name in names])
         if not guided:

@@ -2,8 +2,8 @@
 token to a patch).
 
 They see 5 and 10 tokens at a time, thousands of times a step. Their last block computes queries and
-MLP only where its output is read; those before it are scanned, so their parameters carry a leading
-layer axis.
+MLP only where its output is read; the blocks before it are scanned, so their parameters carry a
+leading layer axis.
 
 Suffixes: M patches (any leading axes: they are not flattened, so that a mesh may split them), T
 tokens of a short sequence, D width, H heads, K head width, R wanted positions, P frames a patch, C
@@ -15,26 +15,15 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from avjax.nn.attention_kernels import NEGATIVE
-from avjax.nn.embeddings import rotary_tables, rotate
+from avjax.nn.attention import attend
+from avjax.nn.embeddings import rotary_tables, rotate, sinusoids
 from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
 from avjax.sharding.activations import shard
 
 # of config.remat. By name: a policy does not see inside `matmul`, whose gradient is written out
 POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
 ALIGN = 32  # of hidden units, for a sampler; int(8 D / 3) is odd or twice an odd number
-
-
-def short_attention(q_MTHK, k_MSHK, v_MSHK, seen_MS=None):
-    """Attention over a handful of tokens; softmax in float32. `seen` hides keys."""
-    logits = q_MTHK.shape[-1] ** -0.5 * jnp.einsum("...thk,...shk->...hts", q_MTHK, k_MSHK,
-                                                   preferred_element_type=jnp.float32)
-    if seen_MS is not None:
-        logits = jnp.where(seen_MS[..., None, None, :], logits, NEGATIVE)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v_MSHK.dtype)
-    return jnp.einsum("...hts,...shk->...thk", weights, v_MSHK)
 
 
 class LocalBlock(nn.Module):
@@ -70,8 +59,8 @@ class LocalBlock(nn.Module):
             qkv = self.qkv(normed_MTD)
             q, k, v = (qkv[..., i, :, :] for i in range(3))
         else:
-            q, kv = self.qkv(normed_MTD[..., rows, :],
-                             columns=0), self.qkv(normed_MTD, columns=slice(1, 3))
+            q = self.qkv(normed_MTD[..., rows, :], columns=0)
+            kv = self.qkv(normed_MTD, columns=slice(1, 3))
             k, v = kv[..., 0, :, :], kv[..., 1, :, :]
         return rotate(q, cos[rows], sin[rows]), rotate(k, cos, sin), v
 
@@ -82,7 +71,7 @@ class LocalBlock(nn.Module):
         return shard(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
 
     def __call__(self, x_MTD):
-        return self.finish(x_MTD, short_attention(*self.project_qkv(x_MTD)))
+        return self.finish(x_MTD, attend(*self.project_qkv(x_MTD), heads_inside=True))
 
 
 class LocalStack(nn.Module):
@@ -96,14 +85,14 @@ class LocalStack(nn.Module):
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
     # for a sampler (see `decode`): blocks_0, blocks_1, ..., hidden widths a multiple of ALIGN
-    apart: bool = False
+    unstacked: bool = False
 
     def setup(self):
         def block(rows=(0, None)):
             return LocalBlock(self.width, self.heads, self.dtype, self.init_scale, rows,
-                              ALIGN if self.apart else 1)
+                              ALIGN if self.unstacked else 1)
 
-        if self.apart:
+        if self.unstacked:
             self.blocks = [block() for _ in range(self.layers - 1)]
         elif self.layers > 1:
             self.blocks = block()
@@ -111,13 +100,13 @@ class LocalStack(nn.Module):
         self.norm = RMSNorm(self.width)
 
     def __call__(self, x_MTD):
-        return self.norm(each_block(lambda x_MTD, block: block(x_MTD), x_MTD, self))
+        return self.norm(scan_blocks(lambda x_MTD, block: block(x_MTD), x_MTD, self))
 
 
-def each_block(step: Callable, x, stack: LocalStack, *others: LocalStack):
-    """x through step(x, block) for every block of a stack, or of several alike in step: step(x,
-    block, *other blocks)."""
-    if stack.apart:
+def scan_blocks(step: Callable, x, stack: LocalStack, *others: LocalStack):
+    """Applies step(x, block) with every block of a stack in turn, or step(x, block, *other blocks)
+    with those of several equal stacks; all but the last as one scan."""
+    if stack.unstacked:
         for blocks in zip(*(s.blocks for s in (stack, *others)), strict=True):
             x = step(x, *blocks)
     elif stack.layers > 1:
@@ -139,25 +128,27 @@ def remat(function: Callable, how: str, scanned: bool) -> Callable:
 
 
 def joint_stacks(a: LocalStack, b: LocalStack, a_MTD, b_MTD, has_a_M, has_b_M):
-    """Two stacks in step, as one would run alone, except that every block attends to the tokens of
-    both. `has` tells which sequences exist; those that do not are hidden from both."""
+    """Two stacks in step, each as it would run alone, except that every block attends to the tokens
+    of both. `has_a_M`, `has_b_M`: which sequences exist; the others are hidden from both."""
     seen_MS = jnp.concatenate([jnp.broadcast_to(has[..., None], x.shape[:-1])
                                for has, x in ((has_a_M, a_MTD), (has_b_M, b_MTD))], axis=-1)
+    seen_MHTS = seen_MS[..., None, None, :]
 
     def step(x, block_a, block_b):
-        (a_MTD, b_MTD), (qa, ka, va), (qb, kb,
-                                       vb) = x, block_a.project_qkv(x[0]), block_b.project_qkv(x[1])
+        a_MTD, b_MTD = x
+        qa, ka, va = block_a.project_qkv(a_MTD)
+        qb, kb, vb = block_b.project_qkv(b_MTD)
         k, v = jnp.concatenate([ka, kb], axis=-3), jnp.concatenate([va, vb], axis=-3)
-        return (block_a.finish(a_MTD, short_attention(qa, k, v, seen_MS)),
-                block_b.finish(b_MTD, short_attention(qb, k, v, seen_MS)))
+        out_a, out_b = (attend(q, k, v, seen_MHTS, heads_inside=True) for q in (qa, qb))
+        return block_a.finish(a_MTD, out_a), block_b.finish(b_MTD, out_b)
 
-    a_MTD, b_MTD = each_block(step, (a_MTD, b_MTD), a, b)
+    a_MTD, b_MTD = scan_blocks(step, (a_MTD, b_MTD), a, b)
     return a.norm(a_MTD), b.norm(b_MTD)
 
 
-def through(first: Dense, second: Dense, x):
+def two_layers(first: Dense, second: Dense, x):
     """second(first(x)). For more tokens than `first` has inputs the two kernels are multiplied
-    beforehand: first's inputs are a few stream channels, so this spares nearly all of second's
+    beforehand: first's inputs are a few stream channels, so this saves nearly all of second's
     work."""
     if x.size // x.shape[-1] <= first.in_features:
         return second(first(x))
@@ -175,14 +166,14 @@ class PatchEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
-    apart: bool = False
+    unstacked: bool = False
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
         self.inputs = Dense(self.width, self.width, **kw)
         self.cls = self.param("cls", nn.initializers.normal(0.02), (self.width,))
         self.stack = LocalStack(self.width, self.heads, self.layers, (0, 1), remat=self.remat,
-                                apart=self.apart, **kw)
+                                unstacked=self.unstacked, **kw)
 
     def __call__(self, x):
         """(..., P, D) -> (..., D)."""
@@ -192,7 +183,7 @@ class PatchEncoder(nn.Module):
 
 
 class TimeMLP(nn.Module):
-    """t -> sin and cos of 1000 t at D/2 frequencies from 1 to 1e-4 -> Linear, SiLU, Linear."""
+    """t -> `sinusoids` of 1000 t at D/2 frequencies -> Linear, SiLU, Linear."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -203,12 +194,8 @@ class TimeMLP(nn.Module):
         self.out = Dense(self.width, self.width, self.dtype, self.init_scale)
 
     def __call__(self, t_M):
-        half = self.width // 2
-        frequencies = jnp.exp(-np.log(1e4) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
-        angles = 1000.0 * t_M.astype(jnp.float32)[..., None] * frequencies
         places = ("batch", "time")[:t_M.ndim]
-        hidden = shard(self.hidden(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)),
-                       *places)
+        hidden = shard(self.hidden(sinusoids(t_M, self.width // 2, 1000.0)), *places)
         return shard(self.out(jax.nn.silu(hidden)), *places)
 
 
@@ -228,7 +215,7 @@ class VelocityHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
     init_scale: float = 1.0 / 3.0
     remat: str = "none"
-    apart: bool = False
+    unstacked: bool = False
 
     def setup(self):
         kw = dict(dtype=self.dtype, init_scale=self.init_scale)
@@ -241,15 +228,17 @@ class VelocityHead(nn.Module):
         self.inputs = Dense(self.width, self.width, **kw)
         self.stack = LocalStack(self.width, self.heads, self.layers, (-self.patch, None),
                                 remat=self.remat,
-                                apart=self.apart, **kw)
+                                unstacked=self.unstacked, **kw)
         self.outputs = Dense(self.stream_dim, self.width, **kw)
 
     def embed(self, x, t, mu, context, global_):
         """The sequences (..., 2 + 2 P, D)."""
         first_MD = self.inputs(mu.astype(self.dtype) + self.time(t) + self.span(jnp.zeros(())))
-        parts = [first_MD[..., None, :], through(self.globals, self.inputs, global_)[..., None, :],
-                 through(self.context, self.inputs, context), through(self.noisy, self.inputs, x)]
-        return jnp.concatenate(parts, axis=-2)
+        global_MD = two_layers(self.globals, self.inputs, global_)
+        context_MPD = two_layers(self.context, self.inputs, context)
+        noisy_MPD = two_layers(self.noisy, self.inputs, x)
+        return jnp.concatenate([first_MD[..., None, :], global_MD[..., None, :], context_MPD,
+                                noisy_MPD], axis=-2)
 
     def readout(self, out_MPD):
         return self.outputs(out_MPD).astype(jnp.float32)

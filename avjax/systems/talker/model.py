@@ -10,6 +10,7 @@ latent, M motion, S speaker, D model width; `...` any leading axes.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
 from avjax.nn.layers import Dense
 from avjax.nn.sequence import put_at
@@ -19,9 +20,9 @@ from avjax.systems.talker.local import PatchEncoder, VelocityHead, joint_velocit
 
 
 class TalkerNet(nn.Module):
-    config: object  # a frozen system config
+    config: FrozenConfigDict
     dtype: jnp.dtype
-    apart: bool = False  # the local stacks, for a sampler (`decode` takes them apart)
+    unstacked: bool = False  # the local stacks, for a sampler (`decode` unstacks them)
 
     def setup(self):
         c = self.config
@@ -31,7 +32,7 @@ class TalkerNet(nn.Module):
         self.motion_projector = Dense(c.d_model, c.motion_dim, **kw)
         self.stop_hidden = Dense(c.d_model, c.d_model, **kw)
         self.stop_out = Dense(1, c.d_model, use_bias=False, **kw)
-        kw |= {"remat": c.remat, "apart": self.apart}
+        kw |= {"remat": c.remat, "unstacked": self.unstacked}
         encoder = dict(width=c.d_model, heads=c.encoder_heads, layers=c.encoder_layers, **kw)
         self.audio_encoder, self.motion_encoder = PatchEncoder(**encoder), PatchEncoder(**encoder)
         head = dict(width=c.velocity_width, heads=c.velocity_heads, layers=c.velocity_layers,
@@ -130,8 +131,8 @@ def _project(projector, frames, valid):
 
 
 def arrange(row, delay: int):
-    """What stands at each patch slot of packed rows: audio and the motion `delay` patches back,
-    padding as zeros.
+    """The patches of each slot of packed rows: the audio's, and the motion's `delay` patches
+    earlier, padding as zeros.
 
     Returns {"audio" (B,J,P,A), "audio_valid" (B,J), "motion" (B,J,P,M), "motion_valid" (B,J), "tts"
     (B,J) bool}. Utterances without any motion are text to speech.

@@ -5,26 +5,40 @@ Suffixes: B rows, J patch slots, K repeats, P frames a patch, C stream width, D 
 utterances of a row.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from avjax.flow.path import expand
+from avjax.flow.path import between, expand
 from avjax.nn.sequence import take_at
 from avjax.sharding.activations import shard
 from avjax.systems.talker.model import arrange, per_utterance
 
-IGNORED = -100  # stop label of slots that count for nothing
+IGNORED = -100  # stop label of slots outside the loss
+
+
+class Target(NamedTuple):
+    """One modality at every patch slot.
+
+    x1_BJPC: the data. context_BJPC: the patch before it, zeros before the first. global_BJS: the
+    voice, or the first motion frame. mask_BJ: float32, 1 where there is a target.
+    """
+
+    x1_BJPC: jax.Array
+    context_BJPC: jax.Array
+    global_BJS: jax.Array
+    mask_BJ: jax.Array
 
 
 def targets(row, hidden_BND, config):
-    """What the diffusion heads are given and asked for, at every patch slot.
+    """Inputs and targets of the diffusion heads at every patch slot.
 
-    Slot j stands for the speech patch j of its utterance and, `delay` patches late, the motion
-    patch j - delay; both are predicted from the hidden state one position earlier.
+    Slot j holds the speech patch j of its utterance and, `delay` patches late, the motion patch
+    j - delay; both are predicted from the hidden state one position earlier.
 
-    Returns {"mu": (B,J,D), "speech": s, "motion": m} with s, m = {"x1", "context": (B,J,P,C),
-    "global": (B,J,S),
-    "mask": (B,J) float32}. Utterances of one patch of a modality give no target of it.
+    Returns {"mu": (B, J, D), "speech": Target, "motion": Target}. An utterance with a single patch
+    of a modality has no target of it.
     """
     slots = arrange(row, config.delay)
     J, U = row["patch_slot"].shape[1], row["speaker"].shape[1]
@@ -37,25 +51,25 @@ def targets(row, hidden_BND, config):
     first = take_at(slots["motion"][:, :, 0], start_BJ)
 
     def stream(name, global_BJS):
-        x1 = slots[name].astype(jnp.float32)
-        previous = jnp.pad(x1, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :J]
+        x1_BJPC = slots[name].astype(jnp.float32)
+        previous = jnp.pad(x1_BJPC, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :J]
+        context_BJPC = jnp.where((row["patch_index"] > 0)[..., None, None], previous, 0.0)
         present_BJ = (slots[f"{name}_valid"] > 0).astype(jnp.int32)
         enough_BJ = per_utterance(present_BJ, row["patch_segment"], U) > 1
-        return {"x1": x1, "context": jnp.where((row["patch_index"] > 0)[..., None, None], previous,
-                                               0.0),
-                "global": global_BJS, "mask": (present_BJ * enough_BJ).astype(jnp.float32)}
+        return Target(x1_BJPC, context_BJPC, global_BJS,
+                      (present_BJ * enough_BJ).astype(jnp.float32))
 
     return {"mu": mu_BJD, "speech": stream("audio", speaker), "motion": stream("motion", first)}
 
 
 def stop_labels(row, config):
-    """(B, J) int32: 0 = go on, 1 = the utterance's last patch, IGNORED; and the weight of the
+    """(B, J) int32: 0 = continue, 1 = the utterance's last patch, IGNORED; and the weight of the
     positives (scalar).
 
     The last patch is that of the last slot, as published, or with `stop_on` = "speech" the last
     patch of speech: motion lags, and no slot that a sampler has sampled speech in shows that the
     speech is over. The patches just before the last are ignored; utterances longer than
-    `stop_max_patches`, or as long as clips are cut to, only say "go on".
+    `stop_max_patches`, or as long as clips are cut to, only say "continue".
     """
     real_BJ = row["patch_segment"] > 0
     if config.stop_on == "speech":
@@ -75,8 +89,7 @@ def stop_labels(row, config):
 
 
 def stop_loss(logits_BJ, labels_BJ, weight):
-    """Weighted binary cross-entropy over the labelled slots, and the share of them that is
-    right."""
+    """Weighted binary cross-entropy over the labelled slots, and the accuracy there."""
     labelled_BJ = (labels_BJ != IGNORED).astype(jnp.float32)
     positive_BJ = labels_BJ == 1
     logits_BJ = jnp.where(labelled_BJ > 0, logits_BJ.astype(jnp.float32), 0.0)
@@ -112,23 +125,23 @@ def draw(key, config, batch: int, patches: int):
     return noise
 
 
-def head_inputs(mu_BJD, target, noise):
-    """(x, t, mu, context, global) of one modality for its head, each (B, J, K, ...)."""
-    t = expand(noise["t"], 5)
-    x = (1 - t) * target["x1"][:, :, None] + t * noise["z"]
+def head_inputs(mu_BJD, target: Target, noise):
+    """(x, t, mu, context, global) of one modality for its head, each (B, J, K, ...). Time runs from
+    data at 0 to noise at 1."""
+    x = between(target.x1_BJPC[:, :, None], noise["z"], expand(noise["t"], 5))
     mu = mu_BJD[:, :, None] * noise["mu"][..., None].astype(mu_BJD.dtype)
-    context = target["context"][:, :, None] * noise["context"][..., None, None]
-    wide = target["global"][:, :, None]
+    context = target.context_BJPC[:, :, None] * noise["context"][..., None, None]
+    wide = target.global_BJS[:, :, None]
     wide = jnp.broadcast_to(wide, (*noise["t"].shape, wide.shape[-1]))
     return tuple(shard(a, "batch", "time") for a in (x, noise["t"], mu, context, wide))
 
 
-def flow_loss(velocity_BJKPC, target, noise):
+def flow_loss(velocity_BJKPC, target: Target, noise):
     """Mean squared error of the velocity z - x1 over the targets there are; zero when there is
     none."""
-    error = jnp.square(velocity_BJKPC - (noise["z"] - target["x1"][:, :, None]))
-    error_BJ = jnp.where(target["mask"] > 0, jnp.mean(error, axis=(2, 3, 4)), 0.0)
-    return jnp.sum(error_BJ) / jnp.maximum(jnp.sum(target["mask"]), 1.0)
+    error = jnp.square(velocity_BJKPC - (noise["z"] - target.x1_BJPC[:, :, None]))
+    error_BJ = jnp.where(target.mask_BJ > 0, jnp.mean(error, axis=(2, 3, 4)), 0.0)
+    return jnp.sum(error_BJ) / jnp.maximum(jnp.sum(target.mask_BJ), 1.0)
 
 
 def velocities(net, params, target, noise):
@@ -136,7 +149,7 @@ def velocities(net, params, target, noise):
     speech, motion = (head_inputs(target["mu"], target[name], noise[name])
                       for name in ("speech", "motion"))
     if net.config.coupling == "joint":
-        has = [jnp.broadcast_to(target[name]["mask"][..., None] > 0, noise[name]["t"].shape)
+        has = [jnp.broadcast_to(target[name].mask_BJ[..., None] > 0, noise[name]["t"].shape)
                for name in ("speech", "motion")]
         return dict(zip(("speech", "motion"), net.apply({"params": params}, speech, motion, *has,
                                                         method="velocities_joint"), strict=True))

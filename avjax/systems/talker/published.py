@@ -13,9 +13,10 @@ a full checkpoint are other networks.
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.nn.embeddings import halves_from_adjacent
 from avjax.weights.fold import check_computed
+from avjax.weights.layouts import halves_from_adjacent
 from avjax.weights.names import PREFIXED, gather, scatter
+from avjax.weights.published import Published
 
 FROZEN = ("pretrained_speech_encoder.", "spk.")
 ROTARY_LENGTH = 1024  # of the published tables
@@ -138,7 +139,7 @@ def import_talker(state: dict[str, np.ndarray], config):
 
     Raises UserError naming the first entry that is missing, left over, or that the config's numbers
     of heads do not divide. Whether all shapes are the network's is the caller's to compare, as
-    launch.weights does.
+    launch.jobs.weights does.
     """
     state = {name: value for name, value in with_embedding(state).items()
              if not name.startswith(FROZEN)}
@@ -259,3 +260,18 @@ def _derived(state) -> set[str]:
 
 def _with_layouts(rows, config):
     return [(names, ours, layout(config), layer) for names, ours, layout, layer in rows]
+
+
+def read(state: dict[str, np.ndarray], config) -> dict:
+    """A complete Talker, or the backbone alone where the file is a language model."""
+    if is_backbone(state):
+        return {"backbone": import_backbone(state, config)}
+    return import_talker(state, config)
+
+
+def sizes(state: dict[str, np.ndarray], config) -> dict[str, int]:
+    """Fields of the config that the shapes show, of a complete Talker or of a language model."""
+    return backbone_sizes(state) if is_backbone(state) else talker_sizes(state)
+
+
+PUBLISHED = Published("talker_0_6b", read, export_talker, sizes)

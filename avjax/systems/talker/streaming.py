@@ -5,45 +5,64 @@ take back (see `trim_stop` of the config) are held until it has decided; otherwi
 soon as its slot is done.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from avjax.systems.api import Batch, Chunk, Params, System
 from avjax.systems.talker import sampler
-from avjax.systems.talker.system import System
+from avjax.systems.talker.config import MAKES
+
+STREAMS = ("audio", "motion")
+
+
+class Compiled(NamedTuple):
+    """The sampler of one system and task, one call for each of its phases."""
+
+    prepare: jax.stages.Wrapped
+    begin: jax.stages.Wrapped
+    advance: jax.stages.Wrapped  # its cache is donated
+    finish: jax.stages.Wrapped
+
+
+@functools.lru_cache(maxsize=16)
+def compiled(system: System, task: str) -> Compiled:
+    """Kept, so that later utterances of the same shape compile nothing."""
+    def begin(ready, conditions, keys):
+        noise = sampler.draw(system, keys, sampler.patches(system, conditions, task))
+        return sampler.begin(system, ready, conditions, task, noise)
+
+    def advance(ready, given, state):
+        state = sampler.advance(system, ready, given, state, task)
+        return state, sampler.settled(system, given, state, task), sampler.finished(state).all()
+
+    return Compiled(jax.jit(lambda params: sampler.prepare(system, params, task)),
+                    jax.jit(begin), jax.jit(advance, donate_argnums=2),
+                    jax.jit(lambda given, state: sampler.streams(system, given, state, task)))
 
 
 class StreamingSampler:
-    """Compiled once a task and shape of conditions: one call for the prompts, one for a slot, its
-    cache donated. The parameters are prepared once; `result` is what `generate` returns, after the
-    last chunk."""
+    """The parameters are prepared once; `result` is what `generate` returns, after the last
+    chunk."""
 
-    def __init__(self, system: System, params, task: str = "t2av"):
-        self._ready = jax.jit(lambda params: sampler.prepare(system, params, task))(params)
-
-        def begin(ready, conditions, keys):
-            noise = sampler.draw(system, keys, sampler.patches(system, conditions, task))
-            return sampler.begin(system, ready, conditions, task, noise)
-
-        def advance(ready, given, state):
-            state = sampler.advance(system, ready, given, state, task)
-            return state, sampler.settled(system, given, state, task), sampler.finished(state).all()
-
+    def __init__(self, system: System, params: Params, task: str = "t2av"):
+        self._compiled = compiled(system, task)
+        self._ready = self._compiled.prepare(params)
         self._check = lambda conditions: sampler.check_conditions(system, conditions, task)
-        self._begin, self._advance = jax.jit(begin), jax.jit(advance, donate_argnums=2)
-        self._finish = jax.jit(lambda given, state: sampler.streams(system, given, state, task))
 
-    def stream(self, conditions, keys) -> Iterator[dict[str, list[np.ndarray]]]:
+    def stream(self, conditions: Batch, keys: jax.Array) -> Iterator[dict[str, list[np.ndarray]]]:
         """Conditions and keys of `System.generate` -> after each slot {"audio": [(frames, A) of
         each row], "motion": [(frames, M) of each row]}: what is new, 0 frames where there is
         nothing. Prefixes come out as well. UserError for conditions that do not fit."""
         self._check(conditions)
-        given, state = self._begin(self._ready, conditions, keys)
+        given, state = self._compiled.begin(self._ready, conditions, keys)
         rows, over = range(len(keys)), False
-        returned = {name: np.zeros(len(keys), int) for name in ("audio", "motion")}
+        returned = {name: np.zeros(len(keys), int) for name in STREAMS}
         while not over:
-            state, frames, over = self._advance(self._ready, given, state)
+            state, frames, over = self._compiled.advance(self._ready, given, state)
             chunk = {}
             for name, until in jax.device_get(frames).items():
                 made = np.asarray(state["made"][name])
@@ -53,4 +72,37 @@ class StreamingSampler:
                                for b in rows]
                 returned[name] = np.maximum(returned[name], until)
             yield chunk
-        self.result = self._finish(given, state)
+        self.result = self._compiled.finish(given, state)
+
+
+def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.Array,
+           task: str) -> Iterator[Chunk]:
+    """See avjax.systems.api.System. A batch advances with its slowest row; the last chunk brings
+    the lengths and the stop logits."""
+    [conditions] = prompts
+    sampling = StreamingSampler(system, params, task)
+    prefix = {name: int(np.min(conditions[f"{name}_length"])) if f"{name}_length" in conditions
+              else 0 for name in MAKES[task]}
+    returned = dict.fromkeys(STREAMS, 0)
+    held: dict[str, list] = {}
+
+    def seconds() -> float:
+        made = min(returned[name] - frames for name, frames in prefix.items())
+        return max(made, 0) / system.config.frame_rate
+
+    for chunk in sampling.stream(conditions, keys):
+        held = {name: [np.concatenate(pair) for pair in zip(held[name], rows, strict=True)]
+                if held else rows for name, rows in chunk.items()}
+        new = {}
+        for name, rows in held.items():
+            count = min(map(len, rows))
+            new[name] = np.stack([row[:count] for row in rows])
+            held[name] = [row[count:] for row in rows]
+            returned[name] += count
+        yield Chunk(new, seconds())
+    result = jax.device_get(sampling.result)
+    for name in STREAMS:  # rows that ended earlier are padded with zeros
+        end = int(result[f"{name}_length"].max())
+        result[name] = result[name][:, returned[name]:max(end, returned[name])]
+        returned[name] = max(end, returned[name])
+    yield Chunk(result, seconds())

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
@@ -113,6 +114,16 @@ class System(api.System):
 
         return sampler.generate(self, params, conditions, keys, task)
 
+    def can_stream(self, task):
+        """Every task, patch by patch."""
+        return True
+
+    def stream(self, params, prompts, keys, task):
+        """See avjax.systems.talker.streaming."""
+        from avjax.systems.talker import streaming
+
+        return streaming.stream(self, params, prompts, keys, task)
+
 
 def example_spec(c) -> dict[str, Spec]:
     """What a dataset's examples hold: see data_pipelines.features.talker.extract."""
@@ -129,24 +140,20 @@ def example_spec(c) -> dict[str, Spec]:
 
 def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     """batch_spec (packed rows), conditions_spec and streams_spec of a config."""
-    def recipe(name):
-        value = c[name]
-        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
-
     N, J, U, P = c.row_tokens, c.row_patches, c.row_utterances, c.patch
 
     def ints(*shape, meaning):
         return Spec(("batch", *shape), "int32", meaning, sequence=1 if shape in ((N,), (J,))
                     else None)
 
-    audio = dict(meaning="audio latents", rate=c.frame_rate, recipe=recipe("audio_recipe"))
+    audio = dict(meaning="audio latents", rate=c.frame_rate, recipe=plain(c.audio_recipe))
     motion = dict(meaning="motion codes", unit="z-scored", rate=c.frame_rate,
-                  recipe=recipe("motion_recipe"))
-    speaker = dict(meaning="who speaks", recipe=recipe("speaker_recipe"))
+                  recipe=plain(c.motion_recipe))
+    speaker = dict(meaning="who speaks", recipe=plain(c.speaker_recipe))
     batch = {
         "tokens": Spec(("batch", N), "int32", "text ids; the task's id at an utterance's first "
                                               "position",
-                       recipe=recipe("tokenizer_recipe"), sequence=1),
+                       recipe=plain(c.tokenizer_recipe), sequence=1),
         "segment": ints(N, meaning="utterance of each position, from 1; 0 = padding"),
         "position": ints(N, meaning="position within the utterance, 0 = its task"),
         "patch_slot": ints(J, meaning="position of each patch; the row's length for padding"),
@@ -166,12 +173,12 @@ def specs(c) -> tuple[dict[str, Spec], dict[str, Spec], dict[str, Spec]]:
     conditions = {
         "prompt": Spec(("batch", "tokens"), "int32",
                        "text ids before the patches, without the task",
-                       recipe=recipe("tokenizer_recipe")),
+                       recipe=plain(c.tokenizer_recipe)),
         "prompt_length": ints(meaning="text ids that exist"),
         "speaker": Spec(("batch", c.speaker_dim), "float32", **speaker),
         "first_motion": Spec(("batch", c.motion_dim), "float32", "the first motion frame",
                              "z-scored",
-                             recipe=recipe("motion_recipe")),
+                             recipe=plain(c.motion_recipe)),
         **{name: streams[name] for name in ("audio", "audio_length", "motion", "motion_length")},
     }
     return batch, conditions, streams

@@ -1,58 +1,70 @@
-"""The whole of TAVID: one config a part, and S7. Presets `base` and `tiny`. Ours by choice; the
-paper prints no sizes."""
+"""The fields of the complete TAVID system: one config a part, and S7; with presets (see
+avjax/fields.py). Ours by choice; the paper prints no sizes."""
 
 from ml_collections import ConfigDict
 
 from avjax.errors import UserError
-from avjax.systems.tavid.acoustic import config as acoustic
-from avjax.systems.tavid.speaker import config as speaker
-from avjax.systems.tavid.text import config as text
-from avjax.systems.tavid.visual import config as visual
+from avjax.fields import Section, field
+from avjax.nn import config_fields
+from avjax.systems.tavid.acoustic import config as acoustic_config
+from avjax.systems.tavid.speaker import config as speaker_config
+from avjax.systems.tavid.text import config as text_config
+from avjax.systems.tavid.visual import config as visual_config
 
-PARTS = {"text": text, "acoustic": acoustic, "visual": visual, "speaker": speaker}
+
+class Config(Section):
+    name: str = config_fields.system_name("tavid")
+    text: text_config.Config = field(None, "Script to units.")
+    acoustic: acoustic_config.Config = field(None, "Units to mel.")
+    visual: visual_config.Config = field(None, "Units and a portrait to video.")
+    speaker: speaker_config.Config = field(None, "A portrait to a voice.")
+    mapped_share: float = field(0.5, "S7: share of speakers whose voice is the mapped one; the "
+                                "others keep the true one [ours].", minimum=0, maximum=1)
+
+    @staticmethod
+    def relations(c, need):
+        need(c.visual.stage == "temporal", "visual.stage", "temporal")
+        _check_agreement("number of speakers", c, "text.num_streams", "acoustic.num_speakers",
+                         "visual.mapper.streams")
+        _check_agreement("codebook", c, "text.num_units", "acoustic.num_units",
+                         "visual.mapper.num_units")
+        _check_agreement("face embedding", c, "visual.face_width", "speaker.face_dim")
+        _check_agreement("voice", c, "acoustic.voice_dim", "speaker.voice_dim")
 
 
-def _of(preset: str) -> ConfigDict:
-    c = ConfigDict(dict(name="tavid"))
-    for name, module in PARTS.items():
-        c[name] = getattr(module, preset)()
+def _check_agreement(what: str, config, *keys: str) -> None:
+    values = []
+    for key in keys:
+        value = config
+        for name in key.split("."):
+            value = value[name]
+        values.append(value)
+    if len(set(values)) > 1:
+        raise UserError(f"parts of another {what}", where="config.system",
+                        expected="the same number in all parts",
+                        found=", ".join(f"{key}={value}"
+                                        for key, value in zip(keys, values, strict=True)))
+
+
+def full() -> ConfigDict:
+    """The sizes of the parts' own `full`."""
+    c = Config.make()
     c.visual.stage = "temporal"
-    # S7: share of speakers whose voice is the mapped one, the others keep the true one (ours)
-    c.mapped_share = 0.5
     return c
-
-
-def base() -> ConfigDict:
-    """The sizes of the parts' own `base`."""
-    return _of("base")
 
 
 def tiny() -> ConfigDict:
     """What learns on two CPU cores."""
-    return _of("tiny")
+    c = full()
+    c.text = text_config.tiny()
+    c.acoustic = acoustic_config.tiny()
+    c.visual = visual_config.tiny()
+    c.visual.stage = "temporal"
+    c.speaker = speaker_config.tiny()
+    c.visual.mapper.num_units = c.text.num_units
+    c.visual.face_width = c.speaker.face_dim
+    return c
 
 
-def check(config) -> None:
-    """UserError where parts do not fit together. Each part checks itself."""
-    if config.visual.stage != "temporal":
-        raise UserError("the visual part is not whole", where="config.system.visual.stage",
-                        expected="temporal",
-                        found=repr(config.visual.stage))
-    numbers = {"number of speakers": {"text.num_streams": config.text.num_streams,
-                                      "acoustic.num_speakers": config.acoustic.num_speakers,
-                                      "visual.mapper.streams": config.visual.mapper.streams},
-               "codebook": {"text.num_units": config.text.num_units,
-                            "acoustic.num_units": config.acoustic.num_units,
-                            "visual.mapper.num_units": config.visual.mapper.num_units},
-               "face embedding": {"visual.face_width": config.visual.face_width,
-                                  "speaker.face_dim": config.speaker.face_dim},
-               "voice": {"acoustic.voice_dim": config.acoustic.voice_dim,
-                         "speaker.voice_dim": config.speaker.voice_dim}}
-    for what, values in numbers.items():
-        if len(set(values.values())) > 1:
-            raise UserError(f"parts of another {what}", where="config.system",
-                            expected="the same number in all parts",
-                            found=", ".join(f"{name}={value}" for name, value in values.items()))
-    if not 0 <= config.mapped_share <= 1:
-        raise UserError("no such share", where="config.system.mapped_share", expected="0 to 1",
-                        found=str(config.mapped_share))
+check = Config.check
+base = full  # the name of before, which users' config files call

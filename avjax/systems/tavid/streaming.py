@@ -1,31 +1,43 @@
-"""TAVID's `generate` step by step: the units, the sound, then the video clip by clip, told of as it
-is made.
+"""TAVID's `generate` step by step: the units and the sound, then the video clip by clip, handed out
+as they are made.
 
 What comes out equals `System.generate` with the same keys, but nothing is spent on frames that the
 text does not need: `generate` must make room for the longest answer and fills all of it. One
 dialogue at a time.
 
-Suffixes: N = speakers, R motion frames, M motion tokens, K their width, h w C latents.
+Suffixes: B batch (of one), N = speakers, R motion frames, T frames, S speakers, M mel bands,
+h w C latents.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
-from avjax.systems.api import bucket
-from avjax.systems.tavid.acoustic.expand import UNIT_RATE
+from avjax.systems.api import Batch, Chunk, Params, System, bucket
+from avjax.systems.tavid.acoustic.expand import UNIT_RATE, mel_frames
 from avjax.systems.tavid.visual import sampler
 
 CLIPS = 6  # the shortest room that is compiled for; a clip is compiled once
+CARRIED = 2  # video frames that the next piece of a dialogue continues from
+TIMED = ("units", "mel", "latents")
+
+
+@functools.lru_cache(maxsize=16)
+def dialogue_sampler(system: System, task: str) -> "DialogueSampler":
+    """Kept, so that later dialogues compile nothing that an earlier one compiled."""
+    return DialogueSampler(system, task)
 
 
 class DialogueSampler:
     """One task of a System (avjax.systems.tavid.System), compiled part by part."""
 
-    def __init__(self, system, task: str):
-        visual, self._task = system.parts["visual"], task
-        self._frames, self._before = visual.config.clip, visual.config.unet.motion_frames
+    def __init__(self, system: System, task: str):
+        visual = system.parts["visual"]
+        self._task = task
+        self._frames = visual.config.clip
+        self._before = visual.config.unet.motion_frames
 
         def clip(params, k, reference, faces, tokens, keys_N, before):
             tokens = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, k * self._frames,
@@ -34,17 +46,17 @@ class DialogueSampler:
             return sampler.sample_clip(visual, params["visual"], reference, faces, tokens, before,
                                        keys_N)
 
-        self._units, self._sound, self._voices = jax.jit(system.units), jax.jit(
-            system.sound), jax.jit(system.voices)
+        self._units = jax.jit(system.units)
+        self._sound = jax.jit(system.sound)
+        self._voices = jax.jit(system.voices)
         self._begin = jax.jit(lambda params, given,
                               keys: sampler.begin(visual, params["visual"], given,
                                                   system.part_keys("visual", keys)))
         self._clip = jax.jit(clip)
 
-    def __call__(self, params, conditions, keys) -> Iterator[tuple[dict | None, float]]:
-        """Conditions and keys of `System.generate` for a batch of one -> (None, seconds made) as
-        they are made, last (what `generate` returns, all seconds). Streams are as long as they are,
-        up to padding."""
+    def __call__(self, params: Params, conditions: Batch, keys: jax.Array) -> Iterator[Chunk]:
+        """Conditions and keys of `System.generate` for a batch of one -> the sound with everything
+        but the video, then every clip of it."""
         given = dict(conditions)
         if self._task != "avatar":
             given |= self._units(params, conditions, keys)
@@ -52,23 +64,81 @@ class DialogueSampler:
         room = bucket(length, 2 * self._frames * CLIPS)
         units = np.asarray(given["units"])[:, :room]
         given["units"] = np.pad(units, ((0, 0), (0, room - units.shape[1]), (0, 0)))
-        out = {"voices": self._voices(params, given)}
-        out |= {name: given[name]
-                for name in ("units", "units_length")} if self._task != "avatar" else {}
-        out |= self._sound(params, given, out["voices"], keys)
-        if self._task != "speech":
-            clips = [np.zeros((1, 0, *given["reference"].shape[1:]), np.float32)]
-            for made in self._video(params, given, keys, length // 2):
-                clips.append(made)
-                yield None, min(2 * self._frames * (len(clips) - 1), length) / UNIT_RATE
-            out |= {"latents": np.concatenate(clips, axis=1),
-                    "latents_length": np.array([length // 2], np.int32)}
-        yield jax.device_get(out), length / UNIT_RATE
-
-    def _video(self, params, given, keys, frames: int) -> Iterator[np.ndarray]:
-        """(1, F, S, h, w, C) of every clip."""
+        voices = self._voices(params, given)
+        sound = jax.device_get(self._sound(params, given, voices, keys))
+        heard = int(sound["mel_length"][0])
+        out = {"voices": np.asarray(voices), "mel": sound["mel"][:, :heard],
+               "mel_length": sound["mel_length"]}
+        if self._task != "avatar":
+            out |= {"units": given["units"][:, :length],
+                    "units_length": np.array([length], np.int32)}
+        if self._task == "speech":
+            yield Chunk(out, length / UNIT_RATE)
+            return
+        frames = length // 2
+        none = np.zeros((1, 0, *given["reference"].shape[1:]), np.float32)
+        yield Chunk(out | {"latents": none, "latents_length": np.array([0], np.int32)}, 0.0)
         *always, before = self._begin(params, given, keys)
-        for k in range(-(-frames // self._frames)):
+        for k, first in enumerate(range(0, frames, self._frames)):
             made_NFhwC = self._clip(params, k, *always, before)
             before = made_NFhwC[:, -self._before:]
-            yield np.moveaxis(np.asarray(made_NFhwC), 0, 1)[None]
+            end = min(first + self._frames, frames)
+            made = np.moveaxis(np.asarray(made_NFhwC), 0, 1)[None, :end - first]
+            yield Chunk({"latents": made, "latents_length": np.array([end], np.int32)},
+                        (length if end == frames else 2 * end) / UNIT_RATE)
+
+
+def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.Array,
+           task: str) -> Iterator[Chunk]:
+    """See avjax.systems.api.System. `prompts` are consecutive pieces of one dialogue: each
+    continues from the last video frames of the one before, and sound is fitted to the clock of the
+    units, so that it never runs away from the pictures. "full" (1,) counts the pieces whose text
+    filled all the room there was."""
+    steps = system.steps(task)
+    carried: Batch = {}
+    total = {}
+    begin = 0  # units of earlier pieces
+    seconds = 0.0
+    full = 0
+    for k, conditions in enumerate(prompts):
+        piece_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if k else keys
+        clock, last_BTShwC, chunk = begin, None, None
+        for chunk in steps(params, conditions | carried, piece_keys):
+            new = {name: x for name, x in chunk.streams.items()
+                   if not name.endswith("_length") and (k == 0 or name in TIMED)}
+            if "mel" in new:
+                clock += int(chunk.streams.get("units_length", conditions["units_length"])[0])
+                new["mel"] = fitted(new["mel"], mel_frames(clock) - mel_frames(begin))
+            if "latents" in new:
+                seen = new["latents"] if last_BTShwC is None else np.concatenate(
+                    [last_BTShwC, new["latents"]], axis=1)
+                last_BTShwC = seen[:, -CARRIED:]
+            for name in TIMED:
+                if name in new:
+                    total[name] = total.get(name, 0) + new[name].shape[1]
+                    new[f"{name}_length"] = np.array([total[name]], np.int32)
+            if task != "avatar" and "units" in new:
+                full += new["units"].shape[1] >= conditions["room"].shape[1]
+            yield Chunk(new | {"full": np.array([full])}, seconds + chunk.seconds)
+        begin = clock
+        seconds += chunk.seconds if chunk else 0.0
+        carried = carried_on(last_BTShwC, conditions) or carried
+
+
+def fitted(mel_BTSM: np.ndarray, frames: int) -> np.ndarray:
+    """Sound of a piece in as many frames as its units take on the clock of all pieces. Frames last
+    256 / 22050 s, pieces a multiple of 1 / 50 s: where a piece is less than a frame short, its last
+    frame is held."""
+    mel_BTSM = mel_BTSM[:, :frames]
+    missing = ((0, 0), (0, frames - mel_BTSM.shape[1]), (0, 0), (0, 0))
+    return np.pad(mel_BTSM, missing, mode="edge" if mel_BTSM.shape[1] else "constant")
+
+
+def carried_on(last_BTShwC: np.ndarray | None, conditions: Batch) -> Batch:
+    """What the next piece continues from: first_motion (1, S, R, h, w, C), has_first (1,)."""
+    if last_BTShwC is None or not last_BTShwC.shape[1]:
+        return {}
+    missing = CARRIED - last_BTShwC.shape[1]
+    last = np.concatenate([last_BTShwC[:, :1]] * missing + [last_BTShwC], axis=1)
+    return {"first_motion": np.swapaxes(last, 1, 2).astype(conditions["first_motion"].dtype),
+            "has_first": np.ones(1, conditions["has_first"].dtype)}

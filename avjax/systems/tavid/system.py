@@ -12,10 +12,9 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.systems import api
-from avjax.systems.tavid import acoustic, speaker, text, visual
+from avjax.systems.tavid import acoustic, speaker, streaming, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
-from avjax.systems.tavid.streaming import DialogueSampler
 
 PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System,
          "speaker": speaker.System}
@@ -120,8 +119,16 @@ class System(api.System):
         return out
 
     def steps(self, task=""):
-        """See avjax.systems.api.System."""
-        return DialogueSampler(self, task or self.tasks[0])
+        """See avjax.systems.tavid.streaming.DialogueSampler."""
+        return streaming.dialogue_sampler(self, task or self.tasks[0])
+
+    def can_stream(self, task=""):
+        """Every task: sound first, then video clip by clip."""
+        return True
+
+    def stream(self, params, prompts, keys, task=""):
+        """See avjax.systems.tavid.streaming."""
+        return streaming.stream(self, params, prompts, keys, task or self.tasks[0])
 
     def units(self, params, conditions, keys):
         """{"units", "units_length"} of the text: whole frames of video, two units each."""

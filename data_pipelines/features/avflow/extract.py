@@ -5,8 +5,9 @@ Every frozen or fitted thing runs here, once, and never inside a training step. 
 is, with the hash of any fitted arrays, goes into the dataset's recipes; the arrays themselves into
 its codecs.
 
-    mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level), as are tokens of sound
-    tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot; "wav2vec2": CTC logits
+    mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level)
+    tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot;
+            "wav2vec2": CTC logits
     face    the clips' face codes
     head    "vae": mean of the head-pose VAE's latent; "linear": the z-scored pose itself
 and, for dialogues, partner_tokens, partner_expression and partner_head (min-max scaled to [-1, 1]
@@ -16,12 +17,14 @@ on the train split).
 import dataclasses
 import hashlib
 import pathlib
+from typing import Annotated
 
 import numpy as np
 import soxr
 
 from avjax.errors import UserError
 from avjax.signal import kmeans, level, mel, resample
+from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.avflow import head_pose
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
@@ -31,41 +34,37 @@ from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_h
 
 TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
-# words that arguments of extract may be
-CHOICES = {"tokens": TOKENS, "head": HEADS, "mode": resample.MODES}
 UNITS = 100
 WAV2VEC2_RATE = 16000
 _CARRIED = (*common.CARRIED, *(f"partner_{name}" for name in common.CARRIED))
 _FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn at random
 
 
-def extract(clips_dir, out_dir, *, tokens: str = "phones", head: str = "linear", head_vae=None,
-            weights=None, units: int = UNITS, seed: int = 0, mode: str = "timestamps",
-            max_bad: float = 0.0, fit_split: str = "train", name: str = "features",
-            progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is
-    started again.
+def extract(
+    clips_dir, out_dir, *,
+    tokens: Annotated[str, Option("what is heard, as features", TOKENS)] = "phones",
+    head: Annotated[str, Option("the head pose", HEADS)] = "linear",
+    head_vae: Annotated[str | None, Option("workdir or checkpoint of a trained head VAE, for "
+                                           "--head=vae")] = None,
+    weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
+                                          "--tokens=wav2vec2")] = None,
+    units: Annotated[int, Option("number of k-means units, for --tokens=units", least=2)] = UNITS,
+    seed: Annotated[int, Option("of that fit")] = 0,
+    mode: Annotated[str, Option("how features get to one clock: by their timestamps, or stretched "
+                                "by length as the published code does", resample.MODES,
+                                flag="resample")] = "timestamps",
+    max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
+) -> store.Dataset:
+    """Writes the feature dataset of a clip dataset. A killed job resumes when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
       out_dir: the folder to make.
-      tokens: "phones", "units" or "wav2vec2".
-      head: "vae" or "linear".
-      head_vae: workdir or checkpoint of a trained head VAE (head="vae").
-      weights: a wav2vec2 CTC checkpoint (tokens="wav2vec2").
-      units: number of k-means units, fitted on `fit_split` (tokens="units").
-      seed: of that fit.
-      mode: "timestamps", or "released" to stretch by length as the published code does.
-      max_bad: share of the clips that may be unusable: they are left out, and told of in
-        OUT.quarantine.jsonl.
       fit_split: everything fitted here sees this split only.
 
     Raises:
       UserError: unknown choice, clips without a needed column, missing weights, unusable clip.
     """
-    common.choice("tokens", tokens, TOKENS)
-    common.choice("head", head, HEADS)
-    common.choice("resample", mode, resample.MODES)
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     header = head_pose.make(head, clips, head_vae)
@@ -88,9 +87,10 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
                                           mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
         raise UserError("clips have another sample rate", where=str(clips.dir), expected="22050 Hz",
                         found=str(clips.recipes["audio"]), hint="prepare them again")
-    partner = _PartnerScaling(job.once("partner",
-                                       lambda: _PartnerScaling.fit(clips,
-                                                                   fit_split))) if dialogue else None
+    partner = None
+    if dialogue:
+        ranges = job.once("partner", lambda: _PartnerScaling.fit(clips, fit_split))
+        partner = _PartnerScaling(ranges)
     carried = [c for c in _CARRIED if c in clips.features]
     fields = ["id", *carried, *dict.fromkeys(needed)]
 
@@ -268,7 +268,7 @@ def _fit_units(clips, units, seed, max_bad, split) -> np.ndarray:
             if not max_bad:
                 raise
             quarantine.check(error, ())
-            continue  # told of when it is extracted
+            continue  # reported when it is extracted
         count += len(frames[-1])
         if count >= _FIT_FRAMES:
             break

@@ -12,9 +12,11 @@ import json
 import jax
 import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from avjax.errors import UserError
 from avjax.systems import api
+from data_pipelines.features.common import trained
 from data_pipelines.store.schema import arrays_hash, recipe_hash
 
 # frames (2 min) that attend to each other; longer tracks go in windows, which fade into each other
@@ -55,7 +57,8 @@ def make(kind: str, clips, head_vae=None) -> HeadPoseEncoder:
         raise UserError("a head VAE is needed", where="--head_vae", found="nothing",
                         expected="the workdir of a trained configs/head_vae.py",
                         hint="train one first, or use --head=linear")
-    config, params = load(head_vae)
+    config, params, _ = trained.load(head_vae, "head_vae")
+    params = jax.tree.map(np.asarray, params)
     if config["pose_dim"] != width:
         raise UserError("the head VAE is of another pose", where=str(head_vae),
                         expected=f"{width} pose channels", found=str(config["pose_dim"]),
@@ -76,24 +79,8 @@ def decode(recipe: dict, arrays: dict[str, np.ndarray], latent_TZ: np.ndarray) -
     return _run(json.dumps(recipe["system"]), "decode", params, latent_TZ)
 
 
-def load(path) -> tuple[dict, dict]:
-    """(system config, parameters) of a trained head VAE, by its workdir or a checkpoint folder
-    within."""
-    from avjax.checkpoint import checkpoints
-
-    config = checkpoints.load_meta(path).get("config", {}).get("system", {})
-    if config.get("name") != "head_vae":
-        raise UserError("checkpoint of another model", where=str(path),
-                        expected="system.name = head_vae", found=str(config.get("name")),
-                        hint="give the head VAE's workdir, or use --head=linear")
-    return config, jax.tree.map(np.asarray,
-                                checkpoints.load_params(path, _system(json.dumps(config))))
-
-
 @functools.lru_cache
 def _system(config_json: str):
-    from ml_collections import ConfigDict
-
     return api.build(ConfigDict(json.loads(config_json)))
 
 

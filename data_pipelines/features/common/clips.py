@@ -51,14 +51,6 @@ def choice(what: str, value, choices) -> None:
                         found=repr(value))
 
 
-def positive(**options) -> None:
-    """UserError for the first option that is not above 0."""
-    for name, value in options.items():
-        if not value > 0:
-            raise UserError(f"no such {name}", where=f"--{name}", expected="more than 0",
-                            found=str(value))
-
-
 def to_float(audio: np.ndarray) -> np.ndarray:
     """int16 or float samples -> float32 in [-1, 1]."""
     return audio.astype(np.float32) / 32768 if audio.dtype == np.int16 else audio.astype(np.float32)

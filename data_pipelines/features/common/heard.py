@@ -58,7 +58,7 @@ def ranges(clips, split: str) -> dict[str, np.ndarray]:
         try:
             found.append(measures(to_float(source[int(i)]["audio"]), rate))
         except Exception as error:
-            quarantine.check(error, ())  # else it is told of when it is extracted
+            quarantine.check(error, ())  # else it is reported when it is extracted
     found_CM = np.array([x_M for x_M in found if np.isfinite(x_M[0])])
     if not len(found_CM):
         return {"names": np.array([], str), "low": np.zeros(0), "high": np.zeros(0)}

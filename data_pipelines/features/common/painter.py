@@ -10,16 +10,16 @@ import numpy as np
 
 from avjax.codecs import eigenface
 from avjax.errors import UserError
-from avjax.signal import resample
+from avjax.signal import rates, resample
 from data_pipelines.media import faces
 from data_pipelines.store.schema import arrays_hash
 
-FPS = 25
+FPS = rates.FRAMES
 _CODES = ("face", "pose", "pose_z")
 
 
 class Painter:
-    """Pictures of either party of a clip dataset's records.
+    """Pictures of either speaker of a clip dataset's records.
 
     Args:
       clips: the dataset. It has `pictures` (time, H, W, 3) uint8, and perhaps `portrait` (H, W, 3),
@@ -77,7 +77,7 @@ class Painter:
         return self._clips.features["face"].shape[1] + self._clips.features["pose_z"].shape[1]
 
     def frames(self, clip, prefix: str = "") -> int:
-        """How many pictures at FPS the party's track covers."""
+        """How many pictures at FPS the speaker's track covers."""
         column = "pictures" if self.kind == "recorded" else "face"
         return int(len(clip[prefix + column]) * FPS / self._rate(column) + 1e-6)
 
@@ -101,7 +101,7 @@ class Painter:
         return faces.compose(codec.decode(face_TF), pose_TP, self.size)
 
     def portrait(self, clip, prefix: str = "") -> np.ndarray:
-        """(size, size, 3) uint8: the party looking at the viewer."""
+        """(size, size, 3) uint8: the speaker looking at the viewer."""
         if "portrait" in self.columns:
             return self._sized(clip[prefix + "portrait"])
         if self.kind == "recorded":

@@ -9,31 +9,35 @@ one that has seen both with .99 (puppets, unknown faces). Columns are those of t
 
 import functools
 import pathlib
+from typing import Annotated
 
 import numpy as np
 
 from avjax.errors import UserError
+from data_pipelines.declared import Option
 from data_pipelines.features.common import clips as common
-from data_pipelines.features.common import picture_latents
+from data_pipelines.features.common import trained
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import arrays_hash
 
 
-def extract(clips_dir, out_dir, *, vae=None, per_example: int = 40, name: str = "decoded",
-            progress: bool = True) -> store.Dataset:
-    """Writes every example of a dataset of pictures twice. A killed job goes on where it was when
-    it is started again.
+def extract(
+    clips_dir, out_dir, *,
+    vae: Annotated[str | None, Option("workdir of a trained tavid.vae, or a published VAE's "
+                                      "file")] = None,
+    per_example: Annotated[int, Option("pictures that are kept of an example, spread over it",
+                                       above=0)] = 40,
+    name: str = "decoded", progress: bool = True,
+) -> store.Dataset:
+    """Writes every example of a dataset of pictures twice. A killed job resumes.
 
     Args:
       clips_dir: a dataset made with --features=pictures.
       out_dir: the folder to make.
-      vae: workdir of a trained tavid.vae, or a published VAE's file.
-      per_example: pictures that are kept of an example, spread over it.
 
     Raises:
       UserError: no pictures there, no VAE given, pictures that do not fit the VAE.
     """
-    common.positive(per_example=per_example)
     if not vae:
         raise UserError("a VAE is needed", where="--vae",
                         expected="the workdir of a trained tavid.vae, or a weights file",
@@ -41,7 +45,7 @@ def extract(clips_dir, out_dir, *, vae=None, per_example: int = 40, name: str = 
     store.refuse_existing(out_dir)
     pictures = common.open_clips(clips_dir, out_dir)
     common.require(pictures, ("pictures",), "extract them with --features=pictures")
-    codec = picture_latents.load(pathlib.Path(vae))
+    codec = trained.load_picture_codec(pathlib.Path(vae))
     codec.latent_shape(*pictures.features["pictures"].shape[1:3])
     timed = [n for n, feature in pictures.features.items() if feature.shape[:1] == (None,)]
 

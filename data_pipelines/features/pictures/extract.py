@@ -1,12 +1,15 @@
 """Clips -> pictures and what they show: what the VAE of pictures and the face reader learn from.
 
     pictures  (T, size, size, 3) uint8 RGB, `rate` a second
-    motion    (T, M)             face code and z-scored pose of each picture, where the clips know them
-Either party of a dialogue is an example of its own.
+    motion    (T, M)             face code and z-scored pose of each picture, where known
+Either speaker of a dialogue is an example of its own.
 """
+
+from typing import Annotated
 
 import numpy as np
 
+from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common.painter import FPS, Painter
 from data_pipelines.store import dataset as store
@@ -15,24 +18,22 @@ from data_pipelines.store.schema import Feature
 _CARRIED = ("speaker", "identity")
 
 
-def extract(clips_dir, out_dir, *, size: int = 64, zoom: float = 1.2, rate: float = 5.0,
-            max_bad: float = 0.0, name: str = "pictures", progress: bool = True) -> store.Dataset:
-    """Writes the pictures of a clip dataset. A killed job goes on where it was when it is started
-    again.
+def extract(
+    clips_dir, out_dir, *,
+    size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
+    zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
+    rate: Annotated[float, Option("pictures a second; neighbours differ little", above=0)] = 5.0,
+    max_bad: MaxBad = 0.0, name: str = "pictures", progress: bool = True,
+) -> store.Dataset:
+    """Writes the pictures of a clip dataset. A killed job resumes when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
       out_dir: the folder to make.
-      size: side of the pictures.
-      zoom: of puppets.
-      rate: pictures a second; neighbouring ones differ little.
-      max_bad: share of the clips that may be unusable: they are left out, and told of in
-        OUT.quarantine.jsonl.
 
     Raises:
       UserError: clips that nothing can be seen of; no such size or rate.
     """
-    common.positive(size=size, zoom=zoom, rate=rate)
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     painter = Painter(clips, size, zoom)

@@ -2,11 +2,11 @@
 Hz.
 
     audio   (T, 32)  latents of the audio codec (avjax.codecs.latents)
-    motion  (T, 40)  z-scored; no frames where an example is speech alone. Clips with a column `motion` give it as it is,
-                     others have theirs made of `face` and `pose_z` (avjax.codecs.motion)
-    voice   (256,)   of another utterance of the speaker in the same split (what a user gives at generation: a recording of
-                     the voice, not the answer) where clips know who speaks; else of the example's
-                     own, as published
+    motion  (T, 40)  z-scored; no frames where an example is speech alone. The clips' `motion`, else
+                     made of `face` and `pose_z` (avjax.codecs.motion)
+    voice   (256,)   where clips know who speaks, of another utterance of the speaker in the same
+                     split: at generation a user gives a recording of the voice, not the answer;
+                     else of the example's own, as published
     tokens  (n,)     the prompt: everything that stands before the patch slots
 
 Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into
@@ -16,6 +16,7 @@ the recipes.
 import collections
 import json
 import zlib
+from typing import Annotated
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from avjax.encoders import voice_statistics
 from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from avjax.signal import level
+from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import frontend
@@ -33,43 +35,37 @@ from data_pipelines.store import quarantine
 from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
 
 VOICES = ("auto", "another", "own")
-CHOICES = {"voice": VOICES}  # words that arguments of extract may be
 _FACE = ("face", "pose_z")
 
 
-def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VOCABULARY,
-            voice: str = "auto", placeholder: str = "", speech_only: float = 0.0, multiple: int = 1,
-            max_bad: float = 0.0, fit_split: str = "train", name: str = "features",
-            progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of a clip dataset. A killed job goes on where it was when it is
-    started again.
+def extract(
+    clips_dir, out_dir, *,
+    tokenizer: Annotated[str | None, Option("Qwen3's tokenizer.json; without it a byte-level "
+                                            "stand-in is trained")] = None,
+    vocabulary: Annotated[int, Option("most tokens of the stand-in")] = STAND_IN_VOCABULARY,
+    voice: Annotated[str, Option("whose utterance an example's voice is taken from: its own, or "
+                                 "another of the same speaker and split; auto: another where clips "
+                                 "have identities", VOICES)] = "auto",
+    placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
+                                       "motion from; empty refuses such clips")] = "",
+    speech_only: Annotated[float, Option("share of the training clips whose motion is left out, so "
+                                         "that they teach text to speech")] = 0.0,
+    multiple: Annotated[int, Option("extend every clip, by silence and held motion, to a multiple "
+                                    "of so many frames; the model's patch, so that no last patch "
+                                    "is partial", least=1)] = 1,
+    max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
+) -> store.Dataset:
+    """Writes the feature dataset of a clip dataset. A killed job resumes when it is started again.
 
     Args:
       clips_dir: a dataset made by launch.prepare, with audio, text and speaker.
       out_dir: the folder to make.
-      tokenizer: path of Qwen3's tokenizer.json; None trains the byte-level stand-in.
-      vocabulary: the most tokens that the stand-in may have.
-      voice: whose statistics an example's voice vector is made of: its "own", or "another"
-        utterance's of the same `speaker` and split (its own where there is no other). "auto":
-        another's where clips have identities, so that a speaker is a person; some corpora only name
-        the collection.
-      placeholder: what the prompt says where a clip has no transcript (recordings to learn speech
-        to motion from); "" refuses such clips.
-      speech_only: share of the training clips (`fit_split`) whose motion is left out, so that a
-        corpus without a list of speech alone teaches text to speech too; which ones is decided by
-        their ids.
-      multiple: every clip is extended to a multiple of so many frames, by silence and by holding
-        the last motion. With the model's patch, no last patch is a partial one: a partial one tells
-        the stop head the end by its missing frames, which generated patches never have.
-      max_bad: share of the clips that may be unusable: they are left out, and told of in
-        OUT.quarantine.jsonl.
       fit_split: everything fitted here sees this split only.
 
     Raises:
       UserError: missing column, tokenizer or statistics; empty text; wrong latent width; motion and
         audio of different length; an unusable clip, named.
     """
-    common.choice("voice", voice, VOICES)
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and "
@@ -80,9 +76,6 @@ def extract(clips_dir, out_dir, *, tokenizer=None, vocabulary: int = STAND_IN_VO
     if not 0 <= speech_only < 1:
         raise UserError("no such share", where="--speech_only", expected="0 <= share < 1",
                         found=str(speech_only))
-    if multiple < 1:
-        raise UserError("no such multiple", where="--multiple", expected=">= 1 frame",
-                        found=str(multiple))
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
                     multiple=multiple, fit_split=fit_split) as job:

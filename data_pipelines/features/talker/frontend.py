@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-import soxr
 
 from avjax.codecs import latents, motion
 from avjax.encoders import voice_statistics
@@ -17,6 +16,7 @@ from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from avjax.signal import level as level_lib
 from avjax.signal import resample
+from avjax.signal.resample import resampled
 from data_pipelines.features.talker.tokenizer import CODEC as TOKENIZER
 from data_pipelines.features.talker.tokenizer import Tokenizer
 from data_pipelines.store.schema import arrays_hash
@@ -87,13 +87,6 @@ class Encoder:
     def voice(self, audio_N: np.ndarray, rate: float) -> np.ndarray:
         """Float samples of the reference voice -> (256,)."""
         return self.voice_encoder(resampled(audio_N, rate))
-
-
-def resampled(audio_N: np.ndarray, rate: float,
-              new_rate: float = latents.SAMPLE_RATE) -> np.ndarray:
-    """Float samples at `rate` -> float32 at `new_rate`."""
-    audio_N = np.asarray(audio_N, np.float32)
-    return audio_N if rate == new_rate else soxr.resample(audio_N, rate, new_rate)
 
 
 def face_motion(face_NF: np.ndarray, pose_NP: np.ndarray, rate: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Recorded dialogues, checked: who said what and when, one channel a party, cut into pieces where
+"""Recorded dialogues, checked: who said what and when, one channel a speaker, cut into pieces where
 nobody speaks.
 
 All cuts are whole frames of RATE, at which units (two a frame), pictures and 22 050 Hz sound (882
@@ -11,30 +11,30 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from avjax.signal import level
+from avjax.signal import level, rates
 from data_pipelines.features.common.clips import to_float
 from data_pipelines.features.tavid import script
 from data_pipelines.store.dataset import Unusable
 
-RATE = 25
+RATE = rates.FRAMES
 SAMPLE_RATE = 22050
 HOP = SAMPLE_RATE // RATE
-PARTIES = ("", "partner_", "partner2_", "partner3_")  # prefixes of the columns of each
+PREFIXES = ("", "partner_", "partner2_", "partner3_")  # of the columns of each speaker
 _APART = 2  # frames that channels, or sound and pictures, may differ by; the shorter one counts
 _SILENT = 1e-3  # peak, of full scale
 _LOUDER = 4.0  # power ratio (6 dB) by which the wrong channel is louder where channels are swapped
 _SAME = 0.98  # correlation of two channels that are one recording
 
 
-def parties(clips) -> tuple[str, ...]:
-    """Prefixes of the parties that a clip dataset has channels of."""
-    return tuple(p for p in PARTIES if f"{p}audio" in clips.features)
+def speaker_prefixes(clips) -> tuple[str, ...]:
+    """Prefixes of the speakers that a clip dataset has channels of."""
+    return tuple(p for p in PREFIXES if f"{p}audio" in clips.features)
 
 
 @dataclasses.dataclass(frozen=True)
-class Recording:
-    """One dialogue. audio: (N,) float32 of every party, all of `frames` x HOP samples, each at the
-    level of speech; script: with times where known."""
+class Conversation:
+    """One dialogue. audio: (N,) float32 of every speaker, `frames` x HOP samples, each at the level
+    of speech; script: with times where known."""
 
     clip: dict
     names: tuple[str, ...]
@@ -52,13 +52,13 @@ class Piece:
     script: script.Script
 
 
-def recording(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()) -> Recording:
+def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()) -> Conversation:
     """The dialogue of a clip dataset's record.
 
     Args:
-      clip: with speaker, audio (22 050 Hz) of every party, text, and events and words where known.
-      prefixes: of the parties' columns.
-      tracks: frames at RATE that the pictures of each party last, where there are any.
+      clip: with speaker, audio (22 050 Hz) of every speaker, text; events and words where known.
+      prefixes: of the speakers' columns.
+      tracks: frames at RATE that the pictures of each speaker last, where there are any.
 
     Raises:
       store.Unusable: lengths differ, silent channel, channels swapped, one channel twice, no
@@ -78,15 +78,15 @@ def recording(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()) -
         if not np.isfinite(a).all():
             raise Unusable("sound is not finite", found=f"NaN in the channel of {name}")
         if not len(a) or np.abs(a).max() < _SILENT:
-            raise Unusable("silent channel", expected="speech of every party",
+            raise Unusable("silent channel", expected="speech of every speaker",
                            found=f"nothing of {name}")
     said = _script(clip, names, prefixes)
     _check_channels(audio, said, names)
     audio = tuple(level.normalised(a, SAMPLE_RATE) for a in audio)
-    return Recording(clip, names, audio, said, frames)
+    return Conversation(clip, names, audio, said, frames)
 
 
-def pieces(record: Recording, max_seconds: float) -> Iterator[Piece | Unusable]:
+def pieces(record: Conversation, max_seconds: float) -> Iterator[Piece | Unusable]:
     """The recording whole if it is short enough, else cut in the middle of silences between turns,
     each piece as long as it may be. Where turns follow each other without a silence for longer than
     that, those are left out, as an Unusable."""
@@ -143,7 +143,7 @@ def _check_channels(audio, said: script.Script, names) -> None:
         for j in range(i):
             if np.abs(power_SN[[i, j]]).max() > 0 and np.corrcoef(audio[i][::7],
                                                                   audio[j][::7])[0, 1] > _SAME:
-                raise Unusable("one channel twice", expected="a clean channel of every party",
+                raise Unusable("one channel twice", expected="a clean channel of every speaker",
                                found=f"{names[j]} and {names[i]} sound the same",
                                hint="separate the speakers")
     if any(t.start is None for t in said.turns):
@@ -161,9 +161,8 @@ def _check_channels(audio, said: script.Script, names) -> None:
             own.append(s)
             loudest.append(int(means_S.argmax()) if means_S.max() > _LOUDER * means_S[s] else s)
     if any(o != found for o, found in zip(own, loudest, strict=True)):
-        raise Unusable("channels swapped", expected="every party loud in its own channel while it "
-                                                    "speaks alone",
-                       found=", ".join(f"{names[o]} in the channel of {names[f]}" for o,
-                                       f in zip(own, loudest, strict=True)
-                                       if o != f), hint="exchange the channels, or the script's "
-                                                        "speakers")
+        raise Unusable("channels swapped",
+                       expected="every speaker loud in its own channel while it speaks alone",
+                       found=", ".join(f"{names[o]} in the channel of {names[f]}"
+                                       for o, f in zip(own, loudest, strict=True) if o != f),
+                       hint="exchange the channels, or the script's speakers")

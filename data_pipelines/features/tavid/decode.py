@@ -1,8 +1,8 @@
-"""Decoder's third way: streams of several parties, whose pictures are latents of a VAE (TAVID).
+"""TAVID's streams, of several speakers -> sound, pictures, faces and poses.
 
-Sound is log-mel, by Griffin-Lim or by a vocoder where the dataset has one. Pictures are at 25 Hz.
-What they show (face code and pose) is `motion` where a system or a dataset gives it, else what the
-face reader sees in the decoded pictures.
+Sound is log-mel, by Griffin-Lim or by a vocoder where the dataset has one. Pictures are at 25 Hz,
+latents of a VAE. What they show (face code and pose) is `motion` where a system or a dataset gives
+it, else what the face reader sees in the decoded pictures.
 """
 
 import functools
@@ -12,36 +12,42 @@ import numpy as np
 from avjax.codecs import pictures
 from avjax.errors import UserError
 from avjax.signal import griffin_lim, mel
-
-_PARTY_AXIS = {"units": (2, 1), "mel": (3, 1), "motion": (3, 1), "latents": (5, 1),
-               "voices": (2, 0), "faces": (2, 0),
-               # {stream: (axes with a party's, which it is)}
-               "identity": (2, 0), "portraits": (4, 0), "reference": (4, 0)}
+from avjax.systems import api, tavid
+from avjax.systems.tavid import config
+from data_pipelines import decode
 
 
-def parties(streams) -> list[dict]:
-    """The streams of each party, without their axis; those of one party alone as they are."""
-    found = {n: np.moveaxis(np.asarray(streams[n]), axis, 0) for n,
-             (axes, axis) in _PARTY_AXIS.items()
-             if n in streams and np.ndim(streams[n]) == axes}
-    return [dict(streams)] if not found else [
-        {n: x[s] for n, x in found.items()} for s in range(len(next(iter(found.values()))))]
+class StreamDecoder(decode.StreamDecoder):
+    """One speaker's streams: mel (Tm, 80), latents (T, h, w, 4), motion (T, M)."""
 
-
-class DialogueWay:
-    """One party's streams: mel (Tm, 80), latents (T, h, w, 4), motion (T, M). `decoder`: the
-    Decoder."""
-
-    heard, seen = ("mel",), ("latents", "motion")
+    heard = ("mel",)
+    seen = ("latents", "motion")
     mel_recipe = mel.RECIPE
     fps = 25
 
     def __init__(self, decoder):
-        self._decoder = decoder
-        motion = decoder.recipes.get("motion", {})
-        self.face_recipe, self._face_dim = motion.get("face", {}), motion.get("face_dim", 0)
+        super().__init__(decoder)
+        recipe = decoder.recipes.get("motion", {})
+        self.face_recipe = recipe.get("face", {})
+        self._face_dim = recipe.get("face_dim", 0)
         self.has_face = self._face_dim > 0
+        self.paints = "latents" in decoder.recipes
         self._read = (None, None)  # the latents that were read last, and their motion
+
+    @classmethod
+    def matches(cls, recipes):
+        """Semantic units, or pictures."""
+        return bool({"units", "pictures"} & recipes.keys())
+
+    @functools.cached_property
+    def specs(self):
+        """Which axis is the speaker's is the same in every config."""
+        system = tavid.System(config.full())
+        return system.example_spec | system.streams_spec | {
+            name: api.Spec(("batch", *shape), "float32", meaning, speaker_axis=shape.index("s") + 1)
+            for name, shape, meaning in (("motion", ("time", "s", "m"), "face code and pose"),
+                                         ("identity", ("s", "i"), "puppet"),
+                                         ("portraits", ("s", "h", "w", 3), "portrait"))}
 
     def mel(self, streams):
         return np.asarray(streams["mel"], np.float32)
@@ -66,10 +72,14 @@ class DialogueWay:
     def pose_z(self, streams):
         return self.motion_codes(streams)[:, self._face_dim:]
 
-    def has_pictures(self, streams) -> bool:
-        return len(streams.get("latents", ())) > 0
+    def painter(self, streams):
+        latents = streams.get("latents", ())
+        if not len(latents):
+            return None
+        return len(latents), lambda part: self.frames({"latents": latents[part]})
 
     def frames(self, streams):
+        """(T, H, W, 3) uint8."""
         return self._pictures.decode(np.asarray(streams["latents"], np.float32))
 
     @property

@@ -1,14 +1,15 @@
-"""Recorded dialogues -> TAVID's features: one example a dialogue, or a piece of one, all S parties
+"""Recorded dialogues -> TAVID's features: one example a dialogue, or a piece of one, all S speakers
 in it.
 
 A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
-    tokens (n,), token_speaker (n,), turns (K, 6)   of its script, see dialogue_tokens.py
-    units (2 T25, S)                 semantic units at 50 Hz, of each party's whole channel, then cut; 0 is silence where fitted
+    tokens (n,), token_speaker (n,), turns (K, 6)      of its script, see tokenizer.py
+    units (2 T25, S)                 semantic units at 50 Hz of each speaker's whole channel, then
+                                     cut; 0 is silence where they are fitted
     mel (441 * 2 T25 // 256, S, 80)  normalised log-mel of each channel
-    voices (S, 256)                  who speaks: what of the sound of the whole recording is the speaker's
-    portraits (S, H, W, 3), faces (S, F)   a picture of each party, and its face embedding
-    motion (T25, S, M)               what the pictures show, where it is known: face code, then z-scored pose
-    latents (T25, S, h, w, 4), reference (S, h, w, 4)   with a VAE: of the pictures and the portraits
+    voices (S, 256)                  speaker embeddings of the whole recording
+    portraits (S, H, W, 3), faces (S, F)               of each speaker, and its face embedding
+    motion (T25, S, M)               where known: face code, then z-scored pose of the pictures
+    latents (T25, S, h, w, 4), reference (S, h, w, 4)  with a VAE: of pictures and portraits
 Pictures are drawn and encoded here and not kept. Everything fitted is fitted on one split. What
 cannot be used is left out with its reason (store.py, quarantine): see conversations.py for
 channels, portraits.py for portraits.
@@ -17,6 +18,7 @@ channels, portraits.py for portraits.
 import functools
 import json
 import zlib
+from typing import Annotated
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from avjax.encoders import units as unit_library
 from avjax.encoders import voice_statistics
 from avjax.errors import UserError
 from avjax.signal import mel
+from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common.painter import Painter
 from data_pipelines.features.tavid import conversations, frozen_encoders
@@ -34,52 +37,49 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import SPEAKERS, Feature
 
 
-def extract(clips_dir, out_dir, *, vae=None, reader=None, vocoder=None, unit_encoder: str = "mel",
-            num_units: int = 100, centroids=None, layer: int = 35, tokens: str = "characters",
-            size: int = 64, zoom: float = 1.2, video: float = 1.0,
-            max_seconds: float = 60.0, max_bad: float = 0.5, seed: int = 0,
-            fit_split: str = "train", name: str = "features",
-            progress: bool = True) -> store.Dataset:
-    """Writes the feature dataset of recorded dialogues. A killed job goes on where it was when it
-    is started again.
+def extract(
+    clips_dir, out_dir, *,
+    vae: Annotated[str | None, Option("workdir of a trained tavid.vae, or a published SD-VAE; "
+                                      "without it there are no latents")] = None,
+    reader: Annotated[str | None, Option("workdir of a trained face reader, kept for "
+                                         "evaluation")] = None,
+    vocoder: Annotated[str | None, Option("a published BigVGAN of this mel, kept for listening; "
+                                          "without it Griffin-Lim makes sound of mel")] = None,
+    unit_encoder: Annotated[str, Option("mel (k-means of mel frames), random (of a network with "
+                                        "random weights), or a wav2vec2-type checkpoint")] = "mel",
+    num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,
+    centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
+                                            "frames")] = None,
+    layer: Annotated[int, Option("of the checkpoint")] = 35,
+    tokens: Annotated[str, Option("characters, phonemes, or the path of BERT's "
+                                  "vocab.txt")] = "characters",
+    size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
+    zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
+    video: Annotated[float, Option("share of the training examples with latents and motion; the "
+                                   "others are speech alone", least=0, most=1)] = 1.0,
+    max_seconds: Annotated[float, Option("longer dialogues are cut, in silences between turns",
+                                         above=0)] = 60.0,
+    max_bad: MaxBad = 0.5,
+    seed: Annotated[int, Option("of what is fitted")] = 0,
+    fit_split: str = "train", name: str = "features", progress: bool = True,
+) -> store.Dataset:
+    """Writes the feature dataset of recorded dialogues. A killed job resumes.
 
     Args:
-      clips_dir: a dataset made by launch.prepare, with a channel a party and a script.
+      clips_dir: a dataset made by launch.prepare, with a channel a speaker and a script.
       out_dir: the folder to make.
-      vae: workdir of a trained tavid.vae, or a published SD-VAE; without it there are no latents.
-      reader: workdir of a trained face reader, to be kept for evaluation: what it sees in generated
-        pictures is compared with `motion`.
-      vocoder: a published BigVGAN of this mel, to be kept for listening; else Griffin-Lim makes
-        sound of mel.
-      unit_encoder: "mel" (k-means of mel frames), "random" (of a wav2vec2-type network with random
-        weights), or a wav2vec2-type checkpoint.
-      num_units: size of the codebook, where it is fitted here.
-      centroids: published centroids (.npy) of the checkpoint's frames.
-      layer: of the checkpoint.
-      tokens: "characters", "phonemes", or the path of BERT's vocab.txt.
-      size: side of the pictures.
-      zoom: of puppets.
-      video: share of the training examples that have latents and motion; the others are speech
-        alone.
-      max_seconds: longer dialogues are cut into pieces, in silences between turns.
-      max_bad: share of the examples that may be unusable.
-      seed: of what is fitted.
       fit_split: everything fitted here sees this split only.
 
     Raises:
       UserError: no dialogues, no faces, missing weights, centroids of another width, units outside
         the codebook, too many unusable recordings.
     """
-    common.positive(size=size, zoom=zoom, max_seconds=max_seconds, num_units=num_units)
-    if not 0 <= video <= 1:
-        raise UserError("no such share", where="--video", expected="0 <= share <= 1",
-                        found=str(video))
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
-    prefixes = conversations.parties(clips)
+    prefixes = conversations.speaker_prefixes(clips)
     common.require(clips, ("audio", "speaker", "text", "partner_audio", "partner_speaker"),
-                   "prepare dialogues of two parties")
+                   "prepare dialogues of two speakers")
     if clips.features["audio"].rate != conversations.SAMPLE_RATE:
         raise UserError("clips have another sample rate", where=str(clips.dir),
                         expected=f"{conversations.SAMPLE_RATE} Hz",
@@ -214,40 +214,40 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
 
 
 def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
-    parties = len(source.prefixes)
+    speakers = len(source.prefixes)
     out = {"id": source.clips.features["id"],
            "text": Feature((), "str", "the script, a line a turn "
                            "(data_pipelines/features/tavid/script.py)"),
-           "speakers": Feature((), "str", "JSON list of the parties' names"),
+           "speakers": Feature((), "str", "JSON list of the speakers' names"),
            "tokens": Feature((None,), "int32", f"tokens of the script, {encoders.tokens.kind}"),
-           "token_speaker": Feature((None,), "int32", "which party a token belongs to, -1: nobody"),
+           "token_speaker": Feature((None,), "int32", "speaker of each token, -1: nobody"),
            "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, unit "
                                                 "end, kind (0 turn, 1 "
                             "back-channel)"),
-           "units": Feature((None, parties), "int32", "semantic units, "
+           "units": Feature((None, speakers), "int32", "semantic units, "
                                                       f"{encoders.units.recipe['kind']}", "",
                             unit_library.RATE),
-           "mel": Feature((None, parties, mel.RECIPE["bands"]), "float32",
+           "mel": Feature((None, speakers, mel.RECIPE["bands"]), "float32",
                           "normalised log-mel of each channel",
                           "standard deviations", mel.FRAME_RATE),
-           "voices": Feature((parties, voice_statistics.WIDTH), "float32", "speaker embeddings",
+           "voices": Feature((speakers, voice_statistics.WIDTH), "float32", "speaker embeddings",
                              "standard deviations")}
     if source.has_identity:
-        out["identity"] = Feature((parties, *source.clips.features["identity"].shape), "float32",
+        out["identity"] = Feature((speakers, *source.clips.features["identity"].shape), "float32",
                                   "identity vectors")
     if not encoders.painter:
         return out
     size = encoders.painter.size
-    out |= {"portraits": Feature((parties, size, size, 3), "uint8", "a picture of each party"),
-            "faces": Feature((parties, encoders.faces.width), "float32",
+    out |= {"portraits": Feature((speakers, size, size, 3), "uint8", "a picture of each speaker"),
+            "faces": Feature((speakers, encoders.faces.width), "float32",
                              "face embeddings of the portraits")}
     if encoders.painter.has_motion:
-        out["motion"] = Feature((None, parties, encoders.painter.motion_width), "float32",
+        out["motion"] = Feature((None, speakers, encoders.painter.motion_width), "float32",
                                 "face code, then z-scored pose",
                                 "standard deviations", RATE)
     if encoders.pictures:
         shape = encoders.pictures.latent_shape(size, size)
-        out |= {"reference": Feature((parties, *shape), "float32", "latents of the portraits"),
-                "latents": Feature((None, parties, *shape), "float16", "latents of the pictures",
+        out |= {"reference": Feature((speakers, *shape), "float32", "latents of the portraits"),
+                "latents": Feature((None, speakers, *shape), "float16", "latents of the pictures",
                                    "", RATE)}
     return out

@@ -20,10 +20,10 @@ from avjax.encoders import units as unit_library
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.signal import level, mel
+from avjax.signal.resample import resampled
 from data_pipelines.features.common import clips as common
-from data_pipelines.features.common import portraits
+from data_pipelines.features.common import portraits, trained
 from data_pipelines.features.common.painter import Painter
-from data_pipelines.features.talker.frontend import resampled
 from data_pipelines.features.tavid import conversations
 from data_pipelines.features.tavid.conversations import RATE
 from data_pipelines.features.tavid.tokenizer import CODEC as TOKENIZER
@@ -67,22 +67,22 @@ class Source:
             self._sources[split] = self.clips.source(split, self.fields)
         return self._sources[split][index]
 
-    def voices(self, record: conversations.Recording) -> np.ndarray:
+    def voices(self, record: conversations.Conversation) -> np.ndarray:
         """(S, 256) raw statistics."""
         if record.clip["id"] in self.known_voices:
             return self.known_voices[record.clip["id"]]
         return np.stack([voice_statistics.statistics(resampled(a, conversations.SAMPLE_RATE))
                          for a in record.audio])
 
-    def record(self, clip) -> conversations.Recording:
+    def record(self, clip) -> conversations.Conversation:
         """Raises store.Unusable."""
         try:
             tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
-            return conversations.recording(clip, self.prefixes, tracks)
+            return conversations.conversation(clip, self.prefixes, tracks)
         except Exception as error:
             raise common.unusable(error, clip["id"]) from None
 
-    def usable(self, split: str, order=None) -> Iterator[conversations.Recording]:
+    def usable(self, split: str, order=None) -> Iterator[conversations.Conversation]:
         """Recordings, without those that will be left out. UserError when there are no others."""
         found, refused = 0, collections.Counter()
         for i in self.indices(split) if order is None else order:
@@ -96,7 +96,7 @@ class Source:
         if not found:
             raise UserError("nothing usable in a split", where=f"{self.clips.dir}, {split}",
                             expected="a recording with a script "
-                            "and the sound of every party",
+                            "and the sound of every speaker",
                             found=", ".join(f"{n} x {why}" for why, n in refused.most_common()),
                             hint="mend the clips")
 
@@ -266,16 +266,12 @@ def fit_faces(job, source, split) -> tuple[portrait.PortraitEncoder, dict[str, n
 
 
 def load_pictures(path):
-    from data_pipelines.features.common import picture_latents
-
-    return picture_latents.load(pathlib.Path(path))
+    return trained.load_picture_codec(pathlib.Path(path))
 
 
 def load_reader(path, painter: Painter):
     """UserError unless it reads what `motion` holds here."""
-    from data_pipelines.features.common import face_reading
-
-    reader = face_reading.load(pathlib.Path(path))
+    reader = trained.load_face_reader(pathlib.Path(path))
     recipes = [json.loads(json.dumps(r or {}))
                for r in (reader.recipe["motion"], painter.motion_recipe)]
     differ = [k for k in sorted({*recipes[0], *recipes[1]} - {"rate"})

@@ -7,7 +7,7 @@ The file form, a line a turn, is also the text that datasets keep of a dialogue 
     Anna: I went home [Ben: yeah] and slept. [laughter]
     Ben+: But I thought...          the plus: it begins before the turn above ends
 
-`Script.names` are the parties in the order of the portraits, the channels and the token streams: as
+`Script.names` are the speakers in the order of portraits, channels and token streams: as
 given, else the order of first speaking. Scripts of recorded dialogues (`of_events`) know when
 everything was said, written ones do not.
 """
@@ -95,7 +95,7 @@ class Script:
         return f"{self.names[turn.speaker]}{'+' * turn.overlap}: {' '.join(filter(None, said))}"
 
     def part(self, first: int, last: int, *, origin: float = 0.0) -> "Script":
-        """Turns first..last-1 as a script of its own, of the same parties; times count from
+        """Turns first..last-1 as a script of its own, of the same speakers; times count from
         `origin` seconds."""
         def moved(x, **kw):
             times = {} if x.start is None else {"start": x.start - origin, "end": x.end - origin}
@@ -120,7 +120,7 @@ def parse(text: str, *, names: Sequence[str] = (), where: str = "script") -> Scr
 
     Args:
       text: see the head of this file.
-      names: the parties, in the order of the portraits; empty = in the order of first speaking.
+      names: the speakers, in the order of the portraits; empty = in the order of first speaking.
       where: what to call the text in errors.
 
     Raises UserError, with the line: no turn, an empty one, a name that is not among `names`,
@@ -156,8 +156,8 @@ def of_events(events: Sequence[Mapping], *, names: Sequence[str] = ("0", "1"),
     of their start.
 
     Args:
-      names: of the parties.
-      words: [(word, start, end), ...] of every party, where known: back-channels stand between the
+      names: of the speakers.
+      words: [(word, start, end), ...] of every speaker, where known: back-channels are between the
         words that they were heard between; else they are placed by the share of the turn's time.
     """
     said = sorted((e for e in events if e["kind"] in ("turn", "backchannel")

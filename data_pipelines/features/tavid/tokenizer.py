@@ -11,7 +11,7 @@ more speakers than two ([spkc], ...), are ours.
 Three vocabularies, all uncased:
   "wordpiece"   BERT's, from a local vocab.txt; the marks come after its 30 522 ids
   "characters"  the stand-in: the characters of the training scripts
-  "phonemes"    the stand-in that is nearest to sound: espeak-ng's phonemes, a closed set, nothing to fit
+  "phonemes"    the stand-in nearest to sound: espeak-ng's phonemes, nothing to fit
 """
 
 import dataclasses
@@ -27,13 +27,14 @@ import tokenizers
 from avjax.encoders import espeak
 from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
+from avjax.signal import rates
 from data_pipelines.features.tavid.script import BACKCHANNEL, LAUGHTER, TURN, Script
 from data_pipelines.media import text_file
 
 CODEC = "tokenizer"
 KINDS = ("characters", "phonemes", "wordpiece")
 PAD, UNKNOWN = "[PAD]", "[UNK]"
-UNIT_RATE = 50  # semantic units a second
+UNIT_RATE = rates.UNITS
 CHANGE, OVERLAP, SMALL = "[spkchange]", "[partialoverlap]", "[backchannel]"
 NOBODY = -1
 _WORD = re.compile(r"\w+(?:['’.,-]\w+)*")  # what espeak-ng's front-end counts as one
@@ -154,7 +155,7 @@ class DialogueTokenizer:
         return {"vocab": np.frombuffer("\n".join(self.symbols).encode(), np.uint8)}
 
     def encode(self, script: Script) -> Encoded:
-        """Tokens of a dialogue. UserError for more parties than the model has streams, and for
+        """Tokens of a dialogue. UserError for more speakers than the model has streams, and for
         words that cannot be spoken (phonemes)."""
         if len(script.names) > self.speakers:
             raise UserError("too many speakers", where="script",

@@ -1,32 +1,30 @@
-"""What a prepared folder was made of: which files have come, changed or gone since, and how what is
-made anew takes its place.
+"""What a prepared folder was made of: which files are new, changed or gone since, and how clips
+that are made anew replace the old ones.
 
-    OUT/.next/        what is made anew, beside what was made before, which stays until the new one is whole
-    OUT/.next/whole   written last; from then on it only has to be moved, by whoever comes next
+    OUT/.next/        what is made anew; what was made before stays until the new is complete
+    OUT/.next/whole   written last; from then on whoever comes next only has to move it
 """
 
-import json
 import os
 import pathlib
 import shutil
 
 from avjax.errors import UserError
+from avjax.storage import made
 
 NEXT = ".next"
-# the last one says what the others were made of
+# the last one records what the others were made of
 MADE = ("features", "clips", "quarantine.jsonl", "summary.json")
 SHOWN = 20  # names of each kind that are printed
 
 
 def summary_of(out: pathlib.Path) -> dict:
-    """What was noted down when the clips of a folder were made. UserError: there is none, or it is
-    damaged."""
-    try:
-        return json.loads((out / "summary.json").read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError("nothing tells what these clips were made of",
-                        where=str(out / "summary.json"), found=str(error),
-                        hint="bring the file back, or choose another --out") from error
+    """The record of how the clips of a folder were made. Raises UserError: missing or damaged."""
+    hint = "bring the file back, or choose another --out"
+    if (record := made.read(out / "summary.json", hint=hint)) is None:
+        raise UserError("nothing says what these clips were made of",
+                        where=str(out / "summary.json"), found="no file", hint=hint)
+    return record
 
 
 def differences(before: dict[str, dict], now: dict[str, dict]) -> dict[str, list[str]]:
@@ -43,7 +41,7 @@ def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left:
     path now, a recording; where the former path is still there (`left`), most of them, since
     folders of two people may have one in common.
 
-    Transcripts tell nothing: several people read the same text.
+    Transcripts do not count: several people read the same text.
     """
     if not moved and before.keys() & now.keys():
         return True
@@ -54,19 +52,18 @@ def related(before: dict[str, dict], now: dict[str, dict], *, moved: bool, left:
     return common > min(map(len, contents)) / 2 if left else common > 0
 
 
-def told(changes: dict[str, list[str]]) -> str:
+def listed(changes: dict[str, list[str]]) -> str:
     """A line for each kind."""
     return "\n".join(f"{kind}: {', '.join(places[:SHOWN])}"
                      + (f" and {len(places) - SHOWN} more" if len(places) > SHOWN else "")
                      for kind, places in changes.items())
 
 
-def replace(out: pathlib.Path, *, made: bool = False) -> None:
-    """Moves what was made anew into place, also where a kill has interrupted that; `made`: it has
-    just become whole."""
+def replace(out: pathlib.Path, *, complete: bool = False) -> None:
+    """Moves what was made anew into place, also after a kill; `complete`: it has just become so."""
     folder = out / NEXT
     whole = folder / "whole"
-    if made:
+    if complete:
         whole.touch()
     if not whole.is_file():
         return

@@ -1,5 +1,4 @@
-"""A folder of someone's media -> recordings that are known to be good: one voice, one face, on one
-clock.
+"""A folder of media -> checked recordings: one voice, one face, on one clock.
 
 A recording is a video with its sound: the sound track inside, or a sound file of the same name
 beside it, which wins (`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` and
@@ -9,6 +8,7 @@ speaker; a file directly in the source is a speaker of its own.
 """
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -24,18 +24,18 @@ import av
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.signal import mel
-from avjax.storage import failures
+from avjax.signal import mel, rates
+from avjax.storage import atomic, failures
 from data_pipelines import media
 from data_pipelines.media import downmix, faces, text_file
 
-FPS = 30
+FPS = rates.VIDEO
 RATE = mel.RECIPE["sample_rate"]
 # a frame: 735 samples exactly, so cuts between frames are cuts between samples
 SAMPLES = RATE // FPS
 MIN_SECONDS = 2.0
 CROPS = ".crops.npy"
-# of what they refused, they may take
+# other versions may accept what these refuse
 CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}
 # nanoseconds: the coarsest clock of a file system; what was written just before is read again
 _TICK = 2 * 10**9
@@ -69,8 +69,7 @@ class Source:
 
 
 def content(path: pathlib.Path, known: dict | None = None) -> dict:
-    """SHA-256 of a file and what the file system says of it; taken from `known` where nobody has
-    written to it since.
+    """SHA-256, size and times of a file; taken from `known` if it has not been written since.
 
     Size and time of writing alone would not do: copies have whole seconds, and anybody can set
     them.
@@ -85,8 +84,7 @@ def content(path: pathlib.Path, known: dict | None = None) -> dict:
 
 
 def fingerprint(contents: dict[str, dict], *options) -> str:
-    """Changes when a file's place or content does, or an option; not when the whole folder is
-    moved."""
+    """Digest of places, contents and options; moving the folder does not change it."""
     files = sorted((place, one["sha256"]) for place, one in contents.items())
     return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
 
@@ -149,8 +147,7 @@ def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _is_dangling(path: pathlib.Path) -> bool:
-    """Whether it is a link to nothing: that cannot be read, which is told; no such file is another
-    thing."""
+    """Whether it is a link to nothing, which is reported as unreadable and not as absent."""
     return path.is_symlink() and not path.exists()
 
 
@@ -161,14 +158,14 @@ def printable(name: str) -> str:
 
 
 def _kind(path: pathlib.Path) -> str | None:
+    kinds = {"video": media.VIDEO_SUFFIXES, "audio": media.AUDIO_SUFFIXES, "text": (".txt",)}
     suffix = path.suffix.lower()
-    return "video" if suffix in media.VIDEO_SUFFIXES else "audio" if suffix in media.AUDIO_SUFFIXES else \
-        "text" if suffix == ".txt" else None
+    return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
 
 
 def _stem(path: pathlib.Path) -> str:
-    """What the files of one recording have in common: their name without the word that tells them
-    apart; "" if it is all."""
+    """What the names of a recording's files have in common: the name without "video" or "audio"; ""
+    if that is all of it."""
     return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1,
                   flags=re.IGNORECASE)
 
@@ -201,9 +198,12 @@ def _sources(root: pathlib.Path, parent: str, stem: str,
 def _told_apart(sources: list[Source]) -> list[Source]:
     """Ids that two places come to, such as ann/x.mp4 and ann.x.mp4, get a digest of the place."""
     counts = collections.Counter(s.id for s in sources)
-    return [dataclasses.replace(s,
-                                id=f"{s.id}-{hashlib.sha256(s.place(s.files[0]).encode()).hexdigest()[:8]}")
-            if counts[s.id] > 1 else s for s in sources]
+
+    def unique(source: Source) -> str:
+        place = source.place(source.files[0])
+        return f"{source.id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+    return [dataclasses.replace(s, id=unique(s)) if counts[s.id] > 1 else s for s in sources]
 
 
 def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None,
@@ -290,25 +290,21 @@ def text_of(source: Source) -> str:
     return " ".join(text_file.read(source.text, what="transcript").split()) if source.text else ""
 
 
-def cached(source: Source, folder: pathlib.Path, key: str, **options) -> pathlib.Path:
+def cached(source: Source, folder: pathlib.Path, key: str, *, audio_only: bool = False,
+           **options) -> pathlib.Path:
     """`read`, kept in a file that a second run finds again by `key`, the crops in another beside
     it; the former's path."""
     path = folder / f"{key}.whole.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        part = f"{key}.part-{os.urandom(8).hex()}"  # by whoever else reads it, on whatever machine
-        temporary, crops = (folder / f"{part}{end}" for end in (".npz", CROPS))
-        try:
-            recording = read(source, crops_file=crops, **options)
-            with failures.working_on(temporary):
-                np.savez(temporary, audio=recording.audio, **{} if recording.pose is None
-                         else {"pose": recording.pose})
-            if crops.is_file():
-                os.replace(crops, path.with_suffix(CROPS))
-            os.replace(temporary, path)
-        finally:
-            crops.unlink(missing_ok=True)
-            temporary.unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            crops = None
+            if not audio_only:
+                crops = stack.enter_context(atomic.aside(path.with_suffix(CROPS), shared=True))
+            recording = read(source, crops_file=crops, audio_only=audio_only, **options)
+        arrays = {} if recording.pose is None else {"pose": recording.pose}
+        with atomic.file(path, shared=True) as temporary:  # last: it promises the crops
+            np.savez(temporary, audio=recording.audio, **arrays)
     return path
 
 

@@ -1,6 +1,6 @@
-"""The built-in corpus, as `launch.prepare --dataset=puppets --out=DIR`; see
-data_pipelines/puppets."""
+"""The built-in corpus: launch.prepare --dataset=puppets --out=DIR; see data_pipelines/puppets."""
 
+from data_pipelines.declared import Ingest
 from data_pipelines.puppets.build import prepare
 
-__all__ = ["prepare"]
+DATASET = Ingest(prepare)

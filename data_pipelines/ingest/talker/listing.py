@@ -1,4 +1,4 @@
-"""Rows of Talker-T2AV-Data and of speech lists, and the clip that a row stands for, or why there is
+"""Rows of Talker-T2AV-Data and of speech lists, and the clip of a row, or why there is
 none."""
 
 import csv
@@ -18,6 +18,7 @@ import soxr
 
 from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
+from avjax.signal import rates
 from avjax.weights import torch_zip
 from data_pipelines import media
 from data_pipelines.media import downmix, text_file
@@ -25,7 +26,7 @@ from data_pipelines.media.tar_tree import TarTree, clean
 from data_pipelines.store import quarantine
 
 RATE = 24000
-FPS = 25
+FPS = rates.FRAMES
 SAMPLES = RATE // FPS  # 960 a frame
 WIDTH = 40
 LONGEST = 30 * FPS  # frames; longer clips are kept and counted
@@ -48,10 +49,10 @@ class BadRow(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the csv, or of the speech list, as it stands there."""
+    """One line of the csv or of the speech list, unchanged."""
 
     id: str
-    line: str  # where it stands, for reports
+    line: str  # file and line number, for reports
     speaker: str
     group: str  # what is held out together
     split: str  # train, valid, test
@@ -82,7 +83,7 @@ class Listing:
                             found=str(tts))
 
     def content(self) -> str:
-        """16 hex digits that tell what the tables say."""
+        """16 hex digits over the content of the tables."""
         digest = hashlib.sha256()
         for path in (self.csv, self._tts):
             if path and path.is_file():

@@ -13,7 +13,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from data_pipelines.store.schema import recipe_hash
-from eval.metrics.registry import (
+from eval.registry import (
     AUDIO,
     BOTH,
     CODEC,

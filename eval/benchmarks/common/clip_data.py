@@ -5,15 +5,15 @@ import functools
 
 import numpy as np
 
+from avjax.signal.resample import resampled
 from avjax.systems.api import stream_names
 from data_pipelines.features.common.clips import to_float
-from data_pipelines.features.talker.frontend import resampled
 from data_pipelines.store.schema import recipe_hash
 from eval.benchmarks.common.base import Benchmark
 from eval.data.clips import FPS, Signals
 from eval.metrics import beats
 from eval.metrics.intelligibility import Recogniser, words_of
-from eval.metrics.registry import MOTION
+from eval.registry import MOTION
 
 # clips of the training split that the mean frame and the beat normaliser are taken from
 TRAINING_CLIPS = 64

@@ -20,7 +20,7 @@ import numpy as np
 from eval.benchmarks.common.clip_data import ClipData
 from eval.data.clips import FPS, Signals, fit
 from eval.metrics import beats, lips
-from eval.metrics.registry import (
+from eval.registry import (
     AUDIO,
     CLIP,
     CODES,
@@ -58,7 +58,8 @@ class ClipBenchmark(ClipData):
     @property
     def offers(self):
         optional = {LIPS: self.has_lips, WAVEFORM: self.full, WORDS: self.has_words,
-                    LENGTH: self.free_length, FREE: self.free_length, PATCHES: self.patch_s is not None}
+                    LENGTH: self.free_length, FREE: self.free_length,
+                    PATCHES: self.patch_s is not None}
         return super().offers | {CLIP, FACE if self.decoder.has_face else CODES} | {
             need for need, offered in optional.items() if offered}
 

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.signal import rates
+
 UNIT_SAMPLES = 441
 HOP = 256
-UNIT_RATE = 50.0
+UNIT_RATE = float(rates.UNITS)
 
 
 def mel_frames(units):

@@ -8,6 +8,7 @@ partners (the other speakers), D model width.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
 from avjax.nn.attention import Band, Full
 from avjax.nn.embeddings import TimeEmbedding, lookup, rotary_tables
@@ -23,7 +24,7 @@ class Inputs(nn.Module):
     """[embedding of the unit * sqrt(its width); noisy mel; given mel] @ project + the partners'
     units @ partner."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -128,7 +129,7 @@ class AcousticNet(nn.Module):
       valid (B, T): 1 = real frame
     """
 
-    config: object  # a frozen system config
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.flow.path import interpolate
 from avjax.nn.layers import compute_dtype
 from avjax.signal import mel
@@ -254,25 +255,22 @@ def missing_span(key, valid_RT, least: float):
 
 def specs(c) -> tuple[dict[str, Spec], ...]:
     """example_spec, batch_spec, conditions_spec and streams_spec of a config."""
-    def recipe(name):
-        return c[name].as_configdict().to_dict() if c[name] is not None else None
-
     S, rate = c.num_speakers, mel.FRAME_RATE
     text = "normalised log-mel of each speaker's own channel"
     unit = (f"(x - {c.mel_recipe['mean']}) / {c.mel_recipe['std']}" if c.mel_recipe is not None
             else "")
     stream = Spec(("batch", "time", S, c.mel_dim), "float32", text, unit, rate,
-                  recipe("mel_recipe"), speaker_axis=2)
+                  plain(c.mel_recipe), speaker_axis=2)
     units = dict(dtype="int32", meaning="semantic units of each speaker",
-                 recipe=recipe("units_recipe"), speaker_axis=2)
+                 recipe=plain(c.units_recipe), speaker_axis=2)
     voice = {"voices": Spec(("batch", S, c.voice_dim), "float32", "who speaks",
-                            recipe=recipe("voices_recipe"), speaker_axis=1)}
+                            recipe=plain(c.voices_recipe), speaker_axis=1)}
     voice = voice if c.voice_dim else {}
     at_50 = Spec(("batch", "units", S), rate=UNIT_RATE, **units)
     example = {"units": at_50, "mel": stream} | voice
     batch = {"units": Spec(("batch", c.row_frames, S), rate=rate, **units, sequence=1),
              "mel": Spec(("batch", c.row_frames, S, c.mel_dim), "float32", text, unit, rate,
-                         recipe("mel_recipe"), sequence=1, speaker_axis=2),
+                         plain(c.mel_recipe), sequence=1, speaker_axis=2),
              "mask": Spec(("batch", c.row_frames), "float32", "1 = real frame, 0 = padding", "",
                           rate, sequence=1)} | voice
     conditions = {"units": at_50,
@@ -280,7 +278,7 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     if c.prompt:
         conditions |= {"prompt": Spec(("batch", "prompt", S, c.mel_dim), "float32",
                                       "mel frames the answer begins with", unit,
-                                      rate, recipe("mel_recipe"), speaker_axis=2),
+                                      rate, plain(c.mel_recipe), speaker_axis=2),
                        "prompt_length": Spec(("batch",), "int32", "given mel frames")}
     return example, batch, conditions, {"mel": stream,
                                         "mel_length": Spec(("batch",), "int32", "mel frames")}

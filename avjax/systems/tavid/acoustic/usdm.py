@@ -1,30 +1,22 @@
 """USDM's unit Voicebox (naver-ai/xlsr-token-Voicebox): the post-norm block with ALiBi and U-skips,
 exactly as published.
 
-The time is one more frame before the first; the network drops it again. A voice and partners, which
-the published weights do not know, enter as additions that begin at zero.
+The time is one more frame before the first, without an MLP; the network drops it again. Voice and
+partners, which the published weights do not have, are added and start at zero.
 Suffixes: B rows, T mel frames, N = T + 1 with the time first, M mel bands, D width, H heads, K head
 width, L layers.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
+from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
-from avjax.nn.attention_kernels import NEGATIVE
+from avjax.nn.attention import NEGATIVE, attend
+from avjax.nn.embeddings import sinusoids
 from avjax.nn.layers import Dense, gelu
 from avjax.sharding.activations import parts
 from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice
-
-
-def time_frame(t_B, width: int):
-    """(B, D): sines, then cosines of 1000 t at width / 2 frequencies from 1 to 1e-4; no MLP."""
-    frequencies = jnp.exp(-np.log(1e4) / (width // 2
-                                          - 1) * jnp.arange(width // 2, dtype=jnp.float32))
-    angles = 1000.0 * t_B.astype(jnp.float32)[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def alibi(heads: int, length: int):
@@ -38,9 +30,9 @@ def alibi(heads: int, length: int):
 
 class VoiceboxLayer(nn.Module):
     """h = LN(x + attention(x)); LN(h + MLP(h)); padding zeroed after each. Upper layers first join
-    what came into the layer of the lower half that they mirror."""
+    the input of the layer of the lower half that they mirror."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
     upper: bool
 
@@ -61,18 +53,15 @@ class VoiceboxLayer(nn.Module):
         if self.upper:
             x_BND = self.skip(jnp.concatenate([x_BND, below_BND], axis=-1))
         q_BNHK, k_BNHK, v_BNHK = self.query(x_BND), self.key(x_BND), self.value(x_BND)
-        logits = jnp.einsum("bqhk,bshk->bhqs", q_BNHK, k_BNHK, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(q_BNHK.shape[-1] ** -0.5 * logits + bias_BHNN,
-                                 axis=-1).astype(v_BNHK.dtype)
-        seen_BND = jnp.einsum("bhqs,bshk->bqhk", weights, v_BNHK).reshape(x_BND.shape)
-        x_BND = self.attention_norm(x_BND + self.project(seen_BND)) * valid_BN1
+        out_BNHK = attend(q_BNHK, k_BNHK, v_BNHK, bias=bias_BHNN, heads_inside=True)
+        x_BND = self.attention_norm(x_BND + self.project(out_BNHK.reshape(x_BND.shape))) * valid_BN1
         return self.mlp_norm(x_BND + self.mlp_out(gelu(self.mlp_in(x_BND)))) * valid_BN1
 
 
 class VoiceboxNet(nn.Module):
     """The call of avjax.systems.tavid.acoustic.model.AcousticNet."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -99,7 +88,7 @@ class VoiceboxNet(nn.Module):
         h_BTD = self.inputs(x_BTM, given)
         if c.voice_dim:
             h_BTD = h_BTD + self.voice(given["voice"], given["known"])[:, None]
-        time_B1D = time_frame(t_B, c.d_model)[:, None].astype(self.dtype)
+        time_B1D = sinusoids(t_B, c.d_model // 2, 1000.0)[:, None].astype(self.dtype)
         h_BND = jnp.concatenate([time_B1D, h_BTD], axis=1)
         h_BND = self.norm((h_BND + self.positions(h_BND, valid_BN)) * valid_BN1)
         hidden_BN = jnp.where(valid_BN > 0, 0.0, NEGATIVE)

@@ -1,5 +1,5 @@
-"""Every field of the Motion Mapper and of the System that trains it alone, with presets `base` and
-`tiny`.
+"""The fields of the Motion Mapper and of the System that trains it alone, with presets (see
+avjax/fields.py).
 
 The paper names joint self-attention over the speakers' streams and two ablations; every size and
 rate is ours by choice.
@@ -7,71 +7,90 @@ rate is ours by choice.
 
 from ml_collections import ConfigDict
 
-from avjax.errors import UserError
+from avjax.fields import Recipe, Section, field
+from avjax.nn import config_fields
 
 MODES = ("joint", "dual", "concat")
 
 
-def net() -> ConfigDict:
+class Net(Section):
     """The network's own fields, which the visual System has too. About 30 million parameters beside
     the units' rows."""
-    c = ConfigDict()
-    # joint: one softmax over all streams | dual: over one's own, then over the partners' | concat:
-    # the streams are joined frame by frame into one sequence
-    c.mode = "joint"
-    # one set of layers for all streams; False: oneself and partners have their own (MMDiT)
-    c.share_weights = True
-    c.num_units = 10_000
-    c.streams = 2
-    c.unit_dim = 1280  # width of a unit's row = of the encoder's features
-    c.centroids = ""  # .npy of (num_units, unit_dim) that the rows begin with; "" = random
-    c.d_model = 512
-    c.num_blocks = 8
-    c.num_heads = 8
-    # of mode joint; the others' hidden widths are what makes their parameters as many
-    c.mlp_ratio = 4.0
-    c.band = 50  # frames that a block sees to either side (2 s)
-    c.tokens = 4  # per frame
-    c.token_dim = 768  # = Hallo2's audio tokens, whose attention weights then load
-    c.margin = 2  # the denoiser is given the tokens of so many frames to either side as well
-    # one compiled block for all of them but the last: compiles faster, trains slower
-    # (docs/scale.md)
-    c.scan_layers = False
-    c.init_scale = 1.0 / 3.0  # variance * fan_in of fresh kernels
-    c.attention_kernel = "auto"  # auto | dense | banded
-    return c
+
+    mode: str = field("joint", "How a stream attends: joint, one softmax over all streams; dual, "
+                      "over itself, then over the partners'; concat, all streams joined frame by "
+                      "frame into one sequence.", choices=MODES)
+    share_weights: bool = field(True, "One set of layers for all streams; False: oneself and "
+                                "partners have their own (MMDiT).")
+    num_units: int = field(10_000, "Size of the units' codebook.", minimum=1)
+    streams: int = field(2, "Speakers, one stream of units each.", minimum=1)
+    unit_dim: int = field(1280, "Width of a unit's embedding = of the encoder's features.",
+                          minimum=1)
+    centroids: str = field("", "A .npy file of (num_units, unit_dim) that the embeddings begin "
+                           "with; none = random.")
+    d_model: int = field(512, "Width of the blocks.", minimum=1)
+    num_blocks: int = field(8, "Transformer blocks.", minimum=1)
+    num_heads: int = field(8, "Attention heads.", minimum=1)
+    mlp_ratio: float = field(4.0, "Hidden width of the MLPs over d_model in mode joint; the other "
+                             "modes' is what makes their parameters as many.")
+    band: int = field(50, "Frames that a block sees to either side (2 s).", minimum=0)
+    tokens: int = field(4, "Motion tokens a frame.", minimum=1)
+    token_dim: int = field(768, "Their width = Hallo2's audio tokens, whose attention weights then "
+                           "load.", minimum=1)
+    margin: int = field(2, "Frames to either side whose tokens the denoiser is given as well.",
+                        minimum=0)
+    scan_layers: bool = field(False, "One compiled block for all but the last: compiles faster, "
+                              "trains slower (docs/scale.md).")
+    init_scale: float = config_fields.INIT_SCALE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
+
+    @staticmethod
+    def relations(c, need):
+        need(c.streams >= 2 or c.mode != "dual", "streams", ">= 2 (dual attends to partners)")
+        need(c.d_model % (2 * c.num_heads) == 0, "d_model",
+             f"a multiple of 2 * num_heads = {2 * c.num_heads} (rotary pairs)")
+        need(hidden_width(c) >= 1, "mlp_ratio",
+             "> 2 for dual, > streams / (2 num_blocks) for concat")
+        need(c.share_weights or c.mode != "concat", "share_weights", "True in mode concat",
+             hint="joined streams have one set of layers")
+
+
+class Config(Net):
+    """Warm start: regress what the self channel's pictures show (or another feature of 25 Hz) from
+    all channels' units."""
+
+    name: str = config_fields.system_name("tavid.mapper")
+    target: str = field("motion", "Feature (frames, streams, target_dim) of the examples that is "
+                        "regressed.")
+    target_dim: int = field(64, "Its width.", minimum=1)
+    segment: int = field(250, "Frames of a training crop (10 s).", minimum=1)
+    smooth: float = field(1.0, "Error at which the loss turns from square to linear.", above=0)
+    unit_dropout: float = field(0.0, "Share of examples from which a partner's channel is hidden.")
+    frame_rate: float = config_fields.FRAME_RATE
+    units_recipe: Recipe = field(None, "How the units must have been made; None = any.")
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
 
 
 def tiny_net() -> ConfigDict:
     """What learns on two CPU cores."""
-    c = net()
-    c.num_units, c.unit_dim = 200, 64
-    c.d_model, c.num_blocks, c.num_heads, c.band = 96, 3, 4, 12
-    c.tokens, c.token_dim = 2, 48
-    return c
+    return Net.make(
+        num_units=200,
+        unit_dim=64,
+        d_model=96,
+        num_blocks=3,
+        num_heads=4,
+        band=12,
+        tokens=2,
+        token_dim=48,
+    )
 
 
-def base() -> ConfigDict:
-    """Warm start: regress what the self channel's pictures show (or another feature of 25 Hz) from
-    all channels' units."""
-    c = net()
-    c.name = "tavid.mapper"
-    c.target = "motion"  # feature (frames, streams, target_dim) of the examples
-    c.target_dim = 64
-    c.segment = 250  # frames of a training crop (10 s)
-    c.smooth = 1.0  # error at which the loss turns from square to linear
-    c.unit_dropout = 0.0  # share of a partner's channel hidden from an example
-    c.frame_rate = 25.0
-    c.units_recipe = None  # how the units must have been made; None = any
-    c.compute_dtype = "auto"  # auto = bfloat16 on TPU and GPU, float32 on CPU
-    return c
+def full() -> ConfigDict:
+    return Config.make()
 
 
 def tiny() -> ConfigDict:
-    c = base()
-    c.update(tiny_net())
-    c.target_dim, c.segment, c.smooth = 23, 100, 1.0
-    return c
+    return Config.make(**tiny_net(), target_dim=23, segment=100)
 
 
 def hidden_width(c) -> int:
@@ -82,34 +101,7 @@ def hidden_width(c) -> int:
     return round((ratio - spent) * D)
 
 
-def check_net(c, where: str = "config.system") -> None:
-    """UserError for what cannot make a network."""
-    def need(good: bool, name: str, expected: str, **more):
-        if not good:
-            raise UserError("Motion Mapper", where=f"{where}.{name}", expected=expected,
-                            found=repr(c[name]), **more)
-
-    need(c.mode in MODES, "mode", " | ".join(MODES))
-    for name in ("num_units", "streams", "unit_dim", "d_model", "num_blocks", "num_heads", "tokens",
-                 "token_dim"):
-        need(c[name] >= 1, name, ">= 1")
-    need(c.streams >= 2 or c.mode != "dual", "streams", ">= 2 (dual attends to partners)")
-    need(c.d_model % (2 * c.num_heads) == 0, "d_model", "a multiple of 2 * num_heads = "
-                                                        f"{2 * c.num_heads} (rotary pairs)")
-    need(c.band >= 0, "band", ">= 0 frames")
-    need(c.margin >= 0, "margin", ">= 0 frames")
-    need(hidden_width(c) >= 1, "mlp_ratio", "> 2 for dual, > streams / (2 num_blocks) for concat")
-    need(c.share_weights or c.mode != "concat", "share_weights", "True in mode concat",
-         hint="joined streams have one set of layers")
-
-
-def check(c) -> None:
-    """UserError for what cannot be trained."""
-    check_net(c)
-    for name in ("target_dim", "segment"):
-        if c[name] < 1:
-            raise UserError("Motion Mapper", where=f"config.system.{name}", expected=">= 1",
-                            found=str(c[name]))
-    if not c.smooth > 0:
-        raise UserError("Motion Mapper", where="config.system.smooth", expected="> 0",
-                        found=str(c.smooth))
+check = Config.check
+# names of before, which users' config files call
+base = full
+net = Net.make

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
 from avjax.nn.attention import Band, attention
@@ -47,7 +48,7 @@ class UnitStem(nn.Module):
     """Units (B, U, S) -> (B, T = U / 2, S, D). Row `num_units` means: not given (guidance). Units
     outside become it."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -92,7 +93,7 @@ class StreamLayers(nn.Module):
     attentions it takes part in, `ends`: only its keys and values are wanted (a partner in the last
     block)."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
     attends: int = 1
     ends: bool = False
@@ -132,7 +133,7 @@ class MapperBlock(nn.Module):
     come out as they were. As the scan over blocks wants it, it returns (B, T, S, D) and nothing
     else beside."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
     last: bool = False
 
@@ -204,7 +205,7 @@ class MapperBlock(nn.Module):
 class MotionMapper(nn.Module):
     """See the module's text."""
 
-    config: object  # fields of mapper.config.net
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -255,7 +256,7 @@ class TokenWindows(nn.Module):
     first and the last frame repeated beyond the ends (Hallo2's audio windows), and marked with
     their places: attention alone could not tell the frame before from the frame after."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.nn.layers import Dense, compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
@@ -51,7 +52,7 @@ MAPPER_RULES = (
 class Regressor(nn.Module):
     """The mapper and one linear layer from a frame's tokens to the target."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -124,10 +125,8 @@ class System(api.System):
 
 def specs(c):
     """batch_spec, example_spec, conditions_spec, streams_spec."""
-    recipe = c.units_recipe.as_configdict().to_dict() if hasattr(c.units_recipe,
-                                                                 "as_configdict") else c.units_recipe
     units = dict(dtype="int32", meaning="semantic units of every speaker", rate=UNITS_A_FRAME
-                 * c.frame_rate, recipe=recipe, speaker_axis=2)
+                 * c.frame_rate, recipe=plain(c.units_recipe), speaker_axis=2)
     target = dict(dtype="float32", meaning="what the pictures of every speaker show",
                   rate=c.frame_rate, speaker_axis=2)
     F, S, M = c.segment, c.streams, c.target_dim

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.encoders.resnet import ResNet
+from avjax.fields import plain
 from avjax.nn.layers import Dense, compute_dtype, gelu
 from avjax.sharding.activations import shard
 from avjax.systems import api
@@ -33,7 +34,7 @@ SPEAKER_RULES = (
 
 
 class SpeakerNet(nn.Module):
-    config: object  # a frozen system config
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -117,15 +118,11 @@ class System(api.System):
 def specs(c, picture: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
     """batch_spec and example_spec. `latents` are asked for only where a random frame of them is
     trained on."""
-    def recipe(name):
-        value = c[name]
-        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
-
     S = c.speakers
     batch = {"faces": Spec(("batch", S, c.face_dim), "float32", "face embedding",
-                           recipe=recipe("faces_recipe"), speaker_axis=1),
+                           recipe=plain(c.faces_recipe), speaker_axis=1),
              "voices": Spec(("batch", S, c.voice_dim), "float32", "speaker embedding",
-                            recipe=recipe("voices_recipe"), speaker_axis=1)}
+                            recipe=plain(c.voices_recipe), speaker_axis=1)}
     if picture:
         dtype, meaning = (("uint8", "reference picture") if c.inputs == "pixels"
                           else ("float32", "map of the reference picture"))

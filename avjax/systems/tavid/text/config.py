@@ -1,24 +1,25 @@
-"""Every field of the text-to-units System with its presets: `base` (ours), `covomix` (the published
-sizes), `tiny`."""
+"""The fields of the text-to-units System and its presets (see avjax/fields.py).
+
+TAVID publishes no sizes; where nothing else is said, they are ours by choice, after CoVoMix.
+"""
 
 from ml_collections import ConfigDict
 
-from avjax.errors import UserError
+from avjax.fields import Recipe, Section, field
+from avjax.nn import config_fields
+from avjax.signal import rates
 
-COUPLINGS = ("independent", "chain")
-ALIGNMENTS = ("none", "plan")
-ACTIVATIONS = ("swiglu", "geglu")
-RATE = 50.0  # units a second
+RATE = float(rates.UNITS)  # units a second
 SPECIALS = 3  # ids after the units
 
 
 def bos(config) -> int:
-    """Stands before the first frame."""
+    """Comes before the first frame."""
     return config.num_units
 
 
 def eos(config) -> int:
-    """The frame after the last (CoVoMix: the id after the units; here BOS lies between)."""
+    """The frame after the last (CoVoMix: the id after the units; here BOS is between)."""
     return config.num_units + 1
 
 
@@ -27,140 +28,171 @@ def pad(config) -> int:
     return config.num_units + 2
 
 
-def base() -> ConfigDict:
-    """TAVID publishes no sizes; these are ours by choice, after CoVoMix."""
-    c = ConfigDict()
-    c.name = "tavid.text"
+def _part(default: float, doc: str):
+    """A share that may be all but not nothing."""
+    return field(default, doc, above=0, maximum=1)
+
+
+class Config(Section):
+    name: str = config_fields.system_name("tavid.text")
     # what goes in and out
-    c.vocab = 30530  # text ids: bert-base-uncased with eight more, of which CoVoMix' marks are six
-    c.num_units = 10000  # TAVID: XLS-R layer 35, k-means 10 000
-    c.num_streams = 2  # speakers, one stream of units each
-    c.frames_per_step = 1  # frames that a decoder step makes of every stream; ours, CoVoMix makes 1
-    # the unit of silence (mode over silent frames of the corpus; CoVoMix: HuBERT's 157), which
-    # extraction counts: units.filler of the features' recipes.json, 0 where units were fitted
-    # there; -1 = counted in each example outside its turns, which is enough to train with;
-    # generation then does not look at silence encoder; ours by choice
-    c.filler = -1
-    c.encoder_width, c.encoder_layers, c.encoder_heads, c.encoder_ff = 512, 6, 8, 1365
-    c.encoder_window = 0  # tokens that one sees to either side; 0 = all
-    # True: a token also says whose it is, so that marks need not be understood; ours decoder; ours
-    # by choice. Its width is that of the embeddings of a step's units side by side, one table, tied
-    # output
-    c.speaker_embedding = False
-    c.d_model, c.num_layers, c.num_heads, c.head_dim, c.d_ff = 1024, 12, 16, 64, 2048
-    c.window = 0  # earlier steps that one sees; 0 = all
-    c.activation = "swiglu"  # swiglu | geglu
-    # independent: streams of a frame are independent given the past | chain: a later stream is
-    # given the earlier ones, by a small decoder over the units of a step; ours
-    c.coupling = "chain"
-    c.depth_width, c.depth_layers, c.depth_heads = 512, 2, 8  # of the chain
-    # none: cross-attention finds its place in the text | plan: every token has a planned time,
-    # known in training (turns), predicted before decoding; cross-attention is rotary in time; ours
-    c.alignment = "none"
-    c.rope_theta, c.rms_eps = 1e4, 1e-6
+    vocab: int = field(30530, "Text ids: bert-base-uncased with eight more, of which CoVoMix' "
+                       "marks are six.", minimum=1)
+    num_units: int = field(10000, "Size of the units' codebook (TAVID: XLS-R layer 35, k-means "
+                           "10 000).", minimum=1)
+    num_streams: int = field(2, "Speakers, one stream of units each.", minimum=1)
+    frames_per_step: int = field(1, "Frames that a decoder step makes of every stream; CoVoMix "
+                                 "makes 1.", minimum=1)
+    filler: int = field(-1, "The unit of silence (mode over silent frames of the corpus; CoVoMix: "
+                        "HuBERT's 157), which extraction counts: units.filler of the features' "
+                        "recipes.json, 0 where units were fitted there. -1 = counted in each "
+                        "example outside its turns, which is enough to train with; generation "
+                        "then does not look at silence.", minimum=-1)
+    # encoder
+    encoder_width: int = field(512, "Width of the text encoder.", minimum=1)
+    encoder_layers: int = field(6, "Its layers.", minimum=1)
+    encoder_heads: int = field(8, "Its attention heads.", minimum=1)
+    encoder_ff: int = field(1365, "Hidden width of its feed-forward layers.", minimum=1)
+    encoder_window: int = field(0, "Tokens to either side that one sees; 0 = all.", minimum=0)
+    speaker_embedding: bool = field(False, "A token also says whose it is, so that marks need not "
+                                    "be understood.")
+    # decoder
+    d_model: int = field(1024, "Its width: that of the embeddings of a step's units side by side, "
+                         "one table, tied output.", minimum=1)
+    num_layers: int = field(12, "Its layers.", minimum=1)
+    num_heads: int = field(16, "Its attention heads.", minimum=1)
+    head_dim: int = field(64, "Width of one of them.", minimum=1)
+    d_ff: int = field(2048, "Hidden width of its feed-forward layers.", minimum=1)
+    window: int = field(0, "Earlier steps that one sees; 0 = all.", minimum=0)
+    activation: str = field("swiglu", "Of the feed-forward layers.", choices=("swiglu", "geglu"))
+    coupling: str = field("chain", "independent: streams of a frame are independent given the "
+                          "past; chain: a later stream is given the earlier ones, by a small "
+                          "decoder over the units of a step.", choices=("independent", "chain"))
+    depth_width: int = field(512, "Width of the chain's decoder.", minimum=1)
+    depth_layers: int = field(2, "Its layers.", minimum=1)
+    depth_heads: int = field(8, "Its attention heads.", minimum=1)
+    alignment: str = field("none", "none: cross-attention finds its place in the text; plan: every "
+                           "token has a planned time, known in training (turns), predicted before "
+                           "decoding; cross-attention is rotary in time.",
+                           choices=("none", "plan"))
+    rope_theta: float = field(1e4, "Base of the rotary embeddings.", above=0)
+    rms_eps: float = field(1e-6, "Of the norms.", minimum=0)
     # training rows
-    c.row_tokens = 768
-    c.row_frames = 3072  # 61 s, with the end's frame; longer dialogues are cut at turns
-    c.single_share = 0.8  # rows of one speaker alone; CoVoMix: 40 % A, 40 % B, 20 % dialogue
-    # a piece takes turns until this share of the row is full; drawn uniformly from [it, 1]
-    # objective; ours by choice unless said
-    c.piece_fill = 1.0
-    c.text_dropout = 0.1  # rows without text, for guidance
-    c.unit_dropout = 0.0  # earlier units hidden from the decoder
-    c.dropout = 0.0  # of every block's output, whole channels of a row
-    c.filler_seconds, c.filler_weight = 1.0, 0.2  # longer silence counts less
-    c.plan_weight = 0.1  # of the plan's cross-entropy a token
-    # sampler; ours by choice
-    c.guidance = 1.5
-    c.temperature = 0.9
-    c.top_p = 0.95
-    c.top_k_share = 1.0  # share of the ids that are kept; CoVoMix: 0.1
-    # frames; a unit that fills them all is drawn anew without top-p; 0 = off; needs `filler`
-    c.repetition_window = 8
-    c.plan_temperature, c.plan_top_p = 1.0, 0.95
-    # silence of every stream that ends a dialogue whose text is over; without a plan nobody knows
-    # when that is, and any silence of that length ends it; 0 = off; needs `filler` arithmetic
-    c.stop_seconds = 2.0
-    c.compute_dtype = "auto"  # auto = bfloat16 on TPU and GPU, float32 on CPU
-    c.attention_kernel = "auto"
-    c.remat = False  # recompute a layer's inside in the backward pass
-    c.units_recipe = None  # definitions that feature shards must match; None = any
-    c.tokens_recipe = None
-    return c
+    row_tokens: int = field(768, "Text tokens of a row.", minimum=1)
+    row_frames: int = field(3072, "Frames of a row, the end's included (61 s); longer dialogues "
+                            "are cut at turns.", minimum=1)
+    single_share: float = field(0.8, "Share of rows of one speaker alone; CoVoMix: 40 % A, 40 % B, "
+                                "20 % dialogue.", minimum=0, maximum=1)
+    piece_fill: float = _part(1.0, "A piece takes turns until this share of the row is full; drawn "
+                              "uniformly from [it, 1].")
+    # objective
+    text_dropout: float = field(0.1, "Share of rows without text, for guidance.", minimum=0,
+                                below=1)
+    unit_dropout: float = field(0.0, "Share of earlier units hidden from the decoder.", minimum=0,
+                                below=1)
+    dropout: float = field(0.0, "Of every block's output, complete channels of a row.", minimum=0,
+                           below=1)
+    filler_seconds: float = field(1.0, "Silence beyond this counts less in the loss.")
+    filler_weight: float = field(0.2, "How much it counts.", minimum=0, maximum=1)
+    plan_weight: float = field(0.1, "Of the plan's cross-entropy a token.")
+    # sampler
+    guidance: float = field(1.5, "On the text; 1 = none.", minimum=0)
+    temperature: float = field(0.9, "Of the units' distribution.", above=0)
+    top_p: float = _part(0.95, "Nucleus of the units' distribution that is kept.")
+    top_k_share: float = _part(1.0, "Share of the ids that are kept; CoVoMix: 0.1.")
+    repetition_window: int = field(8, "Frames; a unit that fills them all is drawn anew without "
+                                   "top-p. 0 = off; needs `filler`.", minimum=0)
+    plan_temperature: float = field(1.0, "Of the plan's distribution.", above=0)
+    plan_top_p: float = _part(0.95, "Nucleus of the plan's distribution that is kept.")
+    stop_seconds: float = field(2.0, "Silence of every stream that ends a dialogue whose text is "
+                                "over; without a plan nobody knows when that is, and any silence "
+                                "of that length ends it. 0 = off; needs `filler`.")
+    # arithmetic
+    compute_dtype: str = config_fields.COMPUTE_DTYPE
+    attention_kernel: str = config_fields.ATTENTION_KERNEL
+    remat: bool = config_fields.REMAT
+    units_recipe: Recipe = field(None, "How the units must have been made; None = any.")
+    tokens_recipe: Recipe = field(None, "How text must have been tokenized; None = any.")
+
+    @staticmethod
+    def relations(c, need):
+        slots = c.num_streams * c.frames_per_step
+        need(c.d_model % slots == 0, "d_model", f"a multiple of the {slots} units of a step",
+             hint="the decoder's width is their embeddings side by side")
+        need(c.coupling != "chain" or slots > 1, "coupling",
+             "independent where a step makes one unit")
+        need(c.row_frames % c.frames_per_step == 0, "row_frames",
+             f"a multiple of frames_per_step = {c.frames_per_step}")
+        need(c.head_dim % 2 == 0, "head_dim", "even (rotary pairs)")
+        for width, heads in (("encoder_width", "encoder_heads"), ("depth_width", "depth_heads")):
+            need(c[width] % (2 * c[heads]) == 0, heads, f"{width} = {c[width]} a multiple of "
+                 "twice it")
+        need(c.filler < c.num_units, "filler", f"a unit, 0 to {c.num_units - 1}, or -1")
+        need(c.stop_seconds == 0 or c.stop_seconds >= 1 / RATE, "stop_seconds",
+             f"0 = off, or >= {1 / RATE:g}")
+        need(c.guidance == 1 or c.text_dropout > 0, "guidance", "1 where text_dropout = 0",
+             hint="without rows that lack the text there is nothing to guide away from")
+
+
+def full() -> ConfigDict:
+    return Config.make()
 
 
 def covomix() -> ConfigDict:
     """The published sizes of CoVoMix' text-to-semantic model; 500 HuBERT units are ours to
     assume."""
-    c = base()
-    c.num_units, c.filler = 500, 157
-    c.encoder_layers, c.encoder_ff = 4, 1365
-    c.num_layers, c.num_heads, c.head_dim, c.d_ff = 4, 8, 64, 2730
-    c.activation, c.coupling = "geglu", "independent"
-    c.row_frames = 2048
-    c.filler_weight = 1.0
-    c.text_dropout, c.guidance = 0.0, 1.0
-    c.temperature, c.top_p, c.top_k_share, c.repetition_window = 1.0, 1.0, 0.1, 0
-    return c
+    return Config.make(
+        num_units=500,
+        filler=157,
+        encoder_layers=4,
+        encoder_ff=1365,
+        num_layers=4,
+        num_heads=8,
+        head_dim=64,
+        d_ff=2730,
+        activation="geglu",
+        coupling="independent",
+        row_frames=2048,
+        filler_weight=1.0,
+        text_dropout=0.0,
+        guidance=1.0,
+        temperature=1.0,
+        top_p=1.0,
+        top_k_share=0.1,
+        repetition_window=0,
+    )
 
 
 def tiny() -> ConfigDict:
-    """What learns in minutes on two CPU cores; all of it ours by choice."""
-    c = base()
-    c.vocab, c.num_units = 64, 128
-    c.frames_per_step = 2
-    c.encoder_width, c.encoder_layers, c.encoder_heads, c.encoder_ff = 96, 2, 4, 256
-    c.encoder_window, c.speaker_embedding = 48, True
-    c.d_model, c.num_layers, c.num_heads, c.head_dim, c.d_ff = 192, 3, 4, 32, 384
-    c.window = 63
-    c.depth_width, c.depth_layers, c.depth_heads = 96, 1, 3
-    c.alignment = "plan"
-    c.row_tokens, c.row_frames = 224, 512
-    c.single_share, c.piece_fill = 0.2, 0.7
-    c.unit_dropout, c.dropout = 0.3, 0.1
-    return c
+    """What learns in minutes on two CPU cores."""
+    return Config.make(
+        vocab=64,
+        num_units=128,
+        frames_per_step=2,
+        encoder_width=96,
+        encoder_layers=2,
+        encoder_heads=4,
+        encoder_ff=256,
+        encoder_window=48,
+        speaker_embedding=True,
+        d_model=192,
+        num_layers=3,
+        num_heads=4,
+        head_dim=32,
+        d_ff=384,
+        window=63,
+        depth_width=96,
+        depth_layers=1,
+        depth_heads=3,
+        alignment="plan",
+        row_tokens=224,
+        row_frames=512,
+        single_share=0.2,
+        piece_fill=0.7,
+        unit_dropout=0.3,
+        dropout=0.1,
+    )
 
 
-def check(config) -> None:
-    """UserError for widths and choices that cannot make a network."""
-    def need(good: bool, name: str, expected: str, **more):
-        if not good:
-            raise UserError("text-to-units configuration", where=f"config.system.{name}",
-                            expected=expected,
-                            found=repr(config[name]), **more)
-
-    for name in ("vocab", "num_units", "num_streams", "frames_per_step", "encoder_layers",
-                 "encoder_ff", "num_layers", "num_heads", "d_ff", "depth_layers", "row_tokens",
-                 "row_frames"):
-        need(config[name] >= 1, name, ">= 1")
-    for name in ("encoder_window", "window", "repetition_window"):
-        need(config[name] >= 0, name, ">= 0")
-    for name, choices in (("coupling", COUPLINGS), ("alignment", ALIGNMENTS),
-                          ("activation", ACTIVATIONS)):
-        need(config[name] in choices, name, " | ".join(choices))
-    slots = config.num_streams * config.frames_per_step
-    need(config.d_model % slots == 0, "d_model", f"a multiple of the {slots} units of a step",
-         hint="the decoder's width is their embeddings side by side")
-    need(config.coupling != "chain" or slots > 1, "coupling",
-         "independent where a step makes one unit")
-    need(config.row_frames % config.frames_per_step == 0, "row_frames",
-         f"a multiple of frames_per_step = {config.frames_per_step}")
-    need(config.head_dim % 2 == 0, "head_dim", "even (rotary pairs)")
-    for width, heads in (("encoder_width", "encoder_heads"), ("depth_width", "depth_heads")):
-        need(config[heads] >= 1 and config[width] % (2 * config[heads]) == 0, heads,
-             f"{width} = {config[width]} a multiple of twice it")
-    need(-1 <= config.filler < config.num_units, "filler", f"a unit, 0 to {config.num_units - 1}, "
-                                                           "or -1")
-    for name in ("text_dropout", "unit_dropout", "dropout"):
-        need(0 <= config[name] < 1, name, "0 <= share < 1")
-    for name in ("single_share", "filler_weight"):
-        need(0 <= config[name] <= 1, name, "a share, 0 to 1")
-    for name in ("top_p", "top_k_share", "plan_top_p", "piece_fill"):
-        need(0 < config[name] <= 1, name, "a share, above 0 and at most 1")
-    for name in ("temperature", "plan_temperature"):
-        need(config[name] > 0, name, "> 0")
-    need(config.stop_seconds == 0 or config.stop_seconds >= 1 / RATE, "stop_seconds",
-         f"0 = off, or >= {1 / RATE:g}")
-    need(config.guidance >= 0, "guidance", ">= 0; 1 = none")
-    need(config.guidance == 1 or config.text_dropout > 0, "guidance", "1 where text_dropout = 0",
-         hint="without rows that lack the text there is nothing to guide away from")
+check = Config.check
+base = full  # the name of before, which users' config files call

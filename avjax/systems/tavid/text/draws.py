@@ -6,7 +6,7 @@ Suffixes: B batch, V units with specials, P frames looked back at for repetition
 import jax
 import jax.numpy as jnp
 
-from avjax.nn.attention_kernels import NEGATIVE
+from avjax.nn.attention import NEGATIVE
 from avjax.systems.tavid.text.config import eos
 
 

@@ -18,12 +18,14 @@ width, V units with specials, R cached steps.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from ml_collections import FrozenConfigDict
 
-from avjax.nn.attention import FULL, Band, Causal, attention
-from avjax.nn.attention_kernels import attend as visible_attention
+from avjax.nn.attention import FULL, Band, Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
-from avjax.nn.sequence import whole
+from avjax.nn.sequence import gather_time
+from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import parts, shard
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import SPECIALS
@@ -39,8 +41,7 @@ MLP = {"swiglu": SwiGLU, "geglu": GEGLU}
 
 
 class Residual(nn.Module):
-    """x + y, with y's channels dropped a row at a time (shared over time: cheap, and a frame's
-    neighbours cannot tell)."""
+    """x + dropout(y); the dropout mask (B, 1, D) is shared over time."""
 
     rate: float
 
@@ -53,17 +54,11 @@ class Residual(nn.Module):
 
 
 def heads_first(x_BTHK):
-    return jnp.swapaxes(x_BTHK, -3, -2)
+    return rearrange(x_BTHK, "... T H K -> ... H T K")
 
 
 def merge_heads(x_BHTK):
-    x_BTHK = heads_first(x_BHTK)
-    return x_BTHK.reshape(*x_BTHK.shape[:-2], -1)
-
-
-def attend(q_BHTK, k_BHSK, v_BHSK, seen_BTS):
-    """Attention of queries to other keys; seen (B, 1 or T, S). Softmax in float32."""
-    return visible_attention(q_BHTK, k_BHSK, v_BHSK, seen_BTS[:, None])
+    return rearrange(x_BHTK, "... H T K -> ... T (H K)")
 
 
 def tables(positions_BT, width: int, theta: float):
@@ -73,10 +68,9 @@ def tables(positions_BT, width: int, theta: float):
 
 
 class EncoderLayer(nn.Module):
-    """One pre-norm layer that sees the text in both directions: (x, None, what layers share) -> (x,
-    None)."""
+    """One pre-norm layer that sees the text in both directions -> x, None."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -89,7 +83,7 @@ class EncoderLayer(nn.Module):
         self.mlp = MLP[c.activation](c.encoder_width, c.encoder_ff, self.dtype, by_width=True)
         self.add = Residual(c.dropout)
 
-    def __call__(self, x_BNE, _, shared):
+    def __call__(self, x_BNE, shared):
         c = self.config
         qkv = self.qkv(self.attention_norm(x_BNE))
         q, k, v = (heads_first(qkv[:, :, i]) for i in range(3))
@@ -102,33 +96,32 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One pre-norm layer: past steps, the text, feed-forward. Its methods share a signature, as the
-    scan over layers wants
-    it: (x, this layer's cache or None, what all layers share) -> (x, what this layer returns)."""
+    """One pre-norm layer: past steps, the text, feed-forward. `avjax.nn.stack` scans its methods:
+    each returns x, and what this layer keeps."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
         c = self.config
-        inner, kw = c.num_heads * c.head_dim, dict(dtype=self.dtype, use_bias=False)
+        inner = c.num_heads * c.head_dim
+        kw = dict(dtype=self.dtype, use_bias=False)
         self.self_norm, self.cross_norm, self.mlp_norm = (RMSNorm(c.d_model, c.rms_eps)
                                                           for _ in range(3))
         self.qkv = Dense((3, c.num_heads, c.head_dim), c.d_model, **kw)
         self.project = Dense(c.d_model, inner, **kw)
-        # constant parts of queries and keys: what is near in time starts out attractive
-        if c.alignment == "plan":
-            kw |= {"use_bias": True, "bias_init": nearness}
-        self.cross_q = Dense((c.num_heads, c.head_dim), c.d_model, **kw)
-        self.cross_k = Dense((c.num_heads, c.head_dim), c.encoder_width, **kw)
-        kw = dict(dtype=self.dtype, use_bias=False)
+        # biases of queries and keys: what is near in time starts out attractive
+        planned = c.alignment == "plan"
+        near = dict(dtype=self.dtype, use_bias=planned, bias_init=nearness if planned else None)
+        self.cross_q = Dense((c.num_heads, c.head_dim), c.d_model, **near)
+        self.cross_k = Dense((c.num_heads, c.head_dim), c.encoder_width, **near)
         self.cross_v = Dense((c.num_heads, c.head_dim), c.encoder_width, **kw)
         self.null = self.param("null", nn.initializers.normal(0.02), (2, c.num_heads, c.head_dim))
         self.cross_project = Dense(c.d_model, inner, **kw)
         self.mlp = MLP[c.activation](c.d_model, c.d_ff, self.dtype, by_width=True)
         self.add = Residual(c.dropout)
 
-    def full(self, x_BID, _, shared):
+    def full(self, x_BID, shared):
         """All steps at once."""
         c = self.config
         q, k, v = self._heads(x_BID, shared)
@@ -138,7 +131,7 @@ class DecoderLayer(nn.Module):
                                                             kernel=c.attention_kernel))))
         return self._rest(x_BID, self._memory(shared), shared), None
 
-    def remember(self, x, _, shared):
+    def remember(self, x, shared):
         """Keys and values of the text, (B, H, 1 + N, K) each."""
         return x, self._memory(shared)
 
@@ -149,7 +142,7 @@ class DecoderLayer(nn.Module):
         k, v = (jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype),
                                                     shared["place"], axis=2)
                 for name, new in (("k", k), ("v", v)))
-        x_B1D = self.add(x_B1D, self.project(merge_heads(attend(q, k, v, shared["past"]))))
+        x_B1D = self.add(x_B1D, self.project(merge_heads(attend(q, k, v, shared["past"][:, None]))))
         return self._rest(x_B1D, {"k": cache["text_k"], "v": cache["text_v"]},
                           shared), {"k": k, "v": v}
 
@@ -175,7 +168,7 @@ class DecoderLayer(nn.Module):
             q = rotate(q, *shared["time_rotary"])
         x_BID = self.add(x_BID,
                          self.cross_project(merge_heads(attend(q, memory["k"], memory["v"],
-                                                               shared["seen"]))))
+                                                               shared["seen"][:, None]))))
         return shard(self.add(shard(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))),
                      "batch", "time")
 
@@ -192,13 +185,13 @@ class Chain(nn.Module):
     over the J units of one step, (..., D) and the units' embeddings (..., J, W) -> (..., J, W).
     Only the first J-1 embeddings are looked at, each by later units."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
         c = self.config
         slots, kw = c.num_streams * c.frames_per_step, dict(dtype=self.dtype, use_bias=False)
-        # its biases tell the units apart
+        # its biases distinguish the units
         self.inputs = Dense((slots, c.depth_width), c.d_model, dtype=self.dtype)
         self.units = Dense(c.depth_width, c.d_model // slots, **kw)
         self.blocks = [ChainBlock(c, self.dtype) for _ in range(c.depth_layers)]
@@ -218,7 +211,7 @@ class ChainBlock(nn.Module):
     """Pre-norm causal attention over a handful of units, then a gated feed-forward of twice the
     width."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -235,40 +228,42 @@ class ChainBlock(nn.Module):
         # handful is repeated
         qkv = shard(self.qkv(self.attention_norm(x_MJC)), *places, None, None, "width")
         q, k, v = (heads_first(qkv[..., i, :, :]) for i in range(3))
-        seen_1JJ = jnp.tril(jnp.ones((x_MJC.shape[-2],) * 2, bool))[None]
-        x_MJC = shard(x_MJC + self.project(merge_heads(attend(q, k, v, seen_1JJ))), *places)
+        seen_JJ = jnp.tril(jnp.ones((x_MJC.shape[-2],) * 2, bool))
+        x_MJC = shard(x_MJC + self.project(merge_heads(attend(q, k, v, seen_JJ))), *places)
         return shard(x_MJC + self.mlp(self.mlp_norm(x_MJC)), *places)
 
 
-def stack(layer, config, dtype, length: int, methods: list[str], remat: tuple[str, ...]):
-    """`length` layers as one scan; parameters carry a leading layer axis."""
+def layers(layer, config, length: int, remat: str, methods: dict[str, tuple]):
+    """`stack` with a dropout mask for each layer; the backward pass of `remat`'s method makes its
+    values again where the config asks for it."""
     if config.remat:
-        layer = nn.remat(layer, prevent_cse=False, methods=list(remat))
-    return nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
-                   length=length, in_axes=(0, nn.broadcast), methods=methods)(config, dtype)
+        layer = nn.remat(layer, prevent_cse=False, methods=[remat])
+    return stack(layer, length, methods, rngs=("params", "dropout"))
 
 
 class TextNet(nn.Module):
-    """Everything; methods by `net.apply({"params": params}, ..., method="encode")` and the like."""
+    """Encoder, decoder, plan and chain; methods are called by `net.apply({"params": params}, ...,
+    method="encode")`."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
         c = self.config
         self.slots = c.num_streams * c.frames_per_step
         self.text = self.param("text", nn.initializers.normal(1.0), (c.vocab, c.encoder_width))
-        if c.speaker_embedding:  # the last row is nobody's
+        if c.speaker_embedding:  # the last row: no speaker
             self.speaker = self.param("speaker", nn.initializers.normal(1.0),
                                       (c.num_streams + 1, c.encoder_width))
-        self.encoder = stack(EncoderLayer, c, self.dtype, c.encoder_layers, ["__call__"],
-                             ("__call__",))
+        encoder = layers(EncoderLayer, c, c.encoder_layers, "__call__", {"__call__": (SHARED,)})
+        self.encoder = encoder(c, self.dtype)
         self.encoder_norm = RMSNorm(c.encoder_width, c.rms_eps)
         width = c.d_model // self.slots
         self.table = self.param("table", nn.initializers.normal(width ** -0.5),
                                 (c.num_units + SPECIALS, width))
-        self.decoder = stack(DecoderLayer, c, self.dtype, c.num_layers,
-                             ["full", "remember", "step"], ("full",))
+        decoder = layers(DecoderLayer, c, c.num_layers, "full",
+                         {"full": (SHARED,), "remember": (SHARED,), "step": (0, SHARED)})
+        self.decoder = decoder(c, self.dtype)
         self.norm = RMSNorm(c.d_model, c.rms_eps)
         if c.coupling == "chain":
             self.chain = Chain(c, self.dtype)
@@ -285,12 +280,12 @@ class TextNet(nn.Module):
             x_BNE = x_BNE + jnp.take(self.speaker, who_BN, axis=0, mode="clip")
         shared = {"rotary": tables(positions[None], c.encoder_width // c.encoder_heads,
                                    c.rope_theta), "real": real_BN}
-        x_BNE, _ = self.encoder(shard(x_BNE.astype(self.dtype), "batch", "time"), None, shared)
-        return whole(self.encoder_norm(x_BNE))
+        x_BNE, _ = self.encoder(shard(x_BNE.astype(self.dtype), "batch", "time"), shared)
+        return gather_time(self.encoder_norm(x_BNE))
 
     def plan_logits(self, text_BNE):
         """(B, N, bins) float32, of the time step from each token to the next."""
-        return whole(self.plan(text_BNE)).astype(jnp.float32)  # of the whole text, as its gradient
+        return gather_time(self.plan(text_BNE)).astype(jnp.float32)  # of the whole text, as its gradient
 
     def embed(self, units_BIJ):
         """Units and specials -> (..., J, W), unit variance at the start."""
@@ -303,15 +298,14 @@ class TextNet(nn.Module):
         shared = self._text(text_BNE, times_BN,
                             length_B) | self._steps(jnp.arange(before_BIJ.shape[1])[None])
         x_BID = shard(self.embed(before_BIJ).reshape(*before_BIJ.shape[:2], -1), "batch", "time")
-        x_BID, _ = self.decoder.full(x_BID, None, shared)
+        x_BID, _ = self.decoder.full(x_BID, shared)
         return self.norm(x_BID)
 
     def remember(self, text_BNE, times_BN, length_B, steps: int):
         """The decoder's cache for `step`, leading axis layers: room for `steps` past steps, or for
         the window."""
         c = self.config
-        _, memory = self.decoder.remember(jnp.zeros(()), None,
-                                          self._text(text_BNE, times_BN, length_B))
+        _, memory = self.decoder.remember(jnp.zeros(()), self._text(text_BNE, times_BN, length_B))
         room = min(c.window + 1, steps) if c.window else steps
         past = jnp.zeros((c.num_layers, len(length_B), c.num_heads, room, c.head_dim), self.dtype)
         cache = {"k": past, "v": past, "text_k": memory["k"], "text_v": memory["v"]}
@@ -359,7 +353,7 @@ class TextNet(nn.Module):
     def _text(self, text_BNE, times_BN, length_B):
         shared = {"text": text_BNE, "seen": self._seen(text_BNE.shape[1], length_B)}
         if self.config.alignment == "plan":
-            shared["text_rotary"] = tables(whole(times_BN), self.config.head_dim,
+            shared["text_rotary"] = tables(gather_time(times_BN), self.config.head_dim,
                                            self.config.rope_theta)
         return shared
 

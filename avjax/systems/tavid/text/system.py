@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
+from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
@@ -103,21 +104,17 @@ class System(api.System):
 
 def specs(c) -> tuple[dict[str, Spec], ...]:
     """batch_spec, example_spec, conditions_spec and streams_spec of a config."""
-    def recipe(name):
-        value = c[name]
-        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
-
     N, T, S = c.row_tokens, c.row_frames, c.num_streams
 
     def tokens(size):
         return {"tokens": Spec(("batch", size), "int32", "dialogue text ids",
-                               recipe=recipe("tokens_recipe"), sequence=1),
+                               recipe=plain(c.tokens_recipe), sequence=1),
                 "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's",
                                       sequence=1)}
 
     def units(size):
         return Spec(("batch", size, S), "int32", "semantic units of every speaker", rate=RATE,
-                    recipe=recipe("units_recipe"),
+                    recipe=plain(c.units_recipe),
                     sequence=1, granularity=c.frames_per_step, speaker_axis=2)
 
     length = Spec(("batch",), "int32", "ids or frames that exist")

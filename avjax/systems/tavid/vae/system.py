@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 
 from avjax.codecs.autoencoder_kl import AutoencoderKL
 from avjax.errors import UserError
+from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
@@ -41,10 +42,8 @@ class System(api.System):
         check(config)
         self.config = c = FrozenConfigDict(config)
         self.net = AutoencoderKL(c, compute_dtype(c.compute_dtype))
-        recipe = c.pictures_recipe
-        recipe = recipe.as_configdict().to_dict() if hasattr(recipe, "as_configdict") else recipe
         pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head",
-                        "RGB", recipe=recipe)
+                        "RGB", recipe=plain(c.pictures_recipe))
         self.example_spec = {"pictures": pictures}
         self.batch_spec = {"pictures": dataclasses.replace(pictures,
                                                            shape=("batch", c.pictures_per_row,

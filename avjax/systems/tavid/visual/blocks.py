@@ -2,11 +2,10 @@
 and time.
 
 Hallo2 (arXiv 2410.07718) calls the second its audio module and the third, AnimateDiff's, its motion
-module; here motion is what the motion tokens say, and the third is temporal.
+module; here "motion" means the motion tokens, and the third is "temporal".
 Frames are folded into the batch in an order of `fold_frames`, by which the mesh axis `seq` splits
 them; the third exchanges frames for positions and back.
-There are dozens of each in a U-Net: with `nn.jit`, those of equal sizes are traced once. The
-program is the same.
+A U-Net has dozens of each: `nn.jit` traces those of equal sizes once. The program is the same.
 
 Suffixes: B clips, F frames, R reference frames (the picture, then motion frames), N = B F folded, h
 w size, T = h w positions, C channels, D inner width, H heads, K head width, M tokens.
@@ -16,10 +15,11 @@ import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
+from einops import rearrange
 
 from avjax.errors import UserError
+from avjax.nn.attention import cross_attention
 from avjax.nn.convolutions import GroupNorm
-from avjax.nn.cross_attention import cross_attention
 from avjax.nn.layers import Dense, adaptive_norm, gelu
 from avjax.sharding.activations import each_frame, fold_frames, parts, shard, unfold_frames
 
@@ -58,26 +58,22 @@ class Attention(nn.Module):
 
     def keys_values(self, context_BSD):
         """(B, S, 2, H, K)."""
-        kv = self.kv(context_BSD)
-        return kv.reshape(*kv.shape[:-1], self.heads, -1)
+        return rearrange(self.kv(context_BSD), "B S two (H K) -> B S two H K", H=self.heads)
 
     def attend(self, x_BTD, kv_BS2HK, lengths_B=None):
-        B, T, _ = x_BTD.shape
-        q_BTHK = self.q(x_BTD).reshape(B, T, self.heads, -1)
-        y = cross_attention(q_BTHK, kv_BS2HK[:, :, 0], kv_BS2HK[:, :, 1], lengths_B=lengths_B,
-                            kernel=self.kernel)
-        return self.out(y.reshape(B, T, self.width))
+        q_BTHK = rearrange(self.q(x_BTD), "B T (H K) -> B T H K", H=self.heads)
+        y_BTHK = cross_attention(q_BTHK, kv_BS2HK[:, :, 0], kv_BS2HK[:, :, 1], lengths_B=lengths_B,
+                                 kernel=self.kernel)
+        return self.out(rearrange(y_BTHK, "B T H K -> B T (H K)"))
 
     def __call__(self, x_BTD, context_BSD=None):
-        """`context_BSD` may belong to fewer rows: each is then seen by as many rows of x in
-        turn."""
-        if context_BSD is None or len(context_BSD) == len(x_BTD):
-            return self.attend(x_BTD,
-                               self.keys_values(x_BTD if context_BSD is None else context_BSD))
-        B, (N, T, D) = len(context_BSD), x_BTD.shape
-        x_BTD = unfold_frames(x_BTD, B).reshape(B, -1, D)
-        return fold_frames(self.attend(x_BTD,
-                                       self.keys_values(context_BSD)).reshape(B, N // B, T, D))
+        """`context_BSD` may have fewer rows, of clips: all frames of a clip then see its row."""
+        context_BSD = x_BTD if context_BSD is None else context_BSD
+        if len(context_BSD) == len(x_BTD):
+            return self.attend(x_BTD, self.keys_values(context_BSD))
+        x_BFTD = unfold_frames(x_BTD, len(context_BSD))
+        y = self.attend(rearrange(x_BFTD, "B F T D -> B (F T) D"), self.keys_values(context_BSD))
+        return fold_frames(rearrange(y, "B (F T) D -> B F T D", F=x_BFTD.shape[1]))
 
 
 class FeedForward(nn.Module):
@@ -112,9 +108,8 @@ class SpatialTransformer(nn.Module):
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs, self.outputs = Dense(C, C, self.dtype), Dense(C, C, self.dtype)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(C) for _ in range(3))
-        self.self_attention, self.face_attention = Attention(C, C,
-                                                             **kw), Attention(C, self.face_width,
-                                                                              **kw)
+        self.self_attention = Attention(C, C, **kw)
+        self.face_attention = Attention(C, self.face_width, **kw)
         self.feed_forward = FeedForward(C, self.dtype)
 
     def __call__(self, x_NhwC, face_BMK, reference_BTC=None, sees_reference_B=None,
@@ -122,14 +117,15 @@ class SpatialTransformer(nn.Module):
         """-> (same shape, what the reference net writes: the tokens after the first norm, (N, T,
         C)).
 
-        face_BMK: of the clips (frames lie in turn) or of each picture. reference_BTC: what the
-          reference net wrote of
-        each clip's picture. sees_reference_B: 0 where a clip attends to itself alone. tile: folded
-        frame i sees the reference of clip i modulo B, as published; with several clips that is
-        often another clip's.
+        Args:
+          face_BMK: face tokens of the clips, or of each picture.
+          reference_BTC: what the reference net wrote of each clip's picture.
+          sees_reference_B: 0 where a clip attends to itself alone.
+          tile: folded frame i sees the reference of clip i modulo B, as published; with several
+            clips that is often another clip's.
         """
-        N, h, w, C = x_NhwC.shape
-        x_NTC = self.inputs(self.norm(x_NhwC)).reshape(N, h * w, C)
+        N, h, w, _ = x_NhwC.shape
+        x_NTC = rearrange(self.inputs(self.norm(x_NhwC)), "N h w C -> N (h w) C")
         normed_NTC = self.norm1(x_NTC)
         kv, lengths = self.self_attention.keys_values(normed_NTC), None
         if reference_BTC is not None:
@@ -146,7 +142,7 @@ class SpatialTransformer(nn.Module):
         x_NTC = x_NTC + self.self_attention.attend(normed_NTC, kv, lengths)
         x_NTC = x_NTC + self.face_attention(self.norm2(x_NTC), face_BMK.astype(self.dtype))
         x_NTC = x_NTC + self.feed_forward(self.norm3(x_NTC))
-        return x_NhwC + self.outputs(x_NTC).reshape(N, h, w, C), normed_NTC
+        return x_NhwC + rearrange(self.outputs(x_NTC), "N (h w) C -> N h w C", h=h), normed_NTC
 
 
 @nn.jit
@@ -165,8 +161,8 @@ class MotionTransformer(nn.Module):
     kernel: str = "auto"
 
     def setup(self):
-        C, D, kw = self.width, self.inner, dict(heads=self.heads, dtype=self.dtype,
-                                                kernel=self.kernel)
+        C, D = self.width, self.inner
+        kw = dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs, self.outputs = Dense(D, C, self.dtype), Dense(C, D, self.dtype)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(D) for _ in range(3))
@@ -178,10 +174,10 @@ class MotionTransformer(nn.Module):
         self.feed_forward = FeedForward(D, self.dtype)
 
     def __call__(self, x_NhwC, tokens_NMK, masks_NTR=None, scale_NR=None):
-        """masks_NTR: weight of each region at each position (None = 1); scale_NR: of each region's
-        whole share."""
-        N, h, w, C = x_NhwC.shape
-        x_NTD = self.inputs(self.norm(x_NhwC)).reshape(N, h * w, self.inner)
+        """masks_NTR: weight of each region at each position (None = 1); scale_NR: weight of each
+        region everywhere."""
+        h = x_NhwC.shape[1]
+        x_NTD = rearrange(self.inputs(self.norm(x_NhwC)), "N h w D -> N (h w) D")
         x_NTD = x_NTD + self.self_attention(self.norm1(x_NTD))
         normed_NTD, tokens_NMK = self.norm2(x_NTD), tokens_NMK.astype(self.dtype)
         for r, name in enumerate(self.regions):
@@ -193,7 +189,7 @@ class MotionTransformer(nn.Module):
                 share = share * scale_NR[:, r, None, None].astype(self.dtype)
             x_NTD = x_NTD + share
         x_NTD = x_NTD + self.feed_forward(self.norm3(x_NTD))
-        return x_NhwC + self.outputs(x_NTD).reshape(N, h, w, C)
+        return x_NhwC + rearrange(self.outputs(x_NTD), "N (h w) C -> N h w C", h=h)
 
 
 @functools.partial(nn.jit, static_argnums=(2,))  # frames
@@ -218,7 +214,7 @@ class TemporalTransformer(nn.Module):
         self.feed_forward = FeedForward(C, self.dtype)
 
     def __call__(self, x_NhwC, frames: int, before_BRhwC=None):
-        """before_BRhwC: frames that precede the clip in time, seen and dropped again."""
+        """before_BRhwC: frames in front of the clip, which are seen and then dropped."""
         N, h, w, C = x_NhwC.shape
         B = N // frames
         skip = 0 if before_BRhwC is None else before_BRhwC.shape[1]
@@ -234,23 +230,26 @@ class TemporalTransformer(nn.Module):
                             found=f"seq {parts('time')}",
                             hint="a smaller config.mesh.seq, larger latents or fewer levels")
 
-        def of_positions(x_NhwC, frames):
-            """(B, T, frames, C): what was split by frames comes split by positions."""
-            y_BFTC = unfold_frames(self.inputs(self.norm(x_NhwC)), B).reshape(B, frames, h * w, C)
-            return shard(jnp.swapaxes(shard(y_BFTC, "batch", "time"), 1, 2), "batch", "time")
+        def by_position(x_NhwC):
+            """(B, T, F, C), split by positions over the mesh, of rows split by frames."""
+            y_BFTC = rearrange(unfold_frames(self.inputs(self.norm(x_NhwC)), B),
+                               "B F h w C -> B F (h w) C")
+            y_BTFC = rearrange(shard(y_BFTC, "batch", "time"), "B F T C -> B T F C")
+            return shard(y_BTFC, "batch", "time")
 
-        y, total = of_positions(x_NhwC, frames), skip + frames
+        y, total = by_position(x_NhwC), skip + frames
         if skip:
             before = fold_frames(before_BRhwC.astype(x_NhwC.dtype))
-            y = jnp.concatenate([of_positions(before, skip), y], axis=2)
+            y = jnp.concatenate([by_position(before), y], axis=2)
         y = fold_frames(y)  # (B T, frames, C)
         position = sinusoids(jnp.arange(total), C).astype(self.dtype)
         for norm, attention in ((self.norm1, self.attention1), (self.norm2, self.attention2)):
             y = y + attention(norm(y) + position)
         y = y + self.feed_forward(self.norm3(y))
         y_BTFC = shard(unfold_frames(y, B)[:, :, skip:], "batch", "time")
-        y_BFTC = shard(jnp.swapaxes(y_BTFC, 1, 2), "batch", "time")
-        return x_NhwC + self.outputs(fold_frames(y_BFTC.reshape(B, frames, h, w, C)))
+        y_BFTC = shard(rearrange(y_BTFC, "B T F C -> B F T C"), "batch", "time")
+        y_BFhwC = rearrange(y_BFTC, "B F (h w) C -> B F h w C", h=h)
+        return x_NhwC + self.outputs(fold_frames(y_BFhwC))
 
 
 def sinusoids(position_T, width: int):

@@ -6,10 +6,13 @@ Suffixes: see avjax.systems.tavid.visual.blocks.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
 from avjax.nn.convolutions import Conv, GroupNorm
@@ -22,20 +25,38 @@ from avjax.systems.tavid.visual.blocks import (
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 PATHS = ("full", "published", "eval")
-FROM_BANK = -1
 PUBLISHED_ZERO_FRAMES = 4  # where there is no bank
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What a layer runs. `before`: frames in front of the temporal transformer: FROM_BANK, or so
-    many zero frames."""
+    """What a layer runs.
+
+    Attributes:
+      frames: of a clip.
+      temporal: whether the temporal transformer runs.
+      bank: whether it sees the bank's motion frames in front of the clip.
+      zeros: the number of zero frames in front of the clip where it does not.
+      scaled: whether `motion_scale` acts.
+      tile: frames see references in turn, as published.
+    """
 
     frames: int
     temporal: bool
-    before: int
-    scaled: bool  # whether motion_scale acts
-    tile: bool  # frames see references in turn
+    bank: bool
+    zeros: int
+    scaled: bool
+    tile: bool
+
+
+class Conditions(NamedTuple):
+    """What every layer is given; all but the time may be None. N = B F rows, folded."""
+
+    time_ND: jax.Array  # after its activation
+    face_BMK: jax.Array
+    motion_NMK: jax.Array | None
+    sees_reference_B: jax.Array | None
+    scale_NR: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +80,14 @@ def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool,
     if path not in PATHS:
         raise UserError("unknown path of the denoiser", where="path", expected=" | ".join(PATHS),
                         found=repr(path))
-    before = FROM_BANK if has_bank else motion_frames if path == "full" else PUBLISHED_ZERO_FRAMES
-    seeing = Mode(frames, temporal, before, True, tile)
+    zeros = motion_frames if path == "full" else PUBLISHED_ZERO_FRAMES
+    seeing = Mode(frames, temporal, has_bank, 0 if has_bank else zeros, scaled=True, tile=tile)
     if path == "full":
         return Modes(seeing, seeing, seeing)
     if path == "published":
         return Modes(seeing, seeing, dataclasses.replace(seeing, temporal=False))
-    blind = Mode(frames, temporal, 0, False, tile)
+    blind = dataclasses.replace(seeing, bank=False, zeros=0, scaled=False)
     return Modes(blind, seeing, blind)
-
 
 
 class Layer(nn.Module):
@@ -75,18 +95,18 @@ class Layer(nn.Module):
     block."""
 
     plan: LayerPlan
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
     middle: bool = False
 
     def setup(self):
         c, p = self.config, self.plan
-        kw, time = dict(heads=c.heads, dtype=self.dtype,
-                        kernel=c.attention_kernel), 4 * c.channels[0]
+        time = 4 * c.channels[0]
+        kw = dict(heads=c.heads, dtype=self.dtype, kernel=c.attention_kernel)
         first = Resnet(p.width, p.in_width, c.groups, EPS, time, self.dtype)
         if self.middle:
-            self.resnet_0, self.resnet_1 = first, Resnet(p.width, p.width, c.groups, EPS, time,
-                                                         self.dtype)
+            self.resnet_0 = first
+            self.resnet_1 = Resnet(p.width, p.width, c.groups, EPS, time, self.dtype)
         else:
             self.resnet = first
         if p.attention:
@@ -97,41 +117,42 @@ class Layer(nn.Module):
         self.temporal = TemporalTransformer(p.width, c.heads, c.temporal_groups, c.temporal_length,
                                             self.dtype)
 
-    def __call__(self, x_NhwC, bank_BRTC, mask_NTR, given, mode: Mode):
-        """given: time_ND, face_BMK, motion_NMK, sees_reference_B, scale_NR; all but the first may
-        be None."""
-        x = (self.resnet_0 if self.middle else self.resnet)(x_NhwC, given["time"])
+    def __call__(self, x_NhwC, bank_BRTC, mask_NTR, given: Conditions, mode: Mode):
+        """`bank_BRTC`: what the reference net wrote in this layer; `mask_NTR`: each region's weight
+        at each position. Both may be None."""
+        x = (self.resnet_0 if self.middle else self.resnet)(x_NhwC, given.time_ND)
         if self.plan.attention:
             reference = None if bank_BRTC is None else bank_BRTC[:, 0]
-            x = self.spatial(x, given["face"], reference, given["sees_reference"], mode.tile)[0]
-            if given["motion"] is not None or self.is_initializing():
-                x = self.motion(x, self._tokens(given, x), mask_NTR, given["scale"] if mode.scaled
-                                else None)
+            x = self.spatial(x, given.face_BMK, reference, given.sees_reference_B, mode.tile)[0]
+            if given.motion_NMK is not None or self.is_initializing():
+                x = self.motion(x, self._tokens(given, x), mask_NTR,
+                                given.scale_NR if mode.scaled else None)
         if mode.temporal or self.is_initializing():
             x = self.temporal(x, mode.frames, self._before(x, bank_BRTC, mode))
-        return self.resnet_1(x, given["time"]) if self.middle else x
+        return self.resnet_1(x, given.time_ND) if self.middle else x
 
-    def _tokens(self, given, x):
-        """Parameters of unused modules are made as well."""
-        return jnp.zeros((len(x), 1,
-                          self.config.motion_dim)) if given["motion"] is None else given["motion"]
+    def _tokens(self, given: Conditions, x):
+        """The motion tokens; zeros where `init` makes the parameters of a layer that has none."""
+        if given.motion_NMK is None:
+            return jnp.zeros((len(x), 1, self.config.motion_dim))
+        return given.motion_NMK
 
     def _before(self, x_NhwC, bank_BRTC, mode: Mode):
+        """Frames in front of the clip (B, R, h, w, C), or None."""
         N, h, w, C = x_NhwC.shape
-        if mode.before == FROM_BANK:
-            frames_BRTC = bank_BRTC[:, 1:]
-            return frames_BRTC.reshape(*frames_BRTC.shape[:2], h, w, C)
-        return jnp.zeros((N // mode.frames, mode.before, h, w, C),
-                         x_NhwC.dtype) if mode.before else None
+        if mode.bank:
+            return rearrange(bank_BRTC[:, 1:], "B R (h w) C -> B R h w C", h=h)
+        return jnp.zeros((N // mode.frames, mode.zeros, h, w, C),
+                         x_NhwC.dtype) if mode.zeros else None
 
 
 class Denoiser(nn.Module):
     """Noisy latents, time, banks, face and motion tokens -> velocity. `config`: see
     avjax.systems.tavid.visual.unet."""
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
-    given_dim: int = 0  # channels that stand behind the noisy ones of its input (published: none)
+    given_dim: int = 0  # channels of its input after the noisy ones (published: none)
 
     def setup(self):
         c = self.config
@@ -181,15 +202,15 @@ class Denoiser(nn.Module):
         time_BD = jax.nn.silu(self.time(t_B))
         scale = None if motion_scale is None else jnp.broadcast_to(motion_scale,
                                                                    (B, len(c.regions)))
-        given = {"time": every(time_BD), "face": face_BMK, "sees_reference": reference_mask,
-                 "scale": every(scale), "motion": None if motion_BFMK is None
-                 else fold_frames(motion_BFMK)}
+        given = Conditions(time_ND=every(time_BD), face_BMK=face_BMK,
+                           motion_NMK=None if motion_BFMK is None else fold_frames(motion_BFMK),
+                           sees_reference_B=reference_mask, scale_NR=every(scale))
         masks = [None if m is None else fold_frames(jnp.broadcast_to(m, (B, F, *m.shape[2:])))
                  for m in masks or [None] * len(c.channels)]
-        banks = iter(banks) if banks is not None else iter(lambda: None, 0)
 
-        def through(layer, x, mode):
-            return layer(x, next(banks), masks[layer.plan.level], given, mode)
+        def apply_layer(layer, x, mode):
+            bank = None if banks is None else banks[layer.plan.index]
+            return layer(x, bank, masks[layer.plan.level], given, mode)
 
         x = self.inputs(fold_frames(latents_BFhwC))
         if mask_feature is not None:
@@ -197,16 +218,16 @@ class Denoiser(nn.Module):
         skips = [x]
         for block in self.down:
             for layer in block.layer:
-                x = through(layer, x, run.attention if layer.plan.attention else run.plain)
+                x = apply_layer(layer, x, run.attention if layer.plan.attention else run.plain)
                 skips.append(x)
             if block.plan.resize:
                 x = block.resized(x)
                 skips.append(x)
-        x = through(self.mid, x, run.mid)
+        x = apply_layer(self.mid, x, run.mid)
         for block in self.up:
             for layer in block.layer:
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-                x = through(layer, x, run.attention if layer.plan.attention else run.plain)
+                x = apply_layer(layer, x, run.attention if layer.plan.attention else run.plain)
             if block.plan.resize:
                 x = block.resized(x)
         return unfold_frames(self.outputs(self.norm(x)), B).astype(jnp.float32)

@@ -7,6 +7,7 @@ embedding, N face tokens, M motion tokens, K token width.
 
 import flax.linen as nn
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
 from avjax.flow import diffusion
 from avjax.nn.convolutions import fold, unfold
@@ -21,7 +22,7 @@ class VisualNet(nn.Module):
     """Parameters {"reference", "denoiser", "mapper", "windows", "image_projection"}, in every stage
     the same."""
 
-    config: object  # a visual system's
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):

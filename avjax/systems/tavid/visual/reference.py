@@ -7,6 +7,7 @@ Suffixes: see avjax.systems.tavid.visual.blocks.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
 from avjax.nn.convolutions import Conv
 from avjax.sharding.activations import shard
@@ -18,7 +19,7 @@ class ReferenceLayer(nn.Module):
     """Residual block and, where the level has one, spatial transformer."""
 
     plan: LayerPlan
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -40,7 +41,7 @@ class ReferenceMid(nn.Module):
     """Residual block, spatial transformer, residual block."""
 
     plan: LayerPlan
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype
 
     def setup(self):
@@ -65,7 +66,7 @@ class ReferenceNet(nn.Module):
     transformers see motion frames as well).
     """
 
-    config: object
+    config: FrozenConfigDict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

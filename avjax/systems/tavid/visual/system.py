@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from avjax.fields import plain
 from avjax.flow import diffusion
 from avjax.nn.layers import compute_dtype, uniform_fan_in
 from avjax.nn.sequence import take_at
@@ -206,20 +207,16 @@ class System(api.System):
 
 def specs(c, window: int):
     """batch_spec of the config's stage, example_spec, conditions_spec, streams_spec."""
-    def recipe(name):
-        value = c[name]
-        return value.as_configdict().to_dict() if hasattr(value, "as_configdict") else value
-
     S, F, latent = c.mapper.streams, c.frames, (*c.latent_size, c.latent_dim)
     before = c.unet.motion_frames
     units = dict(dtype="int32", meaning="semantic units, oneself first in a batch",
-                 rate=UNITS_A_FRAME * c.frame_rate, recipe=recipe("units_recipe"),
+                 rate=UNITS_A_FRAME * c.frame_rate, recipe=plain(c.units_recipe),
                  speaker_axis=2)
     latents = dict(meaning="latents of the video", rate=c.frame_rate,
-                   recipe=recipe("latents_recipe"))
+                   recipe=plain(c.latents_recipe))
     reference = dict(dtype="float32", meaning="latent of the reference picture",
-                     recipe=recipe("latents_recipe"))
-    faces = dict(dtype="float32", meaning="face embedding", recipe=recipe("faces_recipe"))
+                     recipe=plain(c.latents_recipe))
+    faces = dict(dtype="float32", meaning="face embedding", recipe=plain(c.faces_recipe))
     length = Spec(("batch",), "int32", "how many are real")
     batch = {"latents": Spec(("batch", F, *latent), "float32", **latents, sequence=1),
              "reference": Spec(("batch", *latent), **reference),

@@ -10,10 +10,12 @@ embedding, its resizing.
     regions ("full", "face", "lip")       one motion cross-attention each
     temporal_groups 32, temporal_length 32, motion_frames 2
     remat "none" | "layers"               what the backward pass makes again
-    attention_kernel "auto"               see avjax.nn.cross_attention
+    attention_kernel "auto"               see avjax.nn.attention
 """
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -28,8 +30,10 @@ Resnet = nn.jit(ResnetBlock)  # those of equal sizes are traced once
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
-    """One residual block and its transformers. `motion_width`: inside the motion transformer."""
+    """One residual block and its transformers. `index`: its place in the order in which layers run.
+    `motion_width`: inside the motion transformer."""
 
+    index: int
     width: int
     in_width: int
     level: int
@@ -49,6 +53,7 @@ class BlockPlan:
 def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...]]:
     """(down blocks, the middle, up blocks)."""
     widths, last = tuple(config.channels), len(config.channels) - 1
+    index = itertools.count()
 
     # published: whole heads of the block's own input, which narrows some motion transformers
     def inner(width):
@@ -57,20 +62,18 @@ def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...
     down = []
     for i, width in enumerate(widths):
         ins = [widths[max(i - 1, 0)]] + [width] * (config.layers - 1)
-        down.append(BlockPlan(width,
-                              tuple(LayerPlan(width, n, i, config.attention_levels[i], inner(n))
-                                    for n in ins),
-                              i < last))
-    mid = LayerPlan(widths[-1], widths[-1], last, True, inner(widths[-1]))
+        layers = (LayerPlan(next(index), width, n, i, config.attention_levels[i], inner(n))
+                  for n in ins)
+        down.append(BlockPlan(width, tuple(layers), i < last))
+    mid = LayerPlan(next(index), widths[-1], widths[-1], last, True, inner(widths[-1]))
     up = []
     for i in range(last, -1, -1):
         width, before, finer = widths[i], widths[min(i + 1, last)], widths[max(i - 1, 0)]
         skips = [width] * config.layers + [finer]
         ins = [before] + [width] * config.layers
-        up.append(BlockPlan(width,
-                            tuple(LayerPlan(width, n + s, i, config.attention_levels[i],
-                                            inner(finer))
-                                  for n, s in zip(ins, skips, strict=True)), i > 0))
+        layers = (LayerPlan(next(index), width, n + s, i, config.attention_levels[i], inner(finer))
+                  for n, s in zip(ins, skips, strict=True))
+        up.append(BlockPlan(width, tuple(layers), i > 0))
     return tuple(down), mid, tuple(up)
 
 
@@ -86,18 +89,18 @@ class TimeEmbedding(nn.Module):
 
     def __call__(self, t_B):
         half = self.width // 2
-        angle = t_B.astype(jnp.float32)[:,
-                                        None] * 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-        return self.out(jax.nn.silu(self.hidden(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)],
-                                                                axis=-1))))
+        frequency = 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        angle = t_B.astype(jnp.float32)[:, None] * frequency
+        waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+        return self.out(jax.nn.silu(self.hidden(waves)))
 
 
 class Block(nn.Module):
-    """The layers of a `BlockPlan`, made by `make`, and its resizing; called by the nets piece by
-    piece."""
+    """The layers of a `BlockPlan`, made by `make`, and its resizing; called by the nets one by
+    one."""
 
     plan: BlockPlan
-    make: object  # LayerPlan -> module
+    make: Callable[[LayerPlan], nn.Module]
     up: bool
     dtype: jnp.dtype
 

@@ -1,0 +1,196 @@
+"""The one generator: `launch.generate`, `launch.evaluate`, the evaluation during training and the
+samples after it all generate here.
+
+Every example has its own noise key and padding is hidden by masks and lengths, so its streams
+depend neither on the batch size nor on the order nor on what else is generated.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.inference import padding
+from avjax.inference.keys import example_keys
+from avjax.inference.progress import Progress
+from avjax.sharding import mesh as meshes
+from avjax.systems.api import System, bucket, real_streams
+
+Example = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One thing to generate.
+
+    Attributes:
+      name: names the noise (see `avjax.inference.keys`).
+      make: () -> (conditions without batch axis and padding, frames to make room for); called once
+        for the lengths and once more to generate, so that nothing is held meanwhile.
+      bounded: `frames` bounds what the system makes, so the axis "time" is not padded.
+      tag: comes back with what was generated; default the name.
+    """
+
+    name: str
+    make: Callable[[], tuple[padding.Conditions, int]]
+    bounded: bool = False
+    tag: str = ""
+
+
+class Generator:
+    """`system.generate` in batches of one size; compiles once a task and bucket. A system that
+    generates in steps (`System.steps`) is run one example at a time.
+
+    Args:
+      batch_size: examples at a time; rounded up to what `mesh` divides.
+      seed: of the noise.
+      mesh: the batch is split over its axes data and fsdp; None = one device. Of a mesh of several
+        processes all must call alike, and all get the streams.
+      everywhere: several processes call alike within their common mesh, with parameters that are
+        sharded over it: they share the work and all get the streams.
+    """
+
+    def __init__(self, system: System, *, seed: int, batch_size: int = 1, mesh=None,
+                 everywhere: bool = False):
+        if batch_size < 1:
+            raise UserError("no batch", where="config.evaluate.batch_size", expected=">= 1",
+                            found=str(batch_size))
+        self.system, self.seed, self.mesh = system, seed, mesh
+        self.names = tuple(system.example_spec)  # what is read of an example
+        self._steps = functools.cache(system.steps)
+        self._steps_allowed = not everywhere  # steps are driven, and read, by one process
+        self.batch_size = batch_size
+        whole = jax.sharding.PartitionSpec() if everywhere else None
+        if mesh is not None:
+            shards = int(np.prod([mesh.shape[axis] for axis in meshes.BATCH_AXES]))
+            self.batch_size = -(-batch_size // shards) * shards
+            whole = meshes.replicated(mesh)
+        self._generate = jax.jit(system.generate, static_argnames="task", out_shardings=whole)
+
+    def __call__(self, params, examples: Iterable[tuple[str, Example]],
+                 task: str = "") -> Iterator[tuple[str, dict]]:
+        """Yields (id, {stream: (length, dims) float32}) for (id, example), bucket by bucket.
+
+        An example may be a callable that returns it, so that nothing is held before it is needed.
+        `task` is one of the system's, its first by default.
+        """
+        task = self._task(task)
+        items = (Item(name, functools.partial(self._conditions, example, task))
+                 for name, example in examples)
+        for name, out, frames in self.batches(params, items, task):
+            yield name, {stream: x.astype(np.float32)
+                         for stream, x in self.streams(name, out, frames).items()}
+
+    def batches(self, params, items: Iterable[Item],
+                task: str = "") -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
+        """Yields (tag, what `System.generate` returns for it as a batch of one, frames), bucket
+        by bucket."""
+        task = self._task(task)
+        buckets: dict[int, list] = {}
+        for item in items:
+            conditions, frames = item.make()
+            sizes = padding.sizes(self.system, conditions)
+            longest = max(frames, sizes.pop(padding.TIME, 0))
+            time = longest if item.bounded else bucket(longest)
+            buckets.setdefault(time, []).append((item, frames, sizes))
+        count = 1 if self._steps_of(task) else self.batch_size
+        for time, members in sorted(buckets.items(), key=lambda pair: pair[0]):
+            room = padding.room([sizes for *_, sizes in members], time)
+            for first in range(0, len(members), count):
+                yield from self._batch(params, members[first:first + count], count, room, task)
+
+    def stream(self, params, pieces: Sequence[padding.Conditions], name: str, task: str = "", *,
+               frames: Sequence[int] = (), bounded: bool = False) -> Progress:
+        """One example, chunk by chunk as it is made.
+
+        Args:
+          pieces: conditions (without batch axis) of consecutive pieces, usually of one; all are
+            padded to the same lengths.
+          name: names the noise.
+          frames: to make room for, of each piece; default what the conditions take.
+          bounded: see `Item`.
+        """
+        task = self._task(task)
+        sizes = [padding.sizes(self.system, piece) for piece in pieces]
+        frames = frames or [size.get(padding.TIME, 0) for size in sizes]
+        longest = max(max(f, size.get(padding.TIME, 0))
+                      for f, size in zip(frames, sizes, strict=True))
+        room = padding.room(sizes, longest if bounded else bucket(longest))
+        prompts = (padding.batch(self.system, [piece], [count], room)
+                   for piece, count in zip(pieces, frames, strict=True))
+        return Progress(self.system, self.system.stream(params, prompts,
+                                                        example_keys(self.seed, [name]), task))
+
+    def streams(self, name: str, out: Mapping[str, Any], frames: int) -> dict[str, np.ndarray]:
+        """{stream: (length, dims)} of what was generated as a batch of one. UserError for numbers
+        that are not finite."""
+        return {stream: _finite(np.asarray(x), name, stream)
+                for stream, x in real_streams(self.system, out, 0, frames).items()}
+
+    def _task(self, task: str) -> str:
+        task = task or self.system.tasks[0]
+        if task not in self.system.tasks:
+            raise UserError("unknown task", where="generate",
+                            expected=" or ".join(self.system.tasks), found=repr(task))
+        return task
+
+    def _steps_of(self, task: str):
+        return self._steps(task) if self._steps_allowed else None
+
+    def _conditions(self, example: Example, task: str):
+        return self.system.conditions(example() if callable(example) else example, task)
+
+    def _batch(self, params, members, count: int, room: Mapping[str, int], task: str):
+        filled = members + members[-1:] * (count - len(members))  # one size, one compilation
+        rows = [item.make()[0] for item, *_ in members]
+        rows += rows[-1:] * (count - len(rows))
+        conditions = padding.batch(self.system, rows, [frames for _, frames, _ in filled], room)
+        keys = example_keys(self.seed, [item.name for item, *_ in filled])
+        out = self._run(params, conditions, keys, task)
+        for row, (item, frames, _) in enumerate(members):
+            yield item.tag or item.name, {name: x[row:row + 1] for name, x in out.items()}, frames
+
+    def _run(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
+        steps = self._steps_of(task)
+        if steps is not None:
+            return Progress(self.system, steps(params, conditions, keys)).result
+        if self.mesh is None:
+            return jax.device_get(self._generate(params, conditions, keys, task=task))
+        rows = meshes.batch_sharding(self.mesh)
+        conditions = {name: jax.make_array_from_callback(x.shape, rows, x.__getitem__)
+                      for name, x in conditions.items()}
+        with jax.set_mesh(self.mesh):
+            keys = jax.jit(lambda data: jax.random.wrap_key_data(data), out_shardings=rows)(
+                np.asarray(jax.random.key_data(keys)))
+            return jax.device_get(self._generate(params, conditions, keys, task=task))
+
+
+def generate_split(generator: Generator, params, dataset, split: str, indices: Iterable[int],
+                   task: str = "", given=None):
+    """Yields (index, streams) for chosen examples of a split, in buckets; `given` changes an
+    example before."""
+    indices = list(indices)
+    if not indices:
+        return
+    source = dataset.source(split, dict.fromkeys(("id", *generator.names)))
+    where = {source.ids[i]: i for i in indices}
+
+    def read(index):
+        return given(source[index]) if given else source[index]
+
+    examples = ((name, functools.partial(read, index)) for name, index in where.items())
+    for name, streams in generator(params, examples, task):
+        yield where[name], streams
+
+
+def _finite(value: np.ndarray, name: str, stream: str) -> np.ndarray:
+    if not np.isfinite(value).all():
+        raise UserError("the model generated values that are not finite",
+                        where=f"example {name}, {stream}", expected="finite numbers",
+                        found=f"{np.count_nonzero(~np.isfinite(value))} others",
+                        hint="the training diverged: use an earlier checkpoint")
+    return value

@@ -1,0 +1,34 @@
+"""How a system's weights are published: what `launch.weights` needs to know of it.
+
+A system with published weights declares one `PUBLISHED = Published(...)` in its `published.py`,
+where `avjax.systems.registry.published` finds it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+State = dict[str, np.ndarray]  # a published state dict: {name: array}
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One network's published names, both directions.
+
+    Attributes:
+      experiment: module of configs/ whose get_config() is the published experiment.
+      read: (state dict, config.system) -> our parameters. Parts (entries of the top level) that it
+        leaves out are drawn by config.seed, e.g. beside a language model alone.
+      write: (our parameters, config.system) -> state dict.
+      sizes: (state dict, published config.system) -> {field of config.system: value} that the
+        arrays' shapes show. UserError for another network's weights.
+      file: (state dict, step) -> the tree that the published code saves as a .pt.
+    """
+
+    experiment: str
+    read: Callable[[State, Any], dict]
+    write: Callable[[Any, Any], State]
+    sizes: Callable[[State, Any], dict[str, Any]]
+    file: Callable[[State, int], dict] = lambda state, step: state

@@ -1,0 +1,54 @@
+"""Talker-T2AV's streams -> sound, faces and poses: audio (T, A) and motion (T, M) at 25 Hz; either
+may be absent or without frames."""
+
+import functools
+
+from avjax.codecs import latents, motion
+from avjax.signal import resample
+from data_pipelines import decode
+
+
+class StreamDecoder(decode.StreamDecoder):
+    """See data_pipelines.decode.StreamDecoder."""
+
+    heard = ("audio",)
+    seen = ("motion",)
+    mel_recipe = latents.MEL
+
+    def __init__(self, decoder):
+        super().__init__(decoder)
+        recipe = decoder.recipes.get("motion", {})
+        self.has_face = recipe.get("kind") == motion.KIND
+        self.face_recipe = recipe.get("face", {})
+
+    @classmethod
+    def matches(cls, recipes):
+        """Sound as audio latents."""
+        return "audio" in recipes and "mel" not in recipes
+
+    @functools.cached_property
+    def _audio_codec(self) -> latents.AudioCodec:
+        return latents.from_recipe(self._decoder.recipes.get("audio", {}),
+                                   self._decoder.codec("audio"))
+
+    @functools.cached_property
+    def _motion_codec(self) -> motion.MotionCodec:
+        return motion.from_recipe(self._decoder.recipes["motion"], self._decoder.codec("motion"))
+
+    def mel(self, streams):
+        return self._audio_codec.mel(streams["audio"])
+
+    def waveform(self, streams):
+        """By Griffin-Lim or the dataset's vocoder."""
+        return self._audio_codec.waveform(streams["audio"], iterations=self._decoder.iterations)
+
+    def face(self, streams):
+        return _at_30hz(self._motion_codec.face_and_pose(streams["motion"])[0])
+
+    def pose_z(self, streams):
+        return _at_30hz(self._motion_codec.face_and_pose(streams["motion"])[1])
+
+
+def _at_30hz(x_TC):
+    return resample.convert(x_TC, motion.RATE, decode.FPS,
+                            max(1, round(len(x_TC) / motion.RATE * decode.FPS)))

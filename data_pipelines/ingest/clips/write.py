@@ -1,0 +1,123 @@
+"""Checked recordings -> the clip dataset."""
+
+import collections
+import hashlib
+import itertools
+import math
+import pathlib
+
+import numpy as np
+
+from avjax.codecs import eigenface
+from data_pipelines.ingest.common import recordings
+from data_pipelines.ingest.common.recordings import FPS
+from data_pipelines.media import faces
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature, arrays_hash
+
+FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
+_NO_FACE_COLUMNS = ("face", "pose", "pose_z")
+
+
+def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
+                progress: bool) -> None:
+    """Writes the dataset `out`.
+
+    Args:
+      paths: {source: file of its decoded recording}.
+      pieces: of holdout.plan.
+      options: of prepare.
+    """
+    with_face = not options["audio_only"]
+    codecs, faces_of = (_fit(paths, pieces, options) if with_face else ({}, {}))
+    poses = [recording.pose[a:b] for _, recording, a,
+             b in _recorded(paths, pieces["train"])] if with_face else []
+    pose_codec = None
+    if with_face:
+        stacked = np.concatenate(poses).astype(np.float64)
+        spread = stacked.std(0)
+        # x and y of the quaternion never vary: leave them be
+        pose_codec = {"mean": stacked.mean(0).astype(np.float32),
+                      "std": np.where(spread < 1e-6, 1.0, spread).astype(np.float32)}
+    counts = collections.Counter(item.id for part in pieces.values() for item, _, _ in part)
+
+    def examples(split):
+        for item, recording, a, b in _recorded(paths, pieces[split]):
+            in_one_piece = counts[item.id] == 1
+            row = {"id": f"{item.id}-{a:06d}", "speaker": item.speaker, "words": "[]",
+                   "phonemes": "[]", "text": recordings.text_of(item) if in_one_piece else "",
+                   "identity": identity_of(item.speaker),
+                   "audio": recording.audio[a * recordings.SAMPLES : b * recordings.SAMPLES]}
+            if with_face:
+                pose = recording.pose[a:b]
+                row |= {"face": faces_of[item.speaker].encode(recording.crops[a:b]), "pose": pose,
+                        "pose_z": (pose - pose_codec["mean"]) / pose_codec["std"]}
+            yield row
+
+    recipes = {"audio": recordings.AUDIO_RECIPE}
+    if with_face:
+        recipes |= {"face": {**eigenface.recipe(options["size"], options["components"]),
+                             "codec": arrays_hash(codecs),
+                             "margin": faces.MARGIN},
+                    "pose": faces.RECIPE,
+                    "pose_z": {**faces.RECIPE, "codec": arrays_hash(pose_codec)}}
+    store.write_dataset(
+        out, name="clips", description="A user's own recordings, made by launch.prepare "
+                                       "--dataset=clips.",
+        features={k: f for k, f in columns(options["components"]).items() if with_face
+                  or k not in _NO_FACE_COLUMNS},
+        splits={split: examples(split) for split in pieces}, recipes=recipes,
+        codecs={"face": codecs, "pose": pose_codec} if with_face else None,
+        totals={split: len(part) for split, part in pieces.items()}, progress=progress)
+
+
+def _recorded(paths: dict, part: list[tuple]):
+    """(source, its recording, first frame, last + 1) of every piece; a recording in several pieces
+    is read once."""
+    for item, mine in itertools.groupby(part, key=lambda piece: piece[0]):
+        recording = recordings.load(paths[item])
+        for _, a, b in mine:
+            yield item, recording, a, b
+
+
+def _fit(paths: dict, pieces: dict, options: dict) -> tuple[dict, dict]:
+    """One codec a speaker, on frames spread evenly over the training pieces: (stored arrays,
+    {speaker: codec})."""
+    fitted = {}
+    for speaker in sorted({item.speaker for item, _, _ in pieces["train"] + pieces["valid"]}):
+        mine = [(item, a, b) for item, a, b in pieces["train"] if item.speaker == speaker]
+        step = max(1, math.ceil(sum(b - a for _, a, b in mine) / FIT_FRAMES))
+        # a view keeps all
+        crops = [recording.crops[a:b:step].copy() for _, recording, a, b in _recorded(paths, mine)]
+        fitted[speaker] = eigenface.fit(np.concatenate(crops), options["components"])
+    return eigenface.pack(fitted), fitted
+
+
+def columns(components: int) -> dict[str, Feature]:
+    """The columns of a clip dataset with faces."""
+    return {
+        "id": Feature((), "str", "unique name: recording and first frame"),
+        "speaker": Feature((), "str", "folder or file that the recording came from"),
+        "text": Feature((), "str", "transcript, where one was given and the recording is in one "
+                        "piece"),
+        "words": Feature((), "str", "JSON [[word, start, end], ...]", "s"),
+        "phonemes": Feature((), "str", "JSON [[phoneme, start, end], ...]", "s"),
+        "identity": Feature((8,), "float32", "unit vector derived from the speaker's name"),
+        "audio": Feature((None,), "int16", "mono waveform", "1/32768", recordings.RATE),
+        "face": Feature((None, components), "float32", "z-scored eigenface codes of the speaker's "
+                                                       "own codec", "", FPS),
+        "pose": Feature((None, 7), "float32", "head: quaternion wxyz (roll only), x right, y up, z "
+                                              "away",
+                        "face widths", FPS),
+        "pose_z": Feature((None, 7), "float32", "pose, z-scored over the training clips", "", FPS),
+    }
+
+
+def identity_of(speaker: str) -> np.ndarray:
+    """A fixed unit vector for a name, (8,) float32; it distinguishes speakers, nothing else."""
+    name = speaker.encode()
+    # names may differ at their end alone
+    name = name if len(name) <= 64 else hashlib.sha256(name).digest()
+    seed = int.from_bytes(name.ljust(8, b"\0"), "little")
+    vector = np.random.default_rng(seed).standard_normal(8)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""What the commands do, as functions without flags: launch.X parses, launch.jobs.X works."""

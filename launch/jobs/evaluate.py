@@ -1,0 +1,103 @@
+"""Evaluation of a checkpoint on held-out splits."""
+
+import pathlib
+
+from avjax.checkpoint import checkpoints
+from avjax.errors import UserError
+from avjax.inference.generator import Generator
+from avjax.storage import lock
+from avjax.systems import api
+from data_pipelines import decode
+from data_pipelines.loading.loader import check_recipes
+from data_pipelines.store import dataset as store
+from data_pipelines.store import made_from
+from eval import benchmarks
+from eval.report import page, tables
+from eval.run import runner
+from launch import flags as launch_flags
+
+
+def open_benchmark(config, workdir, *, full: bool = True):
+    """(benchmark, feature dataset) of an experiment. UserError when either is missing."""
+    if not config.evaluate.benchmark:
+        raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark",
+                        found="empty", expected=" or ".join(benchmarks.names()),
+                        hint="set --config.evaluate.benchmark")
+    dataset = store.open_dataset(launch_flags.fill(config.data.dir, workdir))
+    decoder = decode.Decoder.from_dataset(dataset)
+    benchmark = benchmarks.load(config.evaluate.benchmark)(
+        config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
+        full=full)
+    return benchmark, dataset
+
+
+def check(config, workdir) -> None:
+    """UserError for what would keep `evaluate` from scoring this experiment once it is trained."""
+    _, dataset = open_benchmark(config, workdir)
+    runner.check(api.build(config.system), dataset)
+
+
+def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=None,
+             progress: bool = True) -> dict:
+    """Scores parameters on `splits`, writes results.json and report.html, prints the table.
+
+    Args:
+      config: the experiment's config.
+      workdir: the training job's folder ("{workdir}" of paths, metrics.jsonl, the default `out`).
+      params: what to score; None loads the newest checkpoint's average.
+      splits: names; None = config.evaluate.splits.
+      out: folder of the results; default `workdir`.
+      checkpoint: where to load `params` from; default `workdir`.
+      progress: show bars.
+
+    Returns:
+      The contents of results.json.
+
+    Raises:
+      UserError: no benchmark, dataset or checkpoint; another model's checkpoint; unknown split;
+        recipes that differ.
+    """
+    workdir = pathlib.Path(workdir)
+    out = pathlib.Path(out) if out else workdir
+    system = api.build(config.system)
+    benchmark, dataset = open_benchmark(config, workdir)
+    runner.check(system, dataset)
+    splits = tuple(splits or config.evaluate.splits)
+    if not splits:
+        raise UserError("no split to score", where="config.evaluate.splits", found="()",
+                        expected=" or ".join(dataset.splits), hint="--split=NAME")
+    for split in splits:
+        runner.check_split(dataset, split)
+    meta = {"name": config.name, "seed": int(config.evaluate.seed)}
+    if params is None:
+        checkpoint = checkpoint or workdir
+        params, saved = checkpoints.load(checkpoint, system)
+        check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
+        meta |= {"step": saved.get("step")}
+    sampler = Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed)
+    made: dict = {}
+    with lock.hold(out.absolute() / lock.RESULTS, "the results in", out):
+        results = runner.evaluate(benchmark, sampler, params, out, splits=splits, meta=meta,
+                                  progress=progress, max_examples=config.evaluate.max_examples,
+                                  made=made)
+        shown = runner.samples(benchmark, sampler, params, splits, made=made)
+        written = page.write(out, results, shown, workdir)
+    print(tables.table(results))
+    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {written}")
+    return results
+
+
+def _clips(config, workdir, dataset):
+    """The clip dataset that the features were extracted from, None if it is not there any more.
+    Features of earlier versions do not record it: then a stage of the config may."""
+    record = made_from.read(dataset.dir) or {}
+    folder = made_from.source_of(dataset.dir)
+    for stage in config.stages if folder is None else ():
+        if stage.get("kind") == "extract" and "clips" in stage:
+            stage = launch_flags.fill(stage, workdir)
+            if pathlib.Path(stage.get("out", "")).absolute() == dataset.dir:
+                folder = pathlib.Path(stage["clips"])
+    if folder is None or not folder.is_dir():
+        return None
+    clips = store.open_dataset(folder)
+    return clips if record.get("clips", clips.content) == clips.content else None

@@ -1,0 +1,306 @@
+"""Generation with a trained avatar: one request, or a file of them."""
+
+import itertools
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from avjax.checkpoint import checkpoints
+from avjax.errors import UserError
+from avjax.inference.generator import Generator, Item
+from avjax.sharding.mesh import make_mesh
+from avjax.storage import failures
+from avjax.systems import api
+from data_pipelines import decode, prompting
+from data_pipelines.prompting import Prompt
+from launch import flags as launch_flags
+from launch.jobs import video
+
+ITERATIONS = 60  # of Griffin-Lim, where sound is kept
+Streams = dict[str, np.ndarray]
+
+
+class Avatar:
+    """A trained system with what it takes to generate and to decode.
+
+    Args:
+      workdir: folder of a training job.
+      seed: of the noise.
+      step: of the checkpoint; None = the last.
+      steps, guidance, temperature: instead of the config's, where given.
+      batch_size: requests at a time.
+      mesh: shares the batches among devices; None = one device.
+
+    Raises UserError for folders that hold nothing that speaks.
+    """
+
+    def __init__(self, workdir, *, seed: int = 0, step: int | None = None, steps: int = 0,
+                 guidance: float | None = None, temperature: float | None = None,
+                 batch_size: int = 1, mesh=None):
+        self.workdir = pathlib.Path(workdir)
+        self._step = step
+        self.config = load_config(self.workdir)
+        self.builder = prompting.builder(self.config.system.name, str(self.workdir))
+        change(self.config.system, self.builder.SETTINGS,
+               {"steps": steps or None, "guidance": guidance, "temperature": temperature})
+        self.system = api.build(self.config.system)
+        self.decoder = decode.Decoder.from_workdir(self.workdir, iterations=ITERATIONS)
+        self.generator = Generator(self.system, seed=seed, batch_size=batch_size, mesh=mesh)
+        self._params = None
+
+    @property
+    def params(self):
+        """Read when the first request turned out to be usable."""
+        if self._params is None:
+            self._params = checkpoints.load_params(self.workdir, self.system, step=self._step)
+        return self._params
+
+    def prompt(self, **request: Any) -> Prompt:
+        """What a request means. UserError for whatever is unusable."""
+        return prompt_of(self.config, self.system, self.decoder, **request)
+
+    def generate(self, prompt: Prompt, *, stream: bool = False) -> Streams:
+        """The streams of one prompt, with progress where it takes steps. `stream`: made chunk by
+        chunk, with a line that says how fast. UserError: this task cannot be streamed."""
+        if stream:
+            out = self._streamed(prompt)
+        elif self._in_steps(prompt):
+            out = self._in_pieces(prompt)
+        else:
+            [(_, out, _)] = self.generator.batches(self.params, [item_of(prompt)], prompt.task)
+        return self.finish(prompt, out)
+
+    def generate_all(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Streams]]:
+        """Yields (id, streams) for {id: prompt}, in batches where the system allows it."""
+        batches: dict[str, list] = {}
+        for name, prompt in prompts.items():
+            if self._in_steps(prompt):
+                yield name, self.generate(prompt)
+            else:
+                batches.setdefault(prompt.task, []).append((name, prompt))
+        for task, members in batches.items():
+            numbers = {str(k): member for k, member in enumerate(members)}
+            items = (item_of(prompt, tag=k) for k, (_, prompt) in numbers.items())
+            for tag, out, _ in self.generator.batches(self.params, items, task):
+                name, prompt = numbers[tag]
+                yield name, self.finish(prompt, out)
+
+    def finish(self, prompt: Prompt, out: Mapping[str, np.ndarray]) -> Streams:
+        """The real frames of what was generated as a batch of one; says what the user should
+        know."""
+        say(self.builder.remarks(prompt, out, self.system))
+        return dict(prompt.given) | self.generator.streams(prompt.name, out, prompt.frames)
+
+    def _in_steps(self, prompt: Prompt) -> bool:
+        return len(prompt.pieces) > 1 or self.system.steps(prompt.task) is not None
+
+    def _progress(self, prompt: Prompt):
+        frames = [prompt.frames] if len(prompt.pieces) == 1 else ()
+        return self.generator.stream(self.params, prompt.pieces, prompt.name, prompt.task,
+                                     frames=frames, bounded=prompt.bounded)
+
+    def _streamed(self, prompt: Prompt):
+        if not self.system.can_stream(prompt.task):
+            raise UserError(f"{self.config.system.name} does not stream {prompt.task}",
+                            where="--stream", hint="leave it out")
+        # compiles everything, so that the clock measures generation alone
+        next(chunk for chunk in self._progress(prompt) if chunk.seconds)
+        progress = self._progress(prompt)
+        began = time.perf_counter()
+        first = 0.0
+        for chunk in progress:
+            now = time.perf_counter() - began
+            if chunk.seconds:
+                first = first or now
+                print(f"\rfirst chunk after {first:.3f} s; {chunk.seconds:.2f} s made in "
+                      f"{now:.2f} s, real-time factor {now / chunk.seconds:.3f}", end="",
+                      file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        return progress.result
+
+    def _in_pieces(self, prompt: Prompt):
+        """With a bar that moves by the seconds made."""
+        progress = self._progress(prompt)
+        count = len(prompt.pieces)
+        with tqdm(total=prompt.seconds, unit="s", file=sys.stderr,
+                  desc=prompt.task + (f", {count} pieces" if count > 1 else ""),
+                  bar_format="{desc} {bar} {n:.1f} of about {total:.0f} s made in {elapsed}"
+                  ) as bar:
+            for chunk in progress:
+                bar.total = max(bar.total, chunk.seconds)
+                bar.update(chunk.seconds - bar.n)
+            bar.total = progress.seconds
+            bar.refresh()
+        return progress.result
+
+
+def item_of(prompt: Prompt, tag: str = "") -> Item:
+    """What the generator needs of a prompt of one piece. `tag` comes back with the result."""
+    return Item(prompt.name, lambda: (prompt.conditions, prompt.frames), prompt.bounded,
+                tag or prompt.name)
+
+
+def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0,
+             guidance: float | None = None, temperature: float | None = None, stream: bool = False,
+             save_latents: bool = False, **request) -> dict[str, pathlib.Path]:
+    """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`.
+
+    Args:
+      out: path without extension; default WORKDIR/sample.
+      stream: print progress while chunks come, where the system can stream.
+      save_latents: write the streams too, as OUT.npz.
+      request: inputs that the system takes, see its `PromptBuilder.TAKES`.
+      seed, step, steps, guidance, temperature: see `Avatar`.
+
+    Raises UserError for unusable input, and for folders that hold nothing that speaks.
+    """
+    avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
+                    temperature=temperature)
+    prompt = avatar.prompt(**request)
+    say(prompt.remarks)
+    streams = avatar.generate(prompt, stream=stream)
+    return video.write(pathlib.Path(out or avatar.workdir / "sample"), streams, avatar.decoder,
+                       prompt, save_latents)
+
+
+def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1),
+                      batch_size: int = 0, save_latents: bool = False,
+                      **settings) -> tuple[int, int]:
+    """Generates a file of requests with all devices of this machine; returns (made, skipped).
+
+    Every request becomes OUT/ID.wav etc. and, last, OUT/ID.json, which says what it was made from:
+    a request whose file is there, of the same request and settings, is skipped.
+
+    Args:
+      requests: file with a JSON object a line: "id", and inputs that the system takes.
+      out: folder.
+      share: (k, n): the k-th of every n requests is this process' own.
+      batch_size: requests at a time; 0 = one a device.
+      settings: of `Avatar`.
+    """
+    wanted = read_requests(pathlib.Path(requests))
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    index, count = share
+    own = dict(itertools.islice(wanted.items(), index, None, count))
+    made_by = {"workdir": str(pathlib.Path(workdir).absolute())} | {
+        name: value for name, value in settings.items() if value}
+    todo = {name: request for name, request in own.items()
+            if done_before(out, name) != {"request": request, "settings": made_by}}
+    if not todo:
+        return 0, len(own)
+    devices = jax.local_devices()
+    mesh = make_mesh({"data": -1}, devices) if len(devices) > 1 else None
+    avatar = Avatar(workdir, batch_size=batch_size or len(devices), mesh=mesh, **settings)
+    prompts = {}
+    for name, request in todo.items():
+        try:
+            prompts[name] = avatar.prompt(**request)
+        except UserError as error:
+            raise UserError(f"request {name!r}: {error}", where=str(requests)) from error
+        say(f"{name}: {line}" for line in prompts[name].remarks)
+    bar = tqdm(total=len(todo), unit="request", file=sys.stderr, desc="generating")
+    with bar:
+        for name, streams in avatar.generate_all(prompts):
+            files = video.write(out / name, streams, avatar.decoder, prompts[name], save_latents)
+            failures.write_text(record_file(out, name), json.dumps(
+                {"request": todo[name], "settings": made_by,
+                 "files": sorted(path.name for path in files.values())}))
+            bar.update()
+    return len(todo), len(own) - len(todo)
+
+
+def record_file(out: pathlib.Path, name: str) -> pathlib.Path:
+    return out / f"{name}.json"
+
+
+def done_before(out: pathlib.Path, name: str) -> dict | None:
+    """{"request", "settings"} that the files of a name were made from; None where any is
+    missing."""
+    try:
+        record = json.loads(record_file(out, name).read_text())
+        files = record.pop("files")
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if all((out / file).is_file() for file in files) else None
+
+
+def read_requests(path: pathlib.Path) -> dict[str, dict]:
+    """{id: inputs} of a file of JSON lines. UserError names the line that is none, an id that is
+    missing, no file name, or there twice."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("unreadable requests", where=f"--requests={path}",
+                        expected="a file with a JSON object a line", found=str(error)) from error
+    found: dict[str, dict] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            request = json.loads(line)
+        except ValueError as error:
+            raise UserError("not a request", where=where, expected='{"id": "a", "text": "..."}',
+                            found=line[:60]) from error
+        name = request.pop("id", None) if isinstance(request, dict) else None
+        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
+            raise UserError("a request without an id", where=where,
+                            expected='"id", fit for a file name', found=line[:60])
+        if name in found:
+            raise UserError("two requests of one id", where=where, found=repr(name))
+        found[name] = request
+    if not found:
+        raise UserError("no requests", where=str(path), expected="a JSON object a line")
+    return found
+
+
+def prompt_of(config, system, decoder, **request: Any) -> Prompt:
+    """What a request means to a system; reads the files that it names and generates nothing.
+    UserError for whatever is unusable."""
+    builder = prompting.builder(config.system.name)
+    if request.get("example") and not request.get("data"):
+        request["data"] = config.data.dir
+    return builder.build(builder.request(config.system.name, **request), system, decoder)
+
+
+def change(settings, fields: Mapping[str, Iterable[str]], values: dict) -> None:
+    """Sets what was given of the sampler's settings. UserError for one that the system does not
+    have."""
+    for flag, value in values.items():
+        if value is not None:
+            if flag not in fields:
+                raise UserError(f"{settings.name} has no {flag}", where=f"--{flag}",
+                                hint="leave it out")
+            settings.update_from_flattened_dict(dict.fromkeys(fields[flag], value))
+
+
+def say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict:
+    """The config that a job recorded in its workdir."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError("no trained system here", where=str(workdir),
+                        expected="a folder with config.json", found="nothing of the kind",
+                        hint=f"train first: python -m launch.train --config=configs/... "
+                        f"--workdir={workdir}")
+    config = ConfigDict(json.loads(path.read_text()))
+    config.data.dir = launch_flags.fill(config.data.dir, workdir)
+    # of an older job, whose workdir was moved since
+    if config.data.dir and not pathlib.Path(config.data.dir).exists():
+        parts = pathlib.PurePath(config.data.dir).parts[1:]
+        inside = [workdir.joinpath(*parts[k:]) for k in range(len(parts))]
+        config.data.dir = str(next((p for p in inside if p.is_dir()), config.data.dir))
+    return config

@@ -1,0 +1,152 @@
+"""Writes what was generated: sound and pictures of one speaker, or of every speaker of a dialogue
+and of all together.
+
+    OUT.wav, OUT.mp4                 one speaker; or the mix, and all side by side in the order of
+                                     the portraits
+    OUT.<name>.wav, OUT.<name>.mp4   one speaker of a dialogue, on a clean channel
+
+The files of a dialogue last equally long, a whole number of pictures. Every file is written aside
+and renamed.
+"""
+
+import contextlib
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from avjax.errors import UserError
+from avjax.storage import failures
+from data_pipelines import decode
+from data_pipelines.media import write_media
+from data_pipelines.prompting import Prompt
+
+PEAK = 0.99  # loudest sample that is written
+Streams = Mapping[str, np.ndarray]
+
+
+def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: Prompt,
+          latents: bool = False) -> dict[str, pathlib.Path]:
+    """The files written, {"wav", "mp4", "npz"} and of a dialogue {"<name>.wav", "<name>.mp4"};
+    those that there are.
+
+    Args:
+      out: path without extension.
+      streams: as generated.
+      prompt: whose face is drawn, and the names of several speakers.
+      latents: write the streams too, as OUT.npz.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    if latents:
+        paths["npz"] = suffixed(out, "npz")
+        with failures.aside(paths["npz"]) as aside:
+            save(aside, streams)
+    if prompt.speakers:
+        return paths | write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
+    if not decoder.has_audio(streams):
+        raise UserError("nothing was generated", where=prompt.task, expected="at least one frame",
+                        found="0", hint="train longer, or raise --config.system.min_patches")
+    sound = decoder.waveform(streams)
+    paths["wav"] = suffixed(out, "wav")
+    with failures.aside(paths["wav"]) as aside:
+        write_media.write_wav(aside, sound, decoder.sample_rate)
+    if not decoder.has_motion(streams):
+        return paths
+    if not decoder.draws:
+        print(f"no picture: nothing here can draw this motion"
+              f"{'' if latents else '; --save_latents keeps it'}", file=sys.stderr, flush=True)
+        return paths
+    _, pictures = decoder.pictures(streams, speaker=prompt.speaker, identity=prompt.identity)
+    count = max(1, round(len(sound) / decoder.sample_rate * decoder.fps))
+    paths["mp4"] = suffixed(out, "mp4")
+    shown = tqdm(held(pictures, count), total=count, unit="picture", desc="drawing",
+                 file=sys.stderr, delay=5, mininterval=1)
+    write_media.write_mp4(paths["mp4"], shown, decoder.fps, audio=sound, rate=decoder.sample_rate)
+    return paths
+
+
+def suffixed(out: pathlib.Path, suffix: str) -> pathlib.Path:
+    """OUT.suffix, where OUT may hold dots."""
+    return out.with_name(f"{out.name}.{suffix}")
+
+
+def save(path: pathlib.Path, streams: Streams) -> None:
+    """An .npz of any name."""
+    with open(path, "wb") as file:
+        np.savez(file, **streams)
+
+
+def held(pictures: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """`count` pictures: as long as the sound, the last one held where motion ends earlier."""
+    last = None
+    for _ in range(count):
+        last = next(pictures, last)
+        yield last
+
+
+def write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Sequence[str],
+                   decoder: decode.Decoder) -> dict[str, pathlib.Path]:
+    """The files of a dialogue, {"<name>.wav", "<name>.mp4", ..., "wav", "mp4": path}; no mp4 where
+    there is nothing to see.
+
+    Args:
+      out: path without extension.
+      speakers: streams of each.
+      names: of each, fit for files.
+    """
+    if not decoder.has_audio(speakers[0]):
+        raise UserError("nothing was generated", where=str(out), expected="at least one frame",
+                        found="0",
+                        hint="train longer, or write a longer script")
+    rate, fps = decoder.sample_rate, decoder.fps
+    sounds = [decoder.waveform(speaker) for speaker in speakers]
+    drawn = []
+    if decoder.has_motion(speakers[0]):
+        drawn = [decoder.pictures(speaker) for speaker in speakers]
+    count = drawn[0][0] if drawn else round(max(map(len, sounds)) / rate * fps)
+    sounds = level([fitted(sound, round(count / fps * rate)) for sound in sounds])
+    mix = np.sum(sounds, axis=0)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        files = [f"{name}.wav" for name in names] + ["wav"]
+        for file, sound in zip(files, [*sounds, mix], strict=True):
+            write_media.write_wav(aside / file, sound, rate)
+        if drawn:
+            films = [file.removesuffix("wav") + "mp4" for file in files]
+            writers = [write_media.Mp4Writer(aside / film, fps, sound, rate)
+                       for film, sound in zip(films, [*sounds, mix], strict=True)]
+            write_films(writers, [pictures for _, pictures in drawn])
+            files += films
+        return {file: (aside / file).replace(suffixed(out, file)) for file in files}
+    finally:
+        shutil.rmtree(aside)
+
+
+def level(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The channels, all made softer by the same factor where one of them or their sum would
+    clip."""
+    loudest = max(np.abs(x).max(initial=0.0) for x in [*sounds, np.sum(sounds, axis=0)])
+    return [np.asarray(x * min(1.0, PEAK / max(loudest, 1e-9)), np.float32) for x in sounds]
+
+
+def fitted(sound_N: np.ndarray, samples: int) -> np.ndarray:
+    """Cut or filled with silence."""
+    return np.pad(sound_N[:samples], (0, max(0, samples - len(sound_N))))
+
+
+def write_films(writers: Sequence[write_media.Mp4Writer],
+                pictures: Sequence[Iterable[np.ndarray]]) -> None:
+    """Every speaker's pictures into a film of its own, and all side by side into the last; each is
+    drawn once."""
+    with contextlib.ExitStack() as stack:
+        films = [stack.enter_context(writer) for writer in writers]
+        for shown in zip(*pictures, strict=True):
+            for film, picture_HWC in zip(films, [*shown, np.concatenate(shown, axis=1)],
+                                         strict=True):
+                film.add(picture_HWC)

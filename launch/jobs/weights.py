@@ -1,0 +1,235 @@
+"""Published weights into workdirs and out of them: what `launch.weights` does.
+
+Which systems have published weights, and all that is known of them, is declared beside the
+networks: avjax/systems/x/published.py.
+"""
+
+import importlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from avjax.checkpoint.checkpoints import Checkpoints, load_meta
+from avjax.checkpoint.loading import load
+from avjax.errors import UserError
+from avjax.sharding.mesh import make_mesh
+from avjax.sharding.rules import named_leaves
+from avjax.storage import atomic
+from avjax.systems import api, registry
+from avjax.training.optimizer import make_optimizer
+from avjax.training.state import abstract_params, abstract_state
+from avjax.weights.names import PREFIXED
+from avjax.weights.plain_pickle import Foreign
+from avjax.weights.published import Published
+from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
+from avjax.weights.torch_writer import write_torch_zip
+from data_pipelines.store.dataset import open_dataset
+from launch.training import CONFIG_FILE, plain, write_run_files
+
+
+def published(system: str, where: str) -> Published:
+    """What is known of a system's published weights. UserError: nothing."""
+    found = registry.published(system)
+    if found is None:
+        having = [name for name in registry.names() if registry.published(name)]
+        raise UserError("this system has no published names", where=where,
+                        expected=" or ".join(having), found=system,
+                        hint="use its Orbax checkpoint as it is")
+    return found
+
+
+def published_experiment(system: str) -> ConfigDict:
+    """The published experiment, of configs/."""
+    name = published(system, "--system").experiment
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def describe(path: str) -> str:
+    """A table of every array: name, shape, dtype, bytes; what was left unread; then totals and the
+    file's SHA-256."""
+    tree = read_checkpoint(path, foreign=True)
+    arrays = flatten(tree)
+    rows = [(name, str(tuple(a.shape)), str(a.dtype), f"{a.nbytes:,}")
+            for name, a in arrays.items()]
+    name, shape, dtype, size = (max((len(row[i]) for row in rows), default=0) for i in range(4))
+    lines = [f"{n:{name}}  {s:{shape}}  {d:{dtype}}  {b:>{size}}" for n, s, d, b in rows]
+    total = sum(a.nbytes for a in arrays.values())
+    numbers = sum(a.size for a in arrays.values())
+    lines += [f"{name}  {value}" for name, value in flatten(tree, kind=Foreign).items()]
+    return "\n".join([*lines, f"{len(rows)} arrays, {numbers:,} numbers, {total:,} bytes",
+                      f"sha256 {file_sha256(path)}"])
+
+
+def export(workdir: str, out: str, *, step: str | None = None, average: bool = True) -> int:
+    """Writes a workdir's parameters under the published names; returns how many arrays. A .pt is
+    the published code's own file; a .safetensors has the system's config in its metadata.
+    UserError: no checkpoint, a system without published names, or `out` exists."""
+    if not out.endswith((".pt", ".safetensors")) or os.path.lexists(out):
+        raise UserError("cannot write the weights", where=out,
+                        expected="a new file that ends in .pt or .safetensors",
+                        found="it exists" if os.path.lexists(out) else "another ending",
+                        hint="choose another --out")
+    config = ConfigDict(load_meta(workdir, step)["config"]["system"])
+    names = published(config.name, workdir)
+    params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
+    state = names.write(jax.tree.map(np.asarray, params), config)
+    try:
+        with atomic.aside(out) as temporary:
+            if out.endswith(".pt"):
+                write_torch_zip(str(temporary), names.file(state, meta.get("step", 0)))
+            else:  # transformers refuses a file without a format
+                temporary.touch()
+                mode = temporary.stat().st_mode
+                # see findings/safetensors_transposed.sh
+                state = {n: np.ascontiguousarray(x) for n, x in state.items()}
+                safetensors.numpy.save_file(
+                    state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
+                temporary.chmod(mode)  # safetensors 0.8 makes files that nobody else may read
+    # the latter for what the disk refuses, too
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError("cannot write the weights", where=out, found=str(error),
+                        hint="choose another --out") from error
+    return len(state)
+
+
+def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
+    """The published experiment, with the sizes that the weights show. What they do not show
+    (numbers of heads, windows, patch, delay) is as published. UserError: another network's weights,
+    or sizes that the published code has not."""
+    config = published_experiment(system)
+    config.system.update(published(system, "--system").sizes(state, config.system))
+    return config
+
+
+def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | None = None,
+                data: str | None = None, select: str | None = None) -> ConfigDict:
+    """A workdir with one checkpoint, step 0, of a published file; returns its config.
+
+    The checkpoint is a complete training state (fresh optimizer), so that training continues from
+    it. UserError: file not readable or of another network than the config's; workdir in use; `data`
+    missing.
+    """
+    folder = Path(workdir)
+    _check_free(folder)
+    names = published(system, "--system")
+    dataset = open_dataset(data) if data else None
+    state = read_state_dict(file, select)
+    if config is None:
+        try:
+            config = exported_config(system, file) or published_config(system, state)
+        except (IndexError, ValueError) as error:  # an array of other dimensions
+            raise UserError("the weights are of another network", where=file,
+                            expected=f"those of {system}",
+                            found=f"an array of other dimensions ({error})",
+                            hint=PREFIXED) from error
+    elif config.system.name != system:
+        raise UserError("--config is of another system", where="config.system.name",
+                        expected=system, found=config.system.name)
+    if data:
+        config.data.dir = os.path.abspath(data)
+    model = api.build(config.system)
+    params = _with_fresh_parts(names.read(state, config.system), model, config.seed)
+    expected = abstract_params(model)
+    _check_fit(params, expected, file)
+
+    temporary = folder.with_name(f".{folder.name}.importing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError("the workdir cannot be made", where=workdir, found=str(error),
+                        hint="choose another --workdir") from error
+    try:
+        meta = {"config": plain(config), "best_mode": config.train.best_mode, "system": system,
+                "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else {},
+                "imported": {"file": Path(file).name, "sha256": file_sha256(file)}}
+        _save(temporary, config, model, params, expected, meta)
+        if dataset:
+            write_run_files(config, temporary, dataset)
+        else:
+            (temporary / CONFIG_FILE).write_text(json.dumps(plain(config), indent=1))
+        _check_free(folder)  # a training may have begun in it meanwhile
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return config
+
+
+def _save(folder: Path, config, model, params, expected, meta: dict) -> None:
+    """Checkpoint 0 of a training that begins with `params`."""
+    mesh = make_mesh(config.mesh)
+    optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
+    with jax.set_mesh(mesh):
+        target = abstract_state(model, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
+
+        def put(value, place):
+            return jax.device_put(np.asarray(value, place.dtype), place.sharding)
+
+        state = {key: jax.tree.map(put, params, target[key])
+                 for key in ("params", "ema") if key in target}
+        places = jax.tree.map(lambda x: x.sharding, target["opt_state"])
+        state["opt_state"] = jax.jit(optimizer.transform.init,
+                                     out_shardings=places)(state["params"])
+        state["step"] = put(0, target["step"])
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(0, state, meta)
+        checkpoints.close()
+
+
+def _with_fresh_parts(params: dict, model, seed: int) -> dict:
+    """`params` and, of the parts that it lacks, `init`'s drawn by `seed`."""
+    if not abstract_params(model).keys() - params.keys():
+        return params
+    rest = jax.jit(lambda key: {part: leaves for part, leaves in model.init(key).items()
+                                if part not in params})
+    return rest(jax.random.key(seed)) | params
+
+
+def exported_config(system: str, file: str) -> ConfigDict | None:
+    """The experiment with the system that `export` wrote into a .safetensors; None if the file is
+    not of ours. Numbers of heads do not show in the weights: with the published ones, another run's
+    weights would be misread silently."""
+    if not file.endswith(".safetensors") or not os.path.isfile(file):
+        return None
+    with safetensors.safe_open(file, "np") as opened:
+        ours = json.loads((opened.metadata() or {}).get("system", "{}"))
+    if not isinstance(ours, dict) or ours.get("name") != system:
+        return None
+    config = published_experiment(system)
+    config.system = ConfigDict(ours)
+    return config
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        inside = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else ["a file"]
+        raise UserError("the workdir is in use", where=str(folder),
+                        expected="a new or empty folder", found=", ".join(inside),
+                        hint="choose another --workdir")
+
+
+def _check_fit(params, expected, file: str) -> None:
+    found = {name: tuple(leaf.shape) for name, leaf in named_leaves(params)}
+    wanted = {name: tuple(leaf.shape) for name, leaf in named_leaves(expected)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError("the weights do not fit the config", where=f"{file}, {name}",
+                            expected=str(wanted.get(name, "absent")),
+                            found=str(found.get(name, "absent")),
+                            hint="set the sizes with --config")
+    for name, leaf in named_leaves(params):
+        with np.errstate(over="ignore"):  # of float64, which is told here
+            finite = np.isfinite(np.asarray(leaf, np.float32))
+        if not finite.all():
+            raise UserError("the weights hold numbers that are not finite", where=f"{file}, {name}",
+                            expected="float32 numbers",
+                            found=f"{finite.size - finite.sum()} of {finite.size} are not",
+                            hint="take an earlier checkpoint, or save it in float32")

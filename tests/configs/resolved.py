@@ -1,0 +1,70 @@
+"""The resolved config of every shipped experiment as text, one field a line.
+
+    python -m tests.configs.resolved        writes tests/configs/golden/ anew
+
+A change of a config then shows as a diff of these files.
+"""
+
+import functools
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from launch.flags import load_config
+
+GOLDEN = Path(__file__).parent / "golden"
+EXPERIMENTS = {
+    "avflow_ablations": ("highway", "separate", "shared", "cascaded"),
+    "avflow_paper": ("",),
+    "avflow_released": ("",),
+    "base": ("",),
+    "clips": ("",),
+    "face_reader": ("",),
+    "head_vae": ("",),
+    "puppets_dyadic": ("",),
+    "quickstart": ("",),
+    "talker_0_6b": ("",),
+    "talker_benchmark": ("",),
+    "talker_clips": ("",),
+    "talker_coupling": ("separate", "joint"),
+    "talker_quickstart": ("",),
+    "tavid": ("", "text", "acoustic", "appearance", "mapper", "motion", "temporal", "speaker"),
+    "tavid_mapper": ("",),
+    "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",
+                         "temporal", "speaker"),
+}
+
+
+def path(name: str, variant: str) -> str:
+    return f"configs/{name}.py" + (f":{variant}" if variant else "")
+
+
+@functools.cache
+def load(file: str) -> ConfigDict:
+    """Locked; not to be changed."""
+    return load_config(file)
+
+
+def lines(value, key: str = "") -> list[str]:
+    """"key = value" of every leaf, sorted by key; the items of a list of mappings apart."""
+    if isinstance(value, ConfigDict | dict) and value:
+        named = sorted((str(name), item) for name, item in value.items())
+        return [line for name, item in named
+                for line in lines(item, f"{key}.{name}" if key else name)]
+    if isinstance(value, tuple) and any(isinstance(item, dict) for item in value):
+        return [line for i, item in enumerate(value) for line in lines(item, f"{key}[{i}]")]
+    return [f"{key} = {dict(value) if isinstance(value, ConfigDict) else value!r}"]
+
+
+def resolved(name: str) -> str:
+    """All variants of one file, each below a line "# configs/FILE.py:VARIANT"."""
+    parts = []
+    for variant in EXPERIMENTS[name]:
+        config = load(path(name, variant))
+        parts.append("\n".join([f"# {path(name, variant)}", *lines(config)]))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    for experiment in EXPERIMENTS:
+        (GOLDEN / f"{experiment}.txt").write_text(resolved(experiment))

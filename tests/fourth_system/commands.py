@@ -1,0 +1,53 @@
+"""Evaluates, generates, streams, plans and publishes a trained Portrait, in one process; prints what
+came of it as JSON. PYTHONPATH holds this folder; arguments: workdir, folder for what is made."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from launch.config_files import load_config
+
+HERE = Path(__file__).parent
+
+
+def main(workdir: Path, out: Path) -> dict:
+    import numpy as np
+
+    from data_pipelines.media import write_media
+    from data_pipelines.store.dataset import open_dataset
+    from launch import evaluate, plan, training
+    from launch.jobs import benchmark, generate, weights
+
+    config = training.fill_config(load_config(HERE / "configs" / "portrait.py"), workdir)
+    scores = evaluate.evaluate(config, workdir, progress=False)["summary"]["valid"]["model"]
+
+    clip = open_dataset(workdir / "data" / "clips").source("valid")[0]
+    speech = out / "speech.wav"
+    write_media.write_wav(speech, clip["audio"].astype(np.float32) / 32768, 22050)
+    made = {}
+    for how, stream in (("whole", False), ("streamed", True)):
+        files = generate.generate(workdir, out=out / how, audio=str(speech), stream=stream,
+                                  save_latents=True)
+        with np.load(out / f"{how}.npz") as arrays:
+            made[how] = dict(arrays)
+    differ = {n: float(np.abs(made["streamed"][n] - x).max()) for n, x in made["whole"].items()}
+
+    planned, *_ = plan.plan(config)
+    weights.export(str(workdir), str(out / "portrait.pt"))
+    weights.import_file("portrait", str(out / "portrait.pt"), str(out / "imported"))
+    weights.export(str(out / "imported"), str(out / "again.safetensors"))
+    same = all(np.array_equal(x, y) for x, y in zip(
+        *(list(weights.read_state_dict(out / n).values()) for n in ("portrait.pt",
+                                                                    "again.safetensors")),
+        strict=True))
+    counted = benchmark.plan(config)
+    return {"scores": {n: s["value"] for n, s in scores.items()}, "differ": differ,
+            "files": sorted(p.name for p in out.iterdir()), "made": sorted(map(str, files)),
+            "plan": planned, "weights": same, "counted": counted[0]["name"]}
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):
+        result = main(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps(result, default=str))
