@@ -6,6 +6,8 @@ import pkgutil
 
 from avjax.errors import UserError
 
+__path__ = pkgutil.extend_path(__path__, __name__)  # a lab's own folders, on PYTHONPATH
+
 
 def names() -> list[str]:
     """Benchmarks one may name."""

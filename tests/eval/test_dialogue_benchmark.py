@@ -12,6 +12,7 @@ from avjax.inference.generator import Generator
 from avjax.signal import mel
 from avjax.systems import api
 from avjax.systems.api import Spec
+from data_pipelines import decode
 from data_pipelines.puppets import face_code
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
@@ -26,11 +27,14 @@ FRAMES, SPEAKERS, CODE = 100, 2, face_code.WIDTH
 WIDTH = CODE + POSE
 
 
-class ToyDecoder:
+class ToyDecoder(decode.Decoder):
     """Latents are the motion itself, one number a "pixel"."""
 
-    sample_rate, has_face, recipes = mel.RECIPE["sample_rate"], True, {"reader": {"kind": "toy"}}
+    sample_rate, has_face = mel.RECIPE["sample_rate"], True
     face_kind = "puppet"
+
+    def __init__(self):
+        super().__init__({"reader": {"kind": "toy"}}, {})
 
     def codec(self, name):
         rng = np.random.default_rng(0)
@@ -114,7 +118,7 @@ def dataset(tmp_path_factory):
                                recipes={"mel": {"kind": "log-mel"}}, progress=False)
 
 
-class ToyFaces:
+class ToyFaces(api.System):
     """A voice that is the face embedding, or the brightest pixel."""
 
     tasks, makes = ("generate",), {"generate": ("voices",)}
@@ -156,9 +160,8 @@ def test_voices_of_worse_portraits(tmp_path):
     data = store.write_dataset(tmp_path / "data", name="toy", description="", features=features,
                                progress=False, splits=splits, recipes={"mel": {"kind": "log-mel"}})
     decoder, system = ToyDecoder(), ToyFaces()
-    decoder.recipes, decoder.codecs = ToyDecoder.recipes | {"faces":
-                                                            encoder.recipe}, {"faces":
-                                                                              encoder.arrays()}
+    decoder.recipes["faces"] = encoder.recipe
+    decoder.codecs["faces"] = encoder.arrays()
     benchmark = dialogue.Benchmark(config(), decoder, data, system)
     results = runner.evaluate(benchmark, Generator(system, batch_size=4, seed=0), {}, tmp_path,
                               splits=("valid",), progress=False)
