@@ -156,8 +156,14 @@ def declare(metric: Metric) -> Metric:
     return metric
 
 
+def forget(name: str) -> None:
+    """Removes a metric."""
+    del _DECLARED[name]
+
+
 @functools.cache
-def _load() -> None:
+def load() -> None:
+    """Imports every file of eval/metrics, once."""
     from eval import metrics
 
     for module in pkgutil.iter_modules(metrics.__path__):
@@ -166,7 +172,7 @@ def _load() -> None:
 
 def all_metrics() -> list[Metric]:
     """Every declared metric in the order of tables."""
-    _load()
+    load()
     return sorted(_DECLARED.values(), key=lambda m: (
         FAMILIES.index(m.family) if m.family in FAMILIES else len(FAMILIES)))
 

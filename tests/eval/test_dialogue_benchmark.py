@@ -103,8 +103,8 @@ def example(rng, number):
             "speakers": json.dumps([f"{number}/{s}" for s in range(SPEAKERS)])}
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def write(folder):
+    """A feature dataset of such examples."""
     rng, numbers = np.random.default_rng(0), Feature((), "str", "")
     features = {"id": numbers, "text": numbers, "speakers": numbers,
                 "mel": Feature((None, SPEAKERS, 80), "float32", "", "", mel.FRAME_RATE),
@@ -113,9 +113,13 @@ def dataset(tmp_path_factory):
                 "voices": Feature((SPEAKERS, 4), "float32", "")}
     splits = {split: [example(rng, f"{split}{i}") for i in range(6)]
               for split in ("train", "valid")}
-    return store.write_dataset(tmp_path_factory.mktemp("d") / "data", name="toy", description="",
-                               features=features, splits=splits,
-                               recipes={"mel": {"kind": "log-mel"}}, progress=False)
+    return store.write_dataset(folder, name="toy", description="", features=features,
+                               splits=splits, recipes={"mel": {"kind": "log-mel"}}, progress=False)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("d") / "data")
 
 
 class ToyFaces(api.System):
