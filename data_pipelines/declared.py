@@ -121,3 +121,10 @@ class Ingest:
     def follows_content(self) -> bool:
         """Whether what is in `source` decides, and not where it is."""
         return self.takes_in_changes or self.made_of is not None
+
+
+def subclass_in(module, base: type) -> type:
+    """The one subclass of `base` that a module defines."""
+    [found] = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, base)
+               and x.__module__ == module.__name__]
+    return found

@@ -18,6 +18,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from data_pipelines import features
+from data_pipelines.declared import subclass_in
 from data_pipelines.loading.loader import check_recipes
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import SPEAKERS
@@ -158,13 +159,6 @@ def builder(system_name: str, where: str = "") -> PromptBuilder:
                         hint="give the workdir of a job that trains one of them")
     module = importlib.import_module(f"{features.__name__}.{system_name}.prompt")
     return subclass_in(module, PromptBuilder)()
-
-
-def subclass_in(module, base: type) -> type:
-    """The one subclass of `base` that a module defines."""
-    [found] = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, base)
-               and x.__module__ == module.__name__]
-    return found
 
 
 def inputs() -> dict[str, tuple[Input, tuple[str, ...]]]:

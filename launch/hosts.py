@@ -1,11 +1,10 @@
-"""A launcher's body as one of the processes of a job: flags that say which, exit codes, and an end
-that all hear of.
+"""Runs a launcher's body as one of the processes of a job: flags, exit codes, and a common end.
 
     with hosts.session():
         ...
 
-Exit codes: 0 done, 2 something the user can mend, 75 restartable (a signal, a lost host, a hang,
-storage that fails), 1 a defect. What ends one process early ends all, and each says why.
+Exit codes: 0 done, 2 an error that the user can correct, 75 restartable (a signal, a lost host, a
+hang, a storage failure), 1 a defect. What ends one process early ends all, and each logs why.
 """
 
 import contextlib
@@ -18,13 +17,13 @@ from absl import flags
 from avjax.errors import RESTARTABLE
 from avjax.storage import failures
 
-# for host 0 to seal its checkpoint and send its records, once the state is saved
+# For host 0 to write checksums and send its records, once the state is saved.
 STOP_SECONDS = 120.0
 
 
 def define_flags() -> None:
-    """--coordinator, --processes, --process_id: of a job of several processes that the environment
-    does not describe."""
+    """--coordinator, --processes, --process_id, for several processes that the environment does not
+    describe."""
     flags.DEFINE_string("coordinator", None, "machine:port of process 0; default "
                                              "$JAX_COORDINATOR_ADDRESS or the cluster's.")
     flags.DEFINE_integer("processes", None, "How many processes; default $JAX_NUM_PROCESSES or the "
@@ -35,11 +34,11 @@ def define_flags() -> None:
 
 @contextlib.contextmanager
 def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
-    """Joins the job's other processes, if there are any, before a device is touched; takes signals
-    while inside.
+    """Joins the job's other processes, if any, before a device is touched; handles signals while
+    inside.
 
-    One process: exceptions pass, a Restart with its message printed. Several: any exception ends
-    the job everywhere, with one code.
+    In a job of one process exceptions pass, and a Restart's message is printed. In a job of several
+    any exception ends all of them, with one code.
     """
     from jax.errors import JaxRuntimeError
 
@@ -50,8 +49,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
     try:
         with preemption.handle_signals():
             if distributed.initialize(where["coordinator"] or "", where["processes"],
-                                      where["process_id"],
-                                      heartbeat_seconds=heartbeat_seconds):
+                                      where["process_id"], heartbeat_seconds=heartbeat_seconds):
                 distributed.peers().on_stop = preemption.on_stop
             try:
                 distributed.agree(distributed.versions(), "versions")
@@ -65,7 +63,7 @@ def session(heartbeat_seconds: float = 100.0) -> Iterator[None]:
                     distributed.barrier("all have stopped", STOP_SECONDS)
                 raise
             distributed.shutdown()
-    except preemption.Preempted as error:  # said already, by the loop, and known to all
+    except preemption.Preempted as error:  # logged by the loop, and known to all hosts
         distributed.end_job(error.code, "")
         raise
     except distributed.Restart as error:

@@ -1,15 +1,18 @@
-"""Jobs on clusters:
+"""Submits jobs to clusters:
 
-python -m launch.submit --target=gke --config=configs/X.py --topology=v5e:16x16
---workdir=gs://BUCKET/RUN [--dry_run]
+    python -m launch.submit --target=gke --config=configs/X.py --topology=v5e:16x16
+        --workdir=gs://BUCKET/RUN [--dry_run]
 
-    --target=xpk|gke|tpu_vm|slurm|local   --job=train|evaluate|extract|prepare   --slices=2   --name=...   --seed=...
-    --sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2   (a job a combination)
+    --target=xpk|gke|tpu_vm|slurm|local
+    --job=train|evaluate|generate|extract|prepare
+    --slices=2 --name=... --seed=...
+    --sweep=config.optimizer.learning_rate=1e-4,3e-4    (one job per combination)
     --config.key=value, and after `--` further arguments of the job
 
 Writes manifests and scripts to --submissions/NAME, packs the code and runs the cluster's own tool;
 --dry_run prints all of it and touches nothing. `--target=local --processes=4` runs the job here, as
-if every process were a host. Exit codes: 0 done (local: the job's), 2 something the user can mend.
+if every process were a host. Exit codes: 0 done (local: the job's), 2 an error that the user can
+correct.
 """
 
 import dataclasses

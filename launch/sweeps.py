@@ -1,7 +1,6 @@
-"""Sweeps over config values: `--sweep=config.optimizer.learning_rate=1e-4,3e-4
---sweep=config.seed=0,1,2` is six jobs.
+"""Sweeps over config values, one job per combination, with the values in its name and workdir:
 
-Every combination is one, with the values in its name and its workdir.
+    --sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2      is six jobs
 """
 
 import dataclasses
@@ -11,15 +10,19 @@ import re
 from avjax.errors import UserError
 from launch import overrides
 
-# letters of a job's name: what xpk takes, and what leaves room for JobSet's suffixes in a pod's 63
+# Letters of a job's name: xpk's limit, which leaves room for JobSet's suffixes in a pod's 63.
 LONGEST = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One combination: its overrides ("--config.a.b=value"), and what to add to a name and to a
-    workdir ("" = no sweep).
-    `alike`: in a job's name, the values would be those of another combination (a=-1 and a=1)."""
+    """One combination.
+
+    Attributes:
+      overrides: "--config.a.b=value".
+      label: added to the job's name and workdir; "" = no sweep.
+      alike: another combination has the same values in a job's name (a=-1 and a=1).
+    """
 
     overrides: tuple[str, ...] = ()
     label: str = ""
@@ -29,9 +32,10 @@ class Point:
     def name(self, base: str) -> str:
         """The job's name: with the values, or with the combination's number where those are too
         long or alike."""
-        name = f"{base}-{slug(self.label)}" if self.label else base
-        return (name if len(name) <= LONGEST and not self.alike or not self.label
-                else f"{base}-{self.index:03d}")
+        if not self.label:
+            return base
+        name = f"{base}-{slug(self.label)}"
+        return f"{base}-{self.index:03d}" if self.alike or len(name) > LONGEST else name
 
     def workdir(self, base: str) -> str:
         return f"{base.rstrip('/')}/{self.label}" if self.label and base else base
@@ -53,26 +57,26 @@ def points(specs: list[str]) -> list[Point]:
     short = [leaf if last.count(leaf) == 1 else key for leaf, key in zip(last, keys, strict=True)]
     out = []
     for index, values in enumerate(itertools.product(*(values for _, values in axes))):
-        overrides = tuple(f"--config.{key}={value}" for key,
-                          value in zip(keys, values, strict=True))
-        label = "_".join(f"{name}={_plain(value)}" for name,
-                         value in zip(short, values, strict=True))
-        out.append(Point(overrides, label, index))
+        changed = tuple(f"--config.{key}={value}"
+                        for key, value in zip(keys, values, strict=True))
+        label = "_".join(f"{name}={_plain(value)}"
+                         for name, value in zip(short, values, strict=True))
+        out.append(Point(changed, label, index))
     if len({point.label for point in out}) < len(out):
         raise UserError("two combinations have the same name", where="--sweep",
-                        found=", ".join(specs), expected="values that differ in letters, digits, "
-                                                         "dots or signs")
+                        found=", ".join(specs),
+                        expected="values that differ in letters, digits, dots or signs")
     alike = len({slug(point.label) for point in out}) < len(out)
     return [dataclasses.replace(point, alike=alike) for point in out]
 
 
 def slug(text: str) -> str:
-    """Small letters, digits and dashes, as clusters want names."""
+    """Lower-case letters, digits and dashes, as clusters require of names."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def check_name(name: str) -> None:
-    """UserError unless clusters take it as a job's name."""
+    """Raises UserError unless clusters accept it as a job's name."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > LONGEST:
         raise UserError("clusters do not take this name", where="--name", found=repr(name),
                         expected=f"at most {LONGEST} of a-z, 0-9 and -, beginning with a letter")

@@ -1,5 +1,5 @@
-"""Workdirs in an object store: what wants to append to files, or knows local ones only, works in a
-local folder instead."""
+"""Workdirs in an object store: a local folder for code that appends to files, or reads local ones
+only."""
 
 import contextlib
 import shutil
@@ -15,21 +15,19 @@ from avjax.errors import UserError
 from avjax.hosts.peers import first_line, log
 from avjax.storage import lock, paths
 
-# what only jobs need
+# What only training needs.
 LEFT = (FOLDER, "tensorboard", "heartbeats", "profile", "compilation_cache", lock.NAME,
         lock.RESULTS)
 
 
 class Mirror:
-    """A local folder whose files also appear in a remote one: changed files every `every` seconds,
-    `soon`, and on `close`.
-
-    What is written aside (.NAME, NAME.tmp, NAME.partial) is not sent.
+    """A local folder whose changed files are sent to a remote one: every `every` seconds, `soon`,
+    and on `close`. Temporary files (.NAME, NAME.tmp, NAME.partial) are not sent.
 
     Args:
-      remote: what `paths.folder` gives.
-      fetch: names of files that are brought from there first, where they exist, to be gone on with.
-      folder: a temporary one whose files lie there already; default an empty one.
+      remote: from `paths.folder`.
+      fetch: names of files to copy from there first, if they exist.
+      folder: a temporary one whose files are there already; default: an empty one.
     """
 
     def __init__(self, remote: Any, *, fetch: Sequence[str] = (), folder: Path | None = None,
@@ -51,7 +49,8 @@ class Mirror:
         self._wake.set()
 
     def close(self) -> None:
-        """Sends the rest and removes the local folder; keeps it, and says so, where that failed."""
+        """Sends the rest and removes the local folder; keeps it, with a message, where that
+        fails."""
         self._closed = True
         self._wake.set()
         self._thread.join()
@@ -78,11 +77,11 @@ class Mirror:
         while True:
             self._wake.wait(pause)
             self._wake.clear()
-            # looked at before the files are, and after the wake-up that it comes with
+            # Read after the wake-up that it comes with, and before the files.
             last = self._closed
             began = time.monotonic()
             self._send()
-            # never more than a tenth of the time
+            # Sending takes at most a tenth of the time.
             pause = max(self._every, 10 * (time.monotonic() - began))
             if last:
                 return
@@ -96,7 +95,7 @@ class Mirror:
                     self._sent[path] = state
                     self.names.append(name)
             self.failed = ""
-        # of any kind: every store has its own; records are no reason to end a job
+        # Every store has errors of its own; records are no reason to end a job.
         except Exception as error:
             if first_line(error) != self.failed:
                 self.failed = first_line(error)
@@ -110,11 +109,11 @@ def temporary() -> Path:
 @contextlib.contextmanager
 def at_hand(workdir: Any, step: int | str | None = None) -> Iterator[Path]:
     """A finished job's workdir as a local folder: itself, or a copy of its small files and one
-    checkpoint (of `resolve`). What is written into the copy is sent back, every minute and at the
+    checkpoint (see `resolve`). Files written into the copy are sent back, every minute and at the
     end.
 
-    Raises UserError: no such checkpoint, before anything is copied; results that could not be sent,
-    which stay in the copy.
+    Raises UserError: no such checkpoint, before anything is copied; or results that could not be
+    sent, which stay in the copy.
     """
     workdir = paths.folder(workdir)
     if not paths.is_remote(workdir):

@@ -1,4 +1,4 @@
-"""What the machine can do: peak FLOPs for MFU, and the persistent compilation cache."""
+"""The machine's peak FLOP/s, for MFU, and the persistent compilation cache."""
 
 import hashlib
 import os
@@ -21,10 +21,12 @@ PEAKS = {chip.kind: chip.flops for chip in CHIPS.values()} | {
 
 
 def peak_flops(mesh, configured: float = 0.0) -> tuple[float, str]:
-    """(FLOP/s of the whole mesh, where the number comes from). `configured` is per device, 0 = look
-    up or measure.
+    """(FLOP/s of the whole mesh, source of the number).
 
     Fake CPU devices share one processor, so a CPU mesh counts as one device.
+
+    Args:
+      configured: of one device; 0 = look up or measure.
     """
     device = next((d for d in mesh.devices.flat if d.process_index == jax.process_index()),
                   mesh.devices.flat[0])
@@ -37,7 +39,7 @@ def peak_flops(mesh, configured: float = 0.0) -> tuple[float, str]:
 
 
 def _measure(device, n: int = 1024, repeats: int = 5) -> float:
-    # the mesh around may span other processes
+    # The current mesh may span other processes.
     alone = Mesh(np.asarray([device]), ("alone",), axis_types=(AxisType.Auto,))
     with jax.set_mesh(alone):
         x = jax.device_put(np.ones((n, n), np.float32), device)
@@ -52,12 +54,10 @@ def _measure(device, n: int = 1024, repeats: int = 5) -> float:
 
 
 def enable_compilation_cache() -> Path:
-    """Turns on XLA's persistent cache and says where it is: $JAX_COMPILATION_CACHE_DIR, else the
-    user's cache folder, one subfolder a processor type (code compiled for one CPU may not run on
-    another)."""
-    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if given:
-        return Path(given)
+    """Turns on XLA's persistent cache and returns its folder: $JAX_COMPILATION_CACHE_DIR, else one
+    in the user's cache, per processor type (code compiled for one CPU may not run on another)."""
+    if configured := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(configured)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "avjax" / "xla" / _processor()
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -63,8 +63,7 @@ CHIPS = {chip.name: chip for chip in (
          _SHEET.format("v6e"), cycles=2.24e9),
     # a chip is two devices, which share its links and its network
     Chip("tpu7x", "TPU7x", 94.75 * GIB, 2307e12 / 2, 7380e9 / 2, 100e9 / 2, 12.5e9 / 2, 8, 3, 4,
-         _SHEET.format("tpu7x"),
-         cycles=2.46e9, cores=2),
+         _SHEET.format("tpu7x"), cycles=2.46e9, cores=2),
     Chip("a100", "NVIDIA A100-SXM4-80GB", 0.75 * 80e9, 312e12, 2039e9, 300e9, 25e9, 8, 0, 0,
          _NVIDIA.format(200)),
     Chip("h100", "NVIDIA H100 80GB HBM3", 0.75 * 80e9, 989e12, 3350e9, 450e9, 50e9, 8, 0, 0,

@@ -147,8 +147,7 @@ def _place_from_cluster(known: Place, launched: Place | None, seconds: float) ->
     if index := number(INDEX):
         raise UserError("this pod is one of several, and nothing says of how many",
                         where=f"{INDEX}={index}", expected="JAX_COORDINATOR_ADDRESS and "
-                        "JAX_NUM_PROCESSES, or the package `kubernetes`",
-                        hint=ALONE_HINT)
+                        "JAX_NUM_PROCESSES, or the package `kubernetes`", hint=ALONE_HINT)
     _log_unused_slurm_tasks()
     return Place(0, 1, "")
 

@@ -108,7 +108,7 @@ def _slow(arrays: Sequence[Array]) -> int:
 def _traffic(one: Instruction, beside: dict[str, Instruction], module: Module) -> int:
     if one.opcode in NO_TRAFFIC or one.opcode.endswith("-done"):
         return 0
-    given = [beside[name].results for name in one.operands if name in beside]
+    operands = [beside[name].results for name in one.operands if name in beside]
     if one.opcode in ("copy-start", "slice-start"):  # results: where to, where from, bookkeeping
         arrays = [a for a in one.results if a.dims]
         moved = min((a.bytes for a in arrays), default=0)
@@ -116,13 +116,14 @@ def _traffic(one: Instruction, beside: dict[str, Instruction], module: Module) -
     if one.opcode in SLICING:
         return 2 * _slow(one.results)
     if one.opcode == "dynamic-update-slice":
-        return 2 * _slow(given[1]) if len(given) > 1 else 0
+        return 2 * _slow(operands[1]) if len(operands) > 1 else 0
     if one.opcode == "fusion":
-        return _fusion(one, given, module.computations.get(one.attribute("calls") or "", []))
-    return _slow(one.results) + sum(map(_slow, given))
+        return _fusion(one, operands, module.computations.get(one.attribute("calls") or "", []))
+    return _slow(one.results) + sum(map(_slow, operands))
 
 
-def _fusion(one: Instruction, given: Sequence[Sequence[Array]], body: Sequence[Instruction]) -> int:
+def _fusion(one: Instruction, operands: Sequence[Sequence[Array]],
+            body: Sequence[Instruction]) -> int:
     """A fusion reads each parameter once, or the slices that it takes of it, and writes its
     results, or the updates of them."""
     users: dict[str, list[Instruction]] = {}
@@ -136,7 +137,7 @@ def _fusion(one: Instruction, given: Sequence[Sequence[Array]], body: Sequence[I
             continue
         number = re.match(r"\d+", inner.rest)
         place = int(number.group()) if number else None
-        arrays = given[place] if place is not None and place < len(given) else inner.results
+        arrays = operands[place] if place is not None and place < len(operands) else inner.results
         taken = _taken(inner, users, by_name)
         if taken is None:
             read += _slow(arrays)

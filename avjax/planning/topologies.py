@@ -53,7 +53,7 @@ class Topology:
 
     def rings(self) -> tuple[bool, ...]:
         """Which dimensions of a slice's grid are closed."""
-        # optical switches close whole cubes of 4 x 4 x 4 only
+        # Optical switches close only cubes of 4 x 4 x 4.
         if self.chip.ring == 4 and any(d % 4 for d in self.shape):
             return (False,) * len(self.shape)
         return tuple(bool(self.chip.ring) and d % self.chip.ring == 0 for d in self.shape)
@@ -61,8 +61,7 @@ class Topology:
 
 @dataclasses.dataclass(frozen=True)
 class StandIn:
-    """A device that exists only as a place in a slice; enough of jax.Device for the layout of a
-    mesh."""
+    """The attributes of jax.Device that a mesh needs, for a position in a slice."""
 
     id: int
     process_index: int
@@ -74,7 +73,7 @@ class StandIn:
 
 
 def parse(name: str, slices: int = 1) -> Topology:
-    """The topology of a name. Raises UserError for unknown chips and for shapes that no slice
+    """The topology of a name. Raises UserError for an unknown chip, or a shape that no slice
     has."""
     chip_name, _, text = name.partition(":")
     chip = CHIPS.get(chip_name)
@@ -95,7 +94,7 @@ def parse(name: str, slices: int = 1) -> Topology:
 
 
 def _wrong_shape(chip: Chip, shape: tuple[int, ...]) -> str:
-    """What was expected; empty where the shape is right."""
+    """The shapes that are expected; "" where the shape is right."""
     if chip.dims == 0:
         good = len(shape) == 1 and (shape[0] in (1, 2, 4) or shape[0] == chip.host)
         return ("" if good else f"1, 2, 4 or {chip.host} GPUs, one machine's; more machines are "
@@ -109,17 +108,18 @@ def _wrong_shape(chip: Chip, shape: tuple[int, ...]) -> str:
     return f"AxBxC, each 1, 2 or a multiple of 4, from 2x2x1 to {LARGEST[chip.name]} chips"
 
 
-def find_libtpu(given: str = "") -> str | None:
-    """Path of libtpu.so: a file or folder `given`, else of the environment variables AVJAX_LIBTPU
-    and TPU_LIBRARY_PATH, else of the installed package; None where there is none. UserError for a
-    given one that is not there."""
-    for where, path in (("--libtpu", given), ("AVJAX_LIBTPU", os.environ.get("AVJAX_LIBTPU", "")),
-                        ("TPU_LIBRARY_PATH", os.environ.get("TPU_LIBRARY_PATH", ""))):
-        if path:
-            tried = [Path(path), Path(path) / "libtpu.so", Path(path) / "libtpu" / "libtpu.so"]
+def find_libtpu(path: str = "") -> str | None:
+    """Finds libtpu.so: at `path` (a file or folder), else by the variables AVJAX_LIBTPU and
+    TPU_LIBRARY_PATH, else in the installed package; None where there is none. Raises UserError
+    where a path has none."""
+    variables = {name: os.environ.get(name, "") for name in ("AVJAX_LIBTPU", "TPU_LIBRARY_PATH")}
+    for where, text in {"--libtpu": path, **variables}.items():
+        if text:
+            place = Path(text)
+            tried = [place, place / "libtpu.so", place / "libtpu" / "libtpu.so"]
             found = next((str(p) for p in tried if p.is_file()), None)
             if found is None:
-                raise UserError("no libtpu there", where=f"{where}={path}",
+                raise UserError("no libtpu there", where=f"{where}={text}",
                                 expected="libtpu.so or the folder it was installed to")
             return found
     spec = importlib.util.find_spec("libtpu")
@@ -130,21 +130,21 @@ def find_libtpu(given: str = "") -> str | None:
 
 
 def libtpu_version(path: str) -> str:
-    """Of an installed libtpu.so, by the package's metadata beside it; "" where there are none."""
+    """The version of a libtpu.so, by the metadata of its package; "" = unknown."""
     found = sorted(Path(path).parents[1].glob("libtpu-*.dist-info"))
     return found[-1].name.removeprefix("libtpu-").removesuffix(".dist-info") if found else ""
 
 
 def libtpu_wanted() -> str:
-    """The version that the installed JAX is built with, as it says itself, e.g. "0.0.42.*"; ""
-    where it does not."""
+    """The version for which the installed JAX is built, by its metadata, e.g. "0.0.42.*"; "" =
+    unknown."""
     found = (re.match(r"libtpu\s*==\s*([\w.*]+)", text)
              for text in importlib.metadata.requires("jax") or ())
     return next((match.group(1) for match in found if match), "")
 
 
 def other_libtpu(path: str) -> str:
-    """What to say of a libtpu that this JAX is not built with; "" of its own."""
+    """A remark about a libtpu for which this JAX is not built; "" for its own."""
     version, wanted = libtpu_version(path), libtpu_wanted()
     if not wanted or version == wanted or version.startswith(wanted.removesuffix("*")):
         return ""
@@ -153,24 +153,23 @@ def other_libtpu(path: str) -> str:
             f"of libtpu {wanted}")
 
 
-# libtpu without a TPU: ask no metadata server, let others compile beside us, name some TPU, or it
-# complains that there is none
+# libtpu without a TPU: query no metadata server, allow several processes, and name some TPU, or it
+# fails because there is none.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
          "TPU_ACCELERATOR_TYPE": "v5litepod-4",
          "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
 def prepare_environment() -> None:
-    """Call before JAX is imported: the planner runs on CPU and touches no TPU, also where there is
-    one."""
+    """Call before JAX is imported: the planner runs on CPU, even where there is a TPU."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     for name, value in ALONE.items():
         os.environ.setdefault(name, value)
 
 
 def slice_devices(topology: Topology, *, libtpu: str | None = None) -> list[Any]:
-    """The devices of all slices: compile-only ones of XLA:TPU where the chip is a TPU and `libtpu`
-    is given, else stand-ins."""
+    """The devices of all slices: XLA:TPU's compile-only devices for TPUs with `libtpu`, else
+    stand-ins."""
     if libtpu is None or not topology.chip.is_tpu:
         return stand_ins(topology)
     os.environ["TPU_LIBRARY_PATH"] = libtpu
@@ -188,8 +187,9 @@ def slice_devices(topology: Topology, *, libtpu: str | None = None) -> list[Any]
 
 
 def stand_ins(topology: Topology) -> list[StandIn]:
-    """Places without devices, in the order in which JAX numbers real ones."""
-    chip, made = topology.chip, []
+    """Stand-ins, in the order in which JAX numbers real devices."""
+    chip = topology.chip
+    made: list[StandIn] = []
     platform = "tpu" if chip.is_tpu else "gpu"
     for index in range(topology.slices):
         for place in itertools.product(*(range(d) for d in reversed(topology.shape))):

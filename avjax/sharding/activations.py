@@ -20,7 +20,7 @@ from avjax.sharding.mesh import AXES, BATCH_AXES, SEQUENCE_AXIS, WIDTH_AXIS
 
 PLACES = {"batch": BATCH_AXES, "time": (SEQUENCE_AXIS,), "width": (WIDTH_AXIS,),
           "rows": (*BATCH_AXES, SEQUENCE_AXIS)}
-FREE = PartitionSpec.UNCONSTRAINED  # as a place: the partitioner's choice
+UNCONSTRAINED = PartitionSpec.UNCONSTRAINED  # as a place: the partitioner's choice
 
 
 def active_mesh():
@@ -32,7 +32,7 @@ def active_mesh():
     return mesh
 
 
-def parts(place: str) -> int:
+def num_shards(place: str) -> int:
     """Over how many devices a place is sharded; 1 without a mesh."""
     mesh = active_mesh()
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in PLACES[place])
@@ -54,7 +54,7 @@ def axes_for(size: int, place: str | None) -> tuple[str, ...]:
 
 def partition(shape: tuple[int, ...], *places: str | None) -> PartitionSpec:
     """The PartitionSpec of an array from the places of its axes; None = not sharded."""
-    return PartitionSpec(*(place if place is FREE else axes_for(size, place) or None
+    return PartitionSpec(*(place if place is UNCONSTRAINED else axes_for(size, place) or None
                            for size, place in zip(shape, places, strict=False)))
 
 
@@ -72,9 +72,9 @@ def fold_frames(x_BF):
     b, f = _split(B, F)
     if f == 1:
         return x_BF.reshape(B * F, *rest)
-    x = shard(x_BF, "batch", "time", *[FREE] * len(rest))
+    x = shard(x_BF, "batch", "time", *[UNCONSTRAINED] * len(rest))
     x = x.reshape(b, B // b, f, F // f, *rest).swapaxes(1, 2)
-    return shard(x.reshape(B * F, *rest), "rows", *[FREE] * len(rest))
+    return shard(x.reshape(B * F, *rest), "rows", *[UNCONSTRAINED] * len(rest))
 
 
 def unfold_frames(x_N, batch: int):
@@ -83,9 +83,9 @@ def unfold_frames(x_N, batch: int):
     b, f = _split(B, N // B)
     if f == 1:
         return x_N.reshape(B, N // B, *rest)
-    x = shard(x_N, "rows", *[FREE] * len(rest))
+    x = shard(x_N, "rows", *[UNCONSTRAINED] * len(rest))
     x = x.reshape(b, f, B // b, N // B // f, *rest).swapaxes(1, 2)
-    return shard(x.reshape(B, N // B, *rest), "batch", "time", *[FREE] * len(rest))
+    return shard(x.reshape(B, N // B, *rest), "batch", "time", *[UNCONSTRAINED] * len(rest))
 
 
 def each_frame(x_B, frames: int):

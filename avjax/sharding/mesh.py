@@ -99,7 +99,7 @@ def batch_shardings(mesh: Mesh, batch_spec: Mapping, *,
 
 
 def check_sequence(name: str, spec, parts: int, time: int | None) -> None:
-    """UserError unless every device gets as many whole steps of the array's sequence."""
+    """Raises UserError unless every device gets as many steps of the array's sequence."""
     if spec.sequence_axis is None:
         return
     length, fixed = spec.shape[spec.sequence_axis], True
@@ -115,8 +115,7 @@ def check_sequence(name: str, spec, parts: int, time: int | None) -> None:
                     where=f"batch[{name!r}], axis {spec.sequence_axis}",
                     expected=f"a multiple of {unit} = config.mesh.seq {parts}"
                     + (f" x {spec.granularity} that stay together" if spec.granularity > 1 else "")
-                    + f", for instance {' or '.join(map(str, near))}",
-                    found=str(length),
+                    + f", for instance {' or '.join(map(str, near))}", found=str(length),
                     hint=f"change "
                     f"{'its length in config.system' if fixed else 'config.data.segment'}, or set "
                     f"config.mesh.seq to one of {', '.join(fitting)}")

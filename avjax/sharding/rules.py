@@ -65,8 +65,7 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Par
             raise UserError("a parameter's dimension does not divide over the mesh",
                             where=f"parameter {name} {shape}",
                             expected=f"dimension {dim} a multiple of {parts} (mesh axes "
-                            f"{'*'.join(_axes_of(entry))})",
-                            found=str(shape[dim]),
+                            f"{'*'.join(_axes_of(entry))})", found=str(shape[dim]),
                             hint=f"change config.mesh, the width, or the rule {pattern!r}")
     return PartitionSpec(*axes)
 

@@ -57,8 +57,7 @@ def explained(error: BaseException, where: object = "") -> StorageError | None:
     where = str(getattr(link, "filename", None) or where)
     if code in FULL:
         return DiskFull("the disk is full" if code == errno.ENOSPC else "the disk quota is used up",
-                        where=where,
-                        found=found + (_free(where) if where else ""),
+                        where=where, found=found + (_free(where) if where else ""),
                         hint="make room and start the same command again; what is finished is kept")
     if code in FILES:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

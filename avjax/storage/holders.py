@@ -121,7 +121,7 @@ def is_same_file(fd: int, file: pathlib.Path) -> bool:
 
 
 def is_on_local_disk(file: pathlib.Path) -> bool:
-    """Whether the file lies on a disk that only this machine writes to."""
+    """Whether the file is on a disk that only this machine writes to."""
     path = os.path.realpath(file)
     best = kind = ""
     try:

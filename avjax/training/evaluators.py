@@ -24,7 +24,7 @@ from avjax.training.state import abstract_params
 
 
 class Interrupted(Exception):
-    """The job is to stop before the evaluation is done."""
+    """The job stops before the evaluation is done."""
 
 
 def never() -> bool:
@@ -45,18 +45,18 @@ class Evaluator(Protocol):
 
 class HeldOutLoss:
     """The training loss and its terms on fixed held-out batches with fixed keys, so that only the
-    model changes. Batches weigh what micro-batches do, see avjax.training.step.make_gradients.
+    model changes. Batches are weighted like micro-batches, see avjax.training.step.make_gradients.
 
     Args:
-      batches: numpy dicts like the loader's, all of one shape ("example" ids are ignored). Kept in
-        memory.
+      batches: numpy dicts like the loader's, all of one shape, kept in memory ("example" ids are
+        ignored).
       every: steps between runs.
     """
 
     def __init__(self, system, batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh, *,
-                 every: int,
-                 name: str = "valid", seed: int = 0):
-        self.name, self.every = name, every
+                 every: int, name: str = "valid", seed: int = 0):
+        self.name = name
+        self.every = every
         self.should_stop: Callable[[], bool] = never
         self._shardings = batch_shardings(mesh, system.batch_spec)
         self._batches = [{k: v for k, v in batch.items() if k != "example"} for batch in batches]
@@ -68,18 +68,19 @@ class HeldOutLoss:
             loss, metrics = system.loss(params, batch,
                                         jax.random.fold_in(jax.random.key(seed), index))
             metrics = metrics | {"loss": loss}
-            return metrics, metrics.pop("weight", batch["mask"].sum() if "mask" in batch
-                                        else jnp.ones(()))
+            frames = batch["mask"].sum() if "mask" in batch else jnp.ones(())
+            return metrics, metrics.pop("weight", frames)
 
-        self._system, self._mesh = system, mesh
+        self._system = system
+        self._mesh = mesh
         self._terms = jax.jit(terms, out_shardings=replicated(mesh))
 
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
-        """What `run` finds, by a trace of the loss."""
+        """The names of what `run` returns, by a trace of the loss."""
         shares = batch_share(self._mesh)[1]
-        batch = {k: jax.ShapeDtypeStruct((len(x) * shares, *x.shape[1:]), x.dtype) for k,
-                 x in self._batches[0].items()}
+        batch = {k: jax.ShapeDtypeStruct((len(x) * shares, *x.shape[1:]), x.dtype)
+                 for k, x in self._batches[0].items()}
         with jax.set_mesh(self._mesh):
             found, _ = jax.eval_shape(self._terms, abstract_params(self._system), batch,
                                       np.int32(0))

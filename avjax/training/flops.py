@@ -1,10 +1,9 @@
-"""Floating point operations of a function, from its jaxpr, before any compiler touches it.
+"""Floating point operations of a function, from its jaxpr.
 
 XLA's own cost analysis counts the body of a scan once and a custom kernel as nothing. Here every
 matrix product and convolution counts 2 x multiply-adds, times the lengths of the loops around it.
-Recomputation (remat) is counted, as
-it is executed: for what a model needs, count `without_remat` of its config. What no result needs is
-not counted, nor is elementwise work.
+Recomputation (remat) counts as executed; for the FLOPs that a model needs, count `without_remat` of
+its config. Operations that no result needs, and elementwise work, do not count.
 """
 
 import math
@@ -21,15 +20,14 @@ def count_flops(fn: Callable, *args: Any) -> int:
     """FLOPs of fn(*args); args are arrays or ShapeDtypeStructs. Global: shardings do not matter.
 
     A while loop counts as often as its trip count when that is a constant (counter `i < n`, step
-    1), else once; of a conditional the dearest branch counts; a Pallas kernel counts its body times
-    its grid, a shard_map its body times its devices.
+    1), else once; of a conditional the most expensive branch counts; a Pallas kernel counts its
+    body times its grid, a shard_map its body times its devices.
     """
     return flops_of(live_jaxpr(fn, *args))
 
 
 def without_remat(config):
-    """A system's config in which every field `remat`, however deep, is off; None where it is off
-    anyway."""
+    """A system's config with every field `remat`, at any depth, off; None where all are off."""
     if not isinstance(config, ConfigDict):
         return None
     copy = ConfigDict(config).copy_and_resolve_references()
@@ -46,9 +44,9 @@ def without_remat(config):
 
 
 def barriers(jaxpr) -> int:
-    """Recomputed parts that only a barrier keeps apart from the original. XLA:CPU drops barriers
-    and then merges both, so that nothing is computed again and no memory is saved; a part inside a
-    loop (a scan over layers) needs none."""
+    """How many recomputed parts only a barrier keeps apart from the original. XLA:CPU drops
+    barriers and merges both, so that nothing is recomputed and no memory is saved; a part inside a
+    loop (a scan over layers) needs no barrier."""
     own = sum(bool(equation.params.get("differentiated"))
               and _prevents(equation.params.get("prevent_cse"))
               for equation in jaxpr.eqns)
@@ -61,13 +59,13 @@ def _prevents(value) -> bool:
 
 
 def live_jaxpr(fn: Callable, *args: Any):
-    """The jaxpr of fn(*args) without what no result needs, such as the gradients of frozen
+    """The jaxpr of fn(*args) without operations that no result needs, such as gradients of frozen
     parameters."""
     return live(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def live(jaxpr):
-    """A jaxpr without what no result needs."""
+    """A jaxpr without operations that no result needs."""
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 
@@ -77,7 +75,8 @@ def flops_of(jaxpr) -> int:
 
 
 def _equation_flops(equation, jaxpr) -> int:
-    name, params = equation.primitive.name, equation.params
+    name = equation.primitive.name
+    params = equation.params
     if name == "dot_general":
         (contract, _), _ = params["dimension_numbers"]
         depth = math.prod(equation.invars[0].aval.shape[d] for d in contract)
@@ -118,11 +117,12 @@ def subjaxprs(value: Any) -> Iterator[Any]:
 
 
 def _trip_count(equation, jaxpr) -> int:
-    """n - i0 when the loop is `while i < n` with constants and a counter that grows by one; else
-    1."""
+    """n - i0 for a loop `while i < n` with constants and a counter that grows by one; else 1."""
     params = equation.params
-    cond, body = params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr
-    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+    cond = params["cond_jaxpr"].jaxpr
+    body = params["body_jaxpr"].jaxpr
+    n_cond = params["cond_nconsts"]
+    n_body = params["body_nconsts"]
     if len(cond.eqns) != 1 or cond.eqns[0].primitive.name != "lt":
         return 1
     outer = list(equation.invars[:n_cond]) + list(equation.invars[n_cond + n_body:])
@@ -142,8 +142,7 @@ def _trip_count(equation, jaxpr) -> int:
     for step in body.eqns:
         if body.outvars[slot] in step.outvars and step.primitive.name == "add":
             start, one = step.invars
-            if start is body.invars[n_body + slot] and isinstance(one,
-                                                                  core.Literal) and int(
-                                                                      one.val) == 1:
+            if (start is body.invars[n_body + slot] and isinstance(one, core.Literal)
+                    and int(one.val) == 1):
                 return max(bounds[1] - bounds[0], 0)
     return 1

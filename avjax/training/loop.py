@@ -315,8 +315,7 @@ class TrainLoop:
             if not self.proceed():
                 return False
             with self.timer.phase("evaluation"):
-                result = self.evaluation.run(evaluator, self.state, self.step,
-                                             proceed=self.proceed)
+                result = self.evaluation.run(evaluator, self.state, self.step, proceed=self.proceed)
             if result is None:
                 return False
             self.run_log.evaluated(self.step, evaluator.name, *result)

@@ -1,11 +1,10 @@
-"""Bytes that a function keeps alive at once, from its jaxpr: an estimate before any compiler
-touches it.
+"""An estimate of the bytes that a function keeps alive at once, from its jaxpr.
 
-Equations are walked in program order; a value lives from the equation that makes it to the last one
-that reads it; a loop's body or a recomputed (remat) part is walked inside its equation. XLA fuses
-elementwise work, reorders and shares buffers, and needs room for kernels of its own, so the truth
-may be to either side; what dominates a large model (what the backward pass keeps, and the largest
-layer's own needs) is in the shapes.
+Equations are walked in program order; a value is alive from the equation that makes it to the last
+one that reads it; a loop's body or a recomputed (remat) part is walked inside its equation. XLA
+fuses elementwise work, reorders, shares buffers and needs memory for its kernels, so it may use
+more or less; but what dominates a large model (activations for the backward pass, and the largest
+layer) follows from the shapes.
 """
 
 import math
@@ -17,8 +16,8 @@ from jax.extend import core
 
 from avjax.training.flops import live_jaxpr, subjaxprs
 
-FREE = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "stop_gradient", "copy",
-                  "name", "transpose"})
+NO_MEMORY = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "stop_gradient",
+                       "copy", "name", "transpose"})
 
 
 def bytes_of(tree: Any) -> int:
@@ -27,11 +26,13 @@ def bytes_of(tree: Any) -> int:
 
 
 def peak_bytes(fn: Callable, *args: Any) -> int:
-    """Largest number of bytes alive at once beside the arguments; args are arrays or
-    ShapeDtypeStructs.
+    """The largest number of bytes alive at once, without the arguments.
 
-    Layout changes and broadcasts count as nothing, as they are fused or cheap to make again;
-    results count.
+    Layout changes and broadcasts do not count, because they are fused or cheap to repeat; results
+    count.
+
+    Args:
+      args: arrays or ShapeDtypeStructs.
     """
     return peak_of(live_jaxpr(fn, *args))
 
@@ -44,13 +45,13 @@ def _size(var) -> int:
 
 
 def peak_of(jaxpr, results: bool = True) -> int:
-    """`peak_bytes` of a jaxpr (`live_jaxpr`): beside the inputs and constants of the jaxpr, and
-    without `results` beside what it returns as well."""
+    """`peak_bytes` of a jaxpr (`live_jaxpr`), without its inputs and constants, and unless
+    `results` without its results."""
     owner: dict = {}  # a view's variable -> whose memory it is
     last: dict = {}
     for at, equation in enumerate(jaxpr.eqns):
-        if equation.primitive.name in FREE and not isinstance(equation.invars[0], core.Literal):
-            source = equation.invars[0]
+        source = equation.invars[0] if equation.invars else None
+        if equation.primitive.name in NO_MEMORY and not isinstance(source, core.Literal):
             owner[equation.outvars[0]] = owner.get(source, source)
         for var in equation.invars:
             if not isinstance(var, core.Literal):
@@ -63,7 +64,8 @@ def peak_of(jaxpr, results: bool = True) -> int:
     ends: dict[int, list] = {}
     for var, at in last.items():
         ends.setdefault(at, []).append(var)
-    alive, peak, sizes = 0, 0, {}
+    alive = peak = 0
+    sizes: dict = {}
     for at, equation in enumerate(jaxpr.eqns):
         made = [v for v in equation.outvars if v not in owner and v in last]
         for var in made:

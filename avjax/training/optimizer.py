@@ -1,7 +1,7 @@
-"""From config.optimizer to an update rule: optax pieces, chosen by name, masked by parameter path.
+"""The update rule of config.optimizer: optax transformations, masked by parameter path.
 
-The learning rate is applied by the train step from the step number, not kept in the optimiser
-state, so that a skipped update never shifts the schedule.
+The train step applies the learning rate by its step number; it is not part of the optimiser state,
+so that a skipped update does not shift the schedule.
 """
 
 import dataclasses
@@ -27,28 +27,32 @@ ALGORITHMS: dict[str, Callable] = {
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """`transform` maps gradients to a direction; the parameter change is -schedule(step) *
-    direction."""
+    """The parameter change is -schedule(step) * direction.
+
+    Attributes:
+      transform: maps gradients to a direction.
+      schedule: learning rate by step.
+      trainable: tree of bool like the parameters.
+    """
 
     transform: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
-    trainable: Any  # tree of bool like the parameters
+    trainable: Any
 
 
 def make_schedule(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Learning rate of update number `step` (from 0): linear warm-up (update w-1 is the first at
-    the peak), then the named decay. cosine and linear reach `final_fraction` of the peak at
-    `total_steps`; rsqrt is peak * sqrt(w / t)."""
-    peak, warm, final = float(config.learning_rate), int(config.warmup_steps), float(
-        config.final_fraction)
+    """The learning rate of update `step` (from 0): linear warm-up over w updates, then the named
+    decay. cosine and linear reach `final_fraction` of the peak at `total_steps`; rsqrt is
+    peak * sqrt(w / t)."""
+    peak = float(config.learning_rate)
+    warm = int(config.warmup_steps)
+    final = float(config.final_fraction)
     if config.schedule not in SCHEDULES:
         raise UserError("unknown schedule", where="config.optimizer.schedule",
-                        expected=", ".join(SCHEDULES),
-                        found=repr(config.schedule))
+                        expected=", ".join(SCHEDULES), found=repr(config.schedule))
     if config.schedule == "rsqrt" and warm < 1:
         raise UserError("rsqrt needs a warm-up, which sets its scale",
-                        where="config.optimizer.warmup_steps",
-                        expected=">= 1", found=str(warm))
+                        where="config.optimizer.warmup_steps", expected=">= 1", found=str(warm))
 
     def schedule(step):
         t = jnp.asarray(step, jnp.float32)
@@ -64,8 +68,8 @@ def make_schedule(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
 
 
 def path_mask(params: Any, patterns, *, where: str = "") -> Any:
-    """Tree of bool: whether a parameter's whole path matches a pattern. With `where`, a pattern
-    that matches nothing is a UserError (a misspelt name would otherwise do nothing, silently)."""
+    """Tree of bool: whether a parameter's whole path matches a pattern. With `where`, raises
+    UserError for a pattern that matches nothing, such as a misspelt name."""
     names = [name for name, _ in named_leaves(params)]
     for pattern in patterns if where else ():
         if not any(matches([pattern], name) for name in names):
@@ -76,12 +80,15 @@ def path_mask(params: Any, patterns, *, where: str = "") -> Any:
 
 
 def make_optimizer(config, total_steps: int, params: Any) -> Optimizer:
-    """`config` is config.optimizer; `params` arrays or shapes. Raises UserError for unknown names
-    and dead patterns."""
+    """The optimiser of config.optimizer. Raises UserError for unknown names and patterns that match
+    nothing.
+
+    Args:
+      params: arrays or shapes.
+    """
     if config.name not in ALGORITHMS:
         raise UserError("unknown optimiser", where="config.optimizer.name",
-                        expected=", ".join(ALGORITHMS),
-                        found=repr(config.name))
+                        expected=", ".join(ALGORITHMS), found=repr(config.name))
     frozen = path_mask(params, config.frozen, where="config.optimizer.frozen")
     trainable = jax.tree.map(lambda x: not x, frozen)
     pieces = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
@@ -89,8 +96,7 @@ def make_optimizer(config, total_steps: int, params: Any) -> Optimizer:
     if config.weight_decay:
         decays = jax.tree.map(lambda no, train: train and not no,
                               path_mask(params, config.no_decay), trainable)
-        # Callable masks see the tree as the outer mask left it, so that frozen leaves are absent in
-        # both.
+        # A callable mask sees the tree after the outer mask: frozen leaves are absent in both.
         pieces.append(optax.add_decayed_weights(config.weight_decay, mask=_masked_like(decays)))
     transform = optax.chain(*pieces)
     if any(jax.tree.leaves(frozen)):
@@ -106,7 +112,7 @@ def _masked_like(mask: Any) -> Callable[[Any], Any]:
 
 
 def ema_decay_at(decay: float, step: jax.Array) -> jax.Array:
-    """min(decay, (1 + t) / (10 + t)) for update t = 0, 1, ...: short runs are not dominated by the
-    initial values."""
+    """min(decay, (1 + t) / (10 + t)) for update t = 0, 1, ..., so that initial values do not
+    dominate short runs."""
     t = jnp.asarray(step, jnp.float32)
     return jnp.minimum(decay, (1 + t) / (10 + t))

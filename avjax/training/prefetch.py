@@ -1,4 +1,4 @@
-"""The next batches, made and copied to the devices by a thread while the current step runs."""
+"""Loads the next batches and copies them to the devices, in a thread, while a step runs."""
 
 import contextlib
 import queue
@@ -14,15 +14,24 @@ from avjax.sharding.mesh import put_batch
 
 
 class Fetched(NamedTuple):
-    batch: Any  # name -> jax.Array on the mesh
-    batch_id: int | None  # CRC-32 of the example ids, for the record
-    position: Any  # the loader's state once this batch is consumed
-    real: dict[str, int] = {}  # what `count` finds in the batch
+    """A batch on the devices.
+
+    Attributes:
+      batch: name -> jax.Array on the mesh.
+      batch_id: CRC-32 of the example ids, for the record.
+      position: the loader's state after this batch.
+      real: `count` of the batch.
+    """
+
+    batch: Any
+    batch_id: int | None
+    position: Any
+    real: dict[str, int] = {}
 
 
 class Prefetcher(Iterator[Fetched]):
-    """Iterates `loader` (numpy dicts; get_state) a few batches ahead. "example" ids are stripped
-    from the batch.
+    """Iterates a loader (of numpy dicts, with get_state) up to `depth` batches ahead, without their
+    "example" ids.
 
     Errors of the loader are raised at the batch they belong to. `close` stops the thread.
     """
@@ -57,7 +66,7 @@ class Prefetcher(Iterator[Fetched]):
         return self.take()
 
     def take(self, seconds: float | None = None) -> Fetched:
-        """The next batch. Raises queue.Empty when it is not there within `seconds`."""
+        """The next batch. Raises queue.Empty when there is none within `seconds`."""
         item = self._queue.get(timeout=seconds)
         if isinstance(item, BaseException):
             raise item

@@ -20,7 +20,7 @@ def abstract_params(system) -> Any:
     return jax.eval_shape(system.init, jax.random.key(0))
 
 
-def _fresh(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
+def _new_state(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
     params = system.init(jax.random.key(seed))
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": optimizer.transform.init(params)}
@@ -29,15 +29,15 @@ def _fresh(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
 
 
 def state_shapes(params, optimizer: Optimizer, *, ema: bool) -> State:
-    """Shapes of what `init_state` returns, without places, from those of the parameters."""
+    """Shapes of what `init_state` returns, without shardings, from those of the parameters."""
     state = {"step": jax.ShapeDtypeStruct((), jnp.int32), "params": params,
              "opt_state": jax.eval_shape(optimizer.transform.init, params)}
     return state | ({"ema": params} if ema else {})
 
 
 def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
-    """`state_shapes` with shardings. Every leaf's place is pinned, the step counter's too: an
-    unpinned scalar compiles the step twice."""
+    """`state_shapes` with shardings, the step counter's too: a scalar without one compiles the step
+    twice."""
     places = param_shardings(shapes["params"], rules, mesh)
     shardings = {"step": replicated(mesh), "params": places,
                  "opt_state": like_params(shapes["opt_state"], shapes["params"], places, mesh)}
@@ -48,31 +48,31 @@ def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
 
 
 def abstract_state(system, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
-    """ShapeDtypeStructs with shardings: what `init_state` returns, a checkpoint is restored onto
-    and a step is compiled for."""
+    """The state of `init_state` as ShapeDtypeStructs with shardings: the target of a restore and
+    the input of a compilation."""
     return place_state(state_shapes(abstract_params(system), optimizer, ema=ema),
                        system.param_rules, mesh)
 
 
 def abstract_batch(system, mesh: Mesh, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """ShapeDtypeStructs of a training batch with shardings: what a step is compiled for and the
-    loader's batches are put as. UserError where a sequence does not divide over the mesh."""
+    """A training batch as ShapeDtypeStructs with shardings. Raises UserError where a sequence does
+    not divide over the mesh."""
     places = batch_shardings(mesh, system.batch_spec, time=time)
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name])
             for name, x in example_batch(system, batch=batch, time=time).items()}
 
 
 def init_state(system, optimizer: Optimizer, mesh: Mesh, *, seed: int, ema: bool) -> State:
-    """Fresh state, made in place on the mesh. The values depend on `seed` only, not on the mesh."""
+    """A new state, made on the mesh. Its values depend on `seed` but not on the mesh."""
     target = abstract_state(system, optimizer, mesh, ema=ema)
     places = jax.tree.map(lambda x: x.sharding, target)
     # Runs once: on CPU, optimising this program takes several times longer than running it.
     cpu = mesh.devices.flat[0].platform == "cpu"
-    make = jax.jit(lambda: _fresh(system, optimizer, seed, ema), out_shardings=places,
+    make = jax.jit(lambda: _new_state(system, optimizer, seed, ema), out_shardings=places,
                    compiler_options={"xla_backend_optimization_level": "0"} if cpu else None)
     return make()
 
 
 def evaluation_params(state: State) -> Any:
-    """What evaluation and generation use: the average when there is one."""
+    """The parameters for evaluation and generation: the average when there is one."""
     return state.get("ema", state["params"])

@@ -1,7 +1,7 @@
-"""One update as a pure function of (state, batch), and its one compilation.
+"""One update as a pure function of (state, batch), compiled once.
 
-Randomness is fold_in(seed, step). Metrics come back as a single float32 vector: one transfer a
-step, whatever their number.
+Its random key is fold_in(seed, step). Metrics are returned as one float32 vector, so that there is
+one transfer a step.
 """
 
 import time
@@ -22,13 +22,15 @@ from avjax.training.flops import barriers, count_flops, flops_of, live, without_
 from avjax.training.optimizer import Optimizer, ema_decay_at
 from avjax.training.state import State
 
+TrainStep = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
+
 
 def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Callable:
-    """(params, batch, key) -> (loss, metrics, gradients), averaged over `accumulate` micro-batches
-    in one scan.
+    """A function (params, batch, key) -> (loss, metrics, gradients), averaged over `accumulate`
+    micro-batches in one scan.
 
-    Micro-batches are weighted so that the result is the large batch's: by the metric "weight" when
-    the system returns one (the denominator of its mean), else by the number of real frames
+    Micro-batches are weighted so that the result is that of the large batch: by the metric "weight"
+    if the system returns it (the denominator of its mean), else by the number of real frames
     (batch["mask"]), else equally.
     """
 
@@ -37,8 +39,7 @@ def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Call
         params = jax.tree.map(lambda p, train: p if train else jax.lax.stop_gradient(p), params,
                               optimizer.trainable)
         loss, metrics = system.loss(params, batch, key)
-        metrics = {"loss": loss} | {name: value for name, value in metrics.items() if name
-                                    != "loss"}
+        metrics = {"loss": loss} | {k: v for k, v in metrics.items() if k != "loss"}
         weight = metrics.pop("weight", batch["mask"].sum() if "mask" in batch else 1.0)
         return loss, (metrics, jnp.asarray(weight, jnp.float32))
 
@@ -50,12 +51,10 @@ def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Call
             return loss, metrics, grads
 
         def micro(name, x):  # strided, not contiguous: every device keeps its own examples
-            split = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0,
-                                 1)
-            return jax.lax.with_sharding_constraint(split,
-                                                    PartitionSpec(None,
-                                                                  *batch_partition(
-                                                                      system.batch_spec[name])))
+            split = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:])
+            split = jnp.swapaxes(split, 0, 1)
+            places = PartitionSpec(None, *batch_partition(system.batch_spec[name]))
+            return jax.lax.with_sharding_constraint(split, places)
 
         def body(total, inputs):
             index, part = inputs
@@ -75,13 +74,11 @@ def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Call
 
 
 def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int = 1,
-                    ema_decay: float = 0.0,
-                    guard: bool = False) -> Callable[[State, Any],
-                                                     tuple[State, dict[str, jax.Array]]]:
-    """(state, batch) -> (state, metrics). Pure.
+                    ema_decay: float = 0.0, guard: bool = False) -> TrainStep:
+    """A pure function (state, batch) -> (state, metrics).
 
-    With `guard`, an update whose loss, gradient norm or own norm is not finite changes nothing but
-    the step counter, and the metric "skipped" is 1.
+    With `guard`, an update whose loss, gradient norm or own norm is not finite changes only the
+    step counter, and the metric "skipped" is 1.
     """
     gradients = make_gradients(system, optimizer, accumulate=accumulate)
 
@@ -92,7 +89,7 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
         direction, opt_state = optimizer.transform.update(grads, state["opt_state"], params)
         rate = optimizer.schedule(step)
 
-        # what is frozen stays, without the traffic of adding nothing
+        # Frozen parameters are returned as they are, without the traffic of adding zeros.
         def each(change, old, *others):
             return jax.tree.map(lambda train, *x: change(*x) if train else x[0],
                                 optimizer.trainable, old, *others)
@@ -101,8 +98,8 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
         if "ema" in state:
             decay = ema_decay_at(ema_decay, step)
             new["ema"] = each(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
-        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": rate
-                 * optax.tree.norm(direction)}
+        norms = {"grad_norm": optax.tree.norm(grads),
+                 "update_norm": rate * optax.tree.norm(direction)}
         metrics = metrics | norms | {"learning_rate": rate}
         if guard:
             good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all()
@@ -114,50 +111,50 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
     return train_step
 
 
-def step_of(config, system, optimizer: Optimizer) -> Callable[[State, Any],
-                                                              tuple[State, dict[str, jax.Array]]]:
-    """The train step that an experiment's config asks for."""
+def step_of(config, system, optimizer: Optimizer) -> TrainStep:
+    """The train step of an experiment's config."""
     return make_train_step(system, optimizer, seed=config.seed,
                            accumulate=config.optimizer.accumulate,
-                           ema_decay=config.optimizer.ema_decay, guard=config.train.nan_policy
-                           == "skip")
+                           ema_decay=config.optimizer.ema_decay,
+                           guard=config.train.nan_policy == "skip")
 
 
-def plain_step(config, system, optimizer: Optimizer) -> Callable | None:
-    """The same step of the same system, which keeps what `remat` would compute again; None where it
-    has none."""
+def plain_step(config, system, optimizer: Optimizer) -> TrainStep | None:
+    """The same step without `remat`; None where the system has none."""
     plain = without_remat(getattr(system, "config", None))
     return None if plain is None else step_of(config, api.build(plain), optimizer)
 
 
 class CompiledStep:
-    """The train step, compiled ahead of time: it cannot compile again, a batch of another shape is
-    an error.
+    """The train step, compiled ahead of time: it never compiles again, and a batch of another shape
+    is an error.
 
     Attributes:
       names: of the metrics vector.
-      flops: of a step, from the jaxpr, with what remat computes again.
-      model_flops: without it, which is what MFU counts.
-      kept_anyway: how many parts are to be computed again, but keep their values on this mesh's
-        devices (see flops.barriers).
+      flops: of a step, from the jaxpr, with recomputation by remat.
+      model_flops: without it, for MFU.
+      kept_anyway: how many parts should be recomputed but keep their values on this mesh's devices
+        (see flops.barriers).
       memory: XLA's analysis or None.
       compile_seconds: of tracing and compiling.
     """
 
     def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct],
-                 mesh: Mesh,
-                 plain: Callable | None = None):
-        """`state` and `batch` are abstract and carry shardings (`abstract_state`,
-        `abstract_batch`); arrays of the batch without one get (data, fsdp). `plain`: see
-        `plain_step`."""
-        given = {k: v.sharding or batch_sharding(mesh) for k, v in batch.items()}
-        batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=given[k]) for k,
-                 v in batch.items()}
+                 mesh: Mesh, plain: TrainStep | None = None):
+        """
+        Args:
+          state, batch: abstract, with shardings (`abstract_state`, `abstract_batch`); arrays of the
+            batch without one are sharded over (data, fsdp).
+          plain: see `plain_step`.
+        """
+        shardings = {k: v.sharding or batch_sharding(mesh) for k, v in batch.items()}
+        batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=shardings[k])
+                 for k, v in batch.items()}
         with jax.set_mesh(mesh):  # what the network does to activations depends on it
-            self._compile(train_step, state, batch, given, mesh)
+            self._compile(train_step, state, batch, shardings, mesh)
             self.model_flops = count_flops(plain, state, batch) if plain else self.flops
 
-    def _compile(self, train_step, state, batch, given, mesh):
+    def _compile(self, train_step, state, batch, shardings, mesh):
         self._shapes = {k: (v.shape, v.dtype) for k, v in batch.items()}
 
         def packed(state, batch):
@@ -173,9 +170,9 @@ class CompiledStep:
 
         places: Any = jax.tree.map(lambda x: x.sharding, state)
         start = time.perf_counter()
-        jitted = jax.jit(packed, in_shardings=(places, given), donate_argnums=0,
+        jitted = jax.jit(packed, in_shardings=(places, shardings), donate_argnums=0,
                          out_shardings=(places, NamedSharding(mesh, replicated(mesh).spec)))
-        traced = jitted.trace(state, batch)  # once: of large networks this alone takes many seconds
+        traced = jitted.trace(state, batch)  # once: of large networks it takes many seconds
         jaxpr = live(traced.jaxpr.jaxpr)
         self.flops = flops_of(jaxpr)
         self.kept_anyway = barriers(jaxpr) if mesh.devices.flat[0].platform == "cpu" else 0
@@ -193,8 +190,8 @@ class CompiledStep:
                 if self._shapes.get(name) != found.get(name):
                     raise UserError(
                         "the loader yields another batch than the step was compiled for",
-                                    where=f"batch[{name!r}]", expected=str(self._shapes.get(name)),
-                                    found=str(found.get(name))) from error
+                        where=f"batch[{name!r}]", expected=str(self._shapes.get(name)),
+                        found=str(found.get(name))) from error
             raise
 
     def text(self) -> str:

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator, Item
-from avjax.sharding.mesh import make_mesh
-from avjax.storage import failures
+from avjax.inference.local import local_mesh
+from avjax.storage import atomic
 from avjax.systems import api
 from data_pipelines import decode, prompting
 from data_pipelines.prompting import Prompt
@@ -197,9 +197,8 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
             if done_before(out, name) != {"request": request, "settings": made_by}}
     if not todo:
         return 0, len(own)
-    devices = jax.local_devices()
-    mesh = make_mesh({"data": -1}, devices) if len(devices) > 1 else None
-    avatar = Avatar(workdir, batch_size=batch_size or len(devices), mesh=mesh, **settings)
+    avatar = Avatar(workdir, batch_size=batch_size or len(jax.local_devices()), mesh=local_mesh(),
+                    **settings)
     prompts = {}
     for name, request in todo.items():
         try:
@@ -211,7 +210,7 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
     with bar:
         for name, streams in avatar.generate_all(prompts):
             files = video.write(out / name, streams, avatar.decoder, prompts[name], save_latents)
-            failures.write_text(record_file(out, name), json.dumps(
+            atomic.write(record_file(out, name), json.dumps(
                 {"request": todo[name], "settings": made_by,
                  "files": sorted(path.name for path in files.values())}))
             bar.update()

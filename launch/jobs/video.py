@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from avjax.errors import UserError
-from avjax.storage import failures
+from avjax.storage import atomic
 from data_pipelines import decode
 from data_pipelines.media import write_media
 from data_pipelines.prompting import Prompt
@@ -44,7 +44,7 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
     paths = {}
     if latents:
         paths["npz"] = suffixed(out, "npz")
-        with failures.aside(paths["npz"]) as aside:
+        with atomic.file(paths["npz"]) as aside:
             save(aside, streams)
     if prompt.speakers:
         return paths | write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
@@ -53,7 +53,7 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
                         found="0", hint="train longer, or raise --config.system.min_patches")
     sound = decoder.waveform(streams)
     paths["wav"] = suffixed(out, "wav")
-    with failures.aside(paths["wav"]) as aside:
+    with atomic.file(paths["wav"]) as aside:
         write_media.write_wav(aside, sound, decoder.sample_rate)
     if not decoder.has_motion(streams):
         return paths

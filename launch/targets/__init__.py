@@ -1,8 +1,8 @@
-"""Where a job runs: one file a kind of cluster, each with `render(jobs, place) -> Submission`.
+"""Where a job runs: one file per kind of cluster, each with `render(jobs, place) -> Submission`.
 
-A target writes text: manifests, scripts and the commands that submit them. Nothing is run by
-rendering, so `--dry_run` shows exactly what would be. No cloud library is imported; the cluster's
-own tools (kubectl, xpk, gcloud, sbatch) do the work.
+A target writes text: manifests, scripts and the commands that submit them. Rendering runs nothing,
+so `--dry_run` shows exactly what would run. No cloud library is imported; the cluster's own tools
+(kubectl, xpk, gcloud, sbatch) do the work.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from launch.targets.accelerators import Accelerator
 
 NAMES = ("xpk", "gke", "tpu_vm", "slurm", "local")
 
-# a job's exit code when it was stopped with everything saved, or has lost a peer: start it again
+# The exit code of a job that is to be started again: stopped with its state saved, or lost a host.
 RESTART = 75
-# A bug, a user's error, a command that cannot be run: the same would happen again. All other codes
-# are a signal's (128 + n: killed, out of memory, aborted by the coordination service) or RESTART,
+# A bug, a user's error, a command that cannot be run: a new start would fail too. All other codes
+# are RESTART or a signal's (128 + n: killed, out of memory, aborted by the coordination service),
 # and the job is started again.
 FATAL = (1, 2, 126, 127)
 
@@ -37,8 +37,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What the cluster needs to be told. Empty = not said; a target names what it cannot do
-    without."""
+    """Where and how to run. Empty = not given; every target lists what it NEEDS."""
 
     accelerator: Accelerator | None = None
     slices: int = 1  # or so many times the machines

@@ -1,7 +1,7 @@
-"""What the clouds call the accelerators of a topology.
+"""The clouds' names of accelerators, and their machines.
 
-Which slices there are is avjax.planning.topologies'; here are only names and machines. They are
-those of Cloud TPU's and GKE's documentation and of xpk 1.9's table of systems (2026-06).
+For the slices themselves see avjax.planning.topologies. Names are those of Cloud TPU's and GKE's
+documentation and of xpk 1.9's table of systems (2026-06).
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from avjax.planning import topologies
 class Accelerator:
     """A slice of TPUs, a machine with GPUs, or a number of machines without ("cpu:4").
 
-    `accelerator_type` and `tpu_type` are Cloud TPU's names; `label` and `shape_text` are what GKE's
-    nodes are labelled with.
+    `accelerator_type` and `tpu_type` are Cloud TPU's names; `label` and `shape_text` are labels of
+    GKE's nodes.
     """
 
     topology: str
@@ -49,8 +49,7 @@ TPUS = {
     "v6e": _Tpu("v6e", 1, "tpu-v6e-slice", "v2-alpha-tpuv6e"),
     "tpu7x": _Tpu("tpu7x", 2, "tpu7x", ""),
 }
-# of every machine type that slices of several hosts are made of (ct5lp-hightpu-4t,
-# ct6e-standard-4t, ...)
+# Of every machine type in slices of several hosts (ct5lp-hightpu-4t, ct6e-standard-4t, ...).
 CHIPS_PER_HOST = 4
 GPUS = {"a100": "nvidia-a100-80gb", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
 EXAMPLES = f"{topologies.EXAMPLES}, or cpu:4 (hosts)"
@@ -60,13 +59,13 @@ def one_host(name: str) -> str:
     """The topology of one machine with the same chips."""
     found = find(name)
     sides = {1: "1x1", 2: "2x2", 3: "2x2x1"}[len(found.shape)]
-    return (name if found.hosts == 1 else "cpu:1" if found.platform == "cpu"
-            else f"{name.partition(':')[0]}:{sides}")
+    if found.hosts == 1:
+        return name
+    return "cpu:1" if found.platform == "cpu" else f"{name.partition(':')[0]}:{sides}"
 
 
 def find(name: str) -> Accelerator:
-    """The accelerator of a topology's name. Raises UserError: unknown chip, shape that there is
-    none of."""
+    """The accelerator of a topology's name. Raises UserError for an unknown chip or shape."""
     kind, _, text = name.partition(":")
     if kind == "cpu":
         if not text.isdigit() or int(text) < 1:
@@ -77,7 +76,8 @@ def find(name: str) -> Accelerator:
     chips = math.prod(topology.shape)
     if not topology.chip.is_tpu:
         return Accelerator(name, "gpu", topology.shape, 1, chips, label=GPUS[kind])
-    tpu, per_host = TPUS[kind], min(chips, CHIPS_PER_HOST)
+    tpu = TPUS[kind]
+    per_host = min(chips, CHIPS_PER_HOST)
     return Accelerator(name, "tpu", topology.shape, chips // per_host, per_host,
-                       f"{tpu.prefix}-{chips * tpu.cores}", tpu.prefix,
-                       tpu.label, tpu.runtime_version)
+                       f"{tpu.prefix}-{chips * tpu.cores}", tpu.prefix, tpu.label,
+                       tpu.runtime_version)

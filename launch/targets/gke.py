@@ -1,10 +1,10 @@
-"""GKE: a JobSet a job (apiVersion jobset.x-k8s.io/v1alpha2; fields as of JobSet 0.10, read from its
-API types), `kubectl apply`.
+"""GKE: one JobSet per job (apiVersion jobset.x-k8s.io/v1alpha2; fields as of JobSet 0.10, read from
+its API types), `kubectl apply`.
 
 One replicated job is one slice, one pod one host. JobSet makes the headless service, by whose names
 the pods find each other; GKE's webhook gives pods with TPUs TPU_WORKER_ID, TPU_WORKER_HOSTNAMES and
-MEGASCALE_*, which jax.distributed reads. Pods with GPUs, or none, are told by
-JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+MEGASCALE_*, which jax.distributed reads. Pods with GPUs or CPUs get JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
 import re
@@ -27,7 +27,7 @@ _RESOURCES = {"tpu": "google.com/tpu", "gpu": "nvidia.com/gpu"}
 
 
 def render(jobs: list[Job], place: Place) -> Submission:
-    """A manifest a job, the Dockerfile, and the commands that pack, build, push and apply."""
+    """One manifest per job, the Dockerfile, and the commands that pack, build, push and apply."""
     files = {"Dockerfile": packaging.dockerfile(place.image, place.revision, place.extras)}
     commands = [*packaging.image_commands(place.image, place.revision)]
     context = (f"--context={place.cluster}",) if place.cluster else ()
@@ -52,7 +52,7 @@ def manifest(job: Job, place: Place) -> dict:
         metadata["namespace"] = place.namespace
     if place.queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": place.queue}
-    if place.accelerator.platform == "tpu":  # a slice is one node pool, and nobody else is in it
+    if place.accelerator.platform == "tpu":  # a slice has a node pool to itself
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology":
                                    "cloud.google.com/gke-nodepool"}
     slices = place.slices if place.accelerator.platform == "tpu" else 1
@@ -70,7 +70,7 @@ def manifest(job: Job, place: Place) -> dict:
                 {"action": "RestartJobSet", "onJobFailureReasons": ["BackoffLimitExceeded"]}]},
             "replicatedJobs": [{"name": SLICE, "replicas": slices, "template": {"spec": {
                 "completionMode": "Indexed", "parallelism": hosts, "completions": hosts,
-                "backoffLimit": 0,  # one pod down, all down: a collective cannot go on without it
+                "backoffLimit": 0,  # one pod down, all down: collectives need all of them
                 "podFailurePolicy": {"rules": [
                     {"action": "FailJob",
                      "onExitCodes": {"containerName": CONTAINER, "operator": "In",
@@ -106,13 +106,13 @@ def _pod(job: Job, place: Place, hosts: int) -> dict:
         container["env"] += _addresses(job, hosts)
     if resource:
         container["resources"] = {"limits": {resource: accelerator.chips_per_host}}
-    # else 64 MiB
+    # Without a volume /dev/shm has 64 MiB.
     volumes = {"/dev/shm": {"emptyDir": {"medium": "Memory"}}} | _mounted(place, bool(resource))
-    container["volumeMounts"] = [{"name": f"volume-{i}", "mountPath": path} for i,
-                                 path in enumerate(volumes)]
+    container["volumeMounts"] = [{"name": f"volume-{i}", "mountPath": path}
+                                 for i, path in enumerate(volumes)]
     pod = {"restartPolicy": "Never", "nodeSelector": selector, "tolerations": tolerations,
            "terminationGracePeriodSeconds": place.grace}
-    # a pod has its host for itself, and the hosts' own network is faster than the pods'
+    # A pod has its host to itself, and the hosts' network is faster than the pods'.
     if resource:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if place.service_account:
@@ -131,7 +131,8 @@ def _mounted(place: Place, host_network: bool) -> dict[str, dict]:
             raise UserError("not a mount", where="--mount", found=repr(text),
                             expected="CLAIM:/path, gs://BUCKET:/path or /folder/of/the/node:/path")
         what, path = found.groups()
-        # Cloud Storage FUSE's driver; on the host's network it takes the pod's account only if told
+        # Cloud Storage FUSE's driver; on the host's network it uses the pod's account by option
+        # only
         if what.startswith("gs://"):
             own = {"hostNetworkPodKSA": "true"} if host_network else {}
             sources[path] = {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True,
@@ -146,8 +147,8 @@ def _mounted(place: Place, host_network: bool) -> dict[str, dict]:
 
 def _bucket_reader(place: Place) -> dict:
     """The pods' metadata by which GKE adds the container that reads buckets."""
-    return {"metadata":
-            {"annotations": {"gke-gcsfuse/volumes": "true"}}} if "gs://" in place.mount else {}
+    annotations = {"gke-gcsfuse/volumes": "true"}
+    return {"metadata": {"annotations": annotations}} if "gs://" in place.mount else {}
 
 
 def _addresses(job: Job, hosts: int) -> list[dict]:

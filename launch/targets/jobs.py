@@ -1,16 +1,16 @@
-"""What is submitted: the jobs of a config, or of a sweep over it, with everything on their command
-lines that decides them."""
+"""The jobs to submit: of a config, or of a sweep over it, fully described by their command
+lines."""
 
 from avjax.errors import UserError
 from launch import flags as launch_flags
-from launch import overrides, sweeps
+from launch import overrides, schema, sweeps
 from launch.targets import Job, environment
 
-KINDS = ("train", "evaluate", "extract", "prepare")
+KINDS = ("train", "evaluate", "generate", "extract", "prepare")
 WITH_CONFIG = ("train", "evaluate")
 ON_ONE_HOST = ("evaluate",)
-ALONE = ("extract", "prepare")  # whose hosts share a folder, and nothing else
-# in the workdir (of the whole sweep), so that a restart compiles nothing
+ALONE = ("generate", "extract", "prepare")  # whose hosts share only a folder
+# Folder in the workdir (of the whole sweep), so that a restart does not compile again.
 CACHE = "compilation_cache"
 
 
@@ -27,8 +27,8 @@ def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slic
       cached: compiled programs are kept in the workdir, else where each host keeps them.
 
     Raises:
-      UserError: no config or workdir, one that means nothing to this kind, unknown keys, names that
-        clusters refuse, data that no host could read.
+      UserError: no config or workdir, a flag without meaning for this kind, unknown keys, invalid
+        names, data that no host could read.
     """
     cache = f"{args.workdir.rstrip('/')}/{CACHE}" if args.workdir and cached else ""
     variables = environment.variables(accelerator, cache,
@@ -41,7 +41,8 @@ def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slic
                 raise UserError(f"--{flag} means nothing here", where=f"--job={kind}",
                                 hint="arguments of the job go after --")
         sweeps.check_name(args.name or kind)
-        return [Job(args.name or kind, f"launch.{kind}", tuple(rest), variables)]
+        where = _workdir_of_generation(args.workdir, rest) if kind == "generate" else ()
+        return [Job(args.name or kind, f"launch.{kind}", (*where, *rest), variables)]
     for flag, value, example in (("config", args.config, "configs/X.py"),
                                  ("workdir", args.workdir, "gs://BUCKET/RUN")):
         if not value:
@@ -62,17 +63,28 @@ def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Poi
         changed = [*changed, f"--config.seed={config.seed}"]
     workdir = point.workdir(args.workdir)
     _check_data(config.data.dir.replace("{workdir}", workdir))
-    name, flag = point.name(args.name
-                            or base_name(kind,
-                                         config)), "--workdir" if kind == "train" else "--checkpoint"
+    name = point.name(args.name or base_name(kind, config))
+    flag = "--workdir" if kind == "train" else "--checkpoint"
     sweeps.check_name(name)
     where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={workdir}"]
     return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest),
                variables)
 
 
+def _workdir_of_generation(workdir: str | None, rest: list[str]) -> tuple[str, ...]:
+    """--workdir as launch.generate takes it. UserError: no workdir, or no file of requests, of
+    which every host generates its share."""
+    if not workdir:
+        raise UserError("no workdir given", where="--job=generate",
+                        expected="--workdir=gs://BUCKET/RUN")
+    if not any(text.partition("=")[0] == "--requests" for text in rest):
+        raise UserError("no requests given", where="--job=generate",
+                        expected="-- --requests=FILE, which every host sees")
+    return (f"--workdir={workdir}",)
+
+
 def _check_data(folder: str) -> None:
-    """UserError for what the job would refuse once its machines are there."""
+    """Raises UserError for data that the job could not read on its machines."""
     if not folder or "://" in folder:
         raise UserError("data is read from disks" if folder else "no data given",
                         where="config.data.dir", found=folder,
@@ -89,10 +101,11 @@ def base_name(kind: str, config) -> str:
 
 
 def read_config(path: str, changed: list[str]):
-    """The config as the job will read it. UserError: unknown keys, values of another type."""
+    """The config as the job will read it. UserError: unknown keys, values that cannot be."""
     config = launch_flags.load_config(path)
     _, given = overrides.split(changed)
     overrides.apply(config, given)
+    schema.validate(config)
     return config
 
 

@@ -1,5 +1,5 @@
-"""This machine: N processes, as if each were a host. For trying out what a cluster will do, and for
-one machine's own cards.
+"""This machine: N processes, as if each were a host, to try out what a cluster will do, or for this
+machine's own cards.
 
 `--devices=D` gives each process D fake CPU devices.
 """

@@ -1,9 +1,9 @@
 """The code that a job runs: one archive of this tree, named by its revision, unpacked or built into
 an image.
 
-A clean tree is packed by `git archive`. One with changes that are not committed is refused, because
-nobody could say later what ran, unless they are asked for by name: then all files that git does not
-ignore are packed as they lie, and the revision tells a hash of the changes.
+A clean tree is packed by `git archive`. Uncommitted changes raise UserError, because nobody could
+tell later what ran, unless they are requested: then all files that git does not ignore are packed
+as they are, and the revision contains a hash of the changes.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ ENV PYTHONUNBUFFERED=1
 
 
 def revision(root: pathlib.Path, uncommitted: bool) -> str:
-    """12 hex digits of the commit, and "-HASH" where changes are packed. UserError: no git
-    checkout, changes not asked for."""
+    """12 hex digits of the commit, and "-HASH" where changes are packed. Raises UserError: no git
+    checkout, or changes that are not requested."""
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD").decode().strip()
         changed = _git(root, "status", "--porcelain").decode().splitlines()
@@ -37,10 +37,9 @@ def revision(root: pathlib.Path, uncommitted: bool) -> str:
     if not changed:
         return commit
     if not uncommitted:
+        more = " and more" if len(changed) > 5 else ""
         raise UserError("the tree has changes that are not committed", where=str(root),
-                        found=", ".join(line[3:]
-                                        for line in changed[:5]) + (" and more" if len(changed) > 5
-                                                                    else ""),
+                        found=", ".join(line[3:] for line in changed[:5]) + more,
                         hint="commit them, or --uncommitted to pack the files as they lie")
     digest = hashlib.sha256(_git(root, "diff", "HEAD", "--binary"))
     for name in _git(root, "ls-files", "-z", "--others", "--exclude-standard").split(b"\0")[:-1]:
@@ -76,8 +75,8 @@ def image_commands(image: str, revision: str) -> tuple[tuple[str, ...], ...]:
     """Builds and pushes the image of a Dockerfile in the current folder. Clusters are linux/amd64
     whatever this machine is."""
     tag = f"{image}:{revision}"
-    return ("docker", "build", "--platform", "linux/amd64", "--tag", tag,
-            "."), ("docker", "push", tag)
+    return (("docker", "build", "--platform", "linux/amd64", "--tag", tag, "."),
+            ("docker", "push", tag))
 
 
 def _git(root: pathlib.Path, *arguments: str) -> bytes:

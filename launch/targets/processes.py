@@ -1,7 +1,8 @@
 """One job as several processes of this machine, which find each other by JAX_COORDINATOR_ADDRESS.
 
-What a cluster's launcher does, here: a log a process, signals passed on, the others ended when one
-dies, and all started again when they ended with 75 (or by a signal) and nobody asked them to stop.
+Does what a cluster's launcher does: writes a log per process, passes signals on, ends the others
+when one dies, and starts all of them again when they ended with 75 or by a signal that did not come
+from here.
 """
 
 import contextlib
@@ -22,8 +23,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.Path,
-        cwd: pathlib.Path, max_restarts: int,
-        grace: float) -> int:
+        cwd: pathlib.Path, max_restarts: int, grace: float) -> int:
     """Runs the command in `processes` processes until all end; returns the job's exit code.
 
     Args:
@@ -71,47 +71,50 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
             for process in started:  # an error of ours leaves nobody behind
                 _send(process, signal.SIGKILL)
                 process.wait()
-            _copy(echo)
+            _print_new(echo)
     codes = {k: process.returncode for k, process in enumerate(started)}
     bad = {k: code for k, code in codes.items() if code
            and k not in killed} or {k: code for k, code in codes.items() if code}
     for k, code in bad.items():
         if code != RESTART:
-            _tell(k, code, logs / f"process-{k}.log")
+            _print_end(k, code, logs / f"process-{k}.log")
     return verdict(list(bad.values()))
 
 
 def cards(k: int, processes: int) -> dict[str, str]:
     """Process k's share of this machine's GPUs; nothing where there are too few for all."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str,
-                                                                  range(
-                                                                      len(list(CARDS.glob("*"))))))
-    each = len(seen.split(",")) // processes if seen else 0
-    return {"CUDA_VISIBLE_DEVICES":
-            ",".join(seen.split(",")[k * each:(k + 1) * each])} if each else {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    found = visible.split(",") if visible else [str(i) for i, _ in enumerate(CARDS.glob("*"))]
+    each = len(found) // processes
+    own = found[k * each:(k + 1) * each]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
 
 
 def verdict(codes: list[int]) -> int:
-    """One exit code of the non-zero ones: an error that would come again, else RESTART; 0 for
-    none."""
+    """The job's exit code from the non-zero ones: an error that would occur again, else RESTART; 0
+    for none."""
     errors = [code for code in codes if 0 < code < 128 and code != RESTART]
-    return min(errors) if errors else RESTART if codes else 0
+    return min(errors, default=RESTART if codes else 0)
 
 
 def _watch(started, killed: set, caught: list, grace: float, echo) -> None:
-    """Returns when all have ended; `killed` gets the numbers of those that had to be."""
-    passed_on, deadline, ending = 0, None, False
+    """Returns when all have ended; adds the numbers of those that it killed to `killed`."""
+    passed_on = 0
+    deadline = None
+    ending = False
     while alive := [k for k, process in enumerate(started) if process.poll() is None]:
-        _copy(echo)
+        _print_new(echo)
         for number in caught[passed_on:]:
             for k in alive:
-                # the second one is meant
+                # After the second signal the user does not want to wait.
                 _send(started[k], number if passed_on == 0 else signal.SIGKILL)
-            passed_on, deadline = passed_on + 1, deadline or time.monotonic() + grace
+            passed_on += 1
+            deadline = deadline or time.monotonic() + grace
         codes = [process.returncode for process in started if process.returncode]
         if codes and not ending:
-            ending, deadline = True, deadline or time.monotonic() + grace
-            # after a 75 they end by themselves, at the same step
+            ending = True
+            deadline = deadline or time.monotonic() + grace
+            # After a 75 the others end by themselves, at the same step.
             if codes != [RESTART] * len(codes):
                 for k in alive:
                     _send(started[k], signal.SIGTERM)
@@ -136,8 +139,8 @@ def _signals():
 
 
 def _send(process: subprocess.Popen, number: int) -> None:
-    """To the process's whole session, so that its own children (loader workers, extraction's) get
-    it too."""
+    """Sends a signal; SIGKILL to the whole session, for the process's own children too (workers of
+    the loader and of extraction)."""
     if number == signal.SIGKILL:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
@@ -151,13 +154,13 @@ def _sleep(seconds: float, caught: list) -> None:
         time.sleep(POLL)
 
 
-def _copy(echo) -> None:
+def _print_new(echo) -> None:
     if text := echo.read():
         sys.stdout.write(text.decode(errors="replace"))
         sys.stdout.flush()
 
 
-def _tell(k: int, code: int, log: pathlib.Path, lines: int = 5) -> None:
+def _print_end(k: int, code: int, log: pathlib.Path, lines: int = 5) -> None:
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     last = log.read_bytes()[-4000:].decode(errors="replace").splitlines()[-lines:] if k else []
     print("\n  ".join([f"process {k} ended by {how} ({log})", *last]), file=sys.stderr, flush=True)

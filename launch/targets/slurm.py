@@ -1,11 +1,12 @@
-"""SLURM: an sbatch script a job (options as in sbatch's and srun's manuals, SLURM 22.05 or later).
+"""SLURM: one sbatch script per job (options as in sbatch's and srun's manuals, SLURM 22.05 or
+later).
 
-One task a node, with all its cards: jax.distributed finds the others by SLURM's variables.
-`--signal=TERM@n` without "B:" reaches the tasks n seconds before the time is up; they save and end
-with 75, srun ends with the highest of their codes, and the script puts the job back into the queue.
-A node that fails, and preemption, SLURM requeues itself (--requeue). The code is unpacked beside
-the script, on a file system that all nodes share; jobs run where the user stood, so that his paths
-mean what they meant, with the unpacked modules before all others.
+One task per node, with all its cards: jax.distributed finds the others by SLURM's variables.
+`--signal=TERM@n` without "B:" reaches the tasks n seconds before the time limit; they save and exit
+with 75, srun exits with their highest code, and the script requeues the job. After the failure of a
+node, or a preemption, SLURM requeues it itself (--requeue). The code is unpacked beside the script,
+on a file system that all nodes share; jobs run in the user's current folder, so that relative paths
+keep their meaning, with the unpacked modules before all others.
 """
 
 import re
@@ -36,11 +37,11 @@ if {{ [ "$code" -eq {restart} ] || [ "$code" -ge 128 ]; }} && [ -z "$cancelled" 
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
-"""
+"""  # noqa: E501
 
 
 def render(jobs: list[Job], place: Place) -> Submission:
-    """A script a job, and the commands that unpack the code and submit."""
+    """One script per job, and the commands that unpack the code and submit."""
     code = f"code-{place.revision}"
     commands = [("mkdir", "-p", code), ("tar", "-xzf", packaging.archive(place.revision), "-C",
                                         code)]

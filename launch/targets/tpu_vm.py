@@ -1,10 +1,10 @@
-"""TPU VMs: a queued resource a job (`gcloud compute tpus queued-resources`, GA track of Google
+"""TPU VMs: one queued resource per job (`gcloud compute tpus queued-resources`, GA track of Google
 Cloud SDK 528), then ssh.
 
-The machines have an old Python, so uv brings one. Every worker runs the same script, which starts
-the job again after code 75; jax.distributed finds the peers by the VMs' metadata. When Spot
-machines are taken the resource is suspended and has to be
-deleted and created again: the same submission once more, and the job goes on in its workdir.
+The machines have an old Python, so uv installs one. Every worker runs the same script, which starts
+the job again after code 75; jax.distributed finds the other hosts by the VMs' metadata. When Spot
+machines are preempted the resource is suspended and must be deleted and created again: submit once
+more, and the job resumes in its workdir.
 """
 
 import shlex
@@ -44,7 +44,7 @@ for ((restart = 0; restart <= {restarts}; restart++)); do
   [ -z "$stopped" ] || break
 done
 exit $code
-"""
+"""  # noqa: E501
 
 INSTALL = """\
 #!/bin/bash
@@ -70,12 +70,12 @@ while true; do
   esac
   sleep 30
 done
-"""
+"""  # noqa: E501
 
 
 def render(jobs: list[Job], place: Place) -> Submission:
-    """Scripts for the workers, and the commands that create, wait, copy, install and start.
-    UserError: not as TPU VMs."""
+    """Scripts for the workers, and the commands that create, wait, copy, install and start. Raises
+    UserError for TPUs that are no TPU VMs."""
     accelerator = place.accelerator
     if not (place.runtime_version or accelerator.runtime_version):
         raise UserError("these TPUs are not lent as TPU VMs", where="--topology",

@@ -1,8 +1,8 @@
 """xpk: `xpk workload create` (flags of xpk 1.9) on a cluster that xpk made.
 
-xpk writes the JobSet itself; its rule is to start again after the codes of --restart-on-exit-codes,
-42 and 127 to 255. It runs the command in a subshell of bash and sends SIGTERM to that; `exec` puts
-Python in its place.
+xpk writes the JobSet itself, which starts again after the codes of --restart-on-exit-codes, 42 and
+127 to 255. It runs the command in a subshell of bash and sends SIGTERM to that; `exec` replaces the
+subshell by Python.
 """
 
 import shlex
@@ -28,9 +28,8 @@ def render(jobs: list[Job], place: Place) -> Submission:
 
 def _create(job: Job, place: Place, where: tuple[str, ...]) -> tuple[str, ...]:
     return ("xpk", "workload", "create", f"--workload={job.name}", f"--cluster={place.cluster}",
-            *where,
-            f"--tpu-type={_type(place.accelerator)}",
-            f"--num-slices={place.slices}", f"--docker-image={place.image}:{place.revision}",
+            *where, f"--tpu-type={_type(place.accelerator)}", f"--num-slices={place.slices}",
+            f"--docker-image={place.image}:{place.revision}",
             f"--command=exec {shlex.join(job.command)}",
             *(f"--env={name}={value}" for name, value in job.environment.items()),
             f"--max-restarts={place.max_restarts}", f"--restart-on-exit-codes={RESTART}",
@@ -39,7 +38,7 @@ def _create(job: Job, place: Place, where: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _type(accelerator: Accelerator) -> str:
-    """3-D slices by shape, because several have the same number of chips."""
+    """By shape for 3-D slices, of which several have the same number of chips."""
     if len(accelerator.shape) < 3:
         return accelerator.accelerator_type
     return f"{accelerator.tpu_type}-{accelerator.shape_text}"

@@ -1,14 +1,9 @@
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-# hosts, toy
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "training")]
-
-from data_pipelines.store import dataset as store  # noqa: E402
-from data_pipelines.store.schema import Feature  # noqa: E402
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,16 @@ launcher's body.
 python job.py WORKDIR DATA [key=value of the config ...] [@hook=value ...]
 
 Hooks slow a phase down or break it, so that a test can act in the middle of it:
-  @data=SECONDS        before every batch             @hang=STEP:HOST   batch STEP never comes on HOST (* = any)
-  @compile=SECONDS     in C code, while tracing       @evaluation=SECONDS  before every held-out batch
-  @save=SECONDS        in every save                  @absent=NAME:HOST    HOST never comes to barrier NAME
+  @data=SECONDS        before every batch
+  @hang=STEP:HOST      batch STEP never comes on HOST (* = any)
+  @compile=SECONDS     in C code, while tracing
+  @evaluation=SECONDS  before every held-out batch
+  @save=SECONDS        in every save
+  @absent=NAME:HOST    HOST never comes to barrier NAME
   @raise=STEP:HOST     a UserError at batch STEP of HOST
-  @full=STEP:HOST      from batch STEP and the first checkpoint on, HOST cannot write a file of more than 32 kB
-  @width=N             of the hidden layer            @generate=1       an evaluator that generates
+  @full=STEP:HOST      from batch STEP and the first checkpoint on, HOST writes at most 32 kB a file
+  @width=N             of the hidden layer
+  @generate=1          an evaluator that generates
   @records=SECONDS     host 0 takes to put its records away at the end
   @kill=SIGNAL:POINT:N sends itself a signal when it comes to one of POINTS for the N-th time
 """
@@ -24,14 +28,14 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "training")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-import toy  # noqa: E402
 from orbax.checkpoint._src.checkpointers import async_checkpointer  # noqa: E402
 
+from avjax import systems  # noqa: E402
 from avjax.checkpoint import checkpoints  # noqa: E402
 from avjax.errors import UserError  # noqa: E402
 from avjax.hosts import distributed  # noqa: E402
@@ -42,6 +46,9 @@ from avjax.telemetry.metrics_writer import MetricsWriter  # noqa: E402
 from avjax.training import evaluators  # noqa: E402
 from data_pipelines.loading import loader  # noqa: E402
 from launch import hosts, train, training  # noqa: E402
+from tests.training import toy  # noqa: E402
+
+systems.__path__.append(str(Path(__file__).parent / "systems"))  # has "toy"
 
 
 class Generate:

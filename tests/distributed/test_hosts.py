@@ -6,7 +6,8 @@ import shutil
 import signal
 
 import pytest
-from hosts import Job, losses, records, steps
+
+from tests.distributed.hosts import Job, losses, records, steps
 
 
 def job(count, workdir, data, *pairs, each=None, fresh=False):

@@ -1,13 +1,13 @@
-"""Killed at every point of a run, by SIGTERM or SIGKILL, and started again: bit by bit what was never
-interrupted would have made."""
+"""Killed at every point of a run, by SIGTERM or SIGKILL, and started again: the same bits as an
+uninterrupted run's."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hosts import Job
 
+from tests.distributed.hosts import Job
 from tests.workdirs import state_at, told
 
 STEPS = 60

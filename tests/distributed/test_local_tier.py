@@ -5,7 +5,8 @@ import shutil
 import signal
 
 import pytest
-from hosts import Job, losses, records, steps
+
+from tests.distributed.hosts import Job, losses, records, steps
 
 SETTINGS = ("train.steps=16", "mesh.data=2", "mesh.fsdp=2", "train.checkpoint_every=7",
             "train.local_every=2", "train.heartbeat_timeout=10", "train.barrier_timeout=300",

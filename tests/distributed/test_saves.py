@@ -8,8 +8,6 @@ import time
 
 import jax
 import pytest
-import toy
-from hosts import Job, records, steps
 from orbax.checkpoint._src.checkpointers import async_checkpointer
 
 from avjax.checkpoint import checkpoints
@@ -18,6 +16,8 @@ from avjax.hosts.peers import Restart
 from avjax.hosts.watchdog import rss_bytes
 from avjax.sharding.mesh import make_mesh
 from avjax.training import loop
+from tests.distributed.hosts import Job, records, steps
+from tests.training import toy
 
 COMMIT = "_background_wait_for_commit_futures"  # what Orbax's saving thread runs
 

@@ -6,13 +6,13 @@ import signal
 
 import numpy as np
 import pytest
-from hosts import Job, steps
 
 from data_pipelines import extract
 from data_pipelines.store import dataset as store
 from data_pipelines.store import merge
 from launch.jobs import stages
 from tests.data_pipelines.test_extract import clip, write_clips
+from tests.distributed.hosts import Job, steps
 
 OPTIONS = {"tokens": "units", "units": 8}
 

@@ -20,8 +20,6 @@ from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.media import write_media
 from launch.jobs import video
 
-pytestmark = pytest.mark.quick
-
 
 def test_chunks_of_av_flow_equal_the_whole(monkeypatch):
     c = avflow_config.default()

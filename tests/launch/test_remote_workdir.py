@@ -2,31 +2,28 @@
 (faked) bucket."""
 
 import json
-import sys
 import types
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import config, one_device, write_clips  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from avjax.checkpoint import remote
+from avjax.errors import UserError
+from avjax.storage import paths
+from avjax.systems import api
+from data_pipelines import decode, prompting
+from eval.report import plots
+from launch import evaluate as evaluate_command
+from launch import generate, train, training
+from launch.jobs import evaluate as jobs
+from launch.jobs import stages
+from tests.checkpoint import fake_gcs
+from tests.eval import toys
+from tests.launch.walks import config, write_clips
 
-import fake_gcs  # noqa: E402
-
-from avjax.checkpoint import remote  # noqa: E402
-from avjax.errors import UserError  # noqa: E402
-from avjax.storage import paths  # noqa: E402
-from avjax.systems import api  # noqa: E402
-from data_pipelines import decode, prompting  # noqa: E402
-from eval.report import plots  # noqa: E402
-from launch import evaluate as evaluate_command  # noqa: E402
-from launch import flags, generate, stages, training  # noqa: E402
-from launch.jobs import evaluate as jobs  # noqa: E402
-from tests.eval import toys  # noqa: E402
-
-train, store = flags.launcher("launch.train"), fake_gcs.store
+store = fake_gcs.store
 
 
 def test_a_run_in_a_bucket_and_what_cannot_lie_there(store, tmp_path, one_device,  # noqa: F811

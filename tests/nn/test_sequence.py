@@ -1,8 +1,6 @@
 """Attention over a split time axis against the one-device kernels, and what is sent between devices
 for it."""
 
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,7 @@ from avjax.nn.attention import Band, Causal, Full, attention
 from avjax.nn.sequence import put_at, take_at
 from avjax.sharding.activations import each_frame, fold_frames, shard, unfold_frames
 from avjax.sharding.mesh import make_mesh
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "sharding"))
-from compiled import collectives  # noqa: E402
+from tests.sharding.compiled import collectives
 
 FAST = {"xla_backend_optimization_level": "0"}
 SEQ8, MIXED = dict(seq=8), dict(data=2, seq=2, tensor=2)

@@ -2,8 +2,6 @@
 lengths that do not divide."""
 
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,11 +12,9 @@ from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import param_shardings
 from avjax.training import loop
 from avjax.training.evaluators import HeldOutLoss
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "training")]
-import toy  # noqa: E402
-from small_systems import SYSTEMS  # noqa: E402
-from test_mesh_systems import FAST, random_params  # noqa: E402
+from tests.sharding.small_systems import SYSTEMS
+from tests.sharding.test_mesh_systems import FAST, random_params
+from tests.training import toy
 
 MIXED = dict(data=2, seq=2, tensor=2)
 

@@ -6,9 +6,7 @@ put eight devices on four axes.
 
 import itertools
 import os
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,10 +14,8 @@ import pytest
 
 from avjax.sharding.mesh import AXES, batch_shardings, make_mesh, put_batch, replicated
 from avjax.sharding.rules import named_leaves, param_shardings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from compiled import collectives, products  # noqa: E402
-from small_systems import FLOAT, SYSTEMS, B  # noqa: E402
+from tests.sharding.compiled import collectives, products
+from tests.sharding.small_systems import FLOAT, SYSTEMS, B
 
 FAST = {"xla_backend_optimization_level": "0"}
 MIXED, SPLIT = dict(fsdp=2, seq=2, tensor=2), dict(data=4, seq=2)
@@ -81,7 +77,7 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(name):
                                           strict=True):
             scale = max(np.abs(one).max(), 1e-3 * largest)
             worst = max(worst, float(np.abs(ours - one).max() / scale))
-            assert worst <= 1e-5, f"{where}: gradient of {path} differs by {worst:.1e} of its largest entry"
+            assert worst <= 1e-5, f"{where}: {path}'s gradient differs by {worst:.1e}"
 
         tensor, fsdp, seq = (sizes.get(axis, 1) for axis in ("tensor", "fsdp", "seq"))
         repeated = products(text) * 8 / alone
@@ -97,4 +93,4 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(name):
                                 else 0), \
                 f"{where}: {gathered} bytes are gathered"
         if tensor == seq == 1:  # parameters, once for each direction
-            assert gathered <= 2.2 * held, f"{where}: {gathered} bytes are gathered, parameters have {held}"
+            assert gathered <= 2.2 * held, f"{where}: {gathered} bytes gathered, parameters {held}"

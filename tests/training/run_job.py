@@ -11,18 +11,18 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-import toy  # noqa: E402
 
 from avjax.sharding.mesh import make_mesh  # noqa: E402
 from avjax.systems import api  # noqa: E402
 from avjax.telemetry.metrics_writer import MetricsWriter  # noqa: E402
 from avjax.training.evaluators import HeldOutLoss  # noqa: E402
 from avjax.training.loop import train  # noqa: E402
+from tests.training import toy  # noqa: E402
 
 
 class SpecLoader(toy.ToyLoader):

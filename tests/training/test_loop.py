@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import toy
 
 from avjax.checkpoint import checkpoints
 from avjax.checkpoint import files as checkpoint_files
@@ -20,6 +19,7 @@ from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
 from avjax.training import loop
 from avjax.training.evaluators import HeldOutLoss
+from tests.training import toy
 
 
 class Recorder:
@@ -465,9 +465,10 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatc
     def fail(self):
         raise OSError(code, os.strerror(code), str(self))
 
-    with monkeypatch.context() as patch, pytest.raises(peers.Restart):
+    with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "iterdir", fail)
-        run(tmp_path)
+        with pytest.raises(peers.Restart):
+            run(tmp_path)
     assert steps(tmp_path) == [3, 6]
 
 

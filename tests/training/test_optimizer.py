@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.training.optimizer import ema_decay_at, make_optimizer, make_schedule
 from avjax.training.step import make_train_step
+from tests.training import toy
 
 
 def options(**values):
@@ -114,9 +114,8 @@ def test_average_follows_the_recursion():
         decay = min(0.3, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * np.asarray(state["params"]["scale"])
     np.testing.assert_allclose(history[-1]["ema"]["scale"], average, rtol=1e-6)
-    assert float(ema_decay_at(0.3,
-                              0)) == pytest.approx(0.1) and float(ema_decay_at(0.3,
-                                                                               1000)) == pytest.approx(0.3)
+    assert float(ema_decay_at(0.3, 0)) == pytest.approx(0.1)
+    assert float(ema_decay_at(0.3, 1000)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])

@@ -6,6 +6,7 @@ Expect:     that every command runs; six steps teach nothing.
 """
 
 from avjax.systems.portrait import config as portrait
+
 from configs import base
 
 

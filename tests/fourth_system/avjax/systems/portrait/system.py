@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from avjax.systems.portrait.config import Config, reach
 from ml_collections import FrozenConfigDict
 
 from avjax.flow import diffusion
 from avjax.systems import api
 from avjax.systems.api import Chunk, Spec
-from avjax.systems.portrait.config import Config, reach
 
 SCHEDULE = diffusion.make_schedule()
 

@@ -4,10 +4,7 @@ fake_gcs.py)."""
 import json
 import time
 
-import fake_gcs
 import pytest
-import toy
-from test_loop import Recorder, assert_same, run
 
 from avjax.checkpoint import checkpoints, remote
 from avjax.checkpoint import files as checkpoint_files
@@ -15,6 +12,9 @@ from avjax.errors import UserError
 from avjax.hosts import peers
 from avjax.storage import paths
 from avjax.telemetry import goodput
+from tests.checkpoint import fake_gcs
+from tests.training import toy
+from tests.training.test_loop import Recorder, assert_same, run
 
 RUN = "gs://bucket/runs/a"
 KEEP_ALL = {"train.keep_last": 9, "train.checkpoint_every": 2}
@@ -84,8 +84,8 @@ def test_torn_newest_checkpoint_in_a_bucket(store, tmp_path, how):
     resumed = run(RUN, **KEEP_ALL)
     assert_same(whole.state, resumed.state)
     said = " ".join(r["text"] for r in lines(store, "note"))
-    assert "resuming from step 2" in said and ("checkpoint 4 is broken" in said) == (how
-                                                                                     == "objects lost")
+    assert "resuming from step 2" in said
+    assert ("checkpoint 4 is broken" in said) == (how == "objects lost")
     assert steps(store) == [2, 4, 6]
     aside = "bucket/runs/a/checkpoints_broken/4/"
     kept = {name.removeprefix(aside): data for name, (data, _) in store.items()
@@ -104,10 +104,10 @@ def test_an_outage_is_not_an_empty_bucket(store, monkeypatch):
     assert checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints")) == [4]
     assert checkpoint_files.steps_in(paths.folder("gs://bucket/none/checkpoints")) == []
     for asked in ("info", "ls"):
-        with monkeypatch.context() as patch, pytest.raises(checkpoint_files.Unreadable,
-                                                           match="Forbidden"):
+        with monkeypatch.context() as patch:
             patch.setattr(fake_gcs.Files, asked, fail)
-            checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints"))
+            with pytest.raises(checkpoint_files.Unreadable, match="Forbidden"):
+                checkpoint_files.steps_in(paths.folder("gs://bucket/r/checkpoints"))
 
 
 def test_other_stores_are_read_from_and_refused_to_be_written_to(store, tmp_path):

@@ -18,7 +18,7 @@ from avjax.systems import api
 from avjax.training.step import CompiledStep, step_of
 from configs import head_vae
 from launch.flags import load_config
-from tests.sharding import hlo_samples
+from tests.planning import hlo_samples
 
 FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_ablations.py:cascaded", "head_vae.py",
              "talker_0_6b.py", "tavid.py:text", "tavid.py:acoustic", "tavid.py:appearance",
@@ -59,13 +59,14 @@ def test_no_such_slice(name):
 def test_rings_close_where_the_wiring_does():
     assert topologies.parse("v5e:8x16").rings() == (False, True)
     assert topologies.parse("v5p:4x4x8").rings() == (True, True, True)
-    assert topologies.parse("v5p:2x4x4").rings() == (False, False,
-                                                     False), "optical switches close whole cubes only"
+    # optical switches close whole cubes only
+    assert topologies.parse("v5p:2x4x4").rings() == (False, False, False)
 
 
 def test_scaled_slices():
     base = topologies.parse("v5e:4x4")
-    assert [(t.name, t.slices) for t in (search.with_chips(base, n) for n in (16, 64, 256, 512))] == [
+    grown = [search.with_chips(base, chips) for chips in (16, 64, 256, 512)]
+    assert [(t.name, t.slices) for t in grown] == [
         ("v5e:4x4", 1), ("v5e:8x8", 1), ("v5e:16x16", 1), ("v5e:16x16", 2)]
     assert search.with_chips(topologies.parse("v4:2x2x1"), 512).name == "v4:8x8x8"
     assert search.with_chips(topologies.parse("h100:8"), 32).slices == 4
@@ -188,7 +189,8 @@ def test_bounds():
 def test_auto_arithmetic_is_the_accelerators():
     config = load_config("configs/tavid.py")
     fixed = planner.for_accelerators(config)
-    assert config.system.text.compute_dtype == "auto" and fixed.system.text.compute_dtype == "bfloat16"
+    assert config.system.text.compute_dtype == "auto"
+    assert fixed.system.text.compute_dtype == "bfloat16"
     assert fixed.system.visual.compute_dtype == "bfloat16"
 
 

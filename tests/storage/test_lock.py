@@ -12,10 +12,10 @@ import pytest
 from avjax.errors import UserError
 from avjax.storage import holders, lock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, pathlib
-from avjax import lock
+from avjax.storage import lock
 with lock.hold(pathlib.Path(sys.argv[1]) / lock.NAME, "the workdir", sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -97,7 +97,7 @@ def test_children_neither_hold_it_nor_have_it(tmp_path):
 
 def test_a_descriptor_that_outlives_its_process_does_not_keep_the_lock(tmp_path):
     code = (
-        "import sys, os, pathlib, subprocess, signal\nfrom avjax import lock\n"
+        "import sys, os, pathlib, subprocess, signal\nfrom avjax.storage import lock\n"
         "file = pathlib.Path(sys.argv[1]) / lock.NAME\n"
         "with lock.hold(file, 'x', 'y'):\n"
         "    fd = next(iter(lock._held.values()))._fd\n"
@@ -114,7 +114,7 @@ def test_a_descriptor_that_outlives_its_process_does_not_keep_the_lock(tmp_path)
     )
     try:
         with taken(tmp_path):
-            pass
+            assert (tmp_path / lock.NAME).exists()
     finally:
         os.kill(int(done.stdout), signal.SIGKILL)
 
@@ -269,4 +269,5 @@ def test_disks_of_one_machine_are_known(tmp_path, monkeypatch):
     )
     fake = types.SimpleNamespace(Path=lambda path: types.SimpleNamespace(read_text=lambda: lines))
     monkeypatch.setattr(holders, "pathlib", fake)
-    assert holders.is_on_local_disk("/home/run/.lock") and not holders.is_on_local_disk("/mnt/bucket/run/.lock")
+    assert holders.is_on_local_disk("/home/run/.lock")
+    assert not holders.is_on_local_disk("/mnt/bucket/run/.lock")

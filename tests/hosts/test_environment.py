@@ -2,11 +2,11 @@
 
 import jax
 import pytest
-from test_loop import run, steps
 
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.hosts import distributed, environment
+from tests.training.test_loop import run, steps
 
 
 @pytest.fixture

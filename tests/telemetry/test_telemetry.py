@@ -11,9 +11,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 from tensorboardX import record_writer
-from test_loop import records, run
 
 from avjax.errors import DiskFull, UserError
 from avjax.hosts import distributed
@@ -21,6 +19,8 @@ from avjax.storage import paths
 from avjax.systems.api import Spec
 from avjax.telemetry import goodput, profiling, report, speed, tracking
 from avjax.telemetry.metrics_writer import MetricsWriter
+from tests.training import toy
+from tests.training.test_loop import records, run
 
 
 def test_a_run_records_a_split_of_its_step_time_that_adds_up(tmp_path):
@@ -175,9 +175,10 @@ def test_profile_on_request_and_requests_that_are_none(tmp_path):
     profiler = profiling.Profiler(requests, tmp_path / "out", first=-1, steps=3, every=0)
     assert profiler.before_step(1, state) == ""
     (requests / "profile.now").write_text("2\n")
-    assert profiler.before_step(2, state) == "tracing 2 steps" and not (requests
-                                                                   / "profile.now").exists()
-    assert profiler.before_step(3, state) == "" and "profile of 2 steps" in profiler.before_step(4, state)
+    assert profiler.before_step(2, state) == "tracing 2 steps"
+    assert not (requests / "profile.now").exists()
+    assert profiler.before_step(3, state) == ""
+    assert "profile of 2 steps" in profiler.before_step(4, state)
     assert list((tmp_path / "out").rglob("*.xplane.pb"))
     (requests / "profile.now").touch()
     patient = profiling.Profiler(requests, tmp_path / "out", first=-1, steps=3, every=60)
@@ -277,8 +278,9 @@ def test_a_full_disk_ends_the_job_and_hangs_nothing(tmp_path, monkeypatch):
     with pytest.raises(DiskFull, match=f"where: {tmp_path}/metrics.jsonl"):
         writer.record(1, "train", {"loss": 1.0})
     writer.close()
-    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        paths.write_text(tmp_path / "config.json", "{}")
+        with pytest.raises(DiskFull):
+            paths.write_text(tmp_path / "config.json", "{}")
     assert not list(tmp_path.rglob("*.tmp"))
     paths.write_text(tmp_path / "config.json", "{}")

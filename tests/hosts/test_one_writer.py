@@ -1,4 +1,4 @@
-"""A workdir has one writer; see tests/test_lock.py for the lock itself."""
+"""A workdir has one writer; see tests/storage/test_lock.py for the lock itself."""
 
 import os
 import subprocess
@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_loop
 
 from avjax.hosts import distributed
 from avjax.hosts.ownership import sole_writer
 from avjax.storage import lock
+from tests.training import test_loop
 
 ROOT = Path(__file__).parents[2]
 HOLDER = (
-    "import sys, pathlib\nfrom avjax import lock\n"
+    "import sys, pathlib\nfrom avjax.storage import lock\n"
     "with lock.hold(pathlib.Path(sys.argv[1]) / lock.NAME, 'it', 'there'):\n"
     "    print('held', flush=True)\n    sys.stdin.read()\n"
 )

@@ -7,12 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from test_loop import assert_same, damage, one_device, records, run, steps
 
 from avjax.checkpoint import checkpoints
 from avjax.checkpoint.replicas import recoverable, restore_from_replicas
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
+from tests.training.test_loop import assert_same, damage, one_device, records, run, steps
 
 EVERY = {"train.checkpoint_every": 6, "train.steps": 12, "train.local_every": 2}
 
@@ -58,8 +58,8 @@ def test_restart_takes_the_newer_local_step_and_loses_nothing(tmp_path, whole):
     assert {r["step"] for r in records(tmp_path / "a", "local_checkpoint")} == {2, 4, 8, 10}
     (local(tmp_path) / "11.orbax-checkpoint-tmp").mkdir()  # a kill in the middle of the next one
     resumed = run(tmp_path / "a", **two_tiers(tmp_path))
-    assert "step 10 is from the hosts' own disks" in notes(tmp_path
-                                                           / "a") and "resuming from step 10" in notes(tmp_path / "a")
+    said = notes(tmp_path / "a")
+    assert "step 10 is from the hosts' own disks" in said and "resuming from step 10" in said
     assert_same(whole, resumed.state)
     assert [r["step"]
             for r in records(tmp_path / "a")] == list(range(1,
@@ -93,8 +93,8 @@ def test_broken_persistent_step_falls_back_to_an_older_local_one(tmp_path):
     crashed(tmp_path, at=7)
     damage(tmp_path / "a" / "checkpoints" / "6", "flipped")
     run(tmp_path / "a", **two_tiers(tmp_path))
-    assert "checkpoint 6 is broken" in notes(tmp_path
-                                             / "a") and "step 4 is from the hosts' own disks" in notes(tmp_path / "a")
+    said = notes(tmp_path / "a")
+    assert "checkpoint 6 is broken" in said and "step 4 is from the hosts' own disks" in said
 
 
 def test_a_workdir_made_anew_does_not_take_the_old_ones_steps(tmp_path):
@@ -152,7 +152,8 @@ def test_replicas_give_what_was_lost_bit_by_bit():
         return device not in lost
 
     assert recoverable(target, holds)
-    found = restore_from_replicas({name: torn(name, x) for name, x in values.items()}, target, holds)
+    torn_values = {name: torn(name, x) for name, x in values.items()}
+    found = restore_from_replicas(torn_values, target, holds)
     for name, x in values.items():
         assert found[name].sharding == places[name] and found[name].dtype == x.dtype
         for shard in found[name].addressable_shards:

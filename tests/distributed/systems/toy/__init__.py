@@ -1,0 +1,1 @@
+"""The system that config.system.name = "toy" picks in job.py."""
