@@ -22,6 +22,7 @@ import numpy as np
 
 from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
+from avjax.systems.api import Rows
 from avjax.systems.talker.config import T2AV, TTS
 
 
@@ -39,10 +40,10 @@ def check_ids(tokens: np.ndarray, vocabulary: int | None, where: str) -> np.ndar
 
 
 @dataclasses.dataclass(frozen=True)
-class TalkerRows:
-    """See avjax.systems.api.Rows. Sizes in tokens, patches, utterances; `max_frames` is the longest
-    clip trained on; `balance` draws utterances with and without motion equally often; `vocabulary`:
-    the text ids there are, None = any."""
+class TalkerRows(Rows):
+    """Sizes in tokens, patches, utterances; `max_frames` is the longest clip trained on; `balance`
+    draws utterances with and without motion equally often; `vocabulary`: the text ids there are,
+    None = any."""
 
     tokens: int
     patches: int
