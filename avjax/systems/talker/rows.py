@@ -71,7 +71,7 @@ class TalkerRows(Rows):
         return speech, motion, max(speech, motion + self.delay if motion else 0)
 
     def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """What an utterance of these lengths takes of a row."""
+        """Tokens, patches and utterances of a row that one of these lengths takes."""
         slots = self.patch_counts(lengths["audio"], lengths["motion"])[2]
         return {"tokens": 1 + lengths["tokens"] + slots, "patches": slots, "utterances": 1}
 

@@ -107,7 +107,7 @@ class VisualRows(Rows):
                 "face": np.asarray(example["faces"][who], np.float32)}
 
     def first(self, T: int, rng) -> int:
-        """Where a clip of consecutive frames begins: after its motion frames, or, now and then,
+        """First frame of a clip of consecutive frames: after its motion frames, or, now and then,
         with the video."""
         if rng.random() < self.start_share:
             return 0
