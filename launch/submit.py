@@ -4,7 +4,7 @@
         --workdir=gs://BUCKET/RUN [--dry_run]
 
     --target=xpk|gke|tpu_vm|slurm|local
-    --job=train|evaluate|extract|prepare
+    --job=train|evaluate|generate|extract|prepare
     --slices=2 --name=... --seed=...
     --sweep=config.optimizer.learning_rate=1e-4,3e-4    (one job per combination)
     --config.key=value, and after `--` further arguments of the job
