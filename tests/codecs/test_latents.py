@@ -117,9 +117,9 @@ def test_audio_codec_comes_back_from_its_arrays(codec):
         codec.mel(np.zeros((5, 40)))
     with pytest.raises(UserError, match="too short"):
         codec.encode(np.zeros(0, np.float32))
+    moments = latents.moments()
+    moments.add(np.random.default_rng(0).normal(size=(20, 320)))
     with pytest.raises(UserError, match="fewer directions"):
-        moments = latents.moments()
-        moments.add(np.random.default_rng(0).normal(size=(20, 320)))
         latents.fit(moments)
 
 

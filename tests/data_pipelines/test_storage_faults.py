@@ -324,9 +324,10 @@ def test_a_shard_that_fills_the_disk_does_not_stay(tmp_path, monkeypatch):
                 raise RuntimeError("write() failed: No space left on device; writing a")
 
         setattr(Full, fails, Full.fail)
-        with monkeypatch.context() as patch, pytest.raises(DiskFull, match="disk is full"):
+        with monkeypatch.context() as patch:
             patch.setattr(array_record_module, "ArrayRecordWriter", Full)
-            with resume.Partial(tmp_path / "data", {}) as job:
+            with (pytest.raises(DiskFull, match="disk is full"),
+                  resume.Partial(tmp_path / "data", {}) as job):
                 write(job, splits={"train": thunks(3, "a", [])})
         assert not list((tmp_path / ".data.partial" / "data").iterdir())
     with resume.Partial(tmp_path / "data", {}) as job:

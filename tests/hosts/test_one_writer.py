@@ -14,7 +14,7 @@ from tests.training import test_loop
 
 ROOT = Path(__file__).parents[2]
 HOLDER = (
-    "import sys, pathlib\nfrom avjax import lock\n"
+    "import sys, pathlib\nfrom avjax.storage import lock\n"
     "with lock.hold(pathlib.Path(sys.argv[1]) / lock.NAME, 'it', 'there'):\n"
     "    print('held', flush=True)\n    sys.stdin.read()\n"
 )

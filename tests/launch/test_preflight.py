@@ -7,7 +7,7 @@ import pytest
 from avjax.errors import StorageError, UserError
 from launch import preflight, train, training
 from launch.jobs import stages
-from tests.launch.test_train import TINY, config, one_device, write_clips  # noqa: F401 (a fixture)
+from tests.launch.walks import TINY, config, write_clips
 
 
 @pytest.fixture(scope="module")

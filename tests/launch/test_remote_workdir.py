@@ -21,7 +21,7 @@ from launch.jobs import evaluate as jobs
 from launch.jobs import stages
 from tests.checkpoint import fake_gcs
 from tests.eval import toys
-from tests.launch.test_train import config, one_device, write_clips  # noqa: F401
+from tests.launch.walks import config, write_clips
 
 store = fake_gcs.store
 

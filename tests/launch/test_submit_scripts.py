@@ -19,6 +19,7 @@ from avjax.errors import UserError
 from launch import submit, targets
 from launch.targets import packaging, processes
 from tests.launch.test_submit import ROOT, place, run_submit
+from tests.launch.walks import write_clips
 
 JOB = """
 import json, os, pathlib, signal, sys, time
@@ -307,8 +308,6 @@ def test_what_is_packed(repository, tmp_path):
 @pytest.mark.slow
 def test_training_on_two_processes_of_this_machine(tmp_path):
     """The command as a user gives it: a job of two hosts that train one model."""
-    from tests.launch.test_train import write_clips
-
     values = {"system.d_ff": 8, "system.dropout": 0.0,
               "data.dir": write_clips(tmp_path / "clips").dir, "data.batch_size": 2,
               "data.segment": 16, "mesh.data": 2, "train.steps": 2, "train.checkpoint_every": 2,

@@ -18,57 +18,10 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
 from launch import flags, training
 from launch.jobs import generate, stages
+from tests.launch.walks import FEATURES, TINY, config, write_clips
+from tests.workdirs import records, told
 
 ROOT = Path(__file__).parents[2]
-FEATURES = {"id": Feature((), "str", "name"),
-            "pose_z": Feature((None, 7), "float32", "pose", "", 30.0)}
-
-
-def write_clips(out, *, seed=0, width=7):
-    rng = np.random.default_rng(seed)
-    features = FEATURES | {"pose_z": Feature((None, width), "float32", "pose", "", 30.0)}
-
-    def examples(split, count):
-        for i in range(count):
-            pose = rng.standard_normal((20 + i, width), np.float32).cumsum(0) / 5
-            yield {"id": f"{split}{i}", "pose_z": pose.astype(np.float32)}
-
-    return store.write_dataset(out, name="tiny", description="walks", features=features,
-                               progress=False,
-                               splits={"train": examples("t", 6), "valid": examples("v", 4)},
-                               recipes={"pose": {"of": "walk", "seed": seed}},
-                               codecs={"pose": {"mean": np.zeros(7), "std": np.ones(7)}})
-
-
-# Without dropout, whose random bits take four times as long to compile as all the rest.
-TINY = {"system.d_ff": 16, "system.dropout": 0.0, "data.batch_size": 4, "data.segment": 16,
-        "train.steps": 4, "train.checkpoint_every": 2, "train.evaluate_every": 2,
-        "train.log_every": 1, "train.loss_examples": 4,
-        "train.peak_flops": 1e11, "mesh.data": 1, "mesh.fsdp": 1}
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    """head_vae's rules replicate everything; one device keeps compilation short."""
-    import jax
-
-    device = jax.devices()[:1]
-    monkeypatch.setattr(training, "make_mesh", lambda sizes, dcn=None,
-                        make=training.make_mesh: make(sizes, device))
-
-
-def config(clips, **overrides):
-    c = head_vae.get_config()
-    c.data.dir = str(clips)
-    c.update_from_flattened_dict(TINY | overrides)
-    return c.lock()
-
-
-def records(workdir):
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in r.items() if k not in ("steps_per_second", "mfu")} for r in lines
-            if r["kind"] == "train"]
-
 
 @pytest.mark.slow
 def test_training_with_the_real_loader_resumes_exactly_and_keeps_the_codecs(tmp_path, one_device):
@@ -77,9 +30,8 @@ def test_training_with_the_real_loader_resumes_exactly_and_keeps_the_codecs(tmp_
     assert {"valid/loss", "valid/kl", "valid/reconstruction"} == whole.metrics.keys()
     training.run_training(config(clips, **{"train.steps": 2}), tmp_path / "parts")
     training.run_training(config(clips, **{"data.threads": 0}), tmp_path / "parts")
-    assert records(tmp_path / "whole") == records(tmp_path
-                                                  / "parts") and len(records(tmp_path
-                                                                             / "whole")) == 4
+    assert told(tmp_path / "whole") == told(tmp_path / "parts")
+    assert len(told(tmp_path / "whole")) == 4
     for name in ("recipes.json", "codecs/pose.npz", "config.json"):
         assert (tmp_path / "whole" / name).is_file()
 
@@ -89,11 +41,11 @@ def test_training_with_the_real_loader_resumes_exactly_and_keeps_the_codecs(tmp_
     for word in ("another config", "system.d_ff=16", "system.d_ff=32", "data.batch_size=4"):
         assert word in str(error.value)
     # a cosine ends elsewhere; a constant rate does not care
+    cosine = {"optimizer.schedule": "cosine"}
+    training.check_resumable(config(clips, **cosine), tmp_path / "none")
+    training.write_run_files(config(clips, **cosine), tmp_path / "cosine",
+                             store.open_dataset(clips))
     with pytest.raises(UserError, match="train.steps"):
-        cosine = {"optimizer.schedule": "cosine"}
-        training.check_resumable(config(clips, **cosine), tmp_path / "none")
-        training.write_run_files(config(clips, **cosine), tmp_path / "cosine",
-                                 store.open_dataset(clips))
         training.check_resumable(config(clips, **cosine, **{"train.steps": 5}), tmp_path / "cosine")
 
 
@@ -286,9 +238,9 @@ def test_training_stage_is_skipped_when_done_and_goes_on_when_not(tmp_path, one_
     assert stages.run_stages(stage, tmp_path) == {}
     record = tmp_path / "vae.stage.json"
     record.write_text(record.read_text().replace("true", "false"))
-    before = records(tmp_path / "vae")
+    before = told(tmp_path / "vae")
     assert list(stages.run_stages(stage,
-                                  tmp_path)) == ["train vae"] and records(tmp_path
+                                  tmp_path)) == ["train vae"] and told(tmp_path
                                                                           / "vae") == before
 
 
@@ -354,7 +306,7 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     process = subprocess.Popen([*arguments, "--config.train.steps=100000"], cwd=ROOT,
                                stderr=subprocess.PIPE, env=env, text=True)
     deadline = time.monotonic() + 500
-    while not (workdir / "metrics.jsonl").exists() or len(records_so_far(workdir)) < 3:
+    while len(records(workdir)) < 3:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -365,12 +317,7 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
                           capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert f"resuming from step {saved}" in done.stderr and "done in" in done.stderr
-    assert [r["step"] for r in records(workdir)] == list(range(1, saved + 3))
-
-
-def records_so_far(workdir):
-    return [line for line in (workdir / "metrics.jsonl").read_text().splitlines()
-            if '"train"' in line]
+    assert [r["step"] for r in told(workdir)] == list(range(1, saved + 3))
 
 
 def test_warm_start_refuses_parameters_of_other_features(tmp_path, monkeypatch):

@@ -25,9 +25,11 @@ def test_every_part_builds_and_is_sharded(part):
     system = api.build(config.system)
     params = abstract_params(system)
     # raises unless each has one rule
-    param_shardings(params, system.param_rules, make_mesh(base.get_config().mesh))
+    split = param_shardings(params, system.param_rules, make_mesh(base.get_config().mesh))
+    assert jax.tree.structure(split) == jax.tree.structure(params)
     # raises where a pattern of `frozen` matches nothing
-    make_optimizer(config.optimizer, config.train.steps, params)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, params)
+    assert any(jax.tree.leaves(optimizer.trainable))
 
 
 def test_stages_hand_on_what_the_next_one_reads():
@@ -49,8 +51,9 @@ def test_stages_hand_on_what_the_next_one_reads():
 @pytest.mark.parametrize("change, message", [
     ({"text.num_units": 7}, "another codebook"),
     ({"acoustic.num_speakers": 3}, "another number of speakers"),
-    ({"visual.face_width": 9}, "another face embedding"), ({"visual.stage": "motion"}, "visual.stage; expected: temporal"),
-    ({"mapped_share": 1.5}, "out of range.*mapped_share"),
+    ({"visual.face_width": 9}, "another face embedding"), ({"visual.stage": "motion"},
+     "visual.stage; expected: temporal"),
+    ({"mapped_share": 1.5}, "mapped_share; expected: 0 to 1"),
 ])
 def test_parts_that_do_not_fit(change, message):
     config = tavid_quickstart.every_part()
