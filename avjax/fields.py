@@ -133,8 +133,8 @@ class Section:
         for name, f in cls.FIELDS.items():
             if name not in config:
                 raise UserError("the config lacks a field", where=f"{where}.{name}",
-                                expected=f.type_name,
-                                hint="begin with the default config and change it")
+                                expected=f"{f.type_name}, by default {f.default!r}",
+                                hint="add it, or begin with the default config")
             if f.section is None:
                 _check_value(f, config[name], f"{where}.{name}")
             elif isinstance(config[name], Mapping | ConfigDict):

@@ -173,7 +173,8 @@ class Experiment(Section):
     name: str = field("base", "Of the experiment, in names of jobs and reports.", resume="free")
     seed: int = field(0, "Of parameters, order of examples and noise.")
     stages: tuple[Mapping, ...] = field((), "Run before training, in order, each skipped when its "
-                                        "output is complete; see launch/jobs/stages.py.", resume="free")
+                                        "output is complete; see launch/jobs/stages.py.",
+                                        resume="free")
     system: Mapping = field({}, "What is trained: `name` picks avjax/systems/<name>, whose "
                             "config.py has the other fields.")
     data: Data = field(None, "What it is trained on.")

@@ -21,11 +21,10 @@ from avjax.systems.api import Spec
 from data_pipelines import features
 from data_pipelines.declared import subclass_in
 from data_pipelines.media import faces
-from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
+from data_pipelines.store.schema import CODECS_DIR, FAMILY, RECIPES_FILE
 
 FPS = 30
 AT_ONCE = 64  # pictures made at a time
-FAMILY = "family"  # recipes[FAMILY] = {"kind": a folder of data_pipelines/features}
 Streams = Mapping[str, np.ndarray]
 
 

@@ -48,10 +48,7 @@ def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store
     out = pathlib.Path(out_dir).absolute()
     clean(out)
     put_in_place(out)
-    asked = {"clips": "", "features": features,
-             "options": {name: pathlib.PurePath(value).name if name in PATHS and value
-                         else str(value)
-                         for name, value in sorted((_defaults(function) | options).items())}}
+    asked = request(features, **options)
     if out.exists() and not changed(clips_dir, out, asked):
         return store.open_dataset(out)
     new = target(out)
@@ -91,6 +88,15 @@ def extractor(features: str) -> Callable[..., store.Dataset | None]:
     return importlib.import_module(f"{families.__name__}.{features}.extract").extract
 
 
+def request(features: str, **options) -> dict:
+    """The record of an extraction: the family and all its options, files by their names."""
+    everything = _defaults(extractor(features)) | options
+    everything.pop("progress", None)
+    return {"features": features,
+            "options": {name: pathlib.PurePath(value).name if name in PATHS and value
+                        else str(value) for name, value in sorted(everything.items())}}
+
+
 def changed(clips_dir, out: pathlib.Path, asked: dict) -> bool:
     """Whether the clips that existing features were made from have changed since.
 
@@ -100,7 +106,7 @@ def changed(clips_dir, out: pathlib.Path, asked: dict) -> bool:
     record = made_from.read(out)
     if record is None:
         store.refuse_existing(out)
-    defaults = {n: str(v) for n, v in _defaults(extractor(asked["features"])).items()}
+    defaults = request(asked["features"])["options"]  # earlier versions recorded no defaults
     before = {"features": record.get("features")} | defaults | record.get("options", {})
     made.check(before, {"features": asked["features"]} | asked["options"],
                what="features were made with other options", where=out,
@@ -140,6 +146,6 @@ def put_in_place(out: pathlib.Path) -> None:
 
 
 def _defaults(function: Callable) -> dict[str, object]:
-    """{name: default} of a family's options but for those of the progress bar."""
+    """{name: default} of a family's options."""
     return {n: p.default for n, p in inspect.signature(function).parameters.items()
-            if p.default is not p.empty and n != "progress"}
+            if p.default is not p.empty}

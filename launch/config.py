@@ -5,7 +5,6 @@
     --diff                the fields that differ from their defaults
     --values              every field and its value, a line each
     --json                all of it, for programs; with --diff, only what differs
-    --keys=PREFIX         the keys that begin so, for a shell's completion
     (no --config)         which config files there are
 
 FILE is configs/X.py or configs/X.py:VARIANT. The config is checked as launch.train checks it before
@@ -23,13 +22,11 @@ LIST = flags.DEFINE_bool("list", False, "Every field with its document (the defa
 DIFF = flags.DEFINE_bool("diff", False, "Only the fields that differ from their defaults.")
 VALUES = flags.DEFINE_bool("values", False, "Every field and its value, without documents.")
 JSON = flags.DEFINE_bool("json", False, "As JSON.")
-KEYS = flags.DEFINE_string("keys", None, "Only the keys that begin with this text.")
 
 
 def main(argv) -> None:
     del argv
-    given = {"list": LIST.value, "diff": DIFF.value, "values": VALUES.value,
-             "keys": KEYS.value is not None}
+    given = {"list": LIST.value, "diff": DIFF.value, "values": VALUES.value}
     chosen = [name for name, value in given.items() if value]
     if len(chosen) > 1:
         raise UserError("only one form at a time", found=" ".join(f"--{name}" for name in chosen))
@@ -38,7 +35,7 @@ def main(argv) -> None:
     else:
         path = flags.FLAGS["config"].config_filename
         form = chosen[0] if chosen else "list"
-        print(report.report(path, CONFIG.value, form, KEYS.value or "", as_json=JSON.value))
+        print(report.report(path, CONFIG.value, form, as_json=JSON.value))
 
 
 if __name__ == "__main__":

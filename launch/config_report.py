@@ -97,18 +97,12 @@ def values(entries: Iterable[Entry]) -> str:
                      for line in _assignment(e.key, e.value))
 
 
-def keys(entries: Iterable[Entry], prefix: str = "") -> str:
-    """"--config.key=" of the fields that begin with `prefix`, for a shell's completion."""
-    return "\n".join(f"--config.{e.key}=" for e in entries
-                     if not e.is_section and e.key.startswith(prefix))
-
-
-def report(path: str, config, form: str, prefix: str = "", *, as_json: bool = False) -> str:
+def report(path: str, config, form: str, *, as_json: bool = False) -> str:
     """What is asked for about a config.
 
     Args:
       path: "FILE.py" or "FILE.py:VARIANT", whose header is shown.
-      form: list, diff, values or keys, see the functions of this module; `prefix` is of keys.
+      form: list, diff or values.
       as_json: {"title", "sections", "variants", "fields": [{"key", "value", "doc", ...}]} instead,
         of all fields or those that differ (form diff).
     """
@@ -120,8 +114,6 @@ def report(path: str, config, form: str, prefix: str = "", *, as_json: bool = Fa
         return json.dumps({"title": header.title, "sections": header.sections,
                            "variants": read_variants(file), "fields": fields}, indent=1,
                           default=str)
-    if form == "keys":
-        return keys(entries, prefix)
     if form == "list":
         return f"{read_header(file).text}\n\n{listing(entries)}"
     return {"diff": differences, "values": values}[form](entries)

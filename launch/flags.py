@@ -5,13 +5,11 @@ Everything wrong with a command line becomes one line that names the nearest val
 """
 
 import contextlib
-import importlib
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
@@ -21,6 +19,7 @@ from avjax.errors import UserError
 from avjax.hosts import environment
 from avjax.storage import failures
 from avjax.storage.failures import exit_cleanly
+from avjax.systems import registry
 from launch import ROOT, overrides, schema
 from launch.config_files import config_file, load_config
 
@@ -28,7 +27,9 @@ from launch.config_files import config_file, load_config
 def define_config(default: str | None = None):
     """The --config flag; `.value` of what is returned is the locked ConfigDict."""
     return config_flags.DEFINE_config_file("config", default,
-                                           "Experiment file, e.g. configs/quickstart.py.",
+                                           "Experiment file, e.g. configs/quickstart.py; its "
+                                           "fields: avjax config --config=FILE. Systems "
+                                           "(config.system.name): " + ", ".join(registry.names()),
                                            # overrides are ours, see launch/overrides.py
                                            lock_config=True, sys_argv=[""])
 
@@ -75,26 +76,13 @@ def devices_told():
         if not last.replace("\\", "/").endswith("jax/_src/xla_bridge.py"):
             raise
         asked = os.environ.get("JAX_PLATFORMS", "")
-        raise UserError("JAX finds no such device", where=f"JAX_PLATFORMS={asked}" if asked
-                        else "jax.devices()", expected="a platform whose plugin is installed: cpu, "
-                                                       "or cuda or tpu by the extra of that name",
-                        found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
-                        hint="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
-
-
-def launcher(name: str) -> ModuleType:
-    """Imports another launcher for its function. Its command-line flags, which may have the names
-    of this one's, are forgotten again."""
-    ours = {flag: flags.FLAGS[flag] for flag in flags.FLAGS}
-    for flag in ours.values():
-        flag.allow_override = True
-    module = importlib.import_module(name)
-    for flag in list(flags.FLAGS):
-        if flag not in ours:
-            delattr(flags.FLAGS, flag)
-        elif flags.FLAGS[flag] is not ours[flag]:
-            flags.FLAGS[flag] = ours[flag]
-    return module
+        raise UserError(
+            "JAX finds no such device",
+            where=f"JAX_PLATFORMS={asked}" if asked else "jax.devices()",
+            expected="a platform whose plugin is installed: cpu, or cuda or tpu by the extra of "
+            "that name",
+            found=str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin for it",
+            hint="pip install 'avjax[cuda]' or 'avjax[tpu]', or unset JAX_PLATFORMS") from error
 
 
 def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:

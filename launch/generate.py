@@ -105,7 +105,7 @@ def requests(args, workdir: str, out, settings: dict, inputs: dict) -> None:
                         hint="put it into the file, or leave it out")
     workers.spread("launch.generate", str(out))
     share = workers.share(args.shard)
-    file = lock.beside(out / f"share-{share[0]}-of-{share[1]}")
+    file = lock.beside(out.with_name(f"{out.name}-{share[0]}-of-{share[1]}"))
     with lock.hold(file, "the outputs", out), remote.at_hand(workdir, settings["step"]) as here:
         made, skipped = jobs.generate_requests(
             here, args.requests, args.out or here / "samples", share=share,

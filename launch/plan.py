@@ -39,36 +39,40 @@ from avjax.hosts.peers import first_line  # noqa: E402
 from launch import flags as launch_flags  # noqa: E402
 from launch import plan_report  # noqa: E402
 
-CONFIG = launch_flags.define_config()
-TOPOLOGY = flags.DEFINE_string("topology", "", f"The slice, e.g. {EXAMPLES}; default: the config's "
-                               "plan.topology.")
-SLICES = flags.DEFINE_integer("slices", 0, "Equal slices, or machines of GPUs, joined by DCN; "
-                              "default: the config's.")
-JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
-NO_COMPILE = flags.DEFINE_bool("no_compile", False, "Shapes only, also where libtpu is at hand.")
-LIBTPU = flags.DEFINE_string("libtpu", "", "libtpu.so or the folder it was installed to.")
-THOROUGH = flags.DEFINE_bool("thorough", False, "Let XLA:TPU compile what training compiles: takes "
-                             "three to six times as long and gives the step time that it expects.")
-SEARCH = flags.DEFINE_bool("search", False, "Find the best mesh and the largest batch.")
-COMPILES = flags.DEFINE_integer("compiles", 4, "Compilations that --search may spend.")
-SCALING = flags.DEFINE_list("scaling", None, "Numbers of chips: weak scaling at a constant share "
-                            "of the batch.")
-ROWS = flags.DEFINE_float("rows", 0.0, "With --scaling: rows of the batch a chip; default: the "
-                          "config's, on its slice.")
+
+def define_flags() -> None:
+    """--config, the slice, and what is planned."""
+    launch_flags.define_config()
+    flags.DEFINE_string("topology", "", f"The slice, e.g. {EXAMPLES}; default: the config's "
+                        "plan.topology.")
+    flags.DEFINE_integer("slices", 0, "Equal slices, or machines of GPUs, joined by DCN; "
+                         "default: the config's.")
+    flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
+    flags.DEFINE_bool("no_compile", False, "Shapes only, also where libtpu is at hand.")
+    flags.DEFINE_string("libtpu", "", "libtpu.so or the folder it was installed to.")
+    flags.DEFINE_bool("thorough", False, "Let XLA:TPU compile what training compiles: takes three "
+                      "to six times as long and gives the step time that it expects.")
+    flags.DEFINE_bool("search", False, "Find the best mesh and the largest batch.")
+    flags.DEFINE_integer("compiles", 4, "Compilations that --search may spend.")
+    flags.DEFINE_list("scaling", None, "Numbers of chips: weak scaling at a constant share "
+                      "of the batch.")
+    flags.DEFINE_float("rows", 0.0, "With --scaling: rows of the batch a chip; default: the "
+                       "config's, on its slice.")
 
 
 def main(argv) -> None:
     del argv
-    if SCALING.value and not all(n.isdigit() and int(n) for n in SCALING.value):
+    args = flags.FLAGS
+    if args.scaling and not all(n.isdigit() and int(n) for n in args.scaling):
         raise UserError("not numbers of chips", where="--scaling", expected="e.g. 16,64,256",
-                        found=",".join(SCALING.value))
-    scaling = [int(n) for n in SCALING.value] if SCALING.value else None
-    libtpu = None if NO_COMPILE.value else find_libtpu(LIBTPU.value)
+                        found=",".join(args.scaling))
+    scaling = [int(n) for n in args.scaling] if args.scaling else None
+    libtpu = None if args.no_compile else find_libtpu(args.libtpu)
     other = other_libtpu(libtpu) if libtpu else ""
     try:
-        data, lines, error = plan(CONFIG.value, TOPOLOGY.value, SLICES.value, libtpu=libtpu,
-                                  search=SEARCH.value, compiles=COMPILES.value, scaling=scaling,
-                                  rows=ROWS.value, thorough=THOROUGH.value)
+        data, lines, error = plan(args.config, args.topology, args.slices, libtpu=libtpu,
+                                  search=args.search, compiles=args.compiles, scaling=scaling,
+                                  rows=args.rows, thorough=args.thorough)
     except Exception as error:
         if not other or isinstance(error, UserError):
             raise
@@ -80,7 +84,7 @@ def main(argv) -> None:
                         "or --no_compile") from error
     if other:
         print(f"by {other}: memory may differ (docs/scale.md)", file=sys.stderr, flush=True)
-    print(json.dumps(data, indent=1) if JSON.value else "\n".join(lines), flush=True)
+    print(json.dumps(data, indent=1) if args.json else "\n".join(lines), flush=True)
     if error:
         raise error
 
@@ -136,4 +140,5 @@ def _too_large(job, plan) -> UserError:
 
 
 if __name__ == "__main__":
+    define_flags()
     launch_flags.run(main)

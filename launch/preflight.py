@@ -1,6 +1,6 @@
-"""What a config names must exist: looked at before the first stage, as far as it can be known then,
-so that nobody waits hours for a misspelt word. What needs the data that stages make is looked at
-before the first step of training."""
+"""Whether what a config names exists: looked at before the first stage, as far as it can be known
+then, so that nobody waits hours for a misspelt word. What needs the data that stages make is looked
+at before the first step of training. (The fields themselves: launch/schema.py.)"""
 
 import contextlib
 import importlib.util
@@ -140,14 +140,16 @@ def check_sample(wanted, system, where: str = "config") -> None:
         )
 
 
+def starts(train) -> list[tuple[str, str]]:
+    """(field of config.train, checkpoint that it names) of what a new job begins with."""
+    named = [("init_from", train.init_from)] if train.init_from else []
+    return named + [("init_parts", source) for _, source, _ in train.init_parts]
+
+
 def check_starts(config: ConfigDict, workdir: Path, made: tuple[str, ...], where: str) -> None:
     """UserError: a new job is to begin with a checkpoint that is not there, and that no stage
     makes."""
-    t = config.train
-    given = [("init_from", t.init_from)] * bool(t.init_from) + [
-        ("init_parts", source) for _, source, _ in t.init_parts
-    ]
-    for name, path in given:
+    for name, path in starts(config.train):
         if not _comes(path, made) and not (workdir / checkpoints.FOLDER).exists():
             try:
                 checkpoints.resolve(path)

@@ -3,7 +3,7 @@
 python -m launch.submit --target=gke --config=configs/X.py --topology=v5e:16x16
 --workdir=gs://BUCKET/RUN [--dry_run]
 
-    --target=xpk|gke|tpu_vm|slurm|local   --job=train|evaluate|extract|prepare   --slices=2   --name=...   --seed=...
+    --target=xpk|gke|tpu_vm|slurm|local   --job=train|evaluate|generate|extract|prepare   --slices=2   --name=...   --seed=...
     --sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2   (a job a combination)
     --config.key=value, and after `--` further arguments of the job
 

@@ -25,18 +25,22 @@ from avjax.storage import lock, paths
 from launch import flags as launch_flags
 from launch import hosts
 
-CONFIG = launch_flags.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, "
-                                               "results.")
-hosts.define_flags()
 PATIENCE = 3600.0  # seconds to wait for whoever evaluates or generates here meanwhile
+
+
+def define_flags() -> None:
+    """--config, --workdir, and which host this is."""
+    launch_flags.define_config()
+    flags.DEFINE_string("workdir", None, "Folder of this run: data, checkpoints, metrics, results.")
+    hosts.define_flags()
 
 
 def main(argv) -> None:
     del argv
-    if not WORKDIR.value:
+    args = flags.FLAGS
+    if not args.workdir:
         raise UserError("no workdir given", expected="--workdir=DIR, the folder of this run")
-    config, workdir = CONFIG.value, paths.folder(WORKDIR.value)
+    config, workdir = args.config, paths.folder(args.workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError("the workdir is not a folder", where=str(workdir),
                         hint="use another --workdir")
@@ -113,4 +117,5 @@ def check_what_follows(config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     launch_flags.run(main)

@@ -1,4 +1,4 @@
-"""One training job: a config and a workdir in, a trained model in the workdir out. `launch.train`
+"""One training job: from a config and a workdir to a trained model in the workdir. `launch.train`
 is its command."""
 
 import contextlib
@@ -17,7 +17,7 @@ from avjax.hosts.ownership import sole_writer
 from avjax.sharding.mesh import batch_share, make_mesh
 from avjax.storage import paths
 from avjax.systems import api
-from avjax.training import loop
+from avjax.training import loop, start
 from avjax.training.evaluators import HeldOutLoss
 from data_pipelines.loading.loader import check_recipes, make_loader
 from data_pipelines.store.dataset import open_dataset
@@ -29,7 +29,7 @@ CONFIG_FILE = "config.json"
 
 
 def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
-    """Trains one config in one workdir, or goes on there. Raises UserError, loop.Preempted."""
+    """Trains one config in one workdir, or resumes there. Raises UserError, loop.Preempted."""
     workdir = paths.folder(workdir)
     with sole_writer(workdir):
         return _run_training(config, workdir)
@@ -103,16 +103,15 @@ def check_warm_start(config, system, dataset, workdir: Path) -> None:
     t = config.train
     if t.init_other_features or (workdir / CONFIG_FILE).exists():
         return
-    for where, path in [("init_from",
-                         t.init_from)] * bool(t.init_from) + [("init_parts", p) for _, p,
-                                                              _ in t.init_parts]:
+    for where, path in preflight.starts(t):
         saved = checkpoints.load_meta(path).get("recipes", {})
         names = [n for n in system.example_spec if saved.get(n, {}).get("kind", "none") != "none"]
         try:
             check_recipes(dataset, saved, names, path)
         except UserError as error:
-            raise UserError(f"warm start: {error}", where=f"config.train.{where}",
-                            hint="--config.train.init_other_features=True if that is what you want") from error
+            raise UserError(
+                f"warm start: {error}", where=f"config.train.{where}",
+                hint="--config.train.init_other_features=True if that is what you want") from error
 
 
 def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
@@ -152,18 +151,21 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b": value} of nested dicts; lists are values."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for name, sub in tree.items() for k,
-            v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}
+    flat = {}
+    for name, inner in tree.items():
+        flat |= _flat(inner, f"{prefix}.{name}" if prefix else name)
+    return flat
 
 
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
-    """UserError when the workdir was begun with a config that differs in anything that matters, or
-    is further than asked for."""
-    with contextlib.suppress(Unreadable):  # is for those who read them to tell
+    """UserError when the workdir was begun with a config that differs in a field that may not
+    change (launch.schema.may_change), or has trained further than asked for."""
+    with contextlib.suppress(Unreadable):  # reported by whoever reads them
         if saved := steps_in(workdir / FOLDER):
-            loop.check_steps(saved[-1], config.train.steps, workdir)
+            start.check_steps(saved[-1], config.train.steps, workdir)
             before = meta_or_none(workdir / FOLDER / str(saved[-1])) or {}
             environment.compare(before.get("environment", {}), f"step {saved[-1]}")
     file = workdir / CONFIG_FILE
@@ -184,14 +186,13 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
                         found=", ".join(f"{key}={now.get(key)!r}" for key in differing[:5])
                         + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
                         hint="use the same values, or another --workdir"
-                        + (_way_on(config, workdir) if "train.steps" in differing else ""))
+                        + (_longer(config, workdir) if "train.steps" in differing else ""))
 
 
-def _way_on(config: ConfigDict, workdir: Path) -> str:
-    """What to do when a run whose schedule has an end is to be longer."""
-    return (f"; the {config.optimizer.schedule} schedule ends at config.train.steps, so longer "
-            "training goes on elsewhere, "
-            "under a schedule of its own: another --workdir with "
+def _longer(config: ConfigDict, workdir: Path) -> str:
+    """How to train a run longer whose schedule has an end."""
+    return (f"; the {config.optimizer.schedule} schedule ends at config.train.steps, so train "
+            "longer under a schedule of its own: another --workdir with "
             f"--config.train.init_from={workdir}")
 
 

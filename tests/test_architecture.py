@@ -1,5 +1,5 @@
-"""The floors of docs/architecture.md, checked on the imports themselves (those inside functions too),
-and the size of files and folders."""
+"""The floors of docs/architecture.md, checked on the imports themselves (those inside functions
+too), and the size of files and folders."""
 
 import ast
 import pathlib
@@ -10,13 +10,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A room imports itself and rooms of lower floors. Two rooms of one floor do not know each other.
 FLOORS = (
     ("avjax.errors",),
-    ("avjax.storage", "avjax.hardware", "avjax.fields", "avjax.sharding", "avjax.weights"),
+    ("avjax.fields", "avjax.storage", "avjax.hardware", "avjax.sharding", "avjax.weights"),
     ("avjax.signal", "avjax.flow", "avjax.hosts"),
     ("avjax.nn",),
     ("avjax.encoders", "avjax.codecs"),
-    ("avjax.systems", "avjax.systems.api"),
-    ("avjax.systems.*",),
+    ("avjax.systems",),
     ("avjax.systems.registry",),
+    ("avjax.systems.api",),
+    ("avjax.systems.benchmarking",),
+    ("avjax.systems.*",),
     ("avjax.checkpoint",),
     ("avjax.telemetry",),
     ("avjax.training", "avjax.inference"),
@@ -24,7 +26,8 @@ FLOORS = (
     ("data_pipelines.store", "data_pipelines.declared"),
     ("data_pipelines.media",),
     ("data_pipelines.puppets", "data_pipelines.loading", "data_pipelines.features"),
-    ("data_pipelines.prompting", "data_pipelines.decode"),  # what a family of features declares
+    ("data_pipelines.prompting",),  # what a family of features declares
+    ("data_pipelines.decode",),
     ("data_pipelines.features.common",),
     ("data_pipelines.features.*",),
     ("data_pipelines.extract",),
@@ -99,3 +102,9 @@ def test_a_folder_holds_few_files():
             crowded[str(folder.relative_to(ROOT))] = count
     # one file a command, one file an experiment: their names are what a user types
     assert set(crowded) <= {"launch", "configs"}, crowded
+
+
+def test_attention_is_written_once():
+    """Networks call avjax.nn.attention; the other softmax is over units, not keys."""
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if "nn.softmax(" in path.read_text()}
+    assert found == {"avjax/nn/attention_kernels.py", "avjax/systems/tavid/text/draws.py"}

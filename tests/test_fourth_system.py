@@ -17,6 +17,7 @@ from tests.workdirs import records
 
 ROOT = Path(__file__).parents[1]
 LAB = ROOT / "tests" / "fourth_system"
+NO_SCORES = "--config.evaluate.benchmark="  # after training; the test evaluates by itself
 PATIENCE = 500  # seconds; ends a hang, no more
 ENV = {"PYTHONPATH": f"{ROOT}{os.pathsep}{LAB}", "JAX_PLATFORMS": "cpu",
        "JAX_NUM_CPU_DEVICES": "1",
@@ -54,7 +55,8 @@ def trained(tmp_path_factory):
     """A workdir whose job on two hosts was killed and resumed."""
     folder = tmp_path_factory.mktemp("portrait")
     workdir, end = folder / "run", time.monotonic() + PATIENCE
-    killed = start(workdir, folder / "first", "--config.train.steps=1000000")
+    killed = start(workdir, folder / "first", "--config.train.steps=1000000",
+                   NO_SCORES)
     try:
         while not steps(workdir):
             assert all(p.poll() is None for p in killed), text_of(folder / "first")
@@ -65,7 +67,8 @@ def trained(tmp_path_factory):
             process.send_signal(signal.SIGKILL)
             process.wait()
     before = max(step for step in steps(workdir))
-    resumed = start(workdir, folder / "second", f"--config.train.steps={before + 4}")
+    resumed = start(workdir, folder / "second", f"--config.train.steps={before + 4}",
+                    NO_SCORES)
     try:
         assert [p.wait(PATIENCE) for p in resumed] == [0, 0], text_of(folder / "second")
     finally:

@@ -33,7 +33,8 @@ class AutoencoderKL(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        c, Z = self.config, self.config.latent_dim
+        c = self.config
+        Z = self.config.latent_dim
         self.encoder = Encoder(c, self.dtype)
         self.moments = Dense(2 * Z, 2 * Z, self.dtype)
         self.latent = Dense(Z, Z, self.dtype)
@@ -88,7 +89,8 @@ class Mid(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        c, C = self.config, self.config.channels[-1]
+        c = self.config
+        C = self.config.channels[-1]
         self.resnets = [ResnetBlock(C, C, c.groups, EPS, dtype=self.dtype) for _ in range(2)]
         if c.mid == "attention":
             self.attention = Attention(C, c.groups, self.dtype)
@@ -134,7 +136,8 @@ class Encoder(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        c, widths = self.config, self.config.channels
+        c = self.config
+        widths = self.config.channels
         self.inputs = Conv(widths[0], 3 * c.patch**2, dtype=self.dtype)
         self.down = [Level(C, widths[max(i - 1, 0)], c.layers, c.groups,
                            "halve" if i + 1 < len(widths) else "", self.dtype)
@@ -155,7 +158,8 @@ class Decoder(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        c, widths = self.config, self.config.channels[::-1]
+        c = self.config
+        widths = self.config.channels[::-1]
         self.inputs = Conv(widths[0], c.latent_dim, dtype=self.dtype)
         self.mid = Mid(c, self.dtype) if c.mid != "none" else lambda x: x
         self.up = [Level(C, widths[max(i - 1, 0)], c.layers + 1, c.groups, "double" if i + 1

@@ -96,7 +96,8 @@ def squared_sine(x):
     turns = jnp.round(x * np.float32(1 / np.pi))
     # pi in two parts: the first is exact
     r = (x - turns * np.float32(3.140625)) - turns * np.float32(np.pi - 3.140625)
-    square, sine = r * r, np.float32(0.0)
+    square = r * r
+    sine = np.float32(0.0)
     for c in reversed(_sine_polynomial()):
         sine = sine * square + np.float32(c)
     return jnp.square(sine * r)
@@ -110,7 +111,8 @@ def snake(x_BTC, frequency_C, amplitude_C):
 def activation(x_BTC, frequency_C, amplitude_C):
     """The activation at twice the rate and back, edges repeated. Barriers keep XLA from computing
     the inner signals anew for every tap that reads them."""
-    taps, T = [float(tap) for tap in kaiser_sinc()], x_BTC.shape[1]
+    taps = [float(tap) for tap in kaiser_sinc()]
+    T = x_BTC.shape[1]
 
     def window(x, start):
         return x[:, start:start + T]
@@ -123,7 +125,8 @@ def activation(x_BTC, frequency_C, amplitude_C):
     even_BTC, odd_BTC = lax.optimization_barrier(tuple(snake(x, frequency_C, amplitude_C)
                                                        for x in (even_BTC, odd_BTC)))
     # the first and last samples of the double rate
-    before, after = even_BTC[:, :1], odd_BTC[:, -1:]
+    before = even_BTC[:, :1]
+    after = odd_BTC[:, -1:]
     even_BTC = jnp.concatenate([before] * 2 + [even_BTC] + [after] * 3, axis=1)
     odd_BTC = jnp.concatenate([before] * 3 + [odd_BTC] + [after] * 2, axis=1)
     even_BTC, odd_BTC = lax.optimization_barrier((even_BTC, odd_BTC))
@@ -159,7 +162,8 @@ def generator(config: BigVGANConfig, params, mel_BTM):
     float32."""
     def act(x, layer):
         # plain snake: beta is alpha
-        frequency, amplitude = layer["alpha"], layer.get("beta", layer["alpha"])
+        frequency = layer["alpha"]
+        amplitude = layer.get("beta", layer["alpha"])
         if config.log_scale:
             frequency, amplitude = jnp.exp(frequency), jnp.exp(amplitude)
         return activation(x, frequency, 1.0 / (amplitude + 1e-9))
@@ -219,7 +223,9 @@ class BigVGAN:
 
     def __init__(self, config: BigVGANConfig, params: dict, mel: dict, weights_hash: str = "",
                  window: int = WINDOW):
-        self.config, self.mel, self.window = config, {k: mel[k] for k in SIGNAL}, window
+        self.config = config
+        self.mel = {k: mel[k] for k in SIGNAL}
+        self.window = window
         if math.prod(config.rates) != mel["hop"] or config.bands != mel["bands"]:
             raise UserError("the vocoder and its mel do not belong together",
                             where="config.json of the vocoder",
@@ -298,7 +304,7 @@ class BigVGAN:
 
     @property
     def sample_rate(self) -> int:
-        """Of the waveform."""
+        """Hz of the waveform."""
         return int(self.mel["sample_rate"])
 
     @property
@@ -327,7 +333,7 @@ class BigVGAN:
         return np.concatenate(list(self.chunks(log_mel_TM, recipe)))
 
     def chunks(self, log_mel_TM: np.ndarray, recipe: dict = mel_lib.RECIPE) -> Iterator[np.ndarray]:
-        """`waveform` in parts of `window` frames, each made when it is asked for. Mel of at most a
+        """`waveform` in parts of `window` frames, each made on demand. Mel of at most a
         window and its halo is one part, followed by silence up to a compiled length."""
         self.check(recipe)
         log_mel_TM = np.asarray(log_mel_TM, np.float32)
@@ -341,8 +347,10 @@ class BigVGAN:
                             found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or "
                             "infinity",
                             hint="the model has diverged: use an earlier checkpoint")
-        frames, halo = len(log_mel_TM), self.config.halo()
-        length, gain = self.window + 2 * halo, recipe.get("gain", 1.0)
+        frames = len(log_mel_TM)
+        halo = self.config.halo()
+        length = self.window + 2 * halo
+        gain = recipe.get("gain", 1.0)
 
         def made(part_TM):
             return np.clip(np.asarray(_generate(self.config, self._params,

@@ -99,7 +99,8 @@ class FaceReader:
     def read(self, pictures_NHWC: np.ndarray) -> np.ndarray:
         """(N, size, size, 3) uint8 -> (N, M) float32, in the units that it was trained in.
         UserError for other pictures."""
-        pictures_NHWC, size = np.asarray(pictures_NHWC), self.config["size"]
+        pictures_NHWC = np.asarray(pictures_NHWC)
+        size = self.config["size"]
         if pictures_NHWC.shape[1:] != (size, size, 3) or pictures_NHWC.dtype != np.uint8:
             raise UserError("pictures of another size than the face reader's",
                             expected=f"(pictures, {size}, {size}, 3) uint8",

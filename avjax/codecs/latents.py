@@ -54,7 +54,7 @@ class MelPCA:
 
     @property
     def recipe(self) -> dict:
-        """How the latents are made, apart from the fitted arrays (whose hash the dataset adds)."""
+        """How the latents are made, without the fitted arrays (the dataset adds their hash)."""
         return {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE,
                 "dim": len(self.codec.std), "stack": STACK, "mel": dict(MEL),
                 "scale": "unit variance on the training split"}

@@ -1,7 +1,7 @@
 """Face and head of a frame <-> 40 z-scored numbers at 25 Hz: the slot of Talker's motion codec.
 
 Two kinds. "face+pose", the stand-in: face code, then head pose (7), then zeros up to 40. "lia-x"
-(or whatever else the clips call theirs): 40 numbers that an encoder of the clips' owner has made.
+(or any other name in the clips' recipe): 40 numbers of an encoder of the clips' owner.
 Either is z-scored, the first with the training split's statistics, the second with those that came
 with the clips.
 Suffixes: T frames, F face code, P pose, M motion channels.

@@ -38,7 +38,7 @@ class PictureCodec:
 
     @property
     def recipe(self) -> dict:
-        """How latents are made, apart from the arrays (whose hash the dataset adds)."""
+        """How latents are made, without the arrays (the dataset adds their hash)."""
         return {"kind": KIND, "sizes": {k: _plain(self.config[k]) for k in SIZES},
                 "scaling": float(self.config["scaling"]),
                 "pixels": "RGB / 127.5 - 1", "latent": "mean * scaling"}
@@ -84,7 +84,8 @@ class PictureCodec:
         lengths."""
         chunk = int(np.clip(CHUNK_PIXELS // pixels, 1,
                             max(8, 2 ** (max(len(x) - 1, 0)).bit_length())))
-        call, parts = _compiled(self._key, method), []
+        call = _compiled(self._key, method)
+        parts = []
         for first in range(0, len(x), chunk):
             piece = x[first:first + chunk]
             full = np.pad(piece, [(0, chunk - len(piece))] + [(0, 0)] * (x.ndim - 1), mode="edge")

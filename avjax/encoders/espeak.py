@@ -79,7 +79,10 @@ def synthesize(text: str, *, pitch: tuple[int, int] = (90, 130), formants: int =
     """
     check_text(text)
     text = plain(text)
-    pieces, phonemes, words, samples = [], [], [], 0
+    pieces = []
+    phonemes = []
+    words = []
+    samples = 0
 
     def silence(seconds, symbol):
         nonlocal samples
@@ -125,7 +128,9 @@ def _unspeakable(text):
 
 def _clauses(text: str) -> list[tuple[str, str]]:
     """(words, closing mark) of every clause; a text without a closing mark gets a full stop."""
-    text, out, start = " ".join(text.split()), [], 0
+    text = " ".join(text.split())
+    out = []
+    start = 0
     for found in re.finditer(r"([,;:.?!]+)[\"')\]]*(?=\s|$)", text):
         if found[1] != "." or ends_sentence(text, found.start()):
             # "Ph.D.," ends with a comma
@@ -153,7 +158,8 @@ def classes_of(symbol: str) -> tuple[str, ...]:
     out = []
     while rest:
         size = 2 if rest[:2] in CLASSES or rest[:2] in _ALIASES else 1
-        head, rest = rest[:size], rest[size:]
+        head = rest[:size]
+        rest = rest[size:]
         head = _ALIASES.get(head, head)
         if head not in CLASSES:
             raise UserError("a sound that English lacks", where="text", found=repr(symbol),
@@ -177,10 +183,13 @@ def is_vowel(symbol: str) -> bool:
 def phrases_of(phonemes) -> list[tuple[float, float, str]]:
     """(start, end, closing mark) of every stretch of speech between pauses that a mark or silence
     makes."""
-    out, start, end = [], None, None
+    out = []
+    start = None
+    end = None
     for symbol, t0, t1 in phonemes:
         if classes_of(symbol):
-            start, end = (t0 if start is None else start), t1
+            start = t0 if start is None else start
+            end = t1
         elif start is not None and (symbol != SILENCE or t1 - t0 > 0.1):
             out.append((start, end, symbol if symbol in PHRASES else ","))
             start = None
@@ -195,7 +204,8 @@ def beats_of(phonemes) -> list[tuple[float, float]]:
 def feet_of(phonemes) -> list[tuple[float, int, float]]:
     """(onset, place, stress) of every vowel; places count from 0 and start again after a pause of
     0.15 s: the metre."""
-    out, place = [], 0
+    out = []
+    place = 0
     for symbol, t0, t1 in phonemes:
         if is_vowel(symbol):
             out.append((t0, place, stress_of(symbol)))
@@ -261,7 +271,9 @@ def _speak(text, pitch, formants, rate):
     """One clause: audio cut after its last sound, [(symbol, t0, t1)], [(word, t0, t1)]."""
     audio, events = espeak_library.speak(text, pitch, formants, rate)
     audio, events = _without_pauses(text, audio, events)
-    phonemes, words, word = [], [], None
+    phonemes = []
+    words = []
+    word = None
     for i, (kind, position, length, sample, symbol) in enumerate(events):
         if kind == WORD:
             word = (position, length)
@@ -308,8 +320,8 @@ def _without_pauses(text, audio, events):
             position:].strip():
             continue
         sounds = [k for k, e in enumerate(events) if e[0] == PHONEME and classes_of(e[4])]
-        last, then = max((k for k in sounds if k < i),
-                         default=None), min((k for k in sounds if k > i), default=None)
+        last = max((k for k in sounds if k < i), default=None)
+        then = min((k for k in sounds if k > i), default=None)
         if last is None or then is None:
             continue
         a = next(e[3] for e in events[last + 1:] if e[0] == PHONEME) + round(_GAP * SAMPLE_RATE)

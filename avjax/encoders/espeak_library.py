@@ -37,7 +37,10 @@ class _Event(ctypes.Structure):
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int,
                              ctypes.POINTER(_Event))
-_SYNCHRONOUS, _PHONEME_EVENTS_IPA, _DONT_EXIT, _UTF8 = 2, 3, 0x8000, 1
+_SYNCHRONOUS = 2
+_PHONEME_EVENTS_IPA = 3
+_DONT_EXIT = 0x8000
+_UTF8 = 1
 _RATE_PARAMETER = 1
 
 

@@ -37,13 +37,14 @@ def _plain_character(c: str) -> str:
     category = unicodedata.category(c)
     if category in ("Cf", "Cn", "Co") or "\ufe00" <= c <= "\ufe0f":
         return ""  # marks of direction, joiners, variants
-    if category == "Me" or "\U0001f3fb" <= c <= "\U0001f3ff" or (category == "So"
-                                                                 and c not in _SPOKEN):
+    symbol = category == "So" and c not in _SPOKEN
+    if category == "Me" or "\U0001f3fb" <= c <= "\U0001f3ff" or symbol:
         return " "
     if category == "Nd":
         return str(unicodedata.digit(c))
     drawn = unicodedata.normalize("NFKC", c)
-    # Ligatures, full width and mathematical letters; not a superscript 2, which is spoken otherwise.
+    # Ligatures, full width and mathematical letters; not a superscript 2, which is spoken
+    # otherwise.
     return drawn if drawn.isascii() and (drawn.isalpha() or "\uff00" <= c <= "\uffef") else c
 
 

@@ -29,7 +29,7 @@ SIZE = 32
 WIDTH = 64
 GIVEN_WIDTH = 512  # insightface's
 ANGLES = np.arange(-40, 41, 5)
-MOST = 512  # portraits that are fitted on; more say little new
+MOST = 512  # portraits that are fitted on; more add little
 _SMALLEST = 0.1  # of the first component's deviation
 _UPRIGHT = 0.7  # a turned picture is believed only where less than this share of the error is left
 _COPIES, _COPY_BLUR, _COPY_TURN, _RIDGE = 6, 1.0, 3.0, 1.0  # blur in pixels of 32 x 32, degrees
@@ -48,7 +48,7 @@ class PortraitEncoder:
 
     @property
     def recipe(self) -> dict:
-        """How the vector is made, apart from the fitted arrays (whose hash the dataset adds)."""
+        """How the vector is made, without the fitted arrays (the dataset adds their hash)."""
         if self.fitted is None:
             return {"kind": "given", "width": self.width, "scale": "as given"}
         return {"kind": "pca", "version": 1, "width": self.width, "size": SIZE,
@@ -63,7 +63,8 @@ class PortraitEncoder:
             raise UserError("this face embedding is not computed here", where="recipes.json, faces",
                             expected="kind pca", found="kind given",
                             hint="give the embedding in <portrait>.face.npy beside the picture")
-        shape, fit = np.shape(portraits_NHWC), self.fitted
+        shape = np.shape(portraits_NHWC)
+        fit = self.fitted
         x_ND = self._upright(_pixels(np.reshape(portraits_NHWC, (-1, *shape[-3:]))))
         embedding_NF = (x_ND - fit["mean"]) @ fit["map"] + fit["offset"]
         return embedding_NF.reshape(*shape[:-3], self.width).astype(np.float32)
@@ -73,7 +74,8 @@ class PortraitEncoder:
         turned_AND = np.stack([rotate(pictures, a).reshape(x_ND.shape) for a in ANGLES])
         rest_AND = (turned_AND - self.fitted["mean"]) * _CIRCLE
         error_AN = (rest_AND**2).sum(-1) - ((rest_AND @ self.fitted["basis"].T) ** 2).sum(-1)
-        as_it_is, best_N = len(ANGLES) // 2, error_AN.argmin(0)
+        as_it_is = len(ANGLES) // 2
+        best_N = error_AN.argmin(0)
         best_N = np.where(error_AN.min(0) < _UPRIGHT * error_AN[as_it_is], best_N, as_it_is)
         return turned_AND[best_N, np.arange(len(x_ND))]
 
@@ -163,7 +165,9 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray] | None,
                 where: str = "codecs/faces.npz") -> PortraitEncoder:
     """The encoder of a dataset or workdir. UserError for another kind and for missing or foreign
     arrays."""
-    kind, width, arrays = recipe.get("kind"), int(recipe.get("width", 0)), arrays or {}
+    kind = recipe.get("kind")
+    width = int(recipe.get("width", 0))
+    arrays = arrays or {}
     if kind == "given" and width:
         return given(width)
     if kind != "pca" or not width:
@@ -202,7 +206,8 @@ def _pixels(portraits_NHWC: np.ndarray) -> np.ndarray:
 def _areas(size: int, new_size: int) -> np.ndarray:
     """(new_size, size) share of each old pixel in each new one; rows sum to 1."""
     edges = np.arange(new_size + 1) * (size / new_size)
-    low, high = edges[:-1, None], edges[1:, None]
+    low = edges[:-1, None]
+    high = edges[1:, None]
     at = np.arange(size)[None]
     return (np.clip(np.minimum(high, at + 1) - np.maximum(low, at), 0,
                     None) / (size / new_size)).astype(np.float32)

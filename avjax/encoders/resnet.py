@@ -38,7 +38,8 @@ class ResNet(nn.Module):
         first = self.stem == "image"
         self.conv_in = NormedConv(self.widths[0], self.in_width, STEMS[self.stem],
                                   2 if first else 1, **kw)
-        layers, width = [], self.widths[0]
+        layers = []
+        width = self.widths[0]
         for i, (features, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
             layers.append([BasicBlock(features, width if j == 0 else features,
                                       2 if i and not j else 1, name=f"layer{i + 1}_{j}", **kw)

@@ -28,7 +28,8 @@ def ends_sentence(text: str, at: int) -> bool:
     following = _NEXT.match(text[at + 1:].lstrip("\"')]"))
     if not following or not following[1]:
         return True
-    whole, after = _BEFORE.search(text[:at])[1], following[1]
+    whole = _BEFORE.search(text[:at])[1]
+    after = following[1]
     word = whole.lower()
     if not any(c.isalpha() for c in word):
         return True  # after a number, or another mark: "...", "?."

@@ -144,7 +144,8 @@ class Wav2Vec2Frames:
                            "units of wav2vec 2.0 frames") if centroids_KD is not None else None
         utterances = [self._normalised(_checked(x_N, self._network.min_samples())) for x_N in audio]
         cuts = [windows.pieces(len(x_N)) for x_N in utterances]
-        found, shards = {}, math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        found = {}
+        shards = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
         for where, x_BN, lengths_B in windows.batches(utterances, cuts, shards):
             batch = jax.device_put((x_BN, lengths_B), batch_sharding(self._mesh))
             with jax.default_matmul_precision(self._precision):

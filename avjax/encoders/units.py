@@ -37,7 +37,8 @@ class UnitEncoder:
 
     @property
     def recipe(self) -> dict:
-        """All that decides about a unit, apart from the centroids (whose hash the dataset adds)."""
+        """Everything that a unit depends on, without the centroids (the dataset adds their
+        hash)."""
         return {"kind": KINDS[self.frames.recipe["kind"]], "rate": RATE, "sample_rate": SAMPLE_RATE,
                 "units": self.num_units,
                 "frames": self.frames.recipe}
@@ -99,7 +100,8 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], *, weights: str | N
         recipe's.
     """
     made_of = recipe.get("frames", {})
-    kind, source = made_of.get("kind"), made_of.get("weights", {}).get("kind")
+    kind = made_of.get("kind")
+    source = made_of.get("weights", {}).get("kind")
     if kind == "mel":
         frames = MelFrames(made_of.get("context", 0), made_of.get("level"))
     elif kind == "wav2vec2" and source == "random":

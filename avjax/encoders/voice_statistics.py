@@ -13,8 +13,8 @@ Only frames louder than 40 dB below the loudest count, so pauses do not matter. 
 A `VoiceStatistics` z-scores them with the training split's statistics. Where it knows who speaks,
 and enough speakers were recorded more than once, it then takes out what differs between recordings
 of one speaker: the posterior mean of the speaker's part in a two-covariance model (PLDA; Sizov et
-al. 2014), of unit power. They say what a voice is like (timbre, register, liveliness), not who it
-is: two speakers of like voice are alike.
+al. 2014), of unit power. They describe what a voice is like (timbre, register, liveliness), not who
+it is: two speakers of like voice are alike.
 Suffixes: N samples, T frames, W window, L lags, M mel bands, S statistics, U utterances.
 """
 
@@ -80,9 +80,9 @@ class VoiceStatistics:
 
     @property
     def recipe(self) -> dict:
-        """How the vector is made, apart from the fitted arrays."""
-        out = {k: v for k, v in RECIPE.items() if k != "level"} | ({"level": dict(self.level)}
-                                                                   if self.level else {})
+        """How the vector is made, without the fitted arrays."""
+        out = {k: v for k, v in RECIPE.items() if k != "level"}
+        out |= {"level": dict(self.level)} if self.level else {}
         return out | ({} if self.map_SS is None else {"speaker_part": dict(SPEAKER_PART)})
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
@@ -108,9 +108,11 @@ class VoiceStatistics:
         x_US = np.asarray(statistics_US, np.float64)
         # Over a few utterances a statistic may hardly vary; the floor keeps a newcomer's value from
         # exploding.
-        mean_S, std_S = x_US.mean(0), np.maximum(x_US.std(0), 0.01)
-        fitted = None if speakers is None else _speaker_part((x_US - mean_S) / std_S,
-                                                             np.asarray(speakers))
+        mean_S = x_US.mean(0)
+        std_S = np.maximum(x_US.std(0), 0.01)
+        fitted = None
+        if speakers is not None:
+            fitted = _speaker_part((x_US - mean_S) / std_S, np.asarray(speakers))
         return cls(mean_S.astype(np.float32), std_S.astype(np.float32), fitted)
 
 
@@ -133,7 +135,7 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray],
 def _speaker_part(z_US: np.ndarray, speakers_U: np.ndarray) -> np.ndarray | None:
     """(S, S) float32 of SPEAKER_PART; None where too few speakers were recorded more than once.
 
-    With covariances W within and B between speakers, a recording z says B (B + W)^-1 z of its
+    With covariances W within and B between speakers, a recording z predicts B (B + W)^-1 z for its
     speaker: in the basis where W is one and B diagonal b, every coordinate is shrunk by b / (b +
       1). That basis also measures distances, so it is kept.
     """
@@ -143,7 +145,8 @@ def _speaker_part(z_US: np.ndarray, speakers_U: np.ndarray) -> np.ndarray | None
     if freedom < SPEAKER_PART["least"]:
         return None
     within_US = z_US - means_KS[which_U]
-    within_SS, total_SS = within_US.T @ within_US / freedom, np.cov(z_US.T)
+    within_SS = within_US.T @ within_US / freedom
+    total_SS = np.cov(z_US.T)
     size = len(within_SS)
     shrunk_SS = within_SS + SPEAKER_PART["shrinkage"] * np.trace(within_SS) / size * np.eye(size)
     value_S, basis_SS = np.linalg.eigh(shrunk_SS)
@@ -172,17 +175,17 @@ def _pitch(audio_N: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np
     frames_TW = np.lib.stride_tricks.sliding_window_view(padded_N, _WINDOW)[::_HOP][:frames]
     window_W = mel.window_of(_WINDOW)
     windowed_TW = (frames_TW - frames_TW.mean(-1, keepdims=True)) * window_W
-    low, high = int(SAMPLE_RATE / PITCH_HZ[1]), int(SAMPLE_RATE / PITCH_HZ[0]) + 1
+    low = int(SAMPLE_RATE / PITCH_HZ[1])
+    high = int(SAMPLE_RATE / PITCH_HZ[0]) + 1
     spectrum_TK = np.abs(fft.rfft(windowed_TW, _FFT)) ** 2
     own_L = fft.irfft(np.abs(fft.rfft(window_W, _FFT)) ** 2)[: high + 2]
     correlation_TL = fft.irfft(spectrum_TK)[:, : high + 2]
     power_T = correlation_TL[:, 0] / own_L[0]
     correlation_TL = correlation_TL / np.maximum(correlation_TL[:, :1], 1e-9) / (own_L / own_L[0])
     inner_TL = correlation_TL[:, low : high + 1]
-    is_peak_TL = (inner_TL > correlation_TL[:, low - 1 : high]) & (inner_TL
-                                                                   >= correlation_TL[:,
-                                                                                     low + 1 : high
-                                                                                     + 2])
+    before_TL = correlation_TL[:, low - 1:high]
+    after_TL = correlation_TL[:, low + 1:high + 2]
+    is_peak_TL = (inner_TL > before_TL) & (inner_TL >= after_TL)
     peaks_TL = np.where(is_peak_TL, inner_TL, 0.0)
     voicing_T = peaks_TL.max(-1)
     lag_T = low + (peaks_TL >= 0.85 * voicing_T[:, None]).argmax(-1)

@@ -36,7 +36,7 @@ def pieces(samples: int) -> list[Piece]:
 
 def joined(parts: Sequence[np.ndarray], cut: Sequence[Piece],
            num_frames: Callable[[int], int]) -> np.ndarray:
-    """The frames of a whole utterance from those of its pieces (padded behind): neighbours meet in
+    """The frames of an utterance from those of its pieces (padded at the end): neighbours meet in
     the middle of what they
     share. num_frames: of so many samples."""
     firsts = [start // HOP for start, _ in cut]
@@ -71,5 +71,6 @@ def batches(utterances: Sequence[np.ndarray], cuts: Sequence[Sequence[Piece]], s
             for row in range(size):
                 i, j = where[row] if row < len(where) else where[0]
                 start, end = cuts[i][j]
-                x_BN[row, :end - start], lengths_B[row] = utterances[i][start:end], end - start
+                x_BN[row, :end - start] = utterances[i][start:end]
+                lengths_B[row] = end - start
             yield where, x_BN, lengths_B

@@ -48,8 +48,8 @@ class Generator:
     Args:
       batch_size: examples at a time; rounded up to what `mesh` divides.
       seed: of the noise.
-      mesh: the batch is split over its axes data and fsdp; None = one device. Of a mesh of several
-        processes all must call alike, and all get the streams.
+      mesh: of devices of this process: the batch is split over its axes data and fsdp. None = one
+        device.
       everywhere: several processes call alike within their common mesh, with parameters that are
         sharded over it: they share the work and all get the streams.
     """
@@ -64,12 +64,13 @@ class Generator:
         self._steps = functools.cache(system.steps)
         self._steps_allowed = not everywhere  # steps are driven, and read, by one process
         self.batch_size = batch_size
-        whole = jax.sharding.PartitionSpec() if everywhere else None
+        out = jax.sharding.PartitionSpec() if everywhere else None  # replicated
         if mesh is not None:
             shards = int(np.prod([mesh.shape[axis] for axis in meshes.BATCH_AXES]))
             self.batch_size = -(-batch_size // shards) * shards
-            whole = meshes.replicated(mesh)
-        self._generate = jax.jit(system.generate, static_argnames="task", out_shardings=whole)
+            out = meshes.batch_sharding(mesh)
+        self._generate = jax.jit(system.generate, static_argnames="task", out_shardings=out)
+        self._placed = (None, None)  # parameters, and themselves on the mesh
 
     def __call__(self, params, examples: Iterable[tuple[str, Example]],
                  task: str = "") -> Iterator[tuple[str, dict]]:
@@ -160,13 +161,14 @@ class Generator:
             return Progress(self.system, steps(params, conditions, keys)).result
         if self.mesh is None:
             return jax.device_get(self._generate(params, conditions, keys, task=task))
-        rows = meshes.batch_sharding(self.mesh)
-        conditions = {name: jax.make_array_from_callback(x.shape, rows, x.__getitem__)
-                      for name, x in conditions.items()}
+        return self._run_on_mesh(params, conditions, keys, task)
+
+    def _run_on_mesh(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
+        if self._placed[0] is not params:
+            self._placed = params, jax.device_put(params, meshes.replicated(self.mesh))
+        conditions, keys = jax.device_put((conditions, keys), meshes.batch_sharding(self.mesh))
         with jax.set_mesh(self.mesh):
-            keys = jax.jit(lambda data: jax.random.wrap_key_data(data), out_shardings=rows)(
-                np.asarray(jax.random.key_data(keys)))
-            return jax.device_get(self._generate(params, conditions, keys, task=task))
+            return jax.device_get(self._generate(self._placed[1], conditions, keys, task=task))
 
 
 def generate_split(generator: Generator, params, dataset, split: str, indices: Iterable[int],

@@ -1,7 +1,7 @@
 """The one entry point of attention; no network writes a softmax over keys itself.
 
     attention        a sequence on itself: a declared mask, packing, bands, a mesh that splits time
-    cross_attention  queries on other keys, of which a row sees the first so many
+    cross_attention  queries on other keys, of which each row sees the first few
     attend           the formula, with an explicit mask or bias: caches, a handful of tokens, ALiBi
     attend_by_head   the same in little memory, for frozen encoders of long sound
 
@@ -75,7 +75,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
 
     Args:
       q_BHTK, k_BGTK, v_BGTK: (batch, heads, time, head width), one length. Keys and values may have
-        fewer heads, each for as many query heads in turn.
+        fewer heads, each shared by consecutive query heads.
       mask: which offsets a position sees.
       segments: (batch, time) integers; a position sees only positions of its own segment (packing).
       valid: (batch, time), 1 = real frame; short for two segments: real frames never see padding.

@@ -97,7 +97,7 @@ def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, str
     N = -(-T // Q)
     q_BHNQK = jnp.pad(q_BHTK, ((0, 0), (0, 0), (0, N * Q - T), (0, 0))).reshape(B, H, N, Q, K)
     k_BHNWK, v_BHNWK = (windows(x, left, W, N, Q) for x in (k_BHTK, v_BHTK))
-    # positions outside the sequence: known now, so XLA folds the whole mask to a constant
+    # positions outside the sequence: known now, so XLA folds the mask to a constant
     if segments_BT is None:
         position_NW = np.arange(N)[:, None] * Q + np.arange(W)[None, :] - left
         inside_NW = (position_NW >= 0) & (position_NW < T)
@@ -107,9 +107,9 @@ def banded(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, str
         lowest_B1 = jnp.min(segments_BT, axis=1, keepdims=True)
         shifted = jnp.pad(segments_BT + 1 - lowest_B1, ((0, 0), (0, N * Q - T)))  # 0 = outside
         key_BNW = windows(shifted[:, None, :, None], left, W, N, Q)[:, 0, :, :, 0]
-        seen = jnp.asarray(seen_QW) & (shifted.reshape(B, N, Q)[:, :, :,
-                                                                None] == key_BNW[:, :, None, :])
-        seen = seen[:, None]
+        query_BNQ = shifted.reshape(B, N, Q)
+        same = query_BNQ[:, :, :, None] == key_BNW[:, :, None, :]
+        seen = (jnp.asarray(seen_QW) & same)[:, None]
     return attend(q_BHNQK, k_BHNWK, v_BHNWK, seen).reshape(B, H, N * Q, K)[:, :, :T]
 
 
@@ -134,7 +134,7 @@ def cross_dense(q_BTHK, k_BSHK, v_BSHK, lengths_B):
 
 
 def cross_blocked(q_BTHK, k_BSHK, v_BSHK, lengths_B):
-    """`cross_dense` for BLOCK queries at a time, made again in the backward pass: memory linear in
+    """`cross_dense` for BLOCK queries at a time, recomputed in the backward pass: memory linear in
     T."""
     T = q_BTHK.shape[1]
     q_NBQHK = rearrange(q_BTHK, "B (N Q) H K -> N B Q H K", Q=BLOCK if T % BLOCK == 0 else T)

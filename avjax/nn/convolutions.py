@@ -80,7 +80,8 @@ def _group_norm_fwd(x, scale, bias, groups, eps, silu):
 
 def _group_norm_bwd(groups, eps, silu, saved, dy):
     x, mean, inverse, scale, bias = saved
-    centred, dy = x.astype(jnp.float32) - mean, dy.astype(jnp.float32)
+    centred = x.astype(jnp.float32) - mean
+    dy = dy.astype(jnp.float32)
     if silu:
         y = centred * (inverse * scale) + bias
         sigmoid = jax.nn.sigmoid(y)

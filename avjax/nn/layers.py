@@ -39,7 +39,8 @@ def matmul(x, kernel):
     """x (..., in) @ kernel (in, out...) -> (..., out...)."""
     if axes_kept():
         return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-    flat, flat_kernel = x.reshape(-1, x.shape[-1]), kernel.reshape(kernel.shape[0], -1)
+    flat = x.reshape(-1, x.shape[-1])
+    flat_kernel = kernel.reshape(kernel.shape[0], -1)
     return lax.dot_general(flat, flat_kernel,
                            (((1,), (0,)), ((), ()))).reshape(*x.shape[:-1], *kernel.shape[1:])
 
@@ -59,7 +60,8 @@ def _matmul_bwd(saved, dy):
         lead, out = tuple(range(x.ndim - 1)), tuple(range(1, kernel.ndim))
         dx = lax.dot_general(dy, kernel, ((tuple(x.ndim - 2 + i for i in out), out), ((), ())))
         return dx, lax.dot_general(x, dy, ((lead, lead), ((), ())))
-    flat_x, flat_dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, kernel.size // kernel.shape[0])
+    flat_x = x.reshape(-1, x.shape[-1])
+    flat_dy = dy.reshape(-1, kernel.size // kernel.shape[0])
     dx = lax.dot_general(flat_dy, kernel.reshape(kernel.shape[0], -1), (((1,), (1,)), ((), ())))
     # (in, out) at once: nothing to transpose
     dkernel = lax.dot_general(flat_x, flat_dy, (((0,), (0,)), ((), ())))
@@ -155,7 +157,8 @@ def _adaptive_norm_fwd(x_BTD, beta, gamma, eps):
 
 def _adaptive_norm_bwd(saved, dy):
     x, mean, scale, beta, gamma = saved
-    normal, dy = (x - mean) * scale, dy.astype(jnp.float32)
+    normal = (x - mean) * scale
+    dy = dy.astype(jnp.float32)
     axes = (0, 1) if gamma.shape[0] == 1 else (1,)
     dgamma = jnp.sum(dy * normal, axis=axes, keepdims=True).astype(gamma.dtype)
     dbeta = jnp.sum(dy, axis=axes, keepdims=True).astype(beta.dtype)
@@ -165,6 +168,20 @@ def _adaptive_norm_bwd(saved, dy):
 
 
 adaptive_norm.defvjp(_adaptive_norm_fwd, _adaptive_norm_bwd)
+
+
+class LayerNorm(nn.Module):
+    """`adaptive_norm` with learned scale and bias: (batch, time, width)."""
+
+    width: int
+    eps: float = 1e-5
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
+
+    def __call__(self, x_BTD):
+        return adaptive_norm(x_BTD, self.bias[None, None], self.scale[None, None] - 1, self.eps)
 
 
 @jax.custom_vjp
@@ -181,7 +198,8 @@ def _rms_norm_fwd(x, scale, eps):
 
 def _rms_norm_bwd(saved, dy):
     x, inverse, scale = saved
-    normal, dy = x.astype(jnp.float32) * inverse, dy.astype(jnp.float32)
+    normal = x.astype(jnp.float32) * inverse
+    dy = dy.astype(jnp.float32)
     product = dy * normal if axes_kept() else (dy * normal).reshape(-1, x.shape[-1])
     dscale = jnp.sum(product, axis=tuple(range(product.ndim - 1))).astype(scale.dtype)
     d = dy * scale

@@ -2,9 +2,9 @@
 
 A band needs the neighbours' nearest keys and values: `left` and `right` entries are exchanged by
 ppermute, with further devices too where a band is wider than a device's share. Full and causal
-attention, and bands wider than the rest of the sequence, gather the keys and values of all devices. Bytes
-that a device receives a layer, forward (E = 2 * kv heads * head width * itemsize a step, T steps on
-s devices; as many again in the backward pass):
+attention, and bands wider than the rest of the sequence, gather the keys and values of all devices.
+Bytes that a device receives a layer, forward (E = 2 * kv heads * head width * itemsize a step, T
+steps on s devices; as many again in the backward pass):
     halo         (left + right) E
     all gathered (T - T / s) E
     ring         (T - T / s) E as well, in s - 1 messages; twice in its backward pass, which sends
@@ -37,7 +37,9 @@ def split_attention(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segment
                     kernel: str):
     """avjax.nn.attention.attention for a mesh with seq > 1. left, right: the band in steps; near:
     which offsets in it are seen."""
-    (B, H, T, _), G, s = q_BHTK.shape, k_BGTK.shape[1], parts("time")
+    B, H, T, _ = q_BHTK.shape
+    G = k_BGTK.shape[1]
+    s = parts("time")
     missing = -T % (s * streams)
     if missing:
         q_BHTK, k_BGTK, v_BGTK = (jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0)))
@@ -61,10 +63,10 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total,
     """One device's queries against all keys that they see."""
     t = q_BHtK.shape[2]
     first = lax.axis_index(SEQUENCE_AXIS) * t
-    whole = (left + right) * streams >= (devices - 1) * t
+    gathered = (left + right) * streams >= (devices - 1) * t
 
     def seen_by(x, axis):
-        if whole:
+        if gathered:
             return lax.all_gather(x, SEQUENCE_AXIS, axis=axis, tiled=True)
         return with_halo(x, left * streams, right * streams, axis, devices)
 
@@ -73,12 +75,12 @@ def _here(q_BHtK, k_BGtK, v_BGtK, segments_Bt=None, *, left, right, near, total,
     k_BHWK, v_BHWK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x
                       for x in jnp.split(kv_BGWK, 2, axis=-1))
     keys = None if segments_Bt is None else seen_by(segments_Bt, 1)
-    start = 0 if whole else first - left * streams
+    start = 0 if gathered else first - left * streams
     seen = functools.partial(_seen, near=near, total=total, streams=streams)
     if kernel == "auto":
         narrow = left + right + kernels.block_length(left, right) < t // streams
-        kernel = "banded" if narrow and not whole else "dense"
-    if kernel == "banded" and not whole:
+        kernel = "banded" if narrow and not gathered else "dense"
+    if kernel == "banded" and not gathered:
         return _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, keys, seen)
     mask = seen(first + jnp.arange(t)[:, None], start + jnp.arange(k_BHWK.shape[2])[None])
     if keys is not None:
@@ -97,7 +99,8 @@ def _banded(q_BHtK, k_BHWK, v_BHWK, left, right, streams, first, segments_Bt, ke
     B, H, t, K = q_BHtK.shape
     Q = kernels.block_length(left, right) * streams
     before, after = left * streams, right * streams
-    N, W = -(-t // Q), before + Q + after
+    N = -(-t // Q)
+    W = before + Q + after
     room = N * Q - t
     q_BHNQK = jnp.pad(q_BHtK, ((0, 0), (0, 0), (0, room), (0, 0))).reshape(B, H, N, Q, K)
     k_BHNWK, v_BHNWK = (kernels.windows(x, 0, W, N, Q) for x in (k_BHWK, v_BHWK))

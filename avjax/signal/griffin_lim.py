@@ -54,7 +54,8 @@ def istft(spectrum_TK, recipe: dict = mel_lib.RECIPE):
     """(..., T, K) -> (..., (T + n_fft / hop - 1) * hop) samples: the least-squares signal of those
     frames."""
     n_fft, hop = recipe["n_fft"], recipe["hop"]
-    parts, time = n_fft // hop, spectrum_TK.shape[-2]
+    parts = n_fft // hop
+    time = spectrum_TK.shape[-2]
     window_W = jnp.asarray(mel_lib.window_of(n_fft))
     frames_TW = jnp.fft.irfft(spectrum_TK, n_fft) * window_W
     batch = frames_TW.shape[:-2]
@@ -77,7 +78,8 @@ def peak_phases(magnitude_TK, recipe: dict = mel_lib.RECIPE):
     size = magnitude_TK.shape[-1]
     lead = [(0, 0)] * (magnitude_TK.ndim - 1)
     padded = jnp.pad(magnitude_TK, [*lead, (1, 1)])
-    left, right = padded[..., :-2], padded[..., 2:]
+    left = padded[..., :-2]
+    right = padded[..., 2:]
     is_peak = (magnitude_TK > left) & (magnitude_TK >= right)
     curvature = left - 2 * magnitude_TK + right
     offset = jnp.clip(0.5 * (left - right) / jnp.where(is_peak, jnp.minimum(curvature, -1e-12),
@@ -98,7 +100,8 @@ def mel_to_audio(log_mel_TM, *, iterations: int = 32, momentum: float = 0.99,
                  recipe: dict = mel_lib.RECIPE):
     """(..., T, M) log-mel (not normalised) -> (..., T * hop) float32 audio in [-1, 1]. Pure,
     jittable."""
-    hop, pad = recipe["hop"], (recipe["n_fft"] - recipe["hop"]) // 2
+    hop = recipe["hop"]
+    pad = (recipe["n_fft"] - recipe["hop"]) // 2
     magnitude_TK = magnitudes(log_mel_TM.astype(jnp.float32), recipe=recipe)
 
     def with_magnitude(spectrum_TK):
@@ -162,7 +165,8 @@ def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCK
 def parts(level_T: np.ndarray) -> list[tuple[int, int]]:
     """[first, last) frames of parts of at most `LONGEST`, each beginning `_FADE` frames before the
     one before it ends, where it is quietest in the last quarter that it may have."""
-    cuts, first = [], 0
+    cuts = []
+    first = 0
     while first + LONGEST < len(level_T):
         near_T = level_T[first + LONGEST * 3 // 4:first + LONGEST]
         loud_T = np.convolve(near_T, np.full(_FADE, 1 / _FADE), "valid")
@@ -175,7 +179,8 @@ def parts(level_T: np.ndarray) -> list[tuple[int, int]]:
 def _faded(made, time: int, hop: int) -> np.ndarray:
     """Parts of sound, each begun while the last one ends. Their phases are unrelated, so powers add
     up to one."""
-    out_N, end = np.zeros(time * hop, np.float32), 0
+    out_N = np.zeros(time * hop, np.float32)
+    end = 0
     rising_N = np.sin(np.linspace(0, np.pi / 2, _FADE * hop, dtype=np.float32))
     for audio_N, first, last in made:
         if end:

@@ -36,7 +36,8 @@ def assign(x_ND: np.ndarray, centroids_KD: np.ndarray) -> np.ndarray:
 
 def nearest(x_ND: jax.Array, centroids_KD: jax.Array) -> jax.Array:
     """`assign` inside a jitted function, TABLE distances at a time."""
-    n, rows = len(x_ND), max(1, TABLE // len(centroids_KD))
+    n = len(x_ND)
+    rows = max(1, TABLE // len(centroids_KD))
     if n <= rows:
         return kmeans_stream.half_distances(x_ND, centroids_KD).argmin(1).astype(jnp.int32)
     chunks = -(-n // rows)

@@ -3,7 +3,7 @@
 1. One pass draws a reservoir of frames, each frame of the stream with the same chance.
 2. k-means++ (Arthur & Vassilvitskii 2007) picks the first centroids from the reservoir; Lloyd's
 iterations refine them on it.
-3. Passes over the whole stream refine further: exact Lloyd, the sums of all frames and then one
+3. Passes over the stream refine further: exact Lloyd, the sums of all frames and then one
 update. A centroid that no frame chose is re-seeded with a frame drawn as k-means++ draws, in
 proportion to its squared distance.
 
@@ -46,7 +46,7 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
       units: number of centroids.
       seed: of every draw.
       iterations: of Lloyd on the reservoir.
-      passes: over the whole stream after that, at most; none where the reservoir holds all of it.
+      passes: over the stream after that, at most; none where the reservoir holds all of it.
       tolerance: no further pass once the mean squared distance falls by less than this share.
       mesh: frames are split over its axes data and fsdp; None = one device. One process.
       report: is given a line a pass.
@@ -56,7 +56,7 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
         not finite.
     """
     mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
-    sample_ND, whole = _reservoir(blocks(), max(RESERVOIR, FRAMES_A_UNIT * units), seed)
+    sample_ND, complete = _reservoir(blocks(), max(RESERVOIR, FRAMES_A_UNIT * units), seed)
     _check_distinct(sample_ND, units)
     start_key, lloyd_key, key = jax.random.split(jax.random.key(seed), 3)
     data = _put(sample_ND, _equal_chunks(len(sample_ND), units, mesh), mesh)
@@ -64,8 +64,9 @@ def fit(blocks: Callable[[], Iterable[np.ndarray]], units: int, *, seed: int = 0
     if iterations:
         centroids_KD = _lloyd(mesh, iterations)(*data, centroids_KD, lloyd_key)
     del data
-    size, last = _equal_chunks(min(BLOCK, len(sample_ND)), units, mesh), math.inf
-    for number in range(0 if whole else passes):
+    size = _equal_chunks(min(BLOCK, len(sample_ND)), units, mesh)
+    last = math.inf
+    for number in range(0 if complete else passes):
         centroids_KD, distance, empty = _pass(blocks(), size, centroids_KD,
                                               jax.random.fold_in(key, number), mesh)
         report(f"k-means: pass {number + 1} of at most {passes}, mean squared distance "
@@ -88,7 +89,9 @@ def _reservoir(blocks: Iterable[np.ndarray], size: int, seed: int) -> tuple[np.n
     """(min(size, N), D): the frames with the `size` smallest of N random numbers, in the stream's
     order; and whether these are all. Holds 2 size, or a block more."""
     rng = np.random.default_rng(seed)
-    rows, draws, limit = [], [], np.inf
+    rows = []
+    draws = []
+    limit = np.inf
 
     def prune():
         x_ND, draw_N = np.concatenate(rows), np.concatenate(draws)
@@ -103,7 +106,9 @@ def _reservoir(blocks: Iterable[np.ndarray], size: int, seed: int) -> tuple[np.n
         draws.append(draw_N[draw_N < limit])
         if sum(map(len, rows)) > 2 * size:
             x_ND, draw_N = prune()
-            rows, draws, limit = [x_ND], [draw_N], draw_N.max()
+            rows = [x_ND]
+            draws = [draw_N]
+            limit = draw_N.max()
     if not rows:
         raise UserError("no frames to fit units on", where="k-means", expected="speech",
                         found="an empty stream",
@@ -194,12 +199,9 @@ def _seeds(mesh: Mesh, units: int):
         norm_N = jnp.square(x_ND).sum(1)
 
         def draw(k, weight_N):
-            score_N = jnp.where(valid_N,
-                                jnp.log(jnp.maximum(weight_N,
-                                                    1e-30)) + _gumbel(jax.random.fold_in(key, k),
-                                                                      len(x_ND)),
-                                -jnp.inf)
-            return _top(score_N, x_ND, 1)[1][0]
+            log_N = jnp.log(jnp.maximum(weight_N, 1e-30))
+            score_N = log_N + _gumbel(jax.random.fold_in(key, k), len(x_ND))
+            return _top(jnp.where(valid_N, score_N, -jnp.inf), x_ND, 1)[1][0]
 
         def distance_to(c_D):
             product_N = jnp.matmul(x_ND, c_D, precision=lax.Precision.HIGHEST)
@@ -292,13 +294,16 @@ def _update(centroids_KD, sum_KD, count_K, x_PD):
 def _pass(blocks, size: int, centroids_KD, key, mesh: Mesh):
     """One pass over the stream: new centroids (K, D), mean squared distance before, number of empty
     centroids."""
-    step, (units, width) = _block_sums(mesh), centroids_KD.shape
+    step = _block_sums(mesh)
+    units, width = centroids_KD.shape
     zero = (np.zeros((units, width), np.float32), np.zeros(units, np.int32), np.float32(0))
-    total, carry, best = (np.zeros((units, width)), np.zeros(units, np.int64),
-                          np.zeros(())), None, None
+    total = (np.zeros((units, width)), np.zeros(units, np.int64), np.zeros(()))
+    carry = None
+    best = None
     for number, block_ND in enumerate(_equal_blocks(_checked(blocks), size)):
         if number % _FLUSH == 0:
-            total, carry = _flush(total, carry), jax.device_put(zero, replicated(mesh))
+            total = _flush(total, carry)
+            carry = jax.device_put(zero, replicated(mesh))
         *carry, score_P, x_PD = step(*_put(block_ND, size, mesh), centroids_KD,
                                      jax.random.fold_in(key, number), *carry)
         if best is not None:
@@ -327,11 +332,14 @@ def _better(score_P, x_PD, other_P, other_PD):
 
 def _equal_blocks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """The same frames in blocks of `size`, the last one shorter."""
-    held, count = [], 0
+    held = []
+    count = 0
     for block in blocks:
         while count + len(block) >= size:
             yield np.concatenate([*held, block[:size - count]])
-            block, held, count = block[size - count:], [], 0
+            block = block[size - count:]
+            held = []
+            count = 0
         held.append(block)
         count += len(block)
     if count:

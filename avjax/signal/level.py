@@ -1,8 +1,8 @@
 """One level for all speech, so that how loud somebody was recorded decides about nothing.
 
 Whatever turns recorded sound into features that condition or represent a model brings it to one
-speech level first, in training and in prompts alike, and records it in its recipe (key "level"). One
-gain a recording: nothing is compressed.
+speech level first, in training and in prompts alike, and records it in its recipe (key "level").
+One gain a recording: nothing is compressed.
 
 The speech level is the power of blocks of 0.4 s, in steps of 0.1 s, that are within 10 dB of those
 blocks' own mean: the blocks and relative gate of ITU-R BS.1770, applied until nothing changes.
@@ -47,7 +47,8 @@ def normalised(audio_N: np.ndarray, rate: float, recipe: dict | None = RECIPE) -
 def _speech_power(audio_N: np.ndarray, rate: float) -> float:
     """Mean power of the active blocks; 0 where there are none, or one is not finite."""
     power_B = _blocks(audio_N, rate)
-    gate, active_B = 10 ** (RECIPE["gate_db"] / 10), power_B > 0
+    gate = 10 ** (RECIPE["gate_db"] / 10)
+    active_B = power_B > 0
     if not active_B.any() or not np.isfinite(power_B).all():
         return 0.0
     while True:  # gating raises the mean, so ever fewer blocks are active
@@ -67,7 +68,8 @@ def _blocks(audio_N: np.ndarray, rate: float) -> np.ndarray:
         return np.square(audio_N,
                          dtype=np.float64).mean(keepdims=True) if len(audio_N) else np.zeros(0)
     sections = signal.butter(2, RECIPE["highpass_hz"], "highpass", fs=rate, output="sos")
-    state, powers = signal.sosfilt_zi(sections) * float(audio_N[0]), []
+    state = signal.sosfilt_zi(sections) * float(audio_N[0])
+    powers = []
     for start in range(0, len(audio_N) // step * step, _CHUNK * step):
         chunk_N = audio_N[start:start + _CHUNK * step]
         chunk_N = chunk_N[:len(chunk_N) // step * step].astype(np.float64)

@@ -68,7 +68,9 @@ def filterbank(sample_rate: int, n_fft: int, bands: int, fmin: float, fmax: floa
     """(M, K) triangles of unit area in hertz (Slaney normalisation), float32. Read only."""
     edges = mel_to_hz(np.linspace(hz_to_mel(fmin), hz_to_mel(fmax), bands + 2))
     bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    low = edges[:-2, None]
+    centre = edges[1:-1, None]
+    high = edges[2:, None]
     rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
     weights_MK = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)
     weights_MK = weights_MK.astype(np.float32)

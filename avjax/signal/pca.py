@@ -99,7 +99,8 @@ def fit(x_ND: np.ndarray, components: int) -> LinearCodec:
     centred_ND = (x_ND - mean_D.astype(np.float32)).astype(np.float32)
     gram_NN = (centred_ND @ centred_ND.T).astype(np.float64)
     variance, weights = np.linalg.eigh(gram_NN / count)
-    variance, weights_KN = variance[::-1][:components], weights.T[::-1][:components]
+    variance = variance[::-1][:components]
+    weights_KN = weights.T[::-1][:components]
     vectors_KD = (weights_KN.astype(np.float32) @ centred_ND).astype(np.float64)
     # removes what rounding left of non-orthogonality; keeps the order
     q_DK, r_KK = np.linalg.qr(vectors_KD.T)

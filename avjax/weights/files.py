@@ -20,7 +20,7 @@ TORCH = (".bin", ".pt", ".pth", ".ckpt")
 NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 GET = "download the file itself: a login, a licence to accept or a wrong address may be in the way"
 OTHER_KINDS = (  # (how a file starts, in small letters; what that is; what to do)
-    (b"version https://git-lfs", "a Git LFS pointer, which only stands for the file",
+    (b"version https://git-lfs", "a Git LFS pointer instead of the file",
      "git lfs pull, or download it"),
     (b"<!doctype", "a web page", GET), (b"<html", "a web page", GET),
     (b"<?xml", "a server's answer", GET), (b"gguf", "a GGUF file", "take the model's safetensors"),
@@ -29,20 +29,21 @@ OTHER_KINDS = (  # (how a file starts, in small letters; what that is; what to d
 
 
 def check_kind(path: str) -> None:
-    """UserError if a file is, by its first bytes, none that weights are read from, whatever its
-    name says."""
+    """Raises UserError for a file whose first bytes are not those of a format that weights are read
+    from; its name does not matter."""
     extension = os.path.splitext(path)[1].lower()
     with open(path, "rb") as file:
         head = file.read(64)
-    found, hint = "" if head else "an empty file", "fetch the file again"
+    found = "" if head else "an empty file"
+    hint = "fetch the file again"
     for start, kind, todo in OTHER_KINDS:
         if head.lower().startswith(start):
             found, hint = kind, todo
     if head and head[:1] in b"{[" and head.isascii() and b"\0" not in head:
-        found, hint = "JSON text", GET
-    if extension in TORCH and head[8:9] == b"{" and int.from_bytes(head[:8],
-                                                                   "little") < os.path.getsize(
-                                                                       path):
+        found = "JSON text"
+        hint = GET
+    length = int.from_bytes(head[:8], "little")
+    if extension in TORCH and head[8:9] == b"{" and length < os.path.getsize(path):
         found, hint = "a safetensors file", "rename it to .safetensors"
     if found:
         raise UserError("not a PyTorch checkpoint" if extension in TORCH
@@ -66,8 +67,8 @@ def find_in_folder(folder: str) -> list[str]:
         indexed = {shard for [n] in found for shard in read_index(os.path.join(folder, n))}
         sharded: dict[str, list[str]] = {}
         for name in names:
-            if not name.endswith(extensions) or name.startswith((*NOT_WEIGHTS,
-                                                                 ".")) or name in indexed:
+            other = name.startswith((*NOT_WEIGHTS, ".")) or name in indexed
+            if other or not name.endswith(extensions):
                 continue
             part = SHARD.fullmatch(name)
             if part:
@@ -77,7 +78,7 @@ def find_in_folder(folder: str) -> list[str]:
         for shards in sharded.values():
             total = int(SHARD.fullmatch(shards[0])["total"])
             if len(shards) != total:
-                raise UserError("the checkpoint is not whole", where=folder,
+                raise UserError("the checkpoint is incomplete", where=folder,
                                 expected=f"{total} shards", found=", ".join(shards),
                                 hint="fetch the shards that are missing")
             found.append(shards)

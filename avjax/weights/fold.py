@@ -37,9 +37,8 @@ def check_computed(name: str, found: np.ndarray, ours: np.ndarray, what: str) ->
     """A table that a file carries and we compute. UserError: it differs, so that the
     network is another one."""
     rows = min(len(found), len(ours))
-    if found.shape[1:] != ours.shape[1:] or np.abs(np.asarray(found,
-                                                              np.float32)[:rows] - ours[
-                                                                  :rows]).max() > 1e-2:
+    if found.shape[1:] != ours.shape[1:] or \
+            np.abs(np.asarray(found, np.float32)[:rows] - ours[:rows]).max() > 1e-2:
         raise UserError("the checkpoint's table is not the published one", where=name,
                         expected=f"{what}, {ours.shape}", found=f"other numbers, {found.shape}",
                         hint="only the published positions are implemented")

@@ -20,7 +20,9 @@ Row = tuple[tuple[str, ...], str, tuple, int | None]
 def gather(state: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict:
     """A state dict -> our parameters. UserError for an entry that is missing, does not fit or is
     left over."""
-    params, left, stacked = {}, {name: np.asarray(value) for name, value in state.items()}, {}
+    params = {}
+    left = {name: np.asarray(value) for name, value in state.items()}
+    stacked = {}
     for names, ours, (to_ours, _), layer in rows:
         parts = []
         for name in names:

@@ -92,7 +92,7 @@ class _NumpyDType(DType):
 
 
 class Foreign(Inert):
-    """In place of another program's object (a config, a path): takes whatever the pickle gives it
+    """In place of another program's object (a config, a path): takes all that the pickle gives it
     and keeps nothing.
 
     A global is a subclass of its own, for pickles demand a class to make objects of; what it was
@@ -123,11 +123,12 @@ class Storage(Inert):
     __slots__ = ("dtype", "key")
 
     def __init__(self, dtype, key):
-        self.dtype, self.key = np.dtype(dtype), str(key)
+        self.dtype = np.dtype(dtype)
+        self.key = str(key)
 
 
 class Tensor(Inert):
-    """A strided window on a storage; the numbers are looked up once the whole pickle has been
+    """A strided window on a storage; the numbers are looked up once the pickle has been
     accepted."""
 
     __slots__ = ("conjugate", "dtype", "negative", "offset", "shape", "storage", "strides")
@@ -135,7 +136,8 @@ class Tensor(Inert):
     def __init__(self, storage, offset, shape, strides, dtype=None, metadata=None):
         if not isinstance(storage, Storage):
             raise pickle.UnpicklingError("a tensor without a storage")
-        self.storage, self.offset = storage, int(offset)
+        self.storage = storage
+        self.offset = int(offset)
         self.shape, self.strides = tuple(int(n) for n in shape), tuple(int(n) for n in strides)
         self.dtype = dtype.dtype if dtype else storage.dtype
         # torch puts off conjugation and negation: the storage holds the numbers before them

@@ -24,13 +24,13 @@ STATE_KEYS = ("model_state_dict", "state_dict", "model", "module")
 
 
 def read_checkpoint(path: str | os.PathLike, foreign: bool = False) -> Any:
-    """The whole content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file,
+    """The content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file,
     of a sharded checkpoint (given by its index or folder), or of the one weights file in a folder.
 
-    safetensors and `.npz` give {name: array}; a PyTorch file gives whatever was saved (a bare
-    tensor gives an array). Arrays may be read-only and memory-mapped. With `foreign`, what is not
-    plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which was
-    not executed either; else this raises UserError.
+    safetensors and `.npz` give {name: array}; a PyTorch file gives the object that was saved (a
+    bare tensor gives an array). Arrays may be read-only and memory-mapped. With `foreign`, what is
+    not plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which
+    was not executed either; else this raises UserError.
     UserError: missing, unreadable, truncated or unsafe file.
     """
     parts = _parts(os.fspath(path))
@@ -98,10 +98,11 @@ def flatten(tree: Any, prefix: str = "", kind: type = np.ndarray) -> dict[str, A
     text) is left out."""
     if isinstance(tree, kind):
         return {prefix or "(bare array)": tree}
-    items = tree.items() if isinstance(tree,
-                                       dict) else enumerate(tree) if isinstance(tree,
-                                                                                list
-                                                                                | tuple) else ()
+    items = ()
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
     flat = {}
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key), kind)
@@ -167,7 +168,7 @@ def _read_file(path: str, foreign: bool = False) -> Any:
     except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error,
             KeyError) as error:
         raise UserError("the weights file is truncated or corrupt", where=path,
-                        expected=f"a whole {extension} file", found=str(error),
+                        expected=f"a complete {extension} file", found=str(error),
                         hint="fetch the file again and compare its size") from error
     if extension in files.TORCH:
         return torch_zip.read_torch_zip(path, foreign=foreign)
@@ -234,9 +235,8 @@ def _check_numbers(arrays: dict[str, np.ndarray], path: str) -> None:
             raise UserError("an entry does not hold plain numbers", where=f"{path}, {name}",
                             expected="numbers", found=str(array.dtype), hint="save it as float32")
         scale = scaled.get(name.rpartition(".")[0], scaled.get(name))
-        if scale not in (None,
-                         name) and array.dtype.itemsize == 1 and (special
-                                                                  or array.dtype.kind in "iu"):
+        byte = array.dtype.itemsize == 1 and (special or array.dtype.kind in "iu")
+        if scale not in (None, name) and byte:
             raise UserError("quantised weights are not read", where=f"{path}, {name}",
                             expected="float32 or bfloat16",
                             found=f"{array.dtype} with its scales in {scale}",

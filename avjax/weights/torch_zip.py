@@ -72,9 +72,10 @@ class _Storages:
             array = np.ndarray(t.shape, kind.newbyteorder(self._order), self.raw(t.storage.key),
                                t.offset * size,
                                [s * size for s in t.strides])
-        array = unpack_float4(array) if t.dtype == FLOAT4 else array.astype(kind,
-                                                                            copy=False).view(
-                                                                                t.dtype)
+        if t.dtype == FLOAT4:
+            array = unpack_float4(array)
+        else:
+            array = array.astype(kind, copy=False).view(t.dtype)
         if t.conjugate:
             array = array.conj()
         if t.negative:
@@ -141,7 +142,7 @@ def _forget_absent_crcs(archive: zipfile.ZipFile) -> None:
 
 def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
     """The object given to `torch.save`, with numpy arrays for tensors (bfloat16 as
-    ml_dtypes.bfloat16), and if `foreign`, a plain_pickle.Foreign for whatever is not plain data.
+    ml_dtypes.bfloat16), and if `foreign`, a plain_pickle.Foreign for all that is not plain data.
 
     Large files are memory-mapped: an array costs memory only once it is used. With `data`, the
     file's content (a member of a tar, say), nothing is opened and `path` only names it in errors.
@@ -163,7 +164,7 @@ def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
                            foreign)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError("the checkpoint is truncated or corrupt", where=path,
-                        expected="a whole zip file", found=str(error),
+                        expected="a complete zip file", found=str(error),
                         hint="fetch the file again and compare its size") from error
     except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError, TypeError,
             AttributeError, RecursionError, OverflowError, NotImplementedError,

@@ -11,7 +11,7 @@ from avjax.errors import UserError
 # One level of a name, anywhere in it: torch.compile, FSDP, activation checkpointing, DeepSpeed and
 # Fabric strategies.
 LEVELS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-# Around the whole network: (its prefix, what may be beside it, dropped with the wrapper).
+# Around the network: (its prefix, what may be beside it, dropped with the wrapper).
 WRAPPERS = (
     # (Distributed)DataParallel; torch.optim.swa_utils.AveragedModel with its counter
     ("module.", ("n_averaged",)),

@@ -62,8 +62,8 @@ def weights(names: Sequence[str], covariance_CC: np.ndarray) -> tuple[np.ndarray
         return usual_C / usual_C.sum(), []
     living_C = (deviation_C >= _DEAD * level) & (usual_C > 0)
     reference = int(np.argmax(deviation_C * living_C))
-    correlation_C = covariance_CC[reference] / np.maximum(deviation_C[reference] * deviation_C,
-                                                          1e-12)
+    scale_C = np.maximum(deviation_C[reference] * deviation_C, 1e-12)
+    correlation_C = covariance_CC[reference] / scale_C
     inverted_C = living_C & (correlation_C < _INVERTED)
     # most are right, of two the first one
     if 2 * inverted_C.sum() + inverted_C[np.argmax(living_C)] > living_C.sum():

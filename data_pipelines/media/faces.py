@@ -91,9 +91,8 @@ def follow(frames: Iterable[np.ndarray], fps: float = 30.0, detect=None) -> Trac
             boxes = detect(grey)
             found.append(boxes)
             if boxes:
-                box = max(boxes,
-                          key=lambda b: b[2]) if box is None else min(boxes,
-                                                                      key=lambda b: _far(b, box))
+                box = (max(boxes, key=lambda b: b[2]) if box is None
+                       else min(boxes, key=lambda b: _far(b, box)))
         previous = grey
     if not steps:
         raise FaceError("no face", expected="frames", found="none")
@@ -182,8 +181,8 @@ def _choose(found: list[list[tuple]]) -> list[tuple | None]:
         if not together:  # a turned head or a zoom broke the chain: join its parts
             near, k = min((abs(i - j), (i, j)) for i in chain for j in main)[1]
             main = {**main, **chain} if _far(chain[near], main[k]) < 1.5 else main
-        elif len(together) >= 0.2 * looks and np.median([b[2]
-                                                         for b in chain.values()]) > 0.35 * size:
+        elif (len(together) >= 0.2 * looks
+              and np.median([b[2] for b in chain.values()]) > 0.35 * size):
             raise FaceError("two faces", expected="one face",
                             found=f"a second in {len(together)} of {looks} looks",
                             hint="crop the video to one person")
@@ -222,8 +221,8 @@ class Cropper:
 
     def __init__(self, track: Track, size: int = 96, fps: float = 30.0):
         self.track, self.size = track, size
-        self.side = MARGIN * np.exp(ndimage.gaussian_filter1d(np.log(track.width), fps,
-                                                              mode="nearest"))
+        smooth = ndimage.gaussian_filter1d(np.log(track.width), fps, mode="nearest")
+        self.side = MARGIN * np.exp(smooth)
 
     def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""

@@ -169,8 +169,9 @@ def _frames(path):
                 cut = min(padding, x_CN.shape[1])
                 padding -= cut
                 counted = frame.pts is None or container.format.name in containers.UNTIMED
-                time = math.nan if counted else float(frame.pts
-                                                      * frame.time_base) - moved + cut / rate
+                time = math.nan
+                if not counted:
+                    time = float(frame.pts * frame.time_base) - moved + cut / rate
                 if k and math.isfinite(time) and x_CN.shape[1] > cut:  # another file from here on
                     moved, time, k = moved + time - end, end, 0
                 if cut < x_CN.shape[1]:
@@ -219,8 +220,8 @@ def _stretches(run: _Run, after: float):
     """Yields (time of its first sample, samples, drift) of stretches without a gap: drift is None,
     or the seconds from the beginning and the seconds by which these samples are late, at increasing
     points."""
-    counts, times, x = np.array(run.counts), np.array(run.times), np.frombuffer(run.mono,
-                                                                                np.float32)
+    counts, times = np.array(run.counts), np.array(run.times)
+    x = np.frombuffer(run.mono, np.float32)
     known = np.isfinite(times)
     counted = (np.cumsum(counts) - counts) / run.rate
     late = np.interp(counted, counted[known],

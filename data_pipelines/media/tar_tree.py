@@ -45,9 +45,9 @@ class TarTree:
         self._seen = now = self._states()
         if index is not None:
             before = index["shards"].tolist()
-            if differ := sorted({shard.rpartition(",")[0]
-                                 for shard in before} ^ {shard.rpartition(",")[0]
-                                                         for shard in now}):
+            names_before, names_now = ({shard.rpartition(",")[0] for shard in shards}
+                                       for shards in (before, now))
+            if differ := sorted(names_before ^ names_now):
                 raise UserError("other shards than were indexed", where=str(self.root / "shards"),
                                 found=", ".join(differ[:4]), hint="bring them back, or begin anew")
             if before == now:

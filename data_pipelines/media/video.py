@@ -138,9 +138,8 @@ def _opaque(frame, width: int, height: int) -> np.ndarray:
         return frame.to_ndarray(format="rgb24", width=width, height=height)
     # before shrinking, which would mix hidden colours in
     shown = over_background(frame.to_ndarray(format="rgba"))
-    return av.VideoFrame.from_ndarray(shown,
-                                      format="rgb24").to_ndarray(format="rgb24", width=width,
-                                                                 height=height)
+    frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
+    return frame.to_ndarray(format="rgb24", width=width, height=height)
 
 
 def over_background(rgba: np.ndarray) -> np.ndarray:

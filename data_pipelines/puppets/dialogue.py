@@ -73,9 +73,8 @@ def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str],
                 placed.append((1 - who, at, heard, "backchannel", small))
                 marked.append(f"[{1 - who}:{small}]")
                 begin = at + espeak.LEAD
-                reactions[1 - who].append(Reaction(begin,
-                                                   max(begin + 0.6, at + heard.duration
-                                                       - espeak.TRAIL)))
+                end = max(begin + 0.6, at + heard.duration - espeak.TRAIL)
+                reactions[1 - who].append(Reaction(begin, end))
         clock = start + speech[1]
     duration = max(s + u.duration for _, s, u, _, _ in placed)
     channels = tuple(_channel(speakers[w], [p for p in placed if p[0] == w], reactions[w], duration)

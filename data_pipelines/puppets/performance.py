@@ -140,8 +140,8 @@ def _steps(time, phonemes):
     at, depth = np.array([*at, time[-1] + 1.0]), np.array([*depth, 0.0])
     i = np.clip(np.searchsorted(at, time, "right") - 1, 0, len(at) - 2)
     start, end = at[i] + _HOLD, at[i + 1] - _HOLD
-    return depth[i] + (depth[i + 1] - depth[i]) * _ease((time
-                                                         - start) / np.maximum(end - start, 1e-3))
+    eased = _ease((time - start) / np.maximum(end - start, 1e-3))
+    return depth[i] + (depth[i + 1] - depth[i]) * eased
 
 
 def _plateaus(time, spans, ramp):

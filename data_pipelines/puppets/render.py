@@ -27,8 +27,8 @@ def _looks(identity: tuple[float, ...]) -> dict:
     def blend(colours, at):
         at = np.clip((at + 1) / 2, 0, 1) * (len(colours) - 1)
         i = min(int(at), len(colours) - 2)
-        return np.array(colours[i], float) * (1 - at + i) + np.array(colours[i + 1],
-                                                                     float) * (at - i)
+        low, high = (np.array(colour, float) for colour in colours[i:i + 2])
+        return low * (1 - at + i) + high * (at - i)
 
     skin = blend([(120, 78, 56), (176, 122, 88), (226, 178, 142), (250, 216, 190)], skin)
     hair = blend([(40, 30, 32), (92, 54, 34), (170, 84, 40), (222, 178, 96)], hair)
@@ -61,15 +61,16 @@ def render(articulators, pose_N7, identity, size: int = 256, zoom: float = 1.0) 
         part = slice(start, min(start + _AT_ONCE, n))
         values = {name: np.asarray(articulators[name][part], np.float64)[:, None] for name in NAMES}
         for i, image in enumerate(_face(values, pose_N7[part], looks, drawn, zoom).images(), start):
-            out[i] = image if drawn == size else cv2.resize(image, (size, size),
-                                                            interpolation=cv2.INTER_AREA)
+            if drawn != size:
+                image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+            out[i] = image
     return out
 
 
 def portrait(identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
     """(size, size, 3) uint8: the neutral face, looking at the viewer, with a hint of a smile."""
-    neutral = {name: np.zeros(1) for name in NAMES} | {"smile": np.array([0.25]),
-                                                       "lip_aperture": np.array([-0.1])}
+    neutral = {name: np.zeros(1) for name in NAMES}
+    neutral |= {"smile": np.array([0.25]), "lip_aperture": np.array([-0.1])}
     return render(neutral, np.array([[1.0, 0, 0, 0, 0, 0, 0]]), identity, size, zoom)[0]
 
 
@@ -243,8 +244,8 @@ def _eye(scene, looks, side, blink, gaze_x, gaze_y, cheek):
 def _brow(scene, looks, side, raise_):
     raise_ = np.clip(raise_, -0.6, 1.2)
     x = side * np.linspace(0.17, 0.53, 8)
-    y = -0.36 - 0.09 * raise_ - 0.05 * np.sin(np.linspace(0.2, np.pi * 0.95,
-                                                          8)) * (1 + 0.5 * raise_)
+    arch = np.sin(np.linspace(0.2, np.pi * 0.95, 8))
+    y = -0.36 - 0.09 * raise_ - 0.05 * arch * (1 + 0.5 * raise_)
     scene.line(_surface(x, y), looks["hair"] * 0.7, looks["brow"] + 0.02)
 
 
@@ -285,8 +286,8 @@ def _mouth(scene, looks, a, jaw, smile):
     scene.fill(between(upper, lower), (78, 22, 30), where=is_open)
     raised = np.clip(0.35 + 0.5 * a["tongue_tip"] + 0.35 * a["tongue_body"], 0.05, 1.0)
     inside = 0.82
-    tongue_top = lower - (lower - upper) * raised * np.where(np.abs(u) < inside, _arc(u / inside),
-                                                             0)
+    arc = np.where(np.abs(u) < inside, _arc(u / inside), 0)
+    tongue_top = lower - (lower - upper) * raised * arc
     scene.fill(between(np.maximum(tongue_top, upper), lower), (206, 96, 104), where=is_open)
     teeth = 0.06 * (1 + 0.8 * np.maximum(a["upper_lip_raise"], 0))
     teeth = np.minimum(teeth, 0.55 * (lower - upper)) * _arc(u / 0.92)
@@ -299,8 +300,8 @@ def _hair_front(scene, looks):
     t = np.linspace(np.pi, 2 * np.pi, 28)
     fringe = np.linspace(w, -w, 28)
     side = np.abs(fringe / w)
-    line = -0.60 + 0.10 * side ** 2 + 0.06 * np.sin(3.2 * fringe + 2
-                                                    * looks["long"]) + 0.05 * looks["long"]
+    wave = np.sin(3.2 * fringe + 2 * looks["long"])
+    line = -0.60 + 0.10 * side ** 2 + 0.06 * wave + 0.05 * looks["long"]
     line = line + (-0.05 - line) * side ** 10  # side burns
     x = np.concatenate([w * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.8, fringe])
     y = np.concatenate([-0.05 + (1.0 + 0.06 * (looks["long"] > -0.6)) * np.sin(t), line])

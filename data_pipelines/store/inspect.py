@@ -52,9 +52,9 @@ def summary(dataset: store.Dataset, *, sample: int = 32, verify: bool = True) ->
 
 def text(report: dict) -> str:
     """The report for people."""
-    lines = [f"{report['name']}: {report['description']}", f"{report['dir']} ({report['files']} "
-                                                           "files, "
-             f"{report['bytes'] / 2**20:.1f} MiB, checksums {report['checksums']})", "",
+    lines = [f"{report['name']}: {report['description']}",
+             f"{report['dir']} ({report['files']} files, {report['bytes'] / 2**20:.1f} MiB, "
+             f"checksums {report['checksums']})", "",
              f"{'feature':<20}{'shape':<14}{'dtype':<9}{'rate':<12}{'recipe':<18}"
              f"{'min':>9}{'mean':>9}{'max':>9}  meaning"]
     for name, f in report["features"].items():
@@ -106,9 +106,8 @@ def _look(dataset, split, example, values) -> None:
         if isinstance(value, str) or not value.size:
             continue
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise UserError("values are not finite", where=f"{dataset.dir}, split {split}, example "
-                                                           f"{example['id']!r}, "
-                            f"feature {name}", expected="finite numbers",
+            raise UserError("values are not finite", where=f"{dataset.dir}, split {split}, "
+                            f"example {example['id']!r}, feature {name}", expected="finite numbers",
                             found=f"{int((~np.isfinite(value)).sum())} NaN or infinite of "
                             f"{value.size}",
                             hint="make the dataset again without this clip")
@@ -148,13 +147,13 @@ def main(argv=None) -> int:
                         help="examples a split whose values are looked at")
     parser.add_argument("--no-verify", action="store_true",
                         help="do not read every file against its checksum")
-    parser.add_argument("--portraits", metavar="DIR", help="write the portraits of the corpus' "
-                                                           "speakers there, as PNG")
+    parser.add_argument("--portraits", metavar="DIR",
+                        help="write the portraits of the corpus' speakers there, as PNG")
     args = parser.parse_args(argv)
     try:
         if args.portraits:
-            print("\n".join(map(str, write_portraits(store.open_dataset(args.dir),
-                                                     pathlib.Path(args.portraits)))))
+            dataset = store.open_dataset(args.dir)
+            print("\n".join(map(str, write_portraits(dataset, pathlib.Path(args.portraits)))))
             return 0
         report = summary(store.open_dataset(args.dir), sample=max(1, args.sample),
                          verify=not args.no_verify)

@@ -127,8 +127,8 @@ class Merging:
         seen = set()
         for record in self._records:
             if twice := seen.intersection(record["ids"]):
-                raise UserError("id is not unique", where=f"split {record['split']}, example "
-                                                          f"{min(twice)!r}",
+                raise UserError("id is not unique",
+                                where=f"split {record['split']}, example {min(twice)!r}",
                                 hint="give every example its own id")
             seen.update(record["ids"])
 

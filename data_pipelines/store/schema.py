@@ -7,12 +7,15 @@ of silently trained on.
 
 import dataclasses
 import hashlib
-import json
 
 import numpy as np
 
+from avjax.storage import made
+
 # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
 RECIPES_FILE = "recipes.json"
+# recipes[FAMILY] = {"kind": a folder of data_pipelines/features}: whose `StreamDecoder` decodes
+FAMILY = "family"
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}
@@ -38,8 +41,7 @@ class Feature:
 
 def recipe_hash(recipe: dict) -> str:
     """16 hex digits of the canonical JSON's SHA-256."""
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return made.digest(recipe)
 
 
 def arrays_hash(arrays: dict[str, np.ndarray]) -> str:

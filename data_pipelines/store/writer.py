@@ -143,28 +143,25 @@ class SplitWriter:
         """Gives the shards their final names, which contain their number."""
         records = [r for r in self._job.records(split) if r["file"]]
         template = tfds.core.ShardedFileTemplate(data_dir=self._job.data, dataset_name=self._name,
-                                                 split=split,
-                                                 filetype_suffix=_SUFFIX)
-        self._job.rename({record["file"]: template.sharded_filepath(shard_index=i,
-                                                                    num_shards=len(records)).name
-                          for i, record in enumerate(records)})
+                                                 split=split, filetype_suffix=_SUFFIX)
+        names = [template.sharded_filepath(shard_index=i, num_shards=len(records)).name
+                 for i in range(len(records))]
+        self._job.rename({r["file"]: name for r, name in zip(records, names, strict=True)})
         return tfds.core.SplitInfo(name=split, shard_lengths=[len(r["ids"]) for r in records],
                                    num_bytes=sum(r["num_bytes"] for r in records),
                                    filename_template=template)
 
     def tell_refused(self) -> None:
-        """Writes the quarantine file beside the dataset (none where nothing is refused). UserError:
-        more than max_bad."""
+        """Writes the quarantine file beside the dataset; none if nothing was left out. Raises
+        UserError: more than max_bad."""
         out = self._job.out_dir
-        path, total = out.with_name(f"{out.name}.quarantine.jsonl"), sum(map(len,
-                                                                             self.ids.values(
-                                                                                 ))) + len(
-                                                                                     self.refused)
+        path = out.with_name(f"{out.name}.quarantine.jsonl")
+        total = sum(map(len, self.ids.values())) + len(self.refused)
         path.unlink(missing_ok=True)
         if not self.refused:
             return
-        reasons = ", ".join(f"{n} x {r}" for r,
-                            n in Counter(r["reason"] for r in self.refused).most_common())
+        counts = Counter(r["reason"] for r in self.refused).most_common()
+        reasons = ", ".join(f"{n} x {reason}" for reason, n in counts)
         path.write_text("".join(json.dumps(r) + "\n" for r in self.refused))
         print(f"left out {len(self.refused)} of {total}: {reasons} ({path})", file=sys.stderr,
               flush=True)
@@ -234,8 +231,8 @@ class _Shard:
         return time.monotonic() - self._born
 
     def add(self, id: str, lengths: dict[str, int], record: bytes) -> None:
-        self._writer = self._writer or array_record_module.ArrayRecordWriter(str(self.path),
-                                                                             _RECORD_OPTIONS)
+        if not self._writer:
+            self._writer = array_record_module.ArrayRecordWriter(str(self.path), _RECORD_OPTIONS)
         self._writer.write(record)
         self.size += len(record)
         self.ids.append(id)

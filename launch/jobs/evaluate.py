@@ -5,6 +5,7 @@ import pathlib
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator
+from avjax.inference.local import local_mesh
 from avjax.storage import lock
 from avjax.systems import api
 from data_pipelines import decode
@@ -72,8 +73,8 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
         params, saved = checkpoints.load(checkpoint, system)
         check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
         meta |= {"step": saved.get("step")}
-    sampler = Generator(system, batch_size=config.evaluate.batch_size,
-                                  seed=benchmark.seed)
+    sampler = Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed,
+                        mesh=local_mesh())
     made: dict = {}
     with lock.hold(out.absolute() / lock.RESULTS, "the results in", out):
         results = runner.evaluate(benchmark, sampler, params, out, splits=splits, meta=meta,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator, Item
-from avjax.sharding.mesh import make_mesh
+from avjax.inference.local import local_mesh
 from avjax.storage import atomic
 from avjax.systems import api
 from data_pipelines import decode, prompting
@@ -197,9 +197,8 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
             if done_before(out, name) != {"request": request, "settings": made_by}}
     if not todo:
         return 0, len(own)
-    devices = jax.local_devices()
-    mesh = make_mesh({"data": -1}, devices) if len(devices) > 1 else None
-    avatar = Avatar(workdir, batch_size=batch_size or len(devices), mesh=mesh, **settings)
+    avatar = Avatar(workdir, batch_size=batch_size or len(jax.local_devices()), mesh=local_mesh(),
+                    **settings)
     prompts = {}
     for name, request in todo.items():
         try:

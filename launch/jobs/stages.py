@@ -297,4 +297,4 @@ def check_arguments(kind: str, arguments: dict, where: str) -> None:
                                 expected="a value for 'clips'")
             extract.check(arguments.pop("clips"), arguments.pop("out"), **arguments)
     except UserError as error:
-        raise UserError(f"wrong arguments of a {kind} stage: {error}", where=where) from error
+        raise UserError(f"{where}: wrong arguments of a {kind} stage: {error}") from error

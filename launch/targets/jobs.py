@@ -3,13 +3,14 @@ lines that decides them."""
 
 from avjax.errors import UserError
 from launch import flags as launch_flags
-from launch import overrides, sweeps
+from launch import overrides, schema, sweeps
 from launch.targets import Job, environment
 
-KINDS = ("train", "evaluate", "extract", "prepare")
+KINDS = ("train", "evaluate", "generate", "extract", "prepare")
 WITH_CONFIG = ("train", "evaluate")
 ON_ONE_HOST = ("evaluate",)
-ALONE = ("extract", "prepare")  # whose hosts share a folder, and nothing else
+# whose hosts share a folder, and nothing else
+ALONE = ("generate", "extract", "prepare")
 # in the workdir (of the whole sweep), so that a restart compiles nothing
 CACHE = "compilation_cache"
 
@@ -41,7 +42,8 @@ def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slic
                 raise UserError(f"--{flag} means nothing here", where=f"--job={kind}",
                                 hint="arguments of the job go after --")
         sweeps.check_name(args.name or kind)
-        return [Job(args.name or kind, f"launch.{kind}", tuple(rest), variables)]
+        where = _workdir_of_generation(args.workdir, rest) if kind == "generate" else ()
+        return [Job(args.name or kind, f"launch.{kind}", (*where, *rest), variables)]
     for flag, value, example in (("config", args.config, "configs/X.py"),
                                  ("workdir", args.workdir, "gs://BUCKET/RUN")):
         if not value:
@@ -71,6 +73,18 @@ def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Poi
                variables)
 
 
+def _workdir_of_generation(workdir: str | None, rest: list[str]) -> tuple[str, ...]:
+    """--workdir as launch.generate takes it. UserError: no workdir, or no file of requests, of
+    which every host generates its share."""
+    if not workdir:
+        raise UserError("no workdir given", where="--job=generate",
+                        expected="--workdir=gs://BUCKET/RUN")
+    if not any(text.partition("=")[0] == "--requests" for text in rest):
+        raise UserError("no requests given", where="--job=generate",
+                        expected="-- --requests=FILE, which every host sees")
+    return (f"--workdir={workdir}",)
+
+
 def _check_data(folder: str) -> None:
     """UserError for what the job would refuse once its machines are there."""
     if not folder or "://" in folder:
@@ -89,10 +103,11 @@ def base_name(kind: str, config) -> str:
 
 
 def read_config(path: str, changed: list[str]):
-    """The config as the job will read it. UserError: unknown keys, values of another type."""
+    """The config as the job will read it. UserError: unknown keys, values that cannot be."""
     config = launch_flags.load_config(path)
     _, given = overrides.split(changed)
     overrides.apply(config, given)
+    schema.validate(config)
     return config
 
 

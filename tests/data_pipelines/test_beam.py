@@ -199,7 +199,7 @@ def test_own_clips_are_the_same_bytes(tmp_path, runner, monkeypatch):
     for name in ("a", "b"):
         record(tmp_path / "source" / "ann" / f"{name}.mp4", 6.0)
     record(tmp_path / "source" / "ann" / "silent.mp4", 3.0, level=0.0)
-    options = dict(components=4, size=48, units=8, audio_only=True, progress=False)
+    options = dict(components=4, size=48, audio_only=True, progress=False)
     clips.prepare(tmp_path / "source", tmp_path / "one" / "out", **options)
     calls = []
     monkeypatch.setattr(clips.recordings, "read", lambda *a, read=clips.recordings.read,

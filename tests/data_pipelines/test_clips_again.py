@@ -249,9 +249,15 @@ def test_features_follow_their_clips(tmp_path, capsys):
               "audio_only": True},
              {"kind": "extract", "features": "talker", "clips": "{workdir}/data/clips",
               "out": "{workdir}/data/features", "placeholder": "speech", "progress": False})
-    tone(source / "ann" / "a.wav", 300)
+
+    def noise(name):
+        path = source / "ann" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.random.default_rng(ord(name)).uniform(-0.3, 0.3, 6 * RATE), RATE)
+
+    noise("a")
     stages.run_stages(steps, run)
-    tone(source / "ann" / "b.wav", 400)
+    noise("b")
     stages.run_stages(steps, run)
 
     def ids(folder):
@@ -271,11 +277,9 @@ def test_features_follow_their_clips(tmp_path, capsys):
     assert (features / "checksums.json").stat().st_mtime_ns == stamp  # nothing to do
     shutil.copytree(clips_dir, tmp_path / "copy")
     extract.extract(tmp_path / "copy", features, **options)  # the content counts
-    tone(source / "ann" / "c.wav", 500)
+    noise("c")
     prepare(source, data)
     assert "features is of the former clips" in capsys.readouterr().out
-    prepare(source, tmp_path / "other")
-    tone(source / "ann" / "d.wav", 600)
     prepare(source, tmp_path / "other")
     with pytest.raises(UserError, match="other clips"):
         extract.extract(tmp_path / "other" / "clips", features, **options)
@@ -297,10 +301,11 @@ def test_features_that_prepare_once_made_are_brought_up_to_date(tmp_path):
     (out / "summary.json").write_text(json.dumps(record))  # as earlier versions wrote it
     shutil.copytree(out / "clips", out / "features")
     prepare(source, out)
-    asked = {"clips": store.open_dataset(out / "clips").content, "features": "avflow"}
-    assert made_from.same(made_from.read(out / "features"), asked)
-    assert not extract.changed(out / "clips", out / "features",
-                               asked | {"options": {"tokens": "units", "units": "64"}})
+    asked = extract.request("avflow", tokens="units", units=64)
+    assert not extract.changed(out / "clips", out / "features", asked)
+    with pytest.raises(UserError, match="other options.*units='64'.*units='8'"):
+        extract.changed(out / "clips", out / "features", extract.request(
+            "avflow", tokens="units", units=8))
 
 
 def test_what_another_version_read_otherwise_is_read_again(tmp_path, monkeypatch, capsys):

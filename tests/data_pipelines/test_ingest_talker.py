@@ -227,7 +227,7 @@ def test_statistics_from_another_folder_and_the_launcher(files, tmp_path):
                                statistics=str(tmp_path / "lia_x"),
                                max_bad=0.0, progress=False)
     assert summary["train"] == 4
-    for arguments, words in (({"valid_share": 2.0}, "between 0 and 1"),
+    for arguments, words in (({"valid_share": 2.0}, "no such valid_share.*<= 1"),
                              ({"recording": "("}, "not a pattern"),
                              ({"recording": "a"}, "without a group"),
                              ({"tts": "none.txt"}, "no such list"),

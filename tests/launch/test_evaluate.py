@@ -1,19 +1,23 @@
 """launch.evaluate end to end on a toy corpus, and its one-line errors."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.systems import api
 from data_pipelines import decode
+from data_pipelines.store import made_from
 from eval import report, runner
 from launch import evaluate as command
 from launch.jobs import evaluate as job
 from tests.eval import toys
+from tests.launch.walks import write_clips
 
 
 @pytest.fixture
@@ -116,3 +120,19 @@ def test_history_keeps_losses_first(tmp_path):
     path.write_text("torn\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl:1"):
         report.read_history(path)
+
+
+def test_the_clips_are_those_that_the_features_were_made_from(tmp_path):
+    clips, features = write_clips(tmp_path / "clips"), write_clips(tmp_path / "features")
+    stage = {"kind": "extract", "clips": "{workdir}/clips", "out": "{workdir}/features"}
+    plain, staged = ConfigDict({"stages": ()}), ConfigDict({"stages": (stage,)})
+    assert job._clips(plain, tmp_path, features) is None
+    assert job._clips(staged, tmp_path, features).dir == clips.dir  # nothing else tells
+    made_from.ask(features.dir, {"clips": clips.content}, clips.dir)
+    made_from.enclose(features.dir, features.dir)
+    assert job._clips(plain, tmp_path, features).dir == clips.dir
+    features.verify()  # the record is none of its files
+    shutil.rmtree(clips.dir)
+    assert job._clips(plain, tmp_path, features) is None
+    write_clips(tmp_path / "clips", seed=5)
+    assert job._clips(staged, tmp_path, features) is None  # others by now

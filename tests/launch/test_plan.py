@@ -11,8 +11,7 @@ import pytest
 
 from avjax.errors import UserError
 from launch import flags
-
-planning = flags.launcher("launch.plan")
+from launch import plan as planning
 
 
 @pytest.fixture
@@ -53,11 +52,10 @@ def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
     def plan(*args, **kwargs):
         raise RuntimeError("INTERNAL: RET_CHECK failure (hlo.cc:1) unknown opcode\nmore of it")
 
-    said = {"CONFIG": config, "LIBTPU": "libtpu.so", "TOPOLOGY": "v5e:1x1", "SCALING": None,
-            "NO_COMPILE": False}
-    for name in ("CONFIG", "TOPOLOGY", "SLICES", "NO_COMPILE", "LIBTPU", "SEARCH", "COMPILES",
-                 "SCALING", "ROWS", "THOROUGH"):
-        monkeypatch.setattr(planning, name, types.SimpleNamespace(value=said.get(name)))
+    args = types.SimpleNamespace(
+        config=config, libtpu="libtpu.so", topology="v5e:1x1", scaling=None, no_compile=False,
+        slices=None, search=None, compiles=None, rows=None, thorough=None)
+    monkeypatch.setattr(planning.flags, "FLAGS", args)
     monkeypatch.setattr(planning, "find_libtpu", lambda given: given)
     monkeypatch.setattr(planning, "libtpu_wanted", lambda: "0.0.42.*")
     monkeypatch.setattr(planning, "other_libtpu",
@@ -67,10 +65,10 @@ def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
                                         "0.0.42.*; found: libtpu 0.0.48.*RET_CHECK.*pip install "
                                         "--no-deps --target=FOLDER 'libtpu==0.0.42.*'"):
         planning.main([])
-    monkeypatch.setattr(planning, "SCALING", types.SimpleNamespace(value=["16", "many"]))
+    args.scaling = ["16", "many"]
     with pytest.raises(UserError, match="not numbers of chips.*found: 16,many"):
         planning.main([])
-    monkeypatch.setattr(planning, "SCALING", types.SimpleNamespace(value=None))
+    args.scaling = None
     monkeypatch.setattr(planning, "other_libtpu", lambda path: "")  # with its own, it is a defect
     with pytest.raises(RuntimeError, match="RET_CHECK"):
         planning.main([])

@@ -16,13 +16,14 @@ from avjax.systems import api
 from data_pipelines import decode, prompting
 from eval import plots
 from launch import evaluate as evaluate_command
-from launch import flags, generate, stages, training
+from launch import generate, train, training
 from launch.jobs import evaluate as jobs
+from launch.jobs import stages
 from tests.eval import toys
 from tests.launch.walks import config, write_clips
 from tests.training import fake_gcs
 
-train, store = flags.launcher("launch.train"), fake_gcs.store
+store = fake_gcs.store
 
 
 def test_a_run_in_a_bucket_and_what_cannot_lie_there(store, tmp_path, one_device,  # noqa: F811

@@ -205,6 +205,7 @@ def test_sweep_is_the_product_and_jobs_do_not_share_a_workdir():
     (dict(sweep=["config.seed=0", "seed=1"]), "swept twice"),
     (dict(sweep=["config.sed=0,1"]), "nearest valid key: seed"),
     (dict(overrides=["--config.train.steps=many"]), "wrong type.*many"),
+    (dict(overrides=["--config.data.batch_size=0"]), "out of range.*config.data.batch_size"),
     (dict(workdir=None), "no workdir"), (dict(config=None), "no config"),
     (dict(name="Not A Name"), "do not take this name"),
     (dict(kind="extract"), "--config means nothing"), (dict(env=["X"]), "not a variable"),

@@ -2,7 +2,6 @@
 strict rules."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -128,18 +127,12 @@ def test_ablations_cut_what_they_say():
 
 
 @pytest.mark.slow
-def test_padding_changes_neither_loss_nor_sample():
+def test_padded_frames_count_for_nothing_in_the_loss():
     system = build(tiny())
-    params, keys = random_params(system), jax.random.split(jax.random.key(5), 2)
-    short = conditions_of(system, time=15)
+    params, short = random_params(system), conditions_of(system, time=15)
     pad = {name: np.concatenate([x, np.full((2, 6, *x.shape[2:]), 0 if name == "mask" else 9,
                                             x.dtype)], axis=1)
            for name, x in short.items()}
-    a, b = generate(system, params, short, keys), generate(system, params, pad, keys)
-    for name in a:
-        np.testing.assert_allclose(b[name][:, :15], a[name], atol=2e-5)
-        assert not np.asarray(b[name][:, 15:]).any()
-    # the loss at given noise: padded frames count for nothing
     x0, x1 = normal(1, 2, 15, 11), normal(2, 2, 15, 11)
     t = np.array([0.2, 0.7], np.float32)
     loss_at = jax.jit(system.loss_at)
@@ -147,16 +140,6 @@ def test_padding_changes_neither_loss_nor_sample():
     wide = [np.pad(x, ((0, 0), (0, 6), (0, 0)), constant_values=50.0) for x in (x0, x1)]
     padded = loss_at(params, *wide, t, system.condition(pad), pad["mask"])[0]
     np.testing.assert_allclose(padded, plain, rtol=1e-5)
-
-
-def test_an_example_does_not_depend_on_its_neighbours():
-    system = build(tiny())
-    params, keys, conditions = random_params(system), jax.random.split(jax.random.key(5),
-                                                                       2), conditions_of(system)
-    both = generate(system, params, conditions, keys)
-    second = generate(system, params, {name: x[1:] for name, x in conditions.items()}, keys[1:])
-    for name in both:
-        np.testing.assert_allclose(both[name][1:], second[name], atol=1e-5)
 
 
 def test_blocks_of_time_change_nothing():
@@ -270,22 +253,10 @@ def test_streaming_equals_offline():
         np.testing.assert_allclose(online, offline[name], atol=2e-5)
 
 
-@pytest.mark.parametrize("config", [tiny(), tiny(fusion="shared"), dyadic(tiny(fusion="cascaded"))],
-                         ids=["highway", "shared", "cascaded"])
-def test_every_parameter_matches_exactly_one_rule(config):
-    system = build(config)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        name = "/".join(str(part.key) for part in path)
-        hits = [axes for pattern, axes in system.param_rules if re.fullmatch(pattern, name)]
-        assert len(hits) == 1, f"{name}: {len(hits)} rules"
-        assert len(hits[0]) == leaf.ndim, name
-
-
 @pytest.mark.parametrize(("field", "value", "message"), [
-    ("fusion", "motorway", "fusion"), ("d_model", 20, "width"),
-    ("window", ((1, 2), (3, 4), (5, 6)), "windows"), ("window", (-1, 2), "windows"),
-    ("guidance", 2.0, "guidance"), ("face_dim", 0, "width")])
+    ("fusion", "motorway", "fusion"), ("d_model", 20, "d_model"),
+    ("window", ((1, 2), (3, 4), (5, 6)), "system.window"), ("window", (-1, 2), "system.window"),
+    ("guidance", 2.0, "guidance"), ("face_dim", 0, "face_dim")])
 def test_bad_configs(field, value, message):
     config = tiny()
     with config.ignore_type():
@@ -297,6 +268,5 @@ def test_bad_configs(field, value, message):
 def test_guidance_needs_examples_without_a_partner():
     config = dyadic(tiny())
     config.partner_dropout = 0.0
-    with pytest.raises(UserError, match="guidance without partner_dropout.*1.0 where "
-                                        "partner_dropout = 0"):
+    with pytest.raises(UserError, match="guidance; expected: 1.0 where partner_dropout"):
         build(config)

@@ -31,19 +31,6 @@ def poses(batch=4, time=24):
 
 
 @pytest.mark.slow
-def test_padding_is_invisible():
-    (system, params), pose = fresh(), poses(2, 10)
-    padded = jnp.pad(pose, ((0, 0), (0, 5), (0, 0)), constant_values=9.0)
-    encode = jax.jit(system.encode)
-    mask = jnp.pad(jnp.ones((2, 10)), ((0, 0), (0, 5)))
-    np.testing.assert_allclose(encode(params, padded, mask)[:, :10], encode(params, pose),
-                               atol=1e-5)
-    keys = jax.random.split(jax.random.key(0), 2)
-    out = jax.jit(system.generate)(params, {"pose_z": padded, "mask": mask}, keys)["pose_z"]
-    assert out.shape == padded.shape and not np.asarray(out[:, 10:]).any()
-
-
-@pytest.mark.slow
 def test_training_reconstructs():
     (system, params), batch = fresh(), {"pose_z": poses(), "mask": jnp.ones((4, 24))}
     optimizer = optax.adam(5e-3)

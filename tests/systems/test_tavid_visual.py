@@ -135,7 +135,7 @@ def test_every_parameter_has_one_rule_and_one_stage():
                   dict(sample_betas="linear"),
                   dict(latent_size=(6, 4),
                        **{"unet.channels": (8, 8), "unet.attention_levels": (True, True)})):
-        with pytest.raises(UserError, match="visual configuration"):
+        with pytest.raises(UserError, match="config.system"):
             build(small(**wrong))
     with pytest.raises(UserError, match="unknown stage"):
         configs.frozen("all")

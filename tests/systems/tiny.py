@@ -38,8 +38,8 @@ def _whole():
 
 
 def _visual():
-    c = _changed(visual.tiny(), stage="temporal", latent_size=(4, 4), latent_dim=1, patch=2, face_width=4,
-                 face_tokens=2, frames=3, context=4, clip=4, steps=2)
+    c = _changed(visual.tiny(), stage="temporal", latent_size=(4, 4), latent_dim=1, patch=2,
+                 face_width=4, face_tokens=2, frames=3, context=4, clip=4, steps=2)
     c.unet.update(dict(channels=(8,), attention_levels=(False,), heads=2, groups=2, latent_dim=4,
                        face_dim=4, motion_dim=4, temporal_groups=2))
     c.mapper.update(dict(num_units=10, unit_dim=4, d_model=8, num_heads=2, num_blocks=1, band=2,
@@ -74,6 +74,20 @@ CONFIGS = {
                                   pictures_per_row=2),
     "tavid.visual": _visual,
 }
+
+
+# what presets leave out and has parameters of its own
+VARIANTS = {
+    "avflow": [dict(fusion="shared"), dict(fusion="cascaded", partner_token_dim=2)],
+    "tavid.acoustic": [dict(block="usdm", window=0)],
+    "tavid.mapper": [dict(mode="dual"), dict(mode="concat")],
+    "talker": [dict(velocity_layers=2)],
+}
+
+
+def variants(name: str) -> list:
+    """Configs of `VARIANTS`."""
+    return [_changed(CONFIGS[name](), **changes) for changes in VARIANTS.get(name, ())]
 
 
 @functools.cache

@@ -75,7 +75,7 @@ def test_one_shard_never_passes_for_the_whole(folder):
     alone.mkdir()
     shutil.copy(folder / NAMES[1], alone)
     for path in (alone / NAMES[1], alone):
-        with pytest.raises(UserError, match="one shard of a checkpoint|not whole.*expected: 2 "
+        with pytest.raises(UserError, match="one shard of a checkpoint|incomplete.*expected: 2 "
                                             "shards"):
             read_state_dict(path)
     shutil.copy(folder / "first.safetensors", alone / NAMES[0])

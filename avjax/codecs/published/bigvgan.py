@@ -84,8 +84,8 @@ def flat(params: dict, prefix: str = "") -> dict:
     """Nested parameters -> {"a/b/c": array}."""
     out = {}
     for name, value in params.items():
-        out |= flat(value, f"{prefix}{name}/") if isinstance(value,
-                                                             dict) else {prefix + name: value}
+        inner = isinstance(value, dict)
+        out |= flat(value, f"{prefix}{name}/") if inner else {prefix + name: value}
     return out
 
 

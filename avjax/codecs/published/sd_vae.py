@@ -19,7 +19,7 @@ _OLD = re.compile(r"(.*mid_block\.attentions\.0\.)(query|key|value|proj_attn)\.(
 
 
 def vae_names(c):
-    """Rows (published names, our name, layout, layer) of the whole network."""
+    """Rows (published names, our name, layout, layer) of the network."""
     rows = []
 
     def both(theirs, ours, weight, name="kernel"):
@@ -79,8 +79,8 @@ def export_vae(params, config) -> dict[str, np.ndarray]:
 
 
 def vae_sizes(state: dict[str, np.ndarray]) -> dict:
-    """Sizes that a published state dict tells by its shapes; groups and scaling it does not
-    tell."""
+    """Sizes that the shapes of a published state dict show, which are not groups and
+    scaling."""
     try:
         levels = _count(state, r"encoder\.down_blocks\.(\d+)\..*")
         channels = tuple(state[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0]

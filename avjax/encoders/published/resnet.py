@@ -20,7 +20,7 @@ _IGNORED = re.compile(r"fc\.(weight|bias)|.*\.num_batches_tracked")
 
 
 def convolutions(blocks: Sequence[int] = BLOCKS) -> list[tuple[str, str, str]]:
-    """(published convolution, published norm, our path) of the whole network; `skip` ones may be
+    """(published convolution, published norm, our path) of the network; `skip` ones may be
     absent."""
     out = [("conv1", "bn1", "conv_in/conv")]
     for i, count in enumerate(blocks, 1):

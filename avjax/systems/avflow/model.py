@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.attention import Band
 from avjax.nn.embeddings import TimeEmbedding, rotary_tables
@@ -19,19 +18,18 @@ from avjax.nn.layers import Dense
 from avjax.nn.stack import SHARED, stack
 from avjax.nn.transformer import DiffusionBlock
 from avjax.sharding.activations import shard
-from avjax.systems.avflow.config import condition_width, windows
+from avjax.systems.avflow.config import Config, condition_width, windows
 
 
 class Tower(NamedTuple):
-    """What one tower is given: its columns of the noisy state, and its conditions."""
+    """Inputs of one tower: its columns of the noisy state, and its conditions."""
 
     state_BTX: jax.Array
     condition_BTC: jax.Array
 
 
 class Shared(NamedTuple):
-    """What all blocks are given alike. rotary: (cos, sin) tables; segments_BT: None = one
-    segment."""
+    """Inputs that all blocks share. rotary: (cos, sin) tables; segments_BT: None = one segment."""
 
     rotary: tuple[jax.Array, jax.Array]
     segments_BT: jax.Array | None
@@ -66,7 +64,7 @@ class Layer(nn.Module):
     """One block of every tower, then the highway between them. `avjax.nn.stack` scans its
     methods."""
 
-    config: FrozenConfigDict
+    config: Config
     towers: tuple[str, ...]
     dtype: jnp.dtype
 
@@ -108,7 +106,7 @@ class AVFlowNet(nn.Module):
     tokens.
     """
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
     # a scan copies each layer's weights: costly when sampling, and on a CPU
     unroll: bool = False
@@ -151,7 +149,8 @@ class AVFlowNet(nn.Module):
 
     def towers(self, x_BTX, condition_BTC, mel_BTA, streams: str) -> dict[str, Tower]:
         """The towers that run, in the order of the state's columns."""
-        c, visual_BTC = self.config, condition_BTC
+        c = self.config
+        visual_BTC = condition_BTC
         if c.fusion == "cascaded" and streams != "audio":
             visual_BTC = jnp.concatenate([mel_BTA, condition_BTC[..., c.token_dim:]], axis=-1)
         if c.fusion == "shared":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 def frame_noise(key, frames_T, width: int):
     """Unit normal (time, width); each frame from its own fold of the key, so that it does not
-    matter how far a sequence is padded, or in which chunks its frames are asked for."""
+    matter how far a sequence is padded, or in which chunks its frames are sampled."""
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (width,),
                                                 jnp.float32))(frames_T)
 

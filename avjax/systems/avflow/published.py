@@ -35,7 +35,8 @@ triple = (_triple_in, _triple_out)  # AdaLN's (alpha, beta, gamma): (3D, D) <-> 
 
 def fused_qkv(config):
     """(3D, D), head-major <-> (D, 3, heads, head width); rotary pairs reordered for q and k."""
-    heads, width = config.num_heads, config.d_model // config.num_heads
+    heads = config.num_heads
+    width = config.d_model // config.num_heads
     order = halves_from_adjacent(width)
 
     def permute(x, index):  # (..., 3, heads, width)
@@ -64,7 +65,8 @@ def avflow_names(config) -> list[tuple[str, str, object, int | None]]:
         rows += [(f"input_proj_{letter}", f"{tower}/inputs", transposed, None),
                  (f"out_{letter}", f"{tower}/outputs", transposed, None)]
         for i in range(config.num_blocks):
-            theirs, ours = f"transformer_blocks_{letter}.{i}", f"layers/blocks_{tower}"
+            theirs = f"transformer_blocks_{letter}.{i}"
+            ours = f"layers/blocks_{tower}"
             rows += [(f"{theirs}.self_attn.ada_ln.linear", f"{ours}/attention_adaln/linear", triple,
                       i),
                      (f"{theirs}.self_attn.self_attn.qkv", f"{ours}/qkv", qkv, i),
@@ -103,7 +105,8 @@ def trainer_file(state: dict[str, np.ndarray], step: int) -> dict:
     fusion get one that adds zero.
     """
     if "fusion.0.weight" not in state:
-        width, blocks = 2 * state["out_v.weight"].shape[1], avflow_sizes(state)["num_blocks"]
+        width = 2 * state["out_v.weight"].shape[1]
+        blocks = avflow_sizes(state)["num_blocks"]
         zeros = {"weight": np.zeros((width, width), np.float32),
                  "bias": np.zeros(width, np.float32)}
         state = state | {f"fusion.{i}.{name}": zero for i in range(blocks) for name,
@@ -128,7 +131,7 @@ def _rows(config):
 
 
 def avflow_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
-    """Sizes that a published state dict tells by its shapes (heads and windows it does not tell):
+    """Sizes that the shapes of a published state dict show (not heads and windows):
     d_model, d_ff, num_blocks, mel_dim, visual_dim, condition_dim."""
     state = _bare(state)
     try:

@@ -47,7 +47,8 @@ class StreamingSampler:
         """Forgets everything fed so far."""
         c = self.system.config
         left, right = receptive_field(c)
-        window, batch = left + self.chunk + right, self.keys.shape[0]
+        window = left + self.chunk + right
+        batch = self.keys.shape[0]
         width = c.face_dim + c.head_dim + c.mel_dim
         late = window + (self.steps - 1) * right
         condition = sum(spec.shape[-1] for name, spec in self.system.conditions_spec.items() if name
@@ -89,7 +90,8 @@ class StreamingSampler:
         while self.returned < self.given:
             padded = jnp.pad(condition, ((0, 0), (0, self.chunk - condition.shape[1]), (0, 0)))
             yield self._advance(padded, frames)
-            condition, frames = condition[:, :0], 0
+            condition = condition[:, :0]
+            frames = 0
 
     def _advance(self, condition_BNC, real: int):
         self.state, x1_BNX = self._step(self.params, self.keys, self.state, condition_BNC, real)
@@ -120,9 +122,11 @@ def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.A
     first = next(prompts)
     second = next(prompts, None)
     if second is None:
-        pieces, chunk = cut(first, CHUNK), CHUNK
+        pieces = cut(first, CHUNK)
+        chunk = CHUNK
     else:
-        pieces, chunk = itertools.chain((first, second), prompts), frames_of(first)
+        pieces = itertools.chain((first, second), prompts)
+        chunk = frames_of(first)
     sampler = StreamingSampler(system, params, keys, chunk=chunk)
 
     def made() -> Iterator[dict[str, np.ndarray]]:

@@ -140,7 +140,9 @@ class System(api.System):
 
     def sample(self, params, x0_BTX, conditions, steps: int | None = None):
         """The state at t = 1 from given noise: one scan of Euler steps."""
-        c, condition_BTC, mask = self.config, self.condition(conditions), conditions.get("mask")
+        c = self.config
+        condition_BTC = self.condition(conditions)
+        mask = conditions.get("mask")
         segments_BT = jnp.ones(x0_BTX.shape[:2],
                                jnp.int32) if mask is None else (mask > 0).astype(jnp.int32)
         steps = steps or c.euler_steps
@@ -184,10 +186,9 @@ class System(api.System):
 
 
 def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
-    """velocity(segments, *streams) in blocks of `block` frames with enough frames around each to
-    change nothing, one
-    after the other: memory then depends on the block, not on the length. block = 0: all at once.
-    None streams stay."""
+    """velocity(segments, *streams) in blocks of `block` frames, one after the other, with enough
+    frames around each that the result is the same: memory then depends on the block, not on the
+    length. block = 0: all at once. Streams may be None."""
     T = segments_BT.shape[1]
     if not block or T <= block:
         return velocity(segments_BT, *streams)
@@ -197,12 +198,12 @@ def in_time_blocks(velocity, block: int, pairs, segments_BT, *streams):
     def padded(x):
         return jnp.pad(x, ((0, 0), (left, count * block - T + right)) + ((0, 0),) * (x.ndim - 2))
 
-    whole = jax.tree.map(padded, (segments_BT, *streams))  # outside the sequence: segment 0, hidden
+    # outside the sequence: segment 0, hidden
+    inputs = jax.tree.map(padded, (segments_BT, *streams))
 
     def one(i):
-        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * block,
-                                                                   left + block + right, axis=1),
-                            whole)
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(
+            x, i * block, left + block + right, axis=1), inputs)
         return velocity(*part)[:, left:left + block]
 
     out_NBTX = jax.lax.map(one, jnp.arange(count))

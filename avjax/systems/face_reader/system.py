@@ -47,9 +47,8 @@ class System(api.System):
                       recipe=plain(c.motion_recipe))
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.example_spec = {"pictures": pictures, "motion": motion}
-        self.batch_spec = {name: dataclasses.replace(spec,
-                                                     shape=("batch", c.pictures_per_row,
-                                                            *spec.shape[2:]))
+        row = ("batch", c.pictures_per_row)
+        self.batch_spec = {name: dataclasses.replace(spec, shape=(*row, *spec.shape[2:]))
                            for name, spec in self.example_spec.items()}
         self.conditions_spec = {"pictures": pictures, "mask": mask}
         self.streams_spec = {"motion": motion}
@@ -101,7 +100,7 @@ class ReaderRows:
         return {"examples": 1}
 
     def kind(self, lengths: Mapping[str, int]) -> str:
-        """There is one kind."""
+        """All examples are of one kind."""
         return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],

@@ -30,7 +30,8 @@ def fused_qkv(config):
 
 def names(config) -> list[tuple]:
     """Rows (published names, our path, layout, layer) as avjax.weights.names wants them."""
-    rows, qkv = [], fused_qkv(config)
+    rows = []
+    qkv = fused_qkv(config)
 
     def add(theirs, ours, layout=as_is):
         rows.append(((theirs,), ours, layout, None))

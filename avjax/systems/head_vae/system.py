@@ -14,8 +14,8 @@ from avjax.systems.head_vae.config import released  # noqa: F401 (users' config 
 
 
 class System(api.System):
-    """See avjax.systems.api.System. Attention runs over the whole clip given, padding hidden by the
-    mask."""
+    """See avjax.systems.api.System. Attention runs over all frames of a clip; the mask hides
+    padding."""
 
     # about 140 thousand parameters: replicating them is cheaper than gathering them
     param_rules = (
@@ -53,7 +53,8 @@ class System(api.System):
         """L1 reconstruction from a drawn latent, plus kl_weight * KL per frame (sum over the
         latent's channels)."""
         keys = jax.random.split(key, 3)
-        pose, mask = batch["pose_z"].astype(jnp.float32), batch["mask"]
+        pose = batch["pose_z"].astype(jnp.float32)
+        mask = batch["mask"]
         variables = {"params": params}
         mean, log_variance = self.net.apply(variables, pose, mask, keys[0], method="encode")
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(keys[1], mean.shape)

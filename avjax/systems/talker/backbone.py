@@ -13,18 +13,18 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.attention import Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, SwiGLU
 from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import shard
+from avjax.systems.talker.config import Config
 from avjax.systems.talker.local import POLICIES
 
 
 class Shared(NamedTuple):
-    """What all layers are given alike.
+    """Inputs that all layers share.
 
     rotary: (cos, sin) tables (B or 1, 1, N, K / 2). segment_BN: of whole sequences. index_B: the
     position of a single step, and its place in the cache.
@@ -39,7 +39,7 @@ class DecoderLayer(nn.Module):
     """One pre-norm layer. `avjax.nn.stack` scans its methods: each returns x, and what this layer
     keeps."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -102,7 +102,7 @@ class Backbone(nn.Module):
     """Token embedding, scanned layers, final norm. There is no output head; `logits` ties it to the
     embedding."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):

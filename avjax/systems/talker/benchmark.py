@@ -48,7 +48,8 @@ class Benchmark(benchmarking.Benchmark):
         patches = frames // patch
         settings = config.system.copy_and_resolve_references()
         # the stop head may not end it
-        settings.steps, settings.min_patches = options.steps, patches + settings.stop_streak
+        settings.steps = options.steps
+        settings.min_patches = patches + settings.stop_streak
         system = api.build(settings)
         arguments = (benchmarking.fresh(system),
                      conditions_of(system, patches * patch, options.text), benchmarking.one_key())
@@ -94,7 +95,8 @@ def first_patch(system, params, conditions, keys):
     streaming = StreamingSampler(system, params, TASK)
 
     def run() -> float:
-        start, chunks = time.perf_counter(), streaming.stream(conditions, keys)
+        start = time.perf_counter()
+        chunks = streaming.stream(conditions, keys)
         while not all(len(frames[0]) for frames in next(chunks).values()):
             pass
         return time.perf_counter() - start

@@ -1,10 +1,10 @@
 """The two inner parts of a generated slot: one position through the language model, and one patch
 of each stream out of the diffusion heads.
 
-At batch 1 both are bound by reading weights. So whatever does not change is done once, before the
-loop over slots: weights are cast, the local blocks' hidden width is padded with zeros to what
-vector units like, the stacked layers are unstacked (slicing a layer off inside a loop would copy
-it each time), and the times' embeddings are computed for all steps; and for each patch, outside its
+At batch 1 both are bound by reading weights. So all that does not change is computed once, before
+the loop over slots: weights are cast, the local blocks' hidden width is padded with zeros to what
+vector units like, the stacked layers are unstacked (slicing a layer off inside a loop would copy it
+each time), and the times' embeddings are computed for all steps; and for each patch, outside its
 Euler steps, the tokens that stay.
 
 Suffixes: B rows, G rows of both branches of the guidance, S Euler steps, P frames, C stream width,
@@ -59,8 +59,8 @@ def unstack(stacked):
 
 
 def prepare(system, params, names):
-    """What every slot needs of the parameters: {"params", "layers", "times", "embedded", "noisy"};
-    `names`: heads."""
+    """The parameters as the loop over slots uses them: {"params", "layers", "times", "embedded",
+    "noisy"}; `names`: heads."""
     stacked = "audio_encoder", "motion_encoder", *HEADS.values()
     params = params | {name: params[name] | {"stack": unstack_blocks(params[name]["stack"])}
                        for name in stacked}
@@ -105,7 +105,8 @@ def step(system, ready, x_BD, cache, index_B):
     layers."""
     layer = DecoderLayer(system.config, system.net.dtype)
     shared = apply(system, ready, lambda net: net.backbone.step_shared(index_B))
-    x_B1D, new = x_BD[:, None].astype(system.net.dtype), []
+    x_B1D = x_BD[:, None].astype(system.net.dtype)
+    new = []
     for params, old in zip(ready["layers"], cache, strict=True):
         x_B1D, kept = layer.apply({"params": params}, x_B1D, old, shared, method="step")
         new.append(kept)
@@ -127,7 +128,8 @@ def sample(system, ready, names, noise, mu_BD, context, globals_, present, known
     if not names:
         return {}
     c = system.config
-    guided, coupled = c.guidance != 1.0, c.coupling == "joint" and len(names) == 2
+    guided = c.guidance != 1.0
+    coupled = c.coupling == "joint" and len(names) == 2
     branches = 2 if guided else 1  # the second has no hidden state
 
     def constant(net, name):

@@ -51,7 +51,9 @@ class LocalBlock(nn.Module):
     def project_qkv(self, x_MTD):
         """Rotated queries of the wanted positions, and rotated keys and values of all, each (M, .,
         H, K)."""
-        T, K, rows = x_MTD.shape[-2], self.width // self.heads, slice(*self.rows)
+        T = x_MTD.shape[-2]
+        K = self.width // self.heads
+        rows = slice(*self.rows)
         normed_MTD = self.attention_norm(x_MTD)
         cos, sin = rotary_tables(jnp.arange(T), K)
         cos, sin = cos[:, None], sin[:, None]
@@ -66,7 +68,8 @@ class LocalBlock(nn.Module):
 
     def finish(self, x_MTD, out_MRHK):
         """The rest of the block, for the wanted positions."""
-        x_MRD, places = x_MTD[..., slice(*self.rows), :], ("batch", "time")[:x_MTD.ndim - 2]
+        x_MRD = x_MTD[..., slice(*self.rows), :]
+        places = ("batch", "time")[:x_MTD.ndim - 2]
         x_MRD = shard(x_MRD + self.project(out_MRHK.reshape(x_MRD.shape)), *places)
         return shard(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
 

@@ -10,17 +10,17 @@ latent, M motion, S speaker, D model width; `...` any leading axes.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.layers import Dense
 from avjax.nn.sequence import put_at
 from avjax.sharding.activations import shard
 from avjax.systems.talker.backbone import Backbone
+from avjax.systems.talker.config import Config
 from avjax.systems.talker.local import PatchEncoder, VelocityHead, joint_velocities
 
 
 class TalkerNet(nn.Module):
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
     unstacked: bool = False  # the local stacks, for a sampler (`decode` unstacks them)
 
@@ -125,7 +125,7 @@ class TalkerNet(nn.Module):
 
 
 def _project(projector, frames, valid):
-    """Frames that do not exist are zeros after the projector, whatever they hold."""
+    """Projected frames; those that do not exist are zeros."""
     exists = (jnp.arange(frames.shape[-2]) < valid[..., None])[..., None]
     return jnp.where(exists, projector(jnp.where(exists, frames, 0.0)), 0.0)
 

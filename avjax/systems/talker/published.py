@@ -72,7 +72,8 @@ def backbone_names(c, prefix: str = "llm.model.", ours: str = "backbone/"):
     rows = [((f"{prefix}embed_tokens.weight",), f"{ours}embedding", as_is, None),
             ((f"{prefix}norm.weight",), f"{ours}norm/scale", as_is, None)]
     for i in range(c.num_layers):
-        a, b = f"{prefix}layers.{i}.", f"{ours}layers/"
+        a = f"{prefix}layers.{i}."
+        b = f"{ours}layers/"
         rows += [((f"{a}input_layernorm.weight",), f"{b}attention_norm/scale", as_is, i),
                  ((f"{a}self_attn.q_proj.weight",), f"{b}q/kernel", heads("num_heads"), i),
                  ((f"{a}self_attn.k_proj.weight", f"{a}self_attn.v_proj.weight"), f"{b}kv/kernel",
@@ -88,7 +89,7 @@ def backbone_names(c, prefix: str = "llm.model.", ours: str = "backbone/"):
 
 
 def talker_names(c):
-    """Rows of the whole network, as in `backbone_names`."""
+    """Rows of the network, as in `backbone_names`."""
     rows = backbone_names(c)
 
     def dense(theirs, ours, bias=True, layer=None):
@@ -208,15 +209,13 @@ def _check_rotary(state, config) -> None:
 
 
 def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
-    """Sizes that a published state dict tells by its shapes: head counts of the local blocks where
+    """Sizes that the shapes of a published state dict show: head counts of the local blocks where
     it has their rotary tables; patch length, delay and rotary base never. UserError for another
     network's."""
     state = with_embedding(state)
     try:
-        heads = {field:
-                 state["projector_speech.linear1.weight"].shape[0] // (2
-                                                                       * state[
-                                                                           f"speech_{module}"].shape[1])
+        width = state["projector_speech.linear1.weight"].shape[0]
+        heads = {field: width // (2 * state[f"speech_{module}"].shape[1])
                  for module, field in ROTARY.items() if f"speech_{module}" in state}
         return dict(backbone_sizes(state, "llm.model."), **heads,
                     encoder_layers=_layers(state, "speech_patch_encoder.blocks."),
@@ -231,9 +230,10 @@ def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict[str, int]:
-    """Sizes that a Qwen3 state dict tells by its shapes; KeyError for the entry that another
+    """Sizes that the shapes of a Qwen3 state dict show; KeyError for the entry that another
     network's lacks."""
-    a, state = f"{prefix}layers.0.", with_embedding(state)
+    a = f"{prefix}layers.0."
+    state = with_embedding(state)
     vocab, width = state[f"{prefix}embed_tokens.weight"].shape
     head_dim = state[f"{a}self_attn.q_norm.weight"].shape[0]
     return dict(vocab=vocab, d_model=width, velocity_width=width, head_dim=head_dim,

@@ -1,10 +1,11 @@
-"""How utterances lie in a training row: numpy, no jax. Several whole utterances are packed into one
-row, so that every batch has one shape and hardly any padding, whatever their lengths.
+"""The layout of utterances in a training row: numpy, no jax. Several whole utterances are packed
+into one row, so that every batch has one shape and hardly any padding, for any lengths.
 
-    tokens       task | prompt ........ | slot slot slot slot | task | prompt ..... | slot slot | 0 0 0
-    segment      1      1                 1    1    1    1       2     2              2    2      0 0 0
-    position     0      1 ...                                    0     1 ...
-    patches      j = 0..3 of utterance 1, then 0..1 of utterance 2, then padding (patch_slot = number of tokens)
+    tokens    task | prompt ... | slot slot slot slot | task | prompt ... | slot slot | 0 0 0
+    segment   1      1            1    1    1    1       2     2            2    2      0 0 0
+    position  0      1 ...                               0     1 ...
+    patches   j = 0..3 of utterance 1, then 0..1 of utterance 2, then padding (patch_slot =
+              number of tokens)
 
 A slot is the LM position whose input is a patch. Motion is stored beside the speech of the same
 time; the model shifts it by `delay`, which is why an utterance takes max(speech patches, motion

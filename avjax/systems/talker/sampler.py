@@ -7,8 +7,9 @@ the language model. Every row of a batch is at a slot of its own (prompts differ
 can go back) and ends when it has all its slots.
 
     slots of an utterance (lag 2)    0    1    2    3    4    5
-    speech patch                     s0   s1   s2   s3   -    -      "-": no frames, zeros in the encoder's input
+    speech patch                     s0   s1   s2   s3   -    -
     motion patch                     -    -    m0   m1   m2   m3
+    "-": no frames, zeros in the encoder's input
 
 Suffixes: B rows, N prompt positions with the task's, J patches (slots) there is room for, P frames,
 C stream width, A audio latent, M motion, T frames, D model width.
@@ -22,7 +23,7 @@ from avjax.errors import UserError
 from avjax.systems.talker import decode
 from avjax.systems.talker.config import MAKES, T2AV, TTS
 
-GIVEN = {"a2v": "audio", "v2a": "motion"}  # the modality that is given whole
+GIVEN = {"a2v": "audio", "v2a": "motion"}  # the modality that is given
 
 
 def generate(system, params, conditions, keys, task: str = "t2av"):
@@ -32,7 +33,7 @@ def generate(system, params, conditions, keys, task: str = "t2av"):
       conditions: "prompt" (B, N) int32 text ids before the slots, without the task's position,
         "prompt_length" (B,); "speaker" (B, S); "first_motion" (B, M); "audio" (B, T, A),
         "audio_length" (B,) frames, "motion" (B, T, M), "motion_length" (B,): what is given. t2av,
-        tts: the lengths are those of a prefix to go on from, 0 = none. a2v: audio is given whole
+        tts: the lengths are those of a prefix to continue from, 0 = none. a2v: all audio is given
           and motion has a prefix; v2a: the other way round. A prefix counts in whole patches,
           rounded
         down. T, a multiple of the patch, bounds the frames made. What a task has no use for may be
@@ -87,7 +88,8 @@ def patches(system, conditions, task: str) -> int:
     batch = conditions["prompt"].shape[0]
     frames = conditions[GIVEN.get(task, "audio")].shape[1]
     for name in needed(system, task):
-        found, ndim = conditions[name].shape, 3 if name in ("audio", "motion") else 2
+        found = conditions[name].shape
+        ndim = 3 if name in ("audio", "motion") else 2
         if name in widths and (len(found) != ndim or found[0] != batch
                                or found[-1] != widths[name]):
             raise UserError("a condition has the wrong shape", where=name, found=str(tuple(found)),
@@ -107,7 +109,7 @@ def patches(system, conditions, task: str) -> int:
 
 
 def heads(c, task: str) -> tuple[str, ...]:
-    """The streams whose heads run. Coupled heads run together, whatever is given, for they look at
+    """The streams whose heads run. Coupled heads run together, whatever is given, for they see
     each other; without motion there is nothing to look at."""
     return ("audio", "motion") if c.coupling == "joint" and task != "tts" else MAKES[task]
 
@@ -161,14 +163,16 @@ def start(system, params, conditions, task: str, noise: dict):
 
 
 def prepare(system, params, task: str):
-    """What a task needs of the parameters, whatever the conditions: see `decode.prepare`."""
+    """The parameters of a task, prepared for any conditions: see `decode.prepare`."""
     return decode.prepare(system, params, heads(system.config, task))
 
 
 def begin(system, ready, conditions, task: str, noise: dict):
     """The prompts: (what stays, what changes) over the slots. `noise`: as `draw` gives it, of
     patches enough."""
-    c, count, behind = system.config, patches(system, conditions, task), lag(system, task)
+    c = system.config
+    count = patches(system, conditions, task)
+    behind = lag(system, task)
     names = heads(c, task)
     room = count + (behind if c.complete_motion or task in GIVEN else 0)
 
@@ -200,11 +204,12 @@ def begin(system, ready, conditions, task: str, noise: dict):
         given["globals"]["motion"] = jnp.where((frames["motion"] > 0)[:, None],
                                                made["motion"][:, 0, 0],
                                                conditions["first_motion"])
-    whole = given["patches"].get(GIVEN.get(task))
-    speech = whole if whole is not None else jnp.full_like(last, count if speech_ends(c, task)
-                                                           else room)
-    slots = speech + behind if task == "a2v" else speech if task == "v2a" else jnp.full_like(last,
-                                                                                             room)
+    speech = given["patches"].get(GIVEN.get(task))
+    if speech is None:
+        speech = jnp.full_like(last, count if speech_ends(c, task) else room)
+    slots = jnp.full_like(last, room)
+    if task in GIVEN:
+        slots = speech + behind if task == "a2v" else speech
     state = {"cache": cache, "hidden": hidden, "slot": jnp.zeros_like(last), "made": made,
              # slots with speech, slots in all: bounds until the stop is found
              "speech": speech, "slots": slots,
@@ -214,7 +219,7 @@ def begin(system, ready, conditions, task: str, noise: dict):
 
 
 def speech_ends(c, task: str) -> bool:
-    """Whether slots without speech follow speech that is sampled."""
+    """True if slots without speech follow speech that is sampled."""
     return task == "t2av" and c.complete_motion and c.stop_on == "speech"
 
 
@@ -234,8 +239,10 @@ def finished(state):
 
 def advance(system, ready, given, state, task: str):
     """One slot of every row that is not finished."""
-    c, k = system.config, state["slot"]
-    running, rows = ~finished(state), jnp.arange(len(k))
+    c = system.config
+    k = state["slot"]
+    running = ~finished(state)
+    rows = jnp.arange(len(k))
     place = {"audio": k, "motion": k - lag(system, task)}  # the patch of each stream in this slot
     wanted = {"audio": running & (k < state["speech"]), "motion": running & (place["motion"] >= 0)}
     sampled = {name: wanted[name] & (place[name] >= given["patches"][name]) for name in MAKES[task]}
@@ -289,7 +296,8 @@ def advance(system, ready, given, state, task: str):
 def fresh_where_needed(fresh, sampled, coupled):
     """`fresh` of the streams that any row wants a patch of in this slot, zeros in place of the
     others; or of all those in `coupled`, if any is wanted."""
-    names, cases = tuple(sampled), []
+    names = tuple(sampled)
+    cases = []
     for case in range(2 ** len(names)):
         chosen = tuple(name for i, name in enumerate(names) if case >> i & 1)
         cases.append(coupled if chosen and coupled else chosen)
@@ -323,7 +331,8 @@ def look_for_stop(c, state, asked, logit, behind: int, goes_on: bool):
 def lengths(system, given, state, task: str) -> dict:
     """Patches of each stream of the utterance, by what is known of its end: {"audio": (B,),
     "motion": (B,)}."""
-    c, behind = system.config, lag(system, task)
+    c = system.config
+    behind = lag(system, task)
     motion = jnp.maximum(state["slots"] - behind, 0)
     audio = state["speech"]
     if task == "t2av" and c.complete_motion and not speech_ends(c, task):
@@ -336,7 +345,9 @@ def lengths(system, given, state, task: str) -> dict:
 
 def settled(system, given, state, task: str) -> dict:
     """Frames of each stream that no later slot can take back, {"audio": (B,), "motion": (B,)}."""
-    c, behind, total = system.config, lag(system, task), lengths(system, given, state, task)
+    c = system.config
+    behind = lag(system, task)
+    total = lengths(system, given, state, task)
     patches_B = state["slot"] - (jnp.maximum(state["streak"] - 1, 0) if c.trim_stop else 0)
     done = {"audio": patches_B, "motion": patches_B - behind}
     if task == "t2av" and c.complete_motion and not speech_ends(c, task):
@@ -349,10 +360,12 @@ def settled(system, given, state, task: str) -> dict:
 
 
 def streams(system, given, state, task: str) -> dict:
-    """What `generate` returns, of a state whose rows are finished."""
-    c, count = system.config, state["made"]["audio"].shape[1]
+    """The result of `generate` from a state whose rows are finished."""
+    c = system.config
+    count = state["made"]["audio"].shape[1]
     count -= lag(system, task) if c.complete_motion or task in GIVEN else 0
-    frames, out = settled(system, given, state, task), {}
+    frames = settled(system, given, state, task)
+    out = {}
     for name, length in frames.items():
         made_BTC = state["made"][name][:, :count].reshape(len(length), count * c.patch, -1)
         exists = jnp.arange(count * c.patch) < length[:, None]

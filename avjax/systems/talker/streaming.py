@@ -59,7 +59,8 @@ class StreamingSampler:
         nothing. Prefixes come out as well. UserError for conditions that do not fit."""
         self._check(conditions)
         given, state = self._compiled.begin(self._ready, conditions, keys)
-        rows, over = range(len(keys)), False
+        rows = range(len(keys))
+        over = False
         returned = {name: np.zeros(len(keys), int) for name in STREAMS}
         while not over:
             state, frames, over = self._compiled.advance(self._ready, given, state)

@@ -22,7 +22,8 @@ from avjax.systems.talker.rows import TalkerRows, check_ids
 class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    tasks, makes = tuple(MAKES), MAKES
+    tasks = tuple(MAKES)
+    makes = MAKES
 
     def __init__(self, config):
         check(config)
@@ -66,7 +67,8 @@ class System(api.System):
          (None, "fsdp")),
         (r"(speech|motion)_head/outputs/kernel", ("fsdp", None)),
         (r"(audio|motion)_encoder/inputs/bias", ()),
-        (r"(speech|motion)_head/(inputs|noisy|context|globals|outputs|(time|span)/(hidden|out))/bias", ()),
+        (r"(speech|motion)_head/(inputs|noisy|context|globals|outputs|(time|span)/(hidden|out))/bias",
+         ()),
         (r"stop_hidden/kernel", (None, "fsdp")),
         (r"stop_out/kernel", ("fsdp", None)),
         (r"stop_hidden/bias|task|motion_pad", ()),

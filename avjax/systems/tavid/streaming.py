@@ -40,8 +40,8 @@ class DialogueSampler:
         self._before = visual.config.unet.motion_frames
 
         def clip(params, k, reference, faces, tokens, keys_N, before):
-            tokens = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, k * self._frames,
-                                                                         self._frames, 1), tokens)
+            tokens = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(
+                x, k * self._frames, self._frames, 1), tokens)
             keys_N = jax.vmap(lambda key: jax.random.fold_in(key, k))(keys_N)
             return sampler.sample_clip(visual, params["visual"], reference, faces, tokens, before,
                                        keys_N)
@@ -102,7 +102,9 @@ def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.A
     full = 0
     for k, conditions in enumerate(prompts):
         piece_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if k else keys
-        clock, last_BTShwC, chunk = begin, None, None
+        clock = begin
+        last_BTShwC = None
+        chunk = None
         for chunk in steps(params, conditions | carried, piece_keys):
             new = {name: x for name, x in chunk.streams.items()
                    if not name.endswith("_length") and (k == 0 or name in TIMED)}

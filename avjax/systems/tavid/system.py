@@ -54,7 +54,8 @@ class System(api.System):
         check(config)
         self.config = c = FrozenConfigDict(config)
         self.parts = {name: make(c[name]) for name, make in PARTS.items()}
-        faces, self._sound = self.parts["speaker"].conditions_spec, self.parts["acoustic"]
+        faces = self.parts["speaker"].conditions_spec
+        self._sound = self.parts["acoustic"]
         self.rows = DialogueRows(self._sound.rows, tuple(faces))
         self.batch_spec = self._sound.batch_spec | faces
         self.example_spec, self.conditions_spec, self.streams_spec = {}, {}, {}
@@ -91,12 +92,14 @@ class System(api.System):
         return self.parts["speaker"].generate(params["speaker"], given, None)["voices"]
 
     def conditions(self, example, task=""):
-        """What the parts need of an example; without the units where they are to come from the
-        text, and the reverse."""
-        out, frames = {}, 0
+        """The inputs of the parts from an example; without the units where they are to come from
+        the text, and the reverse."""
+        out = {}
+        frames = 0
         for part in self.parts.values():
             given, room = part.conditions(example, "")
-            out, frames = out | given, max(frames, room)
+            out = out | given
+            frames = max(frames, room)
         unused = ("tokens", "token_speaker", "room") if task == "avatar" else ("units",)
         out |= {name: out[name][:0] for name in unused if name in out}
         out |= {f"{name}_length": np.int32(0) for name in ("tokens", "units") if name in unused}

@@ -30,7 +30,7 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
-from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
+from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
 
 TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
@@ -111,7 +111,8 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
         job, name=name, description=f"AV-Flow features of {clips.name}: "
                                     f"tokens={tokenizer.recipe['kind']}, "
         f"head={header.recipe['kind']}.",
-        features=_schema(clips, carried, tokenizer, header, partner), recipes=recipes,
+        features=_schema(clips, carried, tokenizer, header, partner),
+        recipes=recipes | {FAMILY: {"kind": "avflow"}},
         codecs=codecs, splits={s: common.each(clips.source(s, fields), example, max_bad)
                                for s in clips.splits}, totals=clips.splits,
         max_bad=max_bad, progress=progress)
@@ -218,9 +219,9 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split)
                           feature.meaning,
                           phones, ("phones",))
     if kind == "units":
-        centroids = job.once("units",
-                             lambda: {"centroids": _fit_units(clips, units, seed, max_bad,
-                                                              fit_split)})["centroids"]
+        fitted = job.once("units", lambda: {"centroids": _fit_units(clips, units, seed, max_bad,
+                                                                    fit_split)})
+        centroids = fitted["centroids"]
 
         def one_hot(clip, prefix, audio, mel_TM, frames):
             nearest = kmeans.assign(mel_TM,
@@ -287,18 +288,17 @@ class _PartnerScaling:
         for clip in clips.source(split, ("partner_face", "partner_pose")):
             x = cls._raw(clip)
             now_low, now_high = [v.min(0) for v in x], [v.max(0) for v in x]
-            low = now_low if low is None else [np.minimum(a, b) for a,
-                                               b in zip(low, now_low, strict=True)]
-            high = now_high if high is None else [np.maximum(a, b) for a,
-                                                  b in zip(high, now_high, strict=True)]
+            low = list(map(np.minimum, low or now_low, now_low))
+            high = list(map(np.maximum, high or now_high, now_high))
         return {"expression_min": low[0], "expression_max": high[0], "head_min": low[1],
                 "head_max": high[1]}
 
     def __call__(self, clip):
-        a = self.arrays
-        return [np.clip(2 * (x - a[f"{n}_min"]) / np.maximum(a[f"{n}_max"] - a[f"{n}_min"],
-                                                             1e-6) - 1, -1, 1)
-                for n, x in zip(("expression", "head"), self._raw(clip), strict=True)]
+        def scaled(name, x):
+            low, high = self.arrays[f"{name}_min"], self.arrays[f"{name}_max"]
+            return np.clip(2 * (x - low) / np.maximum(high - low, 1e-6) - 1, -1, 1)
+
+        return list(map(scaled, ("expression", "head"), self._raw(clip)))
 
     @staticmethod
     def _raw(clip):

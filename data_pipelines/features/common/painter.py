@@ -57,15 +57,17 @@ class Painter:
         """How pictures are made."""
         out = {"kind": self.kind, "size": self.size, "rate": FPS}
         out |= {"zoom": self._zoom} if self._zoom else {}
-        return out | ({"face": arrays_hash(self._codec)} if self._codec and self.kind != "recorded"
-                      else {})
+        if self._codec and self.kind != "recorded":
+            out["face"] = arrays_hash(self._codec)
+        return out
 
     @property
     def motion_recipe(self) -> dict:
         """How `motion` is made; the face code's own arrays travel with the dataset, so their hash
         is in it."""
-        face = dict(self._clips.recipes.get("face", {})) | ({"arrays": arrays_hash(self._codec)}
-                                                            if self._codec else {})
+        face = dict(self._clips.recipes.get("face", {}))
+        if self._codec:
+            face["arrays"] = arrays_hash(self._codec)
         return {"kind": "face-and-pose", "rate": FPS,
                 "face_dim": self._clips.features["face"].shape[1],
                 "pose_dim": self._clips.features["pose_z"].shape[1], "face": face,

@@ -148,8 +148,8 @@ def _eyes(image: np.ndarray) -> list[tuple[float, float, float]]:
     out = []
     for k in range(1, count):
         x, y, w, h, area = stats[k]
-        if not 6 <= w <= 0.3 * image.shape[1] or not 0.5 < w / max(h,
-                                                                   1) < 2.5 or area > 0.9 * w * h:
+        square = 0.5 < w / max(h, 1) < 2.5
+        if not 6 <= w <= 0.3 * image.shape[1] or not square or area > 0.9 * w * h:
             continue
         inside = labels[y:y + h, x:x + w] == k
         core = image[y + h // 4:y + h - h // 4, x + w // 4:x + w - w // 4]

@@ -13,7 +13,7 @@ from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common.painter import FPS, Painter
 from data_pipelines.store import dataset as store
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import FAMILY, Feature
 
 _CARRIED = ("speaker", "identity")
 
@@ -51,7 +51,7 @@ def extract(
     features = {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
                 "pictures": Feature((None, size, size, 3), "uint8", "pictures of the face", "",
                                     rate)}
-    recipes = {"pictures": {**painter.recipe, "rate": rate}}
+    recipes = {"pictures": {**painter.recipe, "rate": rate}, FAMILY: {"kind": "tavid"}}
     if painter.has_motion:
         features["motion"] = Feature((None, painter.motion_width), "float32",
                                      "face code, then z-scored pose",

@@ -32,7 +32,7 @@ from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
-from data_pipelines.store.schema import SPEAKERS, Feature, arrays_hash, recipe_hash
+from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
 
 VOICES = ("auto", "another", "own")
 _FACE = ("face", "pose_z")
@@ -68,8 +68,8 @@ def extract(
     """
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
-    common.require(clips, ("audio", "text", "speaker"), "prepare the clips with sound and "
-                                                        "transcripts")
+    common.require(clips, ("audio", "text", "speaker"),
+                   "prepare the clips with sound and transcripts")
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
@@ -89,10 +89,10 @@ def extract(
 
 
 def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder, speech_only,
-           multiple, max_bad,
-           fit_split, name, progress) -> store.Dataset:
-    voices = _references(raw_voices) if voice == "another" else {k: v for k,
-                                                                 (_, _, v) in raw_voices.items()}
+           multiple, max_bad, fit_split, name, progress) -> store.Dataset:
+    voices = {k: v for k, (_, _, v) in raw_voices.items()}
+    if voice == "another":
+        voices = _references(raw_voices)
     carried = [c for c in common.CARRIED if c in clips.features]
     fields = ("id", "audio", *carried, *_motion_columns(clips))
 
@@ -120,7 +120,8 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder
                                     f"tokens={encoder.tokenizer.kind}, "
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in "
         f"multiples of {multiple}.",
-        features=_schema(clips, carried, encoder), recipes=recipes, codecs=codecs,
+        features=_schema(clips, carried, encoder),
+        recipes=recipes | {FAMILY: {"kind": "talker"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad,
         progress=progress)
 

@@ -137,12 +137,12 @@ def _script(clip, names, prefixes) -> script.Script:
 
 
 def _check_channels(audio, said: script.Script, names) -> None:
-    """By who is loud where, after the script, only one speaks."""
+    """Raises Unusable by who is loud where, by the script, only one speaks."""
     power_SN = np.stack([(a**2).reshape(-1, HOP).mean(1) for a in audio])
     for i in range(len(audio)):
         for j in range(i):
-            if np.abs(power_SN[[i, j]]).max() > 0 and np.corrcoef(audio[i][::7],
-                                                                  audio[j][::7])[0, 1] > _SAME:
+            loud = np.abs(power_SN[[i, j]]).max() > 0
+            if loud and np.corrcoef(audio[i][::7], audio[j][::7])[0, 1] > _SAME:
                 raise Unusable("one channel twice", expected="a clean channel of every speaker",
                                found=f"{names[j]} and {names[i]} sound the same",
                                hint="separate the speakers")

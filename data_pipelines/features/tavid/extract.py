@@ -34,7 +34,7 @@ from data_pipelines.features.tavid.conversations import HOP, RATE
 from data_pipelines.features.tavid.frozen_encoders import BATCH, Encoders, Source
 from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer
 from data_pipelines.store import dataset as store
-from data_pipelines.store.schema import SPEAKERS, Feature
+from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature
 
 
 def extract(
@@ -104,8 +104,9 @@ def extract(
         voices, mean_voices = frozen_encoders.fit_voices(job, source, fit_split)
         units = frozen_encoders.fit_units(job, source, fit_split, unit_encoder, num_units,
                                           centroids, layer, seed)
-        faces, first_portraits = frozen_encoders.fit_faces(job, source,
-                                                           fit_split) if painter else (None, {})
+        faces, first_portraits = None, {}
+        if painter:
+            faces, first_portraits = frozen_encoders.fit_faces(job, source, fit_split)
         encoders = Encoders(tokenizer, units, voices, faces, painter, pictures, reader_codec,
                             vocoder_codec)
         speakers = frozen_encoders.speakers_of(source, fit_split, mean_voices, first_portraits)
@@ -132,7 +133,8 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
                                     f"units={encoders.units.recipe['kind']}, "
         f"tokens={encoders.tokens.kind}, "
         f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
-        features=_schema(source, encoders), recipes=encoders.recipes(), codecs=codecs,
+        features=_schema(source, encoders),
+        recipes=encoders.recipes() | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=counts, max_bad=max_bad,
         progress=progress)
 
@@ -207,9 +209,9 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
         out["motion"] = np.stack([encoders.painter.motion(record.clip, p, times_T)
                                   for p in source.prefixes], 1)
     if encoders.pictures:
-        out["latents"] = np.stack([encoders.pictures.encode(encoders.painter.pictures(record.clip,
-                                                                                      p, times_T))
-                                   for p in source.prefixes], 1).astype(np.float16)
+        drawn = (encoders.painter.pictures(record.clip, p, times_T) for p in source.prefixes)
+        out["latents"] = np.stack([encoders.pictures.encode(x) for x in drawn],
+                                  1).astype(np.float16)
     return out
 
 

@@ -261,8 +261,8 @@ def fit_faces(job, source, split) -> tuple[portrait.PortraitEncoder, dict[str, n
                 "portraits": np.stack([found[name] for name in sorted(found)])}
 
     arrays = job.once("portraits", fit)
-    return portrait.fit(arrays["portraits"]), dict(zip(map(str, arrays["names"]),
-                                                       arrays["portraits"], strict=True))
+    first = dict(zip(map(str, arrays["names"]), arrays["portraits"], strict=True))
+    return portrait.fit(arrays["portraits"]), first
 
 
 def load_pictures(path):

@@ -211,7 +211,8 @@ def _shown(request: Request, names, row, system, decoder) -> dict[str, np.ndarra
         raise UserError("no such way to look at portraits", where="--face",
                         expected=f"checked or {portraits.UNCHECKED}",
                         found=repr(request.face))
-    shown_SHWC = np.stack([_portrait(f, request.face != portraits.UNCHECKED, decoder) for f in files])
+    checked = request.face != portraits.UNCHECKED
+    shown_SHWC = np.stack([_portrait(f, checked, decoder) for f in files])
     encoder = portrait.from_recipe(decoder.recipes["faces"], decoder.codecs.get("faces"))
     codec = pictures.from_recipe(decoder.recipes["latents"], decoder.codec("vae"))
     return {"faces": np.stack([encoder.of_file(f, x) for f,

@@ -243,8 +243,8 @@ def _who(name: str, known: list[str], closed: bool, where: str) -> int:
 def _turn(line: str, known: list[str], closed: bool, before: list[Turn], where: str) -> Turn:
     match = _LINE.fullmatch(line)
     if not match:
-        raise UserError("not a turn", where=where, expected="Name: words, with the whole turn on "
-                                                            "one line", found=repr(line[:60]))
+        raise UserError("not a turn", where=where, found=repr(line[:60]),
+                        expected="Name: words, with the whole turn on one line")
     speaker, overlap = _who(match[1].strip(), known, closed, where), bool(match[2])
     if overlap and (not before or before[-1].speaker == speaker):
         raise UserError("an overlap with nobody", where=where,

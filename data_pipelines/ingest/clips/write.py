@@ -98,17 +98,17 @@ def columns(components: int) -> dict[str, Feature]:
     return {
         "id": Feature((), "str", "unique name: recording and first frame"),
         "speaker": Feature((), "str", "folder or file that the recording came from"),
-        "text": Feature((), "str", "transcript, where one was given and the recording is in one "
-                        "piece"),
+        "text": Feature((), "str",
+                        "transcript, where one was given and the recording is in one piece"),
         "words": Feature((), "str", "JSON [[word, start, end], ...]", "s"),
         "phonemes": Feature((), "str", "JSON [[phoneme, start, end], ...]", "s"),
         "identity": Feature((8,), "float32", "unit vector derived from the speaker's name"),
         "audio": Feature((None,), "int16", "mono waveform", "1/32768", recordings.RATE),
-        "face": Feature((None, components), "float32", "z-scored eigenface codes of the speaker's "
-                                                       "own codec", "", FPS),
-        "pose": Feature((None, 7), "float32", "head: quaternion wxyz (roll only), x right, y up, z "
-                                              "away",
-                        "face widths", FPS),
+        "face": Feature((None, components), "float32",
+                        "z-scored eigenface codes of the speaker's own codec", "", FPS),
+        "pose": Feature((None, 7), "float32",
+                        "head: quaternion wxyz (roll only), x right, y up, z away", "face widths",
+                        FPS),
         "pose_z": Feature((None, 7), "float32", "pose, z-scored over the training clips", "", FPS),
     }
 

@@ -119,8 +119,8 @@ class Listing:
         named = next((cells[c].strip() for c in SPEAKER_COLUMNS if cells.get(c, "").strip()), "")
         sample = cells["sample_id"].strip()
         match = self._recording.search(sample) if self._recording else None
-        group = match[1] if match and match[1] else named or cells.get("video_path",
-                                                                       "").strip() or sample
+        group = match[1] if match and match[1] else ""
+        group = group or named or cells.get("video_path", "").strip() or sample
         length = cells.get("pt_length", "").strip()
         return Row(id=sample, line=line, speaker=named or source, group=f"{source}/{group}",
                    split=_split(cells.get("split", ""), self.csv, line),
@@ -274,9 +274,8 @@ def audio_of(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     try:
         # libsndfile 1.2 takes a size of 0 at its word
         if samples := media.check_riff(io.BytesIO(data), name):
-            data = data[: samples - 4] + struct.pack("<I",
-                                                     min(len(data) - samples,
-                                                         0xFFFFFFFF)) + data[samples:]
+            size = struct.pack("<I", min(len(data) - samples, 0xFFFFFFFF))
+            data = data[: samples - 4] + size + data[samples:]
         audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except media.MediaError as error:
         raise BadRow(f"{error.reason} wav", str(error)) from error

@@ -1,7 +1,7 @@
 """50 Hz units -> one unit for every mel frame (the expansion of USDM, Kim et al. 2024).
 
 A unit is held for 441 samples of 22050 Hz (20 ms); mel frame f is the samples [256 f, 256 f + 256)
-and takes the unit that fills most of them. A frame lies across at most two units, so this is an
+and takes the unit that fills most of them. A frame covers at most two units, so this is an
 index map; where both fill 128 samples (at most once in 128 units) the smaller id wins, as
 published.
 Suffixes: T mel frames.

@@ -1,5 +1,5 @@
-"""What both acoustic networks begin with, and the DiT: velocity of noisy mel frames given units and
-a voice.
+"""The input layers of both acoustic networks, and the DiT: velocity of noisy mel frames given units
+and a voice.
 
 Suffixes: B batch (a row is one speaker of one dialogue), T mel frames, M mel bands, V voice, P
 partners (the other speakers), D model width.
@@ -8,7 +8,6 @@ partners (the other speakers), D model width.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.attention import Band, Full
 from avjax.nn.embeddings import TimeEmbedding, lookup, rotary_tables
@@ -16,6 +15,7 @@ from avjax.nn.layers import Dense, adaptive_norm, gelu
 from avjax.nn.sequence import time_convolution
 from avjax.nn.transformer import DiffusionBlock
 from avjax.sharding.activations import shard
+from avjax.systems.tavid.acoustic.config import Config
 
 ZEROS = nn.initializers.zeros
 
@@ -24,7 +24,7 @@ class Inputs(nn.Module):
     """[embedding of the unit * sqrt(its width); noisy mel; given mel] @ project + the partners'
     units @ partner."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -95,8 +95,8 @@ class Positions(nn.Module):
 
 
 class Voice(nn.Module):
-    """(B, V) -> (B, D); rows without a voice take a learned vector. `start` = None: of no effect at
-    first."""
+    """(B, V) -> (B, D); rows without a voice take a learned vector. `start`: initialiser of the
+    kernel, zeros by default so that it has no effect at first; None = Dense's."""
 
     width: int
     voice_dim: int
@@ -129,7 +129,7 @@ class AcousticNet(nn.Module):
       valid (B, T): 1 = real frame
     """
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -152,7 +152,8 @@ class AcousticNet(nn.Module):
 
     def __call__(self, x_BTM, t_B, given):
         """Noisy mel (B, T, M) at times (B,) -> its velocity, float32."""
-        c, valid_BT = self.config, given["valid"]
+        c = self.config
+        valid_BT = given["valid"]
         h_BTD = self.inputs(x_BTM, given)
         if c.position_kernel:
             h_BTD = shard(h_BTD + self.positions(h_BTD, valid_BT), "batch", "time")

@@ -65,7 +65,8 @@ def _own(state):
 
 def _rows(config):
     """(published names, our path, (to ours, None), layer): see avjax.weights.names."""
-    heads, half = config.num_heads, config.num_layers // 2
+    heads = config.num_heads
+    half = config.num_layers // 2
 
     def same(x):
         return x
@@ -91,7 +92,9 @@ def _rows(config):
     for i in range(config.position_depth):
         linear(f"pos_conv_embeds.{i}.conv", f"positions/convs_{i}", kernel=conv)
     for i in range(config.num_layers):
-        theirs, ours, layer = f"layers.{i}", "down" if i < half else "up", i % half
+        theirs = f"layers.{i}"
+        ours = "down" if i < half else "up"
+        layer = i % half
         for short, name in (("q", "query"), ("k", "key"), ("v", "value")):
             linear(f"{theirs}.attention.{short}_proj", f"{ours}/{name}", layer, by_head, by_head)
         linear(f"{theirs}.attention.out_proj", f"{ours}/project", layer)

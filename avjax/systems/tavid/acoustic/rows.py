@@ -43,8 +43,10 @@ class AcousticRows:
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of `System.batch_spec`; dialogues shorter than a row are padded, with mask 0."""
-        example, where = examples[0], f"example {examples[0].get('id', '')!r}"
-        mel, units = example["mel"], check_units(example["units"], self.num_units, where)
+        example = examples[0]
+        where = f"example {examples[0].get('id', '')!r}"
+        mel = example["mel"]
+        units = check_units(example["units"], self.num_units, where)
         if len(mel) != mel_frames(len(units)) or mel.shape[1] != units.shape[1]:
             raise UserError("units and mel do not belong together", where=where,
                             expected=f"{mel_frames(len(units))} mel frames of {units.shape[1]} "

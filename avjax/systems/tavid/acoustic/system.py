@@ -61,8 +61,9 @@ class System(api.System):
         (r"up/skip/kernel", (None, "fsdp", None)),
         (r"modulation/kernel", ("fsdp", None, "tensor")),
         (r"outputs/kernel", ("fsdp", None)),
-        (r"(inputs/project|positions/convs_\d+|time_embed/(hidden|out)|voice/project|(blocks|down|up)/(project|mlp_out)|up/skip"
-         r"|modulation|outputs)/bias|voice/nobody|(norm|(down|up)/(attention|mlp)_norm)/(scale|bias)", ()),
+        (r"(inputs/project|positions/convs_\d+|time_embed/(hidden|out)|voice/project"
+         r"|(blocks|down|up)/(project|mlp_out)|up/skip|modulation|outputs)/bias|voice/nobody"
+         r"|(norm|(down|up)/(attention|mlp)_norm)/(scale|bias)", ()),
     )
 
     def init(self, key):
@@ -74,7 +75,7 @@ class System(api.System):
                              given)["params"]
 
     def given(self, units_BTS, voices_BSV, mask_BT, prompt_BTSM=None):
-        """What each speaker's row is conditioned on (see AcousticNet), R rows in the order of
+        """The conditions of each speaker's row (see AcousticNet), R rows in the order of
         (dialogue, speaker).
         None: no voices, nothing given of the answer."""
         B, T, S = units_BTS.shape
@@ -156,8 +157,10 @@ class System(api.System):
         and times."""
         sigma = self.config.sigma
         xt_RTM = interpolate(x0_RTM, x1_RTM, t_R, sigma)
-        target_RTM = x1_RTM - (1
-                               - sigma) * x0_RTM if self.config.predict == "velocity" else self.towards(x1_RTM, xt_RTM, t_R)
+        if self.config.predict == "velocity":
+            target_RTM = x1_RTM - (1 - sigma) * x0_RTM
+        else:
+            target_RTM = self.towards(x1_RTM, xt_RTM, t_R)
         error_RT = jnp.mean(jnp.square(self.velocity(params, xt_RTM, t_R, given) - target_RTM),
                             axis=-1)
         counted_RT = open_RT * given["valid"]

@@ -9,13 +9,13 @@ width, L layers.
 
 import flax.linen as nn
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
 from avjax.nn.attention import NEGATIVE, attend
 from avjax.nn.embeddings import sinusoids
 from avjax.nn.layers import Dense, gelu
 from avjax.sharding.activations import parts
+from avjax.systems.tavid.acoustic.config import Config
 from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice
 
 
@@ -32,7 +32,7 @@ class VoiceboxLayer(nn.Module):
     """h = LN(x + attention(x)); LN(h + MLP(h)); padding zeroed after each. Upper layers first join
     the input of the layer of the lower half that they mirror."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
     upper: bool
 
@@ -61,7 +61,7 @@ class VoiceboxLayer(nn.Module):
 class VoiceboxNet(nn.Module):
     """The call of avjax.systems.tavid.acoustic.model.AcousticNet."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):

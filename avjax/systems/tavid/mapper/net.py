@@ -4,7 +4,7 @@
     of the self stream
 
 In mode "joint" a block is MMDiT's (Esser et al. 2024): every stream has its layer norms, its QKV
-and MLP, and one softmax runs over the keys of all streams. Here nothing varies with a diffusion
+and MLP, and one softmax runs over the keys of all streams. Here nothing depends on a diffusion
 time (tokens are made once, before the sampler), so the norms have learned scales instead of AdaLN;
 positions are times, the same for all streams; a band hides what is further away than `band` frames
 (dual has two attentions a block and so reaches twice as far). All partners have one role, so their
@@ -18,14 +18,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import FrozenConfigDict
+from einops import rearrange
 
 from avjax.errors import UserError
 from avjax.nn.attention import Band, attention
 from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import Dense, RMSNorm, gelu
 from avjax.sharding.activations import shard
-from avjax.systems.tavid.mapper.config import hidden_width
+from avjax.systems.tavid.mapper.config import Net, hidden_width
 
 KERNEL = 4  # of the convolution of stride 2: frame t sees units 2t - 1 .. 2t + 2
 
@@ -45,10 +45,10 @@ def centroid_rows(path: str, num_units: int, unit_dim: int) -> np.ndarray:
 
 
 class UnitStem(nn.Module):
-    """Units (B, U, S) -> (B, T = U / 2, S, D). Row `num_units` means: not given (guidance). Units
-    outside become it."""
+    """Units (B, U, S) -> (B, T = U / 2, S, D). Row `num_units` stands for "not given" (guidance),
+    as do units outside the codebook."""
 
-    config: FrozenConfigDict
+    config: Net
     dtype: jnp.dtype
 
     def setup(self):
@@ -73,9 +73,7 @@ class UnitStem(nn.Module):
         x = jnp.take(self.rows, jnp.where(known, units_BUS, self.config.num_units),
                      axis=0).astype(self.dtype)
         x_BUSD = self.project(x) * valid_BU[..., None, None].astype(self.dtype)
-        B, U, S, D = x_BUSD.shape
-        # of each frame's two units
-        first, second = jnp.moveaxis(x_BUSD.reshape(B, U // 2, 2, S, D), 2, 0)
+        first, second = rearrange(x_BUSD, "B (T two) S D -> two B T S D", two=2)
         before = jnp.pad(second, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
         after = jnp.pad(first, ((0, 0), (0, 1), (0, 0), (0, 0)))[:, 1:]
         # a convolution as one product, over all streams
@@ -88,12 +86,11 @@ def layer_norm():
 
 
 class StreamLayers(nn.Module):
-    """What one stream of a block owns: layer norms, QKV with per-head RMS norm, output, MLP.
-    `attends` is how many
-    attentions it takes part in, `ends`: only its keys and values are wanted (a partner in the last
-    block)."""
+    """The layers of one stream in a block: layer norms, QKV with per-head RMS norm, output, MLP.
+    `attends`: how many attentions it takes part in. `ends`: only its keys and values are needed (a
+    partner in the last block)."""
 
-    config: FrozenConfigDict
+    config: Net
     dtype: jnp.dtype
     attends: int = 1
     ends: bool = False
@@ -129,11 +126,10 @@ class StreamLayers(nn.Module):
 
 
 class MapperBlock(nn.Module):
-    """One block over (B, T, S, D); stream 0 is oneself. In the `last` one, streams apart from it
-    come out as they were. As the scan over blocks wants it, it returns (B, T, S, D) and nothing
-    else beside."""
+    """One block over (B, T, S, D) -> (B, T, S, D), None; stream 0 is the speaker whose tokens are
+    wanted. The `last` block changes stream 0 only."""
 
-    config: FrozenConfigDict
+    config: Net
     dtype: jnp.dtype
     last: bool = False
 
@@ -171,12 +167,11 @@ class MapperBlock(nn.Module):
 
     def joint(self, qkv, rotary, valid_BT):
         """One softmax over the keys of all streams."""
-        B, T, S = qkv.shape[:3]
-        q, k, v = (qkv[:, :, :, i].reshape(B, T * S, *qkv.shape[4:]).transpose(0, 2, 1, 3)
-                   for i in range(3))
+        S = qkv.shape[2]
+        q, k, v = (rearrange(qkv[:, :, :, i], "B T S H K -> B H (T S) K") for i in range(3))
         out_BHNK = self.attend(q, k, v, tuple(jnp.repeat(table, S, axis=0) for table in rotary),
                                jnp.repeat(valid_BT, S, axis=1), S)
-        return out_BHNK.transpose(0, 2, 1, 3).reshape(B, T, S, -1)
+        return rearrange(out_BHNK, "B H (T S) K -> B T S (H K)", S=S)
 
     def within(self, qkv, rotary, valid_BT):
         """Every stream over its own keys."""
@@ -189,11 +184,11 @@ class MapperBlock(nn.Module):
 
     def streamwise(self, qkv, shift: int, rotary, valid_BT):
         """Queries of stream s on the keys of stream s + shift."""
-        B, T, S, _, H, K = qkv.shape
-        q, k, v = (jnp.moveaxis(x, 2, 1).reshape(B * S, T, H, K).transpose(0, 2, 1, 3) for x in
-                   (qkv[:, :, :, 0], *(jnp.roll(qkv[:, :, :, i], -shift, axis=2) for i in (1, 2))))
-        out = self.attend(q, k, v, rotary, jnp.repeat(valid_BT, S, axis=0), 1)  # (B * S, H, T, K)
-        return jnp.moveaxis(out.transpose(0, 2, 1, 3).reshape(B, S, T, H * K), 1, 2)
+        S = qkv.shape[2]
+        k, v = (jnp.roll(qkv[:, :, :, i], -shift, axis=2) for i in (1, 2))
+        q, k, v = (rearrange(x, "B T S H K -> (B S) H T K") for x in (qkv[:, :, :, 0], k, v))
+        out = self.attend(q, k, v, rotary, jnp.repeat(valid_BT, S, axis=0), 1)
+        return rearrange(out, "(B S) H T K -> B T S (H K)", S=S)
 
     def attend(self, q, k, v, rotary, valid, streams: int):
         c = self.config
@@ -203,9 +198,9 @@ class MapperBlock(nn.Module):
 
 
 class MotionMapper(nn.Module):
-    """See the module's text."""
+    """Units of all speakers -> motion tokens of stream 0; see the top of this file."""
 
-    config: FrozenConfigDict
+    config: Net
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -215,7 +210,7 @@ class MotionMapper(nn.Module):
         if c.mode == "concat":
             self.join = Dense(c.d_model, c.streams * c.d_model, **kw)
         else:
-            # oneself, a partner
+            # stream 0, a partner
             self.role = self.param("role", nn.initializers.normal(1.0), (2, c.d_model))
         # all but the last as one scan: their parameters carry a leading layer axis
         if c.num_blocks > 1:
@@ -229,7 +224,7 @@ class MotionMapper(nn.Module):
 
     def __call__(self, units_BUS, length_B=None):
         """Units (B, U even, S) int, `length_B` of them real -> tokens (B, U / 2, tokens, W) of
-        stream 0, oneself. `all_selves` puts every speaker there in turn."""
+        stream 0. `each_speaker_first` puts every speaker there in turn."""
         c = self.config
         B, U, S = units_BUS.shape
         if S != c.streams or U % 2:
@@ -256,7 +251,7 @@ class TokenWindows(nn.Module):
     first and the last frame repeated beyond the ends (Hallo2's audio windows), and marked with
     their places: attention alone could not tell the frame before from the frame after."""
 
-    config: FrozenConfigDict
+    config: Net
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -275,9 +270,8 @@ class TokenWindows(nn.Module):
         return jnp.concatenate([x[:, i:i + T] + place[i] for i in range(2 * margin + 1)], axis=2)
 
 
-def all_selves(units_BUS):
-    """(B, U, S) -> (B * S, U, S): every stream in turn as stream 0, the others after it in a
-    circle."""
-    B, U, S = units_BUS.shape
-    return jnp.stack([jnp.roll(units_BUS, -s, axis=2) for s in range(S)],
-                     axis=1).reshape(B * S, U, S)
+def each_speaker_first(units_BUS):
+    """(B, U, S) -> (B * S, U, S): every stream in turn as stream 0, the others after it in cyclic
+    order."""
+    turns = [jnp.roll(units_BUS, -s, axis=2) for s in range(units_BUS.shape[2])]
+    return rearrange(jnp.stack(turns, axis=1), "B turn U S -> (B turn) U S")

@@ -60,7 +60,8 @@ class MapperRows:
         example = next((e for e in examples if len(e[self.target])), examples[0])
         where = f"example {example.get('id', '')!r}"
         units = check_units(example["units"], self.num_units, self.streams, where)
-        target, F = example[self.target], self.segment
+        target = example[self.target]
+        F = self.segment
         frames = len(target)
         if not frames or len(units) != UNITS_A_FRAME * frames:
             raise UserError(f"units and {self.target} do not fit together", where=where,

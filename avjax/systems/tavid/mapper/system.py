@@ -17,8 +17,8 @@ from avjax.fields import plain
 from avjax.nn.layers import Dense, compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
-from avjax.systems.tavid.mapper.config import check
-from avjax.systems.tavid.mapper.net import MotionMapper, all_selves
+from avjax.systems.tavid.mapper.config import Net, check
+from avjax.systems.tavid.mapper.net import MotionMapper, each_speaker_first
 from avjax.systems.tavid.mapper.rows import UNITS_A_FRAME, MapperRows, check_units
 
 # the mapper's parameters under `prefix`, fully sharded over fsdp; tensor parallel over heads and
@@ -52,7 +52,7 @@ MAPPER_RULES = (
 class Regressor(nn.Module):
     """The mapper and one linear layer from a frame's tokens to the target."""
 
-    config: FrozenConfigDict
+    config: Net
     dtype: jnp.dtype
 
     def setup(self):
@@ -87,9 +87,9 @@ class System(api.System):
         return self.net.init(key, jnp.zeros((1, 2, self.config.streams), jnp.int32))["params"]
 
     def loss(self, params, batch, key):
-        """Smooth L1 over all streams, each in turn as oneself; mean over real frames."""
+        """Smooth L1 over all streams, each in turn as stream 0; mean over real frames."""
         c = self.config
-        units_BUS = all_selves(batch["units"])
+        units_BUS = each_speaker_first(batch["units"])
         if c.unit_dropout:  # a partner that is not there
             hidden = jax.random.bernoulli(key, c.unit_dropout,
                                           (len(units_BUS), 1, c.streams)).at[..., 0].set(False)
@@ -114,9 +114,10 @@ class System(api.System):
     def generate(self, params, conditions, keys, task=""):
         """The target of every stream; nothing random, so `keys` is not read."""
         del keys
-        c, units_BUS = self.config, conditions["units"]
+        c = self.config
+        units_BUS = conditions["units"]
         B, U, S = units_BUS.shape
-        made = self.net.apply({"params": params}, all_selves(units_BUS),
+        made = self.net.apply({"params": params}, each_speaker_first(units_BUS),
                               jnp.repeat(conditions["units_length"], S))
         made_BTSM = jnp.moveaxis(made.reshape(B, S, -1, c.target_dim), 1, 2)
         return {c.target: made_BTSM,

@@ -33,15 +33,15 @@ class SpeakerRows:
         return {"examples": 1}
 
     def kind(self, lengths: Mapping[str, int]) -> str:
-        """There is one kind."""
+        """All examples are of one kind."""
         return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of `System.batch_spec`."""
         (example,) = examples
-        faces_SF = example["faces"] + self.face_noise * rng.standard_normal(example["faces"].shape,
-                                                                            np.float32)
+        noise_SF = rng.standard_normal(example["faces"].shape, np.float32)
+        faces_SF = example["faces"] + self.face_noise * noise_SF
         faces_SF = np.where(rng.random((len(faces_SF), 1)) < self.face_dropout, 0,
                             faces_SF).astype(np.float32)
         row = {"faces": faces_SF, "voices": example["voices"]}

@@ -18,7 +18,7 @@ from avjax.nn.layers import Dense, compute_dtype, gelu
 from avjax.sharding.activations import shard
 from avjax.systems import api
 from avjax.systems.api import Spec
-from avjax.systems.tavid.speaker.config import check
+from avjax.systems.tavid.speaker.config import Config, check
 from avjax.systems.tavid.speaker.rows import FRAMES, SpeakerRows
 
 # the mapper's parameters under a prefix: the ResNet's convolutions and the joining layers are split
@@ -34,7 +34,7 @@ SPEAKER_RULES = (
 
 
 class SpeakerNet(nn.Module):
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

@@ -23,11 +23,11 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
       keys: (B,) typed keys, one an example: neither batch mates nor padding nor the bound change an
         example's units.
       max_steps: bound on the frames (rounded up to whole decoder steps).
-      token_speaker_BN: whose each token is, -1 = nobody's; needed where config.speaker_embedding.
+      token_speaker_BN: each token's speaker, -1 = none; needed where config.speaker_embedding.
       times_BN: a plan to follow (frames), instead of the predicted one.
 
     Returns (units_BTS int32 with zeros past the length, length_B int32 frames), T = max_steps. A
-    dialogue ends where the first stream says EOS; at `stop_seconds` of filler in every stream,
+    dialogue ends at the first stream's EOS; at `stop_seconds` of filler in every stream,
     which is taken back; or at max_steps. With a plan neither counts before the last token's time,
     and it ends `stop_seconds` after that at the latest, less the silence there.
     """
@@ -37,7 +37,9 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
                         "not look at silence (it is units.filler in the features' recipes.json, 0 "
                         "where units were fitted)")
     memory = read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN)
-    B, S, F = len(tokens_length_B), c.num_streams, c.frames_per_step
+    B = len(tokens_length_B)
+    S = c.num_streams
+    F = c.frames_per_step
     steps = -(-max_steps // F)
     patience = int(c.stop_seconds * RATE) or steps * F + 1  # frames; 0 = off
     state = {"index": jnp.zeros((), jnp.int32), "cache": start(system, params, memory, steps),
@@ -96,16 +98,15 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
 
 
 def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN=None):
-    """What the loop needs of the text: {"text" (G, N, E), "times" (G, N), "length" (G,), "last"
+    """Inputs of the loop from the text: {"text" (G, N, E), "times" (G, N), "length" (G,), "last"
     (B,) the frame before which a dialogue does not end}. With guidance, rows without text follow
     those with it."""
     c = system.config
     who_BN = jnp.full_like(tokens_BN, -1) if token_speaker_BN is None else token_speaker_BN
     text_BNE = system.net.apply({"params": params}, tokens_BN, who_BN, tokens_length_B,
                                 method="encode")
-    real_BN, last_B = jnp.arange(tokens_BN.shape[1]) < tokens_length_B[:,
-                                                                       None], jnp.zeros(
-                                                                           len(tokens_BN))
+    real_BN = jnp.arange(tokens_BN.shape[1]) < tokens_length_B[:, None]
+    last_B = jnp.zeros(len(tokens_BN))
     if c.alignment == "plan":
         if times_BN is None:
             planned = system.net.apply({"params": params}, text_BNE, method="plan_logits")
@@ -130,7 +131,8 @@ def start(system, params, memory, steps: int):
 def advance(system, params, memory, cache, before_BJ, index, choose):
     """One decoder step: `choose(logits (B, V) float32, slot, units chosen so far)` gives the (B,)
     units of each slot in turn -> units (B, J), cache."""
-    c, guided = system.config, system.config.guidance != 1.0
+    c = system.config
+    guided = system.config.guidance != 1.0
 
     def both(units):
         return jnp.concatenate([units, units]) if guided else units

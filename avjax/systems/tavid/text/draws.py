@@ -12,15 +12,14 @@ from avjax.systems.tavid.text.config import eos
 
 def draw(config, logits_BV, keys, seen_BP, can_end_B):
     """A unit (or EOS) a row: temperature, the share of the likeliest, the nucleus; and anew from
-    the whole distribution where it already fills the frames looked back at and is no silence
+    the full distribution where it already fills the frames looked back at and is no silence
     (repetition-aware sampling, VALL-E 2; the rule is ours)."""
     c = config
     ids = jnp.arange(logits_BV.shape[1])
     allowed_BV = (ids < c.num_units) | ((ids == eos(c)) & can_end_B[:, None])
     logits_BV = jnp.where(allowed_BV, logits_BV / c.temperature, NEGATIVE)
-    noise_2BV = jnp.moveaxis(jax.vmap(lambda key: jax.random.gumbel(key,
-                                                                    (2, logits_BV.shape[1])))(keys),
-                             1, 0)
+    draw_noise = jax.vmap(lambda key: jax.random.gumbel(key, (2, logits_BV.shape[1])))
+    noise_2BV = jnp.moveaxis(draw_noise(keys), 1, 0)
     unit_B = jnp.argmax(nucleus(logits_BV, c.top_p, c.top_k_share) + noise_2BV[0], axis=-1)
     if c.repetition_window and c.filler >= 0:
         repeated_B = jnp.all(seen_BP == unit_B[:, None], axis=-1)

@@ -8,7 +8,7 @@ is all there is to see without text. Ours: a chain over the units of a step, sev
 and cross-attention that is rotary in planned time (`plan`).
 
 Where the mesh splits time, the encoder and the decoder's own attention are split over it; what the
-encoder read is then gathered once, and every device's steps look at the whole text.
+encoder read is then gathered once, and every device's steps see all the text.
 
 Suffixes: B batch, N text tokens, E encoder width, I decoder steps, J units of a step (frames of it
 x streams), D decoder width, W width of a unit's embedding (D / J), C chain width, H heads, K head
@@ -19,7 +19,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.attention import FULL, Band, Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
@@ -28,7 +27,7 @@ from avjax.nn.sequence import gather_time
 from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import parts, shard
 from avjax.systems.tavid.text import plan
-from avjax.systems.tavid.text.config import SPECIALS
+from avjax.systems.tavid.text.config import SPECIALS, Config
 
 
 class GEGLU(SwiGLU):
@@ -70,7 +69,7 @@ def tables(positions_BT, width: int, theta: float):
 class EncoderLayer(nn.Module):
     """One pre-norm layer that sees the text in both directions -> x, None."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -99,7 +98,7 @@ class DecoderLayer(nn.Module):
     """One pre-norm layer: past steps, the text, feed-forward. `avjax.nn.stack` scans its methods:
     each returns x, and what this layer keeps."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -126,9 +125,8 @@ class DecoderLayer(nn.Module):
         c = self.config
         q, k, v = self._heads(x_BID, shared)
         mask = Band(c.window, 0) if c.window else Causal()
-        x_BID = self.add(x_BID,
-                         self.project(merge_heads(attention(q, k, v, mask=mask,
-                                                            kernel=c.attention_kernel))))
+        out = attention(q, k, v, mask=mask, kernel=c.attention_kernel)
+        x_BID = self.add(x_BID, self.project(merge_heads(out)))
         return self._rest(x_BID, self._memory(shared), shared), None
 
     def remember(self, x, shared):
@@ -166,9 +164,8 @@ class DecoderLayer(nn.Module):
         q = heads_first(self.cross_q(self.cross_norm(x_BID)))
         if self.config.alignment == "plan":
             q = rotate(q, *shared["time_rotary"])
-        x_BID = self.add(x_BID,
-                         self.cross_project(merge_heads(attend(q, memory["k"], memory["v"],
-                                                               shared["seen"][:, None]))))
+        out = attend(q, memory["k"], memory["v"], shared["seen"][:, None])
+        x_BID = self.add(x_BID, self.cross_project(merge_heads(out)))
         return shard(self.add(shard(x_BID, "batch", "time"), self.mlp(self.mlp_norm(x_BID))),
                      "batch", "time")
 
@@ -185,12 +182,13 @@ class Chain(nn.Module):
     over the J units of one step, (..., D) and the units' embeddings (..., J, W) -> (..., J, W).
     Only the first J-1 embeddings are looked at, each by later units."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
         c = self.config
-        slots, kw = c.num_streams * c.frames_per_step, dict(dtype=self.dtype, use_bias=False)
+        slots = c.num_streams * c.frames_per_step
+        kw = dict(dtype=self.dtype, use_bias=False)
         # its biases distinguish the units
         self.inputs = Dense((slots, c.depth_width), c.d_model, dtype=self.dtype)
         self.units = Dense(c.depth_width, c.d_model // slots, **kw)
@@ -211,7 +209,7 @@ class ChainBlock(nn.Module):
     """Pre-norm causal attention over a handful of units, then a gated feed-forward of twice the
     width."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -245,7 +243,7 @@ class TextNet(nn.Module):
     """Encoder, decoder, plan and chain; methods are called by `net.apply({"params": params}, ...,
     method="encode")`."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -272,7 +270,8 @@ class TextNet(nn.Module):
 
     def encode(self, tokens_BN, token_speaker_BN, length_B):
         """Text -> (B, N, E). Nothing past the length is seen."""
-        c, positions = self.config, jnp.arange(tokens_BN.shape[1])
+        c = self.config
+        positions = jnp.arange(tokens_BN.shape[1])
         real_BN = (positions < length_B[:, None]).astype(jnp.int32)
         x_BNE = lookup(self.text, tokens_BN)
         if c.speaker_embedding:
@@ -285,7 +284,8 @@ class TextNet(nn.Module):
 
     def plan_logits(self, text_BNE):
         """(B, N, bins) float32, of the time step from each token to the next."""
-        return gather_time(self.plan(text_BNE)).astype(jnp.float32)  # of the whole text, as its gradient
+        # gathered here, as its gradient is of all the text
+        return gather_time(self.plan(text_BNE)).astype(jnp.float32)
 
     def embed(self, units_BIJ):
         """Units and specials -> (..., J, W), unit variance at the start."""
@@ -314,7 +314,7 @@ class TextNet(nn.Module):
 
     def step(self, before_BJ, cache, index, text_length_B):
         """Decoder step number `index` (the same for all rows) -> hidden (B, D), cache."""
-        # a ring: the step `age` steps ago lies at (index - age) mod room
+        # a ring: the step `age` steps ago is at (index - age) mod room
         room = cache["k"].shape[3]
         age_R = jnp.mod(index - jnp.arange(room), room)
         shared = self._steps(jnp.asarray(index)[None, None]) | {
@@ -332,7 +332,8 @@ class TextNet(nn.Module):
             out = self.chain(hidden, self.embed(units))
         else:
             out = hidden.reshape(*hidden.shape[:-1], self.slots, -1)
-        ids, places = len(self.table), ("batch", "time")[:hidden.ndim - 1]
+        ids = len(self.table)
+        places = ("batch", "time")[:hidden.ndim - 1]
         # the largest array of a step is split by id
         table = jnp.pad(self.table, ((0, -ids % parts("width")), (0, 0)))
         out = jnp.einsum("...w,vw->...v", shard(out.astype(jnp.float32), *places),

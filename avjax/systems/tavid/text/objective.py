@@ -16,7 +16,8 @@ def targets(batch, config):
     last is EOS in every stream, and after that nothing counts. J runs over the frames of a step,
     over streams within a frame."""
     T, S = batch["units"].shape[1:]
-    frame_1T1, length_B11 = jnp.arange(T)[None, :, None], batch["units_length"][:, None, None]
+    frame_1T1 = jnp.arange(T)[None, :, None]
+    length_B11 = batch["units_length"][:, None, None]
     units_BTS = jnp.where(frame_1T1 < length_B11, batch["units"],
                           jnp.where(frame_1T1 == length_B11, eos(config), pad(config)))
     weight_BTS = jnp.where(frame_1T1 <= length_B11, batch["weight"], 0.0)
@@ -50,9 +51,9 @@ def loss(net, params, batch, key, config):
                            method="hidden", rngs=rngs)
     logits_BIJV = net.apply({"params": params}, hidden_BID, units_BIJ, method="logits")
 
-    entropy_BIJ = jax.nn.logsumexp(logits_BIJV,
-                                   axis=-1) - jnp.take_along_axis(logits_BIJV, units_BIJ[..., None],
-                                                                  axis=-1)[..., 0]
+    total_BIJ = jax.nn.logsumexp(logits_BIJV, axis=-1)
+    own_BIJ = jnp.take_along_axis(logits_BIJV, units_BIJ[..., None], axis=-1)[..., 0]
+    entropy_BIJ = total_BIJ - own_BIJ
 
     def mean(x, weight):
         return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
@@ -64,9 +65,8 @@ def loss(net, params, batch, key, config):
                "end": mean(entropy_BIJ, is_end_BIJ * weight_BIJ),
                "accuracy": mean(jnp.argmax(logits_BIJV, axis=-1) == units_BIJ, talk_BIJ)}
     if config.alignment == "plan":
-        real_BN = (jnp.arange(batch["tokens"].shape[1]) < batch["tokens_length"][:,
-                                                                                 None]).astype(
-                                                                                     jnp.float32)
+        real_BN = jnp.arange(batch["tokens"].shape[1]) < batch["tokens_length"][:, None]
+        real_BN = real_BN.astype(jnp.float32)
         planned = net.apply({"params": params}, text_BNE, method="plan_logits")
         metrics["plan"] = plan.loss(planned, batch["times"], real_BN)
         total = total + config.plan_weight * metrics["plan"]

@@ -1,11 +1,10 @@
-"""When every token of a dialogue is said: known in training, predicted before decoding. Ours by
+"""When every token of a dialogue is spoken: known in training, predicted before decoding. Ours by
 choice.
 
 CoVoMix' decoder finds its place in the text by attention alone, which takes long to learn. With a
-plan, cross-attention is
-rotary in time: a frame looks for tokens of its own time. The plan is the sequence of time steps
-from token to token, negative where speakers overlap; each is drawn from a categorical distribution
-over bins, given the whole text.
+plan, cross-attention is rotary in time: a frame looks for tokens of its own time. The plan is the
+sequence of time steps from token to token, negative where speakers overlap; each is drawn from a
+categorical distribution over bins, given all the text.
 
 Suffixes: B batch, N tokens, M bins.
 """
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Edges of the bins in frames: half frames where a turn's own tokens lie, wider towards long gaps
+# Edges of the bins in frames: half frames where a turn's own tokens are, wider towards long gaps
 # and overlaps.
 EDGES = np.concatenate([[-1000, -300, -200, -150, -110, -80, -60, -45, -35, -25, -17, -11, -6, -2.5,
                          -0.5],
@@ -28,7 +27,7 @@ NOT_A_STEP = 2**30  # folded into an example's key: no decoder step has this num
 def token_times(token_speaker_N: np.ndarray, turns_K6: np.ndarray) -> np.ndarray:
     """(N,) float32 frames: the middle of every token, if those of a turn were equally long. A
     turn's tokens are its speaker's within its span, back-channels in it have times of their own.
-    Tokens of nobody share the time of the next that is somebody's, so that a gap is one step."""
+    Tokens without a speaker share the time of the next that has one, so that a gap is one step."""
     times_N = np.full(len(token_speaker_N), np.nan)
     for speaker, first, last, start, end, _ in sorted(turns_K6.tolist(), key=lambda turn: turn[5]):
         own = first + np.flatnonzero(token_speaker_N[first:last] == speaker)

@@ -69,8 +69,9 @@ class TextRows:
         and for turns outside the example."""
         (example,) = examples
         check_example(example, self.vocabulary, self.num_units, self.streams)
-        filler = self.filler if self.filler >= 0 else count_filler(example["units"],
-                                                                   example["turns"])
+        filler = self.filler
+        if filler < 0:
+            filler = count_filler(example["units"], example["turns"])
         piece = self.piece(example, filler, rng)
         n, T = len(piece.tokens), len(piece.units)
         units_TS = np.zeros((self.frames, self.streams), np.int32)
@@ -78,7 +79,7 @@ class TextRows:
         units_TS[:T] = piece.units
         weight_TS[:T] = filler_weights(piece.units, filler, int(self.filler_seconds * RATE),
                                        self.filler_weight)
-        weight_TS[T] = piece.ends  # the frame that says so
+        weight_TS[T] = piece.ends  # the EOS frame
 
         def padded(x, dtype, value=0):
             return np.concatenate([np.asarray(x, dtype), np.full(self.tokens - n, value, dtype)])
@@ -89,7 +90,7 @@ class TextRows:
                 "units": units_TS, "units_length": np.int32(T), "weight": weight_TS}
 
     def piece(self, example, filler: int, rng: np.random.Generator) -> Piece:
-        """What of the example this row shows."""
+        """The part of the example that this row shows."""
         speaker = int(rng.integers(self.streams)) if rng.random() < self.single_share else None
         turns = example["turns"]
         if speaker is not None and (turns[turns[:, KIND] == TURN, SPEAKER] == speaker).any():
@@ -124,18 +125,20 @@ class TextRows:
         return self._cut(whole)
 
     def _alone(self, example, speaker: int, filler: int, rng) -> Piece:
-        """A run of the speaker's turns, one after the other; whatever lies between is gone."""
+        """A run of the speaker's turns, one after the other, without what is between them."""
         turns_K6, units_TS = example["turns"], example["units"]
         main = turns_K6[(turns_K6[:, KIND] == TURN) & (turns_K6[:, SPEAKER] == speaker)]
         # as if there were nothing but them, with the longest gaps
-        gap, packed = int(MARGIN * RATE), main.copy()
+        gap = int(MARGIN * RATE)
+        packed = main.copy()
         for begin, stop, more in ((START, END, gap), (FIRST, LAST, 0)):
             sizes = main[:, stop] - main[:, begin] + more
             packed[:, stop] = np.cumsum(sizes)
             packed[:, begin] = packed[:, stop] - sizes
         first, last = _run(packed, self.frames - 1 - gap, self.tokens, rng)
         times = plan.token_times(example["token_speaker"], turns_K6)
-        parts, clock = [], int(rng.integers(gap + 1))
+        parts = []
+        clock = int(rng.integers(gap + 1))
         silence = [np.full((clock, self.streams), filler, np.int32)]
         for _, a, b, start, end, _ in main[first:last]:
             own = a + np.flatnonzero(example["token_speaker"][a:b] == speaker)
@@ -169,9 +172,8 @@ def _run(main_K6, frames: int, tokens: int, rng) -> tuple[int, int]:
     dialogue's end would leave the row half empty move back."""
     def fits(first, last):
         some = main_K6[first:last]
-        return some[:, END].max() - some[:,
-                                         START].min() <= frames and some[-1, LAST] - some[0,
-                                                                                          FIRST] <= tokens
+        length = some[:, END].max() - some[:, START].min()
+        return length <= frames and some[-1, LAST] - some[0, FIRST] <= tokens
 
     first = int(rng.integers(len(main_K6)))
     last = first + 1
@@ -183,7 +185,7 @@ def _run(main_K6, frames: int, tokens: int, rng) -> tuple[int, int]:
 
 
 def count_filler(units_TS: np.ndarray, turns_K6: np.ndarray) -> int:
-    """The unit of silence: the commonest one where a stream's speaker says nothing; in a dialogue
+    """The unit of silence: the commonest one where a stream's speaker is silent; in a dialogue
     without silence, the commonest of all."""
     silent_TS = np.ones(units_TS.shape, bool)
     for who, _, _, start, end, _ in turns_K6:
@@ -217,7 +219,9 @@ def check_tokens(tokens: np.ndarray, vocabulary: int, where: str) -> np.ndarray:
 
 def check_example(example, vocabulary: int, num_units: int, streams: int) -> None:
     """UserError for an example that the System cannot learn from."""
-    where, units, turns = f"example {example.get('id', '')!r}", example["units"], example["turns"]
+    where = f"example {example.get('id', '')!r}"
+    units = example["units"]
+    turns = example["turns"]
     check_tokens(example["tokens"], vocabulary, where)
     if not len(units) or not 0 <= np.min(units) <= np.max(units) < num_units:
         raise UserError("units outside the codebook" if len(units) else "no units", where=where,
@@ -227,11 +231,12 @@ def check_example(example, vocabulary: int, num_units: int, streams: int) -> Non
                         "the units again")
     bounds = np.array([[0, 0, 0, 0, 0], [streams - 1, len(example["tokens"]),
                                          len(example["tokens"]), len(units), len(units)]])
-    good = len(turns) and (turns[:,
-                                 :KIND] >= bounds[0]).all() and (turns[:, :KIND] <= bounds[1]).all()
-    good = good and (turns[:, FIRST] < turns[:,
-                                             LAST]).all() and (turns[:,
-                                                                     START] < turns[:, END]).all()
+    good = len(turns) > 0
+    if good:
+        spans = turns[:, :KIND]
+        good = ((spans >= bounds[0]).all() and (spans <= bounds[1]).all()
+                and (turns[:, FIRST] < turns[:, LAST]).all()
+                and (turns[:, START] < turns[:, END]).all())
     if not good or not (turns[:, KIND] == TURN).any():
         raise UserError("turns that do not fit their dialogue", where=where,
                         expected=f"at least one of speakers 0 to {streams - 1} within "

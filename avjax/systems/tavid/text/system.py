@@ -109,7 +109,7 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     def tokens(size):
         return {"tokens": Spec(("batch", size), "int32", "dialogue text ids",
                                recipe=plain(c.tokens_recipe), sequence=1),
-                "token_speaker": Spec(("batch", size), "int32", "whose a text id is, -1 = nobody's",
+                "token_speaker": Spec(("batch", size), "int32", "speaker of a text id, -1 = none",
                                       sequence=1)}
 
     def units(size):
@@ -119,10 +119,11 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
 
     length = Spec(("batch",), "int32", "ids or frames that exist")
     batch = {**tokens(N), "tokens_length": length,
-             "times": Spec(("batch", N), "float32", "when a text id is said", "frames", sequence=1),
+             "times": Spec(("batch", N), "float32", "when a text id is spoken", "frames",
+                           sequence=1),
              "units": units(T), "units_length": length,
              "weight": Spec(("batch", T, S), "float32",
-                            "what a unit counts; the first after the last: of the end",
+                            "weight of a unit in the loss; after the last unit, of the end",
                             sequence=1, granularity=c.frames_per_step, speaker_axis=2)}
     example = {**tokens("tokens"), "turns": Spec(("batch", "turns", 6), "int32",
                                                  "speaker, token span, unit span, 0 = turn"),

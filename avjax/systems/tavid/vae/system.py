@@ -45,9 +45,8 @@ class System(api.System):
         pictures = Spec(("batch", "time", c.size, c.size, 3), "uint8", "pictures of one head",
                         "RGB", recipe=plain(c.pictures_recipe))
         self.example_spec = {"pictures": pictures}
-        self.batch_spec = {"pictures": dataclasses.replace(pictures,
-                                                           shape=("batch", c.pictures_per_row,
-                                                                  *pictures.shape[2:]))}
+        row = ("batch", c.pictures_per_row, *pictures.shape[2:])
+        self.batch_spec = {"pictures": dataclasses.replace(pictures, shape=row)}
         mask = Spec(("batch", "time"), "float32", "1 = real picture, 0 = padding")
         self.conditions_spec = {"pictures": pictures, "mask": mask}
         self.streams_spec = {"pictures": pictures}
@@ -60,12 +59,15 @@ class System(api.System):
     def loss(self, params, batch, key):
         """Absolute error of the pictures and of their edges from a drawn latent, plus the terms
         that shape the latent."""
-        c, pictures = self.config, batch["pictures"]
+        c = self.config
+        pictures = batch["pictures"]
         x = to_signal(pictures.reshape(-1, *pictures.shape[2:]))
         mean, log_variance = self.net.apply({"params": params}, x, method="encode")
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
         error = self.net.apply({"params": params}, z, method="decode") - x
-        l1, mse, edges = jnp.mean(jnp.abs(error)), jnp.mean(error**2), edge_error(error)
+        l1 = jnp.mean(jnp.abs(error))
+        mse = jnp.mean(error**2)
+        edges = edge_error(error)
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1 - log_variance)
         channel_mean = jnp.mean(mean, axis=(0, 1, 2)) * c.scaling
         channel_std = jnp.std(mean * c.scaling, axis=(0, 1, 2))
@@ -104,7 +106,7 @@ class PictureRows:
         return {"examples": 1}
 
     def kind(self, lengths: Mapping[str, int]) -> str:
-        """There is one kind."""
+        """All examples are of one kind."""
         return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
@@ -133,6 +135,6 @@ def to_pixels(x):
 def edge_error(error_NHWC):
     """Mean absolute error of neighbouring pixels' differences, both directions: blurred edges cost
     more than by L1."""
-    down, right = error_NHWC[:, 1:] - error_NHWC[:, :-1], error_NHWC[:, :,
-                                                                     1:] - error_NHWC[:, :, :-1]
+    down = error_NHWC[:, 1:] - error_NHWC[:, :-1]
+    right = error_NHWC[:, :, 1:] - error_NHWC[:, :, :-1]
     return 0.5 * (jnp.mean(jnp.abs(down)) + jnp.mean(jnp.abs(right)))

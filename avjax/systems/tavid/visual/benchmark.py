@@ -69,7 +69,9 @@ def resized(config, options: Options) -> api.System:
 
 def training_batch(system, shapes) -> dict[str, np.ndarray]:
     """Random latents, units of the codebook, frames within the units' window."""
-    batch, rng, c = random_arrays(shapes), np.random.default_rng(0), system.config
+    batch = random_arrays(shapes)
+    rng = np.random.default_rng(0)
+    c = system.config
     if "units" in batch:
         batch["units"] = rng.integers(0, c.mapper.num_units, batch["units"].shape, np.int32)
         batch["units_length"] = np.full(batch["units_length"].shape, batch["units"].shape[1],

@@ -20,30 +20,16 @@ from einops import rearrange
 from avjax.errors import UserError
 from avjax.nn.attention import cross_attention
 from avjax.nn.convolutions import GroupNorm
-from avjax.nn.layers import Dense, adaptive_norm, gelu
+from avjax.nn.layers import Dense, LayerNorm, gelu
 from avjax.sharding.activations import each_frame, fold_frames, parts, shard, unfold_frames
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
 REGIONS = ("full", "face", "lip")
 
 
-class LayerNorm(nn.Module):
-    """Layer norm with affine parameters over the last of three axes."""
-
-    width: int
-    eps: float = 1e-5
-
-    def setup(self):
-        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
-
-    def __call__(self, x_BTD):
-        return adaptive_norm(x_BTD, self.bias[None, None], self.scale[None, None] - 1, self.eps)
-
-
 class Attention(nn.Module):
-    """Multi-head attention without biases before and with one after; keys and values can be made
-    apart from queries."""
+    """Multi-head attention without biases before and with one after; keys and values can be
+    computed separately from queries."""
 
     width: int
     context_width: int
@@ -104,7 +90,8 @@ class SpatialTransformer(nn.Module):
     kernel: str = "auto"
 
     def setup(self):
-        C, kw = self.width, dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
+        C = self.width
+        kw = dict(heads=self.heads, dtype=self.dtype, kernel=self.kernel)
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs, self.outputs = Dense(C, C, self.dtype), Dense(C, C, self.dtype)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(C) for _ in range(3))
@@ -127,7 +114,8 @@ class SpatialTransformer(nn.Module):
         N, h, w, _ = x_NhwC.shape
         x_NTC = rearrange(self.inputs(self.norm(x_NhwC)), "N h w C -> N (h w) C")
         normed_NTC = self.norm1(x_NTC)
-        kv, lengths = self.self_attention.keys_values(normed_NTC), None
+        kv = self.self_attention.keys_values(normed_NTC)
+        lengths = None
         if reference_BTC is not None:
             B = len(reference_BTC)
             reference = self.self_attention.keys_values(reference_BTC.astype(self.dtype))
@@ -179,7 +167,8 @@ class MotionTransformer(nn.Module):
         h = x_NhwC.shape[1]
         x_NTD = rearrange(self.inputs(self.norm(x_NhwC)), "N h w D -> N (h w) D")
         x_NTD = x_NTD + self.self_attention(self.norm1(x_NTD))
-        normed_NTD, tokens_NMK = self.norm2(x_NTD), tokens_NMK.astype(self.dtype)
+        normed_NTD = self.norm2(x_NTD)
+        tokens_NMK = tokens_NMK.astype(self.dtype)
         for r, name in enumerate(self.regions):
             share = self.attention[name](normed_NTD, tokens_NMK)
             if masks_NTR is not None:
@@ -204,7 +193,8 @@ class TemporalTransformer(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        C, zeros = self.width, nn.initializers.zeros
+        C = self.width
+        zeros = nn.initializers.zeros
         self.norm = GroupNorm(C, self.groups, EPS)
         self.inputs = Dense(C, C, self.dtype)
         self.outputs = Dense(C, C, self.dtype, kernel_init=zeros, bias_init=zeros)
@@ -237,7 +227,8 @@ class TemporalTransformer(nn.Module):
             y_BTFC = rearrange(shard(y_BFTC, "batch", "time"), "B F T C -> B T F C")
             return shard(y_BTFC, "batch", "time")
 
-        y, total = by_position(x_NhwC), skip + frames
+        y = by_position(x_NhwC)
+        total = skip + frames
         if skip:
             before = fold_frames(before_BRhwC.astype(x_NhwC.dtype))
             y = jnp.concatenate([by_position(before), y], axis=2)
@@ -253,7 +244,7 @@ class TemporalTransformer(nn.Module):
 
 
 def sinusoids(position_T, width: int):
-    """(T, width): sine and cosine in turn of position / 10000^(2 i / width)."""
+    """(T, width): alternating sine and cosine of position / 10000^(2 i / width)."""
     frequency = 1e4 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angle = position_T.astype(jnp.float32)[:, None] * frequency
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(len(position_T), width)

@@ -40,7 +40,7 @@ class UNet(Section):
                                  minimum=1)
     motion_frames: int = field(2, "Earlier frames that a clip continues.", minimum=0)
     remat: str = field("none", "What the backward pass recomputes.", choices=("none", "layers"))
-    attention_kernel: str = field("auto", "See avjax.nn.cross_attention.",
+    attention_kernel: str = field("auto", "See avjax.nn.attention.",
                                   choices=("auto", "dense", "blocked", "cudnn"))
 
 

@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
 from avjax.nn.convolutions import Conv, GroupNorm
@@ -22,6 +21,7 @@ from avjax.systems.tavid.visual.blocks import (
     SpatialTransformer,
     TemporalTransformer,
 )
+from avjax.systems.tavid.visual.config import UNet
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 PATHS = ("full", "published", "eval")
@@ -30,7 +30,7 @@ PUBLISHED_ZERO_FRAMES = 4  # where there is no bank
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What a layer runs.
+    """How a layer runs.
 
     Attributes:
       frames: of a clip.
@@ -38,7 +38,7 @@ class Mode:
       bank: whether it sees the bank's motion frames in front of the clip.
       zeros: the number of zero frames in front of the clip where it does not.
       scaled: whether `motion_scale` acts.
-      tile: frames see references in turn, as published.
+      tile: folded frame i sees the reference of clip i modulo B, as published.
     """
 
     frames: int
@@ -50,7 +50,7 @@ class Mode:
 
 
 class Conditions(NamedTuple):
-    """What every layer is given; all but the time may be None. N = B F rows, folded."""
+    """Inputs that all layers share; all but the time may be None. N = B F rows, folded."""
 
     time_ND: jax.Array  # after its activation
     face_BMK: jax.Array
@@ -95,7 +95,7 @@ class Layer(nn.Module):
     block."""
 
     plan: LayerPlan
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype
     middle: bool = False
 
@@ -150,7 +150,7 @@ class Denoiser(nn.Module):
     """Noisy latents, time, banks, face and motion tokens -> velocity. `config`: see
     avjax.systems.tavid.visual.unet."""
 
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype = jnp.float32
     given_dim: int = 0  # channels of its input after the noisy ones (published: none)
 
@@ -193,15 +193,17 @@ class Denoiser(nn.Module):
           tile_references: as published, frame i of the folded B F sees the reference of clip i
             modulo B.
         """
-        c, (B, F) = self.config, latents_BFhwC.shape[:2]
+        c = self.config
+        B, F = latents_BFhwC.shape[:2]
         run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames)
 
         def every(x_B):
             return None if x_B is None else each_frame(x_B, F)
 
         time_BD = jax.nn.silu(self.time(t_B))
-        scale = None if motion_scale is None else jnp.broadcast_to(motion_scale,
-                                                                   (B, len(c.regions)))
+        scale = motion_scale
+        if scale is not None:
+            scale = jnp.broadcast_to(scale, (B, len(c.regions)))
         given = Conditions(time_ND=every(time_BD), face_BMK=face_BMK,
                            motion_NMK=None if motion_BFMK is None else fold_frames(motion_BFMK),
                            sees_reference_B=reference_mask, scale_NR=every(scale))

@@ -7,12 +7,12 @@ embedding, N face tokens, M motion tokens, K token width.
 
 import flax.linen as nn
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.flow import diffusion
 from avjax.nn.convolutions import fold, unfold
 from avjax.sharding.activations import fold_frames, shard, unfold_frames
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows
+from avjax.systems.tavid.visual.config import Config
 from avjax.systems.tavid.visual.denoiser import Denoiser
 from avjax.systems.tavid.visual.parts import ImageProjection
 from avjax.systems.tavid.visual.reference import ReferenceNet
@@ -22,7 +22,7 @@ class VisualNet(nn.Module):
     """Parameters {"reference", "denoiser", "mapper", "windows", "image_projection"}, in every stage
     the same."""
 
-    config: FrozenConfigDict
+    config: Config
     dtype: jnp.dtype
 
     def setup(self):
@@ -43,19 +43,21 @@ class VisualNet(nn.Module):
         return self.windows(self.mapper(units_BUS, length_B), length_B // 2)
 
     def banks(self, latents_BRhwC, face_BNK):
-        """What the denoiser reads of the reference picture (row 0) and of the motion frames."""
+        """Banks of the reference picture (row 0) and of the motion frames, for the denoiser."""
         return self.reference(self.folded(latents_BRhwC), face_BNK, tile_faces=self.config.path
                               == "published")
 
     def velocity(self, latents_BFhwC, reference_BhwC, t_B, banks, face_BNK, motion_BFMK,
                  reference_mask, temporal: bool):
         """v of noisy latents; `motion` None and `temporal` False leave those modules out. The
-        reference's own latents are looked at where config.reference_input says so, and zeros where
+        reference's own latents are seen where config.reference_input says so, and zeros where
         `reference_mask` hides it."""
-        c, x = self.config, self.folded(latents_BFhwC)
+        c = self.config
+        x = self.folded(latents_BFhwC)
         if c.reference_input:
-            seen = 1.0 if reference_mask is None else reference_mask[:, None, None,
-                                                                     None].astype(jnp.float32)
+            seen = 1.0
+            if reference_mask is not None:
+                seen = reference_mask[:, None, None, None].astype(jnp.float32)
             beside = self.folded((reference_BhwC * seen)[:, None])
             x = jnp.concatenate([x, jnp.broadcast_to(beside, x.shape)], axis=-1)
         out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask,

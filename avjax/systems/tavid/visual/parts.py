@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.nn.convolutions import Conv
-from avjax.nn.layers import Dense
-from avjax.systems.tavid.visual.blocks import LayerNorm
+from avjax.nn.layers import Dense, LayerNorm
 
 LOCATOR = (16, 32, 64, 128)
 

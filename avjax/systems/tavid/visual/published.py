@@ -105,7 +105,8 @@ def unet_names(config, *, denoiser: bool):
     for side, resize, blocks in (("down", "downsamplers", down), ("up", "upsamplers", up)):
         for i, block in enumerate(blocks):
             for j, layer in enumerate(block.layers):
-                theirs, ours = f"{side}_blocks.{i}", f"{side}_{i}/layer_{j}"
+                theirs = f"{side}_blocks.{i}"
+                ours = f"{side}_{i}/layer_{j}"
                 rows.resnet(f"{theirs}.resnets.{j}", f"{ours}/resnet",
                             layer.in_width != layer.width)
                 transformers(theirs, j, ours, layer.attention)
@@ -151,8 +152,8 @@ def export_denoiser(params, config) -> dict[str, np.ndarray]:
     out = scatter(params, unet_names(config, denoiser=True))
     for name in [k for k in out if k.endswith(".to_q.weight") and ".temporal_transformer." in k]:
         width = out[name].shape[1]
-        out[name.removesuffix(".to_q.weight") + POSITIONS] = positions(config.temporal_length,
-                                                                       width)
+        table = positions(config.temporal_length, width)
+        out[name.removesuffix(".to_q.weight") + POSITIONS] = table
     return out
 
 
@@ -162,8 +163,8 @@ def positions(length: int, width: int) -> np.ndarray:
     # rounded as published, whatever NumPy's float32 does
     step = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angle = (np.arange(length, dtype=np.float32)[:, None] * step).astype(np.float64)
-    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(1, length,
-                                                                     width).astype(np.float32)
+    table = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return table.reshape(1, length, width).astype(np.float32)
 
 
 def _check_regions(config) -> None:

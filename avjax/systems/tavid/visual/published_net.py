@@ -42,12 +42,10 @@ def import_net(state: dict[str, np.ndarray], config) -> dict[str, dict]:
     return {"reference_unet": hallo2.import_reference(part["reference_unet"], config),
             "denoising_unet": hallo2.import_denoiser(part["denoising_unet"], config),
             "face_locator": hallo2.import_locator(locator, widths),
-            "imageproj": hallo2.import_image_projection(image,
-                                                        len(image["proj.bias"]) // len(
-                                                            image["norm.bias"])),
-            "audioproj": hallo2.import_audio_projection(audio,
-                                                        len(audio["proj3.bias"]) // len(
-                                                            audio["norm.bias"]))}
+            "imageproj": hallo2.import_image_projection(
+                image, len(image["proj.bias"]) // len(image["norm.bias"])),
+            "audioproj": hallo2.import_audio_projection(
+                audio, len(audio["proj3.bias"]) // len(audio["norm.bias"]))}
 
 
 def export_net(params: dict[str, dict], config) -> dict[str, np.ndarray]:

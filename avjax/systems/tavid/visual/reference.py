@@ -7,11 +7,11 @@ Suffixes: see avjax.systems.tavid.visual.blocks.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import FrozenConfigDict
 
 from avjax.nn.convolutions import Conv
 from avjax.sharding.activations import shard
 from avjax.systems.tavid.visual.blocks import SpatialTransformer
+from avjax.systems.tavid.visual.config import UNet
 from avjax.systems.tavid.visual.unet import EPS, Block, LayerPlan, Resnet, TimeEmbedding, plan
 
 
@@ -19,7 +19,7 @@ class ReferenceLayer(nn.Module):
     """Residual block and, where the level has one, spatial transformer."""
 
     plan: LayerPlan
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype
 
     def setup(self):
@@ -41,11 +41,12 @@ class ReferenceMid(nn.Module):
     """Residual block, spatial transformer, residual block."""
 
     plan: LayerPlan
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype
 
     def setup(self):
-        c, C = self.config, self.plan.width
+        c = self.config
+        C = self.plan.width
         self.resnet_0, self.resnet_1 = (Resnet(C, C, c.groups, EPS, 4 * c.channels[0], self.dtype)
                                         for _ in range(2))
         self.spatial = SpatialTransformer(C, c.heads, c.groups, c.face_dim, self.dtype,
@@ -66,7 +67,7 @@ class ReferenceNet(nn.Module):
     transformers see motion frames as well).
     """
 
-    config: FrozenConfigDict
+    config: UNet
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -92,7 +93,8 @@ class ReferenceNet(nn.Module):
         # the pictures of a device's clips are split over `seq`, where their number allows it, and
         # what is written is gathered
         x = self.inputs(shard(latents_BRhwC.reshape(B * R, *latents_BRhwC.shape[2:]), "rows"))
-        banks, skips = [], [x]
+        banks = []
+        skips = [x]
         for block in self.down:
             for layer in block.layer:
                 x, written = layer(x, time_ND, face_NMK)

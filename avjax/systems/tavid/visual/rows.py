@@ -1,10 +1,10 @@
 """Training rows of the visual System: one speaker of one dialogue, a few frames of it, and the
 units around them.
 
-    stage        frames                                units                              motion frames
-    appearance   anywhere in the video                 -                                  -
-    motion       anywhere in a window                  of all speakers over that window   -
-    temporal     consecutive                           of all speakers around them        the frames before
+    stage        frames                 units                              motion frames
+    appearance   anywhere in the video  -                                  -
+    motion       anywhere in a window   of all speakers over that window   -
+    temporal     consecutive            of all speakers around them        the frames before
 
 Numpy, no jax. A dialogue without pictures (speech alone) takes no room in a row and is left out of
 it.
@@ -89,15 +89,17 @@ class VisualRows:
         if self.stage == "temporal":
             before = np.arange(first - self.motion_frames, first)
             copies = np.stack([row["reference"]] * self.motion_frames)
-            row["motion"] = copies if first < self.motion_frames else take(example["latents"],
-                                                                           before, who)
+            row["motion"] = copies
+            if first >= self.motion_frames:
+                row["motion"] = take(example["latents"], before, who)
         return row
 
     def pictures(self, example, who: int, at, drawn: int) -> dict[str, np.ndarray]:
         """Frames `at` and what they are made of: the face, and as reference the portrait (`drawn`
         -1) or the frame `drawn` among those at least `reference_margin` away, as far as the video
         goes."""
-        latents_TShwC, reference = example["latents"], example["reference"][who]
+        latents_TShwC = example["latents"]
+        reference = example["reference"][who]
         if drawn >= 0:
             T = len(latents_TShwC)
             away_T = np.abs(np.arange(T)[:, None] - at).min(1)

@@ -3,9 +3,9 @@ before.
 
 Guidance mixes predictions with and without conditions, n the null condition (face tokens of zeros,
 no reference, units not given; the motion frames stay, as published):
-    combined   v(n, n) + guidance (v(ref, mot) - v(n, n))                                        Hallo2: 3.5
-    separate   v(n, n) + s_ref (v(ref, n) - v(n, n)) + s_mot (v(ref, mot) - v(ref, n))           [ours by choice]
-Predictions of weight 0 are not made: separate with s_ref = 1 costs two passes, with s_ref = s_mot =
+    combined   v(n, n) + guidance (v(ref, mot) - v(n, n)); Hallo2: 3.5
+    separate   v(n, n) + s_ref (v(ref, n) - v(n, n)) + s_mot (v(ref, mot) - v(ref, n)); ours
+Predictions of weight 0 are skipped: separate with s_ref = 1 costs two passes, with s_ref = s_mot =
 1 one.
 
 Suffixes: N = batch * speakers, T frames, F frames of a clip, R motion frames, h w C latents.
@@ -13,9 +13,10 @@ Suffixes: N = batch * speakers, T frames, F frames of a clip, R motion frames, h
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from avjax.flow import diffusion
-from avjax.systems.tavid.mapper.net import all_selves
+from avjax.systems.tavid.mapper.net import each_speaker_first
 
 
 def passes(c) -> list[tuple[float, bool, bool]]:
@@ -31,17 +32,17 @@ def passes(c) -> list[tuple[float, bool, bool]]:
     return [each for each in mixed if abs(each[0]) > 1e-9]
 
 
-def speakers_apart(x, S: int):
+def fold_speakers(x_BS):
     """(B, S, ...) -> (B * S, ...)."""
-    return x.reshape(-1, *x.shape[2:])
+    return rearrange(x_BS, "B S ... -> (B S) ...")
 
 
 def motion_tokens(system, params, units_BUS, length_B):
-    """{given: tokens (N, T, M, K)} for units and for none, every speaker as oneself; None in stage
-    appearance."""
+    """{given: tokens (N, T, M, K)} for units and for none, each speaker in turn as the target; None
+    in stage appearance."""
     if system.config.stage == "appearance":
         return None
-    units = all_selves(units_BUS)
+    units = each_speaker_first(units_BUS)
     lengths = jnp.repeat(length_B, units_BUS.shape[2])
     none = jnp.full_like(units, system.config.mapper.num_units)
     wanted = {motion for _, _, motion in passes(system.config)}
@@ -63,10 +64,12 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
       faces: of `face_tokens`.
       tokens: {given: (N, F, M, K)}, or None in stage appearance.
       before_NRhwC: the frames before.
-      keys_N: of the start noise.
+      keys_N: keys of the initial noise.
     """
-    c, temporal = system.config, system.config.stage == "temporal"
-    variables, N = {"params": params}, len(reference_NhwC)
+    c = system.config
+    temporal = system.config.stage == "temporal"
+    variables = {"params": params}
+    N = len(reference_NhwC)
     pictures = reference_NhwC[:, None]
     if temporal:
         if c.sample_motion_drop:
@@ -98,37 +101,40 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
 
 
 def begin(system, params, conditions, keys):
-    """What every clip is given, and the frames before the first: (reference (N, h, w, C), face
-    tokens, motion tokens, keys (N,), before (N, R, h, w, C)). Without frames to go on from, the
-    reference is repeated."""
+    """The inputs that all clips share, and the frames before the first: (reference (N, h, w, C),
+    face tokens, motion tokens, keys (N,), before (N, R, h, w, C)). Without frames to continue from,
+    the reference is repeated."""
     S = conditions["units"].shape[2]
-    reference_NhwC = speakers_apart(conditions["reference"], S)
-    faces = face_tokens(system, params, speakers_apart(conditions["faces"], S))
+    reference_NhwC = fold_speakers(conditions["reference"])
+    faces = face_tokens(system, params, fold_speakers(conditions["faces"]))
     tokens = motion_tokens(system, params, conditions["units"], conditions["units_length"])
-    keys_N = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key,
-                                                                        s))(jnp.arange(S)))(
-                                                                            keys).reshape(-1)
+
+    def speaker_keys(key):
+        return jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(S))
+
+    keys_N = jax.vmap(speaker_keys)(keys).reshape(-1)
     given = jnp.repeat(conditions["has_first"], S)[:, None, None, None, None] > 0
     copies = jnp.repeat(reference_NhwC[:, None], system.config.unet.motion_frames, axis=1)
-    return reference_NhwC, faces, tokens, keys_N, jnp.where(given,
-                                                            speakers_apart(
-                                                                conditions["first_motion"], S),
-                                                            copies)
+    before_NRhwC = jnp.where(given, fold_speakers(conditions["first_motion"]), copies)
+    return reference_NhwC, faces, tokens, keys_N, before_NRhwC
 
 
 def generate(system, params, conditions, keys):
     """{"latents" (B, T, S, h, w, C), "latents_length"}: the mapper once, then one scan over clips
     that carries the last frames. Noise depends on an example's key, the speaker and the clip
     alone."""
-    c, (B, U, S) = system.config, conditions["units"].shape
-    F, R, T = c.clip, c.unet.motion_frames, U // 2
+    c = system.config
+    B, U, _ = conditions["units"].shape
+    F = c.clip
+    R = c.unet.motion_frames
+    T = U // 2
     clips = -(-T // F)
     reference, faces, tokens, keys_N, before = begin(system, params, conditions, keys)
 
     def in_clips(x_NTMK):
         """(clips, N, F, M, K), the last frame repeated."""
         x = jnp.pad(x_NTMK, ((0, 0), (0, clips * F - T), (0, 0), (0, 0)), mode="edge")
-        return jnp.moveaxis(x.reshape(len(x), clips, F, *x.shape[2:]), 1, 0)
+        return rearrange(x, "N (clips F) M K -> clips N F M K", clips=clips)
 
     def one(before, inputs):
         clip, tokens = inputs
@@ -137,6 +143,6 @@ def generate(system, params, conditions, keys):
         return made[:, F - R:], made
 
     _, made = jax.lax.scan(one, before, (jnp.arange(clips), jax.tree.map(in_clips, tokens)))
-    frames = jnp.moveaxis(made, 0, 1).reshape(B, S, clips * F, *made.shape[3:])[:, :, :T]
-    return {"latents": jnp.moveaxis(frames, 1, 2),
+    frames = rearrange(made, "clips (B S) F h w C -> B (clips F) S h w C", B=B)[:, :T]
+    return {"latents": frames,
             "latents_length": conditions["units_length"] // 2}

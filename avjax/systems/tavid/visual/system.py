@@ -1,10 +1,10 @@
 """TAVID's visual System: latents of one speaker's video from the reference, the face and all
 speakers' units.
 
-Three stages, one after the other, over one tree of parameters (`config.frozen(stage)` says what
-each leaves alone): appearance (single frames; Hallo2's stage 1), motion (the Motion Mapper and its
-cross-attention; frames are still single), temporal (clips after their motion frames; Hallo2's stage
-2). v-prediction with zero terminal SNR throughout.
+Three stages, one after the other, over one tree of parameters (`config.frozen(stage)` lists what
+each leaves unchanged): appearance (single frames; Hallo2's stage 1), motion (the Motion Mapper and
+its cross-attention; frames are still single), temporal (clips after their motion frames; Hallo2's
+stage 2). v-prediction with zero terminal SNR throughout.
 
 Suffixes: B rows, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face
 embedding.
@@ -65,8 +65,8 @@ class System(api.System):
                                start_share=c.start_share, num_units=c.mapper.num_units,
                                reference_margin=0 if c.stage == "temporal" else c.reference_margin,
                                streams=c.mapper.streams)
-        self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c,
-                                                                                            self.rows.window)
+        (self.batch_spec, self.example_spec, self.conditions_spec,
+         self.streams_spec) = specs(c, self.rows.window)
 
     def init(self, key):
         """Fresh float32 parameters, the same tree in every stage. A motion transformer begins as
@@ -92,10 +92,12 @@ class System(api.System):
     # training
 
     def draw(self, key, B: int) -> dict:
-        """What is random of a step: times, noise, dropped conditions. Single frames have a time
+        """The random numbers of a step: times, noise, dropped conditions. Single frames have a time
         each, a clip has one."""
-        c, keys = self.config, jax.random.split(key, 9)
-        F, single = c.frames, c.stage != "temporal"
+        c = self.config
+        keys = jax.random.split(key, 9)
+        F = c.frames
+        single = c.stage != "temporal"
         shape = (B, F, *c.latent_size, c.latent_dim)
         t = jax.random.randint(keys[0], (B, F if single else 1), 0, self.schedule.steps)
         noise = diffusion.offset_noise(keys[1], shape, c.noise_offset,
@@ -121,8 +123,10 @@ class System(api.System):
     def loss_at(self, params, batch, draw):
         """The loss for given randomness (`draw`). Metrics: "mse" of the clean latents that the
         velocity points at, "mse_noisy" over the noisier half of the times."""
-        c, variables = self.config, {"params": params}
-        latents_BFhwC, single = batch["latents"].astype(jnp.float32), c.stage != "temporal"
+        c = self.config
+        variables = {"params": params}
+        latents_BFhwC = batch["latents"].astype(jnp.float32)
+        single = c.stage != "temporal"
         F = latents_BFhwC.shape[1]
         face = self.net.apply(variables, jnp.where(draw["face"][:, None], 0.0, batch["face"]),
                               method="face")
@@ -133,10 +137,14 @@ class System(api.System):
             motion = take_at(tokens, batch["frame"])
         pictures = batch["reference"][:, None]
         if not single:
-            pictures = jnp.concatenate([pictures, self.spoilt(batch["motion"], draw)], axis=1)
+            before = self.corrupt_motion_frames(batch["motion"], draw)
+            pictures = jnp.concatenate([pictures, before], axis=1)
         banks = self.net.apply(variables, pictures, face, method="banks")
         sees = 1 - draw["reference"].astype(jnp.int32)
-        x0, noise, t, reference = latents_BFhwC, draw["noise"], draw["t"], batch["reference"]
+        x0 = latents_BFhwC
+        noise = draw["noise"]
+        t = draw["t"]
+        reference = batch["reference"]
         if single:  # frames become rows of one frame
             x0, noise, motion = (None if x is None else fold_frames(x)[:, None]
                                  for x in (x0, noise, motion))
@@ -176,9 +184,9 @@ class System(api.System):
         weights = weights / jnp.mean(weights, axis=(2, 3), keepdims=True)
         return jnp.broadcast_to(weights, (*latents_BFhwC.shape[:-1], 1))
 
-    def spoilt(self, before_BRhwC, draw):
-        """Motion frames as they are trained on: with noise of a small time, cells dropped, and
-        sometimes not there. The release does so to the pictures; latents are cached, so this is
+    def corrupt_motion_frames(self, before_BRhwC, draw):
+        """Motion frames as training sees them: with noise of a small time, cells dropped, and
+        sometimes all zeros. The release does so to the pictures; latents are cached, so this is
         done to them (ours, equal noise level)."""
         x = jnp.where(draw["motion_frames"][:, None, None, None, None], 0.0,
                       before_BRhwC.astype(jnp.float32))
@@ -189,8 +197,9 @@ class System(api.System):
     # generation
 
     def conditions(self, example, task=""):
-        """All speakers' units, faces and portraits; of a recorded video nothing."""
-        c, units = self.config, example["units"]
+        """All speakers' units, faces and portraits; nothing of the recorded video."""
+        c = self.config
+        units = example["units"]
         check_units(units, c.mapper.num_units, c.mapper.streams, f"example {example.get('id')!r}")
         first = np.zeros((c.mapper.streams, c.unet.motion_frames, *c.latent_size, c.latent_dim),
                          np.float32)
@@ -207,9 +216,11 @@ class System(api.System):
 
 def specs(c, window: int):
     """batch_spec of the config's stage, example_spec, conditions_spec, streams_spec."""
-    S, F, latent = c.mapper.streams, c.frames, (*c.latent_size, c.latent_dim)
+    S = c.mapper.streams
+    F = c.frames
+    latent = (*c.latent_size, c.latent_dim)
     before = c.unet.motion_frames
-    units = dict(dtype="int32", meaning="semantic units, oneself first in a batch",
+    units = dict(dtype="int32", meaning="semantic units, the target speaker's first",
                  rate=UNITS_A_FRAME * c.frame_rate, recipe=plain(c.units_recipe),
                  speaker_axis=2)
     latents = dict(meaning="latents of the video", rate=c.frame_rate,
@@ -237,9 +248,9 @@ def specs(c, window: int):
     conditions = {"units": example["units"], "units_length": length, "faces": example["faces"],
                   "reference": example["reference"],
                   "first_motion": Spec(("batch", S, before, *latent), "float32",
-                                       "latents to go on from", speaker_axis=1),
-                  "has_first": Spec(("batch",), "float32", "1 = go on from first_motion, 0 = begin "
-                                                           "at the reference")}
+                                       "latents to continue from", speaker_axis=1),
+                  "has_first": Spec(("batch",), "float32",
+                                    "1 = continue from first_motion, 0 = begin at the reference")}
     streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents, speaker_axis=2),
                "latents_length": length}
     return batch, example, conditions, streams

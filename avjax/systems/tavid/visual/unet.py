@@ -1,8 +1,8 @@
-"""What the reference net and the denoiser share: the plan of a Stable Diffusion U-Net, its time
-embedding, its resizing.
+"""The parts that the reference net and the denoiser share: the plan of a Stable Diffusion U-Net,
+its time embedding, its resizing.
 
 `config` of both nets (the visual System's, or any object with these fields):
-    channels (320, 640, 1280, 1280)       of each level, finest first; each level but the last halves
+    channels (320, 640, 1280, 1280)       of each level, finest first; all but the last halve
     attention_levels (True, True, True, False)   levels with spatial transformers and motion tokens
     layers 2                              a level going down, one more going up
     heads 8, groups 32                    at every level
@@ -52,7 +52,8 @@ class BlockPlan:
 
 def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...]]:
     """(down blocks, the middle, up blocks)."""
-    widths, last = tuple(config.channels), len(config.channels) - 1
+    widths = tuple(config.channels)
+    last = len(config.channels) - 1
     index = itertools.count()
 
     # published: whole heads of the block's own input, which narrows some motion transformers
@@ -68,7 +69,9 @@ def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...
     mid = LayerPlan(next(index), widths[-1], widths[-1], last, True, inner(widths[-1]))
     up = []
     for i in range(last, -1, -1):
-        width, before, finer = widths[i], widths[min(i + 1, last)], widths[max(i - 1, 0)]
+        width = widths[i]
+        before = widths[min(i + 1, last)]
+        finer = widths[max(i - 1, 0)]
         skips = [width] * config.layers + [finer]
         ins = [before] + [width] * config.layers
         layers = (LayerPlan(next(index), width, n + s, i, config.attention_levels[i], inner(finer))

@@ -1,6 +1,7 @@
 """Clips -> Portrait's features: mel, face and head on one clock of 22050 / 256 frames a second."""
 
 from avjax.signal import level, mel, resample
+from data_pipelines.declared import MaxBad
 from data_pipelines.features.common import clips as common
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import SPEAKERS, Feature
@@ -8,14 +9,13 @@ from data_pipelines.store.schema import SPEAKERS, Feature
 CARRIED = ("speaker", "text", "identity")  # copied from the clips
 
 
-def extract(clips_dir, out_dir, *, max_bad: float = 0.0, name: str = "portrait",
+def extract(clips_dir, out_dir, *, max_bad: MaxBad = 0.0, name: str = "portrait",
             progress: bool = True) -> store.Dataset:
     """Writes the feature dataset of a clip dataset; continued where it was after a kill.
 
     Args:
       clips_dir: a dataset made by launch.prepare.
       out_dir: the folder to make.
-      max_bad: share of the clips that may be unusable.
     """
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
