@@ -36,7 +36,9 @@ def whole(clips, tmp_path_factory):
 
 def assert_same(found: store.Dataset, expected: store.Dataset):
     found.verify()
-    assert found.ids == expected.ids and found.recipes == expected.recipes and found.splits == expected.splits
+    assert found.ids == expected.ids
+    assert found.recipes == expected.recipes
+    assert found.splits == expected.splits
     for split in expected.splits:
         for a, b in zip(expected.source(split), found.source(split), strict=True):
             for key, value in a.items():

@@ -86,7 +86,8 @@ def test_tokens_say_who_speaks_and_where_turns_lie():
         "[spka] i went home [backchannel] [spkb] yeah [spka] and slept. [laughter] [spkchange] "
         "[partialoverlap] [spkb] but i thought, no? [spkchange] [spka] sure [backchannel] [spkb] "
         "oh, really [spka] . i did. it was late.")
-    assert made.tokens.dtype == made.token_speaker.dtype == made.turns.dtype == np.int32 and not made.unknown
+    assert made.tokens.dtype == made.token_speaker.dtype == made.turns.dtype == np.int32
+    assert not made.unknown
     shown = [letters.decode(made.tokens[a:b]) for _, a, b, *_ in made.turns]
     assert shown[1:3] == ["[backchannel] [spkb] yeah",
                           "[spkb] but i thought, no?"] and shown[0].endswith("[laughter]")
@@ -155,9 +156,9 @@ def test_puppets_scripts_know_their_times():
     assert [t.text for t in untimed.turns] == [t.text for t in said.turns]
     assert script.parse(said.text, names=names).text == said.text
     turns = DialogueTokenizer.fit(kind="phonemes").encode(said).turns
-    assert (np.diff(turns[:, 3]) >= 0).all() and (turns[:, 4] > turns[:,
-                                                                      3]).all() and turns[:,
-                                                                                          4].max() <= 50 * talk.duration
+    assert (np.diff(turns[:, 3]) >= 0).all()
+    assert (turns[:, 4] > turns[:, 3]).all()
+    assert turns[:, 4].max() <= 50 * talk.duration
     part = said.part(2, 4, origin=said.turns[2].start)
     assert part.turns[0].start == 0 and part.turns[1].end == pytest.approx(said.turns[3].end
                                                                            - said.turns[2].start)

@@ -100,7 +100,8 @@ def test_names_that_do_not_come_in_time_are_to_be_tried_again(monkeypatch, capsy
         cluster.find(seconds=5)
     with pytest.raises(SystemExit) as end:
         workers.part_of("out", None)
-    assert end.value.code == 75 and "restartable: GKE's TPU slice did not say" in capsys.readouterr().err
+    assert end.value.code == 75
+    assert "restartable: GKE's TPU slice did not say" in capsys.readouterr().err
 
 
 def test_signals_after_the_save_change_nothing(ended):

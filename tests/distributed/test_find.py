@@ -42,8 +42,9 @@ def found(monkeypatch):
 
 def test_nothing_is_a_job_of_one(found):
     assert found() is None and distributed.find() == (0, 1)
-    assert not distributed.initialize("a:1", 1,
-                                      0) and distributed.is_main() and distributed.process_count() == 1
+    assert not distributed.initialize("a:1", 1, 0)
+    assert distributed.is_main()
+    assert distributed.process_count() == 1
     assert not distributed.initialize("", 1)
 
 

@@ -48,8 +48,9 @@ def test_writes_results_and_report(toy, tmp_path, capsys):
     assert json.loads((tmp_path
                        / runner.RESULTS_FILE).read_text())["summary"].keys() == {"valid", "other"}
     page = (tmp_path / report.REPORT_FILE).read_text()
-    assert page.count("<video") == 2 * (2
-                                        + 2) and "toy &amp; co" in page and "training curves" in page
+    assert page.count("<video") == 2 * (2 + 2)
+    assert "toy &amp; co" in page
+    assert "training curves" in page
     assert "http" not in page.split("<style>")[
         0] and "src='data:" in page, "the page must not need anything else"
     out = capsys.readouterr().out

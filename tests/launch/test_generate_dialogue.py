@@ -316,8 +316,8 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):
     monkeypatch.setattr(write_media.Mp4Writer, "add", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         video.write_dialogue(tmp_path / "talk", decoder.speakers(streams), ("a", "b"), decoder)
-    assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"] and (tmp_path
-                                                                     / "talk.wav").read_text() == "older"
+    assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"]
+    assert (tmp_path / "talk.wav").read_text() == "older"
     made = video.write_dialogue(tmp_path / "new",
                          [{"mel": s["mel"], "latents": s["latents"][:0]}
                           for s in decoder.speakers(streams)],

@@ -143,7 +143,8 @@ def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, m
         patch.setattr(rows.Rows, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(RUN)
-    assert "bucket/runs/toy/results.json" not in store and "bucket/runs/toy/report.html" not in store
+    assert "bucket/runs/toy/results.json" not in store
+    assert "bucket/runs/toy/report.html" not in store
     scored = in_run(store, rows.ROWS_FILE)
     assert [json.loads(line)["key"] for line in scored.splitlines()] == done
     evaluate(RUN)

@@ -235,7 +235,9 @@ def test_as_a_command(tmp_path):
     done = run_submit("--target=gke", "--dry_run", *common, "--config.train.steps=5",
                       "--mount=d:/data", "--", DATA)
     assert done.returncode == 0 and "google.com/tpu: 4" in done.stdout and "docker push r/a:" in done.stdout, done.stderr
-    assert "- --config.train.steps=5" in done.stdout and f"- {DATA}" in done.stdout and "claimName: d" in done.stdout
+    assert "- --config.train.steps=5" in done.stdout
+    assert f"- {DATA}" in done.stdout
+    assert "claimName: d" in done.stdout
     assert not (tmp_path / "s").exists()
     (tmp_path / "bin").mkdir()
     for tool in ("git", "bash"):

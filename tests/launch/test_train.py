@@ -311,7 +311,9 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=500)
-    assert process.returncode == 75 and "signal SIGTERM: saved step" in errors and "Traceback" not in errors
+    assert process.returncode == 75
+    assert "signal SIGTERM: saved step" in errors
+    assert "Traceback" not in errors
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT,
                           capture_output=True, text=True, env=env)

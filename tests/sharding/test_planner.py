@@ -188,7 +188,8 @@ def test_bounds():
 def test_auto_arithmetic_is_the_accelerators():
     config = load_config("configs/tavid.py")
     fixed = planner.for_accelerators(config)
-    assert config.system.text.compute_dtype == "auto" and fixed.system.text.compute_dtype == "bfloat16"
+    assert config.system.text.compute_dtype == "auto"
+    assert fixed.system.text.compute_dtype == "bfloat16"
     assert fixed.system.visual.compute_dtype == "bfloat16"
 
 

@@ -269,4 +269,5 @@ def test_disks_of_one_machine_are_known(tmp_path, monkeypatch):
     )
     fake = types.SimpleNamespace(Path=lambda path: types.SimpleNamespace(read_text=lambda: lines))
     monkeypatch.setattr(holders, "pathlib", fake)
-    assert holders.is_on_local_disk("/home/run/.lock") and not holders.is_on_local_disk("/mnt/bucket/run/.lock")
+    assert holders.is_on_local_disk("/home/run/.lock")
+    assert not holders.is_on_local_disk("/mnt/bucket/run/.lock")

@@ -114,9 +114,8 @@ def test_average_follows_the_recursion():
         decay = min(0.3, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * np.asarray(state["params"]["scale"])
     np.testing.assert_allclose(history[-1]["ema"]["scale"], average, rtol=1e-6)
-    assert float(ema_decay_at(0.3,
-                              0)) == pytest.approx(0.1) and float(ema_decay_at(0.3,
-                                                                               1000)) == pytest.approx(0.3)
+    assert float(ema_decay_at(0.3, 0)) == pytest.approx(0.1)
+    assert float(ema_decay_at(0.3, 1000)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])

@@ -83,8 +83,8 @@ def test_torn_newest_checkpoint_in_a_bucket(store, tmp_path, how):
     resumed = run(RUN, **KEEP_ALL)
     assert_same(whole.state, resumed.state)
     said = " ".join(r["text"] for r in lines(store, "note"))
-    assert "resuming from step 2" in said and ("checkpoint 4 is broken" in said) == (how
-                                                                                     == "objects lost")
+    assert "resuming from step 2" in said
+    assert ("checkpoint 4 is broken" in said) == (how == "objects lost")
     assert steps(store) == [2, 4, 6]
     aside = "bucket/runs/a/checkpoints_broken/4/"
     kept = {name.removeprefix(aside): data for name, (data, _) in store.items()

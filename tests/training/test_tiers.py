@@ -58,8 +58,8 @@ def test_restart_takes_the_newer_local_step_and_loses_nothing(tmp_path, whole):
     assert {r["step"] for r in records(tmp_path / "a", "local_checkpoint")} == {2, 4, 8, 10}
     (local(tmp_path) / "11.orbax-checkpoint-tmp").mkdir()  # a kill in the middle of the next one
     resumed = run(tmp_path / "a", **two_tiers(tmp_path))
-    assert "step 10 is from the hosts' own disks" in notes(tmp_path
-                                                           / "a") and "resuming from step 10" in notes(tmp_path / "a")
+    assert "step 10 is from the hosts' own disks" in notes(tmp_path / "a")
+    assert "resuming from step 10" in notes(tmp_path / "a")
     assert_same(whole, resumed.state)
     assert [r["step"]
             for r in records(tmp_path / "a")] == list(range(1,
@@ -93,8 +93,8 @@ def test_broken_persistent_step_falls_back_to_an_older_local_one(tmp_path):
     crashed(tmp_path, at=7)
     damage(tmp_path / "a" / "checkpoints" / "6", "flipped")
     run(tmp_path / "a", **two_tiers(tmp_path))
-    assert "checkpoint 6 is broken" in notes(tmp_path
-                                             / "a") and "step 4 is from the hosts' own disks" in notes(tmp_path / "a")
+    assert "checkpoint 6 is broken" in notes(tmp_path / "a")
+    assert "step 4 is from the hosts' own disks" in notes(tmp_path / "a")
 
 
 def test_a_workdir_made_anew_does_not_take_the_old_ones_steps(tmp_path):
