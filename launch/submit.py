@@ -3,8 +3,10 @@
 python -m launch.submit --target=gke --config=configs/X.py --topology=v5e:16x16
 --workdir=gs://BUCKET/RUN [--dry_run]
 
-    --target=xpk|gke|tpu_vm|slurm|local   --job=train|evaluate|generate|extract|prepare   --slices=2   --name=...   --seed=...
-    --sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2   (a job a combination)
+    --target=xpk|gke|tpu_vm|slurm|local
+    --job=train|evaluate|generate|extract|prepare   --slices=2   --name=...   --seed=...
+    --sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2
+                                            one job for each combination
     --config.key=value, and after `--` further arguments of the job
 
 Writes manifests and scripts to --submissions/NAME, packs the code and runs the cluster's own tool;
@@ -90,7 +92,7 @@ def make_place(target: str, args, config, folder: pathlib.Path,
         if value != getattr(targets.Place, name) and name not in _taken(target):
             raise UserError(f"--{name} means nothing there", where=f"--target={target}",
                             found=f"--{name}={value}", hint="leave it out; it is for "
-                                                            f"{', '.join(t for t in targets.NAMES if name in _taken(t))}")
+                            + ", ".join(t for t in targets.NAMES if name in _taken(t)))
     module, accelerator = targets.load(target), accelerators.find(topology) if topology else None
     if accelerator and accelerator.platform not in module.PLATFORMS:
         raise UserError("this target has no such machines", where=f"--target={target}",

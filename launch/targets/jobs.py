@@ -64,9 +64,8 @@ def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Poi
         changed = [*changed, f"--config.seed={config.seed}"]
     workdir = point.workdir(args.workdir)
     _check_data(config.data.dir.replace("{workdir}", workdir))
-    name, flag = point.name(args.name
-                            or base_name(kind,
-                                         config)), "--workdir" if kind == "train" else "--checkpoint"
+    name = point.name(args.name or base_name(kind, config))
+    flag = "--workdir" if kind == "train" else "--checkpoint"
     sweeps.check_name(name)
     where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={workdir}"]
     return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest),

@@ -36,7 +36,7 @@ if {{ [ "$code" -eq {restart} ] || [ "$code" -ge 128 ]; }} && [ -z "$cancelled" 
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
-"""
+"""  # noqa: E501 (a script)
 
 
 def render(jobs: list[Job], place: Place) -> Submission:

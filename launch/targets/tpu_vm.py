@@ -44,7 +44,7 @@ for ((restart = 0; restart <= {restarts}; restart++)); do
   [ -z "$stopped" ] || break
 done
 exit $code
-"""
+"""  # noqa: E501 (a script)
 
 INSTALL = """\
 #!/bin/bash
@@ -70,7 +70,7 @@ while true; do
   esac
   sleep 30
 done
-"""
+"""  # noqa: E501 (a script)
 
 
 def render(jobs: list[Job], place: Place) -> Submission:

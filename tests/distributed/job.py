@@ -4,12 +4,17 @@ launcher's body.
 python job.py WORKDIR DATA [key=value of the config ...] [@hook=value ...]
 
 Hooks slow a phase down or break it, so that a test can act in the middle of it:
-  @data=SECONDS        before every batch             @hang=STEP:HOST   batch STEP never comes on HOST (* = any)
-  @compile=SECONDS     in C code, while tracing       @evaluation=SECONDS  before every held-out batch
-  @save=SECONDS        in every save                  @absent=NAME:HOST    HOST never comes to barrier NAME
+  @data=SECONDS        before every batch
+  @hang=STEP:HOST      batch STEP never comes on HOST (* = any)
+  @compile=SECONDS     in C code, while tracing
+  @evaluation=SECONDS  before every held-out batch
+  @save=SECONDS        in every save
+  @absent=NAME:HOST    HOST never comes to barrier NAME
   @raise=STEP:HOST     a UserError at batch STEP of HOST
-  @full=STEP:HOST      from batch STEP and the first checkpoint on, HOST cannot write a file of more than 32 kB
-  @width=N             of the hidden layer            @generate=1       an evaluator that generates
+  @full=STEP:HOST      from batch STEP and the first checkpoint on, HOST cannot write a file of
+                       more than 32 kB
+  @width=N             of the hidden layer
+  @generate=1          an evaluator that generates
   @records=SECONDS     host 0 takes to put its records away at the end
   @kill=SIGNAL:POINT:N sends itself a signal when it comes to one of POINTS for the N-th time
 """

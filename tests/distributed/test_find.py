@@ -72,7 +72,8 @@ def test_slurm(found):
     SLURM | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}])  # salloc's interactive step
 def test_one_process_in_an_allocation_of_several_tasks_says_so(found, env, capsys):
     assert found(env) is None
-    assert "the allocation is for 8 (SLURM_NTASKS=8), but only this one was started" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "the allocation is for 8 (SLURM_NTASKS=8), but only this one was started" in shown
     assert found(env, processes=1) is None and "allocation" not in capsys.readouterr().err
 
 
@@ -157,9 +158,11 @@ def test_who_came(monkeypatch):
         place = cluster.Place(0, 4, "SLURM_NTASKS=4", f"127.0.0.1:{port}")
         with socket.create_connection(("127.0.0.1", port)):
             text = rollcall.describe(place, "after 5 s")
-            assert "process 0 of 4 expected (SLURM_NTASKS=4), after 5 s: besides this one came nobody" in text
+            assert "process 0 of 4 expected (SLURM_NTASKS=4), after 5 s: besides this one came " \
+                "nobody" in text
             with socket.create_connection(("127.0.0.1", port)):
-                assert "besides this one came 1 from 127.0.0.1" in rollcall.describe(place, "after 5 s")
+                text = rollcall.describe(place, "after 5 s")
+                assert "besides this one came 1 from 127.0.0.1" in text
         other = cluster.Place(2, 4, "SLURM_NTASKS=4", place.address)
         assert "others are missing" in rollcall.describe(other, "after 5 s")
     assert "nothing answers at" in rollcall.describe(other, "after 5 s")
@@ -183,7 +186,8 @@ def test_the_wait_for_the_others_ends_in_one_line(monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         distributed.initialize("localhost:1", 2, 0, start_seconds=0.1)
     assert ended == [75] and seconds[0] >= 30
-    assert "restartable: process 0 of 2 expected (--processes=2), after 0 s: " in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "restartable: process 0 of 2 expected (--processes=2), after 0 s: " in shown
 
 
 def test_a_part_whose_others_never_come_is_not_done(found, monkeypatch, tmp_path, capsys):
@@ -199,7 +203,8 @@ def test_a_part_whose_others_never_come_is_not_done(found, monkeypatch, tmp_path
     with pytest.raises(SystemExit) as end:
         workers.end(part, None)
     assert end.value.code == 75
-    assert "8 processes are expected (SLURM_NTASKS=8), and nobody has begun part 6, 7" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "8 processes are expected (SLURM_NTASKS=8), and nobody has begun part 6, 7" in shown
     workers.end(part, "5/8")  # by hand: in any order, at any time
     (tmp_path / "out").mkdir()
     workers.end(part, None)

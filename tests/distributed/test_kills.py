@@ -1,5 +1,5 @@
-"""Killed at every point of a run, by SIGTERM or SIGKILL, and started again: bit by bit what was never
-interrupted would have made."""
+"""Killed at every point of a run, by SIGTERM or SIGKILL, and started again: bit by bit what was
+never interrupted would have made."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor

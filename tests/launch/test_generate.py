@@ -97,7 +97,8 @@ def lengths(made: prompting.Prompt) -> tuple[int, int]:
 
 def test_what_is_given_decides_the_task(prompt, files):
     speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
-    for request, task, given in (({"text": TEXT}, "t2av", (0, 0)), ({"audio": speech}, "a2v", (25, 0)),
+    for request, task, given in (({"text": TEXT}, "t2av", (0, 0)),
+                              ({"audio": speech}, "a2v", (25, 0)),
                               ({"audio": speech, "text": TEXT}, "a2v", (25, 0)),
                               ({"motion": motion, "text": TEXT}, "v2a", (0, 25)),
                               ({"example": "train/0"}, "t2av", (0, 0)),

@@ -259,7 +259,8 @@ def test_one_line_for_what_cannot_be(prompt, workdir, inputs, message, monkeypat
         prompt(**inputs)
 
 
-def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, prompt, workdir, decoder):
+def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, prompt, workdir,
+                                                                    decoder):
     made = prompt(portraits="nobody.png,both.png", face="unchecked")
     assert (made.conditions["portraits"][0] == 220).all()
     config = generate.load_config(workdir)
@@ -271,7 +272,8 @@ def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, promp
 
 def test_settings_of_parts(workdir):
     settings = generate.load_config(workdir).system
-    generate.change(settings, tavid.PromptBuilder.SETTINGS, {"steps": 5, "guidance": 1.5, "temperature": None})
+    generate.change(settings, tavid.PromptBuilder.SETTINGS,
+                    {"steps": 5, "guidance": 1.5, "temperature": None})
     assert (settings.visual.steps, settings.visual.guidance,
             settings.visual.guidance_motion) == (5, 1.5, 1.5)
     assert settings.text.temperature == 1.0

@@ -145,7 +145,8 @@ def test_a_moved_or_copied_workdir_goes_on(tmp_path, fake_prepare, capsys, move,
     shutil.move(tmp_path / "media", tmp_path / "elsewhere" / "media")
     steps = (steps[0] | {"source": str(tmp_path / "elsewhere" / "media")},)
     assert stages.run_stages(steps, tmp_path / "b" / "deep") == {} and fake_prepare == [3]
-    assert f"source has moved from {tmp_path}/media to {tmp_path}/elsewhere/media" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"source has moved from {tmp_path}/media to {tmp_path}/elsewhere/media" in shown
 
 
 def test_an_output_outside_the_workdir_does_not_move_with_it(tmp_path, fake_prepare):

@@ -77,7 +77,8 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(name):
                                           strict=True):
             scale = max(np.abs(one).max(), 1e-3 * largest)
             worst = max(worst, float(np.abs(ours - one).max() / scale))
-            assert worst <= 1e-5, f"{where}: gradient of {path} differs by {worst:.1e} of its largest entry"
+            assert worst <= 1e-5, \
+                f"{where}: gradient of {path} differs by {worst:.1e} of its largest entry"
 
         tensor, fsdp, seq = (sizes.get(axis, 1) for axis in ("tensor", "fsdp", "seq"))
         repeated = products(text) * 8 / alone
@@ -93,4 +94,5 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(name):
                                 else 0), \
                 f"{where}: {gathered} bytes are gathered"
         if tensor == seq == 1:  # parameters, once for each direction
-            assert gathered <= 2.2 * held, f"{where}: {gathered} bytes are gathered, parameters have {held}"
+            assert gathered <= 2.2 * held, \
+                f"{where}: {gathered} bytes are gathered, parameters have {held}"

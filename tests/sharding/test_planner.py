@@ -59,13 +59,14 @@ def test_no_such_slice(name):
 def test_rings_close_where_the_wiring_does():
     assert topologies.parse("v5e:8x16").rings() == (False, True)
     assert topologies.parse("v5p:4x4x8").rings() == (True, True, True)
-    assert topologies.parse("v5p:2x4x4").rings() == (False, False,
-                                                     False), "optical switches close whole cubes only"
+    assert topologies.parse("v5p:2x4x4").rings() == (False, False, False), \
+        "optical switches close whole cubes only"
 
 
 def test_scaled_slices():
     base = topologies.parse("v5e:4x4")
-    assert [(t.name, t.slices) for t in (search.with_chips(base, n) for n in (16, 64, 256, 512))] == [
+    found = [search.with_chips(base, n) for n in (16, 64, 256, 512)]
+    assert [(t.name, t.slices) for t in found] == [
         ("v5e:4x4", 1), ("v5e:8x8", 1), ("v5e:16x16", 1), ("v5e:16x16", 2)]
     assert search.with_chips(topologies.parse("v4:2x2x1"), 512).name == "v4:8x8x8"
     assert search.with_chips(topologies.parse("h100:8"), 32).slices == 4

@@ -51,7 +51,8 @@ def test_stages_hand_on_what_the_next_one_reads():
 @pytest.mark.parametrize("change, message", [
     ({"text.num_units": 7}, "another codebook"),
     ({"acoustic.num_speakers": 3}, "another number of speakers"),
-    ({"visual.face_width": 9}, "another face embedding"), ({"visual.stage": "motion"}, "visual.stage; expected: temporal"),
+    ({"visual.face_width": 9}, "another face embedding"),
+    ({"visual.stage": "motion"}, "visual.stage; expected: temporal"),
     ({"mapped_share": 1.5}, "out of range.*mapped_share"),
 ])
 def test_parts_that_do_not_fit(change, message):

@@ -152,7 +152,8 @@ def test_replicas_give_what_was_lost_bit_by_bit():
         return device not in lost
 
     assert recoverable(target, holds)
-    found = restore_from_replicas({name: torn(name, x) for name, x in values.items()}, target, holds)
+    pieces = {name: torn(name, x) for name, x in values.items()}
+    found = restore_from_replicas(pieces, target, holds)
     for name, x in values.items():
         assert found[name].sharding == places[name] and found[name].dtype == x.dtype
         for shard in found[name].addressable_shards:
