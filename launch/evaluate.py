@@ -2,6 +2,7 @@
 
 python -m launch.evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
+python -m launch.evaluate --list        every metric, with its meaning
 
 Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the
 table. A killed job goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder,
@@ -14,6 +15,7 @@ from avjax.checkpoint import checkpoints, remote
 from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
+from eval import registry
 from launch import flags as launch_flags
 from launch.jobs import evaluate as jobs
 
@@ -29,16 +31,21 @@ def workdir_of(checkpoint):
 
 
 def define_flags() -> None:
-    """--config, --checkpoint, --split, --out."""
+    """--config, --checkpoint, --split, --out, --list."""
     launch_flags.define_config()
     flags.DEFINE_string("checkpoint", None, "Workdir, or one checkpoint.")
     flags.DEFINE_list("split", None, "Splits to score; default config.evaluate.splits.")
     flags.DEFINE_string("out", None, "Folder of the results; default: the workdir.")
+    flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
 def main(argv):
     del argv
     args = flags.FLAGS
+    if args.list:
+        print(registry.markdown(), end="")
+        return
+    launch_flags.check_given(args.config)
     if not args.checkpoint:
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
                                                         "launch.train or one checkpoint")
@@ -61,4 +68,4 @@ def main(argv):
 
 if __name__ == "__main__":
     define_flags()
-    launch_flags.run(main)
+    launch_flags.run(main, needs_config=False)

@@ -131,10 +131,16 @@ def _check_config(argv: list[str], needed: bool) -> None:
                       flush=True)
     if path is None:
         if needed:
-            raise UserError("no config given", expected="--config=FILE.py, e.g. "
-                                                        "--config=configs/quickstart.py")
+            check_given(None)
         return
     load_config(path)
+
+
+def check_given(config: Any) -> None:
+    """UserError if there is no config."""
+    if config is None:
+        raise UserError("no config given", expected="--config=FILE.py, e.g. "
+                                                    "--config=configs/quickstart.py")
 
 
 def check_local(flag: str, path: str | None) -> None:

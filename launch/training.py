@@ -128,7 +128,7 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
         evaluators.append(HeldOutLoss(system, fixed, mesh, every=t.evaluate_every,
                                       name=held_out[0]))
     if config.evaluate.benchmark and config.evaluate.in_loop_examples > 0:
-        from eval.in_loop import InLoopEvaluator
+        from eval.run.in_loop import InLoopEvaluator
         from launch.jobs.evaluate import open_benchmark
 
         benchmark, _ = open_benchmark(config, workdir, full=False)

@@ -1,15 +1,17 @@
-"""Held-out benchmarks, one a file; `config.evaluate.benchmark` names one. Each provides `Benchmark`
-(see common.py)."""
+"""Held-out benchmarks, one a file; `config.evaluate.benchmark` names one. Each has a class
+`Benchmark`, derived from that of common/base.py."""
 
 import importlib
 import pkgutil
 
 from avjax.errors import UserError
 
+__path__ = pkgutil.extend_path(__path__, __name__)  # a lab's own folders, on PYTHONPATH
+
 
 def names() -> list[str]:
     """Benchmarks one may name."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "common")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg)
 
 
 def load(name: str):

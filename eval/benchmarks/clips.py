@@ -1,8 +1,11 @@
-"""A user's own clips: the same metrics, less what real video does not tell. Lip aperture would need
-landmarks, which no wheel carries weights for, so the face is judged by its eigenface codes alone;
-words are scored by no grammar. Motion that is no face code (LIA-X) is scored as it is."""
+"""A user's own clips: the metrics of puppets, less what real video does not show.
 
-from eval.benchmarks.common import ClipBenchmark
+Lip aperture would need landmarks, which no wheel carries weights for, so the face is judged by its
+eigenface codes alone; words are scored by no grammar. Motion that is no face code (LIA-X) is scored
+as it is.
+"""
+
+from eval.benchmarks.common.clips import ClipBenchmark
 
 
 class Benchmark(ClipBenchmark):

@@ -6,70 +6,58 @@ sound (F1_lips_dtw), beside the raw measure; a2v hears the true sound and is jud
 Another sentence, aligned in the same way, is what each is compared with.
 """
 
-import numpy as np
-
 from data_pipelines.puppets import face_code
 from eval.benchmarks import puppets
+from eval.benchmarks.common.targets import Targets
 
 
 class Benchmark(puppets.Benchmark):
-    """See above."""
+    """Puppet clips whose length the system decides."""
 
     name = "talker_puppets"
     patch_s = 0.16  # four frames at 25 Hz
 
     def clip_lips(self, split, index):
         """(aperture, mouth width) of the recorded articulators."""
-        found = self._clip(split, index, "face")
-        return face_code.lips(face_code.decode(found[0],
-                                               self.clips.codec("face"))) if found else None
+        found = self.clip(split, index, "face")
+        if found is None:
+            return None
+        return face_code.lips(face_code.decode(found[0], self.clips.codec("face")))
 
     def targets(self, summary):
         """What a model that has learned must reach on a held-out split, of the tasks that were
         scored."""
-        def value(variant, metric):
-            return summary.get(variant, {}).get(metric, {}).get("value", np.nan)
-
-        out = []
+        targets = Targets(summary)
+        value = targets.value
 
         def require(task, metric, sign, text, limit):
-            if metric not in summary[task]:  # in the loop, say, where no waveform is scored
-                return
-            v = value(task, metric)
-            met = {"<": v < limit, "<=": v <= limit, ">": v > limit, ">=": v >= limit}[sign]
-            out.append({"metric": f"{task} {metric}", "target": f"{sign} {text}", "value": float(v),
-                        "limit": float(limit),
-                        "met": bool(met)})
+            if targets.has(task, metric):  # in the loop, say, no waveform is scored
+                targets.add(f"{task} {metric}", f"{sign} {text}", value(task, metric), sign, limit)
 
         def between(metric, share):
-            """The value that lies `share` of the way from another sentence's to the truth's."""
-            return value("shuffled",
-                         metric) + share * (value("truth", metric) - value("shuffled", metric))
+            """The value that is `share` of the way from another sentence's to the truth's."""
+            shuffled = value("shuffled", metric)
+            return shuffled + share * (value("truth", metric) - shuffled)
 
-        if "a2v" in summary:
-            require("a2v", "F1_lips", ">=", "three quarters of the way from shuffled to truth",
-                    between("F1_lips", 0.75))
+        require("a2v", "F1_lips", ">=", "three quarters of the way from shuffled to truth",
+                between("F1_lips", 0.75))
+        require("t2av", "F1_lips_dtw", ">=", "half of the way from shuffled to truth",
+                between("F1_lips_dtw", 0.5))
         if "t2av" in summary:
-            require("t2av", "F1_lips_dtw", ">=", "half of the way from shuffled to truth",
-                    between("F1_lips_dtw", 0.5))
-        if {"a2v", "t2av"} <= summary.keys():
             for metric in ("F1_lips", "F1_lips_dtw"):
                 require("a2v", metric, ">", f"t2av's {metric}", value("t2av", metric))
         for task in ("t2av", "a2v"):
-            if task in summary:
-                for metric in ("FD_e", "FD_h"):
-                    require(task, metric, "<", "0.25 of shuffled", 0.25 * value("shuffled", metric))
-                for metric in ("BC_e_gap", "BC_h_gap"):
-                    require(task, metric, "<", "shuffled's", value("shuffled", metric))
-        for task, share in (("t2av", 0.75), ("tts", 0.75), ("v2a", 0.75)):
-            if task in summary:
-                require(task, "mel_L1_dtw", "<=", f"{share:g} of shuffled",
-                        share * value("shuffled", "mel_L1_dtw"))
+            for metric in ("FD_e", "FD_h"):
+                require(task, metric, "<", "0.25 of shuffled", 0.25 * value("shuffled", metric))
+            for metric in ("BC_e_gap", "BC_h_gap"):
+                require(task, metric, "<", "shuffled's", value("shuffled", metric))
+        for task in ("t2av", "tts", "v2a"):
+            require(task, "mel_L1_dtw", "<=", "0.75 of shuffled",
+                    0.75 * value("shuffled", "mel_L1_dtw"))
         for task in ("t2av", "tts"):
-            if task in summary:
-                require(task, "WER", "<=", "truth's + 0.3", value("truth", "WER") + 0.3)
-                require(task, "length_error", "<", "half of shuffled",
-                        0.5 * value("shuffled", "length_error"))
-                require(task, "stop_within_2", ">", "that of the mean length",
-                        value("mean", "stop_within_2"))
-        return out
+            require(task, "WER", "<=", "truth's + 0.3", value("truth", "WER") + 0.3)
+            require(task, "length_error", "<", "half of shuffled",
+                    0.5 * value("shuffled", "length_error"))
+            require(task, "stop_within_2", ">", "that of the mean length",
+                    value("mean", "stop_within_2"))
+        return targets.rows

@@ -10,15 +10,30 @@ by the mean over training clips. A clip without motion beats or onsets gives NaN
 out.
 """
 
+import functools
+
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.signal import rates
+from eval.metrics import onsets
+from eval.registry import (
+    BOTH,
+    CLIP,
+    CODES,
+    DOWN,
+    FACE,
+    PARTS,
+    TRUTH,
+    WAVEFORM,
+    Metric,
+    declare,
+)
 
 # every event of the first looks for the nearest of the second
 DIRECTIONS = ("audio to motion", "motion to audio")
 RECIPE = {"implementation": "avjax eval.metrics.beats 1", "direction": DIRECTIONS[0],
-          "sigma_s": 0.1,
-          "threshold": 0.1, "smooth_s": 2 / 30, "fps": 30,
+          "sigma_s": 0.1, "threshold": 0.1, "smooth_s": 2 / 30, "fps": rates.VIDEO,
           "normaliser": "mean |difference| per coefficient, training clips",
           "no_beats": "NaN, left out"}
 
@@ -41,10 +56,10 @@ def mean_change(clips) -> np.ndarray:
 def change_rate(motion_ND: np.ndarray, normaliser_D: np.ndarray) -> np.ndarray:
     """(N - 1,) normalised rate of change; entry i lies between frames i and i + 1."""
     rate_ND = np.abs(np.diff(np.asarray(motion_ND, np.float64), axis=0))
-    moving = normaliser_D > 1e-12  # a coefficient that never moves says nothing
-    return (rate_ND[:,
-                    moving] / normaliser_D[moving]).mean(1) if moving.any() else np.zeros(
-                        len(rate_ND))
+    moving = normaliser_D > 1e-12  # a coefficient that never moves has no beats
+    if not moving.any():
+        return np.zeros(len(rate_ND))
+    return (rate_ND[:, moving] / normaliser_D[moving]).mean(1)
 
 
 def motion_beats(rate_N: np.ndarray, fps: float, threshold: float) -> np.ndarray:
@@ -78,3 +93,33 @@ def score(onsets_s, motion_ND: np.ndarray, normaliser_D: np.ndarray,
     pair = onsets_s, motion_beats(rate, recipe["fps"], recipe["threshold"])
     return consistency(*(pair if recipe["direction"] == DIRECTIONS[0] else pair[::-1]),
                        recipe["sigma_s"])
+
+
+def _score(case, part):
+    recipe = case.benchmark.beat_recipe | {"fps": case.benchmark.motion_fps}
+    own, true = (score(signals.onsets_s, motion, case.benchmark.normalisers[part], recipe)
+                 for signals in (case.signals, case.truth) for motion in signals.motion(part))
+    return {f"BC_{part}": own, f"BC_{part}_gap": abs(own - true)}
+
+
+def _recipe(benchmark, part):
+    return benchmark.beat_recipe | {
+        "fps": benchmark.motion_fps, "motion": benchmark.spread_recipe(part)["on"],
+        "onsets": onsets.RECIPE | {"sample_rate": benchmark.sample_rate},
+        "audio": "the variant's own; shuffled: another sentence's motion, this one's audio"}
+
+
+def _gap_recipe(benchmark, part):
+    return _recipe(benchmark, part) | {"gap": "mean over clips of |BC - truth's BC|"}
+
+
+_SCORES = {part: functools.partial(_score, part=part) for part in PARTS}
+for _part, _of in PARTS.items():
+    declare(Metric(f"BC_{_part}", TRUTH, f"beats of {_of} on audio onsets", family="beats",
+                   score=_SCORES[_part], recipe=functools.partial(_recipe, part=_part),
+                   needs=(BOTH, WAVEFORM, CLIP, CODES if _part == "m" else FACE)))
+for _part, _of in PARTS.items():
+    declare(Metric(f"BC_{_part}_gap", DOWN, f"distance of BC_{_part} from the truth's, clip by "
+                   "clip", family="beats", score=_SCORES[_part],
+                   recipe=functools.partial(_gap_recipe, part=_part),
+                   needs=(BOTH, WAVEFORM, CLIP, CODES if _part == "m" else FACE)))

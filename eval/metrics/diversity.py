@@ -3,7 +3,12 @@ over dimensions (our reading of AV-Flow's "std across samples in test set"); var
 random frame pairs (Audio2Photoreal).
 """
 
+import functools
+
 import numpy as np
+
+from eval import pooling
+from eval.registry import CLIP, CODES, FACE, MOTION, PARTS, TRUTH, Metric, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.diversity 1",
           "Div": "std per dim over pooled frames, ddof 1, mean over dims",
@@ -20,3 +25,17 @@ def var_g(frames_ND: np.ndarray, pairs: int = 10_000, seed: int = 0) -> float:
     frames_ND = np.asarray(frames_ND, np.float64)
     i, j = np.random.default_rng(seed).integers(0, len(frames_ND), (2, pairs))
     return float(np.linalg.norm(frames_ND[i] - frames_ND[j], axis=1).mean())
+
+
+def _recipe(benchmark, part):
+    return RECIPE | benchmark.spread_recipe(part)
+
+
+for _part, _of in PARTS.items():
+    declare(Metric(f"Div_{_part}", TRUTH, f"diversity of {_of}", family="diversity",
+                   pool=pooling.of_frames(_part, lambda own_ND, _: div(own_ND)), in_loop=True,
+                   needs=(MOTION, CLIP, CODES if _part == "m" else FACE),
+                   recipe=functools.partial(_recipe, part=_part)))
+declare(Metric("var_e", TRUTH, "mean distance of two random frames' face codes", family="diversity",
+               pool=pooling.of_frames("e", lambda own_ND, _: var_g(own_ND)),
+               needs=(MOTION, CLIP, FACE), recipe=functools.partial(_recipe, part="e")))

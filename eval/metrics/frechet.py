@@ -6,7 +6,21 @@ by symmetric eigendecompositions of S1^(1/2) S2 S1^(1/2), which stays exact when
 frames than dimensions; the usual `sqrtm` with 1e-6 on the diagonal is off by 1e-4 relative there.
 """
 
+import functools
+
 import numpy as np
+
+from eval import pooling
+from eval.registry import (
+    CLIP,
+    CODES,
+    DOWN,
+    FACE,
+    MOTION,
+    PARTS,
+    Metric,
+    declare,
+)
 
 RECIPE = {"implementation": "avjax eval.metrics.frechet 1", "precision": "float64", "ddof": 1,
           "square_root": "eigh",
@@ -43,3 +57,44 @@ def frechet(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
 def frechet_kinetic(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     """FD_k: the same on frame differences (motion rather than pose)."""
     return frechet(np.diff(a_ND, axis=0), np.diff(b_MD, axis=0))
+
+
+def _of_speakers(case, part: str, distance) -> float:
+    """Mean over the speakers of an example; NaN of fewer than 3 frames."""
+    pairs = zip(case.signals.motion(part), case.truth.motion(part), strict=True)
+    return float(np.mean([distance(a, b) if min(len(a), len(b)) > 2 else np.nan
+                          for a, b in pairs]))
+
+
+def _frames(case, part):
+    return {f"FD_{part}": _of_speakers(case, part, frechet)}
+
+
+def _differences(case, part):
+    return {f"FK_{part}": _of_speakers(case, part, frechet_kinetic)}
+
+
+def _per_example(benchmark, part):
+    return RECIPE | benchmark.motion_recipe(part) | {"pooling": benchmark.pooling_of_motion}
+
+
+def _pooled(benchmark, part):
+    return RECIPE | benchmark.motion_recipe(part) | {"pooling": "all clips' frames together"}
+
+
+for _part, _of in PARTS.items():
+    _needs = (MOTION, CODES if _part == "m" else FACE)
+    declare(Metric(f"FD_{_part}", DOWN, f"Fréchet distance of {_of}, per clip", family="motion",
+                   score=functools.partial(_frames, part=_part), needs=_needs, in_loop=True,
+                   of_shuffled=_part != "h",
+                   recipe=functools.partial(_per_example, part=_part)))
+for _part, _of in PARTS.items():
+    _needs = (MOTION, CLIP, CODES if _part == "m" else FACE)
+    declare(Metric(f"FD_{_part}_pooled", DOWN, f"Fréchet distance of {_of}, all clips' frames "
+                   "together", family="motion", pool=pooling.of_frames(_part, frechet),
+                   needs=_needs, recipe=functools.partial(_pooled, part=_part)))
+for _part, _of in PARTS.items():
+    _needs = (MOTION, CLIP, CODES if _part == "m" else FACE)
+    declare(Metric(f"FK_{_part}", DOWN, f"Fréchet distance of the changes of {_of}, per clip",
+                   family="motion", score=functools.partial(_differences, part=_part),
+                   needs=_needs, recipe=functools.partial(_per_example, part=_part)))

@@ -10,14 +10,18 @@ import math
 import re
 import tempfile
 import unicodedata
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from avjax.encoders.plain_text import plain
+from eval import pooling
+from eval.registry import AUDIO, DOWN, WAVEFORM, WORDS, Metric, declare
 
 RATE = 16000
+ERRORS = ("substitutions", "deletions", "insertions", "hits")
 RECIPE = {"implementation": "pocketsphinx + jiwer", "pocketsphinx": version("pocketsphinx"),
           "jiwer": version("jiwer"), "model": "en-us of the wheel",
           "grammar": "any sequence of the corpus' words, all equally likely (unigram)",
@@ -106,4 +110,33 @@ def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
         return {"substitutions": 0, "deletions": 0, "insertions": len(hypothesis.split()),
                 "hits": 0}
     out = jiwer.process_words(reference, hypothesis)
-    return {k: int(getattr(out, k)) for k in ("substitutions", "deletions", "insertions", "hits")}
+    return {k: int(getattr(out, k)) for k in ERRORS}
+
+
+def wer(counts_nC):
+    """Word error rate of counts of ERRORS, over the last axis but one."""
+    s, d, i, h = np.moveaxis(counts_nC.sum(-2), -1, 0)
+    return (s + d + i) / np.maximum(s + d + h, 1)
+
+
+def _score(case):
+    heard = case.signals.transcript
+    reference = " ".join(words_of(case.benchmark.labels(case.split)[1][case.index]))
+    return {"WER": word_errors(reference, heard), "heard": heard}
+
+
+@pooling.labelled("errors of all examples over their words")
+def _pooled(name, pool):
+    if counted := pool.entries(name):
+        return pooling.interval(np.array([[c[k] for k in ERRORS] for c in counted]), wer)
+    return None
+
+
+def _recipe(benchmark):
+    words = benchmark.vocabulary
+    return RECIPE | {"vocabulary": len(words),
+                     "vocabulary_crc32": zlib.crc32(" ".join(words).encode())}
+
+
+declare(Metric("WER", DOWN, "word error rate of the recogniser", family="words", score=_score,
+               pool=_pooled, recipe=_recipe, needs=(AUDIO, WAVEFORM, WORDS)))

@@ -7,9 +7,14 @@ our choice, in no paper). The sweep over tau shows how much the number depends o
 
 import numpy as np
 
+from avjax.signal import rates
+from eval import pooling
+from eval.metrics import alignment
+from eval.registry import CLIP, FREE, LIPS, MOTION, UP, Metric, declare
+
 RECIPE = {"implementation": "avjax eval.metrics.lips 1", "closed": "aperture < tau * mouth width",
           "tau": 0.02, "sweep": [0.01, 0.02, 0.04, 0.08], "pooling": "frames of all clips",
-          "fps": 30}
+          "fps": rates.VIDEO}
 
 
 def closure_counts(aperture_N, truth_N, width, tau: float) -> np.ndarray:
@@ -29,3 +34,75 @@ def f1(counts):
 def sweep(aperture_N, truth_N, width, taus=tuple(RECIPE["sweep"])) -> dict[str, np.ndarray]:
     """Closure counts for every tau."""
     return {f"{tau:g}": closure_counts(aperture_N, truth_N, width, tau) for tau in taus}
+
+
+def _closures(case, index_N=None) -> dict[str, list[int]]:
+    """Counts for every threshold over the frames that both have, of all speakers. `index_N`: the
+    variant's frame that belongs to each of the truth's."""
+    pairs = zip(case.signals.apertures, case.truth.apertures, strict=True)
+    return _counts(case.benchmark, (
+        (aperture if index_N is None else aperture[index_N], true_aperture, width)
+        for (aperture, _), (true_aperture, width) in pairs))
+
+
+def _counts(benchmark, triples) -> dict[str, list[int]]:
+    taus = sorted({benchmark.lip_recipe["tau"], *benchmark.lip_recipe["sweep"]})
+    totals: dict[str, np.ndarray] = {}
+    for aperture, true_aperture, width in triples:
+        n = min(len(aperture), len(true_aperture))
+        width = width[:n] if np.ndim(width) else width
+        for tau, counts in sweep(aperture[:n], true_aperture[:n], width, taus).items():
+            totals[tau] = totals.get(tau, 0) + counts
+    return {tau: counts.tolist() for tau, counts in totals.items()}
+
+
+def _raw(case):
+    return {"lips": _closures(case)} if case.aligned else {}
+
+
+def _clip(case):
+    found = case.benchmark.clip_lips(case.split, case.index)
+    if found is None:
+        return {}
+    (aperture, _), = case.signals.apertures
+    return {"lips_clip": _counts(case.benchmark, [(aperture, *found)])}
+
+
+def _warped(case):
+    a, b = case.signals, case.truth
+    if not (a.has_audio and b.has_audio):
+        return {}
+    index = alignment.matching_frames(case.path, a.audio_seconds, b.audio_seconds,
+                                      case.benchmark.lip_recipe["fps"], len(a.lips[0]),
+                                      len(b.lips[0]))
+    return {"lips_dtw": _closures(case, index)}
+
+
+@pooling.labelled("F1 of the frames of all examples")
+def _pooled(name, pool):
+    counted = pool.entries(name.removeprefix("F1_"))
+    if not counted:
+        return None
+    counts = {tau: np.array([c[tau] for c in counted]) for tau in counted[0]}
+    return (pooling.interval(counts[f"{pool.benchmark.lip_recipe['tau']:g}"], _f1)
+            | {"sweep": {tau: float(_f1(c)) for tau, c in counts.items()}})
+
+
+def _f1(counts_nC):
+    return f1(np.moveaxis(counts_nC.sum(-2), -1, 0))
+
+
+def _recipe(benchmark):
+    """Without a given length, frames that only one of them has are left out."""
+    return benchmark.lip_recipe | benchmark.common_frames
+
+
+declare(Metric("F1_lips", UP, "mouth closed on the right frames", family="lips", score=_raw,
+               pool=_pooled, recipe=_recipe, needs=(MOTION, LIPS), in_loop=True))
+declare(Metric("F1_lips_dtw", UP, "mouth closed on the right frames, matched by what is heard",
+               family="lips", score=_warped, pool=_pooled, needs=(MOTION, LIPS, CLIP, FREE),
+               in_loop=True, recipe=lambda benchmark: benchmark.lip_recipe | alignment.RECIPE))
+declare(Metric("F1_lips_clip", UP, "mouth closed where the recorded one is", family="lips",
+               score=_clip, pool=_pooled, needs=(MOTION, LIPS, CLIP),
+               recipe=lambda benchmark: _recipe(benchmark) | {
+                   "reference": "the clip's own lips, before any codec"}))

@@ -6,11 +6,14 @@ the candidates of a query are those of its own group alone, which a model that o
 apart cannot win (VoxCeleb-style same-gender negatives).
 """
 
+import json
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from avjax.encoders.degrade import blur, rotate
+from eval import pooling
+from eval.registry import CONTEXT, DOWN, UP, VOICES, Metric, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.retrieval 1", "similarity": "cosine",
           "gallery": "one true embedding an identity: the mean over its recordings",
@@ -77,3 +80,42 @@ def degraded(portraits_NHWC: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     again from each."""
     for name, apply in DEGRADATIONS.items():
         yield name, np.stack([apply(picture) for picture in portraits_NHWC])
+
+
+def _score(case):
+    made = case.signals.streams["voices"]
+    example = case.benchmark.source(case.split)[case.index]
+    return {"voices": {"names": json.loads(example["speakers"]), "made": made.round(5).tolist(),
+                       "true": example["voices"].round(5).tolist()}}
+
+
+def _scores(pool) -> tuple[dict[str, float], int] | None:
+    """(`scores`, how many identities), over all speakers of the split."""
+    found = pool.entries("voices")
+    if not found:
+        return None
+    names = [name for f in found for name in f["names"]]
+    made, true = (by_identity(np.concatenate([np.asarray(f[which]) for f in found]), names)[0]
+                  for which in ("made", "true"))
+    return scores(made, true), len(made)
+
+
+@pooling.labelled("all identities of the split")
+def _pooled(name, pool):
+    found = pool.once(_scores)
+    if found is None:
+        return None
+    values, identities = found
+    return {"value": float(values[name.removeprefix("voice_")]), "n": identities}
+
+
+for _name, _better, _meaning in (
+        ("R@1", UP, "the face's voice is nearest to the true one"),
+        ("R@5", UP, "the true voice is among the five nearest"),
+        ("times_chance", UP, "R@1 as a multiple of guessing"),
+        ("cosine", UP, "cosine of the face's voice and the true one"),
+        ("mean_rank", DOWN, "mean place of the true voice, 1 is the nearest"),
+        ("chance@1", CONTEXT, "R@1 of guessing"), ("chance@5", CONTEXT, "R@5 of guessing"),
+        ("identities", CONTEXT, "how many voices there are to choose from")):
+    declare(Metric(f"voice_{_name}", _better, _meaning, family="retrieval", score=_score,
+                   pool=_pooled, recipe=lambda benchmark: RECIPE, needs=(VOICES,)))

@@ -14,6 +14,10 @@ from importlib.metadata import version
 
 import numpy as np
 
+from eval.metrics import alignment
+from eval.metrics.alignment import dtw
+from eval.registry import AUDIO, CLIP, DOWN, FREE, WAVEFORM, Metric, declare
+
 RECIPE = {
     "mel_L1": {"implementation": "avjax eval.metrics.speech 1",
                "on": "normalised log-mel, frame by frame, same length"},
@@ -31,26 +35,6 @@ def mel_l1(a_TM: np.ndarray, b_TM: np.ndarray) -> float:
     if a_TM.shape != b_TM.shape:
         raise ValueError(f"mel L1 is frame by frame: shapes {a_TM.shape} and {b_TM.shape} differ")
     return float(np.abs(np.asarray(a_TM, np.float64) - b_TM).mean())
-
-
-def dtw(cost_AB: np.ndarray) -> np.ndarray:
-    """(L, 2) cheapest monotonic path from corner to corner with steps (1, 0), (0, 1), (1, 1).
-
-    Anti-diagonals are vectors, so the Python loop is A + B long and not A * B.
-    """
-    rows, columns = cost_AB.shape
-    total = np.full((rows + 1, columns + 1), np.inf)
-    total[0, 0] = 0
-    for diagonal in range(rows + columns - 1):
-        i = np.arange(max(0, diagonal - columns + 1), min(rows, diagonal + 1))
-        j = diagonal - i
-        before = np.minimum(np.minimum(total[i, j + 1], total[i + 1, j]), total[i, j])
-        total[i + 1, j + 1] = cost_AB[i, j] + before
-    i, j, path = rows, columns, []
-    while i and j:
-        path.append((i - 1, j - 1))
-        i, j = min(((i - 1, j), (i, j - 1), (i - 1, j - 1)), key=lambda cell: total[cell])
-    return np.array(path[::-1])
 
 
 def mel_spectrogram(wave_N: np.ndarray, rate: int) -> np.ndarray:
@@ -81,3 +65,47 @@ def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:
     path = dtw(cdist(a_TM, b_TM))
     return float(compare_mfccs(get_mfccs(a_TM[path[:, 0]]), get_mfccs(b_TM[path[:, 1]]),
                                aligning="pad")[0])
+
+
+def _mel(case):
+    if not case.aligned:
+        return {}
+    own_TM, true_TM = case.signals.mel_TM, case.truth.mel_TM
+    n = min(len(own_TM), len(true_TM))
+    return {"mel_L1": mel_l1(own_TM[:n], true_TM[:n])}
+
+
+def _mel_warped(case):
+    return {"mel_L1_dtw": alignment.aligned_l1(case.signals.mel_TM, case.truth.mel_TM, case.path)}
+
+
+def _mcd(case):
+    rate = case.benchmark.sample_rate
+    return {"MCD": mcd_dtw(case.signals.waveform, case.truth.waveform, rate)}
+
+
+def _mcd_audio(case):
+    audio = case.benchmark.clip_audio(case.split, case.index)
+    if audio is None:
+        return {}
+    return {"MCD_audio": mcd_dtw(case.signals.waveform, audio, case.benchmark.sample_rate)}
+
+
+def _mcd_recipe(benchmark, reference):
+    return RECIPE["MCD"] | {"sample_rate": benchmark.sample_rate, "reference": reference}
+
+
+declare(Metric("mel_L1", DOWN, "mean error of the mel spectrogram", family="sound", score=_mel,
+               recipe=lambda benchmark: RECIPE["mel_L1"] | benchmark.common_frames,
+               needs=(AUDIO,), in_loop=True, of_shuffled=True))
+declare(Metric("mel_L1_dtw", DOWN, "mean error of the mel spectrogram after time warping",
+               family="sound", score=_mel_warped,
+               recipe=lambda benchmark: RECIPE["mel_L1"] | alignment.RECIPE,
+               needs=(AUDIO, CLIP, FREE), in_loop=True, of_shuffled=True))
+declare(Metric("MCD", DOWN, "mel-cepstral distance after time warping", family="sound",
+               score=_mcd, needs=(AUDIO, WAVEFORM),
+               recipe=lambda benchmark: _mcd_recipe(benchmark,
+                                                    "ground truth through the same codec")))
+declare(Metric("MCD_audio", DOWN, "mel-cepstral distance from the clip's own audio", family="sound",
+               score=_mcd_audio, needs=(AUDIO, WAVEFORM),
+               recipe=lambda benchmark: _mcd_recipe(benchmark, "the clip's own audio")))

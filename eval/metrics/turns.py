@@ -12,10 +12,14 @@ same millisecond, a silence counts as a pause if any channel is on both its side
 not say.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
+
+from eval import pooling
+from eval.registry import AUDIO, CONVERSATION, DOWN, TRUTH, Metric, declare
 
 EVENTS = ("ipu", "pause", "gap", "overlap", "turn")
 JOIN_MS = 200
@@ -126,3 +130,58 @@ def floor_transfers(vads: Sequence[np.ndarray]) -> np.ndarray:
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """First Wasserstein distance of two sets of durations, in seconds; NaN where one is empty."""
     return float(stats.wasserstein_distance(a, b)) if len(a) and len(b) else float("nan")
+
+
+def _timing(signals) -> dict[str, list[float]]:
+    """{"<event>_s": durations} and "transfer_s", all in seconds."""
+    out = {f"{name}_s": durations(signals.events, name) for name in EVENTS}
+    out["transfer_s"] = floor_transfers(signals.speech)
+    return {name: spans.round(3).tolist() for name, spans in out.items()}
+
+
+def _score(case):
+    own, true = case.signals, case.truth
+    return (rates(own.events, own.total_ms) | _timing(own) | {"seconds": own.total_ms / 1000}
+            | {f"true_{name}": spans for name, spans in _timing(true).items()})
+
+
+def _pooling(label: str, function):
+    """Of `function`: (durations of an event, those of the truth, seconds) -> number."""
+    @pooling.labelled(label)
+    def pooled(name, pool):
+        seconds = sum(pool.entries("seconds"))
+        if not seconds:
+            return None
+        event = name.split("_")[0]
+        own, true = (np.concatenate(pool.entries(key)) for key in (f"{event}_s", f"true_{event}_s"))
+        return {"value": function(own, true, seconds), "n": len(own)}
+    return pooled
+
+
+_per_minute = _pooling("events of all examples over their minutes",
+                       lambda own, true, seconds: len(own) / (seconds / 60))
+_mean = _pooling("mean over the events of all examples",
+                 lambda own, true, seconds: float(own.mean()) if len(own) else np.nan)
+_distance = _pooling("events of all examples together",
+                     lambda own, true, seconds: distance(own, true))
+
+
+def _recipe(benchmark):
+    return RECIPE | {"W1_s": "first Wasserstein distance to the truth's, all dialogues of the "
+                     "split together"}
+
+
+_declare = functools.partial(Metric, family="turn-taking", score=_score, recipe=_recipe,
+                             needs=(AUDIO, CONVERSATION))
+_MEANINGS = {"ipu": "stretches of speech", "turn": "turns", "gap": "silences between turns",
+             "pause": "silences inside turns", "overlap": "stretches where several speak at once",
+             "transfer": "floor transfers, below 0 where speakers overlap"}
+for _event, _meaning in _MEANINGS.items():
+    if _event in EVENTS:
+        declare(_declare(f"{_event}_per_minute", TRUTH, _meaning, unit="per minute",
+                         pool=_per_minute))
+    declare(_declare(f"{_event}_mean_s", TRUTH, f"mean length of {_meaning}", unit="s",
+                     pool=_mean))
+for _event, _meaning in _MEANINGS.items():
+    declare(_declare(f"{_event}_W1_s", DOWN, f"distance of the lengths of {_meaning} from the "
+                     "truth's", unit="s", pool=_distance))

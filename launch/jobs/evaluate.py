@@ -12,7 +12,9 @@ from data_pipelines import decode
 from data_pipelines.loading.loader import check_recipes
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
-from eval import benchmarks, report, runner, tables
+from eval import benchmarks
+from eval.report import page, tables
+from eval.run import runner
 from launch import flags as launch_flags
 
 
@@ -81,9 +83,9 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                                   progress=progress, max_examples=config.evaluate.max_examples,
                                   made=made)
         shown = runner.samples(benchmark, sampler, params, splits, made=made)
-        page = report.write(out, results, shown, workdir)
+        written = page.write(out, results, shown, workdir)
     print(tables.table(results))
-    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {page}")
+    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {written}")
     return results
 
 

@@ -12,23 +12,29 @@ from avjax.inference.generator import Generator
 from avjax.signal import mel
 from avjax.systems import api
 from avjax.systems.api import Spec
+from data_pipelines import decode
 from data_pipelines.puppets import face_code
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
-from eval import report, runner, tables
 from eval.benchmarks import dialogue
-from eval.in_loop import InLoopEvaluator
-from eval.metrics import retrieval
+from eval.data.conversations import POSE
+from eval.metrics import retrieval, turns
+from eval.report import page, plots, tables
+from eval.run import runner
+from eval.run.in_loop import InLoopEvaluator
 
 FRAMES, SPEAKERS, CODE = 100, 2, face_code.WIDTH
-WIDTH = CODE + dialogue.POSE
+WIDTH = CODE + POSE
 
 
-class ToyDecoder:
+class ToyDecoder(decode.Decoder):
     """Latents are the motion itself, one number a "pixel"."""
 
-    sample_rate, has_face, recipes = mel.RECIPE["sample_rate"], True, {"reader": {"kind": "toy"}}
+    sample_rate, has_face = mel.RECIPE["sample_rate"], True
     face_kind = "puppet"
+
+    def __init__(self):
+        super().__init__({"reader": {"kind": "toy"}}, {})
 
     def codec(self, name):
         rng = np.random.default_rng(0)
@@ -97,8 +103,8 @@ def example(rng, number):
             "speakers": json.dumps([f"{number}/{s}" for s in range(SPEAKERS)])}
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def write(folder):
+    """A feature dataset of such examples."""
     rng, numbers = np.random.default_rng(0), Feature((), "str", "")
     features = {"id": numbers, "text": numbers, "speakers": numbers,
                 "mel": Feature((None, SPEAKERS, 80), "float32", "", "", mel.FRAME_RATE),
@@ -107,12 +113,16 @@ def dataset(tmp_path_factory):
                 "voices": Feature((SPEAKERS, 4), "float32", "")}
     splits = {split: [example(rng, f"{split}{i}") for i in range(6)]
               for split in ("train", "valid")}
-    return store.write_dataset(tmp_path_factory.mktemp("d") / "data", name="toy", description="",
-                               features=features, splits=splits,
-                               recipes={"mel": {"kind": "log-mel"}}, progress=False)
+    return store.write_dataset(folder, name="toy", description="", features=features,
+                               splits=splits, recipes={"mel": {"kind": "log-mel"}}, progress=False)
 
 
-class ToyFaces:
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("d") / "data")
+
+
+class ToyFaces(api.System):
     """A voice that is the face embedding, or the brightest pixel."""
 
     tasks, makes = ("generate",), {"generate": ("voices",)}
@@ -154,9 +164,8 @@ def test_voices_of_worse_portraits(tmp_path):
     data = store.write_dataset(tmp_path / "data", name="toy", description="", features=features,
                                progress=False, splits=splits, recipes={"mel": {"kind": "log-mel"}})
     decoder, system = ToyDecoder(), ToyFaces()
-    decoder.recipes, decoder.codecs = ToyDecoder.recipes | {"faces":
-                                                            encoder.recipe}, {"faces":
-                                                                              encoder.arrays()}
+    decoder.recipes["faces"] = encoder.recipe
+    decoder.codecs["faces"] = encoder.arrays()
     benchmark = dialogue.Benchmark(config(), decoder, data, system)
     results = runner.evaluate(benchmark, Generator(system, batch_size=4, seed=0), {}, tmp_path,
                               splits=("valid",), progress=False)
@@ -218,7 +227,7 @@ def test_turns_retrieval_and_lengths(scored):
         assert summary[variant]["transfer_W1_s"]["value"] == summary[variant]["turn_W1_s"][
             "value"] == 0
     row = {f"{of}{name}_s": spans for of, spans in (("", [1.0]), ("true_", [1.5]))
-           for name in (*dialogue.TURNS, "transfer")}
+           for name in (*turns.EVENTS, "transfer")}
     assert scored[False][1].summarise([row | {"seconds": 60.0}],
                                       [{}])["transfer_W1_s"]["value"] == pytest.approx(0.5)
     assert summary["avatar"]["voice_R@1"]["value"] == 1 and summary["avatar"]["voice_chance@1"][
@@ -247,7 +256,7 @@ def test_faces_without_known_lips(dataset, monkeypatch):
     benchmark = dialogue.Benchmark(config(), ToyDecoder(), dataset, ToySystem())
     truth = benchmark.truth("valid", 0)
     assert "lips" not in benchmark.score("valid", 0, truth) and "F1_lips" not in benchmark.recipes
-    (name, curves, _), *_ = report.curve_pairs(benchmark, {"avatar": truth}, truth)[0]
+    (name, curves, _), *_ = plots.curve_pairs(benchmark, {"avatar": truth}, truth)[0]
     assert name == "face code 0" and len(curves["avatar"]) == FRAMES
 
 
@@ -275,5 +284,5 @@ def test_targets_table_and_report(scored, tmp_path):
         assert name in text
     assert results["recipes"]["F1_lips"]["fps"] == 25
     samples = runner.samples(benchmark, sampler, {"w": np.zeros(1)}, ("valid",), 1)
-    page = report.write(tmp_path, results, samples).read_text()
-    assert "with its partner" in page and "video/mp4" in page and "codec alone" in page
+    text = page.write(tmp_path, results, samples).read_text()
+    assert "with its partner" in text and "video/mp4" in text and "codec alone" in text

@@ -13,8 +13,9 @@ from avjax.inference import generator
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
 from data_pipelines.store import dataset as store
-from eval import rows, runner, tables
-from eval.in_loop import InLoopEvaluator
+from eval.report import tables
+from eval.run import rows, runner
+from eval.run.in_loop import InLoopEvaluator
 from tests.eval import toys
 
 

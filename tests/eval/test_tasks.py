@@ -8,9 +8,10 @@ import pytest
 from avjax.errors import UserError
 from avjax.inference import generator
 from data_pipelines import decode
-from eval import report, rows, runner, tables
 from eval.benchmarks import clips
-from eval.in_loop import InLoopEvaluator
+from eval.report import page, tables
+from eval.run import rows, runner
+from eval.run.in_loop import InLoopEvaluator
 from tests.eval import toys
 
 
@@ -171,9 +172,9 @@ def test_table_and_report_show_every_variant(dataset, slow_speaker, tmp_path):
     row = next(line for line in text.splitlines() if line.split()[:1] == ["F1_lips_dtw"])
     assert len(row.split()) == 2 + 7 and row.split()[3] == "-"
     shown = runner.samples(bench, sampler(), params(1.25), ("valid",), 1)
-    page = report.write(tmp_path, results, shown).read_text()
-    assert page.count("<video") == 4 and page.count("<audio") == 1  # the voice has no face
-    assert page.count("class=model") >= 4 and "stop_within_2" in page
+    html = page.write(tmp_path, results, shown).read_text()
+    assert html.count("<video") == 4 and html.count("<audio") == 1  # the voice has no face
+    assert html.count("class=model") >= 4 and "stop_within_2" in html
 
 
 def test_in_loop_names_tasks(dataset):
@@ -181,8 +182,8 @@ def test_in_loop_names_tasks(dataset):
                                 toys.tasks_benchmark(dataset, full=False), every=10)
     metrics, shown = evaluator.run(params(1.25), 10)
     assert metrics["face/F1_lips"] == 1 and metrics["both/mel_L1_dtw_of_shuffled"] < 0.4
-    assert metrics["voice/length_error"] == pytest.approx(0.25,
-                                                          abs=0.02) and "voice/F1_lips" not in metrics
+    assert metrics["voice/length_error"] == pytest.approx(0.25, abs=0.02)
+    assert "voice/F1_lips" not in metrics
     assert {"both/spectrogram", "face/face", "dub/spectrogram"} <= shown["images"].keys()
     assert shown["audio"].keys() == {"both/generated", "voice/generated", "dub/generated", "truth"}
 
@@ -225,9 +226,9 @@ def test_motion_without_a_face_code_is_scored_as_it_is(codes, scored_codes):
 @pytest.mark.slow
 def test_motion_without_a_face_code_is_shown_as_curves(codes, scored_codes, tmp_path):
     bench, one = codes
-    page = report.write(tmp_path, scored_codes,
+    text = page.write(tmp_path, scored_codes,
                         runner.samples(bench, one, params(), ("valid",), 1)).read_text()
-    assert "<video" not in page and "motion curves" in page
+    assert "<video" not in text and "motion curves" in text
     metrics, shown = InLoopEvaluator(bench.config, one.system, bench, every=10).run(params(), 10)
     assert metrics[
         "face/FD_m_of_shuffled"] < 1e-6 and "both/Div_m" in metrics and "face/motion" in shown[

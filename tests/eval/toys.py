@@ -10,6 +10,7 @@ from avjax.signal import resample
 from avjax.systems import api
 from avjax.systems.api import Spec
 from configs import base
+from data_pipelines import decode
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
 from eval.benchmarks.puppets import Benchmark
@@ -60,21 +61,11 @@ def write_corpus(folder, *, seed: int = 0, mel_recipe: dict | None = None):
         codecs={"pose": {"mean": np.zeros(7), "std": np.ones(7)}})
 
 
-class Decoder:
-    """Sound whose loudness follows mel band 0; lips = face code 0; pose = head. `streams` are the
-    single-task toy's (mel, face, head at the mel rate) or the multi-task toy's (audio, motion at 25
-    Hz)."""
+class StreamDecoder(decode.StreamDecoder):
+    """Sound whose loudness follows mel band 0. Streams are the single-task toy's (mel, face, head
+    at the mel rate) or the multi-task toy's (audio, motion at 25 Hz)."""
 
-    has_face = draws = True
-
-    def __init__(self, sample_rate: int = 22050):
-        self.sample_rate = sample_rate
-
-    def has_audio(self, streams):
-        return any(len(streams.get(k, ())) for k in ("mel", "audio"))
-
-    def has_motion(self, streams):
-        return any(len(streams.get(k, ())) for k in ("face", "motion"))
+    heard, seen, has_face, paints = ("mel", "audio"), ("face", "motion"), True, True
 
     def mel(self, streams):
         return streams["mel"] if "mel" in streams else np.repeat(streams["audio"], 4, axis=0)
@@ -91,18 +82,31 @@ class Decoder:
             return resample.from_features(np.asarray(streams["face"], np.float64), 30.0)
         return at_30hz(streams["motion"])[:, :FACE]
 
+    def pose_z(self, streams):
+        if "head" in streams:
+            return resample.from_features(np.asarray(streams["head"]), 30.0)
+        return at_30hz(streams["motion"])[:, FACE:]
+
+    def painter(self, streams):
+        shade = np.clip(self.face(streams)[:, 0] * 255, 0, 255).astype(np.uint8)
+        frames = np.broadcast_to(shade[:, None, None, None], (len(shade), 32, 32, 3))
+        return len(frames), lambda part: frames[part].copy()
+
+
+class Decoder(decode.Decoder):
+    """The real one, with the toys' streams: lips = face code 0, pose = head."""
+
+    def __init__(self, sample_rate: int = 22050):
+        super().__init__({}, {})
+        self._family = StreamDecoder(self)
+        self._family.mel_recipe = {"sample_rate": sample_rate}
+
     def lips(self, streams):
         face_NF = self.face(streams)
         return face_NF[:, 0], np.ones(len(face_NF))
 
     def pose(self, streams):
-        if "head" in streams:
-            return resample.from_features(np.asarray(streams["head"]), 30.0)
-        return at_30hz(streams["motion"])[:, FACE:]
-
-    def frames(self, streams, *, speaker="", identity=None):
-        shade = np.clip(self.lips(streams)[0] * 255, 0, 255).astype(np.uint8)
-        return np.broadcast_to(shade[:, None, None, None], (len(shade), 32, 32, 3)).copy()
+        return self._family.pose_z(streams)
 
 
 def at_30hz(x_TC):

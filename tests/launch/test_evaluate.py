@@ -13,11 +13,12 @@ from avjax.errors import UserError
 from avjax.systems import api
 from data_pipelines import decode
 from data_pipelines.store import made_from
-from eval import report, runner
+from eval.report import history, page
+from eval.run import runner
 from launch import evaluate as command
 from launch.jobs import evaluate as job
 from tests.eval import toys
-from tests.launch.test_train import write_clips
+from tests.launch.walks import write_clips
 
 
 @pytest.fixture
@@ -47,11 +48,10 @@ def test_writes_results_and_report(toy, tmp_path, capsys):
     assert results["step"] == 7 and len(results["rows"]) == 5
     assert json.loads((tmp_path
                        / runner.RESULTS_FILE).read_text())["summary"].keys() == {"valid", "other"}
-    page = (tmp_path / report.REPORT_FILE).read_text()
-    assert page.count("<video") == 2 * (2
-                                        + 2) and "toy &amp; co" in page and "training curves" in page
-    assert "http" not in page.split("<style>")[
-        0] and "src='data:" in page, "the page must not need anything else"
+    text = (tmp_path / page.REPORT_FILE).read_text()
+    assert text.count("<video") == 2 * (2 + 2)
+    assert "toy &amp; co" in text and "training curves" in text
+    assert "http" not in text.split("<style>")[0] and "src='data:" in text  # nothing else needed
     out = capsys.readouterr().out
     assert "F1_lips" in out and "target: F1_lips >= 0.95: met" in out and "report.html" in out
 
@@ -112,14 +112,14 @@ def test_history_keeps_losses_first(tmp_path):
     path.write_text("".join(json.dumps({"step": s, "kind": "train",
                                         **{f"other{i}": i for i in range(20)}, "loss": s,
                                         "note": "text"}) + "\n" for s in range(3)))
-    history = report.read_history(path, limit=4)
-    assert len(history) == 4 and next(iter(history)) == "train/loss"
-    np.testing.assert_array_equal(history["train/loss"][1], [0, 1, 2])
+    found = history.read_history(path, limit=4)
+    assert len(found) == 4 and next(iter(found)) == "train/loss"
+    np.testing.assert_array_equal(found["train/loss"][1], [0, 1, 2])
     path.write_text(path.read_text() + '{"step": 3, "ki')
-    np.testing.assert_array_equal(report.read_history(path, limit=1)["train/loss"][0], [0, 1, 2])
+    np.testing.assert_array_equal(history.read_history(path, limit=1)["train/loss"][0], [0, 1, 2])
     path.write_text("torn\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl:1"):
-        report.read_history(path)
+        history.read_history(path)
 
 
 def test_the_clips_are_those_that_the_features_were_made_from(tmp_path):

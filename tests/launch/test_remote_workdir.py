@@ -14,7 +14,7 @@ from avjax.errors import UserError
 from avjax.storage import paths
 from avjax.systems import api
 from data_pipelines import decode, prompting
-from eval import plots
+from eval.report import plots
 from launch import evaluate as evaluate_command
 from launch import generate, train, training
 from launch.jobs import evaluate as jobs
@@ -129,7 +129,7 @@ def test_evaluation_of_a_checkpoint_in_a_bucket(store, evaluate, capfd):
 
 
 def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, monkeypatch):
-    from eval import rows
+    from eval.run import rows
 
     put, done = rows.Rows.put, []
 
@@ -143,7 +143,7 @@ def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, m
         patch.setattr(rows.Rows, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(RUN)
-    assert "bucket/runs/toy/results.json" not in store and "bucket/runs/toy/report.html" not in store
+    assert not {"bucket/runs/toy/results.json", "bucket/runs/toy/report.html"} & set(store)
     scored = in_run(store, rows.ROWS_FILE)
     assert [json.loads(line)["key"] for line in scored.splitlines()] == done
     evaluate(RUN)

@@ -8,15 +8,10 @@ import numpy as np
 from avjax.hosts import distributed
 from avjax.inference.generator import Generator, generate_split
 from avjax.training.evaluators import Interrupted, never
-from eval import plots
-from eval.benchmarks.common import MODEL
-from eval.report import curve_pairs
-from eval.signals import AUDIO, MOTION, Signals
-
-METRICS = ("F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "FD_m", "mel_L1", "mel_L1_dtw", "Div_e",
-           "Div_h", "Div_m",
-           "length_error", "stop_within_2")
-OF_SHUFFLED = ("FD_e", "FD_m", "mel_L1", "mel_L1_dtw")
+from eval.benchmarks.common.base import MODEL
+from eval.data.clips import Signals
+from eval.registry import AUDIO, MOTION, TRUTH
+from eval.report import plots
 
 
 class InLoopEvaluator:
@@ -40,8 +35,12 @@ class InLoopEvaluator:
         self.should_stop: Callable[[], bool] = never
         self.indices = benchmark.select(self.split, config.evaluate.in_loop_examples)
         self._shuffled: dict | None = None
+        # the log shows the first few: those that tell good from bad come before the truth's own
+        logged = sorted(benchmark.metrics, key=lambda m: m.better == TRUTH)
+        self._logged = [m.name for m in logged if m.in_loop]
+        self._of_shuffled = [m.name for m in benchmark.metrics if m.of_shuffled]
         tasks = ["" if variant == MODEL else f"{variant}/" for variant in benchmark.models]
-        names = (*METRICS, *(f"{m}_of_shuffled" for m in OF_SHUFFLED))
+        names = (*self._logged, *(f"{m}_of_shuffled" for m in self._of_shuffled))
         self.metrics = tuple(task + name for task in tasks for name in names)  # what it may find
 
     def run(self, params, step: int) -> tuple[dict[str, float], dict[str, dict]]:
@@ -55,19 +54,19 @@ class InLoopEvaluator:
             prefix = "" if variant == MODEL else f"{variant}/"
             streams = generate_split(self.generator, params, self.benchmark.dataset, self.split,
                                      self.indices, task)
-            signals = {i: self.benchmark.model(s, variant, self.split, i) for i,
-                       s in self._until_stopped(streams)}
+            signals = {i: self.benchmark.model(s, variant, self.split, i)
+                       for i, s in self._until_stopped(streams)}
             summary = self._summary(signals)
-            out |= {prefix + m: summary[m]["value"] for m in METRICS if m in summary}
+            out |= {prefix + m: summary[m]["value"] for m in self._logged if m in summary}
             out |= {f"{prefix}{m}_of_shuffled":
                     summary[m]["value"] / max(self._shuffled[m]["value"], 1e-12)
-                    for m in OF_SHUFFLED if m in summary}
-            images |= {prefix + name: x for name,
-                       x in self._pictures(signals[first], first).items()}
+                    for m in self._of_shuffled if m in summary}
+            images |= {prefix + name: x
+                       for name, x in self._pictures(signals[first], first).items()}
             if AUDIO in signals[first].scored:
                 audio[f"{prefix}generated"] = signals[first].waveform, self.benchmark.sample_rate
-        audio["truth"] = self.benchmark.truth(self.split,
-                                              first).waveform, self.benchmark.sample_rate
+        truth = self.benchmark.truth(self.split, first)
+        audio["truth"] = truth.waveform, self.benchmark.sample_rate
         return out, {"images": images, "audio": audio}
 
     def _until_stopped(self, streams):
@@ -88,7 +87,7 @@ class InLoopEvaluator:
             images["spectrogram"] = plots.image(plots.spectrogram_pair(model.mel_TM, truth.mel_TM,
                                                                        model.mel_rate))
         if MOTION in model.scored & truth.scored:
-            pairs, threshold = curve_pairs(self.benchmark, {"generated": model}, truth)
+            pairs, threshold = plots.curve_pairs(self.benchmark, {"generated": model}, truth)
             images["motion"] = plots.image(plots.curves(pairs, self.benchmark.motion_fps,
                                                         threshold))
             strip = self._faces(model, truth, index)

@@ -1,4 +1,4 @@
-"""Streams of one example, and what a listener and a viewer would get from them.
+"""Streams of one clip, and what a listener and a viewer would get from them.
 
 Suffixes: T frames of a stream, N frames at 30 Hz, F face codes, P pose, M mel bands, C motion
 codes.
@@ -10,45 +10,49 @@ import numpy as np
 
 from avjax.signal import rates
 from eval.metrics import onsets
+from eval.registry import AUDIO, MOTION
 
 FPS = rates.VIDEO
-AUDIO, MOTION = "audio", "motion"
 
 
 def fit(x: np.ndarray, length: int) -> np.ndarray:
     """Cuts or loops along the first axis."""
-    return np.resize(x,
-                     (length, *x.shape[1:])) if len(x) else np.zeros((length, *x.shape[1:]),
-                                                                     x.dtype)
+    shape = (length, *x.shape[1:])
+    return np.resize(x, shape) if len(x) else np.zeros(shape, x.dtype)
 
 
 class Signals:
     """Everything is made on demand and kept.
 
     Args:
-      benchmark: eval.benchmarks.common.ClipBenchmark, for its decoder and statistics.
-      streams: {stream: (frames, width)}; what has no frames is not there.
-      scored: the parts, of AUDIO and MOTION, that are this variant's own; None = all that is there.
-        What was given to a model is heard and seen, but not scored.
-      like: Signals of the same audio streams, whose waveform, onsets and words need not be made
-        again.
+      benchmark: eval.benchmarks.common.clips.ClipBenchmark, for its decoder and statistics.
+      streams: {stream: (frames, width)}; a stream without frames counts as absent.
+      scored: AUDIO, MOTION: what the variant made itself; None = all that it has. The rest was an
+        input of the model: it is heard and seen, but not scored.
+      like: Signals of the same audio streams, whose waveform, onsets and words are taken instead of
+        being made again.
     """
 
     def __init__(self, benchmark, streams: dict[str, np.ndarray], *, scored: set[str] | None = None,
                  like=None):
         self.benchmark, self.streams = benchmark, streams
-        self.has_audio, self.has_motion = (bool(f(streams)) for f in (benchmark.decoder.has_audio,
-                                                                      benchmark.decoder.has_motion))
-        there = {AUDIO: self.has_audio, MOTION: self.has_motion}
-        self.scored = {part for part, is_there in there.items() if is_there
-                       and (scored is None or part in scored)}
-        self.own_length = True  # else it was given
+        self.has_audio = bool(benchmark.decoder.has_audio(streams))
+        self.has_motion = bool(benchmark.decoder.has_motion(streams))
+        has = {AUDIO: self.has_audio, MOTION: self.has_motion}
+        self.scored = {kind for kind, found in has.items()
+                       if found and (scored is None or kind in scored)}
+        self.own_length = True  # else its length was an input
         self._like = like
 
     @functools.cached_property
     def seconds(self) -> float:
         """Duration of the longest stream."""
         return max((len(x) / self.benchmark.rates[k] for k, x in self.streams.items()), default=0.0)
+
+    @property
+    def length(self) -> float:
+        """Of which lengths are compared: seconds."""
+        return self.seconds
 
     @functools.cached_property
     def mel_TM(self) -> np.ndarray:
@@ -83,10 +87,10 @@ class Signals:
         """Motion codes at their own rate."""
         return np.asarray(self.benchmark.decoder.motion_codes(self.streams), np.float64)
 
-    def motion(self, part: str) -> np.ndarray:
-        """(frames, width) of "face", "pose" or "codes"."""
-        return {"face": lambda: self.face_NF, "pose": lambda: self.pose_NP,
-                "codes": lambda: self.codes_TC}[part]()
+    def motion(self, part: str) -> list[np.ndarray]:
+        """(frames, width) of a part (registry.PARTS), of every speaker: one."""
+        return [{"e": lambda: self.face_NF, "h": lambda: self.pose_NP,
+                 "m": lambda: self.codes_TC}[part]()]
 
     @functools.cached_property
     def waveform(self) -> np.ndarray:
@@ -98,14 +102,20 @@ class Signals:
     @functools.cached_property
     def onsets_s(self) -> np.ndarray:
         """Audio onsets in seconds."""
-        return self._like.onsets_s if self._like is not None else onsets.onset_times(self.waveform,
-                                                                                     self.benchmark.sample_rate)
+        if self._like is not None:
+            return self._like.onsets_s
+        return onsets.onset_times(self.waveform, self.benchmark.sample_rate)
 
     @functools.cached_property
     def lips(self) -> tuple[np.ndarray, np.ndarray | float]:
         """(aperture (N,), mouth width) at 30 Hz."""
         aperture, width = self.benchmark.decoder.lips(self.streams)
         return np.asarray(aperture, np.float64), np.asarray(width, np.float64)
+
+    @property
+    def apertures(self) -> list[tuple[np.ndarray, np.ndarray | float]]:
+        """`lips` of every speaker: one."""
+        return [self.lips]
 
     @functools.cached_property
     def transcript(self) -> str:

@@ -1,8 +1,6 @@
-"""Streams of one dialogue of several speakers, and what is heard and seen of them. Everything is
-made on demand and kept.
+"""Streams of one conversation of several speakers, and what is heard and seen of them.
 
-Suffixes: S speakers, T frames at 25 Hz, M what a frame of motion is made of (face code, then pose),
-B mel bands.
+Suffixes: S speakers, T frames at 25 Hz, M face code followed by pose, B mel bands.
 """
 
 import functools
@@ -12,38 +10,39 @@ import numpy as np
 from avjax.signal import mel, rates
 from data_pipelines.puppets import face_code
 from eval.metrics import turns
-from eval.signals import AUDIO, MOTION
+from eval.registry import AUDIO, MOTION
 
 FPS = rates.FRAMES
-POSE = 7  # the last numbers of a frame of motion
+POSE = 7  # the last columns of a frame of motion
+COLUMNS = {"e": slice(None, -POSE), "h": slice(-POSE, None)}  # of the parts of motion
 
 
-class Dialogue:
-    """One variant of one example.
+class Conversation:
+    """One variant of one example. Everything is made on demand and kept.
 
     Args:
       decoder: data_pipelines.decode.Decoder of the dataset's codecs.
-      streams: {"mel": (Tm, S, 80), "latents": (T, S, h, w, c), "motion": (T, S, M), ...}; what is
-        not there was not made. Motion, where it is given, is taken as it is; else it is read from
-        the decoded pictures.
-      scored: AUDIO, MOTION: the parts that are this variant's own.
-      own_timing: when who speaks was decided by what made it: no frame belongs to one of the truth.
+      streams: {"mel": (Tm, S, 80), "latents": (T, S, h, w, c), "motion": (T, S, M), ...}, each
+        optional. "motion" is used as it is; without it motion is read from the decoded pictures.
+      scored: AUDIO, MOTION: what the variant made itself.
+      own_timing: whether the variant decided who speaks when; its frames then correspond to none of
+        the truth's.
     """
 
     def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *,
                  own_timing: bool = False):
-        self.decoder, self.streams, self.scored, self.own_timing = decoder, streams, scored, own_timing
+        self.decoder = decoder
+        self.streams = streams
+        self.scored = scored
+        self.own_timing = own_timing
+        self.own_length = AUDIO in scored
         self.has_audio = len(streams.get("mel", ())) > 0
         self.has_motion = len(streams.get("latents", ())) > 0 or len(streams.get("motion", ())) > 0
 
     @functools.cached_property
-    def parties(self) -> list[dict]:
+    def speakers(self) -> list[dict]:
         """The streams of every speaker."""
         return self.decoder.speakers(self.streams)
-
-    @functools.cached_property
-    def speakers(self) -> int:
-        return next(x.shape[1] for x in self.streams.values() if x.ndim > 1)
 
     # ---- sound
 
@@ -54,7 +53,7 @@ class Dialogue:
 
     @property
     def mel_TM(self) -> np.ndarray:
-        """All channels, one above the other: what the report draws."""
+        """(Tm, S B): all channels side by side."""
         return np.concatenate(self.mel_STB, axis=-1)
 
     @property
@@ -63,6 +62,7 @@ class Dialogue:
 
     @functools.cached_property
     def total_ms(self) -> int:
+        """Duration of the sound."""
         return round(len(self.mel_STB[0]) / self.mel_rate * 1000)
 
     @functools.cached_property
@@ -84,7 +84,7 @@ class Dialogue:
     @functools.cached_property
     def waveform(self) -> np.ndarray:
         """The mix of all channels."""
-        channels = [self.decoder.waveform(party) for party in self.parties]
+        channels = [self.decoder.waveform(speaker) for speaker in self.speakers]
         mixed = np.sum([x[:min(map(len, channels))] for x in channels], axis=0)
         return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
 
@@ -95,17 +95,21 @@ class Dialogue:
         """Face code, then z-scored pose, of every speaker at 25 Hz."""
         if "motion" in self.streams:
             return list(np.moveaxis(np.asarray(self.streams["motion"], np.float64), 1, 0))
-        return [np.asarray(self.decoder.motion_codes(party), np.float64) for party in self.parties]
+        return [np.asarray(self.decoder.motion_codes(x), np.float64) for x in self.speakers]
+
+    def motion(self, part: str) -> list[np.ndarray]:
+        """(T, width) of "e" or "h", of every speaker."""
+        return [x[:, COLUMNS[part]] for x in self.motion_STM]
 
     @functools.cached_property
     def apertures(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(inner-lip aperture, mouth width) of every speaker, each (T,). Of puppets alone
-        (Benchmark.has_lips)."""
+        """(inner-lip aperture, mouth width) of every speaker, each (T,); of puppets only (see
+        Benchmark.has_lips)."""
         codec = self.decoder.codec("face")
         return [face_code.lips(face_code.decode(x[:, :-POSE].astype(np.float32), codec))
                 for x in self.motion_STM]
 
-    # ---- what eval.report draws: the first speaker's curves
+    # ---- the first speaker's curves, which the report draws
 
     @property
     def lips(self):
@@ -120,11 +124,16 @@ class Dialogue:
         return self.motion_STM[0][:, -POSE:]
 
     @property
+    def length(self) -> int:
+        """Of which lengths are compared: milliseconds of sound."""
+        return self.total_ms
+
+    @property
     def seconds(self) -> float:
         return self.total_ms / 1000 if self.has_audio else len(self.motion_STM[0]) / FPS
 
 
-def own_parts(streams, made) -> set[str]:
-    """The parts, of AUDIO and MOTION, that a task made."""
-    return {part for part, name in ((AUDIO, "mel"), (MOTION, "latents"), (MOTION, "motion"))
+def made_kinds(streams, made) -> set[str]:
+    """AUDIO, MOTION: what a task that makes the streams `made` made."""
+    return {kind for kind, name in ((AUDIO, "mel"), (MOTION, "latents"), (MOTION, "motion"))
             if name in made and len(streams.get(name, ()))}

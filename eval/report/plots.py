@@ -55,6 +55,34 @@ def curves(rows: list[tuple[str, dict[str, np.ndarray], np.ndarray]], fps: float
     return figure
 
 
+def curve_pairs(benchmark, models: dict, truth):
+    """What to draw of `models` {who: Signals} beside the truth, at `benchmark.motion_fps`.
+
+    Returns:
+      ([(name, {who: generated curve}, true curve)], threshold of lip closure or None): the rows of
+      `curves`.
+    """
+    rows, threshold = [], None
+    if not benchmark.decoder.has_face:
+        liveliest = np.argsort(-truth.codes_TC.std(0), kind="stable")[:2]
+        return [(f"motion code {k}", {who: s.codes_TC[:, k] for who, s in models.items()},
+                 truth.codes_TC[:, k])
+                for k in liveliest], threshold
+    if benchmark.has_lips:
+        true_aperture, width = truth.lips
+        rows.append(("lip aperture", {who: s.lips[0] for who, s in models.items()}, true_aperture))
+        threshold = benchmark.lip_recipe["tau"] * float(np.mean(width))
+    else:
+        rows.append(("face code 0", {who: s.face_NF[:, 0] for who, s in models.items()},
+                     truth.face_NF[:, 0]))
+    if truth.pose_NP.shape[1] > 1 and np.ptp(truth.pose_NP) > 0:
+        axis = int(np.argmax(truth.pose_NP.std(0)))
+        rows.append((f"head pose {axis} (z)",
+                     {who: s.pose_NP[:, axis] for who, s in models.items()},
+                     truth.pose_NP[:, axis]))
+    return rows, threshold
+
+
 def training_curves(history: dict[str, tuple[np.ndarray, np.ndarray]], columns: int = 3):
     """Small multiples, one a scalar: {name: (steps, values)}."""
     rows = -(-len(history) // columns)

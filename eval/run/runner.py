@@ -1,7 +1,7 @@
 """Runs a system over held-out splits and scores it: the same code in the training loop and in
 `launch.evaluate`.
 
-Streams do not depend on batch size, order or what else is scored (see avjax/inference/generator.py). Rows are
+Streams do not depend on batch size, order or what else is scored (see avjax/inference). Rows are
 appended to results.rows.jsonl as they come, each under a key made of example, variant, parameters
 and recipes: a job that was killed, or one asked for more splits or tasks, goes on where it stopped,
 and baselines are never computed twice.
@@ -23,8 +23,8 @@ from avjax.hosts import environment
 from avjax.inference.generator import Generator, generate_split
 from data_pipelines.loading.loader import check_features
 from data_pipelines.store.schema import recipe_hash
-from eval.rows import Rows, write_json
-from eval.summary import BOOTSTRAP
+from eval.pooling import BOOTSTRAP
+from eval.run.rows import Rows, write_json
 
 RESULTS_FILE = "results.json"
 SHOWN = 2  # examples of every split in the report, with players
@@ -98,8 +98,8 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
                    else True, leave=False)
 
         def add(variant, index, signals, split=split, ids=ids, found=found, bar=bar):
-            row, frames = benchmark.score(split, index,
-                                          signals), benchmark.frames(split, index, signals)
+            row = benchmark.score(split, index, signals)
+            frames = benchmark.frames(split, index, signals)
             store.put(key(split, ids[index], variant), row, frames)
             # as a resumed job would find it
             found[variant][index] = store.get(key(split, ids[index], variant))
@@ -116,10 +116,8 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
                 if index not in found[variant]:
                     add(variant, index, benchmark.baseline(variant, split, index))
         bar.close()
-        summary[split] = {v:
-                          benchmark.summarise(*map(list,
-                                                   zip(*(found[v][i] for i in indices),
-                                                       strict=True)))
+        summary[split] = {v: benchmark.summarise([found[v][i][0] for i in indices],
+                                                 [found[v][i][1] for i in indices])
                           for v in variants}
         targets[split] = benchmark.targets(summary[split])
         rows += [{"split": split, "id": ids[i], "text": texts[i],
@@ -137,11 +135,11 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
 
 def generated(benchmark, generator: Generator, params, split: str, variant: str,
               indices: Iterable[int]):
-    """Yields (index, Signals) of one variant. A benchmark may change examples before (`given`)."""
-    given = functools.partial(benchmark.given, variant) if hasattr(benchmark, "given") else None
-    task = benchmark.models[variant]
-    for index, streams in generate_split(generator, params, benchmark.dataset, split, indices, task,
-                                         given):
+    """Yields (index, Signals) of one variant, generated from what `Benchmark.given` makes of the
+    examples."""
+    for index, streams in generate_split(generator, params, benchmark.dataset, split, indices,
+                                         benchmark.models[variant],
+                                         functools.partial(benchmark.given, variant)):
         yield index, benchmark.model(streams, variant, split, index)
 
 

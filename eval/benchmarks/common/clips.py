@@ -1,0 +1,147 @@
+"""Variants and definitions of benchmarks of single-speaker clips.
+
+Variants of every held-out example, scored by the same code:
+    model     what the system generated; of a system with several tasks, one variant a task
+    truth     the example's own features through the same codecs: what a perfect model would get
+    shuffled  the features of another sentence of the split (the same speaker's where there is one),
+              cut or looped to the truth's length; its own length is what its length is scored by
+    mean      the mean frame of the training split; its length is the mean length there
+A task is scored on what it makes: a dubbing task on sound, speech to motion on motion. Beats need
+both, so what was an input is taken from the truth. A system that is given no mask decides lengths
+itself: its variants are then also compared along a time warping of the sound, and their lengths are
+scored. Motion is scored as face (_e) and head (_h) at 30 Hz; a code that nothing here can take
+apart is scored as it is, at its own rate (_m).
+"""
+
+import functools
+
+import numpy as np
+
+from eval.benchmarks.common.clip_data import ClipData
+from eval.data.clips import FPS, Signals, fit
+from eval.metrics import beats, lips
+from eval.registry import (
+    AUDIO,
+    CLIP,
+    CODES,
+    FACE,
+    FREE,
+    LENGTH,
+    LIPS,
+    MOTION,
+    PATCHES,
+    WAVEFORM,
+    WORDS,
+)
+
+
+class ClipBenchmark(ClipData):
+    """Scores generated clips against held-out ones (see eval.benchmarks.common.base). Subclasses
+    say what their corpus has and what the targets are."""
+
+    has_lips = False  # the face codes tell the lip aperture
+    has_words = False  # every example has a transcript of words that the recogniser knows
+    lip_recipe = lips.RECIPE
+    beat_recipe = beats.RECIPE
+    # the step in which the systems that are scored count lengths; None: stops are not scored
+    patch_s: float | None = None
+
+    def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
+        super().__init__(config, decoder, dataset, system, clips=clips, full=full)
+        self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
+        self.free_length = "mask" not in system.conditions_spec
+        self.common_frames = {"frames": "those that both have"} if self.free_length else {}
+        self.has_lips = self.has_lips and decoder.has_face
+
+    # ---- definitions
+
+    @property
+    def offers(self):
+        optional = {LIPS: self.has_lips, WAVEFORM: self.full, WORDS: self.has_words,
+                    LENGTH: self.free_length, FREE: self.free_length,
+                    PATCHES: self.patch_s is not None}
+        return super().offers | {CLIP, FACE if self.decoder.has_face else CODES} | {
+            need for need, offered in optional.items() if offered}
+
+    def motion_recipe(self, part: str) -> dict:
+        """What distances of a part of motion are taken on."""
+        return {"e": {"on": "face codes", "fps": FPS, "resampled": "linear on timestamps"},
+                "h": {"on": "pose z-scored with the corpus' statistics", "fps": FPS},
+                "m": self.spread_recipe("m")}[part]
+
+    def spread_recipe(self, part: str) -> dict:
+        """What the diversity and the beats of a part of motion are taken on."""
+        return {"e": {"on": "face codes"}, "h": {"on": "z-scored pose"},
+                "m": {"on": "z-scored motion codes, all numbers of a frame",
+                      "fps": self.motion_fps}}[part]
+
+    # ---- variants
+
+    def model(self, streams: dict[str, np.ndarray], variant: str, split: str,
+              index: int) -> Signals:
+        """Signals of generated streams. Streams that were an input of the task are the truth's
+        own, at full length."""
+        truth, own = self.truth(split, index), self.makes[variant]
+        inputs = {k for k, x in streams.items() if k not in own and len(x)}
+        made = {k: streams[k] for k in own if k in streams and len(streams[k])}
+        has = {AUDIO: self.decoder.has_audio(made), MOTION: self.decoder.has_motion(made)}
+        # the system made up what the example lacks
+        if not all(len(truth.streams[k]) for k in inputs):
+            has = dict.fromkeys(has, False)
+        signals = Signals(self, made | {k: truth.streams[k] for k in inputs},
+                          scored={kind for kind in has if has[kind]},
+                          like=None if has[AUDIO] or not inputs else truth)
+        signals.own_length = not inputs
+        return signals
+
+    def baseline(self, variant: str, split: str, index: int) -> Signals:
+        truth = self.truth(split, index)
+        lengths = {k: len(x) for k, x in truth.streams.items()}
+        if variant == "truth":
+            return truth
+        if variant == "shuffled":
+            return self._shuffled(truth, lengths, self.truth(split, self.other(split, index)))
+        signals = Signals(self, {k: np.broadcast_to(x, (lengths[k], len(x))).astype(np.float32)
+                                 for k, x in self.mean_frame.items()})
+        signals.seconds = float(np.mean([s.seconds for s in self.training]))
+        self._sound_like(signals, self._hum, truth)
+        return signals
+
+    def _shuffled(self, truth: Signals, lengths: dict[str, int], other: Signals) -> Signals:
+        signals = Signals(self, {k: fit(other.streams[k], n) for k, n in lengths.items()})
+        signals.seconds = other.seconds
+        self._sound_like(signals, other, truth)
+        if self.full:
+            signals.onsets_s = truth.onsets_s
+        return signals
+
+    def _sound_like(self, signals: Signals, other: Signals, truth: Signals) -> None:
+        """Takes the other's waveform, at the truth's length, and words: every frame is as many
+        samples."""
+        if self.full:
+            signals.waveform = fit(other.waveform, len(truth.waveform))
+        if self.full and self.has_words:
+            signals.transcript = other.transcript
+
+    @functools.cached_property
+    def _hum(self) -> Signals:
+        """The mean frame, long enough to be heard."""
+        return Signals(self, {k: np.tile(v.astype(np.float32), (256, 1))
+                              for k, v in self.mean_frame.items()})
+
+    # ---- scores
+
+    def score(self, split, index, signals):
+        row = super().score(split, index, signals)
+        if MOTION in signals.scored & self.truth(split, index).scored:
+            row["frames"] = len(signals.motion(next(iter(self.stored_parts)))[0])
+        return row
+
+    def frames(self, split: str, index: int, signals: Signals) -> dict[str, np.ndarray]:
+        """{"face", "pose" or "codes": (frames, width), "true_face", ...}; empty where the variant's
+        motion is not scored."""
+        truth = self.truth(split, index)
+        if MOTION not in signals.scored & truth.scored:
+            return {}
+        return {prefix + name: x.motion(part)[0] for part, name in self.stored_parts.items()
+                for prefix, x in (("", signals), ("true_", truth))}

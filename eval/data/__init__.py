@@ -1,0 +1,1 @@
+"""Examples as what is heard and seen of them."""

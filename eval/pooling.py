@@ -1,0 +1,76 @@
+"""How a metric of one example becomes one of a split: means, counts and frames taken together, with
+bootstrap intervals over examples.
+
+A pooling is a function (metric's name, eval.registry.Pool) -> {"value", "n", and "low" and
+"high" where there is an interval}, or None where no example has anything. Its `label` is what the
+documentation calls it.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+BOOTSTRAP = {"resamples": 1000, "interval": 0.95, "over": "examples", "seed": 0}
+
+
+def labelled(label: str) -> Callable:
+    """Decorator that names a pooling."""
+    def name(function):
+        function.label = label
+        return function
+    return name
+
+
+@labelled("mean over examples")
+def by_mean(name: str, pool) -> dict | None:
+    """Mean over the examples with a finite number under the metric's name."""
+    found = pool.entries(name)
+    if not found:
+        return None
+    values = np.array([np.nan if x is None else x for x in found], np.float64)
+    return interval(values[np.isfinite(values)], mean)
+
+
+def of_frames(part: str, statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable:
+    """Pooling of the frames of all examples together.
+
+    Args:
+      part: key of registry.PARTS.
+      statistic: ((N, width) own frames, (M, width) true frames) -> number.
+    """
+    @labelled("frames of all examples together")
+    def pool_frames(name, pool):
+        own, true = pool.once(_frames)[part]
+        if sum(map(len, own)) <= 2:
+            return None
+        return {"value": statistic(np.concatenate(own), np.concatenate(true)), "n": len(own)}
+    return pool_frames
+
+
+def _frames(pool) -> dict[str, tuple[list, list]]:
+    """{part: (own frames, true frames)}, an array an example."""
+    stored = pool.benchmark.stored_parts
+    return {part: tuple([f[key] for f in pool.frames if len(f.get(key, ()))]
+                        for key in (name, f"true_{name}"))
+            for part, name in stored.items()}
+
+
+def interval(values: np.ndarray, statistic) -> dict:
+    """{"value", "n", "low", "high"}: percentile bootstrap over the first axis; no interval for
+    fewer than 3 examples.
+
+    `statistic` maps (..., n, columns) to (...): all resamples go through it at once.
+    """
+    values = values[:, None] if values.ndim == 1 else values
+    out = {"value": float(statistic(values)), "n": len(values)}
+    if len(values) < 3:
+        return out
+    draw = np.random.default_rng(BOOTSTRAP["seed"]).integers(0, len(values),
+                                                             (BOOTSTRAP["resamples"], len(values)))
+    low, high = np.nanpercentile(statistic(values[draw]), [2.5, 97.5])
+    return out | {"low": float(low), "high": float(high)}
+
+
+def mean(values_nC):
+    """Of the only column; NaN of nothing."""
+    return values_nC[..., 0].mean(-1) if values_nC.shape[-2] else np.nan

@@ -1,0 +1,201 @@
+"""What a metric is, and the list of all of them.
+
+A metric is declared once, at the end of the file of eval/metrics that computes it:
+
+    declare(Metric("jerk", DOWN, "mean third difference of the face codes", family="motion",
+                   needs=(MOTION, FACE), score=jerk, recipe=lambda benchmark: RECIPE))
+
+Tables, the report, the recipes in results.json, the evaluation in the loop and docs/metrics.md read
+these declarations; nothing else lists metrics. Files are found by their place.
+"""
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from eval import pooling
+from eval.metrics import alignment
+
+UP, DOWN, TRUTH, ZERO, CONTEXT = "up", "down", "truth", "zero", ""
+BETTER = {UP: "higher is better", DOWN: "lower is better", TRUTH: "nearer to the truth is better",
+          ZERO: "nearer to 0 is better", CONTEXT: "for comparison"}
+# in the order of tables; a family that is not listed comes last
+FAMILIES = ("lips", "motion", "diversity", "beats", "sound", "words", "length", "listening",
+            "turn-taking", "retrieval")
+# suffix of a metric's name -> what of a speaker's motion it is computed from
+PARTS = {"e": "face codes", "h": "head pose", "m": "motion codes"}
+
+AUDIO, MOTION, BOTH, FACE, CODES, LIPS = "audio", "motion", "both", "face", "codes", "lips"
+WAVEFORM, WORDS, LENGTH, FREE, PATCHES = "waveform", "words", "length", "free", "patches"
+CLIP, CONVERSATION, VOICES, CODEC = "clip", "conversation", "voices", "codec:"
+NEEDS = {
+    AUDIO: "sound that the variant made itself",
+    MOTION: "motion that the variant made itself",
+    BOTH: "sound and motion, of which the variant made one at least",
+    FACE: "motion that is a face code and a head pose",
+    CODES: "motion codes that nothing here can take apart (LIA-X)",
+    LIPS: "face codes that tell the lip aperture (puppets)",
+    WAVEFORM: "the decoded waveform; left out in the loop",
+    WORDS: "transcripts whose words the recogniser knows",
+    LENGTH: "a variant whose length was no input",
+    FREE: "a system that decides lengths itself",
+    PATCHES: "a system that makes sound in patches of one length",
+    CLIP: "examples of one speaker",
+    CONVERSATION: "examples of several speakers, one channel each",
+    VOICES: "a system that makes voice embeddings",
+}  # or CODEC and the name of a codec or network whose weights the dataset carries
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Metric:
+    """One number of the table.
+
+    Attributes:
+      name: its name in rows, tables, results.json and logs.
+      better: UP, DOWN, TRUTH, ZERO, or CONTEXT for a number that others are compared with.
+      meaning: one line for the report.
+      family: heading in docs/metrics.md, and place in tables.
+      recipe: benchmark -> the definition that is stored beside the number.
+      score: Case -> entries of the example's row (plain JSON); None if the metric is pooled from
+        stored frames, or from entries of another metric's `score`. Metrics that share a function
+        share its one call.
+      pool: (name, Pool) -> {"value", "n", "low", "high"} of all examples, or None where there is
+        nothing; its `label` says how examples are pooled.
+      unit: of the number; empty if it has none.
+      needs: keys of NEEDS, or CODEC + name.
+      in_loop: whether it is computed and logged during training.
+      of_shuffled: whether its ratio to the shuffled baseline is logged there, too.
+    """
+
+    name: str
+    better: str
+    meaning: str
+    _: dataclasses.KW_ONLY
+    family: str
+    recipe: Callable[[Any], dict]
+    score: Callable[["Case"], dict] | None = None
+    pool: Callable[[str, "Pool"], dict | None] = pooling.by_mean
+    unit: str = ""
+    needs: tuple[str, ...] = ()
+    in_loop: bool = False
+    of_shuffled: bool = False
+
+    def __post_init__(self):
+        unknown = [n for n in self.needs if n not in NEEDS and not n.startswith(CODEC)]
+        if unknown or self.better not in BETTER or not self.meaning:
+            raise ValueError(f"metric {self.name!r}: unknown needs {unknown}, no such direction "
+                             f"{self.better!r} or no meaning")
+
+    @property
+    def explanation(self) -> str:
+        """Meaning and direction for a reader of the report."""
+        return f"{self.meaning}; {BETTER[self.better]}"
+
+
+@dataclasses.dataclass
+class Case:
+    """One variant of one example beside the truth: what `Metric.score` gets.
+
+    `signals` and `truth` are eval.data.clips.Signals or eval.data.conversations.Conversation.
+    """
+
+    benchmark: Any
+    split: str
+    index: int
+    signals: Any
+    truth: Any
+
+    @functools.cached_property
+    def aligned(self) -> bool:
+        """Whether frame k of the variant belongs to frame k of the truth."""
+        return self.benchmark.aligned(self.signals, self.truth)
+
+    @functools.cached_property
+    def path(self) -> np.ndarray:
+        """(L, 2) time warping of the variant's sound to the truth's."""
+        return alignment.align(self.signals.mel_TM, self.truth.mel_TM)
+
+
+class Pool:
+    """All examples of one variant: what `Metric.pool` gets.
+
+    Args:
+      benchmark: that scored them.
+      rows: one an example, with the entries of `Metric.score`.
+      frames: {name: array} an example, as `Benchmark.frames` made them.
+    """
+
+    def __init__(self, benchmark, rows: list[dict], frames: list[Mapping[str, np.ndarray]]):
+        self.benchmark, self.rows, self.frames = benchmark, rows, frames
+        self._memo: dict[Callable, Any] = {}
+
+    def entries(self, key: str) -> list:
+        """Entries `key` of all rows that have one."""
+        return [row[key] for row in self.rows if key in row]
+
+    def once(self, function: Callable[["Pool"], Any]) -> Any:
+        """`function(self)`, computed once for all metrics that share it."""
+        if function not in self._memo:
+            self._memo[function] = function(self)
+        return self._memo[function]
+
+
+_DECLARED: dict[str, Metric] = {}
+
+
+def declare(metric: Metric) -> Metric:
+    """Adds a metric. ValueError if another has its name."""
+    if metric.name in _DECLARED:
+        raise ValueError(f"two metrics are called {metric.name!r}")
+    _DECLARED[metric.name] = metric
+    return metric
+
+
+def forget(name: str) -> None:
+    """Removes a metric."""
+    del _DECLARED[name]
+
+
+@functools.cache
+def load() -> None:
+    """Imports every file of eval/metrics, once."""
+    from eval import metrics
+
+    for module in pkgutil.iter_modules(metrics.__path__):
+        importlib.import_module(f"{metrics.__name__}.{module.name}")
+
+
+def all_metrics() -> list[Metric]:
+    """Every declared metric in the order of tables."""
+    load()
+    return sorted(_DECLARED.values(), key=lambda m: (
+        FAMILIES.index(m.family) if m.family in FAMILIES else len(FAMILIES)))
+
+
+def markdown() -> str:
+    """docs/metrics.md: what every metric means, by family."""
+    lines = ["# Metrics", "",
+             "Written by `python -m launch.evaluate --list` from the declarations in `eval/metrics`"
+             " (`eval/registry.py` says how to add one).",
+             "*Better*: `up`, `down`, nearer to the `truth`'s, nearer to `zero`, or nothing for a"
+             " number that others are compared with. *Loop*: logged during training, with `ratio`"
+             " also as a share of another example's. The exact definition of every number travels"
+             " in `results.json` under `recipes`, by the metric's name."]
+    found = all_metrics()
+    for family in dict.fromkeys(m.family for m in found):
+        lines += ["", f"## {family[:1].upper()}{family[1:]}", "",
+                  "| metric | better | meaning | unit | pooled | needs | loop |",
+                  "|---|---|---|---|---|---|---|"]
+        for m in (m for m in found if m.family == family):
+            loop = "ratio" if m.of_shuffled else "yes" if m.in_loop else ""
+            lines.append(f"| `{m.name}` | {m.better} | {m.meaning} | {m.unit} | {m.pool.label} | "
+                         f"{', '.join(m.needs)} | {loop} |")
+    lines += ["", "## What metrics need", "", "| need | |", "|---|---|",
+              *(f"| {name} | {text} |" for name, text in NEEDS.items()),
+              f"| {CODEC}NAME | a codec or network whose weights the dataset carries |"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Scoring runs: rows on disk, whole evaluations, the evaluation in the loop."""
