@@ -17,7 +17,7 @@ from avjax.errors import UserError
 from avjax.signal import level, mel, resample
 from avjax.systems import api
 from configs import tavid as full_size
-from data_pipelines import decode, extract
+from data_pipelines import declared, decode, extract
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import painter, portraits
 from data_pipelines.features.tavid import conversations, frozen_encoders, script
@@ -351,7 +351,7 @@ def test_decoder_gives_every_party_its_own(clips, features, monkeypatch):
 
 @pytest.mark.parametrize("options, message", [
     (dict(tokens="vocab.txt"), "missing vocabulary"),
-    (dict(video=1.5), "no such share.*--video"),
+    (dict(video=1.5), "no such video.*--video.*<= 1"),
     (dict(centroids="x.npy"), "unknown unit_encoder"),
     (dict(fit_split="test"), "unknown fit_split"),
     (dict(max_seconds=0.0), "no such max_seconds"),
@@ -369,12 +369,10 @@ def test_clips_of_one_party_are_no_dialogues(clips, folder):
 
 def test_the_command_line_knows_every_family(clips, folder):
     assert extract.FEATURES == ("avflow", "decoded", "pictures", "talker", "tavid")
-    known = extract.options("tavid")
-    assert known["num_units"][:2] == (int,
-                                      100) and known["vae"][2].startswith(
-                                          "workdir") and "progress" not in known
-    assert all(text for family in extract.FEATURES for _, _,
-               text in extract.options(family).values())
+    options = {name: declared.options(extract.extractor(name)) for name in extract.FEATURES}
+    assert (options["tavid"]["num_units"].kind, options["tavid"]["num_units"].default) == (int, 100)
+    assert options["avflow"]["resample"].name == "mode" and "progress" not in options["tavid"]
+    assert all(one.option.help for family in options.values() for one in family.values())
     command = [sys.executable, "-m", "launch.extract", f"--clips={clips.dir}",
                f"--out={folder / 'cli'}", "--features=pictures"]
     root = pathlib.Path(__file__).parents[2]
