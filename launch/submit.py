@@ -93,7 +93,7 @@ def make_place(target: str, args, config, folder: pathlib.Path,
         if value != getattr(targets.Place, name) and name not in _taken(target):
             raise UserError(f"--{name} means nothing there", where=f"--target={target}",
                             found=f"--{name}={value}", hint="leave it out; it is for "
-                                                            f"{', '.join(t for t in targets.NAMES if name in _taken(t))}")
+                            + ", ".join(t for t in targets.NAMES if name in _taken(t)))
     module, accelerator = targets.load(target), accelerators.find(topology) if topology else None
     if accelerator and accelerator.platform not in module.PLATFORMS:
         raise UserError("this target has no such machines", where=f"--target={target}",

@@ -11,9 +11,9 @@ under the published names: a .safetensors holds the network alone, a .pt is the 
 published code itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimizer, here
 a fresh one). `import` makes a workdir of a published file, from which launch.train continues: with
 --data, the recipes and codecs of that feature dataset are copied along, and launch.generate can use
-it (the weights must have been trained on features made by those codecs). `--system=talker` also takes a Qwen3 language model alone: it
-becomes the backbone and the rest is fresh, to be trained in that workdir, or from it by
---config.train.init_from.
+it (the weights must have been trained on features made by those codecs). `--system=talker` also
+takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained in
+that workdir, or from it by --config.train.init_from.
 """
 
 import itertools

@@ -67,7 +67,7 @@ def share(shard: str | None) -> tuple[int, int]:
     if shard:
         index, slash, count = shard.partition("/")
         if not (slash and index.isdigit() and count.isdigit()) or int(index) >= int(count):
-            raise UserError("not a part", where="--shard", expected="I/N, e.g. 0/8",
+            raise UserError("not a part", where="--shard", expected="I/N with I < N, e.g. 0/8",
                             found=repr(shard))
         return int(index), int(count)
     try:

@@ -133,7 +133,7 @@ def given(width: int = GIVEN_WIDTH) -> PortraitEncoder:
 
 
 def beside(path: str | os.PathLike) -> pathlib.Path:
-    """Where the embedding of a portrait is looked for: a.png -> a.face.npy."""
+    """Path of a portrait's embedding: a.png -> a.face.npy."""
     return pathlib.Path(path).with_suffix(".face.npy")
 
 

@@ -1,4 +1,4 @@
-"""Where sentences end: at . ? or ! before a space, but not at an abbreviation's or initial's point.
+"""Ends of sentences: at . ? or ! before a space, but not at an abbreviation's or initial's point.
 
 English. The point of an abbreviation ends a sentence as well where the next word is one that
 sentences begin with: "at 5 p.m. Then", but "in the U.S. Senate"; of a title it never does.
@@ -49,7 +49,7 @@ def ends_sentence(text: str, at: int) -> bool:
 
 
 def split(text: str) -> list[int]:
-    """Where the sentences of a text end: the places behind their marks; the last is its length."""
+    """Ends of a text's sentences: the positions after their marks; the last is its length."""
     ends = [m.end() for m in _ENDS.finditer(text)
             if m[0].strip("\"')]") != "." or ends_sentence(text, m.start())]
     return [*(e for e in ends if text[e:].strip()), len(text)]

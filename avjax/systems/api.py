@@ -8,7 +8,7 @@ docs/adding_a_system.md builds one from nothing.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,9 +76,9 @@ class Chunk:
     seconds: float
 
 
-class Rows(Protocol):
+class Rows:
     """How a System that trains on complete examples lays them out in a batch's rows. All numpy, all
-    pure.
+    pure. By default an example fills a row.
 
     A row is one entry of the batch axis and holds one or several examples, as many as fit. Where a
     System has no `rows`, the loader cuts a random segment of `config.data.segment` frames out of
@@ -86,18 +86,21 @@ class Rows(Protocol):
     """
 
     # what a row holds of each resource, e.g. {"tokens": 512, "patches": 128}
-    capacity: dict[str, int]
+    capacity = {"examples": 1}
 
     def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """What an example takes of each resource, from the lengths of its sequence features."""
+        return {"examples": 1}
 
     def kind(self, lengths: Mapping[str, int]) -> str:
         """Examples of all kinds are drawn equally often: the smaller sets are repeated."""
+        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of the batch (no batch axis) from examples that fit; `rng` decides random
         crops."""
+        raise NotImplementedError
 
 
 class System:

@@ -204,7 +204,8 @@ def _check_same(kind: str, asked: dict, record: dict, out: Path, where: str, wor
     if ingest := _ingest(kind, asked):
         if ingest.follows_content:
             found["source"] = wanted["source"]
-        found = {name: value for name, value in found.items() if name not in ingest.retired}
+        wanted, found = ({name: value for name, value in arguments.items()
+                          if name not in ingest.retired} for arguments in (wanted, found))
     differ = made.differing(wanted, found)
     moved = [name for name in differ if paths.moved(fill(found.get(name), workdir),
                                                     fill(wanted.get(name), workdir))]

@@ -2,7 +2,6 @@
 
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
-from resolved import EXPERIMENTS, load, path
 
 from avjax import fields
 from avjax.errors import UserError
@@ -11,6 +10,7 @@ from avjax.systems import registry
 from configs import base
 from launch import config_report, schema
 from launch.flags import load_config
+from tests.configs.resolved import EXPERIMENTS, load, path
 
 VARIANTS = [path(name, variant) for name, variants in EXPERIMENTS.items() for variant in variants]
 

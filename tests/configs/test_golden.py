@@ -3,9 +3,9 @@
 import difflib
 
 import pytest
-from resolved import EXPERIMENTS, GOLDEN, path, resolved
 
 from launch import ROOT, config_report
+from tests.configs.resolved import EXPERIMENTS, GOLDEN, path, resolved
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

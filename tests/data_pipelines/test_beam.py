@@ -75,7 +75,9 @@ def files(folder):
 def assert_same_examples(found, expected):
     found, expected = store.open_dataset(found), store.open_dataset(expected)
     found.verify()
-    assert found.ids == expected.ids and found.recipes == expected.recipes and found.features == expected.features
+    assert found.ids == expected.ids
+    assert found.recipes == expected.recipes
+    assert found.features == expected.features
     for split in expected.splits:
         for a, b in zip(expected.source(split), found.source(split), strict=True):
             assert all(a[k] == b[k] if isinstance(a[k], str) else a[k].tobytes() == b[k].tobytes()

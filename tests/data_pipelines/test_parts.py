@@ -36,7 +36,9 @@ def whole(clips, tmp_path_factory):
 
 def assert_same(found: store.Dataset, expected: store.Dataset):
     found.verify()
-    assert found.ids == expected.ids and found.recipes == expected.recipes and found.splits == expected.splits
+    assert found.ids == expected.ids
+    assert found.recipes == expected.recipes
+    assert found.splits == expected.splits
     for split in expected.splits:
         for a, b in zip(expected.source(split), found.source(split), strict=True):
             for key, value in a.items():
@@ -94,8 +96,8 @@ def test_parts_that_do_not_fit_together(clips, tmp_path):
         extract.extract(clips.dir, Part(out, 1, 2), **(OPTIONS | {"units": 9}))
     # nothing of the first part was lost
     assert extract.extract(clips.dir, Part(out, 1, 2), **OPTIONS) is not None
-    for text, message in (("2/2", "no such part"), ("half", "not a part")):
-        with pytest.raises(UserError, match=message):
+    for text in ("2/2", "half"):
+        with pytest.raises(UserError, match=f"not a part.*{text}"):
             workers.part_of(str(out), text)
 
 
@@ -151,7 +153,8 @@ def test_processes_of_the_command_survive_a_kill(clips, whole, tmp_path):
         if b"JAX_PROCESS_ID=1" in pathlib.Path(f"/proc/{pid}/environ").read_bytes():
             os.kill(int(pid), signal.SIGKILL)
     shown, said = job.communicate(timeout=120)
-    assert job.returncode == 0 and "process 1 ended by signal SIGKILL" in said and "restart 1" in said, said
+    assert job.returncode == 0, said
+    assert "process 1 ended by signal SIGKILL" in said and "restart 1" in said, said
     assert_same(store.open_dataset(out), whole)
     assert "AV-Flow features" in shown + (tmp_path / ".out.logs" / "process-1.log").read_text()
     shutil.rmtree(tmp_path / ".out.logs")

@@ -86,7 +86,8 @@ def test_tokens_say_who_speaks_and_where_turns_lie():
         "[spka] i went home [backchannel] [spkb] yeah [spka] and slept. [laughter] [spkchange] "
         "[partialoverlap] [spkb] but i thought, no? [spkchange] [spka] sure [backchannel] [spkb] "
         "oh, really [spka] . i did. it was late.")
-    assert made.tokens.dtype == made.token_speaker.dtype == made.turns.dtype == np.int32 and not made.unknown
+    assert made.tokens.dtype == made.token_speaker.dtype == made.turns.dtype == np.int32
+    assert not made.unknown
     shown = [letters.decode(made.tokens[a:b]) for _, a, b, *_ in made.turns]
     assert shown[1:3] == ["[backchannel] [spkb] yeah",
                           "[spkb] but i thought, no?"] and shown[0].endswith("[laughter]")
@@ -155,9 +156,9 @@ def test_puppets_scripts_know_their_times():
     assert [t.text for t in untimed.turns] == [t.text for t in said.turns]
     assert script.parse(said.text, names=names).text == said.text
     turns = DialogueTokenizer.fit(kind="phonemes").encode(said).turns
-    assert (np.diff(turns[:, 3]) >= 0).all() and (turns[:, 4] > turns[:,
-                                                                      3]).all() and turns[:,
-                                                                                          4].max() <= 50 * talk.duration
+    assert (np.diff(turns[:, 3]) >= 0).all()
+    assert (turns[:, 4] > turns[:, 3]).all()
+    assert turns[:, 4].max() <= 50 * talk.duration
     part = said.part(2, 4, origin=said.turns[2].start)
     assert part.turns[0].start == 0 and part.turns[1].end == pytest.approx(said.turns[3].end
                                                                            - said.turns[2].start)
@@ -171,9 +172,8 @@ def test_a_portrait_shows_one_face_and_is_framed_as_in_training():
         made = portraits.prepared(given, recipe, "a.png")
         assert made.shape == (64, 64, 3) and made.dtype == np.uint8
         trained = render.portrait(person, 64, zoom=1.2).astype(float)
-        assert np.abs(made
-                      - trained).mean() < 0.4 * np.abs(portraits.prepared(given, recipe, "",
-                                                                          checked=False) - trained).mean()
+        unchecked = portraits.prepared(given, recipe, "", checked=False)
+        assert np.abs(made - trained).mean() < 0.4 * np.abs(unchecked - trained).mean()
     framed = render.portrait(people[0], 64, zoom=1.2)
     np.testing.assert_array_equal(portraits.prepared(framed, recipe, "a.png"), framed)
     two = np.concatenate([render.portrait(p, 256) for p in people[:2]], axis=1)

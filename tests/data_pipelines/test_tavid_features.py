@@ -400,7 +400,8 @@ def test_extraction_of_every_family_goes_on_after_kills(clips, folder):
 
 def test_a_dialogue_that_cannot_be_cut_is_told_of():
     turns = tuple(script.Turn(k % 2, "words", k > 0, (), k * 3.0, k * 3.0 + 3.5) for k in range(6))
-    record = conversations.Conversation({}, ("a", "b"), (), script.Script(turns, ("a", "b")), 20 * 25)
+    spoken = script.Script(turns, ("a", "b"))
+    record = conversations.Conversation({}, ("a", "b"), (), spoken, 20 * 25)
     found = list(conversations.pieces(record, 10.0))
     assert len(found) == 1 and isinstance(found[0], store.Unusable) and "no" in str(found[0])
     last = turns[5]

@@ -81,7 +81,8 @@ def test_a_user_cannot_type_control_tokens(qwen):
 def test_stand_in_says_any_bytes():
     tokenizer = Tokenizer.fit(TEXTS, vocabulary=300)
     assert 258 < tokenizer.vocabulary <= 300
-    for text in ("the cat", "日本語 ünï 😀", "\x00\x01 tab\there", "".join(map(chr, range(33, 256)))):
+    for text in ("the cat", "日本語 ünï 😀", "\x00\x01 tab\there",
+                 "".join(map(chr, range(33, 256)))):
         ids = tokenizer.prompt(text)
         assert tokenizer.decode(ids) == text and 0 <= ids.min() and ids.max() < tokenizer.vocabulary
     assert len(tokenizer.prompt("the cat")) < len("the cat")  # it has learnt something

@@ -94,7 +94,8 @@ def test_blocked_attention_equals_whole(monkeypatch):
     expected = np.einsum("bhqt,bhtk->bhqk", weights, v)
     for block in (512, 10):  # 10 does not divide 23
         monkeypatch.setattr(attention_kernels, "HEAD_BLOCK", block)
-        np.testing.assert_allclose(attention_kernels.attend_by_head(q, k, v, valid_BT), expected, atol=1e-5)
+        found = attention_kernels.attend_by_head(q, k, v, valid_BT)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def torchaudio_names(state):

@@ -20,7 +20,7 @@ from eval.run import runner
 from launch import evaluate as command
 from launch.jobs import evaluate as job
 from tests.eval import toys
-from tests.launch.test_train import write_clips
+from tests.launch.walks import write_clips
 
 
 @pytest.fixture

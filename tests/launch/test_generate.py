@@ -16,6 +16,7 @@ import soxr
 from avjax.checkpoint.checkpoints import Checkpoints
 from avjax.encoders import espeak
 from avjax.errors import UserError
+from avjax.inference.generator import Generator, generate_split
 from avjax.storage import paths
 from avjax.systems import api
 from avjax.systems.talker import config as talker_config
@@ -97,13 +98,14 @@ def lengths(made: prompting.Prompt) -> tuple[int, int]:
 
 def test_what_is_given_decides_the_task(prompt, files):
     speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
-    for request, task, given in (({"text": TEXT}, "t2av", (0, 0)), ({"audio": speech}, "a2v", (25, 0)),
-                              ({"audio": speech, "text": TEXT}, "a2v", (25, 0)),
-                              ({"motion": motion, "text": TEXT}, "v2a", (0, 25)),
-                              ({"example": "train/0"}, "t2av", (0, 0)),
-                              ({"audio": speech, "text": TEXT, "prefix_seconds": 0.5}, "t2av",
-                               (12, 0)),
-                              ({"audio": speech, "text": TEXT, "task": "tts"}, "tts", (0, 0))):
+    for request, task, given in (({"text": TEXT}, "t2av", (0, 0)),
+                                 ({"audio": speech}, "a2v", (25, 0)),
+                                 ({"audio": speech, "text": TEXT}, "a2v", (25, 0)),
+                                 ({"motion": motion, "text": TEXT}, "v2a", (0, 25)),
+                                 ({"example": "train/0"}, "t2av", (0, 0)),
+                                 ({"audio": speech, "text": TEXT, "prefix_seconds": 0.5}, "t2av",
+                                  (12, 0)),
+                                 ({"audio": speech, "text": TEXT, "task": "tts"}, "tts", (0, 0))):
         made = prompt(**request)
         assert (made.task, lengths(made)) == (task, given), request
     assert "transcript" in prompt(audio=speech).remarks[0] and not prompt(audio=speech,
@@ -166,7 +168,8 @@ def test_an_example_gives_what_the_system_itself_would_take_of_it(prompt, parts)
     row = dataset.source("valid")[0]
     for task in system.tasks:
         made = prompt(task=task, example=f"valid/{row['id']}")
-        expected, _ = system.conditions(row, task)
+        expected, frames = system.conditions(row, task)
+        assert (made.frames, made.bounded) == (frames, False), "padded as its evaluation pads it"
         for name, value in expected.items():
             np.testing.assert_array_equal(made.conditions[name], value, err_msg=f"{task}, {name}")
         assert made.name == row["id"] and made.speaker == row["speaker"]
@@ -288,13 +291,6 @@ def test_a_bound_that_ends_speech_is_told(prompt, parts):
     assert not builder.remarks(made, out | {"audio_length": np.array([8])}, system)
 
 
-def test_sound_and_picture_last_equally_long():
-    frames = np.arange(5)[:, None, None, None] * np.ones((5, 2, 2, 3), int)
-    shown = {n: [int(picture[0, 0, 0]) for picture in video.held(iter(frames), n)]
-             for n in (3, 5, 7)}
-    assert shown == {3: [0, 1, 2], 5: [0, 1, 2, 3, 4], 7: [0, 1, 2, 3, 4, 4, 4]}
-
-
 def save(folder, parts):
     checkpoints = Checkpoints(folder)
     checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, random_params(parts[0]))},
@@ -324,7 +320,13 @@ def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
     assert sorted(p.suffix
                   for p in tmp_path.iterdir()) == [".mp4"] * 3 + [".npz"] * 4 + [
                       ".wav"] * 4, "no leftovers"
-    row = store.open_dataset(generate.load_config(trained).data.dir).source("valid")[0]
+    avatar = generate.Avatar(trained)
+    dataset = store.open_dataset(avatar.config.data.dir)
+    scored = Generator(avatar.system, batch_size=2, seed=0)
+    [(_, streams)] = generate_split(scored, avatar.params, dataset, "valid", [0], "a2v")
+    np.testing.assert_allclose(np.load(tmp_path / "a2v.npz")["motion"], streams["motion"],
+                               atol=1e-5, err_msg="what its evaluation makes")
+    row = dataset.source("valid")[0]
     np.testing.assert_array_equal(np.load(tmp_path / "a2v.npz")["audio"], row["audio"])
     np.testing.assert_array_equal(np.load(tmp_path / "v2a.npz")["motion"], row["motion"])
     capsys.readouterr()
@@ -377,21 +379,6 @@ def test_command_line(trained):
     done = run(f"--text={TEXT}", "--task=sing")
     assert done.returncode == 2 and done.stderr.startswith("error: unknown task") and len(
         done.stderr.splitlines()) == 1
-
-
-def test_samples_after_training(monkeypatch, tmp_path):
-    calls = []
-    monkeypatch.setattr(samples.jobs, "generate", lambda workdir, out, **request: calls.append(
-        (out.name, request)))
-    samples.generate({"text": TEXT, "audio": ""}, tmp_path, patience=0)
-    assert calls == [("sample", {"text": TEXT})]
-    calls.clear()
-    wanted = {"text": TEXT, "audio": "", "example": "valid/0", "tasks": ("tts", "v2a")}
-    assert samples.generate(wanted, tmp_path, patience=0) == 3
-    assert calls == [("sample", {"text": TEXT}),
-                     ("sample_tts", {"task": "tts", "example": "valid/0"}),
-                     ("sample_v2a", {"task": "v2a", "example": "valid/0"})]
-    assert samples.generate({"text": "", "audio": ""}, tmp_path, patience=0) == 0
 
 
 @pytest.mark.parametrize("sample, message", [

@@ -28,7 +28,7 @@ from data_pipelines.features.tavid.tokenizer import DialogueTokenizer
 from data_pipelines.media import write_media
 from data_pipelines.puppets import identities, render
 from launch import generate as command
-from launch.jobs import generate, video
+from launch.jobs import generate, samples, video
 
 SCRIPT = """Anna: I went home in the evening [Ben: yeah] and slept.
 Ben+: But I thought that we would play the piano.
@@ -259,7 +259,7 @@ def test_one_line_for_what_cannot_be(prompt, workdir, inputs, message, monkeypat
         prompt(**inputs)
 
 
-def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, prompt, workdir, decoder):
+def test_portraits_may_be_unchecked_or_those_of_training(house, prompt, workdir, decoder):
     made = prompt(portraits="nobody.png,both.png", face="unchecked")
     assert (made.conditions["portraits"][0] == 220).all()
     config = generate.load_config(workdir)
@@ -271,7 +271,8 @@ def test_portraits_may_be_taken_as_they_are_or_be_those_of_training(house, promp
 
 def test_settings_of_parts(workdir):
     settings = generate.load_config(workdir).system
-    generate.change(settings, tavid.PromptBuilder.SETTINGS, {"steps": 5, "guidance": 1.5, "temperature": None})
+    generate.change(settings, tavid.PromptBuilder.SETTINGS,
+                    {"steps": 5, "guidance": 1.5, "temperature": None})
     assert (settings.visual.steps, settings.visual.guidance,
             settings.visual.guidance_motion) == (5, 1.5, 1.5)
     assert settings.text.temperature == 1.0
@@ -316,8 +317,8 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):
     monkeypatch.setattr(write_media.Mp4Writer, "add", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         video.write_dialogue(tmp_path / "talk", decoder.speakers(streams), ("a", "b"), decoder)
-    assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"] and (tmp_path
-                                                                     / "talk.wav").read_text() == "older"
+    assert [p.name for p in tmp_path.iterdir()] == ["talk.wav"]
+    assert (tmp_path / "talk.wav").read_text() == "older"
     made = video.write_dialogue(tmp_path / "new",
                          [{"mel": s["mel"], "latents": s["latents"][:0]}
                           for s in decoder.speakers(streams)],
@@ -337,3 +338,18 @@ def test_a_config_names_its_workdir(monkeypatch, tmp_path, capsys):
         generate.generate("runs/talker_quickstart", text="Hi.")
     with pytest.raises(UserError, match="no workdir given"):
         command.workdir_of("")
+
+
+def test_samples_after_training(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(samples.jobs, "generate", lambda workdir, out, **request: calls.append(
+        (out.name, request)))
+    samples.generate({"text": "Hello.", "audio": ""}, tmp_path, patience=0)
+    assert calls == [("sample", {"text": "Hello."})]
+    calls.clear()
+    wanted = {"text": "Hello.", "audio": "", "example": "valid/0", "tasks": ("tts", "v2a")}
+    assert samples.generate(wanted, tmp_path, patience=0) == 3
+    assert calls == [("sample", {"text": "Hello."}),
+                     ("sample_tts", {"task": "tts", "example": "valid/0"}),
+                     ("sample_v2a", {"task": "v2a", "example": "valid/0"})]
+    assert samples.generate({"text": "", "audio": ""}, tmp_path, patience=0) == 0

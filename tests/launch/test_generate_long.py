@@ -142,6 +142,13 @@ def test_pictures_are_never_all_in_memory(tmp_path):
             late["audio"] - late["video"]) < 2.5, "sound lies beside its pictures in the file"
 
 
+def test_sound_and_picture_last_equally_long():
+    frames = np.arange(5)[:, None, None, None] * np.ones((5, 2, 2, 3), int)
+    shown = {n: [int(picture[0, 0, 0]) for picture in video.held(iter(frames), n)]
+             for n in (3, 5, 7)}
+    assert shown == {3: [0, 1, 2], 5: [0, 1, 2, 3, 4], 7: [0, 1, 2, 3, 4, 4, 4]}
+
+
 @pytest.mark.parametrize("at", [0, 5])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, at):
     add, calls = write_media.Mp4Writer.add, []

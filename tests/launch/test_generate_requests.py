@@ -22,7 +22,7 @@ from data_pipelines.store import dataset as store
 from launch import training
 from launch.jobs import generate, video
 
-pytestmark = [pytest.mark.quick, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 TEXT = "My brother bought a big blue boat."
 STREAMS = ("mel", "face", "head")
 

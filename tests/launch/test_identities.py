@@ -33,4 +33,5 @@ def test_people_whose_codes_mean_other_faces_are_refused_with_the_way_on(capsys)
     for names, kind, begun in ((["ann", "bob"], "eigenface", True),
                                (["ann", "bob"], "puppet", False)):
         identities.check(system(), dataset(names, kind), begun=begun)
-        assert "2 people in one model that cannot tell them apart (ann, bob)" in capsys.readouterr().err
+        shown = capsys.readouterr().err
+        assert "2 people in one model that cannot tell them apart (ann, bob)" in shown

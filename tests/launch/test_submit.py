@@ -71,9 +71,8 @@ def case(name):
         where = place("h100:8", slices=2, queue="gpu", account="lab", time="24:00:00",
                       setup=". /shared/me/venv/bin/activate",
                       cpus_per_task=96)
-        return "slurm", make(place=where, workdir="runs/avflow", name="avflow",
-                             sweep=["config.optimizer.learning_rate=1e-4,3e-4",
-                                                                                     "config.seed=0,1"]), where
+        sweep = ["config.optimizer.learning_rate=1e-4,3e-4", "config.seed=0,1"]
+        return "slurm", make(place=where, workdir="runs/avflow", name="avflow", sweep=sweep), where
     where = place("cpu:4", setup="module load python")
     return "slurm", make("extract", config=None, workdir=None, name="talker-features", place=where,
                          rest=["--features=talker", "--clips=data/clips",
@@ -91,7 +90,8 @@ def test_what_is_submitted_is_the_golden_text(name):
     file = GOLDEN / f"{name}.txt"
     if os.environ.get("AVJAX_UPDATE_GOLDEN"):
         file.write_text(text)
-    assert text == file.read_text(), f"if this is meant: AVJAX_UPDATE_GOLDEN=1, and read the change of {file}"
+    assert text == file.read_text(), \
+        f"if this is meant: AVJAX_UPDATE_GOLDEN=1, and read the change of {file}"
     for script, body in submission.files.items():
         if body.startswith("#!/bin/bash"):
             subprocess.run(["bash", "-n", "-c", body], check=True), script
@@ -200,6 +200,14 @@ def test_sweep_is_the_product_and_jobs_do_not_share_a_workdir():
         "--config.evaluate.splits=('a','b')", "--config.evaluate.splits=('c',)"]
 
 
+def test_generation_takes_the_hosts_as_workers():
+    [job] = make("generate", config=None, place=place("h100:8", slices=2),
+                 rest=["--requests=/data/requests.jsonl", "--seed=1"])
+    assert job.command == ("python", "-m", "launch.generate", "--workdir=gs://bucket/avflow",
+                           "--requests=/data/requests.jsonl", "--seed=1")
+    assert "generate" in jobs.ALONE and "generate" not in jobs.ON_ONE_HOST
+
+
 @pytest.mark.parametrize("given, message", [
     (dict(sweep=["config.seed=0,0"]), "not a sweep"), (dict(sweep=["config.seed"]), "not a sweep"),
     (dict(sweep=["config.seed=0", "seed=1"]), "swept twice"),
@@ -208,7 +216,10 @@ def test_sweep_is_the_product_and_jobs_do_not_share_a_workdir():
     (dict(overrides=["--config.data.batch_size=0"]), "out of range.*config.data.batch_size"),
     (dict(workdir=None), "no workdir"), (dict(config=None), "no config"),
     (dict(name="Not A Name"), "do not take this name"),
-    (dict(kind="extract"), "--config means nothing"), (dict(env=["X"]), "not a variable"),
+    (dict(kind="extract"), "--config means nothing"),
+    (dict(kind="generate", config=None), "no requests given.*-- --requests=FILE"),
+    (dict(kind="generate", config=None, workdir=None), "no workdir given.*--job=generate"),
+    (dict(env=["X"]), "not a variable"),
     (dict(config="configs/none.py"), "no such config file"),
     (dict(overrides=["--config.data.dir=gs://b/features"]), "read from disks.*found: "
                                                             "gs://b/features.*--mount=gs://BUCKET:/data"),
@@ -234,8 +245,11 @@ def test_as_a_command(tmp_path):
               "--workdir=gs://b/r")
     done = run_submit("--target=gke", "--dry_run", *common, "--config.train.steps=5",
                       "--mount=d:/data", "--", DATA)
-    assert done.returncode == 0 and "google.com/tpu: 4" in done.stdout and "docker push r/a:" in done.stdout, done.stderr
-    assert "- --config.train.steps=5" in done.stdout and f"- {DATA}" in done.stdout and "claimName: d" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "google.com/tpu: 4" in done.stdout and "docker push r/a:" in done.stdout
+    assert "- --config.train.steps=5" in done.stdout
+    assert f"- {DATA}" in done.stdout
+    assert "claimName: d" in done.stdout
     assert not (tmp_path / "s").exists()
     (tmp_path / "bin").mkdir()
     for tool in ("git", "bash"):

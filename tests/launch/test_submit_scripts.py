@@ -61,7 +61,7 @@ if what == "join":  # finds the others, and adds up with them
 if what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(int(what))
-"""
+"""  # noqa: E501 (a script)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ for restart in 0 1 2 3; do
   bash "$1" >> "$out" 2>&1; echo $? >> codes
   [ -e requeued ] || exit 0
 done
-"""
+"""  # noqa: E501 (a script)
 SRUN = f"""#!{sys.executable}
 # A task a rank, on machines that are all this one; ends with the highest code. --wait=0: the others
 # go on once one task has ended, whatever its code; without it they are killed.

@@ -145,7 +145,8 @@ def test_a_moved_or_copied_workdir_goes_on(tmp_path, fake_prepare, capsys, move,
     shutil.move(tmp_path / "media", tmp_path / "elsewhere" / "media")
     steps = (steps[0] | {"source": str(tmp_path / "elsewhere" / "media")},)
     assert stages.run_stages(steps, tmp_path / "b" / "deep") == {} and fake_prepare == [3]
-    assert f"source has moved from {tmp_path}/media to {tmp_path}/elsewhere/media" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"source has moved from {tmp_path}/media to {tmp_path}/elsewhere/media" in shown
 
 
 def test_an_output_outside_the_workdir_does_not_move_with_it(tmp_path, fake_prepare):
@@ -311,7 +312,9 @@ def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=500)
-    assert process.returncode == 75 and "signal SIGTERM: saved step" in errors and "Traceback" not in errors
+    assert process.returncode == 75
+    assert "signal SIGTERM: saved step" in errors
+    assert "Traceback" not in errors
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT,
                           capture_output=True, text=True, env=env)

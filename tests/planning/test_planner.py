@@ -1,6 +1,7 @@
 """The planner: slices by name, what a compiled program says, bytes and batches, and whether every
 full-size config fits."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -246,7 +247,7 @@ def test_search_without_a_compiler(small):
 
 def test_search_shards_what_does_not_fit_whole(monkeypatch):
     job = planner.Job(load_config("configs/tavid_mapper.py"))
-    tiny = planner.dataclasses.replace(topologies.CHIPS["v5e"],
+    tiny = dataclasses.replace(topologies.CHIPS["v5e"],
                                        hbm=job.plan(topologies.parse("v5e:1x1"), batch=1).needed
                                        * 0.6)
     monkeypatch.setitem(topologies.CHIPS, "v5e", tiny)

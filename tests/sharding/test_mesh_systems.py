@@ -65,6 +65,8 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(name):
     small = SYSTEMS[name]()
     params = random_params(small.system)
     (loss, grads), text = compiled(small, params, None)
+    for x in (loss, *jax.tree.leaves(grads)):  # as tests/systems/test_contract.py asks of others
+        assert x.dtype == np.float32 and np.isfinite(x).all()
     alone, largest = products(text), max(np.abs(g).max() for g in jax.tree.leaves(grads))
     held = sum(x.nbytes for x in jax.tree.leaves(params))
     for sizes in ALL if os.environ.get("AVJAX_ALL_MESHES") else MESHES[name]:

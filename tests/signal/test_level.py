@@ -141,8 +141,8 @@ def test_avflow_drives_alike_at_another_level_and_passes_remarks_on(speech, tmp_
         request = builder.request("avflow", audio=str(tmp_path / f"{name}.wav"))
         prompts.append(builder.build(request, system, decoder))
     np.testing.assert_array_equal(prompts[0].conditions["tokens"], prompts[1].conditions["tokens"])
-    assert prompts[0].remarks == prompts[1].remarks == () and prompts[2].remarks == ("warning: --audio "
-                                                                               "is silent",)
+    assert prompts[0].remarks == prompts[1].remarks == ()
+    assert prompts[2].remarks == ("warning: --audio is silent",)
 
 
 def low_pass(x_N, hertz):

@@ -36,7 +36,7 @@ def cases(pairs):
 def presets(name: str) -> list[ConfigDict]:
     """The configs that a system's own functions without arguments make."""
     if name == "tavid":  # its own presets leave numbers that the parts share to the experiment
-        return [tavid_quickstart.whole()]
+        return [tavid_quickstart.get_config().system]
     found = []
     for file in ("config", "system"):
         try:
@@ -90,9 +90,9 @@ def test_specs_describe_batches_conditions_and_streams(name):
         assert frames >= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_loss_and_gradients_are_finite_float32(name):
-    """And, where tests/sharding does not have the system on larger meshes, the same on a mesh."""
+@pytest.mark.parametrize("name", sorted(set(NAMES) - small_systems.SYSTEMS.keys()))
+def test_loss_and_gradients_are_finite_float32_and_a_mesh_changes_neither(name):
+    """Those of small_systems: tests/sharding/test_mesh_systems.py, on larger meshes."""
     system, params, batch = tiny.system(name), tiny.params(name), tiny.batch(name, size=4)
     step = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
     key = jax.random.key(1)
@@ -102,8 +102,6 @@ def test_loss_and_gradients_are_finite_float32(name):
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     for path, g in named_leaves(grads):
         assert g.dtype == np.float32 and np.isfinite(g).all(), path
-    if name in small_systems.SYSTEMS:
-        return
     mesh = make_mesh(dict(data=2, fsdp=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         places = param_shardings(params, system.param_rules, mesh)

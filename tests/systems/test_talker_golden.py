@@ -70,7 +70,8 @@ def test_head_inputs(index, packed):
         recorded, ours = under(arrays, f"{name}_cfm_inputs/"), target[name]
         wanted = ours.mask_BJ > 0
         assert recorded["tgt_mask"].all() and wanted.sum() * repeats == len(recorded["x1"])
-        for theirs, value in (("x1", ours.x1_BJPC), ("mu", target["mu"]), ("cond", ours.context_BJPC),
+        for theirs, value in (("x1", ours.x1_BJPC), ("mu", target["mu"]),
+                              ("cond", ours.context_BJPC),
                               ("global_cond", ours.global_BJS)):
             value = np.repeat(value[wanted], repeats, axis=0)
             # recorded as (patch, channel, frame)

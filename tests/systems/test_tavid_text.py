@@ -307,8 +307,10 @@ def test_rows_are_pieces_cut_at_turns():
         first = next(i for i in range(len(tokens)) if (tokens[i:i + n] == row["tokens"][:n]).all()
                      and (example["token_speaker"][i:i + n] == row["token_speaker"][:n]).all())
         inside = turns[(turns[:, 1] >= first) & (turns[:, 2] <= first + n)]
-        assert first in turns[:, 1] and first + n in turns[:,
-                                                           2] and 0 < n <= c.row_tokens and 0 < T < c.row_frames
+        assert first in turns[:, 1]
+        assert first + n in turns[:, 2]
+        assert 0 < n <= c.row_tokens
+        assert 0 < T < c.row_frames
         said = row["units"][:T] != FILLER
         # every frame of the piece's turns and no other
         shift = round(float(plan.token_times(example["token_speaker"],
@@ -341,8 +343,9 @@ def test_rows_of_one_speaker_and_turns_longer_than_a_row():
         units, other = row["units"][:T, who], row["units"][:T, 1 - who]
         assert (other == FILLER).all() and set(units) <= {FILLER,
                                                           4 + who} and (units != FILLER).sum() >= 6
-        assert (np.diff(row["times"][:n]) > 0).all() and 0 <= row["times"][0] and row["times"][n
-                                                                                               - 1] < T
+        assert (np.diff(row["times"][:n]) > 0).all()
+        assert 0 <= row["times"][0]
+        assert row["times"][n - 1] < T
         spoken = row["units"][row["times"][:n].astype(int), who]  # a token's time lies in its turn
         assert (spoken == 4 + who).all()
     assert speakers == {0, 1}

@@ -120,7 +120,8 @@ def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
     c = base.get_config()
     c.system, c.data.dir, c.data.batch_size, c.data.threads = tiny(), str(tmp_path
                                                                           / "pictures"), 8, 0
-    c.optimizer.learning_rate, c.train.steps, c.train.log_every, c.train.loss_examples = 1e-2, 400, 200, 2
+    c.optimizer.learning_rate = 1e-2
+    c.train.steps, c.train.log_every, c.train.loss_examples = 400, 200, 2
     c.train.checkpoint_every = c.train.evaluate_every = 1000
     c.train.peak_flops, c.evaluate.batch_size = 1e11, 8
     run_training(c, tmp_path / "run")

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 
+from avjax.inference import padding
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow
 from avjax.systems.face_reader import config as face_reader
@@ -144,16 +145,5 @@ def batch(name: str, size: int = 2, frames: int = 20) -> dict[str, np.ndarray]:
 
 def conditions(name: str, examples, task: str, room: dict[str, int]):
     """(a batch of conditions with named axes padded to `room`, the real frames of each)."""
-    s = system(name)
-    rows, frames = zip(*(s.conditions(e, task) for e in examples), strict=True)
-
-    def padded(key, value):
-        value, spec = np.asarray(value, s.conditions_spec[key].dtype), s.conditions_spec[key]
-        missing = [(0, room[a] - n if isinstance(a, str) else 0)
-                   for a, n in zip(spec.shape[1:], value.shape, strict=True)]
-        return np.pad(value, missing, mode="edge" if value.size else "constant")
-
-    out = {key: np.stack([padded(key, row[key]) for row in rows]) for key in rows[0]}
-    if "mask" in s.conditions_spec:
-        out["mask"] = (np.arange(room["time"]) < np.array(frames)[:, None]).astype(np.float32)
-    return out, frames
+    rows, frames = zip(*(system(name).conditions(e, task) for e in examples), strict=True)
+    return padding.batch(system(name), rows, frames, room), frames

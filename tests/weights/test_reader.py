@@ -36,10 +36,10 @@ def test_every_dtype_layout_and_container():
     for name, value in expected.items():
         assert tree[name].dtype == value.dtype and tree[name].shape == value.shape, name
         np.testing.assert_array_equal(tree[name], value, err_msg=name)
-    assert tree["iteration"] == 5 and tree["size"] == (1,
-                                                       2) and tree["set"] == {1,
-                                                                              2} and tree[
-                                                                                  "dtype"] == "float16"
+    assert tree["iteration"] == 5
+    assert tree["size"] == (1, 2)
+    assert tree["set"] == {1, 2}
+    assert tree["dtype"] == "float16"
     assert tree["nested"][1] == (2.5, "text", None)
     np.testing.assert_array_equal(tree["nested"][2]["a"], [1, 1])
 

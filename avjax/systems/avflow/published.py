@@ -98,7 +98,7 @@ def export_avflow(params, config) -> dict[str, np.ndarray]:
 
 
 def trainer_file(state: dict[str, np.ndarray], step: int) -> dict:
-    """What the release's trainer saves and, by its three keys, loads; of `export_avflow`'s result.
+    """The checkpoint that the release's trainer saves and loads, from `export_avflow`'s result.
 
     The optimiser is a fresh AdamW with the release's settings: its loader wants one, and ours keeps
     moments of other layouts that need not be of the exported (averaged) weights. Towers without

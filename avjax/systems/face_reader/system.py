@@ -19,7 +19,7 @@ from avjax.errors import UserError
 from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
-from avjax.systems.api import Spec
+from avjax.systems.api import Rows, Spec
 from avjax.systems.face_reader.config import base, check, tiny  # noqa: F401 (users' config files)
 
 
@@ -85,23 +85,14 @@ class System(api.System):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReaderRows:
-    """See avjax.systems.api.Rows. A row is one picture from each of `pictures` equal stretches of
-    an example, in another light, softened and with noise."""
+class ReaderRows(Rows):
+    """A row is one picture from each of `pictures` equal stretches of an example, in another light,
+    softened and with noise."""
 
     pictures: int
     colour: float
     soften: float
     noise: float
-    capacity = {"examples": 1}
-
-    def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """An example fills a row."""
-        return {"examples": 1}
-
-    def kind(self, lengths: Mapping[str, int]) -> str:
-        """All examples are of one kind."""
-        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -244,7 +244,7 @@ def backbone_sizes(state: dict[str, np.ndarray], prefix: str = "model.") -> dict
 
 
 def is_backbone(state: dict[str, np.ndarray], prefix: str = "model.") -> bool:
-    """Whether this is the language model alone, as Qwen3 is published."""
+    """True if this is the language model alone, as Qwen3 is published."""
     return (f"{prefix}embed_tokens.weight" in with_embedding(state)
             and f"{prefix}layers.0.self_attn.q_norm.weight" in state)
 

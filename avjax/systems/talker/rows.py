@@ -22,6 +22,7 @@ import numpy as np
 
 from avjax.codecs.motion import check_apart
 from avjax.errors import UserError
+from avjax.systems.api import Rows
 from avjax.systems.talker.config import T2AV, TTS
 
 
@@ -39,10 +40,10 @@ def check_ids(tokens: np.ndarray, vocabulary: int | None, where: str) -> np.ndar
 
 
 @dataclasses.dataclass(frozen=True)
-class TalkerRows:
-    """See avjax.systems.api.Rows. Sizes in tokens, patches, utterances; `max_frames` is the longest
-    clip trained on; `balance` draws utterances with and without motion equally often; `vocabulary`:
-    the text ids there are, None = any."""
+class TalkerRows(Rows):
+    """Sizes in tokens, patches, utterances; `max_frames` is the longest clip trained on; `balance`
+    draws utterances with and without motion equally often; `vocabulary`: the text ids there are,
+    None = any."""
 
     tokens: int
     patches: int
@@ -70,7 +71,7 @@ class TalkerRows:
         return speech, motion, max(speech, motion + self.delay if motion else 0)
 
     def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """What an utterance of these lengths takes of a row."""
+        """Tokens, patches and utterances of a row that one of these lengths takes."""
         slots = self.patch_counts(lengths["audio"], lengths["motion"])[2]
         return {"tokens": 1 + lengths["tokens"] + slots, "patches": slots, "utterances": 1}
 

@@ -128,7 +128,7 @@ class System(api.System):
 
 
 def example_spec(c) -> dict[str, Spec]:
-    """What a dataset's examples hold: see data_pipelines.features.talker.extract."""
+    """Features of a dataset's examples: see data_pipelines.features.talker.extract."""
     batch = specs(c)[0]
 
     def sequence(name, width):

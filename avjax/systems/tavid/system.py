@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.systems import api
+from avjax.systems.api import Rows
 from avjax.systems.tavid import acoustic, speaker, streaming, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
@@ -21,7 +22,7 @@ PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.Syst
 
 
 @dataclasses.dataclass(frozen=True)
-class DialogueRows:
+class DialogueRows(Rows):
     """The acoustic part's rows, with what the speaker mapper sees of every speaker."""
 
     acoustic: AcousticRows

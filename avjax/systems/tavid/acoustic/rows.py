@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.systems.api import Rows
 from avjax.systems.tavid.acoustic.expand import expand, mel_frames
 
 
@@ -23,22 +24,12 @@ def check_units(units, num_units: int, where: str) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class AcousticRows:
-    """See avjax.systems.api.Rows: one example a row, a crop of `frames` mel frames; `voices`:
-    whether rows carry them."""
+class AcousticRows(Rows):
+    """One example a row, a crop of `frames` mel frames. `voices`: whether rows hold them."""
 
     frames: int
     num_units: int
     voices: bool = True
-    capacity = {"examples": 1}
-
-    def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """A row holds one example."""
-        return {"examples": 1}
-
-    def kind(self, lengths: Mapping[str, int]) -> str:
-        """All examples are alike."""
-        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:

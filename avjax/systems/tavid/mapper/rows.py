@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.systems.api import Rows
 
 UNITS_A_FRAME = 2
 
@@ -33,9 +34,8 @@ def fit(x: np.ndarray, start: int, length: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class MapperRows:
-    """See avjax.systems.api.Rows. A row is `segment` frames at random from one dialogue, all
-    streams of it."""
+class MapperRows(Rows):
+    """A row is `segment` frames at random from one dialogue, all streams of it."""
 
     segment: int
     num_units: int
@@ -49,10 +49,6 @@ class MapperRows:
     def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """An example with pictures fills a row; one without is left out of it."""
         return {"examples": int(lengths[self.target] > 0)}
-
-    def kind(self, lengths: Mapping[str, int]) -> str:
-        """All alike."""
-        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:

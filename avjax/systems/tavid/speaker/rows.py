@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from avjax.encoders.degrade import degrade
+from avjax.systems.api import Rows
 
 FRAMES = "latents"
 
 
 @dataclasses.dataclass(frozen=True)
-class SpeakerRows:
-    """See avjax.systems.api.Rows. `picture` names the feature that holds portraits or maps, "" for
-    none; `random_frame` takes a random frame of the video latents in its place, where the example
-    has video."""
+class SpeakerRows(Rows):
+    """`picture` names the feature that holds portraits or maps, "" for none; `random_frame` takes a
+    random frame of the video latents in its place, where the example has video."""
 
     picture: str
     random_frame: bool
@@ -26,15 +26,6 @@ class SpeakerRows:
     degraded: float
     face_dropout: float
     face_noise: float
-    capacity = {"examples": 1}
-
-    def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """An example fills a row."""
-        return {"examples": 1}
-
-    def kind(self, lengths: Mapping[str, int]) -> str:
-        """All examples are of one kind."""
-        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.systems.api import Rows
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import RATE
 
@@ -36,12 +37,11 @@ class Piece:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextRows:
-    """See avjax.systems.api.Rows. Sizes of a row in tokens and frames, the end's frame included;
-    `vocabulary` text ids and `num_units` units there are; `filler` the silent unit or -1, then
-    counted in each example; `single_share`: rows of one speaker alone; a piece fills a share of the
-    row that is drawn from [`fill`, 1]; `filler_seconds`, `filler_weight`: longer silence has that
-    weight in the loss."""
+class TextRows(Rows):
+    """Sizes of a row in tokens and frames, the end's frame included; `vocabulary` text ids and
+    `num_units` units there are; `filler` the silent unit or -1, then counted in each example;
+    `single_share`: rows of one speaker alone; a piece fills a share of the row that is drawn from
+    [`fill`, 1]; `filler_seconds`, `filler_weight`: longer silence has that weight in the loss."""
 
     tokens: int
     frames: int
@@ -53,15 +53,6 @@ class TextRows:
     fill: float
     filler_seconds: float
     filler_weight: float
-
-    capacity = {"examples": 1}
-
-    def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """Every example is cut to fit."""
-        return {"examples": 1}
-
-    def kind(self, lengths: Mapping[str, int]) -> str:
-        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:

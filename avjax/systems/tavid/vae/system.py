@@ -19,7 +19,7 @@ from avjax.errors import UserError
 from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
 from avjax.systems import api
-from avjax.systems.api import Spec
+from avjax.systems.api import Rows, Spec
 from avjax.systems.tavid.vae.config import check
 
 
@@ -94,20 +94,11 @@ class System(api.System):
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureRows:
-    """See avjax.systems.api.Rows. A row is some pictures of one example, so that little is read for
-    each of them: one from each of as many equal stretches of time as the row has pictures."""
+class PictureRows(Rows):
+    """A row is some pictures of one example, so that little is read for each of them: one from each
+    of as many equal stretches of time as the row has pictures."""
 
     pictures: int
-    capacity = {"examples": 1}
-
-    def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """An example fills a row."""
-        return {"examples": 1}
-
-    def kind(self, lengths: Mapping[str, int]) -> str:
-        """All examples are of one kind."""
-        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.systems.api import Rows
 from avjax.systems.tavid.mapper.rows import check_units, fit
 from avjax.systems.tavid.visual.config import UNITS_A_FRAME
 
 
 @dataclasses.dataclass(frozen=True)
-class VisualRows:
-    """See avjax.systems.api.Rows."""
+class VisualRows(Rows):
+    """One example a row; see the table above."""
 
     stage: str
     frames: int
@@ -35,7 +36,6 @@ class VisualRows:
     num_units: int
     streams: int
 
-    capacity = {"examples": 1}
 
     @property
     def window(self) -> int:
@@ -45,10 +45,6 @@ class VisualRows:
     def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """An example with pictures fills a row."""
         return {"examples": int(lengths["latents"] > 0)}
-
-    def kind(self, lengths: Mapping[str, int]) -> str:
-        """All alike."""
-        return ""
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -111,7 +107,7 @@ class VisualRows:
                 "face": np.asarray(example["faces"][who], np.float32)}
 
     def first(self, T: int, rng) -> int:
-        """Where a clip of consecutive frames begins: after its motion frames, or, now and then,
+        """First frame of a clip of consecutive frames: after its motion frames, or, now and then,
         with the video."""
         if rng.random() < self.start_share:
             return 0
