@@ -2,8 +2,8 @@
 
 A metric is declared once, at the end of the file of eval/metrics that computes it:
 
-    declare(Metric("jerk", DOWN, "mean third difference of the face codes", family="motion",
-                   needs=(MOTION, FACE), score=jerk, recipe=lambda benchmark: RECIPE))
+    declare("jerk", "down", "mean third difference of the face codes", family="motion",
+            needs=("motion", "face"), score=jerk, recipe=lambda benchmark: RECIPE)
 
 Tables, the report, the recipes in results.json, the evaluation in the loop and docs/metrics.md read
 these declarations; nothing else lists metrics. Files are found by their place.
@@ -21,34 +21,33 @@ import numpy as np
 from eval import pooling
 from eval.metrics import alignment
 
-UP, DOWN, TRUTH, ZERO, CONTEXT = "up", "down", "truth", "zero", ""
-BETTER = {UP: "higher is better", DOWN: "lower is better", TRUTH: "nearer to the truth is better",
-          ZERO: "nearer to 0 is better", CONTEXT: "for comparison"}
+BETTER = {"up": "higher is better", "down": "lower is better",
+          "truth": "nearer to the truth is better", "zero": "nearer to 0 is better",
+          "": "for comparison"}
 # in the order of tables; a family that is not listed comes last
 FAMILIES = ("lips", "motion", "diversity", "beats", "sound", "words", "length", "listening",
             "turn-taking", "retrieval")
 # suffix of a metric's name -> what of a speaker's motion it is computed from
 PARTS = {"e": "face codes", "h": "head pose", "m": "motion codes"}
 
-AUDIO, MOTION, BOTH, FACE, CODES, LIPS = "audio", "motion", "both", "face", "codes", "lips"
-WAVEFORM, WORDS, LENGTH, FREE, PATCHES = "waveform", "words", "length", "free", "patches"
-CLIP, CONVERSATION, VOICES, CODEC = "clip", "conversation", "voices", "codec:"
+AUDIO, MOTION = "audio", "motion"  # what a variant may have made itself
 NEEDS = {
     AUDIO: "sound that the variant made itself",
     MOTION: "motion that the variant made itself",
-    BOTH: "sound and motion, of which the variant made one at least",
-    FACE: "motion that is a face code and a head pose",
-    CODES: "motion codes that nothing here can take apart (LIA-X)",
-    LIPS: "face codes that tell the lip aperture (puppets)",
-    WAVEFORM: "the decoded waveform; left out in the loop",
-    WORDS: "transcripts whose words the recogniser knows",
-    LENGTH: "a variant whose length was no input",
-    FREE: "a system that decides lengths itself",
-    PATCHES: "a system that makes sound in patches of one length",
-    CLIP: "examples of one speaker",
-    CONVERSATION: "examples of several speakers, one channel each",
-    VOICES: "a system that makes voice embeddings",
-}  # or CODEC and the name of a codec or network whose weights the dataset carries
+    "both": "sound and motion, of which the variant made one at least",
+    "face": "motion that is a face code and a head pose",
+    "codes": "motion codes that nothing here can take apart (LIA-X)",
+    "lips": "face codes that tell the lip aperture (puppets)",
+    "waveform": "the decoded waveform; left out in the loop",
+    "words": "transcripts whose words the recogniser knows",
+    "length": "a variant whose length was no input",
+    "free": "a system that decides lengths itself",
+    "patches": "a system that makes sound in patches of one length",
+    "clip": "examples of one speaker",
+    "conversation": "examples of several speakers, one channel each",
+    "voices": "a system that makes voice embeddings",
+}
+CODEC = "codec:"  # and the name of a codec or network whose weights the dataset carries
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ class Metric:
 
     Attributes:
       name: its name in rows, tables, results.json and logs.
-      better: UP, DOWN, TRUTH, ZERO, or CONTEXT for a number that others are compared with.
+      better: a key of BETTER.
       meaning: one line for the report.
       family: heading in docs/metrics.md, and place in tables.
       recipe: benchmark -> the definition that is stored beside the number.
@@ -148,12 +147,16 @@ class Pool:
 _DECLARED: dict[str, Metric] = {}
 
 
-def declare(metric: Metric) -> Metric:
-    """Adds a metric. ValueError if another has its name."""
-    if metric.name in _DECLARED:
-        raise ValueError(f"two metrics are called {metric.name!r}")
-    _DECLARED[metric.name] = metric
-    return metric
+def declare(name: str, better: str, meaning: str, **fields) -> None:
+    """Adds a Metric of these fields. ValueError if another has its name, or a field is wrong."""
+    if name in _DECLARED:
+        raise ValueError(f"two metrics are called {name!r}")
+    _DECLARED[name] = Metric(name, better, meaning, **fields)
+
+
+def needed(part: str) -> str:
+    """The need of a metric of one of PARTS."""
+    return "codes" if part == "m" else "face"
 
 
 def forget(name: str) -> None:

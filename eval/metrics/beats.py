@@ -17,18 +17,7 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.signal import rates
 from eval.metrics import onsets
-from eval.registry import (
-    BOTH,
-    CLIP,
-    CODES,
-    DOWN,
-    FACE,
-    PARTS,
-    TRUTH,
-    WAVEFORM,
-    Metric,
-    declare,
-)
+from eval.registry import PARTS, declare, needed
 
 # every event of the first looks for the nearest of the second
 DIRECTIONS = ("audio to motion", "motion to audio")
@@ -114,12 +103,10 @@ def _gap_recipe(benchmark, part):
 
 
 _SCORES = {part: functools.partial(_score, part=part) for part in PARTS}
-for _part, _of in PARTS.items():
-    declare(Metric(f"BC_{_part}", TRUTH, f"beats of {_of} on audio onsets", family="beats",
-                   score=_SCORES[_part], recipe=functools.partial(_recipe, part=_part),
-                   needs=(BOTH, WAVEFORM, CLIP, CODES if _part == "m" else FACE)))
-for _part, _of in PARTS.items():
-    declare(Metric(f"BC_{_part}_gap", DOWN, f"distance of BC_{_part} from the truth's, clip by "
-                   "clip", family="beats", score=_SCORES[_part],
-                   recipe=functools.partial(_gap_recipe, part=_part),
-                   needs=(BOTH, WAVEFORM, CLIP, CODES if _part == "m" else FACE)))
+for _name, _better, _meaning, _definition in (
+        ("BC_{}", "truth", "beats of {of} on audio onsets", _recipe),
+        ("BC_{}_gap", "down", "distance of BC_{part} from the truth's, clip by clip", _gap_recipe)):
+    for _part, _of in PARTS.items():
+        declare(_name.format(_part), _better, _meaning.format(of=_of, part=_part), family="beats",
+                score=_SCORES[_part], recipe=functools.partial(_definition, part=_part),
+                needs=("both", "waveform", "clip", needed(_part)))

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from eval import pooling
-from eval.registry import CLIP, CODES, FACE, MOTION, PARTS, TRUTH, Metric, declare
+from eval.registry import PARTS, declare, needed
 
 RECIPE = {"implementation": "avjax eval.metrics.diversity 1",
           "Div": "std per dim over pooled frames, ddof 1, mean over dims",
@@ -32,10 +32,9 @@ def _recipe(benchmark, part):
 
 
 for _part, _of in PARTS.items():
-    declare(Metric(f"Div_{_part}", TRUTH, f"diversity of {_of}", family="diversity",
-                   pool=pooling.of_frames(_part, lambda own_ND, _: div(own_ND)), in_loop=True,
-                   needs=(MOTION, CLIP, CODES if _part == "m" else FACE),
-                   recipe=functools.partial(_recipe, part=_part)))
-declare(Metric("var_e", TRUTH, "mean distance of two random frames' face codes", family="diversity",
-               pool=pooling.of_frames("e", lambda own_ND, _: var_g(own_ND)),
-               needs=(MOTION, CLIP, FACE), recipe=functools.partial(_recipe, part="e")))
+    declare(f"Div_{_part}", "truth", f"diversity of {_of}", family="diversity",
+            pool=pooling.of_frames(_part, lambda own_ND, _: div(own_ND)), in_loop=True,
+            needs=("motion", "clip", needed(_part)), recipe=functools.partial(_recipe, part=_part))
+declare("var_e", "truth", "mean distance of two random frames' face codes", family="diversity",
+        pool=pooling.of_frames("e", lambda own_ND, _: var_g(own_ND)),
+        needs=("motion", "clip", "face"), recipe=functools.partial(_recipe, part="e"))

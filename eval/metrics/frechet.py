@@ -11,16 +11,7 @@ import functools
 import numpy as np
 
 from eval import pooling
-from eval.registry import (
-    CLIP,
-    CODES,
-    DOWN,
-    FACE,
-    MOTION,
-    PARTS,
-    Metric,
-    declare,
-)
+from eval.registry import PARTS, declare, needed
 
 RECIPE = {"implementation": "avjax eval.metrics.frechet 1", "precision": "float64", "ddof": 1,
           "square_root": "eigh",
@@ -83,18 +74,16 @@ def _pooled(benchmark, part):
 
 
 for _part, _of in PARTS.items():
-    _needs = (MOTION, CODES if _part == "m" else FACE)
-    declare(Metric(f"FD_{_part}", DOWN, f"Fréchet distance of {_of}, per clip", family="motion",
-                   score=functools.partial(_frames, part=_part), needs=_needs, in_loop=True,
-                   of_shuffled=_part != "h",
-                   recipe=functools.partial(_per_example, part=_part)))
+    declare(f"FD_{_part}", "down", f"Fréchet distance of {_of}, per clip", family="motion",
+            score=functools.partial(_frames, part=_part), needs=("motion", needed(_part)),
+            recipe=functools.partial(_per_example, part=_part), in_loop=True,
+            of_shuffled=_part != "h")
 for _part, _of in PARTS.items():
-    _needs = (MOTION, CLIP, CODES if _part == "m" else FACE)
-    declare(Metric(f"FD_{_part}_pooled", DOWN, f"Fréchet distance of {_of}, all clips' frames "
-                   "together", family="motion", pool=pooling.of_frames(_part, frechet),
-                   needs=_needs, recipe=functools.partial(_pooled, part=_part)))
+    declare(f"FD_{_part}_pooled", "down", f"Fréchet distance of {_of}, all clips' frames together",
+            family="motion", pool=pooling.of_frames(_part, frechet),
+            needs=("motion", "clip", needed(_part)), recipe=functools.partial(_pooled, part=_part))
 for _part, _of in PARTS.items():
-    _needs = (MOTION, CLIP, CODES if _part == "m" else FACE)
-    declare(Metric(f"FK_{_part}", DOWN, f"Fréchet distance of the changes of {_of}, per clip",
-                   family="motion", score=functools.partial(_differences, part=_part),
-                   needs=_needs, recipe=functools.partial(_per_example, part=_part)))
+    declare(f"FK_{_part}", "down", f"Fréchet distance of the changes of {_of}, per clip",
+            family="motion", score=functools.partial(_differences, part=_part),
+            needs=("motion", "clip", needed(_part)),
+            recipe=functools.partial(_per_example, part=_part))

@@ -18,7 +18,7 @@ import numpy as np
 
 from avjax.encoders.plain_text import plain
 from eval import pooling
-from eval.registry import AUDIO, DOWN, WAVEFORM, WORDS, Metric, declare
+from eval.registry import declare
 
 RATE = 16000
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
@@ -138,5 +138,5 @@ def _recipe(benchmark):
                      "vocabulary_crc32": zlib.crc32(" ".join(words).encode())}
 
 
-declare(Metric("WER", DOWN, "word error rate of the recogniser", family="words", score=_score,
-               pool=_pooled, recipe=_recipe, needs=(AUDIO, WAVEFORM, WORDS)))
+declare("WER", "down", "word error rate of the recogniser", family="words", score=_score,
+        pool=_pooled, recipe=_recipe, needs=("audio", "waveform", "words"))

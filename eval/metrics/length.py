@@ -1,6 +1,6 @@
 """How far the length is off, of systems that decide it themselves."""
 
-from eval.registry import CLIP, DOWN, LENGTH, PATCHES, UP, ZERO, Metric, declare
+from eval.registry import declare
 
 RECIPE = {"length": "duration / truth's - 1",
           "baselines": "another sentence's length; the mean of training clips"}
@@ -20,13 +20,13 @@ def _stop(case):
     return {"stop_within_2": float(abs(error) <= CLOSE * case.benchmark.patch_s + 1e-6)}
 
 
-declare(Metric("length_error", DOWN, "how far the length is off, share of the true one",
-               family="length", score=_absolute, needs=(LENGTH,), in_loop=True,
-               recipe=lambda benchmark: RECIPE | {"sign": "absolute"}))
-declare(Metric("length_error_signed", ZERO, "how far the length is off, below 0 is too short",
-               family="length", score=_signed, needs=(LENGTH, CLIP),
-               recipe=lambda benchmark: RECIPE))
-declare(Metric("stop_within_2", UP, "share of examples that stop within 2 patches of the true end",
-               family="length", score=_stop, needs=(LENGTH, CLIP, PATCHES), in_loop=True,
-               recipe=lambda benchmark: {"share of": "examples at most 2 patches off",
-                                         "patch_s": benchmark.patch_s}))
+declare("length_error", "down", "how far the length is off, share of the true one",
+        family="length", score=_absolute, needs=("length",), in_loop=True,
+        recipe=lambda benchmark: RECIPE | {"sign": "absolute"})
+declare("length_error_signed", "zero", "how far the length is off, below 0 is too short",
+        family="length", score=_signed, needs=("length", "clip"),
+        recipe=lambda benchmark: RECIPE)
+declare("stop_within_2", "up", "share of examples that stop within 2 patches of the true end",
+        family="length", score=_stop, needs=("length", "clip", "patches"), in_loop=True,
+        recipe=lambda benchmark: {"share of": "examples at most 2 patches off",
+                                         "patch_s": benchmark.patch_s})

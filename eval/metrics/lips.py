@@ -10,7 +10,7 @@ import numpy as np
 from avjax.signal import rates
 from eval import pooling
 from eval.metrics import alignment
-from eval.registry import CLIP, FREE, LIPS, MOTION, UP, Metric, declare
+from eval.registry import declare
 
 RECIPE = {"implementation": "avjax eval.metrics.lips 1", "closed": "aperture < tau * mouth width",
           "tau": 0.02, "sweep": [0.01, 0.02, 0.04, 0.08], "pooling": "frames of all clips",
@@ -97,12 +97,12 @@ def _recipe(benchmark):
     return benchmark.lip_recipe | benchmark.common_frames
 
 
-declare(Metric("F1_lips", UP, "mouth closed on the right frames", family="lips", score=_raw,
-               pool=_pooled, recipe=_recipe, needs=(MOTION, LIPS), in_loop=True))
-declare(Metric("F1_lips_dtw", UP, "mouth closed on the right frames, matched by what is heard",
-               family="lips", score=_warped, pool=_pooled, needs=(MOTION, LIPS, CLIP, FREE),
-               in_loop=True, recipe=lambda benchmark: benchmark.lip_recipe | alignment.RECIPE))
-declare(Metric("F1_lips_clip", UP, "mouth closed where the recorded one is", family="lips",
-               score=_clip, pool=_pooled, needs=(MOTION, LIPS, CLIP),
-               recipe=lambda benchmark: _recipe(benchmark) | {
-                   "reference": "the clip's own lips, before any codec"}))
+declare("F1_lips", "up", "mouth closed on the right frames", family="lips", score=_raw,
+        pool=_pooled, recipe=_recipe, needs=("motion", "lips"), in_loop=True)
+declare("F1_lips_dtw", "up", "mouth closed on the right frames, matched by what is heard",
+        family="lips", score=_warped, pool=_pooled, needs=("motion", "lips", "clip", "free"),
+        in_loop=True, recipe=lambda benchmark: benchmark.lip_recipe | alignment.RECIPE)
+declare("F1_lips_clip", "up", "mouth closed where the recorded one is", family="lips",
+        score=_clip, pool=_pooled, needs=("motion", "lips", "clip"),
+        recipe=lambda benchmark: _recipe(benchmark) | {
+                   "reference": "the clip's own lips, before any codec"})

@@ -22,16 +22,7 @@ from scipy.cluster.vq import kmeans2
 
 from eval import pooling
 from eval.metrics.frechet import frechet
-from eval.registry import (
-    CONVERSATION,
-    DOWN,
-    MOTION,
-    PARTS,
-    TRUTH,
-    UP,
-    Metric,
-    declare,
-)
+from eval.registry import PARTS, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.listener 1", "definition": "DIM",
           "precision": "float64", "fd": "per clip, then mean",
@@ -116,44 +107,25 @@ def _listening(pool) -> dict[str, dict[str, list[np.ndarray]]] | None:
             for part, columns in pool.benchmark.columns.items()}
 
 
-def _fd(x, part):
-    return fd(x["own"], x["true"])
-
-
-def _fd_pooled(x, part):
+def _fd_pooled(x):
     return frechet(np.concatenate(x["own"]), np.concatenate(x["true"]))
 
 
-def _sid(x, part):
+def _sid(x, clusters: int):
     truth = np.concatenate(x["true"])
     distinct = len(np.unique(truth, axis=0))
-    clusters, _ = kmeans2(truth, min(SID_CLUSTERS[part], distinct), minit="++", seed=0)
-    return sid(x["own"], clusters)
+    return sid(x["own"], kmeans2(truth, min(clusters, distinct), minit="++", seed=0)[0])
 
 
-def _variance(x, part):
-    return variance(x["own"])
-
-
-def _pfd(x, part):
-    return pfd(x["own"], x["true"], x["partner"])
-
-
-def _pfd_shuffled(x, part):
+def _pfd_shuffled(x):
     rolled = [np.roll(clip, len(clip) // 2, axis=0) for clip in x["partner"]]
     return pfd(x["own"], x["true"], rolled, x["partner"])
 
 
-def _rpcc(x, part):
-    return rpcc(x["own"], x["true"], x["partner"])
-
-
-def _rpcc_other(x, part):
+def _rpcc_other(x):
     others = [clips for name, clips in x.items()
               if name.startswith("other") and len(clips) == len(x["own"])]
-    if not others:
-        return None
-    return np.mean([rpcc(x["own"], x["true"], o, x["partner"]) for o in others])
+    return np.mean([rpcc(x["own"], x["true"], o, x["partner"]) for o in others]) if others else None
 
 
 def _recipe(benchmark):
@@ -167,30 +139,34 @@ def _pooling(function, part: str):
     @pooling.labelled("all listening frames of all speakers")
     def pooled(name, pool):
         x = pool.once(_listening)
-        value = None if x is None else function(x[part], part)
+        value = None if x is None else function(x[part])
         return None if value is None else {"value": float(value), "n": len(x[part]["own"])}
     return pooled
 
 
-_declare = functools.partial(Metric, family="listening", recipe=_recipe,
-                             needs=(MOTION, CONVERSATION))
-_HEARD = {part: _of for part, _of in PARTS.items() if part in SID_CLUSTERS}
-for _name, _function, _better, _meaning in (
-        ("FD_listen_{}", _fd, DOWN, "Fréchet distance of {} while listening, per listener"),
-        ("FD_listen_{}_pooled", _fd_pooled, DOWN,
-         "Fréchet distance of {} while listening, all listeners' frames together"),
-        ("SID_{}", _sid, TRUTH, "diversity of {} while listening: entropy of k-means clusters"),
-        ("var_listen_{}", _variance, TRUTH, "variance of {} while listening")):
-    for _part, _of in _HEARD.items():
-        declare(_declare(_name.format(_part), _better, _meaning.format(_of),
-                         unit="bits" if _function is _sid else "",
-                         pool=_pooling(_function, _part)))
-for _names in ((("PFD_{}", _pfd, DOWN, "Fréchet distance of {} paired with its partner's"),
-                ("PFD_{}_shuffled", _pfd_shuffled, UP, "PFD with the partner's motion of "
-                 "another time")),
-               (("RPCC_{}", _rpcc, DOWN, "correlation of {} with its partner's, off the truth's"),
-                ("RPCC_{}_other", _rpcc_other, UP, "RPCC with other partners"))):
-    for _part, _of in _HEARD.items():
-        for _name, _function, _better, _meaning in _names:
-            declare(_declare(_name.format(_part), _better, _meaning.format(_of),
-                             pool=_pooling(_function, _part)))
+def _declare(name, function, better, meaning, part, unit=""):
+    declare(name.format(part), better, meaning.format(PARTS[part]), family="listening", unit=unit,
+            recipe=_recipe, needs=("motion", "conversation"), pool=_pooling(function, part))
+
+
+for _part in SID_CLUSTERS:
+    _declare("FD_listen_{}", lambda x: fd(x["own"], x["true"]), "down",
+             "Fréchet distance of {} while listening, per listener", _part)
+for _part in SID_CLUSTERS:
+    _declare("FD_listen_{}_pooled", _fd_pooled, "down",
+             "Fréchet distance of {} while listening, all listeners' frames together", _part)
+for _part, _clusters in SID_CLUSTERS.items():
+    _declare("SID_{}", functools.partial(_sid, clusters=_clusters), "truth",
+             "diversity of {} while listening: entropy of k-means clusters", _part, unit="bits")
+for _part in SID_CLUSTERS:
+    _declare("var_listen_{}", lambda x: variance(x["own"]), "truth",
+             "variance of {} while listening", _part)
+for _part in SID_CLUSTERS:
+    _declare("PFD_{}", lambda x: pfd(x["own"], x["true"], x["partner"]), "down",
+             "Fréchet distance of {} paired with its partner's", _part)
+    _declare("PFD_{}_shuffled", _pfd_shuffled, "up",
+             "PFD with the partner's motion of another time", _part)
+for _part in SID_CLUSTERS:
+    _declare("RPCC_{}", lambda x: rpcc(x["own"], x["true"], x["partner"]), "down",
+             "correlation of {} with its partner's, off the truth's", _part)
+    _declare("RPCC_{}_other", _rpcc_other, "up", "RPCC with other partners", _part)

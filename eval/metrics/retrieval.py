@@ -13,7 +13,7 @@ import numpy as np
 
 from avjax.encoders.degrade import blur, rotate
 from eval import pooling
-from eval.registry import CONTEXT, DOWN, UP, VOICES, Metric, declare
+from eval.registry import declare
 
 RECIPE = {"implementation": "avjax eval.metrics.retrieval 1", "similarity": "cosine",
           "gallery": "one true embedding an identity: the mean over its recordings",
@@ -110,12 +110,12 @@ def _pooled(name, pool):
 
 
 for _name, _better, _meaning in (
-        ("R@1", UP, "the face's voice is nearest to the true one"),
-        ("R@5", UP, "the true voice is among the five nearest"),
-        ("times_chance", UP, "R@1 as a multiple of guessing"),
-        ("cosine", UP, "cosine of the face's voice and the true one"),
-        ("mean_rank", DOWN, "mean place of the true voice, 1 is the nearest"),
-        ("chance@1", CONTEXT, "R@1 of guessing"), ("chance@5", CONTEXT, "R@5 of guessing"),
-        ("identities", CONTEXT, "how many voices there are to choose from")):
-    declare(Metric(f"voice_{_name}", _better, _meaning, family="retrieval", score=_score,
-                   pool=_pooled, recipe=lambda benchmark: RECIPE, needs=(VOICES,)))
+        ("R@1", "up", "the face's voice is nearest to the true one"),
+        ("R@5", "up", "the true voice is among the five nearest"),
+        ("times_chance", "up", "R@1 as a multiple of guessing"),
+        ("cosine", "up", "cosine of the face's voice and the true one"),
+        ("mean_rank", "down", "mean place of the true voice, 1 is the nearest"),
+        ("chance@1", "", "R@1 of guessing"), ("chance@5", "", "R@5 of guessing"),
+        ("identities", "", "how many voices there are to choose from")):
+    declare(f"voice_{_name}", _better, _meaning, family="retrieval", score=_score, pool=_pooled,
+            recipe=lambda benchmark: RECIPE, needs=("voices",))

@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.metrics import alignment
 from eval.metrics.alignment import dtw
-from eval.registry import AUDIO, CLIP, DOWN, FREE, WAVEFORM, Metric, declare
+from eval.registry import declare
 
 RECIPE = {
     "mel_L1": {"implementation": "avjax eval.metrics.speech 1",
@@ -95,17 +95,17 @@ def _mcd_recipe(benchmark, reference):
     return RECIPE["MCD"] | {"sample_rate": benchmark.sample_rate, "reference": reference}
 
 
-declare(Metric("mel_L1", DOWN, "mean error of the mel spectrogram", family="sound", score=_mel,
-               recipe=lambda benchmark: RECIPE["mel_L1"] | benchmark.common_frames,
-               needs=(AUDIO,), in_loop=True, of_shuffled=True))
-declare(Metric("mel_L1_dtw", DOWN, "mean error of the mel spectrogram after time warping",
-               family="sound", score=_mel_warped,
-               recipe=lambda benchmark: RECIPE["mel_L1"] | alignment.RECIPE,
-               needs=(AUDIO, CLIP, FREE), in_loop=True, of_shuffled=True))
-declare(Metric("MCD", DOWN, "mel-cepstral distance after time warping", family="sound",
-               score=_mcd, needs=(AUDIO, WAVEFORM),
-               recipe=lambda benchmark: _mcd_recipe(benchmark,
-                                                    "ground truth through the same codec")))
-declare(Metric("MCD_audio", DOWN, "mel-cepstral distance from the clip's own audio", family="sound",
-               score=_mcd_audio, needs=(AUDIO, WAVEFORM),
-               recipe=lambda benchmark: _mcd_recipe(benchmark, "the clip's own audio")))
+declare("mel_L1", "down", "mean error of the mel spectrogram", family="sound", score=_mel,
+        recipe=lambda benchmark: RECIPE["mel_L1"] | benchmark.common_frames,
+        needs=("audio",), in_loop=True, of_shuffled=True)
+declare("mel_L1_dtw", "down", "mean error of the mel spectrogram after time warping",
+        family="sound", score=_mel_warped,
+        recipe=lambda benchmark: RECIPE["mel_L1"] | alignment.RECIPE,
+        needs=("audio", "clip", "free"), in_loop=True, of_shuffled=True)
+declare("MCD", "down", "mel-cepstral distance after time warping", family="sound",
+        score=_mcd, needs=("audio", "waveform"),
+        recipe=lambda benchmark: _mcd_recipe(benchmark,
+                                                    "ground truth through the same codec"))
+declare("MCD_audio", "down", "mel-cepstral distance from the clip's own audio", family="sound",
+        score=_mcd_audio, needs=("audio", "waveform"),
+        recipe=lambda benchmark: _mcd_recipe(benchmark, "the clip's own audio"))

@@ -12,14 +12,13 @@ same millisecond, a silence counts as a pause if any channel is on both its side
 not say.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 from eval import pooling
-from eval.registry import AUDIO, CONVERSATION, DOWN, TRUTH, Metric, declare
+from eval.registry import declare
 
 EVENTS = ("ipu", "pause", "gap", "overlap", "turn")
 JOIN_MS = 200
@@ -171,17 +170,17 @@ def _recipe(benchmark):
                      "split together"}
 
 
-_declare = functools.partial(Metric, family="turn-taking", score=_score, recipe=_recipe,
-                             needs=(AUDIO, CONVERSATION))
+_SHARED = {"family": "turn-taking", "score": _score, "recipe": _recipe,
+           "needs": ("audio", "conversation")}
 _MEANINGS = {"ipu": "stretches of speech", "turn": "turns", "gap": "silences between turns",
              "pause": "silences inside turns", "overlap": "stretches where several speak at once",
-             "transfer": "floor transfers, below 0 where speakers overlap"}
+             "transfer": "floor transfers (below 0 where speakers overlap)"}
 for _event, _meaning in _MEANINGS.items():
     if _event in EVENTS:
-        declare(_declare(f"{_event}_per_minute", TRUTH, _meaning, unit="per minute",
-                         pool=_per_minute))
-    declare(_declare(f"{_event}_mean_s", TRUTH, f"mean length of {_meaning}", unit="s",
-                     pool=_mean))
+        declare(f"{_event}_per_minute", "truth", _meaning, unit="per minute", pool=_per_minute,
+                **_SHARED)
+    declare(f"{_event}_mean_s", "truth", f"mean length of {_meaning}", unit="s", pool=_mean,
+            **_SHARED)
 for _event, _meaning in _MEANINGS.items():
-    declare(_declare(f"{_event}_W1_s", DOWN, f"distance of the lengths of {_meaning} from the "
-                     "truth's", unit="s", pool=_distance))
+    declare(f"{_event}_W1_s", "down", f"distance of the lengths of {_meaning} from the truth's",
+            unit="s", pool=_distance, **_SHARED)

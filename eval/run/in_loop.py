@@ -10,7 +10,7 @@ from avjax.inference.generator import Generator, generate_split
 from avjax.training.evaluators import Interrupted, never
 from eval.benchmarks.common.base import MODEL
 from eval.data.clips import Signals
-from eval.registry import AUDIO, MOTION, TRUTH
+from eval.registry import AUDIO, MOTION
 from eval.report import plots
 
 
@@ -36,7 +36,7 @@ class InLoopEvaluator:
         self.indices = benchmark.select(self.split, config.evaluate.in_loop_examples)
         self._shuffled: dict | None = None
         # the log shows the first few: those that tell good from bad come before the truth's own
-        logged = sorted(benchmark.metrics, key=lambda m: m.better == TRUTH)
+        logged = sorted(benchmark.metrics, key=lambda m: m.better == "truth")
         self._logged = [m.name for m in logged if m.in_loop]
         self._of_shuffled = [m.name for m in benchmark.metrics if m.of_shuffled]
         tasks = ["" if variant == MODEL else f"{variant}/" for variant in benchmark.models]

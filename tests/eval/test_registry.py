@@ -19,14 +19,14 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 JERK = '''
 """Third differences of the face codes."""
 import numpy as np
-from eval.registry import DOWN, FACE, MOTION, Metric, declare
+from eval.registry import declare
 
 def jerk(case):
     return {"jerk_e": float(np.abs(np.diff(case.signals.motion("e")[0], 3, axis=0)).mean())}
 
-declare(Metric("jerk_e", DOWN, "mean third difference of face codes", family="motion", score=jerk,
-               recipe=lambda benchmark: {"order": 3}, needs=(MOTION, FACE), in_loop=True,
-               of_shuffled=True))
+declare("jerk_e", "down", "mean third difference of face codes", family="motion", score=jerk,
+        recipe=lambda benchmark: {"order": 3}, needs=("motion", "face"), in_loop=True,
+        of_shuffled=True)
 '''
 
 
@@ -150,13 +150,13 @@ def test_docs_are_those_of_the_declarations():
 
 @pytest.mark.parametrize("wrong", [{"meaning": ""}, {"better": "sideways"}, {"needs": ("luck",)}])
 def test_a_declaration_without_meaning_direction_or_known_needs(wrong):
-    right = {"name": "x", "better": registry.UP, "meaning": "m", "family": "lips",
+    right = {"name": "x", "better": "up", "meaning": "m", "family": "lips",
              "recipe": lambda benchmark: {}}
     registry.Metric(**right)
     with pytest.raises(ValueError, match="metric 'x'"):
         registry.Metric(**right | wrong)
     with pytest.raises(ValueError, match="two metrics are called 'FD_e'"):
-        registry.declare(registry.Metric(**right | {"name": "FD_e"}))
+        registry.declare(**right | {"name": "FD_e"})
 
 
 def test_toys_have_the_interface_of_the_real_decoder():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from avjax.errors import UserError
 from avjax.systems import api
 from data_pipelines import decode
 from data_pipelines.store import made_from
+from eval import registry
 from eval.report import history, page
 from eval.run import runner
 from launch import evaluate as command
@@ -99,6 +101,12 @@ def test_missing_checkpoint(toy, tmp_path, monkeypatch):
                         classmethod(lambda cls, dataset: toys.Decoder()))
     with pytest.raises(UserError, match="no checkpoint here"):
         job.evaluate(toy[0], tmp_path, progress=False)
+
+
+def test_it_lists_all_metrics_without_a_config(monkeypatch, capsys):
+    monkeypatch.setattr(command, "flags", SimpleNamespace(FLAGS=SimpleNamespace(list=True)))
+    command.main([])
+    assert capsys.readouterr().out == registry.markdown()
 
 
 def test_workdir_of_a_checkpoint(tmp_path):

@@ -103,7 +103,8 @@ def evaluate(toy, monkeypatch):
     monkeypatch.setattr(plots, "png", lambda figure: plots.plt.close(figure) or b"drawn")
 
     def run(checkpoint, out=None, split=None):
-        values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split)
+        values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
+                                       list=False)
         monkeypatch.setattr(evaluate_command, "flags", types.SimpleNamespace(FLAGS=values))
         evaluate_command.main([])
     return run

@@ -13,21 +13,10 @@ import numpy as np
 
 from avjax.errors import UserError
 from data_pipelines.store.schema import recipe_hash
-from eval.registry import (
-    AUDIO,
-    BOTH,
-    CODEC,
-    LENGTH,
-    MOTION,
-    VOICES,
-    Case,
-    Metric,
-    Pool,
-    all_metrics,
-)
+from eval.registry import AUDIO, CODEC, MOTION, Case, Metric, Pool, all_metrics
 
 MODEL = "model"  # the only variant of a system with one task
-_OF_A_CASE = {AUDIO, MOTION, BOTH, LENGTH, VOICES}  # needs that differ between variants
+_OF_A_CASE = {AUDIO, MOTION, "both", "length", "voices"}  # needs that differ between variants
 
 
 def models_of(tasks: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
@@ -88,7 +77,7 @@ class Benchmark:
     @property
     def offers(self) -> set[str]:
         """Keys of registry.NEEDS that at least one variant meets."""
-        return {AUDIO, MOTION, BOTH, *(f"{CODEC}{name}" for name in self.dataset.codecs)}
+        return {AUDIO, MOTION, "both", *(f"{CODEC}{name}" for name in self.dataset.codecs)}
 
     @functools.cached_property
     def metrics(self) -> list[Metric]:
@@ -199,11 +188,11 @@ class Benchmark:
         own = signals.scored & truth.scored
         out = (self.offers - _OF_A_CASE) | own
         if own and all(s.has_audio and s.has_motion for s in (signals, truth)):
-            out.add(BOTH)
+            out.add("both")
         if signals.own_length and truth.length:
-            out.add(LENGTH)
+            out.add("length")
         if len(signals.streams.get("voices", ())):
-            out.add(VOICES)
+            out.add("voices")
         return out
 
     def score(self, split: str, index: int, signals) -> dict:

@@ -20,19 +20,7 @@ import numpy as np
 from eval.benchmarks.common.clip_data import ClipData
 from eval.data.clips import FPS, Signals, fit
 from eval.metrics import beats, lips
-from eval.registry import (
-    AUDIO,
-    CLIP,
-    CODES,
-    FACE,
-    FREE,
-    LENGTH,
-    LIPS,
-    MOTION,
-    PATCHES,
-    WAVEFORM,
-    WORDS,
-)
+from eval.registry import AUDIO, MOTION
 
 
 class ClipBenchmark(ClipData):
@@ -57,10 +45,10 @@ class ClipBenchmark(ClipData):
 
     @property
     def offers(self):
-        optional = {LIPS: self.has_lips, WAVEFORM: self.full, WORDS: self.has_words,
-                    LENGTH: self.free_length, FREE: self.free_length,
-                    PATCHES: self.patch_s is not None}
-        return super().offers | {CLIP, FACE if self.decoder.has_face else CODES} | {
+        optional = {"lips": self.has_lips, "waveform": self.full, "words": self.has_words,
+                    "length": self.free_length, "free": self.free_length,
+                    "patches": self.patch_s is not None}
+        return super().offers | {"clip", "face" if self.decoder.has_face else "codes"} | {
             need for need, offered in optional.items() if offered}
 
     def motion_recipe(self, part: str) -> dict:
