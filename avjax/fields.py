@@ -8,7 +8,7 @@ run may change it.
 
 `Config.make()` is the ml_collections.ConfigDict of all defaults, which presets and experiments
 change; `Config.check(config)` raises UserError for a value that cannot be; `describe(Config,
-config)` lists the fields with their documents (python -m launch.config).
+config)` lists the fields with their documents (avjax config).
 
 Presets are functions beside a system's Config that return a ConfigDict. One name means the same in
 every system:

@@ -183,7 +183,7 @@ def all_metrics() -> list[Metric]:
 def markdown() -> str:
     """docs/metrics.md: what every metric means, by family."""
     lines = ["# Metrics", "",
-             "Written by `python -m launch.evaluate --list` from the declarations in `eval/metrics`"
+             "Written by `avjax evaluate --list` from the declarations in `eval/metrics`"
              " (`eval/registry.py` says how to add one).",
              "*Better*: `up`, `down`, nearer to the `truth`'s, nearer to `zero`, or nothing for a"
              " number that others are compared with. *Loop*: logged during training, with `ratio`"

@@ -1,4 +1,4 @@
-"""Speed of a config: python -m launch.benchmark --config=configs/avflow_released.py --json
+"""Measures the speed of a config: avjax benchmark --config=configs/avflow_released.py --json
 
 Measures what avjax/systems/<system>/benchmark.py declares (the training step, as the loop compiles
 it, and sampling), and the loader when `config.data.dir` exists; reports medians of several runs

@@ -1,4 +1,5 @@
-"""The fields of an experiment: python -m launch.config --config=FILE [--config.key=value ...]
+"""Lists the fields of a config, with their documents and values:
+avjax config --config=FILE [--config.key=value ...]
 
     (nothing, or --list)  the file's header, and every field with its value, type, choices, default
                           and document

@@ -51,7 +51,7 @@ def read_variants(file: Path) -> tuple[str, ...]:
 
 def experiments() -> str:
     """The shipped config files with the first sentence of their headers."""
-    lines = ["Config files (python -m launch.config --config=FILE prints one):", ""]
+    lines = ["Config files (avjax config --config=FILE prints one):", ""]
     for file in sorted((ROOT / "configs").glob("*.py")):
         if file.stem not in ("__init__", "base"):
             lines.append(f"configs/{file.name}")

@@ -1,8 +1,8 @@
 """Scores a checkpoint on held-out splits:
 
-python -m launch.evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
+avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
-python -m launch.evaluate --list        every metric, with its meaning
+avjax evaluate --list        every metric, with its meaning
 
 Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the
 table. A killed job goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder,

@@ -1,5 +1,5 @@
-"""Clips -> features: python -m launch.extract --clips=DIR --out=DIR [--features=talker]
-[--tokens=units] [...]
+"""Makes features of clips, for one family of systems:
+avjax extract --clips=DIR --out=DIR [--features=talker] [--tokens=units] [...]
 
 Prints the dataset's schema, splits and durations. The same command again goes on with a job that
 was killed, and makes the features again when the clips have changed. The flags are the options of

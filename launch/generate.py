@@ -1,4 +1,4 @@
-"""Lets a trained avatar speak: `python -m launch.generate --workdir=DIR --text="..."` (or
+"""Lets a trained avatar speak: `avjax generate --workdir=DIR --text="..."` (or
 `--audio=FILE`).
 
 Writes OUT.mp4 (face with sound) and OUT.wav; speech alone is written as OUT.wav. Of a dialogue,

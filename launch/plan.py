@@ -1,6 +1,6 @@
-"""Whether a job fits, how fast it could be and its largest batch:
+"""Tells whether a job fits, how fast it could be and its largest batch:
 
-    python -m launch.plan --config=configs/talker_0_6b.py
+    avjax plan --config=configs/talker_0_6b.py
 
 Plans a config's training step for a slice of TPUs or a machine of GPUs without touching one:
 --topology=v5e:16x16 [--slices=2], default config.plan. Shapes alone take seconds. With libtpu

@@ -1,4 +1,4 @@
-"""Raw media -> clips: python -m launch.prepare --dataset=clips --source=DIR --out=DIR
+"""Makes clips of raw media: avjax prepare --dataset=clips --source=DIR --out=DIR
 
 `--dataset` is a folder of data_pipelines/ingest; the flags are the options of all of them, and one
 of another dataset is an error. Clips that have changed in --source since are taken in (--dataset=

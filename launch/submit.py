@@ -1,6 +1,6 @@
 """Submits jobs to clusters:
 
-    python -m launch.submit --target=gke --config=configs/X.py --topology=v5e:16x16
+    avjax submit --target=gke --config=configs/X.py --topology=v5e:16x16
         --workdir=gs://BUCKET/RUN [--dry_run]
 
     --target=xpk|gke|tpu_vm|slurm|local

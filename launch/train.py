@@ -1,4 +1,5 @@
-"""Train: python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
+"""Trains what a config describes, from data to results, and resumes:
+avjax train --config=configs/quickstart.py --workdir=runs/quickstart
 [--config.key=value ...]
 
 Runs the config's stages (data, sub-models), trains with resume, then evaluates on the held-out

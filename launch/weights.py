@@ -1,8 +1,8 @@
-"""Published checkpoints in, ours out.
+"""Imports published checkpoints and exports ours.
 
-  python -m launch.weights inspect FILE
-  python -m launch.weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
-  python -m launch.weights import --system=NAME --file=FILE --workdir=DIR
+  avjax weights inspect FILE
+  avjax weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
+  avjax weights import --system=NAME --file=FILE --workdir=DIR
   [--data=FEATURES]
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
@@ -53,7 +53,7 @@ CONFIG = define_config()
 def _need(**values):
     for name, value in values.items():
         if not value:
-            raise UserError(f"--{name} is missing", hint="python -m launch.weights --help lists "
+            raise UserError(f"--{name} is missing", hint="avjax weights --help lists "
                                                          "the three commands")
 
 
@@ -78,7 +78,7 @@ def main(command):
                   f"{json.dumps(config.system.to_dict(), default=str)}")
         case other:
             raise UserError("unknown command", expected="inspect FILE, export or import",
-                            found=" ".join(other) or "none", hint="python -m launch.weights --help")
+                            found=" ".join(other) or "none", hint="avjax weights --help")
 
 
 if __name__ == "__main__":

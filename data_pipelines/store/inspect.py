@@ -1,4 +1,5 @@
-"""What is in a dataset folder, and whether it is complete: avjax inspect DIR [--json] [--sample=N]
+"""Tells what a dataset folder holds and whether it is complete:
+avjax inspect DIR [--json] [--sample=N]
 
 Prints schema, rates, recipes, splits with counts and hours, clips by speaker, value ranges of a
 sample; reads every file against its checksum. Exits with 1 and one line when something is broken.

@@ -293,7 +293,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     if not path.is_file():
         raise UserError("no trained system here", where=str(workdir),
                         expected="a folder with config.json", found="nothing of the kind",
-                        hint=f"train first: python -m launch.train --config=configs/... "
+                        hint=f"train first: avjax train --config=configs/... "
                         f"--workdir={workdir}")
     config = ConfigDict(json.loads(path.read_text()))
     config.data.dir = launch_flags.fill(config.data.dir, workdir)

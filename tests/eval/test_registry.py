@@ -145,7 +145,7 @@ def test_a_new_metric_is_one_file(own_metric, scored):
 
 def test_docs_are_those_of_the_declarations():
     assert DOCS.read_text() == registry.markdown(), \
-        "python -m launch.evaluate --list > docs/metrics.md"
+        "avjax evaluate --list > docs/metrics.md"
 
 
 @pytest.mark.parametrize("wrong", [{"meaning": ""}, {"better": "sideways"}, {"needs": ("luck",)}])

@@ -271,6 +271,6 @@ def _why(item: recordings.Source, reason: str, error: Exception) -> dict[str, st
 DATASET = Ingest(
     prepare, takes_in_changes=True,
     changes_of=lambda stage: changes_of(stage["source"], stage["out"], stage.get("speaker")),
-    retired={name: "features are made of the clips: python -m launch.extract --clips=OUT/clips "
+    retired={name: "features are made of the clips: avjax extract --clips=OUT/clips "
                    "--out=OUT/features --tokens=units --units=64"
              for name in ("tokens", "weights", "units")})
