@@ -15,7 +15,7 @@ Hooks slow a phase down or break it, so that a test can act in the middle of it:
   @width=N             of the hidden layer
   @generate=1          an evaluator that generates
   @records=SECONDS     host 0 takes to put its records away at the end
-  @scored=1            the toys of tests/eval instead, with their benchmark
+  @scored=1            a System with a benchmark, see scored.py
   @kill=SIGNAL:POINT:N sends itself a signal when it comes to one of POINTS for the N-th time
 """
 
@@ -27,7 +27,6 @@ import resource
 import signal
 import sys
 import time
-import types
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -46,10 +45,8 @@ from avjax.storage.failures import exit_cleanly  # noqa: E402
 from avjax.telemetry import goodput  # noqa: E402
 from avjax.telemetry.metrics_writer import MetricsWriter  # noqa: E402
 from avjax.training import evaluators  # noqa: E402
-from data_pipelines import decode  # noqa: E402
 from data_pipelines.loading import loader  # noqa: E402
 from launch import hosts, train, training  # noqa: E402
-from tests.eval import toys  # noqa: E402
 from tests.training import toy  # noqa: E402
 
 systems.__path__.append(str(Path(__file__).parent / "systems"))  # has "toy"
@@ -97,19 +94,6 @@ class System(toy.ToySystem):
         return super().loss(params, batch, key)
 
 
-class Scored(toys.System):
-    """Learns to give back what it is told, with noise for all."""
-
-    config = types.SimpleNamespace(to_dict=lambda: {"name": "toy"}, name="toy")
-
-    def init(self, key):
-        return super().init(key) | {"noise": jnp.float32(0.3)}
-
-    def loss(self, params, batch, key):
-        loss = jnp.mean((batch["tokens"] @ params["w"] - batch["tokens"]) ** 2)
-        return loss, {"loss": loss}
-
-
 COMMIT = "_background_wait_for_commit_futures"  # what Orbax's saving thread runs
 # Where a job may be killed: the function that is entered there.
 POINTS = {"restore": (checkpoints.Checkpoints, "restore"),
@@ -142,9 +126,9 @@ def install(hooks: dict[str, str], workdir: Path) -> None:
     """Puts the hooks where they act."""
     system = System(compiling=float(hooks.get("compile", 0)), width=int(hooks.get("width", 8)))
     if "scored" in hooks:
-        system = Scored()
-        decode.Decoder.from_dataset = classmethod(lambda cls, dataset: toys.Decoder())
-        train.check_config = train.check_what_follows = lambda *given: None
+        import scored
+
+        system = scored.install()
     training.api.build = lambda config: system
     if "generate" in hooks:
         evaluators_of = training.make_evaluators
