@@ -1,5 +1,5 @@
-"""Which process makes which part of a dataset: flags and environment. See
-data_pipelines/store/merge.py.
+"""Which process makes which part of a dataset, of many requests or of an evaluation: flags and
+environment. See data_pipelines/store/merge.py.
 
     --processes=4        four processes of this machine, started again when one is killed
     started once a host  by launch.submit or a cluster's own launcher: part k of n
