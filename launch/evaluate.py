@@ -7,6 +7,9 @@ avjax evaluate --list        every metric, with its meaning
 Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the
 table. A killed job goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder,
 or one checkpoint; one in a bucket (gs://...) is copied here first, and the results go there.
+
+All devices share the examples, and all hosts that the job was started on (or --processes=N,
+--shard=I/N; see launch/workers.py): each scores its share, and the last one merges the rows.
 """
 
 from absl import flags
@@ -16,7 +19,9 @@ from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from eval import registry
+from eval.run import rows
 from launch import flags as launch_flags
+from launch import workers
 from launch.jobs import evaluate as jobs
 
 
@@ -31,8 +36,9 @@ def workdir_of(checkpoint):
 
 
 def define_flags() -> None:
-    """--config, --checkpoint, --split, --out, --list."""
+    """--config, --checkpoint, --split, --out, --list, and who shares the work."""
     launch_flags.define_config()
+    workers.define_flags()
     flags.DEFINE_string("checkpoint", None, "Workdir, or one checkpoint.")
     flags.DEFINE_list("split", None, "Splits to score; default config.evaluate.splits.")
     flags.DEFINE_string("out", None, "Folder of the results; default: the workdir.")
@@ -56,14 +62,36 @@ def main(argv):
                         expected="a workdir of launch.train, or one "
                         "checkpoint of it", found="no such folder",
                         hint="check the path, or train first")
-    enable_compilation_cache()
     workdir = workdir_of(given)
-    step = int(given.name) if given.name.isdigit() and given != workdir else None
     results = paths.folder(args.out or workdir)
-    with lock.hold(results / lock.RESULTS, "the results in",
-                   results), remote.at_hand(workdir, step) as here:
-        jobs.evaluate(args.config, here, splits=args.split, out=args.out,
-                      checkpoint=here if paths.is_remote(given) else given)
+    workers.spread("launch.evaluate", str(results))
+    enable_compilation_cache()
+    share = workers.share(args.shard)
+    merged = evaluate(args, given, workdir, results, share)
+    if merged is None:
+        print(f"share {share[0]} of {share[1]} is scored; whoever finishes last writes the results "
+              f"in {results}")
+        workers.wait_for_others(results, share, args.shard, lambda: rows.not_begun(results, share))
+
+
+def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
+    """This process' share of the examples, and the results where it is the last."""
+    step = int(given.name) if given.name.isdigit() and given != workdir else None
+    apart = paths.is_remote(results) and share != rows.WHOLE  # no process sees the others' copies
+    if apart and not (results / rows.rows_file(share)).exists():
+        (results / rows.rows_file(share)).write_bytes(b"")
+
+    def score(merge: bool = True):
+        with remote.at_hand(workdir, step) as here:
+            return jobs.evaluate(args.config, here, splits=args.split, out=args.out, share=share,
+                                 checkpoint=here if paths.is_remote(given) else given, merge=merge)
+
+    with lock.hold(results / rows.lock_file(share), "the results in", results):
+        if not apart:
+            return score()
+        score(merge=False)  # its rows are in the bucket at the end
+        with lock.hold(results / lock.RESULTS, "the results in", results, wait=jobs.PATIENCE):
+            return score()
 
 
 if __name__ == "__main__":

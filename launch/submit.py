@@ -86,7 +86,7 @@ def make_place(target: str, args, config, folder: pathlib.Path,
     there."""
     plan = config.get("plan", {}) if config else {}
     topology = args.topology or (plan.get("topology", "") if target != "local" else "")
-    if topology and not args.topology and args.job in jobs.ON_ONE_HOST:
+    if topology and not args.topology and args.job in jobs.ALONE:
         topology = accelerators.one_host(topology)
     values = {name: getattr(args, name) for name in HELP}
     for name, value in values.items():
@@ -103,12 +103,8 @@ def make_place(target: str, args, config, folder: pathlib.Path,
                                              "gpu": ["cuda"]}.get(accelerator.platform, [])
     extras += [extra for scheme, extra in (("gs://", "gs"), ("s3://", "s3"))
                if (args.workdir or "").startswith(scheme)]
-    planned = topology and not args.topology and args.job not in jobs.ON_ONE_HOST
+    planned = topology and not args.topology and args.job not in jobs.ALONE
     slices = args.slices or (int(plan.get("slices", 1)) if planned else 1)
-    if accelerator and args.job in jobs.ON_ONE_HOST and accelerator.hosts * slices > 1:
-        raise UserError(f"{args.job} jobs are one host's", where="--topology",
-                        found=f"{accelerator.hosts * slices} hosts", expected="one",
-                        hint=f"--topology={accelerators.one_host(topology)} --slices=1")
     if accelerator and accelerator.platform == "tpu" and args.job in jobs.ALONE and slices > 1:
         raise UserError("slices mean nothing to hosts that work alone", where="--slices",
                         found=str(slices), expected="1",

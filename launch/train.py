@@ -8,9 +8,9 @@ it was interrupted in; while it runs, a second one is refused. What may stand af
 said in launch/overrides.py. Exit codes: 0 done, 2 something the user can mend, 75 to be started
 again (SIGTERM, SIGINT, a lost host, a hang).
 
-Started once a host, it is one job: all hosts train, and host 0 alone prepares, writes, evaluates
-and samples. How hosts find
-each other: avjax/hosts/distributed.py; the workdir has to lie on storage that all of them see.
+Started once a host, it is one job: all hosts train and score a share of the evaluation's examples
+each; host 0 alone prepares, writes the results and samples. How hosts find each other:
+avjax/hosts/distributed.py; the workdir has to lie on storage that all of them see.
 """
 
 import sys
@@ -68,6 +68,10 @@ def run(config, workdir: Path) -> None:
     start = time.perf_counter()
     run_training(config, workdir)
     seconds["train"] = time.perf_counter() - start
+    if config.evaluate.benchmark and distributed.process_count() > 1:
+        start = time.perf_counter()
+        score_share(config, workdir)
+        seconds["score"] = time.perf_counter() - start
     main_host = distributed.is_main()
     distributed.shutdown()  # the rest is for one: the others are done
     if not main_host:
@@ -82,6 +86,20 @@ def run(config, workdir: Path) -> None:
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     print(f"done in {time.perf_counter() - began:.1f} s ({parts}): {workdir}", file=sys.stderr,
           flush=True)
+
+
+def score_share(config, workdir: Path) -> None:
+    """Scores this host's share of the examples, with its own devices, and waits for all hosts.
+    `finish` then finds all rows and writes the results."""
+    from avjax.checkpoint import remote
+    from launch.jobs import evaluate
+    from launch.training import fill_config
+
+    share = distributed.process_index(), distributed.process_count()
+    with remote.at_hand(workdir) as here:
+        evaluate.evaluate(fill_config(config, workdir), here, share=share, merge=False,
+                          progress=distributed.is_main())
+    distributed.barrier("all shares of the evaluation", distributed.STAGE_SECONDS)
 
 
 def finish(config, workdir: Path) -> dict[str, float]:

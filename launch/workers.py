@@ -1,5 +1,5 @@
-"""Which process makes which part of a dataset: flags and environment. See
-data_pipelines/store/merge.py.
+"""Which process makes which part of a dataset, of many requests or of an evaluation: flags and
+environment. See data_pipelines/store/merge.py.
 
     --processes=4        four processes of this machine, started again when one is killed
     started once a host  by launch.submit or a cluster's own launcher: part k of n
@@ -14,11 +14,13 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 from absl import flags
 
 from avjax.errors import UserError
 from avjax.hosts import cluster, distributed
+from avjax.storage import paths
 from data_pipelines.store import merge as data_parts
 from data_pipelines.store.merge import Part
 from launch import cli
@@ -52,12 +54,12 @@ def spread(module: str, out: str) -> None:
     if args.shard:
         raise UserError("--shard is one part by itself", where="--processes",
                         hint="leave one of the two out")
-    folder = pathlib.Path(out).absolute()
+    folder = pathlib.Path(pathlib.Path(out).name if paths.is_remote(out) else out).absolute()
     code = processes.run([*cli.child(module), *sys.argv[1:]], processes=args.processes,
                          environment={SPREAD: "1"}, logs=folder.with_name(f".{folder.name}.logs"),
                          cwd=pathlib.Path.cwd(), max_restarts=RESTARTS, grace=GRACE)
     if not code:
-        print(f"written: {folder}")
+        print(f"written: {out if paths.is_remote(out) else folder}")
     sys.exit(code)
 
 
@@ -90,17 +92,25 @@ def end(part: Part, shard: str | None) -> None:
     together."""
     print(f"part {part.index} of {part.count} is whole; whoever finishes last puts {part.out_dir} "
           "together")
+    wait_for_others(part.out_dir, (part.index, part.count), shard,
+                    lambda: data_parts.not_begun(part))
+
+
+def wait_for_others(out, share: tuple[int, int], shard: str | None,
+                    not_begun: Callable[[], list[int]]) -> None:
+    """Returns once all the processes that were started together have begun their parts. Exit code
+    75 where some have not after a minute. `not_begun()`: indices of their parts."""
     if shard or SPREAD in os.environ:
         return
     until = time.monotonic() + TOGETHER
-    while (idle := data_parts.not_begun(part)) and time.monotonic() < until:
+    while (idle := not_begun()) and time.monotonic() < until:
         time.sleep(0.2)
     if idle:
         place = cluster.find(seconds=FIND)
         distributed.log(
-            f"restartable: {part.out_dir} is not whole: {part.count} processes are expected "
+            f"restartable: {out} is not whole: {share[1]} processes are expected "
             f"({place.source}), and "
-            f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {part.index}; "
+            f"nobody has begun part {', '.join(map(str, idle[:16]))}; came: process {share[0]}; "
             "start all of them, e.g. by srun or mpirun, or this one with JAX_NUM_PROCESSES=1 to "
             "make everything alone")
         sys.exit(distributed.RESTARTABLE)

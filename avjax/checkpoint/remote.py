@@ -16,8 +16,7 @@ from avjax.hosts.peers import first_line, log
 from avjax.storage import lock, paths
 
 # What only training needs.
-LEFT = (FOLDER, "tensorboard", "heartbeats", "profile", "compilation_cache", lock.NAME,
-        lock.RESULTS)
+LEFT = (FOLDER, "tensorboard", "heartbeats", "profile", "compilation_cache")
 
 
 class Mirror:
@@ -124,7 +123,7 @@ def at_hand(workdir: Any, step: int | str | None = None) -> Iterator[Path]:
         folder = temporary()
         clean.callback(shutil.rmtree, folder, ignore_errors=True)
         for entry in workdir.iterdir() if checkpoint != workdir else ():
-            if entry.name not in LEFT:
+            if entry.name not in LEFT and not entry.name.endswith(lock.NAME):
                 paths.copy_in(entry, folder / entry.name)
         paths.copy_in(checkpoint, folder / FOLDER / checkpoint.name)
         clean.pop_all()

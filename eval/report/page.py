@@ -22,6 +22,12 @@ _EXAMPLES = ("<h2>Examples</h2><p class=note>Both sides go through the same code
              "was seen in training.</p>")
 
 
+def shows(out_dir, results: dict) -> bool:
+    """Whether there is a report of these results' parameters."""
+    path = pathlib.Path(out_dir) / REPORT_FILE
+    return path.is_file() and f"parameters {results['params']}" in path.read_text()
+
+
 def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.Path:
     """Writes report.html, whole or not at all.
 

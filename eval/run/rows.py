@@ -1,5 +1,12 @@
 """Scored rows on disk, so that a killed job goes on where it stopped, and JSON that is whole or not
-there."""
+there.
+
+    results.rows.jsonl         rows of an evaluation in one process
+    results.rows.I-of-N.jsonl  rows of share I of N (from 0), on a folder that all processes see
+    results.frames/            what is pooled over examples, one file a row
+
+A process appends to its own file and reads all, so an evaluation goes on with any number of shares.
+"""
 
 import hashlib
 import json
@@ -10,35 +17,67 @@ import pathlib
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.storage import atomic, failures
+from avjax.storage import atomic, failures, lock
 
 ROWS_FILE, FRAMES_DIR = "results.rows.jsonl", "results.frames"
+Share = tuple[int, int]  # (k, n): the k-th of n shares
+WHOLE: Share = (0, 1)
+
+
+def rows_file(share: Share) -> str:
+    """Name of the file that a share's rows are appended to."""
+    return ROWS_FILE if share[1] == 1 else f"results.rows.{share[0]}-of-{share[1]}.jsonl"
+
+
+def lock_file(share: Share) -> str:
+    """Name of the lock that whoever scores a share holds."""
+    return lock.RESULTS if share[1] == 1 else f".results.{share[0]}-of-{share[1]}.lock"
+
+
+def not_begun(folder, share: Share) -> list[int]:
+    """Indices of the other shares that no process has begun."""
+    return [k for k in range(share[1])
+            if k != share[0] and not (folder / rows_file((k, share[1]))).exists()]
 
 
 class Rows:
     """Append-only store of scored rows. A line that a crash tore is dropped; any other damage is an
-    error."""
+    error.
 
-    def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
-        self.path, self.frames_dir = self.folder / ROWS_FILE, self.folder / FRAMES_DIR
+    Args:
+      folder: of the rows files and the frames.
+      share: whose file is appended to.
+    """
+
+    def __init__(self, folder, share: Share = WHOLE):
+        self.folder, self.share = pathlib.Path(folder), share
+        self.path, self.frames_dir = self.folder / rows_file(share), self.folder / FRAMES_DIR
         self.frames_dir.mkdir(parents=True, exist_ok=True)
+        self.path.touch()  # tells the others that this share has begun
         self.rows: dict[str, dict] = {}
-        if self.path.exists():
-            self._load()
+        for path in sorted(self.folder.glob("results.rows*.jsonl")):
+            self._load(path)
 
-    def _load(self):
-        data = self.path.read_bytes()
+    def reload(self) -> None:
+        """Reads what the other shares have added. Files are opened by their names, since a network
+        file system may list a folder as it was a minute ago."""
+        for k in range(self.share[1]):
+            path = self.folder / rows_file((k, self.share[1]))
+            if k != self.share[0] and path.exists():
+                self._load(path)
+
+    def _load(self, path: pathlib.Path) -> None:
+        data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         # torn by a crash: cut it off, so that the next row starts on a line of its own
-        if whole < len(data):
-            os.truncate(self.path, whole)
+        if whole < len(data) and path == self.path:
+            os.truncate(path, whole)
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 record = json.loads(line)
                 self.rows[record["key"]] = record["row"]
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError("unreadable row", where=f"{self.path}:{number}",
+                raise UserError("unreadable row", where=f"{path}:{number}",
                                 expected="JSON with key and row",
                                 found=line[:60].decode(errors="replace"),
                                 hint="delete the file: rows are computed "
@@ -58,7 +97,7 @@ class Rows:
     def put(self, key: str, row: dict, frames: dict[str, np.ndarray]) -> None:
         """Frames first, row last: a row promises its frames."""
         path = self._frames_path(key)
-        with atomic.file(path) as temporary:
+        with atomic.file(path, shared=self.share[1] > 1) as temporary:
             np.savez(temporary, **{k: np.asarray(v, np.float32) for k, v in frames.items()})
         with failures.working_on(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "row": clean(row)}, allow_nan=False) + "\n")

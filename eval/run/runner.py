@@ -4,7 +4,8 @@
 Streams do not depend on batch size, order or what else is scored (see avjax/inference). Rows are
 appended to results.rows.jsonl as they come, each under a key made of example, variant, parameters
 and recipes: a job that was killed, or one asked for more splits or tasks, goes on where it stopped,
-and baselines are never computed twice.
+and baselines are never computed twice. Processes that share a folder score a share of the examples
+each, and the last one merges all rows and pooled frames (see `Run`).
 """
 
 import functools
@@ -24,7 +25,7 @@ from avjax.inference.generator import Generator, generate_split
 from data_pipelines.loading.loader import check_features
 from data_pipelines.store.schema import recipe_hash
 from eval.pooling import BOOTSTRAP
-from eval.run.rows import Rows, write_json
+from eval.run.rows import WHOLE, Rows, Share, clean, write_json
 
 RESULTS_FILE = "results.json"
 SHOWN = 2  # examples of every split in the report, with players
@@ -54,17 +55,124 @@ def check_split(dataset, split: str) -> None:
                         hint="name one of the dataset's splits")
 
 
-def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str],
-             max_examples: int = 0, meta: dict | None = None, progress: bool = True,
-             made: dict | None = None) -> dict:
-    """Scores all variants on the splits; writes rows as they come and results.json at the end.
+class Run:
+    """The scoring of one set of parameters, by one process or by several that share a folder.
 
     Args:
       benchmark: eval.benchmarks.*.Benchmark.
       generator, params: the system and its parameters.
-      out_dir: folder of results.rows.jsonl, results.frames/ and results.json.
+      out_dir: folder of the rows, results.frames/ and results.json.
       splits: names of the dataset's splits.
       max_examples: a split's examples to score, a fixed random subset; 0 = all.
+      share: (k, n): of the examples in the order of their ids, the k-th of every n is this
+        process' own.
+    """
+
+    def __init__(self, benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str],
+                 max_examples: int = 0, share: Share = WHOLE):
+        self.benchmark, self.generator, self.params = benchmark, generator, params
+        self.out_dir, self.share = pathlib.Path(out_dir), share
+        self.indices: dict[str, list[int]] = {}
+        for split in splits:
+            check_split(benchmark.dataset, split)
+            self.indices[split] = list(benchmark.select(split, max_examples))
+        self.rows = Rows(out_dir, share)
+        self.params_hash = fingerprint(params)
+        self.sampler = {"seed": generator.seed,
+                        "system": _system_recipe(generator.system)} | environment.unusual()
+        self._made_by = recipe_hash({"params": self.params_hash, **self.sampler})
+        self._started = time.perf_counter()
+
+    def key(self, split: str, variant: str, index: int) -> str:
+        """Names a row by all that decides it."""
+        made_by = self._made_by if variant in self.benchmark.models else ""
+        return "|".join((split, self._ids(split)[index], variant, made_by,
+                         self.benchmark.recipe_hash))
+
+    def own(self, split: str) -> list[int]:
+        """Indices of the examples of this process."""
+        ids = self._ids(split)
+        mine = set(sorted(self.indices[split], key=ids.__getitem__)[self.share[0]::self.share[1]])
+        return [i for i in self.indices[split] if i in mine]
+
+    def score(self, *, progress: bool = True, made: dict | None = None) -> None:
+        """Generates and scores what is missing of this process' examples; see `evaluate`."""
+        benchmark = self.benchmark
+        for split in self.indices:
+            own = self.own(split)
+            todo = {v: [i for i in own if self.rows.get(self.key(split, v, i)) is None]
+                    for v in benchmark.variants}
+            with tqdm(total=sum(map(len, todo.values())), desc=f"scoring {split}", unit="row",
+                      disable=None if progress else True, leave=False) as bar:
+                for variant in benchmark.models:
+                    for index, signals in generated(benchmark, self.generator, self.params, split,
+                                                    variant, todo[variant]):
+                        if made is not None and index in benchmark.select(split, SHOWN):
+                            made[split, variant, index] = signals
+                        self._add(split, variant, index, signals, bar)
+                for variant in benchmark.baselines:
+                    for index in todo[variant]:
+                        signals = benchmark.baseline(variant, split, index)
+                        self._add(split, variant, index, signals, bar)
+
+    def results(self, meta: dict | None = None) -> dict | None:
+        """Everything that results.json says; None while rows of other shares are missing. Where
+        results.json is of the same rows, as another share has merged them: its content."""
+        self.rows.reload()
+        benchmark, found, rows = self.benchmark, {}, []
+        for split, indices in self.indices.items():
+            found[split] = {v: {i: self.rows.get(self.key(split, v, i)) for i in indices}
+                            for v in benchmark.variants}
+            if any(got is None for of in found[split].values() for got in of.values()):
+                return None
+            ids, texts = self._ids(split), benchmark.labels(split)[1]
+            rows += [{"split": split, "id": ids[i], "text": texts[i],
+                      **{v: found[split][v][i][0] for v in benchmark.variants}}
+                     for i in sorted(indices, key=ids.__getitem__)]
+        about = {"recipes": benchmark.recipes
+                 | {"intervals": BOOTSTRAP, "noise": "fold_in(key(seed), crc32(id))"},
+                 "benchmark": benchmark.name, "models": list(benchmark.models),
+                 "params": self.params_hash, "sampler": self.sampler}
+        last = (meta or {}) | {"rows": rows}
+        if merged := self._merged(about | last):
+            return merged
+        summary = {split: {v: benchmark.summarise([of[v][i][0] for i in self.indices[split]],
+                                                  [of[v][i][1] for i in self.indices[split]])
+                           for v in benchmark.variants}
+                   for split, of in found.items()}
+        targets = {split: benchmark.targets(summary[split]) for split in summary}
+        seconds = round(time.perf_counter() - self._started, 2)
+        results = {"summary": summary, "targets": targets, **about, "seconds": seconds, **last}
+        write_json(self.out_dir / RESULTS_FILE, results)
+        return results
+
+    def _ids(self, split: str):
+        return self.benchmark.source(split).ids
+
+    def _add(self, split: str, variant: str, index: int, signals, bar) -> None:
+        row = self.benchmark.score(split, index, signals)
+        frames = self.benchmark.frames(split, index, signals)
+        self.rows.put(self.key(split, variant, index), row, frames)
+        bar.update()
+
+    def _merged(self, about: dict) -> dict | None:
+        """The content of results.json, if several shares are at work and it says the same."""
+        try:
+            written = json.loads((self.out_dir / RESULTS_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+        about = json.loads(json.dumps(clean(about)))
+        same = all(written.get(name) == value for name, value in about.items())
+        return written if same and self.share[1] > 1 else None
+
+
+def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str],
+             max_examples: int = 0, meta: dict | None = None, progress: bool = True,
+             made: dict | None = None, share: Share = WHOLE) -> dict | None:
+    """Scores all variants on the splits; writes rows as they come and results.json at the end.
+
+    Args:
+      benchmark, generator, params, out_dir, splits, max_examples, share: see `Run`.
       meta: stored in results.json as it is (config, checkpoint, step, ...).
       progress: show a bar.
       made: gets the Signals of the first few generated examples, {(split, variant, index):
@@ -72,65 +180,12 @@ def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterab
 
     Returns:
       {"summary", "targets", "recipes", "models", "rows", ...} as written; "models" are the variants
-      that are generated.
+      that are generated. None while rows of other shares are missing.
     """
-    started = time.perf_counter()
-    splits = tuple(splits)
-    for split in splits:
-        check_split(benchmark.dataset, split)
-    store, params_hash = Rows(out_dir), fingerprint(params)
-    sampler = {"seed": generator.seed,
-               "system": _system_recipe(generator.system)} | environment.unusual()
-    made_by = recipe_hash({"params": params_hash, **sampler})
-
-    def key(split, name, variant):
-        return "|".join((split, name, variant, made_by if variant in benchmark.models else "",
-                         benchmark.recipe_hash))
-
-    variants, summary, targets, rows = benchmark.variants, {}, {}, []
-    for split in splits:
-        indices = benchmark.select(split, max_examples)
-        ids, texts = benchmark.source(split).ids, benchmark.labels(split)[1]
-        found = {v: {i: got for i in indices if (got := store.get(key(split, ids[i], v)))}
-                 for v in variants}
-        missing = sum(len(indices) - len(f) for f in found.values())
-        bar = tqdm(total=missing, desc=f"scoring {split}", unit="row", disable=None if progress
-                   else True, leave=False)
-
-        def add(variant, index, signals, split=split, ids=ids, found=found, bar=bar):
-            row = benchmark.score(split, index, signals)
-            frames = benchmark.frames(split, index, signals)
-            store.put(key(split, ids[index], variant), row, frames)
-            # as a resumed job would find it
-            found[variant][index] = store.get(key(split, ids[index], variant))
-            bar.update()
-
-        for variant in benchmark.models:
-            todo = [i for i in indices if i not in found[variant]]
-            for index, signals in generated(benchmark, generator, params, split, variant, todo):
-                if made is not None and index in benchmark.select(split, SHOWN):
-                    made[split, variant, index] = signals
-                add(variant, index, signals)
-        for variant in benchmark.baselines:
-            for index in indices:
-                if index not in found[variant]:
-                    add(variant, index, benchmark.baseline(variant, split, index))
-        bar.close()
-        summary[split] = {v: benchmark.summarise([found[v][i][0] for i in indices],
-                                                 [found[v][i][1] for i in indices])
-                          for v in variants}
-        targets[split] = benchmark.targets(summary[split])
-        rows += [{"split": split, "id": ids[i], "text": texts[i],
-                  **{v: found[v][i][0] for v in variants}}
-                 for i in sorted(indices, key=ids.__getitem__)]
-    results = {"summary": summary, "targets": targets,
-               "recipes": benchmark.recipes
-               | {"intervals": BOOTSTRAP, "noise": "fold_in(key(seed), crc32(id))"},
-               "benchmark": benchmark.name, "models": list(benchmark.models), "params": params_hash,
-               "sampler": sampler, "seconds": round(time.perf_counter() - started, 2),
-               **(meta or {}), "rows": rows}
-    write_json(pathlib.Path(out_dir) / RESULTS_FILE, results)
-    return results
+    run = Run(benchmark, generator, params, out_dir, splits=splits, max_examples=max_examples,
+              share=share)
+    run.score(progress=progress, made=made)
+    return run.results(meta)
 
 
 def generated(benchmark, generator: Generator, params, split: str, variant: str,

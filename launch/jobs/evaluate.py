@@ -15,7 +15,10 @@ from data_pipelines.store import made_from
 from eval import benchmarks
 from eval.report import page, tables
 from eval.run import runner
+from eval.run.rows import WHOLE, Share, lock_file
 from launch import flags as launch_flags
+
+PATIENCE = 3600.0  # seconds to wait for another share that merges the rows
 
 
 def open_benchmark(config, workdir, *, full: bool = True):
@@ -39,7 +42,7 @@ def check(config, workdir) -> None:
 
 
 def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=None,
-             progress: bool = True) -> dict:
+             progress: bool = True, share: Share = WHOLE, merge: bool = True) -> dict | None:
     """Scores parameters on `splits`, writes results.json and report.html, prints the table.
 
     Args:
@@ -50,9 +53,12 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
       out: folder of the results; default `workdir`.
       checkpoint: where to load `params` from; default `workdir`.
       progress: show bars.
+      share: (k, n): this process scores its share of the examples, on a folder that all see; the
+        last one merges all rows.
+      merge: False only scores.
 
     Returns:
-      The contents of results.json.
+      The contents of results.json. None if rows of other shares are missing, or without `merge`.
 
     Raises:
       UserError: no benchmark, dataset or checkpoint; another model's checkpoint; unknown split;
@@ -78,14 +84,21 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     sampler = Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed,
                         mesh=local_mesh())
     made: dict = {}
-    with lock.hold(out.absolute() / lock.RESULTS, "the results in", out):
-        results = runner.evaluate(benchmark, sampler, params, out, splits=splits, meta=meta,
-                                  progress=progress, max_examples=config.evaluate.max_examples,
-                                  made=made)
-        shown = runner.samples(benchmark, sampler, params, splits, made=made)
-        written = page.write(out, results, shown, workdir)
+    with lock.hold(out.absolute() / lock_file(share), "the results in", out):
+        run = runner.Run(benchmark, sampler, params, out, splits=splits, share=share,
+                         max_examples=config.evaluate.max_examples)
+        run.score(progress=progress, made=made)
+        if not merge:
+            return None
+        with lock.hold(out.absolute() / lock.RESULTS, "the results in", out, wait=PATIENCE):
+            results = run.results(meta)
+            if results is None:
+                return None
+            if share == WHOLE or not page.shows(out, results):
+                shown = runner.samples(benchmark, sampler, params, splits, made=made)
+                page.write(out, results, shown, workdir)
     print(tables.table(results))
-    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {written}")
+    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")
     return results
 
 

@@ -31,7 +31,8 @@ def variables(accelerator: Accelerator | None, cache: str, extra: dict[str, str]
         out["JAX_PLATFORMS"] = "cpu"
     elif platform == "gpu":
         out |= {"XLA_FLAGS": GPU_OVERLAP, "XLA_PYTHON_CLIENT_MEM_FRACTION": GPU_MEMORY}
-    elif platform == "tpu" and alone:  # one host of a slice as a TPU of its own
+    elif platform == "tpu" and alone and accelerator.hosts > 1:
+        # one host of a slice as a TPU of its own
         chips = {1: "1,1,1", 4: "2,2,1"}[accelerator.chips_per_host]
         out |= {"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": chips}
     elif platform == "tpu":  # else a host whose TPU is in use would continue alone on its CPU

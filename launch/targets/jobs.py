@@ -8,8 +8,8 @@ from launch.targets import Job, environment
 
 KINDS = ("train", "evaluate", "generate", "extract", "prepare")
 WITH_CONFIG = ("train", "evaluate")
-ON_ONE_HOST = ("evaluate",)
-ALONE = ("generate", "extract", "prepare")  # whose hosts share only a folder
+# Whose hosts share only a folder; one, unless --topology says more.
+ALONE = ("evaluate", "generate", "extract", "prepare")
 # Folder in the workdir (of the whole sweep), so that a restart does not compile again.
 CACHE = "compilation_cache"
 

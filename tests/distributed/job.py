@@ -15,6 +15,7 @@ Hooks slow a phase down or break it, so that a test can act in the middle of it:
   @width=N             of the hidden layer
   @generate=1          an evaluator that generates
   @records=SECONDS     host 0 takes to put its records away at the end
+  @scored=1            a System with a benchmark, see scored.py
   @kill=SIGNAL:POINT:N sends itself a signal when it comes to one of POINTS for the N-th time
 """
 
@@ -124,6 +125,10 @@ def tell(text: str) -> None:
 def install(hooks: dict[str, str], workdir: Path) -> None:
     """Puts the hooks where they act."""
     system = System(compiling=float(hooks.get("compile", 0)), width=int(hooks.get("width", 8)))
+    if "scored" in hooks:
+        import scored
+
+        system = scored.install()
     training.api.build = lambda config: system
     if "generate" in hooks:
         evaluators_of = training.make_evaluators

@@ -2,6 +2,7 @@
 resumable to the row."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +36,18 @@ def perfect(dataset, tmp_path_factory):
     return results, out
 
 
-def scores(dataset, params, out, *, batch_size=4, seed=0, splits=("valid",), max_examples=0):
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """(results, folder) of a noisy system, in one process."""
+    out = tmp_path_factory.mktemp("whole")
+    return scores(dataset, noisy(), out), out
+
+
+def scores(dataset, params, out, *, batch_size=4, seed=0, splits=("valid",), max_examples=0,
+           share=rows.WHOLE):
     sampler = generator.Generator(toys.System(), batch_size=batch_size, seed=seed)
     return runner.evaluate(toys.benchmark(dataset, full=False), sampler, params, out, splits=splits,
-                           progress=False,
-                           max_examples=max_examples)
+                           progress=False, share=share, max_examples=max_examples)
 
 
 def noisy(amount=0.3):
@@ -140,8 +148,48 @@ def test_scores_do_not_depend_on_what_else_is_scored(dataset, tmp_path):
 
 
 
-def test_killed_job_goes_on(dataset, tmp_path, monkeypatch):
-    whole = scores(dataset, noisy(), tmp_path / "whole")
+def without_seconds(folder):
+    """results.json as it is on disk, but for how long it took."""
+    return json.loads((folder / runner.RESULTS_FILE).read_text()) | {"seconds": None}
+
+
+def test_shares_give_what_one_process_gives(dataset, whole, tmp_path, monkeypatch):
+    """In any order; after the last one, whoever comes again scores and writes nothing."""
+    assert scores(dataset, noisy(), tmp_path, share=(1, 2)) is None
+    assert rows.not_begun(tmp_path, (1, 2)) == [0]
+    assert not (tmp_path / runner.RESULTS_FILE).exists()
+    merged = scores(dataset, noisy(), tmp_path, share=(0, 2))
+    assert rows.not_begun(tmp_path, (1, 2)) == []
+    assert without_seconds(tmp_path) == without_seconds(whole[1])
+    assert merged["summary"] == whole[0]["summary"] and merged["rows"] == whole[0]["rows"]
+    for k in range(2):
+        path = tmp_path / rows.rows_file((k, 2))
+        ids = {json.loads(line)["key"].split("|")[1] for line in path.read_text().splitlines()}
+        assert ids == {f"valid/{i}" for i in range(k, 6, 2)}
+    monkeypatch.setattr(rows.Rows, "put", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(runner, "write_json", lambda *_: pytest.fail("written again"))
+    assert scores(dataset, noisy(), tmp_path, share=(1, 2))["rows"] == merged["rows"]
+
+
+def test_what_a_dead_share_left_is_finished_with_any_number_of_shares(dataset, whole, tmp_path,
+                                                                      monkeypatch):
+    """Rows of one process, and of other shares, count; a line that another is writing does not."""
+    lines = (whole[1] / rows.ROWS_FILE).read_text().splitlines(keepends=True)
+    shutil.copytree(whole[1] / rows.FRAMES_DIR, tmp_path / rows.FRAMES_DIR)
+    (tmp_path / rows.ROWS_FILE).write_text("".join(lines[:9]))
+    other = tmp_path / rows.rows_file((2, 3))
+    other.write_text("".join(lines[9:14]) + lines[14][:30])
+    added, put = [], rows.Rows.put
+    monkeypatch.setattr(rows.Rows, "put", lambda self, *row: added.append(row) or put(self, *row))
+    assert scores(dataset, noisy(), tmp_path, share=(0, 2)) is None
+    assert scores(dataset, noisy(), tmp_path, share=(1, 2)) is not None
+    assert len(added) == 4 * 6 - 14
+    assert other.read_text().endswith(lines[14][:30])  # another process' file
+    assert without_seconds(tmp_path) == without_seconds(whole[1])
+
+
+def test_killed_job_goes_on(dataset, whole, tmp_path, monkeypatch):
+    whole, _ = whole
     out = tmp_path / "killed"
     lines = []
 

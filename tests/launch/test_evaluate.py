@@ -109,6 +109,29 @@ def test_it_lists_all_metrics_without_a_config(monkeypatch, capsys):
     assert capsys.readouterr().out == registry.markdown()
 
 
+def test_processes_of_a_job_score_a_share_each(toy, tmp_path, monkeypatch, capsys):
+    """One whose others never come ends with 75, since then nobody writes the results."""
+    values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
+                             list=False, processes=None, shard=None)
+    for module in (command, command.workers):
+        monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
+    monkeypatch.setattr(command.workers, "TOGETHER", 0.0)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    with pytest.raises(SystemExit) as end:
+        command.main([])
+    assert end.value.code == 75 and "nobody has begun part 0" in capsys.readouterr().err
+    assert not (tmp_path / runner.RESULTS_FILE).exists()
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    command.main([])
+    results = json.loads((tmp_path / runner.RESULTS_FILE).read_text())
+    assert len(results["rows"]) == 3 and (tmp_path / page.REPORT_FILE).exists()
+    monkeypatch.setattr(page, "write", None)  # whoever comes again finds the report
+    command.main([])
+    assert "report:  " in capsys.readouterr().out
+
+
 def test_workdir_of_a_checkpoint(tmp_path):
     assert command.workdir_of(tmp_path / "checkpoints" / "500") == tmp_path
     assert command.workdir_of(tmp_path / "checkpoints") == tmp_path

@@ -11,7 +11,7 @@ import pytest
 
 from avjax.checkpoint import remote
 from avjax.errors import UserError
-from avjax.storage import paths
+from avjax.storage import lock, paths
 from avjax.systems import api
 from data_pipelines import decode, prompting
 from eval.report import plots
@@ -102,10 +102,11 @@ def evaluate(toy, monkeypatch):
     """launch.evaluate as a command: evaluate("--checkpoint's value")."""
     monkeypatch.setattr(plots, "png", lambda figure: plots.plt.close(figure) or b"drawn")
 
-    def run(checkpoint, out=None, split=None):
+    def run(checkpoint, out=None, split=None, shard=None):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
-                                       list=False)
-        monkeypatch.setattr(evaluate_command, "flags", types.SimpleNamespace(FLAGS=values))
+                                       list=False, processes=None, shard=shard)
+        for module in (evaluate_command, evaluate_command.workers):
+            monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))
         evaluate_command.main([])
     return run
 
@@ -153,6 +154,21 @@ def test_interrupted_evaluation_leaves_no_results_and_goes_on(store, evaluate, m
     assert len(in_run(store,
                       rows.ROWS_FILE).splitlines()) == len(set(in_run(store,
                                                                       rows.ROWS_FILE).splitlines()))
+
+
+def test_shares_meet_in_the_bucket(store, evaluate, monkeypatch, capfd):
+    """Each works in a copy of its own; the last one finds the others' rows."""
+    monkeypatch.setattr(lock, "SETTLE", 0.0)
+    evaluate(RUN, shard="1/2")
+    assert "share 1 of 2 is scored" in capfd.readouterr().out
+    assert "bucket/runs/toy/results.json" not in store
+    scored = in_run(store, "results.rows.1-of-2.jsonl")
+    assert len(scored.splitlines()) == 4  # the second of three examples
+    evaluate(RUN, shard="0/2")
+    assert in_run(store, "results.rows.1-of-2.jsonl") == scored
+    assert len(json.loads(in_run(store, "results.json"))["rows"]) == 3
+    assert b"<video" in in_run(store, "report.html")
+    assert not any(name.endswith(".lock") for name in store)
 
 
 def test_results_that_cannot_be_sent_are_kept_here(store, evaluate, monkeypatch):
