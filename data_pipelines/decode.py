@@ -67,9 +67,13 @@ class StreamDecoder:
 
     def speakers(self, streams: Streams) -> list[dict]:
         """The streams of each speaker, without the speaker axis; of one speaker as they are."""
-        axes = {name: self.specs[name].speaker_axis for name in streams if name in self.specs}
-        apart = {name: np.moveaxis(np.asarray(streams[name]), axis - 1, 0)
-                 for name, axis in axes.items() if axis is not None}
+        apart = {}
+        for name in streams:
+            spec = self.specs.get(name)
+            if spec is None or spec.speaker_axis is None:
+                continue
+            if np.ndim(streams[name]) == len(spec.shape) - 1:  # else already one speaker's
+                apart[name] = np.moveaxis(np.asarray(streams[name]), spec.speaker_axis - 1, 0)
         if not apart:
             return [dict(streams)]
         count = len(next(iter(apart.values())))

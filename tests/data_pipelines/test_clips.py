@@ -255,7 +255,7 @@ def test_launcher_says_what_is_wrong(tmp_path):
                              ({"dataset": "clips", "out": "x", "source": "y", "seed": 1},
                               "has no --seed"),
                              ({"dataset": "clips", "out": "x", "source": "y", "tokens": "units"},
-                              "clips only: no --tokens.*python -m launch.extract --clips=x/clips"),
+                              "clips only: no --tokens.*avjax extract --clips=x/clips"),
                              ({"dataset": "clips", "out": str(tmp_path / "o"),
                                "source": str(tmp_path)}, "no media"),
                              ({"dataset": "clips", "out": "x", "source": str(tmp_path / "z")},

@@ -235,7 +235,7 @@ def test_a_run_that_was_begun_goes_on_with_its_data(tmp_path, capsys):
     older = json.loads(record.read_text())
     older["arguments"]["tokens"] = "units"  # as versions wrote it whose prepare extracted, too
     record.write_text(json.dumps(older))
-    with pytest.raises(UserError, match=r"stages\[0\].*no --tokens.*python -m launch.extract"):
+    with pytest.raises(UserError, match=r"stages\[0\].*no --tokens.*avjax extract"):
         stages.run_stages((steps[0] | {"tokens": "units"},), tmp_path / "run")
     tone(tmp_path / "in" / "ann" / "y.wav", 400)
     stages.run_stages(steps, tmp_path / "run")

@@ -141,7 +141,7 @@ def test_full_size_configs_read_what_their_extraction_writes(clips, features):
                                         vae)
     made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders),
                                  recipes={"mel": mel.SPEECH})
-    for part in full_size.STEPS:
+    for part in full_size.PARTS:
         system = api.build(full_size.get_config(part).system)
         assert loader.check_features(made, system.example_spec)
     vocabulary = 30522 + len(marks(2))
@@ -338,7 +338,7 @@ def test_decoder_gives_every_party_its_own(clips, features, monkeypatch):
     with pytest.raises(UserError, match="nothing here reads faces.*--reader"):
         decoder.motion_codes(parties[0])
     # no VAE is needed for what follows
-    monkeypatch.setattr(type(decoder._way), "_pictures", property(lambda way: cv2))
+    monkeypatch.setattr(type(decoder._family), "_pictures", property(lambda family: cv2))
     truth = decoder.speakers({"motion": row["motion"]})[1]
     assert decoder.has_motion(truth) and not decoder.has_audio(truth) and decoder.has_face
     clip = clips.source("valid")[0]

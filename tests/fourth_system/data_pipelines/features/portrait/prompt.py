@@ -1,4 +1,4 @@
-"""Speech drives Portrait: python -m launch.generate --workdir=DIR --audio=FILE [--speaker=NAME]."""
+"""Speech drives Portrait: avjax generate --workdir=DIR --audio=FILE [--speaker=NAME]."""
 
 import pathlib
 
