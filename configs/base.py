@@ -138,7 +138,7 @@ class AcrossSlices(Section):
 
 
 class Plan(Section):
-    topology: str = field("", 'Machines of the experiment, e.g. "v5e:16x16"; see launch.plan.')
+    topology: str = field("", 'Machines of the experiment, e.g. "v5e:16x16"; see avjax plan.')
     slices: int = field(1, "How many of them.", minimum=1)
 
 
@@ -185,8 +185,8 @@ class Experiment(Section):
     dcn: AcrossSlices = field(None, "Slices, axis by axis; -1 = their number.", resume="free")
     plan: Plan = field(None, "What the experiment is meant for.", resume="free")
     evaluate: Evaluate = field(None, "Scores on held-out examples.", resume="free")
-    sample: Sample = field(None, "What launch.train generates once training is done, see "
-                           "launch.generate.", resume="free")
+    sample: Sample = field(None, "What avjax train generates once training is done, see "
+                           "avjax generate.", resume="free")
 
 
 def get_config() -> ConfigDict:

@@ -160,7 +160,7 @@ class Decoder:
         if not path.is_file():
             raise UserError("not a work folder of a trained system", where=str(workdir),
                             expected=f"a {RECIPES_FILE} in it", found="none",
-                            hint="give the --workdir that launch.train wrote")
+                            hint="give the --workdir that avjax train wrote")
         codecs = {}
         for file in sorted((workdir / CODECS_DIR).glob("*.npz")):
             with np.load(file, allow_pickle=False) as arrays:

@@ -33,7 +33,7 @@ def check(dataset: str, **arguments) -> None:
     for name in arguments:
         if name in kind.retired:
             out = str(arguments.get("out", "OUT"))
-            raise UserError(f"launch.prepare makes clips only: no --{name}", where=f"--{name}",
+            raise UserError(f"avjax prepare makes clips only: no --{name}", where=f"--{name}",
                             hint=kind.retired[name].replace("OUT", out))
         if name not in parameters:
             known = ("source", "out", *declared.options(kind.prepare))

@@ -54,12 +54,12 @@ def main(argv):
     launch_flags.check_given(args.config)
     if not args.checkpoint:
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
-                                                        "launch.train or one checkpoint")
+                                                        "avjax train or one checkpoint")
     launch_flags.check_local("--out", args.out)
     given = paths.folder(args.checkpoint)
     if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint,
-                        expected="a workdir of launch.train, or one "
+                        expected="a workdir of avjax train, or one "
                         "checkpoint of it", found="no such folder",
                         hint="check the path, or train first")
     workdir = workdir_of(given)

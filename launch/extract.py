@@ -25,7 +25,7 @@ def families() -> dict:
 def define_flags() -> None:
     """--clips, --out, --features, who shares the work, and the options of all families."""
     workers.define_flags()
-    flags.DEFINE_string("clips", None, "Clip dataset made by launch.prepare.", required=True)
+    flags.DEFINE_string("clips", None, "Clip dataset made by avjax prepare.", required=True)
     flags.DEFINE_string("out", None, "Feature dataset to make.", required=True)
     flags.DEFINE_enum("features", "avflow", extract.FEATURES, "Which systems are to read them.")
     options.define(families())

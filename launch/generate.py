@@ -43,7 +43,7 @@ SETTINGS = ("seed", "steps", "guidance", "temperature")
 def define_flags() -> None:
     """The command's own, and the inputs of every system."""
     workers.define_flags()
-    flags.DEFINE_string("workdir", None, "Folder of a finished (or running) launch.train job.")
+    flags.DEFINE_string("workdir", None, "Folder of a finished (or running) avjax train job.")
     flags.DEFINE_string("config", "", "Instead: the experiment, whose workdir is runs/<its name> "
                         "here.")
     for name, (field, systems) in prompting.inputs().items():

@@ -28,7 +28,7 @@ def check(system, dataset, *, begun: bool) -> None:
     found = ", ".join(names[:_SHOWN])
     if len(names) > _SHOWN:
         found += f" and {len(names) - _SHOWN} more"
-    hint = ("--config.system.identity_dim=8 tells them apart; or launch.prepare one of them "
+    hint = ("--config.system.identity_dim=8 tells them apart; or avjax prepare one of them "
             f"alone, into another --out with --speaker={names[0]} or --longest_identity")
     if dataset.recipes.get("face", {}).get("kind") == "eigenface" and not begun:
         raise UserError(f"{len(names)} people, and a model that cannot tell them apart",

@@ -107,7 +107,7 @@ def check_folder(folder: str, where: str = "config.data.dir") -> None:
             "no data given",
             where=where,
             expected="the folder of a dataset",
-            hint="--config.data.dir=DIR; launch.prepare and launch.extract make one",
+            hint="--config.data.dir=DIR; avjax prepare and avjax extract make one",
         )
     if paths.is_remote(folder):
         raise UserError(

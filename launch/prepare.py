@@ -2,7 +2,7 @@
 
 `--dataset` is a folder of data_pipelines/ingest; the flags are the options of all of them, and one
 of another dataset is an error. Clips that have changed in --source since are taken in (--dataset=
-clips). launch.extract makes features of clips.
+clips). avjax extract makes features of clips.
 
 `--runner=beam [--beam_options="--runner=FlinkRunner --flink_master=host:8081"]` lets Apache Beam's
 workers do the work, by default this machine's cores; they have to see the same folders. A dataset
@@ -38,7 +38,7 @@ def define_flags() -> None:
     workers.define_flags()
     options.define(functions())
     for name in sorted({name for d in prepare.names() for name in prepare.load(d).retired}):
-        flags.DEFINE_string(name, None, "Is an option of launch.extract.")
+        flags.DEFINE_string(name, None, "Is an option of avjax extract.")
 
 
 def main(argv):

@@ -231,7 +231,7 @@ def resolve(path: Any, step: int | str | None = None) -> Any:
     steps = steps_in(folder)
     if not steps:
         raise UserError("no checkpoint here", where=str(path),
-                        expected=f"a workdir of launch.train, with {FOLDER}/<step>/ inside",
+                        expected=f"a workdir of avjax train, with {FOLDER}/<step>/ inside",
                         found="no such folder" if not path.exists() else "none", hint="train first")
     if step == "best":
         metas = {s: meta_or_none(folder / str(s)) or {} for s in steps}

@@ -336,17 +336,7 @@ class BigVGAN:
         """`waveform` in parts of `window` frames, each made on demand. Mel of at most a
         window and its halo is one part, followed by silence up to a compiled length."""
         self.check(recipe)
-        log_mel_TM = np.asarray(log_mel_TM, np.float32)
-        if log_mel_TM.ndim != 2 or log_mel_TM.shape[1] != self.config.bands or not len(log_mel_TM):
-            raise UserError("not a mel spectrogram", where="the vocoder",
-                            expected=f"(frames >= 1, {self.config.bands})",
-                            found=str(log_mel_TM.shape))
-        if not np.isfinite(log_mel_TM).all():
-            raise UserError("mel spectrogram is not finite", where="the vocoder",
-                            expected="finite numbers",
-                            found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or "
-                            "infinity",
-                            hint="the model has diverged: use an earlier checkpoint")
+        log_mel_TM = mel_lib.checked(log_mel_TM, self.config.bands, "the vocoder")
         frames = len(log_mel_TM)
         halo = self.config.halo()
         length = self.window + 2 * halo

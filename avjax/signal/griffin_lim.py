@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avjax.errors import UserError
 from avjax.signal import mel as mel_lib
 
 # frames: lengths are padded up to a multiple of it, so that few lengths are ever compiled
@@ -134,18 +133,7 @@ def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCK
 
     Raises UserError on another shape or on values that are not finite.
     """
-    log_mel_TM = np.asarray(log_mel_TM, np.float32)
-    bands = recipe["bands"]
-    if log_mel_TM.ndim != 2 or log_mel_TM.shape[1] != bands or not len(log_mel_TM):
-        raise UserError("not a mel spectrogram", where="griffin_lim.waveform",
-                        expected=f"(frames >= 1, {bands})",
-                        found=str(log_mel_TM.shape))
-    if not np.isfinite(log_mel_TM).all():
-        raise UserError("mel spectrogram is not finite", where="griffin_lim.waveform",
-                        expected="finite numbers",
-                        found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or "
-                        "infinity",
-                        hint="the model has diverged: use an earlier checkpoint")
+    log_mel_TM = mel_lib.checked(log_mel_TM, recipe["bands"], "griffin_lim.waveform")
     floor = np.log(1e-5)
 
     def inverted(part_TM):

@@ -161,3 +161,18 @@ def normalise(log_mel_TM, recipe: dict = RECIPE):
 def denormalise(mel_TM, recipe: dict = RECIPE):
     """Inverse of `normalise`."""
     return mel_TM * recipe["std"] + recipe["mean"]
+
+
+def checked(log_mel_TM, bands: int, where: str) -> np.ndarray:
+    """(frames >= 1, bands) float32. Raises UserError for another shape or numbers that are not
+    finite, which no vocoder can make a waveform of."""
+    log_mel_TM = np.asarray(log_mel_TM, np.float32)
+    if log_mel_TM.ndim != 2 or log_mel_TM.shape[1] != bands or not len(log_mel_TM):
+        raise UserError("not a mel spectrogram", where=where, expected=f"(frames >= 1, {bands})",
+                        found=str(log_mel_TM.shape))
+    if not np.isfinite(log_mel_TM).all():
+        raise UserError("mel spectrogram is not finite", where=where, expected="finite numbers",
+                        found=f"{np.count_nonzero(~np.isfinite(log_mel_TM))} values of NaN or "
+                        "infinity",
+                        hint="the model has diverged: use an earlier checkpoint")
+    return log_mel_TM

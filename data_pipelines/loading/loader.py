@@ -159,7 +159,7 @@ def _check_one_clock(dataset: Dataset, names: Iterable[str]) -> None:
     if len(set(rates.values())) > 1:
         raise UserError("streams have different time axes", where=str(dataset.dir),
                         expected="one frame rate", found=str(rates),
-                        hint="train on extracted features (launch.extract), not on clips")
+                        hint="train on extracted features (avjax extract), not on clips")
 
 
 def check_recipes(dataset: Dataset, trained_on: Mapping[str, dict], names: Iterable[str],

@@ -158,8 +158,8 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
     missing = StorageError if begun else UserError
     if not directory.is_dir():
         raise missing("no dataset here", where=str(directory),
-                      expected="a folder made by launch.prepare or "
-                      "launch.extract", found="a file" if directory.exists() else "nothing",
+                      expected="a folder made by avjax prepare or "
+                      "avjax extract", found="a file" if directory.exists() else "nothing",
                       hint=_BRING if begun else "check the path or make the dataset first")
     if not (directory / CHECKSUMS_FILE).is_file():
         raise UserError("dataset is not whole", where=str(directory),

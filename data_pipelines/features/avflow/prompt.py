@@ -125,4 +125,4 @@ def tokens_from_audio(audio: np.ndarray, recipe: Mapping, codecs: Mapping) -> np
     raise UserError("this model is not driven by audio", where="recipes.json, tokens",
                     expected="kind units", found=recipe["kind"], hint="use --text"
                     if recipe["kind"] == "phones" else
-                    "extract its tokens with launch.extract --tokens=wav2vec2 and evaluate")
+                    "extract its tokens with avjax extract --tokens=wav2vec2 and evaluate")

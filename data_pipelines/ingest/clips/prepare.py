@@ -87,15 +87,15 @@ def prepare(
     if into != out:
         inputs.replace(out, complete=True)
         if (out / "features").exists():
-            print(f"{out / 'features'} is of the former clips: repeat the launch.extract that made "
+            print(f"{out / 'features'} is of the former clips: repeat the avjax extract that made "
                   "it to take in the changes", flush=True)
     print(summary.describe(found, out))
     return found
 
 
 def _adopt_features(out: pathlib.Path, found: dict) -> None:
-    """Notes what OUT/features was made from, where an earlier version of launch.prepare made it, so
-    that launch.extract can bring it up to date."""
+    """Notes what OUT/features was made from, where an earlier version of avjax prepare made it, so
+    that avjax extract can bring it up to date."""
     made_with = (found.get("options") or {}).get("features") or {}
     features = out / "features"
     if made_with.get("tokens") == "units" and features.is_dir() and not made_from.read(features):
