@@ -27,7 +27,7 @@ class Option:
     Attributes:
       help: one phrase for --help.
       choices: values that it takes; () for any.
-      above, least, most: bounds of a number; None for none.
+      above, least, most, below: bounds of a number; None for none.
       flag: name on the command line, where another option has the parameter's name there.
     """
 
@@ -36,6 +36,7 @@ class Option:
     above: float | None = None
     least: float | None = None
     most: float | None = None
+    below: float | None = None
     flag: str = ""
 
 
@@ -88,7 +89,7 @@ def check_values(function: Callable, arguments: Mapping[str, Any]) -> None:
             raise UserError(f"unknown {parameter.flag}", where=f"--{parameter.flag}",
                             expected=" or ".join(option.choices), found=repr(value))
         bounds = {">": (operator.gt, option.above), ">=": (operator.ge, option.least),
-                  "<=": (operator.le, option.most)}
+                  "<=": (operator.le, option.most), "<": (operator.lt, option.below)}
         bounds = {sign: pair for sign, pair in bounds.items() if pair[1] is not None}
         if value is not None and not all(holds(value, bound) for holds, bound in bounds.values()):
             raise UserError(f"no such {parameter.flag}", where=f"--{parameter.flag}",

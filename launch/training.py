@@ -131,7 +131,7 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
         from eval.run.in_loop import InLoopEvaluator
         from launch.jobs.evaluate import open_benchmark
 
-        benchmark, _ = open_benchmark(config, workdir, full=False)
+        benchmark, _ = open_benchmark(config, workdir, dataset=dataset, full=False)
         evaluators.append(InLoopEvaluator(config, system, benchmark))
     return evaluators
 

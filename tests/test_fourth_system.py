@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workdirs import records
+from tests.workdirs import records, steps
 
 ROOT = Path(__file__).parents[1]
 LAB = ROOT / "tests" / "fourth_system"
@@ -45,9 +45,6 @@ def start(workdir: Path, logs: Path, *more: str, hosts: int = 2) -> list[subproc
 def text_of(logs: Path) -> str:
     return "\n".join(log.read_text()[-3000:] for log in sorted(logs.iterdir()))
 
-
-def steps(workdir: Path) -> list[int]:
-    return sorted(int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit())
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +87,8 @@ def test_every_command_serves_a_system_of_ones_own(trained, tmp_path):
     assert max(result["differ"].values()) < 1e-3
     assert {"whole.mp4", "whole.wav", "streamed.mp4", "portrait.pt"} <= set(result["files"])
     assert result["weights"] is True and result["counted"] == "step"
+    assert "portrait" in result["timed"]
+    assert "system.d_model" in result["fields"]
     assert result["plan"]
 
 

@@ -25,6 +25,11 @@ def told(workdir: Path, kind: str = "train") -> list[dict]:
             for r in records(workdir, kind)]
 
 
+def steps(workdir: Path) -> list[int]:
+    """Steps of the checkpoints, sorted."""
+    return sorted(int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit())
+
+
 def state_at(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint by its path."""
     folder = workdir / "checkpoints" / str(step) / "state"

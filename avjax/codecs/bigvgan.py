@@ -15,7 +15,6 @@ Suffixes: B batch, T time (of the layer), M mel bands, C channels, N samples, D 
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from jax import lax
 from avjax.codecs.published import bigvgan as weights
 from avjax.errors import UserError
 from avjax.signal import mel as mel_lib
+from avjax.storage import made as records
 from avjax.weights.reader import read_checkpoint, read_state_dict
 
 SIGNAL = ("kind", "sample_rate", "n_fft", "hop", "window", "bands", "fmin", "fmax", "scale", "pad",
@@ -200,8 +200,7 @@ def signal_of(recipe: dict) -> dict:
 
 def mel_hash(recipe: dict) -> str:
     """16 hex digits over `signal_of`."""
-    text = json.dumps(signal_of(recipe), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return records.digest(signal_of(recipe))
 
 
 def mel_of_published(sizes: dict) -> dict:

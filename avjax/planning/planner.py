@@ -129,11 +129,11 @@ class Job:
     def expected(self, mesh, topology: Topology, batch: int) -> roofline.Roofline:
         """The roofline by shapes, if every byte of state and activations is read and written
         once."""
-        return roofline.make(self.flops(mesh, batch), topology, self.implied(mesh, topology, batch),
+        return roofline.make(self.flops(mesh, batch), topology, self.implied(mesh, topology),
                              hbm_bytes=2 * sum(self.memory(mesh, batch).values()),
                              useful=self.useful)
 
-    def implied(self, mesh, topology: Topology, batch: int) -> list[Collective]:
+    def implied(self, mesh, topology: Topology) -> list[Collective]:
         """Communication that the rules imply, in 16 bits: all-gathers of parameters forward and
         backward, reduce-scatters and all-reduces of gradients. What seq and tensor exchange in
         every layer is not included."""

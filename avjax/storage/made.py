@@ -1,8 +1,8 @@
 """Is it complete, and was it made with the same arguments?
 
 Whatever takes long to make keeps a record of the arguments that it was made with, a JSON object in
-a file beside or inside it. Stages, extraction, ingest, the store and evaluation rows use these
-functions, so that one rule decides what counts as the same everywhere.
+a file beside or inside it. Stages, extraction, ingest and the store use these functions, so that
+one rule decides what counts as the same everywhere.
 """
 
 import hashlib

@@ -152,9 +152,8 @@ def positions(system, *, rows: int, time: int) -> dict[str, int]:
 
 def real_positions(batch: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> dict[str, int]:
     """{"real_" + sequence: positions that are not padding} of one host's share of a batch, where
-    the
-    batch tells: by "<name>_length", or by an array of two axes that is 0 on padding ("mask", or ids
-    "segment" and "<...>_segment").
+    the batch tells: by "<name>_length", or by an array of two axes that is 0 on padding ("mask", or
+    ids "segment" and "<...>_segment").
 
     lengths: from `sequences`.
     """

@@ -14,7 +14,7 @@ from avjax.training.flops import count_flops
 from avjax.training.memory import bytes_of, peak_bytes
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state, init_state
-from avjax.training.step import CompiledStep, make_gradients, make_train_step, plain_step
+from avjax.training.step import CompiledStep, make_gradients, plain_step, step_of
 
 
 @dataclasses.dataclass
@@ -49,9 +49,7 @@ def _(case: TrainStep, config) -> Timed:
     check_batch(len(next(iter(batch.values()))), mesh, accumulate=config.optimizer.accumulate,
                 where="--batch")
     optimizer = make_optimizer(config.optimizer, config.train.steps, abstract_params(system))
-    step = make_train_step(system, optimizer, seed=config.seed,
-                           accumulate=config.optimizer.accumulate,
-                           ema_decay=config.optimizer.ema_decay)
+    step = step_of(config, system, optimizer)
     places = batch_shardings(mesh, system.batch_spec)
     shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[n])
               for n, x in batch.items()}

@@ -55,7 +55,7 @@ class PackedRows:
     """Random access to the endless sequence of rows; row k is {name: array} of `rows.build`.
 
     Args:
-      source: examples by index (data_pipelines.store.Source).
+      source: examples by index (data_pipelines.store.dataset.Source).
       lengths: {sequence feature: (examples,)}.
       rows: the System's `rows`.
       seed: of the order and of random crops.

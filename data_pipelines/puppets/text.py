@@ -43,19 +43,16 @@ _TEMPLATES = (
     "give {who} the {adjective} {thing}, please, {clause}.",
     "the {thing} and the {thing} are both {adjective} {when}.",
 )
-_BACKCHANNELS = ("yeah", "right", "okay", "oh", "i see", "sure", "wow")
+BACKCHANNELS = ("yeah", "right", "okay", "oh", "i see", "sure", "wow")
 _OPENINGS = ("hello my friend, how are you {when}?", "hey, do you remember {who}?")
 
 
 def vocabulary() -> list[str]:
     """Every word of the corpus, sorted, lower case."""
-    everything = " ".join(["an", *_TEMPLATES, *_BACKCHANNELS, *_OPENINGS,
+    everything = " ".join(["an", *_TEMPLATES, *BACKCHANNELS, *_OPENINGS,
                            *(w for v in _WORDS.values() for w in v)])
     return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", everything))))
 
-
-VOCABULARY = tuple(vocabulary())
-BACKCHANNELS = _BACKCHANNELS
 
 
 def fill(template: str, rng: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""Examples -> ArrayRecord shards, one after the other, each noted by the job (partial.py) once it
+"""Examples -> ArrayRecord shards, one after the other, each noted by the job (resume.py) once it
 is whole."""
 
 import contextlib

@@ -33,7 +33,7 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
 
     Args:
       out_dir: folder of the report.
-      results: what `eval.run.runner.evaluate` returned.
+      results: what `eval.run.runner.Run.results` returned.
       samples: from `eval.run.runner.samples`: examples with the Signals of variants and truth.
       workdir: a training run's folder; its metrics.jsonl gives the curves.
     """

@@ -96,7 +96,14 @@ class Run:
         return [i for i in self.indices[split] if i in mine]
 
     def score(self, *, progress: bool = True, made: dict | None = None) -> None:
-        """Generates and scores what is missing of this process' examples; see `evaluate`."""
+        """Generates and scores what is missing of this process' examples, and keeps rows as they
+        come.
+
+        Args:
+          progress: show a bar.
+          made: gets the Signals of the first few generated examples, {(split, variant, index):
+            Signals}, for `samples`.
+        """
         benchmark = self.benchmark
         for split in self.indices:
             own = self.own(split)
@@ -166,28 +173,6 @@ class Run:
         return written if same and self.share[1] > 1 else None
 
 
-def evaluate(benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str],
-             max_examples: int = 0, meta: dict | None = None, progress: bool = True,
-             made: dict | None = None, share: Share = WHOLE) -> dict | None:
-    """Scores all variants on the splits; writes rows as they come and results.json at the end.
-
-    Args:
-      benchmark, generator, params, out_dir, splits, max_examples, share: see `Run`.
-      meta: stored in results.json as it is (config, checkpoint, step, ...).
-      progress: show a bar.
-      made: gets the Signals of the first few generated examples, {(split, variant, index):
-        Signals}, for `samples`.
-
-    Returns:
-      {"summary", "targets", "recipes", "models", "rows", ...} as written; "models" are the variants
-      that are generated. None while rows of other shares are missing.
-    """
-    run = Run(benchmark, generator, params, out_dir, splits=splits, max_examples=max_examples,
-              share=share)
-    run.score(progress=progress, made=made)
-    return run.results(meta)
-
-
 def generated(benchmark, generator: Generator, params, split: str, variant: str,
               indices: Iterable[int]):
     """Yields (index, Signals) of one variant, generated from what `Benchmark.given` makes of the
@@ -201,7 +186,7 @@ def generated(benchmark, generator: Generator, params, split: str, variant: str,
 def samples(benchmark, generator: Generator, params, splits: Iterable[str], count: int = SHOWN,
             made: dict | None = None) -> list[dict]:
     """The first few scored examples of every split with Signals of every model variant and of the
-    truth, for the report. What `evaluate` has put into `made` is not generated again."""
+    truth, for the report. What `Run.score` has put into `made` is not generated again."""
     out, made = [], dict(made or {})
     for split in splits:
         indices = benchmark.select(split, count)

@@ -21,13 +21,14 @@ from launch import flags as launch_flags
 PATIENCE = 3600.0  # seconds to wait for another share that merges the rows
 
 
-def open_benchmark(config, workdir, *, full: bool = True):
-    """(benchmark, feature dataset) of an experiment. UserError when either is missing."""
+def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
+    """(benchmark, feature dataset) of an experiment; `dataset` where it is open already. UserError
+    when either is missing."""
     if not config.evaluate.benchmark:
         raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark",
                         found="empty", expected=" or ".join(benchmarks.names()),
                         hint="set --config.evaluate.benchmark")
-    dataset = store.open_dataset(launch_flags.fill(config.data.dir, workdir))
+    dataset = dataset or store.open_dataset(launch_flags.fill(config.data.dir, workdir))
     decoder = decode.Decoder.from_dataset(dataset)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),

@@ -146,6 +146,3 @@ class Job:
 def losses(workdir: Path) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in records(workdir)]
 
-
-def steps(workdir: Path) -> list[int]:
-    return sorted(int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit())

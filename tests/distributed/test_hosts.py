@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tests.distributed.hosts import Job, losses, records, steps
+from tests.distributed.hosts import Job, losses
+from tests.workdirs import records, steps
 
 
 def job(count, workdir, data, *pairs, each=None, fresh=False):

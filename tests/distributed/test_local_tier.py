@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.distributed.hosts import Job, losses, records, steps
+from tests.distributed.hosts import Job, losses
+from tests.workdirs import records, steps
 
 SETTINGS = ("train.steps=16", "mesh.data=2", "mesh.fsdp=2", "train.checkpoint_every=7",
             "train.local_every=2", "train.heartbeat_timeout=10", "train.barrier_timeout=300",

@@ -16,8 +16,9 @@ from avjax.hosts.peers import Restart
 from avjax.hosts.watchdog import rss_bytes
 from avjax.sharding.mesh import make_mesh
 from avjax.training import loop
-from tests.distributed.hosts import Job, records, steps
+from tests.distributed.hosts import Job
 from tests.training import toy
+from tests.workdirs import records, steps
 
 COMMIT = "_background_wait_for_commit_futures"  # what Orbax's saving thread runs
 

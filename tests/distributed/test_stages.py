@@ -12,7 +12,8 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import merge
 from launch.jobs import stages
 from tests.data_pipelines.test_extract import clip, write_clips
-from tests.distributed.hosts import Job, steps
+from tests.distributed.hosts import Job
+from tests.workdirs import steps
 
 OPTIONS = {"tokens": "units", "units": 8}
 

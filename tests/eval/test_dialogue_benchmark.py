@@ -22,6 +22,7 @@ from eval.metrics import retrieval, turns
 from eval.report import page, plots, tables
 from eval.run import runner
 from eval.run.in_loop import InLoopEvaluator
+from tests.eval import toys
 
 FRAMES, SPEAKERS, CODE = 100, 2, face_code.WIDTH
 WIDTH = CODE + POSE
@@ -167,8 +168,8 @@ def test_voices_of_worse_portraits(tmp_path):
     decoder.recipes["faces"] = encoder.recipe
     decoder.codecs["faces"] = encoder.arrays()
     benchmark = dialogue.Benchmark(config(), decoder, data, system)
-    results = runner.evaluate(benchmark, Generator(system, batch_size=4, seed=0), {}, tmp_path,
-                              splits=("valid",), progress=False)
+    results = toys.evaluate(benchmark, Generator(system, batch_size=4, seed=0), {}, tmp_path,
+                            splits=("valid",), progress=False)
     assert set(results["models"]) == {"model", *retrieval.DEGRADATIONS} - {"clean"}
     row, worse = results["rows"][0], retrieval.DEGRADATIONS["blur_2"](rows[0]["portraits"][0])
     made = {name: np.array(row[name]["voices"]["made"][0]) for name in ("model", "blur_2")}
@@ -193,8 +194,8 @@ def scored(dataset, tmp_path_factory):
         benchmark = dialogue.Benchmark(config(), ToyDecoder(), dataset, system)
         sampler = Generator(system, batch_size=4, seed=0)
         folder = tmp_path_factory.mktemp("out")
-        results = runner.evaluate(benchmark, sampler, {"w": np.zeros(1)}, folder, splits=("valid",),
-                                  progress=False)
+        results = toys.evaluate(benchmark, sampler, {"w": np.zeros(1)}, folder, splits=("valid",),
+                                progress=False)
         out[strange] = results, benchmark, sampler, folder
     return out
 

@@ -87,7 +87,7 @@ def test_what_is_declared_can_be_computed(scored):
     assert computed == {m.name for m in registry.all_metrics()}
 
 
-def test_the_same_definition_has_the_same_hash_as_before(scored):
+def test_rows_are_stored_under_the_same_names_as_before(scored):
     """Rows that were stored before metrics were declared are still valid: these are the names and
     definitions that they were stored under."""
     assert set(scored["puppets"][0]._row_recipe()["recipes"]) == {

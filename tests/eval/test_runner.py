@@ -30,9 +30,9 @@ def perfect(dataset, tmp_path_factory):
     """(results, folder) of a system that returns the targets."""
     out = tmp_path_factory.mktemp("perfect")
     system = toys.System()
-    results = runner.evaluate(toys.benchmark(dataset),
-                              generator.Generator(system, batch_size=4, seed=0),
-                              system.init(None), out, splits=("valid", "other"), progress=False)
+    results = toys.evaluate(toys.benchmark(dataset),
+                            generator.Generator(system, batch_size=4, seed=0),
+                            system.init(None), out, splits=("valid", "other"), progress=False)
     return results, out
 
 
@@ -46,8 +46,8 @@ def whole(dataset, tmp_path_factory):
 def scores(dataset, params, out, *, batch_size=4, seed=0, splits=("valid",), max_examples=0,
            share=rows.WHOLE):
     sampler = generator.Generator(toys.System(), batch_size=batch_size, seed=seed)
-    return runner.evaluate(toys.benchmark(dataset, full=False), sampler, params, out, splits=splits,
-                           progress=False, share=share, max_examples=max_examples)
+    return toys.evaluate(toys.benchmark(dataset, full=False), sampler, params, out, splits=splits,
+                         progress=False, share=share, max_examples=max_examples)
 
 
 def noisy(amount=0.3):

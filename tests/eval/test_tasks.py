@@ -25,8 +25,8 @@ def slow_speaker(dataset, tmp_path_factory):
     """(benchmark, results, folder) of a system that says everything right, but 1.25 times as
     long."""
     out, bench = tmp_path_factory.mktemp("slow"), toys.tasks_benchmark(dataset)
-    results = runner.evaluate(bench, sampler(), params(1.25), out, splits=("valid",),
-                              progress=False)
+    results = toys.evaluate(bench, sampler(), params(1.25), out, splits=("valid",),
+                            progress=False)
     return bench, results, out
 
 
@@ -114,9 +114,9 @@ def test_targets_of_absent_tasks_are_not_asked(slow_speaker):
 
 def test_more_tasks_reuse_the_rows(dataset, tmp_path):
     def run(*tasks):
-        results = runner.evaluate(toys.tasks_benchmark(dataset, full=False, tasks=tasks), sampler(),
-                                  params(), tmp_path,
-                                  splits=("valid",), progress=False)
+        results = toys.evaluate(toys.tasks_benchmark(dataset, full=False, tasks=tasks), sampler(),
+                                params(), tmp_path,
+                                splits=("valid",), progress=False)
         return results, len((tmp_path / rows.ROWS_FILE).read_text().splitlines())
 
     some, count = run("face")
@@ -202,7 +202,7 @@ def codes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scored_codes(codes, tmp_path_factory):
     out = tmp_path_factory.mktemp("codes")
-    return runner.evaluate(*codes, params(noise=1.0), out, splits=("valid",), progress=False)
+    return toys.evaluate(*codes, params(noise=1.0), out, splits=("valid",), progress=False)
 
 
 def test_motion_without_a_face_code_is_scored_as_it_is(codes, scored_codes):
@@ -227,7 +227,7 @@ def test_motion_without_a_face_code_is_scored_as_it_is(codes, scored_codes):
 def test_motion_without_a_face_code_is_shown_as_curves(codes, scored_codes, tmp_path):
     bench, one = codes
     text = page.write(tmp_path, scored_codes,
-                        runner.samples(bench, one, params(), ("valid",), 1)).read_text()
+                      runner.samples(bench, one, params(), ("valid",), 1)).read_text()
     assert "<video" not in text and "motion curves" in text
     metrics, shown = InLoopEvaluator(bench.config, one.system, bench, every=10).run(params(), 10)
     assert metrics[

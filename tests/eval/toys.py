@@ -14,6 +14,7 @@ from data_pipelines import decode
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
 from eval.benchmarks.puppets import Benchmark
+from eval.run import runner
 
 RATE = 22050 / 256
 MEL, FACE, HEAD, TOKENS = 80, 3, 7, 90
@@ -288,3 +289,10 @@ def write_codes_corpus(folder, *, seed: int = 0):
         codecs={"motion": {"mean": np.ones(40), "std": np.full(40, 2.0)}},
         splits={"train": examples("train", 4), "valid": examples("valid", 5)})
     return talker.extract(clips.dir, folder / "features", progress=False)
+
+
+def evaluate(benchmark, generator, params, out_dir, *, meta=None, progress=True, made=None, **run):
+    """Scores all variants and returns the content of results.json; `run`: see runner.Run."""
+    job = runner.Run(benchmark, generator, params, out_dir, **run)
+    job.score(progress=progress, made=made)
+    return job.results(meta)

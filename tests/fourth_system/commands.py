@@ -17,7 +17,7 @@ def main(workdir: Path, out: Path) -> dict:
     from avjax.weights.reader import read_state_dict
     from data_pipelines.media import write_media
     from data_pipelines.store.dataset import open_dataset
-    from launch import plan, training
+    from launch import config_report, plan, training
     from launch.jobs import benchmark, evaluate, generate, weights
 
     config = load_config(HERE / "configs" / "portrait.py", {"evaluate.max_examples": 1})
@@ -43,9 +43,11 @@ def main(workdir: Path, out: Path) -> dict:
     ours, theirs = read_state_dict(published), read_state_dict(again)
     same = ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
     counted = benchmark.plan(config)
+    timed = benchmark.benchmark(config, batch=2, segment=16, runs=1)
+    fields = config_report.report(str(HERE / "configs" / "portrait.py"), config, "list")
     return {"scores": {n: s["value"] for n, s in scores.items()}, "differ": differ,
             "files": sorted(p.name for p in out.iterdir()), "plan": planned, "weights": same,
-            "counted": counted[0]["name"]}
+            "counted": counted[0]["name"], "timed": timed["note"], "fields": fields}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import pytest
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.hosts import distributed, environment
-from tests.training.test_loop import run, steps
+from tests.training.test_loop import run
+from tests.workdirs import steps
 
 
 @pytest.fixture

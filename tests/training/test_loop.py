@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import pathlib
 import signal
@@ -20,6 +19,7 @@ from avjax.sharding.rules import named_leaves
 from avjax.training import loop
 from avjax.training.evaluators import HeldOutLoss
 from tests.training import toy
+from tests.workdirs import records, steps
 
 
 class Recorder:
@@ -46,15 +46,6 @@ def run(workdir, config=None, *, system=None, spoil=None, evaluators=(), mesh=No
     return loop.train(config, system or toy.ToySystem(noise=0.1), workdir,
                       lambda: toy.ToyLoader(8, spoil=spoil), evaluators, {"system": "toy"},
                       mesh or one_device())
-
-
-def records(workdir, kind="train"):
-    return [r for r in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-            if r["kind"] == kind]
-
-
-def steps(workdir):
-    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
 def assert_same(a, b):

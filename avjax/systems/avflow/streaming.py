@@ -30,22 +30,17 @@ class StreamingSampler:
     """Feeds chunks of conditions to a System; `keys` (batch,) as in `System.generate`, whose noise
     it reproduces."""
 
-    def __init__(self, system: System, params: Params, keys: jax.Array, *, chunk: int,
-                 steps: int | None = None):
+    def __init__(self, system: System, params: Params, keys: jax.Array, *, chunk: int):
         if not can_stream(system.config):
             raise UserError("the cascade cannot stream: its face waits for the finished speech",
                             where="config.system.fusion", expected="highway | separate | shared",
                             found="cascaded")
         self.system, self.params, self.keys, self.chunk = system, params, keys, chunk
-        self.steps = steps or system.config.euler_steps
+        self.steps = system.config.euler_steps
         # frames between a condition and its output
         self.delay = look_ahead(system.config, self.steps)[0]
         self._step = compiled(system, chunk, self.steps)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets everything fed so far."""
-        c = self.system.config
+        c = system.config
         left, right = receptive_field(c)
         window = left + self.chunk + right
         batch = self.keys.shape[0]

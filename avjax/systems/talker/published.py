@@ -14,21 +14,13 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.weights.fold import check_computed
-from avjax.weights.layouts import halves_from_adjacent
+from avjax.weights.layouts import as_is, halves_from_adjacent, transposed
 from avjax.weights.names import PREFIXED, gather, scatter
 from avjax.weights.published import Published
 
 FROZEN = ("pretrained_speech_encoder.", "spk.")
 ROTARY_LENGTH = 1024  # of the published tables
 ROTARY = {"patch_encoder.rope.w": "encoder_heads", "cfm.estimator.decoder.rope.w": "velocity_heads"}
-
-
-def as_is(c):
-    return (lambda w: w), (lambda k: k)
-
-
-def transposed(c):
-    return (lambda w: w.T), (lambda k: k.T)
 
 
 def flat(shape):
@@ -259,7 +251,9 @@ def _derived(state) -> set[str]:
 
 
 def _with_layouts(rows, config):
-    return [(names, ours, layout(config), layer) for names, ours, layout, layer in rows]
+    """Layouts that depend on sizes are functions of the config."""
+    return [(names, ours, layout if isinstance(layout, tuple) else layout(config), layer)
+            for names, ours, layout, layer in rows]
 
 
 def read(state: dict[str, np.ndarray], config) -> dict:

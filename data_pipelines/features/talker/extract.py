@@ -49,7 +49,7 @@ def extract(
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
     speech_only: Annotated[float, Option("share of the training clips whose motion is left out, so "
-                                         "that they teach text to speech")] = 0.0,
+                                         "that they teach text to speech", least=0, below=1)] = 0.0,
     multiple: Annotated[int, Option("extend every clip, by silence and held motion, to a multiple "
                                     "of so many frames; the model's patch, so that no last patch "
                                     "is partial", least=1)] = 1,
@@ -73,9 +73,6 @@ def extract(
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
-    if not 0 <= speech_only < 1:
-        raise UserError("no such share", where="--speech_only", expected="0 <= share < 1",
-                        found=str(speech_only))
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
                     multiple=multiple, fit_split=fit_split) as job:

@@ -11,8 +11,8 @@ A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
     motion (T25, S, M)               where known: face code, then z-scored pose of the pictures
     latents (T25, S, h, w, 4), reference (S, h, w, 4)  with a VAE: of pictures and portraits
 Pictures are drawn and encoded here and not kept. Everything fitted is fitted on one split. What
-cannot be used is left out with its reason (store.py, quarantine): see conversations.py for
-channels, portraits.py for portraits.
+cannot be used is left out with its reason (data_pipelines/store/quarantine.py): see
+conversations.py for channels, features/common/portraits.py for portraits.
 """
 
 import functools

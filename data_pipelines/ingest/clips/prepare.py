@@ -110,7 +110,7 @@ def _finished(out: pathlib.Path, options: dict) -> dict:
     store.open_dataset(out / "clips")
     found = inputs.summary_of(out)
     before = found.get("options") or {}
-    made.check(before, options, names=[n for n in options if options[n] != before.get(n)],
+    made.check({name: before.get(name) for name in options}, options,
                what="clips were made with other options", where=out / "clips",
                hint="repeat those, or choose another --out")
     return found
