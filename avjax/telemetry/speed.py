@@ -53,6 +53,8 @@ class StepClock:
     def __init__(self):
         self._device_wait = 0.0
         self._busy = (0.0, 0)
+        self._seen = 0  # steps whose metrics the host has read
+        self._finished = threading.Condition()
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -68,10 +70,14 @@ class StepClock:
         began = time.perf_counter()
         values = unpack(metrics)
         self._device_wait += time.perf_counter() - began
+        self._seen += 1
         return values
 
     def counters(self, step: int, seconds: Mapping[str, float],
                  done: Mapping[str, int]) -> Counters:
+        if self._thread is not None:  # what the host has seen, the thread is about to see
+            with self._finished:
+                self._finished.wait_for(lambda: self._busy[1] >= self._seen, timeout=1.0)
         return Counters(time.perf_counter(), step, dict(seconds), dict(done), self._device_wait,
                         *self._busy)
 
@@ -85,7 +91,9 @@ class StepClock:
                 return
             now = time.perf_counter()
             busy, finished = self._busy
-            self._busy = busy + now - max(began, end), finished + 1
+            with self._finished:
+                self._busy = busy + now - max(began, end), finished + 1
+                self._finished.notify()
             end = now
             del item, metrics  # not kept while waiting for the next
 
