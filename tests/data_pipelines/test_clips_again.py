@@ -13,11 +13,10 @@ import soundfile
 from avjax.errors import DiskFull, StorageError, UserError
 from data_pipelines import extract
 from data_pipelines.ingest.clips import prepare as clips
-from data_pipelines.ingest.clips import write
 from data_pipelines.ingest.common import inputs, recordings
 from data_pipelines.media import write_media
+from data_pipelines.store import columns, made_from
 from data_pipelines.store import dataset as store
-from data_pipelines.store import made_from
 from launch.jobs import stages
 from tests.data_pipelines.test_clips import film
 
@@ -103,11 +102,11 @@ def test_names_that_are_no_utf8_are_written_out(tmp_path):
 
 
 def test_speakers_of_long_names_are_told_apart():
-    a, b = (write.identity_of("a recording of somebody whose name stands at the end of this: " * 2
+    a, b = (columns.identity_of("a recording of somebody whose name stands at the end of this: " * 2
                               + who) for who in "ab")
     assert np.abs(a - b).max() > 0.1
     # others keep theirs
-    np.testing.assert_allclose(write.identity_of("ann")[:2], [0.128313, -0.472641], atol=1e-4)
+    np.testing.assert_allclose(columns.identity_of("ann")[:2], [0.128313, -0.472641], atol=1e-4)
 
 
 def test_new_changed_and_gone_files_are_taken_in(tmp_path, capsys):

@@ -14,12 +14,12 @@ import numpy as np
 from avjax.signal import level, rates
 from data_pipelines.features.common.clips import to_float
 from data_pipelines.features.tavid import script
+from data_pipelines.store.columns import PREFIXES
 from data_pipelines.store.dataset import Unusable
 
 RATE = rates.FRAMES
 SAMPLE_RATE = 22050
 HOP = SAMPLE_RATE // RATE
-PREFIXES = ("", "partner_", "partner2_", "partner3_")  # of the columns of each speaker
 _APART = 2  # frames that channels, or sound and pictures, may differ by; the shorter one counts
 _SILENT = 1e-3  # peak, of full scale
 _LOUDER = 4.0  # power ratio (6 dB) by which the wrong channel is louder where channels are swapped

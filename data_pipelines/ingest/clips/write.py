@@ -1,7 +1,6 @@
 """Checked recordings -> the clip dataset."""
 
 import collections
-import hashlib
 import itertools
 import math
 import pathlib
@@ -13,6 +12,7 @@ from data_pipelines.ingest.common import recordings
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.media import faces
 from data_pipelines.store import dataset as store
+from data_pipelines.store.columns import identity_of
 from data_pipelines.store.schema import Feature, arrays_hash
 
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
@@ -111,13 +111,3 @@ def columns(components: int) -> dict[str, Feature]:
                         FPS),
         "pose_z": Feature((None, 7), "float32", "pose, z-scored over the training clips", "", FPS),
     }
-
-
-def identity_of(speaker: str) -> np.ndarray:
-    """A fixed unit vector for a name, (8,) float32; it distinguishes speakers, nothing else."""
-    name = speaker.encode()
-    # names may differ at their end alone
-    name = name if len(name) <= 64 else hashlib.sha256(name).digest()
-    seed = int.from_bytes(name.ljust(8, b"\0"), "little")
-    vector = np.random.default_rng(seed).standard_normal(8)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)

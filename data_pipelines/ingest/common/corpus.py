@@ -1,0 +1,170 @@
+"""A named corpus, as its owners lay it out -> a dataset of clips: what all their readers share.
+
+A reader (data_pipelines/ingest/<name>/prepare.py) lists a corpus without decoding it and turns one
+item of the list into clips; here the list is worked off. A killed job goes on where it was, several
+processes, hosts or Beam's workers share it, and the dataset is the same. What cannot be used is an
+`Unusable` with its reason, in OUT.quarantine.jsonl; what was mended is in the clip's column
+`mended` (see `mended`), and both are counted in what is printed. Nothing is left out silently.
+
+    def corpus(source, *, size=96) -> Corpus: ...        # lists; a function of the module
+
+    def prepare(source, out, *, size: Annotated[int, Option(...)] = 96,
+                max_bad: MaxBad = 0.5, parallel=None, progress=True):
+        return common.prepare(corpus, source, out, dict(size=size), max_bad=max_bad,
+                              parallel=parallel, progress=progress)
+
+    DATASET = Ingest(prepare, in_parts=True, made_of=functools.partial(common.made_of, corpus))
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from avjax.errors import UserError
+from data_pipelines.store import dataset as store
+from data_pipelines.store import made_from
+from data_pipelines.store.merge import Part
+from data_pipelines.store.resume import Partial, clean
+from data_pipelines.store.schema import Feature
+
+MENDED = "mended"  # column of the clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What a reader found, nothing of it decoded.
+
+    Attributes:
+      name: snake_case.
+      description: one paragraph: whose it is, its licence, what is left out.
+      features: the clips' columns, `mended` among them (data_pipelines.store.columns.py).
+      items: {split: items in order}, each of them what JSON can hold: names, places, sizes, times.
+        The splits are the owners'.
+      read: item -> its clip or clips. Raises store.Unusable (or yields it) for what cannot be used.
+      recipes: {column: how it is made}.
+      codecs: {name: arrays that go along}, such as the owners' statistics.
+      told: what the listing found and whoever started the job should know: {phrase: count}.
+    """
+
+    name: str
+    description: str
+    features: dict[str, Feature]
+    items: Mapping[str, Sequence[Any]]
+    read: Callable[[Any], dict | Iterable[dict | store.Unusable]]
+    recipes: dict[str, dict] = dataclasses.field(default_factory=dict)
+    codecs: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    told: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Of what was listed: another one means other clips."""
+        content = [self.name, {split: list(items) for split, items in self.items.items()}]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, Any], *,
+            max_bad: float, parallel=None, progress: bool = True) -> dict | None:
+    """Makes the dataset OUT; returns the counts that it prints, None for a part when others are not
+    whole.
+
+    Args:
+      corpus: (source, **options) -> Corpus; a function of a module, so that workers find it.
+      source: the corpus' folder.
+      out: folder to make, which must not exist; or a Part of it.
+      options: of the reader, that decide what the clips are.
+      max_bad: largest share of the clips that may be unusable.
+      parallel: workers (data_pipelines/store/beam.py) that make parts.
+
+    Raises:
+      UserError: no such folder, nothing in a split, too much that is unusable, a job of other
+        options that was interrupted.
+    """
+    if parallel is not None:
+        store.refuse_existing(out)
+        part = functools.partial(_part, corpus, str(source), str(out), parallel.parts,
+                                 dict(options), max_bad)
+        parallel.for_each(part, range(parallel.parts))
+        return _told(pathlib.Path(out), {})
+    folder = pathlib.Path(out)
+    if not isinstance(out, Part):
+        store.refuse_existing(folder)
+    found = listed(corpus, source, options)
+    asked = {"listing": found.digest(), "options": dict(options)}
+    if folder.exists():  # a part that is started again after the end has nothing to do
+        clean(folder)
+        if not made_from.same(made_from.read(folder), asked):
+            store.refuse_existing(folder)
+        return _told(folder, found.told)
+    made_from.ask(folder, asked, source)
+    with Partial(out, {"dataset": found.name, **asked}) as job:
+        dataset = store.write_dataset(
+            job, name=found.name, description=found.description, features=found.features,
+            splits={split: [functools.partial(found.read, item) for item in items]
+                    for split, items in found.items.items()},
+            recipes=found.recipes, codecs=found.codecs, max_bad=max_bad, progress=progress,
+            totals={split: len(items) for split, items in found.items.items()})
+    return None if dataset is None else _told(folder, found.told)
+
+
+def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any]) -> Corpus:
+    """What a reader finds in a folder. Raises UserError: no folder, nothing in a split."""
+    if not pathlib.Path(source).is_dir():
+        raise UserError("no such folder", where="--source", expected="the folder of the corpus",
+                        found=str(source), hint="check --source")
+    found = corpus(pathlib.Path(source), **options)
+    if not found.items or not all(found.items.values()):
+        empty = [split for split, items in found.items.items() if not items]
+        raise UserError(f"nothing of {found.name} here", where=str(source),
+                        expected="items in every split",
+                        found=f"none in {', '.join(empty)}" if empty else "none",
+                        hint="check --source, and which layout it has")
+    return found
+
+
+def made_of(corpus: Callable[..., Corpus], arguments: Mapping[str, Any]) -> str:
+    """Digest of what is in `source`, for declared.Ingest."""
+    options = {k: v for k, v in arguments.items() if k not in ("source", "out", "max_bad")}
+    return listed(corpus, arguments["source"], options).digest()
+
+
+def mended(*reasons: str) -> str:
+    """The column `mended` of a clip: short phrases, the same for the same defect."""
+    return json.dumps(list(reasons))
+
+
+def _part(corpus, source: str, out: str, count: int, options: dict, max_bad: float,
+          index: int) -> None:
+    """One part; one that runs again when all is done has nothing to do."""
+    if not pathlib.Path(out).exists():
+        prepare(corpus, source, Part(pathlib.Path(out), index, count), options, max_bad=max_bad,
+                progress=False)
+
+
+def _told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
+    """What a finished dataset has, what was left out and what was mended: printed, and returned."""
+    dataset = store.open_dataset(out)
+    found: dict[str, Any] = {f"clips of {split}": n for split, n in dataset.splits.items()}
+    found |= {what: n for what, n in told.items() if n}
+    found |= {f"mended: {reason}": n for reason, n in _mended(dataset).most_common()}
+    file = out.with_name(f"{out.name}.quarantine.jsonl")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    reasons = collections.Counter(json.loads(line)["reason"] for line in lines)
+    found |= {f"left out: {reason}": n for reason, n in reasons.most_common()}
+    width = max(map(len, found))
+    print("\n".join(f"{name:>{width}}: {value}" for name, value in found.items()))
+    print(f"written: {out}" + (f"; left out: {file}" if lines else ""))
+    return found
+
+
+def _mended(dataset: store.Dataset) -> collections.Counter:
+    counts = collections.Counter()
+    for split in dataset.splits:
+        for row in dataset.source(split, (MENDED,)):
+            counts.update(json.loads(row[MENDED]))
+    return counts
