@@ -14,14 +14,19 @@ processes, hosts or Beam's workers share it, and the dataset is the same. What c
                               parallel=parallel, progress=progress)
 
     DATASET = Ingest(prepare, in_parts=True, made_of=functools.partial(common.made_of, corpus))
+
+A `corpus` that lists for long may have a parameter `kept`: a folder that the job keeps until it is
+done, for what later starts and other parts can read instead; None where there is no job.
 """
 
 import collections
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +99,8 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
     folder = pathlib.Path(out)
     if not isinstance(out, Part):
         store.refuse_existing(folder)
-    found = listed(corpus, source, options)
+    kept = folder.absolute().with_name(f".{folder.name}.listing")
+    found = listed(corpus, source, options, kept)
     asked = {"listing": found.digest(), "options": dict(options)}
     if folder.exists():  # a part that is started again after the end has nothing to do
         clean(folder)
@@ -109,11 +115,17 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
                     for split, items in found.items.items()},
             recipes=found.recipes, codecs=found.codecs, max_bad=max_bad, progress=progress,
             totals={split: len(items) for split, items in found.items.items()})
-    return None if dataset is None else _told(folder, found.told)
+    if dataset is None:
+        return None
+    shutil.rmtree(kept, ignore_errors=True)
+    return _told(folder, found.told)
 
 
-def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any]) -> Corpus:
+def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any],
+           kept: pathlib.Path | None = None) -> Corpus:
     """What a reader finds in a folder. Raises UserError: no folder, nothing in a split."""
+    if "kept" in inspect.signature(corpus).parameters:
+        options = {**options, "kept": kept}
     if not pathlib.Path(source).is_dir():
         raise UserError("no such folder", where="--source", expected="the folder of the corpus",
                         found=str(source), hint="check --source")
