@@ -47,6 +47,7 @@ class Stream:
     rate: float  # average frames, or samples, a second
     width: int = 0
     height: int = 0
+    frames: int = 0  # pictures; 0 where the container does not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,7 @@ def probe(path) -> Probe:
             return start, duration
         video, audio = first(moving(container)), first(container.streams.audio)
         return Probe(video and Stream(*times(video), float(video.average_rate or 0), video.width,
-                                      video.height),
+                                      video.height, video.frames),
                      audio and Stream(*times(audio), float(audio.rate)))
 
 

@@ -27,14 +27,14 @@ import inspect
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from avjax.errors import UserError
 from data_pipelines.store import dataset as store
-from data_pipelines.store import made_from
+from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import Partial, clean
 from data_pipelines.store.schema import Feature
@@ -111,7 +111,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
     with Partial(out, {"dataset": found.name, **asked}) as job:
         dataset = store.write_dataset(
             job, name=found.name, description=found.description, features=found.features,
-            splits={split: [functools.partial(found.read, item) for item in items]
+            splits={split: [functools.partial(_clips, found.read, item) for item in items]
                     for split, items in found.items.items()},
             recipes=found.recipes, codecs=found.codecs, max_bad=max_bad, progress=progress,
             totals={split: len(items) for split, items in found.items.items()})
@@ -143,6 +143,24 @@ def made_of(corpus: Callable[..., Corpus], arguments: Mapping[str, Any]) -> str:
     """Digest of what is in `source`, for declared.Ingest."""
     options = {k: v for k, v in arguments.items() if k not in ("source", "out", "max_bad")}
     return listed(corpus, arguments["source"], options).digest()
+
+
+def _clips(read: Callable, item: Any) -> Iterator[dict | store.Unusable]:
+    """What `read` makes of an item. Whatever a library makes of an odd file is the item's own
+    (data_pipelines/store/quarantine.py), and so are errors with a `reason` of few words."""
+    id = str(item.get("id", "")) if isinstance(item, dict) else str(item)
+    try:
+        made = read(item)
+        yield from [made] if isinstance(made, dict) else made
+    except store.Unusable as error:
+        raise error.of(error.id or id) from error
+    except Exception as error:
+        quarantine.check(error, [])
+        reason = getattr(error, "reason", None)
+        if isinstance(error, UserError) and not isinstance(reason, str):
+            raise
+        raise store.Unusable(reason if isinstance(reason, str) else "unreadable", id=id,
+                             found=quarantine.said(error)) from error
 
 
 def mended(*reasons: str) -> str:
