@@ -25,7 +25,7 @@ from data_pipelines.ingest.seamless.side import Side
 from data_pipelines.media import faces, head_rotation, planes
 from data_pipelines.store import columns as standard
 from data_pipelines.store import dataset as store
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import Feature, arrays_hash
 
 DESCRIPTION = ("Seamless Interaction, by Meta (CC-BY-NC 4.0). Not taken over: SMPL-H, action "
                "units, emotions, gaze, hypernetwork features; BFI-2 and prompts.")
@@ -64,7 +64,7 @@ def corpus(source, *, label: str = "both", columns: str = "video", movement: str
     read = functools.partial(_clips, root, columns, movement or "", partners, size, max_seconds)
     return common.Corpus("seamless", DESCRIPTION, _features(columns, movement, partners, size),
                          items, read, _recipes(columns, movement, partners, size),
-                         told=found.told)
+                         {"pose": standard.POSE} if columns != "sound" else {}, found.told)
 
 
 def prepare(
@@ -165,7 +165,8 @@ def _columns(side: Side, spoken, pictures: dict, first: int, last: int, size: in
     if side.face is not None:
         cropper = faces.Cropper(side.face.track, size)
         out["landmarks"] = side.face.in_crop(cropper, first, last, side.size[0])
-        out["pose"] = side.face.pose[first:last]
+        pose = side.face.pose[first:last]
+        out |= {"pose": pose, "pose_z": standard.standardised(pose)}
     if side.code is not None:
         out["face"] = side.code[first:last]
     return out | pictures
@@ -221,7 +222,8 @@ def _features(columns: str, movement: str | None, partners: bool, size: int) -> 
         out |= standard.of_speaker(
             prefix, pictures=size if columns == "video" else None,
             landmarks=seen.POINTS if columns != "sound" else None,
-            face=EXPRESSION if movement else None, pose=columns != "sound", activity=True)
+            face=EXPRESSION if movement else None, pose=columns != "sound",
+            pose_z=columns != "sound", activity=True)
         out[f"{prefix}annotations"] = Feature((), "str", "JSON {kind: [{annotation, start_ts, "
                                               "end_ts}, ...]} by people, where there are any", "s")
     return out
@@ -232,8 +234,9 @@ def _recipes(columns: str, movement: str | None, partners: bool, size: int) -> d
     if columns != "sound":
         points = {"kind": "coco-wholebody-68", "rate": FPS, "unit": "sides of the crop",
                   "margin": faces.MARGIN}
-        out |= {"landmarks": points, "pose": {**faces.RECIPE, **head_rotation.RECIPE,
-                                              "rate": FPS}}
+        pose = {**faces.RECIPE, **head_rotation.RECIPE, "rate": FPS}
+        out |= {"landmarks": points, "pose": pose,
+                "pose_z": pose | {"codec": arrays_hash(standard.POSE)}}
     if columns == "video":
         out["pictures"] = {"kind": "recorded", "size": size, "rate": FPS, "margin": faces.MARGIN,
                            "face": "coco-wholebody-68"}
