@@ -223,18 +223,29 @@ class Cropper:
         self.track, self.size = track, size
         smooth = ndimage.gaussian_filter1d(np.log(track.width), fps, mode="nearest")
         self.side = MARGIN * np.exp(smooth)
+        # a little below the box's centre, so that an open jaw stays inside
+        self.middle = track.centre + np.stack([0 * self.side, 0.06 * self.side], 1)
 
     def square(self, k: int, width: int) -> tuple[np.ndarray, float, float]:
         """Middle (x, y) and side in pixels of a picture so wide, and roll, of what frame k's crop
         shows."""
-        side, (x, y) = self.side[k] * width, self.track.centre[k] * width
+        side = self.side[k] * width
         if side < self.size / 2:
             raise FaceError("face too small",
                             expected=f">= {self.size / 2 / MARGIN:.0f} pixels wide",
                             found=f"{side / MARGIN:.0f}",
                             hint="record closer or at a higher resolution")
-        # a little below the box's centre, so that an open jaw stays inside
-        return np.array([x, y + 0.06 * side]), float(side), float(self.track.roll[k])
+        return self.middle[k] * width, float(side), float(self.track.roll[k])
+
+    def inside(self, points_NK2: np.ndarray, first: int, width: int) -> np.ndarray:
+        """(N, K, 2) float32: points of the pictures of frames `first` on, pixels, in their crops:
+        sides of the crop, from its left and top edge."""
+        here = np.s_[first : first + len(points_NK2)]
+        away = points_NK2 - self.middle[here, None] * width
+        cos, sin = np.cos(self.track.roll[here, None]), np.sin(self.track.roll[here, None])
+        turned = np.stack([cos * away[..., 0] + sin * away[..., 1],
+                           cos * away[..., 1] - sin * away[..., 0]], -1)
+        return (turned / (self.side[here, None, None] * width) + 0.5).astype(np.float32)
 
     def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""

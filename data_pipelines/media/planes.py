@@ -22,39 +22,41 @@ _601 = (0.299, 0.114)
 _PLANAR = ("yuv420p", "yuvj420p")
 
 
-def frames_at(path, fps: float, count: int, start: float | None = None) -> Iterator[av.VideoFrame]:
-    """Yields `count` decoded frames, the k-th the one nearest in time to start + k / fps; `start`
-    defaults to the first frame's time. The last one is held where there are no more. Nothing is
-    converted, and frames that follow the last one asked for are not decoded.
+def frames_at(path, fps: float, count: int, start: float | None = None
+              ) -> Iterator[tuple[av.VideoFrame, video.Turned]]:
+    """Yields `count` decoded frames, and how each is turned: the k-th is the one nearest in time to
+    start + k / fps; `start` defaults to the first frame's time. The last one is held where there
+    are no more. Nothing is converted, and what follows the last one asked for is not decoded.
 
     Raises MediaError as `video.iterate_video` does.
     """
     held, k = None, 0
-    for time, _, frame, _ in video.shown(path):
+    for time, _, frame, _, turned in video.shown(path):
         start = time if start is None else start
         while held is not None and k < count and (wanted := start + k / fps) <= time:
-            yield frame if time - wanted < wanted - held[0] else held[1]
+            yield (frame, turned) if time - wanted < wanted - held[0] else held[1]
             k += 1
         if k >= count:
             return
-        held = time, frame
+        held = time, (frame, turned)
     for _ in range(k, count):
         yield held[1]
 
 
-def square(frame: av.VideoFrame, middle, side: float, roll: float, size: int) -> np.ndarray:
+def square(frame: av.VideoFrame, turned: video.Turned, middle, side: float, roll: float, size: int
+           ) -> np.ndarray:
     """(size, size, 3) uint8 RGB.
 
     Args:
-      frame: decoded, of any format.
+      frame, turned: of any format, as `frames_at` yields them.
       middle: of the square: x and y in pixels, 0 the middle of the first.
       side: of the square, pixels.
       roll: radians by which it is turned clockwise in the picture.
       size: of the result, pixels.
     """
     x, y = middle
-    if frame.format.name not in _PLANAR or "DISPLAYMATRIX" in frame.side_data:
-        return _cut(video.upright(frame), x, y, side, roll, size)
+    if frame.format.name not in _PLANAR or any(turned):
+        return _cut(video.upright(frame, turned), x, y, side, roll, size)
     luma, *chroma = (_view(plane) for plane in frame.planes)
     # chroma samples lie on every other column and between two rows
     planes = [_cut(luma, x, y, side, roll, size)]

@@ -164,7 +164,7 @@ def _columns(side: Side, spoken, pictures: dict, first: int, last: int, size: in
            "annotations": said.within(side.annotations, begin, end)}
     if side.face is not None:
         cropper = faces.Cropper(side.face.track, size)
-        out["landmarks"] = side.face.in_crop(cropper, first, last, side.size[0])
+        out["landmarks"] = cropper.inside(side.face.points[first:last], first, side.size[0])
         pose = side.face.pose[first:last]
         out |= {"pose": pose, "pose_z": standard.standardised(pose)}
     if side.code is not None:
@@ -180,9 +180,9 @@ def _crops(side: Side, size: int, cuts: Sequence[tuple]) -> Iterator[dict]:
     for first, last, _ in cuts:
         pictures = np.empty((last - first, size, size, 3), np.uint8)
         for k in range(at, last):
-            frame = next(frames)
+            frame, turned = next(frames)
             if k >= first:
-                pictures[k - first] = planes.square(frame, *cropper.square(k, width), size)
+                pictures[k - first] = planes.square(frame, turned, *cropper.square(k, width), size)
         at = last
         frontal = np.abs(side.face.pose[first:last, 0]).argmax()
         yield {"pictures": pictures, "portrait": pictures[frontal]}

@@ -38,16 +38,6 @@ class Face:
     pose: np.ndarray  # (N, 7) float32
     known: np.ndarray
 
-    def in_crop(self, cropper: faces.Cropper, first: int, last: int, width: int) -> np.ndarray:
-        """(last - first, 68, 2) float32: points in the crops, in sides of them."""
-        out = np.empty((last - first, *self.points.shape[1:]), np.float32)
-        for k in range(first, last):
-            middle, side, roll = cropper.square(k, width)
-            cos, sin = np.cos(roll), np.sin(roll)
-            turn = np.array([[cos, sin], [-sin, cos]])
-            out[k - first] = (self.points[k] - middle) @ turn.T / side + 0.5
-        return out
-
 
 def rows_at(rows: int, frames: int, fps: float, seconds: float, notes: set[str]) -> np.ndarray:
     """The row of each 1/30 s, as far as there are rows.
