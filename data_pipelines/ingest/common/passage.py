@@ -83,21 +83,20 @@ def read(path, *, size: int, rate: float, show: str | Window = PICTURE, sound_of
       size: side of the pictures, pixels.
       rate: pictures a second.
       show: PICTURE (nearly square ones only), MIDDLE, FACE or a Window.
-      sound_of: another file that has the sound; it begins when the video does.
+      sound_of: another file with all of the sound, which begins when the video does.
       begin, end: seconds from the file's beginning; None: all that has sound and pictures.
 
     Raises:
       MediaError, faces.FaceError: whose `reason` says why it cannot be used.
     """
     media.check_whole(path)
-    first, origin, native = _start(path)
+    first, origin = _start(path)
     begin, end = (None if t is None else t + origin for t in (begin, end))
     if sound_of is None:
         heard, mended = sound(path, begin=begin, end=end)
-    else:
-        at = (None if t is None else t - origin for t in (begin, end))
-        heard, mended = sound(sound_of, begin=(at := list(at))[0], end=at[1])
-        heard = dataclasses.replace(heard, start=heard.start * (begin is not None) + origin)
+    else:  # its clock is its own
+        heard, mended = sound(sound_of)
+        heard = dataclasses.replace(heard, start=origin)
     start = max(heard.start, first) if begin is None else begin
     stop = heard.end if end is None else end
     limit = stop + 2 * APART if end is None else end
@@ -141,11 +140,11 @@ def sound(path, *, rate: int = RATE, begin: float | None = None, end: float | No
         raise MediaError("NaN", path, expected="finite numbers",
                          found=f"{heard.broken} that are none", hint="convert it again")
     kept = heard.samples if begin is None else heard.between(begin, min(end, heard.end))
-    if len(kept) < shortest * rate:
+    if begin is None and len(kept) < shortest * rate:
         raise MediaError("too short", path, expected=f">= {shortest} s",
                          found=f"{len(kept) / rate:.2f} s")
-    level = float(np.sqrt(np.mean(np.square(kept, dtype=np.float64))))
-    if level < SILENCE:
+    level = float(np.sqrt(np.square(kept, dtype=np.float64).sum() / max(1, len(kept))))
+    if len(kept) and level < SILENCE:
         raise MediaError("silent", path, expected="a level of -50 dB or more",
                          found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB")
     return heard, ["channels of the sound"] * bool(heard.remarks)
@@ -190,19 +189,18 @@ class _Seen:
             yield time, duration, image
 
 
-def _start(path) -> tuple[float, float, float]:
-    """(time of the first picture, of the file's beginning, the pictures' rate)."""
+def _start(path) -> tuple[float, float]:
+    """Time of the first picture, and of whatever is first."""
     with containers.opened(path) as container:
         stream = containers.pictures(container, path)
         if stream is None:
             raise MediaError("no video", path, expected="a video stream", found="none")
-        rate = float(stream.average_rate or 0)
         _, frame = containers.head(container, stream)
     if frame is None:
         raise MediaError("unreadable", path, expected="at least one picture", found="none")
     first = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0
     heard = media.first_time(path)
-    return first, first if heard is None else min(first, heard), rate
+    return first, first if heard is None else min(first, heard)
 
 
 def _pictures(seen: _Seen, path, show, size: int, rate: float, start: float,

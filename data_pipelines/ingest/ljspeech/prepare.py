@@ -18,12 +18,12 @@ from collections import Counter
 from typing import Annotated, Any
 
 from avjax.errors import UserError
-from avjax.storage import failures
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage
 from data_pipelines.media import text_file
-from data_pipelines.store import columns, dataset as store
+from data_pipelines.store import columns
+from data_pipelines.store import dataset as store
 
 RATE = 22050
 WHOLE, TEST, VALID = 13100, 500, 100
@@ -74,7 +74,8 @@ def corpus(source: pathlib.Path, *, filelists: str | None = None, text: str = "n
         name="ljspeech", features=features, items={s: x for s, x in items.items() if x},
         description="LJSpeech-1.1 by Keith Ito and Linda Johnson, public domain. Splits: "
                     f"{', '.join(told) or 'of the filelists'}.",
-        read=functools.partial(read, table.parent / "wavs"), recipes={"audio": passage.AUDIO_RECIPE}, told=told)
+        read=functools.partial(read, table.parent / "wavs"),
+        recipes={"audio": passage.AUDIO_RECIPE}, told=told)
 
 
 def read(folder: pathlib.Path, item: dict[str, Any]) -> dict:

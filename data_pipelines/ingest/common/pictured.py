@@ -1,0 +1,56 @@
+"""Clips of one person who is seen and heard: columns, recipes and options of the corpora that hold
+such (VoxCeleb2, HDTF, TalkVid)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from avjax.signal import rates
+from data_pipelines.declared import Option
+from data_pipelines.ingest.common import corpus, passage
+from data_pipelines.ingest.common.passage import FACE, Passage
+from data_pipelines.media import faces
+from data_pipelines.store import columns
+from data_pipelines.store.schema import Feature
+
+Size = Annotated[int, Option("side of the pictures, pixels", above=0)]
+Rate = Annotated[float, Option("pictures a second", above=0)]
+MaxSeconds = Annotated[float, Option("longer clips are cut into equal pieces", least=2)]
+SIZE, RATE, MAX_SECONDS = 96, float(rates.FRAMES), 30.0
+ABOUT = "about"
+
+
+def features(size: int, rate: float, show: str, *, pictures: bool = True) -> dict[str, Feature]:
+    """The columns of the clips."""
+    about = Feature((), "str", "JSON: what the owners say of the person and the recording")
+    return columns.of_clip() | {ABOUT: about} | columns.of_speaker(
+        audio=passage.RATE, pictures=size if pictures else None, rate=rate,
+        pose=pictures and show == FACE)
+
+
+def recipes(size: int, rate: float, show: str, *, pictures: bool = True) -> dict[str, dict]:
+    """How the columns are made."""
+    out = {"audio": passage.AUDIO_RECIPE}
+    if pictures:
+        out["pictures"] = {"kind": "recorded", "size": size, "rate": rate, "show": show}
+        out["pictures"] |= {"margin": faces.MARGIN} if show == FACE else {}
+        out |= {"pose": faces.RECIPE | {"rate": rate}} if show == FACE else {}
+    return out
+
+
+def rows(id: str, speaker: str, about: Mapping[str, Any], found: Passage, *, rate: float,
+         longest: float) -> Iterator[dict]:
+    """The clips of a passage; those of several pieces have the first frame in their names."""
+    for first, piece in found.pieces(rate, longest):
+        whole = len(piece.pictures) == len(found.pictures)
+        yield row(id if whole else f"{id}-{first:06d}", speaker, about, piece.audio,
+                  piece.mended) | {
+            "pictures": piece.pictures, "portrait": passage.typical(piece.pictures)} | (
+            {} if piece.pose is None else {"pose": piece.pose})
+
+
+def row(id: str, speaker: str, about: Mapping[str, Any], audio, mended) -> dict:
+    """What a clip has that is only heard."""
+    return {"id": id, "text": "", "mended": corpus.mended(*mended), ABOUT: json.dumps(about),
+            "speaker": speaker, "identity": columns.identity_of(speaker), "words": "[]",
+            "audio": audio}
