@@ -13,7 +13,7 @@ import pathlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from avjax.errors import UserError
 from avjax.storage import failures
@@ -30,6 +30,21 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.file}/{self.member}" if self.member else self.file
+
+    @property
+    def stem(self) -> str:
+        return pathlib.PurePosixPath(self.member or self.file).stem
+
+    def has(self, suffixes: Collection[str]) -> bool:
+        """Whether its name ends in one of some suffixes, in small letters with their dots."""
+        return pathlib.PurePosixPath(self.member or self.file).suffix.lower() in suffixes
+
+    def bytes(self, root) -> int:
+        """Its size."""
+        path = pathlib.Path(root, self.file)
+        if not self.member:
+            return path.stat().st_size
+        return _archive(os.fspath(path)).getinfo(self.member).file_size
 
     @contextlib.contextmanager
     def path(self, root) -> Iterator[pathlib.Path]:

@@ -161,6 +161,12 @@ def native_rate(path) -> int:
     return round(found.rate) if found else 0
 
 
+def height(path) -> int:
+    """Lines of the pictures that a file's header declares; 0 without."""
+    found = media.probe(path).video
+    return found.height if found else 0
+
+
 @contextlib.contextmanager
 def left_out(id: str, files: Iterable[os.PathLike]) -> Iterator[None]:
     """What an item cannot be used for becomes its `store.Unusable`; what ends the job

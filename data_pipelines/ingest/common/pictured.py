@@ -2,14 +2,16 @@
 such (VoxCeleb2, HDTF, TalkVid)."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 from avjax.signal import rates
 from data_pipelines.declared import Option
 from data_pipelines.ingest.common import corpus, passage
 from data_pipelines.ingest.common.passage import FACE, Passage
-from data_pipelines.media import faces
+from data_pipelines.media import archives, faces
+from data_pipelines.media.archives import Place
 from data_pipelines.store import columns
 from data_pipelines.store.schema import Feature
 
@@ -47,6 +49,17 @@ def rows(id: str, speaker: str, about: Mapping[str, Any], found: Passage, *, rat
                   piece.mended) | {
             "pictures": piece.pictures, "portrait": passage.typical(piece.pictures)} | (
             {} if piece.pose is None else {"pose": piece.pose})
+
+
+def by_stem(source, suffixes: Collection[str], told: Counter) -> dict[str, Place]:
+    """{name without suffix: file or member} of what is below a folder; `told` gets how many there
+    are of a name that another one has."""
+    out = {}
+    for place in archives.walk(source):
+        if place.has(suffixes):
+            told["files of a name that is there twice"] += place.stem in out
+            out.setdefault(place.stem, place)
+    return out
 
 
 def row(id: str, speaker: str, about: Mapping[str, Any], audio, mended) -> dict:
