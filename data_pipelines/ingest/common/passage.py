@@ -114,6 +114,8 @@ def read(path, *, size: int, rate: float, show: str | Window = PICTURE, sound_of
                          found=f"{count / rate:.2f} s")
     if end is not None and count < int((end - start) * rate + 1e-3):
         mended.append("passage ends with its file")
+    if isinstance(show, Window) and seen.height != show.of:
+        mended.append(f"window of {show.of} lines scaled to {seen.height}")
     audio = samples(heard.between(start, start + count / rate))
     return Passage(audio, pictures[:count], None if pose is None else pose[:count], mended)
 
@@ -161,12 +163,6 @@ def native_rate(path) -> int:
     return round(found.rate) if found else 0
 
 
-def height(path) -> int:
-    """Lines of the pictures that a file's header declares; 0 without."""
-    found = media.probe(path).video
-    return found.height if found else 0
-
-
 @contextlib.contextmanager
 def left_out(id: str, files: Iterable[os.PathLike]) -> Iterator[None]:
     """What an item cannot be used for becomes its `store.Unusable`; what ends the job
@@ -184,14 +180,15 @@ def left_out(id: str, files: Iterable[os.PathLike]) -> Iterator[None]:
 
 
 class _Seen:
-    """The pictures of a file from `start` on; `end` is that of the last one that was taken."""
+    """The pictures of a file from `start` on; `end` is that of the last one that was taken, and
+    `height` its lines."""
 
     def __init__(self, path, start: float):
-        self._path, self._start, self.end = path, start, start
+        self._path, self._start, self.end, self.height = path, start, start, 0
 
     def pictures(self, max_side: int | None = None):
         for time, duration, image in video.iterate_video(self._path, max_side, self._start):
-            self.end = time + duration
+            self.end, self.height = time + duration, image.shape[0]
             yield time, duration, image
 
 

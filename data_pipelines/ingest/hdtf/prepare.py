@@ -35,7 +35,6 @@ from data_pipelines.ingest.common import holdout, passage, pictured
 from data_pipelines.ingest.common.pictured import MAX_SECONDS, RATE, SIZE, MaxSeconds, Rate, Size
 from data_pipelines.ingest.hdtf import lists
 from data_pipelines.media.archives import Place
-from data_pipelines.store import dataset as store
 
 WINDOW = "window"
 _CUT = re.compile(r"(?:hdtf_)?(?:(RD|WDA|WRA)_)?(.+)_(\d{1,3})")
@@ -72,7 +71,7 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: 
     items = {"train": [], "valid": []}
     for one in found:
         place = one["place"]
-        one |= {"place": [place.file, place.member], "bytes": place.bytes(source)}
+        one |= {"place": pictured.entry(place), "bytes": place.bytes(source)}
         split = "valid" if one.pop("group") in held_out else "train"
         items[split] += _pieces(one, max_seconds)
     return common.Corpus(
@@ -86,22 +85,11 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: 
 
 def read(root: pathlib.Path, size: int, rate: float, show: str, longest: float,
          item: dict[str, Any]) -> Iterator[dict]:
-    """One clip -> itself, or pieces. Raises store.Unusable."""
-    place = Place(*item["place"])
-    if item["defect"]:
-        raise store.Unusable(item["defect"], id=item["id"], where=str(place),
-                             hint="--show=face needs no window")
-    with place.path(root) as path, passage.left_out(item["id"], [path]):
-        mended, shown = [], passage.PICTURE if show == WINDOW else show
-        if item["window"] and show == WINDOW:
-            shown = passage.Window(*item["window"], item["of"])
-            if (height := passage.height(path)) != item["of"]:
-                mended.append(f"window of {item['of']} lines scaled to {height}")
-        found = passage.read(path, size=size, rate=rate, show=shown, begin=item["begin"],
-                             end=item["end"])
-        found.mended.extend(mended)
-        yield from pictured.rows(item["id"], item["speaker"], item["about"], found, rate=rate,
-                                 longest=longest)
+    """`pictured.read` with the window of the lists, or of a clip that is cut out all of it."""
+    shown = show
+    if show == WINDOW:
+        shown = passage.Window(*item["window"]) if item["window"] else passage.PICTURE
+    return pictured.read(root, size, rate, shown, longest, item)
 
 
 def _of_files(files: dict[str, Place]) -> list[dict[str, Any]]:
@@ -131,8 +119,8 @@ def _of_lists(place: pathlib.Path, files: dict[str, Place], told: Counter,
         else:
             defect = "" if show != WINDOW and clip.begin < clip.end else clip.defect
             out.append(_item(clip.set, clip.name, clip.video, video) | {
-                "begin": clip.begin, "end": clip.end, "window": clip.window, "of": clip.of,
-                "defect": defect})
+                "begin": clip.begin, "end": clip.end, "defect": defect,
+                "window": clip.window and [*clip.window, clip.of]})
     if not out:
         raise UserError("none of the listed videos is here", where=str(place.parent),
                         expected="videos or clips named as the lists have them",
@@ -143,7 +131,7 @@ def _of_lists(place: pathlib.Path, files: dict[str, Place], told: Counter,
 def _item(set_: str, name: str, video: str, place: Place) -> dict[str, Any]:
     return {"id": name, "speaker": lists.speaker(set_, video), "group": lists.group(set_, video),
             "about": {"set": set_, "video": video}, "place": place, "begin": None, "end": None,
-            "window": None, "of": 0, "defect": ""}
+            "window": None, "defect": ""}
 
 
 def _pieces(item: dict[str, Any], longest: float) -> list[dict[str, Any]]:

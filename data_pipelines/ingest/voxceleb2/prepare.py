@@ -13,11 +13,9 @@ held out as valid, by a hash of their names.
 There are no words: for pictures, face to voice (--features=voices), and units.
 """
 
-import contextlib
 import functools
 import pathlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from avjax.errors import UserError
@@ -86,35 +84,25 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE,
         description="VoxCeleb2 by J. S. Chung, A. Nagrani and A. Zisserman. Sets: the owners'; "
                     f"{valid_share:.1%} of dev's identities are valid.",
         recipes=pictured.recipes(size, rate, show, pictures=with_pictures), told=told,
-        read=functools.partial(read, source, size, rate, show, audio_only, max_seconds))
+        read=functools.partial(heard, source) if audio_only else
+        functools.partial(pictured.read, source, size, rate, show, max_seconds))
 
 
-def read(root: pathlib.Path, size: int, rate: float, show: str, audio_only: bool, longest: float,
-         item: dict[str, Any]) -> Iterator[dict]:
-    """One utterance -> its clip, or pieces. Raises store.Unusable."""
+def heard(root: pathlib.Path, item: dict[str, Any]) -> dict:
+    """One utterance -> its clip without pictures. Raises store.Unusable."""
+    place = Place(*item["place"])
     if item["defect"]:
-        raise store.Unusable(item["defect"], id=item["id"], where="/".join(item["place"]))
-    with Place(*item["place"]).path(root) as path, passage.left_out(item["id"], [path]):
-        if audio_only:
-            heard, mended = passage.sound(path)
-            yield pictured.row(item["id"], item["speaker"], item["about"],
-                               passage.samples(heard.samples), mended)
-            return
-        with contextlib.ExitStack() as stack:
-            mute = not passage.native_rate(path) and item["sound"]
-            sound = stack.enter_context(Place(*item["sound"]).path(root)) if mute else None
-            found = passage.read(path, size=size, rate=rate, show=show, sound_of=sound)
-        found.mended.extend(["no sound in the mp4: that of the other file"] * bool(mute))
-        yield from pictured.rows(item["id"], item["speaker"], item["about"], found, rate=rate,
-                                 longest=longest)
+        raise store.Unusable(item["defect"], id=item["id"], where=str(place))
+    with place.path(root) as path, passage.left_out(item["id"], [path]):
+        found, mended = passage.sound(path)
+        return pictured.row(item, passage.samples(found.samples), mended)
 
 
 def _item(one: listing.Utterance, known, audio_only: bool) -> dict[str, Any]:
     about = {k: v for k, v in known.get(one.identity, {}).items() if k != "set"}
     place = (one.sound or one.video) if audio_only else one.video
-    sound = [one.sound.file, one.sound.member] if one.sound else []
     return {"id": one.id, "speaker": one.identity, "about": about | {"video": one.recording},
-            "place": [place.file, place.member], "sound": sound,
+            "place": pictured.entry(place), "sound": pictured.entry(one.sound),
             "defect": listing.defect(one, known)}
 
 
