@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 
 def by_name(names: Iterable[str], share: float) -> set[str]:
-    """The names that are held out; of two or more at least one, unless `share` is 0."""
+    """The names that are held out; of two or more at least one, unless `share` is 0. Names of which
+    nothing can be used do not belong here: a split of them alone would be empty."""
     places = {name: place(name) for name in names}
     if not share or len(places) < 2:
         return set()

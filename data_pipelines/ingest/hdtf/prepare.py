@@ -66,7 +66,7 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: 
     found = _of_lists(place, files, told, show) if place else _of_files(files)
     used = {one["place"] for one in found}
     told["video files that are no clips of HDTF"] = len(set(files.values()) - used)
-    groups = {one["group"] for one in found} - {lists.group("RD", "")}
+    groups = {one["group"] for one in found if not one["defect"]} - {lists.group("RD", "")}
     held_out = holdout.by_name(groups, valid_share)
     items = {"train": [], "valid": []}
     for one in found:

@@ -56,19 +56,18 @@ def corpus(source: pathlib.Path, *, filelists: str | None = None, text: str = "n
     if table is None:
         raise UserError("no table of clips", where=str(source), expected="metadata.csv",
                         found="none", hint="check --source: the folder LJSpeech-1.1")
-    rows, told = _rows(table, text), Counter()
+    wavs = {p.stem: p.name for p in sorted((table.parent / "wavs").glob("*.wav"))}
+    rows, told = _rows(table, text, wavs), Counter()
     lists = _filelists(pathlib.Path(filelists) if filelists else table.parent, bool(filelists))
     splits = _split(rows, lists, valid_share, told)
     known = {row["id"] for row in rows}
-    wavs = {p.stem: p.name for p in sorted((table.parent / "wavs").glob("*.wav"))}
     items = {split: [] for split in ("train", "valid", "test") if split in splits.values()}
     for row in rows:
-        wav = wavs.get(row["id"], "")
-        defect = row["defect"] or ("" if wav else "no wav")
-        defect = defect or ("" if row["id"] in splits else "in no filelist")
-        items[splits.get(row["id"], "train")].append(row | {"wav": wav, "defect": defect})
+        defect = row["defect"] or ("" if row["id"] in splits else "in no filelist")
+        items[splits.get(row["id"], "train")].append(row | {"defect": defect})
     items["train"] += [{"id": id, "text": "", "line": "", "wav": wav, "mended": [],
-                        "defect": "no transcript"} for id, wav in wavs.items() if id not in known]
+                        "defect": "no transcript"} for id, wav in wavs.items()
+                       if id not in known]
     features = columns.of_clip() | columns.of_speaker(audio=RATE)
     return common.Corpus(
         name="ljspeech", features=features, items={s: x for s, x in items.items() if x},
@@ -93,7 +92,7 @@ def read(folder: pathlib.Path, item: dict[str, Any]) -> dict:
             "audio": passage.samples(heard.samples)}
 
 
-def _rows(table: pathlib.Path, text: str) -> list[dict[str, Any]]:
+def _rows(table: pathlib.Path, text: str, wavs: dict[str, str]) -> list[dict[str, Any]]:
     """The rows of metadata.csv, each with its defect, "" for none."""
     rows, seen = [], set()
     for number, line in enumerate(text_file.read(table, what="table").splitlines(), 1):
@@ -112,9 +111,11 @@ def _rows(table: pathlib.Path, text: str) -> list[dict[str, Any]]:
             defect = "duplicate id"
         elif not said:
             defect = "empty text"
+        elif id not in wavs:
+            defect = "no wav"
         seen.add(id)
         rows.append({"id": id, "text": said, "line": f"{table.name}, line {number}",
-                     "mended": mended, "defect": defect})
+                     "wav": wavs.get(id, ""), "mended": mended, "defect": defect})
     return rows
 
 
@@ -159,7 +160,7 @@ def _split(rows, lists: dict[str, set[str]], valid_share: float, told: Counter) 
         edges = {"test": ids[-TEST:], "valid": ids[-TEST - VALID:-TEST]}
         return dict.fromkeys(ids, "train") | {id: s for s, part in edges.items() for id in part}
     told["splits by a hash of the id"] = len(ids)
-    held_out = holdout.by_name(ids, valid_share)
+    held_out = holdout.by_name((row["id"] for row in rows if not row["defect"]), valid_share)
     return {id: "valid" if id in held_out else "train" for id in ids}
 
 

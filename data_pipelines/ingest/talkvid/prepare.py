@@ -83,7 +83,8 @@ def corpus(source: pathlib.Path, *, clip_list: str | None = None, bench: str | N
         raise UserError("none of the listed videos is here", where=str(source),
                         expected="clips or videos named by their YouTube ids",
                         found=f"{files.count} video files", hint="put them below --source")
-    held_out = holdout.by_name({one["speaker"] for one in found if not one["test"]}, valid_share)
+    held_out = holdout.by_name({one["speaker"] for one in found
+                                if not one["test"] and not one["defect"]}, valid_share)
     items = {"train": [], "valid": [], "test": []}
     for one in found:
         split = "valid" if one["speaker"] in held_out else "train"

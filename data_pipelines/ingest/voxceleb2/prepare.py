@@ -70,8 +70,8 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE,
         told["left out by --per_identity"] = len(found) - len(kept)
         found = kept
     told["without vox2_meta.csv, sets by folder"] = 0 if known else len(found)
-    held_out = holdout.by_name({one.identity for one in found if one.set(known) == "dev"},
-                                valid_share)
+    held_out = holdout.by_name({one.identity for one in found if one.set(known) == "dev"
+                                and not listing.defect(one, known)}, valid_share)
     items = {split: [] for split in ("train", "valid", "test")}
     for one in found:
         split = "valid" if one.identity in held_out else "train"
