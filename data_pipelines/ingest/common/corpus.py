@@ -90,7 +90,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         part = functools.partial(_part, corpus, str(source), str(out), parallel.parts,
                                  dict(options), max_bad)
         parallel.for_each(part, range(parallel.parts))
-        return _told(pathlib.Path(out), {})
+        return told(pathlib.Path(out), {})
     folder = pathlib.Path(out)
     if not isinstance(out, Part):
         store.refuse_existing(folder)
@@ -100,7 +100,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         clean(folder)
         if not made_from.same(made_from.read(folder), asked):
             store.refuse_existing(folder)
-        return _told(folder, found.told)
+        return told(folder, found.told)
     made_from.ask(folder, asked, source)
     with Partial(out, {"dataset": found.name, **asked}) as job:
         dataset = store.write_dataset(
@@ -109,7 +109,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
                     for split, items in found.items.items()},
             recipes=found.recipes, codecs=found.codecs, max_bad=max_bad, progress=progress,
             totals={split: len(items) for split, items in found.items.items()})
-    return None if dataset is None else _told(folder, found.told)
+    return None if dataset is None else told(folder, found.told)
 
 
 def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any]) -> Corpus:
@@ -146,7 +146,7 @@ def _part(corpus, source: str, out: str, count: int, options: dict, max_bad: flo
                 progress=False)
 
 
-def _told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
+def told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
     """What a finished dataset has, what was left out and what was mended: printed, and returned."""
     dataset = store.open_dataset(out)
     found: dict[str, Any] = {f"clips of {split}": n for split, n in dataset.splits.items()}
