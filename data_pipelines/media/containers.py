@@ -8,6 +8,7 @@ too. Headers only say which streams there are; times are those of what was decod
 import contextlib
 import dataclasses
 import io
+import math
 
 import av
 
@@ -26,6 +27,8 @@ _BACK, _JUMP = 1.0, 10.0
 # formats that people join with `cat`, so that also a leap ahead is a new file
 _JOINABLE = ("mpegts", "mpeg")
 _LOST = 0.25  # seconds that may be undecodable
+LEAD = 1.0  # seconds that are decoded before, and behind, a part of a file
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with the places of all times
 
 
 class MediaError(UserError):
@@ -192,6 +195,15 @@ def _decoder(stream):
         return lambda packet: packet.decode()
     context = av.CodecContext.create(name, "r")
     return lambda packet: context.decode(packet if packet.size else None)
+
+
+def skip_to(container, stream, time: float) -> bool:
+    """Moves on to where whatever is at `time` seconds and later can be decoded from, and says
+    whether it did: formats without an index are read from their beginning."""
+    if time <= LEAD or container.format.name not in _INDEXED:
+        return False
+    container.seek(math.floor((time - LEAD) / stream.time_base), stream=stream)
+    return True
 
 
 def head(container, stream):

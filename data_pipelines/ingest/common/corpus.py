@@ -95,7 +95,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         part = functools.partial(_part, corpus, str(source), str(out), parallel.parts,
                                  dict(options), max_bad)
         parallel.for_each(part, range(parallel.parts))
-        return _told(pathlib.Path(out), {})
+        return told(pathlib.Path(out), {})
     folder = pathlib.Path(out)
     if not isinstance(out, Part):
         store.refuse_existing(folder)
@@ -106,7 +106,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         clean(folder)
         if not made_from.same(made_from.read(folder), asked):
             store.refuse_existing(folder)
-        return _told(folder, found.told)
+        return told(folder, found.told)
     made_from.ask(folder, asked, source)
     with Partial(out, {"dataset": found.name, **asked}) as job:
         dataset = store.write_dataset(
@@ -118,7 +118,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
     if dataset is None:
         return None
     shutil.rmtree(kept, ignore_errors=True)
-    return _told(folder, found.told)
+    return told(folder, found.told)
 
 
 def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any],
@@ -176,7 +176,7 @@ def _part(corpus, source: str, out: str, count: int, options: dict, max_bad: flo
                 progress=False)
 
 
-def _told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
+def told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
     """What a finished dataset has, what was left out and what was mended: printed, and returned."""
     dataset = store.open_dataset(out)
     found: dict[str, Any] = {f"clips of {split}": n for split, n in dataset.splits.items()}
