@@ -87,7 +87,8 @@ _FRAMES = 600  # of a recording that the shape is found on
 _AT_ONCE = 4096
 
 
-def fit(points_NK2, size: tuple[float, float], rate: float, weight_NK=None) -> np.ndarray:
+def fit(points_NK2, size: tuple[float, float], rate: float, weight_NK=None,
+        focal: float = FOCAL) -> np.ndarray:
     """(N, 4) float32: the head's rotation in every frame of one recording.
 
     Rigid points of the face (facial/shape.py) are projected by one camera whose axis goes through
@@ -100,6 +101,7 @@ def fit(points_NK2, size: tuple[float, float], rate: float, weight_NK=None) -> n
       size: width and height of the picture, pixels.
       rate: frames a second.
       weight_NK: how far each point is to be trusted, 0 .. 1.
+      focal: of the camera, in the longer side of its picture.
 
     Raises:
       UserError: another number of points, or not one frame that has them.
@@ -113,7 +115,7 @@ def fit(points_NK2, size: tuple[float, float], rate: float, weight_NK=None) -> n
                         found=f"none in {len(observed)}")
     weight = np.ones(observed.shape[:2]) if weight_NK is None else np.asarray(
         weight_NK, np.float64)[:, mean.points]
-    rays = (observed[known] - np.array(size) / 2) / (FOCAL * max(size))
+    rays = (observed[known] - np.array(size) / 2) / (focal * max(size))
     xyz = _shape_of(rays, weight[known], mean)
     turn = np.concatenate([_turns(rays[i:i + _AT_ONCE], weight[known][i:i + _AT_ONCE], xyz)[0]
                            for i in range(0, len(rays), _AT_ONCE)])
