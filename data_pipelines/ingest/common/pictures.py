@@ -93,7 +93,7 @@ def _turn(points: media_landmarks.Points) -> np.ndarray:
         raise faces.FaceError("face hidden", expected="frames in which landmarks are found",
                               found=f"none of {len(seen)}")
     xy = np.where(seen[:, None, None], points.xy, np.nan)
-    return head_rotation.fit(xy, (1.0, points.height), FPS)
+    return head_rotation.fit(xy, FPS)
 
 
 def _reserve(path: pathlib.Path) -> None:
