@@ -23,9 +23,9 @@ AXES = {"y up, z near": (1, 1, -1),  # OpenGL, FLAME (SMIRK, DECA, EMOCA), Deep3
 # is at 5 to 8, a studio's at 20; a crop of either looks as near as its source
 DISTANCE = 8.0
 SMOOTHING = 0.04  # seconds, standard deviation: as the track's
-RECIPE = {"kind": "perspective fit 1", "rotation": "full; yaw to the picture's right, pitch down, "
-          "roll clockwise, as the camera sees it", "distance": DISTANCE, "shape": "mean of 8 people, adapted to the recording",
-          "smoothing": SMOOTHING}
+RECIPE = {"kind": "perspective fit 1", "rotation": "full, as the camera sees it; yaw to the "
+          "picture's right, pitch down, roll clockwise", "distance": DISTANCE,
+          "shape": "mean of 8 people, adapted to the recording", "smoothing": SMOOTHING}
 
 
 def matrix(q) -> np.ndarray:

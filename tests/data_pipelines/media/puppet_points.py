@@ -9,7 +9,7 @@ from data_pipelines.puppets.face_code import NAMES
 
 
 def points(articulators, pose_N7, identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
-    """(N, 68, 2) pixels of a picture of `size`: eyes, nose, lips, temples and chin; NaN for the rest
+    """(N, 68, 2) pixels of a picture of `size`: eyes, nose, lips, temples, chin; NaN for the rest
     of the contour and the brows, which nothing here reads."""
     looks = render._looks(tuple(round(float(v), 4) for v in np.clip(identity, -1, 1)))
     a = {name: np.asarray(articulators[name], np.float64)[:, None] for name in NAMES}
