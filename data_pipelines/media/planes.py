@@ -57,12 +57,18 @@ def square(frame: av.VideoFrame, turned: video.Turned, middle, side: float, roll
     x, y = middle
     if frame.format.name not in _PLANAR or any(turned):
         return _cut(video.upright(frame, turned), x, y, side, roll, size)
-    luma, *chroma = (_view(plane) for plane in frame.planes)
-    # chroma samples lie on every other column and between two rows
-    planes = [_cut(luma, x, y, side, roll, size)]
-    planes += [_cut(c, x / 2, y / 2 - 0.25, side / 2, roll, size) for c in chroma]
+    luma, u, v = (_view(plane) for plane in frame.planes)
+    left, right, top, bottom = _around(x, y, side, roll, size, *luma.shape)
+    half = np.s_[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]
+    luma, u, v, unit = luma[top : bottom, left : right], u[half], v[half], 1
+    if side > 2 * size:  # averages pixels first: interpolation alone would alias
+        luma, unit = cv2.resize(luma, u.shape[::-1], interpolation=cv2.INTER_AREA), 2
+    else:
+        u, v = (cv2.resize(c, luma.shape[::-1], interpolation=cv2.INTER_LINEAR) for c in (u, v))
+    x, y = ((at - corner + 0.5) / unit - 0.5 for at, corner in ((x, left), (y, top)))
+    cut = _cut(cv2.merge([luma, u, v]), x, y, side / unit, roll, size)
     full = frame.format.name == "yuvj420p" or frame.color_range == 2
-    return cv2.transform(cv2.merge(planes), _to_rgb(frame.colorspace, full))
+    return cv2.transform(cut, _to_rgb(frame.colorspace, full))
 
 
 def _view(plane) -> np.ndarray:
@@ -72,35 +78,34 @@ def _view(plane) -> np.ndarray:
 
 
 def _cut(image: np.ndarray, x: float, y: float, side: float, roll: float, size: int) -> np.ndarray:
-    """The square of an image (H, W) or (H, W, 3); beyond its edge the edge is drawn out."""
-    cos, sin = math.cos(roll), math.sin(roll)
-    step = side / size  # pixels of the image a pixel of the result
-    reach = side / 2 * (abs(cos) + abs(sin)) + 2 * max(1.0, step)
-    height, width = image.shape[:2]
-    left, right = _span(x - reach, x + reach, width)
-    top, bottom = _span(y - reach, y + reach, height)
-    # averages pixels first, by halves, which is fast: interpolation alone would alias
-    halved = 0
-    while step > 2 ** (halved + 1) and min(bottom - top, right - left) >= 2 ** (halved + 1):
-        halved += 1
-    unit = 2**halved
-    part = image[top : bottom - (bottom - top) % unit, left : right - (right - left) % unit]
-    for _ in range(halved):
+    """The square of an image (H, W, 3); beyond its edge the edge is drawn out."""
+    left, right, top, bottom = _around(x, y, side, roll, size, *image.shape[:2])
+    part, unit = image[top : bottom, left : right], 1
+    while side > 2 * unit * size and min(part.shape[:2]) > 1:  # by halves, which is fast
+        part = part[: len(part) // 2 * 2, : part.shape[1] // 2 * 2]
         part = cv2.resize(part, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    # result pixel -> pixel of the image -> pixel of the halved part
+        unit *= 2
+    # result pixel -> pixel of the halved part
+    step = side / size / unit
+    cos, sin = step * math.cos(roll), step * math.sin(roll)
     middle = (size - 1) / 2
-    first = (x - step * (cos - sin) * middle - left + 0.5) / unit - 0.5
-    second = (y - step * (sin + cos) * middle - top + 0.5) / unit - 0.5
-    step /= unit
-    matrix = np.array([[step * cos, -step * sin, first], [step * sin, step * cos, second]])
+    first = (x - left + 0.5) / unit - 0.5 - (cos - sin) * middle
+    second = (y - top + 0.5) / unit - 0.5 - (sin + cos) * middle
+    matrix = np.array([[cos, -sin, first], [sin, cos, second]])
     return cv2.warpAffine(part, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE,
                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
+def _around(x, y, side, roll, size, height, width) -> tuple[int, int, int, int]:
+    """Left, right, top and bottom of what a square needs of an image; the first of each even."""
+    reach = side / 2 * (abs(math.cos(roll)) + abs(math.sin(roll))) + 2 * max(2.0, side / size)
+    return *_span(x - reach, x + reach, width), *_span(y - reach, y + reach, height)
+
+
 def _span(first: float, last: float, size: int) -> tuple[int, int]:
-    """Pixels from `first` to `last` as far as there are any, at least one."""
-    begin = min(max(int(first), 0), size - 1)
-    return begin, max(begin + 1, min(int(last) + 2, size))
+    """Pixels from `first` to `last` as far as there are any, at least two where there are."""
+    begin = min(max(int(first), 0), max(size - 2, 0)) // 2 * 2
+    return begin, max(min(int(last) + 2, size), min(begin + 2, size))
 
 
 @functools.cache

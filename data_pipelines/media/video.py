@@ -13,8 +13,8 @@ from data_pipelines.media.containers import MediaError
 BACKGROUND = 255  # what shows through transparent pixels: white, here and in portraits
 # pictures by which one may be coded before it is shown (the most that H.264 allows)
 _REORDERED = 16
-# Seconds between looks at how a video is turned. The list of a frame's side data refers to the frame
-# and the frame to it (PyAV 18.1): such frames, of 3 to 25 MB, stay until garbage is collected.
+# Seconds between looks at how a video is turned. A frame's list of side data refers to the frame,
+# and that to it (PyAV 18.1): such frames, of 3 to 25 MB, stay until garbage is collected.
 _TURNED = 1.0
 Turned = tuple[bool, bool, bool]  # rows and columns change places; mirrored; upended
 _WIDEST = 4.0  # a pixel this many times as wide as high, or the reverse, is a broken header
