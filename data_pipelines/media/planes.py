@@ -97,15 +97,16 @@ def _cut(image: np.ndarray, x: float, y: float, side: float, roll: float, size: 
 
 
 def _around(x, y, side, roll, size, height, width) -> tuple[int, int, int, int]:
-    """Left, right, top and bottom of what a square needs of an image; the first of each even."""
+    """Left, right, top and bottom of what a square needs of an image."""
     reach = side / 2 * (abs(math.cos(roll)) + abs(math.sin(roll))) + 2 * max(2.0, side / size)
     return *_span(x - reach, x + reach, width), *_span(y - reach, y + reach, height)
 
 
 def _span(first: float, last: float, size: int) -> tuple[int, int]:
-    """Pixels from `first` to `last` as far as there are any, at least two where there are."""
+    """Pixels from `first` to `last` as far as there are any, at least two where there are: from an
+    even one, an even number, since halves of others are taken five times as slowly."""
     begin = min(max(int(first), 0), max(size - 2, 0)) // 2 * 2
-    return begin, max(min(int(last) + 2, size), min(begin + 2, size))
+    return begin, min(max(int(last) + 2, begin + 1) + 1, size + 1) // 2 * 2 if size > 1 else 1
 
 
 @functools.cache

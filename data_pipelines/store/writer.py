@@ -16,7 +16,7 @@ from array_record.python import array_record_module
 from avjax.errors import UserError
 from avjax.storage import failures
 from data_pipelines.store.resume import Partial
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import MENDED, Feature
 
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 _SUFFIX = "array_record"
@@ -52,7 +52,7 @@ class SplitWriter:
     """Writes items to shards of `job.data`, and has the job note every shard that is finished.
 
     `ids` {split: ids}, `lengths` {"split.feature": lengths}, `refused` [{split, id, reason,
-    detail}], all of finished shards.
+    detail}], `mended` {defect: number of examples}, all of finished shards.
     """
 
     def __init__(self, job: Partial, name: str, features: dict[str, Feature], max_bad: float,
@@ -65,7 +65,7 @@ class SplitWriter:
         self._shard_seconds = shard_seconds
         self._seen = set()
         self._sequences = [n for n, f in features.items() if f.shape[:1] == (None,)]
-        self.ids, self.lengths, self.refused = {}, {}, []
+        self.ids, self.lengths, self.refused, self.mended = {}, {}, [], Counter()
 
     def write(self, split: str, items: Iterable[Item]) -> None:
         """The items of a split, after those that an interrupted job has finished."""
@@ -91,6 +91,8 @@ class SplitWriter:
                     shard.add(example["id"], {n: len(example[n]) for n in self._sequences},
                               self.connector._example_serializer.serialize_example(
                                   self.connector.encode_example(example)))
+                    if MENDED in self._features:
+                        shard.mended.update(json.loads(example[MENDED]))
                 position += 1
                 old = self._job.resumable and shard.age >= self._shard_seconds
                 if shard.size >= self._shard_bytes or old:
@@ -137,7 +139,9 @@ class SplitWriter:
         self._job.join(records, {"split": split, "position": records[-1]["position"],
                                  "file": shard.path.name, "ids": shard.ids, "num_bytes": shard.size,
                                  "lengths": shard.lengths,
-                                 "refused": [r for record in records for r in record["refused"]]})
+                                 "refused": [r for record in records for r in record["refused"]],
+                                 "mended": dict(sum((Counter(r.get("mended", {}))
+                                                     for r in records), Counter()))})
 
     def close(self, split: str) -> tfds.core.SplitInfo:
         """Gives the shards their final names, which contain their number."""
@@ -209,13 +213,14 @@ class SplitWriter:
             raise
         record = {"split": split, "position": position, "file": shard.path.name if shard.ids
                   else None, "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
-                  "refused": shard.refused}
+                  "refused": shard.refused, "mended": dict(shard.mended)}
         self._job.commit(record)
         self._count(split, record)
 
     def _count(self, split: str, record: dict) -> None:
         self.ids[split] += record["ids"]
         self.refused += record["refused"]
+        self.mended.update(record.get("mended", {}))
         self._seen.update(record["ids"])
         for n in self._sequences:
             self.lengths[f"{split}.{n}"] += [row[n] for row in record["lengths"]]
@@ -226,7 +231,7 @@ class _Shard:
 
     def __init__(self, path: pathlib.Path):
         self.path, self.size, self.ids, self.lengths, self.refused = path, 0, [], [], []
-        self._writer, self._born = None, time.monotonic()
+        self._writer, self._born, self.mended = None, time.monotonic(), Counter()
 
     @property
     def age(self) -> float:
