@@ -174,7 +174,7 @@ def _columns(side: Side, spoken, pictures: dict, first: int, last: int) -> dict:
 def _crops(side: Side, size: int, cuts: Sequence[tuple]) -> Iterator[dict]:
     """Pictures and portrait of each piece, in one pass over the video."""
     cropper, (width, _) = side.face.cropper, side.size
-    frames = planes.frames_at(side.video, FPS, cuts[-1][1])
+    frames = side.film.frames_at(FPS, cuts[-1][1])
     at = 0
     for first, last, _ in cuts:
         pictures = np.empty((last - first, size, size, 3), np.uint8)
