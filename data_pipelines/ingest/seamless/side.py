@@ -146,7 +146,8 @@ def read(files: Files, columns: str, movement: str, size: int) -> Side:
         raise Unusable(f"{error.reason} sound" if error.reason == "unreadable" else error.reason,
                        id=files.id, found=str(error)) from error
     except Unusable as error:
-        raise error.of(files.id) from error
+        error.of(files.id)
+        raise
 
 
 def _read(files: Files, columns: str, movement: str, size: int) -> Side:
