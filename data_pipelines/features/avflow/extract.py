@@ -7,7 +7,8 @@ its codecs.
 
     mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level)
     tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot;
-            "wav2vec2": CTC logits
+            "wav2vec2": CTC logits; with --activity, of sound in which each channel is silent where
+            its own speaker is, so that nobody's tokens hold the other's words
     face    the clips' face codes
     head    "vae": mean of the head-pose VAE's latent; "linear": the z-scored pose itself
 and, for dialogues, partner_tokens, partner_expression and partner_head (min-max scaled to [-1, 1]
@@ -22,6 +23,7 @@ from typing import Annotated
 import numpy as np
 import soxr
 
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import kmeans, level, mel, resample
 from data_pipelines.declared import MaxBad, Option
@@ -48,6 +50,9 @@ def extract(
                                            "--head=vae")] = None,
     weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
                                           "--tokens=wav2vec2")] = None,
+    activity: Annotated[str | None, Option("keeps to each channel's own speech, for "
+                                           "--tokens=wav2vec2: "
+                                           + voice_activity.HELP)] = None,
     units: Annotated[int, Option("number of k-means units, for --tokens=units", least=2)] = UNITS,
     seed: Annotated[int, Option("of that fit")] = 0,
     mode: Annotated[str, Option("how features get to one clock: by their timestamps, or stretched "
@@ -68,10 +73,13 @@ def extract(
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     header = head_pose.make(head, clips, head_vae)
+    detector = _detector(tokens, activity)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae,
                     weights=weights, units=units,
-                    seed=seed, mode=mode, fit_split=fit_split) as job:
-        tokenizer = _tokenizer(job, tokens, clips, weights, units, seed, mode, max_bad, fit_split)
+                    seed=seed, mode=mode, fit_split=fit_split,
+                    **({"activity": activity} if activity else {})) as job:
+        tokenizer = _tokenizer(job, tokens, clips, weights, detector, units, seed, mode, max_bad,
+                               fit_split)
         return _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progress)
 
 
@@ -119,6 +127,7 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
 
 
 def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
+    heard = tokenizer.hears(clip)
     audio = _speech(clip["audio"])
     mel_TM = mel.of_speech(audio, None)
     frames = len(mel_TM)
@@ -127,14 +136,15 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
         return resample.to_features(x_TC, clips.features[column].rate, frames, mode=mode)
 
     out = {"id": clip["id"], **{c: clip[c] for c in carried}, "mel": mel_TM,
-           "tokens": tokenizer(clip, "", audio, mel_TM, frames),
+           "tokens": tokenizer(clip, "", heard.get("", audio), mel_TM, frames),
            "face": on_clock(clip["face"], "face"),
            "head": on_clock(header(clip), header.columns[0])}
     if partner:
         audio = _speech(clip["partner_audio"])
         mel_TM = mel.of_speech(audio, None)
         expression, rotation = partner(clip)
-        out |= {"partner_tokens": tokenizer(clip, "partner_", audio, mel_TM, frames),
+        heard_partner = heard.get("partner_", audio)
+        out |= {"partner_tokens": tokenizer(clip, "partner_", heard_partner, mel_TM, frames),
                 "partner_expression": on_clock(expression, "partner_face"),
                 "partner_head": on_clock(rotation, "partner_pose")}
     return out
@@ -199,12 +209,33 @@ class _Tokenizer:
     call: object
     columns: tuple[str, ...] = ()
     arrays: dict | None = None
+    detector: voice_activity.Detector | None = None
 
     def __call__(self, *args) -> np.ndarray:
         return self.call(*args)
 
+    def hears(self, clip) -> dict[str, np.ndarray]:
+        """{prefix: speech} of the channels without what is not their own speaker's; {} where they
+        are taken as they are."""
+        if self.detector is None:
+            return {}
+        prefixes = [p for p in ("", "partner_") if f"{p}audio" in clip]
+        own = self.detector.separated([clip[f"{p}audio"] for p in prefixes],
+                                      mel.RECIPE["sample_rate"])
+        return {p: level.normalised(x, mel.RECIPE["sample_rate"])
+                for p, x in zip(prefixes, own, strict=True)}
 
-def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split) -> _Tokenizer:
+
+def _detector(tokens: str, activity: str | None) -> voice_activity.Detector | None:
+    if activity and tokens != "wav2vec2":
+        raise UserError("tokens that do not look at the voice activity", where="--activity",
+                        expected="--tokens=wav2vec2", found=f"--tokens={tokens}",
+                        hint="leave --activity out")
+    return voice_activity.Detector.parse(activity) if activity else None
+
+
+def _tokenizer(job, kind, clips, weights, detector, units, seed, mode, max_bad,
+               fit_split) -> _Tokenizer:
     if kind == "phones":
         feature = clips.features.get("phones")
         if feature is None:
@@ -254,9 +285,10 @@ def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split)
         return resample.interpolate(x_TC, position)
 
     digest = file_hash(weights)
+    separated = {"activity": detector.recipe} if detector else {}
     return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "level": level.RECIPE,
-                       "values": "logits"}, 29,
-                      "CTC logits of wav2vec2", logits)
+                       "values": "logits", **separated}, 29,
+                      "CTC logits of wav2vec2", logits, detector=detector)
 
 
 def _fit_units(clips, units, seed, max_bad, split) -> np.ndarray:

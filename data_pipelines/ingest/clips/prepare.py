@@ -7,7 +7,7 @@ codes are eigenfaces, fitted for each speaker on the training frames alone.
     OUT/clips              the dataset
     OUT/quarantine.jsonl   unusable recordings, a line each with the reason: unreadable, truncated,
                            no audio, no video, wrong duration, too short, silent, no face, two
-                           faces, camera cut, face too small
+                           faces, camera cut, face too small, no speech (with `trim_silence`)
     OUT/summary.json       the options, and a digest of every file, by which a later run knows what
                            has changed
 
@@ -27,6 +27,7 @@ from typing import Annotated
 from tqdm import tqdm
 
 from avjax.codecs import eigenface
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.storage import atomic, made
 from data_pipelines import media
@@ -51,6 +52,8 @@ def prepare(
     max_seconds: Annotated[float, Option("longest clip", least=1)] = 20.0,
     components: Annotated[int, Option("numbers in a face code", least=1)] = eigenface.COMPONENTS,
     size: Annotated[int, Option("side of a face crop, pixels", least=16)] = eigenface.SIZE,
+    trim_silence: Annotated[str | None, Option("cut silence at both ends, found by "
+                                               + voice_activity.HELP)] = None,
     parallel=None, progress: bool = True, detect=None,
 ) -> dict:
     """Makes OUT/clips; returns the summary that it also prints and writes to OUT/summary.json.
@@ -68,7 +71,10 @@ def prepare(
     """
     out = pathlib.Path(out)
     options = {"speaker": speaker, "longest": longest_identity, "audio_only": audio_only,
-               "max_seconds": max_seconds, "components": components, "size": size}
+               "max_seconds": max_seconds, "components": components, "size": size,
+               "trim_silence": trim_silence}
+    if trim_silence:
+        voice_activity.Detector.parse(trim_silence, where="--trim_silence")
     inputs.replace(out)
     into, found = out, _finished(out, options) if (out / "clips").exists() else None
     if found:
@@ -180,7 +186,8 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
     sources = recordings.find(source, options["speaker"])
     out.mkdir(parents=True, exist_ok=True)
     cache = out.absolute() / DECODED
-    check = functools.partial(_checked, cache, options["size"], options["audio_only"], detect)
+    check = functools.partial(_checked, cache, options["size"], options["audio_only"],
+                              options["trim_silence"], detect)
     if parallel is not None:
         parallel.for_each(check, sources)
     good, refused, contents_of = [], [], {}
@@ -220,7 +227,7 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
     return found
 
 
-def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect,
+def _checked(cache: pathlib.Path, size: int, audio_only: bool, trim: str | None, detect,
              item: recordings.Source) -> tuple:
     """(file of a decoded recording, or why it is refused; contents of its files). All are kept in
     `cache`, except refusals for reasons that may be gone the next time."""
@@ -233,12 +240,13 @@ def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect,
         return _why(item, "unreadable", error), {}
     cache.mkdir(parents=True, exist_ok=True)
     atomic.write(note, json.dumps(contents), shared=True)
-    key = recordings.fingerprint(contents, size, audio_only, recordings.CHECKS)
+    key = recordings.fingerprint(contents, size, audio_only, recordings.CHECKS,
+                                 *filter(None, [trim]))
     refusal = cache / f"{key}.refused.json"
     if refusal.is_file():
         return json.loads(refusal.read_text()), contents
     try:
-        return recordings.cached(item, cache, key, size=size, audio_only=audio_only,
+        return recordings.cached(item, cache, key, size=size, audio_only=audio_only, trim=trim,
                                  detect=detect), contents
     except Exception as error:
         quarantine.check(error, item.files)

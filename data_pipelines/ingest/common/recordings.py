@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import mel, rates
 from avjax.storage import atomic, failures
@@ -34,6 +36,7 @@ RATE = mel.RECIPE["sample_rate"]
 # a frame: 735 samples exactly, so cuts between frames are cuts between samples
 SAMPLES = RATE // FPS
 MIN_SECONDS = 2.0
+AROUND = 0.2  # seconds that trimming leaves before the first word and after the last (ours)
 CROPS = ".crops.npy"
 # other versions may accept what these refuse
 CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}
@@ -207,10 +210,11 @@ def _told_apart(sources: list[Source]) -> list[Source]:
 
 
 def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None,
-         crops_file=None) -> Recording:
+         trim: str | None = None, crops_file=None) -> Recording:
     """Decodes and checks one recording. Raises media.MediaError or faces.FaceError, whose `reason`
     says why not.
 
+    `trim`: a voice activity (avjax.encoders.voice_activity), by which silence at both ends is cut.
     The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without
     one they are in memory.
     """
@@ -244,6 +248,9 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
                                    f"{video_end - begin:.2f} s",
                                    hint="check that the two belong together")
     count = int((end - begin) * FPS + 1e-3)
+    if trim and count > 0:
+        first, last = _spoken(sound_path, sound.between(begin, begin + count / FPS), trim)
+        begin, count = begin + first / FPS, min(last, count) - first
     if count < MIN_SECONDS * FPS:
         raise media.MediaError("too short", source.files[0], expected=f">= {MIN_SECONDS} s",
                                found=f"{count / FPS:.2f} s")
@@ -270,6 +277,17 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
                              strict=True):
         crops[k] = cropper(k, image)
     return Recording(samples, crops, track.pose())
+
+
+def _spoken(path: pathlib.Path, audio: np.ndarray, activity: str) -> tuple[int, int]:
+    """(first frame, last + 1) from the first word to the last, and a little around them."""
+    found = voice_activity.speech(audio, RATE, kind=activity)
+    if not len(found):
+        raise media.MediaError("no speech", path, expected="somebody who speaks",
+                               found=f"none, by the voice activity {activity!r}",
+                               hint="take it away, or prepare without --trim_silence")
+    return (max(0, math.floor((found[0, 0] - AROUND) * FPS)),
+            math.ceil((found[-1, 1] + AROUND) * FPS))
 
 
 def _reserve(path: pathlib.Path) -> None:
