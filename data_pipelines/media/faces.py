@@ -47,7 +47,7 @@ class Track:
     centre: np.ndarray  # (N, 2) x, y
     width: np.ndarray  # (N,) of the face
     roll: np.ndarray  # (N,) radians, clockwise in the picture, relative to the recording's mean
-    second: np.ndarray  # (N,) bool: another face is seen, too
+    second: np.ndarray | None = None  # (N,) bool: another face is seen, too
 
     def turned(self, q_N4: np.ndarray) -> "Track":
         """The same track, with the roll of full rotations (head_rotation.py): their part about the
@@ -239,37 +239,41 @@ class Cropper:
         smooth = ndimage.gaussian_filter1d(np.log(track.width), fps, mode="nearest")
         self.side = MARGIN * np.exp(smooth)
 
-    @property
-    def middle(self) -> np.ndarray:
-        """(N, 2) of the crop in the picture, in picture widths: a little below the box's, so that
-        an open jaw stays inside."""
-        return self.track.centre + np.stack([0 * self.side, 0.06 * self.side], 1)
-
-    def place(self, points_NK2: np.ndarray) -> np.ndarray:
-        """(N, K, 2) float32: points of the pictures, in picture widths, as fractions of the crop's
-        side."""
-        cosine, sine = np.cos(self.track.roll), np.sin(self.track.roll)
-        turn = np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], -2)
-        off = (points_NK2 - self.middle[:, None]) / self.side[:, None, None]
-        return (off @ np.swapaxes(turn, 1, 2) + 0.5).astype(np.float32)
-
-    def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""
-        width, size = image.shape[1], self.size
+    def square(self, k: int, width: int) -> tuple[np.ndarray, float, float]:
+        """Middle (x, y) and side in pixels of a picture so wide, and roll, of what frame k's crop
+        shows."""
         side = self.side[k] * width
-        if side < size / self.enlarged:
-            least = size / self.enlarged / MARGIN
+        if side < self.size / self.enlarged:
+            least = self.size / self.enlarged / MARGIN
             raise FaceError("face too small", expected=f">= {least:.0f} pixels wide",
                             found=f"{side / MARGIN:.0f}",
                             hint="record closer or at a higher resolution")
+        return self._middle(k) * width, float(side), float(self.track.roll[k])
+
+    def _middle(self, k) -> np.ndarray:
+        """(..., 2) of crops, in picture widths: a little below the box's centre, so that an open
+        jaw stays inside."""
+        return self.track.centre[k] + self.side[k, ..., None] * (0, 0.06)
+
+    def place(self, points_NK2: np.ndarray, frames: slice = slice(None)) -> np.ndarray:
+        """(n, K, 2) float32: points of the pictures, in picture widths, as fractions of the side of
+        the crops of some frames."""
+        cosine, sine = np.cos(self.track.roll[frames]), np.sin(self.track.roll[frames])
+        turn = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
+        off = points_NK2[frames] - self._middle(frames)[:, None]
+        return (off @ turn / self.side[frames, None, None] + 0.5).astype(np.float32)
+
+    def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""
+        size = self.size
+        middle, side, roll = self.square(k, image.shape[1])
         # averages pixels first: interpolation alone would alias
         shrink = min(1.0, 1.5 * size / side)
         if shrink < 1:
             image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        scale, roll = size / (side * shrink), self.track.roll[k]
+        scale = size / (side * shrink)
         turn = scale * np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
-        middle = (self.track.centre[k] + (0, 0.06 * self.side[k])) * width * shrink
-        matrix = np.concatenate([turn, (size / 2 - turn @ middle)[:, None]], 1)
+        matrix = np.concatenate([turn, (size / 2 - turn @ (middle * shrink))[:, None]], 1)
         return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR,
                               borderMode=cv2.BORDER_REPLICATE)
 

@@ -17,7 +17,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
@@ -26,7 +26,7 @@ from avjax.errors import UserError
 from avjax.signal import mel
 from avjax.storage import atomic, failures
 from data_pipelines import media
-from data_pipelines.ingest.common.pictures import (
+from data_pipelines.ingest.common.recording import (
     FPS,
     MIN_SECONDS,
     SAMPLES,
@@ -100,9 +100,9 @@ def find(folder, speaker: str | None = None) -> list[Source]:
                         expected="a folder of wav or mp4 files",
                         hint="check --source")
     groups: dict[tuple[str, str], dict[str, list[pathlib.Path]]] = {}
-    for path in _media_of(folder):
+    for path in media_of(folder):
         parent = path.relative_to(folder).parent.as_posix()
-        groups.setdefault((parent, _stem(path)), {}).setdefault(_kind(path), []).append(path)
+        groups.setdefault((parent, stem_of(path)), {}).setdefault(_kind(path), []).append(path)
     sources = _told_apart([s for (parent, stem), kinds in groups.items()
                            for s in _sources(folder, parent, stem, kinds)])
     if not sources:
@@ -116,9 +116,12 @@ def find(folder, speaker: str | None = None) -> list[Source]:
     return sorted((s for s in sources if speaker in (None, s.speaker)), key=lambda s: s.id)
 
 
-def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Media and transcripts, sorted. A folder that cannot be listed is an error: its files are not
-    gone."""
+def media_of(folder: pathlib.Path,
+             kind: Callable[[pathlib.Path], str | None] | None = None) -> list[pathlib.Path]:
+    """The files of a folder that `kind` (media and transcripts) knows, sorted. A folder that cannot
+    be listed is an error: its files are not gone."""
+    kind = kind or _kind
+
     def fail(error):
         failures.check(error)
         raise UserError("a folder cannot be listed", where=str(error.filename),
@@ -135,7 +138,7 @@ def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
         walked.add(here)
         folders.sort()
         paths += (pathlib.Path(base, name) for name in names)
-    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p)
+    return sorted(p for p in paths if not p.name.startswith(".") and kind(p)
                   and (p.is_file() or _is_dangling(p)))
 
 
@@ -156,7 +159,7 @@ def _kind(path: pathlib.Path) -> str | None:
     return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
 
 
-def _stem(path: pathlib.Path) -> str:
+def stem_of(path: pathlib.Path) -> str:
     """What the names of a recording's files have in common: the name without "video" or "audio"; ""
     if that is all of it."""
     return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1,
