@@ -40,13 +40,7 @@ class Face:
 
     def in_crop(self, cropper: faces.Cropper, first: int, last: int, width: int) -> np.ndarray:
         """(last - first, 68, 2) float32: points in the crops, in sides of them."""
-        out = np.empty((last - first, *self.points.shape[1:]), np.float32)
-        for k in range(first, last):
-            middle, side, roll = cropper.square(k, width)
-            cos, sin = np.cos(roll), np.sin(roll)
-            turn = np.array([[cos, sin], [-sin, cos]])
-            out[k - first] = (self.points[k] - middle) @ turn.T / side + 0.5
-        return out
+        return cropper.place(self.points / width, slice(first, last))
 
 
 def rows_at(rows: int, frames: int, fps: float, seconds: float, notes: set[str]) -> np.ndarray:
@@ -99,11 +93,10 @@ def face(box_N4, valid_N, keypoints_N1333, rows_K: np.ndarray, size: tuple[int, 
     filled = np.stack([np.interp(at, at[seen], column[seen]) for column in flat.T], 1)
     points = filled.reshape(points.shape)
     track = _track(points, width)
-    rotation = head_rotation.fit(np.where(seen[:, None, None], points, np.nan), size, FPS,
+    rotation = head_rotation.fit(np.where(seen[:, None, None], points, np.nan), FPS,
                                  np.clip(np.nan_to_num(score), 0, 1))
-    pose = track.pose()
-    pose[:, :4] = rotation
-    return Face(points.astype(np.float32), track, pose, known)
+    track = track.turned(rotation)
+    return Face(points.astype(np.float32), track, track.pose(rotation), known)
 
 
 def code(expression_NF, valid_N, rows_K: np.ndarray, notes: set[str]
