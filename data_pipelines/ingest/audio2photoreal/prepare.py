@@ -149,7 +149,8 @@ class Listing:
                 "partner_audio": sound[1], "mended": mended(*notes)}
         if self._tokens:
             name = f"{self._tokens.get(folder, folder)}/{scene}.npy"
-            clip["logits"], clip["partner_logits"] = logits.read(self._files, name, frames / FPS)
+            clip["logits"], clip["partner_logits"] = logits.read(self._files, name, frames / FPS,
+                                                                 frames / FPS)
         return clip
 
     def _missing(self, name: str, frames: int, notes: list[str]) -> np.ndarray:

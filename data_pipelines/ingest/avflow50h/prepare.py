@@ -138,6 +138,7 @@ class Listing:
                 notes.append("frames that are not finite, interpolated")
                 x = arrays.filled(x, bad, self._files.where(names[k]))
             streams[k] = x
+        heard = sound.shape[1] / stereo.RATE
         sound = np.pad(sound, ((0, 0), (0, SAMPLES)))[:, : frames * SAMPLES]
         pose = vectors(streams.pop("pose"), self._files.where(names["pose"]))
         clip = {"id": segment, "speaker": SPEAKER, "identity": columns.identity_of(SPEAKER),
@@ -148,7 +149,7 @@ class Listing:
                 "mended": mended(*dict.fromkeys(notes)), **streams}
         if self._tokens:
             clip["logits"], clip["partner_logits"] = logits.read(self._files, names["tokens"],
-                                                                 frames / FPS)
+                                                                 heard, frames / FPS)
         return clip
 
 

@@ -66,7 +66,9 @@ def vae(path: pathlib.Path, pose_dim: int):
     config = head_vae_config.published()
     config.pose_dim = pose_dim
     system = head_vae.System(config)
-    params = jax.tree.map(np.asarray, system.init(jax.random.key(pose_dim)))
+    rng = np.random.default_rng(pose_dim)
+    params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32),
+                          jax.eval_shape(system.init, jax.random.key(0)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_torch_zip(str(path), {"model_state_dict": published.export_head_vae(params, config)})
     return system, params
