@@ -18,7 +18,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
@@ -107,9 +107,9 @@ def find(folder, speaker: str | None = None) -> list[Source]:
                         expected="a folder of wav or mp4 files",
                         hint="check --source")
     groups: dict[tuple[str, str], dict[str, list[pathlib.Path]]] = {}
-    for path in _media_of(folder):
+    for path in media_of(folder):
         parent = path.relative_to(folder).parent.as_posix()
-        groups.setdefault((parent, _stem(path)), {}).setdefault(_kind(path), []).append(path)
+        groups.setdefault((parent, stem_of(path)), {}).setdefault(_kind(path), []).append(path)
     sources = _told_apart([s for (parent, stem), kinds in groups.items()
                            for s in _sources(folder, parent, stem, kinds)])
     if not sources:
@@ -123,9 +123,12 @@ def find(folder, speaker: str | None = None) -> list[Source]:
     return sorted((s for s in sources if speaker in (None, s.speaker)), key=lambda s: s.id)
 
 
-def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Media and transcripts, sorted. A folder that cannot be listed is an error: its files are not
-    gone."""
+def media_of(folder: pathlib.Path,
+             kind: Callable[[pathlib.Path], str | None] | None = None) -> list[pathlib.Path]:
+    """The files of a folder that `kind` (media and transcripts) knows, sorted. A folder that cannot
+    be listed is an error: its files are not gone."""
+    kind = kind or _kind
+
     def fail(error):
         failures.check(error)
         raise UserError("a folder cannot be listed", where=str(error.filename),
@@ -142,7 +145,7 @@ def _media_of(folder: pathlib.Path) -> list[pathlib.Path]:
         walked.add(here)
         folders.sort()
         paths += (pathlib.Path(base, name) for name in names)
-    return sorted(p for p in paths if not p.name.startswith(".") and _kind(p)
+    return sorted(p for p in paths if not p.name.startswith(".") and kind(p)
                   and (p.is_file() or _is_dangling(p)))
 
 
@@ -163,7 +166,7 @@ def _kind(path: pathlib.Path) -> str | None:
     return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
 
 
-def _stem(path: pathlib.Path) -> str:
+def stem_of(path: pathlib.Path) -> str:
     """What the names of a recording's files have in common: the name without "video" or "audio"; ""
     if that is all of it."""
     return re.sub(r"^(video|audio)([-_. ]|(?=\d)|$)|[-_. ]?(video|audio)$", "", path.stem, count=1,
@@ -256,8 +259,17 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     samples = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
     if audio_only:
         return Recording(samples, None, None)
+    return with_pictures(samples, source.video, begin, size=size, detect=detect,
+                         crops_file=crops_file)
+
+
+def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, size: int = 96,
+                  detect=None, crops_file=None) -> Recording:
+    """The recording of `samples` and what a video shows meanwhile, from `begin` on its clock; see
+    `read`."""
+    count = len(samples) // SAMPLES
     end = begin + count / FPS
-    small = (image for _, image in media.frames_at(source.video, FPS, begin, end,
+    small = (image for _, image in media.frames_at(video, FPS, begin, end,
                                                    max_side=faces.SHRINK))
     track = faces.follow(small, FPS, detect)
     cropper = faces.Cropper(track, size, FPS)
@@ -266,8 +278,7 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
                                       shape) if crops_file else np.empty(shape, np.uint8)
     if crops_file:
         _reserve(crops_file)
-    for k, (_, image) in zip(range(count), media.frames_at(source.video, FPS, begin, end),
-                             strict=True):
+    for k, (_, image) in zip(range(count), media.frames_at(video, FPS, begin, end), strict=True):
         crops[k] = cropper(k, image)
     return Recording(samples, crops, track.pose())
 
