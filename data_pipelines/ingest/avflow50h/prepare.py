@@ -29,8 +29,8 @@ from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.features.avflow import partner
 from data_pipelines.ingest.common import arrays, head_vae, logits, stereo
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.corpus import Corpus, mended
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store import columns
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature

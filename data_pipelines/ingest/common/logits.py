@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from data_pipelines.ingest.common import arrays
-from data_pipelines.ingest.common.archives import Files
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
 

@@ -72,8 +72,8 @@ def test_without_the_participant_nothing_of_theirs_is_asked_for(tree, tmp_path):
 
 
 def test_features_are_the_published_codes(prepared, tree, tmp_path):
-    """Whatever is at 30 Hz, or 50, on the mel's clock by torch's interpolate(scale_factor); pose and
-    expression by the release's own statistics; the head VAE's mean on that clock."""
+    """Everything on the mel's clock by torch's interpolate(scale_factor); pose and expression by
+    the release's own statistics; the head VAE's mean on that clock."""
     out, clips, _, _ = prepared
     root, (system, params) = tree
     features = extract.extract(out, tmp_path / "f", tokens="given", head="vae", mode="released",

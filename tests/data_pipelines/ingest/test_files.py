@@ -11,7 +11,7 @@ import pytest
 
 from avjax.errors import UserError
 from data_pipelines.ingest.common import arrays, stereo
-from data_pipelines.ingest.common.archives import Files
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store.dataset import Unusable
 from tests.data_pipelines.ingest.code_trees import save, wav
 
