@@ -151,7 +151,8 @@ def _clips(read: Callable, item: Any) -> Iterator[dict | store.Unusable]:
         made = read(item)
         yield from [made] if isinstance(made, dict) else made
     except store.Unusable as error:
-        raise error.of(error.id or id) from error
+        error.of(error.id or id)
+        raise
     except Exception as error:
         quarantine.check(error, [])
         reason = getattr(error, "reason", None)
