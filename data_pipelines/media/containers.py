@@ -13,6 +13,7 @@ import math
 import av
 
 from avjax.errors import UserError
+from data_pipelines.media import tar_tree
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".flv",
@@ -49,6 +50,7 @@ class Stream:
     rate: float  # average frames, or samples, a second
     width: int = 0
     height: int = 0
+    frames: int = 0  # pictures; 0 where the container does not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,8 @@ def opened(path, link: bytes | None = None):
     """The open container; FFmpeg's errors become MediaErrors. `link`: one of
     `links`."""
     try:
-        container = av.open(str(path) if link is None else io.BytesIO(link), **_LENIENT)
+        place = path.url if isinstance(path, tar_tree.Member) else str(path)
+        container = av.open(place if link is None else io.BytesIO(link), **_LENIENT)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise unreadable(path, error) from None
     with container:
@@ -81,7 +84,7 @@ def links(path) -> list[bytes | None]:
     FFmpeg 8.1 ends at a link with other parameters than the first one's.
     """
     try:
-        with open(path, "rb") as file:
+        with tar_tree.opened(path) as file:
             data = file.read(4)
             data += file.read() if data == b"OggS" else b""
     except OSError as error:
@@ -151,7 +154,7 @@ def probe(path) -> Probe:
             return start, duration
         video, audio = first(moving(container)), first(container.streams.audio)
         return Probe(video and Stream(*times(video), float(video.average_rate or 0), video.width,
-                                      video.height),
+                                      video.height, video.frames),
                      audio and Stream(*times(audio), float(audio.rate)))
 
 

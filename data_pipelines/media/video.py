@@ -26,16 +26,25 @@ def iterate_video(path, max_side: int | None = None,
       "no video"; "truncated"; "damaged".
     """
     size = None
-    for time, duration, frame, pixel in _shown(path, start):
-        quarter, mirrored, upended = _orientation(frame)
+    for time, duration, frame, pixel in shown(path, start):
         if size is None:
             size = _square(frame.width, frame.height, pixel, max_side)
-            size = size[::-1] if quarter else size
+            size = size[::-1] if _orientation(frame)[0] else size
+        yield time, duration, upright(frame, size)
+
+
+def upright(frame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a decoded frame, turned and mirrored as the file says. `size`: width
+    and height of the result; None for those that it has."""
+    quarter, mirrored, upended = _orientation(frame)
+    if size is None:
+        width, height = frame.width, frame.height
+    else:
         width, height = size[::-1] if quarter else size
-        image = _opaque(frame, width, height)
-        image = image.transpose(1, 0, 2) if quarter else image
-        image = image[::-1] if upended else image
-        yield time, duration, np.ascontiguousarray(image[:, ::-1] if mirrored else image)
+    image = _opaque(frame, width, height)
+    image = image.transpose(1, 0, 2) if quarter else image
+    image = image[::-1] if upended else image
+    return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
 
 
 def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | None = None,
@@ -74,12 +83,12 @@ def nearest(frames: Iterable[tuple[float, float, np.ndarray]], fps: float,
 def video_times(path) -> np.ndarray:
     """Presentation times in seconds of the pictures that `iterate_video` would yield, decoded but
     not converted."""
-    return np.array([time for time, *_ in _shown(path)])
+    return np.array([time for time, *_ in shown(path)])
 
 
-def _shown(path, start: float | None = None):
-    """Yields (time, duration, frame, how many times as wide as high its pixels are) in order of
-    presentation."""
+def shown(path, start: float | None = None):
+    """Yields (time, duration, decoded frame, how many times as wide as high its pixels are) in
+    order of presentation; raises as `iterate_video` does."""
     last = -np.inf
     with containers.opened(path) as container:
         stream = containers.pictures(container, path)
