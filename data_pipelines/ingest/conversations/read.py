@@ -17,7 +17,7 @@ import numpy as np
 from avjax.encoders import voice_activity
 from avjax.storage import atomic
 from data_pipelines.ingest.common import recordings
-from data_pipelines.ingest.common.recordings import FPS, RATE, SAMPLES
+from data_pipelines.ingest.common.recordings import FPS, RATE
 from data_pipelines.ingest.conversations import checks, clocks, mixture, said
 from data_pipelines.ingest.conversations.find import MOST, Conversation, Speaker, named
 from data_pipelines.media import faces
