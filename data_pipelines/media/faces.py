@@ -47,7 +47,7 @@ class Track:
     centre: np.ndarray  # (N, 2) x, y
     width: np.ndarray  # (N,) of the face
     roll: np.ndarray  # (N,) radians, clockwise in the picture, relative to the recording's mean
-    second: np.ndarray  # (N,) bool: another face is seen, too
+    second: np.ndarray | None = None  # (N,) bool: another face is seen, too
 
     def turned(self, q_N4: np.ndarray) -> "Track":
         """The same track, with the roll of full rotations (head_rotation.py): their part about the

@@ -32,13 +32,14 @@ CODECS_DIR = "codecs"
 @dataclasses.dataclass(frozen=True)
 class Feature:
     """One column. `shape` uses None for the time axis (always first); dtype "str" is a unicode
-    scalar."""
+    scalar. `apart`: a sequence of large frames, stored so that some can be read (frames.py)."""
 
     shape: tuple[int | None, ...]
     dtype: str
     meaning: str
     unit: str = ""
     rate: float | None = None
+    apart: bool = False
 
 
 def recipe_hash(recipe: dict) -> str:

@@ -96,6 +96,7 @@ def face(box_N4, valid_N, keypoints_N1333, rows_K: np.ndarray, picture: tuple[in
     track = _track(points, width)
     rotation = head_rotation.fit(np.where(seen[:, None, None], points, np.nan), FPS,
                                  np.clip(np.nan_to_num(score), 0, 1))
+    track = track.turned(rotation)
     cropper = faces.Cropper(track, size, FPS)
     return Face(cropper, cropper.place(points / width), track.pose(rotation), known)
 
