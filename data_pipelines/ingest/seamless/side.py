@@ -16,9 +16,9 @@ import numpy as np
 from avjax.errors import StorageError
 from data_pipelines import media
 from data_pipelines.ingest.common.recordings import SAMPLES, SILENCE
-from data_pipelines.ingest.common.turns import Word
 from data_pipelines.ingest.seamless import said, seen
 from data_pipelines.ingest.seamless.listing import participant
+from data_pipelines.ingest.seamless.phrases import Word
 from data_pipelines.ingest.seamless.seen import FPS
 from data_pipelines.media import planes
 from data_pipelines.media.tar_tree import Member
