@@ -159,6 +159,8 @@ def spoiled(tmp_path_factory):
         21: lambda s: s.update(npz={k: x[..., :50] if k.endswith("expression") else x
                                     for k, x in s["npz"].items()}),
         22: lambda s: s["npz"]["movement:is_valid"].fill(0),
+        23: lambda s: s["npz"]["boxes_and_keypoints:keypoints"].__setitem__(
+            (..., slice(2)), tree.far(s["npz"]["boxes_and_keypoints:keypoints"])),
         # from here on it is mended
         30: lambda s: s["json"].update({"metadata:vad": []}),
         31: _without_times,
@@ -212,7 +214,7 @@ def test_every_defect_has_its_name(spoiled):
         first[15]: "lengths differ", first[16]: "arrays of different lengths",
         first[17]: "no face", first[18]: "missing json", first[19]: "truncated",
         first[20]: "unreadable json", first[21]: "arrays of another shape",
-        first[22]: "no face code", "V00_S0001_I00000033-000120": "no face here",
+        first[22]: "no face code", first[23]: "face too small", "V00_S0001_I00000033-000120": "no face here",
         "V00_S0001_I00000040": "partner missing", "V00_S0001_I00000041": "partner missing"}
     assert counts["left out: partner missing"] == 2
     assert counts["interactions of which one side is missing"] == 2
