@@ -159,8 +159,6 @@ def spoiled(tmp_path_factory):
         21: lambda s: s.update(npz={k: x[..., :50] if k.endswith("expression") else x
                                     for k, x in s["npz"].items()}),
         22: lambda s: s["npz"]["movement:is_valid"].fill(0),
-        23: lambda s: s["npz"]["boxes_and_keypoints:keypoints"].__setitem__(
-            (..., slice(2)), tree.far(s["npz"]["boxes_and_keypoints:keypoints"])),
         # from here on it is mended
         30: lambda s: s["json"].update({"metadata:vad": []}),
         31: _without_times,
@@ -214,7 +212,7 @@ def test_every_defect_has_its_name(spoiled):
         first[15]: "lengths differ", first[16]: "arrays of different lengths",
         first[17]: "no face", first[18]: "missing json", first[19]: "truncated",
         first[20]: "unreadable json", first[21]: "arrays of another shape",
-        first[22]: "no face code", first[23]: "face too small", "V00_S0001_I00000033-000120": "no face here",
+        first[22]: "no face code", "V00_S0001_I00000033-000120": "no face here",
         "V00_S0001_I00000040": "partner missing", "V00_S0001_I00000041": "partner missing"}
     assert counts["left out: partner missing"] == 2
     assert counts["interactions of which one side is missing"] == 2
@@ -320,6 +318,17 @@ def test_errors_of_the_command(tmp_path, good):
         made(tmp_path, tmp_path / "out")
     with pytest.raises(UserError, match="a face code without a face"):
         made(good, tmp_path / "out", columns="sound", movement="movement")
+
+
+def test_a_face_too_small_for_the_pictures_is_left_out():
+    arrays = tree.arrays(90, 3.0, 0)
+    box, valid, points = (arrays[f"boxes_and_keypoints:{k}"] for k in ("box", "is_valid_box",
+                                                                       "keypoints"))
+    points[:30, :, :2] = points[:30, :, :2] * 3  # near at first
+    found = seen.face(box * 3, valid, points, np.arange(90), (288, 480), 192, set())
+    assert found.known[:15].all() and not found.known[60:].any()
+    with pytest.raises(store.Unusable, match="face too small"):
+        seen.face(box, valid, points[60:].repeat(3, 0), np.arange(90), (96, 160), 192, set())
 
 
 def test_long_interactions_are_cut_in_silences():
