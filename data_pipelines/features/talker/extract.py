@@ -70,6 +70,7 @@ def extract(
     clips = common.open_clips(clips_dir, out_dir)
     common.require(clips, ("audio", "text", "speaker"),
                    "prepare the clips with sound and transcripts")
+    common.full_band(clips)
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None

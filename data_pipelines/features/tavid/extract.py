@@ -127,6 +127,8 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
 
     codecs = {c: clips.codec(c) for c in clips.codecs if c in ("face", "pose")} | encoders.codecs()
     codecs[SPEAKERS] = speakers
+    recipes = encoders.recipes()
+    recipes["mel"] |= common.band(clips)  # the loader refuses it where mel is made
     counts = {s: -(-len(source.indices(s)) // BATCH) for s in clips.splits}
     return store.write_dataset(
         job, name=name, description=f"TAVID features of {clips.name}: "
@@ -134,7 +136,7 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
         f"tokens={encoders.tokens.kind}, "
         f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
         features=_schema(source, encoders),
-        recipes=encoders.recipes() | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
+        recipes=recipes | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=counts, max_bad=max_bad,
         progress=progress)
 

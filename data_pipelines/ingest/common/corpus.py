@@ -153,7 +153,7 @@ def _clips(read: Callable, item: Any) -> Iterator[dict | store.Unusable]:
         made = read(item)
         yield from [made] if isinstance(made, dict) else made
     except store.Unusable as error:
-        raise error.of(error.id or id) from error
+        raise error.of(error.id or id) from error.__cause__
     except Exception as error:
         quarantine.check(error, [])
         reason = getattr(error, "reason", None)

@@ -79,8 +79,14 @@ def _quiet(one: Decoded, frame: int) -> int:
     return int(silent[np.abs(silent - frame).argmin()]) if len(silent) else frame
 
 
-def _add(pieces: list[Piece], index: int, one: Decoded, first: int, last: int,
+def _add(found: list[Piece], index: int, one: Decoded, first: int, last: int,
          max_seconds: float) -> None:
+    found += [(index, a, b) for a, b in pieces(one, first, last, max_seconds)]
+
+
+def pieces(one: Decoded, first: int, last: int, max_seconds: float) -> list[tuple[int, int]]:
+    """[(first frame, last + 1)] of the clips that frames [first, last) of a conversation make."""
+    out = []
     count, most = speaking(one), int(max_seconds * FPS)
     while last - first > most:
         # equal pieces are better than a long one and a scrap
@@ -93,7 +99,8 @@ def _add(pieces: list[Piece], index: int, one: Decoded, first: int, last: int,
         else:
             late = np.arange(first + most - most // 10, first + most)
             at = int(late[count[late].argmin()]) if len(late) else first + most
-        pieces.append((index, first, at))
+        out.append((first, at))
         first = at
     if last > first:
-        pieces.append((index, first, last))
+        out.append((first, last))
+    return out

@@ -144,7 +144,7 @@ def read(files: Files, columns: str, movement: str) -> Side:
         raise Unusable(f"{error.reason} sound" if error.reason == "unreadable" else error.reason,
                        id=files.id, found=str(error)) from error
     except Unusable as error:
-        raise error.of(files.id) from error
+        raise error.of(files.id) from error.__cause__
 
 
 def _read(files: Files, columns: str, movement: str) -> Side:
