@@ -135,15 +135,15 @@ def test_there_and_back_again_by_the_clock():
     assert np.abs(shifted[1:-1] - x[1:-1]).max() > 0.05
 
 
-def test_released_mode_stretches_as_the_published_code_does():
-    """Numbers of torch.nn.functional.interpolate(mode="linear", align_corners=False)."""
-    x = np.arange(3, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(resample.to_features(x, 30.0, 5, mode="released")[:, 0],
-                               [0, 0.4, 1.0, 1.6, 2.0],
-                               atol=1e-6)
-    np.testing.assert_allclose(resample.to_features(np.arange(4, dtype=np.float32)[:, None], 30.0,
-                                                    2, mode="released")[:, 0], [0.5, 2.5],
-                               atol=1e-6)
+def test_released_mode_interpolates_as_the_published_code_does():
+    """Numbers of torch.nn.functional.interpolate(scale_factor, mode="linear",
+    align_corners=False)."""
+    for source, scale, expected in ((3, 5 / 3, [0, 0.4, 1.0, 1.6, 2.0]), (4, 0.5, [0.5, 2.5])):
+        x_T1 = np.arange(source, dtype=np.float32)[:, None]
+        there = resample.to_features(x_T1, mel.FRAME_RATE / scale, len(expected), mode="released")
+        np.testing.assert_allclose(there[:, 0], expected, atol=1e-6)
+        back = resample.from_features(x_T1, mel.FRAME_RATE * scale, len(expected), mode="released")
+        np.testing.assert_allclose(back, there, atol=1e-6)
 
 
 def test_units_are_fitted_on_train_only_and_repeat(tmp_path, clips):

@@ -50,8 +50,8 @@ def extract(
     units: Annotated[int, Option("number of k-means units, for --tokens=units",
                                  least=2)] = tokens_of.UNITS,
     seed: Annotated[int, Option("of that fit")] = 0,
-    mode: Annotated[str, Option("how features get to one clock: by their timestamps, or stretched "
-                                "by length as the published code does", resample.MODES,
+    mode: Annotated[str, Option("how features get to one clock: by their timestamps, or "
+                                "interpolated as the published code does", resample.MODES,
                                 flag="resample")] = "timestamps",
     loudness: Annotated[str, Option("of the sound: brought to one level of speech, or as recorded, "
                                     "which is what the published code reads",
@@ -136,7 +136,7 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode, speech_lev
     out = {"id": clip["id"], **{c: clip[c] for c in carried}, "mel": mel_TM,
            "tokens": tokenizer(clip, "", audio, mel_TM, frames),
            "face": on_clock(clip["face"], "face"),
-           "head": on_clock(header(clip), header.columns[0])}
+           "head": _head(clip, header, on_clock, mode)}
     if partner:
         audio = _speech(clip["partner_audio"], speech_level)
         mel_TM = mel.of_speech(audio, None)
@@ -144,6 +144,15 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode, speech_lev
         out |= {stream: on_clock(x_TC, partner.columns[stream])
                 for stream, x_TC in partner(clip).items()}
     return out
+
+
+def _head(clip, header, on_clock, mode) -> np.ndarray:
+    """Latents of the pose at its own rate, on the clock; the published code puts the pose on the
+    clock first."""
+    column, = header.columns
+    if mode == "released":
+        return header.call(on_clock(clip[column], column))
+    return on_clock(header.call(clip[column]), column)
 
 
 def _speech(audio: np.ndarray, speech_level: dict | None) -> np.ndarray:
@@ -175,6 +184,8 @@ def _recipes(clips, tokenizer, header, partner, mode, speech_level) -> tuple[dic
     """Recipes and codecs. Recipes hold content (names, sizes, hashes), never paths, so equal data
     hash equally."""
     clock = {"rate": mel.FRAME_RATE, "resample": mode}
+    if mode == "released":
+        clock["by"] = "rates"  # earlier versions: by lengths
     codecs = {c: clips.codec(c) for c in clips.codecs if c != head_pose.CODEC}
     face = {**clips.recipes.get("face", {}), **clock}
     if "face" in codecs:

@@ -116,7 +116,7 @@ def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
             audio = own_speech(clip, prefix)
         x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"],
                                                 wav2vec2.SAMPLE_RATE)), np.float32)
-        return _logits_on_clock(x_TC, frames, mode)
+        return _logits_on_clock(x_TC, audio, frames, mode)
 
     return Tokenizer({"kind": "wav2vec2-ctc", "weights": file_hash(weights), "values": "logits",
                       **_levelled(speech_level),
@@ -132,22 +132,23 @@ def _given(clips, mode) -> Tokenizer:
                         hint="use --tokens=wav2vec2 or --tokens=units")
 
     def logits(clip, prefix, audio, mel_TM, frames):
-        return _logits_on_clock(clip[prefix + "logits"], frames, mode)
+        return _logits_on_clock(clip[prefix + "logits"], audio, frames, mode)
 
     return Tokenizer({"kind": "wav2vec2-ctc", **clips.recipes.get("logits", {})}, feature.shape[1],
-                     feature.meaning, logits, ("logits",))
+                     "CTC logits of wav2vec2, by the corpus' owners", logits, ("logits",))
 
 
-def _logits_on_clock(x_TC: np.ndarray, frames: int, mode: str) -> np.ndarray:
-    """Logits of 16 kHz sound -> (frames, 29).
+def _logits_on_clock(x_TC: np.ndarray, audio, frames: int, mode: str) -> np.ndarray:
+    """Logits of some sound -> (frames, 29).
 
     Frame k of a chunk sees its samples 320 k .. 320 k + 399; a chunk of 100 s has 4999 frames, not
     5000. Logits of another number than such chunks have were made without them.
     """
+    duration = len(audio) / mel.RECIPE["sample_rate"]
     if mode == "released":
-        return resample.to_features(x_TC, 0.0, frames, mode=mode)
+        return resample.to_features(x_TC, len(x_TC) / duration, frames, mode=mode)
     times = resample.feature_times(frames)
-    chunks, left = divmod(frames * resample.HOP_SECONDS, wav2vec2.CHUNK_SECONDS)
+    chunks, left = divmod(duration, wav2vec2.CHUNK_SECONDS)
     expected = chunks * _PER_CHUNK + max(0.0, left * 50 - 0.25)
     if abs(len(x_TC) - expected) > 3:
         return resample.interpolate(x_TC, times * 50 - 200 / 320)

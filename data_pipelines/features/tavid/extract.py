@@ -253,5 +253,5 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
         shape = encoders.pictures.latent_shape(size, size)
         out |= {"reference": Feature((speakers, *shape), "float32", "latents of the portraits"),
                 "latents": Feature((None, speakers, *shape), "float16", "latents of the pictures",
-                                   "", RATE)}
+                                   "", RATE, apart=True)}
     return out
