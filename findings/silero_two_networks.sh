@@ -5,7 +5,7 @@
 #   that a reader of the handiest, safetensors, gives what the package itself gives.
 # Seen: silero_vad_16k.safetensors has the names, shapes and Fourier kernel of the network that the
 #   package loads by default, and other weights. Probabilities of speech differ by up to 0.43 on
-#   telephone speech, by 0.77 on the synthetic voice below; nothing says so.
+#   recorded speech, by 0.77 on the synthetic voice below; nothing says so.
 # Versions: silero-vad 6.2.3, onnxruntime 1.31.1, onnx 1.23.2, safetensors 0.8.0, numpy 2.4.6.
 # Why it matters: who speaks when decides turns, pauses and which channel's tokens are kept; a port
 #   checked against the package on one file and shipped with the other cuts elsewhere.
