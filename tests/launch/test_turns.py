@@ -31,8 +31,8 @@ def clips(tmp_path_factory):
         columns.of_speaker("partner_"))
     sides = [row | {"id": f"a/{side}", "side": str(side)} for side in (0, 1)]
     return store.write_dataset(tmp_path_factory.mktemp("turns") / "clips", name="two",
-                               description="", features=features, splits={"train": sides}, recipes={},
-                               progress=False)
+                               description="", features=features, recipes={},
+                               splits={"train": sides}, progress=False)
 
 
 def test_events_and_sound_say_the_same(clips):

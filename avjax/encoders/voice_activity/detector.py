@@ -63,8 +63,10 @@ class Detector:
     @property
     def recipe(self) -> dict:
         """All that the result depends on."""
-        own = {"kind": self.kind, **{k: v for k, v in dataclasses.asdict(self.options).items()
-                                     if v is not None and v != math.inf}}
+        own = {"kind": self.kind} | {
+            name: value if isinstance(value, bool) else float(value)
+            for name, value in dataclasses.asdict(self.options).items()
+            if value is not None and value != math.inf}
         if self.kind == "neural":
             return own | {"network": "silero-vad 16 kHz", "weights": silero.load(self.weights)[1]}
         return own | energy.RECIPE
