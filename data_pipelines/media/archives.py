@@ -54,12 +54,19 @@ class Place:
             return
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder, pathlib.PurePosixPath(self.member).name)
-            out.write_bytes(_archive(os.fspath(pathlib.Path(root, self.file))).read(self.member))
+            out.write_bytes(self.read(root))
             yield out
 
+    def read(self, root) -> bytes:
+        """Its content."""
+        path = pathlib.Path(root, self.file)
+        return _archive(os.fspath(path)).read(self.member) if self.member else path.read_bytes()
 
-def walk(root) -> Iterator[Place]:
+
+def walk(root, skip: Collection[str] = ()) -> Iterator[Place]:
     """Everything below a folder, in order of names; what archives hold behind the other files.
+
+    skip: names of folders that are not entered.
 
     Raises UserError: a folder or an archive that cannot be read.
     """
@@ -70,7 +77,7 @@ def walk(root) -> Iterator[Place]:
 
     archives = set()
     for base, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(folder for folder in folders if folder not in skip)
         for name in sorted(names):
             place = pathlib.Path(base, name).relative_to(root).as_posix()
             if piece := _PIECE.match(place):

@@ -238,6 +238,8 @@ class Cropper:
         self.track, self.size, self.enlarged = track, size, enlarged
         smooth = ndimage.gaussian_filter1d(np.log(track.width), fps, mode="nearest")
         self.side = MARGIN * np.exp(smooth)
+        # in the picture, in its widths: a little below the box's, so that an open jaw stays inside
+        self.middle = track.centre + np.stack([0 * self.side, 0.06 * self.side], 1)
 
     def square(self, k: int, width: int) -> tuple[np.ndarray, float, float]:
         """Middle (x, y) and side in pixels of a picture so wide, and roll, of what frame k's crop
@@ -248,20 +250,15 @@ class Cropper:
             raise FaceError("face too small", expected=f">= {least:.0f} pixels wide",
                             found=f"{side / MARGIN:.0f}",
                             hint="record closer or at a higher resolution")
-        return self._middle(k) * width, float(side), float(self.track.roll[k])
+        return self.middle[k] * width, float(side), float(self.track.roll[k])
 
-    def _middle(self, k) -> np.ndarray:
-        """(..., 2) of crops, in picture widths: a little below the box's centre, so that an open
-        jaw stays inside."""
-        return self.track.centre[k] + self.side[k, ..., None] * (0, 0.06)
-
-    def place(self, points_NK2: np.ndarray, frames: slice = slice(None)) -> np.ndarray:
-        """(n, K, 2) float32: points of the pictures, in picture widths, as fractions of the side of
-        the crops of some frames."""
-        cosine, sine = np.cos(self.track.roll[frames]), np.sin(self.track.roll[frames])
-        turn = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
-        off = points_NK2[frames] - self._middle(frames)[:, None]
-        return (off @ turn / self.side[frames, None, None] + 0.5).astype(np.float32)
+    def place(self, points_NK2: np.ndarray) -> np.ndarray:
+        """(N, K, 2) float32: points of the pictures, in picture widths, as fractions of the crop's
+        side."""
+        cosine, sine = np.cos(self.track.roll), np.sin(self.track.roll)
+        turn = np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], -2)
+        off = (points_NK2 - self.middle[:, None]) / self.side[:, None, None]
+        return (off @ np.swapaxes(turn, 1, 2) + 0.5).astype(np.float32)
 
     def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""

@@ -88,6 +88,7 @@ _SEEN = 10.0  # frames that count for a person's shape: errors of neighbours are
 _TURNS, _SHAPES = 12, 3  # steps of the rotations, and of the shape
 _FRAMES = 600  # of a recording that the shape is found on
 _AT_ONCE = 4096
+_ENOUGH = 1e-4  # radians: a smaller step is the last one
 
 
 def fit(points_NK2, rate: float, weight_NK=None, distance: float = DISTANCE) -> np.ndarray:
@@ -147,8 +148,9 @@ def _shape_of(rays_NR2, weight_NR, mean: shape.Shape) -> np.ndarray:
     """(R, 3) rigid points of this person, who is symmetric and near to the mean."""
     few = np.linspace(0, len(rays_NR2) - 1, min(len(rays_NR2), _FRAMES)).round().astype(int)
     rays, weight, xyz, flip = rays_NR2[few], weight_NR[few], mean.xyz, np.array([-1, 1, 1])
+    begin = None
     for _ in range(_SHAPES):
-        turn, place = _turns(rays, weight, xyz)
+        begin = turn, place = _turns(rays, weight, xyz, begin)
         error, slope, trust = _projected(rays, weight, xyz, turn, place)
         slope = slope @ turn[:, None]  # of the projections, by the points in the head
         slope, error = (place[:, 2, None, None, None] * slope,
@@ -172,13 +174,16 @@ def _upright(xyz_R3, mean_R3) -> np.ndarray:
     return own * np.sum(own * other) / np.sum(own * own) + mean_R3.mean(0)
 
 
-def _turns(rays_NR2, weight_NR, xyz_R3) -> tuple[np.ndarray, np.ndarray]:
+def _turns(rays_NR2, weight_NR, xyz_R3, begin=None) -> tuple[np.ndarray, np.ndarray]:
     """Rotation matrices (N, 3, 3) and places (N, 3: x, y, distance in eye distances) of a known
-    shape, by Gauss-Newton from the front."""
-    turn = np.tile(np.eye(3), (len(rays_NR2), 1, 1))
-    flat = xyz_R3[:, :2] - xyz_R3[:, :2].mean(0)
-    far = np.sqrt(np.square(flat).sum() / np.square(rays_NR2).sum((1, 2)))
-    place = np.column_stack([np.tile(-xyz_R3[:, :2].mean(0), (len(far), 1)), far])
+    shape, by Gauss-Newton from `begin` (such a pair), by default from the front."""
+    if begin is None:
+        turn = np.tile(np.eye(3), (len(rays_NR2), 1, 1))
+        flat = xyz_R3[:, :2] - xyz_R3[:, :2].mean(0)
+        far = np.sqrt(np.square(flat).sum() / np.square(rays_NR2).sum((1, 2)))
+        place = np.column_stack([np.tile(-xyz_R3[:, :2].mean(0), (len(far), 1)), far])
+    else:
+        turn, place = begin
     for _ in range(_TURNS):
         error, slope, trust = _projected(rays_NR2, weight_NR, xyz_R3, turn, place)
         head = xyz_R3 @ np.swapaxes(turn, 1, 2)
@@ -188,14 +193,17 @@ def _turns(rays_NR2, weight_NR, xyz_R3) -> tuple[np.ndarray, np.ndarray]:
                             np.stack([y, -x, zero], -1)], -2)  # of a head's points
         move = slope[..., :2]
         away = -slope[..., 2:]
-        jacobian = np.concatenate([slope @ by_turn, move, away], -1)
-        curve = np.einsum("nr,nrai,nraj->nij", trust, jacobian, jacobian)
+        jacobian = np.concatenate([slope @ by_turn, move, away], -1).reshape(len(turn), -1, 6)
+        weighted = np.swapaxes(jacobian * np.repeat(trust, 2, 1)[..., None], 1, 2)
+        curve = weighted @ jacobian
         curve += 1e-9 * np.trace(curve, axis1=1, axis2=2)[:, None, None] * np.eye(6)
-        pull = np.einsum("nr,nrai,nra->ni", trust, jacobian, error)
-        step = np.linalg.solve(curve, pull[..., None])[..., 0]
+        pull = weighted @ error.reshape(len(turn), -1, 1)
+        step = np.linalg.solve(curve, pull)[..., 0]
         turn = Rotation.from_rotvec(step[:, :3]).as_matrix() @ turn
         place = place + step[:, 3:]
         place[:, 2] = np.maximum(place[:, 2], 2.0)  # the nose stays before the camera
+        if np.abs(step[:, :3]).max() < _ENOUGH:
+            break
     return turn, place
 
 

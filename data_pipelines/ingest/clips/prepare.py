@@ -7,7 +7,8 @@ codes are eigenfaces, fitted for each speaker on the training frames alone.
     OUT/clips              the dataset
     OUT/quarantine.jsonl   unusable recordings, a line each with the reason: unreadable, truncated,
                            no audio, no video, wrong duration, too short, silent, no face, two
-                           faces, camera cut, face too small, or what filters left nothing of
+                           faces, camera cut, face too small, no speech (with `trim_silence`), or
+                           what filters left nothing of
     OUT/summary.json       the options, and a digest of every file, by which a later run knows what
                            has changed
 
@@ -32,6 +33,7 @@ from typing import Annotated, Any
 from tqdm import tqdm
 
 from avjax.codecs import eigenface
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.storage import atomic, made
 from data_pipelines import media
@@ -59,6 +61,8 @@ def prepare(
     max_seconds: Annotated[float, Option("longest clip", least=1)] = 20.0,
     components: Annotated[int, Option("numbers in a face code", least=1)] = eigenface.COMPONENTS,
     size: Annotated[int, Option("side of a face crop, pixels", least=16)] = eigenface.SIZE,
+    trim_silence: Annotated[str | None, Option("cut silence at both ends, found by "
+                                               + voice_activity.HELP)] = None,
     landmarks: Annotated[str | None, Option(
         "points of the face, and by them the head's full rotation", media_landmarks.KINDS)] = None,
     filter: Annotated[bool, Option("cut out stretches whose face is turned, hidden, cut off, small "
@@ -91,7 +95,9 @@ def prepare(
     out = pathlib.Path(out)
     options = {"speaker": speaker, "longest": longest_identity, "audio_only": audio_only,
                "max_seconds": max_seconds, "components": components, "size": size,
-               "landmarks": landmarks, "filter": None}
+               "landmarks": landmarks, "filter": None, "trim_silence": trim_silence}
+    if trim_silence:
+        voice_activity.Detector.parse(trim_silence, where="--trim_silence")
     if landmarks:
         media_landmarks.finder(landmarks)  # said now if its packages are missing
     if filter:
@@ -271,15 +277,16 @@ def _checked(cache: pathlib.Path, options: dict, detect, item: recordings.Source
     if options["landmarks"]:
         limits = options["filter"] and filters.Limits(**options["filter"])
         seen = {"landmarks": options["landmarks"], "limits": limits}
+    trim = options["trim_silence"]
     key = recordings.fingerprint(contents, options["size"], options["audio_only"],
                                  recordings.CHECKS, *([options["landmarks"], options["filter"]]
-                                                      if seen else []))
+                                                      if seen else []), *filter(None, [trim]))
     refusal = cache / f"{key}.refused.json"
     if refusal.is_file():
         return json.loads(refusal.read_text()), contents
     try:
         return recordings.cached(item, cache, key, size=options["size"], detect=detect,
-                                 audio_only=options["audio_only"], **seen), contents
+                                 audio_only=options["audio_only"], trim=trim, **seen), contents
     except Exception as error:
         quarantine.check(error, item.files)
         known = isinstance(error, media.MediaError | faces.FaceError)

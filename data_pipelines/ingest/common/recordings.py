@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import mel
 from avjax.storage import atomic, failures
@@ -36,6 +38,7 @@ from data_pipelines.ingest.common.recording import (
 from data_pipelines.media import downmix, text_file
 
 RATE = mel.RECIPE["sample_rate"]
+AROUND = 0.2  # seconds that trimming leaves before the first word and after the last (ours)
 CROPS = ".crops.npy"
 # other versions may accept what these refuse
 CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}
@@ -202,9 +205,13 @@ def _told_apart(sources: list[Source]) -> list[Source]:
     return [dataclasses.replace(s, id=unique(s)) if counts[s.id] > 1 else s for s in sources]
 
 
-def read(source: Source, *, audio_only: bool = False, **options) -> Recording:
+def read(source: Source, *, audio_only: bool = False, trim: str | None = None,
+         **options) -> Recording:
     """Decodes and checks one recording; `options` are those of `with_pictures`. Raises
-    media.MediaError or faces.FaceError, whose `reason` says why not."""
+    media.MediaError or faces.FaceError, whose `reason` says why not.
+
+    `trim`: a voice activity (avjax.encoders.voice_activity), by which silence at both ends is cut.
+    """
     try:
         text_of(source)
     except UserError as error:
@@ -235,6 +242,9 @@ def read(source: Source, *, audio_only: bool = False, **options) -> Recording:
                                    f"{video_end - begin:.2f} s",
                                    hint="check that the two belong together")
     count = int((end - begin) * FPS + 1e-3)
+    if trim and count > 0:
+        first, last = _spoken(sound_path, sound.between(begin, begin + count / FPS), trim)
+        begin, count = begin + first / FPS, min(last, count) - first
     if count < MIN_SECONDS * FPS:
         raise media.MediaError("too short", source.files[0], expected=f">= {MIN_SECONDS} s",
                                found=f"{count / FPS:.2f} s")
@@ -248,6 +258,17 @@ def read(source: Source, *, audio_only: bool = False, **options) -> Recording:
     if audio_only:
         return Recording(samples, None, None)
     return with_pictures(samples, source.video, begin, **options)
+
+
+def _spoken(path: pathlib.Path, audio: np.ndarray, activity: str) -> tuple[int, int]:
+    """(first frame, last + 1) from the first word to the last, and a little around them."""
+    found = voice_activity.speech(audio, RATE, kind=activity)
+    if not len(found):
+        raise media.MediaError("no speech", path, expected="somebody who speaks",
+                               found=f"none, by the voice activity {activity!r}",
+                               hint="take it away, or prepare without --trim_silence")
+    return (max(0, math.floor((found[0, 0] - AROUND) * FPS)),
+            math.ceil((found[-1, 1] + AROUND) * FPS))
 
 
 def text_of(source: Source) -> str:
