@@ -11,6 +11,7 @@ from avjax.errors import UserError
 from data_pipelines.ingest.clips import holdout
 from data_pipelines.ingest.clips import prepare as clips
 from data_pipelines.ingest.common import recordings
+from data_pipelines.ingest.conversations import prepare as conversations
 from data_pipelines.media import faces, head_rotation, landmarks, write_media
 from data_pipelines.media.facial import filters, shape
 from data_pipelines.puppets import performance
@@ -51,7 +52,7 @@ def here(monkeypatch):
 
 
 def record(path, seconds, *, yaw=lambda t: 0, hidden=lambda t: False, at=lambda t: (80, 50),
-           light=lambda t: 1.0):
+           light=lambda t: 1.0, tone=220):
     frames = np.zeros((round(seconds * FPS), 160, 240, 3), np.uint8)
     for k, image in enumerate(frames):
         t = k / FPS
@@ -63,7 +64,8 @@ def record(path, seconds, *, yaw=lambda t: 0, hidden=lambda t: False, at=lambda 
         image[y:y + 60, x:x + 60] = face
     time = np.arange(round(seconds * RATE)) / RATE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_media.write_mp4(path, frames, FPS, (0.3 * np.sin(1400 * time)).astype(np.float32), RATE)
+    sound = (0.3 * np.sin(2 * np.pi * tone * time)).astype(np.float32)
+    write_media.write_mp4(path, frames, FPS, sound, RATE)
 
 
 def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys):
@@ -99,6 +101,22 @@ def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys):
     again = clips.prepare(source, tmp_path / "out", landmarks="dlib68", filter=True, detect=detect,
                           **OPTIONS)
     assert again == json.loads((tmp_path / "out" / "summary.json").read_text())
+
+
+def test_conversations_have_landmarks_of_every_speaker(tmp_path, here):
+    folder = tmp_path / "source" / "talk"
+    record(folder / "ann.mp4", 8.0, yaw=lambda t: 10)
+    record(folder / "bob.mp4", 8.0, yaw=lambda t: -20, at=lambda t: (90, 60), tone=300)
+    conversations.prepare(tmp_path / "source", tmp_path / "out", landmarks="dlib68", detect=detect,
+                          **OPTIONS)
+    dataset = store.open_dataset(tmp_path / "out")
+    row = dataset.source("train")[0]
+    for prefix, yaw in (("", 10), ("partner_", -20)):
+        assert row[prefix + "landmarks"].shape == (len(row[prefix + "pose"]), 68, 2)
+        found = head_rotation.angles(row[prefix + "pose"][:, :4])
+        np.testing.assert_allclose(found[3:-3, 0], yaw, atol=4)
+    assert dataset.recipes["landmarks"]["kind"] == "dlib68"
+    assert dataset.recipes["pose"]["kind"] == head_rotation.RECIPE["kind"]
 
 
 def test_a_recording_remembers_what_was_cut(tmp_path, here):
