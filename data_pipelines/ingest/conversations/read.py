@@ -4,7 +4,7 @@ samples at 22 050 Hz.
 `cached` keeps that in a folder, from which clips are written once all conversations are there:
 
     KEY.json             speakers, events, words, what was measured and mended; written last
-    KEY.0.npz, ...       audio and pose of each speaker, KEY.0.crops.npy the pictures of the face
+    KEY.0.npz, ...       audio, pose and landmarks of each speaker, KEY.0.crops.npy the pictures
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def load(file: pathlib.Path) -> Decoded:
 
 
 def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, audio_only: bool,
-           activity: str, detect=None) -> pathlib.Path:
+           activity: str, landmarks: str | None = None, detect=None) -> pathlib.Path:
     """Decodes and checks a conversation, unless that is done; the file to `load`.
 
     Raises store.Unusable, media.MediaError, faces.FaceError, transcripts.TranscriptError: why it
@@ -79,7 +79,7 @@ def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, au
     folder.mkdir(parents=True, exist_ok=True)
     heard = _heard(found, audio_only, voice_activity.Detector.parse(activity))
     for k, (video, begin, samples) in enumerate(heard.seen):
-        _keep(_file(file, k), samples, video, begin, size, detect, heard.names[k])
+        _keep(_file(file, k), samples, video, begin, size=size, detect=detect, landmarks=landmarks)
     kept = {"id": found.id, "names": heard.names, "frames": heard.frames,
             **{n: getattr(heard.told, n) for n in ("utterances", "words", "activity", "has_text")},
             "mended": list(dict.fromkeys((*heard.mended, *heard.told.mended))),
@@ -88,18 +88,17 @@ def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, au
     return file
 
 
-def _keep(path: pathlib.Path, samples, video, begin: float, size: int, detect, name: str) -> None:
+def _keep(path: pathlib.Path, samples, video, begin: float, **shown) -> None:
     if path.is_file():
         return
     arrays = {}
     if video is not None:
         with atomic.aside(path.with_suffix(recordings.CROPS), shared=True) as crops:
             try:
-                pose = recordings.with_pictures(samples, video, begin, size=size, detect=detect,
-                                                crops_file=crops).pose
+                arrays = recordings.with_pictures(samples, video, begin, crops_file=crops,
+                                                  **shown).arrays()
             except faces.FaceError as error:
                 raise Unusable(error.reason, where=video.name, found=str(error)) from error
-        arrays["pose"] = pose
     with atomic.file(path, shared=True) as temporary:
         np.savez(temporary, audio=samples, **arrays)
 
