@@ -88,12 +88,17 @@ def config_of(params: dict, num_heads: int | None = None,
     if d_model % num_heads:
         raise UserError("attention heads that do not divide the width", where="wav2vec 2.0 weights",
                         expected=f"a divisor of {d_model}", found=str(num_heads))
+    strides = found.conv_strides or Wav2Vec2Config.conv_strides
+    if len(strides) != len(kernels):
+        raise UserError("a config of another network than the weights", where="conv_feature_layers",
+                        expected=f"{len(kernels)} convolutions", found=f"strides {strides}",
+                        hint="fetch both again")
     layer_style = "norm_1" in features
     return Wav2Vec2Config(
         d_model=d_model, num_layers=num_layers, num_heads=num_heads,
         d_ff=d_ff, conv_dims=tuple(k.shape[2] for k in kernels),
         conv_kernels=tuple(k.shape[0] for k in kernels),
-        conv_strides=found.conv_strides or Wav2Vec2Config.conv_strides,
+        conv_strides=strides,
         conv_bias="bias" in features["conv_0"],
         conv_norm="layer" if layer_style else "group",
         pre_norm=layer_style if found.pre_norm is None else found.pre_norm,

@@ -111,8 +111,9 @@ class Foreign(Inert):
     def __call__(self, *_, **__):
         return self
 
-    def __setstate__(self, state):
-        object.__setattr__(self, "record", state)
+    def __setstate__(self=None, state=None):
+        if isinstance(self, Foreign):  # else a global itself is given the state
+            object.__setattr__(self, "record", state)
 
     def _ignore(self=None, *_):
         pass

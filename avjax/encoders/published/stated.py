@@ -50,8 +50,8 @@ def stated(path) -> Stated:
         return NOTHING
     tree = fields(read_checkpoint(path, foreign=True))
     found = {}
-    for config in _configs(tree):
-        found = config | found  # of the pre-trained network before that of the head
+    for config in _configs(tree):  # of the pre-trained network before that of the head
+        found = {k: v for k, v in config.items() if not _unknown(v)} | found
     strides = _strides(found.get("conv_feature_layers"))
     return _checked(Stated(num_heads=found.get("encoder_attention_heads"), conv_strides=strides,
                            pre_norm=found.get("layer_norm_first"),
@@ -70,6 +70,11 @@ def _configs(tree: Mapping) -> Iterator[dict]:
         yield from (*parts, config)
 
 
+def _unknown(value) -> bool:
+    """Nothing, or omegaconf's reference to another place ("${task.normalize}")."""
+    return value is None or (isinstance(value, str) and value.startswith("${"))
+
+
 def _strides(layers) -> tuple[int, ...] | None:
     """Of fairseq's "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2", which it evaluates and we
     do not."""
@@ -79,7 +84,7 @@ def _strides(layers) -> tuple[int, ...] | None:
     for part in layers.split("+"):
         body, _, times = part.partition("*")
         strides = [int(n) for n in _LAYER.findall(body)]
-        out += strides * (int(times) if times.strip().isdigit() else 1)
+        out += strides * (int(times) if re.fullmatch(r" *\d{1,2} *", times) else 1)
     return tuple(out) or None
 
 
