@@ -9,6 +9,7 @@ slotted objects, and state given to one (BUILD) raises.
 
 import io
 import pickle
+from typing import BinaryIO
 
 import numpy as np
 
@@ -302,8 +303,8 @@ class Unpickler(pickle.Unpickler):
     Foreign too. UserError: a global that is not allowed; with `foreign`, only one of those that
     make tensors."""
 
-    def __init__(self, data: bytes, path: str, foreign: bool = False):
-        super().__init__(io.BytesIO(data), encoding="utf-8")
+    def __init__(self, data: bytes | BinaryIO, path: str, foreign: bool = False):
+        super().__init__(io.BytesIO(data) if isinstance(data, bytes) else data, encoding="utf-8")
         self._path, self._foreign = path, foreign
         self._table = _allowed()  # a fresh one a file: nothing a pickle does can outlive it
 
