@@ -174,6 +174,9 @@ class Evaluate(Section):
                                   minimum=0)
     batch_size: int = field(4, "Examples that are generated at once.", minimum=1)
     seed: int = field(0, "Of the noise that generation starts from.")
+    activity: str = field("energy", "What tells speech from silence in dialogues: energy, of the "
+                          "mel, or neural, of the sound that the mel makes; options as in "
+                          "docs/data.md.")
 
     @staticmethod
     def relations(c, need):

@@ -9,6 +9,7 @@ too) and, besides,
     <shard>.<feature>   frames that can be read one by one (frames.py); TFDS does not see them
     lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, for packing
     codecs/*.npz    fitted arrays
+    mended.json     {defect that was mended: number of examples}, of clips with that column
     made_from.json  what the dataset was made from (made_from.py)
     checksums.json  {file: {"sha256", "bytes"}} of the others, written last
 It is written in a hidden sibling and renamed once complete, so an interrupted job leaves nothing
@@ -42,6 +43,8 @@ from data_pipelines.store.schema import (
     CODECS_DIR,
     IDS_FILE,
     LENGTHS_FILE,
+    MENDED,
+    MENDED_FILE,
     RECIPES_FILE,
     SCHEMA_FILE,
     Feature,
@@ -131,6 +134,8 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         _write_json(tmp / SCHEMA_FILE, {n: dataclasses.asdict(f) for n, f in features.items()})
         _write_json(tmp / RECIPES_FILE, recipes)
         _write_json(tmp / IDS_FILE, writer.ids, indent=None)
+        if MENDED in features:
+            _write_json(tmp / MENDED_FILE, dict(writer.mended.most_common()))
         np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key,
                                         values in writer.lengths.items()})
         for codec, arrays in (codecs or {}).items():

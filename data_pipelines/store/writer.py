@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,7 +18,7 @@ from avjax.storage import failures
 from data_pipelines.store import frames
 from data_pipelines.store.merge import files
 from data_pipelines.store.resume import Partial
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import MENDED, Feature
 
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 _SUFFIX = "array_record"
@@ -54,7 +54,7 @@ class SplitWriter:
     """Writes items to shards of `job.data`, and has the job note every shard that is finished.
 
     `ids` {split: ids}, `lengths` {"split.feature": lengths}, `refused` [{split, id, reason,
-    detail}], all of finished shards.
+    detail}], `mended` {defect: number of examples}, all of finished shards.
     """
 
     def __init__(self, job: Partial, name: str, features: dict[str, Feature], max_bad: float,
@@ -68,7 +68,7 @@ class SplitWriter:
         self._seen = set()
         self._apart = {n: f for n, f in features.items() if f.apart}
         self._sequences = [n for n, f in features.items() if f.shape[:1] == (None,)]
-        self.ids, self.lengths, self.refused = {}, {}, []
+        self.ids, self.lengths, self.refused, self.mended = {}, {}, [], Counter()
 
     def write(self, split: str, items: Iterable[Item]) -> None:
         """The items of a split, after those that an interrupted job has finished."""
@@ -96,6 +96,8 @@ class SplitWriter:
                               self.connector._example_serializer.serialize_example(
                                   self.connector.encode_example(held)))
                     shard.beside.add(example)
+                    if MENDED in self._features:
+                        shard.mended.update(json.loads(example[MENDED]))
                 position += 1
                 old = self._job.resumable and shard.age >= self._shard_seconds
                 if shard.size >= self._shard_bytes or old:
@@ -143,7 +145,9 @@ class SplitWriter:
         self._job.join(records, {"split": split, "position": records[-1]["position"],
                                  "file": shard.path.name, "ids": shard.ids, "num_bytes": shard.size,
                                  "lengths": shard.lengths, "beside": sizes,
-                                 "refused": [r for record in records for r in record["refused"]]})
+                                 "refused": [r for record in records for r in record["refused"]],
+                                 "mended": dict(sum((Counter(r.get("mended", {}))
+                                                     for r in records), Counter()))})
 
     def close(self, split: str) -> tfds.core.SplitInfo:
         """Gives the shards their final names, which contain their number."""
@@ -179,22 +183,25 @@ class SplitWriter:
                             found=f"{len(self.refused)} of {total}: {reasons}",
                             hint="mend the clips, or raise --max_bad")
 
-    def _made(self, item: Item) -> Iterable[dict | Unusable]:
-        if isinstance(item, dict):
-            return [item]
+    def _made(self, item: Item) -> Iterator[dict | Unusable]:
+        """What an item makes, one after the other: all of a long recording would not fit into
+        memory."""
         try:
-            made = item()
-            made = [made] if isinstance(made, dict) else list(made)
+            made = item if isinstance(item, dict) else item()
+            for example in [made] if isinstance(made, dict) else made:
+                yield self._allowed(example)
         except Unusable as error:
-            made = [error]
+            yield self._allowed(error)
         except UserError:
             self._keep_finished()
             raise
-        bad = next((e for e in made if isinstance(e, Unusable)), None)
-        if bad is not None and not self._max_bad:
+
+    def _allowed(self, example: dict | Unusable) -> dict | Unusable:
+        """Raises what is unusable where nothing may be."""
+        if isinstance(example, Unusable) and not self._max_bad:
             self._keep_finished()
-            raise bad
-        return made
+            raise example
+        return example
 
     def _keep_finished(self) -> None:
         """An item that cannot be used need not cost the others: the same job goes on once --max_bad
@@ -213,13 +220,15 @@ class SplitWriter:
             raise
         record = {"split": split, "position": position, "file": shard.path.name if shard.ids
                   else None, "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
-                  "refused": shard.refused} | ({"beside": sizes} if sizes else {})
+                  "refused": shard.refused, "mended": dict(shard.mended)
+                  } | ({"beside": sizes} if sizes else {})
         self._job.commit(record)
         self._count(split, record)
 
     def _count(self, split: str, record: dict) -> None:
         self.ids[split] += record["ids"]
         self.refused += record["refused"]
+        self.mended.update(record.get("mended", {}))
         self._seen.update(record["ids"])
         for n in self._sequences:
             self.lengths[f"{split}.{n}"] += [row[n] for row in record["lengths"]]
@@ -232,7 +241,7 @@ class _Shard:
         self.path, self.ids, self.lengths, self.refused = path, [], [], []
         self.beside = frames.Writer(path, apart)
         self._held = 0
-        self._writer, self._born = None, time.monotonic()
+        self._writer, self._born, self.mended = None, time.monotonic(), Counter()
 
     @property
     def size(self) -> int:
