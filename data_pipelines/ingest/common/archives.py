@@ -1,6 +1,6 @@
 """The files of a folder, with those inside its zips and tars: read in place, nothing is unpacked.
 
-A member's name is relative to the folder that the archive is in, as if it had been unpacked there.
+A zip that its owners cut into pieces (cut_files.py) need not be joined. A member's name is relative to the folder that the archive is in, as if it had been unpacked there.
 A file on disk wins over a member. What must not be unpacked (absolute names, "..", links, devices)
 is never listed, so it cannot be read either.
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.storage import failures
+from data_pipelines.ingest.common import cut_files
 from data_pipelines.media.tar_tree import clean
 from data_pipelines.store.dataset import Unusable
 
@@ -56,7 +57,7 @@ class Files:
                 path = pathlib.Path(base, name)
                 if name.lower().endswith(suffixes) and path.is_file():
                     on_disk[(here / name).as_posix()] = Place(path, path.stat().st_size)
-                elif name.lower().endswith((".zip", ".tar")):
+                elif name.lower().endswith((".zip", ".tar")) or cut_files.is_first(name):
                     self._places |= {(here / member).as_posix(): place
                                      for member, place in _members(path)
                                      if member.lower().endswith(suffixes)}
@@ -127,7 +128,7 @@ class Files:
 
 @functools.lru_cache(maxsize=16)
 def _zip(path: pathlib.Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(cut_files.joined(path) if cut_files.is_first(path.name) else path)
 
 
 @functools.lru_cache(maxsize=4)  # the arrays of a block of clips
@@ -138,11 +139,10 @@ def _unzipped(path: pathlib.Path, member: str) -> bytes:
 def _members(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
     """(name, place) of the plain files in an archive."""
     try:
-        if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    if not info.is_dir() and (name := clean(info.filename)):
-                        yield name, Place(path, info.file_size, member=info.filename)
+        if path.suffix.lower() != ".tar":
+            for info in _zip(path).infolist():
+                if not info.is_dir() and (name := clean(info.filename)):
+                    yield name, Place(path, info.file_size, member=info.filename)
             return
         size = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
