@@ -25,12 +25,12 @@ def to_features(x_TC: np.ndarray, rate: float, frames: int, *,
                 mode: str = "timestamps") -> np.ndarray:
     """(T, C) at `rate`, whose first frame is at 0 s -> (frames, C) on the features' clock.
 
-    Ends are held. mode "released" ignores times and stretches one length onto the other as the
-    published code does (`interpolate(size, align_corners=False)`): up to half a source frame off,
-    needed to reproduce published features.
+    Ends are held. mode "released" lays the frames' beginnings on each other instead of their times,
+    as the published code does (`interpolate(scale_factor, align_corners=False)`): up to half a
+    source frame off, needed to reproduce published features.
     """
     if mode == "released":
-        position = (np.arange(frames) + 0.5) * (len(x_TC) / frames) - 0.5
+        position = (np.arange(frames) + 0.5) * (rate * HOP_SECONDS) - 0.5
     else:
         position = feature_times(frames) * rate
     return interpolate(x_TC, position)
@@ -43,7 +43,7 @@ def from_features(x_TC: np.ndarray, rate: float, frames: int | None = None, *,
     if frames is None:
         frames = max(1, round(len(x_TC) * HOP_SECONDS * rate))
     if mode == "released":
-        position = (np.arange(frames) + 0.5) * (len(x_TC) / frames) - 0.5
+        position = (np.arange(frames) + 0.5) / (rate * HOP_SECONDS) - 0.5
     else:
         position = np.arange(frames) / rate / HOP_SECONDS - 0.5
     return interpolate(x_TC, position)

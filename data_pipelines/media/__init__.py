@@ -13,12 +13,12 @@ from data_pipelines.media.containers import (
            Stream,
            probe,
 )
-from data_pipelines.media.sound import Sound, first_time, read_audio, say
+from data_pipelines.media.sound import Sound, channels, first_time, read_audio, say
 from data_pipelines.media.video import frames_at, iterate_video, video_times
 from data_pipelines.media.whole import check_riff, check_whole
 
 read_sound = sound.read
 __all__ = ["AUDIO_SUFFIXES", "VIDEO_SUFFIXES", "MediaError", "Probe", "Sound", "Stream",
-           "check_riff", "check_whole", "first_time", "frames_at", "iterate_video", "probe",
-           "read_audio", "read_sound", "say",
+           "channels", "check_riff", "check_whole", "first_time", "frames_at", "iterate_video",
+           "probe", "read_audio", "read_sound", "say",
            "video_times"]

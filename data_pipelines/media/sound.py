@@ -91,12 +91,16 @@ def say(path, heard: Sound) -> None:
         print(f"remark: {path}: {remark}", file=sys.stderr, flush=True)
 
 
-def read(path, rate: int = 22050, start: float | None = None, end: float | None = None) -> Sound:
-    """The whole sound of a file at `rate`; or of it, what is needed from `start` to `end` seconds
-    of the container's clock, and some more on either side. Raises MediaError: "no audio",
-    "too short", "unreadable", "damaged"."""
+def read(path, rate: int = 22050, start: float | None = None, end: float | None = None, *,
+         channel: int | None = None) -> Sound:
+    """The whole sound of a file at `rate`, all its channels mixed down, or one, counted from 0; or
+    of it, what is needed from `start` to `end` seconds of the container's clock, and some more on
+    either side.
+
+    Raises MediaError: "no audio", "too short", "unreadable", "damaged", "no such channel".
+    """
     pieces, remarks, after, broken = [], [], 0.0, 0
-    for run in _decode(path, start, end):
+    for run in _decode(path, start, end, channel):
         pieces += [(at, _at_rate(x, run.rate, rate, drift)) for at, x,
                    drift in _stretches(run, after)]
         after = pieces[-1][0] + len(pieces[-1][1]) / rate
@@ -104,6 +108,14 @@ def read(path, rate: int = 22050, start: float | None = None, end: float | None 
         broken += run.broken
     heard = _laid(path, pieces, rate, tuple(dict.fromkeys(remarks)))
     return dataclasses.replace(heard, broken=broken)
+
+
+def channels(path) -> int | None:
+    """How many channels the sound of a file has, by its header; None without sound. Raises
+    MediaError("unreadable")."""
+    with containers.opened(path) as container:
+        stream = containers.first(container.streams.audio)
+        return stream and stream.codec_context.layout.nb_channels
 
 
 def first_time(path) -> float | None:
@@ -134,9 +146,10 @@ def _lay(out: np.ndarray, x: np.ndarray, at: int) -> None:
     out[max(0, at) :][: len(x)] = x
 
 
-def _decode(path, start: float | None, end: float | None) -> list[_Run]:
-    """Runs with their mixed samples. Files of one channel are decoded once, others twice: an hour
-    of six channels would not fit into memory, and the mix depends on all of it."""
+def _decode(path, start: float | None, end: float | None, channel: int | None) -> list[_Run]:
+    """Runs with their mixed samples, or those of a channel. Files of several channels are decoded
+    twice to be mixed: an hour of six would not fit into memory, and the mix depends on all of
+    it."""
     runs: list[_Run] = []
     for x_CN, rate, names, time, broken in _frames(path, start, end):
         if not runs or (runs[-1].rate, runs[-1].names) != (rate, names):
@@ -145,13 +158,16 @@ def _decode(path, start: float | None, end: float | None) -> list[_Run]:
         run.broken += broken
         run.counts.append(x_CN.shape[1])
         run.times.append(time)
-        if len(names) == 1:
-            run.mono += x_CN[0].tobytes()
+        if channel is not None and channel >= len(names):
+            raise MediaError("no such channel", path, expected=f"{channel + 1} channels",
+                             found=str(len(names)))
+        if len(names) == 1 or channel is not None:
+            run.mono += x_CN[channel or 0].tobytes()
         else:
             run.statistics.add(x_CN)
     if not runs:
         raise MediaError("too short", path, expected="sound", found="0 samples")
-    if any(len(run.names) > 1 for run in runs):
+    if channel is None and any(len(run.names) > 1 for run in runs):
         frames = _frames(path, start, end)
         for run in runs:
             mix_C, run.remarks = downmix.weights(run.names, run.statistics.covariance())

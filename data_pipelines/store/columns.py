@@ -13,8 +13,8 @@ from data_pipelines.store.schema import Feature
 
 PREFIXES = ("", "partner_", "partner2_", "partner3_")  # of the columns of each speaker
 
-# Of the poses of named corpora, for `pose_z`: one for all, so that they can be mixed. Ours: about 10
-# degrees either way, and how far seated people move, in face widths.
+# Of the poses of named corpora, for `pose_z`: one for all, so that they can be mixed. Ours: about
+# 10 degrees either way, and how far seated people move, in face widths.
 POSE = {"mean": np.array([1, 0, 0, 0, 0, 0, 0], np.float32),
         "std": np.array([.02, .08, .08, .08, .3, .2, .1], np.float32)}
 

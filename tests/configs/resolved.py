@@ -14,6 +14,7 @@ from launch.flags import load_config
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPERIMENTS = {
+    "avflow_50h": ("",),
     "avflow_ablations": ("highway", "separate", "shared", "cascaded"),
     "avflow_paper": ("",),
     "avflow_released": ("",),

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import numpy as np
 
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import level, mel, resample
 from data_pipelines.declared import MaxBad, Option
@@ -43,11 +44,14 @@ def extract(
                                            "brings one")] = None,
     weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
                                           "--tokens=wav2vec2")] = None,
+    activity: Annotated[str | None, Option("keeps to each channel's own speech, for "
+                                           "--tokens=wav2vec2: "
+                                           + voice_activity.HELP)] = None,
     units: Annotated[int, Option("number of k-means units, for --tokens=units",
                                  least=2)] = tokens_of.UNITS,
     seed: Annotated[int, Option("of that fit")] = 0,
-    mode: Annotated[str, Option("how features get to one clock: by their timestamps, or stretched "
-                                "by length as the published code does", resample.MODES,
+    mode: Annotated[str, Option("how features get to one clock: by their timestamps, or "
+                                "interpolated as the published code does", resample.MODES,
                                 flag="resample")] = "timestamps",
     loudness: Annotated[str, Option("of the sound: brought to one level of speech, or as recorded, "
                                     "which is what the published code reads",
@@ -67,12 +71,14 @@ def extract(
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     header = head_pose.make(head, clips, head_vae)
+    detector = tokens_of.detector(tokens, activity)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae,
                     weights=weights, units=units, loudness=loudness,
-                    seed=seed, mode=mode, fit_split=fit_split) as job:
+                    seed=seed, mode=mode, fit_split=fit_split,
+                    **({"activity": activity} if activity else {})) as job:
         speech_level = LOUDNESS[loudness]
         tokenizer = tokens_of.make(job, tokens, clips, weights, units, seed, mode, max_bad,
-                                   fit_split, speech_level)
+                                   fit_split, speech_level, detector)
         return _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split, name,
                       progress)
 
@@ -129,7 +135,7 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode, speech_lev
     out = {"id": clip["id"], **{c: clip[c] for c in carried}, "mel": mel_TM,
            "tokens": tokenizer(clip, "", audio, mel_TM, frames),
            "face": on_clock(clip["face"], "face"),
-           "head": on_clock(header(clip), header.columns[0])}
+           "head": _head(clip, header, on_clock, mode)}
     if partner:
         audio = _speech(clip["partner_audio"], speech_level)
         mel_TM = mel.of_speech(audio, None)
@@ -137,6 +143,15 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode, speech_lev
         out |= {stream: on_clock(x_TC, partner.columns[stream])
                 for stream, x_TC in partner(clip).items()}
     return out
+
+
+def _head(clip, header, on_clock, mode) -> np.ndarray:
+    """Latents of the pose at its own rate, on the clock; the published code puts the pose on the
+    clock first."""
+    column, = header.columns
+    if mode == "released":
+        return header.call(on_clock(clip[column], column))
+    return on_clock(header.call(clip[column]), column)
 
 
 def _speech(audio: np.ndarray, speech_level: dict | None) -> np.ndarray:
@@ -168,6 +183,8 @@ def _recipes(clips, tokenizer, header, partner, mode, speech_level) -> tuple[dic
     """Recipes and codecs. Recipes hold content (names, sizes, hashes), never paths, so equal data
     hash equally."""
     clock = {"rate": mel.FRAME_RATE, "resample": mode}
+    if mode == "released":
+        clock["by"] = "rates"  # earlier versions: by lengths
     codecs = {c: clips.codec(c) for c in clips.codecs if c != head_pose.CODEC}
     face = {**clips.recipes.get("face", {}), **clock}
     if "face" in codecs:

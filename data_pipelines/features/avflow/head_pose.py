@@ -30,7 +30,7 @@ BUCKET = 256  # frames: pose tracks are padded up to multiples of it, so few len
 
 @dataclasses.dataclass(frozen=True)
 class HeadPoseEncoder:
-    """`__call__(clip)` -> (frames, width) float32 at the clip's pose rate."""
+    """`call(pose)`: (frames, P) -> (frames, width) float32 at the same rate."""
 
     recipe: dict
     width: int
@@ -38,9 +38,6 @@ class HeadPoseEncoder:
     call: object
     arrays: dict[str, np.ndarray] | None = None
     columns: tuple[str, ...] = ("pose_z",)
-
-    def __call__(self, clip: dict) -> np.ndarray:
-        return self.call(clip["pose_z"])
 
 
 def make(kind: str, clips, head_vae=None) -> HeadPoseEncoder:

@@ -26,8 +26,8 @@ from avjax.weights import torch_zip
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import arrays, head_vae, logits, stereo
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.corpus import Corpus, mended
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store import columns
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
@@ -149,7 +149,8 @@ class Listing:
                 "partner_audio": sound[1], "mended": mended(*notes)}
         if self._tokens:
             name = f"{self._tokens.get(folder, folder)}/{scene}.npy"
-            clip["logits"], clip["partner_logits"] = logits.read(self._files, name, frames / FPS)
+            clip["logits"], clip["partner_logits"] = logits.read(self._files, name, frames / FPS,
+                                                                 frames / FPS)
         return clip
 
     def _missing(self, name: str, frames: int, notes: list[str]) -> np.ndarray:

@@ -29,8 +29,8 @@ from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.features.avflow import partner
 from data_pipelines.ingest.common import arrays, head_vae, logits, stereo
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.corpus import Corpus, mended
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store import columns
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
@@ -138,6 +138,7 @@ class Listing:
                 notes.append("frames that are not finite, interpolated")
                 x = arrays.filled(x, bad, self._files.where(names[k]))
             streams[k] = x
+        heard = sound.shape[1] / stereo.RATE
         sound = np.pad(sound, ((0, 0), (0, SAMPLES)))[:, : frames * SAMPLES]
         pose = vectors(streams.pop("pose"), self._files.where(names["pose"]))
         clip = {"id": segment, "speaker": SPEAKER, "identity": columns.identity_of(SPEAKER),
@@ -148,7 +149,7 @@ class Listing:
                 "mended": mended(*dict.fromkeys(notes)), **streams}
         if self._tokens:
             clip["logits"], clip["partner_logits"] = logits.read(self._files, names["tokens"],
-                                                                 frames / FPS)
+                                                                 heard, frames / FPS)
         return clip
 
 

@@ -9,7 +9,7 @@ import io
 
 import numpy as np
 
-from data_pipelines.ingest.common.archives import Files
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store.dataset import Unusable
 
 MOST_FILLED = 0.5  # [ours] share of a recording's frames; beyond, it is left out

@@ -37,9 +37,7 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import Partial, clean
-from data_pipelines.store.schema import Feature
-
-MENDED = "mended"  # column of the clips
+from data_pipelines.store.schema import MENDED_FILE, Feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +93,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         part = functools.partial(_part, corpus, str(source), str(out), parallel.parts,
                                  dict(options), max_bad)
         parallel.for_each(part, range(parallel.parts))
-        return _told(pathlib.Path(out), {})
+        return told(pathlib.Path(out), {})
     folder = pathlib.Path(out)
     if not isinstance(out, Part):
         store.refuse_existing(folder)
@@ -106,7 +104,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         clean(folder)
         if not made_from.same(made_from.read(folder), asked):
             store.refuse_existing(folder)
-        return _told(folder, found.told)
+        return told(folder, found.told)
     made_from.ask(folder, asked, source)
     with Partial(out, {"dataset": found.name, **asked}) as job:
         dataset = store.write_dataset(
@@ -118,7 +116,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
     if dataset is None:
         return None
     shutil.rmtree(kept, ignore_errors=True)
-    return _told(folder, found.told)
+    return told(folder, found.told)
 
 
 def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any],
@@ -153,7 +151,8 @@ def _clips(read: Callable, item: Any) -> Iterator[dict | store.Unusable]:
         made = read(item)
         yield from [made] if isinstance(made, dict) else made
     except store.Unusable as error:
-        raise error.of(error.id or id) from error
+        error.of(error.id or id)
+        raise
     except Exception as error:
         quarantine.check(error, [])
         reason = getattr(error, "reason", None)
@@ -176,12 +175,13 @@ def _part(corpus, source: str, out: str, count: int, options: dict, max_bad: flo
                 progress=False)
 
 
-def _told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
+def told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
     """What a finished dataset has, what was left out and what was mended: printed, and returned."""
     dataset = store.open_dataset(out)
     found: dict[str, Any] = {f"clips of {split}": n for split, n in dataset.splits.items()}
     found |= {what: n for what, n in told.items() if n}
-    found |= {f"mended: {reason}": n for reason, n in _mended(dataset).most_common()}
+    mended = json.loads((dataset.dir / MENDED_FILE).read_text())
+    found |= {f"mended: {reason}": n for reason, n in mended.items()}
     file = out.with_name(f"{out.name}.quarantine.jsonl")
     lines = file.read_text().splitlines() if file.is_file() else []
     reasons = collections.Counter(json.loads(line)["reason"] for line in lines)
@@ -190,11 +190,3 @@ def _told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
     print("\n".join(f"{name:>{width}}: {value}" for name, value in found.items()))
     print(f"written: {out}" + (f"; left out: {file}" if lines else ""))
     return found
-
-
-def _mended(dataset: store.Dataset) -> collections.Counter:
-    counts = collections.Counter()
-    for split in dataset.splits:
-        for row in dataset.source(split, (MENDED,)):
-            counts.update(json.loads(row[MENDED]))
-    return counts

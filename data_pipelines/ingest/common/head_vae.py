@@ -16,7 +16,7 @@ from avjax.systems.head_vae import published
 from avjax.weights import torch_zip
 from avjax.weights.wrappers import unwrap
 from data_pipelines.features.avflow.head_pose import CODEC, CONFIG
-from data_pipelines.ingest.common.archives import Files
+from data_pipelines.ingest.common.files import Files
 
 
 def codec(files: Files, folder: str) -> dict[str, dict[str, np.ndarray]]:

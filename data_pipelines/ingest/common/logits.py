@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from data_pipelines.ingest.common import arrays
-from data_pipelines.ingest.common.archives import Files
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
 
@@ -39,14 +39,16 @@ def place_of(files: Files) -> dict[str, str]:
     return found
 
 
-def read(files: Files, name: str, seconds: float) -> np.ndarray:
-    """(2, M, 29) float32. Raises Unusable: as arrays.read, "tokens of another length", "tokens are
-    not finite"."""
+def read(files: Files, name: str, heard: float, kept: float) -> np.ndarray:
+    """(2, M, 29) float32 of the first `kept` seconds of sound of which `heard` were read.
+
+    Raises Unusable: as arrays.read, "tokens of another length", "tokens are not finite".
+    """
     x_2MC = np.array(arrays.read(files, name, (2, None, WIDTH), "f"), np.float32)
-    wanted = seconds * _RATE
+    wanted = heard * _RATE
     if abs(x_2MC.shape[1] - wanted) > _FRAMES + _APART * wanted:
         raise Unusable("tokens of another length", where=files.where(name),
                        expected=f"about {wanted:.0f} frames", found=str(x_2MC.shape[1]))
     if not np.isfinite(x_2MC).all():
         raise Unusable("tokens are not finite", where=files.where(name))
-    return x_2MC
+    return x_2MC[:, : round(x_2MC.shape[1] * min(1.0, kept / heard))]

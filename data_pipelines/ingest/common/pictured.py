@@ -3,7 +3,6 @@ such (VoxCeleb2, HDTF, TalkVid)."""
 
 import contextlib
 import json
-import pathlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
@@ -11,9 +10,9 @@ from typing import Annotated, Any
 from avjax.signal import rates
 from data_pipelines.declared import Option
 from data_pipelines.ingest.common import corpus, passage
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.passage import FACE
-from data_pipelines.media import faces
+from data_pipelines.media import archives, faces
+from data_pipelines.media.archives import Place
 from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
@@ -43,23 +42,23 @@ def recipes(size: int, rate: float, show: str, *, pictures: bool = True) -> dict
     return out
 
 
-def read(files: Files, size: int, rate: float, show: str | passage.Window, longest: float,
+def read(root, size: int, rate: float, show: str | passage.Window, longest: float,
          item: Mapping[str, Any]) -> Iterator[dict]:
     """An item of a list -> its clip, or pieces of at most `longest` seconds, whose names have the
     number of their first picture. Raises store.Unusable.
 
     Args:
-      item: id, speaker, about, place (the video's name in `files`), and perhaps begin and end
-        (seconds), sound (name of the file that is taken where the video is mute), mended, defect.
+      item: id, speaker, about, place (of `entry`), and perhaps begin and end (seconds), sound
+        (place of the file that is taken where the video is mute), mended, defect.
     """
-    place, sound = item["place"], item.get("sound")
+    place, sound = Place(*item["place"]), item.get("sound")
     if item.get("defect"):
-        raise store.Unusable(item["defect"], id=item["id"], where=files.where(place))
+        raise store.Unusable(item["defect"], id=item["id"], where=str(place))
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(files.at(place))
+        path = stack.enter_context(place.path(root))
         stack.enter_context(passage.left_out(item["id"], [path]))
         mute = sound and not passage.native_rate(path)
-        beside = stack.enter_context(files.at(sound)) if mute else None
+        beside = stack.enter_context(Place(*sound).path(root)) if mute else None
         found = passage.read(path, size=size, rate=rate, show=show, sound_of=beside,
                              begin=item.get("begin"), end=item.get("end"))
     found.mended[:0] = [*item.get("mended", ()), *["no sound in the video: that of the file beside "
@@ -79,13 +78,17 @@ def row(item: Mapping[str, Any], audio, mended) -> dict:
             "identity": columns.identity_of(item["speaker"]), "words": "[]", "audio": audio}
 
 
-def by_stem(files: Files, suffixes: Collection[str], told: Counter) -> dict[str, str]:
-    """{name without folder and suffix: name} of the files with some suffixes; `told` gets how many
-    there are of a name that another one has."""
+def entry(place: Place | None) -> list[str]:
+    """A place as an item of a list has it; [] for none."""
+    return [place.file, place.member] if place else []
+
+
+def by_stem(source, suffixes: Collection[str], told: Counter) -> dict[str, Place]:
+    """{name without suffix: file or member} of what is below a folder; `told` gets how many there
+    are of a name that another one has."""
     out = {}
-    for name in files:
-        path = pathlib.PurePosixPath(name)
-        if path.suffix.lower() in suffixes:
-            told["files of a name that is there twice"] += path.stem in out
-            out.setdefault(path.stem, name)
+    for place in archives.walk(source):
+        if place.has(suffixes):
+            told["files of a name that is there twice"] += place.stem in out
+            out.setdefault(place.stem, place)
     return out

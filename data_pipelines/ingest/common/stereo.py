@@ -6,7 +6,7 @@ import soundfile
 import soxr
 
 from avjax.signal import mel
-from data_pipelines.ingest.common.archives import Files
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.media import MediaError, check_riff
 from data_pipelines.store import quarantine
 from data_pipelines.store.dataset import Unusable

@@ -32,9 +32,9 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.pictured import MAX_SECONDS, RATE, SIZE, MaxSeconds, Rate, Size
 from data_pipelines.ingest.hdtf import lists
+from data_pipelines.media.archives import Place
 
 WINDOW = "window"
 _CUT = re.compile(r"(?:hdtf_)?(?:(RD|WDA|WRA)_)?(.+)_(\d{1,3})")
@@ -61,17 +61,17 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: 
            valid_share: float = 0.05, max_seconds: float = MAX_SECONDS) -> common.Corpus:
     """Lists HDTF. Raises UserError: lists that are not whole, nothing that they name is here."""
     told = Counter()
-    files = Files(source, media.VIDEO_SUFFIXES)
-    named = pictured.by_stem(files, media.VIDEO_SUFFIXES, told)
+    files = pictured.by_stem(source, media.VIDEO_SUFFIXES, told)
     place = lists.folder(source)
-    found = _of_lists(place, named, told, show) if place else _of_files(named)
+    found = _of_lists(place, files, told, show) if place else _of_files(files)
     used = {one["place"] for one in found}
-    told["video files that are no clips of HDTF"] = len(set(named.values()) - used)
+    told["video files that are no clips of HDTF"] = len(set(files.values()) - used)
     groups = {one["group"] for one in found if not one["defect"]} - {lists.group("RD", "")}
     held_out = holdout.by_name(groups, valid_share)
     items = {"train": [], "valid": []}
     for one in found:
-        one["bytes"] = files.size(one["place"])
+        place = one["place"]
+        one |= {"place": pictured.entry(place), "bytes": place.bytes(source)}
         split = "valid" if one.pop("group") in held_out else "train"
         items[split] += _pieces(one, max_seconds)
     return common.Corpus(
@@ -80,19 +80,19 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: 
         description="HDTF by Z. Zhang, L. Li, Y. Ding and C. Fan. Held out by us: "
                     f"{valid_share:.1%} of the people.",
         recipes=pictured.recipes(size, rate, show), told=told,
-        read=functools.partial(read, files, size, rate, show, max_seconds))
+        read=functools.partial(read, source, size, rate, show, max_seconds))
 
 
-def read(files: Files, size: int, rate: float, show: str, longest: float,
+def read(root: pathlib.Path, size: int, rate: float, show: str, longest: float,
          item: dict[str, Any]) -> Iterator[dict]:
     """`pictured.read` with the window of the lists, or of a clip that is cut out all of it."""
     shown = show
     if show == WINDOW:
         shown = passage.Window(*item["window"]) if item["window"] else passage.PICTURE
-    return pictured.read(files, size, rate, shown, longest, item)
+    return pictured.read(root, size, rate, shown, longest, item)
 
 
-def _of_files(files: dict[str, str]) -> list[dict[str, Any]]:
+def _of_files(files: dict[str, Place]) -> list[dict[str, Any]]:
     """Clips that are already cut out."""
     matches = {place: _CUT.fullmatch(stem) for stem, place in files.items()}
     return [_item(match[1] or _set(match[2]), f"{match[2]}_{int(match[3])}", match[2], place)
@@ -103,7 +103,7 @@ def _set(video: str) -> str:
     return "RD" if re.fullmatch(r"Radio\d+", video) else ""
 
 
-def _of_lists(place: pathlib.Path, files: dict[str, str], told: Counter,
+def _of_lists(place: pathlib.Path, files: dict[str, Place], told: Counter,
               show: str) -> list[dict[str, Any]]:
     """Clips of the lists: those that are there, and those whose video is."""
     cut = {one["id"]: one["place"] for one in _of_files(files)}
@@ -128,7 +128,7 @@ def _of_lists(place: pathlib.Path, files: dict[str, str], told: Counter,
     return out
 
 
-def _item(set_: str, name: str, video: str, place: str) -> dict[str, Any]:
+def _item(set_: str, name: str, video: str, place: Place) -> dict[str, Any]:
     return {"id": name, "speaker": lists.speaker(set_, video), "group": lists.group(set_, video),
             "about": {"set": set_, "video": video}, "place": place, "begin": None, "end": None,
             "window": None, "defect": ""}

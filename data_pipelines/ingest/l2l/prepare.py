@@ -26,8 +26,8 @@ from avjax.signal import rates
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import arrays
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.corpus import Corpus, mended
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.store import columns
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature

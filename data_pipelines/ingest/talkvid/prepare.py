@@ -24,7 +24,6 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.pictured import MAX_SECONDS, RATE, SIZE, MaxSeconds, Rate, Size
 from data_pipelines.ingest.talkvid import listing
 
@@ -76,7 +75,7 @@ def corpus(source: pathlib.Path, *, clip_list: str | None = None, bench: str | N
            **least: float) -> common.Corpus:
     """Lists TalkVid. Raises UserError: no list, or one that cannot be read; none of its videos."""
     told = Counter()
-    files = _Videos(source, told)
+    files = _Files(source, told)
     least = {name.removeprefix("min_"): value for name, value in least.items() if value}
     tested = _tested(bench)
     found = _found(listing.find(source, clip_list), files, tested, language, least, told)
@@ -96,16 +95,16 @@ def corpus(source: pathlib.Path, *, clip_list: str | None = None, bench: str | N
         description="TalkVid by S. Chen and others, CC BY-NC 4.0. Held out: "
                     f"{f'{bench} as test, ' if bench else ''}{valid_share:.1%} of the people.",
         recipes=pictured.recipes(size, rate, show), told=told,
-        read=functools.partial(pictured.read, files.all, size, rate, show, max_seconds))
+        read=functools.partial(pictured.read, source, size, rate, show, max_seconds))
 
 
-class _Videos:
+class _Files:
     """What is there of the videos: clips by video and time, and files by their names."""
 
     def __init__(self, source: pathlib.Path, told: Counter):
-        self.all = Files(source, media.VIDEO_SUFFIXES + media.AUDIO_SUFFIXES)
-        self._named = pictured.by_stem(self.all, media.VIDEO_SUFFIXES, told)
-        self._sounds = pictured.by_stem(self.all, media.AUDIO_SUFFIXES, Counter())
+        self._root = source
+        self._named = pictured.by_stem(source, media.VIDEO_SUFFIXES, told)
+        self._sounds = pictured.by_stem(source, media.AUDIO_SUFFIXES, Counter())
         self._cut = defaultdict(list)
         self._whole = {}
         for stem, place in self._named.items():
@@ -127,10 +126,10 @@ class _Videos:
         place = cut[0] if cut else self._named.get(video) or self._whole.get(video)
         if place is None:
             return None
-        sound = self._sounds.get(pathlib.PurePosixPath(place).stem, "") if cut else ""
+        sound = self._sounds.get(place.stem) if cut else None
         begin, end = (None, None) if cut else (begin, end)
-        return {"place": place, "bytes": self.all.size(place), "begin": begin, "end": end,
-                "sound": sound}
+        return {"place": pictured.entry(place), "bytes": place.bytes(self._root), "begin": begin,
+                "end": end, "sound": pictured.entry(sound)}
 
 
 def _tested(bench: str | None) -> tuple[set[str], set[str]]:
@@ -145,7 +144,7 @@ def _speaker(one) -> str:
     return f"person-{person}" if person else f"video-{listing.youtube(one)}"
 
 
-def _found(path: pathlib.Path, files: _Videos, tested, language: str, least: dict[str, float],
+def _found(path: pathlib.Path, files: _Files, tested, language: str, least: dict[str, float],
            told: Counter) -> list[dict[str, Any]]:
     """The clips of the list that are here and asked for; `told` gets the others."""
     out, seen = [], set()

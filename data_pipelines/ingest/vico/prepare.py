@@ -28,8 +28,8 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import arrays, recordings
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.corpus import Corpus, mended
+from data_pipelines.ingest.common.files import Files
 from data_pipelines.media import faces, text_file
 from data_pipelines.store import columns, quarantine
 from data_pipelines.store.dataset import Unusable

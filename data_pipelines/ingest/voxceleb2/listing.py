@@ -7,11 +7,11 @@ import re
 from collections import Counter
 
 from avjax.errors import UserError
-from data_pipelines.ingest.common.archives import Files
-from data_pipelines.media import text_file
+from data_pipelines.media import archives, text_file
+from data_pipelines.media.archives import Place
 
 VIDEO, SOUND = (".mp4",), (".m4a", ".wav", ".flac")
-_UTTERANCE = re.compile(r"(?:^|[/ ])(id\d{5})/([^/]+)/(\d+)(\.[A-Za-z0-9]+)$")
+_UTTERANCE = re.compile(r"(?:^|/)(id\d{5})/([^/]+)/(\d+)(\.[A-Za-z0-9]+)$")
 _SET = re.compile(r"(?:^|[/_])(dev|train|test)(?=[/_.]|$)")
 _OTHER = "id10"  # what VoxCeleb1's identities begin with
 META = "vox2_meta.csv"
@@ -25,8 +25,8 @@ class Utterance:
     recording: str  # the video that it was cut from
     number: str
     sets: set[str] = dataclasses.field(default_factory=set)  # of its places: dev, test
-    video: str = ""  # names of its files
-    sound: str = ""
+    video: Place | None = None
+    sound: Place | None = None
 
     @property
     def id(self) -> str:
@@ -37,24 +37,22 @@ class Utterance:
         return min(self.sets, default=known.get(self.identity, {}).get("set", ""))
 
 
-def utterances(files: Files, told: Counter) -> list[Utterance]:
+def utterances(root: pathlib.Path, told: Counter) -> list[Utterance]:
     """All of them, by identity, video and number. `told` gets what is there twice."""
     found: dict[tuple, Utterance] = {}
-    for name in files:
-        # the name of an archive may be all that says which set it is
-        place = files.where(name).removeprefix(str(files.root))
-        match = _UTTERANCE.search(place)
+    for place in archives.walk(root):
+        match = _UTTERANCE.search(str(place))
         kind = match and ("video" if match[4].lower() in VIDEO else
                           "sound" if match[4].lower() in SOUND else None)
         if not kind:
             continue
         one = found.setdefault(match.group(1, 2, 3), Utterance(*match.group(1, 2, 3)))
-        if named := _SET.findall(place[:match.start() + 1]):
+        if named := _SET.findall(str(place)[:match.start() + 1]):
             one.sets.add("test" if named[-1] == "test" else "dev")
-        if getattr(one, kind):
+        if getattr(one, kind) is not None:
             told[f"{kind} there twice, the first taken"] += 1
         else:
-            setattr(one, kind, name)
+            setattr(one, kind, place)
     return [found[key] for key in sorted(found)]
 
 

@@ -22,9 +22,9 @@ from avjax.errors import UserError
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.archives import Files
 from data_pipelines.ingest.common.pictured import MAX_SECONDS, RATE, SIZE, MaxSeconds, Rate, Size
 from data_pipelines.ingest.voxceleb2 import listing
+from data_pipelines.media.archives import Place
 from data_pipelines.store import dataset as store
 
 SHOW = (passage.PICTURE, passage.FACE)
@@ -54,14 +54,13 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE,
            valid_share: float = 0.01, max_seconds: float = MAX_SECONDS) -> common.Corpus:
     """Lists VoxCeleb2. Raises UserError: nobody says whether it is dev or test."""
     told = Counter()
-    files = Files(source, listing.VIDEO + listing.SOUND)
-    known, found = listing.table(source), listing.utterances(files, told)
+    known, found = listing.table(source), listing.utterances(source, told)
     if not known and (lost := [one for one in found if not one.sets]):
-        raise UserError("dev or test?", where=files.where(lost[0].video or lost[0].sound),
+        raise UserError("dev or test?", where=str(lost[0].video or lost[0].sound),
                         expected=f"dev or test in the path, or {listing.META}", found="neither",
                         hint=f"put {listing.META} into --source")
     if not audio_only:
-        told["sound without pictures"] = sum(not one.video for one in found)
+        told["sound without pictures"] = sum(one.video is None for one in found)
         if found and not any(one.video for one in found):
             raise UserError("no pictures here", where=str(source), expected="mp4 files",
                             found=f"{len(found)} sound files", hint="--audio_only")
@@ -85,15 +84,16 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE,
         description="VoxCeleb2 by J. S. Chung, A. Nagrani and A. Zisserman. Sets: the owners'; "
                     f"{valid_share:.1%} of dev's identities are valid.",
         recipes=pictured.recipes(size, rate, show, pictures=with_pictures), told=told,
-        read=functools.partial(heard, files) if audio_only else
-        functools.partial(pictured.read, files, size, rate, show, max_seconds))
+        read=functools.partial(heard, source) if audio_only else
+        functools.partial(pictured.read, source, size, rate, show, max_seconds))
 
 
-def heard(files: Files, item: dict[str, Any]) -> dict:
+def heard(root: pathlib.Path, item: dict[str, Any]) -> dict:
     """One utterance -> its clip without pictures. Raises store.Unusable."""
+    place = Place(*item["place"])
     if item["defect"]:
-        raise store.Unusable(item["defect"], id=item["id"], where=files.where(item["place"]))
-    with files.at(item["place"]) as path, passage.left_out(item["id"], [path]):
+        raise store.Unusable(item["defect"], id=item["id"], where=str(place))
+    with place.path(root) as path, passage.left_out(item["id"], [path]):
         found, mended = passage.sound(path)
         return pictured.row(item, passage.samples(found.samples), mended)
 
@@ -102,7 +102,7 @@ def _item(one: listing.Utterance, known, audio_only: bool) -> dict[str, Any]:
     about = {k: v for k, v in known.get(one.identity, {}).items() if k != "set"}
     place = (one.sound or one.video) if audio_only else one.video
     return {"id": one.id, "speaker": one.identity, "about": about | {"video": one.recording},
-            "place": place, "sound": one.sound,
+            "place": pictured.entry(place), "sound": pictured.entry(one.sound),
             "defect": listing.defect(one, known)}
 
 
