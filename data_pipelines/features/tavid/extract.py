@@ -73,20 +73,20 @@ def extract(
     """Writes the feature dataset of recorded dialogues. A killed job resumes.
 
     Args:
-      clips_dir: a dataset made by launch.prepare, with a channel a speaker and a script.
+      clips_dir: a dataset made by launch.prepare, with a channel a speaker, one or several, and
+        perhaps a script.
       out_dir: the folder to make.
       fit_split: everything fitted here sees this split only.
 
     Raises:
-      UserError: no dialogues, no faces, missing weights, centroids of another width, units outside
+      UserError: no sound, no faces, missing weights, centroids of another width, units outside
         the codebook, too many unusable recordings.
     """
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     prefixes = conversations.speaker_prefixes(clips)
-    common.require(clips, ("audio", "speaker", "text", "partner_audio", "partner_speaker"),
-                   "prepare dialogues of two speakers")
+    common.require(clips, ("audio", "speaker", "text"), "prepare clips with sound")
     if clips.features["audio"].rate != conversations.SAMPLE_RATE:
         raise UserError("clips have another sample rate", where=str(clips.dir),
                         expected=f"{conversations.SAMPLE_RATE} Hz",
