@@ -59,7 +59,8 @@ def extract(
                                   "vocab.txt")] = "characters",
     scripts: Annotated[str, Option("dialogues without a script: left out (needed), or everything "
                                    "without text, for all parts but the text model (none); auto: "
-                                   "none where no dialogue has one", SCRIPTS)] = "auto",
+                                   "none where no dialogue has one, or clips are of one speaker",
+                                   SCRIPTS)] = "auto",
     size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
     zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
     video: Annotated[float, Option("share of the training examples with latents and motion; the "
@@ -99,7 +100,7 @@ def extract(
     reader_codec = frozen_encoders.load_reader(reader, painter) if seen and reader else None
     vocoder_codec = frozen_encoders.load_vocoder(vocoder)
     if scripts == "auto":
-        scripts = _scripts(clips, fit_split)
+        scripts = _scripts(clips, fit_split) if len(prefixes) > 1 else "none"
     has_text = scripts == "needed"
     tokenizer = DialogueTokenizer.from_file(
         tokens, speakers=len(prefixes)) if has_text and tokens not in KINDS else None
