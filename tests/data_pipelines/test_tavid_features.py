@@ -16,7 +16,7 @@ from avjax.encoders import units as units_lib
 from avjax.errors import UserError
 from avjax.signal import level, mel, resample
 from avjax.systems import api
-from avjax.systems.tavid.speaker import config as speaker
+from avjax.systems.tavid.speaker import config as speaker_mapper
 from configs import tavid as full_size
 from data_pipelines import declared, decode, extract
 from data_pipelines.features.common import clips as common
@@ -369,7 +369,7 @@ def test_clips_of_one_speaker_teach_its_voice(folder, clips):
     example = made.source("train")[0]
     assert example["portraits"].shape == (1, SIZE, SIZE, 3) and example["mel"].shape[1] == 1
     assert len(example["mel"]) == 441 * len(example["units"]) // 256
-    c = speaker.tiny()
+    c = speaker_mapper.tiny()
     c.speakers, c.size, c.face_dim = 1, SIZE, made.features["faces"].shape[1]
     assert loader.check_features(made, api.build(c).example_spec)
 
