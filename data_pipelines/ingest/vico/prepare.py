@@ -56,8 +56,8 @@ def corpus(source, *, size: int = SIZE) -> Corpus:
             items.setdefault(split, []).append(item)
     coefficients = any(name.endswith(".mat") for name in files)
     order = sorted(items, key=lambda split: (split != "train", split))
-    recipes = {"partner_audio": recordings.AUDIO_RECIPE, "pose": faces.RECIPE,
-               "partner_pose": faces.RECIPE}
+    recipes = {"partner_audio": recordings.AUDIO_RECIPE}
+    recipes |= {who + name: faces.RECIPE for who in ("", "partner_") for name in ("pose", "pose_z")}
     if coefficients:
         recipes |= {f"{who}face": {"kind": "deep3dfacerecon expression", "width": 64, "rate": FPS}
                     for who in ("", "partner_")}
@@ -65,7 +65,7 @@ def corpus(source, *, size: int = SIZE) -> Corpus:
         name="vico", description="ViCo (Zhou et al. 2022): a listener and a speaker, both faces, "
         "the speaker's voice.", features=_features(size, coefficients),
         items={split: items[split] for split in order}, recipes=recipes,
-        read=functools.partial(read, files, size, coefficients))
+        read=functools.partial(read, files, size, coefficients), codecs={"pose": columns.POSE})
 
 
 def _rows(files: Files, table: str, places: dict[str, str]):
@@ -133,7 +133,8 @@ def _read(files, size, coefficients, name, found, names) -> dict:
             crops = np.asarray(recording.crops[:frames])
             clip |= {f"{prefix}speaker": names[who], f"{prefix}pictures": crops,
                      f"{prefix}identity": columns.identity_of(names[who]),
-                     f"{prefix}portrait": crops[0], f"{prefix}pose": recording.pose[:frames]}
+                     f"{prefix}portrait": crops[0], f"{prefix}pose": recording.pose[:frames],
+                     f"{prefix}pose_z": columns.standardised(recording.pose[:frames])}
             if coefficients:
                 mat = found[who].rpartition(".")[0].rpartition("/")[2] + ".mat"
                 clip |= _coefficients(files, mat, path, frames, prefix, notes)
@@ -183,7 +184,7 @@ def _coefficients(files: Files, mat: str, film, frames: int, prefix: str,
 def _features(size: int, coefficients: bool) -> dict[str, Feature]:
     out = columns.of_clip()
     for prefix, audio in (("", None), ("partner_", recordings.RATE)):
-        out |= columns.of_speaker(prefix, audio=audio, pictures=size, pose=True)
+        out |= columns.of_speaker(prefix, audio=audio, pictures=size, pose=True, pose_z=True)
         if coefficients:
             out |= {f"{prefix}face": Feature((None, 64), "float32", "expression of "
                                              "Deep3DFaceRecon", "", FPS),

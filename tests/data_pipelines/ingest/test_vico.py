@@ -10,7 +10,7 @@ import scipy.io
 import soundfile
 
 from avjax.errors import UserError
-from data_pipelines import media
+from data_pipelines import extract, media
 from data_pipelines import prepare as preparing
 from data_pipelines.media import faces, write_media
 from data_pipelines.store import dataset as store
@@ -88,6 +88,9 @@ def test_rows_become_listeners_with_their_speakers(tree, tmp_path):
         assert "audio" not in clip
     assert clips["u1"]["speaker"] == "8" and clips["u1"]["partner_speaker"] == "7"
     assert clips["u1"]["portrait"].mean() > 60
+    shown = extract.extract(tmp_path / "out", tmp_path / "pictures", features="pictures", size=32,
+                            rate=5.0, progress=False).source("train")[0]["pictures"]
+    assert shown.shape == (11, 32, 32, 3) and shown.mean() > 60
 
 
 def coefficients(path, rows):
