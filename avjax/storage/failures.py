@@ -33,9 +33,9 @@ def fault(error: BaseException | None) -> BaseException | None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, the one it was raised from or during, and so on."""
-    seen = set()
-    while error is not None and id(error) not in seen:  # an error may be raised from itself
+    """An error, the one it was raised from or during, and so on, each once."""
+    seen = set()  # one that was raised from itself has no end
+    while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

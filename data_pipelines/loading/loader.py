@@ -157,7 +157,7 @@ def _view(part: Part, system: System) -> Rows | None:
 
 def _packed(part: Part, names, rows: Rows, system: System, segment: int, seed: int) -> _Stream:
     dataset = part.dataset
-    packed = PackedRows(dataset.source(part.split, ("id", *names)),
+    packed = PackedRows(dataset.source(part.split, ("id", *names), lazy=True),
                         dataset.lengths(part.split, sorted(_sequences(dataset, names))), rows, seed,
                         str(dataset.dir))
     return _Stream(grain.MapDataset.source(packed), packed.examples_before, packed.epoch_size)
@@ -165,7 +165,7 @@ def _packed(part: Part, names, rows: Rows, system: System, segment: int, seed: i
 
 def _crops(part: Part, names, rows: None, system: System, segment: int, seed: int) -> _Stream:
     dataset = part.dataset
-    source = dataset.source(part.split, ("id", *names))
+    source = dataset.source(part.split, ("id", *names), lazy=True)
     sequences = _sequences(dataset, names)
     _check_one_clock(dataset, names)
     with_mask = MASK in system.batch_spec

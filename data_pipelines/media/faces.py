@@ -6,8 +6,9 @@ few frames; between them the head's similarity transform (shift, scale, roll) fo
 flow of points on the upper face, which speech hardly moves. Detections say where the face is, flow
 says how it moves: the track is the flow's path plus its slowly varying distance to the detections.
 
-The pose is box-based: translation in face widths and roll about the camera's axis. It knows no yaw
-and no pitch; those stay in the crop and so in the face codes.
+The pose is box-based: translation in face widths and roll about the camera's axis. Yaw and pitch
+it knows only where landmarks tell them (landmarks.py, head_rotation.py); else they stay in the crop
+and so in the face codes.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from avjax.errors import UserError
 
 EVERY = 5  # frames between detections
 MARGIN = 1.5  # side of the crop, in face widths
+SECOND = 0.35  # width of another face that counts, in widths of the main one
 SHRINK = 640  # longest side of the picture that is searched, pixels
 RECIPE = {"kind": "box", "detector": "haarcascade_frontalface_alt2",
           "axes": "x right, y up, z away (log scale)", "unit": "median face width",
@@ -30,7 +32,7 @@ RECIPE = {"kind": "box", "detector": "haarcascade_frontalface_alt2",
 
 class FaceError(UserError):
     """A recording without one clear face. `reason` is one of "no face", "two faces", "camera cut",
-    "face too small"."""
+    "face too small", or a key of facial/filters.REASONS."""
 
     def __init__(self, reason: str, **details):
         self.reason = reason
@@ -45,15 +47,21 @@ class Track:
     centre: np.ndarray  # (N, 2) x, y
     width: np.ndarray  # (N,) of the face
     roll: np.ndarray  # (N,) radians, clockwise in the picture, relative to the recording's mean
+    second: np.ndarray | None = None  # (N,) bool: another face is seen, too
 
-    def pose(self) -> np.ndarray:
-        """(N, 7) float32: quaternion wxyz (roll only), translation in face widths (x right, y up, z
-        away)."""
+    def turned(self, q_N4: np.ndarray) -> "Track":
+        """The same track, with the roll of full rotations (head_rotation.py): their part about the
+        camera's axis, by which `compose` turns crops back."""
+        return dataclasses.replace(self, roll=2 * np.arctan2(q_N4[:, 3], q_N4[:, 0]))
+
+    def pose(self, q_N4: np.ndarray | None = None) -> np.ndarray:
+        """(N, 7) float32: quaternion wxyz (`q_N4`; without, roll only), translation in face widths
+        (x right, y up, z away)."""
         reference = np.median(self.width)
         shift = (self.centre - self.centre.mean(0)) / reference
         half, zero = self.roll / 2, np.zeros_like(self.roll)
-        columns = [np.cos(half), zero, zero, np.sin(half), shift[:, 0], -shift[:, 1],
-                   np.log(reference / self.width)]
+        turn = [np.cos(half), zero, zero, np.sin(half)] if q_N4 is None else np.transpose(q_N4)
+        columns = [*turn, shift[:, 0], -shift[:, 1], np.log(reference / self.width)]
         return np.stack(columns, 1).astype(np.float32)
 
 
@@ -96,7 +104,8 @@ def follow(frames: Iterable[np.ndarray], fps: float = 30.0, detect=None) -> Trac
         previous = grey
     if not steps:
         raise FaceError("no face", expected="frames", found="none")
-    return _fuse(_choose(found), np.array(steps), fps, width)
+    boxes, crowded = _choose(found)
+    return _fuse(boxes, crowded, np.array(steps), fps, width)
 
 
 def _is_cut(before, after) -> bool:
@@ -157,8 +166,9 @@ def _far(a, b) -> float:
     return gap + abs(np.log(a[2] / b[2]))
 
 
-def _choose(found: list[list[tuple]]) -> list[tuple | None]:
-    """Detections per look -> the main face's box per look (None where unseen). Raises FaceError.
+def _choose(found: list[list[tuple]]) -> tuple[list[tuple | None], set[int]]:
+    """Detections per look -> the main face's box per look (None where unseen), looks with a second
+    face. Raises FaceError.
 
     Boxes are linked into chains first: a chance detection in one look is no second person.
     """
@@ -174,6 +184,7 @@ def _choose(found: list[list[tuple]]) -> list[tuple | None]:
     chains.sort(key=lambda chain: -sum(box[2] for box in chain.values()))
     main = dict(chains[0]) if chains else {}
     size = np.median([b[2] for b in main.values()]) if main else 0
+    crowded: set[int] = set()
     for chain in chains[1:]:
         if len(chain) < 3:
             continue
@@ -181,8 +192,10 @@ def _choose(found: list[list[tuple]]) -> list[tuple | None]:
         if not together:  # a turned head or a zoom broke the chain: join its parts
             near, k = min((abs(i - j), (i, j)) for i in chain for j in main)[1]
             main = {**main, **chain} if _far(chain[near], main[k]) < 1.5 else main
-        elif (len(together) >= 0.2 * looks
-              and np.median([b[2] for b in chain.values()]) > 0.35 * size):
+        elif np.median([b[2] for b in chain.values()]) > SECOND * size:
+            crowded |= together
+            if len(together) < 0.2 * looks:
+                continue
             raise FaceError("two faces", expected="one face",
                             found=f"a second in {len(together)} of {looks} looks",
                             hint="crop the video to one person")
@@ -190,10 +203,10 @@ def _choose(found: list[list[tuple]]) -> list[tuple | None]:
         raise FaceError("no face", expected="a frontal face in half of the frames",
                         found=f"in {len(main)} of {looks} looks",
                         hint="check framing, light and orientation")
-    return [main.get(k) for k in range(looks)]
+    return [main.get(k) for k in range(looks)], crowded
 
 
-def _fuse(boxes, steps_N4, fps, picture_width) -> Track:
+def _fuse(boxes, crowded, steps_N4, fps, picture_width) -> Track:
     count = len(steps_N4)
     seen = [k for k, box in enumerate(boxes) if box is not None]
     chosen = np.array([boxes[k] for k in seen])
@@ -209,32 +222,43 @@ def _fuse(boxes, steps_N4, fps, picture_width) -> Track:
         roll_N = roll_N - np.polyval(np.polyfit(np.arange(count), roll_N, 1), np.arange(count))
     track_N4 = np.concatenate([track_N3, roll_N[:, None]], 1)
     smooth = ndimage.gaussian_filter1d(track_N4, 0.04 * fps, axis=0, mode="nearest")
-    return Track(smooth[:, :2] / picture_width, np.exp(smooth[:, 2]) / picture_width, smooth[:, 3])
+    second = np.isin(np.arange(count) // EVERY, sorted(crowded))
+    return Track(smooth[:, :2] / picture_width, np.exp(smooth[:, 2]) / picture_width, smooth[:, 3],
+                 second)
 
 
 class Cropper:
     """Cuts the head of frame k out of pictures of any size: upright, `size` pixels square, the face
     always as wide.
 
-    Raises FaceError("face too small") when the crop would be enlarged more than twice.
+    Raises FaceError("face too small") when the crop would be enlarged more than `enlarged` times.
     """
 
-    def __init__(self, track: Track, size: int = 96, fps: float = 30.0):
-        self.track, self.size = track, size
+    def __init__(self, track: Track, size: int = 96, fps: float = 30.0, enlarged: float = 2.0):
+        self.track, self.size, self.enlarged = track, size, enlarged
         smooth = ndimage.gaussian_filter1d(np.log(track.width), fps, mode="nearest")
         self.side = MARGIN * np.exp(smooth)
+        # in the picture, in its widths: a little below the box's, so that an open jaw stays inside
+        self.middle = track.centre + np.stack([0 * self.side, 0.06 * self.side], 1)
 
     def square(self, k: int, width: int) -> tuple[np.ndarray, float, float]:
         """Middle (x, y) and side in pixels of a picture so wide, and roll, of what frame k's crop
         shows."""
-        side, (x, y) = self.side[k] * width, self.track.centre[k] * width
-        if side < self.size / 2:
-            raise FaceError("face too small",
-                            expected=f">= {self.size / 2 / MARGIN:.0f} pixels wide",
+        side = self.side[k] * width
+        if side < self.size / self.enlarged:
+            least = self.size / self.enlarged / MARGIN
+            raise FaceError("face too small", expected=f">= {least:.0f} pixels wide",
                             found=f"{side / MARGIN:.0f}",
                             hint="record closer or at a higher resolution")
-        # a little below the box's centre, so that an open jaw stays inside
-        return np.array([x, y + 0.06 * side]), float(side), float(self.track.roll[k])
+        return self.middle[k] * width, float(side), float(self.track.roll[k])
+
+    def place(self, points_NK2: np.ndarray) -> np.ndarray:
+        """(N, K, 2) float32: points of the pictures, in picture widths, as fractions of the crop's
+        side."""
+        cosine, sine = np.cos(self.track.roll), np.sin(self.track.roll)
+        turn = np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], -2)
+        off = (points_NK2 - self.middle[:, None]) / self.side[:, None, None]
+        return (off @ np.swapaxes(turn, 1, 2) + 0.5).astype(np.float32)
 
     def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""

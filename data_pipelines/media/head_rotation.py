@@ -1,7 +1,8 @@
 """Rotations of heads: one convention, others' rotations in it, and the perspective fit that finds
 them from points of a face.
 
-The convention, that of the column `pose`: identity looks into the camera; yaw > 0 turns the nose to
+The convention, that of the column `pose`: identity looks into the camera, wherever the face is in
+the picture; yaw > 0 turns the nose to
 the picture's right, pitch > 0 looks down, roll > 0 tilts clockwise in the picture; a head is turned
 by yaw first, then by pitch, then by roll. The quaternion wxyz is that of a frame of x right, y up
 and z to the viewer, with z's sign turned, so that the angles count as said.
@@ -18,11 +19,13 @@ from data_pipelines.media.facial import shape
 AXES = {"y up, z near": (1, 1, -1),  # OpenGL, FLAME (SMIRK, DECA, EMOCA), Deep3DFaceRecon
         "y down, z away": (1, -1, 1),  # OpenCV: a camera's own frame
         "y down, z near": (-1, 1, 1)}  # pictures with depth
-FOCAL = 1.2  # of the camera, in the longer side of its picture: 45 degrees; most webcams have 45-60
+# of the camera from a face, in distances of the outer corners of its eyes: 70 cm. A screen's camera
+# is at 5 to 8, a studio's at 20; a crop of either looks as near as its source
+DISTANCE = 8.0
 SMOOTHING = 0.04  # seconds, standard deviation: as the track's
-RECIPE = {"kind": "perspective fit 1", "rotation": "full; yaw to the picture's right, pitch down, "
-          "roll clockwise", "focal": FOCAL, "shape": "mean of 8 people, adapted to the recording",
-          "smoothing": SMOOTHING}
+RECIPE = {"kind": "perspective fit 1", "rotation": "full, as the camera sees it; yaw to the "
+          "picture's right, pitch down, roll clockwise", "distance": DISTANCE,
+          "shape": "mean of 8 people, adapted to the recording", "smoothing": SMOOTHING}
 
 
 def matrix(q) -> np.ndarray:
@@ -85,35 +88,39 @@ _SEEN = 10.0  # frames that count for a person's shape: errors of neighbours are
 _TURNS, _SHAPES = 12, 3  # steps of the rotations, and of the shape
 _FRAMES = 600  # of a recording that the shape is found on
 _AT_ONCE = 4096
+_ENOUGH = 1e-4  # radians: a smaller step is the last one
 
 
-def fit(points_NK2, size: tuple[float, float], rate: float, weight_NK=None) -> np.ndarray:
+def fit(points_NK2, rate: float, weight_NK=None, distance: float = DISTANCE) -> np.ndarray:
     """(N, 4) float32: the head's rotation in every frame of one recording.
 
-    Rigid points of the face (facial/shape.py) are projected by one camera whose axis goes through
-    the picture's middle; rotations and places of all frames and one symmetric shape, near to the
-    mean of people, are those of least squares, outliers weighing less. Smoothed over SMOOTHING.
+    Rigid points of the face (facial/shape.py) are projected by one camera, which looks at the
+    face; rotations and places of all frames and one symmetric shape, near to the mean of people,
+    are those of least squares, outliers weighing less. Smoothed over SMOOTHING.
 
     Args:
-      points_NK2: 68 or 468 landmarks in pixels of the whole picture (not of a crop), NaN where a
-        frame has none: its rotation is interpolated.
-      size: width and height of the picture, pixels.
+      points_NK2: 68 or 468 landmarks, x to the right and y down in the picture, in any unit that is
+        the same for both and for all frames; NaN where a frame has none: its rotation is
+        interpolated.
       rate: frames a second.
       weight_NK: how far each point is to be trusted, 0 .. 1.
+      distance: of the camera from the face, as DISTANCE.
 
     Raises:
       UserError: another number of points, or not one frame that has them.
     """
-    points_NK2 = np.asarray(points_NK2, np.float64)
-    mean = shape.rigid(points_NK2.shape[1])
-    observed = points_NK2[:, mean.points]
+    mean = shape.rigid(np.shape(points_NK2)[1])
+    observed = np.asarray(points_NK2)[:, mean.points].astype(np.float64)
     known = np.isfinite(observed).all((1, 2))
     if not known.any():
         raise UserError("no rotation", where="points of a face", expected="a frame that has them",
                         found=f"none in {len(observed)}")
     weight = np.ones(observed.shape[:2]) if weight_NK is None else np.asarray(
         weight_NK, np.float64)[:, mean.points]
-    rays = (observed[known] - np.array(size) / 2) / (FOCAL * max(size))
+    rays = observed[known] - observed[known].mean(1, keepdims=True)
+    spread = np.sqrt(np.square(rays).sum((1, 2)))
+    flat = mean.xyz[:, :2] - mean.xyz[:, :2].mean(0)
+    rays *= np.sqrt(np.square(flat).sum()) / np.median(spread) / distance
     xyz = _shape_of(rays, weight[known], mean)
     turn = np.concatenate([_turns(rays[i:i + _AT_ONCE], weight[known][i:i + _AT_ONCE], xyz)[0]
                            for i in range(0, len(rays), _AT_ONCE)])
@@ -141,8 +148,9 @@ def _shape_of(rays_NR2, weight_NR, mean: shape.Shape) -> np.ndarray:
     """(R, 3) rigid points of this person, who is symmetric and near to the mean."""
     few = np.linspace(0, len(rays_NR2) - 1, min(len(rays_NR2), _FRAMES)).round().astype(int)
     rays, weight, xyz, flip = rays_NR2[few], weight_NR[few], mean.xyz, np.array([-1, 1, 1])
+    begin = None
     for _ in range(_SHAPES):
-        turn, place = _turns(rays, weight, xyz)
+        begin = turn, place = _turns(rays, weight, xyz, begin)
         error, slope, trust = _projected(rays, weight, xyz, turn, place)
         slope = slope @ turn[:, None]  # of the projections, by the points in the head
         slope, error = (place[:, 2, None, None, None] * slope,
@@ -166,14 +174,16 @@ def _upright(xyz_R3, mean_R3) -> np.ndarray:
     return own * np.sum(own * other) / np.sum(own * own) + mean_R3.mean(0)
 
 
-def _turns(rays_NR2, weight_NR, xyz_R3) -> tuple[np.ndarray, np.ndarray]:
+def _turns(rays_NR2, weight_NR, xyz_R3, begin=None) -> tuple[np.ndarray, np.ndarray]:
     """Rotation matrices (N, 3, 3) and places (N, 3: x, y, distance in eye distances) of a known
-    shape, by Gauss-Newton from the front."""
-    turn = np.tile(np.eye(3), (len(rays_NR2), 1, 1))
-    middle = rays_NR2.mean(1)
-    spread = np.sqrt(np.square(rays_NR2 - middle[:, None]).sum((1, 2)))
-    far = np.sqrt(np.square(xyz_R3[:, :2] - xyz_R3[:, :2].mean(0)).sum()) / spread
-    place = np.column_stack([middle * far[:, None] - xyz_R3[:, :2].mean(0), far])
+    shape, by Gauss-Newton from `begin` (such a pair), by default from the front."""
+    if begin is None:
+        turn = np.tile(np.eye(3), (len(rays_NR2), 1, 1))
+        flat = xyz_R3[:, :2] - xyz_R3[:, :2].mean(0)
+        far = np.sqrt(np.square(flat).sum() / np.square(rays_NR2).sum((1, 2)))
+        place = np.column_stack([np.tile(-xyz_R3[:, :2].mean(0), (len(far), 1)), far])
+    else:
+        turn, place = begin
     for _ in range(_TURNS):
         error, slope, trust = _projected(rays_NR2, weight_NR, xyz_R3, turn, place)
         head = xyz_R3 @ np.swapaxes(turn, 1, 2)
@@ -183,14 +193,17 @@ def _turns(rays_NR2, weight_NR, xyz_R3) -> tuple[np.ndarray, np.ndarray]:
                             np.stack([y, -x, zero], -1)], -2)  # of a head's points
         move = slope[..., :2]
         away = -slope[..., 2:]
-        jacobian = np.concatenate([slope @ by_turn, move, away], -1)
-        curve = np.einsum("nr,nrai,nraj->nij", trust, jacobian, jacobian)
+        jacobian = np.concatenate([slope @ by_turn, move, away], -1).reshape(len(turn), -1, 6)
+        weighted = np.swapaxes(jacobian * np.repeat(trust, 2, 1)[..., None], 1, 2)
+        curve = weighted @ jacobian
         curve += 1e-9 * np.trace(curve, axis1=1, axis2=2)[:, None, None] * np.eye(6)
-        pull = np.einsum("nr,nrai,nra->ni", trust, jacobian, error)
-        step = np.linalg.solve(curve, pull[..., None])[..., 0]
+        pull = weighted @ error.reshape(len(turn), -1, 1)
+        step = np.linalg.solve(curve, pull)[..., 0]
         turn = Rotation.from_rotvec(step[:, :3]).as_matrix() @ turn
         place = place + step[:, 3:]
         place[:, 2] = np.maximum(place[:, 2], 2.0)  # the nose stays before the camera
+        if np.abs(step[:, :3]).max() < _ENOUGH:
+            break
     return turn, place
 
 

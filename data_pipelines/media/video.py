@@ -13,6 +13,10 @@ from data_pipelines.media.containers import MediaError
 BACKGROUND = 255  # what shows through transparent pixels: white, here and in portraits
 # pictures by which one may be coded before it is shown (the most that H.264 allows)
 _REORDERED = 16
+# Seconds between looks at how a video is turned. A frame's list of side data refers to the frame,
+# and that to it (PyAV 18.1): such frames, of 3 to 25 MB, stay until garbage is collected.
+_TURNED = 1.0
+Turned = tuple[bool, bool, bool]  # rows and columns change places; mirrored; upended
 _WIDEST = 4.0  # a pixel this many times as wide as high, or the reverse, is a broken header
 
 
@@ -26,17 +30,17 @@ def iterate_video(path, max_side: int | None = None,
       "no video"; "truncated"; "damaged".
     """
     size = None
-    for time, duration, frame, pixel in shown(path, start):
+    for time, duration, frame, pixel, turned in shown(path, start):
         if size is None:
             size = _square(frame.width, frame.height, pixel, max_side)
-            size = size[::-1] if _orientation(frame)[0] else size
-        yield time, duration, upright(frame, size)
+            size = size[::-1] if turned[0] else size
+        yield time, duration, upright(frame, turned, size)
 
 
-def upright(frame, size: tuple[int, int] | None = None) -> np.ndarray:
+def upright(frame, turned: Turned, size: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a decoded frame, turned and mirrored as the file says. `size`: width
     and height of the result; None for those that it has."""
-    quarter, mirrored, upended = _orientation(frame)
+    quarter, mirrored, upended = turned
     if size is None:
         width, height = frame.width, frame.height
     else:
@@ -87,9 +91,9 @@ def video_times(path) -> np.ndarray:
 
 
 def shown(path, start: float | None = None):
-    """Yields (time, duration, decoded frame, how many times as wide as high its pixels are) in
-    order of presentation; `start` and errors as of `iterate_video`."""
-    last = -np.inf
+    """Yields (time, duration, decoded frame, how many times as wide as high its pixels are, how it
+    is turned) in order of presentation; `start` and errors as of `iterate_video`."""
+    last, asked, turned = -np.inf, -np.inf, None
     with containers.opened(path) as container:
         stream = containers.pictures(container, path)
         if stream is None:
@@ -103,8 +107,10 @@ def shown(path, start: float | None = None):
             time = last + usual if time is None and np.isfinite(last) else time or 0.0
             if time > last:
                 last = time
-                yield time, float(frame.duration
-                                  * frame.time_base) if frame.duration else usual, frame, pixel
+                if turned is None or frame.key_frame and time - asked >= _TURNED:
+                    turned, asked = _orientation(frame), time
+                yield time, float(frame.duration * frame.time_base) if frame.duration else usual, \
+                    frame, pixel, turned
     if last == -np.inf:
         raise MediaError("unreadable", path, expected="at least one picture", found="none")
 
@@ -135,7 +141,7 @@ def _square(width: int, height: int, pixel: float, max_side: int | None) -> tupl
     return max(1, round(wide * shrink)), max(1, round(high * shrink))
 
 
-def _orientation(frame) -> tuple[bool, bool, bool]:
+def _orientation(frame) -> Turned:
     """Whether rows and columns change places, and then the picture is mirrored left to right, and
     top to bottom.
 

@@ -6,8 +6,10 @@ too) and, besides,
     schema.json     meaning, unit and rate of every feature (TFDS has no place for these)
     recipes.json    how each feature was made
     ids.json        {split: [id of every record, in record order]}
+    <shard>.<feature>   frames that can be read one by one (frames.py); TFDS does not see them
     lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, for packing
     codecs/*.npz    fitted arrays
+    mended.json     {defect that was mended: number of examples}, of clips with that column
     made_from.json  what the dataset was made from (made_from.py)
     checksums.json  {file: {"sha256", "bytes"}} of the others, written last
 It is written in a hidden sibling and renamed once complete, so an interrupted job leaves nothing
@@ -32,6 +34,7 @@ from tqdm import tqdm
 
 from avjax.errors import StorageError, UserError
 from avjax.storage import failures
+from data_pipelines.store import frames
 from data_pipelines.store.merge import Merging
 from data_pipelines.store.records import Records
 from data_pipelines.store.resume import Partial, refuse_existing  # noqa: F401  (re-exported)
@@ -40,6 +43,8 @@ from data_pipelines.store.schema import (
     CODECS_DIR,
     IDS_FILE,
     LENGTHS_FILE,
+    MENDED,
+    MENDED_FILE,
     RECIPES_FILE,
     SCHEMA_FILE,
     Feature,
@@ -97,9 +102,11 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
                         found=str(list(features)))
     with contextlib.ExitStack() as stack:
         job = out_dir if isinstance(out_dir, Partial) else stack.enter_context(Partial(out_dir))
+        apart = [n for n, f in features.items() if f.apart]
         job.expect({"name": name, "recipes": recipes,
                     "features": {n: list(f.shape) for n, f in features.items()},
-                    "codecs": {n: arrays_hash(arrays) for n, arrays in (codecs or {}).items()}})
+                    "codecs": {n: arrays_hash(arrays) for n, arrays in (codecs or {}).items()}}
+                   | ({"apart": apart} if apart else {}))
         def written(job, splits, shown=None) -> SplitWriter:
             writer = SplitWriter(job, name, features, max_bad, SHARD_BYTES, SHARD_SECONDS)
             for split, items in splits.items():
@@ -127,6 +134,8 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         _write_json(tmp / SCHEMA_FILE, {n: dataclasses.asdict(f) for n, f in features.items()})
         _write_json(tmp / RECIPES_FILE, recipes)
         _write_json(tmp / IDS_FILE, writer.ids, indent=None)
+        if MENDED in features:
+            _write_json(tmp / MENDED_FILE, dict(writer.mended.most_common()))
         np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key,
                                         values in writer.lengths.items()})
         for codec, arrays in (codecs or {}).items():
@@ -180,11 +189,11 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
                             hint=f"copy the folder again, or {_REMAKE}")
     for file, recorded in checksums.items():
         _check_file(directory / file, recorded, contents=file.endswith(".json"), missing=missing)
-    schema = {n: Feature(tuple(f["shape"]), f["dtype"], f["meaning"], f["unit"], f["rate"])
+    schema = {n: Feature(**f | {"shape": tuple(f["shape"])})
               for n, f in _read_json(directory / SCHEMA_FILE).items()}
     builder = tfds.builder_from_directory(str(directory))
     found = {n: _describe(f) for n, f in builder.info.features.items()}
-    expected = {n: (f.shape, f.dtype) for n, f in schema.items()}
+    expected = {n: (f.shape, f.dtype) for n, f in schema.items() if not f.apart}
     if found != expected:
         raise UserError("features.json does not fit schema.json", where=str(directory),
                         expected=str(expected),
@@ -207,8 +216,10 @@ class Dataset:
     splits: dict[str, int]
     checksums: dict[str, dict]
 
-    def source(self, split: str, fields: Iterable[str] | None = None) -> "Source":
-        """Random access to the examples of a split, decoding `fields` only (all by default)."""
+    def source(self, split: str, fields: Iterable[str] | None = None, *,
+               lazy: bool = False) -> "Source":
+        """Random access to the examples of a split, decoding `fields` only (all by default). With
+        `lazy`, those stored apart are `frames.Frames`, of which what is indexed is read."""
         if split not in self.splits:
             raise UserError("unknown split", where=str(self.dir), expected=" or ".join(self.splits),
                             found=split,
@@ -219,7 +230,7 @@ class Dataset:
                 raise UserError("unknown feature", where=str(self.dir),
                                 expected=" or ".join(self.features),
                                 found=field)
-        return Source(self, split, fields)
+        return Source(self, split, fields, lazy)
 
     @property
     def content(self) -> str:
@@ -269,14 +280,19 @@ class Source(Sequence):
     """Examples of one split by index: dicts of read-only numpy arrays and str. Threads may share
     it; it pickles."""
 
-    def __init__(self, dataset: Dataset, split: str, fields: tuple[str, ...]):
-        self._dataset, self._split, self._fields = dataset, split, fields
+    def __init__(self, dataset: Dataset, split: str, fields: tuple[str, ...], lazy: bool = False):
+        self._dataset, self._split, self._fields, self._lazy = dataset, split, fields, lazy
         self._features = dataset.features
         self._connector = connector({f: dataset.features[f] for f in fields})
         info = tfds.builder_from_directory(str(dataset.dir)).info.splits[split]
         self._records = Records([(dataset.dir / file, count, dataset.checksums[file]["sha256"])
                                  for file,
                                  count in zip(info.filenames, info.shard_lengths, strict=True)])
+        apart = [n for n in fields if dataset.features[n].apart]
+        lengths = dataset.lengths(split, apart) if apart else {}
+        # (first frame in the shard's file, frames) of every example
+        self._apart = {n: np.stack([frames.starts(lengths[n], info.shard_lengths), lengths[n]], 1)
+                       for n in apart}
 
     @property
     def ids(self) -> list[str]:
@@ -291,14 +307,25 @@ class Source(Sequence):
             raise IndexError(f"example {index} of {len(self)}")
         with self._explained(index):
             example = self._connector.deserialize_example_np(self._records[index])
-            return {n: v.decode() if self._features[n].dtype == "str" else v for n,
-                    v in example.items()}
+            example = {n: v.decode() if self._features[n].dtype == "str" else v for n,
+                       v in example.items()}
+        for name in self._apart:
+            frames_of = self._frames(name, index)
+            example[name] = frames_of if self._lazy else np.asarray(frames_of)
+        return example
+
+    def _frames(self, name: str, index: int) -> frames.Frames:
+        shard = self._records.shard_of(index)
+        path = shard.with_name(frames.beside(shard.name, name))
+        start, length = map(int, self._apart[name][index])
+        return frames.Frames(path, start, length, self._features[name],
+                             functools.partial(self._explained, index, path))
 
     def __repr__(self) -> str:
         return f"Source({str(self._dataset.dir)!r}, {self._split!r}, fields={self._fields})"
 
     @contextlib.contextmanager
-    def _explained(self, index: int):
+    def _explained(self, index: int, file: pathlib.Path | None = None):
         """Turns errors of ArrayRecord and protobuf into ones that name the file: a shard is corrupt
         only if its checksum differs; otherwise the storage failed."""
         try:
@@ -306,7 +333,7 @@ class Source(Sequence):
         except (UserError, StorageError):
             raise
         except Exception as error:
-            shard = self._records.shard_of(index)
+            shard = file or self._records.shard_of(index)
             failures.check(error, shard)
             said = (f"{type(error).__name__} at example {index} of split {self._split}: "
                     f"{str(error)[:200]}")

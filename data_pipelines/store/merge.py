@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 from avjax.errors import UserError
 from avjax.storage import atomic
-from data_pipelines.store import made_from
+from data_pipelines.store import frames, made_from
 
 JOURNAL = "journal.jsonl"
 
@@ -91,7 +91,8 @@ class Merging:
                 if record["file"]:
                     number = counts[record["split"]] = counts.get(record["split"], -1) + 1
                     name = f"{record['split']}-{number:05d}.open"
-                    atomic.link(folder / "data" / record["file"], self.data / name)
+                    for old, new in zip(files(record), files(record, name), strict=True):
+                        atomic.link(folder / "data" / old, self.data / new)
                     record = record | {"file": name}
                 self._records.append(record)
         self._check_ids()
@@ -109,8 +110,8 @@ class Merging:
         """Replaces the files of `records` by `record["file"]`, which has their content; the parts
         keep theirs."""
         self._records = joined([*self._records, record | {"joins": [r["file"] for r in records]}])
-        for old in records:
-            (self.data / old["file"]).unlink()
+        for file in (file for old in records for file in files(old)):
+            (self.data / file).unlink()
 
     def rename(self, names: dict[str, str]) -> None:
         """Gives files of `data` their final names."""
@@ -172,6 +173,13 @@ def journal(path: pathlib.Path) -> list[dict]:
         except ValueError:
             break
     return records
+
+
+def files(record: dict, file: str = "") -> list[str]:
+    """A record's finished files: its shard, named `file` instead where that is given, and what
+    lies beside it."""
+    file = file or record["file"]
+    return [file, *(frames.beside(file, name) for name in record.get("beside", ()))]
 
 
 def joined(records: list[dict], there: Callable[[dict], bool] = lambda record: True) -> list[dict]:

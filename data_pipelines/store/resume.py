@@ -138,7 +138,8 @@ class Partial:
                             "back")
 
     def commit(self, record: dict) -> None:
-        """Adds a record to the journal; its "file" of `data`, if it has one, is finished."""
+        """Adds a record to the journal; its "file" of `data`, if it has one, is finished, and what
+        is "beside" it (frames.py) is synchronised."""
         if self.resumable and record.get("file"):
             with open(self.data / record["file"], "rb") as file:
                 os.fsync(file.fileno())
@@ -153,8 +154,8 @@ class Partial:
         """Replaces the files of `records` by `record["file"]`, which has their content."""
         self.commit(record | {"joins": [r["file"] for r in records]})
         self._records = merge.joined(self._records)
-        for old in records:
-            (self.data / old["file"]).unlink()
+        for file in (file for old in records for file in merge.files(old)):
+            (self.data / file).unlink()
 
     def rename(self, names: dict[str, str]) -> None:
         """Gives finished files of `data` their final names; a restart undoes that."""
@@ -223,7 +224,7 @@ class Partial:
             if record.get("file") and not self._is_there(record):
                 break
             self._records.append(record)
-        known = {r["file"] for r in self._records if r.get("file")}
+        known = {file for r in self._records if r.get("file") for file in merge.files(r)}
         for file in self.data.iterdir():
             if file.name not in known:
                 file.unlink() if file.is_file() else shutil.rmtree(file)
@@ -239,9 +240,11 @@ class Partial:
                    hint="repeat those to continue it, or delete that folder to begin anew")
 
     def _is_there(self, record: dict) -> bool:
-        """Whether a finished file is there with its recorded size."""
-        path = self.data / record["file"]
-        return path.is_file() and path.stat().st_size == record["bytes_on_disk"]
+        """Whether a finished file is there with its recorded size, and what is beside it."""
+        sizes = [record["bytes_on_disk"], *record.get("beside", {}).values()]
+        paths = [self.data / file for file in merge.files(record)]
+        return all(path.is_file() and path.stat().st_size == size
+                   for path, size in zip(paths, sizes, strict=True))
 
     def _add(self, record: dict) -> None:
         self._records.append(record)

@@ -15,11 +15,13 @@ from avjax.storage import made
 # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
 RECIPES_FILE = "recipes.json"
 # recipes[FAMILY] = {"kind": a folder of data_pipelines/features}: whose `StreamDecoder` decodes
+MENDED = "mended"  # column of clips: JSON list of defects of the source that were mended
 FAMILY = "family"
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}
 # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
+MENDED_FILE = "mended.json"
 CHECKSUMS_FILE = "checksums.json"
 # the codec that maps a speaker's name to what a system needs to be that speaker
 SPEAKERS = "speakers"
@@ -30,13 +32,14 @@ CODECS_DIR = "codecs"
 @dataclasses.dataclass(frozen=True)
 class Feature:
     """One column. `shape` uses None for the time axis (always first); dtype "str" is a unicode
-    scalar."""
+    scalar. `apart`: a sequence of large frames, stored so that some can be read (frames.py)."""
 
     shape: tuple[int | None, ...]
     dtype: str
     meaning: str
     unit: str = ""
     rate: float | None = None
+    apart: bool = False
 
 
 def recipe_hash(recipe: dict) -> str:

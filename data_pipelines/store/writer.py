@@ -15,8 +15,10 @@ from array_record.python import array_record_module
 
 from avjax.errors import UserError
 from avjax.storage import failures
+from data_pipelines.store import frames
+from data_pipelines.store.merge import files
 from data_pipelines.store.resume import Partial
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import MENDED, Feature
 
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 _SUFFIX = "array_record"
@@ -40,19 +42,19 @@ Item = dict | Callable[[], dict | Iterable[dict | Unusable]]
 
 
 def connector(features: dict[str, Feature]) -> tfds.features.FeaturesDict:
-    """TFDS's description of the columns; it serializes and parses examples."""
+    """TFDS's description of the columns that records hold; it serializes and parses examples."""
     return tfds.features.FeaturesDict({
         n: tfds.features.Text() if f.dtype == "str" else
         tfds.features.Tensor(shape=f.shape, dtype=np.dtype(f.dtype),
                              encoding=tfds.features.Encoding.BYTES)
-        for n, f in features.items()})
+        for n, f in features.items() if not f.apart})
 
 
 class SplitWriter:
     """Writes items to shards of `job.data`, and has the job note every shard that is finished.
 
     `ids` {split: ids}, `lengths` {"split.feature": lengths}, `refused` [{split, id, reason,
-    detail}], all of finished shards.
+    detail}], `mended` {defect: number of examples}, all of finished shards.
     """
 
     def __init__(self, job: Partial, name: str, features: dict[str, Feature], max_bad: float,
@@ -64,8 +66,9 @@ class SplitWriter:
         self._shard_bytes = shard_bytes
         self._shard_seconds = shard_seconds
         self._seen = set()
+        self._apart = {n: f for n, f in features.items() if f.apart}
         self._sequences = [n for n, f in features.items() if f.shape[:1] == (None,)]
-        self.ids, self.lengths, self.refused = {}, {}, []
+        self.ids, self.lengths, self.refused, self.mended = {}, {}, [], Counter()
 
     def write(self, split: str, items: Iterable[Item]) -> None:
         """The items of a split, after those that an interrupted job has finished."""
@@ -88,9 +91,13 @@ class SplitWriter:
                                               "detail": str(example)})
                         continue
                     _check_example(example, self._features, split, self._seen)
+                    held = {n: example[n] for n in example if n not in self._apart}
                     shard.add(example["id"], {n: len(example[n]) for n in self._sequences},
                               self.connector._example_serializer.serialize_example(
-                                  self.connector.encode_example(example)))
+                                  self.connector.encode_example(held)))
+                    shard.beside.add(example)
+                    if MENDED in self._features:
+                        shard.mended.update(json.loads(example[MENDED]))
                 position += 1
                 old = self._job.resumable and shard.age >= self._shard_seconds
                 if shard.size >= self._shard_bytes or old:
@@ -123,21 +130,24 @@ class SplitWriter:
             group = [record] if small else []
 
     def _join(self, split: str, records: list[dict]) -> None:
-        shard = _Shard(self._job.data / (records[0]["file"] + "+"))
+        shard = _Shard(self._job.data / (records[0]["file"] + "+"), self._apart)
         try:
             for record in records:
                 reader = array_record_module.ArrayRecordReader(str(self._job.data / record["file"]))
                 for row in zip(record["ids"], record["lengths"], reader.read_all(), strict=True):
                     shard.add(*row)
                 reader.close()
-            shard.close()
+                shard.beside.take(self._job.data / record["file"])
+            sizes = shard.close()
         except BaseException:
             shard.drop()
             raise
         self._job.join(records, {"split": split, "position": records[-1]["position"],
                                  "file": shard.path.name, "ids": shard.ids, "num_bytes": shard.size,
-                                 "lengths": shard.lengths,
-                                 "refused": [r for record in records for r in record["refused"]]})
+                                 "lengths": shard.lengths, "beside": sizes,
+                                 "refused": [r for record in records for r in record["refused"]],
+                                 "mended": dict(sum((Counter(r.get("mended", {}))
+                                                     for r in records), Counter()))})
 
     def close(self, split: str) -> tfds.core.SplitInfo:
         """Gives the shards their final names, which contain their number."""
@@ -146,7 +156,8 @@ class SplitWriter:
                                                  split=split, filetype_suffix=_SUFFIX)
         names = [template.sharded_filepath(shard_index=i, num_shards=len(records)).name
                  for i in range(len(records))]
-        self._job.rename({r["file"]: name for r, name in zip(records, names, strict=True)})
+        self._job.rename({old: new for r, name in zip(records, names, strict=True)
+                          for old, new in zip(files(r), files(r, name), strict=True)})
         return tfds.core.SplitInfo(name=split, shard_lengths=[len(r["ids"]) for r in records],
                                    num_bytes=sum(r["num_bytes"] for r in records),
                                    filename_template=template)
@@ -199,34 +210,43 @@ class SplitWriter:
 
     def _open(self, split: str) -> "_Shard":
         index = sum(bool(r["file"]) for r in self._job.records(split))
-        return _Shard(self._job.data / f"{split}-{index:05d}.open")
+        return _Shard(self._job.data / f"{split}-{index:05d}.open", self._apart)
 
     def _commit(self, split: str, shard: "_Shard", position: int) -> None:
         try:
-            shard.close()
+            sizes = shard.close()
         except Exception:
             shard.drop()
             raise
         record = {"split": split, "position": position, "file": shard.path.name if shard.ids
                   else None, "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
-                  "refused": shard.refused}
+                  "refused": shard.refused, "mended": dict(shard.mended)
+                  } | ({"beside": sizes} if sizes else {})
         self._job.commit(record)
         self._count(split, record)
 
     def _count(self, split: str, record: dict) -> None:
         self.ids[split] += record["ids"]
         self.refused += record["refused"]
+        self.mended.update(record.get("mended", {}))
         self._seen.update(record["ids"])
         for n in self._sequences:
             self.lengths[f"{split}.{n}"] += [row[n] for row in record["lengths"]]
 
 
 class _Shard:
-    """One ArrayRecord file; opened with its first record."""
+    """One ArrayRecord file, opened with its first record, and what is `beside` it."""
 
-    def __init__(self, path: pathlib.Path):
-        self.path, self.size, self.ids, self.lengths, self.refused = path, 0, [], [], []
-        self._writer, self._born = None, time.monotonic()
+    def __init__(self, path: pathlib.Path, apart: dict[str, Feature]):
+        self.path, self.ids, self.lengths, self.refused = path, [], [], []
+        self.beside = frames.Writer(path, apart)
+        self._held = 0
+        self._writer, self._born, self.mended = None, time.monotonic(), Counter()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self._held + self.beside.size
 
     @property
     def age(self) -> float:
@@ -237,14 +257,16 @@ class _Shard:
         if not self._writer:
             self._writer = array_record_module.ArrayRecordWriter(str(self.path), _RECORD_OPTIONS)
         self._writer.write(record)
-        self.size += len(record)
+        self._held += len(record)
         self.ids.append(id)
         self.lengths.append(lengths)
 
-    def close(self) -> None:
+    def close(self) -> dict[str, int]:
+        """Bytes of the files beside it."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        return self.beside.close()
 
     def drop(self) -> None:
         """Closes and removes an unfinished shard: no restart uses it, and it may be what fills
@@ -252,6 +274,7 @@ class _Shard:
         with contextlib.suppress(Exception):
             self.close()
         self.path.unlink(missing_ok=True)
+        self.beside.drop()
 
 
 def _check_example(example: dict, features: dict[str, Feature], split: str, seen: set) -> None:

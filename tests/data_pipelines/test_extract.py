@@ -199,6 +199,45 @@ def test_wav2vec2_logits_land_on_the_clock(tmp_path, clips, monkeypatch):
     np.testing.assert_allclose(tokens[inside, 0], seconds[inside], atol=1e-4)
 
 
+def test_tokens_are_of_the_own_speech_where_a_voice_activity_says_so(tmp_path, monkeypatch):
+    """A stand-in network whose logits are the loudness of what it hears."""
+    from avjax.encoders import wav2vec2
+
+    class Network:
+        @classmethod
+        def from_checkpoint(cls, path):
+            return cls()
+
+        def __call__(self, audio):
+            frames = (len(audio) - 400) // 320 + 1
+            heard = [np.abs(audio[320 * k:320 * k + 400]).max() for k in range(frames)]
+            return np.tile(np.array(heard)[:, None], 29)
+
+    monkeypatch.setattr(wav2vec2, "Wav2Vec2CTC", Network)
+    (tmp_path / "weights").write_bytes(b"x")
+    both = []
+    for i in range(2):  # one speaks in the first half, the other in the second, and both leak
+        one = clip(i, 4.0, partner=True)
+        first = np.arange(len(one["audio"])) < len(one["audio"]) // 2
+        speech = one["audio"].astype(np.float64)
+        one["audio"], one["partner_audio"] = ((speech * np.where(mask, 1, 0.05)).astype(np.int16)
+                                              for mask in (first, ~first))
+        both.append(one)
+    clips = write_clips(tmp_path / "clips", partner=True, train=both[:1], valid=both[1:])
+    recipes = []
+    for activity in (None, "energy"):
+        out = extract.extract(clips.dir, tmp_path / f"out{activity}", tokens="wav2vec2",
+                              weights=tmp_path / "weights", activity=activity)
+        recipes.append(out.recipes["tokens"])
+        example = out.source("train")[0]
+        third = len(example["tokens"]) // 3
+        for name, leaked in (("tokens", slice(2 * third, None)), ("partner_tokens", slice(third))):
+            assert (example[name][leaked] > 0).any() == (activity is None)
+            own = example[name][slice(third) if name == "tokens" else slice(2 * third, None)]
+            assert (own > 0).mean() > 0.95
+    assert recipes[1]["activity"]["kind"] == "energy" and "activity" not in recipes[0]
+
+
 @pytest.fixture(scope="module")
 def vae_workdir(tmp_path_factory):
     """An untrained head VAE's checkpoint."""
@@ -269,6 +308,8 @@ def test_loader_takes_extracted_features_and_refuses_another_mel(features):
     ((), dict(mode="cubic"), "unknown resample"),
     ((), dict(tokens="wav2vec2"), "need weights.*hint"),
     ((), dict(tokens="wav2vec2", weights="/nowhere"), "need weights.*nowhere"),
+    ((), dict(activity="energy"), "do not look at the voice activity.*wav2vec2"),
+    ((), dict(tokens="wav2vec2", activity="loud"), "unknown voice activity.*energy or neural"),
     ((), dict(head="vae"), "head VAE is needed"),
     ((), dict(head="vae", head_vae="/nowhere"), "no checkpoint here.*nowhere"),
     ((), dict(fit_split="test", tokens="units"), "unknown split"),

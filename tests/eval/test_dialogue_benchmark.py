@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avjax.encoders import portrait
+from avjax.errors import UserError
 from avjax.inference.generator import Generator
 from avjax.signal import mel
 from avjax.systems import api
@@ -181,8 +182,22 @@ def test_voices_of_worse_portraits(tmp_path):
                               full=False).models.keys() == {"model"}
 
 
-def config():
-    evaluate = types.SimpleNamespace(seed=0, tasks=(), batch_size=4)
+def test_a_voice_activity_is_part_of_what_is_measured(dataset):
+    made = {activity: dialogue.Benchmark(config(activity=activity), ToyDecoder(), dataset,
+                                         ToySystem())
+            for activity in ("energy", "energy:pad_ms=0")}
+    made[None] = dialogue.Benchmark(config(), ToyDecoder(), dataset, ToySystem())  # as before it
+    assert made["energy"].recipe_hash == made[None].recipe_hash
+    other = made["energy:pad_ms=0"]
+    assert other.recipe_hash != made[None].recipe_hash
+    assert other.recipes["gap_mean_s"]["vad"]["pad_ms"] == 0
+    assert other.baseline("truth", "valid", 0).detector.options.pad_ms == 0
+    with pytest.raises(UserError, match="unknown voice activity.*config.evaluate.activity"):
+        dialogue.Benchmark(config(activity="loud"), ToyDecoder(), dataset, ToySystem())
+
+
+def config(**evaluation):
+    evaluate = types.SimpleNamespace(seed=0, tasks=(), batch_size=4, **evaluation)
     return types.SimpleNamespace(evaluate=evaluate, data=types.SimpleNamespace(train_split="train"))
 
 

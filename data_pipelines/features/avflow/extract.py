@@ -18,6 +18,7 @@ from typing import Annotated
 
 import numpy as np
 
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import level, mel, resample
 from data_pipelines.declared import MaxBad, Option
@@ -43,6 +44,9 @@ def extract(
                                            "brings one")] = None,
     weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
                                           "--tokens=wav2vec2")] = None,
+    activity: Annotated[str | None, Option("keeps to each channel's own speech, for "
+                                           "--tokens=wav2vec2: "
+                                           + voice_activity.HELP)] = None,
     units: Annotated[int, Option("number of k-means units, for --tokens=units",
                                  least=2)] = tokens_of.UNITS,
     seed: Annotated[int, Option("of that fit")] = 0,
@@ -67,12 +71,14 @@ def extract(
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     header = head_pose.make(head, clips, head_vae)
+    detector = tokens_of.detector(tokens, activity)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae,
                     weights=weights, units=units, loudness=loudness,
-                    seed=seed, mode=mode, fit_split=fit_split) as job:
+                    seed=seed, mode=mode, fit_split=fit_split,
+                    **({"activity": activity} if activity else {})) as job:
         speech_level = LOUDNESS[loudness]
         tokenizer = tokens_of.make(job, tokens, clips, weights, units, seed, mode, max_bad,
-                                   fit_split, speech_level)
+                                   fit_split, speech_level, detector)
         return _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split, name,
                       progress)
 

@@ -2,7 +2,8 @@
 
     phones    the clips' phoneme features
     units     k-means of the mel frames, one-hot
-    wav2vec2  CTC logits of a checkpoint
+    wav2vec2  CTC logits of a checkpoint; with a voice activity, of sound in which each channel is
+              silent where its own speaker is, so that nobody's tokens hold the other's words
     given     CTC logits that the clips carry, computed by their corpus' owners
 """
 
@@ -13,9 +14,9 @@ import pathlib
 import numpy as np
 import soxr
 
-from avjax.encoders import wav2vec2
+from avjax.encoders import voice_activity, wav2vec2
 from avjax.errors import UserError
-from avjax.signal import kmeans, mel, resample
+from avjax.signal import kmeans, level, mel, resample
 from data_pipelines.features.common import clips as common
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import arrays_hash, recipe_hash
@@ -42,11 +43,22 @@ class Tokenizer:
         return self.call(*args)
 
 
+def detector(kind: str, activity: str | None) -> voice_activity.Detector | None:
+    """The voice activity of an option. UserError: none such, or tokens that do not look at it."""
+    if activity and kind != "wav2vec2":
+        raise UserError("tokens that do not look at the voice activity", where="--activity",
+                        expected="--tokens=wav2vec2", found=f"--tokens={kind}",
+                        hint="leave --activity out")
+    return voice_activity.Detector.parse(activity) if activity else None
+
+
 def make(job, kind, clips, weights, units, seed, mode, max_bad, fit_split,
-         speech_level: dict | None) -> Tokenizer:
+         speech_level: dict | None,
+         detector: voice_activity.Detector | None = None) -> Tokenizer:
     """The tokenizer of a kind. Raises UserError: clips or weights that lack what it needs.
 
     speech_level: recipe of the level that sound is brought to; None as it was recorded.
+    detector: keeps wav2vec2's tokens to each channel's own speech.
     """
     if kind == "phones":
         return _phones(clips, mode)
@@ -56,7 +68,7 @@ def make(job, kind, clips, weights, units, seed, mode, max_bad, fit_split,
         return _units(fitted["centroids"], units, speech_level)
     if kind == "given":
         return _given(clips, mode)
-    return _wav2vec2(weights, mode, speech_level)
+    return _wav2vec2(weights, mode, speech_level, detector)
 
 
 def _phones(clips, mode) -> Tokenizer:
@@ -86,20 +98,30 @@ def _units(centroids, units, speech_level) -> Tokenizer:
                      arrays={"centroids": centroids})
 
 
-def _wav2vec2(weights, mode, speech_level) -> Tokenizer:
+def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
     if weights is None or not pathlib.Path(weights).exists():
         raise UserError("wav2vec2 tokens need weights", where="--weights",
                         expected="a wav2vec2 CTC checkpoint", found=str(weights),
                         hint="give its path, or use --tokens=units")
     encoder = wav2vec2.Wav2Vec2CTC.from_checkpoint(weights)
 
+    def own_speech(clip, prefix):
+        prefixes = [p for p in ("", "partner_") if f"{p}audio" in clip]
+        found = detector.separated([clip[f"{p}audio"] for p in prefixes], mel.RECIPE["sample_rate"])
+        return level.normalised(found[prefixes.index(prefix)], mel.RECIPE["sample_rate"],
+                                speech_level)
+
     def logits(clip, prefix, audio, mel_TM, frames):
+        if detector:
+            audio = own_speech(clip, prefix)
         x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"],
                                                 wav2vec2.SAMPLE_RATE)), np.float32)
         return _logits_on_clock(x_TC, audio, frames, mode)
 
     return Tokenizer({"kind": "wav2vec2-ctc", "weights": file_hash(weights), "values": "logits",
-                      **_levelled(speech_level)}, WIDTH, "CTC logits of wav2vec2", logits)
+                      **_levelled(speech_level),
+                      **({"activity": detector.recipe} if detector else {})}, WIDTH,
+                     "CTC logits of wav2vec2", logits)
 
 
 def _given(clips, mode) -> Tokenizer:

@@ -11,6 +11,7 @@ import numpy as np
 from avjax.codecs import eigenface
 from avjax.errors import UserError
 from avjax.signal import rates, resample
+from data_pipelines.features.common.portraits import SEARCHABLE
 from data_pipelines.media import faces
 from data_pipelines.store.schema import arrays_hash
 
@@ -51,6 +52,16 @@ class Painter:
             _CODES if self.has_motion else ()) + (("portrait",) if "portrait" in clips.features
                                                   else ())
         self.columns = tuple(c for c in self.columns if c in clips.features)
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether portraits are framed as the pictures are: made of them, or one of them. Recorded
+        portraits of the pictures' size are that, unless they are large enough to be looked at."""
+        if "portrait" not in self.columns:
+            return True
+        sides = [self._clips.features[c].shape[-3:-1] for c in ("portrait", "pictures")
+                 if c in self._clips.features]
+        return len(sides) == 2 and sides[0] == sides[1] and min(sides[0]) < SEARCHABLE
 
     @property
     def recipe(self) -> dict:

@@ -35,13 +35,24 @@ def speaker_prefixes(clips) -> tuple[str, ...]:
 @dataclasses.dataclass(frozen=True)
 class Conversation:
     """One dialogue. audio: (N,) float32 of every speaker, `frames` / RATE seconds, each at the
-    level of speech; script: with times where known."""
+    level of speech; script: with times where known, without turns where nobody's words are."""
 
     clip: dict
     names: tuple[str, ...]
     audio: tuple[np.ndarray, ...]
     script: script.Script
     frames: int
+
+    @property
+    def spoken(self) -> list[tuple[float, float]]:
+        """(start, end) of every turn with what is heard in it, seconds; [] where not known."""
+        turns = self.script.turns
+        if any(t.start is None for t in turns):
+            return []
+        if turns:
+            return [(t.start, max([t.end, *(b.end for b in t.backchannels)])) for t in turns]
+        return sorted((e["start"], e["end"]) for e in json.loads(self.clip.get("events", "[]"))
+                      if e["kind"] in ("turn", "backchannel"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +65,8 @@ class Piece:
 
 
 def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = (), *,
-                 rate: int = SAMPLE_RATE, level: dict | None = level_library.RECIPE
-                 ) -> Conversation:
+                 rate: int = SAMPLE_RATE, level: dict | None = level_library.RECIPE,
+                 needs_script: bool = True) -> Conversation:
     """The dialogue of a clip dataset's record.
 
     Args:
@@ -64,6 +75,7 @@ def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()
       tracks: frames at RATE that the pictures of each speaker last, where there are any.
       rate: of the sound, Hz, a multiple of RATE.
       level: recipe of the level that every channel is brought to; None = as it comes.
+      needs_script: False takes it without one, and looks for none.
 
     Raises:
       store.Unusable: lengths differ, silent channel, channels swapped, one channel twice, no
@@ -85,7 +97,7 @@ def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()
         if not len(a) or np.abs(a).max() < _SILENT:
             raise Unusable("silent channel", expected="speech of every speaker",
                            found=f"nothing of {name}")
-    said = _script(clip, names, prefixes)
+    said = _script(clip, names, prefixes) if needs_script else script.Script((), names)
     _check_channels(audio, said, names, hop)
     audio = tuple(level_library.normalised(a, rate, level) for a in audio)
     return Conversation(clip, names, audio, said, frames)
@@ -96,17 +108,16 @@ def pieces(record: Conversation, max_seconds: float) -> Iterator[Piece | Unusabl
     each piece as long as it may be. Where turns follow each other without a silence for longer than
     that, those are left out, as an Unusable."""
     limit = int(max_seconds * RATE)
-    turns = record.script.turns
     if record.frames <= limit:
         yield Piece(0, record.frames, record.script)
         return
-    if any(t.start is None for t in turns):
+    if not record.spoken:
         yield Unusable("too long", expected=f"at most {max_seconds:g} s, or known times to cut it "
                                             "by",
                        found=f"{record.frames / RATE:.1f} s",
                        hint="raise --max_seconds, or prepare the times")
         return
-    cuts = _cuts(turns, record.frames)  # (frame, number of turns before it)
+    cuts = _cuts(record.spoken, record.frames)  # (frame, number of turns before it)
     first = 0
     while first < len(cuts) - 1:
         last = max((k for k in range(first + 1, len(cuts)) if cuts[k][0] - cuts[first][0] <= limit),
@@ -122,13 +133,13 @@ def pieces(record: Conversation, max_seconds: float) -> Iterator[Piece | Unusabl
         first = last or first + 1
 
 
-def _cuts(turns, frames: int) -> list[tuple[int, int]]:
+def _cuts(spoken, frames: int) -> list[tuple[int, int]]:
     cuts, latest = [(0, 0)], 0.0
-    for k, turn in enumerate(turns):
-        if k and turn.start > latest:
-            cuts.append((round((turn.start + latest) / 2 * RATE), k))
-        latest = max([latest, turn.end, *(b.end for b in turn.backchannels)])
-    return [*(c for c in cuts if c[0] < frames), (frames, len(turns))]
+    for k, (start, end) in enumerate(spoken):
+        if k and start > latest:
+            cuts.append((round((start + latest) / 2 * RATE), k))
+        latest = max(latest, end)
+    return [*(c for c in cuts if c[0] < frames), (frames, len(spoken))]
 
 
 def _script(clip, names, prefixes) -> script.Script:
@@ -151,7 +162,7 @@ def _check_channels(audio, said: script.Script, names, hop: int) -> None:
                 raise Unusable("one channel twice", expected="a clean channel of every speaker",
                                found=f"{names[j]} and {names[i]} sound the same",
                                hint="separate the speakers")
-    if any(t.start is None for t in said.turns):
+    if not said.turns or any(t.start is None for t in said.turns):
         return
     frames = power_SN.shape[1]
     active_SN = np.zeros((len(audio), frames), bool)

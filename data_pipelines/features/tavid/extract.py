@@ -2,7 +2,8 @@
 in it.
 
 A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
-    tokens (n,), token_speaker (n,), turns (K, 6)      of its script, see tokenizer.py
+    tokens (n,), token_speaker (n,), turns (K, 6)      of its script, see tokenizer.py; absent
+                                     where no dialogue has one
     units (2 T25, S)                 semantic units at 50 Hz of each speaker's whole channel, then
                                      cut; 0 is silence where they are fitted
     mel (441 * 2 T25 // 256, S, 80)  normalised log-mel of each channel
@@ -17,6 +18,7 @@ conversations.py for channels, features/common/portraits.py for portraits.
 
 import functools
 import json
+import sys
 import zlib
 from typing import Annotated
 
@@ -36,6 +38,8 @@ from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature
 
+SCRIPTS = ("auto", "needed", "none")
+
 
 def extract(
     clips_dir, out_dir, *,
@@ -53,6 +57,9 @@ def extract(
     layer: Annotated[int, Option("of the checkpoint")] = 35,
     tokens: Annotated[str, Option("characters, phonemes, or the path of BERT's "
                                   "vocab.txt")] = "characters",
+    scripts: Annotated[str, Option("dialogues without a script: left out (needed), or everything "
+                                   "without text, for all parts but the text model (none); auto: "
+                                   "none where no dialogue has one", SCRIPTS)] = "auto",
     size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
     zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
     video: Annotated[float, Option("share of the training examples with latents and motion; the "
@@ -91,14 +98,18 @@ def extract(
         pictures.latent_shape(size, size)  # before anything is computed
     reader_codec = frozen_encoders.load_reader(reader, painter) if seen and reader else None
     vocoder_codec = frozen_encoders.load_vocoder(vocoder)
-    tokenizer = DialogueTokenizer.from_file(tokens,
-                                            speakers=len(prefixes)) if tokens not in KINDS else None
-    source = Source(clips, prefixes, painter)
+    if scripts == "auto":
+        scripts = _scripts(clips, fit_split)
+    has_text = scripts == "needed"
+    tokenizer = DialogueTokenizer.from_file(
+        tokens, speakers=len(prefixes)) if has_text and tokens not in KINDS else None
+    source = Source(clips, prefixes, painter, needs_script=has_text)
     with common.job(out_dir, clips, "tavid", vae=vae, reader=reader, vocoder=vocoder,
                     unit_encoder=unit_encoder, num_units=num_units, centroids=centroids,
                     layer=layer, tokens=tokens, size=size, zoom=zoom, video=video,
-                    max_seconds=max_seconds, seed=seed, fit_split=fit_split) as job:
-        if tokenizer is None:
+                    max_seconds=max_seconds, seed=seed, fit_split=fit_split,
+                    **({} if has_text else {"scripts": scripts})) as job:
+        if has_text and tokenizer is None:
             tokenizer = DialogueTokenizer.fit(source.texts(fit_split), kind=tokens,
                                               speakers=len(prefixes))
         voices, mean_voices = frozen_encoders.fit_voices(job, source, fit_split)
@@ -112,6 +123,15 @@ def extract(
         speakers = frozen_encoders.speakers_of(source, fit_split, mean_voices, first_portraits)
         return _write(job, source, encoders, speakers, video if seen else 0.0, max_seconds, max_bad,
                       fit_split, name, progress)
+
+
+def _scripts(clips, split: str) -> str:
+    """Whether dialogues of a split have scripts: "needed" or "none", which is told."""
+    if any(row["text"].strip() for row in clips.source(split, ("text",))):
+        return "needed"
+    print("no dialogue here has a script: features without text, on which every part but the text "
+          "model can be trained", file=sys.stderr, flush=True)
+    return "none"
 
 
 def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds, max_bad,
@@ -131,7 +151,7 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
     return store.write_dataset(
         job, name=name, description=f"TAVID features of {clips.name}: "
                                     f"units={encoders.units.recipe['kind']}, "
-        f"tokens={encoders.tokens.kind}, "
+        f"tokens={_kind(encoders)}, "
         f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
         features=_schema(source, encoders),
         recipes=encoders.recipes() | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
@@ -194,14 +214,15 @@ def _of_recording(record, source: Source, encoders: Encoders) -> dict:
 
 def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, encoders: Encoders,
               seen: bool) -> dict:
-    text, last = encoders.tokens.encode(piece.script), 2 * (piece.end - piece.start)
-    # the last sound may end within the frame that is cut off
-    text.turns[:, 4] = np.minimum(text.turns[:, 4], last)
     audio = [a[piece.start * HOP:piece.end * HOP] for a in record.audio]
-    out = {"text": piece.script.text, "tokens": text.tokens, "token_speaker": text.token_speaker,
-           "turns": text.turns,
+    out = {"text": piece.script.text,
            "units": units_TS[2 * piece.start:2 * piece.end],
            "mel": np.stack([mel.normalise(mel.log_mel(a)) for a in audio], 1).astype(np.float32)}
+    if encoders.tokens:
+        text, last = encoders.tokens.encode(piece.script), 2 * (piece.end - piece.start)
+        # the last sound may end within the frame that is cut off
+        text.turns[:, 4] = np.minimum(text.turns[:, 4], last)
+        out |= {"tokens": text.tokens, "token_speaker": text.token_speaker, "turns": text.turns}
     if not encoders.painter:
         return out
     times_T = np.arange(piece.start, piece.end if seen else piece.start) / RATE
@@ -215,17 +236,16 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
     return out
 
 
+def _kind(encoders: Encoders) -> str:
+    return encoders.tokens.kind if encoders.tokens else "none"
+
+
 def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
     speakers = len(source.prefixes)
     out = {"id": source.clips.features["id"],
            "text": Feature((), "str", "the script, a line a turn "
                            "(data_pipelines/features/tavid/script.py)"),
            "speakers": Feature((), "str", "JSON list of the speakers' names"),
-           "tokens": Feature((None,), "int32", f"tokens of the script, {encoders.tokens.kind}"),
-           "token_speaker": Feature((None,), "int32", "speaker of each token, -1: nobody"),
-           "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, unit "
-                                                "end, kind (0 turn, 1 "
-                            "back-channel)"),
            "units": Feature((None, speakers), "int32", "semantic units, "
                                                       f"{encoders.units.recipe['kind']}", "",
                             unit_library.RATE),
@@ -234,6 +254,12 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
                           "standard deviations", mel.FRAME_RATE),
            "voices": Feature((speakers, voice_statistics.WIDTH), "float32", "speaker embeddings",
                              "standard deviations")}
+    if encoders.tokens:
+        out |= {
+            "tokens": Feature((None,), "int32", f"tokens of the script, {_kind(encoders)}"),
+            "token_speaker": Feature((None,), "int32", "speaker of each token, -1: nobody"),
+            "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, "
+                             "unit end, kind (0 turn, 1 back-channel)")}
     if source.has_identity:
         out["identity"] = Feature((speakers, *source.clips.features["identity"].shape), "float32",
                                   "identity vectors")
@@ -251,5 +277,5 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
         shape = encoders.pictures.latent_shape(size, size)
         out |= {"reference": Feature((speakers, *shape), "float32", "latents of the portraits"),
                 "latents": Feature((None, speakers, *shape), "float16", "latents of the pictures",
-                                   "", RATE)}
+                                   "", RATE, apart=True)}
     return out

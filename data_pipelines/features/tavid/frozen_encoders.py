@@ -37,11 +37,13 @@ class Source:
     """The dialogues of a clip dataset, each once: where either side is a record of its own, the
     first's.
 
-    `known_voices` {id: raw voice statistics (S, 256)} of those that voices were fitted on.
+    `needs_script`: dialogues without one are unusable. `known_voices` {id: raw voice statistics
+    (S, 256)} of those that voices were fitted on.
     """
 
-    def __init__(self, clips, prefixes, painter: Painter | None):
+    def __init__(self, clips, prefixes, painter: Painter | None, needs_script: bool = True):
         self.clips, self.prefixes, self.painter = clips, prefixes, painter
+        self.needs_script = needs_script
         columns = ["speaker", "audio", "words", "identity", *(painter.columns if painter else ())]
         wanted = ["id", "text", "events", *(p + c for p in prefixes for c in columns)]
         self.fields = tuple(c for c in dict.fromkeys(wanted) if c in clips.features)
@@ -72,7 +74,8 @@ class Source:
         """Raises store.Unusable."""
         try:
             tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
-            return conversations.conversation(clip, self.prefixes, tracks)
+            return conversations.conversation(clip, self.prefixes, tracks,
+                                              needs_script=self.needs_script)
         except Exception as error:
             raise common.unusable(error, clip["id"]) from None
 
@@ -102,10 +105,10 @@ class Source:
 @dataclasses.dataclass
 class Encoders:
     """What makes the features of one dataset, and what goes with them: the face reader and the
-    vocoder, for listening and
-    evaluation. pictures: a PictureCodec; it and the painter are None where nothing is seen."""
+    vocoder, for listening and evaluation. tokens: None without scripts; pictures: a PictureCodec;
+    it and the painter are None where nothing is seen."""
 
-    tokens: DialogueTokenizer
+    tokens: DialogueTokenizer | None
     units: unit_library.UnitEncoder
     voices: voice_statistics.VoiceStatistics
     faces: portrait.PortraitEncoder | None = None
@@ -116,8 +119,9 @@ class Encoders:
 
     def recipes(self) -> dict[str, dict]:
         """{feature: how it is made}, with the hash of everything fitted."""
-        out = {"tokens": self.tokens.recipe, "voices": with_hash(self.voices),
+        out = {"voices": with_hash(self.voices),
                "units": with_hash(self.units) | {"level": level.RECIPE}, "mel": dict(mel.SPEECH)}
+        out |= {"tokens": self.tokens.recipe} if self.tokens else {}
         if self.painter:
             out |= {"portraits": self.painter.recipe, "faces": with_hash(self.faces)}
             out |= {"motion": self.painter.motion_recipe} if self.painter.has_motion else {}
@@ -128,8 +132,8 @@ class Encoders:
 
     def codecs(self) -> dict[str, dict[str, np.ndarray]]:
         """What is kept with the dataset, by the names that decode.py and the systems look for."""
-        out = {TOKENIZER: self.tokens.arrays(), "units": self.units.arrays(),
-               "voices": self.voices.arrays()}
+        out = {"units": self.units.arrays(), "voices": self.voices.arrays()}
+        out |= {TOKENIZER: self.tokens.arrays()} if self.tokens else {}
         out |= {"faces": self.faces.arrays()} if self.faces else {}
         out |= {"vae": self.pictures.arrays()} if self.pictures else {}
         return out | {name: codec.arrays() for name, codec in self._kept.items()}
@@ -142,7 +146,7 @@ class Encoders:
 
 
 def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
-    if "portrait" not in painter.columns:
+    if painter.is_cropped:
         return painter.portrait(clip, prefix)
     try:
         return portraits.prepared(clip[prefix + "portrait"], painter.recipe,

@@ -7,14 +7,20 @@ codes are eigenfaces, fitted for each speaker on the training frames alone.
     OUT/clips              the dataset
     OUT/quarantine.jsonl   unusable recordings, a line each with the reason: unreadable, truncated,
                            no audio, no video, wrong duration, too short, silent, no face, two
-                           faces, camera cut, face too small
+                           faces, camera cut, face too small, no speech (with `trim_silence`), or
+                           what filters left nothing of
     OUT/summary.json       the options, and a digest of every file, by which a later run knows what
                            has changed
 
 Sound without pictures is unusable, too, unless `audio_only`, which writes clips without faces.
+
+With `landmarks`, clips have points of the face and the head's full rotation; with `filter` besides,
+stretches in which the face breaks a rule of media/facial/filters.py are cut out of recordings, and
+counted.
 """
 
 import collections
+import dataclasses
 import functools
 import json
 import os
@@ -22,11 +28,12 @@ import pathlib
 import shutil
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
 from avjax.codecs import eigenface
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.storage import atomic, made
 from data_pipelines import media
@@ -36,9 +43,12 @@ from data_pipelines.ingest.clips.write import write_clips
 from data_pipelines.ingest.common import inputs, recordings
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.media import faces
+from data_pipelines.media import landmarks as media_landmarks
+from data_pipelines.media.facial import filters
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from, quarantine
 
+LIMITS = filters.Limits()
 DECODED = ".decoded"  # in OUT, until clips are made of it
 
 
@@ -51,6 +61,22 @@ def prepare(
     max_seconds: Annotated[float, Option("longest clip", least=1)] = 20.0,
     components: Annotated[int, Option("numbers in a face code", least=1)] = eigenface.COMPONENTS,
     size: Annotated[int, Option("side of a face crop, pixels", least=16)] = eigenface.SIZE,
+    trim_silence: Annotated[str | None, Option("cut silence at both ends, found by "
+                                               + voice_activity.HELP)] = None,
+    landmarks: Annotated[str | None, Option(
+        "points of the face, and by them the head's full rotation", media_landmarks.KINDS)] = None,
+    filter: Annotated[bool, Option("cut out stretches whose face is turned, hidden, cut off, small "
+                                   "or dark, jumps or is not alone; needs --landmarks")] = False,
+    max_rotation: Annotated[float, Option("largest yaw, pitch or roll of --filter, degrees",
+                                          above=0)] = LIMITS.rotation,
+    least_seen: Annotated[float, Option("how certain --filter has to be of a face", least=0,
+                                        most=1)] = LIMITS.seen,
+    max_jump: Annotated[float, Option("furthest that --filter lets a face move in 1/25 s, sides of "
+                                      "the crop", above=0)] = LIMITS.jump,
+    max_enlarged: Annotated[float, Option("how much --filter lets crops be enlarged",
+                                          above=0)] = LIMITS.enlarged,
+    least_light: Annotated[float, Option("darkest face of --filter, mean grey of 255",
+                                         least=0)] = LIMITS.light,
     parallel=None, progress: bool = True, detect=None,
 ) -> dict:
     """Makes OUT/clips; returns the summary that it also prints and writes to OUT/summary.json.
@@ -68,7 +94,19 @@ def prepare(
     """
     out = pathlib.Path(out)
     options = {"speaker": speaker, "longest": longest_identity, "audio_only": audio_only,
-               "max_seconds": max_seconds, "components": components, "size": size}
+               "max_seconds": max_seconds, "components": components, "size": size,
+               "landmarks": landmarks, "filter": None, "trim_silence": trim_silence}
+    if trim_silence:
+        voice_activity.Detector.parse(trim_silence, where="--trim_silence")
+    if landmarks:
+        media_landmarks.finder(landmarks)  # said now if its packages are missing
+    if filter:
+        if not landmarks:
+            raise UserError("filters need landmarks", where="--filter",
+                            expected=f"--landmarks={' or '.join(media_landmarks.KINDS)}",
+                            found="none", hint="add --landmarks, or leave --filter out")
+        options["filter"] = dataclasses.asdict(filters.Limits(
+            max_rotation, least_seen, max_jump, max_enlarged, least_light))
     inputs.replace(out)
     into, found = out, _finished(out, options) if (out / "clips").exists() else None
     if found:
@@ -180,7 +218,7 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
     sources = recordings.find(source, options["speaker"])
     out.mkdir(parents=True, exist_ok=True)
     cache = out.absolute() / DECODED
-    check = functools.partial(_checked, cache, options["size"], options["audio_only"], detect)
+    check = functools.partial(_checked, cache, options, detect)
     if parallel is not None:
         parallel.for_each(check, sources)
     good, refused, contents_of = [], [], {}
@@ -210,8 +248,11 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
         raise UserError("no usable recording", where=str(source), expected="at least one",
                         found=", ".join(f"{n} x {reason}" for reason, n in reasons.most_common()),
                         hint=f"see {into / 'quarantine.jsonl'}")
-    pieces = holdout.plan([(item, lengths[item.id]) for item, _ in good], options["max_seconds"])
-    found = summary.summarise(options, good, lengths, pieces, refused, seconds)
+    filtered = {item.id: recordings.filtered(path) for item, path in good}
+    pieces = holdout.plan([(item, lengths[item.id]) for item, _ in good], options["max_seconds"],
+                          {name: kept for name, (kept, _) in filtered.items() if kept is not None})
+    found = summary.summarise(options, good, lengths, pieces, refused, seconds,
+                              {name: cut for name, (_, cut) in filtered.items()})
     found |= {"checks": recordings.CHECKS, "inputs": contents_of}
     made.write(into / "summary.json", found)  # before the clips, which are not used without it
     # what was written to since then has to be read again to be compared
@@ -220,8 +261,7 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
     return found
 
 
-def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect,
-             item: recordings.Source) -> tuple:
+def _checked(cache: pathlib.Path, options: dict, detect, item: recordings.Source) -> tuple:
     """(file of a decoded recording, or why it is refused; contents of its files). All are kept in
     `cache`, except refusals for reasons that may be gone the next time."""
     places = recordings.fingerprint({item.place(p): {"sha256": ""} for p in item.files})
@@ -233,13 +273,20 @@ def _checked(cache: pathlib.Path, size: int, audio_only: bool, detect,
         return _why(item, "unreadable", error), {}
     cache.mkdir(parents=True, exist_ok=True)
     atomic.write(note, json.dumps(contents), shared=True)
-    key = recordings.fingerprint(contents, size, audio_only, recordings.CHECKS)
+    seen: dict[str, Any] = {}
+    if options["landmarks"]:
+        limits = options["filter"] and filters.Limits(**options["filter"])
+        seen = {"landmarks": options["landmarks"], "limits": limits}
+    trim = options["trim_silence"]
+    key = recordings.fingerprint(contents, options["size"], options["audio_only"],
+                                 recordings.CHECKS, *([options["landmarks"], options["filter"]]
+                                                      if seen else []), *filter(None, [trim]))
     refusal = cache / f"{key}.refused.json"
     if refusal.is_file():
         return json.loads(refusal.read_text()), contents
     try:
-        return recordings.cached(item, cache, key, size=size, audio_only=audio_only,
-                                 detect=detect), contents
+        return recordings.cached(item, cache, key, size=options["size"], detect=detect,
+                                 audio_only=options["audio_only"], trim=trim, **seen), contents
     except Exception as error:
         quarantine.check(error, item.files)
         known = isinstance(error, media.MediaError | faces.FaceError)

@@ -10,13 +10,15 @@ import numpy as np
 from avjax.codecs import eigenface
 from data_pipelines.ingest.common import recordings
 from data_pipelines.ingest.common.recordings import FPS
-from data_pipelines.media import faces
+from data_pipelines.media import faces, head_rotation
+from data_pipelines.media import landmarks as media_landmarks
+from data_pipelines.store import columns as store_columns
 from data_pipelines.store import dataset as store
 from data_pipelines.store.columns import identity_of
 from data_pipelines.store.schema import Feature, arrays_hash
 
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
-_NO_FACE_COLUMNS = ("face", "pose", "pose_z")
+_FACE_COLUMNS = ("face", "pose", "pose_z", "landmarks")
 
 
 def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
@@ -36,7 +38,7 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
     if with_face:
         stacked = np.concatenate(poses).astype(np.float64)
         spread = stacked.std(0)
-        # x and y of the quaternion never vary: leave them be
+        # without landmarks, x and y of the quaternion never vary: leave them be
         pose_codec = {"mean": stacked.mean(0).astype(np.float32),
                       "std": np.where(spread < 1e-6, 1.0, spread).astype(np.float32)}
     counts = collections.Counter(item.id for part in pieces.values() for item, _, _ in part)
@@ -52,20 +54,23 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
                 pose = recording.pose[a:b]
                 row |= {"face": faces_of[item.speaker].encode(recording.crops[a:b]), "pose": pose,
                         "pose_z": (pose - pose_codec["mean"]) / pose_codec["std"]}
+            if recording.landmarks is not None:
+                row["landmarks"] = recording.landmarks[a:b]
             yield row
 
     recipes = {"audio": recordings.AUDIO_RECIPE}
     if with_face:
+        pose_recipe, points = pose_recipes(options["landmarks"])
         recipes |= {"face": {**eigenface.recipe(options["size"], options["components"]),
                              "codec": arrays_hash(codecs),
                              "margin": faces.MARGIN},
-                    "pose": faces.RECIPE,
-                    "pose_z": {**faces.RECIPE, "codec": arrays_hash(pose_codec)}}
+                    "pose": pose_recipe,
+                    "pose_z": {**pose_recipe, "codec": arrays_hash(pose_codec)}, **points}
     store.write_dataset(
         out, name="clips", description="A user's own recordings, made by launch.prepare "
                                        "--dataset=clips.",
-        features={k: f for k, f in columns(options["components"]).items() if with_face
-                  or k not in _NO_FACE_COLUMNS},
+        features={k: f for k, f in columns(options["components"], options["landmarks"]).items()
+                  if with_face or k not in _FACE_COLUMNS},
         splits={split: examples(split) for split in pieces}, recipes=recipes,
         codecs={"face": codecs, "pose": pose_codec} if with_face else None,
         totals={split: len(part) for split, part in pieces.items()}, progress=progress)
@@ -93,9 +98,22 @@ def _fit(paths: dict, pieces: dict, options: dict) -> tuple[dict, dict]:
     return eigenface.pack(fitted), fitted
 
 
-def columns(components: int) -> dict[str, Feature]:
+def pose_recipes(landmarks: str | None) -> tuple[dict, dict]:
+    """Definitions of the pose and, where a kind of landmarks is given, of the column of these."""
+    if not landmarks:
+        return faces.RECIPE, {}
+    points = media_landmarks.recipe(landmarks)
+    return {**faces.RECIPE, **head_rotation.RECIPE, "of": points}, {
+        "landmarks": {**points, "unit": "sides of the crop", "crop": faces.MARGIN}}
+
+
+def columns(components: int, landmarks: str | None = None) -> dict[str, Feature]:
     """The columns of a clip dataset with faces."""
-    return {
+    turn = "wxyz" if landmarks else "wxyz (roll only)"
+    points = media_landmarks.recipe(landmarks)["points"] if landmarks else None
+    shown = {name: feature for name, feature in store_columns.of_speaker(
+        audio=None, landmarks=points, rate=FPS).items() if name == "landmarks"}
+    return shown | {
         "id": Feature((), "str", "unique name: recording and first frame"),
         "speaker": Feature((), "str", "folder or file that the recording came from"),
         "text": Feature((), "str",
@@ -107,7 +125,6 @@ def columns(components: int) -> dict[str, Feature]:
         "face": Feature((None, components), "float32",
                         "z-scored eigenface codes of the speaker's own codec", "", FPS),
         "pose": Feature((None, 7), "float32",
-                        "head: quaternion wxyz (roll only), x right, y up, z away", "face widths",
-                        FPS),
+                        f"head: quaternion {turn}, x right, y up, z away", "face widths", FPS),
         "pose_z": Feature((None, 7), "float32", "pose, z-scored over the training clips", "", FPS),
     }

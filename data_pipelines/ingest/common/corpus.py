@@ -37,9 +37,7 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import Partial, clean
-from data_pipelines.store.schema import Feature
-
-MENDED = "mended"  # column of the clips
+from data_pipelines.store.schema import MENDED_FILE, Feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +180,8 @@ def told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
     dataset = store.open_dataset(out)
     found: dict[str, Any] = {f"clips of {split}": n for split, n in dataset.splits.items()}
     found |= {what: n for what, n in told.items() if n}
-    found |= {f"mended: {reason}": n for reason, n in _mended(dataset).most_common()}
+    mended = json.loads((dataset.dir / MENDED_FILE).read_text())
+    found |= {f"mended: {reason}": n for reason, n in mended.items()}
     file = out.with_name(f"{out.name}.quarantine.jsonl")
     lines = file.read_text().splitlines() if file.is_file() else []
     reasons = collections.Counter(json.loads(line)["reason"] for line in lines)
@@ -191,11 +190,3 @@ def told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
     print("\n".join(f"{name:>{width}}: {value}" for name, value in found.items()))
     print(f"written: {out}" + (f"; left out: {file}" if lines else ""))
     return found
-
-
-def _mended(dataset: store.Dataset) -> collections.Counter:
-    counts = collections.Counter()
-    for split in dataset.splits:
-        for row in dataset.source(split, (MENDED,)):
-            counts.update(json.loads(row[MENDED]))
-    return counts

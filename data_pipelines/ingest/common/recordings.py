@@ -10,9 +10,9 @@ speaker; a file directly in the source is a speaker of its own.
 import collections
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,17 +23,22 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
-from avjax.signal import mel, rates
+from avjax.signal import mel
 from avjax.storage import atomic, failures
 from data_pipelines import media
-from data_pipelines.media import downmix, faces, text_file
+from data_pipelines.ingest.common.recording import (
+    FPS,
+    MIN_SECONDS,
+    SAMPLES,
+    Recording,
+    with_pictures,
+)
+from data_pipelines.media import downmix, text_file
 
-FPS = rates.VIDEO
 RATE = mel.RECIPE["sample_rate"]
-# a frame: 735 samples exactly, so cuts between frames are cuts between samples
-SAMPLES = RATE // FPS
-MIN_SECONDS = 2.0
+AROUND = 0.2  # seconds that trimming leaves before the first word and after the last (ours)
 CROPS = ".crops.npy"
 # other versions may accept what these refuse
 CHECKS = {"checks": 3, "av": av.__version__, "libraries": str(av.library_versions)}
@@ -87,15 +92,6 @@ def fingerprint(contents: dict[str, dict], *options) -> str:
     """Digest of places, contents and options; moving the folder does not change it."""
     files = sorted((place, one["sha256"]) for place, one in contents.items())
     return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """One checked recording: N frames at 30 Hz, N * 735 samples at 22050 Hz."""
-
-    audio: np.ndarray  # (N * 735,) int16
-    crops: np.ndarray | None  # (N, size, size, 3) uint8; None without pictures
-    pose: np.ndarray | None  # (N, 7) float32, see data_pipelines/media/faces.py
 
 
 def find(folder, speaker: str | None = None) -> list[Source]:
@@ -209,13 +205,12 @@ def _told_apart(sources: list[Source]) -> list[Source]:
     return [dataclasses.replace(s, id=unique(s)) if counts[s.id] > 1 else s for s in sources]
 
 
-def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=None,
-         crops_file=None) -> Recording:
-    """Decodes and checks one recording. Raises media.MediaError or faces.FaceError, whose `reason`
-    says why not.
+def read(source: Source, *, audio_only: bool = False, trim: str | None = None,
+         **options) -> Recording:
+    """Decodes and checks one recording; `options` are those of `with_pictures`. Raises
+    media.MediaError or faces.FaceError, whose `reason` says why not.
 
-    The crops, 3 GB an hour, are written to the .npy `crops_file` as they come and mapped; without
-    one they are in memory.
+    `trim`: a voice activity (avjax.encoders.voice_activity), by which silence at both ends is cut.
     """
     try:
         text_of(source)
@@ -247,6 +242,9 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
                                    f"{video_end - begin:.2f} s",
                                    hint="check that the two belong together")
     count = int((end - begin) * FPS + 1e-3)
+    if trim and count > 0:
+        first, last = _spoken(sound_path, sound.between(begin, begin + count / FPS), trim)
+        begin, count = begin + first / FPS, min(last, count) - first
     if count < MIN_SECONDS * FPS:
         raise media.MediaError("too short", source.files[0], expected=f">= {MIN_SECONDS} s",
                                found=f"{count / FPS:.2f} s")
@@ -259,40 +257,18 @@ def read(source: Source, *, size: int = 96, audio_only: bool = False, detect=Non
     samples = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
     if audio_only:
         return Recording(samples, None, None)
-    return with_pictures(samples, source.video, begin, size=size, detect=detect,
-                         crops_file=crops_file)
+    return with_pictures(samples, source.video, begin, **options)
 
 
-def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, size: int = 96,
-                  detect=None, crops_file=None) -> Recording:
-    """The recording of `samples` and what a video shows meanwhile, from `begin` on its clock; see
-    `read`."""
-    count = len(samples) // SAMPLES
-    end = begin + count / FPS
-    small = (image for _, image in media.frames_at(video, FPS, begin, end,
-                                                   max_side=faces.SHRINK))
-    track = faces.follow(small, FPS, detect)
-    cropper = faces.Cropper(track, size, FPS)
-    shape = (count, size, size, 3)
-    crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8,
-                                      shape) if crops_file else np.empty(shape, np.uint8)
-    if crops_file:
-        _reserve(crops_file)
-    for k, (_, image) in zip(range(count), media.frames_at(video, FPS, begin, end), strict=True):
-        crops[k] = cropper(k, image)
-    return Recording(samples, crops, track.pose())
-
-
-def _reserve(path: pathlib.Path) -> None:
-    """Raises OSError when the disk is too full for a file of holes: written through a map, that
-    would kill the process."""
-    if hasattr(os, "posix_fallocate"):  # macOS has none
-        with failures.working_on(path), open(path, "r+b") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without it
-                    raise
+def _spoken(path: pathlib.Path, audio: np.ndarray, activity: str) -> tuple[int, int]:
+    """(first frame, last + 1) from the first word to the last, and a little around them."""
+    found = voice_activity.speech(audio, RATE, kind=activity)
+    if not len(found):
+        raise media.MediaError("no speech", path, expected="somebody who speaks",
+                               found=f"none, by the voice activity {activity!r}",
+                               hint="take it away, or prepare without --trim_silence")
+    return (max(0, math.floor((found[0, 0] - AROUND) * FPS)),
+            math.ceil((found[-1, 1] + AROUND) * FPS))
 
 
 def text_of(source: Source) -> str:
@@ -313,7 +289,10 @@ def cached(source: Source, folder: pathlib.Path, key: str, *, audio_only: bool =
             if not audio_only:
                 crops = stack.enter_context(atomic.aside(path.with_suffix(CROPS), shared=True))
             recording = read(source, crops_file=crops, audio_only=audio_only, **options)
-        arrays = {} if recording.pose is None else {"pose": recording.pose}
+        arrays = {name: getattr(recording, name) for name in ("pose", "landmarks", "kept")}
+        arrays = {name: x for name, x in arrays.items() if x is not None}
+        if recording.cut:
+            arrays["cut"] = np.array(json.dumps(recording.cut))
         with atomic.file(path, shared=True) as temporary:  # last: it promises the crops
             np.savez(temporary, audio=recording.audio, **arrays)
     return path
@@ -330,4 +309,15 @@ def load(path: pathlib.Path) -> Recording:
     crops = path.with_suffix(CROPS)
     with np.load(path) as arrays:
         return Recording(arrays["audio"], np.load(crops, mmap_mode="r") if crops.is_file()
-                         else None, arrays.get("pose"))
+                         else None, arrays.get("pose"), arrays.get("landmarks"),
+                         *_filtered(arrays))
+
+
+def filtered(path: pathlib.Path) -> tuple[np.ndarray | None, dict[str, int]]:
+    """`kept` and `cut` of a recording that `cached` kept, without reading the rest."""
+    with np.load(path) as arrays:
+        return _filtered(arrays)
+
+
+def _filtered(arrays) -> tuple[np.ndarray | None, dict[str, int]]:
+    return arrays.get("kept"), json.loads(str(arrays.get("cut", "{}")))

@@ -15,6 +15,7 @@ from data_pipelines.media.transcripts import Said
 
 PAUSE = 1.0  # seconds of silence that a speaker's turn may have in it (ours)
 _SMALL_WORDS, _SMALL_SECONDS = 3, 1.2  # of a back-channel, at most (ours)
+_HEARD = 0.2  # seconds of silence inside a turn that make a pause: dGSLM's (arXiv:2203.16502)
 _MARK = re.compile(r"\[([^\[\]]*)\]|<([^<>]*)>|\{([^{}]*)\}")
 _LAUGHTER = re.compile(r"laugh", re.IGNORECASE)
 
@@ -108,7 +109,8 @@ def events(utterances: Sequence[tuple[int, str, float, float]]) -> list[dict]:
             out.append(_event("gap", start=latest, end=turn.start))
         latest = max(latest or 0.0, turn.end)
         out += [_event("pause", start=a[1], end=b[0])
-                for a, b in zip(turn.spans[:-1], turn.spans[1:], strict=True) if b[0] > a[1]]
+                for a, b in zip(turn.spans[:-1], turn.spans[1:], strict=True)
+                if b[0] - a[1] > _HEARD]
     return sorted(out, key=lambda e: (e["start"], e["kind"]))
 
 

@@ -22,7 +22,8 @@ _NAMELESS = "RD"
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip of the lists. `defect`: why it cannot be cut out with its window; "" for none."""
+    """One clip of the lists. `defect`: what is wrong with its times, `unframed`: with its window;
+    "" for nothing."""
 
     set: str
     video: str
@@ -33,6 +34,7 @@ class Clip:
     window: tuple[int, int, int, int] | None  # x, y, width, height
     of: int  # height of the picture that the window is for
     defect: str = ""
+    unframed: str = ""
 
     @property
     def name(self) -> str:
@@ -78,13 +80,13 @@ def read(place: pathlib.Path, told: Counter) -> list[Clip]:
                 begin, end = _seconds(passage)
                 window = _window(windows.get(f"{video}_{index}", ()))
                 defect = ("bad times" if not begin < end else
-                          "overlaps the clip before it" if begin < last else
-                          "no window" if window is None else
-                          "unknown resolution" if not of else
-                          "window larger than its resolution" if window[3] + window[1] > of else "")
+                          "overlaps the clip before it" if begin < last else "")
+                unframed = ("no window" if window is None else
+                            "unknown resolution" if not of else
+                            "window larger than its resolution" if sum(window[1::2]) > of else "")
                 last = max(last, end if begin < end else 0.0)
                 out.append(Clip(set_, video, youtube[1] if youtube else "", index, begin, end,
-                                window, of, defect))
+                                window, of, defect, unframed))
     return out
 
 

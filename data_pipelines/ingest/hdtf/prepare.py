@@ -117,7 +117,7 @@ def _of_lists(place: pathlib.Path, files: dict[str, Place], told: Counter,
         elif video is None:
             told["clips whose video is not here"] += 1
         else:
-            defect = "" if show != WINDOW and clip.begin < clip.end else clip.defect
+            defect = clip.defect or (clip.unframed if show == WINDOW else "")
             out.append(_item(clip.set, clip.name, clip.video, video) | {
                 "begin": clip.begin, "end": clip.end, "defect": defect,
                 "window": clip.window and [*clip.window, clip.of]})

@@ -103,7 +103,7 @@ def _clips(root: pathlib.Path, columns: str, movement: str, partners: bool, size
                              found=", ".join(names),
                              hint="--nopartners takes every side by itself")
     sides = [sides_of.read(sides_of.Files(root, name, files, name in item["cut"]), columns,
-                           movement) for name, files in item["sides"].items()]
+                           movement, size) for name, files in item["sides"].items()]
     lengths = [s.frames for s in sides]
     if max(lengths) - min(lengths) > FPS:
         raise store.Unusable("lengths differ", id=item["id"], expected="sides that end together",
@@ -128,15 +128,15 @@ def _clips(root: pathlib.Path, columns: str, movement: str, partners: bool, size
             yield store.Unusable(f"{error.reason}: video", id=f"{item['id']}-{first:06d}",
                                  found=str(error))
             return
-        yield from _records(item, sides, shown, first, last, note, size)
+        yield from _records(item, sides, shown, first, last, note)
 
 
 def _records(item: dict, sides: Sequence[Side], shown: Sequence[dict], first: int, last: int,
-             note: str, size: int) -> Iterator[dict]:
+             note: str) -> Iterator[dict]:
     """The clips of a piece: one a side."""
     spoken = [_within(s.words, first, last) for s in sides]
     events = turns.events(spoken)
-    mine = [_columns(s, w, pictures, first, last, size)
+    mine = [_columns(s, w, pictures, first, last)
             for s, w, pictures in zip(sides, spoken, shown, strict=True)]
     notes = set().union(*(s.notes for s in sides), [note] if note else [])
     shared = {"label": item["label"], "mended": common.mended(*sorted(notes))}
@@ -151,7 +151,7 @@ def _records(item: dict, sides: Sequence[Side], shown: Sequence[dict], first: in
                **{f"partner_{column}": value for column, value in mine[1 - k].items()}}
 
 
-def _columns(side: Side, spoken, pictures: dict, first: int, last: int, size: int) -> dict:
+def _columns(side: Side, spoken, pictures: dict, first: int, last: int) -> dict:
     begin, end = first / FPS, last / FPS
     audio = side.audio[first * SAMPLES: last * SAMPLES] * 32767
     active = [[round(max(a, begin) - begin, 4), round(min(b, end) - begin, 4)]
@@ -163,10 +163,9 @@ def _columns(side: Side, spoken, pictures: dict, first: int, last: int, size: in
            "activity": json.dumps(active),
            "annotations": said.within(side.annotations, begin, end)}
     if side.face is not None:
-        cropper = faces.Cropper(side.face.track, size)
-        out["landmarks"] = side.face.in_crop(cropper, first, last, side.size[0])
         pose = side.face.pose[first:last]
-        out |= {"pose": pose, "pose_z": standard.standardised(pose)}
+        out |= {"landmarks": side.face.points[first:last], "pose": pose,
+                "pose_z": standard.standardised(pose)}
     if side.code is not None:
         out["face"] = side.code[first:last]
     return out | pictures
@@ -174,15 +173,15 @@ def _columns(side: Side, spoken, pictures: dict, first: int, last: int, size: in
 
 def _crops(side: Side, size: int, cuts: Sequence[tuple]) -> Iterator[dict]:
     """Pictures and portrait of each piece, in one pass over the video."""
-    cropper, (width, _) = faces.Cropper(side.face.track, size), side.size
+    cropper, (width, _) = side.face.cropper, side.size
     frames = planes.frames_at(side.video, FPS, cuts[-1][1])
     at = 0
     for first, last, _ in cuts:
         pictures = np.empty((last - first, size, size, 3), np.uint8)
         for k in range(at, last):
-            frame = next(frames)
+            frame, turned = next(frames)
             if k >= first:
-                pictures[k - first] = planes.square(frame, *cropper.square(k, width), size)
+                pictures[k - first] = planes.square(frame, turned, *cropper.square(k, width), size)
         at = last
         frontal = np.abs(side.face.pose[first:last, 0]).argmax()
         yield {"pictures": pictures, "portrait": pictures[frontal]}

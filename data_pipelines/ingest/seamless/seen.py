@@ -33,20 +33,10 @@ ZERO = "face code without values, up to 0.5 s: bridged"
 class Face:
     """N frames at 30 Hz. `known`: (N,) where there is a face, or one was bridged."""
 
-    points: np.ndarray  # (N, 68, 2) float32, pixels of the picture
-    track: faces.Track
+    cropper: faces.Cropper
+    points: np.ndarray  # (N, 68, 2) float32, in sides of the crops
     pose: np.ndarray  # (N, 7) float32
     known: np.ndarray
-
-    def in_crop(self, cropper: faces.Cropper, first: int, last: int, width: int) -> np.ndarray:
-        """(last - first, 68, 2) float32: points in the crops, in sides of them."""
-        out = np.empty((last - first, *self.points.shape[1:]), np.float32)
-        for k in range(first, last):
-            middle, side, roll = cropper.square(k, width)
-            cos, sin = np.cos(roll), np.sin(roll)
-            turn = np.array([[cos, sin], [-sin, cos]])
-            out[k - first] = (self.points[k] - middle) @ turn.T / side + 0.5
-        return out
 
 
 def rows_at(rows: int, frames: int, fps: float, seconds: float, notes: set[str]) -> np.ndarray:
@@ -71,13 +61,18 @@ def rows_at(rows: int, frames: int, fps: float, seconds: float, notes: set[str])
     return np.minimum(np.floor(np.arange(count) * rate / FPS + 0.5).astype(int), rows - 1)
 
 
-def face(box_N4, valid_N, keypoints_N1333, rows_K: np.ndarray, size: tuple[int, int],
-         notes: set[str]) -> Face:
+def face(box_N4, valid_N, keypoints_N1333, rows_K: np.ndarray, picture: tuple[int, int],
+         size: int, notes: set[str]) -> Face:
     """The face in frames that are shown at rows_K.
+
+    Args:
+      picture: width and height, pixels.
+      size: of the crops.
+      notes: gets what was mended.
 
     Raises Unusable: no frame that shows one.
     """
-    width, height = size
+    width, height = picture
     points, score = (x[rows_K] for x in landmarks.of_wholebody(keypoints_N1333))
     box, valid = np.asarray(box_N4, np.float64)[rows_K], np.asarray(valid_N)[rows_K].ravel() > 0
     finite = np.isfinite(points).all((1, 2)) & np.isfinite(score).all(1) & np.isfinite(box).all(1)
@@ -99,11 +94,11 @@ def face(box_N4, valid_N, keypoints_N1333, rows_K: np.ndarray, size: tuple[int, 
     filled = np.stack([np.interp(at, at[seen], column[seen]) for column in flat.T], 1)
     points = filled.reshape(points.shape)
     track = _track(points, width)
-    rotation = head_rotation.fit(np.where(seen[:, None, None], points, np.nan), size, FPS,
+    rotation = head_rotation.fit(np.where(seen[:, None, None], points, np.nan), FPS,
                                  np.clip(np.nan_to_num(score), 0, 1))
-    pose = track.pose()
-    pose[:, :4] = rotation
-    return Face(points.astype(np.float32), track, pose, known)
+    track = track.turned(rotation)
+    cropper = faces.Cropper(track, size, FPS)
+    return Face(cropper, cropper.place(points / width), track.pose(rotation), known)
 
 
 def code(expression_NF, valid_N, rows_K: np.ndarray, notes: set[str]
@@ -154,4 +149,4 @@ def _track(points: np.ndarray, picture_width: int) -> faces.Track:
     raw = np.concatenate([centre, np.log(width)[:, None], roll[:, None]], 1)
     smooth = ndimage.gaussian_filter1d(raw, 0.04 * FPS, axis=0, mode="nearest")
     return faces.Track(smooth[:, :2] / picture_width, np.exp(smooth[:, 2]) / picture_width,
-                       smooth[:, 3])
+                       smooth[:, 3], np.zeros(len(smooth), bool))

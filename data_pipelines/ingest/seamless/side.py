@@ -129,17 +129,18 @@ class Files:
         return [x[: min(lengths)] for x in out]
 
 
-def read(files: Files, columns: str, movement: str) -> Side:
+def read(files: Files, columns: str, movement: str, size: int) -> Side:
     """Reads one side.
 
     Args:
       columns: "sound", "motion" or "video".
       movement: group of the face code, "" for none.
+      size: of the pictures.
 
     Raises Unusable, with its id.
     """
     try:
-        return _read(files, columns, movement)
+        return _read(files, columns, movement, size)
     except media.MediaError as error:
         raise Unusable(f"{error.reason} sound" if error.reason == "unreadable" else error.reason,
                        id=files.id, found=str(error)) from error
@@ -147,7 +148,7 @@ def read(files: Files, columns: str, movement: str) -> Side:
         raise error.of(files.id) from error
 
 
-def _read(files: Files, columns: str, movement: str) -> Side:
+def _read(files: Files, columns: str, movement: str, size: int) -> Side:
     notes: set[str] = set()
     audio = _sound(files)
     seconds = len(audio) / RATE
@@ -160,7 +161,7 @@ def _read(files: Files, columns: str, movement: str) -> Side:
     side = Side(files.id, participant(files.id), frames, audio, words, activity,
                 said.annotations(content), None, _SIZE, None, None, np.ones(frames, bool), notes)
     if columns != "sound":
-        _look(side, files, seconds, columns == "video")
+        _look(side, files, seconds, size, columns == "video")
     if movement:
         code_NF, valid_N = files.arrays(f"{movement}:expression", f"{movement}:is_valid")
         _check_width(code_NF, 2, f"{movement}:expression")
@@ -206,7 +207,7 @@ def _timing(files: Files, seconds: float) -> tuple[int, float, tuple[int, int], 
     return video.frames, video.rate, (video.width, video.height), member
 
 
-def _look(side: Side, files: Files, seconds: float, pictures: bool) -> None:
+def _look(side: Side, files: Files, seconds: float, size: int, pictures: bool) -> None:
     """Adds what is seen, up to the pictures themselves."""
     if pictures:
         media.check_whole(files.get("mp4", _NO_VIDEO))
@@ -218,7 +219,7 @@ def _look(side: Side, files: Files, seconds: float, pictures: bool) -> None:
     _check_width(keypoints, 3, f"{group}:keypoints", 3)
     rows_K = seen.rows_at(len(keypoints), frames, fps, seconds, side.notes)
     limit = min(len(rows_K), side.frames, int(frames * FPS / fps + 1e-6))
-    side.face = seen.face(box, valid, keypoints, rows_K[:limit], side.size, side.notes)
+    side.face = seen.face(box, valid, keypoints, rows_K[:limit], side.size, size, side.notes)
     side.known = side.face.known
     if files.has("npz") or files.has("smplh:is_valid"):
         _check_body(files, seconds, side.notes)

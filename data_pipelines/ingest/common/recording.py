@@ -1,0 +1,108 @@
+"""What is seen of a speaker in a video: crops of the face, the head's pose, landmarks; and which
+stretches of it filters leave."""
+
+import dataclasses
+import errno
+import os
+import pathlib
+
+import numpy as np
+
+from avjax.signal import mel, rates
+from avjax.storage import failures
+from data_pipelines import media
+from data_pipelines.media import faces, head_rotation
+from data_pipelines.media import landmarks as media_landmarks
+from data_pipelines.media.facial import filters
+
+FPS = rates.VIDEO
+# a frame: 735 samples exactly, so cuts between frames are cuts between samples
+SAMPLES = mel.RECIPE["sample_rate"] // FPS
+MIN_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One checked recording: N frames at 30 Hz, N * 735 samples at 22050 Hz."""
+
+    audio: np.ndarray  # (N * 735,) int16
+    crops: np.ndarray | None  # (N, size, size, 3) uint8; None without pictures
+    pose: np.ndarray | None  # (N, 7) float32, see data_pipelines/media/faces.py
+    landmarks: np.ndarray | None = None  # (N, K, 2) float32, in sides of the crop
+    kept: np.ndarray | None = None  # (S, 2) stretches that filters left; None: all
+    cut: dict[str, int] = dataclasses.field(default_factory=dict)  # {filter: frames it took out}
+
+
+def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, size: int = 96,
+                  detect=None, crops_file=None, landmarks: str | None = None,
+                  limits: filters.Limits | None = None) -> Recording:
+    """The recording of `samples` and what a video shows meanwhile, from `begin` on its clock.
+
+    Args:
+      size: side of the crops, pixels.
+      detect: replaces the face detector.
+      crops_file: the crops, 3 GB an hour, are written to this .npy as they come and mapped; without
+        it they are in memory.
+      landmarks: a kind of media/landmarks.py; brings landmarks and a full rotation of the head.
+      limits: of what is cut out; needs landmarks.
+
+    Raises:
+      media.MediaError, faces.FaceError, whose `reason` says why not.
+    """
+    count = len(samples) // SAMPLES
+    end = begin + count / FPS
+
+    def frames(**shown):
+        return (image for _, image in media.frames_at(video, FPS, begin, end, **shown))
+
+    find = media_landmarks.finder(landmarks) if landmarks else None
+    track, turn = faces.follow(frames(max_side=faces.SHRINK), FPS, detect), None
+    if find:
+        points = media_landmarks.along(track, frames(max_side=faces.SHRINK), find)
+        turn = _turn(points)
+        track = track.turned(turn)
+    cropper = faces.Cropper(track, size, FPS)
+    good, cut, kept = np.ones(count, bool), {}, None
+    if limits:
+        cropper.enlarged, width = limits.enlarged, next(frames()).shape[1]
+        broken = filters.broken(limits, points, turn, cropper, width, FPS)
+        cut = {reason: int(frames_N.sum()) for reason, frames_N in broken.items()}
+        kept = filters.stretches(~np.any(list(broken.values()), 0), round(MIN_SECONDS * FPS))
+        good = np.isin(np.arange(count), [k for a, b in kept for k in range(a, b)])
+        if not len(kept):
+            reason = max(cut, key=cut.get)
+            raise faces.FaceError(reason, where=str(video), expected=f"{MIN_SECONDS} s without",
+                                  found=f"{cut[reason]} of {count} frames "
+                                        f"{limits.said()[reason]}")
+    shape = (count, size, size, 3)
+    crops = np.lib.format.open_memmap(crops_file, "w+", np.uint8,
+                                      shape) if crops_file else np.zeros(shape, np.uint8)
+    if crops_file:
+        _reserve(crops_file)
+    for k, image in zip(range(count), frames(), strict=True):
+        if good[k]:  # the others are black: too small ones cannot be cropped
+            crops[k] = cropper(k, image)
+    return Recording(samples, crops, track.pose(turn),
+                     cropper.place(points.xy) if find else None, kept, cut)
+
+
+def _turn(points: media_landmarks.Points) -> np.ndarray:
+    """(N, 4) rotation of a head; frames of which nothing is seen are interpolated."""
+    seen = points.seen >= 0.5
+    if not seen.any():
+        raise faces.FaceError("face hidden", expected="frames in which landmarks are found",
+                              found=f"none of {len(seen)}")
+    xy = np.where(seen[:, None, None], points.xy, np.nan)
+    return head_rotation.fit(xy, FPS)
+
+
+def _reserve(path: pathlib.Path) -> None:
+    """Raises OSError when the disk is too full for a file of holes: written through a map, that
+    would kill the process."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with failures.working_on(path), open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without it
+                    raise
