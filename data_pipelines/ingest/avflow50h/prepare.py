@@ -67,16 +67,18 @@ def corpus(source, *, participant: bool = True,
     pose = {end: np.concatenate([pose[f"{end}_qvec"], pose[f"{end}_translation"]])
             for end in ("mean", "std")} if pose else {}
     found = Listing(files, tokens, participant, pose, max_seconds)
-    items = {"train": [], "valid": []}
+    items: dict[str, list] = {"train": []}
     for segment in sorted(segments):
         held_out = any(day in segment for day in HELD_OUT)
-        items["valid" if held_out else "train"].append(found.item(segment))
+        items.setdefault("valid" if held_out else "train", []).append(found.item(segment))
     smirk = {"kind": "smirk", "rate": FPS}
     pose_recipe = {"kind": "quaternion wxyz, translation", "frame": "the release's", "rate": FPS}
     return Corpus(
         name="avflow50h", description="AV-Flow's 50 h release (Chatziagapi et al. 2025, CC-BY-NC "
         "4.0): segments of conversations of an actor with participants.",
         features=_features(bool(tokens), participant), items=items, read=found.read,
+        told={} if "valid" in items else {f"held out ({' and '.join(HELD_OUT)}): none, of": len(
+            segments)},
         recipes={"audio": stereo.RECIPE, "partner_audio": stereo.RECIPE,
                  "face": {"kind": "codec avatar expression", "width": WIDTH, "rate": FPS},
                  "pose": pose_recipe, "pose_z": {**pose_recipe, "normalised": "head_normstats"}}

@@ -58,9 +58,9 @@ def corpus(source, *, order: str = "expression") -> Corpus:
         raise UserError("one channel twice", where=str(source), expected="a folder a channel",
                         found=", ".join(sorted(folders)), hint="name the folder above one of them")
     found = Listing(files, order)
-    items, unnamed = {"train": [], "test": []}, 0
-    for folder, split, listener in sorted(pairs):
-        items[split] += found.items(folder, split, listener)
+    items, unnamed = {}, 0
+    for folder, split, listener in sorted(pairs, key=lambda pair: (pair[1] == "test", pair)):
+        items[split] = items.get(split, []) + found.items(folder, split, listener)
         unnamed += found.names(folder, split, listener) is None
     return Corpus(
         name="l2l", description="Learning to Listen (Ng et al. 2022): DECA's codes of a listener "
