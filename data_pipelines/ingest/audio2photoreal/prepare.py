@@ -158,7 +158,7 @@ class Listing:
                 "partner_speaker": partner, "partner_identity": columns.identity_of(partner),
                 "partner_audio": sound[1], "mended": mended(*notes)}
         if self._tokens:
-            name = f"{self._tokens.get(folder, folder)}/{scene}.npy"
+            name = f"{self._tokens.get(folder, f'{folder}/{logits.USUAL}')}/{scene}.npy"
             clip["logits"], clip["partner_logits"] = logits.read(self._files, name, frames / FPS,
                                                                  frames / FPS)
         return clip

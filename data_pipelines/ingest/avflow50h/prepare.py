@@ -142,16 +142,19 @@ class Listing:
                            where=self._files.where(names["partner_face"]), found="zeros")
         for k in streams:
             x = np.array(streams[k][:frames], np.float32)
-            if (bad := arrays.not_finite(x)).any():
+            bad = arrays.not_finite(x)
+            if k == "pose":  # between rotations lie no sums of their matrices
+                x[bad] = np.eye(4)[: x.shape[1]]
+                x = vectors(x[:, :3], self._files.where(names[k]))
+            if bad.any():
                 notes.append("frames that are not finite, interpolated")
                 x = arrays.filled(x, bad, self._files.where(names[k]))
             streams[k] = x
         heard = sound.shape[1] / stereo.RATE
         sound = np.pad(sound, ((0, 0), (0, SAMPLES)))[:, : frames * SAMPLES]
-        pose = vectors(streams.pop("pose")[:, :3], self._files.where(names["pose"]))
         clip = {"id": segment, "speaker": SPEAKER, "identity": columns.identity_of(SPEAKER),
-                "audio": sound[0], "pose": pose,
-                "pose_z": ((pose - self._pose["mean"]) / self._pose["std"]).astype(np.float32),
+                "audio": sound[0], "pose_z": ((streams["pose"] - self._pose["mean"])
+                                              / self._pose["std"]).astype(np.float32),
                 "partner_speaker": PARTICIPANT, "partner_audio": sound[1],
                 "partner_identity": columns.identity_of(PARTICIPANT),
                 "mended": mended(*dict.fromkeys(notes)), **streams}

@@ -14,6 +14,7 @@ from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
 
 FOLDER = re.compile(r"wav2vec2_fairseq_base_ls960_asr_ls960(_vad\d+)?")
+USUAL = "wav2vec2_fairseq_base_ls960_asr_ls960_vad100"
 WIDTH = 29
 RATE = 50  # Hz; nominal, see _RATE
 RECIPE = {"kind": "wav2vec2-ctc", "values": "logits", "weights": "wav2vec2_fairseq_base_ls960_asr_"
