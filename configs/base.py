@@ -7,6 +7,7 @@ of this with the values of an experiment. The fields of `config.system` are decl
 avjax/systems/<name>/config.py.
 """
 
+import math
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -24,9 +25,17 @@ def _is_split(name: str) -> bool:
     return bool(name) and "," not in name and name == name.strip()
 
 
+Source = tuple[str, str, float] | tuple[str, str, float, str]
+
+
 class Data(Section):
     dir: str = field("", 'Folder of a feature dataset; "{workdir}" is replaced.', resume="free")
-    train_split: str = field("train", "Split that is trained on.")
+    train_split: str = field("train", "Split of it that is trained on.")
+    mixture: tuple[Source, ...] = field(
+        (), "In place of dir and train_split, several sources: (folder, split, weight), or "
+        "(folder, split, weight, view) where the system sees examples in several ways. Weights "
+        "are shares of a step's rows, whatever they sum to. The first source is also what is held "
+        "out, and decoded with; \"{workdir}\" is replaced.")
     batch_size: int = field(16, "Examples a step, or rows of several examples (System.rows), over "
                             "all hosts and devices.", minimum=1)
     segment: int = field(345, "Frames an example; not read by systems that train on complete "
@@ -37,6 +46,18 @@ class Data(Section):
     @staticmethod
     def relations(c, need):
         need(_is_split(c.train_split), "train_split", "the name of a split")
+        need(not (c.dir and c.mixture), "mixture", f"() where dir = {c.dir!r}",
+             hint="--config.data.dir=None, or make that folder one of the sources")
+        seen = set()
+        for folder, split, weight, *view in c.mixture:
+            need(bool(folder), "mixture", "a folder in every source")
+            need(_is_split(split), "mixture", "the name of a split in every source")
+            need(0 < weight < math.inf, "mixture",
+                 f"a finite weight above 0 of {folder!r}, {split}",
+                 hint="leave out what is not to be read")
+            need((folder, split, *view) not in seen, "mixture", "every source once",
+                 hint=f"{folder!r}, {split}, is there twice: add its weights")
+            seen.add((folder, split, *view))
 
 
 class Optimizer(Section):
@@ -153,6 +174,9 @@ class Evaluate(Section):
                                   minimum=0)
     batch_size: int = field(4, "Examples that are generated at once.", minimum=1)
     seed: int = field(0, "Of the noise that generation starts from.")
+    activity: str = field("energy", "What tells speech from silence in dialogues: energy, of the "
+                          "mel, or neural, of the sound that the mel makes; options as in "
+                          "docs/data.md.")
 
     @staticmethod
     def relations(c, need):

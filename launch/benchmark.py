@@ -1,11 +1,11 @@
 """Measures the speed of a config: avjax benchmark --config=configs/avflow_released.py --json
 
 Measures what avjax/systems/<system>/benchmark.py declares (the training step, as the loop compiles
-it, and sampling), and the loader when `config.data.dir` exists; reports medians of several runs
-with their range, compile times, peak memory, FLOPs and the share of a measured matrix product's
-rate. With --peer='COMMAND' another program is run alternately with each measurement: it reads the
-case from AVJAX_CASE (JSON) in its environment, and prints a JSON list of its own seconds (one a
-run) as the last line, an empty one for a case that it does not have; the ratio of medians is
+it, and sampling), and the loader when the data that the config names is there; reports medians of
+several runs with their range, compile times, peak memory, FLOPs and the share of a measured matrix
+product's rate. With --peer='COMMAND' another program is run alternately with each measurement: it
+reads the case from AVJAX_CASE (JSON) in its environment, and prints a JSON list of its own seconds
+(one a run) as the last line, an empty one for a case that it does not have; the ratio of medians is
 reported.
 No data is needed: inputs are random. --plan runs nothing and counts FLOPs and bytes of the training
 step from shapes.

@@ -14,7 +14,7 @@ from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.storage import paths
 from avjax.training.evaluators import HeldOutLoss
-from launch import schema
+from launch import data, schema
 from launch.flags import fill, load_config
 
 CONFIG_FILE = "config.json"  # of a workdir that was begun
@@ -70,53 +70,34 @@ def check(
         _one_of(task, system.tasks, f"{where}.evaluate.tasks", "task")
     check_sample(config.sample, system, where)
     check_starts(config, workdir, made, where)
-    check_folder(config.data.dir, f"{where}.data.dir")
+    for field, folder in data.folders(config.data, where):
+        data.check_folder(folder, field)
     with contextlib.ExitStack() as at_leisure:
-        if _comes(config.data.dir, made):  # it may not be there yet, or not be whole
+        # it may not be there yet, or not be whole
+        if any(_comes(folder, made) for _, folder in data.folders(config.data)):
             at_leisure.enter_context(contextlib.suppress(NoDataset))
-        check_splits(config, _opened(config.data.dir, begun=has_read(config, workdir)))
+        check_splits(config, _opened(config, workdir))
 
 
-def has_read(config, workdir) -> bool:
-    """Whether this workdir's job has read its `data.dir` at an earlier start: if that is gone, its
+def has_read(config, workdir) -> set[str]:
+    """The folders of data that this workdir's job has read at an earlier start: if one is gone, its
     storage is away; any other folder that is not there is a wrong path."""
     try:
-        before = json.loads((workdir / CONFIG_FILE).read_text())["data"]["dir"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
-    return fill(before, workdir) == fill(config.data.dir, workdir)
+        before = ConfigDict(json.loads((workdir / CONFIG_FILE).read_text())).data
+    except (FileNotFoundError, ValueError, AttributeError):
+        return set()
+    return {fill(folder, workdir) for _, folder in data.folders(before)}
 
 
 class NoDataset(UserError):
     """Not there, or not whole."""
 
 
-def _opened(folder: str, *, begun: bool):
-    from data_pipelines.store.dataset import open_dataset
-
+def _opened(config: ConfigDict, workdir: Path) -> list:
     try:
-        return open_dataset(folder, begun=begun)
+        return data.open_parts(config.data, has_read(config, workdir))
     except UserError as error:
         raise NoDataset(str(error)) from error
-
-
-def check_folder(folder: str, where: str = "config.data.dir") -> None:
-    """UserError: no folder of a dataset is named, or one that is no disk's."""
-    if not folder:
-        raise UserError(
-            "no data given",
-            where=where,
-            expected="the folder of a dataset",
-            hint="--config.data.dir=DIR; avjax prepare and avjax extract make one",
-        )
-    if paths.is_remote(folder):
-        raise UserError(
-            "data is read from disks",
-            where=where,
-            expected="a folder that every host sees",
-            found=folder,
-            hint="copy the dataset there, or mount the bucket as a folder",
-        )
 
 
 def check_optimizer(config: ConfigDict, system) -> None:
@@ -157,16 +138,18 @@ def check_starts(config: ConfigDict, workdir: Path, made: tuple[str, ...], where
                 raise UserError(f"{where}.train.{name}: {error}") from error
 
 
-def check_splits(config: ConfigDict, dataset) -> None:
-    """UserError: a split that the dataset does not have, where the config is to be evaluated at
-    all."""
+def check_splits(config: ConfigDict, parts) -> None:
+    """UserError: a split that the dataset does not have; of those that are held out, where the
+    config is to be evaluated at all.
+
+    Args:
+      parts: see data.open_parts.
+    """
     e, t = config.evaluate, config.train
-    _one_of(
-        config.data.train_split,
-        tuple(dataset.splits),
-        f"config.data.train_split, {dataset.dir}",
-        "split",
-    )
+    for (field, _), part in zip(data.folders(config.data), parts, strict=True):
+        name = field.replace("data.dir", "data.train_split")
+        _one_of(part.split, tuple(part.dataset.splits), f"{name}, {part.dataset.dir}", "split")
+    dataset = parts[0].dataset
     if not (e.benchmark or t.evaluate_every > 0 and t.loss_examples > 0):
         return
     for split in e.splits:

@@ -23,8 +23,8 @@ from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.hosts import distributed
 from avjax.storage import lock, paths
+from launch import data, hosts
 from launch import flags as launch_flags
-from launch import hosts
 
 PATIENCE = 3600.0  # seconds to wait for whoever evaluates or generates here meanwhile
 
@@ -130,7 +130,7 @@ def check_what_follows(config, workdir: Path) -> None:
     """UserError for an evaluation or a sample that could not be made once training is done."""
     from launch.jobs import evaluate, samples
 
-    if config.evaluate.benchmark and config.data.dir:
+    if config.evaluate.benchmark and data.main_folder(config.data):
         evaluate.check(config, workdir)
     samples.check(config)
 

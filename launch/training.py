@@ -19,10 +19,10 @@ from avjax.storage import paths
 from avjax.systems import api
 from avjax.training import loop, start
 from avjax.training.evaluators import HeldOutLoss
-from data_pipelines.loading.loader import check_recipes, make_loader
-from data_pipelines.store.dataset import open_dataset
+from data_pipelines.loading.loader import check_recipes, make_mixed_loader
+from data_pipelines.loading.mixture import Part
 from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
-from launch import identities, preflight, schema
+from launch import data, identities, preflight, schema
 from launch.flags import fill, unfill
 
 CONFIG_FILE = "config.json"
@@ -38,9 +38,9 @@ def run_training(config: ConfigDict, workdir: Path) -> loop.Result:
 def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     config = fill_config(config, workdir)
     agree(config, workdir)
-    preflight.check_folder(config.data.dir)
-    dataset = open_dataset(config.data.dir, begun=preflight.has_read(config, workdir))
-    preflight.check_splits(config, dataset)
+    parts = data.open_parts(config.data, preflight.has_read(config, workdir))
+    dataset = parts[0].dataset  # held out, and decoded with
+    preflight.check_splits(config, parts)
     mesh = make_mesh(config.mesh, dcn=config.dcn)
     system = api.build(config.system)
     check_resumable(config, workdir)
@@ -49,19 +49,20 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
                       system.example_spec, workdir)
 
     check_warm_start(config, system, dataset, workdir)
-    identities.check(system, dataset, begun=(workdir / CONFIG_FILE).exists())
+    for part in parts:
+        identities.check(system, part.dataset, begun=(workdir / CONFIG_FILE).exists())
 
     host, num_hosts = batch_share(mesh)
 
-    def loader(split, seed, threads):
-        return make_loader(dataset, split, system, batch_size=config.data.batch_size,
-                           segment=config.data.segment, seed=seed, host=host, num_hosts=num_hosts,
-                           threads=threads)
+    def loader(parts, seed, threads):
+        return make_mixed_loader(parts, system, batch_size=config.data.batch_size,
+                                 segment=config.data.segment, seed=seed, host=host,
+                                 num_hosts=num_hosts, threads=threads)
 
     evaluators = make_evaluators(config, workdir, system, dataset, mesh, loader)
     preflight.check_best_metric(config, evaluators)
     # checks features and recipes before anything is written
-    loader(config.data.train_split, config.seed, 0).close()
+    loader(parts, config.seed, 0).close()
     distributed.barrier("all checks")  # what they read is written now
     if distributed.is_main():
         write_run_files(config, workdir, dataset)
@@ -69,7 +70,7 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     check_shared(workdir)
     meta = {"system": config.system.name, "recipes": dataset.recipes, "dataset": dataset.name}
     return loop.train(config, system, workdir,
-                      lambda: loader(config.data.train_split, config.seed, config.data.threads),
+                      lambda: loader(parts, config.seed, config.data.threads),
                       evaluators, meta, mesh)
 
 
@@ -122,7 +123,7 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
     if t.evaluate_every <= 0 or not held_out:
         return []
     if t.loss_examples > 0:
-        with loader(held_out[0], 0, 0) as batches:
+        with loader([Part(dataset, held_out[0])], 0, 0) as batches:
             count = -(-t.loss_examples // config.data.batch_size)
             fixed = [next(batches) for _ in range(count)]
         evaluators.append(HeldOutLoss(system, fixed, mesh, every=t.evaluate_every,
@@ -137,9 +138,11 @@ def make_evaluators(config, workdir, system, dataset, mesh, loader) -> list:
 
 
 def fill_config(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """A locked copy with "{workdir}" replaced in data.dir, train.init_from and init_parts."""
+    """A locked copy with "{workdir}" replaced in data.dir and mixture, train.init_from and
+    init_parts."""
     config = ConfigDict(config)
-    config.data.dir = fill(config.data.dir, workdir)
+    for name in data.FIELDS:
+        config.data[name] = fill(config.data[name], workdir)
     for name in ("init_from", "init_parts"):
         config.train[name] = fill(config.train[name], workdir)
     return config.lock()
@@ -172,14 +175,17 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
     if not file.exists():
         return
     try:
-        before = _flat(json.loads(file.read_text()))
+        # a field that came with a later version has its default
+        before = _flat(plain(schema.experiment().make())) | _flat(json.loads(file.read_text()))
     except ValueError as error:
         raise UserError("the workdir's config is unreadable", where=str(file), found=str(error),
                         hint="use another workdir") from error
     now = _flat(plain(config))
     differing = sorted(key for key in before.keys() | now.keys()
                        if before.get(key) != now.get(key) and not schema.may_change(config, key)
-                       and not paths.moved(before.get(key), now.get(key)))
+                       and not paths.moved(before.get(key), now.get(key))
+                       and not (key == "data.mixture"
+                                and data.only_moved(before.get(key), now.get(key))))
     if differing:
         raise UserError("this workdir was begun with another config", where=str(file),
                         expected=", ".join(f"{key}={before.get(key)!r}" for key in differing[:5]),
@@ -204,7 +210,8 @@ def write_run_files(config: ConfigDict, workdir: Path, dataset) -> None:
         if (dataset.dir / name).exists():
             paths.copy_in(dataset.dir / name, workdir / name)
     recorded = plain(config)
-    recorded["data"]["dir"] = unfill(recorded["data"]["dir"], workdir)
+    for name in data.FIELDS:
+        recorded["data"][name] = unfill(recorded["data"][name], workdir)
     for name in ("init_from", "init_parts"):
         recorded["train"][name] = unfill(recorded["train"][name], workdir)
     paths.write_text(workdir / CONFIG_FILE, json.dumps(recorded, indent=1))

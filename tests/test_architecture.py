@@ -30,6 +30,7 @@ FLOORS = (
     ("data_pipelines.decode",),
     ("data_pipelines.features.common",),
     ("data_pipelines.features.*",),
+    ("data_pipelines.features.units",),  # writes TAVID's tokens and turns too
     ("data_pipelines.extract",),
     ("data_pipelines.ingest",),
     ("data_pipelines.prepare",),

@@ -87,6 +87,14 @@ class Rows:
 
     # what a row holds of each resource, e.g. {"tokens": 512, "patches": 128}
     capacity = {"examples": 1}
+    # other ways to see examples, which a source of a mixture may ask for (config.data.mixture)
+    views: tuple[str, ...] = ()
+    # whether examples of one speaker will do where the System's have several
+    one_speaker = False
+
+    def view(self, name: str) -> "Rows":
+        """The rows of a source whose examples are seen as one of `views`."""
+        raise NotImplementedError
 
     def cost(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """What an example takes of each resource, from the lengths of its sequence features."""

@@ -1,9 +1,9 @@
 """The log of one run: progress, records, speeds, goodput, traces. Only host 0 logs and writes
 records.
 
-Records of kind "speed" (at log steps) say where a step's time went and how much it processed
-(avjax.telemetry.speed), and what memory is used; "goodput" (at the end) sums up all starts of the
-workdir.
+Records of kind "data" (at log steps) say what has been drawn of each source; "speed", where a
+step's time went and how much it processed (avjax.telemetry.speed), and what memory is used;
+"goodput" (at the end) sums up all starts of the workdir.
 """
 
 import math
@@ -45,6 +45,7 @@ class RunLog:
         self.outcome = "failed"
         self.seconds = seconds
         self.done: Counter = Counter()
+        self._drawn = None
         self.clock = speed.StepClock()
         self._profiler: profiling.Profiler | None = None
         self._mirror: Mirror | None = None
@@ -79,6 +80,15 @@ class RunLog:
         self._sequences = speed.sequences(system, time)
         self._first = self._logged = self.clock.counters(step, self.seconds, self.done)
 
+    def begin_data(self, step: int, loader: Any, steps: int) -> None:
+        """Call with the loader before its first batch: tells its sources, if it knows them, and
+        what `steps` steps take from each."""
+        self._drawn = getattr(loader, "drawn", None)
+        if self._drawn:
+            self.print(self._drawn.report(steps))
+        for text in getattr(loader, "notes", ()):
+            self.note(step, text)
+
     def note(self, step: int, text: str) -> None:
         """Prints a line and records it."""
         self.print(text)
@@ -93,9 +103,11 @@ class RunLog:
         if self._profiler and (event := self._profiler.before_step(step, state)):
             self.note(step, event)
 
-    def log(self, step: int, values: Mapping[str, float], batch_id: int | None) -> None:
-        """Records the metrics of a step, and the speed of those since the last call. Rates are per
-        wall second, evaluation and saving included."""
+    def log(self, step: int, values: Mapping[str, float], batch_id: int | None,
+            position: Mapping[str, int] | None = None) -> None:
+        """Records the metrics of a step, the speed of those since the last call, and what was drawn
+        of each source before the loader came to `position`. Rates are per wall second, evaluation
+        and saving included."""
         before = self._logged
         self._logged = self.clock.counters(step, self.seconds, self.done)
         shown = {"loss": f"{values['loss']:.4g}"}
@@ -111,6 +123,8 @@ class RunLog:
         self._writer.progress(step, **shown)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self.record(step, "train", finite | ({} if batch_id is None else {"batch_id": batch_id}))
+        if self._drawn and position:
+            self.record(step, "data", self._drawn.after(position["next_index"]))
         self.update_goodput(step)
 
     def evaluated(self, step: int, name: str, metrics: Mapping[str, float],

@@ -85,7 +85,8 @@ def train(config, system, workdir: str | Path,
         gs://BUCKET/...
       make_batches: a new loader: an iterator with get_state(), set_state(state) and close(), whose
         batches hold this process's share of every array in system.batch_spec, and "example" ids for
-        the record.
+        the record. With `drawn` (data_pipelines.loading.mixture.Drawn) and `notes`, what they hold
+        of each source is told and recorded.
       evaluators: see avjax.training.evaluators.
       meta: JSON kept in every checkpoint (system name, recipes, ...).
       mesh: default make_mesh(config.mesh, dcn=config.dcn).
@@ -173,6 +174,7 @@ class TrainLoop:
         if self.position is not None:
             loader.set_state(self.position)
         self.position = loader.get_state()
+        self.run_log.begin_data(self.step, loader, self.total)
         prefetcher = Prefetcher(loader, batch_shardings, count=self.run_log.real_positions)
         # Whether all hosts come to the end of a save that is under way.
         all_hosts_here = distributed.process_count() == 1
@@ -258,7 +260,7 @@ class TrainLoop:
             self.step = self.run_log.step = self.step + 1
             self.position = fetched.position
             self.read_metrics()
-            self.in_flight = (self.step, metrics, fetched._replace(batch=None, position=None))
+            self.in_flight = (self.step, metrics, fetched._replace(batch=None))
         self.evaluation.after_step(self.step, last=self.step >= self.total)
         self.watchdog.progress(self.step)
         self.checkpoints.poll()
@@ -277,7 +279,7 @@ class TrainLoop:
         else:
             self.skipped = 0
         if _is_due(step, self.t.log_every) or step in (self.start + 1, self.total):
-            self.run_log.log(step, values, fetched.batch_id)
+            self.run_log.log(step, values, fetched.batch_id, fetched.position)
 
     def skip_or_fail(self, step: int, names: list[str], values: dict[str, float]) -> None:
         """Records a step that is not finite. Raises UserError unless the policy is to skip it."""

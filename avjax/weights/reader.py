@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 
 from avjax.errors import UserError
-from avjax.weights import dtypes, files, torch_zip
+from avjax.weights import dtypes, files, onnx_arrays, torch_zip
 from avjax.weights.plain_pickle import WAY_OUT, Foreign
 from avjax.weights.wrappers import unwrap
 
@@ -24,13 +24,14 @@ STATE_KEYS = ("model_state_dict", "state_dict", "model", "module")
 
 
 def read_checkpoint(path: str | os.PathLike, foreign: bool = False) -> Any:
-    """The content of a `.safetensors`, `.npz`, `.npy`, `.pt`, `.pth`, `.ckpt` or `.bin` file,
-    of a sharded checkpoint (given by its index or folder), or of the one weights file in a folder.
+    """The content of a `.safetensors`, `.npz`, `.npy`, `.onnx`, `.pt`, `.pth`, `.ckpt` or `.bin`
+    file, of a sharded checkpoint (given by its index or folder), or of the one weights file in a
+    folder.
 
-    safetensors and `.npz` give {name: array}; a PyTorch file gives the object that was saved (a
-    bare tensor gives an array). Arrays may be read-only and memory-mapped. With `foreign`, what is
-    not plain data (the configs and paths that trainers save along) is a plain_pickle.Foreign, which
-    was not executed either; else this raises UserError.
+    safetensors, `.npz` and `.onnx` (its initialisers) give {name: array}; a PyTorch file gives the
+    object that was saved (a bare tensor gives an array). Arrays may be read-only and memory-mapped.
+    With `foreign`, what is not plain data (the configs and paths that trainers save along) is a
+    plain_pickle.Foreign, which was not executed either; else this raises UserError.
     UserError: missing, unreadable, truncated or unsafe file.
     """
     parts = _parts(os.fspath(path))
@@ -165,6 +166,8 @@ def _read_file(path: str, foreign: bool = False) -> Any:
             return arrays
         if extension == ".npy":
             return np.load(path, allow_pickle=False)
+        if extension == ".onnx":
+            return onnx_arrays.read_onnx(path)
     except (safetensors.SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error,
             KeyError) as error:
         raise UserError("the weights file is truncated or corrupt", where=path,
@@ -176,7 +179,7 @@ def _read_file(path: str, foreign: bool = False) -> Any:
         if file.read(2) == b"PK":  # published ones are also called g_05000000 or model.pth.tar
             return torch_zip.read_torch_zip(path, foreign=foreign)
     raise UserError("unknown kind of weights file", where=path,
-                    expected=".safetensors, .npz, .npy, .pt, .pth, .ckpt or .bin",
+                    expected=".safetensors, .npz, .npy, .onnx, .pt, .pth, .ckpt or .bin",
                     found=extension or "no extension",
                     hint="convert it, or give it the right extension")
 

@@ -1,7 +1,7 @@
 """Feature shards -> fixed-shape batches with Grain's Dataset API.
 
 A System either trains on random segments of a fixed length, or (System.rows) on whole examples
-packed into rows.
+packed into rows. What it trains on is one split of a dataset, or a mixture of several (mixture.py).
 
 Batch k is a pure function of (seed, k): every position of an endless shuffled stream has its own
 random generator for the crop, hosts take consecutive shares of a batch *after* crop and batching
@@ -14,25 +14,35 @@ reshuffles every epoch, so such a slice would leak the other part from epoch two
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.systems.api import Spec, System
+from avjax.systems.api import Rows, Spec, System
+from data_pipelines.loading.mixture import Drawn, Interleaving, Part, check_alike
 from data_pipelines.loading.packing import PackedRows
 from data_pipelines.store.dataset import Dataset
 from data_pipelines.store.schema import Feature, recipe_hash
 
 MASK, EXAMPLE = "mask", "example"  # names the loader makes; never read from the dataset
 PREFETCH = 16  # batches read ahead
+# Rows that a stream pretends to have, endless for all purposes; Grain's own `repeat(None)`
+# overflows when the batches of one example are sliced.
+ENDLESS = 2**50
 
 
 class Loader(Iterator):
-    """Endless batches; see `make_loader`. Close it (or use `with`) to stop its threads."""
+    """Endless batches; see `make_loader`. Close it (or use `with`) to stop its threads.
 
-    def __init__(self, batches: grain.MapDataset, threads: int):
+    `drawn` says what they hold of each source, `notes` what a reader should know of the sources.
+    """
+
+    def __init__(self, batches: grain.MapDataset, threads: int, drawn: Drawn,
+                 notes: Sequence[str] = ()):
+        self.drawn, self.notes = drawn, tuple(notes)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH if threads
                                     else 0)
         self._iterator = iter(batches.to_iter_dataset(options))
@@ -60,13 +70,18 @@ class Loader(Iterator):
         self.close()
 
 
-def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int, segment: int,
-                seed: int, host: int = 0, num_hosts: int = 1, threads: int = 2) -> Loader:
+def make_loader(dataset: Dataset, split: str, system: System, **how) -> Loader:
+    """The loader of one split of a dataset; see `make_mixed_loader`."""
+    return make_mixed_loader([Part(dataset, split)], system, **how)
+
+
+def make_mixed_loader(parts: Sequence[Part], system: System, *, batch_size: int, segment: int,
+                      seed: int, host: int = 0, num_hosts: int = 1, threads: int = 2) -> Loader:
     """Shuffled, endless training batches.
 
     Args:
-      dataset: an opened feature dataset.
-      split: one of its splits.
+      parts: where examples come from. A weight is a share of the rows of a batch; every source is
+        shuffled and repeated by itself, so that a small one is seen more often.
       system: whose `example_spec` names the features to read, and whose `rows`, if any, packs them.
       batch_size: rows a step over all hosts.
       segment: frames of a random crop, where the system has no `rows`. Shorter examples are padded
@@ -94,14 +109,64 @@ def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int
     if segment < 1:
         raise UserError("segment too short", where="config.data.segment", expected=">= 1 frame",
                         found=str(segment))
-    names = check_features(dataset, system.example_spec)
-    source = dataset.source(split, ("id", *names))
+    views = [_view(part, system) for part in parts]
+    for part, rows in zip(parts, views, strict=True):
+        names = check_features(part.dataset, system.example_spec,
+                               one_speaker=rows is not None and rows.one_speaker)
+    notes = check_alike(parts, names)
+    make = _crops if system.rows is None else _packed
+    streams = [make(part, names, rows, system, segment, _seed_of(seed, i))
+               for i, (part, rows) in enumerate(zip(parts, views, strict=True))]
+    order = Interleaving([part.weight for part in parts], ENDLESS)
+    drawn = Drawn(tuple(parts), tuple(order.shares), batch_size, order,
+                  tuple(stream.count for stream in streams),
+                  tuple(stream.size for stream in streams))
+    # one source keeps the order that it had before there were mixtures
+    stream = streams[0].rows if len(streams) == 1 else grain.MapDataset.select_from_datasets(
+        [stream.rows for stream in streams], order)
+    batches = stream.batch(batch_size // num_hosts)[host::num_hosts]
+    return Loader(batches, threads, drawn, notes)
+
+
+class _Stream(NamedTuple):
+    """The endless rows of one source; how many examples its first n rows hold, and an epoch."""
+
+    rows: grain.MapDataset
+    count: Callable[[int], int]
+    size: int
+
+
+def _seed_of(seed: int, source: int) -> int:
+    """Of one source's order and crops: two sources of one size must not march in step."""
+    if not source:
+        return seed
+    return int(np.random.SeedSequence([seed, source]).generate_state(1)[0])
+
+
+def _view(part: Part, system: System) -> Rows | None:
+    """How the system lays out a source's examples."""
+    if not part.view:
+        return system.rows
+    known = system.rows.views if system.rows else ()
+    if part.view not in known:
+        raise UserError("unknown view", where=f"config.data.mixture, {part.dataset.dir}",
+                        expected=" or ".join(known) or "none: this system sees examples one way",
+                        found=repr(part.view))
+    return system.rows.view(part.view)
+
+
+def _packed(part: Part, names, rows: Rows, system: System, segment: int, seed: int) -> _Stream:
+    dataset = part.dataset
+    packed = PackedRows(dataset.source(part.split, ("id", *names)),
+                        dataset.lengths(part.split, sorted(_sequences(dataset, names))), rows, seed,
+                        str(dataset.dir))
+    return _Stream(grain.MapDataset.source(packed), packed.examples_before, packed.epoch_size)
+
+
+def _crops(part: Part, names, rows: None, system: System, segment: int, seed: int) -> _Stream:
+    dataset = part.dataset
+    source = dataset.source(part.split, ("id", *names))
     sequences = _sequences(dataset, names)
-    if system.rows is not None:
-        rows = PackedRows(source, dataset.lengths(split, sorted(sequences)), system.rows, seed,
-                          str(dataset.dir))
-        return Loader(grain.MapDataset.source(rows).batch(batch_size // num_hosts)[host::num_hosts],
-                      threads)
     _check_one_clock(dataset, names)
     with_mask = MASK in system.batch_spec
 
@@ -115,16 +180,14 @@ def make_loader(dataset: Dataset, split: str, system: System, *, batch_size: int
             example[MASK] = (np.arange(segment) < length).astype(np.float32)
         return example | {EXAMPLE: np.uint32(example_id)}
 
-    # Endless for all purposes; Grain's own `repeat(None)` overflows when the batches of one example
-    # are sliced.
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(2**50 // len(source))
-    batches = stream.random_map(crop).batch(batch_size // num_hosts)[host::num_hosts]
-    return Loader(batches, threads)
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(ENDLESS // len(source))
+    return _Stream(stream.random_map(crop), int, len(source))
 
 
-def check_features(dataset: Dataset, example_spec: Mapping[str, Spec]) -> tuple[str, ...]:
+def check_features(dataset: Dataset, example_spec: Mapping[str, Spec], *,
+                   one_speaker: bool = False) -> tuple[str, ...]:
     """The features of `example_spec` to read; UserError unless names, shapes, dtypes, rates and
-    recipes all agree."""
+    recipes all agree. `one_speaker`: there may be one where the system has several."""
     names, where = tuple(example_spec), str(dataset.dir)
     for name in names:
         spec, feature = example_spec[name], dataset.features.get(name)
@@ -134,7 +197,7 @@ def check_features(dataset: Dataset, example_spec: Mapping[str, Spec]) -> tuple[
                             found=f"features {', '.join(dataset.features)}",
                             hint="extract the dataset with it, or switch it off in config.system")
         shape = tuple(None if isinstance(d, str) else d for d in spec.shape[1:])
-        if shape != feature.shape:
+        if shape != feature.shape and not (one_speaker and feature.shape == _alone(spec, shape)):
             raise UserError(f"width of {name!r} differs", where=where,
                             expected=f"{shape} (config.system)",
                             found=f"{feature.shape} (dataset)",
@@ -151,6 +214,11 @@ def check_features(dataset: Dataset, example_spec: Mapping[str, Spec]) -> tuple[
                             hint="extract the dataset at the model's rate")
         _check_recipe(name, spec.recipe, dataset.recipes.get(name), where)
     return names
+
+
+def _alone(spec: Spec, shape: tuple) -> tuple:
+    """The shape of a feature of one speaker."""
+    return tuple(1 if axis == spec.speaker_axis else size for axis, size in enumerate(shape, 1))
 
 
 def _check_one_clock(dataset: Dataset, names: Iterable[str]) -> None:

@@ -116,6 +116,21 @@ class PackedRows:
             row = self._plan(epoch)[index - self._ends[epoch]]
         return [int(self._examples[i]) for i in row]
 
+    @property
+    def epoch_size(self) -> int:
+        """Examples of an epoch, the repeated ones as often as they are."""
+        return len(self._examples)
+
+    def examples_before(self, index: int) -> int:
+        """Examples of all rows before one."""
+        if index <= 0:
+            return 0
+        self.members(index - 1)  # plans as far as that
+        with self._lock:
+            epoch = int(np.searchsorted(self._ends, index - 1, side="right")) - 1
+            rows = self._plan(epoch)[:index - self._ends[epoch]]
+        return epoch * self.epoch_size + sum(map(len, rows))
+
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
         return plan(self._costs, self._capacity, np.random.default_rng([self._seed, 0, epoch]))
 

@@ -8,10 +8,12 @@ too. Headers only say which streams there are; times are those of what was decod
 import contextlib
 import dataclasses
 import io
+import math
 
 import av
 
 from avjax.errors import UserError
+from data_pipelines.media import tar_tree
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".flv",
@@ -25,6 +27,8 @@ _BACK, _JUMP = 1.0, 10.0
 # formats that people join with `cat`, so that also a leap ahead is a new file
 _JOINABLE = ("mpegts", "mpeg")
 _LOST = 0.25  # seconds that may be undecodable
+LEAD = 1.0  # seconds that are decoded before, and behind, a part of a file
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with the places of all times
 
 
 class MediaError(UserError):
@@ -46,6 +50,7 @@ class Stream:
     rate: float  # average frames, or samples, a second
     width: int = 0
     height: int = 0
+    frames: int = 0  # pictures; 0 where the container does not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,8 @@ def opened(path, link: bytes | None = None):
     """The open container; FFmpeg's errors become MediaErrors. `link`: one of
     `links`."""
     try:
-        container = av.open(str(path) if link is None else io.BytesIO(link), **_LENIENT)
+        place = path.url if isinstance(path, tar_tree.Member) else str(path)
+        container = av.open(place if link is None else io.BytesIO(link), **_LENIENT)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise unreadable(path, error) from None
     with container:
@@ -78,7 +84,7 @@ def links(path) -> list[bytes | None]:
     FFmpeg 8.1 ends at a link with other parameters than the first one's.
     """
     try:
-        with open(path, "rb") as file:
+        with tar_tree.opened(path) as file:
             data = file.read(4)
             data += file.read() if data == b"OggS" else b""
     except OSError as error:
@@ -148,7 +154,7 @@ def probe(path) -> Probe:
             return start, duration
         video, audio = first(moving(container)), first(container.streams.audio)
         return Probe(video and Stream(*times(video), float(video.average_rate or 0), video.width,
-                                      video.height),
+                                      video.height, video.frames),
                      audio and Stream(*times(audio), float(audio.rate)))
 
 
@@ -189,6 +195,15 @@ def _decoder(stream):
         return lambda packet: packet.decode()
     context = av.CodecContext.create(name, "r")
     return lambda packet: context.decode(packet if packet.size else None)
+
+
+def skip_to(container, stream, time: float) -> bool:
+    """Moves on to where whatever is at `time` seconds and later can be decoded from, and says
+    whether it did: formats without an index are read from their beginning."""
+    if time <= LEAD or container.format.name not in _INDEXED:
+        return False
+    container.seek(math.floor((time - LEAD) / stream.time_base), stream=stream)
+    return True
 
 
 def head(container, stream):

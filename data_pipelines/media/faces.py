@@ -224,23 +224,29 @@ class Cropper:
         smooth = ndimage.gaussian_filter1d(np.log(track.width), fps, mode="nearest")
         self.side = MARGIN * np.exp(smooth)
 
-    def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""
-        width, size = image.shape[1], self.size
+    def square(self, k: int, width: int) -> tuple[np.ndarray, float, float]:
+        """Middle (x, y) and side in pixels of a picture so wide, and roll, of what frame k's crop
+        shows."""
         side, (x, y) = self.side[k] * width, self.track.centre[k] * width
-        if side < size / 2:
-            raise FaceError("face too small", expected=f">= {size / 2 / MARGIN:.0f} pixels wide",
+        if side < self.size / 2:
+            raise FaceError("face too small",
+                            expected=f">= {self.size / 2 / MARGIN:.0f} pixels wide",
                             found=f"{side / MARGIN:.0f}",
                             hint="record closer or at a higher resolution")
+        # a little below the box's centre, so that an open jaw stays inside
+        return np.array([x, y + 0.06 * side]), float(side), float(self.track.roll[k])
+
+    def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""
+        size = self.size
+        middle, side, roll = self.square(k, image.shape[1])
         # averages pixels first: interpolation alone would alias
         shrink = min(1.0, 1.5 * size / side)
         if shrink < 1:
             image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        scale, roll = size / (side * shrink), self.track.roll[k]
+        scale = size / (side * shrink)
         turn = scale * np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
-        # A little below the box's centre, so that an open jaw stays inside.
-        middle = np.array([x, y + 0.06 * side]) * shrink
-        matrix = np.concatenate([turn, (size / 2 - turn @ middle)[:, None]], 1)
+        matrix = np.concatenate([turn, (size / 2 - turn @ (middle * shrink))[:, None]], 1)
         return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR,
                               borderMode=cv2.BORDER_REPLICATE)
 

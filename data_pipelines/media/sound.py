@@ -42,6 +42,7 @@ class Sound:
     rate: int
     start: float  # seconds, of the first sample
     remarks: tuple[str, ...] = ()  # what was mended
+    broken: int = 0  # numbers in the file that were no numbers, here silence
 
     @property
     def end(self) -> float:
@@ -67,6 +68,7 @@ class _Run:
     # float32; grows without a second copy
     mono: bytearray = dataclasses.field(default_factory=bytearray)
     remarks: list[str] = dataclasses.field(default_factory=list)
+    broken: int = 0
 
 
 def read_audio(path, rate: int = 22050, start: float | None = None,
@@ -89,18 +91,23 @@ def say(path, heard: Sound) -> None:
         print(f"remark: {path}: {remark}", file=sys.stderr, flush=True)
 
 
-def read(path, rate: int = 22050, channel: int | None = None) -> Sound:
-    """The whole sound of a file at `rate`: all its channels mixed down, or one, counted from 0.
+def read(path, rate: int = 22050, start: float | None = None, end: float | None = None, *,
+         channel: int | None = None) -> Sound:
+    """The whole sound of a file at `rate`, all its channels mixed down, or one, counted from 0; or
+    of it, what is needed from `start` to `end` seconds of the container's clock, and some more on
+    either side.
 
     Raises MediaError: "no audio", "too short", "unreadable", "damaged", "no such channel".
     """
-    pieces, remarks, after = [], [], 0.0
-    for run in _decode(path, channel):
+    pieces, remarks, after, broken = [], [], 0.0, 0
+    for run in _decode(path, start, end, channel):
         pieces += [(at, _at_rate(x, run.rate, rate, drift)) for at, x,
                    drift in _stretches(run, after)]
         after = pieces[-1][0] + len(pieces[-1][1]) / rate
         remarks += run.remarks
-    return _laid(path, pieces, rate, tuple(dict.fromkeys(remarks)))
+        broken += run.broken
+    heard = _laid(path, pieces, rate, tuple(dict.fromkeys(remarks)))
+    return dataclasses.replace(heard, broken=broken)
 
 
 def channels(path) -> int | None:
@@ -139,15 +146,16 @@ def _lay(out: np.ndarray, x: np.ndarray, at: int) -> None:
     out[max(0, at) :][: len(x)] = x
 
 
-def _decode(path, channel: int | None = None) -> list[_Run]:
+def _decode(path, start: float | None, end: float | None, channel: int | None) -> list[_Run]:
     """Runs with their mixed samples, or those of a channel. Files of several channels are decoded
     twice to be mixed: an hour of six would not fit into memory, and the mix depends on all of
     it."""
     runs: list[_Run] = []
-    for x_CN, rate, names, time in _frames(path):
+    for x_CN, rate, names, time, broken in _frames(path, start, end):
         if not runs or (runs[-1].rate, runs[-1].names) != (rate, names):
             runs.append(_Run(rate, names, downmix.Statistics(len(names))))
         run = runs[-1]
+        run.broken += broken
         run.counts.append(x_CN.shape[1])
         run.times.append(time)
         if channel is not None and channel >= len(names):
@@ -160,7 +168,7 @@ def _decode(path, channel: int | None = None) -> list[_Run]:
     if not runs:
         raise MediaError("too short", path, expected="sound", found="0 samples")
     if channel is None and any(len(run.names) > 1 for run in runs):
-        frames = _frames(path)
+        frames = _frames(path, start, end)
         for run in runs:
             mix_C, run.remarks = downmix.weights(run.names, run.statistics.covariance())
             for _, (x_CN, *_) in zip(run.counts, frames, strict=False):
@@ -168,9 +176,10 @@ def _decode(path, channel: int | None = None) -> list[_Run]:
     return runs
 
 
-def _frames(path):
-    """Yields ((C, N) float32, rate, names of the channels, time in seconds or NaN) without the
-    coder's padding."""
+def _frames(path, start: float | None = None, stop: float | None = None):
+    """Yields ((C, N) float32, rate, names of the channels, time in seconds or NaN, how many of its
+    numbers were none) without the coder's padding; from about `start` on where the format lets one
+    skip, and until a little after `stop`."""
     end = 0.0
     for k, link in enumerate(containers.links(path)):
         with containers.opened(path, link) as container:
@@ -178,8 +187,10 @@ def _frames(path):
             if stream is None:
                 raise MediaError("no audio", path, expected="an audio stream", found="none")
             padding, moved = _padding(path, link, container, stream)
+            if start is not None and containers.skip_to(container, stream, start):
+                padding = 0
             for frame in containers.decoded(container, stream, path):
-                x_CN, rate = _samples(frame), frame.sample_rate
+                (x_CN, broken), rate = _samples(frame), frame.sample_rate
                 cut = min(padding, x_CN.shape[1])
                 padding -= cut
                 counted = frame.pts is None or container.format.name in containers.UNTIMED
@@ -190,7 +201,10 @@ def _frames(path):
                     moved, time, k = moved + time - end, end, 0
                 if cut < x_CN.shape[1]:
                     end = (end if math.isnan(time) else time) + (x_CN.shape[1] - cut) / rate
-                    yield x_CN[:, cut:], rate, tuple(c.name for c in frame.layout.channels), time
+                    names = tuple(c.name for c in frame.layout.channels)
+                    yield x_CN[:, cut:], rate, names, time, broken
+                    if stop is not None and end > stop + containers.LEAD:
+                        return
 
 
 def _padding(path, link, container, stream) -> tuple[int, float]:
@@ -279,8 +293,8 @@ def _at_rate(x: np.ndarray, native: int, rate: int, drift) -> np.ndarray:
     return out
 
 
-def _samples(frame) -> np.ndarray:
-    """(C, N) float32 of a decoded frame."""
+def _samples(frame) -> tuple[np.ndarray, int]:
+    """(C, N) float32 of a decoded frame, and how many of its numbers are none (NaN, infinite)."""
     # PyAV 18.1 takes the bytes behind them for a ninth
     if frame.format.is_planar and frame.layout.nb_channels >= 8:
         frame, = av.AudioResampler(frame.format.packed, frame.layout,
@@ -288,6 +302,7 @@ def _samples(frame) -> np.ndarray:
     x = frame.to_ndarray()
     x_CN = x if frame.format.is_planar else x.reshape(-1, frame.layout.nb_channels).T
     if x.dtype.kind == "f":
-        return np.nan_to_num(x_CN.astype(np.float32), posinf=0.0, neginf=0.0)
+        broken = int(x_CN.size - np.count_nonzero(np.isfinite(x_CN)))
+        return np.nan_to_num(x_CN.astype(np.float32), posinf=0.0, neginf=0.0), broken
     silence, full = (128, 128) if x.dtype == np.uint8 else (0, -np.iinfo(x.dtype).min)
-    return ((x_CN - np.float64(silence)) / full).astype(np.float32)
+    return ((x_CN - np.float64(silence)) / full).astype(np.float32), 0

@@ -1,5 +1,7 @@
-"""A folder whose files may still be inside `shards/*.tar`: one way to read either, without
-extracting anything.
+"""Files inside uncompressed tars, read where they are: nothing is unpacked.
+
+A `Member` is a file in a tar or on its own, so that readers need not know which of the two they
+have. A `TarTree` is a folder whose files may still be inside `shards/*.tar`, by name.
 
 A file on disk wins over a member of the same name; of members of the same name the last one wins,
 as when the shards are extracted in order. What must not be extracted (absolute names, "..", links,
@@ -7,9 +9,13 @@ devices) is never indexed, so it cannot be read either. The index takes 22 bytes
 kept as a 64-bit hash.
 """
 
+import dataclasses
+import functools
 import hashlib
+import io
 import pathlib
 import tarfile
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -27,6 +33,110 @@ def clean(name: str) -> str | None:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     unsafe = name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or not parts
     return None if unsafe or ":" in parts[0] else "/".join(parts)
+
+
+def plain(path: pathlib.Path, refuse: Callable[[str, str], None]) -> Iterator[tuple[str, int, int]]:
+    """Yields (clean name, where its content begins, bytes) of the plain files in a tar.
+
+    Links, devices, sparse files and names that lead out of the folder are told to `refuse` (name,
+    why) instead.
+
+    Raises:
+      tarfile.TarError, OSError, EOFError: no tar, or one that is cut short, after the members that
+        are whole.
+    """
+    size = path.stat().st_size
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            tar.members = []  # tarfile remembers everything it has seen
+            if member.isdir():
+                continue
+            name = clean(member.name)
+            if name is None or not member.isreg() or member.issparse():
+                refuse(member.name, "a link, device or sparse file" if name else
+                       "a path that leads out of the folder")
+            elif member.offset_data + member.size > size:
+                raise tarfile.ReadError(f"ends inside {member.name}")
+            else:
+                yield name, member.offset_data, member.size
+        tar.fileobj.seek(tar.offset)
+        # tarfile takes it for the end of the archive
+        if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError(f"not a member's header at byte {tar.offset}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A file in a tar, or on its own (`offset` None).
+
+    Attributes:
+      path: of the tar, or of the file.
+      offset, size: bytes.
+      name: within the tar.
+    """
+
+    path: pathlib.Path
+    offset: int | None
+    size: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return str(self.path) if self.offset is None else f"{self.path}: {self.name}"
+
+    @property
+    def url(self) -> str:
+        """For FFmpeg."""
+        if self.offset is None:
+            return str(self.path)
+        return f"subfile,,start,{self.offset},end,{self.offset + self.size},,:{self.path}"
+
+    def open(self) -> io.BufferedReader:
+        """The file, for reading bytes at any place."""
+        if self.offset is None:
+            return open(self.path, "rb")
+        return io.BufferedReader(_Region(self.path, self.offset, self.size))
+
+    def read(self) -> bytes:
+        """The whole content."""
+        with self.open() as file:
+            return file.read()
+
+
+def opened(path) -> io.BufferedReader:
+    """A path or a Member, opened for reading bytes."""
+    return path.open() if isinstance(path, Member) else open(path, "rb")
+
+
+class _Region(io.RawIOBase):
+    """Part of a file as a file."""
+
+    def __init__(self, path: pathlib.Path, offset: int, size: int):
+        self._file, self._offset, self._size, self._at = open(path, "rb"), offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        wanted = min(len(buffer), max(0, self._size - self._at))
+        self._file.seek(self._offset + self._at)
+        got = self._file.readinto(memoryview(buffer)[:wanted])
+        self._at += got
+        return got
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class TarTree:
@@ -73,27 +183,15 @@ class TarTree:
         stats = [(p.name, p.stat()) for p in self._shards]
         return [f"{name} of {stat.st_size} bytes,{stat.st_mtime_ns}" for name, stat in stats]
 
+    def _refuse(self, shard: str, member: str, why: str) -> None:
+        self.refused.append((shard, member, why))
+
     def _index(self, number: int, shard: pathlib.Path) -> np.ndarray:
-        found, size = [], shard.stat().st_size
+        found = []
         try:
-            with tarfile.open(shard, "r:") as tar:
-                for member in tar:
-                    tar.members = []  # tarfile remembers everything it has seen
-                    if member.isdir():
-                        continue
-                    name, plain = clean(member.name), member.isreg() and not member.issparse()
-                    if name is None or not plain:
-                        self.refused.append((shard.name, member.name,
-                                             "a link, device or sparse file" if name else
-                                             "a path that leads out of the folder"))
-                    elif member.offset_data + member.size > size:
-                        raise tarfile.ReadError(f"ends inside {member.name}")
-                    elif name.lower().endswith(SUFFIXES) and member.size < 2**32:
-                        found.append((_hash(name), number, member.offset_data, member.size))
-                tar.fileobj.seek(tar.offset)
-                # tarfile takes it for the end of the archive
-                if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise tarfile.ReadError(f"not a member's header at byte {tar.offset}")
+            for name, offset, size in plain(shard, functools.partial(self._refuse, shard.name)):
+                if name.lower().endswith(SUFFIXES) and size < 2**32:
+                    found.append((_hash(name), number, offset, size))
         except (tarfile.TarError, OSError, EOFError) as error:
             failures.check(error, shard)
             raise UserError("damaged shard", where=str(shard), expected="a whole, uncompressed tar",

@@ -2,7 +2,7 @@
 colours."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import av
 import numpy as np
@@ -16,25 +16,35 @@ _REORDERED = 16
 _WIDEST = 4.0  # a pixel this many times as wide as high, or the reverse, is a broken header
 
 
-def iterate_video(path, max_side: int | None = None) -> Iterator[tuple[float, float, np.ndarray]]:
+def iterate_video(path, max_side: int | None = None,
+                  start: float | None = None) -> Iterator[tuple[float, float, np.ndarray]]:
     """Yields (time, duration in seconds, (H, W, 3) uint8 RGB) in order of presentation, shrunk to
-    `max_side`.
+    `max_side`; from the last one before `start` on, or some more, where the format lets one skip.
 
     All have the first one's size. Frames not later than the one before are dropped. Raises
     MediaError: "unreadable" when the file cannot be opened or holds no picture that can be decoded;
       "no video"; "truncated"; "damaged".
     """
     size = None
-    for time, duration, frame, pixel in _shown(path):
-        quarter, mirrored, upended = _orientation(frame)
+    for time, duration, frame, pixel in shown(path, start):
         if size is None:
             size = _square(frame.width, frame.height, pixel, max_side)
-            size = size[::-1] if quarter else size
+            size = size[::-1] if _orientation(frame)[0] else size
+        yield time, duration, upright(frame, size)
+
+
+def upright(frame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a decoded frame, turned and mirrored as the file says. `size`: width
+    and height of the result; None for those that it has."""
+    quarter, mirrored, upended = _orientation(frame)
+    if size is None:
+        width, height = frame.width, frame.height
+    else:
         width, height = size[::-1] if quarter else size
-        image = _opaque(frame, width, height)
-        image = image.transpose(1, 0, 2) if quarter else image
-        image = image[::-1] if upended else image
-        yield time, duration, np.ascontiguousarray(image[:, ::-1] if mirrored else image)
+    image = _opaque(frame, width, height)
+    image = image.transpose(1, 0, 2) if quarter else image
+    image = image[::-1] if upended else image
+    return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
 
 
 def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | None = None,
@@ -45,10 +55,17 @@ def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | 
     `start` defaults to the first frame's time, `end` to the last one's plus its duration. The first
     frame is held before its time and the last one after it.
     """
+    return nearest(iterate_video(path, max_side, start), fps, start, end)
+
+
+def nearest(frames: Iterable[tuple[float, float, np.ndarray]], fps: float,
+            start: float | None = None,
+            end: float | None = None) -> Iterator[tuple[float, np.ndarray]]:
+    """`frames_at` of what `iterate_video` yields."""
     held = None  # (time, image): the latest frame not after the wanted time
     k = 0
     stop = None
-    for time, duration, image in iterate_video(path, max_side):
+    for time, duration, image in frames:
         start = time if start is None else start
         while held is not None and (wanted := start + k
                                     / fps) <= time and (end is None or wanted < end - 1e-6):
@@ -66,18 +83,20 @@ def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | 
 def video_times(path) -> np.ndarray:
     """Presentation times in seconds of the pictures that `iterate_video` would yield, decoded but
     not converted."""
-    return np.array([time for time, *_ in _shown(path)])
+    return np.array([time for time, *_ in shown(path)])
 
 
-def _shown(path):
-    """Yields (time, duration, frame, how many times as wide as high its pixels are) in order of
-    presentation."""
+def shown(path, start: float | None = None):
+    """Yields (time, duration, decoded frame, how many times as wide as high its pixels are) in
+    order of presentation; `start` and errors as of `iterate_video`."""
     last = -np.inf
     with containers.opened(path) as container:
         stream = containers.pictures(container, path)
         if stream is None:
             raise MediaError("no video", path, expected="a video stream", found="audio only")
         stream.thread_type = "AUTO"
+        if start is not None:
+            containers.skip_to(container, stream, start)
         usual = 1 / float(stream.average_rate) if stream.average_rate else 1 / 30
         pixel = float(stream.sample_aspect_ratio or 1)
         for time, frame in _timed(container, stream, path):

@@ -11,6 +11,7 @@ import os
 import pathlib
 import struct
 
+from data_pipelines.media import tar_tree
 from data_pipelines.media.containers import MediaError
 
 _SLACK = 16  # bytes that may be missing: odd chunks are rounded up, or not
@@ -25,7 +26,7 @@ _BOXES = (b"moov", b"moof", b"mdat")  # of mp4; behind the last one some cameras
 def check_whole(path, heard: float | None = None) -> None:
     """Raises MediaError("truncated") for a file that was cut off. `heard`: seconds of sound
     decoded, where known."""
-    with open(path, "rb") as file:
+    with tar_tree.opened(path) as file:
         magic = file.read(12)
         if magic[:4] in _RIFF:
             check_riff(file, path)
@@ -37,7 +38,7 @@ def check_whole(path, heard: float | None = None) -> None:
             _ogg(file, path)
         elif magic[:4] == b"fLaC" and heard is not None:
             _flac(file, path, heard)
-        elif pathlib.Path(path).suffix.lower() == ".mp3":
+        elif pathlib.Path(str(path)).suffix.lower() == ".mp3":
             _mp3(file, path)
 
 

@@ -12,6 +12,7 @@ import functools
 import cv2
 import numpy as np
 
+from data_pipelines.media import head_rotation
 from data_pipelines.puppets.face_code import NAMES
 
 _SHIFT = 4  # sub-pixel bits of OpenCV's drawing
@@ -74,18 +75,6 @@ def portrait(identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
     return render(neutral, np.array([[1.0, 0, 0, 0, 0, 0, 0]]), identity, size, zoom)[0]
 
 
-def rotation_matrix(q) -> np.ndarray:
-    """(..., 3, 3) of quaternions wxyz (..., 4) in picture coordinates: pitch > 0 looks down and yaw
-    > 0 to the right."""
-    q = np.asarray(q, np.float64)
-    w, x, y, z = np.moveaxis(q / np.maximum(np.linalg.norm(q, axis=-1, keepdims=True), 1e-9), -1, 0)
-    x = -x  # y points down here: about x, positive turns bring the front towards +y
-    rows = [[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]]
-    return np.stack([np.stack(row, -1) for row in rows], -2)
-
-
 class _Scene:
     """Shapes of N frames in the order in which they are drawn. Points are (N or 1, K, 3), colours
     (3,) or (N, 3)."""
@@ -93,7 +82,7 @@ class _Scene:
     def __init__(self, size, zoom, pose_N7):
         self.frames, self.size, self.scale, self._shapes = len(
             pose_N7), size, 0.33 * zoom * size, []
-        self._turn_N33 = np.swapaxes(rotation_matrix(pose_N7[:, :4]), 1, 2)
+        self._turn_N33 = np.swapaxes(head_rotation.matrix(pose_N7[:, :4]), 1, 2)
         # 1 head height = 2 units
         self._shift_N13 = 2 * np.asarray(pose_N7[:, None, 4:], np.float64)
 

@@ -13,6 +13,11 @@ from data_pipelines.store.schema import Feature
 
 PREFIXES = ("", "partner_", "partner2_", "partner3_")  # of the columns of each speaker
 
+# Of the poses of named corpora, for `pose_z`: one for all, so that they can be mixed. Ours: about
+# 10 degrees either way, and how far seated people move, in face widths.
+POSE = {"mean": np.array([1, 0, 0, 0, 0, 0, 0], np.float32),
+        "std": np.array([.02, .08, .08, .08, .3, .2, .1], np.float32)}
+
 
 def of_clip() -> dict[str, Feature]:
     """What a clip has once, however many speak."""
@@ -31,7 +36,7 @@ def of_dialogue() -> dict[str, Feature]:
 def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"],
                pictures: int | None = None, landmarks: int | None = None,
                face: int | None = None, pose: bool = False, activity: bool = False,
-               rate: float = rates.VIDEO) -> dict[str, Feature]:
+               pose_z: bool = False, rate: float = rates.VIDEO) -> dict[str, Feature]:
     """The columns of one speaker.
 
     Args:
@@ -41,6 +46,7 @@ def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"
       landmarks: points a frame.
       face: numbers in a frame's face code.
       pose: of the head.
+      pose_z: of the head, by POSE, as features are made of it.
       activity: where the speaker speaks.
       rate: of pictures, landmarks, face and pose, Hz.
     """
@@ -63,7 +69,15 @@ def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"
     if pose:
         out["pose"] = Feature((None, 7), "float32", "head: quaternion wxyz, translation x right, "
                               "y up, z away", "face widths", rate)
+    if pose_z:
+        out["pose_z"] = Feature((None, 7), "float32", "pose, by fixed means and spreads",
+                                "spreads of talking heads", rate)
     return {prefix + name: feature for name, feature in out.items()}
+
+
+def standardised(pose_N7: np.ndarray) -> np.ndarray:
+    """The column `pose_z` of a pose; the clips have POSE as their codec "pose"."""
+    return ((pose_N7 - POSE["mean"]) / POSE["std"]).astype(np.float32)
 
 
 def identity_of(speaker: str) -> np.ndarray:

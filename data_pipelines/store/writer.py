@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -172,22 +172,25 @@ class SplitWriter:
                             found=f"{len(self.refused)} of {total}: {reasons}",
                             hint="mend the clips, or raise --max_bad")
 
-    def _made(self, item: Item) -> Iterable[dict | Unusable]:
-        if isinstance(item, dict):
-            return [item]
+    def _made(self, item: Item) -> Iterator[dict | Unusable]:
+        """What an item makes, one after the other: all of a long recording would not fit into
+        memory."""
         try:
-            made = item()
-            made = [made] if isinstance(made, dict) else list(made)
+            made = item if isinstance(item, dict) else item()
+            for example in [made] if isinstance(made, dict) else made:
+                yield self._allowed(example)
         except Unusable as error:
-            made = [error]
+            yield self._allowed(error)
         except UserError:
             self._keep_finished()
             raise
-        bad = next((e for e in made if isinstance(e, Unusable)), None)
-        if bad is not None and not self._max_bad:
+
+    def _allowed(self, example: dict | Unusable) -> dict | Unusable:
+        """Raises what is unusable where nothing may be."""
+        if isinstance(example, Unusable) and not self._max_bad:
             self._keep_finished()
-            raise bad
-        return made
+            raise example
+        return example
 
     def _keep_finished(self) -> None:
         """An item that cannot be used need not cost the others: the same job goes on once --max_bad

@@ -25,6 +25,7 @@ import functools
 import numpy as np
 
 from avjax.encoders import portrait
+from avjax.encoders.voice_activity import Detector
 from avjax.errors import UserError
 from avjax.systems.api import stream_names
 from eval.benchmarks.common.base import Benchmark as Base
@@ -35,6 +36,7 @@ from eval.metrics import lips, retrieval
 from eval.metrics.listener import STRANGERS
 from eval.registry import AUDIO, MOTION
 
+ENERGY = "energy"  # of the mel, which needs no waveform
 TRAINING_DIALOGUES = 16  # of the training split, that the mean frame is taken from
 MOST_CHANCE = 0.1  # of the first place, for five times as likely to mean much
 LEAST_FRAMES = 13  # half a second of listening; less is not scored
@@ -78,6 +80,9 @@ class Benchmark(Base):
         if full and degradable(system, decoder):
             task = next(iter(self.models.values()))
             self.models |= {name: task for name in retrieval.DEGRADATIONS if name != "clean"}
+        activity = getattr(config.evaluate, "activity", ENERGY)
+        self.detector = None if activity == ENERGY else Detector.parse(
+            activity, where="config.evaluate.activity")
         self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
         self.streams = tuple(n for n in dict.fromkeys(("mel", *stream_names(system)))
                              if n in dataset.features)
@@ -110,6 +115,7 @@ class Benchmark(Base):
         names = families | _ROW_NAMES
         return {names.get(name, name): recipe for name, recipe in own.items()
                 if name not in _NOT_IN_ROW_HASH} | {
+            **({"activity": self.detector.recipe} if self.detector else {}),
             "motion": {"of": "face reader", **self.decoder.recipes.get("reader", {}),
                        "truth": "the corpus' own"}}
 
@@ -150,11 +156,11 @@ class Benchmark(Base):
     def model(self, streams, variant: str, split: str, index: int) -> Conversation:
         made = self.makes[variant]
         return Conversation(self.decoder, streams, made_kinds(streams, made),
-                            own_timing="units" in made)
+                            own_timing="units" in made, detector=self.detector)
 
     def read(self, example):
         streams = {k: example[k] for k in (*self.streams, "motion", "voices") if k in example}
-        return Conversation(self.decoder, streams, {AUDIO, MOTION})
+        return Conversation(self.decoder, streams, {AUDIO, MOTION}, detector=self.detector)
 
     def baseline(self, variant: str, split: str, index: int) -> Conversation:
         truth = self.truth(split, index)
@@ -162,14 +168,14 @@ class Benchmark(Base):
             return truth
         if variant == "codec":
             streams = {k: x for k, x in truth.streams.items() if k not in ("motion", "voices")}
-            return Conversation(self.decoder, streams, {MOTION})
+            return Conversation(self.decoder, streams, {MOTION}, detector=self.detector)
         if variant == "shuffled":
             other = self.truth(split, self.others(split, index, 1)[0])
             streams = {k: fit(other.streams[k], len(truth.streams[k])) for k in ("mel", "motion")}
         else:
             streams = {k: np.broadcast_to(x, (len(truth.streams[k]), *x.shape))
                        for k, x in self.mean_frame.items()}
-        return Conversation(self.decoder, streams, {AUDIO, MOTION})
+        return Conversation(self.decoder, streams, {AUDIO, MOTION}, detector=self.detector)
 
     @functools.cached_property
     def mean_frame(self) -> dict[str, np.ndarray]:

@@ -7,9 +7,10 @@ import functools
 
 import numpy as np
 
+from avjax.encoders.voice_activity import Detector, energy, turn_taking
+from avjax.encoders.voice_activity.segments import intervals
 from avjax.signal import mel, rates
 from data_pipelines.puppets import face_code
-from eval.metrics import turns
 from eval.registry import AUDIO, MOTION
 
 FPS = rates.FRAMES
@@ -27,14 +28,16 @@ class Conversation:
       scored: AUDIO, MOTION: what the variant made itself.
       own_timing: whether the variant decided who speaks when; its frames then correspond to none of
         the truth's.
+      detector: the voice activity, of the sound that the mel makes; None: energy, of the mel.
     """
 
     def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *,
-                 own_timing: bool = False):
+                 own_timing: bool = False, detector: Detector | None = None):
         self.decoder = decoder
         self.streams = streams
         self.scored = scored
         self.own_timing = own_timing
+        self.detector = detector
         self.own_length = AUDIO in scored
         self.has_audio = len(streams.get("mel", ())) > 0
         self.has_motion = len(streams.get("latents", ())) > 0 or len(streams.get("motion", ())) > 0
@@ -68,13 +71,18 @@ class Conversation:
     @functools.cached_property
     def speech(self) -> list[np.ndarray]:
         """(K, 2) ms intervals of speech of every channel."""
-        found = [turns.activity(mel.denormalise(x), self.mel_rate) for x in self.mel_STB]
-        return [np.minimum(x, self.total_ms) for x in found]
+        if self.detector:
+            seconds = self.detector([self.decoder.waveform(x) for x in self.speakers],
+                                    self.decoder.sample_rate)
+        else:
+            seconds = [intervals(energy.loud(mel.denormalise(x))) / self.mel_rate
+                       for x in self.mel_STB]
+        return [np.minimum(np.round(1000 * x).astype(np.int64), self.total_ms) for x in seconds]
 
     @functools.cached_property
     def events(self) -> dict[str, np.ndarray]:
-        """See eval.metrics.turns.events."""
-        return turns.events(self.speech, self.total_ms)
+        """See turn_taking.events."""
+        return turn_taking.events(self.speech, self.total_ms)
 
     def speaking(self, frames: int) -> np.ndarray:
         """(S, frames) bool at 25 Hz."""

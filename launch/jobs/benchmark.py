@@ -16,8 +16,8 @@ import jax
 from avjax.errors import UserError
 from avjax.systems import api, benchmarking, registry
 from avjax.training import timing
-from data_pipelines.loading.loader import make_loader
-from data_pipelines.store.dataset import open_dataset
+from data_pipelines.loading.loader import make_mixed_loader
+from launch import data
 
 
 def benchmark(config, *, batch: int | None = None, segment: int | None = None,
@@ -44,8 +44,8 @@ def benchmark(config, *, batch: int | None = None, segment: int | None = None,
             row["ratio"] = row["median"] / row["peer"]["median"]
             row["ratio_of_minima"] = row["min"] / row["peer"]["min"]
         rows.append(row)
-    folder = Path(config.data.dir) if config.data.dir else None
-    if folder is not None and folder.is_dir():
+    found = [Path(folder).is_dir() for _, folder in data.folders(config.data) if folder]
+    if found and all(found):
         rows.append(loader_row(config, system, options, runs))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     devices = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
@@ -107,9 +107,9 @@ def run_peer(command: str, describe: dict) -> list[float]:
 
 def loader_row(config, system, options, runs: int, batches: int = 50) -> dict:
     """Seconds a batch of the loader, reading as training reads."""
-    loader = make_loader(open_dataset(config.data.dir), config.data.train_split, system,
-                         batch_size=options.batch, segment=options.frames, seed=config.seed,
-                         threads=config.data.threads)
+    loader = make_mixed_loader(data.open_parts(config.data), system, batch_size=options.batch,
+                               segment=options.frames, seed=config.seed,
+                               threads=config.data.threads)
 
     def run():
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from eval import benchmarks
 from eval.report import page, tables
 from eval.run import runner
 from eval.run.rows import WHOLE, Share, lock_file
+from launch import data
 from launch import flags as launch_flags
 
 PATIENCE = 3600.0  # seconds to wait for another share that merges the rows
@@ -28,7 +29,8 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
         raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark",
                         found="empty", expected=" or ".join(benchmarks.names()),
                         hint="set --config.evaluate.benchmark")
-    dataset = dataset or store.open_dataset(launch_flags.fill(config.data.dir, workdir))
+    dataset = dataset or store.open_dataset(
+        launch_flags.fill(data.main_folder(config.data), workdir))
     decoder = decode.Decoder.from_dataset(dataset)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
@@ -69,6 +71,8 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     out = pathlib.Path(out) if out else workdir
     system = api.build(config.system)
     benchmark, dataset = open_benchmark(config, workdir)
+    if told := data.said(config.data):
+        print(told)
     runner.check(system, dataset)
     splits = tuple(splits or config.evaluate.splits)
     if not splits:

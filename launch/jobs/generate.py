@@ -21,6 +21,7 @@ from avjax.storage import atomic
 from avjax.systems import api
 from data_pipelines import decode, prompting
 from data_pipelines.prompting import Prompt
+from launch import data
 from launch import flags as launch_flags
 from launch.jobs import video
 
@@ -267,7 +268,7 @@ def prompt_of(config, system, decoder, **request: Any) -> Prompt:
     UserError for whatever is unusable."""
     builder = prompting.builder(config.system.name)
     if request.get("example") and not request.get("data"):
-        request["data"] = config.data.dir
+        request["data"] = data.main_folder(config.data)
     return builder.build(builder.request(config.system.name, **request), system, decoder)
 
 
@@ -296,7 +297,9 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
                         hint=f"train first: avjax train --config=configs/... "
                         f"--workdir={workdir}")
     config = ConfigDict(json.loads(path.read_text()))
-    config.data.dir = launch_flags.fill(config.data.dir, workdir)
+    for name in data.FIELDS:
+        if name in config.data:  # older jobs know no mixture
+            config.data[name] = launch_flags.fill(config.data[name], workdir)
     # of an older job, whose workdir was moved since
     if config.data.dir and not pathlib.Path(config.data.dir).exists():
         parts = pathlib.PurePath(config.data.dir).parts[1:]

@@ -7,6 +7,7 @@ from avjax.storage import lock
 from avjax.systems import api
 from data_pipelines import decode
 from data_pipelines.store import dataset as store
+from launch import data
 from launch.jobs import generate as jobs
 
 
@@ -29,10 +30,10 @@ def check(config) -> None:
     """UserError for a sample that could not be generated once training is done: unknown task or
     example, nothing to drive it, text over the context, ..."""
     requests = requests_of(config.sample)
-    if not requests or not config.data.dir:
+    if not requests or not data.main_folder(config.data):
         return
     system = api.build(config.system)
-    decoder = decode.Decoder.from_dataset(store.open_dataset(config.data.dir))
+    decoder = decode.Decoder.from_dataset(store.open_dataset(data.main_folder(config.data)))
     for name, request in requests:
         try:
             jobs.prompt_of(config, system, decoder, **request)

@@ -132,7 +132,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
         raise UserError("--config is of another system", where="config.system.name",
                         expected=system, found=config.system.name)
     if data:
-        config.data.dir = os.path.abspath(data)
+        config.data.dir, config.data.mixture = os.path.abspath(data), ()
     model = api.build(config.system)
     params = _with_fresh_parts(names.read(state, config.system), model, config.seed)
     expected = abstract_params(model)

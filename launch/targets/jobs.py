@@ -2,8 +2,8 @@
 lines."""
 
 from avjax.errors import UserError
+from launch import data, overrides, schema, sweeps
 from launch import flags as launch_flags
-from launch import overrides, schema, sweeps
 from launch.targets import Job, environment
 
 KINDS = ("train", "evaluate", "generate", "extract", "prepare")
@@ -62,7 +62,8 @@ def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Poi
     if not any(text.startswith("--config.seed=") for text in changed):
         changed = [*changed, f"--config.seed={config.seed}"]
     workdir = point.workdir(args.workdir)
-    _check_data(config.data.dir.replace("{workdir}", workdir))
+    for field, folder in data.folders(config.data):
+        _check_data(folder.replace("{workdir}", workdir), field)
     name = point.name(args.name or base_name(kind, config))
     flag = "--workdir" if kind == "train" else "--checkpoint"
     sweeps.check_name(name)
@@ -83,11 +84,11 @@ def _workdir_of_generation(workdir: str | None, rest: list[str]) -> tuple[str, .
     return (f"--workdir={workdir}",)
 
 
-def _check_data(folder: str) -> None:
+def _check_data(folder: str, field: str) -> None:
     """Raises UserError for data that the job could not read on its machines."""
     if not folder or "://" in folder:
         raise UserError("data is read from disks" if folder else "no data given",
-                        where="config.data.dir", found=folder,
+                        where=field, found=folder,
                         expected="a folder that every host sees",
                         hint="--config.data.dir=DIR of a file system that all hosts "
                         "have; of a bucket: --target=gke --mount=gs://BUCKET:/data "

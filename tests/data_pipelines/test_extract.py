@@ -14,8 +14,7 @@ from avjax.signal import kmeans, level, mel, resample
 from avjax.systems.api import Spec
 from avjax.systems.head_vae import system as head_vae
 from data_pipelines import extract
-from data_pipelines.features.avflow import extract as avflow
-from data_pipelines.features.avflow import head_pose
+from data_pipelines.features.avflow import head_pose, partner
 from data_pipelines.loading import loader
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature, arrays_hash, recipe_hash
@@ -248,7 +247,7 @@ def test_rotation_vectors():
     half = np.sqrt(0.5)
     q = np.array([[1, 0, 0, 0], [half, half, 0, 0], [-half, 0, -half, 0], [0.5, 0.5, 0.5, 0.5]])
     expected = [[0, 0, 0], [np.pi / 2, 0, 0], [0, np.pi / 2, 0], [2 * np.pi / 3 / np.sqrt(3)] * 3]
-    np.testing.assert_allclose(avflow.rotation_vector(q), expected, atol=1e-6)
+    np.testing.assert_allclose(partner.rotation_vector(q), expected, atol=1e-6)
 
 
 def test_loader_takes_extracted_features_and_refuses_another_mel(features):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avjax.errors import StorageError, UserError
-from launch import preflight, train, training
+from launch import data, preflight, train, training
 from launch.jobs import stages
 from tests.launch.walks import TINY, config, write_clips
 
@@ -182,10 +182,8 @@ def test_data_that_a_stage_made_is_looked_at_before_the_first_step(clips, tmp_pa
         with pytest.raises(UserError, match=words):
             training.run_training(config(clips, **overrides), run)
         assert not run.exists()
-    preflight.check_splits(
-        config(clips, **{"evaluate.splits": ("vaild",), "train.evaluate_every": 0}),
-        training.open_dataset(clips),
-    )
+    unread = config(clips, **{"evaluate.splits": ("vaild",), "train.evaluate_every": 0})
+    preflight.check_splits(unread, data.open_parts(unread.data))
 
 
 def test_a_workdir_that_is_further_is_left_as_it_is(clips, tmp_path, one_device):  # noqa: F811

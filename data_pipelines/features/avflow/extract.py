@@ -5,54 +5,53 @@ Every frozen or fitted thing runs here, once, and never inside a training step. 
 is, with the hash of any fitted arrays, goes into the dataset's recipes; the arrays themselves into
 its codecs.
 
-    mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level)
-    tokens  "phones": the clips' phoneme features; "units": k-means of the mel frames, one-hot;
-            "wav2vec2": CTC logits
+    mel     normalised log-mel (avjax.signal.mel) of speech at one level (avjax.signal.level), or as
+            loud as it was recorded
+    tokens  what is heard, see tokens.py
     face    the clips' face codes
     head    "vae": mean of the head-pose VAE's latent; "linear": the z-scored pose itself
-and, for dialogues, partner_tokens, partner_expression and partner_head (min-max scaled to [-1, 1]
-on the train split).
+and, for dialogues, of what the clips have of the partner: partner_tokens, partner_expression and
+partner_head (see partner.py).
 """
 
-import dataclasses
-import hashlib
-import pathlib
 from typing import Annotated
 
 import numpy as np
-import soxr
 
 from avjax.errors import UserError
-from avjax.signal import kmeans, level, mel, resample
+from avjax.signal import level, mel, resample
 from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.avflow import head_pose
+from data_pipelines.features.avflow import tokens as tokens_of
+from data_pipelines.features.avflow.partner import CODEC, Partner
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.store import dataset as store
-from data_pipelines.store import quarantine
-from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
+from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash
 
-TOKENS = ("phones", "units", "wav2vec2")
 HEADS = ("vae", "linear")
-UNITS = 100
-WAV2VEC2_RATE = 16000
+LOUDNESS = {"speech": level.RECIPE, "recorded": None}  # recipe of the level
 _CARRIED = (*common.CARRIED, *(f"partner_{name}" for name in common.CARRIED))
-_FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn at random
 
 
 def extract(
     clips_dir, out_dir, *,
-    tokens: Annotated[str, Option("what is heard, as features", TOKENS)] = "phones",
+    tokens: Annotated[str, Option("what is heard, as features", tokens_of.KINDS)] = "phones",
     head: Annotated[str, Option("the head pose", HEADS)] = "linear",
     head_vae: Annotated[str | None, Option("workdir or checkpoint of a trained head VAE, for "
-                                           "--head=vae")] = None,
+                                           "--head=vae; not needed where the clips' corpus "
+                                           "brings one")] = None,
     weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
                                           "--tokens=wav2vec2")] = None,
-    units: Annotated[int, Option("number of k-means units, for --tokens=units", least=2)] = UNITS,
+    units: Annotated[int, Option("number of k-means units, for --tokens=units",
+                                 least=2)] = tokens_of.UNITS,
     seed: Annotated[int, Option("of that fit")] = 0,
     mode: Annotated[str, Option("how features get to one clock: by their timestamps, or stretched "
                                 "by length as the published code does", resample.MODES,
                                 flag="resample")] = "timestamps",
+    loudness: Annotated[str, Option("of the sound: brought to one level of speech, or as recorded, "
+                                    "which is what the published code reads",
+                                    tuple(LOUDNESS))] = "speech",
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
     """Writes the feature dataset of a clip dataset. A killed job resumes when it is started again.
@@ -69,40 +68,41 @@ def extract(
     clips = common.open_clips(clips_dir, out_dir)
     header = head_pose.make(head, clips, head_vae)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae,
-                    weights=weights, units=units,
+                    weights=weights, units=units, loudness=loudness,
                     seed=seed, mode=mode, fit_split=fit_split) as job:
-        tokenizer = _tokenizer(job, tokens, clips, weights, units, seed, mode, max_bad, fit_split)
-        return _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name, progress)
+        speech_level = LOUDNESS[loudness]
+        tokenizer = tokens_of.make(job, tokens, clips, weights, units, seed, mode, max_bad,
+                                   fit_split, speech_level)
+        return _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split, name,
+                      progress)
 
 
-def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
+def _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split, name,
            progress) -> store.Dataset:
     dialogue = "partner_audio" in clips.features
-    who = ("", "partner_") if dialogue else ("",)
-    needed = [f"{w}{c}" for w in who
-              for c in ("audio", "face", *tokenizer.columns)] + list(header.columns)
-    needed += ["partner_pose"] if dialogue else []
+    partner = Partner(clips, fit_split, job.once) if dialogue else None
+    needed = ["audio", "face", *tokenizer.columns, *header.columns]
+    if dialogue:
+        needed += [f"partner_{c}" for c in ("audio", *tokenizer.columns)]
+        needed += partner.columns.values()
     common.require(clips, needed, "pick other --tokens or --head, or prepare the clips with it")
     if clips.recipes.get("audio", {}).get("sample_rate",
                                           mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
         raise UserError("clips have another sample rate", where=str(clips.dir), expected="22050 Hz",
                         found=str(clips.recipes["audio"]), hint="prepare them again")
-    partner = None
-    if dialogue:
-        ranges = job.once("partner", lambda: _PartnerScaling.fit(clips, fit_split))
-        partner = _PartnerScaling(ranges)
     carried = [c for c in _CARRIED if c in clips.features]
     fields = ["id", *carried, *dict.fromkeys(needed)]
 
     def example(source, i):
         clip = source[i]
         try:
-            return _features(clip, carried, tokenizer, header, partner, clips, mode)
+            return _features(clip, carried, tokenizer, header, partner, clips, mode,
+                             speech_level)
         except UserError as error:
             raise UserError(f"cannot extract clip {clip['id']!r}: {error}", where=str(clips.dir),
                             hint="mend it, or --max_bad=0.1 to leave such clips out") from error
 
-    recipes, codecs = _recipes(clips, tokenizer, header, partner, mode)
+    recipes, codecs = _recipes(clips, tokenizer, header, partner, mode, speech_level)
     if {"speaker", "identity"} <= clips.features.keys():
         codecs[SPEAKERS] = common.speakers(clips, fit_split)
     if tokenizer.recipe["kind"] == "units":  # sound may drive it
@@ -118,8 +118,8 @@ def _write(job, clips, tokenizer, header, mode, max_bad, fit_split, name,
         max_bad=max_bad, progress=progress)
 
 
-def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
-    audio = _speech(clip["audio"])
+def _features(clip, carried, tokenizer, header, partner, clips, mode, speech_level) -> dict:
+    audio = _speech(clip["audio"], speech_level)
     mel_TM = mel.of_speech(audio, None)
     frames = len(mel_TM)
 
@@ -131,18 +131,17 @@ def _features(clip, carried, tokenizer, header, partner, clips, mode) -> dict:
            "face": on_clock(clip["face"], "face"),
            "head": on_clock(header(clip), header.columns[0])}
     if partner:
-        audio = _speech(clip["partner_audio"])
+        audio = _speech(clip["partner_audio"], speech_level)
         mel_TM = mel.of_speech(audio, None)
-        expression, rotation = partner(clip)
-        out |= {"partner_tokens": tokenizer(clip, "partner_", audio, mel_TM, frames),
-                "partner_expression": on_clock(expression, "partner_face"),
-                "partner_head": on_clock(rotation, "partner_pose")}
+        out["partner_tokens"] = tokenizer(clip, "partner_", audio, mel_TM, frames)
+        out |= {stream: on_clock(x_TC, partner.columns[stream])
+                for stream, x_TC in partner(clip).items()}
     return out
 
 
-def _speech(audio: np.ndarray) -> np.ndarray:
-    """Samples of a clip -> float32 at the level of speech."""
-    return level.normalised(common.to_float(audio), mel.RECIPE["sample_rate"])
+def _speech(audio: np.ndarray, speech_level: dict | None) -> np.ndarray:
+    """Samples of a clip -> float32, at the level of speech that the recipe asks for."""
+    return level.normalised(common.to_float(audio), mel.RECIPE["sample_rate"], speech_level)
 
 
 def _schema(clips, carried, tokenizer, header, partner) -> dict[str, Feature]:
@@ -156,172 +155,37 @@ def _schema(clips, carried, tokenizer, header, partner) -> dict[str, Feature]:
                 "face": sequence(clips.features["face"].shape[1], clips.features["face"].meaning),
                 "head": sequence(header.width, header.meaning)}
     if partner:
-        features |= {"partner_tokens": sequence(tokenizer.width,
-                                                f"the partner's: {tokenizer.meaning}"),
-                     "partner_expression": sequence(clips.features["partner_face"].shape[1],
-                                                    "the partner's face code, scaled to [-1, 1]"),
-                     "partner_head": sequence(3, "the partner's head rotation vector, scaled to "
-                                              "[-1, 1]")}
+        meanings = {"partner_expression": "the partner's face code, scaled to [-1, 1]",
+                    "partner_head": "the partner's head rotation vector, scaled to [-1, 1]"}
+        features["partner_tokens"] = sequence(tokenizer.width,
+                                              f"the partner's: {tokenizer.meaning}")
+        features |= {stream: sequence(partner.width(stream, clips), meanings[stream])
+                     for stream in partner.columns}
     return features
 
 
-def _recipes(clips, tokenizer, header, partner, mode) -> tuple[dict, dict]:
+def _recipes(clips, tokenizer, header, partner, mode, speech_level) -> tuple[dict, dict]:
     """Recipes and codecs. Recipes hold content (names, sizes, hashes), never paths, so equal data
     hash equally."""
     clock = {"rate": mel.FRAME_RATE, "resample": mode}
-    codecs = {c: clips.codec(c) for c in clips.codecs}
+    codecs = {c: clips.codec(c) for c in clips.codecs if c != head_pose.CODEC}
     face = {**clips.recipes.get("face", {}), **clock}
     if "face" in codecs:
         face["arrays"] = arrays_hash(codecs["face"])
-    recipes = {"mel": dict(mel.SPEECH), "tokens": {**tokenizer.recipe, **clock}, "face": face,
+    recipes = {"mel": mel.RECIPE | ({"level": speech_level} if speech_level else {}),
+               "tokens": {**tokenizer.recipe, **clock}, "face": face,
                "head": {**header.recipe, **clock}}
     if tokenizer.arrays:
         codecs["tokens"] = tokenizer.arrays
     if header.arrays:
         codecs["head"] = header.arrays
     if partner:
-        codecs["partner"] = partner.arrays
+        recipes["partner_tokens"] = recipes["tokens"]
+    if partner and partner.columns:
+        codecs[CODEC] = partner.arrays
         scaled = {"scaled": "min-max to [-1, 1]", "arrays": arrays_hash(partner.arrays), **clock}
         partner_face = clips.recipes.get("partner_face", clips.recipes.get("face", {}))
-        recipes |= {"partner_tokens": recipes["tokens"],
-                    "partner_expression": {**partner_face, **scaled},
-                    "partner_head": {"kind": "rotation-vector", **scaled}}
+        made = {"partner_expression": {**partner_face, **scaled},
+                "partner_head": {"kind": "rotation-vector", **scaled}}
+        recipes |= {stream: made[stream] for stream in partner.columns}
     return recipes, codecs
-
-
-@dataclasses.dataclass
-class _Tokenizer:
-    """`__call__(clip, prefix, audio, mel_TM, frames)` -> (frames, width) float32."""
-
-    recipe: dict
-    width: int
-    meaning: str
-    call: object
-    columns: tuple[str, ...] = ()
-    arrays: dict | None = None
-
-    def __call__(self, *args) -> np.ndarray:
-        return self.call(*args)
-
-
-def _tokenizer(job, kind, clips, weights, units, seed, mode, max_bad, fit_split) -> _Tokenizer:
-    if kind == "phones":
-        feature = clips.features.get("phones")
-        if feature is None:
-            raise UserError("clips have no phoneme features", where=str(clips.dir),
-                            expected="a column 'phones'", found=", ".join(clips.features),
-                            hint="use --tokens=units or --tokens=wav2vec2")
-
-        def phones(clip, prefix, audio, mel_TM, frames):
-            return resample.to_features(clip[prefix + "phones"], feature.rate, frames, mode=mode)
-
-        return _Tokenizer({**clips.recipes.get("phones", {}), "kind": "phones"}, feature.shape[1],
-                          feature.meaning,
-                          phones, ("phones",))
-    if kind == "units":
-        fitted = job.once("units", lambda: {"centroids": _fit_units(clips, units, seed, max_bad,
-                                                                    fit_split)})
-        centroids = fitted["centroids"]
-
-        def one_hot(clip, prefix, audio, mel_TM, frames):
-            nearest = kmeans.assign(mel_TM,
-                                    centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
-            return np.eye(units, dtype=np.float32)[nearest]
-
-        recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE),
-                  "level": level.RECIPE, "values": "one-hot",
-                  "arrays": arrays_hash({"centroids": centroids})}
-        return _Tokenizer(recipe, units, "nearest k-means unit of the mel frame, one-hot", one_hot,
-                          arrays={"centroids": centroids})
-    if weights is None or not pathlib.Path(weights).exists():
-        raise UserError("wav2vec2 tokens need weights", where="--weights",
-                        expected="a wav2vec2 CTC checkpoint", found=str(weights),
-                        hint="give its path, or use --tokens=units")
-    from avjax.encoders import wav2vec2  # only here: the others need no weights and no such network
-
-    encoder = wav2vec2.Wav2Vec2CTC.from_checkpoint(weights)
-
-    def logits(clip, prefix, audio, mel_TM, frames):
-        x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"], WAV2VEC2_RATE)),
-                          np.float32)
-        if mode == "released":
-            return resample.to_features(x_TC, 0.0, frames, mode=mode)
-        # Frame k of a chunk sees its samples 320 k .. 320 k + 399; a chunk of 100 s has 4999
-        # frames, not 5000.
-        chunk, seconds = np.divmod(resample.feature_times(frames), wav2vec2.CHUNK_SECONDS)
-        per_chunk = wav2vec2.CHUNK_SECONDS * 50 - 1
-        position = chunk * per_chunk + np.clip(seconds * 50 - 200 / 320, 0, per_chunk - 1)
-        return resample.interpolate(x_TC, position)
-
-    digest = file_hash(weights)
-    return _Tokenizer({"kind": "wav2vec2-ctc", "weights": digest, "level": level.RECIPE,
-                       "values": "logits"}, 29,
-                      "CTC logits of wav2vec2", logits)
-
-
-def _fit_units(clips, units, seed, max_bad, split) -> np.ndarray:
-    source = clips.source(split, ("audio",))
-    frames, count = [], 0
-    for i in np.random.default_rng(seed).permutation(len(source)):
-        try:
-            frames.append(mel.of_speech(common.to_float(source[int(i)]["audio"])))
-        except Exception as error:
-            if not max_bad:
-                raise
-            quarantine.check(error, ())
-            continue  # reported when it is extracted
-        count += len(frames[-1])
-        if count >= _FIT_FRAMES:
-            break
-    return kmeans.fit(np.concatenate(frames), units, seed=seed)
-
-
-class _PartnerScaling:
-    """Min-max scaling of the partner's face code and head rotation, fitted on one split."""
-
-    def __init__(self, arrays: dict[str, np.ndarray]):
-        self.arrays = arrays
-
-    @classmethod
-    def fit(cls, clips, split) -> dict[str, np.ndarray]:
-        low, high = None, None
-        for clip in clips.source(split, ("partner_face", "partner_pose")):
-            x = cls._raw(clip)
-            now_low, now_high = [v.min(0) for v in x], [v.max(0) for v in x]
-            low = list(map(np.minimum, low or now_low, now_low))
-            high = list(map(np.maximum, high or now_high, now_high))
-        return {"expression_min": low[0], "expression_max": high[0], "head_min": low[1],
-                "head_max": high[1]}
-
-    def __call__(self, clip):
-        def scaled(name, x):
-            low, high = self.arrays[f"{name}_min"], self.arrays[f"{name}_max"]
-            return np.clip(2 * (x - low) / np.maximum(high - low, 1e-6) - 1, -1, 1)
-
-        return list(map(scaled, ("expression", "head"), self._raw(clip)))
-
-    @staticmethod
-    def _raw(clip):
-        return clip["partner_face"], rotation_vector(clip["partner_pose"][:, :4])
-
-
-def rotation_vector(quaternion_T4: np.ndarray) -> np.ndarray:
-    """Quaternions wxyz (T, 4) -> axis times angle in radians (T, 3), angle in [0, pi]."""
-    q = quaternion_T4 / np.maximum(np.linalg.norm(quaternion_T4, axis=-1, keepdims=True), 1e-12)
-    q = np.where(q[:, :1] < 0, -q, q)
-    sine = np.linalg.norm(q[:, 1:], axis=-1, keepdims=True)
-    angle = 2 * np.arctan2(sine, q[:, :1])
-    return (q[:, 1:] * np.where(sine > 1e-8, angle / np.maximum(sine, 1e-8),
-                                2.0)).astype(np.float32)
-
-
-def file_hash(path) -> str:
-    """16 hex digits of what a file, or all files of a folder, hold."""
-    files = sorted(p for p in pathlib.Path(path).rglob("*")
-                   if p.is_file()) if pathlib.Path(path).is_dir() else [
-        pathlib.Path(path)]
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]

@@ -22,6 +22,8 @@ from data_pipelines.store.schema import arrays_hash, recipe_hash
 # frames (2 min) that attend to each other; longer tracks go in windows, which fade into each other
 # over
 LONGEST = 3600
+CODEC = "head_vae"  # of clips whose corpus brings a head VAE: its parameters by path, and CONFIG
+CONFIG = "config"  # the fields of its system, as JSON
 FADE = 60  # frames
 BUCKET = 256  # frames: pose tracks are padded up to multiples of it, so few lengths are compiled
 
@@ -42,8 +44,8 @@ class HeadPoseEncoder:
 
 
 def make(kind: str, clips, head_vae=None) -> HeadPoseEncoder:
-    """kind "linear", or "vae" with the trained VAE's workdir or checkpoint. Raises UserError when
-    that does not fit."""
+    """kind "linear", or "vae" with the trained VAE's workdir or checkpoint (None: the one that the
+    clips' corpus brings). Raises UserError when that does not fit."""
     if "pose_z" not in clips.features:
         raise UserError("clips have no head pose", where=str(clips.dir),
                         expected="a column 'pose_z'", found=", ".join(clips.features),
@@ -53,14 +55,19 @@ def make(kind: str, clips, head_vae=None) -> HeadPoseEncoder:
     if kind == "linear":
         return HeadPoseEncoder({"kind": "linear", "dim": width, **pose}, width,
                                clips.features["pose_z"].meaning, np.asarray)
-    if head_vae is None:
+    if head_vae is None and CODEC not in clips.codecs:
         raise UserError("a head VAE is needed", where="--head_vae", found="nothing",
                         expected="the workdir of a trained configs/head_vae.py",
                         hint="train one first, or use --head=linear")
-    config, params, _ = trained.load(head_vae, "head_vae")
-    params = jax.tree.map(np.asarray, params)
+    if head_vae is None:
+        arrays = clips.codec(CODEC)
+        config = json.loads(str(arrays.pop(CONFIG)))
+        params = traverse_util.unflatten_dict(arrays, sep="/")
+    else:
+        config, params, _ = trained.load(head_vae, "head_vae")
+        params = jax.tree.map(np.asarray, params)
     if config["pose_dim"] != width:
-        raise UserError("the head VAE is of another pose", where=str(head_vae),
+        raise UserError("the head VAE is of another pose", where=str(head_vae or clips.dir),
                         expected=f"{width} pose channels", found=str(config["pose_dim"]),
                         hint="train it on these clips, or use --head=linear")
     arrays = {k: np.asarray(v) for k, v in traverse_util.flatten_dict(params, sep="/").items()}

@@ -15,7 +15,7 @@ from data_pipelines.store.resume import Partial
 
 # Options that name files, whose contents are in the recipes and codecs.
 PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder",
-         "centroids")
+         "centroids", "like")
 # copied from the clips where they have them
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")
 

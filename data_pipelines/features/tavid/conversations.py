@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from avjax.signal import level, rates
+from avjax.signal import level as level_library
+from avjax.signal import rates
 from data_pipelines.features.common.clips import to_float
 from data_pipelines.features.tavid import script
 from data_pipelines.store.columns import PREFIXES
@@ -33,8 +34,8 @@ def speaker_prefixes(clips) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """One dialogue. audio: (N,) float32 of every speaker, `frames` x HOP samples, each at the level
-    of speech; script: with times where known, without turns where nobody's words are."""
+    """One dialogue. audio: (N,) float32 of every speaker, `frames` / RATE seconds, each at the
+    level of speech; script: with times where known, without turns where nobody's words are."""
 
     clip: dict
     names: tuple[str, ...]
@@ -63,29 +64,32 @@ class Piece:
     script: script.Script
 
 
-def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = (),
+def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = (), *,
+                 rate: int = SAMPLE_RATE, level: dict | None = level_library.RECIPE,
                  needs_script: bool = True) -> Conversation:
     """The dialogue of a clip dataset's record.
 
     Args:
-      clip: with speaker, audio (22 050 Hz) of every speaker, text; events and words where known.
+      clip: with speaker, audio of every speaker, text; events and words where known.
       prefixes: of the speakers' columns.
       tracks: frames at RATE that the pictures of each speaker last, where there are any.
+      rate: of the sound, Hz, a multiple of RATE.
+      level: recipe of the level that every channel is brought to; None = as it comes.
       needs_script: False takes it without one, and looks for none.
 
     Raises:
       store.Unusable: lengths differ, silent channel, channels swapped, one channel twice, no
       script.
     """
-    audio = [to_float(clip[f"{p}audio"]) for p in prefixes]
-    lengths = [len(a) // HOP for a in audio] + list(tracks)
+    audio, hop = [to_float(clip[f"{p}audio"]) for p in prefixes], rate // RATE
+    lengths = [len(a) // hop for a in audio] + list(tracks)
     if max(lengths) - min(lengths) > _APART:
         raise Unusable("lengths differ", expected=f"channels and pictures within {_APART} frames "
                                                   "of each other",
                        found=" ".join(map(str, lengths)) + " frames",
                        hint="cut them to the same duration")
     frames = min(lengths)
-    audio = tuple(a[: frames * HOP] for a in audio)
+    audio = tuple(a[: frames * hop] for a in audio)
     names = tuple(clip[f"{p}speaker"] for p in prefixes)
     for name, a in zip(names, audio, strict=True):
         if not np.isfinite(a).all():
@@ -94,8 +98,8 @@ def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()
             raise Unusable("silent channel", expected="speech of every speaker",
                            found=f"nothing of {name}")
     said = _script(clip, names, prefixes) if needs_script else script.Script((), names)
-    _check_channels(audio, said, names)
-    audio = tuple(level.normalised(a, SAMPLE_RATE) for a in audio)
+    _check_channels(audio, said, names, hop)
+    audio = tuple(level_library.normalised(a, rate, level) for a in audio)
     return Conversation(clip, names, audio, said, frames)
 
 
@@ -148,9 +152,9 @@ def _script(clip, names, prefixes) -> script.Script:
     return said
 
 
-def _check_channels(audio, said: script.Script, names) -> None:
+def _check_channels(audio, said: script.Script, names, hop: int) -> None:
     """Raises Unusable by who is loud where, by the script, only one speaks."""
-    power_SN = np.stack([(a**2).reshape(-1, HOP).mean(1) for a in audio])
+    power_SN = np.stack([(a**2).reshape(-1, hop).mean(1) for a in audio])
     for i in range(len(audio)):
         for j in range(i):
             loud = np.abs(power_SN[[i, j]]).max() > 0

@@ -12,30 +12,24 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 
-from avjax.encoders import portrait, speech_frames, voice_statistics
+from avjax.encoders import portrait, voice_statistics
 from avjax.encoders import units as unit_library
 from avjax.errors import UserError
-from avjax.sharding.mesh import make_mesh
 from avjax.signal import level, mel
 from avjax.signal.resample import resampled
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import portraits, trained
+from data_pipelines.features.common import units as common_units
 from data_pipelines.features.common.painter import Painter
+from data_pipelines.features.common.units import with_hash
 from data_pipelines.features.tavid import conversations
-from data_pipelines.features.tavid.conversations import RATE
 from data_pipelines.features.tavid.tokenizer import CODEC as TOKENIZER
 from data_pipelines.features.tavid.tokenizer import DialogueTokenizer
 from data_pipelines.store import dataset as store
-from data_pipelines.store.schema import arrays_hash, recipe_hash
 
-UNITS_SAMPLE_RATE = 16000
-UNIT_ENCODERS = ("mel", "random")
 BATCH = 8  # dialogues whose channels are given to the unit encoder together
-_FIT_SECONDS = 7200.0  # of speech that units are fitted on
-_QUIET = 1e-4  # power, of the loudest frame's
 _FIT_RECORDINGS = 4000  # that voices are fitted on, the first of the split
 
 
@@ -80,7 +74,8 @@ class Source:
         """Raises store.Unusable."""
         try:
             tracks = [self.painter.frames(clip, p) for p in self.prefixes] if self.painter else ()
-            return conversations.conversation(clip, self.prefixes, tracks, self.needs_script)
+            return conversations.conversation(clip, self.prefixes, tracks,
+                                              needs_script=self.needs_script)
         except Exception as error:
             raise common.unusable(error, clip["id"]) from None
 
@@ -150,10 +145,6 @@ class Encoders:
                 if codec}
 
 
-def with_hash(codec) -> dict:
-    return {**codec.recipe, "arrays": arrays_hash(codec.arrays())}
-
-
 def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
     if painter.is_cropped:
         return painter.portrait(clip, prefix)
@@ -166,70 +157,21 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
         raise common.unusable(error, clip["id"]) from None
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishedUnits(unit_library.UnitEncoder):
-    """`filler`: the unit that silence of the training split has most often, which no publication
-    tells."""
+def fit_units(job, source, split, kind, num_units, centroids, layer, seed):
+    """The encoder of the dialogues' channels; see common.units.encoder."""
+    order = np.random.default_rng(seed).permutation(source.indices(split))
 
-    filler: int = 0
-
-    @property
-    def recipe(self) -> dict:
-        return super().recipe | {"filler": self.filler}
-
-
-def fit_units(job, source, split, kind, num_units, centroids, layer,
-              seed) -> unit_library.UnitEncoder:
-    """Published, or fitted on speech of the split and numbered so that unit 0 is silence. On
-    accelerators, over all of them."""
-    mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
-    order, most = np.random.default_rng(seed).permutation(source.indices(split)), _FIT_SECONDS
-
-    def audio():
-        seconds, records = 0.0, source.usable(split, map(int, order))
-        while seconds < most and (batch := list(itertools.islice(records, BATCH))):
+    def speech():
+        records = source.usable(split, map(int, order))
+        while batch := list(itertools.islice(records, BATCH)):
             yield [at_16k(a) for record in batch for a in record.audio]
-            seconds += sum(len(record.audio) * record.frames / RATE for record in batch)
 
-    def quiet(encoder):
-        return sum(_quiet(encoder, channels) for channels in itertools.islice(audio(), 4))
-
-    if centroids:
-        common.choice("unit_encoder", kind, [kind] if kind not in UNIT_ENCODERS
-                      else ["CHECKPOINT, the centroids' network"])
-        known = unit_library.published(kind, centroids, layer=layer, mesh=mesh)
-        count_K = job.once(f"filler-{recipe_hash(with_hash(known))}",
-                           lambda: {"count": quiet(known)})["count"]
-        return PublishedUnits(known.frames, known.centroids_KD, int(count_K.argmax()))
-    frames = (speech_frames.MelFrames() if kind == "mel"
-              else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
-              if kind == "random"
-              else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, layer=layer, mesh=mesh))
-
-    def fit():
-        encoder = unit_library.fit(frames, audio, num_units, seed=seed, mesh=mesh)
-        return {unit_library.CENTROIDS:
-                encoder.centroids_KD[np.argsort(-quiet(encoder), kind="stable")]}
-
-    # not those of what lay at the checkpoint's path before
-    arrays = job.once(f"units-{recipe_hash(frames.recipe)}", fit)
-    return unit_library.UnitEncoder(frames, arrays[unit_library.CENTROIDS])
-
-
-def _quiet(encoder, channels) -> np.ndarray:
-    """(K,) how often each unit is where nobody speaks: 40 dB below the channel's loudest frame."""
-    count_K = np.zeros(encoder.num_units, int)
-    for audio_N, units_T in zip(channels, encoder(channels), strict=True):
-        hop = UNITS_SAMPLE_RATE // unit_library.RATE
-        power_T = (audio_N[:len(units_T) * hop][:len(audio_N) // hop
-                                                * hop].reshape(-1, hop) ** 2).mean(1)
-        quiet_T = power_T < _QUIET * power_T.max()
-        count_K += np.bincount(units_T[:len(quiet_T)][quiet_T], minlength=encoder.num_units)
-    return count_K
+    return common_units.encoder(job, speech, kind, num_units=num_units, centroids=centroids,
+                                layer=layer, seed=seed)
 
 
 def at_16k(audio_N: np.ndarray) -> np.ndarray:
-    return resampled(audio_N, conversations.SAMPLE_RATE, UNITS_SAMPLE_RATE)
+    return resampled(audio_N, conversations.SAMPLE_RATE, common_units.SAMPLE_RATE)
 
 
 def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics,

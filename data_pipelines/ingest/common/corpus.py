@@ -14,22 +14,27 @@ processes, hosts or Beam's workers share it, and the dataset is the same. What c
                               parallel=parallel, progress=progress)
 
     DATASET = Ingest(prepare, in_parts=True, made_of=functools.partial(common.made_of, corpus))
+
+A `corpus` that lists for long may have a parameter `kept`: a folder that the job keeps until it is
+done, for what later starts and other parts can read instead; None where there is no job.
 """
 
 import collections
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from avjax.errors import UserError
 from data_pipelines.store import dataset as store
-from data_pipelines.store import made_from
+from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import Partial, clean
 from data_pipelines.store.schema import Feature
@@ -94,7 +99,8 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
     folder = pathlib.Path(out)
     if not isinstance(out, Part):
         store.refuse_existing(folder)
-    found = listed(corpus, source, options)
+    kept = folder.absolute().with_name(f".{folder.name}.listing")
+    found = listed(corpus, source, options, kept)
     asked = {"listing": found.digest(), "options": dict(options)}
     if folder.exists():  # a part that is started again after the end has nothing to do
         clean(folder)
@@ -105,15 +111,21 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
     with Partial(out, {"dataset": found.name, **asked}) as job:
         dataset = store.write_dataset(
             job, name=found.name, description=found.description, features=found.features,
-            splits={split: [functools.partial(found.read, item) for item in items]
+            splits={split: [functools.partial(_clips, found.read, item) for item in items]
                     for split, items in found.items.items()},
             recipes=found.recipes, codecs=found.codecs, max_bad=max_bad, progress=progress,
             totals={split: len(items) for split, items in found.items.items()})
-    return None if dataset is None else told(folder, found.told)
+    if dataset is None:
+        return None
+    shutil.rmtree(kept, ignore_errors=True)
+    return told(folder, found.told)
 
 
-def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any]) -> Corpus:
+def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any],
+           kept: pathlib.Path | None = None) -> Corpus:
     """What a reader finds in a folder. Raises UserError: no folder, nothing in a split."""
+    if "kept" in inspect.signature(corpus).parameters:
+        options = {**options, "kept": kept}
     if not pathlib.Path(source).is_dir():
         raise UserError("no such folder", where="--source", expected="the folder of the corpus",
                         found=str(source), hint="check --source")
@@ -131,6 +143,24 @@ def made_of(corpus: Callable[..., Corpus], arguments: Mapping[str, Any]) -> str:
     """Digest of what is in `source`, for declared.Ingest."""
     options = {k: v for k, v in arguments.items() if k not in ("source", "out", "max_bad")}
     return listed(corpus, arguments["source"], options).digest()
+
+
+def _clips(read: Callable, item: Any) -> Iterator[dict | store.Unusable]:
+    """What `read` makes of an item. Whatever a library makes of an odd file is the item's own
+    (data_pipelines/store/quarantine.py), and so are errors with a `reason` of few words."""
+    id = str(item.get("id", "")) if isinstance(item, dict) else str(item)
+    try:
+        made = read(item)
+        yield from [made] if isinstance(made, dict) else made
+    except store.Unusable as error:
+        raise error.of(error.id or id) from error
+    except Exception as error:
+        quarantine.check(error, [])
+        reason = getattr(error, "reason", None)
+        if isinstance(error, UserError) and not isinstance(reason, str):
+            raise
+        raise store.Unusable(reason if isinstance(reason, str) else "unreadable", id=id,
+                             found=quarantine.said(error)) from error
 
 
 def mended(*reasons: str) -> str:

@@ -63,7 +63,7 @@ def tracks(found: Conversation) -> list[Track]:
     for one in found.speakers:
         path = one.sound or one.video
         media.check_whole(path)
-        sound = media.read_sound(path, recordings.RATE, one.channel)
+        sound = media.read_sound(path, recordings.RATE, channel=one.channel)
         media.check_whole(path, len(sound.samples) / sound.rate)
         media.say(path, sound)
         shown = None

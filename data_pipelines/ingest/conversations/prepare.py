@@ -42,7 +42,7 @@ from data_pipelines.store.resume import Partial, clean
 # other versions may accept what these refuse
 CHECKS = recordings.CHECKS | {"conversations": 1}
 DESCRIPTION = ("A user's own conversations, made by avjax prepare --dataset=conversations. A clip "
-               "a side.")
+               "a speaker's side.")
 
 
 def prepare(

@@ -1,11 +1,11 @@
 """Which rows are held out."""
 
 import collections
-import hashlib
 
 import numpy as np
 
 from avjax.errors import UserError
+from data_pipelines.ingest.common.holdout import place
 from data_pipelines.ingest.talker.listing import Listing, Row
 
 
@@ -21,7 +21,7 @@ class Plan:
         for row in listing:
             if not row.speech_only:
                 named[row.split] += 1
-            lowest[row.speech_only] = min(lowest[row.speech_only], _place(row.group))
+            lowest[row.speech_only] = min(lowest[row.speech_only], place(row.group))
         self._by_csv = any(split != "train" for split in named)
         # A share by hash; where the dataset is so small that nobody falls below it, the lowest one
         # is held out.
@@ -44,11 +44,5 @@ class Plan:
         """train, valid, test (the csv's), or valid_tts."""
         if self._by_csv and not row.speech_only:
             return row.split
-        held_out = _place(row.group) < self._below[row.speech_only]
+        held_out = place(row.group) < self._below[row.speech_only]
         return "train" if not held_out else "valid_tts" if row.speech_only else "valid"
-
-
-def _place(group: str) -> float:
-    """0 <= p < 1, fixed by the name alone."""
-    digest = hashlib.blake2b(group.encode("utf-8", "surrogateescape"), digest_size=6).digest()
-    return int.from_bytes(digest, "little") / 2**48

@@ -2,9 +2,11 @@
 no jax.
 
 CoVoMix trains on 40 % first speaker, 40 % second speaker, 20 % dialogue: alone, a speaker's turns
-follow each other and the other streams are filler. How a piece is cut is ours: it takes consecutive
-turns, in the order of their start, until the row is as full as drawn; what turns outside the piece
-say in its frames becomes filler.
+follow each other and the other streams are filler. Of one corpus of dialogues, `single_share` draws
+that mix; a mixture of sources (config.data.mixture) gives each a view instead, so that speech of
+single speakers can be the 80 %. How a piece is cut is ours: it takes consecutive turns, in the
+order of their start, until the row is as full as drawn; what turns outside the piece say in its
+frames becomes filler.
 """
 
 import dataclasses
@@ -21,6 +23,8 @@ from avjax.systems.tavid.text.config import RATE
 TURN = 0  # kind of a row of `turns`; others are back-channels inside a turn's tokens
 # seconds of silence before the first and after the last turn of a piece, at most; drawn. Ours
 MARGIN = 0.3
+# views of a source: its dialogues, or one stream, of single speakers too
+DIALOGUE, STREAMS = "dialogue", ("first", "second", "third", "fourth")
 SPEAKER, FIRST, LAST, START, END, KIND = range(6)  # columns of `turns`
 
 
@@ -40,8 +44,9 @@ class Piece:
 class TextRows(Rows):
     """Sizes of a row in tokens and frames, the end's frame included; `vocabulary` text ids and
     `num_units` units there are; `filler` the silent unit or -1, then counted in each example;
-    `single_share`: rows of one speaker alone; a piece fills a share of the row that is drawn from
-    [`fill`, 1]; `filler_seconds`, `filler_weight`: longer silence has that weight in the loss."""
+    `single_share`: rows of one speaker alone, any, or always the stream `alone` where that is not
+    -1; a piece fills a share of the row that is drawn from [`fill`, 1]; `filler_seconds`,
+    `filler_weight`: longer silence has that weight in the loss."""
 
     tokens: int
     frames: int
@@ -53,6 +58,22 @@ class TextRows(Rows):
     fill: float
     filler_seconds: float
     filler_weight: float
+    alone: int = -1
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Dialogues as they are, or one stream alone."""
+        return (DIALOGUE, *STREAMS[:self.streams])
+
+    def view(self, name: str) -> "TextRows":
+        """See Rows.view."""
+        alone = STREAMS.index(name) if name in STREAMS else -1
+        return dataclasses.replace(self, single_share=float(alone >= 0), alone=alone)
+
+    @property
+    def one_speaker(self) -> bool:
+        """A stream alone needs one speaker."""
+        return self.alone >= 0
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -63,6 +84,8 @@ class TextRows(Rows):
         filler = self.filler
         if filler < 0:
             filler = count_filler(example["units"], example["turns"])
+        if self.alone >= 0:
+            example = as_stream(example, self.alone, self.streams, filler)
         piece = self.piece(example, filler, rng)
         n, T = len(piece.tokens), len(piece.units)
         units_TS = np.zeros((self.frames, self.streams), np.int32)
@@ -83,6 +106,7 @@ class TextRows(Rows):
     def piece(self, example, filler: int, rng: np.random.Generator) -> Piece:
         """The part of the example that this row shows."""
         speaker = int(rng.integers(self.streams)) if rng.random() < self.single_share else None
+        speaker = self.alone if self.alone >= 0 else speaker
         turns = example["turns"]
         if speaker is not None and (turns[turns[:, KIND] == TURN, SPEAKER] == speaker).any():
             return self._alone(example, speaker, filler, rng)
@@ -156,6 +180,30 @@ class TextRows(Rows):
                                < frames) | (np.arange(len(piece.times)) == 0))[:self.tokens]
         return Piece(piece.tokens[keep], piece.token_speaker[keep], piece.times[keep],
                      piece.units[:frames], False)
+
+
+def as_stream(example: Mapping[str, Any], stream: int, streams: int,
+              filler: int) -> Mapping[str, Any]:
+    """The example with the one who speaks as speaker `stream` of `streams`: that speaker, or, where
+    they have no turn (a recording of one person), the first who has; streams without a recording
+    are filler. Speakers' marks in the text change with them: their ids follow each other."""
+    turns_K6, units_TS = example["turns"].copy(), example["units"]
+    main = turns_K6[turns_K6[:, KIND] == TURN]
+    who = stream if (main[:, SPEAKER] == stream).any() else int(main[0, SPEAKER])
+    out_TS = np.full((len(units_TS), streams), filler, np.int32)
+    out_TS[:, :units_TS.shape[1]] = units_TS
+    if who == stream:
+        return {**example, "units": out_TS}
+    changed = np.arange(-1, streams)  # of speaker s at s + 1; -1 is nobody
+    changed[[who + 1, stream + 1]] = stream, who
+    tokens, token_speaker = example["tokens"].copy(), example["token_speaker"]
+    mark = tokens[main[main[:, SPEAKER] == who][0, FIRST]]  # a turn begins with its speaker's
+    for one in {who, stream}:
+        is_mark = (token_speaker == one) & (tokens == mark + one - who)
+        tokens[is_mark] += changed[one + 1] - one
+    turns_K6[:, SPEAKER] = changed[turns_K6[:, SPEAKER] + 1]
+    return {**example, "tokens": tokens, "turns": turns_K6, "units": out_TS[:, changed[1:]],
+            "token_speaker": changed[token_speaker + 1].astype(np.int32)}
 
 
 def _run(main_K6, frames: int, tokens: int, rng) -> tuple[int, int]:

@@ -1,0 +1,167 @@
+"""What AV-Flow hears, as features on its clock.
+
+    phones    the clips' phoneme features
+    units     k-means of the mel frames, one-hot
+    wav2vec2  CTC logits of a checkpoint
+    given     CTC logits that the clips carry, computed by their corpus' owners
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+import soxr
+
+from avjax.encoders import wav2vec2
+from avjax.errors import UserError
+from avjax.signal import kmeans, mel, resample
+from data_pipelines.features.common import clips as common
+from data_pipelines.store import quarantine
+from data_pipelines.store.schema import arrays_hash, recipe_hash
+
+KINDS = ("phones", "units", "wav2vec2", "given")
+UNITS = 100
+WIDTH = 29  # CTC labels
+_FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn at random
+_PER_CHUNK = wav2vec2.CHUNK_SECONDS * 50 - 1  # logit frames
+
+
+@dataclasses.dataclass
+class Tokenizer:
+    """`__call__(clip, prefix, audio, mel_TM, frames)` -> (frames, width) float32."""
+
+    recipe: dict
+    width: int
+    meaning: str
+    call: object
+    columns: tuple[str, ...] = ()
+    arrays: dict | None = None
+
+    def __call__(self, *args) -> np.ndarray:
+        return self.call(*args)
+
+
+def make(job, kind, clips, weights, units, seed, mode, max_bad, fit_split,
+         speech_level: dict | None) -> Tokenizer:
+    """The tokenizer of a kind. Raises UserError: clips or weights that lack what it needs.
+
+    speech_level: recipe of the level that sound is brought to; None as it was recorded.
+    """
+    if kind == "phones":
+        return _phones(clips, mode)
+    if kind == "units":
+        fitted = job.once("units", lambda: {"centroids": _fit_units(
+            clips, units, seed, max_bad, fit_split, speech_level)})
+        return _units(fitted["centroids"], units, speech_level)
+    if kind == "given":
+        return _given(clips, mode)
+    return _wav2vec2(weights, mode, speech_level)
+
+
+def _phones(clips, mode) -> Tokenizer:
+    feature = clips.features.get("phones")
+    if feature is None:
+        raise UserError("clips have no phoneme features", where=str(clips.dir),
+                        expected="a column 'phones'", found=", ".join(clips.features),
+                        hint="use --tokens=units or --tokens=wav2vec2")
+
+    def phones(clip, prefix, audio, mel_TM, frames):
+        return resample.to_features(clip[prefix + "phones"], feature.rate, frames, mode=mode)
+
+    return Tokenizer({**clips.recipes.get("phones", {}), "kind": "phones"}, feature.shape[1],
+                     feature.meaning, phones, ("phones",))
+
+
+def _units(centroids, units, speech_level) -> Tokenizer:
+    def one_hot(clip, prefix, audio, mel_TM, frames):
+        nearest = kmeans.assign(mel_TM,
+                                centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
+        return np.eye(units, dtype=np.float32)[nearest]
+
+    recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE), "values": "one-hot",
+              "arrays": arrays_hash({"centroids": centroids})}
+    return Tokenizer(recipe | _levelled(speech_level), units,
+                     "nearest k-means unit of the mel frame, one-hot", one_hot,
+                     arrays={"centroids": centroids})
+
+
+def _wav2vec2(weights, mode, speech_level) -> Tokenizer:
+    if weights is None or not pathlib.Path(weights).exists():
+        raise UserError("wav2vec2 tokens need weights", where="--weights",
+                        expected="a wav2vec2 CTC checkpoint", found=str(weights),
+                        hint="give its path, or use --tokens=units")
+    encoder = wav2vec2.Wav2Vec2CTC.from_checkpoint(weights)
+
+    def logits(clip, prefix, audio, mel_TM, frames):
+        x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"],
+                                                wav2vec2.SAMPLE_RATE)), np.float32)
+        return _logits_on_clock(x_TC, frames, mode)
+
+    return Tokenizer({"kind": "wav2vec2-ctc", "weights": file_hash(weights), "values": "logits",
+                      **_levelled(speech_level)}, WIDTH, "CTC logits of wav2vec2", logits)
+
+
+def _given(clips, mode) -> Tokenizer:
+    feature = clips.features.get("logits")
+    if feature is None:
+        raise UserError("clips carry no tokens", where=str(clips.dir),
+                        expected="a column 'logits'", found=", ".join(clips.features),
+                        hint="use --tokens=wav2vec2 or --tokens=units")
+
+    def logits(clip, prefix, audio, mel_TM, frames):
+        return _logits_on_clock(clip[prefix + "logits"], frames, mode)
+
+    return Tokenizer({"kind": "wav2vec2-ctc", **clips.recipes.get("logits", {})}, feature.shape[1],
+                     feature.meaning, logits, ("logits",))
+
+
+def _logits_on_clock(x_TC: np.ndarray, frames: int, mode: str) -> np.ndarray:
+    """Logits of 16 kHz sound -> (frames, 29).
+
+    Frame k of a chunk sees its samples 320 k .. 320 k + 399; a chunk of 100 s has 4999 frames, not
+    5000. Logits of another number than such chunks have were made without them.
+    """
+    if mode == "released":
+        return resample.to_features(x_TC, 0.0, frames, mode=mode)
+    times = resample.feature_times(frames)
+    chunks, left = divmod(frames * resample.HOP_SECONDS, wav2vec2.CHUNK_SECONDS)
+    expected = chunks * _PER_CHUNK + max(0.0, left * 50 - 0.25)
+    if abs(len(x_TC) - expected) > 3:
+        return resample.interpolate(x_TC, times * 50 - 200 / 320)
+    chunk, seconds = np.divmod(times, wav2vec2.CHUNK_SECONDS)
+    position = chunk * _PER_CHUNK + np.clip(seconds * 50 - 200 / 320, 0, _PER_CHUNK - 1)
+    return resample.interpolate(x_TC, position)
+
+
+def _levelled(speech_level: dict | None) -> dict:
+    return {"level": speech_level} if speech_level else {}
+
+
+def _fit_units(clips, units, seed, max_bad, split, speech_level) -> np.ndarray:
+    source = clips.source(split, ("audio",))
+    frames, count = [], 0
+    for i in np.random.default_rng(seed).permutation(len(source)):
+        try:
+            frames.append(mel.of_speech(common.to_float(source[int(i)]["audio"]), speech_level))
+        except Exception as error:
+            if not max_bad:
+                raise
+            quarantine.check(error, ())
+            continue  # reported when it is extracted
+        count += len(frames[-1])
+        if count >= _FIT_FRAMES:
+            break
+    return kmeans.fit(np.concatenate(frames), units, seed=seed)
+
+
+def file_hash(path) -> str:
+    """16 hex digits of what a file, or all files of a folder, hold."""
+    files = sorted(p for p in pathlib.Path(path).rglob("*")
+                   if p.is_file()) if pathlib.Path(path).is_dir() else [
+        pathlib.Path(path)]
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,99 @@
+"""Arrays of a corpus (.npy): checked before anything is made of them, never executed, and frames
+that are missing or not finite filled in.
+
+An .npy may hold pickled objects, which could be any program: those are refused by their header.
+Suffixes: T frames, C channels.
+"""
+
+import io
+
+import numpy as np
+
+from data_pipelines.ingest.common.archives import Files
+from data_pipelines.store.dataset import Unusable
+
+MOST_FILLED = 0.5  # [ours] share of a recording's frames; beyond, it is left out
+
+
+def read(files: Files, name: str, shape: tuple[int | None, ...], kinds: str = "fiu") -> np.ndarray:
+    """The array in a file, read only and mapped where it can be.
+
+    Args:
+      shape: expected; None for any length.
+      kinds: of numpy's dtypes that may be in it: f floats, i and u whole numbers, U text.
+
+    Raises:
+      Unusable: "a file is missing", "an array is cut short", "an array of objects", "an array of
+        another shape", "not an array", and of a damaged archive.
+    """
+    content = files.content(name)
+    where = files.where(name)
+    try:
+        found, fortran, dtype, offset = header(content)
+    except (ValueError, EOFError) as error:
+        raise Unusable("not an array", where=where, expected="an .npy file", found=str(error),
+                       hint="fetch it again") from error
+    if dtype.hasobject:
+        raise Unusable("an array of objects", where=where, expected="numbers or text",
+                       found="pickled Python objects, which are not read",
+                       hint="where you trust it: numpy.save(FILE, numpy.load(FILE, "
+                            "allow_pickle=True).astype(str)), or astype(float)")
+    fits = len(found) == len(shape) and all(e in (None, s)
+                                            for e, s in zip(shape, found, strict=True))
+    if not fits or dtype.kind not in kinds:
+        raise Unusable("an array of another shape", where=where, expected=f"{shape}",
+                       found=f"{found} {dtype}")
+    needed = offset + dtype.itemsize * int(np.prod(found, dtype=object))
+    if needed > len(content):
+        raise Unusable("an array is cut short", where=where, expected=f"{needed} bytes",
+                       found=str(len(content)), hint="fetch it again")
+    return np.ndarray(found, dtype, content, offset, order="F" if fortran else "C")
+
+
+def length(files: Files, name: str) -> int | None:
+    """The first dimension of an array by its header; None where there is no such array."""
+    try:
+        return header(files.content(name))[0][0]
+    except (Unusable, ValueError, EOFError, IndexError):
+        return None
+
+
+def header(content: np.ndarray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """(shape, whether in Fortran's order, dtype, where the numbers begin) of an .npy's bytes.
+
+    Raises ValueError: it is none.
+    """
+    stream = io.BytesIO(content[:1 << 17].tobytes())
+    version = np.lib.format.read_magic(stream)
+    known = {(1, 0): np.lib.format.read_array_header_1_0,
+             (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in known:
+        raise ValueError(f"version {version} of .npy")
+    return *known[version](stream), stream.tell()
+
+
+def filled(x_TC: np.ndarray, bad_T: np.ndarray, where: str,
+           most: float = MOST_FILLED) -> np.ndarray:
+    """float32 frames, the bad ones interpolated between the good ones around them, held at the
+    ends.
+
+    Raises Unusable: all frames are bad, or a larger share than `most`.
+    """
+    x_TC = np.array(x_TC, np.float32)
+    bad = np.count_nonzero(bad_T)
+    if bad == len(x_TC) or bad > most * len(x_TC):
+        raise Unusable("every frame is missing" if bad == len(x_TC) else "most frames are missing",
+                       where=where, expected=f"at most {most:.0%} of {len(x_TC)}", found=str(bad))
+    if bad:
+        good, times = np.flatnonzero(~bad_T), np.flatnonzero(bad_T)
+        flat = x_TC.reshape(len(x_TC), -1)
+        above = np.searchsorted(good, times)
+        a, b = good[np.maximum(above - 1, 0)], good[np.minimum(above, len(good) - 1)]
+        weight = np.where(b > a, (times - a) / np.maximum(b - a, 1), 0.0)[:, None]
+        flat[times] = flat[a] * (1 - weight) + flat[b] * weight
+    return x_TC
+
+
+def not_finite(x_TC: np.ndarray) -> np.ndarray:
+    """(T,) whether a frame has a number that is not finite."""
+    return ~np.isfinite(x_TC.reshape(len(x_TC), -1)).all(1)
