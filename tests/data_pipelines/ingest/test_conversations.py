@@ -173,6 +173,17 @@ def test_units_of_speech_without_a_script(tmp_path):
                         num_units=8, scripts="needed", progress=False)
 
 
+def test_talkers_examples_are_turns(talks):
+    made = extract.extract(talks / "out", talks / "talker", features="talker", vocabulary=300,
+                           placeholder="speech",
+                           progress=False)
+    rows = {r["id"]: r for r in made.source("train")}
+    assert rows["files-000000/0.0"]["text"] == "hello there my friend"
+    assert rows["files-000000/1.1"]["text"] == "so am I"
+    assert len(rows["files-000000/1.1"]["audio"]) == 35  # 1.4 s at 25 Hz
+    assert {r["speaker"] for r in rows.values()} == {"ann", "ben"}
+
+
 @pytest.mark.parametrize("speakers", [3, 4])
 def test_more_speakers(tmp_path, speakers):
     turns = [(k % speakers, 0.2 + k, 0.9 + k, f"this is turn {k}") for k in range(12)]
