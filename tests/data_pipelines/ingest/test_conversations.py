@@ -173,6 +173,19 @@ def test_units_of_speech_without_a_script(tmp_path):
                         num_units=8, scripts="needed", progress=False)
 
 
+def test_who_says_nothing_in_a_clip_keeps_the_voice(talks, tmp_path):
+    """Of clips of one turn each, the other's channel is all zeros."""
+    x = channels(noise=0.0)
+    write(tmp_path / "s" / "talk.wav", x)
+    stm(tmp_path / "s" / "talk.stm")
+    run(tmp_path / "s", tmp_path / "clips", max_seconds=2.5)
+    assert any(not r["partner_audio"].any() for r in clips(tmp_path / "clips"))
+    made = extract.extract(tmp_path / "clips", tmp_path / "features", features="tavid", video=0.0,
+                           num_units=8, max_bad=0.0, progress=False)
+    rows = list(made.source("train"))
+    assert len(rows) == 2 and np.isfinite([r["voices"] for r in rows]).all()
+
+
 def test_talkers_examples_are_turns(talks):
     made = extract.extract(talks / "out", talks / "talker", features="talker", vocabulary=300,
                            placeholder="speech",
