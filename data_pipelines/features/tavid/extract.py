@@ -203,7 +203,11 @@ def _of_record(record, units_TS, source: Source, encoders: Encoders, video: floa
 def _of_recording(record, source: Source, encoders: Encoders) -> dict:
     """What all pieces have in common. Raises store.Unusable for portraits that are none."""
     clip, out = record.clip, {"speakers": json.dumps(record.names)}
-    out["voices"] = encoders.voices.scale(source.voices(record))
+    voices = source.voices(record)
+    if not np.isfinite(voices).all():
+        raise store.Unusable("silent channel", expected="speech of every speaker, here or in "
+                             "another training clip", found="nothing of one")
+    out["voices"] = encoders.voices.scale(voices)
     if source.has_identity:
         out["identity"] = np.stack([clip[f"{p}identity"] for p in source.prefixes])
     if encoders.painter:
