@@ -3,7 +3,8 @@
 A clip ends where nobody speaks, as late as its longest duration allows; where somebody always
 speaks, in the last tenth of it where fewest do. Held out (split "valid"): with five conversations
 or more, the last tenth of those whose speakers are all heard in others, too; else the end (15 %, at
-least 1.5 s) of every one of 5 s or more; else a second at the end of the longest.
+least 1.5 s, and with something of everybody, if that takes no more than half) of every one of 5 s
+or more; else a second at the end of the longest.
 """
 
 import math
@@ -15,6 +16,7 @@ from avjax.errors import UserError
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.ingest.conversations.read import Decoded
 
+_HEARD = 0.3  # seconds of speech
 GAP = 0.5  # seconds between what is trained on and what is held out
 _LEAST_TRAINING = 1.2  # seconds that are left to train on of one that is all there is
 BRIEF = "a second held out: its scores mean nothing"
@@ -31,7 +33,7 @@ def plan(found: Sequence[Decoded], max_seconds: float) -> tuple[dict[str, list[P
             _add(splits["valid" if index in whole else "train"], index, one, 0, one.frames,
                  max_seconds)
         elif held:
-            last = _quiet(one, one.frames - held)
+            last = _quiet(one, min(one.frames - held, _everybody(one)))
             _add(splits["train"], index, one, 0, last - round(GAP * FPS), max_seconds)
             _add(splits["valid"], index, one, last, one.frames, max_seconds)
         else:
@@ -61,6 +63,15 @@ def _held_whole(found: Sequence[Decoded]) -> set[int]:
         if len(held) < wanted and set(found[index].names) <= others:
             held.add(index)
     return held if len(held) == wanted else set()
+
+
+def _everybody(one: Decoded) -> int:
+    """The latest frame after which everybody speaks once more, but not before the middle; the last
+    frame where that is not to be had. Nobody learns from, or is scored by, a silent channel."""
+    latest = [max((start for k, _, start, end in one.utterances if k == speaker
+                   and end - start > _HEARD), default=0.0) for speaker in range(len(one.names))]
+    frame = math.floor(min(latest) * FPS)
+    return frame if frame >= one.frames / 2 else one.frames
 
 
 def speaking(one: Decoded) -> np.ndarray:
