@@ -147,6 +147,8 @@ def test_energy_finds_what_is_loud(rate):
     np.testing.assert_allclose(found, [[0.5, 3.0]], atol=0.1)
     for nothing in (np.zeros(3 * rate, np.float32), np.zeros(10, np.int16), np.zeros(0)):
         assert voice_activity.speech(nothing, rate).shape == (0, 2)
+    with pytest.raises(UserError, match="not finite"):
+        voice_activity.speech(np.full(rate, np.nan), rate)
 
 
 def test_what_leaks_into_a_microphone_is_not_its_speakers():

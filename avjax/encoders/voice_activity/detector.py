@@ -71,7 +71,7 @@ class Detector:
 
     def __call__(self, channels: Sequence[np.ndarray], rate: float) -> list[np.ndarray]:
         """(K, 2) float64 seconds of speech in each channel; channels (N,) float in [-1, 1] or
-        int16, of any lengths."""
+        int16, of any lengths. UserError: sound that is not finite."""
         floats = [_to_float(x) for x in channels]
         if self.kind == "energy":
             chances = [energy.probabilities(x, rate) for x in floats]
@@ -144,4 +144,7 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
 
 def _to_float(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x)
+    if not np.isfinite(x).all():  # it would silence all that comes after it
+        raise UserError("sound is not finite", where="the voice activity", expected="samples",
+                        found="NaN or infinity", hint="convert the recording again")
     return x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32, copy=False)

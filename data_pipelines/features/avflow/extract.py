@@ -71,6 +71,7 @@ def extract(
     """
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
+    common.full_band(clips)
     header = head_pose.make(head, clips, head_vae)
     detector = tokens_of.detector(tokens, activity)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae,

@@ -8,6 +8,7 @@ Hz.
                      split: at generation a user gives a recording of the voice, not the answer;
                      else of the example's own, as published
     tokens  (n,)     the prompt: everything that stands before the patch slots
+Of dialogues, every turn is an example (turns.py).
 
 Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into
 the recipes.
@@ -30,6 +31,7 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
+from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
@@ -71,6 +73,9 @@ def extract(
     clips = common.open_clips(clips_dir, out_dir)
     common.require(clips, ("audio", "text", "speaker"),
                    "prepare the clips with sound and transcripts")
+    common.full_band(clips)
+    if {"events", "side"} <= clips.features.keys():  # of dialogues, each turn is an utterance
+        clips = Turns(clips)
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
