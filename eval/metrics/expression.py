@@ -35,8 +35,8 @@ def _blinks(case):
     return {"blinks_per_minute": float(np.mean(counts) * fps * 60)}
 
 
-declare("smile_corr", "up", "correlation of the smile with the truth's", family="lips",
+declare("smile_corr", "up", "correlation of the smile with the truth's", family="expression",
         score=_smile, needs=("motion", "points"), recipe=lambda benchmark: benchmark.reader.recipe)
-declare("blinks_per_minute", "truth", "blinks", family="lips", score=_blinks, unit="1/min",
+declare("blinks_per_minute", "truth", "blinks", family="expression", score=_blinks, unit="1/min",
         needs=("motion", "points"),
         recipe=lambda benchmark: benchmark.reader.recipe | {"blink": BLINK, "frames": LEAST})

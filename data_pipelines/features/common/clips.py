@@ -3,12 +3,14 @@
 import collections
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated
 
 import numpy as np
 
 from avjax.errors import UserError
 from avjax.signal import level, mel
+from data_pipelines.declared import Option
 from data_pipelines.store import dataset as store
 from data_pipelines.store import merge, quarantine
 from data_pipelines.store.resume import Partial
@@ -19,6 +21,21 @@ PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_e
 NATIVE = "native_rate"  # of the clips' recipe of audio: Hz, before it was resampled
 # copied from the clips where they have them
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")
+
+
+CarryLandmarks = Annotated[bool, Option("take the clips' landmarks along, as they are")]
+_LANDMARKS = "landmarks"
+
+
+def carried(clips, columns: Iterable[str], landmarks: bool = False) -> tuple[list[str], dict]:
+    """Those of the columns that the clips have, with landmarks of every speaker besides where they
+    are wanted; recipes of those. UserError: wanted, and there are none."""
+    found = [column for column in columns if column in clips.features]
+    if not landmarks:
+        return found, {}
+    require(clips, [_LANDMARKS], "prepare the clips with --landmarks")
+    points = [column for column in clips.features if column.split("_")[-1] == _LANDMARKS]
+    return found + points, {c: clips.recipes[c] for c in points if c in clips.recipes}
 
 
 def speakers(clips, split: str) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from data_pipelines.features.avflow import extract as avflow
 from data_pipelines.ingest.clips import holdout
 from data_pipelines.ingest.clips import prepare as clips
 from data_pipelines.ingest.common import recordings
@@ -96,6 +97,12 @@ def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys):
     assert dataset.recipes["pose"]["kind"] == head_rotation.RECIPE["kind"]
     assert dataset.recipes["landmarks"]["kind"] == "dlib68"
     assert dataset.recipes["pose"] != faces.RECIPE
+    features = avflow.extract(dataset.dir, tmp_path / "features", tokens="units", units=4,
+                              carry_landmarks=True, progress=False)
+    taken = {r["id"]: r["landmarks"] for r in features.source("train")}
+    assert all(np.array_equal(r["landmarks"], taken[r["id"]]) for r in rows if r["id"] in taken)
+    assert taken and features.recipes["landmarks"] == dataset.recipes["landmarks"]
+    assert features.features["landmarks"].rate == 30
     with pytest.raises(UserError, match="clips were made with other options"):
         clips.prepare(source, tmp_path / "out", detect=detect, **OPTIONS)
     again = clips.prepare(source, tmp_path / "out", landmarks="dlib68", filter=True, detect=detect,
