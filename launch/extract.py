@@ -5,6 +5,9 @@ Prints the dataset's schema, splits and durations. The same command again goes o
 was killed, and makes the features again when the clips have changed. The flags are the options of
 the families of features (data_pipelines/features); one of another family is an error.
 
+--check=FILE compares units with published ones and says how many agree. The file has a recording a
+line: ID|1 2 3, ID|units|durations, or {"audio": "ID.wav", "hubert": "1 2 3"}.
+
 Several processes, on machines that see the same folders, share the work: --processes=N,
 --shard=I/N, or started once a host; see launch/workers.py.
 """
@@ -12,6 +15,7 @@ Several processes, on machines that see the same folders, share the work: --proc
 from absl import flags
 
 from data_pipelines import extract
+from data_pipelines.features.units import published
 from data_pipelines.store import inspect
 from launch import flags as launch_flags
 from launch import options, workers
@@ -28,6 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_string("clips", None, "Clip dataset made by avjax prepare.", required=True)
     flags.DEFINE_string("out", None, "Feature dataset to make.", required=True)
     flags.DEFINE_enum("features", "avflow", extract.FEATURES, "Which systems are to read them.")
+    flags.DEFINE_string("check", None, "File of published units, to compare those made here with.")
     options.define(families())
 
 
@@ -35,11 +40,14 @@ def main(argv):
     del argv
     args = flags.FLAGS
     given = options.given(families(), args.features, "features")
+    known = published.read(args.check) if args.check else None
     workers.spread("launch.extract", args.out)
     out = workers.part_of(args.out, args.shard)
     dataset = extract.extract(args.clips, out, features=args.features, **given)
     if dataset is not None:
         print(inspect.text(inspect.summary(dataset)))
+        if known:
+            print(published.compared(dataset, known))
     else:
         workers.end(out, args.shard)
 

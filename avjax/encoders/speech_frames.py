@@ -6,9 +6,11 @@ An encoder has the attributes of `SpeechFrames`. Frame k of either kind begins a
 Suffixes: B batch, N samples, T frames, D width, K centroids, M mel bands.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -17,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from avjax.encoders import windows
+from avjax.encoders.published.stated import stated
 from avjax.encoders.published.wav2vec2 import import_params
 from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
 from avjax.encoders.windows import HOP, SAMPLE_RATE
@@ -33,6 +36,7 @@ RANDOM = Wav2Vec2Config(d_model=128, num_layers=2, num_heads=4, d_ff=256, conv_d
 MEL = mel.RECIPE | {"sample_rate": SAMPLE_RATE, "n_fft": 2 * HOP, "hop": HOP, "bands": 40,
                     "gain": 1.0}
 _ACTIVE = 4.0  # nats: frames within so much of the loudest are speech
+_MUCH = 3600.0  # seconds of sound for which compiling a minute more is worth it
 UTTERANCE_EPS = 1e-5  # of the utterance normalisation
 
 
@@ -47,6 +51,10 @@ class SpeechFrames(Protocol):
         """Utterances (n_i,) float32 at 16 kHz -> their frames (T_i, D) float32, or the nearest
         centroids (T_i,) int32. Results of one do not depend on the others. UserError: an utterance
         shorter than a frame."""
+
+    def expect(self, seconds: float) -> None:
+        """Call before so much sound is to be encoded: how much there is decides how finely lengths
+        are told apart, and about no value."""
 
 
 class MelFrames:
@@ -67,6 +75,9 @@ class MelFrames:
         frames = [self._frames(_checked(x_N, MEL["n_fft"])) for x_N in audio]
         return frames if centroids_KD is None else [kmeans.assign(x_TD, centroids_KD)
                                                     for x_TD in frames]
+
+    def expect(self, seconds):
+        """See SpeechFrames."""
 
     def _frames(self, audio_N):
         mel_TM = mel.log_mel(level_lib.normalised(audio_N, SAMPLE_RATE, self._level), MEL)
@@ -108,7 +119,7 @@ class Wav2Vec2Frames:
                        "precision": precision, "width": self.width, "windows": dict(windows.RECIPE),
                        "network": dataclasses.asdict(network), "weights": weights}
         self._network = dataclasses.replace(network, num_layers=layer, vocab_size=0)
-        self._normalise, self._precision = normalise, precision
+        self._normalise, self._precision, self._steps = normalise, precision, windows.FEW
         self._mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
         kept = {k: v for k, v in params.items() if k not in ("lm_head", "layers")}
         kept |= {"layers": jax.tree.map(lambda w: w[:layer], params["layers"])} if layer else {}
@@ -118,12 +129,14 @@ class Wav2Vec2Frames:
     def from_checkpoint(cls, path: str, *, layer: int = 35, normalise: bool | None = None,
                         num_heads: int | None = None, precision: str = "float32",
                         mesh: Mesh | None = None) -> "Wav2Vec2Frames":
-        """From a published file. normalise None: yes for networks with layer norm in their
-        convolutions (XLS-R), else no (HuBERT base). UserError: unreadable, of another network, with
-        fewer layers."""
+        """From a published file. normalise None: as fairseq's or WavLM's config in the file says;
+        else yes for networks with layer norm in their convolutions (XLS-R), and no for others
+        (HuBERT base). UserError: unreadable, of another network, with fewer layers."""
+        found = stated(path)
         params = import_params(read_state_dict(path), where=str(path))
-        network = config_of(params, num_heads)
-        normalise = network.conv_norm == "layer" if normalise is None else normalise
+        network = config_of(params, num_heads, found)
+        if normalise is None:
+            normalise = network.conv_norm == "layer" if found.normalise is None else found.normalise
         return cls(network, params, layer=layer, normalise=normalise,
                    weights={"kind": "file", "sha256": file_sha256(path)},
                    precision=precision, mesh=mesh)
@@ -144,17 +157,32 @@ class Wav2Vec2Frames:
                            "units of wav2vec 2.0 frames") if centroids_KD is not None else None
         utterances = [self._normalised(_checked(x_N, self._network.min_samples())) for x_N in audio]
         cuts = [windows.pieces(len(x_N)) for x_N in utterances]
-        found = {}
         shards = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
-        for where, x_BN, lengths_B in windows.batches(utterances, cuts, shards):
-            batch = jax.device_put((x_BN, lengths_B), batch_sharding(self._mesh))
+        found = {}
+
+        def run(batch):
+            where, x_BN, lengths_B = batch
+            arrays = jax.device_put((x_BN, lengths_B), batch_sharding(self._mesh))
             with jax.default_matmul_precision(self._precision):
-                found |= dict(zip(where,
-                                  np.asarray(_run(self._network, self._params, *batch,
-                                                  centroids_KD)), strict=False))
+                return where, np.asarray(_run(self._network, self._params, *arrays, centroids_KD))
+
+        with concurrent.futures.ThreadPoolExecutor(self._at_once()) as threads:
+            for where, out in threads.map(run, windows.batches(utterances, cuts, shards,
+                                                               self._steps)):
+                found |= dict(zip(where, out, strict=False))
         return [windows.joined([found[i, j] for j in range(len(cut))], cut,
                                self._network.num_frames)
                 for i, cut in enumerate(cuts)]
+
+    def expect(self, seconds):
+        """See SpeechFrames."""
+        self._steps = windows.MANY if seconds > _MUCH else windows.FEW
+
+    def _at_once(self) -> int:
+        """Batches under way together. A CPU has a core for each: XLA splits products over cores but
+        not what is between them. Devices of a mesh take theirs in one order."""
+        alone = self._mesh.size == 1 and jax.default_backend() == "cpu"
+        return len(os.sched_getaffinity(0)) if alone else 1
 
     def _normalised(self, x_N):
         return (x_N - x_N.mean()) / np.sqrt(x_N.var() + UTTERANCE_EPS) if self._normalise else x_N

@@ -1,9 +1,10 @@
-"""The wav2vec 2.0 family of speech encoders: wav2vec 2.0 (CTC), HuBERT, XLS-R. Frozen; 16 kHz in,
-50 frames a second.
+"""The wav2vec 2.0 family of speech encoders: wav2vec 2.0 (CTC), HuBERT, XLS-R, WavLM. Frozen;
+16 kHz in, 50 frames a second.
 
-Baevski et al. 2020 (arXiv:2006.11477); Hsu et al. 2021 (2106.07447); Babu et al. 2021 (2111.09296).
-Two styles exist: group norm in the first convolution with post-norm layers (base, HuBERT base), and
-layer norm in every convolution with pre-norm layers (XLS-R, the "lv60" models). The published names
+Baevski et al. 2020 (arXiv:2006.11477); Hsu et al. 2021 (2106.07447); Babu et al. 2021 (2111.09296);
+Chen et al. 2022 (2110.13900), which adds a bias to attention (relative_bias.py). Two styles exist:
+group norm in the first convolution with post-norm layers (base, HuBERT base), and layer norm in
+every convolution with pre-norm layers (XLS-R, the "lv60" models, WavLM large). The published names
 are in avjax/encoders/published/wav2vec2.py.
 
 Suffixes: B batch, N samples, T frames, C convolution channels, D width, F feed-forward, H heads, K
@@ -18,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.encoders import relative_bias
+from avjax.encoders.published.stated import NOTHING, Stated, stated
 from avjax.encoders.published.wav2vec2 import import_params
 from avjax.errors import UserError
 from avjax.nn.attention import attend_by_head
@@ -47,6 +50,8 @@ class Wav2Vec2Config:
     position_groups: int = 16
     vocab_size: int = 0  # 0 = no CTC head
     norm_eps: float = 1e-5
+    relative_buckets: int = 0  # of WavLM's attention bias; 0 = none
+    relative_distance: int = 800  # frames from which on all are in the last bucket
 
     def num_frames(self, samples):
         """Frames that `samples` (int or array) give: floor((n - kernel) / stride) + 1, convolution
@@ -64,28 +69,44 @@ class Wav2Vec2Config:
         return samples
 
 
-def config_of(params: dict, num_heads: int | None = None) -> Wav2Vec2Config:
-    """Reads every size off imported parameters; the number of heads, which no shape shows, off the
-    published sizes."""
+def config_of(params: dict, num_heads: int | None = None,
+              found: Stated = NOTHING) -> Wav2Vec2Config:
+    """Reads every size off imported parameters; the number of heads, which no shape shows (but
+    WavLM's), off what the file states beside them, or off the published sizes."""
     features, layers = params["features"], params["layers"]
     kernels = [features[f"conv_{i}"]["kernel"]
                for i in range(sum(name.startswith("conv") for name in features))]
     num_layers, d_model, d_ff = layers["ffn_in"]["kernel"].shape
-    if num_heads is None and d_model not in PUBLISHED_HEADS:
+    buckets, heads = params["relative_bias"].shape if "relative_bias" in params else (0, None)
+    num_heads = num_heads or heads or found.num_heads or PUBLISHED_HEADS.get(d_model)
+    if num_heads is None:
         raise UserError("the number of attention heads is unknown",
                         where=f"wav2vec 2.0 weights of width {d_model}",
                         expected=f"a published width: {', '.join(map(str, PUBLISHED_HEADS))}",
                         found=str(d_model),
-                        hint="pass num_heads")
+                        hint="lay the model's config.json beside its weights, or pass num_heads")
+    if d_model % num_heads:
+        raise UserError("attention heads that do not divide the width", where="wav2vec 2.0 weights",
+                        expected=f"a divisor of {d_model}", found=str(num_heads))
+    strides = found.conv_strides or Wav2Vec2Config.conv_strides
+    if len(strides) != len(kernels):
+        raise UserError("a config of another network than the weights", where="conv_feature_layers",
+                        expected=f"{len(kernels)} convolutions", found=f"strides {strides}",
+                        hint="fetch both again")
     layer_style = "norm_1" in features
     return Wav2Vec2Config(
-        d_model=d_model, num_layers=num_layers, num_heads=num_heads or PUBLISHED_HEADS[d_model],
+        d_model=d_model, num_layers=num_layers, num_heads=num_heads,
         d_ff=d_ff, conv_dims=tuple(k.shape[2] for k in kernels),
-        conv_kernels=tuple(k.shape[0] for k in kernels), conv_bias="bias" in features["conv_0"],
-        conv_norm="layer" if layer_style else "group", pre_norm=layer_style,
+        conv_kernels=tuple(k.shape[0] for k in kernels),
+        conv_strides=strides,
+        conv_bias="bias" in features["conv_0"],
+        conv_norm="layer" if layer_style else "group",
+        pre_norm=layer_style if found.pre_norm is None else found.pre_norm,
         position_kernel=params["position"]["kernel"].shape[0],
         position_groups=d_model // params["position"]["kernel"].shape[1],
-        vocab_size=params["lm_head"]["bias"].shape[0] if "lm_head" in params else 0)
+        vocab_size=params["lm_head"]["bias"].shape[0] if "lm_head" in params else 0,
+        relative_buckets=buckets,
+        relative_distance=found.relative_distance or Wav2Vec2Config.relative_distance)
 
 
 class TimeNorm(nn.Module):
@@ -146,18 +167,24 @@ class Layer(nn.Module):
     config: Wav2Vec2Config
 
     @nn.compact
-    def __call__(self, x_BTD, valid_BT):
+    def __call__(self, x_BTD, valid_BT, relative_HR=None):
+        """relative_HR: WavLM's bias of every offset (relative_bias.of_offsets)."""
         c = self.config
         attention_norm, ffn_norm = (nn.LayerNorm(c.norm_eps, name=f"{n}_norm")
                                     for n in ("attention", "ffn"))
 
-        def heads(y_BTD, name):
-            y_BTD = nn.Dense(c.d_model, name=name)(y_BTD)
+        def split(y_BTD):
             return y_BTD.reshape(*y_BTD.shape[:2], c.num_heads, -1).transpose(0, 2, 1, 3)
 
+        def heads(y_BTD, name):
+            return split(nn.Dense(c.d_model, name=name)(y_BTD))
+
         def attend(y_BTD):
+            bias = {} if relative_HR is None else {
+                "relative_HR": relative_HR, "gate_BHT": relative_bias.Gate(name="gate")(
+                    split(y_BTD))}
             o_BHTK = attend_by_head(heads(y_BTD, "query"), heads(y_BTD, "key"),
-                                    heads(y_BTD, "value"), valid_BT)
+                                    heads(y_BTD, "value"), valid_BT, **bias)
             return nn.Dense(c.d_model,
                             name="out")(o_BHTK.transpose(0, 2, 1, 3).reshape(y_BTD.shape))
 
@@ -205,8 +232,14 @@ class Wav2Vec2(nn.Module):
         norm = nn.LayerNorm(c.norm_eps, name="norm")
         encoder_in_BTD = x_BTD = x_BTD if c.pre_norm else norm(x_BTD)
 
+        relative_HR = None
+        if c.relative_buckets and c.num_layers:
+            table_NH = self.param("relative_bias", nn.initializers.normal(0.02),
+                                  (c.relative_buckets, c.num_heads))
+            relative_HR = relative_bias.of_offsets(table_NH, x_BTD.shape[1], c.relative_distance)
+
         def body(layer, x_BTD, _):
-            x_BTD, out_BTD = layer(x_BTD, valid_BT)
+            x_BTD, out_BTD = layer(x_BTD, valid_BT, relative_HR)
             return x_BTD, out_BTD if with_layers else None
 
         if c.num_layers:
@@ -258,7 +291,7 @@ class Wav2Vec2CTC:
             raise UserError("the weights have no CTC head", where=str(path),
                             expected="lm_head or aux", found="none",
                             hint="use the fine-tuned wav2vec2-base-960h, not the pre-trained base")
-        return cls(config_of(params, num_heads), params, normalise=normalise)
+        return cls(config_of(params, num_heads, stated(path)), params, normalise=normalise)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """audio: float32 (n,) at 16 kHz -> float32 (frames, 29) logits. UserError: shorter than one

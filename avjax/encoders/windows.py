@@ -7,6 +7,7 @@ windows of 60 s that overlap by at least 5 s; of an overlap, either window gives
 Suffixes: B batch, N samples, T frames.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -15,10 +16,9 @@ import numpy as np
 SAMPLE_RATE = 16000
 HOP = 320  # samples a frame
 WHOLE_SECONDS, WINDOW_SECONDS, OVERLAP_SECONDS = 80, 60, 5
-# Seconds that pieces are padded to, four an octave: a compilation each, and a tenth of the work on
-# padding.
-BUCKETS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40,
-           48, 60, 80)
+# Lengths an octave that pieces are padded to, a compilation each: a tenth of the work is padding,
+# or a fortieth where there is so much sound that compiling counts for nothing.
+FEW, MANY = 4, 16
 _BATCH_SECONDS = 320  # in a batch, on an accelerator; a CPU is as fast with one piece at a time
 RECIPE = {"whole": WHOLE_SECONDS, "window": WINDOW_SECONDS, "overlap": OVERLAP_SECONDS}  # seconds
 
@@ -48,26 +48,34 @@ def joined(parts: Sequence[np.ndarray], cut: Sequence[Piece],
                            zip(parts, firsts, meet, meet[1:], strict=False)])
 
 
-def batches(utterances: Sequence[np.ndarray], cuts: Sequence[Sequence[Piece]], shards: int = 1
-            ) -> Iterator[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
+def bucket(samples: int, steps: int = FEW) -> int:
+    """The length that a piece is padded to: of `steps` an octave from a second on the next one,
+    a whole number of frames."""
+    seconds = max(samples / SAMPLE_RATE, 1.0)
+    step = 2.0 ** math.floor(math.log2(seconds)) / steps
+    padded = math.ceil(math.ceil(seconds / step) * step * SAMPLE_RATE / HOP) * HOP
+    return max(samples, min(padded, WHOLE_SECONDS * SAMPLE_RATE))
+
+
+def batches(utterances: Sequence[np.ndarray], cuts: Sequence[Sequence[Piece]], shards: int = 1,
+            steps: int = FEW) -> Iterator[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
     """Pieces of like length together, longest first: which they are (utterance, piece), x_BN
     float32, lengths_B int32.
 
-    N is one of BUCKETS, B the least power of two times `shards` that holds them, so that few shapes
-    are ever compiled. Rows behind the last piece are copies of the first.
+    N is a `bucket`, B the least power of two times `shards` that holds them, so that few shapes are
+    ever compiled. Rows behind the last piece are copies of the first.
     """
-    by_bucket: dict[float, list[tuple[int, int]]] = {}
+    by_bucket: dict[int, list[tuple[int, int]]] = {}
     for i, cut in enumerate(cuts):
         for j, (start, end) in enumerate(cut):
-            by_bucket.setdefault(next(b for b in BUCKETS if b * SAMPLE_RATE >= end - start),
-                                 []).append((i, j))
-    for seconds, found in sorted(by_bucket.items(), reverse=True):
-        rows = shards * (1 if jax.default_backend() == "cpu" else int(_BATCH_SECONDS / seconds))
+            by_bucket.setdefault(bucket(end - start, steps), []).append((i, j))
+    for samples, found in sorted(by_bucket.items(), reverse=True):
+        rows = shards * (1 if jax.default_backend() == "cpu"
+                         else _BATCH_SECONDS * SAMPLE_RATE // samples)
         for k in range(0, len(found), rows):
             where = found[k:k + rows]
             size = shards * 2 ** max(0, (-(-len(where) // shards) - 1).bit_length())
-            x_BN, lengths_B = np.zeros((size, int(seconds * SAMPLE_RATE)),
-                                       np.float32), np.zeros(size, np.int32)
+            x_BN, lengths_B = np.zeros((size, samples), np.float32), np.zeros(size, np.int32)
             for row in range(size):
                 i, j = where[row] if row < len(where) else where[0]
                 start, end = cuts[i][j]

@@ -51,26 +51,44 @@ def attend(q, k, v, seen=None, *, bias=None, heads_inside: bool = False):
     return jnp.einsum(mixed, jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
 
 
-def attend_by_head(q_BHTK, k_BHTK, v_BHTK, valid_BT):
+def attend_by_head(q_BHTK, k_BHTK, v_BHTK, valid_BT, *, relative_HR=None, gate_BHT=None):
     """Full attention over the valid frames for long inputs of frozen encoders: HEAD_BLOCK queries
     at a time, so that memory is linear in length, and on a CPU one head after the other, so that
-    the scores stay in its cache. Without a gradient of its own."""
+    the scores stay in its cache. Without a gradient of its own.
+
+    relative_HR, gate_BHT: bias of every offset key minus query, -(T - 1) .. T - 1, and what a query
+    multiplies it by (WavLM); None = no bias.
+    """
     B, H, T, K = q_BHTK.shape
     blocks = -(-T // HEAD_BLOCK)
     size = -(-T // blocks)
-    q_BHTK = jnp.pad(q_BHTK / math.sqrt(K), ((0, 0), (0, 0), (0, blocks * size - T), (0, 0)))
-
-    def head(q_NQK, k_TK, v_TK, bias_T):
-        def block(q_QK):
-            scores_QT = (q_QK @ k_TK.T + bias_T).astype(jnp.float32)
-            weights_QT = jnp.exp(scores_QT - scores_QT.max(1, keepdims=True))
-            return (weights_QT.astype(v_TK.dtype) @ v_TK) / weights_QT.sum(1, keepdims=True)
-
-        return jax.lax.map(block, q_NQK)
-
+    behind = blocks * size - T
+    q_BHTK = jnp.pad(q_BHTK / math.sqrt(K), ((0, 0), (0, 0), (0, behind), (0, 0)))
     bias_BHT = jnp.broadcast_to(jnp.where(valid_BT, 0.0, NEGATIVE)[:, None], (B, H, T))
     q_BHNQK = rearrange(q_BHTK, "B H (N Q) K -> B H N Q K", Q=size)
     heads = [rearrange(x, "B H ... -> (B H) ...") for x in (q_BHNQK, k_BHTK, v_BHTK, bias_BHT)]
+    if relative_HR is not None:
+        gate_BHT = jnp.pad(gate_BHT, ((0, 0), (0, 0), (0, behind)))
+        heads += [rearrange(gate_BHT, "B H (N Q) -> (B H) N Q", Q=size),
+                  jnp.pad(jnp.tile(relative_HR, (B, 1)), ((0, 0), (behind, 0)))]
+
+    def head(q_NQK, k_TK, v_TK, bias_T, gate_NQ=None, relative_R=None):
+        def block(arrays):
+            q_QK, *gated = arrays
+            scores_QT = (q_QK @ k_TK.T + bias_T).astype(jnp.float32)
+            if gated:
+                first, gate_Q = gated
+                # offset t - q of the block's last query is the first of its window
+                window_R = jax.lax.dynamic_slice(relative_R, (relative_R.shape[0] - T - first
+                                                              - size + 1,), (T + size - 1,))
+                offset_QT = np.arange(T)[None] - np.arange(size)[:, None] + size - 1
+                scores_QT += gate_Q[:, None] * window_R[offset_QT]
+            weights_QT = jnp.exp(scores_QT - scores_QT.max(1, keepdims=True))
+            return (weights_QT.astype(v_TK.dtype) @ v_TK) / weights_QT.sum(1, keepdims=True)
+
+        more = () if gate_NQ is None else (size * jnp.arange(blocks), gate_NQ)
+        return jax.lax.map(block, (q_NQK, *more))
+
     if jax.default_backend() == "cpu":
         out = jax.lax.map(lambda arrays: head(*arrays), heads)
     else:

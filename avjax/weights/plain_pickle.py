@@ -9,6 +9,7 @@ slotted objects, and state given to one (BUILD) raises.
 
 import io
 import pickle
+from typing import BinaryIO
 
 import numpy as np
 
@@ -92,29 +93,59 @@ class _NumpyDType(DType):
 
 
 class Foreign(Inert):
-    """In place of another program's object (a config, a path): takes all that the pickle gives it
-    and keeps nothing.
+    """In place of another program's object (a config, a path): takes all that the pickle gives it.
+    `record` is the state that it was given last, as plain as the pickle had it, for who looks for a
+    number in a config (`fields`); everything else is dropped.
 
     A global is a subclass of its own, for pickles demand a class to make objects of; what it was
     meant to do is neither looked up nor called.
     """
 
-    __slots__ = ()
+    __slots__ = ("record",)
     name = "a builtin"
 
     def __new__(cls, *_, **__):
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        object.__setattr__(made, "record", None)
+        return made
 
     def __call__(self, *_, **__):
         return self
 
+    def __setstate__(self=None, state=None):
+        if isinstance(self, Foreign):  # else a global itself is given the state
+            object.__setattr__(self, "record", state)
+
     def _ignore(self=None, *_):
         pass
 
-    __setstate__ = __setitem__ = append = extend = add = _ignore
+    __setitem__ = append = extend = add = _ignore
+
+    def __setattr__(self, name, value):
+        pass
 
     def __repr__(self):
         return f"an object of {self.name}, not read"
+
+
+def fields(value) -> dict[str, object]:
+    """The entries of a config that a checkpoint has beside its weights, {} of anything else: of a
+    dict, of argparse's Namespace, or of omegaconf's DictConfig (whose state has them as `_content`,
+    each a node with its `_val`)."""
+    record = value.record if isinstance(value, Foreign) else value
+    if isinstance(record, tuple) and record:  # (__dict__, slots)
+        record = record[0]
+    if isinstance(record, dict) and "_content" in record:
+        record = record["_content"]
+    if not isinstance(record, dict):
+        return {}
+    return {key: _value(entry) for key, entry in record.items() if isinstance(key, str)}
+
+
+def _value(entry):
+    """A node's value; what is no node, itself."""
+    record = entry.record if isinstance(entry, Foreign) else None
+    return record["_val"] if isinstance(record, dict) and "_val" in record else entry
 
 
 class Storage(Inert):
@@ -272,8 +303,8 @@ class Unpickler(pickle.Unpickler):
     Foreign too. UserError: a global that is not allowed; with `foreign`, only one of those that
     make tensors."""
 
-    def __init__(self, data: bytes, path: str, foreign: bool = False):
-        super().__init__(io.BytesIO(data), encoding="utf-8")
+    def __init__(self, data: bytes | BinaryIO, path: str, foreign: bool = False):
+        super().__init__(io.BytesIO(data) if isinstance(data, bytes) else data, encoding="utf-8")
         self._path, self._foreign = path, foreign
         self._table = _allowed()  # a fresh one a file: nothing a pickle does can outlive it
 

@@ -1,8 +1,7 @@
-"""PyTorch's zip checkpoints (`.pt`, `.pth`, `.ckpt` of torch >= 1.6), read without PyTorch and
-without executing them.
+"""PyTorch's checkpoints (`.pt`, `.pth`, `.ckpt`), read without PyTorch and without executing them.
 
-Such a file is a zip of one pickle (`data.pkl`, see avjax/weights/plain_pickle.py) and one raw file
-a storage (`data/<key>`).
+Those of torch < 1.6 are read by torch_legacy.py. A later one is a zip of one pickle (`data.pkl`,
+see avjax/weights/plain_pickle.py) and one raw file a storage (`data/<key>`).
 """
 
 import io
@@ -13,14 +12,12 @@ import zlib
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.weights.dtypes import FLOAT4, unpack_float4
-from avjax.weights.plain_pickle import WAY_OUT, Array, DType, Foreign, Inert, Tensor, Unpickler
-
-# the first pickle of torch < 1.6: its magic number
-LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+from avjax.weights import torch_legacy
+from avjax.weights.plain_pickle import WAY_OUT, Unpickler
+from avjax.weights.storages import Storages, finish
 
 
-class _Storages:
+class _Storages(Storages):
     """The zip's raw storages (torch does not compress them), each checked against its CRC once, if
     it has one."""
 
@@ -29,7 +26,7 @@ class _Storages:
         self._raw: dict[str, np.ndarray] = {}
         name = f"{prefix}byteorder"
         big = name in archive.namelist() and archive.read(name).startswith(b"big")
-        self._order = ">" if big else "<"
+        self.order = ">" if big else "<"
 
     def raw(self, key: str) -> np.ndarray:
         """Bytes of storage `key` as a uint8 array."""
@@ -59,60 +56,12 @@ class _Storages:
                                 hint="fetch the file again")
         return data
 
-    def tensor(self, t: Tensor) -> np.ndarray:
-        """A read-only array on the storage; numpy checks that shape and strides stay inside it."""
-        size = t.dtype.itemsize
-        if len(t.shape) != len(t.strides) or min((t.offset, *t.shape, *t.strides)) < 0:
-            raise ValueError(f"tensor of shape {t.shape} with strides {t.strides} at {t.offset}")
-        # ml_dtypes' have no byte order
-        kind = np.dtype(f"u{size}") if t.dtype.isbuiltin == 2 else t.dtype
-        if 0 in t.shape:
-            array = np.zeros(t.shape, kind)
-        else:
-            array = np.ndarray(t.shape, kind.newbyteorder(self._order), self.raw(t.storage.key),
-                               t.offset * size,
-                               [s * size for s in t.strides])
-        if t.dtype == FLOAT4:
-            array = unpack_float4(array)
-        else:
-            array = array.astype(kind, copy=False).view(t.dtype)
-        if t.conjugate:
-            array = array.conj()
-        if t.negative:
-            array = -array
-        array.flags.writeable = False
-        return array
-
-
-def _finish(value, storages: _Storages, foreign: bool):
-    """Placeholders -> arrays, through plain containers."""
-    if isinstance(value, Tensor):
-        return storages.tensor(value)
-    if isinstance(value, Array):
-        return value.value
-    if isinstance(value, DType):
-        return str(value.dtype)
-    if isinstance(value, dict):
-        return {_finish(k, storages, foreign): _finish(v, storages, foreign) for k,
-                v in value.items()}
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_finish(v, storages, foreign) for v in value)
-    if isinstance(value, type) and issubclass(value, Foreign):  # the global itself
-        return value()
-    if isinstance(value, Inert) and foreign:
-        return value if isinstance(value, Foreign) else Foreign()
-    if isinstance(value, Inert):
-        raise pickle.UnpicklingError(f"a bare {type(value).__name__.lstrip('_').lower()}")
-    return value
-
 
 def _check_start(head: bytes, path: str) -> None:
-    if LEGACY_MAGIC in head[:64] or head[257:262] == b"ustar":
-        raise UserError("this checkpoint uses PyTorch's format from before version 1.6", where=path,
-                        expected="a zip file", found="a tar" if head[257:262] == b"ustar"
-                        else "a bare pickle", hint="where PyTorch is installed: "
-                                                   "torch.save(torch.load(FILE, "
-                                                   "weights_only=True), NEW_FILE)")
+    if head[257:262] == b"ustar":
+        raise UserError("this checkpoint uses PyTorch's format from before version 0.4", where=path,
+                        expected="a zip file", found="a tar", hint="where PyTorch is installed: "
+                        "torch.save(torch.load(FILE, weights_only=True), NEW_FILE)")
     if not head.startswith(b"PK"):
         raise UserError("not a PyTorch checkpoint", where=path,
                         expected="a zip file (torch >= 1.6)",
@@ -150,8 +99,13 @@ def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
       `foreign` (nothing of it was executed).
     """
     with open(path, "rb") if data is None else io.BytesIO(data) as file:
-        _check_start(file.read(512), path)
+        head = file.read(512)
+    legacy = torch_legacy.MAGIC in head[:64]
+    if not legacy:
+        _check_start(head, path)
     try:
+        if legacy:
+            return torch_legacy.read(path, data, foreign)
         with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
             name = _find_pickle(archive, path)
             _forget_absent_crcs(archive)
@@ -160,7 +114,7 @@ def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
             # storages
             content = np.memmap(path, np.uint8,
                                 "r") if data is None else np.frombuffer(data, np.uint8)
-            return _finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path),
+            return finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path),
                            foreign)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError("the checkpoint is truncated or corrupt", where=path,

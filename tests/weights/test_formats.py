@@ -3,6 +3,7 @@ safetensors 0.8."""
 
 import os
 import pathlib
+import pickle
 import struct
 import zipfile
 
@@ -12,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from avjax.errors import UserError
+from avjax.weights.plain_pickle import fields
 from avjax.weights.reader import read_checkpoint, read_state_dict
 from avjax.weights.torch_zip import WAY_OUT
 from tests.weights.torch_zips import Call, Global, dumps, tensor, zip_pickle
@@ -125,16 +127,46 @@ def test_tensors_without_an_array_say_what_to_do(tmp_path, module, name, kind, h
         read_checkpoint(path)
 
 
-def test_files_from_before_torch_1_6_in_every_protocol(tmp_path):
-    magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-    for i, start in enumerate((b"\x80\x02", b"\x80\x04\x95\x0d" + bytes(7), b"\x80\x05\x95\x0d"
-                               + bytes(7))):
-        (tmp_path / f"{i}.pt").write_bytes(start + magic + bytes(600))
-        with pytest.raises(UserError,
-                           match="before version 1.6.*a bare pickle.*hint: .*torch.load"):
-            read_checkpoint(tmp_path / f"{i}.pt")
+def before_1_6(tree, *, order="<", keys=("7",), version=1001, numbers=(1, 2), foreign=b""):
+    """As torch wrote them, and fairseq still does: pickles, then storages."""
+    magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+    return b"".join([
+        magic, pickle.dumps(version, 2),
+        pickle.dumps({"protocol_version": version, "little_endian": order == "<"}, 2),
+        dumps(tree), pickle.dumps(list(keys), 2), struct.pack(f"{order}q", len(numbers)),
+        struct.pack(f"{order}{len(numbers)}f", *numbers), foreign])
+
+
+def legacy_tensor(view=None):
+    return Call(Global("torch._utils", "_rebuild_tensor_v2"),
+                ("persistent", "storage", Global("torch", "FloatStorage"), "7", "cpu", 2, view),
+                0, (2,), (1,), False, Call(Global("collections", "OrderedDict")))
+
+
+def test_files_from_before_torch_1_6(tmp_path):
+    path = tmp_path / "old.pt"
+    args = Call(Global("argparse", "Namespace"), state={"heads": 4})
+    for order in "<>":
+        path.write_bytes(before_1_6({"args": args, "model": {"w": legacy_tensor()}}, order=order))
+        assert read_state_dict(path)["w"].tolist() == [1, 2]
+        assert fields(read_checkpoint(path, foreign=True)["args"]) == {"heads": 4}
+        with pytest.raises(UserError, match="not executed.*argparse.Namespace"):
+            read_checkpoint(path)
+    bait = Call(Global("os", "system"), f"touch {tmp_path / 'bait'}")
+    for wrong, words in ((dict(version=7), "version 7 of the format"),
+                         (dict(keys=()), "not understood"), (dict(keys=("8",)), "'8'"),
+                         (dict(numbers=(1,)), "not understood")):
+        path.write_bytes(before_1_6({"w": legacy_tensor()}, **wrong))
+        with pytest.raises(UserError, match=words):
+            read_checkpoint(path)
+    path.write_bytes(before_1_6({"w": legacy_tensor(("v", 0, 1))}))
+    with pytest.raises(UserError, match="a part of another"):
+        read_checkpoint(path)
+    path.write_bytes(before_1_6({"x": bait, "model": {"w": legacy_tensor()}}))
+    assert read_state_dict(path)["w"].tolist() == [1, 2] and not (tmp_path / "bait").exists()
+    assert read_checkpoint(FIXTURES / "legacy.pt")  # written by PyTorch
     (tmp_path / "tar.pt").write_bytes(bytes(257) + b"ustar\x0000" + bytes(300))
-    with pytest.raises(UserError, match="before version 1.6.*found: a tar"):
+    with pytest.raises(UserError, match="before version 0.4.*found: a tar"):
         read_checkpoint(tmp_path / "tar.pt")
 
 

@@ -148,6 +148,8 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
 
     codecs = {c: clips.codec(c) for c in clips.codecs if c in ("face", "pose")} | encoders.codecs()
     codecs[SPEAKERS] = speakers
+    recipes = encoders.recipes()
+    recipes["mel"] |= common.band(clips)  # the loader refuses it where mel is made
     counts = {s: -(-len(source.indices(s)) // BATCH) for s in clips.splits}
     return store.write_dataset(
         job, name=name, description=f"TAVID features of {clips.name}: "
@@ -155,7 +157,7 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
         f"tokens={_kind(encoders)}, "
         f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
         features=_schema(source, encoders),
-        recipes=encoders.recipes() | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
+        recipes=recipes | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=counts, max_bad=max_bad,
         progress=progress)
 
@@ -201,7 +203,11 @@ def _of_record(record, units_TS, source: Source, encoders: Encoders, video: floa
 def _of_recording(record, source: Source, encoders: Encoders) -> dict:
     """What all pieces have in common. Raises store.Unusable for portraits that are none."""
     clip, out = record.clip, {"speakers": json.dumps(record.names)}
-    out["voices"] = encoders.voices.scale(source.voices(record))
+    voices = source.voices(record)
+    if not np.isfinite(voices).all():
+        raise store.Unusable("silent channel", expected="speech of every speaker, here or in "
+                             "another training clip", found="nothing of one")
+    out["voices"] = encoders.voices.scale(voices)
     if source.has_identity:
         out["identity"] = np.stack([clip[f"{p}identity"] for p in source.prefixes])
     if encoders.painter:

@@ -86,6 +86,8 @@ def extract(
                 job, functools.partial(_speech, recordings, fit_split, seed), unit_encoder,
                 num_units=num_units, centroids=centroids, layer=layer, seed=seed,
                 normalise=normalise)
+        encoder.frames.expect(sum(recordings.seconds(split, recordings.indices(split)).sum()
+                                  for split in clips.splits))
         tokenizer = _tokenizer(recordings, fit_split, tokens, known)
         return _write(job, recordings, encoder, tokenizer, level, max_bad, name, progress)
 
