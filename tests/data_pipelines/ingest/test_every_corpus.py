@@ -11,7 +11,7 @@ import soundfile
 from data_pipelines import prepare as preparing
 from data_pipelines.ingest.common import corpus
 from data_pipelines.store import dataset as store
-from tests.data_pipelines.ingest import code_trees, seamless_tree, small_films
+from tests.data_pipelines.ingest import code_trees, fisher_tree, seamless_tree, small_films
 from tests.data_pipelines.ingest.reading import refusals
 
 SIZE = 16
@@ -84,7 +84,16 @@ def l2l(root):
     return {}
 
 
-CORPORA = [ljspeech, voxceleb2, hdtf, talkvid, seamless, audio2photoreal, avflow50h, l2l]
+def fisher(root):
+    tree = fisher_tree.Tree(root)
+    for k in range(4):
+        tree.call(f"0000{k}", pins=(f"100{k}", f"200{k}"))
+    tree.call("00009", sound=b"")
+    tree.tables()
+    return {"max_bad": 0.5}
+
+
+CORPORA = [ljspeech, voxceleb2, hdtf, talkvid, seamless, audio2photoreal, avflow50h, l2l, fisher]
 ELSEWHERE = {"vico"}  # needs faces: test_vico.py
 
 
