@@ -193,4 +193,5 @@ def test_a_recipe_tells_options_and_weights_apart(network):
     recipes = [Detector("neural", Options(), path), Detector(), Detector(options=Options(pad_ms=0)),
                Detector("neural", Options(threshold=0.4), path)]
     texts = [json.dumps(d.recipe, sort_keys=True) for d in recipes]
+    assert json.dumps(Detector.parse("energy:pad_ms=30").recipe) == json.dumps(Detector().recipe)
     assert len(set(texts)) == 4 and not any(os.path.dirname(path) in text for text in texts)
