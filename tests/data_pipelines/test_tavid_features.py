@@ -368,7 +368,7 @@ def test_clips_of_one_party_are_no_dialogues(clips, folder):
 
 
 def test_the_command_line_knows_every_family(clips, folder):
-    assert extract.FEATURES == ("avflow", "decoded", "pictures", "talker", "tavid")
+    assert extract.FEATURES == ("avflow", "decoded", "pictures", "talker", "tavid", "units")
     options = {name: declared.options(extract.extractor(name)) for name in extract.FEATURES}
     assert (options["tavid"]["num_units"].kind, options["tavid"]["num_units"].default) == (int, 100)
     assert options["avflow"]["resample"].name == "mode" and "progress" not in options["tavid"]
