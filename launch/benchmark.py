@@ -7,8 +7,12 @@ product's rate. With --peer='COMMAND' another program is run alternately with ea
 reads the case from AVJAX_CASE (JSON) in its environment, and prints a JSON list of its own seconds
 (one a run) as the last line, an empty one for a case that it does not have; the ratio of medians is
 reported.
-No data is needed: inputs are random. --plan runs nothing and counts FLOPs and bytes of the training
-step from shapes.
+No data is needed: inputs are random. With --consumer=CONFIG the loader is measured instead, on
+made-up features of the size that --config's system reads, against what the training of CONFIG
+consumes, which runs alone and beside it:
+    avjax benchmark --config=configs/tavid.py:temporal \\
+        --consumer=configs/tavid_quickstart.py:temporal
+--plan runs nothing and counts FLOPs and bytes of the training step from shapes.
 """
 
 import json
@@ -31,6 +35,10 @@ STEPS = flags.DEFINE_integer("steps", None, "Solver steps of a sample; default: 
 RUNS = flags.DEFINE_integer("runs", 3, "Measured runs of everything, after one unmeasured.")
 PLAN = flags.DEFINE_bool("plan", False, "Only count FLOPs and bytes of the training step, from "
                                         "shapes.")
+CONSUMER = flags.DEFINE_string("consumer", "", "Config of a training: measure the loader against "
+                               "it.")
+RECORDS = flags.DEFINE_integer("records", 24, "Made-up examples of --consumer.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 10.0, "Length of one of them.", lower_bound=0.04)
 PEER = flags.DEFINE_string("peer", "", "Command to run alternately; see above.")
 
 
@@ -43,6 +51,13 @@ def main(argv) -> None:
                               text=TEXT.value)
         print(json.dumps(rows, indent=1) if JSON.value else
               "\n".join(f"{row['name']:36s} {row['value']:12.3f} {row['unit']}" for row in rows))
+        return
+    if CONSUMER.value:
+        from launch.jobs import loading
+
+        sizes = loading.Sizes(records=RECORDS.value, seconds=SECONDS.value)
+        rows = loading.measure(CONFIG.value, launch_flags.load_config(CONSUMER.value), sizes)
+        print(json.dumps(rows, indent=1) if JSON.value else loading.table(rows))
         return
     lengths = None if LENGTHS.value is None else tuple(int(n) for n in LENGTHS.value if n)
     rows = benchmark.benchmark(CONFIG.value, batch=BATCH.value, segment=SEGMENT.value,

@@ -20,8 +20,8 @@ if __name__ == "__main__" and str(HERE.parent) not in sys.path:  # a child proce
     sys.path.insert(0, str(HERE.parent))
 
 ELSEWHERE = {"inspect": "data_pipelines.store.inspect"}
-ORDER = ("prepare", "extract", "inspect", "train", "evaluate", "generate", "weights", "config",
-         "plan", "submit", "benchmark")
+ORDER = ("prepare", "extract", "inspect", "turns", "train", "evaluate", "generate", "weights",
+         "config", "plan", "submit", "benchmark")
 COMPLETION = '''_avjax() {
     local IFS=$'\\n'
     COMPREPLY=($(avjax completion words -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))

@@ -242,6 +242,11 @@ def check_recipes(dataset: Dataset, trained_on: Mapping[str, dict], names: Itera
 def _check_recipe(name: str, expected: dict | None, found: dict | None, where: str) -> None:
     if expected is None or (found is not None and recipe_hash(expected) == recipe_hash(found)):
         return
+    rate = (found or {}).get("native_rate")
+    if rate and not expected.get("native_rate"):
+        raise UserError(f"{name!r} of telephone sound is not for a model that makes sound",
+                        where=where, expected="sound recorded at 16000 Hz or more",
+                        found=f"{rate} Hz", hint="train what reads text and units on it")
     differing = [k for k in sorted({*expected, *(found or {})})
                  if expected.get(k) != (found or {}).get(k)]
 

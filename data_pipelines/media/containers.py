@@ -145,17 +145,23 @@ def _usable(streams, path):
 def probe(path) -> Probe:
     """Streams of a file from its headers. Raises MediaError("unreadable")."""
     with opened(path) as container:
-        def times(stream):
-            base = float(stream.time_base or 0)
-            start = stream.start_time * base if stream.start_time is not None else 0.0
-            duration = stream.duration * base if stream.duration else None
-            if duration is None and container.duration:
-                duration = container.duration / av.time_base
-            return start, duration
-        video, audio = first(moving(container)), first(container.streams.audio)
-        return Probe(video and Stream(*times(video), float(video.average_rate or 0), video.width,
-                                      video.height, video.frames),
-                     audio and Stream(*times(audio), float(audio.rate)))
+        return declared(container)
+
+
+def declared(container) -> Probe:
+    """`probe` of an open container."""
+    def times(stream):
+        base = float(stream.time_base or 0)
+        start = stream.start_time * base if stream.start_time is not None else 0.0
+        duration = stream.duration * base if stream.duration else None
+        if duration is None and container.duration:
+            duration = container.duration / av.time_base
+        return start, duration
+
+    video, audio = first(moving(container)), first(container.streams.audio)
+    return Probe(video and Stream(*times(video), float(video.average_rate or 0), video.width,
+                                  video.height, video.frames),
+                 audio and Stream(*times(audio), float(audio.rate)))
 
 
 def decoded(container, stream, path):

@@ -5,6 +5,7 @@ cut out of the frame's planes as they were decoded (Y and the half-sized U and V
 and only that is converted.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from data_pipelines.media import video
+from data_pipelines.media import containers, video
 
 # luma weights of red and blue by FFmpeg's numbers of colour spaces; others as those of 601, which
 # swscale takes for files that do not say
@@ -22,25 +23,42 @@ _601 = (0.299, 0.114)
 _PLANAR = ("yuv420p", "yuvj420p")
 
 
-def frames_at(path, fps: float, count: int, start: float | None = None
-              ) -> Iterator[tuple[av.VideoFrame, video.Turned]]:
-    """Yields `count` decoded frames, and how each is turned: the k-th is the one nearest in time to
-    start + k / fps; `start` defaults to the first frame's time. The last one is held where there
-    are no more. Nothing is converted, and what follows the last one asked for is not decoded.
+class Film:
+    """A video file, opened once: what its header says, then its frames.
 
-    Raises MediaError as `video.iterate_video` does.
+    Attributes: path; `declared`, as media.probe has it, None for a file without pictures.
+    Raises MediaError("unreadable").
     """
-    held, k = None, 0
-    for time, _, frame, _, turned in video.shown(path):
-        start = time if start is None else start
-        while held is not None and k < count and (wanted := start + k / fps) <= time:
-            yield (frame, turned) if time - wanted < wanted - held[0] else held[1]
-            k += 1
-        if k >= count:
-            return
-        held = time, (frame, turned)
-    for _ in range(k, count):
-        yield held[1]
+
+    def __init__(self, path):
+        self.path = path
+        self._stack = contextlib.ExitStack()
+        self._container = self._stack.enter_context(containers.opened(path))
+        self.declared = containers.declared(self._container).video
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def frames_at(self, fps: float, count: int, start: float | None = None
+                  ) -> Iterator[tuple[av.VideoFrame, video.Turned]]:
+        """Yields `count` decoded frames, and how each is turned: the k-th is the one nearest in
+        time to start + k / fps; `start` defaults to the first frame's time. The last one is held
+        where there are no more. Nothing is converted, and what follows the last one asked for is
+        not decoded. Once only: the file is closed then.
+
+        Raises MediaError as `video.iterate_video` does.
+        """
+        held, k = None, 0
+        for time, _, frame, _, turned in video.shown(self.path, container=self._container):
+            start = time if start is None else start
+            while held is not None and k < count and (wanted := start + k / fps) <= time:
+                yield (frame, turned) if time - wanted < wanted - held[0] else held[1]
+                k += 1
+            if k >= count:
+                return
+            held = time, (frame, turned)
+        for _ in range(k, count):
+            yield held[1]
 
 
 def square(frame: av.VideoFrame, turned: video.Turned, middle, side: float, roll: float, size: int
@@ -48,7 +66,7 @@ def square(frame: av.VideoFrame, turned: video.Turned, middle, side: float, roll
     """(size, size, 3) uint8 RGB.
 
     Args:
-      frame, turned: of any format, as `frames_at` yields them.
+      frame, turned: of any format, as `Film.frames_at` yields them.
       middle: of the square: x and y in pixels, 0 the middle of the first.
       side: of the square, pixels.
       roll: radians by which it is turned clockwise in the picture.

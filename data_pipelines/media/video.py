@@ -90,11 +90,12 @@ def video_times(path) -> np.ndarray:
     return np.array([time for time, *_ in shown(path)])
 
 
-def shown(path, start: float | None = None):
+def shown(path, start: float | None = None, container=None):
     """Yields (time, duration, decoded frame, how many times as wide as high its pixels are, how it
-    is turned) in order of presentation; `start` and errors as of `iterate_video`."""
+    is turned) in order of presentation; `start` and errors as of `iterate_video`. `container`: of
+    the file, where it is open already; it is closed in the end."""
     last, asked, turned = -np.inf, -np.inf, None
-    with containers.opened(path) as container:
+    with containers.opened(path) if container is None else container as container:
         stream = containers.pictures(container, path)
         if stream is None:
             raise MediaError("no video", path, expected="a video stream", found="audio only")
@@ -102,15 +103,14 @@ def shown(path, start: float | None = None):
         if start is not None:
             containers.skip_to(container, stream, start)
         usual = 1 / float(stream.average_rate) if stream.average_rate else 1 / 30
-        pixel = float(stream.sample_aspect_ratio or 1)
+        pixel, tick = float(stream.sample_aspect_ratio or 1), float(stream.time_base)
         for time, frame in _timed(container, stream, path):
             time = last + usual if time is None and np.isfinite(last) else time or 0.0
             if time > last:
                 last = time
                 if turned is None or frame.key_frame and time - asked >= _TURNED:
                     turned, asked = _orientation(frame), time
-                yield time, float(frame.duration * frame.time_base) if frame.duration else usual, \
-                    frame, pixel, turned
+                yield time, frame.duration * tick if frame.duration else usual, frame, pixel, turned
     if last == -np.inf:
         raise MediaError("unreadable", path, expected="at least one picture", found="none")
 
@@ -120,7 +120,7 @@ def _timed(container, stream, path):
     places in the file, so the picture that is shown n-th has the n-th smallest one."""
     if container.format.name != "avi":
         for frame in containers.decoded(container, stream, path):
-            yield None if frame.pts is None else float(frame.pts * frame.time_base), frame
+            yield frame.time, frame
         return
     waiting, places = [], []
     for frame in containers.decoded(container, stream, path):

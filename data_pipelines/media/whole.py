@@ -38,6 +38,8 @@ def check_whole(path, heard: float | None = None) -> None:
             _ogg(file, path)
         elif magic[:4] == b"fLaC" and heard is not None:
             _flac(file, path, heard)
+        elif magic[:8] == b"NIST_1A\n":
+            _sphere(file, path, heard)
         elif pathlib.Path(str(path)).suffix.lower() == ".mp3":
             _mp3(file, path)
 
@@ -140,6 +142,24 @@ def _flac(file, path, heard: float) -> None:
         raise MediaError("truncated", path, expected=f"{samples / rate:.2f} s (header)",
                          found=f"{heard:.2f} s decoded",
                          hint="copy or record it again")
+
+
+def _sphere(file, path, heard: float | None) -> None:
+    """NIST SPHERE: a header of lines `name -type value` says how many samples there are; packed
+    ones (shorten) are known once they are decoded."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(8)
+    size = int(file.read(8).strip() or 0)
+    file.seek(0)
+    lines = (line.split() for line in file.read(size).decode("latin-1").splitlines()[2:])
+    told = {line[0]: line[2] for line in lines if len(line) == 3}
+    count, rate = int(told.get("sample_count", 0)), float(told.get("sample_rate", 0))
+    if "," not in told.get("sample_coding", ""):  # "pcm,embedded-shorten-v2.00" is packed
+        width = int(told.get("channel_count", 1)) * int(told.get("sample_n_bytes", 1))
+        _expect(path, size + count * width, end)
+    elif heard is not None and rate and count / rate > heard + _SECONDS:
+        raise MediaError("truncated", path, expected=f"{count / rate:.2f} s (header)",
+                         found=f"{heard:.2f} s decoded", hint="copy it again")
 
 
 def _mp3(file, path) -> None:

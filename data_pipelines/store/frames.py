@@ -17,6 +17,7 @@ import numpy as np
 
 from data_pipelines.store.schema import Feature
 
+LARGE = 2**14  # bytes of a frame from which a feature is better apart
 _MOST_OPEN = 1024
 
 

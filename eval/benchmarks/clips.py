@@ -1,14 +1,26 @@
 """A user's own clips: the metrics of puppets, less what real video does not show.
 
-Lip aperture would need landmarks, which no wheel carries weights for, so the face is judged by its
-eigenface codes alone; words are scored by no grammar. Motion that is no face code (LIA-X) is scored
-as it is.
+The face is judged by its eigenface codes and pose, and, of clips with landmarks, by lips, smiles
+and blinks that are read from the pictures of every variant, the truth's included. Words are scored
+by no grammar. Motion that is no face code (LIA-X) is scored as it is.
 """
 
 from eval.benchmarks.common.clips import ClipBenchmark
+from eval.data import pictured
 
 
 class Benchmark(ClipBenchmark):
-    """Real clips: FD, Div and BC on face codes and pose, or on motion codes; mel L1, MCD."""
+    """Real clips: FD, Div and BC on face codes and pose, or on motion codes; mel L1, MCD; lips,
+    smiles and blinks by landmarks."""
 
     name = "clips"
+
+    def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
+        super().__init__(config, decoder, dataset, system, clips=clips, full=full)
+        if not full:
+            return
+        self.reader, lacking = pictured.reader(clips, decoder.draws, decoder.fps)
+        if self.reader:
+            self.has_lips, self.lip_recipe = True, self.reader.lip_recipe
+        elif lacking:
+            self.not_measured = {pictured.NAMES: lacking}

@@ -11,7 +11,8 @@ Variants of every held-out dialogue, by the same code:
     mean       the mean frame of the training split
     blur_1...  of a system that makes voices of portraits alone: from blurred or rotated ones
 Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where
-it is not known. Lips are scored where the face code tells their aperture: that of puppets does.
+it is not known. Lips are scored where the face code tells their aperture (that of puppets does), or
+landmarks of the pictures do, of clips that have them.
 
 Does a listener react to *its* partner? Listening is scored on frames where the truth's partner
 speaks and the truth's self is silent: FD (of each clip, and pooled), paired FD, RPCC, and SID and
@@ -30,6 +31,7 @@ from avjax.errors import UserError
 from avjax.systems.api import stream_names
 from eval.benchmarks.common.base import Benchmark as Base
 from eval.benchmarks.common.targets import Targets
+from eval.data import pictured
 from eval.data.clips import fit
 from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds
 from eval.metrics import lips, retrieval
@@ -92,13 +94,19 @@ class Benchmark(Base):
         self.rates = {name: feature.rate for name, feature in dataset.features.items()
                       if feature.rate}
         self.has_lips = decoder.face_kind == "puppet"
+        if full and not self.has_lips:
+            self.reader, lacking = pictured.reader(clips, "latents" in self.streams, decoder.fps)
+            if self.reader:
+                self.has_lips, self.lip_recipe = True, self.reader.lip_recipe
+            elif lacking:
+                self.not_measured = {pictured.NAMES: lacking}
 
     # ---- definitions
 
     @property
     def offers(self):
         return super().offers | {"conversation", "face", "length", "voices"} | (
-            {"lips"} if self.has_lips else set())
+            {"lips"} if self.has_lips else set()) | ({"points"} if self.reader else set())
 
     def motion_recipe(self, part: str) -> dict:
         """Said once for all of them, under "motion"."""
@@ -156,11 +164,11 @@ class Benchmark(Base):
     def model(self, streams, variant: str, split: str, index: int) -> Conversation:
         made = self.makes[variant]
         return Conversation(self.decoder, streams, made_kinds(streams, made),
-                            own_timing="units" in made, detector=self.detector)
+                            own_timing="units" in made, **self._read_by)
 
     def read(self, example):
         streams = {k: example[k] for k in (*self.streams, "motion", "voices") if k in example}
-        return Conversation(self.decoder, streams, {AUDIO, MOTION}, detector=self.detector)
+        return Conversation(self.decoder, streams, {AUDIO, MOTION}, **self._read_by)
 
     def baseline(self, variant: str, split: str, index: int) -> Conversation:
         truth = self.truth(split, index)
@@ -168,14 +176,18 @@ class Benchmark(Base):
             return truth
         if variant == "codec":
             streams = {k: x for k, x in truth.streams.items() if k not in ("motion", "voices")}
-            return Conversation(self.decoder, streams, {MOTION}, detector=self.detector)
+            return Conversation(self.decoder, streams, {MOTION}, **self._read_by)
         if variant == "shuffled":
             other = self.truth(split, self.others(split, index, 1)[0])
             streams = {k: fit(other.streams[k], len(truth.streams[k])) for k in ("mel", "motion")}
         else:
             streams = {k: np.broadcast_to(x, (len(truth.streams[k]), *x.shape))
                        for k, x in self.mean_frame.items()}
-        return Conversation(self.decoder, streams, {AUDIO, MOTION}, detector=self.detector)
+        return Conversation(self.decoder, streams, {AUDIO, MOTION}, **self._read_by)
+
+    @property
+    def _read_by(self) -> dict:
+        return {"detector": self.detector, "reader": self.reader}
 
     @functools.cached_property
     def mean_frame(self) -> dict[str, np.ndarray]:

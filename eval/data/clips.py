@@ -9,6 +9,7 @@ import functools
 import numpy as np
 
 from avjax.signal import rates
+from data_pipelines.media.facial import signals
 from eval.metrics import onsets
 from eval.registry import AUDIO, MOTION
 
@@ -31,11 +32,12 @@ class Signals:
         input of the model: it is heard and seen, but not scored.
       like: Signals of the same audio streams, whose waveform, onsets and words are taken instead of
         being made again.
+      speaker: whose face is drawn.
     """
 
     def __init__(self, benchmark, streams: dict[str, np.ndarray], *, scored: set[str] | None = None,
-                 like=None):
-        self.benchmark, self.streams = benchmark, streams
+                 like=None, speaker: str = ""):
+        self.benchmark, self.streams, self.speaker = benchmark, streams, speaker
         self.has_audio = bool(benchmark.decoder.has_audio(streams))
         self.has_motion = bool(benchmark.decoder.has_motion(streams))
         has = {AUDIO: self.has_audio, MOTION: self.has_motion}
@@ -109,8 +111,20 @@ class Signals:
     @functools.cached_property
     def lips(self) -> tuple[np.ndarray, np.ndarray | float]:
         """(aperture (N,), mouth width) at 30 Hz."""
+        if self.benchmark.reader:
+            return self.expressions[0].aperture, self.expressions[0].width
         aperture, width = self.benchmark.decoder.lips(self.streams)
         return np.asarray(aperture, np.float64), np.asarray(width, np.float64)
+
+    @functools.cached_property
+    def expressions(self) -> list[signals.Expression]:
+        """Lips, smile and eyes of every speaker, of whom there is one, read from the pictures;
+        empty where no face is seen in them."""
+        decoder, reader = self.benchmark.decoder, self.benchmark.reader
+        if not reader or not decoder.has_motion(self.streams):
+            return []
+        found = reader(decoder.pictures(self.streams, speaker=self.speaker)[1])
+        return [] if found is None else [found]
 
     @property
     def apertures(self) -> list[tuple[np.ndarray, np.ndarray | float]]:

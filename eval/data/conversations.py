@@ -10,6 +10,7 @@ import numpy as np
 from avjax.encoders.voice_activity import Detector, energy, turn_taking
 from avjax.encoders.voice_activity.segments import intervals
 from avjax.signal import mel, rates
+from data_pipelines.media.facial import signals
 from data_pipelines.puppets import face_code
 from eval.registry import AUDIO, MOTION
 
@@ -29,15 +30,16 @@ class Conversation:
       own_timing: whether the variant decided who speaks when; its frames then correspond to none of
         the truth's.
       detector: the voice activity, of the sound that the mel makes; None: energy, of the mel.
+      reader: eval.data.pictured.Reader of real faces.
     """
 
     def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *,
-                 own_timing: bool = False, detector: Detector | None = None):
+                 own_timing: bool = False, detector: Detector | None = None, reader=None):
         self.decoder = decoder
         self.streams = streams
         self.scored = scored
         self.own_timing = own_timing
-        self.detector = detector
+        self.detector, self.reader = detector, reader
         self.own_length = AUDIO in scored
         self.has_audio = len(streams.get("mel", ())) > 0
         self.has_motion = len(streams.get("latents", ())) > 0 or len(streams.get("motion", ())) > 0
@@ -111,11 +113,22 @@ class Conversation:
 
     @functools.cached_property
     def apertures(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(inner-lip aperture, mouth width) of every speaker, each (T,); of puppets only (see
-        Benchmark.has_lips)."""
+        """(inner-lip aperture, mouth width) of every speaker, each (T,): read from the pictures, or
+        told by puppets' codes (see Benchmark.has_lips)."""
+        if self.reader:
+            return [(x.aperture, x.width) for x in self.expressions]
         codec = self.decoder.codec("face")
         return [face_code.lips(face_code.decode(x[:, :-POSE].astype(np.float32), codec))
                 for x in self.motion_STM]
+
+    @functools.cached_property
+    def expressions(self) -> list[signals.Expression]:
+        """Lips, smile and eyes of every speaker, read from the pictures; empty where there are
+        none, or a face is not seen in them."""
+        if not self.reader or not len(self.streams.get("latents", ())):
+            return []
+        found = [self.reader(self.decoder.pictures(x)[1]) for x in self.speakers]
+        return [] if any(x is None for x in found) else found
 
     # ---- the first speaker's curves, which the report draws
 

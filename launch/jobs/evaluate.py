@@ -103,6 +103,8 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                 shown = runner.samples(benchmark, sampler, params, splits, made=made)
                 page.write(out, results, shown, workdir)
     print(tables.table(results))
+    for names, need in benchmark.not_measured.items():
+        print(f"not measured: {names}; needs: {need}")
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")
     return results
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from configs import conversations
 from launch.flags import load_config
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -20,6 +21,7 @@ EXPERIMENTS = {
     "avflow_released": ("",),
     "base": ("",),
     "clips": ("",),
+    "conversations": ("", *conversations.VARIANTS),
     "face_reader": ("",),
     "head_vae": ("",),
     "puppets_dyadic": ("",),

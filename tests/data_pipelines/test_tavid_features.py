@@ -16,6 +16,7 @@ from avjax.encoders import units as units_lib
 from avjax.errors import UserError
 from avjax.signal import level, mel, resample
 from avjax.systems import api
+from avjax.systems.tavid.speaker import config as speaker_mapper
 from configs import tavid as full_size
 from data_pipelines import declared, decode, extract
 from data_pipelines.features.common import clips as common
@@ -362,9 +363,15 @@ def test_unknown_choices(clips, folder, options, message):
     assert not (folder / "wrong").exists()
 
 
-def test_clips_of_one_party_are_no_dialogues(clips, folder):
-    with pytest.raises(UserError, match="clips lack 'partner_audio'"):
-        extract.extract(folder / "clips", folder / "wrong", features="tavid", **OPTIONS)
+def test_clips_of_one_speaker_teach_its_voice(folder, clips):
+    """Without a partner there is one speaker an example, which the Speaker Mapper reads."""
+    made = extract.extract(folder / "clips", folder / "alone", features="tavid", **OPTIONS)
+    example = made.source("train")[0]
+    assert example["portraits"].shape == (1, SIZE, SIZE, 3) and example["mel"].shape[1] == 1
+    assert len(example["mel"]) == 441 * len(example["units"]) // 256
+    c = speaker_mapper.tiny()
+    c.speakers, c.size, c.face_dim = 1, SIZE, made.features["faces"].shape[1]
+    assert loader.check_features(made, api.build(c).example_spec)
 
 
 def test_the_command_line_knows_every_family(clips, folder):

@@ -147,6 +147,8 @@ def test_energy_finds_what_is_loud(rate):
     np.testing.assert_allclose(found, [[0.5, 3.0]], atol=0.1)
     for nothing in (np.zeros(3 * rate, np.float32), np.zeros(10, np.int16), np.zeros(0)):
         assert voice_activity.speech(nothing, rate).shape == (0, 2)
+    with pytest.raises(UserError, match="not finite"):
+        voice_activity.speech(np.full(rate, np.nan), rate)
 
 
 def test_what_leaks_into_a_microphone_is_not_its_speakers():
@@ -191,4 +193,5 @@ def test_a_recipe_tells_options_and_weights_apart(network):
     recipes = [Detector("neural", Options(), path), Detector(), Detector(options=Options(pad_ms=0)),
                Detector("neural", Options(threshold=0.4), path)]
     texts = [json.dumps(d.recipe, sort_keys=True) for d in recipes]
+    assert json.dumps(Detector.parse("energy:pad_ms=30").recipe) == json.dumps(Detector().recipe)
     assert len(set(texts)) == 4 and not any(os.path.dirname(path) in text for text in texts)

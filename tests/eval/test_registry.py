@@ -12,8 +12,8 @@ from eval import metrics, registry
 from eval.benchmarks import clips, dialogue, talker_puppets
 from eval.report import page, tables
 from eval.run.in_loop import InLoopEvaluator
+from tests.eval import real_faces, toys
 from tests.eval import test_dialogue_benchmark as conversations
-from tests.eval import toys
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 JERK = '''
@@ -59,10 +59,12 @@ def scored(tmp_path_factory):
             conversations.config(), conversations.ToyDecoder(),
             conversations.write(folder("dialogue")), conversations.ToySystem())}
     out = {}
-    for name, benchmark in found.items():
-        truth = benchmark.truth("valid", 0)
-        out[name] = benchmark, benchmark.summarise([benchmark.score("valid", 0, truth)],
-                                                   [benchmark.frames("valid", 0, truth)])
+    with pytest.MonkeyPatch.context() as patch:
+        found["faces"] = real_faces.benchmark(tmp_path_factory.mktemp("faces"), patch)
+        for name, benchmark in found.items():
+            truth = benchmark.truth("valid", 0)
+            out[name] = benchmark, benchmark.summarise([benchmark.score("valid", 0, truth)],
+                                                       [benchmark.frames("valid", 0, truth)])
     return out
 
 

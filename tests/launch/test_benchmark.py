@@ -12,7 +12,7 @@ from avjax.systems.benchmarking import Options
 from avjax.training import timing
 from configs import head_vae
 from launch import flags
-from launch.jobs import benchmark
+from launch.jobs import benchmark, loading
 
 
 def tiny():
@@ -100,3 +100,23 @@ def test_a_system_without_cases_of_its_own_has_the_default_ones_and_says_so():
 def test_a_peer_that_prints_no_seconds():
     with pytest.raises(UserError, match="printed no seconds"):
         benchmark.run_peer(f"{sys.executable} -c 'print(\"hello\")'", {})
+
+
+def test_the_loader_on_made_up_features_against_a_training():
+    config = tiny()
+    config.data.update(dict(batch_size=8, segment=10, threads=1))
+    step, read, both = loading.measure(config, config, loading.Sizes(5, 1.0, 3))
+    assert step["rows_per_second"] > 0 and 0 <= both["time_waited"] <= both["steps_that_waited"] + 1
+    assert read["times_what_is_consumed"] == read["rows_per_second"] / step["rows_per_second"]
+    # 8 rows of 10 frames of 7 numbers and a mask
+    assert read["mb_per_second"] * 1e6 == pytest.approx(
+        read["rows_per_second"] * (10 * 8 * 4 + 4), rel=1e-6)
+    assert "times what is consumed" in loading.table([step, read, both]).splitlines()[1]
+
+
+def test_made_up_features_have_the_system_s_shapes_and_large_frames_apart(tmp_path):
+    system = build(flags.load_config("configs/tavid.py:temporal").system)
+    made = loading.made_up(tmp_path / "features", system, loading.Sizes(1, 0.2))
+    assert made.features["latents"].apart and not made.features["units"].apart
+    [example] = made.source("train")
+    assert example["latents"].shape == (5, 2, 64, 64, 4) and example["units"].shape == (10, 2)

@@ -68,7 +68,7 @@ def test_a_users_own_modules_are_not_taken_for_ours(strangers):
 def test_completion_of_commands_flags_and_config_keys(capsys):
     assert cli.main(["completion", "bash"]) == 0
     assert "complete -o default -F _avjax avjax" in capsys.readouterr().out
-    assert cli.words("avjax t") == ["train"]
+    assert cli.words("avjax tr") == ["train"]
     assert cli.words("avjax train --config=configs/quickstart.py --config.train.st") == [
         "--config.train.steps="]
     assert cli.words("avjax inspect data --j") == ["--json"]

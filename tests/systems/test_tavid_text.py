@@ -356,6 +356,40 @@ def test_rows_of_one_speaker_and_turns_longer_than_a_row():
         assert (row["times"][1:row["tokens_length"]] < row["units_length"]).all()
 
 
+def test_sources_seen_as_one_stream_or_as_dialogues():
+    every, rng = build(small(single_share=0.5)).rows, np.random.default_rng(1)
+    assert every.views == ("dialogue", "first", "second")
+    for seed in range(12):
+        row = every.view("dialogue").build([dialogue(seed)], rng)
+        assert set(row["token_speaker"][:row["tokens_length"]]) >= {0, 1}
+        for stream, name in enumerate(("first", "second")):
+            view = every.view(name)
+            assert view.one_speaker and not every.one_speaker
+            row = view.build([dialogue(seed)], rng)
+            n, T = row["tokens_length"], row["units_length"]
+            assert set(row["token_speaker"][:n]) == {stream}
+            assert (row["units"][:T, 1 - stream] == FILLER).all()
+            assert set(row["units"][:T, stream]) == {FILLER, 4 + stream}
+
+
+def test_a_recording_of_one_speaker_is_seen_as_either():
+    """Its marks become the other speaker's, whose id is the next; words of that id stay."""
+    every, rng = build(small()).rows, np.random.default_rng(1)
+    mark, units = 15, np.full((20, 1), FILLER, np.int32)
+    units[3:9] = 7
+    one = {"id": "a", "tokens": np.array([mark, 16, 11, mark, 16], np.int32),
+           "token_speaker": np.array([0, 0, 0, 0, -1], np.int32), "units": units,
+           "turns": np.array([[0, 0, 5, 3, 9, 0]], np.int32)}
+    first, second = (every.view(name).build([one], rng) for name in ("first", "second"))
+    assert first["tokens"][:4].tolist() == [15, 16, 11, 15]
+    assert second["tokens"][:4].tolist() == [16, 16, 11, 16]
+    for stream, row in enumerate((first, second)):
+        spoken = row["units"][:row["units_length"]] == 7
+        assert spoken[:, stream].sum() == 6 and not spoken[:, 1 - stream].any()
+        assert set(row["token_speaker"][:row["tokens_length"]]) == {stream}
+    assert one["tokens"][0] == mark and one["turns"][0, 0] == 0  # what was read is not changed
+
+
 def test_long_silence_counts_less_and_the_filler_is_counted():
     units = np.array([[3, 5], [3, 3], [3, 3], [1, 5], [3, 5], [3, 5], [1, 5], [3, 5], [3, 5],
                       [3, 5]])

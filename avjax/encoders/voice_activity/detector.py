@@ -63,15 +63,17 @@ class Detector:
     @property
     def recipe(self) -> dict:
         """All that the result depends on."""
-        own = {"kind": self.kind, **{k: v for k, v in dataclasses.asdict(self.options).items()
-                                     if v is not None and v != math.inf}}
+        own = {"kind": self.kind} | {
+            name: value if isinstance(value, bool) else float(value)
+            for name, value in dataclasses.asdict(self.options).items()
+            if value is not None and value != math.inf}
         if self.kind == "neural":
             return own | {"network": "silero-vad 16 kHz", "weights": silero.load(self.weights)[1]}
         return own | energy.RECIPE
 
     def __call__(self, channels: Sequence[np.ndarray], rate: float) -> list[np.ndarray]:
         """(K, 2) float64 seconds of speech in each channel; channels (N,) float in [-1, 1] or
-        int16, of any lengths."""
+        int16, of any lengths. UserError: sound that is not finite."""
         floats = [_to_float(x) for x in channels]
         if self.kind == "energy":
             chances = [energy.probabilities(x, rate) for x in floats]
@@ -122,7 +124,7 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
     """Speech (K, 2) of each channel without what another channel is `bleed_db` louder in: that has
     leaked into the microphone. Channels of one conversation, recorded with about the same gain."""
     hop = round(_FRAME * rate)
-    frames = min(map(len, channels)) // hop
+    step, frames = hop / rate, min(map(len, channels)) // hop
     if len(channels) < 2 or not frames:
         return list(found)
     power_CT = np.stack([np.convolve(np.square(x[:frames * hop], dtype=np.float64)
@@ -131,11 +133,11 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
     out = []
     for c, speech_K2 in enumerate(found):
         leaked_T = np.delete(power_CT, c, 0).max(0) > power_CT[c] * 10 ** (bleed_db / 10)
-        at = (np.arange(frames) + 0.5) * _FRAME
+        at = (np.arange(frames) + 0.5) * step
         speaks_T = ((speech_K2[:, :1] <= at) & (at < speech_K2[:, 1:])).any(0)
         if (speaks_T & leaked_T).any():
             pieces_K2 = segments.intervals(speaks_T & ~leaked_T)
-            pieces_K2 = pieces_K2[np.diff(pieces_K2)[:, 0] >= _SHORTEST] * _FRAME
+            pieces_K2 = pieces_K2[np.diff(pieces_K2)[:, 0] >= _SHORTEST] * step
             out.append(pieces_K2)
         else:
             out.append(speech_K2)
@@ -144,4 +146,7 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
 
 def _to_float(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x)
+    if not np.isfinite(x).all():  # it would silence all that comes after it
+        raise UserError("sound is not finite", where="the voice activity", expected="samples",
+                        found="NaN or infinity", hint="convert the recording again")
     return x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32, copy=False)

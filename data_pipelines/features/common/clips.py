@@ -3,12 +3,14 @@
 import collections
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated
 
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.signal import level
+from avjax.signal import level, mel
+from data_pipelines.declared import Option
 from data_pipelines.store import dataset as store
 from data_pipelines.store import merge, quarantine
 from data_pipelines.store.resume import Partial
@@ -16,8 +18,24 @@ from data_pipelines.store.resume import Partial
 # Options that name files, whose contents are in the recipes and codecs.
 PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder",
          "centroids", "like")
+NATIVE = "native_rate"  # of the clips' recipe of audio: Hz, before it was resampled
 # copied from the clips where they have them
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")
+
+
+CarryLandmarks = Annotated[bool, Option("take the clips' landmarks along, as they are")]
+_LANDMARKS = "landmarks"
+
+
+def carried(clips, columns: Iterable[str], landmarks: bool = False) -> tuple[list[str], dict]:
+    """Those of the columns that the clips have, with landmarks of every speaker besides where they
+    are wanted; recipes of those. UserError: wanted, and there are none."""
+    found = [column for column in columns if column in clips.features]
+    if not landmarks:
+        return found, {}
+    require(clips, [_LANDMARKS], "prepare the clips with --landmarks")
+    points = [column for column in clips.features if column.split("_")[-1] == _LANDMARKS]
+    return found + points, {c: clips.recipes[c] for c in points if c in clips.recipes}
 
 
 def speakers(clips, split: str) -> dict[str, np.ndarray]:
@@ -42,6 +60,22 @@ def require(clips, columns, hint: str) -> None:
             raise UserError(f"clips lack {column!r}", where=str(clips.dir),
                             expected=", ".join(columns),
                             found=", ".join(clips.features), hint=hint)
+
+
+def band(clips) -> dict:
+    """What recipes of acoustic features say of sound that was recorded at so low a rate that its
+    upper half is missing; {} of other sound."""
+    rate = clips.recipes.get("audio", {}).get(NATIVE)
+    return {NATIVE: rate} if rate and rate < 2 * mel.RECIPE["fmax"] else {}
+
+
+def full_band(clips) -> None:
+    """UserError for such sound, which teaches a model that makes sound to make it dull."""
+    if rate := band(clips).get(NATIVE):
+        raise UserError("telephone sound is not for what makes sound", where=str(clips.dir),
+                        expected=f"sound recorded at {2 * mel.RECIPE['fmax']:.0f} Hz or more",
+                        found=f"{rate} Hz", hint="--features=units, or --features=tavid --video=0 "
+                                                 "for TAVID's text stage")
 
 
 def choice(what: str, value, choices) -> None:

@@ -8,6 +8,7 @@ Hz.
                      split: at generation a user gives a recording of the voice, not the answer;
                      else of the example's own, as published
     tokens  (n,)     the prompt: everything that stands before the patch slots
+Of dialogues, every turn is an example (turns.py).
 
 Everything fitted is fitted on one split and goes into the codecs; what each feature is goes into
 the recipes.
@@ -30,6 +31,7 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
+from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
@@ -53,6 +55,7 @@ def extract(
     multiple: Annotated[int, Option("extend every clip, by silence and held motion, to a multiple "
                                     "of so many frames; the model's patch, so that no last patch "
                                     "is partial", least=1)] = 1,
+    carry_landmarks: common.CarryLandmarks = False,
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
     """Writes the feature dataset of a clip dataset. A killed job resumes when it is started again.
@@ -70,27 +73,31 @@ def extract(
     clips = common.open_clips(clips_dir, out_dir)
     common.require(clips, ("audio", "text", "speaker"),
                    "prepare the clips with sound and transcripts")
+    common.full_band(clips)
+    if {"events", "side"} <= clips.features.keys():  # of dialogues, each turn is an utterance
+        clips = Turns(clips)
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
-                    multiple=multiple, fit_split=fit_split) as job:
+                    multiple=multiple, fit_split=fit_split,
+                    **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
         of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""
         fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
             vocabulary), max_bad, fit_split)))
         return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple,
-                      max_bad, fit_split, name, progress)
+                      max_bad, fit_split, name, carry_landmarks, progress)
 
 
 def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder, speech_only,
-           multiple, max_bad, fit_split, name, progress) -> store.Dataset:
+           multiple, max_bad, fit_split, name, carry_landmarks, progress) -> store.Dataset:
     voices = {k: v for k, (_, _, v) in raw_voices.items()}
     if voice == "another":
         voices = _references(raw_voices)
-    carried = [c for c in common.CARRIED if c in clips.features]
+    carried, of_carried = common.carried(clips, common.CARRIED, carry_landmarks)
     fields = ("id", "audio", *carried, *_motion_columns(clips))
 
     def items(split):
@@ -118,7 +125,7 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in "
         f"multiples of {multiple}.",
         features=_schema(clips, carried, encoder),
-        recipes=recipes | {FAMILY: {"kind": "talker"}}, codecs=codecs,
+        recipes=recipes | of_carried | {FAMILY: {"kind": "talker"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad,
         progress=progress)
 

@@ -35,7 +35,8 @@ def speaker_prefixes(clips) -> tuple[str, ...]:
 @dataclasses.dataclass(frozen=True)
 class Conversation:
     """One dialogue. audio: (N,) float32 of every speaker, `frames` / RATE seconds, each at the
-    level of speech; script: with times where known, without turns where nobody's words are."""
+    level of speech, all zeros of who says nothing here; script: with times where known, without
+    turns where nobody's words are."""
 
     clip: dict
     names: tuple[str, ...]
@@ -94,13 +95,30 @@ def conversation(clip: dict, prefixes: Sequence[str], tracks: Sequence[int] = ()
     for name, a in zip(names, audio, strict=True):
         if not np.isfinite(a).all():
             raise Unusable("sound is not finite", found=f"NaN in the channel of {name}")
-        if not len(a) or np.abs(a).max() < _SILENT:
-            raise Unusable("silent channel", expected="speech of every speaker",
-                           found=f"nothing of {name}")
     said = _script(clip, names, prefixes) if needs_script else script.Script((), names)
+    audio = _heard(audio, names, _speaking(clip, said))
     _check_channels(audio, said, names, hop)
     audio = tuple(level_library.normalised(a, rate, level) for a in audio)
     return Conversation(clip, names, audio, said, frames)
+
+
+def _heard(audio, names, speaking: set[int] | None) -> tuple[np.ndarray, ...]:
+    """The channels; nothing at all is left of one in which nobody is heard and nobody is said to
+    speak. Raises Unusable: silent channel."""
+    silent = [not len(a) or np.abs(a).max() < _SILENT for a in audio]
+    for k, name in enumerate(names):
+        if silent[k] and (speaking is None or k in speaking or all(silent)):
+            raise Unusable("silent channel", expected="speech of every speaker",
+                           found=f"nothing of {name}")
+    return tuple(np.zeros_like(a) if quiet else a for a, quiet in zip(audio, silent, strict=True))
+
+
+def _speaking(clip, said: script.Script) -> set[int] | None:
+    """Who is said to speak, by the script or else by the events; None where neither says it."""
+    if said.turns:
+        return {x.speaker for t in said.turns for x in (t, *t.backchannels)}
+    events = json.loads(clip.get("events", "[]"))
+    return {int(e["speaker"]) for e in events if "speaker" in e} if events else None
 
 
 def pieces(record: Conversation, max_seconds: float) -> Iterator[Piece | Unusable]:
@@ -157,7 +175,7 @@ def _check_channels(audio, said: script.Script, names, hop: int) -> None:
     power_SN = np.stack([(a**2).reshape(-1, hop).mean(1) for a in audio])
     for i in range(len(audio)):
         for j in range(i):
-            loud = np.abs(power_SN[[i, j]]).max() > 0
+            loud = power_SN[[i, j]].max(1).min() > 0
             if loud and np.corrcoef(audio[i][::7], audio[j][::7])[0, 1] > _SAME:
                 raise Unusable("one channel twice", expected="a clean channel of every speaker",
                                found=f"{names[j]} and {names[i]} sound the same",

@@ -59,7 +59,8 @@ def extract(
                                   "vocab.txt")] = "characters",
     scripts: Annotated[str, Option("dialogues without a script: left out (needed), or everything "
                                    "without text, for all parts but the text model (none); auto: "
-                                   "none where no dialogue has one", SCRIPTS)] = "auto",
+                                   "none where no dialogue has one, or clips are of one speaker",
+                                   SCRIPTS)] = "auto",
     size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
     zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
     video: Annotated[float, Option("share of the training examples with latents and motion; the "
@@ -73,20 +74,20 @@ def extract(
     """Writes the feature dataset of recorded dialogues. A killed job resumes.
 
     Args:
-      clips_dir: a dataset made by launch.prepare, with a channel a speaker and a script.
+      clips_dir: a dataset made by launch.prepare, with a channel a speaker, one or several, and
+        perhaps a script.
       out_dir: the folder to make.
       fit_split: everything fitted here sees this split only.
 
     Raises:
-      UserError: no dialogues, no faces, missing weights, centroids of another width, units outside
+      UserError: no sound, no faces, missing weights, centroids of another width, units outside
         the codebook, too many unusable recordings.
     """
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     prefixes = conversations.speaker_prefixes(clips)
-    common.require(clips, ("audio", "speaker", "text", "partner_audio", "partner_speaker"),
-                   "prepare dialogues of two speakers")
+    common.require(clips, ("audio", "speaker", "text"), "prepare clips with sound")
     if clips.features["audio"].rate != conversations.SAMPLE_RATE:
         raise UserError("clips have another sample rate", where=str(clips.dir),
                         expected=f"{conversations.SAMPLE_RATE} Hz",
@@ -99,7 +100,7 @@ def extract(
     reader_codec = frozen_encoders.load_reader(reader, painter) if seen and reader else None
     vocoder_codec = frozen_encoders.load_vocoder(vocoder)
     if scripts == "auto":
-        scripts = _scripts(clips, fit_split)
+        scripts = _scripts(clips, fit_split) if len(prefixes) > 1 else "none"
     has_text = scripts == "needed"
     tokenizer = DialogueTokenizer.from_file(
         tokens, speakers=len(prefixes)) if has_text and tokens not in KINDS else None
@@ -147,6 +148,8 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
 
     codecs = {c: clips.codec(c) for c in clips.codecs if c in ("face", "pose")} | encoders.codecs()
     codecs[SPEAKERS] = speakers
+    recipes = encoders.recipes()
+    recipes["mel"] |= common.band(clips)  # the loader refuses it where mel is made
     counts = {s: -(-len(source.indices(s)) // BATCH) for s in clips.splits}
     return store.write_dataset(
         job, name=name, description=f"TAVID features of {clips.name}: "
@@ -154,7 +157,7 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
         f"tokens={_kind(encoders)}, "
         f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
         features=_schema(source, encoders),
-        recipes=encoders.recipes() | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
+        recipes=recipes | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=counts, max_bad=max_bad,
         progress=progress)
 
@@ -200,7 +203,11 @@ def _of_record(record, units_TS, source: Source, encoders: Encoders, video: floa
 def _of_recording(record, source: Source, encoders: Encoders) -> dict:
     """What all pieces have in common. Raises store.Unusable for portraits that are none."""
     clip, out = record.clip, {"speakers": json.dumps(record.names)}
-    out["voices"] = encoders.voices.scale(source.voices(record))
+    voices = source.voices(record)
+    if not np.isfinite(voices).all():
+        raise store.Unusable("silent channel", expected="speech of every speaker, here or in "
+                             "another training clip", found="nothing of one")
+    out["voices"] = encoders.voices.scale(voices)
     if source.has_identity:
         out["identity"] = np.stack([clip[f"{p}identity"] for p in source.prefixes])
     if encoders.painter:

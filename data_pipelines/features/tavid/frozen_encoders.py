@@ -38,7 +38,7 @@ class Source:
     first's.
 
     `needs_script`: dialogues without one are unusable. `known_voices` {id: raw voice statistics
-    (S, 256)} of those that voices were fitted on.
+    (S, 256)} of those that voices were fitted on, `mean_voices` {name: (256,)} of the speakers.
     """
 
     def __init__(self, clips, prefixes, painter: Painter | None, needs_script: bool = True):
@@ -48,7 +48,7 @@ class Source:
         wanted = ["id", "text", "events", *(p + c for p in prefixes for c in columns)]
         self.fields = tuple(c for c in dict.fromkeys(wanted) if c in clips.features)
         self.has_identity = all(f"{p}identity" in clips.features for p in prefixes)
-        self._indices, self._sources, self.known_voices = {}, {}, {}
+        self._indices, self._sources, self.known_voices, self.mean_voices = {}, {}, {}, {}
 
     def indices(self, split: str) -> list[int]:
         if split not in self._indices:
@@ -64,11 +64,14 @@ class Source:
         return self._sources[split][index]
 
     def voices(self, record: conversations.Conversation) -> np.ndarray:
-        """(S, 256) raw statistics."""
+        """(S, 256) raw statistics; of who says nothing here those of other recordings, NaN where
+        there are none."""
         if record.clip["id"] in self.known_voices:
             return self.known_voices[record.clip["id"]]
+        unknown = np.full(voice_statistics.WIDTH, np.nan, np.float32)
         return np.stack([voice_statistics.statistics(resampled(a, conversations.SAMPLE_RATE))
-                         for a in record.audio])
+                         if a.any() else self.mean_voices.get(name, unknown)
+                         for name, a in zip(record.names, record.audio, strict=True)])
 
     def record(self, clip) -> conversations.Conversation:
         """Raises store.Unusable."""
@@ -184,8 +187,15 @@ def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics,
                         strict=True))
 
     arrays = job.once("voices", fit)
-    source.known_voices = dict(zip(map(str, arrays["ids"]), arrays["raw"], strict=True))
     names, raw = arrays["names"].ravel(), arrays["raw"].reshape(-1, voice_statistics.WIDTH)
+    heard = np.isfinite(raw).all(1)
+    source.mean_voices = {str(n): raw[heard & (names == n)].mean(0)
+                          for n in np.unique(names[heard])}
+    for index in np.flatnonzero(~heard):
+        raw[index] = source.mean_voices.get(str(names[index]), np.nan)
+    source.known_voices = dict(zip(map(str, arrays["ids"]), raw.reshape(arrays["raw"].shape),
+                                   strict=True))
+    names, raw = names[heard], raw[heard]
     encoder = voice_statistics.VoiceStatistics.fit(raw, names)
     return encoder, {str(n): encoder.scale(raw[names == n]).mean(0) for n in np.unique(names)}
 

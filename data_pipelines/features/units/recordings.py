@@ -97,7 +97,8 @@ class Recordings:
 
     def _together(self, clip: dict) -> Recording:
         rate = int(self.clips.features["audio"].rate)
-        found = conversations.conversation(clip, self.prefixes, rate=rate, level=self.level)
+        found = conversations.conversation(clip, self.prefixes, rate=rate, level=self.level,
+                                           needs_script=bool(clip.get("text", "").strip()))
         return Recording(clip, found.names,
                          tuple(resampled(a, rate, SAMPLE_RATE) for a in found.audio),
                          found.script, 2 * found.frames)

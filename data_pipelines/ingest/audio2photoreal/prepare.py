@@ -1,4 +1,4 @@
-"""Audio2Photoreal -> clips: a scene of a conversation each, a person's face and body, both voices.
+"""Audio2Photoreal -> clips: scenes of conversations, a person's face and body, both voices.
 
     ID/data_stats.pth                    statistics of the person (numpy arrays in a torch file)
     ID/sceneNN_audio.wav                 48 kHz; channel 0 the person, channel 1 the partner
@@ -16,6 +16,7 @@ AV-Flow, the last two (valid). Licence of the corpus: CC-BY-NC 4.0.
 
 import functools
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
@@ -24,7 +25,7 @@ from avjax.errors import UserError
 from avjax.signal import rates
 from avjax.weights import torch_zip
 from data_pipelines.declared import Ingest, MaxBad, Option
-from data_pipelines.ingest.common import arrays, head_vae, logits, stereo
+from data_pipelines.ingest.common import arrays, head_vae, logits, pieces, stereo
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common.corpus import Corpus, mended
 from data_pipelines.ingest.common.files import Files
@@ -46,8 +47,10 @@ _PARTS = ("audio.wav", "body_pose.npy", "face_expression.npy", "missing_face_fra
 _STATS = {"code_mean": (WIDTH,), "code_std": (WIDTH,), "pose_mean": (BODY,), "pose_std": (BODY,)}
 
 
-def corpus(source, *, subject: str | None = None, held_out: str = "audio2photoreal") -> Corpus:
-    """Lists the scenes. Raises UserError: no such person, damaged archive or statistics."""
+def corpus(source, *, subject: str | None = None, held_out: str = "audio2photoreal",
+           max_seconds: float = pieces.MAX_SECONDS) -> Corpus:
+    """Lists the scenes. Raises UserError: no such person, one person twice, damaged archive or
+    statistics."""
     files = Files(source, (".wav", ".npy", ".pth", ".pt"))
     people = {}
     for name in files:
@@ -59,8 +62,11 @@ def corpus(source, *, subject: str | None = None, held_out: str = "audio2photore
         if not people:
             raise UserError("no such person", where="--subject", found=repr(subject),
                             expected=" or ".join(sorted(named.values())) or "a folder with scenes")
+    if len({named[folder] for folder in people}) < len(people):
+        raise UserError("one person twice", where=str(source), expected="a folder a person",
+                        found=", ".join(sorted(people)), hint="name the folder above one of them")
     tokens = {k: v for k, v in logits.place_of(files).items() if k in people}
-    found = Listing(files, named, tokens)
+    found = Listing(files, named, tokens, max_seconds)
     items = {"train": []} | {split: [] for split in HELD_OUT[held_out]}
     codecs, told = {}, {}
     for folder, scenes in people.items():
@@ -87,8 +93,10 @@ def corpus(source, *, subject: str | None = None, held_out: str = "audio2photore
 class Listing:
     """What was found, and how a scene of it is read."""
 
-    def __init__(self, files: Files, named: dict[str, str], tokens: dict[str, str]):
+    def __init__(self, files: Files, named: dict[str, str], tokens: dict[str, str],
+                 max_seconds: float):
         self._files, self._named, self._tokens = files, named, tokens
+        self._max_seconds = max_seconds
 
     def path(self, folder: str, scene: str, part: str) -> str:
         return f"{folder}/{scene}_{part}".lstrip("/")
@@ -104,20 +112,22 @@ class Listing:
                            for part in _PARTS[2:])
         return frames is not None and frames == missing
 
-    def read(self, item: list) -> dict:
-        """The clip of a scene. Raises Unusable."""
+    def read(self, item: list) -> Iterator[dict]:
+        """The clips of a scene. Raises Unusable."""
         folder, scene, _ = item
         who = self._named[folder]
         try:
-            return self._read(folder, scene, who)
+            clip = self._read(folder, scene, who)
         except Unusable as error:
-            raise error.of(f"{who}-{scene}") from error.__cause__
+            error.of(f"{who}-{scene}")
+            raise
+        yield from pieces.cut(clip, len(clip["face"]), self._max_seconds)
 
     def _read(self, folder: str, scene: str, who: str) -> dict:
         names = {part: self.path(folder, scene, part) for part in _PARTS}
-        face = arrays.read(self._files, names["face_expression.npy"], (None, WIDTH), "f")
+        face = arrays.read(self._files, names["face_expression.npy"], (None, WIDTH), kinds="f")
         frames, notes = len(face), []
-        body = np.array(arrays.read(self._files, names["body_pose.npy"], (None, BODY), "f"),
+        body = np.array(arrays.read(self._files, names["body_pose.npy"], (None, BODY), kinds="f"),
                         np.float32)
         sound, rate = stereo.read(self._files, names["audio.wav"])
         if rate != 48000:
@@ -148,14 +158,14 @@ class Listing:
                 "partner_speaker": partner, "partner_identity": columns.identity_of(partner),
                 "partner_audio": sound[1], "mended": mended(*notes)}
         if self._tokens:
-            name = f"{self._tokens.get(folder, folder)}/{scene}.npy"
+            name = f"{self._tokens.get(folder, f'{folder}/{logits.USUAL}')}/{scene}.npy"
             clip["logits"], clip["partner_logits"] = logits.read(self._files, name, frames / FPS,
                                                                  frames / FPS)
         return clip
 
     def _missing(self, name: str, frames: int, notes: list[str]) -> np.ndarray:
         """(frames,) whether a face code is missing."""
-        listed = arrays.read(self._files, name, (None,), "fiu")  # an empty list is one of floats
+        listed = arrays.read(self._files, name, (None,))  # an empty list is one of floats
         whole = np.isfinite(listed) & (listed == np.round(listed))
         inside = whole & (listed >= 0) & (listed < frames)
         if not inside.all():
@@ -212,11 +222,14 @@ def prepare(
     subject: Annotated[str | None, Option("only this person's scenes (AV-Flow is trained on one)"
                                           )] = None,
     held_out: Annotated[str, Option("whose split", tuple(HELD_OUT))] = "audio2photoreal",
+    max_seconds: Annotated[float, Option("longer scenes are cut into equal pieces",
+                                         least=1)] = pieces.MAX_SECONDS,
     max_bad: MaxBad = 0.5, parallel=None, progress: bool = True,
 ):
     """Makes the dataset; see data_pipelines/ingest/common/corpus.py."""
-    return common.prepare(corpus, source, out, dict(subject=subject, held_out=held_out),
-                          max_bad=max_bad, parallel=parallel, progress=progress)
+    options = dict(subject=subject, held_out=held_out, max_seconds=max_seconds)
+    return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
+                          progress=progress)
 
 
 DATASET = Ingest(prepare, in_parts=True, made_of=functools.partial(common.made_of, corpus))

@@ -1,9 +1,9 @@
-"""AV-Flow's 50 h release -> clips: a segment of a conversation each, the actor's face and head,
-both voices, the participant's expression.
+"""AV-Flow's 50 h release -> clips: segments of conversations, the actor's face and head, both
+voices, the participant's expression.
 
     audio/SEG.wav                            48 kHz; channel 0 the actor, channel 1 the participant
     expression_codes/SEG.npy                 (N, 256) at 30 Hz
-    headpose/SEG--headpose.npy               (N, 3, 4): rotation and translation
+    headpose/SEG--headpose.npy               (N, 3, 4) or (N, 4, 4): rotation, translation
     headpose/headpose_normstats/head_{translation,qvec}_{mean,std}.npy
     head_vae/iter-*.pt                       the head VAE
     wav2vec2_..._vad100/SEG.npy              (2, M, 29) speech tokens
@@ -18,6 +18,7 @@ the segments with 20240408 or 20240509 in their name (valid). Licence of the cor
 import functools
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
@@ -27,7 +28,7 @@ from avjax.errors import UserError
 from avjax.signal import rates
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.features.avflow import partner
-from data_pipelines.ingest.common import arrays, head_vae, logits, stereo
+from data_pipelines.ingest.common import arrays, head_vae, logits, pieces, stereo
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common.corpus import Corpus, mended
 from data_pipelines.ingest.common.files import Files
@@ -47,7 +48,8 @@ _SEGMENT = re.compile(rf"audio/(?P<audio>[^/]+)\.wav|expression_codes/(?P<face>[
                       rf"{_SMIRK}/(?P<partner>[^/]+)--expression\.npy")
 
 
-def corpus(source, *, participant: bool = True) -> Corpus:
+def corpus(source, *, participant: bool = True,
+           max_seconds: float = pieces.MAX_SECONDS) -> Corpus:
     """Lists the segments. Raises UserError: statistics that are missing or of another kind."""
     files = Files(source, (".wav", ".npy", ".pt", ".bin", ".txt"), skip=("images",))
     segments = {match[match.lastgroup]: None for name in files
@@ -64,17 +66,19 @@ def corpus(source, *, participant: bool = True) -> Corpus:
             "head": ("headpose", 3)}.items()}) if segments and participant else {}
     pose = {end: np.concatenate([pose[f"{end}_qvec"], pose[f"{end}_translation"]])
             for end in ("mean", "std")} if pose else {}
-    found = Listing(files, tokens, participant, pose)
-    items = {"train": [], "valid": []}
+    found = Listing(files, tokens, participant, pose, max_seconds)
+    items: dict[str, list] = {"train": []}
     for segment in sorted(segments):
         held_out = any(day in segment for day in HELD_OUT)
-        items["valid" if held_out else "train"].append(found.item(segment))
+        items.setdefault("valid" if held_out else "train", []).append(found.item(segment))
     smirk = {"kind": "smirk", "rate": FPS}
     pose_recipe = {"kind": "quaternion wxyz, translation", "frame": "the release's", "rate": FPS}
     return Corpus(
         name="avflow50h", description="AV-Flow's 50 h release (Chatziagapi et al. 2025, CC-BY-NC "
         "4.0): segments of conversations of an actor with participants.",
         features=_features(bool(tokens), participant), items=items, read=found.read,
+        told={} if "valid" in items else {f"held out ({' and '.join(HELD_OUT)}): none, of": len(
+            segments)},
         recipes={"audio": stereo.RECIPE, "partner_audio": stereo.RECIPE,
                  "face": {"kind": "codec avatar expression", "width": WIDTH, "rate": FPS},
                  "pose": pose_recipe, "pose_z": {**pose_recipe, "normalised": "head_normstats"}}
@@ -88,8 +92,10 @@ def corpus(source, *, participant: bool = True) -> Corpus:
 class Listing:
     """What was found, and how a segment of it is read."""
 
-    def __init__(self, files: Files, tokens: str, participant: bool, pose: dict):
+    def __init__(self, files: Files, tokens: str, participant: bool, pose: dict,
+                 max_seconds: float):
         self._files, self._tokens, self._participant, self._pose = files, tokens, participant, pose
+        self._max_seconds = max_seconds
 
     def _names(self, segment: str) -> dict[str, str]:
         names = {"audio": f"audio/{segment}.wav", "face": f"expression_codes/{segment}.npy",
@@ -104,19 +110,21 @@ class Listing:
     def item(self, segment: str) -> list:
         return [segment, [self._files.size(name) for name in self._names(segment).values()]]
 
-    def read(self, item: list) -> dict:
-        """The clip of a segment. Raises Unusable."""
+    def read(self, item: list) -> Iterator[dict]:
+        """The clips of a segment. Raises Unusable."""
         try:
-            return self._read(item[0])
+            clip = self._read(item[0])
         except Unusable as error:
-            raise error.of(item[0]) from error.__cause__
+            error.of(item[0])
+            raise
+        yield from pieces.cut(clip, len(clip["face"]), self._max_seconds)
 
     def _read(self, segment: str) -> dict:
         names, notes = self._names(segment), []
-        shapes = {"face": (None, WIDTH), "pose": (None, 3, 4), "partner_face": (None, EXPRESSION),
-                  "partner_rotation": (None, 3)}
-        streams = {k: arrays.read(self._files, names[k], shape, "f")
-                   for k, shape in shapes.items() if k in names}
+        shapes = {"face": [(None, WIDTH)], "pose": [(None, 3, 4), (None, 4, 4)],
+                  "partner_face": [(None, EXPRESSION)], "partner_rotation": [(None, 3)]}
+        streams = {k: arrays.read(self._files, names[k], *allowed, kinds="f")
+                   for k, allowed in shapes.items() if k in names}
         sound, rate = stereo.read(self._files, names["audio"])
         if rate != 48000:
             notes.append("sound of another sample rate, resampled")
@@ -134,16 +142,19 @@ class Listing:
                            where=self._files.where(names["partner_face"]), found="zeros")
         for k in streams:
             x = np.array(streams[k][:frames], np.float32)
-            if (bad := arrays.not_finite(x)).any():
+            bad = arrays.not_finite(x)
+            if k == "pose":  # between rotations lie no sums of their matrices
+                x[bad] = np.eye(4)[: x.shape[1]]
+                x = vectors(x[:, :3], self._files.where(names[k]))
+            if bad.any():
                 notes.append("frames that are not finite, interpolated")
                 x = arrays.filled(x, bad, self._files.where(names[k]))
             streams[k] = x
         heard = sound.shape[1] / stereo.RATE
         sound = np.pad(sound, ((0, 0), (0, SAMPLES)))[:, : frames * SAMPLES]
-        pose = vectors(streams.pop("pose"), self._files.where(names["pose"]))
         clip = {"id": segment, "speaker": SPEAKER, "identity": columns.identity_of(SPEAKER),
-                "audio": sound[0], "pose": pose,
-                "pose_z": ((pose - self._pose["mean"]) / self._pose["std"]).astype(np.float32),
+                "audio": sound[0], "pose_z": ((streams["pose"] - self._pose["mean"])
+                                              / self._pose["std"]).astype(np.float32),
                 "partner_speaker": PARTICIPANT, "partner_audio": sound[1],
                 "partner_identity": columns.identity_of(PARTICIPANT),
                 "mended": mended(*dict.fromkeys(notes)), **streams}
@@ -179,7 +190,7 @@ def _statistics(files: Files, wanted: dict[str, tuple[str, int]]) -> dict[str, n
     out = {}
     for key, (name, size) in wanted.items():
         try:
-            array = arrays.read(files, name, (size,), "f")
+            array = arrays.read(files, name, (size,), (1, size), kinds="f").reshape(-1)
         except Unusable as error:
             hint = "fetch it" + (", or --noparticipant" if _SMIRK in name else "")
             raise UserError("statistics of the release", where=files.where(name),
@@ -231,11 +242,14 @@ def prepare(
     source, out, *,
     participant: Annotated[bool, Option("with the participant's expression and head, leaving out "
                                         "segments that lack them")] = True,
+    max_seconds: Annotated[float, Option("longer segments are cut into equal pieces",
+                                         least=1)] = pieces.MAX_SECONDS,
     max_bad: MaxBad = 0.5, parallel=None, progress: bool = True,
 ):
     """Makes the dataset; see data_pipelines/ingest/common/corpus.py."""
-    return common.prepare(corpus, source, out, dict(participant=participant), max_bad=max_bad,
-                          parallel=parallel, progress=progress)
+    options = dict(participant=participant, max_seconds=max_seconds)
+    return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
+                          progress=progress)
 
 
 DATASET = Ingest(prepare, in_parts=True, made_of=functools.partial(common.made_of, corpus))

@@ -9,10 +9,9 @@ import numpy as np
 
 from avjax.codecs import eigenface
 from data_pipelines.ingest.common import recordings
+from data_pipelines.ingest.common.recording import head_recipes, landmark_features
 from data_pipelines.ingest.common.recordings import FPS
-from data_pipelines.media import faces, head_rotation
-from data_pipelines.media import landmarks as media_landmarks
-from data_pipelines.store import columns as store_columns
+from data_pipelines.media import faces
 from data_pipelines.store import dataset as store
 from data_pipelines.store.columns import identity_of
 from data_pipelines.store.schema import Feature, arrays_hash
@@ -60,7 +59,7 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
 
     recipes = {"audio": recordings.AUDIO_RECIPE}
     if with_face:
-        pose_recipe, points = pose_recipes(options["landmarks"])
+        pose_recipe, points = head_recipes(options["landmarks"])
         recipes |= {"face": {**eigenface.recipe(options["size"], options["components"]),
                              "codec": arrays_hash(codecs),
                              "margin": faces.MARGIN},
@@ -98,22 +97,10 @@ def _fit(paths: dict, pieces: dict, options: dict) -> tuple[dict, dict]:
     return eigenface.pack(fitted), fitted
 
 
-def pose_recipes(landmarks: str | None) -> tuple[dict, dict]:
-    """Definitions of the pose and, where a kind of landmarks is given, of the column of these."""
-    if not landmarks:
-        return faces.RECIPE, {}
-    points = media_landmarks.recipe(landmarks)
-    return {**faces.RECIPE, **head_rotation.RECIPE, "of": points}, {
-        "landmarks": {**points, "unit": "sides of the crop", "crop": faces.MARGIN}}
-
-
 def columns(components: int, landmarks: str | None = None) -> dict[str, Feature]:
     """The columns of a clip dataset with faces."""
     turn = "wxyz" if landmarks else "wxyz (roll only)"
-    points = media_landmarks.recipe(landmarks)["points"] if landmarks else None
-    shown = {name: feature for name, feature in store_columns.of_speaker(
-        audio=None, landmarks=points, rate=FPS).items() if name == "landmarks"}
-    return shown | {
+    return landmark_features(landmarks) | {
         "id": Feature((), "str", "unique name: recording and first frame"),
         "speaker": Feature((), "str", "folder or file that the recording came from"),
         "text": Feature((), "str",

@@ -15,11 +15,12 @@ from data_pipelines.store.dataset import Unusable
 MOST_FILLED = 0.5  # [ours] share of a recording's frames; beyond, it is left out
 
 
-def read(files: Files, name: str, shape: tuple[int | None, ...], kinds: str = "fiu") -> np.ndarray:
+def read(files: Files, name: str, *shapes: tuple[int | None, ...],
+         kinds: str = "fiu") -> np.ndarray:
     """The array in a file, read only and mapped where it can be.
 
     Args:
-      shape: expected; None for any length.
+      shapes: one of which is expected; None for any length.
       kinds: of numpy's dtypes that may be in it: f floats, i and u whole numbers, U text.
 
     Raises:
@@ -38,11 +39,12 @@ def read(files: Files, name: str, shape: tuple[int | None, ...], kinds: str = "f
                        found="pickled Python objects, which are not read",
                        hint="where you trust it: numpy.save(FILE, numpy.load(FILE, "
                             "allow_pickle=True).astype(str)), or astype(float)")
-    fits = len(found) == len(shape) and all(e in (None, s)
-                                            for e, s in zip(shape, found, strict=True))
+    fits = any(len(found) == len(shape) and all(e in (None, s) for e, s in zip(shape, found,
+                                                                               strict=True))
+               for shape in shapes)
     if not fits or dtype.kind not in kinds:
-        raise Unusable("an array of another shape", where=where, expected=f"{shape}",
-                       found=f"{found} {dtype}")
+        raise Unusable("an array of another shape", where=where, found=f"{found} {dtype}",
+                       expected=" or ".join(map(str, shapes)))
     needed = offset + dtype.itemsize * int(np.prod(found, dtype=object))
     if needed > len(content):
         raise Unusable("an array is cut short", where=where, expected=f"{needed} bytes",

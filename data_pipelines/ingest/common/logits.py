@@ -14,6 +14,7 @@ from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
 
 FOLDER = re.compile(r"wav2vec2_fairseq_base_ls960_asr_ls960(_vad\d+)?")
+USUAL = "wav2vec2_fairseq_base_ls960_asr_ls960_vad100"
 WIDTH = 29
 RATE = 50  # Hz; nominal, see _RATE
 RECIPE = {"kind": "wav2vec2-ctc", "values": "logits", "weights": "wav2vec2_fairseq_base_ls960_asr_"
@@ -44,11 +45,21 @@ def read(files: Files, name: str, heard: float, kept: float) -> np.ndarray:
 
     Raises Unusable: as arrays.read, "tokens of another length", "tokens are not finite".
     """
-    x_2MC = np.array(arrays.read(files, name, (2, None, WIDTH), "f"), np.float32)
+    x_2MC = np.array(arrays.read(files, name, (2, None, WIDTH), kinds="f"), np.float32)
     wanted = heard * _RATE
     if abs(x_2MC.shape[1] - wanted) > _FRAMES + _APART * wanted:
         raise Unusable("tokens of another length", where=files.where(name),
                        expected=f"about {wanted:.0f} frames", found=str(x_2MC.shape[1]))
     if not np.isfinite(x_2MC).all():
         raise Unusable("tokens are not finite", where=files.where(name))
-    return x_2MC[:, : round(x_2MC.shape[1] * min(1.0, kept / heard))]
+    return x_2MC[:, : index(min(heard, kept), x_2MC.shape[1], heard)]
+
+
+def index(seconds: float, count: int, total: float) -> int:
+    """The first of `count` frames of `total` seconds that is not before `seconds`: of chunks of
+    100 s where their number says so, else evenly."""
+    chunks, left = divmod(total, 100)
+    if abs(count - chunks * 4999 - max(0.0, left * RATE - 0.25)) > _FRAMES:
+        return round(seconds / total * count)
+    chunk, left = divmod(seconds, 100)
+    return min(count, round(chunk * 4999 + min(left * RATE, 4999)))

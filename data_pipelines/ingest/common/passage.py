@@ -8,6 +8,7 @@ square, a part of it (`Window`), or a face that is followed.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -17,8 +18,10 @@ import numpy as np
 
 from avjax.signal import mel
 from data_pipelines import media
+from data_pipelines.ingest.common import recording
 from data_pipelines.ingest.common.recordings import MIN_SECONDS, SILENCE
 from data_pipelines.media import containers, downmix, faces, video
+from data_pipelines.media import landmarks as media_landmarks
 from data_pipelines.media.containers import MediaError
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
@@ -60,7 +63,7 @@ class Passage:
 
     audio: np.ndarray  # (N,) int16 at RATE
     pictures: np.ndarray  # (T, size, size, 3) uint8
-    pose: np.ndarray | None  # (T, 7) float32 where a face was followed, see media/faces.py
+    tracks: dict[str, np.ndarray]  # where a face was followed: pose (T, 7), landmarks (T, K, 2)
     mended: list[str]
 
     def pieces(self, rate: float, longest: float) -> Iterator[tuple[int, "Passage"]]:
@@ -70,12 +73,13 @@ class Passage:
         edges = edges.round().astype(int).tolist()
         for a, b in zip(edges, edges[1:], strict=False):
             audio = self.audio[round(a / rate * RATE):round(b / rate * RATE)]
-            pose = None if self.pose is None else self.pose[a:b]
-            yield a, Passage(audio, self.pictures[a:b], pose, self.mended)
+            tracks = {name: track[a:b] for name, track in self.tracks.items()}
+            yield a, Passage(audio, self.pictures[a:b], tracks, self.mended)
 
 
-def read(path, *, size: int, rate: float, show: str | Window = PICTURE, sound_of=None,
-         begin: float | None = None, end: float | None = None) -> Passage:
+def read(path, *, size: int, rate: float, show: str | Window = PICTURE,
+         landmarks: str | None = None, sound_of=None, begin: float | None = None,
+         end: float | None = None) -> Passage:
     """Reads and checks one.
 
     Args:
@@ -83,6 +87,7 @@ def read(path, *, size: int, rate: float, show: str | Window = PICTURE, sound_of
       size: side of the pictures, pixels.
       rate: pictures a second.
       show: PICTURE (nearly square ones only), MIDDLE, FACE or a Window.
+      landmarks: a kind of media/landmarks.py, of a FACE; brings a full rotation of the head.
       sound_of: another file with all of the sound, which begins when the video does.
       begin, end: seconds from the file's beginning; None: all that has sound and pictures.
 
@@ -101,7 +106,7 @@ def read(path, *, size: int, rate: float, show: str | Window = PICTURE, sound_of
     stop = heard.end if end is None else end
     limit = stop + 2 * APART if end is None else end
     seen = _Seen(path, start)
-    pictures, pose = _pictures(seen, path, show, size, rate, start, limit)
+    pictures, tracks = _pictures(seen, path, show, size, rate, start, limit, landmarks)
     for what, there in (("sound", heard.end), ("pictures", seen.end)):
         if abs(stop - there) > APART if end is None else there < end - APART:
             raise MediaError("wrong duration", path, expected=f"{what} up to {stop - origin:.2f} s",
@@ -117,7 +122,8 @@ def read(path, *, size: int, rate: float, show: str | Window = PICTURE, sound_of
     if isinstance(show, Window) and seen.height != show.of:
         mended.append(f"window of {show.of} lines scaled to {seen.height}")
     audio = samples(heard.between(start, start + count / rate))
-    return Passage(audio, pictures[:count], None if pose is None else pose[:count], mended)
+    tracks = {name: track[:count] for name, track in tracks.items()}
+    return Passage(audio, pictures[:count], tracks, mended)
 
 
 def typical(pictures: np.ndarray) -> np.ndarray:
@@ -206,22 +212,29 @@ def _start(path) -> tuple[float, float]:
     return first, first if heard is None else min(first, heard)
 
 
-def _pictures(seen: _Seen, path, show, size: int, rate: float, start: float,
-              end: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """((T, size, size, 3), pose where a face is followed)."""
-    pose, cut = None, None
-    if show == FACE:
-        small = (image for _, image in video.nearest(seen.pictures(faces.SHRINK), rate, start,
-                                                     end))
-        track = faces.follow(small, rate)
-        pose, cut = track.pose(), faces.Cropper(track, size, rate)
-    out = []
-    for k, (_, image) in enumerate(video.nearest(seen.pictures(), rate, start, end)):
-        if cut is not None:
-            out.append(cut(k, image))
-            continue
-        out.append(_sized(_shown(image, show, path), size, path))
-    return np.stack(out) if out else np.zeros((0, size, size, 3), np.uint8), pose
+def _pictures(seen: _Seen, path, show, size: int, rate: float, start: float, end: float,
+              landmarks: str | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """((T, size, size, 3), {pose, landmarks} where a face is followed)."""
+    def frames(max_side: int | None = None):
+        return (image for _, image in video.nearest(seen.pictures(max_side), rate, start, end))
+
+    if show != FACE:
+        out = [_sized(_shown(image, show, path), size, path) for image in frames()]
+        return np.stack(out) if out else np.zeros((0, size, size, 3), np.uint8), {}
+    track, turn = faces.follow(frames(faces.SHRINK), rate), None
+    if landmarks:
+        points = media_landmarks.along(track, frames(faces.SHRINK), _finder(landmarks))
+        turn = recording.turn_of(points, rate)
+        track = track.turned(turn)
+    crop = faces.Cropper(track, size, rate)
+    tracks = {"pose": track.pose(turn)} | ({"landmarks": crop.place(points.xy)} if landmarks
+                                           else {})
+    return np.stack([crop(k, image) for k, image in enumerate(frames())]), tracks
+
+
+@functools.cache
+def _finder(kind: str) -> media_landmarks.Finder:
+    return media_landmarks.finder(kind)
 
 
 def _shown(image: np.ndarray, show, path) -> np.ndarray:

@@ -2,16 +2,20 @@
 such (VoxCeleb2, HDTF, TalkVid)."""
 
 import contextlib
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
+from avjax.errors import UserError
 from avjax.signal import rates
 from data_pipelines.declared import Option
+from data_pipelines.ingest.clips import write
 from data_pipelines.ingest.common import corpus, passage
 from data_pipelines.ingest.common.passage import FACE
 from data_pipelines.media import archives, faces
+from data_pipelines.media import landmarks as media_landmarks
 from data_pipelines.media.archives import Place
 from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
@@ -20,36 +24,63 @@ from data_pipelines.store.schema import Feature
 Size = Annotated[int, Option("side of the pictures, pixels", above=0)]
 Rate = Annotated[float, Option("pictures a second", above=0)]
 MaxSeconds = Annotated[float, Option("longer clips are cut into equal pieces", least=2)]
+Landmarks = Annotated[str | None, Option(
+    "points of a face that is followed, and by them the head's full rotation",
+    media_landmarks.KINDS)]
 SIZE, RATE, MAX_SECONDS = 96, float(rates.FRAMES), 30.0
 ABOUT = "about"
 
 
-def features(size: int, rate: float, show: str, *, pictures: bool = True) -> dict[str, Feature]:
-    """The columns of the clips."""
-    about = Feature((), "str", "JSON: what the owners say of the person and the recording")
-    return columns.of_clip() | {ABOUT: about} | columns.of_speaker(
-        audio=passage.RATE, pictures=size if pictures else None, rate=rate,
-        pose=pictures and show == FACE)
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What is taken of the pictures: options of all these corpora. `show` None: nothing.
+
+    Raises UserError: landmarks of what is no face, or without their packages.
+    """
+
+    size: int
+    rate: float
+    show: str | None
+    landmarks: str | None = None
+    max_seconds: float = MAX_SECONDS
+
+    def __post_init__(self):
+        if self.landmarks and self.show != FACE:
+            raise UserError("landmarks need a face that is followed", where="--landmarks",
+                            expected=f"--show={FACE}", found=f"--show={self.show}")
+        if self.landmarks:
+            media_landmarks.finder(self.landmarks)  # said now if its packages are missing
+
+    def features(self) -> dict[str, Feature]:
+        """The columns of the clips."""
+        about = Feature((), "str", "JSON: what the owners say of the person and the recording")
+        points = media_landmarks.recipe(self.landmarks)["points"] if self.landmarks else None
+        return columns.of_clip() | {ABOUT: about} | columns.of_speaker(
+            audio=passage.RATE, pictures=self.size if self.show else None, rate=self.rate,
+            landmarks=points, pose=self.show == FACE)
+
+    def recipes(self) -> dict[str, dict]:
+        """How the columns are made."""
+        out = {"audio": passage.AUDIO_RECIPE}
+        if self.show:
+            out["pictures"] = {"kind": "recorded", "size": self.size, "rate": self.rate,
+                               "show": self.show}
+        if self.show == FACE:
+            pose, points = write.pose_recipes(self.landmarks)
+            out["pictures"]["margin"] = faces.MARGIN
+            out |= {"pose": pose | {"rate": self.rate}} | points
+        return out
 
 
-def recipes(size: int, rate: float, show: str, *, pictures: bool = True) -> dict[str, dict]:
-    """How the columns are made."""
-    out = {"audio": passage.AUDIO_RECIPE}
-    if pictures:
-        out["pictures"] = {"kind": "recorded", "size": size, "rate": rate, "show": show}
-        out["pictures"] |= {"margin": faces.MARGIN} if show == FACE else {}
-        out |= {"pose": faces.RECIPE | {"rate": rate}} if show == FACE else {}
-    return out
-
-
-def read(root, size: int, rate: float, show: str | passage.Window, longest: float,
-         item: Mapping[str, Any]) -> Iterator[dict]:
-    """An item of a list -> its clip, or pieces of at most `longest` seconds, whose names have the
+def read(root, shown: Shown, item: Mapping[str, Any],
+         window: passage.Window | str = "") -> Iterator[dict]:
+    """An item of a list -> its clip, or pieces of at most `max_seconds`, whose names have the
     number of their first picture. Raises store.Unusable.
 
     Args:
       item: id, speaker, about, place (of `entry`), and perhaps begin and end (seconds), sound
         (place of the file that is taken where the video is mute), mended, defect.
+      window: what of the pictures is shown, where it is another for every item.
     """
     place, sound = Place(*item["place"]), item.get("sound")
     if item.get("defect"):
@@ -59,16 +90,17 @@ def read(root, size: int, rate: float, show: str | passage.Window, longest: floa
         stack.enter_context(passage.left_out(item["id"], [path]))
         mute = sound and not passage.native_rate(path)
         beside = stack.enter_context(Place(*sound).path(root)) if mute else None
-        found = passage.read(path, size=size, rate=rate, show=show, sound_of=beside,
+        found = passage.read(path, size=shown.size, rate=shown.rate, show=window or shown.show,
+                             landmarks=shown.landmarks, sound_of=beside,
                              begin=item.get("begin"), end=item.get("end"))
     found.mended[:0] = [*item.get("mended", ()), *["no sound in the video: that of the file beside "
                                                    "it"] * bool(mute)]
-    for first, piece in found.pieces(rate, longest):
+    for first, piece in found.pieces(shown.rate, shown.max_seconds):
         whole = len(piece.pictures) == len(found.pictures)
         yield row(item if whole else item | {"id": f"{item['id']}-{first:06d}"}, piece.audio,
                   piece.mended) | {
-            "pictures": piece.pictures, "portrait": passage.typical(piece.pictures)} | (
-            {} if piece.pose is None else {"pose": piece.pose})
+            "pictures": piece.pictures, "portrait": passage.typical(piece.pictures),
+            **piece.tracks}
 
 
 def row(item: Mapping[str, Any], audio, mended) -> dict:

@@ -3,6 +3,7 @@ stretches of it filters leave."""
 
 import dataclasses
 import errno
+import json
 import os
 import pathlib
 
@@ -14,6 +15,8 @@ from data_pipelines import media
 from data_pipelines.media import faces, head_rotation
 from data_pipelines.media import landmarks as media_landmarks
 from data_pipelines.media.facial import filters
+from data_pipelines.store import columns
+from data_pipelines.store.schema import Feature
 
 FPS = rates.VIDEO
 # a frame: 735 samples exactly, so cuts between frames are cuts between samples
@@ -31,6 +34,12 @@ class Recording:
     landmarks: np.ndarray | None = None  # (N, K, 2) float32, in sides of the crop
     kept: np.ndarray | None = None  # (S, 2) stretches that filters left; None: all
     cut: dict[str, int] = dataclasses.field(default_factory=dict)  # {filter: frames it took out}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What npz can hold of it beside the sound and the crops."""
+        found = {name: getattr(self, name) for name in ("pose", "landmarks", "kept")}
+        found = {name: x for name, x in found.items() if x is not None}
+        return found | ({"cut": np.array(json.dumps(self.cut))} if self.cut else {})
 
 
 def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, size: int = 96,
@@ -59,7 +68,7 @@ def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, siz
     track, turn = faces.follow(frames(max_side=faces.SHRINK), FPS, detect), None
     if find:
         points = media_landmarks.along(track, frames(max_side=faces.SHRINK), find)
-        turn = _turn(points)
+        turn = turn_of(points)
         track = track.turned(turn)
     cropper = faces.Cropper(track, size, FPS)
     good, cut, kept = np.ones(count, bool), {}, None
@@ -86,14 +95,14 @@ def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, siz
                      cropper.place(points.xy) if find else None, kept, cut)
 
 
-def _turn(points: media_landmarks.Points) -> np.ndarray:
+def turn_of(points: media_landmarks.Points, rate: float = FPS) -> np.ndarray:
     """(N, 4) rotation of a head; frames of which nothing is seen are interpolated."""
     seen = points.seen >= 0.5
     if not seen.any():
         raise faces.FaceError("face hidden", expected="frames in which landmarks are found",
                               found=f"none of {len(seen)}")
     xy = np.where(seen[:, None, None], points.xy, np.nan)
-    return head_rotation.fit(xy, FPS)
+    return head_rotation.fit(xy, rate)
 
 
 def _reserve(path: pathlib.Path) -> None:
@@ -106,3 +115,19 @@ def _reserve(path: pathlib.Path) -> None:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without it
                     raise
+
+
+def head_recipes(landmarks: str | None) -> tuple[dict, dict]:
+    """Definitions of the pose and, with a kind of landmarks, {their column: theirs}."""
+    if not landmarks:
+        return faces.RECIPE, {}
+    points = media_landmarks.recipe(landmarks)
+    return {**faces.RECIPE, **head_rotation.RECIPE, "of": points}, {
+        "landmarks": {**points, "unit": "sides of the crop", "crop": faces.MARGIN}}
+
+
+def landmark_features(landmarks: str | None, prefix: str = "") -> dict[str, Feature]:
+    """The column of a kind of landmarks; none without."""
+    count = media_landmarks.recipe(landmarks)["points"] if landmarks else None
+    found = columns.of_speaker(prefix, audio=None, landmarks=count, rate=FPS)
+    return {name: feature for name, feature in found.items() if name == f"{prefix}landmarks"}

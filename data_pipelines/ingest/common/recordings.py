@@ -289,12 +289,8 @@ def cached(source: Source, folder: pathlib.Path, key: str, *, audio_only: bool =
             if not audio_only:
                 crops = stack.enter_context(atomic.aside(path.with_suffix(CROPS), shared=True))
             recording = read(source, crops_file=crops, audio_only=audio_only, **options)
-        arrays = {name: getattr(recording, name) for name in ("pose", "landmarks", "kept")}
-        arrays = {name: x for name, x in arrays.items() if x is not None}
-        if recording.cut:
-            arrays["cut"] = np.array(json.dumps(recording.cut))
         with atomic.file(path, shared=True) as temporary:  # last: it promises the crops
-            np.savez(temporary, audio=recording.audio, **arrays)
+            np.savez(temporary, audio=recording.audio, **recording.arrays())
     return path
 
 

@@ -32,6 +32,7 @@ class Track:
     shown: tuple[float, float] | None = None
     sound_shift: float = 0.0
     video_shift: float = 0.0
+    own: media.Sound | None = None  # of the video, where `sound` is another file's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def align(found: Conversation, parts: list[Track]) -> list[Apart]:
         if part.speaker.video is None or part.speaker.video == path:
             continue
         part.video_shift = _beside(part, path)
-        own = _own_sound(part.speaker.video)
+        part.own = own = _own_sound(part.speaker.video)
         if own is not None:
             heard = everybody if part.speaker.channel is not None else part.sound
             apart = _apart(found, part.speaker.video, own, part.video_shift, path, heard,
@@ -104,6 +105,19 @@ def align(found: Conversation, parts: list[Track]) -> list[Apart]:
             part.video_shift += apart.offset.seconds if apart.corrected else 0.0
             out.append(apart)
     return out
+
+
+def owners(parts: list[Track]) -> list[int] | None:
+    """Which channel is whose where every speaker has a video whose own sound tells: that of each
+    speaker, by the channel that it has most in common with; None where nothing tells."""
+    sounds = [p.own for p in parts]
+    if any(x is None for x in sounds):
+        return None
+    alike_SC = np.array([[offsets.measure(p.sound.samples, x.samples, x.rate).confidence
+                          for p in parts] for x in sounds])
+    order = alike_SC.argmax(1)
+    clear = all(alike_SC[s, c] >= offsets.CLEAR for s, c in enumerate(order))
+    return list(map(int, order)) if clear and len(set(order)) == len(order) else None
 
 
 def _apart(found, path, sound, by_clock: float, reference, heard, reference_shift: float) -> Apart:

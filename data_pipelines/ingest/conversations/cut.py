@@ -3,7 +3,8 @@
 A clip ends where nobody speaks, as late as its longest duration allows; where somebody always
 speaks, in the last tenth of it where fewest do. Held out (split "valid"): with five conversations
 or more, the last tenth of those whose speakers are all heard in others, too; else the end (15 %, at
-least 1.5 s) of every one of 5 s or more; else a second at the end of the longest.
+least 1.5 s, and with something of everybody, if that takes no more than half) of every one of 5 s
+or more; else a second at the end of the longest.
 """
 
 import math
@@ -15,6 +16,7 @@ from avjax.errors import UserError
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.ingest.conversations.read import Decoded
 
+_HEARD = 0.3  # seconds of speech
 GAP = 0.5  # seconds between what is trained on and what is held out
 _LEAST_TRAINING = 1.2  # seconds that are left to train on of one that is all there is
 BRIEF = "a second held out: its scores mean nothing"
@@ -31,7 +33,7 @@ def plan(found: Sequence[Decoded], max_seconds: float) -> tuple[dict[str, list[P
             _add(splits["valid" if index in whole else "train"], index, one, 0, one.frames,
                  max_seconds)
         elif held:
-            last = _quiet(one, one.frames - held)
+            last = _quiet(one, min(one.frames - held, _everybody(one)))
             _add(splits["train"], index, one, 0, last - round(GAP * FPS), max_seconds)
             _add(splits["valid"], index, one, last, one.frames, max_seconds)
         else:
@@ -63,6 +65,15 @@ def _held_whole(found: Sequence[Decoded]) -> set[int]:
     return held if len(held) == wanted else set()
 
 
+def _everybody(one: Decoded) -> int:
+    """The latest frame after which everybody speaks once more, but not before the middle; the last
+    frame where that is not to be had. Nobody learns from, or is scored by, a silent channel."""
+    latest = [max((start for k, _, start, end in one.utterances if k == speaker
+                   and end - start > _HEARD), default=0.0) for speaker in range(len(one.names))]
+    frame = math.floor(min(latest) * FPS)
+    return frame if frame >= one.frames / 2 else one.frames
+
+
 def speaking(one: Decoded) -> np.ndarray:
     """(frames,) how many speak."""
     out = np.zeros(one.frames, int)
@@ -79,8 +90,14 @@ def _quiet(one: Decoded, frame: int) -> int:
     return int(silent[np.abs(silent - frame).argmin()]) if len(silent) else frame
 
 
-def _add(pieces: list[Piece], index: int, one: Decoded, first: int, last: int,
+def _add(found: list[Piece], index: int, one: Decoded, first: int, last: int,
          max_seconds: float) -> None:
+    found += [(index, a, b) for a, b in pieces(one, first, last, max_seconds)]
+
+
+def pieces(one: Decoded, first: int, last: int, max_seconds: float) -> list[tuple[int, int]]:
+    """[(first frame, last + 1)] of the clips that frames [first, last) of a conversation make."""
+    out = []
     count, most = speaking(one), int(max_seconds * FPS)
     while last - first > most:
         # equal pieces are better than a long one and a scrap
@@ -93,7 +110,8 @@ def _add(pieces: list[Piece], index: int, one: Decoded, first: int, last: int,
         else:
             late = np.arange(first + most - most // 10, first + most)
             at = int(late[count[late].argmin()]) if len(late) else first + most
-        pieces.append((index, first, at))
+        out.append((first, at))
         first = at
     if last > first:
-        pieces.append((index, first, last))
+        out.append((first, last))
+    return out

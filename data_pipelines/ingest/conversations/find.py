@@ -228,9 +228,10 @@ def _labels(names: list[str]) -> list[str]:
 def _assigned(base: Conversation, found: list[_Recorded], texts, audio_only: bool) -> Conversation:
     """Whose each file is. Raises _Refused."""
     twice = [one for one in found if len(one.videos) > 1 or len(one.sounds) > 1]
-    labels = [one.label.casefold() for one in found]
-    if twice or len(set(labels)) < len(labels):
-        one = twice[0] if twice else next(x for x in found if labels.count(x.label.casefold()) > 1)
+    labels = [clean(one.label).casefold() for one in found]
+    twice += [one for one, label in zip(found, labels, strict=True) if labels.count(label) > 1]
+    if twice:
+        one = twice[0]
         raise _Refused("names that repeat",
                        f"expected files of different names; found several for {one.label!r}: "
                        f"{', '.join(p.name for p in (*one.videos, *one.sounds))}; "

@@ -15,17 +15,18 @@ RATE = 8000  # Hz: what leaks is speech
 BAND = (200.0, 3600.0)  # Hz: without hum, whose peaks repeat
 LONGEST = 900.0  # seconds that are looked at; an hour would take gigabytes
 # Times the highest peak elsewhere, from which a peak is believed. Measured: 171 pairs of unrelated
-# recordings of 2 to 30 s reach 2.0; leaks of -30 dB in 14 s of speech and of -20 dB in 6 s pass.
-CLEAR = 2.5
+# recordings of 2 to 30 s reach 2.4; leaks of -25 dB in 14 s of speech and of -15 dB in 6 s pass.
+CLEAR = 2.8
 _OVERLAP = 0.5  # of the shorter recording, that both cover at least
 _NEAR = 0.02  # seconds around a peak that belong to it: two people are some metres apart
-_DRIFT_EVERY = 20.0  # seconds of sound, at least, in each of the two pieces that tell a drift
+PIECE, PIECES = 10.0, 4  # seconds of a piece that is looked for by itself, and how many (ours)
 
 
 @dataclasses.dataclass(frozen=True)
 class Offset:
     """seconds: what `b` has at t, `a` has at t + seconds. confidence: the peak, of the highest one
-    elsewhere; `known` from CLEAR on. drift: parts by which `b` is slow, NaN where it is unknown."""
+    elsewhere; `known` from CLEAR on. drift: by how many seconds that grows in a second, NaN where
+    it is unknown."""
 
     seconds: float
     confidence: float
@@ -37,11 +38,21 @@ class Offset:
 
 
 def measure(a_N: np.ndarray, b_N: np.ndarray, rate: int) -> Offset:
-    """The offset of two sounds (float, one channel) of the same rate."""
+    """The offset of two sounds (float, one channel) of the same rate: of all of them or, since
+    clocks that drift blur that, of the piece of `b` that is clearest."""
     a_N, b_N = (_prepared(x, rate) for x in (a_N, b_N))
-    seconds, confidence = _peak(a_N, b_N)
-    found = Offset(seconds, confidence)
-    return dataclasses.replace(found, drift=_drift(a_N, b_N, seconds)) if found.known else found
+    whole, pieces, size = _peak(a_N, b_N), [], round(PIECE * RATE)
+    if len(b_N) >= 2 * size:
+        for first in np.linspace(0, len(b_N) - size, PIECES).astype(int):
+            seconds, confidence = _peak(a_N, b_N[first:first + size])
+            pieces.append((seconds - first / RATE, confidence, first / RATE))
+    seconds, confidence = max([whole, *(p[:2] for p in pieces)], key=lambda x: x[1])
+    known = [(at, found) for found, sure, at in pieces
+             if sure >= CLEAR and abs(found - seconds) < 1]
+    drift = float("nan")
+    if len(known) > 1:
+        drift = float(np.polyfit(*zip(*known, strict=True), 1)[0])
+    return Offset(seconds, confidence, drift)
 
 
 def _prepared(x_N: np.ndarray, rate: int) -> np.ndarray:
@@ -67,17 +78,3 @@ def _peak(a_N, b_N) -> tuple[float, float]:
     near = (np.arange(-round(_NEAR * RATE), round(_NEAR * RATE) + 1) + at) % size
     peak, elsewhere = likeness[at], np.delete(likeness, near).max()
     return (at if at < len(a_N) else at - size) / RATE, float(peak / max(elsewhere, 1e-20))
-
-
-def _drift(a_N, b_N, seconds: float) -> float:
-    """By how much the distance grows from the first half to the second, of the time between."""
-    shift = round(seconds * RATE)
-    a_N, b_N = (a_N[shift:], b_N) if shift >= 0 else (a_N, b_N[-shift:])
-    count = min(len(a_N), len(b_N))
-    half = count // 2
-    if half < _DRIFT_EVERY * RATE:
-        return float("nan")
-    found = [_peak(a_N[k * half:(k + 1) * half], b_N[k * half:(k + 1) * half]) for k in (0, 1)]
-    if min(confidence for _, confidence in found) < CLEAR:
-        return float("nan")
-    return (found[1][0] - found[0][0]) / (half / RATE)

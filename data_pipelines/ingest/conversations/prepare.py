@@ -34,6 +34,7 @@ from data_pipelines.ingest.common import corpus, recordings
 from data_pipelines.ingest.conversations import cut, read
 from data_pipelines.ingest.conversations.find import MOST, Conversation, find
 from data_pipelines.ingest.conversations.write import Writer
+from data_pipelines.media import landmarks as media_landmarks
 from data_pipelines.media import transcripts
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from, quarantine
@@ -57,6 +58,9 @@ def prepare(
     size: Annotated[int, Option("side of a face crop, pixels", least=16)] = eigenface.SIZE,
     activity: Annotated[str, Option("where speakers speak, for transcripts without times: "
                                     + voice_activity.HELP)] = "energy",
+    landmarks: Annotated[str | None, Option(
+        "points of the faces, and by them the heads' full rotations", media_landmarks.KINDS)
+        ] = None,
     max_bad: MaxBad = 0.5, parallel=None, progress: bool = True, detect=None,
 ) -> dict:
     """Makes the dataset OUT; returns the counts that it prints.
@@ -73,6 +77,9 @@ def prepare(
     out = pathlib.Path(out).absolute()
     options = {"speakers": speakers, "audio_only": audio_only, "max_seconds": max_seconds,
                "components": components, "size": size, "activity": activity}
+    if landmarks:
+        media_landmarks.finder(landmarks)  # said now if its packages are missing
+        options["landmarks"] = landmarks
     voice_activity.Detector.parse(activity)
     conversations, told = _listed(source, audio_only)
     asked = {"listing": _digest(conversations), "options": options}
@@ -82,7 +89,8 @@ def prepare(
             store.refuse_existing(out)
         return corpus.told(out, told)
     cache = out.with_name(f".{out.name}.decoded")
-    check = functools.partial(_checked, cache, size, "sound alone" in told, activity, detect)
+    check = functools.partial(_checked, cache, size, "sound alone" in told, activity, landmarks,
+                              detect)
     if parallel is not None:
         parallel.for_each(check, conversations)
     bar = tqdm(conversations, desc="checking conversations", unit="conversation",
@@ -97,7 +105,7 @@ def prepare(
     _enough(out, source, good, refused, max_bad)
     pieces, remark = cut.plan(good, max_seconds)
     told = told | ({remark: 1} if remark else {})
-    writer = Writer(good, pieces, 0 if "sound alone" in told else components, size)
+    writer = Writer(good, pieces, 0 if "sound alone" in told else components, size, landmarks)
     made_from.ask(out, asked, source)
     _report(out, good, pieces)
     with Partial(out, {"dataset": "conversations", **asked}) as job:
@@ -133,17 +141,18 @@ def _digest(found: Sequence[Conversation]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _checked(cache: pathlib.Path, size: int, audio_only: bool, activity: str, detect,
-             one: Conversation) -> pathlib.Path | dict[str, str]:
+def _checked(cache: pathlib.Path, size: int, audio_only: bool, activity: str,
+             landmarks: str | None, detect, one: Conversation) -> pathlib.Path | dict[str, str]:
     """The file of a decoded conversation, or why it is refused."""
     try:
         contents = {one.place(path): recordings.content(path) for path in one.files}
-        key = recordings.fingerprint(contents, one.id, size, audio_only, activity, CHECKS)
+        key = recordings.fingerprint(contents, one.id, size, audio_only, activity, CHECKS,
+                                     *filter(None, [landmarks]))
         refusal = cache / f"{key}.refused.json"
         if refusal.is_file():
             return json.loads(refusal.read_text())
         return read.cached(one, cache, key, size=size, audio_only=audio_only, activity=activity,
-                           detect=detect)
+                           landmarks=landmarks, detect=detect)
     except Exception as error:
         quarantine.check(error, one.files)
         known = isinstance(error, media.MediaError | transcripts.TranscriptError | store.Unusable)

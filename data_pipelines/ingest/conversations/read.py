@@ -4,13 +4,12 @@ samples at 22 050 Hz.
 `cached` keeps that in a folder, from which clips are written once all conversations are there:
 
     KEY.json             speakers, events, words, what was measured and mended; written last
-    KEY.0.npz, ...       audio and pose of each speaker, KEY.0.crops.npy the pictures of the face
+    KEY.0.npz, ...       audio, pose and landmarks of each speaker, KEY.0.crops.npy the pictures
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from data_pipelines.ingest.common.recordings import FPS, RATE
 from data_pipelines.ingest.conversations import checks, clocks, mixture, said
 from data_pipelines.ingest.conversations.find import MOST, Conversation, Speaker, named
 from data_pipelines.media import faces
+from data_pipelines.media.transcripts import Said
 from data_pipelines.store.dataset import Unusable
 
 APART = 1.0  # seconds by which sound and pictures, and files that no sound ties, may differ
@@ -65,7 +65,7 @@ def load(file: pathlib.Path) -> Decoded:
 
 
 def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, audio_only: bool,
-           activity: str, detect=None) -> pathlib.Path:
+           activity: str, landmarks: str | None = None, detect=None) -> pathlib.Path:
     """Decodes and checks a conversation, unless that is done; the file to `load`.
 
     Raises store.Unusable, media.MediaError, faces.FaceError, transcripts.TranscriptError: why it
@@ -79,7 +79,7 @@ def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, au
     folder.mkdir(parents=True, exist_ok=True)
     heard = _heard(found, audio_only, voice_activity.Detector.parse(activity))
     for k, (video, begin, samples) in enumerate(heard.seen):
-        _keep(_file(file, k), samples, video, begin, size, detect, heard.names[k])
+        _keep(_file(file, k), samples, video, begin, size=size, detect=detect, landmarks=landmarks)
     kept = {"id": found.id, "names": heard.names, "frames": heard.frames,
             **{n: getattr(heard.told, n) for n in ("utterances", "words", "activity", "has_text")},
             "mended": list(dict.fromkeys((*heard.mended, *heard.told.mended))),
@@ -88,18 +88,17 @@ def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, au
     return file
 
 
-def _keep(path: pathlib.Path, samples, video, begin: float, size: int, detect, name: str) -> None:
+def _keep(path: pathlib.Path, samples, video, begin: float, **shown) -> None:
     if path.is_file():
         return
     arrays = {}
     if video is not None:
         with atomic.aside(path.with_suffix(recordings.CROPS), shared=True) as crops:
             try:
-                pose = recordings.with_pictures(samples, video, begin, size=size, detect=detect,
-                                                crops_file=crops).pose
+                arrays = recordings.with_pictures(samples, video, begin, crops_file=crops,
+                                                  **shown).arrays()
             except faces.FaceError as error:
                 raise Unusable(error.reason, where=video.name, found=str(error)) from error
-        arrays["pose"] = pose
     with atomic.file(path, shared=True) as temporary:
         np.savez(temporary, audio=samples, **arrays)
 
@@ -139,7 +138,7 @@ def _heard(found: Conversation, audio_only: bool, detector) -> _Heard:
         if len(parts) != len(speakers):
             parts = parts[:1] * len(speakers)
     elif found.by_order:
-        speakers, audio = _ordered(found, told, audio, parts, begin, notes)
+        speakers, audio, told = _ordered(found, told, audio, parts, begin, notes)
     labels = [s.label for s in speakers]
     checks.check(audio, labels)
     if not found.mixed and not found.by_order and told:
@@ -220,29 +219,35 @@ def _taken_apart(found: Conversation, told, audio_N, begin: float, seconds: floa
     return speakers, audio
 
 
-def _ordered(found: Conversation, told: Sequence, audio, parts, begin: float, notes):
-    """(speakers, channels in their order) of a file with a channel a speaker, by the transcript
-    where it tells; else by order, which is said."""
+def _ordered(found: Conversation, told: list[Said], audio, parts, begin: float, notes):
+    """(speakers, channels in their order, what is said by these) of a file with a channel a
+    speaker: by the sound of the speakers' videos, by the transcript's times, else by order; which
+    of these is said. Raises Unusable: unknown speaker, channels swapped."""
     names = said.names_of(told)
     speakers = list(found.speakers)
-    anonymous = all(s.video is None for s in speakers)
-    if anonymous and len(names) == len(speakers):
+    if all(s.video is None for s in speakers) and len(names) == len(speakers):
         speakers = [dataclasses.replace(s, label=n, name=named(found.id, n))
                     for s, n in zip(speakers, names, strict=True)]
     labels = [s.label for s in speakers]
-    unknown = [n for n in names if n.casefold() not in [x.casefold() for x in labels]]
-    if unknown:
+    folded = {label.casefold(): label for label in labels}
+    if unknown := [n for n in names if n.casefold() not in folded]:
         raise Unusable("unknown speaker", where=found.id, expected=", ".join(labels),
                        found=f"{', '.join(unknown)} in the transcript",
                        hint="give the files the speakers' names, or the transcript the files'")
-    order, gain = said.owners(told, labels, audio, RATE, begin) if names else (None, 0.0)
-    by = "the transcript's times"
+    told = [dataclasses.replace(s, speaker=folded[s.speaker.casefold()]) if s.speaker else s
+            for s in told]
+    order, by = clocks.owners(parts), "the sound of the videos"
+    if order is not None:
+        said.check_swapped(told, labels, [audio[c] for c in order], RATE, begin)
+    else:
+        order, _ = said.owners(told, labels, audio, RATE, begin) if names else (None, 0.0)
+        by = "the transcript's times"
     if order is None:
         order, by = list(range(len(labels))), "their order, since nothing tells"
     owned = ", ".join(f"{c + 1} is {labels[s]}" for s, c in sorted(enumerate(order),
                                                                    key=lambda x: x[1]))
     notes.append(f"{found.place(speakers[0].sound)}: channel {owned}, by {by}")
-    return speakers, [audio[c] for c in order]
+    return speakers, [audio[c] for c in order], told
 
 
 def _bleeding(audio, labels, mended: list[str]) -> list[str]:

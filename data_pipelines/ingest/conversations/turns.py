@@ -56,27 +56,45 @@ def spoken(text: str) -> tuple[str, bool]:
 
 
 def placed(said: Sequence[Said], speech_K2: np.ndarray) -> list[Said]:
-    """What one speaker says, in order and without times, laid over the times at which the speaker
-    is heard: each takes the share of them that it has of the letters."""
-    lengths = np.array([max(len(s.text), 1) for s in said], float)
-    spans = np.diff(speech_K2, axis=1)[:, 0]
-    if not len(spans) or not spans.sum():
+    """What one speaker says, in order and without times, laid over the times (K, 2) at which the
+    speaker is heard: every word takes the share of them that it has of the letters. A stretch of
+    speech with the words in it becomes a Said of its own."""
+    spans_K2 = _joined(speech_K2)
+    if not len(spans_K2) or not said:
         return []
-    before_K = np.concatenate([[0.0], np.cumsum(spans)])
+    before_K = np.concatenate([[0.0], np.cumsum(np.diff(spans_K2, axis=1)[:, 0])])
+    lengths = np.array([max(len(s.text), 1) for s in said], float)
     edges = np.concatenate([[0.0], np.cumsum(lengths) / lengths.sum()]) * before_K[-1]
     # a turn begins where the speaker does, if that is near
     for i in range(1, len(edges) - 1):
         near = before_K[np.abs(before_K - edges[i]).argmin()]
         room = 0.5 * min(edges[i] - edges[i - 1], edges[i + 1] - edges[i])
         edges[i] = near if abs(near - edges[i]) < room else edges[i]
+    out = []
+    for one, first, last in zip(said, edges[:-1], edges[1:], strict=True):
+        words = one.text.split()
+        ends = np.cumsum([len(w) + 1.0 for w in words])
+        at = first + (last - first) * (ends - np.diff(ends, prepend=0.0) / 2) / ends[-1]
+        for k, (start, end) in enumerate(spans_K2):
+            inside = [w for w, t in zip(words, at, strict=True) if before_K[k] <= t
+                      < before_K[k + 1]]
+            if inside:
+                a, b = max(first, before_K[k]), min(last, before_K[k + 1])
+                out.append(dataclasses.replace(one, text=" ".join(inside),
+                                               start=float(start + a - before_K[k]),
+                                               end=float(end - before_K[k + 1] + b)))
+    return out
 
-    def clock(x: float, *, begin: bool) -> float:
-        k = int(np.searchsorted(before_K, x + (1e-9 if begin else -1e-9), side="right")) - 1
-        k = min(max(k, 0), len(spans) - 1)
-        return float(speech_K2[k, 0] + x - before_K[k])
 
-    return [dataclasses.replace(s, start=clock(a, begin=True), end=clock(b, begin=False))
-            for s, a, b in zip(said, edges[:-1], edges[1:], strict=True)]
+def _joined(speech_K2: np.ndarray) -> np.ndarray:
+    """Stretches less than half a PAUSE apart as one."""
+    out: list[list[float]] = []
+    for start, end in np.asarray(speech_K2, float).reshape(-1, 2).tolist():
+        if out and start - out[-1][1] < PAUSE / 2:
+            out[-1][1] = end
+        else:
+            out.append([start, end])
+    return np.array(out).reshape(-1, 2)
 
 
 def events(utterances: Sequence[tuple[int, str, float, float]]) -> list[dict]:

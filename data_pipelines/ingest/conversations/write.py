@@ -16,6 +16,7 @@ import numpy as np
 from avjax.codecs import eigenface
 from data_pipelines.features.tavid import script
 from data_pipelines.ingest.common import corpus, recordings
+from data_pipelines.ingest.common.recording import head_recipes, landmark_features
 from data_pipelines.ingest.common.recordings import FPS, SAMPLES
 from data_pipelines.ingest.conversations import turns
 from data_pipelines.ingest.conversations.cut import Piece
@@ -37,13 +38,15 @@ class Writer:
       pieces: of cut.plan.
       components: numbers in a face code; 0 where there are no pictures.
       size: of the crops.
+      landmarks: the kind of the recordings' landmarks.
     """
 
     def __init__(self, found: Sequence[Decoded], pieces: dict[str, list[Piece]], components: int,
-                 size: int):
+                 size: int, landmarks: str | None = None):
         self.found, self.pieces, self.size = found, pieces, size
         self.speakers = len(found[0].names)
         self.seen = components > 0
+        self.landmarks = landmarks if self.seen else None
         self.components = components
         self.faces, self.portraits, self.pose = {}, {}, {}
         if self.seen:
@@ -68,6 +71,7 @@ class Writer:
         for prefix in PREFIXES[:self.speakers]:
             out |= columns.of_speaker(prefix, pictures=self.size if self.seen else None,
                                       face=self.components or None, pose=self.seen, activity=True)
+            out |= landmark_features(self.landmarks, prefix)
             if self.seen:
                 out[prefix + "pose_z"] = Feature((None, 7), "float32", "pose, z-scored over the "
                                                  "training clips", "", FPS)
@@ -77,10 +81,10 @@ class Writer:
     def recipes(self) -> dict[str, dict]:
         out = {"audio": recordings.AUDIO_RECIPE}
         if self.seen:
-            out |= {"face": {**eigenface.recipe(self.size, self.components),
+            pose, points = head_recipes(self.landmarks)
+            out |= points | {"face": {**eigenface.recipe(self.size, self.components),
                              "codec": arrays_hash(self.codecs["face"]), "margin": faces.MARGIN},
-                    "pose": faces.RECIPE,
-                    "pose_z": {**faces.RECIPE, "codec": arrays_hash(self.pose)}}
+                    "pose": pose, "pose_z": {**pose, "codec": arrays_hash(self.pose)}}
         return out
 
     @functools.cached_property
@@ -127,6 +131,8 @@ class Writer:
             out |= {"pictures": crops, "portrait": self.portraits[name],
                     "face": self.faces[name].encode(crops), "pose": pose,
                     "pose_z": (pose - self.pose["mean"]) / self.pose["std"]}
+        if self.landmarks:
+            out["landmarks"] = recording.landmarks[first:last]
         return out
 
 

@@ -32,7 +32,16 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.pictured import MAX_SECONDS, RATE, SIZE, MaxSeconds, Rate, Size
+from data_pipelines.ingest.common.pictured import (
+    MAX_SECONDS,
+    RATE,
+    SIZE,
+    Landmarks,
+    MaxSeconds,
+    Rate,
+    Shown,
+    Size,
+)
 from data_pipelines.ingest.hdtf import lists
 from data_pipelines.media.archives import Place
 
@@ -45,21 +54,24 @@ def prepare(
     source, out, *, size: Size = SIZE, rate: Rate = RATE,
     show: Annotated[str, Option("the owners' window, or a face that is followed", (
         WINDOW, passage.FACE))] = WINDOW,
+    landmarks: Landmarks = None,
     valid_share: Annotated[float, Option("share of the people that is held out", least=0,
                                          below=1)] = 0.05,
     max_seconds: MaxSeconds = MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
     progress: bool = True,
 ) -> dict | None:
     """Makes the clip dataset OUT of HDTF; see data_pipelines/ingest/common/corpus.py."""
-    options = dict(size=size, rate=rate, show=show, valid_share=valid_share,
+    options = dict(size=size, rate=rate, show=show, landmarks=landmarks, valid_share=valid_share,
                    max_seconds=max_seconds)
     return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
                           progress=progress)
 
 
 def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: str = WINDOW,
-           valid_share: float = 0.05, max_seconds: float = MAX_SECONDS) -> common.Corpus:
+           landmarks: str | None = None, valid_share: float = 0.05,
+           max_seconds: float = MAX_SECONDS) -> common.Corpus:
     """Lists HDTF. Raises UserError: lists that are not whole, nothing that they name is here."""
+    shown = Shown(size, rate, show, landmarks, max_seconds)
     told = Counter()
     files = pictured.by_stem(source, media.VIDEO_SUFFIXES, told)
     place = lists.folder(source)
@@ -76,20 +88,18 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: 
         items[split] += _pieces(one, max_seconds)
     return common.Corpus(
         name="hdtf", items={split: some for split, some in items.items() if some},
-        features=pictured.features(size, rate, show),
+        features=shown.features(), recipes=shown.recipes(), told=told,
         description="HDTF by Z. Zhang, L. Li, Y. Ding and C. Fan. Held out by us: "
                     f"{valid_share:.1%} of the people.",
-        recipes=pictured.recipes(size, rate, show), told=told,
-        read=functools.partial(read, source, size, rate, show, max_seconds))
+        read=functools.partial(read, source, shown))
 
 
-def read(root: pathlib.Path, size: int, rate: float, show: str, longest: float,
-         item: dict[str, Any]) -> Iterator[dict]:
+def read(root: pathlib.Path, shown: Shown, item: dict[str, Any]) -> Iterator[dict]:
     """`pictured.read` with the window of the lists, or of a clip that is cut out all of it."""
-    shown = show
-    if show == WINDOW:
-        shown = passage.Window(*item["window"]) if item["window"] else passage.PICTURE
-    return pictured.read(root, size, rate, shown, longest, item)
+    if shown.show != WINDOW:
+        return pictured.read(root, shown, item)
+    window = passage.Window(*item["window"]) if item["window"] else passage.PICTURE
+    return pictured.read(root, shown, item, window)
 
 
 def _of_files(files: dict[str, Place]) -> list[dict[str, Any]]:

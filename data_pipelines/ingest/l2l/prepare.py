@@ -22,6 +22,7 @@ from typing import Annotated
 
 import numpy as np
 
+from avjax.errors import UserError
 from avjax.signal import rates
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import arrays
@@ -44,7 +45,7 @@ _NAME = re.compile(r"(?P<folder>.+/)?(?P<split>train|test)/p(?P<person>[01])_"
 
 
 def corpus(source, *, order: str = "expression") -> Corpus:
-    """Lists blocks of clips."""
+    """Lists blocks of clips. Raises UserError: damaged archive, one channel twice."""
     files = Files(source, (".npy",))
     pairs = {}
     for name in files:
@@ -52,10 +53,14 @@ def corpus(source, *, order: str = "expression") -> Corpus:
             listens = match["kind"].startswith("list")
             listener = int(match["person"]) if listens else 1 - int(match["person"])
             pairs[match["folder"] or "", match["split"], listener] = None
+    folders = {folder for folder, _, _ in pairs}
+    if len({folder.rstrip("/").rpartition("/")[2] for folder in folders}) < len(folders):
+        raise UserError("one channel twice", where=str(source), expected="a folder a channel",
+                        found=", ".join(sorted(folders)), hint="name the folder above one of them")
     found = Listing(files, order)
-    items, unnamed = {"train": [], "test": []}, 0
-    for folder, split, listener in sorted(pairs):
-        items[split] += found.items(folder, split, listener)
+    items, unnamed = {}, 0
+    for folder, split, listener in sorted(pairs, key=lambda pair: (pair[1] == "test", pair)):
+        items[split] = items.get(split, []) + found.items(folder, split, listener)
         unnamed += found.names(folder, split, listener) is None
     return Corpus(
         name="l2l", description="Learning to Listen (Ng et al. 2022): DECA's codes of a listener "
@@ -93,7 +98,7 @@ class Listing:
         """(N, 64, 3) text; None where it is missing or not plain."""
         try:
             return arrays.read(self._files, self._names(folder, split, listener)["files"],
-                               (None, FRAMES, 3), "US")
+                               (None, FRAMES, 3), kinds="US")
         except Unusable:
             return None
 
@@ -106,13 +111,14 @@ class Listing:
         try:
             face, partner = (self._faces(names[k]) for k in ("face", "partner"))
             sound = arrays.read(self._files, names["sound"], (None, PER_FRAME * FRAMES, BANDS),
-                                "f")
+                                kinds="f")
             if not len(face) == len(partner) == len(sound):
                 raise Unusable("numbers of clips differ", where=self._files.where(names["face"]),
                                found=f"{len(face)} of the listener, {len(partner)} of the speaker, "
                                      f"{len(sound)} of sound")
         except Unusable as error:
-            raise error.of(f"{pair}-{first:06d}") from error.__cause__
+            error.of(f"{pair}-{first:06d}")
+            raise
         origin = self.names(folder, split, listener)
         if origin is not None and len(origin) != len(face):
             origin = None
@@ -126,12 +132,8 @@ class Listing:
 
     def _faces(self, name: str) -> np.ndarray:
         """(N, 64, 56 or more)."""
-        try:
-            return arrays.read(self._files, name, (None, FRAMES, WIDTHS[0]), "f")
-        except Unusable as error:
-            if error.reason != "an array of another shape":
-                raise
-            return arrays.read(self._files, name, (None, FRAMES, WIDTHS[1]), "f")
+        return arrays.read(self._files, name, *((None, FRAMES, width) for width in WIDTHS),
+                           kinds="f")
 
     def _clip(self, id, channel, listener, face, partner, sound, origin, where) -> dict:
         notes, clip = [], {"id": id}

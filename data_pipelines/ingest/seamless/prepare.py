@@ -16,9 +16,8 @@ from avjax.errors import UserError
 from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common import turns
 from data_pipelines.ingest.common.recordings import AUDIO_RECIPE, SAMPLES
-from data_pipelines.ingest.seamless import listing, pieces, said, seen
+from data_pipelines.ingest.seamless import listing, phrases, pieces, said, seen
 from data_pipelines.ingest.seamless import side as sides_of
 from data_pipelines.ingest.seamless.seen import FPS
 from data_pipelines.ingest.seamless.side import Side
@@ -135,7 +134,7 @@ def _records(item: dict, sides: Sequence[Side], shown: Sequence[dict], first: in
              note: str) -> Iterator[dict]:
     """The clips of a piece: one a side."""
     spoken = [_within(s.words, first, last) for s in sides]
-    events = turns.events(spoken)
+    events = phrases.events(spoken)
     mine = [_columns(s, w, pictures, first, last)
             for s, w, pictures in zip(sides, spoken, shown, strict=True)]
     notes = set().union(*(s.notes for s in sides), [note] if note else [])
@@ -145,7 +144,7 @@ def _records(item: dict, sides: Sequence[Side], shown: Sequence[dict], first: in
         text = " ".join(word for word, *_ in spoken[0])
         yield {"id": name, "text": text, **shared, **mine[0]}
         return
-    shared |= {"text": turns.text(events), "events": json.dumps(events, ensure_ascii=False)}
+    shared |= {"text": phrases.text(events), "events": json.dumps(events, ensure_ascii=False)}
     for k in (0, 1):
         yield {"id": f"{name}/{k}", "side": str(k), **shared, **mine[k],
                **{f"partner_{column}": value for column, value in mine[1 - k].items()}}
@@ -174,7 +173,7 @@ def _columns(side: Side, spoken, pictures: dict, first: int, last: int) -> dict:
 def _crops(side: Side, size: int, cuts: Sequence[tuple]) -> Iterator[dict]:
     """Pictures and portrait of each piece, in one pass over the video."""
     cropper, (width, _) = side.face.cropper, side.size
-    frames = planes.frames_at(side.video, FPS, cuts[-1][1])
+    frames = side.film.frames_at(FPS, cuts[-1][1])
     at = 0
     for first, last, _ in cuts:
         pictures = np.empty((last - first, size, size, 3), np.uint8)

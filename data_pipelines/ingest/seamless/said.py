@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.ingest.common import turns
-from data_pipelines.ingest.common.turns import Word
+from data_pipelines.ingest.conversations.turns import spoken
+from data_pipelines.ingest.seamless import phrases
+from data_pipelines.ingest.seamless.phrases import Word
 from data_pipelines.store.dataset import Unusable
 
 INTERPOLATED = "words without times: interpolated within their phrase"
 TIMELESS = "phrases without any time: left out"
 BEYOND = "words beyond the end of the sound: left out"
 NO_VAD = "no voice activity: spans of words instead"
+MARKS = "marks in the transcript that nobody says: left out"
 TWISTED = "times that go backwards: put in order"
 
 
@@ -48,6 +50,10 @@ def words(transcript: Any, seconds: float, notes: set[str]) -> list[Word]:
         if any(b < a for a, b in edges):
             notes.add(TWISTED)
         out += [(name, *sorted(edge)) for name, edge in zip(names, edges, strict=True)]
+    aloud = [(spoken(name)[0], a, b) for name, a, b in out]
+    if any(now != name for (now, *_), (name, *_) in zip(aloud, out, strict=True)):
+        notes.add(MARKS)
+    out = [w for w in aloud if w[0]]
     inside = [(name, max(0.0, a), min(b, seconds)) for name, a, b in out if a < seconds and b >= 0]
     if len(inside) < len(out):
         notes.add(BEYOND)
@@ -63,8 +69,8 @@ def activity(vad: Any, found: Sequence[Word], seconds: float, notes: set[str]) -
             times.append((max(start, 0.0), min(end, seconds)))
     if not times:
         notes.add(NO_VAD)
-        return turns.spans(found)
-    return turns.joined(times, 0.0)
+        return phrases.spans(found)
+    return phrases.joined(times, 0.0)
 
 
 def annotations(content: Mapping[str, Any]) -> dict[str, list]:

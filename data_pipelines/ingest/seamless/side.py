@@ -16,10 +16,11 @@ import numpy as np
 from avjax.errors import StorageError
 from data_pipelines import media
 from data_pipelines.ingest.common.recordings import SAMPLES, SILENCE
-from data_pipelines.ingest.common.turns import Word
 from data_pipelines.ingest.seamless import said, seen
 from data_pipelines.ingest.seamless.listing import participant
+from data_pipelines.ingest.seamless.phrases import Word
 from data_pipelines.ingest.seamless.seen import FPS
+from data_pipelines.media import planes
 from data_pipelines.media.tar_tree import Member
 from data_pipelines.store import quarantine
 from data_pipelines.store.dataset import Unusable
@@ -45,7 +46,7 @@ class Side:
     words: list[Word]
     activity: list[list[float]]
     annotations: dict[str, list]
-    video: Member | None
+    film: planes.Film | None
     size: tuple[int, int]
     face: seen.Face | None
     code: np.ndarray | None
@@ -145,7 +146,8 @@ def read(files: Files, columns: str, movement: str, size: int) -> Side:
         raise Unusable(f"{error.reason} sound" if error.reason == "unreadable" else error.reason,
                        id=files.id, found=str(error)) from error
     except Unusable as error:
-        raise error.of(files.id) from error
+        error.of(files.id)
+        raise
 
 
 def _read(files: Files, columns: str, movement: str, size: int) -> Side:
@@ -160,12 +162,14 @@ def _read(files: Files, columns: str, movement: str, size: int) -> Side:
     frames = int(seconds * FPS + 1e-6)
     side = Side(files.id, participant(files.id), frames, audio, words, activity,
                 said.annotations(content), None, _SIZE, None, None, np.ones(frames, bool), notes)
-    if columns != "sound":
-        _look(side, files, seconds, size, columns == "video")
+    if columns == "sound":
+        return side
+    shown = _shown(files, seconds, columns == "video")
+    _look(side, files, shown, seconds, size)
     if movement:
         code_NF, valid_N = files.arrays(f"{movement}:expression", f"{movement}:is_valid")
-        _check_width(code_NF, 2, f"{movement}:expression")
-        rows_K = seen.rows_at(len(code_NF), *_timing(files, seconds)[:2], seconds, notes)
+        _check_shape(code_NF, f"{movement}:expression", 128)
+        rows_K = seen.rows_at(len(code_NF), shown.frames, shown.fps, seconds, notes)
         side.code, known = seen.code(code_NF, valid_N, rows_K[: side.frames], notes)
         side.known = _both(side.known, known)
     side.frames = min(side.frames, len(side.known))
@@ -187,16 +191,28 @@ def _sound(files: Files) -> np.ndarray:
     return audio
 
 
-def _timing(files: Files, seconds: float) -> tuple[int, float, tuple[int, int], Member | None]:
-    """Frames, their rate, width and height, and the video itself, by its header. Without one: as
-    the owners say that videos are."""
-    if not files.has("mp4") or files.get("mp4").size <= _NO_VIDEO:
-        return round(seconds * FPS), float(FPS), _SIZE, None
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """Frames of a video, their rate, width and height, and the video itself."""
+
+    frames: int
+    fps: float
+    size: tuple[int, int]
+    film: planes.Film | None
+
+
+def _shown(files: Files, seconds: float, needed: bool) -> _Shown:
+    """By the header of the video. Where there is none and none is needed: as the owners say that
+    videos are."""
+    if not needed and (not files.has("mp4") or files.get("mp4").size <= _NO_VIDEO):
+        return _Shown(round(seconds * FPS), float(FPS), _SIZE, None)
     member = files.get("mp4", _NO_VIDEO)
+    media.check_whole(member)
     try:
-        video = media.probe(member).video
+        film = planes.Film(member)
     except media.MediaError as error:
         raise Unusable("unreadable video", where=str(member), found=str(error)) from error
+    video = film.declared
     if video is None or not video.rate or not video.frames:
         raise Unusable("unreadable video", where=str(member), expected="a video stream with frames")
     if abs(video.frames / video.rate - seconds) > _APART:
@@ -204,21 +220,18 @@ def _timing(files: Files, seconds: float) -> tuple[int, float, tuple[int, int], 
                        expected="sound and pictures that end together",
                        found=f"{seconds:.2f} s of sound, {video.frames / video.rate:.2f} s of "
                              "pictures")
-    return video.frames, video.rate, (video.width, video.height), member
+    return _Shown(video.frames, video.rate, (video.width, video.height), film)
 
 
-def _look(side: Side, files: Files, seconds: float, size: int, pictures: bool) -> None:
+def _look(side: Side, files: Files, shown: _Shown, seconds: float, size: int) -> None:
     """Adds what is seen, up to the pictures themselves."""
-    if pictures:
-        media.check_whole(files.get("mp4", _NO_VIDEO))
-    frames, fps, side.size, side.video = _timing(files, seconds)
-    group = "boxes_and_keypoints"
-    box, valid, keypoints = files.arrays(*(f"{group}:{k}" for k in ("box", "is_valid_box",
-                                                                    "keypoints")))
-    _check_width(box, 2, f"{group}:box", 4)
-    _check_width(keypoints, 3, f"{group}:keypoints", 3)
-    rows_K = seen.rows_at(len(keypoints), frames, fps, seconds, side.notes)
-    limit = min(len(rows_K), side.frames, int(frames * FPS / fps + 1e-6))
+    side.film, side.size = shown.film, shown.size
+    names = [f"boxes_and_keypoints:{k}" for k in ("box", "is_valid_box", "keypoints")]
+    box, valid, keypoints = files.arrays(*names)
+    _check_shape(box, names[0], 4)
+    _check_shape(keypoints, names[2], 133, 3)
+    rows_K = seen.rows_at(len(keypoints), shown.frames, shown.fps, seconds, side.notes)
+    limit = min(len(rows_K), side.frames, int(shown.frames * FPS / shown.fps + 1e-6))
     side.face = seen.face(box, valid, keypoints, rows_K[:limit], side.size, size, side.notes)
     side.known = side.face.known
     if files.has("npz") or files.has("smplh:is_valid"):
@@ -234,12 +247,9 @@ def _check_body(files: Files, seconds: float, notes: set[str]) -> None:
         notes.add(SMPLH)
 
 
-def _check_width(x: np.ndarray, axes: int, name: str, last: int | None = None) -> None:
-    rows = {"boxes_and_keypoints:keypoints": (133,)}.get(name, ())
-    fits = x.ndim == axes and x.dtype.kind == "f" and x.shape[1:-1] == rows
-    if not fits or (last is not None and x.shape[-1] != last):
-        shape = ("N", *rows, last or "F")
-        raise Unusable("arrays of another shape", expected=f"{name} of {shape}, floats",
+def _check_shape(x: np.ndarray, name: str, *shape: int) -> None:
+    if x.shape[1:] != shape or x.dtype.kind != "f":
+        raise Unusable("arrays of another shape", expected=f"{name} of {('N', *shape)}, floats",
                        found=f"{x.shape} {x.dtype}")
 
 

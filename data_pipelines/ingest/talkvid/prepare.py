@@ -24,7 +24,16 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.pictured import MAX_SECONDS, RATE, SIZE, MaxSeconds, Rate, Size
+from data_pipelines.ingest.common.pictured import (
+    MAX_SECONDS,
+    RATE,
+    SIZE,
+    Landmarks,
+    MaxSeconds,
+    Rate,
+    Shown,
+    Size,
+)
 from data_pipelines.ingest.talkvid import listing
 
 SHOW = (passage.FACE, passage.MIDDLE)
@@ -45,6 +54,7 @@ def prepare(
     size: Size = SIZE, rate: Rate = RATE,
     show: Annotated[str, Option("a face that is followed, or the middle square",
                                 SHOW)] = passage.FACE,
+    landmarks: Landmarks = None,
     language: Annotated[str, Option("only clips in it, as the list names it; empty: any")] = "",
     min_dover: _least("DOVER score (quality)") = 0.0,
     min_cotracker: _least("CoTracker ratio (steadiness)") = 0.0,
@@ -60,21 +70,21 @@ def prepare(
 ) -> dict | None:
     """Makes the clip dataset OUT of TalkVid; see data_pipelines/ingest/common/corpus.py."""
     options = dict(clip_list=clip_list, bench=bench, size=size, rate=rate, show=show,
-                   language=language, min_dover=min_dover, min_cotracker=min_cotracker,
-                   min_movement=min_movement, min_rotation=min_rotation,
-                   min_completeness=min_completeness, min_resolution=min_resolution,
-                   min_orientation=min_orientation, valid_share=valid_share,
-                   max_seconds=max_seconds)
+                   landmarks=landmarks, language=language, min_dover=min_dover,
+                   min_cotracker=min_cotracker, min_movement=min_movement,
+                   min_rotation=min_rotation, min_completeness=min_completeness,
+                   min_resolution=min_resolution, min_orientation=min_orientation,
+                   valid_share=valid_share, max_seconds=max_seconds)
     return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
                           progress=progress)
 
 
 def corpus(source: pathlib.Path, *, clip_list: str | None = None, bench: str | None = None,
-           size: int = SIZE, rate: float = RATE, show: str = passage.FACE, language: str = "",
-           valid_share: float = 0.02, max_seconds: float = MAX_SECONDS,
-           **least: float) -> common.Corpus:
+           size: int = SIZE, rate: float = RATE, show: str = passage.FACE,
+           landmarks: str | None = None, language: str = "", valid_share: float = 0.02,
+           max_seconds: float = MAX_SECONDS, **least: float) -> common.Corpus:
     """Lists TalkVid. Raises UserError: no list, or one that cannot be read; none of its videos."""
-    told = Counter()
+    told, shown = Counter(), Shown(size, rate, show, landmarks, max_seconds)
     files = _Files(source, told)
     least = {name.removeprefix("min_"): value for name, value in least.items() if value}
     tested = _tested(bench)
@@ -91,11 +101,10 @@ def corpus(source: pathlib.Path, *, clip_list: str | None = None, bench: str | N
         items["test" if one.pop("test") else split].append(one)
     return common.Corpus(
         name="talkvid", items={split: some for split, some in items.items() if some},
-        features=pictured.features(size, rate, show),
+        features=shown.features(), recipes=shown.recipes(), told=told,
         description="TalkVid by S. Chen and others, CC BY-NC 4.0. Held out: "
                     f"{f'{bench} as test, ' if bench else ''}{valid_share:.1%} of the people.",
-        recipes=pictured.recipes(size, rate, show), told=told,
-        read=functools.partial(pictured.read, source, size, rate, show, max_seconds))
+        read=functools.partial(pictured.read, source, shown))
 
 
 class _Files:

@@ -12,6 +12,7 @@ the voice is the speaker's own track. The listener is self, the speaker the part
 no voice of their own. Licence of the corpus: that of its owners (research).
 """
 
+import collections
 import csv
 import functools
 import io
@@ -51,13 +52,17 @@ def corpus(source, *, size: int = SIZE) -> Corpus:
     named = [name for name in tables if name.rpartition("/")[2] == TABLE]
     places = {name.rpartition("/")[2]: name for name in files}
     items: dict[str, list] = {}
+    seen = collections.Counter()
     for table in named or tables:
         for split, item in _rows(files, table, places):
+            seen[item[0]] += 1
+            if (row := seen[item[0]]) > 1:
+                item[:2] = f"{item[0]}, row {row} of this name", None
             items.setdefault(split, []).append(item)
     coefficients = any(name.endswith(".mat") for name in files)
     order = sorted(items, key=lambda split: (split != "train", split))
-    recipes = {"partner_audio": recordings.AUDIO_RECIPE, "pose": faces.RECIPE,
-               "partner_pose": faces.RECIPE}
+    recipes = {"partner_audio": recordings.AUDIO_RECIPE}
+    recipes |= {who + name: faces.RECIPE for who in ("", "partner_") for name in ("pose", "pose_z")}
     if coefficients:
         recipes |= {f"{who}face": {"kind": "deep3dfacerecon expression", "width": 64, "rate": FPS}
                     for who in ("", "partner_")}
@@ -65,11 +70,20 @@ def corpus(source, *, size: int = SIZE) -> Corpus:
         name="vico", description="ViCo (Zhou et al. 2022): a listener and a speaker, both faces, "
         "the speaker's voice.", features=_features(size, coefficients),
         items={split: items[split] for split in order}, recipes=recipes,
-        read=functools.partial(read, files, size, coefficients))
+        read=functools.partial(read, files, size, coefficients), codecs={"pose": columns.POSE})
 
 
 def _rows(files: Files, table: str, places: dict[str, str]):
     """Yields (split, item) of a table's rows; none where it is a table of something else."""
+    try:
+        yield from _rows_of(files, table, places)
+    except csv.Error as error:
+        raise UserError("unreadable table", where=files.where(table), found=str(error),
+                        expected="UTF-8, comma separated, with a header",
+                        hint="fetch it again") from error
+
+
+def _rows_of(files: Files, table: str, places: dict[str, str]):
     text = text_file.decoded(files.content(table).tobytes(), where=files.where(table), what="table",
                              expected="UTF-8, comma separated, with a header")
     reader = csv.DictReader(io.StringIO(text, newline=""))
@@ -98,17 +112,21 @@ def _rows(files: Files, table: str, places: dict[str, str]):
             found[kind] = (uuid and places.get(by_uuid)) or places.get(by_name, "")
         names = {who: cells.get(f"{who}_id") or cells.get(who) or f"{uuid}.{who}"
                  for who in ("listener", "speaker")}
-        yield split, [uuid or cells["listener"], found, names,
+        name = uuid or cells.get("listener") or f"line {reader.line_num}"
+        yield split, [name, found, names,
                       [files.size(name) for name in found.values()]]
 
 
 def read(files: Files, size: int, coefficients: bool, item: list) -> dict:
     """The clip of a row. Raises Unusable."""
     name, found, names, _ = item
+    if found is None:
+        raise Unusable("listed twice", id=name, expected="a name once in the tables")
     try:
         return _read(files, size, coefficients, name, found, names)
     except Unusable as error:
-        raise error.of(name) from error.__cause__
+        error.of(name)
+        raise
 
 
 def _read(files, size, coefficients, name, found, names) -> dict:
@@ -133,7 +151,8 @@ def _read(files, size, coefficients, name, found, names) -> dict:
             crops = np.asarray(recording.crops[:frames])
             clip |= {f"{prefix}speaker": names[who], f"{prefix}pictures": crops,
                      f"{prefix}identity": columns.identity_of(names[who]),
-                     f"{prefix}portrait": crops[0], f"{prefix}pose": recording.pose[:frames]}
+                     f"{prefix}portrait": crops[0], f"{prefix}pose": recording.pose[:frames],
+                     f"{prefix}pose_z": columns.standardised(recording.pose[:frames])}
             if coefficients:
                 mat = found[who].rpartition(".")[0].rpartition("/")[2] + ".mat"
                 clip |= _coefficients(files, mat, path, frames, prefix, notes)
@@ -183,7 +202,7 @@ def _coefficients(files: Files, mat: str, film, frames: int, prefix: str,
 def _features(size: int, coefficients: bool) -> dict[str, Feature]:
     out = columns.of_clip()
     for prefix, audio in (("", None), ("partner_", recordings.RATE)):
-        out |= columns.of_speaker(prefix, audio=audio, pictures=size, pose=True)
+        out |= columns.of_speaker(prefix, audio=audio, pictures=size, pose=True, pose_z=True)
         if coefficients:
             out |= {f"{prefix}face": Feature((None, 64), "float32", "expression of "
                                              "Deep3DFaceRecon", "", FPS),

@@ -22,7 +22,16 @@ from avjax.errors import UserError
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.pictured import MAX_SECONDS, RATE, SIZE, MaxSeconds, Rate, Size
+from data_pipelines.ingest.common.pictured import (
+    MAX_SECONDS,
+    RATE,
+    SIZE,
+    Landmarks,
+    MaxSeconds,
+    Rate,
+    Shown,
+    Size,
+)
 from data_pipelines.ingest.voxceleb2 import listing
 from data_pipelines.media.archives import Place
 from data_pipelines.store import dataset as store
@@ -34,6 +43,7 @@ def prepare(
     source, out, *, size: Size = SIZE, rate: Rate = RATE,
     show: Annotated[str, Option("the picture as it was cut out, or a face that is followed in "
                                 "it", SHOW)] = passage.PICTURE,
+    landmarks: Landmarks = None,
     audio_only: Annotated[bool, Option("sound without pictures")] = False,
     per_identity: Annotated[int, Option("at most so many clips of an identity, in turn of each of "
                                         "its videos; 0: all", least=0)] = 0,
@@ -43,16 +53,18 @@ def prepare(
     progress: bool = True,
 ) -> dict | None:
     """Makes the clip dataset OUT of VoxCeleb2; see data_pipelines/ingest/common/corpus.py."""
-    options = dict(size=size, rate=rate, show=show, audio_only=audio_only,
+    options = dict(size=size, rate=rate, show=show, landmarks=landmarks, audio_only=audio_only,
                    per_identity=per_identity, valid_share=valid_share, max_seconds=max_seconds)
     return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
                           progress=progress)
 
 
 def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE,
-           show: str = passage.PICTURE, audio_only: bool = False, per_identity: int = 0,
-           valid_share: float = 0.01, max_seconds: float = MAX_SECONDS) -> common.Corpus:
+           show: str = passage.PICTURE, landmarks: str | None = None, audio_only: bool = False,
+           per_identity: int = 0, valid_share: float = 0.01,
+           max_seconds: float = MAX_SECONDS) -> common.Corpus:
     """Lists VoxCeleb2. Raises UserError: nobody says whether it is dev or test."""
+    shown = Shown(size, rate, None if audio_only else show, landmarks, max_seconds)
     told = Counter()
     known, found = listing.table(source), listing.utterances(source, told)
     if not known and (lost := [one for one in found if not one.sets]):
@@ -77,15 +89,13 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE,
         split = "valid" if one.identity in held_out else "train"
         split = "test" if one.set(known) == "test" else split
         items[split].append(_item(one, known, audio_only))
-    with_pictures = not audio_only
     return common.Corpus(
         name="voxceleb2", items={split: some for split, some in items.items() if some},
-        features=pictured.features(size, rate, show, pictures=with_pictures),
+        features=shown.features(), recipes=shown.recipes(), told=told,
         description="VoxCeleb2 by J. S. Chung, A. Nagrani and A. Zisserman. Sets: the owners'; "
                     f"{valid_share:.1%} of dev's identities are valid.",
-        recipes=pictured.recipes(size, rate, show, pictures=with_pictures), told=told,
         read=functools.partial(heard, source) if audio_only else
-        functools.partial(pictured.read, source, size, rate, show, max_seconds))
+        functools.partial(pictured.read, source, shown))
 
 
 def heard(root: pathlib.Path, item: dict[str, Any]) -> dict:

@@ -10,6 +10,7 @@ from avjax.systems.api import stream_names
 from data_pipelines.features.common.clips import to_float
 from data_pipelines.store.schema import recipe_hash
 from eval.benchmarks.common.base import Benchmark
+from eval.data import pictured
 from eval.data.clips import FPS, Signals
 from eval.metrics import beats
 from eval.metrics.intelligibility import Recogniser, words_of
@@ -47,7 +48,8 @@ class ClipData(Benchmark):
         return super()._row_recipe() | {"clips": clips}
 
     def read(self, example):
-        return Signals(self, {k: example[k] for k in self.streams})
+        return Signals(self, {k: example[k] for k in self.streams},
+                       speaker=example.get("speaker", ""))
 
     def other(self, split: str, index: int) -> int:
         """Index of the example that replaces `index` in the shuffled baseline: another sentence, of
@@ -128,7 +130,9 @@ class ClipData(Benchmark):
 
     def clip_lips(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(aperture, mouth width) of the clip itself at 30 Hz, where they are known."""
-        return None
+        found = self.reader and self.clip(split, index, pictured.COLUMN)
+        own = found and self.reader.given(*found)
+        return (own.aperture, own.width) if own else None
 
     def clip(self, split: str, index: int, field: str) -> tuple[np.ndarray, float | None] | None:
         """(a field of the clip, its rate); None where its dataset is not at hand or lacks it."""

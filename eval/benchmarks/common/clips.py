@@ -45,7 +45,8 @@ class ClipBenchmark(ClipData):
 
     @property
     def offers(self):
-        optional = {"lips": self.has_lips, "waveform": self.full, "words": self.has_words,
+        optional = {"lips": self.has_lips, "points": self.reader is not None,
+                    "waveform": self.full, "words": self.has_words,
                     "length": self.free_length, "free": self.free_length,
                     "patches": self.patch_s is not None}
         return super().offers | {"clip", "face" if self.decoder.has_face else "codes"} | {
@@ -76,7 +77,7 @@ class ClipBenchmark(ClipData):
         # the system made up what the example lacks
         if not all(len(truth.streams[k]) for k in inputs):
             has = dict.fromkeys(has, False)
-        signals = Signals(self, made | {k: truth.streams[k] for k in inputs},
+        signals = Signals(self, made | {k: truth.streams[k] for k in inputs}, speaker=truth.speaker,
                           scored={kind for kind in has if has[kind]},
                           like=None if has[AUDIO] or not inputs else truth)
         signals.own_length = not inputs
@@ -90,13 +91,14 @@ class ClipBenchmark(ClipData):
         if variant == "shuffled":
             return self._shuffled(truth, lengths, self.truth(split, self.other(split, index)))
         signals = Signals(self, {k: np.broadcast_to(x, (lengths[k], len(x))).astype(np.float32)
-                                 for k, x in self.mean_frame.items()})
+                                 for k, x in self.mean_frame.items()}, speaker=truth.speaker)
         signals.seconds = float(np.mean([s.seconds for s in self.training]))
         self._sound_like(signals, self._hum, truth)
         return signals
 
     def _shuffled(self, truth: Signals, lengths: dict[str, int], other: Signals) -> Signals:
-        signals = Signals(self, {k: fit(other.streams[k], n) for k, n in lengths.items()})
+        signals = Signals(self, {k: fit(other.streams[k], n) for k, n in lengths.items()},
+                          speaker=truth.speaker)
         signals.seconds = other.seconds
         self._sound_like(signals, other, truth)
         if self.full:

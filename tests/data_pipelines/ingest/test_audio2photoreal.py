@@ -10,6 +10,7 @@ from avjax.errors import UserError
 from avjax.signal import resample
 from data_pipelines import extract
 from data_pipelines import prepare as preparing
+from data_pipelines.features.units.recordings import Recordings
 from data_pipelines.ingest.audio2photoreal import prepare as reader
 from data_pipelines.store import dataset as store
 from data_pipelines.store.merge import Part
@@ -126,6 +127,9 @@ def test_a_partner_is_a_voice_for_av_flow(tree, tmp_path):
     at = resample.feature_times(len(example["mel"])) * 50 - 0.625
     for stream, logits_MC in zip(("tokens", "partner_tokens"), files, strict=True):
         np.testing.assert_allclose(example[stream], resample.interpolate(logits_MC, at), atol=1e-5)
+    # units need no transcript
+    spoken = Recordings(store.open_dataset(tmp_path / "clips"), None).read("valid", 0)
+    assert len(spoken.channels) == 2 and not spoken.script.turns
 
 
 def test_a_killed_job_goes_on_and_two_parts_are_one(prepared, tree, tmp_path, monkeypatch):
@@ -158,6 +162,23 @@ def test_a_killed_job_goes_on_and_two_parts_are_one(prepared, tree, tmp_path, mo
             np.testing.assert_array_equal(now[name]["face"], clips[name]["face"])
         lines = (tmp_path / f"{other.name}.quarantine.jsonl").read_text().splitlines()
         assert {json.loads(line)["id"] for line in lines} == set(refused)
+
+
+def test_long_scenes_are_cut_where_video_and_tokens_begin_together(prepared, tree, tmp_path):
+    clips, _, _ = made("audio2photoreal", tree, tmp_path / "out", max_seconds=1.0)
+    whole = prepared[1]["TXB805-scene01"]
+    parts = [clips[f"TXB805-scene01-{first:06d}"] for first in (0, 24)]  # of 45 frames: 22.5
+    for name in ("audio", "partner_audio", "face", "body_pose", "pose_z", "logits"):
+        np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), whole[name])
+    assert len(parts[0]["logits"]) == 40 and len(parts[0]["audio"]) == 24 * 735
+    assert parts[1]["split"] == whole["split"] and parts[1]["speaker"] == "TXB805"
+
+
+def test_a_person_in_two_places_is_one_line(tree, tmp_path):
+    for place in ("a", "b"):
+        trees.scene(tmp_path / place / "GQS883", 1)
+    with pytest.raises(UserError, match="one person twice.*a/GQS883, b/GQS883"):
+        reader.corpus(tmp_path)
 
 
 @pytest.mark.parametrize(("options", "change", "message"), [

@@ -45,6 +45,10 @@ def tree(tmp_path_factory):
     for name, bad in (("h", slice(5, 40)), ("y", slice(0, 2))):
         codes = np.load(root / f"expression_codes/{name}.npy")
         codes[bad, 7] = np.inf
+        pose = np.load(root / f"headpose/{name}--headpose.npy")
+        pose = np.concatenate([pose, np.full((FRAMES, 1, 4), [0, 0, 0, 1], np.float32)], 1)
+        pose[30] = np.nan  # (N, 4, 4), as some have it
+        trees.save(root / f"headpose/{name}--headpose.npy", pose)
         trees.save(root / f"expression_codes/{name}.npy", codes)
     return root, vae
 
@@ -60,6 +64,7 @@ def test_every_defect_is_named_and_the_split_is_the_owners(prepared):
     assert refused == BROKEN
     assert {n: clips[n]["mended"] for n in MENDED} == {n: [note] for n, note in MENDED.items()}
     assert {n for n, c in clips.items() if c["split"] == "valid"} == set(DAYS[2:])
+    assert np.isfinite(clips["y"]["pose"]).all()
     assert told["clips of train"] == 4 and len(clips["x"]["face"]) == FRAMES - 3
     assert len(clips["x"]["audio"]) == len(clips["x"]["partner_audio"]) == 735 * (FRAMES - 3)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from data_pipelines.ingest.common import arrays, stereo
+from data_pipelines.ingest.common import arrays, logits, stereo
 from data_pipelines.ingest.common.files import Files
 from data_pipelines.store.dataset import Unusable
 from tests.data_pipelines.ingest.code_trees import save, wav
@@ -142,3 +142,12 @@ def test_wavs_that_are_no_sound(tmp_path, mend, reason):
     with pytest.raises(Unusable) as error:
         stereo.read(Files(tmp_path, (".wav",)), "a.wav")
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(("seconds", "total", "count", "index"), [
+    (60.0, 90.0, 4499, 3000),  # within a chunk of 100 s
+    (160.0, 250.0, 12497, 4999 + 3000),  # 4999 frames a chunk
+    (160.0, 250.0, 12400, 7936),  # other tokens: evenly
+    (250.0, 250.0, 12497, 12497)])
+def test_tokens_are_cut_at_their_times(seconds, total, count, index):
+    assert logits.index(seconds, count, total) == index

@@ -8,7 +8,8 @@ import pytest
 from avjax.errors import UserError
 from data_pipelines.ingest.common import passage
 from data_pipelines.ingest.hdtf import prepare as hdtf
-from data_pipelines.media import faces
+from data_pipelines.media import faces, landmarks
+from data_pipelines.media.facial import shape
 from tests.data_pipelines.ingest import small_films
 from tests.data_pipelines.ingest.reading import made
 
@@ -82,6 +83,31 @@ def test_a_face_needs_no_window(source, tmp_path, monkeypatch):
     assert set(refused) == {"Carol2_2", "Carol1_1", "Nina_2"}
     splits = {clip["speaker"]: clip["split"] for clip in clips.values()}
     assert splits["RD_Radio1"] == "train" and splits["Carol"] != splits["Nina"]
+
+
+def test_points_of_a_face_that_is_followed(film, tmp_path, monkeypatch):
+    """With them the rotation is full; without a face, or the packages, they are refused."""
+    source = tmp_path / "clips"
+    small_films.film(source / "Carol1_0.mp4", 2.2, fps=10)
+    monkeypatch.setattr(faces, "detector", lambda: lambda grey: [(12.0, 12.0, 40.0, 40.0)])
+    with pytest.raises(UserError, match="landmarks need a face.*--show=face"):
+        hdtf.corpus(source, landmarks="dlib68")
+    monkeypatch.setattr(landmarks, "lacking", lambda kind: "pip install them")
+    with pytest.raises(UserError, match="a package is missing.*pip install them"):
+        hdtf.corpus(source, show="face", landmarks="dlib68")
+    points_K2, rigid = np.zeros((68, 2)), shape.rigid(68)
+    points_K2[rigid.points] = rigid.xyz[:, :2]
+    monkeypatch.setattr(passage, "_finder", lambda kind: lambda image, x, y, width, roll: (
+        (x, y) + width / 2 * points_K2, 1.0))
+    monkeypatch.setattr(landmarks, "finder", lambda kind: None)
+    clips, _, _ = made("hdtf", source, tmp_path / "out", size=SIZE, rate=10.0, show="face",
+                       landmarks="dlib68")
+    [clip] = clips.values()
+    assert clip["landmarks"].shape == (22, 68, 2) and clip["pose"].shape == (22, 7)
+    # the eyes are beside the crop's middle; the head looks into the camera
+    np.testing.assert_allclose(clip["landmarks"][5, [36, 45]],
+                               [(0.33, 0.45), (0.67, 0.45)], atol=0.07)
+    assert np.abs(clip["pose"][:, 1:4]).max() < 0.15
 
 
 def test_clips_already_cut(film, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import scipy.io
 import soundfile
 
 from avjax.errors import UserError
-from data_pipelines import media
+from data_pipelines import extract, media
 from data_pipelines import prepare as preparing
 from data_pipelines.media import faces, write_media
 from data_pipelines.store import dataset as store
@@ -70,14 +70,16 @@ def tree(tmp_path_factory):
             archive.write(root / f"videos/u1.{kind}.mp4", f"u6.{kind}.mp4")
     rows = ["a1,u1,x,y,7,8,neutral,train", "a2,,lis_2,spk_2,7,9,positive,train",
             "a3,u3,x,y,7,8,neutral,train", "a4,u4,x,y,7,8,neutral,test",
-            "a5,u5,x,y,7,8,neutral,train", "a6,u6,x,y,1,2,negative,test"]
+            "a5,u5,x,y,7,8,neutral,train", "a6,u6,x,y,1,2,negative,test",
+            "a6,u6,x,y,1,2,negative,train"]
     (root / "RLD_data.csv").write_text("\n".join([HEADER, *rows]))
     return root
 
 
 def test_rows_become_listeners_with_their_speakers(tree, tmp_path):
-    clips, refused, told = made("vico", tree, tmp_path / "out", size=32)
-    assert refused == {"u3": "no face", "u4": "truncated", "u5": "a file is missing"}
+    clips, refused, told = made("vico", tree, tmp_path / "out", size=32, max_bad=0.6)
+    assert refused == {"u3": "no face", "u4": "truncated", "u5": "a file is missing",
+                       "u6, row 2 of this name": "listed twice"}
     assert {n: c["split"] for n, c in clips.items()} == {
         "u1": "train", "lis_2": "train", "u6": "test"}
     for clip in clips.values():
@@ -88,6 +90,9 @@ def test_rows_become_listeners_with_their_speakers(tree, tmp_path):
         assert "audio" not in clip
     assert clips["u1"]["speaker"] == "8" and clips["u1"]["partner_speaker"] == "7"
     assert clips["u1"]["portrait"].mean() > 60
+    shown = extract.extract(tmp_path / "out", tmp_path / "pictures", features="pictures", size=32,
+                            rate=5.0, progress=False).source("train")[0]["pictures"]
+    assert shown.shape == (11, 32, 32, 3) and shown.mean() > 60
 
 
 def coefficients(path, rows):
@@ -118,6 +123,7 @@ def test_coefficients_go_along_at_the_clips_rate(tree, tmp_path):
 @pytest.mark.parametrize(("table", "message"), [
     ("name,split\nu1,train\n", "columns missing.*RLD_data.csv"),
     (f"{HEADER}\na,u1,x,y,1,2,neutral,\n", "unknown split.*line 2"),
+    (f"{HEADER}\n{'a' * 200_000},u1,x,y,1,2,neutral,train\n", "unreadable table"),
     ("\xff\xfe\x00", "RLD_data.csv"), ("", "columns missing")])
 def test_tables_that_are_refused(tmp_path, table, message):
     (tmp_path / "RLD_data.csv").write_bytes(table.encode("latin1"))
