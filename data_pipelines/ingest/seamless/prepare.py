@@ -123,7 +123,7 @@ def _clips(root: pathlib.Path, columns: str, movement: str, partners: bool, size
     for first, last, note in cuts:
         try:
             shown = [next(c) for c in crops] if crops else [{}] * len(sides)
-        except (media.MediaError, faces.FaceError) as error:
+        except media.MediaError as error:
             yield store.Unusable(f"{error.reason}: video", id=f"{item['id']}-{first:06d}",
                                  found=str(error))
             return
@@ -172,15 +172,15 @@ def _columns(side: Side, spoken, pictures: dict, first: int, last: int) -> dict:
 
 def _crops(side: Side, size: int, cuts: Sequence[tuple]) -> Iterator[dict]:
     """Pictures and portrait of each piece, in one pass over the video."""
-    cropper, (width, _) = side.face.cropper, side.size
+    squares = planes.Squares(*side.face.cropper.squares(side.size[0]), size, side.size)
     frames = side.film.frames_at(FPS, cuts[-1][1])
     at = 0
     for first, last, _ in cuts:
         pictures = np.empty((last - first, size, size, 3), np.uint8)
         for k in range(at, last):
-            frame, turned = next(frames)
+            frame = next(frames)
             if k >= first:
-                pictures[k - first] = planes.square(frame, turned, *cropper.square(k, width), size)
+                pictures[k - first] = squares(k, *frame)
         at = last
         frontal = np.abs(side.face.pose[first:last, 0]).argmax()
         yield {"pictures": pictures, "portrait": pictures[frontal]}
