@@ -6,6 +6,7 @@
     SOURCE/talk/talk.wav                    sound alone, a channel a speaker; or one channel for
                                             all, which a transcript with times takes apart
     SOURCE/talk/ann/video.mp4, ann/audio.wav, ben/...       a folder a speaker
+    SOURCE/talk/video/ann.mp4, audio/ann.wav, ...           a folder a kind
     SOURCE/talk_ann.wav, talk_ben.wav       files of one name, up to its last part
 
 A speaker is called what the file's name does not share with the others': `talk1_ann.mp4` beside
@@ -34,6 +35,9 @@ _ROLES = {"left", "right", "ref", "user", "self", "partner", "speaker", "spk", "
           "channel", "mic", "cam", "camera", "host", "guest", "agent", "customer", "caller",
           "callee", "interviewer", "interviewee", "actor", "participant", "assistant", "side",
           "person", "track", "local", "remote", "a", "b", "c", "d", ""}
+# folders that tell what is in them, and not who
+_KINDS = {"audio", "audios", "sound", "wav", "video", "videos", "mp4", "transcript", "transcripts",
+          "text", "txt", "json", "rttm", "stm", "vtt", "textgrid"}
 _LONGEST = 40  # of a name in a script (data_pipelines/features/tavid/script.py)
 
 
@@ -190,29 +194,28 @@ def _recorded(folder: pathlib.Path, paths) -> tuple[list[_Recorded], list[pathli
     for path in paths:
         if kind(path) == "text":
             continue
-        sub = path.relative_to(folder).parent.as_posix()
-        key = ("" if sub == "." else sub, recordings.stem_of(path))
-        one = by_stem.setdefault(key, _Recorded("", [], [], []))
+        sub = _speakers_folder(path, folder)
+        one = by_stem.setdefault((sub, "" if sub else recordings.stem_of(path)),
+                                 _Recorded("", [], [], []))
         (one.videos if kind(path) == "video" else one.sounds).append(path)
-    subfolders = [sub for sub, _ in by_stem if sub]
-    repeated = [sub for sub, n in collections.Counter(subfolders).items() if n > 1]
-    if repeated:
-        raise _Refused("several recordings of one speaker",
-                       f"expected one recording in the folder of a speaker; found several in "
-                       f"{repeated[0]}; hint: name the folder above it as --source, or remove one")
     labels = _labels([sub or stem for sub, stem in by_stem])
     for label, one in zip(labels, by_stem.values(), strict=True):
         one.label = label
     of_all = []
     for path in (p for p in paths if kind(p) == "text"):
-        sub = path.relative_to(folder).parent.as_posix()
-        stem = recordings.stem_of(path)
+        sub, stem = _speakers_folder(path, folder), recordings.stem_of(path)
         own = [one for (where, of), one in by_stem.items()
-               if where == ("" if sub == "." else sub) and (where or _owner(stem, [of]))]
+               if where == sub and (where or _owner(stem, [of]))]
         own = own if len(by_stem) > 1 else []
         whose = own[0].texts if len(own) == 1 else of_all
         whose.append(path)
     return list(by_stem.values()), of_all
+
+
+def _speakers_folder(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """The folder of a speaker that a file of a conversation is in, or ""."""
+    return "/".join(part for part in path.relative_to(folder).parent.parts
+                    if part.casefold() not in _KINDS)
 
 
 def _labels(names: list[str]) -> list[str]:
@@ -235,7 +238,8 @@ def _assigned(base: Conversation, found: list[_Recorded], texts, audio_only: boo
         raise _Refused("names that repeat",
                        f"expected files of different names; found several for {one.label!r}: "
                        f"{', '.join(p.name for p in (*one.videos, *one.sounds))}; "
-                       "hint: remove one, or give it another name")
+                       "hint: remove one, or give it another name; a folder is one conversation, "
+                       "and a folder in it one speaker")
     remarks = []
     if audio_only:
         found = [one for one in found if one.sounds] or found

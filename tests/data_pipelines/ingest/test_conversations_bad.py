@@ -210,6 +210,16 @@ def test_marks_of_transcripts(said, kept):
     assert turns.spoken(said)[0] == kept
 
 
+def test_folders_in_a_conversation_are_speakers_or_kinds(tmp_path):
+    for name in ("a/ann/mic.wav", "a/ben/mic.wav", "b/audio/ann.wav", "b/audio/ben.wav",
+                 "c/one/ann.wav", "c/one/ben.wav"):
+        write(tmp_path / name, CLEAN[:10, 0])
+    found = {one.id: one for one in find.find(tmp_path)}
+    assert [[s.label for s in found[id].speakers] for id in "ab"] == 2 * [["ann", "ben"]]
+    assert found["c"].reason == "names that repeat" and "a folder in it one speaker" in \
+        found["c"].detail
+
+
 def test_names():
     assert find.named("talk1", "user") == "talk1.user" and find.named("talk1", "Ann") == "Ann"
     assert len(find.clean("x" * 99)) == 40
