@@ -164,7 +164,7 @@ BAD = {
 
 AGAIN = {  # and other files of the same reasons
     "a tier more than it says": ("not a TextGrid", "y.TextGrid", long_textgrid(SENTENCES).replace(
-        "size = 2 \nitem", "size = 1 \nitem"), 20),
+        "size = 2 \nitem", "size = 1 \nitem"), 24),
     "75 seconds": ("not a cue", "y.vtt", "WEBVTT\n\n00:75.000 --> 01:19.000\nHi", 3),
 }
 
