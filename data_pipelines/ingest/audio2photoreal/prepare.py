@@ -132,6 +132,8 @@ class Listing:
         sound, rate = stereo.read(self._files, names["audio.wav"])
         if rate != 48000:
             notes.append("sound of another sample rate, resampled")
+        if not sound[1].any():
+            notes.append(stereo.UNHEARD)
         if abs(sound.shape[1] - frames * SAMPLES) > SAMPLES or len(body) != frames:
             raise Unusable("lengths differ", where=self._files.where(names["audio.wav"]),
                            expected=f"{frames} frames, as the face has",

@@ -24,7 +24,7 @@ BROKEN = {2: "every frame is missing", 3: "lengths differ", 4: "a file is missin
 MENDED = {8: "missing frames listed that the scene has not, ignored",
           9: "face frames that are not finite, interpolated",
           10: "sound up to a frame longer or shorter, cut or padded",
-          11: "sound of another sample rate, resampled"}
+          11: "sound of another sample rate, resampled", 12: "the partner's channel is silent"}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,8 @@ def tree(tmp_path_factory):
     trees.save(one / "scene09_face_expression.npy", codes)
     trees.wav(one / "scene10_audio.wav", extra=700)
     trees.wav(one / "scene11_audio.wav", rate=44100)
+    trees.soundfile.write(one / "scene12_audio.wav",
+                          trees.wav(one / "scene12_audio.wav") * [1, 0], 48000)
     trees.statistics(one / "data_stats.pth", facekp_mean=np.zeros((274, 3)))
     trees.vae(one / "head_vae/iter-0500000.pt", 4)
     with zipfile.ZipFile(root / "TXB805.zip", "w") as archive:  # as it is downloaded
