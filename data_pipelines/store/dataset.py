@@ -109,8 +109,9 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
                    | ({"apart": apart} if apart else {}))
         def written(job, splits, shown=None) -> SplitWriter:
             writer = SplitWriter(job, name, features, max_bad, SHARD_BYTES, SHARD_SECONDS)
-            for split, items in splits.items():
-                bar = tqdm(items, desc=f"writing {job.out_dir.name}/{split}",
+            # held-out ones first: that one is empty is known before all the others are read
+            for split in sorted(splits, key="train".__eq__):
+                bar = tqdm(splits[split], desc=f"writing {job.out_dir.name}/{split}",
                            total=(totals or {}).get(split), unit="clip",
                            disable=shown, leave=False)
                 writer.write(split, bar)
