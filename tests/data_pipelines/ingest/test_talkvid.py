@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from data_pipelines.ingest.common import corpus
 from data_pipelines.ingest.talkvid import listing
 from data_pipelines.ingest.talkvid import prepare as talkvid
 from data_pipelines.media import faces
@@ -105,6 +106,9 @@ def test_the_benchmark_and_its_people_are_held_out(source, tmp_path):
     assert [item["id"] for item in found.items["test"]] == ["v1-scene1", "v1-scene1"]
     assert {item["speaker"] for item in found.items["train"]} == {"person-8", "person-9"}
     assert found.told["left out, of people of --bench"] == 4
+    bench.write_text(json.dumps([{"id": "elsewhere"}]))
+    with pytest.raises(UserError, match="none in test"):
+        corpus.listed(talkvid.corpus, source, {"bench": str(bench)})
 
 
 def test_lists_are_read_piece_by_piece(source, tmp_path, monkeypatch):
