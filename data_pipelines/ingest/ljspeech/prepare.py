@@ -61,7 +61,7 @@ def corpus(source: pathlib.Path, *, filelists: str | None = None, text: str = "n
     lists = _filelists(pathlib.Path(filelists) if filelists else table.parent, bool(filelists))
     splits = _split(rows, lists, valid_share, told)
     known = {row["id"] for row in rows}
-    items = {split: [] for split in ("train", "valid", "test") if split in splits.values()}
+    items = {split: [] for split in ("train", "valid", "test")}
     for row in rows:
         defect = row["defect"] or ("" if row["id"] in splits else "in no filelist")
         items[splits.get(row["id"], "train")].append(row | {"defect": defect})

@@ -151,7 +151,8 @@ def _tested(bench: str | None) -> tuple[set[str], set[str]]:
 
 
 def _speaker(one) -> str:
-    person = str(listing.info(one).get("Person ID") or "").strip()
+    person = listing.info(one).get("Person ID")
+    person = "" if person is None else str(person).strip()  # 0 is somebody
     return f"person-{person}" if person else f"video-{listing.youtube(one)}"
 
 

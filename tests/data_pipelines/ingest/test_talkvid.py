@@ -119,9 +119,10 @@ def test_lists_are_read_piece_by_piece(source, tmp_path, monkeypatch):
     cut.write_text(path.read_text()[:-30])
     with pytest.raises(UserError, match="unreadable list"):
         list(listing.objects(cut))
-    cut.write_text('{"id": 1}')
-    with pytest.raises(UserError, match="unreadable list.*JSON list"):
-        list(listing.objects(cut))
+    for text, found in (('{"id": 1}', "JSON list"), ("[" * 100_000, "lists in lists")):
+        cut.write_text(text)
+        with pytest.raises(UserError, match=f"unreadable list.*{found}"):
+            list(listing.objects(cut))
 
 
 def test_which_list_has_to_be_said(source, tmp_path):
@@ -140,6 +141,10 @@ def test_which_list_has_to_be_said(source, tmp_path):
     ("https://www.youtube.com/shorts/Tr6MMsoWAog", WHOLE), ("", "")])
 def test_links(link, video):
     assert listing.youtube({"info": {"Video Link": link}}) == video
+
+
+def test_person_0_is_somebody():
+    assert talkvid._speaker({"info": {"Person ID": 0}}) == "person-0"
 
 
 def test_times_that_are_no_numbers():
