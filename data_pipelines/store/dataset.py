@@ -45,6 +45,7 @@ from data_pipelines.store.schema import (
     LENGTHS_FILE,
     MENDED,
     MENDED_FILE,
+    NOTICED_FILE,
     RECIPES_FILE,
     SCHEMA_FILE,
     Feature,
@@ -68,7 +69,8 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
                   splits: dict[str, Iterable[Item]], recipes: dict[str, dict],
                   codecs: dict[str, dict[str, np.ndarray]] | None = None,
                   totals: dict[str, int] | None = None, max_bad: float = 0.0,
-                  progress: bool = True) -> "Dataset | None":
+                  progress: bool = True, noticed: dict[str, int] | None = None
+                  ) -> "Dataset | None":
     """Writes a whole dataset, or nothing; or a part of one, and the whole when it was the last
     part.
 
@@ -89,6 +91,7 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         makes). They are left out and listed in <out_dir>.quarantine.jsonl and on stderr.
         0: the first is an error.
       progress: show a bar on a terminal.
+      noticed: {what of the source whoever uses it should know: how often}, kept beside the data.
 
     Returns:
       The opened dataset; None when this was a part and others are not whole.
@@ -134,6 +137,8 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
         _write_json(tmp / SCHEMA_FILE, {n: dataclasses.asdict(f) for n, f in features.items()})
         _write_json(tmp / RECIPES_FILE, recipes)
         _write_json(tmp / IDS_FILE, writer.ids, indent=None)
+        if noticed:
+            _write_json(tmp / NOTICED_FILE, noticed)
         if MENDED in features:
             _write_json(tmp / MENDED_FILE, dict(writer.mended.most_common()))
         np.savez(tmp / LENGTHS_FILE, **{key: np.asarray(values, np.int32) for key,
