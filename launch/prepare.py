@@ -6,8 +6,8 @@ clips). avjax extract makes features of clips.
 
 `--runner=beam [--beam_options="--runner=FlinkRunner --flink_master=host:8081"]` lets Apache Beam's
 workers do the work, by default this machine's cores; they have to see the same folders. A dataset
-that is made in parts (talker) can also be shared by several processes, --processes=N, --shard=I/N,
-or started once a host; see launch/workers.py. The dataset is the same.
+that is made in parts (Talker's, named corpora) can also be shared by several processes,
+--processes=N, --shard=I/N, or started once a host; see launch/workers.py. The dataset is the same.
 """
 
 from absl import flags

@@ -21,6 +21,8 @@ if "AVJAX_XLA_DEFAULTS" not in os.environ:  # inherited by workers and subproces
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join([given, *(f"{flag}={value}" for flag, value in CHEAP.items()
                                                  if flag not in given)]).strip()
+# a program's operations need not remember who called them: a fifth less time to trace one
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

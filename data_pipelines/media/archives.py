@@ -75,8 +75,13 @@ def walk(root, skip: Collection[str] = ()) -> Iterator[Place]:
         raise UserError("a folder cannot be listed", where=str(error.filename),
                         found=error.strerror, hint="check its permissions") from error
 
-    archives = set()
+    archives, walked = set(), set()
     for base, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        here = os.path.realpath(base)
+        if here in walked:  # a link to a folder above, or a second way to one
+            folders.clear()
+            continue
+        walked.add(here)
         folders[:] = sorted(folder for folder in folders if folder not in skip)
         for name in sorted(names):
             place = pathlib.Path(base, name).relative_to(root).as_posix()

@@ -241,16 +241,14 @@ class Cropper:
         # in the picture, in its widths: a little below the box's, so that an open jaw stays inside
         self.middle = track.centre + np.stack([0 * self.side, 0.06 * self.side], 1)
 
-    def square(self, k: int, width: int) -> tuple[np.ndarray, float, float]:
-        """Middle (x, y) and side in pixels of a picture so wide, and roll, of what frame k's crop
-        shows."""
-        side = self.side[k] * width
-        if side < self.size / self.enlarged:
-            least = self.size / self.enlarged / MARGIN
-            raise FaceError("face too small", expected=f">= {least:.0f} pixels wide",
-                            found=f"{side / MARGIN:.0f}",
-                            hint="record closer or at a higher resolution")
-        return self.middle[k] * width, float(side), float(self.track.roll[k])
+    def squares(self, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Middles (N, 2) and sides (N,) in pixels of pictures so wide, and roll (N,), of what the
+        crops show."""
+        return self.middle * width, self.side * width, self.track.roll
+
+    def large(self, width: int) -> np.ndarray:
+        """(N,) whether the crop is not enlarged too much, out of pictures so wide."""
+        return self.side * width >= self.size / self.enlarged
 
     def place(self, points_NK2: np.ndarray) -> np.ndarray:
         """(N, K, 2) float32: points of the pictures, in picture widths, as fractions of the crop's
@@ -263,7 +261,13 @@ class Cropper:
     def __call__(self, k: int, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 picture of frame k -> (size, size, 3)."""
         size = self.size
-        middle, side, roll = self.square(k, image.shape[1])
+        width = image.shape[1]
+        side, middle, roll = self.side[k] * width, self.middle[k] * width, self.track.roll[k]
+        if side < size / self.enlarged:
+            least = size / self.enlarged / MARGIN
+            raise FaceError("face too small", expected=f">= {least:.0f} pixels wide",
+                            found=f"{side / MARGIN:.0f}",
+                            hint="record closer or at a higher resolution")
         # averages pixels first: interpolation alone would alias
         shrink = min(1.0, 1.5 * size / side)
         if shrink < 1:

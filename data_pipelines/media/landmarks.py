@@ -7,9 +7,11 @@ finder is made.
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 import cv2
@@ -54,6 +56,13 @@ def finder(kind: str) -> Finder:
     if command:
         raise UserError("a package is missing", where=f"--landmarks={kind}",
                         expected=" and ".join(_module(kind).NEEDS), hint=command)
+    return _loaded(kind, threading.get_ident())
+
+
+@functools.cache
+def _loaded(kind: str, thread: int) -> Finder:
+    """Loaded once a thread: one network serves no two at a time, and dlib's takes a second."""
+    del thread
     if _module(kind).NOTE:
         print(_module(kind).NOTE, file=sys.stderr, flush=True)
     return _module(kind).Finder()

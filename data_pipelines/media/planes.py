@@ -7,7 +7,6 @@ and only that is converted.
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator
 
 import av
@@ -61,32 +60,69 @@ class Film:
             yield held[1]
 
 
-def square(frame: av.VideoFrame, turned: video.Turned, middle, side: float, roll: float, size: int
-           ) -> np.ndarray:
-    """(size, size, 3) uint8 RGB.
+class Squares:
+    """Cuts squares out of decoded frames of one size: `squares(k, frame, turned)` is the k-th,
+    (size, size, 3) uint8 RGB.
 
     Args:
-      frame, turned: of any format, as `Film.frames_at` yields them.
-      middle: of the square: x and y in pixels, 0 the middle of the first.
-      side: of the square, pixels.
-      roll: radians by which it is turned clockwise in the picture.
-      size: of the result, pixels.
+      middle_N2: of the squares: x and y in pixels, 0 the middle of the first.
+      side_N: of the squares, pixels.
+      roll_N: radians by which they are turned clockwise in the picture.
+      size: of the results, pixels.
+      picture: width and height of the upright frames.
     """
-    x, y = middle
-    if frame.format.name not in _PLANAR or any(turned):
-        return _cut(video.upright(frame, turned), x, y, side, roll, size)
-    luma, u, v = (_view(plane) for plane in frame.planes)
-    left, right, top, bottom = _around(x, y, side, roll, size, *luma.shape)
-    half = np.s_[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]
-    luma, u, v, unit = luma[top : bottom, left : right], u[half], v[half], 1
-    if side > 2 * size:  # averages pixels first: interpolation alone would alias
-        luma, unit = cv2.resize(luma, u.shape[::-1], interpolation=cv2.INTER_AREA), 2
-    else:
-        u, v = (cv2.resize(c, luma.shape[::-1], interpolation=cv2.INTER_LINEAR) for c in (u, v))
-    x, y = ((at - corner + 0.5) / unit - 0.5 for at, corner in ((x, left), (y, top)))
-    cut = _cut(cv2.merge([luma, u, v]), x, y, side / unit, roll, size)
-    full = frame.format.name == "yuvj420p" or frame.color_range == 2
-    return cv2.transform(cut, _to_rgb(frame.colorspace, full))
+
+    def __init__(self, middle_N2, side_N, roll_N, size: int, picture: tuple[int, int]):
+        self._size = size
+        cos_N, sin_N = np.cos(roll_N), np.sin(roll_N)
+        step_N = np.asarray(side_N) / size
+        reach_N = np.asarray(side_N) / 2 * (np.abs(cos_N) + np.abs(sin_N))
+        reach_N += 2 * np.maximum(2.0, step_N)
+        # pixels are averaged first, by halves, which is fast: interpolation alone would alias
+        halved_N = np.ceil(np.log2(np.maximum(step_N, 1e-6)) - 1 - 1e-9).clip(0, 8).astype(int)
+        spans, first = [], []
+        for at_N, pixels in zip(np.transpose(middle_N2), picture, strict=True):
+            begin_N = np.clip(at_N - reach_N, 0, max(pixels - 2, 0)).astype(int) // 2 * 2
+            # an even number, since halves of others are taken five times as slowly
+            end_N = (np.maximum(at_N + reach_N, begin_N).astype(int) + 3) // 2 * 2
+            spans += [begin_N, np.minimum(end_N, pixels)]
+            first.append((at_N - begin_N + 0.5) / 2**halved_N - 0.5)
+        least_N = np.minimum(spans[1] - spans[0], spans[3] - spans[2])
+        self._halved = np.minimum(halved_N, np.log2(np.maximum(least_N, 1)).astype(int)).tolist()
+        self._spans = np.stack(spans, 1).tolist()
+        # result pixel -> pixel of the halved part
+        cos_N, sin_N = (x * step_N / 2**halved_N for x in (cos_N, sin_N))
+        edge = (size - 1) / 2
+        self._matrices = np.stack([
+            np.stack([cos_N, -sin_N, first[0] - (cos_N - sin_N) * edge], -1),
+            np.stack([sin_N, cos_N, first[1] - (sin_N + cos_N) * edge], -1)], 1)
+
+    def __call__(self, k: int, frame: av.VideoFrame, turned: video.Turned) -> np.ndarray:
+        left, right, top, bottom = self._spans[k]
+        if frame.format.name not in _PLANAR or any(turned):
+            part = video.upright(frame, turned)[top:bottom, left:right]
+            for _ in range(self._halved[k]):
+                part = _half(part)
+            return self._turned(k, part)
+        luma, u, v = (_view(plane) for plane in frame.planes)
+        half = np.s_[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]
+        luma, u, v = luma[top:bottom, left:right], u[half], v[half]
+        for already in range(self._halved[k]):
+            luma = cv2.resize(luma, u.shape[::-1], interpolation=cv2.INTER_AREA) if not already \
+                else _half(luma)
+            if already:
+                u, v = _half(u), _half(v)
+        if not self._halved[k]:
+            u, v = (cv2.resize(c, luma.shape[::-1]) for c in (u, v))
+        full = frame.format.name == "yuvj420p" or frame.color_range == 2
+        cut = self._turned(k, cv2.merge([luma, u, v]))
+        return cv2.transform(cut, _to_rgb(frame.colorspace, full))
+
+    def _turned(self, k: int, part: np.ndarray) -> np.ndarray:
+        """Beyond the picture's edge the edge is drawn out."""
+        return cv2.warpAffine(part, self._matrices[k], (self._size, self._size),
+                              borderMode=cv2.BORDER_REPLICATE,
+                              flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def _view(plane) -> np.ndarray:
@@ -95,36 +131,11 @@ def _view(plane) -> np.ndarray:
     return rows[: plane.height, : plane.width]
 
 
-def _cut(image: np.ndarray, x: float, y: float, side: float, roll: float, size: int) -> np.ndarray:
-    """The square of an image (H, W, 3); beyond its edge the edge is drawn out."""
-    left, right, top, bottom = _around(x, y, side, roll, size, *image.shape[:2])
-    part, unit = image[top : bottom, left : right], 1
-    while side > 2 * unit * size and min(part.shape[:2]) > 1:  # by halves, which is fast
-        part = part[: len(part) // 2 * 2, : part.shape[1] // 2 * 2]
-        part = cv2.resize(part, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        unit *= 2
-    # result pixel -> pixel of the halved part
-    step = side / size / unit
-    cos, sin = step * math.cos(roll), step * math.sin(roll)
-    middle = (size - 1) / 2
-    first = (x - left + 0.5) / unit - 0.5 - (cos - sin) * middle
-    second = (y - top + 0.5) / unit - 0.5 - (sin + cos) * middle
-    matrix = np.array([[cos, -sin, first], [sin, cos, second]])
-    return cv2.warpAffine(part, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE,
-                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-
-
-def _around(x, y, side, roll, size, height, width) -> tuple[int, int, int, int]:
-    """Left, right, top and bottom of what a square needs of an image."""
-    reach = side / 2 * (abs(math.cos(roll)) + abs(math.sin(roll))) + 2 * max(2.0, side / size)
-    return *_span(x - reach, x + reach, width), *_span(y - reach, y + reach, height)
-
-
-def _span(first: float, last: float, size: int) -> tuple[int, int]:
-    """Pixels from `first` to `last` as far as there are any, at least two where there are: from an
-    even one, an even number, since halves of others are taken five times as slowly."""
-    begin = min(max(int(first), 0), max(size - 2, 0)) // 2 * 2
-    return begin, min(max(int(last) + 2, begin + 1) + 1, size + 1) // 2 * 2 if size > 1 else 1
+def _half(image: np.ndarray) -> np.ndarray:
+    """An image at half the size: means of two by two pixels, an odd one at the end left out."""
+    height, width = (n // 2 for n in image.shape[:2])
+    return cv2.resize(image[: 2 * height, : 2 * width], (width, height),
+                      interpolation=cv2.INTER_AREA)
 
 
 @functools.cache

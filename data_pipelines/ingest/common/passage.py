@@ -244,7 +244,8 @@ def _shown(image: np.ndarray, show, path) -> np.ndarray:
     side = min(height, width)
     if show == PICTURE and max(height, width) > side * (1 + _SQUARE):
         raise MediaError("not a square picture", path, expected="a face that is cut out",
-                         found=f"{width} x {height}", hint="--show=face follows one")
+                         found=f"sides of {width / height:.2f} : 1",
+                         hint="--show=face follows one")
     top, left = (height - side) // 2, (width - side) // 2
     return image[top:top + side, left:left + side]
 

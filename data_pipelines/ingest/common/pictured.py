@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from avjax.errors import UserError
 from avjax.signal import rates
 from data_pipelines.declared import Option
-from data_pipelines.ingest.clips import write
-from data_pipelines.ingest.common import corpus, passage
+from data_pipelines.ingest.common import corpus, passage, recording
 from data_pipelines.ingest.common.passage import FACE
+from data_pipelines.ingest.common.recordings import printable
 from data_pipelines.media import archives, faces
 from data_pipelines.media import landmarks as media_landmarks
 from data_pipelines.media.archives import Place
@@ -66,7 +66,7 @@ class Shown:
             out["pictures"] = {"kind": "recorded", "size": self.size, "rate": self.rate,
                                "show": self.show}
         if self.show == FACE:
-            pose, points = write.pose_recipes(self.landmarks)
+            pose, points = recording.head_recipes(self.landmarks)
             out["pictures"]["margin"] = faces.MARGIN
             out |= {"pose": pose | {"rate": self.rate}} | points
         return out
@@ -105,9 +105,10 @@ def read(root, shown: Shown, item: Mapping[str, Any],
 
 def row(item: Mapping[str, Any], audio, mended) -> dict:
     """What a clip has that is only heard."""
-    return {"id": item["id"], "text": "", "mended": corpus.mended(*mended),
-            ABOUT: json.dumps(item["about"]), "speaker": item["speaker"],
-            "identity": columns.identity_of(item["speaker"]), "words": "[]", "audio": audio}
+    id, speaker = printable(item["id"]), printable(item["speaker"])
+    return {"id": id, "text": "", "mended": corpus.mended(*mended),
+            ABOUT: json.dumps(item["about"]), "speaker": speaker,
+            "identity": columns.identity_of(speaker), "words": "[]", "audio": audio}
 
 
 def entry(place: Place | None) -> list[str]:

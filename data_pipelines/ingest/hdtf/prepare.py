@@ -104,9 +104,13 @@ def read(root: pathlib.Path, shown: Shown, item: dict[str, Any]) -> Iterator[dic
 
 def _of_files(files: dict[str, Place]) -> list[dict[str, Any]]:
     """Clips that are already cut out."""
-    matches = {place: _CUT.fullmatch(stem) for stem, place in files.items()}
-    return [_item(match[1] or _set(match[2]), f"{match[2]}_{int(match[3])}", match[2], place)
-            for place, match in matches.items() if match]
+    out, seen = [], set()
+    for stem, place in files.items():
+        if match := _CUT.fullmatch(stem):
+            one = _item(match[1] or _set(match[2]), f"{match[2]}_{int(match[3])}", match[2], place)
+            out.append(one | {"defect": "duplicate clip" * (one["id"] in seen)})
+            seen.add(one["id"])
+    return out
 
 
 def _set(video: str) -> str:
@@ -116,7 +120,7 @@ def _set(video: str) -> str:
 def _of_lists(place: pathlib.Path, files: dict[str, Place], told: Counter,
               show: str) -> list[dict[str, Any]]:
     """Clips of the lists: those that are there, and those whose video is."""
-    cut = {one["id"]: one["place"] for one in _of_files(files)}
+    cut = {one["id"]: one["place"] for one in _of_files(files) if not one["defect"]}
     by_id = {m[1]: path for stem, path in files.items() if (m := _YOUTUBE.search(stem))}
     out = []
     for clip in lists.read(place, told):
@@ -132,7 +136,7 @@ def _of_lists(place: pathlib.Path, files: dict[str, Place], told: Counter,
                 "begin": clip.begin, "end": clip.end, "defect": defect,
                 "window": clip.window and [*clip.window, clip.of]})
     if not out:
-        raise UserError("none of the listed videos is here", where=str(place.parent),
+        raise UserError("none of the listed videos is here", where=str(place),
                         expected="videos or clips named as the lists have them",
                         found=f"{len(files)} video files", hint="put them below --source")
     return out

@@ -98,7 +98,13 @@ def face(box_N4, valid_N, keypoints_N1333, rows_K: np.ndarray, picture: tuple[in
                                  np.clip(np.nan_to_num(score), 0, 1))
     track = track.turned(rotation)
     cropper = faces.Cropper(track, size, FPS)
-    return Face(cropper, cropper.place(points / width), track.pose(rotation), known)
+    large = cropper.large(width)
+    if not (known & large).any():
+        raise Unusable("face too small", expected=f"crops of {size / cropper.enlarged:.0f} pixels",
+                       found=f"{cropper.side.max() * width:.0f} at most",
+                       hint="a smaller --size takes smaller faces")
+    return Face(cropper, cropper.place(points / width), track.pose(rotation),
+                known & large)
 
 
 def code(expression_NF, valid_N, rows_K: np.ndarray, notes: set[str]

@@ -165,7 +165,7 @@ def _read(files: Files, columns: str, movement: str, size: int) -> Side:
     if columns == "sound":
         return side
     shown = _shown(files, seconds, columns == "video")
-    _look(side, files, shown, seconds, size)
+    _look(side, files, shown, seconds, size if columns == "video" else 1)
     if movement:
         code_NF, valid_N = files.arrays(f"{movement}:expression", f"{movement}:is_valid")
         _check_shape(code_NF, f"{movement}:expression", 128)

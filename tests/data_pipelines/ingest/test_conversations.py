@@ -197,11 +197,11 @@ def test_talkers_examples_are_turns(talks):
     assert {r["speaker"] for r in rows.values()} == {"ann", "ben"}
 
 
-@pytest.mark.parametrize("speakers", [3, 4])
-def test_more_speakers(tmp_path, speakers):
+def test_more_speakers(tmp_path):
+    speakers = 3
     turns = [(k % speakers, 0.2 + k, 0.9 + k, f"this is turn {k}") for k in range(12)]
     x = channels(turns, 12.5, speakers)
-    names = ("ann", "ben", "cleo", "dan")[:speakers]
+    names = ("ann", "ben", "cleo")
     for k, name in enumerate(names):
         write(tmp_path / "s" / "talk" / f"{name}.wav", x[:, k])
     stm(tmp_path / "s" / "talk" / "talk.stm", names, turns)

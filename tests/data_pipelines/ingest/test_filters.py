@@ -50,6 +50,7 @@ def finder(kind):
 @pytest.fixture
 def here(monkeypatch):
     monkeypatch.setattr(landmarks, "finder", finder)
+    monkeypatch.setattr(faces, "detector", lambda: detect)
 
 
 def record(path, seconds, *, yaw=lambda t: 0, hidden=lambda t: False, at=lambda t: (80, 50),
@@ -112,8 +113,8 @@ def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys):
 
 def test_conversations_have_landmarks_of_every_speaker(tmp_path, here):
     folder = tmp_path / "source" / "talk"
-    record(folder / "ann.mp4", 8.0, yaw=lambda t: 10)
-    record(folder / "bob.mp4", 8.0, yaw=lambda t: -20, at=lambda t: (90, 60), tone=300)
+    record(folder / "ann.mp4", 5.5, yaw=lambda t: 10)
+    record(folder / "bob.mp4", 5.5, yaw=lambda t: -20, at=lambda t: (90, 60), tone=300)
     conversations.prepare(tmp_path / "source", tmp_path / "out", landmarks="dlib68", detect=detect,
                           **OPTIONS)
     dataset = store.open_dataset(tmp_path / "out")

@@ -13,6 +13,8 @@ from data_pipelines.media.facial import shape
 from tests.data_pipelines.ingest import small_films
 from tests.data_pipelines.ingest.reading import made
 
+# pictures of one colour
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
 SIZE = 16
 LISTS = {
     # a byte-order mark, as WDA's has
@@ -115,12 +117,16 @@ def test_clips_already_cut(film, tmp_path, monkeypatch):
     square = small_films.film(source / "WDA_Carol1_000.mp4", 2.2)
     for name in ("Carol2_0", "Radio11_1", "hdtf_WRA_Nina_001"):
         shutil.copy(square, source / f"{name}.mp4")
+    shutil.copy(square, source / "WDA_Carol2_000.mp4")
+    shutil.copy(square, bytes(source / "Jos") + b"\xe9_0.mp4")  # a name of an older system
+    (source / "again").symlink_to(source)
     shutil.copy(film, source / "Wide_0.mp4")
     shutil.copy(square, source / "readme.mp4")
     clips, refused, told = made("hdtf", source, tmp_path / "out", size=SIZE)
     assert {id: clip["speaker"] for id, clip in clips.items()} == {
-        "Carol1_0": "Carol", "Carol2_0": "Carol", "Radio11_1": "RD_Radio11", "Nina_1": "Nina"}
-    assert refused == {"Wide_0": "not a square picture"}
+        "Carol1_0": "Carol", "Carol2_0": "Carol", "Radio11_1": "RD_Radio11", "Nina_1": "Nina",
+        "Jos\\xe9_0": "Jos\\xe9"}
+    assert refused == {"Wide_0": "not a square picture", "Carol2_0": "duplicate clip"}
     assert told["video files that are no clips of HDTF"] == 1
 
 

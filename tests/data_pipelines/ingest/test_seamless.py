@@ -320,6 +320,17 @@ def test_errors_of_the_command(tmp_path, good):
         made(good, tmp_path / "out", columns="sound", movement="movement")
 
 
+def test_a_face_too_small_for_the_pictures_is_left_out():
+    arrays = tree.arrays(90, 3.0, 0)
+    box, valid, points = (arrays[f"boxes_and_keypoints:{k}"] for k in ("box", "is_valid_box",
+                                                                       "keypoints"))
+    points[:30, :, :2] = points[:30, :, :2] * 3  # near at first
+    found = seen.face(box * 3, valid, points, np.arange(90), (288, 480), 192, set())
+    assert found.known[:15].all() and not found.known[60:].any()
+    with pytest.raises(store.Unusable, match="face too small"):
+        seen.face(box, valid, points[60:].repeat(3, 0), np.arange(90), (96, 160), 192, set())
+
+
 def test_long_interactions_are_cut_in_silences():
     known = np.ones(30 * 30, bool)
     known[:40] = known[700:730] = False

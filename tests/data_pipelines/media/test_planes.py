@@ -34,7 +34,8 @@ def test_a_square_is_that_of_the_rgb_picture(form, square):
     matrix = np.concatenate([turn, (middle - turn @ np.full(2, (size - 1) / 2))[:, None]], 1)
     expected = cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE,
                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    found = planes.square(frame, UPRIGHT, middle, side, roll, size)
+    squares = planes.Squares([middle], [side], [roll], size, (320, 400))
+    found = squares(0, frame, UPRIGHT)
     assert np.abs(found.astype(int) - expected).mean() < 2.5
 
 
@@ -57,8 +58,8 @@ def test_frames_at_a_rate_are_the_nearest_in_time(tmp_path):
     film(str(tmp_path / "a.mp4"), 90, fps)
     found = planes.Film(tmp_path / "a.mp4")
     assert (found.declared.frames, round(found.declared.rate, 3)) == (90, 29.98)
-    shades = [planes.square(f, t, (16, 16), 16, 0.0, 8).mean() - 40
-              for f, t in found.frames_at(25.0, 80)]
+    squares = planes.Squares([(16.0, 16.0)], [16.0], [0.0], 8, (32, 32))
+    shades = [squares(0, *frame).mean() - 40 for frame in found.frames_at(25.0, 80)]
     nearest = np.minimum(np.arange(80) / 25 * float(fps), 89).round()
     assert np.abs(np.array(shades) - nearest).max() < 1.5
 
