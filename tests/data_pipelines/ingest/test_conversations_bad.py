@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import soxr
 
+from avjax.encoders.voice_activity import Detector
 from avjax.errors import UserError
 from data_pipelines.ingest.conversations import checks, find, offsets, prepare, turns
+from data_pipelines.ingest.conversations import said as transcribed
 from data_pipelines.media import write_media
+from data_pipelines.media.transcripts import Said
 from tests.data_pipelines.ingest.test_conversations import (
     RATE,
     SECONDS,
@@ -255,3 +258,13 @@ def test_names():
     assert find.named("talk1", "user") == "talk1.user" and find.named("talk1", "Ann") == "Ann"
     assert len(find.clean("x" * 99)) == 40
     assert json.loads(json.dumps(prepare.CHECKS)) == prepare.CHECKS
+
+
+def test_words_of_nobody_are_told_of():
+    said = [Said(name, "so it is", start, start + 1.0)
+            for name, start in (("ann", 0.0), (None, 1.0), ("ben", 2.0))]
+    silence = np.zeros(3 * 22050, np.float32)
+    told = transcribed.told(said, ("ann", "ben"), [silence, silence], 0.0, 3.0, Detector())
+    assert told.mended == (transcribed.UNNAMED,) and len(told.utterances) == 2
+    assert not transcribed.told(said[::2], ("ann", "ben"), [silence] * 2, 0.0, 3.0,
+                                Detector()).mended
