@@ -1,11 +1,12 @@
 """Folders and archives as people have them: pieces that are missing, hidden files, links."""
 
+import tarfile
 import zipfile
 
 import pytest
 
 from avjax.errors import UserError
-from data_pipelines.media import archives
+from data_pipelines.media import archives, tar_tree
 
 
 def zipped(path, names) -> bytes:
@@ -48,3 +49,13 @@ def test_links(tmp_path):
     (tmp_path / "a/gone.mp4").symlink_to("nowhere")
     [place] = archives.walk(tmp_path)
     assert (place.file, place.bytes(tmp_path)) == ("a/gone.mp4", 0)
+
+
+def test_a_member_of_less_than_nothing(tmp_path):
+    header = bytearray(tarfile.TarInfo("a.wav").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 10 + b"\xfe\0"  # its size, -512
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(10240))
+    with pytest.raises(tarfile.ReadError, match="ends inside a.wav"):
+        list(tar_tree.plain(tmp_path / "x.tar", lambda name, why: None))
