@@ -4,6 +4,7 @@ What a clip is: listing.py finds the files, side.py reads one side of an interac
 long ones. Both sides of a dyad become a clip each, with the other as the partner.
 """
 
+import concurrent.futures
 import functools
 import json
 import pathlib
@@ -101,8 +102,17 @@ def _clips(root: pathlib.Path, columns: str, movement: str, partners: bool, size
                              id=item["id"], expected="two files of an interaction",
                              found=", ".join(names),
                              hint="--nopartners takes every side by itself")
-    sides = [sides_of.read(sides_of.Files(root, name, files, name in item["cut"]), columns,
-                           movement, size) for name, files in item["sides"].items()]
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:  # a thread a side
+        yield from _of_sides(root, columns, movement, size, max_seconds, item, pool)
+
+
+def _of_sides(root: pathlib.Path, columns: str, movement: str, size: int, max_seconds: float,
+              item: dict, pool: concurrent.futures.Executor) -> Iterator[dict | store.Unusable]:
+    def read(name: str) -> Side:
+        files = sides_of.Files(root, name, item["sides"][name], name in item["cut"])
+        return sides_of.read(files, columns, movement, size)
+
+    sides = list(pool.map(read, item["sides"]))
     lengths = [s.frames for s in sides]
     if max(lengths) - min(lengths) > FPS:
         raise store.Unusable("lengths differ", id=item["id"], expected="sides that end together",
@@ -122,7 +132,7 @@ def _clips(root: pathlib.Path, columns: str, movement: str, partners: bool, size
     crops = [_crops(s, size, cuts) for s in sides] if columns == "video" else None
     for first, last, note in cuts:
         try:
-            shown = [next(c) for c in crops] if crops else [{}] * len(sides)
+            shown = list(pool.map(next, crops)) if crops else [{}] * len(sides)
         except media.MediaError as error:
             yield store.Unusable(f"{error.reason}: video", id=f"{item['id']}-{first:06d}",
                                  found=str(error))
