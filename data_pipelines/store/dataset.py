@@ -185,18 +185,17 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
     if not isinstance(checksums, dict) or not all(isinstance(c, dict) and "bytes" in c
                                                   for c in checksums.values()):
         raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE),
-                        hint="copy the folder again, or "
-                        "name another one")
-    for needed in ("features.json", "dataset_info.json", SCHEMA_FILE, RECIPES_FILE, IDS_FILE):
-        if needed not in checksums:
-            raise UserError("dataset is not whole", where=str(directory / CHECKSUMS_FILE),
-                            expected=f"an entry {needed}", found="none",
-                            hint=f"copy the folder again, or {_REMAKE}")
+                        hint="copy the folder again, or name another one")
+    _check_entries(directory, checksums, "features.json", "dataset_info.json", SCHEMA_FILE,
+                   RECIPES_FILE, IDS_FILE)
     for file, recorded in checksums.items():
         _check_file(directory / file, recorded, contents=file.endswith(".json"), missing=missing)
     schema = {n: Feature(**f | {"shape": tuple(f["shape"])})
               for n, f in _read_json(directory / SCHEMA_FILE).items()}
     builder = tfds.builder_from_directory(str(directory))
+    shards = [shard for split in builder.info.splits.values() for shard in split.filenames]
+    apart = [frames.beside(s, n) for s in shards for n, f in schema.items() if f.apart]
+    _check_entries(directory, checksums, *shards, *apart, *([LENGTHS_FILE] if apart else ()))
     found = {n: _describe(f) for n, f in builder.info.features.items()}
     expected = {n: (f.shape, f.dtype) for n, f in schema.items() if not f.apart}
     if found != expected:
@@ -324,6 +323,7 @@ class Source(Sequence):
         path = shard.with_name(frames.beside(shard.name, name))
         start, length = map(int, self._apart[name][index])
         return frames.Frames(path, start, length, self._features[name],
+                             self._dataset.checksums[path.name]["sha256"],
                              functools.partial(self._explained, index, path))
 
     def __repr__(self) -> str:
@@ -358,6 +358,14 @@ def _fingerprint(path: pathlib.Path) -> dict:
     with open(path, "rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(),
                 "bytes": path.stat().st_size}
+
+
+def _check_entries(directory: pathlib.Path, checksums: dict, *files: str) -> None:
+    for needed in files:
+        if needed not in checksums:
+            raise UserError("dataset is not whole", where=str(directory / CHECKSUMS_FILE),
+                            expected=f"an entry {needed}", found="none",
+                            hint=f"copy the folder again, or {_REMAKE}")
 
 
 def _check_file(path: pathlib.Path, recorded: dict, *, contents: bool, missing=StorageError,
