@@ -53,7 +53,8 @@ def presets(name: str) -> list[ConfigDict]:
             if function.__module__ == module.__name__ and not inspect.signature(
                     function).parameters:
                 made = function()
-                found += [made] if isinstance(made, ConfigDict) and made.get("name") == name else []
+                if isinstance(made, ConfigDict) and made.get("name") == name and made not in found:
+                    found.append(made)
     return found
 
 
