@@ -62,8 +62,8 @@ def contained(content: bytes) -> np.ndarray:
     cut short, or of objects."""
     content = np.frombuffer(content, np.uint8)
     shape, fortran, dtype, offset = header(content)
-    needed = offset + dtype.itemsize * math.prod(shape)
-    if dtype.hasobject or needed > len(content):  # np.load would first make room for all of it
+    # np.load would first make room for all of it
+    if dtype.hasobject or _end(shape, dtype, offset) > len(content):
         raise ValueError(f"{shape} {dtype} in {len(content)} bytes")
     return np.ndarray(shape, dtype, content, offset, order="F" if fortran else "C")
 
