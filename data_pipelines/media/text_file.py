@@ -19,20 +19,28 @@ _NAMES = {"cp1252": "Windows-1252 or Latin-1", "utf-16": "UTF-16 without a byte-
           "": "no text"}
 
 
+class TextError(UserError):
+    """A file that is no text; `reason` in few words, for what leaves out the item it belongs to."""
+
+    def __init__(self, what: str, **details):
+        self.reason = f"unreadable {what}"
+        super().__init__(self.reason, **details)
+
+
 def read(path, *, what: str = "text", expected: str = "a text file in UTF-8") -> str:
     """The text of a file, without a byte-order mark. Line ends stay as they are.
 
     Args:
       what: the file's role, for the message.
 
-    Raises UserError: a missing file, and one in an encoding that cannot be known, with the line and
+    Raises TextError: a missing file, and one in an encoding that cannot be known, with the line and
     the likely encoding. StorageError where it cannot be read now.
     """
     try:
         content = pathlib.Path(path).read_bytes()
     except OSError as error:
         failures.check(error, path)
-        raise UserError(f"unreadable {what}", where=str(path), expected=expected,
+        raise TextError(what, where=str(path), expected=expected,
                         found=error.strerror or type(error).__name__) from error
     return decoded(content, where=str(path), what=what, expected=expected)
 
@@ -56,9 +64,7 @@ def decoded(content: bytes, *, where: str, what: str, expected: str) -> str:
             shown += f" in {near.strip().splitlines()[0]!r}"
     hint = f"iconv -f {likely.upper()} -t UTF-8 {where} > NEW" if likely else "give a text file"
     found = f"{shown}: {encoding} it is not, {_NAMES[likely]} it may be"
-    raise UserError(f"unreadable {what}", where=f"{where}, line {line}", expected=expected,
-                    found=found,
-                    hint=hint)
+    raise TextError(what, where=f"{where}, line {line}", expected=expected, found=found, hint=hint)
 
 
 def _by_zeros(content: bytes) -> str:

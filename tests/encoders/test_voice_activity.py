@@ -54,11 +54,13 @@ def test_stretches_of_real_recordings_equal_recorded(recorded):
 
 def test_network_equals_recorded(recorded):
     """Where the recordings and the package are."""
-    root = pathlib.Path(folder()).parents[1]
-    for name, told in config(recorded)["files"].items():
+    root = pathlib.Path(folder()).absolute().parent.parent
+    files = {name: told for name, told in config(recorded)["files"].items()
+             if (root / told["name"]).is_file()}
+    if not files or not importlib.util.find_spec(silero.PACKAGE):
+        pytest.skip(f"the recordings below {root} or the package {silero.PACKAGE} are not here")
+    for name, told in files.items():
         variant = "native" if told["rate"] == RATE else "as16k"
-        if not (root / told["name"]).is_file() or not importlib.util.find_spec(silero.PACKAGE):
-            pytest.skip(f"{told['name']} or the package {silero.PACKAGE} is not here")
         audio, _ = soundfile.read(root / told["name"], dtype="float32")
         other = silero.default_weights().with_name("silero_vad_16k.safetensors")
         for weights, suffix in ((None, ""), (str(other), "_safetensors_weights")):
@@ -145,7 +147,8 @@ def test_energy_finds_what_is_loud(rate):
     np.testing.assert_allclose(found, spans, atol=0.1)
     found = voice_activity.speech(bursts(spans, 4, rate), rate, kind="energy:min_silence_ms=800")
     np.testing.assert_allclose(found, [[0.5, 3.0]], atol=0.1)
-    for nothing in (np.zeros(3 * rate, np.float32), np.zeros(10, np.int16), np.zeros(0)):
+    for nothing in (np.zeros(3 * rate, np.float32), np.zeros(10, np.int16), np.zeros(0),
+                    np.full(rate // 30, 0.1)):
         assert voice_activity.speech(nothing, rate).shape == (0, 2)
     with pytest.raises(UserError, match="not finite"):
         voice_activity.speech(np.full(rate, np.nan), rate)
@@ -163,11 +166,17 @@ def test_what_leaks_into_a_microphone_is_not_its_speakers():
     quiet = Detector().separated(heard, rate)
     assert not quiet[0][2 * rate:3 * rate].any() and not quiet[1][:rate].any()
     np.testing.assert_array_equal(quiet[0][rate * 6 // 10:rate], heard[0][rate * 6 // 10:rate])
+    backwards = [x[::-1] for x in heard]  # first what leaks, then the own speech
+    for samples, own in ((rate * 9 // 4, [(2.5, 3.5)]), (1000, [(1, 2), (2.5, 3.5)])):
+        cut = [backwards[0], backwards[1][:samples]]  # the other channel ends before
+        found = detector.own_speech(Detector()(cut, rate), cut, rate)
+        np.testing.assert_allclose(found[0], own, atol=0.1)
 
 
 @pytest.mark.parametrize("text, message", [
     ("loud", "unknown voice activity.*energy or neural"),
-    ("energy:loudness=3", "no such option.*threshold=NUMBER.*loudness=3"),
+    ("energy:loudness=3", "no such option.*from 0 on min_speech_ms.*loudness=3"),
+    ("energy:threshold=50", "no such option.*threshold.*from 0 to 1.*threshold=50"),
     ("energy:threshold=high", "no such option.*threshold=high"),
     ("energy:threshold=nan", "no such option"),
 ])

@@ -15,7 +15,7 @@ KINDS = ("energy", "neural")
 HELP = ("energy, or neural (pip install --no-deps silero-vad), and options, e.g. "
         "neural:threshold=0.6,min_silence_ms=300")
 BLEED_DB = 15.0  # what is so much quieter than in another channel is that one's voice (ours)
-_FRAME = 0.02  # seconds of the frames in which channels are compared, over five of them
+_FRAME = 0.02  # seconds of the frames in which channels are compared, smoothed as energy.py does
 _SHORTEST = 5  # frames that remain of a stretch, or it is dropped
 
 
@@ -45,11 +45,14 @@ class Detector:
                     values[name] = {"true": True, "false": False}[value.lower()]
                 else:
                     values[name] = float(value)
-                if name not in fields or not values[name] >= 0:  # which NaN is not
+                highest = 1 if name.endswith("threshold") else math.inf
+                if name not in fields or not 0 <= values[name] <= highest:  # which NaN is not
                     raise ValueError
             except (ValueError, KeyError):
                 raise UserError("no such option of the voice activity", where=where,
-                                expected=", ".join(f"{n}=NUMBER" for n in fields),
+                                expected="threshold and neg_threshold from 0 to 1, longest_silence "
+                                "true or false, and from 0 on " + ", ".join(
+                                    n for n in fields if n.endswith(("_ms", "_s"))),
                                 found=item) from None
         found = cls(kind, Options(**values), weights)
         found.check()
@@ -123,12 +126,12 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
                bleed_db: float = BLEED_DB) -> list[np.ndarray]:
     """Speech (K, 2) of each channel without what another channel is `bleed_db` louder in: that has
     leaked into the microphone. Channels of one conversation, recorded with about the same gain."""
-    hop = round(_FRAME * rate)
-    step, frames = hop / rate, min(map(len, channels)) // hop
-    if len(channels) < 2 or not frames:
+    if len(channels) < 2:
         return list(found)
-    power_CT = np.stack([np.convolve(np.square(x[:frames * hop], dtype=np.float64)
-                                     .reshape(frames, hop).mean(1), np.full(5, 0.2), "same")
+    hop = round(_FRAME * rate)
+    step, frames = hop / rate, -(-max(map(len, channels)) // hop)
+    power_CT = np.stack([energy.smooth(np.square(np.pad(x, (0, frames * hop - len(x))),
+                                        dtype=np.float64).reshape(frames, hop).mean(1))
                          for x in channels])
     out = []
     for c, speech_K2 in enumerate(found):
@@ -138,7 +141,7 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
         if (speaks_T & leaked_T).any():
             pieces_K2 = segments.intervals(speaks_T & ~leaked_T)
             pieces_K2 = pieces_K2[np.diff(pieces_K2)[:, 0] >= _SHORTEST] * step
-            out.append(pieces_K2)
+            out.append(np.minimum(pieces_K2, len(channels[c]) / rate))
         else:
             out.append(speech_K2)
     return out

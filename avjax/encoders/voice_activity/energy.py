@@ -13,6 +13,12 @@ BELOW_DB, FLOOR_DB, SMOOTH = 35.0, -60.0, 5
 RECIPE = {"below_db": BELOW_DB, "percentile": 95, "floor_db": FLOOR_DB, "smooth_frames": SMOOTH}
 
 
+def smooth(power_T: np.ndarray) -> np.ndarray:
+    """(T,) means over SMOOTH frames; beyond the ends is silence."""
+    half = SMOOTH // 2
+    return np.convolve(np.pad(power_T, half), np.full(SMOOTH, 1 / SMOOTH), "valid")
+
+
 def loud(log_mel_TM: np.ndarray, *, below_db: float = BELOW_DB,
          floor_db: float = FLOOR_DB) -> np.ndarray:
     """(T,) bool: frames within `below_db` of the 95th percentile of those above the floor.
@@ -22,7 +28,7 @@ def loud(log_mel_TM: np.ndarray, *, below_db: float = BELOW_DB,
       floor_db: of the mean squared magnitude; a channel that never rises above it is silent.
     """
     power_T = np.square(np.exp(np.asarray(log_mel_TM, np.float64))).mean(-1)
-    level_T = 10 * np.log10(np.convolve(power_T, np.full(SMOOTH, 1 / SMOOTH), "same") + 1e-12)
+    level_T = 10 * np.log10(smooth(power_T) + 1e-12)
     if not len(level_T) or level_T.max() < floor_db:
         return np.zeros(len(level_T), bool)
     return level_T > max(np.percentile(level_T[level_T > floor_db], 95) - below_db, floor_db)

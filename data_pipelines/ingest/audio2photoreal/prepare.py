@@ -132,6 +132,8 @@ class Listing:
         sound, rate = stereo.read(self._files, names["audio.wav"])
         if rate != 48000:
             notes.append("sound of another sample rate, resampled")
+        if not sound[1].any():
+            notes.append(stereo.UNHEARD)
         if abs(sound.shape[1] - frames * SAMPLES) > SAMPLES or len(body) != frames:
             raise Unusable("lengths differ", where=self._files.where(names["audio.wav"]),
                            expected=f"{frames} frames, as the face has",
@@ -201,7 +203,12 @@ def _statistics(files: Files, name: str) -> dict[str, np.ndarray]:
                         expected=", ".join(f"{k} {_STATS[k]}" for k in wrong),
                         found=", ".join(f"{k} {v.shape}" for k, v in found.items()) or "no arrays",
                         hint="fetch the file again, or take it out of the folder")
-    return {k: v.astype(np.float32) for k, v in found.items() if v.dtype.kind in "fiu"}
+    found = {k: v.astype(np.float32) for k, v in found.items() if v.dtype.kind in "fiu"}
+    if odd := [k for k, v in found.items() if not np.isfinite(v).all()]:
+        raise UserError("statistics that are not finite", where=files.where(name),
+                        expected="finite numbers", found=", ".join(odd),
+                        hint="fetch the file again, or take it out of the folder")
+    return found
 
 
 def _features(tokens: bool) -> dict[str, Feature]:

@@ -64,6 +64,11 @@ def corpus(source, *, participant: bool = True,
         for end in ("min", "max") for stream, (name, size) in {
             "expression": ("expression", EXPRESSION),
             "head": ("headpose", 3)}.items()}) if segments and participant else {}
+    for stream in ("expression", "head") if ranges else ():
+        if not (ranges[f"{stream}_max"] > ranges[f"{stream}_min"]).all():
+            raise UserError("statistics of the release", where=files.where(f"{_SMIRK}/stats"),
+                            expected=f"a {stream}_max above its {stream}_min", found="one that is "
+                            "not", hint="fetch them again, or --noparticipant")
     pose = {end: np.concatenate([pose[f"{end}_qvec"], pose[f"{end}_translation"]])
             for end in ("mean", "std")} if pose else {}
     found = Listing(files, tokens, participant, pose, max_seconds)
@@ -128,6 +133,8 @@ class Listing:
         sound, rate = stereo.read(self._files, names["audio"])
         if rate != 48000:
             notes.append("sound of another sample rate, resampled")
+        if not sound[1].any():
+            notes.append(stereo.UNHEARD)
         lengths = {k: len(x) for k, x in streams.items()}
         lengths["audio"] = (sound.shape[1] + SAMPLES // 2) // SAMPLES
         frames = min(lengths.values())
@@ -211,13 +218,16 @@ def _decoder(files: Files) -> dict[str, dict[str, np.ndarray]]:
         return {}
     weights, mean, variance = (files.content(name) for name in names)
     try:
+        number = np.array(variance.tobytes().decode().split(), np.float32)
+        if number.shape != (1,):
+            raise ValueError(f"{len(number)} numbers in vert_var.txt")
         return {"decoder": {
             "vert_mean": mean.view(np.float32).reshape(-1, 3).copy(),
-            "vert_var": np.array(variance.tobytes().decode().split(), np.float32),
+            "vert_var": number,
             "weights_sha256": np.asarray(hashlib.sha256(weights).hexdigest())}}
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError("the decoder's files are of another kind", where=str(files.root),
-                        expected="vert_mean.bin of float32 (V, 3), vert_var.txt of numbers",
+                        expected="vert_mean.bin of float32 (V, 3), vert_var.txt of a number",
                         found=str(error), hint="fetch them again, or take them out") from error
 
 

@@ -6,6 +6,7 @@ Suffixes: T frames, C channels.
 """
 
 import io
+import math
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def read(files: Files, name: str, *shapes: tuple[int | None, ...],
     if not fits or dtype.kind not in kinds:
         raise Unusable("an array of another shape", where=where, found=f"{found} {dtype}",
                        expected=" or ".join(map(str, shapes)))
-    needed = offset + dtype.itemsize * int(np.prod(found, dtype=object))
+    needed = _end(found, dtype, offset)
     if needed > len(content):
         raise Unusable("an array is cut short", where=where, expected=f"{needed} bytes",
                        found=str(len(content)), hint="fetch it again")
@@ -53,11 +54,13 @@ def read(files: Files, name: str, *shapes: tuple[int | None, ...],
 
 
 def length(files: Files, name: str) -> int | None:
-    """The first dimension of an array by its header; None where there is no such array."""
+    """The first dimension of an array; None where there is no such array or it is cut short."""
     try:
-        return header(files.content(name))[0][0]
-    except (Unusable, ValueError, EOFError, IndexError):
+        content = files.content(name)
+        shape, _, dtype, offset = header(content)
+    except (Unusable, ValueError, EOFError):
         return None
+    return shape[0] if shape and _end(shape, dtype, offset) <= len(content) else None
 
 
 def header(content: np.ndarray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
@@ -71,7 +74,14 @@ def header(content: np.ndarray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
              (2, 0): np.lib.format.read_array_header_2_0}
     if version not in known:
         raise ValueError(f"version {version} of .npy")
-    return *known[version](stream), stream.tell()
+    shape, fortran, dtype = known[version](stream)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"lengths below 0: {shape}")
+    return shape, fortran, dtype, stream.tell()
+
+
+def _end(shape: tuple[int, ...], dtype: np.dtype, offset: int) -> int:
+    return offset + dtype.itemsize * math.prod(shape)
 
 
 def filled(x_TC: np.ndarray, bad_T: np.ndarray, where: str,

@@ -36,8 +36,13 @@ def codec(files: Files, folder: str) -> dict[str, dict[str, np.ndarray]]:
     state = unwrap({k: np.asarray(v) for k, v in state.items() if isinstance(v, np.ndarray)},
                    files.where(name))
     config = head_vae_config.published()
-    config.update(published.sizes(state, config))
-    params = jax.tree.map(np.asarray, published.import_head_vae(state, config))
+    try:
+        config.update(published.sizes(state, config))
+        params = jax.tree.map(np.asarray, published.import_head_vae(state, config))
+    except UserError as error:
+        raise UserError("not a head VAE", where=files.where(name), expected="AV-Flow's",
+                        found=error.found or "another network",
+                        hint="fetch it again, or take it out of the folder") from error
     flat = {k: np.asarray(v, np.float32)
             for k, v in traverse_util.flatten_dict(params, sep="/").items()}
     return {CODEC: flat | {CONFIG: np.asarray(json.dumps(config.to_dict(), sort_keys=True))}}

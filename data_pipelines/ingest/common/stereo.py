@@ -15,6 +15,7 @@ RATE = mel.RECIPE["sample_rate"]
 RECIPE = {"sample_rate": RATE, "channels": "one of the recording's", "resampler": "soxr HQ",
           "dtype": "int16"}
 RATES = (8000, 192000)  # Hz: others are no sound's
+UNHEARD = "the partner's channel is silent"  # kept, and told of
 _BLOCK = 1 << 18  # samples decoded at a time
 
 

@@ -1,7 +1,7 @@
 """Is every speaker's sound a channel of its own?"""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,26 +17,47 @@ _ALONE = 6.0  # dB above every other channel: who speaks alone
 _NEAR = 0.05  # seconds by which what leaks may be late or, where clocks are not quite one, early
 
 
-def check(audio: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """Raises Unusable: silent channel, one channel twice."""
+Apart = Mapping[tuple[int, int], offsets.Offset]
+
+
+def apart(audio: Sequence[np.ndarray]) -> Apart:
+    """What every two channels have in common where clocks are one: {(i, j): offset}."""
+    found = {(i, j): offsets.measure(audio[i], audio[j], RATE)
+             for i, j in itertools.combinations(range(len(audio)), 2)}
+    return {pair: x for pair, x in found.items() if x.known and abs(x.seconds) <= _NEAR}
+
+
+def check(audio: Sequence[np.ndarray], names: Sequence[str], common: Apart, where: str) -> None:
+    """Raises Unusable: silent channel, one channel twice (late, softer or upside down, too)."""
     for name, a in zip(names, audio, strict=True):
         level = float(np.sqrt(np.mean(np.square(a, dtype=np.float64)))) if len(a) else 0.0
         if level < SILENCE:
-            raise Unusable("silent channel", expected="a level of -50 dB or more of every speaker",
+            raise Unusable("silent channel", where=where,
+                           expected="a level of -50 dB or more of every speaker",
                            found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB of {name}",
                            hint="check the microphone")
-    for i in range(len(audio)):
-        for j in range(i):
-            if np.corrcoef(audio[i][::7], audio[j][::7])[0, 1] > _SAME:
-                raise Unusable("one channel twice", expected="a clean channel of every speaker",
-                               found=f"{names[j]} and {names[i]} sound the same",
-                               hint="give the recordings before they were mixed, or one channel "
-                                    "with a transcript that has times")
+    for i, j in itertools.combinations(range(len(audio)), 2):
+        found = common.get((i, j))
+        late = 0 if found is None else round(found.seconds * RATE)
+        # the offset is of samples of 8 kHz
+        if max(_alike(audio[i], audio[j], k) for k in {0, *range(late - 2, late + 3)}) > _SAME:
+            raise Unusable("one channel twice", where=where,
+                           expected="a clean channel of every speaker",
+                           found=f"{names[i]} and {names[j]} sound the same",
+                           hint="give the recordings before they were mixed, or one channel "
+                                "with a transcript that has times")
 
 
-def bleed(audio: Sequence[np.ndarray]) -> np.ndarray:
+def _alike(a_N: np.ndarray, b_N: np.ndarray, late: int) -> float:
+    """How much `a`, so many samples later, is `b`: 0 to 1, upside down or not."""
+    if late < 0:
+        a_N, b_N, late = b_N, a_N, -late
+    return abs(np.corrcoef(a_N[late::7], b_N[:len(b_N) - late:7])[0, 1])
+
+
+def bleed(audio: Sequence[np.ndarray], common: Apart) -> np.ndarray:
     """(S, S) dB: how loud speaker i, while speaking alone, is in the channel of speaker j, of what
-    i is in the own one; NaN where the two channels have nothing in common (offsets.py), or i never
+    i is in the own one; NaN where the two channels have nothing in common (`apart`), or i never
     speaks alone. The noise of a channel does not count."""
     count = min(map(len, audio)) // _HOP
     power_ST = np.stack([(a[:count * _HOP].astype(np.float64) ** 2).reshape(count, _HOP).mean(1)
@@ -44,10 +65,7 @@ def bleed(audio: Sequence[np.ndarray]) -> np.ndarray:
     noise_S = np.percentile(power_ST, 10, axis=1)
     loud_S = np.percentile(power_ST, 95, axis=1)
     out = np.full((len(audio), len(audio)), np.nan)
-    for i, j in itertools.combinations(range(len(audio)), 2):
-        apart = offsets.measure(audio[i], audio[j], RATE)
-        if not apart.known or abs(apart.seconds) > _NEAR:
-            continue
+    for i, j in common:
         for own, other in ((i, j), (j, i)):
             alone = (power_ST[own] > loud_S[own] * 10 ** (_SPEAKS / 10)) & (
                 power_ST[own] > np.delete(power_ST, own, axis=0).max(0) * 10 ** (_ALONE / 10))

@@ -98,7 +98,7 @@ def _add(found: list[Piece], index: int, one: Decoded, first: int, last: int,
 def pieces(one: Decoded, first: int, last: int, max_seconds: float) -> list[tuple[int, int]]:
     """[(first frame, last + 1)] of the clips that frames [first, last) of a conversation make."""
     out = []
-    count, most = speaking(one), int(max_seconds * FPS)
+    count, most = speaking(one), int(min(max_seconds * FPS, one.frames))
     while last - first > most:
         # equal pieces are better than a long one and a scrap
         parts = math.ceil((last - first) / most)

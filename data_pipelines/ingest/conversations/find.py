@@ -18,7 +18,8 @@ import dataclasses
 import hashlib
 import pathlib
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 
 from avjax.errors import UserError
 from data_pipelines import media
@@ -38,6 +39,7 @@ _ROLES = {"left", "right", "ref", "user", "self", "partner", "speaker", "spk", "
 # folders that tell what is in them, and not who
 _KINDS = {"audio", "audios", "sound", "wav", "video", "videos", "mp4", "transcript", "transcripts",
           "text", "txt", "json", "rttm", "stm", "vtt", "textgrid"}
+_OWN_FOLDER = "put the files of a conversation into a folder of its own"
 _LONGEST = 40  # of a name in a script (data_pipelines/features/tavid/script.py)
 
 
@@ -68,7 +70,8 @@ class Conversation:
       by_order: the channels' owners are known by their order alone.
       mixed: a sound file of one channel, in which all speak.
       remarks: what is not used.
-      reason, detail: why it cannot be used; "" where it can.
+      reason, details: why it cannot be used, and what a message has of that ("expected", ...);
+        "" where it can.
     """
 
     id: str
@@ -80,7 +83,7 @@ class Conversation:
     mixed: pathlib.Path | None = None
     remarks: tuple[str, ...] = ()
     reason: str = ""
-    detail: str = ""
+    details: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def place(self, path: pathlib.Path) -> str:
         """A file's name below the source."""
@@ -98,7 +101,11 @@ class _Recorded:
 
 
 class _Refused(Exception):
-    """Why the files are no conversation: (reason, detail)."""
+    """Why the files are no conversation, and what a message has of that."""
+
+    def __init__(self, reason: str, **details: str):
+        self.reason, self.details = reason, details
+        super().__init__(reason)
 
 
 def find(source, *, audio_only: bool = False) -> list[Conversation]:
@@ -184,13 +191,17 @@ def _conversation(root, name: str, paths, audio_only: bool) -> Conversation:
         return _assigned(base, *_recorded(root / name if (root / name).is_dir() else root, paths),
                          audio_only)
     except _Refused as refused:
-        reason, detail = refused.args
-        return dataclasses.replace(base, reason=reason, detail=detail)
+        return dataclasses.replace(base, reason=refused.reason, details=refused.details)
 
 
 def _recorded(folder: pathlib.Path, paths) -> tuple[list[_Recorded], list[pathlib.Path]]:
     """What was recorded of whom, and the transcripts of all."""
     by_stem: dict[tuple[str, str], _Recorded] = {}
+    beside = [p for p in paths if folder not in p.parents and kind(p) != "text"]
+    if beside:
+        raise _Refused("names that repeat", expected="a conversation's files in its folder, or "
+                       "beside others, not both", found=f"{beside[0].name} beside {folder.name}/",
+                       hint="move it into the folder, or give it another name")
     for path in paths:
         if kind(path) == "text":
             continue
@@ -214,13 +225,14 @@ def _recorded(folder: pathlib.Path, paths) -> tuple[list[_Recorded], list[pathli
 
 def _speakers_folder(path: pathlib.Path, folder: pathlib.Path) -> str:
     """The folder of a speaker that a file of a conversation is in, or ""."""
-    return "/".join(part for part in path.relative_to(folder).parent.parts
+    inside = path.relative_to(folder).parent.parts if folder in path.parents else ()
+    return "/".join(part for part in inside
                     if part.casefold() not in _KINDS)
 
 
 def _labels(names: list[str]) -> list[str]:
     """What names do not share: their first and last parts that are all alike are taken off."""
-    parts = [re.split(r"[-_. /]+", n) for n in names]
+    parts = [re.split(r"[-_. /]+", unicodedata.normalize("NFC", n)) for n in names]
     while len(parts) > 1 and all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
         parts = [p[1:] for p in parts]
     while len(parts) > 1 and all(len(p) > 1 for p in parts) and len({p[-1] for p in parts}) == 1:
@@ -230,16 +242,16 @@ def _labels(names: list[str]) -> list[str]:
 
 def _assigned(base: Conversation, found: list[_Recorded], texts, audio_only: bool) -> Conversation:
     """Whose each file is. Raises _Refused."""
-    twice = [one for one in found if len(one.videos) > 1 or len(one.sounds) > 1]
-    labels = [clean(one.label).casefold() for one in found]
-    twice += [one for one, label in zip(found, labels, strict=True) if labels.count(label) > 1]
-    if twice:
-        one = twice[0]
-        raise _Refused("names that repeat",
-                       f"expected files of different names; found several for {one.label!r}: "
-                       f"{', '.join(p.name for p in (*one.videos, *one.sounds))}; "
-                       "hint: remove one, or give it another name; a folder is one conversation, "
-                       "and a folder in it one speaker")
+    same = collections.defaultdict(list)
+    for one in found:
+        same[clean(one.label).casefold()].append(one)
+    for several in same.values():
+        if len(several) > 1 or len(several[0].videos) > 1 or len(several[0].sounds) > 1:
+            names = [p.name for one in several for p in (*one.videos, *one.sounds)]
+            raise _Refused("names that repeat", expected="files of different names",
+                           found=f"several of {several[0].label!r}: {', '.join(names)}",
+                           hint="remove one, or give it another name; a folder is one "
+                                "conversation, and a folder in it one speaker")
     remarks = []
     if audio_only:
         found = [one for one in found if one.sounds] or found
@@ -259,9 +271,9 @@ def _assigned(base: Conversation, found: list[_Recorded], texts, audio_only: boo
         return _of_one_file(base, alone[0], seen, audio_only)
     if seen and alone:
         without = ", ".join(one.label for one in alone)
-        raise _Refused("a face that is not there", "expected a video of every speaker; found none "
-                       f"of {without}; hint: add it, name video and sound alike, or take sound "
-                       "alone with --audio_only")
+        raise _Refused("a face that is not there", expected="a video of every speaker",
+                       found=f"none of {without}", hint="add it, name video and sound alike, or "
+                       "take sound alone with --audio_only")
     _count(len(found), [p for one in found for p in (*one.videos, *one.sounds)])
     speakers = [Speaker(one.label, one.label, next(iter(one.videos), None),
                         next(iter(one.sounds), None), None, tuple(one.texts)) for one in found]
@@ -274,7 +286,9 @@ def _of_one_file(base: Conversation, shared: _Recorded, seen: list[_Recorded],
                  audio_only: bool) -> Conversation:
     """One sound file for all: a channel a speaker, or a mixture."""
     sound = shared.sounds[0]
-    count = channels(sound) or 1
+    count = channels(sound)
+    if count is None:  # decoding says why
+        return dataclasses.replace(base, mixed=sound)
     texts = (*base.transcripts, *shared.texts)
     base = dataclasses.replace(base, transcripts=texts)
     if count == 1 and all(channels(one.videos[0]) for one in seen) and len(seen) > 1:
@@ -285,18 +299,18 @@ def _of_one_file(base: Conversation, shared: _Recorded, seen: list[_Recorded],
         return dataclasses.replace(base, speakers=tuple(speakers),
                                    remarks=(*base.remarks, remark))
     if count == 1 and not texts and not seen:
-        raise _Refused("one speaker", "expected two to four: a file or a channel each, or a "
-                       f"transcript with times for a mixture; found {sound.name}, one channel; "
-                       "hint: put the files of a conversation into a folder of its own")
+        raise _Refused("one speaker", expected="two to four: a file or a channel each, or a "
+                       "transcript with times for a mixture", found=f"{sound.name}, one channel",
+                       hint=_OWN_FOLDER)
     if count == 1:
         people = [Speaker(one.label, one.label, one.videos[0], sound, 0, tuple(one.texts))
                   for one in seen]
         return dataclasses.replace(base, mixed=sound, speakers=tuple(people))
     if seen and len(seen) != count:
         raise _Refused("a face that is not there" if len(seen) < count else "channels missing",
-                       f"expected a channel a video; found {count} channels in {sound.name} and "
-                       f"{len(seen)} videos; hint: add what is missing, or take sound alone with "
-                       "--audio_only")
+                       expected="a channel a video", found=f"{count} channels in {sound.name} "
+                       f"and {len(seen)} videos", hint="add what is missing, or take sound alone "
+                       "with --audio_only")
     _count(count, [sound])
     speakers = [Speaker(one.label, one.label, one.videos[0], sound, k, tuple(one.texts))
                 for k, one in enumerate(seen)]
@@ -308,17 +322,16 @@ def _of_one_file(base: Conversation, shared: _Recorded, seen: list[_Recorded],
 def _count(speakers: int, files) -> None:
     """Raises _Refused unless a conversation has so many speakers."""
     if speakers < 2:
-        raise _Refused("one speaker", "expected two to four, a file or a channel each; found "
-                       f"{', '.join(p.name for p in files)}; hint: put the files of a conversation "
-                       "into a folder of its own")
+        raise _Refused("one speaker", expected="two to four, a file or a channel each",
+                       found=", ".join(p.name for p in files), hint=_OWN_FOLDER)
     if speakers > MOST:
-        raise _Refused("too many speakers", f"expected two to {MOST}; found {speakers}; hint: "
-                       "keep those of one exchange")
+        raise _Refused("too many speakers", expected=f"two to {MOST}", found=str(speakers),
+                       hint="keep those of one exchange")
 
 
 def clean(name: str) -> str:
     """A name that a script can hold: letters, digits and _ . ' - between them, at most 40."""
-    name = re.sub(r"[^\w.'-]+", "_", name).strip("_.'- ")
+    name = re.sub(r"[^\w.'-]+", "_", unicodedata.normalize("NFC", name)).strip("_.'- ")
     if len(name) > _LONGEST:
         name = f"{name[:_LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name or "speaker"

@@ -41,7 +41,7 @@ from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.resume import Partial, clean
 
 # other versions may accept what these refuse
-CHECKS = recordings.CHECKS | {"conversations": 1}
+CHECKS = recordings.CHECKS | {"conversations": 2}
 DESCRIPTION = ("A user's own conversations, made by avjax prepare --dataset=conversations. A clip "
                "a speaker's side.")
 
@@ -75,6 +75,14 @@ def prepare(
       UserError: nothing usable, too much unusable, nothing to hold out, `out` made of other files.
     """
     out = pathlib.Path(out).absolute()
+    if pathlib.Path(source).resolve() in out.resolve().parents[1:]:
+        raise UserError("the clips would be among a conversation's files", where="--out",
+                        expected="a folder outside --source, or directly in it", found=str(out),
+                        hint="choose another --out")
+    if speakers == 1:
+        raise UserError("a conversation has two speakers at least", where="--speakers",
+                        expected=f"2 to {MOST}, or 0", found="1", hint="one speaker's recordings: "
+                        "--dataset=clips")
     options = {"speakers": speakers, "audio_only": audio_only, "max_seconds": max_seconds,
                "components": components, "size": size, "activity": activity}
     if landmarks:

@@ -19,7 +19,7 @@ from data_pipelines.ingest.common import recordings
 from data_pipelines.ingest.common.recordings import FPS, RATE
 from data_pipelines.ingest.conversations import checks, clocks, mixture, said
 from data_pipelines.ingest.conversations.find import MOST, Conversation, Speaker, named
-from data_pipelines.media import faces
+from data_pipelines.media import faces, transcripts
 from data_pipelines.media.transcripts import Said
 from data_pipelines.store.dataset import Unusable
 
@@ -75,7 +75,7 @@ def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, au
     if file.is_file():
         return file
     if found.reason:
-        raise Unusable(found.reason, where=found.id, found=found.detail)
+        raise Unusable(found.reason, where=found.id, **found.details)
     folder.mkdir(parents=True, exist_ok=True)
     heard = _heard(found, audio_only, voice_activity.Detector.parse(activity))
     for k, (video, begin, samples) in enumerate(heard.seen):
@@ -140,12 +140,17 @@ def _heard(found: Conversation, audio_only: bool, detector) -> _Heard:
     elif found.by_order:
         speakers, audio, told = _ordered(found, told, audio, parts, begin, notes)
     labels = [s.label for s in speakers]
-    checks.check(audio, labels)
+    common = {} if found.mixed else checks.apart(audio)
+    checks.check(audio, labels, common, found.id)
     if not found.mixed and not found.by_order and told:
-        said.check_swapped(told, labels, audio, RATE, begin)
+        said.check_swapped(told, labels, audio, RATE, begin, found.id)
     if not found.mixed:
-        notes += _bleeding(audio, labels, mended)
+        notes += _bleeding(audio, common, labels, mended)
     names = [s.name for s in speakers]
+    if len(set(names)) < len(names):
+        raise Unusable("names that repeat", where=found.id, expected="a name of its own of every "
+                       "speaker, in letters and digits", found=", ".join(labels),
+                       hint="give one another name in the transcript")
     samples = [np.clip(np.round(a * 32767), -32768, 32767).astype(np.int16) for a in audio]
     seen = [(None if audio_only else s.video, begin - p.video_shift, x)
             for s, p, x in zip(speakers, parts, samples, strict=True)]
@@ -229,16 +234,16 @@ def _ordered(found: Conversation, told: list[Said], audio, parts, begin: float, 
         speakers = [dataclasses.replace(s, label=n, name=named(found.id, n))
                     for s, n in zip(speakers, names, strict=True)]
     labels = [s.label for s in speakers]
-    folded = {label.casefold(): label for label in labels}
-    if unknown := [n for n in names if n.casefold() not in folded]:
+    known = {transcripts.folded(label): label for label in labels}
+    if unknown := [n for n in names if transcripts.folded(n) not in known]:
         raise Unusable("unknown speaker", where=found.id, expected=", ".join(labels),
                        found=f"{', '.join(unknown)} in the transcript",
                        hint="give the files the speakers' names, or the transcript the files'")
-    told = [dataclasses.replace(s, speaker=folded[s.speaker.casefold()]) if s.speaker else s
+    told = [dataclasses.replace(s, speaker=known[transcripts.folded(s.speaker)]) if s.speaker else s
             for s in told]
     order, by = clocks.owners(parts), "the sound of the videos"
     if order is not None:
-        said.check_swapped(told, labels, [audio[c] for c in order], RATE, begin)
+        said.check_swapped(told, labels, [audio[c] for c in order], RATE, begin, found.id)
     else:
         order, _ = said.owners(told, labels, audio, RATE, begin) if names else (None, 0.0)
         by = "the transcript's times"
@@ -250,8 +255,8 @@ def _ordered(found: Conversation, told: list[Said], audio, parts, begin: float, 
     return speakers, [audio[c] for c in order], told
 
 
-def _bleeding(audio, labels, mended: list[str]) -> list[str]:
-    found = checks.bleed(audio)
+def _bleeding(audio, common: checks.Apart, labels, mended: list[str]) -> list[str]:
+    found = checks.bleed(audio, common)
     out = [f"bleed: {labels[i]} is heard at {found[i, j]:.0f} dB in the channel of {labels[j]}"
            for i, j in np.argwhere(np.nan_to_num(found, nan=-np.inf) > checks.BLEED)]
     mended += [BLEED] if out else []

@@ -110,12 +110,12 @@ def owners(said: Sequence[Said], names: Sequence[str], audio: Sequence[np.ndarra
     return list(map(int, order)), gain
 
 
-def check_swapped(said, labels, audio, rate: int, begin: float) -> None:
+def check_swapped(said, labels, audio, rate: int, begin: float, where: str) -> None:
     """Raises Unusable: by the transcript, somebody is heard in another's channel."""
     order, gain = owners(said, labels, audio, rate, begin)
     if order and order != list(range(len(labels))) and gain >= _SWAPPED:
-        raise Unusable("channels swapped", expected="everybody loud in the own channel while "
-                       "speaking alone, by the transcript",
+        raise Unusable("channels swapped", where=where, expected="everybody loud in the own "
+                       "channel while speaking alone, by the transcript",
                        found=", ".join(f"{labels[s]} in that of {labels[c]}"
                                        for s, c in enumerate(order) if s != c),
                        hint="exchange the files' names, or the transcript's speakers")

@@ -21,6 +21,7 @@ import re
 from collections import defaultdict
 from typing import Annotated, Any
 
+from avjax.errors import UserError
 from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.features.tavid import script
@@ -58,11 +59,14 @@ def prepare(
 
 def corpus(source: pathlib.Path, *, max_seconds: float = 60.0,
            valid_share: float = 0.02) -> common.Corpus:
-    """Lists the calls. Raises UserError: a table that is no text."""
+    """Lists the calls. Raises UserError: a table that is none."""
     files, tables = _find(source)
-    speakers = {}
+    speakers: dict[str, tuple[str, str]] = {}
+    differ = set()
     for table in tables:
-        speakers |= _speakers(table)
+        for session, names in _speakers(table).items():
+            if speakers.setdefault(session, names) != names:
+                differ.add(session)
     items = [_item(source, session, kinds, speakers) for session, kinds in sorted(files.items())]
     usable = [item["id"] for item in items if not item["defect"]]
     held_out = holdout.by_name(usable, valid_share)
@@ -77,7 +81,8 @@ def corpus(source: pathlib.Path, *, max_seconds: float = 60.0,
                     "a hash of the call.",
         read=functools.partial(read, source, max_seconds),
         recipes={f"{p}audio": AUDIO_RECIPE for p in columns.PREFIXES[:2]},
-        told={"calls in the tables, not here": len(speakers.keys() - files.keys())})
+        told={"calls in the tables, not here": len(speakers.keys() - files.keys()),
+              "calls of which tables name other speakers, the first taken": len(differ)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +185,14 @@ def _item(source: pathlib.Path, session: str, kinds: dict[str, list], speakers: 
 
 
 def _speakers(table: pathlib.Path) -> dict[str, tuple[str, str]]:
-    """{session: names of A and B, "" where the table has none}."""
+    """{session: names of A and B, "" where the table has none}. Raises UserError: no table."""
     out = {}
-    for row in csv.reader(text_file.read(table, what="table").splitlines()):
+    try:
+        rows = list(csv.reader(text_file.read(table, what="table").splitlines()))
+    except csv.Error as error:
+        raise UserError("unreadable table", where=str(table), expected="UTF-8, comma separated",
+                        found=str(error), hint="fetch it again") from error
+    for row in rows:
         if len(row) > max(_SIDES) and row[_CALL].strip().isdigit():
             session = row[_CALL].strip().zfill(5)
             out[session] = tuple(f"fisher{row[k].strip()}" if row[k].strip() else ""

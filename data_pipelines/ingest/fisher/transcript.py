@@ -14,6 +14,7 @@ HEADER = 3  # lines, which the owners' readers skip unread
 TYPO = "start of an utterance in session 11487"
 MARKS = "marks left out of the transcript"
 UNSURE = "words that the transcribers were not sure of"
+INSTANTS = "utterances that end where they begin, left out of the transcript"
 _LINE = re.compile(r"(\S+)\s+(\S+)\s+(\w+)\s*:(.*)")
 _TIME = re.compile(r"\d+(\.\d*)?")
 _TYPOS = {("11487", "31.09", "234.06"): "231.09"}  # (session, start, end): the start that is meant
@@ -27,7 +28,7 @@ def read(path, session: str, seconds: float) -> tuple[list[tuple], list[str]]:
       seconds: of the sound.
 
     Raises TranscriptError, with the line: a line of another form, a channel that is not A or B,
-    times that are none, past the end or before their start. UserError: no text.
+    times that are none, past the end or before their start. TextError: no text.
     """
     rows, mended, found = Rows(path, CHANNELS, seconds), [], []
     content = text_file.read(path, what="transcript")
@@ -50,6 +51,8 @@ def read(path, session: str, seconds: float) -> tuple[list[tuple], list[str]]:
             mended.append(UNSURE)
         text, dropped = turns.spoken(text.replace("((", " ").replace("))", " "))
         mended += [MARKS] if dropped else []
-        if text and times[1] > times[0]:
+        if text and times[1] <= times[0]:
+            mended.append(INSTANTS)
+        elif text:
             found.append((who, text, *times))
     return sorted(found, key=lambda u: u[2:]), list(dict.fromkeys(mended))

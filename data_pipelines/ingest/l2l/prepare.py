@@ -36,6 +36,7 @@ from data_pipelines.store.schema import Feature
 FPS, FRAMES = rates.VIDEO, 64
 WIDTHS = (184, 56)  # with and without skin detail
 BANDS, PER_FRAME = 128, 4  # of the spectrogram
+UNNAMED = "pairs whose speak_files are missing, no plain text or of other clips: origin left empty"
 BLOCK = 64  # clips that are read at once
 # where the parts of a frame are, by what comes first
 ORDERS = {"expression": {"face": slice(0, 50), "rotation": slice(50, 53), "jaw": slice(53, 56)},
@@ -69,7 +70,7 @@ def corpus(source, *, order: str = "expression") -> Corpus:
         recipes={"face": {"kind": "deca expression", "width": 50, "rate": FPS},
                  "partner_spectrogram": {"kind": "librosa melspectrogram", "bands": BANDS,
                                          "rate": FPS * PER_FRAME}},
-        told={"pairs whose speak_files are missing or not plain text: origin left empty": unnamed})
+        told={UNNAMED: unnamed})
 
 
 class Listing:
@@ -95,10 +96,11 @@ class Listing:
                 for first in range(0, count, BLOCK)]
 
     def names(self, folder: str, split: str, listener: int) -> np.ndarray | None:
-        """(N, 64, 3) text; None where it is missing or not plain."""
+        """(N, 64, 3) text; None where it is missing, not plain or of other clips."""
+        names = self._names(folder, split, listener)
         try:
-            return arrays.read(self._files, self._names(folder, split, listener)["files"],
-                               (None, FRAMES, 3), kinds="US")
+            return arrays.read(self._files, names["files"],
+                               (arrays.length(self._files, names["face"]), FRAMES, 3), kinds="US")
         except Unusable:
             return None
 
@@ -112,6 +114,9 @@ class Listing:
             face, partner = (self._faces(names[k]) for k in ("face", "partner"))
             sound = arrays.read(self._files, names["sound"], (None, PER_FRAME * FRAMES, BANDS),
                                 kinds="f")
+            if not len(face):
+                raise Unusable("no clips", where=self._files.where(names["face"]),
+                               expected="one or more", found=str(face.shape))
             if not len(face) == len(partner) == len(sound):
                 raise Unusable("numbers of clips differ", where=self._files.where(names["face"]),
                                found=f"{len(face)} of the listener, {len(partner)} of the speaker, "
@@ -120,8 +125,6 @@ class Listing:
             error.of(f"{pair}-{first:06d}")
             raise
         origin = self.names(folder, split, listener)
-        if origin is not None and len(origin) != len(face):
-            origin = None
         for i in range(first, first + count):
             where = self._files.where(names["face"])
             try:

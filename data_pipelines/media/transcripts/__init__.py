@@ -10,6 +10,6 @@
 """
 
 from data_pipelines.media.transcripts.read import SUFFIXES, read
-from data_pipelines.media.transcripts.said import Said, TranscriptError
+from data_pipelines.media.transcripts.said import Said, TranscriptError, folded
 
-__all__ = ["SUFFIXES", "Said", "TranscriptError", "read"]
+__all__ = ["SUFFIXES", "Said", "TranscriptError", "folded", "read"]

@@ -49,7 +49,7 @@ class _Reader:
         """A list of segments, or of words where that is what it holds."""
         if not isinstance(items, list):
             raise self.error("not a transcript", path, "a list", items)
-        if not words or any(map(_is_segment, items)):
+        if not words or (any(map(_is_segment, items)) and not any(map(_has_word, items))):
             for i, one in enumerate(items):
                 self.segment(one, [*path, i])
             return
@@ -87,6 +87,8 @@ class _Reader:
 
     def name(self, x: dict, path: list) -> str | None:
         name = x.get("speaker")
+        if not isinstance(name, str | int | None):
+            raise self.error("not a speaker", path, "a name", name)
         return None if name is None else str(name).strip()
 
     @staticmethod
@@ -108,8 +110,12 @@ class _Reader:
         return self.lines[tuple(path)]
 
 
+def _has_word(x) -> bool:
+    return isinstance(x, list) or (isinstance(x, dict) and "word" in x)
+
+
 def _is_segment(x) -> bool:
-    return isinstance(x, dict) and "word" not in x and (
+    return isinstance(x, dict) and (
         "words" in x or "transcript" in x or " " in str(x.get("text", "")).strip())
 
 

@@ -37,7 +37,7 @@ def read_rttm(text: str, rows: Rows) -> None:
         else:
             rows.add(fields[7], "", start, end, line)
     for speaker, own in words.items():
-        rows.add_words(speaker, own)
+        rows.add_words(speaker, sorted(own, key=lambda word: word[1:3]))
     if words:  # they say all that the segments say
         rows.said = [s for s in rows.said if s.text]
 

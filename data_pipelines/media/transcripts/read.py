@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 from data_pipelines.media import text_file
@@ -36,7 +37,7 @@ def read(paths, *, names: Sequence[str] = (), duration: float | None = None) -> 
         if kind not in _READERS:
             raise TranscriptError("unknown kind of transcript", path, found=path.name,
                                   expected=f"a file ending in {' '.join(SUFFIXES)}")
-        text = text_file.read(path, what="transcript")
+        text = unicodedata.normalize("NFC", text_file.read(path, what="transcript"))
         if not text.strip():
             raise TranscriptError("an empty transcript", path, expected="what is said",
                                   found="nothing", hint="fill it, or take it away")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import re
+import unicodedata
 from collections.abc import Sequence
 
 from avjax.errors import UserError
@@ -31,6 +33,12 @@ class Said:
     end: float | None = None
     words: tuple[Word, ...] = ()
     overlap: bool = False
+
+
+def folded(name: str) -> str:
+    """A speaker's name as it is compared: whatever the case, "Ann-Lee" as "Ann Lee" or "Ann_Lee",
+    and umlauts the same whether a letter or (as in names of macOS' files) a letter and a mark."""
+    return re.sub(r"[-_. ]+", "_", unicodedata.normalize("NFC", name)).casefold().strip("_")
 
 
 class TranscriptError(UserError):
@@ -68,7 +76,7 @@ class Rows:
         """The speaker of this name as `names` spells it; None if there is none."""
         if not self.names:
             return name
-        return next((n for n in self.names if n.casefold() == name.casefold()), None)
+        return next((n for n in self.names if folded(n) == folded(name)), None)
 
     def speaker(self, name: str | None, line: int) -> str | None:
         """`known`, or the file's own speaker where nobody is named. Raises: unknown speaker."""

@@ -10,7 +10,7 @@ import re
 
 from data_pipelines.media.transcripts.said import Rows
 
-_TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{2})[.,](\d{3})"
+_TIME = r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]\d)[.,](\d{3})"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _TAG = re.compile(r"</?[^>]*>|\{\\[^}]*\}")
@@ -32,7 +32,13 @@ def read(text: str, rows: Rows) -> None:
             number += 1
         block = lines[begin:number]
         number += 1
-        if block and not (webvtt and re.match(r"(WEBVTT|NOTE|STYLE|REGION)\b", block[0])):
+        if begin == 0 and webvtt:  # the first cue may follow without an empty line
+            begin = next((k for k, content in enumerate(block) if "-->" in content), len(block))
+            block = block[begin:]
+        elif webvtt and re.match(r"(NOTE|STYLE|REGION)\b", block[0] if block else "") and not (
+                len(block) > 1 and _TIMING.fullmatch(block[1])):  # that is a cue's name
+            continue
+        if block:
             reader.add(block, begin + 1)
 
 

@@ -27,6 +27,7 @@ def read(text: str, rows: Rows) -> None:
         return
     for _ in range(tokens.count()):
         _tier(tokens, rows)
+    tokens.end()
 
 
 def _tier(tokens: "_Tokens", rows: Rows) -> None:
@@ -87,6 +88,12 @@ class _Tokens:
 
     def count(self) -> int:
         return int(min(self.number(), 1e9))  # more than a file holds
+
+    def end(self) -> None:
+        kind, value = next(self._found, ("", ""))
+        if kind:
+            raise self.rows.error("not a TextGrid", self.line, expected="as many tiers and "
+                                  "intervals as it says", found=f"{kind} {value} after them")
 
     def flag(self) -> str:
         return self._next("flag")

@@ -16,6 +16,8 @@ from avjax.weights.torch_writer import write_torch_zip
 FRAMES = 45  # 1.5 s
 TOKENS = "wav2vec2_fairseq_base_ls960_asr_ls960_vad100"
 SMIRK = "participant/camera01/smirk_outputs"
+STATISTICS = {f"{kind}_{part}": np.full(size, 0.5) for kind, size in (("code", 256), ("pose", 104))
+              for part in ("mean", "std")}
 DAYS = ("20240401--0900", "20240402--1000", "20240408--1100", "20240509--1052")
 
 
@@ -56,9 +58,8 @@ def logits(frames: int, rng) -> np.ndarray:
 
 def statistics(path: pathlib.Path, **more) -> None:
     """data_stats.pth: numpy arrays, as torch.save pickles them."""
-    arrays = {f"{kind}_{part}": np.full(size, 0.5) for kind, size in (("code", 256), ("pose", 104))
-              for part in ("mean", "std")}
-    write_torch_zip(str(path), arrays | {"audio_std_flat": np.full(1, 0.0137, np.float32)} | more)
+    write_torch_zip(str(path), STATISTICS | {"audio_std_flat": np.full(1, 0.0137, np.float32)}
+                    | more)
 
 
 def vae(path: pathlib.Path, pose_dim: int):

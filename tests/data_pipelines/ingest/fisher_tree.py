@@ -48,7 +48,7 @@ class Tree:
         self.root, self.rows = root, []
 
     def call(self, session: str, talk=TALK, *, text: str | None = None, sound: bytes | None = None,
-             pins=("1001", "1002"), year: str = "2004") -> None:
+             pins=("1001", "1002"), year: str = "2004", encoding: str = "utf-8") -> None:
         sph = self.root / f"LDC{year}S13/fisher_eng_tr_sp_d1/audio/{session[:3]}"
         txt = self.root / f"LDC{year}T19/data/trans/{session[:3]}"
         for folder in (sph, txt):
@@ -58,7 +58,7 @@ class Tree:
         if sound:
             (sph / f"fe_03_{session}.sph").write_bytes(sound)
         if text:
-            (txt / f"fe_03_{session}.txt").write_text(text)
+            (txt / f"fe_03_{session}.txt").write_text(text, encoding)
         if pins:
             self.rows.append(f"{session},20021215_17:31,ENG01,3,3,{pins[0]},f.a,p1,s,t,{pins[1]},m.a")
 

@@ -24,7 +24,7 @@ BROKEN = {2: "every frame is missing", 3: "lengths differ", 4: "a file is missin
 MENDED = {8: "missing frames listed that the scene has not, ignored",
           9: "face frames that are not finite, interpolated",
           10: "sound up to a frame longer or shorter, cut or padded",
-          11: "sound of another sample rate, resampled"}
+          11: "sound of another sample rate, resampled", 12: "the partner's channel is silent"}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,8 @@ def tree(tmp_path_factory):
     trees.save(one / "scene09_face_expression.npy", codes)
     trees.wav(one / "scene10_audio.wav", extra=700)
     trees.wav(one / "scene11_audio.wav", rate=44100)
+    trees.soundfile.write(one / "scene12_audio.wav",
+                          trees.wav(one / "scene12_audio.wav") * [1, 0], 48000)
     trees.statistics(one / "data_stats.pth", facekp_mean=np.zeros((274, 3)))
     trees.vae(one / "head_vae/iter-0500000.pt", 4)
     with zipfile.ZipFile(root / "TXB805.zip", "w") as archive:  # as it is downloaded
@@ -186,6 +188,9 @@ def test_a_person_in_two_places_is_one_line(tree, tmp_path):
     ({}, ("PXB184/data_stats.pth", b"PK\3\4 cut short"), "data_stats.pth"),
     ({}, ("TXB805.zip", b"PK\3\4 cut short"), "damaged archive.*TXB805.zip"),
     ({}, ("PXB184/head_vae/iter-0500000.pt", b""), "iter-0500000.pt"),
+    ({}, ("PXB184/head_vae/iter-0500000.pt", {"a": np.zeros(3)}), "not a head VAE.*iter-0500000"),
+    ({}, ("PXB184/data_stats.pth", trees.STATISTICS | {"code_std": np.full(256, np.nan)}),
+     "not finite.*data_stats.pth.*code_std"),
 ])
 def test_what_ends_the_job_is_one_line(tree, tmp_path, options, change, message):
     if change:
@@ -195,7 +200,11 @@ def test_what_ends_the_job_is_one_line(tree, tmp_path, options, change, message)
                 trees.shutil.copytree(tree / name, tmp_path / "source" / name)
             elif "TXB805" in change[0] and name == "TXB805.zip":
                 (tmp_path / "source" / name).write_bytes(b"")
-        (tmp_path / "source" / change[0]).write_bytes(change[1])
+        path = tmp_path / "source" / change[0]
+        if isinstance(change[1], dict):
+            trees.write_torch_zip(str(path), change[1])
+        else:
+            path.write_bytes(change[1])
     source = tmp_path / "source" if change else tree
     with pytest.raises(UserError, match=message) as error:
         preparing.prepare("audio2photoreal", source=str(source), out=str(tmp_path / "out"),

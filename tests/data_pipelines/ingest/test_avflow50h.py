@@ -22,7 +22,8 @@ BROKEN = {"a": "lengths differ", "b": "not rotations", "c": "an array is cut sho
           "d": "the participant's face was never found", "e": "a file is missing",
           "f": "silent channel", "g": "truncated", "h": "most frames are missing"}
 MENDED = {"x": "streams that end apart, cut to the shortest",
-          "y": "frames that are not finite, interpolated"}
+          "y": "frames that are not finite, interpolated",
+          DAYS[0]: "the partner's channel is silent"}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,8 @@ def tree(tmp_path_factory):
     (root / f"{SMIRK}/e--headpose.npy").unlink()
     silent = trees.wav(root / "audio/f.wav") * [0, 1]
     trees.soundfile.write(root / "audio/f.wav", silent, 48000, "PCM_16")
+    unheard = trees.wav(root / f"audio/{DAYS[0]}.wav") * [1, 0]
+    trees.soundfile.write(root / f"audio/{DAYS[0]}.wav", unheard, 48000, "PCM_16")
     sound = root / "audio/g.wav"
     sound.write_bytes(sound.read_bytes()[:5000])
     for name, bad in (("h", slice(5, 40)), ("y", slice(0, 2))):
@@ -152,7 +155,9 @@ def test_quaternions_are_the_releases_in_every_branch():
 @pytest.mark.parametrize(("place", "content", "message"), [
     ("headpose/headpose_normstats/head_qvec_std.npy", np.zeros(4, np.float32), "head_qvec_std"),
     (f"{SMIRK}/stats/headpose_max.npy", None, "headpose_max.npy.*--noparticipant"),
+    (f"{SMIRK}/stats/headpose_max.npy", np.full(3, -2, np.float32), "head_max above its head_min"),
     ("decoder/vert_var.txt", b"\xff\xfe many", "decoder"),
+    ("decoder/vert_var.txt", b"1 2 3", "decoder.*3 numbers in vert_var.txt"),
 ])
 def test_statistics_that_are_none_end_the_job(tree, tmp_path, place, content, message):
     source = tmp_path / "source"

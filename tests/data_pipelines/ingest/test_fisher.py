@@ -10,6 +10,7 @@ from avjax.errors import UserError
 from avjax.signal import mel, rates
 from avjax.systems.api import Spec
 from data_pipelines import extract, prepare
+from data_pipelines.ingest.fisher import transcript
 from data_pipelines.loading import loader
 from data_pipelines.store import dataset as store
 from data_pipelines.store.merge import Part
@@ -24,14 +25,14 @@ REFUSED = {
     "fe_03_00017": "not two channels", "fe_03_00018": "another sample rate",
     "fe_03_00019": "one channel twice", "fe_03_00020": "silent channel",
     "fe_03_00021": "duplicate call", "fe_03_00022": "only one speaks",
-    "fe_03_00023": "unreadable"}
+    "fe_03_00023": "unreadable", "fe_03_00024": "unreadable transcript"}
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     tree = Tree(tmp_path_factory.mktemp("fisher"))
     tree.call("00001", pins=("1001", "2000"))
-    tree.call("00005", pins=None)
+    tree.call("00005", [*TALK, (11.2, 11.2, "A", "bye")], pins=None)
     longer = [(a + shift, b + shift, *said) for shift in (0, 12, 24) for a, b, *said in TALK]
     tree.call("00006", longer, sound=sphere(voices(longer, 36)))
     # the owners' typo: 31.09 stands for 231.09
@@ -54,7 +55,11 @@ def tree(tmp_path_factory):
     tree.call("00021", [*TALK, (11.2, 11.5, "A", "bye")], year="2005")
     tree.call("00022", [u for u in TALK if u[2] == "A"])
     tree.call("00023", sound=b"nothing of this is sound" * 100)
+    tree.call("00024", text=lines(TALK) + "11.00 11.50 A: café\n", encoding="latin-1")
     tree.tables()
+    other = tree.root / "LDC2005T19/doc/fe_03_p2_calldata.tbl"
+    other.parent.mkdir(parents=True)
+    other.write_text("00001,,,,,1001,,,,,3000\n")
     return tree.root
 
 
@@ -112,11 +117,19 @@ def test_each_defect_is_named_and_one_is_mended(clips):
     assert event["end"] - event["start"] == pytest.approx(2.97)
     assert told["mended: start of an utterance in session 11487"] == len(typo)
     assert found["fe_03_00005-000000"]["speaker"] == "fe_03_00005.A"
-    assert "speaker not in the tables" in found["fe_03_00005-000000"]["mended"]
+    assert {"speaker not in the tables", transcript.INSTANTS} <= set(
+        found["fe_03_00005-000000"]["mended"])
+    assert told["calls of which tables name other speakers, the first taken"] == 1
     assert {c["split"] for c in found.values()} == {"train", "valid"}
     lines_of = [json.loads(x)["detail"] for x in out.with_name(
         "fisher.quarantine.jsonl").read_text().splitlines()]
     assert any("fe_03_00013.txt, line 14" in x for x in lines_of)
+
+
+def test_a_table_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "x_calldata.tbl").write_text('00001,"' + "x" * 200_000)
+    with pytest.raises(UserError, match="unreadable table.*x_calldata.tbl"):
+        prepare.prepare("fisher", source=str(tmp_path), out=str(tmp_path / "out"), progress=False)
 
 
 def test_long_calls_are_cut_where_nobody_speaks(clips):

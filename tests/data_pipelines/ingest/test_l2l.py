@@ -33,6 +33,10 @@ def tree(tmp_path_factory):
     trees.listening(root / "trevor/train", 0, 2)
     trees.save(root / "trevor/train/p1_speak_faces_clean_deca.npy",
                np.zeros((1, 64, 184), np.float32))
+    trees.listening(root / "kimmel/test", 0, 0)
+    trees.listening(root / "stephen/train", 0, 65)
+    path = root / "stephen/train/p0_list_faces_clean_deca.npy"  # two blocks, cut short
+    path.write_bytes(path.read_bytes()[:-4])
     (root / "devi2/test").mkdir(parents=True)
     trees.listening(root / "devi2/test", 0, 2)
     (root / "devi2/test/p1_speak_audio_clean_deca.npy").unlink()
@@ -49,11 +53,13 @@ def test_every_defect_is_named(prepared):
     _, clips, refused, told = prepared
     assert refused == {"fallon-train-p1-000001": "most frames are missing",
                        "trevor-train-p0-000000": "numbers of clips differ",
+                       "kimmel-test-p0-000000": "no clips",
+                       "stephen-train-p0-000000": "an array is cut short",
                        "devi2-test-p0-000000": "a file is missing"}
     assert clips["fallon-train-p1-000000"]["mended"] == [
         "frames that are not finite, interpolated"]
     assert clips["fallon-train-p1-000002"]["origin"] == ""  # its names are pickled objects
-    assert told["pairs whose speak_files are missing or not plain text: origin left empty"] == 1
+    assert told[reader.UNNAMED] == 2  # and kimmel's, which are no text
     assert told["clips of train"] == 70 + 2 and told["clips of test"] == 3
 
 

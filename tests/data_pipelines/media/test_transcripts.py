@@ -122,6 +122,21 @@ def test_scripts_keep_overlaps_and_back_channels(tmp_path):
     assert transcripts.read(tmp_path / "y.txt") == [Said(None, "Only words. And more: of them.")]
 
 
+SEVERAL = {  # what might be passed over without a word
+    "x.json": (json.dumps({"words": [*objects(WORDS[0]), {"text": "all right"}]}),
+               "Hello Ben. all right"),
+    "x.rttm": ("LEXEME t 1 2 1 b lex Anna\nLEXEME t 1 1 1 a lex Anna\n", "a b"),
+    "x.vtt": ("WEBVTT\n00:01.000 --> 00:02.000\na\n\nNOTE 7\n00:02.000 --> 00:03.000\nb", "a b"),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_nothing_that_is_said_is_passed_over(tmp_path, name):
+    text, expected = SEVERAL[name]
+    (tmp_path / name).write_text(text)
+    assert " ".join(s.text for s in transcripts.read(tmp_path / name)) == expected
+
+
 BAD = {
     "end before start": ("x.json", '[["a", 0, 1],\n ["b", 3, 2]]', 2),
     "overlapping words": ("x.json", '[["a", 0, 1],\n\n ["b", 0.5, 2]]', 3),
@@ -142,13 +157,21 @@ BAD = {
     "not a turn": ("x.txt", "Anna: Hi.\nBen: Hm.\nwell\n", 3),
     "an empty turn": ("x.txt", "Anna: Hi.\nBen:\n", 2),
     "an empty transcript": ("x.srt", "\n", 0),
+    "not a speaker": ("x.json", '[{"word": "a",\n "speaker": {}}]', 1),
     "unknown kind of transcript": ("x.doc", "Anna: Hi.", 0),
 }
 
 
-@pytest.mark.parametrize("reason", BAD)
+AGAIN = {  # and other files of the same reasons
+    "a tier more than it says": ("not a TextGrid", "y.TextGrid", long_textgrid(SENTENCES).replace(
+        "size = 2 \nitem", "size = 1 \nitem"), 24),
+    "75 seconds": ("not a cue", "y.vtt", "WEBVTT\n\n00:75.000 --> 01:19.000\nHi", 3),
+}
+
+
+@pytest.mark.parametrize("reason", [*BAD, *AGAIN])
 def test_bad_files_say_what_and_in_which_line(tmp_path, reason):
-    name, text, line = BAD[reason]
+    reason, name, text, line = AGAIN.get(reason) or (reason, *BAD[reason])
     (tmp_path / name).write_text(text)
     with pytest.raises(TranscriptError) as error:
         transcripts.read(tmp_path / name, names=("Anna", "Ben"), duration=4)
