@@ -78,7 +78,8 @@ def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
 
     store.SHARD_BYTES, store.SHARD_SECONDS = shard_bytes, shard_seconds
     features = {"id": Feature((), "str", "name"),
-                "x": Feature((None,), "float32", "numbers", "", 25.0)}
+                "x": Feature((None,), "float32", "numbers", "", 25.0),
+                "y": Feature((None, 3), "int16", "frames beside", "", 25.0, apart=True)}
     made = folder / "made.txt"
 
     def make(split, i):
@@ -87,7 +88,8 @@ def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
         if i == 4:
             raise store.Unusable("odd", id=f"{split}{i}")
         x = np.random.default_rng(i).normal(size=100 + i).astype(np.float32)
-        return [{"id": f"{split}{i}.{k}", "x": x[k:]} for k in range(1 + i % 3)]
+        return [{"id": f"{split}{i}.{k}", "x": x[k:],
+                 "y": np.full((k + i % 2, 3), 9 * i + k, np.int16)} for k in range(1 + i % 3)]
 
     def job(out):
         with Partial(out, {"seed": 1}) as partial:
@@ -106,7 +108,8 @@ def _demo(folder: pathlib.Path, shard_bytes: int, shard_seconds: float):
         assert all((dataset.lengths(s, ["x"])["x"] == [len(e["x"])
                                                        for e in dataset.source(s)]).all()
                    for s in dataset.splits)
-        return {s: [(e["id"], e["x"].tobytes()) for e in dataset.source(s)] for s in dataset.splits}
+        return {s: [(e["id"], e["x"].tobytes(), e["y"].tobytes()) for e in dataset.source(s)]
+                for s in dataset.splits}
 
     return job, content, made
 
