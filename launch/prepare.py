@@ -10,12 +10,16 @@ that is made in parts (Talker's, named corpora) can also be shared by several pr
 --processes=N, --shard=I/N, or started once a host; see launch/workers.py. The dataset is the same.
 """
 
+import pathlib
+
 from absl import flags
 
 from avjax.errors import UserError
 from data_pipelines import prepare
+from data_pipelines.ingest.common import corpus
 from data_pipelines.store import beam
 from data_pipelines.store.merge import Part
+from data_pipelines.store.schema import MENDED_FILE
 from launch import flags as launch_flags
 from launch import options, workers
 
@@ -60,10 +64,18 @@ def main(argv):
         raise UserError(f"--dataset={args.dataset} is made by one process", where="command line",
                         expected="neither --processes nor --shard, and one host",
                         hint="--runner=beam, whose workers help that process")
-    workers.spread("launch.prepare", args.out)
+    workers.spread("launch.prepare", args.out, _tell)
     made = prepare.prepare(args.dataset, **(values | {"out": out}))
     if made is None and isinstance(out, Part):
         workers.end(out, args.shard)
+
+
+def _tell(out: pathlib.Path) -> None:
+    """What several processes made: of a named corpus, what it has and lacks."""
+    if (out / MENDED_FILE).is_file():
+        corpus.told(out)
+    else:
+        print(f"written: {out}")
 
 
 if __name__ == "__main__":

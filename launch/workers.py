@@ -40,9 +40,10 @@ def define_flags() -> None:
     flags.DEFINE_string("shard", None, "I/N: only part I of N, by itself.")
 
 
-def spread(module: str, out: str) -> None:
+def spread(module: str, out: str, tell: Callable[[pathlib.Path], object] | None = None) -> None:
     """With --processes: runs this command in so many processes, and ends with their exit code. Else
-    returns."""
+    returns. `tell`: says what was made, instead of where it is: only one of the processes knows,
+    and it may not be the first, which is the one that is heard."""
     args = flags.FLAGS
     if not args.processes or SPREAD in os.environ:  # this is one of them
         return
@@ -58,7 +59,9 @@ def spread(module: str, out: str) -> None:
     code = processes.run([*cli.child(module), *sys.argv[1:]], processes=args.processes,
                          environment={SPREAD: "1"}, logs=folder.with_name(f".{folder.name}.logs"),
                          cwd=pathlib.Path.cwd(), max_restarts=RESTARTS, grace=GRACE)
-    if not code:
+    if not code and tell and not paths.is_remote(out):
+        tell(folder)
+    elif not code:
         print(f"written: {out if paths.is_remote(out) else folder}")
     sys.exit(code)
 

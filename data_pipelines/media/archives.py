@@ -6,6 +6,7 @@ they were joined.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import os
@@ -13,7 +14,7 @@ import pathlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from avjax.errors import UserError
 from avjax.storage import failures
@@ -40,10 +41,10 @@ class Place:
         return pathlib.PurePosixPath(self.member or self.file).suffix.lower() in suffixes
 
     def bytes(self, root) -> int:
-        """Its size."""
+        """Its size; 0 of a link that leads nowhere, which is refused when it is read."""
         path = pathlib.Path(root, self.file)
         if not self.member:
-            return path.stat().st_size
+            return path.stat().st_size if path.exists() else 0
         return _archive(os.fspath(path)).getinfo(self.member).file_size
 
     @contextlib.contextmanager
@@ -63,28 +64,42 @@ class Place:
         return _archive(os.fspath(path)).read(self.member) if self.member else path.read_bytes()
 
 
-def walk(root, skip: Collection[str] = ()) -> Iterator[Place]:
-    """Everything below a folder, in order of names; what archives hold behind the other files.
+def folders(root, entered: Callable[[pathlib.Path, str], bool] = lambda above, name: True
+            ) -> Iterator[tuple[pathlib.Path, list[str]]]:
+    """(folder, names of its files) of a folder and all below it, in order of names; each once,
+    however many links lead there. Hidden ones (".", as macOS puts "._NAME" beside every file) are
+    left out.
 
-    skip: names of folders that are not entered.
+    entered: (folder, name of one in it) -> whether it is looked into.
 
-    Raises UserError: a folder or an archive that cannot be read.
+    Raises UserError: a folder that cannot be listed.
     """
     def fail(error):
         failures.check(error)
         raise UserError("a folder cannot be listed", where=str(error.filename),
                         found=error.strerror, hint="check its permissions") from error
 
-    archives, walked = set(), set()
-    for base, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        here = os.path.realpath(base)
-        if here in walked:  # a link to a folder above, or a second way to one
-            folders.clear()
-            continue
-        walked.add(here)
-        folders[:] = sorted(folder for folder in folders if folder not in skip)
-        for name in sorted(names):
-            place = pathlib.Path(base, name).relative_to(root).as_posix()
+    walked = set()
+    for base, inside, names in os.walk(root, onerror=fail, followlinks=True):
+        real, here = os.path.realpath(base), pathlib.Path(base)
+        inside[:] = sorted(name for name in inside if real not in walked
+                           and not name.startswith(".") and entered(here, name))
+        if real not in walked:
+            walked.add(real)
+            yield here, sorted(name for name in names if not name.startswith("."))
+
+
+def walk(root, skip: Collection[str] = ()) -> Iterator[Place]:
+    """Every file below a folder, in order of names; what archives hold behind the other files.
+
+    skip: names of folders that are not entered.
+
+    Raises UserError: a folder or an archive that cannot be read.
+    """
+    archives = set()
+    for here, names in folders(root, lambda _, name: name not in skip):
+        for name in names:
+            place = (here / name).relative_to(root).as_posix()
             if piece := _PIECE.match(place):
                 archives.add(piece[1])
             elif name.lower().endswith(".zip"):
@@ -93,7 +108,7 @@ def walk(root, skip: Collection[str] = ()) -> Iterator[Place]:
                 yield Place(place)
     for archive in sorted(archives):
         for member in sorted(_archive(os.fspath(pathlib.Path(root, archive))).namelist()):
-            if not member.endswith("/"):
+            if not (member.endswith("/") or pathlib.PurePosixPath(member).name.startswith(".")):
                 yield Place(archive, member)
 
 
@@ -101,6 +116,8 @@ def walk(root, skip: Collection[str] = ()) -> Iterator[Place]:
 def _archive(path: str) -> zipfile.ZipFile:
     pieces = sorted(p for p in pathlib.Path(path).parent.glob(f"{pathlib.Path(path).name}_part*")
                     if _PIECE.match(p.name))
+    if pieces:
+        _check_pieces(path, [_PIECE.match(p.name)[2] for p in pieces])
     try:
         return zipfile.ZipFile(io.BufferedReader(_Joined(pieces)) if pieces else path)
     except (zipfile.BadZipFile, OSError) as error:
@@ -108,6 +125,18 @@ def _archive(path: str) -> zipfile.ZipFile:
         raise UserError("damaged archive", where=path, expected="a whole zip file" + (
             f", in {len(pieces)} pieces" if pieces else ""), found=str(error),
             hint="fetch it again and compare its size, or take it out of the folder") from error
+
+
+def _check_pieces(path: str, letters: list[str]) -> None:
+    """That none is missing between the first, "aa" or "aaa", and the last."""
+    numbers = [functools.reduce(lambda n, c: 26 * n + ord(c) - ord("a"), name, 0)
+               for name in letters]
+    missing = sorted(set(range(max(numbers))) - set(numbers))
+    if missing:
+        raise UserError("pieces of an archive are missing", where=path,
+                        expected=f"pieces up to _part{letters[-1]}, {max(numbers) + 1} of them",
+                        found=f"{len(letters)} of them; first missing: number {missing[0] + 1}",
+                        hint="fetch them, or take the others out of the folder")
 
 
 class _Joined(io.RawIOBase):
@@ -130,8 +159,8 @@ class _Joined(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._starts[-1]}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative position {base + offset}")
+        if base + offset < 0:  # as a file does: zipfile asks for it of what is no zip
+            raise OSError(errno.EINVAL, f"negative position {base + offset}")
         self._at = base + offset
         return self._at
 

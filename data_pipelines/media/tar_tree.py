@@ -55,7 +55,7 @@ def plain(path: pathlib.Path, refuse: Callable[[str, str], None]) -> Iterator[tu
             if name is None or not member.isreg() or member.issparse():
                 refuse(member.name, "a link, device or sparse file" if name else
                        "a path that leads out of the folder")
-            elif member.offset_data + member.size > size:
+            elif not 0 <= member.size <= size - member.offset_data:
                 raise tarfile.ReadError(f"ends inside {member.name}")
             else:
                 yield name, member.offset_data, member.size

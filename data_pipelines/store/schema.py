@@ -22,6 +22,7 @@ IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}
 # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
 MENDED_FILE = "mended.json"
+NOTICED_FILE = "noticed.json"  # where there is any
 CHECKSUMS_FILE = "checksums.json"
 # the codec that maps a speaker's name to what a system needs to be that speaker
 SPEAKERS = "speakers"

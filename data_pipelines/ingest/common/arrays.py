@@ -7,12 +7,16 @@ Suffixes: T frames, C channels.
 
 import io
 import math
+import threading
 
 import numpy as np
 
 from data_pipelines.ingest.common.files import Files
 from data_pipelines.store.dataset import Unusable
 
+# numpy parses headers by `ast`, which fails in two threads at once ("SystemError: AST constructor
+# recursion depth mismatch", Python 3.11)
+_HEADERS = threading.Lock()
 MOST_FILLED = 0.5  # [ours] share of a recording's frames; beyond, it is left out
 
 
@@ -53,6 +57,17 @@ def read(files: Files, name: str, *shapes: tuple[int | None, ...],
     return np.ndarray(found, dtype, content, offset, order="F" if fortran else "C")
 
 
+def contained(content: bytes) -> np.ndarray:
+    """The array in the bytes of an .npy, read only. Raises ValueError, EOFError: it is none, or
+    cut short, or of objects."""
+    content = np.frombuffer(content, np.uint8)
+    shape, fortran, dtype, offset = header(content)
+    needed = offset + dtype.itemsize * math.prod(shape)
+    if dtype.hasobject or needed > len(content):  # np.load would first make room for all of it
+        raise ValueError(f"{shape} {dtype} in {len(content)} bytes")
+    return np.ndarray(shape, dtype, content, offset, order="F" if fortran else "C")
+
+
 def length(files: Files, name: str) -> int | None:
     """The first dimension of an array; None where there is no such array or it is cut short."""
     try:
@@ -74,7 +89,8 @@ def header(content: np.ndarray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
              (2, 0): np.lib.format.read_array_header_2_0}
     if version not in known:
         raise ValueError(f"version {version} of .npy")
-    shape, fortran, dtype = known[version](stream)
+    with _HEADERS:
+        shape, fortran, dtype = known[version](stream)
     if min(shape, default=0) < 0:
         raise ValueError(f"lengths below 0: {shape}")
     return shape, fortran, dtype, stream.tell()

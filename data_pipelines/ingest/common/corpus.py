@@ -37,7 +37,7 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import Partial, clean
-from data_pipelines.store.schema import MENDED_FILE, Feature
+from data_pipelines.store.schema import MENDED_FILE, NOTICED_FILE, Feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         part = functools.partial(_part, corpus, str(source), str(out), parallel.parts,
                                  dict(options), max_bad)
         parallel.for_each(part, range(parallel.parts))
-        return told(pathlib.Path(out), {})
+        return told(pathlib.Path(out))
     folder = pathlib.Path(out)
     if not isinstance(out, Part):
         store.refuse_existing(folder)
@@ -104,19 +104,23 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         clean(folder)
         if not made_from.same(made_from.read(folder), asked):
             store.refuse_existing(folder)
-        return told(folder, found.told)
+        shutil.rmtree(kept, ignore_errors=True)
+        return told(folder)
     made_from.ask(folder, asked, source)
     with Partial(out, {"dataset": found.name, **asked}) as job:
         dataset = store.write_dataset(
             job, name=found.name, description=found.description, features=found.features,
-            splits={split: [functools.partial(_clips, found.read, item) for item in items]
-                    for split, items in found.items.items()},
+            splits={split: [functools.partial(_clips, found.read, item)
+                            for item in found.items[split]]
+                    # held-out ones first: an empty one is known before the others are read
+                    for split in sorted(found.items, key="train".__eq__)},
             recipes=found.recipes, codecs=found.codecs, max_bad=max_bad, progress=progress,
+            noticed={what: n for what, n in found.told.items() if n},
             totals={split: len(items) for split, items in found.items.items()})
     if dataset is None:
         return None
     shutil.rmtree(kept, ignore_errors=True)
-    return told(folder, found.told)
+    return told(folder)
 
 
 def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any],
@@ -175,11 +179,16 @@ def _part(corpus, source: str, out: str, count: int, options: dict, max_bad: flo
                 progress=False)
 
 
-def told(out: pathlib.Path, told: Mapping[str, int]) -> dict:
-    """What a finished dataset has, what was left out and what was mended: printed, and returned."""
+def told(out: pathlib.Path, noticed: Mapping[str, int] | None = None) -> dict:
+    """What a finished dataset has, what was left out and what was mended: printed, and returned.
+    `noticed`: by whom it was made, where the dataset does not keep it."""
     dataset = store.open_dataset(out)
-    found: dict[str, Any] = {f"clips of {split}": n for split, n in dataset.splits.items()}
-    found |= {what: n for what, n in told.items() if n}
+    found: dict[str, Any] = {f"clips of {split}": dataset.splits[split]
+                             for split in sorted(dataset.splits, key="train".__ne__)}
+    if noticed is None:
+        file = dataset.dir / NOTICED_FILE
+        noticed = json.loads(file.read_text()) if file.is_file() else {}
+    found |= {what: n for what, n in noticed.items() if n}
     mended = json.loads((dataset.dir / MENDED_FILE).read_text())
     found |= {f"mended: {reason}": n for reason, n in mended.items()}
     file = out.with_name(f"{out.name}.quarantine.jsonl")

@@ -69,7 +69,7 @@ def read(place: pathlib.Path, told: Counter) -> list[Clip]:
         if not (place / f"{set_}_annotion_time.txt").is_file():
             told[f"lists of {set_} missing"] += 1
             continue
-        urls, times, heights, windows = (_list(place / f"{set_}_{what}.txt") for what in (
+        urls, times, heights, windows = (_list(place / f"{set_}_{what}.txt", told) for what in (
             "video_url", "annotion_time", "resolution", "crop_wh"))
         told["videos without times in the lists"] += len(urls.keys() - times.keys())
         for video, passages in times.items():
@@ -90,13 +90,16 @@ def read(place: pathlib.Path, told: Counter) -> list[Clip]:
     return out
 
 
-def _list(path: pathlib.Path) -> dict[str, list[str]]:
-    """{first word of a line, without .mp4: the others}."""
+def _list(path: pathlib.Path, told: Counter) -> dict[str, list[str]]:
+    """{first word of a line, without .mp4: the others}. `told` gets the lines that repeat one."""
     if not path.is_file():
         raise UserError("one of HDTF's lists is missing", where=str(path), expected="a file",
                         found="none", hint="fetch the folder HDTF_dataset anew")
     lines = [line.split() for line in text_file.read(path, what="list").splitlines()]
-    return {line[0].removesuffix(".mp4"): line[1:] for line in lines if line}
+    found = {line[0].removesuffix(".mp4"): line[1:] for line in lines if line}
+    told["lines of the lists that repeat a name, the last taken"] += sum(map(bool, lines)) - len(
+        found)
+    return found
 
 
 def _seconds(passage: str) -> tuple[float, float]:

@@ -56,12 +56,12 @@ def corpus(source: pathlib.Path, *, filelists: str | None = None, text: str = "n
     if table is None:
         raise UserError("no table of clips", where=str(source), expected="metadata.csv",
                         found="none", hint="check --source: the folder LJSpeech-1.1")
-    wavs = {p.stem: p.name for p in sorted((table.parent / "wavs").glob("*.wav"))}
+    wavs = {p.stem: p.name for p in sorted((table.parent / "wavs").glob("[!.]*.wav"))}
     rows, told = _rows(table, text, wavs), Counter()
     lists = _filelists(pathlib.Path(filelists) if filelists else table.parent, bool(filelists))
     splits = _split(rows, lists, valid_share, told)
     known = {row["id"] for row in rows}
-    items = {split: [] for split in ("train", "valid", "test") if split in splits.values()}
+    items = {split: [] for split in ("train", "valid", "test")}
     for row in rows:
         defect = row["defect"] or ("" if row["id"] in splits else "in no filelist")
         items[splits.get(row["id"], "train")].append(row | {"defect": defect})
@@ -72,7 +72,7 @@ def corpus(source: pathlib.Path, *, filelists: str | None = None, text: str = "n
     return common.Corpus(
         name="ljspeech", features=features, items={s: x for s, x in items.items() if x},
         description="LJSpeech-1.1 by Keith Ito and Linda Johnson, public domain. Splits: "
-                    f"{', '.join(told) or 'of the filelists'}.",
+                    f"{next(what for what in told if what.startswith('splits'))}.",
         read=functools.partial(read, table.parent / "wavs"),
         recipes={"audio": passage.AUDIO_RECIPE}, told=told)
 

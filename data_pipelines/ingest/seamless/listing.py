@@ -14,7 +14,6 @@ import collections
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import sys
@@ -23,7 +22,7 @@ from collections.abc import Iterator
 
 from avjax.errors import UserError
 from avjax.storage import atomic, failures
-from data_pipelines.media import tar_tree
+from data_pipelines.media import archives, tar_tree, text_file
 
 LABELS = ("improvised", "naturalistic")
 SPLITS = {"train": "train", "dev": "valid", "test": "test"}  # the owners' -> ours
@@ -34,6 +33,7 @@ _ID = re.compile(r"(V\d+_S\d+_I\d+)_(P\d+[A-Za-z]?)")
 _ARRAYS = {"boxes_and_keypoints": ("box", "is_valid_box", "keypoints"), "smplh": ("is_valid",),
            **dict.fromkeys(MOVEMENTS, ("expression", "is_valid"))}
 _INDEX = "tars.json"
+_COLUMNS = ("file_id", "label", "split", "batch_idx", "archive_idx")  # of FILELIST
 
 
 @dataclasses.dataclass
@@ -54,7 +54,8 @@ def find(root: pathlib.Path, labels: tuple[str, ...], kept: pathlib.Path | None)
     now: dict[str, dict] = {}
     for label in labels:
         for owners, split in SPLITS.items():
-            for place, offset, size, name in _files(root, root / label / owners, before, now):
+            for place, offset, size, name in _files(root, root / label / owners, before, now,
+                                                    found.told):
                 _add(found, split, label, place, offset, size, name)
     _compare(root, labels, found, now)
     for place, one in now.items():
@@ -90,20 +91,18 @@ def _kept(folder: pathlib.Path | None) -> dict[str, dict]:
         return {}
 
 
-def _files(root, folder: pathlib.Path, before: dict, now: dict) -> Iterator[tuple]:
+def _files(root, folder: pathlib.Path, before: dict, now: dict,
+           told: collections.Counter) -> Iterator[tuple]:
     """(place below root, offset or None, bytes, name in the tar) of every file, in order."""
-    def fail(error):
-        failures.check(error)
-        raise UserError("a folder cannot be listed", where=str(error.filename),
-                        found=error.strerror, hint="check its permissions") from error
-
-    for base, folders, names in os.walk(folder, onerror=fail if folder.is_dir() else None,
-                                        followlinks=True):
-        here = pathlib.Path(base)
-        folders[:] = sorted(f for f in folders if not f.startswith(".")
-                            and f in _ARRAYS.get(here.name, (f,)))
-        for name in sorted(n for n in names if not n.startswith(".")):
+    if not folder.is_dir():
+        return
+    for here, names in archives.folders(folder, lambda above, name: name in _ARRAYS.get(
+            above.name, (name,))):
+        for name in names:
             path = here / name
+            if not path.exists():
+                told["links that lead nowhere: not read"] += 1
+                continue
             place, stat = path.relative_to(root).as_posix(), path.stat()
             if path.suffix != ".tar":
                 yield place, None, stat.st_size, ""
@@ -175,26 +174,28 @@ def _compare(root: pathlib.Path, labels: tuple[str, ...], found: Found, tars: di
     path = next((p for p in (root / FILELIST, root / "assets" / FILELIST) if p.is_file()), None)
     if path is None:
         return
-    archives = {place.removesuffix(".tar") for place in tars}
-    batches = {archive.rpartition("/")[0] for archive in archives}
+    here = {place.removesuffix(".tar") for place in tars}
+    batches = {archive.rpartition("/")[0] for archive in here}
     if not batches:  # another layout
         return
     absent = set()
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            try:
-                batch = f"{row['label']}/{row['split']}/{int(row['batch_idx']):04d}"
-                archive = f"{batch}/{int(row['archive_idx']):04d}"
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError("unreadable table", where=str(path),
-                                expected="file_id,label,split,batch_idx,archive_idx",
-                                found=str(row)[:120], hint="fetch it again or take it away"
-                                ) from error
-            if batch not in batches or row["label"] not in labels:
+    rows = csv.reader(text_file.read(path, what="table").splitlines())
+    try:
+        columns = next(rows, [])
+        at = [columns.index(name) for name in _COLUMNS]
+        for row in filter(None, rows):
+            id, label, owners, batch, archive = (row[k] for k in at)
+            batch = f"{label}/{owners}/{int(batch):04d}"
+            archive = f"{batch}/{int(archive):04d}"
+            if batch not in batches or label not in labels:
                 continue
-            if archive not in archives:
+            if archive not in here:
                 absent.add(archive)
                 found.told["files of filelist.csv whose archive is missing"] += 1
-            elif row["file_id"] not in found.sides.get(SPLITS.get(row["split"], ""), {}):
+            elif id not in found.sides.get(SPLITS.get(owners, ""), {}):
                 found.told["files of filelist.csv that their archive lacks"] += 1
+    except (csv.Error, IndexError, ValueError) as error:
+        raise UserError("unreadable table", where=f"{path}, line {rows.line_num}",
+                        expected=",".join(_COLUMNS), found=str(error)[:120],
+                        hint="fetch it again or take it away") from error
     found.told["archives of filelist.csv that are missing"] += len(absent)

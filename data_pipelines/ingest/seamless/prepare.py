@@ -50,20 +50,24 @@ def corpus(source, *, label: str = "both", columns: str = "video", movement: str
                         expected=f"folders {', '.join(labels)}, in them train, dev or test",
                         found="none with files of an interaction",
                         hint="--source is the folder that holds `improvised` and `naturalistic`")
-    items, alone = {}, 0
-    for split, there in found.sides.items():
-        items[split] = []
+    items, alone, elsewhere = {}, 0, set()
+    # of what is in two splits, train's is refused: what is held out stays so
+    for split in sorted(found.sides, key=list(listing.SPLITS.values()).index, reverse=True):
+        items[split], there = [], found.sides[split]
         for id, ids in listing.dyads(there).items():
             alone += len(ids) == 1
             groups = [ids] if partners else [[one] for one in ids]
             items[split] += [{"id": id if partners else group[0],
                               "label": there[group[0]]["label"],
                               "sides": {one: there[one]["files"] for one in group},
+                              "twice": not elsewhere.isdisjoint(group),
                               "cut": sorted(found.cut.intersection(group))} for group in groups]
+        elsewhere.update(there)
     found.told["interactions of which one side is missing"] += alone
     read = functools.partial(_clips, root, columns, movement or "", partners, size, max_seconds)
     return common.Corpus("seamless", DESCRIPTION, _features(columns, movement, partners, size),
-                         items, read, _recipes(columns, movement, partners, size),
+                         dict(reversed(items.items())), read,
+                         _recipes(columns, movement, partners, size),
                          {"pose": standard.POSE} if columns != "sound" else {}, found.told)
 
 
@@ -97,6 +101,9 @@ def _clips(root: pathlib.Path, columns: str, movement: str, partners: bool, size
            max_seconds: float, item: dict) -> Iterator[dict | store.Unusable]:
     """The clips of an interaction, and what of it cannot be used."""
     names = list(item["sides"])
+    if item["twice"]:
+        raise store.Unusable("in two splits", id=item["id"], found="the same in one that is held "
+                             "out, where it stays")
     if partners and len(names) != 2:
         raise store.Unusable("partner missing" if len(names) == 1 else "more than two sides",
                              id=item["id"], expected="two files of an interaction",

@@ -15,6 +15,7 @@ import numpy as np
 
 from avjax.errors import StorageError
 from data_pipelines import media
+from data_pipelines.ingest.common.arrays import contained
 from data_pipelines.ingest.common.recordings import SAMPLES, SILENCE
 from data_pipelines.ingest.seamless import said, seen
 from data_pipelines.ingest.seamless.listing import participant
@@ -107,11 +108,11 @@ class Files:
             if self.has("npz"):
                 with np.load(self.get("npz").open(), allow_pickle=False) as arrays:
                     missing = [name for name in names if name not in arrays.files]
-                    out = [arrays[name] for name in names if name not in missing]
+                    out = [contained(arrays.zip.read(f"{name}.npy")) for name in names
+                           if name not in missing]
             else:
                 missing = [name for name in names if not self.has(name)]
-                out = [np.load(self.get(name).open(), allow_pickle=False) for name in names
-                       if name not in missing]
+                out = [contained(self.get(name).read()) for name in names if name not in missing]
         except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, OSError,
                 NotImplementedError) as error:
             quarantine.check(error, [])

@@ -66,6 +66,8 @@ def objects(path: pathlib.Path) -> Iterator[dict[str, Any]]:
                 if not isinstance(one, dict):
                     fail(f"{type(one).__name__} in it")
                 yield one
+    except RecursionError:
+        fail("lists in lists in lists ...")
     except (OSError, UnicodeDecodeError) as error:
         failures.check(error, path)
         fail(str(error))

@@ -8,8 +8,10 @@ import shutil
 import pytest
 import soundfile
 
+from avjax.errors import UserError
 from data_pipelines import prepare as preparing
 from data_pipelines.ingest.common import corpus
+from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
 from tests.data_pipelines.ingest import code_trees, fisher_tree, seamless_tree, small_films
 from tests.data_pipelines.ingest.reading import refusals
@@ -141,9 +143,24 @@ def test_shared_or_killed_it_is_the_same_dataset(reader, tmp_path, monkeypatch):
             for a, b in zip(one.source(split), other.source(split), strict=True):
                 assert all(a[k] == b[k] if isinstance(a[k], str) else
                            a[k].tobytes() == b[k].tobytes() for k in a)
-    left_out = {what: n for what, n in told.items() if what.startswith(("left out: ", "clips of"))}
-    assert left_out.items() <= many.items()
+    assert told == many
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_an_empty_split_is_known_before_train_is_read(tmp_path):
+    read = []
+
+    def reader(item):
+        read.append(item["id"])
+        raise store.Unusable("no sound")
+
+    def listed(source):
+        return corpus.Corpus("toy", "A toy.", columns.of_clip() | columns.of_speaker(audio=22050),
+                             {split: [{"id": split}] for split in ("train", "valid")}, reader)
+
+    with pytest.raises(UserError, match="empty split; where: valid.*no sound"):
+        corpus.prepare(listed, tmp_path, tmp_path / "out", {}, max_bad=1.0, progress=False)
+    assert read == ["valid"]
 
 
 class Workers:

@@ -98,6 +98,16 @@ def test_the_whole_corpus_is_split_by_its_order(tmp_path):
     assert found.told == {"splits by the owner's order": ljspeech.WHOLE}
 
 
+def test_an_empty_table(tmp_path):
+    (tmp_path / "metadata.csv").write_text("")
+    (tmp_path / "wavs").mkdir()
+    for name in ("LJ001-0001.wav", "._LJ001-0001.wav"):  # as macOS leaves it
+        (tmp_path / "wavs" / name).touch()
+    found = ljspeech.corpus(tmp_path)
+    assert [(one["id"], one["defect"]) for one in found.items["train"]] == [
+        ("LJ001-0001", "no transcript")]
+
+
 def test_a_table_in_another_encoding_is_one_line(tmp_path):
     (tmp_path / "metadata.csv").write_bytes("LJ001-0001|café|café\n".encode("latin-1"))
     with pytest.raises(UserError, match="unreadable table.*line 1.*CP1252"):

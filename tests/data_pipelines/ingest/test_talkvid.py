@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from data_pipelines.ingest.common import corpus
 from data_pipelines.ingest.talkvid import listing
 from data_pipelines.ingest.talkvid import prepare as talkvid
 from data_pipelines.media import faces
@@ -105,6 +106,9 @@ def test_the_benchmark_and_its_people_are_held_out(source, tmp_path):
     assert [item["id"] for item in found.items["test"]] == ["v1-scene1", "v1-scene1"]
     assert {item["speaker"] for item in found.items["train"]} == {"person-8", "person-9"}
     assert found.told["left out, of people of --bench"] == 4
+    bench.write_text(json.dumps([{"id": "elsewhere"}]))
+    with pytest.raises(UserError, match="none in test"):
+        corpus.listed(talkvid.corpus, source, {"bench": str(bench)})
 
 
 def test_lists_are_read_piece_by_piece(source, tmp_path, monkeypatch):
@@ -115,9 +119,10 @@ def test_lists_are_read_piece_by_piece(source, tmp_path, monkeypatch):
     cut.write_text(path.read_text()[:-30])
     with pytest.raises(UserError, match="unreadable list"):
         list(listing.objects(cut))
-    cut.write_text('{"id": 1}')
-    with pytest.raises(UserError, match="unreadable list.*JSON list"):
-        list(listing.objects(cut))
+    for text, found in (('{"id": 1}', "JSON list"), ("[" * 100_000, "lists in lists")):
+        cut.write_text(text)
+        with pytest.raises(UserError, match=f"unreadable list.*{found}"):
+            list(listing.objects(cut))
 
 
 def test_which_list_has_to_be_said(source, tmp_path):
@@ -136,6 +141,10 @@ def test_which_list_has_to_be_said(source, tmp_path):
     ("https://www.youtube.com/shorts/Tr6MMsoWAog", WHOLE), ("", "")])
 def test_links(link, video):
     assert listing.youtube({"info": {"Video Link": link}}) == video
+
+
+def test_person_0_is_somebody():
+    assert talkvid._speaker({"info": {"Person ID": 0}}) == "person-0"
 
 
 def test_times_that_are_no_numbers():
