@@ -110,6 +110,6 @@ def _module(kind: str):
 def _grey(image: np.ndarray, points: np.ndarray) -> float:
     """Mean grey inside the points' bounding box; 0 where that is outside the picture."""
     left, top = np.maximum(points.min(0), 0).astype(int)
-    right, bottom = np.ceil(points.max(0)).astype(int)
+    right, bottom = np.maximum(np.ceil(points.max(0)), 0).astype(int)
     part = image[top:bottom, left:right]
     return float(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY).mean()) if part.size else 0.0

@@ -64,9 +64,12 @@ def extract(
 
     Raises:
       UserError: no sound, centroids of another width, a layer that is not there, an unknown
-        checkpoint, too many unusable recordings.
+        checkpoint, `like` and `centroids` together, too many unusable recordings.
     """
     store.refuse_existing(out_dir)
+    if like and centroids:
+        raise UserError("centroids twice", where="--like and --centroids",
+                        expected="one of the two", found="both", hint="leave one out")
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     common.require(clips, ("audio",), "prepare clips with sound")

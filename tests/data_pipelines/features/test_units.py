@@ -129,6 +129,8 @@ def test_like_another_dataset(clips, made, tmp_path):
     encoder = unit_library.from_recipe(made.recipes["units"], made.codec("units"))
     audio = resampled(to_float(rows(more)["b0"]["audio"]), RATE, 16000)
     np.testing.assert_array_equal(rows(found)["b0"]["units"][:, 0], encoder([audio])[0])
+    with pytest.raises(UserError, match="centroids twice"):
+        extract.extract(more.dir, tmp_path / "v", like=made.dir, centroids="c.npy", **OPTIONS)
     with pytest.raises(UserError, match="a dataset without units"):
         extract.extract(more.dir, tmp_path / "v", like=clips.dir, **OPTIONS)
 

@@ -53,6 +53,8 @@ def test_found_points_are_in_picture_widths():
     np.testing.assert_allclose(found.xy, points / 256, atol=1e-6)
     assert asked[0] == pytest.approx((64, 67.2, 64)) and found.height == 1
     assert (found.seen == 0.75).all() and len(found.light) == len(pictures)
+    above = landmarks.along(track, small, lambda image, *box: (points[0] - 300, 0.75))
+    assert not above.light.any()  # nothing of the picture is in it
 
 
 @pytest.mark.parametrize("kind", landmarks.KINDS)
