@@ -3,6 +3,7 @@ cache a session; and how long each folder's tests took."""
 
 import atexit
 import collections
+import gc
 import os
 import shutil
 import tempfile
@@ -14,7 +15,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and su
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # tiny networks take longer to compile than to run: little optimising, three times as fast
-CHEAP = {"--xla_backend_optimization_level": "0", "--xla_llvm_disable_expensive_passes": "true"}
+CHEAP = {"--xla_backend_optimization_level": "0", "--xla_llvm_disable_expensive_passes": "true",
+         "--xla_cpu_parallel_codegen_split_count": "1"}
 if metadata.version("jaxlib") < "0.11":  # later ones know no other way
     CHEAP["--xla_cpu_use_fusion_emitters"] = "false"
 if "AVJAX_XLA_DEFAULTS" not in os.environ:  # inherited by workers and subprocesses
@@ -31,6 +33,14 @@ from absl import flags  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disallow_mesh_context_manager", True)
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_finish():
+    """Tracing makes millions of objects that count down to nothing by themselves: look for cycles
+    a tenth as often, and never among what is imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 20)
 
 
 def _seconds() -> tuple[float, float]:

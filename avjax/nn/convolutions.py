@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from jax import lax
 
-from avjax.nn.layers import Dense
+from avjax.nn.layers import Dense, parameter
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -38,8 +38,8 @@ class Conv(nn.Module):
         def uniform(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-        self.kernel = self.param("kernel", uniform, shape)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        self.kernel = parameter(self, "kernel", uniform, shape)
+        self.bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
 
     def __call__(self, x_NHWC):
         pad = self.padding or (self.size // 2, self.size // 2)
@@ -107,8 +107,8 @@ class GroupNorm(nn.Module):
     silu: bool = False
 
     def setup(self):
-        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        self.scale = parameter(self, "scale", nn.initializers.ones, (self.width,))
+        self.bias = parameter(self, "bias", nn.initializers.zeros, (self.width,))
 
     def __call__(self, x_NHWC):
         return group_norm(x_NHWC, self.scale, self.bias, self.groups, self.eps, self.silu)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -32,6 +33,17 @@ def uniform_fan_in(scale: float = 1.0 / 3.0):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def parameter(module: nn.Module, name: str, init, shape: tuple[int, ...]) -> jax.Array:
+    """`module.param`, but comparing shapes by itself where there is a value already: flax traces
+    `init` for the shape, which takes a fifth of the time to trace a network."""
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape)
+    value = module.get_variable("params", name)
+    if value.shape != tuple(shape):
+        raise ScopeParamShapeError(name, module.scope.path_text, value.shape, shape)
+    return value
 
 
 @jax.custom_vjp
@@ -103,10 +115,10 @@ class Dense(nn.Module):
             bound = (3.0 * scale / fan_in) ** 0.5
             return jax.random.uniform(key, bias_shape, dtype, -bound, bound)
 
-        self.kernel = self.param("kernel", self.kernel_init or uniform_fan_in(scale),
-                                 (fan_in, *shape))
+        self.kernel = parameter(self, "kernel", self.kernel_init or uniform_fan_in(scale),
+                                (fan_in, *shape))
         if self.use_bias:
-            self.bias = self.param("bias", self.bias_init or bias_init, shape)
+            self.bias = parameter(self, "bias", self.bias_init or bias_init, shape)
 
     def __call__(self, x, rows: slice = slice(None), bias: bool = True,
                  columns: int | slice = slice(None)):  # noqa: B008
@@ -177,8 +189,8 @@ class LayerNorm(nn.Module):
     eps: float = 1e-5
 
     def setup(self):
-        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        self.scale = parameter(self, "scale", nn.initializers.ones, (self.width,))
+        self.bias = parameter(self, "bias", nn.initializers.zeros, (self.width,))
 
     def __call__(self, x_BTD):
         return adaptive_norm(x_BTD, self.bias[None, None], self.scale[None, None] - 1, self.eps)
@@ -217,7 +229,7 @@ class RMSNorm(nn.Module):
     eps: float = 1e-6
 
     def setup(self):
-        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+        self.scale = parameter(self, "scale", nn.initializers.ones, (self.width,))
 
     def __call__(self, x):
         return rms_norm(x, self.scale, self.eps)

@@ -4,6 +4,7 @@ Those of torch < 1.6 are read by torch_legacy.py. A later one is a zip of one pi
 see avjax/weights/plain_pickle.py) and one raw file a storage (`data/<key>`).
 """
 
+import errno
 import io
 import pickle
 import zipfile
@@ -116,7 +117,9 @@ def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
                                 "r") if data is None else np.frombuffer(data, np.uint8)
             return finish(tree, _Storages(archive, content, name.removesuffix("data.pkl"), path),
                            foreign)
-    except (zipfile.BadZipFile, zlib.error) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # EINVAL: the zip's directory leads to before the file's start
         raise UserError("the checkpoint is truncated or corrupt", where=path,
                         expected="a complete zip file", found=str(error),
                         hint="fetch the file again and compare its size") from error

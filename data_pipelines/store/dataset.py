@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from avjax.errors import StorageError, UserError
 from avjax.storage import failures
-from data_pipelines.store import frames
+from data_pipelines.store import frames, whole
 from data_pipelines.store.merge import Merging
 from data_pipelines.store.records import Records
 from data_pipelines.store.resume import Partial, refuse_existing  # noqa: F401  (re-exported)
@@ -57,8 +57,6 @@ VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20  # a shard is closed once it holds this much
 # or, in a job that can be continued, once it is so old: what a kill costs at most
 SHARD_SECONDS = 60.0
-_REMAKE = "delete the folder and make the dataset again"  # only of what is proven to be corrupt
-_BRING = "look after the disk or mount, or copy the folder again; then start the same command again"
 
 # TFDS logs every file that it opens at level INFO through absl's logger; its warnings stay.
 logging.getLogger("absl").addFilter(
@@ -148,7 +146,7 @@ def write_dataset(out_dir, *, name: str, description: str, features: dict[str, F
             np.savez(tmp / CODECS_DIR / f"{codec}.npz", **arrays)
         files = sorted(p for p in tmp.rglob("*") if p.is_file())
         _write_json(tmp / CHECKSUMS_FILE,
-                    {p.relative_to(tmp).as_posix(): _fingerprint(p) for p in files})
+                    {p.relative_to(tmp).as_posix(): whole.fingerprint(p) for p in files})
         if max_bad:
             writer.tell_refused()
         job.finish()
@@ -174,37 +172,37 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
         raise missing("no dataset here", where=str(directory),
                       expected="a folder made by avjax prepare or "
                       "avjax extract", found="a file" if directory.exists() else "nothing",
-                      hint=_BRING if begun else "check the path or make the dataset first")
+                      hint=whole.BRING if begun else "check the path or make the dataset first")
     if not (directory / CHECKSUMS_FILE).is_file():
         raise UserError("dataset is not whole", where=str(directory),
                         expected=f"{CHECKSUMS_FILE} (written last)",
                         found="none: the job that wrote or copied it was interrupted, or this is "
                         "another kind of folder",
                         hint="copy the folder again, or name another one")
-    checksums = _read_json(directory / CHECKSUMS_FILE)
+    checksums = whole.read_json(directory / CHECKSUMS_FILE)
     if not isinstance(checksums, dict) or not all(isinstance(c, dict) and "bytes" in c
                                                   for c in checksums.values()):
         raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE),
-                        hint="copy the folder again, or "
-                        "name another one")
-    for needed in ("features.json", "dataset_info.json", SCHEMA_FILE, RECIPES_FILE, IDS_FILE):
-        if needed not in checksums:
-            raise UserError("dataset is not whole", where=str(directory / CHECKSUMS_FILE),
-                            expected=f"an entry {needed}", found="none",
-                            hint=f"copy the folder again, or {_REMAKE}")
+                        hint="copy the folder again, or name another one")
+    whole.check_entries(directory, checksums, "features.json", "dataset_info.json", SCHEMA_FILE,
+                   RECIPES_FILE, IDS_FILE)
     for file, recorded in checksums.items():
-        _check_file(directory / file, recorded, contents=file.endswith(".json"), missing=missing)
+        whole.check_file(directory / file, recorded, contents=file.endswith(".json"),
+                         missing=missing)
     schema = {n: Feature(**f | {"shape": tuple(f["shape"])})
-              for n, f in _read_json(directory / SCHEMA_FILE).items()}
+              for n, f in whole.read_json(directory / SCHEMA_FILE).items()}
     builder = tfds.builder_from_directory(str(directory))
+    shards = [shard for split in builder.info.splits.values() for shard in split.filenames]
+    apart = [frames.beside(s, n) for s in shards for n, f in schema.items() if f.apart]
+    whole.check_entries(directory, checksums, *shards, *apart, *([LENGTHS_FILE] if apart else ()))
     found = {n: _describe(f) for n, f in builder.info.features.items()}
     expected = {n: (f.shape, f.dtype) for n, f in schema.items() if not f.apart}
     if found != expected:
         raise UserError("features.json does not fit schema.json", where=str(directory),
                         expected=str(expected),
-                        found=str(found), hint=_REMAKE)
+                        found=str(found), hint=whole.REMAKE)
     return Dataset(directory, builder.info.name, builder.info.description, schema,
-                   _read_json(directory / RECIPES_FILE),
+                   whole.read_json(directory / RECIPES_FILE),
                    {n: s.num_examples for n, s in builder.info.splits.items()},
                    checksums)
 
@@ -245,14 +243,14 @@ class Dataset:
     @functools.cached_property
     def ids(self) -> dict[str, list[str]]:
         """{split: ids in record order}."""
-        return _read_json(self.dir / IDS_FILE)
+        return whole.read_json(self.dir / IDS_FILE)
 
     def lengths(self, split: str, names: Iterable[str]) -> dict[str, np.ndarray]:
         """{sequence feature: (examples,) int32 lengths}; read from the records where the dataset is
         an older one."""
         keys = {n: f"{split}.{n}" for n in names}
         if LENGTHS_FILE in self.checksums:
-            _check_file(self.dir / LENGTHS_FILE, self.checksums[LENGTHS_FILE], contents=True)
+            whole.check_file(self.dir / LENGTHS_FILE, self.checksums[LENGTHS_FILE], contents=True)
             with np.load(self.dir / LENGTHS_FILE, allow_pickle=False) as arrays:
                 return {n: arrays[key] for n, key in keys.items()}
         rows = [{n: len(example[n]) for n in keys} for example in self.source(split, keys)]
@@ -271,14 +269,14 @@ class Dataset:
                             expected=" or ".join(self.codecs) or "none", found=name,
                             hint="make the dataset again with this codec")
         file = f"{CODECS_DIR}/{name}.npz"
-        _check_file(self.dir / file, self.checksums[file], contents=True)
+        whole.check_file(self.dir / file, self.checksums[file], contents=True)
         with np.load(self.dir / file, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def verify(self) -> None:
         """Reads every file and compares its SHA-256; UserError names the first that differs."""
         for file, recorded in self.checksums.items():
-            _check_file(self.dir / file, recorded, contents=True)
+            whole.check_file(self.dir / file, recorded, contents=True)
 
 
 class Source(Sequence):
@@ -324,6 +322,7 @@ class Source(Sequence):
         path = shard.with_name(frames.beside(shard.name, name))
         start, length = map(int, self._apart[name][index])
         return frames.Frames(path, start, length, self._features[name],
+                             self._dataset.checksums[path.name]["sha256"],
                              functools.partial(self._explained, index, path))
 
     def __repr__(self) -> str:
@@ -343,7 +342,8 @@ class Source(Sequence):
             said = (f"{type(error).__name__} at example {index} of split {self._split}: "
                     f"{str(error)[:200]}")
             with failures.working_on(shard):
-                _check_file(shard, self._dataset.checksums[shard.name], contents=True, said=said)
+                whole.check_file(shard, self._dataset.checksums[shard.name], contents=True,
+                                 said=said)
             raise StorageError("a shard could not be read, but is whole now", where=str(shard),
                                found=said, hint="start the same command again") from error
 
@@ -354,43 +354,5 @@ def _describe(feature) -> tuple:
     return tuple(feature.shape), np.dtype(feature.np_dtype).name
 
 
-def _fingerprint(path: pathlib.Path) -> dict:
-    with open(path, "rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-                "bytes": path.stat().st_size}
-
-
-def _check_file(path: pathlib.Path, recorded: dict, *, contents: bool, missing=StorageError,
-                said: str = "") -> None:
-    """Raises `missing`, or UserError for a file that is not the recorded one. `said`: by whoever
-    could not read it."""
-    said = said and f"; {said}"
-    try:
-        size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise missing("file of the dataset is missing", where=str(path),
-                      expected=f"{recorded['bytes']} bytes",
-                      found=f"no file{said}", hint=_BRING) from error
-    if size != recorded["bytes"]:
-        raise UserError("corrupt: truncated or overwritten file", where=str(path),
-                        expected=f"{recorded['bytes']} bytes", found=f"{size} bytes{said}",
-                        hint=f"copy it again, or {_REMAKE}")
-    if contents and (found := _fingerprint(path)["sha256"]) != recorded["sha256"]:
-        raise UserError("corrupt file", where=str(path),
-                        expected=f"sha256 {recorded['sha256'][:16]}",
-                        found=f"sha256 {found[:16]}{said}", hint=f"copy it again, or {_REMAKE}")
-
-
 def _write_json(path: pathlib.Path, value, indent=1) -> None:
     path.write_text(json.dumps(value, indent=indent) + "\n")
-
-
-def _read_json(path: pathlib.Path):
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise StorageError("file of the dataset is missing", where=str(path),
-                           hint=_BRING) from error
-    except ValueError as error:
-        raise UserError("unreadable file of a dataset", where=str(path), found=str(error),
-                        hint=f"copy it again, or {_REMAKE}") from error

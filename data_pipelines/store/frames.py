@@ -39,12 +39,13 @@ class Frames:
       start: its first frame in the file.
       length: in frames.
       feature: shape and type of a frame.
+      content: digest of the file; distinguishes it from a former one at the same path.
       explained: a context manager's function that turns failures into ones that name the file.
     """
 
     def __init__(self, path: pathlib.Path, start: int, length: int, feature: Feature,
-                 explained: Callable = contextlib.nullcontext):
-        self._path, self._start, self._length = path, start, length
+                 content: str = "", explained: Callable = contextlib.nullcontext):
+        self._path, self._start, self._length, self._content = path, start, length, content
         self._frame = frame_bytes(feature)
         self._explained = explained
         self.shape, self.dtype = (length, *feature.shape[1:]), np.dtype(feature.dtype)
@@ -74,21 +75,30 @@ class Frames:
 
     def _read(self, first: int, count: int) -> np.ndarray:
         out = np.empty((count, *self.shape[1:]), self.dtype)
-        view, at = memoryview(out).cast("B") if count else b"", (self._start + first) * self._frame
         with self._explained():
-            file, done = _opened()(str(self._path)), 0
-            while done < len(view):
-                got = os.preadv(file.number, [view[done:]], at + done)
-                if not got:
-                    raise EOFError(f"{self._path.name} ends at {at + done} bytes")
-                done += got
+            try:
+                self._fill(out, first)
+            except Exception:
+                # the file may be another now or its mount come back; and files may have run out
+                _opened().cache_clear()
+                self._fill(out, first)
         return out
+
+    def _fill(self, out: np.ndarray, first: int) -> None:
+        view = memoryview(out).cast("B") if out.size else b""
+        at = (self._start + first) * self._frame
+        file, done = _opened()(str(self._path), self._content), 0
+        while done < len(view):
+            got = os.preadv(file.number, [view[done:]], at + done)
+            if not got:
+                raise EOFError(f"{self._path.name} ends at {at + done} bytes")
+            done += got
 
 
 class _File:
     """An open file that closes when nobody refers to it any more."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, content: str):
         self.number = os.open(path, os.O_RDONLY)
 
     def __del__(self):
@@ -102,11 +112,6 @@ def _opened():
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 8))
     return functools.lru_cache(maxsize=most)(_File)
-
-
-def forget() -> None:
-    """Closes what is open: a folder may have been made again."""
-    _opened().cache_clear()
 
 
 class Writer:
@@ -125,19 +130,16 @@ class Writer:
     def add(self, example: dict) -> None:
         """The next example's frames."""
         for name, path in self._paths.items():
-            if name not in self._files:
-                self._files[name] = open(path, "wb")
-            self._write(name, np.ascontiguousarray(example[name]).data.cast("B")
+            self._write(name, path, np.ascontiguousarray(example[name]).data.cast("B")
                         if example[name].size else b"")
 
     def take(self, shard: pathlib.Path) -> None:
         """All frames of another shard that is closed."""
         for name, path in self._paths.items():
-            if name not in self._files:
-                self._files[name] = open(path, "wb")
+            self._write(name, path, b"")  # it may be empty
             with open(shard.with_name(beside(shard.name, name)), "rb") as source:
                 while data := source.read(2**24):
-                    self._write(name, data)
+                    self._write(name, path, data)
 
     def close(self) -> dict[str, int]:
         """{feature: bytes}, all on the disk."""
@@ -157,7 +159,9 @@ class Writer:
         for path in self._paths.values():
             path.unlink(missing_ok=True)
 
-    def _write(self, name: str, data) -> None:
+    def _write(self, name: str, path: pathlib.Path, data) -> None:
+        if name not in self._files:
+            self._files[name] = open(path, "wb")
         self._files[name].write(data)
         self.size += len(data)
 

@@ -68,9 +68,11 @@ def curve_pairs(benchmark, models: dict, truth):
         return [(f"motion code {k}", {who: s.codes_TC[:, k] for who, s in models.items()},
                  truth.codes_TC[:, k])
                 for k in liveliest], threshold
-    if benchmark.has_lips:
+    # of pictures in which a face is seen
+    speaks = {who: s for who, s in models.items() if not benchmark.reader or s.expressions}
+    if benchmark.has_lips and speaks and (not benchmark.reader or truth.expressions):
         true_aperture, width = truth.lips
-        rows.append(("lip aperture", {who: s.lips[0] for who, s in models.items()}, true_aperture))
+        rows.append(("lip aperture", {who: s.lips[0] for who, s in speaks.items()}, true_aperture))
         threshold = benchmark.lip_recipe["tau"] * float(np.mean(width))
     else:
         rows.append(("face code 0", {who: s.face_NF[:, 0] for who, s in models.items()},

@@ -101,7 +101,8 @@ def _numbers(one: Found, seconds: float, of_channels: float) -> dict:
 def text(report: Mapping) -> str:
     """The report of `count` as a table: per minute, and mean seconds, of each event."""
     names = [*turns.EVENTS, "transfer"]
-    head = f"{'by':<12}{'speech s':>10}{'agrees':>8}" + "".join(f"{n:>16}" for n in names)
+    wide = max(map(len, (*report["by"], " " * 10))) + 2
+    head = f"{'by':<{wide}}{'speech s':>10}{'agrees':>8}" + "".join(f"{n:>16}" for n in names)
     lines = [f"{report['clips']} clips, {report['channels']} channels, "
              f"{report['seconds'] / 60:.2f} minutes; events a minute and their mean seconds; "
              f"agreement with {next(iter(report['by']), 'nothing')}", head]
@@ -111,5 +112,5 @@ def text(report: Mapping) -> str:
             rate = f"{n[f'{event}_per_minute']:.1f}" if event in turns.EVENTS else ""
             mean = n[f"{event}_mean_s"]
             cells.append(f"{rate:>8}{f'{mean:.2f} s' if mean is not None else '-':>8}")
-        lines.append(f"{name:<12}{n['speech_s']:>10.1f}{n['agrees']:>8.1%}" + "".join(cells))
+        lines.append(f"{name:<{wide}}{n['speech_s']:>10.1f}{n['agrees']:>8.1%}" + "".join(cells))
     return "\n".join(lines)

@@ -243,7 +243,7 @@ def vae_workdir(tmp_path_factory):
     """An untrained head VAE's checkpoint."""
     workdir = tmp_path_factory.mktemp("vae")
     config = head_vae.released()
-    params = head_vae.System(config).init(jax.random.key(0))
+    params = jax.jit(head_vae.System(config).init)(jax.random.key(0))
     saver = Checkpoints(workdir)
     saver.save(1, {"step": jax.numpy.int32(1), "params": params},
                {"config": {"system": config.to_dict()}})

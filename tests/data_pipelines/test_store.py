@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from avjax.errors import UserError
 from data_pipelines.store import dataset as store
-from data_pipelines.store import inspect, records, resume
+from data_pipelines.store import inspect, records, resume, whole
 from data_pipelines.store.schema import CHECKSUMS_FILE, Feature
 
 FEATURES = {
@@ -164,7 +164,7 @@ def test_features_json_of_another_schema_is_refused(dataset):
     path = dataset.dir / "features.json"
     path.write_text(path.read_text().replace('"12"', '"13"'))
     checksums = json.loads((dataset.dir / CHECKSUMS_FILE).read_text())
-    checksums["features.json"] = store._fingerprint(path)
+    checksums["features.json"] = whole.fingerprint(path)
     (dataset.dir / CHECKSUMS_FILE).write_text(json.dumps(checksums))
     with pytest.raises(UserError, match="features.json does not fit"):
         store.open_dataset(dataset.dir)

@@ -53,12 +53,14 @@ def test_what_a_checkpoint_states(tmp_path, tree):
 
 def test_what_is_not_stated(tmp_path):
     for tree in ({}, {"args": None, "cfg": None}, {"cfg": "text"}, {"cfg": node({})},
-                 {"args": record("os", "system", "touch bait")}):
+                 {"args": record("os", "system", "touch bait")},
+                 {"cfg": {"normalize": "???", "encoder_attention_heads": "${model.heads}"}}):
         assert of(tmp_path, tree) == NOTHING
     assert of(tmp_path, {"cfg": {"conv_feature_layers": "[(1,1,2)] * 99999999999"}}) == Stated(
         conv_strides=(2,))  # not evaluated
     for key, value in (("encoder_attention_heads", -4), ("encoder_attention_heads", "12"),
-                       ("normalize", "maybe"), ("max_distance", 0)):
+                       ("normalize", "maybe"), ("max_distance", 0),
+                       ("encoder_attention_heads", True), ("conv_feature_layers", "[(1, 2, 0)]")):
         with pytest.raises(UserError, match="impossible values.*found: "):
             of(tmp_path, {"cfg": {key: value}})
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.media import landmarks
-from eval.benchmarks import clips
+from eval.benchmarks import clips, dialogue
 from eval.data import pictured
 from eval.metrics import expression
+from eval.report import plots
 from tests.eval import real_faces, toys
+from tests.eval import test_dialogue_benchmark as dialogues
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,10 @@ def test_a_variant_whose_pictures_show_no_face_has_no_lips(benchmark, monkeypatc
         2, iter(np.zeros((2, 128, 128, 3), np.uint8))))
     row = benchmark.score("valid", 0, signals)
     assert "lips" not in row and "smile_corr" not in row and "frames" in row
+    truth = benchmark.truth("valid", 0)
+    for seen, drawn in (({}, "face code 0"), ({"other": truth}, "lip aperture")):
+        (name, curves, _), *_ = plots.curve_pairs(benchmark, {"avatar": signals} | seen, truth)[0]
+        assert name == drawn and curves.keys() == (seen or {"avatar": 0}).keys()
 
 
 def test_what_is_not_measured_says_what_it_needs(benchmark, monkeypatch):
@@ -66,3 +72,35 @@ def test_blinks_are_dips_of_two_frames():
     eyes = np.full(90, 0.3)
     eyes[10] = eyes[20:23] = eyes[88:] = 0.1
     assert expression.blinks(eyes) == 2
+
+
+class Dialogues(dialogues.ToyDecoder):
+    """Pictures as bright as the first number of a latent."""
+
+    face_kind, fps = "eigenface", 25
+
+    def codec(self, name):
+        return {}
+
+    def pictures(self, streams, speaker=""):
+        shade = (128 + 60 * streams["latents"][:, 0, 0, 0]).clip(0, 255).astype(np.uint8)
+        return len(shade), (np.full((32, 32, 3), x, np.uint8) for x in shade)
+
+
+def test_dialogues_are_read_off_the_pictures_of_every_speaker(tmp_path, patch, benchmark):
+    scored = dialogue.Benchmark(dialogues.config(), Dialogues(), dialogues.write(tmp_path / "d"),
+                                dialogues.ToySystem(), clips=benchmark.clips)
+    assert scored.not_measured == {} and {"lips", "points"} <= scored.offers
+    assert scored.recipes["F1_lips"]["of"] == landmarks.recipe(real_faces.KIND)
+    truth, shuffled = (scored.baseline(v, "valid", 0) for v in ("truth", "shuffled"))
+    swapped = {"latents": truth.streams["latents"][:, ::-1], "mel": truth.streams["mel"]}
+    codec, wrong = (summary(scored, x) for x in (
+        scored.baseline("codec", "valid", 0), scored.model(swapped, "avatar", "valid", 0)))
+    assert codec["F1_lips"]["value"] == 1 and codec["smile_corr"]["value"] == pytest.approx(1)
+    # every speaker is compared with its own truth, which its partner's is like
+    assert wrong["F1_lips"]["value"] < 0.97 and wrong["smile_corr"]["value"] < 0.99
+    assert len(truth.expressions) == dialogues.SPEAKERS and "blinks_per_minute" in codec
+    assert shuffled.expressions == [] and "lips" not in scored.score("valid", 0, shuffled)
+    names = [rows[0][0] for rows, _ in (plots.curve_pairs(scored, {"other": x}, truth)
+                                        for x in (shuffled, truth))]
+    assert names == ["face code 0", "lip aperture"]

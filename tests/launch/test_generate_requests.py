@@ -41,7 +41,8 @@ def trained(tmp_path_factory):
                   head_dim=dataset.features["head"].shape[-1]))
     c.data.dir = str(dataset.dir)
     training.write_run_files(c, folder / "run", dataset)
-    params = jax.tree.map(lambda x: x + 0.05, jax.jit(api.build(s).init)(jax.random.key(0)))
+    params = jax.tree.map(lambda x: np.float32(0.05) + x,
+                          jax.device_get(jax.jit(api.build(s).init)(jax.random.key(0))))
     checkpoints = Checkpoints(folder / "run")
     checkpoints.save(0, {"params": params}, {"recipes": dataset.recipes})
     checkpoints.close()

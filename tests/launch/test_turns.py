@@ -49,6 +49,9 @@ def test_events_and_sound_say_the_same(clips):
     assert 0.95 < heard["agrees"] < 1
     table = turns.text(report).splitlines()
     assert len(table) == 4 and "agreement with transcript" in table[0]
+    longer = {"neural:min_silence_ms=300": report["by"]["energy"], "energy": report["by"]["energy"]}
+    lines = turns.text(report | {"by": longer}).splitlines()[1:]
+    assert len(set(map(len, lines))) == 1 and len({line.rindex(" s") for line in lines[1:]}) == 1
     assert table[2].split()[:3] == ["transcript", "4.8", "100.0%"]
 
 

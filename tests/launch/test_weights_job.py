@@ -213,7 +213,7 @@ def test_a_language_model_alone_is_a_warm_start(name, record, tmp_path, monkeypa
                         config=talker_experiment(record))
     loaded = load_params(tmp_path / "job", system)
     jax.tree.map(np.testing.assert_array_equal, loaded["backbone"], theirs["backbone"])
-    fresh = system.init(jax.random.key(1))
+    fresh = jax.jit(system.init)(jax.random.key(1))
     begun, note = warm_start(fresh, tmp_path / "job", include=("backbone/.*",))
     jax.tree.map(np.testing.assert_array_equal, begun["backbone"], theirs["backbone"])
     np.testing.assert_array_equal(begun["task"], fresh["task"])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from avjax.nn.embeddings import rotary_tables, rotate
 from avjax.nn.layers import Dense, adaptive_norm, gelu, matmul
@@ -82,3 +83,12 @@ def test_rotary_layouts_give_the_same_scores_and_depend_on_distance_only():
     np.testing.assert_allclose(scores(0, "halves", True), adjacent, atol=1e-5)
     np.testing.assert_allclose(scores(100, "adjacent", False), adjacent, atol=1e-4)
     assert np.abs(scores(0, "halves", False) - adjacent).max() > 1e-2
+
+
+def test_parameters_of_another_shape_are_refused():
+    x, dense = np.ones((2, 3), np.float32), Dense(4, 3)
+    params = {"kernel": np.ones((3, 4), np.float32), "bias": np.ones(4, np.float32)}
+    np.testing.assert_array_equal(dense.apply({"params": params}, x), np.full((2, 4), 4.0))
+    for name, shape in (("kernel", (3, 5)), ("bias", (1,))):
+        with pytest.raises(ScopeParamShapeError, match=name):
+            dense.apply({"params": params | {name: np.ones(shape, np.float32)}}, x)

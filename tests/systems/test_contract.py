@@ -1,6 +1,7 @@
 """What every registered system promises: see avjax.systems.api. A new system joins by its tiny
 config in tests/systems/tiny.py; without one, the first test fails."""
 
+import functools
 import importlib
 import inspect
 
@@ -32,6 +33,12 @@ def cases(pairs):
         name == "tavid" or task != tiny.system(name).tasks[0])) for name, task in pairs]
 
 
+@functools.cache
+def generator(name: str):
+    """`generate` of the tiny system, compiled once a task and room for all tests."""
+    return jax.jit(tiny.system(name).generate, static_argnames="task")
+
+
 def presets(name: str) -> list[ConfigDict]:
     """The configs that a system's own functions without arguments make."""
     if name == "tavid":  # its own presets leave numbers that the parts share to the experiment
@@ -46,7 +53,8 @@ def presets(name: str) -> list[ConfigDict]:
             if function.__module__ == module.__name__ and not inspect.signature(
                     function).parameters:
                 made = function()
-                found += [made] if isinstance(made, ConfigDict) and made.get("name") == name else []
+                if isinstance(made, ConfigDict) and made.get("name") == name and made not in found:
+                    found.append(made)
     return found
 
 
@@ -118,11 +126,10 @@ def test_generate_depends_on_the_example_and_its_key_alone(name, task):
     system, params = tiny.system(name), tiny.params(name)
     examples, keys = [tiny.example(name, n, n) for n in (22, 14)], jax.random.split(
         jax.random.key(2), 2)
-    generate = jax.jit(system.generate, static_argnames="task")
 
     def streams(rows, room, keys):
         given, frames = tiny.conditions(name, [examples[i] for i in rows], task, room)
-        out = jax.device_get(generate(params, given, keys, task=task))
+        out = jax.device_get(generator(name)(params, given, keys, task=task))
         return [api.real_streams(system, out, i, n) for i, n in enumerate(frames)]
 
     both = streams([0, 1], ROOM, keys)
@@ -142,10 +149,9 @@ def test_generate_depends_on_the_example_and_its_key_alone(name, task):
     (name, task) for name, task in TASKS if tiny.system(name).can_stream(task)))
 def test_a_stream_in_chunks_is_what_generate_makes(name, task):
     system, params = tiny.system(name), tiny.params(name)
-    given, (frames,) = tiny.conditions(name, [tiny.example(name, 22)], task, ROOM)
+    given, (frames,) = tiny.conditions(name, [tiny.example(name, 22)], task, WIDER)
     keys = jax.random.split(jax.random.key(2), 1)
-    out = jax.device_get(jax.jit(system.generate, static_argnames="task")(params, given, keys,
-                                                                           task=task))
+    out = jax.device_get(generator(name)(params, given, keys, task=task))
     offline = api.real_streams(system, out, 0, frames)
     chunks = list(system.stream(params, [given], keys, task))
     seconds = [chunk.seconds for chunk in chunks]

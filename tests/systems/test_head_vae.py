@@ -60,9 +60,9 @@ def test_dropout_only_with_a_key():
 @pytest.mark.slow
 def test_kl_of_a_unit_normal_is_zero():
     system, params = fresh()
-    params = jax.tree.map(jnp.zeros_like, params)
+    params = jax.tree.map(np.zeros_like, params)
     batch = {"pose_z": poses(), "mask": jnp.ones((4, 24))}
     metrics = jax.jit(system.loss)(params, batch, jax.random.key(0))[1]
     assert float(metrics["kl"]) == pytest.approx(0.0, abs=1e-6)
-    assert float(metrics["reconstruction"]) == pytest.approx(float(jnp.abs(batch["pose_z"]).mean()),
+    assert float(metrics["reconstruction"]) == pytest.approx(np.abs(batch["pose_z"]).mean(),
                                                              rel=1e-5)

@@ -110,7 +110,7 @@ def test_it_trains_from_a_dataset(tmp_path):
     params = jax.tree.map(lambda x: 0.5 * x, random_params(system))
     optimizer = make_optimizer(config.optimizer, 60, params)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
-             "opt_state": optimizer.transform.init(params)}
+             "opt_state": jax.jit(optimizer.transform.init)(params)}
     step = jax.jit(make_train_step(system, optimizer, seed=0))
     losses = []
     with make_loader(dataset, "train", system, batch_size=4, segment=1, seed=0,

@@ -103,7 +103,7 @@ def test_loss_and_gradient_also_with_a_voice_and_partners(arrays):
     assert all(np.abs(layer["kernel"]).max() > 0 for layer in ours.values())
     assert not np.abs(grads.pop("voice")["nobody"]).max()  # everybody has a voice here
     # the recording's gradient is that of the weight norm's magnitudes and directions
-    total = sum(float(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads))
+    total = sum(float(np.square(g).sum()) for g in jax.tree.leaves(grads))
     for i in range(system.config.position_depth):
         folded = np.asarray(grads["positions"][f"convs_{i}"]["kernel"]).transpose(2, 1, 0)
         name = f"sd/estimator.pos_conv_embeds.{i}.conv.parametrizations.weight.original"

@@ -125,6 +125,12 @@ def test_damaged_files(tmp_path):
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"truncated or corrupt.*cut\.pt.*hint: fetch"):
         read_checkpoint(tmp_path / "cut.pt")
+    moved = zip_pickle(tmp_path / "moved.pt", dumps({}))
+    content = moved.read_bytes()
+    start = content.rindex(b"PK\5\6") + 16  # where the directory is said to begin
+    moved.write_bytes(content[:start] + b"\xff\xff\xff\x7f" + content[start + 4:])
+    with pytest.raises(UserError, match="truncated or corrupt"):
+        read_checkpoint(moved)
     at = whole.index(BASE.tobytes())
     (tmp_path / "flipped.pt").write_bytes(whole[:at] + b"\xff" + whole[at + 1:])
     with pytest.raises(UserError, match="corrupt.*CRC"):

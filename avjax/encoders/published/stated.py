@@ -71,8 +71,8 @@ def _configs(tree: Mapping) -> Iterator[dict]:
 
 
 def _unknown(value) -> bool:
-    """Nothing, or omegaconf's reference to another place ("${task.normalize}")."""
-    return value is None or (isinstance(value, str) and value.startswith("${"))
+    """Nothing, or omegaconf's words for that ("???") and for a reference ("${task.normalize}")."""
+    return value is None or (isinstance(value, str) and value.startswith(("${", "???")))
 
 
 def _strides(layers) -> tuple[int, ...] | None:
@@ -104,10 +104,13 @@ def _of_transformers(path: pathlib.Path) -> Stated:
 
 
 def _checked(found: Stated, path) -> Stated:
-    kinds = {"num_heads": int, "pre_norm": bool, "normalise": bool, "relative_distance": int}
+    kinds = {"num_heads": int, "pre_norm": bool, "normalise": bool, "relative_distance": int,
+             "conv_strides": int}
     for name, kind in kinds.items():
         value = getattr(found, name)
-        if value is not None and not (isinstance(value, kind) and (kind is bool or value > 0)):
+        values = value if isinstance(value, tuple) else (value,)
+        if value is not None and not all(type(x) is kind and (kind is bool or x > 0)
+                                         for x in values):
             raise UserError("a config of impossible values", where=f"{path}, {name}",
                             expected=f"{'yes or no' if kind is bool else 'a whole number above 0'}",
                             found=repr(value), hint="fetch the checkpoint again")

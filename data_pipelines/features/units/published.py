@@ -11,6 +11,8 @@ goes. Where no unit repeats in any of a file's lists, runs of equal units of our
 
 import ast
 import difflib
+import json
+import operator
 import pathlib
 import re
 
@@ -90,9 +92,14 @@ def _equal(ours: np.ndarray, theirs: np.ndarray, runs: bool) -> tuple[int, int, 
 
 def _record(line: str, where: str) -> tuple[str, object]:
     try:
-        record = ast.literal_eval(line.strip())  # literals alone; JSON's strings and numbers too
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = ast.literal_eval(line.strip())  # literals alone
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise _other(where, line) from error
+    if not isinstance(record, dict):  # Python's sets begin as its dicts do
+        raise _other(where, line)
     name = next((record[k] for k in ("audio", "id", "name", "path") if k in record), None)
     units = [v for k, v in record.items()
              if isinstance(v, list) or (isinstance(v, str) and v is not name and
@@ -113,8 +120,9 @@ def _numbers(units, where: str) -> np.ndarray:
     words = units if isinstance(units, list) else re.split(r"[\s,\[\]]+", units.strip("[] \t"))
     words = words[:-1] if words and words[-1] in ("...", "…") else words
     try:
-        numbers = np.array([int(word) for word in words], np.int64)
-    except (TypeError, ValueError) as error:
+        numbers = np.array([int(word) if isinstance(word, str) else operator.index(word)
+                            for word in words], np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise _other(where, str(units)) from error
     if not len(numbers) or numbers.min() < 0:
         raise _other(where, str(units))

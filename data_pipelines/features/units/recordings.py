@@ -10,6 +10,7 @@ import json
 import numpy as np
 
 from avjax.encoders.plain_text import plain
+from avjax.encoders.speech_frames import MEL
 from avjax.signal import level as level_library
 from avjax.signal.resample import resampled
 from data_pipelines.features.common.clips import to_float
@@ -18,7 +19,7 @@ from data_pipelines.features.tavid import conversations
 from data_pipelines.features.tavid.script import Script, Turn
 from data_pipelines.store import dataset as store
 
-SHORTEST = 400  # samples at SAMPLE_RATE: what a frame sees
+SHORTEST = MEL["n_fft"]  # samples at SAMPLE_RATE: what a frame of either kind sees, at most
 _SILENT = 1e-3  # peak, of full scale
 
 

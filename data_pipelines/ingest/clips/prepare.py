@@ -1,8 +1,8 @@
 """A user's own recordings -> the clip dataset OUT/clips, and why some were left out.
 
 Recordings are cut at frame boundaries into equal pieces of at most `max_seconds`; a transcript
-stays with a recording in one piece, since word times of the others are unknown. Face
-codes are eigenfaces, fitted for each speaker on the training frames alone.
+stays with a recording in one piece, of which filters cut nothing, since word times of the others
+are unknown. Face codes are eigenfaces, fitted for each speaker on the training frames alone.
 
     OUT/clips              the dataset
     OUT/quarantine.jsonl   unusable recordings, a line each with the reason: unreadable, truncated,
@@ -99,14 +99,22 @@ def prepare(
     if trim_silence:
         voice_activity.Detector.parse(trim_silence, where="--trim_silence")
     if landmarks:
+        if audio_only:
+            raise UserError("landmarks of clips without faces", where="--landmarks",
+                            expected="pictures", found="--audio_only",
+                            hint="leave one of the two out")
         media_landmarks.finder(landmarks)  # said now if its packages are missing
+    limits = filters.Limits(max_rotation, least_seen, max_jump, max_enlarged, least_light)
+    if limits != LIMITS and not filter:
+        raise UserError("thresholds of a filter that is not asked for", where="--filter",
+                        expected="--landmarks and --filter", found=str(limits),
+                        hint="add --filter, or leave the thresholds out")
     if filter:
         if not landmarks:
             raise UserError("filters need landmarks", where="--filter",
                             expected=f"--landmarks={' or '.join(media_landmarks.KINDS)}",
                             found="none", hint="add --landmarks, or leave --filter out")
-        options["filter"] = dataclasses.asdict(filters.Limits(
-            max_rotation, least_seen, max_jump, max_enlarged, least_light))
+        options["filter"] = dataclasses.asdict(limits)
     inputs.replace(out)
     into, found = out, _finished(out, options) if (out / "clips").exists() else None
     if found:

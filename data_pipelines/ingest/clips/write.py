@@ -44,7 +44,8 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
 
     def examples(split):
         for item, recording, a, b in _recorded(paths, pieces[split]):
-            in_one_piece = counts[item.id] == 1
+            in_one_piece = counts[item.id] == 1 and (
+                recording.kept is None or b - a == len(recording.crops))
             row = {"id": f"{item.id}-{a:06d}", "speaker": item.speaker, "words": "[]",
                    "phonemes": "[]", "text": recordings.text_of(item) if in_one_piece else "",
                    "identity": identity_of(item.speaker),

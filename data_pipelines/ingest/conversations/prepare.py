@@ -39,6 +39,7 @@ from data_pipelines.media import transcripts
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.resume import Partial, clean
+from data_pipelines.store.schema import SCHEMA_FILE
 
 # other versions may accept what these refuse
 CHECKS = recordings.CHECKS | {"conversations": 2}
@@ -131,9 +132,15 @@ def _listed(source, audio_only: bool) -> tuple[list[Conversation], dict[str, int
     """What there is, and what of that has to be said."""
     found = find(source, audio_only=audio_only)
     videos = any(path.suffix.lower() in media.VIDEO_SUFFIXES for one in found for path in one.files)
+    used = {path.relative_to(one.root).parts[0] for one in found for path in one.files}
+    unused = [path for path in pathlib.Path(source).iterdir()
+              if path.is_dir() and not path.name.startswith(".") and path.name not in used
+              and not (path / SCHEMA_FILE).exists()]  # clips that were made here
+    told = {"folders without media, not used": len(unused)}
     if audio_only or not videos:
-        return (found if audio_only else find(source, audio_only=True)), {"sound alone": len(found)}
-    return found, {}
+        return found if audio_only else find(source, audio_only=True), {"sound alone": len(found),
+                                                                        **told}
+    return found, told
 
 
 def _digest(found: Sequence[Conversation]) -> str:
@@ -178,9 +185,10 @@ def _alike(good: list[read.Decoded], speakers: int) -> tuple[list[read.Decoded],
     """Those of as many speakers as asked for, or as most have; and the others' refusals."""
     counts = collections.Counter(len(one.names) for one in good)
     wanted = speakers or min(counts, key=lambda n: (-counts[n], n), default=0)
-    others = [{"id": one.id, "reason": "another number of speakers",
-               "detail": f"another number of speakers: {one.id} (expected {wanted}; found "
-                         f"{len(one.names)}; hint: --speakers={len(one.names)} into another --out)"}
+    reason = "another number of speakers"
+    others = [{"id": one.id, "reason": reason, "detail": str(store.Unusable(
+        reason, where=one.id, expected=str(wanted), found=str(len(one.names)),
+        hint=f"--speakers={len(one.names)} into another --out"))}
               for one in good if len(one.names) != wanted]
     return [one for one in good if len(one.names) == wanted], others
 

@@ -23,6 +23,7 @@ from data_pipelines.store.dataset import Unusable
 BY_ACTIVITY = "turns timed by voice activity"
 MARKS = "marks left out of the transcript"
 UNTOLD = "no transcript"
+UNNAMED = "what the transcript says of no speaker, left out"
 _SILENT = 0.5  # seconds of speech up to which somebody may be missing in a transcript
 _SWAPPED = 6.0  # dB by which another's channel is louder where channels are swapped
 _FRAME = 0.04  # seconds
@@ -130,6 +131,8 @@ def told(said: Sequence[Said], labels: Sequence[str], audio: Sequence[np.ndarray
     activity = own_speech(detector(audio, recordings.RATE), audio, recordings.RATE)
     heard = [np.round(spans, 4).tolist() for spans in activity]
     utterances, words, mended = [], [[] for _ in labels], []
+    if any(s.text and s.speaker not in labels for s in said):
+        mended.append(UNNAMED)
     by_speaker = [[s for s in said if s.speaker == label and s.text] for label in labels]
     silent = [label for label, own, spans in zip(labels, by_speaker, activity, strict=True)
               if not own and np.diff(spans, axis=1).sum() > _SILENT]

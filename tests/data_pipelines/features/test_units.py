@@ -46,7 +46,8 @@ def write(out, train, partner=False):
 def clips(tmp_path_factory):
     words = [["so", 0.1, 0.3], ["is", 0.5, 0.8]]
     rows = [clip(f"a{i}", voice(0.9 + 0.3 * i), words=words * (i < 3)) for i in range(5)]
-    rows += [clip("short", voice(0.02)), clip("silent", voice(1.0, loud=0))]
+    rows += [clip("short", voice(0.039)), clip("nothing", voice(0.0)),
+             clip("silent", voice(1.0, loud=0))]
     return write(tmp_path_factory.mktemp("units") / "clips", rows)
 
 
@@ -152,8 +153,9 @@ def test_published_units_are_compared(made, tmp_path, form):
         if form == "runs":
             units = units[np.flatnonzero(np.diff(units, prepend=-1))]
         text = " ".join(map(str, units))
+        written = str if form == "runs" else json.dumps
         lines.append(f"{id}|{text}" if form == "textless" else
-                     str({"audio": f"wavs/{id}.wav", "hubert": text, "duration": 2.5}))
+                     written({"audio": f"wavs/{id}.wav", "hubert": text, "duration": None}))
     file.write_text("\n".join([*lines, "other|1 2 2 3"[:None if form == "textless" else 0]]))
     said = published.compared(made, published.read(file)).splitlines()
     agree, of = (int(n) for n in said[-1].split()[1:4:2])
@@ -170,6 +172,9 @@ def test_published_units_that_break_off(made, tmp_path):
     assert "agree: 30 of 30 (100.0 %)" in published.compared(made, published.read(file))
     for text, words in (("", "no published units"), ("a0 1 2", "another form.*a0 1 2"),
                         ("a0|1 x", "another form"), ("{'audio': open('x')}", "another form"),
+                        ("{1, 2}", "another form"), ("{[1]: '2'}", "another form"),
+                        ("{'audio': 'a', 'hubert': [1.5]}", "another form"),
+                        (f"a0|{2**64}", "another form"),
                         ("a0|1\na0|2", "a recording twice"), ("a0|-1", "another form")):
         file.write_text(text)
         with pytest.raises(UserError, match=words):

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import soxr
 
+from avjax.encoders.voice_activity import Detector
 from avjax.errors import UserError
 from data_pipelines.ingest.conversations import checks, find, offsets, prepare, turns
+from data_pipelines.ingest.conversations import said as transcribed
 from data_pipelines.media import write_media
+from data_pipelines.media.transcripts import Said
 from tests.data_pipelines.ingest.test_conversations import (
     RATE,
     SECONDS,
@@ -78,7 +81,9 @@ def bad(tmp_path_factory):
     pair(source / "bleeding", *leaked.T)
     faint = CLEAN @ np.array([[1.0, 0.05], [0.05, 1.0]]) + 1e-4 * rng.standard_normal(CLEAN.shape)
     pair(source / "late", faint[:, 0], later(faint[:, 1], 0.25))
-    run(source, folder / "out", max_bad=0.9)
+    (source / "empty").mkdir()
+    told = run(source, folder / "out", max_bad=0.9, max_seconds=float("inf"))
+    assert told["folders without media, not used"] == 1
     return folder
 
 
@@ -100,7 +105,7 @@ def test_each_fault_has_its_reason(bad):
 def test_details_are_a_line_without_the_machines_folders(bad):
     for row in refusals(bad / "out").values():
         assert "\n" not in row["detail"] and str(bad) not in row["detail"], row["detail"]
-        assert f"where: {row['id']}" in row["detail"] or row["id"] == "three"
+        assert f"where: {row['id']}" in row["detail"]
 
 
 def test_bleed_is_told_and_kept(bad):
@@ -255,3 +260,13 @@ def test_names():
     assert find.named("talk1", "user") == "talk1.user" and find.named("talk1", "Ann") == "Ann"
     assert len(find.clean("x" * 99)) == 40
     assert json.loads(json.dumps(prepare.CHECKS)) == prepare.CHECKS
+
+
+def test_words_of_nobody_are_told_of():
+    said = [Said(name, "so it is", start, start + 1.0)
+            for name, start in (("ann", 0.0), (None, 1.0), ("ben", 2.0))]
+    silence = np.zeros(3 * 22050, np.float32)
+    told = transcribed.told(said, ("ann", "ben"), [silence, silence], 0.0, 3.0, Detector())
+    assert told.mended == (transcribed.UNNAMED,) and len(told.utterances) == 2
+    assert not transcribed.told(said[::2], ("ann", "ben"), [silence] * 2, 0.0, 3.0,
+                                Detector()).mended

@@ -9,10 +9,12 @@ import pytest
 
 from avjax.errors import UserError
 from data_pipelines.features.avflow import extract as avflow
+from data_pipelines.features.avflow import tokens
 from data_pipelines.ingest.clips import holdout
 from data_pipelines.ingest.clips import prepare as clips
 from data_pipelines.ingest.common import recordings
 from data_pipelines.ingest.conversations import prepare as conversations
+from data_pipelines.ingest.conversations import write
 from data_pipelines.media import faces, head_rotation, landmarks, write_media
 from data_pipelines.media.facial import filters, shape
 from data_pipelines.puppets import performance
@@ -70,23 +72,30 @@ def record(path, seconds, *, yaw=lambda t: 0, hidden=lambda t: False, at=lambda 
     write_media.write_mp4(path, frames, FPS, sound, RATE)
 
 
-def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys):
+def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys, monkeypatch):
     source = tmp_path / "source"
-    record(source / "ann" / "turns.mp4", 9.0, yaw=lambda t: 45 if 3 < t < 4 else 15)
-    record(source / "bob" / "away.mp4", 3.0, yaw=lambda t: 50 if t > 1 else 0)
+    record(source / "ann" / "turns.mp4", 6.6, yaw=lambda t: 45 if 2.3 < t < 3.3 else 15)
+    record(source / "bob" / "away.mp4", 2.2, yaw=lambda t: 50 if t > 1 else 0)
+    for name, stays in (("part", 2.2), ("whole", 9.0)):
+        record(source / "cat" / f"{name}.mp4", 2.7, yaw=lambda t, end=stays: 45 if t > end else 15)
+        (source / "cat" / f"{name}.txt").write_text("All of it.")
     summary = clips.prepare(source, tmp_path / "out", landmarks="dlib68", filter=True,
                             detect=detect, **OPTIONS)
     row = summary["cut"]["head turned"]
-    assert row["rule"] == "rotated beyond 30 degrees" and row["recordings"] == 1
-    assert 0.9 <= row["seconds"] <= 1.2 and summary["cut"]["too dark"]["seconds"] == 0
+    assert row["rule"] == "rotated beyond 30 degrees" and row["recordings"] == 2
+    assert 1.4 <= row["seconds"] <= 1.7 and summary["cut"]["too dark"]["seconds"] == 0
     assert [r["reason"] for r in summary["quarantine"]] == ["head turned"]
     said = capsys.readouterr().out
     assert "head turned: 1." in said and "(rotated beyond 30 degrees)" in said
 
     dataset = store.open_dataset(tmp_path / "out" / "clips")
     rows = [row for split in dataset.splits for row in dataset.source(split)]
-    spans = sorted((int(r["id"][-6:]), int(r["id"][-6:]) + len(r["pose"])) for r in rows)
-    assert all(last <= 91 or first >= 119 for first, last in spans)
+    spans = [(int(r["id"][-6:]), int(r["id"][-6:]) + len(r["pose"])) for r in rows
+             if r["speaker"] == "ann"]
+    assert len(spans) == 3 and all(last <= 70 or first >= 98 for first, last in spans)
+    # what is said of a whole recording is not what is said in a part of it
+    assert {r["id"]: r["text"] for r in rows if r["speaker"] == "cat"} == {
+        "cat.part-000000": "", "cat.whole-000000": "All of it."}
     for row in rows:
         assert row["landmarks"].shape == (len(row["pose"]), 68, 2)
         assert len(row["audio"]) == 735 * len(row["pose"])
@@ -98,6 +107,8 @@ def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys):
     assert dataset.recipes["pose"]["kind"] == head_rotation.RECIPE["kind"]
     assert dataset.recipes["landmarks"]["kind"] == "dlib68"
     assert dataset.recipes["pose"] != faces.RECIPE
+    # units are not what is looked at here
+    monkeypatch.setattr(tokens, "_fit_units", lambda clips, units, *_: np.eye(units, 80))
     features = avflow.extract(dataset.dir, tmp_path / "features", tokens="units", units=4,
                               carry_landmarks=True, progress=False)
     taken = {r["id"]: r["landmarks"] for r in features.source("train")}
@@ -111,7 +122,8 @@ def test_clips_with_landmarks_and_what_filters_cut(tmp_path, here, capsys):
     assert again == json.loads((tmp_path / "out" / "summary.json").read_text())
 
 
-def test_conversations_have_landmarks_of_every_speaker(tmp_path, here):
+def test_conversations_have_landmarks_of_every_speaker(tmp_path, here, monkeypatch):
+    monkeypatch.setattr(write, "_CANDIDATES", 2)  # frames that are searched for a portrait
     folder = tmp_path / "source" / "talk"
     record(folder / "ann.mp4", 5.5, yaw=lambda t: 10)
     record(folder / "bob.mp4", 5.5, yaw=lambda t: -20, at=lambda t: (90, 60), tone=300)
@@ -128,7 +140,7 @@ def test_conversations_have_landmarks_of_every_speaker(tmp_path, here):
 
 
 def test_a_recording_remembers_what_was_cut(tmp_path, here):
-    record(tmp_path / "a.mp4", 6.0, hidden=lambda t: 2.5 < t < 3.5)
+    record(tmp_path / "a.mp4", 5.2, hidden=lambda t: 2.1 < t < 3.1)
     [item] = recordings.find(tmp_path)
     read = recordings.read(item, size=32, detect=detect, landmarks="dlib68",
                            limits=filters.Limits())
@@ -139,7 +151,7 @@ def test_a_recording_remembers_what_was_cut(tmp_path, here):
     np.testing.assert_array_equal(kept.landmarks, read.landmarks)
     assert recordings.filtered(path)[1] == read.cut and read.cut["face hidden"] >= 28
     (a, b), (c, d) = read.kept
-    assert a == 0 and abs(b - 76) <= 1 and abs(c - 105) <= 1 and d == 180
+    assert a == 0 and abs(b - 64) <= 1 and abs(c - 93) <= 1 and d == 156
     assert not read.crops[(b + c) // 2].any() and read.crops[b - 1].any()
     np.testing.assert_array_equal(kept.crops, read.crops)
 
@@ -197,6 +209,9 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
             clips.prepare(tmp_path, tmp_path / "out", landmarks=kind)
     with pytest.raises(UserError, match="unknown landmarks.*mesh468 or dlib68.*'iris'"):
         clips.prepare(tmp_path, tmp_path / "out", landmarks="iris")
-    with pytest.raises(UserError, match="filters need landmarks"):
-        clips.prepare(tmp_path, tmp_path / "out", filter=True)
+    for options, words in (({"filter": True}, "filters need landmarks"),
+                           ({"max_jump": 0.1}, "a filter that is not asked for.*jump=0.1"),
+                           ({"landmarks": "dlib68", "audio_only": True}, "without faces")):
+        with pytest.raises(UserError, match=words):
+            clips.prepare(tmp_path, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
