@@ -1,8 +1,8 @@
 """Is an exception due to one item, which is left out with its reason, or does it end the job?
 
 Libraries raise anything for an odd file, so every exception counts as the item's, except failures
-of storage (avjax/storage/failures.py), of memory, and of files that are not the item's own: those
-would hit good items as well.
+of storage (avjax/storage/failures.py), of memory, of the program itself, and of files that are not
+the item's own: those would hit good items as well.
 """
 
 import errno
@@ -22,7 +22,7 @@ def check(error: Exception, files: Iterable[os.PathLike]) -> None:
     StorageError that it is."""
     files = [os.fspath(file) for file in files]
     for link in failures.chain(error):
-        if isinstance(link, MemoryError | StorageError):
+        if isinstance(link, MemoryError | StorageError | NameError | ImportError):
             raise error
         if isinstance(link, av.error.FFmpegError) and link.errno == errno.EIO:
             continue  # FFmpeg reports damaged files in the same way

@@ -349,7 +349,7 @@ def test_a_number_in_a_file_that_leads_nowhere(tmp_path):
     (AttributeError("'NoneType' object has no attribute 'width'"), True),
     (RuntimeError("a library's own"), True), (ZeroDivisionError(), True),
     (ValueError("3 channels"), True), (OSError(errno.EINVAL, "Invalid argument"), True),
-    (MemoryError(), False), (KeyboardInterrupt(), False),
+    (MemoryError(), False), (NameError("x"), False), (KeyboardInterrupt(), False),
     (OSError(errno.ENOSPC, "No space left on device", "x.npy"), False),
     (OSError(errno.EIO, "Input/output error"), False),
     (OSError(errno.ESTALE, "Stale file handle"), False),
