@@ -3,15 +3,18 @@ TAVID's parts at their small size, and AV-Flow that listens.
 
 Prepare:    avjax prepare --dataset=conversations --source=TALKS --out=runs/talks/data/clips
 Run:        avjax train --config=configs/conversations.py --workdir=runs/talks
-Evaluate:   avjax evaluate --workdir=runs/talks
-            avjax evaluate --workdir=runs/talks/listener
+Evaluate:   avjax evaluate --config=configs/conversations.py --checkpoint=runs/talks
+            avjax evaluate --config=configs/conversations.py:listener \\
+                --checkpoint=runs/talks/listener \\
+                --config.data.dir=runs/talks/data/listening
 Generate:   avjax generate --workdir=runs/talks --script=dialogue.txt --portraits=ann,ben
             avjax generate --workdir=runs/talks --task=avatar --example=valid/0
             avjax generate --workdir=runs/talks/listener --example=valid/0
             ann and ben are speakers of the folder, or pictures of anybody.
 Features:   Talker's: avjax extract --features=talker --clips=runs/talks/data/clips
             --out=runs/talks/data/talker --multiple=4; then configs/talker_clips.py.
-Hardware:   two CPU cores, 6 GiB; about 25 minutes, whatever the folder holds.
+Hardware:   two CPU cores, 3 GiB (measured on a minute of recordings). Not timed whole: a sixth of
+            the steps, from a VAE and a face reader on, took 17 minutes of CPU time.
 Expect:     with seconds of material it repeats what it saw; learning and plumbing, not realism.
             Without transcripts there is no text to learn from: configs/conversations.py:untold
             trains everything else. Three or four speakers: :three, :four.
