@@ -25,7 +25,7 @@ def sources(data) -> list[tuple[str, str, float, str]]:
 
 def main_folder(data) -> str:
     """Folder of the dataset that evaluation, decoding and samples take; "" where none is named."""
-    return sources(data)[0][0]
+    return data.mixture[0][0] if data.get("mixture") else data.dir
 
 
 def folders(data, where: str = "config") -> Iterator[tuple[str, str]]:

@@ -64,6 +64,16 @@ class Row:
     speech_only: bool
 
 
+def _next(table: csv.DictReader) -> dict | None:
+    """The next row, whose fields may be long; None at the end. The limit is one of the process, and
+    other tables keep theirs."""
+    usual = csv.field_size_limit(1 << 24)
+    try:
+        return next(table, None)
+    finally:
+        csv.field_size_limit(usual)
+
+
 class Listing:
     """All rows, read anew (and lazily) at every iteration. Raises UserError: no csv, columns
     missing, unknown split."""
@@ -98,7 +108,6 @@ class Listing:
             yield from self._of_list()
 
     def _of_csv(self) -> Iterator[Row]:
-        csv.field_size_limit(1 << 24)
         try:
             table = csv.DictReader(io.StringIO(text_file.read(self.csv, what="table"), newline=""))
             columns = table.fieldnames or []
@@ -106,7 +115,7 @@ class Listing:
                 raise UserError("columns missing", where=str(self.csv), expected=", ".join(NEEDED),
                                 found=", ".join(columns) or "an empty file",
                                 hint=f"add {', '.join(missing)}")
-            for cells in table:
+            while (cells := _next(table)) is not None:
                 yield self._row({k: v or "" for k, v in cells.items() if k},
                                 f"line {table.line_num}")
         except csv.Error as error:
