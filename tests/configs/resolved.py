@@ -2,7 +2,8 @@
 
     python -m tests.configs.resolved        writes tests/configs/golden/ anew
 
-A change of a config then shows as a diff of these files.
+A change of a config then shows as a diff of these files. A variant that is much like another of its
+file is recorded by what differs: fields with its own values, and "KEY: none" for those it lacks.
 """
 
 import functools
@@ -59,12 +60,25 @@ def lines(value, key: str = "") -> list[str]:
     return [f"{key} = {dict(value) if isinstance(value, ConfigDict) else value!r}"]
 
 
+def differences(found: list[str], like: list[str]) -> list[str]:
+    """Lines of `found` that are not in `like`, then "KEY: none" of every key it lacks."""
+    keys, there = ([line.partition(" = ")[0] for line in both] for both in (like, found))
+    lacking = [f"{key}: none" for key in keys if key not in there]
+    return [line for line in found if line not in like] + lacking
+
+
 def resolved(name: str) -> str:
-    """All variants of one file, each below a line "# configs/FILE.py:VARIANT"."""
-    parts = []
+    """All variants of one file, each below a line "# configs/FILE.py:VARIANT". Of PART-THREE the
+    differences from PART, of others those from the first, where these are less than half of it."""
+    first, parts, whole = EXPERIMENTS[name][0], [], {}
     for variant in EXPERIMENTS[name]:
-        config = load(path(name, variant))
-        parts.append("\n".join([f"# {path(name, variant)}", *lines(config)]))
+        found = whole[variant] = lines(load(path(name, variant)))
+        like = variant.partition("-")[0] if "-" in variant else first
+        differing = differences(found, whole[like])
+        head = f"# {path(name, variant)}"
+        if variant != first and len(differing) < len(found) / 2:
+            head, found = f"{head}, as {path(name, like)} but for", differing
+        parts.append("\n".join([head, *found]))
     return "\n\n".join(parts) + "\n"
 
 
