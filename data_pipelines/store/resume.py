@@ -132,10 +132,12 @@ class Partial:
             self._add({"made": encoders})
         elif differ := made.differing(before, encoders):
             self.keep = True
-            raise UserError("an interrupted job wrote this with other encoders",
-                            where=str(self.dir), found=f"other {', '.join(differ)}",
-                            hint="delete that folder to begin anew, or bring the former weights "
-                            "back")
+            what, former = "with other encoders", "the former weights"
+            if differ == ["apart"]:  # what lies beside the shards is for the program to decide
+                what, former = "in another layout", "the version of avjax that began it"
+            raise UserError(f"an interrupted job wrote this {what}", where=str(self.dir),
+                            found=f"other {', '.join(differ)}",
+                            hint=f"delete that folder to begin anew, or bring {former} back")
 
     def commit(self, record: dict) -> None:
         """Adds a record to the journal; its "file" of `data`, if it has one, is finished, and what

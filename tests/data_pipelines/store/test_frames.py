@@ -1,6 +1,7 @@
 """Frames apart from their records: the same numbers, read in part, safe from kills, joined and
 merged like records."""
 
+import dataclasses
 import errno
 import functools
 import json
@@ -107,6 +108,24 @@ def test_a_kill_loses_an_open_shard_only_and_half_a_file_counts_as_none(tmp_path
     made.clear()
     check(job(None))
     assert made == [1, 2, 3, 4, 5]  # the shard with the torn file, and what followed
+
+
+def test_a_job_begun_in_another_layout_is_refused_by_that_name(tmp_path, many_shards):
+    """As versions did that had all frames in their records."""
+    def job(features, items):
+        with resume.Partial(tmp_path / "data", {"a": 1}) as partial:
+            store.write_dataset(partial, name="demo", description="", features=features,
+                                recipes={}, splits={"train": items}, progress=False)
+
+    def killed():
+        raise KeyboardInterrupt
+
+    within = FEATURES | {"latents": dataclasses.replace(FEATURES["latents"], apart=False)}
+    with pytest.raises(KeyboardInterrupt):
+        job(within, [*items([0]), killed])
+    with pytest.raises(UserError, match="in another layout.*bring the version of avjax"):
+        job(FEATURES, items())
+    assert list((tmp_path / ".data.partial" / "data").iterdir())  # what was made is kept
 
 
 def test_parts_are_merged_with_what_is_beside_them(tmp_path, many_shards):
