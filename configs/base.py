@@ -9,6 +9,7 @@ avjax/systems/<name>/config.py.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -55,9 +56,11 @@ class Data(Section):
             need(0 < weight < math.inf, "mixture",
                  f"a finite weight above 0 of {folder!r}, {split}",
                  hint="leave out what is not to be read")
-            need((folder, split, *view) not in seen, "mixture", "every source once",
+            # however a folder is spelt; as launch/data.py opens each of them once
+            source = (Path(folder).absolute(), split, *filter(None, view))
+            need(source not in seen, "mixture", "every source once",
                  hint=f"{folder!r}, {split}, is there twice: add its weights")
-            seen.add((folder, split, *view))
+            seen.add(source)
 
 
 class Optimizer(Section):

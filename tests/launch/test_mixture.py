@@ -83,6 +83,7 @@ def test_a_mixture_on_the_command_line(text, expected):
     ((("a", "train", float("inf")),), "finite weight above 0"),
     ((("a", "train", float("nan")),), "finite weight above 0"),
     ((("a", "train", 1), ("a", "train", 2)), "every source once.*is there twice"),
+    ((("a", "train", 1), ("./a/", "train", 2, "")), r"every source once.*'\./a/', train, is there"),
     ((("", "train", 1),), "a folder in every source"),
     ((("a", "", 1),), "name of a split"),
     (("a", "train", 1), "wrong type.*a list of"),
