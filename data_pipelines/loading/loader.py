@@ -118,8 +118,7 @@ def make_mixed_loader(parts: Sequence[Part], system: System, *, batch_size: int,
     streams = [make(part, names, rows, system, segment, _seed_of(seed, i))
                for i, (part, rows) in enumerate(zip(parts, views, strict=True))]
     order = Interleaving([part.weight for part in parts], ENDLESS)
-    drawn = Drawn(tuple(parts), tuple(order.shares), batch_size, order,
-                  tuple(stream.count for stream in streams),
+    drawn = Drawn(tuple(parts), batch_size, order, tuple(stream.count for stream in streams),
                   tuple(stream.size for stream in streams))
     # one source keeps the order that it had before there were mixtures
     stream = streams[0].rows if len(streams) == 1 else grain.MapDataset.select_from_datasets(

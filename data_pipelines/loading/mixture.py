@@ -57,7 +57,7 @@ class Interleaving(grain.transforms.DatasetSelectionMap):
         """How many of the first `rows` rows are of each source."""
         counts, left, total = [], rows, sum(self._parts)
         for part in self._parts:
-            after = left * (total - part) // total if total else 0
+            after = left * (total - part) // total
             counts.append(left - after)
             left, total = after, total - part
         return counts
@@ -74,7 +74,6 @@ class Drawn:
 
     Attributes:
       parts: the sources.
-      shares: of the rows; they sum to 1.
       batch_size: rows a batch.
       interleaving: of the sources' rows.
       examples: of each source, how many examples its first n rows hold.
@@ -82,7 +81,6 @@ class Drawn:
     """
 
     parts: tuple[Part, ...]
-    shares: tuple[float, ...]
     batch_size: int
     interleaving: Interleaving
     examples: tuple[Callable[[int], int], ...]
@@ -111,7 +109,8 @@ class Drawn:
         rows = self.interleaving.drawn(steps * self.batch_size)
         lines = ["data"]
         for part, name, share, size, count, n in zip(
-                self.parts, self.names, self.shares, self.sizes, self.examples, rows, strict=True):
+                self.parts, self.names, self.interleaving.shares, self.sizes, self.examples, rows,
+                strict=True):
             # a long packed run is not planned to its end for a line of print
             shown = min(n, _PLANNED)
             epochs = count(shown) / size * (n / shown if shown else 0)

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 
 from avjax.signal import mel, rates
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import MENDED, Feature
 
 PREFIXES = ("", "partner_", "partner2_", "partner3_")  # of the columns of each speaker
 
@@ -23,7 +23,7 @@ def of_clip() -> dict[str, Feature]:
     """What a clip has once, however many speak."""
     return {"id": Feature((), "str", "unique name"),
             "text": Feature((), "str", "what is said; of several speakers, a line a turn"),
-            "mended": Feature((), "str", "JSON list: defects of the source that were mended here")}
+            MENDED: Feature((), "str", "JSON list: defects of the source that were mended here")}
 
 
 def of_dialogue() -> dict[str, Feature]:

@@ -10,6 +10,7 @@ too) and, besides,
     lengths.npz     "<split>.<feature>": (records,) lengths of every sequence feature, for packing
     codecs/*.npz    fitted arrays
     mended.json     {defect that was mended: number of examples}, of clips with that column
+    noticed.json    {what of the source whoever uses it should know: how often}, if anything
     made_from.json  what the dataset was made from (made_from.py)
     checksums.json  {file: {"sha256", "bytes"}} of the others, written last
 It is written in a hidden sibling and renamed once complete, so an interrupted job leaves nothing
@@ -185,7 +186,7 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
         raise UserError("foreign checksums", where=str(directory / CHECKSUMS_FILE),
                         hint="copy the folder again, or name another one")
     whole.check_entries(directory, checksums, "features.json", "dataset_info.json", SCHEMA_FILE,
-                   RECIPES_FILE, IDS_FILE)
+                        RECIPES_FILE, IDS_FILE)
     for file, recorded in checksums.items():
         whole.check_file(directory / file, recorded, contents=file.endswith(".json"),
                          missing=missing)

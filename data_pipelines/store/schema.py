@@ -15,14 +15,14 @@ from avjax.storage import made
 # {feature name: recipe}, beside TFDS's features.json and dataset_info.json
 RECIPES_FILE = "recipes.json"
 # recipes[FAMILY] = {"kind": a folder of data_pipelines/features}: whose `StreamDecoder` decodes
-MENDED = "mended"  # column of clips: JSON list of defects of the source that were mended
 FAMILY = "family"
 SCHEMA_FILE = "schema.json"  # {feature name: shape, dtype, meaning, unit, rate}
 IDS_FILE = "ids.json"  # {split: [id, ...] in record order}
 LENGTHS_FILE = "lengths.npz"  # {"<split>.<feature>": lengths of every example's sequence}
+MENDED = "mended"  # column of clips: JSON list of defects of the source that were mended
+MENDED_FILE = "mended.json"  # {defect: number of examples}, of clips with that column
+NOTICED_FILE = "noticed.json"  # {what of the source its user should know: how often}, if anything
 # {file: {"sha256", "bytes"}}, written last: its presence means "whole"
-MENDED_FILE = "mended.json"
-NOTICED_FILE = "noticed.json"  # where there is any
 CHECKSUMS_FILE = "checksums.json"
 # the codec that maps a speaker's name to what a system needs to be that speaker
 SPEAKERS = "speakers"

@@ -28,7 +28,7 @@ def check_entries(directory: pathlib.Path, checksums: dict, *files: str) -> None
 
 
 def check_file(path: pathlib.Path, recorded: dict, *, contents: bool, missing=StorageError,
-                said: str = "") -> None:
+               said: str = "") -> None:
     """Raises `missing`, or UserError for a file that is not the recorded one. `said`: by whoever
     could not read it."""
     said = said and f"; {said}"

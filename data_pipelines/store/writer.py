@@ -220,8 +220,7 @@ class SplitWriter:
             raise
         record = {"split": split, "position": position, "file": shard.path.name if shard.ids
                   else None, "ids": shard.ids, "num_bytes": shard.size, "lengths": shard.lengths,
-                  "refused": shard.refused, "mended": dict(shard.mended)
-                  } | ({"beside": sizes} if sizes else {})
+                  "refused": shard.refused, "mended": dict(shard.mended), "beside": sizes}
         self._job.commit(record)
         self._count(split, record)
 

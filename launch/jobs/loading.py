@@ -1,5 +1,5 @@
 """Speed of the loader on features of a config's real size, against what a training consumes: what
-`launch.benchmark --consumer` does.
+`avjax benchmark --consumer` does.
 
 The features are made up and deleted again: random numbers of the shapes, types and rates that the
 system reads, large frames apart from their records as an extraction stores them. They are read from
