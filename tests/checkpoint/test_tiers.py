@@ -158,8 +158,8 @@ def test_replicas_give_what_was_lost_bit_by_bit():
     for name, x in values.items():
         assert found[name].sharding == places[name] and found[name].dtype == x.dtype
         for shard in found[name].addressable_shards:
-            assert np.asarray(shard.data).tobytes() == np.asarray(x[shard.index]).tobytes(), (name,
-                                                                                              shard.device)
+            ours, theirs = np.asarray(shard.data), np.asarray(x[shard.index])
+            assert ours.tobytes() == theirs.tobytes(), (name, shard.device)
     both = {mesh.devices[0, 0, 0, 0], mesh.devices[1, 0, 0, 0]}  # the same piece in both
     assert not recoverable(target, lambda device: device not in both)
     assert recoverable({"step": target["step"]}, lambda device: device == mesh.devices[0, 1, 0, 1])

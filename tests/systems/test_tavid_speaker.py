@@ -43,9 +43,9 @@ def people(count, seed):
     pictures[..., 0] += 40 * who[:, 3, None, None]
     mix = np.random.default_rng(0).normal(size=(4, VOICE))
     voices = np.tanh(who @ mix) + 0.1 * rng.normal(size=(count, VOICE))
-    return pictures.clip(0,
-                         255).astype(np.uint8), voices.astype(np.float32), rng.normal(size=(count,
-                                                                                            FACE)).astype(np.float32)
+    faces = rng.normal(size=(count, FACE))
+    return (pictures.clip(0, 255).astype(np.uint8), voices.astype(np.float32),
+            faces.astype(np.float32))
 
 
 def test_it_learns_faces_voices_from_a_dataset(tmp_path):

@@ -225,9 +225,8 @@ def test_dialogues_end_by_the_first_stream_by_silence_after_the_plan_or_by_the_b
                                       ("off", [5] * 4 + [FILLER] * 36, 40)):
         units, length = run[alignment](np.array(script, np.int32))
         assert int(length[0]) == frames, (alignment, script)
-        assert (np.asarray(units)[0, :frames] == np.array(script)[:frames,
-                                                                  None]).all() and not units[0,
-                                                                                             frames:].any()
+        said = np.array(script)[:frames, None]
+        assert (np.asarray(units)[0, :frames] == said).all() and not units[0, frames:].any()
 
 
 def test_sampling_without_a_filler_says_what_that_switches_off(monkeypatch):
