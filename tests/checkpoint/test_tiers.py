@@ -12,7 +12,8 @@ from avjax.checkpoint import checkpoints
 from avjax.checkpoint.replicas import recoverable, restore_from_replicas
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
-from tests.training.test_loop import assert_same, damage, one_device, run
+from tests.checkpoint.test_checkpoints import damage
+from tests.training.test_loop import assert_same, one_device, run
 from tests.workdirs import records, steps
 
 EVERY = {"train.checkpoint_every": 6, "train.steps": 12, "train.local_every": 2}

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.systems.talker import objective
+from avjax.systems.talker import decode, objective, sampler
 from avjax.systems.talker import published as weights
 from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.config import released
 from avjax.systems.talker.model import arrange
-from tests.golden_files import cases, relative_error, under
+from tests.golden_files import cases, matching, relative_error, under
 from tests.golden_files import config as recorded_config
 from tests.systems.talker_golden import CASES, pack, prepare, utterances
 
@@ -204,3 +204,72 @@ def test_qwen3_cache(arrays):
         assert relative_error(ours["k"], keys) < TOLERANCE
         assert relative_error(ours["v"], arrays["cache/values"]) < TOLERANCE
     assert relative_error(embedded, arrays["inputs_embeds/last_hidden_state"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("arrays", CASES)
+def test_recorded_samples_of_the_heads(arrays):
+    """Ten steps from recorded noise, at every recorded guidance; both heads at once, a batch at
+    once."""
+    names = {"audio": under(arrays, "speech_head/"), "motion": under(arrays, "motion_head/")}
+    scales = [float(g) for g in matching(names["audio"], r"sample_cfg([\d.]+)")]
+    systems = {g: prepare(arrays, guidance=g, temperature=1.0)[0] for g in scales}
+    params = prepare(arrays)[1]
+
+    def inputs(key):
+        return {name: rec[key].swapaxes(1, 2) if rec[key].ndim == 3 else rec[key] for name,
+                rec in names.items()}
+
+    @jax.jit
+    def run(params):
+        out = {}
+        for g, system in systems.items():
+            ready = decode.prepare(system, params, tuple(names))
+            noise, mu = inputs(f"sample_cfg{g}_noise"), inputs("mu")
+            for name in names:  # the two heads were recorded with hidden states of their own
+                out[name, g] = decode.sample(system, ready, (name,), noise, mu[name],
+                                             inputs("cond"), inputs("global_cond"),
+                                             None, None)[name]
+        return {f"{name} {g}": value for (name, g), value in out.items()}
+
+    for key, ours in run(params).items():
+        name, g = key.split()
+        error = relative_error(ours.swapaxes(1, 2), names[name][f"sample_cfg{g}"])
+        print(f"samples, {key}: {error:.1e}")
+        assert error < TOLERANCE, key
+    for g in scales[1:]:
+        assert relative_error(names["audio"][f"sample_cfg{scales[0]}"],
+                              names["audio"][f"sample_cfg{g}"]) > TOLERANCE
+
+
+@pytest.mark.parametrize("arrays", [  # the last in every run
+    pytest.param(*case.values, id=case.id, marks=case.marks if case is CASES[-1]
+                 else [*case.marks, pytest.mark.slow])
+    for case in CASES])
+def test_recorded_roll_out(arrays):
+    """Utterance 0 without prefix as the release runs it: as many patches as there are draws of
+    noise, whatever ended it."""
+    rec = under(arrays, "generate/")
+    made = len(rec["speech_noise"])
+    system, params = prepare(arrays, temperature=1.0, guidance=2.0, steps=10, trim_stop=False,
+                             complete_motion=False, delay_motion="none", stop_on="slots",
+                             min_patches=made + 1)
+    c, n = system.config, int(arrays["speech_span"][0, 0])
+    noise = {name: rec[f"{key}_noise"][:, 0].swapaxes(1, 2)[None] for name,
+             key in (("audio", "speech"), ("motion", "motion"))}
+    noise = {name: np.pad(a, ((0, 0), (0, made - a.shape[1]), (0, 0), (0, 0))) for name,
+             a in noise.items()}
+    conditions = dict(prompt=arrays["input_ids"][:1, :n].astype(np.int32),
+                      prompt_length=np.array([n], np.int32),
+                      speaker=arrays["speaker_embedding"][:1], first_motion=arrays["motion"][:1, 0],
+                      audio=np.zeros((1, made * c.patch, c.audio_dim), np.float32),
+                      audio_length=np.zeros(1, np.int32),
+                      motion=np.zeros((1, made * c.patch, c.motion_dim), np.float32),
+                      motion_length=np.zeros(1, np.int32))
+    ours = jax.jit(lambda p, x,
+                   z: sampler.roll_out(system, p, x, z, "t2av"))(params, conditions, noise)
+    frames = rec["motion"].shape[1]
+    assert ours["audio_length"] == c.patch * made and ours[
+        "motion_length"] == frames == c.patch * len(rec["motion_noise"])
+    error = relative_error(ours["motion"][:, :frames], rec["motion"])
+    print(f"roll-out of {made} patches: {error:.1e}")
+    assert error < TOLERANCE
