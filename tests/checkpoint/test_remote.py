@@ -115,8 +115,8 @@ def test_other_stores_are_read_from_and_refused_to_be_written_to(store, tmp_path
     paths.copy_in(tmp_path / "a", paths.folder("s3://bucket/copied"))
     assert_same(checkpoints.load_params("s3://bucket/copied", toy.ToySystem()), state["params"])
     before = dict(store)
-    with pytest.raises(UserError, match="cannot be written there; where: "
-                                        "s3://bucket/b/checkpoints; expected: a local path or gs://"):
+    with pytest.raises(UserError, match="cannot be written there; where: s3://bucket/b/checkpoints;"
+                                        " expected: a local path or gs://"):
         run("s3://bucket/b")
     assert store == before
 

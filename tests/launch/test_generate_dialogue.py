@@ -334,7 +334,8 @@ def test_a_config_names_its_workdir(monkeypatch, tmp_path, capsys):
     assert command.workdir_of("configs/talker_quickstart.py") == "runs/talker_quickstart"
     assert "workdir: runs/talker_quickstart" in capsys.readouterr().err
     with pytest.raises(UserError, match="no trained system "
-                                        "here.*runs/talker_quickstart.*--workdir=runs/talker_quickstart"):
+                                        "here.*runs/talker_quickstart.*"
+                                        "--workdir=runs/talker_quickstart"):
         generate.generate("runs/talker_quickstart", text="Hi.")
     with pytest.raises(UserError, match="no workdir given"):
         command.workdir_of("")

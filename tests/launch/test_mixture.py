@@ -9,6 +9,7 @@ from launch import data, flags, overrides, preflight, schema, training
 from launch.jobs import stages
 from launch.targets import jobs as targets
 from tests.launch.walks import config, write_clips
+from tests.workdirs import records
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,6 @@ def mixed(folders, weights=(0.7, 0.3), names=("large", "small"), **changes):
         c.data.mixture = tuple((folders[name], "train", weight)
                                for name, weight in zip(names, weights, strict=True))
     return c
-
-
-def records(run, kind):
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
 
 def test_counts_are_told_recorded_and_survive_a_resume(folders, tmp_path, one_device, capsys):

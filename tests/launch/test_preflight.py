@@ -170,7 +170,7 @@ def test_data_that_a_begun_run_never_read_is_a_wrong_path(clips, tmp_path):
         checked(clips, tmp_path, **{"data.dir": away})
 
 
-def test_data_that_a_stage_made_is_looked_at_before_the_first_step(clips, tmp_path, one_device):  # noqa: F811
+def test_data_that_a_stage_made_is_looked_at_before_the_first_step(clips, tmp_path, one_device):
     run = tmp_path / "run"
     for overrides, words in (
         ({"evaluate.splits": ("vaild",)}, "unknown split.*'vaild'.*--config.evaluate.splits=None"),
@@ -186,7 +186,7 @@ def test_data_that_a_stage_made_is_looked_at_before_the_first_step(clips, tmp_pa
     preflight.check_splits(unread, data.open_parts(unread.data))
 
 
-def test_a_workdir_that_is_further_is_left_as_it_is(clips, tmp_path, one_device):  # noqa: F811
+def test_a_workdir_that_is_further_is_left_as_it_is(clips, tmp_path, one_device):
     run = tmp_path / "run"
     (run / "checkpoints" / "6").mkdir(parents=True)
     cosine = {"optimizer.schedule": "cosine", "train.steps": 6}

@@ -221,8 +221,8 @@ def test_generation_takes_the_hosts_as_workers():
     (dict(kind="generate", config=None, workdir=None), "no workdir given.*--job=generate"),
     (dict(env=["X"]), "not a variable"),
     (dict(config="configs/none.py"), "no such config file"),
-    (dict(overrides=["--config.data.dir=gs://b/features"]), "read from disks.*found: "
-                                                            "gs://b/features.*--mount=gs://BUCKET:/data"),
+    (dict(overrides=["--config.data.dir=gs://b/features"]),
+     "read from disks.*found: gs://b/features.*--mount=gs://BUCKET:/data"),
     (dict(overrides=["--config.data.dir={workdir}/features"]),
      "read from disks.*found: gs://bucket/avflow/features"),
     (dict(overrides=["--config.data.dir="]), "no data given")])
