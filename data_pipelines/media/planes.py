@@ -37,9 +37,6 @@ class Film:
         self._container = self._stack.enter_context(containers.opened(path))
         self.declared = containers.declared(self._container).video
 
-    def close(self) -> None:
-        self._stack.close()
-
     def frames_at(self, fps: float, count: int, start: float | None = None
                   ) -> Iterator[tuple[av.VideoFrame, video.Turned]]:
         """Yields `count` decoded frames, and how each is turned: the k-th is the one nearest in
