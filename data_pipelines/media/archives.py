@@ -12,6 +12,7 @@ import io
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -64,13 +65,15 @@ class Place:
         return _archive(os.fspath(path)).read(self.member) if self.member else path.read_bytes()
 
 
-def folders(root, entered: Callable[[pathlib.Path, str], bool] = lambda above, name: True
-            ) -> Iterator[tuple[pathlib.Path, list[str]]]:
+def folders(root, entered: Callable[[pathlib.Path, str], bool] = lambda above, name: True,
+            hidden: bool = False) -> Iterator[tuple[pathlib.Path, list[str]]]:
     """(folder, names of its files) of a folder and all below it, in order of names; each once,
-    however many links lead there. Hidden ones (".", as macOS puts "._NAME" beside every file) are
-    left out.
+    however many links lead there, which is said. Hidden files (".", as macOS puts "._NAME" beside
+    every file) are left out.
 
-    entered: (folder, name of one in it) -> whether it is looked into.
+    Args:
+      entered: (folder, name of one in it) -> whether it is looked into.
+      hidden: hidden folders are, too.
 
     Raises UserError: a folder that cannot be listed.
     """
@@ -82,11 +85,14 @@ def folders(root, entered: Callable[[pathlib.Path, str], bool] = lambda above, n
     walked = set()
     for base, inside, names in os.walk(root, onerror=fail, followlinks=True):
         real, here = os.path.realpath(base), pathlib.Path(base)
-        inside[:] = sorted(name for name in inside if real not in walked
-                           and not name.startswith(".") and entered(here, name))
-        if real not in walked:
-            walked.add(real)
-            yield here, sorted(name for name in names if not name.startswith("."))
+        if real in walked:  # a link to a folder above, or a second way to one
+            print(f"searched once only: {base}, which is {real}", file=sys.stderr, flush=True)
+            inside.clear()
+            continue
+        walked.add(real)
+        inside[:] = sorted(name for name in inside if (hidden or not name.startswith("."))
+                           and entered(here, name))
+        yield here, sorted(name for name in names if not name.startswith("."))
 
 
 def walk(root, skip: Collection[str] = ()) -> Iterator[Place]:

@@ -7,6 +7,8 @@ and only that is converted.
 
 import contextlib
 import functools
+import itertools
+import math
 from collections.abc import Iterator
 
 import av
@@ -35,9 +37,6 @@ class Film:
         self._container = self._stack.enter_context(containers.opened(path))
         self.declared = containers.declared(self._container).video
 
-    def close(self) -> None:
-        self._stack.close()
-
     def frames_at(self, fps: float, count: int, start: float | None = None
                   ) -> Iterator[tuple[av.VideoFrame, video.Turned]]:
         """Yields `count` decoded frames, and how each is turned: the k-th is the one nearest in
@@ -47,17 +46,11 @@ class Film:
 
         Raises MediaError as `video.iterate_video` does.
         """
-        held, k = None, 0
-        for time, _, frame, _, turned in video.shown(self.path, container=self._container):
-            start = time if start is None else start
-            while held is not None and k < count and (wanted := start + k / fps) <= time:
-                yield (frame, turned) if time - wanted < wanted - held[0] else held[1]
-                k += 1
-            if k >= count:
-                return
-            held = time, (frame, turned)
-        for _ in range(k, count):
-            yield held[1]
+        shown = ((time, length, (frame, turned)) for time, length, frame, _, turned
+                 in video.shown(self.path, container=self._container))
+        with self._stack:
+            for _, found in itertools.islice(video.nearest(shown, fps, start, math.inf), count):
+                yield found
 
 
 class Squares:
@@ -80,16 +73,17 @@ class Squares:
         reach_N += 2 * np.maximum(2.0, step_N)
         # pixels are averaged first, by halves, which is fast: interpolation alone would alias
         halved_N = np.ceil(np.log2(np.maximum(step_N, 1e-6)) - 1 - 1e-9).clip(0, 8).astype(int)
-        spans, first = [], []
+        spans, inside = [], []
         for at_N, pixels in zip(np.transpose(middle_N2), picture, strict=True):
             begin_N = np.clip(at_N - reach_N, 0, max(pixels - 2, 0)).astype(int) // 2 * 2
             # an even number, since halves of others are taken five times as slowly
             end_N = (np.maximum(at_N + reach_N, begin_N).astype(int) + 3) // 2 * 2
             spans += [begin_N, np.minimum(end_N, pixels)]
-            first.append((at_N - begin_N + 0.5) / 2**halved_N - 0.5)
+            inside.append(at_N - begin_N + 0.5)
         least_N = np.minimum(spans[1] - spans[0], spans[3] - spans[2])
-        self._halved = np.minimum(halved_N, np.log2(np.maximum(least_N, 1)).astype(int)).tolist()
-        self._spans = np.stack(spans, 1).tolist()
+        halved_N = np.minimum(halved_N, np.log2(np.maximum(least_N, 1)).astype(int))
+        first = [x_N / 2**halved_N - 0.5 for x_N in inside]
+        self._halved, self._spans = halved_N.tolist(), np.stack(spans, 1).tolist()
         # result pixel -> pixel of the halved part
         cos_N, sin_N = (x * step_N / 2**halved_N for x in (cos_N, sin_N))
         edge = (size - 1) / 2

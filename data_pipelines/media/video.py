@@ -3,6 +3,7 @@ colours."""
 
 import heapq
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -62,10 +63,9 @@ def frames_at(path, fps: float = 30.0, start: float | None = None, end: float | 
     return nearest(iterate_video(path, max_side, start), fps, start, end)
 
 
-def nearest(frames: Iterable[tuple[float, float, np.ndarray]], fps: float,
-            start: float | None = None,
-            end: float | None = None) -> Iterator[tuple[float, np.ndarray]]:
-    """`frames_at` of what `iterate_video` yields."""
+def nearest(frames: Iterable[tuple[float, float, Any]], fps: float, start: float | None = None,
+            end: float | None = None) -> Iterator[tuple[float, Any]]:
+    """`frames_at` of what `iterate_video` yields, or of (time, duration, anything)."""
     held = None  # (time, image): the latest frame not after the wanted time
     k = 0
     stop = None

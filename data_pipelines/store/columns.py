@@ -19,10 +19,10 @@ POSE = {"mean": np.array([1, 0, 0, 0, 0, 0, 0], np.float32),
         "std": np.array([.02, .08, .08, .08, .3, .2, .1], np.float32)}
 
 
-def of_clip() -> dict[str, Feature]:
-    """What a clip has once, however many speak."""
-    return {"id": Feature((), "str", "unique name"),
-            "text": Feature((), "str", "what is said; of several speakers, a line a turn"),
+def of_clip(*, text: bool = True) -> dict[str, Feature]:
+    """What a clip has once, however many speak. `text`: what is said."""
+    said = {"text": Feature((), "str", "what is said; of several speakers, a line a turn")}
+    return {"id": Feature((), "str", "unique name"), **(said if text else {}),
             MENDED: Feature((), "str", "JSON list: defects of the source that were mended here")}
 
 
@@ -36,7 +36,8 @@ def of_dialogue() -> dict[str, Feature]:
 def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"],
                pictures: int | None = None, landmarks: int | None = None,
                face: int | None = None, pose: bool = False, activity: bool = False,
-               pose_z: bool = False, rate: float = rates.VIDEO) -> dict[str, Feature]:
+               pose_z: bool = False, words: bool = True,
+               rate: float = rates.VIDEO) -> dict[str, Feature]:
     """The columns of one speaker.
 
     Args:
@@ -48,11 +49,13 @@ def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"
       pose: of the head.
       pose_z: of the head, by POSE, as features are made of it.
       activity: where the speaker speaks.
+      words: of the speaker, with their times.
       rate: of pictures, landmarks, face and pose, Hz.
     """
     out = {"speaker": Feature((), "str", "the speaker's name"),
-           "identity": Feature((8,), "float32", "unit vector derived from the speaker's name"),
-           "words": Feature((), "str", "JSON [[word, start, end], ...]", "s")}
+           "identity": Feature((8,), "float32", "unit vector derived from the speaker's name")}
+    if words:
+        out["words"] = Feature((), "str", "JSON [[word, start, end], ...]", "s")
     if audio:
         out["audio"] = Feature((None,), "int16", "mono waveform", "1/32768", audio)
     if activity:

@@ -22,19 +22,17 @@ from typing import Annotated
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.signal import rates
 from avjax.weights import torch_zip
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import arrays, head_vae, logits, pieces, stereo
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common.corpus import Corpus, mended
 from data_pipelines.ingest.common.files import Files
+from data_pipelines.ingest.common.recordings import FPS, SAMPLES
 from data_pipelines.store import columns
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
 
-FPS = rates.VIDEO
-SAMPLES = stereo.RATE // FPS  # a frame
 WIDTH, BODY = 256, 104
 NECK = slice(12, 16)  # of the body's angles: neck and head, AV-Flow's head pose
 PAIRS = {"PXB184": "RLW104", "RLW104": "PXB184", "TXB805": "GQS883", "GQS883": "TXB805"}
@@ -126,14 +124,10 @@ class Listing:
     def _read(self, folder: str, scene: str, who: str) -> dict:
         names = {part: self.path(folder, scene, part) for part in _PARTS}
         face = arrays.read(self._files, names["face_expression.npy"], (None, WIDTH), kinds="f")
-        frames, notes = len(face), []
+        frames = len(face)
         body = np.array(arrays.read(self._files, names["body_pose.npy"], (None, BODY), kinds="f"),
                         np.float32)
-        sound, rate = stereo.read(self._files, names["audio.wav"])
-        if rate != 48000:
-            notes.append("sound of another sample rate, resampled")
-        if not sound[1].any():
-            notes.append(stereo.UNHEARD)
+        sound, notes = stereo.read(self._files, names["audio.wav"])
         if abs(sound.shape[1] - frames * SAMPLES) > SAMPLES or len(body) != frames:
             raise Unusable("lengths differ", where=self._files.where(names["audio.wav"]),
                            expected=f"{frames} frames, as the face has",
@@ -212,9 +206,9 @@ def _statistics(files: Files, name: str) -> dict[str, np.ndarray]:
 
 
 def _features(tokens: bool) -> dict[str, Feature]:
-    own, partner = columns.of_speaker(face=WIDTH), columns.of_speaker("partner_")
-    out = {k: f for k, f in (columns.of_clip() | own | partner).items()
-           if k not in ("text", "words", "partner_words")}  # the corpus has no transcripts
+    # the corpus has no transcripts
+    out = columns.of_clip(text=False) | columns.of_speaker(face=WIDTH, words=False)
+    out |= columns.of_speaker("partner_", words=False)
     out |= {"body_pose": Feature((None, BODY), "float32", "joint angles of the body", "rad", FPS),
             "pose_z": Feature((None, 4), "float32", "joint angles of neck and head, not normalised",
                               "rad", FPS)}

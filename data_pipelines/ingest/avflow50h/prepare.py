@@ -25,19 +25,17 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from avjax.errors import UserError
-from avjax.signal import rates
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.features.avflow import partner
 from data_pipelines.ingest.common import arrays, head_vae, logits, pieces, stereo
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common.corpus import Corpus, mended
 from data_pipelines.ingest.common.files import Files
+from data_pipelines.ingest.common.recordings import FPS, SAMPLES
 from data_pipelines.store import columns
 from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
 
-FPS = rates.VIDEO
-SAMPLES = stereo.RATE // FPS  # a frame
 WIDTH, EXPRESSION = 256, 55
 HELD_OUT = ("20240408", "20240509")
 APART = 5  # [ours] frames by which the streams of a segment may end apart
@@ -125,16 +123,12 @@ class Listing:
         yield from pieces.cut(clip, len(clip["face"]), self._max_seconds)
 
     def _read(self, segment: str) -> dict:
-        names, notes = self._names(segment), []
+        names = self._names(segment)
         shapes = {"face": [(None, WIDTH)], "pose": [(None, 3, 4), (None, 4, 4)],
                   "partner_face": [(None, EXPRESSION)], "partner_rotation": [(None, 3)]}
         streams = {k: arrays.read(self._files, names[k], *allowed, kinds="f")
                    for k, allowed in shapes.items() if k in names}
-        sound, rate = stereo.read(self._files, names["audio"])
-        if rate != 48000:
-            notes.append("sound of another sample rate, resampled")
-        if not sound[1].any():
-            notes.append(stereo.UNHEARD)
+        sound, notes = stereo.read(self._files, names["audio"])
         lengths = {k: len(x) for k, x in streams.items()}
         lengths["audio"] = (sound.shape[1] + SAMPLES // 2) // SAMPLES
         frames = min(lengths.values())
@@ -232,9 +226,8 @@ def _decoder(files: Files) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _features(tokens: bool, participant: bool) -> dict[str, Feature]:
-    out = columns.of_clip() | columns.of_speaker(face=WIDTH, pose=True)
-    out |= columns.of_speaker("partner_", face=EXPRESSION if participant else None)
-    out = {k: f for k, f in out.items() if k not in ("text", "words", "partner_words")}
+    out = columns.of_clip(text=False) | columns.of_speaker(face=WIDTH, pose=True, words=False)
+    out |= columns.of_speaker("partner_", face=EXPRESSION if participant else None, words=False)
     out["pose"] = Feature((None, 7), "float32", "head in the release's frame: quaternion wxyz, "
                           "translation", "", FPS)
     out["pose_z"] = Feature((None, 7), "float32", "pose, z-scored by the release's statistics", "",

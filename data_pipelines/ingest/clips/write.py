@@ -67,7 +67,7 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
                     "pose": pose_recipe,
                     "pose_z": {**pose_recipe, "codec": arrays_hash(pose_codec)}, **points}
     store.write_dataset(
-        out, name="clips", description="A user's own recordings, made by launch.prepare "
+        out, name="clips", description="A user's own recordings, made by avjax prepare "
                                        "--dataset=clips.",
         features={k: f for k, f in columns(options["components"], options["landmarks"]).items()
                   if with_face or k not in _FACE_COLUMNS},

@@ -20,11 +20,13 @@ done, for what later starts and other parts can read instead; None where there i
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -148,22 +150,30 @@ def made_of(corpus: Callable[..., Corpus], arguments: Mapping[str, Any]) -> str:
 
 
 def _clips(read: Callable, item: Any) -> Iterator[dict | store.Unusable]:
-    """What `read` makes of an item. Whatever a library makes of an odd file is the item's own
-    (data_pipelines/store/quarantine.py), and so are errors with a `reason` of few words."""
-    id = str(item.get("id", "")) if isinstance(item, dict) else str(item)
-    try:
+    """What `read` makes of an item."""
+    with left_out(str(item.get("id", "")) if isinstance(item, dict) else str(item)):
         made = read(item)
         yield from [made] if isinstance(made, dict) else made
+
+
+@contextlib.contextmanager
+def left_out(id: str, files: Iterable[os.PathLike] = ()) -> Iterator[None]:
+    """Turns what an item cannot be used for into its `store.Unusable`: what libraries make of odd
+    files (data_pipelines/store/quarantine.py; `files`: the item's own), and errors with a `reason`
+    of few words. What ends the job is raised as it is."""
+    try:
+        yield
     except store.Unusable as error:
         error.of(error.id or id)
         raise
     except Exception as error:
-        quarantine.check(error, [])
+        quarantine.check(error, files)
         reason = getattr(error, "reason", None)
-        if isinstance(error, UserError) and not isinstance(reason, str):
+        known = isinstance(error, UserError) and isinstance(reason, str)
+        if isinstance(error, UserError) and not known:
             raise
-        raise store.Unusable(reason if isinstance(reason, str) else "unreadable", id=id,
-                             found=quarantine.said(error)) from error
+        raise store.Unusable(reason if known else "unreadable", id=id,
+                             found=str(error) if known else quarantine.said(error)) from error
 
 
 def mended(*reasons: str) -> str:

@@ -6,29 +6,22 @@ Only the passage is decoded where the format lets one skip. Pictures are the who
 square, a part of it (`Window`), or a face that is followed.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from avjax.signal import mel
 from data_pipelines import media
-from data_pipelines.ingest.common import recording
-from data_pipelines.ingest.common.recordings import MIN_SECONDS, SILENCE
-from data_pipelines.media import containers, downmix, faces, video
+from data_pipelines.ingest.common import recording, recordings
+from data_pipelines.ingest.common.recordings import MIN_SECONDS, RATE
+from data_pipelines.media import containers, faces, video
 from data_pipelines.media import landmarks as media_landmarks
 from data_pipelines.media.containers import MediaError
-from data_pipelines.store import dataset as store
-from data_pipelines.store import quarantine
 
-RATE = mel.RECIPE["sample_rate"]
-AUDIO_RECIPE = {"sample_rate": RATE, "channels": downmix.RECIPE, "resampler": "soxr HQ",
-                "dtype": "int16", "full_scale": 32768}
+AUDIO_RECIPE = recordings.AUDIO_RECIPE | {"full_scale": 32768}
 APART = 1.0  # seconds by which sound and pictures, or a passage and its file, may end apart
 PICTURE, MIDDLE, FACE = "picture", "middle", "face"  # what is shown, beside a Window
 _SQUARE = 0.02  # relative difference of the sides of a picture that is taken whole
@@ -151,10 +144,8 @@ def sound(path, *, rate: int = RATE, begin: float | None = None, end: float | No
     if begin is None and len(kept) < shortest * rate:
         raise MediaError("too short", path, expected=f">= {shortest} s",
                          found=f"{len(kept) / rate:.2f} s")
-    level = float(np.sqrt(np.square(kept, dtype=np.float64).sum() / max(1, len(kept))))
-    if len(kept) and level < SILENCE:
-        raise MediaError("silent", path, expected="a level of -50 dB or more",
-                         found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB")
+    if len(kept):
+        recordings.check_level(kept, path)
     return heard, ["channels of the sound"] * bool(heard.remarks)
 
 
@@ -167,22 +158,6 @@ def native_rate(path) -> int:
     """Sample rate that a file's header declares, Hz; 0 without sound."""
     found = media.probe(path).audio
     return round(found.rate) if found else 0
-
-
-@contextlib.contextmanager
-def left_out(id: str, files: Iterable[os.PathLike]) -> Iterator[None]:
-    """What an item cannot be used for becomes its `store.Unusable`; what ends the job
-    (quarantine.py) is raised as it is."""
-    try:
-        yield
-    except store.Unusable as error:
-        raise error.of(error.id or id) from None
-    except Exception as error:
-        known = isinstance(error, MediaError | faces.FaceError)
-        if not known:
-            quarantine.check(error, files)
-        raise store.Unusable(error.reason if known else "unreadable", id=id,
-                             found=str(error) if known else quarantine.said(error)) from error
 
 
 class _Seen:

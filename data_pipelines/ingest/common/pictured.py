@@ -4,6 +4,7 @@ such (VoxCeleb2, HDTF, TalkVid)."""
 import contextlib
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ Landmarks = Annotated[str | None, Option(
     media_landmarks.KINDS)]
 SIZE, RATE, MAX_SECONDS = 96, float(rates.FRAMES), 30.0
 ABOUT = "about"
+_YOUTUBE = re.compile(r"\[([\w-]{11})\]$")  # at the end of a name, as yt-dlp has it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +89,11 @@ def read(root, shown: Shown, item: Mapping[str, Any],
         raise store.Unusable(item["defect"], id=item["id"], where=str(place))
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(place.path(root))
-        stack.enter_context(passage.left_out(item["id"], [path]))
+        files = [path]
+        stack.enter_context(corpus.left_out(item["id"], files))
         mute = sound and not passage.native_rate(path)
         beside = stack.enter_context(Place(*sound).path(root)) if mute else None
+        files += [beside] if mute else []
         found = passage.read(path, size=shown.size, rate=shown.rate, show=window or shown.show,
                              landmarks=shown.landmarks, sound_of=beside,
                              begin=item.get("begin"), end=item.get("end"))
@@ -125,3 +129,8 @@ def by_stem(source, suffixes: Collection[str], told: Counter) -> dict[str, Place
             told["files of a name that is there twice"] += place.stem in out
             out.setdefault(place.stem, place)
     return out
+
+
+def by_youtube(files: Mapping[str, Place]) -> dict[str, Place]:
+    """{id on YouTube: file} of the files of `by_stem` whose names end in "[ID]"."""
+    return {match[1]: place for stem, place in files.items() if (match := _YOUTUBE.search(stem))}

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from avjax.signal import rates
-from data_pipelines.ingest.common import logits, stereo
+from data_pipelines.ingest.common import logits
+from data_pipelines.ingest.common.recordings import FPS, SAMPLES
 
-FPS = rates.VIDEO
-SAMPLES = stereo.RATE // FPS  # a frame
 MAX_SECONDS = 60.0
 _ALIGNED = 3  # frames
 

@@ -16,7 +16,6 @@ import math
 import os
 import pathlib
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -26,7 +25,7 @@ import numpy as np
 from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import mel
-from avjax.storage import atomic, failures
+from avjax.storage import atomic
 from data_pipelines import media
 from data_pipelines.ingest.common.recording import (
     FPS,
@@ -35,7 +34,7 @@ from data_pipelines.ingest.common.recording import (
     Recording,
     with_pictures,
 )
-from data_pipelines.media import downmix, text_file
+from data_pipelines.media import archives, downmix, text_file
 
 RATE = mel.RECIPE["sample_rate"]
 AROUND = 0.2  # seconds that trimming leaves before the first word and after the last (ours)
@@ -124,25 +123,8 @@ def media_of(folder: pathlib.Path,
     """The files of a folder that `kind` (media and transcripts) knows, sorted. A folder that cannot
     be listed is an error: its files are not gone."""
     kind = kind or _kind
-
-    def fail(error):
-        failures.check(error)
-        raise UserError("a folder cannot be listed", where=str(error.filename),
-                        found=error.strerror,
-                        hint="check its permissions") from error
-
-    walked, paths = set(), []
-    for base, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        here = os.path.realpath(base)
-        if here in walked:  # a link to a folder above, or a second way to one
-            print(f"searched once only: {base}, which is {here}", file=sys.stderr, flush=True)
-            folders.clear()
-            continue
-        walked.add(here)
-        folders.sort()
-        paths += (pathlib.Path(base, name) for name in names)
-    return sorted(p for p in paths if not p.name.startswith(".") and kind(p)
-                  and (p.is_file() or _is_dangling(p)))
+    paths = (here / name for here, names in archives.folders(folder, hidden=True) for name in names)
+    return sorted(p for p in paths if kind(p) and (p.is_file() or _is_dangling(p)))
 
 
 def _is_dangling(path: pathlib.Path) -> bool:
@@ -249,15 +231,19 @@ def read(source: Source, *, audio_only: bool = False, trim: str | None = None,
         raise media.MediaError("too short", source.files[0], expected=f">= {MIN_SECONDS} s",
                                found=f"{count / FPS:.2f} s")
     audio = sound.between(begin, begin + count / FPS)
-    level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
-    if level < SILENCE:
-        raise media.MediaError("silent", sound_path, expected="a level of -50 dB or more",
-                               found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB",
-                               hint="check the microphone")
+    check_level(audio, sound_path, hint="check the microphone")
     samples = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
     if audio_only:
         return Recording(samples, None, None)
     return with_pictures(samples, source.video, begin, **options)
+
+
+def check_level(audio: np.ndarray, path, hint: str = "") -> None:
+    """Raises MediaError("silent")."""
+    level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+    if level < SILENCE:
+        raise media.MediaError("silent", path, expected="a level of -50 dB or more",
+                               found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB", hint=hint)
 
 
 def _spoken(path: pathlib.Path, audio: np.ndarray, activity: str) -> tuple[int, int]:

@@ -5,22 +5,22 @@ import numpy as np
 import soundfile
 import soxr
 
-from avjax.signal import mel
 from data_pipelines.ingest.common.files import Files
+from data_pipelines.ingest.common.recordings import AUDIO_RECIPE, RATE
 from data_pipelines.media import MediaError, check_riff
 from data_pipelines.store import quarantine
 from data_pipelines.store.dataset import Unusable
 
-RATE = mel.RECIPE["sample_rate"]
-RECIPE = {"sample_rate": RATE, "channels": "one of the recording's", "resampler": "soxr HQ",
-          "dtype": "int16"}
+RECIPE = AUDIO_RECIPE | {"channels": "one of the recording's"}
+RECORDED = 48000  # Hz
 RATES = (8000, 192000)  # Hz: others are no sound's
+RESAMPLED = "sound of another sample rate, resampled"
 UNHEARD = "the partner's channel is silent"  # kept, and told of
 _BLOCK = 1 << 18  # samples decoded at a time
 
 
-def read(files: Files, name: str) -> tuple[np.ndarray, int]:
-    """((2, N) int16 at 22050 Hz, the file's own rate).
+def read(files: Files, name: str) -> tuple[np.ndarray, list[str]]:
+    """((2, N) int16 at 22050 Hz, what was mended or is to be told of).
 
     Raises Unusable: "truncated", "unreadable sound", "not two channels", "unknown sample rate",
       "sound is not finite", "silent channel" (the first), "one channel twice", and as Files.open.
@@ -31,7 +31,9 @@ def read(files: Files, name: str) -> tuple[np.ndarray, int]:
             check_riff(file, where)
             file.seek(0)
             with soundfile.SoundFile(file) as wav:
-                return _read(wav, where), wav.samplerate
+                sound_2N = _read(wav, where)
+                return sound_2N, ([RESAMPLED] * (wav.samplerate != RECORDED)
+                                  + [UNHEARD] * (not sound_2N[1].any()))
         except MediaError as error:
             raise Unusable(error.reason, where=where, found=str(error)) from error
         except soundfile.SoundFileError as error:
@@ -40,7 +42,7 @@ def read(files: Files, name: str) -> tuple[np.ndarray, int]:
 
 def _read(wav, where: str) -> np.ndarray:
     if not RATES[0] <= wav.samplerate <= RATES[1]:
-        raise Unusable("unknown sample rate", where=where, expected="48000 Hz",
+        raise Unusable("unknown sample rate", where=where, expected=f"{RECORDED} Hz",
                        found=f"{wav.samplerate} Hz")
     if wav.channels != 2:
         raise Unusable("not two channels", where=where, expected="a speaker a channel",

@@ -15,7 +15,6 @@ import csv
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import re
 from collections import defaultdict
@@ -31,7 +30,7 @@ from data_pipelines.ingest.common.recordings import FPS, SAMPLES
 from data_pipelines.ingest.conversations import checks, cut
 from data_pipelines.ingest.conversations.write import told
 from data_pipelines.ingest.fisher import transcript
-from data_pipelines.media import text_file
+from data_pipelines.media import archives, text_file
 from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
 
@@ -154,10 +153,9 @@ def _find(source: pathlib.Path) -> tuple[dict[str, dict[str, list]], list[pathli
     """({session: {"sph" or "txt": paths}}, tables of speakers) below a folder, links followed."""
     files: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     tables = []
-    for base, folders, names in os.walk(source, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            path = pathlib.Path(base, name)
+    for folder, names in archives.folders(source):
+        for name in names:
+            path = folder / name
             if (match := _NAME.fullmatch(name)) and path.is_file():  # and no link to nothing
                 files[match[1]][match[2].lower()].append(path)
             elif name.lower().endswith("_calldata.tbl"):

@@ -32,32 +32,21 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.pictured import (
-    MAX_SECONDS,
-    RATE,
-    SIZE,
-    Landmarks,
-    MaxSeconds,
-    Rate,
-    Shown,
-    Size,
-)
 from data_pipelines.ingest.hdtf import lists
 from data_pipelines.media.archives import Place
 
 WINDOW = "window"
 _CUT = re.compile(r"(?:hdtf_)?(?:(RD|WDA|WRA)_)?(.+)_(\d{1,3})")
-_YOUTUBE = re.compile(r"\[([\w-]{11})\]$")  # at the end of a name, as yt-dlp has it
 
 
 def prepare(
-    source, out, *, size: Size = SIZE, rate: Rate = RATE,
+    source, out, *, size: pictured.Size = pictured.SIZE, rate: pictured.Rate = pictured.RATE,
     show: Annotated[str, Option("the owners' window, or a face that is followed", (
         WINDOW, passage.FACE))] = WINDOW,
-    landmarks: Landmarks = None,
+    landmarks: pictured.Landmarks = None,
     valid_share: Annotated[float, Option("share of the people that is held out", least=0,
                                          below=1)] = 0.05,
-    max_seconds: MaxSeconds = MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
+    max_seconds: pictured.MaxSeconds = pictured.MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
     progress: bool = True,
 ) -> dict | None:
     """Makes the clip dataset OUT of HDTF; see data_pipelines/ingest/common/corpus.py."""
@@ -67,11 +56,11 @@ def prepare(
                           progress=progress)
 
 
-def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: str = WINDOW,
-           landmarks: str | None = None, valid_share: float = 0.05,
-           max_seconds: float = MAX_SECONDS) -> common.Corpus:
+def corpus(source: pathlib.Path, *, size: int = pictured.SIZE, rate: float = pictured.RATE,
+           show: str = WINDOW, landmarks: str | None = None, valid_share: float = 0.05,
+           max_seconds: float = pictured.MAX_SECONDS) -> common.Corpus:
     """Lists HDTF. Raises UserError: lists that are not whole, nothing that they name is here."""
-    shown = Shown(size, rate, show, landmarks, max_seconds)
+    shown = pictured.Shown(size, rate, show, landmarks, max_seconds)
     told = Counter()
     files = pictured.by_stem(source, media.VIDEO_SUFFIXES, told)
     place = lists.folder(source)
@@ -94,7 +83,7 @@ def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE, show: 
         read=functools.partial(read, source, shown))
 
 
-def read(root: pathlib.Path, shown: Shown, item: dict[str, Any]) -> Iterator[dict]:
+def read(root: pathlib.Path, shown: pictured.Shown, item: dict[str, Any]) -> Iterator[dict]:
     """`pictured.read` with the window of the lists, or of a clip that is cut out all of it."""
     if shown.show != WINDOW:
         return pictured.read(root, shown, item)
@@ -121,7 +110,7 @@ def _of_lists(place: pathlib.Path, files: dict[str, Place], told: Counter,
               show: str) -> list[dict[str, Any]]:
     """Clips of the lists: those that are there, and those whose video is."""
     cut = {one["id"]: one["place"] for one in _of_files(files) if not one["defect"]}
-    by_id = {m[1]: path for stem, path in files.items() if (m := _YOUTUBE.search(stem))}
+    by_id = pictured.by_youtube(files)
     out = []
     for clip in lists.read(place, told):
         names = (clip.video, f"{clip.set}_{clip.video}", clip.youtube)

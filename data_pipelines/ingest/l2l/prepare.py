@@ -164,9 +164,9 @@ def _origin(names) -> str:
 
 
 def _features() -> dict[str, Feature]:
-    out = columns.of_clip() | columns.of_speaker(audio=None, face=50)
-    out |= columns.of_speaker("partner_", audio=None, face=50)
-    out = {k: f for k, f in out.items() if k not in ("text", "words", "partner_words")}
+    out = columns.of_clip(text=False)
+    for prefix in columns.PREFIXES[:2]:
+        out |= columns.of_speaker(prefix, audio=None, face=50, words=False)
     out["origin"] = Feature((), "str", "JSON [video, first frame, last frame]")
     for prefix in ("", "partner_"):
         out[f"{prefix}face"] = Feature((None, 50), "float32", "expression of DECA", "", FPS)

@@ -82,7 +82,7 @@ def read(folder: pathlib.Path, item: dict[str, Any]) -> dict:
     wav = folder / item["wav"]
     if item["defect"]:
         raise store.Unusable(item["defect"], id=item["id"], where=item["line"] or str(wav))
-    with passage.left_out(item["id"], [wav]):
+    with common.left_out(item["id"], [wav]):
         heard, mended = passage.sound(wav, rate=RATE, shortest=SHORTEST)
         if (native := passage.native_rate(wav)) != RATE:
             mended.append(f"sound of {native} Hz")

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from avjax.signal import rates
+from data_pipelines.ingest.common import arrays
 from data_pipelines.media import faces, head_rotation, landmarks
 from data_pipelines.store.dataset import Unusable
 
@@ -26,7 +27,7 @@ _SMALLEST = 8.0  # pixels between the eyes
 HELD = f"frames without a face, up to {BRIDGED} s: bridged"
 ROWS = f"keypoints and pictures up to {SLACK} frames apart: cut to the shorter"
 NAN = "keypoints that are not finite: as frames without a face"
-ZERO = "face code without values, up to 0.5 s: bridged"
+ZERO = f"face code without values, up to {BRIDGED} s: bridged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +117,7 @@ def code(expression_NF, valid_N, rows_K: np.ndarray, notes: set[str]
     if not seen.any():
         raise Unusable("no face code", expected="a block of 60 frames that is valid",
                        found=f"none of {len(seen)} frames")
-    at = np.arange(len(seen))
-    code_KF = np.stack([np.interp(at, at[seen], c[seen]) for c in code_KF.T], 1)
-    return code_KF.astype(np.float32), bridged(seen, notes, ZERO)
+    return arrays.filled(code_KF, ~seen, "", 1.0), bridged(seen, notes, ZERO)
 
 
 def bridged(seen_N: np.ndarray, notes: set[str], note: str) -> np.ndarray:

@@ -24,21 +24,10 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.pictured import (
-    MAX_SECONDS,
-    RATE,
-    SIZE,
-    Landmarks,
-    MaxSeconds,
-    Rate,
-    Shown,
-    Size,
-)
 from data_pipelines.ingest.talkvid import listing
 
 SHOW = (passage.FACE, passage.MIDDLE)
 _CUT = re.compile(r"(.+)_\d{3}_(\d+\.\d{3})_(\d+\.\d{3})")
-_YOUTUBE = re.compile(r"\[([\w-]{11})\]$")  # at the end of a name, as yt-dlp has it
 _NEAR = 0.0025  # seconds by which times in names differ: some are cut off, some are rounded
 
 
@@ -51,10 +40,10 @@ def prepare(
     clip_list: Annotated[str | None, Option("the owners' list, where there are several")] = None,
     bench: Annotated[str | None, Option("list of the clips that are held out as test, in the same "
                                         "form")] = None,
-    size: Size = SIZE, rate: Rate = RATE,
+    size: pictured.Size = pictured.SIZE, rate: pictured.Rate = pictured.RATE,
     show: Annotated[str, Option("a face that is followed, or the middle square",
                                 SHOW)] = passage.FACE,
-    landmarks: Landmarks = None,
+    landmarks: pictured.Landmarks = None,
     language: Annotated[str, Option("only clips in it, as the list names it; empty: any")] = "",
     min_dover: _least("DOVER score (quality)") = 0.0,
     min_cotracker: _least("CoTracker ratio (steadiness)") = 0.0,
@@ -65,7 +54,7 @@ def prepare(
     min_orientation: _least("head orientation score of a frame") = 0.0,
     valid_share: Annotated[float, Option("share of the people that is held out", least=0,
                                          below=1)] = 0.02,
-    max_seconds: MaxSeconds = MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
+    max_seconds: pictured.MaxSeconds = pictured.MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
     progress: bool = True,
 ) -> dict | None:
     """Makes the clip dataset OUT of TalkVid; see data_pipelines/ingest/common/corpus.py."""
@@ -80,11 +69,11 @@ def prepare(
 
 
 def corpus(source: pathlib.Path, *, clip_list: str | None = None, bench: str | None = None,
-           size: int = SIZE, rate: float = RATE, show: str = passage.FACE,
+           size: int = pictured.SIZE, rate: float = pictured.RATE, show: str = passage.FACE,
            landmarks: str | None = None, language: str = "", valid_share: float = 0.02,
-           max_seconds: float = MAX_SECONDS, **least: float) -> common.Corpus:
+           max_seconds: float = pictured.MAX_SECONDS, **least: float) -> common.Corpus:
     """Lists TalkVid. Raises UserError: no list, or one that cannot be read; none of its videos."""
-    told, shown = Counter(), Shown(size, rate, show, landmarks, max_seconds)
+    told, shown = Counter(), pictured.Shown(size, rate, show, landmarks, max_seconds)
     files = _Files(source, told)
     least = {name.removeprefix("min_"): value for name, value in least.items() if value}
     tested = _tested(bench)
@@ -117,12 +106,10 @@ class _Files:
         self._named = pictured.by_stem(source, media.VIDEO_SUFFIXES, told)
         self._sounds = pictured.by_stem(source, media.AUDIO_SUFFIXES, Counter())
         self._cut = defaultdict(list)
-        self._whole = {}
+        self._whole = pictured.by_youtube(self._named)
         for stem, place in self._named.items():
             if match := _CUT.fullmatch(stem):
                 self._cut[match[1]].append((float(match[2]), float(match[3]), place))
-            elif match := _YOUTUBE.search(stem):
-                self._whole[match[1]] = place
 
     @property
     def count(self) -> int:

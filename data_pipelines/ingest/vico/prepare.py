@@ -162,13 +162,8 @@ def _read(files, size, coefficients, name, found, names) -> dict:
 def _recording(files: Files, film, voice, size: int) -> recordings.Recording:
     source = recordings.Source(film.stem, film.stem, film, None if voice == film else voice, None,
                                film.parent)
-    try:
+    with common.left_out("", [film, voice]):
         return recordings.read(source, size=size)
-    except (media.MediaError, faces.FaceError) as error:
-        raise Unusable(error.reason, where=str(film), found=str(error)) from error
-    except Exception as error:
-        quarantine.check(error, [film, voice])
-        raise Unusable("unreadable", where=str(film), found=quarantine.said(error)) from error
 
 
 def _coefficients(files: Files, mat: str, film, frames: int, prefix: str,
@@ -200,9 +195,10 @@ def _coefficients(files: Files, mat: str, film, frames: int, prefix: str,
 
 
 def _features(size: int, coefficients: bool) -> dict[str, Feature]:
-    out = columns.of_clip()
+    out = columns.of_clip(text=False)
     for prefix, audio in (("", None), ("partner_", recordings.RATE)):
-        out |= columns.of_speaker(prefix, audio=audio, pictures=size, pose=True, pose_z=True)
+        out |= columns.of_speaker(prefix, audio=audio, pictures=size, pose=True, pose_z=True,
+                                  words=False)
         if coefficients:
             out |= {f"{prefix}face": Feature((None, 64), "float32", "expression of "
                                              "Deep3DFaceRecon", "", FPS),
@@ -210,7 +206,7 @@ def _features(size: int, coefficients: bool) -> dict[str, Feature]:
                                                "Deep3DFaceRecon", "rad", FPS),
                     f"{prefix}translation": Feature((None, 3), "float32", "head: translation of "
                                                     "Deep3DFaceRecon", "", FPS)}
-    return {k: f for k, f in out.items() if k not in ("text", "words", "partner_words")}
+    return out
 
 
 def prepare(

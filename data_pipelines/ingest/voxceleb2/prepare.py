@@ -10,7 +10,7 @@ as folders under any other, as zip files (vox2_test_mp4.zip) or as their pieces
 speaker is the identity. Sets are the owners': test, and dev, of which a share of the identities is
 held out as valid, by a hash of their names.
 
-There are no words: for pictures, face to voice (--features=voices), and units.
+There are no words: for pictures, face to voice (--features=tavid), and units.
 """
 
 import functools
@@ -22,16 +22,6 @@ from avjax.errors import UserError
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common import holdout, passage, pictured
-from data_pipelines.ingest.common.pictured import (
-    MAX_SECONDS,
-    RATE,
-    SIZE,
-    Landmarks,
-    MaxSeconds,
-    Rate,
-    Shown,
-    Size,
-)
 from data_pipelines.ingest.voxceleb2 import listing
 from data_pipelines.media.archives import Place
 from data_pipelines.store import dataset as store
@@ -40,16 +30,16 @@ SHOW = (passage.PICTURE, passage.FACE)
 
 
 def prepare(
-    source, out, *, size: Size = SIZE, rate: Rate = RATE,
+    source, out, *, size: pictured.Size = pictured.SIZE, rate: pictured.Rate = pictured.RATE,
     show: Annotated[str, Option("the picture as it was cut out, or a face that is followed in "
                                 "it", SHOW)] = passage.PICTURE,
-    landmarks: Landmarks = None,
+    landmarks: pictured.Landmarks = None,
     audio_only: Annotated[bool, Option("sound without pictures")] = False,
     per_identity: Annotated[int, Option("at most so many clips of an identity, in turn of each of "
                                         "its videos; 0: all", least=0)] = 0,
     valid_share: Annotated[float, Option("share of the identities of dev that is held out",
                                          least=0, below=1)] = 0.01,
-    max_seconds: MaxSeconds = MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
+    max_seconds: pictured.MaxSeconds = pictured.MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
     progress: bool = True,
 ) -> dict | None:
     """Makes the clip dataset OUT of VoxCeleb2; see data_pipelines/ingest/common/corpus.py."""
@@ -59,12 +49,12 @@ def prepare(
                           progress=progress)
 
 
-def corpus(source: pathlib.Path, *, size: int = SIZE, rate: float = RATE,
+def corpus(source: pathlib.Path, *, size: int = pictured.SIZE, rate: float = pictured.RATE,
            show: str = passage.PICTURE, landmarks: str | None = None, audio_only: bool = False,
            per_identity: int = 0, valid_share: float = 0.01,
-           max_seconds: float = MAX_SECONDS) -> common.Corpus:
+           max_seconds: float = pictured.MAX_SECONDS) -> common.Corpus:
     """Lists VoxCeleb2. Raises UserError: nobody says whether it is dev or test."""
-    shown = Shown(size, rate, None if audio_only else show, landmarks, max_seconds)
+    shown = pictured.Shown(size, rate, None if audio_only else show, landmarks, max_seconds)
     told = Counter()
     known, found = listing.table(source), listing.utterances(source, told)
     if not known and (lost := [one for one in found if not one.sets]):
@@ -103,7 +93,7 @@ def heard(root: pathlib.Path, item: dict[str, Any]) -> dict:
     place = Place(*item["place"])
     if item["defect"]:
         raise store.Unusable(item["defect"], id=item["id"], where=str(place))
-    with place.path(root) as path, passage.left_out(item["id"], [path]):
+    with place.path(root) as path, common.left_out(item["id"], [path]):
         found, mended = passage.sound(path)
         return pictured.row(item, passage.samples(found.samples), mended)
 

@@ -1,7 +1,6 @@
 """Miniatures of corpora that bring face codes, in their owners' layouts."""
 
 import pathlib
-import shutil  # noqa: F401 (of the trees that tests change)
 
 import jax
 import numpy as np

@@ -60,7 +60,7 @@ class Tree:
         if text:
             (txt / f"fe_03_{session}.txt").write_text(text, encoding)
         if pins:
-            self.rows.append(f"{session},20021215_17:31,ENG01,3,3,{pins[0]},f.a,p1,s,t,{pins[1]},m.a")
+            self.rows.append(f"{session},20021215_17:31,ENG01,3,3,{pins[0]},f.a,p1,s,t,{pins[1]}")
 
     def tables(self) -> None:
         folder = self.root / "LDC2004T19/doc"

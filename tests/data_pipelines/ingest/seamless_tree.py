@@ -109,11 +109,6 @@ def arrays(rows: int, seconds: float, who: int) -> dict[str, np.ndarray]:
             "smplh:is_valid": np.ones(round(seconds * 30), bool)}
 
 
-def far(keypoints: np.ndarray) -> np.ndarray:
-    """Places of keypoints as of a face of less than half the size."""
-    return keypoints[..., :2] * 0.42 + 30
-
-
 def said(spoken) -> dict:
     transcript = []
     for start, end in spoken:

@@ -1,6 +1,7 @@
 """Every reader of a named corpus: shared by several workers, and killed and started again, the
 dataset is the one that a single undisturbed process makes."""
 
+import errno
 import functools
 import json
 import shutil
@@ -8,9 +9,10 @@ import shutil
 import pytest
 import soundfile
 
-from avjax.errors import UserError
+from avjax.errors import StorageError, UserError
 from data_pipelines import prepare as preparing
 from data_pipelines.ingest.common import corpus
+from data_pipelines.media import MediaError
 from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
 from tests.data_pipelines.ingest import code_trees, fisher_tree, seamless_tree, small_films
@@ -161,6 +163,24 @@ def test_an_empty_split_is_known_before_train_is_read(tmp_path):
     with pytest.raises(UserError, match="empty split; where: valid.*no sound"):
         corpus.prepare(listed, tmp_path, tmp_path / "out", {}, max_bad=1.0, progress=False)
     assert read == ["valid"]
+
+
+def test_what_is_the_fault_of_an_item_and_what_is_not(tmp_path):
+    own = tmp_path / "own.wav"
+    for error, reason in ((MediaError("silent", own), "silent"), (ValueError("odd"), "unreadable"),
+                          (store.Unusable("too short"), "too short"),
+                          (FileNotFoundError(errno.ENOENT, "gone", str(own)), "unreadable")):
+        with pytest.raises(store.Unusable) as caught, corpus.left_out("a", [own]):
+            raise error
+        assert (caught.value.id, caught.value.reason) == ("a", reason)
+    for error, raised in ((UserError("a package is missing"), UserError),
+                          (MediaError("unreadable", own), StorageError),
+                          (FileNotFoundError(errno.ENOENT, "gone", "other"), FileNotFoundError)):
+        with pytest.raises(raised) as caught, corpus.left_out("a", [own]):
+            if raised is StorageError:  # whatever it is called
+                raise error from OSError(errno.EMFILE, "too many open files")
+            raise error
+        assert not isinstance(caught.value, store.Unusable)
 
 
 class Workers:

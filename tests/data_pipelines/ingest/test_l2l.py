@@ -1,6 +1,7 @@
 """Learning to Listen as its owners lay it out."""
 
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -22,7 +23,7 @@ def tree(tmp_path_factory):
         found["conan", split] = trees.listening(root / "aside/conan" / split, 0, count)
     with tarfile.open(root / "conan_data.tar", "w") as archive:
         archive.add(root / "aside/conan", "conan")
-    trees.shutil.rmtree(root / "aside")
+    shutil.rmtree(root / "aside")
     odd = root / "fallon/train"
     found["fallon", "train"] = trees.listening(odd, 1, 3)
     faces = np.load(odd / "p1_list_faces_clean_deca.npy")

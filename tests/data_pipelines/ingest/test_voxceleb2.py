@@ -56,6 +56,8 @@ def source(tmp_path_factory, film):
     put("dev/aac/id00001/a/00005.m4a")
     put("dev/mp4/id00001/a/00006.mp4", short)
     put("dev/aac/id00001/a/00006.m4a")
+    put("dev/mp4/id00001/a/00007.mp4", mute)
+    (root / "dev/aac/id00001/a/00007.m4a").symlink_to("nowhere")
     return root
 
 
@@ -65,7 +67,8 @@ def test_what_is_read_mended_and_left_out(source, tmp_path):
         "id00005.a.00001": "in another set than vox2_meta.csv says",
         "id00009.a.00001": "not in vox2_meta.csv", "id00001.a.00001": "truncated",
         "id00001.a.00002": "unreadable", "id00001.a.00003": "not a square picture",
-        "id00001.a.00004": "no audio", "id00001.a.00006": "wrong duration"}
+        "id00001.a.00004": "no audio", "id00001.a.00006": "wrong duration",
+        "id00001.a.00007": "unreadable"}
     assert set(clips) == {"id00003.one.00001", "id00003.one.00002", "id00003.two.00001",
                           "id00002.a.00001", "id00004.a.00001", "id00001.a.00005"}
     assert told["sound without pictures"] == 2
@@ -116,7 +119,7 @@ def test_sound_alone_and_few_of_each_identity(source, tmp_path):
     assert "pictures" not in clips["id00002.b.00001"]
     assert [id for id in clips if id.startswith("id00003")] == ["id00003.one.00001",
                                                                 "id00003.two.00001"]
-    assert told["left out by --per_identity"] == 5
+    assert told["left out by --per_identity"] == 6
 
 
 def test_somebody_has_to_say_which_set(film, tmp_path):
