@@ -16,15 +16,14 @@ import numpy as np
 from avjax.codecs import eigenface
 from data_pipelines.features.tavid import script
 from data_pipelines.ingest.common import corpus, recordings
-from data_pipelines.ingest.common.recording import head_recipes, landmark_features
+from data_pipelines.ingest.common.recording import codec_recipes, landmark_features, pose_codec
 from data_pipelines.ingest.common.recordings import FPS, SAMPLES
 from data_pipelines.ingest.conversations import turns
 from data_pipelines.ingest.conversations.cut import Piece
 from data_pipelines.ingest.conversations.read import Decoded
-from data_pipelines.media import faces
 from data_pipelines.store import columns
 from data_pipelines.store.columns import PREFIXES, identity_of
-from data_pipelines.store.schema import Feature, arrays_hash
+from data_pipelines.store.schema import Feature
 
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
 _CANDIDATES = 60  # frames that a portrait is chosen from
@@ -54,12 +53,9 @@ class Writer:
                 crops = self._crops(name)
                 self.faces[name] = eigenface.fit(crops, components)
                 self.portraits[name] = portrait(crops)
-            poses = np.concatenate([self._speaker(i, k).pose[a:b].astype(np.float64)
-                                    for i, a, b in pieces["train"] for k in range(self.speakers)])
-            spread = poses.std(0)
-            # x and y of the quaternion may never vary: leave them be
-            self.pose = {"mean": poses.mean(0).astype(np.float32),
-                         "std": np.where(spread < 1e-6, 1.0, spread).astype(np.float32)}
+            self.pose = pose_codec(np.concatenate(
+                [self._speaker(i, k).pose[a:b] for i, a, b in pieces["train"]
+                 for k in range(self.speakers)]))
 
     def items(self, split: str) -> list:
         """A function a piece, which makes its clips."""
@@ -81,10 +77,7 @@ class Writer:
     def recipes(self) -> dict[str, dict]:
         out = {"audio": recordings.AUDIO_RECIPE}
         if self.seen:
-            pose, points = head_recipes(self.landmarks)
-            out |= points | {"face": {**eigenface.recipe(self.size, self.components),
-                             "codec": arrays_hash(self.codecs["face"]), "margin": faces.MARGIN},
-                    "pose": pose, "pose_z": {**pose, "codec": arrays_hash(self.pose)}}
+            out |= codec_recipes(self.size, self.components, self.landmarks, self.codecs)
         return out
 
     @functools.cached_property
