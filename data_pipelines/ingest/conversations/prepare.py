@@ -138,10 +138,7 @@ def _listed(source, audio_only: bool) -> tuple[list[Conversation], dict[str, int
               if path.is_dir() and not path.name.startswith(".") and path.name not in used
               and not (path / SCHEMA_FILE).exists()]  # clips that were made here
     told = {"folders without media, not used": len(unused)}
-    if audio_only or not videos:
-        return found if audio_only else find(source, audio_only=True), {"sound alone": len(found),
-                                                                        **told}
-    return found, told
+    return found, told if videos and not audio_only else {"sound alone": len(found), **told}
 
 
 def _contents(found: Sequence[Conversation]) -> dict[str, dict]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from avjax.codecs import eigenface
 from data_pipelines.features.tavid import script
+from data_pipelines.ingest.clips.write import FIT_FRAMES
 from data_pipelines.ingest.common import corpus, recordings
 from data_pipelines.ingest.common.recording import codec_recipes, landmark_features, pose_codec
 from data_pipelines.ingest.common.recordings import FPS, SAMPLES
@@ -25,7 +26,6 @@ from data_pipelines.store import columns
 from data_pipelines.store.columns import PREFIXES, identity_of
 from data_pipelines.store.schema import Feature
 
-FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
 _CANDIDATES = 60  # frames that a portrait is chosen from
 
 
