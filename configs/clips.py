@@ -19,7 +19,7 @@ from avjax.codecs import eigenface
 from avjax.systems.avflow import config as avflow
 from configs import base
 
-UNITS = 64  # as in the launch.extract command above
+UNITS = 64  # as in the `avjax extract` above
 
 
 def get_config():

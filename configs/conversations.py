@@ -23,11 +23,9 @@ Sizes:      ours, as in configs/tavid_quickstart.py; configs/tavid.py has the fu
 
 from avjax.codecs import eigenface
 from avjax.errors import UserError
-from avjax.systems.avflow import config as avflow
-from configs import base, tavid_quickstart
+from configs import clips, tavid_quickstart
 
 UNITS = tavid_quickstart.UNITS
-HEARD = 64  # units of AV-Flow
 MOTION = eigenface.COMPONENTS + 7  # face code and pose
 CLIPS = "{workdir}/data/clips"
 PICTURES = "{workdir}/data/pictures"
@@ -77,12 +75,11 @@ def _part(part: str, speakers: int):
 
 def _listener():
     """AV-Flow of one speaker, who hears and sees the other."""
-    c = base.get_config()
+    c = clips.get_config()
     c.name = "conversations_listener"
-    s = c.system = avflow.tiny()
-    s.token_dim = s.partner_token_dim = HEARD
-    s.face_dim = s.partner_expression_dim = eigenface.COMPONENTS
-    s.head_dim = 7
+    s = c.system
+    s.partner_token_dim = s.token_dim
+    s.partner_expression_dim = s.face_dim
     s.identity_dim = 8
     s.partner_head_dim = 3
     s.partner_dropout = 0.1
@@ -90,20 +87,8 @@ def _listener():
 
     c.data.dir = LISTENING
     c.data.batch_size = 4
-    c.data.segment = 172  # two seconds
-
-    c.optimizer.learning_rate = 1e-3
-    c.optimizer.schedule = "cosine"
-    c.optimizer.warmup_steps = 50
-    c.optimizer.clip_norm = 1.0
-    c.optimizer.ema_decay = 0.99
-
     c.train.steps = 400
     c.train.log_every = 25
-    c.train.checkpoint_every = 200
-    c.train.evaluate_every = 200
-
-    c.evaluate.benchmark = "clips"
     return c
 
 
@@ -131,7 +116,7 @@ def _stages(speakers: int, told: bool):
 
     mapper = ("mapper", "{workdir}/mapper", "mapper")
     listener = (
-        dict(kind="extract", clips=CLIPS, out=LISTENING, tokens="units", units=HEARD),
+        dict(kind="extract", clips=CLIPS, out=LISTENING, tokens="units", units=clips.UNITS),
         dict(kind="train", config="configs/conversations.py:listener",
              workdir="{workdir}/listener", overrides={"data.dir": LISTENING}),
     )

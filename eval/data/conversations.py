@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from avjax.encoders.voice_activity import Detector, energy, turn_taking
-from avjax.encoders.voice_activity.segments import intervals
+from avjax.encoders.voice_activity.segments import inside, intervals
 from avjax.signal import mel, rates
 from data_pipelines.media.facial import signals
 from data_pipelines.puppets import face_code
@@ -89,7 +89,7 @@ class Conversation:
     def speaking(self, frames: int) -> np.ndarray:
         """(S, frames) bool at 25 Hz."""
         at = (np.arange(frames) + 0.5) * 1000 / FPS
-        return np.stack([((x[:, :1] <= at) & (at < x[:, 1:])).any(0) for x in self.speech])
+        return np.stack([inside(x, at) for x in self.speech])
 
     @functools.cached_property
     def waveform(self) -> np.ndarray:

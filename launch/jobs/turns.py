@@ -9,6 +9,7 @@ import numpy as np
 
 from avjax.encoders.voice_activity import Detector
 from avjax.encoders.voice_activity.detector import own_speech
+from avjax.encoders.voice_activity.segments import inside
 from avjax.encoders.voice_activity.turn_taking import events
 from avjax.errors import UserError
 from data_pipelines.features.common.clips import to_float
@@ -84,7 +85,7 @@ def _add(to: Found, channels: Sequence[np.ndarray], first: Sequence[np.ndarray],
     to.transfers += turns.floor_transfers(vads).tolist()
     at = (np.arange(total // 10) + 0.5) / 100
     for mine, other in zip(channels, first, strict=True):
-        a, b = (((x[:, :1] <= at) & (at < x[:, 1:])).any(0) for x in (mine, other))
+        a, b = (inside(x, at) for x in (mine, other))
         to.speech += a.sum() / 100
         to.agree += (a == b).sum() / 100
 

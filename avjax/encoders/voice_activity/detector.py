@@ -137,7 +137,7 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
     for c, speech_K2 in enumerate(found):
         leaked_T = np.delete(power_CT, c, 0).max(0) > power_CT[c] * 10 ** (bleed_db / 10)
         at = (np.arange(frames) + 0.5) * step
-        speaks_T = ((speech_K2[:, :1] <= at) & (at < speech_K2[:, 1:])).any(0)
+        speaks_T = segments.inside(speech_K2, at)
         if (speaks_T & leaked_T).any():
             pieces_K2 = segments.intervals(speaks_T & ~leaked_T)
             pieces_K2 = pieces_K2[np.diff(pieces_K2)[:, 0] >= _SHORTEST] * step

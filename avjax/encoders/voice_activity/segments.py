@@ -46,6 +46,12 @@ def intervals(active_N: np.ndarray) -> np.ndarray:
     return edges.reshape(-1, 2)
 
 
+def inside(spans_K2: np.ndarray, at_T: np.ndarray) -> np.ndarray:
+    """(T,) bool: which of the times lie in half-open intervals of any order."""
+    begun, ended = (np.searchsorted(np.sort(edges), at_T, side="right") for edges in spans_K2.T)
+    return begun > ended
+
+
 def timestamps(probabilities: Sequence[float], samples: int,
                options: Options = Options()) -> np.ndarray:
     """(K, 2) int64 samples at RATE of the speech in `samples` samples."""

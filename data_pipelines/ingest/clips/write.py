@@ -9,12 +9,11 @@ import numpy as np
 
 from avjax.codecs import eigenface
 from data_pipelines.ingest.common import recordings
-from data_pipelines.ingest.common.recording import head_recipes, landmark_features
+from data_pipelines.ingest.common.recording import codec_recipes, landmark_features, pose_codec
 from data_pipelines.ingest.common.recordings import FPS
-from data_pipelines.media import faces
 from data_pipelines.store import dataset as store
 from data_pipelines.store.columns import identity_of
-from data_pipelines.store.schema import Feature, arrays_hash
+from data_pipelines.store.schema import Feature
 
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
 _FACE_COLUMNS = ("face", "pose", "pose_z", "landmarks")
@@ -30,16 +29,12 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
       options: of prepare.
     """
     with_face = not options["audio_only"]
-    codecs, faces_of = (_fit(paths, pieces, options) if with_face else ({}, {}))
-    poses = [recording.pose[a:b] for _, recording, a,
-             b in _recorded(paths, pieces["train"])] if with_face else []
-    pose_codec = None
+    codecs = None
     if with_face:
-        stacked = np.concatenate(poses).astype(np.float64)
-        spread = stacked.std(0)
-        # without landmarks, x and y of the quaternion never vary: leave them be
-        pose_codec = {"mean": stacked.mean(0).astype(np.float32),
-                      "std": np.where(spread < 1e-6, 1.0, spread).astype(np.float32)}
+        stored, faces_of = _fit(paths, pieces, options)
+        pose = pose_codec(np.concatenate([recording.pose[a:b] for _, recording, a, b in
+                                          _recorded(paths, pieces["train"])]))
+        codecs = {"face": stored, "pose": pose}
     counts = collections.Counter(item.id for part in pieces.values() for item, _, _ in part)
 
     def examples(split):
@@ -51,28 +46,24 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
                    "identity": identity_of(item.speaker),
                    "audio": recording.audio[a * recordings.SAMPLES : b * recordings.SAMPLES]}
             if with_face:
-                pose = recording.pose[a:b]
-                row |= {"face": faces_of[item.speaker].encode(recording.crops[a:b]), "pose": pose,
-                        "pose_z": (pose - pose_codec["mean"]) / pose_codec["std"]}
+                row |= {"face": faces_of[item.speaker].encode(recording.crops[a:b]),
+                        "pose": recording.pose[a:b],
+                        "pose_z": (recording.pose[a:b] - pose["mean"]) / pose["std"]}
             if recording.landmarks is not None:
                 row["landmarks"] = recording.landmarks[a:b]
             yield row
 
     recipes = {"audio": recordings.AUDIO_RECIPE}
     if with_face:
-        pose_recipe, points = head_recipes(options["landmarks"])
-        recipes |= {"face": {**eigenface.recipe(options["size"], options["components"]),
-                             "codec": arrays_hash(codecs),
-                             "margin": faces.MARGIN},
-                    "pose": pose_recipe,
-                    "pose_z": {**pose_recipe, "codec": arrays_hash(pose_codec)}, **points}
+        recipes |= codec_recipes(options["size"], options["components"], options["landmarks"],
+                                 codecs)
     store.write_dataset(
         out, name="clips", description="A user's own recordings, made by avjax prepare "
                                        "--dataset=clips.",
         features={k: f for k, f in columns(options["components"], options["landmarks"]).items()
                   if with_face or k not in _FACE_COLUMNS},
         splits={split: examples(split) for split in pieces}, recipes=recipes,
-        codecs={"face": codecs, "pose": pose_codec} if with_face else None,
+        codecs=codecs,
         totals={split: len(part) for split, part in pieces.items()}, progress=progress)
 
 

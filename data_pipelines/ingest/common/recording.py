@@ -9,6 +9,7 @@ import pathlib
 
 import numpy as np
 
+from avjax.codecs import eigenface
 from avjax.signal import mel, rates
 from avjax.storage import failures
 from data_pipelines import media
@@ -16,7 +17,7 @@ from data_pipelines.media import faces, head_rotation
 from data_pipelines.media import landmarks as media_landmarks
 from data_pipelines.media.facial import filters
 from data_pipelines.store import columns
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import Feature, arrays_hash
 
 FPS = rates.VIDEO
 # a frame: 735 samples exactly, so cuts between frames are cuts between samples
@@ -124,6 +125,25 @@ def head_recipes(landmarks: str | None) -> tuple[dict, dict]:
     points = media_landmarks.recipe(landmarks)
     return {**faces.RECIPE, **head_rotation.RECIPE, "of": points}, {
         "landmarks": {**points, "unit": "sides of the crop", "crop": faces.MARGIN}}
+
+
+def pose_codec(pose_N7: np.ndarray) -> dict[str, np.ndarray]:
+    """{"mean", "std"} of poses, by which `pose_z` is standardised."""
+    pose_N7 = pose_N7.astype(np.float64)
+    spread = pose_N7.std(0)
+    # without landmarks, x and y of the quaternion never vary: leave them be
+    return {"mean": pose_N7.mean(0).astype(np.float32),
+            "std": np.where(spread < 1e-6, 1.0, spread).astype(np.float32)}
+
+
+def codec_recipes(size: int, components: int, landmarks: str | None,
+                  codecs: dict[str, dict]) -> dict[str, dict]:
+    """Definitions of the columns `face`, `pose`, `pose_z` and `landmarks`, with the `codecs` "face"
+    and "pose" that were fitted on the clips."""
+    pose, points = head_recipes(landmarks)
+    return {"face": {**eigenface.recipe(size, components), "codec": arrays_hash(codecs["face"]),
+                     "margin": faces.MARGIN},
+            "pose": pose, "pose_z": {**pose, "codec": arrays_hash(codecs["pose"])}, **points}
 
 
 def landmark_features(landmarks: str | None, prefix: str = "") -> dict[str, Feature]:

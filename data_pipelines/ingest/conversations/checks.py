@@ -11,7 +11,7 @@ from data_pipelines.store.dataset import Unusable
 
 BLEED = -20.0  # dB, above which it is told
 _SAME = 0.98  # correlation of channels that are one recording
-_HOP = 882  # samples, 40 ms of 22050 Hz
+HOP = 882  # samples of a frame in which loudness is compared: 40 ms of 22050 Hz
 _SPEAKS = -30.0  # dB below the channel's loudest frames, and
 _ALONE = 6.0  # dB above every other channel: who speaks alone
 _NEAR = 0.05  # seconds by which what leaks may be late or, where clocks are not quite one, early
@@ -55,13 +55,18 @@ def _alike(a_N: np.ndarray, b_N: np.ndarray, late: int) -> float:
     return abs(np.corrcoef(a_N[late::7], b_N[:len(b_N) - late:7])[0, 1])
 
 
+def power(audio: Sequence[np.ndarray]) -> np.ndarray:
+    """(S, T) mean square of each channel in frames of HOP samples."""
+    count = min(map(len, audio)) // HOP
+    return np.stack([np.square(a[:count * HOP], dtype=np.float64).reshape(count, HOP).mean(1)
+                     for a in audio])
+
+
 def bleed(audio: Sequence[np.ndarray], common: Apart) -> np.ndarray:
     """(S, S) dB: how loud speaker i, while speaking alone, is in the channel of speaker j, of what
     i is in the own one; NaN where the two channels have nothing in common (`apart`), or i never
     speaks alone. The noise of a channel does not count."""
-    count = min(map(len, audio)) // _HOP
-    power_ST = np.stack([(a[:count * _HOP].astype(np.float64) ** 2).reshape(count, _HOP).mean(1)
-                         for a in audio]) + 1e-12
+    power_ST = power(audio) + 1e-12
     noise_S = np.percentile(power_ST, 10, axis=1)
     loud_S = np.percentile(power_ST, 95, axis=1)
     out = np.full((len(audio), len(audio)), np.nan)

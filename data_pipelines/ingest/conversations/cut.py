@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from avjax.errors import UserError
+from data_pipelines.ingest.clips.holdout import GAP
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.ingest.conversations.read import Decoded
 
 _HEARD = 0.3  # seconds of speech
-GAP = 0.5  # seconds between what is trained on and what is held out
 _LEAST_TRAINING = 1.2  # seconds that are left to train on of one that is all there is
+_END = 1.2  # seconds at its end that are not: a gap, and the second that is held out
 BRIEF = "a second held out: its scores mean nothing"
 Piece = tuple[int, int, int]  # index of the conversation, first frame, last + 1
 
@@ -42,12 +43,12 @@ def plan(found: Sequence[Decoded], max_seconds: float) -> tuple[dict[str, list[P
         remark = BRIEF
         index = max(range(len(found)), key=lambda i: found[i].frames)
         one = found[index]
-        if one.seconds < _LEAST_TRAINING + 1.2:
+        if one.seconds < _LEAST_TRAINING + _END:
             raise UserError("nothing to hold out", where="the accepted conversations",
-                            expected=f"one of {_LEAST_TRAINING + 1.2:g} s or more",
+                            expected=f"one of {_LEAST_TRAINING + _END:g} s or more",
                             found=f"{one.seconds:.1f} s at most", hint="add longer ones")
         splits["train"] = [p for p in splits["train"] if p[0] != index]
-        _add(splits["train"], index, one, 0, one.frames - round(1.2 * FPS), max_seconds)
+        _add(splits["train"], index, one, 0, one.frames - round(_END * FPS), max_seconds)
         _add(splits["valid"], index, one, one.frames - FPS, one.frames, max_seconds)
     return splits, remark
 

@@ -268,7 +268,7 @@ def _assigned(base: Conversation, found: list[_Recorded], texts, audio_only: boo
     if len(found) == 1 and found[0].sounds:
         seen, alone = ([] if audio_only else seen), found
     if len(alone) == 1 and len(seen) != 1:
-        return _of_one_file(base, alone[0], seen, audio_only)
+        return _of_one_file(base, alone[0], seen)
     if seen and alone:
         without = ", ".join(one.label for one in alone)
         raise _Refused("a face that is not there", expected="a video of every speaker",
@@ -282,8 +282,7 @@ def _assigned(base: Conversation, found: list[_Recorded], texts, audio_only: boo
     return dataclasses.replace(base, speakers=tuple(speakers))
 
 
-def _of_one_file(base: Conversation, shared: _Recorded, seen: list[_Recorded],
-                 audio_only: bool) -> Conversation:
+def _of_one_file(base: Conversation, shared: _Recorded, seen: list[_Recorded]) -> Conversation:
     """One sound file for all: a channel a speaker, or a mixture."""
     sound = shared.sounds[0]
     count = channels(sound)

@@ -91,15 +91,16 @@ def prepare(
         options["landmarks"] = landmarks
     voice_activity.Detector.parse(activity)
     conversations, told = _listed(source, audio_only)
-    asked = {"listing": _digest(conversations), "options": options}
+    contents = _contents(conversations)
+    asked = {"listing": _digest(contents), "options": options}
     if out.exists():
         clean(out)
         if not made_from.same(made_from.read(out), asked):
             store.refuse_existing(out)
         return corpus.told(out, told)
     cache = out.with_name(f".{out.name}.decoded")
-    check = functools.partial(_checked, cache, size, "sound alone" in told, activity, landmarks,
-                              detect)
+    check = functools.partial(_checked, cache, contents, size, "sound alone" in told, activity,
+                              landmarks, detect)
     if parallel is not None:
         parallel.for_each(check, conversations)
     bar = tqdm(conversations, desc="checking conversations", unit="conversation",
@@ -137,30 +138,35 @@ def _listed(source, audio_only: bool) -> tuple[list[Conversation], dict[str, int
               if path.is_dir() and not path.name.startswith(".") and path.name not in used
               and not (path / SCHEMA_FILE).exists()]  # clips that were made here
     told = {"folders without media, not used": len(unused)}
-    if audio_only or not videos:
-        return found if audio_only else find(source, audio_only=True), {"sound alone": len(found),
-                                                                        **told}
-    return found, told
+    return found, told if videos and not audio_only else {"sound alone": len(found), **told}
 
 
-def _digest(found: Sequence[Conversation]) -> str:
-    """Of places and contents of all files."""
+def _contents(found: Sequence[Conversation]) -> dict[str, dict]:
+    """{place: recordings.content} of all files."""
     files = {}
     for one in found:
         for path in one.files:
             try:
-                files[one.place(path)] = recordings.content(path)["sha256"]
+                files[one.place(path)] = recordings.content(path)
             except OSError as error:
                 quarantine.check(error, [path])
-                files[one.place(path)] = "unreadable"
+                files[one.place(path)] = {"sha256": "unreadable"}
+    return files
+
+
+def _digest(contents: Mapping[str, dict]) -> str:
+    """Of places and contents of all files."""
+    files = {place: one["sha256"] for place, one in contents.items()}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _checked(cache: pathlib.Path, size: int, audio_only: bool, activity: str,
-             landmarks: str | None, detect, one: Conversation) -> pathlib.Path | dict[str, str]:
+def _checked(cache: pathlib.Path, known: Mapping[str, dict], size: int, audio_only: bool,
+             activity: str, landmarks: str | None, detect,
+             one: Conversation) -> pathlib.Path | dict[str, str]:
     """The file of a decoded conversation, or why it is refused."""
     try:
-        contents = {one.place(path): recordings.content(path) for path in one.files}
+        contents = {one.place(path): recordings.content(path, known[one.place(path)])
+                    for path in one.files}
         key = recordings.fingerprint(contents, one.id, size, audio_only, activity, CHECKS,
                                      *filter(None, [landmarks]))
         refusal = cache / f"{key}.refused.json"
@@ -243,7 +249,8 @@ def _report(out: pathlib.Path, good: Sequence[read.Decoded], pieces) -> None:
 
 
 def _made_of(arguments: Mapping[str, Any]) -> str:
-    return _digest(_listed(arguments["source"], arguments.get("audio_only", False))[0])
+    found, _ = _listed(arguments["source"], arguments.get("audio_only", False))
+    return _digest(_contents(found))
 
 
 DATASET = Ingest(prepare, made_of=_made_of)

@@ -117,14 +117,11 @@ class _Heard:
 
 def _heard(found: Conversation, audio_only: bool, detector) -> _Heard:
     mended, notes = [], []
+    recorded = found
     if found.mixed and not found.speakers:  # all of them in one track
-        found_one = dataclasses.replace(found, speakers=(Speaker("", "", None, found.mixed, 0),),
-                                        mixed=None)
-        parts = clocks.tracks(found_one)
-        apart = clocks.align(found_one, parts)
-    else:
-        parts = clocks.tracks(found)
-        apart = clocks.align(found, parts)
+        recorded = dataclasses.replace(found, speakers=(Speaker("", "", None, found.mixed, 0),))
+    parts = clocks.tracks(recorded)
+    apart = clocks.align(recorded, parts)
     notes += [a.line() for a in apart]
     mended += [CORRECTED] if any(a.corrected for a in apart) else []
     begin, frames = _window(found, parts, apart, mended)
@@ -143,7 +140,7 @@ def _heard(found: Conversation, audio_only: bool, detector) -> _Heard:
     common = {} if found.mixed else checks.apart(audio)
     checks.check(audio, labels, common, found.id)
     if not found.mixed and not found.by_order and told:
-        said.check_swapped(told, labels, audio, RATE, begin, found.id)
+        said.check_swapped(told, labels, audio, begin, found.id)
     if not found.mixed:
         notes += _bleeding(audio, common, labels, mended)
     names = [s.name for s in speakers]
@@ -164,7 +161,7 @@ def _window(found: Conversation, parts, apart, mended: list[str]) -> tuple[float
     Raises Unusable: lengths differ, too short."""
     spans = {}
     for p in parts:
-        sound = p.speaker.sound or p.speaker.video or found.mixed
+        sound = p.speaker.sound or p.speaker.video
         spans[found.place(sound)] = (p.sound.start + p.sound_shift, p.sound.end + p.sound_shift)
     for p in parts:
         if p.shown is None:
@@ -243,9 +240,9 @@ def _ordered(found: Conversation, told: list[Said], audio, parts, begin: float, 
             for s in told]
     order, by = clocks.owners(parts), "the sound of the videos"
     if order is not None:
-        said.check_swapped(told, labels, [audio[c] for c in order], RATE, begin, found.id)
+        said.check_swapped(told, labels, [audio[c] for c in order], begin, found.id)
     else:
-        order, _ = said.owners(told, labels, audio, RATE, begin) if names else (None, 0.0)
+        order, _ = said.owners(told, labels, audio, begin) if names else (None, 0.0)
         by = "the transcript's times"
     if order is None:
         order, by = list(range(len(labels))), "their order, since nothing tells"

@@ -2,7 +2,7 @@
 
 A transcript of one speaker goes by the clock of that speaker's sound, one of all by the clock of
 the first. Without times, what is said is laid over the times at which its speaker is heard
-(avjax/encoders/voice_activity.py); without a transcript, those are turns without words.
+(avjax/encoders/voice_activity); without a transcript, those are turns without words.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from scipy.optimize import linear_sum_assignment
 
 from avjax.encoders import voice_activity
 from avjax.encoders.voice_activity.detector import own_speech
-from data_pipelines.ingest.common import recordings
-from data_pipelines.ingest.conversations import turns
+from data_pipelines.ingest.common.recordings import RATE
+from data_pipelines.ingest.conversations import checks, turns
 from data_pipelines.ingest.conversations.find import Conversation
 from data_pipelines.media import transcripts
 from data_pipelines.media.transcripts import Said
@@ -26,7 +26,7 @@ UNTOLD = "no transcript"
 UNNAMED = "what the transcript says of no speaker, left out"
 _SILENT = 0.5  # seconds of speech up to which somebody may be missing in a transcript
 _SWAPPED = 6.0  # dB by which another's channel is louder where channels are swapped
-_FRAME = 0.04  # seconds
+_FRAME = checks.HOP / RATE  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Told:
 
 
 def read(found: Conversation, durations: Sequence[float], shifts: Sequence[float],
-         end: float) -> list[list[Said]] | list[Said]:
+         end: float) -> list[Said]:
     """Everything the transcripts say, with times on the common clock; speakers by their labels,
     where the files know them.
 
@@ -80,18 +80,15 @@ def names_of(said: Sequence[Said]) -> list[str]:
     return list(dict.fromkeys(s.speaker for s in said if s.speaker))
 
 
-def owners(said: Sequence[Said], names: Sequence[str], audio: Sequence[np.ndarray], rate: int,
+def owners(said: Sequence[Said], names: Sequence[str], audio: Sequence[np.ndarray],
            begin: float) -> tuple[list[int] | None, float]:
     """Whose channel is whose, by who is loud where only one is said to speak: (of each name, its
     channel; dB by which that fits better than the given order), or (None, 0) where nothing tells.
 
     begin: of the audio, seconds on the transcript's clock.
     """
-    hop = round(_FRAME * rate)
-    count = min(map(len, audio)) // hop
-    power_CT = np.stack([(a[:count * hop].astype(np.float64) ** 2).reshape(count, hop).mean(1)
-                         for a in audio])
-    active_ST = np.zeros((len(names), count), bool)
+    power_CT = checks.power(audio)
+    active_ST = np.zeros((len(names), power_CT.shape[1]), bool)
     for one in said:
         if one.speaker in names and one.start is not None:
             spans = [(a, b) for _, a, b in one.words] or [(one.start, one.end)]
@@ -111,9 +108,9 @@ def owners(said: Sequence[Said], names: Sequence[str], audio: Sequence[np.ndarra
     return list(map(int, order)), gain
 
 
-def check_swapped(said, labels, audio, rate: int, begin: float, where: str) -> None:
+def check_swapped(said, labels, audio, begin: float, where: str) -> None:
     """Raises Unusable: by the transcript, somebody is heard in another's channel."""
-    order, gain = owners(said, labels, audio, rate, begin)
+    order, gain = owners(said, labels, audio, begin)
     if order and order != list(range(len(labels))) and gain >= _SWAPPED:
         raise Unusable("channels swapped", where=where, expected="everybody loud in the own "
                        "channel while speaking alone, by the transcript",
@@ -128,7 +125,7 @@ def told(said: Sequence[Said], labels: Sequence[str], audio: Sequence[np.ndarray
 
     audio: (N,) float of every speaker, from `begin` on; detector: of the times at which they speak.
     """
-    activity = own_speech(detector(audio, recordings.RATE), audio, recordings.RATE)
+    activity = own_speech(detector(audio, RATE), audio, RATE)
     heard = [np.round(spans, 4).tolist() for spans in activity]
     utterances, words, mended = [], [[] for _ in labels], []
     if any(s.text and s.speaker not in labels for s in said):
@@ -146,9 +143,8 @@ def told(said: Sequence[Said], labels: Sequence[str], audio: Sequence[np.ndarray
         untimed = [s for s in own if s.start is None]
         if untimed:
             mended.append(BY_ACTIVITY)
-            shift = begin  # activity counts from there
-            placed = turns.placed(untimed, np.asarray(activity[k]))
-            own = [s for s in own if s.start is not None] + [_moved(s, shift) for s in placed]
+            placed = turns.placed(untimed, activity[k])  # counts from `begin`
+            own = [s for s in own if s.start is not None] + [_moved(s, begin) for s in placed]
         for one in own:
             text, dropped = turns.spoken(one.text)
             mended += [MARKS] if dropped else []

@@ -7,7 +7,7 @@ another's is a back-channel.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -59,7 +59,8 @@ def placed(said: Sequence[Said], speech_K2: np.ndarray) -> list[Said]:
     """What one speaker says, in order and without times, laid over the times (K, 2) at which the
     speaker is heard: every word takes the share of them that it has of the letters. A stretch of
     speech with the words in it becomes a Said of its own."""
-    spans_K2 = _joined(speech_K2)
+    # stretches less than half a PAUSE apart are one
+    spans_K2 = np.array(joined(speech_K2.tolist(), PAUSE / 2)).reshape(-1, 2)
     if not len(spans_K2) or not said:
         return []
     before_K = np.concatenate([[0.0], np.cumsum(np.diff(spans_K2, axis=1)[:, 0])])
@@ -86,15 +87,15 @@ def placed(said: Sequence[Said], speech_K2: np.ndarray) -> list[Said]:
     return out
 
 
-def _joined(speech_K2: np.ndarray) -> np.ndarray:
-    """Stretches less than half a PAUSE apart as one."""
+def joined(times: Iterable[tuple[float, float]], bridged: float) -> list[list[float]]:
+    """Intervals in order, those at most `bridged` seconds apart as one."""
     out: list[list[float]] = []
-    for start, end in np.asarray(speech_K2, float).reshape(-1, 2).tolist():
-        if out and start - out[-1][1] < PAUSE / 2:
-            out[-1][1] = end
+    for start, end in sorted(times):
+        if out and start - out[-1][1] <= bridged:
+            out[-1][1] = max(out[-1][1], end)
         else:
             out.append([start, end])
-    return np.array(out).reshape(-1, 2)
+    return out
 
 
 def events(utterances: Sequence[tuple[int, str, float, float]]) -> list[dict]:

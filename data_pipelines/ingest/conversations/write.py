@@ -15,18 +15,17 @@ import numpy as np
 
 from avjax.codecs import eigenface
 from data_pipelines.features.tavid import script
+from data_pipelines.ingest.clips.write import FIT_FRAMES
 from data_pipelines.ingest.common import corpus, recordings
-from data_pipelines.ingest.common.recording import head_recipes, landmark_features
+from data_pipelines.ingest.common.recording import codec_recipes, landmark_features, pose_codec
 from data_pipelines.ingest.common.recordings import FPS, SAMPLES
 from data_pipelines.ingest.conversations import turns
 from data_pipelines.ingest.conversations.cut import Piece
 from data_pipelines.ingest.conversations.read import Decoded
-from data_pipelines.media import faces
 from data_pipelines.store import columns
 from data_pipelines.store.columns import PREFIXES, identity_of
-from data_pipelines.store.schema import Feature, arrays_hash
+from data_pipelines.store.schema import Feature
 
-FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
 _CANDIDATES = 60  # frames that a portrait is chosen from
 
 
@@ -54,12 +53,9 @@ class Writer:
                 crops = self._crops(name)
                 self.faces[name] = eigenface.fit(crops, components)
                 self.portraits[name] = portrait(crops)
-            poses = np.concatenate([self._speaker(i, k).pose[a:b].astype(np.float64)
-                                    for i, a, b in pieces["train"] for k in range(self.speakers)])
-            spread = poses.std(0)
-            # x and y of the quaternion may never vary: leave them be
-            self.pose = {"mean": poses.mean(0).astype(np.float32),
-                         "std": np.where(spread < 1e-6, 1.0, spread).astype(np.float32)}
+            self.pose = pose_codec(np.concatenate(
+                [self._speaker(i, k).pose[a:b] for i, a, b in pieces["train"]
+                 for k in range(self.speakers)]))
 
     def items(self, split: str) -> list:
         """A function a piece, which makes its clips."""
@@ -81,10 +77,7 @@ class Writer:
     def recipes(self) -> dict[str, dict]:
         out = {"audio": recordings.AUDIO_RECIPE}
         if self.seen:
-            pose, points = head_recipes(self.landmarks)
-            out |= points | {"face": {**eigenface.recipe(self.size, self.components),
-                             "codec": arrays_hash(self.codecs["face"]), "margin": faces.MARGIN},
-                    "pose": pose, "pose_z": {**pose, "codec": arrays_hash(self.pose)}}
+            out |= codec_recipes(self.size, self.components, self.landmarks, self.codecs)
         return out
 
     @functools.cached_property
@@ -184,15 +177,26 @@ def portrait(crops: np.ndarray) -> np.ndarray:
     """Of crops (N, size, size, 3), one that looks at the viewer with open eyes: two eyes are found
     in it (by a cascade that was trained on open ones), and its halves mirror each other most."""
     at = np.unique(np.linspace(0, len(crops) - 1, _CANDIDATES).astype(int))
-    best, score = at[0], -np.inf
-    for k in at:
-        grey = cv2.cvtColor(crops[k], cv2.COLOR_RGB2GRAY)
-        large = cv2.resize(grey, (256, 256), interpolation=cv2.INTER_CUBIC)
-        small = cv2.resize(grey, (48, 48), interpolation=cv2.INTER_AREA).astype(np.float32)
-        inner = small[10:40, 10:38]
-        alike = np.corrcoef(inner.ravel(), inner[:, ::-1].ravel())[0, 1]
-        eyes = len(_eyes().detectMultiScale(large[40:160], 1.05, 3, minSize=(20, 20)))
-        value = (eyes == 2) + np.nan_to_num(alike)
-        if value > score:
-            best, score = k, value
-    return crops[best].copy()
+    greys = [cv2.cvtColor(crops[k], cv2.COLOR_RGB2GRAY) for k in at]
+    alike = np.array([_mirrored(grey) for grey in greys])
+    best = alike.argmax()
+    # the first with two eyes is the best of those; looking for eyes takes long
+    for k in np.argsort(-alike, kind="stable"):
+        if alike[k] + 1 <= alike[best]:
+            break
+        if _has_eyes(greys[k]):
+            best = k
+            break
+    return crops[at[best]].copy()
+
+
+def _mirrored(grey: np.ndarray) -> float:
+    """How much the halves of a face mirror each other, -1 to 1."""
+    small = cv2.resize(grey, (48, 48), interpolation=cv2.INTER_AREA).astype(np.float32)
+    inner = small[10:40, 10:38]
+    return np.nan_to_num(np.corrcoef(inner.ravel(), inner[:, ::-1].ravel())[0, 1])
+
+
+def _has_eyes(grey: np.ndarray) -> bool:
+    large = cv2.resize(grey, (256, 256), interpolation=cv2.INTER_CUBIC)
+    return len(_eyes().detectMultiScale(large[40:160], 1.05, 3, minSize=(20, 20))) == 2

@@ -14,18 +14,7 @@ Word = tuple[str, float, float]  # what, from, to: seconds
 
 def spans(words: Sequence[Word]) -> list[list[float]]:
     """[[start, end], ...] of speech: words, with their pauses of up to BRIDGED seconds filled."""
-    return joined([(start, end) for _, start, end in words], BRIDGED)
-
-
-def joined(times: Sequence[tuple[float, float]], bridged: float) -> list[list[float]]:
-    """Intervals in order, those at most `bridged` seconds apart as one."""
-    out: list[list[float]] = []
-    for start, end in sorted(times):
-        if out and start - out[-1][1] <= bridged:
-            out[-1][1] = max(out[-1][1], end)
-        else:
-            out.append([start, end])
-    return out
+    return turns.joined([(start, end) for _, start, end in words], BRIDGED)
 
 
 def events(words: Sequence[Sequence[Word]]) -> list[dict]:

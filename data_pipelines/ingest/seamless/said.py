@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.ingest.conversations.turns import spoken
+from data_pipelines.ingest.conversations.turns import joined, spoken
 from data_pipelines.ingest.seamless import phrases
 from data_pipelines.ingest.seamless.phrases import Word
 from data_pipelines.store.dataset import Unusable
@@ -70,7 +70,7 @@ def activity(vad: Any, found: Sequence[Word], seconds: float, notes: set[str]) -
     if not times:
         notes.add(NO_VAD)
         return phrases.spans(found)
-    return phrases.joined(times, 0.0)
+    return joined(times, 0.0)
 
 
 def annotations(content: Mapping[str, Any]) -> dict[str, list]:

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import soxr
@@ -10,6 +11,7 @@ from avjax.encoders.voice_activity import Detector
 from avjax.errors import UserError
 from data_pipelines.ingest.conversations import checks, find, offsets, prepare, turns
 from data_pipelines.ingest.conversations import said as transcribed
+from data_pipelines.ingest.conversations import write as write_clips
 from data_pipelines.media import write_media
 from data_pipelines.media.transcripts import Said
 from tests.data_pipelines.ingest.test_conversations import (
@@ -179,6 +181,20 @@ def test_faces(tmp_path):
     assert first["face"].shape == (count, 4) and first["pose"].shape == (count, 7)
     true = soxr.resample(a, RATE, 22050)[:len(first["audio"])]
     assert np.corrcoef(true, first["audio"])[0, 1] > 0.9
+
+
+def test_a_portrait_has_eyes_and_mirrors_itself(monkeypatch):
+    rng = np.random.default_rng(0)
+    half, noise = rng.uniform(0, 160, (32, 16, 3)), rng.uniform(0, 90, (32, 32, 3))
+    crops = np.array([np.hstack([half, half[:, ::-1]]) + k / 3 * noise
+                      for k in (3, 1, 0, 2)]).astype(np.uint8)  # the third mirrors itself most
+    looked = []
+    for eyes, chosen, looks in ({0, 3}, 3, 3), ({0, 1, 2, 3}, 2, 1), ((), 2, 4):
+        looked.clear()
+        monkeypatch.setattr(write_clips, "_has_eyes", lambda grey, eyes=eyes: looked.append(
+            grey) or any((cv2.cvtColor(crops[k], cv2.COLOR_RGB2GRAY) == grey).all() for k in eyes))
+        np.testing.assert_array_equal(write_clips.portrait(crops), crops[chosen])
+        assert len(looked) == looks
 
 
 def test_pictures_of_another_length_than_the_sound(tmp_path):
