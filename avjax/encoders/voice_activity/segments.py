@@ -39,13 +39,6 @@ class Options:
     longest_silence: bool = True
 
 
-def intervals(active_N: np.ndarray) -> np.ndarray:
-    """(K, 2) half-open runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.asarray(active_N, bool),
-                                                   [False]]).astype(np.int8)))
-    return edges.reshape(-1, 2)
-
-
 def timestamps(probabilities: Sequence[float], samples: int,
                options: Options = Options()) -> np.ndarray:
     """(K, 2) int64 samples at RATE of the speech in `samples` samples."""
