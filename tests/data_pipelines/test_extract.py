@@ -313,7 +313,7 @@ def test_loader_takes_extracted_features_and_refuses_another_mel(features):
     ((), dict(head="vae"), "head VAE is needed"),
     ((), dict(head="vae", head_vae="/nowhere"), "no checkpoint here.*nowhere"),
     ((), dict(fit_split="test", tokens="units"), "unknown split"),
-    (("phones",), {}, "no phoneme features.*units"),
+    (("phones",), {}, "clips lack 'phones'.*units"),
     (("face",), {}, "clips lack 'face'"),
     (("pose_z",), {}, "no head pose"),
 ])

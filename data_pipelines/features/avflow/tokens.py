@@ -72,11 +72,8 @@ def make(job, kind, clips, weights, units, seed, mode, max_bad, fit_split,
 
 
 def _phones(clips, mode) -> Tokenizer:
-    feature = clips.features.get("phones")
-    if feature is None:
-        raise UserError("clips have no phoneme features", where=str(clips.dir),
-                        expected="a column 'phones'", found=", ".join(clips.features),
-                        hint="use --tokens=units or --tokens=wav2vec2")
+    common.require(clips, ("phones",), "use --tokens=units or --tokens=wav2vec2")
+    feature = clips.features["phones"]
 
     def phones(clip, prefix, audio, mel_TM, frames):
         return resample.to_features(clip[prefix + "phones"], feature.rate, frames, mode=mode)
@@ -87,9 +84,8 @@ def _phones(clips, mode) -> Tokenizer:
 
 def _units(centroids, units, speech_level) -> Tokenizer:
     def one_hot(clip, prefix, audio, mel_TM, frames):
-        nearest = kmeans.assign(mel_TM,
-                                centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
-        return np.eye(units, dtype=np.float32)[nearest]
+        at = np.minimum(np.arange(frames), len(mel_TM) - 1)  # a partner's sound may be shorter
+        return np.eye(units, dtype=np.float32)[kmeans.assign(mel_TM, centroids)[at]]
 
     recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE), "values": "one-hot",
               "arrays": arrays_hash({"centroids": centroids})}
@@ -125,11 +121,8 @@ def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
 
 
 def _given(clips, mode) -> Tokenizer:
-    feature = clips.features.get("logits")
-    if feature is None:
-        raise UserError("clips carry no tokens", where=str(clips.dir),
-                        expected="a column 'logits'", found=", ".join(clips.features),
-                        hint="use --tokens=wav2vec2 or --tokens=units")
+    common.require(clips, ("logits",), "use --tokens=wav2vec2 or --tokens=units")
+    feature = clips.features["logits"]
 
     def logits(clip, prefix, audio, mel_TM, frames):
         return _logits_on_clock(clip[prefix + "logits"], audio, frames, mode)
