@@ -54,7 +54,7 @@ class SpeechFrames(Protocol):
 
     def expect(self, seconds: float) -> None:
         """Call before so much sound is to be encoded: how much there is decides how finely lengths
-        are told apart, and about no value."""
+        are told apart. No value depends on it."""
 
 
 class MelFrames:

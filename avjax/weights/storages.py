@@ -29,8 +29,7 @@ class Storages:
             array = np.zeros(t.shape, kind)
         else:
             array = np.ndarray(t.shape, kind.newbyteorder(self.order), self.raw(t.storage.key),
-                               t.offset * size,
-                               [s * size for s in t.strides])
+                               t.offset * size, [s * size for s in t.strides])
         if t.dtype == FLOAT4:
             array = unpack_float4(array)
         else:
@@ -52,8 +51,8 @@ def finish(value, storages: Storages, foreign: bool):
     if isinstance(value, DType):
         return str(value.dtype)
     if isinstance(value, dict):
-        return {finish(k, storages, foreign): finish(v, storages, foreign) for k,
-                v in value.items()}
+        return {finish(k, storages, foreign): finish(v, storages, foreign)
+                for k, v in value.items()}
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(finish(v, storages, foreign) for v in value)
     if isinstance(value, type) and issubclass(value, Foreign):  # the global itself

@@ -101,12 +101,10 @@ def read_torch_zip(path: str, data: bytes | None = None, foreign: bool = False):
     """
     with open(path, "rb") if data is None else io.BytesIO(data) as file:
         head = file.read(512)
-    legacy = torch_legacy.MAGIC in head[:64]
-    if not legacy:
-        _check_start(head, path)
     try:
-        if legacy:
+        if torch_legacy.MAGIC in head[:64]:
             return torch_legacy.read(path, data, foreign)
+        _check_start(head, path)
         with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
             name = _find_pickle(archive, path)
             _forget_absent_crcs(archive)

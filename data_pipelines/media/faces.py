@@ -22,6 +22,7 @@ from avjax.errors import UserError
 
 EVERY = 5  # frames between detections
 MARGIN = 1.5  # side of the crop, in face widths
+LOWER = 0.06  # of the crop's middle below the face's, in sides of the crop
 SECOND = 0.35  # width of another face that counts, in widths of the main one
 SHRINK = 640  # longest side of the picture that is searched, pixels
 RECIPE = {"kind": "box", "detector": "haarcascade_frontalface_alt2",
@@ -238,8 +239,8 @@ class Cropper:
         self.track, self.size, self.enlarged = track, size, enlarged
         smooth = ndimage.gaussian_filter1d(np.log(track.width), fps, mode="nearest")
         self.side = MARGIN * np.exp(smooth)
-        # in the picture, in its widths: a little below the box's, so that an open jaw stays inside
-        self.middle = track.centre + np.stack([0 * self.side, 0.06 * self.side], 1)
+        # in the picture, in its widths; so low that an open jaw stays inside
+        self.middle = track.centre + np.stack([0 * self.side, LOWER * self.side], 1)
 
     def squares(self, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Middles (N, 2) and sides (N,) in pixels of pictures so wide, and roll (N,), of what the

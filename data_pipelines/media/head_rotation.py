@@ -2,10 +2,10 @@
 them from points of a face.
 
 The convention, that of the column `pose`: identity looks into the camera, wherever the face is in
-the picture; yaw > 0 turns the nose to
-the picture's right, pitch > 0 looks down, roll > 0 tilts clockwise in the picture; a head is turned
-by yaw first, then by pitch, then by roll. The quaternion wxyz is that of a frame of x right, y up
-and z to the viewer, with z's sign turned, so that the angles count as said.
+the picture; yaw > 0 turns the nose to the picture's right, pitch > 0 looks down, roll > 0 tilts
+clockwise in the picture; a head is turned by yaw first, then by pitch, then by roll. The quaternion
+wxyz is that of a frame of x right, y up and z to the viewer, with z's sign turned, so that the
+angles count as said.
 """
 
 import numpy as np
@@ -41,8 +41,7 @@ def matrix(q) -> np.ndarray:
 
 
 def of_rotation_vector(vectors_N3, axes: str = "y up, z near") -> np.ndarray:
-    """(N, 4) float32 of axis-angle vectors in radians, as FLAME, SMPL and OpenCV have
-    it."""
+    """(N, 4) float32 of axis-angle vectors in radians, as FLAME, SMPL and OpenCV have them."""
     return _quaternions(Rotation.from_rotvec(np.asarray(vectors_N3, np.float64)), axes)
 
 

@@ -88,8 +88,8 @@ def in_crop(crop: np.ndarray, find: Finder) -> tuple[np.ndarray, float]:
     them."""
     side = crop.shape[0]
     width = side / faces.MARGIN
-    points, certain = find(crop, side / 2, side / 2 + (_LOWER - 0.06 * faces.MARGIN) * width, width,
-                           0.0)
+    points, certain = find(crop, side / 2, side / 2 + _LOWER * width - faces.LOWER * side,
+                           width, 0.0)
     return points / side, certain
 
 

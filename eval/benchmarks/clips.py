@@ -6,7 +6,6 @@ by no grammar. Motion that is no face code (LIA-X) is scored as it is.
 """
 
 from eval.benchmarks.common.clips import ClipBenchmark
-from eval.data import pictured
 
 
 class Benchmark(ClipBenchmark):
@@ -17,10 +16,5 @@ class Benchmark(ClipBenchmark):
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
         super().__init__(config, decoder, dataset, system, clips=clips, full=full)
-        if not full:
-            return
-        self.reader, lacking = pictured.reader(clips, decoder.draws, decoder.fps)
-        if self.reader:
-            self.has_lips, self.lip_recipe = True, self.reader.lip_recipe
-        elif lacking:
-            self.not_measured = {pictured.NAMES: lacking}
+        if full:
+            self.read_pictures(decoder.draws)

@@ -31,7 +31,6 @@ from avjax.errors import UserError
 from avjax.systems.api import stream_names
 from eval.benchmarks.common.base import Benchmark as Base
 from eval.benchmarks.common.targets import Targets
-from eval.data import pictured
 from eval.data.clips import fit
 from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds
 from eval.metrics import lips, retrieval
@@ -74,7 +73,7 @@ class Benchmark(Base):
     kept_truths = 64
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
-        super().__init__(config, decoder, dataset, system, full=full)
+        super().__init__(config, decoder, dataset, system, clips=clips, full=full)
         if "motion" not in dataset.features:
             raise UserError("nothing to compare faces with", where=str(dataset.dir),
                             expected="a feature 'motion'", found=", ".join(dataset.features),
@@ -95,11 +94,7 @@ class Benchmark(Base):
                       if feature.rate}
         self.has_lips = decoder.face_kind == "puppet"
         if full and not self.has_lips:
-            self.reader, lacking = pictured.reader(clips, "latents" in self.streams, decoder.fps)
-            if self.reader:
-                self.has_lips, self.lip_recipe = True, self.reader.lip_recipe
-            elif lacking:
-                self.not_measured = {pictured.NAMES: lacking}
+            self.read_pictures("latents" in self.streams)
 
     # ---- definitions
 

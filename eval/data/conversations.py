@@ -8,8 +8,9 @@ import functools
 import numpy as np
 
 from avjax.encoders.voice_activity import Detector, energy, turn_taking
-from avjax.encoders.voice_activity.segments import inside, intervals
+from avjax.encoders.voice_activity.segments import inside
 from avjax.signal import mel, rates
+from avjax.signal.runs import intervals
 from data_pipelines.media.facial import signals
 from data_pipelines.puppets import face_code
 from eval.registry import AUDIO, MOTION

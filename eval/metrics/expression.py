@@ -5,6 +5,7 @@ A blink [ours]: the eyes' opening is below 0.75 of the recording's median for tw
 
 import numpy as np
 
+from avjax.signal.runs import intervals
 from eval.registry import declare
 
 BLINK = 0.75  # of the median opening
@@ -13,9 +14,8 @@ LEAST = 2  # frames
 
 def blinks(eyes_N) -> int:
     """How often the eyes are closed for a moment."""
-    shut = np.concatenate([[0], np.asarray(eyes_N) < BLINK * np.median(eyes_N), [0]])
-    edges = np.flatnonzero(np.diff(shut.astype(np.int8))).reshape(-1, 2)
-    return int(np.sum(edges[:, 1] - edges[:, 0] >= LEAST))
+    shut_K2 = intervals(np.asarray(eyes_N) < BLINK * np.median(eyes_N))
+    return int(np.sum(np.diff(shut_K2) >= LEAST))
 
 
 def _smile(case):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avjax.checkpoint.checkpoints import Checkpoints
+from avjax.encoders import wav2vec2
 from avjax.errors import UserError
 from avjax.signal import kmeans, level, mel, resample
 from avjax.systems.api import Spec
@@ -176,45 +177,34 @@ def test_kmeans_finds_clusters_that_are_there():
         kmeans.fit(np.zeros((100, 5), np.float32), 2)
 
 
-def test_wav2vec2_logits_land_on_the_clock(tmp_path, clips, monkeypatch):
-    """A stand-in network whose logits are the time of their frame's centre."""
-    from avjax.encoders import wav2vec2
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Options for a network whose logits are logit(samples of the frame, its first one)."""
+    def options(logit):
+        def network(audio):
+            starts = range(0, len(audio) - 399, 320)
+            return np.tile([[logit(audio[k:k + 400], k)] for k in starts], 29)
 
-    class Network:
-        @classmethod
-        def from_checkpoint(cls, path):
-            return cls()
+        monkeypatch.setattr(wav2vec2.Wav2Vec2CTC, "from_checkpoint", lambda path: network)
+        (tmp_path / "weights").write_bytes(b"x")
+        return {"tokens": "wav2vec2", "weights": tmp_path / "weights"}
 
-        def __call__(self, audio):
-            frames = (len(audio) - 400) // 320 + 1
-            return np.tile(((320 * np.arange(frames) + 200) / 16000)[:, None], 29)
+    return options
 
-    monkeypatch.setattr(wav2vec2, "Wav2Vec2CTC", Network)
-    (tmp_path / "weights").write_bytes(b"x")
-    dataset = extract.extract(clips.dir, tmp_path / "out", tokens="wav2vec2",
-                              weights=tmp_path / "weights")
+
+def test_wav2vec2_logits_land_on_the_clock(tmp_path, clips, stand_in):
+    """Those of a frame are the time of its centre."""
+    dataset = extract.extract(clips.dir, tmp_path / "out",
+                              **stand_in(lambda heard, first: (first + 200) / 16000))
     tokens = dataset.source("train")[0]["tokens"]
     seconds = (np.arange(len(tokens)) + 0.5) * HOP
     inside = (seconds > 0.0125) & (seconds < 1.15)
     np.testing.assert_allclose(tokens[inside, 0], seconds[inside], atol=1e-4)
 
 
-def test_tokens_are_of_the_own_speech_where_a_voice_activity_says_so(tmp_path, monkeypatch):
-    """A stand-in network whose logits are the loudness of what it hears."""
-    from avjax.encoders import wav2vec2
-
-    class Network:
-        @classmethod
-        def from_checkpoint(cls, path):
-            return cls()
-
-        def __call__(self, audio):
-            frames = (len(audio) - 400) // 320 + 1
-            heard = [np.abs(audio[320 * k:320 * k + 400]).max() for k in range(frames)]
-            return np.tile(np.array(heard)[:, None], 29)
-
-    monkeypatch.setattr(wav2vec2, "Wav2Vec2CTC", Network)
-    (tmp_path / "weights").write_bytes(b"x")
+def test_tokens_are_of_the_own_speech_where_a_voice_activity_says_so(tmp_path, stand_in):
+    """The logits are the loudness of what is heard."""
+    options = stand_in(lambda heard, first: np.abs(heard).max())
     both = []
     for i in range(2):  # one speaks in the first half, the other in the second, and both leak
         one = clip(i, 4.0, partner=True)
@@ -226,8 +216,7 @@ def test_tokens_are_of_the_own_speech_where_a_voice_activity_says_so(tmp_path, m
     clips = write_clips(tmp_path / "clips", partner=True, train=both[:1], valid=both[1:])
     recipes = []
     for activity in (None, "energy"):
-        out = extract.extract(clips.dir, tmp_path / f"out{activity}", tokens="wav2vec2",
-                              weights=tmp_path / "weights", activity=activity)
+        out = extract.extract(clips.dir, tmp_path / f"out{activity}", activity=activity, **options)
         recipes.append(out.recipes["tokens"])
         example = out.source("train")[0]
         third = len(example["tokens"]) // 3
@@ -313,7 +302,7 @@ def test_loader_takes_extracted_features_and_refuses_another_mel(features):
     ((), dict(head="vae"), "head VAE is needed"),
     ((), dict(head="vae", head_vae="/nowhere"), "no checkpoint here.*nowhere"),
     ((), dict(fit_split="test", tokens="units"), "unknown split"),
-    (("phones",), {}, "no phoneme features.*units"),
+    (("phones",), {}, "clips lack 'phones'.*units"),
     (("face",), {}, "clips lack 'face'"),
     (("pose_z",), {}, "no head pose"),
 ])

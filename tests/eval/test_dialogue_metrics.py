@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from avjax.encoders.voice_activity import energy, segments, turn_taking
+from avjax.encoders.voice_activity import energy, turn_taking
+from avjax.signal.runs import intervals
 from eval.metrics import listener, turns
 from tests.golden_files import cases, numbered
 
@@ -46,7 +47,7 @@ def test_activity_of_a_channel():
     rng, rate = np.random.default_rng(0), 86.0
     log_mel = rng.normal(size=(258, 80)) * 0.3 - 9
     log_mel[86:172] += 7
-    (start, end), = segments.intervals(energy.loud(log_mel)) / rate
+    (start, end), = intervals(energy.loud(log_mel)) / rate
     assert abs(start - 1) <= 0.03 and abs(end - 2) <= 0.03
     assert not energy.loud(np.full((100, 80), -11.5)).any()
 

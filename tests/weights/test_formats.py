@@ -127,14 +127,14 @@ def test_tensors_without_an_array_say_what_to_do(tmp_path, module, name, kind, h
         read_checkpoint(path)
 
 
-def before_1_6(tree, *, order="<", keys=("7",), version=1001, numbers=(1, 2), foreign=b""):
+def before_1_6(tree, *, order="<", keys=("7",), version=1001, numbers=(1, 2)):
     """As torch wrote them, and fairseq still does: pickles, then storages."""
     magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
     return b"".join([
         magic, pickle.dumps(version, 2),
         pickle.dumps({"protocol_version": version, "little_endian": order == "<"}, 2),
         dumps(tree), pickle.dumps(list(keys), 2), struct.pack(f"{order}q", len(numbers)),
-        struct.pack(f"{order}{len(numbers)}f", *numbers), foreign])
+        struct.pack(f"{order}{len(numbers)}f", *numbers)])
 
 
 def legacy_tensor(view=None):

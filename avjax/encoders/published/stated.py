@@ -112,6 +112,6 @@ def _checked(found: Stated, path) -> Stated:
         if value is not None and not all(type(x) is kind and (kind is bool or x > 0)
                                          for x in values):
             raise UserError("a config of impossible values", where=f"{path}, {name}",
-                            expected=f"{'yes or no' if kind is bool else 'a whole number above 0'}",
+                            expected="yes or no" if kind is bool else "a whole number above 0",
                             found=repr(value), hint="fetch the checkpoint again")
     return found

@@ -10,6 +10,7 @@ from avjax.encoders.voice_activity import energy, segments, silero
 from avjax.encoders.voice_activity.segments import CHUNK, RATE, Options
 from avjax.errors import UserError
 from avjax.signal.resample import resampled
+from avjax.signal.runs import intervals
 
 KINDS = ("energy", "neural")
 HELP = ("energy, or neural (pip install --no-deps silero-vad), and options, e.g. "
@@ -139,7 +140,7 @@ def own_speech(found: Sequence[np.ndarray], channels: Sequence[np.ndarray], rate
         at = (np.arange(frames) + 0.5) * step
         speaks_T = segments.inside(speech_K2, at)
         if (speaks_T & leaked_T).any():
-            pieces_K2 = segments.intervals(speaks_T & ~leaked_T)
+            pieces_K2 = intervals(speaks_T & ~leaked_T)
             pieces_K2 = pieces_K2[np.diff(pieces_K2)[:, 0] >= _SHORTEST] * step
             out.append(np.minimum(pieces_K2, len(channels[c]) / rate))
         else:

@@ -39,13 +39,6 @@ class Options:
     longest_silence: bool = True
 
 
-def intervals(active_N: np.ndarray) -> np.ndarray:
-    """(K, 2) half-open runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.asarray(active_N, bool),
-                                                   [False]]).astype(np.int8)))
-    return edges.reshape(-1, 2)
-
-
 def inside(spans_K2: np.ndarray, at_T: np.ndarray) -> np.ndarray:
     """(T,) bool: which of the times lie in half-open intervals of any order."""
     begun, ended = (np.searchsorted(np.sort(edges), at_T, side="right") for edges in spans_K2.T)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from avjax.encoders.voice_activity.segments import intervals
+from avjax.signal.runs import intervals
 
 JOIN_MS = 200
 

@@ -129,21 +129,24 @@ def _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split
 
 
 def _features(clip, carried, tokenizer, header, partner, clips, mode, speech_level) -> dict:
-    audio = _speech(clip["audio"], speech_level)
-    mel_TM = mel.of_speech(audio, None)
-    frames = len(mel_TM)
+    prefixes = ("", "partner_") if partner else ("",)
+    recorded = [clip[f"{prefix}audio"] for prefix in prefixes]
+    audio = [_speech(x, speech_level) for x in recorded]
+    mels = [mel.of_speech(x, None) for x in audio]
+    frames = len(mels[0])
+    if tokenizer.detector:
+        own = tokenizer.detector.separated(recorded, mel.RECIPE["sample_rate"])
+        audio = [_speech(x, speech_level) for x in own]
+    tokens = [tokenizer(clip, *heard, frames) for heard in zip(prefixes, audio, mels, strict=True)]
 
     def on_clock(x_TC, column):
         return resample.to_features(x_TC, clips.features[column].rate, frames, mode=mode)
 
-    out = {"id": clip["id"], **{c: clip[c] for c in carried}, "mel": mel_TM,
-           "tokens": tokenizer(clip, "", audio, mel_TM, frames),
+    out = {"id": clip["id"], **{c: clip[c] for c in carried}, "mel": mels[0], "tokens": tokens[0],
            "face": on_clock(clip["face"], "face"),
            "head": _head(clip, header, on_clock, mode)}
     if partner:
-        audio = _speech(clip["partner_audio"], speech_level)
-        mel_TM = mel.of_speech(audio, None)
-        out["partner_tokens"] = tokenizer(clip, "partner_", audio, mel_TM, frames)
+        out["partner_tokens"] = tokens[1]
         out |= {stream: on_clock(x_TC, partner.columns[stream])
                 for stream, x_TC in partner(clip).items()}
     return out

@@ -19,12 +19,10 @@ from avjax.systems import api
 from data_pipelines.features.common import trained
 from data_pipelines.store.schema import arrays_hash, recipe_hash
 
-# frames (2 min) that attend to each other; longer tracks go in windows, which fade into each other
-# over
-LONGEST = 3600
 CODEC = "head_vae"  # of clips whose corpus brings a head VAE: its parameters by path, and CONFIG
 CONFIG = "config"  # the fields of its system, as JSON
-FADE = 60  # frames
+LONGEST = 3600  # frames (2 min) that attend to each other; longer tracks go in windows
+FADE = 60  # frames over which windows fade into each other
 BUCKET = 256  # frames: pose tracks are padded up to multiples of it, so few lengths are compiled
 
 

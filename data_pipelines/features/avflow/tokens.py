@@ -16,7 +16,7 @@ import soxr
 
 from avjax.encoders import voice_activity, wav2vec2
 from avjax.errors import UserError
-from avjax.signal import kmeans, level, mel, resample
+from avjax.signal import kmeans, mel, resample
 from data_pipelines.features.common import clips as common
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import arrays_hash, recipe_hash
@@ -30,7 +30,8 @@ _PER_CHUNK = wav2vec2.CHUNK_SECONDS * 50 - 1  # logit frames
 
 @dataclasses.dataclass
 class Tokenizer:
-    """`__call__(clip, prefix, audio, mel_TM, frames)` -> (frames, width) float32."""
+    """`__call__(clip, prefix, audio, mel_TM, frames)` -> (frames, width) float32. detector: `audio`
+    is to be each channel's own speech, which that finds."""
 
     recipe: dict
     width: int
@@ -38,6 +39,7 @@ class Tokenizer:
     call: object
     columns: tuple[str, ...] = ()
     arrays: dict | None = None
+    detector: voice_activity.Detector | None = None
 
     def __call__(self, *args) -> np.ndarray:
         return self.call(*args)
@@ -72,11 +74,8 @@ def make(job, kind, clips, weights, units, seed, mode, max_bad, fit_split,
 
 
 def _phones(clips, mode) -> Tokenizer:
-    feature = clips.features.get("phones")
-    if feature is None:
-        raise UserError("clips have no phoneme features", where=str(clips.dir),
-                        expected="a column 'phones'", found=", ".join(clips.features),
-                        hint="use --tokens=units or --tokens=wav2vec2")
+    common.require(clips, ("phones",), "use --tokens=units or --tokens=wav2vec2")
+    feature = clips.features["phones"]
 
     def phones(clip, prefix, audio, mel_TM, frames):
         return resample.to_features(clip[prefix + "phones"], feature.rate, frames, mode=mode)
@@ -87,9 +86,8 @@ def _phones(clips, mode) -> Tokenizer:
 
 def _units(centroids, units, speech_level) -> Tokenizer:
     def one_hot(clip, prefix, audio, mel_TM, frames):
-        nearest = kmeans.assign(mel_TM,
-                                centroids)[np.minimum(np.arange(frames), len(mel_TM) - 1)]
-        return np.eye(units, dtype=np.float32)[nearest]
+        at = np.minimum(np.arange(frames), len(mel_TM) - 1)  # a partner's sound may be shorter
+        return np.eye(units, dtype=np.float32)[kmeans.assign(mel_TM, centroids)[at]]
 
     recipe = {"kind": "units", "units": units, "of": recipe_hash(mel.RECIPE), "values": "one-hot",
               "arrays": arrays_hash({"centroids": centroids})}
@@ -105,15 +103,7 @@ def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
                         hint="give its path, or use --tokens=units")
     encoder = wav2vec2.Wav2Vec2CTC.from_checkpoint(weights)
 
-    def own_speech(clip, prefix):
-        prefixes = [p for p in ("", "partner_") if f"{p}audio" in clip]
-        found = detector.separated([clip[f"{p}audio"] for p in prefixes], mel.RECIPE["sample_rate"])
-        return level.normalised(found[prefixes.index(prefix)], mel.RECIPE["sample_rate"],
-                                speech_level)
-
     def logits(clip, prefix, audio, mel_TM, frames):
-        if detector:
-            audio = own_speech(clip, prefix)
         x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"],
                                                 wav2vec2.SAMPLE_RATE)), np.float32)
         return _logits_on_clock(x_TC, audio, frames, mode)
@@ -121,15 +111,12 @@ def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
     return Tokenizer({"kind": "wav2vec2-ctc", "weights": file_hash(weights), "values": "logits",
                       **_levelled(speech_level),
                       **({"activity": detector.recipe} if detector else {})}, WIDTH,
-                     "CTC logits of wav2vec2", logits)
+                     "CTC logits of wav2vec2", logits, detector=detector)
 
 
 def _given(clips, mode) -> Tokenizer:
-    feature = clips.features.get("logits")
-    if feature is None:
-        raise UserError("clips carry no tokens", where=str(clips.dir),
-                        expected="a column 'logits'", found=", ".join(clips.features),
-                        hint="use --tokens=wav2vec2 or --tokens=units")
+    common.require(clips, ("logits",), "use --tokens=wav2vec2 or --tokens=units")
+    feature = clips.features["logits"]
 
     def logits(clip, prefix, audio, mel_TM, frames):
         return _logits_on_clock(clip[prefix + "logits"], audio, frames, mode)

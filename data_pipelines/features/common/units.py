@@ -57,7 +57,7 @@ def encoder(job, speech: Speech, kind: str, *, num_units: int, centroids, layer:
       centroids: published ones (.npy) of the checkpoint's frames; None = fitted here.
       layer, normalise: of the checkpoint; see Wav2Vec2Frames.
     """
-    mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
+    mesh = _mesh()
     options = {"layer": layer, "normalise": NORMALISE[normalise], "mesh": mesh}
 
     def quiet(units):
@@ -95,12 +95,16 @@ def of_dataset(features, weights: str | None) -> UnitEncoder:
                         found=", ".join(features.codecs) or "no codecs",
                         hint="name features that have units, such as --features=tavid makes")
     recipe = features.recipes["units"]
-    mesh = None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
     known = unit_library.from_recipe(recipe, features.codec("units"), weights=weights,
-                                     where=str(features.dir), mesh=mesh)
+                                     where=str(features.dir), mesh=_mesh())
     if "filler" in recipe:
         known = PublishedUnits(known.frames, known.centroids_KD, recipe["filler"])
     return known
+
+
+def _mesh():
+    """All accelerators of this process; None where there are none."""
+    return None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
 
 
 def _first(batches: Iterable[list[np.ndarray]], seconds: float) -> Iterable[list[np.ndarray]]:

@@ -14,7 +14,6 @@ from avjax.errors import UserError
 MARGIN = 0.1  # seconds (ours)
 SHORTEST = 1.0  # seconds (ours)
 _FRAME = 1 / 30  # seconds: turns are cut at frames of the pictures, whole samples at 22 050 Hz
-_ALL = ("id", "side", "events")
 
 
 class Turns:
@@ -89,8 +88,8 @@ class Source:
 def _spans(clips, split: str) -> list[list[tuple[str, int, int]]]:
     """Of every record, (text, first frame, last frame + 1) of its own speaker's turns."""
     out = []
-    for row in clips.source(split, (*_ALL, "audio")):
-        seconds = len(row["audio"]) / clips.features["audio"].rate
+    seconds_N = clips.lengths(split, ("audio",))["audio"] / clips.features["audio"].rate
+    for row, seconds in zip(clips.source(split, ("side", "events")), seconds_N, strict=True):
         own = [e for e in json.loads(row["events"]) if e["kind"] == "turn"
                and str(e["speaker"]) == row["side"] and e["end"] - e["start"] >= SHORTEST]
         out.append([(e["text"], round(max(e["start"] - MARGIN, 0.0) / _FRAME),

@@ -129,13 +129,14 @@ def pieces(record: Conversation, max_seconds: float) -> Iterator[Piece | Unusabl
     if record.frames <= limit:
         yield Piece(0, record.frames, record.script)
         return
-    if not record.spoken:
+    spoken = record.spoken
+    if not spoken:
         yield Unusable("too long", expected=f"at most {max_seconds:g} s, or known times to cut it "
                                             "by",
                        found=f"{record.frames / RATE:.1f} s",
                        hint="raise --max_seconds, or prepare the times")
         return
-    cuts = _cuts(record.spoken, record.frames)  # (frame, number of turns before it)
+    cuts = _cuts(spoken, record.frames)  # (frame, number of turns before it)
     first = 0
     while first < len(cuts) - 1:
         last = max((k for k in range(first + 1, len(cuts)) if cuts[k][0] - cuts[first][0] <= limit),

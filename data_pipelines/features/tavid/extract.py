@@ -34,7 +34,7 @@ from data_pipelines.features.common.painter import Painter
 from data_pipelines.features.tavid import conversations, frozen_encoders
 from data_pipelines.features.tavid.conversations import HOP, RATE
 from data_pipelines.features.tavid.frozen_encoders import BATCH, Encoders, Source
-from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer
+from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer, text_features
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature
 
@@ -154,7 +154,7 @@ def _write(job, source: Source, encoders: Encoders, speakers, video, max_seconds
     return store.write_dataset(
         job, name=name, description=f"TAVID features of {clips.name}: "
                                     f"units={encoders.units.recipe['kind']}, "
-        f"tokens={_kind(encoders)}, "
+        f"tokens={encoders.tokens.kind if encoders.tokens else 'none'}, "
         f"pictures={encoders.painter.recipe['kind'] if encoders.painter else 'none'}.",
         features=_schema(source, encoders),
         recipes=recipes | {FAMILY: {"kind": "tavid"}}, codecs=codecs,
@@ -229,7 +229,7 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
         text, last = encoders.tokens.encode(piece.script), 2 * (piece.end - piece.start)
         # the last sound may end within the frame that is cut off
         text.turns[:, 4] = np.minimum(text.turns[:, 4], last)
-        out |= {"tokens": text.tokens, "token_speaker": text.token_speaker, "turns": text.turns}
+        out |= text.columns()
     if not encoders.painter:
         return out
     times_T = np.arange(piece.start, piece.end if seen else piece.start) / RATE
@@ -241,10 +241,6 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
         out["latents"] = np.stack([encoders.pictures.encode(x) for x in drawn],
                                   1).astype(np.float16)
     return out
-
-
-def _kind(encoders: Encoders) -> str:
-    return encoders.tokens.kind if encoders.tokens else "none"
 
 
 def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
@@ -262,11 +258,7 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
            "voices": Feature((speakers, voice_statistics.WIDTH), "float32", "speaker embeddings",
                              "standard deviations")}
     if encoders.tokens:
-        out |= {
-            "tokens": Feature((None,), "int32", f"tokens of the script, {_kind(encoders)}"),
-            "token_speaker": Feature((None,), "int32", "speaker of each token, -1: nobody"),
-            "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, "
-                             "unit end, kind (0 turn, 1 back-channel)")}
+        out |= text_features(f"tokens of the script, {encoders.tokens.kind}")
     if source.has_identity:
         out["identity"] = Feature((speakers, *source.clips.features["identity"].shape), "float32",
                                   "identity vectors")

@@ -5,7 +5,7 @@
     [spkb] But I thought
 
 [spkchange] stands between two speakers' turns, [partialoverlap] before a turn that begins before
-the other one ends. Back- channels stand where they are heard; marking who goes on after them, and
+the other one ends. Back-channels stand where they are heard; marking who goes on after them, and
 more speakers than two ([spkc], ...), are ours.
 
 Three vocabularies, all uncased:
@@ -30,6 +30,7 @@ from avjax.errors import UserError
 from avjax.signal import rates
 from data_pipelines.features.tavid.script import BACKCHANNEL, LAUGHTER, TURN, Script
 from data_pipelines.media import text_file
+from data_pipelines.store.schema import Feature
 
 CODEC = "tokenizer"
 KINDS = ("characters", "phonemes", "wordpiece")
@@ -62,6 +63,18 @@ class Encoded:
     token_speaker: np.ndarray
     turns: np.ndarray
     unknown: tuple[str, ...]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Those of `text_features`."""
+        return {"tokens": self.tokens, "token_speaker": self.token_speaker, "turns": self.turns}
+
+
+def text_features(meaning: str) -> dict[str, Feature]:
+    """Columns of an example's text. meaning: of its tokens."""
+    return {"tokens": Feature((None,), "int32", meaning),
+            "token_speaker": Feature((None,), "int32", "speaker of each token, -1: nobody"),
+            "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, "
+                             "unit end, kind (0 turn, 1 back-channel)")}
 
 
 class DialogueTokenizer:

@@ -22,7 +22,7 @@ from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import units as common_units
 from data_pipelines.features.tavid.tokenizer import CODEC as TOKENIZER
-from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer
+from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer, text_features
 from data_pipelines.features.units.recordings import Recording, Recordings
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import FAMILY, Feature
@@ -148,7 +148,7 @@ def _example(recordings: Recordings, recording: Recording, units_TS, tokenizer) 
         text = tokenizer.encode(recording.script)
         # what ends within the last frame, or behind the sound, ends with the units
         text.turns[:, 3:5] = np.minimum(text.turns[:, 3:5], [len(units_TS) - 1, len(units_TS)])
-        out |= {"tokens": text.tokens, "token_speaker": text.token_speaker, "turns": text.turns}
+        out |= text.columns()
     return out
 
 
@@ -157,10 +157,7 @@ def _schema(recordings: Recordings, encoder, tokenizer) -> dict[str, Feature]:
     out["units"] = Feature((None, len(recordings.prefixes)), "int32",
                            f"semantic units, {encoder.recipe['kind']}", "", unit_library.RATE)
     if tokenizer:
-        out |= {"tokens": Feature((None,), "int32", f"tokens of the text, {tokenizer.kind}"),
-                "token_speaker": Feature((None,), "int32", "speaker of each token, -1: nobody"),
-                "turns": Feature((None, 6), "int32", "speaker, token start, token end, unit start, "
-                                 "unit end, kind (0 turn, 1 back-channel)")}
+        out |= text_features(f"tokens of the text, {tokenizer.kind}")
     return out
 
 

@@ -79,7 +79,7 @@ def _equal(ours: np.ndarray, theirs: np.ndarray, runs: bool) -> tuple[int, int, 
     if runs:
         ours = ours[np.flatnonzero(np.diff(ours, prepend=-1))]
     remark = f" ({len(ours)} here, {len(theirs)} published)" if len(ours) != len(theirs) else ""
-    if len(theirs) < len(ours) or len(ours) >= len(theirs) - _APART:  # a part, or another end
+    if len(ours) >= len(theirs) - _APART:  # theirs is a part, or ends a little elsewhere
         shared = min(len(ours), len(theirs))
         ours, theirs = ours[:shared], theirs[:shared]
     if not runs:

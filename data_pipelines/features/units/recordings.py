@@ -53,17 +53,19 @@ class Recordings:
         self.carried = [c for c in ("id", "text", *own) if c in clips.features]
         wanted = [*self.carried, "events", *(p + "audio" for p in self.prefixes)]
         self._fields = tuple(c for c in wanted if c in clips.features)
-        self._sources = {}
+        self._sources, self._indices = {}, {}
 
     def indices(self, split: str) -> np.ndarray:
         """Of the split's recordings, the longest first; of a dialogue with a record for either
         side, the first's."""
-        samples = self.clips.lengths(split, ["audio"])["audio"]
-        order = np.argsort(-samples, kind="stable")
-        if "side" not in self.clips.features:
-            return order
-        first = np.array([row["side"] == "0" for row in self.clips.source(split, ("side",))])
-        return order[first[order]]
+        if split not in self._indices:
+            samples = self.clips.lengths(split, ["audio"])["audio"]
+            order = np.argsort(-samples, kind="stable")
+            if "side" in self.clips.features:  # which is in the records, all of them
+                sides = self.clips.source(split, ("side",))
+                order = order[np.array([row["side"] == "0" for row in sides])[order]]
+            self._indices[split] = order
+        return self._indices[split]
 
     def seconds(self, split: str, indices) -> np.ndarray:
         """Of all the channels of a recording, from the length of the first."""

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from avjax.signal import rates
+from avjax.signal.runs import intervals
 from data_pipelines.ingest.common import arrays
 from data_pipelines.media import faces, head_rotation, landmarks
 from data_pipelines.store.dataset import Unusable
@@ -132,8 +133,7 @@ def bridged(seen_N: np.ndarray, notes: set[str], note: str) -> np.ndarray:
 
 def runs(mask_N: np.ndarray) -> list[tuple[int, int]]:
     """[(first, last + 1), ...] of the stretches that are true."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask_N.astype(np.int8), [0]])))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return [(a, b) for a, b in intervals(mask_N).tolist()]
 
 
 def _eyes(points_N68_2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

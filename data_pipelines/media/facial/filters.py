@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from avjax.signal.runs import intervals
 from data_pipelines.media import faces, head_rotation, landmarks
 
 JUMPS_PER_SECOND = 25  # the frame rate that `jump` is meant for
@@ -62,6 +63,5 @@ def broken(limits: Limits, points: landmarks.Points, q_N4: np.ndarray, cropper: 
 
 def stretches(good_N: np.ndarray, least: int) -> np.ndarray:
     """(S, 2) first frame and last + 1 of every run of at least `least` good frames."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], good_N.astype(np.int8), [0]])))
-    runs = edges.reshape(-1, 2)
-    return runs[runs[:, 1] - runs[:, 0] >= least]
+    found_S2 = intervals(good_N)
+    return found_S2[np.diff(found_S2)[:, 0] >= least]

@@ -13,6 +13,8 @@ import numpy as np
 
 from avjax.errors import UserError
 from data_pipelines.store.schema import recipe_hash
+from eval.data import pictured
+from eval.metrics import lips
 from eval.registry import AUDIO, CODEC, MOTION, Case, Metric, Pool, all_metrics
 
 MODEL = "model"  # the only variant of a system with one task
@@ -52,7 +54,9 @@ class Benchmark:
     common_frames: dict = {}  # of recipes: which frames are compared where lengths differ
     pooling_of_motion = "per clip, mean over clips"
     kept_truths = 128
-    reader = None  # eval.data.pictured.Reader of real faces
+    has_lips = False  # the face codes, or landmarks of the pictures, tell the lip aperture
+    lip_recipe = lips.RECIPE
+    reader: pictured.Reader | None = None  # of real faces
     not_measured: dict[str, str] = {}  # {metrics: what they need that is not here}
     fields: tuple[str, ...]  # of an example, that scoring needs; absent ones are left out
 
@@ -68,6 +72,16 @@ class Benchmark:
         self._truths: dict[tuple[str, int], object] = {}
         self._sources: dict[tuple, object] = {}
         self._labels: dict[str, tuple[list[str], list[str]]] = {}
+
+    def read_pictures(self, shown: bool) -> None:
+        """Reads lips, smiles and blinks off the pictures of every variant from now on, where clips
+        have landmarks; else `not_measured` says what is missing. shown: whether there are
+        pictures."""
+        self.reader, lacking = pictured.reader(self.clips, shown, self.decoder.fps)
+        if self.reader:
+            self.has_lips, self.lip_recipe = True, self.reader.lip_recipe
+        elif lacking:
+            self.not_measured = {pictured.NAMES: lacking}
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from eval.benchmarks.common.clip_data import ClipData
 from eval.data.clips import FPS, Signals, fit
-from eval.metrics import beats, lips
+from eval.metrics import beats
 from eval.registry import AUDIO, MOTION
 
 
@@ -27,9 +27,7 @@ class ClipBenchmark(ClipData):
     """Scores generated clips against held-out ones (see eval.benchmarks.common.base). Subclasses
     say what their corpus has and what the targets are."""
 
-    has_lips = False  # the face codes tell the lip aperture
     has_words = False  # every example has a transcript of words that the recogniser knows
-    lip_recipe = lips.RECIPE
     beat_recipe = beats.RECIPE
     # the step in which the systems that are scored count lengths; None: stops are not scored
     patch_s: float | None = None

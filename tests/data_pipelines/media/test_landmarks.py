@@ -46,10 +46,10 @@ def test_found_points_are_in_picture_widths():
 
     def find(image, x, y, width, roll):
         asked.append((x, y, width))
-        return points[len(asked) - 1], 0.75
+        return points[len(asked) - 1] / 2, 0.75
 
     small = [cv2.resize(p, (128, 128)) for p in pictures]
-    found = landmarks.along(track, small, lambda image, *box: (find(image, *box)[0] / 2, 0.75))
+    found = landmarks.along(track, small, find)
     np.testing.assert_allclose(found.xy, points / 256, atol=1e-6)
     assert asked[0] == pytest.approx((64, 67.2, 64)) and found.height == 1
     assert (found.seen == 0.75).all() and len(found.light) == len(pictures)
@@ -64,10 +64,10 @@ def test_the_network_finds_a_drawn_face(kind):
         pytest.skip(f"--landmarks={kind}: {command}")
     pictures, truth, track = puppets()
     found = landmarks.along(track, pictures, landmarks.finder(kind))
-    ends = (36, 45) if kind == "dlib68" else (33, 263)
-    eyes = np.linalg.norm(truth[:, 36] - truth[:, 45], axis=-1)
     if kind == "mesh468":
-        off = np.linalg.norm(found.xy[:, ends] * 256 - truth[:, [36, 45]], axis=-1) / eyes[:, None]
+        eyes = np.linalg.norm(truth[:, 36] - truth[:, 45], axis=-1)
+        off = np.linalg.norm(found.xy[:, [33, 263]] * 256 - truth[:, [36, 45]],
+                             axis=-1) / eyes[:, None]
         assert np.median(off) < 0.15 and (found.seen > 0.9).all()
         angles = head_rotation.angles(head_rotation.fit(found.xy, 12))
         assert np.abs(angles - ANGLES).mean() < 5 and np.abs(angles - ANGLES)[:, 0].mean() < 5

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.signal.runs import intervals
 from avjax.systems.api import Rows
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import RATE
@@ -237,8 +238,7 @@ def filler_weights(units_TS: np.ndarray, filler: int, longest: int, weight: floa
     """(T, S) float32: `weight` in runs of more than `longest` fillers of a stream, 1 elsewhere."""
     out = np.ones(units_TS.shape, np.float32)
     for s in range(units_TS.shape[1]):
-        edges = np.flatnonzero(np.diff(np.pad((units_TS[:, s] == filler).astype(np.int8), 1)))
-        for start, end in edges.reshape(-1, 2):
+        for start, end in intervals(units_TS[:, s] == filler):
             if end - start > longest:
                 out[start:end, s] = weight
     return out
