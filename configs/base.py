@@ -196,6 +196,15 @@ class Sample(Section):
                                    "text or audio where there is no example.")
 
 
+class Stream(Section):
+    chunk: int = field(0, "Frames of conditions that are taken at a time, where the system lets one "
+                       "choose; 0 = what suits it.", minimum=0)
+    vocoder_block: int = field(16, "Frames of mel that the vocoder makes sound of at a time.",
+                               minimum=1)
+    vocoder_ahead: int = field(8, "Frames after them that Griffin-Lim looks at; BigVGAN needs its "
+                               "own number.", minimum=0)
+
+
 class Experiment(Section):
     name: str = field("base", "Of the experiment, in names of jobs and reports.", resume="free")
     seed: int = field(0, "Of parameters, order of examples and noise.")
@@ -212,6 +221,7 @@ class Experiment(Section):
     dcn: AcrossSlices = field(None, "Slices, axis by axis; -1 = their number.", resume="free")
     plan: Plan = field(None, "What the experiment is meant for.", resume="free")
     evaluate: Evaluate = field(None, "Scores on held-out examples.", resume="free")
+    stream: Stream = field(None, "How avjax generate --stream goes about it.", resume="free")
     sample: Sample = field(None, "What avjax train generates once training is done, see "
                            "avjax generate.", resume="free")
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from avjax.codecs import eigenface
+from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.systems.api import Spec
 from data_pipelines import features
@@ -41,6 +42,7 @@ class StreamDecoder:
       face_recipe: the face code's, {} without one.
       drawing: how puppets are framed, other than render's defaults.
       paints: whether the streams are of pictures rather than of what moves them.
+      vocoder: makes sound of mel; None = Griffin-Lim.
       specs: {stream: Spec}, whose `speaker_axis` says which streams are of several speakers.
 
     Args:
@@ -55,6 +57,7 @@ class StreamDecoder:
     face_recipe: Mapping = {}
     drawing: Mapping[str, float] = {}
     paints: bool = False
+    vocoder: BigVGAN | None = None
     specs: Mapping[str, Spec] = {}
 
     def __init__(self, decoder: "Decoder"):
@@ -80,7 +83,8 @@ class StreamDecoder:
         return [{name: x[s] for name, x in apart.items()} for s in range(count)]
 
     def mel(self, streams: Streams) -> np.ndarray:
-        """(T', bands) normalised log-mel."""
+        """(T', bands) normalised log-mel, frame by frame: that of a part is a part of the
+        whole's."""
         raise NotImplementedError
 
     def waveform(self, streams: Streams) -> np.ndarray:
@@ -98,6 +102,11 @@ class StreamDecoder:
     def pose_z(self, streams: Streams) -> np.ndarray:
         """z-scored pose (N, 7) at `fps`."""
         raise NotImplementedError
+
+    def live_motion(self):
+        """A new data_pipelines.live.Motion, which decodes faces and poses of streams that have not
+        ended yet; None where only whole streams are decoded."""
+        return None
 
     def painter(self, streams: Streams) -> tuple[int, Callable[[slice], np.ndarray]] | None:
         """(pictures, function of a slice of them that gives (n, H, W, 3) uint8) where the streams
@@ -139,12 +148,15 @@ class Decoder:
       recipes: {feature: recipe}; those of the streams say which codec decodes them.
       codecs: {codec: {array name: array}}.
       iterations: Griffin-Lim's.
+
+    Attributes:
+      family: their StreamDecoder.
     """
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
                  iterations: int = 32):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
-        self._family = family_of(recipes)(self)
+        self.family = family_of(recipes)(self)
 
     @classmethod
     def from_dataset(cls, dataset, **kw) -> "Decoder":
@@ -170,66 +182,69 @@ class Decoder:
     def speakers(self, streams: Streams) -> list[dict]:
         """The streams of each speaker, without the speaker axis (see `StreamDecoder.specs`); of a
         system of one speaker the streams as they are."""
-        return self._family.speakers(streams)
+        return self.family.speakers(streams)
 
     # ---- sound
 
     @property
     def sample_rate(self) -> int:
         """Of `waveform`."""
-        return self._family.mel_recipe["sample_rate"]
+        return self.family.mel_recipe["sample_rate"]
 
     def has_audio(self, streams: Streams) -> bool:
         """Whether there is something to hear."""
-        return any(len(streams.get(name, ())) > 0 for name in self._family.heard)
+        return any(len(streams.get(name, ())) > 0 for name in self.family.heard)
 
     def mel(self, streams: Streams) -> np.ndarray:
         """(T', 80) normalised log-mel."""
-        return self._family.mel(streams)
+        return self.family.mel(streams)
 
     def waveform(self, streams: Streams) -> np.ndarray:
         """(N,) float32 samples at `sample_rate`, by Griffin-Lim or the dataset's vocoder."""
-        return self._family.waveform(streams)
+        return self.family.waveform(streams)
 
     # ---- face and head
 
     @property
     def fps(self) -> int:
         """Of faces, poses and pictures."""
-        return self._family.fps
+        return self.family.fps
 
     @property
     def face_kind(self) -> str:
         """"puppet" or "eigenface"; another kind, or "", where the motion is no face code."""
-        return self._family.face_recipe.get("kind", "")
+        return self.family.face_recipe.get("kind", "")
 
     def has_motion(self, streams: Streams) -> bool:
         """Whether there is something to see."""
-        return any(len(streams.get(name, ())) > 0 for name in self._family.seen)
+        return any(len(streams.get(name, ())) > 0 for name in self.family.seen)
 
     @property
     def has_face(self) -> bool:
         """Whether motion is a face code and a pose; if not, `motion_codes` are all that can be had
         of it."""
-        return self._family.has_face
+        return self.family.has_face
 
     def motion_codes(self, streams: Streams) -> np.ndarray:
         """Motion (T, M) as the model makes it, at its own rate."""
-        return self._family.motion_codes(streams)
+        return self.family.motion_codes(streams)
 
     def face(self, streams: Streams) -> np.ndarray:
         """Face codes (N, F) at `fps`."""
-        return self._family.face(streams)
+        return self.family.face(streams)
 
     def articulators(self, streams: Streams) -> dict[str, np.ndarray]:
         """{articulator: (N,)} of puppets at `fps`, in their own units."""
-        from data_pipelines.puppets import face_code
-
         if self.face_kind != "puppet":
             raise UserError("these faces have no named articulators", where="recipes.json, face",
                             expected="kind puppet",
                             found=self.face_kind, hint="use .frames")
-        return face_code.decode(self.face(streams), self.codec("face"))
+        return self._articulators_of(self.face(streams))
+
+    def _articulators_of(self, face_NF: np.ndarray) -> dict[str, np.ndarray]:
+        from data_pipelines.puppets import face_code
+
+        return face_code.decode(face_NF, self.codec("face"))
 
     def lips(self, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
         """(inner-lip aperture, mouth width) at `fps`, each (N,), in the same units."""
@@ -239,8 +254,12 @@ class Decoder:
 
     def pose(self, streams: Streams) -> np.ndarray:
         """(N, 7) at `fps`: unit quaternion wxyz, then translation."""
+        return self.pose_of(self.family.pose_z(streams))
+
+    def pose_of(self, pose_z_N7: np.ndarray) -> np.ndarray:
+        """z-scored pose -> as `pose`."""
         stats = self.codec("pose")
-        pose = self._family.pose_z(streams) * stats["std"] + stats["mean"]
+        pose = pose_z_N7 * stats["std"] + stats["mean"]
         norm = np.linalg.norm(pose[:, :4], axis=-1, keepdims=True)
         return np.concatenate([pose[:, :4] / np.maximum(norm, 1e-6), pose[:, 4:]],
                               axis=-1).astype(np.float32)
@@ -248,7 +267,7 @@ class Decoder:
     @property
     def draws(self) -> bool:
         """Whether `frames` can be had."""
-        return self.face_kind in ("puppet", "eigenface") or self._family.paints
+        return self.face_kind in ("puppet", "eigenface") or self.family.paints
 
     def frames(self, streams: Streams, *, speaker: str = "", identity=None) -> np.ndarray:
         """All of `pictures` at once, (N, H, W, 3) uint8."""
@@ -266,26 +285,29 @@ class Decoder:
 
     def _painter(self, streams, speaker, identity):
         """(pictures, function of a slice of them)."""
-        if painter := self._family.painter(streams):
+        if painter := self.family.painter(streams):
             return painter
+        draw = self.drawer(speaker, identity)
+        codes_NF, pose_N7 = self.face(streams), self.pose(streams)
+        count = min(len(codes_NF), len(pose_N7))
+        return count, lambda part: draw(codes_NF[:count][part], pose_N7[:count][part])
+
+    def drawer(self, speaker: str, identity) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """A function of face codes (n, F) and as many poses (n, 7) that draws (n, H, W, 3) uint8.
+        UserError where nothing here can draw."""
         if self.face_kind == "puppet":
             from data_pipelines.puppets import render
 
-            articulators, pose_N7 = self.articulators(streams), self.pose(streams)
             identity = np.asarray(identity, np.float32)
-            count = min(len(pose_N7), *map(len, articulators.values()))
-            return count, lambda part: render.render(
-                {name: x[part] for name, x in articulators.items()}, pose_N7[part], identity,
-                **self._family.drawing)
+            return lambda codes_NF, pose_N7: render.render(
+                self._articulators_of(codes_NF), pose_N7, identity, **self.family.drawing)
         if self.face_kind != "eigenface":
             raise UserError("nothing here can draw this motion", where="recipes.json, motion",
                             expected="puppet or eigenface", found=self.face_kind
                             or self.recipes.get("motion", {}).get("kind", "none"),
                             hint="render it with the codec that made it")
         codec = eigenface.unpack(self.codec("face"), speaker)
-        codes_NK, pose_N7 = self.face(streams), self.pose(streams)
-        return len(codes_NK), lambda part: faces.compose(codec.decode(codes_NK[part]),
-                                                         pose_N7[part])
+        return lambda codes_NF, pose_N7: faces.compose(codec.decode(codes_NF), pose_N7)
 
     def codec(self, name: str) -> Mapping[str, np.ndarray]:
         """The arrays of one codec. UserError when they are missing."""

@@ -106,6 +106,14 @@ class PromptBuilder:
         unusable."""
         raise NotImplementedError
 
+    def recut(self, prompt: Prompt, system, frames: int) -> Prompt:
+        """The prompt in pieces of so many frames of conditions, for a stream that takes them one by
+        one; 0 = as many as suits the system. UserError where pieces cannot be chosen."""
+        if frames:
+            raise UserError(f"{type(self).__module__.split('.')[-2]} chooses its chunks itself",
+                            where="--chunk", found=str(frames), hint="leave it out")
+        return prompt
+
     def remarks(self, prompt: Prompt, out: Mapping[str, np.ndarray], system) -> list[str]:
         """Lines that the user should see about what was generated (`System.generate`'s return
         value for a batch of one)."""

@@ -15,12 +15,23 @@ runs/<its name>. The inputs that a system takes are those of its `PromptBuilder`
               (data_pipelines/features/tavid/script.py documents scripts), or --example;
               --face=unchecked takes portraits without looking for the face in them
 
---stream makes them chunk by chunk and prints how fast. --requests=FILE generates many: a JSON
+--stream writes sound and pictures while they are computed: OUT.wav and OUT.mp4 (as OUT.part.* until
+they are complete; a film in fragments, which plays while it grows), or one format, by --format or
+the end of --out. --out=- is standard output, and a named pipe may be given too:
+
+    avjax generate ... --stream --out=- --format=f32le | ffplay -f f32le -ar 22050 -ch_layout mono -
+    avjax generate ... --stream --out=- --format=mp4 | ffplay -
+
+Look-ahead, latency of the first packet, real-time factor and stalls of a player in real time are
+printed on standard error and kept in OUT.json (of a pipe in WORKDIR/stream.json).
+
+--requests=FILE generates many: a JSON
 object a line, {"id": "a", "text": "..."}, written to OUT/a.wav etc.; the same command continues
 where it was interrupted. All devices share the requests, and all hosts that the job was started on
 (or --processes=N, --shard=I/N).
 """
 
+import contextlib
 import pathlib
 import time
 
@@ -31,12 +42,15 @@ from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from data_pipelines import prompting
+from data_pipelines.media import write_live
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import generate as jobs
+from launch.jobs import targets
 
 DEFINE = {str: flags.DEFINE_string, float: flags.DEFINE_float, int: flags.DEFINE_integer,
           bool: flags.DEFINE_bool}
+STREAM = ("chunk", "vocoder_block", "vocoder_ahead")
 SETTINGS = ("seed", "steps", "guidance", "temperature")
 
 
@@ -60,8 +74,12 @@ def define_flags() -> None:
     flags.DEFINE_float("temperature", None, "Of the start noise; default the config's.",
                        lower_bound=0.0)
     flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")
-    flags.DEFINE_bool("stream", False, "Generate chunk by chunk and print how fast, where the "
-                                       "system can.")
+    flags.DEFINE_bool("stream", False, "Write while it is computed, where the system can; see "
+                                       "above.")
+    flags.DEFINE_string("format", "", "Of --stream: " + " | ".join(write_live.FORMATS)
+                        + "; default by the end of --out, else wav and mp4.")
+    for name in STREAM:
+        flags.DEFINE_integer(name, -1, "Of --stream, instead of config.stream's; see avjax config.")
     flags.DEFINE_bool("save_latents", False, "Write the streams as OUT.npz too.")
 
 
@@ -90,11 +108,32 @@ def main(argv):
     if args.requests:
         requests(args, workdir, out, settings, inputs)
         return
+    if args.stream:
+        stream(args, workdir, out, settings | inputs, step)
+        return
+    for name in ("format", *STREAM):
+        if args[name].present:
+            raise UserError(f"--{name} without --stream", where=f"--{name}", hint="add --stream")
     with lock.hold(lock.beside(out), "the output", out), remote.at_hand(workdir, step) as here:
-        files = jobs.generate(here, out=args.out, stream=args.stream,
-                              save_latents=args.save_latents, **settings, **inputs)
+        files = jobs.generate(here, out=args.out, save_latents=args.save_latents, **settings, **inputs)
         print(f"wrote {' and '.join(str(path) for path in files.values())} in "
               f"{time.perf_counter() - started:.1f} s")
+
+
+def stream(args, workdir: str, out, request: dict, step) -> None:
+    """--stream. Several may go down one pipe, but not into one file."""
+    if args.save_latents:
+        raise UserError("--save_latents beside --stream", where="--save_latents",
+                        hint="leave one of them out")
+    wanted = targets.targets(args.out, args.format) if args.out else []
+    stdout = targets.free_stdout() if any(target.path is None for target in wanted) else None
+    with contextlib.ExitStack() as stack:
+        if not wanted or wanted[0].grows:
+            stack.enter_context(lock.hold(lock.beside(out), "the output", out))
+        here = stack.enter_context(remote.at_hand(workdir, step))
+        wanted = wanted or targets.targets(str(here / out.name), args.format)
+        jobs.stream(here, wanted, stdout=stdout, **{name: args[name].value for name in STREAM},
+                    **request)
 
 
 def requests(args, workdir: str, out, settings: dict, inputs: dict) -> None:

@@ -331,6 +331,11 @@ class BigVGAN:
         """
         return np.concatenate(list(self.chunks(log_mel_TM, recipe)))
 
+    def part(self, log_mel_TM: np.ndarray, gain: float) -> np.ndarray:
+        """(T, M) log-mel -> (T * hop,) samples times `gain`, in [-1, 1]; compiled for every T."""
+        audio_N = np.asarray(_generate(self.config, self._params, log_mel_TM[None])[0])
+        return np.clip(audio_N * gain, -1.0, 1.0)
+
     def chunks(self, log_mel_TM: np.ndarray, recipe: dict = mel_lib.RECIPE) -> Iterator[np.ndarray]:
         """`waveform` in parts of `window` frames, each made on demand. Mel of at most a
         window and its halo is one part, followed by silence up to a compiled length."""
@@ -342,8 +347,7 @@ class BigVGAN:
         gain = recipe.get("gain", 1.0)
 
         def made(part_TM):
-            return np.clip(np.asarray(_generate(self.config, self._params,
-                                                part_TM[None])[0]) * gain, -1.0, 1.0)
+            return self.part(part_TM, gain)
 
         if frames <= length:
             padded_TM = np.pad(log_mel_TM, ((0, -frames % QUANTUM), (0, 0)), constant_values=FLOOR)

@@ -105,7 +105,8 @@ class Generator:
                 yield from self._batch(params, members[first:first + count], count, room, task)
 
     def stream(self, params, pieces: Sequence[padding.Conditions], name: str, task: str = "", *,
-               frames: Sequence[int] = (), bounded: bool = False) -> Progress:
+               frames: Sequence[int] = (), bounded: bool = False,
+               keep: bool = True) -> Progress:
         """One example, chunk by chunk as it is made.
 
         Args:
@@ -114,6 +115,7 @@ class Generator:
           name: names the noise.
           frames: to make room for, of each piece; default what the conditions take.
           bounded: see `Item`.
+          keep: see `Progress`.
         """
         task = self._task(task)
         sizes = [padding.sizes(self.system, piece) for piece in pieces]
@@ -123,8 +125,8 @@ class Generator:
         room = padding.room(sizes, longest if bounded else bucket(longest))
         prompts = (padding.batch(self.system, [piece], [count], room)
                    for piece, count in zip(pieces, frames, strict=True))
-        return Progress(self.system, self.system.stream(params, prompts,
-                                                        example_keys(self.seed, [name]), task))
+        return Progress(self.system, self.system.stream(
+            params, prompts, example_keys(self.seed, [name]), task), keep=keep)
 
     def streams(self, name: str, out: Mapping[str, Any], frames: int) -> dict[str, np.ndarray]:
         """{stream: (length, dims)} of what was generated as a batch of one. UserError for numbers

@@ -42,11 +42,14 @@ def from_features(x_TC: np.ndarray, rate: float, frames: int | None = None, *,
     duration holds."""
     if frames is None:
         frames = max(1, round(len(x_TC) * HOP_SECONDS * rate))
+    return interpolate(x_TC, feature_positions(np.arange(frames), rate, mode))
+
+
+def feature_positions(numbers: np.ndarray, rate: float, mode: str) -> np.ndarray:
+    """Where on the features' clock the frames of these numbers at `rate` are, in feature frames."""
     if mode == "released":
-        position = (np.arange(frames) + 0.5) / (rate * HOP_SECONDS) - 0.5
-    else:
-        position = np.arange(frames) / rate / HOP_SECONDS - 0.5
-    return interpolate(x_TC, position)
+        return (numbers + 0.5) / (rate * HOP_SECONDS) - 0.5
+    return numbers / rate / HOP_SECONDS - 0.5
 
 
 def convert(x_TC: np.ndarray, rate: float, new_rate: float, frames: int) -> np.ndarray:

@@ -4,8 +4,7 @@ import itertools
 import json
 import pathlib
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +16,16 @@ from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator, Item
 from avjax.inference.local import local_mesh
+from avjax.inference.progress import Progress
 from avjax.storage import atomic
 from avjax.systems import api
+from configs import base
 from data_pipelines import decode, prompting
+from data_pipelines import live as data_live
 from data_pipelines.prompting import Prompt
 from launch import data
 from launch import flags as launch_flags
-from launch.jobs import video
+from launch.jobs import live, targets, video
 
 ITERATIONS = 60  # of Griffin-Lim, where sound is kept
 Streams = dict[str, np.ndarray]
@@ -68,12 +70,9 @@ class Avatar:
         """What a request means. UserError for whatever is unusable."""
         return prompt_of(self.config, self.system, self.decoder, **request)
 
-    def generate(self, prompt: Prompt, *, stream: bool = False) -> Streams:
-        """The streams of one prompt, with progress where it takes steps. `stream`: made chunk by
-        chunk, with a line that says how fast. UserError: this task cannot be streamed."""
-        if stream:
-            out = self._streamed(prompt)
-        elif self._in_steps(prompt):
+    def generate(self, prompt: Prompt) -> Streams:
+        """The streams of one prompt, with progress where it takes steps."""
+        if self._in_steps(prompt):
             out = self._in_pieces(prompt)
         else:
             [(_, out, _)] = self.generator.batches(self.params, [item_of(prompt)], prompt.task)
@@ -103,33 +102,15 @@ class Avatar:
     def _in_steps(self, prompt: Prompt) -> bool:
         return len(prompt.pieces) > 1 or self.system.steps(prompt.task) is not None
 
-    def _progress(self, prompt: Prompt):
+    def progress(self, prompt: Prompt, *, keep: bool = True) -> Progress:
+        """The chunks of one prompt as they are made."""
         frames = [prompt.frames] if len(prompt.pieces) == 1 else ()
         return self.generator.stream(self.params, prompt.pieces, prompt.name, prompt.task,
-                                     frames=frames, bounded=prompt.bounded)
-
-    def _streamed(self, prompt: Prompt):
-        if not self.system.can_stream(prompt.task):
-            raise UserError(f"{self.config.system.name} does not stream {prompt.task}",
-                            where="--stream", hint="leave it out")
-        # compiles everything, so that the clock measures generation alone
-        next(chunk for chunk in self._progress(prompt) if chunk.seconds)
-        progress = self._progress(prompt)
-        began = time.perf_counter()
-        first = 0.0
-        for chunk in progress:
-            now = time.perf_counter() - began
-            if chunk.seconds:
-                first = first or now
-                print(f"\rfirst chunk after {first:.3f} s; {chunk.seconds:.2f} s made in "
-                      f"{now:.2f} s, real-time factor {now / chunk.seconds:.3f}", end="",
-                      file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-        return progress.result
+                                     frames=frames, bounded=prompt.bounded, keep=keep)
 
     def _in_pieces(self, prompt: Prompt):
         """With a bar that moves by the seconds made."""
-        progress = self._progress(prompt)
+        progress = self.progress(prompt)
         count = len(prompt.pieces)
         with tqdm(total=prompt.seconds, unit="s", file=sys.stderr,
                   desc=prompt.task + (f", {count} pieces" if count > 1 else ""),
@@ -150,13 +131,12 @@ def item_of(prompt: Prompt, tag: str = "") -> Item:
 
 
 def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0,
-             guidance: float | None = None, temperature: float | None = None, stream: bool = False,
+             guidance: float | None = None, temperature: float | None = None,
              save_latents: bool = False, **request) -> dict[str, pathlib.Path]:
     """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`.
 
     Args:
       out: path without extension; default WORKDIR/sample.
-      stream: print progress while chunks come, where the system can stream.
       save_latents: write the streams too, as OUT.npz.
       request: inputs that the system takes, see its `PromptBuilder.TAKES`.
       seed, step, steps, guidance, temperature: see `Avatar`.
@@ -167,9 +147,36 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
                     temperature=temperature)
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
-    streams = avatar.generate(prompt, stream=stream)
+    streams = avatar.generate(prompt)
     return video.write(pathlib.Path(out or avatar.workdir / "sample"), streams, avatar.decoder,
                        prompt, save_latents)
+
+
+def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: int | None = None,
+           steps: int = 0, guidance: float | None = None, temperature: float | None = None,
+           chunk: int = -1, vocoder_block: int = -1, vocoder_ahead: int = -1,
+           stdout: int | None = None, **request) -> dict:
+    """`generate`, written while it is made; see launch.jobs.live.stream. Returns its results, which
+    are kept as OUT.json of the first file, or WORKDIR/stream.json of a pipe.
+
+    Args:
+      wanted: where, and in which formats.
+      chunk, vocoder_block, vocoder_ahead: instead of config.stream's, where not negative.
+      stdout: descriptor of standard output, where a target is that.
+    """
+    avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
+                    temperature=temperature)
+    given = {"chunk": chunk, "vocoder_block": vocoder_block, "vocoder_ahead": vocoder_ahead}
+    settings = base.Stream.make()
+    settings.update(avatar.config.get("stream", {}))  # older jobs know none
+    settings.update({name: value for name, value in given.items() if value >= 0})
+    base.Stream.check(settings)
+    prompt = avatar.prompt(**request)
+    say(prompt.remarks)
+    file = wanted[0].path if wanted[0].grows else avatar.workdir / "stream.json"
+    return live.stream(avatar, prompt, wanted, file.with_suffix(".json"), chunk=settings.chunk,
+                       settings=data_live.Settings(settings.vocoder_block, settings.vocoder_ahead),
+                       stdout=stdout)
 
 
 def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1),

@@ -121,6 +121,12 @@ def dyadic(c: ConfigDict) -> ConfigDict:
     return c
 
 
+def one_ahead(config) -> tuple[tuple[int, int], ...]:
+    """Windows of the config's left context that look one frame ahead in the first block and not at
+    all in the others: the least look-ahead that is any, one frame a solver step."""
+    return tuple((left, int(block == 0)) for block, (left, _) in enumerate(windows(config)))
+
+
 def windows(config) -> tuple[tuple[int, int], ...]:
     """(left, right) of every block, from one pair or one per block."""
     return tuple((int(left), int(right)) for left, right in _window_pairs(config))

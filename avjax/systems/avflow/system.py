@@ -17,7 +17,7 @@ from avjax.nn.layers import compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
 from avjax.systems.avflow import streaming
-from avjax.systems.avflow.config import check, partner_width, windows
+from avjax.systems.avflow.config import check, look_ahead, partner_width, windows
 from avjax.systems.avflow.model import AVFlowNet
 from avjax.systems.avflow.noise import noise
 
@@ -133,6 +133,10 @@ class System(api.System):
     def can_stream(self, task=""):
         """Every fusion but the cascade."""
         return streaming.can_stream(self.config)
+
+    def look_ahead(self, task=""):
+        """Euler steps times the right windows of all blocks."""
+        return look_ahead(self.config)[0] if self.can_stream() else None
 
     def stream(self, params, prompts, keys, task=""):
         """See avjax.systems.avflow.streaming."""

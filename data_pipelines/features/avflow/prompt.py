@@ -5,6 +5,7 @@ The tokens' recipe says which front-end made them; nothing else is accepted, so 
 is never fed units.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
@@ -20,6 +21,7 @@ from data_pipelines.prompting import Prompt
 from data_pipelines.store.schema import recipe_hash
 
 MAX_CHARACTERS = 2000  # about two minutes of speech
+STREAMED = 16  # frames (0.19 s) of a chunk that is heard while the next is made
 CHUNK = 8192  # frames (95 s); what is longer is made chunk by chunk
 
 
@@ -66,6 +68,12 @@ class PromptBuilder(prompting.PromptBuilder):
         return prompt_of(system, task, conditions_of(system, tokens_TC, who[speaker]),
                          text or pathlib.Path(audio).name, speaker, who[speaker], tuple(remarks))
 
+    def recut(self, prompt, system, frames):
+        """Any number; by default `STREAMED`."""
+        whole = {n: np.concatenate([piece[n] for piece in prompt.pieces]) if np.ndim(x) == 2 else x
+                 for n, x in prompt.conditions.items()}
+        return dataclasses.replace(prompt, pieces=pieces_of(whole, frames or STREAMED))
+
 
 def conditions_of(system, tokens_TC: np.ndarray, identity: np.ndarray) -> dict[str, np.ndarray]:
     """Conditions of tokens; absent partners are zeros."""
@@ -83,11 +91,16 @@ def prompt_of(system, task: str, conditions, name: str, speaker: str, identity,
     frames = len(conditions["tokens"])
     pieces = (conditions,)
     if frames > CHUNK and system.can_stream(task):
-        pieces = tuple(
-            {n: x[first:first + CHUNK] if np.ndim(x) == 2 else x for n, x in conditions.items()}
-            for first in range(0, frames, CHUNK))
+        pieces = pieces_of(conditions, CHUNK)
     return Prompt(task, pieces, frames, name, speaker=speaker, identity=identity,
                   remarks=remarks, seconds=frames / system.config.frame_rate)
+
+
+def pieces_of(conditions, chunk: int) -> tuple[dict[str, np.ndarray], ...]:
+    """Of `chunk` frames each, the last one of what is left."""
+    return tuple({n: x[first:first + chunk] if np.ndim(x) == 2 else x
+                  for n, x in conditions.items()}
+                 for first in range(0, len(conditions["tokens"]), chunk))
 
 
 def tokens_from_text(text: str, recipe: Mapping, *, identity: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ may be absent or without frames."""
 import functools
 
 from avjax.codecs import latents, motion
-from avjax.signal import resample
-from data_pipelines import decode
+from avjax.signal import resample, resample_stream
+from data_pipelines import decode, live
 
 
 class StreamDecoder(decode.StreamDecoder):
@@ -47,6 +47,29 @@ class StreamDecoder(decode.StreamDecoder):
 
     def pose_z(self, streams):
         return _at_30hz(self._motion_codec.face_and_pose(streams["motion"])[1])
+
+    def live_motion(self):
+        return Motion(self._motion_codec) if self.has_face else None
+
+
+class Motion:
+    """See data_pipelines.live.Motion."""
+
+    def __init__(self, codec: motion.MotionCodec):
+        self._codec = codec
+        self._face, self._pose = (resample_stream.convert(motion.RATE, decode.FPS)
+                                  for _ in range(2))
+
+    @property
+    def look_ahead(self):
+        return (live.Part("resampling to 30 Hz", self._face.look_ahead, motion.RATE),)
+
+    def feed(self, streams):
+        face_TF, pose_TP = self._codec.face_and_pose(streams["motion"])
+        return self._face.feed(face_TF), self._pose.feed(pose_TP)
+
+    def finish(self):
+        return self._face.finish(), self._pose.finish()
 
 
 def _at_30hz(x_TC):

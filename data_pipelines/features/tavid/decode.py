@@ -54,8 +54,8 @@ class StreamDecoder(decode.StreamDecoder):
 
     def waveform(self, streams):
         log_mel_TM = mel.denormalise(self.mel(streams))
-        if self._vocoder:
-            return self._vocoder.waveform(log_mel_TM)
+        if self.vocoder:
+            return self.vocoder.waveform(log_mel_TM)
         return griffin_lim.waveform(log_mel_TM, iterations=self._decoder.iterations)
 
     def motion_codes(self, streams):
@@ -90,7 +90,7 @@ class StreamDecoder(decode.StreamDecoder):
         return {name: recipe[name] for name in ("size", "zoom") if recipe.get(name)}
 
     @functools.cached_property
-    def _vocoder(self):
+    def vocoder(self):
         if "vocoder" not in self._decoder.recipes:
             return None
         from avjax.codecs.bigvgan import BigVGAN

@@ -1,0 +1,123 @@
+"""Streams that have not ended yet -> the sound and the pictures that are final by now.
+
+`decode` takes whole streams; here the streams of a chunk go in and what can be told of it comes out.
+Sound is that of a streamed vocoder: exact for BigVGAN, a form of its own for Griffin-Lim. Faces and
+poses are resampled to the same numbers; pictures leave when the sound until their end has left, so
+that a film of them is one at any time.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from avjax.codecs.bigvgan_stream import StreamedBigVGAN
+from avjax.errors import UserError
+from avjax.signal import mel as mel_lib
+from avjax.signal.griffin_lim_stream import StreamedGriffinLim
+from data_pipelines import decode
+
+Streams = Mapping[str, np.ndarray]
+
+
+class Part(NamedTuple):
+    """Of the look-ahead: what waits, and for how many frames of which rate."""
+
+    name: str
+    frames: float
+    rate: float
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of the vocoder: frames at a time, and after them (Griffin-Lim's; BigVGAN's is its halo)."""
+
+    block: int = 16
+    ahead: int = 8
+
+
+class Motion(Protocol):
+    """How one family decodes motion as it comes; see `StreamDecoder.live_motion`."""
+
+    look_ahead: tuple[Part, ...]
+
+    def feed(self, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
+        """New frames of the streams -> (face codes (n, F), z-scored pose (n, 7)) at `fps`."""
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is still owed."""
+
+
+class Sound:
+    """One speaker's. `feed` takes the streams of a chunk, `finish` ends them; samples come out."""
+
+    def __init__(self, decoder: decode.Decoder, settings: Settings):
+        self._decoder = decoder
+        self._recipe = decoder.family.mel_recipe
+        vocoder = decoder.family.vocoder
+        if vocoder is None:
+            self._vocoder = StreamedGriffinLim(self._recipe, block=settings.block,
+                                               ahead=settings.ahead)
+        else:
+            self._vocoder = StreamedBigVGAN(vocoder, self._recipe, block=settings.block)
+
+    @property
+    def look_ahead(self) -> tuple[Part, ...]:
+        name = "BigVGAN" if isinstance(self._vocoder, StreamedBigVGAN) else "Griffin-Lim"
+        rate = self._recipe["sample_rate"] / self._recipe["hop"]
+        return (Part(f"vocoder, {name}", self._vocoder.look_ahead, rate),)
+
+    def feed(self, streams: Streams) -> np.ndarray:
+        """(N,) float32"""
+        if not self._decoder.has_audio(streams):
+            return np.zeros(0, np.float32)
+        mel_TM = self._decoder.mel(streams)
+        return self._vocoder.feed(mel_lib.denormalise(mel_TM, self._recipe))
+
+    def finish(self) -> np.ndarray:
+        """(N,) float32"""
+        return self._vocoder.finish()
+
+
+class Pictures:
+    """One speaker's. `feed` and `finish` yield (H, W, 3) uint8, drawn when they are asked for.
+    UserError where nothing here can draw."""
+
+    def __init__(self, decoder: decode.Decoder, speaker: str = "", identity=None):
+        self._decoder = decoder
+        self._begun = False
+        self._paints = decoder.family.paints
+        self._motion = None if self._paints else decoder.family.live_motion()
+        if not self._paints:
+            if self._motion is None:
+                raise UserError("this motion is decoded as a whole only", where="--stream",
+                                hint="leave it out, or make sound alone: --format=wav")
+            self._draw = decoder.drawer(speaker, identity)
+
+    @property
+    def look_ahead(self) -> tuple[Part, ...]:
+        return () if self._paints else self._motion.look_ahead
+
+    def feed(self, streams: Streams) -> Iterator[np.ndarray]:
+        if not self._decoder.has_motion(streams):
+            return
+        self._begun = True
+        if self._paints:
+            yield from self._decoder.pictures(streams)[1]
+        else:
+            yield from self._drawn(*self._motion.feed(streams))
+
+    def finish(self) -> Iterator[np.ndarray]:
+        if self._begun and not self._paints:
+            yield from self._drawn(*self._motion.finish())
+
+    def _drawn(self, face_NF, pose_NP) -> Iterator[np.ndarray]:
+        pose_N7 = self._decoder.pose_of(pose_NP)
+        for first in range(0, len(pose_N7), decode.AT_ONCE):
+            part = slice(first, first + decode.AT_ONCE)
+            yield from self._draw(face_NF[part], pose_N7[part])

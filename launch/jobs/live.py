@@ -1,0 +1,299 @@
+"""Generation that is written while it is computed: `avjax generate --stream`.
+
+A packet is what one chunk of `System.stream` makes final: sound, and the pictures until its end. The
+sound of several speakers is mixed, their pictures stand side by side. Results are printed on standard
+error and kept as JSON beside the output.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.storage import atomic
+from data_pipelines import decode, live
+from data_pipelines.media import write_live
+from data_pipelines.prompting import Prompt
+from launch.jobs import targets as places
+from launch.jobs.playback import Playback
+
+CLOSED = 128 + signal.SIGPIPE  # exit code when the reader has gone, as a shell reports it
+
+
+class Stopped(Exception):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+@dataclasses.dataclass
+class Packet:
+    """What is written at once: mixed samples (N,) and the pictures until their end."""
+
+    sound_N: np.ndarray
+    pictures: list[np.ndarray]
+
+
+class Speakers:
+    """All speakers of a prompt: the streams of a chunk in, a packet out.
+
+    Args:
+      decoder: of the workdir.
+      prompt: whose faces are drawn.
+      settings: of the vocoder.
+      draws: whether pictures are wanted.
+    """
+
+    def __init__(self, decoder: decode.Decoder, prompt: Prompt, settings: live.Settings,
+                 draws: bool):
+        self._decoder, self._rate, self._fps = decoder, decoder.sample_rate, decoder.fps
+        count = max(1, len(prompt.speakers))
+        self._sounds = [live.Sound(decoder, settings) for _ in range(count)]
+        self._drawn = [live.Pictures(decoder, prompt.speaker, prompt.identity)
+                       for _ in range(count)] if draws and decoder.draws else []
+        self._waiting_N = [np.zeros(0, np.float32)] * count  # samples that others have not yet
+        self._waiting: list[list[np.ndarray]] = [[] for _ in self._drawn]
+        self._heard = self._seen = 0
+        self._last: np.ndarray | None = None
+
+    @property
+    def look_ahead(self) -> dict[str, tuple[live.Part, ...]]:
+        parts = {"sound": self._sounds[0].look_ahead}
+        return parts | ({"pictures": self._drawn[0].look_ahead} if self._drawn else {})
+
+    def feed(self, streams: decode.Streams) -> Packet:
+        """The streams of a chunk, without batch axis."""
+        apart = self._decoder.speakers(streams)
+        if len(apart) != len(self._sounds):  # nothing of any speaker
+            apart = [{} for _ in self._sounds]
+        return self._packet([s.feed(x) for s, x in zip(self._sounds, apart, strict=True)],
+                            [list(p.feed(x)) for p, x in zip(self._drawn, apart, strict=False)])
+
+    def finish(self) -> Packet:
+        """The rest. As offline, pictures last as long as the sound: the last one is held."""
+        packet = self._packet([s.finish() for s in self._sounds],
+                              [list(p.finish()) for p in self._drawn])
+        if self._last is not None:
+            missing = max(1, round(self._heard / self._rate * self._fps)) - self._seen
+            packet.pictures += [self._last] * missing
+        return packet
+
+    def _packet(self, sounds: Sequence[np.ndarray], drawn: Sequence[list]) -> Packet:
+        self._waiting_N = [np.concatenate(pair) for pair in zip(self._waiting_N, sounds,
+                                                                strict=True)]
+        count = min(map(len, self._waiting_N))
+        mix_N = np.sum([x[:count] for x in self._waiting_N], axis=0, dtype=np.float32)
+        self._waiting_N = [x[count:] for x in self._waiting_N]
+        self._heard += count
+        for waiting, new in zip(self._waiting, drawn, strict=True):
+            waiting += new
+        ready = min([*map(len, self._waiting),
+                     round(self._heard / self._rate * self._fps) - self._seen]) if drawn else 0
+        pictures = [np.concatenate([w[k] for w in self._waiting], axis=1) for k in range(ready)]
+        for waiting in self._waiting:
+            del waiting[:ready]
+        self._seen += ready
+        self._last = pictures[-1] if pictures else self._last
+        return Packet(np.clip(mix_N, -1.0, 1.0), pictures)
+
+
+class Stopping:
+    """Turns SIGTERM and SIGINT into `Stopped` between two packets, or out of a write that waits for
+    its reader."""
+
+    def __init__(self):
+        self._number = 0
+        self._writing = False
+
+    def __enter__(self):
+        self._before = {n: signal.signal(n, self._handle) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        if self._number:
+            raise Stopped(self._number)
+
+    @contextlib.contextmanager
+    def writing(self):
+        self.check()
+        self._writing = True
+        try:
+            yield
+        finally:
+            self._writing = False
+
+    def _handle(self, number, frame):
+        again = self._number
+        self._number = number
+        if self._writing or again:
+            raise Stopped(number)
+
+
+def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pathlib.Path, *,
+           settings: live.Settings, chunk: int = 0, stdout: int | None = None) -> dict:
+    """Generates and writes; returns what `results` then holds.
+
+    Args:
+      avatar: launch.jobs.generate.Avatar.
+      wanted: where, and in which formats.
+      results: JSON file; its "complete" is whether the stream came to its end.
+      settings: of the vocoder.
+      chunk: frames of conditions taken at a time, where the system lets one choose; 0 = its own.
+      stdout: descriptor of standard output, where a target is that.
+
+    Raises UserError where the system does not stream this task; SystemExit with 128 + SIGPIPE when
+    the reader has gone, with 128 + the signal when stopped by one.
+    """
+    if not avatar.system.can_stream(prompt.task):
+        raise UserError(f"{avatar.config.system.name} does not stream {prompt.task}",
+                        where="--stream", hint="leave it out")
+    draws = any(target.kind == "mp4" for target in wanted)
+    prompt = avatar.builder.recut(prompt, avatar.system, chunk)
+
+    def begin():
+        return Speakers(avatar.decoder, prompt, settings, draws), avatar.progress(prompt, keep=False)
+
+    began = time.perf_counter()
+    _compile(*begin())
+    speakers, progress = begin()
+    about = {"task": prompt.task, "startup_s": round(time.perf_counter() - began, 3),
+             "look_ahead": look_ahead(avatar.system, prompt, speakers)}
+    _tell(about["look_ahead"])
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.unlink(missing_ok=True)  # of another stream
+    complete, code, player = False, 0, Playback()
+    try:
+        with contextlib.ExitStack() as stack:
+            stopping = stack.enter_context(Stopping())
+            writers = [_writer(stack, target, stdout, avatar.decoder) for target in wanted]
+            player = Playback()
+            _write_all(packets(speakers, progress), writers, player, avatar.decoder.sample_rate,
+                       stopping)
+            if not player.seconds:
+                raise UserError("nothing was generated", where=prompt.task,
+                                expected="at least one frame", found="0",
+                                hint="train longer, or raise --config.system.min_patches")
+        complete = True
+    except BrokenPipeError:
+        print(f"\nthe reader has gone after {player.seconds:.2f} s", file=sys.stderr)
+        code = CLOSED
+    except Stopped as stopped:
+        print(f"\n{stopped} after {player.seconds:.2f} s", file=sys.stderr)
+        code = stopped.code
+    finally:
+        report = player.report() | about | {
+            "complete": complete, "real_time": player.factor < 1 and complete,
+            "files": {target.kind: str(target) for target in wanted}}
+        print(f"\r{_line(player)}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # what went wrong is told by itself
+            atomic.write(results, json.dumps(report, indent=1) + "\n")
+    if code:
+        sys.exit(code)
+    return report
+
+
+def packets(speakers: Speakers, progress) -> Iterator[Packet]:
+    """One a chunk, and one at the end. UserError for numbers that are not finite."""
+    timed = {name for name, spec in progress.specs.items() if "time" in spec.shape}
+    for chunk in progress:
+        new = {name: np.asarray(x)[0] for name, x in chunk.streams.items() if name in timed}
+        for name, x in new.items():
+            if not np.isfinite(x).all():
+                raise UserError("the model generated values that are not finite", where=name,
+                                expected="finite numbers",
+                                hint="the training diverged: use an earlier checkpoint")
+        yield speakers.feed(new)
+    yield speakers.finish()
+
+
+def _write_all(made: Iterator[Packet], writers, player: Playback, rate: int,
+               stopping: Stopping) -> None:
+    """Ends the writers whatever happens, so that what was written plays."""
+    try:
+        for packet in made:
+            if len(packet.sound_N):
+                player.packet(len(packet.sound_N) / rate)
+            before = time.perf_counter()
+            with stopping.writing():
+                for writer in writers:
+                    writer.add(packet.sound_N, packet.pictures)
+            player.blocked += time.perf_counter() - before
+            print(f"\r{_line(player)}", end="", file=sys.stderr, flush=True)
+    except BaseException:
+        for writer in writers:
+            with contextlib.suppress(OSError, ValueError):
+                writer.finish()
+        raise
+    with stopping.writing():
+        for writer in writers:
+            writer.finish()
+
+
+def _writer(stack: contextlib.ExitStack, target: places.Target, stdout: int | None,
+            decoder: decode.Decoder) -> write_live.Writer:
+    rate = decoder.sample_rate
+    if target.kind in write_live.PCM:
+        print(f"{target}: {target.kind}, {rate} Hz, mono: ffplay -f {target.kind} -ar {rate} "
+              f"-ch_layout mono", file=sys.stderr)
+    file = stack.enter_context(places.opened(target, stdout))
+    return write_live.writer(file, target.kind, decoder.fps, rate)
+
+
+def _compile(speakers: Speakers, progress) -> None:
+    """Runs until there is sound, so that the clock measures generation alone."""
+    for packet in packets(speakers, progress):
+        if len(packet.sound_N):
+            return
+
+
+def look_ahead(system, prompt: Prompt, speakers: Speakers) -> dict:
+    """{"sound" | "pictures": {"parts": [{"part", "frames", "ms"}], "frames", "ms"}}: how much of the
+    conditions after an instant is needed for it. Where the system needs them all, "ms" is None."""
+    frames = system.look_ahead(prompt.task)
+    out = {}
+    for what, parts in speakers.look_ahead.items():
+        rows = [{"part": part.name, "frames": round(part.frames, 3), "rate": round(part.rate, 4),
+                 "ms": round(1000 * part.seconds, 1)} for part in parts]
+        if frames is None:
+            rows.insert(0, {"part": "sampler", "frames": None, "rate": None, "ms": None})
+            out[what] = {"parts": rows, "ms": None}
+            continue
+        rate = system.config.frame_rate
+        rows.insert(0, {"part": "sampler", "frames": frames, "rate": round(rate, 4),
+                        "ms": round(1000 * frames / rate, 1)})
+        total = frames / rate + sum(part.seconds for part in parts)
+        out[what] = {"parts": rows, "ms": round(1000 * total, 1)}
+    return out
+
+
+def _tell(ahead: dict) -> None:
+    for what, found in ahead.items():
+        parts = " + ".join(
+            f"{row['part']} " + ("all conditions" if row["ms"] is None else
+                                 f"{row['frames']:g} frames ({row['ms']:g} ms)")
+            for row in found["parts"])
+        total = "" if found["ms"] is None else f" = {found['ms']:g} ms"
+        print(f"look-ahead of {what}: {parts}{total}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _line(player: Playback) -> str:
+    if player.first is None:
+        return "no sound yet"
+    return (f"first packet after {player.first:.3f} s; {player.seconds:.2f} s made in "
+            f"{player.elapsed:.2f} s, real-time factor {player.factor:.3f}; {player.stalls} stalls,"
+            f" {player.stalled:.2f} s")
