@@ -32,6 +32,7 @@ def get_config(size: str = "puppets"):
     c.system.window = avflow.one_ahead(c.system)
     c.system.euler_steps = 8
     c.system.head_dim = POSE
+    c.stream.chunk = 16
     c.stream.vocoder_block, c.stream.vocoder_ahead = 1, 0
     if size == "puppets":
         prepare, _, extract = c.stages

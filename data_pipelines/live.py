@@ -7,15 +7,15 @@ that a film of them is one at any time.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from avjax.codecs.bigvgan_stream import StreamedBigVGAN
-from avjax.errors import UserError
 from avjax.signal import mel as mel_lib
-from avjax.signal.griffin_lim_stream import StreamedGriffinLim
+from avjax.signal.griffin_lim_stream import FLOOR, ITERATIONS, StreamedGriffinLim
 from data_pipelines import decode
 
 Streams = Mapping[str, np.ndarray]
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     """Of the look-ahead: what waits, and for how many frames of which rate."""
 
     name: str
-    frames: float
+    frames: float  # math.inf: all
     rate: float
 
     @property
@@ -35,10 +35,12 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Of the vocoder: frames at a time, and after them (Griffin-Lim's; BigVGAN's is its halo)."""
+    """Of the vocoder: frames at a time; and Griffin-Lim's frames after them (BigVGAN's are its
+    halo) and iterations."""
 
     block: int = 16
     ahead: int = 8
+    iterations: int = ITERATIONS
 
 
 class Motion(Protocol):
@@ -53,24 +55,53 @@ class Motion(Protocol):
         """What is still owed."""
 
 
+class Whole:
+    """Motion of families that decode whole streams only: all of it comes at the end."""
+
+    look_ahead = (Part("motion, as a whole", math.inf, 1.0),)
+
+    def __init__(self, decoder: decode.Decoder):
+        self._decoder = decoder
+        self._kept: list[Streams] = []
+
+    def feed(self, streams):
+        self._kept.append(dict(streams))
+        return np.zeros((0, 0), np.float32), np.zeros((0, 7), np.float32)
+
+    def finish(self):
+        whole = {name: np.concatenate([part[name] for part in self._kept if name in part])
+                 for name in self._kept[0]}
+        return self._decoder.face(whole), self._decoder.family.pose_z(whole)
+
+
 class Sound:
     """One speaker's. `feed` takes the streams of a chunk, `finish` ends them; samples come out."""
 
     def __init__(self, decoder: decode.Decoder, settings: Settings):
-        self._decoder = decoder
+        self._decoder, self._settings = decoder, settings
         self._recipe = decoder.family.mel_recipe
-        vocoder = decoder.family.vocoder
-        if vocoder is None:
-            self._vocoder = StreamedGriffinLim(self._recipe, block=settings.block,
-                                               ahead=settings.ahead)
-        else:
-            self._vocoder = StreamedBigVGAN(vocoder, self._recipe, block=settings.block)
+        self._vocoder = self._new()
 
     @property
     def look_ahead(self) -> tuple[Part, ...]:
-        name = "BigVGAN" if isinstance(self._vocoder, StreamedBigVGAN) else "Griffin-Lim"
+        name = "Griffin-Lim" if self._decoder.family.vocoder is None else "BigVGAN"
         rate = self._recipe["sample_rate"] / self._recipe["hop"]
         return (Part(f"vocoder, {name}", self._vocoder.look_ahead, rate),)
+
+    def compile(self) -> None:
+        """Vocodes as much silence as it takes to have compiled all that speech will need."""
+        vocoder = self._new()
+        block = np.full((self._settings.block, self._recipe["bands"]), FLOOR, np.float32)
+        for _ in range(3 + 2 * int(vocoder.look_ahead) // self._settings.block):
+            vocoder.feed(block)
+        vocoder.finish()
+
+    def _new(self) -> StreamedGriffinLim | StreamedBigVGAN:
+        s, vocoder = self._settings, self._decoder.family.vocoder
+        if vocoder is None:
+            return StreamedGriffinLim(self._recipe, block=s.block, ahead=s.ahead,
+                                      iterations=s.iterations)
+        return StreamedBigVGAN(vocoder, self._recipe, block=s.block)
 
     def feed(self, streams: Streams) -> np.ndarray:
         """(N,) float32"""
@@ -92,11 +123,8 @@ class Pictures:
         self._decoder = decoder
         self._begun = False
         self._paints = decoder.family.paints
-        self._motion = None if self._paints else decoder.family.live_motion()
         if not self._paints:
-            if self._motion is None:
-                raise UserError("this motion is decoded as a whole only", where="--stream",
-                                hint="leave it out, or make sound alone: --format=wav")
+            self._motion = decoder.family.live_motion() or Whole(decoder)
             self._draw = decoder.drawer(speaker, identity)
 
     @property

@@ -8,7 +8,7 @@ error and kept as JSON beside the output.
 import contextlib
 import dataclasses
 import json
-import os
+import math
 import pathlib
 import signal
 import sys
@@ -25,6 +25,7 @@ from data_pipelines.prompting import Prompt
 from launch.jobs import targets as places
 from launch.jobs.playback import Playback
 
+TOLD_EVERY = 0.25  # seconds between lines of progress
 CLOSED = 128 + signal.SIGPIPE  # exit code when the reader has gone, as a shell reports it
 
 
@@ -70,6 +71,10 @@ class Speakers:
     def look_ahead(self) -> dict[str, tuple[live.Part, ...]]:
         parts = {"sound": self._sounds[0].look_ahead}
         return parts | ({"pictures": self._drawn[0].look_ahead} if self._drawn else {})
+
+    def compile(self) -> None:
+        """What sound takes."""
+        self._sounds[0].compile()
 
     def feed(self, streams: decode.Streams) -> Packet:
         """The streams of a chunk, without batch axis."""
@@ -179,8 +184,10 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
     try:
         with contextlib.ExitStack() as stack:
             stopping = stack.enter_context(Stopping())
-            writers = [_writer(stack, target, stdout, avatar.decoder) for target in wanted]
+            files = [stack.enter_context(places.opened(target, stdout)) for target in wanted]
             player = Playback()
+            writers = [_writer(target, player.watched(file), avatar.decoder)
+                       for target, file in zip(wanted, files, strict=True)]
             _write_all(packets(speakers, progress), writers, player, avatar.decoder.sample_rate,
                        stopping)
             if not player.seconds:
@@ -223,16 +230,17 @@ def packets(speakers: Speakers, progress) -> Iterator[Packet]:
 def _write_all(made: Iterator[Packet], writers, player: Playback, rate: int,
                stopping: Stopping) -> None:
     """Ends the writers whatever happens, so that what was written plays."""
+    told = 0.0
     try:
         for packet in made:
             if len(packet.sound_N):
                 player.packet(len(packet.sound_N) / rate)
-            before = time.perf_counter()
             with stopping.writing():
                 for writer in writers:
                     writer.add(packet.sound_N, packet.pictures)
-            player.blocked += time.perf_counter() - before
-            print(f"\r{_line(player)}", end="", file=sys.stderr, flush=True)
+            if player.elapsed > told + TOLD_EVERY:
+                told = player.elapsed
+                print(f"\r{_line(player)}", end="", file=sys.stderr, flush=True)
     except BaseException:
         for writer in writers:
             with contextlib.suppress(OSError, ValueError):
@@ -243,18 +251,17 @@ def _write_all(made: Iterator[Packet], writers, player: Playback, rate: int,
             writer.finish()
 
 
-def _writer(stack: contextlib.ExitStack, target: places.Target, stdout: int | None,
-            decoder: decode.Decoder) -> write_live.Writer:
+def _writer(target: places.Target, file, decoder: decode.Decoder) -> write_live.Writer:
     rate = decoder.sample_rate
     if target.kind in write_live.PCM:
         print(f"{target}: {target.kind}, {rate} Hz, mono: ffplay -f {target.kind} -ar {rate} "
               f"-ch_layout mono", file=sys.stderr)
-    file = stack.enter_context(places.opened(target, stdout))
     return write_live.writer(file, target.kind, decoder.fps, rate)
 
 
 def _compile(speakers: Speakers, progress) -> None:
     """Runs until there is sound, so that the clock measures generation alone."""
+    speakers.compile()
     for packet in packets(speakers, progress):
         if len(packet.sound_N):
             return
@@ -262,28 +269,29 @@ def _compile(speakers: Speakers, progress) -> None:
 
 def look_ahead(system, prompt: Prompt, speakers: Speakers) -> dict:
     """{"sound" | "pictures": {"parts": [{"part", "frames", "ms"}], "frames", "ms"}}: how much of the
-    conditions after an instant is needed for it. Where the system needs them all, "ms" is None."""
+    conditions after an instant is needed for it; None where that is all of them."""
     frames = system.look_ahead(prompt.task)
-    out = {}
-    for what, parts in speakers.look_ahead.items():
-        rows = [{"part": part.name, "frames": round(part.frames, 3), "rate": round(part.rate, 4),
-                 "ms": round(1000 * part.seconds, 1)} for part in parts]
-        if frames is None:
-            rows.insert(0, {"part": "sampler", "frames": None, "rate": None, "ms": None})
-            out[what] = {"parts": rows, "ms": None}
-            continue
-        rate = system.config.frame_rate
-        rows.insert(0, {"part": "sampler", "frames": frames, "rate": round(rate, 4),
-                        "ms": round(1000 * frames / rate, 1)})
-        total = frames / rate + sum(part.seconds for part in parts)
-        out[what] = {"parts": rows, "ms": round(1000 * total, 1)}
-    return out
+    rate = system.config.frame_rate
+    first = live.Part("sampler", math.inf if frames is None else frames, rate)
+    return {what: {"parts": [_row(part) for part in (first, *parts)],
+                   "ms": _ms(sum(part.seconds for part in (first, *parts)))}
+            for what, parts in speakers.look_ahead.items()}
+
+
+def _row(part: live.Part) -> dict:
+    frames = round(part.frames, 3) if math.isfinite(part.frames) else None
+    return {"part": part.name, "frames": frames, "rate": round(part.rate, 4),
+            "ms": _ms(part.seconds)}
+
+
+def _ms(seconds: float) -> float | None:
+    return round(1000 * seconds, 1) if math.isfinite(seconds) else None
 
 
 def _tell(ahead: dict) -> None:
     for what, found in ahead.items():
         parts = " + ".join(
-            f"{row['part']} " + ("all conditions" if row["ms"] is None else
+            f"{row['part']} " + ("all" if row["ms"] is None else
                                  f"{row['frames']:g} frames ({row['ms']:g} ms)")
             for row in found["parts"])
         total = "" if found["ms"] is None else f" = {found['ms']:g} ms"

@@ -1,6 +1,8 @@
 """How a player that plays in real time would fare with what is written for it."""
 
+import contextlib
 import time
+from typing import BinaryIO
 
 
 class Playback:
@@ -42,6 +44,10 @@ class Playback:
         self.buffer = max(self.buffer, now - self.first - self.seconds)
         self.seconds += seconds
 
+    def watched(self, file: BinaryIO) -> "Watched":
+        """The file, whose writes count as blocked."""
+        return Watched(file, self)
+
     def report(self) -> dict:
         """As results.json holds it."""
         return {"seconds": round(self.seconds, 3),
@@ -50,3 +56,27 @@ class Playback:
                 "real_time_factor": round(self.factor, 4),
                 "stalls": {"count": self.stalls, "seconds": round(self.stalled, 3),
                            "buffer_s": round(self.buffer, 3)}}
+
+
+class Watched:
+    """A file that adds the seconds which writing takes to a player's `blocked`."""
+
+    def __init__(self, file: BinaryIO, player: Playback):
+        self._file, self._player = file, player
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def write(self, data: bytes) -> int:
+        with self._timed():
+            return self._file.write(data)
+
+    def flush(self) -> None:
+        with self._timed():
+            self._file.flush()
+
+    @contextlib.contextmanager
+    def _timed(self):
+        before = self._player.elapsed
+        try:
+            yield
+        finally:
+            self._player.blocked += self._player.elapsed - before

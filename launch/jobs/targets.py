@@ -85,7 +85,7 @@ def opened(target: Target, stdout: int | None) -> Iterator[BinaryIO]:
             yield file
         return
     if not target.grows:
-        with open(target.path, "wb") as file:
+        with failures.working_on(target.path), open(target.path, "wb") as file:
             yield file
         return
     part = target.path.with_name(f"{target.path.stem}.part{target.path.suffix}")

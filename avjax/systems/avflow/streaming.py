@@ -72,21 +72,21 @@ class StreamingSampler:
 
     def finishing(self, conditions: Batch | None = None) -> Iterator[dict[str, np.ndarray]]:
         """`finish`, chunk by chunk; at least one."""
-        condition = (self.state["condition"][:, :0] if conditions is None
-                     else self.system.condition(conditions))
-        frames = condition.shape[1]
+        frames = 0 if conditions is None else frames_of(conditions)
         if frames > self.chunk:
             raise UserError("streaming chunk", expected=f"at most {self.chunk} frames",
                             found=f"{frames} frames",
                             hint="feed() complete chunks first")
         self.given += frames
+        batch, _, width = self.state["condition"].shape
+        nothing_BNC = np.zeros((batch, self.chunk, width), np.float32)
+        condition_BNC = (nothing_BNC if conditions is None
+                         else self.system.condition(filled(conditions, self.chunk)))
         if self.returned >= self.given:
-            yield self._split(jnp.zeros((self.keys.shape[0], 0, self.state["states"].shape[-1])))
+            yield self._split(np.zeros((batch, 0, self.state["states"].shape[-1]), np.float32))
         while self.returned < self.given:
-            padded = jnp.pad(condition, ((0, 0), (0, self.chunk - condition.shape[1]), (0, 0)))
-            yield self._advance(padded, frames)
-            condition = condition[:, :0]
-            frames = 0
+            yield self._advance(condition_BNC, frames)
+            condition_BNC, frames = nothing_BNC, 0
 
     def _advance(self, condition_BNC, real: int):
         self.state, x1_BNX = self._step(self.params, self.keys, self.state, condition_BNC, real)
@@ -95,11 +95,11 @@ class StreamingSampler:
         start = max(0, -first)
         stop = max(start, min(self.chunk, self.given - first))
         self.returned += stop - start
-        return self._split(x1_BNX[:, start:stop])
+        return self._split(np.asarray(x1_BNX)[:, start:stop])  # a slice on a device is compiled
 
-    def _split(self, x1_BTX):
+    def _split(self, x1_BTX: np.ndarray):
         c = self.system.config
-        face, head, mel = np.split(np.asarray(x1_BTX), [c.face_dim, c.face_dim + c.head_dim],
+        face, head, mel = np.split(x1_BTX, [c.face_dim, c.face_dim + c.head_dim],
                                    axis=-1)
         return {"mel": mel, "face": face, "head": head}
 
@@ -157,6 +157,13 @@ def cut(conditions: Batch, chunk: int) -> Iterator[Batch]:
 def sliced(conditions: Batch, first: int, end: int) -> Batch:
     """Frames first..end - 1 of what has a time axis, (batch, time, width)."""
     return {name: x[:, first:end] if np.ndim(x) == 3 else x for name, x in conditions.items()}
+
+
+def filled(conditions: Batch, frames: int) -> Batch:
+    """Zeros behind what has a time axis, up to so many frames, so that nothing is compiled for the
+    last chunk."""
+    return {name: np.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, 0))) if np.ndim(x) == 3 else x
+            for name, x in conditions.items()}
 
 
 def frames_of(conditions: Batch) -> int:

@@ -21,7 +21,7 @@ from data_pipelines.prompting import Prompt
 from data_pipelines.store.schema import recipe_hash
 
 MAX_CHARACTERS = 2000  # about two minutes of speech
-STREAMED = 16  # frames (0.19 s) of a chunk that is heard while the next is made
+STREAMED = 64  # frames (0.74 s) of a chunk that is heard while the next is made
 CHUNK = 8192  # frames (95 s); what is longer is made chunk by chunk
 
 
