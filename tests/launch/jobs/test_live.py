@@ -40,7 +40,7 @@ class Avatar:
         self.config = types.SimpleNamespace(system=c)
         self.system = api.build(c)
         rng = np.random.default_rng(0)
-        self.params = jax.tree.map(lambda x: 0.1 * rng.standard_normal(x.shape, np.float32),
+        self.params = jax.tree.map(lambda x: 0.15 * rng.standard_normal(x.shape, np.float32),
                                    jax.eval_shape(self.system.init, jax.random.key(0)))
         articulators = rng.standard_normal((20, face_code.WIDTH)) * 0.1
         recipes = {"mel": mel.RECIPE, "face": {"kind": "puppet"}, "head": {"kind": "linear"},
@@ -102,11 +102,9 @@ def test_what_is_written_is_what_offline_generation_makes(avatar):
     expected_N = np.concatenate([vocoder.feed(made), vocoder.finish()])
     assert len(sound_N) == FRAMES * 256
     np.testing.assert_array_equal(sound_N, expected_N)
-    heard = 0
-    for packet in packets[:-1]:
-        heard += len(packet.sound_N)
-        assert sum(len(p.pictures) for p in packets[:packets.index(packet) + 1]) <= round(
-            heard / RATE * 30), "a picture is there when its sound is"
+    heard = np.cumsum([len(p.sound_N) for p in packets])
+    seen = np.cumsum([len(p.pictures) for p in packets])
+    assert (seen <= np.round(heard / RATE * 30)).all(), "a picture is there when its sound is"
 
 
 def test_nothing_depends_on_more_than_the_look_ahead(avatar):
@@ -120,7 +118,7 @@ def test_nothing_depends_on_more_than_the_look_ahead(avatar):
     early = {"sound": [], "pictures": []}
     for changed in (60, 61, 62, 63):
         tokens_TC = avatar.tokens_TC.copy()
-        tokens_TC[changed] += 5
+        tokens_TC[changed] += 1000
         after = heard_and_seen(avatar, avatar.prompt(tokens_TC), 20)
         now = (changed + 0.5) * 256 / RATE
         early["sound"].append(now - np.flatnonzero(before[0] != after[0])[0] / RATE)
@@ -128,7 +126,7 @@ def test_nothing_depends_on_more_than_the_look_ahead(avatar):
         early["pictures"].append(now - differs[0] / 30)
     for what, seconds in early.items():
         assert 1000 * max(seconds) <= told[what]["ms"] + 0.1, what
-    assert 1000 * max(early["sound"]) > told["sound"]["ms"] - 5, "and nothing less would do"
+    assert 1000 * max(early["sound"]) > told["sound"]["ms"] - 13, "to a frame, no less would do"
 
 
 def stream(avatar, tmp_path, wanted, **options):
