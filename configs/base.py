@@ -197,8 +197,8 @@ class Sample(Section):
 
 
 class Stream(Section):
-    chunk: int = field(0, "Frames of conditions that are taken at a time, where the system lets one "
-                       "choose; 0 = what suits it.", minimum=0)
+    chunk: int = field(0, "Frames of conditions that are taken at a time, where the system lets "
+                       "one choose; 0 = what suits it.", minimum=0)
     vocoder_block: int = field(16, "Frames of mel that the vocoder makes sound of at a time.",
                                minimum=1)
     vocoder_ahead: int = field(8, "Frames after them that Griffin-Lim looks at; BigVGAN needs its "

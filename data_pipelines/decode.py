@@ -104,8 +104,8 @@ class StreamDecoder:
         raise NotImplementedError
 
     def live_motion(self):
-        """A new data_pipelines.live.Motion, which decodes faces and poses of streams that have not
-        ended yet; None where only whole streams are decoded."""
+        """A new data_pipelines.live.parts.Motion, which decodes faces and poses of streams that have
+        not ended yet; None where only whole streams are decoded."""
         return None
 
     def painter(self, streams: Streams) -> tuple[int, Callable[[slice], np.ndarray]] | None:

@@ -42,7 +42,7 @@ from avjax.errors import UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from data_pipelines import prompting
-from data_pipelines.media import write_live
+from data_pipelines.live import writers
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import generate as jobs
@@ -76,7 +76,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")
     flags.DEFINE_bool("stream", False, "Write while it is computed, where the system can; see "
                                        "above.")
-    flags.DEFINE_string("format", "", "Of --stream: " + " | ".join(write_live.FORMATS)
+    flags.DEFINE_string("format", "", "Of --stream: " + " | ".join(writers.FORMATS)
                         + "; default by the end of --out, else wav and mp4.")
     for name in STREAM:
         flags.DEFINE_integer(name, -1, "Of --stream, instead of config.stream's; see avjax config.")
@@ -115,7 +115,8 @@ def main(argv):
         if args[name].present:
             raise UserError(f"--{name} without --stream", where=f"--{name}", hint="add --stream")
     with lock.hold(lock.beside(out), "the output", out), remote.at_hand(workdir, step) as here:
-        files = jobs.generate(here, out=args.out, save_latents=args.save_latents, **settings, **inputs)
+        files = jobs.generate(here, out=args.out, save_latents=args.save_latents, **settings,
+                              **inputs)
         print(f"wrote {' and '.join(str(path) for path in files.values())} in "
               f"{time.perf_counter() - started:.1f} s")
 

@@ -28,6 +28,7 @@ FLOORS = (
     ("data_pipelines.puppets", "data_pipelines.loading", "data_pipelines.features"),
     ("data_pipelines.prompting",),  # what a family of features declares
     ("data_pipelines.decode",),
+    ("data_pipelines.live",),
     ("data_pipelines.features.common",),
     ("data_pipelines.features.*",),
     ("data_pipelines.features.units",),  # writes TAVID's tokens and turns too

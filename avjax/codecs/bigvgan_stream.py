@@ -1,5 +1,6 @@
-"""BigVGAN on log-mel that has not ended yet: the samples of `BigVGAN.waveform` (within 1e-5: windows of
-another size sum in another order), each as soon as the frames that it depends on are there.
+"""BigVGAN on log-mel that has not ended yet: the samples of `BigVGAN.waveform`, within 1e-5 since
+windows of another size sum in another order, each as soon as the frames that it depends on are
+there.
 
 Suffixes: T frames, M mel bands, N samples.
 """

@@ -1,7 +1,7 @@
 """Griffin-Lim on log-mel that has not ended yet: sound leaves as soon as its frames are there.
 
-Griffin-Lim goes back and forth over a whole utterance, so its sound at any instant depends on all of
-it. Here frames are inverted `block` at a time, in the manner of RTISI-LA (Zhu, Beauregard & Wyse
+Griffin-Lim goes back and forth over a whole utterance, so its sound at any instant depends on all
+of it. Here frames are inverted `block` at a time, in the manner of RTISI-LA (Zhu, Beauregard & Wyse
 2007): sound that has left is fixed, and of the sound before a block only what its frames overlap,
 n_fft - hop samples, matters. `ahead` frames after a block are inverted with it and then again in
 their own turn, from the phases they have by then.

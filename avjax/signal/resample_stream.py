@@ -1,5 +1,5 @@
-"""What `resample.from_features` and `resample.convert` make, of frames that have not ended yet: the same
-numbers, each as soon as the frames that it lies between are there."""
+"""What `resample.from_features` and `resample.convert` make, of frames that have not ended yet: the
+same numbers, each as soon as the frames that it lies between are there."""
 
 from collections.abc import Callable
 

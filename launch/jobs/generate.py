@@ -21,7 +21,7 @@ from avjax.storage import atomic
 from avjax.systems import api
 from configs import base
 from data_pipelines import decode, prompting
-from data_pipelines import live as data_live
+from data_pipelines.live.parts import Settings
 from data_pipelines.prompting import Prompt
 from launch import data
 from launch import flags as launch_flags
@@ -175,7 +175,7 @@ def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: in
     say(prompt.remarks)
     file = wanted[0].path if wanted[0].grows else avatar.workdir / "stream.json"
     return live.stream(avatar, prompt, wanted, file.with_suffix(".json"), chunk=settings.chunk,
-                       settings=data_live.Settings(settings.vocoder_block, settings.vocoder_ahead),
+                       settings=Settings(settings.vocoder_block, settings.vocoder_ahead),
                        stdout=stdout)
 
 

@@ -1,12 +1,10 @@
 """Generation that is written while it is computed: `avjax generate --stream`.
 
-A packet is what one chunk of `System.stream` makes final: sound, and the pictures until its end. The
-sound of several speakers is mixed, their pictures stand side by side. Results are printed on standard
-error and kept as JSON beside the output.
+A packet is what one chunk of `System.stream` makes final: sound, and the pictures until its end.
+Results are printed on standard error and kept as JSON beside the output.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import pathlib
@@ -19,8 +17,10 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.storage import atomic
-from data_pipelines import decode, live
-from data_pipelines.media import write_live
+from data_pipelines import decode
+from data_pipelines.live import writers
+from data_pipelines.live.parts import Part, Settings
+from data_pipelines.live.speakers import Packet, Speakers
 from data_pipelines.prompting import Prompt
 from launch.jobs import targets as places
 from launch.jobs.playback import Playback
@@ -35,81 +35,6 @@ class Stopped(Exception):
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.code = 128 + number
-
-
-@dataclasses.dataclass
-class Packet:
-    """What is written at once: mixed samples (N,) and the pictures until their end."""
-
-    sound_N: np.ndarray
-    pictures: list[np.ndarray]
-
-
-class Speakers:
-    """All speakers of a prompt: the streams of a chunk in, a packet out.
-
-    Args:
-      decoder: of the workdir.
-      prompt: whose faces are drawn.
-      settings: of the vocoder.
-      draws: whether pictures are wanted.
-    """
-
-    def __init__(self, decoder: decode.Decoder, prompt: Prompt, settings: live.Settings,
-                 draws: bool):
-        self._decoder, self._rate, self._fps = decoder, decoder.sample_rate, decoder.fps
-        count = max(1, len(prompt.speakers))
-        self._sounds = [live.Sound(decoder, settings) for _ in range(count)]
-        self._drawn = [live.Pictures(decoder, prompt.speaker, prompt.identity)
-                       for _ in range(count)] if draws and decoder.draws else []
-        self._waiting_N = [np.zeros(0, np.float32)] * count  # samples that others have not yet
-        self._waiting: list[list[np.ndarray]] = [[] for _ in self._drawn]
-        self._heard = self._seen = 0
-        self._last: np.ndarray | None = None
-
-    @property
-    def look_ahead(self) -> dict[str, tuple[live.Part, ...]]:
-        parts = {"sound": self._sounds[0].look_ahead}
-        return parts | ({"pictures": self._drawn[0].look_ahead} if self._drawn else {})
-
-    def compile(self) -> None:
-        """What sound takes."""
-        self._sounds[0].compile()
-
-    def feed(self, streams: decode.Streams) -> Packet:
-        """The streams of a chunk, without batch axis."""
-        apart = self._decoder.speakers(streams)
-        if len(apart) != len(self._sounds):  # nothing of any speaker
-            apart = [{} for _ in self._sounds]
-        return self._packet([s.feed(x) for s, x in zip(self._sounds, apart, strict=True)],
-                            [list(p.feed(x)) for p, x in zip(self._drawn, apart, strict=False)])
-
-    def finish(self) -> Packet:
-        """The rest. As offline, pictures last as long as the sound: the last one is held."""
-        packet = self._packet([s.finish() for s in self._sounds],
-                              [list(p.finish()) for p in self._drawn])
-        if self._last is not None:
-            missing = max(1, round(self._heard / self._rate * self._fps)) - self._seen
-            packet.pictures += [self._last] * missing
-        return packet
-
-    def _packet(self, sounds: Sequence[np.ndarray], drawn: Sequence[list]) -> Packet:
-        self._waiting_N = [np.concatenate(pair) for pair in zip(self._waiting_N, sounds,
-                                                                strict=True)]
-        count = min(map(len, self._waiting_N))
-        mix_N = np.sum([x[:count] for x in self._waiting_N], axis=0, dtype=np.float32)
-        self._waiting_N = [x[count:] for x in self._waiting_N]
-        self._heard += count
-        for waiting, new in zip(self._waiting, drawn, strict=True):
-            waiting += new
-        ready = min([*map(len, self._waiting),
-                     round(self._heard / self._rate * self._fps) - self._seen]) if drawn else 0
-        pictures = [np.concatenate([w[k] for w in self._waiting], axis=1) for k in range(ready)]
-        for waiting in self._waiting:
-            del waiting[:ready]
-        self._seen += ready
-        self._last = pictures[-1] if pictures else self._last
-        return Packet(np.clip(mix_N, -1.0, 1.0), pictures)
 
 
 class Stopping:
@@ -149,7 +74,7 @@ class Stopping:
 
 
 def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pathlib.Path, *,
-           settings: live.Settings, chunk: int = 0, stdout: int | None = None) -> dict:
+           settings: Settings, chunk: int = 0, stdout: int | None = None) -> dict:
     """Generates and writes; returns what `results` then holds.
 
     Args:
@@ -170,7 +95,8 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
     prompt = avatar.builder.recut(prompt, avatar.system, chunk)
 
     def begin():
-        return Speakers(avatar.decoder, prompt, settings, draws), avatar.progress(prompt, keep=False)
+        speakers = Speakers(avatar.decoder, prompt, settings, draws)
+        return speakers, avatar.progress(prompt, keep=False)
 
     began = time.perf_counter()
     _compile(*begin())
@@ -186,9 +112,9 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
             stopping = stack.enter_context(Stopping())
             files = [stack.enter_context(places.opened(target, stdout)) for target in wanted]
             player = Playback()
-            writers = [_writer(target, player.watched(file), avatar.decoder)
-                       for target, file in zip(wanted, files, strict=True)]
-            _write_all(packets(speakers, progress), writers, player, avatar.decoder.sample_rate,
+            into = [_writer(target, player.watched(file), avatar.decoder)
+                    for target, file in zip(wanted, files, strict=True)]
+            _write_all(packets(speakers, progress), into, player, avatar.decoder.sample_rate,
                        stopping)
             if not player.seconds:
                 raise UserError("nothing was generated", where=prompt.task,
@@ -227,7 +153,7 @@ def packets(speakers: Speakers, progress) -> Iterator[Packet]:
     yield speakers.finish()
 
 
-def _write_all(made: Iterator[Packet], writers, player: Playback, rate: int,
+def _write_all(made: Iterator[Packet], into: Sequence[writers.Writer], player: Playback, rate: int,
                stopping: Stopping) -> None:
     """Ends the writers whatever happens, so that what was written plays."""
     told = 0.0
@@ -236,27 +162,27 @@ def _write_all(made: Iterator[Packet], writers, player: Playback, rate: int,
             if len(packet.sound_N):
                 player.packet(len(packet.sound_N) / rate)
             with stopping.writing():
-                for writer in writers:
+                for writer in into:
                     writer.add(packet.sound_N, packet.pictures)
             if player.elapsed > told + TOLD_EVERY:
                 told = player.elapsed
                 print(f"\r{_line(player)}", end="", file=sys.stderr, flush=True)
     except BaseException:
-        for writer in writers:
+        for writer in into:
             with contextlib.suppress(OSError, ValueError):
                 writer.finish()
         raise
     with stopping.writing():
-        for writer in writers:
+        for writer in into:
             writer.finish()
 
 
-def _writer(target: places.Target, file, decoder: decode.Decoder) -> write_live.Writer:
+def _writer(target: places.Target, file, decoder: decode.Decoder) -> writers.Writer:
     rate = decoder.sample_rate
-    if target.kind in write_live.PCM:
+    if target.kind in writers.PCM:
         print(f"{target}: {target.kind}, {rate} Hz, mono: ffplay -f {target.kind} -ar {rate} "
               f"-ch_layout mono", file=sys.stderr)
-    return write_live.writer(file, target.kind, decoder.fps, rate)
+    return writers.writer(file, target.kind, decoder.fps, rate)
 
 
 def _compile(speakers: Speakers, progress) -> None:
@@ -268,17 +194,17 @@ def _compile(speakers: Speakers, progress) -> None:
 
 
 def look_ahead(system, prompt: Prompt, speakers: Speakers) -> dict:
-    """{"sound" | "pictures": {"parts": [{"part", "frames", "ms"}], "frames", "ms"}}: how much of the
+    """{"sound" | "pictures": {"parts": [{"part", "frames", "rate", "ms"}], "ms"}}: how much of the
     conditions after an instant is needed for it; None where that is all of them."""
     frames = system.look_ahead(prompt.task)
     rate = system.config.frame_rate
-    first = live.Part("sampler", math.inf if frames is None else frames, rate)
-    return {what: {"parts": [_row(part) for part in (first, *parts)],
-                   "ms": _ms(sum(part.seconds for part in (first, *parts)))}
-            for what, parts in speakers.look_ahead.items()}
+    first = Part("sampler", math.inf if frames is None else frames, rate)
+    return {what: {"parts": [_row(part) for part in (first, *rest)],
+                   "ms": _ms(sum(part.seconds for part in (first, *rest)))}
+            for what, rest in speakers.look_ahead.items()}
 
 
-def _row(part: live.Part) -> dict:
+def _row(part: Part) -> dict:
     frames = round(part.frames, 3) if math.isfinite(part.frames) else None
     return {"part": part.name, "frames": frames, "rate": round(part.rate, 4),
             "ms": _ms(part.seconds)}
@@ -290,12 +216,12 @@ def _ms(seconds: float) -> float | None:
 
 def _tell(ahead: dict) -> None:
     for what, found in ahead.items():
-        parts = " + ".join(
+        waits = " + ".join(
             f"{row['part']} " + ("all" if row["ms"] is None else
                                  f"{row['frames']:g} frames ({row['ms']:g} ms)")
             for row in found["parts"])
         total = "" if found["ms"] is None else f" = {found['ms']:g} ms"
-        print(f"look-ahead of {what}: {parts}{total}", file=sys.stderr)
+        print(f"look-ahead of {what}: {waits}{total}", file=sys.stderr)
     sys.stderr.flush()
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from avjax.errors import UserError
 from avjax.storage import failures
-from data_pipelines.media import write_live
+from data_pipelines.live import writers
 
 STDOUT = ("-", "/dev/stdout", "pipe:", "pipe:1")
 FILES = ("wav", "mp4")  # what is written where no format is asked for
@@ -47,12 +47,12 @@ def is_special(path: pathlib.Path) -> bool:
 
 def targets(out: str, kind: str) -> list[Target]:
     """What `--out` and `--format` mean. UserError for a pipe without a format, or for two."""
-    if kind and kind not in write_live.FORMATS:
+    if kind and kind not in writers.FORMATS:
         raise UserError("unknown format", where="--format",
-                        expected=" or ".join(write_live.FORMATS), found=repr(kind))
+                        expected=" or ".join(writers.FORMATS), found=repr(kind))
     path = None if out in STDOUT else pathlib.Path(out)
     suffix = "" if path is None else path.suffix.removeprefix(".")
-    named = suffix if suffix in write_live.FORMATS else ""
+    named = suffix if suffix in writers.FORMATS else ""
     if kind and named and kind != named:
         raise UserError("two formats", where="--out, --format", expected="one of them",
                         found=f"{path.name} and {kind}")
@@ -60,7 +60,7 @@ def targets(out: str, kind: str) -> list[Target]:
     if path is None or is_special(path):
         if not kind:
             raise UserError("a pipe needs a format", where=f"--out={out}",
-                            expected=f"--format={'|'.join(write_live.FORMATS)}", found="none")
+                            expected=f"--format={'|'.join(writers.FORMATS)}", found="none")
         return [Target(kind, path)]
     if named:
         return [Target(kind, path)]

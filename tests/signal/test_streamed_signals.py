@@ -1,5 +1,5 @@
-"""Resampling and Griffin-Lim on signals that have not ended: the same however they are fed, and nothing
-later than they say is needed."""
+"""Resampling and Griffin-Lim on signals that have not ended: the same however they are fed, and
+nothing later than they say is needed."""
 
 import numpy as np
 import pytest

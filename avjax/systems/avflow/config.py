@@ -121,10 +121,10 @@ def dyadic(c: ConfigDict) -> ConfigDict:
     return c
 
 
-def one_ahead(config) -> tuple[tuple[int, int], ...]:
-    """Windows of the config's left context that look one frame ahead in the first block and not at
-    all in the others: the least look-ahead that is any, one frame a solver step."""
-    return tuple((left, int(block == 0)) for block, (left, _) in enumerate(windows(config)))
+def looking_ahead(config, frames: int) -> tuple[tuple[int, int], ...]:
+    """Windows with the config's left context, of which the first `frames` blocks look one frame
+    ahead and the others not at all."""
+    return tuple((left, int(block < frames)) for block, (left, _) in enumerate(windows(config)))
 
 
 def windows(config) -> tuple[tuple[int, int], ...]:

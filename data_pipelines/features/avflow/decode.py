@@ -4,8 +4,9 @@
 import numpy as np
 
 from avjax.signal import griffin_lim, mel, resample, resample_stream
-from data_pipelines import decode, live
+from data_pipelines import decode
 from data_pipelines.features.avflow import head_pose, head_stream
+from data_pipelines.live import parts
 
 
 class StreamDecoder(decode.StreamDecoder):
@@ -53,7 +54,7 @@ class StreamDecoder(decode.StreamDecoder):
 
 
 class Motion:
-    """See data_pipelines.live.Motion."""
+    """See data_pipelines.live.parts.Motion."""
 
     def __init__(self, decoder, face_mode: str, head_mode: str):
         self._face = resample_stream.from_features(decode.FPS, face_mode)
@@ -65,10 +66,10 @@ class Motion:
     @property
     def look_ahead(self):
         frames = max(self._face.look_ahead, self._latent.look_ahead)
-        parts = (live.Part("resampling to 30 Hz", frames, mel.FRAME_RATE),)
+        waits = (parts.Part("resampling to 30 Hz", frames, mel.FRAME_RATE),)
         if self._head.look_ahead:
-            parts += (live.Part("head VAE", self._head.look_ahead, decode.FPS),)
-        return parts
+            waits += (parts.Part("head VAE", self._head.look_ahead, decode.FPS),)
+        return waits
 
     def feed(self, streams):
         return self._pairs(self._face.feed(np.asarray(streams["face"], np.float32)),

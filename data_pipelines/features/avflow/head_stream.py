@@ -1,8 +1,9 @@
 """The head stream of AV-Flow to z-scored pose, on latents that have not ended yet.
 
-The head VAE's decoder attends to all frames of a clip. Here it sees a window: `BEFORE` frames before
-those that are decoded and `AHEAD` after them. On puppets that changes the pose by 1.5 % of its
-deviation (2.8 % with four frames ahead). A head stream that is the pose itself waits for nothing.
+The head VAE's decoder attends to all frames of a clip. Here it sees a window: `BEFORE` frames
+before those that are decoded and `AHEAD` after them. On puppets that changes the pose by 1.5 % of
+its deviation (2.8 % with four frames ahead). A head stream that is the pose itself waits for
+nothing.
 """
 
 from collections.abc import Mapping

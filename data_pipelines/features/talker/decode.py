@@ -5,7 +5,8 @@ import functools
 
 from avjax.codecs import latents, motion
 from avjax.signal import resample, resample_stream
-from data_pipelines import decode, live
+from data_pipelines import decode
+from data_pipelines.live import parts
 
 
 class StreamDecoder(decode.StreamDecoder):
@@ -53,7 +54,7 @@ class StreamDecoder(decode.StreamDecoder):
 
 
 class Motion:
-    """See data_pipelines.live.Motion."""
+    """See data_pipelines.live.parts.Motion."""
 
     def __init__(self, codec: motion.MotionCodec):
         self._codec = codec
@@ -62,7 +63,7 @@ class Motion:
 
     @property
     def look_ahead(self):
-        return (live.Part("resampling to 30 Hz", self._face.look_ahead, motion.RATE),)
+        return (parts.Part("resampling to 30 Hz", self._face.look_ahead, motion.RATE),)
 
     def feed(self, streams):
         face_TF, pose_TP = self._codec.face_and_pose(streams["motion"])

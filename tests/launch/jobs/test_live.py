@@ -1,5 +1,5 @@
-"""A stream is written while it is made: what is written is what offline generation makes, as late as
-was said, and nothing that was cut looks whole."""
+"""A stream is written while it is made: what is written is what offline generation makes, as late
+as was said, and nothing that was cut looks whole."""
 
 import dataclasses
 import io
@@ -18,15 +18,17 @@ from avjax.inference.generator import Generator, Item
 from avjax.signal import mel
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
-from data_pipelines import decode, live, prompting
+from data_pipelines import decode, prompting
 from data_pipelines.features.avflow import prompt as avflow
+from data_pipelines.live.parts import Settings, Sound
+from data_pipelines.live.speakers import Speakers
 from data_pipelines.puppets import face_code
 from launch.jobs import live as job
 from launch.jobs import targets
 from launch.jobs.playback import Playback
 
 FRAMES, RATE = 100, 22050
-LEAST = live.Settings(block=4, ahead=0, iterations=1)
+LEAST = Settings(block=4, ahead=0, iterations=1)
 
 
 class Avatar:
@@ -78,7 +80,7 @@ def avatar():
 def heard_and_seen(avatar, prompt, chunk, settings=LEAST):
     """(samples, pictures) of all packets."""
     prompt = avatar.builder.recut(prompt, avatar.system, chunk)
-    speakers = job.Speakers(avatar.decoder, prompt, settings, True)
+    speakers = Speakers(avatar.decoder, prompt, settings, True)
     packets = list(job.packets(speakers, avatar.progress(prompt, keep=False)))
     return (np.concatenate([p.sound_N for p in packets]),
             np.stack([picture for p in packets for picture in p.pictures]), packets)
@@ -98,7 +100,7 @@ def test_what_is_written_is_what_offline_generation_makes(avatar):
     recut = avatar.builder.recut(prompt, avatar.system, 20)
     made = {name: x[0] for name, x in avatar.progress(recut).result.items()}
     np.testing.assert_allclose(made["mel"], whole["mel"], atol=2e-5)
-    vocoder = live.Sound(avatar.decoder, LEAST)
+    vocoder = Sound(avatar.decoder, LEAST)
     expected_N = np.concatenate([vocoder.feed(made), vocoder.finish()])
     assert len(sound_N) == FRAMES * 256
     np.testing.assert_array_equal(sound_N, expected_N)
@@ -109,7 +111,7 @@ def test_what_is_written_is_what_offline_generation_makes(avatar):
 
 def test_nothing_depends_on_more_than_the_look_ahead(avatar):
     prompt = avatar.prompt()
-    speakers = job.Speakers(avatar.decoder, prompt, LEAST, True)
+    speakers = Speakers(avatar.decoder, prompt, LEAST, True)
     told = job.look_ahead(avatar.system, prompt, speakers)
     assert [row["frames"] for row in told["sound"]["parts"]] == [6, 5.0]  # 2 steps of 2 + 1; 4 + 1
     assert told["sound"]["ms"] == pytest.approx(1000 * 11 * 256 / RATE, abs=0.1)
@@ -136,13 +138,13 @@ def stream(avatar, tmp_path, wanted, **options):
 
 def test_files_grow_and_get_their_names_at_the_end(avatar, tmp_path, monkeypatch, capsys):
     seen = []
-    add = job.write_live.FragmentedMp4Writer.add
+    add = job.writers.FragmentedMp4Writer.add
 
     def watched(self, sound_N, pictures=()):
         add(self, sound_N, pictures)
         seen.append({p.name: p.stat().st_size for p in tmp_path.iterdir()})
 
-    monkeypatch.setattr(job.write_live.FragmentedMp4Writer, "add", watched)
+    monkeypatch.setattr(job.writers.FragmentedMp4Writer, "add", watched)
     wanted = targets.targets(str(tmp_path / "talk"), "")
     report = stream(avatar, tmp_path, wanted)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["talk.json", "talk.mp4", "talk.wav"]
@@ -195,7 +197,7 @@ def test_a_cut_stream_says_so(avatar, tmp_path, monkeypatch, capsys, happens, co
 
 
 def test_a_cut_file_keeps_its_other_name_and_plays(avatar, tmp_path, monkeypatch):
-    speakers_feed, count = job.Speakers.feed, []
+    speakers_feed, count = Speakers.feed, []
 
     def full(self, streams):
         count.append(1)
@@ -203,7 +205,7 @@ def test_a_cut_file_keeps_its_other_name_and_plays(avatar, tmp_path, monkeypatch
             raise OSError(28, "No space left on device")
         return speakers_feed(self, streams)
 
-    monkeypatch.setattr(job.Speakers, "feed", full)
+    monkeypatch.setattr(Speakers, "feed", full)
     with pytest.raises(Exception, match="No space left"):
         stream(avatar, tmp_path, targets.targets(str(tmp_path / "talk.mp4"), ""))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["talk.json", "talk.part.mp4"]
@@ -214,9 +216,9 @@ def test_a_cut_file_keeps_its_other_name_and_plays(avatar, tmp_path, monkeypatch
 def test_memory_does_not_keep_what_was_written(avatar):
     prompt = avatar.builder.recut(avatar.prompt(), avatar.system, 20)
     progress = avatar.progress(prompt, keep=False)
-    speakers = job.Speakers(avatar.decoder, prompt, LEAST, True)
+    speakers = Speakers(avatar.decoder, prompt, LEAST, True)
     for _ in job.packets(speakers, progress):
-        assert not progress.result 
+        assert not progress.result
         assert max(map(len, speakers._waiting)) < 8 and not len(speakers._waiting_N[0])
     assert not progress.pieces("mel")
 
@@ -230,7 +232,7 @@ def test_two_speakers_are_mixed_side_by_side(avatar):
     decoder = avatar.decoder
 
     def run(apart, names):
-        speakers = job.Speakers(decoder, dataclasses.replace(prompt, speakers=names), LEAST, True)
+        speakers = Speakers(decoder, dataclasses.replace(prompt, speakers=names), LEAST, True)
         speakers._decoder = types.SimpleNamespace(speakers=lambda streams: apart)
         packets = speakers.feed({}), speakers.finish()
         return (np.concatenate([p.sound_N for p in packets]),

@@ -1,9 +1,8 @@
 """Streams that have not ended yet -> the sound and the pictures that are final by now.
 
-`decode` takes whole streams; here the streams of a chunk go in and what can be told of it comes out.
+`decode` takes whole streams; here the streams of a chunk go in and what is final by then comes out.
 Sound is that of a streamed vocoder: exact for BigVGAN, a form of its own for Griffin-Lim. Faces and
-poses are resampled to the same numbers; pictures leave when the sound until their end has left, so
-that a film of them is one at any time.
+poses are resampled to the same numbers.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.media import write_live
+from data_pipelines.live import writers
 
 RATE, FPS = 22050, 30
 
@@ -31,7 +31,7 @@ def film(seconds: float, flash: float, file):
     """Black, with a white picture and a click at `flash`; a tenth of a second at a time."""
     sound_N = np.zeros(round(seconds * RATE), np.float32)
     sound_N[round(flash * RATE):][:400] = 0.8 * np.sin(np.arange(400))
-    writer = write_live.FragmentedMp4Writer(file, FPS, RATE)
+    writer = writers.FragmentedMp4Writer(file, FPS, RATE)
     for first in range(0, round(seconds * FPS), 3):
         pictures = [np.full((33, 48, 3), 255 * (k == round(flash * FPS)), np.uint8)
                     for k in range(first, first + 3)]
@@ -59,7 +59,7 @@ def test_a_film_plays_as_far_as_it_was_written():
         grey, begin, sound_N = shown(file.getvalue()[:cut])
         pictures.append(len(grey))
         assert begin == 0 and abs(len(grey) / FPS - len(sound_N) / RATE) < 0.12
-    assert pictures == sorted(pictures) and pictures[-1] / FPS > 3.0 - 2 * write_live.FRAGMENT
+    assert pictures == sorted(pictures) and pictures[-1] / FPS > 3.0 - 2 * writers.FRAGMENT
     writer.finish()
     grey, _, sound_N = shown(file.getvalue())
     assert len(grey) == 90 and abs(len(sound_N) / RATE - 3.0) < 1024 / RATE
@@ -69,7 +69,7 @@ def test_a_film_plays_as_far_as_it_was_written():
 
 def test_sound_waits_for_the_first_picture_and_does_without():
     file = Watched()
-    writer = write_live.FragmentedMp4Writer(file, FPS, RATE)
+    writer = writers.FragmentedMp4Writer(file, FPS, RATE)
     writer.add(np.zeros(RATE, np.float32), ())
     assert not file.getvalue()
     writer.finish()
@@ -81,7 +81,7 @@ def test_sound_waits_for_the_first_picture_and_does_without():
 @pytest.mark.parametrize("kind, type_", [("s16le", "<i2"), ("f32le", "<f4")])
 def test_pcm_is_the_samples_alone(kind, type_):
     file, sound_N = io.BytesIO(), np.array([0, 0.5, -1, 1.2], np.float32)
-    writer = write_live.writer(file, kind, FPS, RATE)
+    writer = writers.writer(file, kind, FPS, RATE)
     writer.add(sound_N[:1], ())
     writer.add(sound_N[1:], [np.zeros((2, 2, 3), np.uint8)])
     writer.finish()
@@ -93,7 +93,7 @@ def test_pcm_is_the_samples_alone(kind, type_):
 def test_a_wav_says_its_length_where_the_file_lets_it(tmp_path):
     for file in (open(tmp_path / "a.wav", "w+b"), Watched()):
         with file:
-            writer = write_live.writer(file, "wav", FPS, RATE)
+            writer = writers.writer(file, "wav", FPS, RATE)
             writer.add(np.zeros(1000, np.float32), ())
             writer.finish()
             if file.seekable():

@@ -1,8 +1,8 @@
 """Sound and pictures written while they are made: raw PCM, WAV, and MP4 in fragments, each of which
 plays as far as it was written. None needs to seek, so all can go down a pipe.
 
-A film's fragment begins with every picture that stands alone (`GROUP` apart) and wherever `FRAGMENT`
-has passed, so that much may be missing at a cut.
+A film's fragment begins with every picture that stands alone (`GROUP` apart) and wherever
+`FRAGMENT` has passed, so that much may be missing at a cut.
 """
 
 import fractions

@@ -1,0 +1,1 @@
+"""Streams that have not ended yet become sound and pictures, written while they come."""
