@@ -17,16 +17,16 @@ from avjax.errors import UserError
 from avjax.systems.avflow import config as avflow
 from configs import avflow_paper, quickstart
 
-SIZES = {"puppets": quickstart, "paper": avflow_paper}
+VARIANTS = ("puppets", "paper")
 STEPS, AHEAD = 8, 1  # of the sampler; frames that all blocks together look ahead
 POSE = 7  # channels of z-scored head pose
 
 
 def get_config(size: str = "puppets"):
-    if size not in SIZES:
-        raise UserError("unknown size", where="configs/avflow_120ms.py",
-                        expected=" | ".join(SIZES), found=repr(size))
-    c = SIZES[size].get_config()
+    if size not in VARIANTS:
+        raise UserError("unknown variant", where="configs/avflow_120ms.py",
+                        expected=" | ".join(VARIANTS), found=repr(size))
+    c = (quickstart if size == "puppets" else avflow_paper).get_config()
     c.name = "avflow_120ms"
     c.system.window = avflow.looking_ahead(c.system, AHEAD)
     c.system.euler_steps = STEPS

@@ -181,6 +181,9 @@ class Evaluate(Section):
                           "mel, or neural, of the sound that the mel makes; options as in "
                           "docs/data.md.")
 
+    streamed: bool = field(False, "Sound, faces and poses as avjax generate --stream decodes them, "
+                           "the truth's too.", resume="free")
+
     @staticmethod
     def relations(c, need):
         need(all(map(_is_split, c.splits)), "splits", "names of splits, each by itself")

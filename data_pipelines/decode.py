@@ -104,8 +104,8 @@ class StreamDecoder:
         raise NotImplementedError
 
     def live_motion(self):
-        """A new data_pipelines.live.parts.Motion, which decodes faces and poses of streams that have
-        not ended yet; None where only whole streams are decoded."""
+        """A new data_pipelines.live.parts.Motion, which decodes faces and poses of streams that
+        have not ended yet; None where only whole streams are decoded."""
         return None
 
     def painter(self, streams: Streams) -> tuple[int, Callable[[slice], np.ndarray]] | None:
@@ -151,7 +151,10 @@ class Decoder:
 
     Attributes:
       family: their StreamDecoder.
+      decoding: how it decodes, where that is not as usual; goes into the recipes of results.
     """
+
+    decoding: Mapping[str, str] = {}
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
                  iterations: int = 32):

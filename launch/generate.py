@@ -111,8 +111,8 @@ def main(argv):
     if args.stream:
         stream(args, workdir, out, settings | inputs, step)
         return
-    for name in ("format", *STREAM):
-        if args[name].present:
+    for name, absent in {"format": "", **dict.fromkeys(STREAM, -1)}.items():
+        if getattr(args, name) != absent:
             raise UserError(f"--{name} without --stream", where=f"--{name}", hint="add --stream")
     with lock.hold(lock.beside(out), "the output", out), remote.at_hand(workdir, step) as here:
         files = jobs.generate(here, out=args.out, save_latents=args.save_latents, **settings,
@@ -133,7 +133,7 @@ def stream(args, workdir: str, out, request: dict, step) -> None:
             stack.enter_context(lock.hold(lock.beside(out), "the output", out))
         here = stack.enter_context(remote.at_hand(workdir, step))
         wanted = wanted or targets.targets(str(here / out.name), args.format)
-        jobs.stream(here, wanted, stdout=stdout, **{name: args[name].value for name in STREAM},
+        jobs.stream(here, wanted, stdout=stdout, **{name: getattr(args, name) for name in STREAM},
                     **request)
 
 

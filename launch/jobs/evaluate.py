@@ -9,6 +9,8 @@ from avjax.inference.local import local_mesh
 from avjax.storage import lock
 from avjax.systems import api
 from data_pipelines import decode
+from data_pipelines.live.decoder import StreamedDecoder
+from data_pipelines.live.parts import Settings
 from data_pipelines.loading.loader import check_recipes
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
@@ -31,7 +33,11 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
                         hint="set --config.evaluate.benchmark")
     dataset = dataset or store.open_dataset(
         launch_flags.fill(data.main_folder(config.data), workdir))
-    decoder = decode.Decoder.from_dataset(dataset)
+    if config.evaluate.get("streamed"):  # older jobs know none
+        settings = Settings(config.stream.vocoder_block, config.stream.vocoder_ahead)
+        decoder = StreamedDecoder.from_dataset(dataset, settings=settings)
+    else:
+        decoder = decode.Decoder.from_dataset(dataset)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
         full=full)

@@ -16,6 +16,7 @@ from launch.flags import load_config
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPERIMENTS = {
+    "avflow_120ms": ("puppets", "paper"),
     "avflow_50h": ("",),
     "avflow_ablations": ("highway", "separate", "shared", "cascaded"),
     "avflow_paper": ("",),

@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import av
 import jax
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from data_pipelines.puppets import build
 from data_pipelines.store import dataset as store
 from launch import generate as command
 from launch import training
-from launch.jobs import generate, samples, video
+from launch.jobs import generate, samples, targets, video
 from tests.checkpoint import fake_gcs
 from tests.systems.talker_tiny import random_params
 
@@ -331,12 +332,17 @@ def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
     np.testing.assert_array_equal(np.load(tmp_path / "v2a.npz")["motion"], row["motion"])
     capsys.readouterr()
 
-    streamed = generate.generate(trained, task="tts", example="valid/0", max_seconds=2,
-                                 out=tmp_path / "streamed",
-                                 stream=True, save_latents=True)
-    np.testing.assert_allclose(np.load(streamed["npz"])["audio"],
-                               np.load(tmp_path / "tts.npz")["audio"], atol=1e-5)
-    assert "first chunk after" in capsys.readouterr().err
+    report = generate.stream(trained, targets.targets(str(tmp_path / "streamed"), ""), task="t2av",
+                             example="valid/0", max_seconds=2)
+    made = np.load(tmp_path / "t2av.npz")
+    assert report["complete"] and report["look_ahead"]["sound"]["ms"] is None
+    sound, rate = soundfile.read(tmp_path / "streamed.wav")
+    assert len(sound) == len(made["audio"]) * 960 and rate == 24000
+    with av.open(str(tmp_path / "streamed.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == round(len(sound) / rate * 30)
+    with pytest.raises(UserError, match="talker chooses its chunks itself; where: --chunk"):
+        generate.stream(trained, targets.targets(str(tmp_path / "streamed"), ""), task="tts",
+                        example="valid/0", chunk=5)
 
 
 @pytest.mark.slow
@@ -349,7 +355,8 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
         task="tts", example="valid/0", max_seconds=2.0)
     monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
         workdir=str(there), out="", requests="", seed=0, step=-1, steps=0, guidance=None,
-        temperature=None, stream=False, save_latents=True, **values)))
+        temperature=None, stream=False, format="", save_latents=True,
+        **dict.fromkeys(command.STREAM, -1), **values)))
     command.main([])
     assert set(store_of_buckets) - before == {"bucket/run/sample.wav", "bucket/run/sample.npz"}
     sound, rate = soundfile.read(io.BytesIO(store_of_buckets["bucket/run/sample.wav"][0]))

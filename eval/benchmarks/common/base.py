@@ -103,7 +103,7 @@ class Benchmark:
     @functools.cached_property
     def recipes(self) -> dict[str, dict]:
         """{metric: how it is computed}; travels with the numbers."""
-        return {m.name: m.recipe(self) for m in self.metrics}
+        return {m.name: m.recipe(self) for m in self.metrics} | dict(self.decoder.decoding)
 
     @functools.cached_property
     def recipe_hash(self) -> str:
