@@ -84,7 +84,7 @@ def test_every_command_serves_a_system_of_ones_own(trained, tmp_path):
     result = json.loads(run.stdout.splitlines()[-1])
     assert 0 <= result["scores"]["F1_lips"] <= 1 and result["scores"]["FD_e"] > 0
     assert result["differ"].keys() == {"mel", "face", "head"}
-    assert max(result["differ"].values()) < 1e-3
+    assert max(result["differ"].values()) < 1e-3 and result["streamed"]
     assert {"whole.mp4", "whole.wav", "streamed.mp4", "portrait.pt"} <= set(result["files"])
     assert result["weights"] is True and result["counted"] == "step"
     assert "portrait" in result["timed"]

@@ -87,12 +87,12 @@ def test_resume_is_inherited_from_the_section():
 
 
 # What could differ on resume before the fields said so: prefixes of keys.
-FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluate.", "sample.", "stream.",
-        "name", "train.log_every", "train.checkpoint_every", "train.keep_", "train.best_",
-        "train.evaluate_every", "train.loss_examples", "train.init_", "train.nan_policy",
-        "train.max_skips", "train.profile_", "train.wandb", "train.local_", "train.peak_flops",
-        "train.steps", "train.watchdog_seconds", "train.save_timeout", "train.barrier_timeout",
-        "train.heartbeat_timeout")
+FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluate.", "sample.",
+        "stream.", "name", "train.log_every", "train.checkpoint_every", "train.keep_",
+        "train.best_", "train.evaluate_every", "train.loss_examples", "train.init_",
+        "train.nan_policy", "train.max_skips", "train.profile_", "train.wandb", "train.local_",
+        "train.peak_flops", "train.steps", "train.watchdog_seconds", "train.save_timeout",
+        "train.barrier_timeout", "train.heartbeat_timeout")
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

@@ -18,7 +18,7 @@ def main(workdir: Path, out: Path) -> dict:
     from data_pipelines.media import write_media
     from data_pipelines.store.dataset import open_dataset
     from launch import config_report, plan, training
-    from launch.jobs import benchmark, evaluate, generate, weights
+    from launch.jobs import benchmark, evaluate, generate, targets, weights
 
     config = load_config(HERE / "configs" / "portrait.py", {"evaluate.max_examples": 1})
     config = training.fill_config(config, workdir)
@@ -27,13 +27,13 @@ def main(workdir: Path, out: Path) -> dict:
     clip = open_dataset(workdir / "data" / "clips").source("valid")[0]
     speech = out / "speech.wav"
     write_media.write_wav(speech, clip["audio"][:22050].astype(np.float32) / 32768, 22050)
-    made = {}
-    for how, stream in (("whole", False), ("streamed", True)):
-        generate.generate(workdir, out=out / how, audio=str(speech), stream=stream,
-                                  save_latents=True)
-        with np.load(out / f"{how}.npz") as arrays:
-            made[how] = dict(arrays)
-    differ = {n: float(np.abs(made["streamed"][n] - x).max()) for n, x in made["whole"].items()}
+    generate.generate(workdir, out=out / "whole", audio=str(speech), save_latents=True)
+    streamed = generate.stream(workdir, targets.targets(str(out / "streamed"), ""),
+                               audio=str(speech))
+    avatar = generate.Avatar(workdir)
+    made = avatar.progress(avatar.prompt(audio=str(speech))).result
+    with np.load(out / "whole.npz") as whole:
+        differ = {name: float(np.abs(made[name][0] - x).max()) for name, x in whole.items()}
 
     planned, *_ = plan.plan(config)
     published, again = out / "portrait.pt", out / "again.safetensors"
@@ -46,6 +46,7 @@ def main(workdir: Path, out: Path) -> dict:
     timed = benchmark.benchmark(config, batch=2, segment=16, runs=1)
     fields = config_report.report(str(HERE / "configs" / "portrait.py"), config, "list")
     return {"scores": {n: s["value"] for n, s in scores.items()}, "differ": differ,
+            "streamed": streamed["complete"],
             "files": sorted(p.name for p in out.iterdir()), "plan": planned, "weights": same,
             "counted": counted[0]["name"], "timed": timed["note"], "fields": fields}
 
