@@ -150,7 +150,6 @@ class Decoder:
       iterations: Griffin-Lim's.
 
     Attributes:
-      family: their StreamDecoder.
       decoding: how it decodes, where that is not as usual; goes into the recipes of results.
     """
 
@@ -159,7 +158,12 @@ class Decoder:
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
                  iterations: int = 32):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
-        self.family = family_of(recipes)(self)
+        self._family = family_of(recipes)(self)
+
+    @property
+    def family(self) -> StreamDecoder:
+        """How streams are decoded."""
+        return self._family
 
     @classmethod
     def from_dataset(cls, dataset, **kw) -> "Decoder":
@@ -185,56 +189,56 @@ class Decoder:
     def speakers(self, streams: Streams) -> list[dict]:
         """The streams of each speaker, without the speaker axis (see `StreamDecoder.specs`); of a
         system of one speaker the streams as they are."""
-        return self.family.speakers(streams)
+        return self._family.speakers(streams)
 
     # ---- sound
 
     @property
     def sample_rate(self) -> int:
         """Of `waveform`."""
-        return self.family.mel_recipe["sample_rate"]
+        return self._family.mel_recipe["sample_rate"]
 
     def has_audio(self, streams: Streams) -> bool:
         """Whether there is something to hear."""
-        return any(len(streams.get(name, ())) > 0 for name in self.family.heard)
+        return any(len(streams.get(name, ())) > 0 for name in self._family.heard)
 
     def mel(self, streams: Streams) -> np.ndarray:
         """(T', 80) normalised log-mel."""
-        return self.family.mel(streams)
+        return self._family.mel(streams)
 
     def waveform(self, streams: Streams) -> np.ndarray:
         """(N,) float32 samples at `sample_rate`, by Griffin-Lim or the dataset's vocoder."""
-        return self.family.waveform(streams)
+        return self._family.waveform(streams)
 
     # ---- face and head
 
     @property
     def fps(self) -> int:
         """Of faces, poses and pictures."""
-        return self.family.fps
+        return self._family.fps
 
     @property
     def face_kind(self) -> str:
         """"puppet" or "eigenface"; another kind, or "", where the motion is no face code."""
-        return self.family.face_recipe.get("kind", "")
+        return self._family.face_recipe.get("kind", "")
 
     def has_motion(self, streams: Streams) -> bool:
         """Whether there is something to see."""
-        return any(len(streams.get(name, ())) > 0 for name in self.family.seen)
+        return any(len(streams.get(name, ())) > 0 for name in self._family.seen)
 
     @property
     def has_face(self) -> bool:
         """Whether motion is a face code and a pose; if not, `motion_codes` are all that can be had
         of it."""
-        return self.family.has_face
+        return self._family.has_face
 
     def motion_codes(self, streams: Streams) -> np.ndarray:
         """Motion (T, M) as the model makes it, at its own rate."""
-        return self.family.motion_codes(streams)
+        return self._family.motion_codes(streams)
 
     def face(self, streams: Streams) -> np.ndarray:
         """Face codes (N, F) at `fps`."""
-        return self.family.face(streams)
+        return self._family.face(streams)
 
     def articulators(self, streams: Streams) -> dict[str, np.ndarray]:
         """{articulator: (N,)} of puppets at `fps`, in their own units."""
@@ -257,7 +261,7 @@ class Decoder:
 
     def pose(self, streams: Streams) -> np.ndarray:
         """(N, 7) at `fps`: unit quaternion wxyz, then translation."""
-        return self.pose_of(self.family.pose_z(streams))
+        return self.pose_of(self._family.pose_z(streams))
 
     def pose_of(self, pose_z_N7: np.ndarray) -> np.ndarray:
         """z-scored pose -> as `pose`."""
@@ -270,7 +274,7 @@ class Decoder:
     @property
     def draws(self) -> bool:
         """Whether `frames` can be had."""
-        return self.face_kind in ("puppet", "eigenface") or self.family.paints
+        return self.face_kind in ("puppet", "eigenface") or self._family.paints
 
     def frames(self, streams: Streams, *, speaker: str = "", identity=None) -> np.ndarray:
         """All of `pictures` at once, (N, H, W, 3) uint8."""
@@ -288,7 +292,7 @@ class Decoder:
 
     def _painter(self, streams, speaker, identity):
         """(pictures, function of a slice of them)."""
-        if painter := self.family.painter(streams):
+        if painter := self._family.painter(streams):
             return painter
         draw = self.drawer(speaker, identity)
         codes_NF, pose_N7 = self.face(streams), self.pose(streams)
@@ -303,7 +307,7 @@ class Decoder:
 
             identity = np.asarray(identity, np.float32)
             return lambda codes_NF, pose_N7: render.render(
-                self._articulators_of(codes_NF), pose_N7, identity, **self.family.drawing)
+                self._articulators_of(codes_NF), pose_N7, identity, **self._family.drawing)
         if self.face_kind != "eigenface":
             raise UserError("nothing here can draw this motion", where="recipes.json, motion",
                             expected="puppet or eigenface", found=self.face_kind
