@@ -171,9 +171,9 @@ class System:
         """Whether `stream` can do this task under this config."""
         return False
 
-    def look_ahead(self, task: str) -> float | None:
-        """Frames of conditions, at `config.frame_rate`, after a frame that what `stream` makes for
-        it depends on; None where that is all of them."""
+    def look_ahead(self, task: str) -> tuple[float, float] | None:
+        """(frames of conditions after a frame that what `stream` makes for it depends on, frames a
+        second); None where that is all of them."""
         return None
 
     def stream(self, params: Params, prompts: Iterable[Batch], keys: jax.Array,

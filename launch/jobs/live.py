@@ -196,9 +196,7 @@ def _compile(speakers: Speakers, progress) -> None:
 def look_ahead(system, prompt: Prompt, speakers: Speakers) -> dict:
     """{"sound" | "pictures": {"parts": [{"part", "frames", "rate", "ms"}], "ms"}}: how much of the
     conditions after an instant is needed for it; None where that is all of them."""
-    frames = system.look_ahead(prompt.task)
-    rate = system.config.frame_rate
-    first = Part("sampler", math.inf if frames is None else frames, rate)
+    first = Part("sampler", *(system.look_ahead(prompt.task) or (math.inf, 1.0)))
     return {what: {"parts": [_row(part) for part in (first, *rest)],
                    "ms": _ms(sum(part.seconds for part in (first, *rest)))}
             for what, rest in speakers.look_ahead.items()}

@@ -136,7 +136,8 @@ class System(api.System):
 
     def look_ahead(self, task=""):
         """Euler steps times the right windows of all blocks."""
-        return look_ahead(self.config)[0] if self.can_stream() else None
+        frames = look_ahead(self.config)[0]
+        return (frames, self.config.frame_rate) if self.can_stream() else None
 
     def stream(self, params, prompts, keys, task=""):
         """See avjax.systems.avflow.streaming."""
