@@ -5,6 +5,7 @@ Results are printed on standard error and kept as JSON beside the output.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import pathlib
@@ -186,11 +187,11 @@ def _writer(target: places.Target, file, decoder: decode.Decoder) -> writers.Wri
 
 
 def _compile(speakers: Speakers, progress) -> None:
-    """Runs until there is sound, so that the clock measures generation alone."""
+    """Runs until there has been sound twice, so that the clock measures generation alone."""
     speakers.compile()
-    for packet in packets(speakers, progress):
-        if len(packet.sound_N):
-            return
+    heard = (packet for packet in packets(speakers, progress) if len(packet.sound_N))
+    for _ in itertools.islice(heard, 2):
+        pass
 
 
 def look_ahead(system, prompt: Prompt, speakers: Speakers) -> dict:

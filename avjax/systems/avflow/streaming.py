@@ -52,6 +52,10 @@ class StreamingSampler:
                       "condition": jnp.zeros((batch, late, condition)),
                       "segments": jnp.zeros((batch, late), jnp.int32),
                       "frame": jnp.zeros((), jnp.int32)}
+        # where the parameters are, as it will be after a step: else the second one compiles again
+        leaf = jax.tree.leaves(params)[0]
+        if isinstance(leaf, jax.Array):
+            self.state = jax.device_put(self.state, leaf.sharding)
         self.given = self.returned = 0
 
     def feed(self, conditions: Batch) -> dict[str, np.ndarray]:
