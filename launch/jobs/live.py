@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from avjax.errors import UserError
+from avjax.errors import StorageError, UserError
 from avjax.storage import atomic
 from data_pipelines import decode
 from data_pipelines.live import writers
@@ -122,6 +122,8 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
                                 expected="at least one frame", found="0",
                                 hint="train longer, or raise --config.system.min_patches")
         complete = True
+        for line in avatar.builder.remarks(prompt, progress.result, avatar.system):
+            print(f"\n{line}", file=sys.stderr)
     except BrokenPipeError:
         print(f"\nthe reader has gone after {player.seconds:.2f} s", file=sys.stderr)
         code = CLOSED
@@ -133,7 +135,7 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
             "complete": complete, "real_time": player.factor < 1 and complete,
             "files": {target.kind: str(target) for target in wanted}}
         print(f"\r{_line(player)}", file=sys.stderr, flush=True)
-        with contextlib.suppress(OSError):  # what went wrong is told by itself
+        with contextlib.suppress(OSError, StorageError):  # what went wrong is told by itself
             atomic.write(results, json.dumps(report, indent=1) + "\n")
     if code:
         sys.exit(code)
