@@ -23,6 +23,7 @@ from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.live.parts import Settings, Sound
 from data_pipelines.live.speakers import Speakers
 from data_pipelines.puppets import face_code
+from launch.flags import load_config
 from launch.jobs import live as job
 from launch.jobs import targets
 from launch.jobs.playback import Playback
@@ -129,6 +130,17 @@ def test_nothing_depends_on_more_than_the_look_ahead(avatar):
     for what, seconds in early.items():
         assert 1000 * max(seconds) <= told[what]["ms"] + 0.1, what
     assert 1000 * max(early["sound"]) > told["sound"]["ms"] - 13, "to a frame, no less would do"
+
+
+@pytest.mark.parametrize("variant", ["puppets", "paper"])
+def test_the_preset_keeps_to_120_ms(avatar, variant):
+    config = load_config(f"configs/avflow_120ms.py:{variant}")
+    settings = Settings(config.stream.vocoder_block, config.stream.vocoder_ahead)
+    speakers = Speakers(avatar.decoder, avatar.prompt(), settings, True)
+    told = job.look_ahead(api.build(config.system), avatar.prompt(), speakers)
+    assert {row["part"] for row in told["pictures"]["parts"]} == {
+        "sampler", "resampling to 30 Hz"}, "no head VAE"
+    assert 100 < told["pictures"]["ms"] < told["sound"]["ms"] < 120
 
 
 def stream(avatar, tmp_path, wanted, **options):
