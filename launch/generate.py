@@ -33,6 +33,7 @@ where it was interrupted. All devices share the requests, and all hosts that the
 
 import contextlib
 import pathlib
+import sys
 import time
 
 from absl import flags
@@ -133,8 +134,10 @@ def stream(args, workdir: str, out, request: dict, step) -> None:
             stack.enter_context(lock.hold(lock.beside(out), "the output", out))
         here = stack.enter_context(remote.at_hand(workdir, step))
         wanted = wanted or targets.targets(str(here / out.name), args.format)
-        jobs.stream(here, wanted, stdout=stdout, **{name: getattr(args, name) for name in STREAM},
-                    **request)
+        report = jobs.stream(here, wanted, stdout=stdout, **{name: getattr(args, name) for name in STREAM},
+                             **request)
+        print(f"wrote {' and '.join(report['files'].values())} in {report['wall_s']:.1f} s",
+              file=sys.stderr if stdout else sys.stdout)
 
 
 def requests(args, workdir: str, out, settings: dict, inputs: dict) -> None:

@@ -92,18 +92,20 @@ class Fragments:
 
 
 class FragmentedMp4Writer:
-    """H.264 and AAC, mono. Sound that comes before the first picture waits for it; where none comes
-    the film has sound alone.
+    """H.264 and AAC, mono. Sound that comes before the first picture waits for it.
 
     Args:
       file: open for writing bytes.
       fps: pictures a second.
       rate: samples a second.
       crf: libx264's quality.
+      alone: where no picture comes, whether the film has sound alone; else nothing is written.
     """
 
-    def __init__(self, file: BinaryIO, fps: float, rate: int, crf: int = 18):
+    def __init__(self, file: BinaryIO, fps: float, rate: int, *, crf: int = 18,
+                 alone: bool = True):
         self._file, self._fps, self._rate, self._crf = file, fps, rate, crf
+        self._alone = alone
         # the encoder's delay is in an edit list, which a moov written beforehand cannot hold
         self._fragments = Fragments()
         self._container = av.open(self._fragments, "w", format="mp4", options={
@@ -130,7 +132,7 @@ class FragmentedMp4Writer:
         self._write()
 
     def finish(self):
-        if self._video is None and self._early:
+        if self._video is None and self._early and self._alone:
             self._begin(None)
         if self._audio is not None:
             self._hear()
@@ -167,8 +169,6 @@ class FragmentedMp4Writer:
         self._early = []
 
 
-def writer(file: BinaryIO, kind: str, fps: float, rate: int) -> Writer:
-    """The one for a format of FORMATS."""
-    if kind == "mp4":
-        return FragmentedMp4Writer(file, fps, rate)
+def writer(file: BinaryIO, kind: str, rate: int) -> Writer:
+    """The one for sound alone of a format of FORMATS."""
     return WavWriter(file, rate) if kind == "wav" else PcmWriter(file, kind)

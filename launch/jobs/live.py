@@ -100,7 +100,7 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
         return speakers, avatar.progress(prompt, keep=False)
 
     began = time.perf_counter()
-    _compile(*begin())
+    _compile(*begin(), prompt.frames)
     speakers, progress = begin()
     about = {"task": prompt.task, "startup_s": round(time.perf_counter() - began, 3),
              "look_ahead": look_ahead(avatar.system, prompt, speakers)}
@@ -115,8 +115,8 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
             player = Playback()
             into = [_writer(target, player.watched(file), avatar.decoder)
                     for target, file in zip(wanted, files, strict=True)]
-            _write_all(packets(speakers, progress), into, player, avatar.decoder.sample_rate,
-                       stopping)
+            made = packets(speakers, progress, prompt.frames)
+            _write_all(made, into, player, avatar.decoder.sample_rate, stopping)
             if not player.seconds:
                 raise UserError("nothing was generated", where=prompt.task,
                                 expected="at least one frame", found="0",
@@ -133,7 +133,8 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
     finally:
         report = player.report() | about | {
             "complete": complete, "real_time": player.factor < 1 and complete,
-            "files": {target.kind: str(target) for target in wanted}}
+            "files": {target.kind: str(target) for target in wanted
+                      if not (complete and target.missing)}}
         print(f"\r{_line(player)}", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError, StorageError):  # what went wrong is told by itself
             atomic.write(results, json.dumps(report, indent=1) + "\n")
@@ -142,12 +143,16 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
     return report
 
 
-def packets(speakers: Speakers, progress) -> Iterator[Packet]:
-    """One a chunk, and one at the end. UserError for numbers that are not finite."""
-    timed = {name for name, spec in progress.specs.items() if "time" in spec.shape}
+def packets(speakers: Speakers, progress, frames: int) -> Iterator[Packet]:
+    """One a chunk, and one at the end. Of streams without a length `frames` are real. UserError for
+    numbers that are not finite."""
+    left = {name: math.inf if f"{name}_length" in progress.specs else frames
+            for name, spec in progress.specs.items() if "time" in spec.shape}
     for chunk in progress:
-        new = {name: np.asarray(x)[0] for name, x in chunk.streams.items() if name in timed}
+        new = {name: np.asarray(x)[0] for name, x in chunk.streams.items() if name in left}
         for name, x in new.items():
+            new[name] = x[:min(left[name], len(x))]
+            left[name] -= len(new[name])
             if not np.isfinite(x).all():
                 raise UserError("the model generated values that are not finite", where=name,
                                 expected="finite numbers",
@@ -185,13 +190,15 @@ def _writer(target: places.Target, file, decoder: decode.Decoder) -> writers.Wri
     if target.kind in writers.PCM:
         print(f"{target}: {target.kind}, {rate} Hz, mono: ffplay -f {target.kind} -ar {rate} "
               f"-ch_layout mono", file=sys.stderr)
-    return writers.writer(file, target.kind, decoder.fps, rate)
+    if target.kind == "mp4":
+        return writers.FragmentedMp4Writer(file, decoder.fps, rate, alone=not target.optional)
+    return writers.writer(file, target.kind, rate)
 
 
-def _compile(speakers: Speakers, progress) -> None:
+def _compile(speakers: Speakers, progress, frames: int) -> None:
     """Runs until there has been sound twice, so that the clock measures generation alone."""
     speakers.compile()
-    heard = (packet for packet in packets(speakers, progress) if len(packet.sound_N))
+    heard = (packet for packet in packets(speakers, progress, frames) if len(packet.sound_N))
     for _ in itertools.islice(heard, 2):
         pass
 

@@ -23,15 +23,22 @@ FILES = ("wav", "mp4")  # what is written where no format is asked for
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One format and its place. `path` None: standard output."""
+    """One format and its place. `path` None: standard output. `optional`: nobody asked for it, so
+    it is left out where there is nothing to see."""
 
     kind: str
     path: pathlib.Path | None
+    optional: bool = False
 
     @property
     def grows(self) -> bool:
         """Whether it is a file, rather than a pipe or a device."""
         return self.path is not None and not is_special(self.path)
+
+    @property
+    def missing(self) -> bool:
+        """Whether a file that grew was left out."""
+        return self.optional and not self.path.exists()
 
     def __str__(self) -> str:
         return "standard output" if self.path is None else str(self.path)
@@ -64,7 +71,8 @@ def targets(out: str, kind: str) -> list[Target]:
         return [Target(kind, path)]
     if named:
         return [Target(kind, path)]
-    return [Target(k, path.with_name(f"{path.name}.{k}")) for k in ([kind] if kind else FILES)]
+    return [Target(k, path.with_name(f"{path.name}.{k}"), optional=not kind and k == "mp4")
+            for k in ([kind] if kind else FILES)]
 
 
 def free_stdout() -> int:
@@ -93,4 +101,7 @@ def opened(target: Target, stdout: int | None) -> Iterator[BinaryIO]:
         target.path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             yield file
-        os.replace(part, target.path)
+        if target.optional and not part.stat().st_size:
+            part.unlink()
+        else:
+            os.replace(part, target.path)

@@ -76,12 +76,17 @@ def test_sound_waits_for_the_first_picture_and_does_without():
     with av.open(io.BytesIO(file.getvalue())) as container:
         assert not container.streams.video
         assert sum(x.samples for x in container.decode(audio=0)) >= RATE
+    file = Watched()
+    writer = writers.FragmentedMp4Writer(file, FPS, RATE, alone=False)
+    writer.add(np.zeros(RATE, np.float32), ())
+    writer.finish()
+    assert not file.getvalue()
 
 
 @pytest.mark.parametrize("kind, type_", [("s16le", "<i2"), ("f32le", "<f4")])
 def test_pcm_is_the_samples_alone(kind, type_):
     file, sound_N = io.BytesIO(), np.array([0, 0.5, -1, 1.2], np.float32)
-    writer = writers.writer(file, kind, FPS, RATE)
+    writer = writers.writer(file, kind, RATE)
     writer.add(sound_N[:1], ())
     writer.add(sound_N[1:], [np.zeros((2, 2, 3), np.uint8)])
     writer.finish()
@@ -93,7 +98,7 @@ def test_pcm_is_the_samples_alone(kind, type_):
 def test_a_wav_says_its_length_where_the_file_lets_it(tmp_path):
     for file in (open(tmp_path / "a.wav", "w+b"), Watched()):
         with file:
-            writer = writers.writer(file, "wav", FPS, RATE)
+            writer = writers.writer(file, "wav", RATE)
             writer.add(np.zeros(1000, np.float32), ())
             writer.finish()
             if file.seekable():

@@ -82,7 +82,7 @@ def heard_and_seen(avatar, prompt, chunk, settings=LEAST):
     """(samples, pictures) of all packets."""
     prompt = avatar.builder.recut(prompt, avatar.system, chunk)
     speakers = Speakers(avatar.decoder, prompt, settings, True)
-    packets = list(job.packets(speakers, avatar.progress(prompt, keep=False)))
+    packets = list(job.packets(speakers, avatar.progress(prompt, keep=False), FRAMES))
     return (np.concatenate([p.sound_N for p in packets]),
             np.stack([picture for p in packets for picture in p.pictures]), packets)
 
@@ -160,6 +160,7 @@ def test_files_grow_and_get_their_names_at_the_end(avatar, tmp_path, monkeypatch
     wanted = targets.targets(str(tmp_path / "talk"), "")
     report = stream(avatar, tmp_path, wanted)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["talk.json", "talk.mp4", "talk.wav"]
+    assert report["files"].keys() == {"wav", "mp4"}
     assert report == json.loads((tmp_path / "talk.json").read_text())
     assert report["complete"] and report["seconds"] == pytest.approx(FRAMES * 256 / RATE, abs=1e-3)
     assert report["first_packet_s"] > 0 and report["real_time_factor"] > 0
@@ -229,7 +230,7 @@ def test_memory_does_not_keep_what_was_written(avatar):
     prompt = avatar.builder.recut(avatar.prompt(), avatar.system, 20)
     progress = avatar.progress(prompt, keep=False)
     speakers = Speakers(avatar.decoder, prompt, LEAST, True)
-    for _ in job.packets(speakers, progress):
+    for _ in job.packets(speakers, progress, FRAMES):
         assert not progress.result
         assert max(map(len, speakers._waiting)) < 8 and not len(speakers._waiting_N[0])
     assert not progress.pieces("mel")
