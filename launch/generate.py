@@ -106,15 +106,16 @@ def main(argv):
     name = "samples" if args.requests else "sample"
     out = paths.folder(args.out or paths.folder(workdir) / name)
     started = time.perf_counter()
+    for option, absent in {"format": "", **dict.fromkeys(STREAM, -1)}.items():
+        if getattr(args, option) != absent and not args.stream:
+            raise UserError(f"--{option} without --stream", where=f"--{option}",
+                            hint="add --stream")
     if args.requests:
         requests(args, workdir, out, settings, inputs)
         return
     if args.stream:
         stream(args, workdir, out, settings | inputs, step)
         return
-    for name, absent in {"format": "", **dict.fromkeys(STREAM, -1)}.items():
-        if getattr(args, name) != absent:
-            raise UserError(f"--{name} without --stream", where=f"--{name}", hint="add --stream")
     with lock.hold(lock.beside(out), "the output", out), remote.at_hand(workdir, step) as here:
         files = jobs.generate(here, out=args.out, save_latents=args.save_latents, **settings,
                               **inputs)
@@ -134,8 +135,8 @@ def stream(args, workdir: str, out, request: dict, step) -> None:
             stack.enter_context(lock.hold(lock.beside(out), "the output", out))
         here = stack.enter_context(remote.at_hand(workdir, step))
         wanted = wanted or targets.targets(str(here / out.name), args.format)
-        report = jobs.stream(here, wanted, stdout=stdout, **{name: getattr(args, name) for name in STREAM},
-                             **request)
+        given = {name: getattr(args, name) for name in STREAM}
+        report = jobs.stream(here, wanted, stdout=stdout, **given, **request)
         print(f"wrote {' and '.join(report['files'].values())} in {report['wall_s']:.1f} s",
               file=sys.stderr if stdout else sys.stdout)
 
