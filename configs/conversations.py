@@ -13,8 +13,9 @@ Generate:   avjax generate --workdir=runs/talks --script=dialogue.txt --portrait
             ann and ben are speakers of the folder, or pictures of anybody.
 Features:   Talker's: avjax extract --features=talker --clips=runs/talks/data/clips
             --out=runs/talks/data/talker --multiple=4; then configs/talker_clips.py.
-Hardware:   two CPU cores, 3 GiB (measured on a minute of recordings). Not timed whole: a sixth of
-            the steps, from a VAE and a face reader on, took 17 minutes of CPU time.
+Hardware:   two CPU cores, 3 GiB (measured on 23 seconds of conversations). All 4,920 steps took 64
+            minutes, 47 of them beside other jobs; stopped once by a restart of the machine, it
+            went on with the next step.
 Expect:     with seconds of material it repeats what it saw; learning and plumbing, not realism.
             Without transcripts there is no text to learn from: configs/conversations.py:untold
             trains everything else. Three or four speakers: :three, :four.
