@@ -5,6 +5,7 @@ the system that made them. Waveforms are at the system's own rate; face, pose an
 30 Hz, on the clips' clock, or 25 Hz where the model makes pictures itself.
 """
 
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -18,6 +19,7 @@ import numpy as np
 from avjax.codecs import eigenface
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
+from avjax.signal import griffin_lim, mel
 from avjax.systems.api import Spec
 from data_pipelines import features
 from data_pipelines.declared import subclass_in
@@ -26,6 +28,7 @@ from data_pipelines.store.schema import CODECS_DIR, FAMILY, RECIPES_FILE
 
 FPS = 30
 AT_ONCE = 64  # pictures made at a time
+VOCODER = "vocoder"  # name of a dataset's own among its recipes and codecs
 Streams = Mapping[str, np.ndarray]
 
 
@@ -42,7 +45,6 @@ class StreamDecoder:
       face_recipe: the face code's, {} without one.
       drawing: how puppets are framed, other than render's defaults.
       paints: whether the streams are of pictures rather than of what moves them.
-      vocoder: makes sound of mel; None = Griffin-Lim.
       specs: {stream: Spec}, whose `speaker_axis` says which streams are of several speakers.
 
     Args:
@@ -57,7 +59,6 @@ class StreamDecoder:
     face_recipe: Mapping = {}
     drawing: Mapping[str, float] = {}
     paints: bool = False
-    vocoder: BigVGAN | None = None
     specs: Mapping[str, Spec] = {}
 
     def __init__(self, decoder: "Decoder"):
@@ -87,9 +88,25 @@ class StreamDecoder:
         whole's."""
         raise NotImplementedError
 
+    @functools.cached_property
+    def vocoder(self) -> BigVGAN | None:
+        """Makes sound of mel: the one that the decoder was given, else the dataset's; None =
+        Griffin-Lim. UserError: trained on another mel."""
+        vocoder = self._decoder.vocoder
+        if vocoder is None and VOCODER in self._decoder.recipes:
+            vocoder = BigVGAN.from_recipe(self._decoder.recipes[VOCODER],
+                                          self._decoder.codec(VOCODER))
+        if vocoder is not None:
+            vocoder.check(self.mel_recipe)
+        return vocoder
+
     def waveform(self, streams: Streams) -> np.ndarray:
-        """(N,) float32 samples."""
-        raise NotImplementedError
+        """(N,) float32 samples, by the vocoder or by Griffin-Lim."""
+        log_mel_TM = mel.denormalise(self.mel(streams), self.mel_recipe)
+        if self.vocoder:
+            return self.vocoder.waveform(log_mel_TM, self.mel_recipe)
+        return griffin_lim.waveform(log_mel_TM, iterations=self._decoder.iterations,
+                                    recipe=self.mel_recipe)
 
     def motion_codes(self, streams: Streams) -> np.ndarray:
         """Motion (T, M) as the model makes it, at its own rate."""
@@ -148,17 +165,23 @@ class Decoder:
       recipes: {feature: recipe}; those of the streams say which codec decodes them.
       codecs: {codec: {array name: array}}.
       iterations: Griffin-Lim's.
+      vocoder: file of a BigVGAN that makes sound of mel, instead of Griffin-Lim or the dataset's.
 
-    Attributes:
-      decoding: how it decodes, where that is not as usual; goes into the recipes of results.
+    Raises UserError for a vocoder of another mel.
     """
 
-    decoding: Mapping[str, str] = {}
-
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
-                 iterations: int = 32):
+                 iterations: int = 32, vocoder: str = ""):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
+        self.vocoder = BigVGAN.from_checkpoint(vocoder) if vocoder else None
         self._family = family_of(recipes)(self)
+        if self.vocoder:
+            self.vocoder.check(self._family.mel_recipe, where=f"{vocoder}: the sound of this model")
+
+    @property
+    def decoding(self) -> dict[str, str]:
+        """How it decodes, where that is not as usual; goes into the recipes of results."""
+        return {"vocoder": f"BigVGAN {self.vocoder.recipe['weights']}"} if self.vocoder else {}
 
     @property
     def family(self) -> StreamDecoder:
@@ -207,7 +230,7 @@ class Decoder:
         return self._family.mel(streams)
 
     def waveform(self, streams: Streams) -> np.ndarray:
-        """(N,) float32 samples at `sample_rate`, by Griffin-Lim or the dataset's vocoder."""
+        """(N,) float32 samples at `sample_rate`, by a vocoder or Griffin-Lim."""
         return self._family.waveform(streams)
 
     # ---- face and head

@@ -52,7 +52,7 @@ from launch.jobs import targets
 DEFINE = {str: flags.DEFINE_string, float: flags.DEFINE_float, int: flags.DEFINE_integer,
           bool: flags.DEFINE_bool}
 STREAM = ("chunk", "vocoder_block", "vocoder_ahead")
-SETTINGS = ("seed", "steps", "guidance", "temperature")
+SETTINGS = ("seed", "steps", "guidance", "temperature", "vocoder")
 
 
 def define_flags() -> None:
@@ -74,6 +74,8 @@ def define_flags() -> None:
     flags.DEFINE_float("guidance", None, "Classifier-free guidance; default the config's.")
     flags.DEFINE_float("temperature", None, "Of the start noise; default the config's.",
                        lower_bound=0.0)
+    flags.DEFINE_string("vocoder", "", "A published BigVGAN of the model's mel, that makes "
+                        "the sound; default: the one that the features keep, else Griffin-Lim.")
     flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")
     flags.DEFINE_bool("stream", False, "Write while it is computed, where the system can; see "
                                        "above.")

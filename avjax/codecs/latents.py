@@ -5,8 +5,8 @@ Latent frame j covers samples [960 j, 960 (j + 1)); the last one is padded with 
 the attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
 
 The stand-in "mel-pca": four log-mel frames of hop 240 make one vector of 320, of which the 32
-principal components of most variance are kept, each scaled to unit variance. The way back to sound
-is Griffin-Lim's.
+principal components of most variance are kept, each scaled to unit variance. The way back is to
+mel; Griffin-Lim or a vocoder makes sound of that.
 Suffixes: N samples, T latent frames, S mel frames (4 T), M mel bands, A latent channels.
 """
 
@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from avjax.errors import UserError
-from avjax.signal import griffin_lim, pca
 from avjax.signal import mel as mel_lib
+from avjax.signal import pca
 
 SAMPLE_RATE = 24000
 HOP = 960  # samples a latent frame
@@ -38,9 +38,6 @@ class AudioCodec(Protocol):
 
     def mel(self, latent_TA: np.ndarray) -> np.ndarray:
         """(T, 32) -> (4 T, 80) log-mel of recipe `mel.RECIPE_24K`, normalised."""
-
-    def waveform(self, latent_TA: np.ndarray, iterations: int = 32) -> np.ndarray:
-        """(T, 32) -> (960 T,) float32 samples at 24 kHz."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Fitted or trained arrays, as a dataset keeps them."""
@@ -69,11 +66,6 @@ class MelPCA:
         mel_SM = self.codec.decode(latent_TA).reshape(-1, MEL["bands"])
         # no mel of this recipe is below silence
         return np.maximum(mel_SM, mel_lib.normalise(_FLOOR, MEL))
-
-    def waveform(self, latent_TA: np.ndarray, iterations: int = 32) -> np.ndarray:
-        """See AudioCodec."""
-        return griffin_lim.waveform(mel_lib.denormalise(self.mel(latent_TA), MEL),
-                                    iterations=iterations, recipe=MEL)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See AudioCodec."""

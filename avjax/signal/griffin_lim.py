@@ -124,9 +124,9 @@ def _compiled(log_mel_TM, iterations, recipe_items):
 
 
 def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCKET,
-             recipe: dict = mel_lib.RECIPE, normalised: bool = False) -> np.ndarray:
-    """(T, M) log-mel of the recipe, `normalised` or not -> (T * hop,) float32 at its rate, compiled
-    once per length bucket.
+             recipe: dict = mel_lib.RECIPE) -> np.ndarray:
+    """(T, M) log-mel of the recipe -> (T * hop,) float32 at its rate, compiled once per length
+    bucket.
 
     More than `LONGEST` frames are inverted in parts, which meet where it is quietest and fade into
     each other there.
@@ -137,7 +137,6 @@ def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCK
     floor = np.log(1e-5)
 
     def inverted(part_TM):
-        part_TM = mel_lib.denormalise(part_TM, recipe) if normalised else part_TM
         padded = np.pad(np.clip(part_TM, floor, 5.0), [(0, -len(part_TM) % bucket), (0, 0)],
                         constant_values=floor)
         return np.asarray(_compiled(padded, iterations,

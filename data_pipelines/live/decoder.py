@@ -10,19 +10,19 @@ class StreamedDecoder(decode.Decoder):
     """A Decoder whose sound, faces and poses are those of `avjax generate --stream`.
 
     Args:
-      recipes, codecs: see Decoder.
+      recipes, codecs, kw: see Decoder.
       settings: of the vocoder.
     """
 
-    def __init__(self, recipes, codecs, settings: parts.Settings):
-        super().__init__(recipes, codecs)
+    def __init__(self, recipes, codecs, settings: parts.Settings, **kw):
+        super().__init__(recipes, codecs, **kw)
         self._settings = settings
 
     @property
     def decoding(self) -> dict:
         """Goes into the recipes of results."""
         s = self._settings
-        return {"streamed": f"vocoder by {s.block} frames and {s.ahead} ahead"}
+        return super().decoding | {"streamed": f"vocoder by {s.block} frames and {s.ahead} ahead"}
 
     def waveform(self, streams):
         """(N,) float32 samples at `sample_rate`."""

@@ -33,11 +33,12 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
                         hint="set --config.evaluate.benchmark")
     dataset = dataset or store.open_dataset(
         launch_flags.fill(data.main_folder(config.data), workdir))
-    if config.evaluate.get("streamed"):  # older jobs know none
+    vocoder = config.evaluate.get("vocoder", "")  # older jobs know none, nor `streamed`
+    if config.evaluate.get("streamed"):
         settings = Settings(config.stream.vocoder_block, config.stream.vocoder_ahead)
-        decoder = StreamedDecoder.from_dataset(dataset, settings=settings)
+        decoder = StreamedDecoder.from_dataset(dataset, settings=settings, vocoder=vocoder)
     else:
-        decoder = decode.Decoder.from_dataset(dataset)
+        decoder = decode.Decoder.from_dataset(dataset, vocoder=vocoder)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
         full=full)

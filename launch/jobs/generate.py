@@ -39,6 +39,7 @@ class Avatar:
       seed: of the noise.
       step: of the checkpoint; None = the last.
       steps, guidance, temperature: instead of the config's, where given.
+      vocoder: file of a BigVGAN that makes the sound.
       batch_size: requests at a time.
       mesh: shares the batches among devices; None = one device.
 
@@ -47,7 +48,7 @@ class Avatar:
 
     def __init__(self, workdir, *, seed: int = 0, step: int | None = None, steps: int = 0,
                  guidance: float | None = None, temperature: float | None = None,
-                 batch_size: int = 1, mesh=None):
+                 vocoder: str = "", batch_size: int = 1, mesh=None):
         self.workdir = pathlib.Path(workdir)
         self._step = step
         self.config = load_config(self.workdir)
@@ -55,7 +56,8 @@ class Avatar:
         change(self.config.system, self.builder.SETTINGS,
                {"steps": steps or None, "guidance": guidance, "temperature": temperature})
         self.system = api.build(self.config.system)
-        self.decoder = decode.Decoder.from_workdir(self.workdir, iterations=ITERATIONS)
+        self.decoder = decode.Decoder.from_workdir(self.workdir, iterations=ITERATIONS,
+                                                   vocoder=vocoder)
         self.generator = Generator(self.system, seed=seed, batch_size=batch_size, mesh=mesh)
         self._params = None
 
@@ -131,7 +133,7 @@ def item_of(prompt: Prompt, tag: str = "") -> Item:
 
 
 def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0,
-             guidance: float | None = None, temperature: float | None = None,
+             guidance: float | None = None, temperature: float | None = None, vocoder: str = "",
              save_latents: bool = False, **request) -> dict[str, pathlib.Path]:
     """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`.
 
@@ -139,12 +141,12 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
       out: path without extension; default WORKDIR/sample.
       save_latents: write the streams too, as OUT.npz.
       request: inputs that the system takes, see its `PromptBuilder.TAKES`.
-      seed, step, steps, guidance, temperature: see `Avatar`.
+      seed, step, steps, guidance, temperature, vocoder: see `Avatar`.
 
     Raises UserError for unusable input, and for folders that hold nothing that speaks.
     """
     avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
-                    temperature=temperature)
+                    temperature=temperature, vocoder=vocoder)
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     streams = avatar.generate(prompt)
@@ -154,7 +156,7 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
 
 def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: int | None = None,
            steps: int = 0, guidance: float | None = None, temperature: float | None = None,
-           chunk: int = -1, vocoder_block: int = -1, vocoder_ahead: int = -1,
+           vocoder: str = "", chunk: int = -1, vocoder_block: int = -1, vocoder_ahead: int = -1,
            stdout: int | None = None, **request) -> dict:
     """`generate`, written while it is made; see launch.jobs.live.stream. Returns its results, which
     are kept as OUT.json of the first file, or WORKDIR/stream.json of a pipe.
@@ -165,7 +167,7 @@ def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: in
       stdout: descriptor of standard output, where a target is that.
     """
     avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
-                    temperature=temperature)
+                    temperature=temperature, vocoder=vocoder)
     given = {"chunk": chunk, "vocoder_block": vocoder_block, "vocoder_ahead": vocoder_ahead}
     settings = base.Stream.make()
     settings.update(avatar.config.get("stream", {}))  # older jobs know none

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from avjax.signal import griffin_lim, mel, resample, resample_stream
+from avjax.signal import mel, resample, resample_stream
 from data_pipelines import decode
 from data_pipelines.features.avflow import head_pose, head_stream
 from data_pipelines.live import parts
@@ -28,11 +28,6 @@ class StreamDecoder(decode.StreamDecoder):
 
     def mel(self, streams):
         return np.asarray(streams["mel"], np.float32)
-
-    def waveform(self, streams):
-        """By Griffin-Lim."""
-        return griffin_lim.waveform(self.mel(streams), iterations=self._decoder.iterations,
-                                    normalised=True)
 
     def face(self, streams):
         return self._at_30hz("face", streams["face"])

@@ -39,10 +39,6 @@ class StreamDecoder(decode.StreamDecoder):
     def mel(self, streams):
         return self._audio_codec.mel(streams["audio"])
 
-    def waveform(self, streams):
-        """By Griffin-Lim or the dataset's vocoder."""
-        return self._audio_codec.waveform(streams["audio"], iterations=self._decoder.iterations)
-
     def face(self, streams):
         return _at_30hz(self._motion_codec.face_and_pose(streams["motion"])[0])
 

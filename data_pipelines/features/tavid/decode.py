@@ -11,7 +11,7 @@ import numpy as np
 
 from avjax.codecs import pictures
 from avjax.errors import UserError
-from avjax.signal import griffin_lim, mel
+from avjax.signal import mel
 from avjax.systems import api, tavid
 from avjax.systems.tavid import config
 from data_pipelines import decode
@@ -52,12 +52,6 @@ class StreamDecoder(decode.StreamDecoder):
     def mel(self, streams):
         return np.asarray(streams["mel"], np.float32)
 
-    def waveform(self, streams):
-        log_mel_TM = mel.denormalise(self.mel(streams))
-        if self.vocoder:
-            return self.vocoder.waveform(log_mel_TM)
-        return griffin_lim.waveform(log_mel_TM, iterations=self._decoder.iterations)
-
     def motion_codes(self, streams):
         if len(streams.get("motion", ())):
             return np.asarray(streams["motion"], np.float32)
@@ -88,17 +82,6 @@ class StreamDecoder(decode.StreamDecoder):
         recipe = (self._decoder.recipes.get("portraits") or self._decoder.recipes.get("pictures")
                   or {})
         return {name: recipe[name] for name in ("size", "zoom") if recipe.get(name)}
-
-    @functools.cached_property
-    def vocoder(self):
-        if "vocoder" not in self._decoder.recipes:
-            return None
-        from avjax.codecs.bigvgan import BigVGAN
-
-        vocoder = BigVGAN.from_recipe(self._decoder.recipes["vocoder"],
-                                      self._decoder.codec("vocoder"))
-        vocoder.check(self.mel_recipe)
-        return vocoder
 
     @functools.cached_property
     def _pictures(self) -> pictures.PictureCodec:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from avjax.signal import griffin_lim, mel, resample
+from avjax.signal import mel, resample
 from data_pipelines import decode
 
 
@@ -21,11 +21,6 @@ class StreamDecoder(decode.StreamDecoder):
     def mel(self, streams):
         """As it is."""
         return np.asarray(streams["mel"], np.float32)
-
-    def waveform(self, streams):
-        """By Griffin-Lim."""
-        return griffin_lim.waveform(self.mel(streams), iterations=self._decoder.iterations,
-                                    normalised=True)
 
     def face(self, streams):
         """At the clips' 30 Hz."""
