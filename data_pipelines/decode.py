@@ -21,14 +21,13 @@ from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.signal import griffin_lim, mel
 from avjax.systems.api import Spec
-from data_pipelines import features
+from data_pipelines import features, vocoders
 from data_pipelines.declared import subclass_in
 from data_pipelines.media import faces
 from data_pipelines.store.schema import CODECS_DIR, FAMILY, RECIPES_FILE
 
 FPS = 30
 AT_ONCE = 64  # pictures made at a time
-VOCODER = "vocoder"  # name of a dataset's own among its recipes and codecs
 Streams = Mapping[str, np.ndarray]
 
 
@@ -93,10 +92,9 @@ class StreamDecoder:
         """Makes sound of mel: the one that the decoder was given, else the dataset's; None =
         Griffin-Lim. UserError: trained on another mel."""
         vocoder = self._decoder.vocoder
-        if vocoder is None and VOCODER in self._decoder.recipes:
-            vocoder = BigVGAN.from_recipe(self._decoder.recipes[VOCODER],
-                                          self._decoder.codec(VOCODER))
-        if vocoder is not None:
+        if vocoder is None and self._decoder.may_keep and vocoders.NAME in self._decoder.recipes:
+            vocoder = BigVGAN.from_recipe(self._decoder.recipes[vocoders.NAME],
+                                          self._decoder.codec(vocoders.NAME))
             vocoder.check(self.mel_recipe)
         return vocoder
 
@@ -165,7 +163,8 @@ class Decoder:
       recipes: {feature: recipe}; those of the streams say which codec decodes them.
       codecs: {codec: {array name: array}}.
       iterations: Griffin-Lim's.
-      vocoder: file of a BigVGAN that makes sound of mel, instead of Griffin-Lim or the dataset's.
+      vocoder: what makes sound of mel, instead of the dataset's vocoder or Griffin-Lim: the file
+        or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
 
     Raises UserError for a vocoder of another mel.
     """
@@ -173,15 +172,21 @@ class Decoder:
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
                  iterations: int = 32, vocoder: str = ""):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
-        self.vocoder = BigVGAN.from_checkpoint(vocoder) if vocoder else None
+        self.may_keep = vocoder != vocoders.GRIFFIN_LIM  # the dataset's vocoder counts
         self._family = family_of(recipes)(self)
-        if self.vocoder:
-            self.vocoder.check(self._family.mel_recipe, where=f"{vocoder}: the sound of this model")
+        self.vocoder = (vocoders.load(vocoder, self._family.mel_recipe)
+                        if vocoder and self.may_keep else None)
 
     @property
     def decoding(self) -> dict[str, str]:
         """How it decodes, where that is not as usual; goes into the recipes of results."""
-        return {"vocoder": f"BigVGAN {self.vocoder.recipe['weights']}"} if self.vocoder else {}
+        vocoder = self._family.vocoder
+        return {"vocoder": f"BigVGAN {vocoder.recipe['weights']}"} if vocoder else {}
+
+    @property
+    def sound_by(self) -> str:
+        """What makes sound of mel, for the reader."""
+        return self.decoding.get("vocoder", f"Griffin-Lim, {self.iterations} iterations")
 
     @property
     def family(self) -> StreamDecoder:
@@ -194,9 +199,9 @@ class Decoder:
         return cls(dataset.recipes, {name: dataset.codec(name) for name in dataset.codecs}, **kw)
 
     @classmethod
-    def from_workdir(cls, workdir, **kw) -> "Decoder":
-        """Of a training job's folder, which keeps its dataset's recipes and codecs. UserError when
-        they are not there."""
+    def from_workdir(cls, workdir, *, vocoder: str = "", **kw) -> "Decoder":
+        """Of a training job's folder, which keeps its dataset's recipes and codecs; without a
+        `vocoder`, WORKDIR/vocoder is used where it is there. UserError when they are not there."""
         workdir = pathlib.Path(workdir)
         path = workdir / RECIPES_FILE
         if not path.is_file():
@@ -207,7 +212,8 @@ class Decoder:
         for file in sorted((workdir / CODECS_DIR).glob("*.npz")):
             with np.load(file, allow_pickle=False) as arrays:
                 codecs[file.stem] = dict(arrays)
-        return cls(json.loads(path.read_text()), codecs, **kw)
+        return cls(json.loads(path.read_text()), codecs,
+                   vocoder=vocoder or vocoders.in_workdir(workdir), **kw)
 
     def speakers(self, streams: Streams) -> list[dict]:
         """The streams of each speaker, without the speaker axis (see `StreamDecoder.specs`); of a

@@ -42,6 +42,8 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Workdir, or one checkpoint.")
     flags.DEFINE_list("split", None, "Splits to score; default config.evaluate.splits.")
     flags.DEFINE_string("out", None, "Folder of the results; default: the workdir.")
+    flags.DEFINE_string("vocoder", "", "What makes sound of mel, the truth's too: see avjax "
+                        "generate; default config.evaluate.vocoder.")
     flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
@@ -56,6 +58,8 @@ def main(argv):
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
                                                         "avjax train or one checkpoint")
     launch_flags.check_local("--out", args.out)
+    if args.vocoder:
+        args.config.evaluate.vocoder = args.vocoder
     given = paths.folder(args.checkpoint)
     if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint,

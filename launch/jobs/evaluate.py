@@ -8,7 +8,7 @@ from avjax.inference.generator import Generator
 from avjax.inference.local import local_mesh
 from avjax.storage import lock
 from avjax.systems import api
-from data_pipelines import decode
+from data_pipelines import decode, vocoders
 from data_pipelines.live.decoder import StreamedDecoder
 from data_pipelines.live.parts import Settings
 from data_pipelines.loading.loader import check_recipes
@@ -33,7 +33,8 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
                         hint="set --config.evaluate.benchmark")
     dataset = dataset or store.open_dataset(
         launch_flags.fill(data.main_folder(config.data), workdir))
-    vocoder = config.evaluate.get("vocoder", "")  # older jobs know none, nor `streamed`
+    # older jobs know no vocoder, nor `streamed`
+    vocoder = config.evaluate.get("vocoder", "") or vocoders.in_workdir(workdir)
     if config.evaluate.get("streamed"):
         settings = Settings(config.stream.vocoder_block, config.stream.vocoder_ahead)
         decoder = StreamedDecoder.from_dataset(dataset, settings=settings, vocoder=vocoder)
@@ -110,6 +111,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                 shown = runner.samples(benchmark, sampler, params, splits, made=made)
                 page.write(out, results, shown, workdir)
     print(tables.table(results))
+    print(f"sound of mel: {benchmark.decoder.sound_by}")
     for names, need in benchmark.not_measured.items():
         print(f"not measured: {names}; needs: {need}")
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")

@@ -39,7 +39,7 @@ class Avatar:
       seed: of the noise.
       step: of the checkpoint; None = the last.
       steps, guidance, temperature: instead of the config's, where given.
-      vocoder: file of a BigVGAN that makes the sound.
+      vocoder: what makes the sound, see `decode.Decoder`; default WORKDIR/vocoder, if it is there.
       batch_size: requests at a time.
       mesh: shares the batches among devices; None = one device.
 
@@ -150,6 +150,7 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     streams = avatar.generate(prompt)
+    say([f"sound by {avatar.decoder.sound_by}"])
     return video.write(pathlib.Path(out or avatar.workdir / "sample"), streams, avatar.decoder,
                        prompt, save_latents)
 

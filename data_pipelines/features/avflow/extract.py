@@ -56,6 +56,7 @@ def extract(
     loudness: Annotated[str, Option("of the sound: brought to one level of speech, or as recorded, "
                                     "which is what the published code reads",
                                     tuple(LOUDNESS))] = "speech",
+    vocoder: common.Vocoder = None,
     carry_landmarks: common.CarryLandmarks = False,
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
@@ -72,21 +73,23 @@ def extract(
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
     common.full_band(clips)
+    kept = common.kept_vocoder(vocoder, mel.RECIPE)
     header = head_pose.make(head, clips, head_vae)
     detector = tokens_of.detector(tokens, activity)
     with common.job(out_dir, clips, "avflow", tokens=tokens, head=head, head_vae=head_vae,
                     weights=weights, units=units, loudness=loudness,
                     seed=seed, mode=mode, fit_split=fit_split,
                     **({"activity": activity} if activity else {}),
+                    **({"vocoder": vocoder} if vocoder else {}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         speech_level = LOUDNESS[loudness]
         tokenizer = tokens_of.make(job, tokens, clips, weights, units, seed, mode, max_bad,
                                    fit_split, speech_level, detector)
-        return _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split, name,
-                      carry_landmarks, progress)
+        return _write(job, clips, tokenizer, header, kept, mode, speech_level, max_bad, fit_split,
+                      name, carry_landmarks, progress)
 
 
-def _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split, name,
+def _write(job, clips, tokenizer, header, kept, mode, speech_level, max_bad, fit_split, name,
            carry_landmarks, progress) -> store.Dataset:
     dialogue = "partner_audio" in clips.features
     partner = Partner(clips, fit_split, job.once) if dialogue else None
@@ -112,7 +115,8 @@ def _write(job, clips, tokenizer, header, mode, speech_level, max_bad, fit_split
                             hint="mend it, or --max_bad=0.1 to leave such clips out") from error
 
     recipes, codecs = _recipes(clips, tokenizer, header, partner, mode, speech_level)
-    recipes |= of_carried
+    recipes |= of_carried | kept[0]
+    codecs |= kept[1]
     if {"speaker", "identity"} <= clips.features.keys():
         codecs[SPEAKERS] = common.speakers(clips, fit_split)
     if tokenizer.recipe["kind"] == "units":  # sound may drive it

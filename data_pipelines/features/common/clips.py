@@ -10,10 +10,12 @@ import numpy as np
 
 from avjax.errors import UserError
 from avjax.signal import level, mel
+from data_pipelines import vocoders
 from data_pipelines.declared import Option
 from data_pipelines.store import dataset as store
 from data_pipelines.store import merge, quarantine
 from data_pipelines.store.resume import Partial
+from data_pipelines.store.schema import arrays_hash
 
 # Options that name files, whose contents are in the recipes and codecs.
 PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder",
@@ -23,6 +25,8 @@ NATIVE = "native_rate"  # of the clips' recipe of audio: Hz, before it was resam
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")
 
 
+Vocoder = Annotated[str | None, Option("a published BigVGAN of this mel, kept for listening; "
+                                       "without it Griffin-Lim makes sound of mel")]
 CarryLandmarks = Annotated[bool, Option("take the clips' landmarks along, as they are")]
 _LANDMARKS = "landmarks"
 
@@ -51,6 +55,17 @@ def speakers(clips, split: str) -> dict[str, np.ndarray]:
     vectors = dict(rows)
     names = [speaker for speaker, _ in counts.most_common()]
     return {"names": np.asarray(names), "identity": np.stack([vectors[name] for name in names])}
+
+
+def kept_vocoder(path: str | None, recipe: dict) -> tuple[dict, dict]:
+    """Recipes and codecs of the vocoder that a dataset keeps: of none where `path` is none.
+    UserError: not a vocoder, or not of mel of `recipe`."""
+    if not path:
+        return {}, {}
+    vocoder = vocoders.load(path, recipe)
+    arrays = vocoder.arrays()
+    return ({vocoders.NAME: vocoder.recipe | {"arrays": arrays_hash(arrays)}},
+            {vocoders.NAME: arrays})
 
 
 def require(clips, columns, hint: str) -> None:

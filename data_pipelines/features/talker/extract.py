@@ -55,6 +55,7 @@ def extract(
     multiple: Annotated[int, Option("extend every clip, by silence and held motion, to a multiple "
                                     "of so many frames; the model's patch, so that no last patch "
                                     "is partial", least=1)] = 1,
+    vocoder: common.Vocoder = None,
     carry_landmarks: common.CarryLandmarks = False,
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
@@ -79,21 +80,24 @@ def extract(
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
+    kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
                     multiple=multiple, fit_split=fit_split,
+                    **({"vocoder": vocoder} if vocoder else {}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
         of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""
         fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
             vocabulary), max_bad, fit_split)))
-        return _write(job, clips, *_unpack(fitted), voice, placeholder, speech_only, multiple,
+        return _write(job, clips, *_unpack(fitted), kept, voice, placeholder, speech_only, multiple,
                       max_bad, fit_split, name, carry_landmarks, progress)
 
 
-def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder, speech_only,
-           multiple, max_bad, fit_split, name, carry_landmarks, progress) -> store.Dataset:
+def _write(job, clips, encoder: frontend.Encoder, raw_voices, kept, voice, placeholder,
+           speech_only, multiple, max_bad, fit_split, name, carry_landmarks,
+           progress) -> store.Dataset:
     voices = {k: v for k, (_, _, v) in raw_voices.items()}
     if voice == "another":
         voices = _references(raw_voices)
@@ -116,7 +120,7 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder
     recipes["voice"]["of"] = voice
     if placeholder.strip():
         recipes["tokens"]["placeholder"] = placeholder.strip()
-    codecs = {c: clips.codec(c) for c in clips.codecs} | encoder.codecs
+    codecs = {c: clips.codec(c) for c in clips.codecs} | encoder.codecs | kept[1]
     codecs[heard.CODEC] = job.once("heard", lambda: heard.ranges(clips, fit_split))
     codecs[SPEAKERS] = _speakers(clips, fit_split, encoder, raw_voices)
     return store.write_dataset(
@@ -125,7 +129,7 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, voice, placeholder
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in "
         f"multiples of {multiple}.",
         features=_schema(clips, carried, encoder),
-        recipes=recipes | of_carried | {FAMILY: {"kind": "talker"}}, codecs=codecs,
+        recipes=recipes | of_carried | kept[0] | {FAMILY: {"kind": "talker"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad,
         progress=progress)
 

@@ -47,8 +47,7 @@ def extract(
                                       "without it there are no latents")] = None,
     reader: Annotated[str | None, Option("workdir of a trained face reader, kept for "
                                          "evaluation")] = None,
-    vocoder: Annotated[str | None, Option("a published BigVGAN of this mel, kept for listening; "
-                                          "without it Griffin-Lim makes sound of mel")] = None,
+    vocoder: common.Vocoder = None,
     unit_encoder: Annotated[str, Option("mel (k-means of mel frames), random (of a network with "
                                         "random weights), or a wav2vec2-type checkpoint")] = "mel",
     num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,

@@ -19,6 +19,7 @@ from avjax.encoders import units as unit_library
 from avjax.errors import UserError
 from avjax.signal import level, mel
 from avjax.signal.resample import resampled
+from data_pipelines import vocoders
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import portraits, trained
 from data_pipelines.features.common import units as common_units
@@ -239,13 +240,7 @@ def load_reader(path, painter: Painter):
 
 
 def load_vocoder(path):
-    if not path:
-        return None
-    from avjax.codecs.bigvgan import BigVGAN
-
-    vocoder = BigVGAN.from_checkpoint(path)
-    vocoder.check(mel.RECIPE)
-    return vocoder
+    return vocoders.load(path, mel.RECIPE) if path else None
 
 
 def speakers_of(source, split, voices: dict[str, np.ndarray],
