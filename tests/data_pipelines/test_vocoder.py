@@ -10,7 +10,7 @@ from avjax.codecs import latents
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.signal import mel
-from data_pipelines import decode
+from data_pipelines import decode, extract, vocoders
 from data_pipelines.live.decoder import StreamedDecoder
 from data_pipelines.live.parts import Settings
 
@@ -89,3 +89,40 @@ def test_talkers_sound_too(file):
 def test_a_vocoder_of_another_mel_is_refused_at_once(file):
     with pytest.raises(UserError, match="trained on another mel.*hop=256.*hop=240"):
         decode.Decoder({"audio": {}, "family": {"kind": "talker"}}, {}, vocoder=file())
+
+
+def test_it_is_found_in_a_folder_and_in_a_workdir(file, tmp_path):
+    path = file()
+    made = decode.Decoder(OF_MEL[0], {}, vocoder=path).waveform({"mel": MEL})
+    folder = decode.Decoder(OF_MEL[0], {}, vocoder=str(tmp_path / "22050"))
+    np.testing.assert_array_equal(folder.waveform({"mel": MEL}), made)
+    (tmp_path / "22050").rename(tmp_path / "vocoder")
+    (tmp_path / "recipes.json").write_text(json.dumps(OF_MEL[0]))
+    kept = decode.Decoder.from_workdir(tmp_path)
+    np.testing.assert_array_equal(kept.waveform({"mel": MEL}), made)
+    assert kept.sound_by.startswith("BigVGAN ")
+    without = decode.Decoder.from_workdir(tmp_path, vocoder=vocoders.GRIFFIN_LIM, iterations=2)
+    assert without.sound_by == "Griffin-Lim, 2 iterations" and not without.decoding
+    np.testing.assert_array_equal(
+        without.waveform({"mel": MEL}),
+        decode.Decoder(OF_MEL[0], {}, iterations=2).waveform({"mel": MEL}))
+    with pytest.raises(UserError, match="no such vocoder.*griffin-lim"):
+        decode.Decoder(OF_MEL[0], {}, vocoder=str(tmp_path / "gone.pt"))
+    with pytest.raises(UserError, match="one generator's file.*none"):
+        decode.Decoder(OF_MEL[0], {}, vocoder=str(tmp_path))
+
+
+@pytest.mark.parametrize("family, sizes", [("avflow", {}), ("talker", AT_24K)])
+def test_features_keep_it(puppets_dataset, file, tmp_path, family, sizes):
+    path = file(**sizes)
+    made = extract.extract(puppets_dataset.dir, tmp_path / "features", features=family,
+                           vocoder=path, progress=False)
+    weights = BigVGAN.from_checkpoint(path).recipe["weights"]
+    assert decode.Decoder.from_dataset(made).decoding == {"vocoder": f"BigVGAN {weights}"}
+    none = decode.Decoder.from_dataset(made, vocoder=vocoders.GRIFFIN_LIM)
+    assert none.sound_by.startswith("Griffin-Lim") and not none.decoding
+    other = file(sampling_rate=16000)
+    with pytest.raises(UserError, match="trained on another mel.*sample_rate=16000"):
+        extract.extract(puppets_dataset.dir, tmp_path / "other", features=family, vocoder=other,
+                        progress=False)
+    assert not (tmp_path / "other").exists()
