@@ -25,7 +25,7 @@ class System(toys.System):
 
 def install() -> System:
     """The System, with a decoder of its streams and a report without plots."""
-    decode.Decoder.from_dataset = classmethod(lambda cls, dataset: toys.Decoder())
+    decode.Decoder.from_dataset = classmethod(lambda cls, dataset, vocoder: toys.Decoder())
     train.check_config = train.check_what_follows = lambda *given: None
     plots.png = lambda figure: plots.plt.close(figure) or b"drawn"
     return System()

@@ -34,7 +34,7 @@ def toy(tmp_path, monkeypatch):
     system = toys.System()
     monkeypatch.setattr(api, "build", lambda _: system)
     monkeypatch.setattr(decode.Decoder, "from_dataset",
-                        classmethod(lambda cls, dataset: toys.Decoder()))
+                        classmethod(lambda cls, dataset, vocoder: toys.Decoder()))
     meta = {"step": 7, "recipes": {"mel": {"kind": "toy"}}}
     monkeypatch.setattr(checkpoints, "load", lambda *_: (system.init(None), meta))
     return config, system
@@ -98,7 +98,7 @@ def test_missing_checkpoint(toy, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(api, "build", lambda _: toy[1])
     monkeypatch.setattr(decode.Decoder, "from_dataset",
-                        classmethod(lambda cls, dataset: toys.Decoder()))
+                        classmethod(lambda cls, dataset, vocoder: toys.Decoder()))
     with pytest.raises(UserError, match="no checkpoint here"):
         job.evaluate(toy[0], tmp_path, progress=False)
 
@@ -112,7 +112,7 @@ def test_it_lists_all_metrics_without_a_config(monkeypatch, capsys):
 def test_processes_of_a_job_score_a_share_each(toy, tmp_path, monkeypatch, capsys):
     """One whose others never come ends with 75, since then nobody writes the results."""
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
-                             list=False, processes=None, shard=None)
+                             vocoder="", list=False, processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
     monkeypatch.setattr(command.workers, "TOGETHER", 0.0)
