@@ -5,13 +5,13 @@ Run:        avjax train --config=configs/avflow_120ms.py --workdir=runs/avflow_1
             avjax generate --workdir=runs/avflow_120ms --text="..." --stream
             avflow_120ms.py:paper is the paper's size, with --config.data.dir=FEATURES
 Hardware:   as configs/quickstart.py, or as configs/avflow_paper.py.
-Expect:     docs/avflow.md, "Streaming", compares it with the quickstart at equal budget.
+Expect:     docs/streaming.md, "120 ms", compares it with the quickstart at equal budget.
 Sizes:      as those.
 Provenance: 120 ms is the paper's; neither its windows nor the release's give it. Ours: STEPS
             Euler steps of AHEAD frames each (93 ms) and a vocoder that waits for its own window
             alone (23 ms) make 116 ms of sound; pictures take 115 ms. Of 8 x 1, 4 x 2 and 2 x 4 the
-            last was best on puppets. The head is the pose itself, since a head VAE's decoder
-            looks ahead too.
+            last scored best on the puppets that it is reported on. The head is the pose itself,
+            since a head VAE's decoder looks ahead too.
 """
 
 from avjax.errors import UserError
@@ -29,7 +29,7 @@ def get_config(size: str = "puppets"):
                         expected=" | ".join(VARIANTS), found=repr(size))
     c = (quickstart if size == "puppets" else avflow_paper).get_config()
     c.name = "avflow_120ms"
-    c.system.window = avflow.looking_ahead(c.system, AHEAD)
+    c.system.window = avflow.windows_looking_ahead(c.system, AHEAD)
     c.system.euler_steps = STEPS
     c.system.head_dim = POSE
     c.stream.chunk = 16

@@ -180,8 +180,8 @@ class Evaluate(Section):
     activity: str = field("energy", "What tells speech from silence in dialogues: energy, of the "
                           "mel, or neural, of the sound that the mel makes; options as in "
                           "docs/data.md.")
-    vocoder: str = field("", "File of a BigVGAN that makes the sound that is scored, the truth's "
-                         "too; without it Griffin-Lim, or the vocoder that the features keep.",
+    vocoder: str = field("", "What makes the sound that is scored, the truth's too: file or folder "
+                         "of a BigVGAN, or griffin-lim; default as in docs/vocoder.md.",
                          resume="free")
     streamed: bool = field(False, "Sound, faces and poses as avjax generate --stream decodes them, "
                            "the truth's too.", resume="free")

@@ -39,7 +39,6 @@ WINDOW = 256  # mel frames made at once
 # shorter signals are padded up to a multiple of it, so that few lengths are ever compiled
 QUANTUM = 96
 REACH = 5  # samples on either side that one anti-aliased activation looks at
-FLOOR = np.float32(np.log(1e-5))  # what the mel recipes make of silence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,7 +349,8 @@ class BigVGAN:
             return self.part(part_TM, gain)
 
         if frames <= length:
-            padded_TM = np.pad(log_mel_TM, ((0, -frames % QUANTUM), (0, 0)), constant_values=FLOOR)
+            padded_TM = np.pad(log_mel_TM, ((0, -frames % QUANTUM), (0, 0)),
+                               constant_values=mel_lib.FLOOR)
             yield made(padded_TM)[:frames * self.hop]
             return
         for first in range(0, frames, self.window):

@@ -7,7 +7,7 @@ Suffixes: T frames, M mel bands, N samples.
 
 import numpy as np
 
-from avjax.codecs.bigvgan import FLOOR, QUANTUM, BigVGAN
+from avjax.codecs.bigvgan import QUANTUM, BigVGAN
 from avjax.signal import mel as mel_lib
 
 
@@ -51,7 +51,7 @@ class StreamedBigVGAN:
         end = frames = self._given
         if frames <= self._vocoder.window + 2 * self._halo:
             end += -frames % QUANTUM
-            silence_TM = np.full((end - frames, self._kept.shape[1]), FLOOR, np.float32)
+            silence_TM = np.full((end - frames, self._kept.shape[1]), mel_lib.FLOOR, np.float32)
             self._kept = np.concatenate([self._kept, silence_TM])
         length = self.block + 2 * self._halo
         parts = [np.zeros(0, np.float32)]

@@ -25,7 +25,6 @@ RATE = SAMPLE_RATE / HOP  # 25 Hz
 DIM = 32
 MEL = mel_lib.RECIPE_24K
 STACK = HOP // MEL["hop"]  # mel frames a latent frame
-_FLOOR = np.float32(np.log(1e-5))  # what the mel recipe makes of silence
 
 
 class AudioCodec(Protocol):
@@ -65,7 +64,7 @@ class MelPCA:
         self._check(latent_TA)
         mel_SM = self.codec.decode(latent_TA).reshape(-1, MEL["bands"])
         # no mel of this recipe is below silence
-        return np.maximum(mel_SM, mel_lib.normalise(_FLOOR, MEL))
+        return np.maximum(mel_SM, mel_lib.normalise(mel_lib.FLOOR, MEL))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See AudioCodec."""

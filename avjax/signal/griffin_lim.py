@@ -134,11 +134,10 @@ def waveform(log_mel_TM: np.ndarray, *, iterations: int = 32, bucket: int = BUCK
     Raises UserError on another shape or on values that are not finite.
     """
     log_mel_TM = mel_lib.checked(log_mel_TM, recipe["bands"], "griffin_lim.waveform")
-    floor = np.log(1e-5)
 
     def inverted(part_TM):
-        padded = np.pad(np.clip(part_TM, floor, 5.0), [(0, -len(part_TM) % bucket), (0, 0)],
-                        constant_values=floor)
+        padded = np.pad(np.clip(part_TM, mel_lib.FLOOR, 5.0), [(0, -len(part_TM) % bucket), (0, 0)],
+                        constant_values=mel_lib.FLOOR)
         return np.asarray(_compiled(padded, iterations,
                                     tuple(recipe.items())))[: len(part_TM) * recipe["hop"]]
 

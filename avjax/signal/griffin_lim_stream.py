@@ -22,7 +22,6 @@ import numpy as np
 from avjax.signal import griffin_lim
 from avjax.signal import mel as mel_lib
 
-FLOOR = np.float32(np.log(1e-5))  # what the mel recipes make of silence
 MOMENTUM = 0.99
 ITERATIONS = 32
 
@@ -83,7 +82,7 @@ class StreamedGriffinLim:
         if owed <= 0:
             return np.zeros(0, np.float32)
         frames = int(np.ceil(self.look_ahead)) + self.block
-        silence_TM = np.full((frames, self.recipe["bands"]), FLOOR, np.float32)
+        silence_TM = np.full((frames, self.recipe["bands"]), mel_lib.FLOOR, np.float32)
         return self._advance(silence_TM)[:owed]
 
     def _advance(self, log_mel_TM) -> np.ndarray:
@@ -93,7 +92,7 @@ class StreamedGriffinLim:
         parts = [np.zeros(0, np.float32)]
         advance = compiled(self.block, self.iterations, tuple(self.recipe.items()))
         for part_TM in ready_TM.reshape(count, self.block, self.recipe["bands"]):
-            self._state, audio_N = advance(self._state, np.clip(part_TM, FLOOR, 5.0))
+            self._state, audio_N = advance(self._state, np.clip(part_TM, mel_lib.FLOOR, 5.0))
             parts.append(np.asarray(audio_N))
         audio_N = np.concatenate(parts)
         if self._skipped < 0 and len(audio_N):

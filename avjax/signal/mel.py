@@ -40,6 +40,7 @@ RECIPE = {
     "mean": -5.5366,
     "std": 2.1161,
 }
+FLOOR = np.float32(np.log(1e-5))  # what these recipes make of silence
 SPEECH = RECIPE | {"level": level.RECIPE}  # of recordings: they are brought to one level first
 FRAME_RATE = RECIPE["sample_rate"] / RECIPE["hop"]  # 86.1328125 Hz
 

@@ -17,6 +17,7 @@ class StreamedDecoder(decode.Decoder):
     def __init__(self, recipes, codecs, settings: parts.Settings, **kw):
         super().__init__(recipes, codecs, **kw)
         self._settings = settings
+        self._read = (None, None)  # the streams that were decoded last, and their motion
 
     @property
     def decoding(self) -> dict:
@@ -38,6 +39,11 @@ class StreamedDecoder(decode.Decoder):
         return self.pose_of(self._moved(streams)[1])
 
     def _moved(self, streams):
+        if self._read[0] is not streams:
+            self._read = streams, self._motion(streams)
+        return self._read[1]
+
+    def _motion(self, streams):
         motion = self.family.live_motion()
         if motion is None:
             return self.family.face(streams), self.family.pose_z(streams)

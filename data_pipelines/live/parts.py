@@ -14,7 +14,7 @@ import numpy as np
 
 from avjax.codecs.bigvgan_stream import StreamedBigVGAN
 from avjax.signal import mel as mel_lib
-from avjax.signal.griffin_lim_stream import FLOOR, ITERATIONS, StreamedGriffinLim
+from avjax.signal.griffin_lim_stream import ITERATIONS, StreamedGriffinLim
 from data_pipelines import decode
 
 Streams = Mapping[str, np.ndarray]
@@ -90,7 +90,7 @@ class Sound:
     def compile(self) -> None:
         """Vocodes as much silence as it takes to have compiled all that speech will need."""
         vocoder = self._new()
-        block = np.full((self._settings.block, self._recipe["bands"]), FLOOR, np.float32)
+        block = np.full((self._settings.block, self._recipe["bands"]), mel_lib.FLOOR, np.float32)
         for _ in range(3 + 2 * int(vocoder.look_ahead) // self._settings.block):
             vocoder.feed(block)
         vocoder.finish()

@@ -150,7 +150,8 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     streams = avatar.generate(prompt)
-    say([f"sound by {avatar.decoder.sound_by}"])
+    if avatar.decoder.has_audio(streams):
+        say([f"sound by {avatar.decoder.sound_by}"])
     return video.write(pathlib.Path(out or avatar.workdir / "sample"), streams, avatar.decoder,
                        prompt, save_latents)
 

@@ -121,7 +121,7 @@ def dyadic(c: ConfigDict) -> ConfigDict:
     return c
 
 
-def looking_ahead(config, frames: int) -> tuple[tuple[int, int], ...]:
+def windows_looking_ahead(config, frames: int) -> tuple[tuple[int, int], ...]:
     """Windows with the config's left context, of which the first `frames` blocks look one frame
     ahead and the others not at all."""
     return tuple((left, int(block < frames)) for block, (left, _) in enumerate(windows(config)))
