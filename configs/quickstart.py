@@ -1,7 +1,7 @@
 """AV-Flow on the built-in puppets, from nothing to a scored, talking avatar on two CPU cores.
 
 Run:        avjax train --config=configs/quickstart.py --workdir=runs/quickstart
-Hardware:   two CPU cores, 4 GiB; about ten minutes, of which training is about seven.
+Hardware:   two CPU cores, 4 GiB; ten to thirteen minutes, of which training is seven to eleven.
 Expect:     F1_lips 0.98, mel L1 a quarter of another sentence's; the table is in docs/avflow.md.
             Measured on puppets: it shows learning and plumbing, never realism.
 Sizes:      ours; the published ones are in configs/avflow_released.py.
