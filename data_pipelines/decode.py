@@ -288,6 +288,10 @@ class Decoder:
 
         return face_code.lips(self.articulators(streams))
 
+    def smile(self, streams: Streams) -> np.ndarray:
+        """(N,) at `fps`, in the faces' own unit."""
+        return self.articulators(streams)["smile"]
+
     def pose(self, streams: Streams) -> np.ndarray:
         """(N, 7) at `fps`: unit quaternion wxyz, then translation."""
         return self.pose_of(self._family.pose_z(streams))

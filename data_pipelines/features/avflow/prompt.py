@@ -1,5 +1,5 @@
 """What drives AV-Flow: text, speech or an example of a dataset -> the tokens it was trained on, and
-who it is to be.
+who it is to be; and whom it listens to (listening.py).
 
 The tokens' recipe says which front-end made them; nothing else is accepted, so a model of phonemes
 is never fed units.
@@ -7,6 +7,7 @@ is never fed units.
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ from avjax.errors import UserError
 from avjax.inference import padding
 from avjax.signal import kmeans, mel, resample
 from data_pipelines import media, prompting
+from data_pipelines.features.avflow import listening
 from data_pipelines.features.common import heard
 from data_pipelines.prompting import Prompt
 from data_pipelines.store.schema import recipe_hash
@@ -29,7 +31,7 @@ class PromptBuilder(prompting.PromptBuilder):
     """Timed phonemes of a text, units of speech, or the tokens of an example."""
 
     TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, prompting.EXAMPLE, prompting.DATA,
-             prompting.SPEAKER)
+             prompting.SPEAKER, listening.PARTNER, listening.PARTNER_SPEAKER, listening.START)
     SETTINGS = {"steps": ("euler_steps",), "guidance": ("guidance",),
                 "temperature": ("temperature",)}
 
@@ -37,10 +39,11 @@ class PromptBuilder(prompting.PromptBuilder):
         """UserError for unusable text or audio and unknown speakers."""
         text, audio = request.text, request.audio
         given = [name for name in ("text", "audio", "example") if getattr(request, name)]
-        if len(given) != 1:
+        if len(given) > 1 or not (given or request.partner):
             raise UserError("nothing to say" if not given else "two things to say",
                             where="--text, --audio, --example", expected="exactly one of them",
                             found=" and ".join(given) or "none")
+        check_conversation(request)
         if len(text) > MAX_CHARACTERS:
             raise UserError("text too long", where="--text",
                             expected=f"at most {MAX_CHARACTERS} characters", found=f"{len(text)}",
@@ -48,7 +51,7 @@ class PromptBuilder(prompting.PromptBuilder):
         task = request.task or system.tasks[0]
         prompting.check_task(task, system)
         who = prompting.identities(decoder.codecs)
-        remarks = []
+        remarks, tokens_TC = [], None
         if request.example:
             row = prompting.read_example(request, system, decoder)
             speaker = request.speaker or row["speaker"]
@@ -56,17 +59,25 @@ class PromptBuilder(prompting.PromptBuilder):
             if speaker != row["speaker"]:
                 identity = who[prompting.choose_speaker(speaker, who)]
             conditions, frames = system.conditions(row | {"identity": identity}, task)
-            return prompt_of(system, task, conditions, row["id"], speaker, identity)
+            if request.partner:
+                partners, remarks = conversed(request, system, decoder, conditions["tokens"])
+                conditions = conditions | partners
+            return prompt_of(system, task, conditions, row["id"], speaker, identity, remarks)
         speaker = prompting.choose_speaker(request.speaker, who)
         recipe = decoder.recipes["tokens"]
         if text:
             tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
-        else:
+        elif audio:
             audio_N = media.read_audio(audio, mel.RECIPE["sample_rate"])
             tokens_TC = tokens_from_audio(audio_N, recipe, decoder.codecs)
             remarks = heard.remarks(audio_N, mel.RECIPE["sample_rate"], decoder.codecs, recipe)
-        return prompt_of(system, task, conditions_of(system, tokens_TC, who[speaker]),
-                         text or pathlib.Path(audio).name, speaker, who[speaker], tuple(remarks))
+        partners = {}
+        if request.partner or request.start:
+            partners, told = conversed(request, system, decoder, tokens_TC)
+            tokens_TC, remarks = partners.pop("tokens"), (*remarks, *told)
+        return prompt_of(system, task, conditions_of(system, tokens_TC, who[speaker], partners),
+                         text or pathlib.Path(audio or request.partner).name, speaker, who[speaker],
+                         tuple(remarks))
 
     def recut(self, prompt, system, frames):
         """Any number; by default `STREAMED`."""
@@ -75,13 +86,38 @@ class PromptBuilder(prompting.PromptBuilder):
         return dataclasses.replace(prompt, pieces=pieces_of(whole, frames or STREAMED))
 
 
-def conditions_of(system, tokens_TC: np.ndarray, identity: np.ndarray) -> dict[str, np.ndarray]:
-    """Conditions of tokens; absent partners are zeros."""
+def check_conversation(request) -> None:
+    """UserError for flags of a conversation that have nothing to act on."""
+    if request.start and not (request.text or request.audio):
+        raise UserError("nothing begins then", where="--start", found=f"{request.start:g}",
+                        expected="--text or --audio beside it", hint="leave it out")
+    if request.start < 0 or not np.isfinite(request.start):
+        raise UserError("no such second", where="--start", expected=">= 0",
+                        found=f"{request.start:g}")
+    if request.partner_speaker and not request.partner:
+        raise UserError("who is in which film?", where="--partner_speaker",
+                        expected="--partner=FILE beside it", found="none")
+
+
+def conversed(request, system, decoder, own_TC) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """({"tokens" and the partner's streams: (frames, width)}, remarks) of a conversation."""
+    def hear(audio_N):
+        return tokens_from_audio(audio_N, decoder.recipes["tokens"], decoder.codecs)
+
+    side = listening.of_partner(request, system, decoder, hear) if request.partner else None
+    return (listening.conversation(own_TC, request.start, side, system, decoder, hear),
+            side.remarks if side else ())
+
+
+def conditions_of(system, tokens_TC: np.ndarray, identity: np.ndarray,
+                  partners: Mapping[str, np.ndarray] = types.MappingProxyType({})
+                  ) -> dict[str, np.ndarray]:
+    """Conditions of tokens and the partner's streams; absent ones are zeros."""
     spec = system.conditions_spec
     prompting.check_fits(spec["tokens"], "tokens", tokens_TC)
-    partners = {name: np.zeros((len(tokens_TC), spec[name].shape[-1]), np.float32)
-                for name in spec if name.startswith("partner_")}
-    values = {"tokens": tokens_TC, "identity": identity} | partners
+    absent = {name: np.zeros((len(tokens_TC), spec[name].shape[-1]), np.float32)
+              for name in spec if name.startswith("partner_")}
+    values = {"tokens": tokens_TC, "identity": identity} | absent | dict(partners)
     return padding.complete(system, {n: values[n] for n in spec if n in values})
 
 

@@ -106,7 +106,7 @@ def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
     def logits(clip, prefix, audio, mel_TM, frames):
         x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"],
                                                 wav2vec2.SAMPLE_RATE)), np.float32)
-        return _logits_on_clock(x_TC, audio, frames, mode)
+        return logits_on_clock(x_TC, audio, frames, mode)
 
     return Tokenizer({"kind": "wav2vec2-ctc", "weights": file_hash(weights), "values": "logits",
                       **_levelled(speech_level),
@@ -119,13 +119,13 @@ def _given(clips, mode) -> Tokenizer:
     feature = clips.features["logits"]
 
     def logits(clip, prefix, audio, mel_TM, frames):
-        return _logits_on_clock(clip[prefix + "logits"], audio, frames, mode)
+        return logits_on_clock(clip[prefix + "logits"], audio, frames, mode)
 
     return Tokenizer({"kind": "wav2vec2-ctc", **clips.recipes.get("logits", {})}, feature.shape[1],
                      "CTC logits of wav2vec2, by the corpus' owners", logits, ("logits",))
 
 
-def _logits_on_clock(x_TC: np.ndarray, audio, frames: int, mode: str) -> np.ndarray:
+def logits_on_clock(x_TC: np.ndarray, audio, frames: int, mode: str) -> np.ndarray:
     """Logits of some sound -> (frames, 29).
 
     Frame k of a chunk sees its samples 320 k .. 320 k + 399; a chunk of 100 s has 4999 frames, not
