@@ -25,7 +25,9 @@ SMILES = {"implementation": "avjax eval.metrics.reactions 1", "neutral": "the tr
 # kind of what the smile is read from -> its unit, and how far above neutral a smile is [ours]
 TAU = {"puppet": {"unit": "of the puppets' smile", "tau": 0.25, "sweep": [0.15, 0.25, 0.35]},
        "landmarks": {"unit": "width of the mouth and lift of its corners, in distances of the "
-                             "eyes' outer corners", "tau": 0.08, "sweep": [0.04, 0.08, 0.12]}}
+                             "eyes' outer corners", "tau": 0.08, "sweep": [0.04, 0.08, 0.12]},
+       "vertices": {"unit": "distance of the mouth's corners, in that of the mean face",
+                    "tau": 0.1, "sweep": [0.05, 0.1, 0.15]}}
 NODS = {"implementation": "avjax eval.metrics.reactions 1", "depth_deg": 4.0, "smooth_s": 2 / 30,
         "fps": rates.VIDEO}
 EVENTS = {"tolerance_s": 0.25, "sweep": [0.1, 0.25, 0.5]}

@@ -52,6 +52,9 @@ class ClipBenchmark(ClipData):
         self.free_length = "mask" not in system.conditions_spec
         self.common_frames = {"frames": "those that both have"} if self.free_length else {}
         self.has_lips = self.has_lips and decoder.has_face
+        if decoder.geometry and decoder.geometry.lips:
+            self.has_lips = True
+            self.lip_recipe = self.lip_recipe | {"read from": decoder.geometry.recipe}
 
     @staticmethod
     def _of_partners(system_config) -> tuple[str, ...]:
@@ -72,6 +75,8 @@ class ClipBenchmark(ClipData):
     @property
     def smile_recipe(self) -> dict:
         """What a smile is, see eval/metrics/reactions.py."""
+        if geometry := self.decoder.geometry:
+            return reactions.SMILES | reactions.TAU["vertices"] | {"read from": geometry.recipe}
         kind = "landmarks" if self.reader else "puppet"
         return reactions.SMILES | reactions.TAU[kind] | (self.reader.recipe if self.reader else {})
 
