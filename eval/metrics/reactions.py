@@ -126,6 +126,8 @@ def _pooled(name, pool):
     if not counted:
         return None
     counts = {key: np.array([c[key] for c in counted]) for key in counted[0]}
+    if not any(c.sum() for c in counts.values()):
+        return None  # nobody ever did
     main = (pool.benchmark.smile_recipe["tau"] if name in ("F1_smiles", "F1_smiles" + LISTENING)
             else EVENTS["tolerance_s"])
     return (pooling.interval(counts[f"{main:g}"], lips.f1_of_examples)

@@ -279,7 +279,7 @@ def prompt_of(config, system, decoder, **request: Any) -> Prompt:
     """What a request means to a system; reads the files that it names and generates nothing.
     UserError for whatever is unusable."""
     builder = prompting.builder(config.system.name)
-    if request.get("example") and not request.get("data"):
+    if (request.get("example") or request.get("partner")) and not request.get("data"):
         request["data"] = data.main_folder(config.data)
     return builder.build(builder.request(config.system.name, **request), system, decoder)
 

@@ -355,7 +355,7 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
         task="tts", example="valid/0", max_seconds=2.0)
     monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
         workdir=str(there), out="", requests="", seed=0, step=-1, steps=0, guidance=None,
-        temperature=None, vocoder="", stream=False, format="", save_latents=True,
+        temperature=None, vocoder="", geometry="", stream=False, format="", save_latents=True,
         **dict.fromkeys(command.STREAM, -1), **values)))
     command.main([])
     assert set(store_of_buckets) - before == {"bucket/run/sample.wav", "bucket/run/sample.npz"}
