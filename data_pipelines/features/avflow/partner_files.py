@@ -5,8 +5,7 @@
     A--expression.npy     (N, width) at 30 Hz: SMIRK's 50 expression, 2 eyelid and 3 jaw numbers, or
                           whatever the clips' partner_face are; not scaled
     A--headpose.npy       (N, 3) at 30 Hz: their head's rotation vector, radians
-    A.npy                 (M, width) or (2, M, width): speech tokens as AV-Flow's owners keep them,
-                          of a conversation those of channel 1
+    A.npy                 (M, 29) or (channels, M, 29): CTC logits as AV-Flow's owners keep them
 
 Arrays are told apart by their names' ends, others by their shapes. Frames that are not finite are
 gaps.
@@ -34,16 +33,17 @@ _AT_ONCE = 64  # pictures that are encoded together
 
 @dataclasses.dataclass
 class Found:
-    """Of one partner; what the files do not tell is None.
+    """Of one partner; what the files do not tell is None or absent.
 
     Attributes:
-      audio_N: float samples at RATE.
-      raw: {stream: (frames, width)}: expression and head at FPS in the clips' units, and tokens at
-        their encoder's rate; NaN in gaps.
+      sound: the file with it.
+      logits: the file with them, and how many channels they have.
+      raw: {stream: (frames, width)}: expression and head at FPS in the clips' units; NaN in gaps.
       remarks: lines that the user should see.
     """
 
-    audio_N: np.ndarray | None = None
+    sound: pathlib.Path | None = None
+    logits: tuple[pathlib.Path, int] | None = None
     raw: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     remarks: list[str] = dataclasses.field(default_factory=list)
 
@@ -67,14 +67,16 @@ def read(names: Sequence[str], widths: Mapping[str, int], recipes: Mapping[str, 
                             expected="files of a partner, or SPLIT/ID of a dataset")
         if path.suffix.lower() == ".npy":
             stream, array = _array(path, widths)
-            _add(found.raw, stream, array, path)
+            if stream != TOKENS:
+                _add(found.raw, stream, array, path)
+            elif found.logits:
+                raise _twice(TOKENS, path)
+            else:
+                found.logits = path, len(array) if array.ndim == 3 else 1
             continue
-        if found.audio_N is not None:
-            raise UserError("two partners", where="--partner", found=name,
-                            expected="one file with sound", hint="mix them first")
-        heard = media.read_sound(path, RATE)
-        media.say(path, heard)
-        found.audio_N = heard.samples
+        if found.sound:
+            raise _twice("sound", path)
+        found.sound = path
         if media.probe(path).video and widths.keys() & {EXPRESSION, HEAD}:
             kind = recipes.get(EXPRESSION, {}).get("kind", "")
             if kind != "eigenface":
@@ -82,7 +84,7 @@ def read(names: Sequence[str], widths: Mapping[str, int], recipes: Mapping[str, 
                     f"warning: {path.name}: nothing here reads faces of kind {kind!r} off pictures;"
                     " give them as .npy, else the partner's face is at rest")
                 continue
-            for stream, array in _pictured(path, heard, codecs.get("face", {}), speaker).items():
+            for stream, array in _pictured(path, codecs.get("face", {}), speaker).items():
                 if stream in widths:
                     _add(found.raw, stream, array, path)
     return found
@@ -90,13 +92,17 @@ def read(names: Sequence[str], widths: Mapping[str, int], recipes: Mapping[str, 
 
 def _add(raw: dict, stream: str, array: np.ndarray, path: pathlib.Path) -> None:
     if stream in raw:
-        raise UserError(f"{stream} twice", where="--partner", found=str(path),
-                        hint="leave one of the files out")
+        raise _twice(stream, path)
     raw[stream] = array
 
 
+def _twice(what: str, path: pathlib.Path) -> UserError:
+    return UserError(f"{what} twice", where="--partner", found=str(path),
+                     hint="leave one of the files out")
+
+
 def _array(path: pathlib.Path, widths: Mapping[str, int]) -> tuple[str, np.ndarray]:
-    """(stream, (frames, width) float32) of an .npy file."""
+    """(stream, (frames, width) float32, of tokens as they are) of an .npy file."""
     expected = ", ".join(f"(frames, {width}) of {name}" for name, width in widths.items())
     try:
         array = np.load(path, allow_pickle=False)
@@ -105,16 +111,16 @@ def _array(path: pathlib.Path, widths: Mapping[str, int]) -> tuple[str, np.ndarr
                         found=str(error)) from error
     named = next((stream for end, stream in _ENDS.items() if path.stem.endswith(end)), None)
     fits = [stream for stream, width in widths.items() if array.shape[-1:] == (width,)
-            and (array.ndim == 2 or (stream == TOKENS and array.ndim == 3 and len(array) == 2))]
+            and (array.ndim == 2 or (stream == TOKENS and array.ndim == 3))]
     stream = named if named in fits else fits[0] if len(fits) == 1 and not named else None
     if stream is None or array.dtype.kind != "f" or not array.size:
         raise UserError("an array of another shape", where=f"--partner={path}", expected=expected,
                         found=f"{array.shape} {array.dtype}",
                         hint="end its name in --expression or --headpose" if len(fits) > 1 else "")
-    return stream, np.asarray(array[1] if array.ndim == 3 else array, np.float32)
+    return stream, np.asarray(array, np.float32)
 
 
-def _pictured(path: pathlib.Path, heard, codec: Mapping, speaker: str) -> dict[str, np.ndarray]:
+def _pictured(path: pathlib.Path, codec: Mapping, speaker: str) -> dict[str, np.ndarray]:
     """{stream: (N, width)} of a film, read a few pictures at a time: eigenface codes, and the
     head's roll by the face's box."""
     known = sorted({name.rpartition("/")[0] for name in codec})
@@ -124,6 +130,8 @@ def _pictured(path: pathlib.Path, heard, codec: Mapping, speaker: str) -> dict[s
                         expected=" or ".join(known), found=repr(speaker) if speaker else "none",
                         hint="eigenfaces are a person's own: name a speaker of the training data, "
                              "or give a file with sound alone")
+    heard = media.read_sound(path, RATE)
+
     def pictures(**size):
         return (image for _, image in media.frames_at(path, FPS, heard.start, heard.end, **size))
 

@@ -1,5 +1,5 @@
-"""What drives AV-Flow: text, speech or an example of a dataset -> the tokens it was trained on, and
-who it is to be; and whom it listens to (listening.py).
+"""What drives AV-Flow: text, speech, logits of speech or an example of a dataset -> the tokens it
+was trained on, and who it is to be; and whom it listens to (listening.py).
 
 The tokens' recipe says which front-end made them; nothing else is accepted, so a model of phonemes
 is never fed units.
@@ -17,8 +17,8 @@ from avjax.errors import UserError
 from avjax.inference import padding
 from avjax.signal import kmeans, mel, resample
 from data_pipelines import media, prompting
-from data_pipelines.features.avflow import listening
-from data_pipelines.features.common import heard
+from data_pipelines.features.avflow import listening, sound
+from data_pipelines.features.common import ctc, heard
 from data_pipelines.prompting import Prompt
 from data_pipelines.store.schema import recipe_hash
 
@@ -28,22 +28,23 @@ CHUNK = 8192  # frames (95 s); what is longer is made chunk by chunk
 
 
 class PromptBuilder(prompting.PromptBuilder):
-    """Timed phonemes of a text, units of speech, or the tokens of an example."""
+    """Timed phonemes of a text, units or CTC logits of speech, or the tokens of an example."""
 
     TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, prompting.EXAMPLE, prompting.DATA,
-             prompting.SPEAKER, listening.PARTNER, listening.PARTNER_SPEAKER, listening.START)
+             prompting.SPEAKER, *sound.INPUTS, *listening.INPUTS)
     SETTINGS = {"steps": ("euler_steps",), "guidance": ("guidance",),
                 "temperature": ("temperature",)}
 
     def build(self, request, system, decoder) -> Prompt:
         """UserError for unusable text or audio and unknown speakers."""
         text, audio = request.text, request.audio
-        given = [name for name in ("text", "audio", "example") if getattr(request, name)]
+        drives = ("text", "audio", "tokens", "example")
+        given = [name for name in drives if getattr(request, name)]
         if len(given) > 1 or not (given or request.partner):
             raise UserError("nothing to say" if not given else "two things to say",
-                            where="--text, --audio, --example", expected="exactly one of them",
+                            where=", ".join(f"--{name}" for name in drives),
+                            expected="exactly one of them",
                             found=" and ".join(given) or "none")
-        check_conversation(request)
         if len(text) > MAX_CHARACTERS:
             raise UserError("text too long", where="--text",
                             expected=f"at most {MAX_CHARACTERS} characters", found=f"{len(text)}",
@@ -51,7 +52,11 @@ class PromptBuilder(prompting.PromptBuilder):
         task = request.task or system.tasks[0]
         prompting.check_task(task, system)
         who = prompting.identities(decoder.codecs)
-        remarks, tokens_TC = [], None
+        recipe, remarks = decoder.recipes["tokens"], []
+        sound.check(request, recipe)
+        listening.check(request)
+        talks = request.partner or request.start
+        hearing = listening.Hearing(request, decoder, tokens_from_audio)
         if request.example:
             row = prompting.read_example(request, system, decoder)
             speaker = request.speaker or row["speaker"]
@@ -59,54 +64,33 @@ class PromptBuilder(prompting.PromptBuilder):
             if speaker != row["speaker"]:
                 identity = who[prompting.choose_speaker(speaker, who)]
             conditions, frames = system.conditions(row | {"identity": identity}, task)
-            if request.partner:
-                partners, remarks = conversed(request, system, decoder, conditions["tokens"])
-                conditions = conditions | partners
+            if talks:
+                said, remarks = listening.conversation(request, system, conditions["tokens"],
+                                                       hearing)
+                conditions = conditions | said
             return prompt_of(system, task, conditions, row["id"], speaker, identity, remarks)
         speaker = prompting.choose_speaker(request.speaker, who)
-        recipe = decoder.recipes["tokens"]
+        tokens_TC, partners = None, {}
         if text:
             tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
-        elif audio:
+        elif recipe["kind"] == ctc.KIND and given:
+            tokens_TC, remarks = sound.tokens(request, recipe, decoder.workdir)
+        elif given:
             audio_N = media.read_audio(audio, mel.RECIPE["sample_rate"])
             tokens_TC = tokens_from_audio(audio_N, recipe, decoder.codecs)
             remarks = heard.remarks(audio_N, mel.RECIPE["sample_rate"], decoder.codecs, recipe)
-        partners = {}
-        if request.partner or request.start:
-            partners, told = conversed(request, system, decoder, tokens_TC)
+        if talks:
+            partners, told = listening.conversation(request, system, tokens_TC, hearing)
             tokens_TC, remarks = partners.pop("tokens"), (*remarks, *told)
+        name = text or pathlib.Path(audio or request.tokens or request.partner).name
         return prompt_of(system, task, conditions_of(system, tokens_TC, who[speaker], partners),
-                         text or pathlib.Path(audio or request.partner).name, speaker, who[speaker],
-                         tuple(remarks))
+                         name, speaker, who[speaker], tuple(remarks))
 
     def recut(self, prompt, system, frames):
         """Any number; by default `STREAMED`."""
         whole = {n: np.concatenate([piece[n] for piece in prompt.pieces]) if np.ndim(x) == 2 else x
                  for n, x in prompt.conditions.items()}
         return dataclasses.replace(prompt, pieces=pieces_of(whole, frames or STREAMED))
-
-
-def check_conversation(request) -> None:
-    """UserError for flags of a conversation that have nothing to act on."""
-    if request.start and not (request.text or request.audio):
-        raise UserError("nothing begins then", where="--start", found=f"{request.start:g}",
-                        expected="--text or --audio beside it", hint="leave it out")
-    if request.start < 0 or not np.isfinite(request.start):
-        raise UserError("no such second", where="--start", expected=">= 0",
-                        found=f"{request.start:g}")
-    if request.partner_speaker and not request.partner:
-        raise UserError("who is in which film?", where="--partner_speaker",
-                        expected="--partner=FILE beside it", found="none")
-
-
-def conversed(request, system, decoder, own_TC) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """({"tokens" and the partner's streams: (frames, width)}, remarks) of a conversation."""
-    def hear(audio_N):
-        return tokens_from_audio(audio_N, decoder.recipes["tokens"], decoder.codecs)
-
-    side = listening.of_partner(request, system, decoder, hear) if request.partner else None
-    return (listening.conversation(own_TC, request.start, side, system, decoder, hear),
-            side.remarks if side else ())
 
 
 def conditions_of(system, tokens_TC: np.ndarray, identity: np.ndarray,
@@ -172,6 +156,4 @@ def tokens_from_audio(audio: np.ndarray, recipe: Mapping, codecs: Mapping) -> np
         nearest = kmeans.assign(mel.of_speech(audio, recipe.get("level")), centroids)
         return np.eye(len(centroids), dtype=np.float32)[nearest]
     raise UserError("this model is not driven by audio", where="recipes.json, tokens",
-                    expected="kind units", found=recipe["kind"], hint="use --text"
-                    if recipe["kind"] == "phones" else
-                    "extract its tokens with avjax extract --tokens=wav2vec2 and evaluate")
+                    expected="kind units", found=recipe["kind"], hint="use --text")

@@ -15,7 +15,8 @@ from avjax.signal import mel, resample
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
 from data_pipelines import prompting
-from data_pipelines.features.avflow import listening, partner, partner_files, prompt
+from data_pipelines.features.avflow import listening, partner, partner_files, prompt, sound
+from data_pipelines.features.common import ctc
 from data_pipelines.media import faces, write_media
 
 UNITS, EXPRESSION, RATE = 4, 5, 22050
@@ -27,12 +28,13 @@ def parts(**overrides):
     c = avflow_config.default()
     c.update(dict(d_model=8, num_blocks=1, num_heads=1, d_ff=8, token_dim=UNITS, face_dim=3,
                   head_dim=2, euler_steps=2, identity_dim=8, partner_token_dim=UNITS,
-                  partner_expression_dim=EXPRESSION, partner_head_dim=3, **overrides))
+                  partner_expression_dim=EXPRESSION, partner_head_dim=3) | overrides)
     c.window = (2, 1)
     quiet = mel.of_speech(np.zeros(RATE, np.float32)).mean(0)
     centroids = np.stack([quiet, *(quiet + k for k in (3.0, 4.0, 5.0))])
     tokens = {"kind": "units", "level": mel.SPEECH["level"]}
     decoder = types.SimpleNamespace(
+        workdir=None,
         recipes={"tokens": tokens, "partner_tokens": tokens,
                  "partner_expression": {"kind": "smirk"}, "partner_head": {}},
         codecs={"tokens": {"centroids": centroids},
@@ -121,14 +123,25 @@ def test_gaps_are_interpolated_and_long_ones_are_rest():
     assert (hard[:10] == 1).all() and (hard[10:] == -1).all()
 
 
-def test_tokens_of_the_release_are_its_second_channel(built, files, tmp_path):
-    tokens = np.random.default_rng(0).standard_normal((2, 99, UNITS)).astype(np.float32)
-    np.save(tmp_path / "SEG.npy", tokens)
-    made = built(partner=str(tmp_path / "SEG.npy"))
-    position = resample.feature_times(made.frames) * 50 - 200 / 320
-    assert made.frames == round(99 / 50 * HZ)
+def test_logits_of_the_release_are_its_second_channel(tmp_path, monkeypatch):
+    system, decoder = parts(token_dim=ctc.WIDTH, partner_token_dim=ctc.WIDTH)
+    decoder.recipes |= dict.fromkeys(("tokens", "partner_tokens"), {"kind": ctc.KIND})
+    quiet_C = np.eye(ctc.WIDTH, dtype=np.float32)[0]
+    monkeypatch.setattr(sound, "weights", lambda request, workdir: "weights")
+    monkeypatch.setattr(ctc, "load", lambda file: lambda audio_N: np.tile(quiet_C, (99, 1)))
+    np.save(tmp_path / "SEG.npy", np.random.default_rng(0).standard_normal(
+        (2, 99, ctc.WIDTH)).astype(np.float32))
+    builder = prompting.builder("avflow")
+    made = builder.build(builder.request("avflow", partner=str(tmp_path / "SEG.npy")), system,
+                         decoder)
+    own = made.conditions["tokens"]
+    assert (own[:, 0] == 1).all() and made.frames == pytest.approx(99 / 49.99 * HZ, abs=1)
     np.testing.assert_allclose(made.conditions["partner_tokens"],
-                               resample.interpolate(tokens[1], position), atol=1e-5)
+                               ctc.of_array(str(tmp_path / "SEG.npy"), decoder.recipes["tokens"],
+                                            channel=2))
+    first = builder.build(builder.request("avflow", partner=str(tmp_path / "SEG.npy"),
+                                          partner_channel=1), system, decoder)
+    assert np.abs(first.conditions["partner_tokens"] - made.conditions["partner_tokens"]).max() > 1
 
 
 @pytest.mark.parametrize("names, message", [
@@ -136,7 +149,7 @@ def test_tokens_of_the_release_are_its_second_channel(built, files, tmp_path):
     (("wide.npy",), r"another shape.*\(frames, 5\) of partner_expression.*\(45, 7\)"),
     (("objects.npy",), "not an array"),
     (("nothing--expression.npy",), "partner_expression has no frame"),
-    (("voice.wav", "answer.wav"), "two partners"),
+    (("voice.wav", "answer.wav"), "sound twice"),
     (("a--headpose.npy", "a--headpose.npy"), "partner_head twice"),
 ])
 def test_what_is_no_partner(built, files, names, message):
@@ -148,7 +161,7 @@ def test_flags_that_have_nothing_to_act_on(built, files, model):
     for request, message in (
             ({"partner": str(files / "voice.wav"), "start": 1.0}, "nothing begins then"),
             ({"audio": str(files / "answer.wav"), "start": -1.0}, "no such second"),
-            ({"audio": str(files / "answer.wav"), "partner_speaker": "ann"}, "which film")):
+            ({"audio": str(files / "answer.wav"), "partner_speaker": "ann"}, "without --partner")):
         with pytest.raises(UserError, match=message):
             built(**request)
     c = avflow_config.default()
