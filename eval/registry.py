@@ -39,6 +39,7 @@ NEEDS = {
     "codes": "motion codes that nothing here can take apart (LIA-X)",
     "lips": "face codes that tell the lip aperture (puppets), or landmarks of the pictures",
     "points": "landmarks of the pictures (clips that have them, and the package that finds them)",
+    "partner": "features that know the partner of a conversation",
     "turns": "clips whose events say who has the floor",
     "waveform": "the decoded waveform; left out in the loop",
     "words": "transcripts whose words the recogniser knows",

@@ -153,4 +153,4 @@ for _heard_too in (False, True):
         declare(_name, "up", _meaning + (" while listening" if _heard_too else ""),
                 family="reactions", score=_SCORES[_score, _heard_too], pool=_pooled,
                 recipe=functools.partial(_recipe, name=_name),
-                needs=("motion", "clip", *_needs, *(("turns",) if _heard_too else ())))
+                needs=("motion", "clip", "partner", *_needs, *(("turns",) if _heard_too else ())))

@@ -52,8 +52,12 @@ def test_events_are_matched_once(own, true, counts):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("talks"))
+
+
+def write(folder):
     """(features, clips): each side's turns by turns, a second long; face code 1 is the smile."""
-    folder, rng = tmp_path_factory.mktemp("talks"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
     def sequence(width):
         return Feature((None, width), "float32", "toy", rate=toys.RATE)
@@ -66,6 +70,7 @@ def parts(tmp_path_factory):
     def examples(split):
         for i in range(3):
             own = toys.streams(rng, 300)
+            own["face"][:, 1] = np.sin(2 * np.pi * 0.7 * (np.arange(300) / toys.RATE - 0.3))
             more = {n: rng.standard_normal((300, widths[n])).astype(np.float32)
                     for n in ("tokens", "partner_tokens")}
             yield {"id": f"{split}/{i}", "speaker": "s", "text": toys.WORDS[i], **own, **more}

@@ -70,10 +70,10 @@ def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda c: c.evaluate.update({"benchmark": ""}), "no benchmark.*clips or dialogue or puppets "
-                                                     "or talker_puppets"),
+    (lambda c: c.evaluate.update({"benchmark": ""}),
+     "no benchmark.*clips or dialogue or listening or puppets or talker_puppets"),
     (lambda c: c.evaluate.update({"benchmark": "pupets"}),
-     "unknown benchmark.*clips or dialogue or puppets or talker_puppets.*pupets"),
+     "unknown benchmark.*clips or dialogue or listening or puppets or talker_puppets.*pupets"),
     (lambda c: c.evaluate.update({"splits": ("test",)}), "unknown split.*train or valid or "
                                                          "other.*test"),
     (lambda c: c.data.update({"dir": "{workdir}/nowhere"}), "no dataset here"),

@@ -68,7 +68,8 @@ class ClipBenchmark(ClipData):
         optional = {"lips": self.has_lips, "points": self.reader is not None,
                     "waveform": self.full, "words": self.has_words,
                     "length": self.free_length, "free": self.free_length,
-                    "patches": self.patch_s is not None, "turns": self.has_turns}
+                    "patches": self.patch_s is not None, "turns": self.has_turns,
+                    "partner": any(n.startswith(PARTNER) for n in self.dataset.features)}
         return super().offers | {"clip", "face" if self.decoder.has_face else "codes"} | {
             need for need, offered in optional.items() if offered}
 
