@@ -1,8 +1,9 @@
 """Published text-to-tokens weights <-> our parameters: one name table, both directions.
 
 AV-Flow's release keeps a bare state dict (text_to_tokens.pth), Matcha-TTS a Lightning checkpoint
-whose `state_dict` has the same names; the tokens' statistics are entries of both. Published layouts:
-a Linear's weight is (out, in), a Conv1d's (out, in, kernel), a ConvTranspose1d's (in, out, kernel).
+whose `state_dict` has the same names; the tokens' statistics are entries of both. Published
+layouts: a Linear's weight is (out, in), a Conv1d's (out, in, kernel), a ConvTranspose1d's (in, out,
+kernel).
 """
 
 import numpy as np
