@@ -1,4 +1,5 @@
-"""configs/avflow_text.py:small trains on a corpus whose symbols are always spoken alike: it learns how long they are and what they sound like."""
+"""configs/avflow_text.py:small learns how long symbols are and what they sound like, of a corpus in
+which they are always spoken alike."""
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def corpus(tmp_path_factory):
 
 def small(corpus):
     c = avflow_text.get_config("small")
-    c.system.update(dict(num_symbols=10, token_dim=3, mean=0.0, std=2.0, row_symbols=12,
+    c.system.update(dict(symbols=10, token_dim=3, mean=0.0, std=2.0, row_symbols=12,
                          row_frames=32, euler_steps=4))
     c.system.encoder.update(dict(width=32, layers=1, d_ff=32, duration_width=32,
                                  convolution_dropout=0.0, dropout=0.0))

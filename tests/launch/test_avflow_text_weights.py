@@ -59,10 +59,10 @@ def test_a_checkpoint_of_lightning_holds_the_same_network(tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda s: s.pop("std"), "statistics are missing; where: std.*std or mel_std"),
     (lambda s: s.pop("encoder.proj_m.weight"), "an entry encoder.proj_m.weight"),
-    (lambda s: s.pop("decoder.estimator.final_proj.bias"), "missing; where: decoder.*final_proj"),
+    (lambda s: s.pop("decoder.estimator.final_proj.bias"), "missing: decoder.*final_proj"),
     (lambda s: s.update({"spk_emb.weight": np.zeros((2, 3), np.float32)}), "left over.*spk_emb"),
     (lambda s: s.update({"encoder.proj_m.weight": np.zeros((7, 32, 1), np.float32)}),
-     r"do not fit.*decoder/down_0/.*expected: \(3, 14, 32\); found: \(3, 58, 32\)"),
+     r"do not fit.*decoder/down_0/\S* \(3, 58, 32\) instead of \(3, 14, 32\)"),
 ])
 def test_another_file_is_refused(change, message, tmp_path):
     state = released()

@@ -40,7 +40,7 @@ def _whole():
 
 
 def _avflow_text(c, **changes):
-    c.update(dict(num_symbols=10, token_dim=3, row_symbols=20, row_frames=32, euler_steps=2,
+    c.update(dict(symbols=10, token_dim=3, row_symbols=20, row_frames=32, euler_steps=2,
                   matcha_compat=True) | changes)
     c.encoder.update(dict(width=16, layers=min(c.encoder.layers, 1), d_ff=16, duration_width=8))
     c.unet.update(dict(channels=(8, 16), head_width=4, groups=4))

@@ -58,8 +58,7 @@ class DiT(Section):
 
 class Config(Section):
     name: str = config_fields.system_name("avflow.text")
-    num_symbols: int = field(178, "Ids 0 .. num_symbols - 1: 0 is the blank between symbols.",
-                             minimum=1)
+    symbols: int = field(178, "Ids 0 .. symbols - 1: 0 is the blank between symbols.", minimum=1)
     token_dim: int = field(29, "Width of a token (CTC logits).", minimum=1)
     mean: float = field(-2.8461, "Of tokens (release, LJSpeech); the network learns (token - mean) "
                         "/ std.")

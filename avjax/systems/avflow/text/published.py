@@ -159,7 +159,7 @@ def sizes(state: dict[str, np.ndarray], config) -> dict:
         inner = state[f"{unet}.down_blocks.0.1.0.attn1.to_q.weight"].shape[0]
         channels = tuple(state[f"{unet}.down_blocks.{i}.0.res_conv.weight"].shape[0]
                          for i in range(levels))
-        shown = dict(num_symbols=width[0], token_dim=state["encoder.proj_m.weight"].shape[0],
+        shown = dict(symbols=width[0], token_dim=state["encoder.proj_m.weight"].shape[0],
                      encoder=encoder,
                      unet=dict(channels=channels, head_width=inner // config.unet.heads,
                                blocks=count(f"{unet}.down_blocks.0.1.", ".attn1.to_q.weight"),
