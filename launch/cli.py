@@ -21,7 +21,7 @@ if __name__ == "__main__" and str(HERE.parent) not in sys.path:  # a child proce
 
 ELSEWHERE = {"inspect": "data_pipelines.store.inspect"}
 ORDER = ("prepare", "extract", "inspect", "turns", "train", "evaluate", "generate", "weights",
-         "config", "plan", "submit", "benchmark")
+         "config", "plan", "submit", "collect", "benchmark")
 COMPLETION = '''_avjax() {
     local IFS=$'\\n'
     COMPREPLY=($(avjax completion words -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))

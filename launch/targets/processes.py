@@ -6,6 +6,7 @@ from here.
 """
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import signal
@@ -19,11 +20,14 @@ from launch.targets import RESTART
 POLL = 0.05  # seconds
 PAUSE = 1.0  # before the first restart; doubled every time, up to 30
 CARDS = pathlib.Path("/proc/driver/nvidia/gpus")  # an entry a card
+# looked up here: between fork and exec a process had better not
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.Path,
-        cwd: pathlib.Path, max_restarts: int, grace: float) -> int:
+        cwd: pathlib.Path, max_restarts: int, grace: float, caught: list | None = None) -> int:
     """Runs the command in `processes` processes until all end; returns the job's exit code.
 
     Args:
@@ -35,9 +39,11 @@ def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.P
       max_restarts: how often all are started again.
       grace: seconds between the first death, or a signal, and the end of those that remain
         (SIGKILL).
+      caught: the list of `signals`, for a caller who runs several commands and has to know whether
+        to go on.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    with _signals() as caught:
+    with signals() if caught is None else contextlib.nullcontext(caught) as caught:
         for restart in range(max_restarts + 1):
             code = _once(command, processes, environment, logs, cwd, grace, caught)
             if code != RESTART or caught or restart == max_restarts:
@@ -63,7 +69,7 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
             file = stack.enter_context(open(logs / f"process-{k}.log", "ab"))
             started.append(subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
-                start_new_session=True, env=os.environ | environment
+                start_new_session=True, preexec_fn=_end_with_parent, env=os.environ | environment
                 | (mine | cards(k, processes) if processes > 1 else {})))
         try:
             _watch(started, killed, caught, grace, echo)
@@ -126,7 +132,7 @@ def _watch(started, killed: set, caught: list, grace: float, echo) -> None:
 
 
 @contextlib.contextmanager
-def _signals():
+def signals():
     """The list of signals caught inside."""
     caught: list[int] = []
     before = {number: signal.signal(number, lambda received, frame: caught.append(received))
@@ -136,6 +142,13 @@ def _signals():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_with_parent() -> None:
+    """Has Linux tell this process to stop when its parent is gone, by SIGKILL too: who starts the
+    same command again then waits for a job that is ending, instead of finding one that runs on."""
+    if _PRCTL:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _send(process: subprocess.Popen, number: int) -> None:
