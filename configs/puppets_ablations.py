@@ -1,13 +1,14 @@
-"""The paper's ablations of the exchange between the towers on the built-in puppets, at equal numbers
-of parameters, steps and examples: highway, separate, shared or cascaded.
+"""The paper's ablations of the exchange between the towers on the built-in puppets, at equal
+numbers of parameters, steps and examples: highway, separate, shared or cascaded.
 
 Run:        avjax submit --target=local --config=configs/puppets_ablations.py \\
                 --sweep=config=highway,separate,shared,cascaded --sweep=config.seed=0,1,2 \\
                 --workdir=runs/ablations
-            one of them: avjax train --config=configs/puppets_ablations.py:shared --workdir=DIR/shared
+            one of them: avjax train --config=configs/puppets_ablations.py:shared \\
+                --workdir=runs/ablations/shared
             sizes: python -m configs.puppets_ablations
-Hardware:   two CPU cores, 4 GiB; MINUTES for the twelve trainings and their evaluations. The corpus,
-            the head VAE and the features are made once, in the folder `common` beside the workdirs.
+Hardware:   two CPU cores, 4 GiB; MINUTES for the twelve trainings and their evaluations. Corpus,
+            head VAE and features are made once, in the folder `common` beside the workdirs.
 Expect:     docs/avflow.md. Measured on puppets: it shows what the exchange does to learning them,
             never realism.
 Sizes:      ours. `equal_size` gives every variant the parameters of `highway`; the full-size
@@ -18,13 +19,14 @@ from avjax.errors import UserError
 from avjax.systems.avflow.config import FUSIONS, parameter_count
 from configs import quickstart
 
+VARIANTS = FUSIONS
 COMMON = "{workdir}/../common"
 
 
 def get_config(fusion: str = "highway"):
-    if fusion not in FUSIONS:
+    if fusion not in VARIANTS:
         raise UserError("unknown variant", where="configs/puppets_ablations.py",
-                        expected=" | ".join(FUSIONS), found=repr(fusion))
+                        expected=" | ".join(VARIANTS), found=repr(fusion))
     c = quickstart.get_config()
     c.name = f"puppets_{fusion}"
     c.stages = tuple({key: _common(value) for key, value in stage.items()} for stage in c.stages)
@@ -73,7 +75,7 @@ def equal_size(system, fusion: str):
 
 
 if __name__ == "__main__":
-    for name in FUSIONS:
+    for name in VARIANTS:
         made = get_config(name).system
         print(f"{name:<10} d_model {made.d_model}, d_ff {made.d_ff}: "
               f"{parameter_count(made):,} parameters")

@@ -77,7 +77,7 @@ class Record:
         return "\n".join(lines)
 
     def _inside(self, workdir: str) -> str:
-        folder = str(paths.folder(workdir))
+        folder = workdir if paths.is_remote(workdir) else str(Path(workdir).absolute())
         return folder.removeprefix(f"{self.root}/")
 
     def _set(self, job: Job, state: dict) -> None:

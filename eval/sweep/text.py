@@ -13,9 +13,9 @@ MARKS = {"better": "+", "worse": "-", "": ""}
 
 def text(table: dict) -> str:
     """Every block with rows of the sweep, metrics side by side as far as a line takes them."""
-    names = [row["name"] for row in table["rows"]]
-    first = 2 + max(map(len, [*names, "row", *(v for block in table["blocks"]
-                                                for m in block["metrics"] for v in m["baselines"])]))
+    names = ["row", *(row["name"] for row in table["rows"])]
+    names += [v for block in table["blocks"] for m in block["metrics"] for v in m["baselines"]]
+    first = 2 + max(map(len, names))
     lines = []
     for block in table["blocks"]:
         lines += [title(block), f"  {about(table)}"]
