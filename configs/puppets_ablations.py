@@ -40,7 +40,8 @@ def get_config(fusion: str = "highway"):
     c.train.steps = 400
     c.train.checkpoint_every = 200
     c.train.evaluate_every = 0
-    c.evaluate.max_examples = 12
+    c.evaluate.splits = ("valid",)
+    c.evaluate.max_examples = 16
     c.sample.text = ""
     return c
 
