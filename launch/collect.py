@@ -54,10 +54,10 @@ def main(runs: list[str]) -> None:
     table = collect.collect(members.find(folders, args.by), over=args.over, metrics=args.metrics,
                             splits=args.split, variants=args.variant, baselines=args.baselines,
                             reference=args.reference, pairs=args.pairs)
-    print(FORMATS[args.format](table).rstrip("\n"))
     if out := args.out or args.workdir:
         name = folders[0].rstrip("/").rpartition("/")[2]
         print("\n".join(files.write(table, out, name)), file=sys.stderr)
+    print(FORMATS[args.format](table).rstrip("\n"))
 
 
 if __name__ == "__main__":

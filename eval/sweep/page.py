@@ -27,8 +27,10 @@ def write(table: dict, name: str) -> str:
             for m in table["missing"]) + "</ul>")
     for block in table["blocks"]:
         drawn = media.picture(figure(table, block), html.escape(text.title(block)))
+        about_cells = html.escape(text.about(table).replace("* the best", "the best is shaded"))
         parts.append(f"<h2>{html.escape(text.title(block))}</h2>{_table(table, block)}"
-                     f"<p class=note>{html.escape(text.about(table))}</p>{drawn}")
+                     f"<p class=note>{about_cells}. A point is a run; a baseline that "
+                     f"is not near the runs is in the table only.</p>{drawn}")
     rows = "".join(f"<li>{html.escape(row['name'])}: {text.parameters(row)}"
                    f"{html.escape(', '.join(row['members']))}</li>" for row in table["rows"])
     body = "\n".join([*parts, f"<h2>Runs</h2><ul>{rows}</ul>"])
@@ -84,6 +86,9 @@ def _plot(axis, m, rows) -> None:
                           marker="_", ms=14)
             axis.plot(at + np.linspace(-0.12, 0.12, len(values)), values, "o", ms=4, alpha=0.8,
                       color=plots.GENERATED[at % len(plots.GENERATED)])
+    values = [v for entry in m["rows"].values() for v in entry["values"].values()]
+    reach = 0.4 * np.ptp(values) or 0.1 * abs(values[0]) or 1.0
+    axis.set_ylim(min(values) - reach, max(values) + reach)
     for k, (variant, value) in enumerate(m["baselines"].items()):
         axis.axhline(value, lw=0.9, ls=LINES[k % len(LINES)], label=variant,
                      color=COLORS.get(variant, "#98a2b3"))

@@ -6,9 +6,8 @@ import io
 from eval.report.tables import number
 from eval.sweep.statistics import ALPHA
 
-WIDTH = 112  # letters of a line
-CELL = 20
-MARKS = {"better": "+", "worse": "-", "": ""}
+WIDTH = 130  # letters of a line
+CELL = 25
 
 
 def text(table: dict) -> str:
@@ -37,9 +36,9 @@ def title(block: dict) -> str:
 def about(table: dict) -> str:
     """What the numbers of a cell are."""
     over = " and ".join(table["over"])
-    return (f"mean ± standard deviation over {over}; below it the difference from "
-            f"{table['reference']}, paired by {table['pairs']}, and p (t test, Holm); "
-            f"* best mean, +/- better/worse at p < {ALPHA}")
+    return (f"mean ± standard deviation over {over}, * the best; below it the difference from "
+            f"{table['reference']}\n  (of distances, where nearer to the truth or 0 is better), "
+            f"paired by {table['pairs']}, with p (t test, Holm), a verdict below {ALPHA}")
 
 
 def parameters(row: dict) -> str:
@@ -70,12 +69,13 @@ def mean(metric: dict, row: str) -> str:
 
 
 def difference(metric: dict, row: str) -> str:
-    """"-0.031 p .02 -" of a row that is compared; else nothing."""
+    """"-0.031 p .020 worse" of a row that is compared; else nothing."""
     d = metric["rows"].get(row, {}).get("difference")
     if not d:
         return ""
-    p = f" p {number(d['p_holm'])}" if d["p_holm"] is not None else ""
-    return f"{'+' * (d['mean'] > 0)}{number(d['mean'])}{p} {MARKS[d['verdict']]}".rstrip()
+    p = "" if d["p_holm"] is None else f"p {d['p_holm']:.3f}".replace(" 0.", " .")
+    p = p.replace("p .000", "p < .001")
+    return f"{'+' * (d['mean'] > 0)}{number(d['mean'])} {p} {d['verdict']}".rstrip()
 
 
 def as_csv(table: dict) -> str:
