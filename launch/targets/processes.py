@@ -6,7 +6,6 @@ from here.
 """
 
 import contextlib
-import ctypes
 import os
 import pathlib
 import signal
@@ -15,14 +14,12 @@ import subprocess
 import sys
 import time
 
+from launch import cli
 from launch.targets import RESTART
 
 POLL = 0.05  # seconds
 PAUSE = 1.0  # before the first restart; doubled every time, up to 30
 CARDS = pathlib.Path("/proc/driver/nvidia/gpus")  # an entry a card
-# looked up here: between fork and exec a process had better not
-_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -69,8 +66,8 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
             file = stack.enter_context(open(logs / f"process-{k}.log", "ab"))
             started.append(subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
-                start_new_session=True, preexec_fn=_end_with_parent, env=os.environ | environment
-                | (mine | cards(k, processes) if processes > 1 else {})))
+                start_new_session=True, env=os.environ | {cli.PARENT: str(os.getpid())}
+                | environment | (mine | cards(k, processes) if processes > 1 else {})))
         try:
             _watch(started, killed, caught, grace, echo)
         finally:
@@ -142,13 +139,6 @@ def signals():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end_with_parent() -> None:
-    """Has Linux tell this process to stop when its parent is gone, by SIGKILL too: who starts the
-    same command again then waits for a job that is ending, instead of finding one that runs on."""
-    if _PRCTL:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _send(process: subprocess.Popen, number: int) -> None:

@@ -133,7 +133,7 @@ os.kill({os.getpid()}, signal.SIGTERM)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
 def test_a_killed_parent_leaves_no_member_behind(tmp_path):
-    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "job.py").write_text("from launch import cli\ncli.main(['--version'])\n" + JOB)
     (tmp_path / "wait.a").touch()
     command = [sys.executable, str(tmp_path / "job.py"), f"--workdir={tmp_path / 'a'}"]
     parent = subprocess.Popen([sys.executable, "-c", f"""
