@@ -2,17 +2,19 @@
 lips."""
 
 import json
-import types
 
 import numpy as np
 import pytest
 
 from avjax.codecs import codec_avatar
 from avjax.errors import UserError
+from avjax.signal import mel
 from avjax.weights.torch_writer import write_torch_zip
-from data_pipelines import decode, geometry
+from data_pipelines import decode, geometry, prompting
+from eval.benchmarks import clips
 from eval.metrics import lips, reactions
 from launch.jobs import video
+from tests.eval import toys
 from tests.golden_files import golden
 
 RECORDED = golden("codec_avatar_geometry", "sd/")
@@ -104,32 +106,59 @@ def test_files_and_their_faults(name, recorded, tmp_path):
         geometry.load(folder, brought, str(mouth))
 
 
+def decoder_of(folder, recorded, pairs="[[1, 2]]"):
+    """Of a model whose faces are the recorded avatar's codes."""
+    mouth = folder / "mouth.json"
+    mouth.write_text(f'{{"inner": {pairs}, "corners": [5, 6]}}')
+    recipes = {"mel": mel.RECIPE, "face": {"kind": "codec avatar expression"},
+               "head": {"kind": "linear"}, "family": {"kind": "avflow"}}
+    pose = {"pose": {"mean": np.zeros(7), "std": np.ones(7)}}
+    return decode.Decoder(recipes, pose, iterations=1, lip_vertices=str(mouth),
+                          geometry=str(write(folder / "decoder", recorded)))
+
+
 @pytest.mark.parametrize("name, recorded", RECORDED)
-def test_what_is_decoded_is_written_and_scored(name, recorded, tmp_path, monkeypatch):
-    """The file that `avjax generate --geometry` writes, and lips and smiles of the benchmarks."""
-    mouth = tmp_path / "mouth.json"
-    mouth.write_text(json.dumps({"inner": [[1, 2]], "corners": [5, 6]}))
-    recipes = {"mel": {}, "face": {"kind": "codec avatar expression"}, "family": {"kind": "avflow"}}
-    decoder = decode.Decoder(recipes, {}, geometry=str(write(tmp_path / "decoder", recorded)),
-                             lip_vertices=str(mouth))
-    codes = np.repeat(recorded["z"], 2, axis=0)
-    monkeypatch.setattr(type(decoder), "face", lambda self, streams: streams["face"])
-    path = video.write_vertices(tmp_path / "out.vertices.npy", decoder, {"face": codes})
-    np.testing.assert_allclose(np.load(path), np.repeat(recorded["vertices"], 2, axis=0), rtol=1e-3,
-                               atol=1e-3)
-    assert decoder.tells_lips
-    aperture, width = decoder.lips({"face": codes})
-    assert lips.f1(lips.closure_counts(aperture, aperture, width, np.median(aperture / width))) == 1
-    smile = decoder.smile({"face": codes})
-    case = types.SimpleNamespace(
-        aligned=True, signals=types.SimpleNamespace(smile=smile),
-        truth=types.SimpleNamespace(smile=smile), benchmark=types.SimpleNamespace(
-            motion_fps=30, smile_recipe=reactions.SMILES | reactions.TAU["vertices"]))
-    assert {wrong for _, *wrongs in reactions._smiles(case, False)["smiles"].values()
-            for wrong in wrongs} == {0}
+def test_avjax_generate_writes_vertices(name, recorded, tmp_path, capsys):
+    decoder = decoder_of(tmp_path, recorded)
+    codes = np.repeat(recorded["z"], 20, axis=0)
+    streams = {"mel": np.full((len(codes), 80), -3, np.float32), "face": codes,
+               "head": np.zeros((len(codes), 7), np.float32)}
+    prompt = prompting.Prompt("generate", ({},), len(codes), "a")
+    files = video.write(tmp_path / "out", streams, decoder, prompt)
+    assert files["vertices"] == tmp_path / "out.vertices.npy" and "wav" in files
+    found, at_30hz = np.load(files["vertices"]), decoder.face(streams)
+    assert found.shape == (len(at_30hz), *recorded["vert_mean"].shape)
+    np.testing.assert_allclose(found[0], recorded["vertices"][0], rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(found, decoder.geometry.avatar(at_30hz))
+    assert "--save_latents" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, recorded", RECORDED)
+def test_avjax_evaluate_reads_lips_and_smiles_off_vertices(name, recorded, tmp_path, monkeypatch):
+    width = recorded["z"].shape[1]
+    monkeypatch.setattr(toys, "FACE", width)
+    monkeypatch.setattr(toys, "TOKENS", toys.MEL + width + toys.HEAD)
+    decoder = decoder_of(tmp_path, recorded)
+    dataset = toys.write_corpus(tmp_path / "features")
+    benchmark = clips.Benchmark(toys.config(), decoder, dataset, toys.System(), full=False)
+    assert benchmark.has_lips and benchmark.recipes["F1_lips"]["read from"]["inner"] == [[1, 2]]
+    truth, other = (benchmark.truth("valid", i) for i in (0, 1))
+    aperture, width = truth.lips
+    benchmark.lip_recipe = lips.RECIPE | {"tau": float(np.median(aperture / width)), "sweep": []}
+    right, wrong = (benchmark.summarise([benchmark.score("valid", 0, x)], [])["F1_lips"]["value"]
+                    for x in (truth, other))
+    assert right == 1 and wrong < 1
+    assert benchmark.smile_recipe["read from"]["weights"] == decoder.geometry.recipe["weights"]
+    np.testing.assert_array_equal(truth.smile, decoder.geometry.smile(decoder.face(truth.streams)))
+    assert benchmark.smile_recipe["tau"] == reactions.TAU["vertices"]["tau"]
+
+
+@pytest.mark.parametrize("name, recorded", RECORDED)
+def test_flags_that_do_not_fit_the_model(name, recorded, tmp_path):
+    decoder = decoder_of(tmp_path, recorded)
     with pytest.raises(UserError, match="another width"):
-        decoder.lips({"face": codes[:, 1:]})
+        decoder.lips({"face": np.zeros((9, recorded["z"].shape[1] - 1), np.float32)})
     with pytest.raises(UserError, match="lips of which vertices"):
-        decode.Decoder(recipes, {}, lip_vertices=str(mouth))
+        decode.Decoder(decoder.recipes, {}, lip_vertices="mouth.json")
     with pytest.raises(UserError, match="no vertices.*puppet"):
-        decode.Decoder(recipes | {"face": {"kind": "puppet"}}, {}, geometry="x")
+        decode.Decoder(decoder.recipes | {"face": {"kind": "puppet"}}, {}, geometry="x")
