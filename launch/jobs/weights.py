@@ -166,7 +166,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
 def _save(folder: Path, config, model, params, expected, meta: dict) -> None:
     """Checkpoint 0 of a training that begins with `params`."""
     mesh = make_mesh(config.mesh)
-    optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
+    optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected, model.turns)
     with jax.set_mesh(mesh):
         target = abstract_state(model, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
 
