@@ -119,7 +119,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     _check_free(folder)
     names = published(system, "--system")
     dataset = open_dataset(data) if data else None
-    state = read_state_dict(file, select)
+    state = names.opened(file) if names.opened and not select else read_state_dict(file, select)
     if config is None:
         try:
             config = exported_config(system, file) or published_config(system, state)
