@@ -5,9 +5,10 @@ Shapes: a convolution's direction is (taps, in, out) with a norm for each output
 upsampling (in, out, taps) with a norm for each input, as published.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from avjax.codecs.bigvgan import BigVGANConfig
 from avjax.codecs.published.bigvgan import polyphase
@@ -24,9 +25,9 @@ def network(config) -> BigVGANConfig:
 
 def mel_recipe(config) -> dict:
     """The mel that the network reads; not scaled."""
-    return mel.RECIPE | {"sample_rate": config.sample_rate, "n_fft": config.n_fft,
-                         "hop": int(np.prod(config.rates)), "bands": config.bands,
-                         "fmax": float(config.fmax), "gain": 1.0, "mean": 0.0, "std": 1.0}
+    return mel.unscaled(mel.RECIPE) | {
+        "sample_rate": config.sample_rate, "n_fft": config.n_fft,
+        "hop": math.prod(config.rates), "bands": config.bands, "fmax": float(config.fmax)}
 
 
 def init(net: BigVGANConfig, key) -> dict:
