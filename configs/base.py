@@ -184,8 +184,8 @@ class Evaluate(Section):
     activity: str = field("energy", "What tells speech from silence in dialogues: energy, of the "
                           "mel, or neural, of the sound that the mel makes; options as in "
                           "docs/data.md.")
-    vocoder: str = field("", "What makes the sound that is scored, the truth's too: file or folder "
-                         "of a BigVGAN, or griffin-lim; default as in docs/vocoder.md.",
+    vocoder: str = field("", "What makes the sound that is scored, the truth's too: file, folder "
+                         "or workdir of a BigVGAN, or griffin-lim; default as in docs/vocoder.md.",
                          resume="free")
     streamed: bool = field(False, "Sound, faces and poses as avjax generate --stream decodes them, "
                            "the truth's too.", resume="free")

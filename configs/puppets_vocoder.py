@@ -1,4 +1,4 @@
-"""A small BigVGAN on the built-in puppets, for the mel of the quickstart's AV-Flow, on two CPU cores.
+"""A small BigVGAN on the built-in puppets, for the mel of the quickstart's AV-Flow, on two cores.
 
 Run:        avjax train --config=configs/puppets_vocoder.py --workdir=runs/vocoder
 Use:        avjax generate --workdir=runs/quickstart --vocoder=runs/vocoder --text="..."

@@ -1,6 +1,6 @@
-"""The constant-Q transform that version 2's sub-band discriminator looks at: bins spaced like notes,
-octave by octave from the top, each at half the rate of the one above (Schoerkhuber and Klapuri
-2010, in the conventions of nnAudio, and torchaudio's resampling).
+"""The constant-Q transform that version 2's sub-band discriminator looks at: bins spaced like
+notes, octave by octave from the top, each at half the rate of the one above (Schoerkhuber and
+Klapuri 2010, in the conventions of nnAudio, and torchaudio's resampling).
 
 Nothing here is learnt: kernels and filters follow from the rate, which the published state dicts
 hold all the same (`buffers`).

@@ -7,8 +7,8 @@ Suffixes: B batch, N samples.
 import jax.numpy as jnp
 import numpy as np
 
-from avjax.systems.vocoder import spectra
 from avjax.signal import mel
+from avjax.systems.vocoder import spectra
 
 # version 2: (window, mel bands); the hop is a quarter of the window
 SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))

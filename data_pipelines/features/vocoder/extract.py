@@ -1,5 +1,5 @@
-"""Clips -> a vocoder's features: sound, frame by frame of the mel's clock, and the mel that it is to
-be made from.
+"""Clips -> a vocoder's features: sound, frame by frame of the mel's clock, and the mel that it is
+to be made from.
 
     audio  (T, hop) the samples of each frame, as the vocoder is to make them
     mel    (T, bands) log-mel of that sound, not scaled; or, for fine-tuning, the mel that a trained
