@@ -75,8 +75,8 @@ def define_flags() -> None:
     flags.DEFINE_float("temperature", None, "Of the start noise; default the config's.",
                        lower_bound=0.0)
     flags.DEFINE_string("vocoder", "", "What makes the sound: a BigVGAN of the model's mel "
-                        "(published file, or workdir of a training), or griffin-lim; default: WORKDIR/vocoder, else the one that "
-                        "the features keep, else Griffin-Lim.")
+                        "(published file, or workdir of a training), or griffin-lim; default: "
+                        "WORKDIR/vocoder, else the one that the features keep, else Griffin-Lim.")
     flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")
     flags.DEFINE_bool("stream", False, "Write while it is computed, where the system can; see "
                                        "above.")

@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "face_reader": ("",),
     "head_vae": ("",),
     "puppets_dyadic": ("",),
+    "puppets_vocoder": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),
     "talker_benchmark": ("",),
@@ -37,6 +38,7 @@ EXPERIMENTS = {
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",
                          "temporal", "speaker"),
+    "vocoder": ("base", "full", "v2", "finetune"),
 }
 
 
