@@ -18,15 +18,17 @@ Provenance: published config.json and code: sizes, losses and their weights, seg
             The learning rate of :finetune is the same; its length is ours.
 """
 
+from avjax.errors import UserError
 from avjax.systems.vocoder import config as vocoder
 from configs import base
 
-SIZES = ("base", "full", "v2", "finetune")
+VARIANTS = ("base", "full", "v2", "finetune")
 
 
 def get_config(size: str = "base"):
-    if size not in SIZES:
-        raise ValueError(f"{size!r} is none of {', '.join(SIZES)}")
+    if size not in VARIANTS:
+        raise UserError("unknown variant", where="--config=configs/vocoder.py",
+                        expected=" | ".join(VARIANTS), found=repr(size))
     c = base.get_config()
     c.name = f"vocoder_{size}"
     c.system = {"base": vocoder.base, "full": vocoder.published, "v2": vocoder.version_2,

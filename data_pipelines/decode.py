@@ -166,8 +166,13 @@ class Decoder:
       vocoder: what makes sound of mel, instead of the dataset's vocoder or Griffin-Lim: the file
         or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
 
+    Attributes:
+      workdir: where it was made from one; it may hold networks that prompts go through.
+
     Raises UserError for a vocoder of another mel.
     """
+
+    workdir: pathlib.Path | None = None
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
                  iterations: int = 32, vocoder: str = ""):
@@ -212,8 +217,10 @@ class Decoder:
         for file in sorted((workdir / CODECS_DIR).glob("*.npz")):
             with np.load(file, allow_pickle=False) as arrays:
                 codecs[file.stem] = dict(arrays)
-        return cls(json.loads(path.read_text()), codecs,
-                   vocoder=vocoder or vocoders.in_workdir(workdir), **kw)
+        decoder = cls(json.loads(path.read_text()), codecs,
+                      vocoder=vocoder or vocoders.in_workdir(workdir), **kw)
+        decoder.workdir = workdir
+        return decoder
 
     def speakers(self, streams: Streams) -> list[dict]:
         """The streams of each speaker, without the speaker axis (see `StreamDecoder.specs`); of a
