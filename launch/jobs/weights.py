@@ -68,8 +68,9 @@ def describe(path: str) -> str:
 
 def export(workdir: str, out: str, *, step: str | None = None, average: bool = True) -> int:
     """Writes a workdir's parameters under the published names; returns how many arrays. A .pt is
-    the published code's own file; a .safetensors has the system's config in its metadata.
-    UserError: no checkpoint, a system without published names, or `out` exists."""
+    the published code's own file, beside which lies what that code looks for there; a .safetensors
+    has the system's config in its metadata. UserError: no checkpoint, a system without published
+    names, or `out` exists."""
     if not out.endswith((".pt", ".safetensors")) or os.path.lexists(out):
         raise UserError("cannot write the weights", where=out,
                         expected="a new file that ends in .pt or .safetensors",
@@ -79,6 +80,9 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     names = published(config.name, workdir)
     params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
     state = names.write(jax.tree.map(np.asarray, params), config)
+    beside = names.beside(config) if out.endswith(".pt") else {}
+    for name, text in beside.items():
+        _check_beside(Path(out).with_name(name), text)
     try:
         with atomic.aside(out) as temporary:
             if out.endswith(".pt"):
@@ -91,11 +95,21 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
                 safetensors.numpy.save_file(
                     state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
                 temporary.chmod(mode)  # safetensors 0.8 makes files that nobody else may read
+        for name, text in beside.items():
+            Path(out).with_name(name).write_text(text)
     # the latter for what the disk refuses, too
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError("cannot write the weights", where=out, found=str(error),
                         hint="choose another --out") from error
     return len(state)
+
+
+def _check_beside(path: Path, text: str) -> None:
+    """UserError where another file of the name that belongs beside an exported one is there."""
+    if path.exists() and path.read_text(errors="replace") != text:
+        raise UserError("another file lies where one that belongs to the weights is to be written",
+                        where=str(path), found="other contents",
+                        hint="choose an --out in a folder of its own")
 
 
 def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
@@ -119,7 +133,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     _check_free(folder)
     names = published(system, "--system")
     dataset = open_dataset(data) if data else None
-    state = read_state_dict(file, select)
+    state = names.opened(file) if names.opened and not select else read_state_dict(file, select)
     if config is None:
         try:
             config = exported_config(system, file) or published_config(system, state)
@@ -166,7 +180,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
 def _save(folder: Path, config, model, params, expected, meta: dict) -> None:
     """Checkpoint 0 of a training that begins with `params`."""
     mesh = make_mesh(config.mesh)
-    optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
+    optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected, model.turns)
     with jax.set_mesh(mesh):
         target = abstract_state(model, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
 
