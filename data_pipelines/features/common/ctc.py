@@ -25,7 +25,6 @@ WIDTH = len(wav2vec2.CTC_LABELS)
 OWNERS = "wav2vec2_fairseq_base_ls960_asr_ls960, run by the corpus' owners"  # as weights
 NAME = "ctc"  # of the folder in a workdir
 RATE = wav2vec2.Wav2Vec2CTC.frame_rate  # of logits
-_RELEASED_RATE = 86.13281230  # frames a second, as the published code writes 22050 / 256
 _PER_CHUNK = wav2vec2.CHUNK_SECONDS * 50 - 1  # logit frames
 _ALIKE = 1e-3  # of the loudest sample: by so much may channels of one sound differ
 
@@ -131,8 +130,8 @@ def clocked(x_TC: np.ndarray, seconds: float, recipe: Mapping) -> np.ndarray:
     """All logits of some sound -> tokens (frames, 29), by the way that the recipe names."""
     mode = recipe.get("resample", resample.MODES[0])
     if mode == "released":  # as many as torch's interpolate makes of the two rates
-        return resample.to_features(x_TC, RATE, max(1, int(len(x_TC) * (_RELEASED_RATE / RATE))),
-                                    mode=mode)
+        frames = max(1, int(len(x_TC) * (resample.RELEASED_RATE / RATE)))
+        return resample.to_features(x_TC, RATE, frames, mode=mode)
     frames = max(1, int(seconds * mel.RECIPE["sample_rate"]) // mel.RECIPE["hop"])
     return on_clock(x_TC, seconds, frames, mode)
 
