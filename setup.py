@@ -13,6 +13,7 @@ REQUIRES = [
     "jax>=0.10.2,<0.12",
     "jiwer>=4",
     "espeakng-loader>=0.2.4",  # espeak-ng and its voices as a wheel
+    "kitten-text-processing>=0.1",  # spells out numbers, dates, money by NeMo's grammars; no pynini
     "matplotlib>=3.9",
     "mel-cepstral-distance>=0.0.4",
     "ml-collections>=1.1",

@@ -8,6 +8,7 @@ call gives the same samples whatever was spoken before.
 
 import atexit
 import ctypes
+import difflib
 import functools
 import pathlib
 import shutil
@@ -42,6 +43,14 @@ _PHONEME_EVENTS_IPA = 3
 _DONT_EXIT = 0x8000
 _UTF8 = 1
 _RATE_PARAMETER = 1
+_IPA = 2
+
+
+class _Voice(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("languages", ctypes.c_void_p),
+                ("identifier", ctypes.c_char_p), ("gender", ctypes.c_ubyte),
+                ("age", ctypes.c_ubyte), ("variant", ctypes.c_ubyte), ("xx1", ctypes.c_ubyte),
+                ("score", ctypes.c_int), ("spare", ctypes.c_void_p)]
 
 
 class Library:
@@ -68,6 +77,8 @@ class Library:
         self.events = []
         self.callback = _Callback(self._receive)  # kept: the library holds only a pointer
         self.lib.espeak_SetSynthCallback(self.callback)
+        self.lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        self.lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
 
     def _receive(self, wave, count, events):
         if count > 0:
@@ -100,6 +111,44 @@ class Library:
                             found=f"status {status} for {text[:40]!r}")
         return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16), self.events
 
+    def phonemes(self, text, language):
+        self.lib.espeak_SetVoiceByName(self.voice_of(language).encode())
+        rest = ctypes.c_char_p(text.encode())
+        clauses = []
+        while rest.value is not None:  # NULL after the last clause
+            said = self.lib.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA)
+            clauses.append(said.decode() if said else "")
+        return " ".join(clauses)
+
+    def voice_of(self, language):
+        known = self.languages()
+        if language not in known:
+            near = difflib.get_close_matches(language, known, 5, 0)
+            raise UserError("a language that espeak-ng does not speak", where="--language",
+                            expected=f"one of {len(known)}, such as {', '.join(near)}",
+                            found=repr(language))
+        return known[language]
+
+    @functools.cache  # noqa: B019 - there is one library
+    def languages(self):
+        voices = self.lib.espeak_ListVoices(None)
+        found = {}
+        i = 0
+        while voices[i]:
+            voice = voices[i].contents
+            place = voice.identifier.decode()
+            at = voice.languages
+            names = []
+            while ctypes.string_at(at, 1) != b"\0":  # a priority, a name, a zero; at the end a zero
+                names.append(ctypes.string_at(at + 1).decode())
+                at += len(names[-1].encode()) + 2
+            for name in names:
+                found.setdefault(name.lower(), place)
+            i += 1
+        # "fr" is what the voice of that name speaks, and not Belgium's, which comes first
+        found |= {pathlib.PurePosixPath(place).name.lower(): place for place in found.values()}
+        return found | {"en": found["en-us"]}
+
 
 @functools.lru_cache(maxsize=1)
 def _library() -> Library:
@@ -111,3 +160,16 @@ def speak(text: str, pitch: tuple[int, int], formants: int, rate: int):
     see avjax.encoders.espeak.synthesize for the arguments."""
     with _lock:
         return _library().speak(text, tuple(int(p) for p in pitch), int(formants), int(rate))
+
+
+def phonemes(text: str, language: str) -> str:
+    """IPA with stress of some words in a language of espeak-ng ("en-us"), which are normalised
+    already. Words in another language come between flags: "(en)həlˈəʊ(ru)"."""
+    with _lock:
+        return _library().phonemes(text, language)
+
+
+def voice_of(language: str) -> str:
+    """The name of the voice that speaks a language, in small letters. UserError: there is none."""
+    with _lock:
+        return _library().voice_of(language)
