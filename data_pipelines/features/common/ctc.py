@@ -74,12 +74,12 @@ def of_sound(file: str, weights: str, recipe: Mapping, *, channel: int = 0,
     than the recipe's; sound that is shorter than a frame of logits.
     """
     encoder = load(weights)
-    remarks = _check_network(encoder, recipe, weights)
+    _check_network(encoder, recipe, weights)
     detector = _detector(recipe, activity)
     heard = [sound.read(file, SAMPLE_RATE, channel=c) for c in range(sound.channels(file) or 1)]
     channels = [each.samples for each in heard]
     index = _index(channels, channel, f"--audio={file}")
-    remarks += heard[index].remarks
+    remarks = list(heard[index].remarks)
     if detector:
         channels = detector.separated(channels, SAMPLE_RATE)
         remarks.append(f"voice activity: {detector.kind}")
@@ -171,18 +171,15 @@ def _index(channels, channel: int, where: str) -> int:
     return 0
 
 
-def _check_network(encoder: Encoder, recipe: Mapping, weights: str) -> list[str]:
-    """Remarks. UserError: tokens of another network than a model learnt from."""
+def _check_network(encoder: Encoder, recipe: Mapping, weights: str) -> None:
+    """UserError: tokens of another network than a model learnt from. What a corpus' owners ran is
+    known by its name only."""
     known = recipe.get("weights")
-    if known == OWNERS:
-        return ["the model learnt from tokens that its corpus' owners made: whether --ctc holds "
-                "the same network cannot be checked"]
-    if known not in (encoder.recipe["weights"], encoder.file):
+    if known not in (OWNERS, encoder.recipe["weights"], encoder.file):
         raise UserError("tokens of another network", where=f"--ctc={weights}",
                         expected=f"weights {known}, from which the model learnt",
                         found=encoder.recipe["weights"], hint="use the file that the features were "
                         "extracted with")
-    return []
 
 
 def _detector(recipe: Mapping, activity: str) -> voice_activity.Detector | None:
