@@ -16,7 +16,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avjax.errors import UserError
-from avjax.systems import registry
 from avjax.weights.reader import read_state_dict
 from configs import avflow_50h
 from data_pipelines import vocoders
@@ -98,8 +97,6 @@ def _sound(file: Path | None, place: Path, say) -> None:
 def _text(file: Path | None, place: Path, say) -> None:
     if file is None:
         say("text to tokens: none found; drive it by --audio or --tokens")
-    elif TEXT_SYSTEM not in registry.names():
-        say(f"text to tokens: {file} is left, for there is no system {TEXT_SYSTEM} here")
     else:
         weights.import_file(TEXT_SYSTEM, str(file), str(place / TEXT))
         say(f"text to tokens: {file}")

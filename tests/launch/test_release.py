@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from avjax.checkpoint.checkpoints import load_meta
 from avjax.errors import UserError
 from avjax.inference.generator import Generator, Item
 from avjax.signal import mel
@@ -65,7 +66,7 @@ def add_parts(folder, near=None):
     record = some("wav2vec2_ctc")
     write_torch_zip(folder / "wav2vec2_fairseq_base_ls960_asr_ls960.pth", under(record, "sd/"))
     (folder / "config.json").write_text(json.dumps(golden_config(record)))
-    write_torch_zip((near or folder) / "text_to_tokens.pth", {"mean": np.float32(0)[None]})
+    write_torch_zip((near or folder) / "text_to_tokens.pth", under(some("avflow_text"), "sd/"))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,8 @@ def test_the_workdir_is_as_one_trained_on_the_corpus(made, tmp_path):
     assert names == ["network", "vocoder", "sound to tokens", "text to tokens"]
     assert sorted(p.name for p in (work / "vocoder").iterdir()) == ["bigvgan_generator.pt",
                                                                     "config.json"]
+    text = load_meta(work / "text")
+    assert text["system"] == "avflow.text" and text["config"]["system"]["std"] == 4.5255
 
 
 def torch_linear(x_TC, frames, scale):
@@ -224,6 +227,8 @@ def spoilt(folder, what):
     elif what == "vocoder":
         sizes = folder / "bigvgan_base_22khz_80band_finetuned/config.json"
         sizes.write_text(json.dumps(SIZES | {"fmax": 11025}))
+    elif what == "text":
+        write_torch_zip(folder / "text_to_tokens.pth", {"encoder.emb.weight": np.zeros((178, 4))})
     elif what == "arrays":
         file = folder / "av_flow_ckpt_50h.pt"
         tree = network(experiment())[2]
@@ -240,6 +245,7 @@ def spoilt(folder, what):
     ("statistics", "statistics of the release.*head_qvec_std.npy.*fetch it"),
     ("vocoder", "another mel.*11025"),
     ("arrays", "missing: fusion.1.weight, out_v.bias | left over: more"),
+    ("text", "not a text-to-tokens state dict"),
     ("folder", "no such folder.*--folder"),
     ("system", "no release of this system.*avflow.*found: talker"),
 ])
