@@ -244,7 +244,7 @@ def spoilt(folder, what):
     ("head VAE", "no head VAE.*head_vae.*iter-"),
     ("statistics", "statistics of the release.*head_qvec_std.npy.*fetch it"),
     ("vocoder", "another mel.*11025"),
-    ("arrays", "missing: fusion.1.weight, out_v.bias | left over: more"),
+    ("arrays", r"missing: fusion.1.weight, out_v.bias \| left over: more"),
     ("text", "not a text-to-tokens state dict"),
     ("folder", "no such folder.*--folder"),
     ("system", "no release of this system.*avflow.*found: talker"),
