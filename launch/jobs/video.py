@@ -4,6 +4,7 @@ and of all together.
     OUT.wav, OUT.mp4                 one speaker; or the mix, and all side by side in the order of
                                      the portraits
     OUT.<name>.wav, OUT.<name>.mp4   one speaker of a dialogue, on a clean channel
+    OUT.<stream>.npy                 what a text became on the way (tokens)
 
 The files of a dialogue last equally long, a whole number of pictures. Every file is written aside
 and renamed.
@@ -31,8 +32,8 @@ Streams = Mapping[str, np.ndarray]
 
 def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: Prompt,
           latents: bool = False) -> dict[str, pathlib.Path]:
-    """The files written, {"wav", "mp4", "npz"} and of a dialogue {"<name>.wav", "<name>.mp4"};
-    those that there are.
+    """The files written, {"wav", "mp4", "npz", "<stream>.npy"} and of a dialogue {"<name>.wav",
+    "<name>.mp4"}; those that there are.
 
     Args:
       out: path without extension.
@@ -46,6 +47,13 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         paths["npz"] = suffixed(out, "npz")
         with atomic.file(paths["npz"]) as aside:
             save(aside, streams)
+    for name in decoder.family.arrays:
+        if name in streams:
+            paths[f"{name}.npy"] = suffixed(out, f"{name}.npy")
+            with atomic.file(paths[f"{name}.npy"]) as aside, open(aside, "wb") as file:
+                np.save(file, streams[name])
+    if not decoder.family.heard:
+        return paths
     if prompt.speakers:
         return paths | write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
     if not decoder.has_audio(streams):

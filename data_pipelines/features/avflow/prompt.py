@@ -8,6 +8,7 @@ is never fed units.
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class PromptBuilder(prompting.PromptBuilder):
     """Timed phonemes of a text, units of speech, or the tokens of an example."""
 
     TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, prompting.EXAMPLE, prompting.DATA,
-             prompting.SPEAKER)
+             prompting.SPEAKER, prompting.LANGUAGE)
     SETTINGS = {"steps": ("euler_steps",), "guidance": ("guidance",),
                 "temperature": ("temperature",)}
 
@@ -48,7 +49,11 @@ class PromptBuilder(prompting.PromptBuilder):
         task = request.task or system.tasks[0]
         prompting.check_task(task, system)
         who = prompting.identities(decoder.codecs)
-        remarks = []
+        remarks, learned = [], {}
+        if request.language and not (text and decoder.text_to_tokens):
+            raise UserError("a language without a network that reads text", where="--language",
+                            expected="--text, and WORKDIR/text, a trained avflow.text",
+                            hint="see docs/avflow_text.md")
         if request.example:
             row = prompting.read_example(request, system, decoder)
             speaker = request.speaker or row["speaker"]
@@ -59,14 +64,18 @@ class PromptBuilder(prompting.PromptBuilder):
             return prompt_of(system, task, conditions, row["id"], speaker, identity)
         speaker = prompting.choose_speaker(request.speaker, who)
         recipe = decoder.recipes["tokens"]
-        if text:
+        if text and decoder.text_to_tokens:
+            tokens_TC, remarks = decoder.text_to_tokens(text, request.language)
+            learned = {"tokens": tokens_TC}
+        elif text:
             tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
         else:
             audio_N = media.read_audio(audio, mel.RECIPE["sample_rate"])
             tokens_TC = tokens_from_audio(audio_N, recipe, decoder.codecs)
             remarks = heard.remarks(audio_N, mel.RECIPE["sample_rate"], decoder.codecs, recipe)
         return prompt_of(system, task, conditions_of(system, tokens_TC, who[speaker]),
-                         text or pathlib.Path(audio).name, speaker, who[speaker], tuple(remarks))
+                         text or pathlib.Path(audio).name, speaker, who[speaker], tuple(remarks),
+                         learned)
 
     def recut(self, prompt, system, frames):
         """Any number; by default `STREAMED`."""
@@ -86,14 +95,15 @@ def conditions_of(system, tokens_TC: np.ndarray, identity: np.ndarray) -> dict[s
 
 
 def prompt_of(system, task: str, conditions, name: str, speaker: str, identity,
-              remarks: tuple[str, ...] = ()) -> Prompt:
-    """In one piece, or in pieces of `CHUNK` frames where it is longer and the system can stream."""
+              remarks: tuple[str, ...] = (), given: Mapping = MappingProxyType({})) -> Prompt:
+    """In one piece, or in pieces of `CHUNK` frames where it is longer and the system can stream.
+    given: see Prompt."""
     frames = len(conditions["tokens"])
     pieces = (conditions,)
     if frames > CHUNK and system.can_stream(task):
         pieces = pieces_of(conditions, CHUNK)
     return Prompt(task, pieces, frames, name, speaker=speaker, identity=identity,
-                  remarks=remarks, seconds=frames / system.config.frame_rate)
+                  remarks=remarks, seconds=frames / system.config.frame_rate, given=given)
 
 
 def pieces_of(conditions, chunk: int) -> tuple[dict[str, np.ndarray], ...]:

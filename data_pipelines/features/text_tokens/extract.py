@@ -57,8 +57,8 @@ def extract(
       fit_split: everything fitted here sees this split only.
 
     Raises:
-      UserError: unknown choice, clips without sound or transcripts, missing weights, text in letters
-        that its language does not have, a text longer than its sound.
+      UserError: unknown choice, clips without sound or transcripts, missing weights, text in
+        letters that its language does not have, a text longer than its sound.
     """
     store.refuse_existing(out_dir)
     clips = common.open_clips(clips_dir, out_dir)
