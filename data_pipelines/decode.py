@@ -169,13 +169,21 @@ class Decoder:
         or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
 
     Attributes:
+<<<<<<< HEAD
       text_to_tokens: (text, language) -> (tokens (T, C), remarks), where the workdir holds such a
         network (data_pipelines/features/common/text_to_tokens.py).
+=======
+      workdir: where it was made from one; it may hold networks that prompts go through.
+>>>>>>> textnet
 
     Raises UserError for a vocoder of another mel.
     """
 
+<<<<<<< HEAD
     text_to_tokens: Callable | None = None
+=======
+    workdir: pathlib.Path | None = None
+>>>>>>> textnet
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
                  iterations: int = 32, vocoder: str = ""):
@@ -220,8 +228,10 @@ class Decoder:
         for file in sorted((workdir / CODECS_DIR).glob("*.npz")):
             with np.load(file, allow_pickle=False) as arrays:
                 codecs[file.stem] = dict(arrays)
-        return cls(json.loads(path.read_text()), codecs,
-                   vocoder=vocoder or vocoders.in_workdir(workdir), **kw)
+        decoder = cls(json.loads(path.read_text()), codecs,
+                      vocoder=vocoder or vocoders.in_workdir(workdir), **kw)
+        decoder.workdir = workdir
+        return decoder
 
     def speakers(self, streams: Streams) -> list[dict]:
         """The streams of each speaker, without the speaker axis (see `StreamDecoder.specs`); of a

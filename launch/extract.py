@@ -34,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("features", "avflow", extract.FEATURES, "Which systems are to read them.")
     flags.DEFINE_string("check", None, "File of published units, to compare those made here with.")
     options.define(families())
+    flags.DEFINE_alias("weights", "ctc")  # its name in earlier versions
 
 
 def main(argv):

@@ -6,10 +6,11 @@
   [--data=FEATURES]
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
-`export` writes a trained system that has published weights (AV-Flow, the head VAE, Talker-T2AV)
-under the published names: a .safetensors holds the network alone, a .pt is the file that the
-published code itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimizer, here
-a fresh one). `import` makes a workdir of a published file, from which launch.train continues: with
+`export` writes a trained system that has published weights (AV-Flow, its text to tokens, the
+head VAE, Talker-T2AV) under the published names: a .safetensors holds the network alone, a .pt is
+the file that the published code itself saves and loads (AV-Flow's: iteration, network in its
+wrapper, optimizer, here a fresh one).
+`import` makes a workdir of a published file, from which launch.train continues: with
 --data, the recipes and codecs of that feature dataset are copied along, and launch.generate can use
 it (the weights must have been trained on features made by those codecs). `--system=talker` also
 takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained in

@@ -293,6 +293,11 @@ class Wav2Vec2CTC:
                             hint="use the fine-tuned wav2vec2-base-960h, not the pre-trained base")
         return cls(config_of(params, num_heads, stated(path)), params, normalise=normalise)
 
+    @property
+    def params(self) -> dict:
+        """Nested, the head's 29 columns alone."""
+        return jax.tree.map(np.asarray, self._params)
+
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """audio: float32 (n,) at 16 kHz -> float32 (frames, 29) logits. UserError: shorter than one
         frame (25 ms)."""

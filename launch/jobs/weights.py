@@ -24,7 +24,7 @@ from avjax.storage import atomic
 from avjax.systems import api, registry
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
-from avjax.weights.names import PREFIXED
+from avjax.weights.names import PREFIXED, check_arrays
 from avjax.weights.plain_pickle import Foreign
 from avjax.weights.published import Published
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
@@ -217,14 +217,9 @@ def _check_free(folder: Path) -> None:
 
 
 def _check_fit(params, expected, file: str) -> None:
-    found = {name: tuple(leaf.shape) for name, leaf in named_leaves(params)}
-    wanted = {name: tuple(leaf.shape) for name, leaf in named_leaves(expected)}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise UserError("the weights do not fit the config", where=f"{file}, {name}",
-                            expected=str(wanted.get(name, "absent")),
-                            found=str(found.get(name, "absent")),
-                            hint="set the sizes with --config")
+    check_arrays(*({name: tuple(leaf.shape) for name, leaf in named_leaves(tree)}
+                   for tree in (params, expected)), "the weights do not fit the config", where=file,
+                 hint="set the sizes with --config")
     for name, leaf in named_leaves(params):
         with np.errstate(over="ignore"):  # of float64, which is told here
             finite = np.isfinite(np.asarray(leaf, np.float32))

@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "avflow_ablations": ("highway", "separate", "shared", "cascaded"),
     "avflow_paper": ("",),
     "avflow_released": ("",),
+    "avflow_text": ("", "paper", "small"),
     "base": ("",),
     "clips": ("",),
     "conversations": ("", *conversations.VARIANTS),

@@ -16,6 +16,7 @@ from avjax.systems.api import Spec
 from avjax.systems.head_vae import system as head_vae
 from data_pipelines import extract
 from data_pipelines.features.avflow import head_pose, partner
+from data_pipelines.features.common import ctc
 from data_pipelines.loading import loader
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature, arrays_hash, recipe_hash
@@ -183,9 +184,13 @@ def stand_in(tmp_path, monkeypatch):
     def options(logit):
         def network(audio):
             starts = range(0, len(audio) - 399, 320)
-            return np.tile([[logit(audio[k:k + 400], k)] for k in starts], 29)
+            return np.tile([[logit(audio[k:k + 400], k)] for k in starts],
+                           29).astype(np.float32)
 
+        network.params = {"weight": np.zeros(1)}
+        network.config = types.SimpleNamespace(num_heads=1)
         monkeypatch.setattr(wav2vec2.Wav2Vec2CTC, "from_checkpoint", lambda path: network)
+        ctc.load.cache_clear()
         (tmp_path / "weights").write_bytes(b"x")
         return {"tokens": "wav2vec2", "weights": tmp_path / "weights"}
 

@@ -249,7 +249,8 @@ def test_weights_that_would_be_wrong_are_refused_by_name(name, record, tmp_path)
              "not finite.*visual/outputs/bias"),
             ({"out_v.bias": state["out_v.bias"].astype(np.int8)},
              "whole numbers.*out_v.bias.*int8"),
-            ({bias: state[bias][None]}, "layers differ in size.*mlp_in/bias, layer 1"),
+            ({bias: state[bias][None]},
+             r"another shape: transformer_blocks_v\..\.feedforward\.block\.0\.bias"),
             ({"out_v.weight": state["out_v.weight"][0]}, "another network.*other dimensions")):
         np.savez(tmp_path / "w.npz", **state | change)
         with pytest.raises(UserError, match=message):

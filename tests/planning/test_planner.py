@@ -22,7 +22,8 @@ from launch.flags import load_config
 from tests.planning import hlo_samples
 
 FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_50h.py",
-             "avflow_ablations.py:cascaded", "head_vae.py", "talker_0_6b.py", "tavid.py:text",
+             "avflow_ablations.py:cascaded", "avflow_text.py",
+             "avflow_text.py:paper", "head_vae.py", "talker_0_6b.py", "tavid.py:text",
              "tavid.py:acoustic", "tavid.py:appearance", "tavid.py:mapper", "tavid.py:motion",
              "tavid.py:temporal", "tavid.py:speaker", "tavid.py")
 LIBTPU = topologies.find_libtpu()

@@ -137,7 +137,7 @@ def test_names_go_and_come_back(recorded):
     assert all(out[k].tobytes() == v.tobytes() for k,
                v in recorded.reference_state.items()) and len(out) == len(
         recorded.reference_state)
-    with pytest.raises(UserError, match="checkpoint entries left over"):
+    with pytest.raises(UserError, match="left over: extra;"):
         weights.import_reference({**recorded.reference_state, "extra": np.zeros(1)},
                                  recorded.config)
     given = [jax.ShapeDtypeStruct(s, np.float32)

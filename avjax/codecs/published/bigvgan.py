@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.weights import names
 from avjax.weights.fold import fold_weight_norm, put
 
 RENAMED = (
@@ -127,14 +128,7 @@ def _check(params: dict, config, where: str) -> None:
                 expected |= {f"{block}/{convs}_{n}/kernel": (size, out, out)
                              for convs in ("convs1", "convs2")}
                 expected |= {f"{block}/activations_{2 * n + m}/alpha": (out,) for m in (0, 1)}
-    found = {name: value.shape for name, value in flat(params).items()}
-    for name, shape in expected.items():
-        if found.get(name) != shape:
-            raise UserError("the vocoder's weights do not fit its config", where=f"{where}, {name}",
-                            expected=str(shape), found=str(found.get(name, "nothing")),
-                            hint="use the config.json of these weights")
-    kernels = {name for name in found if name.endswith(("kernel", "alpha"))}
-    if kernels - expected.keys():
-        raise UserError("the vocoder's weights have more layers than its config", where=where,
-                        found=", ".join(sorted(kernels - expected.keys())[:3]),
-                        hint="use the config.json of these weights")
+    found = {name: value.shape for name, value in flat(params).items()
+             if name.endswith(("kernel", "alpha"))}
+    names.check_arrays(found, expected, "the vocoder's weights do not fit its config", where=where,
+                       hint="use the config.json of these weights")

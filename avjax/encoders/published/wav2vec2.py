@@ -8,10 +8,11 @@ convolution are folded.
 """
 
 import re
+from collections import Counter
 
 import numpy as np
 
-from avjax.errors import UserError
+from avjax.weights import names
 from avjax.weights.fold import fold_weight_norm, numbered, put, stack_layers
 
 CANONICAL = (  # other namings -> the bare names of transformers
@@ -86,24 +87,35 @@ NAMES = (  # (published name, ours, kind); {} counts layers
 )
 
 
+# parts of names that only some of the networks have
+OPTIONAL = (".conv.bias", "lm_head", "rel_attn_embed", "gru_rel_pos")
+
+
 def import_params(state: dict[str, np.ndarray], where: str = "",
                   num_layers: int | None = None) -> dict:
     """{published name: array} -> nested parameters, float32, encoder layers stacked on a leading
     axis.
 
-    num_layers: keep only the first so many layers (units are read from an inner layer). UserError:
-      names that are not
-    of this network, or missing ones.
+    num_layers: keep only the first so many layers (units are read from an inner layer).
+
+    Raises Unlike (a UserError), which lists every array that is missing, of another network or of
+    another shape; the missing ones as transformers names them.
     """
-    canonical = {}
+    canonical, theirs = {}, {}
     for name, value in state.items():
+        ours = name
         for pattern, replacement in CANONICAL:
-            name = re.sub(pattern, replacement, name)
-        if not re.fullmatch(IGNORED, name):
-            canonical[name] = np.asarray(value, np.float32)
+            ours = re.sub(pattern, replacement, ours)
+        if not re.fullmatch(IGNORED, ours):
+            canonical[ours], theirs[ours] = np.asarray(value, np.float32), name
     canonical = _split(fold_weight_norm(canonical))
+    difference = names.compare({n: x.shape for n, x in canonical.items()}, _expected(canonical),
+                               "these are not the weights of a wav2vec 2.0 network", where=where,
+                               hint="check which model the file is of; names may be transformers', "
+                                    "torchaudio's or fairseq's")
+    if difference.differs:
+        raise difference.under(theirs)
     params: dict = {}
-    unknown = []
     table = [(numbered(theirs), ours, kind) for theirs, ours, kind in NAMES]
     for name, value in canonical.items():
         for pattern, ours, kind in table:
@@ -111,21 +123,46 @@ def import_params(state: dict[str, np.ndarray], where: str = "",
                 value = value.ravel() if kind == "heads" else value  # (1, H, 1, 1)
                 put(params, ours.format(*match.groups()), value.transpose(*_AXES[kind]))
                 break
-        else:
-            unknown.append(name)
-    missing = [n for n in ("features", "projection_norm", "projection", "position", "norm",
-                           "layers")
-               if n not in params]
-    if unknown or missing:
-        raise UserError("these are not the weights of a wav2vec 2.0 network", where=where,
-                        expected="names of wav2vec2, HuBERT, XLS-R or WavLM in transformers, "
-                        "torchaudio or fairseq",
-                        found=(f"{len(unknown)} unknown names, e.g. {', '.join(unknown[:4])}"
-                               if unknown else
-                               f"no name for {', '.join(missing)}"),
-                        hint="check which model the file is of")
     params["layers"] = stack_layers(params["layers"], where, num_layers)
     return params
+
+
+def _expected(state: dict[str, np.ndarray]) -> dict[str, names.Shape]:
+    """{transformers' name: shape} of the network that most of the arrays are of: as many layers as
+    the highest number says, and what only some networks have where any array of it is there."""
+    out: dict[str, names.Shape] = {}
+    for name, _, kind in NAMES:
+        pattern = numbered(name)
+        found = [(int((match.groups() or (0,))[0]), x) for n, x in state.items()
+                 if (match := pattern.fullmatch(n))]
+        if any(part in name and not any(part in n for n in state if "pos_conv" not in n)
+               for part in OPTIONAL if "pos_conv" not in name):
+            continue
+        stack = re.escape(name.partition("{}")[0]) + r"(\d+)\."
+        count = 1 + max((int(match[1]) for n in state if (match := re.match(stack, n))), default=0)
+        if "conv_layers" in name and "layer_norm" in name and len(found) == 1:
+            count = 1  # the first convolution only, over time
+        for i in range(count if "{}" in name else 1):
+            own = next((x.shape for n, x in found if n == i), None)
+            most = Counter(x.shape for _, x in found).most_common(1)[0][0] if found else None
+            # convolutions differ from one to the next, layers of the transformer do not
+            free = "conv_layers" in name and own and len(own) == _DIMENSIONS[kind]
+            shape = own if free else most
+            out[name.format(i)] = shape or (None,) * _DIMENSIONS[kind]
+    width, features = (_length(state, name) for name in (
+        "encoder.layer_norm.weight", "feature_projection.layer_norm.weight"))
+    vocabulary = _length(state, "lm_head.weight")
+    named = {"feature_projection.layer_norm.bias": (features,),
+             "feature_projection.projection.weight": (width, features),
+             "feature_projection.projection.bias": (width,),
+             "encoder.pos_conv_embed.conv.weight": (width, None, None),
+             "encoder.pos_conv_embed.conv.bias": (width,), "encoder.layer_norm.bias": (width,),
+             "lm_head.weight": (vocabulary, width), "lm_head.bias": (vocabulary,)}
+    return out | {name: shape for name, shape in named.items() if name in out}
+
+
+def _length(state, name: str) -> int | None:
+    return len(state[name]) if name in state else None
 
 
 def _split(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -141,4 +178,5 @@ def _split(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return out
 
 
+_DIMENSIONS = {"conv": 3, "matrix": 2, "vector": 1, "heads": 4, "table": 2}
 _AXES = {"conv": (2, 1, 0), "matrix": (1, 0), "vector": (0,), "heads": (0,), "table": (0, 1)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,6 +58,12 @@ class Detector:
         found = cls(kind, Options(**values), weights)
         found.check()
         return found
+
+    @classmethod
+    def of_recipe(cls, recipe: Mapping) -> "Detector":
+        """The one whose `recipe` was kept, with the installed weights: compare its recipe."""
+        names = {f.name for f in dataclasses.fields(Options)}
+        return cls(recipe["kind"], Options(**{n: v for n, v in recipe.items() if n in names}))
 
     def check(self) -> None:
         """Raises UserError now for weights that are missing or another network's."""

@@ -42,8 +42,9 @@ def extract(
     head_vae: Annotated[str | None, Option("workdir or checkpoint of a trained head VAE, for "
                                            "--head=vae; not needed where the clips' corpus "
                                            "brings one")] = None,
-    weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
-                                          "--tokens=wav2vec2")] = None,
+    weights: Annotated[str | None, Option("wav2vec 2.0 base 960h with its CTC head (torchaudio's, "
+                                          "fairseq's or transformers' file), for "
+                                          "--tokens=wav2vec2", flag="ctc")] = None,
     activity: Annotated[str | None, Option("keeps to each channel's own speech, for "
                                            "--tokens=wav2vec2: "
                                            + voice_activity.HELP)] = None,

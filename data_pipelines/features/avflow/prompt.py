@@ -1,5 +1,5 @@
-"""What drives AV-Flow: text, speech or an example of a dataset -> the tokens it was trained on, and
-who it is to be.
+"""What drives AV-Flow: text, speech, logits of speech or an example of a dataset -> the tokens it
+was trained on, and who it is to be.
 
 The tokens' recipe says which front-end made them; nothing else is accepted, so a model of phonemes
 is never fed units.
@@ -17,7 +17,8 @@ from avjax.errors import UserError
 from avjax.inference import padding
 from avjax.signal import kmeans, mel, resample
 from data_pipelines import media, prompting
-from data_pipelines.features.common import heard
+from data_pipelines.features.avflow import sound
+from data_pipelines.features.common import ctc, heard
 from data_pipelines.prompting import Prompt
 from data_pipelines.store.schema import recipe_hash
 
@@ -27,20 +28,22 @@ CHUNK = 8192  # frames (95 s); what is longer is made chunk by chunk
 
 
 class PromptBuilder(prompting.PromptBuilder):
-    """Timed phonemes of a text, units of speech, or the tokens of an example."""
+    """Timed phonemes of a text, units or CTC logits of speech, or the tokens of an example."""
 
     TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, prompting.EXAMPLE, prompting.DATA,
-             prompting.SPEAKER, prompting.LANGUAGE)
+             prompting.SPEAKER, prompting.LANGUAGE, *sound.INPUTS)
     SETTINGS = {"steps": ("euler_steps",), "guidance": ("guidance",),
                 "temperature": ("temperature",)}
 
     def build(self, request, system, decoder) -> Prompt:
         """UserError for unusable text or audio and unknown speakers."""
         text, audio = request.text, request.audio
-        given = [name for name in ("text", "audio", "example") if getattr(request, name)]
+        drives = ("text", "audio", "tokens", "example")
+        given = [name for name in drives if getattr(request, name)]
         if len(given) != 1:
             raise UserError("nothing to say" if not given else "two things to say",
-                            where="--text, --audio, --example", expected="exactly one of them",
+                            where=", ".join(f"--{name}" for name in drives),
+                            expected="exactly one of them",
                             found=" and ".join(given) or "none")
         if len(text) > MAX_CHARACTERS:
             raise UserError("text too long", where="--text",
@@ -49,11 +52,12 @@ class PromptBuilder(prompting.PromptBuilder):
         task = request.task or system.tasks[0]
         prompting.check_task(task, system)
         who = prompting.identities(decoder.codecs)
-        remarks, learned = [], {}
+        recipe, remarks, learned = decoder.recipes["tokens"], [], {}
+        sound.check(request, recipe)
         if request.language and not (text and decoder.text_to_tokens):
             raise UserError("a language without a network that reads text", where="--language",
                             expected="--text, and WORKDIR/text, a trained avflow.text",
-                            hint="see docs/avflow_text.md")
+                            hint="leave it out; docs/avflow_text.md says how to train one")
         if request.example:
             row = prompting.read_example(request, system, decoder)
             speaker = request.speaker or row["speaker"]
@@ -63,19 +67,20 @@ class PromptBuilder(prompting.PromptBuilder):
             conditions, frames = system.conditions(row | {"identity": identity}, task)
             return prompt_of(system, task, conditions, row["id"], speaker, identity)
         speaker = prompting.choose_speaker(request.speaker, who)
-        recipe = decoder.recipes["tokens"]
         if text and decoder.text_to_tokens:
             tokens_TC, remarks = decoder.text_to_tokens(text, request.language)
             learned = {"tokens": tokens_TC}
         elif text:
             tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
+        elif recipe["kind"] == ctc.KIND:
+            tokens_TC, remarks = sound.tokens(request, recipe, decoder.workdir)
         else:
             audio_N = media.read_audio(audio, mel.RECIPE["sample_rate"])
             tokens_TC = tokens_from_audio(audio_N, recipe, decoder.codecs)
             remarks = heard.remarks(audio_N, mel.RECIPE["sample_rate"], decoder.codecs, recipe)
         return prompt_of(system, task, conditions_of(system, tokens_TC, who[speaker]),
-                         text or pathlib.Path(audio).name, speaker, who[speaker], tuple(remarks),
-                         learned)
+                         text or pathlib.Path(audio or request.tokens).name, speaker,
+                         who[speaker], tuple(remarks), learned)
 
     def recut(self, prompt, system, frames):
         """Any number; by default `STREAMED`."""
@@ -146,6 +151,4 @@ def tokens_from_audio(audio: np.ndarray, recipe: Mapping, codecs: Mapping) -> np
         nearest = kmeans.assign(mel.of_speech(audio, recipe.get("level")), centroids)
         return np.eye(len(centroids), dtype=np.float32)[nearest]
     raise UserError("this model is not driven by audio", where="recipes.json, tokens",
-                    expected="kind units", found=recipe["kind"], hint="use --text"
-                    if recipe["kind"] == "phones" else
-                    "extract its tokens with avjax extract --tokens=wav2vec2 and evaluate")
+                    expected="kind units", found=recipe["kind"], hint="use --text")

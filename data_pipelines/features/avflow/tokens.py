@@ -8,24 +8,22 @@
 """
 
 import dataclasses
-import hashlib
 import pathlib
 
 import numpy as np
 import soxr
 
-from avjax.encoders import voice_activity, wav2vec2
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import kmeans, mel, resample
 from data_pipelines.features.common import clips as common
+from data_pipelines.features.common import ctc
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import arrays_hash, recipe_hash
 
 KINDS = ("phones", "units", "wav2vec2", "given")
 UNITS = 100
-WIDTH = 29  # CTC labels
 _FIT_FRAMES = 100_000  # mel frames that units are fitted on, from clips drawn at random
-_PER_CHUNK = wav2vec2.CHUNK_SECONDS * 50 - 1  # logit frames
 
 
 @dataclasses.dataclass
@@ -103,20 +101,18 @@ def _units(centroids, units, speech_level) -> Tokenizer:
 
 def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
     if weights is None or not pathlib.Path(weights).exists():
-        raise UserError("wav2vec2 tokens need weights", where="--weights",
+        raise UserError("wav2vec2 tokens need weights", where="--ctc",
                         expected="a wav2vec2 CTC checkpoint", found=str(weights),
                         hint="give its path, or use --tokens=units")
-    encoder = wav2vec2.Wav2Vec2CTC.from_checkpoint(weights)
+    encoder = ctc.load(str(weights))
 
     def logits(clip, prefix, audio, mel_TM, frames):
-        x_TC = np.asarray(encoder(soxr.resample(audio, mel.RECIPE["sample_rate"],
-                                                wav2vec2.SAMPLE_RATE)), np.float32)
-        return _logits_on_clock(x_TC, audio, frames, mode)
+        x_TC = encoder(soxr.resample(audio, mel.RECIPE["sample_rate"], ctc.SAMPLE_RATE))
+        return ctc.on_clock(x_TC, len(audio) / mel.RECIPE["sample_rate"], frames, mode)
 
-    return Tokenizer({"kind": "wav2vec2-ctc", "weights": file_hash(weights), "values": "logits",
-                      **_levelled(speech_level),
-                      **({"activity": detector.recipe} if detector else {})}, WIDTH,
-                     "CTC logits of wav2vec2", logits, detector=detector)
+    return Tokenizer({**encoder.recipe, **_levelled(speech_level),
+                      **({"activity": detector.recipe} if detector else {})}, ctc.WIDTH,
+                     ctc.MEANING, logits, detector=detector)
 
 
 def _given(clips, mode) -> Tokenizer:
@@ -124,29 +120,11 @@ def _given(clips, mode) -> Tokenizer:
     feature = clips.features["logits"]
 
     def logits(clip, prefix, audio, mel_TM, frames):
-        return _logits_on_clock(clip[prefix + "logits"], audio, frames, mode)
+        return ctc.on_clock(clip[prefix + "logits"], len(audio) / mel.RECIPE["sample_rate"],
+                            frames, mode)
 
-    return Tokenizer({"kind": "wav2vec2-ctc", **clips.recipes.get("logits", {})}, feature.shape[1],
-                     "CTC logits of wav2vec2, by the corpus' owners", logits, ("logits",))
-
-
-def _logits_on_clock(x_TC: np.ndarray, audio, frames: int, mode: str) -> np.ndarray:
-    """Logits of some sound -> (frames, 29).
-
-    Frame k of a chunk sees its samples 320 k .. 320 k + 399; a chunk of 100 s has 4999 frames, not
-    5000. Logits of another number than such chunks have were made without them.
-    """
-    duration = len(audio) / mel.RECIPE["sample_rate"]
-    if mode == "released":
-        return resample.to_features(x_TC, len(x_TC) / duration, frames, mode=mode)
-    times = resample.feature_times(frames)
-    chunks, left = divmod(duration, wav2vec2.CHUNK_SECONDS)
-    expected = chunks * _PER_CHUNK + max(0.0, left * 50 - 0.25)
-    if abs(len(x_TC) - expected) > 3:
-        return resample.interpolate(x_TC, times * 50 - 200 / 320)
-    chunk, seconds = np.divmod(times, wav2vec2.CHUNK_SECONDS)
-    position = chunk * _PER_CHUNK + np.clip(seconds * 50 - 200 / 320, 0, _PER_CHUNK - 1)
-    return resample.interpolate(x_TC, position)
+    return Tokenizer({"kind": ctc.KIND, **clips.recipes.get("logits", {})}, feature.shape[1],
+                     f"{ctc.MEANING}, by the corpus' owners", logits, ("logits",))
 
 
 def _levelled(speech_level: dict | None) -> dict:
@@ -169,14 +147,3 @@ def _fit_units(clips, units, seed, max_bad, split, speech_level) -> np.ndarray:
             break
     return kmeans.fit(np.concatenate(frames), units, seed=seed)
 
-
-def file_hash(path) -> str:
-    """16 hex digits of what a file, or all files of a folder, hold."""
-    files = sorted(p for p in pathlib.Path(path).rglob("*")
-                   if p.is_file()) if pathlib.Path(path).is_dir() else [
-        pathlib.Path(path)]
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]

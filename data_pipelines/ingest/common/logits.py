@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from data_pipelines.features.common import ctc
 from data_pipelines.ingest.common import arrays
 from data_pipelines.ingest.common.files import Files
 from data_pipelines.store.dataset import Unusable
@@ -15,10 +16,9 @@ from data_pipelines.store.schema import Feature
 
 FOLDER = re.compile(r"wav2vec2_fairseq_base_ls960_asr_ls960(_vad\d+)?")
 USUAL = "wav2vec2_fairseq_base_ls960_asr_ls960_vad100"
-WIDTH = 29
+WIDTH = ctc.WIDTH
 RATE = 50  # Hz; nominal, see _RATE
-RECIPE = {"kind": "wav2vec2-ctc", "values": "logits", "weights": "wav2vec2_fairseq_base_ls960_asr_"
-          "ls960, run by the corpus' owners"}
+RECIPE = {"kind": ctc.KIND, "values": "logits", "weights": ctc.OWNERS}
 # 100 s of sound give 4999 frames; [ours] share and frames that a file may differ by
 _RATE, _APART, _FRAMES = 49.99, 0.001, 3
 

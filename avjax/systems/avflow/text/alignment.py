@@ -1,9 +1,8 @@
-"""Monotonic alignment of symbols and frames, on the device: the search of training (Kim et al. 2020,
-Glow-TTS, algorithm 1) and the expansion by durations of sampling.
+"""Monotonic alignment of symbols and frames, on the device: the search of training (Glow-TTS, Kim
+et al. 2020, algorithm 1) and the expansion by durations of sampling.
 
-Every frame belongs to one symbol, in order, each symbol has a frame at least. The search is one scan
-over frames forward, all examples and symbols at once, and one back; its only large array is a bit a
-cell.
+Every frame belongs to one symbol, in order, each symbol has a frame at least. The search is a scan
+over frames forward, all examples and symbols at once, and one back.
 Suffixes: B batch, X symbols, Y frames, C token width.
 """
 

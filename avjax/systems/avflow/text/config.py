@@ -1,7 +1,7 @@
 """The fields of text to tokens and its presets (see avjax/fields.py).
 
-`published` is the network of AV-Flow's release, Matcha-TTS with tokens in the place of mel (Mehta et
-al. 2024); `paper` is what AV-Flow's paper says in its place.
+`published` is the network of AV-Flow's release, Matcha-TTS (Mehta et al. 2024) with tokens in the
+place of mel; `paper` is what AV-Flow's paper says in its place.
 """
 
 from ml_collections import ConfigDict
@@ -58,8 +58,7 @@ class DiT(Section):
 
 class Config(Section):
     name: str = config_fields.system_name("avflow.text")
-    num_symbols: int = field(178, "Ids 0 .. num_symbols - 1: 0 is the blank between symbols.",
-                             minimum=1)
+    symbols: int = field(178, "Ids 0 .. symbols - 1: 0 is the blank between symbols.", minimum=1)
     token_dim: int = field(29, "Width of a token (CTC logits).", minimum=1)
     mean: float = field(-2.8461, "Of tokens (release, LJSpeech); the network learns (token - mean) "
                         "/ std.")
@@ -80,8 +79,9 @@ class Config(Section):
                                 "more than a padded one's, which is seen all the same, and group "
                                 "norms count padding. False: padding is never seen.")
     padding: str = field("alone", "What matcha_compat sees of padding in training: batch, all of "
-                         "the row (published); alone, up to a multiple of 4 frames, as an utterance "
-                         "by itself has, and as sampling always does.", choices=("batch", "alone"))
+                         "the row (published); alone, up to a multiple of 4 frames, as an "
+                         "utterance by itself has, and as sampling always does.",
+                         choices=("batch", "alone"))
     # objective and sampling
     sigma: float = field(1e-4, "Deviation of the flow's end around the data.", minimum=0, below=1)
     euler_steps: int = field(10, "Steps of the sampler.", minimum=1)

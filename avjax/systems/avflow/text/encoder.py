@@ -109,7 +109,7 @@ class TextEncoder(nn.Module):
         c = self.config
         width = c.encoder.width
         self.embedding = parameter(self, "embedding", nn.initializers.normal(width**-0.5),
-                                   (c.num_symbols, width))
+                                   (c.symbols, width))
         if c.encoder.convolutions:
             self.prenet = Prenet(c, self.dtype)
         self.layers = [EncoderLayer(c, self.dtype) for _ in range(c.encoder.layers)]

@@ -1,8 +1,9 @@
 """Published text-to-tokens weights <-> our parameters: one name table, both directions.
 
 AV-Flow's release keeps a bare state dict (text_to_tokens.pth), Matcha-TTS a Lightning checkpoint
-whose `state_dict` has the same names; the tokens' statistics are entries of both. Published layouts:
-a Linear's weight is (out, in), a Conv1d's (out, in, kernel), a ConvTranspose1d's (in, out, kernel).
+whose `state_dict` has the same names; the tokens' statistics are entries of both. Published
+layouts: a Linear's weight is (out, in), a Conv1d's (out, in, kernel), a ConvTranspose1d's (in, out,
+kernel).
 """
 
 import numpy as np
@@ -158,7 +159,7 @@ def sizes(state: dict[str, np.ndarray], config) -> dict:
         inner = state[f"{unet}.down_blocks.0.1.0.attn1.to_q.weight"].shape[0]
         channels = tuple(state[f"{unet}.down_blocks.{i}.0.res_conv.weight"].shape[0]
                          for i in range(levels))
-        shown = dict(num_symbols=width[0], token_dim=state["encoder.proj_m.weight"].shape[0],
+        shown = dict(symbols=width[0], token_dim=state["encoder.proj_m.weight"].shape[0],
                      encoder=encoder,
                      unet=dict(channels=channels, head_width=inner // config.unet.heads,
                                blocks=count(f"{unet}.down_blocks.0.1.", ".attn1.to_q.weight"),

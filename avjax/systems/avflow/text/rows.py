@@ -20,7 +20,7 @@ def check_symbols(symbols, num_symbols: int, where: str) -> np.ndarray:
         raise UserError("symbols outside the model's table", where=where,
                         expected=f"0 to {num_symbols - 1}",
                         found=f"{symbols.min()} to {symbols.max()}",
-                        hint="set config.system.num_symbols to the table's size, or extract with "
+                        hint="set config.system.symbols to the table's size, or extract with "
                         "that table")
     return symbols.astype(np.int32)
 

@@ -60,7 +60,7 @@ class System(api.System):
         self.config = c = FrozenConfigDict(config)
         self.net = TextNet(c, compute_dtype(c.compute_dtype))
         self.example_spec, self.batch_spec, self.conditions_spec, self.streams_spec = specs(c)
-        self.rows = TextRows(c.row_symbols, c.row_frames, c.num_symbols, c.token_dim)
+        self.rows = TextRows(c.row_symbols, c.row_frames, c.symbols, c.token_dim)
 
     def init(self, key):
         """Fresh float32 parameters."""
@@ -88,7 +88,7 @@ class System(api.System):
     def conditions(self, example, task: str = ""):
         """The symbols, and room for half as much again as the example takes."""
         c = self.config
-        symbols = check_symbols(example["symbols"], c.num_symbols,
+        symbols = check_symbols(example["symbols"], c.symbols,
                                 f"example {example.get('id', '')!r}")
         room = int(1.5 * c.length_scale * len(example["tokens"])) + multiple(c)
         return {"symbols": symbols, "symbols_length": np.int32(len(symbols)),
