@@ -169,21 +169,15 @@ class Decoder:
         or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
 
     Attributes:
-<<<<<<< HEAD
       text_to_tokens: (text, language) -> (tokens (T, C), remarks), where the workdir holds such a
         network (data_pipelines/features/common/text_to_tokens.py).
-=======
       workdir: where it was made from one; it may hold networks that prompts go through.
->>>>>>> textnet
 
     Raises UserError for a vocoder of another mel.
     """
 
-<<<<<<< HEAD
     text_to_tokens: Callable | None = None
-=======
     workdir: pathlib.Path | None = None
->>>>>>> textnet
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
                  iterations: int = 32, vocoder: str = ""):

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 
 from avjax.signal import mel
+from data_pipelines.features.common import ctc
 from eval.benchmarks.common import base
 from eval.benchmarks.common.targets import Targets
 from eval.data import spoken
@@ -30,7 +31,7 @@ class Benchmark(base.Benchmark):
     def offers(self):
         """See Benchmark.offers."""
         return {TOKENS, "length", "clip", *["durations"] * self.timed,
-                *["letters"] * (self.kind == "wav2vec2-ctc")}
+                *["letters"] * (self.kind == ctc.KIND)}
 
     def pictures(self, streams, identity):
         """None: nothing to see."""

@@ -13,10 +13,9 @@ import numpy as np
 
 from avjax.encoders import espeak
 from avjax.encoders.text import symbols
+from avjax.encoders.wav2vec2 import CTC_LABELS
 from avjax.signal import mel
 from eval.registry import TOKENS
-
-CTC = "-|ETAOINHSRDLUMWCFGYPBVK'XJQZ"  # labels, blank first, | between words
 
 
 class Spoken:
@@ -56,7 +55,7 @@ class Spoken:
     @property
     def letters(self) -> str:
         """What CTC tokens spell."""
-        return "".join(CTC[k] for k in self.labels).replace("|", " ").strip()
+        return "".join(CTC_LABELS[k] for k in self.labels).replace("|", " ").strip()
 
 
 def stretches(phonemes: str) -> list[tuple[str, float]]:

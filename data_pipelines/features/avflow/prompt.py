@@ -129,8 +129,8 @@ def tokens_from_text(text: str, recipe: Mapping, *, identity: np.ndarray) -> np.
 
     if recipe["kind"] != "phones":
         raise UserError("this model is not driven by text", where="recipes.json, tokens",
-                        expected="kind phones",
-                        found=recipe["kind"], hint="use --audio")
+                        expected="kind phones, or WORKDIR/text, a trained avflow.text",
+                        found=recipe["kind"], hint="use --audio, or see docs/avflow_text.md")
     expected = {**espeak.RECIPE, "kind": "phones"}
     differing = [k for k in expected if recipe.get(k) != expected[k]]
     if differing:

@@ -22,6 +22,7 @@ from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.avflow import extract as avflow
 from data_pipelines.features.avflow import tokens as tokens_of
 from data_pipelines.features.common import clips as common
+from data_pipelines.features.common import ctc
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import FAMILY, Feature, recipe_hash
 
@@ -33,8 +34,9 @@ _CARRIED = ("speaker", "text", "words", "phonemes")
 def extract(
     clips_dir, out_dir, *,
     tokens: Annotated[str, Option("what is heard, as features", tokens_of.KINDS)] = "phones",
-    weights: Annotated[str | None, Option("a wav2vec2 CTC checkpoint, for "
-                                          "--tokens=wav2vec2")] = None,
+    weights: Annotated[str | None, Option("wav2vec 2.0 base 960h with its CTC head (torchaudio's, "
+                                          "fairseq's or transformers' file), for "
+                                          "--tokens=wav2vec2", flag="ctc")] = None,
     units: Annotated[int, Option("number of k-means units, for --tokens=units",
                                  least=2)] = tokens_of.UNITS,
     like: Annotated[str | None, Option("features of AV-Flow: make tokens as theirs are")] = None,
@@ -92,7 +94,7 @@ def extract(
 def _options(known) -> tuple[str, str, dict | None]:
     """(kind, resampling, level) of the tokens of other features."""
     recipe = known.recipes.get("tokens", {})
-    kinds = {"phones": "phones", "units": "units", "wav2vec2-ctc": "wav2vec2"}
+    kinds = {"phones": "phones", "units": "units", ctc.KIND: "wav2vec2"}
     if recipe.get("kind") not in kinds:
         raise UserError("features without AV-Flow's tokens", where=f"--like={known.dir}",
                         expected=" or ".join(kinds), found=str(recipe.get("kind")),
