@@ -2,12 +2,11 @@
 learned from clips and their transcripts.
 
 Run:        avjax train --config=configs/puppets_text.py --workdir=runs/quickstart/text
-            Then `avjax generate --workdir=runs/quickstart --text=...` speaks with the timing that it
-            has learned. Anywhere else it stands alone:
-            avjax generate --workdir=runs/puppets_text --text="Hello there." writes the tokens.
+            Then avjax generate --workdir=runs/quickstart --text="Hello there." speaks with the
+            timing that it has learned, and with --workdir=runs/quickstart/text writes the tokens.
 Hardware:   two CPU cores.
-Expect:     measured on puppets, whose voices speak at nine rates while a text is read at their mean:
-            docs/avflow_text.md has the table. It shows learning and plumbing, never realism.
+Expect:     the table of docs/avflow_text.md. Measured on puppets: it shows learning and plumbing,
+            never realism.
 Sizes:      ours; the published ones are in configs/avflow_text.py.
 """
 

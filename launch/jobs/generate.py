@@ -113,7 +113,8 @@ class Avatar:
         return dict(prompt.given) | self.generator.streams(prompt.name, out, prompt.frames)
 
     def _in_steps(self, prompt: Prompt) -> bool:
-        return len(prompt.pieces) > 1 or self.system.steps(prompt.task) is not None
+        return self.system.can_stream(prompt.task) and (
+            len(prompt.pieces) > 1 or self.system.steps(prompt.task) is not None)
 
     def progress(self, prompt: Prompt, *, keep: bool = True) -> Progress:
         """The chunks of one prompt as they are made."""

@@ -23,7 +23,7 @@ def symbols_of(text: str, language: str, config,
     """(symbols (P,), remarks) of a text for a network of this config, trained on data of these
     recipes. language: "" = the one that it was trained on."""
     learned = recipes.get("symbols", {}).get("language", phonemes.LANGUAGE)
-    spoken = front_end.read(text, language or learned, count=config.num_symbols)
+    spoken = front_end.read(text, language or learned, count=config.symbols)
     remarks = (f"read as: {spoken.normalised}",) if spoken.normalised != text else ()
     if language and language != learned:
         remarks += (f"language {language} by a model that has learned {learned}",)
