@@ -2,6 +2,8 @@
 
 import pathlib
 
+import jax
+
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator
@@ -88,12 +90,13 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                         expected=" or ".join(dataset.splits), hint="--split=NAME")
     for split in splits:
         runner.check_split(dataset, split)
-    meta = {"name": config.name, "seed": int(config.evaluate.seed)}
+    meta: dict = {"name": config.name, "seed": int(config.evaluate.seed)}
     if params is None:
         checkpoint = checkpoint or workdir
         params, saved = checkpoints.load(checkpoint, system)
         check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
         meta |= {"step": saved.get("step")}
+    meta |= {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
     sampler = Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed,
                         mesh=local_mesh())
     made: dict = {}

@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "conversations": ("", *conversations.VARIANTS),
     "face_reader": ("",),
     "head_vae": ("",),
+    "puppets_ablations": ("highway", "separate", "shared", "cascaded"),
     "puppets_dyadic": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),
