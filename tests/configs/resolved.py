@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "head_vae": ("",),
     "puppets_ablations": ("highway", "separate", "shared", "cascaded"),
     "puppets_dyadic": ("",),
+    "puppets_text": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),
     "talker_benchmark": ("",),

@@ -266,7 +266,8 @@ def test_every_builder_declares_what_it_takes():
     is an error."""
     inputs = prompting.inputs()
     assert prompting.systems() == ("avflow", "avflow.text", "talker", "tavid")
-    assert inputs["text"][1] == ("avflow", "avflow.text", "talker") and inputs["script"][1] == ("tavid",)
+    assert inputs["text"][1] == ("avflow", "avflow.text", "talker")
+    assert inputs["script"][1] == ("tavid",)
     assert inputs["max_seconds"][0].kind is float and all(len(f.help) > 15
                                                           for f, _ in inputs.values())
     builder = prompting.builder("avflow")
