@@ -48,7 +48,7 @@ class Benchmark(base.Benchmark):
         times_S = None
         if self.timed:
             ids_P = example["symbols"]
-            times_S = spoken.shared_out(streams["durations"][:len(ids_P)] / mel.FRAME_RATE, ids_P,
+            times_S = spoken.shared_out(streams["durations"] / mel.FRAME_RATE, ids_P,
                                         [name for name, _ in self._stretches(example)])
         return spoken.Spoken(streams["tokens"], self.kind, stretches_S=times_S)
 

@@ -104,7 +104,7 @@ class System(api.System):
         frames_B = jnp.minimum(frames_B, room)
         tokens_BTC = self.decode(params, mean_BXC, durations_BX, frames_B, keys, T)
         return {"tokens": tokens_BTC[:, :room], "tokens_length": frames_B,
-                "durations": durations_BX}
+                "durations": durations_BX, "durations_length": conditions["symbols_length"]}
 
     def steps(self, task: str):
         """`generate` with the room that the durations ask for, known after the encoder."""
@@ -116,7 +116,9 @@ class System(api.System):
         T = api.bucket(count, 16 * multiple(self.config))
         tokens_BTC = self._decode(params, mean_BXC, durations_BX, frames_B, keys, T)
         yield Chunk({"tokens": tokens_BTC[:, :count], "tokens_length": np.asarray(frames_B),
-                     "durations": np.asarray(durations_BX)}, count / self.config.frame_rate)
+                     "durations": np.asarray(durations_BX),
+                     "durations_length": np.asarray(conditions["symbols_length"])},
+                    count / self.config.frame_rate)
 
     @functools.cached_property
     def _encode(self):
@@ -158,4 +160,5 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
                                "frames there is room for; values are not looked at")}
     durations = Spec(("batch", "symbols"), "float32", "how long each symbol lasts", "frames")
     return example, batch, conditions, {
-        "tokens": tokens("time"), "tokens_length": length("tokens"), "durations": durations}
+        "tokens": tokens("time"), "tokens_length": length("tokens"), "durations": durations,
+        "durations_length": length("symbols")}
