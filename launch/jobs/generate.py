@@ -41,6 +41,7 @@ class Avatar:
       step: of the checkpoint; None = the last.
       steps, guidance, temperature: instead of the config's, where given.
       vocoder: what makes the sound, see `decode.Decoder`; default WORKDIR/vocoder, if it is there.
+      geometry: of a Codec Avatar, see `decode.Decoder`.
       length_scale, token_temperature: of text to tokens, by this system or by WORKDIR/text.
       batch_size: requests at a time.
       mesh: shares the batches among devices; None = one device.
@@ -50,7 +51,7 @@ class Avatar:
 
     def __init__(self, workdir, *, seed: int = 0, step: int | None = None, steps: int = 0,
                  guidance: float | None = None, temperature: float | None = None,
-                 vocoder: str = "", length_scale: float | None = None,
+                 vocoder: str = "", geometry: str = "", length_scale: float | None = None,
                  token_temperature: float | None = None, batch_size: int = 1, mesh=None):
         self.workdir = pathlib.Path(workdir)
         self._step = step
@@ -64,7 +65,7 @@ class Avatar:
                | ({} if text else of_text))
         self.system = api.build(self.config.system)
         self.decoder = decode.Decoder.from_workdir(self.workdir, iterations=ITERATIONS,
-                                                   vocoder=vocoder)
+                                                   vocoder=vocoder, geometry=geometry)
         if text:
             self.decoder.text_to_tokens = text_to_tokens.TextToTokens(
                 text, self.decoder.recipes["tokens"], seed=seed, length_scale=length_scale,
@@ -146,22 +147,23 @@ def item_of(prompt: Prompt, tag: str = "") -> Item:
 
 def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0,
              guidance: float | None = None, temperature: float | None = None, vocoder: str = "",
-             length_scale: float | None = None, token_temperature: float | None = None,
-             save_latents: bool = False, **request) -> dict[str, pathlib.Path]:
+             geometry: str = "", length_scale: float | None = None,
+             token_temperature: float | None = None, save_latents: bool = False,
+             **request) -> dict[str, pathlib.Path]:
     """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`.
 
     Args:
       out: path without extension; default WORKDIR/sample.
       save_latents: write the streams too, as OUT.npz.
       request: inputs that the system takes, see its `PromptBuilder.TAKES`.
-      seed, step, steps, guidance, temperature, vocoder, length_scale, token_temperature: see
-        `Avatar`.
+      seed, step, steps, guidance, temperature, vocoder, geometry, length_scale, token_temperature:
+        see `Avatar`.
 
     Raises UserError for unusable input, and for folders that hold nothing that speaks.
     """
     avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
-                    temperature=temperature, vocoder=vocoder, length_scale=length_scale,
-                    token_temperature=token_temperature)
+                    temperature=temperature, vocoder=vocoder, geometry=geometry,
+                    length_scale=length_scale, token_temperature=token_temperature)
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     streams = avatar.generate(prompt)
@@ -296,7 +298,7 @@ def prompt_of(config, system, decoder, **request: Any) -> Prompt:
     """What a request means to a system; reads the files that it names and generates nothing.
     UserError for whatever is unusable."""
     builder = prompting.builder(config.system.name)
-    if request.get("example") and not request.get("data"):
+    if (request.get("example") or request.get("partner")) and not request.get("data"):
         request["data"] = data.main_folder(config.data)
     return builder.build(builder.request(config.system.name, **request), system, decoder)
 

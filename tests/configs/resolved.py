@@ -30,6 +30,7 @@ EXPERIMENTS = {
     "puppets_ablations": ("highway", "separate", "shared", "cascaded"),
     "puppets_dyadic": ("",),
     "puppets_text": ("",),
+    "puppets_vocoder": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),
     "talker_benchmark": ("",),
@@ -40,6 +41,7 @@ EXPERIMENTS = {
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",
                          "temporal", "speaker"),
+    "vocoder": ("base", "full", "v2", "finetune"),
 }
 
 
