@@ -108,6 +108,8 @@ def test_the_workdir_is_as_one_trained_on_the_corpus(made, tmp_path):
                                                                     "config.json"]
     text = load_meta(work / "text")
     assert text["system"] == "avflow.text" and text["config"]["system"]["std"] == 4.5255
+    spoken = generate.Avatar(work).prompt(text="Hello.").conditions["tokens"]
+    assert spoken.shape[1] == ctc.WIDTH and spoken.std() > 0.1
 
 
 def torch_linear(x_TC, frames, scale):
