@@ -187,6 +187,9 @@ class Evaluate(Section):
     vocoder: str = field("", "What makes the sound that is scored, the truth's too: file, folder "
                          "or workdir of a BigVGAN, or griffin-lim; default as in docs/vocoder.md.",
                          resume="free")
+    geometry: str = field("", "A Codec Avatar's decoder, whose vertices tell lips and smiles; see "
+                          "docs/listening.md.", resume="free")
+    lip_vertices: str = field("", "Which of its vertices are lips, a JSON file.", resume="free")
     streamed: bool = field(False, "Sound, faces and poses as avjax generate --stream decodes them, "
                            "the truth's too.", resume="free")
 

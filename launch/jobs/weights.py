@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -31,6 +32,8 @@ from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_sta
 from avjax.weights.torch_writer import write_torch_zip
 from data_pipelines.store.dataset import open_dataset
 from launch.training import CONFIG_FILE, plain, write_run_files
+
+Beside = Callable[[ConfigDict, Path], dict[str, dict]]
 
 
 def published(system: str, where: str) -> Published:
@@ -122,12 +125,16 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
 
 
 def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | None = None,
-                data: str | None = None, select: str | None = None) -> ConfigDict:
+                data: str | None = None, select: str | None = None,
+                beside: Beside | None = None) -> ConfigDict:
     """A workdir with one checkpoint, step 0, of a published file; returns its config.
 
     The checkpoint is a complete training state (fresh optimizer), so that training continues from
     it. UserError: file not readable or of another network than the config's; workdir in use; `data`
     missing.
+
+    `beside`: (the config's system, a folder) -> recipes of the features that the network was
+    trained on; writes what else belongs into the workdir, which that folder becomes.
     """
     folder = Path(workdir)
     _check_free(folder)
@@ -160,8 +167,9 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
         raise UserError("the workdir cannot be made", where=workdir, found=str(error),
                         hint="choose another --workdir") from error
     try:
+        recipes = beside(config.system, temporary) if beside else {}
         meta = {"config": plain(config), "best_mode": config.train.best_mode, "system": system,
-                "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else {},
+                "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else recipes,
                 "imported": {"file": Path(file).name, "sha256": file_sha256(file)}}
         _save(temporary, config, model, params, expected, meta)
         if dataset:
