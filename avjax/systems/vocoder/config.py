@@ -56,6 +56,8 @@ class Config(Section):
     # the losses
     mel_scales: str = field("one", "Log-mel distance at one scale (version 1), or at seven.",
                             choices=("one", "seven"))
+    silence: float = field(0.0, "Amplitude below which sound is nothing to the distance at seven "
+                           "scales (ours; published: 0).", minimum=0)
     mel_weight: float = field(45.0, "Of that distance.", minimum=0)
     feature_weight: float = field(2.0, "Of the discriminators' features.", minimum=0)
     adversarial_from: int = field(0, "Step from which there are discriminators; before it the mel "
@@ -102,7 +104,7 @@ def tiny() -> ConfigDict:
     """What learns on two CPU cores within minutes; ours by choice."""
     return Config.make(channels=64, rates=(8, 8, 4), kernels=(16, 16, 8), block_kernels=(3,),
                        dilations=((1, 3),), discriminators=(), mel_scales="seven", mel_weight=15.0,
-                       mel="features", peak=0.0, start="normalised")
+                       mel="features", peak=0.0, start="normalised", silence=3e-4)
 
 
 def least_segment(config) -> int:

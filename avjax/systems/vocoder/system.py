@@ -123,7 +123,7 @@ class System(api.System):
     def _mel_distance(self, true_BN, made_BN):
         c = self.config
         if c.mel_scales == "seven":
-            return sum(losses.mel_distances(true_BN, made_BN, c.sample_rate))
+            return sum(losses.mel_distances(true_BN, made_BN, c.sample_rate, c.silence))
         whole_band = self.recipe | {"fmax": c.sample_rate / 2}  # as published, whatever is read
         return losses.mel_distance(true_BN, made_BN, whole_band)
 
