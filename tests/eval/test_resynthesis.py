@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from eval.metrics.spectra import FLOOR, magnitudes, mrstft
+from eval.metrics.speech import FLOOR, magnitudes, mrstft
 
 RATE = 22050
 
