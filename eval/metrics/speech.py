@@ -33,8 +33,8 @@ RECIPE = {
             "scale": "the package's own: log10 energies, no 10*sqrt(2)/ln(10)"},
     "MRSTFT": {"implementation": "avjax eval.metrics.speech 1",
                "resolutions": [list(r) for r in RESOLUTIONS], "window": "hann-periodic",
-               "terms": "Frobenius norm of the difference of magnitudes over the truth's, plus mean "
-                        "absolute difference of natural logarithms; mean over resolutions",
+               "terms": "Frobenius norm of the difference of magnitudes over the truth's, plus "
+                        "mean absolute difference of natural logarithms; mean over resolutions",
                "floor": FLOOR},
 }
 WINDOW_MS = 32
