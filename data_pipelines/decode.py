@@ -124,6 +124,11 @@ class StreamDecoder:
         have not ended yet; None where only whole streams are decoded."""
         return None
 
+    def owners_arrays(self, streams: Streams) -> dict[str, np.ndarray]:
+        """{name: array} of motion in the layout of the corpus' owners, whose own renderers draw
+        it; {} where there is no such layout."""
+        return {}
+
     def painter(self, streams: Streams) -> tuple[int, Callable[[slice], np.ndarray]] | None:
         """(pictures, function of a slice of them that gives (n, H, W, 3) uint8) where the streams
         are of pictures; else None."""
@@ -328,6 +333,8 @@ class Decoder:
         """z-scored pose -> as `pose`."""
         stats = self.codec("pose")
         pose = pose_z_N7 * stats["std"] + stats["mean"]
+        if pose.shape[-1] != 7:  # joint angles
+            return pose.astype(np.float32)
         norm = np.linalg.norm(pose[:, :4], axis=-1, keepdims=True)
         return np.concatenate([pose[:, :4] / np.maximum(norm, 1e-6), pose[:, 4:]],
                               axis=-1).astype(np.float32)

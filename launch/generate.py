@@ -74,9 +74,9 @@ def define_flags() -> None:
     flags.DEFINE_float("guidance", None, "Classifier-free guidance; default the config's.")
     flags.DEFINE_float("temperature", None, "Of the start noise; default the config's.",
                        lower_bound=0.0)
-    flags.DEFINE_string("vocoder", "", "What makes the sound: a published BigVGAN of the "
-                        "model's mel, or griffin-lim; default: WORKDIR/vocoder, else the one that "
-                        "the features keep, else Griffin-Lim.")
+    flags.DEFINE_string("vocoder", "", "What makes the sound: a BigVGAN of the model's mel "
+                        "(published file, or workdir of a training), or griffin-lim; default: "
+                        "WORKDIR/vocoder, else the one that the features keep, else Griffin-Lim.")
     flags.DEFINE_string("geometry", "", "A Codec Avatar's decoder (dec_params.pt, with the mean "
                         "face beside it): writes its vertices as OUT.vertices.npy.")
     flags.DEFINE_integer("step", -1, "Training step of the checkpoint; -1 = the last.")

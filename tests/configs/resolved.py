@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "head_vae": ("",),
     "puppets_ablations": ("highway", "separate", "shared", "cascaded"),
     "puppets_dyadic": ("",),
+    "puppets_vocoder": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),
     "talker_benchmark": ("",),
@@ -39,6 +40,7 @@ EXPERIMENTS = {
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",
                          "temporal", "speaker"),
+    "vocoder": ("base", "full", "v2", "finetune"),
 }
 
 
