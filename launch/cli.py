@@ -8,10 +8,13 @@ user's there is taken for ours.
 
 import ast
 import contextlib
+import ctypes
 import difflib
 import io
+import os
 import re
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -19,9 +22,11 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__" and str(HERE.parent) not in sys.path:  # a child process, see `child`
     sys.path.insert(0, str(HERE.parent))
 
+PARENT = "AVJAX_PARENT"  # the variable, see end_with_parent
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 ELSEWHERE = {"inspect": "data_pipelines.store.inspect"}
 ORDER = ("prepare", "extract", "inspect", "turns", "train", "evaluate", "generate", "weights",
-         "config", "plan", "submit", "benchmark")
+         "config", "plan", "submit", "collect", "benchmark")
 COMPLETION = '''_avjax() {
     local IFS=$'\\n'
     COMPREPLY=($(avjax completion words -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
@@ -51,8 +56,17 @@ def help_text() -> str:
                       "avjax COMMAND --help lists the flags of one."])
 
 
+def end_with_parent() -> None:
+    """Where the variable PARENT names this process's parent, Linux sends SIGTERM when that is gone,
+    by SIGKILL too: who starts the same command again waits for a job that is ending, instead of
+    finding one that runs on."""
+    if sys.platform == "linux" and os.environ.pop(PARENT, "") == str(os.getppid()):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
 def main(argv: list[str] | None = None) -> int | None:
     """Runs one command as the program; returns an exit code, or raises SystemExit as it does."""
+    end_with_parent()
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv.pop(0) if argv else "--help"
     if name.lstrip("-") in ("help", "h", "helpfull", "helpshort"):

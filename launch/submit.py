@@ -7,12 +7,14 @@
     --job=train|evaluate|generate|extract|prepare
     --slices=2 --name=... --seed=...
     --sweep=config.optimizer.learning_rate=1e-4,3e-4    (one job per combination)
+    --sweep=config=highway,separate     (variants: --config=FILE.py:highway, FILE.py:separate)
     --config.key=value, and after `--` further arguments of the job
 
 Writes manifests and scripts to --submissions/NAME, packs the code and runs the cluster's own tool;
 --dry_run prints all of it and touches nothing. `--target=local --processes=4` runs the job here, as
-if every process were a host. Exit codes: 0 done (local: the job's), 2 an error that the user can
-correct.
+if every process were a host. A sweep is recorded in WORKDIR/sweep.json; here its members run one
+after the other, given again only those that are not done, and `avjax collect` ends it. Exit codes:
+0 done (local: the job's), 2 an error that the user can correct.
 """
 
 import dataclasses
@@ -25,8 +27,9 @@ import sys
 from absl import flags
 
 from avjax.errors import UserError
+from avjax.storage import lock, paths
+from launch import cli, sweep_record, targets
 from launch import flags as launch_flags
-from launch import targets
 from launch.overrides import split
 from launch.targets import accelerators, jobs, packaging
 
@@ -68,7 +71,8 @@ def define_flags() -> None:
                                          "a shared file system.")
     flags.DEFINE_string("name", None, "Of the job; default from the config.")
     flags.DEFINE_integer("seed", None, "config.seed; default the config's.")
-    flags.DEFINE_multi_string("sweep", [], "config.KEY=VALUE,VALUE,...; several make a product.")
+    flags.DEFINE_multi_string("sweep", [], "config.KEY=VALUE,VALUE,..., or config=VARIANT,...; "
+                              "several make a product.")
     flags.DEFINE_multi_string("env", [], "NAME=VALUE for the job.")
     flags.DEFINE_bool("uncommitted", False, "Pack the files as they lie, with changes that are not "
                                             "committed.")
@@ -128,7 +132,7 @@ def _taken(target: str) -> tuple[str, ...]:
 
 
 def submit(target: str, made: list[targets.Job], place: targets.Place, root: pathlib.Path,
-           dry_run: bool) -> int:
+           dry_run: bool, record: sweep_record.Record | None = None) -> int:
     """Writes, packs and submits; or prints what would be done. Returns an exit code. UserError: a
     tool is missing or fails."""
     module, folder = targets.load(target), pathlib.Path(place.folder)
@@ -139,7 +143,7 @@ def submit(target: str, made: list[targets.Job], place: targets.Place, root: pat
         print(show(submission, commands, folder))
         return 0
     if target == "local":
-        return module.run(made, place)
+        return module.run(made, place, record)
     for tool in dict.fromkeys(command[0] for command in commands):
         if not shutil.which(tool):
             raise UserError(f"{tool} is not installed here", where=f"--target={target}",
@@ -211,7 +215,18 @@ def main(argv, overrides: list[str], rest: list[str],
                      cached=args.target != "local")
     if args.target == "slurm" and not place.setup:
         made = [dataclasses.replace(job, python=sys.executable) for job in made]
-    return submit(args.target, made, place, root, args.dry_run)
+    if not args.sweep or args.dry_run:
+        return submit(args.target, made, place, root, args.dry_run)
+    # where this machine may not see the workdir, the record is kept beside the manifests
+    away = args.target in REMOTE or paths.is_remote(args.workdir)
+    home = paths.folder(place.folder if away else args.workdir)
+    with lock.hold(home / ".sweep.lock", "the sweep in", home):
+        record = sweep_record.Record(home, args.sweep, made)
+        code = submit(args.target, made, place, root, False, record)
+        if args.target == "local":
+            print(record.summary(), file=sys.stderr, flush=True)
+            subprocess.run([*cli.child("launch.collect"), f"--workdir={home}"])
+    return code
 
 
 if __name__ == "__main__":

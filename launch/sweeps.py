@@ -1,6 +1,7 @@
 """Sweeps over config values, one job per combination, with the values in its name and workdir:
 
     --sweep=config.optimizer.learning_rate=1e-4,3e-4 --sweep=config.seed=0,1,2      is six jobs
+    --sweep=config=highway,separate         runs --config=FILE.py:highway and FILE.py:separate
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from launch import overrides
 
 # Letters of a job's name: xpk's limit, which leaves room for JobSet's suffixes in a pod's 63.
 LONGEST = 40
+VARIANT = "config"  # the axis whose values follow --config=FILE.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +22,25 @@ class Point:
 
     Attributes:
       overrides: "--config.a.b=value".
-      label: added to the job's name and workdir; "" = no sweep.
+      values: {short name of the key: value}, as in the label.
+      variant: what follows the config's file, see VARIANT; "" = nothing.
       alike: another combination has the same values in a job's name (a=-1 and a=1).
     """
 
     overrides: tuple[str, ...] = ()
-    label: str = ""
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+    variant: str = ""
     index: int = 0
     alike: bool = False
+
+    @property
+    def label(self) -> str:
+        """Added to the job's name and workdir; "" = no sweep."""
+        return "_".join(f"{name}={value}" for name, value in self.values.items())
+
+    def config(self, path: str) -> str:
+        """--config of this job."""
+        return f"{path}:{self.variant}" if self.variant else path
 
     def name(self, base: str) -> str:
         """The job's name: with the values, or with the combination's number where those are too
@@ -57,11 +70,11 @@ def points(specs: list[str]) -> list[Point]:
     short = [leaf if last.count(leaf) == 1 else key for leaf, key in zip(last, keys, strict=True)]
     out = []
     for index, values in enumerate(itertools.product(*(values for _, values in axes))):
-        changed = tuple(f"--config.{key}={value}"
-                        for key, value in zip(keys, values, strict=True))
-        label = "_".join(f"{name}={_plain(value)}"
-                         for name, value in zip(short, values, strict=True))
-        out.append(Point(changed, label, index))
+        of = dict(zip(keys, values, strict=True))
+        variant = of.pop(VARIANT, "")
+        named = dict(zip(short, map(_plain, values), strict=True))
+        changed = tuple(f"--config.{key}={value}" for key, value in of.items())
+        out.append(Point(changed, named, variant, index))
     if len({point.label for point in out}) < len(out):
         raise UserError("two combinations have the same name", where="--sweep",
                         found=", ".join(specs),

@@ -27,7 +27,7 @@ FLOORS = (
     ("data_pipelines.media",),
     ("data_pipelines.puppets", "data_pipelines.loading", "data_pipelines.features"),
     ("data_pipelines.prompting",  # what a family of features declares
-     "data_pipelines.vocoders"),
+     "data_pipelines.vocoders", "data_pipelines.geometry"),
     ("data_pipelines.decode",),
     ("data_pipelines.live",),
     ("data_pipelines.features.common",),

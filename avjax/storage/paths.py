@@ -66,10 +66,15 @@ def identity(workdir: Any, name: str, new: str) -> str:
 
 def write_text(path: Any, text: str) -> None:
     """Writes a file completely or not at all: see atomic.py, or as one remote object."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Any, data: bytes) -> None:
+    """As `write_text`."""
     if is_remote(path):
-        path.write_text(text)
+        path.write_bytes(data)
     else:
-        atomic.write(path, text)
+        atomic.write(path, data)
 
 
 def copy_in(source: Any, target: Any) -> None:
@@ -79,8 +84,7 @@ def copy_in(source: Any, target: Any) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for entry in source.iterdir():
             copy_in(entry, target / entry.name)
-    elif is_remote(target):
-        target.write_bytes(source.read_bytes())
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(target, source.read_bytes())
+        if not is_remote(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, source.read_bytes())

@@ -111,6 +111,23 @@ class Rows:
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One update of several within a step: some parameters, by a loss of their own, at the
+    parameters as the turns before have left them.
+
+    Attributes:
+      name: of it, in metrics and in `System.turn_loss`.
+      groups: the subtrees (entries of the top level of the parameters) that it updates. Each is
+        clipped by its own norm. Every entry belongs to one turn.
+      begins: the step from which it is taken; what it updates stays as it is before.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    begins: int = 0
+
+
 class System:
     """Base class of every paper's model. Built once from its config by `build`; holds no arrays.
 
@@ -126,6 +143,8 @@ class System:
       tasks: what `generate` can be asked for; the first is the default.
       makes: {task: streams that it makes}; others that it returns are copies of its conditions.
       rows: how complete examples are packed; None trains on random segments.
+      turns: how a step updates groups of parameters one after the other; () updates all at once.
+        The last one's loss is the one that is reported and watched.
     """
 
     batch_spec: dict[str, Spec]
@@ -136,6 +155,7 @@ class System:
     tasks: tuple[str, ...] = ("generate",)
     makes: Mapping[str, tuple[str, ...]] = {}
     rows: Rows | None = None
+    turns: tuple[Turn, ...] = ()
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters (float32)."""
@@ -144,6 +164,17 @@ class System:
     def loss(self, params: Params, batch: Batch,
              key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scalar loss and scalar metrics. Pure; `key` is the only randomness."""
+        raise NotImplementedError
+
+    def shared(self, params: Params, batch: Batch, key: jax.Array) -> Any:
+        """What the losses of several turns need, made once a step from the parameters before it;
+        float arrays. Gradients of the turns go through it."""
+        return ()
+
+    def turn_loss(self, turn: str, params: Params, shared: Any, batch: Batch, key: jax.Array,
+                  step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """As `loss`, of one turn; `params` are those that the turns before have left, `step` counts
+        from 0. Metrics of different turns have different names, but for "loss"."""
         raise NotImplementedError
 
     def conditions(self, example: Mapping[str, Any],

@@ -49,16 +49,16 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
         parts.append(f"<h2>Training</h2>{media.picture(drawn, 'training curves')}")
     if samples:
         parts += [_EXAMPLES, *map(_example, samples)]
-    page = string.Template(_resource("page.html")).substitute(
+    page = string.Template(resource("page.html")).substitute(
         name=html.escape(results.get("name") or results["benchmark"]),
-        about=html.escape(" · ".join(about)), style=_resource("style.css"), body="\n".join(parts),
+        about=html.escape(" · ".join(about)), style=resource("style.css"), body="\n".join(parts),
         recipes=html.escape(json.dumps(results["recipes"], indent=1)))
     path = pathlib.Path(out_dir) / REPORT_FILE
     atomic.write(path, page)
     return path
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 

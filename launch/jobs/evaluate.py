@@ -2,6 +2,8 @@
 
 import pathlib
 
+import jax
+
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator
@@ -35,11 +37,14 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
         launch_flags.fill(data.main_folder(config.data), workdir))
     # older jobs know no vocoder, nor `streamed`
     vocoder = config.evaluate.get("vocoder", "") or vocoders.in_workdir(workdir)
+    given = {name: value for name in ("geometry", "lip_vertices")
+             if (value := config.evaluate.get(name, ""))}
     if config.evaluate.get("streamed"):
         settings = Settings(config.stream.vocoder_block, config.stream.vocoder_ahead)
-        decoder = StreamedDecoder.from_dataset(dataset, settings=settings, vocoder=vocoder)
+        decoder = StreamedDecoder.from_dataset(dataset, settings=settings, vocoder=vocoder,
+                                               **given)
     else:
-        decoder = decode.Decoder.from_dataset(dataset, vocoder=vocoder)
+        decoder = decode.Decoder.from_dataset(dataset, vocoder=vocoder, **given)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
         full=full)
@@ -88,12 +93,13 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                         expected=" or ".join(dataset.splits), hint="--split=NAME")
     for split in splits:
         runner.check_split(dataset, split)
-    meta = {"name": config.name, "seed": int(config.evaluate.seed)}
+    meta: dict = {"name": config.name, "seed": int(config.evaluate.seed)}
     if params is None:
         checkpoint = checkpoint or workdir
         params, saved = checkpoints.load(checkpoint, system)
         check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
         meta |= {"step": saved.get("step")}
+    meta |= {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
     sampler = Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed,
                         mesh=local_mesh())
     made: dict = {}

@@ -40,6 +40,7 @@ class Avatar:
       step: of the checkpoint; None = the last.
       steps, guidance, temperature: instead of the config's, where given.
       vocoder: what makes the sound, see `decode.Decoder`; default WORKDIR/vocoder, if it is there.
+      geometry: of a Codec Avatar, see `decode.Decoder`.
       batch_size: requests at a time.
       mesh: shares the batches among devices; None = one device.
 
@@ -48,7 +49,7 @@ class Avatar:
 
     def __init__(self, workdir, *, seed: int = 0, step: int | None = None, steps: int = 0,
                  guidance: float | None = None, temperature: float | None = None,
-                 vocoder: str = "", batch_size: int = 1, mesh=None):
+                 vocoder: str = "", geometry: str = "", batch_size: int = 1, mesh=None):
         self.workdir = pathlib.Path(workdir)
         self._step = step
         self.config = load_config(self.workdir)
@@ -57,7 +58,7 @@ class Avatar:
                {"steps": steps or None, "guidance": guidance, "temperature": temperature})
         self.system = api.build(self.config.system)
         self.decoder = decode.Decoder.from_workdir(self.workdir, iterations=ITERATIONS,
-                                                   vocoder=vocoder)
+                                                   vocoder=vocoder, geometry=geometry)
         self.generator = Generator(self.system, seed=seed, batch_size=batch_size, mesh=mesh)
         self._params = None
 
@@ -134,19 +135,19 @@ def item_of(prompt: Prompt, tag: str = "") -> Item:
 
 def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0,
              guidance: float | None = None, temperature: float | None = None, vocoder: str = "",
-             save_latents: bool = False, **request) -> dict[str, pathlib.Path]:
+             geometry: str = "", save_latents: bool = False, **request) -> dict[str, pathlib.Path]:
     """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`.
 
     Args:
       out: path without extension; default WORKDIR/sample.
       save_latents: write the streams too, as OUT.npz.
       request: inputs that the system takes, see its `PromptBuilder.TAKES`.
-      seed, step, steps, guidance, temperature, vocoder: see `Avatar`.
+      seed, step, steps, guidance, temperature, vocoder, geometry: see `Avatar`.
 
     Raises UserError for unusable input, and for folders that hold nothing that speaks.
     """
     avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
-                    temperature=temperature, vocoder=vocoder)
+                    temperature=temperature, vocoder=vocoder, geometry=geometry)
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     streams = avatar.generate(prompt)
@@ -278,7 +279,7 @@ def prompt_of(config, system, decoder, **request: Any) -> Prompt:
     """What a request means to a system; reads the files that it names and generates nothing.
     UserError for whatever is unusable."""
     builder = prompting.builder(config.system.name)
-    if request.get("example") and not request.get("data"):
+    if (request.get("example") or request.get("partner")) and not request.get("data"):
         request["data"] = data.main_folder(config.data)
     return builder.build(builder.request(config.system.name, **request), system, decoder)
 

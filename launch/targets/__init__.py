@@ -29,6 +29,8 @@ class Job:
     arguments: tuple[str, ...]
     environment: dict[str, str]
     python: str = "python"  # of an image or an activated environment
+    workdir: str = ""
+    values: dict[str, str] = dataclasses.field(default_factory=dict)  # of its sweep, by name
 
     @property
     def command(self) -> tuple[str, ...]:

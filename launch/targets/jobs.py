@@ -55,7 +55,11 @@ def make(kind: str, args, changed: list[str], rest: list[str], accelerator, slic
 
 def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Point, slices: int,
          variables) -> Job:
-    config = read_config(args.config, changed)
+    if point.variant and ":" in args.config:
+        raise UserError("the config's variant is given twice", where="--config", found=args.config,
+                        expected="FILE.py alone", hint=f"--sweep={sweeps.VARIANT}=... names it")
+    path = point.config(args.config)
+    config = read_config(path, changed)
     if slices > 1 and "dcn" in config and config.dcn.data == config.dcn.fsdp == 1:
         # else there would be more devices than the mesh has
         changed = [*changed, f"--config.dcn.data={slices}"]
@@ -68,8 +72,8 @@ def _job(kind: str, args, changed: list[str], rest: list[str], point: sweeps.Poi
     flag = "--workdir" if kind == "train" else "--checkpoint"
     sweeps.check_name(name)
     where = [] if any(text.split("=")[0] == flag for text in rest) else [f"{flag}={workdir}"]
-    return Job(name, f"launch.{kind}", (f"--config={args.config}", *where, *changed, *rest),
-               variables)
+    return Job(name, f"launch.{kind}", (f"--config={path}", *where, *changed, *rest),
+               variables, workdir=workdir, values=point.values)
 
 
 def _workdir_of_generation(workdir: str | None, rest: list[str]) -> tuple[str, ...]:

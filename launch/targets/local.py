@@ -8,7 +8,7 @@ import pathlib
 import shlex
 import sys
 
-from launch import cli
+from launch import cli, sweep_record
 from launch.targets import Job, Place, Submission, processes
 
 NEEDS = ()
@@ -31,20 +31,39 @@ def render(jobs: list[Job], place: Place) -> Submission:
     return Submission({}, tuple(commands))
 
 
-def run(jobs: list[Job], place: Place) -> int:
-    """Runs the jobs one after the other; logs below `place.folder`. Returns the first exit code
-    that is not 0."""
-    for job in jobs:
-        logs = pathlib.Path(place.folder) / job.name
-        print(f"{shlex.join(job.command)}\nin {place.processes} processes; logs in {logs}",
-              file=sys.stderr, flush=True)
-        code = processes.run(
-            (*cli.child(job.module), *job.arguments), processes=place.processes,
-            environment=environment(job, place), logs=logs, cwd=pathlib.Path(place.cwd),
-            max_restarts=place.max_restarts, grace=place.grace)
-        if code:
-            return code
-    return 0
+def run(jobs: list[Job], place: Place, record: sweep_record.Record | None = None) -> int:
+    """Runs the jobs one after the other; logs below `place.folder`.
+
+    Args:
+      jobs: one, or the members of a sweep.
+      place: where.
+      record: of a sweep: members that are done are left out, one that fails is told, and the
+        others go on. A signal ends them all.
+
+    Returns:
+      The exit code: 0, or of those that failed the one that a new start would not mend.
+    """
+    codes = []
+    with processes.signals() as caught:
+        for job in jobs:
+            if record and record.is_done(job):
+                print(f"{job.name}: done, skipped", file=sys.stderr, flush=True)
+                continue
+            logs = pathlib.Path(place.folder) / job.name
+            print(f"{shlex.join(job.command)}\nin {place.processes} processes; logs in {logs}",
+                  file=sys.stderr, flush=True)
+            if record:
+                record.begun(job)
+            code = processes.run(
+                (*cli.child(job.module), *job.arguments), processes=place.processes,
+                environment=environment(job, place), logs=logs, cwd=pathlib.Path(place.cwd),
+                max_restarts=place.max_restarts, grace=place.grace, caught=caught)
+            if record:
+                record.ended(job, code, stopped=bool(caught), log=logs / "process-0.log")
+            codes += [code] * bool(code)
+            if caught:
+                break
+    return processes.verdict(codes)
 
 
 def environment(job: Job, place: Place) -> dict[str, str]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from launch import cli
 from launch.targets import RESTART
 
 POLL = 0.05  # seconds
@@ -23,7 +24,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.Path,
-        cwd: pathlib.Path, max_restarts: int, grace: float) -> int:
+        cwd: pathlib.Path, max_restarts: int, grace: float, caught: list | None = None) -> int:
     """Runs the command in `processes` processes until all end; returns the job's exit code.
 
     Args:
@@ -35,9 +36,11 @@ def run(command, *, processes: int, environment: dict[str, str], logs: pathlib.P
       max_restarts: how often all are started again.
       grace: seconds between the first death, or a signal, and the end of those that remain
         (SIGKILL).
+      caught: the list of `signals`, for a caller who runs several commands and has to know whether
+        to go on.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    with _signals() as caught:
+    with signals() if caught is None else contextlib.nullcontext(caught) as caught:
         for restart in range(max_restarts + 1):
             code = _once(command, processes, environment, logs, cwd, grace, caught)
             if code != RESTART or caught or restart == max_restarts:
@@ -63,8 +66,8 @@ def _once(command, processes, environment, logs, cwd, grace, caught) -> int:
             file = stack.enter_context(open(logs / f"process-{k}.log", "ab"))
             started.append(subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
-                start_new_session=True, env=os.environ | environment
-                | (mine | cards(k, processes) if processes > 1 else {})))
+                start_new_session=True, env=os.environ | {cli.PARENT: str(os.getpid())}
+                | environment | (mine | cards(k, processes) if processes > 1 else {})))
         try:
             _watch(started, killed, caught, grace, echo)
         finally:
@@ -126,7 +129,7 @@ def _watch(started, killed: set, caught: list, grace: float, echo) -> None:
 
 
 @contextlib.contextmanager
-def _signals():
+def signals():
     """The list of signals caught inside."""
     caught: list[int] = []
     before = {number: signal.signal(number, lambda received, frame: caught.append(received))

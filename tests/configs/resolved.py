@@ -27,7 +27,9 @@ EXPERIMENTS = {
     "conversations": ("", *conversations.VARIANTS),
     "face_reader": ("",),
     "head_vae": ("",),
+    "puppets_ablations": ("highway", "separate", "shared", "cascaded"),
     "puppets_dyadic": ("",),
+    "puppets_vocoder": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),
     "talker_benchmark": ("",),
@@ -38,6 +40,7 @@ EXPERIMENTS = {
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",
                          "temporal", "speaker"),
+    "vocoder": ("base", "full", "v2", "finetune"),
 }
 
 

@@ -14,6 +14,7 @@ from eval.report import page, tables
 from eval.run.in_loop import InLoopEvaluator
 from tests.eval import real_faces, toys
 from tests.eval import test_dialogue_benchmark as conversations
+from tests.eval import test_reactions as talks
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 JERK = '''
@@ -57,7 +58,8 @@ def scored(tmp_path_factory):
                                  codes, toys.TasksSystem(32, 40)),
         "dialogue": dialogue.Benchmark(
             conversations.config(), conversations.ToyDecoder(),
-            conversations.write(folder("dialogue")), conversations.ToySystem())}
+            conversations.write(folder("dialogue")), conversations.ToySystem()),
+        "listening": talks.benchmark_of(talks.write(tmp_path_factory.mktemp("listening")))[1]}
     out = {}
     with pytest.MonkeyPatch.context() as patch:
         found["faces"] = real_faces.benchmark(tmp_path_factory.mktemp("faces"), patch)

@@ -106,6 +106,9 @@ class Decoder(decode.Decoder):
         face_NF = self.face(streams)
         return face_NF[:, 0], np.ones(len(face_NF))
 
+    def smile(self, streams):
+        return self.face(streams)[:, 1]
+
     def pose(self, streams):
         return self._family.pose_z(streams)
 

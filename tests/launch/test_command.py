@@ -18,7 +18,7 @@ def test_help_lists_every_command_in_a_line(capsys):
     assert cli.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in ("train", "evaluate", "generate", "prepare", "extract", "plan", "submit", "weights",
-                 "benchmark", "inspect"):
+                 "collect", "benchmark", "inspect"):
         assert [line for line in lines if re.match(rf"  {name} +\w.*[^:]\.$", line)], name
     assert all(len(line) <= 100 for line in lines)
 

@@ -19,6 +19,7 @@ from avjax.systems.tavid.speaker import config as speaker
 from avjax.systems.tavid.text import config as text
 from avjax.systems.tavid.vae import config as vae
 from avjax.systems.tavid.visual import config as visual
+from avjax.systems.vocoder import config as vocoder
 from tests.systems.talker_tiny import tiny as talker
 
 IDS = 8  # below every vocabulary and codebook here
@@ -85,6 +86,10 @@ CONFIGS = {
     "tavid.vae": lambda: _changed(vae.tiny(), size=16, channels=(32,), groups=4,
                                   pictures_per_row=2),
     "tavid.visual": _visual,
+    "vocoder": lambda: _changed(vocoder.tiny(), channels=8, rates=(2, 2), kernels=(4, 4), bands=6,
+                                n_fft=16, block_kernels=(3,), dilations=((1,),), mel_scales="one",
+                                discriminators=("mpd", "mrd"), width=4, periods=(2, 3),
+                                resolutions=((16, 4, 12),)),
 }
 
 
@@ -95,6 +100,9 @@ VARIANTS = {
     "tavid.acoustic": [dict(block="usdm", window=0)],
     "tavid.mapper": [dict(mode="dual"), dict(mode="concat")],
     "talker": [dict(velocity_layers=2)],
+    "vocoder": [dict(discriminators=("mpd", "mbd"), band_windows=(16,), mel="sound"),
+                dict(discriminators=("cqtd",), octave_transforms=((4, 2, 3),), octave_width=4),
+                dict(discriminators=())],
 }
 
 

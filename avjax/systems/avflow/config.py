@@ -152,6 +152,29 @@ def condition_width(config) -> int:
     return config.token_dim + config.identity_dim + partner_width(config)
 
 
+def parameter_count(config) -> int:
+    """Parameters of the network of a config, by its layers' widths: nothing is traced."""
+    c, width = config, config.d_model
+
+    def dense(inputs, outputs):
+        return (inputs + 1) * outputs
+
+    def projections(state, condition):
+        return dense(state + condition, width) + dense(width, state)
+
+    block = (2 * dense(width, 3 * width)  # modulations of attention and of the feed-forward layers
+             + dense(width, 3 * width) + dense(width, width)
+             + dense(width, c.d_ff) + dense(c.d_ff, width))
+    time = dense(width // 4, width) + dense(width, width)
+    condition, visual = condition_width(c), c.face_dim + c.head_dim
+    if c.fusion == "shared":
+        return time + projections(visual + c.mel_dim, condition) + c.num_blocks * block
+    seen = condition + (c.mel_dim - c.token_dim) * (c.fusion == "cascaded")
+    exchange = dense(2 * width, 2 * width) if c.fusion == "highway" else 0
+    return (time + projections(visual, seen) + projections(c.mel_dim, condition)
+            + c.num_blocks * (2 * block + exchange))
+
+
 def receptive_field(config) -> tuple[int, int]:
     """Frames to the left and to the right that one evaluation of the network at a frame depends
     on."""

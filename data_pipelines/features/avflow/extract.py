@@ -115,7 +115,7 @@ def _write(job, clips, tokenizer, header, kept, mode, speech_level, max_bad, fit
             raise UserError(f"cannot extract clip {clip['id']!r}: {error}", where=str(clips.dir),
                             hint="mend it, or --max_bad=0.1 to leave such clips out") from error
 
-    recipes, codecs = _recipes(clips, tokenizer, header, partner, mode, speech_level)
+    recipes, codecs = recipes_of(clips, tokenizer, header, partner, mode, speech_level)
     recipes |= of_carried | kept[0]
     codecs |= kept[1]
     if {"speaker", "identity"} <= clips.features.keys():
@@ -191,9 +191,9 @@ def _schema(clips, carried, tokenizer, header, partner) -> dict[str, Feature]:
     return features
 
 
-def _recipes(clips, tokenizer, header, partner, mode, speech_level) -> tuple[dict, dict]:
-    """Recipes and codecs. Recipes hold content (names, sizes, hashes), never paths, so equal data
-    hash equally."""
+def recipes_of(clips, tokenizer, header, partner, mode, speech_level) -> tuple[dict, dict]:
+    """Recipes and codecs of features. Recipes hold content (names, sizes, hashes), never paths, so
+    equal data hash equally."""
     clock = {"rate": mel.FRAME_RATE, "resample": mode}
     if mode == "released":
         clock["by"] = "rates"  # earlier versions: by lengths

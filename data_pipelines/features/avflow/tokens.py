@@ -67,7 +67,7 @@ def make(job, kind, clips, weights, units, seed, mode, max_bad, fit_split,
             clips, units, seed, max_bad, fit_split, speech_level)})
         return _units(fitted["centroids"], units, speech_level)
     if kind == "given":
-        return _given(clips, mode)
+        return given(clips, mode)
     return _wav2vec2(weights, mode, speech_level, detector)
 
 
@@ -110,7 +110,8 @@ def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
                      ctc.MEANING, logits, detector=detector)
 
 
-def _given(clips, mode) -> Tokenizer:
+def given(clips, mode) -> Tokenizer:
+    """Logits that the clips carry. UserError: they do not."""
     common.require(clips, ("logits",), "use --tokens=wav2vec2 or --tokens=units")
     feature = clips.features["logits"]
 
