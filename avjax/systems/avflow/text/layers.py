@@ -47,9 +47,9 @@ class Conv(nn.Module):
 
 
 def convolve(x_BTC, kernel, padding: tuple[int, int], stride: int = 1):
-    """Convolution over time. On a CPU, where XLA's own backward pass is several times slower than
-    its products: three taps by `winograd`, others as one product of unfolded frames."""
-    if jax.default_backend() != "cpu":
+    """Convolution over time. In float32 on a CPU, where XLA's backward pass takes several times as
+    long as its products: three taps by `winograd`, others as one product of unfolded frames."""
+    if x_BTC.dtype != jnp.float32 or jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x_BTC, kernel, (stride,), (padding,),
                                         dimension_numbers=("NWC", "WIO", "NWC"))
     size, _, features = kernel.shape
