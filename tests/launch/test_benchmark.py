@@ -136,3 +136,18 @@ def test_vocoding_is_timed_as_it_is_used():
     ends = 2 * (7 * 8 * 16 * 20 + 7 * 4 * 160)
     ups = 2 * 2 * (16 * 4 * 8 * 21 + 8 * 2 * 4 * 81)
     assert row["gflop"] == pytest.approx((blocks + ends + ups) / 1e9)
+
+
+def test_text_to_tokens_is_timed_with_its_search_apart():
+    config = flags.load_config("configs/avflow_text.py:small", {
+        "system.encoder.width": 16, "system.encoder.layers": 0, "system.encoder.d_ff": 16,
+        "system.encoder.convolutions": 1, "system.encoder.duration_width": 8,
+        "system.unet.channels": (8,), "system.unet.middle": 0, "system.unet.head_width": 4})
+    result = benchmark.benchmark(config, batch=8, segment=16, text=6, lengths=[12], steps=2, runs=1)
+    step, search, sample = result["cases"]
+    assert step["name"] == "train step 8 x 6 x 16" and step["gflop"] > sample["gflop"] > 0
+    assert search["name"] == "alignment search 8 x 6 x 16"
+    # it has no products, hence no row of their number
+    assert 0 < search["median"] < step["median"] and "gflop" not in search
+    assert sample["parts"]["realtime_factor"] == pytest.approx(
+        sample["median"] / (12 / config.system.frame_rate))

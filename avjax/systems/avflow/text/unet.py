@@ -103,7 +103,7 @@ class Transformer(nn.Module):
         self.qkv = Dense((3, c.heads, c.head_width), self.width, dtype=self.dtype, use_bias=False,
                          **INIT)
         self.project = Dense(self.width, inner, dtype=self.dtype, **ZERO)
-        self.mlp_in = SnakeBeta(4 * self.width, self.width, self.dtype, **INIT)
+        self.mlp_in = SnakeBeta(4 * self.width, self.width, c.dropout, self.dtype, **INIT)
         self.mlp_out = Dense(self.width, 4 * self.width, dtype=self.dtype, **ZERO)
 
     def __call__(self, x_BTC, frames: Frames, key):
@@ -112,8 +112,7 @@ class Transformer(nn.Module):
         out = attend(*(qkv[:, :, i] for i in range(3)), bias=frames.bias, heads_inside=True)
         out_BTC = self.project(out.reshape(*x_BTC.shape[:2], -1))
         x_BTC = x_BTC + drop(out_BTC, rate, keys[0])
-        hidden = drop(self.mlp_in(self.mlp_norm(x_BTC)), rate, keys[1])
-        return x_BTC + self.mlp_out(hidden)
+        return x_BTC + self.mlp_out(self.mlp_in(self.mlp_norm(x_BTC), keys[1]))
 
 
 class Level(nn.Module):
