@@ -31,7 +31,8 @@ def get_config():
     c.system.row_symbols = 176
     c.system.row_frames = 480
     c.data.dir = "{workdir}/data/features"
-    c.train.steps = 500
+    c.optimizer.learning_rate = 1.5e-3
+    c.train.steps = 1000
     c.train.log_every = 25
     c.train.checkpoint_every = 250
     c.train.evaluate_every = 250
