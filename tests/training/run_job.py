@@ -58,7 +58,7 @@ def main(workdir, name, devices, mesh, steps, killed=""):
         kill_at(int(killed))
     jax.config.update("jax_num_cpu_devices", int(devices))
     sizes = {k: int(v) for k, v in (part.split("=") for part in mesh.split(","))}
-    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 8,
+    config = toy.config(**{"train.steps": int(steps), "train.checkpoint_every": 4,
                            "train.keep_last": 9, "train.evaluate_every": 8,
                            "optimizer.ema_decay": 0.9, "optimizer.weight_decay": 0.1,
                            "optimizer.clip_norm": 0.5, "optimizer.warmup_steps": 3})
