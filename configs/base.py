@@ -68,8 +68,10 @@ class Optimizer(Section):
                       choices=("adamw", "adam", "lion", "adafactor", "sgd"))
     learning_rate: float = field(1e-4, "Its peak.", minimum=0)
     schedule: str = field("constant", "The learning rate after the warm-up; rsqrt falls with the "
-                          "inverse square root of the step, cosine and linear end at train.steps.",
-                          choices=("constant", "cosine", "linear", "rsqrt"))
+                          "inverse square root of the step, cosine and linear end at train.steps, "
+                          "exponential is multiplied by decay every step.",
+                          choices=("constant", "cosine", "linear", "rsqrt", "exponential"))
+    decay: float = field(1.0, "Factor of the learning rate a step (exponential).", above=0)
     warmup_steps: int = field(0, "Steps in which the learning rate rises from 0.", minimum=0)
     final_fraction: float = field(0.0, "Learning rate at the end as a fraction of the peak "
                                   "(cosine, linear).", minimum=0)
@@ -82,6 +84,8 @@ class Optimizer(Section):
     frozen: tuple[str, ...] = field((), "Regular expressions of the paths of parameters that never "
                                     "change.")
     clip_norm: float = field(0.0, "Largest global norm of the gradients; 0 = off.", minimum=0)
+    turn_rates: tuple[tuple[str, float], ...] = field(
+        (), "Of a system that is updated in turns: (turn, factor of its learning rate).")
     accumulate: int = field(1, "Micro-batches a step.", minimum=1)
     ema_decay: float = field(0.0, "Of the parameters' moving average, which evaluation then uses; "
                              "0 = off.", minimum=0, below=1)
@@ -180,9 +184,12 @@ class Evaluate(Section):
     activity: str = field("energy", "What tells speech from silence in dialogues: energy, of the "
                           "mel, or neural, of the sound that the mel makes; options as in "
                           "docs/data.md.")
-    vocoder: str = field("", "What makes the sound that is scored, the truth's too: file or folder "
-                         "of a BigVGAN, or griffin-lim; default as in docs/vocoder.md.",
+    vocoder: str = field("", "What makes the sound that is scored, the truth's too: file, folder "
+                         "or workdir of a BigVGAN, or griffin-lim; default as in docs/vocoder.md.",
                          resume="free")
+    geometry: str = field("", "A Codec Avatar's decoder, whose vertices tell lips and smiles; see "
+                          "docs/listening.md.", resume="free")
+    lip_vertices: str = field("", "Which of its vertices are lips, a JSON file.", resume="free")
     streamed: bool = field(False, "Sound, faces and poses as avjax generate --stream decodes them, "
                            "the truth's too.", resume="free")
 

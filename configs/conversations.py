@@ -10,6 +10,7 @@ Evaluate:   avjax evaluate --config=configs/conversations.py --checkpoint=runs/t
 Generate:   avjax generate --workdir=runs/talks --script=dialogue.txt --portraits=ann,ben
             avjax generate --workdir=runs/talks --task=avatar --example=valid/0
             avjax generate --workdir=runs/talks/listener --example=valid/0
+            avjax generate --workdir=runs/talks/listener --partner=ben.mp4
             ann and ben are speakers of the folder, or pictures of anybody.
 Features:   Talker's: avjax extract --features=talker --clips=runs/talks/data/clips
             --out=runs/talks/data/talker --multiple=4; then configs/talker_clips.py.

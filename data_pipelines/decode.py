@@ -22,6 +22,7 @@ from avjax.errors import UserError
 from avjax.signal import griffin_lim, mel
 from avjax.systems.api import Spec
 from data_pipelines import features, vocoders
+from data_pipelines import geometry as geometries
 from data_pipelines.declared import subclass_in
 from data_pipelines.media import faces
 from data_pipelines.store.schema import CODECS_DIR, FAMILY, RECIPES_FILE
@@ -45,6 +46,7 @@ class StreamDecoder:
       drawing: how puppets are framed, other than render's defaults.
       paints: whether the streams are of pictures rather than of what moves them.
       specs: {stream: Spec}, whose `speaker_axis` says which streams are of several speakers.
+      arrays: streams that are written as they are, as OUT.<stream>.npy, where there are such.
 
     Args:
       decoder: the `Decoder` whose recipes and codecs to use.
@@ -59,6 +61,7 @@ class StreamDecoder:
     drawing: Mapping[str, float] = {}
     paints: bool = False
     specs: Mapping[str, Spec] = {}
+    arrays: tuple[str, ...] = ()
 
     def __init__(self, decoder: "Decoder"):
         self._decoder = decoder
@@ -123,6 +126,11 @@ class StreamDecoder:
         have not ended yet; None where only whole streams are decoded."""
         return None
 
+    def owners_arrays(self, streams: Streams) -> dict[str, np.ndarray]:
+        """{name: array} of motion in the layout of the corpus' owners, whose own renderers draw
+        it; {} where there is no such layout."""
+        return {}
+
     def painter(self, streams: Streams) -> tuple[int, Callable[[slice], np.ndarray]] | None:
         """(pictures, function of a slice of them that gives (n, H, W, 3) uint8) where the streams
         are of pictures; else None."""
@@ -163,24 +171,38 @@ class Decoder:
       recipes: {feature: recipe}; those of the streams say which codec decodes them.
       codecs: {codec: {array name: array}}.
       iterations: Griffin-Lim's.
+      geometry, lip_vertices: files of a Codec Avatar's geometry, see `geometry.load`.
       vocoder: what makes sound of mel, instead of the dataset's vocoder or Griffin-Lim: the file
         or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
 
     Attributes:
+      text_to_tokens: (text, language) -> (tokens (T, C), remarks), where the workdir holds such a
+        network (data_pipelines/features/common/text_to_tokens.py).
       workdir: where it was made from one; it may hold networks that prompts go through.
 
     Raises UserError for a vocoder of another mel.
     """
 
+    text_to_tokens: Callable | None = None
     workdir: pathlib.Path | None = None
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],
-                 iterations: int = 32, vocoder: str = ""):
+                 iterations: int = 32, vocoder: str = "", geometry: str = "",
+                 lip_vertices: str = ""):
         self.recipes, self.codecs, self.iterations = recipes, codecs, iterations
         self.may_keep = vocoder != vocoders.GRIFFIN_LIM  # the dataset's vocoder counts
         self._family = family_of(recipes)(self)
         self.vocoder = (vocoders.load(vocoder, self._family.mel_recipe)
                         if vocoder and self.may_keep else None)
+
+        if lip_vertices and not geometry:
+            raise UserError("lips of which vertices?", where="--lip_vertices",
+                            expected="--geometry beside it", found="none")
+        if geometry and self.face_kind in ("puppet", "eigenface"):
+            raise UserError("these faces have no vertices", where="--geometry",
+                            expected="expression codes of a Codec Avatar", found=self.face_kind,
+                            hint="leave it out")
+        self.geometry = geometries.load(geometry, codecs, lip_vertices) if geometry else None
 
     @property
     def decoding(self) -> dict[str, str]:
@@ -289,11 +311,24 @@ class Decoder:
 
         return face_code.decode(face_NF, self.codec("face"))
 
+    @property
+    def tells_lips(self) -> bool:
+        """Whether `lips` and `smile` can be had."""
+        return self.face_kind == "puppet" or bool(self.geometry and self.geometry.lips)
+
     def lips(self, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
         """(inner-lip aperture, mouth width) at `fps`, each (N,), in the same units."""
+        if self.geometry:
+            return self.geometry.mouth(self.face(streams))
         from data_pipelines.puppets import face_code
 
         return face_code.lips(self.articulators(streams))
+
+    def smile(self, streams: Streams) -> np.ndarray:
+        """(N,) at `fps`, in the faces' own unit."""
+        if self.geometry:
+            return self.geometry.smile(self.face(streams))
+        return self.articulators(streams)["smile"]
 
     def pose(self, streams: Streams) -> np.ndarray:
         """(N, 7) at `fps`: unit quaternion wxyz, then translation."""
@@ -303,6 +338,8 @@ class Decoder:
         """z-scored pose -> as `pose`."""
         stats = self.codec("pose")
         pose = pose_z_N7 * stats["std"] + stats["mean"]
+        if pose.shape[-1] != 7:  # joint angles
+            return pose.astype(np.float32)
         norm = np.linalg.norm(pose[:, :4], axis=-1, keepdims=True)
         return np.concatenate([pose[:, :4] / np.maximum(norm, 1e-6), pose[:, 4:]],
                               axis=-1).astype(np.float32)

@@ -25,20 +25,25 @@ BETTER = {"up": "higher is better", "down": "lower is better",
           "truth": "nearer to the truth is better", "zero": "nearer to 0 is better",
           "": "for comparison"}
 # in the order of tables; a family that is not listed comes last
-FAMILIES = ("lips", "expression", "motion", "diversity", "beats", "sound", "words", "length",
-            "listening", "turn-taking", "retrieval")
+FAMILIES = ("lips", "expression", "reactions", "motion", "diversity", "beats", "sound", "words",
+            "length", "listening", "turn-taking", "retrieval")
 # suffix of a metric's name -> what of a speaker's motion it is computed from
 PARTS = {"e": "face codes", "h": "head pose", "m": "motion codes"}
 
-AUDIO, MOTION = "audio", "motion"  # what a variant may have made itself
+AUDIO, MOTION, TOKENS = "audio", "motion", "tokens"  # what a variant may have made itself
 NEEDS = {
     AUDIO: "sound that the variant made itself",
     MOTION: "motion that the variant made itself",
+    TOKENS: "tokens that the variant made of a text",
+    "durations": "phonemes whose times are known (puppets)",
+    "letters": "tokens that are CTC logits of letters",
     "both": "sound and motion, of which the variant made one at least",
     "face": "motion that is a face code and a head pose",
     "codes": "motion codes that nothing here can take apart (LIA-X)",
     "lips": "face codes that tell the lip aperture (puppets), or landmarks of the pictures",
     "points": "landmarks of the pictures (clips that have them, and the package that finds them)",
+    "partner": "features that know the partner of a conversation",
+    "turns": "clips whose events say who has the floor",
     "waveform": "the decoded waveform; left out in the loop",
     "words": "transcripts whose words the recogniser knows",
     "length": "a variant whose length was no input",

@@ -44,6 +44,10 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "Folder of the results; default: the workdir.")
     flags.DEFINE_string("vocoder", "", "What makes sound of mel, the truth's too: see avjax "
                         "generate; default config.evaluate.vocoder.")
+    flags.DEFINE_string("geometry", "", "A Codec Avatar's decoder, whose vertices tell lips and "
+                        "smiles: see avjax generate; default config.evaluate.geometry.")
+    flags.DEFINE_string("lip_vertices", "", "Which of its vertices are lips, a JSON file (see "
+                        "docs/listening.md); default config.evaluate.lip_vertices.")
     flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
@@ -58,8 +62,9 @@ def main(argv):
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
                                                         "avjax train or one checkpoint")
     launch_flags.check_local("--out", args.out)
-    if args.vocoder:
-        args.config.evaluate.vocoder = args.vocoder
+    for name in ("vocoder", "geometry", "lip_vertices"):
+        if given := getattr(args, name):
+            args.config.evaluate[name] = given
     given = paths.folder(args.checkpoint)
     if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint,

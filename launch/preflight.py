@@ -105,7 +105,7 @@ def check_optimizer(config: ConfigDict, system) -> None:
     from avjax.training.optimizer import make_optimizer
     from avjax.training.state import abstract_params
 
-    make_optimizer(config.optimizer, int(config.train.steps), abstract_params(system))
+    make_optimizer(config.optimizer, int(config.train.steps), abstract_params(system), system.turns)
 
 
 def check_sample(wanted, system, where: str = "config") -> None:

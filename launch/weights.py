@@ -4,16 +4,21 @@
   avjax weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
   avjax weights import --system=NAME --file=FILE --workdir=DIR
   [--data=FEATURES]
+  avjax weights import --system=avflow --folder=RELEASE --workdir=DIR
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
-`export` writes a trained system that has published weights (AV-Flow, the head VAE, Talker-T2AV)
-under the published names: a .safetensors holds the network alone, a .pt is the file that the
-published code itself saves and loads (AV-Flow's: iteration, network in its wrapper, optimizer, here
-a fresh one). `import` makes a workdir of a published file, from which launch.train continues: with
+`export` writes a trained system that has published weights (AV-Flow, its text to tokens, the
+head VAE, Talker-T2AV, BigVGAN) under the published names: a .safetensors holds the network alone,
+a .pt is the file that the published code itself saves and loads (AV-Flow's: iteration, network in
+its wrapper, optimizer, here a fresh one).
+`import` makes a workdir of a published file, from which launch.train continues: with
 --data, the recipes and codecs of that feature dataset are copied along, and launch.generate can use
 it (the weights must have been trained on features made by those codecs). `--system=talker` also
 takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained in
-that workdir, or from it by --config.train.init_from.
+that workdir, or from it by --config.train.init_from. `--folder` imports a whole release: the
+network (--file chooses among several), its head VAE and statistics, and into WORKDIR/vocoder,
+WORKDIR/ctc and WORKDIR/text what makes sound of mel, tokens of sound and tokens of text; then
+avjax generate needs nothing else.
 """
 
 import itertools
@@ -27,7 +32,7 @@ from avjax.errors import UserError
 from avjax.storage import lock
 from avjax.weights.reader import file_sha256
 from launch.flags import define_config, run
-from launch.jobs import weights
+from launch.jobs import release, weights
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training job: read by export, made by "
                                                "import.")
@@ -42,6 +47,8 @@ SYSTEM = flags.DEFINE_string("system", None, "import: the system whose weights t
 FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth, .ckpt "
                            "or .bin; of several files "
                            "the index, or their folder.")
+RELEASE = flags.DEFINE_string("folder", None, "import: instead of --file, a release as its owners "
+                              "lay it out (docs/avflow_release.md).")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: "
                                              "found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode "
@@ -57,6 +64,18 @@ def _need(**values):
                                                          "the three commands")
 
 
+def imported():
+    """The config of what --file or --folder was made into."""
+    if RELEASE.value is None:
+        return weights.import_file(SYSTEM.value, FILE.value, WORKDIR.value, config=CONFIG.value,
+                                   data=DATA.value, select=SELECT.value)
+    for name, value in (("data", DATA.value), ("select", SELECT.value)):
+        if value:
+            raise UserError(f"--{name} beside --folder", where=f"--{name}", hint="leave it out")
+    return release.import_folder(SYSTEM.value, RELEASE.value, WORKDIR.value, file=FILE.value,
+                                 config=CONFIG.value)
+
+
 def main(command):
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     match command:
@@ -69,11 +88,10 @@ def main(command):
                                        average=AVERAGE.value)
             print(f"{OUT.value}: {count} arrays, sha256 {file_sha256(OUT.value)}")
         case ["import"]:
-            _need(system=SYSTEM.value, file=FILE.value, workdir=WORKDIR.value)
+            _need(system=SYSTEM.value, workdir=WORKDIR.value,
+                  **({} if RELEASE.value else {"file": FILE.value}))
             with lock.hold(lock.beside(WORKDIR.value), "the workdir", WORKDIR.value):
-                config = weights.import_file(SYSTEM.value, FILE.value, WORKDIR.value,
-                                             config=CONFIG.value, data=DATA.value,
-                                             select=SELECT.value)
+                config = imported()
             print(f"{WORKDIR.value}/{FOLDER}/0: {SYSTEM.value}, "
                   f"{json.dumps(config.system.to_dict(), default=str)}")
         case other:

@@ -27,12 +27,13 @@ FLOORS = (
     ("data_pipelines.media",),
     ("data_pipelines.puppets", "data_pipelines.loading", "data_pipelines.features"),
     ("data_pipelines.prompting",  # what a family of features declares
-     "data_pipelines.vocoders"),
+     "data_pipelines.vocoders", "data_pipelines.geometry"),
     ("data_pipelines.decode",),
     ("data_pipelines.live",),
     ("data_pipelines.features.common",),
     ("data_pipelines.features.*",),
-    ("data_pipelines.features.units",),  # writes TAVID's tokens and turns too
+    ("data_pipelines.features.units",  # writes TAVID's tokens and turns too
+     "data_pipelines.features.text_tokens"),  # and AV-Flow's tokens
     ("data_pipelines.extract",),
     ("data_pipelines.ingest",),
     ("data_pipelines.prepare",),

@@ -247,7 +247,8 @@ class BigVGAN:
         """
         path = os.fspath(path)
         tree = read_checkpoint(path)
-        nested = isinstance(tree, dict) and isinstance(tree.get("generator"), dict)
+        nested = isinstance(tree, dict) and (isinstance(tree.get("generator"), dict) or any(
+            name.startswith("generator.") for name in tree))
         state = read_state_dict(path, "generator" if nested else None)
         beside = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), "config.json")
         if sizes is None and os.path.isfile(beside):

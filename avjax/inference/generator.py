@@ -72,6 +72,11 @@ class Generator:
         self._generate = jax.jit(system.generate, static_argnames="task", out_shardings=out)
         self._placed = (None, None)  # parameters, and themselves on the mesh
 
+    def of(self, system: System) -> "Generator":
+        """The same of another system, for parameters that it shares."""
+        return Generator(system, seed=self.seed, batch_size=self.batch_size, mesh=self.mesh,
+                         everywhere=not self._steps_allowed)
+
     def __call__(self, params, examples: Iterable[tuple[str, Example]],
                  task: str = "") -> Iterator[tuple[str, dict]]:
         """Yields (id, {stream: (length, dims) float32}) for (id, example), bucket by bucket.

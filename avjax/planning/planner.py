@@ -44,7 +44,8 @@ class Job:
         self.config = for_accelerators(config)
         self.system = api.build(self.config.system)
         shapes = abstract_params(self.system)
-        self.optimizer = make_optimizer(self.config.optimizer, self.config.train.steps, shapes)
+        self.optimizer = make_optimizer(self.config.optimizer, self.config.train.steps, shapes,
+                                        self.system.turns)
         self.ema = self.config.optimizer.ema_decay > 0
         self.shapes = state_shapes(shapes, self.optimizer, ema=self.ema)
         self.accumulate = int(self.config.optimizer.accumulate)

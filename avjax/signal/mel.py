@@ -49,6 +49,11 @@ FRAME_RATE = RECIPE["sample_rate"] / RECIPE["hop"]  # 86.1328125 Hz
 RECIPE_24K = RECIPE | {"sample_rate": 24000, "n_fft": 960, "hop": 240, "gain": 1.0}
 
 
+def unscaled(recipe: dict) -> dict:
+    """The same mel, of sound as it is and without scaling: what a vocoder reads."""
+    return recipe | {"gain": 1.0, "mean": 0.0, "std": 1.0}
+
+
 def hz_to_mel(hz):
     """Slaney's scale: linear (66.67 Hz a mel) below 1 kHz, logarithmic (factor 6.4 in 27 mels)
     above."""

@@ -14,6 +14,7 @@ from avjax.signal import mel
 
 HOP_SECONDS = mel.RECIPE["hop"] / mel.RECIPE["sample_rate"]
 MODES = ("timestamps", "released")
+RELEASED_RATE = 86.13281230  # frames a second, as the published code writes 22050 / 256
 
 
 def feature_times(frames: int) -> np.ndarray:
@@ -41,8 +42,16 @@ def from_features(x_TC: np.ndarray, rate: float, frames: int | None = None, *,
     """(T, C) on the features' clock -> (frames, C) at `rate`; by default as many frames as the
     duration holds."""
     if frames is None:
-        frames = max(1, round(len(x_TC) * HOP_SECONDS * rate))
+        frames = max(1, count(len(x_TC), rate, mode))
     return interpolate(x_TC, feature_positions(np.arange(frames), rate, mode))
+
+
+def count(features: int, rate: float, mode: str) -> int:
+    """Frames at `rate` that so many feature frames last: rounded, or floored as torch's interpolate
+    does it in mode "released"."""
+    if mode == "released":
+        return int(features * (rate / RELEASED_RATE))
+    return round(features * HOP_SECONDS * rate)
 
 
 def feature_positions(numbers: np.ndarray, rate: float, mode: str) -> np.ndarray:

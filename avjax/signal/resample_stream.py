@@ -17,12 +17,14 @@ class StreamedFrames:
       new_rate: frames a second that leave.
       position: new frames' numbers, (n,) int -> their places between the frames that come.
       offset: the time of the first frame that comes, in frames.
+      count: frames that came -> new frames that their duration holds; by default it is rounded.
     """
 
     def __init__(self, rate: float, new_rate: float, position: Callable[[np.ndarray], np.ndarray],
-                 offset: float = 0.0):
+                 offset: float = 0.0, count: Callable[[int], int] | None = None):
         self.rate, self.new_rate, self._position = rate, new_rate, position
         self._offset = offset
+        self._count = count or (lambda given: round(given * new_rate / rate))
         self._kept: np.ndarray | None = None  # frames from `_first` on
         self._first = self._made = 0
 
@@ -33,8 +35,10 @@ class StreamedFrames:
         it."""
         numbers = np.arange(1000)
         times = numbers * (self.rate / self.new_rate)
+        most = round(1001 * self.rate / self.new_rate) + 1
+        counts = [self._count(given) for given in range(1, most + 1)]
         last = np.maximum(np.floor(self._position(numbers)) + 1,
-                          np.ceil((numbers + 0.5) * (self.rate / self.new_rate)) - 1)
+                          np.searchsorted(counts, numbers + 1))
         return float(np.max(last + self._offset - times))
 
     def feed(self, x_TC: np.ndarray) -> np.ndarray:
@@ -53,10 +57,6 @@ class StreamedFrames:
         given = self._first + len(self._kept)
         return self._take(np.arange(self._made, max(1, self._count(given))))
 
-    def _count(self, given: int) -> int:
-        """New frames that the duration of those given holds."""
-        return round(given * self.new_rate / self.rate)
-
     def _take(self, numbers: np.ndarray) -> np.ndarray:
         out = resample.interpolate(self._kept, self._position(numbers) - self._first)
         self._made += len(numbers)
@@ -70,7 +70,8 @@ class StreamedFrames:
 def from_features(rate: float, mode: str = "timestamps") -> StreamedFrames:
     """As `resample.from_features`."""
     return StreamedFrames(1 / resample.HOP_SECONDS, rate,
-                          lambda numbers: resample.feature_positions(numbers, rate, mode), 0.5)
+                          lambda numbers: resample.feature_positions(numbers, rate, mode), 0.5,
+                          lambda given: resample.count(given, rate, mode))
 
 
 def convert(rate: float, new_rate: float) -> StreamedFrames:

@@ -111,6 +111,23 @@ class Rows:
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One update of several within a step: some parameters, by a loss of their own, at the
+    parameters as the turns before have left them.
+
+    Attributes:
+      name: of it, in metrics and in `System.turn_loss`.
+      groups: the subtrees (entries of the top level of the parameters) that it updates. Each is
+        clipped by its own norm. Every entry belongs to one turn.
+      begins: the step from which it is taken; what it updates stays as it is before.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    begins: int = 0
+
+
 class System:
     """Base class of every paper's model. Built once from its config by `build`; holds no arrays.
 
@@ -126,6 +143,8 @@ class System:
       tasks: what `generate` can be asked for; the first is the default.
       makes: {task: streams that it makes}; others that it returns are copies of its conditions.
       rows: how complete examples are packed; None trains on random segments.
+      turns: how a step updates groups of parameters one after the other; () updates all at once.
+        The last one's loss is the one that is reported and watched.
     """
 
     batch_spec: dict[str, Spec]
@@ -136,6 +155,7 @@ class System:
     tasks: tuple[str, ...] = ("generate",)
     makes: Mapping[str, tuple[str, ...]] = {}
     rows: Rows | None = None
+    turns: tuple[Turn, ...] = ()
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters (float32)."""
@@ -144,6 +164,17 @@ class System:
     def loss(self, params: Params, batch: Batch,
              key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scalar loss and scalar metrics. Pure; `key` is the only randomness."""
+        raise NotImplementedError
+
+    def shared(self, params: Params, batch: Batch, key: jax.Array) -> Any:
+        """What the losses of several turns need, made once a step from the parameters before it;
+        float arrays. Gradients of the turns go through it."""
+        return ()
+
+    def turn_loss(self, turn: str, params: Params, shared: Any, batch: Batch, key: jax.Array,
+                  step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """As `loss`, of one turn; `params` are those that the turns before have left, `step` counts
+        from 0. Metrics of different turns have different names, but for "loss"."""
         raise NotImplementedError
 
     def conditions(self, example: Mapping[str, Any],
@@ -218,11 +249,11 @@ def stream_names(system: System) -> tuple[str, ...]:
 
 def real_streams(system: System, out: Mapping[str, Any], row: int, frames: int) -> dict[str, Any]:
     """The streams that `generate` returned for one row of a batch, without padding:
-    "<stream>_length" frames where the system decides lengths, else `frames`."""
+    "<stream>_length" frames (or other entries) where the system says it, else `frames`."""
     def real(name):
-        if "time" not in system.streams_spec[name].shape:
-            return out[name][row]
-        return out[name][row, :int(out[f"{name}_length"][row]) if f"{name}_length" in out
-                         else frames]
+        if f"{name}_length" in out:
+            return out[name][row, :int(out[f"{name}_length"][row])]
+        return out[name][row, :frames] if "time" in system.streams_spec[name].shape else (
+            out[name][row])
 
     return {name: real(name) for name in stream_names(system) if name in out}

@@ -116,7 +116,8 @@ def _train(config, system, workdir, make_batches, evaluators, meta, mesh, watchd
     workdir.mkdir(parents=True, exist_ok=True)
     watchdog.start()
 
-    optimizer = make_optimizer(config.optimizer, int(config.train.steps), abstract_params(system))
+    optimizer = make_optimizer(config.optimizer, int(config.train.steps), abstract_params(system),
+                               system.turns)
     target = abstract_state(system, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
     checkpoints = open_checkpoints(config.train, workdir, mesh)
     start = restore_or_init(config, system, optimizer, target, checkpoints, workdir, mesh, timer)

@@ -5,7 +5,8 @@ so that a skipped update does not shift the schedule.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ import optax
 
 from avjax.errors import UserError
 from avjax.sharding.rules import matches, named_leaves, path_name
+from avjax.systems.api import Turn
 
-SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
+SCHEDULES = ("constant", "cosine", "linear", "rsqrt", "exponential")
 ALGORITHMS: dict[str, Callable] = {
     "adamw": lambda c: optax.scale_by_adam(b1=c.b1, b2=c.b2, eps=c.eps),
     "adam": lambda c: optax.scale_by_adam(b1=c.b1, b2=c.b2, eps=c.eps),
@@ -33,17 +35,22 @@ class Optimizer:
       transform: maps gradients to a direction.
       schedule: learning rate by step.
       trainable: tree of bool like the parameters.
+      turns: of a system with turns, the transform of each by name; `transform` then makes the
+        states of all, and updates none.
+      rates: {turn: factor of the learning rate}; 1 where it is not named.
     """
 
     transform: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
     trainable: Any
+    turns: Mapping[str, optax.GradientTransformation] = dataclasses.field(default_factory=dict)
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def make_schedule(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     """The learning rate of update `step` (from 0): linear warm-up over w updates, then the named
     decay. cosine and linear reach `final_fraction` of the peak at `total_steps`; rsqrt is
-    peak * sqrt(w / t)."""
+    peak * sqrt(w / t); exponential multiplies by `decay` every update."""
     peak = float(config.learning_rate)
     warm = int(config.warmup_steps)
     final = float(config.final_fraction)
@@ -61,6 +68,9 @@ def make_schedule(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
         decay = {"constant": lambda: 1.0,
                  "cosine": lambda: final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * done)),
                  "linear": lambda: final + (1 - final) * (1 - done),
+                 # float32 has no .9999996
+                 "exponential": lambda: jnp.exp(math.log(config.decay)
+                                                * jnp.maximum(t - warm, 0.0)),
                  "rsqrt": lambda: jnp.sqrt(warm / jnp.maximum(t + 1, warm))}[config.schedule]()
         return jnp.asarray(peak * rise * decay, jnp.float32)
 
@@ -79,18 +89,56 @@ def path_mask(params: Any, patterns, *, where: str = "") -> Any:
                                             params)
 
 
-def make_optimizer(config, total_steps: int, params: Any) -> Optimizer:
+def make_optimizer(config, total_steps: int, params: Any, turns: Sequence[Turn] = ()) -> Optimizer:
     """The optimiser of config.optimizer. Raises UserError for unknown names and patterns that match
     nothing.
 
     Args:
       params: arrays or shapes.
+      turns: of the system, see avjax.systems.api.Turn.
     """
     if config.name not in ALGORITHMS:
         raise UserError("unknown optimiser", where="config.optimizer.name",
                         expected=", ".join(ALGORITHMS), found=repr(config.name))
     frozen = path_mask(params, config.frozen, where="config.optimizer.frozen")
     trainable = jax.tree.map(lambda x: not x, frozen)
+    rates = dict(config.get("turn_rates", ()))
+    if unknown := sorted(rates.keys() - {turn.name for turn in turns}):
+        raise UserError("no such turn", where="config.optimizer.turn_rates", found=unknown[0],
+                        expected=" or ".join(turn.name for turn in turns)
+                        or "none: this system is updated at once")
+    schedule = make_schedule(config, total_steps)
+    if not turns:
+        return Optimizer(_transform(config, params, trainable), schedule, trainable)
+    by_turn = {turn.name: _by_group(config, turn.groups, params, trainable) for turn in turns}
+    together = optax.GradientTransformation(
+        lambda params: {turn.name: by_turn[turn.name].init({g: params[g] for g in turn.groups})
+                        for turn in turns}, optax.identity().update)
+    return Optimizer(together, schedule, trainable, by_turn, rates)
+
+
+def _by_group(config, groups, params, trainable) -> optax.GradientTransformation:
+    """Each group by itself: its gradients have a norm of their own."""
+    def part(tree, group):
+        return {group: tree[group]}
+
+    rules = {group: _transform(config, part(params, group), part(trainable, group))
+             for group in groups}
+
+    def init(params):
+        return {group: rule.init(part(params, group)) for group, rule in rules.items()}
+
+    def update(grads, state, params):
+        found = {group: rule.update(part(grads, group), state[group], part(params, group))
+                 for group, rule in rules.items()}
+        return ({group: directions[group] for group, (directions, _) in found.items()},
+                {group: state for group, (_, state) in found.items()})
+
+    return optax.GradientTransformation(init, update)
+
+
+def _transform(config, params, trainable) -> optax.GradientTransformation:
+    """Clipping, the algorithm and weight decay, of those parameters that are trainable."""
     pieces = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
     pieces.append(ALGORITHMS[config.name](config))
     if config.weight_decay:
@@ -99,10 +147,11 @@ def make_optimizer(config, total_steps: int, params: Any) -> Optimizer:
         # A callable mask sees the tree after the outer mask: frozen leaves are absent in both.
         pieces.append(optax.add_decayed_weights(config.weight_decay, mask=_masked_like(decays)))
     transform = optax.chain(*pieces)
-    if any(jax.tree.leaves(frozen)):
+    if not all(jax.tree.leaves(trainable)):
+        frozen = jax.tree.map(lambda x: not x, trainable)
         transform = optax.chain(optax.masked(transform, trainable),
                                 optax.masked(optax.set_to_zero(), frozen))
-    return Optimizer(transform, make_schedule(config, total_steps), trainable)
+    return transform
 
 
 def _masked_like(mask: Any) -> Callable[[Any], Any]:

@@ -12,103 +12,103 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from avjax.errors import UserError
-from avjax.sharding.mesh import batch_partition, batch_sharding, replicated
+from avjax.sharding.mesh import batch_sharding, replicated
 from avjax.sharding.slices import compiler_options
 from avjax.systems import api
 from avjax.training.flops import barriers, count_flops, flops_of, live, without_remat
+from avjax.training.gradients import TurnGradients, make_gradients
 from avjax.training.optimizer import Optimizer, ema_decay_at
 from avjax.training.state import State
 
 TrainStep = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 
 
-def make_gradients(system, optimizer: Optimizer, *, accumulate: int = 1) -> Callable:
-    """A function (params, batch, key) -> (loss, metrics, gradients), averaged over `accumulate`
-    micro-batches in one scan.
-
-    Micro-batches are weighted so that the result is that of the large batch: by the metric "weight"
-    if the system returns it (the denominator of its mean), else by the number of real frames
-    (batch["mask"]), else equally.
-    """
-
-    def weighted_loss(params, batch, key):
-        # Frozen parameters take no gradient, so XLA drops their half of the backward pass.
-        params = jax.tree.map(lambda p, train: p if train else jax.lax.stop_gradient(p), params,
-                              optimizer.trainable)
-        loss, metrics = system.loss(params, batch, key)
-        metrics = {"loss": loss} | {k: v for k, v in metrics.items() if k != "loss"}
-        weight = metrics.pop("weight", batch["mask"].sum() if "mask" in batch else 1.0)
-        return loss, (metrics, jnp.asarray(weight, jnp.float32))
-
-    grad_fn = jax.value_and_grad(weighted_loss, has_aux=True)
-
-    def gradients(params, batch, key):
-        if accumulate == 1:
-            (loss, (metrics, _)), grads = grad_fn(params, batch, key)
-            return loss, metrics, grads
-
-        def micro(name, x):  # strided, not contiguous: every device keeps its own examples
-            split = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:])
-            split = jnp.swapaxes(split, 0, 1)
-            places = PartitionSpec(None, *batch_partition(system.batch_spec[name]))
-            return jax.lax.with_sharding_constraint(split, places)
-
-        def body(total, inputs):
-            index, part = inputs
-            (_, (metrics, weight)), grads = grad_fn(params, part, jax.random.fold_in(key, index))
-            return jax.tree.map(lambda a, b: a + weight * b, total,
-                                (metrics, grads, jnp.ones(()))), None
-
-        parts = {name: micro(name, x) for name, x in batch.items()}
-        shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], parts), key)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32),
-                             (shapes[0][1][0], shapes[1], jnp.ones(())))
-        (metrics, grads, weight), _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), parts))
-        metrics, grads = jax.tree.map(lambda x: x / jnp.maximum(weight, 1e-9), (metrics, grads))
-        return metrics["loss"], metrics, grads
-
-    return gradients
-
-
 def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int = 1,
                     ema_decay: float = 0.0, guard: bool = False) -> TrainStep:
     """A pure function (state, batch) -> (state, metrics).
 
-    With `guard`, an update whose loss, gradient norm or own norm is not finite changes only the
-    step counter, and the metric "skipped" is 1.
+    A system with turns has its groups of parameters updated one turn after the other, each by its
+    own loss at the parameters as the turns before have left them. With `guard`, an update whose
+    loss, gradient norm or own norm is not finite changes only the step counter, and the metric
+    "skipped" is 1.
     """
-    gradients = make_gradients(system, optimizer, accumulate=accumulate)
+    updates = _in_turns if system.turns else _at_once
 
     def train_step(state: State, batch):
-        step, params = state["step"], state["params"]
-        loss, metrics, grads = gradients(params, batch,
-                                         jax.random.fold_in(jax.random.key(seed), step))
-        direction, opt_state = optimizer.transform.update(grads, state["opt_state"], params)
-        rate = optimizer.schedule(step)
-
-        # Frozen parameters are returned as they are, without the traffic of adding zeros.
-        def each(change, old, *others):
-            return jax.tree.map(lambda train, *x: change(*x) if train else x[0],
-                                optimizer.trainable, old, *others)
-
-        new = {"params": each(lambda p, d: p - rate * d, params, direction), "opt_state": opt_state}
+        step = state["step"]
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        params, opt_state, metrics = updates(system, optimizer, accumulate, state, batch, key)
+        new = {"params": params, "opt_state": opt_state}
         if "ema" in state:
             decay = ema_decay_at(ema_decay, step)
-            new["ema"] = each(lambda e, p: decay * e + (1 - decay) * p, state["ema"], new["params"])
-        norms = {"grad_norm": optax.tree.norm(grads),
-                 "update_norm": rate * optax.tree.norm(direction)}
-        metrics = metrics | norms | {"learning_rate": rate}
+            new["ema"] = _each(lambda e, p: decay * e + (1 - decay) * p, optimizer.trainable,
+                               state["ema"], params)
+        metrics = metrics | {"learning_rate": optimizer.schedule(step)}
         if guard:
-            good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all()
+            watched = [v for k, v in metrics.items() if k == "loss"
+                       or k.endswith(("/loss", "grad_norm", "update_norm"))]
+            good = jnp.isfinite(jnp.stack(watched)).all()
             new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new,
                                {name: state[name] for name in new})
             metrics["skipped"] = 1.0 - good
         return new | {"step": step + 1}, metrics
 
     return train_step
+
+
+def _each(change: Callable, trainable, old, *others):
+    """Frozen parameters are returned as they are, without the traffic of adding zeros."""
+    return jax.tree.map(lambda train, *x: change(*x) if train else x[0], trainable, old, *others)
+
+
+def _at_once(system, optimizer, accumulate, state, batch, key):
+    """(parameters, optimiser state, metrics) after one update of everything by one loss."""
+    params = state["params"]
+    _, metrics, grads = make_gradients(system, optimizer, accumulate=accumulate)(params, batch, key)
+    direction, opt_state = optimizer.transform.update(grads, state["opt_state"], params)
+    rate = optimizer.schedule(state["step"])
+    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": rate * optax.tree.norm(direction)}
+    params = _each(lambda p, d: p - rate * d, optimizer.trainable, params, direction)
+    return params, opt_state, metrics | norms
+
+
+def _in_turns(system, optimizer, accumulate, state, batch, key):
+    """The same, turn by turn. A turn's loss and norms are metrics under its name; the last turn's
+    loss is "loss" as well."""
+    step, params, opt_state = state["step"], state["params"], dict(state["opt_state"])
+    gradients = TurnGradients(system, optimizer, accumulate, params, batch, key, step)
+    metrics = {}
+    for turn in system.turns:
+
+        def take(given, turn=turn):
+            params, moments = given
+            found, grads = gradients(turn, params)
+            own = {group: params[group] for group in turn.groups}
+            direction, moments = optimizer.turns[turn.name].update(grads, moments, own)
+            rate = optimizer.schedule(step) * optimizer.rates.get(turn.name, 1.0)
+            found |= {"grad_norm": optax.tree.norm(grads),
+                      "update_norm": rate * optax.tree.norm(direction)}
+            own = _each(lambda p, d: p - rate * d, {g: optimizer.trainable[g] for g in own}, own,
+                        direction)
+            return own, moments, found
+
+        def skip(given, turn=turn, take=take):
+            params, moments = given
+            found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
+                                 jax.eval_shape(take, given)[2])
+            return {group: params[group] for group in turn.groups}, moments, found
+
+        given = params, opt_state[turn.name]
+        own, opt_state[turn.name], found = jax.lax.cond(
+            step >= turn.begins, take, skip, given) if turn.begins else take(given)
+        params = params | own
+        named = {name if name not in ("loss", "grad_norm", "update_norm") else f"{turn.name}/{name}"
+                 : value for name, value in found.items()}
+        metrics |= named | {"loss": found["loss"]}
+    return params, opt_state, metrics
 
 
 def step_of(config, system, optimizer: Optimizer) -> TrainStep:

@@ -48,7 +48,8 @@ def _(case: TrainStep, config) -> Timed:
     ema = config.optimizer.ema_decay > 0
     check_batch(len(next(iter(batch.values()))), mesh, accumulate=config.optimizer.accumulate,
                 where="--batch")
-    optimizer = make_optimizer(config.optimizer, config.train.steps, abstract_params(system))
+    optimizer = make_optimizer(config.optimizer, config.train.steps, abstract_params(system),
+                               system.turns)
     step = step_of(config, system, optimizer)
     places = batch_shardings(mesh, system.batch_spec)
     shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[n])
@@ -101,7 +102,7 @@ def plan_rows(plan: Plan, config) -> list[dict]:
     pass keeps and the largest layer's own needs (avjax.training.memory)."""
     system, batch = plan.system, plan.batch
     params = abstract_params(system)
-    optimizer = make_optimizer(config.optimizer, config.train.steps, params)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, params, system.turns)
     gradients = make_gradients(system, optimizer, accumulate=config.optimizer.accumulate)
     leaves, trains = jax.tree.leaves(params), jax.tree.leaves(optimizer.trainable)
     trained = [x for x, train in zip(leaves, trains, strict=True) if train]

@@ -25,6 +25,9 @@ class Published:
       sizes: (state dict, published config.system) -> {field of config.system: value} that the
         arrays' shapes show. UserError for another network's weights.
       file: (state dict, step) -> the tree that the published code saves as a .pt.
+      opened: reads a file (and what belongs to it and lies beside it) whose weights
+        avjax.weights.reader would not find; None where it does.
+      beside: config.system -> {name: text} of the files that lie beside a .pt.
     """
 
     experiment: str
@@ -32,3 +35,5 @@ class Published:
     write: Callable[[Any, Any], State]
     sizes: Callable[[State, Any], dict[str, Any]]
     file: Callable[[State, int], dict] = lambda state, step: state
+    opened: Callable[[str], State] | None = None
+    beside: Callable[[Any], dict[str, str]] = lambda config: {}

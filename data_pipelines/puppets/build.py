@@ -43,7 +43,10 @@ def prepare(
     sentences: int | None = None, speakers: int = 9, held_out: int = 1, valid: int = 36,
     test: int = 24,
     dialogues: Annotated[int, Option("dialogues of two in OUT_dialogues", least=0)] = 0,
-    turns: int = 8, processes: int = 1, parallel=None, progress: bool = True,
+    turns: int = 8,
+    silent: Annotated[float, Option("share of the listeners' reactions in dialogues that are a nod "
+                                    "and a smile without a word", least=0, most=1)] = 0.0,
+    processes: int = 1, parallel=None, progress: bool = True,
 ) -> store.Dataset:
     """Makes the corpus.
 
@@ -57,6 +60,7 @@ def prepare(
         split). In those of test_speaker one is held out; with several held-out speakers both
         are, and all of them are heard.
       turns: of a dialogue.
+      silent: share of the reactions, of those that have words where it is 0.
       processes: that synthesize in parallel; the result does not depend on it.
       parallel: workers (data_pipelines/store/beam.py) that do it instead.
 
@@ -99,8 +103,8 @@ def prepare(
         for clip in split:
             _encode(clip, codecs)
     if dialogues:  # first, so that OUT is there only when everything is
-        _write_dialogues(talks, dialogues, turns, seed, who, known, new, codecs, processes,
-                         parallel, spoken, progress)
+        _write_dialogues(talks, dialogues, (turns, silent), seed, who, known, new, codecs,
+                         processes, parallel, spoken, progress)
     shutil.rmtree(spoken, ignore_errors=True)
     return store.write_dataset(
         out, name="puppets", description=DESCRIPTION, features=_features(()), splits=clips,
@@ -171,10 +175,10 @@ def _sentence(job) -> dict:
 
 def _dialogue(job) -> list[dict]:
     """Both sides' clips."""
-    seed, clip_id, names, vectors, turns = job
+    seed, clip_id, names, vectors, turns, silent = job
     rng = _rng(seed, clip_id)
     lines = [text.opening(rng), *text.sentences(turns - 1, rng)]
-    talk = dialogue.converse(list(zip(names, vectors, strict=True)), lines, rng)
+    talk = dialogue.converse(list(zip(names, vectors, strict=True)), lines, rng, silent)
     sides = [{"speaker": c.name, **_streams(c.phonemes, c.words, c.audio, c.identity, rng,
                                             c.reactions)}
              for c in talk.channels]
@@ -183,7 +187,7 @@ def _dialogue(job) -> list[dict]:
             for me in (0, 1)]
 
 
-def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes, parallel, spoken,
+def _write_dialogues(out, count, shape, seed, who, known, new, codecs, processes, parallel, spoken,
                      progress):
     tenth, work = max(1, count // 10), {}
     for split, number in (("train", count), ("valid", tenth),
@@ -197,7 +201,7 @@ def _write_dialogues(out, count, turns, seed, who, known, new, codecs, processes
             elif split == "test_speaker":
                 names = [new[2 * i % len(new)], new[(2 * i + 1) % len(new)]]
             work[split].append((seed, f"dialogue-{split}-{i:05d}", names, [who[n] for n in names],
-                                turns))
+                                *shape))
 
     def examples(split):
         for sides in _map(_dialogue, work[split], processes, parallel,

@@ -40,13 +40,14 @@ class Dialogue:
 
 
 def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str],
-             rng: np.random.Generator) -> Dialogue:
+             rng: np.random.Generator, silent: float = 0.0) -> Dialogue:
     """Two speakers take turns. About a third of the turns begin before the other one ends;
     listeners react at the partner's pauses and, now and then, after a while of listening.
 
     Args:
       speakers: two of (name, identity).
       turns: what is said, alternating, the first speaker first.
+      silent: share of the reactions that are a nod and a smile without a word.
     """
     placed = []  # (speaker, start, utterance, kind, text)
     reactions = ([], [])
@@ -70,10 +71,11 @@ def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str],
                        _ in placed)
             inside = at + heard.duration < start + spoken.duration - 0.2
             if free and inside:
-                placed.append((1 - who, at, heard, "backchannel", small))
-                marked.append(f"[{1 - who}:{small}]")
                 begin = at + espeak.LEAD
                 end = max(begin + 0.6, at + heard.duration - espeak.TRAIL)
+                if not silent or rng.random() >= silent:
+                    placed.append((1 - who, at, heard, "backchannel", small))
+                    marked.append(f"[{1 - who}:{small}]")
                 reactions[1 - who].append(Reaction(begin, end))
         clock = start + speech[1]
     duration = max(s + u.duration for _, s, u, _, _ in placed)

@@ -16,5 +16,5 @@ class Benchmark(ClipBenchmark):
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
         super().__init__(config, decoder, dataset, system, clips=clips, full=full)
-        if full:
+        if full and not decoder.tells_lips:
             self.read_pictures(decoder.draws)

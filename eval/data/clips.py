@@ -9,6 +9,7 @@ import functools
 import numpy as np
 
 from avjax.signal import rates
+from data_pipelines.media import head_rotation
 from data_pipelines.media.facial import signals
 from eval.metrics import onsets
 from eval.registry import AUDIO, MOTION
@@ -125,6 +126,19 @@ class Signals:
             return []
         found = reader(decoder.pictures(self.streams, speaker=self.speaker)[1])
         return [] if found is None else [found]
+
+    @functools.cached_property
+    def smile(self) -> np.ndarray:
+        """(N,) how much it smiles at 30 Hz, in the unit of `Benchmark.smile_recipe`."""
+        if self.benchmark.reader:
+            return self.expressions[0].smile
+        return np.asarray(self.benchmark.decoder.smile(self.streams), np.float64)
+
+    @functools.cached_property
+    def pitch(self) -> np.ndarray:
+        """(N,) degrees by which the head looks down, at 30 Hz."""
+        pose_NP = np.asarray(self.benchmark.decoder.pose(self.streams), np.float64)
+        return head_rotation.angles(pose_NP[:, :4])[:, 1]
 
     @property
     def apertures(self) -> list[tuple[np.ndarray, np.ndarray | float]]:

@@ -20,7 +20,11 @@ RECIPE = {"implementation": "avjax eval.metrics.lips 1", "closed": "aperture < t
 def closure_counts(aperture_N, truth_N, width, tau: float) -> np.ndarray:
     """(true positives, false positives, false negatives). Apertures and width share a unit; width
     scalar or (N,)."""
-    predicted, actual = np.asarray(aperture_N) < tau * width, np.asarray(truth_N) < tau * width
+    return hits(np.asarray(aperture_N) < tau * width, np.asarray(truth_N) < tau * width)
+
+
+def hits(predicted, actual) -> np.ndarray:
+    """(true positives, false positives, false negatives) of two arrays of bool."""
     return np.array([np.sum(predicted & actual), np.sum(predicted & ~actual),
                      np.sum(~predicted & actual)], np.int64)
 
@@ -84,11 +88,12 @@ def _pooled(name, pool):
     if not counted:
         return None
     counts = {tau: np.array([c[tau] for c in counted]) for tau in counted[0]}
-    return (pooling.interval(counts[f"{pool.benchmark.lip_recipe['tau']:g}"], _f1)
-            | {"sweep": {tau: float(_f1(c)) for tau, c in counts.items()}})
+    return (pooling.interval(counts[f"{pool.benchmark.lip_recipe['tau']:g}"], f1_of_examples)
+            | {"sweep": {tau: float(f1_of_examples(c)) for tau, c in counts.items()}})
 
 
-def _f1(counts_nC):
+def f1_of_examples(counts_nC):
+    """F1 of the counts (..., examples, 3) of all examples."""
     return f1(np.moveaxis(counts_nC.sum(-2), -1, 0))
 
 

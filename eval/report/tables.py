@@ -17,11 +17,11 @@ def table(results: dict) -> str:
         width = max(width, 2 + max(map(len, variants)))
         lines += [f"{split}: {count(results, split)} examples  "
                   f"({'values' if narrow else 'value, then 95 % interval over examples'})",
-                  f"  {'metric':<21}{'better':<8}" + "".join(f"{v:>{width}}" for v in variants)]
+                  f"  {'metric':<26}{'better':<8}" + "".join(f"{v:>{width}}" for v in variants)]
         for metric in shown(variants):
             entries = [variants[v].get(metric.name) for v in variants]
             cells = [cell(e).partition(" ")[0] if narrow else cell(e) for e in entries]
-            lines.append(f"  {metric.name:<21}{metric.better:<8}"
+            lines.append(f"  {metric.name:<26}{metric.better:<8}"
                          + "".join(f"{c:>{width}}" for c in cells))
         for t in results["targets"].get(split, ()):
             lines.append(f"  target: {t['metric']} {t['target']}: "

@@ -177,6 +177,7 @@ def generated(benchmark, generator: Generator, params, split: str, variant: str,
               indices: Iterable[int]):
     """Yields (index, Signals) of one variant, generated from what `Benchmark.given` makes of the
     examples."""
+    generator = benchmark.generator_of(variant, generator)
     for index, streams in generate_split(generator, params, benchmark.dataset, split, indices,
                                          benchmark.models[variant],
                                          functools.partial(benchmark.given, variant)):

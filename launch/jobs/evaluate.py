@@ -37,11 +37,14 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
         launch_flags.fill(data.main_folder(config.data), workdir))
     # older jobs know no vocoder, nor `streamed`
     vocoder = config.evaluate.get("vocoder", "") or vocoders.in_workdir(workdir)
+    given = {name: value for name in ("geometry", "lip_vertices")
+             if (value := config.evaluate.get(name, ""))}
     if config.evaluate.get("streamed"):
         settings = Settings(config.stream.vocoder_block, config.stream.vocoder_ahead)
-        decoder = StreamedDecoder.from_dataset(dataset, settings=settings, vocoder=vocoder)
+        decoder = StreamedDecoder.from_dataset(dataset, settings=settings, vocoder=vocoder,
+                                               **given)
     else:
-        decoder = decode.Decoder.from_dataset(dataset, vocoder=vocoder)
+        decoder = decode.Decoder.from_dataset(dataset, vocoder=vocoder, **given)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
         full=full)

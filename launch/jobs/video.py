@@ -3,7 +3,12 @@ and of all together.
 
     OUT.wav, OUT.mp4                 one speaker; or the mix, and all side by side in the order of
                                      the portraits
+    OUT.vertices.npy                 (N, V, 3) float32 at the pictures' rate, of a Codec Avatar
+                                     whose geometry was given (data_pipelines/geometry.py)
     OUT.<name>.wav, OUT.<name>.mp4   one speaker of a dialogue, on a clean channel
+    OUT.expression_codes.npy, OUT.headpose.npy   motion in the layout of a corpus' owners, where
+                                     they have one: for their renderer
+    OUT.tokens.npy                   that a text became on the way
 
 The files of a dialogue last equally long, a whole number of pictures. Every file is written aside
 and renamed.
@@ -31,8 +36,8 @@ Streams = Mapping[str, np.ndarray]
 
 def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: Prompt,
           latents: bool = False) -> dict[str, pathlib.Path]:
-    """The files written, {"wav", "mp4", "npz"} and of a dialogue {"<name>.wav", "<name>.mp4"};
-    those that there are.
+    """The files written, {"wav", "mp4", "npz", "vertices", "<array>.npy"} and of a dialogue
+    {"<name>.wav", "<name>.mp4"}; those that there are.
 
     Args:
       out: path without extension.
@@ -46,6 +51,13 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         paths["npz"] = suffixed(out, "npz")
         with atomic.file(paths["npz"]) as aside:
             save(aside, streams)
+    for name in decoder.family.arrays:
+        if name in streams:
+            paths[f"{name}.npy"] = suffixed(out, f"{name}.npy")
+            with atomic.file(paths[f"{name}.npy"]) as aside, open(aside, "wb") as file:
+                np.save(file, streams[name])
+    if not decoder.family.heard:
+        return paths
     if prompt.speakers:
         return paths | write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
     if not decoder.has_audio(streams):
@@ -57,9 +69,16 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         write_media.write_wav(aside, sound, decoder.sample_rate)
     if not decoder.has_motion(streams):
         return paths
+    if decoder.geometry:
+        paths["vertices"] = write_vertices(suffixed(out, "vertices.npy"), decoder, streams)
+    for name, array in decoder.family.owners_arrays(streams).items():
+        paths[f"{name}.npy"] = suffixed(out, f"{name}.npy")
+        with atomic.file(paths[f"{name}.npy"]) as aside:
+            np.save(aside, array)
     if not decoder.draws:
+        kept = latents or decoder.geometry or any(n.endswith(".npy") for n in paths)
         print(f"no picture: nothing here can draw this motion"
-              f"{'' if latents else '; --save_latents keeps it'}", file=sys.stderr, flush=True)
+              f"{'' if kept else '; --save_latents keeps it'}", file=sys.stderr, flush=True)
         return paths
     _, pictures = decoder.pictures(streams, speaker=prompt.speaker, identity=prompt.identity)
     count = max(1, round(len(sound) / decoder.sample_rate * decoder.fps))
@@ -79,6 +98,20 @@ def save(path: pathlib.Path, streams: Streams) -> None:
     """An .npz of any name."""
     with open(path, "wb") as file:
         np.savez(file, **streams)
+
+
+def write_vertices(path: pathlib.Path, decoder: decode.Decoder, streams: Streams) -> pathlib.Path:
+    """Some frames at a time; the file's path."""
+    codes_NF, avatar = decoder.face(streams), decoder.geometry.avatar
+    with atomic.aside(path) as aside:
+        shape = (len(codes_NF), *avatar.mean_V3.shape)
+        file = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
+        first = 0
+        for part in avatar.chunks(codes_NF):
+            file[first:first + len(part)] = part
+            first += len(part)
+        file.flush()
+    return path
 
 
 def held(pictures: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -31,6 +32,8 @@ from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_sta
 from avjax.weights.torch_writer import write_torch_zip
 from data_pipelines.store.dataset import open_dataset
 from launch.training import CONFIG_FILE, plain, write_run_files
+
+Beside = Callable[[ConfigDict, Path], dict[str, dict]]
 
 
 def published(system: str, where: str) -> Published:
@@ -68,8 +71,9 @@ def describe(path: str) -> str:
 
 def export(workdir: str, out: str, *, step: str | None = None, average: bool = True) -> int:
     """Writes a workdir's parameters under the published names; returns how many arrays. A .pt is
-    the published code's own file; a .safetensors has the system's config in its metadata.
-    UserError: no checkpoint, a system without published names, or `out` exists."""
+    the published code's own file, beside which lies what that code looks for there; a .safetensors
+    has the system's config in its metadata. UserError: no checkpoint, a system without published
+    names, or `out` exists."""
     if not out.endswith((".pt", ".safetensors")) or os.path.lexists(out):
         raise UserError("cannot write the weights", where=out,
                         expected="a new file that ends in .pt or .safetensors",
@@ -79,6 +83,9 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     names = published(config.name, workdir)
     params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
     state = names.write(jax.tree.map(np.asarray, params), config)
+    beside = names.beside(config) if out.endswith(".pt") else {}
+    for name, text in beside.items():
+        _check_beside(Path(out).with_name(name), text)
     try:
         with atomic.aside(out) as temporary:
             if out.endswith(".pt"):
@@ -91,11 +98,21 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
                 safetensors.numpy.save_file(
                     state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
                 temporary.chmod(mode)  # safetensors 0.8 makes files that nobody else may read
+        for name, text in beside.items():
+            Path(out).with_name(name).write_text(text)
     # the latter for what the disk refuses, too
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError("cannot write the weights", where=out, found=str(error),
                         hint="choose another --out") from error
     return len(state)
+
+
+def _check_beside(path: Path, text: str) -> None:
+    """UserError where another file of the name that belongs beside an exported one is there."""
+    if path.exists() and path.read_text(errors="replace") != text:
+        raise UserError("another file lies where one that belongs to the weights is to be written",
+                        where=str(path), found="other contents",
+                        hint="choose an --out in a folder of its own")
 
 
 def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
@@ -108,18 +125,22 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
 
 
 def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | None = None,
-                data: str | None = None, select: str | None = None) -> ConfigDict:
+                data: str | None = None, select: str | None = None,
+                beside: Beside | None = None) -> ConfigDict:
     """A workdir with one checkpoint, step 0, of a published file; returns its config.
 
     The checkpoint is a complete training state (fresh optimizer), so that training continues from
     it. UserError: file not readable or of another network than the config's; workdir in use; `data`
     missing.
+
+    `beside`: (the config's system, a folder) -> recipes of the features that the network was
+    trained on; writes what else belongs into the workdir, which that folder becomes.
     """
     folder = Path(workdir)
     _check_free(folder)
     names = published(system, "--system")
     dataset = open_dataset(data) if data else None
-    state = read_state_dict(file, select)
+    state = names.opened(file) if names.opened and not select else read_state_dict(file, select)
     if config is None:
         try:
             config = exported_config(system, file) or published_config(system, state)
@@ -146,8 +167,9 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
         raise UserError("the workdir cannot be made", where=workdir, found=str(error),
                         hint="choose another --workdir") from error
     try:
+        recipes = beside(config.system, temporary) if beside else {}
         meta = {"config": plain(config), "best_mode": config.train.best_mode, "system": system,
-                "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else {},
+                "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else recipes,
                 "imported": {"file": Path(file).name, "sha256": file_sha256(file)}}
         _save(temporary, config, model, params, expected, meta)
         if dataset:
@@ -166,7 +188,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
 def _save(folder: Path, config, model, params, expected, meta: dict) -> None:
     """Checkpoint 0 of a training that begins with `params`."""
     mesh = make_mesh(config.mesh)
-    optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected)
+    optimizer = make_optimizer(config.optimizer, int(config.train.steps), expected, model.turns)
     with jax.set_mesh(mesh):
         target = abstract_state(model, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
 

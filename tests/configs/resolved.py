@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "avflow_ablations": ("highway", "separate", "shared", "cascaded"),
     "avflow_paper": ("",),
     "avflow_released": ("",),
+    "avflow_text": ("", "paper", "small"),
     "base": ("",),
     "clips": ("",),
     "conversations": ("", *conversations.VARIANTS),
@@ -28,6 +29,8 @@ EXPERIMENTS = {
     "head_vae": ("",),
     "puppets_ablations": ("highway", "separate", "shared", "cascaded"),
     "puppets_dyadic": ("",),
+    "puppets_text": ("",),
+    "puppets_vocoder": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),
     "talker_benchmark": ("",),
@@ -38,6 +41,7 @@ EXPERIMENTS = {
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",
                          "temporal", "speaker"),
+    "vocoder": ("base", "full", "v2", "finetune"),
 }
 
 

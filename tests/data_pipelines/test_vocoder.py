@@ -23,28 +23,32 @@ AT_24K = {"sampling_rate": 24000, "n_fft": 960, "win_size": 960, "hop_size": 240
           "upsample_rates": [16, 15], "upsample_kernel_sizes": [32, 30]}
 
 
+def generator(sizes) -> dict[str, np.ndarray]:
+    """A small generator's arrays by their published names."""
+    rng = np.random.default_rng(0)
+    state = {"conv_pre.weight": (4, 80, 7), "conv_pre.bias": (4,), "conv_post.bias": (1,),
+             "conv_post.weight": (1, 1, 7), "activation_post.act.alpha": (1,),
+             "activation_post.act.beta": (1,)}
+    for i, kernel in enumerate(sizes["upsample_kernel_sizes"]):
+        into, out = 4 >> i, 2 >> i
+        state |= {f"ups.{i}.0.weight": (into, out, kernel), f"ups.{i}.0.bias": (out,)}
+        for convs in ("convs1", "convs2"):
+            state |= {f"resblocks.{i}.{convs}.0.weight": (out, out, 3),
+                      f"resblocks.{i}.{convs}.0.bias": (out,)}
+        state |= {f"resblocks.{i}.activations.{k}.act.{name}": (out,) for k in range(2)
+                  for name in ("alpha", "beta")}
+    return {name: rng.standard_normal(shape).astype(np.float32) * 0.3
+            for name, shape in state.items()}
+
+
 @pytest.fixture
 def file(tmp_path):
     """A function of other sizes that writes a generator in the published layout."""
     def write(**sizes):
         sizes = SIZES | sizes
-        rng = np.random.default_rng(0)
-        state = {"conv_pre.weight": (4, 80, 7), "conv_pre.bias": (4,), "conv_post.bias": (1,),
-                 "conv_post.weight": (1, 1, 7), "activation_post.act.alpha": (1,),
-                 "activation_post.act.beta": (1,)}
-        for i, kernel in enumerate(sizes["upsample_kernel_sizes"]):
-            into, out = 4 >> i, 2 >> i
-            state |= {f"ups.{i}.0.weight": (into, out, kernel), f"ups.{i}.0.bias": (out,)}
-            for convs in ("convs1", "convs2"):
-                state |= {f"resblocks.{i}.{convs}.0.weight": (out, out, 3),
-                          f"resblocks.{i}.{convs}.0.bias": (out,)}
-            state |= {f"resblocks.{i}.activations.{k}.act.{name}": (out,) for k in range(2)
-                      for name in ("alpha", "beta")}
         folder = tmp_path / f"{sizes['sampling_rate']}"
         folder.mkdir()
-        safetensors.numpy.save_file(
-            {name: rng.standard_normal(shape).astype(np.float32) * 0.3
-             for name, shape in state.items()}, folder / "g.safetensors")
+        safetensors.numpy.save_file(generator(sizes), folder / "g.safetensors")
         (folder / "config.json").write_text(json.dumps(sizes))
         return str(folder / "g.safetensors")
     return write

@@ -70,10 +70,10 @@ def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda c: c.evaluate.update({"benchmark": ""}), "no benchmark.*clips or dialogue or puppets "
-                                                     "or talker_puppets"),
+    (lambda c: c.evaluate.update({"benchmark": ""}),
+     "no benchmark.*clips or dialogue or listening or puppets or talker_puppets"),
     (lambda c: c.evaluate.update({"benchmark": "pupets"}),
-     "unknown benchmark.*clips or dialogue or puppets or talker_puppets.*pupets"),
+     "unknown benchmark.*clips or dialogue or listening or puppets or talker_puppets.*pupets"),
     (lambda c: c.evaluate.update({"splits": ("test",)}), "unknown split.*train or valid or "
                                                          "other.*test"),
     (lambda c: c.data.update({"dir": "{workdir}/nowhere"}), "no dataset here"),
@@ -112,7 +112,8 @@ def test_it_lists_all_metrics_without_a_config(monkeypatch, capsys):
 def test_processes_of_a_job_score_a_share_each(toy, tmp_path, monkeypatch, capsys):
     """One whose others never come ends with 75, since then nobody writes the results."""
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
-                             vocoder="", list=False, processes=None, shard=None)
+                             vocoder="", geometry="", lip_vertices="", list=False,
+                             processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
     monkeypatch.setattr(command.workers, "TOGETHER", 0.0)

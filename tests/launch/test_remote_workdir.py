@@ -104,7 +104,8 @@ def evaluate(toy, monkeypatch):
 
     def run(checkpoint, out=None, split=None, shard=None):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
-                                       vocoder="", list=False, processes=None, shard=shard)
+                                       vocoder="", geometry="", lip_vertices="", list=False,
+                                       processes=None, shard=shard)
         for module in (evaluate_command, evaluate_command.workers):
             monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))
         evaluate_command.main([])
@@ -201,7 +202,8 @@ def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
                                     "no such checkpoint.*one of the steps .1, 2.; found: 9")):
         given = {name: field.kind() for name, (field, _) in prompting.inputs().items()} | dict(
             workdir=workdir, out="", requests="", step=step, seed=0, steps=0, guidance=None,
-            temperature=None, vocoder="", stream=False, format="", save_latents=False)
+            temperature=None, vocoder="", geometry="", length_scale=None, token_temperature=None,
+            stream=False, format="", save_latents=False)
         given |= dict.fromkeys(generate.STREAM, -1)
         monkeypatch.setattr(generate, "flags",
                             types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)))

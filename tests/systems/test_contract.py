@@ -21,9 +21,10 @@ from tests.sharding import small_systems
 from tests.systems import tiny
 
 NAMES = registry.names()
-NOT_RANDOM = {"face_reader", "head_vae", "tavid.mapper", "tavid.speaker", "tavid.vae"}
-ROOM = {"time": 160, "units": 48, "tokens": 9, "prompt": 5}
-WIDER = {"time": 168, "units": 56, "tokens": 12, "prompt": 8}
+NOT_RANDOM = {"face_reader", "head_vae", "tavid.mapper", "tavid.speaker", "tavid.vae",
+              "vocoder"}
+ROOM = {"time": 160, "units": 48, "tokens": 9, "symbols": 24, "prompt": 5}
+WIDER = {"time": 168, "units": 56, "tokens": 12, "symbols": 30, "prompt": 8}
 TASKS = [(name, task) for name in NAMES for task in tiny.system(name).tasks]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from avjax.inference import padding
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow
+from avjax.systems.avflow.text import config as avflow_text
 from avjax.systems.face_reader import config as face_reader
 from avjax.systems.head_vae import config as head_vae
 from avjax.systems.tavid import config as tavid
@@ -18,6 +19,7 @@ from avjax.systems.tavid.speaker import config as speaker
 from avjax.systems.tavid.text import config as text
 from avjax.systems.tavid.vae import config as vae
 from avjax.systems.tavid.visual import config as visual
+from avjax.systems.vocoder import config as vocoder
 from tests.systems.talker_tiny import tiny as talker
 
 IDS = 8  # below every vocabulary and codebook here
@@ -38,6 +40,15 @@ def _whole():
     return c
 
 
+def _avflow_text(c, **changes):
+    c.update(dict(symbols=10, token_dim=3, row_symbols=20, row_frames=32, euler_steps=2,
+                  matcha_compat=True) | changes)
+    c.encoder.update(dict(width=16, layers=min(c.encoder.layers, 1), d_ff=16, duration_width=8))
+    c.unet.update(dict(channels=(8, 16), head_width=4, groups=4))
+    c.dit.update(dict(d_model=16, num_blocks=1, num_heads=2, d_ff=16))
+    return c
+
+
 def _visual():
     c = _changed(visual.tiny(), stage="temporal", latent_size=(4, 4), latent_dim=1, patch=2,
                  face_width=4, face_tokens=2, frames=3, context=4, clip=4, steps=2)
@@ -52,6 +63,7 @@ CONFIGS = {
     "avflow": lambda: _changed(avflow.Config.make(), d_model=16, num_blocks=1, num_heads=2, d_ff=16,
                                mel_dim=5, face_dim=4, head_dim=2, token_dim=3, identity_dim=4,
                                window=(3, 1), euler_steps=2),
+    "avflow.text": lambda: _avflow_text(avflow_text.tiny()),
     "face_reader": lambda: _changed(face_reader.tiny(), size=16, patch=2, widths=(16, 32),
                                     blocks=(0, 1), squeeze=8, hidden=32, motion_dim=3),
     "head_vae": lambda: _changed(head_vae.published(), d_ff=32),
@@ -74,15 +86,23 @@ CONFIGS = {
     "tavid.vae": lambda: _changed(vae.tiny(), size=16, channels=(32,), groups=4,
                                   pictures_per_row=2),
     "tavid.visual": _visual,
+    "vocoder": lambda: _changed(vocoder.tiny(), channels=8, rates=(2, 2), kernels=(4, 4), bands=6,
+                                n_fft=16, block_kernels=(3,), dilations=((1,),), mel_scales="one",
+                                discriminators=("mpd", "mrd"), width=4, periods=(2, 3),
+                                resolutions=((16, 4, 12),)),
 }
 
 
 # what presets leave out and has parameters of its own
 VARIANTS = {
+    "avflow.text": [dict(decoder="dit"), dict(matcha_compat=False)],
     "avflow": [dict(fusion="shared"), dict(fusion="cascaded", partner_token_dim=2)],
     "tavid.acoustic": [dict(block="usdm", window=0)],
     "tavid.mapper": [dict(mode="dual"), dict(mode="concat")],
     "talker": [dict(velocity_layers=2)],
+    "vocoder": [dict(discriminators=("mpd", "mbd"), band_windows=(16,), mel="sound"),
+                dict(discriminators=("cqtd",), octave_transforms=((4, 2, 3),), octave_width=4),
+                dict(discriminators=())],
 }
 
 

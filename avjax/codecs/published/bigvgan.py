@@ -9,6 +9,8 @@ left out: they are computed.
 import hashlib
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import UserError
@@ -74,9 +76,11 @@ def import_bigvgan(state: dict[str, np.ndarray], config, where: str = "") -> dic
 
 def polyphase(weight: np.ndarray, rate: int) -> np.ndarray:
     """Transposed convolution (in, out, kernel) -> (taps, in, rate * out): the kernel of a plain
-    convolution whose outputs are the `rate` samples of each step, taps = ceil(kernel / rate)."""
+    convolution whose outputs are the `rate` samples of each step, taps = ceil(kernel / rate).
+    numpy in, numpy out; JAX in, JAX out (pure)."""
+    xp = jnp if isinstance(weight, jax.Array) else np
     size_in, size_out, kernel = weight.shape
-    weight = np.pad(weight,
+    weight = xp.pad(weight,
                     ((0, 0), (0, 0), (0, -kernel % rate))).reshape(size_in, size_out, -1, rate)
     return weight[:, :, ::-1].transpose(2, 0, 3, 1).reshape(-1, size_in, rate * size_out)
 

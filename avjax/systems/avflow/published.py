@@ -158,15 +158,19 @@ def config_sizes(state: dict[str, np.ndarray], config) -> dict[str, int]:
     or conditions of neither release's widths."""
     sizes = avflow_sizes(state)
     rest = sizes["condition_dim"] - config.token_dim
-    if rest not in (0, sum(DYADIC.values())):
+    partners = {0: dict.fromkeys(DYADIC, 0), sum(DYADIC.values()): DYADIC,
+                DYADIC["partner_token_dim"]: dict.fromkeys(DYADIC, 0) | {
+                    "partner_token_dim": DYADIC["partner_token_dim"]}}
+    if rest not in partners:
         raise UserError("the network's conditions are not the release's",
                         where="input_proj_a.weight",
-                        expected="29 inputs beside the mel, or 116 in a dyadic network",
+                        expected="29 inputs beside the mel, 116 in a dyadic network, or 58 in one "
+                                 "of Audio2Photoreal",
                         found=str(sizes["condition_dim"]),
                         hint="pass --config with token, identity and partner widths")
     shown = {name: sizes[name] for name in ("d_model", "d_ff", "num_blocks", "mel_dim")}
     shown["face_dim"] = sizes["visual_dim"] - config.head_dim
-    return shown | (DYADIC if rest else {})
+    return shown | partners[rest]
 
 
 PUBLISHED = Published("avflow_released", import_avflow, export_avflow, config_sizes, trainer_file)

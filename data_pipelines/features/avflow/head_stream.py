@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.features.avflow import head_pose
 
-BEFORE, BLOCK, AHEAD = 120, 5, 15  # frames at the pose's own rate, 30 Hz
+BEFORE, BLOCK, AHEAD = 120, 5, 15  # frames of a pose at 30 Hz
 
 
 class StreamedHead:
@@ -20,9 +20,11 @@ class StreamedHead:
 
     Args:
       recipe, arrays: a dataset's "head" recipe and codec.
+      rate: of the frames, Hz.
     """
 
-    def __init__(self, recipe: Mapping, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, recipe: Mapping, arrays: Mapping[str, np.ndarray], rate: float = 30.0):
+        self._sizes = tuple(round(frames * rate / 30) for frames in (BEFORE, BLOCK, AHEAD))
         self._recipe, self._arrays = recipe, arrays
         self._windows = recipe["kind"] != "linear"
         self._kept: np.ndarray | None = None  # frames of which the first `_before` are decoded
@@ -31,16 +33,18 @@ class StreamedHead:
     @property
     def look_ahead(self) -> int:
         """Frames after a frame that its pose depends on, at most."""
-        return BLOCK - 1 + AHEAD if self._windows else 0
+        _, block, ahead = self._sizes
+        return block - 1 + ahead if self._windows else 0
 
     def feed(self, latent_TZ: np.ndarray) -> np.ndarray:
         """(T, Z) -> (n, 7)"""
         if not self._windows:
             return self._decoded(latent_TZ)
         self._keep(latent_TZ)
+        _, block, ahead = self._sizes
         parts = [self._part(0)]
-        while len(self._kept) - self._before >= BLOCK + AHEAD:
-            parts.append(self._part(BLOCK))
+        while len(self._kept) - self._before >= block + ahead:
+            parts.append(self._part(block))
         return np.concatenate(parts)
 
     def finish(self) -> np.ndarray:
@@ -49,7 +53,7 @@ class StreamedHead:
             return np.zeros((0, 7), np.float32)
         parts = [self._part(0)]
         while len(self._kept) > self._before:
-            parts.append(self._part(min(BLOCK, len(self._kept) - self._before)))
+            parts.append(self._part(min(self._sizes[1], len(self._kept) - self._before)))
         return np.concatenate(parts)
 
     def _keep(self, latent_TZ) -> None:
@@ -60,10 +64,11 @@ class StreamedHead:
         """The next frames' pose."""
         if not frames:
             return np.zeros((0, 7), np.float32)
-        window_TZ = self._kept[:self._before + frames + AHEAD]
+        before, _, ahead = self._sizes
+        window_TZ = self._kept[:self._before + frames + ahead]
         pose_NP = self._decoded(window_TZ)[self._before:self._before + frames]
         self._before += frames
-        drop = max(self._before - BEFORE, 0)
+        drop = max(self._before - before, 0)
         self._kept, self._before = self._kept[drop:], self._before - drop
         return pose_NP
 

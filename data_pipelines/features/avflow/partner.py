@@ -38,17 +38,12 @@ class Partner:
 
     def __call__(self, clip: dict) -> dict[str, np.ndarray]:
         """{stream: (frames, width)} at the columns' own rates."""
-        return {stream: self._scaled(STREAMS[stream][0], x)
+        return {stream: scaled(x, stream, self.arrays, clip=not self.given)
                 for stream, x in self._raw(clip).items()}
 
     def width(self, stream: str, clips) -> int:
         """Of a stream."""
         return 3 if stream == "partner_head" else clips.features[self.columns[stream]].shape[1]
-
-    def _scaled(self, name: str, x: np.ndarray) -> np.ndarray:
-        low, high = self.arrays[f"{name}_min"], self.arrays[f"{name}_max"]
-        scaled = 2 * (x - low) / np.maximum(high - low, 1e-6) - 1
-        return np.asarray(scaled if self.given else np.clip(scaled, -1, 1), np.float32)
 
     def _raw(self, clip: dict) -> dict[str, np.ndarray]:
         return {stream: rotation_vector(clip[column][:, :4]) if column == "partner_pose"
@@ -63,6 +58,14 @@ class Partner:
                     now = getattr(x, end)(0)
                     found[key] = extreme(found.get(key, now), now)
         return found
+
+
+def scaled(x_TC: np.ndarray, stream: str, arrays: Mapping[str, np.ndarray], *,
+           clip: bool) -> np.ndarray:
+    """A column of clips -> the stream, by the codec's ranges; NaN stays."""
+    low, high = (arrays[f"{STREAMS[stream][0]}_{end}"] for end in ("min", "max"))
+    out = 2 * (x_TC - low) / np.maximum(high - low, 1e-6) - 1
+    return np.asarray(np.clip(out, -1, 1) if clip else out, np.float32)
 
 
 def columns_of(clips) -> dict[str, str]:

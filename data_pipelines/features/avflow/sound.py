@@ -33,7 +33,8 @@ def check(request: Request, recipe) -> None:
                         expected=f"a model whose tokens are of kind {ctc.KIND}",
                         found=recipe["kind"], hint="leave it out")
     for name, needed in _NEEDS.items():
-        if name in given and not getattr(request, needed):
+        if name in given and not (getattr(request, needed) or needed == "audio"
+                                  and request.partner):
             raise UserError(f"--{name} without --{needed}", where=f"--{name}",
                             hint=f"leave it out, or give --{needed}")
 
@@ -44,10 +45,15 @@ def tokens(request: Request, recipe, workdir) -> tuple[np.ndarray, list[str]]:
     if request.tokens:
         return ctc.of_array(request.tokens, recipe, channel=request.channel,
                             rate=request.tokens_rate), []
-    weights = request.ctc or ctc.in_workdir(workdir)
-    if not weights or not os.path.exists(weights):
+    return ctc.of_sound(request.audio, weights(request, workdir), recipe, channel=request.channel,
+                        activity=request.activity)
+
+
+def weights(request: Request, workdir) -> str:
+    """Where the network of --ctc is. UserError: nowhere."""
+    found = request.ctc or ctc.in_workdir(workdir)
+    if not found or not os.path.exists(found):
         raise UserError("this model hears by wav2vec 2.0", where="--ctc",
                         expected=f"its weights, or a folder {ctc.NAME} with them in the workdir",
-                        found=weights or "none", hint="give the file; --tokens=FILE.npy needs none")
-    return ctc.of_sound(request.audio, weights, recipe, channel=request.channel,
-                        activity=request.activity)
+                        found=found or "none", hint="give the file; --tokens=FILE.npy needs none")
+    return found

@@ -67,7 +67,7 @@ def make(job, kind, clips, weights, units, seed, mode, max_bad, fit_split,
             clips, units, seed, max_bad, fit_split, speech_level)})
         return _units(fitted["centroids"], units, speech_level)
     if kind == "given":
-        return _given(clips, mode)
+        return given(clips, mode)
     return _wav2vec2(weights, mode, speech_level, detector)
 
 
@@ -80,6 +80,11 @@ def _phones(clips, mode) -> Tokenizer:
 
     return Tokenizer({**clips.recipes.get("phones", {}), "kind": "phones"}, feature.shape[1],
                      feature.meaning, phones, ("phones",))
+
+
+def units_of(centroids: np.ndarray, speech_level: dict | None) -> Tokenizer:
+    """The tokenizer of units that were fitted before."""
+    return _units(centroids, len(centroids), speech_level)
 
 
 def _units(centroids, units, speech_level) -> Tokenizer:
@@ -110,7 +115,8 @@ def _wav2vec2(weights, mode, speech_level, detector) -> Tokenizer:
                      ctc.MEANING, logits, detector=detector)
 
 
-def _given(clips, mode) -> Tokenizer:
+def given(clips, mode) -> Tokenizer:
+    """Logits that the clips carry. UserError: they do not."""
     common.require(clips, ("logits",), "use --tokens=wav2vec2 or --tokens=units")
     feature = clips.features["logits"]
 

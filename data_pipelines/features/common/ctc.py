@@ -25,7 +25,6 @@ WIDTH = len(wav2vec2.CTC_LABELS)
 OWNERS = "wav2vec2_fairseq_base_ls960_asr_ls960, run by the corpus' owners"  # as weights
 NAME = "ctc"  # of the folder in a workdir
 RATE = wav2vec2.Wav2Vec2CTC.frame_rate  # of logits
-_RELEASED_RATE = 86.13281230  # frames a second, as the published code writes 22050 / 256
 _PER_CHUNK = wav2vec2.CHUNK_SECONDS * 50 - 1  # logit frames
 _ALIKE = 1e-3  # of the loudest sample: by so much may channels of one sound differ
 
@@ -75,12 +74,12 @@ def of_sound(file: str, weights: str, recipe: Mapping, *, channel: int = 0,
     than the recipe's; sound that is shorter than a frame of logits.
     """
     encoder = load(weights)
-    remarks = _check_network(encoder, recipe, weights)
+    _check_network(encoder, recipe, weights)
     detector = _detector(recipe, activity)
     heard = [sound.read(file, SAMPLE_RATE, channel=c) for c in range(sound.channels(file) or 1)]
     channels = [each.samples for each in heard]
     index = _index(channels, channel, f"--audio={file}")
-    remarks += heard[index].remarks
+    remarks = list(heard[index].remarks)
     if detector:
         channels = detector.separated(channels, SAMPLE_RATE)
         remarks.append(f"voice activity: {detector.kind}")
@@ -131,8 +130,8 @@ def clocked(x_TC: np.ndarray, seconds: float, recipe: Mapping) -> np.ndarray:
     """All logits of some sound -> tokens (frames, 29), by the way that the recipe names."""
     mode = recipe.get("resample", resample.MODES[0])
     if mode == "released":  # as many as torch's interpolate makes of the two rates
-        return resample.to_features(x_TC, RATE, max(1, int(len(x_TC) * (_RELEASED_RATE / RATE))),
-                                    mode=mode)
+        frames = max(1, int(len(x_TC) * (resample.RELEASED_RATE / RATE)))
+        return resample.to_features(x_TC, RATE, frames, mode=mode)
     frames = max(1, int(seconds * mel.RECIPE["sample_rate"]) // mel.RECIPE["hop"])
     return on_clock(x_TC, seconds, frames, mode)
 
@@ -172,18 +171,15 @@ def _index(channels, channel: int, where: str) -> int:
     return 0
 
 
-def _check_network(encoder: Encoder, recipe: Mapping, weights: str) -> list[str]:
-    """Remarks. UserError: tokens of another network than a model learnt from."""
+def _check_network(encoder: Encoder, recipe: Mapping, weights: str) -> None:
+    """UserError: tokens of another network than a model learnt from. What a corpus' owners ran is
+    known by its name only."""
     known = recipe.get("weights")
-    if known == OWNERS:
-        return ["the model learnt from tokens that its corpus' owners made: whether --ctc holds "
-                "the same network cannot be checked"]
-    if known not in (encoder.recipe["weights"], encoder.file):
+    if known not in (OWNERS, encoder.recipe["weights"], encoder.file):
         raise UserError("tokens of another network", where=f"--ctc={weights}",
                         expected=f"weights {known}, from which the model learnt",
                         found=encoder.recipe["weights"], hint="use the file that the features were "
                         "extracted with")
-    return []
 
 
 def _detector(recipe: Mapping, activity: str) -> voice_activity.Detector | None:

@@ -34,6 +34,7 @@ from data_pipelines.store.dataset import Unusable
 from data_pipelines.store.schema import Feature
 
 WIDTH, BODY = 256, 104
+POSE = {"mean": np.zeros(4, np.float32), "std": np.ones(4, np.float32)}  # not normalised
 NECK = slice(12, 16)  # of the body's angles: neck and head, AV-Flow's head pose
 PAIRS = {"PXB184": "RLW104", "RLW104": "PXB184", "TXB805": "GQS883", "GQS883": "TXB805"}
 WRAPPED = ("PXB184", "RLW104")  # whose angle 3 jumps by a turn
@@ -77,15 +78,19 @@ def corpus(source, *, subject: str | None = None, held_out: str = "audio2photore
             told["people without data_stats.pth"] = told.get("people without data_stats.pth", 0) + 1
     if len(people) == 1:  # the head VAE is one person's
         codecs |= head_vae.codec(files, next(iter(people)))
-    pose = {"kind": "joint angles of neck and head", "width": 4, "rate": FPS, "normalised": False}
     return Corpus(
         name="audio2photoreal", description="Audio2Photoreal (Ng et al. 2024, CC-BY-NC 4.0): "
         "scenes of conversations, one person's face codes and body pose, both voices.",
-        features=_features(bool(tokens)), items=items, read=found.read, told=told,
-        recipes={"audio": stereo.RECIPE, "partner_audio": stereo.RECIPE,
-                 "face": {"kind": "codec avatar expression", "width": WIDTH, "rate": FPS},
-                 "pose": pose, "pose_z": pose} | ({"logits": logits.RECIPE} if tokens else {}),
-        codecs={"pose": {"mean": np.zeros(4, np.float32), "std": np.ones(4, np.float32)}, **codecs})
+        features=columns_of(bool(tokens)), items=items, read=found.read, told=told,
+        recipes=recipes(bool(tokens)), codecs={"pose": POSE, **codecs})
+
+
+def recipes(tokens: bool) -> dict[str, dict]:
+    """{column: how it is made}."""
+    pose = {"kind": "joint angles of neck and head", "width": 4, "rate": FPS, "normalised": False}
+    return {"audio": stereo.RECIPE, "partner_audio": stereo.RECIPE,
+            "face": {"kind": "codec avatar expression", "width": WIDTH, "rate": FPS},
+            "pose": pose, "pose_z": pose} | ({"logits": logits.RECIPE} if tokens else {})
 
 
 class Listing:
@@ -205,7 +210,7 @@ def _statistics(files: Files, name: str) -> dict[str, np.ndarray]:
     return found
 
 
-def _features(tokens: bool) -> dict[str, Feature]:
+def columns_of(tokens: bool) -> dict[str, Feature]:
     # the corpus has no transcripts
     out = columns.of_clip(text=False) | columns.of_speaker(face=WIDTH, words=False)
     out |= columns.of_speaker("partner_", words=False)

@@ -53,43 +53,54 @@ def corpus(source, *, participant: bool = True,
     segments = {match[match.lastgroup]: None for name in files
                 if (match := _SEGMENT.fullmatch(name))}
     tokens = logits.place_of(files).get("", "")
-    pose = _statistics(files, {
-        f"{end}_{part}": (f"headpose/headpose_normstats/head_{name}_{end}.npy", size)
-        for end in ("mean", "std") for part, (name, size) in {
-            "qvec": ("qvec", 4), "translation": ("translation", 3)}.items()}) if segments else {}
-    ranges = _statistics(files, {
-        f"{stream}_{end}": (f"{_SMIRK}/stats/{name}_{end}.npy", size)
-        for end in ("min", "max") for stream, (name, size) in {
-            "expression": ("expression", EXPRESSION),
-            "head": ("headpose", 3)}.items()}) if segments and participant else {}
-    for stream in ("expression", "head") if ranges else ():
-        if not (ranges[f"{stream}_max"] > ranges[f"{stream}_min"]).all():
-            raise UserError("statistics of the release", where=files.where(f"{_SMIRK}/stats"),
-                            expected=f"a {stream}_max above its {stream}_min", found="one that is "
-                            "not", hint="fetch them again, or --noparticipant")
-    pose = {end: np.concatenate([pose[f"{end}_qvec"], pose[f"{end}_translation"]])
-            for end in ("mean", "std")} if pose else {}
+    pose, ranges = statistics(files, participant) if segments else ({}, {})
     found = Listing(files, tokens, participant, pose, max_seconds)
     items: dict[str, list] = {"train": []}
     for segment in sorted(segments):
         held_out = any(day in segment for day in HELD_OUT)
         items.setdefault("valid" if held_out else "train", []).append(found.item(segment))
-    smirk = {"kind": "smirk", "rate": FPS}
-    pose_recipe = {"kind": "quaternion wxyz, translation", "frame": "the release's", "rate": FPS}
     return Corpus(
         name="avflow50h", description="AV-Flow's 50 h release (Chatziagapi et al. 2025, CC-BY-NC "
         "4.0): segments of conversations of an actor with participants.",
-        features=_features(bool(tokens), participant), items=items, read=found.read,
+        features=columns_of(bool(tokens), participant), items=items, read=found.read,
         told={} if "valid" in items else {f"held out ({' and '.join(HELD_OUT)}): none, of": len(
             segments)},
-        recipes={"audio": stereo.RECIPE, "partner_audio": stereo.RECIPE,
-                 "face": {"kind": "codec avatar expression", "width": WIDTH, "rate": FPS},
-                 "pose": pose_recipe, "pose_z": {**pose_recipe, "normalised": "head_normstats"}}
-        | ({"partner_face": {**smirk, "parts": "50 expression, 2 eyelids, 3 jaw"},
-            "partner_rotation": {**smirk, "parts": "rotation vector"}} if participant else {})
-        | ({"logits": logits.RECIPE} if tokens else {}),
+        recipes=recipes(bool(tokens), participant),
         codecs={"pose": pose} | ({partner.CODEC: ranges} if participant else {})
-        | head_vae.codec(files, "") | _decoder(files))
+        | head_vae.codec(files, "") | decoder(files))
+
+
+def recipes(tokens: bool, participant: bool) -> dict[str, dict]:
+    """{column: how it is made}."""
+    smirk = {"kind": "smirk", "rate": FPS}
+    pose_recipe = {"kind": "quaternion wxyz, translation", "frame": "the release's", "rate": FPS}
+    return {"audio": stereo.RECIPE, "partner_audio": stereo.RECIPE,
+            "face": {"kind": "codec avatar expression", "width": WIDTH, "rate": FPS},
+            "pose": pose_recipe, "pose_z": {**pose_recipe, "normalised": "head_normstats"}} | (
+        {"partner_face": {**smirk, "parts": "50 expression, 2 eyelids, 3 jaw"},
+         "partner_rotation": {**smirk, "parts": "rotation vector"}} if participant else {}) | (
+        {"logits": logits.RECIPE} if tokens else {})
+
+
+def statistics(files: Files, participant: bool) -> tuple[dict, dict]:
+    """The owners' means and deviations of the pose; ranges of the participant's streams, {} without
+    the participant. Raises UserError: missing, or of another kind."""
+    pose = _statistics(files, {
+        f"{end}_{part}": (f"headpose/headpose_normstats/head_{name}_{end}.npy", size)
+        for end in ("mean", "std") for part, (name, size) in {
+            "qvec": ("qvec", 4), "translation": ("translation", 3)}.items()})
+    ranges = _statistics(files, {
+        f"{stream}_{end}": (f"{_SMIRK}/stats/{name}_{end}.npy", size)
+        for end in ("min", "max") for stream, (name, size) in {
+            "expression": ("expression", EXPRESSION),
+            "head": ("headpose", 3)}.items()}) if participant else {}
+    for stream in ("expression", "head") if ranges else ():
+        if not (ranges[f"{stream}_max"] > ranges[f"{stream}_min"]).all():
+            raise UserError("statistics of the release", where=files.where(f"{_SMIRK}/stats"),
+                            expected=f"a {stream}_max above its {stream}_min", found="one that is "
+                            "not", hint="fetch them again, or --noparticipant")
+    return {end: np.concatenate([pose[f"{end}_qvec"], pose[f"{end}_translation"]])
+            for end in ("mean", "std")}, ranges
 
 
 class Listing:
@@ -204,7 +215,7 @@ def _statistics(files: Files, wanted: dict[str, tuple[str, int]]) -> dict[str, n
     return out
 
 
-def _decoder(files: Files) -> dict[str, dict[str, np.ndarray]]:
+def decoder(files: Files) -> dict[str, dict[str, np.ndarray]]:
     """{"decoder": the mean face, its variance, and which weights draw it}; {} where the release's
     decoder is not there. The weights themselves stay where they are."""
     names = [f"decoder/{name}" for name in ("dec_params.pt", "vert_mean.bin", "vert_var.txt")]
@@ -225,7 +236,7 @@ def _decoder(files: Files) -> dict[str, dict[str, np.ndarray]]:
                         found=str(error), hint="fetch them again, or take them out") from error
 
 
-def _features(tokens: bool, participant: bool) -> dict[str, Feature]:
+def columns_of(tokens: bool, participant: bool) -> dict[str, Feature]:
     out = columns.of_clip(text=False) | columns.of_speaker(face=WIDTH, pose=True, words=False)
     out |= columns.of_speaker("partner_", face=EXPRESSION if participant else None, words=False)
     out["pose"] = Feature((None, 7), "float32", "head in the release's frame: quaternion wxyz, "

@@ -169,6 +169,10 @@ class Benchmark:
         """The example that a variant is generated from."""
         return example
 
+    def generator_of(self, variant: str, generator):
+        """What generates a variant: avjax.inference.generator.Generator."""
+        return generator
+
     # ---- variants
 
     def truth(self, split: str, index: int):

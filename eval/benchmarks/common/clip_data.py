@@ -2,6 +2,7 @@
 the training split, and the clips that the features were extracted from."""
 
 import functools
+import json
 
 import numpy as np
 
@@ -103,6 +104,21 @@ class ClipData(Benchmark):
         return {part: beats.mean_change([x for s in moving for x in s.motion(part)])
                 for part in self.stored_parts}
 
+    # ---- partners
+
+    def place(self, name: str) -> tuple[str, int]:
+        """(split, index) of the example of an id."""
+        return self._places[name]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[str, int]]:
+        return _places(self.dataset)
+
+    def source_of_partners(self, split: str):
+        """Examples of a split with nothing but their partners."""
+        return self._source(self.dataset, split, tuple(n for n in self.dataset.features
+                                                       if n.startswith("partner_")))
+
     # ---- words
 
     @functools.cached_property
@@ -143,7 +159,29 @@ class ClipData(Benchmark):
         example = self._source(self.clips, clip_split, (field,))[clip_index]
         return example[field], self.clips.features[field].rate
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether clips say who has the floor."""
+        return self.clips is not None and {"events", "side"} <= self.clips.features.keys()
+
+    def listening(self, split: str, index: int, frames: int) -> np.ndarray | None:
+        """(frames,) bool at `motion_fps`: in a turn of the partner's and in none of one's own, by
+        the clip's events; None where it is not at hand."""
+        found = [self.clip(split, index, field) for field in ("events", "side")]
+        if None in found:
+            return None
+        time, floor = np.arange(frames) / self.motion_fps, np.zeros((2, frames), bool)
+        for event in json.loads(found[0][0]):
+            if event["kind"] == "turn":
+                mine = int(event["speaker"] == int(found[1][0]))
+                floor[mine] |= (time >= event["start"]) & (time < event["end"])
+        return floor[0] & ~floor[1]
+
     @functools.cached_property
     def _clip_index(self) -> dict[str, tuple[str, int]]:
-        ids = self.clips.ids if self.clips is not None else {}
-        return {name: (split, i) for split, names in ids.items() for i, name in enumerate(names)}
+        return _places(self.clips) if self.clips is not None else {}
+
+
+def _places(dataset) -> dict[str, tuple[str, int]]:
+    return {name: (split, i) for split, names in dataset.ids.items()
+            for i, name in enumerate(names)}

@@ -9,18 +9,27 @@ Variants of every held-out example, scored by the same code:
 A task is scored on what it makes: a dubbing task on sound, speech to motion on motion. Beats need
 both, so what was an input is taken from the truth. A system that is given no mask decides lengths
 itself: its variants are then also compared along a time warping of the sound, and their lengths are
-scored. Motion is scored as face (_e) and head (_h) at 30 Hz; a code that nothing here can take
+scored. A system that listens is also scored as
+    alone     without its partner: zeros, as in training without one
+    stranger  with the partner of another example
+    unguided  with its partner, at guidance 1, where the config's is another
+Motion is scored as face (_e) and head (_h) at 30 Hz; a code that nothing here can take
 apart is scored as it is, at its own rate (_m).
 """
 
 import functools
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from avjax.systems import api
 from eval.benchmarks.common.clip_data import ClipData
 from eval.data.clips import FPS, Signals, fit
-from eval.metrics import beats
+from eval.metrics import beats, reactions
 from eval.registry import AUDIO, MOTION
+
+PARTNER = "partner_"  # begins the names of what is known of a partner
+ALONE, STRANGER, UNGUIDED = "alone", "stranger", "unguided"
 
 
 class ClipBenchmark(ClipData):
@@ -34,10 +43,23 @@ class ClipBenchmark(ClipData):
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
         super().__init__(config, decoder, dataset, system, clips=clips, full=full)
+        self._generators = (None, None)  # one, and the same without guidance
+        self.partner = tuple(n for n in system.conditions_spec if n.startswith(PARTNER))
+        if full and self.partner:
+            self.models |= dict.fromkeys(self._of_partners(config.system),
+                                         next(iter(self.models.values())))
         self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
         self.free_length = "mask" not in system.conditions_spec
         self.common_frames = {"frames": "those that both have"} if self.free_length else {}
         self.has_lips = self.has_lips and decoder.has_face
+        if decoder.geometry and decoder.geometry.lips:
+            self.has_lips = True
+            self.lip_recipe = self.lip_recipe | {"read from": decoder.geometry.recipe}
+
+    @staticmethod
+    def _of_partners(system_config) -> tuple[str, ...]:
+        guided = system_config.get("guidance", 1.0) != 1.0
+        return (ALONE, STRANGER, *((UNGUIDED,) if guided else ()))
 
     # ---- definitions
 
@@ -46,9 +68,18 @@ class ClipBenchmark(ClipData):
         optional = {"lips": self.has_lips, "points": self.reader is not None,
                     "waveform": self.full, "words": self.has_words,
                     "length": self.free_length, "free": self.free_length,
-                    "patches": self.patch_s is not None}
+                    "patches": self.patch_s is not None, "turns": self.has_turns,
+                    "partner": any(n.startswith(PARTNER) for n in self.dataset.features)}
         return super().offers | {"clip", "face" if self.decoder.has_face else "codes"} | {
             need for need, offered in optional.items() if offered}
+
+    @property
+    def smile_recipe(self) -> dict:
+        """What a smile is, see eval/metrics/reactions.py."""
+        if geometry := self.decoder.geometry:
+            return reactions.SMILES | reactions.TAU["vertices"] | {"read from": geometry.recipe}
+        kind = "landmarks" if self.reader else "puppet"
+        return reactions.SMILES | reactions.TAU[kind] | (self.reader.recipe if self.reader else {})
 
     def motion_recipe(self, part: str) -> dict:
         """What distances of a part of motion are taken on."""
@@ -63,6 +94,30 @@ class ClipBenchmark(ClipData):
                       "fps": self.motion_fps}}[part]
 
     # ---- variants
+
+    def given(self, variant, example):
+        """With no partner, or with another example's, where the variant says so."""
+        if variant not in (ALONE, STRANGER):
+            return example
+        split, index = self.place(example["id"])
+        other = example if variant == ALONE else self.source_of_partners(split)[
+            self.other(split, index)]
+        return example | {n: np.zeros_like(example[n]) if variant == ALONE
+                          else fit(other[n], len(example[n])) for n in self.partner}
+
+    def generator_of(self, variant, generator):
+        """Without a partner guidance does nothing, at twice the cost."""
+        return self._unguided(generator) if variant in (ALONE, UNGUIDED) else generator
+
+    def _unguided(self, generator):
+        """Kept: each compiles its own."""
+        config = ConfigDict(generator.system.config.to_dict())
+        if config.get("guidance", 1.0) == 1.0:
+            return generator
+        if self._generators[0] is not generator:
+            config.guidance = 1.0
+            self._generators = generator, generator.of(api.build(config))
+        return self._generators[1]
 
     def model(self, streams: dict[str, np.ndarray], variant: str, split: str,
               index: int) -> Signals:

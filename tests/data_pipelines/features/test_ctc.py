@@ -80,7 +80,7 @@ def test_sound_drives_by_the_published_logits_as_the_published_code_lays_them(re
     other, frames floored."""
     recipe = {"kind": ctc.KIND, "weights": ctc.OWNERS, "resample": "released"}
     prompt = build(recipe, audio=str(folder / "speech.wav"), ctc=str(folder / "weights"))
-    assert "cannot be checked" in prompt.remarks[0]
+    assert not prompt.remarks
     want = columns29(record)[0]
     scale = 86.13281230 / 49.99
     at = np.clip((np.arange(int(len(want) * scale)) + 0.5) / scale - 0.5, 0, len(want) - 1)
