@@ -34,6 +34,30 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disallow_mesh_context_manager", True)
 flags.FLAGS.mark_as_parsed()
 
+# Files of few tests that take long, in seconds; of others a test is about one, a slow one eight.
+LONG = {"tests/systems/test_contract.py": 100, "tests/sharding/test_mesh_systems.py": 85,
+        "tests/planning/test_planner.py": 65, "tests/training/test_exact_resume.py": 60,
+        "tests/test_fourth_system.py": 60}
+
+
+def pytest_configure(config):
+    """xdist would deal out the files with the most tests first; see below."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take longest come first, so that no worker begins one while the other has nothing
+    left to do."""
+    seconds = collections.Counter()
+    for item in items:
+        seconds[_file(item)] += 8 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: -LONG.get(_file(item), seconds[_file(item)]))
+
+
+def _file(item) -> str:
+    return item.nodeid.partition("::")[0]
+
 
 def pytest_collection_finish():
     """Tracing makes millions of objects that count down to nothing by themselves: look for cycles

@@ -30,12 +30,23 @@ FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_50h.py",
 LIBTPU = topologies.find_libtpu()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small():
-    """A head VAE of a few thousand parameters, 16 rows of 8 frames."""
+    """A head VAE of a few thousand parameters, 16 rows of 8 frames; not to be changed."""
     config = head_vae.get_config()
     config.system.d_ff, config.data.segment = 16, 8
-    return config
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def job(small):
+    """Traced once for all tests: it keeps what it has counted."""
+    return planner.Job(small)
+
+
+@pytest.fixture(scope="module")
+def mapper_job():
+    return planner.Job(load_config("configs/tavid_mapper.py"))
 
 
 # ---- slices
@@ -197,10 +208,9 @@ def test_auto_arithmetic_is_the_accelerators():
     assert fixed.system.visual.compute_dtype == "bfloat16"
 
 
-def test_state_is_divided_as_the_rules_say():
-    job = planner.Job(load_config("configs/tavid_mapper.py"))
-    whole, parts = (job.plan(topologies.parse("v5e:2x4"), sizes={"data": -1, "fsdp": n}, batch=8,
-                             largest=False) for n in (1, 8))
+def test_state_is_divided_as_the_rules_say(mapper_job):
+    whole, parts = (mapper_job.plan(topologies.parse("v5e:2x4"), sizes={"data": -1, "fsdp": n},
+                                    batch=8, largest=False) for n in (1, 8))
     for part in ("parameters", "optimizer", "average", "gradients"):
         assert whole.memory[part] / 8 < parts.memory[part] < whole.memory[part] / 3, part
     assert whole.memory["activations"] == parts.memory["activations"] and whole.flops == parts.flops
@@ -208,10 +218,9 @@ def test_state_is_divided_as_the_rules_say():
     assert sum(row[5] for row in parts.table) == parts.memory["parameters"]
 
 
-def test_a_compiled_step_agrees(small):
+def test_a_compiled_step_agrees(small, job):
     """On devices that are here: the state of the plan is what the program's arguments take, its
     FLOPs are the loop's."""
-    job = planner.Job(small)
     mesh = make_mesh({"data": 2, "fsdp": 4})
     abstract = job.state(mesh)
     batch = planner.abstract_batch(job.system, mesh, batch=16, time=small.data.segment)
@@ -223,15 +232,15 @@ def test_a_compiled_step_agrees(small):
                      16) == pytest.approx(step.flops, rel=1e-3)
 
 
-def test_largest_batch_is_the_largest(small):
-    job, topology = planner.Job(small), topologies.parse("v5e:2x2")
+def test_largest_batch_is_the_largest(job):
+    topology = topologies.parse("v5e:2x2")
     most = job.plan(topology).largest_batch
     assert most % 4 == 0 and job.plan(topology, batch=most, largest=False).fits
     assert not job.plan(topology, batch=int(1.1 * most) // 4 * 4, largest=False).fits
 
 
-def test_a_job_that_does_not_fit_says_what_would(small):
-    job, topology = planner.Job(small), topologies.parse("v5e:2x2")
+def test_a_job_that_does_not_fit_says_what_would(job):
+    topology = topologies.parse("v5e:2x2")
     most = job.plan(topology).largest_batch
     plan = job.plan(topology, batch=4 * most // 64 * 64)
     lines = advice.advice(job, plan)
@@ -239,26 +248,25 @@ def test_a_job_that_does_not_fit_says_what_would(small):
     assert any("accumulate" in line for line in lines)
 
 
-def test_search_without_a_compiler(small):
-    job, topology = planner.Job(small), topologies.parse("v5e:2x4")
+def test_search_without_a_compiler(small, job):
+    topology = topologies.parse("v5e:2x4")
     found, best = search.search(job, topology)
     assert best.fits and best.mesh == {"data": 8, "fsdp": 1, "seq": 1,
                                        "tensor": 1}, "a small model wants plain data parallelism"
     assert best.batch > 10 * small.data.batch_size and found[0].batch == best.batch
 
 
-def test_search_shards_what_does_not_fit_whole(monkeypatch):
-    job = planner.Job(load_config("configs/tavid_mapper.py"))
+def test_search_shards_what_does_not_fit_whole(monkeypatch, mapper_job):
     tiny = dataclasses.replace(topologies.CHIPS["v5e"],
-                                       hbm=job.plan(topologies.parse("v5e:1x1"), batch=1).needed
-                                       * 0.6)
+                               hbm=mapper_job.plan(topologies.parse("v5e:1x1"), batch=1).needed
+                               * 0.6)
     monkeypatch.setitem(topologies.CHIPS, "v5e", tiny)
-    found, best = search.search(job, topologies.parse("v5e:2x4"))
+    found, best = search.search(mapper_job, topologies.parse("v5e:2x4"))
     assert best.fits and best.mesh["fsdp"] > 1 and best.mesh["tensor"] == 1
 
 
-def test_weak_scaling_keeps_the_share(small):
-    plans = search.weak_scaling(planner.Job(small), topologies.parse("v5e:4x4"), [16, 64, 512],
+def test_weak_scaling_keeps_the_share(job):
+    plans = search.weak_scaling(job, topologies.parse("v5e:4x4"), [16, 64, 512],
                                 rows=2)
     assert [p.batch for p in plans] == [32, 128,
                                         1024] and [p.topology.slices for p in plans] == [1, 1, 2]

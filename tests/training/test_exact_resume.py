@@ -14,7 +14,7 @@ import pytest
 from tests.workdirs import records, state_at, told
 
 JOB = Path(__file__).with_name("run_job.py")
-STEPS = 24
+STEPS = 16
 FAST = "--xla_backend_optimization_level=0"  # to compile
 
 
