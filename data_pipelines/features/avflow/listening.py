@@ -122,12 +122,14 @@ def of_partner(request, system, hearing: Hearing) -> Side:
                         found=f"conditions {', '.join(system.conditions_spec)}",
                         hint="leave --partner out")
     names = [name for name in request.partner.split(",") if name]
-    if len(names) == 1 and "/" in names[0] and not pathlib.Path(names[0]).exists() \
-            and not pathlib.Path(names[0]).suffix:
+    if len(names) == 1 and "/" in names[0] and not partner_files.is_file(names[0]):
         wanted = prompting.Request(**vars(request) | {"example": names[0]})
         row = prompting.read_example(wanted, system, hearing.decoder)
         return Side({name: np.asarray(row[name], np.float32) for name in widths})
     side = _of_files(names, widths, system, hearing)
+    if not side.streams:
+        raise UserError("nothing of a partner", where="--partner", found=request.partner,
+                        expected=f"what tells {' or '.join(widths)}")
     for name in widths:
         x_TC = side.streams.get(name)
         if x_TC is None:

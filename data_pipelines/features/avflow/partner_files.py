@@ -28,6 +28,7 @@ RATE = mel.RECIPE["sample_rate"]
 FPS = rates.VIDEO  # of expression and head
 EXPRESSION, HEAD, TOKENS = "partner_expression", "partner_head", "partner_tokens"
 _ENDS = {"--expression": EXPRESSION, "--headpose": HEAD}
+_SUFFIXES = (*media.AUDIO_SUFFIXES, *media.VIDEO_SUFFIXES, ".npy")
 _AT_ONCE = 64  # pictures that are encoded together
 
 
@@ -88,6 +89,12 @@ def read(names: Sequence[str], widths: Mapping[str, int], recipes: Mapping[str, 
                 if stream in widths:
                     _add(found.raw, stream, array, path)
     return found
+
+
+def is_file(name: str) -> bool:
+    """Whether a name means a file, there or not, rather than an example of a dataset."""
+    path = pathlib.Path(name)
+    return path.exists() or path.suffix.lower() in _SUFFIXES
 
 
 def _add(raw: dict, stream: str, array: np.ndarray, path: pathlib.Path) -> None:

@@ -18,6 +18,8 @@ from data_pipelines import prompting
 from data_pipelines.features.avflow import listening, partner, partner_files, prompt, sound
 from data_pipelines.features.common import ctc
 from data_pipelines.media import faces, write_media
+from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 
 UNITS, EXPRESSION, RATE = 4, 5, 22050
 HZ = RATE / 256
@@ -145,7 +147,7 @@ def test_logits_of_the_release_are_its_second_channel(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("names, message", [
-    (("missing.wav",), "no such file"),
+    (("missing.wav",), "no such file"), ((), "nothing of a partner"),
     (("wide.npy",), r"another shape.*\(frames, 5\) of partner_expression.*\(45, 7\)"),
     (("objects.npy",), "not an array"),
     (("nothing--expression.npy",), "partner_expression has no frame"),
@@ -154,7 +156,7 @@ def test_logits_of_the_release_are_its_second_channel(tmp_path, monkeypatch):
 ])
 def test_what_is_no_partner(built, files, names, message):
     with pytest.raises(UserError, match=message):
-        built(partner=at(*names, folder=files))
+        built(partner=at(*names, folder=files) or ",")
 
 
 def test_flags_that_have_nothing_to_act_on(built, files, model):
@@ -224,3 +226,36 @@ def test_scaling_is_the_extractions(model):
     np.testing.assert_allclose(partner.scaled(x, "partner_expression", arrays, clip=False),
                                [[-2, 0, np.nan, 1, -0.5]])
     assert partner.scaled(x, "partner_expression", arrays, clip=True)[0, 0] == -1
+
+
+def test_the_partner_of_an_example_is_a_partner(model, files, tmp_path):
+    system, decoder = model
+    rng, widths = np.random.default_rng(1), {name: system.example_spec[name].shape[-1]
+                                             for name in system.example_spec if name != "identity"}
+    rows = [{"id": f"v/{i}.a", "speaker": "ann", "identity": np.zeros(8, np.float32),
+             **{name: rng.standard_normal((60 + 20 * i, width)).astype(np.float32)
+                for name, width in widths.items()}} for i in range(2)]
+    features = {"id": Feature((), "str", "id"), "speaker": Feature((), "str", "who"),
+                "identity": Feature((8,), "float32", "who"),
+                **{name: Feature((None, width), "float32", name, rate=HZ)
+                   for name, width in widths.items()}}
+    dataset = store.write_dataset(tmp_path / "data", name="talk", description="toy", codecs={},
+                                  features=features, splits={"valid": rows}, progress=False,
+                                  recipes=decoder.recipes | {"mel": mel.SPEECH})
+    builder = prompting.builder("avflow")
+
+    def built(**request):
+        return builder.build(builder.request("avflow", data=str(dataset.dir), **request), system,
+                             decoder).conditions
+
+    heard = built(partner="valid/v/1.a")
+    for name in ("partner_tokens", "partner_expression", "partner_head"):
+        np.testing.assert_array_equal(heard[name], rows[1][name])
+    assert (heard["tokens"][:, 0] == 1).all()
+    swapped = built(example="valid/1", partner="valid/0")
+    np.testing.assert_array_equal(swapped["tokens"], rows[1]["tokens"])
+    np.testing.assert_array_equal(swapped["partner_head"][:60], rows[0]["partner_head"])
+    np.testing.assert_allclose(swapped["partner_tokens"][60:, 0], 1, err_msg="then they are silent")
+    voice = built(example="valid/0", partner=str(files / "voice.wav"))
+    np.testing.assert_array_equal(voice["tokens"][:60], rows[0]["tokens"])
+    assert len(voice["tokens"]) == 2 * RATE // 256
