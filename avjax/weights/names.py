@@ -105,6 +105,17 @@ class Unlike(UserError):
         super().__init__(what, where=where, found=" | ".join(found), hint=hint)
         self._what, self._where = what, where
 
+    def with_shapes(self, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray],
+                    where: str) -> "Unlike":
+        """The same of a file, with the shapes of all arrays `found` that differ from those `wanted`
+        of the same name; behind a wrapper's name, too."""
+        theirs = {name if name in wanted else name.partition(".")[2]: np.shape(x)
+                  for name, x in found.items()}
+        shapes = {name: (wanted[name].shape, shape) for name, shape in theirs.items()
+                  if name in wanted and wanted[name].shape != shape}
+        return Unlike(self._what, where=where, missing=self.missing, extra=self.extra,
+                      shapes=self.shapes | shapes, hint=self.hint)
+
     def under(self, names: Mapping[str, str]) -> "Unlike":
         """The same with {name: another name}, where that has one."""
         def named(name):

@@ -48,6 +48,9 @@ def check(request) -> None:
     if not 0 <= request.start <= LONGEST:
         raise UserError("no such second", where="--start", expected=f"0 to {LONGEST}",
                         found=f"{request.start:g}")
+    if request.partner_channel < 0:
+        raise UserError("no such channel", where=FLAGS[1], expected="1 or more",
+                        found=str(request.partner_channel))
     for name in ("partner_speaker", "partner_channel"):
         if getattr(request, name) and not request.partner:
             raise UserError(f"--{name} without --partner", where=f"--{name}",
@@ -74,7 +77,7 @@ class Hearing:
             return ctc.of_sound(str(path), weights, self.recipe, channel=channel,
                                 activity=self.request.activity, flags=FLAGS)
         heard = media.read_sound(path, RATE, channel=channel - 1 if channel else None)
-        return self._units(heard.samples, self.recipe, self.decoder.codecs), list(heard.remarks)
+        return self._units(heard.samples, self.recipe, self.decoder.codecs), list(heard.told)
 
     def of_array(self, path: pathlib.Path, channels: int) -> np.ndarray:
         """(frames, C) of logits that were computed elsewhere."""

@@ -82,9 +82,7 @@ def of_sound(file: str, weights: str, recipe: Mapping, *, channel: int = 0, acti
     channels = [each.samples for each in heard]
     where = f"{flags[0]}={file}"
     index = _index(channels, channel, where, flags[1])
-    remarks = list(heard[index].remarks)
-    if heard[index].broken:
-        remarks.append(f"warning: {file}: {heard[index].broken} samples are no numbers: silent")
+    remarks = list(heard[index].told)
     if len(channels[index]) < encoder.shortest:
         raise UserError("sound too short for tokens", where=where, found=f"{len(channels[index])}",
                         expected=f"at least {encoder.shortest} samples at {SAMPLE_RATE} Hz")
@@ -164,8 +162,8 @@ def on_clock(x_TC: np.ndarray, seconds: float, frames: int, mode: str) -> np.nda
 
 
 def _index(channels, channel: int, where: str, flag: str) -> int:
-    """Of the voice that is meant, by a flag. UserError: no such channel, or voices that differ and none is
-    named."""
+    """Of the voice that is meant, by a flag. UserError: no such channel, or voices that differ and
+    none is named."""
     count = len(channels)
     if not 0 <= channel <= count:
         raise UserError("no such channel", where=flag, expected=f"1 to {count}",
