@@ -99,9 +99,12 @@ class Unlike(UserError):
         found = [f"{kind}: {', '.join(together(names))}"
                  for kind, names in (("missing", self.missing), ("left over", self.extra),
                                      ("does not fit", tuple(unfit))) if names]
+        alike: dict[tuple, list[str]] = {}
+        for name, pair in sorted(self.shapes.items()):
+            alike.setdefault(pair, []).append(name)
         found += ["of another shape: " + ", ".join(
-            f"{name} {had} instead of {_text(wanted)}"
-            for name, (wanted, had) in sorted(self.shapes.items()))] if self.shapes else []
+            f"{', '.join(together(names))} {had} instead of {_text(wanted)}"
+            for (wanted, had), names in alike.items())] if alike else []
         super().__init__(what, where=where, found=" | ".join(found), hint=hint)
         self._what, self._where = what, where
 
