@@ -54,4 +54,7 @@ def get_config():
     c.train.checkpoint_every = 400
     c.train.evaluate_every = 400
     c.train.best_metric = "mel"
+
+    c.evaluate.benchmark = "vocoder"
+    c.evaluate.splits = ("valid", "test_speaker")
     return c

@@ -49,6 +49,7 @@ def get_config(size: str = "base"):
 
     c.train.steps = 5_000_000
     c.train.best_metric = "mel"
+    c.evaluate.benchmark = "vocoder"
     c.plan.topology = "v5e:2x4"
     if size == "full":
         c.plan.topology = "v5e:4x4"

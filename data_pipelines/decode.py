@@ -44,6 +44,7 @@ class StreamDecoder:
       has_face: whether motion is a face code and a pose.
       face_recipe: the face code's, {} without one.
       drawing: how puppets are framed, other than render's defaults.
+      is_sound: whether the streams are sound already, rather than mel.
       paints: whether the streams are of pictures rather than of what moves them.
       specs: {stream: Spec}, whose `speaker_axis` says which streams are of several speakers.
       arrays: streams that are written as they are, as OUT.<stream>.npy, where there are such.
@@ -59,6 +60,7 @@ class StreamDecoder:
     has_face: bool = False
     face_recipe: Mapping = {}
     drawing: Mapping[str, float] = {}
+    is_sound: bool = False
     paints: bool = False
     specs: Mapping[str, Spec] = {}
     arrays: tuple[str, ...] = ()
@@ -213,6 +215,8 @@ class Decoder:
     @property
     def sound_by(self) -> str:
         """What makes sound of mel, for the reader."""
+        if self._family.is_sound:
+            return "the system itself"
         return self.decoding.get("vocoder", f"Griffin-Lim, {self.iterations} iterations")
 
     @property

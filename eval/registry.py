@@ -51,6 +51,7 @@ NEEDS = {
     "patches": "a system that makes sound in patches of one length",
     "clip": "examples of one speaker",
     "conversation": "examples of several speakers, one channel each",
+    "resynthesis": "a vocoder: sound of the truth's own mel",
     "voices": "a system that makes voice embeddings",
 }
 CODEC = "codec:"  # and the name of a codec or network whose weights the dataset carries

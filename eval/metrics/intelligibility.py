@@ -43,7 +43,7 @@ def words_of(text: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _dictionary() -> dict[str, list[str]]:
+def dictionary() -> dict[str, list[str]]:
     from pocketsphinx import get_model_path
     pronunciations: dict[str, list[str]] = {}
     for line in Path(get_model_path("en-us/cmudict-en-us.dict")).read_text().splitlines():
@@ -68,15 +68,15 @@ class Recogniser:
     def __init__(self, vocabulary):
         from pocketsphinx import Decoder
         words = sorted(set(vocabulary))
-        known = [w for w in words if w in _dictionary()]
-        self.unknown = [w for w in words if w not in _dictionary()]
+        known = [w for w in words if w in dictionary()]
+        self.unknown = [w for w in words if w not in dictionary()]
         if not known:
             raise ValueError("no word of the vocabulary has a pronunciation in pocketsphinx's "
                              "dictionary")
         # a small dictionary loads in a tenth of the time of the full one
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "words.dict").write_text("\n".join(line for w in known
-                                                               for line in _dictionary()[w]) + "\n")
+                                                               for line in dictionary()[w]) + "\n")
             (Path(folder) / "words.arpa").write_text(_uniform(known))
             self.decoder = Decoder(dict=str(Path(folder) / "words.dict"),
                                    lm=str(Path(folder) / "words.arpa"),

@@ -1,11 +1,14 @@
-"""Distance between two utterances: L1 of normalised log-mel frames, and mel-cepstral distance with
-time warping.
+"""Distance between two utterances: L1 of normalised log-mel frames, mel-cepstral distance with time
+warping, and of two waveforms that are to be the same sound, sample for sample, that of short-time
+spectra at several resolutions (Yamamoto et al. 2020), as BigVGAN's training validates: phase does
+not count, level does.
 
 MCD is that of the `mel-cepstral-distance` package at its defaults on 22.05 kHz waveforms: Euclidean
 distance of 15 mel cepstral coefficients of a log10 energy mel spectrogram along a time-warping
 path, without the 10 sqrt(2) / ln 10 of the "dB" tools (pymcd, python-MCD). The three scales are not
 comparable; compare only within one. The path is the exact optimum, where the package itself
 searches near it with slower code.
+Suffixes: N samples, T frames, M mel bands, W window, K frequency bins.
 """
 
 import io
@@ -18,6 +21,8 @@ from eval.metrics import alignment
 from eval.metrics.alignment import dtw
 from eval.registry import declare
 
+RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # points, hop, window
+FLOOR = 1e-8  # of the power
 RECIPE = {
     "mel_L1": {"implementation": "avjax eval.metrics.speech 1",
                "on": "normalised log-mel, frame by frame, same length"},
@@ -26,6 +31,11 @@ RECIPE = {
             "parameters": "package defaults (32 ms window, 8 ms hop, 20 bands, coefficients 1..15)",
             "alignment": "exact DTW on the mel spectrograms, Euclidean",
             "scale": "the package's own: log10 energies, no 10*sqrt(2)/ln(10)"},
+    "MRSTFT": {"implementation": "avjax eval.metrics.speech 1",
+               "resolutions": [list(r) for r in RESOLUTIONS], "window": "hann-periodic",
+               "terms": "Frobenius norm of the difference of magnitudes over the truth's, plus "
+                        "mean absolute difference of natural logarithms; mean over resolutions",
+               "floor": FLOOR},
 }
 WINDOW_MS = 32
 
@@ -67,6 +77,32 @@ def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:
                                aligning="pad")[0])
 
 
+def magnitudes(wave_N: np.ndarray, points: int, hop: int, window: int) -> np.ndarray:
+    """(T, K), windows centred on every hop, the ends reflected."""
+    from scipy.signal import get_window
+
+    left = (points - window) // 2
+    window_W = np.pad(get_window("hann", window), (left, points - window - left))
+    padded_N = np.pad(np.asarray(wave_N, np.float64), points // 2, mode="reflect")
+    frames_TW = np.lib.stride_tricks.sliding_window_view(padded_N, points)[::hop]
+    power_TK = np.abs(np.fft.rfft(frames_TW * window_W)) ** 2
+    return np.sqrt(np.maximum(power_TK, FLOOR))
+
+
+def mrstft(made_N: np.ndarray, true_N: np.ndarray) -> float:
+    """The distance of `made` from `true`, over the samples that both have; NaN where these are too
+    few."""
+    count = min(len(made_N), len(true_N))
+    if count <= max(points for points, _, _ in RESOLUTIONS) // 2:
+        return float("nan")
+    distances = []
+    for resolution in RESOLUTIONS:
+        made_TK, true_TK = (magnitudes(x[:count], *resolution) for x in (made_N, true_N))
+        converged = np.linalg.norm(true_TK - made_TK) / np.linalg.norm(true_TK)
+        distances.append(converged + np.abs(np.log(true_TK) - np.log(made_TK)).mean())
+    return float(np.mean(distances))
+
+
 def _mel(case):
     if not case.aligned:
         return {}
@@ -91,6 +127,10 @@ def _mcd_audio(case):
     return {"MCD_audio": mcd_dtw(case.signals.waveform, audio, case.benchmark.sample_rate)}
 
 
+def _mrstft(case):
+    return {"MRSTFT": mrstft(case.signals.waveform, case.truth.waveform)}
+
+
 def _mcd_recipe(benchmark, reference):
     return RECIPE["MCD"] | {"sample_rate": benchmark.sample_rate, "reference": reference}
 
@@ -109,3 +149,6 @@ declare("MCD", "down", "mel-cepstral distance after time warping", family="sound
 declare("MCD_audio", "down", "mel-cepstral distance from the clip's own audio", family="sound",
         score=_mcd_audio, needs=("audio", "waveform"),
         recipe=lambda benchmark: _mcd_recipe(benchmark, "the clip's own audio"))
+declare("MRSTFT", "down", "distance of spectra at three resolutions from the recording",
+        family="sound", score=_mrstft, recipe=lambda benchmark: RECIPE["MRSTFT"],
+        needs=("audio", "waveform", "resynthesis"))

@@ -13,6 +13,8 @@ from eval.data.clips import Signals
 from eval.registry import AUDIO, MOTION, TOKENS
 from eval.report import plots
 
+SHUFFLED = "shuffled"  # the baseline that says how bad a bad score is, where a benchmark has it
+
 
 class InLoopEvaluator:
     """Scores `config.evaluate.in_loop_examples` clips of the first split; the same code as the
@@ -38,7 +40,8 @@ class InLoopEvaluator:
         # the log shows the first few: those that tell good from bad come before the truth's own
         logged = sorted(benchmark.metrics, key=lambda m: m.better == "truth")
         self._logged = [m.name for m in logged if m.in_loop]
-        self._of_shuffled = [m.name for m in benchmark.metrics if m.of_shuffled]
+        self._of_shuffled = [m.name for m in benchmark.metrics if m.of_shuffled
+                             and SHUFFLED in benchmark.baselines]
         tasks = ["" if variant == MODEL else f"{variant}/" for variant in benchmark.models]
         names = (*self._logged, *(f"{m}_of_shuffled" for m in self._of_shuffled))
         self.metrics = tuple(task + name for task in tasks for name in names)  # what it may find
@@ -46,8 +49,8 @@ class InLoopEvaluator:
     def run(self, params, step: int) -> tuple[dict[str, float], dict[str, dict]]:
         """Generates, scores and draws; a pure function of the parameters."""
         del step
-        if self._shuffled is None:
-            others = {i: self.benchmark.baseline("shuffled", self.split, i) for i in self.indices}
+        if self._shuffled is None and self._of_shuffled:
+            others = {i: self.benchmark.baseline(SHUFFLED, self.split, i) for i in self.indices}
             self._shuffled = self._summary(others)
         out, images, audio, first = {}, {}, {}, self.indices[0]
         for variant, task in self.benchmark.models.items():

@@ -20,7 +20,7 @@ from data_pipelines import decode, extract, vocoders
 from data_pipelines.puppets import build
 from data_pipelines.store import dataset as store
 from launch import training
-from launch.jobs import generate, weights
+from launch.jobs import evaluate, generate, weights
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,18 @@ def test_it_speaks_again_what_it_hears(trained, folder, tmp_path):
     assert decoder.has_audio(row) and not decoder.has_motion(row)
     assert decoder.mel(row).shape == row["mel"].shape
     assert generate.load_config(trained[1]).system.name == "vocoder" == system.config.name
+
+
+def test_it_is_scored_beside_griffin_lim(trained, folder):
+    c = config(folder / "features", **{"evaluate.benchmark": "vocoder",
+                                       "evaluate.max_examples": 1})
+    results = evaluate.evaluate(c, trained[1], progress=False)
+    found = results["summary"]["valid"]
+    model, griffin_lim, truth = (found[v] for v in ("model", "griffin_lim", "truth"))
+    for metric in ("MCD_audio", "MRSTFT", "mel_L1"):
+        assert model[metric]["value"] > griffin_lim[metric]["value"] > truth[metric]["value"]
+    assert truth["MRSTFT"]["value"] == 0 and truth["MCD_audio"]["value"] < 0.5
+    assert "WER" in model
 
 
 @pytest.fixture(scope="module")

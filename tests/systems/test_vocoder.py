@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from avjax.codecs import bigvgan
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.signal import mel
 from avjax.systems import api
 from avjax.systems.vocoder import config as vocoder
-from avjax.systems.vocoder import published
+from avjax.systems.vocoder import generator, losses, published
 from avjax.weights.fold import fold_weight_norm
 from avjax.weights.torch_writer import write_torch_zip
 from tests.golden_files import config as recorded_config
@@ -126,6 +127,24 @@ def test_the_mel_alone_counts_until_discriminators_begin():
     assert late["fooling"] > 0 < late["features"]
     np.testing.assert_allclose(late["loss"], early["loss"] + late["fooling"] + 2 * late["features"],
                                rtol=1e-6)
+
+
+def test_a_start_for_short_trainings_reads_scaled_mel():
+    params = tiny.params("vocoder")["generator"]
+    net = generator.network(tiny.system("vocoder").config)
+    own, ours = (generator.folded(net, p)["conv_pre"]
+                 for p in (params, generator.normalised(params)))
+    log_mel = np.random.default_rng(0).standard_normal((1, 20, 6)).astype(np.float32) - 6
+    found, want = (bigvgan.convolve(x, layer)[:, 3:-3]  # what is around the signal differs
+                   for x, layer in ((log_mel, ours), (mel.normalise(log_mel), own)))
+    np.testing.assert_allclose(found, want, atol=1e-4)
+
+
+def test_the_depth_of_silence_counts_unless_it_is_called_nothing():
+    quiet = 1e-4 * np.random.default_rng(0).standard_normal((1, 4096)).astype(np.float32)
+    deep, shallow = (sum(losses.mel_distances(0 * quiet, quiet, 22050, silence))
+                     for silence in (0.0, 1e-3))
+    assert deep > 2 and shallow == 0
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -33,6 +33,9 @@ class Config(Section):
     block_kernels: tuple[int, ...] = field((3, 7, 11), "Taps of the blocks side by side.",
                                            minimum=1)
     dilations: tuple[tuple[int, ...], ...] = field(((1, 3, 5),) * 3, "Of the layers of each block.")
+    start: str = field("published", "Fresh parameters: as the published code draws them, or (ours) "
+                       "so that the first layer reads mel of zero mean and unit deviation, and the "
+                       "sound begins quietly.", choices=("published", "normalised"))
     log_scale: bool = field(True, "The activations' numbers are logarithms.")
     tanh: bool = field(True, "At the end, with a bias (version 1); else clipping without.")
     # the discriminators
@@ -53,6 +56,8 @@ class Config(Section):
     # the losses
     mel_scales: str = field("one", "Log-mel distance at one scale (version 1), or at seven.",
                             choices=("one", "seven"))
+    silence: float = field(0.0, "Amplitude below which sound is nothing to the distance at seven "
+                           "scales (ours; published: 0).", minimum=0)
     mel_weight: float = field(45.0, "Of that distance.", minimum=0)
     feature_weight: float = field(2.0, "Of the discriminators' features.", minimum=0)
     adversarial_from: int = field(0, "Step from which there are discriminators; before it the mel "
@@ -99,7 +104,7 @@ def tiny() -> ConfigDict:
     """What learns on two CPU cores within minutes; ours by choice."""
     return Config.make(channels=64, rates=(8, 8, 4), kernels=(16, 16, 8), block_kernels=(3,),
                        dilations=((1, 3),), discriminators=(), mel_scales="seven", mel_weight=15.0,
-                       mel="features", peak=0.0)
+                       mel="features", peak=0.0, start="normalised", silence=3e-4)
 
 
 def least_segment(config) -> int:

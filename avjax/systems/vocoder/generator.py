@@ -65,6 +65,17 @@ def init(net: BigVGANConfig, key) -> dict:
                      "conv_post": convolution(7, channels, 1, bias=net.tanh)}
 
 
+def normalised(params: dict) -> dict:
+    """Parameters that read mel as if it were scaled as the other systems scale it, and whose sound
+    begins at a tenth: where a short training should not have to find that out."""
+    first, last = dict(params["conv_pre"]), dict(params["conv_post"])
+    first["scale"] = first["scale"] / mel.RECIPE["std"]
+    kernel = normed(first["scale"], first["direction"])
+    first["bias"] = first["bias"] - mel.RECIPE["mean"] * kernel.sum((0, 1))
+    last = {name: x if name == "direction" else 0.1 * x for name, x in last.items()}
+    return params | {"conv_pre": first, "conv_post": last}
+
+
 def folded(net: BigVGANConfig, params: dict) -> dict:
     """The parameters of avjax.codecs.bigvgan.generator. Pure."""
     def fold(layer, path):

@@ -36,11 +36,17 @@ def mel_distance(real_BN, made_BN, recipe: dict):
     return jnp.mean(jnp.abs(mel.log_mel(real_BN, recipe) - mel.log_mel(made_BN, recipe)))
 
 
-def mel_distances(real_BN, made_BN, sample_rate: int):
-    """Version 2: mean absolute differences of decimal log-mels, one a scale of `SCALES`."""
+def mel_distances(real_BN, made_BN, sample_rate: int, silence: float = 0.0):
+    """Version 2: mean absolute differences of decimal log-mels, one a scale of `SCALES`.
+
+    With `silence` (ours), what is below that of noise of this amplitude counts as nothing, at every
+    scale: where a corpus has digital silence, its depth would else be most of the loss.
+    """
     def log_mel(audio_BN, window, bands):
+        filters_MK = mel.filterbank(sample_rate, window, bands, 0.0, sample_rate / 2)
+        of_noise_M = silence * np.sqrt(3 / 8 * window) * filters_MK.sum(1)  # 3/8: of Hann's squares
         mel_BTM = spectra.mel_of(audio_BN, sample_rate, window, bands)
-        return jnp.log(jnp.maximum(mel_BTM, 1e-5)) / np.float32(np.log(10))
+        return jnp.log(jnp.maximum(mel_BTM, np.maximum(of_noise_M, 1e-5))) / np.float32(np.log(10))
 
     return [jnp.mean(jnp.abs(log_mel(real_BN, *scale) - log_mel(made_BN, *scale)))
             for scale in SCALES]

@@ -55,7 +55,10 @@ class System(api.System):
     def init(self, key):
         """Fresh float32 parameters: {"generator", and each discriminator}."""
         keys = jax.random.split(key, 1 + len(self.config.discriminators))
-        return {"generator": generator.init(self.net, keys[0])} | {
+        made = generator.init(self.net, keys[0])
+        if self.config.start == "normalised":
+            made = generator.normalised(made)
+        return {"generator": made} | {
             name: discriminators.init(name, self.config, k, samples=8192)
             for name, k in zip(self.config.discriminators, keys[1:], strict=True)}
 
@@ -120,7 +123,7 @@ class System(api.System):
     def _mel_distance(self, true_BN, made_BN):
         c = self.config
         if c.mel_scales == "seven":
-            return sum(losses.mel_distances(true_BN, made_BN, c.sample_rate))
+            return sum(losses.mel_distances(true_BN, made_BN, c.sample_rate, c.silence))
         whole_band = self.recipe | {"fmax": c.sample_rate / 2}  # as published, whatever is read
         return losses.mel_distance(true_BN, made_BN, whole_band)
 

@@ -11,6 +11,7 @@ class StreamDecoder(decode.StreamDecoder):
     systems'."""
 
     heard = ("audio",)
+    is_sound = True
 
     def __init__(self, decoder):
         super().__init__(decoder)
