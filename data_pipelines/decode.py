@@ -165,9 +165,8 @@ def family_of(recipes: Mapping[str, dict]) -> type[StreamDecoder]:
 class Decoder:
     """The codecs of one dataset, or of a workdir that was trained on it.
 
-    How the streams of one family of systems are decoded is the matter of its `StreamDecoder`
-    (data_pipelines/features/<family>/decode.py). All methods but `speakers` take the streams of one
-    speaker.
+    How a family's streams are decoded is the matter of its `StreamDecoder`. All methods but
+    `speakers` take the streams of one speaker.
 
     Args:
       recipes: {feature: recipe}; those of the streams say which codec decodes them.
@@ -178,8 +177,7 @@ class Decoder:
         or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
 
     Attributes:
-      text_to_tokens: (text, language) -> (tokens (T, C), remarks), where the workdir holds such a
-        network (data_pipelines/features/common/text_to_tokens.py).
+      text_to_tokens: of the workdir, see features/common/text_to_tokens.py; None = it has none.
       workdir: where it was made from one; it may hold networks that prompts go through.
 
     Raises UserError for a vocoder of another mel.
@@ -196,7 +194,6 @@ class Decoder:
         self._family = family_of(recipes)(self)
         self.vocoder = (vocoders.load(vocoder, self._family.mel_recipe)
                         if vocoder and self.may_keep else None)
-
         if lip_vertices and not geometry:
             raise UserError("lips of which vertices?", where="--lip_vertices",
                             expected="--geometry beside it", found="none")
