@@ -194,7 +194,6 @@ class Decoder:
         self._family = family_of(recipes)(self)
         self.vocoder = (vocoders.load(vocoder, self._family.mel_recipe)
                         if vocoder and self.may_keep else None)
-
         self.geometry = geometries.of_flags(geometry, lip_vertices, codecs, self.face_kind)
 
     @property

@@ -99,11 +99,25 @@ class Unlike(UserError):
         found = [f"{kind}: {', '.join(together(names))}"
                  for kind, names in (("missing", self.missing), ("left over", self.extra),
                                      ("does not fit", tuple(unfit))) if names]
+        alike: dict[tuple, list[str]] = {}
+        for name, pair in sorted(self.shapes.items()):
+            alike.setdefault(pair, []).append(name)
         found += ["of another shape: " + ", ".join(
-            f"{name} {had} instead of {_text(wanted)}"
-            for name, (wanted, had) in sorted(self.shapes.items()))] if self.shapes else []
+            f"{', '.join(together(names))} {had} instead of {_text(wanted)}"
+            for (wanted, had), names in alike.items())] if alike else []
         super().__init__(what, where=where, found=" | ".join(found), hint=hint)
         self._what, self._where = what, where
+
+    def with_shapes(self, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray],
+                    where: str) -> "Unlike":
+        """The same of a file, with the shapes of all arrays `found` that differ from those `wanted`
+        of the same name; behind a wrapper's name, too."""
+        theirs = {name if name in wanted else name.partition(".")[2]: np.shape(x)
+                  for name, x in found.items()}
+        shapes = {name: (wanted[name].shape, shape) for name, shape in theirs.items()
+                  if name in wanted and wanted[name].shape != shape}
+        return Unlike(self._what, where=where, missing=self.missing, extra=self.extra,
+                      shapes=self.shapes | shapes, hint=self.hint)
 
     def under(self, names: Mapping[str, str]) -> "Unlike":
         """The same with {name: another name}, where that has one."""

@@ -48,6 +48,12 @@ class Sound:
     def end(self) -> float:
         return self.start + len(self.samples) / self.rate
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What the user should see."""
+        broken = (f"warning: {self.broken} samples are no numbers: silent",) if self.broken else ()
+        return self.remarks + broken
+
     def between(self, begin: float, end: float) -> np.ndarray:
         """(round((end - begin) * rate),) samples; silence where there is no sound."""
         out = np.zeros(max(0, round((end - begin) * self.rate)), np.float32)
@@ -86,8 +92,8 @@ def read_audio(path, rate: int = 22050, start: float | None = None,
 
 
 def say(path, heard: Sound) -> None:
-    """Prints the remarks on stderr, a line each."""
-    for remark in heard.remarks:
+    """Prints what the user should see on stderr, a line each."""
+    for remark in heard.told:
         print(f"remark: {path}: {remark}", file=sys.stderr, flush=True)
 
 

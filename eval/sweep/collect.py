@@ -70,7 +70,8 @@ def collect(members: Sequence[Member], *, over: Sequence[str] = ("seed",),
                                          None)}
                      for name, of in rows.items()],
             "missing": [{"name": m.name, "why": m.missing} for m in members if not m.results],
-            "remarks": _remarks(done, rows, chosen), "blocks": [b for b in blocks if b["metrics"]]}
+            "remarks": _remarks(done, rows, chosen) + _unpaired(rows, over, reference),
+            "blocks": [b for b in blocks if b["metrics"]]}
 
 
 def _rows(members, over) -> dict[str, list[Member]]:
@@ -203,6 +204,14 @@ def _best(metric, of, split, values) -> str | None:
             means[name] = float(np.mean(compared))
     pick = max if metric.better == "up" else min
     return pick(means, key=means.get) if len(means) > 1 else None
+
+
+def _unpaired(rows, over, reference) -> list[str]:
+    """Which rows are compared with nothing."""
+    pairs = {name: {_pair(m, over) for m in of if m.results} for name, of in rows.items()}
+    alone = [name for name, own in pairs.items() if own and not own & pairs[reference]]
+    return [f"no {' and '.join(over) or 'pair'} in common with {reference}, so no differences: "
+            + ", ".join(alone)] if alone else []
 
 
 def _remarks(done, rows, metrics) -> list[str]:

@@ -20,12 +20,13 @@ def write(table: dict, out: Any, name: str) -> list[str]:
       name: the page's title.
 
     Returns:
-      The files' paths. UserError: `out` is a file.
+      The files' paths. UserError: `out` is no folder and cannot be one.
     """
     folder = paths.folder(out)
-    if folder.exists() and not folder.is_dir():
-        raise UserError("not a folder", where=f"--out={out}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise UserError("not a folder", where=f"--out={out}", found=str(error)) from error
     content = {"txt": text.text(table) + "\n", "csv": text.as_csv(table),
                "json": json.dumps(clean(table), indent=1) + "\n", "html": page.write(table, name)}
     written = []

@@ -25,7 +25,7 @@ from avjax.storage import atomic
 from avjax.systems import api, registry
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
-from avjax.weights.names import PREFIXED, check_arrays
+from avjax.weights.names import PREFIXED, Unlike, check_arrays
 from avjax.weights.plain_pickle import Foreign
 from avjax.weights.published import Published
 from avjax.weights.reader import file_sha256, flatten, read_checkpoint, read_state_dict
@@ -155,8 +155,13 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     if data:
         config.data.dir, config.data.mixture = os.path.abspath(data), ()
     model = api.build(config.system)
-    params = _with_fresh_parts(names.read(state, config.system), model, config.seed)
     expected = abstract_params(model)
+    try:
+        params = _with_fresh_parts(names.read(state, config.system), model, config.seed)
+    except Unlike as error:
+        wanted = names.write(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
+                                          expected), config.system)
+        raise error.with_shapes(state, wanted, file) from error
     _check_fit(params, expected, file)
 
     temporary = folder.with_name(f".{folder.name}.importing")

@@ -1,6 +1,7 @@
 """A BigVGAN in the place of Griffin-Lim, of every family of streams."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from avjax.codecs import latents
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.signal import mel
-from data_pipelines import decode, extract, vocoders
+from data_pipelines import decode, extract, prompting, vocoders
 from data_pipelines.live.decoder import StreamedDecoder
 from data_pipelines.live.parts import Settings
 
@@ -130,3 +131,12 @@ def test_features_keep_it(puppets_dataset, file, tmp_path, family, sizes):
         extract.extract(puppets_dataset.dir, tmp_path / "other", features=family, vocoder=other,
                         progress=False)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("given, found", [({}, "none"), (dict(audio="a", example="b"),
+                                                         "audio and example")])
+def test_a_vocoder_is_driven_by_one_thing(given, found):
+    builder = prompting.builder("vocoder")
+    system = types.SimpleNamespace(tasks=("generate",))
+    with pytest.raises(UserError, match=f"sound of what.*exactly one.*found: {found}"):
+        builder.build(builder.request("vocoder", **given), system, None)

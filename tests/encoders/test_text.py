@@ -62,6 +62,9 @@ def test_places_in_the_published_table():
     ("john.doe@example.com", "john dot doe at example dot com"),
     ("Call 555-123-4567", "Call five five five, one two three, four five six seven"),
     ("#1 fan", "number one fan"),
+    ("AT&T's R&D", "A T and T's R and D"),
+    ("open 24/7, ~5 km", "open twenty four seven, approximately five kilometers"),
+    ("5'10\" tall", "five feet ten inches tall"),
     ("The dog's bone; it's \"his\".", "The dog's bone; it's \"his\"."),
 ])
 def test_english_is_spelled_out(written, said):
@@ -75,6 +78,10 @@ def test_english_is_spelled_out(written, said):
     ("nl", "5 euro", "5 euro", "vˈɛɪf ˈøːroː"),  # no grammar: espeak-ng's own rules
     ("fr-fr", "un bon weekend", "un bon weekend", "œ̃ bˈɔ̃ wiːkˈɛnd"),
     ("ru", "Привет, мир.", "Привет, мир.", "prʲivʲˈet, mʲˈir."),
+    ("de", "1.234,5 kg, 5 €", "ein tausend zwei hundert vier und dreißig komma fünf kilogramm, "
+     "fünf euro", "aɪn tˈaʊzənt tsvˈaɪ hˈʊndɜt fˈiːɾ ʊnt dɾˈaɪsɪç kˈɔmɑː fˈʏnf kˌiːlɔɡɾˈam, "
+     "fˈʏnf ˈɔøroː"),
+    ("ja", "こんにちは 5", "こんにちは 5", "kˌo̞nnitɕˈihä ɡˈo̞"),
 ])
 def test_other_languages(language, written, said, spoken):
     read = front_end.read(written, language)
@@ -99,6 +106,8 @@ def test_the_same_words_sound_the_same_in_any_order_of_languages():
     ("... !?", "en-us", "nothing to say; where: text; expected: words in en-us; found: '... !?'"),
     ("Say 你好.", "en-us", "character 5; expected: Latin letters; found: '你好', Chinese"),
     ("мир", "el", "expected: Greek or Latin letters; found: 'мир', Cyrillic"),
+    ("今日は", "ja", "character 1; expected: Hiragana or Katakana or Katakana-Hiragana or Latin "
+     "letters; found: '今日', Chinese"),
     ("hello", "en-uk", "expected: one of 152, such as en-us, en-gb"),
     ("word " * 1200, "en-us", "at most 5000 characters"),
 ])
@@ -112,7 +121,7 @@ def test_a_sound_outside_the_models_table():
     with pytest.raises(UserError) as caught:
         front_end.read("un bon vin", "fr-fr", count=178)
     assert ("expected: one of the first 178 symbols; found: \u0303 (COMBINING TILDE); hint: train "
-            "with config.system.symbols = 202") in str(caught.value)
+            "with config.system.symbols = 208") in str(caught.value)
 
 
 def test_what_the_grammar_refuses_is_named(monkeypatch):

@@ -112,7 +112,9 @@ def test_runs_without_results_are_named(sweep):
 def test_what_makes_runs_unlike_is_remarked(tmp_path):
     write(tmp_path / "a", 0, results(0.9, 0.6, 4.0))
     write(tmp_path / "b", 0, results(0.9, 0.6, 4.0, step=7, recipes={"MCD": {"n": 2}}))
+    write(tmp_path / "c", 1, results(0.9, 0.6, 4.0))
     remarks = " ".join(collect.collect(members.find([tmp_path]))["remarks"])
+    assert "no seed in common with a, so no differences: c" in remarks
     assert "numbers of steps: 5, 7" in remarks and "different recipes: MCD" in remarks
     assert "nothing about realism" in remarks
 
@@ -147,6 +149,8 @@ def test_files(sweep):
     assert [f.rpartition("/")[2] for f in written] == [
         "collected.txt", "collected.csv", "collected.json", "collected.html",
         "collected.valid.png", "collected.other.png"]
+    with pytest.raises(UserError, match="not a folder.*collected.txt/x"):
+        files.write(table, sweep / "out" / "collected.txt" / "x", "ablations")
     out = sweep / "out"
     rows = list(csv.DictReader(io.StringIO((out / "collected.csv").read_text())))
     wanted = ("valid", "MCD", "separate")

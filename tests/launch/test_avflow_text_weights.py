@@ -56,7 +56,15 @@ def test_a_checkpoint_of_lightning_holds_the_same_network(tmp_path):
                  PUBLISHED.read(released(), system))
 
 
+def several_faults(state):
+    state.pop("decoder.estimator.final_proj.bias")
+    state |= {"spk_emb.weight": np.zeros((2, 3), np.float32),
+              "decoder.estimator.time_mlp.linear_1.weight": np.zeros((5, 4), np.float32)}
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    (several_faults, r"x.pth; found: missing: decoder.estimator.final_proj.bias \| left over: "
+     r"spk_emb.weight \| of another shape: decoder.estimator.time_mlp.linear_1.weight \(5, 4\) in"),
     (lambda s: s.pop("std"), "statistics are missing; where: std.*std or mel_std"),
     (lambda s: s.pop("encoder.proj_m.weight"), "an entry encoder.proj_m.weight"),
     (lambda s: s.pop("decoder.estimator.final_proj.bias"), "missing: decoder.*final_proj"),

@@ -154,7 +154,7 @@ def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
     state = under(record, "monadic/sd/")
     np.savez(tmp_path / "published.npz", **state)
     path, job = str(tmp_path / "published.npz"), str(tmp_path / "job")
-    with pytest.raises(UserError, match="does not fit.*qkv.*hint"):
+    with pytest.raises(UserError, match="published.npz.*of another shape.*qkv.*hint"):
         weights.import_file("avflow", path, job, config=avflow_released.get_config())
     with pytest.raises(UserError, match="not a head VAE"):
         weights.import_file("head_vae", path, job)

@@ -21,7 +21,7 @@ _LETTERS = {
     **dict.fromkeys("cmn zh yue hak".split(), ("CJK",)),
     **dict.fromkeys("hy hyw".split(), ("ARMENIAN",)),
     "chr": ("CHEROKEE",), "gu": ("GUJARATI",), "he": ("HEBREW",),
-    "ja": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"), "ka": ("GEORGIAN",),
+    "ja": ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"), "ka": ("GEORGIAN",),
     "kn": ("KANNADA",), "ko": ("HANGUL",), "ml": ("MALAYALAM",), "my": ("MYANMAR",),
     "or": ("ORIYA",), "pa": ("GURMUKHI",), "shn": ("MYANMAR",), "si": ("SINHALA",),
     "ta": ("TAMIL",), "te": ("TELUGU",), "th": ("THAI",)}

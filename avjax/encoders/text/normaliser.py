@@ -15,7 +15,9 @@ import kitten_text_processing as kitten
 from avjax.encoders import sentences
 from avjax.errors import UserError
 
-LANGUAGES = kitten.SUPPORTED_LANGUAGES
+# Japanese comes out in Chinese letters, which espeak-ng cannot read
+LANGUAGES = frozenset(kitten.SUPPORTED_LANGUAGES) - {"ja"}
+_POINTED_THOUSANDS = ("de", "it")
 # what a grammar may have to spell out: anything but letters and punctuation, or a point in a word
 _WRITTEN = re.compile(r"\d|[^\w\s;:,.!?¡¿—–…\"«»“”'’()\[\]{}-]|\.\w")
 _SHORT = {
@@ -63,6 +65,11 @@ def normalised(text: str, language: str) -> str:
         text = _english(text)
     if root not in LANGUAGES:
         return text
+    if root in _POINTED_THOUSANDS:  # "1.234,50": the grammars read a decimal point
+        text = re.sub(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?![\d.]*\d)",
+                      lambda m: m[0].replace(".", ""), text)
+    if root == "de":  # the grammar knows "€5" and not "5 €"
+        text = re.sub(r"(?<![\d.,])(\d[\d.,]*) ?([€$£])", r"\2\1", text)
     edges = [0, *(e for e in sentences.split(text)
                   # "am 3. März"
                   if root == "en" or e == len(text) or not re.search(r"\d\.$", text[:e]))]
@@ -100,6 +107,11 @@ def _english(text: str) -> str:
     text = re.sub(r"\bSt\.(?=\s*[a-z,;:])|\bSt(?=\.$)", "street", text)
     text = _POINTED.sub(lambda m: _whole(m, text), text)
     text = re.sub(r"#\s?(?=\d)", "number ", text)
+    text = re.sub(r"~ ?(?=\d)", "approximately ", text)
+    text = re.sub(r"\b24/7\b", "twenty four seven", text)
+    text = re.sub(r"(?<!\w)(\d)' ?(\d\d?)\"", r"\1 feet \2 inches", text)
+    text = re.sub(r"\b([A-Z]{1,3})&([A-Z]{1,3})\b",  # AT&T
+                  lambda m: f"{' '.join(m[1])} and {' '.join(m[2])}", text)
     text = re.sub(r"(?<![\d.])\d+(?:\.\d+){2,}(?!\.?\d)",  # a version
                   lambda m: m[0].replace(".", " point "), text)
     text = re.sub(r"(?<![\d-])(\d{1,3})[-–](\d{1,3})(?![\d-])", r"\1 to \2", text)

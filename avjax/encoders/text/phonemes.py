@@ -15,7 +15,7 @@ _STRETCH = re.compile(rf"([{re.escape(MARKS)}()\[\]{{}}\s]*[{re.escape(MARKS)}()
                       rf"[{re.escape(MARKS)}()\[\]{{}}\s]*)")
 _FLAG = re.compile(r"\([a-z-]+\)")  # of a word in another language
 # espeak-ng's joints of words, and marks of its own that are no sound
-_JOINTS = re.compile(rf"[-_{re.escape(MARKS)}()\[\]{{}}\u200d]")
+_JOINTS = re.compile(rf"[-_#^`{re.escape(MARKS)}()\[\]{{}}\u200d]")
 
 
 def phonemes(text: str, language: str = LANGUAGE) -> str:

@@ -18,8 +18,10 @@ _LETTERS = "".join(chr(first + k) for first in (65, 97) for k in range(26))
 _IPA = ("ɑɐɒæɓʙβɔɕçɗɖðʤəɘɚɛɜɝɞɟʄɡɠɢʛɦɧħɥʜɨɪʝɭɬɫɮʟɱɯɰŋɳɲɴøɵɸθœɶʘɹɺɾɻʀʁɽʂʃʈʧʉʊʋⱱʌɣɤʍχʎʏʑʐʒʔʡʕʢ"
         "ǀǁǂǃˈˌːˑʼʴʰʱʲʷˠˤ˞↓↑→↗↘'\u0329'ᵻ")
 RELEASED = (PAD, *MARKS, " ", *_LETTERS, *_IPA)
-# tilde, dental, raised, lowered, voiceless (above, below), retracted, syllabic above, tie; tones
-_OURS = "\u0303\u032a\u031d\u031e\u030a\u0325\u0320\u030d\u0361" + "0123456789" + "˥˦˧˨˩"
+# tilde, dental, raised, lowered, voiceless (above, below), retracted, syllabic above, tie; tones;
+# of Japanese; apical, laminal (Basque); of Luxembourgish; Danish
+_OURS = ("\u0303\u032a\u031d\u031e\u030a\u0325\u0320\u030d\u0361" + "0123456789" + "˥˦˧˨˩"
+         + "äᵝ" + "\u033a\u033b" + "ʦ" + "\u03b5")
 SYMBOLS = (*RELEASED, *_OURS)
 _ID = {symbol: i for i, symbol in enumerate(SYMBOLS)}
 

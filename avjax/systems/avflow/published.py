@@ -119,9 +119,7 @@ def trainer_file(state: dict[str, np.ndarray], step: int) -> dict:
 
 
 def _bare(state):
-    wrapped = all(name.startswith(WRAPPER) for name in state)
-    return {name.removeprefix(WRAPPER) if wrapped else name: np.asarray(value)
-            for name, value in state.items()}
+    return {name.removeprefix(WRAPPER): np.asarray(value) for name, value in state.items()}
 
 
 def _rows(config):

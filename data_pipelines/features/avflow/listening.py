@@ -21,6 +21,8 @@ from data_pipelines.features.avflow.partner_files import EXPRESSION, FPS, TOKENS
 from data_pipelines.features.common import ctc
 
 HOLD = 0.5  # seconds
+LONGEST = 24 * 3600  # seconds of silence before it speaks
+FLAGS = "--partner", "--partner_channel"
 RATE = mel.RECIPE["sample_rate"]
 PARTNER = prompting.Input(
     "partner", "Whom to listen to, of a model that learned to: files of their sound, film, points "
@@ -40,12 +42,15 @@ INPUTS = (PARTNER, SPEAKER, CHANNEL, START)
 
 def check(request) -> None:
     """UserError for inputs of a conversation that have nothing to act on."""
-    if request.start and not (request.text or request.audio or request.tokens):
+    if request.start and not (request.text or request.audio or request.tokens or request.example):
         raise UserError("nothing begins then", where="--start", found=f"{request.start:g}",
                         expected="--text or --audio beside it", hint="leave it out")
-    if not 0 <= request.start < np.inf:
-        raise UserError("no such second", where="--start", expected=">= 0",
+    if not 0 <= request.start <= LONGEST:
+        raise UserError("no such second", where="--start", expected=f"0 to {LONGEST}",
                         found=f"{request.start:g}")
+    if request.partner_channel < 0:
+        raise UserError("no such channel", where=FLAGS[1], expected="1 or more",
+                        found=str(request.partner_channel))
     for name in ("partner_speaker", "partner_channel"):
         if getattr(request, name) and not request.partner:
             raise UserError(f"--{name} without --partner", where=f"--{name}",
@@ -68,15 +73,16 @@ class Hearing:
         nothing."""
         channel = self.request.partner_channel
         if self.recipe["kind"] == ctc.KIND:
-            wanted = vars(self.request) | {"audio": str(path), "tokens": "", "channel": channel}
-            return sound.tokens(prompting.Request(**wanted), self.recipe, self.decoder.workdir)
+            weights = sound.weights(self.request, self.decoder.workdir)
+            return ctc.of_sound(str(path), weights, self.recipe, channel=channel,
+                                activity=self.request.activity, flags=FLAGS)
         heard = media.read_sound(path, RATE, channel=channel - 1 if channel else None)
-        return self._units(heard.samples, self.recipe, self.decoder.codecs), list(heard.remarks)
+        return self._units(heard.samples, self.recipe, self.decoder.codecs), list(heard.told)
 
     def of_array(self, path: pathlib.Path, channels: int) -> np.ndarray:
         """(frames, C) of logits that were computed elsewhere."""
         channel = self.request.partner_channel or (2 if channels == 2 else 0)
-        return ctc.of_array(str(path), self.recipe, channel=channel)
+        return ctc.of_array(str(path), self.recipe, channel=channel, flags=FLAGS)
 
     @functools.cached_property
     def silence(self) -> np.ndarray:

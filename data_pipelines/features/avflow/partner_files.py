@@ -124,7 +124,8 @@ def _array(path: pathlib.Path, widths: Mapping[str, int]) -> tuple[str, np.ndarr
         raise UserError("an array of another shape", where=f"--partner={path}", expected=expected,
                         found=f"{array.shape} {array.dtype}",
                         hint="end its name in --expression or --headpose" if len(fits) > 1 else "")
-    return stream, np.asarray(array, np.float32)
+    array = np.asarray(array, np.float32)
+    return stream, np.where(np.isfinite(array), array, np.float32(np.nan))
 
 
 def _pictured(path: pathlib.Path, codec: Mapping, speaker: str) -> dict[str, np.ndarray]:

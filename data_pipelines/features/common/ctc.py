@@ -32,7 +32,7 @@ _ALIKE = 1e-3  # of the loudest sample: by so much may channels of one sound dif
 class Encoder:
     """Sound at 16 kHz (N,) -> logits (T, 29) float32. `recipe`: which network, by its parameters,
     so that the same weights under other names are the same; `file`: digest of the file, by which
-    datasets of earlier versions name them."""
+    datasets of earlier versions name them; `shortest`: samples of sound, at least."""
 
     def __init__(self, path: str):
         self._network = wav2vec2.Wav2Vec2CTC.from_checkpoint(path)
@@ -40,6 +40,7 @@ class Encoder:
         arrays = traverse_util.flatten_dict(self._network.params, sep="/")
         heads = {"num_heads": np.asarray(self._network.config.num_heads)}
         self.recipe = {"kind": KIND, "weights": arrays_hash(arrays | heads), "values": "logits"}
+        self.shortest = self._network.config.min_samples()
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
         return self._network(audio_N)
@@ -59,8 +60,8 @@ def in_workdir(workdir) -> str:
     return str(folder) if folder.is_dir() else ""
 
 
-def of_sound(file: str, weights: str, recipe: Mapping, *, channel: int = 0,
-             activity: str = "") -> tuple[np.ndarray, list[str]]:
+def of_sound(file: str, weights: str, recipe: Mapping, *, channel: int = 0, activity: str = "",
+             flags: tuple[str, str] = ("--audio", "--channel")) -> tuple[np.ndarray, list[str]]:
     """A recording -> tokens (frames, 29) on the clock of a model's tokens, and remarks.
 
     Args:
@@ -69,6 +70,7 @@ def of_sound(file: str, weights: str, recipe: Mapping, *, channel: int = 0,
       recipe: of the model's tokens.
       channel: whose voice, counted from 1; 0: the file is of one voice.
       activity: keeps each channel to its own speech, where the recipe does not say how.
+      flags: that named the file and the channel, for messages.
 
     Raises UserError: unreadable; several voices and no channel; another network or voice activity
     than the recipe's; sound that is shorter than a frame of logits.
@@ -78,29 +80,34 @@ def of_sound(file: str, weights: str, recipe: Mapping, *, channel: int = 0,
     detector = _detector(recipe, activity)
     heard = [sound.read(file, SAMPLE_RATE, channel=c) for c in range(sound.channels(file) or 1)]
     channels = [each.samples for each in heard]
-    index = _index(channels, channel, f"--audio={file}")
-    remarks = list(heard[index].remarks)
+    where = f"{flags[0]}={file}"
+    index = _index(channels, channel, where, flags[1])
+    remarks = list(heard[index].told)
+    if len(channels[index]) < encoder.shortest:
+        raise UserError("sound too short for tokens", where=where, found=f"{len(channels[index])}",
+                        expected=f"at least {encoder.shortest} samples at {SAMPLE_RATE} Hz")
     if detector:
         channels = detector.separated(channels, SAMPLE_RATE)
         remarks.append(f"voice activity: {detector.kind}")
     audio_N = level.normalised(channels[index], SAMPLE_RATE, recipe.get("level"))
     if not audio_N.any():
-        remarks.append("warning: --audio is silent")
+        remarks.append(f"warning: {flags[0]} is silent")
     return clocked(encoder(audio_N), len(audio_N) / SAMPLE_RATE, recipe), remarks
 
 
-def of_array(file: str, recipe: Mapping, *, channel: int = 0, rate: float = 0.0) -> np.ndarray:
+def of_array(file: str, recipe: Mapping, *, channel: int = 0, rate: float = 0.0,
+             flags: tuple[str, str] = ("--tokens", "--channel")) -> np.ndarray:
     """Logits that were computed elsewhere, (channels, T, 29) or (T, 29) in an .npy -> tokens
     (frames, 29) on the clock of a model's tokens.
 
     Args:
-      channel: as in `of_sound`.
+      channel, flags: as in `of_sound`.
       rate: frames a second of the array: 0 or about 50 as wav2vec 2.0 gives them, or 86.13, as they
         are on the mel's clock.
 
     Raises UserError: not such an array, numbers that are not finite, another width or rate.
     """
-    where = f"--tokens={file}"
+    where = f"{flags[0]}={file}"
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -112,7 +119,7 @@ def of_array(file: str, recipe: Mapping, *, channel: int = 0, rate: float = 0.0)
                         expected=f"(channels, frames, {WIDTH}) floats",
                         found=f"{np.shape(array)} {getattr(array, 'dtype', 'no array')}",
                         hint="make them with wav2vec2-base-960h")
-    x_TC = np.asarray(x[_index(x, channel, where)], np.float32)
+    x_TC = np.asarray(x[_index(x, channel, where, flags[1])], np.float32)
     bad = ~np.isfinite(x_TC).all(1)
     if bad.any():
         raise UserError("tokens are not finite", where=where, expected="numbers",
@@ -120,7 +127,7 @@ def of_array(file: str, recipe: Mapping, *, channel: int = 0, rate: float = 0.0)
                               f"{int(bad.argmax())}", hint="compute them again")
     if rate and abs(rate - mel.FRAME_RATE) < 0.1:
         return x_TC
-    if rate and abs(rate - RATE) > 0.05:
+    if rate and not abs(rate - RATE) <= 0.05:  # not a number either
         raise UserError("tokens of another rate", where="--tokens_rate", found=f"{rate:g}",
                         expected=f"{RATE} frames a second, or {mel.FRAME_RATE:.2f}")
     return clocked(x_TC, len(x_TC) / RATE, recipe)
@@ -154,12 +161,12 @@ def on_clock(x_TC: np.ndarray, seconds: float, frames: int, mode: str) -> np.nda
     return resample.interpolate(x_TC, position)
 
 
-def _index(channels, channel: int, where: str) -> int:
-    """Of the voice that is meant. UserError: no such channel, or voices that differ and none is
-    named."""
+def _index(channels, channel: int, where: str, flag: str) -> int:
+    """Of the voice that is meant, by a flag. UserError: no such channel, or voices that differ and
+    none is named."""
     count = len(channels)
     if not 0 <= channel <= count:
-        raise UserError("no such channel", where="--channel", expected=f"1 to {count}",
+        raise UserError("no such channel", where=flag, expected=f"1 to {count}",
                         found=str(channel))
     if channel:
         return channel - 1
@@ -167,7 +174,7 @@ def _index(channels, channel: int, where: str) -> int:
     if any(np.abs(x - channels[0]).max(initial=0.0) > _ALIKE * peak for x in channels[1:]):
         raise UserError("several voices where one is due", where=where,
                         expected="one channel", found=f"{count} channels that differ",
-                        hint="--channel=1 takes the first")
+                        hint=f"{flag}=1 takes the first")
     return 0
 
 

@@ -3,6 +3,7 @@ again."""
 
 import pathlib
 
+from avjax.errors import UserError
 from avjax.inference import padding
 from avjax.signal import mel
 from data_pipelines import media, prompting
@@ -19,6 +20,10 @@ class PromptBuilder(prompting.PromptBuilder):
         """UserError for unusable audio, or nothing to make."""
         task = request.task or system.tasks[0]
         prompting.check_task(task, system)
+        given = [name for name in ("audio", "example") if getattr(request, name)]
+        if len(given) != 1:
+            raise UserError("sound of what?", where="--audio, --example",
+                            expected="exactly one of them", found=" and ".join(given) or "none")
         if request.example:
             row = prompting.read_example(request, system, decoder)
             name = row["id"]

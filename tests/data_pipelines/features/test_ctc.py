@@ -188,6 +188,7 @@ def test_the_same_weights_under_other_names_are_the_same_network(record, folder,
      "several voices.*2 channels that differ.*--channel=1"),
     (np.zeros((2, 9, 29)), {"channel": 3}, "no such channel.*1 to 2.*found: 3"),
     (np.zeros((9, 29)), {"tokens_rate": 25.0}, "another rate.*49.99.*86.13"),
+    (np.zeros((9, 29)), {"tokens_rate": np.nan}, "another rate.*found: nan"),
     (np.zeros((9, 29)), {"ctc": "x"}, "--ctc without --audio"),
     (np.zeros((9, 29)), {"activity": "energy"}, "--activity without --audio"),
     (np.zeros((9, 29)), {"audio": "speech.wav"}, "two things to say.*audio and tokens"),
@@ -216,9 +217,13 @@ def test_sound_that_cannot_drive_is_refused(folder, build, tmp_path):
         build(recipe, text="Hello.")
     broken = np.zeros(16000, np.float32)
     broken[7] = np.nan
-    with pytest.raises(UserError, match="too short"):
+    with pytest.raises(UserError, match="too short.*--audio=.*short.wav.*at least .* samples"):
         soundfile.write(tmp_path / "short.wav", broken[100:300], 16000, subtype="FLOAT")
         build(recipe, audio=str(tmp_path / "short.wav"), ctc=weights)
     soundfile.write(tmp_path / "silent.wav", broken[8:], 16000, subtype="FLOAT")
     silent = build(recipe, audio=str(tmp_path / "silent.wav"), ctc=weights)
     assert "warning: --audio is silent" in silent.remarks
+    soundfile.write(tmp_path / "broken.wav", broken, 16000, subtype="FLOAT")
+    mended = build(recipe, audio=str(tmp_path / "broken.wav"), ctc=weights)
+    assert "warning: 1 samples are no numbers: silent" in mended.remarks
+    assert np.isfinite(mended.conditions["tokens"]).all()

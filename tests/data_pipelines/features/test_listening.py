@@ -70,7 +70,8 @@ def files(tmp_path_factory):
     np.save(folder / "a--expression.npy", points)
     np.save(folder / "a--headpose.npy", np.ones((45, 3), np.float32))
     np.save(folder / "wide.npy", np.zeros((45, 7), np.float32))
-    np.save(folder / "nothing--expression.npy", np.full((45, EXPRESSION), np.nan, np.float32))
+    np.save(folder / "nothing--expression.npy",
+            np.repeat(np.float32([[np.nan], [np.inf]]), (9, 36), 0) * np.ones(EXPRESSION, "f4"))
     np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
     return folder
 
@@ -163,6 +164,8 @@ def test_flags_that_have_nothing_to_act_on(built, files, model):
     for request, message in (
             ({"partner": str(files / "voice.wav"), "start": 1.0}, "nothing begins then"),
             ({"audio": str(files / "answer.wav"), "start": -1.0}, "no such second"),
+            ({"audio": str(files / "answer.wav"), "start": 1e9}, "no such second.*0 to 86400"),
+            ({"partner": "a.wav", "partner_channel": -1}, "no such channel.*--partner_channel"),
             ({"audio": str(files / "answer.wav"), "partner_speaker": "ann"}, "without --partner")):
         with pytest.raises(UserError, match=message):
             built(**request)
