@@ -37,22 +37,21 @@ def get_config():
     c.system = vocoder.tiny()
 
     c.data.dir = "{workdir}/data/features"
-    c.data.batch_size = 8
+    c.data.batch_size = 4
     c.data.segment = 32
 
-    c.optimizer.learning_rate = 2e-3
+    c.optimizer.learning_rate = 1e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 50
     c.optimizer.b1 = 0.8
     c.optimizer.b2 = 0.99
     c.optimizer.eps = 1e-8
-    c.optimizer.clip_norm = 50.0
     c.optimizer.ema_decay = 0.99
 
-    c.train.steps = 800
+    c.train.steps = 1200
     c.train.log_every = 50
-    c.train.checkpoint_every = 400
-    c.train.evaluate_every = 400
+    c.train.checkpoint_every = 600
+    c.train.evaluate_every = 600
     c.train.best_metric = "mel"
 
     c.evaluate.benchmark = "vocoder"
