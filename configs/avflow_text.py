@@ -1,7 +1,9 @@
 """AV-Flow's text to tokens: symbols of speech to the tokens that the audio-visual model reads.
 
 Prepare:    avjax prepare --dataset=ljspeech --source=LJSpeech-1.1 --out=DATA, then
-            avjax extract --features=text_tokens --clips=DATA --out=FEATURES --ctc=FILE
+            avjax extract --features=text_tokens --tokens=wav2vec2 --ctc=FILE --clips=DATA \\
+                --out=FEATURES
+            (--like=FEATURES of AV-Flow instead: tokens of whatever kind that model reads)
 Run:        avjax train --config=configs/avflow_text.py --config.data.dir=FEATURES \\
                 --workdir=runs/avflow/text
             Variants: :paper (three convolutions and a diffusion transformer in the place of the
@@ -36,6 +38,7 @@ def get_config(variant: str = ""):
     c.optimizer.clip_norm = 5.0
     c.train.steps = 600_000
     c.plan.topology = "v5e:2x2"
+    c.evaluate.benchmark = "text_tokens"
     if variant == "small":
         c.data.batch_size = 8
         c.optimizer.learning_rate = 1e-3
@@ -47,4 +50,5 @@ def get_config(variant: str = ""):
         c.train.evaluate_every = 500
         c.train.loss_examples = 16
         c.plan.topology = ""
+        c.evaluate.benchmark = ""  # configs/puppets_text.py has it
     return c

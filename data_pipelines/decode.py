@@ -47,6 +47,7 @@ class StreamDecoder:
       is_sound: whether the streams are sound already, rather than mel.
       paints: whether the streams are of pictures rather than of what moves them.
       specs: {stream: Spec}, whose `speaker_axis` says which streams are of several speakers.
+      arrays: streams that are written as they are, as OUT.<stream>.npy, where there are such.
 
     Args:
       decoder: the `Decoder` whose recipes and codecs to use.
@@ -62,6 +63,7 @@ class StreamDecoder:
     is_sound: bool = False
     paints: bool = False
     specs: Mapping[str, Spec] = {}
+    arrays: tuple[str, ...] = ()
 
     def __init__(self, decoder: "Decoder"):
         self._decoder = decoder
@@ -176,11 +178,14 @@ class Decoder:
         or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
 
     Attributes:
+      text_to_tokens: (text, language) -> (tokens (T, C), remarks), where the workdir holds such a
+        network (data_pipelines/features/common/text_to_tokens.py).
       workdir: where it was made from one; it may hold networks that prompts go through.
 
     Raises UserError for a vocoder of another mel.
     """
 
+    text_to_tokens: Callable | None = None
     workdir: pathlib.Path | None = None
 
     def __init__(self, recipes: Mapping[str, dict], codecs: Mapping[str, Mapping[str, np.ndarray]],

@@ -44,6 +44,8 @@ class Input:
 TASK = Input("task", "What to make, where a system can make several things; default: what fits the "
                      "other inputs.")
 TEXT = Input("text", "Sentence to speak.")
+LANGUAGE = Input("language", "Of the text, as espeak-ng calls it; default the one that the "
+                             "text-to-tokens network has learned.")
 AUDIO = Input("audio", "Speech file (any format, any rate): drives, or is continued, or gives the "
                        "voice.")
 EXAMPLE = Input("example", "SPLIT/ID or SPLIT/NUMBER of a dataset: its text, audio, motion and "
@@ -94,10 +96,13 @@ class PromptBuilder:
     """How one system is prompted.
 
     Attributes:
+      SYSTEM: its name, where the folder is not called so.
       TAKES: the inputs that it reads; a request with others raises UserError.
-      SETTINGS: {"steps" | "guidance" | "temperature": fields of config.system that the flag sets}.
+      SETTINGS: {"steps" | "guidance" | "temperature" | "length_scale": fields of config.system that
+        the flag sets}.
     """
 
+    SYSTEM: str = ""
     TAKES: tuple[Input, ...] = (TASK, EXAMPLE, DATA)
     SETTINGS: Mapping[str, Sequence[str]] = {}
 
@@ -154,19 +159,26 @@ class PromptBuilder:
 
 def systems() -> tuple[str, ...]:
     """The systems that can be prompted, by their folders."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(features.__path__)
-                        if importlib.util.find_spec(f"{features.__name__}.{m.name}.prompt")))
+    return tuple(sorted(_builders()))
 
 
 @functools.cache
+def _builders() -> dict[str, PromptBuilder]:
+    """{system: how it is prompted}."""
+    found = (m.name for m in pkgutil.iter_modules(features.__path__)
+             if importlib.util.find_spec(f"{features.__name__}.{m.name}.prompt"))
+    built = {name: subclass_in(importlib.import_module(f"{features.__name__}.{name}.prompt"),
+                               PromptBuilder)() for name in found}
+    return {builder.SYSTEM or name: builder for name, builder in built.items()}
+
+
 def builder(system_name: str, where: str = "") -> PromptBuilder:
     """How a system is prompted. UserError for a system that is not."""
     if system_name not in systems():
         raise UserError("this system does not speak", where=where,
                         expected=f"a trained {' or '.join(systems())}", found=system_name,
                         hint="give the workdir of a job that trains one of them")
-    module = importlib.import_module(f"{features.__name__}.{system_name}.prompt")
-    return subclass_in(module, PromptBuilder)()
+    return _builders()[system_name]
 
 
 def inputs() -> dict[str, tuple[Input, tuple[str, ...]]]:

@@ -30,10 +30,13 @@ FAMILIES = ("lips", "expression", "reactions", "motion", "diversity", "beats", "
 # suffix of a metric's name -> what of a speaker's motion it is computed from
 PARTS = {"e": "face codes", "h": "head pose", "m": "motion codes"}
 
-AUDIO, MOTION = "audio", "motion"  # what a variant may have made itself
+AUDIO, MOTION, TOKENS = "audio", "motion", "tokens"  # what a variant may have made itself
 NEEDS = {
     AUDIO: "sound that the variant made itself",
     MOTION: "motion that the variant made itself",
+    TOKENS: "tokens that the variant made of a text",
+    "durations": "phonemes whose times are known (puppets)",
+    "letters": "tokens that are CTC logits of letters",
     "both": "sound and motion, of which the variant made one at least",
     "face": "motion that is a face code and a head pose",
     "codes": "motion codes that nothing here can take apart (LIA-X)",

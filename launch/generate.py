@@ -7,7 +7,9 @@ the mixed sound. DIR may be in a bucket (gs://...). `--config=configs/X.py` mean
 runs/<its name>. The inputs that a system takes are those of its `PromptBuilder`
 (data_pipelines/features/<system>/prompt.py), for instance:
 
-    AV-Flow   --text (timed phonemes by espeak-ng), --audio or --example=SPLIT/ID of a dataset
+    AV-Flow   --text, --audio or --example=SPLIT/ID of a dataset. Text is spoken with the timing of
+              WORKDIR/text, a trained avflow.text, where that is there (--language, --length_scale,
+              --token_temperature; its tokens are kept as OUT.tokens.npy), else with espeak-ng's
     Talker    --task=t2av | tts | a2v | v2a, by default what fits the inputs: --text, --audio,
               --motion or --example; --prefix_seconds makes t2av and tts continue the audio and
               motion
@@ -52,7 +54,8 @@ from launch.jobs import targets
 DEFINE = {str: flags.DEFINE_string, float: flags.DEFINE_float, int: flags.DEFINE_integer,
           bool: flags.DEFINE_bool}
 STREAM = ("chunk", "vocoder_block", "vocoder_ahead")
-SETTINGS = ("seed", "steps", "guidance", "temperature", "vocoder", "geometry")
+SETTINGS = ("seed", "steps", "guidance", "temperature", "vocoder", "geometry", "length_scale",
+            "token_temperature")
 
 
 def define_flags() -> None:
@@ -74,6 +77,10 @@ def define_flags() -> None:
     flags.DEFINE_float("guidance", None, "Classifier-free guidance; default the config's.")
     flags.DEFINE_float("temperature", None, "Of the start noise; default the config's.",
                        lower_bound=0.0)
+    flags.DEFINE_float("length_scale", None, "Of all durations of text to tokens: 1.2 speaks a "
+                       "fifth slower; default its config's.", lower_bound=0.05)
+    flags.DEFINE_float("token_temperature", None, "Of the start noise of WORKDIR/text; default its "
+                       "config's.", lower_bound=0.0)
     flags.DEFINE_string("vocoder", "", "What makes the sound: a BigVGAN of the model's mel "
                         "(published file, or workdir of a training), or griffin-lim; default: "
                         "WORKDIR/vocoder, else the one that the features keep, else Griffin-Lim.")

@@ -249,11 +249,11 @@ def stream_names(system: System) -> tuple[str, ...]:
 
 def real_streams(system: System, out: Mapping[str, Any], row: int, frames: int) -> dict[str, Any]:
     """The streams that `generate` returned for one row of a batch, without padding:
-    "<stream>_length" frames where the system decides lengths, else `frames`."""
+    "<stream>_length" frames (or other entries) where the system says it, else `frames`."""
     def real(name):
-        if "time" not in system.streams_spec[name].shape:
-            return out[name][row]
-        return out[name][row, :int(out[f"{name}_length"][row]) if f"{name}_length" in out
-                         else frames]
+        if f"{name}_length" in out:
+            return out[name][row, :int(out[f"{name}_length"][row])]
+        return out[name][row, :frames] if "time" in system.streams_spec[name].shape else (
+            out[name][row])
 
     return {name: real(name) for name in stream_names(system) if name in out}

@@ -1,4 +1,5 @@
-"""Word error rate by an independent recogniser: pocketsphinx with the en-us model of its wheel.
+"""Word error rate by an independent recogniser: pocketsphinx with the en-us model of its wheel; and
+what tokens of a text spell.
 
 The recogniser is limited to a grammar: any sequence of the corpus' own words. That makes it usable
 on Griffin-Lim speech, and it also means that the number is no general WER: read it beside the
@@ -18,7 +19,7 @@ import numpy as np
 
 from avjax.encoders.plain_text import plain
 from eval import pooling
-from eval.registry import declare
+from eval.registry import TOKENS, declare
 
 RATE = 16000
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
@@ -138,5 +139,29 @@ def _recipe(benchmark):
                      "vocabulary_crc32": zlib.crc32(" ".join(words).encode())}
 
 
+def _tokens(case):
+    return {"token_error": _share(case.truth.labels, case.signals.labels)}
+
+
+def _letters(case):
+    said = "|".join(words_of(case.benchmark.labels(case.split)[1][case.index])).upper()
+    return {"letter_error": _share(said, case.signals.letters.replace(" ", "|"))}
+
+
+def _share(true, found) -> float:
+    """Errors of single labels over those of the truth."""
+    counts = word_errors(" ".join(map(str, true)), " ".join(map(str, found)))
+    return float(wer(np.array([[counts[k] for k in ERRORS]])))
+
+
+_LABELS = {"labels": "strongest of each frame, repetitions and blanks left out",
+           "distance": "Levenshtein / true length"}
+
 declare("WER", "down", "word error rate of the recogniser", family="words", score=_score,
         pool=_pooled, recipe=_recipe, needs=("audio", "waveform", "words"))
+declare("token_error", "down", "share of what the true tokens spell that is wrong", family="words",
+        score=_tokens, needs=(TOKENS,), in_loop=True, of_shuffled=True,
+        recipe=lambda benchmark: _LABELS | {"tokens": benchmark.kind})
+declare("letter_error", "down", "share of the text's letters that CTC tokens spell wrongly",
+        family="words", score=_letters, needs=(TOKENS, "letters"),
+        recipe=lambda benchmark: _LABELS | {"beside": "the transcript in capitals"})

@@ -13,7 +13,10 @@ from data_pipelines.media import write_media
 
 
 def player(benchmark, title: str, signals, identity) -> str:
-    """A <figure> with a video player, or an audio player where there are no pictures."""
+    """A <figure> with a video player, or an audio player where there are no pictures; "" where
+    there is nothing to see or to hear."""
+    if not signals.has_audio and not signals.has_motion:
+        return ""
     video = video_and_poster(benchmark, signals, identity)
     if video:
         clip, poster = video

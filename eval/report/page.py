@@ -9,7 +9,7 @@ import pathlib
 import string
 
 from avjax.storage import atomic
-from eval.registry import AUDIO, MOTION
+from eval.registry import AUDIO, MOTION, TOKENS
 from eval.report import history, media, plots
 from eval.report.tables import cell, count, number, shown
 
@@ -115,6 +115,9 @@ def _heard(models: dict, truth) -> str:
 def _plots(models: dict, truth, benchmark) -> str:
     figures = []
     for who, signals in models.items():
+        if TOKENS in signals.scored:
+            pair = plots.token_pair(signals.tokens_TC, truth.tokens_TC)
+            figures.append(media.picture(plots.png(pair), "tokens"))
         if AUDIO in signals.scored & truth.scored:
             pair = plots.spectrogram_pair(signals.mel_TM, truth.mel_TM, signals.mel_rate)
             figures.append(f"<figure><figcaption>{html.escape(who)}</figcaption>"

@@ -9,6 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from avjax.signal import mel  # noqa: E402
+
 INK, TRUE = "#222222", "#1d4ed8"
 GENERATED = ("#c2410c", "#0f766e", "#a21caf", "#a16207")  # one a model variant
 
@@ -22,7 +24,13 @@ def _figure(rows: int, height: float, width: float = 7.2):
     return figure, axes[:, 0]
 
 
-def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray, rate: float):
+def token_pair(generated_TC: np.ndarray, truth_TC: np.ndarray):
+    """Tokens that a text became, truth below."""
+    return spectrogram_pair(generated_TC, truth_TC, mel.FRAME_RATE, "token")
+
+
+def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray, rate: float,
+                     what: str = "mel band"):
     """Two log-mel spectrograms of `rate` frames a second on one colour scale, truth below."""
     figure, axes = _figure(2, 3.4)
     low, high = np.percentile(truth_TM, [1, 99.5])
@@ -31,7 +39,7 @@ def spectrogram_pair(generated_TM: np.ndarray, truth_TM: np.ndarray, rate: float
         axis.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high,
                     extent=(0, len(mel_TM) / rate, 0, mel_TM.shape[1]), interpolation="nearest")
         axis.set_title(title, loc="left", fontsize=9, color=INK)
-        axis.set_ylabel("mel band", fontsize=8)
+        axis.set_ylabel(what, fontsize=8)
     axes[-1].set_xlabel("seconds", fontsize=8)
     return figure
 

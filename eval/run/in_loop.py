@@ -10,7 +10,7 @@ from avjax.inference.generator import Generator, generate_split
 from avjax.training.evaluators import Interrupted, never
 from eval.benchmarks.common.base import MODEL
 from eval.data.clips import Signals
-from eval.registry import AUDIO, MOTION
+from eval.registry import AUDIO, MOTION, TOKENS
 from eval.report import plots
 
 SHUFFLED = "shuffled"  # the baseline that says how bad a bad score is, where a benchmark has it
@@ -69,7 +69,8 @@ class InLoopEvaluator:
             if AUDIO in signals[first].scored:
                 audio[f"{prefix}generated"] = signals[first].waveform, self.benchmark.sample_rate
         truth = self.benchmark.truth(self.split, first)
-        audio["truth"] = truth.waveform, self.benchmark.sample_rate
+        if TOKENS not in truth.scored:
+            audio["truth"] = truth.waveform, self.benchmark.sample_rate
         return out, {"images": images, "audio": audio}
 
     def _until_stopped(self, streams):
@@ -89,6 +90,8 @@ class InLoopEvaluator:
         if AUDIO in model.scored & truth.scored:
             images["spectrogram"] = plots.image(plots.spectrogram_pair(model.mel_TM, truth.mel_TM,
                                                                        model.mel_rate))
+        if TOKENS in model.scored:
+            images["tokens"] = plots.image(plots.token_pair(model.tokens_TC, truth.tokens_TC))
         if MOTION in model.scored & truth.scored:
             pairs, threshold = plots.curve_pairs(self.benchmark, {"generated": model}, truth)
             images["motion"] = plots.image(plots.curves(pairs, self.benchmark.motion_fps,

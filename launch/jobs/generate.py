@@ -21,6 +21,7 @@ from avjax.storage import atomic
 from avjax.systems import api
 from configs import base
 from data_pipelines import decode, prompting
+from data_pipelines.features.common import text_to_tokens
 from data_pipelines.live.parts import Settings
 from data_pipelines.prompting import Prompt
 from launch import data
@@ -41,6 +42,7 @@ class Avatar:
       steps, guidance, temperature: instead of the config's, where given.
       vocoder: what makes the sound, see `decode.Decoder`; default WORKDIR/vocoder, if it is there.
       geometry: of a Codec Avatar, see `decode.Decoder`.
+      length_scale, token_temperature: of text to tokens, by this system or by WORKDIR/text.
       batch_size: requests at a time.
       mesh: shares the batches among devices; None = one device.
 
@@ -49,16 +51,25 @@ class Avatar:
 
     def __init__(self, workdir, *, seed: int = 0, step: int | None = None, steps: int = 0,
                  guidance: float | None = None, temperature: float | None = None,
-                 vocoder: str = "", geometry: str = "", batch_size: int = 1, mesh=None):
+                 vocoder: str = "", geometry: str = "", length_scale: float | None = None,
+                 token_temperature: float | None = None, batch_size: int = 1, mesh=None):
         self.workdir = pathlib.Path(workdir)
         self._step = step
         self.config = load_config(self.workdir)
         self.builder = prompting.builder(self.config.system.name, str(self.workdir))
+        text = (text_to_tokens.in_workdir(self.workdir)
+                if prompting.LANGUAGE in self.builder.TAKES else None)
+        of_text = {"length_scale": length_scale, "token_temperature": token_temperature}
         change(self.config.system, self.builder.SETTINGS,
-               {"steps": steps or None, "guidance": guidance, "temperature": temperature})
+               {"steps": steps or None, "guidance": guidance, "temperature": temperature}
+               | ({} if text else of_text))
         self.system = api.build(self.config.system)
         self.decoder = decode.Decoder.from_workdir(self.workdir, iterations=ITERATIONS,
                                                    vocoder=vocoder, geometry=geometry)
+        if text:
+            self.decoder.text_to_tokens = text_to_tokens.TextToTokens(
+                text, self.decoder.recipes["tokens"], seed=seed, length_scale=length_scale,
+                temperature=token_temperature)
         self.generator = Generator(self.system, seed=seed, batch_size=batch_size, mesh=mesh)
         self._params = None
 
@@ -103,7 +114,8 @@ class Avatar:
         return dict(prompt.given) | self.generator.streams(prompt.name, out, prompt.frames)
 
     def _in_steps(self, prompt: Prompt) -> bool:
-        return len(prompt.pieces) > 1 or self.system.steps(prompt.task) is not None
+        return self.system.can_stream(prompt.task) and (
+            len(prompt.pieces) > 1 or self.system.steps(prompt.task) is not None)
 
     def progress(self, prompt: Prompt, *, keep: bool = True) -> Progress:
         """The chunks of one prompt as they are made."""
@@ -135,19 +147,23 @@ def item_of(prompt: Prompt, tag: str = "") -> Item:
 
 def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps: int = 0,
              guidance: float | None = None, temperature: float | None = None, vocoder: str = "",
-             geometry: str = "", save_latents: bool = False, **request) -> dict[str, pathlib.Path]:
+             geometry: str = "", length_scale: float | None = None,
+             token_temperature: float | None = None, save_latents: bool = False,
+             **request) -> dict[str, pathlib.Path]:
     """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`.
 
     Args:
       out: path without extension; default WORKDIR/sample.
       save_latents: write the streams too, as OUT.npz.
       request: inputs that the system takes, see its `PromptBuilder.TAKES`.
-      seed, step, steps, guidance, temperature, vocoder, geometry: see `Avatar`.
+      seed, step, steps, guidance, temperature, vocoder, geometry, length_scale, token_temperature:
+        see `Avatar`.
 
     Raises UserError for unusable input, and for folders that hold nothing that speaks.
     """
     avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
-                    temperature=temperature, vocoder=vocoder, geometry=geometry)
+                    temperature=temperature, vocoder=vocoder, geometry=geometry,
+                    length_scale=length_scale, token_temperature=token_temperature)
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     streams = avatar.generate(prompt)
@@ -159,7 +175,9 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
 
 def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: int | None = None,
            steps: int = 0, guidance: float | None = None, temperature: float | None = None,
-           vocoder: str = "", chunk: int = -1, vocoder_block: int = -1, vocoder_ahead: int = -1,
+           vocoder: str = "", length_scale: float | None = None,
+           token_temperature: float | None = None, chunk: int = -1, vocoder_block: int = -1,
+           vocoder_ahead: int = -1,
            stdout: int | None = None, **request) -> dict:
     """`generate`, written while it is made; see launch.jobs.live.stream. Returns its results, which
     are kept as OUT.json of the first file, or WORKDIR/stream.json of a pipe.
@@ -170,7 +188,8 @@ def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: in
       stdout: descriptor of standard output, where a target is that.
     """
     avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
-                    temperature=temperature, vocoder=vocoder)
+                    temperature=temperature, vocoder=vocoder, length_scale=length_scale,
+                    token_temperature=token_temperature)
     given = {"chunk": chunk, "vocoder_block": vocoder_block, "vocoder_ahead": vocoder_ahead}
     settings = base.Stream.make()
     settings.update(avatar.config.get("stream", {}))  # older jobs know none

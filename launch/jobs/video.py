@@ -8,6 +8,7 @@ and of all together.
     OUT.<name>.wav, OUT.<name>.mp4   one speaker of a dialogue, on a clean channel
     OUT.expression_codes.npy, OUT.headpose.npy   motion in the layout of a corpus' owners, where
                                      they have one: for their renderer
+    OUT.tokens.npy                   that a text became on the way
 
 The files of a dialogue last equally long, a whole number of pictures. Every file is written aside
 and renamed.
@@ -50,6 +51,13 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         paths["npz"] = suffixed(out, "npz")
         with atomic.file(paths["npz"]) as aside:
             save(aside, streams)
+    for name in decoder.family.arrays:
+        if name in streams:
+            paths[f"{name}.npy"] = suffixed(out, f"{name}.npy")
+            with atomic.file(paths[f"{name}.npy"]) as aside, open(aside, "wb") as file:
+                np.save(file, streams[name])
+    if not decoder.family.heard:
+        return paths
     if prompt.speakers:
         return paths | write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
     if not decoder.has_audio(streams):

@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "head_vae": ("",),
     "puppets_ablations": ("highway", "separate", "shared", "cascaded"),
     "puppets_dyadic": ("",),
+    "puppets_text": ("",),
     "puppets_vocoder": ("",),
     "quickstart": ("",),
     "talker_0_6b": ("",),

@@ -112,7 +112,7 @@ def test_a_sound_outside_the_models_table():
     with pytest.raises(UserError) as caught:
         front_end.read("un bon vin", "fr-fr", count=178)
     assert ("expected: one of the first 178 symbols; found: \u0303 (COMBINING TILDE); hint: train "
-            "with system.symbols = 202") in str(caught.value)
+            "with config.system.symbols = 202") in str(caught.value)
 
 
 def test_what_the_grammar_refuses_is_named(monkeypatch):

@@ -59,7 +59,8 @@ def scored(tmp_path_factory):
         "dialogue": dialogue.Benchmark(
             conversations.config(), conversations.ToyDecoder(),
             conversations.write(folder("dialogue")), conversations.ToySystem()),
-        "listening": talks.benchmark_of(talks.write(tmp_path_factory.mktemp("listening")))[1]}
+        "listening": talks.benchmark_of(talks.write(tmp_path_factory.mktemp("listening")))[1],
+        "text": toys.text_benchmark(folder("text"))}
     out = {}
     with pytest.MonkeyPatch.context() as patch:
         found["faces"] = real_faces.benchmark(tmp_path_factory.mktemp("faces"), patch)
@@ -116,9 +117,10 @@ def test_metrics_that_share_a_row_entry_of_dialogues_share_a_definition(scored):
 def test_the_loop_logs_what_is_declared_for_it(scored):
     names = {m.name for m in registry.all_metrics() if m.in_loop}
     assert names == {"F1_lips", "F1_lips_dtw", "FD_e", "FD_h", "FD_m", "mel_L1", "mel_L1_dtw",
-                     "Div_e", "Div_h", "Div_m", "length_error", "stop_within_2"}
+                     "Div_e", "Div_h", "Div_m", "length_error", "stop_within_2",
+                     "phoneme_error", "token_error"}
     assert {m.name for m in registry.all_metrics() if m.of_shuffled} == {
-        "FD_e", "FD_m", "mel_L1", "mel_L1_dtw"}
+        "FD_e", "FD_m", "mel_L1", "mel_L1_dtw", "token_error"}
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
 """A small corpus, decoder and system whose right answers are known."""
 
+import json
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avjax.encoders.text import symbols
 from avjax.signal import resample
 from avjax.systems import api
 from avjax.systems.api import Spec
 from configs import base
 from data_pipelines import decode
 from data_pipelines.store import dataset as store
-from data_pipelines.store.schema import Feature
+from data_pipelines.store.schema import FAMILY, Feature
+from eval.benchmarks import text_tokens
 from eval.benchmarks.puppets import Benchmark
 from eval.run import runner
 
@@ -299,3 +302,21 @@ def evaluate(benchmark, generator, params, out_dir, *, meta=None, progress=True,
     job = runner.Run(benchmark, generator, params, out_dir, **run)
     job.score(progress=progress, made=made)
     return job.results(meta)
+
+
+def text_benchmark(folder) -> text_tokens.Benchmark:
+    """Of texts whose CTC tokens spell them, and whose phonemes are known."""
+    letters = np.eye(29, dtype=np.float32)[[8, 2, 12, 0, 12, 5] * 4]  # HELLO, as CTC
+    timed = json.dumps([["_", 0.0, 0.1], ["h", 0.1, 0.2], ["i", 0.2, 0.28]])
+    rows = [{"id": f"{split}/{i}", "text": "hello " * 4, "tokens": letters, "phonemes": timed,
+             "symbols": symbols.ids_of("hi")} for split in ("train", "valid") for i in (0, 1)]
+    features = {"id": Feature((), "str", "id"), "text": Feature((), "str", "words"),
+                "phonemes": Feature((), "str", "times"),
+                "symbols": Feature((None,), "int32", "symbols"),
+                "tokens": Feature((None, 29), "float32", "CTC", rate=RATE)}
+    dataset = store.write_dataset(
+        folder, name="toy", description="toy", features=features, progress=False,
+        recipes={"tokens": {"kind": "wav2vec2-ctc"}, FAMILY: {"kind": "text_tokens"}},
+        splits={s: [r for r in rows if r["id"].startswith(s)] for s in ("train", "valid")})
+    return text_tokens.Benchmark(config(), decode.Decoder.from_dataset(dataset), dataset,
+                                 types.SimpleNamespace(tasks=("generate",)))

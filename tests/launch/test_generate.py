@@ -265,8 +265,9 @@ def test_every_builder_declares_what_it_takes():
     """They are the flags of launch.generate, with a type and a sentence each; what is not declared
     is an error."""
     inputs = prompting.inputs()
-    assert prompting.systems() == ("avflow", "talker", "tavid", "vocoder")
-    assert inputs["text"][1] == ("avflow", "talker") and inputs["script"][1] == ("tavid",)
+    assert prompting.systems() == ("avflow", "avflow.text", "talker", "tavid", "vocoder")
+    assert inputs["text"][1] == ("avflow", "avflow.text", "talker")
+    assert inputs["script"][1] == ("tavid",)
     assert inputs["max_seconds"][0].kind is float and all(len(f.help) > 15
                                                           for f, _ in inputs.values())
     builder = prompting.builder("avflow")
@@ -355,8 +356,8 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
         task="tts", example="valid/0", max_seconds=2.0)
     monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(
         workdir=str(there), out="", requests="", seed=0, step=-1, steps=0, guidance=None,
-        temperature=None, vocoder="", geometry="", stream=False, format="", save_latents=True,
-        **dict.fromkeys(command.STREAM, -1), **values)))
+        temperature=None, vocoder="", geometry="", length_scale=None, token_temperature=None,
+        stream=False, format="", save_latents=True, **dict.fromkeys(command.STREAM, -1), **values)))
     command.main([])
     assert set(store_of_buckets) - before == {"bucket/run/sample.wav", "bucket/run/sample.npz"}
     sound, rate = soundfile.read(io.BytesIO(store_of_buckets["bucket/run/sample.wav"][0]))

@@ -202,7 +202,8 @@ def test_what_is_not_there_is_one_line(store, evaluate, monkeypatch):
                                     "no such checkpoint.*one of the steps .1, 2.; found: 9")):
         given = {name: field.kind() for name, (field, _) in prompting.inputs().items()} | dict(
             workdir=workdir, out="", requests="", step=step, seed=0, steps=0, guidance=None,
-            temperature=None, vocoder="", geometry="", stream=False, format="", save_latents=False)
+            temperature=None, vocoder="", geometry="", length_scale=None, token_temperature=None,
+            stream=False, format="", save_latents=False)
         given |= dict.fromkeys(generate.STREAM, -1)
         monkeypatch.setattr(generate, "flags",
                             types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)))

@@ -41,7 +41,7 @@ def ids_of(phonemes: str, *, count: int = len(SYMBOLS)) -> np.ndarray:
         known = all(c in _ID for c in lacking)
         raise UserError("a sound that the table of symbols lacks", where="text",
                         expected=f"one of the first {count} symbols", found=named,
-                        hint=f"train with system.symbols = {len(SYMBOLS)}" if known else
+                        hint=f"train with config.system.symbols = {len(SYMBOLS)}" if known else
                         "write the word otherwise")
     out = np.zeros(2 * len(places) + 1, np.int32)
     out[1::2] = places

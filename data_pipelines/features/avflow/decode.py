@@ -19,6 +19,7 @@ class StreamDecoder(decode.StreamDecoder):
     seen = ("face",)
     has_face = True
     mel_recipe = mel.RECIPE
+    arrays = ("tokens",)  # that a text became
 
     def __init__(self, decoder):
         super().__init__(decoder)

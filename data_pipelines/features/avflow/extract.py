@@ -99,10 +99,7 @@ def _write(job, clips, tokenizer, header, kept, mode, speech_level, max_bad, fit
         needed += [f"partner_{c}" for c in ("audio", *tokenizer.columns)]
         needed += partner.columns.values()
     common.require(clips, needed, "pick other --tokens or --head, or prepare the clips with it")
-    if clips.recipes.get("audio", {}).get("sample_rate",
-                                          mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
-        raise UserError("clips have another sample rate", where=str(clips.dir), expected="22050 Hz",
-                        found=str(clips.recipes["audio"]), hint="prepare them again")
+    common.at_mel_rate(clips)
     carried, of_carried = common.carried(clips, _CARRIED, carry_landmarks)
     fields = ["id", *carried, *dict.fromkeys(needed)]
 
@@ -136,12 +133,12 @@ def _write(job, clips, tokenizer, header, kept, mode, speech_level, max_bad, fit
 def _features(clip, carried, tokenizer, header, partner, clips, mode, speech_level) -> dict:
     prefixes = ("", "partner_") if partner else ("",)
     recorded = [clip[f"{prefix}audio"] for prefix in prefixes]
-    audio = [_speech(x, speech_level) for x in recorded]
+    audio = [speech(x, speech_level) for x in recorded]
     mels = [mel.of_speech(x, None) for x in audio]
     frames = len(mels[0])
     if tokenizer.detector:
         own = tokenizer.detector.separated(recorded, mel.RECIPE["sample_rate"])
-        audio = [_speech(x, speech_level) for x in own]
+        audio = [speech(x, speech_level) for x in own]
     tokens = [tokenizer(clip, *heard, frames) for heard in zip(prefixes, audio, mels, strict=True)]
 
     def on_clock(x_TC, column):
@@ -166,7 +163,7 @@ def _head(clip, header, on_clock, mode) -> np.ndarray:
     return on_clock(header.call(clip[column]), column)
 
 
-def _speech(audio: np.ndarray, speech_level: dict | None) -> np.ndarray:
+def speech(audio: np.ndarray, speech_level: dict | None) -> np.ndarray:
     """Samples of a clip -> float32, at the level of speech that the recipe asks for."""
     return level.normalised(common.to_float(audio), mel.RECIPE["sample_rate"], speech_level)
 
@@ -191,19 +188,24 @@ def _schema(clips, carried, tokenizer, header, partner) -> dict[str, Feature]:
     return features
 
 
+def clock(mode: str) -> dict:
+    """What recipes say of how features got to the mel's clock."""
+    # earlier versions: by lengths
+    return {"rate": mel.FRAME_RATE, "resample": mode} | ({"by": "rates"} if mode == "released"
+                                                         else {})
+
+
 def recipes_of(clips, tokenizer, header, partner, mode, speech_level) -> tuple[dict, dict]:
     """Recipes and codecs of features. Recipes hold content (names, sizes, hashes), never paths, so
     equal data hash equally."""
-    clock = {"rate": mel.FRAME_RATE, "resample": mode}
-    if mode == "released":
-        clock["by"] = "rates"  # earlier versions: by lengths
+    on_clock = clock(mode)
     codecs = {c: clips.codec(c) for c in clips.codecs if c != head_pose.CODEC}
-    face = {**clips.recipes.get("face", {}), **clock}
+    face = {**clips.recipes.get("face", {}), **on_clock}
     if "face" in codecs:
         face["arrays"] = arrays_hash(codecs["face"])
     recipes = {"mel": mel.RECIPE | ({"level": speech_level} if speech_level else {}),
-               "tokens": {**tokenizer.recipe, **clock}, "face": face,
-               "head": {**header.recipe, **clock}}
+               "tokens": {**tokenizer.recipe, **on_clock}, "face": face,
+               "head": {**header.recipe, **on_clock}}
     if tokenizer.arrays:
         codecs["tokens"] = tokenizer.arrays
     if header.arrays:
@@ -212,7 +214,7 @@ def recipes_of(clips, tokenizer, header, partner, mode, speech_level) -> tuple[d
         recipes["partner_tokens"] = recipes["tokens"]
     if partner and partner.columns:
         codecs[CODEC] = partner.arrays
-        scaled = {"scaled": "min-max to [-1, 1]", "arrays": arrays_hash(partner.arrays), **clock}
+        scaled = {"scaled": "min-max to [-1, 1]", "arrays": arrays_hash(partner.arrays), **on_clock}
         partner_face = clips.recipes.get("partner_face", clips.recipes.get("face", {}))
         made = {"partner_expression": {**partner_face, **scaled},
                 "partner_head": {"kind": "rotation-vector", **scaled}}

@@ -31,7 +31,7 @@ class PromptBuilder(prompting.PromptBuilder):
     """Timed phonemes of a text, units or CTC logits of speech, or the tokens of an example."""
 
     TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, prompting.EXAMPLE, prompting.DATA,
-             prompting.SPEAKER, *sound.INPUTS, *listening.INPUTS)
+             prompting.SPEAKER, prompting.LANGUAGE, *sound.INPUTS, *listening.INPUTS)
     SETTINGS = {"steps": ("euler_steps",), "guidance": ("guidance",),
                 "temperature": ("temperature",)}
 
@@ -54,6 +54,10 @@ class PromptBuilder(prompting.PromptBuilder):
         who = prompting.identities(decoder.codecs)
         recipe, remarks = decoder.recipes["tokens"], []
         sound.check(request, recipe)
+        if request.language and not (text and decoder.text_to_tokens):
+            raise UserError("a language without a network that reads text", where="--language",
+                            expected="--text, and WORKDIR/text, a trained avflow.text",
+                            hint="leave it out; docs/avflow_text.md says how to train one")
         listening.check(request)
         talks = request.partner or request.start
         hearing = listening.Hearing(request, decoder, tokens_from_audio)
@@ -71,7 +75,10 @@ class PromptBuilder(prompting.PromptBuilder):
             return prompt_of(system, task, conditions, row["id"], speaker, identity, remarks)
         speaker = prompting.choose_speaker(request.speaker, who)
         tokens_TC, partners = None, {}
-        if text:
+        learned = text and decoder.text_to_tokens
+        if learned:
+            tokens_TC, remarks = learned(text, request.language)
+        elif text:
             tokens_TC = tokens_from_text(text, recipe, identity=who[speaker])
         elif recipe["kind"] == ctc.KIND and given:
             tokens_TC, remarks = sound.tokens(request, recipe, decoder.workdir)
@@ -84,7 +91,8 @@ class PromptBuilder(prompting.PromptBuilder):
             tokens_TC, remarks = partners.pop("tokens"), (*remarks, *told)
         name = text or pathlib.Path(audio or request.tokens or request.partner).name
         return prompt_of(system, task, conditions_of(system, tokens_TC, who[speaker], partners),
-                         name, speaker, who[speaker], tuple(remarks))
+                         name, speaker, who[speaker], tuple(remarks),
+                         {"tokens": tokens_TC} if learned else {})
 
     def recut(self, prompt, system, frames):
         """Any number; by default `STREAMED`."""
@@ -106,14 +114,15 @@ def conditions_of(system, tokens_TC: np.ndarray, identity: np.ndarray,
 
 
 def prompt_of(system, task: str, conditions, name: str, speaker: str, identity,
-              remarks: tuple[str, ...] = ()) -> Prompt:
-    """In one piece, or in pieces of `CHUNK` frames where it is longer and the system can stream."""
+              remarks: tuple[str, ...] = (), given: Mapping = types.MappingProxyType({})) -> Prompt:
+    """In one piece, or in pieces of `CHUNK` frames where it is longer and the system can stream.
+    given: see Prompt."""
     frames = len(conditions["tokens"])
     pieces = (conditions,)
     if frames > CHUNK and system.can_stream(task):
         pieces = pieces_of(conditions, CHUNK)
     return Prompt(task, pieces, frames, name, speaker=speaker, identity=identity,
-                  remarks=remarks, seconds=frames / system.config.frame_rate)
+                  remarks=remarks, seconds=frames / system.config.frame_rate, given=given)
 
 
 def pieces_of(conditions, chunk: int) -> tuple[dict[str, np.ndarray], ...]:
@@ -134,8 +143,8 @@ def tokens_from_text(text: str, recipe: Mapping, *, identity: np.ndarray) -> np.
 
     if recipe["kind"] != "phones":
         raise UserError("this model is not driven by text", where="recipes.json, tokens",
-                        expected="kind phones",
-                        found=recipe["kind"], hint="use --audio")
+                        expected="kind phones, or WORKDIR/text, a trained avflow.text",
+                        found=recipe["kind"], hint="use --audio, or see docs/avflow_text.md")
     expected = {**espeak.RECIPE, "kind": "phones"}
     differing = [k for k in expected if recipe.get(k) != expected[k]]
     if differing:

@@ -82,6 +82,11 @@ def _phones(clips, mode) -> Tokenizer:
                      feature.meaning, phones, ("phones",))
 
 
+def units_of(centroids: np.ndarray, speech_level: dict | None) -> Tokenizer:
+    """The tokenizer of units that were fitted before."""
+    return _units(centroids, len(centroids), speech_level)
+
+
 def _units(centroids, units, speech_level) -> Tokenizer:
     def one_hot(clip, prefix, audio, mel_TM, frames):
         at = np.minimum(np.arange(frames), len(mel_TM) - 1)  # a partner's sound may be shorter

@@ -93,6 +93,14 @@ def full_band(clips) -> None:
                                                  "for TAVID's text stage")
 
 
+def at_mel_rate(clips) -> None:
+    """UserError for sound at another rate than that of mel."""
+    recipe = clips.recipes.get("audio", {})
+    if recipe.get("sample_rate", mel.RECIPE["sample_rate"]) != mel.RECIPE["sample_rate"]:
+        raise UserError("clips have another sample rate", where=str(clips.dir), expected="22050 Hz",
+                        found=str(recipe), hint="prepare them again")
+
+
 def choice(what: str, value, choices) -> None:
     """UserError unless the option's value is one of the choices."""
     if value not in choices:

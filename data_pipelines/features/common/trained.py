@@ -15,7 +15,8 @@ from avjax.errors import UserError
 from avjax.systems import api
 from avjax.weights import reader
 
-HINTS = {"face_reader": "give the workdir of a trained configs/face_reader.py",
+HINTS = {"avflow.text": "give the workdir of a trained configs/avflow_text.py",
+         "face_reader": "give the workdir of a trained configs/face_reader.py",
          "head_vae": "give the head VAE's workdir, or use --head=linear",
          "tavid.vae": "give the VAE's workdir, or a published VAE's file"}
 

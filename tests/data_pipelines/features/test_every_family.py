@@ -36,8 +36,8 @@ def test_pictures_show_what_motion_says(clips, folder):
 
 
 def test_the_command_line_knows_every_family(clips, folder):
-    assert extract.FEATURES == ("avflow", "decoded", "pictures", "talker", "tavid", "units",
-                                "vocoder")
+    assert extract.FEATURES == ("avflow", "decoded", "pictures", "talker", "tavid", "text_tokens",
+                                "units", "vocoder")
     options = {name: declared.options(extract.extractor(name)) for name in extract.FEATURES}
     assert (options["tavid"]["num_units"].kind, options["tavid"]["num_units"].default) == (int, 100)
     assert options["avflow"]["resample"].name == "mode" and "progress" not in options["tavid"]

@@ -25,7 +25,7 @@ from avjax.systems.avflow.text.rows import TextRows, check_symbols
 class System(api.System):
     """See avjax.systems.api.System. Holds a frozen config and no arrays."""
 
-    makes = {"generate": ("tokens",)}
+    makes = {"generate": ("tokens", "durations")}
 
     # Fully sharded over fsdp; heads and hidden units over tensor.
     param_rules = (
@@ -95,14 +95,16 @@ class System(api.System):
                 "room": np.zeros(room, np.int32)}, room
 
     def generate(self, params, conditions, keys, task: str = ""):
-        """{"tokens" (B, T, C) raw, zeros after "tokens_length" (B,)}; T is that of the condition
-        "room", at which longer answers are cut (`steps` makes room for all of them)."""
+        """{"tokens" (B, T, C) raw, zeros after "tokens_length" (B,), "durations" (B, X) of symbols
+        in frames}; T is that of the condition "room", at which longer answers are cut (`steps`
+        makes room for all of them)."""
         room = conditions["room"].shape[1]
         T = -(-room // multiple(self.config)) * multiple(self.config)
         mean_BXC, durations_BX, frames_B = self.encode(params, conditions)
         frames_B = jnp.minimum(frames_B, room)
         tokens_BTC = self.decode(params, mean_BXC, durations_BX, frames_B, keys, T)
-        return {"tokens": tokens_BTC[:, :room], "tokens_length": frames_B}
+        return {"tokens": tokens_BTC[:, :room], "tokens_length": frames_B,
+                "durations": durations_BX, "durations_length": conditions["symbols_length"]}
 
     def steps(self, task: str):
         """`generate` with the room that the durations ask for, known after the encoder."""
@@ -113,7 +115,9 @@ class System(api.System):
         count = int(frames_B[0])
         T = api.bucket(count, 16 * multiple(self.config))
         tokens_BTC = self._decode(params, mean_BXC, durations_BX, frames_B, keys, T)
-        yield Chunk({"tokens": tokens_BTC[:, :count], "tokens_length": np.asarray(frames_B)},
+        yield Chunk({"tokens": tokens_BTC[:, :count], "tokens_length": np.asarray(frames_B),
+                     "durations": np.asarray(durations_BX),
+                     "durations_length": np.asarray(conditions["symbols_length"])},
                     count / self.config.frame_rate)
 
     @functools.cached_property
@@ -154,4 +158,7 @@ def specs(c) -> tuple[dict[str, Spec], ...]:
     conditions = {"symbols": symbols("symbols"), "symbols_length": length("symbols"),
                   "room": Spec(("batch", "time"), "int32",
                                "frames there is room for; values are not looked at")}
-    return example, batch, conditions, {"tokens": tokens("time"), "tokens_length": length("tokens")}
+    durations = Spec(("batch", "symbols"), "float32", "how long each symbol lasts", "frames")
+    return example, batch, conditions, {
+        "tokens": tokens("time"), "tokens_length": length("tokens"), "durations": durations,
+        "durations_length": length("symbols")}
