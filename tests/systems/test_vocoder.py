@@ -129,6 +129,22 @@ def test_the_mel_alone_counts_until_discriminators_begin():
                                rtol=1e-6)
 
 
+def test_gradients_of_the_generator():
+    """Through the anti-aliased activations and the weight norm, against differences."""
+    system, params = tiny.system("vocoder"), tiny.params("vocoder")["generator"]
+    log_mel, rng = tiny.batch("vocoder")["mel"], np.random.default_rng(1)
+    weights = rng.standard_normal((2, 80)).astype(np.float32)
+    along = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), params)
+
+    @jax.jit
+    def heard(step):
+        moved = jax.tree.map(lambda x, d: x + step * d, params, along)
+        return jnp.sum(system.sound({"generator": moved}, log_mel) * weights)
+
+    found = jax.jit(jax.grad(heard))(0.0)
+    np.testing.assert_allclose(found, (heard(1e-3) - heard(-1e-3)) / 2e-3, rtol=5e-3)
+
+
 def test_a_start_for_short_trainings_reads_scaled_mel():
     params = tiny.params("vocoder")["generator"]
     net = generator.network(tiny.system("vocoder").config)

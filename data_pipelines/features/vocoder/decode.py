@@ -11,7 +11,7 @@ class StreamDecoder(decode.StreamDecoder):
     systems'."""
 
     heard = ("audio",)
-    is_sound = True
+    sound_by = "the system itself"
 
     def __init__(self, decoder):
         super().__init__(decoder)
