@@ -196,14 +196,7 @@ class Decoder:
         self.vocoder = (vocoders.load(vocoder, self._family.mel_recipe)
                         if vocoder and self.may_keep else None)
 
-        if lip_vertices and not geometry:
-            raise UserError("lips of which vertices?", where="--lip_vertices",
-                            expected="--geometry beside it", found="none")
-        if geometry and self.face_kind in ("puppet", "eigenface"):
-            raise UserError("these faces have no vertices", where="--geometry",
-                            expected="expression codes of a Codec Avatar", found=self.face_kind,
-                            hint="leave it out")
-        self.geometry = geometries.load(geometry, codecs, lip_vertices) if geometry else None
+        self.geometry = geometries.of_flags(geometry, lip_vertices, codecs, self.face_kind)
 
     @property
     def decoding(self) -> dict[str, str]:

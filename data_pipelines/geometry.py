@@ -69,6 +69,19 @@ class Geometry:
         return width_N / np.linalg.norm(left - right)
 
 
+def of_flags(path: str, lip_vertices: str, codecs: Mapping[str, Mapping[str, np.ndarray]],
+             face_kind: str) -> Geometry | None:
+    """None without a path. UserError: a model whose faces are of another kind; as `load`."""
+    if lip_vertices and not path:
+        raise UserError("lips of which vertices?", where="--lip_vertices",
+                        expected="--geometry beside it", found="none")
+    if path and face_kind in ("puppet", "eigenface"):
+        raise UserError("these faces have no vertices", where="--geometry",
+                        expected="expression codes of a Codec Avatar", found=face_kind,
+                        hint="leave it out")
+    return load(path, codecs, lip_vertices) if path else None
+
+
 def load(path: str | os.PathLike, codecs: Mapping[str, Mapping[str, np.ndarray]],
          lip_vertices: str = "") -> Geometry:
     """UserError: files that are missing, of another kind, or of another avatar than the clips'."""

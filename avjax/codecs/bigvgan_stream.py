@@ -7,7 +7,7 @@ Suffixes: T frames, M mel bands, N samples.
 
 import numpy as np
 
-from avjax.codecs.bigvgan import QUANTUM, BigVGAN
+from avjax.codecs.bigvgan import BigVGAN
 from avjax.signal import mel as mel_lib
 
 
@@ -41,38 +41,31 @@ class StreamedBigVGAN:
             self._kept = np.concatenate([self._kept, log_mel_TM])
         parts = [np.zeros(0, np.float32)]
         while self._given - self._made >= self.block + self._halo:
-            start = max(self._made - self._halo, 0)
-            parts.append(self._window(start, self._made + self.block + self._halo, self.block))
+            parts.append(self._next(ended=False))
         return np.concatenate(parts)
 
     def finish(self) -> np.ndarray:
-        """The sound that is still owed. As in `BigVGAN.chunks`, a signal that is made in one part
-        there is followed by silence, a longer one by nothing."""
-        end = frames = self._given
-        if frames <= self._vocoder.window + 2 * self._halo:
-            end += -frames % QUANTUM
-            silence_TM = np.full((end - frames, self._kept.shape[1]), mel_lib.FLOOR, np.float32)
-            self._kept = np.concatenate([self._kept, silence_TM])
-        length = self.block + 2 * self._halo
+        """The sound that is still owed."""
         parts = [np.zeros(0, np.float32)]
-        while self._made < frames:
-            start = max(min(self._made - self._halo, end - length), self._first)
-            last = min(start + length, end)
-            new = frames - self._made if last == end else self.block
-            parts.append(self._window(start, last, min(new, frames - self._made)))
+        while self._made < self._given:
+            parts.append(self._next(ended=True))
         return np.concatenate(parts)
 
     @property
     def _given(self) -> int:
         return self._first + len(self._kept)
 
-    def _window(self, start: int, last: int, new: int) -> np.ndarray:
-        """The samples of the next `new` frames, from frames start .. last - 1."""
-        audio_N = self._vocoder.part(self._kept[start - self._first:last - self._first], self._gain)
-        hop = self._vocoder.hop
-        at = (self._made - start) * hop
+    def _next(self, ended: bool) -> np.ndarray:
+        """The samples of the next `block` frames, or of what is left of a signal that has
+        `ended`."""
+        start = max(self._made - self._halo, 0)
+        end = min(start + self.block + 2 * self._halo, self._given)
+        part_TM = self._kept[start - self._first:end - self._first]
+        new = min(self.block, self._given - self._made)
+        audio_N = self._vocoder.part(part_TM, self._gain, at=self._made - start, count=self.block,
+                                     ended=ended and end == self._given)
         self._made += new
-        drop = max(self._made - 2 * self._halo - self.block, self._first) - self._first
+        drop = max(self._made - self._halo, self._first) - self._first
         self._first += drop
         self._kept = self._kept[drop:]
-        return audio_N[at:at + new * hop]
+        return audio_N[:new * self._vocoder.hop]

@@ -61,7 +61,7 @@ class StreamedFrames:
         out = resample.interpolate(self._kept, self._position(numbers) - self._first)
         self._made += len(numbers)
         needed = int(np.floor(self._position(np.array([self._made]))[0]))
-        drop = min(max(needed - self._first, 0), len(self._kept) - 1)
+        drop = max(min(needed - self._first, len(self._kept) - 1), 0)  # none of no frames
         self._first += drop
         self._kept = self._kept[drop:]
         return out

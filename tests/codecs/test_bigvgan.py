@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from avjax.codecs import bigvgan
+from avjax.codecs import bigvgan_network as network
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.signal import mel
@@ -31,7 +32,7 @@ def test_waveform_is_the_published_one(arrays):
     assert relative_error(out, arrays["wav"][:, 0]) < 1e-4
     assert ours.config.tanh == ("conv_post.bias" in under(arrays, "sd/"))
     published = under(arrays, "sd/")["activation_post.upsample.filter"].ravel()
-    np.testing.assert_allclose(bigvgan.kaiser_sinc(), published, atol=1e-7)
+    np.testing.assert_allclose(network.kaiser_sinc(), published, atol=1e-7)
     if all(kernel == 2 * rate for rate, kernel in zip(ours.config.rates, ours.config.kernels,
                                                       strict=True)):
         # what the weights show is enough for a network of the usual rates
@@ -52,14 +53,19 @@ def test_polyphase_is_zero_stuffing():
     thrown away."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((13, 1)).astype(np.float32)
-    taps = bigvgan.kaiser_sinc().astype(np.float64)
+    taps = network.kaiser_sinc().astype(np.float64)
     stuffed = np.zeros(2 * (13 + 10) - 1)
     stuffed[::2] = np.pad(x[:, 0], 5, mode="edge")
     double = 2 * np.convolve(stuffed, taps)[15:15 + 26]
     double = double + 0.7 * np.sin(1.3 * double) ** 2
     down = np.convolve(np.pad(double, (5, 6), mode="edge"), taps[::-1], mode="valid")[::2]
-    np.testing.assert_allclose(jax.jit(bigvgan.activation)(x[None], 1.3, 0.7)[0, :, 0], down,
-                               atol=2e-6)
+    ours = jax.jit(lambda x: network.activation(network.roomy(x, 13), 1.3, 0.7))(x[None])
+    np.testing.assert_allclose(ours[0, :, 0], down, atol=2e-6)
+    # of a signal that ends before its array does
+    longer = np.pad(x, ((0, 9), (0, 0)), constant_values=7.0)[None]
+    ours = jax.jit(lambda x, end: network.activation(network.roomy(x, end), 1.3, 0.7,
+                                                     end))(longer, 13)
+    np.testing.assert_allclose(ours[0, :, 0], np.pad(down, (0, 9)), atol=2e-6)
     for rate, kernel in ((2, 4), (3, 6), (2, 5)):
         weight = rng.standard_normal((2, 4, kernel)).astype(np.float32)
         signal = rng.standard_normal((1, 7, 2)).astype(np.float32)
@@ -68,26 +74,24 @@ def test_polyphase_is_zero_stuffing():
         for t in range(7):
             full[t * rate:t * rate + kernel] += np.einsum("i,iok->ko", signal[0, t], weight)
         cut = (kernel - rate) // 2
-        ours = jax.jit(bigvgan.upsample, static_argnums=(2, 3))(signal, layer, rate, kernel)[0]
+        ours = jax.jit(network.upsample, static_argnums=(2, 3))(signal, layer, rate, kernel)[0]
         np.testing.assert_allclose(ours, full[cut:len(full) - cut], atol=1e-5)
 
 
 def test_squared_sine():
     x = np.random.default_rng(0).uniform(-300, 300, 20000).astype(np.float32)
-    np.testing.assert_allclose(jax.jit(bigvgan.squared_sine)(x),
+    np.testing.assert_allclose(jax.jit(network.squared_sine)(x),
                                np.sin(x.astype(np.float64)) ** 2, atol=5e-7)
 
 
 def test_windows_equal_the_whole():
     ours = vocoder(some("bigvgan_"))
-    ours.window, halo, bands = 46, ours.config.halo(), ours.config.bands
-    length = ours.window + 2 * halo
-    frames = length + 14
-    log_mel, middle = np.random.default_rng(1).standard_normal((frames,
-                                                                bands)).astype(
-                                                                    np.float32), frames // 2
-    recipe = ours.mel | {"gain": 1.0}
+    halo, bands = ours.config.halo(), ours.config.bands
+    frames = 2 * halo + 150
+    log_mel = np.random.default_rng(1).standard_normal((frames, bands)).astype(np.float32)
+    middle, recipe = frames // 2, ours.mel | {"gain": 1.0}
     whole = np.asarray(bigvgan._generate(ours.config, ours._params, log_mel[None])[0])
+    ours.window = 46
     parts = list(ours.chunks(log_mel, recipe))
     assert [len(part) // ours.hop for part in parts[:-1]] == [ours.window] * (frames // ours.window)
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-6)
@@ -96,13 +100,30 @@ def test_windows_equal_the_whole():
     felt = np.asarray(bigvgan._generate(ours.config, ours._params, felt[None])[0])
     reached = np.flatnonzero(felt != whole) // ours.hop - middle
     assert -halo <= reached.min() <= -(halo // 2) and halo // 2 <= reached.max() <= halo
-    # a short signal is followed by silence, which its own beginning does not hear; gain is undone
-    part = log_mel[:length - 26]
-    short, clear = ours.waveform(part, recipe), (len(part) - halo) * ours.hop
-    assert len(short) == len(part) * ours.hop
-    np.testing.assert_allclose(short[:clear], whole[:clear], atol=1e-6)
+    # a short signal ends where it ends, whatever length is compiled; gain is undone
+    part = log_mel[:30]
+    alone = np.asarray(bigvgan._generate(ours.config, ours._params, part[None])[0])
+    np.testing.assert_allclose(ours.waveform(part, recipe), alone, atol=1e-6)
     louder = ours.waveform(part, ours.mel | {"gain": 1.1})
-    np.testing.assert_allclose(louder, np.clip(1.1 * short, -1, 1), atol=1e-6)
+    np.testing.assert_allclose(louder, np.clip(1.1 * alone, -1, 1), atol=1e-6)
+
+
+def test_kernels_at_points_change_nothing(monkeypatch):
+    arrays = some("bigvgan_")
+    plain = vocoder(arrays)
+    monkeypatch.setattr(network, "QUICK", 1)
+    ours = vocoder(arrays)
+    assert "points" in ours._params["resblocks_0"]["convs1_0"]
+    assert ours.recipe == plain.recipe and ours.arrays().keys() == plain.arrays().keys()
+    out = ours.waveform(np.moveaxis(arrays["mel"], 1, 2)[0], ours.mel)
+    assert relative_error(out, arrays["wav"][0, 0]) < 1e-4
+
+
+def test_few_windows_are_compiled_and_little_is_computed_twice():
+    ours = vocoder(some("bigvgan_"))
+    assert ours._sizes() == list(range(96, 961, 96))
+    base = network.BigVGANConfig()
+    assert base.reaches()[0] == base.halo() and base.surplus() < base.halo()
 
 
 def tensor_file(path, state):

@@ -72,7 +72,7 @@ def test_a_vocoder_makes_the_sound(file, recipes):
     features = decode.Decoder(recipes | kept, {"vocoder": vocoder.arrays()})
     np.testing.assert_array_equal(features.waveform({"mel": MEL}), made)
     streamed = StreamedDecoder(recipes, {}, Settings(block=4, ahead=0, iterations=1), vocoder=path)
-    np.testing.assert_allclose(streamed.waveform({"mel": MEL}), made, atol=1e-5)
+    np.testing.assert_allclose(streamed.waveform({"mel": MEL}), made, atol=5e-5)
     assert {"vocoder", "streamed"} == streamed.decoding.keys()
 
 

@@ -120,3 +120,19 @@ def test_made_up_features_have_the_system_s_shapes_and_large_frames_apart(tmp_pa
     assert made.features["latents"].apart and not made.features["units"].apart
     [example] = made.source("train")
     assert example["latents"].shape == (5, 2, 64, 64, 4) and example["units"].shape == (10, 2)
+
+
+def test_vocoding_is_timed_as_it_is_used():
+    config = flags.load_config("configs/vocoder.py", {
+        "system.channels": 16, "system.rates": (4, 2), "system.kernels": (8, 4),
+        "system.n_fft": 64, "system.bands": 8, "system.block_kernels": (3,),
+        "system.dilations": ((1,),), "system.discriminators": ()})
+    result = benchmark.benchmark(config, batch=0, lengths=[20], runs=2)
+    [row] = result["cases"]
+    assert row["name"] == "vocode 20 frames" and row["median"] > 0 and result["note"] == ""
+    assert row["parts"]["realtime_factor"] == pytest.approx(row["median"] / (20 * 8 / 22050))
+    # 4 and 8 samples a frame, and 12 more that a layer makes around its signal
+    blocks = 2 * 2 * (3 * 8 * 8 * (80 + 12) + 3 * 4 * 4 * (160 + 12))
+    ends = 2 * (7 * 8 * 16 * 20 + 7 * 4 * 160)
+    ups = 2 * 2 * (16 * 4 * 8 * 21 + 8 * 2 * 4 * 81)
+    assert row["gflop"] == pytest.approx((blocks + ends + ups) / 1e9)

@@ -108,6 +108,8 @@ def test_the_workdir_is_as_one_trained_on_the_corpus(made, tmp_path):
                                                                     "config.json"]
     text = load_meta(work / "text")
     assert text["system"] == "avflow.text" and text["config"]["system"]["std"] == 4.5255
+    spoken = generate.Avatar(work).prompt(text="Hello.").conditions["tokens"]
+    assert spoken.shape[1] == ctc.WIDTH and spoken.std() > 0.1
 
 
 def torch_linear(x_TC, frames, scale):
@@ -244,7 +246,7 @@ def spoilt(folder, what):
     ("head VAE", "no head VAE.*head_vae.*iter-"),
     ("statistics", "statistics of the release.*head_qvec_std.npy.*fetch it"),
     ("vocoder", "another mel.*11025"),
-    ("arrays", "missing: fusion.1.weight, out_v.bias | left over: more"),
+    ("arrays", r"missing: fusion.1.weight, out_v.bias \| left over: more"),
     ("text", "not a text-to-tokens state dict"),
     ("folder", "no such folder.*--folder"),
     ("system", "no release of this system.*avflow.*found: talker"),

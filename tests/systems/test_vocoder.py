@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from avjax.codecs import bigvgan
+from avjax.codecs import bigvgan_network
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.signal import mel
@@ -151,7 +151,7 @@ def test_a_start_for_short_trainings_reads_scaled_mel():
     own, ours = (generator.folded(net, p)["conv_pre"]
                  for p in (params, generator.normalised(params)))
     log_mel = np.random.default_rng(0).standard_normal((1, 20, 6)).astype(np.float32) - 6
-    found, want = (bigvgan.convolve(x, layer)[:, 3:-3]  # what is around the signal differs
+    found, want = (bigvgan_network.convolve(x, layer)[:, 3:-3]  # what is around the signal differs
                    for x, layer in ((log_mel, ours), (mel.normalise(log_mel), own)))
     np.testing.assert_allclose(found, want, atol=1e-4)
 

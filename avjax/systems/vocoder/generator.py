@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from avjax.codecs.bigvgan import BigVGANConfig
+from avjax.codecs.bigvgan_network import BigVGANConfig
 from avjax.codecs.published.bigvgan import polyphase
 from avjax.signal import mel
 from avjax.systems.vocoder.discriminators import fan_in, normed
@@ -77,7 +77,7 @@ def normalised(params: dict) -> dict:
 
 
 def folded(net: BigVGANConfig, params: dict) -> dict:
-    """The parameters of avjax.codecs.bigvgan.generator. Pure."""
+    """The parameters of avjax.codecs.bigvgan_network.generator. Pure."""
     def fold(layer, path):
         if "direction" not in layer:
             return {name: fold(inner, name) if isinstance(inner, dict) else inner

@@ -14,7 +14,7 @@ import re
 import jax
 import numpy as np
 
-from avjax.codecs import bigvgan
+from avjax.codecs import bigvgan, bigvgan_network
 from avjax.codecs.published.bigvgan import FILTERS, arrays_hash, bigvgan_sizes
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
@@ -102,7 +102,7 @@ def write(params, config) -> State:
         for name, value in named_leaves(_each_layer(layers, part, "", _to_theirs)):
             state[f"{theirs}.{_theirs(name)}"] = np.ascontiguousarray(value)
     activations = {name.rpartition(".act.")[0] for name in state if ".act." in name}
-    filter_11D = bigvgan.kaiser_sinc()[None, None]
+    filter_11D = bigvgan_network.kaiser_sinc()[None, None]
     for name in sorted(activations):
         state |= {f"{name}.upsample.filter": filter_11D,
                   f"{name}.downsample.lowpass.filter": filter_11D}

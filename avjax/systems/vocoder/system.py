@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from avjax.codecs import bigvgan
+from avjax.codecs import bigvgan_network
 from avjax.errors import UserError
 from avjax.signal import mel
 from avjax.systems import api
@@ -82,7 +82,8 @@ class System(api.System):
 
     def sound(self, params, mel_BTM):
         """(B, T, M) log-mel -> (B, N) samples."""
-        return bigvgan.generator(self.net, generator.folded(self.net, params["generator"]), mel_BTM)
+        folded = generator.folded(self.net, params["generator"])
+        return bigvgan_network.generator(self.net, folded, mel_BTM)
 
     def turn_loss(self, turn, params, shared, batch, key, step):
         """See avjax.systems.api.System."""
@@ -148,11 +149,12 @@ class System(api.System):
         return {"mel": log_mel}, len(log_mel)
 
     def generate(self, params, conditions, keys, task=""):
-        """Sound of mel; nothing random, so `keys` is not read. What follows a signal is silence, so
-        that padding changes nothing."""
+        """Sound of mel; nothing random, so `keys` is not read. A signal ends where its mask does,
+        so that padding changes nothing."""
         del keys, task
-        mask_BT1, halo = conditions["mask"][..., None], self.net.halo()
-        mel_BTM = jnp.where(mask_BT1 > 0, conditions["mel"], mel.FLOOR)
-        mel_BTM = jnp.pad(mel_BTM, ((0, 0), (0, halo), (0, 0)), constant_values=mel.FLOOR)
-        audio_BTH = self.sound(params, mel_BTM).reshape(*mel_BTM.shape[:2], -1)
-        return {"audio": audio_BTH[:, :mask_BT1.shape[1]] * mask_BT1}
+        mel_BTM, mask_BT1 = conditions["mel"], conditions["mask"][..., None]
+        folded = generator.folded(self.net, params["generator"])
+        frames_B = mask_BT1.sum((1, 2)).astype(jnp.int32)
+        audio_BN = jax.vmap(lambda log_mel_TM, frames: bigvgan_network.generator(
+            self.net, folded, log_mel_TM[None], frames)[0])(mel_BTM, frames_B)
+        return {"audio": audio_BN.reshape(*mel_BTM.shape[:2], -1) * mask_BT1}

@@ -66,7 +66,7 @@ def build(folder):
 
     def build(recipe, workdir=None, **request):
         decoder = types.SimpleNamespace(
-            recipes={"tokens": recipe}, workdir=workdir,
+            recipes={"tokens": recipe}, workdir=workdir, text_to_tokens=None,
             codecs={SPEAKERS: {"names": np.array(["ann"]), "identity": np.zeros((1, 8))}})
         builder = prompting.builder("avflow")
         return builder.build(builder.request("avflow", **request), system, decoder)

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.signal import mel
+from avjax.signal import mel, resample
 from avjax.systems import api
 from avjax.systems.head_vae import system as head_vae
 from data_pipelines import decode
@@ -61,6 +61,35 @@ def test_a_head_vae_sees_a_window(monkeypatch):
     other[60:] += 1
     first = np.flatnonzero((np.concatenate(streamed((), other)[0]) != made).any(1))[0]
     assert 60 - look_ahead <= first <= 60 - head_stream.AHEAD
+
+
+@pytest.mark.parametrize("mode", resample.MODES)
+def test_a_head_vae_decodes_before_or_after_resampling(mode, codecs):
+    """In mode "released" at the mel's rate, as published; streamed as many frames as at once, and
+    by a window nearly the same."""
+    config = head_vae.released()
+    config.d_ff = 32
+    params = jax.jit(api.build(config).init)(jax.random.key(0))
+    arrays = {"/".join(k.key for k in path): np.asarray(x)
+              for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    head = {"kind": "vae", "system": config.to_dict(), "resample": mode}
+    decoder = decode.Decoder(RECIPES | {"head": head, "face": {"kind": "puppet", "resample": mode}},
+                             codecs | {"head": arrays})
+    time_T1 = np.arange(601)[:, None]
+    streams = {"head": np.sin(time_T1 / 21 + np.arange(8)).astype(np.float32),
+               "face": np.cos(time_T1 / 9 + np.arange(face_code.WIDTH)).astype(np.float32)}
+    whole = decoder.family.pose_z(streams)
+    other = mode == "timestamps"
+    rate_first = head_pose.decode(head, arrays, streams["head"])
+    assert (np.abs(resample.from_features(rate_first, 30, mode=mode) - whole).max() > 1e-4) == other
+    assert len(whole) == len(decoder.face(streams)) == 209
+    motion = decoder.family.live_motion()
+    fed = [motion.feed({n: x[first:first + 50] for n, x in streams.items()})
+           for first in range(0, 601, 50)]
+    face_NF, pose_NP = (np.concatenate(x) for x in zip(*fed, motion.finish(), strict=True))
+    np.testing.assert_allclose(face_NF, decoder.face(streams), atol=1e-6)
+    assert pose_NP.shape == whole.shape and np.abs(pose_NP - whole).max() < 0.5 * whole.std()
+    assert motion.look_ahead[1].rate == (30 if other else mel.FRAME_RATE)
 
 
 def test_scores_are_of_what_is_streamed(codecs, streams):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from avjax.codecs.bigvgan import snake
+from avjax.codecs.bigvgan_network import snake
 from avjax.nn.layers import Dense, matmul, parameter
 
 
