@@ -11,6 +11,7 @@ import soxr
 from avjax.encoders import voices
 from avjax.encoders.voices import ge2e, speech
 from avjax.errors import UserError
+from tests.ge2e_weights import Loud, random_weights
 from tests.golden_files import cases, config, folder, matching, relative_error
 
 
@@ -65,15 +66,7 @@ def test_voices_equal_recorded(recorded):
 
 @pytest.fixture(scope="module")
 def weights():
-    """Random, under the published names."""
-    rng = np.random.default_rng(0)
-    out = {}
-    for layer, width in enumerate((40, 256, 256)):
-        out |= {f"lstm.weight_ih_l{layer}": rng.normal(size=(1024, width)) / 16,
-                f"lstm.weight_hh_l{layer}": rng.normal(size=(1024, 256)) / 16,
-                f"lstm.bias_ih_l{layer}": rng.normal(size=1024) / 16,
-                f"lstm.bias_hh_l{layer}": rng.normal(size=1024) / 16}
-    return out | {"linear.weight": rng.normal(size=(256, 256)), "linear.bias": rng.normal(size=256)}
+    return random_weights()
 
 
 def formula(weights, mel):
@@ -108,13 +101,6 @@ def test_windows_equal_the_formula(weights, monkeypatch):
     np.testing.assert_array_equal(again.windows(sound), network.windows(sound))
     scaled = network.fit(None).scale(network.embedding(sound))
     assert abs((scaled**2).mean() - 1) < 1e-5
-
-
-class Loud:
-    """Stands for the detector: speech is what is loud."""
-
-    def is_speech(self, pcm, rate):
-        return bool(np.abs(np.frombuffer(pcm, "<i2")).max() > 100)
 
 
 def test_too_little_speech_is_said(weights, monkeypatch):
