@@ -1,5 +1,6 @@
 """Tells how well kinds of voices tell speakers apart, on your own clips:
-avjax voices --clips=DIR [--voice=statistics --voice=ge2e] [--seconds=5] [--split=train] [--json]
+avjax voices --clips=DIR [--voice=statistics --voice=ge2e|FILE] [--seconds=5] [--split=SPLIT]
+[--json]
 
 Cosines between the voices of pieces of one recording, of recordings of one speaker and of different
 speakers, and how often the former are the higher. Statistics are z-scored on these same pieces.
@@ -20,8 +21,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("clips", None, "Clip dataset made by avjax prepare; may be "
                               "repeated, to compare speakers across.", required=True)
     flags.DEFINE_string("split", None, "One split; without it, all together.")
-    flags.DEFINE_multi_enum("voice", list(kinds.KINDS), kinds.KINDS, "A kind of voices; may be "
-                            "repeated.")
+    flags.DEFINE_multi_string("voice", list(kinds.KINDS), "A kind of voices: "
+                              f"{', '.join(kinds.KINDS)}, or a file of WavLM with ECAPA-TDNN; may "
+                              "be repeated.")
     flags.DEFINE_float("seconds", 5.0, "Least length of the pieces that recordings are cut into.",
                        lower_bound=kinds.SHORTEST)
     flags.DEFINE_integer("most", 500, "Pieces that are compared, the first.", lower_bound=2)

@@ -19,6 +19,7 @@ from avjax.encoders.published.stated import stated
 from avjax.encoders.speech_frames import UTTERANCE_EPS
 from avjax.encoders.voices.ecapa import Ecapa, EcapaConfig
 from avjax.encoders.voices.published import import_params, sizes
+from avjax.encoders.voices.speech import TooLittle
 from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
 from avjax.errors import UserError
 from avjax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
@@ -52,19 +53,21 @@ class WavlmEcapa:
                        "network": dataclasses.asdict(self._network), "weights": file_sha256(path)}
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
-        """(N,) float samples at 16 kHz of the reference voice -> (E,) float32. UserError: under a
-        second, silent, or not finite."""
-        seconds = len(audio_N) / self.sample_rate
-        if seconds < REFERENCE_SECONDS or not self.hears(audio_N):
-            raise UserError("too little sound to tell a voice by", where="the reference voice",
-                            expected=f"{REFERENCE_SECONDS:g} s of speech",
-                            found=f"{seconds:.2f} s" + (", silent" if seconds >= REFERENCE_SECONDS
-                                                        else ""),
-                            hint="give another recording of the voice")
-        return self.raw(audio_N)
+        """(N,) float samples at 16 kHz of the reference voice -> (E,) float32. TooLittle: under a
+        second, or as `raw`."""
+        return self._of(audio_N, REFERENCE_SECONDS)
 
     def raw(self, audio_N: np.ndarray) -> np.ndarray:
-        """The same of any length that gives a frame."""
+        """The same of any length that gives a frame. TooLittle: none, silence, or not finite."""
+        return self._of(audio_N, self._network.min_samples() / self.sample_rate)
+
+    def _of(self, audio_N: np.ndarray, least: float) -> np.ndarray:
+        seconds = len(audio_N) / self.sample_rate
+        if seconds < least or not self.hears(audio_N):
+            raise TooLittle("too little sound to tell a voice by", where="the recording",
+                            expected=f"{least:g} s of speech", found=f"{seconds:.2f} s"
+                            + (", silent" if seconds >= least else ""),
+                            hint="give another recording of the voice")
         return self.many([audio_N])[0]
 
     def fit(self, raw_US: np.ndarray, speakers=None) -> "WavlmEcapa":

@@ -18,6 +18,7 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.talker import voices
 from data_pipelines.loading.loader import check_recipes
 from data_pipelines.puppets import build
+from launch.jobs.voices import compare
 from tests.encoders.test_wavlm_ecapa import write
 from tests.golden_files import relative_error, some
 
@@ -86,6 +87,11 @@ def test_voices_of_two_encoders_are_not_mixed(features, other, message):
     learnt = {"voice": features.recipes["voice"] | other}
     with pytest.raises(UserError, match=f"recipe of 'voice' differs.*{message}"):
         check_recipes(features, learnt, ["voice"], "a model")
+
+
+def test_they_are_compared_with_other_kinds(clips, weights):
+    report = compare([clips], None, ["statistics", weights], 1.0, 12)
+    assert set(report["by"]) == {"statistics", weights} and report["pieces"] == 12
 
 
 def test_generation_hears_the_voice_of_a_recording(build_prompt, weights, folder):
