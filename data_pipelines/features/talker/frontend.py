@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from avjax.codecs import latents, motion
-from avjax.encoders import voice_statistics
+from avjax.encoders import voices
 from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from avjax.signal import level as level_lib
@@ -28,7 +28,7 @@ class Encoder:
 
     tokenizer: Tokenizer
     audio_codec: latents.AudioCodec
-    voice_encoder: voice_statistics.VoiceStatistics
+    voice_encoder: voices.Voice
     motion_codec: motion.MotionCodec | None = None
     # of all speech; None: as it comes
     level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)
@@ -45,7 +45,7 @@ class Encoder:
         has_motion = recipes.get("motion", {}).get("kind", "none") != "none"
         return cls(Tokenizer.from_codec(recipes["tokens"], codecs.get(TOKENIZER)),
                    latents.from_recipe(recipes["audio"], codecs.get("audio", {})),
-                   voice_statistics.from_recipe(recipes["voice"], codecs.get("voice", {})),
+                   voices.from_recipe(recipes["voice"], codecs.get("voice", {})),
                    motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion
                    else None,
                    recipes["audio"].get("level"))
@@ -85,8 +85,8 @@ class Encoder:
         return self.audio_codec.encode(resampled(np.pad(audio_N, (0, silence)), rate))
 
     def voice(self, audio_N: np.ndarray, rate: float) -> np.ndarray:
-        """Float samples of the reference voice -> (256,)."""
-        return self.voice_encoder(resampled(audio_N, rate))
+        """Float samples of the reference voice -> (256,). UserError: too little to hear."""
+        return self.voice_encoder(resampled(audio_N, rate, self.voice_encoder.sample_rate))
 
 
 def face_motion(face_NF: np.ndarray, pose_NP: np.ndarray, rate: float) -> np.ndarray:
