@@ -2,18 +2,22 @@
 
     statistics  of mel, pitch and energy (avjax/encoders/voice_statistics.py); no weights
     ge2e        a network's that was trained to tell speakers apart (ge2e.py); weights of a package
+    FILE        of WavLM with ECAPA-TDNN, as published with Talker-T2AV (wavlm_ecapa.py); its
+                weights stay in their file
 
-Both fill one slot, in datasets, checkpoints and prompts; the recipe says which, and a model refuses
-the other.
+All fill one slot, in datasets, checkpoints and prompts; the recipe says which, and a model refuses
+the others.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 
 from avjax.encoders import voice_statistics
-from avjax.encoders.voices import ge2e, speech
+from avjax.encoders.voices import ge2e, speech, wavlm_ecapa
 from avjax.errors import UserError
 from avjax.signal.resample import resampled
 
@@ -62,11 +66,14 @@ class Statistics:
     fit = staticmethod(voice_statistics.VoiceStatistics.fit)
 
 
-def maker(kind: str) -> Maker:
-    """Of KINDS. UserError: another, or what is not installed."""
+def maker(kind: str, mesh: Mesh | None = None) -> Maker:
+    """Of KINDS, or of a file of WavLM with ECAPA-TDNN, over a mesh. UserError: another, or what is
+    not installed."""
     if kind not in KINDS:
-        raise UserError("unknown voice encoder", where="--voice", expected=" or ".join(KINDS),
-                        found=repr(kind))
+        if not os.path.exists(kind):
+            raise UserError("unknown voice encoder", where="--voice", found=repr(kind),
+                            expected=f"{' or '.join(KINDS)}, or the file of a network")
+        return wavlm_ecapa.WavlmEcapa(kind, mesh)
     if kind == "statistics":
         return Statistics()
     speech.detector()  # that it is missing is told before anything is computed
@@ -92,9 +99,12 @@ def known(raw_US: np.ndarray) -> np.ndarray:
 
 
 def from_recipe(recipe: dict, arrays: dict[str, np.ndarray],
-                where: str = "codecs/voice.npz") -> Voice:
-    """The encoder of a dataset or workdir. Raises UserError for kinds that are unknown and for
-    missing arrays."""
+                where: str = "codecs/voice.npz", weights: str = "") -> Voice:
+    """The encoder of a dataset or workdir. weights: the file of a network whose weights datasets do
+    not keep; without it the encoder hears nothing. Raises UserError for kinds that are unknown, for
+    missing arrays and for weights of another network than the recipe's."""
+    if recipe.get("kind") == wavlm_ecapa.KIND:
+        return wavlm_ecapa.of_recipe(recipe, weights)
     if recipe.get("kind") == ge2e.RECIPE["kind"]:
         return ge2e.Ge2e(arrays, where)
     return voice_statistics.from_recipe(recipe, arrays, where)

@@ -30,13 +30,13 @@ from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker import voices as voice_options
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
 
-VOICES = ("auto", "another", "own", "ge2e", "ge2e:another", "ge2e:own")
 _FACE = ("face", "pose_z")
 
 
@@ -45,10 +45,7 @@ def extract(
     tokenizer: Annotated[str | None, Option("Qwen3's tokenizer.json; without it a byte-level "
                                             "stand-in is trained")] = None,
     vocabulary: Annotated[int, Option("most tokens of the stand-in")] = STAND_IN_VOCABULARY,
-    voice: Annotated[str, Option("whose utterance an example's voice is taken from: its own, or "
-                                 "another of the same speaker and split; auto: another where clips "
-                                 "have identities; ge2e: as auto, of the network in the package "
-                                 "resemblyzer instead of statistics", VOICES)] = "auto",
+    voice: Annotated[str, Option(voice_options.HELP)] = "auto",
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
     speech_only: Annotated[float, Option("share of the training clips whose motion is left out, so "
@@ -78,11 +75,11 @@ def extract(
     common.full_band(clips)
     if {"events", "side"} <= clips.features.keys():  # of dialogues, each turn is an utterance
         clips = Turns(clips)
-    kind, _, whose = voice.partition(":") if voice.startswith("ge2e") else ("statistics", "", voice)
-    if whose in ("", "auto"):
+    kind, whose = voice_options.parsed(voice)
+    if whose == "auto":
         whose = "another" if "identity" in clips.features else "own"
-    voice = whose if kind == "statistics" else f"{kind}:{whose}"
-    voice_maker = voice_encoders.maker(kind)
+    voice = whose if kind == voice_encoders.KINDS[0] else f"{kind}:{whose}"
+    voice_maker = voice_options.maker(kind)
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
@@ -91,8 +88,9 @@ def extract(
                     **({"vocoder": vocoder} if vocoder else {}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
-        of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""
-        fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
+        kept_in = [x.recipe for x in (tokens, voice_maker) if hasattr(x, "recipe")]
+        names = "".join(f"-{recipe_hash(recipe)}" for recipe in kept_in)
+        fitted = job.once(f"encoder{names}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
             vocabulary), voice_maker, max_bad, fit_split)))
         return _write(job, clips, *_unpack(fitted), kept, whose, placeholder, speech_only, multiple,
@@ -155,14 +153,15 @@ def _fit(clips, tokens: Tokenizer, voice_maker, max_bad: float,
     columns = _motion_columns(clips)
     _check_given(clips, columns)
     moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
+    hearing = voice_options.Hearing(voice_maker)
     frames = 0
     for split in clips.splits:
         for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
             with _naming(clip, clips, lenient=max_bad > 0):
                 rate = clips.features["audio"].rate
                 audio = common.to_float(clip["audio"])
-                voices[clip["id"]] = (split, clip["speaker"],
-                                      voice_encoders.heard(voice_maker, audio, rate))
+                hearing.add(clip["id"], audio, rate)
+                voices[clip["id"]] = split, clip["speaker"]
                 if split != fit_split:
                     continue
                 moments.add(latents.stacked_mel(level.normalised(
@@ -181,10 +180,10 @@ def _fit(clips, tokens: Tokenizer, voice_maker, max_bad: float,
         codec = motion.from_recipe(recipe, clips.codec("motion") if "motion" in clips.codecs
                                    else None,
                                    f"{clips.dir}/codecs/motion.npz")
-    raw_US = np.stack([raw for split, _, raw in voices.values() if split == fit_split])
+    raw = hearing.finish()
+    raw_US = np.stack([raw[name] for name, (split, _) in voices.items() if split == fit_split])
     voice = voice_maker.fit(raw_US[voice_encoders.known(raw_US)])
-    voices = {name: (split, speaker, voice.scale(raw)) for name,
-              (split, speaker, raw) in voices.items()}
+    voices = {name: (*who, voice.scale(raw[name])) for name, who in voices.items()}
     return frontend.Encoder(tokens, latents.fit(moments), voice, codec), voices
 
 
@@ -310,7 +309,8 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
         if where == split and np.isfinite(vector).all():
             own[speaker].append(vector)
     nothing = [np.zeros(motion.DIM, np.float32)]
-    unheard = [np.zeros(voice_encoders.WIDTH, np.float32)]  # all clips of such a one are left out
+    # all clips of such a one are left out
+    unheard = [np.zeros(encoder.voice_encoder.recipe["width"], np.float32)]
     return out | {"voice":
                   np.stack([np.mean(own[str(n)] or unheard, 0)
                            for n in out["names"]]).astype(np.float32),
@@ -327,8 +327,8 @@ def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
                              latents.RATE),
             "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
                               "standard deviations", motion.RATE),
-            "voice": Feature((voice_encoders.WIDTH,), "float32", "speaker embedding",
-                             "standard deviations")}
+            "voice": Feature((encoder.voice_encoder.recipe["width"],), "float32",
+                             "speaker embedding", "standard deviations")}
 
 
 class _naming:
