@@ -132,6 +132,10 @@ class StreamDecoder:
         it; {} where there is no such layout."""
         return {}
 
+    def paints_on(self, given: Streams) -> bool:
+        """Whether streams that were given bring what pictures are painted on."""
+        return False
+
     def painter(self, streams: Streams) -> tuple[int, Callable[[slice], np.ndarray]] | None:
         """(pictures, function of a slice of them that gives (n, H, W, 3) uint8) where the streams
         are of pictures; else None."""
@@ -340,6 +344,10 @@ class Decoder:
     def draws(self) -> bool:
         """Whether `frames` can be had."""
         return self.face_kind in ("puppet", "eigenface") or self._family.paints
+
+    def can_draw(self, streams: Streams) -> bool:
+        """Whether `frames` of these can be had, by what they bring too."""
+        return self.draws or self._family.paints_on(streams)
 
     def frames(self, streams: Streams, *, speaker: str = "", identity=None) -> np.ndarray:
         """All of `pictures` at once, (N, H, W, 3) uint8."""

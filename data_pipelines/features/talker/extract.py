@@ -2,8 +2,9 @@
 Hz.
 
     audio   (T, 32)  latents of the audio codec (avjax.codecs.latents)
-    motion  (T, 40)  z-scored; no frames where an example is speech alone. The clips' `motion`, else
-                     made of `face` and `pose_z` (avjax.codecs.motion)
+    motion  (T, 40)  z-scored; no frames where an example is speech alone. What LIA-X reads of the
+                     pictures (driven.py) where its weights are given; else the clips' `motion`,
+                     else made of `face` and `pose_z` (avjax.codecs.motion)
     voice   (256,)   where clips know who speaks, of another utterance of the speaker in the same
                      split: at generation a user gives a recording of the voice, not the answer;
                      else of the example's own, as published
@@ -31,6 +32,7 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker import voices as voice_options
+from data_pipelines.features.talker.driven import Driven
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
@@ -53,6 +55,10 @@ def extract(
     multiple: Annotated[int, Option("extend every clip, by silence and held motion, to a multiple "
                                     "of so many frames; the model's patch, so that no last patch "
                                     "is partial", least=1)] = 1,
+    face_codec: Annotated[str | None, Option("LIA-X's published weights: motion is what they read "
+                                             "of the pictures")] = None,
+    statistics: Annotated[str | None, Option("folder of LIA-X's motion_mean.npy and motion_std.npy,"
+                                             " where they are not beside its weights")] = None,
     vocoder: common.Vocoder = None,
     carry_landmarks: common.CarryLandmarks = False,
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
@@ -75,6 +81,14 @@ def extract(
     common.full_band(clips)
     if {"events", "side"} <= clips.features.keys():  # of dialogues, each turn is an utterance
         clips = Turns(clips)
+    if statistics and not face_codec:
+        raise UserError("statistics of which motion?", where="--statistics",
+                        expected="--face_codec=FILE beside it", found="none")
+    of_face = {}
+    if face_codec:
+        clips = Driven(clips, face_codec, statistics)
+        of_face = {"lia_x": recipe_hash(clips.recipes["motion"]),
+                   "scale": arrays_hash(clips.codec("motion"))}
     kind, whose = voice_options.parsed(voice)
     if whose == "auto":
         whose = "another" if "identity" in clips.features else "own"
@@ -84,7 +98,7 @@ def extract(
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
-                    multiple=multiple, fit_split=fit_split,
+                    multiple=multiple, fit_split=fit_split, **of_face,
                     **({"vocoder": vocoder} if vocoder else {}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
@@ -225,10 +239,10 @@ def _check_given(clips, columns) -> None:
                        f"{clips.dir}/codecs/motion.npz")
 
 
-def _raw_motion(clip, clips) -> np.ndarray:
-    """(T, 40) at 25 Hz, not z-scored."""
+def _raw_motion(clip, clips, part: slice = slice(None)) -> np.ndarray:
+    """(T, 40) at 25 Hz, not z-scored; a part of it where it is the clip's own."""
     if "motion" in clip:
-        return clip["motion"].astype(np.float32)
+        return clip["motion"][part].astype(np.float32)
     return frontend.face_motion(clip["face"], clip["pose_z"], clips.features["face"].rate)
 
 
@@ -302,7 +316,7 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
     firsts = collections.defaultdict(list)
     for clip in clips.source(split,
                              ("speaker", *_motion_columns(clips))) if encoder.motion_codec else ():
-        if len(raw_TM := _raw_motion(clip, clips)):
+        if len(raw_TM := _raw_motion(clip, clips, slice(1))):
             firsts[clip["speaker"]].append(encoder.motion_codec.encode(raw_TM[:1])[0])
     own = collections.defaultdict(list)
     for where, speaker, vector in voices.values():
