@@ -164,10 +164,11 @@ def _fit(clips, tokens: Tokenizer, max_bad: float,
     all clips."""
     columns = _motion_columns(clips)
     _check_given(clips, columns)
+    fitted_on = columns if columns == _FACE else ()
     moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
     frames = 0
     for split in clips.splits:
-        for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
+        for clip in clips.source(split, ("id", "speaker", "audio", *fitted_on)):
             with _naming(clip, clips, lenient=max_bad > 0):
                 audio = frontend.resampled(common.to_float(clip["audio"]),
                                            clips.features["audio"].rate)
