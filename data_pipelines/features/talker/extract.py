@@ -23,7 +23,7 @@ from typing import Annotated
 import numpy as np
 
 from avjax.codecs import latents, motion
-from avjax.encoders import voice_statistics
+from avjax.encoders import voices as voice_encoders
 from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from avjax.signal import level
@@ -31,6 +31,7 @@ from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker import voices as voice_options
 from data_pipelines.features.talker.driven import Driven
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.features.talker.turns import Turns
@@ -38,7 +39,6 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
 
-VOICES = ("auto", "another", "own")
 _FACE = ("face", "pose_z")
 
 
@@ -47,9 +47,7 @@ def extract(
     tokenizer: Annotated[str | None, Option("Qwen3's tokenizer.json; without it a byte-level "
                                             "stand-in is trained")] = None,
     vocabulary: Annotated[int, Option("most tokens of the stand-in")] = STAND_IN_VOCABULARY,
-    voice: Annotated[str, Option("whose utterance an example's voice is taken from: its own, or "
-                                 "another of the same speaker and split; auto: another where clips "
-                                 "have identities", VOICES)] = "auto",
+    voice: Annotated[str, Option(voice_options.HELP)] = "auto",
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
     speech_only: Annotated[float, Option("share of the training clips whose motion is left out, so "
@@ -91,8 +89,11 @@ def extract(
         clips = Driven(clips, face_codec, statistics)
         of_face = {"lia_x": recipe_hash(clips.recipes["motion"]),
                    "scale": arrays_hash(clips.codec("motion"))}
-    if voice == "auto":
-        voice = "another" if "identity" in clips.features else "own"
+    kind, whose = voice_options.parsed(voice)
+    if whose == "auto":
+        whose = "another" if "identity" in clips.features else "own"
+    voice = whose if kind == voice_encoders.KINDS[0] else f"{kind}:{whose}"
+    voice_maker = voice_options.maker(kind)
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
@@ -101,11 +102,12 @@ def extract(
                     **({"vocoder": vocoder} if vocoder else {}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
-        of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""
-        fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
+        kept_in = [x.recipe for x in (tokens, voice_maker) if hasattr(x, "recipe")]
+        names = "".join(f"-{recipe_hash(recipe)}" for recipe in kept_in)
+        fitted = job.once(f"encoder{names}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
-            vocabulary), max_bad, fit_split)))
-        return _write(job, clips, *_unpack(fitted), kept, voice, placeholder, speech_only, multiple,
+            vocabulary), voice_maker, max_bad, fit_split)))
+        return _write(job, clips, *_unpack(fitted), kept, whose, placeholder, speech_only, multiple,
                       max_bad, fit_split, name, carry_landmarks, progress)
 
 
@@ -158,24 +160,27 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer, max_bad: float,
+def _fit(clips, tokens: Tokenizer, voice_maker, max_bad: float,
          fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
-    """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over
-    all clips."""
+    """The encoder, and {id: (split, speaker, voice)} of every clip, NaN where too little is heard;
+    one pass over all clips."""
     columns = _motion_columns(clips)
     _check_given(clips, columns)
     fitted_on = columns if columns == _FACE else ()
     moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
+    hearing = voice_options.Hearing(voice_maker)
     frames = 0
     for split in clips.splits:
         for clip in clips.source(split, ("id", "speaker", "audio", *fitted_on)):
             with _naming(clip, clips, lenient=max_bad > 0):
-                audio = frontend.resampled(common.to_float(clip["audio"]),
-                                           clips.features["audio"].rate)
-                voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
+                rate = clips.features["audio"].rate
+                audio = common.to_float(clip["audio"])
+                hearing.add(clip["id"], audio, rate)
+                voices[clip["id"]] = split, clip["speaker"]
                 if split != fit_split:
                     continue
-                moments.add(latents.stacked_mel(level.normalised(audio, latents.SAMPLE_RATE)))
+                moments.add(latents.stacked_mel(level.normalised(
+                    frontend.resampled(audio, rate), latents.SAMPLE_RATE)))
                 if columns == _FACE:
                     raw_TM = _raw_motion(clip, clips).astype(np.float64)
                     totals += raw_TM.sum(0), (raw_TM**2).sum(0)
@@ -190,10 +195,10 @@ def _fit(clips, tokens: Tokenizer, max_bad: float,
         codec = motion.from_recipe(recipe, clips.codec("motion") if "motion" in clips.codecs
                                    else None,
                                    f"{clips.dir}/codecs/motion.npz")
-    voice = voice_statistics.VoiceStatistics.fit(
-        np.stack([statistics for split, _, statistics in voices.values() if split == fit_split]))
-    voices = {name: (split, speaker, voice.scale(raw)) for name,
-              (split, speaker, raw) in voices.items()}
+    raw = hearing.finish()
+    raw_US = np.stack([raw[name] for name, (split, _) in voices.items() if split == fit_split])
+    voice = voice_maker.fit(raw_US[voice_encoders.known(raw_US)])
+    voices = {name: (*who, voice.scale(raw[name])) for name, who in voices.items()}
     return frontend.Encoder(tokens, latents.fit(moments), voice, codec), voices
 
 
@@ -256,12 +261,18 @@ def _face_recipe(clips) -> dict:
 
 
 def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
-    """{id: voice of the speaker's next utterance in the same split, after the last the first}."""
+    """{id: voice of the speaker's next utterance in the same split that has one, after the last
+    the first}."""
     groups = collections.defaultdict(list)
     for name, (split, speaker, _) in voices.items():
         groups[split, speaker].append(name)
-    return {name: voices[after][2] for names in groups.values()
-            for name, after in zip(names, names[1:] + names[:1], strict=True)}
+    out = {}
+    for names in groups.values():
+        after = names[0]
+        for name in reversed(names * 2):
+            out[name] = voices[after][2]
+            after = name if np.isfinite(voices[name][2]).all() else after
+    return out
 
 
 def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placeholder: str,
@@ -281,6 +292,11 @@ def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placehold
         motion_TM = np.pad(motion_TM, ((0, missing), (0, 0)), mode="edge")
     if not np.isfinite(motion_TM).all():
         raise UserError("motion is not finite", expected="finite numbers", found="NaN or infinity",
+                        hint="leave this clip out of the data")
+    if not np.isfinite(voices[clip["id"]]).all():
+        raise UserError("too little speech to tell a voice by",
+                        expected=f"{voice_encoders.SHORTEST:g} s of speech, in this clip or, with "
+                        "--voice=another, in another of the speaker", found="less",
                         hint="leave this clip out of the data")
     return {"id": clip["id"], **{c: clip[c] for c in carried},
             "tokens": encoder.prompt(clip["text"].strip() or placeholder),
@@ -305,11 +321,14 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
             firsts[clip["speaker"]].append(encoder.motion_codec.encode(raw_TM[:1])[0])
     own = collections.defaultdict(list)
     for where, speaker, vector in voices.values():
-        if where == split:
+        if where == split and np.isfinite(vector).all():
             own[speaker].append(vector)
     nothing = [np.zeros(motion.DIM, np.float32)]
+    # all clips of such a one are left out
+    unheard = [np.zeros(encoder.voice_encoder.recipe["width"], np.float32)]
     return out | {"voice":
-                  np.stack([np.mean(own[str(n)], 0) for n in out["names"]]).astype(np.float32),
+                  np.stack([np.mean(own[str(n)] or unheard, 0)
+                           for n in out["names"]]).astype(np.float32),
                   "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0)
                                             for n in out["names"]]
                                            ).astype(np.float32)}
@@ -323,8 +342,8 @@ def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
                              latents.RATE),
             "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
                               "standard deviations", motion.RATE),
-            "voice": Feature((voice_statistics.WIDTH,), "float32", "speaker embedding",
-                             "standard deviations")}
+            "voice": Feature((encoder.voice_encoder.recipe["width"],), "float32",
+                             "speaker embedding", "standard deviations")}
 
 
 class _naming:

@@ -28,7 +28,7 @@ from avjax.systems.talker.rows import check_ids
 from avjax.weights import reader
 from data_pipelines import media, prompting
 from data_pipelines.features.common import heard
-from data_pipelines.features.talker import frontend, portrait
+from data_pipelines.features.talker import frontend, portrait, voices
 from data_pipelines.prompting import Input, Prompt, Request
 from data_pipelines.store.schema import SPEAKERS
 
@@ -56,7 +56,7 @@ class _Given:
 class PromptBuilder(prompting.PromptBuilder):
     """Conditions for one utterance."""
 
-    TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO,
+    TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, voices.INPUT,
              Input("motion", "Motion file (.npz, .npy or .pt): drives, or is continued."),
              prompting.EXAMPLE, prompting.DATA, prompting.SPEAKER, *portrait.TAKES,
              Input("prefix_seconds", "Continue so much of the audio (and motion).", float),
@@ -73,7 +73,9 @@ class PromptBuilder(prompting.PromptBuilder):
                                 found=str(getattr(request, name)))
         if request.task:
             prompting.check_task(request.task, system)
-        front = frontend.Encoder.from_codecs(decoder.recipes, decoder.codecs)
+        front = frontend.Encoder.from_codecs(
+            decoder.recipes, decoder.codecs,
+            voices.weights(request, decoder.recipes.get("voice", {}), decoder.workdir))
         task = request.task or default_task(request, front)
         if front.motion_codec is None and task != "tts":
             raise UserError("this model was trained on speech alone", where="--task",
@@ -176,7 +178,9 @@ def _read(request: Request, task: str, row, system, decoder, front) -> _Given:
     if request.audio:
         rate = front.audio_codec.recipe["sample_rate"]
         audio_N = media.read_audio(request.audio, rate)
-        given.audio, given.voice_S = front.audio(audio_N, rate), front.voice(audio_N, rate)
+        given.audio = front.audio(audio_N, rate)
+        if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
+            given.voice_S = front.voice(audio_N, rate)
         given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs,
                                             decoder.recipes["audio"]))
         given.motion = None  # the example's is of other speech
