@@ -7,6 +7,7 @@ Suffixes: B batch, H W size, C channels, S style.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 SLOPE = 0.2  # of the leaky ReLU
@@ -30,14 +31,14 @@ def activate(x, bias):
     return jax.nn.leaky_relu(x + bias, SLOPE) * 2**0.5
 
 
-def blur(x_BHWC, pad: int, gain: float = 1.0):
+def blur(x_BHWC, pad: int):
     """Binomial low-pass over `pad` zeros on every side: the size grows by 2 pad - 3."""
     for axis in (1, 2):
         widths = [(0, 0)] * 4
         widths[axis] = (pad, pad)
         wide = jnp.pad(x_BHWC, widths)
         size = wide.shape[axis] - len(TAPS) + 1
-        x_BHWC = sum(tap * gain**0.5 / sum(TAPS) * lax.slice_in_dim(wide, k, k + size, axis=axis)
+        x_BHWC = sum(tap / sum(TAPS) * lax.slice_in_dim(wide, k, k + size, axis=axis)
                      for k, tap in enumerate(TAPS))
     return x_BHWC
 
@@ -92,18 +93,35 @@ def modulated(p, name: str, x_BHWC, style_BS, *, up: bool = False, demodulate: b
     scale_BC = linear(p, f"{name}.modulation", style_BS)
     x_BHWC = x_BHWC * scale_BC[:, None, None]
     if up:
-        taps = kernel.shape[0]
-        x_BHWC = lax.conv_general_dilated(x_BHWC, kernel[::-1, ::-1], (1, 1),
-                                          [(taps - 1, taps - 1)] * 2, lhs_dilation=(2, 2),
-                                          dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                                          precision=PRECISION)
-        x_BHWC = blur(x_BHWC, 1, gain=4.0)
+        x_BHWC = interleaved(conv(x_BHWC, blurred_twofold(kernel)))
     else:
         x_BHWC = conv(x_BHWC, kernel)
     if demodulate:
         energy = jnp.dot(scale_BC**2, (kernel**2).sum((0, 1)), precision=PRECISION)
         x_BHWC = x_BHWC * lax.rsqrt(energy + DEMODULATION_EPS)[:, None, None]
     return x_BHWC
+
+
+def blurred_twofold(kernel):
+    """Transposed convolution of stride 2 and blur with gain 4 as one plain convolution, whose
+    outputs are the four pixels of each input's place: (3, 3, in, out) -> (3, 3, in, 4 out).
+
+    A pixel at i adds w[k] to place 2 i + k, which the blur's tap b carries to j = 2 i + k - b + 1.
+    Output j = 2 q + a therefore takes the pixel at q + d by the sum of w[k] f[k + 1 - a + 2 d].
+    """
+    phase, offset, tap = np.ogrid[:2, -1:2, :3]
+    b = tap + 1 - phase + 2 * offset
+    taps = np.where((b >= 0) & (b < len(TAPS)), np.take(TAPS, b, mode="clip"), 0) * 2 / sum(TAPS)
+    out = jnp.einsum("adk,cel,klio->deiaco", taps.astype(np.float32), taps.astype(np.float32),
+                     kernel, precision=PRECISION)
+    return out.reshape(*kernel.shape[:3], -1)
+
+
+def interleaved(x_BHWC):
+    """(B, H, W, 4 C), the pixels of 2 x 2 places -> (B, 2 H, 2 W, C)."""
+    batch, height, width, channels = x_BHWC.shape
+    apart = x_BHWC.reshape(batch, height, width, 2, 2, channels // 4)
+    return apart.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
 
 
 def styled(p, name: str, x_BHWC, style_BS, *, up: bool = False):

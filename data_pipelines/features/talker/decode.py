@@ -72,6 +72,10 @@ class StreamDecoder(decode.StreamDecoder):
             raise UserError("the weights of another LIA-X", where=f"--face_codec={file or kept}",
                             expected=f"weights {recipe['weights']}, which made the motion that the "
                             "model learnt", found=codec.weights)
+        if self._face_codec not in ("", file):
+            raise UserError("two codecs of one motion", where=f"--face_codec={file or kept}",
+                            expected=self._face_codec, found="another file",
+                            hint="give all requests the same")
         self._face_codec = file
         return codec
 

@@ -21,7 +21,7 @@ class Driven:
 
     Args:
       clips: that something can be seen of.
-      file: LIA-X's published weights.
+      file: LIA-X's published weights, or their folder.
       statistics: folder of motion_mean.npy and motion_std.npy; None = the weights' own.
 
     Raises UserError: nothing can be seen, other weights, no statistics.
@@ -30,7 +30,8 @@ class Driven:
     def __init__(self, clips, file: str, statistics: str | None = None):
         self._clips = clips
         self._painter = Painter(clips, codec.SIZE)
-        self._given = motion_statistics(pathlib.Path(file).parent, statistics)
+        beside = pathlib.Path(file)
+        self._given = motion_statistics(beside if beside.is_dir() else beside.parent, statistics)
         self.encoder = codec.loaded(str(file))
         self.features = clips.features | {"motion": Feature(
             (None, motion.DIM), "float32", "motion, LIA-X", "", motion.RATE)}

@@ -166,11 +166,12 @@ def _fit(clips, tokens: Tokenizer, voice_maker, max_bad: float,
     one pass over all clips."""
     columns = _motion_columns(clips)
     _check_given(clips, columns)
+    fitted_on = columns if columns == _FACE else ()
     moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
     hearing = voice_options.Hearing(voice_maker)
     frames = 0
     for split in clips.splits:
-        for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
+        for clip in clips.source(split, ("id", "speaker", "audio", *fitted_on)):
             with _naming(clip, clips, lenient=max_bad > 0):
                 rate = clips.features["audio"].rate
                 audio = common.to_float(clip["audio"])

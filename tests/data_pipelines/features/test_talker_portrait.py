@@ -97,7 +97,7 @@ def test_motion_is_read_of_pictures(dataset, clips, release, tmp_path):
     other.mkdir()
     np.save(other / "motion_mean.npy", MEAN)
     np.save(other / "motion_std.npy", STD / 2)
-    again = talker.extract(clips.dir, tmp_path / "out", face_codec=str(release / "lia-x.pt"),
+    again = talker.extract(clips.dir, tmp_path / "out", face_codec=str(release),
                            statistics=str(other), progress=False)
     np.testing.assert_allclose(again.source("train")[0]["motion"], 2 * examples[0]["motion"],
                                atol=1e-3)
