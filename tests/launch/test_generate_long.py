@@ -14,7 +14,7 @@ from avjax.signal import griffin_lim, mel
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
 from avjax.systems.head_vae import system as head_vae
-from data_pipelines import prompting
+from data_pipelines import decode, prompting
 from data_pipelines.features.avflow import head_pose
 from data_pipelines.features.avflow import prompt as avflow
 from data_pipelines.media import write_media
@@ -98,6 +98,8 @@ class Pictures:
 
     def __init__(self, seconds: int):
         self.seconds = seconds
+        self.family = decode.StreamDecoder(self)
+        self.family.heard = ("mel",)
 
     def speakers(self, streams):
         return [{}, {}]
