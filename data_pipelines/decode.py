@@ -122,6 +122,11 @@ class StreamDecoder:
         """z-scored pose (N, 7) at `fps`."""
         raise NotImplementedError
 
+    def live_sound(self, block: int):
+        """A new data_pipelines.live.parts.OwnSound, by so many mel frames at a time, where the
+        streams' own codec makes the sound; None where a vocoder makes it of mel."""
+        return None
+
     def live_motion(self):
         """A new data_pipelines.live.parts.Motion, which decodes faces and poses of streams that
         have not ended yet; None where only whole streams are decoded."""

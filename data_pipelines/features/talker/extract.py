@@ -29,6 +29,7 @@ from avjax.signal import level
 from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
+from data_pipelines.features.talker import audio_codec as audio_codecs
 from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.features.talker.turns import Turns
@@ -56,6 +57,11 @@ def extract(
                                     "of so many frames; the model's patch, so that no last patch "
                                     "is partial", least=1)] = 1,
     vocoder: common.Vocoder = None,
+    audio_codec: Annotated[str | None, Option("the published WhisperX-VAE, its file or folder, "
+                                              "makes the audio latents; without it a stand-in, "
+                                              "mel-pca, is fitted")] = None,
+    whisper: Annotated[str | None, Option("Whisper large-v3, where the audio codec's file lacks "
+                                          "it")] = None,
     carry_landmarks: common.CarryLandmarks = False,
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
@@ -80,17 +86,21 @@ def extract(
     if voice == "auto":
         voice = "another" if "identity" in clips.features else "own"
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
+    published = _audio_codec(audio_codec, whisper, vocoder)
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
                     multiple=multiple, fit_split=fit_split,
-                    **({"vocoder": vocoder} if vocoder else {}),
+                    **{k: v for k, v in (
+                        ("vocoder", vocoder), ("audio_codec", audio_codec),
+                        ("whisper", whisper)) if v},
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
         of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""
+        of += f"-{recipe_hash(published.recipe)}" if published else ""
         fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
-            vocabulary), max_bad, fit_split)))
+            vocabulary), published, max_bad, fit_split)))
         return _write(job, clips, *_unpack(fitted), kept, voice, placeholder, speech_only, multiple,
                       max_bad, fit_split, name, carry_landmarks, progress)
 
@@ -144,7 +154,19 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer, max_bad: float,
+def _audio_codec(audio_codec, whisper, vocoder) -> audio_codecs.WhisperXVAE | None:
+    """None where the stand-in is to be fitted. UserError: not such weights, or a vocoder beside
+    them."""
+    if not audio_codec and whisper:
+        raise UserError("a Whisper without the audio codec that it belongs to", where="--whisper",
+                        expected="--audio_codec=FILE", found="none")
+    if audio_codec and vocoder:
+        raise UserError("two things that make the sound", where="--audio_codec, --vocoder",
+                        expected="one of them: the audio codec makes its own", found="both")
+    return audio_codecs.WhisperXVAE.from_checkpoint(audio_codec, whisper) if audio_codec else None
+
+
+def _fit(clips, tokens: Tokenizer, published, max_bad: float,
          fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
     """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over
     all clips."""
@@ -160,7 +182,8 @@ def _fit(clips, tokens: Tokenizer, max_bad: float,
                 voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
                 if split != fit_split:
                     continue
-                moments.add(latents.stacked_mel(level.normalised(audio, latents.SAMPLE_RATE)))
+                if not published:
+                    moments.add(latents.stacked_mel(level.normalised(audio, latents.SAMPLE_RATE)))
                 if columns == _FACE:
                     raw_TM = _raw_motion(clip, clips).astype(np.float64)
                     totals += raw_TM.sum(0), (raw_TM**2).sum(0)
@@ -179,7 +202,9 @@ def _fit(clips, tokens: Tokenizer, max_bad: float,
         np.stack([statistics for split, _, statistics in voices.values() if split == fit_split]))
     voices = {name: (split, speaker, voice.scale(raw)) for name,
               (split, speaker, raw) in voices.items()}
-    return frontend.Encoder(tokens, latents.fit(moments), voice, codec), voices
+    audio = published or latents.fit(moments)
+    # the published weights have heard sound as loud as it came
+    return frontend.Encoder(tokens, audio, voice, codec, None if published else level.RECIPE), voices
 
 
 def _pack(encoder: frontend.Encoder, voices: dict[str, tuple]) -> dict[str, np.ndarray]:
@@ -302,10 +327,11 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
 
 def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
     kind = encoder.recipes["motion"]["kind"]
+    own = encoder.audio_codec.recipe["kind"] == audio_codecs.KIND
+    scale = "the codec's own" if own else "standard deviations"
     return {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
             "tokens": Feature((None,), "int32", f"prompt ids, {encoder.tokenizer.kind}"),
-            "audio": Feature((None, latents.DIM), "float32", "audio latents", "standard deviations",
-                             latents.RATE),
+            "audio": Feature((None, latents.DIM), "float32", "audio latents", scale, latents.RATE),
             "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
                               "standard deviations", motion.RATE),
             "voice": Feature((voice_statistics.WIDTH,), "float32", "speaker embedding",

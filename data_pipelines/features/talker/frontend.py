@@ -6,6 +6,7 @@ is the state at j / 25 s.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,6 +18,7 @@ from avjax.errors import UserError
 from avjax.signal import level as level_lib
 from avjax.signal import resample
 from avjax.signal.resample import resampled
+from data_pipelines.features.talker import audio_codec as audio_codecs
 from data_pipelines.features.talker.tokenizer import CODEC as TOKENIZER
 from data_pipelines.features.talker.tokenizer import Tokenizer
 from data_pipelines.store.schema import arrays_hash
@@ -35,8 +37,10 @@ class Encoder:
 
     @classmethod
     def from_codecs(cls, recipes: Mapping[str, dict],
-                    codecs: Mapping[str, Mapping[str, np.ndarray]]) -> "Encoder":
-        """Of a dataset's or workdir's recipes and codecs. UserError names what is missing."""
+                    codecs: Mapping[str, Mapping[str, np.ndarray]],
+                    workdir: pathlib.Path | None = None) -> "Encoder":
+        """Of a dataset's or workdir's recipes and codecs; what those keep by reference may lie in
+        the workdir. UserError names what is missing."""
         for name in ("audio", "voice", "tokens"):
             if name not in recipes:
                 raise UserError("not a dataset of Talker's features", where="recipes.json",
@@ -44,7 +48,7 @@ class Encoder:
                                 hint="extract with --features=talker")
         has_motion = recipes.get("motion", {}).get("kind", "none") != "none"
         return cls(Tokenizer.from_codec(recipes["tokens"], codecs.get(TOKENIZER)),
-                   latents.from_recipe(recipes["audio"], codecs.get("audio", {})),
+                   audio_codecs.from_recipe(recipes["audio"], codecs, workdir),
                    voice_statistics.from_recipe(recipes["voice"], codecs.get("voice", {})),
                    motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion
                    else None,
@@ -70,6 +74,8 @@ class Encoder:
         """What a dataset keeps, for `from_codecs`."""
         out = {"audio": self.audio_codec.arrays(), "voice": self.voice_encoder.arrays(),
                TOKENIZER: self.tokenizer.arrays()}
+        if isinstance(self.audio_codec, audio_codecs.WhisperXVAE):
+            out[audio_codecs.FILES] = self.audio_codec.files()
         return out | ({"motion": self.motion_codec.arrays()} if self.motion_codec else {})
 
     def prompt(self, text: str, *, allow_empty: bool = False) -> np.ndarray:

@@ -72,7 +72,7 @@ class PromptBuilder(prompting.PromptBuilder):
                                 found=str(getattr(request, name)))
         if request.task:
             prompting.check_task(request.task, system)
-        front = frontend.Encoder.from_codecs(decoder.recipes, decoder.codecs)
+        front = frontend.Encoder.from_codecs(decoder.recipes, decoder.codecs, decoder.workdir)
         task = request.task or default_task(request, front)
         if front.motion_codec is None and task != "tts":
             raise UserError("this model was trained on speech alone", where="--task",
