@@ -1,4 +1,4 @@
-"""Whisper's encoder and its log-mel against recorded numbers; both published namings; long sound."""
+"""Whisper's encoder and log-mel against recorded numbers; both published namings; long sound."""
 
 import jax
 import numpy as np
@@ -59,7 +59,8 @@ def test_other_names_and_long_sound(gold):
     state = under(gold, "sd/")
     openai = {"decoder.blocks.0.attn.query.weight": np.ones((2, 2))}
     for name, value in state.items():
-        name = "ln_post" + name.removeprefix("layer_norm") if name.startswith("layer_norm") else name
+        if name.startswith("layer_norm"):
+            name = "ln_post" + name.removeprefix("layer_norm")
         for theirs, ours in TO_OPENAI:
             name = name.replace(theirs, ours)
         openai[f"encoder.{name}"] = value
@@ -69,10 +70,11 @@ def test_other_names_and_long_sound(gold):
     made, again = (network(wav) for network in of_two)
     np.testing.assert_array_equal(made, again)
     assert made.shape == (-(-len(wav) // 320), of_two[0].width)
-    first, second = of_two[0](wav[:window]), of_two[0](wav[int(window * 5 / 6) // 320 * 320:][:window])
-    meet = (window // 320 + int(window * 5 / 6) // 320) // 2
+    step = int(window * 5 / 6) // 320
+    first, second = of_two[0](wav[:window]), of_two[0](wav[step * 320:][:window])
+    meet = (window // 320 + step) // 2
     np.testing.assert_array_equal(made[:meet], first[:meet])
-    np.testing.assert_array_equal(made[meet], second[meet - int(window * 5 / 6) // 320])
+    np.testing.assert_array_equal(made[meet], second[meet - step])
 
 
 @pytest.mark.parametrize("gold", cases("whisper_encoder"))

@@ -1,6 +1,8 @@
-"""Whisper's published names -> parameters of avjax/encoders/whisper.py: OpenAI's (`encoder.blocks.0.
-attn.query...`) and transformers' (`model.encoder.layers.0.self_attn.q_proj...`); what belongs to
-the decoder is left out."""
+"""Whisper's published names -> parameters of avjax/encoders/whisper.py.
+
+OpenAI's (`encoder.blocks.0.attn.query...`) and transformers'
+(`model.encoder.layers.0.self_attn.q_proj...`); what belongs to the decoder is left out.
+"""
 
 import re
 
@@ -11,8 +13,8 @@ from avjax.weights.fold import put, stack_layers
 
 _DECODER = r"(model\.)?decoder\..*|proj_out\..*|alignment_heads"
 _CANONICAL = (  # transformers' -> OpenAI's
-    (r"^(model\.)?encoder\.", ""), (r"^layers\.", "blocks."), (r"\.self_attn\.q_proj\.",
-                                                              ".attn.query."),
+    (r"^(model\.)?encoder\.", ""), (r"^layers\.", "blocks."),
+    (r"\.self_attn\.q_proj\.", ".attn.query."),
     (r"\.self_attn\.k_proj\.", ".attn.key."), (r"\.self_attn\.v_proj\.", ".attn.value."),
     (r"\.self_attn\.out_proj\.", ".attn.out."), (r"\.self_attn_layer_norm\.", ".attn_ln."),
     (r"\.final_layer_norm\.", ".mlp_ln."), (r"\.fc1\.", ".mlp.0."), (r"\.fc2\.", ".mlp.2."),

@@ -51,7 +51,7 @@ class StreamDecoder(decode.StreamDecoder):
         if self._decoder.vocoder or not self._decoder.may_keep:
             raise UserError("this model's latents are made sound of by their own codec",
                             where="--vocoder, or WORKDIR/vocoder", expected="none",
-                            found="a vocoder of mel", hint="leave it out")
+                            found="Griffin-Lim or a vocoder of mel", hint="leave it out")
         return None
 
     def mel(self, streams):

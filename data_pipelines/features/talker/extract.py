@@ -204,7 +204,8 @@ def _fit(clips, tokens: Tokenizer, published, max_bad: float,
               (split, speaker, raw) in voices.items()}
     audio = published or latents.fit(moments)
     # the published weights have heard sound as loud as it came
-    return frontend.Encoder(tokens, audio, voice, codec, None if published else level.RECIPE), voices
+    loud = None if published else level.RECIPE
+    return frontend.Encoder(tokens, audio, voice, codec, loud), voices
 
 
 def _pack(encoder: frontend.Encoder, voices: dict[str, tuple]) -> dict[str, np.ndarray]:
