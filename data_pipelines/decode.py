@@ -123,19 +123,21 @@ class StreamDecoder:
         raise NotImplementedError
 
     def live_sound(self, block: int):
-        """A new data_pipelines.live.parts.OwnSound, by so many mel frames at a time, where the
-        streams' own codec makes the sound; None where a vocoder makes it of mel."""
+        """A new live.parts.OwnSound, by so many mel frames; None where a vocoder makes sound."""
         return None
 
     def live_motion(self):
-        """A new data_pipelines.live.parts.Motion, which decodes faces and poses of streams that
-        have not ended yet; None where only whole streams are decoded."""
+        """A new live.parts.Motion, which decodes streams that go on; None: there is none."""
         return None
 
     def owners_arrays(self, streams: Streams) -> dict[str, np.ndarray]:
         """{name: array} of motion in the layout of the corpus' owners, whose own renderers draw
         it; {} where there is no such layout."""
         return {}
+
+    def paints_on(self, given: Streams) -> bool:
+        """Whether streams that were given bring what pictures are painted on."""
+        return False
 
     def painter(self, streams: Streams) -> tuple[int, Callable[[slice], np.ndarray]] | None:
         """(pictures, function of a slice of them that gives (n, H, W, 3) uint8) where the streams
@@ -177,8 +179,7 @@ class Decoder:
       codecs: {codec: {array name: array}}.
       iterations: Griffin-Lim's.
       geometry, lip_vertices: files of a Codec Avatar's geometry, see `geometry.load`.
-      vocoder: what makes sound of mel, instead of the dataset's vocoder or Griffin-Lim: the file
-        or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
+      vocoder: what makes sound of mel, not the dataset's: see `vocoders.load`; or GRIFFIN_LIM.
 
     Attributes:
       text_to_tokens: of the workdir, see features/common/text_to_tokens.py; None = it has none.
@@ -345,6 +346,10 @@ class Decoder:
     def draws(self) -> bool:
         """Whether `frames` can be had."""
         return self.face_kind in ("puppet", "eigenface") or self._family.paints
+
+    def can_draw(self, streams: Streams) -> bool:
+        """Whether `frames` of these can be had, by what they bring too."""
+        return self.draws or self._family.paints_on(streams)
 
     def frames(self, streams: Streams, *, speaker: str = "", identity=None) -> np.ndarray:
         """All of `pictures` at once, (N, H, W, 3) uint8."""

@@ -25,8 +25,8 @@ if __name__ == "__main__" and str(HERE.parent) not in sys.path:  # a child proce
 PARENT = "AVJAX_PARENT"  # the variable, see end_with_parent
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 ELSEWHERE = {"inspect": "data_pipelines.store.inspect"}
-ORDER = ("prepare", "extract", "inspect", "turns", "train", "evaluate", "generate", "weights",
-         "config", "plan", "submit", "collect", "benchmark")
+ORDER = ("prepare", "extract", "inspect", "turns", "voices", "train", "evaluate", "generate",
+         "weights", "config", "plan", "submit", "collect", "benchmark")
 COMPLETION = '''_avjax() {
     local IFS=$'\\n'
     COMPREPLY=($(avjax completion words -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))

@@ -19,6 +19,7 @@ Suffixes: N samples, T frames, W window, L lags, M mel bands, S statistics, U ut
 """
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,6 +73,7 @@ def statistics(audio_N: np.ndarray, level: dict | None = level_lib.RECIPE) -> np
 class VoiceStatistics:
     """The slot's interface: `recipe`, `__call__(audio at 24 kHz) -> (256,)`, `arrays()`."""
 
+    sample_rate: typing.ClassVar[int] = SAMPLE_RATE
     mean_S: np.ndarray
     std_S: np.ndarray
     map_SS: np.ndarray | None = None  # of the z-scored statistics to the speaker's part

@@ -138,13 +138,14 @@ class Sound:
 
 
 class Pictures:
-    """One speaker's. `feed` and `finish` yield (H, W, 3) uint8, drawn when they are asked for.
-    UserError where nothing here can draw."""
+    """One speaker's. `feed` and `finish` yield (H, W, 3) uint8, drawn when they are asked for;
+    `given`: what pictures are painted on. UserError where nothing here can draw."""
 
-    def __init__(self, decoder: decode.Decoder, speaker: str = "", identity=None):
-        self._decoder = decoder
+    def __init__(self, decoder: decode.Decoder, speaker: str = "", identity=None,
+                 given: Streams | None = None):
+        self._decoder, self._given = decoder, dict(given or {})
         self._begun = False
-        self._paints = decoder.family.paints
+        self._paints = decoder.family.paints or bool(given)
         if not self._paints:
             self._motion = decoder.family.live_motion() or Whole(decoder)
             self._draw = decoder.drawer(speaker, identity)
@@ -158,7 +159,7 @@ class Pictures:
             return
         self._begun = True
         if self._paints:
-            yield from self._decoder.pictures(streams)[1]
+            yield from self._decoder.pictures({**streams, **self._given})[1]
         else:
             yield from self._drawn(*self._motion.feed(streams))
 

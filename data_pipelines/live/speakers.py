@@ -35,8 +35,10 @@ class Speakers:
         self._decoder, self._rate, self._fps = decoder, decoder.sample_rate, decoder.fps
         count = max(1, len(prompt.speakers))
         self._sounds = [parts.Sound(decoder, settings) for _ in range(count)]
-        self._drawn = [parts.Pictures(decoder, prompt.speaker, prompt.identity)
-                       for _ in range(count)] if draws and decoder.draws else []
+        paints = decoder.family.paints_on(prompt.given)
+        self._drawn = [parts.Pictures(decoder, prompt.speaker, prompt.identity,
+                                      prompt.given if paints else None)
+                       for _ in range(count)] if draws and (decoder.draws or paints) else []
         self._waiting_N = [np.zeros(0, np.float32)] * count  # samples that others have not yet
         self._waiting: list[list[np.ndarray]] = [[] for _ in self._drawn]
         self._heard = self._seen = 0

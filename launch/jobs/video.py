@@ -75,7 +75,7 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         paths[f"{name}.npy"] = suffixed(out, f"{name}.npy")
         with atomic.file(paths[f"{name}.npy"]) as aside:
             np.save(aside, array)
-    if not decoder.draws:
+    if not decoder.can_draw(streams):
         kept = latents or decoder.geometry or any(n.endswith(".npy") for n in paths)
         print(f"no picture: nothing here can draw this motion"
               f"{'' if kept else '; --save_latents keeps it'}", file=sys.stderr, flush=True)

@@ -24,9 +24,10 @@ from tests.golden_files import some, under
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """As published: the autoencoder with its Whisper, and what a Whisper's decoder leaves."""
+    """As published: the autoencoder, all of its Whisper, and what its training left."""
     gold, folder = some("whisperx_vae"), tmp_path_factory.mktemp("codec")
-    state = dict(under(gold, "sd/")) | {"semantic_model.decoder.ln.weight": np.ones(2, np.float32)}
+    state = dict(under(gold, "sd/")) | {f"{name}.weight": np.ones(2, np.float32) for name in (
+        "semantic_model.decoder.ln", "discriminator.0", "vae.prior")}
     safetensors.numpy.save_file(state, folder / "vae.safetensors")
     (folder / "config.json").write_text(json.dumps({"whisper": ast.literal_eval(
         str(gold["whisper"]))}))
@@ -102,9 +103,9 @@ def test_requests_find_the_encoder_again(features, codec, file, tmp_path):
     np.testing.assert_array_equal(front.audio(audio_N, 24000), codec.encode(audio_N))
     moved = codecs | {FILES: {"codec": np.array(str(tmp_path / "gone")), "whisper": np.array("")}}
     with pytest.raises(UserError, match=r"not kept with the features.*gone.*WORKDIR/audio_codec"):
-        Encoder.from_codecs(features.recipes, moved, tmp_path).audio(audio_N, 24000)
+        Encoder.from_codecs(features.recipes, moved, workdir=tmp_path).audio(audio_N, 24000)
     (tmp_path / "audio_codec").symlink_to(file.parent)
-    front = Encoder.from_codecs(features.recipes, moved, tmp_path)
+    front = Encoder.from_codecs(features.recipes, moved, workdir=tmp_path)
     np.testing.assert_array_equal(front.audio(audio_N, 24000), codec.encode(audio_N))
     other = features.recipes | {"audio": features.recipes["audio"] | {"weights": "0" * 16}}
     with pytest.raises(UserError, match="another audio codec than the model's.*0000"):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.encoders import relative_bias
+from avjax.encoders import relative_bias, units
 from avjax.encoders.published.stated import Stated
 from avjax.encoders.published.wav2vec2 import import_params
 from avjax.encoders.speech_frames import Wav2Vec2Frames
@@ -135,5 +135,10 @@ def test_frames_of_its_own_checkpoint(name, record, tmp_path):
     found = frames(list(record["wav"]))  # not normalised yet
     for ours, theirs in zip(found, record["hidden_states"][2], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
+    centroids = record["hidden_states"][2][0, ::5]
+    np.save(tmp_path / "kmeans.npy", centroids)
+    made = units.published(path, tmp_path / "kmeans.npy", layer=2)(list(record["wav"]))
+    distance = ((record["hidden_states"][2][:, :, None] - centroids) ** 2).sum(-1)
+    np.testing.assert_array_equal(made, distance.argmin(-1))
     with pytest.raises(UserError, match="not a network for units.*found: layer 35"):
         Wav2Vec2Frames.from_checkpoint(path)

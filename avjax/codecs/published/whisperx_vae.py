@@ -12,13 +12,14 @@ from avjax.weights.fold import fold_weight_norm
 
 WHISPER = "semantic_model."
 DECODER = ("CodecDec.", "vae.out_proj.")  # what makes sound
+OWN = (*DECODER, "CodecEnc.", "vae.in_proj.")
 _WHAT = "these are not the weights of a WhisperX-VAE"
 
 
 def split(state: dict[str, np.ndarray]) -> tuple[dict, dict]:
     """The autoencoder's arrays, float32 with weight norm folded, and Whisper's; {} where the file
-    has none."""
-    own = {n: np.asarray(x, np.float32) for n, x in state.items() if not n.startswith(WHISPER)}
+    has none. What else a training leaves in its checkpoint (discriminators) is left out."""
+    own = {n: np.asarray(x, np.float32) for n, x in state.items() if n.startswith(OWN)}
     whisper = {n.removeprefix(WHISPER): x for n, x in state.items() if n.startswith(WHISPER)}
     return fold_weight_norm(own), whisper
 
@@ -30,7 +31,8 @@ def config_of(params: dict[str, np.ndarray], where: str = "") -> WhisperXVAEConf
     up = _strides(params, r"CodecDec\.model\.(\d+)\.block\.1\.weight")
     if not down or not up:
         raise UserError(_WHAT, where=where, expected="CodecEnc, CodecDec and vae",
-                        found=", ".join(list(params)[:4]), hint="give the audio codec's own file")
+                        found=", ".join(list(params)[:4]) or "none of them",
+                        hint="give the audio codec's own file")
     config = WhisperXVAEConfig(down, up)
     names.check_arrays({n: x.shape for n, x in params.items()}, expected(params, config), _WHAT,
                        where=where, hint="check which model the file is of")

@@ -57,8 +57,8 @@ def encoder(job, speech: Speech, kind: str, *, num_units: int, centroids, layer:
       centroids: published ones (.npy) of the checkpoint's frames; None = fitted here.
       layer, normalise: of the checkpoint; see Wav2Vec2Frames.
     """
-    mesh = _mesh()
-    options = {"layer": layer, "normalise": NORMALISE[normalise], "mesh": mesh}
+    devices = mesh()
+    options = {"layer": layer, "normalise": NORMALISE[normalise], "mesh": devices}
 
     def quiet(units):
         return sum(_quiet(units, channels) for channels in itertools.islice(speech(), 4))
@@ -71,13 +71,13 @@ def encoder(job, speech: Speech, kind: str, *, num_units: int, centroids, layer:
                            lambda: {"count": quiet(known)})["count"]
         return PublishedUnits(known.frames, known.centroids_KD, int(count_K.argmax()))
     frames = (speech_frames.MelFrames() if kind == "mel"
-              else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=mesh)
+              else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=devices)
               if kind == "random"
               else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, **options))
 
     def fit():
         fitted = unit_library.fit(frames, lambda: _first(speech(), _FIT_SECONDS), num_units,
-                                  seed=seed, mesh=mesh)
+                                  seed=seed, mesh=devices)
         return {unit_library.CENTROIDS:
                 fitted.centroids_KD[np.argsort(-quiet(fitted), kind="stable")]}
 
@@ -96,13 +96,13 @@ def of_dataset(features, weights: str | None) -> UnitEncoder:
                         hint="name features that have units, such as --features=tavid makes")
     recipe = features.recipes["units"]
     known = unit_library.from_recipe(recipe, features.codec("units"), weights=weights,
-                                     where=str(features.dir), mesh=_mesh())
+                                     where=str(features.dir), mesh=mesh())
     if "filler" in recipe:
         known = PublishedUnits(known.frames, known.centroids_KD, recipe["filler"])
     return known
 
 
-def _mesh():
+def mesh():
     """All accelerators of this process; None where there are none."""
     return None if jax.default_backend() == "cpu" else make_mesh({"data": -1}, jax.local_devices())
 

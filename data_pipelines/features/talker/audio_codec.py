@@ -144,7 +144,7 @@ class WhisperXVAE:
                             expected="a vector of finite samples", found=f"shape {audio_N.shape}"
                             + ", NaN or infinity" * (not np.isfinite(audio_N).all()))
         own = self._opened
-        wav_TN = np.pad(audio_N, (0, -len(audio_N) % HOP)).reshape(-1, HOP)
+        wav_TN = np.pad(np.clip(audio_N, -1, 1), (0, -len(audio_N) % HOP)).reshape(-1, HOP)
         heard_SD = own.whisper(resampled(wav_TN.ravel(), latents.SAMPLE_RATE,
                                          whispers.SAMPLE_RATE))
         semantic_TD = heard_SD[:2 * len(wav_TN)].reshape(len(wav_TN), -1)
@@ -261,6 +261,18 @@ def _windows(function: Callable, arrays: tuple[np.ndarray, ...],
         padded = [np.pad(x, ((0, length - given), *((0, 0),) * (x.ndim - 1))) for x in parts]
         made = np.asarray(function(*padded, np.int32(given)))
         yield made[first - start:min(first + count, frames) - start]
+
+
+def chosen(audio_codec: str | None, whisper: str | None, vocoder: str | None) -> WhisperXVAE | None:
+    """Of extraction's options; None where the stand-in is to be fitted. UserError: not such
+    weights, Whisper alone, or a vocoder beside them."""
+    if not audio_codec and whisper:
+        raise UserError("a Whisper without the audio codec that it belongs to", where="--whisper",
+                        expected="--audio_codec=FILE", found="none")
+    if audio_codec and vocoder:
+        raise UserError("two things that make the sound", where="--audio_codec, --vocoder",
+                        expected="one of them: the audio codec makes its own", found="both")
+    return WhisperXVAE.from_checkpoint(audio_codec, whisper) if audio_codec else None
 
 
 def from_recipe(recipe: dict, codecs: Mapping[str, Mapping[str, np.ndarray]],

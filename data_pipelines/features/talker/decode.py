@@ -1,16 +1,20 @@
 """Talker-T2AV's streams -> sound, faces and poses: audio (T, A) and motion (T, M) at 25 Hz; either
-may be absent or without frames."""
+may be absent or without frames. Motion of LIA-X is drawn on a portrait, (1, 512, 512, 3) uint8,
+where the streams have one."""
 
 import functools
 
 import numpy as np
 
 from avjax.codecs import latents, motion
+from avjax.codecs.lia_x import codec as lia_x
 from avjax.errors import UserError
 from avjax.signal import resample, resample_stream
 from data_pipelines import decode
 from data_pipelines.features.talker import audio_codec
 from data_pipelines.live import parts
+
+WEIGHTS = "lia_x"  # what draws, in a workdir
 
 
 class StreamDecoder(decode.StreamDecoder):
@@ -28,6 +32,9 @@ class StreamDecoder(decode.StreamDecoder):
         sound = decoder.recipes.get("audio", {})
         self._is_sound = sound.get("kind") == audio_codec.KIND
         self.sound_by = f"WhisperX-VAE {sound['weights']}" if self._is_sound else ""
+        self.fps = decode.FPS if self.has_face else round(motion.RATE)
+        self._face_codec = ""  # file that draws
+        self._drawn_on = (None, None)  # the last portrait, and what is kept of it
 
     @classmethod
     def matches(cls, recipes):
@@ -70,6 +77,43 @@ class StreamDecoder(decode.StreamDecoder):
 
     def pose_z(self, streams):
         return _at_30hz(self._motion_codec.face_and_pose(streams["motion"])[1])
+
+    def draw_with(self, file: str) -> lia_x.LiaX:
+        """LIA-X of a file or folder, default WORKDIR/lia_x; draws from now on. UserError: motion of
+        another codec, no weights, or others than the motion was made with."""
+        recipe, workdir = self._decoder.recipes.get("motion", {}), self._decoder.workdir
+        if recipe.get("kind") != lia_x.KIND:
+            raise UserError("this motion is not LIA-X's", where="recipes.json, motion",
+                            expected=f"kind {lia_x.KIND}", found=recipe.get("kind", "none"),
+                            hint="no --portrait for this model: it draws the faces it learnt from")
+        kept = workdir / WEIGHTS if workdir else None
+        if not file and (kept is None or not kept.exists()):
+            raise UserError("nothing to draw with", where="--face_codec", found="none",
+                            expected=f"LIA-X's weights, or WORKDIR/{WEIGHTS}")
+        codec = lia_x.loaded(str(file or kept))
+        if recipe.get("weights", codec.weights) != codec.weights:
+            raise UserError("the weights of another LIA-X", where=f"--face_codec={file or kept}",
+                            expected=f"weights {recipe['weights']}, which made the motion that the "
+                            "model learnt", found=codec.weights)
+        self._face_codec = file
+        return codec
+
+    def portrait(self, picture_1HWC: np.ndarray) -> lia_x.Portrait:
+        """What to draw on; computed once for a picture."""
+        if self._drawn_on[0] is not picture_1HWC:
+            codec = self.draw_with(self._face_codec)
+            self._drawn_on = picture_1HWC, codec.portrait(np.asarray(picture_1HWC[0]))
+        return self._drawn_on[1]
+
+    def paints_on(self, given):
+        return "portrait" in given
+
+    def painter(self, streams):
+        if not self.paints_on(streams):
+            return None
+        codec, on = self.draw_with(self._face_codec), self.portrait(streams["portrait"])
+        motion_TM = self._motion_codec.decode(streams["motion"])
+        return len(motion_TM), lambda part: np.stack(list(codec.draw(on, motion_TM[part])))
 
     def live_motion(self):
         return Motion(self._motion_codec) if self.has_face else None

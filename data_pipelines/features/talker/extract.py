@@ -2,8 +2,9 @@
 Hz.
 
     audio   (T, 32)  latents of the audio codec (avjax.codecs.latents)
-    motion  (T, 40)  z-scored; no frames where an example is speech alone. The clips' `motion`, else
-                     made of `face` and `pose_z` (avjax.codecs.motion)
+    motion  (T, 40)  z-scored; no frames where an example is speech alone. What LIA-X reads of the
+                     pictures (driven.py) where its weights are given; else the clips' `motion`,
+                     else made of `face` and `pose_z` (avjax.codecs.motion)
     voice   (256,)   where clips know who speaks, of another utterance of the speaker in the same
                      split: at generation a user gives a recording of the voice, not the answer;
                      else of the example's own, as published
@@ -22,7 +23,7 @@ from typing import Annotated
 import numpy as np
 
 from avjax.codecs import latents, motion
-from avjax.encoders import voice_statistics
+from avjax.encoders import voices as voice_encoders
 from avjax.encoders.plain_text import plain
 from avjax.errors import UserError
 from avjax.signal import level
@@ -31,13 +32,14 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import audio_codec as audio_codecs
 from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker import voices as voice_options
+from data_pipelines.features.talker.driven import Driven
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
 
-VOICES = ("auto", "another", "own")
 _FACE = ("face", "pose_z")
 
 
@@ -46,9 +48,7 @@ def extract(
     tokenizer: Annotated[str | None, Option("Qwen3's tokenizer.json; without it a byte-level "
                                             "stand-in is trained")] = None,
     vocabulary: Annotated[int, Option("most tokens of the stand-in")] = STAND_IN_VOCABULARY,
-    voice: Annotated[str, Option("whose utterance an example's voice is taken from: its own, or "
-                                 "another of the same speaker and split; auto: another where clips "
-                                 "have identities", VOICES)] = "auto",
+    voice: Annotated[str, Option(voice_options.HELP)] = "auto",
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
     speech_only: Annotated[float, Option("share of the training clips whose motion is left out, so "
@@ -56,6 +56,10 @@ def extract(
     multiple: Annotated[int, Option("extend every clip, by silence and held motion, to a multiple "
                                     "of so many frames; the model's patch, so that no last patch "
                                     "is partial", least=1)] = 1,
+    face_codec: Annotated[str | None, Option("LIA-X's published weights: motion is what they read "
+                                             "of the pictures")] = None,
+    statistics: Annotated[str | None, Option("folder of LIA-X's motion_mean.npy and motion_std.npy,"
+                                             " where they are not beside its weights")] = None,
     vocoder: common.Vocoder = None,
     audio_codec: Annotated[str | None, Option("the published WhisperX-VAE, its file or folder, "
                                               "makes the audio latents; without it a stand-in, "
@@ -83,25 +87,35 @@ def extract(
     common.full_band(clips)
     if {"events", "side"} <= clips.features.keys():  # of dialogues, each turn is an utterance
         clips = Turns(clips)
-    if voice == "auto":
-        voice = "another" if "identity" in clips.features else "own"
+    if statistics and not face_codec:
+        raise UserError("statistics of which motion?", where="--statistics",
+                        expected="--face_codec=FILE beside it", found="none")
+    of_face = {}
+    if face_codec:
+        clips = Driven(clips, face_codec, statistics)
+        of_face = {"lia_x": recipe_hash(clips.recipes["motion"]),
+                   "scale": arrays_hash(clips.codec("motion"))}
+    kind, whose = voice_options.parsed(voice)
+    if whose == "auto":
+        whose = "another" if "identity" in clips.features else "own"
+    voice = whose if kind == voice_encoders.KINDS[0] else f"{kind}:{whose}"
+    voice_maker = voice_options.maker(kind)
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
-    published = _audio_codec(audio_codec, whisper, vocoder)
+    published = audio_codecs.chosen(audio_codec, whisper, vocoder)
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
-                    multiple=multiple, fit_split=fit_split,
-                    **{k: v for k, v in (
-                        ("vocoder", vocoder), ("audio_codec", audio_codec),
-                        ("whisper", whisper)) if v},
+                    multiple=multiple, fit_split=fit_split, **of_face,
+                    **{k: v for k, v in (("vocoder", vocoder), ("audio_codec", audio_codec),
+                                         ("whisper", whisper)) if v},
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
-        of = f"-{recipe_hash(tokens.recipe)}" if tokens else ""
-        of += f"-{recipe_hash(published.recipe)}" if published else ""
-        fitted = job.once(f"encoder{of}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
+        kept_in = [x.recipe for x in (tokens, voice_maker, published) if hasattr(x, "recipe")]
+        names = "".join(f"-{recipe_hash(recipe)}" for recipe in kept_in)
+        fitted = job.once(f"encoder{names}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
-            vocabulary), published, max_bad, fit_split)))
-        return _write(job, clips, *_unpack(fitted), kept, voice, placeholder, speech_only, multiple,
+            vocabulary), voice_maker, published, max_bad, fit_split)))
+        return _write(job, clips, *_unpack(fitted), kept, whose, placeholder, speech_only, multiple,
                       max_bad, fit_split, name, carry_landmarks, progress)
 
 
@@ -154,36 +168,27 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _audio_codec(audio_codec, whisper, vocoder) -> audio_codecs.WhisperXVAE | None:
-    """None where the stand-in is to be fitted. UserError: not such weights, or a vocoder beside
-    them."""
-    if not audio_codec and whisper:
-        raise UserError("a Whisper without the audio codec that it belongs to", where="--whisper",
-                        expected="--audio_codec=FILE", found="none")
-    if audio_codec and vocoder:
-        raise UserError("two things that make the sound", where="--audio_codec, --vocoder",
-                        expected="one of them: the audio codec makes its own", found="both")
-    return audio_codecs.WhisperXVAE.from_checkpoint(audio_codec, whisper) if audio_codec else None
-
-
-def _fit(clips, tokens: Tokenizer, published, max_bad: float,
+def _fit(clips, tokens: Tokenizer, voice_maker, published, max_bad: float,
          fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
-    """The encoder, and {id: (split, speaker, raw voice statistics)} of every clip; one pass over
-    all clips."""
+    """The encoder, and {id: (split, speaker, voice)} of every clip, NaN where too little is heard;
+    one pass over all clips."""
     columns = _motion_columns(clips)
     _check_given(clips, columns)
     moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
+    hearing = voice_options.Hearing(voice_maker)
     frames = 0
     for split in clips.splits:
         for clip in clips.source(split, ("id", "speaker", "audio", *columns)):
             with _naming(clip, clips, lenient=max_bad > 0):
-                audio = frontend.resampled(common.to_float(clip["audio"]),
-                                           clips.features["audio"].rate)
-                voices[clip["id"]] = split, clip["speaker"], voice_statistics.statistics(audio)
+                rate = clips.features["audio"].rate
+                audio = common.to_float(clip["audio"])
+                hearing.add(clip["id"], audio, rate)
+                voices[clip["id"]] = split, clip["speaker"]
                 if split != fit_split:
                     continue
                 if not published:
-                    moments.add(latents.stacked_mel(level.normalised(audio, latents.SAMPLE_RATE)))
+                    moments.add(latents.stacked_mel(level.normalised(
+                        frontend.resampled(audio, rate), latents.SAMPLE_RATE)))
                 if columns == _FACE:
                     raw_TM = _raw_motion(clip, clips).astype(np.float64)
                     totals += raw_TM.sum(0), (raw_TM**2).sum(0)
@@ -198,10 +203,10 @@ def _fit(clips, tokens: Tokenizer, published, max_bad: float,
         codec = motion.from_recipe(recipe, clips.codec("motion") if "motion" in clips.codecs
                                    else None,
                                    f"{clips.dir}/codecs/motion.npz")
-    voice = voice_statistics.VoiceStatistics.fit(
-        np.stack([statistics for split, _, statistics in voices.values() if split == fit_split]))
-    voices = {name: (split, speaker, voice.scale(raw)) for name,
-              (split, speaker, raw) in voices.items()}
+    raw = hearing.finish()
+    raw_US = np.stack([raw[name] for name, (split, _) in voices.items() if split == fit_split])
+    voice = voice_maker.fit(raw_US[voice_encoders.known(raw_US)])
+    voices = {name: (*who, voice.scale(raw[name])) for name, who in voices.items()}
     audio = published or latents.fit(moments)
     # the published weights have heard sound as loud as it came
     loud = None if published else level.RECIPE
@@ -246,10 +251,10 @@ def _check_given(clips, columns) -> None:
                        f"{clips.dir}/codecs/motion.npz")
 
 
-def _raw_motion(clip, clips) -> np.ndarray:
-    """(T, 40) at 25 Hz, not z-scored."""
+def _raw_motion(clip, clips, part: slice = slice(None)) -> np.ndarray:
+    """(T, 40) at 25 Hz, not z-scored; a part of it where it is the clip's own."""
     if "motion" in clip:
-        return clip["motion"].astype(np.float32)
+        return clip["motion"][part].astype(np.float32)
     return frontend.face_motion(clip["face"], clip["pose_z"], clips.features["face"].rate)
 
 
@@ -267,12 +272,18 @@ def _face_recipe(clips) -> dict:
 
 
 def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
-    """{id: voice of the speaker's next utterance in the same split, after the last the first}."""
+    """{id: voice of the speaker's next utterance in the same split that has one, after the last
+    the first}."""
     groups = collections.defaultdict(list)
     for name, (split, speaker, _) in voices.items():
         groups[split, speaker].append(name)
-    return {name: voices[after][2] for names in groups.values()
-            for name, after in zip(names, names[1:] + names[:1], strict=True)}
+    out = {}
+    for names in groups.values():
+        after = names[0]
+        for name in reversed(names * 2):
+            out[name] = voices[after][2]
+            after = name if np.isfinite(voices[name][2]).all() else after
+    return out
 
 
 def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placeholder: str,
@@ -293,6 +304,11 @@ def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placehold
     if not np.isfinite(motion_TM).all():
         raise UserError("motion is not finite", expected="finite numbers", found="NaN or infinity",
                         hint="leave this clip out of the data")
+    if not np.isfinite(voices[clip["id"]]).all():
+        raise UserError("too little speech to tell a voice by",
+                        expected=f"{voice_encoders.SHORTEST:g} s of speech, in this clip or, with "
+                        "--voice=another, in another of the speaker", found="less",
+                        hint="leave this clip out of the data")
     return {"id": clip["id"], **{c: clip[c] for c in carried},
             "tokens": encoder.prompt(clip["text"].strip() or placeholder),
             "audio": audio_TA, "motion": motion_TM, "voice": voices[clip["id"]]}
@@ -312,15 +328,18 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
     firsts = collections.defaultdict(list)
     for clip in clips.source(split,
                              ("speaker", *_motion_columns(clips))) if encoder.motion_codec else ():
-        if len(raw_TM := _raw_motion(clip, clips)):
+        if len(raw_TM := _raw_motion(clip, clips, slice(1))):
             firsts[clip["speaker"]].append(encoder.motion_codec.encode(raw_TM[:1])[0])
     own = collections.defaultdict(list)
     for where, speaker, vector in voices.values():
-        if where == split:
+        if where == split and np.isfinite(vector).all():
             own[speaker].append(vector)
     nothing = [np.zeros(motion.DIM, np.float32)]
+    # all clips of such a one are left out
+    unheard = [np.zeros(encoder.voice_encoder.recipe["width"], np.float32)]
     return out | {"voice":
-                  np.stack([np.mean(own[str(n)], 0) for n in out["names"]]).astype(np.float32),
+                  np.stack([np.mean(own[str(n)] or unheard, 0)
+                           for n in out["names"]]).astype(np.float32),
                   "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0)
                                             for n in out["names"]]
                                            ).astype(np.float32)}
@@ -335,8 +354,8 @@ def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
             "audio": Feature((None, latents.DIM), "float32", "audio latents", scale, latents.RATE),
             "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
                               "standard deviations", motion.RATE),
-            "voice": Feature((voice_statistics.WIDTH,), "float32", "speaker embedding",
-                             "standard deviations")}
+            "voice": Feature((encoder.voice_encoder.recipe["width"],), "float32",
+                             "speaker embedding", "standard deviations")}
 
 
 class _naming:

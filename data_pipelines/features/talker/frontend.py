@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from avjax.codecs import latents, motion
-from avjax.encoders import voice_statistics
+from avjax.encoders import voices
 from avjax.encoders.plain_text import plain
+from avjax.encoders.voices import wavlm_ecapa
 from avjax.errors import UserError
 from avjax.signal import level as level_lib
 from avjax.signal import resample
@@ -30,17 +31,18 @@ class Encoder:
 
     tokenizer: Tokenizer
     audio_codec: latents.AudioCodec
-    voice_encoder: voice_statistics.VoiceStatistics
+    voice_encoder: voices.Voice
     motion_codec: motion.MotionCodec | None = None
     # of all speech; None: as it comes
     level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)
 
     @classmethod
     def from_codecs(cls, recipes: Mapping[str, dict],
-                    codecs: Mapping[str, Mapping[str, np.ndarray]],
+                    codecs: Mapping[str, Mapping[str, np.ndarray]], voice: str = "",
                     workdir: pathlib.Path | None = None) -> "Encoder":
-        """Of a dataset's or workdir's recipes and codecs; what those keep by reference may lie in
-        the workdir. UserError names what is missing."""
+        """Of a dataset's or workdir's recipes and codecs. voice: the weights that make its voices,
+        where the codecs do not hold them; workdir: where those of the audio codec may lie.
+        UserError names what is missing."""
         for name in ("audio", "voice", "tokens"):
             if name not in recipes:
                 raise UserError("not a dataset of Talker's features", where="recipes.json",
@@ -49,7 +51,7 @@ class Encoder:
         has_motion = recipes.get("motion", {}).get("kind", "none") != "none"
         return cls(Tokenizer.from_codec(recipes["tokens"], codecs.get(TOKENIZER)),
                    audio_codecs.from_recipe(recipes["audio"], codecs, workdir),
-                   voice_statistics.from_recipe(recipes["voice"], codecs.get("voice", {})),
+                   voices.from_recipe(recipes["voice"], codecs.get("voice", {}), weights=voice),
                    motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion
                    else None,
                    recipes["audio"].get("level"))
@@ -72,8 +74,8 @@ class Encoder:
     @property
     def codecs(self) -> dict[str, dict[str, np.ndarray]]:
         """What a dataset keeps, for `from_codecs`."""
-        out = {"audio": self.audio_codec.arrays(), "voice": self.voice_encoder.arrays(),
-               TOKENIZER: self.tokenizer.arrays()}
+        out = {"audio": self.audio_codec.arrays(), TOKENIZER: self.tokenizer.arrays()}
+        out |= {"voice": arrays} if (arrays := self.voice_encoder.arrays()) else {}
         if isinstance(self.audio_codec, audio_codecs.WhisperXVAE):
             out[audio_codecs.FILES] = self.audio_codec.files()
         return out | ({"motion": self.motion_codec.arrays()} if self.motion_codec else {})
@@ -90,9 +92,14 @@ class Encoder:
         audio_N = level_lib.normalised(audio_N, rate, self.level)
         return self.audio_codec.encode(resampled(np.pad(audio_N, (0, silence)), rate))
 
+    @property
+    def hears_voices(self) -> bool:
+        """Whether `voice` can be asked: the weights that it needs are there."""
+        return not isinstance(self.voice_encoder, wavlm_ecapa.Unloaded)
+
     def voice(self, audio_N: np.ndarray, rate: float) -> np.ndarray:
-        """Float samples of the reference voice -> (256,)."""
-        return self.voice_encoder(resampled(audio_N, rate))
+        """Float samples of the reference voice -> (256,). UserError: too little to hear."""
+        return self.voice_encoder(resampled(audio_N, rate, self.voice_encoder.sample_rate))
 
 
 def face_motion(face_NF: np.ndarray, pose_NP: np.ndarray, rate: float) -> np.ndarray:

@@ -9,7 +9,8 @@ its conditions.
 
 Where speech or motion neither drives nor is continued, it only gives the speaker: the voice, the
 first frame. A file that drives is of other speech than an example, whose transcript is then no
-prompt.
+prompt. A portrait is what motion of LIA-X is drawn on (portrait.py); its own motion is the first
+frame.
 """
 
 import dataclasses
@@ -27,14 +28,14 @@ from avjax.systems.talker.rows import check_ids
 from avjax.weights import reader
 from data_pipelines import media, prompting
 from data_pipelines.features.common import heard
-from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker import frontend, portrait, voices
 from data_pipelines.prompting import Input, Prompt, Request
 from data_pipelines.store.schema import SPEAKERS
 
 WHOLE = sampler.GIVEN  # task -> what drives it
 PREFIX = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}
 # inputs that make of an example something else than the system's own conditions of it
-CHANGES = ("text", "audio", "motion", "speaker", "prefix_seconds", "max_seconds")
+CHANGES = ("text", "audio", "motion", "portrait", "speaker", "prefix_seconds", "max_seconds")
 
 
 @dataclasses.dataclass
@@ -55,9 +56,9 @@ class _Given:
 class PromptBuilder(prompting.PromptBuilder):
     """Conditions for one utterance."""
 
-    TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO,
+    TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, voices.INPUT,
              Input("motion", "Motion file (.npz, .npy or .pt): drives, or is continued."),
-             prompting.EXAMPLE, prompting.DATA, prompting.SPEAKER,
+             prompting.EXAMPLE, prompting.DATA, prompting.SPEAKER, *portrait.TAKES,
              Input("prefix_seconds", "Continue so much of the audio (and motion).", float),
              Input("max_seconds", "Most that is made; 0 = all that the model's context holds.",
                    float))
@@ -72,7 +73,10 @@ class PromptBuilder(prompting.PromptBuilder):
                                 found=str(getattr(request, name)))
         if request.task:
             prompting.check_task(request.task, system)
-        front = frontend.Encoder.from_codecs(decoder.recipes, decoder.codecs, decoder.workdir)
+        front = frontend.Encoder.from_codecs(
+            decoder.recipes, decoder.codecs,
+            voices.weights(request, decoder.recipes.get("voice", {}), decoder.workdir),
+            decoder.workdir)
         task = request.task or default_task(request, front)
         if front.motion_codec is None and task != "tts":
             raise UserError("this model was trained on speech alone", where="--task",
@@ -95,7 +99,9 @@ class PromptBuilder(prompting.PromptBuilder):
                                "motion better")
         check_ids(prompt_N, c.vocab, "--text or --example")
         frames = _room(request, task, c, len(prompt_N), use) * c.patch
+        drawn_on, own_M = portrait.read(request, task, decoder, front)
         voice_S, first_M, speaker, identity = _who(request, given, use, c, decoder)
+        first_M = first_M if own_M is None or "motion" in use else own_M
         if row and not any(getattr(request, name) for name in CHANGES):
             conditions, frames = system.conditions(row, task)
             bounded = False
@@ -110,7 +116,7 @@ class PromptBuilder(prompting.PromptBuilder):
             if not bounded:
                 frames = len(use[WHOLE[task]])
         prompt = Prompt(task, (padding.complete(system, conditions),), frames, given.name, bounded,
-                        speaker, identity, tuple(remarks))
+                        speaker, identity, tuple(remarks), given=drawn_on)
         check(system, prompt)
         return prompt
 
@@ -173,7 +179,9 @@ def _read(request: Request, task: str, row, system, decoder, front) -> _Given:
     if request.audio:
         rate = front.audio_codec.recipe["sample_rate"]
         audio_N = media.read_audio(request.audio, rate)
-        given.audio, given.voice_S = front.audio(audio_N, rate), front.voice(audio_N, rate)
+        given.audio = front.audio(audio_N, rate)
+        if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
+            given.voice_S = front.voice(audio_N, rate)
         given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs,
                                             decoder.recipes["audio"]))
         given.motion = None  # the example's is of other speech

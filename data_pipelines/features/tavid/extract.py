@@ -25,7 +25,7 @@ from typing import Annotated
 import numpy as np
 
 from avjax.encoders import units as unit_library
-from avjax.encoders import voice_statistics
+from avjax.encoders import voices as voice_encoders
 from avjax.errors import UserError
 from avjax.signal import mel
 from data_pipelines.declared import MaxBad, Option
@@ -60,6 +60,9 @@ def extract(
                                    "without text, for all parts but the text model (none); auto: "
                                    "none where no dialogue has one, or clips are of one speaker",
                                    SCRIPTS)] = "auto",
+    voice: Annotated[str, Option("what a voice is: statistics of its sound, or the vector of the "
+                                 "network in the package resemblyzer",
+                                 voice_encoders.KINDS)] = "statistics",
     size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
     zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
     video: Annotated[float, Option("share of the training examples with latents and motion; the "
@@ -103,12 +106,13 @@ def extract(
     has_text = scripts == "needed"
     tokenizer = DialogueTokenizer.from_file(
         tokens, speakers=len(prefixes)) if has_text and tokens not in KINDS else None
-    source = Source(clips, prefixes, painter, needs_script=has_text)
+    source = Source(clips, prefixes, painter, needs_script=has_text, voice=voice)
     with common.job(out_dir, clips, "tavid", vae=vae, reader=reader, vocoder=vocoder,
                     unit_encoder=unit_encoder, num_units=num_units, centroids=centroids,
                     layer=layer, tokens=tokens, size=size, zoom=zoom, video=video,
                     max_seconds=max_seconds, seed=seed, fit_split=fit_split,
-                    **({} if has_text else {"scripts": scripts})) as job:
+                    **({} if has_text else {"scripts": scripts}),
+                    **({} if voice == "statistics" else {"voice": voice})) as job:
         if has_text and tokenizer is None:
             tokenizer = DialogueTokenizer.fit(source.texts(fit_split), kind=tokens,
                                               speakers=len(prefixes))
@@ -254,7 +258,7 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
            "mel": Feature((None, speakers, mel.RECIPE["bands"]), "float32",
                           "normalised log-mel of each channel",
                           "standard deviations", mel.FRAME_RATE),
-           "voices": Feature((speakers, voice_statistics.WIDTH), "float32", "speaker embeddings",
+           "voices": Feature((speakers, voice_encoders.WIDTH), "float32", "speaker embeddings",
                              "standard deviations")}
     if encoders.tokens:
         out |= text_features(f"tokens of the script, {encoders.tokens.kind}")

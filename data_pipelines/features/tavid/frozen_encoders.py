@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from avjax.encoders import portrait, voice_statistics
+from avjax.encoders import portrait
 from avjax.encoders import units as unit_library
+from avjax.encoders import voices as voice_encoders
 from avjax.errors import UserError
 from avjax.signal import level, mel
 from avjax.signal.resample import resampled
@@ -38,13 +39,15 @@ class Source:
     """The dialogues of a clip dataset, each once: where either side is a record of its own, the
     first's.
 
-    `needs_script`: dialogues without one are unusable. `known_voices` {id: raw voice statistics
-    (S, 256)} of those that voices were fitted on, `mean_voices` {name: (256,)} of the speakers.
+    `needs_script`: dialogues without one are unusable. `voice`: the kind of voices
+    (avjax/encoders/voices). `known_voices` {id: raw voices (S, 256)} of those that voices were
+    fitted on, `mean_voices` {name: (256,)} of the speakers.
     """
 
-    def __init__(self, clips, prefixes, painter: Painter | None, needs_script: bool = True):
+    def __init__(self, clips, prefixes, painter: Painter | None, needs_script: bool = True,
+                 voice: str = "statistics"):
         self.clips, self.prefixes, self.painter = clips, prefixes, painter
-        self.needs_script = needs_script
+        self.needs_script, self.voice_maker = needs_script, voice_encoders.maker(voice)
         columns = ["speaker", "audio", "words", "identity", *(painter.columns if painter else ())]
         wanted = ["id", "text", "events", *(p + c for p in prefixes for c in columns)]
         self.fields = tuple(c for c in dict.fromkeys(wanted) if c in clips.features)
@@ -65,14 +68,17 @@ class Source:
         return self._sources[split][index]
 
     def voices(self, record: conversations.Conversation) -> np.ndarray:
-        """(S, 256) raw statistics; of who says nothing here those of other recordings, NaN where
+        """(S, 256) raw vectors; of who says too little here those of other recordings, NaN where
         there are none."""
         if record.clip["id"] in self.known_voices:
             return self.known_voices[record.clip["id"]]
-        unknown = np.full(voice_statistics.WIDTH, np.nan, np.float32)
-        return np.stack([voice_statistics.statistics(resampled(a, conversations.SAMPLE_RATE))
-                         if a.any() else self.mean_voices.get(name, unknown)
-                         for name, a in zip(record.names, record.audio, strict=True)])
+        found = []
+        for name, a in zip(record.names, record.audio, strict=True):
+            raw = np.full(voice_encoders.WIDTH, np.nan, np.float32)
+            if a.any():
+                raw = voice_encoders.heard(self.voice_maker, a, conversations.SAMPLE_RATE)
+            found.append(raw if np.isfinite(raw).all() else self.mean_voices.get(name, raw))
+        return np.stack(found)
 
     def record(self, clip) -> conversations.Conversation:
         """Raises store.Unusable."""
@@ -114,7 +120,7 @@ class Encoders:
 
     tokens: DialogueTokenizer | None
     units: unit_library.UnitEncoder
-    voices: voice_statistics.VoiceStatistics
+    voices: voice_encoders.Voice
     faces: portrait.PortraitEncoder | None = None
     painter: Painter | None = None
     pictures: object = None
@@ -178,8 +184,7 @@ def at_16k(audio_N: np.ndarray) -> np.ndarray:
     return resampled(audio_N, conversations.SAMPLE_RATE, common_units.SAMPLE_RATE)
 
 
-def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics,
-                                            dict[str, np.ndarray]]:
+def fit_voices(job, source, split) -> tuple[voice_encoders.Voice, dict[str, np.ndarray]]:
     """Fitted on the channels of the split; and the mean voice of every speaker there, by name."""
     def fit():
         records = itertools.islice(source.usable(split), _FIT_RECORDINGS)
@@ -188,8 +193,8 @@ def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics,
                         strict=True))
 
     arrays = job.once("voices", fit)
-    names, raw = arrays["names"].ravel(), arrays["raw"].reshape(-1, voice_statistics.WIDTH)
-    heard = np.isfinite(raw).all(1)
+    names, raw = arrays["names"].ravel(), arrays["raw"].reshape(-1, voice_encoders.WIDTH)
+    heard = voice_encoders.known(raw)
     source.mean_voices = {str(n): raw[heard & (names == n)].mean(0)
                           for n in np.unique(names[heard])}
     for index in np.flatnonzero(~heard):
@@ -197,7 +202,7 @@ def fit_voices(job, source, split) -> tuple[voice_statistics.VoiceStatistics,
     source.known_voices = dict(zip(map(str, arrays["ids"]), raw.reshape(arrays["raw"].shape),
                                    strict=True))
     names, raw = names[heard], raw[heard]
-    encoder = voice_statistics.VoiceStatistics.fit(raw, names)
+    encoder = source.voice_maker.fit(raw, names)
     return encoder, {str(n): encoder.scale(raw[names == n]).mean(0) for n in np.unique(names)}
 
 

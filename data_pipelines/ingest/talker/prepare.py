@@ -36,12 +36,12 @@ from typing import Annotated, Any
 from avjax.errors import UserError
 from avjax.storage import failures
 from data_pipelines.declared import Ingest, Option
+from data_pipelines.features.talker.statistics import motion_statistics
 from data_pipelines.ingest.common import recordings
 from data_pipelines.ingest.talker import listing as rows_of
 from data_pipelines.ingest.talker.holdout import Plan
 from data_pipelines.ingest.talker.listing import FPS, LONGEST, RATE, WIDTH, BadRow, Row
 from data_pipelines.ingest.talker.quarantine import SHOWN, Quarantine
-from data_pipelines.ingest.talker.statistics import motion_statistics
 from data_pipelines.media.tar_tree import TarTree
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from

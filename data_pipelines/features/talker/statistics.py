@@ -4,15 +4,15 @@ import pathlib
 
 import numpy as np
 
+from avjax.codecs.motion import DIM
 from avjax.errors import UserError
-from data_pipelines.ingest.talker.listing import WIDTH
 
 STD_FLOOR = 1e-6  # as the release clips it
 
 
 def motion_statistics(source: pathlib.Path, folder: str | None) -> dict[str, np.ndarray]:
-    """{"mean", "std"} (40,) float32, std at least 1e-6. Raises UserError: missing, unreadable,
-    another width."""
+    """{"mean", "std"} (40,) float32, std at least 1e-6, of the folder, else of where they may lie
+    in the source. Raises UserError: missing, unreadable, another width."""
     places = [pathlib.Path(folder)] if folder else [source / "lia_x", source / "metadata", source]
     place = next((p for p in places if (p / "motion_mean.npy").is_file()
                   and (p / "motion_std.npy").is_file()), None)
@@ -29,9 +29,9 @@ def motion_statistics(source: pathlib.Path, folder: str | None) -> dict[str, np.
             raise UserError("unreadable motion statistics", where=str(path),
                             expected="a plain .npy file", found=str(error),
                             hint="fetch it again") from error
-        if array.shape != (WIDTH,) or array.dtype.kind != "f" or not np.isfinite(array).all():
+        if array.shape != (DIM,) or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise UserError("motion statistics of another kind", where=str(path),
-                            expected=f"({WIDTH},) finite floats",
+                            expected=f"({DIM},) finite floats",
                             found=f"{array.shape} {array.dtype}", hint="--statistics=DIR")
         out[key] = array.astype(np.float32)
     return out | {"std": np.maximum(out["std"], STD_FLOOR)}

@@ -1,0 +1,157 @@
+"""A voice by a speaker-verification network: WavLM (or another encoder of the wav2vec 2.0 family)
+and ECAPA-TDNN, frozen. 16 kHz in; the published one gives 256 numbers.
+
+Suffixes: B batch, N samples, L states of the encoder, T frames, D width, E embedding.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from avjax.encoders import windows
+from avjax.encoders.published.stated import stated
+from avjax.encoders.speech_frames import UTTERANCE_EPS
+from avjax.encoders.voices.ecapa import Ecapa, EcapaConfig
+from avjax.encoders.voices.published import import_params, sizes
+from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
+from avjax.errors import UserError
+from avjax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
+from avjax.weights.reader import file_sha256, read_state_dict
+
+KIND = "wavlm-ecapa"
+REFERENCE_SECONDS = 1.0  # of a voice that somebody is to sound like, at least; ours by choice
+
+
+class WavlmEcapa:
+    """The voice slot's interface (avjax/encoders/voices), without anything to fit; `width` is
+    E."""
+
+    sample_rate = windows.SAMPLE_RATE
+
+    def __init__(self, path: str, mesh: Mesh | None = None):
+        """From a published file. mesh: batches are split over its data axes; None = one device.
+        UserError: unreadable, or of another network."""
+        found = stated(path)
+        params = import_params(read_state_dict(path), where=str(path))
+        self._network = dataclasses.replace(config_of(params["encoder"], found=found), vocab_size=0)
+        self._ecapa = sizes(params["ecapa"])
+        self._normalise = (self._network.conv_norm == "layer" if found.normalise is None
+                           else found.normalise)
+        self._mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
+        params["encoder"].pop("lm_head", None)
+        self._params = jax.device_put(params, replicated(self._mesh))
+        self.width = self._ecapa.embedding
+        self.recipe = {"kind": KIND, "width": self.width,
+                       "sample_rate": self.sample_rate, "normalise": self._normalise,
+                       "network": dataclasses.asdict(self._network), "weights": file_sha256(path)}
+
+    def __call__(self, audio_N: np.ndarray) -> np.ndarray:
+        """(N,) float samples at 16 kHz of the reference voice -> (E,) float32. UserError: under a
+        second, silent, or not finite."""
+        seconds = len(audio_N) / self.sample_rate
+        if seconds < REFERENCE_SECONDS or not self.hears(audio_N):
+            raise UserError("too little sound to tell a voice by", where="the reference voice",
+                            expected=f"{REFERENCE_SECONDS:g} s of speech",
+                            found=f"{seconds:.2f} s" + (", silent" if seconds >= REFERENCE_SECONDS
+                                                        else ""),
+                            hint="give another recording of the voice")
+        return self.raw(audio_N)
+
+    def raw(self, audio_N: np.ndarray) -> np.ndarray:
+        """The same of any length that gives a frame."""
+        return self.many([audio_N])[0]
+
+    def fit(self, raw_US: np.ndarray, speakers=None) -> "WavlmEcapa":
+        """Itself: nothing is fitted."""
+        del raw_US, speakers
+        return self
+
+    def scale(self, raw_S: np.ndarray) -> np.ndarray:
+        """As it is: models take the network's own numbers."""
+        return raw_S
+
+    def many(self, audio: Sequence[np.ndarray]) -> np.ndarray:
+        """Utterances (n_i,) at 16 kHz -> (U, E) float32, those of like length together; none
+        depends on the others. All must be such as `hears` says."""
+        utterances = [self._normalised(np.asarray(x_N, np.float32)) for x_N in audio]
+        cuts = [[(0, len(x_N))] for x_N in utterances]
+        shards = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        out = np.zeros((len(utterances), self._ecapa.embedding), np.float32)
+        for where, x_BN, lengths_B in windows.batches(utterances, cuts, shards):
+            arrays = jax.device_put((x_BN, lengths_B), batch_sharding(self._mesh))
+            out_BE = np.asarray(_run(self._network, self._ecapa, self._params, *arrays))
+            out[[i for i, _ in where]] = out_BE[:len(where)]
+        return out
+
+    def hears(self, audio_N: np.ndarray) -> bool:
+        """Whether there is a frame of finite sound that is not silence."""
+        return (len(audio_N) >= self._network.min_samples() and bool(np.isfinite(audio_N).all())
+                and bool(np.ptp(audio_N)))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Nothing: the weights stay in their file, which the recipe names."""
+        return {}
+
+    def _normalised(self, x_N):
+        return (x_N - x_N.mean()) / np.sqrt(x_N.var() + UTTERANCE_EPS) if self._normalise else x_N
+
+
+class Unloaded:
+    """A voice whose weights are not there: it says what it is, and hears nothing."""
+
+    sample_rate = windows.SAMPLE_RATE
+
+    def __init__(self, recipe: Mapping):
+        self.recipe, self.width = dict(recipe), recipe["width"]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Nothing, as WavlmEcapa."""
+        return {}
+
+    def scale(self, raw_S: np.ndarray) -> np.ndarray:
+        """As WavlmEcapa."""
+        return raw_S
+
+    def __call__(self, audio_N: np.ndarray) -> np.ndarray:
+        """Raises UserError."""
+        raise UserError("this model's voices are made by WavLM with ECAPA-TDNN", where="--voice",
+                        expected=f"its weights, of SHA-256 {self.recipe['weights'][:12]}...",
+                        found="none", hint="give the file that the features were extracted with; "
+                        "--example or --speaker need none")
+
+
+def of_recipe(recipe: Mapping, weights: str) -> WavlmEcapa | Unloaded:
+    """Of a file; without one, Unloaded. UserError: weights of another network than the recipe's."""
+    if not weights:
+        return Unloaded(recipe)
+    found = load(weights)
+    if found.recipe["weights"] != recipe["weights"]:
+        raise UserError("voices of another network", where=f"--voice={weights}",
+                        expected=f"weights of SHA-256 {recipe['weights'][:12]}..., from which the "
+                        "model learnt", found=f"{found.recipe['weights'][:12]}...",
+                        hint="give the file that the features were extracted with")
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def load(path: str) -> WavlmEcapa:
+    """Of a file, kept for the next recording."""
+    return WavlmEcapa(path)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(network: Wav2Vec2Config, ecapa: EcapaConfig, params, x_BN, lengths_B):
+    """The encoder's states are the input of every layer and, normed, the last one's output."""
+    with jax.default_matmul_precision("float32"):
+        out = Wav2Vec2(network).apply({"params": params["encoder"]}, x_BN, lengths_B,
+                                      with_layers=True)
+        weight_L = params["weight_L"]
+        mixed_BTD = (weight_L[0] * out["encoder_in"] + weight_L[-1] * out["last_hidden"]
+                     + jnp.tensordot(weight_L[1:-1], out["layers"][:-1], 1))
+        return Ecapa(ecapa).apply({"params": params["ecapa"]}, mixed_BTD, out["frames"])
