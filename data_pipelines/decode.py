@@ -122,9 +122,12 @@ class StreamDecoder:
         """z-scored pose (N, 7) at `fps`."""
         raise NotImplementedError
 
+    def live_sound(self, block: int):
+        """A new live.parts.OwnSound, by so many mel frames; None where a vocoder makes sound."""
+        return None
+
     def live_motion(self):
-        """A new data_pipelines.live.parts.Motion, which decodes faces and poses of streams that
-        have not ended yet; None where only whole streams are decoded."""
+        """A new live.parts.Motion, which decodes streams that go on; None: there is none."""
         return None
 
     def owners_arrays(self, streams: Streams) -> dict[str, np.ndarray]:
@@ -176,8 +179,7 @@ class Decoder:
       codecs: {codec: {array name: array}}.
       iterations: Griffin-Lim's.
       geometry, lip_vertices: files of a Codec Avatar's geometry, see `geometry.load`.
-      vocoder: what makes sound of mel, instead of the dataset's vocoder or Griffin-Lim: the file
-        or folder of a BigVGAN (see `vocoders.load`), or vocoders.GRIFFIN_LIM.
+      vocoder: what makes sound of mel, not the dataset's: see `vocoders.load`; or GRIFFIN_LIM.
 
     Attributes:
       text_to_tokens: of the workdir, see features/common/text_to_tokens.py; None = it has none.

@@ -54,6 +54,21 @@ class Motion(Protocol):
         """What is still owed."""
 
 
+class OwnSound(Protocol):
+    """How one family makes sound as it comes without mel; see `StreamDecoder.live_sound`."""
+
+    look_ahead: tuple[Part, ...]
+
+    def compile(self) -> None:
+        """Has compiled all that speech will need."""
+
+    def feed(self, streams: Streams) -> np.ndarray:
+        """New frames of the streams -> (N,) float32."""
+
+    def finish(self) -> np.ndarray:
+        """What is still owed."""
+
+
 class Whole:
     """Motion of families that decode whole streams only: all of it comes at the end."""
 
@@ -79,16 +94,22 @@ class Sound:
     def __init__(self, decoder: decode.Decoder, settings: Settings):
         self._decoder, self._settings = decoder, settings
         self._recipe = decoder.family.mel_recipe
-        self._vocoder = self._new()
+        self._own = decoder.family.live_sound(settings.block)
+        self._vocoder = None if self._own else self._new()
 
     @property
     def look_ahead(self) -> tuple[Part, ...]:
+        if self._own:
+            return self._own.look_ahead
         name = "Griffin-Lim" if self._decoder.family.vocoder is None else "BigVGAN"
         rate = self._recipe["sample_rate"] / self._recipe["hop"]
         return (Part(f"vocoder, {name}", self._vocoder.look_ahead, rate),)
 
     def compile(self) -> None:
         """Vocodes as much silence as it takes to have compiled all that speech will need."""
+        if self._own:
+            self._own.compile()
+            return
         vocoder = self._new()
         block = np.full((self._settings.block, self._recipe["bands"]), mel_lib.FLOOR, np.float32)
         for _ in range(3 + 2 * int(vocoder.look_ahead) // self._settings.block):
@@ -106,12 +127,14 @@ class Sound:
         """(N,) float32"""
         if not self._decoder.has_audio(streams):
             return np.zeros(0, np.float32)
+        if self._own:
+            return self._own.feed(streams)
         mel_TM = self._decoder.mel(streams)
         return self._vocoder.feed(mel_lib.denormalise(mel_TM, self._recipe))
 
     def finish(self) -> np.ndarray:
         """(N,) float32"""
-        return self._vocoder.finish()
+        return (self._own or self._vocoder).finish()
 
 
 class Pictures:

@@ -11,6 +11,7 @@ from avjax.codecs.lia_x import codec as lia_x
 from avjax.errors import UserError
 from avjax.signal import resample, resample_stream
 from data_pipelines import decode
+from data_pipelines.features.talker import audio_codec
 from data_pipelines.live import parts
 
 WEIGHTS = "lia_x"  # what draws, in a workdir
@@ -28,6 +29,9 @@ class StreamDecoder(decode.StreamDecoder):
         recipe = decoder.recipes.get("motion", {})
         self.has_face = recipe.get("kind") == motion.KIND
         self.face_recipe = recipe.get("face", {})
+        sound = decoder.recipes.get("audio", {})
+        self._is_sound = sound.get("kind") == audio_codec.KIND
+        self.sound_by = f"WhisperX-VAE {sound['weights']}" if self._is_sound else ""
         self.fps = decode.FPS if self.has_face else round(motion.RATE)
         self._face_codec = ""  # file that draws
         self._drawn_on = (None, None)  # the last portrait, and what is kept of it
@@ -39,15 +43,34 @@ class StreamDecoder(decode.StreamDecoder):
 
     @functools.cached_property
     def _audio_codec(self) -> latents.AudioCodec:
-        return latents.from_recipe(self._decoder.recipes.get("audio", {}),
-                                   self._decoder.codec("audio"))
+        self._decoder.codec("audio")  # or says that it is missing
+        return audio_codec.from_recipe(self._decoder.recipes["audio"], self._decoder.codecs)
 
     @functools.cached_property
     def _motion_codec(self) -> motion.MotionCodec:
         return motion.from_recipe(self._decoder.recipes["motion"], self._decoder.codec("motion"))
 
+    @property
+    def vocoder(self):
+        """None where the audio codec makes sound itself. UserError: a vocoder beside it."""
+        if not self._is_sound:
+            return super().vocoder
+        if self._decoder.vocoder or not self._decoder.may_keep:
+            raise UserError("this model's latents are made sound of by their own codec",
+                            where="--vocoder, or WORKDIR/vocoder", expected="none",
+                            found="Griffin-Lim or a vocoder of mel", hint="leave it out")
+        return None
+
     def mel(self, streams):
         return self._audio_codec.mel(streams["audio"])
+
+    def waveform(self, streams):
+        if self._is_sound:
+            return self._audio_codec.waveform(streams["audio"])
+        return super().waveform(streams)
+
+    def live_sound(self, block):
+        return Sound(self._audio_codec, block) if self._is_sound else None
 
     def face(self, streams):
         return _at_30hz(self._motion_codec.face_and_pose(streams["motion"])[0])
@@ -98,6 +121,29 @@ class StreamDecoder(decode.StreamDecoder):
 
     def live_motion(self):
         return Motion(self._motion_codec) if self.has_face else None
+
+
+class Sound:
+    """See data_pipelines.live.parts.OwnSound. `block`: mel frames."""
+
+    def __init__(self, codec: audio_codec.WhisperXVAE, block: int):
+        self._codec, self._block = codec, max(1, block // latents.STACK)
+        self._streamed = audio_codec.Streamed(codec, self._block)
+
+    @property
+    def look_ahead(self):
+        return (parts.Part("WhisperX-VAE", self._streamed.look_ahead, latents.RATE),)
+
+    def compile(self):
+        fresh = audio_codec.Streamed(self._codec, self._block)
+        fresh.feed(np.zeros((1, latents.DIM), np.float32))
+        fresh.finish()
+
+    def feed(self, streams):
+        return self._streamed.feed(streams["audio"])
+
+    def finish(self):
+        return self._streamed.finish()
 
 
 class Motion:

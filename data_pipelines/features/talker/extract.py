@@ -30,6 +30,7 @@ from avjax.signal import level
 from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
+from data_pipelines.features.talker import audio_codec as audio_codecs
 from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker import voices as voice_options
 from data_pipelines.features.talker.driven import Driven
@@ -60,6 +61,11 @@ def extract(
     statistics: Annotated[str | None, Option("folder of LIA-X's motion_mean.npy and motion_std.npy,"
                                              " where they are not beside its weights")] = None,
     vocoder: common.Vocoder = None,
+    audio_codec: Annotated[str | None, Option("the published WhisperX-VAE, its file or folder, "
+                                              "makes the audio latents; without it a stand-in, "
+                                              "mel-pca, is fitted")] = None,
+    whisper: Annotated[str | None, Option("Whisper large-v3, where the audio codec's file lacks "
+                                          "it")] = None,
     carry_landmarks: common.CarryLandmarks = False,
     max_bad: MaxBad = 0.0, fit_split: str = "train", name: str = "features", progress: bool = True,
 ) -> store.Dataset:
@@ -95,18 +101,20 @@ def extract(
     voice = whose if kind == voice_encoders.KINDS[0] else f"{kind}:{whose}"
     voice_maker = voice_options.maker(kind)
     tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
+    published = audio_codecs.chosen(audio_codec, whisper, vocoder)
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
                     multiple=multiple, fit_split=fit_split, **of_face,
-                    **({"vocoder": vocoder} if vocoder else {}),
+                    **{k: v for k, v in (("vocoder", vocoder), ("audio_codec", audio_codec),
+                                         ("whisper", whisper)) if v},
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
-        kept_in = [x.recipe for x in (tokens, voice_maker) if hasattr(x, "recipe")]
+        kept_in = [x.recipe for x in (tokens, voice_maker, published) if hasattr(x, "recipe")]
         names = "".join(f"-{recipe_hash(recipe)}" for recipe in kept_in)
         fitted = job.once(f"encoder{names}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
-            vocabulary), voice_maker, max_bad, fit_split)))
+            vocabulary), voice_maker, published, max_bad, fit_split)))
         return _write(job, clips, *_unpack(fitted), kept, whose, placeholder, speech_only, multiple,
                       max_bad, fit_split, name, carry_landmarks, progress)
 
@@ -160,7 +168,7 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer, voice_maker, max_bad: float,
+def _fit(clips, tokens: Tokenizer, voice_maker, published, max_bad: float,
          fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
     """The encoder, and {id: (split, speaker, voice)} of every clip, NaN where too little is heard;
     one pass over all clips."""
@@ -179,8 +187,9 @@ def _fit(clips, tokens: Tokenizer, voice_maker, max_bad: float,
                 voices[clip["id"]] = split, clip["speaker"]
                 if split != fit_split:
                     continue
-                moments.add(latents.stacked_mel(level.normalised(
-                    frontend.resampled(audio, rate), latents.SAMPLE_RATE)))
+                if not published:
+                    moments.add(latents.stacked_mel(level.normalised(
+                        frontend.resampled(audio, rate), latents.SAMPLE_RATE)))
                 if columns == _FACE:
                     raw_TM = _raw_motion(clip, clips).astype(np.float64)
                     totals += raw_TM.sum(0), (raw_TM**2).sum(0)
@@ -199,7 +208,10 @@ def _fit(clips, tokens: Tokenizer, voice_maker, max_bad: float,
     raw_US = np.stack([raw[name] for name, (split, _) in voices.items() if split == fit_split])
     voice = voice_maker.fit(raw_US[voice_encoders.known(raw_US)])
     voices = {name: (*who, voice.scale(raw[name])) for name, who in voices.items()}
-    return frontend.Encoder(tokens, latents.fit(moments), voice, codec), voices
+    audio = published or latents.fit(moments)
+    # the published weights have heard sound as loud as it came
+    loud = None if published else level.RECIPE
+    return frontend.Encoder(tokens, audio, voice, codec, loud), voices
 
 
 def _pack(encoder: frontend.Encoder, voices: dict[str, tuple]) -> dict[str, np.ndarray]:
@@ -336,10 +348,11 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
 
 def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
     kind = encoder.recipes["motion"]["kind"]
+    own = encoder.audio_codec.recipe["kind"] == audio_codecs.KIND
+    scale = "the codec's own" if own else "standard deviations"
     return {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
             "tokens": Feature((None,), "int32", f"prompt ids, {encoder.tokenizer.kind}"),
-            "audio": Feature((None, latents.DIM), "float32", "audio latents", "standard deviations",
-                             latents.RATE),
+            "audio": Feature((None, latents.DIM), "float32", "audio latents", scale, latents.RATE),
             "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
                               "standard deviations", motion.RATE),
             "voice": Feature((encoder.voice_encoder.recipe["width"],), "float32",

@@ -6,6 +6,7 @@ is the state at j / 25 s.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +19,7 @@ from avjax.errors import UserError
 from avjax.signal import level as level_lib
 from avjax.signal import resample
 from avjax.signal.resample import resampled
+from data_pipelines.features.talker import audio_codec as audio_codecs
 from data_pipelines.features.talker.tokenizer import CODEC as TOKENIZER
 from data_pipelines.features.talker.tokenizer import Tokenizer
 from data_pipelines.store.schema import arrays_hash
@@ -36,9 +38,11 @@ class Encoder:
 
     @classmethod
     def from_codecs(cls, recipes: Mapping[str, dict],
-                    codecs: Mapping[str, Mapping[str, np.ndarray]], voice: str = "") -> "Encoder":
+                    codecs: Mapping[str, Mapping[str, np.ndarray]], voice: str = "",
+                    workdir: pathlib.Path | None = None) -> "Encoder":
         """Of a dataset's or workdir's recipes and codecs. voice: the weights that make its voices,
-        where the codecs do not hold them. UserError names what is missing."""
+        where the codecs do not hold them; workdir: where those of the audio codec may lie.
+        UserError names what is missing."""
         for name in ("audio", "voice", "tokens"):
             if name not in recipes:
                 raise UserError("not a dataset of Talker's features", where="recipes.json",
@@ -46,7 +50,7 @@ class Encoder:
                                 hint="extract with --features=talker")
         has_motion = recipes.get("motion", {}).get("kind", "none") != "none"
         return cls(Tokenizer.from_codec(recipes["tokens"], codecs.get(TOKENIZER)),
-                   latents.from_recipe(recipes["audio"], codecs.get("audio", {})),
+                   audio_codecs.from_recipe(recipes["audio"], codecs, workdir),
                    voices.from_recipe(recipes["voice"], codecs.get("voice", {}), weights=voice),
                    motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion
                    else None,
@@ -72,6 +76,8 @@ class Encoder:
         """What a dataset keeps, for `from_codecs`."""
         out = {"audio": self.audio_codec.arrays(), TOKENIZER: self.tokenizer.arrays()}
         out |= {"voice": arrays} if (arrays := self.voice_encoder.arrays()) else {}
+        if isinstance(self.audio_codec, audio_codecs.WhisperXVAE):
+            out[audio_codecs.FILES] = self.audio_codec.files()
         return out | ({"motion": self.motion_codec.arrays()} if self.motion_codec else {})
 
     def prompt(self, text: str, *, allow_empty: bool = False) -> np.ndarray:

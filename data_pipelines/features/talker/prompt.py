@@ -75,7 +75,8 @@ class PromptBuilder(prompting.PromptBuilder):
             prompting.check_task(request.task, system)
         front = frontend.Encoder.from_codecs(
             decoder.recipes, decoder.codecs,
-            voices.weights(request, decoder.recipes.get("voice", {}), decoder.workdir))
+            voices.weights(request, decoder.recipes.get("voice", {}), decoder.workdir),
+            decoder.workdir)
         task = request.task or default_task(request, front)
         if front.motion_codec is None and task != "tts":
             raise UserError("this model was trained on speech alone", where="--task",
