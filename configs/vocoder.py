@@ -1,9 +1,8 @@
 """BigVGAN at its published sizes, for the mel of AV-Flow and TAVID (22.05 kHz, 80 bands, 8 kHz).
 
-:base       bigvgan_base_22khz_80band, 14 M parameters (the default)
-:full       bigvgan_22khz_80band, 112 M
-:v2         bigvgan_v2_22khz_80band_fmax8k_256x, 112 M, sub-band CQT discriminators
-:finetune   :base from a published file, on the mel that a trained system makes of clips
+`:base` (the default) is bigvgan_base_22khz_80band of 14 M parameters, `:full` bigvgan_22khz_80band
+of 112 M, `:v2` bigvgan_v2_22khz_80band_fmax8k_256x of 112 M with sub-band CQT discriminators, and
+`:finetune` is `:base` from a published file, on the mel that a trained system makes of clips.
 
 Prepare:    avjax prepare --dataset=clips|ljspeech|... ; avjax extract --features=vocoder
                 [--generated=WORKDIR of AV-Flow] --clips=CLIPS --out=FEATURES

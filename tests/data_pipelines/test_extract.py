@@ -188,7 +188,7 @@ def stand_in(tmp_path, monkeypatch):
                            29).astype(np.float32)
 
         network.params = {"weight": np.zeros(1)}
-        network.config = types.SimpleNamespace(num_heads=1)
+        network.config = wav2vec2.Wav2Vec2Config(num_heads=1)
         monkeypatch.setattr(wav2vec2.Wav2Vec2CTC, "from_checkpoint", lambda path: network)
         ctc.load.cache_clear()
         (tmp_path / "weights").write_bytes(b"x")
