@@ -159,12 +159,16 @@ def test_a_writer_of_another_machine_lives_as_long_as_it_counts(
     monkeypatch.setattr(holders, "flock", lambda fd: None)
     count, ended = [0], threading.Event()
 
+    def put():  # whole at once, as an object of a bucket is
+        (tmp_path / "aside").write_text(json.dumps(record(key="theirs", beat=count[0])))
+        os.replace(tmp_path / "aside", tmp_path / "object")
+
     def beat():
         while not ended.wait(0.02):
             count[0] += 1
-            (tmp_path / "object").write_text(json.dumps(record(key="theirs", beat=count[0])))
+            put()
 
-    (tmp_path / "object").write_text(json.dumps(record(key="theirs", beat=0)))
+    put()
     other = threading.Thread(target=beat)
     other.start()
     with (
