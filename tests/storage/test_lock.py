@@ -159,9 +159,13 @@ def test_a_writer_of_another_machine_lives_as_long_as_it_counts(
     monkeypatch.setattr(holders, "flock", lambda fd: None)
     count, ended = [0], threading.Event()
 
-    def put():  # whole at once, as an object of a bucket is
-        (tmp_path / "aside").write_text(json.dumps(record(key="theirs", beat=count[0])))
-        os.replace(tmp_path / "aside", tmp_path / "object")
+    def put():
+        text = json.dumps(record(key="theirs", beat=count[0]))
+        if kind == "bucket":  # an object of a bucket is whole at once
+            (tmp_path / "aside").write_text(text)
+            os.replace(tmp_path / "aside", tmp_path / "object")
+        else:
+            (tmp_path / "object").write_text(text)
 
     def beat():
         while not ended.wait(0.02):
