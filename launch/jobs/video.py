@@ -51,11 +51,7 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         paths["npz"] = suffixed(out, "npz")
         with atomic.file(paths["npz"]) as aside:
             save(aside, streams)
-    for name in decoder.family.arrays:
-        if name in streams:
-            paths[f"{name}.npy"] = suffixed(out, f"{name}.npy")
-            with atomic.file(paths[f"{name}.npy"]) as aside, open(aside, "wb") as file:
-                np.save(file, streams[name])
+    paths |= write_arrays(out, {n: streams[n] for n in decoder.family.arrays if n in streams})
     if not decoder.family.heard:
         return paths
     if prompt.speakers:
@@ -71,10 +67,7 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         return paths
     if decoder.geometry:
         paths["vertices"] = write_vertices(suffixed(out, "vertices.npy"), decoder, streams)
-    for name, array in decoder.family.owners_arrays(streams).items():
-        paths[f"{name}.npy"] = suffixed(out, f"{name}.npy")
-        with atomic.file(paths[f"{name}.npy"]) as aside:
-            np.save(aside, array)
+    paths |= write_arrays(out, decoder.family.owners_arrays(streams))
     if not decoder.can_draw(streams):
         kept = latents or decoder.geometry or any(n.endswith(".npy") for n in paths)
         print(f"no picture: nothing here can draw this motion"
@@ -98,6 +91,15 @@ def save(path: pathlib.Path, streams: Streams) -> None:
     """An .npz of any name."""
     with open(path, "wb") as file:
         np.savez(file, **streams)
+
+
+def write_arrays(out: pathlib.Path, arrays: Streams) -> dict[str, pathlib.Path]:
+    """OUT.<name>.npy of each; {"<name>.npy": path}."""
+    paths = {f"{name}.npy": suffixed(out, f"{name}.npy") for name in arrays}
+    for name, array in arrays.items():
+        with atomic.file(paths[f"{name}.npy"]) as aside, open(aside, "wb") as file:
+            np.save(file, array)
+    return paths
 
 
 def write_vertices(path: pathlib.Path, decoder: decode.Decoder, streams: Streams) -> pathlib.Path:
