@@ -7,7 +7,7 @@ Run:        avjax submit --target=local --config=configs/puppets_ablations.py \\
             one of them: avjax train --config=configs/puppets_ablations.py:shared \\
                 --workdir=runs/ablations/shared
             sizes: python -m configs.puppets_ablations
-Hardware:   two CPU cores, 4 GiB; three to four minutes a member at 300 steps, twelve members. Corpus,
+Hardware:   two CPU cores, 4 GiB; three to four minutes a member at 300 steps, for twelve. Corpus,
             head VAE and features are made once, in the folder `common` beside the workdirs.
 Expect:     docs/avflow.md. Measured on puppets: it shows what the exchange does to learning them,
             never realism.
