@@ -25,6 +25,7 @@ import numpy as np
 from avjax.codecs import latents, motion
 from avjax.encoders import voices as voice_encoders
 from avjax.encoders.plain_text import plain
+from avjax.encoders.text.phonemes import LANGUAGE
 from avjax.errors import UserError
 from avjax.signal import level
 from data_pipelines.declared import MaxBad, Option
@@ -53,6 +54,7 @@ def extract(
                                   "clips' own, or phonemes, which a model learns to speak in "
                                   "much shorter training", choices=STAND_INS)] = STAND_INS[0],
     vocabulary: Annotated[int, Option("most tokens of byte-bpe")] = STAND_IN_VOCABULARY,
+    language: Annotated[str, Option("of the phonemes, as espeak-ng calls it")] = LANGUAGE,
     voice: Annotated[str, Option(voice_options.HELP)] = "auto",
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
@@ -109,7 +111,7 @@ def extract(
         raise UserError("two tokenizers", where="--tokenizer, --tokens", expected="one of them",
                         found="both", hint="a published model reads its own, --tokenizer")
     given = Tokenizer.from_file(tokenizer) if tokenizer else (
-        Phonemes() if tokens == phonemes.KIND else None)
+        Phonemes(language) if tokens == phonemes.KIND else None)
     published = audio_codecs.chosen(audio_codec, whisper, vocoder)
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
@@ -117,7 +119,8 @@ def extract(
                     multiple=multiple, fit_split=fit_split, **of_face,
                     **{k: v for k, v in (("vocoder", vocoder), ("audio_codec", audio_codec),
                                          ("whisper", whisper)) if v},
-                    **({} if tokens == STAND_INS[0] else {"tokens": tokens}),
+                    **({} if tokens == STAND_INS[0] else
+                       {"tokens": tokens, "language": language}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
         kept_in = [x.recipe for x in (given, voice_maker, published) if hasattr(x, "recipe")]
