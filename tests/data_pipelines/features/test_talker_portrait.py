@@ -1,5 +1,5 @@
-"""LIA-X where Talker meets it: motion read of clips' pictures and of a film, and drawn on a portrait.
-The network itself is tests/codecs/test_lia_x.py's; here a toy stands in its place."""
+"""LIA-X where Talker meets it: motion read of clips' pictures and of films, and drawn on a
+portrait. The network itself is tests/codecs/test_lia_x.py's; here a toy stands in its place."""
 
 import types
 
@@ -255,7 +255,7 @@ def test_a_film_is_dubbed(ask, dataset, films, files, seen, tmp_path):
     np.testing.assert_allclose(greys, 40 + 3 * np.arange(FRAMES), atol=3)
     other = ask(decoder, audio=str(files / "said.wav"), task="v2a", **given)
     assert not np.allclose(other.conditions["speaker"], made.conditions["speaker"])
-    drawn = ask(decoder, audio="", portrait=str(files / "face.png"), **given | {"face": "unchecked"})
+    drawn = ask(decoder, audio="", portrait=str(files / "face.png"), face="unchecked", **given)
     assert drawn.shown is None and drawn.given["portrait"].mean() > 100
     np.testing.assert_array_equal(drawn.conditions["motion"], made.conditions["motion"])
 
@@ -279,12 +279,13 @@ def test_a_film_is_continued(ask, dataset, films, seen, monkeypatch):
     assert made.shown is None and abs(made.given["portrait"].mean() - 40) < 2
     np.testing.assert_allclose(made.conditions["first_motion"], expected(1)[0], atol=1)
     # who is filmed, without anything to continue
-    begun = ask(decoder, audio="", task="t2av", video=str(films / "film.mp4"), face_codec="lia-x.pt")
+    given = {"audio": "", "face_codec": "lia-x.pt", "video": str(films / "film.mp4")}
+    begun = ask(decoder, task="t2av", **given)
     assert int(begun.conditions["motion_length"]) == 0 and "portrait" in begun.given
     np.testing.assert_allclose(begun.conditions["first_motion"], expected(1)[0], atol=1)
     # no square: the face's surroundings
-    ask(decoder, audio="", video=str(films / "wide.mp4"), face_codec="lia-x.pt", text="Hi.")
-    driven = ask(decoder, audio="", task="a2v", video=str(films / "film.mp4"), face_codec="lia-x.pt")
+    assert ask(decoder, **given | {"video": str(films / "wide.mp4")}).task == "v2a"
+    driven = ask(decoder, task="a2v", **given)
     assert int(driven.conditions["audio_length"]) in (FRAMES, FRAMES + 1)  # AAC's last frame
 
 
