@@ -2,6 +2,7 @@
 gives each row what it gives it alone, whatever the devices and the batch."""
 
 import ast
+import json
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ def test_sound(four, together, monkeypatch, tmp_path):
     gold = some("whisperx_vae")
     safetensors.numpy.save_file(dict(under(gold, "sd/")), tmp_path / "vae.safetensors")
     heads = ast.literal_eval(str(gold["whisper"]))["n_audio_head"]
-    (tmp_path / "config.json").write_text('{"encoder_attention_heads": %d}' % heads)
+    (tmp_path / "config.json").write_text(json.dumps({"encoder_attention_heads": heads}))
     rng = np.random.default_rng(0)
     audio = [rng.standard_normal(int(n * HOP)).astype(np.float32) * 0.1 for n in (7, 30, 12.5, 9)]
     monkeypatch.setattr(audio_codec, "WINDOW", 25)
