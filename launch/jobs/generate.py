@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
-from avjax.inference.generator import Generator, Item
+from avjax.inference.generator import Generator, Item, Speech
 from avjax.inference.local import local_mesh
 from avjax.inference.progress import Progress
 from avjax.storage import atomic
@@ -95,17 +95,40 @@ class Avatar:
     def generate_all(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Streams]]:
         """Yields (id, streams) for {id: prompt}, in batches where the system allows it."""
         batches: dict[str, list] = {}
+        long: dict[str, dict] = {}
         for name, prompt in prompts.items():
-            if self._in_steps(prompt):
-                yield name, self.generate(prompt)
-            else:
+            if not self._in_steps(prompt):
                 batches.setdefault(prompt.task, []).append((name, prompt))
+            elif self.system.steps(prompt.task) is None:
+                long.setdefault(prompt.task, {})[name] = prompt
+            else:
+                yield name, self.generate(prompt)
+        for members in long.values():
+            yield from self._long(members)
         for task, members in batches.items():
             numbers = {str(k): member for k, member in enumerate(members)}
             items = (item_of(prompt, tag=k) for k, (_, prompt) in numbers.items())
             for tag, out, _ in self.generator.batches(self.params, items, task):
                 name, prompt = numbers[tag]
                 yield name, self.finish(prompt, out)
+
+    def _long(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Streams]]:
+        """(id, streams) of prompts of one task that are made in pieces, several at once."""
+        made: dict[str, list] = {}
+        for name, chunk in self.stream_several(prompts):
+            if chunk is not None:
+                made.setdefault(name, []).append(chunk)
+            else:
+                out = Progress(self.system, iter(made.pop(name))).result
+                yield name, self.finish(prompts[name], out)
+
+    def stream_several(self, prompts: Mapping[str, Prompt], rows: int = 0):
+        """(id, chunk) of prompts of one task, see `Generator.stream_several`."""
+        names = list(prompts)
+        [task] = {prompt.task for prompt in prompts.values()}
+        speeches = [Speech(p.name, p.pieces, _frames(p), p.bounded) for p in prompts.values()]
+        made = self.generator.stream_several(self.params, speeches, task, rows=rows)
+        return ((names[number], chunk) for number, chunk in made)
 
     def finish(self, prompt: Prompt, out: Mapping[str, np.ndarray]) -> Streams:
         """The real frames of what was generated as a batch of one; says what the user should
@@ -119,9 +142,8 @@ class Avatar:
 
     def progress(self, prompt: Prompt, *, keep: bool = True) -> Progress:
         """The chunks of one prompt as they are made."""
-        frames = [prompt.frames] if len(prompt.pieces) == 1 else ()
         return self.generator.stream(self.params, prompt.pieces, prompt.name, prompt.task,
-                                     frames=frames, bounded=prompt.bounded, keep=keep)
+                                     frames=_frames(prompt), bounded=prompt.bounded, keep=keep)
 
     def _in_pieces(self, prompt: Prompt):
         """With a bar that moves by the seconds made."""
@@ -137,6 +159,12 @@ class Avatar:
             bar.total = progress.seconds
             bar.refresh()
         return progress.result
+
+
+def _frames(prompt: Prompt) -> list[int]:
+    """Room for each piece, where the prompt and not the conditions' lengths say it."""
+    own = len(prompt.pieces) == 1 or prompt.bounded
+    return [prompt.frames] * len(prompt.pieces) if own else []
 
 
 def item_of(prompt: Prompt, tag: str = "") -> Item:
