@@ -1,8 +1,9 @@
 """Ends of sentences: at . ? or ! before a space, but not at an abbreviation's or initial's point;
 and long text cut into pieces, at sentences where it can be.
 
-English; long text may have the marks of Chinese and Japanese too. The point of an abbreviation ends a sentence as well where the next word is one that
-sentences begin with: "at 5 p.m. Then", but "in the U.S. Senate"; of a title it never does.
+English; long text may have the marks of Chinese and Japanese too. The point of an abbreviation ends
+a sentence as well where the next word is one that sentences begin with: "at 5 p.m. Then", but "in
+the U.S. Senate"; of a title it never does.
 """
 
 import re

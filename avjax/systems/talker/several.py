@@ -89,7 +89,7 @@ def stream(system: System, params: Params, utterances: Iterable[Utterance], task
         batch = given, state
         until, over, made = jax.device_get((until, over, state["made"]))
         ended = any(row and end for row, end in zip(running, over, strict=True))
-        stops = jax.device_get(programs.finish(given, state)["stop"]) if ended else None
+        stops = jax.device_get(state["stop"]) if ended else None
         for b, row in enumerate(running):
             if row is None:
                 continue
@@ -142,10 +142,10 @@ class _Row:
             self._given = {name: int(given["frames"][name][0]) for name in MAKES[self._task]}
         elif self._first is not None:
             given = given | {"globals": given["globals"] | {"motion": self._first}}
-        count = sampler.patches(self._system, conditions, self._task)
-        self._bound = min(self._most // c.patch or count, count)
+        self._count = sampler.patches(self._system, conditions, self._task)
+        self._bound = min(self._most // c.patch or self._count, self._count)
         if self._task not in sampler.GIVEN:  # there, what drives bounds the frames
-            spare = count - self._bound
+            spare = self._count - self._bound
             state = state | {name: state[name] - spare for name in ("speech", "slots")}
         self._taken = {name: len(context.get(name, ())) for name in STREAMS}
         self._begun = dict(self._total)
@@ -183,14 +183,16 @@ class _Row:
     def goes_on(self, stop: np.ndarray) -> bool:
         """At the end of a piece: whether there is another. stop: its logits (J,)."""
         c = self._system.config
-        end = self._taken["audio"] // c.patch
+        end = -(-self._taken["audio"] // c.patch)
         self._pieces.append(self._total["audio"] - self._begun["audio"])
         last = stop[max(end - c.stop_streak, 0):end]
         free = self._task not in sampler.GIVEN
         self._unended += free and end >= self._bound and not is_end(c, last)
         self._next = next(self._prompts, None)
-        alone = self._next is None and not self._stops
-        self._stops.append(stop if alone else stop[self._patches:end])
+        made = stop[self._patches:end]
+        if self._next is None and not self._stops:  # one piece: as `generate` has it
+            made = np.pad(stop[:end], (0, self._count - end))
+        self._stops.append(made)
         return self._next is not None
 
     def totals(self) -> Batch:

@@ -16,6 +16,7 @@ from avjax.systems.talker import sampler, several
 from avjax.systems.talker.config import MAKES
 from avjax.systems.talker.several import STREAMS, compiled
 
+
 class StreamingSampler:
     """The parameters are prepared once; `result` is what `generate` returns, after the last
     chunk."""

@@ -8,7 +8,9 @@ SLACK makes room for slower ones, so that the stop head ends a piece and not the
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from avjax.encoders import sentences
 from avjax.errors import UserError
@@ -86,3 +88,12 @@ def cut(request, text: str, c, *, behind: int, most: int, given: int,
                         expected=f"words of at most {c.row_tokens} tokens and {most} patches "
                         "(config.system.row_tokens, row_patches and max_frames)",
                         found="one that does not fit", hint="break it with spaces") from error
+
+
+def steps(x_TC: np.ndarray, frames_K: Sequence[int]) -> tuple[float, float]:
+    """The mean distance from a frame to the next, across the joints of pieces of so many frames and
+    within them."""
+    steps_T = np.linalg.norm(np.diff(np.asarray(x_TC, np.float64), axis=0), axis=-1)
+    joints = np.cumsum(frames_K)[:-1] - 1
+    joints = joints[joints < len(steps_T)]
+    return float(steps_T[joints].mean()), float(np.delete(steps_T, joints).mean())

@@ -141,12 +141,17 @@ class PromptBuilder(prompting.PromptBuilder):
         lasted = [f"{piece['seconds']:.2f}" for piece in
                   self.told(prompt, out, system).get("pieces", ())]
         lines = [f"{len(lasted)} pieces of {', '.join(lasted)} s"] if lasted else []
+        made = [name for name in PREFIX[prompt.task] if lasted and len(out.get(name, ())) > 0]
+        for name in made:
+            across, within = pieces.steps(out[name][0], out["pieces"][0])
+            lines.append(f"{name} from frame to frame: {across:.3g} across joints, {within:.3g} "
+                         "within pieces")
         if not unended:
             return lines
         of = f" in {unended} of {len(prompt.pieces)} pieces" if len(prompt.pieces) > 1 else ""
-        return [*lines, f"warning: the stop head never fired within {most / c.frame_rate:.1f} s{of}, so "
-                "speech may be cut off or go on after its end; train longer, or bound it with "
-                "--max_seconds"]
+        return [*lines, f"warning: the stop head never fired within {most / c.frame_rate:.1f} s"
+                f"{of}, so speech may be cut off or go on after its end; train longer, or bound it "
+                "with --max_seconds"]
 
     def told(self, prompt, out, system):
         """{"pieces": [{"text", "seconds"}]} of text that was made in pieces."""
