@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import pkgutil
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,8 @@ class Prompt:
       seconds: about how long it will be, where that is known; 0.0 = it is not.
       given: streams that are written with the made ones: {name: (time, ...)}.
       texts: of the pieces, where a text was cut into them.
+      shown: pictures a second and the pictures, (H, W, 3) uint8 each, that are written instead of
+        drawn ones: of a film that is dubbed.
     """
 
     task: str
@@ -87,6 +89,7 @@ class Prompt:
     seconds: float = 0.0
     given: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    shown: Callable[[], tuple[float, Iterable[np.ndarray]]] | None = None
 
     @property
     def conditions(self) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from avjax.encoders import sentences
 from avjax.errors import UserError
+from avjax.systems.talker import sampler
 from data_pipelines.media import text_file
 from data_pipelines.prompting import Input
 
@@ -49,33 +50,31 @@ def of_file(request):
     return type(request)(**vars(request) | {"text": text})
 
 
-def cut(request, text: str, c, *, behind: int, most: int, given: int,
+def cut(request, text: str, task: str, c, given: int,
         tokens: Callable[[str], int]) -> tuple[list[str], int]:
     """The pieces of a text, usually one, and the patches that each behind the first goes on from.
 
     Args:
       c: config.system.
-      behind: slots after the last of speech.
-      most: patches of an utterance that the model has seen.
       given: patches of a prefix.
       tokens: how many a text becomes.
 
     Raises UserError: a word that does not fit, --piece_seconds or --context_seconds that do not.
     """
-    patch = c.patch / c.frame_rate
-    longest = most - c.min_patches
+    patch, seen = c.patch / c.frame_rate, most(task, c)
+    longest = seen - c.min_patches
     context = int((request.context_seconds or CONTEXT) / patch + 1e-6)
     for name, least in (("context_seconds", patch), ("piece_seconds", c.min_patches * patch)):
-        value, greatest = getattr(request, name), (longest if "context" in name else most) * patch
+        value, greatest = getattr(request, name), (longest if "context" in name else seen) * patch
         if value and not least - 1e-6 <= value <= greatest + 1e-6:
             raise UserError("seconds out of range", where=f"--{name}", found=f"{value:g} s",
                             expected=f"{least:.2f} to {greatest:.2f} s")
     context = max(min(context, longest), 1)
 
     def cost(part: str, before: int = context) -> float:
-        room = min(most, c.row_tokens - 1 - behind - tokens(part)) - before
+        free = min(seen, c.row_tokens - 1 - behind(task, c) - tokens(part)) - before
         share = seconds(part) / (request.piece_seconds or math.inf)
-        return max(share, seconds(part) * SLACK / patch / room) if room > 0 else math.inf
+        return max(share, seconds(part) * SLACK / patch / free) if free > 0 else math.inf
 
     if cost(text, given) <= 1:
         return [" ".join(text.split()) if request.text_file else text], context
@@ -85,9 +84,54 @@ def cut(request, text: str, c, *, behind: int, most: int, given: int,
                 ], context
     except ValueError as error:
         raise UserError("text over the context", where=f"--text, {str(error)[:40]!r}",
-                        expected=f"words of at most {c.row_tokens} tokens and {most} patches "
+                        expected=f"words of at most {c.row_tokens} tokens and {seen} patches "
                         "(config.system.row_tokens, row_patches and max_frames)",
                         found="one that does not fit", hint="break it with spaces") from error
+
+
+def behind(task: str, c) -> int:
+    """Slots of motion after the last of speech."""
+    return 0 if task == "tts" else c.delay
+
+
+def most(task: str, c) -> int:
+    """Patches of one utterance that the model was trained to see."""
+    return min(min(c.row_patches, c.row_tokens - 1) - behind(task, c), -(-c.max_frames // c.patch))
+
+
+def patches(use, c) -> int:
+    """What is given, in patches."""
+    return max((-(-len(x) // c.patch) for x in use.values()), default=0)
+
+
+def room(request, task: str, c, prompt: int, given: int, flags: str) -> int:
+    """Patches to make room for: what the model was trained to see (a row of at most `max_frames` of
+    one utterance), less the prompt; `given` of them are there already, by these flags. Nothing is
+    cut silently."""
+    after, seen = behind(task, c), most(task, c)
+    free = min(seen, c.row_tokens - 1 - prompt - after)
+    least = max(given + (0 if task in sampler.GIVEN else c.min_patches), 1)
+    context = (f"{c.row_tokens} tokens, at most {seen + after} patches of them "
+               "(config.system.row_tokens, row_patches and max_frames)")
+    if least > seen:
+        raise UserError("the clip is over the context",
+                        where=flags, expected=context,
+                        found=f"{given} patches", hint="cut it into sentences and generate each")
+    if least > free:
+        raise UserError("text over the context", where="--text", expected=context,
+                        found=f"{prompt} tokens of text and "
+                        f"at least {least + after} patches",
+                        hint="split it into sentences and generate each")
+    if task in sampler.GIVEN or not request.max_seconds:
+        return free
+    seconds = c.patch / c.frame_rate
+    wanted = int(np.ceil(request.max_seconds / seconds - 1e-6))
+    if not least <= wanted <= free:
+        raise UserError("bound out of range", where="--max_seconds",
+                        found=f"{request.max_seconds:g} s",
+                        expected=f"{least * seconds:.2f} to {free * seconds:.2f} s for this text; "
+                        f"the context is {context}")
+    return wanted
 
 
 def steps(x_TC: np.ndarray, frames_K: Sequence[int]) -> tuple[float, float]:
