@@ -26,7 +26,9 @@ from data_pipelines.live.parts import Settings
 from data_pipelines.prompting import Prompt
 from launch import data
 from launch import flags as launch_flags
-from launch.jobs import live, live_several, requests_files, targets, video
+from launch.jobs import live, targets, video
+from launch.jobs.requests import files as requests_files
+from launch.jobs.requests import live as live_several
 
 ITERATIONS = 60  # of Griffin-Lim, where sound is kept
 Streams = dict[str, np.ndarray]

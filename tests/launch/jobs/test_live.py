@@ -25,8 +25,9 @@ from data_pipelines.live.speakers import Speakers
 from data_pipelines.puppets import face_code
 from launch.flags import load_config
 from launch.jobs import live as job
-from launch.jobs import live_several, targets
+from launch.jobs import targets
 from launch.jobs.playback import Playback
+from launch.jobs.requests import live as live_several
 
 FRAMES, RATE = 100, 22050
 LEAST = Settings(block=4, ahead=0, iterations=1)
