@@ -126,6 +126,12 @@ class System(api.System):
 
         return streaming.stream(self, params, prompts, keys, task)
 
+    def stream_several(self, params, utterances, task, rows):
+        """As one batch; see avjax.systems.talker.several."""
+        from avjax.systems.talker import several
+
+        return several.stream(self, params, utterances, task, rows)
+
 
 def example_spec(c) -> dict[str, Spec]:
     """Features of a dataset's examples: see data_pipelines.features.talker.extract."""
