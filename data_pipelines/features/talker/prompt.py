@@ -100,7 +100,7 @@ class PromptBuilder(prompting.PromptBuilder):
         check_ids(prompt_N, c.vocab, "--text or --example")
         frames = _room(request, task, c, len(prompt_N), use) * c.patch
         drawn_on, own_M = portrait.read(request, task, decoder, front)
-        voice_S, first_M, speaker, identity = _who(request, given, use, c, decoder)
+        voice_S, first_M, speaker, identity = _who(request, task, given, use, c, decoder)
         first_M = first_M if own_M is None or "motion" in use else own_M
         if row and not any(getattr(request, name) for name in CHANGES):
             conditions, frames = system.conditions(row, task)
@@ -149,7 +149,8 @@ def default_task(request: Request, front) -> str:
     if front.motion_codec is None:
         return "tts"
     driven = request.audio or request.motion
-    if request.prefix_seconds or (not driven and (request.text or request.example)):
+    spoken = request.text.strip() and request.audio and not request.motion  # in that voice
+    if request.prefix_seconds or spoken or (not driven and (request.text or request.example)):
         return "t2av"
     if not driven:
         raise UserError("nothing to say", where="--text, --audio, --motion, --example",
@@ -179,7 +180,8 @@ def _read(request: Request, task: str, row, system, decoder, front) -> _Given:
     if request.audio:
         rate = front.audio_codec.recipe["sample_rate"]
         audio_N = media.read_audio(request.audio, rate)
-        given.audio = front.audio(audio_N, rate)
+        used = task == "a2v" or request.prefix_seconds  # else it only gives the voice
+        given.audio = front.audio(audio_N, rate) if used else None
         if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
             given.voice_S = front.voice(audio_N, rate)
         given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs,
@@ -287,9 +289,9 @@ def _room(request: Request, task: str, c, prompt: int, use) -> int:
     return wanted
 
 
-def _who(request: Request, given: _Given, use, c, decoder):
+def _who(request: Request, task: str, given: _Given, use, c, decoder):
     """(voice, first motion frame, name, identity) of who is to speak: --speaker, else what was
-    given, else the speaker heard most in training."""
+    given, else the speaker heard most in training. UserError: nobody is known."""
     known = decoder.codecs.get(SPEAKERS, {"names": ()})
     names = [str(name) for name in known["names"]]
     voice_S, speaker, identity = given.voice_S, given.speaker, given.identity
@@ -297,6 +299,11 @@ def _who(request: Request, given: _Given, use, c, decoder):
     if request.speaker:
         voice_S, speaker, identity = None, "", None
         first_M = first_M if "motion" in use else None
+    elif voice_S is None and not names:  # of a release that was imported
+        if task != "a2v":
+            raise UserError("nobody's voice", where="--audio", found="none",
+                            expected="a recording of the voice: this model came without speakers")
+        voice_S = np.zeros(c.speaker_dim, np.float32)
     if voice_S is None or (names and (identity is None or first_M is None)):
         name = request.speaker or (speaker if speaker in names else "")
         one = names.index(prompting.choose_speaker(name, names))
