@@ -183,7 +183,8 @@ def _read(request: Request, task: str, row, system, decoder, front) -> _Given:
         used = task == "a2v" or request.prefix_seconds  # else it only gives the voice
         given.audio = front.audio(audio_N, rate) if used else None
         if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
-            given.voice_S = front.voice(audio_N, rate)
+            own = front.voice_encoder.sample_rate  # resampled once, as in extraction
+            given.voice_S = front.voice(media.read_audio(request.audio, own), own)
         given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs,
                                             decoder.recipes["audio"]))
         given.motion = None  # the example's is of other speech
