@@ -4,7 +4,7 @@
   avjax weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
   avjax weights import --system=NAME --file=FILE --workdir=DIR
   [--data=FEATURES]
-  avjax weights import --system=avflow --folder=RELEASE --workdir=DIR
+  avjax weights import --system=avflow|talker --folder=RELEASE --workdir=DIR
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
 `export` writes a trained system that has published weights (AV-Flow, its text to tokens, the
@@ -15,10 +15,10 @@ its wrapper, optimizer, here a fresh one).
 --data, the recipes and codecs of that feature dataset are copied along, and launch.generate can use
 it (the weights must have been trained on features made by those codecs). `--system=talker` also
 takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained in
-that workdir, or from it by --config.train.init_from. `--folder` imports a whole release: the
-network (--file chooses among several), its head VAE and statistics, and into WORKDIR/vocoder,
-WORKDIR/ctc and WORKDIR/text what makes sound of mel, tokens of sound and tokens of text; then
-avjax generate needs nothing else.
+that workdir, or from it by --config.train.init_from. `--folder` imports a whole release, AV-Flow's
+(docs/avflow_release.md) or Talker-T2AV's (docs/talker.md): the network (--file chooses among
+several), and beside it in WORKDIR all that reads what drives it and makes sound and pictures of its
+streams; then avjax generate needs nothing else.
 """
 
 import itertools
@@ -48,7 +48,7 @@ FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz
                            "or .bin; of several files "
                            "the index, or their folder.")
 RELEASE = flags.DEFINE_string("folder", None, "import: instead of --file, a release as its owners "
-                              "lay it out (docs/avflow_release.md).")
+                              "lay it out (docs/avflow_release.md, docs/talker.md).")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: "
                                              "found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode "

@@ -124,6 +124,16 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
     return config
 
 
+def shown_config(system: str, file: str, state: dict[str, np.ndarray]) -> ConfigDict:
+    """`published_config` of a file; UserError too where an array has other dimensions."""
+    try:
+        return published_config(system, state)
+    except (IndexError, ValueError) as error:
+        raise UserError("the weights are of another network", where=file,
+                        expected=f"those of {system}",
+                        found=f"an array of other dimensions ({error})", hint=PREFIXED) from error
+
+
 def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | None = None,
                 data: str | None = None, select: str | None = None,
                 beside: Beside | None = None) -> ConfigDict:
@@ -142,13 +152,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     dataset = open_dataset(data) if data else None
     state = names.opened(file) if names.opened and not select else read_state_dict(file, select)
     if config is None:
-        try:
-            config = exported_config(system, file) or published_config(system, state)
-        except (IndexError, ValueError) as error:  # an array of other dimensions
-            raise UserError("the weights are of another network", where=file,
-                            expected=f"those of {system}",
-                            found=f"an array of other dimensions ({error})",
-                            hint=PREFIXED) from error
+        config = exported_config(system, file) or shown_config(system, file, state)
     elif config.system.name != system:
         raise UserError("--config is of another system", where="config.system.name",
                         expected=system, found=config.system.name)

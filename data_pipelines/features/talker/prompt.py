@@ -14,6 +14,7 @@ on (portrait.py); its own motion is the first frame.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -121,7 +122,7 @@ class PromptBuilder(prompting.PromptBuilder):
         frames = c.patch * min(pieces.room(request, task, c, len(p), before, flags)
                                for p in prompts)
         drawn_on, own_M = portrait.read(request, task, decoder, front, given.picture)
-        voice_S, first_M, speaker, identity = _who(request, given, use, c, decoder)
+        voice_S, first_M, speaker, identity = _who(request, task, given, use, c, decoder)
         first_M = first_M if own_M is None or "motion" in use else own_M
         if row and not any(getattr(request, name) for name in CHANGES):
             conditions, frames = system.conditions(row, task)
@@ -203,8 +204,10 @@ def default_task(request: Request, front) -> str:
     """What is meant when no task is named."""
     if front.motion_codec is None:
         return "tts"
-    driven = request.audio or request.motion or request.video
-    if request.prefix_seconds or (not driven and (request.text or request.example)):
+    moved = request.motion or request.video
+    driven = request.audio or moved
+    spoken = request.text.strip() and request.audio and not moved  # in that voice
+    if request.prefix_seconds or spoken or (not driven and (request.text or request.example)):
         return "t2av"
     if not driven:
         raise UserError("nothing to say", where="--text, --audio, --motion, --video, --example",
@@ -266,17 +269,16 @@ def _hear(request: Request, task: str, given: _Given, film: films.Film | None, d
     """The sound of --audio, else of the film: `audio` where that is wanted, and the voice."""
     given.audio = given.motion = None  # the example's is of other speech
     rate, wanted = front.audio_codec.recipe["sample_rate"], "audio" in _wanted(request, task)
-    if request.audio:
-        audio_N = media.read_audio(request.audio, rate)
-    elif wanted or film.heard:
-        audio_N = film.sound(rate)
-    else:
+    if not (request.audio or wanted or film.heard):
         given.remarks = ("the film has no sound: the voice is another's",)
         return
+    sound = functools.partial(media.read_audio, request.audio) if request.audio else film.sound
+    audio_N = sound(rate)
     if wanted:
         given.audio = front.audio(audio_N, rate)
     if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
-        given.voice_S = front.voice(audio_N, rate)
+        own = front.voice_encoder.sample_rate  # resampled once, as in extraction
+        given.voice_S = front.voice(sound(own), own)
     given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs, decoder.recipes["audio"],
                                         _flag(request, "audio")))
 
@@ -369,9 +371,9 @@ def _prefix(request: Request, c) -> int:
     return int(request.prefix_seconds * c.frame_rate / c.patch + 1e-6) * c.patch
 
 
-def _who(request: Request, given: _Given, use, c, decoder):
+def _who(request: Request, task: str, given: _Given, use, c, decoder):
     """(voice, first motion frame, name, identity) of who is to speak: --speaker, else what was
-    given, else the speaker heard most in training."""
+    given, else the speaker heard most in training. UserError: nobody is known."""
     known = decoder.codecs.get(SPEAKERS, {"names": ()})
     names = [str(name) for name in known["names"]]
     voice_S, speaker, identity = given.voice_S, given.speaker, given.identity
@@ -379,6 +381,11 @@ def _who(request: Request, given: _Given, use, c, decoder):
     if request.speaker and request.speaker != given.filmed:
         voice_S, speaker, identity = None, "", None
         first_M = first_M if "motion" in use else None
+    elif voice_S is None and not names:  # of a release that was imported
+        if task != "a2v":
+            raise UserError("nobody's voice", where="--audio", found="none",
+                            expected="a recording of the voice: this model came without speakers")
+        voice_S = np.zeros(c.speaker_dim, np.float32)
     if voice_S is None or (names and (identity is None or first_M is None)):
         name = request.speaker or (speaker if speaker in names else "")
         one = names.index(prompting.choose_speaker(name, names))
