@@ -129,8 +129,8 @@ def test_the_view_of_speech_sees_no_motion():
     rows = one()[0].rows
     rng = np.random.default_rng(0)
     seen = {"id": "a", "tokens": np.arange(3), "voice": np.ones(5, np.float32),
-            "audio": rng.standard_normal((7, 3)).astype(np.float32),
-            "motion": rng.standard_normal((7, 4)).astype(np.float32)}
+            "audio": rng.standard_normal((8, 3)).astype(np.float32),
+            "motion": rng.standard_normal((8, 4)).astype(np.float32)}
     heard = seen | {"motion": seen["motion"][:0]}
     lengths = [{name: len(x[name]) for name in ("tokens", "audio", "motion")}
                for x in (seen, heard)]
