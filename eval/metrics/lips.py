@@ -8,7 +8,7 @@ Audio-visual offset: the lag at which the mouth's aperture correlates best with 
 sound that it is seen with, clip by clip, over all frames that both have. Pauses count: there the
 mouth is shut and the sound at its floor. It stands where papers have SyncNet's offset (Chung and
 Zisserman 2016), whose network is not at hand. Lags, floor and window are ours, chosen on puppets'
-true faces, of which 85 % are best at lag 0 and all within a frame. Aperture and loudness are only
+true faces, of which 84 % are best at lag 0 and all within a frame. Aperture and loudness are only
 kin: read a variant's numbers beside the truth's.
 """
 
