@@ -5,8 +5,8 @@ Run:        avjax submit --target=local --config=configs/talker_coupling.py \\
                 --sweep=config=separate,joint --sweep=config.seed=0,1,2 --workdir=runs/coupling
             one of them: avjax train --config=configs/talker_coupling.py:joint \\
                 --workdir=runs/coupling/joint
-Hardware:   as configs/talker_quickstart.py; at its pace three minutes of training a member. Corpus and
-            features are made once, in the folder `common` beside the workdirs.
+Hardware:   as configs/talker_quickstart.py, at whose pace a member trains for three minutes. Corpus
+            and features are made once, in the folder `common` beside the workdirs.
 Expect:     equal parameters by construction (joint attention only shows each head the other's keys
             and values), equal steps; what came out, with three seeds, is in docs/talker.md. On
             puppets, so it is no evidence about faces.

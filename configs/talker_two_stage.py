@@ -5,10 +5,10 @@ Run:        avjax train --config=configs/talker_two_stage.py --workdir=runs/stag
             both ways, two seeds, one table:
             avjax submit --target=local --config=configs/talker_two_stage.py \\
                 --sweep=config=two,single --sweep=config.seed=0,1 --workdir=runs/stages
-Hardware:   as configs/talker_quickstart.py; at its pace three minutes of training a member. Corpus and
-            features are made once, in the folder `common` beside the workdirs; the first stage of a
+Hardware:   as configs/talker_quickstart.py, at whose pace a member trains for three minutes. Corpus
+            and features are made once, in the folder `common` beside the workdirs; the first stage of a
             member is its `speech`.
-Expect:     not measured at these steps yet. Measured on puppets: it shows learning and plumbing, never realism.
+Expect:     not measured yet. On puppets, so it is no evidence about faces.
 Sizes:      ours, as in configs/talker_quickstart.py. A quarter of the corpus has motion; where both
             kinds are mixed, its utterances are repeated until the kinds are drawn equally often, as
             published. The first stage hears all of the corpus.
