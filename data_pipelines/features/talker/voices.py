@@ -37,16 +37,17 @@ def maker(kind: str) -> voices.Maker:
 
 
 def weights(request: Request, recipe, workdir) -> str:
-    """The file that makes the voice of --audio; "" where none is needed or known. UserError: one is
-    given that means nothing."""
+    """The file that makes the voice of --audio or --video; "" where none is needed or known.
+    UserError: one is given that means nothing."""
     if request.voice and recipe.get("kind") != wavlm_ecapa.KIND:
         raise UserError("this model's voices need no such weights", where="--voice",
                         expected=f"a model of voices of kind {wavlm_ecapa.KIND}",
                         found=str(recipe.get("kind")), hint="leave it out")
-    if request.voice and not request.audio:
+    spoken = request.audio or request.video
+    if request.voice and not spoken:
         raise UserError("--voice without --audio", where="--voice",
                         hint="leave it out, or give --audio, the recording of the voice")
-    if request.voice or not request.audio or workdir is None or paths.is_remote(workdir):
+    if request.voice or not spoken or workdir is None or paths.is_remote(workdir):
         return request.voice
     folder = pathlib.Path(workdir) / FOLDER
     return files.find_in_folder(str(folder))[0] if folder.is_dir() else ""
