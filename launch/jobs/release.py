@@ -1,5 +1,5 @@
-"""A whole release into a workdir: the network, and beside it all that it takes to decode its
-streams and to drive it.
+"""A whole release into a workdir, or out of one: the network, and beside it all that it takes to
+decode its streams and to drive it.
 
     WORKDIR/checkpoints, config.json, recipes.json, codecs/
     WORKDIR/vocoder/    makes the sound
@@ -16,15 +16,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avjax.errors import UserError
+from avjax.storage import failures
+from avjax.systems.talker import release_layout
 from avjax.weights.reader import read_state_dict
 from configs import avflow_50h
 from data_pipelines import vocoders
+from data_pipelines.decode import Decoder
 from data_pipelines.features.common import ctc
 from data_pipelines.ingest.avflow50h import release
+from data_pipelines.ingest.talker import exported
 from data_pipelines.store.schema import CODECS_DIR, RECIPES_FILE
 from launch.jobs import weights
 
-SYSTEM, TEXT_SYSTEM = "avflow", "avflow.text"
+SYSTEM, TALKER, TEXT_SYSTEM = "avflow", "talker", "avflow.text"
 TEXT = "text"  # the folder in a workdir
 
 
@@ -63,6 +67,43 @@ def import_folder(system: str, folder: str, workdir: str, *, file: str | None = 
 
     return weights.import_file(SYSTEM, str(parts.network), workdir, beside=beside,
                                config=config or _experiment(parts))
+
+
+def export_folder(workdir: str, folder: str, *, step: str | None = None, average: bool = True,
+                  say: Callable[[str], None] = print) -> None:
+    """Writes what a workdir of Talker-T2AV holds as its owners lay a release out; see
+    data_pipelines/ingest/talker/exported.py.
+
+    Args:
+      folder: to make.
+      step, average: see `weights.export`.
+      say: is told what was written, and what was left out and why.
+
+    Raises UserError: another system, a network that the published code has not, files of other
+    networks than the model's; a folder that exists.
+    """
+    out = Path(folder)
+    if out.exists():
+        raise UserError("cannot write the release", where=folder, expected="a new folder",
+                        found="it exists", hint="choose another --folder")
+    state, system, meta = weights.trained(workdir, step, average)
+    if system.name != TALKER:
+        raise UserError("no release of this system is written", where=workdir, expected=TALKER,
+                        found=system.name, hint="--out=FILE writes its weights")
+    exported.check(system)
+    decoder = Decoder.from_workdir(workdir)
+    system.vocab = exported.embeddings(state, decoder.codecs, decoder.recipes)
+    aside = out.with_name(f".{out.name}.exporting")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with failures.working_on(out):
+            (aside / release_layout.NETWORK).mkdir(parents=True)
+            weights.write(str(aside / release_layout.WEIGHTS), state, system, meta)
+            say(f"{release_layout.WEIGHTS}: {len(state)} arrays")
+            exported.write(aside, Path(workdir), system, decoder.recipes, decoder.codecs, say)
+            aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _experiment(parts: release.Parts) -> ConfigDict:
