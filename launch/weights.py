@@ -52,8 +52,8 @@ FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz
                            "or .bin; of several files "
                            "the index, or their folder.")
 RELEASE = flags.DEFINE_string("folder", None, "A release as its owners lay it out: import it "
-                              "instead of --file (docs/avflow_release.md), or export to this new folder "
-                              "instead of --out (docs/talker.md).")
+                              "instead of --file (docs/avflow_release.md), or export to this new "
+                              "folder instead of --out (docs/talker.md).")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: "
                                              "found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode "

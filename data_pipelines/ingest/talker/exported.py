@@ -158,6 +158,10 @@ def _sound(folder, workdir, recipe, codecs, say) -> None:
     places = codec.found
     out = folder / layout.AUDIO_CODEC
     out.parent.mkdir()
+    whisper_file = Path(places["whisper"] or places["codec"])
+    stated = (whisper_file if whisper_file.is_dir() else whisper_file.parent) / "config.json"
+    if stated.is_file():  # Whisper's heads, where they are not 64 wide
+        atomic.link(stated, out.with_name(stated.name))
     if not places["whisper"] and (file := _torch(Path(places["codec"]))) is not None and {
             "state_dict", "hyper_parameters"} <= read_checkpoint(str(file), foreign=True).keys():
         atomic.link(file, out)
