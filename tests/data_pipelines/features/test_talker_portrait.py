@@ -54,7 +54,7 @@ class Toy:
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    monkeypatch.setattr(codec, "loaded", lambda path: Toy())
+    monkeypatch.setattr(codec, "loaded", lambda path, mesh=None: Toy())
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(clips, release, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "loaded", lambda path: Toy())
+        patch.setattr(codec, "loaded", lambda path, mesh=None: Toy())
         return talker.extract(clips.dir, tmp_path_factory.mktemp("features") / "out",
                               face_codec=str(release / "lia-x.pt"), progress=False)
 
