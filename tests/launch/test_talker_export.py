@@ -88,7 +88,8 @@ def test_the_release_is_laid_out(made):
     assert found == {release_layout.WEIGHTS, release_layout.CONFIG, release_layout.TOKENIZER,
                      release_layout.TOKENIZER_CONFIG, release_layout.CHAT_TEMPLATE,
                      release_layout.AUDIO_CODEC, "whisperx-vae/config.json",
-                     release_layout.RENDERER, release_layout.MOTION_MEAN, release_layout.MOTION_STD, release_layout.VOICE}
+                     release_layout.RENDERER, release_layout.MOTION_MEAN, release_layout.MOTION_STD,
+                     release_layout.VOICE}
     assert not any("left out" in line for line in told)
     assert "patch_size=4, delay=2, speech_embedding_dim=32" in told[-2]
     assert "velocity_layers 8 to 1" in told[-1] and "velocity_width 1024 to 16" in told[-1]
