@@ -1,5 +1,5 @@
-"""A whole release into a workdir: the network, and beside it all that it takes to decode its
-streams and to drive it.
+"""A whole release into a workdir, or out of one: the network, and beside it all that it takes to
+decode its streams and to drive it.
 
     WORKDIR/checkpoints, config.json, recipes.json, codecs/
 
@@ -25,14 +25,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avjax.errors import UserError
+from avjax.storage import failures
 from avjax.systems.talker import release_layout
 from avjax.systems.talker.config import INFERENCE
 from avjax.weights.reader import read_state_dict
 from configs import avflow_50h
 from data_pipelines import vocoders
+from data_pipelines.decode import Decoder
 from data_pipelines.features.common import ctc
 from data_pipelines.features.talker import audio_codec, decode, voices
 from data_pipelines.ingest.avflow50h import release
+from data_pipelines.ingest.talker import exported
 from data_pipelines.ingest.talker import release as talker
 from data_pipelines.store.schema import CODECS_DIR, FAMILY, RECIPES_FILE
 from launch.jobs import weights
@@ -127,6 +130,43 @@ def _talker_experiment(parts: talker.Parts, say: Say) -> ConfigDict:
     say("sampler: as the release's infer.py ("
         + ", ".join(f"{name}={value}" for name, value in INFERENCE.items()) + ")")
     return config
+
+
+def export_folder(workdir: str, folder: str, *, step: str | None = None, average: bool = True,
+                  say: Say = print) -> None:
+    """Writes what a workdir of Talker-T2AV holds as its owners lay a release out; see
+    data_pipelines/ingest/talker/exported.py.
+
+    Args:
+      folder: to make.
+      step, average: see `weights.export`.
+      say: is told what was written, and what was left out and why.
+
+    Raises UserError: another system, a network that the published code has not, files of other
+    networks than the model's; a folder that exists.
+    """
+    out = Path(folder)
+    if out.exists():
+        raise UserError("cannot write the release", where=folder, expected="a new folder",
+                        found="it exists", hint="choose another --folder")
+    state, system, meta = weights.trained(workdir, step, average)
+    if system.name != TALKER:
+        raise UserError("no release of this system is written", where=workdir, expected=TALKER,
+                        found=system.name, hint="--out=FILE writes its weights")
+    exported.check(system)
+    decoder = Decoder.from_workdir(workdir)
+    system.vocab = exported.embeddings(state, decoder.codecs, decoder.recipes)
+    aside = out.with_name(f".{out.name}.exporting")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with failures.working_on(out):
+            (aside / release_layout.NETWORK).mkdir(parents=True)
+            weights.write(str(aside / release_layout.WEIGHTS), state, system, meta)
+            say(f"{release_layout.WEIGHTS}: {len(state)} arrays")
+            exported.write(aside, Path(workdir), system, decoder.recipes, decoder.codecs, say)
+            aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _experiment(parts: release.Parts) -> ConfigDict:

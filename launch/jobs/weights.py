@@ -79,10 +79,24 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
                         expected="a new file that ends in .pt or .safetensors",
                         found="it exists" if os.path.lexists(out) else "another ending",
                         hint="choose another --out")
+    state, config, meta = trained(workdir, step, average)
+    write(out, state, config, meta)
+    return len(state)
+
+
+def trained(workdir: str, step: str | None,
+            average: bool) -> tuple[dict[str, np.ndarray], ConfigDict, dict]:
+    """A workdir's parameters under the published names, config.system and the checkpoint's
+    record. UserError: no checkpoint, a system without published names."""
     config = ConfigDict(load_meta(workdir, step)["config"]["system"])
     names = published(config.name, workdir)
     params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
-    state = names.write(jax.tree.map(np.asarray, params), config)
+    return names.write(jax.tree.map(np.asarray, params), config), config, meta
+
+
+def write(out: str, state: dict[str, np.ndarray], config: ConfigDict, meta: dict) -> None:
+    """What `trained` gives, as a new file; see `export`."""
+    names = published(config.name, out)
     beside = names.beside(config) if out.endswith(".pt") else {}
     for name, text in beside.items():
         _check_beside(Path(out).with_name(name), text)
@@ -104,7 +118,6 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError("cannot write the weights", where=out, found=str(error),
                         hint="choose another --out") from error
-    return len(state)
 
 
 def _check_beside(path: Path, text: str) -> None:
