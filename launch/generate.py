@@ -30,7 +30,8 @@ printed on standard error and kept in OUT.json (of a pipe in WORKDIR/stream.json
 
 --requests=FILE generates many: a JSON
 object a line, {"id": "a", "text": "..."}, written to OUT/a.wav etc.; the same command continues
-where it was interrupted. All devices share the requests, and all hosts that the job was started on
+where it was interrupted. One that cannot be made is left out, and the exit code is then 2. All
+devices share the requests, and all hosts that the job was started on
 (or --processes=N, --shard=I/N). With --stream, --batch_size of them (4) are written at once while
 they are made, on one device, and OUT/ID.json says how each went.
 
@@ -39,6 +40,7 @@ the sound and motion before it (docs/talker.md): --text_file, --piece_seconds, -
 """
 
 import contextlib
+import os
 import pathlib
 import sys
 import time
@@ -55,6 +57,7 @@ from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import generate as jobs
 from launch.jobs import targets
+from launch.jobs.requests import files as requests_files
 
 DEFINE = {str: flags.DEFINE_string, float: flags.DEFINE_float, int: flags.DEFINE_integer,
           bool: flags.DEFINE_bool}
@@ -178,14 +181,26 @@ def requests(args, workdir: str, out, settings: dict, inputs: dict) -> None:
                 raise UserError(f"--{name} beside --stream", where=f"--{name}",
                                 hint="leave one of them out")
         streamed = {"format": args.format} | {name: getattr(args, name) for name in STREAM}
-    workers.spread("launch.generate", str(out))
+
+    def tell(folder: pathlib.Path) -> None:
+        requests_files.check_all_made(args.requests, folder)
+        print(f"written: {folder}")
+
+    workers.spread("launch.generate", str(out), tell)
     share = workers.share(args.shard)
     file = lock.beside(out.with_name(f"{out.name}-{share[0]}-of-{share[1]}"))
     with lock.hold(file, "the outputs", out), remote.at_hand(workdir, settings["step"]) as here:
-        made, skipped = jobs.generate_requests(
-            here, args.requests, args.out or here / "samples", share=share,
-            batch_size=args.batch_size, save_latents=args.save_latents, streamed=streamed,
-            **settings)
+        try:
+            made, skipped = jobs.generate_requests(
+                here, args.requests, args.out or here / "samples", share=share,
+                batch_size=args.batch_size, save_latents=args.save_latents, streamed=streamed,
+                **settings)
+        except requests_files.NotMade as error:
+            if workers.SPREAD not in os.environ:
+                raise
+            # the other processes would be ended with this one; `tell` looks at what is missing
+            print(f"error: {error}", file=sys.stderr)
+            return
     print(f"{made} generated, {skipped} were there already: {out}")
 
 

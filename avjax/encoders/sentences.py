@@ -64,7 +64,7 @@ def split(text: str) -> list[int]:
 def pieces(text: str, cost: Callable[[str], float]) -> list[str]:
     """Consecutive parts of a text, each of a cost of at most 1: whole sentences, as many as fit and
     about as long as each other; a sentence that costs more is cut at clauses, and a clause at
-    words. All of the text is in them, but for the white space between.
+    words. All of the text is in them, but for the white space between, whose cost is never asked.
 
     Raises ValueError with the word that costs more than 1.
     """
@@ -80,7 +80,7 @@ def _sentence_ends(text: str) -> list[int]:
 
 def _units(text: str, cost: Callable[[str], float], levels: list) -> list[str]:
     """Parts that fit, no smaller than they must be; they join to the text."""
-    if cost(text.strip()) <= 1:
+    if not text.strip() or cost(text.strip()) <= 1:  # blank between paragraphs
         return [text]
     if not levels:
         raise ValueError(text.strip())

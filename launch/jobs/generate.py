@@ -256,6 +256,9 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
       streamed: writes them while they are made: {"format": of `targets.targets`, "chunk",
         "vocoder_block", "vocoder_ahead": as of `stream`}.
       settings: of `Avatar`.
+
+    Raises UserError for a file that is none, `NotMade` for requests that cannot be, once all others
+    are.
     """
     wanted = requests_files.read_requests(pathlib.Path(requests))
     out = pathlib.Path(out)
@@ -271,13 +274,18 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
         return 0, len(own)
     avatar = Avatar(workdir, batch_size=batch_size or len(jax.local_devices()), mesh=local_mesh(),
                     **settings)
-    prompts = {}
+    prompts, left_out = {}, {}
     for name, request in todo.items():
         try:
-            prompts[name] = avatar.prompt(**request)
+            prompt = avatar.prompt(**request)
+            if streamed is not None:
+                live.check_streams(avatar, prompt)
         except UserError as error:
-            raise UserError(f"request {name!r}: {error}", where=str(requests)) from error
-        say(f"{name}: {line}" for line in prompts[name].remarks)
+            left_out[name] = error
+            say([f"left out, request {name!r}: {error}"])
+        else:
+            prompts[name] = prompt
+            say(f"{name}: {line}" for line in prompt.remarks)
 
     def record(name: str, **told) -> None:
         if prompts[name].texts:
@@ -286,26 +294,31 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
             {"request": todo[name], "settings": made_by} | told))
 
     if streamed is not None:
-        return _stream_requests(avatar, prompts, out, record, batch_size, **streamed), len(
-            own) - len(todo)
-    bar = tqdm(total=len(todo), unit="request", file=sys.stderr, desc="generating")
+        _stream_requests(avatar, prompts, out, record, batch_size, **streamed)
+    else:
+        _write_requests(avatar, prompts, out, record, save_latents)
+    if left_out:
+        raise requests_files.NotMade(requests, left_out, len(todo))
+    return len(todo), len(own) - len(todo)
+
+
+def _write_requests(avatar: Avatar, prompts: Mapping[str, Prompt], out: pathlib.Path, record,
+                    save_latents: bool) -> None:
+    bar = tqdm(total=len(prompts), unit="request", file=sys.stderr, desc="generating")
     with bar:
         for name, streams in avatar.generate_all(prompts):
             files = video.write(out / name, streams, avatar.decoder, prompts[name], save_latents)
             record(name, files=sorted(path.name for path in files.values()))
             bar.update()
-    return len(todo), len(own) - len(todo)
 
 
 def _stream_requests(avatar: Avatar, prompts: Mapping[str, Prompt], out: pathlib.Path, record,
-                     rows: int, *, format: str = "", **given: int) -> int:
-    """Streams prompts, those of one task at once; how many. UserError for a task that is not
-    streamed."""
+                     rows: int, *, format: str = "", **given: int) -> None:
+    """Streams prompts, those of one task at once."""
     config = stream_settings(avatar.config, **given)
     settings = Settings(config.vocoder_block, config.vocoder_ahead)
     tasks: dict[str, dict[str, Prompt]] = {}
     for name, prompt in prompts.items():
-        live.check_streams(avatar, prompt)
         tasks.setdefault(prompt.task, {})[name] = avatar.builder.recut(prompt, avatar.system,
                                                                        config.chunk)
     for members in tasks.values():
@@ -314,7 +327,6 @@ def _stream_requests(avatar: Avatar, prompts: Mapping[str, Prompt], out: pathlib
                                                 rows=rows):
             files = [pathlib.Path(file).name for file in report.pop("files").values()]
             record(name, stream=report, **({"files": files} if report["complete"] else {}))
-    return len(prompts)
 
 
 def prompt_of(config, system, decoder, **request: Any) -> Prompt:

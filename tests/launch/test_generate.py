@@ -217,6 +217,12 @@ def test_motion_files_of_either_scale(prompt, files):
     ({"text": TEXT, "text_file": "{}/speech.wav"}, "two texts"),
     ({"text_file": "{}/none.txt"}, "unreadable text.*none.txt"),
     ({"text": TEXT, "piece_seconds": 60}, "seconds out of range.*--piece_seconds.*60"),
+    ({"text": TEXT, "piece_seconds": 0.01}, "seconds out of range.*--piece_seconds.*0.01 s"),
+    ({"text": TEXT, "piece_seconds": 1.3, "context_seconds": 2},
+     "--context_seconds.*to 1.30 s.*2 s"),
+    ({"task": "a2v", "audio": "{}/speech.wav", "piece_seconds": 1.3},
+     "nothing to cut.*--piece_seconds.*found: a2v"),
+    ({"example": "train/0", "context_seconds": 0.5}, "nothing to cut.*an example for t2av"),
     ({"text": TEXT, "context_seconds": 0.1}, "seconds out of range.*--context_seconds.*0.1"),
     ({"example": "train/0", "prefix_seconds": 60}, "prefix longer than the clip.*60 s"),
     ({"example": "train/0", "prefix_seconds": 0.1}, "prefix shorter than a patch"),
@@ -319,6 +325,8 @@ def test_text_over_the_context_goes_in_pieces(prompt, parts, tmp_path):
         assert len(piece["prompt"]) + made.frames // patch + 1 < config.row_tokens
         for name in ("speaker", "first_motion"):
             np.testing.assert_array_equal(piece[name], made.conditions[name])
+    (tmp_path / "paragraphs.txt").write_text(LONG.replace("slept. ", "slept.\n\n"))
+    assert prompt(text_file=str(tmp_path / "paragraphs.txt")).texts == made.texts
     halves = prompt(text=TEXT, piece_seconds=1.3, context_seconds=0.5)
     assert len(halves.texts) == 2 and " ".join(halves.texts) == TEXT
     assert halves.pieces[1]["audio_length"] == 3 * patch

@@ -21,6 +21,7 @@ from data_pipelines.puppets import build
 from data_pipelines.store import dataset as store
 from launch import training
 from launch.jobs import generate, video
+from launch.jobs.requests import files as requests_files
 
 pytestmark = pytest.mark.slow
 TEXT = "My brother bought a big blue boat."
@@ -103,6 +104,24 @@ def test_requests_on_all_devices_and_hosts_are_single_ones(trained, written, tmp
     (tmp_path / "out" / "b.wav").unlink()
     assert generate.generate_requests(*again, seed=1) == (1, 3) and written.keys() == {"b"}
     assert generate.generate_requests(*again, seed=2) == (4, 0), "other settings, other outputs"
+
+
+def test_a_request_that_fails_leaves_the_others(trained, written, tmp_path, capsys):
+    file, out = tmp_path / "requests.jsonl", tmp_path / "out"
+
+    def ask(**b):
+        file.write_text("\n".join(json.dumps(r) for r in (
+            {"id": "a", "text": TEXT}, {"id": "b"} | b, {"id": "c", "text": "A boat."})))
+        return generate.generate_requests(trained, file, out)
+
+    with pytest.raises(requests_files.NotMade, match="1 of 3 .*'b'.*takes no --txt.*same command"):
+        ask(txt=TEXT)
+    assert written.keys() == {"a", "c"} and "left out, request 'b'" in capsys.readouterr().err
+    assert sorted(p.name for p in out.iterdir()) == ["a.json", "a.wav", "c.json", "c.wav"]
+    with pytest.raises(UserError, match="1 requests not made.*'b'"):
+        requests_files.check_all_made(file, out)
+    assert ask(text="A cup.") == (1, 2)
+    requests_files.check_all_made(file, out)
 
 
 def test_a_mesh_equals_one_device(trained):

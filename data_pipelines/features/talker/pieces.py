@@ -50,6 +50,27 @@ def of_file(request):
     return type(request)(**vars(request) | {"text": text})
 
 
+def check(request, task: str, cuts: bool, c) -> None:
+    """UserError: --piece_seconds or --context_seconds that do not fit, or where nothing is cut.
+
+    Args:
+      cuts: whether the task speaks a text, neither an example's nor beside what drives.
+    """
+    patch, seen = c.patch / c.frame_rate, most(task, c)
+    greatest = {"piece_seconds": seen * patch, "context_seconds": min(
+        (seen - c.min_patches) * patch, request.piece_seconds or math.inf)}
+    for name, least in (("piece_seconds", c.min_patches * patch), ("context_seconds", patch)):
+        value = getattr(request, name)
+        if value and not cuts:
+            raise UserError("nothing to cut into pieces", where=f"--{name}",
+                            expected="--text or --text_file that t2av or tts speaks",
+                            found=f"an example for {task}" if request.example else task,
+                            hint="leave it out")
+        if value and not least - 1e-6 <= value <= greatest[name] + 1e-6:
+            raise UserError("seconds out of range", where=f"--{name}", found=f"{value:g} s",
+                            expected=f"{least:.2f} to {greatest[name]:.2f} s")
+
+
 def cut(request, text: str, task: str, c, given: int,
         tokens: Callable[[str], int]) -> tuple[list[str], int]:
     """The pieces of a text, usually one, and the patches that each behind the first goes on from.
@@ -59,16 +80,11 @@ def cut(request, text: str, task: str, c, given: int,
       given: patches of a prefix.
       tokens: how many a text becomes.
 
-    Raises UserError: a word that does not fit, --piece_seconds or --context_seconds that do not.
+    Raises UserError: a word that does not fit.
     """
     patch, seen = c.patch / c.frame_rate, most(task, c)
     longest = seen - c.min_patches
     context = int((request.context_seconds or CONTEXT) / patch + 1e-6)
-    for name, least in (("context_seconds", patch), ("piece_seconds", c.min_patches * patch)):
-        value, greatest = getattr(request, name), (longest if "context" in name else seen) * patch
-        if value and not least - 1e-6 <= value <= greatest + 1e-6:
-            raise UserError("seconds out of range", where=f"--{name}", found=f"{value:g} s",
-                            expected=f"{least:.2f} to {greatest:.2f} s")
     context = max(min(context, longest), 1)
 
     def cost(part: str, before: int = context) -> float:

@@ -107,8 +107,10 @@ class PromptBuilder(prompting.PromptBuilder):
         if given.tokens_N is None and front.tokenizer.scripts is not None:
             check_letters(given.text, front.tokenizer.scripts, "--text")
         texts, context, prompts = [given.text], 0, [given.tokens_N]
+        cuts = given.tokens_N is None and task not in WHOLE
+        pieces.check(request, task, cuts, c)
         if given.tokens_N is None:
-            if task not in WHOLE and given.text:
+            if cuts and given.text:
                 texts, context = pieces.cut(request, given.text, task, c, pieces.patches(use, c),
                                             lambda text: len(front.prompt(text)))
             prompts = [front.prompt(text, allow_empty=True) for text in texts]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 from avjax.errors import UserError
 
@@ -50,3 +51,29 @@ def read_requests(path: pathlib.Path) -> dict[str, dict]:
     if not found:
         raise UserError("no requests", where=str(path), expected="a JSON object a line")
     return found
+
+
+class NotMade(UserError):
+    """Of a file of requests all are made but these.
+
+    Args:
+      errors: {id: why}.
+      count: requests that were to be made.
+    """
+
+    def __init__(self, path, errors: Mapping[str, UserError], count: int):
+        (name, error), *others = errors.items()
+        also = f"; also {', '.join(repr(name) for name, _ in others[:16])}" if others else ""
+        super().__init__(
+            f"{len(errors)} of {count} requests not made: request {name!r}: {error}{also}",
+            where=str(path), hint="mend them: the same command keeps what it made")
+
+
+def check_all_made(path, out: pathlib.Path) -> None:
+    """UserError where requests of a file have no record in `out`."""
+    missing = [name for name in read_requests(pathlib.Path(path))
+               if done_before(out, name) is None]
+    if missing:
+        raise UserError(f"{len(missing)} requests not made", where=str(path),
+                        found=", ".join(map(repr, missing[:16])),
+                        hint="without --processes the same command says why")
