@@ -68,18 +68,17 @@ def pieces(text: str, cost: Callable[[str], float]) -> list[str]:
 
     Raises ValueError with the word that costs more than 1.
     """
-    units = _units(text, cost, [_sentence_ends, _CLAUSES, _WORDS])
-    made = _packed(units, cost, 1.0)
-    even = (_packed(units, cost, most / 10) for most in range(5, 10))
-    return next((parts for parts in even if len(parts) == len(made)), made)
+    return [part.strip() for part in _parts(text, cost, [_sentence_ends, _CLAUSES, _WORDS])
+            if part.strip()]
 
 
 def _sentence_ends(text: str) -> list[int]:
     return sorted({*split(text), *(m.end() for m in _WIDE_ENDS.finditer(text))})
 
 
-def _units(text: str, cost: Callable[[str], float], levels: list) -> list[str]:
-    """Parts that fit, no smaller than they must be; they join to the text."""
+def _parts(text: str, cost: Callable[[str], float], levels: list) -> list[str]:
+    """Parts that fit, as few as there can be; they join to the text. Each level is packed by
+    itself, so that a sentence's last words do not go together with the first of the next one."""
     if not text.strip() or cost(text.strip()) <= 1:  # blank between paragraphs
         return [text]
     if not levels:
@@ -87,15 +86,19 @@ def _units(text: str, cost: Callable[[str], float], levels: list) -> list[str]:
     first, *rest = levels
     ends = first(text) if callable(first) else [m.end() for m in first.finditer(text)]
     edges = [0, *(end for end in ends if end < len(text)), len(text)]
-    return [unit for a, b in zip(edges, edges[1:], strict=False)
-            for unit in _units(text[a:b], cost, rest)]
+    units = [unit for a, b in zip(edges, edges[1:], strict=False)
+             for unit in _parts(text[a:b], cost, rest)]
+    made = _packed(units, cost, 1.0)
+    even = (_packed(units, cost, most / 10) for most in range(5, 10))
+    return next((parts for parts in even if len(parts) == len(made)), made)
 
 
 def _packed(units: list[str], cost: Callable[[str], float], most: float) -> list[str]:
     """As many consecutive units to a part as cost at most that; one may cost more alone."""
     parts = [""]
     for unit in units:
-        if parts[-1].strip() and cost((parts[-1] + unit).strip()) > most:
+        both = (parts[-1] + unit).strip()
+        if parts[-1].strip() and unit.strip() and cost(both) > most:
             parts.append("")
         parts[-1] += unit
-    return [part.strip() for part in parts if part.strip()]
+    return parts

@@ -26,6 +26,9 @@ def test_sentences_before_clauses_before_words():
     assert cut(60)[:2] == ["Dr. Smith went home. He was tired, and it rained;",
                            "nobody came out to greet him at the door that evening."]
     assert "nobody came out to greet him" in " ".join(cut(30))
+    made = sentences.pieces("One two three four five. Six seven eight nine ten.\n\nEnd.",
+                            lambda text: len(text) / 20 or pytest.fail("a blank has no cost"))
+    assert made == ["One two three", "four five.", "Six seven eight", "nine ten.\n\nEnd."]
     with pytest.raises(ValueError, match="tired"):
         cut(5)
     lengths = [len(piece) for piece in sentences.pieces("One two three. " * 9,

@@ -70,9 +70,9 @@ class NotMade(UserError):
 
 
 def check_all_made(path, out: pathlib.Path) -> None:
-    """UserError where requests of a file have no record in `out`."""
-    missing = [name for name in read_requests(pathlib.Path(path))
-               if done_before(out, name) is None]
+    """UserError where requests of a file have no record of them in `out`."""
+    missing = [name for name, request in read_requests(pathlib.Path(path)).items()
+               if (done_before(out, name) or {}).get("request") != request]
     if missing:
         raise UserError(f"{len(missing)} requests not made", where=str(path),
                         found=", ".join(map(repr, missing[:16])),
