@@ -6,8 +6,8 @@ Run:        avjax train --config=configs/talker_two_stage.py --workdir=runs/stag
             avjax submit --target=local --config=configs/talker_two_stage.py \\
                 --sweep=config=two,single --sweep=config.seed=0,1 --workdir=runs/stages
 Hardware:   as configs/talker_quickstart.py, at whose pace a member trains for three minutes. Corpus
-            and features are made once, in the folder `common` beside the workdirs; a member's first
-            stage is its `speech`.
+            and features are made once, in the folder `common` beside the workdirs; the first stage
+            of a member is its `speech`.
 Expect:     not measured yet. On puppets, so it is no evidence about faces.
 Sizes:      ours, as in configs/talker_quickstart.py. A quarter of the corpus has motion; where both
             kinds are mixed, its utterances are repeated until the kinds are drawn equally often, as
