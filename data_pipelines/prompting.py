@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import pkgutil
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,8 @@ class Prompt:
       speakers: names, fit for files, where there are several.
       seconds: about how long it will be, where that is known; 0.0 = it is not.
       given: streams that are written with the made ones: {name: (time, ...)}.
+      shown: pictures a second and the pictures, (H, W, 3) uint8 each, that are written instead of
+        drawn ones: of a film that is dubbed.
     """
 
     task: str
@@ -85,6 +87,7 @@ class Prompt:
     speakers: tuple[str, ...] = ()
     seconds: float = 0.0
     given: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    shown: Callable[[], tuple[float, Iterable[np.ndarray]]] | None = None
 
     @property
     def conditions(self) -> dict[str, np.ndarray]:

@@ -66,6 +66,17 @@ def end_with_parent() -> None:
 
 def main(argv: list[str] | None = None) -> int | None:
     """Runs one command as the program; returns an exit code, or raises SystemExit as it does."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads has read enough: avjax inspect DIR | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(argv: list[str] | None) -> int | None:
     end_with_parent()
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv.pop(0) if argv else "--help"

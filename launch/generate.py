@@ -11,8 +11,9 @@ runs/<its name>. The inputs that a system takes are those of its `PromptBuilder`
               WORKDIR/text, a trained avflow.text, where that is there (--language, --length_scale,
               --token_temperature; its tokens are kept as OUT.tokens.npy), else with espeak-ng's
     Talker    --task=t2av | tts | a2v | v2a, by default what fits the inputs: --text, --audio,
-              --motion or --example; --prefix_seconds makes t2av and tts continue the audio and
-              motion; --portrait=FACE.png is drawn on where motion is LIA-X's
+              --motion, --video or --example; --prefix_seconds makes t2av and tts continue the audio
+              and motion; --portrait=FACE.png is drawn on where motion is LIA-X's; --task=v2a
+              --video=FILM dubs the film
     TAVID     --script=dialogue.txt --portraits=a.png,b.png, of any number of turns
               (data_pipelines/features/tavid/script.py documents scripts), or --example;
               --face=unchecked takes portraits without looking for the face in them

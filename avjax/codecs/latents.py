@@ -11,7 +11,8 @@ Suffixes: N samples, T latent frames, S mel frames (4 T), M mel bands, A latent 
 """
 
 import dataclasses
-from typing import Protocol
+import typing
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,13 +28,21 @@ MEL = mel_lib.RECIPE_24K
 STACK = HOP // MEL["hop"]  # mel frames a latent frame
 
 
-class AudioCodec(Protocol):
+class AudioCodec(typing.Protocol):
     """Speech to latents and back. `from_recipe` restores one from `recipe` and `arrays()`."""
 
     recipe: dict
+    ahead: int  # numbers that `many` should be given together; 0: one recording
 
     def encode(self, audio_N: np.ndarray) -> np.ndarray:
         """(N,) float samples in [-1, 1] at 24 kHz -> (ceil(N / 960), 32) float32."""
+
+    def prepared(self, audio_N: np.ndarray) -> np.ndarray:
+        """Samples as `encode` takes them -> what `many` takes. UserError: unusable ones."""
+
+    def many(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The latents of several recordings, which may go through a network together; none depends
+        on the others."""
 
     def mel(self, latent_TA: np.ndarray) -> np.ndarray:
         """(T, 32) -> (4 T, 80) log-mel of recipe `mel.RECIPE_24K`, normalised."""
@@ -47,6 +56,7 @@ class MelPCA:
     """The stand-in "mel-pca"; see the top of this file."""
 
     codec: pca.LinearCodec
+    ahead: typing.ClassVar[int] = 0
 
     @property
     def recipe(self) -> dict:
@@ -58,6 +68,14 @@ class MelPCA:
     def encode(self, audio_N: np.ndarray) -> np.ndarray:
         """See AudioCodec."""
         return self.codec.encode(stacked_mel(audio_N))
+
+    def prepared(self, audio_N: np.ndarray) -> np.ndarray:
+        """See AudioCodec."""
+        return stacked_mel(audio_N)
+
+    def many(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See AudioCodec. Nothing is gained by several together."""
+        return [self.codec.encode(mel_TA) for mel_TA in prepared]
 
     def mel(self, latent_TA: np.ndarray) -> np.ndarray:
         """See AudioCodec."""

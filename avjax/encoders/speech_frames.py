@@ -9,7 +9,6 @@ Suffixes: B batch, N samples, T frames, D width, K centroids, M mel bands.
 import concurrent.futures
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -24,7 +23,8 @@ from avjax.encoders.published.wav2vec2 import import_params
 from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
 from avjax.encoders.windows import HOP, SAMPLE_RATE
 from avjax.errors import UserError
-from avjax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
+from avjax.sharding import rows
+from avjax.sharding.mesh import batch_sharding, replicated
 from avjax.signal import kmeans, mel
 from avjax.signal import level as level_lib
 from avjax.weights.reader import file_sha256, read_state_dict
@@ -120,7 +120,7 @@ class Wav2Vec2Frames:
                        "network": dataclasses.asdict(network), "weights": weights}
         self._network = dataclasses.replace(network, num_layers=layer, vocab_size=0)
         self._normalise, self._precision, self._steps = normalise, precision, windows.FEW
-        self._mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
+        self._mesh = mesh or rows.one_device()
         kept = {k: v for k, v in params.items() if k not in ("lm_head", "layers")}
         kept |= {"layers": jax.tree.map(lambda w: w[:layer], params["layers"])} if layer else {}
         self._params = jax.device_put(kept, replicated(self._mesh))
@@ -157,7 +157,6 @@ class Wav2Vec2Frames:
                            "units of wav2vec 2.0 frames") if centroids_KD is not None else None
         utterances = [self._normalised(_checked(x_N, self._network.min_samples())) for x_N in audio]
         cuts = [windows.pieces(len(x_N)) for x_N in utterances]
-        shards = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
         found = {}
 
         def run(batch):
@@ -167,8 +166,8 @@ class Wav2Vec2Frames:
                 return where, np.asarray(_run(self._network, self._params, *arrays, centroids_KD))
 
         with concurrent.futures.ThreadPoolExecutor(self._at_once()) as threads:
-            for where, out in threads.map(run, windows.batches(utterances, cuts, shards,
-                                                               self._steps)):
+            for where, out in threads.map(run, windows.batches(
+                    utterances, cuts, rows.shards(self._mesh), self._steps)):
                 found |= dict(zip(where, out, strict=False))
         return [windows.joined([found[i, j] for j in range(len(cut))], cut,
                                self._network.num_frames)

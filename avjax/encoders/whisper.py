@@ -9,17 +9,21 @@ heads, K width of a head.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 
 from avjax.encoders import windows
 from avjax.encoders.published.whisper import import_params
 from avjax.errors import UserError
 from avjax.nn.attention import attend_by_head
 from avjax.nn.layers import gelu
+from avjax.sharding import rows
+from avjax.sharding.mesh import replicated
 from avjax.signal import whisper_mel
 
 SAMPLE_RATE = whisper_mel.SAMPLE_RATE
@@ -27,6 +31,7 @@ HOP = 2 * whisper_mel.HOP  # samples a feature
 HEAD_WIDTH = 64  # of every published model
 EPS = 1e-5
 OVERLAP = 1 / 6  # of a window: 5 s
+_AT_ONCE = 8  # windows, on an accelerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,35 +100,50 @@ def _norm(p: dict, x_BTD):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _features(params, config, audio_N):
+def _features(params, config, audio_BN, length_B):
+    del length_B  # silence behind the sound is heard
     with jax.default_matmul_precision("float32"):
-        return encode(params, config, whisper_mel.log_mel(audio_N[None], config.bands))["out"][0]
+        return encode(params, config, whisper_mel.log_mel(audio_BN, config.bands))["out"]
 
 
 class Whisper:
     """The encoder with its weights. `width`: of a feature."""
 
-    def __init__(self, params: dict, config: WhisperConfig):
-        self.config = config
+    def __init__(self, params: dict, config: WhisperConfig, mesh: Mesh | None = None):
+        """mesh: windows are split over its data axes; None = one device."""
+        self.config, self._mesh = config, mesh or rows.one_device()
         self.width = params["positions"].shape[1]
-        self.params = jax.device_put(params)
+        self.params = jax.device_put(params, replicated(self._mesh))
 
     @classmethod
     def from_state_dict(cls, state: dict[str, np.ndarray], where: str = "",
-                        num_heads: int | None = None) -> "Whisper":
+                        num_heads: int | None = None, mesh: Mesh | None = None) -> "Whisper":
         """Of arrays under OpenAI's or transformers' names. UserError: of another network."""
         params = import_params(state, where)
-        return cls(params, config_of(params, num_heads))
+        return cls(params, config_of(params, num_heads), mesh)
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
-        """(N >= 1,) float32 at 16 kHz -> (ceil(N / 320), D) float32. One window in memory at a
-        time."""
+        """(N >= 1,) float32 at 16 kHz -> (ceil(N / 320), D) float32."""
+        return self.many([audio_N])[0]
+
+    def many(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The same of several, whose windows go together; none depends on the others."""
+        cuts = [self._pieces(len(audio_N)) for audio_N in audio]
+        found = [(np.float32(audio_N[start:end]),) for audio_N, cut in zip(audio, cuts, strict=True)
+                 for start, end in cut]
+        function = functools.partial(_features, self.params, self.config)
+        made = iter(rows.through(function, found, self._mesh, padded=lambda _: self.config.window,
+                                 most=lambda _: rows.at_once(_AT_ONCE)))
+        return [windows.joined([next(made) for _ in cut], cut, _num_frames) for cut in cuts]
+
+    def _pieces(self, samples: int) -> list[windows.Piece]:
         window = self.config.window
-        cut = [(0, len(audio_N))]
-        if len(audio_N) > window:
-            step = int(window * (1 - OVERLAP)) // HOP * HOP
-            last = -(-(len(audio_N) - window) // HOP) * HOP
-            cut = [(i, i + window) for i in range(0, last, step)] + [(last, len(audio_N))]
-        parts = [np.asarray(_features(self.params, self.config, np.pad(
-            audio_N[start:end], (0, window - (end - start))))) for start, end in cut]
-        return windows.joined(parts, cut, lambda samples: -(-samples // HOP))
+        if samples <= window:
+            return [(0, samples)]
+        step = int(window * (1 - OVERLAP)) // HOP * HOP
+        last = -(-(samples - window) // HOP) * HOP
+        return [(i, i + window) for i in range(0, last, step)] + [(last, samples)]
+
+
+def _num_frames(samples: int) -> int:
+    return -(-samples // HOP)

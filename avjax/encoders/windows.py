@@ -10,8 +10,9 @@ Suffixes: B batch, N samples, T frames.
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import numpy as np
+
+from avjax.sharding import rows
 
 SAMPLE_RATE = 16000
 HOP = 320  # samples a frame
@@ -19,7 +20,7 @@ WHOLE_SECONDS, WINDOW_SECONDS, OVERLAP_SECONDS = 80, 60, 5
 # Lengths an octave that pieces are padded to, a compilation each: a tenth of the work is padding,
 # or a fortieth where there is so much sound that compiling counts for nothing.
 FEW, MANY = 4, 16
-_BATCH_SECONDS = 320  # in a batch, on an accelerator; a CPU is as fast with one piece at a time
+_BATCH_SECONDS = 320  # in a batch, on an accelerator
 RECIPE = {"whole": WHOLE_SECONDS, "window": WINDOW_SECONDS, "overlap": OVERLAP_SECONDS}  # seconds
 
 Piece = tuple[int, int]  # first sample, a multiple of HOP, and the one behind the last
@@ -57,28 +58,23 @@ def bucket(samples: int, steps: int = FEW) -> int:
     return max(samples, min(padded, WHOLE_SECONDS * SAMPLE_RATE))
 
 
+def most(samples: int) -> int:
+    """Pieces, padded to so many samples, that a device takes together."""
+    return rows.at_once(_BATCH_SECONDS * SAMPLE_RATE // samples)
+
+
 def batches(utterances: Sequence[np.ndarray], cuts: Sequence[Sequence[Piece]], shards: int = 1,
             steps: int = FEW) -> Iterator[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
     """Pieces of like length together, longest first: which they are (utterance, piece), x_BN
     float32, lengths_B int32.
 
-    N is a `bucket`, B the least power of two times `shards` that holds them, so that few shapes are
-    ever compiled. Rows behind the last piece are copies of the first.
+    N is a `bucket`, B as in avjax.sharding.rows.groups.
     """
-    by_bucket: dict[int, list[tuple[int, int]]] = {}
-    for i, cut in enumerate(cuts):
-        for j, (start, end) in enumerate(cut):
-            by_bucket.setdefault(bucket(end - start, steps), []).append((i, j))
-    for samples, found in sorted(by_bucket.items(), reverse=True):
-        rows = shards * (1 if jax.default_backend() == "cpu"
-                         else _BATCH_SECONDS * SAMPLE_RATE // samples)
-        for k in range(0, len(found), rows):
-            where = found[k:k + rows]
-            size = shards * 2 ** max(0, (-(-len(where) // shards) - 1).bit_length())
-            x_BN, lengths_B = np.zeros((size, samples), np.float32), np.zeros(size, np.int32)
-            for row in range(size):
-                i, j = where[row] if row < len(where) else where[0]
-                start, end = cuts[i][j]
-                x_BN[row, :end - start] = utterances[i][start:end]
-                lengths_B[row] = end - start
-            yield where, x_BN, lengths_B
+    found = [(i, j) for i, cut in enumerate(cuts) for j in range(len(cut))]
+    ends = [cuts[i][j] for i, j in found]
+    for which, size, samples in rows.groups([end - start for start, end in ends],
+                                            lambda n: bucket(n, steps), most, shards):
+        parts = [np.float32(utterances[found[k][0]][slice(*ends[k])]) for k in which]
+        lengths_B = [len(parts[row if row < len(parts) else 0]) for row in range(size)]
+        yield ([found[k] for k in which], rows.stacked(parts, size, samples),
+               np.array(lengths_B, np.int32))

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from avjax.errors import UserError
-from data_pipelines.media import faces
+from data_pipelines.media import faces, head_rotation
 
 KINDS = ("mesh468", "dlib68")  # files of facial/
 WHOLEBODY = slice(23, 91)  # the face's 68 points among the 133 of COCO-WholeBody
@@ -81,6 +81,16 @@ def along(track: faces.Track, frames: Iterable[np.ndarray], find: Finder) -> Poi
         light.append(_grey(image, points))
         height = image.shape[0] / scale
     return Points(np.array(xy, np.float32), np.array(seen), np.array(light), height)
+
+
+def turn_of(points: Points, rate: float) -> np.ndarray:
+    """(N, 4) rotation of a head; frames of which nothing is seen are interpolated."""
+    seen = points.seen >= 0.5
+    if not seen.any():
+        raise faces.FaceError("face hidden", expected="frames in which landmarks are found",
+                              found=f"none of {len(seen)}")
+    xy = np.where(seen[:, None, None], points.xy, np.nan)
+    return head_rotation.fit(xy, rate)
 
 
 def in_crop(crop: np.ndarray, find: Finder) -> tuple[np.ndarray, float]:

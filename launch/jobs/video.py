@@ -68,17 +68,21 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
     if decoder.geometry:
         paths["vertices"] = write_vertices(suffixed(out, "vertices.npy"), decoder, streams)
     paths |= write_arrays(out, decoder.family.owners_arrays(streams))
-    if not decoder.can_draw(streams):
+    if not (prompt.shown or decoder.can_draw(streams)):
         kept = latents or decoder.geometry or any(n.endswith(".npy") for n in paths)
         print(f"no picture: nothing here can draw this motion"
               f"{'' if kept else '; --save_latents keeps it'}", file=sys.stderr, flush=True)
         return paths
-    _, pictures = decoder.pictures(streams, speaker=prompt.speaker, identity=prompt.identity)
-    count = max(1, round(len(sound) / decoder.sample_rate * decoder.fps))
+    if prompt.shown:
+        fps, pictures = prompt.shown()
+    else:
+        fps = decoder.fps
+        _, pictures = decoder.pictures(streams, speaker=prompt.speaker, identity=prompt.identity)
+    count = max(1, round(len(sound) / decoder.sample_rate * fps))
     paths["mp4"] = suffixed(out, "mp4")
     shown = tqdm(held(pictures, count), total=count, unit="picture", desc="drawing",
                  file=sys.stderr, delay=5, mininterval=1)
-    write_media.write_mp4(paths["mp4"], shown, decoder.fps, audio=sound, rate=decoder.sample_rate)
+    write_media.write_mp4(paths["mp4"], shown, fps, audio=sound, rate=decoder.sample_rate)
     return paths
 
 

@@ -59,9 +59,10 @@ def test_voices_equal_recorded(recorded):
             assert len(mel) == recorded[f"{name}/{variant}/mel_frames"]
             assert relative_error(mel[:50], expected["mel_first50"]) < 1e-5
             assert relative_error(mel[100:150], expected["mel_mid50"]) < 1e-5
-            assert relative_error(network.windows(heard), expected["partial_embeddings"]) < 1e-5
-            assert relative_error(network.embedding(heard), expected["embedding"]) < 1e-5
-        np.testing.assert_array_equal(network.raw(audio), network.embedding(prepared["as16k"]))
+            windows = network.windows([heard])[0]
+            assert relative_error(windows, expected["partial_embeddings"]) < 1e-5
+            assert relative_error(network.many([heard])[0], expected["embedding"]) < 1e-5
+        np.testing.assert_array_equal(network.prepared(audio), prepared["as16k"])
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +95,13 @@ def test_windows_equal_the_formula(weights, monkeypatch):
     expected = [formula(weights, mel[s:s + 160]) for s in starts]
     assert len(starts) == 3
     monkeypatch.setattr(ge2e, "AT_ONCE", 2)  # two blocks
-    np.testing.assert_allclose(network.windows(sound), expected, atol=2e-6)
+    np.testing.assert_allclose(network.windows([sound])[0], expected, atol=2e-6)
     mean = np.mean(expected, 0)
-    np.testing.assert_allclose(network.embedding(sound), mean / np.linalg.norm(mean), atol=2e-6)
+    embedding = network.many([sound])[0]
+    np.testing.assert_allclose(embedding, mean / np.linalg.norm(mean), atol=2e-6)
     again = voices.from_recipe(network.recipe, network.arrays())
-    np.testing.assert_array_equal(again.windows(sound), network.windows(sound))
-    scaled = network.fit(None).scale(network.embedding(sound))
+    np.testing.assert_array_equal(again.many([sound])[0], embedding)
+    scaled = network.fit(None).scale(embedding)
     assert abs((scaled**2).mean() - 1) < 1e-5
 
 
@@ -108,14 +110,14 @@ def test_too_little_speech_is_said(weights, monkeypatch):
     network = ge2e.Ge2e(weights)
     sound = np.zeros(4 * speech.RATE, np.float32)
     with pytest.raises(UserError, match="no sound.*silence"):
-        network.raw(sound)
+        network.prepared(sound)
     with pytest.raises(UserError, match="no sound.*not finite"):
-        network.raw(sound + np.nan)
+        network.prepared(sound + np.nan)
     sound[8000:16000] = 0.1 * np.sin(np.arange(8000) * 0.1)
     with pytest.raises(UserError, match=r"too little speech.*1 s.*found: 0\.\d+ s, in 4\.00 s"):
-        network.raw(sound)
+        network.prepared(sound)
     with pytest.raises(UserError, match="too little speech.*in 0.01 s"):
-        network.raw(sound[8000:8200])
+        network.prepared(sound[8000:8200])
     assert np.isnan(voices.heard(network, sound, speech.RATE)).all()
     sound[8000:32000] = 0.1 * np.sin(np.arange(24000) * 0.1)
     prepared = speech.prepared(sound)

@@ -3,6 +3,7 @@ taken for ours."""
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -42,6 +43,17 @@ def avjax(*argv, cwd):
     program = "import sys; from launch.cli import main; sys.exit(main())"
     return subprocess.run([sys.executable, "-P", "-c", program, *argv], cwd=cwd, text=True,
                           capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_a_reader_that_has_read_enough_gets_no_traceback(tmp_path):
+    program = "import sys; from launch.cli import main; sys.exit(main())"
+    errors = tmp_path / "errors"
+    with open(errors, "wb") as stderr:
+        writer = subprocess.Popen([sys.executable, "-c", program, "--help"], stdout=subprocess.PIPE,
+                                  stderr=stderr, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        writer.stdout.close()
+        assert writer.wait() == 128 + signal.SIGPIPE
+    assert errors.read_text() == ""
 
 
 @pytest.fixture

@@ -225,7 +225,8 @@ def spoilt(folder, what):
     elif what == "head VAE":
         (folder / "head_vae/iter-0500000.pt").unlink()
     elif what == "statistics":
-        (folder / "headpose/headpose_normstats/head_qvec_std.npy").unlink()
+        for name in ("qvec_std", "translation_mean"):
+            (folder / f"headpose/headpose_normstats/head_{name}.npy").unlink()
     elif what == "vocoder":
         sizes = folder / "bigvgan_base_22khz_80band_finetuned/config.json"
         sizes.write_text(json.dumps(SIZES | {"fmax": 11025}))
@@ -244,7 +245,7 @@ def spoilt(folder, what):
 @pytest.mark.parametrize("what, message", [
     ("network", "no network in the folder.*av_flow_ckpt"),
     ("head VAE", "no head VAE.*head_vae.*iter-"),
-    ("statistics", "statistics of the release.*head_qvec_std.npy.*fetch it"),
+    ("statistics", "statistics of.*head_translation_mean.npy, .*head_qvec_std.npy.*fetch them"),
     ("vocoder", "another mel.*11025"),
     ("arrays", r"missing: fusion.1.weight, out_v.bias \| left over: more"),
     ("text", "not a text-to-tokens state dict"),

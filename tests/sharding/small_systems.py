@@ -14,6 +14,7 @@ import numpy as np
 
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow
+from avjax.systems.avflow.text import config as text_tokens
 from avjax.systems.talker import config as talker
 from avjax.systems.tavid import config as tavid
 from avjax.systems.tavid.acoustic import config as acoustic
@@ -55,6 +56,19 @@ def avflow_small() -> Small:
     system = api.build(c)
     rng, batch = normal(system, time=32)
     return Small(system, batch | {"mask": mask(rng, 32)}, lambda rows: 0)
+
+
+def text_tokens_small() -> Small:
+    c = text_tokens.published()
+    c.update(dict(symbols=20, token_dim=16, row_symbols=32, row_frames=64))
+    c.encoder.update(dict(width=64, convolutions=1, layers=1, heads=8, d_ff=128, duration_width=64))
+    c.unet.update(dict(channels=(64,), middle=0, heads=8, head_width=8))
+    system = api.build(c)
+    rng, batch = normal(system)
+    batch |= {"symbols": rng.integers(0, 20, batch["symbols"].shape).astype(np.int32),
+              "symbols_length": lengths(rng, 16, 32),
+              "tokens_length": lengths(rng, 32, 64)}
+    return Small(system, batch, lambda rows: 0)
 
 
 def talker_small() -> Small:
@@ -161,6 +175,6 @@ def visual_small() -> Small:
     return Small(system, batch, lambda rows: rows * FLOAT * (4 * (3 + 4) * 64 * 32 + 8 * 10 * 32))
 
 
-SYSTEMS = {"avflow": avflow_small, "talker": talker_small, "tavid": composite_small,
-           "tavid.text": text_small,
-           "tavid.mapper": mapper_small, "tavid.visual": visual_small}
+SYSTEMS = {"avflow": avflow_small, "avflow.text": text_tokens_small, "talker": talker_small,
+           "tavid": composite_small, "tavid.text": text_small, "tavid.mapper": mapper_small,
+           "tavid.visual": visual_small}

@@ -20,6 +20,7 @@ from tests.sharding.small_systems import FLOAT, SYSTEMS, B
 FAST = {"xla_backend_optimization_level": "0"}
 MIXED, SPLIT = dict(fsdp=2, seq=2, tensor=2), dict(data=4, seq=2)
 MESHES = {"avflow": [dict(fsdp=8), dict(seq=8), dict(tensor=8), MIXED], "talker": [SPLIT, MIXED],
+          "avflow.text": [MIXED],
           "tavid": [SPLIT, MIXED], "tavid.text": [MIXED],
           "tavid.mapper": [dict(data=2, seq=2, tensor=2)], "tavid.visual": [SPLIT]}
 ALL = [dict(zip(AXES, (2**i for i in powers), strict=True))

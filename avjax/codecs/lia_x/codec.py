@@ -1,9 +1,10 @@
-"""Pictures of a face <-> 40 numbers a frame by LIA-X: Talker's motion codec. Frames go one at a
-time through one compiled program, so memory does not grow with a clip.
+"""Pictures of a face <-> 40 numbers a frame by LIA-X: Talker's motion codec. Pictures are read a
+few at a time, over all devices of a mesh, and drawn one at a time, by one compiled program each, so
+memory does not grow with a clip.
 
 A motion is drawn on a portrait in the absolute form that Talker-T2AV's release uses: the portrait's
 identity + the directions as far as the motion says.
-Suffixes: T frames, H W size, C colours, M motion.
+Suffixes: T frames, B batch, H W size, C colours, M motion.
 """
 
 import dataclasses
@@ -13,14 +14,18 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from avjax.codecs.lia_x import network, weights
 from avjax.codecs.published.bigvgan import arrays_hash
 from avjax.errors import UserError
+from avjax.sharding import rows
+from avjax.sharding.mesh import replicated
 from avjax.weights import reader
 
 KIND = "lia-x"
 SIZE = network.SIZE
+_AT_ONCE = 8  # pictures that are read together, on an accelerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +44,16 @@ class LiaX:
 
     params: Mapping[str, jax.Array]
     weights: str  # 16 hex digits of the parameters
+    mesh: Mesh
 
     @classmethod
-    def from_file(cls, path) -> "LiaX":
-        """Of a published file, of any format that avjax.weights reads. UserError lists what of it
-        is missing, left over or of another shape."""
+    def from_file(cls, path, mesh: Mesh | None = None) -> "LiaX":
+        """Of a published file, of any format that avjax.weights reads. mesh: pictures are read on
+        its devices; None = one device. UserError lists what of the file is missing, left over or of
+        another shape."""
         params = weights.prepared(reader.read_state_dict(path), str(path))
-        return cls(jax.device_put(params), arrays_hash(params))
+        mesh = mesh or rows.one_device()
+        return cls(jax.device_put(params, replicated(mesh)), arrays_hash(params), mesh)
 
     @property
     def recipe(self) -> dict:
@@ -54,12 +62,11 @@ class LiaX:
                 "pixels": f"RGB / 127.5 - 1, {SIZE} x {SIZE}", "normalised": False}
 
     def motion(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Pictures (512, 512, 3) uint8, one after the other -> (T, 40), not normalised."""
-        made, computing = [], []
-        for picture in pictures:  # the next one is drawn while this one is computed
-            computing.append(_motion(self.params, _checked(picture)))
-            made += [np.asarray(computing.pop(0))] if len(computing) > 1 else []
-        return np.asarray([*made, *computing], np.float32).reshape(-1, network.MOTION)
+        """Pictures (512, 512, 3) uint8, one after the other -> (T, 40), not normalised; none
+        depends on the others."""
+        made = rows.stream(functools.partial(_motion, self.params), map(_checked, pictures),
+                           self.mesh, rows.at_once(_AT_ONCE))
+        return np.asarray(list(made), np.float32).reshape(-1, network.MOTION)
 
     def portrait(self, picture_HWC: np.ndarray) -> Portrait:
         """(512, 512, 3) uint8 -> what `draw` draws on."""
@@ -86,8 +93,8 @@ def _encode(params, picture_HWC):
 
 
 @jax.jit
-def _motion(params, picture_HWC):
-    return network.encode(params, picture_HWC[None].astype(jnp.float32) / 127.5 - 1)[1][0]
+def _motion(params, picture_BHWC):
+    return network.encode(params, picture_BHWC.astype(jnp.float32) / 127.5 - 1)[1]
 
 
 @jax.jit
@@ -98,6 +105,6 @@ def _draw(params, identity_BS, features, motion_M):
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(path: str) -> LiaX:
+def loaded(path: str, mesh: Mesh | None = None) -> LiaX:
     """`from_file`, once a path."""
-    return LiaX.from_file(path)
+    return LiaX.from_file(path, mesh)

@@ -10,7 +10,7 @@ the others.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from avjax.signal.resample import resampled
 
 KINDS = ("statistics", "ge2e")
 WIDTH, SHORTEST = voice_statistics.WIDTH, ge2e.SHORTEST
+_AT_ONCE = 2**24  # samples that wait to be heard together: 17 minutes
 
 
 class Voice(Protocol):
@@ -49,10 +50,14 @@ class Maker(Protocol):
     """A kind before it has seen a corpus."""
 
     sample_rate: int
+    width: int
 
-    def raw(self, audio_N: np.ndarray) -> np.ndarray:
-        """(N,) float samples at `sample_rate` -> (256,) float32. TooLittle: nobody is heard for
+    def prepared(self, audio_N: np.ndarray) -> np.ndarray:
+        """(N,) float samples at `sample_rate` -> what `many` takes. TooLittle: nobody is heard for
         long enough."""
+
+    def many(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        """Recordings -> raw (U, width) float32; none depends on the others."""
 
     def fit(self, raw_US: np.ndarray, speakers: Sequence[str] | None = None) -> Voice:
         """On the vectors of all training utterances, and who speaks in each where it is known."""
@@ -61,14 +66,15 @@ class Maker(Protocol):
 class Statistics:
     """The maker of a VoiceStatistics."""
 
-    sample_rate = voice_statistics.SAMPLE_RATE
-    raw = staticmethod(voice_statistics.statistics)
+    sample_rate, width = voice_statistics.SAMPLE_RATE, voice_statistics.WIDTH
+    prepared = staticmethod(voice_statistics.statistics)  # nothing is gained by several together
+    many = staticmethod(np.stack)
     fit = staticmethod(voice_statistics.VoiceStatistics.fit)
 
 
 def maker(kind: str, mesh: Mesh | None = None) -> Maker:
-    """Of KINDS, or of a file of WavLM with ECAPA-TDNN, over a mesh. UserError: another, or what is
-    not installed."""
+    """Of KINDS, or of a file of WavLM with ECAPA-TDNN, over a mesh (None: one device). UserError:
+    another, or what is not installed."""
     if kind not in KINDS:
         if not os.path.exists(kind):
             raise UserError("unknown voice encoder", where="--voice", found=repr(kind),
@@ -77,15 +83,41 @@ def maker(kind: str, mesh: Mesh | None = None) -> Maker:
     if kind == "statistics":
         return Statistics()
     speech.detector()  # that it is missing is told before anything is computed
-    return ge2e.Ge2e()
+    return ge2e.Ge2e(mesh=mesh)
 
 
 def heard(by: Maker, audio_N: np.ndarray, rate: float) -> np.ndarray:
-    """`by.raw` of float samples at `rate`; NaN where too little is heard."""
-    try:
-        return by.raw(resampled(audio_N, rate, by.sample_rate))
-    except speech.TooLittle:
-        return np.full(WIDTH, np.nan, np.float32)
+    """(width,) raw of float samples at `rate`; NaN where too little is heard."""
+    hearing = Hearing(by)
+    hearing.add("", audio_N, rate)
+    return hearing.finish()[""]
+
+
+class Hearing:
+    """The raw vectors of recordings, which go through a network together."""
+
+    def __init__(self, by: Maker):
+        self._by, self._found, self._waiting = by, {}, {}
+
+    def add(self, name: Hashable, audio_N: np.ndarray, rate: float) -> None:
+        """A recording, (N,) float samples at `rate`."""
+        try:
+            self._waiting[name] = self._by.prepared(resampled(audio_N, rate, self._by.sample_rate))
+        except speech.TooLittle:
+            self._found[name] = np.full(self._by.width, np.nan, np.float32)
+        if sum(x_N.size for x_N in self._waiting.values()) >= _AT_ONCE:
+            self._hear()
+
+    def finish(self) -> dict[Hashable, np.ndarray]:
+        """{name: raw vector}, NaN where too little is heard."""
+        self._hear()
+        return self._found
+
+    def _hear(self) -> None:
+        if self._waiting:
+            raw_UE = self._by.many(list(self._waiting.values()))
+            self._found |= dict(zip(self._waiting, raw_UE, strict=True))
+        self._waiting = {}
 
 
 def known(raw_US: np.ndarray) -> np.ndarray:

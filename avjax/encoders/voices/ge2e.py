@@ -11,14 +11,17 @@ Suffixes: N samples, P windows, T frames, W samples of a frame, M mel bands, D w
 import functools
 import importlib.util
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from avjax.encoders.voices import speech
 from avjax.errors import UserError
+from avjax.sharding import rows
+from avjax.sharding.mesh import replicated
 from avjax.signal import mel
 from avjax.weights.reader import read_state_dict
 
@@ -27,7 +30,7 @@ INSTALL = "pip install --no-deps resemblyzer==0.1.4"
 LAYERS, WIDTH = 3, 256
 FRAMES, STEP = 160, 77  # of a window, and between their starts: 1.3 windows a second
 LEAST = 0.75  # share of the last window that must be speech
-AT_ONCE = 64  # windows, 49 s of speech
+AT_ONCE = 64  # windows that a device takes together, a CPU too: 49 s of speech
 SHORTEST = 1.0  # seconds of speech (ours; the package fills up any length with silence)
 _FFT, _HOP, _BANDS = 400, 160, 40
 _NAMES = tuple(f"lstm.{part}_l{layer}" for layer in range(LAYERS)
@@ -77,13 +80,15 @@ def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarra
 class Ge2e:
     """The voice slot's interface (avjax/encoders/voices), without anything to fit."""
 
-    sample_rate = speech.RATE
+    sample_rate, width = speech.RATE, WIDTH
 
     def __init__(self, weights: Mapping[str, np.ndarray] | None = None,
-                 where: str = "codecs/voice.npz"):
-        """weights: {published name: array}; None: the package's."""
+                 where: str = "codecs/voice.npz", mesh: Mesh | None = None):
+        """weights: {published name: array}; None: the package's. mesh: windows are split over its
+        data axes; None = one device."""
         self._arrays = read() if weights is None else checked(weights, where)
-        self._params = jax.tree.map(jnp.asarray, _parameters(self._arrays))
+        self._mesh = mesh or rows.one_device()
+        self._params = jax.device_put(_parameters(self._arrays), replicated(self._mesh))
 
     @property
     def recipe(self) -> dict:
@@ -94,9 +99,9 @@ class Ge2e:
         """The weights, as a dataset stores them for `from_recipe`."""
         return self._arrays
 
-    def raw(self, audio_N: np.ndarray) -> np.ndarray:
-        """(N,) float samples in [-1, 1] at 16 kHz -> (256,) float32 of length one.
-        TooLittle: less than a second of speech."""
+    def prepared(self, audio_N: np.ndarray) -> np.ndarray:
+        """(N,) float samples in [-1, 1] at 16 kHz -> the speech in them, for `many`. TooLittle:
+        less than a second."""
         speech_N = speech.prepared(np.asarray(audio_N, np.float32))
         if len(speech_N) < SHORTEST * speech.RATE:
             raise speech.TooLittle("too little speech to tell a voice by", where="the recording",
@@ -104,26 +109,25 @@ class Ge2e:
                                    found=f"{len(speech_N) / speech.RATE:.2f} s, in "
                                    f"{len(audio_N) / speech.RATE:.2f} s of sound",
                                    hint="give a longer recording of the voice")
-        return self.embedding(speech_N)
+        return speech_N
 
-    def embedding(self, speech_N: np.ndarray) -> np.ndarray:
-        """The same of speech that is prepared, of any length above 0."""
-        vectors_PD = self.windows(speech_N)
-        mean_D = vectors_PD.mean(0)
-        return mean_D / np.linalg.norm(mean_D)
+    def many(self, speech: Sequence[np.ndarray]) -> np.ndarray:
+        """Prepared speech (n_i,) of utterances, of any length above 0 -> (U, 256) of length one;
+        their windows go together."""
+        means = [vectors_PD.mean(0) for vectors_PD in self.windows(speech)]
+        return np.stack([mean_D / np.linalg.norm(mean_D) for mean_D in means])
 
-    def windows(self, speech_N: np.ndarray) -> np.ndarray:
-        """(N,) prepared speech -> (P, 256) vectors of its windows, each of length one."""
-        starts, samples = partials(len(speech_N))
-        mel_TM = power_mel(np.pad(speech_N, (0, max(0, samples - len(speech_N)))))
-        out = []
-        for first in range(0, len(starts), AT_ONCE):
-            some = starts[first:first + AT_ONCE]
-            frames_PTM = np.stack([mel_TM[s:s + FRAMES] for s in some])
-            empty = (1 << (len(some) - 1).bit_length()) - len(some)  # few shapes are compiled
-            frames_PTM = np.pad(frames_PTM, ((0, empty), (0, 0), (0, 0)))
-            out.append(np.asarray(_network(self._params, frames_PTM))[:len(some)])
-        return np.concatenate(out)
+    def windows(self, speech: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The same -> of each the (P, 256) vectors of its windows, each of length one."""
+        found, counts = [], []
+        for speech_N in speech:
+            starts, samples = partials(len(speech_N))
+            mel_TM = power_mel(np.pad(speech_N, (0, max(0, samples - len(speech_N)))))
+            found += [(mel_TM[s:s + FRAMES],) for s in starts]
+            counts.append(len(starts))
+        made = rows.through(functools.partial(_network, self._params), found, self._mesh,
+                            most=lambda _: AT_ONCE)
+        return np.split(np.stack(made), np.cumsum(counts)[:-1])
 
     def fit(self, raw_US: np.ndarray, speakers=None) -> "Ge2e":
         """Itself: nothing is fitted."""
@@ -135,8 +139,9 @@ class Ge2e:
         return (raw_S * WIDTH**0.5).astype(np.float32)
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
-        """(N,) float samples at 16 kHz -> (256,) float32 of unit power. TooLittle as `raw`."""
-        return self.scale(self.raw(audio_N))
+        """(N,) float samples at 16 kHz -> (256,) float32 of unit power. TooLittle as
+        `prepared`."""
+        return self.scale(self.many([self.prepared(audio_N)])[0])
 
 
 def partials(samples: int) -> tuple[range, int]:
@@ -172,8 +177,9 @@ def _parameters(state: Mapping[str, np.ndarray]) -> dict:
 
 
 @jax.jit
-def _network(params, frames_PTM: jax.Array) -> jax.Array:
-    """(P, T, M) mel power -> (P, D) of length one."""
+def _network(params, frames_PTM: jax.Array, frames_P: jax.Array) -> jax.Array:
+    """(P, T, M) mel power, all of them FRAMES long -> (P, D) of length one."""
+    del frames_P
     x_TPD = jnp.swapaxes(frames_PTM, 0, 1)
     for layer in params["layers"]:
         x_TPD = _lstm(layer, x_TPD)

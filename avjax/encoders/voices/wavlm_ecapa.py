@@ -6,7 +6,6 @@ Suffixes: B batch, N samples, L states of the encoder, T frames, D width, E embe
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -22,7 +21,8 @@ from avjax.encoders.voices.published import import_params, sizes
 from avjax.encoders.voices.speech import TooLittle
 from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
 from avjax.errors import UserError
-from avjax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
+from avjax.sharding import rows
+from avjax.sharding.mesh import replicated
 from avjax.weights.reader import file_sha256, read_state_dict
 
 KIND = "wavlm-ecapa"
@@ -44,7 +44,7 @@ class WavlmEcapa:
         self._ecapa = sizes(params["ecapa"])
         self._normalise = (self._network.conv_norm == "layer" if found.normalise is None
                            else found.normalise)
-        self._mesh = mesh or make_mesh({"data": 1}, jax.local_devices()[:1])
+        self._mesh = mesh or rows.one_device()
         params["encoder"].pop("lm_head", None)
         self._params = jax.device_put(params, replicated(self._mesh))
         self.width = self._ecapa.embedding
@@ -55,20 +55,22 @@ class WavlmEcapa:
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
         """(N,) float samples at 16 kHz of the reference voice -> (E,) float32. TooLittle: under a
         second, or as `raw`."""
-        return self._of(audio_N, REFERENCE_SECONDS)
+        return self.many([self._prepared(audio_N, REFERENCE_SECONDS)])[0]
 
-    def raw(self, audio_N: np.ndarray) -> np.ndarray:
-        """The same of any length that gives a frame. TooLittle: none, silence, or not finite."""
-        return self._of(audio_N, self._network.min_samples() / self.sample_rate)
+    def prepared(self, audio_N: np.ndarray) -> np.ndarray:
+        """What `many` takes: of any length that gives a frame, at one level where the network was
+        trained so. TooLittle: no frame, silence, or not finite."""
+        return self._prepared(audio_N, self._network.min_samples() / self.sample_rate)
 
-    def _of(self, audio_N: np.ndarray, least: float) -> np.ndarray:
+    def _prepared(self, audio_N: np.ndarray, least: float) -> np.ndarray:
+        audio_N = np.asarray(audio_N, np.float32)
         seconds = len(audio_N) / self.sample_rate
-        if seconds < least or not self.hears(audio_N):
+        if seconds < least or not np.isfinite(audio_N).all() or not np.ptp(audio_N):
             raise TooLittle("too little sound to tell a voice by", where="the recording",
                             expected=f"{least:g} s of speech", found=f"{seconds:.2f} s"
                             + (", silent" if seconds >= least else ""),
                             hint="give another recording of the voice")
-        return self.many([audio_N])[0]
+        return self._normalised(audio_N)
 
     def fit(self, raw_US: np.ndarray, speakers=None) -> "WavlmEcapa":
         """Itself: nothing is fitted."""
@@ -80,22 +82,11 @@ class WavlmEcapa:
         return raw_S
 
     def many(self, audio: Sequence[np.ndarray]) -> np.ndarray:
-        """Utterances (n_i,) at 16 kHz -> (U, E) float32, those of like length together; none
-        depends on the others. All must be such as `hears` says."""
-        utterances = [self._normalised(np.asarray(x_N, np.float32)) for x_N in audio]
-        cuts = [[(0, len(x_N))] for x_N in utterances]
-        shards = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
-        out = np.zeros((len(utterances), self._ecapa.embedding), np.float32)
-        for where, x_BN, lengths_B in windows.batches(utterances, cuts, shards):
-            arrays = jax.device_put((x_BN, lengths_B), batch_sharding(self._mesh))
-            out_BE = np.asarray(_run(self._network, self._ecapa, self._params, *arrays))
-            out[[i for i, _ in where]] = out_BE[:len(where)]
-        return out
-
-    def hears(self, audio_N: np.ndarray) -> bool:
-        """Whether there is a frame of finite sound that is not silence."""
-        return (len(audio_N) >= self._network.min_samples() and bool(np.isfinite(audio_N).all())
-                and bool(np.ptp(audio_N)))
+        """Utterances (n_i,) as `prepared` gives them -> (U, E) float32, those of like length
+        together; none depends on the others."""
+        run = functools.partial(_run, self._network, self._ecapa, self._params)
+        return np.stack(rows.through(run, [(x_N,) for x_N in audio], self._mesh,
+                                     padded=windows.bucket, most=windows.most))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Nothing: the weights stay in their file, which the recipe names."""

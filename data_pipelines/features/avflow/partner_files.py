@@ -22,14 +22,13 @@ from avjax.errors import UserError
 from avjax.signal import mel, rates
 from data_pipelines import media
 from data_pipelines.features.avflow.partner import rotation_vector
-from data_pipelines.media import faces
+from data_pipelines.features.common import filmed
 
 RATE = mel.RECIPE["sample_rate"]
 FPS = rates.VIDEO  # of expression and head
 EXPRESSION, HEAD, TOKENS = "partner_expression", "partner_head", "partner_tokens"
 _ENDS = {"--expression": EXPRESSION, "--headpose": HEAD}
 _SUFFIXES = (*media.AUDIO_SUFFIXES, *media.VIDEO_SUFFIXES, ".npy")
-_AT_ONCE = 64  # pictures that are encoded together
 
 
 @dataclasses.dataclass
@@ -129,27 +128,8 @@ def _array(path: pathlib.Path, widths: Mapping[str, int]) -> tuple[str, np.ndarr
 
 
 def _pictured(path: pathlib.Path, codec: Mapping, speaker: str) -> dict[str, np.ndarray]:
-    """{stream: (N, width)} of a film, read a few pictures at a time: eigenface codes, and the
-    head's roll by the face's box."""
-    known = sorted({name.rpartition("/")[0] for name in codec})
-    speaker = speaker or (path.stem if path.stem in known else "")
-    if speaker not in known:
-        raise UserError("whose face is this?", where="--partner_speaker",
-                        expected=" or ".join(known), found=repr(speaker) if speaker else "none",
-                        hint="eigenfaces are a person's own: name a speaker of the training data, "
-                             "or give a file with sound alone")
+    """{stream: (N, width)} of a film: eigenface codes, and the head's roll by the face's box."""
+    own = eigenface.unpack(codec, filmed.whose(path, codec, speaker, "--partner_speaker"))
     heard = media.read_sound(path, RATE)
-
-    def pictures(**size):
-        return (image for _, image in media.frames_at(path, FPS, heard.start, heard.end, **size))
-
-    track = faces.follow(pictures(max_side=faces.SHRINK), FPS)
-    own = eigenface.unpack(codec, speaker)
-    cropper = faces.Cropper(track, own.shape[0], FPS)
-    codes, crops = [], []
-    for k, image in enumerate(pictures()):
-        crops.append(cropper(k, image))
-        if len(crops) == _AT_ONCE or k == len(track.width) - 1:
-            codes.append(own.encode(np.array(crops)))
-            crops = []
-    return {EXPRESSION: np.concatenate(codes), HEAD: rotation_vector(track.pose()[:, :4])}
+    codes_NK, pose_N7 = filmed.read(path, heard.start, heard.end, own)
+    return {EXPRESSION: codes_NK, HEAD: rotation_vector(pose_N7[:, :4])}

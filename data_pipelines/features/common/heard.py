@@ -66,20 +66,22 @@ def ranges(clips, split: str) -> dict[str, np.ndarray]:
     return {"names": np.array(list(MEASURES)), "low": low_M, "high": high_M}
 
 
-def remarks(audio_N: np.ndarray, rate: float, codecs: Mapping, recipe: Mapping) -> list[str]:
+def remarks(audio_N: np.ndarray, rate: float, codecs: Mapping, recipe: Mapping,
+            flag: str = "--audio") -> list[str]:
     """One line, or none, about a recording that is to drive a model.
 
     Args:
       codecs, recipe: the model's codecs, and the recipe of what it makes of sound.
+      flag: that it was given by.
     """
     out = []
     if "level" not in recipe:
         out.append("warning: this model was trained on sound as loud as it came, so how loud "
-                   "--audio is decides about what it does; extract the features and train again to "
-                   "be rid of that")
+                   f"{flag} is decides about what it does; extract the features and train again "
+                   "to be rid of that")
     found = dict(zip(MEASURES, measures(audio_N, rate), strict=True))
     if not np.isfinite(found["level"]):
-        return [*out, "warning: --audio is silent"]
+        return [*out, f"warning: {flag} is silent"]
     arrays, unlike = codecs.get(CODEC, {"names": (), "low": (), "high": ()}), []
     for name, low, high in zip(arrays["names"], arrays["low"], arrays["high"], strict=True):
         below, above, words = MEASURES[str(name)]
@@ -87,6 +89,6 @@ def remarks(audio_N: np.ndarray, rate: float, codecs: Mapping, recipe: Mapping) 
         if not low - below <= value <= high + above:
             unlike.append(f"{words.format(value)} ({low:.1f} to {high:.1f} in training)")
     if unlike:
-        out.append("warning: --audio is unlike the recordings that the model was trained on: "
+        out.append(f"warning: {flag} is unlike the recordings that the model was trained on: "
                    + "; ".join(unlike))
     return out

@@ -4,41 +4,47 @@ of avjax/codecs/latents.py.
 A dataset keeps what makes sound of latents (codecs/audio.npz). What makes latents of sound, with
 Whisper 2.5 GB, is kept by reference: where it was (codecs/audio_files.npz) and the hash of its
 arrays (the recipe); WORKDIR/audio_codec and WORKDIR/whisper are looked into, too.
-Suffixes: N samples, T frames of 25 Hz, Z latent channels, D width of Whisper's features.
+Suffixes: B batch, N samples, T frames of 25 Hz, Z latent channels, D width of Whisper's features.
 """
 
 import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 
 from avjax.codecs import latents, whisperx_vae
 from avjax.codecs.published import whisperx_vae as published
 from avjax.codecs.whisperx_vae import HOP, WhisperXVAEConfig
 from avjax.encoders import whisper as whispers
 from avjax.errors import UserError
+from avjax.sharding import rows
+from avjax.sharding.mesh import replicated
 from avjax.signal import mel as mel_lib
 from avjax.signal.resample import resampled
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
+from data_pipelines.features.common import units
 from data_pipelines.store.schema import arrays_hash
 
 KIND = "whisperx-vae"
 FILES = "audio_files"  # the codec that says where the weights were
 PLACES = {"codec": "audio_codec", "whisper": "whisper"}  # file -> its folder in a workdir
 WINDOW, QUANTUM = 200, 50  # frames made at once, at most; shorter ones are padded to a multiple
+_AT_ONCE = 8  # windows of sound that are encoded together, on an accelerator
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _encode(params, config, wav_TN, semantic_TD, frames):
+def _encode(params, config, wav_BTN, semantic_BTD, frames_B):
+    B, T, _ = wav_BTN.shape
     with jax.default_matmul_precision("float32"):
-        return whisperx_vae.encode(params, config, wav_TN.reshape(1, -1), semantic_TD.reshape(
-            1, 2 * len(semantic_TD), -1), frames[None])[0]
+        return whisperx_vae.encode(params, config, wav_BTN.reshape(B, -1),
+                                   semantic_BTD.reshape(B, 2 * T, -1), frames_B)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -55,15 +61,18 @@ class _Opened:
     config: WhisperXVAEConfig
     whisper: whispers.Whisper
     recipe: dict
+    mesh: Mesh
 
 
 @functools.lru_cache(maxsize=1)  # a dataset's fitting and its writing ask for the same
-def _open(codec: str, whisper: str) -> _Opened:
-    """UserError: unreadable, of other networks, or of networks that do not belong together."""
+def _open(codec: str, whisper: str, mesh: Mesh | None = None) -> _Opened:
+    """mesh: windows are split over its data axes; None = all accelerators of this process.
+    UserError: unreadable, of other networks, or of networks that do not belong together."""
     for flag, path in (("--audio_codec", codec), ("--whisper", whisper)):
         if path and not pathlib.Path(path).exists():
             raise UserError("no such weights", where=f"{flag}={path}",
                             expected="a file, or the folder of one", found="nothing")
+    mesh = mesh or units.mesh() or rows.one_device()
     params, inner = published.split(read_state_dict(codec))
     config = published.config_of(params, codec)
     if bool(inner) == bool(whisper):
@@ -72,12 +81,12 @@ def _open(codec: str, whisper: str) -> _Opened:
                         expected="no --whisper" if inner else "--whisper=FILE of Whisper large-v3",
                         found=whisper or "no semantic_model in the file")
     state, where = (inner, codec) if inner else (read_state_dict(whisper), whisper)
-    network = whispers.Whisper.from_state_dict(state, where, _stated_heads(where))
+    network = whispers.Whisper.from_state_dict(state, where, _stated_heads(where), mesh)
     width = params["vae.in_proj.weight"].shape[1]
     if network.width != width:
         raise UserError("the audio codec and Whisper do not belong together", where=where,
                         expected=f"features {width} wide", found=f"{network.width}")
-    params = jax.device_put(params)
+    params = jax.device_put(params, replicated(mesh))
     c = network.config
     heard = {"weights": arrays_hash(traverse_util.flatten_dict(
         jax.tree.map(np.asarray, network.params), sep="/")), "heads": c.num_heads,
@@ -86,7 +95,7 @@ def _open(codec: str, whisper: str) -> _Opened:
               "dim": latents.DIM, "network": {"down": list(config.down), "up": list(config.up)},
               "weights": arrays_hash({n: np.asarray(x) for n, x in params.items()}),
               "whisper": heard, "level": None}
-    return _Opened(params, config, network, recipe)
+    return _Opened(params, config, network, recipe, mesh)
 
 
 def _stated_heads(path: str) -> int | None:
@@ -113,18 +122,21 @@ class WhisperXVAE:
     reach as far as what they give depends on, so memory does not grow with length."""
 
     def __init__(self, recipe: dict, decoder: dict, files: Mapping[str, str],
-                 workdir: pathlib.Path | None = None):
+                 workdir: pathlib.Path | None = None, mesh: Mesh | None = None):
         self.recipe, self._files, self._workdir = recipe, dict(files), workdir
+        self._mesh = mesh
         self.config = WhisperXVAEConfig(**{k: tuple(v) for k, v in recipe["network"].items()})
-        self._decoder = jax.device_put(decoder)
+        self._decoder = jax.device_put(decoder, jax.local_devices()[0])
 
     @classmethod
-    def from_checkpoint(cls, codec: str, whisper: str | None = None) -> "WhisperXVAE":
-        """Of the published file or its folder; `whisper`: where that lacks its Whisper."""
+    def from_checkpoint(cls, codec: str, whisper: str | None = None,
+                        mesh: Mesh | None = None) -> "WhisperXVAE":
+        """Of the published file or its folder; `whisper`: where that lacks its Whisper. mesh: sound
+        is encoded on its devices; None = all accelerators of this process, or one CPU."""
         files = {"codec": str(codec), "whisper": str(whisper or "")}
-        opened = _open(**files)
+        opened = _open(**files, mesh=mesh)
         return cls(opened.recipe, {n: x for n, x in opened.params.items()
-                                   if n.startswith(published.DECODER)}, files)
+                                   if n.startswith(published.DECODER)}, files, mesh=mesh)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What makes sound."""
@@ -135,29 +147,48 @@ class WhisperXVAE:
         return {name: np.array(str(pathlib.Path(path).expanduser().resolve()) if path else "")
                 for name, path in self._files.items()}
 
+    @property
+    def ahead(self) -> int:
+        """Numbers that `many` should be given together: some batches of windows, so that those of
+        like length find each other."""
+        return 4 * rows.shards(self._opened.mesh) * rows.at_once(_AT_ONCE) * WINDOW * HOP
+
     def encode(self, audio_N: np.ndarray) -> np.ndarray:
         """(N >= 1,) at 24 kHz -> (ceil(N / 960), 32) float32: the means. UserError: nothing to
         encode, numbers that are not finite; weights that are gone or others than the recipe's."""
+        return self.many([self.prepared(audio_N)])[0]
+
+    def prepared(self, audio_N: np.ndarray) -> np.ndarray:
+        """(N >= 1,) samples -> (T, 960), silence behind them. UserError: no sound."""
         audio_N = np.asarray(audio_N, np.float32)
         if audio_N.ndim != 1 or not len(audio_N) or not np.isfinite(audio_N).all():
             raise UserError("unusable sound", where="the audio codec",
                             expected="a vector of finite samples", found=f"shape {audio_N.shape}"
                             + ", NaN or infinity" * (not np.isfinite(audio_N).all()))
+        return np.pad(np.clip(audio_N, -1, 1), (0, -len(audio_N) % HOP)).reshape(-1, HOP)
+
+    def many(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See AudioCodec: windows of like length go together."""
         own = self._opened
-        wav_TN = np.pad(np.clip(audio_N, -1, 1), (0, -len(audio_N) % HOP)).reshape(-1, HOP)
-        heard_SD = own.whisper(resampled(wav_TN.ravel(), latents.SAMPLE_RATE,
-                                         whispers.SAMPLE_RATE))
-        semantic_TD = heard_SD[:2 * len(wav_TN)].reshape(len(wav_TN), -1)
-        return np.concatenate(list(_windows(
-            functools.partial(_encode, own.params, self.config), (wav_TN, semantic_TD),
-            self.config.encoder_halo)))
+        heard = own.whisper.many([resampled(wav_TN.ravel(), latents.SAMPLE_RATE,
+                                            whispers.SAMPLE_RATE) for wav_TN in prepared])
+        cuts = [_pieces(len(wav_TN), self.config.encoder_halo) for wav_TN in prepared]
+        windows = []
+        for wav_TN, heard_SD, cut in zip(prepared, heard, cuts, strict=True):
+            semantic_TD = heard_SD[:2 * len(wav_TN)].reshape(len(wav_TN), -1)
+            windows += [(wav_TN[window], semantic_TD[window]) for window, _ in cut]
+        made = iter(rows.through(functools.partial(_encode, own.params, self.config), windows,
+                                 own.mesh, padded=_padded, most=lambda _: rows.at_once(_AT_ONCE)))
+        return [np.concatenate([next(made)[wanted] for _, wanted in cut]) for cut in cuts]
 
     def chunks(self, latent_TZ: np.ndarray) -> Iterator[np.ndarray]:
         """(T, 32) -> (T * 960,) samples at 24 kHz, in parts."""
         latent_TZ = self._checked(latent_TZ)
-        for part_TN in _windows(functools.partial(_decode, self._decoder, self.config),
-                                (latent_TZ,), self.config.decoder_halo):
-            yield part_TN.ravel()
+        for window, wanted in _pieces(len(latent_TZ), self.config.decoder_halo):
+            given_TZ = latent_TZ[window]
+            padded_TZ = rows.stacked([given_TZ], 1, _padded(len(given_TZ)))[0]
+            made_TN = _decode(self._decoder, self.config, padded_TZ, np.int32(len(given_TZ)))
+            yield np.asarray(made_TN)[wanted].ravel()
 
     def waveform(self, latent_TZ: np.ndarray) -> np.ndarray:
         """(T >= 1, 32) -> (T * 960,) float32 at 24 kHz, in [-1, 1]."""
@@ -189,7 +220,7 @@ class WhisperXVAE:
                                 where=path, found="nothing",
                                 expected=f"weights {wanted['weights']}",
                                 hint=f"put it back, or into WORKDIR/{PLACES[name]}")
-        opened = _open(**files)
+        opened = _open(**files, mesh=self._mesh)
         found = {k: v for k, v in self.recipe.items() if k in opened.recipe}
         if found != opened.recipe:
             raise UserError("another audio codec than the model's", where=files["codec"],
@@ -246,21 +277,16 @@ class Streamed:
         return np.concatenate(parts)
 
 
-def _windows(function: Callable, arrays: tuple[np.ndarray, ...],
-             halo: int) -> Iterator[np.ndarray]:
-    """`function(*arrays, frames)` of arrays with T frames first, in parts whose concatenation is
-    that of the whole."""
-    frames = len(arrays[0])
-    whole = frames <= WINDOW
-    length = -(-frames // QUANTUM) * QUANTUM if whole else WINDOW
-    count = frames if whole else WINDOW - 2 * halo
-    for first in range(0, frames, count):
-        start = max(first - halo, 0)
-        parts = [x[start:start + length] for x in arrays]
-        given = len(parts[0])
-        padded = [np.pad(x, ((0, length - given), *((0, 0),) * (x.ndim - 1))) for x in parts]
-        made = np.asarray(function(*padded, np.int32(given)))
-        yield made[first - start:min(first + count, frames) - start]
+def _pieces(frames: int, halo: int) -> list[tuple[slice, slice]]:
+    """Windows of so many frames, and what of each is wanted: one after the other, the whole."""
+    count = frames if frames <= WINDOW else WINDOW - 2 * halo
+    starts = [(first, max(first - halo, 0)) for first in range(0, frames, count)]
+    return [(slice(start, min(start + WINDOW, frames)),
+             slice(first - start, min(first + count, frames) - start)) for first, start in starts]
+
+
+def _padded(frames: int) -> int:
+    return -(-frames // QUANTUM) * QUANTUM
 
 
 def chosen(audio_codec: str | None, whisper: str | None, vocoder: str | None) -> WhisperXVAE | None:

@@ -85,7 +85,8 @@ class StreamDecoder(decode.StreamDecoder):
         if recipe.get("kind") != lia_x.KIND:
             raise UserError("this motion is not LIA-X's", where="recipes.json, motion",
                             expected=f"kind {lia_x.KIND}", found=recipe.get("kind", "none"),
-                            hint="no --portrait for this model: it draws the faces it learnt from")
+                            hint="no --portrait or --video for this model: it draws the faces it "
+                                 "learnt from")
         kept = workdir / WEIGHTS if workdir else None
         if not file and (kept is None or not kept.exists()):
             raise UserError("nothing to draw with", where="--face_codec", found="none",

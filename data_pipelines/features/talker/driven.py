@@ -11,6 +11,7 @@ import numpy as np
 
 from avjax.codecs import motion
 from avjax.codecs.lia_x import codec
+from data_pipelines.features.common import units
 from data_pipelines.features.common.painter import FPS, Painter
 from data_pipelines.features.talker.statistics import motion_statistics
 from data_pipelines.store.schema import Feature
@@ -32,7 +33,7 @@ class Driven:
         self._painter = Painter(clips, codec.SIZE)
         beside = pathlib.Path(file)
         self._given = motion_statistics(beside if beside.is_dir() else beside.parent, statistics)
-        self.encoder = codec.loaded(str(file))
+        self.encoder = codec.loaded(str(file), units.mesh())
         self.features = clips.features | {"motion": Feature(
             (None, motion.DIM), "float32", "motion, LIA-X", "", motion.RATE)}
         self.recipes = clips.recipes | {"motion": self.encoder.recipe | {
@@ -77,8 +78,8 @@ class Source:
 
 
 class Motion:
-    """The motion (T, 40) of one clip: slices are made when they are asked for, a picture at a
-    time."""
+    """The motion (T, 40) of one clip: slices are made when they are asked for, a few
+    pictures at a time."""
 
     def __init__(self, clip: dict, painter: Painter, encoder: codec.LiaX):
         self._clip, self._painter, self._encoder = clip, painter, encoder

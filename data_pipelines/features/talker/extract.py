@@ -16,6 +16,7 @@ the recipes.
 """
 
 import collections
+import functools
 import json
 import zlib
 from typing import Annotated
@@ -30,6 +31,7 @@ from avjax.signal import level
 from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
+from data_pipelines.features.common.ahead import Ahead
 from data_pipelines.features.talker import audio_codec as audio_codecs
 from data_pipelines.features.talker import frontend
 from data_pipelines.features.talker import voices as voice_options
@@ -129,10 +131,16 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, kept, voice, place
     fields = ("id", "audio", *carried, *_motion_columns(clips))
 
     def items(split):
+        count, sounds = clips.splits[split], clips.source(split, ("audio",))
+        here = job.part.of(range(count)) if job.part else range(count)
+        latent = Ahead(sounds.__getitem__, functools.partial(_sound, clips, encoder, multiple),
+                       encoder.audio_codec.many, here.stop, encoder.audio_codec.ahead)
+
         def example(source, i):
             clip = source[i]
             with _naming(clip, clips):
-                out = _features(clip, clips, encoder, carried, voices, placeholder, multiple)
+                out = _features(clip, latent(i), clips, encoder, carried, voices, placeholder,
+                                multiple)
             if split == fit_split and zlib.crc32(f"speech only: {clip['id']}".encode(
                 )) < speech_only * 2**32:
                 out["motion"] = out["motion"][:0]
@@ -176,7 +184,7 @@ def _fit(clips, tokens: Tokenizer, voice_maker, published, max_bad: float,
     _check_given(clips, columns)
     fitted_on = columns if columns == _FACE else ()
     moments, voices, totals = latents.moments(), {}, np.zeros((2, motion.DIM))
-    hearing = voice_options.Hearing(voice_maker)
+    hearing = voice_encoders.Hearing(voice_maker)
     frames = 0
     for split in clips.splits:
         for clip in clips.source(split, ("id", "speaker", "audio", *fitted_on)):
@@ -287,12 +295,19 @@ def _references(voices: dict[str, tuple]) -> dict[str, np.ndarray]:
     return out
 
 
-def _features(clip, clips, encoder: frontend.Encoder, carried, voices, placeholder: str,
-              multiple: int) -> dict:
+def _sound(clips, encoder: frontend.Encoder, multiple: int, clip) -> np.ndarray:
+    """What the audio codec takes of a clip, and of the silence that the last `multiple` frames may
+    need."""
     rate = clips.features["audio"].rate
-    audio_N = common.to_float(clip["audio"])
-    extended_TA = encoder.audio(audio_N, rate, int(np.ceil((multiple - 1) / latents.RATE * rate)))
-    audio_TA = extended_TA[:int(np.ceil(len(audio_N) / rate * latents.RATE - 1e-6))]
+    return encoder.sound(common.to_float(clip["audio"]), rate,
+                         int(np.ceil((multiple - 1) / latents.RATE * rate)))
+
+
+def _features(clip, extended_TA, clips, encoder: frontend.Encoder, carried, voices,
+              placeholder: str, multiple: int) -> dict:
+    """extended_TA: latents of `_sound`."""
+    seconds = len(clip["audio"]) / clips.features["audio"].rate
+    audio_TA = extended_TA[:int(np.ceil(seconds * latents.RATE - 1e-6))]
     motion_TM = np.zeros((0, motion.DIM), np.float32)
     if encoder.motion_codec:
         raw_TM = _raw_motion(clip, clips)

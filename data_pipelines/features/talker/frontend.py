@@ -89,8 +89,12 @@ class Encoder:
     def audio(self, audio_N: np.ndarray, rate: float, silence: int = 0) -> np.ndarray:
         """Float samples at any rate, and so many of silence behind them -> (T, 32) latents of
         speech at one level."""
+        return self.audio_codec.many([self.sound(audio_N, rate, silence)])[0]
+
+    def sound(self, audio_N: np.ndarray, rate: float, silence: int = 0) -> np.ndarray:
+        """The same -> what the audio codec's `many` takes."""
         audio_N = level_lib.normalised(audio_N, rate, self.level)
-        return self.audio_codec.encode(resampled(np.pad(audio_N, (0, silence)), rate))
+        return self.audio_codec.prepared(resampled(np.pad(audio_N, (0, silence)), rate))
 
     @property
     def hears_voices(self) -> bool:

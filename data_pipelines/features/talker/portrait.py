@@ -10,31 +10,32 @@ from data_pipelines.prompting import Input
 
 TAKES = (Input("portrait", "Square picture of a face, which is made to speak: of a model whose "
                            "motion is LIA-X's."),
-         Input("face_codec", "LIA-X's published weights, to draw on the portrait; default "
-                             "WORKDIR/lia_x."),
-         Input("face", f"\"{portraits.UNCHECKED}\" takes the portrait as it is, whether a face is "
-                       "found in it or not."))
+         Input("face_codec", "LIA-X's published weights, to draw on the portrait and to read "
+                             "films; default WORKDIR/lia_x."),
+         Input("face", f"\"{portraits.UNCHECKED}\" takes the portrait or film as it is, whether a "
+                       "face is found in it or not."))
 
 
-def read(request, task: str, decoder, front) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """{"portrait": (1, 512, 512, 3) uint8} and its own motion (40,), z-scored; ({}, None) without
-    --portrait.
+def read(request, task: str, decoder, front,
+         film: np.ndarray | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """{"portrait": (1, 512, 512, 3) uint8} and its own motion (40,), z-scored. Without --portrait
+    the first picture of a `film` that LIA-X reads, whose motion is known; else ({}, None).
 
     Raises UserError: no picture, not square, no face or several, motion that is not LIA-X's, a
     task without motion, other weights.
     """
-    if not request.portrait:
-        for name in ("face_codec", "face"):
-            if getattr(request, name):
-                raise UserError(f"--{name} without --portrait", where=f"--{name}",
-                                hint="--portrait=FACE.png is what it is for")
-        return {}, None
-    where = f"--portrait={request.portrait}"
-    if task == "tts":
-        raise UserError("tts moves no face", where=where, hint="--task=t2av, or no portrait")
     if request.face not in ("", portraits.UNCHECKED):
         raise UserError("unknown way to take a portrait", where="--face", found=request.face,
                         expected=portraits.UNCHECKED)
+    if not request.portrait:
+        for name in ("face_codec", "face"):
+            if getattr(request, name) and not request.video:
+                raise UserError(f"--{name} without --portrait", where=f"--{name}",
+                                hint="--portrait=FACE.png is what it is for")
+        return {} if film is None else {"portrait": film}, None
+    where = f"--portrait={request.portrait}"
+    if task == "tts":
+        raise UserError("tts moves no face", where=where, hint="--task=t2av, or no portrait")
     decoder.family.draw_with(request.face_codec)
     picture = portraits.read(request.portrait)
     height, width = picture.shape[:2]

@@ -9,8 +9,8 @@ its conditions.
 
 Where speech or motion neither drives nor is continued, it only gives the speaker: the voice, the
 first frame. A file that drives is of other speech than an example, whose transcript is then no
-prompt. A portrait is what motion of LIA-X is drawn on (portrait.py); its own motion is the first
-frame.
+prompt. A film gives both, with its speaker (film.py). A portrait is what motion of LIA-X is drawn
+on (portrait.py); its own motion is the first frame.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from avjax.systems.talker.rows import check_ids
 from avjax.weights import reader
 from data_pipelines import media, prompting
 from data_pipelines.features.common import heard
+from data_pipelines.features.talker import film as films
 from data_pipelines.features.talker import frontend, portrait, voices
 from data_pipelines.prompting import Input, Prompt, Request
 from data_pipelines.store.schema import SPEAKERS
@@ -35,12 +36,14 @@ from data_pipelines.store.schema import SPEAKERS
 WHOLE = sampler.GIVEN  # task -> what drives it
 PREFIX = {"t2av": ("audio", "motion"), "tts": ("audio",), "a2v": ("motion",), "v2a": ("audio",)}
 # inputs that make of an example something else than the system's own conditions of it
-CHANGES = ("text", "audio", "motion", "portrait", "speaker", "prefix_seconds", "max_seconds")
+CHANGES = ("text", "audio", "motion", "video", "portrait", "speaker", "prefix_seconds",
+           "max_seconds")
 
 
 @dataclasses.dataclass
 class _Given:
-    """What there is to go by. Arrays are None where nothing gave them."""
+    """What there is to go by. Arrays are None where nothing gave them, or the task has no use for
+    them."""
 
     text: str = ""
     tokens_N: np.ndarray | None = None  # an example's own
@@ -51,6 +54,13 @@ class _Given:
     identity: np.ndarray | None = None
     name: str = ""
     remarks: tuple[str, ...] = ()
+    unread: int = 0  # frames of motion that a film has beyond `motion`
+    filmed: str = ""  # the speaker by whose eigenfaces a film was read
+    picture: np.ndarray | None = None  # (1, 512, 512, 3), a film's first, of LIA-X
+
+    def length(self, name: str) -> int:
+        """Frames of audio or motion that there are."""
+        return len(getattr(self, name)) + (self.unread if name == "motion" else 0)
 
 
 class PromptBuilder(prompting.PromptBuilder):
@@ -58,6 +68,7 @@ class PromptBuilder(prompting.PromptBuilder):
 
     TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, voices.INPUT,
              Input("motion", "Motion file (.npz, .npy or .pt): drives, or is continued."),
+             films.INPUT,
              prompting.EXAMPLE, prompting.DATA, prompting.SPEAKER, *portrait.TAKES,
              Input("prefix_seconds", "Continue so much of the audio (and motion).", float),
              Input("max_seconds", "Most that is made; 0 = all that the model's context holds.",
@@ -82,13 +93,16 @@ class PromptBuilder(prompting.PromptBuilder):
             raise UserError("this model was trained on speech alone", where="--task",
                             expected="tts", found=task)
         row = prompting.read_example(request, system, decoder) if request.example else None
-        given = _read(request, task, row, system, decoder, front)
+        film = films.opened(request.video) if request.video else None
+        given = _read(request, task, row, film, system, decoder, front)
         if not given.text and given.tokens_N is None and task != "a2v":
             raise UserError("nothing to say", where="--text",
                             expected=f"the words: {task} speaks them", found="no text",
                             hint="--text=..., or --example=SPLIT/ID")
         use = _used(request, task, given, c)
-        remarks = [*given.remarks]
+        shown = film.shown if film and task == "v2a" and not request.portrait else None
+        remarks = [*given.remarks, *["pictures: the film's own, which v2a leaves as they are"]
+                   * bool(shown)]
         if given.tokens_N is None and front.tokenizer.scripts is not None:
             check_letters(given.text, front.tokenizer.scripts, "--text")
         prompt_N = given.tokens_N
@@ -99,7 +113,7 @@ class PromptBuilder(prompting.PromptBuilder):
                                "motion better")
         check_ids(prompt_N, c.vocab, "--text or --example")
         frames = _room(request, task, c, len(prompt_N), use) * c.patch
-        drawn_on, own_M = portrait.read(request, task, decoder, front)
+        drawn_on, own_M = portrait.read(request, task, decoder, front, given.picture)
         voice_S, first_M, speaker, identity = _who(request, given, use, c, decoder)
         first_M = first_M if own_M is None or "motion" in use else own_M
         if row and not any(getattr(request, name) for name in CHANGES):
@@ -116,7 +130,7 @@ class PromptBuilder(prompting.PromptBuilder):
             if not bounded:
                 frames = len(use[WHOLE[task]])
         prompt = Prompt(task, (padding.complete(system, conditions),), frames, given.name, bounded,
-                        speaker, identity, tuple(remarks), given=drawn_on)
+                        speaker, identity, tuple(remarks), given=drawn_on, shown=shown)
         check(system, prompt)
         return prompt
 
@@ -148,50 +162,103 @@ def default_task(request: Request, front) -> str:
     """What is meant when no task is named."""
     if front.motion_codec is None:
         return "tts"
-    driven = request.audio or request.motion
+    driven = request.audio or request.motion or request.video
     if request.prefix_seconds or (not driven and (request.text or request.example)):
         return "t2av"
     if not driven:
-        raise UserError("nothing to say", where="--text, --audio, --motion, --example",
+        raise UserError("nothing to say", where="--text, --audio, --motion, --video, --example",
                         expected="at least one of them",
                         found="none")
     return _driven(request)
 
 
 def _driven(request: Request) -> str:
-    if request.audio and request.motion:
-        raise UserError("two things to be driven by", where="--audio, --motion",
+    motion = request.motion or request.video
+    if request.audio and motion:
+        raise UserError("two things to be driven by",
+                        where=f"--audio, {_flag(request, 'motion')}",
                         expected="one of them, or --task", found="both",
                         hint="--task=a2v, v2a, or t2av with --prefix_seconds")
     return "a2v" if request.audio else "v2a"
 
 
-def _read(request: Request, task: str, row, system, decoder, front) -> _Given:
+def _flag(request: Request, name: str) -> str:
+    """What gives audio or motion, for the reader."""
+    return films.FLAG if request.video and not getattr(request, name) else f"--{name}"
+
+
+def _wanted(request: Request, task: str) -> tuple[str, ...]:
+    """What drives or is continued."""
+    driving = (WHOLE[task],) if task in WHOLE else ()
+    return driving + (PREFIX[task] if request.prefix_seconds else ())
+
+
+def _read(request: Request, task: str, row, film: films.Film | None, system, decoder,
+          front) -> _Given:
     """The example, then what files and text put in its place. What was trained without transcripts
     has a prompt of its own."""
     given = _example(row) if row else _Given()
-    given.name = given.name or request.text or pathlib.Path(request.audio or request.motion).name
-    driven_by_file = task in WHOLE and getattr(request, WHOLE[task])
+    given.name = given.name or request.text or pathlib.Path(
+        request.audio or request.motion or request.video).name
+    driven_by_file = task in WHOLE and (getattr(request, WHOLE[task]) or request.video)
     if request.text.strip() or driven_by_file:
         given.text, given.tokens_N = request.text.strip(), None
     if task in WHOLE and not given.text and given.tokens_N is None:
         given.text = decoder.recipes["tokens"].get("placeholder", "")
-    if request.audio:
-        rate = front.audio_codec.recipe["sample_rate"]
-        audio_N = media.read_audio(request.audio, rate)
-        given.audio = front.audio(audio_N, rate)
-        if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
-            given.voice_S = front.voice(audio_N, rate)
-        given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs,
-                                            decoder.recipes["audio"]))
-        given.motion = None  # the example's is of other speech
+    if request.audio or film:
+        _hear(request, task, given, film, decoder, front)
     if request.motion:
+        if film:
+            raise UserError("two motions", where="--motion, --video", expected="one of them")
         given.motion = read_motion(request.motion, front.motion_codec)
         given.audio = given.audio if request.audio else None
+    elif film:
+        _see(request, task, given, film, system.config, decoder, front)
     for name in ("audio", "motion"):
         if getattr(given, name) is not None:
             prompting.check_fits(system.conditions_spec[name], name, getattr(given, name))
     return given
+
+
+def _hear(request: Request, task: str, given: _Given, film: films.Film | None, decoder,
+          front) -> None:
+    """The sound of --audio, else of the film: `audio` where that is wanted, and the voice."""
+    given.audio = given.motion = None  # the example's is of other speech
+    rate, wanted = front.audio_codec.recipe["sample_rate"], "audio" in _wanted(request, task)
+    if request.audio:
+        audio_N = media.read_audio(request.audio, rate)
+    elif wanted or film.heard:
+        audio_N = film.sound(rate)
+    else:
+        given.remarks = ("the film has no sound: the voice is another's",)
+        return
+    if wanted:
+        given.audio = front.audio(audio_N, rate)
+    if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
+        given.voice_S = front.voice(audio_N, rate)
+    given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs, decoder.recipes["audio"],
+                                        _flag(request, "audio")))
+
+
+def _see(request: Request, task: str, given: _Given, film: films.Film, c, decoder, front) -> None:
+    """As much of the film's motion as there is a use for, and what of it is drawn on."""
+    if task == "tts":
+        return
+    count = 1
+    if "motion" in _wanted(request, task):
+        count = film.frames if task == "v2a" else max(1, _prefix(request, c))
+    most = _most(task, c) * c.patch
+    if min(count, film.frames) > most:  # told before it is read
+        raise UserError("the film is over the context", where=film.where,
+                        expected=f"at most {most / c.frame_rate:.1f} s",
+                        found=f"{film.frames / c.frame_rate:.1f} s",
+                        hint="cut it into sentences and generate each")
+    reader = films.Reader(film, count, request, decoder, front.motion_codec)
+    given.motion = reader.motion()
+    given.unread = film.frames - reader.count
+    given.picture = reader.first()
+    if reader.speaker:
+        given.speaker = given.filmed = reader.speaker
 
 
 def _example(row) -> _Given:
@@ -232,7 +299,7 @@ def _used(request: Request, task: str, given: _Given, c) -> dict[str, np.ndarray
     if driving:
         if arrays[driving] is None:
             raise UserError(f"{task} is driven by {driving}", where=f"--{driving}", found="none",
-                            expected=f"--{driving}=FILE, or an --example that has it")
+                            expected=f"--{driving}=FILE, --video=FILE, or an --example that has it")
         use[driving] = arrays[driving]
     prefix = {n: arrays[n] for n in PREFIX[task]
               if arrays[n] is not None} if request.prefix_seconds else {}
@@ -240,27 +307,42 @@ def _used(request: Request, task: str, given: _Given, c) -> dict[str, np.ndarray
         raise UserError("a prefix of nothing", where="--prefix_seconds", found="none",
                         expected=" or ".join(f"--{n}=FILE" for n in PREFIX[task])
                         + ", or an --example that has it")
-    frames = int(request.prefix_seconds * c.frame_rate / c.patch + 1e-6) * c.patch
-    for name, array in prefix.items():
+    frames = _prefix(request, c)
+    for name in prefix:
         if frames < c.patch:
             raise UserError("prefix shorter than a patch", where="--prefix_seconds",
                             found=f"{request.prefix_seconds:g} s",
                             expected=f"at least {c.patch / c.frame_rate} s")
-        if frames > len(array):
+        if frames > given.length(name):
             raise UserError("prefix longer than the clip", where="--prefix_seconds",
                             found=f"{request.prefix_seconds:g} s",
-                            expected=f"at most {len(array) / c.frame_rate:.2f} s of {name}")
-    lengths = [len(x) for x in (use | prefix).values()]
-    if len(lengths) == 2:
-        check_apart(*lengths, "--audio, --motion", "cut them to the same clip")
+                            expected=f"at most {given.length(name) / c.frame_rate:.2f} s of {name}")
+    if len(use | prefix) == 2:
+        check_apart(given.length("audio"), given.length("motion"), ", ".join(dict.fromkeys(
+            _flag(request, name) for name in arrays)), "cut them to the same clip")
     return use | {name: array[:frames] for name, array in prefix.items()}
 
 
+def _prefix(request: Request, c) -> int:
+    """Frames of --prefix_seconds, in whole patches."""
+    return int(request.prefix_seconds * c.frame_rate / c.patch + 1e-6) * c.patch
+
+
+def _most(task: str, c) -> int:
+    """Patches of speech that the model was trained to see: a row of at most `max_frames` of one
+    utterance."""
+    return min(min(c.row_patches, c.row_tokens - 1) - _behind(task, c),
+               -(-c.max_frames // c.patch))
+
+
+def _behind(task: str, c) -> int:
+    return 0 if task == "tts" else c.delay
+
+
 def _room(request: Request, task: str, c, prompt: int, use) -> int:
-    """Patches to make room for: what the model was trained to see (a row of at most `max_frames` of
-    one utterance), less the prompt. Nothing is cut silently."""
-    behind = 0 if task == "tts" else c.delay
-    most = min(min(c.row_patches, c.row_tokens - 1) - behind, -(-c.max_frames // c.patch))
+    """Patches to make room for: what the model was trained to see, less the prompt. Nothing is cut
+    silently."""
+    behind, most = _behind(task, c), _most(task, c)
     room = min(most, c.row_tokens - 1 - prompt - behind)
     given = max((-(-len(x) // c.patch) for x in use.values()), default=0)
     least = max(given + (0 if task in WHOLE else c.min_patches), 1)
@@ -268,7 +350,7 @@ def _room(request: Request, task: str, c, prompt: int, use) -> int:
                "(config.system.row_tokens, row_patches and max_frames)")
     if least > most:
         raise UserError("the clip is over the context",
-                        where=", ".join(f"--{name}" for name in use), expected=context,
+                        where=", ".join(_flag(request, name) for name in use), expected=context,
                         found=f"{given} patches", hint="cut it into sentences and generate each")
     if least > room:
         raise UserError("text over the context", where="--text", expected=context,
@@ -294,7 +376,7 @@ def _who(request: Request, given: _Given, use, c, decoder):
     names = [str(name) for name in known["names"]]
     voice_S, speaker, identity = given.voice_S, given.speaker, given.identity
     first_M = None if given.motion is None else given.motion[0]
-    if request.speaker:
+    if request.speaker and request.speaker != given.filmed:
         voice_S, speaker, identity = None, "", None
         first_M = first_M if "motion" in use else None
     if voice_S is None or (names and (identity is None or first_M is None)):

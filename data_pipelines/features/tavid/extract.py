@@ -176,21 +176,23 @@ def _examples(source: Source, split: str, indices, encoders: Encoders, video: fl
             out.append(error)
     channels = [frozen_encoders.at_16k(a) for record in records for a in record.audio]
     units = iter(encoders.units(channels) if channels else ())
+    voices = source.voices(records)
     for record in records:
         units_TS = np.stack([unit_library.fit_length(next(units), 2 * record.frames)
                              for _ in record.audio], 1).astype(np.int32)
         common.check_units(units_TS, encoders.units.num_units, record.clip["id"])
         try:
-            out += _of_record(record, units_TS, source, encoders, video, max_seconds)
+            out += _of_record(record, units_TS, voices[record.clip["id"]], source, encoders, video,
+                              max_seconds)
         except Exception as error:
             out.append(common.unusable(error, record.clip["id"]))
     return out
 
 
-def _of_record(record, units_TS, source: Source, encoders: Encoders, video: float,
+def _of_record(record, units_TS, voices_SV, source: Source, encoders: Encoders, video: float,
                max_seconds: float) -> list:
     """Its examples; all or, where it raises, none."""
-    out, shared = [], _of_recording(record, source, encoders)
+    out, shared = [], _of_recording(record, voices_SV, source, encoders)
     found = list(conversations.pieces(record, max_seconds))
     for k, piece in enumerate(found):
         id = record.clip["id"] if len(found) == 1 else f"{record.clip['id']}.{k}"
@@ -203,14 +205,13 @@ def _of_record(record, units_TS, source: Source, encoders: Encoders, video: floa
     return out
 
 
-def _of_recording(record, source: Source, encoders: Encoders) -> dict:
+def _of_recording(record, voices_SV, source: Source, encoders: Encoders) -> dict:
     """What all pieces have in common. Raises store.Unusable for portraits that are none."""
     clip, out = record.clip, {"speakers": json.dumps(record.names)}
-    voices = source.voices(record)
-    if not np.isfinite(voices).all():
+    if not np.isfinite(voices_SV).all():
         raise store.Unusable("silent channel", expected="speech of every speaker, here or in "
                              "another training clip", found="nothing of one")
-    out["voices"] = encoders.voices.scale(voices)
+    out["voices"] = encoders.voices.scale(voices_SV)
     if source.has_identity:
         out["identity"] = np.stack([clip[f"{p}identity"] for p in source.prefixes])
     if encoders.painter:

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -47,7 +47,8 @@ class Source:
     def __init__(self, clips, prefixes, painter: Painter | None, needs_script: bool = True,
                  voice: str = "statistics"):
         self.clips, self.prefixes, self.painter = clips, prefixes, painter
-        self.needs_script, self.voice_maker = needs_script, voice_encoders.maker(voice)
+        self.needs_script, self.voice_maker = needs_script, voice_encoders.maker(
+            voice, common_units.mesh())
         columns = ["speaker", "audio", "words", "identity", *(painter.columns if painter else ())]
         wanted = ["id", "text", "events", *(p + c for p in prefixes for c in columns)]
         self.fields = tuple(c for c in dict.fromkeys(wanted) if c in clips.features)
@@ -67,18 +68,24 @@ class Source:
             self._sources[split] = self.clips.source(split, self.fields)
         return self._sources[split][index]
 
-    def voices(self, record: conversations.Conversation) -> np.ndarray:
-        """(S, 256) raw vectors; of who says too little here those of other recordings, NaN where
-        there are none."""
-        if record.clip["id"] in self.known_voices:
-            return self.known_voices[record.clip["id"]]
-        found = []
-        for name, a in zip(record.names, record.audio, strict=True):
-            raw = np.full(voice_encoders.WIDTH, np.nan, np.float32)
-            if a.any():
-                raw = voice_encoders.heard(self.voice_maker, a, conversations.SAMPLE_RATE)
-            found.append(raw if np.isfinite(raw).all() else self.mean_voices.get(name, raw))
-        return np.stack(found)
+    def voices(self, records: Iterable[conversations.Conversation]) -> dict[str, np.ndarray]:
+        """{id: (S, 256) raw vectors} of recordings, heard together; of who says too little here
+        those of other recordings, NaN where there are none."""
+        hearing, names = voice_encoders.Hearing(self.voice_maker), {}
+        for record in records:
+            id = record.clip["id"]
+            names[id] = record.names
+            for k, a in enumerate(record.audio if id not in self.known_voices else ()):
+                if a.any():
+                    hearing.add((id, k), a, conversations.SAMPLE_RATE)
+        raw, silent = hearing.finish(), np.full(voice_encoders.WIDTH, np.nan, np.float32)
+        out = {}
+        for id, spoken_by in names.items():
+            found = [raw.get((id, k), silent) for k in range(len(spoken_by))]
+            out[id] = self.known_voices[id] if id in self.known_voices else np.stack(
+                [x if np.isfinite(x).all() else self.mean_voices.get(name, x)
+                 for name, x in zip(spoken_by, found, strict=True)])
+        return out
 
     def record(self, clip) -> conversations.Conversation:
         """Raises store.Unusable."""
@@ -187,10 +194,16 @@ def at_16k(audio_N: np.ndarray) -> np.ndarray:
 def fit_voices(job, source, split) -> tuple[voice_encoders.Voice, dict[str, np.ndarray]]:
     """Fitted on the channels of the split; and the mean voice of every speaker there, by name."""
     def fit():
-        records = itertools.islice(source.usable(split), _FIT_RECORDINGS)
-        found = [(r.clip["id"], r.names, source.voices(r)) for r in records]
-        return dict(zip(("ids", "names", "raw"), map(np.array, zip(*found, strict=True)),
-                        strict=True))
+        names = {}
+
+        def records():
+            for record in itertools.islice(source.usable(split), _FIT_RECORDINGS):
+                names[record.clip["id"]] = record.names
+                yield record
+
+        raw = source.voices(records())
+        return {"ids": np.array(list(raw)), "names": np.array([names[id] for id in raw]),
+                "raw": np.array(list(raw.values()))}
 
     arrays = job.once("voices", fit)
     names, raw = arrays["names"].ravel(), arrays["raw"].reshape(-1, voice_encoders.WIDTH)

@@ -199,6 +199,11 @@ def vectors(poses_T34: np.ndarray, where: str) -> np.ndarray:
 
 def _statistics(files: Files, wanted: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
     """{name: (size,) float32} of files. Raises UserError: missing, or of another kind."""
+    missing = [name for name, _ in wanted.values() if name not in files]
+    if missing:
+        raise UserError("statistics of the release", where=files.where(""),
+                        expected=", ".join(missing), found="no such files", hint="fetch them"
+                        + (", or --noparticipant" if _SMIRK in missing[0] else ""))
     out = {}
     for key, (name, size) in wanted.items():
         try:

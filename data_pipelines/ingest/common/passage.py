@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipelines import media
-from data_pipelines.ingest.common import recording, recordings
+from data_pipelines.ingest.common import recordings
 from data_pipelines.ingest.common.recordings import MIN_SECONDS, RATE
 from data_pipelines.media import containers, faces, video
 from data_pipelines.media import landmarks as media_landmarks
@@ -199,7 +199,7 @@ def _pictures(seen: _Seen, path, show, size: int, rate: float, start: float, end
     track, turn = faces.follow(frames(faces.SHRINK), rate), None
     if landmarks:
         points = media_landmarks.along(track, frames(faces.SHRINK), _finder(landmarks))
-        turn = recording.turn_of(points, rate)
+        turn = media_landmarks.turn_of(points, rate)
         track = track.turned(turn)
     crop = faces.Cropper(track, size, rate)
     tracks = {"pose": track.pose(turn)} | ({"landmarks": crop.place(points.xy)} if landmarks

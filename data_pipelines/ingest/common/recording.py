@@ -69,7 +69,7 @@ def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, siz
     track, turn = faces.follow(frames(max_side=faces.SHRINK), FPS, detect), None
     if find:
         points = media_landmarks.along(track, frames(max_side=faces.SHRINK), find)
-        turn = turn_of(points)
+        turn = media_landmarks.turn_of(points, FPS)
         track = track.turned(turn)
     cropper = faces.Cropper(track, size, FPS)
     good, cut, kept = np.ones(count, bool), {}, None
@@ -94,16 +94,6 @@ def with_pictures(samples: np.ndarray, video: pathlib.Path, begin: float, *, siz
             crops[k] = cropper(k, image)
     return Recording(samples, crops, track.pose(turn),
                      cropper.place(points.xy) if find else None, kept, cut)
-
-
-def turn_of(points: media_landmarks.Points, rate: float = FPS) -> np.ndarray:
-    """(N, 4) rotation of a head; frames of which nothing is seen are interpolated."""
-    seen = points.seen >= 0.5
-    if not seen.any():
-        raise faces.FaceError("face hidden", expected="frames in which landmarks are found",
-                              found=f"none of {len(seen)}")
-    xy = np.where(seen[:, None, None], points.xy, np.nan)
-    return head_rotation.fit(xy, rate)
 
 
 def _reserve(path: pathlib.Path) -> None:

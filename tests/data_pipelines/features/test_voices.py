@@ -66,7 +66,7 @@ def test_who_says_too_little_has_the_voice_of_other_recordings(clips):
     record = types.SimpleNamespace(clip={"id": "new"}, names=["a", "b", "c"],
                                    audio=[sound, sound[:4000] + 0.1, sound * 0])
     source.mean_voices = {"b": np.ones(256, np.float32)}
-    of_a, of_b, of_c = source.voices(record)
+    of_a, of_b, of_c = source.voices([record])["new"]
     assert abs(np.linalg.norm(of_a) - 1) < 1e-5
     np.testing.assert_array_equal(of_b, 1)
     assert np.isnan(of_c).all()  # whose clips are left out
