@@ -193,11 +193,11 @@ def forget(name: str) -> None:
 
 @functools.cache
 def load() -> None:
-    """Imports every file of eval/metrics, once."""
+    """Imports every file of eval/metrics and its folders, once."""
     from eval import metrics
 
-    for module in pkgutil.iter_modules(metrics.__path__):
-        importlib.import_module(f"{metrics.__name__}.{module.name}")
+    for module in pkgutil.walk_packages(metrics.__path__, f"{metrics.__name__}."):
+        importlib.import_module(module.name)
 
 
 def all_metrics() -> list[Metric]:

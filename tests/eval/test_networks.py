@@ -1,6 +1,7 @@
 """Metrics that need a published network: with its file, without it, and with another one."""
 
 import json
+import sys
 import types
 
 import numpy as np
@@ -32,8 +33,7 @@ def dataset(tmp_path_factory):
 def judge(monkeypatch):
     """A network and its metric."""
     monkeypatch.setitem(files.TABLE, "judge", NETWORK)
-    module = types.SimpleNamespace(load=load)
-    monkeypatch.setattr(files.importlib, "import_module", lambda name: module)
+    monkeypatch.setitem(sys.modules, "eval.networks.judge", types.SimpleNamespace(load=load))
     registry.declare("judged", "up", "what the judge says", family="sound",
                      score=lambda case: {"judged": case.benchmark.networks["judge"].score},
                      needs=("audio", "network:judge"), recipe=lambda benchmark: {"by": "judge"})
