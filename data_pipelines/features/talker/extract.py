@@ -40,7 +40,7 @@ from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokeni
 from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
-from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
+from data_pipelines.store.schema import FAMILY, SPEAKERS, arrays_hash, recipe_hash
 
 _FACE = ("face", "pose_z")
 
@@ -163,7 +163,7 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, kept, voice, place
                                     f"tokens={encoder.tokenizer.kind}, "
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in "
         f"multiples of {multiple}.",
-        features=_schema(clips, carried, encoder),
+        features={c: clips.features[c] for c in ("id", *carried)} | encoder.schema(),
         recipes=recipes | of_carried | kept[0] | {FAMILY: {"kind": "talker"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad,
         progress=progress)
@@ -362,19 +362,6 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
                   "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0)
                                             for n in out["names"]]
                                            ).astype(np.float32)}
-
-
-def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
-    kind = encoder.recipes["motion"]["kind"]
-    own = encoder.audio_codec.recipe["kind"] == audio_codecs.KIND
-    scale = "the codec's own" if own else "standard deviations"
-    return {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
-            "tokens": Feature((None,), "int32", f"prompt ids, {encoder.tokenizer.kind}"),
-            "audio": Feature((None, latents.DIM), "float32", "audio latents", scale, latents.RATE),
-            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
-                              "standard deviations", motion.RATE),
-            "voice": Feature((encoder.voice_encoder.recipe["width"],), "float32",
-                             "speaker embedding", "standard deviations")}
 
 
 class _naming:

@@ -24,7 +24,9 @@ from data_pipelines.features.talker import phonemes
 from data_pipelines.features.talker.phonemes import Phonemes
 from data_pipelines.features.talker.tokenizer import CODEC as TOKENIZER
 from data_pipelines.features.talker.tokenizer import Tokenizer
-from data_pipelines.store.schema import arrays_hash
+from data_pipelines.store.schema import Feature, arrays_hash
+
+DEVIATIONS = "standard deviations"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,18 @@ class Encoder:
     motion_codec: motion.MotionCodec | None = None
     # of all speech; None: as it comes
     level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)
+
+    def schema(self) -> dict[str, Feature]:
+        """What an example's arrays are."""
+        own = self.audio_codec.recipe["kind"] == audio_codecs.KIND
+        scale, kind = "the codec's own" if own else DEVIATIONS, self.recipes["motion"]["kind"]
+        voice = self.voice_encoder.recipe["width"]
+        return {
+            "tokens": Feature((None,), "int32", f"prompt ids, {self.tokenizer.kind}"),
+            "audio": Feature((None, latents.DIM), "float32", "audio latents", scale, latents.RATE),
+            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}", DEVIATIONS,
+                              motion.RATE),
+            "voice": Feature((voice,), "float32", "speaker embedding", DEVIATIONS)}
 
     @classmethod
     def from_codecs(cls, recipes: Mapping[str, dict],

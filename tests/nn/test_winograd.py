@@ -1,0 +1,41 @@
+"""Winograd's convolution of pictures against the plain one, whole and in strips."""
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.codecs.lia_x import layers
+from avjax.nn import winograd
+
+RNG = np.random.default_rng(0)
+PICTURES = RNG.standard_normal((2, 12, 20, 8), np.float32)
+KERNEL = RNG.standard_normal((3, 3, 8, 6), np.float32)
+
+
+@pytest.mark.parametrize("tiles", [1024, 20])
+def test_equals_the_plain_convolution(tiles, monkeypatch):
+    monkeypatch.setattr(winograd, "_TILES", tiles)
+    plain = layers.conv(PICTURES, KERNEL)  # too few channels to pay
+    made = jax.jit(winograd.convolve)(PICTURES, KERNEL)
+    np.testing.assert_allclose(made, plain, atol=3e-5)
+
+
+def test_where_it_pays():
+    assert winograd.takes((64, 64), (3, 3, 512, 256))
+    for size, kernel in (((63, 64), (3, 3, 512, 512)), ((8, 8), (3, 3, 512, 512)),
+                         ((64, 64), (3, 3, 512, 128)), ((64, 64), (1, 1, 512, 512))):
+        assert not winograd.takes(size, kernel)
+
+
+def test_layers_use_it_on_a_cpu(monkeypatch):
+    called = []
+    monkeypatch.setattr(winograd, "takes", lambda size, kernel: called.append(size) or True)
+    made = layers.conv(PICTURES, KERNEL)
+    monkeypatch.setattr(layers, "_on_cpu", lambda: False)
+    np.testing.assert_allclose(made, layers.conv(PICTURES, KERNEL), atol=3e-5)
+    assert called == [(12, 20)]
+
+
+def test_doubling_in_phases_is_doubling_by_one_kernel():
+    whole = layers.interleaved(layers.conv(PICTURES, layers.blurred_twofold(KERNEL)))
+    np.testing.assert_allclose(layers.transposed_and_blurred(PICTURES, KERNEL), whole, atol=3e-5)
