@@ -33,13 +33,10 @@ def get_config():
             out="{workdir}/data/features",
             speech_only=0.15,
             multiple=4,
-            # nine hundred sentences do not teach spelling
-            tokens="phonemes",
         ),
     )
 
     s = c.system = talker.tiny()
-    s.row_tokens = 352  # a sentence is about 61 phonemes and 24 patches
     # the motion of a patch is made once its sound is known, which is what speech to motion needs
     s.delay = 1
     # a seventh of the clips has no motion; drawing them as often as the others would waste time

@@ -5,10 +5,8 @@ Latent frame j covers samples [960 j, 960 (j + 1)); the last one is padded with 
 the attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
 
 The stand-in "mel-pca": four log-mel frames of hop 240 make one vector of 320, of which the 32
-principal components of most variance are kept. The first, about loudness, has 0.7 of the variance,
-the last 0.001. Each is scaled to the square root of its deviation (ours): at unit variance a model
-errs alike in all, and a quarter of a deviation in each costs most words. The way back is to mel;
-Griffin-Lim or a vocoder makes sound of that.
+principal components of most variance are kept, each scaled to unit variance. The way back is to
+mel; Griffin-Lim or a vocoder makes sound of that.
 Suffixes: N samples, T latent frames, S mel frames (4 T), M mel bands, A latent channels.
 """
 
@@ -28,9 +26,6 @@ RATE = SAMPLE_RATE / HOP  # 25 Hz
 DIM = 32
 MEL = mel_lib.RECIPE_24K
 STACK = HOP // MEL["hop"]  # mel frames a latent frame
-# of the stand-in; datasets of before have the first
-UNIT = "unit variance on the training split"
-ROOT = "square root of the deviation on the training split, of mean variance one"
 
 
 class AudioCodec(typing.Protocol):
@@ -61,7 +56,6 @@ class MelPCA:
     """The stand-in "mel-pca"; see the top of this file."""
 
     codec: pca.LinearCodec
-    scale: str = ROOT
     ahead: typing.ClassVar[int] = 0
 
     @property
@@ -69,7 +63,7 @@ class MelPCA:
         """How the latents are made, without the fitted arrays (the dataset adds their hash)."""
         return {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE,
                 "dim": len(self.codec.std), "stack": STACK, "mel": dict(MEL),
-                "scale": self.scale}
+                "scale": "unit variance on the training split"}
 
     def encode(self, audio_N: np.ndarray) -> np.ndarray:
         """See AudioCodec."""
@@ -113,9 +107,7 @@ def stacked_mel(audio_N: np.ndarray) -> np.ndarray:
 def fit(moments: pca.Moments, dim: int = DIM) -> MelPCA:
     """The codec from the moments of `stacked_mel` over the training split. Raises UserError when it
     spans too little."""
-    codec = moments.codec(dim)
-    std_A = np.sqrt(codec.std * np.mean(codec.std))
-    return MelPCA(dataclasses.replace(codec, std=std_A.astype(np.float32)))
+    return MelPCA(moments.codec(dim))
 
 
 def moments() -> pca.Moments:
@@ -128,7 +120,7 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray],
     """The codec of a dataset or workdir. Raises UserError for kinds that are unknown or need
     weights."""
     if recipe.get("kind") == "mel-pca":
-        codec = MelPCA(pca.LinearCodec.from_arrays(arrays, where), recipe.get("scale", UNIT))
+        codec = MelPCA(pca.LinearCodec.from_arrays(arrays, where))
         if len(codec.codec.mean) != STACK * MEL["bands"] or recipe.get("mel") != MEL:
             raise UserError("audio codec of another mel", where=where, expected=str(MEL),
                             found=str(recipe.get("mel")),

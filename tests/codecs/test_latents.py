@@ -82,14 +82,10 @@ def test_round_trip_quality(codec):
     assert codec.codec.explained > 0.95
 
 
-def test_latents_vary_as_the_root_of_their_deviation(codec):
-    """Loudness most; datasets of before, of unit variance each, say so in their recipe."""
+def test_latents_have_unit_variance(codec):
     z = np.concatenate([codec.encode(hum(1.5, 90 + 18 * seed, seed)) for seed in range(8)])
-    np.testing.assert_allclose(z.mean(0), 0, atol=2e-3)
-    deviation = z.std(0) * codec.codec.std  # of the mel along each component
-    np.testing.assert_allclose(z.std(0), np.sqrt(deviation / deviation.mean()), rtol=1e-2)
-    before = latents.from_recipe(codec.recipe | {"scale": latents.UNIT}, codec.arrays())
-    assert before.recipe["scale"] == latents.UNIT != codec.recipe["scale"]
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(z.std(0), 1, atol=1e-2)
 
 
 def test_sound_comes_back(codec):
