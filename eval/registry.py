@@ -231,7 +231,7 @@ def markdown() -> str:
               f"| {NETWORK}NAME | a published network, in the folder of `--networks` |", "",
               "## Published networks", "",
               "`avjax evaluate --networks=DIR` looks for these files; a metric whose file is not "
-              "there is not measured, and its row says so.", "",
+              "there is not measured, and its row says so ([networks.md](networks.md)).", "",
               "| network | file | published at | licence |", "|---|---|---|---|",
               *(f"| {name} | {' or '.join(f'`{file}`' for file in n.files)} | {n.where} | "
                 f"{n.licence or 'none given'} |" for name, n in TABLE.items())]
