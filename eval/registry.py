@@ -201,10 +201,11 @@ def load() -> None:
 
 
 def all_metrics() -> list[Metric]:
-    """Every declared metric in the order of tables."""
+    """Every declared metric in the order of tables: those of networks last in their family,
+    whichever file was imported first."""
     load()
     return sorted(_DECLARED.values(), key=lambda m: (
-        FAMILIES.index(m.family) if m.family in FAMILIES else len(FAMILIES)))
+        FAMILIES.index(m.family) if m.family in FAMILIES else len(FAMILIES), m.networks))
 
 
 def markdown() -> str:
