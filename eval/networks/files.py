@@ -40,6 +40,16 @@ class Network:
 TABLE: dict[str, Network] = {
     "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
                        "syncnet"),
+    "wavlm_ecapa": Network(("wavlm_large_finetune.pth",),
+                           "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
+                           "the repository's LICENSE", "wavlm_ecapa"),
+    "utmos": Network(("utmos22_strong_step7459_v1.pt",),
+                     "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "utmos"),
+    "wav2vec2_ctc": Network(("wav2vec2_fairseq_base_ls960_asr_ls960.pth",
+                             "wav2vec2-base-960h/model.safetensors"),
+                            "download.pytorch.org/torchaudio/models; "
+                            "huggingface.co/facebook/wav2vec2-base-960h", "MIT; Apache-2.0",
+                            "wav2vec2_ctc"),
 }
 
 
