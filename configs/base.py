@@ -190,6 +190,8 @@ class Evaluate(Section):
     geometry: str = field("", "A Codec Avatar's decoder, whose vertices tell lips and smiles; see "
                           "docs/listening.md.", resume="free")
     lip_vertices: str = field("", "Which of its vertices are lips, a JSON file.", resume="free")
+    networks: str = field("", "Folder with the files of published networks that judge what was "
+                          "made; see docs/metrics.md.", resume="free")
     streamed: bool = field(False, "Sound, faces and poses as avjax generate --stream decodes them, "
                            "the truth's too.", resume="free")
 

@@ -13,13 +13,14 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from eval import pooling
 from eval.metrics import alignment
+from eval.networks.files import TABLE
 
 BETTER = {"up": "higher is better", "down": "lower is better",
           "truth": "nearer to the truth is better", "zero": "nearer to 0 is better",
@@ -42,6 +43,7 @@ NEEDS = {
     "codes": "motion codes that nothing here can take apart (LIA-X)",
     "lips": "face codes that tell the lip aperture (puppets), or landmarks of the pictures",
     "points": "landmarks of the pictures (clips that have them, and the package that finds them)",
+    "pictures": "pictures that can be drawn; left out in the loop",
     "partner": "features that know the partner of a conversation",
     "turns": "clips whose events say who has the floor",
     "waveform": "the decoded waveform; left out in the loop",
@@ -55,6 +57,7 @@ NEEDS = {
     "voices": "a system that makes voice embeddings",
 }
 CODEC = "codec:"  # and the name of a codec or network whose weights the dataset carries
+NETWORK = "network:"  # and the name of one of eval/networks/files.py, whose file the user has
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +76,7 @@ class Metric:
       pool: (name, Pool) -> {"value", "n", "low", "high"} of all examples, or None where there is
         nothing; its `label` says how examples are pooled.
       unit: of the number; empty if it has none.
-      needs: keys of NEEDS, or CODEC + name.
+      needs: keys of NEEDS, or CODEC or NETWORK + name.
       in_loop: whether it is computed and logged during training.
       of_shuffled: whether its ratio to the shuffled baseline is logged there, too.
     """
@@ -92,10 +95,20 @@ class Metric:
     of_shuffled: bool = False
 
     def __post_init__(self):
-        unknown = [n for n in self.needs if n not in NEEDS and not n.startswith(CODEC)]
+        unknown = [n for n in self.needs if n not in NEEDS and not n.startswith(CODEC)
+                   and n.removeprefix(NETWORK) not in TABLE]
         if unknown or self.better not in BETTER or not self.meaning:
             raise ValueError(f"metric {self.name!r}: unknown needs {unknown}, no such direction "
                              f"{self.better!r} or no meaning")
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks of eval/networks/files.py that it needs."""
+        return tuple(n.removeprefix(NETWORK) for n in self.needs if n.startswith(NETWORK))
+
+    def met_by(self, offers: Iterable[str]) -> bool:
+        """Whether these are all that it needs, networks aside."""
+        return set(offers).issuperset(n for n in self.needs if not n.startswith(NETWORK))
 
     @property
     def explanation(self) -> str:
@@ -125,6 +138,13 @@ class Case:
     def path(self) -> np.ndarray:
         """(L, 2) time warping of the variant's sound to the truth's."""
         return alignment.align(self.signals.mel_TM, self.truth.mel_TM)
+
+    def pictures(self, signals) -> tuple[int, Iterator[np.ndarray]]:
+        """How many pictures there are of `signals` (the variant's, or `truth`), at
+        `benchmark.decoder.fps`, and each (H, W, 3) uint8 RGB, made when it is asked for. Both are
+        drawn as the example's own person."""
+        identity = self.benchmark.identity(self.split, self.index)
+        return self.benchmark.decoder.pictures(signals.streams, **identity)
 
 
 class Pool:
@@ -173,11 +193,11 @@ def forget(name: str) -> None:
 
 @functools.cache
 def load() -> None:
-    """Imports every file of eval/metrics, once."""
+    """Imports every file of eval/metrics and its folders, once."""
     from eval import metrics
 
-    for module in pkgutil.iter_modules(metrics.__path__):
-        importlib.import_module(f"{metrics.__name__}.{module.name}")
+    for module in pkgutil.walk_packages(metrics.__path__, f"{metrics.__name__}."):
+        importlib.import_module(module.name)
 
 
 def all_metrics() -> list[Metric]:
@@ -207,5 +227,12 @@ def markdown() -> str:
                          f"{', '.join(m.needs)} | {loop} |")
     lines += ["", "## What metrics need", "", "| need | |", "|---|---|",
               *(f"| {name} | {text} |" for name, text in NEEDS.items()),
-              f"| {CODEC}NAME | a codec or network whose weights the dataset carries |"]
+              f"| {CODEC}NAME | a codec or network whose weights the dataset carries |",
+              f"| {NETWORK}NAME | a published network, in the folder of `--networks` |", "",
+              "## Published networks", "",
+              "`avjax evaluate --networks=DIR` looks for these files; a metric whose file is not "
+              "there is not measured, and its row says so.", "",
+              "| network | file | published at | licence |", "|---|---|---|---|",
+              *(f"| {name} | {' or '.join(f'`{file}`' for file in n.files)} | {n.where} | "
+                f"{n.licence or 'none given'} |" for name, n in TABLE.items())]
     return "\n".join(lines) + "\n"

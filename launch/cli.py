@@ -10,6 +10,7 @@ import ast
 import contextlib
 import ctypes
 import difflib
+import gc
 import io
 import os
 import re
@@ -99,7 +100,12 @@ def _run(argv: list[str] | None) -> int | None:
         return 2
     sys.argv = [f"avjax {name}", *argv]
     sys.modules["__main__"].__doc__ = ast.get_docstring(ast.parse(_source(known[name])))
-    runpy.run_module(known[name], run_name="__main__")
+    if name not in ELSEWHERE:  # modules that are imported leave nothing to collect, and looking for
+        gc.disable()  # it is a quarter of a command's start; launch.flags.run looks again
+    try:
+        runpy.run_module(known[name], run_name="__main__")
+    finally:
+        gc.enable()
     return None
 
 

@@ -48,6 +48,9 @@ def define_flags() -> None:
                         "smiles: see avjax generate; default config.evaluate.geometry.")
     flags.DEFINE_string("lip_vertices", "", "Which of its vertices are lips, a JSON file (see "
                         "docs/listening.md); default config.evaluate.lip_vertices.")
+    flags.DEFINE_string("networks", "", "Folder with the files of published networks that judge "
+                        "what was made (see docs/metrics.md); metrics whose file is not there are "
+                        "not measured; default config.evaluate.networks.")
     flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
@@ -62,7 +65,7 @@ def main(argv):
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
                                                         "avjax train or one checkpoint")
     launch_flags.check_local("--out", args.out)
-    for name in ("vocoder", "geometry", "lip_vertices"):
+    for name in ("vocoder", "geometry", "lip_vertices", "networks"):
         if given := getattr(args, name):
             args.config.evaluate[name] = given
     given = paths.folder(args.checkpoint)

@@ -5,6 +5,7 @@ Everything wrong with a command line becomes one line that names the nearest val
 """
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -54,6 +55,8 @@ def run(main: Callable[[Sequence[str]], None], *, needs_config: bool = True) -> 
         with devices_told():
             return main(argv)
 
+    gc.freeze()  # what is imported stays
+    gc.enable()  # see launch/cli.py
     app.run(exit_cleanly(quiet), flags_parser=parse)
 
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from importlib import metadata
 
+gc.disable()  # until all tests are imported, see pytest_collection_finish
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and subprocesses
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="avjax_test_xla_")
@@ -65,6 +66,7 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 20)
+    gc.enable()
 
 
 def _seconds() -> tuple[float, float]:

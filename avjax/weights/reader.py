@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 
 from avjax.errors import UserError
-from avjax.weights import dtypes, files, onnx_arrays, torch_zip
+from avjax.weights import dtypes, files, onnx_arrays, torch_legacy, torch_zip
 from avjax.weights.plain_pickle import WAY_OUT, Foreign
 from avjax.weights.wrappers import unwrap
 
@@ -176,7 +176,9 @@ def _read_file(path: str, foreign: bool = False) -> Any:
     if extension in files.TORCH:
         return torch_zip.read_torch_zip(path, foreign=foreign)
     with open(path, "rb") as file:
-        if file.read(2) == b"PK":  # published ones are also called g_05000000 or model.pth.tar
+        head = file.read(64)
+        # published ones are also called g_05000000, model.pth.tar or syncnet_v2.model
+        if head.startswith(b"PK") or torch_legacy.MAGIC in head:
             return torch_zip.read_torch_zip(path, foreign=foreign)
     raise UserError("unknown kind of weights file", where=path,
                     expected=".safetensors, .npz, .npy, .onnx, .pt, .pth, .ckpt or .bin",

@@ -110,7 +110,7 @@ class Benchmark(Base):
     @functools.cached_property
     def recipes(self):
         """Also under the names of families that share one definition."""
-        own = {m.name: m.recipe(self) for m in self.metrics}
+        own = {m.name: self.recipe_of(m) for m in self.metrics}
         return own | self._shared_recipes(own)
 
     def _shared_recipes(self, own: dict[str, dict]) -> dict[str, dict]:

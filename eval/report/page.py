@@ -68,10 +68,14 @@ def _split_section(split: str, results: dict) -> str:
                         else "ground truth via codec"}
     head = "".join(f"<th>{titles.get(v, v)}</th>" for v in variants)
     rows = []
-    for metric in shown(variants):
+    lacking = results.get("not_measured", {})
+    for metric in shown(variants, lacking):
         cells = "".join(f"<td{' class=model' if v in models else ''}>"
                         f"{_cell(entries.get(metric.name))}</td>"
                         for v, entries in variants.items())
+        if metric.name in lacking:
+            cells = (f"<td colspan={len(variants)}>not measured: "
+                     f"{html.escape(lacking[metric.name])}</td>")
         meaning = html.escape(metric.explanation)
         rows.append(f"<tr><td><b>{metric.name}</b><small>{meaning}</small></td>{cells}</tr>")
     targets = "".join(

@@ -1,6 +1,7 @@
 """The summary of an evaluation as plain text."""
 
 import math
+from collections.abc import Container
 
 from eval.registry import Metric, all_metrics
 
@@ -18,7 +19,12 @@ def table(results: dict) -> str:
         lines += [f"{split}: {count(results, split)} examples  "
                   f"({'values' if narrow else 'value, then 95 % interval over examples'})",
                   f"  {'metric':<26}{'better':<8}" + "".join(f"{v:>{width}}" for v in variants)]
-        for metric in shown(variants):
+        lacking = results.get("not_measured", {})
+        for metric in shown(variants, lacking):
+            if metric.name in lacking:
+                lines.append(f"  {metric.name:<26}{metric.better:<8}  "
+                             f"not measured: {lacking[metric.name]}")
+                continue
             entries = [variants[v].get(metric.name) for v in variants]
             cells = [cell(e).partition(" ")[0] if narrow else cell(e) for e in entries]
             lines.append(f"  {metric.name:<26}{metric.better:<8}"
@@ -31,9 +37,10 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def shown(variants: dict[str, dict]) -> list[Metric]:
-    """The metrics that any variant has, in the order of the table."""
-    return [m for m in all_metrics() if any(m.name in v for v in variants.values())]
+def shown(variants: dict[str, dict], lacking: Container[str] = ()) -> list[Metric]:
+    """The metrics that any variant has, or that lack a network, in the order of the table."""
+    return [m for m in all_metrics()
+            if m.name in lacking or any(m.name in v for v in variants.values())]
 
 
 def count(results: dict, split: str) -> int:

@@ -139,7 +139,8 @@ class Run:
         about = {"recipes": benchmark.recipes
                  | {"intervals": BOOTSTRAP, "noise": "fold_in(key(seed), crc32(id))"},
                  "benchmark": benchmark.name, "models": list(benchmark.models),
-                 "params": self.params_hash, "sampler": self.sampler}
+                 "params": self.params_hash, "sampler": self.sampler,
+                 "not_measured": benchmark.without_network}
         last = (meta or {}) | {"rows": rows}
         if merged := self._merged(about | last):
             return merged

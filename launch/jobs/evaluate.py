@@ -48,6 +48,7 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
         full=full)
+    benchmark.load_networks()
     return benchmark, dataset
 
 

@@ -112,8 +112,8 @@ def test_it_lists_all_metrics_without_a_config(monkeypatch, capsys):
 def test_processes_of_a_job_score_a_share_each(toy, tmp_path, monkeypatch, capsys):
     """One whose others never come ends with 75, since then nobody writes the results."""
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
-                             vocoder="", geometry="", lip_vertices="", list=False,
-                             processes=None, shard=None)
+                             vocoder="", geometry="", lip_vertices="", networks="",
+                             list=False, processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
     monkeypatch.setattr(command.workers, "TOGETHER", 0.0)

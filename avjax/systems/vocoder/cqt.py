@@ -13,7 +13,6 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy import signal
 
 LOWEST = 32.70  # Hz, the note C1
 LOW_PASS, TRANSITION = 256, 0.001  # taps; width of the transition as a share of the cut-off
@@ -68,6 +67,8 @@ def filtered(x_BN, taps_DK: np.ndarray, stride: int, pad: int):
 def kernels(transform: Transform) -> tuple[np.ndarray, np.ndarray]:
     """Real and imaginary part, each (bins, D), of the top octave's bins: Hann-windowed, of unit sum
     of magnitudes, each in the middle of D."""
+    from scipy import signal  # not at the top: it takes a second, and every command imports this
+
     lowest = LOWEST * 2.0 ** (transform.octaves - 1)
     top = lowest * 2.0 ** ((transform.bins - 1) / transform.bins)
     lowest = top / 2 ** (1 - 1 / transform.bins)
@@ -88,6 +89,8 @@ def kernels(transform: Transform) -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def low_pass() -> np.ndarray:
     """(256,) half-band filter in front of every halving of the rate."""
+    from scipy import signal
+
     edges = [0.0, 0.5 / (1 + TRANSITION), 0.5 * (1 + TRANSITION), 1.0]
     return signal.firwin2(LOW_PASS, edges, [1.0, 1.0, 0.0, 0.0]).astype(np.float32)
 

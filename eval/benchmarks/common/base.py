@@ -15,6 +15,7 @@ from avjax.errors import UserError
 from data_pipelines.store.schema import recipe_hash
 from eval.data import pictured
 from eval.metrics import lips
+from eval.networks.files import Networks
 from eval.registry import AUDIO, CODEC, MOTION, Case, Metric, Pool, all_metrics
 
 MODEL = "model"  # the only variant of a system with one task
@@ -43,7 +44,8 @@ class Benchmark:
       dataset: an opened feature dataset with the system's streams.
       system: the system to score: its streams, its tasks and what each of them makes.
       clips: the clip dataset that the features were extracted from, where it is at hand.
-      full: False leaves out everything that needs a waveform (the evaluation in the loop).
+      full: False leaves out everything that needs a waveform or a published network (the
+        evaluation in the loop).
     """
 
     name = "base"
@@ -69,6 +71,7 @@ class Benchmark:
         self.models = models_of(system.tasks, tuple(config.evaluate.tasks))
         self.sample_rate = decoder.sample_rate
         self.seed = int(config.evaluate.seed)
+        self.networks = Networks(getattr(config.evaluate, "networks", "") if full else "")
         self._truths: dict[tuple[str, int], object] = {}
         self._sources: dict[tuple, object] = {}
         self._labels: dict[str, tuple[list[str], list[str]]] = {}
@@ -98,12 +101,32 @@ class Benchmark:
     @functools.cached_property
     def metrics(self) -> list[Metric]:
         """Those whose needs are met, in the order of tables."""
-        return [m for m in all_metrics() if self.offers.issuperset(m.needs)]
+        return [m for m in self._possible if self.networks.found(m.networks)]
+
+    @functools.cached_property
+    def without_network(self) -> dict[str, str]:
+        """{metric that would be scored if its network's file were here: what it needs}."""
+        return {m.name: self.networks.lacking(m.networks) for m in self._possible
+                if self.full and not self.networks.found(m.networks)}
+
+    @property
+    def _possible(self) -> list[Metric]:
+        offers = self.offers
+        return [m for m in all_metrics() if m.met_by(offers)]
+
+    def load_networks(self) -> None:
+        """Reads the networks that metrics need. UserError for a file of another network."""
+        for name in dict.fromkeys(name for m in self.metrics for name in m.networks):
+            self.networks[name]
 
     @functools.cached_property
     def recipes(self) -> dict[str, dict]:
         """{metric: how it is computed}; travels with the numbers."""
-        return {m.name: m.recipe(self) for m in self.metrics} | dict(self.decoder.decoding)
+        return {m.name: self.recipe_of(m) for m in self.metrics} | dict(self.decoder.decoding)
+
+    def recipe_of(self, metric: Metric) -> dict:
+        """With the files of its networks."""
+        return metric.recipe(self) | self.networks.recipe(metric.networks)
 
     @functools.cached_property
     def recipe_hash(self) -> str:
@@ -223,7 +246,7 @@ class Benchmark:
         case = Case(self, split, index, signals, self.truth(split, index))
         offered = self.offered(signals, case.truth)
         functions = dict.fromkeys(m.score for m in self.metrics
-                                  if m.score and offered.issuperset(m.needs))
+                                  if m.score and m.met_by(offered))
         row: dict = {}
         for score in functions:
             row |= score(case)

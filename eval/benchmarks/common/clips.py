@@ -67,6 +67,7 @@ class ClipBenchmark(ClipData):
     def offers(self):
         optional = {"lips": self.has_lips, "points": self.reader is not None,
                     "waveform": self.full, "words": self.has_words,
+                    "pictures": self.full and self.decoder.draws,
                     "length": self.free_length, "free": self.free_length,
                     "patches": self.patch_s is not None, "turns": self.has_turns,
                     "partner": any(n.startswith(PARTNER) for n in self.dataset.features)}

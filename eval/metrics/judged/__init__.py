@@ -1,0 +1,1 @@
+"""Metrics that published networks judge by, a file a network (see eval/networks)."""

@@ -1,0 +1,96 @@
+"""Which networks there are, and the folder in which their files are looked for.
+
+Nothing is fetched: a file that is not there leaves the metrics that need it out, by name.
+"""
+
+import dataclasses
+import functools
+import importlib
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from avjax.errors import UserError
+from avjax.weights.reader import file_sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One published network.
+
+    Attributes:
+      files: the names under which its weights are published; the first that is found is read.
+      where: where its owners publish them.
+      licence: that they give, "" where none is known.
+      module: of eval/networks; its `load(path)` gives what metrics call. UserError there for a
+        file of another network, with every array that is missing, left over or of another shape.
+    """
+
+    files: tuple[str, ...]
+    where: str
+    licence: str
+    module: str
+
+    @property
+    def wanted(self) -> str:
+        """For the reader: which file, and where it is."""
+        return f"{' or '.join(self.files)} ({self.where})"
+
+
+TABLE: dict[str, Network] = {
+    "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
+                       "syncnet"),
+}
+
+
+class Networks:
+    """Those of TABLE whose file lies in a folder.
+
+    Args:
+      folder: of `--networks`; "" has none.
+
+    Raises UserError: no such folder.
+    """
+
+    def __init__(self, folder: str = ""):
+        self.paths: dict[str, pathlib.Path] = {}
+        self._loaded: dict[str, Any] = {}
+        if not folder:
+            return
+        place = pathlib.Path(folder)
+        if not place.is_dir():
+            raise UserError("no folder of networks here", where=f"--networks={folder}",
+                            expected="a folder with " + ", ".join(
+                                name for n in TABLE.values() for name in n.files),
+                            found="a file" if place.exists() else "nothing",
+                            hint="give the folder that the files were saved in")
+        for name, network in TABLE.items():
+            found = [place / file for file in network.files if (place / file).is_file()]
+            if found:
+                self.paths[name] = found[0]
+
+    def __getitem__(self, name: str):
+        """What `load` of the network's module made of its file; kept."""
+        if name not in self._loaded:
+            module = importlib.import_module(f"eval.networks.{TABLE[name].module}")
+            self._loaded[name] = module.load(self.paths[name])
+        return self._loaded[name]
+
+    def found(self, names: Iterable[str]) -> bool:
+        """Whether the files of all these networks are there."""
+        return self.paths.keys() >= set(names)
+
+    def lacking(self, names: Iterable[str]) -> str:
+        """"needs FILE (where)" of those whose files are not there."""
+        return "needs " + ", ".join(TABLE[n].wanted for n in names if n not in self.paths)
+
+    def recipe(self, names: Iterable[str]) -> dict:
+        """{"networks": {name: {"file", "sha256"}}} of a metric that needs these; {} of none."""
+        found = {name: {"file": self.paths[name].name, "sha256": _sha256(self.paths[name])}
+                 for name in names}
+        return {"networks": found} if found else {}
+
+
+@functools.cache
+def _sha256(path: pathlib.Path) -> str:
+    return file_sha256(path)
