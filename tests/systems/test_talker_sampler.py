@@ -266,6 +266,36 @@ def test_a_prefix_goes_on_as_if_it_had_been_made(task):
         assert (np.abs(other[name] - whole[name])[:, 2:4].max((1, 2)) > 1e-3).all()
 
 
+def test_the_task_joins_a_prefix():
+    """`task_token="prefix"`: text comes first; a prefix's first patch, and nothing else, holds the
+    task's embedding, in the row that has one. Stop logits of one pass over all positions."""
+    kw = dict(task_token="prefix", delay=0, min_patches=ROOM)  # never asked to stop
+    system, params = tiny(**kw)
+    conditions = conditions_of(system, "t2av")
+    out = generated("t2av", params, conditions, **kw)
+    J, has = ROOM // P, conditions["audio_length"] > 0
+    assert has.tolist() == [False, True, False]
+    place = conditions["prompt_length"][:, None] + np.arange(J)
+    position = np.broadcast_to(np.arange(PROMPT + J), (ROWS, PROMPT + J))
+
+    @jax.jit
+    def logits(task_D):
+        def run(net):
+            x = net.embed_text(np.pad(conditions["prompt"], ((0, 0), (0, J))))
+            audio, motion = (out[name].reshape(ROWS, J, P, -1) for name in ("audio", "motion"))
+            full = np.full((ROWS, J), P)
+            tokens = net.patch_tokens(audio, full, motion, full, False)
+            tokens = tokens.at[:, 0].add(jnp.where(has[:, None], task_D, 0))
+            x = x.at[np.arange(ROWS)[:, None], place].set(tokens)
+            hidden = net.hidden(x, position, (position <= place[:, -1:]).astype(np.int32))
+            return net.stop_logits(jnp.take_along_axis(hidden, place[..., None], axis=1))
+        return system.net.apply({"params": params}, method=run)
+
+    np.testing.assert_allclose(out["stop"], logits(params["task"][T2AV]), atol=2e-5, rtol=2e-4)
+    without = np.abs(out["stop"] - logits(np.zeros_like(params["task"][T2AV]))).max(1)
+    assert (without > 1e-3).tolist() == has.tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_streaming_is_offline_in_parts(task):

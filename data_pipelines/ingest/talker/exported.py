@@ -45,9 +45,10 @@ def embeddings(state: dict[str, np.ndarray], codecs: Mapping, recipes: Mapping) 
     """Makes room for the published code's placeholders, which it embeds, and of which it drops what
     comes of that; returns how many rows there are."""
     names = ("llm.model.embed_tokens.weight", "llm.lm_head.weight")
-    rows = tokenizer.Tokenizer.from_codec(recipes["tokens"], codecs.get(tokenizer.CODEC)).vocabulary
+    tokens = tokenizer.Tokenizer.from_codec(recipes["tokens"], codecs.get(tokenizer.CODEC))
+    more = set(layout.PLACEHOLDERS) - tokens.ids.keys()
     table_VD = state[names[0]]
-    missing = max(0, rows + len(layout.PLACEHOLDERS) - len(table_VD))
+    missing = max(0, tokens.vocabulary + len(more) - len(table_VD))
     for name in names:
         state[name] = np.pad(table_VD, ((0, missing), (0, 0)))
     return len(table_VD) + missing
