@@ -40,6 +40,8 @@ class Network:
 TABLE: dict[str, Network] = {
     "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
                        "syncnet"),
+    "inception": Network(("pt_inception-2015-12-05-6726825d.pth",),
+                         "github.com/mseitzer/pytorch-fid/releases", "Apache-2.0", "inception"),
 }
 
 
