@@ -26,8 +26,8 @@ BETTER = {"up": "higher is better", "down": "lower is better",
           "truth": "nearer to the truth is better", "zero": "nearer to 0 is better",
           "": "for comparison"}
 # in the order of tables; a family that is not listed comes last
-FAMILIES = ("lips", "expression", "pictures", "reactions", "motion", "diversity", "beats", "sound", "words",
-            "length", "listening", "turn-taking", "retrieval")
+FAMILIES = ("lips", "expression", "pictures", "reactions", "motion", "diversity", "beats", "sound",
+            "words", "length", "listening", "turn-taking", "retrieval")
 # suffix of a metric's name -> what of a speaker's motion it is computed from
 PARTS = {"e": "face codes", "h": "head pose", "m": "motion codes"}
 

@@ -5,7 +5,7 @@ Suffixes: B batch, C channels; `...` the axes that windows slide over.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -91,11 +91,12 @@ def shapes(blocks: Mapping[str, Chain], state: Mapping[str, np.ndarray],
     return out, width
 
 
-def folded(state: Mapping[str, np.ndarray], layers: Sequence[str], unit: str,
+def folded(state: Mapping[str, np.ndarray], unit: str,
            eps: float) -> dict[str, dict[str, np.ndarray]]:
-    """{layer: {"kernel" (..., C in, C out), "bias" (C out,)}} float32, norms folded in."""
+    """{layer: {"kernel" (..., C in, C out), "bias" (C out,)}} float32, norms folded in; of all
+    layers that have one."""
     params = {}
-    for layer in layers:
+    for layer in [name.removesuffix(".bn.bias") for name in state if name.endswith(".bn.bias")]:
         gain, bias, mean, variance = (np.asarray(state[f"{layer}.bn.{part}"], np.float64)
                                       for part in NORM)
         scale = gain / np.sqrt(variance + eps)

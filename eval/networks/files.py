@@ -42,6 +42,7 @@ TABLE: dict[str, Network] = {
                        "syncnet"),
     "inception": Network(("pt_inception-2015-12-05-6726825d.pth",),
                          "github.com/mseitzer/pytorch-fid/releases", "Apache-2.0", "inception"),
+    "i3d": Network(("i3d_pretrained_400.pt",), "github.com/songweige/TATS", "MIT", "i3d"),
 }
 
 

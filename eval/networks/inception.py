@@ -2,7 +2,7 @@
 its last features, averaged over the picture, 2048 of them.
 
 Published by github.com/mseitzer/pytorch-fid, `pt_inception-2015-12-05-6726825d.pth`: TensorFlow's
-weights of 2015, whose pools differ from other Inceptions' (`pooled` below).
+weights of 2015, whose pools differ from those of other Inceptions.
 Suffixes: B batch, N pictures, H height, W width, C channels, D features.
 """
 
@@ -99,8 +99,7 @@ def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
     names.check_arrays({n: np.shape(x) for n, x in state.items()}, expected,
                        "these are not the weights of FID's Inception-v3", where=where,
                        hint=f"give the file as it is published, {FILE}")
-    layers = [name.removesuffix(".conv.weight") for name in expected if name.endswith(".conv.weight")]
-    return folded(state, layers, "conv", EPS)
+    return folded(state, "conv", EPS)
 
 
 def resized(pictures_BHWC: jax.Array) -> jax.Array:
