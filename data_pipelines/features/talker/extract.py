@@ -26,7 +26,6 @@ import numpy as np
 from avjax.codecs import latents, motion
 from avjax.encoders import voices as voice_encoders
 from avjax.encoders.plain_text import plain
-from avjax.encoders.text.phonemes import LANGUAGE
 from avjax.errors import UserError
 from avjax.signal import level
 from data_pipelines.declared import MaxBad, Option
@@ -37,7 +36,6 @@ from data_pipelines.features.talker import audio_codec as audio_codecs
 from data_pipelines.features.talker import frontend, phonemes
 from data_pipelines.features.talker import voices as voice_options
 from data_pipelines.features.talker.driven import Driven
-from data_pipelines.features.talker.phonemes import Phonemes
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
@@ -45,18 +43,15 @@ from data_pipelines.store import quarantine
 from data_pipelines.store.schema import FAMILY, SPEAKERS, arrays_hash, recipe_hash
 
 _FACE = ("face", "pose_z")
-STAND_INS = ("byte-bpe", phonemes.KIND)  # of a tokenizer
 
 
 def extract(
     clips_dir, out_dir, *,
     tokenizer: Annotated[str | None, Option("Qwen3's tokenizer.json; without it a stand-in, "
                                             "--tokens")] = None,
-    tokens: Annotated[str, Option("what the stand-in makes of text: byte-bpe, trained on the "
-                                  "clips' own, or phonemes, which a model learns to speak in "
-                                  "much shorter training", choices=STAND_INS)] = STAND_INS[0],
+    tokens: phonemes.Tokens = phonemes.STAND_INS[0],
     vocabulary: Annotated[int, Option("most tokens of byte-bpe")] = STAND_IN_VOCABULARY,
-    language: Annotated[str, Option("of the phonemes, as espeak-ng calls it")] = LANGUAGE,
+    language: phonemes.Language = phonemes.LANGUAGE,
     voice: Annotated[str, Option(voice_options.HELP)] = "auto",
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
@@ -109,11 +104,7 @@ def extract(
         whose = "another" if "identity" in clips.features else "own"
     voice = whose if kind == voice_encoders.KINDS[0] else f"{kind}:{whose}"
     voice_maker = voice_options.maker(kind)
-    if tokenizer and tokens != STAND_INS[0]:
-        raise UserError("two tokenizers", where="--tokenizer, --tokens", expected="one of them",
-                        found="both", hint="a published model reads its own, --tokenizer")
-    given = Tokenizer.from_file(tokenizer) if tokenizer else (
-        Phonemes(language) if tokens == phonemes.KIND else None)
+    given = phonemes.chosen(tokenizer, tokens, language)
     published = audio_codecs.chosen(audio_codec, whisper, vocoder)
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
@@ -121,8 +112,7 @@ def extract(
                     multiple=multiple, fit_split=fit_split, **of_face,
                     **{k: v for k, v in (("vocoder", vocoder), ("audio_codec", audio_codec),
                                          ("whisper", whisper)) if v},
-                    **({} if tokens == STAND_INS[0] else
-                       {"tokens": tokens, "language": language}),
+                    **({"tokens": tokens, "language": language} if tokens == phonemes.KIND else {}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
         kept_in = [x.recipe for x in (given, voice_maker, published) if hasattr(x, "recipe")]
@@ -189,7 +179,7 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer | Phonemes, voice_maker, published, max_bad: float,
+def _fit(clips, tokens: Tokenizer | phonemes.Phonemes, voice_maker, published, max_bad: float,
          fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
     """The encoder, and {id: (split, speaker, voice)} of every clip, NaN where too little is heard;
     one pass over all clips."""

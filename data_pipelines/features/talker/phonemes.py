@@ -1,5 +1,5 @@
-"""Text -> phonemes as ids of the language model's prompt: the stand-in for models that have no
-text of their own to learn spelling from.
+"""Text -> phonemes as ids of the language model's prompt, for training too short to learn how words
+are pronounced.
 
 The front-end is that of text-to-tokens networks (avjax/encoders/text): numbers and abbreviations
 spelled out, espeak-ng's IPA with stress and punctuation, a symbol an id in the table's order. Two
@@ -8,14 +8,21 @@ ids behind the table stand around them. There is nothing to fit, so the recipe i
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 
 from avjax.encoders.text import front_end, symbols
 from avjax.encoders.text.phonemes import LANGUAGE
 from avjax.errors import UserError
+from data_pipelines.declared import Option
+from data_pipelines.features.talker.tokenizer import Tokenizer
 
 KIND = "phonemes"
+STAND_INS = ("byte-bpe", KIND)  # of a tokenizer
+Tokens = Annotated[str, Option("what the stand-in makes of text: byte-bpe, trained on the clips' "
+                               "own, or phonemes, as espeak-ng says it", choices=STAND_INS)]
+Language = Annotated[str, Option("of the phonemes, as espeak-ng calls it")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +73,17 @@ class Phonemes:
             table = front_end.recipe(self.language)["table"]
             ids = front_end.read(text, self.language, count=table).ids[1::2]
         return np.concatenate([[start], ids, [start + 1]]).astype(np.int32)
+
+
+def chosen(tokenizer: str | None, tokens: str, language: str) -> Tokenizer | Phonemes | None:
+    """Of extraction's options; None where byte-bpe is to be fitted. UserError: two tokenizers, no
+    such file."""
+    if tokenizer and tokens == KIND:
+        raise UserError("two tokenizers", where="--tokenizer, --tokens", expected="one of them",
+                        found="both", hint="a published model reads its own, --tokenizer")
+    if tokens == KIND:
+        return Phonemes(language)
+    return Tokenizer.from_file(tokenizer) if tokenizer else None
 
 
 def spelled(ids: np.ndarray) -> str:
