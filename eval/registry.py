@@ -204,10 +204,11 @@ def load() -> None:
 
 
 def all_metrics() -> list[Metric]:
-    """Every declared metric in the order of tables."""
+    """Every declared metric in the order of tables: those of networks last in their family,
+    whichever file was imported first."""
     load()
     return sorted(_DECLARED.values(), key=lambda m: (
-        FAMILIES.index(m.family) if m.family in FAMILIES else len(FAMILIES)))
+        FAMILIES.index(m.family) if m.family in FAMILIES else len(FAMILIES), m.networks))
 
 
 def markdown() -> str:
@@ -234,7 +235,7 @@ def markdown() -> str:
               f"| {NETWORK}NAME | a published network, in the folder of `--networks` |", "",
               "## Published networks", "",
               "`avjax evaluate --networks=DIR` looks for these files; a metric whose file is not "
-              "there is not measured, and its row says so.", "",
+              "there is not measured, and its row says so ([networks.md](networks.md)).", "",
               "| network | file | published at | licence |", "|---|---|---|---|",
               *(f"| {name} | {' or '.join(f'`{file}`' for file in n.files)} | {n.where} | "
                 f"{n.licence or 'none given'} |" for name, n in TABLE.items())]

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.systems import api
+from avjax.weights.torch_writer import write_torch_zip
 from data_pipelines import decode
 from data_pipelines.store import made_from
 from eval import registry
@@ -56,6 +57,18 @@ def test_writes_results_and_report(toy, tmp_path, capsys):
     assert "http" not in text.split("<style>")[0] and "src='data:" in text  # nothing else needed
     out = capsys.readouterr().out
     assert "F1_lips" in out and "target: F1_lips >= 0.95: met" in out and "report.html" in out
+    need = "not measured: needs syncnet_v2.model ("
+    assert need in out and need in text and "LSE_C" in results["not_measured"]
+
+
+def test_another_networks_file_is_told_before_anything_is_made(toy, tmp_path, monkeypatch):
+    config, _ = toy
+    (tmp_path / "judges").mkdir()
+    write_torch_zip(tmp_path / "judges" / "syncnet_v2.model", {"w": np.zeros(2, np.float32)})
+    config.evaluate.networks = str(tmp_path / "judges")
+    monkeypatch.setattr(runner, "Run", lambda *_, **__: pytest.fail("must not begin"))
+    with pytest.raises(UserError, match="not SyncNet's weights.*syncnet_v2.model.*left over: w"):
+        job.evaluate(config, tmp_path, progress=False)
 
 
 def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeypatch):

@@ -165,6 +165,9 @@ def test_files_from_before_torch_1_6(tmp_path):
     path.write_bytes(before_1_6({"x": bait, "model": {"w": legacy_tensor()}}))
     assert read_state_dict(path)["w"].tolist() == [1, 2] and not (tmp_path / "bait").exists()
     assert read_checkpoint(FIXTURES / "legacy.pt")  # written by PyTorch
+    published = tmp_path / "syncnet_v2.model"  # the name does not matter
+    published.write_bytes((FIXTURES / "legacy.pt").read_bytes())
+    assert read_checkpoint(published).keys() == read_checkpoint(FIXTURES / "legacy.pt").keys()
     (tmp_path / "tar.pt").write_bytes(bytes(257) + b"ustar\x0000" + bytes(300))
     with pytest.raises(UserError, match="before version 0.4.*found: a tar"):
         read_checkpoint(tmp_path / "tar.pt")
