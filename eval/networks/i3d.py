@@ -63,7 +63,7 @@ def expected(state: dict[str, np.ndarray]) -> dict[str, names.Shape]:
                   "logits.conv3d.bias": (classes,)}
 
 
-def import_params(state: dict[str, np.ndarray], where: str = "", eps: float = EPS) -> dict:
+def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
     """{published name: array} -> parameters of `maps` and `logits`. Raises Unlike (a UserError)
     with every array that is missing, left over or of another shape."""
     state = {name: x for name, x in state.items() if not name.endswith(".num_batches_tracked")}
@@ -71,7 +71,7 @@ def import_params(state: dict[str, np.ndarray], where: str = "", eps: float = EP
                        "these are not the weights of FVD's I3D", where=where,
                        hint=f"give the file as it is published, {FILE}")
     kernel = np.moveaxis(np.asarray(state["logits.conv3d.weight"], np.float32), (0, 1), (-1, -2))
-    return folded(state, "conv3d", eps) | {
+    return folded(state, "conv3d", EPS) | {
         LAST.name: {"kernel": kernel, "bias": np.asarray(state["logits.conv3d.bias"], np.float32)}}
 
 

@@ -50,10 +50,6 @@ def test_every_block_is_the_recorded_one(recorded, clip):
         step = every[block]
         ours = np.moveaxis(np.asarray(ours)[:, :, ::step, ::step], -1, 1)
         assert golden_files.relative_error(ours, recorded[f"inter/{block}"]) < MAPS, block
-    other = i3d.import_params(golden_files.under(recorded, "sd/"), eps=1e-3)
-    *_, (_, x) = i3d.maps(other, i3d.resized(clip[None]))
-    assert golden_files.relative_error(i3d.logits(other, x),
-                                       recorded["logits_eps_1e-3"]) < LOGITS
 
 
 def test_logits_are_the_recorded_ones_whatever_the_batch(recorded, clip, folder):
@@ -110,20 +106,17 @@ def test_another_file_is_told_by_every_array(recorded):
         assert part in str(error.value)
 
 
-def test_fvd_of_a_command_is_that_of_all_clips_together(folder, tmp_path):
+def test_fvd_of_a_command_is_that_of_its_clips(folder, tmp_path):
     benchmark = toys.benchmark(toys.write_corpus(tmp_path / "corpus"), networks=str(folder))
     benchmark.load_networks()
     assert benchmark.recipes["FVD"]["networks"]["i3d"]["file"] == i3d.FILE
     benchmark.networks._loaded["i3d"] = alone(folder)
-    kept, seen = [], []
-    for index in (0, 1):
-        truth = benchmark.truth("other", index)
-        truth.streams = {k: x[:95] for k, x in truth.streams.items()}  # two clips at most
-        other = benchmark.baseline("shuffled", "other", index)
-        kept.append(benchmark.kept("other", index, other))
-        seen.append([x.seen["i3d"][:, 0] for x in (other, truth)])
-        assert [len(x) for x in seen[-1]] == [2, 2]
-    own, true = (np.concatenate(x) for x in zip(*seen, strict=True))
-    found = benchmark.summarise([{}] * 2, kept)
+    truth = benchmark.truth("other", 0)
+    truth.streams = {k: x[:95] for k, x in truth.streams.items()}  # two clips
+    other = benchmark.baseline("shuffled", "other", 0)
+    found = benchmark.summarise([{}], [benchmark.kept("other", 0, other)])
+    own, true = (x.seen["i3d"][:, 0] for x in (other, truth))
+    assert len(own) == len(true) == 2
     assert found["FVD"]["value"] == pytest.approx(frechet.frechet(own, true), rel=1e-5)
     assert found["FVD"] == found["FVD_crop"]  # drawn pictures are square
+    assert "FID" not in found
