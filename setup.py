@@ -65,5 +65,7 @@ setup(
         # --voice=ge2e; its network's weights are in resemblyzer, which declares PyTorch:
         # pip install --no-deps resemblyzer==0.1.4
         "ge2e": ["webrtcvad-wheels>=2.0.14"],
+        # WER_open and CER_open: Whisper's English normaliser
+        "words": ["whisper-normalizer>=0.1.15"],
     },
 )

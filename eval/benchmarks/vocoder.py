@@ -40,7 +40,7 @@ class Benchmark(ClipData):
 
     @property
     def offers(self):
-        return {"audio"} | ({"waveform", "resynthesis"} if self.full else set()) | (
+        return {"audio", "clip"} | ({"waveform", "resynthesis"} if self.full else set()) | (
             {"words"} if self.full and self.has_words else set())
 
     def read(self, example):

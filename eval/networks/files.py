@@ -43,6 +43,16 @@ TABLE: dict[str, Network] = {
     "inception": Network(("pt_inception-2015-12-05-6726825d.pth",),
                          "github.com/mseitzer/pytorch-fid/releases", "Apache-2.0", "inception"),
     "i3d": Network(("i3d_pretrained_400.pt",), "github.com/songweige/TATS", "MIT", "i3d"),
+    "wavlm_ecapa": Network(("wavlm_large_finetune.pth",),
+                           "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
+                           "the repository's LICENSE", "wavlm_ecapa"),
+    "utmos": Network(("utmos22_strong_step7459_v1.pt",),
+                     "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "utmos"),
+    "wav2vec2_ctc": Network(("wav2vec2_fairseq_base_ls960_asr_ls960.pth",
+                             "wav2vec2-base-960h/model.safetensors"),
+                            "download.pytorch.org/torchaudio/models; "
+                            "huggingface.co/facebook/wav2vec2-base-960h", "MIT; Apache-2.0",
+                            "wav2vec2_ctc"),
 }
 
 

@@ -1,0 +1,40 @@
+"""Does it sound like that person? Cosine of the speaker embeddings of WavLM with ECAPA-TDNN (Chen
+et al. 2022, arXiv:2110.13900), as papers report it, of what was made and of recordings."""
+
+from eval.networks.sound import RESAMPLER
+from eval.registry import declare
+
+
+def _score(case):
+    """None: silence, or no recording to compare with."""
+    benchmark, voices = case.benchmark, case.benchmark.networks["wavlm_ecapa"]
+    recordings = {"SIM": benchmark.clip_audio(case.split, case.index), "SIM_other": _other(case)}
+    found = {name: wave_N for name, wave_N in recordings.items() if wave_N is not None}
+    own, *theirs = voices([case.signals.waveform, *found.values()], benchmark.sample_rate)
+    cosines = {name: None if own is None or x is None else float(own @ x)
+               for name, x in zip(found, theirs, strict=True)}
+    return {name: cosines.get(name) for name in recordings}
+
+
+def _other(case):
+    """Another recording of the same speaker, of the same split; None where none is known."""
+    benchmark, speakers = case.benchmark, case.benchmark.labels(case.split)[0]
+    index = benchmark.other(case.split, case.index)
+    if index == case.index or not speakers[index] or speakers[index] != speakers[case.index]:
+        return None
+    return benchmark.clip_audio(case.split, index)
+
+
+def _recipe(reference):
+    return {"implementation": "avjax eval.metrics.judged.wavlm_ecapa 1", "distance": "cosine",
+            "reference": reference, **RESAMPLER}
+
+
+for _name, _meaning, _reference in (
+        ("SIM", "cosine of the voice's embedding to that of the clip's own recording",
+         "the clip's own audio"),
+        ("SIM_other", "the same to another recording of the speaker",
+         "the audio of the shuffled baseline's clip, where it is the same speaker's")):
+    declare(_name, "up", _meaning, family="sound", score=_score,
+            needs=("audio", "waveform", "clip", "network:wavlm_ecapa"),
+            recipe=lambda benchmark, reference=_reference: _recipe(reference))

@@ -1,0 +1,169 @@
+"""Networks that judge speech, against recordings of the published ones; their metrics."""
+
+import functools
+import math
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.encoders.wav2vec2 import CTC_LABELS
+from avjax.errors import UserError
+from avjax.weights.torch_writer import write_torch_zip
+from eval import registry
+from eval.metrics.judged import wav2vec2_ctc as words_metric
+from eval.metrics.judged import wavlm_ecapa as voice_metric
+from eval.networks import files, sound, utmos, wav2vec2_ctc, wavlm_ecapa
+from tests.eval import toys
+from tests.golden_files import config as golden_config
+from tests.golden_files import golden, relative_error, some, under
+
+TOLERANCE = 1e-4
+judges = pytest.mark.parametrize(("name", "record"), golden("utmos", "odd/score"))
+
+
+def write(record, path, **changed):
+    """The recorded network in its published layout, with the sizes that a published file's shapes
+    stand for; a None leaves an array out."""
+    state = {n: np.ascontiguousarray(x) for n, x in under(record, "sd/").items()}
+    state |= {name.replace("__", "."): x for name, x in changed.items()}
+    c = golden_config(record)
+    heads = c.get("heads") or c.get("num_attention_heads")
+    write_torch_zip(path, {"model": {n: x for n, x in state.items() if x is not None},
+                           "cfg": c.get("wavlm") or {"encoder_attention_heads": heads}})
+    return path
+
+
+@judges
+def test_utmos_equals_the_published_network(name, record, tmp_path):
+    """Each by itself, and all of them padded in one batch."""
+    judge = utmos.load(write(record, tmp_path / "utmos.pt"))
+    waves = [*record["odd/wav"], *record["even/wav"]]
+    scores = np.concatenate([record["odd/score"], record["even/score"]])
+    assert relative_error(judge(waves, 16000), scores) < TOLERANCE
+    x_BN = np.stack([np.pad(x, (0, 9000 - len(x)), constant_values=3) for x in waves])
+    out = jax.jit(functools.partial(utmos.network, judge._config))(
+        judge._params, x_BN, np.array([len(x) for x in waves]))
+    assert relative_error(out["score"], scores) < TOLERANCE
+    for ours, theirs in (("encoded", "ssl_out"), ("lstm", "blstm_out"),
+                         ("frame_scores", "frame_scores")):
+        for rows, case in ((slice(2), "odd"), (slice(2, 4), "even")):
+            expected = record[f"{case}/{theirs}"]
+            found = np.asarray(out[ours][rows, :expected.shape[1]]).reshape(expected.shape)
+            assert relative_error(found, expected) < TOLERANCE, (ours, case)
+    undefined = judge([np.zeros(16000), np.full(16000, np.nan), waves[0][:100]], 16000)
+    assert np.isnan(undefined).all()
+
+
+@judges
+def test_every_array_of_another_utmos_is_told(name, record, tmp_path):
+    path = write(record, tmp_path / "utmos.pt", judge_emb=None, phoneme__weight=np.ones((2, 2)),
+                 blstm__bias_hh_l0_reverse=np.ones(7, np.float32),
+                 wav2vec2__layer_norm__bias=None)
+    with pytest.raises(UserError, match="not the weights of UTMOS22-strong") as error:
+        utmos.load(path)
+    told = str(error.value)
+    for part in ("judge_emb", "phoneme.weight", "blstm.bias_hh_l0_reverse (7,)",
+                 "wav2vec2.feature_projection.layer_norm.bias", str(path)):
+        assert part in told, part
+
+
+@pytest.mark.parametrize("rate", [22050, 24000, 8000])
+def test_resampling_is_a_windowed_sinc(rate):
+    """Each sample by the formula: sum over k of x[k] h(k / rate - n / 16000)."""
+    wave_N = np.random.default_rng(0).normal(size=300)
+    found = sound.at_16khz(wave_N, rate)
+    assert len(found) == math.ceil(len(wave_N) * 16000 / rate)
+    cut_off = min(rate, 16000) * 0.99
+    time = (np.arange(300) / rate - np.arange(len(found))[:, None] / 16000) * cut_off
+    window = np.where(np.abs(time) < 6, np.cos(np.pi * time / 12) ** 2, 0)
+    np.testing.assert_allclose(found, (np.sinc(time) * window * cut_off / rate) @ wave_N, atol=1e-5)
+
+
+def test_voices_give_the_published_cosine_and_are_not_computed_twice(tmp_path, monkeypatch):
+    record = some("wavlm_ecapa")
+    voices = wavlm_ecapa.load(write(record, tmp_path / "voices.pth"))
+    one, silent, two = voices([record["wav"][0], np.zeros(9000), record["wav"][1]], 16000)
+    np.testing.assert_allclose(one @ two, record["cosine"][0], atol=TOLERANCE)
+    assert silent is None
+    monkeypatch.setattr(voices._encoder, "many", None)
+    np.testing.assert_array_equal(voices([record["wav"][1]], 16000)[0], two)
+
+
+def test_similarity_is_to_the_clip_and_to_another_of_the_same_speaker():
+    heard = {"made": [1.0, 0.0], "clip": [0.6, 0.8], "other": [0.0, 1.0], "silence": None}
+
+    def case(own="made", clips=("clip", "other"), speakers=("a", "a")):
+        benchmark = types.SimpleNamespace(
+            networks={"wavlm_ecapa": lambda waves, rate: [
+                None if heard[w] is None else np.array(heard[w]) for w in waves]},
+            sample_rate=16000, clip_audio=lambda split, index: clips[index],
+            labels=lambda split: (list(speakers), ["", ""]), other=lambda split, index: 1)
+        return types.SimpleNamespace(benchmark=benchmark, split="valid", index=0,
+                                     signals=types.SimpleNamespace(waveform=own))
+
+    assert voice_metric._score(case()) == {"SIM": 0.6, "SIM_other": 0.0}
+    assert voice_metric._score(case(speakers=("a", "b"))) == {"SIM": 0.6, "SIM_other": None}
+    assert voice_metric._score(case(clips=(None, "other"))) == {"SIM": None, "SIM_other": 0.0}
+    assert voice_metric._score(case(own="silence")) == {"SIM": None, "SIM_other": None}
+
+
+def test_errors_are_counted_and_pooled_as_jiwer_does():
+    record = some("metrics")
+    pairs = zip(record["wer/reference"], record["wer/hypothesis"], strict=True)
+    rows = [words_metric.counts(str(r), str(h)) for r, h in pairs]
+    for kind in ("wer", "cer"):
+        name = f"{kind.upper()}_open"
+        pool = registry.Pool(None, [*rows, words_metric.counts("", "heard")], [])
+        entry = words_metric.pooled(name, pool)
+        assert entry["value"] == pytest.approx(float(record[f"{kind}/pooled"]), rel=1e-12)
+        assert entry["n"] == len(rows)
+        counts = [sum(row[name][k] for row in rows) for k in words_metric.ERRORS]
+        np.testing.assert_array_equal(counts, record[f"{kind}/pooled_SDIH"])
+    untold = registry.Pool(None, [words_metric.counts("", "")], [])
+    nothing = words_metric.pooled("WER_open", untold)
+    assert math.isnan(nothing["value"]) and nothing["n"] == 0
+
+
+def test_letters_are_spelled_without_repetitions_and_blanks():
+    frames = [CTC_LABELS.index(c) for c in "HHEE-LL-LOO||-|OH--"]
+    assert wav2vec2_ctc.spelled(np.eye(len(CTC_LABELS))[frames]) == "HELLO  OH"
+
+
+def test_the_normaliser_is_whispers():
+    pytest.importorskip("whisper_normalizer")
+    normalised = wav2vec2_ctc.normaliser()
+    record = some("metrics")
+    assert [normalised(str(text)) for text in record["normalise/raw"]] == \
+        record["normalise/english"].tolist()
+
+
+def test_without_the_normaliser_the_recognisers_file_is_refused(tmp_path, monkeypatch):
+    path = write(some("wav2vec2_ctc"), tmp_path / "ctc.pth")
+    monkeypatch.setattr(wav2vec2_ctc.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="whisper-normalizer.*avjax.words"):
+        wav2vec2_ctc.load(path)
+
+
+def test_a_benchmark_scores_with_the_files_of_a_folder(tmp_path, monkeypatch):
+    """Published names, 22.05 kHz, a clip's own audio and its transcript."""
+    pytest.importorskip("whisper_normalizer")
+    for name, recording in (("wavlm_ecapa", "wavlm_ecapa"), ("utmos", "utmos"),
+                            ("wav2vec2_ctc", "wav2vec2_ctc")):
+        write(some(recording), tmp_path / files.TABLE[name].files[0])
+    benchmark = toys.benchmark(toys.write_corpus(tmp_path / "corpus"), networks=str(tmp_path))
+    benchmark.load_networks()
+    index = next(i for i in range(6) if np.ptp(benchmark.truth("valid", i).waveform))
+    truth = benchmark.truth("valid", index)
+    monkeypatch.setattr(benchmark, "clip_audio", lambda split, index: truth.waveform)
+    row = benchmark.score("valid", index, truth)
+    assert row["SIM"] == pytest.approx(1, abs=1e-5) and math.isfinite(row["UTMOS"])
+    said = benchmark.networks["wav2vec2_ctc"].normalised(benchmark.labels("valid")[1][index])
+    for entry, count in (("WER_open", len(said.split())), ("CER_open", len(said))):
+        assert sum(row[entry][k] for k in ("substitutions", "deletions", "hits")) == count
+    summary = benchmark.summarise([row], [benchmark.frames("valid", index, truth)])
+    names = {"SIM", "SIM_other", "UTMOS", "WER_open", "CER_open"}
+    assert names <= summary.keys() and not names & benchmark.without_network.keys()
+    for name in names:
+        assert benchmark.recipes[name]["networks"] and benchmark.recipes[name]["resampler"]
