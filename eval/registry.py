@@ -26,8 +26,8 @@ BETTER = {"up": "higher is better", "down": "lower is better",
           "truth": "nearer to the truth is better", "zero": "nearer to 0 is better",
           "": "for comparison"}
 # in the order of tables; a family that is not listed comes last
-FAMILIES = ("lips", "expression", "reactions", "motion", "diversity", "beats", "sound", "words",
-            "length", "listening", "turn-taking", "retrieval")
+FAMILIES = ("lips", "expression", "pictures", "reactions", "motion", "diversity", "beats", "sound",
+            "words", "length", "listening", "turn-taking", "retrieval")
 # suffix of a metric's name -> what of a speaker's motion it is computed from
 PARTS = {"e": "face codes", "h": "head pose", "m": "motion codes"}
 
@@ -77,6 +77,8 @@ class Metric:
         nothing; its `label` says how examples are pooled.
       unit: of the number; empty if it has none.
       needs: keys of NEEDS, or CODEC or NETWORK + name.
+      keep: Case -> {name: array} that `pool` finds in Pool.frames (float32), for what is too large
+        for a row; not in the loop.
       in_loop: whether it is computed and logged during training.
       of_shuffled: whether its ratio to the shuffled baseline is logged there, too.
     """
@@ -91,6 +93,7 @@ class Metric:
     pool: Callable[[str, "Pool"], dict | None] = pooling.by_mean
     unit: str = ""
     needs: tuple[str, ...] = ()
+    keep: Callable[["Case"], dict[str, np.ndarray]] | None = None
     in_loop: bool = False
     of_shuffled: bool = False
 
@@ -153,7 +156,7 @@ class Pool:
     Args:
       benchmark: that scored them.
       rows: one an example, with the entries of `Metric.score`.
-      frames: {name: array} an example, as `Benchmark.frames` made them.
+      frames: {name: array} an example, as `Benchmark.frames` and `Metric.keep` made them.
     """
 
     def __init__(self, benchmark, rows: list[dict], frames: list[Mapping[str, np.ndarray]]):

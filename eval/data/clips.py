@@ -45,6 +45,7 @@ class Signals:
         self.scored = {kind for kind, found in has.items()
                        if found and (scored is None or kind in scored)}
         self.own_length = True  # else its length was an input
+        self.seen: dict[str, np.ndarray] = {}  # {network: what it makes of the pictures}
         self._like = like
 
     @functools.cached_property

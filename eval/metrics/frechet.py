@@ -26,6 +26,44 @@ def gaussian(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x_ND.mean(0), np.atleast_2d(np.cov(x_ND, rowvar=False, ddof=1))
 
 
+class Moments:
+    """Count, mean and second moment of samples that come in parts and are never all in memory.
+
+    Attributes:
+      count: of the samples so far.
+      mean_D: their mean, float64; zeros of none.
+      scatter_DD: sum of the outer products of their deviations from it.
+    """
+
+    def __init__(self, width: int):
+        self.count, self.mean_D, self.scatter_DD = 0, np.zeros(width), np.zeros((width, width))
+
+    def add(self, x_ND: np.ndarray) -> None:
+        """N samples more, of which there may be none."""
+        if len(x_ND):
+            part, x_ND = Moments(self.mean_D.size), np.asarray(x_ND, np.float64)
+            part.count, part.mean_D = len(x_ND), x_ND.mean(0)
+            part.scatter_DD = (x_ND - part.mean_D).T @ (x_ND - part.mean_D)
+            self.merge(part)
+
+    def merge(self, other: "Moments") -> None:
+        """The samples of another (Chan et al. 1979: exact, whatever the parts)."""
+        count = self.count + other.count
+        if not other.count:
+            return
+        apart_D = other.mean_D - self.mean_D
+        self.scatter_DD += other.scatter_DD + np.outer(
+            apart_D, apart_D * (self.count * other.count / count))
+        self.mean_D = self.mean_D + apart_D * (other.count / count)
+        self.count = count
+
+    def gaussian(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (D,) and covariance (D, D), ddof 1. ValueError of fewer than 2 samples."""
+        if self.count < 2:
+            raise ValueError(f"a Gaussian needs 2 samples or more, got {self.count}")
+        return self.mean_D, self.scatter_DD / (self.count - 1)
+
+
 def _sqrt_psd(s_DD: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(s_DD)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

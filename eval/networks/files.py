@@ -40,6 +40,9 @@ class Network:
 TABLE: dict[str, Network] = {
     "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
                        "syncnet"),
+    "inception": Network(("pt_inception-2015-12-05-6726825d.pth",),
+                         "github.com/mseitzer/pytorch-fid/releases", "Apache-2.0", "inception"),
+    "i3d": Network(("i3d_pretrained_400.pt",), "github.com/songweige/TATS", "MIT", "i3d"),
     "wavlm_ecapa": Network(("wavlm_large_finetune.pth",),
                            "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
                            "the repository's LICENSE", "wavlm_ecapa"),

@@ -159,7 +159,8 @@ class Run:
 
     def _add(self, split: str, variant: str, index: int, signals, bar) -> None:
         row = self.benchmark.score(split, index, signals)
-        frames = self.benchmark.frames(split, index, signals)
+        frames = (self.benchmark.frames(split, index, signals)
+                  | self.benchmark.kept(split, index, signals))
         self.rows.put(self.key(split, variant, index), row, frames)
         bar.update()
 

@@ -243,22 +243,31 @@ class Benchmark:
     def score(self, split: str, index: int, signals) -> dict:
         """One row: numbers and counts of one variant of one example, as plain JSON. Only what the
         variant made itself is scored."""
+        return self._made_by("score", split, index, signals)
+
+    def kept(self, split: str, index: int, signals) -> dict[str, np.ndarray]:
+        """{name: array} that metrics keep of one variant of one example, to be pooled with
+        `frames`."""
+        return self._made_by("keep", split, index, signals)
+
+    def _made_by(self, kind: str, split: str, index: int, signals) -> dict:
+        """Of one function of all metrics that this variant can be scored by."""
         case = Case(self, split, index, signals, self.truth(split, index))
         offered = self.offered(signals, case.truth)
-        functions = dict.fromkeys(m.score for m in self.metrics
-                                  if m.score and m.met_by(offered))
-        row: dict = {}
-        for score in functions:
-            row |= score(case)
-        return row
+        functions = dict.fromkeys(getattr(m, kind) for m in self.metrics
+                                  if getattr(m, kind) and m.met_by(offered))
+        out: dict = {}
+        for function in functions:
+            out |= function(case)
+        return out
 
     def frames(self, split: str, index: int, signals) -> dict[str, np.ndarray]:
         """{name: (frames, width)} of one variant of one example, which `summarise` pools."""
         raise NotImplementedError
 
     def summarise(self, rows: list[dict], frames: list[dict[str, np.ndarray]]) -> dict[str, dict]:
-        """{metric: {"value", "n", "low", "high"}} of one variant, from outputs of `score` and
-        `frames`."""
+        """{metric: {"value", "n", "low", "high"}} of one variant, from outputs of `score`, and of
+        `frames` and `kept`."""
         pool = Pool(self, rows, frames)
         entries = {m.name: m.pool(m.name, pool) for m in self.metrics}
         return {name: entry for name, entry in entries.items() if entry is not None}
