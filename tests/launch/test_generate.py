@@ -102,7 +102,8 @@ def test_what_is_given_decides_the_task(prompt, files):
     speech, motion = str(files / "speech.wav"), str(files / "motion.npy")
     for request, task, given in (({"text": TEXT}, "t2av", (0, 0)),
                                  ({"audio": speech}, "a2v", (25, 0)),
-                                 ({"audio": speech, "text": TEXT}, "a2v", (25, 0)),
+                                 ({"audio": speech, "text": TEXT}, "t2av", (0, 0)),  # in that voice
+                                 ({"audio": speech, "text": TEXT, "task": "a2v"}, "a2v", (25, 0)),
                                  ({"motion": motion, "text": TEXT}, "v2a", (0, 25)),
                                  ({"example": "train/0"}, "t2av", (0, 0)),
                                  ({"audio": speech, "text": TEXT, "prefix_seconds": 0.5}, "t2av",
@@ -253,7 +254,7 @@ def test_workdirs_that_lack_something(parts, workdir, tmp_path):
 
     with pytest.raises(UserError, match="missing tokenizer"):
         prompt(system, without("tokenizer"))
-    with pytest.raises(UserError, match="knows no speakers"):
+    with pytest.raises(UserError, match="nobody's voice.*--audio"):
         prompt(system, without("speakers"))
     silent = decode.Decoder(decoder.recipes | {"motion": {"kind": "none"}}, decoder.codecs)
     assert prompt(system, silent).task == "tts"
