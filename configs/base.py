@@ -240,3 +240,13 @@ class Experiment(Section):
 
 def get_config() -> ConfigDict:
     return Experiment.make()
+
+
+def in_common(value):
+    """Stages, or a path of theirs, with the workdir's folders moved to `common` beside it: what the
+    members of a sweep share is made once (docs/sweeps.md)."""
+    if hasattr(value, "items"):
+        return {key: in_common(of) for key, of in value.items()}
+    if isinstance(value, tuple):
+        return tuple(in_common(of) for of in value)
+    return value.replace("{workdir}", "{workdir}/../common") if isinstance(value, str) else value

@@ -17,10 +17,9 @@ Sizes:      ours. `equal_size` gives every variant the parameters of `highway`; 
 
 from avjax.errors import UserError
 from avjax.systems.avflow.config import FUSIONS, parameter_count
-from configs import quickstart
+from configs import base, quickstart
 
 VARIANTS = FUSIONS
-COMMON = "{workdir}/../common"
 
 
 def get_config(fusion: str = "highway"):
@@ -29,8 +28,8 @@ def get_config(fusion: str = "highway"):
                         expected=" | ".join(VARIANTS), found=repr(fusion))
     c = quickstart.get_config()
     c.name = f"puppets_{fusion}"
-    c.stages = tuple({key: _common(value) for key, value in stage.items()} for stage in c.stages)
-    c.data.dir = f"{COMMON}/data/features"
+    c.stages = base.in_common(c.stages)
+    c.data.dir = base.in_common(c.data.dir)
 
     c.system.d_model = 144
     c.system.d_ff = 384
@@ -44,13 +43,6 @@ def get_config(fusion: str = "highway"):
     c.evaluate.max_examples = 16
     c.sample.text = ""
     return c
-
-
-def _common(value):
-    """A stage's argument with the workdir's folders moved to those of the whole sweep."""
-    if hasattr(value, "items"):
-        return {key: _common(of) for key, of in value.items()}
-    return value.replace("{workdir}", COMMON) if isinstance(value, str) else value
 
 
 def equal_size(system, fusion: str):

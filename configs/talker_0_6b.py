@@ -9,7 +9,8 @@ Run:        avjax train --config=configs/talker_0_6b.py \\
                 --config.data.dir=data/talker/features \\
                 --config.train.init_from=runs/talker_tts --workdir=runs/talker
             Stage 1: the same without init_from, on the TTS list alone (every example without
-            motion).
+            motion), or on what is heard of any: --config.data.dir=None
+            --config.data.mixture="(('data/talker/features', 'train', 1, 'speech'),)"
 Hardware:   published on 8 GPUs, 8 clips each. 0.91 billion parameters (0.60 of them the backbone):
             14.6 GB of float32 parameters, gradients and Adam moments, sharded by mesh.fsdp. The
             backward pass keeps, by the shapes of what is saved, 6.3 GB a row with remat "dots" and

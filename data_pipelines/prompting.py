@@ -72,6 +72,7 @@ class Prompt:
       speakers: names, fit for files, where there are several.
       seconds: about how long it will be, where that is known; 0.0 = it is not.
       given: streams that are written with the made ones: {name: (time, ...)}.
+      texts: of the pieces, where a text was cut into them.
       shown: pictures a second and the pictures, (H, W, 3) uint8 each, that are written instead of
         drawn ones: of a film that is dubbed.
     """
@@ -87,6 +88,7 @@ class Prompt:
     speakers: tuple[str, ...] = ()
     seconds: float = 0.0
     given: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    texts: tuple[str, ...] = ()
     shown: Callable[[], tuple[float, Iterable[np.ndarray]]] | None = None
 
     @property
@@ -126,6 +128,11 @@ class PromptBuilder:
         """Lines that the user should see about what was generated (`System.generate`'s return
         value for a batch of one)."""
         return []
+
+    def told(self, prompt: Prompt, out: Mapping[str, np.ndarray], system) -> dict[str, Any]:
+        """What the results of a generation hold beside how it went, as JSON values; `out` as for
+        `remarks`."""
+        return {}
 
     def request(self, where: str, **given: Any) -> Request:
         """A Request of what was given; inputs that were not are "" or 0.

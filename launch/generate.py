@@ -31,7 +31,11 @@ printed on standard error and kept in OUT.json (of a pipe in WORKDIR/stream.json
 --requests=FILE generates many: a JSON
 object a line, {"id": "a", "text": "..."}, written to OUT/a.wav etc.; the same command continues
 where it was interrupted. All devices share the requests, and all hosts that the job was started on
-(or --processes=N, --shard=I/N).
+(or --processes=N, --shard=I/N). With --stream, --batch_size of them (4) are written at once while
+they are made, on one device, and OUT/ID.json says how each went.
+
+Talker makes text that is longer than its context in pieces, cut at sentences, each going on from
+the sound and motion before it (docs/talker.md): --text_file, --piece_seconds, --context_seconds.
 """
 
 import contextlib
@@ -68,7 +72,8 @@ def define_flags() -> None:
     for name, (field, systems) in prompting.inputs().items():
         DEFINE[field.kind](name, field.kind(), f"{field.help} [{', '.join(systems)}]")
     flags.DEFINE_string("requests", "", "File with a request a line, as JSON; see above.")
-    flags.DEFINE_integer("batch_size", 0, "Of --requests: so many at a time; 0 = one a device.",
+    flags.DEFINE_integer("batch_size", 0, "Of --requests: so many at a time; 0 = one a device; "
+                         "with --stream 4.",
                          lower_bound=0)
     flags.DEFINE_string("out", "", "Output path without extension, default WORKDIR/sample; of "
                                    "--requests a folder, default WORKDIR/samples.")
@@ -159,17 +164,28 @@ def stream(args, workdir: str, out, request: dict, step) -> None:
 
 def requests(args, workdir: str, out, settings: dict, inputs: dict) -> None:
     """--requests: this process' share of them."""
-    given = [name for name, value in inputs.items() if value] + ["stream"] * args.stream
+    given = [name for name, value in inputs.items() if value]
     if given:
         raise UserError(f"--{given[0]} beside --requests", where=f"--{given[0]}",
                         hint="put it into the file, or leave it out")
+    streamed = None
+    if args.stream:
+        if args.out and targets.goes_on(args.out):
+            raise UserError("many requests down one pipe", where=f"--out={args.out}",
+                            expected="a folder, or one request: --text=... without --requests")
+        for name in ("save_latents", "geometry"):
+            if getattr(args, name):
+                raise UserError(f"--{name} beside --stream", where=f"--{name}",
+                                hint="leave one of them out")
+        streamed = {"format": args.format} | {name: getattr(args, name) for name in STREAM}
     workers.spread("launch.generate", str(out))
     share = workers.share(args.shard)
     file = lock.beside(out.with_name(f"{out.name}-{share[0]}-of-{share[1]}"))
     with lock.hold(file, "the outputs", out), remote.at_hand(workdir, settings["step"]) as here:
         made, skipped = jobs.generate_requests(
             here, args.requests, args.out or here / "samples", share=share,
-            batch_size=args.batch_size, save_latents=args.save_latents, **settings)
+            batch_size=args.batch_size, save_latents=args.save_latents, streamed=streamed,
+            **settings)
     print(f"{made} generated, {skipped} were there already: {out}")
 
 

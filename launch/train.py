@@ -55,14 +55,15 @@ def run(config, workdir: Path) -> None:
     """Stages, training, evaluation, samples: what is left of them. Raises UserError, Restart."""
     began = time.perf_counter()
     enable_compilation_cache()
-    from launch.jobs.stages import run_stages, sole_makers
+    from launch.jobs.stages import run_stages, seeded, sole_makers
     from launch.training import agree, fill_config, make_mesh, run_training
 
     agree(config, workdir)
     make_mesh(config.mesh, dcn=config.dcn)  # devices and mesh, before anything that takes long
     distributed.on_main("checks of the config", lambda: check_config(config, workdir))
-    with sole_makers(config.stages, workdir):
-        seconds = run_stages(config.stages, workdir)
+    stages = seeded(config.stages, config.seed)
+    with sole_makers(stages, workdir):
+        seconds = run_stages(stages, workdir)
     distributed.on_main("checks of what follows",
                         lambda: check_what_follows(fill_config(config, workdir), workdir))
     start = time.perf_counter()
@@ -120,9 +121,10 @@ def finish(config, workdir: Path) -> dict[str, float]:
 def check_config(config, workdir: Path) -> None:
     """UserError for whatever can be known to be wrong before the first stage."""
     from launch import preflight
+    from launch.jobs.stages import seeded
     from launch.training import fill_config
 
-    made = preflight.check_stages(config.stages, workdir)
+    made = preflight.check_stages(seeded(config.stages, config.seed), workdir)
     preflight.check(fill_config(config, workdir), workdir, made)
 
 

@@ -2,23 +2,27 @@
 
   avjax weights inspect FILE
   avjax weights export --workdir=DIR --out=FILE.pt|FILE.safetensors
+  avjax weights export --workdir=DIR --folder=RELEASE
   avjax weights import --system=NAME --file=FILE --workdir=DIR
   [--data=FEATURES]
-  avjax weights import --system=avflow --folder=RELEASE --workdir=DIR
+  avjax weights import --system=avflow|talker --folder=RELEASE --workdir=DIR
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
 `export` writes a trained system that has published weights (AV-Flow, its text to tokens, the
 head VAE, Talker-T2AV, BigVGAN) under the published names: a .safetensors holds the network alone,
 a .pt is the file that the published code itself saves and loads (AV-Flow's: iteration, network in
-its wrapper, optimizer, here a fresh one).
+its wrapper, optimizer, here a fresh one). With --folder, Talker-T2AV becomes a release as its
+owners lay it out: beside the network its tokenizer, chat template and config, and of what is frozen
+around it the statistics and the files that the workdir holds; what the published code cannot load
+is told.
 `import` makes a workdir of a published file, from which launch.train continues: with
 --data, the recipes and codecs of that feature dataset are copied along, and launch.generate can use
 it (the weights must have been trained on features made by those codecs). `--system=talker` also
 takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained in
-that workdir, or from it by --config.train.init_from. `--folder` imports a whole release: the
-network (--file chooses among several), its head VAE and statistics, and into WORKDIR/vocoder,
-WORKDIR/ctc and WORKDIR/text what makes sound of mel, tokens of sound and tokens of text; then
-avjax generate needs nothing else.
+that workdir, or from it by --config.train.init_from. `--folder` imports a whole release, AV-Flow's
+(docs/avflow_release.md) or Talker-T2AV's (docs/talker.md): the network (--file chooses among
+several), and beside it in WORKDIR all that reads what drives it and makes sound and pictures of its
+streams; then avjax generate needs nothing else.
 """
 
 import itertools
@@ -47,8 +51,9 @@ SYSTEM = flags.DEFINE_string("system", None, "import: the system whose weights t
 FILE = flags.DEFINE_string("file", None, "import: a published .safetensors, .npz, .pt, .pth, .ckpt "
                            "or .bin; of several files "
                            "the index, or their folder.")
-RELEASE = flags.DEFINE_string("folder", None, "import: instead of --file, a release as its owners "
-                              "lay it out (docs/avflow_release.md).")
+RELEASE = flags.DEFINE_string("folder", None, "A release as its owners lay it out: import it "
+                              "instead of --file (docs/avflow_release.md), or export to this new "
+                              "folder instead of --out (docs/talker.md).")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: "
                                              "found).")
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode "
@@ -82,6 +87,15 @@ def main(command):
         case ["inspect", path]:
             print(weights.describe(path))
         case ["export"]:
+            if RELEASE.value and OUT.value:
+                raise UserError("--out beside --folder", where="--out, --folder",
+                                hint="leave one of them out")
+            if RELEASE.value:
+                _need(workdir=WORKDIR.value)
+                with lock.hold(lock.beside(RELEASE.value), "the folder", RELEASE.value):
+                    release.export_folder(WORKDIR.value, RELEASE.value, step=STEP.value,
+                                          average=AVERAGE.value)
+                return
             _need(workdir=WORKDIR.value, out=OUT.value)
             with lock.hold(lock.beside(OUT.value), "the file", OUT.value):
                 count = weights.export(WORKDIR.value, OUT.value, step=STEP.value,

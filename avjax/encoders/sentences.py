@@ -1,10 +1,13 @@
-"""Ends of sentences: at . ? or ! before a space, but not at an abbreviation's or initial's point.
+"""Ends of sentences: at . ? or ! before a space, but not at an abbreviation's or initial's point;
+and long text cut into pieces, at sentences where it can be.
 
-English. The point of an abbreviation ends a sentence as well where the next word is one that
-sentences begin with: "at 5 p.m. Then", but "in the U.S. Senate"; of a title it never does.
+English; long text may have the marks of Chinese and Japanese too. The point of an abbreviation ends
+a sentence as well where the next word is one that sentences begin with: "at 5 p.m. Then", but "in
+the U.S. Senate"; of a title it never does.
 """
 
 import re
+from collections.abc import Callable
 
 _TITLES = frozenset("""mr mrs ms mx messrs dr prof rev fr hon gov sen rep gen col maj capt cmdr lt
     sgt cpl pvt adm pres st mt ft e.g i.e cf viz ca approx vs""".split())
@@ -20,6 +23,9 @@ _STARTERS = frozenset("""the a an this that these those there here it its he she
     mr mrs ms dr""".split())
 _ENDS = re.compile(r"[.?!]+[\"')\]]*(?=\s|$)")
 _BEFORE = re.compile(r"[\"'(\[]*([^\s\"'(\[]*)$")
+_WIDE_ENDS = re.compile(r"[\u3002\uff01\uff1f]+[\u201d\u2019\u300d\u300f\uff09]*|\n\s*\n")  # 。！？
+_CLAUSES = re.compile(r"[,;:][\"')\]]*(?=\s)|[\uff0c\u3001\uff1b\uff1a]|\s[-\u2013](?=\s)|\u2014")
+_WORDS = re.compile(r"\S(?=\s)|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _NEXT = re.compile(r"\s+[\"'(\[]*(\S*)")
 
 
@@ -53,3 +59,43 @@ def split(text: str) -> list[int]:
     ends = [m.end() for m in _ENDS.finditer(text)
             if m[0].strip("\"')]") != "." or ends_sentence(text, m.start())]
     return [*(e for e in ends if text[e:].strip()), len(text)]
+
+
+def pieces(text: str, cost: Callable[[str], float]) -> list[str]:
+    """Consecutive parts of a text, each of a cost of at most 1: whole sentences, as many as fit and
+    about as long as each other; a sentence that costs more is cut at clauses, and a clause at
+    words. All of the text is in them, but for the white space between.
+
+    Raises ValueError with the word that costs more than 1.
+    """
+    units = _units(text, cost, [_sentence_ends, _CLAUSES, _WORDS])
+    made = _packed(units, cost, 1.0)
+    even = (_packed(units, cost, most / 10) for most in range(5, 10))
+    return next((parts for parts in even if len(parts) == len(made)), made)
+
+
+def _sentence_ends(text: str) -> list[int]:
+    return sorted({*split(text), *(m.end() for m in _WIDE_ENDS.finditer(text))})
+
+
+def _units(text: str, cost: Callable[[str], float], levels: list) -> list[str]:
+    """Parts that fit, no smaller than they must be; they join to the text."""
+    if cost(text.strip()) <= 1:
+        return [text]
+    if not levels:
+        raise ValueError(text.strip())
+    first, *rest = levels
+    ends = first(text) if callable(first) else [m.end() for m in first.finditer(text)]
+    edges = [0, *(end for end in ends if end < len(text)), len(text)]
+    return [unit for a, b in zip(edges, edges[1:], strict=False)
+            for unit in _units(text[a:b], cost, rest)]
+
+
+def _packed(units: list[str], cost: Callable[[str], float], most: float) -> list[str]:
+    """As many consecutive units to a part as cost at most that; one may cost more alone."""
+    parts = [""]
+    for unit in units:
+        if parts[-1].strip() and cost((parts[-1] + unit).strip()) > most:
+            parts.append("")
+        parts[-1] += unit
+    return [part.strip() for part in parts if part.strip()]

@@ -8,7 +8,7 @@ depend neither on the batch size nor on the order nor on what else is generated.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from avjax.inference import padding
 from avjax.inference.keys import example_keys
 from avjax.inference.progress import Progress
 from avjax.sharding import mesh as meshes
-from avjax.systems.api import System, bucket, real_streams
+from avjax.systems.api import Chunk, System, Utterance, bucket, real_streams
 
 Example = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
@@ -39,6 +39,15 @@ class Item:
     make: Callable[[], tuple[padding.Conditions, int]]
     bounded: bool = False
     tag: str = ""
+
+
+class Speech(NamedTuple):
+    """One thing to stream; see `Generator.stream`."""
+
+    name: str
+    pieces: Sequence[padding.Conditions]
+    frames: Sequence[int] = ()
+    bounded: bool = False
 
 
 class Generator:
@@ -123,15 +132,42 @@ class Generator:
           keep: see `Progress`.
         """
         task = self._task(task)
-        sizes = [padding.sizes(self.system, piece) for piece in pieces]
-        frames = frames or [size.get(padding.TIME, 0) for size in sizes]
-        longest = max(max(f, size.get(padding.TIME, 0))
-                      for f, size in zip(frames, sizes, strict=True))
-        room = padding.room(sizes, longest if bounded else bucket(longest))
-        prompts = (padding.batch(self.system, [piece], [count], room)
-                   for piece, count in zip(pieces, frames, strict=True))
+        one = Speech(name, pieces, frames, bounded)
         return Progress(self.system, self.system.stream(
-            params, prompts, example_keys(self.seed, [name]), task), keep=keep)
+            params, self._prompts(one, self._room([one])), example_keys(self.seed, [name]), task),
+            keep=keep)
+
+    def stream_several(self, params, speeches: Iterable[Speech], task: str = "", *,
+                       rows: int = 0) -> Iterator[tuple[int, Chunk | None]]:
+        """Several examples at once: (number of the example, chunk), None after its last; each as
+        `stream` makes it alone. See `System.stream_several`.
+
+        Args:
+          speeches: a sequence.
+          rows: so many at a time; 0 = the batch size.
+        """
+        speeches = list(speeches)
+        room = self._room(speeches)
+        utterances = (Utterance(self._prompts(one, room), example_keys(self.seed, [one.name]),
+                                max(one.frames, default=0) if one.bounded else 0)
+                      for one in speeches)
+        rows = min(rows or self.batch_size, len(speeches))
+        return self.system.stream_several(params, utterances, self._task(task), rows)
+
+    def _room(self, speeches: Sequence[Speech]) -> dict[str, int]:
+        """Padded lengths for all pieces of all."""
+        sizes = [padding.sizes(self.system, piece) for one in speeches for piece in one.pieces]
+        longest = max([size.get(padding.TIME, 0) for size in sizes]
+                      + [frames for one in speeches for frames in one.frames])
+        bounded = all(one.bounded for one in speeches)
+        return padding.room(sizes, longest if bounded else bucket(longest))
+
+    def _prompts(self, one: Speech, room: Mapping[str, int]) -> Iterator[dict[str, np.ndarray]]:
+        """Its pieces as padded batches of one."""
+        frames = one.frames or [padding.sizes(self.system, piece).get(padding.TIME, 0)
+                                for piece in one.pieces]
+        return (padding.batch(self.system, [piece], [count], room)
+                for piece, count in zip(one.pieces, frames, strict=True))
 
     def streams(self, name: str, out: Mapping[str, Any], frames: int) -> dict[str, np.ndarray]:
         """{stream: (length, dims)} of what was generated as a batch of one. UserError for numbers

@@ -7,8 +7,9 @@ docs/adding_a_system.md builds one from nothing.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,6 +75,19 @@ class Chunk:
 
     streams: dict[str, np.ndarray]
     seconds: float
+
+
+class Utterance(NamedTuple):
+    """One of several that are streamed at once.
+
+    Attributes:
+      prompts, keys: as `System.stream` takes them, a batch of one.
+      frames: the most that may be made of one of its prompts; 0 = all that there is room for.
+    """
+
+    prompts: Iterable[Batch]
+    keys: jax.Array
+    frames: int = 0
 
 
 class Rows:
@@ -218,6 +232,26 @@ class System:
           keys: (batch,) typed keys, as for `generate`.
         """
         raise NotImplementedError(f"{type(self).__module__} does not stream {task!r}")
+
+    def stream_several(self, params: Params, utterances: Iterable[Utterance], task: str,
+                       rows: int) -> Iterator[tuple[int, Chunk | None]]:
+        """`stream` of several at once: (number of the utterance, chunk) as they are made; an empty
+        chunk when it begins, None after its last. Each one's chunks join to what it makes alone. At
+        most `rows` are under way, and the next begins when one has ended. Here they take turns; a
+        System that can advance them as one batch overrides it."""
+        waiting = enumerate(utterances)
+        running: dict[int, Iterator[Chunk]] = {}
+        while True:
+            for number, one in itertools.islice(waiting, rows - len(running)):
+                yield number, Chunk({}, 0.0)
+                running[number] = self.stream(params, one.prompts, one.keys, task)
+            if not running:
+                return
+            for number, chunks in list(running.items()):
+                chunk = next(chunks, None)
+                if chunk is None:
+                    del running[number]
+                yield number, chunk
 
 
 def build(config) -> System:

@@ -33,6 +33,20 @@ def fold_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return folded
 
 
+def split_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `fold_weight_norm` for a network all of whose convolutions are normed over all
+    but their first axis: `weight_g` and `weight_v` in place of each `weight`."""
+    out = {}
+    for name, value in state.items():
+        if not name.endswith(".weight"):
+            out[name] = value
+            continue
+        axes = tuple(range(1, value.ndim))
+        norm = np.sqrt(np.sum(np.square(value, dtype=np.float64), axes, keepdims=True))
+        out |= {f"{name}_g": norm.astype(value.dtype), f"{name}_v": value}
+    return out
+
+
 def check_computed(name: str, found: np.ndarray, ours: np.ndarray, what: str) -> None:
     """A table that a file carries and we compute. UserError: it differs, so that the
     network is another one."""

@@ -8,6 +8,7 @@ storage, `data/<key>` with its bytes, uncompressed and aligned.
 
 import os
 import struct
+import types
 import zipfile
 from typing import Any
 
@@ -22,7 +23,8 @@ _NAMES = {np.dtype(dtype): name for name, dtype in dtypes.STORAGES.items() if na
 
 
 def write_torch_zip(path: str | os.PathLike, tree: Any) -> None:
-    """Writes dicts, lists, tuples, numpy arrays (as CPU tensors), numbers, text, booleans and None.
+    """Writes dicts, lists, tuples, numpy arrays (as CPU tensors), numbers, text, booleans and None;
+    and types.SimpleNamespace, which torch.load(weights_only=False) alone reads.
 
     An array that occurs twice is written once, and is one tensor for the reader. TypeError:
     anything else in `tree`.
@@ -73,6 +75,8 @@ def _encode(value: Any, storages: dict[int, tuple[str, np.ndarray]]) -> bytes:
             return b"](" + all_of(value) + b"e"
         case dict():
             return b"}(" + all_of(x for item in value.items() for x in item) + b"u"
+        case types.SimpleNamespace():
+            return _global("types", "SimpleNamespace") + b")R" + all_of([vars(value)]) + b"b"
         case np.ndarray() if (dtype := value.dtype.newbyteorder("=")) in _NAMES:
             key, _ = storages.setdefault(id(value), (str(len(storages)), value))
             storage = (b"(" + all_of(["storage"]) + _global("torch", _NAMES[dtype])

@@ -110,6 +110,12 @@ class Signals:
         return onsets.onset_times(self.waveform, self.benchmark.sample_rate)
 
     @functools.cached_property
+    def loudness(self) -> np.ndarray:
+        """(frames,) dB of the sound at the rate of `lips`, see onsets.loudness."""
+        return onsets.loudness(self.waveform, self.benchmark.sample_rate,
+                               self.benchmark.lip_recipe["fps"])
+
+    @functools.cached_property
     def lips(self) -> tuple[np.ndarray, np.ndarray | float]:
         """(aperture (N,), mouth width) at 30 Hz."""
         if self.benchmark.reader:

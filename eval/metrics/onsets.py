@@ -1,4 +1,6 @@
-"""Audio onsets: spectral flux on a log-mel spectrogram with librosa 0.11's defaults, in numpy
+"""When sound begins, and how loud it is.
+
+Audio onsets: spectral flux on a log-mel spectrogram with librosa 0.11's defaults, in numpy
 (librosa brings numba).
 
 The peak-picking windows are given in seconds and round down to frames of 512 samples, so the sample
@@ -15,6 +17,8 @@ RECIPE = {"implementation": "avjax eval.metrics.onsets 1 (librosa 0.11 onset_det
           "n_fft": 2048,
           "hop": 512, "mels": 128, "delta": 0.07}
 N_FFT, HOP, MELS = 2048, 512, 128
+FLOOR = 50.0  # dB below the loudest frame
+SILENCE = 1e-8  # mean power of the loudest frame: -80 dB of full scale
 
 
 def strength(wave_N: np.ndarray, rate: int) -> np.ndarray:
@@ -55,3 +59,16 @@ def onset_times(wave_N: np.ndarray, rate: int) -> np.ndarray:
                         int(0.1 * second) + 1,
                         RECIPE["delta"], int(0.03 * second))
     return frames * HOP / rate
+
+
+def loudness(wave_N: np.ndarray, rate: int, fps: float) -> np.ndarray:
+    """(frames,) dB of the sound's energy, 0 at the loudest frame and -FLOOR at the least; all 0 for
+    silence. Frame n is the mean power from (n - 1) / fps to (n + 1) / fps seconds."""
+    ends = np.concatenate([[0.0], np.cumsum(np.square(wave_N, dtype=np.float64))])
+    at = np.round((np.arange(int(len(wave_N) / rate * fps)) + [[-1], [1]]) / fps * rate).astype(int)
+    first, last = np.clip(at, 0, len(wave_N))
+    power = (ends[last] - ends[first]) / np.maximum(last - first, 1)
+    loudest = power.max(initial=0.0)
+    if loudest <= SILENCE:
+        return np.zeros(len(power))
+    return 10 * np.log10(np.maximum(power / loudest, 10 ** (-FLOOR / 10)))

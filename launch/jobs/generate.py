@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
-from avjax.inference.generator import Generator, Item
+from avjax.inference.generator import Generator, Item, Speech
 from avjax.inference.local import local_mesh
 from avjax.inference.progress import Progress
 from avjax.storage import atomic
@@ -27,6 +27,8 @@ from data_pipelines.prompting import Prompt
 from launch import data
 from launch import flags as launch_flags
 from launch.jobs import live, targets, video
+from launch.jobs.requests import files as requests_files
+from launch.jobs.requests import live as live_several
 
 ITERATIONS = 60  # of Griffin-Lim, where sound is kept
 Streams = dict[str, np.ndarray]
@@ -95,17 +97,40 @@ class Avatar:
     def generate_all(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Streams]]:
         """Yields (id, streams) for {id: prompt}, in batches where the system allows it."""
         batches: dict[str, list] = {}
+        long: dict[str, dict] = {}
         for name, prompt in prompts.items():
-            if self._in_steps(prompt):
-                yield name, self.generate(prompt)
-            else:
+            if not self._in_steps(prompt):
                 batches.setdefault(prompt.task, []).append((name, prompt))
+            elif self.system.steps(prompt.task) is None:
+                long.setdefault(prompt.task, {})[name] = prompt
+            else:
+                yield name, self.generate(prompt)
+        for members in long.values():
+            yield from self._long(members)
         for task, members in batches.items():
             numbers = {str(k): member for k, member in enumerate(members)}
             items = (item_of(prompt, tag=k) for k, (_, prompt) in numbers.items())
             for tag, out, _ in self.generator.batches(self.params, items, task):
                 name, prompt = numbers[tag]
                 yield name, self.finish(prompt, out)
+
+    def _long(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Streams]]:
+        """(id, streams) of prompts of one task that are made in pieces, several at once."""
+        made: dict[str, list] = {}
+        for name, chunk in self.stream_several(prompts):
+            if chunk is not None:
+                made.setdefault(name, []).append(chunk)
+            else:
+                out = Progress(self.system, iter(made.pop(name))).result
+                yield name, self.finish(prompts[name], out)
+
+    def stream_several(self, prompts: Mapping[str, Prompt], rows: int = 0):
+        """(id, chunk) of prompts of one task, see `Generator.stream_several`."""
+        names = list(prompts)
+        [task] = {prompt.task for prompt in prompts.values()}
+        speeches = [Speech(p.name, p.pieces, _frames(p), p.bounded) for p in prompts.values()]
+        made = self.generator.stream_several(self.params, speeches, task, rows=rows)
+        return ((names[number], chunk) for number, chunk in made)
 
     def finish(self, prompt: Prompt, out: Mapping[str, np.ndarray]) -> Streams:
         """The real frames of what was generated as a batch of one; says what the user should
@@ -119,9 +144,8 @@ class Avatar:
 
     def progress(self, prompt: Prompt, *, keep: bool = True) -> Progress:
         """The chunks of one prompt as they are made."""
-        frames = [prompt.frames] if len(prompt.pieces) == 1 else ()
         return self.generator.stream(self.params, prompt.pieces, prompt.name, prompt.task,
-                                     frames=frames, bounded=prompt.bounded, keep=keep)
+                                     frames=_frames(prompt), bounded=prompt.bounded, keep=keep)
 
     def _in_pieces(self, prompt: Prompt):
         """With a bar that moves by the seconds made."""
@@ -137,6 +161,12 @@ class Avatar:
             bar.total = progress.seconds
             bar.refresh()
         return progress.result
+
+
+def _frames(prompt: Prompt) -> list[int]:
+    """Room for each piece, where the prompt and not the conditions' lengths say it."""
+    own = len(prompt.pieces) == 1 or prompt.bounded
+    return [prompt.frames] * len(prompt.pieces) if own else []
 
 
 def item_of(prompt: Prompt, tag: str = "") -> Item:
@@ -190,11 +220,8 @@ def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: in
     avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
                     temperature=temperature, vocoder=vocoder, length_scale=length_scale,
                     token_temperature=token_temperature)
-    given = {"chunk": chunk, "vocoder_block": vocoder_block, "vocoder_ahead": vocoder_ahead}
-    settings = base.Stream.make()
-    settings.update(avatar.config.get("stream", {}))  # older jobs know none
-    settings.update({name: value for name, value in given.items() if value >= 0})
-    base.Stream.check(settings)
+    settings = stream_settings(avatar.config, chunk=chunk, vocoder_block=vocoder_block,
+                               vocoder_ahead=vocoder_ahead)
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     file = wanted[0].path if wanted[0].grows else avatar.workdir / "stream.json"
@@ -203,30 +230,43 @@ def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: in
                        stdout=stdout)
 
 
+def stream_settings(config, **given: int) -> ConfigDict:
+    """config.stream, with what is given instead where that is not negative."""
+    settings = base.Stream.make()
+    settings.update(config.get("stream", {}))  # older jobs know none
+    settings.update({name: value for name, value in given.items() if value >= 0})
+    base.Stream.check(settings)
+    return settings
+
+
 def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1),
                       batch_size: int = 0, save_latents: bool = False,
-                      **settings) -> tuple[int, int]:
+                      streamed: Mapping[str, Any] | None = None, **settings) -> tuple[int, int]:
     """Generates a file of requests with all devices of this machine; returns (made, skipped).
 
     Every request becomes OUT/ID.wav etc. and, last, OUT/ID.json, which says what it was made from:
-    a request whose file is there, of the same request and settings, is skipped.
+    a request whose file is there, of the same request and settings, is skipped. Streamed, on one
+    device, it says how that went too, under "stream".
 
     Args:
       requests: file with a JSON object a line: "id", and inputs that the system takes.
       out: folder.
       share: (k, n): the k-th of every n requests is this process' own.
-      batch_size: requests at a time; 0 = one a device.
+      batch_size: requests at a time; 0 = one a device; streamed, `live_several.ROWS`.
+      streamed: writes them while they are made: {"format": of `targets.targets`, "chunk",
+        "vocoder_block", "vocoder_ahead": as of `stream`}.
       settings: of `Avatar`.
     """
-    wanted = read_requests(pathlib.Path(requests))
+    wanted = requests_files.read_requests(pathlib.Path(requests))
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     index, count = share
     own = dict(itertools.islice(wanted.items(), index, None, count))
     made_by = {"workdir": str(pathlib.Path(workdir).absolute())} | {
-        name: value for name, value in settings.items() if value}
+        name: value for name, value in settings.items() if value} | (
+        {"streamed": dict(streamed)} if streamed is not None else {})
     todo = {name: request for name, request in own.items()
-            if done_before(out, name) != {"request": request, "settings": made_by}}
+            if requests_files.done_before(out, name) != {"request": request, "settings": made_by}}
     if not todo:
         return 0, len(own)
     avatar = Avatar(workdir, batch_size=batch_size or len(jax.local_devices()), mesh=local_mesh(),
@@ -238,60 +278,43 @@ def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1)
         except UserError as error:
             raise UserError(f"request {name!r}: {error}", where=str(requests)) from error
         say(f"{name}: {line}" for line in prompts[name].remarks)
+
+    def record(name: str, **told) -> None:
+        if prompts[name].texts:
+            told = {"pieces": len(prompts[name].pieces)} | told
+        atomic.write(requests_files.record_file(out, name), json.dumps(
+            {"request": todo[name], "settings": made_by} | told))
+
+    if streamed is not None:
+        return _stream_requests(avatar, prompts, out, record, batch_size, **streamed), len(
+            own) - len(todo)
     bar = tqdm(total=len(todo), unit="request", file=sys.stderr, desc="generating")
     with bar:
         for name, streams in avatar.generate_all(prompts):
             files = video.write(out / name, streams, avatar.decoder, prompts[name], save_latents)
-            atomic.write(record_file(out, name), json.dumps(
-                {"request": todo[name], "settings": made_by,
-                 "files": sorted(path.name for path in files.values())}))
+            record(name, files=sorted(path.name for path in files.values()))
             bar.update()
     return len(todo), len(own) - len(todo)
 
 
-def record_file(out: pathlib.Path, name: str) -> pathlib.Path:
-    return out / f"{name}.json"
-
-
-def done_before(out: pathlib.Path, name: str) -> dict | None:
-    """{"request", "settings"} that the files of a name were made from; None where any is
-    missing."""
-    try:
-        record = json.loads(record_file(out, name).read_text())
-        files = record.pop("files")
-    except (OSError, ValueError, KeyError):
-        return None
-    return record if all((out / file).is_file() for file in files) else None
-
-
-def read_requests(path: pathlib.Path) -> dict[str, dict]:
-    """{id: inputs} of a file of JSON lines. UserError names the line that is none, an id that is
-    missing, no file name, or there twice."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("unreadable requests", where=f"--requests={path}",
-                        expected="a file with a JSON object a line", found=str(error)) from error
-    found: dict[str, dict] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            request = json.loads(line)
-        except ValueError as error:
-            raise UserError("not a request", where=where, expected='{"id": "a", "text": "..."}',
-                            found=line[:60]) from error
-        name = request.pop("id", None) if isinstance(request, dict) else None
-        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
-            raise UserError("a request without an id", where=where,
-                            expected='"id", fit for a file name', found=line[:60])
-        if name in found:
-            raise UserError("two requests of one id", where=where, found=repr(name))
-        found[name] = request
-    if not found:
-        raise UserError("no requests", where=str(path), expected="a JSON object a line")
-    return found
+def _stream_requests(avatar: Avatar, prompts: Mapping[str, Prompt], out: pathlib.Path, record,
+                     rows: int, *, format: str = "", **given: int) -> int:
+    """Streams prompts, those of one task at once; how many. UserError for a task that is not
+    streamed."""
+    config = stream_settings(avatar.config, **given)
+    settings = Settings(config.vocoder_block, config.vocoder_ahead)
+    tasks: dict[str, dict[str, Prompt]] = {}
+    for name, prompt in prompts.items():
+        live.check_streams(avatar, prompt)
+        tasks.setdefault(prompt.task, {})[name] = avatar.builder.recut(prompt, avatar.system,
+                                                                       config.chunk)
+    for members in tasks.values():
+        wanted = {name: targets.targets(str(out / name), format) for name in members}
+        for name, report in live_several.stream(avatar, members, wanted, settings=settings,
+                                                rows=rows):
+            files = [pathlib.Path(file).name for file in report.pop("files").values()]
+            record(name, stream=report, **({"files": files} if report["complete"] else {}))
+    return len(prompts)
 
 
 def prompt_of(config, system, decoder, **request: Any) -> Prompt:

@@ -89,9 +89,7 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
     Raises UserError where the system does not stream this task; SystemExit with 128 + SIGPIPE when
     the reader has gone, with 128 + the signal when stopped by one.
     """
-    if not avatar.system.can_stream(prompt.task):
-        raise UserError(f"{avatar.config.system.name} does not stream {prompt.task}",
-                        where="--stream", hint="leave it out")
+    check_streams(avatar, prompt)
     draws = any(target.kind == "mp4" for target in wanted)
     prompt = avatar.builder.recut(prompt, avatar.system, chunk)
 
@@ -113,15 +111,13 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
             stopping = stack.enter_context(Stopping())
             files = [stack.enter_context(places.opened(target, stdout)) for target in wanted]
             player = Playback()
-            into = [_writer(target, player.watched(file), avatar.decoder)
+            into = [writer_of(target, player.watched(file), avatar.decoder)
                     for target, file in zip(wanted, files, strict=True)]
             made = packets(speakers, progress, prompt.frames)
             _write_all(made, into, player, avatar.decoder.sample_rate, stopping)
-            if not player.seconds:
-                raise UserError("nothing was generated", where=prompt.task,
-                                expected="at least one frame", found="0",
-                                hint="train longer, or raise --config.system.min_patches")
+            check_made(player, prompt)
         complete = True
+        about |= avatar.builder.told(prompt, progress.result, avatar.system)
         for line in avatar.builder.remarks(prompt, progress.result, avatar.system):
             print(f"\n{line}", file=sys.stderr)
     except BrokenPipeError:
@@ -131,11 +127,8 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
         print(f"\n{stopped} after {player.seconds:.2f} s", file=sys.stderr)
         code = stopped.code
     finally:
-        report = player.report() | about | {
-            "complete": complete, "real_time": player.factor < 1 and complete,
-            "files": {target.kind: str(target) for target in wanted
-                      if not (complete and target.missing)}}
-        print(f"\r{_line(player)}", file=sys.stderr, flush=True)
+        report = report_of(player, wanted, complete) | about
+        print(f"\r{line_of(player)}", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError, StorageError):  # what went wrong is told by itself
             atomic.write(results, json.dumps(report, indent=1) + "\n")
     if code:
@@ -143,21 +136,54 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
     return report
 
 
-def packets(speakers: Speakers, progress, frames: int) -> Iterator[Packet]:
-    """One a chunk, and one at the end. Of streams without a length `frames` are real. UserError for
-    numbers that are not finite."""
-    left = {name: math.inf if f"{name}_length" in progress.specs else frames
-            for name, spec in progress.specs.items() if "time" in spec.shape}
-    for chunk in progress:
-        new = {name: np.asarray(x)[0] for name, x in chunk.streams.items() if name in left}
+def check_streams(avatar, prompt: Prompt) -> None:
+    """UserError where the system does not stream this task."""
+    if not avatar.system.can_stream(prompt.task):
+        raise UserError(f"{avatar.config.system.name} does not stream {prompt.task}",
+                        where="--stream", hint="leave it out")
+
+
+def check_made(player: Playback, prompt: Prompt) -> None:
+    """UserError where no sound has come."""
+    if not player.seconds:
+        raise UserError("nothing was generated", where=prompt.task, expected="at least one frame",
+                        found="0", hint="train longer, or raise --config.system.min_patches")
+
+
+def report_of(player: Playback, wanted: Sequence[places.Target], complete: bool) -> dict:
+    """How a stream went, and its files."""
+    return player.report() | {
+        "complete": complete, "real_time": player.factor < 1 and complete,
+        "files": {target.kind: str(target) for target in wanted
+                  if not (complete and target.missing)}}
+
+
+class Feed:
+    """The chunks of one prompt -> packets. Of streams without a length `frames` are real."""
+
+    def __init__(self, speakers: Speakers, specs, frames: int):
+        self._speakers = speakers
+        self._left = {name: math.inf if f"{name}_length" in specs else frames
+                      for name, spec in specs.items() if "time" in spec.shape}
+
+    def packet(self, chunk) -> Packet:
+        """UserError for numbers that are not finite."""
+        new = {name: np.asarray(x)[0] for name, x in chunk.streams.items() if name in self._left}
         for name, x in new.items():
-            new[name] = x[:min(left[name], len(x))]
-            left[name] -= len(new[name])
+            new[name] = x[:min(self._left[name], len(x))]
+            self._left[name] -= len(new[name])
             if not np.isfinite(x).all():
                 raise UserError("the model generated values that are not finite", where=name,
                                 expected="finite numbers",
                                 hint="the training diverged: use an earlier checkpoint")
-        yield speakers.feed(new)
+        return self._speakers.feed(new)
+
+
+def packets(speakers: Speakers, progress, frames: int) -> Iterator[Packet]:
+    """One a chunk, and one at the end; see `Feed`."""
+    feed = Feed(speakers, progress.specs, frames)
+    for chunk in progress:
+        yield feed.packet(chunk)
     yield speakers.finish()
 
 
@@ -174,7 +200,7 @@ def _write_all(made: Iterator[Packet], into: Sequence[writers.Writer], player: P
                     writer.add(packet.sound_N, packet.pictures)
             if player.elapsed > told + TOLD_EVERY:
                 told = player.elapsed
-                print(f"\r{_line(player)}", end="", file=sys.stderr, flush=True)
+                print(f"\r{line_of(player)}", end="", file=sys.stderr, flush=True)
     except BaseException:
         for writer in into:
             with contextlib.suppress(OSError, ValueError):
@@ -185,7 +211,7 @@ def _write_all(made: Iterator[Packet], into: Sequence[writers.Writer], player: P
             writer.finish()
 
 
-def _writer(target: places.Target, file, decoder: decode.Decoder) -> writers.Writer:
+def writer_of(target: places.Target, file, decoder: decode.Decoder) -> writers.Writer:
     rate = decoder.sample_rate
     if target.kind in writers.PCM:
         print(f"{target}: {target.kind}, {rate} Hz, mono: ffplay -f {target.kind} -ar {rate} "
@@ -233,7 +259,7 @@ def _tell(ahead: dict) -> None:
     sys.stderr.flush()
 
 
-def _line(player: Playback) -> str:
+def line_of(player: Playback) -> str:
     if player.first is None:
         return "no sound yet"
     return (f"first packet after {player.first:.3f} s; {player.seconds:.2f} s made in "

@@ -6,8 +6,8 @@
      "out": "{workdir}/data/features", ...}
         data_pipelines.extract.extract
     {"kind": "train", "config": "configs/head_vae.py", "workdir": "{workdir}/head_vae",
-     "overrides": {"a.b": value}}
-        launch.training.run_training
+     "overrides": {"a.b": value, "seed": "{seed}"}}
+        launch.training.run_training; "{seed}" is the experiment's own
 
 Beside every output is `<output>.stage.json`: the arguments that made it, with paths in the workdir
 as "{workdir}/...", so that the workdir may be moved, and what it was made of. An output made with
@@ -34,6 +34,16 @@ from avjax.storage import lock, made, paths
 from launch.flags import fill, load_config, unfill
 
 KINDS = ("prepare", "extract", "train")
+SEED = "{seed}"
+
+
+def seeded(stages, seed: int):
+    """Stages, or a value of theirs, with the experiment's seed for each value "{seed}"."""
+    if hasattr(stages, "items"):
+        return {key: seeded(of, seed) for key, of in stages.items()}
+    if isinstance(stages, list | tuple):
+        return type(stages)(seeded(of, seed) for of in stages)
+    return seed if stages == SEED else stages
 
 
 def run_stages(stages, workdir: Path) -> dict[str, float]:

@@ -52,6 +52,11 @@ def is_special(path: pathlib.Path) -> bool:
     return False
 
 
+def goes_on(out: str) -> bool:
+    """Whether `--out` is standard output, a pipe or a device."""
+    return out in STDOUT or is_special(pathlib.Path(out))
+
+
 def targets(out: str, kind: str) -> list[Target]:
     """What `--out` and `--format` mean. UserError for a pipe without a format, or for two."""
     if kind and kind not in writers.FORMATS:

@@ -79,10 +79,24 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
                         expected="a new file that ends in .pt or .safetensors",
                         found="it exists" if os.path.lexists(out) else "another ending",
                         hint="choose another --out")
+    state, config, meta = trained(workdir, step, average)
+    write(out, state, config, meta)
+    return len(state)
+
+
+def trained(workdir: str, step: str | None,
+            average: bool) -> tuple[dict[str, np.ndarray], ConfigDict, dict]:
+    """A workdir's parameters under the published names, config.system and the checkpoint's
+    record. UserError: no checkpoint, a system without published names."""
     config = ConfigDict(load_meta(workdir, step)["config"]["system"])
     names = published(config.name, workdir)
     params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
-    state = names.write(jax.tree.map(np.asarray, params), config)
+    return names.write(jax.tree.map(np.asarray, params), config), config, meta
+
+
+def write(out: str, state: dict[str, np.ndarray], config: ConfigDict, meta: dict) -> None:
+    """What `trained` gives, as a new file; see `export`."""
+    names = published(config.name, out)
     beside = names.beside(config) if out.endswith(".pt") else {}
     for name, text in beside.items():
         _check_beside(Path(out).with_name(name), text)
@@ -104,7 +118,6 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError("cannot write the weights", where=out, found=str(error),
                         hint="choose another --out") from error
-    return len(state)
 
 
 def _check_beside(path: Path, text: str) -> None:
@@ -122,6 +135,16 @@ def published_config(system: str, state: dict[str, np.ndarray]) -> ConfigDict:
     config = published_experiment(system)
     config.system.update(published(system, "--system").sizes(state, config.system))
     return config
+
+
+def shown_config(system: str, file: str, state: dict[str, np.ndarray]) -> ConfigDict:
+    """`published_config` of a file; UserError too where an array has other dimensions."""
+    try:
+        return published_config(system, state)
+    except (IndexError, ValueError) as error:
+        raise UserError("the weights are of another network", where=file,
+                        expected=f"those of {system}",
+                        found=f"an array of other dimensions ({error})", hint=PREFIXED) from error
 
 
 def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | None = None,
@@ -142,13 +165,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     dataset = open_dataset(data) if data else None
     state = names.opened(file) if names.opened and not select else read_state_dict(file, select)
     if config is None:
-        try:
-            config = exported_config(system, file) or published_config(system, state)
-        except (IndexError, ValueError) as error:  # an array of other dimensions
-            raise UserError("the weights are of another network", where=file,
-                            expected=f"those of {system}",
-                            found=f"an array of other dimensions ({error})",
-                            hint=PREFIXED) from error
+        config = exported_config(system, file) or shown_config(system, file, state)
     elif config.system.name != system:
         raise UserError("--config is of another system", where="config.system.name",
                         expected=system, found=config.system.name)

@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "talker_clips": ("",),
     "talker_coupling": ("separate", "joint"),
     "talker_quickstart": ("",),
+    "talker_two_stage": ("two", "single", "speech"),
     "tavid": ("", "text", "acoustic", "appearance", "mapper", "motion", "temporal", "speaker"),
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",

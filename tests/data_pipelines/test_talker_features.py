@@ -13,6 +13,7 @@ from data_pipelines import decode, extract
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.talker import extract as talker
 from data_pipelines.features.talker.frontend import Encoder, face_motion, resampled
+from data_pipelines.features.talker.phonemes import Phonemes
 from data_pipelines.puppets import build, face_code
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature, arrays_hash, recipe_hash
@@ -69,7 +70,8 @@ def test_everything_can_be_had_back_from_recipes_and_codecs(clips, features):
 
 
 def test_voice_is_another_utterance_of_the_speaker(clips, features, tmp_path):
-    own = talker.extract(clips.dir, tmp_path / "own", voice="own", progress=False)
+    own = talker.extract(clips.dir, tmp_path / "own", voice="own", tokens="phonemes",
+                         progress=False)
     encoder = Encoder.from_codecs(own.recipes, {n: own.codec(n) for n in own.codecs})
     for split in ("train", "test_speaker"):
         mine = {e["id"]: (e["speaker"], e["voice"])
@@ -79,6 +81,9 @@ def test_voice_is_another_utterance_of_the_speaker(clips, features, tmp_path):
             assert len(others) == 1 and mine[others[0]][0] == example["speaker"] and others[
                 0] != example["id"]
     clip = clips.source("train")[0]
+    prompt = encoder.prompt(clip["text"])  # the text as phonemes, with nothing to keep
+    np.testing.assert_array_equal(own.source("train")[0]["tokens"], prompt)
+    assert own.recipes["tokens"] == Phonemes().recipe and "tokenizer" not in own.codecs
     np.testing.assert_allclose(mine_of(own, clip["id"]),
                                encoder.voice(common.to_float(clip["audio"]), 22050), atol=1e-6)
     assert recipe_hash(own.recipes["voice"]) != recipe_hash(features.recipes["voice"])
@@ -312,6 +317,8 @@ def edit(**change):
     ({}, {"text": "  "}, {}, {}, "cannot extract clip 'clip1'.*empty text"),
     ({}, {"audio": np.zeros(100, np.int16)}, {}, {}, "cannot extract clip 'clip1'.*too short"),
     ({}, {}, {}, {"tokenizer": "/nowhere/tokenizer.json"}, "missing tokenizer.*nowhere.*hint"),
+    ({}, {}, {}, {"tokenizer": "FILE", "tokens": "phonemes"}, "two tokenizers"),
+    ({}, {"text": "привет"}, {}, {"tokens": "phonemes"}, "cannot extract clip 'clip1'.*letters"),
     ({}, {}, {}, {"voice": "loud"}, "unknown voice"),
     ({}, {}, {}, {"fit_split": "test"}, "unknown split"),
     (given(), {"motion": np.zeros((27, 40), np.float32)}, STATISTICS, {},

@@ -10,6 +10,8 @@ import pytest
 import tokenizers
 
 from avjax.errors import UserError
+from data_pipelines.features.talker import phonemes
+from data_pipelines.features.talker.phonemes import Phonemes
 from data_pipelines.features.talker.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat", "the dog ran to the cat", "a mat, the mat!"] * 3
@@ -118,3 +120,25 @@ def test_what_cannot_be_a_tokenizer(tmp_path, qwen):
     for text in ("", " \n"):
         with pytest.raises(UserError, match="empty text"):
             Tokenizer.from_file(qwen).prompt(text)
+
+
+def test_phonemes_are_what_is_said():
+    tokenizer = Phonemes()
+    prompt = tokenizer.prompt(" Dr. Low\u2019s 2 cats, \u201cmeow\u201d! ")
+    assert phonemes.spelled(prompt) == "dˈɑːktɚ lˈoʊz tˈuː kˈæts, \"mɪˈaʊ\"!"
+    assert prompt.dtype == np.int32 and prompt.max() == prompt[-1] == prompt[0] + 1
+    assert tokenizer.vocabulary == prompt[-1] + 1 == 180
+    np.testing.assert_array_equal(tokenizer.prompt("The cat"), tokenizer.prompt("the  cat"))
+    assert tokenizer.prompt("", allow_empty=True).tolist() == [178, 179]
+    german = Phonemes("de")
+    assert phonemes.spelled(german.prompt("ich")) != phonemes.spelled(tokenizer.prompt("ich"))
+    for one in (tokenizer, german):
+        stored = json.loads(json.dumps(one.recipe | {"placeholder": "speech"}))
+        assert Phonemes.from_recipe(stored) == one
+    for bad, message in (("", "empty text"), ("привет", "letters"), ("?!", "nothing to say")):
+        with pytest.raises(UserError, match=message):
+            tokenizer.prompt(bad)
+    with pytest.raises(UserError, match="another front-end.*version"):
+        Phonemes.from_recipe(tokenizer.recipe | {"version": 0})
+    with pytest.raises(UserError, match="does not speak"):
+        Phonemes("xx").prompt("hello")

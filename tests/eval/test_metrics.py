@@ -144,6 +144,40 @@ def test_lips_pooled_by_hand():
     np.testing.assert_array_equal(lips.closure_counts(aperture, truth, 0.4, 0.02), [2, 0, 0])
 
 
+def spoken(seconds=4.0, rate=16000, fps=30.0):
+    """(sound of bursts, aperture of a mouth that opens for each of them)."""
+    rng, count = np.random.default_rng(3), int(seconds * fps / 3)
+    opened = np.repeat(rng.integers(0, 2, count) * rng.uniform(0.3, 1, count), 3)
+    time = np.arange(int(seconds * rate)) / rate
+    frame = np.minimum((time * fps + 0.5).astype(int), len(opened) - 1)
+    return 0.5 * opened[frame] * np.sin(2 * np.pi * 220 * time), opened
+
+
+@pytest.mark.parametrize("late", [0, 1, -1, 4, -7, 12])
+def test_a_mouth_that_is_late_is_told_by_how_many_frames(late):
+    sound, aperture = spoken()
+    moved = aperture[np.clip(np.arange(len(aperture)) - late, 0, len(aperture) - 1)]
+    moved[2] = np.nan  # a frame in which no mouth was seen
+    loudness = onsets.loudness(sound, 16000, 30.0)
+    assert loudness.max() == 0 and loudness.min() == -onsets.FLOOR
+    lag, correlation = lips.sync(moved, 2.0, loudness, 30.0)
+    assert lag == late and (correlation > 0.78) == (late == 0)
+    # neither how loud it is nor how wide it opens matters
+    assert lips.sync(0.3 * moved + 0.1, 2.0, onsets.loudness(0.01 * sound, 16000, 30.0),
+                     30.0) == (late, pytest.approx(correlation, abs=1e-6))
+
+
+def test_no_sync_of_silence_of_a_still_mouth_or_of_a_moment():
+    sound, aperture = spoken()
+    loudness = onsets.loudness(sound, 16000, 30.0)
+    noise = 1e-4 * np.random.default_rng(0).normal(size=len(aperture))
+    for mouth, heard in ((aperture, onsets.loudness(1e-5 * sound, 16000, 30.0)),
+                         (aperture, onsets.loudness(sound[:0], 16000, 30.0)),
+                         (0.5 + noise, loudness), (aperture[:30], loudness[:30]),
+                         (aperture[:0], loudness), (aperture + np.nan, loudness)):
+        assert np.isnan(lips.sync(mouth, 2.0, heard, 30.0)).all()
+
+
 def test_diversity_by_hand():
     frames = np.array([[0.0, 1.0], [2.0, 1.0]])
     assert diversity.div(frames) == pytest.approx(np.sqrt(2) / 2)

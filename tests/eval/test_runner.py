@@ -61,6 +61,8 @@ def test_perfect_system_meets_every_target(perfect):
         "value"] < 1e-6
     assert model["MCD"]["value"] < 1e-3 and model["BC_e_gap"]["value"] < 1e-6
     assert model["BC_e"]["value"] == pytest.approx(truth["BC_e"]["value"], abs=1e-6)
+    for name in ("AV_offset", "AV_within_1", "AV_correlation"):
+        assert model[name] == truth[name] and 0 < model[name]["n"] <= 6
     assert {t["metric"] for t in results["targets"]["valid"]} == {"F1_lips", "FD_e", "mel_L1",
                                                                   "MCD", "BC_h", "BC_e",
                                                                   "WER"}
@@ -74,6 +76,8 @@ def test_baselines_are_bad(perfect):
     assert summary["shuffled"]["F1_lips"]["value"] < 0.9
     assert summary["mean"]["Div_e"]["value"] == pytest.approx(0, abs=1e-6)
     assert summary["mean"]["BC_e"]["value"] is None or np.isnan(summary["mean"]["BC_e"]["value"])
+    assert summary["mean"]["AV_offset"]["n"] == 0  # a still mouth
+    assert summary["shuffled"]["AV_correlation"] != summary["truth"]["AV_correlation"]
 
 
 def test_bad_system_misses_targets(dataset, tmp_path):

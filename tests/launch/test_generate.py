@@ -2,6 +2,7 @@
 says what is wrong."""
 
 import io
+import json
 import subprocess
 import sys
 import types
@@ -210,7 +211,13 @@ def test_motion_files_of_either_scale(prompt, files):
     ({"task": "v2a", "text": TEXT}, "v2a is driven by motion"),
     ({"motion": "{}/motion.npy"}, "nothing to say.*the words"),
     ({"text": TEXT, "speaker": "nobody"}, "unknown speaker.*ada or ben.*'nobody'"),
-    ({"text": "word " * 60}, "text over the context.*100 tokens"),
+    ({"text": "word" * 60}, "text over the context.*'wordword.*100 tokens.*does not fit"),
+    ({"text": "word " * 60, "task": "v2a", "motion": "{}/motion.npy"},
+     "text over the context.*100 tokens"),
+    ({"text": TEXT, "text_file": "{}/speech.wav"}, "two texts"),
+    ({"text_file": "{}/none.txt"}, "unreadable text.*none.txt"),
+    ({"text": TEXT, "piece_seconds": 60}, "seconds out of range.*--piece_seconds.*60"),
+    ({"text": TEXT, "context_seconds": 0.1}, "seconds out of range.*--context_seconds.*0.1"),
     ({"example": "train/0", "prefix_seconds": 60}, "prefix longer than the clip.*60 s"),
     ({"example": "train/0", "prefix_seconds": 0.1}, "prefix shorter than a patch"),
     ({"text": TEXT, "prefix_seconds": 1}, "prefix of nothing"),
@@ -291,6 +298,32 @@ def test_a_bound_that_ends_speech_is_told(prompt, parts):
     assert "never fired within 2.1 s" in builder.remarks(made, out, system)[0]
     assert not builder.remarks(made, out | {"stop": -out["stop"]}, system)
     assert not builder.remarks(made, out | {"audio_length": np.array([8])}, system)
+
+
+LONG = f"{TEXT} We happily paddled home, my brother and I; then we slept. " * 4
+
+
+def test_text_over_the_context_goes_in_pieces(prompt, parts, tmp_path):
+    """Nothing of it is lost, and each piece is made room for as the first is."""
+    config, patch = parts[0].config, 4
+    (tmp_path / "long.txt").write_text(LONG.replace(";", ";\n"))
+    made = prompt(text_file=str(tmp_path / "long.txt"))
+    assert made.texts == prompt(text=LONG).texts and " ".join(made.texts) == LONG.strip()
+    assert all(text[-1] in ".,;" for text in made.texts) and 3 < len(made.pieces) == len(
+        made.texts)
+    assert made.bounded and made.frames <= 4 * (config.row_patches - config.delay)
+    assert f"{len(made.pieces)} pieces" in made.remarks[-1]
+    for k, (piece, text) in enumerate(zip(made.pieces, made.texts, strict=True)):
+        assert (piece["audio_length"] == piece["motion_length"] == (4 * patch if k else 0))
+        np.testing.assert_array_equal(piece["prompt"], prompt(text=text).conditions["prompt"])
+        assert len(piece["prompt"]) + made.frames // patch + 1 < config.row_tokens
+        for name in ("speaker", "first_motion"):
+            np.testing.assert_array_equal(piece[name], made.conditions[name])
+    halves = prompt(text=TEXT, piece_seconds=1.3, context_seconds=0.5)
+    assert len(halves.texts) == 2 and " ".join(halves.texts) == TEXT
+    assert halves.pieces[1]["audio_length"] == 3 * patch
+    assert len(prompt(text=TEXT).pieces) == 1 and not prompt(text=TEXT).texts
+    assert prompt(text=LONG, task="tts").frames >= made.frames
 
 
 def save(folder, parts):
@@ -376,6 +409,43 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
 
 
 @pytest.mark.slow
+def test_pieces_one_by_one_in_a_batch_and_streamed(trained, tmp_path, monkeypatch, capsys):
+    requests = {"a": {"text": LONG[:60], "piece_seconds": 2.4, "max_seconds": 2},
+                "b": {"text": TEXT, "max_seconds": 2},
+                "c": {"text": LONG[60:130], "piece_seconds": 2.0, "max_seconds": 2,
+                      "speaker": "ben"}}
+    avatar = generate.Avatar(trained, batch_size=2)
+    prompts = {name: avatar.prompt(**request) for name, request in requests.items()}
+    made = dict(avatar.generate_all(prompts))
+    alone = avatar.generate(prompts["c"])
+    told = capsys.readouterr().err
+    assert "pieces of 2.08, 1.44" in told and "motion from frame to frame" in told
+    for name in ("audio", "motion"):
+        np.testing.assert_allclose(alone[name], made["c"][name], atol=1e-4, err_msg=name)
+
+    monkeypatch.setattr(generate, "Avatar", lambda *a, **kw: avatar)  # what it has compiled
+    how = {"format": "wav", "chunk": -1, "vocoder_block": -1, "vocoder_ahead": -1}
+    file = tmp_path / "requests.jsonl"
+    file.write_text("\n".join(json.dumps({"id": n} | r) for n, r in requests.items()))
+    wanted = [trained, file, tmp_path / "out"]
+    assert generate.generate_requests(*wanted, streamed=how, batch_size=2) == (3, 0)
+    for name, prompt in prompts.items():
+        record = json.loads((tmp_path / f"out/{name}.json").read_text())
+        went = record["stream"]
+        assert record["files"] == [f"{name}.wav"] and went["complete"] and went["rows"] == 2
+        assert went["first_packet_s"] > 0 and "count" in went["stalls"]
+        sound, _ = soundfile.read(tmp_path / f"out/{name}.wav")
+        assert len(sound) == len(made[name]["audio"]) * 960
+        assert went["seconds"] == pytest.approx(len(sound) / 24000, abs=1e-3)
+        assert ("pieces" in record) == (name != "b")
+        if name != "b":
+            assert record["pieces"] == len(prompt.pieces) == len(went["pieces"])
+            assert sum(x["seconds"] for x in went["pieces"]) == pytest.approx(went["seconds"])
+    assert generate.generate_requests(*wanted, streamed=how, batch_size=2) == (0, 3)
+    assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".json"] * 3 + [".wav"] * 3
+
+
+@pytest.mark.slow
 def test_command_line(trained):
     def run(*arguments):
         return subprocess.run([sys.executable, "-m", "launch.generate", f"--workdir={trained}",
@@ -395,7 +465,7 @@ def test_command_line(trained):
     ({"example": "valid/0", "tasks": ("tts", "sing")}, "sample_sing.*unknown task.*t2av or tts"),
     ({"example": "valid/nobody"}, "the sample .*unknown example.*'valid/nobody'"),
     ({"example": "valdi/0"}, "unknown split"),
-    ({"text": "word " * 60}, "text over the context"),
+    ({"text": "word" * 60}, "text over the context"),
     ({"audio": "none.wav"}, "none.wav"),
 ])
 def test_samples_are_checked_before_training(workdir, sample, message):

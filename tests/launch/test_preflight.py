@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avjax.errors import StorageError, UserError
-from launch import data, preflight, train, training
+from launch import data, flags, preflight, train, training
 from launch.jobs import stages
 from tests.launch.walks import TINY, config, write_clips
 
@@ -157,6 +157,22 @@ def test_what_a_stage_was_made_of_may_be_gone_once_it_is_whole(clips, tmp_path):
         checked(clips, tmp_path, (stage,))
     (tmp_path / "run" / "clips").mkdir(parents=True)
     checked(clips, tmp_path, (stage,))
+
+
+def test_a_stage_that_trains_may_take_the_experiments_seed(tmp_path, monkeypatch):
+    c = flags.load_config("configs/talker_two_stage.py", {"seed": 3})
+    train.check_config(c, tmp_path / "run")
+    ran = []
+    monkeypatch.setattr("launch.jobs.stages._run", lambda kind, given, where: ran.append(given))
+    stages.run_stages(stages.seeded(c.stages[-1:], c.seed), tmp_path / "run")
+    assert ran[0]["overrides"]["seed"] == 3
+    ((folder, *source),) = ran[0]["overrides"]["data.mixture"]
+    assert folder == f"{tmp_path}/run/../common/data/features"
+    assert source == ["train", 1.0, "speech"]
+    # what was made with one seed is not taken for another's
+    (tmp_path / "run" / "speech").mkdir()
+    with pytest.raises(UserError, match="other arguments.*seed"):
+        stages.run_stages(stages.seeded(c.stages[-1:], 4), tmp_path / "run")
 
 
 def test_data_that_a_begun_run_never_read_is_a_wrong_path(clips, tmp_path):

@@ -123,3 +123,24 @@ def test_patch_tokens_can_leave_motion_out():
                                none[1:] + np.array([[1.0], [0.0]]) * params["motion_pad"],
                                atol=1e-6)
     assert np.abs(mixed[0] - none[0]).max() > 1e-3
+
+
+def test_the_view_of_speech_sees_no_motion():
+    rows = one()[0].rows
+    rng = np.random.default_rng(0)
+    seen = {"id": "a", "tokens": np.arange(3), "voice": np.ones(5, np.float32),
+            "audio": rng.standard_normal((8, 3)).astype(np.float32),
+            "motion": rng.standard_normal((8, 4)).astype(np.float32)}
+    heard = seen | {"motion": seen["motion"][:0]}
+    lengths = [{name: len(x[name]) for name in ("tokens", "audio", "motion")}
+               for x in (seen, heard)]
+    alone = rows.view("speech")
+    assert [rows.kind(x) for x in lengths] == ["t2av", "tts"]
+    assert [alone.kind(x) for x in lengths] == ["tts", "tts"]
+    assert alone.cost(lengths[0]) == rows.cost(lengths[1]) != rows.cost(lengths[0])
+    made, wanted, with_motion = (r.build([x], np.random.default_rng(0))
+                                 for r, x in ((alone, seen), (rows, heard), (rows, seen)))
+    assert made.keys() == wanted.keys()
+    for name, value in made.items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+    assert with_motion["motion_valid"].any() and not made["motion_valid"].any()

@@ -23,6 +23,17 @@ _LAYER = {"attn.query": "query", "attn.key": "key", "attn.value": "value", "attn
           "attn_ln": "attention_norm", "mlp.0": "ffn_in", "mlp.2": "ffn_out", "mlp_ln": "ffn_norm"}
 
 
+def canonical(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The encoder's arrays under OpenAI's names, without "encoder."."""
+    return {_canonical(name): x for name, x in state.items() if not re.fullmatch(_DECODER, name)}
+
+
+def _canonical(name: str) -> str:
+    for pattern, replacement in _CANONICAL:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
     """{published name: array} -> nested parameters, float32, layers stacked. Unlike (a UserError)
     lists every array that is missing, left over or of another shape."""
@@ -30,9 +41,7 @@ def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
     for name, value in state.items():
         if re.fullmatch(_DECODER, name):
             continue
-        ours = name
-        for pattern, replacement in _CANONICAL:
-            ours = re.sub(pattern, replacement, ours)
+        ours = _canonical(name)
         found[ours], theirs[ours] = np.asarray(value, np.float32), name
     difference = names.compare({n: x.shape for n, x in found.items()}, _expected(found),
                                "these are not the weights of a Whisper encoder", where=where,

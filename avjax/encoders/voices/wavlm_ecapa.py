@@ -114,17 +114,25 @@ class Unloaded:
 
     def __call__(self, audio_N: np.ndarray) -> np.ndarray:
         """Raises UserError."""
+        known = self.recipe.get("weights")
         raise UserError("this model's voices are made by WavLM with ECAPA-TDNN", where="--voice",
-                        expected=f"its weights, of SHA-256 {self.recipe['weights'][:12]}...",
+                        expected=f"its weights, of SHA-256 {known[:12]}..." if known else
+                        "its weights, wavlm_large_finetune.pth",
                         found="none", hint="give the file that the features were extracted with; "
                         "--example or --speaker need none")
 
 
 def of_recipe(recipe: Mapping, weights: str) -> WavlmEcapa | Unloaded:
-    """Of a file; without one, Unloaded. UserError: weights of another network than the recipe's."""
+    """Of a file; without one, Unloaded. UserError: weights of another network than the recipe's, or
+    of another width where the recipe names none (a release that was imported without them)."""
     if not weights:
         return Unloaded(recipe)
     found = load(weights)
+    if "weights" not in recipe:
+        if found.width != recipe["width"]:
+            raise UserError("voices of another network", where=f"--voice={weights}",
+                            expected=f"{recipe['width']} numbers", found=str(found.width))
+        return found
     if found.recipe["weights"] != recipe["weights"]:
         raise UserError("voices of another network", where=f"--voice={weights}",
                         expected=f"weights of SHA-256 {recipe['weights'][:12]}..., from which the "

@@ -89,6 +89,9 @@ class Config(Section):
     delay_motion: str = field("encoded", "The motion token before motion starts: that of zeros, as "
                               "in training, or none (the published sampler).",
                               choices=("encoded", "none"))
+    task_token: str = field("first", "Where t2av has the task's embedding: first of all, as in "
+                            "training, or as the release's infer.py: added to the first patch of a "
+                            "prefix, and nowhere without one.", choices=("first", "prefix"))
     # arithmetic
     compute_dtype: str = config_fields.COMPUTE_DTYPE
     attention_kernel: str = config_fields.ATTENTION_KERNEL
@@ -116,6 +119,11 @@ class Config(Section):
              hint="a row holds its patches' slots and the text around them")
         need(c.guidance == 1 or c.hidden_dropout > 0, "guidance", "1 where hidden_dropout = 0",
              hint="without targets that lack the hidden state there is nothing to guide away from")
+
+
+# the sampler's fields where the release's infer.py does other than training
+INFERENCE = {"delay_motion": "none", "task_token": "prefix", "trim_stop": False,
+             "complete_motion": False, "stop_on": "slots"}
 
 
 def published() -> ConfigDict:

@@ -90,11 +90,14 @@ def prepare(system, params, names):
             "times": times, "embedded": of_each(embedded), "noisy": of_each(noisy)}
 
 
-def prefill(system, ready, tokens_BN, position_BN, segment_BN, cache_size: int):
-    """Hidden states (B, N, D) of whole prompts and a cache a layer."""
+def prefill(system, ready, tokens_BN, position_BN, segment_BN, cache_size: int,
+            with_task: bool = True):
+    """Hidden states (B, N, D) of whole prompts and a cache a layer; `with_task`: the first token
+    is a task's."""
     def run(net):
-        return net.prefill(net.task_and_text(tokens_BN, position_BN), position_BN, segment_BN,
-                           cache_size)
+        x_BND = (net.task_and_text(tokens_BN, position_BN) if with_task
+                 else net.embed_text(tokens_BN))
+        return net.prefill(x_BND, position_BN, segment_BN, cache_size)
 
     hidden, cache = apply(system, ready, run)
     return hidden, unstack(cache)

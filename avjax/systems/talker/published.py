@@ -8,7 +8,12 @@ numbered there and stacked here. Left out on import and written on
 export: the unused output head (tied to the embedding, which some savers write under the head's name
 alone) and the rotary tables, which are compared with ours. The frozen audio and speaker encoders of
 a full checkpoint are other networks.
+
+Older checkpoints have other names, among them those of stage 1, text to speech alone (`renamed`):
+what these lack is drawn afresh, as the published training does.
 """
+
+import re
 
 import numpy as np
 
@@ -20,6 +25,11 @@ from avjax.weights.published import Published
 
 FROZEN = ("pretrained_speech_encoder.", "spk.")
 ROTARY_LENGTH = 1024  # of the published tables
+_OLDER = ((r"\.(spk_proj|first_motion_proj)\.", ".global_cond_proj."),
+          (r"patch_encoder\.in_proj\.", "patch_encoder.input_proj."),
+          (r"^patch_encoder\.", "speech_patch_encoder."))
+_OLDER_ALONE = ((r"^motion_cfm\.", "speech_cfm."),)
+_UNUSED = ("projector_speech.linear2.",)  # of stage 1, which the published loading leaves out, too
 ROTARY = {"patch_encoder.rope.w": "encoder_heads", "cfm.estimator.decoder.rope.w": "velocity_heads"}
 
 
@@ -153,6 +163,39 @@ def export_talker(params, config) -> dict[str, np.ndarray]:
     return out
 
 
+def renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same under today's names, where they are those of an older checkpoint: the global
+    conditions', the only patch encoder's, and of speech alone the only head's, which was called
+    motion's."""
+    alone = speech_alone(state)
+
+    def name_of(name: str) -> str:
+        for pattern, today in _OLDER + (_OLDER_ALONE if alone else ()):
+            name = re.sub(pattern, today, name)
+        return name
+
+    return {name_of(name): x for name, x in state.items()
+            if not (alone and name.startswith(_UNUSED))}
+
+
+def speech_alone(state: dict[str, np.ndarray]) -> bool:
+    """True for stage 1's checkpoint of the release: its one head is called motion's."""
+    heads = {name.partition(".")[0] for name in state if "_cfm." in name}
+    return heads == {"motion_cfm"} and any(name.startswith("patch_encoder.") for name in state)
+
+
+def import_speech_alone(state: dict[str, np.ndarray], config) -> dict:
+    """A `renamed` checkpoint of text to speech -> the parts that it has, each whole."""
+    state = {name: value for name, value in with_embedding(state).items()
+             if not name.startswith(FROZEN)}
+    _check_rotary(state, config)
+    rows = _with_layouts(talker_names(config), config)
+    parts = {ours.partition("/")[0] for names, ours, *_ in rows if state.keys() & set(names)}
+    derived = _derived(state)
+    return gather({n: v for n, v in state.items() if n not in derived},
+                  [row for row in rows if row[1].partition("/")[0] in parts])
+
+
 def import_backbone(state: dict[str, np.ndarray], config, prefix: str = "model."):
     """A Qwen3 language model's state dict -> parameters of `Backbone` (the warm start of
     training)."""
@@ -200,22 +243,24 @@ def _check_rotary(state, config) -> None:
                 check_computed(name, table, ours, "rotation of adjacent pairs, base 10000")
 
 
-def talker_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
+def talker_sizes(state: dict[str, np.ndarray],
+                 absent: dict[str, int] | None = None) -> dict[str, int]:
     """Sizes that the shapes of a published state dict show: head counts of the local blocks where
-    it has their rotary tables; patch length, delay and rotary base never. UserError for another
-    network's."""
+    it has their rotary tables; patch length, delay and rotary base never. `absent`: those of arrays
+    that it need not have. UserError for another network's."""
     state = with_embedding(state)
     try:
         width = state["projector_speech.linear1.weight"].shape[0]
         heads = {field: width // (2 * state[f"speech_{module}"].shape[1])
                  for module, field in ROTARY.items() if f"speech_{module}" in state}
-        return dict(backbone_sizes(state, "llm.model."), **heads,
+        shown = absent or {
+            "motion_dim": state["projector_motion.linear1.weight"].shape[1],
+            "task_embedding": state["task_embedding.weight"].shape[0]}
+        return dict(backbone_sizes(state, "llm.model."), **heads, **shown,
                     encoder_layers=_layers(state, "speech_patch_encoder.blocks."),
                     velocity_layers=_layers(state, "speech_cfm.estimator.decoder.blocks."),
                     audio_dim=state["projector_speech.linear1.weight"].shape[1],
-                    motion_dim=state["projector_motion.linear1.weight"].shape[1],
-                    speaker_dim=state["speech_cfm.estimator.global_cond_proj.weight"].shape[1],
-                    task_embedding=state["task_embedding.weight"].shape[0])
+                    speaker_dim=state["speech_cfm.estimator.global_cond_proj.weight"].shape[1])
     except KeyError as error:
         raise UserError("not a Talker-T2AV state dict", expected=f"an entry {error.args[0]}",
                         found=", ".join(sorted(state)[:3]) + ", ...", hint=PREFIXED) from error
@@ -257,15 +302,20 @@ def _with_layouts(rows, config):
 
 
 def read(state: dict[str, np.ndarray], config) -> dict:
-    """A complete Talker, or the backbone alone where the file is a language model."""
+    """A complete Talker, or the parts that a checkpoint of stage 1 or a language model has."""
     if is_backbone(state):
         return {"backbone": import_backbone(state, config)}
-    return import_talker(state, config)
+    take = import_speech_alone if speech_alone(state) else import_talker
+    return take(renamed(state), config)
 
 
 def sizes(state: dict[str, np.ndarray], config) -> dict[str, int]:
-    """Fields of the config that the shapes show, of a complete Talker or of a language model."""
-    return backbone_sizes(state) if is_backbone(state) else talker_sizes(state)
+    """Fields of the config that the shapes show, of a complete Talker, stage 1's or a language
+    model."""
+    if is_backbone(state):
+        return backbone_sizes(state)
+    absent = {"motion_dim": config.motion_dim, "task_embedding": config.task_embedding}
+    return talker_sizes(renamed(state), absent if speech_alone(state) else {})
 
 
 PUBLISHED = Published("talker_0_6b", read, export_talker, sizes)

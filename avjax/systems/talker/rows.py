@@ -25,6 +25,8 @@ from avjax.errors import UserError
 from avjax.systems.api import Rows
 from avjax.systems.talker.config import T2AV, TTS
 
+SPEECH = "speech"  # a view: utterances without their motion
+
 
 def check_ids(tokens: np.ndarray, vocabulary: int | None, where: str) -> np.ndarray:
     """The ids of a prompt, UserError if one is outside the vocabulary (the embedding would take its
@@ -43,7 +45,9 @@ def check_ids(tokens: np.ndarray, vocabulary: int | None, where: str) -> np.ndar
 class TalkerRows(Rows):
     """Sizes in tokens, patches, utterances; `max_frames` is the longest clip trained on; `balance`
     draws utterances with and without motion equally often; `vocabulary`: the text ids there are,
-    None = any."""
+    None = any; `speech_alone`: motion is left out, so that every utterance is text to speech."""
+
+    views = (SPEECH,)
 
     tokens: int
     patches: int
@@ -56,6 +60,11 @@ class TalkerRows(Rows):
     max_frames: int
     balance: bool = True
     vocabulary: int | None = None
+    speech_alone: bool = False
+
+    def view(self, name: str) -> "TalkerRows":
+        """See Rows.view."""
+        return dataclasses.replace(self, speech_alone=name == SPEECH)
 
     @property
     def capacity(self) -> dict[str, int]:
@@ -66,6 +75,8 @@ class TalkerRows(Rows):
         for motion, as published."""
         audio_frames, motion_frames = min(audio_frames,
                                           self.max_frames), min(motion_frames, self.max_frames)
+        if self.speech_alone:
+            motion_frames = 0
         speech = -(-audio_frames // self.patch)
         motion = max(motion_frames // self.patch, 1) if motion_frames else 0
         return speech, motion, max(speech, motion + self.delay if motion else 0)
@@ -77,7 +88,8 @@ class TalkerRows(Rows):
 
     def kind(self, lengths: Mapping[str, int]) -> str:
         """Utterances without motion train speech alone."""
-        return "tts" if self.balance and not lengths["motion"] else "t2av"
+        alone = self.speech_alone or not lengths["motion"]
+        return "tts" if self.balance and alone else "t2av"
 
     def build(self, examples: Sequence[Mapping[str, Any]],
               rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -126,7 +138,7 @@ class TalkerRows(Rows):
         return end, j + slots
 
     def _cut(self, example, rng) -> tuple[np.ndarray, np.ndarray]:
-        audio, motion = example["audio"], example["motion"]
+        audio, motion = example["audio"], example["motion"][:0 if self.speech_alone else None]
         if len(motion):
             check_apart(len(audio), len(motion), f"example {example.get('id', '')!r}",
                         "extract the dataset again")

@@ -176,13 +176,15 @@ def begin(system, ready, conditions, task: str, noise: dict):
     names = heads(c, task)
     room = count + (behind if c.complete_motion or task in GIVEN else 0)
 
-    tokens = jnp.pad(conditions["prompt"], ((0, 0), (1, 0)), constant_values=TTS if task == "tts"
-                     else T2AV)
+    tokens, last = conditions["prompt"], conditions["prompt_length"].astype(jnp.int32) - 1
+    with_task = starts_with_task(c, task)
+    if with_task:
+        tokens = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=TTS if task == "tts" else T2AV)
+        last = last + 1
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    last = conditions["prompt_length"].astype(jnp.int32)
     hidden, cache = decode.prefill(system, ready, tokens, position,
                                    (position <= last[:, None]).astype(jnp.int32),
-                                   tokens.shape[1] + room)
+                                   tokens.shape[1] + room, with_task)
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
     frames = {name: (given_length(system, conditions, name, task)) for name in ("audio", "motion")}
@@ -216,6 +218,11 @@ def begin(system, ready, conditions, task: str, noise: dict):
              "stop": jnp.zeros((len(last), room), jnp.float32), "streak": jnp.zeros_like(last),
              "before": hidden}
     return given, state
+
+
+def starts_with_task(c, task: str) -> bool:
+    """False where the task's embedding joins a prefix instead."""
+    return c.task_token == "first" or task != "t2av"
 
 
 def speech_ends(c, task: str) -> bool:
@@ -278,6 +285,10 @@ def advance(system, ready, given, state, task: str):
     token_BD = decode.apply(system, ready, "patch_tokens", now["audio"], valid["audio"],
                             now["motion"], valid["motion"],
                             task == "tts", started)
+    prefix = jnp.maximum(given["patches"]["audio"], given["patches"]["motion"])
+    if not starts_with_task(c, task):
+        task_D = decode.apply(system, ready, lambda net: net.task[T2AV])
+        token_BD += jnp.where(((k == 0) & (prefix > 0))[:, None], task_D.astype(token_BD.dtype), 0)
     hidden, cache = decode.step(system, ready, token_BD, state["cache"], given["first_slot"] + k)
     hidden = jnp.where(running[:, None], hidden, state["hidden"])
     logit = decode.apply(system, ready, "stop_logits", hidden)
@@ -288,7 +299,6 @@ def advance(system, ready, given, state, task: str):
                      "slot": k + running}
     if task in GIVEN:
         return state
-    prefix = jnp.maximum(given["patches"]["audio"], given["patches"]["motion"])
     asked = wanted["audio"] & (k + 1 - prefix >= c.min_patches)
     return look_for_stop(c, state, asked, logit, lag(system, task), speech_ends(c, task))
 

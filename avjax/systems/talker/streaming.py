@@ -5,43 +5,16 @@ take back (see `trim_stop` of the config) are held until it has decided; otherwi
 soon as its slot is done.
 """
 
-import functools
+import itertools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from avjax.systems.api import Batch, Chunk, Params, System
-from avjax.systems.talker import sampler
+from avjax.systems.api import Batch, Chunk, Params, System, Utterance
+from avjax.systems.talker import sampler, several
 from avjax.systems.talker.config import MAKES
-
-STREAMS = ("audio", "motion")
-
-
-class Compiled(NamedTuple):
-    """The sampler of one system and task, one call for each of its phases."""
-
-    prepare: jax.stages.Wrapped
-    begin: jax.stages.Wrapped
-    advance: jax.stages.Wrapped  # its cache is donated
-    finish: jax.stages.Wrapped
-
-
-@functools.lru_cache(maxsize=16)
-def compiled(system: System, task: str) -> Compiled:
-    """Kept, so that later utterances of the same shape compile nothing."""
-    def begin(ready, conditions, keys):
-        noise = sampler.draw(system, keys, sampler.patches(system, conditions, task))
-        return sampler.begin(system, ready, conditions, task, noise)
-
-    def advance(ready, given, state):
-        state = sampler.advance(system, ready, given, state, task)
-        return state, sampler.settled(system, given, state, task), sampler.finished(state).all()
-
-    return Compiled(jax.jit(lambda params: sampler.prepare(system, params, task)),
-                    jax.jit(begin), jax.jit(advance, donate_argnums=2),
-                    jax.jit(lambda given, state: sampler.streams(system, given, state, task)))
+from avjax.systems.talker.several import STREAMS, compiled
 
 
 class StreamingSampler:
@@ -60,9 +33,9 @@ class StreamingSampler:
         self._check(conditions)
         given, state = self._compiled.begin(self._ready, conditions, keys)
         rows = range(len(keys))
-        over = False
+        over = np.zeros(len(keys), bool)
         returned = {name: np.zeros(len(keys), int) for name in STREAMS}
-        while not over:
+        while not np.all(over):
             state, frames, over = self._compiled.advance(self._ready, given, state)
             chunk = {}
             for name, until in jax.device_get(frames).items():
@@ -79,8 +52,14 @@ class StreamingSampler:
 def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.Array,
            task: str) -> Iterator[Chunk]:
     """See avjax.systems.api.System. A batch advances with its slowest row; the last chunk brings
-    the lengths and the stop logits."""
-    [conditions] = prompts
+    the lengths and the stop logits. Several pieces, of a batch of one: see `several`."""
+    prompts = iter(prompts)
+    conditions = next(prompts)
+    if (second := next(prompts, None)) is not None:
+        pieces = itertools.chain((conditions, second), prompts)
+        made = several.stream(system, params, [Utterance(pieces, keys)], task, 1)
+        yield from (chunk for _, chunk in made if chunk is not None)
+        return
     sampling = StreamingSampler(system, params, task)
     prefix = {name: int(np.min(conditions[f"{name}_length"])) if f"{name}_length" in conditions
               else 0 for name in MAKES[task]}

@@ -7,7 +7,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from avjax.fields import plain
 from avjax.nn.layers import compute_dtype
@@ -26,6 +26,8 @@ class System(api.System):
     makes = MAKES
 
     def __init__(self, config):
+        if "task_token" not in config:  # a job from before there was a choice
+            config = ConfigDict(config.to_dict() | {"task_token": "first"})
         check(config)
         self.config = FrozenConfigDict(config)
         self.net = TalkerNet(self.config, compute_dtype(config.compute_dtype))
@@ -125,6 +127,12 @@ class System(api.System):
         from avjax.systems.talker import streaming
 
         return streaming.stream(self, params, prompts, keys, task)
+
+    def stream_several(self, params, utterances, task, rows):
+        """As one batch; see avjax.systems.talker.several."""
+        from avjax.systems.talker import several
+
+        return several.stream(self, params, utterances, task, rows)
 
 
 def example_spec(c) -> dict[str, Spec]:

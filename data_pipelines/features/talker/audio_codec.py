@@ -206,9 +206,14 @@ class WhisperXVAE:
         made_TN = _decode(self._decoder, self.config, padded_TZ, np.int32(len(latent_TZ)))
         return np.asarray(made_TN)[first:first + count].ravel()
 
-    @functools.cached_property
-    def _opened(self) -> _Opened:
-        """What makes latents, found again."""
+    @property
+    def found(self) -> dict[str, str]:
+        """{"codec", "whisper": where the weights that make latents are now}, read and compared;
+        "" for no Whisper of its own. UserError: they are gone, or others."""
+        self._opened  # noqa: B018
+        return self._places()
+
+    def _places(self) -> dict[str, str]:
         files = {}
         for name, path in self._files.items():
             places = [pathlib.Path(path)] if path else []
@@ -220,6 +225,12 @@ class WhisperXVAE:
                                 where=path, found="nothing",
                                 expected=f"weights {wanted['weights']}",
                                 hint=f"put it back, or into WORKDIR/{PLACES[name]}")
+        return files
+
+    @functools.cached_property
+    def _opened(self) -> _Opened:
+        """What makes latents, found again."""
+        files = self._places()
         opened = _open(**files, mesh=self._mesh)
         found = {k: v for k, v in self.recipe.items() if k in opened.recipe}
         if found != opened.recipe:

@@ -15,6 +15,7 @@ from data_pipelines.features.talker import audio_codec
 from data_pipelines.live import parts
 
 WEIGHTS = "lia_x"  # what draws, in a workdir
+PORTRAITS = 8  # kept at a time, for as many requests at once
 
 
 class StreamDecoder(decode.StreamDecoder):
@@ -34,7 +35,7 @@ class StreamDecoder(decode.StreamDecoder):
         self.sound_by = f"WhisperX-VAE {sound['weights']}" if self._is_sound else ""
         self.fps = decode.FPS if self.has_face else round(motion.RATE)
         self._face_codec = ""  # file that draws
-        self._drawn_on = (None, None)  # the last portrait, and what is kept of it
+        self._drawn_on: list[tuple] = []  # the last portraits, and what is kept of each
 
     @classmethod
     def matches(cls, recipes):
@@ -104,11 +105,14 @@ class StreamDecoder(decode.StreamDecoder):
         return codec
 
     def portrait(self, picture_1HWC: np.ndarray) -> lia_x.Portrait:
-        """What to draw on; computed once for a picture."""
-        if self._drawn_on[0] is not picture_1HWC:
-            codec = self.draw_with(self._face_codec)
-            self._drawn_on = picture_1HWC, codec.portrait(np.asarray(picture_1HWC[0]))
-        return self._drawn_on[1]
+        """What to draw on; computed once for a picture, also where several take turns."""
+        for picture, kept in self._drawn_on:
+            if picture is picture_1HWC:
+                return kept
+        codec = self.draw_with(self._face_codec)
+        kept = codec.portrait(np.asarray(picture_1HWC[0]))
+        self._drawn_on = [*self._drawn_on[1 - PORTRAITS:], (picture_1HWC, kept)]
+        return kept
 
     def paints_on(self, given):
         return "portrait" in given

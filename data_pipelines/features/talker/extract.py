@@ -26,6 +26,7 @@ import numpy as np
 from avjax.codecs import latents, motion
 from avjax.encoders import voices as voice_encoders
 from avjax.encoders.plain_text import plain
+from avjax.encoders.text.phonemes import LANGUAGE
 from avjax.errors import UserError
 from avjax.signal import level
 from data_pipelines.declared import MaxBad, Option
@@ -33,23 +34,29 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import heard
 from data_pipelines.features.common.ahead import Ahead
 from data_pipelines.features.talker import audio_codec as audio_codecs
-from data_pipelines.features.talker import frontend
+from data_pipelines.features.talker import frontend, phonemes
 from data_pipelines.features.talker import voices as voice_options
 from data_pipelines.features.talker.driven import Driven
+from data_pipelines.features.talker.phonemes import Phonemes
 from data_pipelines.features.talker.tokenizer import STAND_IN_VOCABULARY, Tokenizer
 from data_pipelines.features.talker.turns import Turns
 from data_pipelines.store import dataset as store
 from data_pipelines.store import quarantine
-from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature, arrays_hash, recipe_hash
+from data_pipelines.store.schema import FAMILY, SPEAKERS, arrays_hash, recipe_hash
 
 _FACE = ("face", "pose_z")
+STAND_INS = ("byte-bpe", phonemes.KIND)  # of a tokenizer
 
 
 def extract(
     clips_dir, out_dir, *,
-    tokenizer: Annotated[str | None, Option("Qwen3's tokenizer.json; without it a byte-level "
-                                            "stand-in is trained")] = None,
-    vocabulary: Annotated[int, Option("most tokens of the stand-in")] = STAND_IN_VOCABULARY,
+    tokenizer: Annotated[str | None, Option("Qwen3's tokenizer.json; without it a stand-in, "
+                                            "--tokens")] = None,
+    tokens: Annotated[str, Option("what the stand-in makes of text: byte-bpe, trained on the "
+                                  "clips' own, or phonemes, which a model learns to speak in "
+                                  "much shorter training", choices=STAND_INS)] = STAND_INS[0],
+    vocabulary: Annotated[int, Option("most tokens of byte-bpe")] = STAND_IN_VOCABULARY,
+    language: Annotated[str, Option("of the phonemes, as espeak-ng calls it")] = LANGUAGE,
     voice: Annotated[str, Option(voice_options.HELP)] = "auto",
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
@@ -102,7 +109,11 @@ def extract(
         whose = "another" if "identity" in clips.features else "own"
     voice = whose if kind == voice_encoders.KINDS[0] else f"{kind}:{whose}"
     voice_maker = voice_options.maker(kind)
-    tokens = Tokenizer.from_file(tokenizer) if tokenizer else None
+    if tokenizer and tokens != STAND_INS[0]:
+        raise UserError("two tokenizers", where="--tokenizer, --tokens", expected="one of them",
+                        found="both", hint="a published model reads its own, --tokenizer")
+    given = Tokenizer.from_file(tokenizer) if tokenizer else (
+        Phonemes(language) if tokens == phonemes.KIND else None)
     published = audio_codecs.chosen(audio_codec, whisper, vocoder)
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
@@ -110,11 +121,13 @@ def extract(
                     multiple=multiple, fit_split=fit_split, **of_face,
                     **{k: v for k, v in (("vocoder", vocoder), ("audio_codec", audio_codec),
                                          ("whisper", whisper)) if v},
+                    **({} if tokens == STAND_INS[0] else
+                       {"tokens": tokens, "language": language}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
-        kept_in = [x.recipe for x in (tokens, voice_maker, published) if hasattr(x, "recipe")]
+        kept_in = [x.recipe for x in (given, voice_maker, published) if hasattr(x, "recipe")]
         names = "".join(f"-{recipe_hash(recipe)}" for recipe in kept_in)
-        fitted = job.once(f"encoder{names}", lambda: _pack(*_fit(clips, tokens or Tokenizer.fit(
+        fitted = job.once(f"encoder{names}", lambda: _pack(*_fit(clips, given or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
             vocabulary), voice_maker, published, max_bad, fit_split)))
         return _write(job, clips, *_unpack(fitted), kept, whose, placeholder, speech_only, multiple,
@@ -160,7 +173,7 @@ def _write(job, clips, encoder: frontend.Encoder, raw_voices, kept, voice, place
                                     f"tokens={encoder.tokenizer.kind}, "
         f"audio={recipes['audio']['kind']}, motion={recipes['motion']['kind']}, frames in "
         f"multiples of {multiple}.",
-        features=_schema(clips, carried, encoder),
+        features={c: clips.features[c] for c in ("id", *carried)} | encoder.schema(),
         recipes=recipes | of_carried | kept[0] | {FAMILY: {"kind": "talker"}}, codecs=codecs,
         splits={s: items(s) for s in clips.splits}, totals=clips.splits, max_bad=max_bad,
         progress=progress)
@@ -176,7 +189,7 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer, voice_maker, published, max_bad: float,
+def _fit(clips, tokens: Tokenizer | Phonemes, voice_maker, published, max_bad: float,
          fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
     """The encoder, and {id: (split, speaker, voice)} of every clip, NaN where too little is heard;
     one pass over all clips."""
@@ -359,19 +372,6 @@ def _speakers(clips, split: str, encoder: frontend.Encoder, voices) -> dict[str,
                   "first_motion": np.stack([np.mean(firsts.get(str(n), nothing), 0)
                                             for n in out["names"]]
                                            ).astype(np.float32)}
-
-
-def _schema(clips, carried, encoder: frontend.Encoder) -> dict[str, Feature]:
-    kind = encoder.recipes["motion"]["kind"]
-    own = encoder.audio_codec.recipe["kind"] == audio_codecs.KIND
-    scale = "the codec's own" if own else "standard deviations"
-    return {"id": clips.features["id"], **{c: clips.features[c] for c in carried},
-            "tokens": Feature((None,), "int32", f"prompt ids, {encoder.tokenizer.kind}"),
-            "audio": Feature((None, latents.DIM), "float32", "audio latents", scale, latents.RATE),
-            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}",
-                              "standard deviations", motion.RATE),
-            "voice": Feature((encoder.voice_encoder.recipe["width"],), "float32",
-                             "speaker embedding", "standard deviations")}
 
 
 class _naming:

@@ -20,21 +20,37 @@ from avjax.signal import level as level_lib
 from avjax.signal import resample
 from avjax.signal.resample import resampled
 from data_pipelines.features.talker import audio_codec as audio_codecs
+from data_pipelines.features.talker import phonemes
+from data_pipelines.features.talker.phonemes import Phonemes
 from data_pipelines.features.talker.tokenizer import CODEC as TOKENIZER
 from data_pipelines.features.talker.tokenizer import Tokenizer
-from data_pipelines.store.schema import arrays_hash
+from data_pipelines.store.schema import Feature, arrays_hash
+
+DEVIATIONS = "standard deviations"
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """The frozen front-ends of one dataset. `motion_codec` is None where no clip has motion."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | Phonemes
     audio_codec: latents.AudioCodec
     voice_encoder: voices.Voice
     motion_codec: motion.MotionCodec | None = None
     # of all speech; None: as it comes
     level: dict | None = dataclasses.field(default_factory=lambda: level_lib.RECIPE)
+
+    def schema(self) -> dict[str, Feature]:
+        """What an example's arrays are."""
+        own = self.audio_codec.recipe["kind"] == audio_codecs.KIND
+        scale, kind = "the codec's own" if own else DEVIATIONS, self.recipes["motion"]["kind"]
+        voice = self.voice_encoder.recipe["width"]
+        return {
+            "tokens": Feature((None,), "int32", f"prompt ids, {self.tokenizer.kind}"),
+            "audio": Feature((None, latents.DIM), "float32", "audio latents", scale, latents.RATE),
+            "motion": Feature((None, motion.DIM), "float32", f"motion, {kind}", DEVIATIONS,
+                              motion.RATE),
+            "voice": Feature((voice,), "float32", "speaker embedding", DEVIATIONS)}
 
     @classmethod
     def from_codecs(cls, recipes: Mapping[str, dict],
@@ -49,7 +65,9 @@ class Encoder:
                                 expected=f"a recipe {name!r}", found=", ".join(recipes),
                                 hint="extract with --features=talker")
         has_motion = recipes.get("motion", {}).get("kind", "none") != "none"
-        return cls(Tokenizer.from_codec(recipes["tokens"], codecs.get(TOKENIZER)),
+        tokens = recipes["tokens"]
+        return cls(Phonemes.from_recipe(tokens) if tokens.get("kind") == phonemes.KIND
+                   else Tokenizer.from_codec(tokens, codecs.get(TOKENIZER)),
                    audio_codecs.from_recipe(recipes["audio"], codecs, workdir),
                    voices.from_recipe(recipes["voice"], codecs.get("voice", {}), weights=voice),
                    motion.from_recipe(recipes["motion"], codecs.get("motion")) if has_motion
@@ -74,8 +92,9 @@ class Encoder:
     @property
     def codecs(self) -> dict[str, dict[str, np.ndarray]]:
         """What a dataset keeps, for `from_codecs`."""
-        out = {"audio": self.audio_codec.arrays(), TOKENIZER: self.tokenizer.arrays()}
-        out |= {"voice": arrays} if (arrays := self.voice_encoder.arrays()) else {}
+        out = {"audio": self.audio_codec.arrays()}
+        for name, of in ((TOKENIZER, self.tokenizer), ("voice", self.voice_encoder)):
+            out |= {name: arrays} if (arrays := of.arrays()) else {}
         if isinstance(self.audio_codec, audio_codecs.WhisperXVAE):
             out[audio_codecs.FILES] = self.audio_codec.files()
         return out | ({"motion": self.motion_codec.arrays()} if self.motion_codec else {})

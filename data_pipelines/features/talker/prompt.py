@@ -14,6 +14,7 @@ on (portrait.py); its own motion is the first frame.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -23,13 +24,13 @@ from avjax.encoders.plain_text import check_letters
 from avjax.errors import UserError
 from avjax.inference import padding
 from avjax.systems import api
-from avjax.systems.talker import sampler
+from avjax.systems.talker import sampler, several
 from avjax.systems.talker.rows import check_ids
 from avjax.weights import reader
 from data_pipelines import media, prompting
 from data_pipelines.features.common import heard
 from data_pipelines.features.talker import film as films
-from data_pipelines.features.talker import frontend, portrait, voices
+from data_pipelines.features.talker import frontend, pieces, portrait, voices
 from data_pipelines.prompting import Input, Prompt, Request
 from data_pipelines.store.schema import SPEAKERS
 
@@ -68,17 +69,17 @@ class PromptBuilder(prompting.PromptBuilder):
 
     TAKES = (prompting.TASK, prompting.TEXT, prompting.AUDIO, voices.INPUT,
              Input("motion", "Motion file (.npz, .npy or .pt): drives, or is continued."),
-             films.INPUT,
-             prompting.EXAMPLE, prompting.DATA, prompting.SPEAKER, *portrait.TAKES,
+             films.INPUT, prompting.EXAMPLE, prompting.DATA, prompting.SPEAKER,
+             *portrait.TAKES, *pieces.TAKES,
              Input("prefix_seconds", "Continue so much of the audio (and motion).", float),
-             Input("max_seconds", "Most that is made; 0 = all that the model's context holds.",
-                   float))
+             Input("max_seconds", "Most that is made, of text in pieces of each; 0 = all that the "
+                   "model's context holds.", float))
     SETTINGS = {"steps": ("steps",), "guidance": ("guidance",), "temperature": ("temperature",)}
 
     def build(self, request: Request, system, decoder) -> Prompt:
         """UserError for whatever is missing, unknown, too long or of another width."""
-        c = system.config
-        for name in ("prefix_seconds", "max_seconds"):
+        c, request = system.config, pieces.of_file(request)
+        for name in ("prefix_seconds", "max_seconds", "piece_seconds", "context_seconds"):
             if getattr(request, name) < 0:
                 raise UserError("seconds out of range", where=f"--{name}", expected=">= 0",
                                 found=str(getattr(request, name)))
@@ -105,65 +106,108 @@ class PromptBuilder(prompting.PromptBuilder):
                    * bool(shown)]
         if given.tokens_N is None and front.tokenizer.scripts is not None:
             check_letters(given.text, front.tokenizer.scripts, "--text")
-        prompt_N = given.tokens_N
-        if prompt_N is None:
-            prompt_N = front.prompt(given.text, allow_empty=True)
+        texts, context, prompts = [given.text], 0, [given.tokens_N]
+        if given.tokens_N is None:
+            if task not in WHOLE and given.text:
+                texts, context = pieces.cut(request, given.text, task, c, pieces.patches(use, c),
+                                            lambda text: len(front.prompt(text)))
+            prompts = [front.prompt(text, allow_empty=True) for text in texts]
             if not given.text:
                 remarks.append("no transcript: the model was trained with one; --text=... makes "
                                "motion better")
-        check_ids(prompt_N, c.vocab, "--text or --example")
-        frames = _room(request, task, c, len(prompt_N), use) * c.patch
+        for prompt_N in prompts:
+            check_ids(prompt_N, c.vocab, "--text or --example")
+        before = max(pieces.patches(use, c), context if len(texts) > 1 else 0)
+        flags = ", ".join(_flag(request, name) for name in use)
+        frames = c.patch * min(pieces.room(request, task, c, len(p), before, flags)
+                               for p in prompts)
         drawn_on, own_M = portrait.read(request, task, decoder, front, given.picture)
-        voice_S, first_M, speaker, identity = _who(request, given, use, c, decoder)
+        voice_S, first_M, speaker, identity = _who(request, task, given, use, c, decoder)
         first_M = first_M if own_M is None or "motion" in use else own_M
         if row and not any(getattr(request, name) for name in CHANGES):
             conditions, frames = system.conditions(row, task)
-            bounded = False
+            made, bounded = (conditions,), False
         else:
-            conditions = {"prompt": prompt_N, "prompt_length": np.int32(len(prompt_N)),
-                          "speaker": voice_S, "first_motion": first_M}
-            for name in ("audio", "motion"):
-                conditions[name] = use.get(name, np.zeros((0, getattr(c, f"{name}_dim"))))
-                conditions[f"{name}_length"] = np.int32(len(conditions[name]))
+            made = tuple(_conditions(prompt_N, voice_S, first_M, use if k == 0 else {},
+                                     context * c.patch if k else 0, c)
+                         for k, prompt_N in enumerate(prompts))
             # the length of what drives decides, where padding is a multiple of the patch
             bounded = task not in WHOLE or 32 % c.patch != 0
             if not bounded:
                 frames = len(use[WHOLE[task]])
-        prompt = Prompt(task, (padding.complete(system, conditions),), frames, given.name, bounded,
-                        speaker, identity, tuple(remarks), given=drawn_on, shown=shown)
+        told = {}
+        if len(made) > 1:
+            remarks.append(f"{len(made)} pieces of the text, each going on from the last "
+                           f"{context * c.patch / c.frame_rate:g} s before it")
+            told = {"texts": tuple(texts), "seconds": sum(map(pieces.seconds, texts))}
+        prompt = Prompt(task, tuple(padding.complete(system, x) for x in made), frames, given.name,
+                        bounded, speaker, identity, tuple(remarks), given=drawn_on, shown=shown,
+                        **told)
         check(system, prompt)
         return prompt
 
     def remarks(self, prompt, out, system):
-        """A line when the utterance was cut off by the bound and not by the stop head."""
+        """A line when speech was cut off by the bound and not by the stop head."""
         c = system.config
-        most = out["stop"].shape[1] * c.patch
-        if prompt.task in WHOLE or int(out["audio_length"][0]) < most:
-            return []
-        last = 1 / (1 + np.exp(-np.asarray(out["stop"][0, -c.stop_streak:], np.float64)))
-        if (last >= c.stop_threshold).all():
-            return []
-        return [f"warning: the stop head never fired within {most / c.frame_rate:.1f} s, so "
-                "speech may be cut off or go on after its end; train longer, or bound it with "
-                "--max_seconds"]
+        most = (prompt.frames if "unended" in out else out["stop"].shape[1] * c.patch)
+        if "unended" in out:
+            unended = int(out["unended"][0])
+        else:
+            unended = prompt.task not in WHOLE and int(out["audio_length"][0]) >= most and (
+                not several.is_end(c, out["stop"][0, -c.stop_streak:]))
+        lasted = [f"{piece['seconds']:.2f}" for piece in
+                  self.told(prompt, out, system).get("pieces", ())]
+        lines = [f"{len(lasted)} pieces of {', '.join(lasted)} s"] if lasted else []
+        made = [name for name in PREFIX[prompt.task] if lasted and len(out.get(name, ())) > 0]
+        for name in made:
+            across, within = pieces.steps(out[name][0], out["pieces"][0])
+            lines.append(f"{name} from frame to frame: {across:.3g} across joints, {within:.3g} "
+                         "within pieces")
+        if not unended:
+            return lines
+        of = f" in {unended} of {len(prompt.pieces)} pieces" if len(prompt.pieces) > 1 else ""
+        return [*lines, f"warning: the stop head never fired within {most / c.frame_rate:.1f} s"
+                f"{of}, so speech may be cut off or go on after its end; train longer, or bound it "
+                "with --max_seconds"]
+
+    def told(self, prompt, out, system):
+        """{"pieces": [{"text", "seconds"}]} of text that was made in pieces."""
+        if len(prompt.pieces) == 1:
+            return {}
+        rate = system.config.frame_rate
+        return {"pieces": [{"text": text, "seconds": round(int(frames) / rate, 3)} for text, frames
+                           in zip(prompt.texts, out["pieces"][0], strict=True)]}
 
 
 def check(system, prompt: Prompt) -> None:
     """UserError for lengths that do not fit together."""
-    [conditions] = prompt.pieces
-    sizes = padding.sizes(system, conditions)
-    time = max(sizes.pop("time"), prompt.frames)
-    room = padding.room([sizes], time if prompt.bounded else api.bucket(time))
-    batch = padding.batch(system, [conditions], [prompt.frames], room)
-    sampler.check_conditions(system, batch, prompt.task)
+    for conditions in prompt.pieces:
+        sizes = padding.sizes(system, conditions)
+        time = max(sizes.pop("time"), prompt.frames)
+        room = padding.room([sizes], time if prompt.bounded else api.bucket(time))
+        batch = padding.batch(system, [conditions], [prompt.frames], room)
+        sampler.check_conditions(system, batch, prompt.task)
+
+
+def _conditions(prompt_N, voice_S, first_M, use, context: int, c) -> dict[str, np.ndarray]:
+    """Of one piece. use: what is given of sound and motion; context: else so many frames of what
+    was made before."""
+    out = {"prompt": prompt_N, "prompt_length": np.int32(len(prompt_N)), "speaker": voice_S,
+           "first_motion": first_M}
+    for name in ("audio", "motion"):
+        out[name] = use.get(name, np.zeros((0, getattr(c, f"{name}_dim"))))
+        out[f"{name}_length"] = np.int32(context or len(out[name]))
+    return out
 
 
 def default_task(request: Request, front) -> str:
     """What is meant when no task is named."""
     if front.motion_codec is None:
         return "tts"
-    driven = request.audio or request.motion or request.video
-    if request.prefix_seconds or (not driven and (request.text or request.example)):
+    moved = request.motion or request.video
+    driven = request.audio or moved
+    spoken = request.text.strip() and request.audio and not moved  # in that voice
+    if request.prefix_seconds or spoken or (not driven and (request.text or request.example)):
         return "t2av"
     if not driven:
         raise UserError("nothing to say", where="--text, --audio, --motion, --video, --example",
@@ -225,17 +269,16 @@ def _hear(request: Request, task: str, given: _Given, film: films.Film | None, d
     """The sound of --audio, else of the film: `audio` where that is wanted, and the voice."""
     given.audio = given.motion = None  # the example's is of other speech
     rate, wanted = front.audio_codec.recipe["sample_rate"], "audio" in _wanted(request, task)
-    if request.audio:
-        audio_N = media.read_audio(request.audio, rate)
-    elif wanted or film.heard:
-        audio_N = film.sound(rate)
-    else:
+    if not (request.audio or wanted or film.heard):
         given.remarks = ("the film has no sound: the voice is another's",)
         return
+    sound = functools.partial(media.read_audio, request.audio) if request.audio else film.sound
+    audio_N = sound(rate)
     if wanted:
         given.audio = front.audio(audio_N, rate)
     if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
-        given.voice_S = front.voice(audio_N, rate)
+        own = front.voice_encoder.sample_rate  # resampled once, as in extraction
+        given.voice_S = front.voice(sound(own), own)
     given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs, decoder.recipes["audio"],
                                         _flag(request, "audio")))
 
@@ -247,7 +290,7 @@ def _see(request: Request, task: str, given: _Given, film: films.Film, c, decode
     count = 1
     if "motion" in _wanted(request, task):
         count = film.frames if task == "v2a" else max(1, _prefix(request, c))
-    most = _most(task, c) * c.patch
+    most = pieces.most(task, c) * c.patch
     if min(count, film.frames) > most:  # told before it is read
         raise UserError("the film is over the context", where=film.where,
                         expected=f"at most {most / c.frame_rate:.1f} s",
@@ -328,50 +371,9 @@ def _prefix(request: Request, c) -> int:
     return int(request.prefix_seconds * c.frame_rate / c.patch + 1e-6) * c.patch
 
 
-def _most(task: str, c) -> int:
-    """Patches of speech that the model was trained to see: a row of at most `max_frames` of one
-    utterance."""
-    return min(min(c.row_patches, c.row_tokens - 1) - _behind(task, c),
-               -(-c.max_frames // c.patch))
-
-
-def _behind(task: str, c) -> int:
-    return 0 if task == "tts" else c.delay
-
-
-def _room(request: Request, task: str, c, prompt: int, use) -> int:
-    """Patches to make room for: what the model was trained to see, less the prompt. Nothing is cut
-    silently."""
-    behind, most = _behind(task, c), _most(task, c)
-    room = min(most, c.row_tokens - 1 - prompt - behind)
-    given = max((-(-len(x) // c.patch) for x in use.values()), default=0)
-    least = max(given + (0 if task in WHOLE else c.min_patches), 1)
-    context = (f"{c.row_tokens} tokens, at most {most + behind} patches of them "
-               "(config.system.row_tokens, row_patches and max_frames)")
-    if least > most:
-        raise UserError("the clip is over the context",
-                        where=", ".join(_flag(request, name) for name in use), expected=context,
-                        found=f"{given} patches", hint="cut it into sentences and generate each")
-    if least > room:
-        raise UserError("text over the context", where="--text", expected=context,
-                        found=f"{prompt} tokens of text and "
-                        f"at least {least + behind} patches",
-                        hint="split it into sentences and generate each")
-    if task in WHOLE or not request.max_seconds:
-        return room
-    seconds = c.patch / c.frame_rate
-    wanted = int(np.ceil(request.max_seconds / seconds - 1e-6))
-    if not least <= wanted <= room:
-        raise UserError("bound out of range", where="--max_seconds",
-                        found=f"{request.max_seconds:g} s",
-                        expected=f"{least * seconds:.2f} to {room * seconds:.2f} s for this text; "
-                        f"the context is {context}")
-    return wanted
-
-
-def _who(request: Request, given: _Given, use, c, decoder):
+def _who(request: Request, task: str, given: _Given, use, c, decoder):
     """(voice, first motion frame, name, identity) of who is to speak: --speaker, else what was
-    given, else the speaker heard most in training."""
+    given, else the speaker heard most in training. UserError: nobody is known."""
     known = decoder.codecs.get(SPEAKERS, {"names": ()})
     names = [str(name) for name in known["names"]]
     voice_S, speaker, identity = given.voice_S, given.speaker, given.identity
@@ -379,6 +381,11 @@ def _who(request: Request, given: _Given, use, c, decoder):
     if request.speaker and request.speaker != given.filmed:
         voice_S, speaker, identity = None, "", None
         first_M = first_M if "motion" in use else None
+    elif voice_S is None and not names:  # of a release that was imported
+        if task != "a2v":
+            raise UserError("nobody's voice", where="--audio", found="none",
+                            expected="a recording of the voice: this model came without speakers")
+        voice_S = np.zeros(c.speaker_dim, np.float32)
     if voice_S is None or (names and (identity is None or first_M is None)):
         name = request.speaker or (speaker if speaker in names else "")
         one = names.index(prompting.choose_speaker(name, names))

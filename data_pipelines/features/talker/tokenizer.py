@@ -101,9 +101,14 @@ class Tokenizer:
         return cls(bpe.to_str().encode(), "byte-bpe")
 
     @property
+    def ids(self) -> dict[str, int]:
+        """{token: id}, added tokens included."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    @property
     def vocabulary(self) -> int:
         """Number of ids, added tokens included: the least that the model's embedding must have."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.ids.values()) + 1
 
     @property
     def recipe(self) -> dict:

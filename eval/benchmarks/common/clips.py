@@ -155,7 +155,7 @@ class ClipBenchmark(ClipData):
         signals.seconds = other.seconds
         self._sound_like(signals, other, truth)
         if self.full:
-            signals.onsets_s = truth.onsets_s
+            signals.onsets_s, signals.loudness = truth.onsets_s, truth.loudness
         return signals
 
     def _sound_like(self, signals: Signals, other: Signals, truth: Signals) -> None:

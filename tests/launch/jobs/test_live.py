@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from avjax.inference.generator import Generator, Item
+from avjax.inference.generator import Generator, Item, Speech
 from avjax.signal import mel
 from avjax.systems import api
 from avjax.systems.avflow import config as avflow_config
@@ -27,6 +27,7 @@ from launch.flags import load_config
 from launch.jobs import live as job
 from launch.jobs import targets
 from launch.jobs.playback import Playback
+from launch.jobs.requests import live as live_several
 
 FRAMES, RATE = 100, 22050
 LEAST = Settings(block=4, ahead=0, iterations=1)
@@ -65,6 +66,12 @@ class Avatar:
     def progress(self, prompt, *, keep=True):
         return self.generator.stream(self.params, prompt.pieces, prompt.name, prompt.task,
                                      keep=keep)
+
+
+    def stream_several(self, prompts, rows):
+        speeches = [Speech(p.name, p.pieces) for p in prompts.values()]
+        made = self.generator.stream_several(self.params, speeches, "generate", rows=rows)
+        return ((list(prompts)[number], chunk) for number, chunk in made)
 
 
 def numbers(codes_NF, pose_N7):
@@ -284,3 +291,48 @@ def test_where_a_stream_goes(tmp_path):
                                ("a.wav", "mp4", "two formats")):
         with pytest.raises(UserError, match=message):
             targets.targets(out, kind)
+
+
+def several(avatar, tmp_path, kind="", count=3):
+    """Prompts of different lengths, their files, and each one's sound alone."""
+    prompts = {f"r{k}": avatar.builder.recut(avatar.prompt(avatar.tokens_TC[:60 + 20 * k]),
+                                             avatar.system, 20) for k in range(count)}
+    return prompts, {name: targets.targets(str(tmp_path / name), kind) for name in prompts}
+
+
+def test_several_at_once_are_written_as_each_alone(avatar, tmp_path, capsys):
+    prompts, wanted = several(avatar, tmp_path)
+    ended = dict(live_several.stream(avatar, prompts, wanted, settings=LEAST, rows=2))
+    assert ended.keys() == prompts.keys()
+    for k, (name, report) in enumerate(ended.items()):
+        assert report["complete"] and report["rows"] == 2 and report["first_packet_s"] > 0
+        assert report["seconds"] == pytest.approx((60 + 20 * k) * 256 / RATE, abs=1e-3)
+        assert {"count", "seconds", "buffer_s"} == report["stalls"].keys()
+        speakers = Speakers(avatar.decoder, prompts[name], LEAST, False)
+        packets = job.packets(speakers, avatar.progress(prompts[name], keep=False), 60 + 20 * k)
+        alone_N = np.concatenate([p.sound_N for p in packets])
+        with open(tmp_path / f"{name}.wav", "rb") as file:
+            made_N = np.frombuffer(file.read()[44:], "<i2") / 32767
+        np.testing.assert_allclose(made_N, alone_N, atol=1e-4)
+        with av.open(report["files"]["mp4"]) as film:
+            assert sum(1 for _ in film.decode(video=0)) == round(len(alone_N) / RATE * 30)
+    assert not list(tmp_path.glob("*.part.*"))
+    assert "3 requests, 2 at a time" in capsys.readouterr().err
+
+
+def test_several_that_are_cut_say_so(avatar, tmp_path, monkeypatch):
+    prompts, wanted = several(avatar, tmp_path, "s16le")
+    end = live_several.Request.end
+
+    def signalled(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return end(self)
+
+    monkeypatch.setattr(live_several.Request, "end", signalled)
+    reports = {}
+    with pytest.raises(SystemExit) as left:
+        for name, report in live_several.stream(avatar, prompts, wanted, settings=LEAST, rows=2):
+            reports[name] = report
+    assert left.value.code == 143 and {"r0", "r1"} == reports.keys()
+    assert not any(report["complete"] for report in reports.values())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r0.part.s16le", "r1.part.s16le"]

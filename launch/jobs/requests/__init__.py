@@ -1,0 +1,1 @@
+"""Files of requests, and several of them streamed at once."""

@@ -1,0 +1,52 @@
+"""Files of requests, and the records of what was made of them."""
+
+import json
+import pathlib
+
+from avjax.errors import UserError
+
+
+def record_file(out: pathlib.Path, name: str) -> pathlib.Path:
+    return out / f"{name}.json"
+
+
+def done_before(out: pathlib.Path, name: str) -> dict | None:
+    """{"request", "settings"} that the files of a name were made from; None where any is
+    missing."""
+    try:
+        record = json.loads(record_file(out, name).read_text())
+        files = record.pop("files")
+        record = {name: record[name] for name in ("request", "settings")}
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if all((out / file).is_file() for file in files) else None
+
+
+def read_requests(path: pathlib.Path) -> dict[str, dict]:
+    """{id: inputs} of a file of JSON lines. UserError names the line that is none, an id that is
+    missing, no file name, or there twice."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("unreadable requests", where=f"--requests={path}",
+                        expected="a file with a JSON object a line", found=str(error)) from error
+    found: dict[str, dict] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            request = json.loads(line)
+        except ValueError as error:
+            raise UserError("not a request", where=where, expected='{"id": "a", "text": "..."}',
+                            found=line[:60]) from error
+        name = request.pop("id", None) if isinstance(request, dict) else None
+        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
+            raise UserError("a request without an id", where=where,
+                            expected='"id", fit for a file name', found=line[:60])
+        if name in found:
+            raise UserError("two requests of one id", where=where, found=repr(name))
+        found[name] = request
+    if not found:
+        raise UserError("no requests", where=str(path), expected="a JSON object a line")
+    return found
