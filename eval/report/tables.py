@@ -1,10 +1,12 @@
 """The summary of an evaluation as plain text."""
 
 import math
+import textwrap
 from collections.abc import Container
 
 from eval.registry import Metric, all_metrics
 
+COLUMNS = 120
 WIDEST = 4  # variants whose intervals still fit beside each other
 
 
@@ -22,8 +24,9 @@ def table(results: dict) -> str:
         lacking = results.get("not_measured", {})
         for metric in shown(variants, lacking):
             if metric.name in lacking:
-                lines.append(f"  {metric.name:<26}{metric.better:<8}  "
-                             f"not measured: {lacking[metric.name]}")
+                lines += textwrap.wrap(f"not measured: {lacking[metric.name]}", COLUMNS,
+                                       initial_indent=f"  {metric.name:<26}{metric.better:<8}  ",
+                                       subsequent_indent=" " * 38, break_long_words=False)
                 continue
             entries = [variants[v].get(metric.name) for v in variants]
             cells = [cell(e).partition(" ")[0] if narrow else cell(e) for e in entries]
