@@ -250,7 +250,7 @@ def spoilt(folder, what):
     ("arrays", r"missing: fusion.1.weight, out_v.bias \| left over: more"),
     ("text", "not a text-to-tokens state dict"),
     ("folder", "no such folder.*--folder"),
-    ("system", "no release of this system.*avflow.*found: talker"),
+    ("system", "no release of this system.*avflow.*found: vocoder"),
 ])
 def test_what_is_no_whole_release_leaves_nothing(what, message, tmp_path):
     folder = tmp_path / "50h"
@@ -260,7 +260,7 @@ def test_what_is_no_whole_release_leaves_nothing(what, message, tmp_path):
     add_parts(folder)
     spoilt(folder, what)
     with pytest.raises(UserError, match=message):
-        release.import_folder("talker" if what == "system" else "avflow",
+        release.import_folder("vocoder" if what == "system" else "avflow",
                               "/nowhere" if what == "folder" else str(folder),
                               str(tmp_path / "work"), config=config, say=lambda line: None)
     assert {p.name for p in tmp_path.iterdir()} == {"50h"}
