@@ -5,8 +5,10 @@ Latent frame j covers samples [960 j, 960 (j + 1)); the last one is padded with 
 the attributes of `AudioCodec`; `from_recipe` picks one by the recipe's kind.
 
 The stand-in "mel-pca": four log-mel frames of hop 240 make one vector of 320, of which the 32
-principal components of most variance are kept, each scaled to unit variance. The way back is to
-mel; Griffin-Lim or a vocoder makes sound of that.
+principal components of most variance are kept, each scaled to unit variance, or (ours) to the root
+of its deviation: at unit variance a model errs alike in all components, the last of which have a
+thousandth of the variance, and a quarter of a deviation in each costs most words. The way back is
+to mel; Griffin-Lim or a vocoder makes sound of that.
 Suffixes: N samples, T latent frames, S mel frames (4 T), M mel bands, A latent channels.
 """
 
@@ -26,6 +28,9 @@ RATE = SAMPLE_RATE / HOP  # 25 Hz
 DIM = 32
 MEL = mel_lib.RECIPE_24K
 STACK = HOP // MEL["hop"]  # mel frames a latent frame
+# of the stand-in's components
+SCALES = {"unit": "unit variance on the training split",
+          "root": "square root of the deviation on the training split, of mean variance one"}
 
 
 class AudioCodec(typing.Protocol):
@@ -56,6 +61,7 @@ class MelPCA:
     """The stand-in "mel-pca"; see the top of this file."""
 
     codec: pca.LinearCodec
+    scale: str = SCALES["unit"]
     ahead: typing.ClassVar[int] = 0
 
     @property
@@ -63,7 +69,7 @@ class MelPCA:
         """How the latents are made, without the fitted arrays (the dataset adds their hash)."""
         return {"kind": "mel-pca", "sample_rate": SAMPLE_RATE, "hop": HOP, "rate": RATE,
                 "dim": len(self.codec.std), "stack": STACK, "mel": dict(MEL),
-                "scale": "unit variance on the training split"}
+                "scale": self.scale}
 
     def encode(self, audio_N: np.ndarray) -> np.ndarray:
         """See AudioCodec."""
@@ -104,10 +110,14 @@ def stacked_mel(audio_N: np.ndarray) -> np.ndarray:
     return mel_lib.normalise(mel_lib.log_mel(audio_N, MEL), MEL).reshape(-1, STACK * MEL["bands"])
 
 
-def fit(moments: pca.Moments, dim: int = DIM) -> MelPCA:
-    """The codec from the moments of `stacked_mel` over the training split. Raises UserError when it
-    spans too little."""
-    return MelPCA(moments.codec(dim))
+def fit(moments: pca.Moments, dim: int = DIM, scale: str = "unit") -> MelPCA:
+    """The codec from the moments of `stacked_mel` over the training split, its components scaled as
+    a key of SCALES says. Raises UserError when it spans too little."""
+    codec = moments.codec(dim)
+    if scale == "root":
+        std_A = np.sqrt(codec.std * np.mean(codec.std)).astype(np.float32)
+        codec = dataclasses.replace(codec, std=std_A)
+    return MelPCA(codec, SCALES[scale])
 
 
 def moments() -> pca.Moments:
@@ -120,7 +130,8 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray],
     """The codec of a dataset or workdir. Raises UserError for kinds that are unknown or need
     weights."""
     if recipe.get("kind") == "mel-pca":
-        codec = MelPCA(pca.LinearCodec.from_arrays(arrays, where))
+        codec = MelPCA(pca.LinearCodec.from_arrays(arrays, where),
+                       recipe.get("scale", SCALES["unit"]))
         if len(codec.codec.mean) != STACK * MEL["bands"] or recipe.get("mel") != MEL:
             raise UserError("audio codec of another mel", where=where, expected=str(MEL),
                             found=str(recipe.get("mel")),

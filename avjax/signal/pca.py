@@ -16,8 +16,8 @@ from avjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LinearCodec:
-    """x ~ mean + (z * std) @ components, z of zero mean and unit variance on the data that it was
-    fitted on."""
+    """x ~ mean + (z * std) @ components, z of zero mean and, as fitted, unit variance on the data
+    that it was fitted on."""
 
     mean: np.ndarray  # (D,) float32
     components: np.ndarray  # (K, D) float32, orthonormal rows, by falling variance

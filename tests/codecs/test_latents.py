@@ -22,11 +22,31 @@ def hum(seconds=2.0, pitch=120.0, seed=0):
 
 
 @pytest.fixture(scope="module")
-def codec():
+def moments():
     moments = latents.moments()
     for seed in range(8):
         moments.add(latents.stacked_mel(hum(1.5, 90 + 18 * seed, seed)))
+    return moments
+
+
+@pytest.fixture(scope="module")
+def codec(moments):
     return latents.fit(moments)
+
+
+def test_a_scale_moves_error_between_components_and_changes_no_sound(codec, moments):
+    """Components differ by the root of their deviation; mel stays, and so does the recipe of what
+    was extracted before there was a choice."""
+    root = latents.fit(moments, scale="root")
+    audio = hum(1.0, 120, 9)
+    unit_TA, root_TA = codec.encode(audio), root.encode(audio)
+    std_A = codec.codec.std
+    np.testing.assert_allclose(root_TA, unit_TA * np.sqrt(std_A / std_A.mean()), rtol=1e-4,
+                               atol=1e-5)
+    np.testing.assert_allclose(root.mel(root_TA), codec.mel(unit_TA), atol=1e-4)
+    assert root.recipe["scale"] != codec.recipe["scale"] == "unit variance on the training split"
+    again = latents.from_recipe(root.recipe, root.arrays())
+    assert again.recipe == root.recipe and np.array_equal(again.encode(audio), root_TA)
 
 
 def test_the_second_mel_recipe_leaves_the_first_alone():

@@ -36,7 +36,7 @@ EXPERIMENTS = {
     "talker_benchmark": ("",),
     "talker_clips": ("",),
     "talker_coupling": ("separate", "joint"),
-    "talker_quickstart": ("",),
+    "talker_quickstart": ("", "phonemes"),
     "talker_two_stage": ("two", "single", "speech"),
     "tavid": ("", "text", "acoustic", "appearance", "mapper", "motion", "temporal", "speaker"),
     "tavid_mapper": ("",),

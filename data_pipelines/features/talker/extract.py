@@ -53,6 +53,9 @@ def extract(
     vocabulary: Annotated[int, Option("most tokens of byte-bpe")] = STAND_IN_VOCABULARY,
     language: phonemes.Language = phonemes.LANGUAGE,
     voice: Annotated[str, Option(voice_options.HELP)] = "auto",
+    latent_scale: Annotated[str, Option("of the stand-in's audio latents: unit variance, or the "
+                                        "root of each one's deviation, which a model's errors "
+                                        "harm less", choices=tuple(latents.SCALES))] = "unit",
     placeholder: Annotated[str, Option("prompt of clips without a transcript, to learn speech to "
                                        "motion from; empty refuses such clips")] = "",
     speech_only: Annotated[float, Option("share of the training clips whose motion is left out, so "
@@ -106,6 +109,9 @@ def extract(
     voice_maker = voice_options.maker(kind)
     given = phonemes.chosen(tokenizer, tokens, language)
     published = audio_codecs.chosen(audio_codec, whisper, vocoder)
+    if published and latent_scale != "unit":
+        raise UserError("a published codec's latents have their own scale", where="--latent_scale",
+                        expected="unit beside --audio_codec", found=latent_scale)
     kept = common.kept_vocoder(vocoder, latents.MEL)
     with common.job(out_dir, clips, "talker", tokenizer=tokenizer, vocabulary=vocabulary,
                     voice=voice, placeholder=placeholder, speech_only=speech_only,
@@ -113,13 +119,14 @@ def extract(
                     **{k: v for k, v in (("vocoder", vocoder), ("audio_codec", audio_codec),
                                          ("whisper", whisper)) if v},
                     **({"tokens": tokens, "language": language} if tokens == phonemes.KIND else {}),
+                    **({"latent_scale": latent_scale} if latent_scale != "unit" else {}),
                     **({"carry_landmarks": True} if carry_landmarks else {})) as job:
         # the file may hold another tokenizer by now
         kept_in = [x.recipe for x in (given, voice_maker, published) if hasattr(x, "recipe")]
         names = "".join(f"-{recipe_hash(recipe)}" for recipe in kept_in)
         fitted = job.once(f"encoder{names}", lambda: _pack(*_fit(clips, given or Tokenizer.fit(
             (plain(clip["text"]).strip() for clip in clips.source(fit_split, ("text",))),
-            vocabulary), voice_maker, published, max_bad, fit_split)))
+            vocabulary), voice_maker, published, latent_scale, max_bad, fit_split)))
         return _write(job, clips, *_unpack(fitted), kept, whose, placeholder, speech_only, multiple,
                       max_bad, fit_split, name, carry_landmarks, progress)
 
@@ -179,8 +186,8 @@ def _motion_columns(clips) -> tuple[str, ...]:
     return ()
 
 
-def _fit(clips, tokens: Tokenizer | phonemes.Phonemes, voice_maker, published, max_bad: float,
-         fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
+def _fit(clips, tokens: Tokenizer | phonemes.Phonemes, voice_maker, published, scale: str,
+         max_bad: float, fit_split: str) -> tuple[frontend.Encoder, dict[str, tuple]]:
     """The encoder, and {id: (split, speaker, voice)} of every clip, NaN where too little is heard;
     one pass over all clips."""
     columns = _motion_columns(clips)
@@ -219,7 +226,7 @@ def _fit(clips, tokens: Tokenizer | phonemes.Phonemes, voice_maker, published, m
     raw_US = np.stack([raw[name] for name, (split, _) in voices.items() if split == fit_split])
     voice = voice_maker.fit(raw_US[voice_encoders.known(raw_US)])
     voices = {name: (*who, voice.scale(raw[name])) for name, who in voices.items()}
-    audio = published or latents.fit(moments)
+    audio = published or latents.fit(moments, scale=scale)
     # the published weights have heard sound as loud as it came
     loud = None if published else level.RECIPE
     return frontend.Encoder(tokens, audio, voice, codec, loud), voices
