@@ -98,8 +98,8 @@ class Metric:
     of_shuffled: bool = False
 
     def __post_init__(self):
-        unknown = [n for n in self.needs if n not in NEEDS and not n.startswith(CODEC)
-                   and n.removeprefix(NETWORK) not in TABLE]
+        known = {*NEEDS, *(NETWORK + name for name in TABLE)}
+        unknown = [n for n in self.needs if n not in known and not n.startswith(CODEC)]
         if unknown or self.better not in BETTER or not self.meaning:
             raise ValueError(f"metric {self.name!r}: unknown needs {unknown}, no such direction "
                              f"{self.better!r} or no meaning")

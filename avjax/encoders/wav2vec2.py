@@ -13,6 +13,7 @@ width of a head, L layers, V vocabulary.
 
 import dataclasses
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -32,6 +33,13 @@ CHUNK_SECONDS = 100
 CTC_LABELS = "-|ETAOINHSRDLUMWCFGYPBVK'XJQZ"  # column 0 is the CTC blank
 SPECIAL_COLUMNS = (1, 2, 3)  # <s>, </s>, <unk> of the 32-way head: dropped to get the 29 labels
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # width -> heads
+
+
+def spelled(logits_TV: np.ndarray) -> str:
+    """What CTC logits spell: the strongest letter of each frame, repetitions and then blanks left
+    out."""
+    runs = (int(k) for k, _ in itertools.groupby(np.argmax(logits_TV, axis=1)))
+    return "".join(CTC_LABELS[k] for k in runs if k).replace("|", " ").strip()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from avjax.encoders import espeak
 from avjax.encoders.text import symbols
-from avjax.encoders.wav2vec2 import CTC_LABELS
+from avjax.encoders.wav2vec2 import spelled
 from avjax.signal import mel
 from eval.registry import TOKENS
 
@@ -55,7 +55,7 @@ class Spoken:
     @property
     def letters(self) -> str:
         """What CTC tokens spell."""
-        return "".join(CTC_LABELS[k] for k in self.labels).replace("|", " ").strip()
+        return spelled(self.tokens_TC)
 
 
 def stretches(phonemes: str) -> list[tuple[str, float]]:

@@ -6,7 +6,6 @@ Published by github.com/songweige/TATS, `i3d_pretrained_400.pt`, with eps 1e-5 i
 Suffixes: B batch, T frames of a clip, H height, W width, C channels, K clips.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -18,10 +17,10 @@ from jax import lax
 from jax.sharding import Mesh
 
 from avjax.sharding import rows
-from avjax.sharding.mesh import make_mesh, replicated
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
 from eval.networks.convolutions import Branches, Chain, Conv, Pool, convolved, folded, run, shapes
+from eval.networks.placed import Placed
 
 SIZE, FRAMES = 224, 16
 EPS = 1e-5  # of its batch norms
@@ -131,9 +130,7 @@ class I3D:
 
     def __init__(self, state: dict[str, np.ndarray], where: str = "",
                  together: int | None = None, mesh: Mesh | None = None):
-        self._mesh = mesh or make_mesh({"data": -1}, jax.local_devices())
-        self._params = jax.device_put(import_params(state, where), replicated(self._mesh))
-        self._together = together or rows.at_once(TOGETHER)
+        self._rows = Placed(import_params(state, where), together or rows.at_once(TOGETHER), mesh)
 
     def __call__(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
         """(H, W, 3) uint8 RGB pictures of one size -> (K, 2, classes) float32 of every 16 that
@@ -144,8 +141,7 @@ class I3D:
             while len(clip := list(itertools.islice(left, FRAMES))) == FRAMES:
                 yield np.stack(clip)
 
-        found = list(rows.stream(functools.partial(_SEEN, self._params), clips(), self._mesh,
-                                 self._together))
+        found = self._rows(_SEEN, clips())
         return np.stack(found) if found else np.zeros((0, 2, 0), np.float32)
 
 

@@ -6,7 +6,6 @@ weights of 2015, whose pools differ from those of other Inceptions.
 Suffixes: B batch, N pictures, H height, W width, C channels, D features.
 """
 
-import functools
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -15,10 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from avjax.sharding import rows
-from avjax.sharding.mesh import make_mesh, replicated
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
 from eval.networks.convolutions import Branches, Chain, Conv, Pool, folded, run, shapes
+from eval.networks.placed import Placed
 
 SIZE = 299
 EPS = 1e-3  # of its batch norms
@@ -139,15 +138,12 @@ class Inception:
 
     def __init__(self, state: dict[str, np.ndarray], where: str = "",
                  together: int | None = None, mesh: Mesh | None = None):
-        self._mesh = mesh or make_mesh({"data": -1}, jax.local_devices())
-        self._params = jax.device_put(import_params(state, where), replicated(self._mesh))
-        self._together = together or rows.at_once(TOGETHER)
+        self._rows = Placed(import_params(state, where), together or rows.at_once(TOGETHER), mesh)
 
     def __call__(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
         """Any number N of (H, W, 3) uint8 RGB pictures of one size -> (N, D) float32; (0, 0) of
         none."""
-        found = list(rows.stream(functools.partial(_FEATURES, self._params), pictures, self._mesh,
-                                 self._together))
+        found = self._rows(_FEATURES, pictures)
         return np.stack(found) if found else np.zeros((0, 0), np.float32)
 
 

@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from scipy import fft
 
 from avjax.sharding import rows
-from avjax.sharding.mesh import make_mesh, replicated
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
+from eval.networks.placed import Placed
 
 FPS, SAMPLE_RATE, SIZE = 25, 16000, 224
 PICTURES, STEPS = 5, 20  # of a window
@@ -239,9 +239,7 @@ class SyncNet:
 
     def __init__(self, state: dict[str, np.ndarray], where: str = "",
                  together: int | None = None, mesh: Mesh | None = None):
-        self._mesh = mesh or make_mesh({"data": -1}, jax.local_devices())
-        self._params = jax.device_put(import_params(state, where), replicated(self._mesh))
-        self._together = together or rows.at_once(TOGETHER)
+        self._rows = Placed(import_params(state, where), together or rows.at_once(TOGETHER), mesh)
 
     def lips(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
         """Any number T of (224, 224, 3) uint8 pictures, BGR -> (T - 4, E)."""
@@ -259,15 +257,12 @@ class SyncNet:
             if len(held) >= PICTURES:
                 yield rows.stacked([np.stack(held)], 1, BLOCK + PICTURES - 1)[0]
 
-        run = functools.partial(_LIPS_OF_ROWS, self._params)
-        found = list(rows.stream(run, blocks(), self._mesh, self._together))
+        found = self._rows(_LIPS_OF_ROWS, blocks())
         return np.concatenate(found)[:count - PICTURES + 1] if found else np.zeros((0, 0))
 
     def sound(self, windows_WMK: np.ndarray) -> np.ndarray:
         """(W, 13, 20) -> (W, E)."""
-        run = functools.partial(_SOUND_OF_ROWS, self._params)
-        return np.stack(list(rows.stream(run, np.asarray(windows_WMK, np.float32), self._mesh,
-                                         self._together * BLOCK)))
+        return np.stack(self._rows(_SOUND_OF_ROWS, np.asarray(windows_WMK, np.float32), BLOCK))
 
     def __call__(self, pictures: Iterable[np.ndarray], count: int,
                  audio_N: np.ndarray) -> dict[str, float] | None:

@@ -36,19 +36,9 @@ def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
     """{published name: array} -> {"encoder": of Wav2Vec2, "constant_D": domain, then judge,
     "forward" and "backward": of the LSTM, "hidden", "score": linear layers}, float32. Raises Unlike
     (a UserError), which lists every array that is missing, left over or of another shape."""
-    inner = {n.removeprefix(ENCODER): x for n, x in state.items() if n.startswith(ENCODER)}
     outer = {n: np.asarray(x, np.float32) for n, x in state.items() if not n.startswith(ENCODER)}
-    try:
-        encoder, wrong = published.import_params(inner, where), names.Unlike(WHAT)
-    except names.Unlike as error:
-        encoder, wrong = None, error
-    differ = names.compare({n: x.shape for n, x in outer.items()}, _expected(outer, encoder), WHAT)
-    if wrong.differs or differ.differs:
-        raise names.Unlike(
-            WHAT, where=where, hint=HINT,
-            missing=[*(ENCODER + n for n in wrong.missing), *differ.missing],
-            extra=[*(ENCODER + n for n in wrong.extra), *differ.extra],
-            shapes={ENCODER + n: x for n, x in wrong.shapes.items()} | differ.shapes)
+    encoder = published.import_inside(state, ENCODER, outer, lambda own: _expected(outer, own),
+                                      WHAT, where, HINT)
 
     def direction(end: str) -> dict:
         return {"input": outer[f"blstm.weight_ih_l0{end}"].T,

@@ -6,13 +6,12 @@ Suffixes: N samples, T frames, V letters.
 
 import importlib
 import importlib.util
-import itertools
 import pathlib
 from importlib.metadata import version
 
 import numpy as np
 
-from avjax.encoders.wav2vec2 import CTC_LABELS, Wav2Vec2CTC
+from avjax.encoders.wav2vec2 import Wav2Vec2CTC, spelled
 from avjax.errors import UserError
 from eval.networks.sound import at_16khz, is_silent
 
@@ -35,12 +34,6 @@ class Words:
         if len(wave_N) < self._network.config.min_samples() or is_silent(wave_N):
             return ""
         return self.normalised(spelled(self._network(wave_N)).lower())
-
-
-def spelled(logits_TV: np.ndarray) -> str:
-    """The strongest letter of each frame, repetitions and then blanks left out."""
-    runs = (int(k) for k, _ in itertools.groupby(np.argmax(logits_TV, axis=1)))
-    return "".join(CTC_LABELS[k] for k in runs if k).replace("|", " ").strip()
 
 
 def normaliser():

@@ -16,7 +16,6 @@ Talker-T2AV:
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avjax.errors import UserError
-from avjax.storage import failures
+from avjax.storage import atomic, failures
 from avjax.systems.talker import release_layout
 from avjax.systems.talker.config import INFERENCE
 from avjax.weights.reader import read_state_dict
@@ -41,7 +40,7 @@ from data_pipelines.store.schema import CODECS_DIR, FAMILY, RECIPES_FILE
 from launch.jobs import weights
 
 AVFLOW, TALKER, TEXT_SYSTEM = "avflow", "talker", "avflow.text"
-TEXT, TEXTS = "text", "texts"  # folders in a workdir
+TEXT = "text"  # the folder in a workdir
 Say = Callable[[str], None]
 
 
@@ -110,7 +109,7 @@ def _talker(folder: str, workdir: str, file: str | None, config: ConfigDict | No
                 own = path.parent != parts.texts  # else the config beside it is the network's
                 _keep(place / name, path, *[path.with_name("config.json")] * own)
             say(f"{what}: {path or f'none found; {without}'}")
-        _copy(place / TEXTS, *(parts.texts / Path(name).name for name in (
+        _copy(place / exported.TEXTS, *(parts.texts / Path(name).name for name in (
             release_layout.TOKENIZER, release_layout.TOKENIZER_CONFIG,
             release_layout.CHAT_TEMPLATE, release_layout.CONFIG)))
         return recipes
@@ -153,8 +152,8 @@ def export_folder(workdir: str, folder: str, *, step: str | None = None, average
     if system.name != TALKER:
         raise UserError("no release of this system is written", where=workdir, expected=TALKER,
                         found=system.name, hint="--out=FILE writes its weights")
-    exported.check(system)
     decoder = Decoder.from_workdir(workdir)
+    exported.check(system, decoder.recipes)
     system.vocab = exported.embeddings(state, decoder.codecs, decoder.recipes)
     aside = out.with_name(f".{out.name}.exporting")
     shutil.rmtree(aside, ignore_errors=True)
@@ -225,7 +224,4 @@ def _keep(folder: Path, *files: Path) -> None:
     folder.mkdir()
     for file in files:
         if file.is_file():
-            try:
-                os.link(file.resolve(), folder / file.name)
-            except OSError:
-                shutil.copyfile(file, folder / file.name)
+            atomic.link(file.resolve(), folder / file.name)

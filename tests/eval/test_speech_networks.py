@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.encoders.wav2vec2 import CTC_LABELS
+from avjax.encoders.wav2vec2 import CTC_LABELS, spelled
 from avjax.errors import UserError
 from avjax.weights.torch_writer import write_torch_zip
 from eval import registry
@@ -128,7 +128,7 @@ def test_errors_are_counted_and_pooled_as_jiwer_does():
 
 def test_letters_are_spelled_without_repetitions_and_blanks():
     frames = [CTC_LABELS.index(c) for c in "HHEE-LL-LOO||-|OH--"]
-    assert wav2vec2_ctc.spelled(np.eye(len(CTC_LABELS))[frames]) == "HELLO  OH"
+    assert spelled(np.eye(len(CTC_LABELS))[frames]) == "HELLO  OH"
 
 
 def test_the_normaliser_is_whispers():

@@ -159,6 +159,11 @@ def test_what_is_refused(made, tmp_path):
     fill(joint, recipes, codecs, coupling="joint", vocab=300)
     with pytest.raises(UserError, match="no such network; where: config.system.coupling"):
         release.export_folder(str(joint), str(tmp_path / "out"))
+    said = tmp_path / "said"
+    said.mkdir()
+    fill(said, recipes | {"tokens": {"kind": "phonemes"}}, codecs, vocab=300)
+    with pytest.raises(UserError, match="reads no such text.*phonemes.*model.safetensors"):
+        release.export_folder(str(said), str(tmp_path / "out"))
     other = dict(under(some("lia_x"), "sd/"))
     other["dec.direction.weight"] = other["dec.direction.weight"] + 1
     write_torch_zip(work / "lia_x/lia-x.pt", other)

@@ -9,6 +9,7 @@ convolution are folded.
 
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -125,6 +126,34 @@ def import_params(state: dict[str, np.ndarray], where: str = "",
                 break
     params["layers"] = stack_layers(params["layers"], where, num_layers)
     return params
+
+
+def import_inside(state: dict[str, np.ndarray], prefix: str,
+                  outer: dict[str, np.ndarray], expected: Callable[[dict | None], dict],
+                  what: str, where: str = "", hint: str = "") -> dict:
+    """The parameters of an encoder whose arrays, those of a state dict under `prefix`, are a part
+    of another network.
+
+    Args:
+      outer: the arrays around it, that are of use.
+      expected: the encoder's parameters, None where it is another -> {name: shape} of these.
+      what: the message where they differ.
+
+    Raises Unlike (a UserError), which lists every array that is missing, left over or of another
+    shape, of either part.
+    """
+    inner = {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
+    try:
+        encoder, wrong = import_params(inner, where), names.Unlike(what)
+    except names.Unlike as error:
+        encoder, wrong = None, error
+    differ = names.compare({n: x.shape for n, x in outer.items()}, expected(encoder), what)
+    if wrong.differs or differ.differs:
+        raise names.Unlike(what, where=where, hint=hint,
+                           missing=[*(prefix + n for n in wrong.missing), *differ.missing],
+                           extra=[*(prefix + n for n in wrong.extra), *differ.extra],
+                           shapes={prefix + n: x for n, x in wrong.shapes.items()} | differ.shapes)
+    return encoder
 
 
 def _expected(state: dict[str, np.ndarray]) -> dict[str, names.Shape]:

@@ -41,23 +41,13 @@ def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
     """{published name: array} -> {"encoder": of Wav2Vec2, "weight_L": (L + 1,), "ecapa": of
     Ecapa}, float32. Raises Unlike (a UserError), which lists every array that is missing, left over
     or of another shape, of either part."""
-    inner = {n.removeprefix(ENCODER): x for n, x in state.items() if n.startswith(ENCODER)}
     outer = {n: np.asarray(x, np.float32) for n, x in state.items()
              if not n.startswith(ENCODER) and not re.fullmatch(_IGNORED, n)}
-    if not inner or "feature_weight" not in outer:
+    if "feature_weight" not in outer or not any(n.startswith(ENCODER) for n in state):
         raise UserError(WHAT, where=where, expected=f"{ENCODER}*, feature_weight, layer1.*, ...",
                         found=", ".join(names.together(sorted(state))[:8]), hint=HINT)
-    try:
-        encoder, wrong = wav2vec2.import_params(inner, where), names.Unlike(WHAT)
-    except names.Unlike as error:
-        encoder, wrong = None, error
-    differ = names.compare({n: x.shape for n, x in outer.items()}, _expected(state, encoder), WHAT)
-    if wrong.differs or differ.differs:
-        raise names.Unlike(
-            WHAT, where=where, hint=HINT,
-            missing=[*(ENCODER + n for n in wrong.missing), *differ.missing],
-            extra=[*(ENCODER + n for n in wrong.extra), *differ.extra],
-            shapes={ENCODER + n: x for n, x in wrong.shapes.items()} | differ.shapes)
+    encoder = wav2vec2.import_inside(state, ENCODER, outer, lambda own: _expected(state, own), WHAT,
+                                     where, HINT)
     ecapa: dict = {}
     for ours, (conv, norm) in UNITS.items():
         put(ecapa, f"{ours}/conv/kernel", outer[f"{conv}.weight"].transpose(2, 1, 0))

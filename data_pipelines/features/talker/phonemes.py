@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 
-from avjax.encoders.text import front_end, symbols
+from avjax.encoders.text import front_end
 from avjax.encoders.text.phonemes import LANGUAGE
 from avjax.errors import UserError
 from data_pipelines.declared import Option
@@ -84,8 +84,3 @@ def chosen(tokenizer: str | None, tokens: str, language: str) -> Tokenizer | Pho
     if tokens == KIND:
         return Phonemes(language)
     return Tokenizer.from_file(tokenizer) if tokenizer else None
-
-
-def spelled(ids: np.ndarray) -> str:
-    """The phonemes of a prompt."""
-    return symbols.spelled(ids[1:-1])

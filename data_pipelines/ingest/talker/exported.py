@@ -54,12 +54,15 @@ def embeddings(state: dict[str, np.ndarray], codecs: Mapping, recipes: Mapping) 
     return len(table_VD) + missing
 
 
-def check(system) -> None:
-    """UserError for a network that the published code has no classes for."""
+def check(system, recipes: Mapping[str, dict]) -> None:
+    """UserError for a network that the published code has no classes for, or no tokenizer."""
+    hint = "--out=model.safetensors keeps it for this project"
+    if (kind := recipes["tokens"]["kind"]) not in _TEMPLATES:
+        raise UserError("the published code reads no such text", where="recipes.json, tokens",
+                        expected=" or ".join(_TEMPLATES), found=kind, hint=hint)
     if system.coupling != "separate":
         raise UserError("the published code has no such network", where="config.system.coupling",
-                        expected="separate", found=system.coupling,
-                        hint="--out=model.safetensors keeps it for this project")
+                        expected="separate", found=system.coupling, hint=hint)
 
 
 def write(folder: Path, workdir: Path, system, recipes: Mapping[str, dict],
