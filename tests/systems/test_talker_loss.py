@@ -107,6 +107,7 @@ def test_coupled_heads_train_alike_on_a_mesh_and_recomputed():
     """The rules on data 2 x fsdp 2 x tensor 2, gradients in the parameters' places; tests/sharding
     has separate heads."""
     system, other = (build(tiny(num_kv_heads=2, coupling="joint", num_layers=1, velocity_layers=2,
+                                spelling_weight=0.5,
                                 remat=remat))
                      for remat in ("none", "dots"))
     params, c = random_params(system), system.config
