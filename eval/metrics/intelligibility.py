@@ -23,12 +23,12 @@ from eval.registry import TOKENS, declare
 
 RATE = 16000
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
+MEAN = "_mean"  # ends the names of rates that are averaged over examples
 RECIPE = {"implementation": "pocketsphinx + jiwer", "pocketsphinx": version("pocketsphinx"),
           "jiwer": version("jiwer"), "model": "en-us of the wheel",
           "grammar": "any sequence of the corpus' words, all equally likely (unigram)",
           "sample_rate": RATE, "resampler": "soxr HQ", "peak": 0.6, "dither": 0.003,
-          "normaliser": "lower case, letters without accents, plain apostrophes",
-          "pooling": "errors over words"}
+          "normaliser": "lower case, letters without accents, plain apostrophes"}
 
 # that NFKD leaves
 _LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
@@ -114,28 +114,57 @@ def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
     return {k: int(getattr(out, k)) for k in ERRORS}
 
 
+def character_errors(reference: str, hypothesis: str) -> dict[str, int]:
+    """The same of characters, spaces among them."""
+    import jiwer
+    if not reference:
+        return {**dict.fromkeys(ERRORS, 0), "insertions": len(hypothesis)}
+    out = jiwer.process_characters(reference, hypothesis)
+    return {k: int(getattr(out, k)) for k in ERRORS}
+
+
 def wer(counts_nC):
-    """Word error rate of counts of ERRORS, over the last axis but one."""
-    s, d, i, h = np.moveaxis(counts_nC.sum(-2), -1, 0)
-    return (s + d + i) / np.maximum(s + d + h, 1)
+    """Error rate of counts of ERRORS, over the last axis but one; NaN where nothing was said."""
+    s, d, i, h = np.moveaxis(np.asarray(counts_nC, np.float64).sum(-2), -1, 0)
+    return np.divide(s + d + i, s + d + h, out=np.full_like(s, np.nan), where=s + d + h > 0)
 
 
 def _score(case):
     heard = case.signals.transcript
     reference = " ".join(words_of(case.benchmark.labels(case.split)[1][case.index]))
-    return {"WER": word_errors(reference, heard), "heard": heard}
+    return {"WER": word_errors(reference, heard), "CER": character_errors(reference, heard),
+            "heard": heard}
 
 
-@pooling.labelled("errors of all examples over their words")
-def _pooled(name, pool):
-    if counted := pool.entries(name):
-        return pooling.interval(np.array([[c[k] for k in ERRORS] for c in counted]), wer)
-    return None
+def _counts(name, pool) -> np.ndarray | None:
+    """(examples, ERRORS) of those that have counts; None where no row knows of any."""
+    counted = pool.entries(name)
+    if not counted:
+        return None
+    return np.array([[c[k] for k in ERRORS] for c in counted if c is not None],
+                    np.float64).reshape(-1, len(ERRORS))
 
 
-def _recipe(benchmark):
+@pooling.labelled("errors of all examples over their words or characters")
+def pooled(name, pool):
+    """As jiwer does of a list; NaN where nothing was said."""
+    counts_nC = _counts(name, pool)
+    return None if counts_nC is None else pooling.interval(counts_nC, wer)
+
+
+@pooling.labelled("mean over examples of each one's rate")
+def averaged(name, pool):
+    """Examples in which nothing was said are left out."""
+    counts_nC = _counts(name.removesuffix(MEAN), pool)
+    if counts_nC is None:
+        return None
+    rates_n = wer(counts_nC[:, None])
+    return pooling.interval(rates_n[np.isfinite(rates_n)], pooling.mean)
+
+
+def _recipe(benchmark, over: str):
     words = benchmark.vocabulary
-    return RECIPE | {"vocabulary": len(words),
+    return RECIPE | {"pooling": over, "vocabulary": len(words),
                      "vocabulary_crc32": zlib.crc32(" ".join(words).encode())}
 
 
@@ -157,8 +186,11 @@ def _share(true, found) -> float:
 _LABELS = {"labels": "strongest of each frame, repetitions and blanks left out",
            "distance": "Levenshtein / true length"}
 
-declare("WER", "down", "word error rate of the recogniser", family="words", score=_score,
-        pool=_pooled, recipe=_recipe, needs=("audio", "waveform", "words"))
+for _name, _of in (("WER", "word"), ("CER", "character")):
+    for _suffix, _pool, _how in (("", pooled, ""), (MEAN, averaged, ", mean over examples")):
+        declare(_name + _suffix, "down", f"{_of} error rate of the recogniser{_how}",
+                family="words", score=_score, pool=_pool, needs=("audio", "waveform", "words"),
+                recipe=functools.partial(_recipe, over=_pool.label))
 declare("token_error", "down", "share of what the true tokens spell that is wrong", family="words",
         score=_tokens, needs=(TOKENS,), in_loop=True, of_shuffled=True,
         recipe=lambda benchmark: _LABELS | {"tokens": benchmark.kind})

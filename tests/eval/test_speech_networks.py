@@ -12,6 +12,7 @@ from avjax.encoders.wav2vec2 import CTC_LABELS, spelled
 from avjax.errors import UserError
 from avjax.weights.torch_writer import write_torch_zip
 from eval import registry
+from eval.metrics import intelligibility
 from eval.metrics.judged import wav2vec2_ctc as words_metric
 from eval.metrics.judged import wavlm_ecapa as voice_metric
 from eval.networks import files, sound, utmos, wav2vec2_ctc, wavlm_ecapa
@@ -116,13 +117,15 @@ def test_errors_are_counted_and_pooled_as_jiwer_does():
     for kind in ("wer", "cer"):
         name = f"{kind.upper()}_open"
         pool = registry.Pool(None, [*rows, words_metric.counts("", "heard")], [])
-        entry = words_metric.pooled(name, pool)
+        entry = intelligibility.pooled(name, pool)
         assert entry["value"] == pytest.approx(float(record[f"{kind}/pooled"]), rel=1e-12)
         assert entry["n"] == len(rows)
-        counts = [sum(row[name][k] for row in rows) for k in words_metric.ERRORS]
+        counts = [sum(row[name][k] for row in rows) for k in intelligibility.ERRORS]
         np.testing.assert_array_equal(counts, record[f"{kind}/pooled_SDIH"])
+        mean = intelligibility.averaged(name + intelligibility.MEAN, pool)
+        assert mean["value"] == pytest.approx(record[f"{kind}/per_utterance"].mean(), rel=1e-12)
     untold = registry.Pool(None, [words_metric.counts("", "")], [])
-    nothing = words_metric.pooled("WER_open", untold)
+    nothing = intelligibility.pooled("WER_open", untold)
     assert math.isnan(nothing["value"]) and nothing["n"] == 0
 
 

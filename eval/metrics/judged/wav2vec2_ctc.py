@@ -2,12 +2,10 @@
 both texts. It is of the family that AV-Flow's tokens come from, which flatters speech made of
 them. What is silent is heard as no words; without a transcript nothing is measured."""
 
+import functools
 from importlib.metadata import version
 
-import numpy as np
-
-from eval import pooling
-from eval.metrics.intelligibility import ERRORS, wer
+from eval.metrics.intelligibility import MEAN, averaged, character_errors, pooled, word_errors
 from eval.networks import wav2vec2_ctc
 from eval.networks.sound import RESAMPLER
 from eval.registry import declare
@@ -16,21 +14,10 @@ from eval.registry import declare
 def counts(reference: str, hypothesis: str) -> dict[str, dict[str, int] | None]:
     """ERRORS of one pair of normalised texts by jiwer: of words (`WER_open`) and of characters
     (`CER_open`); None without a reference."""
-    import jiwer
     if not reference:
         return {"WER_open": None, "CER_open": None}
-    return {name: {kind: int(getattr(out, kind)) for kind in ERRORS} for name, out in (
-        ("WER_open", jiwer.process_words(reference, hypothesis)),
-        ("CER_open", jiwer.process_characters(reference, hypothesis)))}
-
-
-@pooling.labelled("errors of all examples over their words or characters")
-def pooled(name, pool):
-    """Rate over all examples that have counts; NaN where none has."""
-    counted = [entry for entry in pool.entries(name) if entry is not None]
-    if not counted:
-        return {"value": float("nan"), "n": 0} if pool.entries(name) else None
-    return pooling.interval(np.array([[entry[kind] for kind in ERRORS] for entry in counted]), wer)
+    return {"WER_open": word_errors(reference, hypothesis),
+            "CER_open": character_errors(reference, hypothesis)}
 
 
 def _score(case):
@@ -43,12 +30,14 @@ def _score(case):
     return counts(reference, heard) | {"heard_open": heard}
 
 
-def _recipe(benchmark):
+def _recipe(benchmark, over: str):
     return {"implementation": "avjax eval.networks.wav2vec2_ctc 1", "jiwer": version("jiwer"),
-            **wav2vec2_ctc.recipe(), **RESAMPLER, "pooling": "errors over words or characters"}
+            **wav2vec2_ctc.recipe(), **RESAMPLER, "pooling": over}
 
 
 for _name, _of in (("WER_open", "word"), ("CER_open", "character")):
-    declare(_name, "down", f"{_of} error rate of a recogniser of any words", family="words",
-            score=_score, pool=pooled, recipe=_recipe,
-            needs=("audio", "waveform", "clip", "network:wav2vec2_ctc"))
+    for _suffix, _pool, _how in (("", pooled, ""), (MEAN, averaged, ", mean over examples")):
+        declare(_name + _suffix, "down", f"{_of} error rate of a recogniser of any words{_how}",
+                family="words", score=_score, pool=_pool,
+                recipe=functools.partial(_recipe, over=_pool.label),
+                needs=("audio", "waveform", "clip", "network:wav2vec2_ctc"))
