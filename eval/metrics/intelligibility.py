@@ -12,8 +12,10 @@ import re
 import tempfile
 import unicodedata
 import zlib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,34 +134,40 @@ def wer(counts_nC):
 def _score(case):
     heard = case.signals.transcript
     reference = " ".join(words_of(case.benchmark.labels(case.split)[1][case.index]))
-    return {"WER": word_errors(reference, heard), "CER": character_errors(reference, heard),
-            "heard": heard}
+    return rates(reference, heard) | {"heard": heard}
 
 
-def _counts(name, pool) -> np.ndarray | None:
-    """(examples, ERRORS) of those that have counts; None where no row knows of any."""
-    counted = pool.entries(name)
-    if not counted:
-        return None
-    return np.array([[c[k] for k in ERRORS] for c in counted if c is not None],
-                    np.float64).reshape(-1, len(ERRORS))
+def rates(reference: str, heard: str, suffix: str = "") -> dict[str, Any]:
+    """Entries of a row, of normalised texts: counts of words and characters, and the example's own
+    rates; None where nothing was said."""
+    found: dict[str, Any] = {}
+    for name, errors in (("WER", word_errors), ("CER", character_errors)):
+        counts = errors(reference, heard) if reference else None
+        found[name + suffix] = counts
+        found[name + suffix + MEAN] = counts and _rate(counts)
+    return found
+
+
+def _rate(counts: dict[str, int]) -> float:
+    return float(wer(np.array([[counts[k] for k in ERRORS]])))
 
 
 @pooling.labelled("errors of all examples over their words or characters")
 def pooled(name, pool):
-    """As jiwer does of a list; NaN where nothing was said."""
-    counts_nC = _counts(name, pool)
-    return None if counts_nC is None else pooling.interval(counts_nC, wer)
-
-
-@pooling.labelled("mean over examples of each one's rate")
-def averaged(name, pool):
-    """Examples in which nothing was said are left out."""
-    counts_nC = _counts(name.removesuffix(MEAN), pool)
-    if counts_nC is None:
+    """As jiwer does of a list; NaN where nothing was said, None where no row knows of any."""
+    counted = pool.entries(name)
+    if not counted:
         return None
-    rates_n = wer(counts_nC[:, None])
-    return pooling.interval(rates_n[np.isfinite(rates_n)], pooling.mean)
+    return pooling.interval(np.array([[c[k] for k in ERRORS] for c in counted if c],
+                                     np.float64).reshape(-1, len(ERRORS)), wer)
+
+
+def declare_rates(suffix: str, by: str, recipe: Callable[[Any, str], dict], **fields) -> None:
+    """The metrics of `rates`. recipe: (benchmark, how examples are pooled) -> definition."""
+    for name, of in (("WER", "word"), ("CER", "character")):
+        for mean, pool, how in (("", pooled, ""), (MEAN, pooling.by_mean, ", mean over examples")):
+            declare(name + suffix + mean, "down", f"{of} error rate of {by}{how}", family="words",
+                    pool=pool, recipe=functools.partial(recipe, over=pool.label), **fields)
 
 
 def _recipe(benchmark, over: str):
@@ -179,18 +187,13 @@ def _letters(case):
 
 def _share(true, found) -> float:
     """Errors of single labels over those of the truth."""
-    counts = word_errors(" ".join(map(str, true)), " ".join(map(str, found)))
-    return float(wer(np.array([[counts[k] for k in ERRORS]])))
+    return _rate(word_errors(" ".join(map(str, true)), " ".join(map(str, found))))
 
 
 _LABELS = {"labels": "strongest of each frame, repetitions and blanks left out",
            "distance": "Levenshtein / true length"}
 
-for _name, _of in (("WER", "word"), ("CER", "character")):
-    for _suffix, _pool, _how in (("", pooled, ""), (MEAN, averaged, ", mean over examples")):
-        declare(_name + _suffix, "down", f"{_of} error rate of the recogniser{_how}",
-                family="words", score=_score, pool=_pool, needs=("audio", "waveform", "words"),
-                recipe=functools.partial(_recipe, over=_pool.label))
+declare_rates("", "the recogniser", _recipe, score=_score, needs=("audio", "waveform", "words"))
 declare("token_error", "down", "share of what the true tokens spell that is wrong", family="words",
         score=_tokens, needs=(TOKENS,), in_loop=True, of_shuffled=True,
         recipe=lambda benchmark: _LABELS | {"tokens": benchmark.kind})

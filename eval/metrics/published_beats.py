@@ -31,6 +31,9 @@ SAID = {"implementation": "avjax eval.metrics.published_beats 1", "form": "SAiD"
         "no_beats": "left out (0 in the published code)"}
 
 
+STILL = 1e-6  # a frame; changes below are of rounding
+
+
 def speed(points_NJD: np.ndarray) -> np.ndarray:
     """(N - 1,) Euclidean length of a frame's step, mean over points. A code of D numbers is one
     point."""
@@ -43,6 +46,8 @@ def bailando(events_s, points_NJD: np.ndarray, fps: float) -> float:
     if len(points_NJD) < 4:
         return float("nan")
     smooth_N = beats.smooth(speed(points_NJD), BAILANDO["smooth_s"] * fps)
+    if smooth_N.max() < STILL:
+        return float("nan")
     return beats.consistency(events_s, beats.motion_beats(smooth_N, fps, 0.0), BAILANDO["sigma_s"])
 
 
@@ -52,6 +57,7 @@ def said(events_s, clips, fps: float, threshold: float = SAID["threshold"]) -> n
     if not moving:
         return np.full(len(clips), np.nan)
     normaliser_D = np.mean([beats.mean_change([clip]) for clip in moving], axis=0)
+    normaliser_D[normaliser_D < STILL] = 0.0  # such a coefficient is left out
     recipe = SAID | {"fps": fps, "threshold": threshold}
     return np.array([beats.score(heard, clip, normaliser_D, recipe)
                      for heard, clip in zip(events_s, clips, strict=True)])

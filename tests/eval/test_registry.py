@@ -12,7 +12,7 @@ from eval import metrics, packages, registry
 from eval.benchmarks import clips, dialogue, talker_puppets
 from eval.report import page, tables
 from eval.run.in_loop import InLoopEvaluator
-from tests.eval import real_faces, toys
+from tests.eval import degenerate, real_faces, toys
 from tests.eval import test_dialogue_benchmark as conversations
 from tests.eval import test_reactions as talks
 
@@ -180,3 +180,26 @@ def test_toys_have_the_interface_of_the_real_decoder():
                       (conversations.ToyDecoder, decode.Decoder)):
         public = {name for name in vars(toy) if not name.startswith("_")}
         assert public <= set(dir(real)), toy
+
+
+@pytest.mark.parametrize("change", [degenerate.silent, degenerate.still, degenerate.short])
+def test_what_is_undefined_is_no_number(scored, change, monkeypatch):
+    """Every metric of an example of which little can be said, beside itself."""
+    for benchmark, _ in scored.values():
+        benchmark.truth("valid", 0)
+        if {"clip", "both"} <= benchmark.offers:
+            assert benchmark.normalisers  # of whole clips
+        signals = change(benchmark, benchmark.source("valid")[0])
+        monkeypatch.setattr(benchmark, "truth", lambda split, index, found=signals: found)
+        for name, value in degenerate.summary(benchmark, signals).items():
+            if degenerate.undefined(change, name):
+                assert value is None or np.isnan(value), (benchmark.name, name)
+            elif name in degenerate.DEFINED:
+                assert np.isfinite(value), (benchmark.name, name)
+
+
+def test_nothing_has_no_number(scored):
+    for benchmark, _ in scored.values():
+        for examples in ([], [{}]):
+            for name, entry in benchmark.summarise(examples, examples).items():
+                assert not entry["n"] and np.isnan(entry["value"]), name

@@ -2,22 +2,11 @@
 both texts. It is of the family that AV-Flow's tokens come from, which flatters speech made of
 them. What is silent is heard as no words; without a transcript nothing is measured."""
 
-import functools
 from importlib.metadata import version
 
-from eval.metrics.intelligibility import MEAN, averaged, character_errors, pooled, word_errors
+from eval.metrics.intelligibility import declare_rates, rates
 from eval.networks import wav2vec2_ctc
 from eval.networks.sound import RESAMPLER
-from eval.registry import declare
-
-
-def counts(reference: str, hypothesis: str) -> dict[str, dict[str, int] | None]:
-    """ERRORS of one pair of normalised texts by jiwer: of words (`WER_open`) and of characters
-    (`CER_open`); None without a reference."""
-    if not reference:
-        return {"WER_open": None, "CER_open": None}
-    return {"WER_open": word_errors(reference, hypothesis),
-            "CER_open": character_errors(reference, hypothesis)}
 
 
 def _score(case):
@@ -25,9 +14,9 @@ def _score(case):
     words = benchmark.networks["wav2vec2_ctc"]
     reference = words.normalised(benchmark.labels(case.split)[1][case.index])
     if not reference:
-        return counts("", "")
+        return rates("", "", "_open")
     heard = words(case.signals.waveform, benchmark.sample_rate)
-    return counts(reference, heard) | {"heard_open": heard}
+    return rates(reference, heard, "_open") | {"heard_open": heard}
 
 
 def _recipe(benchmark, over: str):
@@ -35,9 +24,5 @@ def _recipe(benchmark, over: str):
             **wav2vec2_ctc.recipe(), **RESAMPLER, "pooling": over}
 
 
-for _name, _of in (("WER_open", "word"), ("CER_open", "character")):
-    for _suffix, _pool, _how in (("", pooled, ""), (MEAN, averaged, ", mean over examples")):
-        declare(_name + _suffix, "down", f"{_of} error rate of a recogniser of any words{_how}",
-                family="words", score=_score, pool=_pool,
-                recipe=functools.partial(_recipe, over=_pool.label),
-                needs=("audio", "waveform", "clip", "network:wav2vec2_ctc"))
+declare_rates("_open", "a recogniser of any words", _recipe, score=_score,
+              needs=("audio", "waveform", "clip", "network:wav2vec2_ctc"))

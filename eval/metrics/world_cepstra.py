@@ -19,15 +19,15 @@ import functools
 import numpy as np
 
 from avjax.signal.resample import resampled
+from eval.metrics import speech
 from eval.metrics.alignment import dtw
 from eval.registry import declare
 
 RATE = 22050
 POINTS, ORDER, WARP, PERIOD_MS, FLOOR = 512, 13, 0.65, 5.0, 1e-8
 DB = 10 * np.sqrt(2) / np.log(10)
-SHORTEST = 0.05  # seconds, of which something can be said
 PAIRINGS = ("dtw", "dtw_sl", "plain")
-RECIPE = {"implementation": "avjax eval.metrics.cepstra 1", "scale": "pymcd 0.2.1",
+RECIPE = {"implementation": "avjax eval.metrics.world_cepstra 1", "scale": "pymcd 0.2.1",
           "envelope": "WORLD (pyworld: dio, stonemask, cheaptrick), 512 points, every 5 ms",
           "sample_rate": RATE, "resampler": "soxr HQ", "order": ORDER, "warp": WARP,
           "floor": FLOOR, "of": "the envelope taken as an amplitude, as pymcd does",
@@ -91,10 +91,10 @@ def mcd(a_N: np.ndarray, b_N: np.ndarray, rate: int,
         pairings: tuple[str, ...] = PAIRINGS) -> dict[str, float]:
     """{pairing: dB} of two waveforms (float in [-1, 1] or int16); NaN where one is silent or
     short."""
-    heard = [x for x in (a_N, b_N) if len(x) >= SHORTEST * rate and np.any(x)]
-    if len(heard) < 2:
+    heard = a_N, b_N
+    if not all(speech.audible(x, rate) for x in heard):
         return dict.fromkeys(pairings, float("nan"))
-    longest = max(len(a_N), len(b_N))
+    longest = max(map(len, heard))
     warped = [cepstra(envelope(x, rate)) for x in heard]
     found = {name: distortion(*warped, name) for name in pairings if name != "plain"}
     if "plain" in pairings:
