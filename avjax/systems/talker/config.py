@@ -60,6 +60,9 @@ class Config(Section):
                                    "must spell the prompt in order, at most two ids a frame: it "
                                    "teaches where in its text speech is [ours; 0 = published]. "
                                    "Its layer is for training only.", minimum=0)
+    regression_weight: float = field(0.0, "Weight of the squared error of a linear regression of "
+                                     "patches of speech on the hidden states before them [ours; 0 "
+                                     "= published]. Its layer is for training only.", minimum=0)
     repeats: int = field(2, "Draws of noise and time for each target, K.", minimum=1)
     time_mean: float = field(-0.4, "Times are sigmoid(normal(time_mean, time_std)).")
     time_std: float = field(1.0, "See time_mean.")

@@ -36,6 +36,8 @@ class TalkerNet(nn.Module):
         self.stop_out = Dense(1, c.d_model, use_bias=False, **kw)
         if c.spelling_weight:
             self.spelling = Dense((SPELLED * c.patch, c.d_model), c.d_model, **kw)
+        if c.regression_weight:
+            self.regression = Dense((c.patch, c.audio_dim), c.d_model, **kw)
         kw |= {"remat": c.remat, "unstacked": self.unstacked}
         encoder = dict(width=c.d_model, heads=c.encoder_heads, layers=c.encoder_layers, **kw)
         self.audio_encoder, self.motion_encoder = PatchEncoder(**encoder), PatchEncoder(**encoder)
@@ -115,6 +117,11 @@ class TalkerNet(nn.Module):
         total_BF = jax.nn.logsumexp(self.backbone.logits(parts_BFD), axis=-1)
         return jnp.einsum("bfd,bnd->bfn", parts_BFD, ids_BND) - total_BF[..., None]
 
+    def regressed(self, mu_BJD):
+        """Patches of speech (B, J, P, A) as a linear function of the hidden states before them,
+        float32."""
+        return self.regression(mu_BJD).astype(jnp.float32)
+
     def encode_row(self, row):
         """Hidden states (B, N, D) of packed rows (arrays of `System.batch_spec`)."""
         slots = arrange(row, self.config.delay)
@@ -136,6 +143,8 @@ class TalkerNet(nn.Module):
         motion = self.motion_velocity(row["motion"], t, mu, row["motion"], row["motion"][:, :, 0])
         if self.config.spelling_weight:
             self.spelled(mu, row["tokens"])
+        if self.config.regression_weight:
+            self.regressed(mu)
         return hidden, speech, motion, self.stop_logits(hidden)
 
 

@@ -169,6 +169,12 @@ def spelling_loss(net, params, row, mu_BJD):
     return loss / jnp.maximum(count, 1.0)
 
 
+def regression_loss(patches_BJPC, target: Target):
+    """Mean squared error of patches over the targets there are."""
+    error_BJ = jnp.mean(jnp.square(patches_BJPC - target.x1_BJPC), axis=(2, 3))
+    return jnp.sum(error_BJ * target.mask_BJ) / jnp.maximum(jnp.sum(target.mask_BJ), 1.0)
+
+
 def labels_of(row) -> Labels:
     """The prompts of packed rows: what is neither an utterance's first position nor a slot."""
     segment_BN = row["segment"]
@@ -191,4 +197,8 @@ def loss_at(net, params, row, noise, config):
     if config.spelling_weight:
         metrics["spelling"] = spelling_loss(net, params, row, target["mu"])
         loss += config.spelling_weight * metrics["spelling"]
+    if config.regression_weight:
+        patches = net.apply({"params": params}, target["mu"], method="regressed")
+        metrics["regression"] = regression_loss(patches, target["speech"])
+        loss += config.regression_weight * metrics["regression"]
     return loss, {"loss": loss} | metrics
