@@ -51,4 +51,4 @@ def _recipe(benchmark):
 for _name, _of in (("WER_open", "word"), ("CER_open", "character")):
     declare(_name, "down", f"{_of} error rate of a recogniser of any words", family="words",
             score=_score, pool=pooled, recipe=_recipe,
-            needs=("audio", "waveform", "clip", "network:wav2vec2_ctc"))
+            needs=("audio", "waveform", "each", "network:wav2vec2_ctc"))
