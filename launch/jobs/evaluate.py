@@ -127,7 +127,8 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
         meta |= {"step": saved.get("step")}
     meta |= {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
     made: dict = {}
-    with lock.hold(root.absolute() / lock_file(share), "the results in", root):
+    patience = PATIENCE if root != out else 0.0  # the end of the training may score there, too
+    with lock.hold(root.absolute() / lock_file(share), "the results in", root, wait=patience):
         run = runner.Run(benchmark, sampler, params, out, splits=splits, share=share,
                          max_examples=config.evaluate.max_examples, keep_media=keep_media,
                          ranked_by=ranked_by, rows_dir=root)
@@ -150,7 +151,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
         print(f"not measured: {names}; needs: {need}")
     for line in (*ranked.lines(results), *failed.lines(results)):
         print(line)
-    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")
+    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {root / page.REPORT_FILE}")
     return results
 
 
