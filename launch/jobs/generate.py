@@ -1,6 +1,5 @@
 """Generation with a trained avatar: one request (launch/jobs/requests has files of them)."""
 
-import json
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator, Item, Speech
 from avjax.inference.progress import Progress
+from avjax.storage import records
 from avjax.systems import api
 from configs import base
 from data_pipelines import decode, prompting
@@ -255,14 +255,14 @@ def say(lines: Iterable[str]) -> None:
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
-    """The config that a job recorded in its workdir."""
+    """The config that a job recorded in its workdir. UserError: there is none, or it is damaged."""
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError("no trained system here", where=str(workdir),
                         expected="a folder with config.json", found="nothing of the kind",
                         hint=f"train first: avjax train --config=configs/... "
                         f"--workdir={workdir}")
-    config = ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(records.read_json(path))
     for name in data.FIELDS:
         if name in config.data:  # older jobs know no mixture
             config.data[name] = launch_flags.fill(config.data[name], workdir)

@@ -229,6 +229,7 @@ def test_motion_files_of_either_scale(prompt, files):
     ({"example": "train/0", "prefix_seconds": 60}, "prefix longer than the clip.*60 s"),
     ({"example": "train/0", "prefix_seconds": 0.1}, "prefix shorter than a patch"),
     ({"text": TEXT, "prefix_seconds": 1}, "prefix of nothing"),
+    ({"text": TEXT, "prefix_seconds": float("nan")}, "no number; where: --prefix_seconds.*nan"),
     ({"text": TEXT, "max_seconds": 60}, "bound out of range.*60"),
     ({"text": TEXT, "motion": "{}/narrow.npy"}, "wrong latent width.*40.*39"),
     ({"text": TEXT, "motion": "{}/nan.npy"}, "unusable motion"),
