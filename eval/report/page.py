@@ -130,6 +130,7 @@ def _plots(models: dict, truth, benchmark) -> str:
               if MOTION in signals.scored & truth.scored}
     if moving:
         pairs, threshold = plots.curve_pairs(benchmark, moving, truth)
-        drawn = plots.curves(pairs, benchmark.motion_fps, threshold)
-        figures.append(media.picture(plots.png(drawn), "motion curves"))
+        if pairs:
+            drawn = plots.curves(pairs, benchmark.motion_fps, threshold)
+            figures.append(media.picture(plots.png(drawn), "motion curves"))
     return "".join(figures)

@@ -16,7 +16,7 @@ from data_pipelines.store.schema import recipe_hash
 from eval.data import pictured
 from eval.metrics import lips
 from eval.networks.files import Networks
-from eval.registry import AUDIO, CODEC, MOTION, Case, Metric, Pool, all_metrics
+from eval.registry import AUDIO, CODEC, MOTION, NEEDS, Case, Metric, Pool, all_metrics
 
 MODEL = "model"  # the only variant of a system with one task
 _OF_A_CASE = {AUDIO, MOTION, "both", "length", "voices"}  # needs that differ between variants
@@ -51,6 +51,7 @@ class Benchmark:
     name = "base"
     baselines: tuple[str, ...] = ("truth", "shuffled", "mean")
     has_words = False
+    has_codes = True  # motion is numbers that can be drawn as curves
     label_field = "speaker"  # what `labels` returns beside the text
     stored_parts: dict[str, str] = {}  # {part of motion: its name in `frames`}
     common_frames: dict = {}  # of recipes: which frames are compared where lengths differ
@@ -60,6 +61,7 @@ class Benchmark:
     lip_recipe = lips.RECIPE
     reader: pictured.Reader | None = None  # of real faces
     not_measured: dict[str, str] = {}  # {metrics: what they need that is not here}
+    wanted: tuple[str, ...] = ()  # metrics that a named benchmark has; empty: all that there are
     fields: tuple[str, ...]  # of an example, that scoring needs; absent ones are left out
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
@@ -105,14 +107,25 @@ class Benchmark:
 
     @functools.cached_property
     def without_network(self) -> dict[str, str]:
-        """{metric that would be scored if its network's file were here: what it needs}."""
-        return {m.name: self.networks.lacking(m.networks) for m in self._possible
-                if self.full and not self.networks.found(m.networks)}
+        """{metric that would be scored if its network's file were here: what it needs}, and of the
+        metrics that are `wanted` also those that lack something else."""
+        lacking = {m.name: self.networks.lacking(m.networks) for m in self._possible
+                   if self.full and not self.networks.found(m.networks)}
+        return lacking | self._unmet
+
+    @property
+    def _unmet(self) -> dict[str, str]:
+        """{metric that is wanted: what nothing here offers}."""
+        offers = self.offers
+        return {m.name: "needs " + "; ".join(NEEDS[n] for n in m.needs
+                                             if n in NEEDS and n not in offers)
+                for m in all_metrics() if m.name in self.wanted and not m.met_by(offers)}
 
     @property
     def _possible(self) -> list[Metric]:
         offers = self.offers
-        return [m for m in all_metrics() if m.met_by(offers)]
+        return [m for m in all_metrics()
+                if m.met_by(offers) and (not self.wanted or m.name in self.wanted)]
 
     def load_networks(self) -> None:
         """Reads the networks that metrics need. UserError for a file of another network."""
@@ -205,8 +218,12 @@ class Benchmark:
         if key not in self._truths:
             while len(self._truths) >= self.kept_truths:
                 self._truths.pop(next(iter(self._truths)))
-            self._truths[key] = self.read(self.source(split)[index])
+            self._truths[key] = self.read_at(split, index)
         return self._truths[key]
+
+    def read_at(self, split: str, index: int):
+        """Signals of one example of the dataset."""
+        return self.read(self.source(split)[index])
 
     def read(self, example: dict):
         """Signals of an example's own features."""
