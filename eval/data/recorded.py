@@ -24,7 +24,7 @@ from data_pipelines.media import faces, video
 
 RATE = recordings.RATE
 FACE_SIZE, ENLARGED = 128, 4.0  # of crops that landmarks are found in (ours)
-WHOLE, MIDDLE, FACE = "whole", passage.MIDDLE, passage.FACE  # what of a picture counts
+MIDDLE, FACE = passage.MIDDLE, passage.FACE  # what of a picture counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +100,11 @@ class OfFiles:
                                                       stop, max_side))
 
     def _cut(self, image: np.ndarray) -> np.ndarray:
-        path, size = self.source.video, self.frame.size
-        if self.frame.crop == MIDDLE:
-            image = passage.shown(image, MIDDLE, path)
-            return passage.sized(image, size, path) if size else image
-        shrinks = size and size < min(image.shape[:2])
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks
-                          else cv2.INTER_CUBIC) if size else image
+        image, size = passage.shown(image, MIDDLE, self.source.video), self.frame.size
+        if size in (0, len(image)):
+            return image
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < len(image)
+                          else cv2.INTER_CUBIC)
 
     def _crops(self, count: int) -> Iterator[np.ndarray]:
         return followed(functools.partial(self._frames, count), self.frame.fps, self.frame.size)

@@ -26,9 +26,9 @@ from launch import flags as launch_flags
 PATIENCE = 3600.0  # seconds to wait for another share that merges the rows
 
 
-def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
-    """(benchmark, feature dataset) of an experiment; `dataset` where it is open already. UserError
-    when either is missing."""
+def open_benchmark(config, workdir, *, dataset=None, full: bool = True, wanted=()):
+    """(benchmark, feature dataset) of an experiment; `dataset` where it is open already, `wanted`
+    the only metrics that count. UserError when either is missing."""
     if not config.evaluate.benchmark:
         raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark",
                         found="empty", expected=" or ".join(benchmarks.names()),
@@ -48,6 +48,7 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
         full=full)
+    benchmark.wanted = tuple(wanted)
     benchmark.load_networks()
     return benchmark, dataset
 
@@ -60,7 +61,7 @@ def check(config, workdir) -> None:
 
 def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=None,
              progress: bool = True, share: Share = WHOLE, merge: bool = True,
-             keep_media: bool = False, ranked_by: str = "") -> dict | None:
+             keep_media: bool = False, ranked_by: str = "", named=None) -> dict | None:
     """Scores parameters on `splits`, writes results.json and report.html, prints the table.
 
     Args:
@@ -75,6 +76,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
         last one merges all rows.
       merge: False only scores.
       keep_media, ranked_by: see eval.run.runner.Run.
+      named: the eval.benchmarks.named.declaration.Named that this is, if any.
 
     Returns:
       The contents of results.json, which lists examples that failed. None if rows of other shares
@@ -87,7 +89,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     workdir = pathlib.Path(workdir)
     out = pathlib.Path(out) if out else workdir
     system = api.build(config.system)
-    benchmark, dataset = open_benchmark(config, workdir)
+    benchmark, dataset = open_benchmark(config, workdir, wanted=named.metrics if named else ())
     if told := data.said(config.data):
         print(told)
     runner.check(system, dataset)
@@ -98,6 +100,8 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     for split in splits:
         runner.check_split(dataset, split)
     meta: dict = {"name": config.name, "seed": int(config.evaluate.seed)}
+    if named:
+        meta |= {"published": named.published, "protocol": named.protocol}
     if params is None:
         checkpoint = checkpoint or workdir
         params, saved = checkpoints.load(checkpoint, system)

@@ -10,6 +10,7 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.storage import lock
 from avjax.weights.reader import file_sha256
+from data_pipelines import decode, prepare
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
 from data_pipelines.store.schema import CHECKSUMS_FILE, FAMILY
@@ -18,7 +19,7 @@ from eval.benchmarks.named.films import Benchmark, Made
 from eval.data.matched import Matched, match, read_list
 from eval.data.recorded import Folder
 from eval.report import page, tables
-from eval.run import runner
+from eval.run import failed, ranked, runner
 from eval.run.rows import WHOLE, Share, lock_file
 from launch.jobs.evaluate import PATIENCE
 
@@ -38,13 +39,13 @@ def of_checkpoint(config, named: Named, data, split: Sequence[str] | None):
     Raises UserError: not a dataset, another corpus', features that nothing scores, no such split.
     """
     dataset = _features(data)
-    family = dataset.recipes.get(FAMILY, {}).get("kind", "")
     with config.unlocked():
-        config.data.dir, config.data.mixture = str(dataset.dir), ()
+        config.data.dir, config.data.mixture = str(dataset.dir), ()  # older jobs know no mixture
         if not named.as_configured:
+            family = decode.family_of(dataset.recipes).__module__.split(".")[-2]
             if family not in SCORED_BY:
                 raise UserError("features that no benchmark scores", where=str(dataset.dir),
-                                expected=" or ".join(SCORED_BY), found=family or "none named")
+                                expected=" or ".join(SCORED_BY), found=family)
             config.evaluate.benchmark = SCORED_BY[family]
     clips = made_from.source_of(dataset.dir)
     if clips is not None:
@@ -80,8 +81,8 @@ def folders(generated: Iterable[str]) -> dict[str, pathlib.Path]:
 
 
 def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = "",
-             networks: str = "", splits: Sequence[str] | None = None, share: Share = WHOLE,
-             progress: bool = True) -> dict | None:
+             networks: str = "", splits: Sequence[str] | None = None, ranked_by: str = "",
+             share: Share = WHOLE, progress: bool = True) -> dict | None:
     """Scores folders of generated files, writes results.json and report.html, prints the table.
 
     Args:
@@ -91,6 +92,7 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
       ids: a CSV that says which file is which example's; "" = by their names.
       networks: folder of published networks.
       splits: instead of the declared ones.
+      ranked_by: see eval.run.runner.Run.
       share: as of launch/jobs/evaluate.py.
 
     Returns:
@@ -117,7 +119,8 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
     made: dict = {}
     with lock.hold(out.absolute() / lock_file(share), "the results in", out):
         generator, params = Made(matched, files), {"files": np.zeros(0)}
-        run = runner.Run(benchmark, generator, params, out, splits=splits, share=share)
+        run = runner.Run(benchmark, generator, params, out, splits=splits, share=share,
+                         ranked_by=ranked_by)
         run.score(progress=progress, made=made)
         with lock.hold(out.absolute() / lock.RESULTS, "the results in", out, wait=PATIENCE):
             results = run.results(
@@ -127,11 +130,14 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
             if results is None:
                 return None
             if share == WHOLE or not page.shows(out, results):
-                shown = runner.samples(benchmark, generator, params, splits, made=made)
+                shown = runner.samples(benchmark, generator, params, splits, made=made,
+                                       failed=results["failed"])
                 page.write(out, results, shown)
     print(tables.table(results))
     for names, need in benchmark.not_measured.items():
         print(f"not measured: {names}; needs: {need}")
+    for line in (*ranked.lines(results), *failed.lines(results)):
+        print(line)
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")
     return results
 
@@ -139,7 +145,7 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
 def _features(data) -> store.Dataset:
     """The features in a folder, or of the clips in it."""
     dataset = store.open_dataset(data)
-    if FAMILY in dataset.recipes or made_from.read(dataset.dir):
+    if not _are_clips(dataset):
         return dataset
     for place in (dataset.dir / "features", dataset.dir.parent / "features"):
         if (place / CHECKSUMS_FILE).is_file() and made_from.source_of(place) == dataset.dir:
@@ -157,7 +163,7 @@ def _recordings(named: Named, data, splits):
     if folder.is_dir() and not (folder / CHECKSUMS_FILE).is_file():
         return Folder(folder, (splits or named.splits)[0])
     dataset = store.open_dataset(folder)
-    if FAMILY in dataset.recipes:
+    if not _are_clips(dataset):
         clips = made_from.source_of(dataset.dir)
         if clips is None:
             raise UserError("generated files are compared with recordings, not with features",
@@ -168,8 +174,18 @@ def _recordings(named: Named, data, splits):
     return dataset
 
 
+def _are_clips(dataset) -> bool:
+    """Whether avjax prepare made a dataset, rather than avjax extract."""
+    return (FAMILY not in dataset.recipes and made_from.read(dataset.dir) is None
+            and _corpus(dataset) in prepare.names())
+
+
+def _corpus(clips) -> str:
+    return clips.name.partition("_")[0]  # "puppets_dialogues" are puppets
+
+
 def _check_corpus(named: Named, clips) -> None:
-    if clips.name.partition("_")[0] not in named.corpora and clips.name not in named.corpora:
+    if _corpus(clips) not in named.corpora:
         raise UserError("clips of another corpus", where=str(clips.dir), found=clips.name,
                         expected=" or ".join(named.corpora),
                         hint=f"--benchmark={named.name} is of those; avjax evaluate --benchmarks "

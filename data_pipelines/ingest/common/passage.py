@@ -194,7 +194,7 @@ def _pictures(seen: _Seen, path, show, size: int, rate: float, start: float, end
         return (image for _, image in video.nearest(seen.pictures(max_side), rate, start, end))
 
     if show != FACE:
-        out = [sized(shown(image, show, path), size, path) for image in frames()]
+        out = [_sized(shown(image, show, path), size, path) for image in frames()]
         return np.stack(out) if out else np.zeros((0, size, size, 3), np.uint8), {}
     track, turn = faces.follow(frames(faces.SHRINK), rate), None
     if landmarks:
@@ -227,8 +227,7 @@ def shown(image: np.ndarray, show, path) -> np.ndarray:
     return image[top:top + side, left:left + side]
 
 
-def sized(image: np.ndarray, size: int, path) -> np.ndarray:
-    """(size, size, 3) of a square picture. Raises MediaError("picture too small")."""
+def _sized(image: np.ndarray, size: int, path) -> np.ndarray:
     side = min(image.shape[:2])
     if side < size / 2:
         raise MediaError("picture too small", path, expected=f">= {size / 2:.0f} pixels",

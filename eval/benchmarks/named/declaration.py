@@ -2,12 +2,15 @@
 pictures are taken, which metrics, and what a paper reports beside them."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 
 from avjax.errors import UserError
 from data_pipelines import prepare
 from eval.data.recorded import MIDDLE, Frame
 from eval.registry import AUDIO, MOTION, all_metrics
+
+WIDTH = 100  # of a list for the terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +117,13 @@ def listed() -> str:
 
     lines = []
     for one in TABLE.values():
-        lines += [one.name, f"  {one.about}",
-                  f"  data:    {', '.join(one.corpora)}, split {', '.join(one.splits)}",
-                  f"  given:   {one.given}; scored: {' and '.join(one.made)}"
-                  + ("; lengths are the system's" if one.free_length else ""),
-                  f"  metrics: {', '.join(one.metrics) or 'all that can be computed'}"]
-        lines += [f"  {name}: {column.source}" for name, column in one.columns.items()]
-        lines += [f"  no paper's column: {one.no_column}"] if not one.columns else []
-        lines.append("")
+        about = [one.about, f"data: {', '.join(one.corpora)}, split {' or '.join(one.splits)}",
+                 f"given: {one.given}",
+                 f"scored: {' and '.join(one.made)}"
+                 + ("; lengths are the system's" if one.free_length else ""),
+                 f"metrics: {', '.join(one.metrics) or 'all that can be computed'}",
+                 *(f"{name}: {column.source}" for name, column in one.columns.items())]
+        about += [f"no paper's column: {one.no_column}"] if not one.columns else []
+        lines += [one.name, *(line for text in about for line in textwrap.wrap(
+            text, WIDTH, initial_indent="  ", subsequent_indent="      ")), ""]
     return "\n".join(lines)
