@@ -45,7 +45,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(exclude=("tests", "tests.*")),
-    package_data={"": ["*.css", "*.html", "*.json"]},
+    package_data={"": ["*.css", "*.html", "*.js", "*.json"]},
     entry_points={"console_scripts": ["avjax = launch.cli:main"]},
     install_requires=REQUIRES,
     extras_require={
