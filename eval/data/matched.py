@@ -1,10 +1,11 @@
-"""Which file of a folder belongs to which example: by its name, or by a list."""
+"""Which file of a folder belongs to which example, by its name or by a list: films and sounds, or
+arrays (.npy)."""
 
 import csv
 import dataclasses
 import pathlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from avjax.errors import UserError
 from data_pipelines import media
@@ -12,6 +13,24 @@ from data_pipelines.ingest.common import recordings
 from data_pipelines.media import text_file
 
 COLUMNS = ("id", "file")  # of a list
+ARRAY = ".npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """A file of numbers; the same members as recordings.Source has."""
+
+    id: str
+    path: pathlib.Path
+    root: pathlib.Path
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        return [self.path]
+
+    def place(self, path: pathlib.Path) -> str:
+        """Where it is, below the folder that was searched."""
+        return recordings.printable(path.relative_to(self.root).as_posix())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,39 +38,52 @@ class Matched:
     """What a folder has of some examples.
 
     Attributes:
-      found: {id: its files}: a film, a sound, or both of one name.
+      found: {id: its files}: a film, a sound, or both of one name; or an array.
       lacking: {id: why it has none}.
       unused: files of no example, from the folder on.
     """
 
-    found: dict[str, recordings.Source]
+    found: dict[str, recordings.Source | Array]
     lacking: dict[str, str]
     unused: list[str]
 
 
-def match(folder, ids: Collection[str], listed: dict[str, str] | None = None) -> Matched:
-    """Matches the media of a folder to examples.
-
-    An example ID is ID.mp4, ID.wav or any other film or sound, or a film and a sound (which wins);
-    what ID has of "/" may be folders or dots. With a list only that counts.
-
-    Raises UserError: no such folder, no media in it, or nothing that belongs to any example.
-    """
+def arrays_of(folder) -> list[Array]:
+    """The .npy files of a folder, sorted; none where there is no folder."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
+        return []
+    return [Array(_dotted(path.relative_to(folder).with_suffix("").as_posix()), path, folder)
+            for path in recordings.media_of(folder, lambda path: path.suffix == ARRAY or None)]
+
+
+def match(folder, ids: Collection[str], listed: dict[str, str] | None = None, *,
+          arrays: bool = False) -> Matched:
+    """Matches the media, or the arrays, of a folder to examples.
+
+    An example ID is ID.mp4, ID.wav or any other film or sound, or a film and a sound (which wins),
+    or ID.npy; what ID has of "/" may be folders or dots. With a list only that counts.
+
+    Raises UserError: no such folder, no such files in it, or nothing that belongs to any example.
+    """
+    folder, some = pathlib.Path(folder), f"{next(iter(ids), 'ID')}{ARRAY if arrays else '.mp4'}"
+    if not folder.is_dir():
         raise UserError("no folder of generated files here", where=f"--generated={folder}",
-                        expected="a folder of films or sounds", hint="check the path",
+                        expected=f"a folder with files such as {some}", hint="check the path",
                         found="a file" if folder.exists() else "nothing")
-    if not recordings.media_of(folder):
-        raise UserError("no media here", where=f"--generated={folder}",
-                        expected="files called after the examples, such as "
-                        f"{next(iter(ids), 'ID')}.mp4", found="none")
-    out = _by_name(folder, ids) if listed is None else _by_list(folder, ids, listed)
+    if not arrays and not recordings.media_of(folder):
+        raise UserError("no media here", where=f"--generated={folder}", found="none",
+                        expected=f"files called after the examples, such as {some}")
+    sources = arrays_of(folder) if arrays else recordings.find(folder)
+    if listed is None:
+        out = _by_name(folder, sources, ids)
+    else:
+        out = _by_list(folder, sources, ids, listed, _array if arrays else _recording)
     if not out.found:
-        some = ", ".join(out.unused[:3])
+        unused = ", ".join(out.unused[:3])
         raise UserError("no file belongs to any example", where=f"--generated={folder}",
-                        expected=f"{len(ids)} examples, such as {next(iter(ids), 'none')}",
-                        found=f"{some}, ..." if len(out.unused) > 3 else some or "nothing",
+                        expected=f"{len(ids)} examples, such as {some}",
+                        found=f"{unused}, ..." if len(out.unused) > 3 else unused or "nothing",
                         hint="call the files after the examples, or give --generated_ids=CSV with "
                         "the columns id and file")
     return out
@@ -82,23 +114,25 @@ def read_list(path, known: Iterable[str]) -> dict[str, str]:
     return out
 
 
-def _by_name(folder: pathlib.Path, ids: Collection[str]) -> Matched:
-    sources = recordings.find(folder)
-    of_name: dict[str, list[recordings.Source]] = defaultdict(list)
+def _by_name(folder: pathlib.Path, sources, ids: Collection[str]) -> Matched:
+    of_name = defaultdict(list)
     for source in sources:
         for name in _names(source):
             of_name[name].append(source)
-    found, lacking, used = {}, {}, set()
+    found, lacking = {}, {}
     for id in ids:
         mine = of_name.get(_dotted(id), [])
-        used |= {path for source in mine for path in source.files}
         if len(mine) == 1:
             found[id] = mine[0]
         else:
             lacking[id] = ("duplicated: " + ", ".join(s.place(s.files[0]) for s in mine)
                            if mine else f"missing: no {_dotted(id)} in {folder}")
-    unused = [s.place(path) for s in sources for path in s.files if path not in used]
-    return Matched(found, lacking, unused)
+    known = {_dotted(id) for id in ids}
+    return Matched(found, lacking, _unused(s for s in sources if not _names(s) & known))
+
+
+def _unused(sources) -> list[str]:
+    return [source.place(path) for source in sources for path in source.files]
 
 
 def _names(source: recordings.Source) -> set[str]:
@@ -111,7 +145,8 @@ def _dotted(id: str) -> str:
     return recordings.printable(id).replace("/", ".")
 
 
-def _by_list(folder: pathlib.Path, ids: Collection[str], listed: dict[str, str]) -> Matched:
+def _by_list(folder: pathlib.Path, sources, ids: Collection[str], listed: dict[str, str],
+             make: Callable) -> Matched:
     found, lacking, used = {}, {}, set()
     for id in ids:
         file = folder / listed[id] if id in listed else None
@@ -122,9 +157,15 @@ def _by_list(folder: pathlib.Path, ids: Collection[str], listed: dict[str, str])
         elif file in used:
             lacking[id] = f"duplicated: {listed[id]} is listed for another example too"
         else:
-            film = file.suffix.lower() in media.VIDEO_SUFFIXES
-            found[id] = recordings.Source(id, "", file if film else None, None if film else file,
-                                          None, folder)
+            found[id] = make(id, file, folder)
             used.add(file)
-    return Matched(found, lacking, [path.relative_to(folder).as_posix() for path
-                                    in recordings.media_of(folder) if path not in used])
+    return Matched(found, lacking, _unused(s for s in sources if not used & {*s.files}))
+
+
+def _recording(id: str, file: pathlib.Path, folder: pathlib.Path) -> recordings.Source:
+    film = file.suffix.lower() in media.VIDEO_SUFFIXES
+    return recordings.Source(id, "", file if film else None, None if film else file, None, folder)
+
+
+def _array(id: str, file: pathlib.Path, folder: pathlib.Path) -> Array:
+    return Array(id, file, folder)

@@ -14,9 +14,10 @@ from data_pipelines import decode, prepare
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
 from data_pipelines.store.schema import CHECKSUMS_FILE, FAMILY
+from eval.benchmarks.named import films, listeners
 from eval.benchmarks.named.declaration import Named
-from eval.benchmarks.named.films import Benchmark, Made
-from eval.data.matched import Matched, match, read_list
+from eval.benchmarks.named.given import Made
+from eval.data.matched import Matched, arrays_of, match, read_list
 from eval.data.recorded import Folder
 from eval.report import page, tables
 from eval.run import failed, ranked, runner
@@ -83,7 +84,8 @@ def folders(generated: Iterable[str]) -> dict[str, pathlib.Path]:
 def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = "",
              networks: str = "", splits: Sequence[str] | None = None, ranked_by: str = "",
              share: Share = WHOLE, progress: bool = True) -> dict | None:
-    """Scores folders of generated files, writes results.json and report.html, prints the table.
+    """Scores folders of generated films and sounds, or of arrays of motion, writes results.json and
+    report.html, prints the table.
 
     Args:
       data: a dataset of clips, features whose clips are at hand, or a folder of recordings.
@@ -108,17 +110,19 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
     where = folders(generated)
     wanted = [id for split in splits for id in dataset.ids[split]]
     matched: dict[str, dict[str, Matched]] = {}
+    arrays = not isinstance(dataset, Folder) and any(map(arrays_of, where.values()))
     for name, folder in where.items():
-        whole = match(folder, wanted, listed)
+        whole = match(folder, wanted, listed, arrays=arrays)
         matched[name] = dict.fromkeys(splits, whole)
         for file in whole.unused:
             print(f"of no example: {folder / file}")
-    benchmark = Benchmark(named, dataset, matched, networks=networks)
+    scored_by = listeners.Benchmark if arrays else films.Benchmark
+    benchmark = scored_by(named, dataset, matched, networks=networks)
     benchmark.load_networks()
     files = {name: _digests(of[splits[0]]) for name, of in matched.items()}
     made: dict = {}
     with lock.hold(out.absolute() / lock_file(share), "the results in", out):
-        generator, params = Made(matched, files), {"files": np.zeros(0)}
+        generator, params = Made(files), {"files": np.zeros(0)}
         run = runner.Run(benchmark, generator, params, out, splits=splits, share=share,
                          ranked_by=ranked_by)
         run.score(progress=progress, made=made)
@@ -130,8 +134,8 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
             if results is None:
                 return None
             if share == WHOLE or not page.shows(out, results):
-                shown = runner.samples(benchmark, generator, params, splits, made=made,
-                                       failed=results["failed"])
+                shown = [] if arrays else runner.samples(benchmark, generator, params, splits,
+                                                         made=made, failed=results["failed"])
                 page.write(out, results, shown)
     print(tables.table(results))
     for names, need in benchmark.not_measured.items():

@@ -2,6 +2,7 @@
 the truth being the recordings themselves."""
 
 import json
+import pathlib
 import shutil
 from types import SimpleNamespace
 
@@ -69,10 +70,11 @@ def seen(pictures):
 
 def run(root, *, benchmark="clips", data="recordings", generated=("same", "worse"), **given):
     """The command's exit code and results."""
-    flags = dict(benchmark=benchmark, data=data and str(root / data), generated_ids="", ranked_by="",
-                 generated=[g if "=" in g else str(root / g) for g in generated], split=None,
-                 out=str(root / "out"), networks="", config=None, checkpoint=None, list=False,
-                 benchmarks=False, compare=[], keep_media=False, shard=None, processes=None)
+    flags = dict.fromkeys(("generated_ids", "ranked_by", "networks"), "") | dict.fromkeys(
+        ("split", "config", "checkpoint", "shard", "processes"))
+    flags |= dict(benchmark=benchmark, data=data and str(root / data), out=str(root / "out"),
+                  generated=[g if "=" in g else str(root / g) for g in generated], list=False,
+                  benchmarks=False, compare=[], keep_media=False)
     with pytest.MonkeyPatch.context() as patch:
         for module in (command, command.workers):
             patch.setattr(module, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**flags | given)))
@@ -87,7 +89,8 @@ def test_every_declaration_names_metrics_and_corpora_that_there_are():
     for one in TABLE.values():
         one.check()
     text = declaration.listed()
-    assert all(f"\n{name}\n" in "\n" + text for name in TABLE)
+    page = (pathlib.Path(command.__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    assert all(f"\n{name}\n" in "\n" + text and f"\n| `{name}` |" in page for name in TABLE)
     with pytest.raises(UserError, match="no benchmark of this name.*puppets or clips.*'hdft'"):
         declaration.named("hdft")
 
@@ -243,3 +246,36 @@ def test_a_split_that_is_not_there(root):
     with pytest.raises(UserError, match="the benchmark's split is not there.*test.*valid"):
         job.evaluate(TABLE["vico_listening"], root / "data", [str(root / "same")],
                      out=root / "out")
+
+
+def test_arrays_of_listeners_are_scored(root):
+    rng = np.random.default_rng(0)
+    names = {"face": 5, "rotation": 3, "jaw": 3}
+    parts = {p + n: w for p in ("", "partner_") for n, w in names.items()}
+    rows = [{"id": f"p0-{k}", "speaker": "p0"} | {
+        n: rng.normal(size=(30, w)).astype(np.float32) for n, w in parts.items()} for k in range(3)]
+    features = {n: Feature((), "str", n) for n in ("id", "speaker")} | {
+        n: Feature((None, w), "float32", n, rate=30.0) for n, w in parts.items()}
+    store.write_dataset(root / "data", name="l2l", description="listeners", features=features,
+                        splits={"test": rows}, recipes={}, progress=False)
+    for folder in ("good", "noisy"):
+        (root / folder).mkdir()
+        for row in rows:
+            whole = np.concatenate([row[n] for n in names], 1)
+            np.save(root / folder / f"{row['id']}.npy",
+                    whole + (folder == "noisy") * rng.normal(size=whole.shape))
+    np.save(root / "noisy" / "p0-1.npy", np.zeros((30, 10)))
+    np.save(root / "noisy" / "p0-2.npy", np.array([{}]), allow_pickle=True)
+    code, found = run(root, benchmark="l2l_listening", data="data", generated=("good", "noisy"))
+    why = {f["id"]: f["reason"] for f in found["failed"]}
+    assert code == PARTIAL and why.keys() == {"p0-1", "p0-2"}
+    assert "expected: (30, 11); found: (30, 10)" in why["p0-1"] and "unreadable" in why["p0-2"]
+    of = found["summary"]["test"]
+    assert of["good"]["FD_listen_e"]["value"] == pytest.approx(0, abs=1e-6)
+    assert of["noisy"]["FD_listen_e"]["value"] > 0.5 and of["noisy"]["FD_listen_e"]["n"] == 1
+    assert of["shuffled"]["RPCC_h"]["value"] > of["good"]["RPCC_h"]["value"]
+    assert found["recipes"]["FD_listen_h"]["numbers"] == "face, rotation, jaw"
+    with pytest.raises(UserError, match="no file belongs to any example.*p0-0.npy"):
+        (root / "none").mkdir()
+        np.save(root / "none" / "x.npy", np.zeros(3))
+        run(root, benchmark="l2l_listening", data="data", generated=("none",))

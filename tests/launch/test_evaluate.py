@@ -129,7 +129,8 @@ def given(toy, tmp_path, monkeypatch):
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
                              vocoder="", geometry="", lip_vertices="", networks="",
                              keep_media=False, ranked_by="", compare=[], list=False,
-                             benchmark="", benchmarks=False, data="", generated=[], generated_ids="",
+                             benchmark="", benchmarks=False, data="", generated=[],
+                             generated_ids="",
                              processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
@@ -181,7 +182,7 @@ def test_a_named_benchmark_takes_the_workdirs_config_and_other_data(given, tmp_p
     assert found["summary"].keys() == {"valid"} and found["protocol"]["name"] == "puppets"
     assert found["published"] == {} and not (tmp_path / runner.RESULTS_FILE).exists()
     given.benchmark, given.split = "hdtf", ["train"]
-    with pytest.raises(UserError, match="features that no benchmark scores.*avflow or talker"):
+    with pytest.raises(UserError, match="no metric of this benchmark.*needs syncnet_v2.model"):
         command.main([])
     given.benchmark, given.split = "puppets", ["tset"]
     with pytest.raises(UserError, match="unknown split.*tset"):

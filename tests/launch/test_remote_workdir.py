@@ -106,7 +106,8 @@ def evaluate(toy, monkeypatch):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
                                        vocoder="", geometry="", lip_vertices="", networks="",
                                        keep_media=False, ranked_by="", compare=[], list=False,
-                                       benchmark="", benchmarks=False, data="", generated=[], generated_ids="",
+                                       benchmark="", benchmarks=False, data="", generated=[],
+                                       generated_ids="",
                                        processes=None, shard=shard)
         for module in (evaluate_command, evaluate_command.workers):
             monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))

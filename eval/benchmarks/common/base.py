@@ -129,7 +129,13 @@ class Benchmark:
                 if m.met_by(offers) and (not self.wanted or m.name in self.wanted)]
 
     def load_networks(self) -> None:
-        """Reads the networks that metrics need. UserError for a file of another network."""
+        """Reads the networks that metrics need. UserError for a file of another network, and where
+        none of the metrics that are wanted can be computed."""
+        if self.wanted and not self.metrics:
+            lacking = "; ".join(dict.fromkeys(self.without_network.values()))
+            raise UserError("no metric of this benchmark can be computed",
+                            where=str(self.dataset.dir), expected=", ".join(self.wanted),
+                            found=lacking)
         for name in dict.fromkeys(name for m in self.metrics for name in m.networks):
             self.networks[name]
 

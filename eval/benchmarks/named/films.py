@@ -9,10 +9,7 @@ of a checkpoint's evaluation, whose truth goes through the same codecs.
 """
 
 import functools
-import hashlib
-import json
-import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -20,7 +17,7 @@ from avjax.errors import UserError
 from data_pipelines.ingest.common import passage
 from data_pipelines.media import landmarks
 from data_pipelines.media.containers import MediaError
-from eval.benchmarks.common import base
+from eval.benchmarks.named import given
 from eval.benchmarks.named.declaration import Named
 from eval.data import pictured
 from eval.data.film import FILM, Film
@@ -32,7 +29,6 @@ from eval.registry import AUDIO, MOTION
 APART = 0.25  # seconds by which a file may be longer or shorter, where its length is given
 SHOWN_SECONDS, SHOWN_SIDE = 12, 320  # of films in the report
 _AGAINST = "the recordings, by the same readers"
-_CONFIG = types.SimpleNamespace(tasks=(), seed=0)
 
 
 class Player:
@@ -56,8 +52,8 @@ class Player:
         return streams[FILM].recording.pictures()
 
 
-class Benchmark(base.Benchmark):
-    """A named benchmark of generated files.
+class Benchmark(given.Benchmark):
+    """A named benchmark of generated films and sounds.
 
     Args:
       named: its declaration.
@@ -69,22 +65,15 @@ class Benchmark(base.Benchmark):
     number.
     """
 
-    baselines, has_codes = ("truth",), False
-    fields = ("id", "speaker", "text")
+    baselines = ("truth",)
     kept_truths = 16  # what networks see in one may be megabytes
     common_frames = {"frames": "those that both have"}
 
     def __init__(self, named: Named, dataset, matched: Mapping[str, Mapping[str, Matched]], *,
                  networks: str = ""):
-        self.named, self.matched, self.name = named, matched, named.name
         self.frame = named.frame if isinstance(dataset, Folder) else frame_of(dataset, named.frame)
-        config = types.SimpleNamespace(
-            evaluate=types.SimpleNamespace(**vars(_CONFIG), networks=networks),
-            data=types.SimpleNamespace(train_split=""))
-        system = types.SimpleNamespace(tasks=tuple(matched))
-        super().__init__(config, Player(self.frame.fps if self.frame else 0), dataset, system)
-        self.models = {name: name for name in matched}
-        self.wanted = tuple(named.metrics)
+        super().__init__(named, Player(self.frame.fps if self.frame else 0), dataset, matched,
+                         networks)
         self.free_length = named.free_length
         self.picture_fps = self.motion_fps = self.frame.fps if self.frame else 0
         kind = landmarks.KINDS[0]
@@ -124,9 +113,6 @@ class Benchmark(base.Benchmark):
             recipe |= {"taken": self.frame.recipe}
         return recipe
 
-    def _row_recipe(self):
-        return super()._row_recipe() | {"protocol": self.named.protocol}
-
     # ---- variants
 
     def recording(self, split: str, index: int) -> OfFiles | OfClip:
@@ -147,11 +133,9 @@ class Benchmark(base.Benchmark):
         return self.truth(split, index)
 
     def model(self, streams, variant, split, index):
-        found = self.matched[variant][split]
-        id = self.source(split).ids[index]
-        files = found.found.get(id)
+        files, lacking = self.files_of(variant, split, index)
         return Film(self, files and OfFiles(files, self.frame), set(self.named.made),
-                    truth=self.truth(split, index), lacking=found.lacking.get(id, ""))
+                    truth=self.truth(split, index), lacking=lacking)
 
     def score(self, split, index, signals):
         """MediaError: "silent", for a track without any sound beside a recording with one; "wrong
@@ -168,9 +152,6 @@ class Benchmark(base.Benchmark):
                              found=f"{own.seconds:.2f} s",
                              hint="its length is no choice of a system here")
         return super().score(split, index, signals)
-
-    def frames(self, split, index, signals):
-        return {}
 
     def other(self, split: str, index: int) -> int:
         """Another example of the speaker where there is one, for SIM_other."""
@@ -193,24 +174,6 @@ class Benchmark(base.Benchmark):
             return None
         _, pictures = streams[FILM].recording.pictures()
         return first(pictures, SHOWN_SECONDS * self.picture_fps, SHOWN_SIDE)
-
-
-class Made:
-    """Stands where a generator stands: what folders hold has been generated already."""
-
-    names: tuple[str, ...] = ()
-    seed = 0
-
-    def __init__(self, matched: Mapping[str, Mapping[str, Matched]], contents: Mapping[str, dict]):
-        """contents: {variant: {file: digest}}, by which rows are known again."""
-        digests = {name: hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:16]
-                   for name, one in contents.items()}
-        self.system = types.SimpleNamespace(config=types.SimpleNamespace(to_dict=lambda: digests))
-
-    def __call__(self, params, examples: Iterable, task: str = "", **_):
-        """Yields (id, {}): `Benchmark.model` knows the files."""
-        for id, _ in examples:
-            yield id, {}
 
 
 def frame_of(clips, wanted: Frame) -> Frame | None:
