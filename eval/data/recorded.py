@@ -140,7 +140,7 @@ class OfClip:
     @functools.cached_property
     def samples(self) -> np.ndarray:
         """See OfFiles.samples."""
-        audio_N = to_float(np.asarray(self._example["audio"] if self.has_track else (), np.int16))
+        audio_N = to_float(np.asarray(self._example.get("audio", np.zeros(0, np.int16))))
         if not recordings.audible(audio_N):
             return audio_N[:0]
         return audio_N if self._rate == RATE else resampled(audio_N, self._rate, RATE)

@@ -1,15 +1,11 @@
 """Named benchmarks: what `avjax evaluate --benchmark` scores, a checkpoint or folders of files that
 were generated elsewhere."""
 
-import contextlib
 import pathlib
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from avjax.errors import UserError
 from avjax.storage import lock
-from avjax.weights.reader import file_sha256
 from data_pipelines import decode, prepare
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
@@ -17,7 +13,7 @@ from data_pipelines.store.schema import CHECKSUMS_FILE, FAMILY
 from eval.benchmarks.named import films, listeners
 from eval.benchmarks.named.declaration import Named
 from eval.benchmarks.named.given import Made
-from eval.data.matched import Matched, arrays_of, match, read_list
+from eval.data.matched import arrays_of, match, read_list
 from eval.data.recorded import Folder
 from eval.report import page, tables
 from eval.run import failed, ranked, runner
@@ -109,20 +105,17 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
     listed = read_list(ids, known) if ids else None
     where = folders(generated)
     wanted = [id for split in splits for id in dataset.ids[split]]
-    matched: dict[str, dict[str, Matched]] = {}
     arrays = not isinstance(dataset, Folder) and any(map(arrays_of, where.values()))
+    matched = {name: match(folder, wanted, listed, arrays=arrays)
+               for name, folder in where.items()}
     for name, folder in where.items():
-        whole = match(folder, wanted, listed, arrays=arrays)
-        matched[name] = dict.fromkeys(splits, whole)
-        for file in whole.unused:
+        for file in matched[name].unused:
             print(f"of no example: {folder / file}")
     scored_by = listeners.Benchmark if arrays else films.Benchmark
     benchmark = scored_by(named, dataset, matched, networks=networks)
     benchmark.load_networks()
-    files = {name: _digests(of[splits[0]]) for name, of in matched.items()}
-    made: dict = {}
+    generator, params, made = Made(), benchmark.contents(splits), {}
     with lock.hold(out.absolute() / lock_file(share), "the results in", out):
-        generator, params = Made(files), {"files": np.zeros(0)}
         run = runner.Run(benchmark, generator, params, out, splits=splits, share=share,
                          ranked_by=ranked_by)
         run.score(progress=progress, made=made)
@@ -130,7 +123,7 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
             results = run.results(
                 {"name": named.name, "published": named.published, "protocol": named.protocol,
                  "generated": {n: str(folder) for n, folder in where.items()},
-                 "unused": {n: of[splits[0]].unused for n, of in matched.items()}})
+                 "unused": {n: of.unused for n, of in matched.items()}})
             if results is None:
                 return None
             if share == WHOLE or not page.shows(out, results):
@@ -194,14 +187,3 @@ def _check_corpus(named: Named, clips) -> None:
                         expected=" or ".join(named.corpora),
                         hint=f"--benchmark={named.name} is of those; avjax evaluate --benchmarks "
                         "lists all")
-
-
-def _digests(matched: Matched) -> dict[str, str]:
-    """{id and file: SHA-256}; "" of what cannot be read."""
-    out = {}
-    for id, source in matched.found.items():
-        for path in source.files:
-            out[f"{id}|{source.place(path)}"] = ""
-            with contextlib.suppress(OSError, UserError):
-                out[f"{id}|{source.place(path)}"] = file_sha256(path)
-    return out

@@ -222,6 +222,11 @@ class Benchmark:
 
     # ---- variants
 
+    def content(self, variant: str, split: str, index: int) -> str:
+        """What decides one example of a variant in place of parameters: of a file, its digest;
+        "" where there is none."""
+        return ""
+
     def truth(self, split: str, index: int):
         """The example's own features through the codecs; the last `kept_truths` are kept, since
         all variants need them."""

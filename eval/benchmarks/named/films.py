@@ -58,7 +58,7 @@ class Benchmark(given.Benchmark):
     Args:
       named: its declaration.
       dataset: clips, or a Folder of recordings.
-      matched: {variant: {split: what its folder has}}.
+      matched: see given.Benchmark.
       networks: folder of published networks, "" for none.
 
     Raises UserError: clips that keep neither sound nor pictures, or at a rate that is no whole
@@ -69,26 +69,25 @@ class Benchmark(given.Benchmark):
     kept_truths = 16  # what networks see in one may be megabytes
     common_frames = {"frames": "those that both have"}
 
-    def __init__(self, named: Named, dataset, matched: Mapping[str, Mapping[str, Matched]], *,
+    def __init__(self, named: Named, dataset, matched: Mapping[str, Matched], *,
                  networks: str = ""):
-        self.frame = named.frame if isinstance(dataset, Folder) else frame_of(dataset, named.frame)
+        self.frame = None
+        if MOTION in named.made:
+            self.frame = (named.frame if isinstance(dataset, Folder)
+                          else frame_of(dataset, named.frame))
         super().__init__(named, Player(self.frame.fps if self.frame else 0), dataset, matched,
                          networks)
         self.free_length = named.free_length
         self.picture_fps = self.motion_fps = self.frame.fps if self.frame else 0
         kind = landmarks.KINDS[0]
         lacking = landmarks.lacking(kind)
-        if self._has_pictures and not lacking:
+        if self.frame and not lacking:
             self.reader = pictured.Reader(kind, self.frame.fps)
             self.has_lips, self.lip_recipe = True, self.reader.lip_recipe
-        elif self._has_pictures:
+        elif self.frame:
             self.not_measured = {pictured.NAMES: lacking}
 
     # ---- definitions
-
-    @property
-    def _has_pictures(self) -> bool:
-        return self.frame is not None and MOTION in self.named.made
 
     @functools.cached_property
     def has_words(self) -> bool:
@@ -98,10 +97,10 @@ class Benchmark(given.Benchmark):
 
     @property
     def offers(self):
-        optional = {"pictures": self._has_pictures, "lips": self.has_lips,
+        optional = {"pictures": self.frame is not None, "lips": self.has_lips,
                     "points": self.reader is not None, "words": self.has_words,
                     "length": self.free_length, "free": self.free_length}
-        lacks = set() if self._has_pictures else {MOTION, "both"}
+        lacks = set() if self.frame else {MOTION, "both"}
         return (super().offers | {"waveform", "clip"}
                 | {need for need, offered in optional.items() if offered}) - lacks
 

@@ -1,16 +1,17 @@
 """What lies in folders already, in place of what a checkpoint generates."""
 
-import hashlib
-import json
 import types
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
+from avjax.errors import UserError
+from avjax.weights.reader import file_sha256
+from data_pipelines.ingest.common.recordings import Source
+from data_pipelines.store.schema import recipe_hash
 from eval.benchmarks.common import base
 from eval.benchmarks.named.declaration import Named
 from eval.data.matched import Array, Matched
-from eval.data.recorded import recordings
-
-Of = Mapping[str, Mapping[str, Matched]]  # {variant: {split: what its folder has}}
 
 
 class Benchmark(base.Benchmark):
@@ -20,14 +21,15 @@ class Benchmark(base.Benchmark):
       named: its declaration.
       decoder: what of a decoder the benchmark and the report need.
       dataset: clips, or a Folder of recordings.
-      matched: which files are which examples'.
+      matched: {variant: which files are which examples'}.
       networks: folder of published networks, "" for none.
     """
 
     has_codes = False
     fields = ("id", "speaker", "text")
 
-    def __init__(self, named: Named, decoder, dataset, matched: Of, networks: str = ""):
+    def __init__(self, named: Named, decoder, dataset, matched: Mapping[str, Matched],
+                 networks: str = ""):
         self.named, self.matched, self.name = named, matched, named.name
         config = types.SimpleNamespace(
             evaluate=types.SimpleNamespace(tasks=(), seed=0, networks=networks),
@@ -35,12 +37,25 @@ class Benchmark(base.Benchmark):
         super().__init__(config, decoder, dataset, types.SimpleNamespace(tasks=tuple(matched)))
         self.models = {name: name for name in matched}
         self.wanted = tuple(named.metrics)
+        self._digests: dict[Source | Array | None, str] = {}
 
-    def files_of(self, variant: str, split: str,
-                 index: int) -> tuple[recordings.Source | Array | None, str]:
+    def files_of(self, variant: str, split: str, index: int) -> tuple[Source | Array | None, str]:
         """The files of one example, or None and why there are none."""
-        found, id = self.matched[variant][split], self.source(split).ids[index]
+        found, id = self.matched[variant], self.source(split).ids[index]
         return found.found.get(id), found.lacking.get(id, "")
+
+    def content(self, variant, split, index):
+        files = self.files_of(variant, split, index)[0] if variant in self.models else None
+        if files and files not in self._digests:
+            self._digests[files] = _digest(files.files)
+        return self._digests.get(files, "")
+
+    def contents(self, splits: Iterable[str]) -> dict[str, np.ndarray]:
+        """A digest of all files: what stands for parameters."""
+        all_of = {f"{variant}|{split}|{id}": self.content(variant, split, index)
+                  for variant in self.models for split in splits
+                  for index, id in enumerate(self.source(split).ids)}
+        return {"files": np.frombuffer(bytes.fromhex(recipe_hash(all_of)), np.uint8)}
 
     def frames(self, split, index, signals):
         return {}
@@ -49,17 +64,19 @@ class Benchmark(base.Benchmark):
         return super()._row_recipe() | {"protocol": self.named.protocol}
 
 
+def _digest(files) -> str:
+    """SHA-256 of files; "" where one cannot be read, which is said when it is scored."""
+    try:
+        return recipe_hash({"files": [file_sha256(path) for path in files]})
+    except (OSError, UserError):
+        return ""
+
+
 class Made:
     """Stands where a generator stands: what folders hold has been generated already."""
 
     names: tuple[str, ...] = ()
-    seed = 0
-
-    def __init__(self, contents: Mapping[str, dict]):
-        """contents: {variant: {file: digest}}, by which rows are known again."""
-        digests = {name: hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:16]
-                   for name, one in contents.items()}
-        self.system = types.SimpleNamespace(config=types.SimpleNamespace(to_dict=lambda: digests))
+    seed, system = 0, None
 
     def __call__(self, params, examples: Iterable, task: str = "", **_):
         """Yields (id, {}): `Benchmark.model` knows the files."""

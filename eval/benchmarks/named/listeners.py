@@ -12,7 +12,7 @@ Suffixes: T frames, M numbers of face, then head.
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from avjax.errors import UserError
 from eval.benchmarks.named import given
 from eval.benchmarks.named.declaration import Named
 from eval.data.clips import fit
+from eval.data.matched import Matched
 from eval.metrics.listener import STRANGERS
 from eval.registry import MOTION
 
@@ -62,7 +63,8 @@ class Benchmark(given.Benchmark):
 
     baselines = ("truth", "shuffled")
 
-    def __init__(self, named: Named, dataset, matched: given.Of, *, networks: str = ""):
+    def __init__(self, named: Named, dataset, matched: Mapping[str, Matched], *,
+                 networks: str = ""):
         heads = tuple(name for name in HEAD if name in dataset.features)
         self.parts = (FACE, *heads)
         if lacking := [p + n for p in ("", PARTNER) for n in self.parts
