@@ -13,21 +13,25 @@ _PICTURES = {"FID": "Inception-v3, 2048 features, every picture",
              "FVD": "I3D, 400 logits, every 16 pictures, resized whole",
              "FVD_crop": "I3D, 400 logits, every 16 pictures, middle square"}
 _FOLLOWED = "landmarks of a face that is followed"
-_EXPRESSION = dict.fromkeys(("smile_corr", "blinks_per_minute"), _FOLLOWED)
+_EXPRESSION = dict.fromkeys(("smile_corr", "F1_smiles_corners", "blinks_per_minute"), _FOLLOWED)
 _LANDMARKS = dict.fromkeys(("F1_lips", "AV_offset", "AV_within_1", "AV_correlation"),
                            _FOLLOWED) | _EXPRESSION
 _ENGLISH = {"WER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser",
             "CER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser"}
 _VOICE = {"UTMOS": "UTMOS22-strong", "SIM": "WavLM-large with ECAPA-TDNN, to the own recording",
           "SIM_other": "WavLM-large with ECAPA-TDNN, to another recording of the speaker"}
-_SPEECH = {"mel_L1_dtw": "time-warped", "MCD": "mel-cepstral-distance", **_VOICE}
+_CEPSTRA = {"MCD": "mel-cepstral-distance", "MCD_world_audio": "pymcd's, to the recording"}
+_SPEECH = {"mel_L1_dtw": "time-warped", **_CEPSTRA, **_VOICE}
 _LENGTH = {"length_error": "share of the recording's", "length_error_signed": "the same, with sign"}
 _FACE_CODES = {name: "on the corpus' own face codes and head" for name in (
     "FD_e", "FD_h", "FD_e_pooled", "FD_h_pooled", "FK_e", "FK_h", "Div_e", "Div_h", "var_e",
-    "BC_e", "BC_h", "BC_e_gap", "BC_h_gap")}
+    "BC_e", "BC_h", "BC_e_gap", "BC_h_gap")} | {
+        f"BC_{part}_{form}": f"{name}'s form" for part in "eh" for form, name in (
+            ("bailando", "Bailando"), ("said", "SAiD"), ("motion", "EMAGE"))}
 _LISTENING = {name: "DIM, while the partner speaks" for name in (
-    "FD_listen_e", "FD_listen_h", "FD_listen_e_pooled", "FD_listen_h_pooled", "SID_e", "SID_h",
-    "var_listen_e", "var_listen_h", "PFD_e", "PFD_h", "RPCC_e", "RPCC_h")}
+    "FD_listen_e", "FD_listen_h", "FD_listen_e_pooled", "FD_listen_h_pooled", "MSE_listen_e",
+    "MSE_listen_h", "STS_e", "STS_h", "SID_e", "SID_h", "var_listen_e", "var_listen_h",
+    "PFD_e", "PFD_h", "RPCC_e", "RPCC_h")}
 _TURNS = {f"{event}_{how}": "dGSLM's events" for event in ("ipu", "turn", "gap", "pause", "overlap")
           for how in ("per_minute", "mean_s", "W1_s")} | {
               "transfer_mean_s": "dGSLM's events", "transfer_W1_s": "dGSLM's events"}
@@ -54,12 +58,12 @@ _ALL = (
     Named("avflow_50h", "AV-Flow's actor of 50 h: speech, face and head of text.",
           corpora=("avflow50h",), splits=("valid",), given="tokens of the text, with durations",
           metrics={"F1_lips": "--geometry and --lip_vertices", "F1_smiles": "--geometry"}
-          | _FACE_CODES | {"mel_L1": "frame by frame", "MCD": "mel-cepstral-distance"} | _ENGLISH,
+          | _FACE_CODES | {"mel_L1": "frame by frame"} | _CEPSTRA | _ENGLISH,
           columns=papers.AVFLOW | papers.AVFLOW_DYADIC),
     Named("audio2photoreal", "Conversations of Audio2Photoreal: face and head beside the partner's "
           "voice.", corpora=("audio2photoreal",), splits=("test",),
           given="the own sound, or tokens of it, and the partner's sound",
-          metrics=_FACE_CODES | {"mel_L1": "frame by frame", "MCD": "mel-cepstral-distance"}
+          metrics=_FACE_CODES | {"mel_L1": "frame by frame"} | _CEPSTRA
           | _ENGLISH, no_column=_SPLIT),
     Named("seamless_dyads", "Held-out interactions of two people in Seamless Interaction.",
           corpora=("seamless",), splits=("test",), given="the script or the units of both, and a "
