@@ -69,10 +69,12 @@ class OfFiles:
 
     @functools.cached_property
     def _span(self) -> tuple[media.Sound | None, float, float]:
-        """(sound, first second, last second)."""
-        if self.has_track:
-            return recordings.clocked(self.source, pictures=self.has_pictures)
-        return None, *recordings.shown(self.source.video)
+        """(sound, first second, last second). The first picture is where a film begins, with and
+        without sound: coders put some milliseconds in front of that."""
+        if not self.has_track:
+            return None, *recordings.shown(self.source.video)
+        sound, begin, end = recordings.clocked(self.source, pictures=self.has_pictures)
+        return sound, begin, min(end, sound.end)
 
     @property
     def seconds(self) -> float:

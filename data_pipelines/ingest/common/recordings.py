@@ -204,6 +204,7 @@ def read(source: Source, *, audio_only: bool = False, trim: str | None = None,
                                                         "--audio_only")
     sound_path = source.audio or source.video
     sound, begin, end = clocked(source, pictures=not audio_only)
+    begin, end = max(begin, sound.start), min(end, sound.end)
     media.say(sound_path, sound)
     count = int((end - begin) * FPS + 1e-3)
     if trim and count > 0:
@@ -221,9 +222,9 @@ def read(source: Source, *, audio_only: bool = False, trim: str | None = None,
 
 
 def clocked(source: Source, *, pictures: bool = True) -> tuple[media.Sound, float, float]:
-    """(sound at RATE, first second, last second) of what has sound and, unless they do not count,
-    pictures, on the clock of the file of pictures. Raises media.MediaError: "unreadable",
-    "truncated", "damaged", "no audio", "no video", "wrong duration"."""
+    """(sound at RATE, first second, last second) of what is seen or, where pictures do not count,
+    heard, on the clock of that file. Raises media.MediaError: "unreadable", "truncated", "damaged",
+    "no audio", "no video", "wrong duration"."""
     sound_path = source.audio or source.video
     media.check_whole(sound_path)
     sound = media.read_sound(sound_path, RATE)
@@ -234,14 +235,14 @@ def clocked(source: Source, *, pictures: bool = True) -> tuple[media.Sound, floa
     if source.audio:  # its clock is its own: it begins where the other file does
         track = media.first_time(source.video)
         sound = dataclasses.replace(sound, start=min(first, first if track is None else track))
-    begin, end = max(sound.start, first), min(sound.end, last)
     if abs(sound.end - last) > max(0.3, 0.03 * len(sound.samples) / RATE):
+        begin = max(sound.start, first)
         raise media.MediaError("wrong duration", source.files[0],
                                expected="sound and pictures that end together",
                                found=f"sound to {sound.end - begin:.2f} s, pictures to "
                                f"{last - begin:.2f} s",
                                hint="check that the two belong together")
-    return sound, begin, end
+    return sound, first, last
 
 
 def shown(path) -> tuple[float, float]:
