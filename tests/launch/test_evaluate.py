@@ -192,11 +192,11 @@ def test_a_named_benchmark_takes_the_workdirs_config_and_other_data(given, tmp_p
 def test_a_named_benchmark_has_its_metrics_and_says_which_it_lacks(toy, tmp_path):
     config, _ = toy
     one = declaration.Named("narrow", "A test's.", corpora=("clips",), splits=("valid",),
-                            given="tokens", metrics={"FD_e": "", "F1_smiles": ""},
+                            given="tokens", metrics={"FD_e": "", "voice_R@1": ""},
                             columns={"paper": declaration.Column("a paper", {"FD_e": 0.5})})
     found = job.evaluate(config, tmp_path, named=one, progress=False)
     assert found["summary"]["valid"]["model"].keys() == {"FD_e"}
-    assert "partner of a conversation" in found["not_measured"]["F1_smiles"]
+    assert "makes voice embeddings" in found["not_measured"]["voice_R@1"]
     assert found["published"]["paper"]["values"] == {"valid": {"FD_e": 0.5}}
 
 
