@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from avjax.errors import PARTIAL, UserError
-from data_pipelines.media import landmarks, write_media
+from data_pipelines.media import faces, landmarks, write_media
+from data_pipelines.media.facial import signals
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
 from eval.benchmarks.named import declaration
 from eval.benchmarks.named.table import TABLE
+from eval.data import pictured, recorded
+from eval.metrics import lips
 from eval.networks import files as networks
 from eval.report import tables
 from launch import evaluate as command
@@ -163,6 +166,39 @@ def test_lengths_that_are_given_must_be_kept_and_silence_is_no_speech(root):
     film(root / "long" / "ben.mp4", 1, level=0.0)
     code, found = run(root, generated=("long",))
     assert code == PARTIAL and "silent" in found["failed"][0]["reason"]
+
+
+class Reader:
+    """The light's place is the mouth; none is seen in dark pictures."""
+
+    kind, recipe = "toy", {"of": "a light"}
+
+    def __init__(self, kind, fps):
+        self.fps, self.lip_recipe = fps, lips.RECIPE | {"tau": 0.2, "sweep": [0.2], "fps": fps}
+
+    def __call__(self, pictures):
+        rows = np.array([p.mean((1, 2)) for p in pictures])
+        if rows.max() < 100:
+            raise faces.FaceError("no face")
+        at = rows.argmax(1) / SIDE
+        return signals.Expression(at, np.ones(len(at)), at, at)
+
+
+def test_lips_and_smiles_are_read_in_the_recordings_too(root, monkeypatch):
+    monkeypatch.setattr(landmarks, "lacking", lambda kind: "")
+    monkeypatch.setattr(pictured, "Reader", Reader)
+    monkeypatch.setattr(recorded, "followed", lambda frames, fps: frames())
+    film(root / "late" / "ann.hello.mp4", 0, shift=5)
+    film(root / "late" / "ben.mp4", 1, sound=False)
+    code, found = run(root, generated=("same", "late", "worse"))
+    of = found["summary"]["valid"]
+    assert of["same"]["F1_lips"]["value"] == of["truth"]["F1_lips"]["value"] == 1
+    assert of["late"]["F1_lips"]["value"] < 0.9 and of["late"]["F1_lips"]["n"] == 2
+    assert of["same"]["F1_smiles"]["value"] == 1 > of["late"]["F1_smiles"]["value"]
+    assert of["same"]["AV_correlation"] == of["truth"]["AV_correlation"]
+    assert found["recipes"]["F1_smiles"]["taken"]["fps"] == FPS
+    assert code == PARTIAL and {(f["variant"], f["reason"]) for f in found["failed"]} == {
+        ("worse", "no face")}  # though the recordings show one
 
 
 def test_sounds_alone_are_scored_as_speech(root):

@@ -23,6 +23,7 @@ from eval.data import pictured
 from eval.data.film import FILM, Film
 from eval.data.matched import Matched
 from eval.data.recorded import FACE, MIDDLE, RATE, Folder, Frame, OfClip, OfFiles, first
+from eval.metrics import reactions
 from eval.metrics.intelligibility import dictionary, words_of
 from eval.registry import AUDIO, MOTION
 
@@ -103,6 +104,11 @@ class Benchmark(given.Benchmark):
         lacks = set() if self.frame else {MOTION, "both"}
         return (super().offers | {"waveform", "clip"}
                 | {need for need, offered in optional.items() if offered}) - lacks
+
+    @property
+    def smile_recipe(self) -> dict:
+        """What a smile is, see eval/metrics/reactions.py."""
+        return reactions.SMILES | reactions.TAU["landmarks"] | self.reader.recipe
 
     def recipe_of(self, metric):
         """Says that the truth is the recording, and how pictures are taken of files."""

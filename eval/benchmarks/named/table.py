@@ -13,7 +13,8 @@ _PICTURES = {"FID": "Inception-v3, 2048 features, every picture",
              "FVD": "I3D, 400 logits, every 16 pictures, resized whole",
              "FVD_crop": "I3D, 400 logits, every 16 pictures, middle square"}
 _FOLLOWED = "landmarks of a face that is followed"
-_EXPRESSION = dict.fromkeys(("smile_corr", "F1_smiles_corners", "blinks_per_minute"), _FOLLOWED)
+_EXPRESSION = dict.fromkeys(("F1_smiles", "F1_smiles_corners", "smile_corr",
+                             "blinks_per_minute"), _FOLLOWED)
 _LANDMARKS = dict.fromkeys(("F1_lips", "AV_offset", "AV_within_1", "AV_correlation"),
                            _FOLLOWED) | _EXPRESSION
 _ENGLISH = {"WER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser",
