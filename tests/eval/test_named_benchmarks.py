@@ -21,7 +21,7 @@ from eval.metrics import lips
 from eval.networks import files as networks
 from eval.report import tables
 from launch import evaluate as command
-from launch.jobs import named as job
+from launch.jobs.scoring import named as job
 
 RATE, FPS, SIDE = 22050, 25, 48
 IDS = ("ann.hello", "ben")

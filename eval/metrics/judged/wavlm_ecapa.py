@@ -36,5 +36,5 @@ for _name, _meaning, _reference in (
         ("SIM_other", "the same to another recording of the speaker",
          "the audio of the shuffled baseline's clip, where it is the same speaker's")):
     declare(_name, "up", _meaning, family="sound", score=_score,
-            needs=("audio", "waveform", "clip", "network:wavlm_ecapa"),
+            needs=("audio", "waveform", "each", "network:wavlm_ecapa"),
             recipe=lambda benchmark, reference=_reference: _recipe(reference))
