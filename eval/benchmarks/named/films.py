@@ -102,7 +102,7 @@ class Benchmark(given.Benchmark):
                     "points": self.reader is not None, "words": self.has_words,
                     "length": self.free_length, "free": self.free_length}
         lacks = set() if self.frame else {MOTION, "both"}
-        return (super().offers | {"waveform", "clip"}
+        return (super().offers | {"waveform", "clip", "each", "warped"}
                 | {need for need, offered in optional.items() if offered}) - lacks
 
     @property
