@@ -130,8 +130,7 @@ def given(toy, tmp_path, monkeypatch):
                              vocoder="", geometry="", lip_vertices="", networks="",
                              keep_media=False, ranked_by="", compare=[], watch=False, list=False,
                              benchmark="", benchmarks=False, data="", generated=[],
-                             generated_ids="",
-                             processes=None, shard=None)
+                             generated_ids="", processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
     return values

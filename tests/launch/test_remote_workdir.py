@@ -108,8 +108,7 @@ def evaluate(toy, monkeypatch):
                                        keep_media=False, ranked_by="", compare=[],
                                        watch=False, list=False,
                                        benchmark="", benchmarks=False, data="", generated=[],
-                                       generated_ids="",
-                                       processes=None, shard=shard)
+                                       generated_ids="", processes=None, shard=shard)
         for module in (evaluate_command, evaluate_command.workers):
             monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))
         evaluate_command.main([])

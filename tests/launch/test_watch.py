@@ -127,7 +127,8 @@ def test_what_cannot_be_watched(workdir, monkeypatch):
     values = SimpleNamespace(config=watched.config(), checkpoint=str(one), out=None, split=None,
                              vocoder="", geometry="", lip_vertices="", networks="",
                              keep_media=False, ranked_by="", compare=[], watch=True, list=False,
-                             processes=None, shard=None)
+                             benchmark="", benchmarks=False, data="", generated=[],
+                             generated_ids="", processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
     with pytest.raises(UserError, match="a workdir of this machine is needed"):
