@@ -18,7 +18,7 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
 from eval import benchmarks
 from eval.report import page, tables
-from eval.run import runner
+from eval.run import failed, ranked, runner
 from eval.run.rows import WHOLE, Share, lock_file
 from launch import data
 from launch import flags as launch_flags
@@ -59,7 +59,8 @@ def check(config, workdir) -> None:
 
 
 def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=None,
-             progress: bool = True, share: Share = WHOLE, merge: bool = True) -> dict | None:
+             progress: bool = True, share: Share = WHOLE, merge: bool = True,
+             keep_media: bool = False, ranked_by: str = "") -> dict | None:
     """Scores parameters on `splits`, writes results.json and report.html, prints the table.
 
     Args:
@@ -73,9 +74,11 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
       share: (k, n): this process scores its share of the examples, on a folder that all see; the
         last one merges all rows.
       merge: False only scores.
+      keep_media, ranked_by: see eval.run.runner.Run.
 
     Returns:
-      The contents of results.json. None if rows of other shares are missing, or without `merge`.
+      The contents of results.json, which lists examples that failed. None if rows of other shares
+      are missing, or without `merge`.
 
     Raises:
       UserError: no benchmark, dataset or checkpoint; another model's checkpoint; unknown split;
@@ -106,7 +109,8 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     made: dict = {}
     with lock.hold(out.absolute() / lock_file(share), "the results in", out):
         run = runner.Run(benchmark, sampler, params, out, splits=splits, share=share,
-                         max_examples=config.evaluate.max_examples)
+                         max_examples=config.evaluate.max_examples, keep_media=keep_media,
+                         ranked_by=ranked_by)
         run.score(progress=progress, made=made)
         if not merge:
             return None
@@ -115,12 +119,15 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
             if results is None:
                 return None
             if share == WHOLE or not page.shows(out, results):
-                shown = runner.samples(benchmark, sampler, params, splits, made=made)
+                shown = runner.samples(benchmark, sampler, params, splits, made=made,
+                                       failed=results["failed"])
                 page.write(out, results, shown, workdir)
     print(tables.table(results))
     print(f"sound of mel: {benchmark.decoder.sound_by}")
     for names, need in benchmark.not_measured.items():
         print(f"not measured: {names}; needs: {need}")
+    for line in (*ranked.lines(results), *failed.lines(results)):
+        print(line)
     print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")
     return results
 

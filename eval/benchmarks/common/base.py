@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.storage import failures
 from data_pipelines.store.schema import recipe_hash
 from eval.data import pictured
 from eval.metrics import lips
@@ -156,12 +157,16 @@ class Benchmark:
 
     def labels(self, split: str) -> tuple[list[str], list[str]]:
         """(`label_field`s, texts) of a split, in record order; empty strings where the dataset has
-        none."""
+        none, or the example cannot be read: it fails when it is scored."""
         if split not in self._labels:
             names = self.label_field, "text"
             fields = tuple(name for name in names if name in self.dataset.features)
-            examples = (list(self.dataset.source(split, fields)) if fields
-                        else [{}] * self.dataset.splits[split])
+            source, examples = self.dataset.source(split, fields) if fields else (), []
+            for index in range(self.dataset.splits[split]):
+                example = {}
+                with failures.tolerated(index, lambda *_: None):
+                    example = source[index] if fields else {}
+                examples.append(example)
             self._labels[split] = tuple([e.get(name, "") for e in examples] for name in names)
         return self._labels[split]
 
