@@ -12,6 +12,7 @@ from avjax.storage import atomic
 from eval.registry import FAMILIES
 from eval.report import energy, examples, history, plots, summary
 from eval.report.drawn import Drawn
+from eval.run import failed
 
 REPORT_FILE = "report.html"
 _PUPPETS = ("<p class=note>Puppets are drawn faces with synthetic voices whose every parameter is "
@@ -45,6 +46,9 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
     drawn = Drawn(out_dir)
     parts = [_PUPPETS] if "puppets" in results["benchmark"] else []
     parts += [summary.section(split, results, drawn) for split in results["summary"]]
+    if lines := failed.lines(results):
+        parts.append("<h2>Failed</h2><ul>" + "".join(f"<li>{html.escape(x)}</li>" for x in lines)
+                     + "</ul>")
     parts += _over_steps(out_dir, workdir, drawn)
     shown = [examples.section(sample, drawn) for sample in samples]
     parts += [_EXAMPLES, *shown] if shown else []

@@ -120,7 +120,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                 return None
             if share == WHOLE or not page.shows(out, results):
                 shown = runner.samples(benchmark, sampler, params, splits, made=made,
-                                       failed=results["failed"])
+                                       failed=results["failed"], ranked=results["ranked"])
                 page.write(out, results, shown, workdir)
     print(tables.table(results))
     print(f"sound of mel: {benchmark.decoder.sound_by}")
