@@ -67,5 +67,6 @@ setup(
         "ge2e": ["webrtcvad-wheels>=2.0.14"],
         # WER_open and CER_open: Whisper's English normaliser
         "words": ["whisper-normalizer>=0.1.15"],
+        "world": ["pyworld>=0.3.5"],  # MCD_world: WORLD's analysis of speech
     },
 )

@@ -40,6 +40,11 @@ RECIPE = {
 WINDOW_MS = 32
 
 
+def audible(wave_N: np.ndarray, rate: int) -> bool:
+    """Whether it is neither silent nor shorter than 50 ms."""
+    return len(wave_N) >= 0.05 * rate and bool(np.any(wave_N))
+
+
 def mel_l1(a_TM: np.ndarray, b_TM: np.ndarray) -> float:
     """Mean |difference| over frames and bands; lengths must agree."""
     if a_TM.shape != b_TM.shape:
@@ -66,7 +71,7 @@ def mel_spectrogram(wave_N: np.ndarray, rate: int) -> np.ndarray:
 def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:
     """Mel-cepstral distance of two waveforms (float in [-1, 1] or int16) after DTW; NaN when one is
     silent or short."""
-    if min(len(a_N), len(b_N)) < 0.05 * rate or not np.any(a_N) or not np.any(b_N):
+    if not (audible(a_N, rate) and audible(b_N, rate)):
         return float("nan")
     from mel_cepstral_distance import compare_mfccs, get_mfccs
     from scipy.spatial.distance import cdist

@@ -11,8 +11,8 @@ import pytest
 from avjax.encoders.wav2vec2 import CTC_LABELS, spelled
 from avjax.errors import UserError
 from avjax.weights.torch_writer import write_torch_zip
-from eval import registry
-from eval.metrics.judged import wav2vec2_ctc as words_metric
+from eval import pooling, registry
+from eval.metrics import intelligibility
 from eval.metrics.judged import wavlm_ecapa as voice_metric
 from eval.networks import files, sound, utmos, wav2vec2_ctc, wavlm_ecapa
 from tests.eval import toys
@@ -112,17 +112,20 @@ def test_similarity_is_to_the_clip_and_to_another_of_the_same_speaker():
 def test_errors_are_counted_and_pooled_as_jiwer_does():
     record = some("metrics")
     pairs = zip(record["wer/reference"], record["wer/hypothesis"], strict=True)
-    rows = [words_metric.counts(str(r), str(h)) for r, h in pairs]
+    rows = [intelligibility.rates(str(r), str(h), "_open") for r, h in pairs]
     for kind in ("wer", "cer"):
         name = f"{kind.upper()}_open"
-        pool = registry.Pool(None, [*rows, words_metric.counts("", "heard")], [])
-        entry = words_metric.pooled(name, pool)
+        pool = registry.Pool(None, [*rows, intelligibility.rates("", "heard", "_open")], [])
+        entry = intelligibility.pooled(name, pool)
         assert entry["value"] == pytest.approx(float(record[f"{kind}/pooled"]), rel=1e-12)
         assert entry["n"] == len(rows)
-        counts = [sum(row[name][k] for row in rows) for k in words_metric.ERRORS]
+        counts = [sum(row[name][k] for row in rows) for k in intelligibility.ERRORS]
         np.testing.assert_array_equal(counts, record[f"{kind}/pooled_SDIH"])
-    untold = registry.Pool(None, [words_metric.counts("", "")], [])
-    nothing = words_metric.pooled("WER_open", untold)
+        name += intelligibility.MEAN
+        mean = pooling.by_mean(name, pool)
+        assert mean["value"] == pytest.approx(record[f"{kind}/per_utterance"].mean(), rel=1e-12)
+    untold = registry.Pool(None, [intelligibility.rates("", "", "_open")], [])
+    nothing = intelligibility.pooled("WER_open", untold)
     assert math.isnan(nothing["value"]) and nothing["n"] == 0
 
 

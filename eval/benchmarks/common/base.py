@@ -14,6 +14,7 @@ import numpy as np
 from avjax.errors import UserError
 from avjax.storage import failures
 from data_pipelines.store.schema import recipe_hash
+from eval import packages
 from eval.data import pictured
 from eval.metrics import lips
 from eval.networks.files import Networks
@@ -102,13 +103,19 @@ class Benchmark:
     @functools.cached_property
     def metrics(self) -> list[Metric]:
         """Those whose needs are met, in the order of tables."""
-        return [m for m in self._possible if self.networks.found(m.networks)]
+        return [m for m in self._possible
+                if self.networks.found(m.networks) and packages.found(m.packages)]
 
     @functools.cached_property
     def without_network(self) -> dict[str, str]:
-        """{metric that would be scored if its network's file were here: what it needs}."""
-        return {m.name: self.networks.lacking(m.networks) for m in self._possible
-                if self.full and not self.networks.found(m.networks)}
+        """{metric that would be scored if its network's file, or its package, were here: what it
+        needs}."""
+        if not self.full:
+            return {}
+        found = {m.name: self.networks.lacking(m.networks) for m in self._possible
+                 if not self.networks.found(m.networks)}
+        return found | {m.name: packages.lacking(m.packages) for m in self._possible
+                        if not packages.found(m.packages)}
 
     @property
     def _possible(self) -> list[Metric]:
