@@ -46,9 +46,9 @@ def check(metric: str) -> Metric:
 
 
 def by_default(results: dict) -> str:
-    """The first metric of the table that tells the examples of a model apart: all have a number,
-    and most another one (a lag in frames is mostly 0). Else the first that any example has; ""
-    where there is none."""
+    """The first metric of the table that tells the examples of a model apart in all splits: all
+    have a number, and most another one (a lag in frames is mostly 0). Else the first that any
+    example has; "" where there is none."""
     count = collections.Counter(row["split"] for row in results["rows"])
 
     def tells(metric: Metric, split: str, variant: str, apart: bool) -> bool:
@@ -56,10 +56,10 @@ def by_default(results: dict) -> str:
         return bool(costs) and (not apart or len(costs) == count[split]
                                 and 2 * len(set(costs)) > len(costs))
 
-    return next((m.name for apart in (True, False) for m in all_metrics()
+    return next((m.name for apart, whole in ((True, all), (False, any)) for m in all_metrics()
                  if m.better and m.pool is pooling.by_mean and any(
-                     tells(m, split, variant, apart)
-                     for split in results["summary"] for variant in results["models"])), "")
+                     whole(tells(m, split, variant, apart) for split in results["summary"])
+                     for variant in results["models"])), "")
 
 
 def all_ranked(results: dict, metric: str = "") -> dict:
