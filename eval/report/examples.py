@@ -61,10 +61,11 @@ def _plots(sample: dict, models: dict, truth, drawn: Drawn) -> str:
                 f"spectrograms, {who} above, ground truth below")
     moving = {who: signals for who, signals in models.items()
               if MOTION in signals.scored & truth.scored}
-    if moving:
-        pairs, threshold = plots.curve_pairs(benchmark, moving, truth)
+    pairs, threshold = plots.curve_pairs(benchmark, moving, truth) if moving else ([], None)
+    if pairs:
         add("motion", plots.curves(pairs, benchmark.motion_fps, threshold), "motion",
             f"motion curves over time: {', '.join(name for name, *_ in pairs)}")
+    if moving and benchmark.has_codes:
         index = benchmark.source(split).ids.index(sample["id"])
         rows = energy.curves(benchmark, split, index, moving, truth, TRUTH)
         said = ". ".join(f"{row.title}: {row.said()}" for row in rows)

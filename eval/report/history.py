@@ -44,11 +44,10 @@ def read_scores(out_dir, workdir=None) -> dict[str, dict[str, dict[str, np.ndarr
       or more; low and high are NaN where there is no interval.
     """
     found: dict[tuple[str, str, str], dict[int, tuple]] = {}
-    for folder in (pathlib.Path(out_dir), pathlib.Path(out_dir).absolute().parent):
-        if (folder / SCORES).is_file() and not found:
-            for r in _records(folder / SCORES):
-                _put(found, (r.get("split"), r.get("metric"), r.get("variant")), r["step"],
-                     r.get("value"), r.get("low"), r.get("high"))
+    out = pathlib.Path(out_dir).absolute()
+    for r in _records((out.parent if out.name.startswith("step_") else out) / SCORES):
+        _put(found, (r.get("split"), r.get("metric"), r.get("variant")), r["step"],
+             r.get("value"), r.get("low"), r.get("high"))
     if not found and workdir:
         for r in _records(pathlib.Path(workdir) / TRAINING):
             for key, value in r.items() if r.get("kind") == IN_LOOP else ():

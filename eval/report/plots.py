@@ -70,10 +70,10 @@ def curve_pairs(benchmark, models: dict, truth):
 
     Returns:
       ([(name, {who: generated curve}, true curve)], threshold of lip closure or None): the rows of
-      `curves`.
+      `curves`, none where nothing can be drawn.
     """
     rows, threshold = [], None
-    if not benchmark.decoder.has_face:
+    if benchmark.has_codes and not benchmark.decoder.has_face:
         liveliest = np.argsort(-truth.codes_TC.std(0), kind="stable")[:2]
         return [(f"motion code {k}", {who: s.codes_TC[:, k] for who, s in models.items()},
                  truth.codes_TC[:, k])
@@ -84,10 +84,10 @@ def curve_pairs(benchmark, models: dict, truth):
         true_aperture, width = truth.lips
         rows.append(("lip aperture", {who: s.lips[0] for who, s in speaks.items()}, true_aperture))
         threshold = benchmark.lip_recipe["tau"] * float(np.mean(width))
-    else:
+    elif benchmark.has_codes:
         rows.append(("face code 0", {who: s.face_NF[:, 0] for who, s in models.items()},
                      truth.face_NF[:, 0]))
-    if truth.pose_NP.shape[1] > 1 and np.ptp(truth.pose_NP) > 0:
+    if benchmark.has_codes and truth.pose_NP.shape[1] > 1 and np.ptp(truth.pose_NP) > 0:
         axis = int(np.argmax(truth.pose_NP.std(0)))
         rows.append((f"head pose {axis} (z)",
                      {who: s.pose_NP[:, axis] for who, s in models.items()},

@@ -53,6 +53,7 @@ class Benchmark:
     name = "base"
     baselines: tuple[str, ...] = ("truth", "shuffled", "mean")
     has_words = False
+    has_codes = True  # motion is numbers that can be drawn as curves
     label_field = "speaker"  # what `labels` returns beside the text
     stored_parts: dict[str, str] = {}  # {part of motion: its name in `frames`}
     common_frames: dict = {}  # of recipes: which frames are compared where lengths differ
