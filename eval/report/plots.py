@@ -140,9 +140,8 @@ def histograms(panels: dict[str, dict[str, np.ndarray]], bins: int = 24):
     figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.5), squeeze=False,
                                 layout="constrained")
     for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
-        edges = np.histogram_bin_edges(
-            np.clip(np.concatenate(list(values.values())),
-                    *np.percentile(np.concatenate(list(values.values())), [1, 99])), bins)
+        pooled = np.concatenate(list(values.values()))
+        edges = np.histogram_bin_edges(np.clip(pooled, *np.percentile(pooled, [1, 99])), bins)
         colors = itertools.cycle(GENERATED)
         for who, x in values.items():
             x = np.clip(x, edges[0], edges[-1])  # what lies outside is in the last bins
