@@ -217,6 +217,11 @@ class Benchmark:
         """(N, H, W, 3) uint8 at `picture_fps`; None where none can be drawn."""
         raise NotImplementedError
 
+    def speaking(self, split: str, index: int, frames: int) -> np.ndarray | None:
+        """(speakers, frames) bool at `motion_fps`: who speaks in the truth of an example; None
+        where nobody knows."""
+        return None
+
     def given(self, variant: str, example: dict) -> dict:
         """The example that a variant is generated from."""
         return example
