@@ -45,7 +45,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(exclude=("tests", "tests.*")),
-    package_data={"": ["*.css", "*.html", "*.json"]},
+    package_data={"": ["*.css", "*.html", "*.js", "*.json"]},
     entry_points={"console_scripts": ["avjax = launch.cli:main"]},
     install_requires=REQUIRES,
     extras_require={
@@ -67,5 +67,6 @@ setup(
         "ge2e": ["webrtcvad-wheels>=2.0.14"],
         # WER_open and CER_open: Whisper's English normaliser
         "words": ["whisper-normalizer>=0.1.15"],
+        "world": ["pyworld>=0.3.5"],  # MCD_world: WORLD's analysis of speech
     },
 )

@@ -1,6 +1,7 @@
 """The exceptions a user is meant to read: printed as a single line, without a traceback."""
 
 USER, RESTARTABLE = 2, 75  # exit codes: starting again does not mend it; it does (EX_TEMPFAIL)
+PARTIAL = 3  # what was asked for is there but for some examples, which are listed
 
 
 class _OneLine(Exception):

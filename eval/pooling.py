@@ -31,19 +31,20 @@ def by_mean(name: str, pool) -> dict | None:
     return interval(values[np.isfinite(values)], mean)
 
 
-def of_frames(part: str, statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable:
-    """Pooling of the frames of all examples together.
+def of_frames(part: str, statistic: Callable[[list, list], float]) -> Callable:
+    """Pooling of the frames of all examples together; NaN where these are 2 or fewer.
 
     Args:
       part: key of registry.PARTS.
-      statistic: ((N, width) own frames, (M, width) true frames) -> number.
+      statistic: (own frames, true frames), each a list of (N, width), one an example -> number.
     """
     @labelled("frames of all examples together")
     def pool_frames(name, pool):
         own, true = pool.once(_frames)[part]
-        if sum(map(len, own)) <= 2:
+        if not own:
             return None
-        return {"value": statistic(np.concatenate(own), np.concatenate(true)), "n": len(own)}
+        few = sum(map(len, own)) <= 2
+        return {"value": np.nan if few else statistic(own, true), "n": len(own)}
     return pool_frames
 
 
@@ -57,7 +58,7 @@ def _frames(pool) -> dict[str, tuple[list, list]]:
 
 def interval(values: np.ndarray, statistic) -> dict:
     """{"value", "n", "low", "high"}: percentile bootstrap over the first axis; no interval for
-    fewer than 3 examples.
+    fewer than 3 examples, or of what is undefined.
 
     `statistic` maps (..., n, columns) to (...): all resamples go through it at once.
     """
@@ -67,8 +68,17 @@ def interval(values: np.ndarray, statistic) -> dict:
         return out
     draw = np.random.default_rng(BOOTSTRAP["seed"]).integers(0, len(values),
                                                              (BOOTSTRAP["resamples"], len(values)))
-    low, high = np.nanpercentile(statistic(values[draw]), [2.5, 97.5])
+    drawn = statistic(values[draw])
+    if not np.isfinite(drawn).any():
+        return out
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return out | {"low": float(low), "high": float(high)}
+
+
+def ratio(values_nC):
+    """Sum of the first column over that of the second; NaN of 0."""
+    above, below = np.moveaxis(values_nC.sum(-2), -1, 0)
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
 
 
 def mean(values_nC):

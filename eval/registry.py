@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import pooling
+from eval import packages, pooling
 from eval.metrics import alignment
 from eval.networks.files import TABLE
 
@@ -52,12 +52,16 @@ NEEDS = {
     "free": "a system that decides lengths itself",
     "patches": "a system that makes sound in patches of one length",
     "clip": "examples of one speaker",
+    "each": "examples of one speaker, or of several who are scored one by one",
+    "warped": "sound that may be warped in time to the truth's: of dialogues only that with their "
+              "timing, up to half a minute",
     "conversation": "examples of several speakers, one channel each",
     "resynthesis": "a vocoder: sound of the truth's own mel",
     "voices": "a system that makes voice embeddings",
 }
 CODEC = "codec:"  # and the name of a codec or network whose weights the dataset carries
 NETWORK = "network:"  # and the name of one of eval/networks/files.py, whose file the user has
+PACKAGE = "package:"  # and the name of one of eval/packages.py
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +80,7 @@ class Metric:
       pool: (name, Pool) -> {"value", "n", "low", "high"} of all examples, or None where there is
         nothing; its `label` says how examples are pooled.
       unit: of the number; empty if it has none.
-      needs: keys of NEEDS, or CODEC or NETWORK + name.
+      needs: keys of NEEDS, or CODEC, NETWORK or PACKAGE + name.
       keep: Case -> {name: array} that `pool` finds in Pool.frames (float32), for what is too large
         for a row; not in the loop.
       in_loop: whether it is computed and logged during training.
@@ -98,7 +102,8 @@ class Metric:
     of_shuffled: bool = False
 
     def __post_init__(self):
-        known = {*NEEDS, *(NETWORK + name for name in TABLE)}
+        known = {*NEEDS, *(NETWORK + name for name in TABLE),
+                 *(PACKAGE + name for name in packages.TABLE)}
         unknown = [n for n in self.needs if n not in known and not n.startswith(CODEC)]
         if unknown or self.better not in BETTER or not self.meaning:
             raise ValueError(f"metric {self.name!r}: unknown needs {unknown}, no such direction "
@@ -109,9 +114,15 @@ class Metric:
         """The networks of eval/networks/files.py that it needs."""
         return tuple(n.removeprefix(NETWORK) for n in self.needs if n.startswith(NETWORK))
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages of eval/packages.py that it needs."""
+        return tuple(n.removeprefix(PACKAGE) for n in self.needs if n.startswith(PACKAGE))
+
     def met_by(self, offers: Iterable[str]) -> bool:
-        """Whether these are all that it needs, networks aside."""
-        return set(offers).issuperset(n for n in self.needs if not n.startswith(NETWORK))
+        """Whether these are all that it needs, networks and packages aside."""
+        return set(offers).issuperset(n for n in self.needs
+                                      if not n.startswith((NETWORK, PACKAGE)))
 
     @property
     def explanation(self) -> str:
@@ -232,7 +243,8 @@ def markdown() -> str:
     lines += ["", "## What metrics need", "", "| need | |", "|---|---|",
               *(f"| {name} | {text} |" for name, text in NEEDS.items()),
               f"| {CODEC}NAME | a codec or network whose weights the dataset carries |",
-              f"| {NETWORK}NAME | a published network, in the folder of `--networks` |", "",
+              f"| {NETWORK}NAME | a published network, in the folder of `--networks` |",
+              *(f"| {PACKAGE}{name} | `{how}` |" for name, how in packages.TABLE.items()), "",
               "## Published networks", "",
               "`avjax evaluate --networks=DIR` looks for these files; a metric whose file is not "
               "there is not measured, and its row says so ([networks.md](networks.md)).", "",

@@ -27,7 +27,7 @@ PARENT = "AVJAX_PARENT"  # the variable, see end_with_parent
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 ELSEWHERE = {"inspect": "data_pipelines.store.inspect"}
 ORDER = ("prepare", "extract", "inspect", "turns", "voices", "train", "evaluate", "generate",
-         "weights", "config", "plan", "submit", "collect", "benchmark")
+         "study", "weights", "config", "plan", "submit", "collect", "benchmark")
 COMPLETION = '''_avjax() {
     local IFS=$'\\n'
     COMPREPLY=($(avjax completion words -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))

@@ -2,20 +2,26 @@
 
 avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
+avjax evaluate --config=... --checkpoint=WORKDIR --watch     every new checkpoint, as it appears
 avjax evaluate --list        every metric, with its meaning
+avjax evaluate --compare A B [C ...] [--out=DIR]    results beside each other, worst first
 
 Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the
-table. A killed job goes on where it stopped. `--checkpoint` is a workdir, its checkpoints folder,
-or one checkpoint; one in a bucket (gs://...) is copied here first, and the results go there.
+table. A killed job goes on where it stopped. Examples that fail are listed, and the exit code is 3.
+`--checkpoint` is a workdir, its checkpoints folder, or one checkpoint; one in a bucket (gs://...)
+is copied here first, and the results go there.
 
 All devices share the examples, and all hosts that the job was started on (or --processes=N,
 --shard=I/N; see launch/workers.py): each scores its share, and the last one merges the rows.
 """
 
+import itertools
+import sys
+
 from absl import flags
 
 from avjax.checkpoint import checkpoints, remote
-from avjax.errors import UserError
+from avjax.errors import PARTIAL, UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from eval import registry
@@ -23,6 +29,7 @@ from eval.run import rows
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import evaluate as jobs
+from launch.jobs.scoring import compare, watch
 
 
 def workdir_of(checkpoint):
@@ -51,6 +58,17 @@ def define_flags() -> None:
     flags.DEFINE_string("networks", "", "Folder with the files of published networks that judge "
                         "what was made (see docs/metrics.md); metrics whose file is not there are "
                         "not measured; default config.evaluate.networks.")
+    flags.DEFINE_bool("keep_media", False, "Keep what is seen and heard of every example, of what "
+                      "models made and of the truth: OUT/media/SPLIT/VARIANT/ID.mp4 and .wav.")
+    flags.DEFINE_string("ranked_by", "", "The metric that tells the best, the median and the worst "
+                        "example; default the first of the table that is a mean over examples.")
+    flags.DEFINE_bool("watch", False, "Score every checkpoint of the workdir as it appears, into "
+                      "OUT/step_N, until the training's last step is scored; OUT/history.jsonl.")
+    flags.DEFINE_float("watch_for", 3600.0, "Seconds without a new checkpoint after which --watch "
+                       "ends.", lower_bound=0.0)
+    flags.DEFINE_float("watch_every", 30.0, "Seconds between its looks.", lower_bound=0.1)
+    flags.DEFINE_list("compare", [], "Folders of results, A B C ...: how the others differ from "
+                      "the first, with paired intervals and p values; scores nothing.")
     flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
@@ -59,6 +77,10 @@ def main(argv):
     args = flags.FLAGS
     if args.list:
         print(registry.markdown(), end="")
+        return
+    if args.compare:
+        launch_flags.check_local("--out", args.out)
+        compare.run(args.compare, args.out)
         return
     launch_flags.check_given(args.config)
     if not args.checkpoint:
@@ -76,6 +98,9 @@ def main(argv):
                         hint="check the path, or train first")
     workdir = workdir_of(given)
     results = paths.folder(args.out or workdir)
+    if args.watch:
+        watched(args, given, workdir, results)
+        return
     workers.spread("launch.evaluate", str(results))
     enable_compilation_cache()
     share = workers.share(args.shard)
@@ -84,6 +109,25 @@ def main(argv):
         print(f"share {share[0]} of {share[1]} is scored; whoever finishes last writes the results "
               f"in {results}")
         workers.wait_for_others(results, share, args.shard, lambda: rows.not_begun(results, share))
+    elif merged["failed"]:
+        sys.exit(PARTIAL)
+
+
+def watched(args, given, workdir, results) -> None:
+    """--watch: by this process alone. Exit code 3 where examples of a step failed."""
+    if args.processes or args.shard or workers.share(None) != rows.WHOLE:
+        raise UserError("one process watches, with all its devices", where="--watch",
+                        hint="leave --processes and --shard out, or score one step by many: "
+                        "--checkpoint=WORKDIR/checkpoints/STEP")
+    if paths.is_remote(workdir) or given.parent.name == checkpoints.FOLDER:
+        raise UserError("a workdir of this machine is needed", where="--watch",
+                        found=f"--checkpoint={args.checkpoint}",
+                        hint="mount the bucket as a folder, or leave the step out")
+    enable_compilation_cache()
+    if not watch.watch(args.config, workdir, results, splits=args.split, idle=args.watch_for,
+                       every=args.watch_every, keep_media=args.keep_media,
+                       ranked_by=args.ranked_by):
+        sys.exit(PARTIAL)
 
 
 def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
@@ -96,7 +140,8 @@ def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
     def score(merge: bool = True):
         with remote.at_hand(workdir, step) as here:
             return jobs.evaluate(args.config, here, splits=args.split, out=args.out, share=share,
-                                 checkpoint=here if paths.is_remote(given) else given, merge=merge)
+                                 checkpoint=here if paths.is_remote(given) else given, merge=merge,
+                                 keep_media=args.keep_media, ranked_by=args.ranked_by)
 
     with lock.hold(results / rows.lock_file(share), "the results in", results):
         if not apart:
@@ -106,6 +151,16 @@ def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
             return score()
 
 
+def joined(argv: list[str]) -> list[str]:
+    """`--compare A B` as `--compare=A,B`: the flags' parser takes no positional arguments."""
+    if "--compare" not in argv:
+        return argv
+    at = argv.index("--compare") + 1
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv[at:]))
+    return [*argv[:at - 1], f"--compare={','.join(words)}", *argv[at + len(words):]]
+
+
 if __name__ == "__main__":
+    sys.argv = joined(sys.argv)
     define_flags()
     launch_flags.run(main, needs_config=False)

@@ -7,6 +7,7 @@ depend neither on the batch size nor on the order nor on what else is generated.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,9 +19,11 @@ from avjax.inference import padding
 from avjax.inference.keys import example_keys
 from avjax.inference.progress import Progress
 from avjax.sharding import mesh as meshes
+from avjax.storage import failures
 from avjax.systems.api import Chunk, System, Utterance, bucket, real_streams
 
 Example = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+Failed = Callable[[Any, Exception], None] | None  # (which one, why it cannot be generated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Item:
     make: Callable[[], tuple[padding.Conditions, int]]
     bounded: bool = False
     tag: str = ""
+
+    @property
+    def label(self) -> str:
+        """What comes back with what was generated."""
+        return self.tag or self.name
 
 
 class Speech(NamedTuple):
@@ -86,37 +94,43 @@ class Generator:
         return Generator(system, seed=self.seed, batch_size=self.batch_size, mesh=self.mesh,
                          everywhere=not self._steps_allowed)
 
-    def __call__(self, params, examples: Iterable[tuple[str, Example]],
-                 task: str = "") -> Iterator[tuple[str, dict]]:
+    def __call__(self, params, examples: Iterable[tuple[str, Example]], task: str = "", *,
+                 failed: Failed = None) -> Iterator[tuple[str, dict]]:
         """Yields (id, {stream: (length, dims) float32}) for (id, example), bucket by bucket.
 
         An example may be a callable that returns it, so that nothing is held before it is needed.
-        `task` is one of the system's, its first by default.
+        `task` is one of the system's, its first by default. `failed` is told (id, error) of an
+        example that cannot be generated, and the others are; without it, the error is raised.
         """
         task = self._task(task)
         items = (Item(name, functools.partial(self._conditions, example, task))
                  for name, example in examples)
-        for name, out, frames in self.batches(params, items, task):
-            yield name, {stream: x.astype(np.float32)
-                         for stream, x in self.streams(name, out, frames).items()}
+        for name, out, frames in self.batches(params, items, task, failed=failed):
+            streams = None
+            with failures.tolerated(name, failed):
+                streams = self.streams(name, out, frames)
+            if streams is not None:
+                yield name, {stream: x.astype(np.float32) for stream, x in streams.items()}
 
-    def batches(self, params, items: Iterable[Item],
-                task: str = "") -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
+    def batches(self, params, items: Iterable[Item], task: str = "", *,
+                failed: Failed = None) -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
         """Yields (tag, what `System.generate` returns for it as a batch of one, frames), bucket
-        by bucket."""
+        by bucket. `failed`: see `__call__`, of tags."""
         task = self._task(task)
         buckets: dict[int, list] = {}
         for item in items:
-            conditions, frames = item.make()
-            sizes = padding.sizes(self.system, conditions)
-            longest = max(frames, sizes.pop(padding.TIME, 0))
-            time = longest if item.bounded else bucket(longest)
-            buckets.setdefault(time, []).append((item, frames, sizes))
+            with failures.tolerated(item.label, failed):
+                conditions, frames = item.make()
+                sizes = padding.sizes(self.system, conditions)
+                longest = max(frames, sizes.pop(padding.TIME, 0))
+                time = longest if item.bounded else bucket(longest)
+                buckets.setdefault(time, []).append((item, frames, sizes))
         count = 1 if self._steps_of(task) else self.batch_size
         for time, members in sorted(buckets.items(), key=lambda pair: pair[0]):
             room = padding.room([sizes for *_, sizes in members], time)
             for first in range(0, len(members), count):
-                yield from self._batch(params, members[first:first + count], count, room, task)
+                yield from self._batch_or_each(params, members[first:first + count], count, room,
+                                               task, failed)
 
     def stream(self, params, pieces: Sequence[padding.Conditions], name: str, task: str = "", *,
                frames: Sequence[int] = (), bounded: bool = False,
@@ -188,6 +202,22 @@ class Generator:
     def _conditions(self, example: Example, task: str):
         return self.system.conditions(example() if callable(example) else example, task)
 
+    def _batch_or_each(self, params, members, count: int, room: Mapping[str, int], task: str,
+                       failed: Failed):
+        """A batch; each of its examples by itself where it cannot be made and `failed` is told."""
+        args = count, room, task
+        if failed is not None and len(members) > 1:
+            try:
+                made = list(self._batch(params, members, *args))
+            except Exception:  # whose fault it is shows when each is made by itself
+                made = itertools.chain.from_iterable(
+                    self._batch_or_each(params, [member], *args, failed) for member in members)
+        else:
+            made = []
+            with failures.tolerated(members[0][0].label, failed):
+                made = list(self._batch(params, members, *args))
+        yield from made
+
     def _batch(self, params, members, count: int, room: Mapping[str, int], task: str):
         filled = members + members[-1:] * (count - len(members))  # one size, one compilation
         rows = [item.make()[0] for item, *_ in members]
@@ -196,7 +226,7 @@ class Generator:
         keys = example_keys(self.seed, [item.name for item, *_ in filled])
         out = self._run(params, conditions, keys, task)
         for row, (item, frames, _) in enumerate(members):
-            yield item.tag or item.name, {name: x[row:row + 1] for name, x in out.items()}, frames
+            yield item.label, {name: x[row:row + 1] for name, x in out.items()}, frames
 
     def _run(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
         steps = self._steps_of(task)
@@ -215,9 +245,9 @@ class Generator:
 
 
 def generate_split(generator: Generator, params, dataset, split: str, indices: Iterable[int],
-                   task: str = "", given=None):
+                   task: str = "", given=None, *, failed: Failed = None):
     """Yields (index, streams) for chosen examples of a split, in buckets; `given` changes an
-    example before."""
+    example before. `failed`: see `Generator.__call__`, of indices."""
     indices = list(indices)
     if not indices:
         return
@@ -228,7 +258,8 @@ def generate_split(generator: Generator, params, dataset, split: str, indices: I
         return given(source[index]) if given else source[index]
 
     examples = ((name, functools.partial(read, index)) for name, index in where.items())
-    for name, streams in generator(params, examples, task):
+    told = failed and (lambda name, error: failed(where[name], error))
+    for name, streams in generator(params, examples, task, failed=told):
         yield where[name], streams
 
 

@@ -13,7 +13,8 @@ import re
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from avjax.errors import RESTARTABLE, USER, DiskFull, StorageError, UserError
 
@@ -97,6 +98,21 @@ def working_on(where: object) -> Iterator[None]:
     except Exception as error:
         check(error, where)
         raise
+
+
+@contextlib.contextmanager
+def tolerated(tag: Any, failed: Callable[[Any, Exception], None] | None) -> Iterator[None]:
+    """Gives an error inside to `failed(tag, error)` and goes on; raises it where `failed` is None,
+    and a failure of storage always, as StorageError: it says nothing about what `tag` names."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if failed is None:
+            raise
+        check(error, tag)
+        failed(tag, error)
 
 
 def exit_line(error: BaseException) -> tuple[int, str] | None:

@@ -91,7 +91,8 @@ def _score(case, part):
     return {f"BC_{part}": own, f"BC_{part}_gap": abs(own - true)}
 
 
-def _recipe(benchmark, part):
+def definition(benchmark, part):
+    """The definition of BC of a part of motion."""
     return benchmark.beat_recipe | {
         "fps": benchmark.motion_fps, "motion": benchmark.spread_recipe(part)["on"],
         "onsets": onsets.RECIPE | {"sample_rate": benchmark.sample_rate},
@@ -99,14 +100,14 @@ def _recipe(benchmark, part):
 
 
 def _gap_recipe(benchmark, part):
-    return _recipe(benchmark, part) | {"gap": "mean over clips of |BC - truth's BC|"}
+    return definition(benchmark, part) | {"gap": "mean over clips of |BC - truth's BC|"}
 
 
 _SCORES = {part: functools.partial(_score, part=part) for part in PARTS}
-for _name, _better, _meaning, _definition in (
-        ("BC_{}", "truth", "beats of {of} on audio onsets", _recipe),
+for _name, _better, _meaning, _of_it in (
+        ("BC_{}", "truth", "beats of {of} on audio onsets", definition),
         ("BC_{}_gap", "down", "distance of BC_{part} from the truth's, clip by clip", _gap_recipe)):
     for _part, _of in PARTS.items():
         declare(_name.format(_part), _better, _meaning.format(of=_of, part=_part), family="beats",
-                score=_SCORES[_part], recipe=functools.partial(_definition, part=_part),
+                score=_SCORES[_part], recipe=functools.partial(_of_it, part=_part),
                 needs=("both", "waveform", "clip", needed(_part)))

@@ -33,8 +33,8 @@ def _recipe(benchmark, part):
 
 for _part, _of in PARTS.items():
     declare(f"Div_{_part}", "truth", f"diversity of {_of}", family="diversity",
-            pool=pooling.of_frames(_part, lambda own_ND, _: div(own_ND)), in_loop=True,
+            pool=pooling.of_frames(_part, lambda own, _: div(np.concatenate(own))), in_loop=True,
             needs=("motion", "clip", needed(_part)), recipe=functools.partial(_recipe, part=_part))
 declare("var_e", "truth", "mean distance of two random frames' face codes", family="diversity",
-        pool=pooling.of_frames("e", lambda own_ND, _: var_g(own_ND)),
+        pool=pooling.of_frames("e", lambda own, _: var_g(np.concatenate(own))),
         needs=("motion", "clip", "face"), recipe=functools.partial(_recipe, part="e"))

@@ -7,6 +7,7 @@ frames than dimensions; the usual `sqrtm` with 1e-6 on the diagonal is off by 1e
 """
 
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -83,6 +84,24 @@ def frechet(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     return distance(*gaussian(a_ND), *gaussian(b_MD))
 
 
+def moments(parts: Iterable[np.ndarray]) -> Moments | None:
+    """Of (N, D) arrays that come one after the other; None of none."""
+    found = None
+    for part_ND in parts:
+        found = found or Moments(part_ND.shape[1])
+        found.add(part_ND)
+    return found
+
+
+def frechet_of_parts(a: Iterable[np.ndarray], b: Iterable[np.ndarray]) -> float:
+    """FD_g of two sets of frames in parts, of which one at a time is in memory; NaN where either
+    has fewer than 2 frames."""
+    sides = moments(a), moments(b)
+    if any(side is None or side.count < 2 for side in sides):
+        return float("nan")
+    return distance(*sides[0].gaussian(), *sides[1].gaussian())
+
+
 def frechet_kinetic(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     """FD_k: the same on frame differences (motion rather than pose)."""
     return frechet(np.diff(a_ND, axis=0), np.diff(b_MD, axis=0))
@@ -118,7 +137,7 @@ for _part, _of in PARTS.items():
             of_shuffled=_part != "h")
 for _part, _of in PARTS.items():
     declare(f"FD_{_part}_pooled", "down", f"Fréchet distance of {_of}, all clips' frames together",
-            family="motion", pool=pooling.of_frames(_part, frechet),
+            family="motion", pool=pooling.of_frames(_part, frechet_of_parts),
             needs=("motion", "clip", needed(_part)), recipe=functools.partial(_pooled, part=_part))
 for _part, _of in PARTS.items():
     declare(f"FK_{_part}", "down", f"Fréchet distance of the changes of {_of}, per clip",

@@ -12,8 +12,10 @@ import re
 import tempfile
 import unicodedata
 import zlib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +25,12 @@ from eval.registry import TOKENS, declare
 
 RATE = 16000
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
+MEAN = "_mean"  # ends the names of rates that are averaged over examples
 RECIPE = {"implementation": "pocketsphinx + jiwer", "pocketsphinx": version("pocketsphinx"),
           "jiwer": version("jiwer"), "model": "en-us of the wheel",
           "grammar": "any sequence of the corpus' words, all equally likely (unigram)",
           "sample_rate": RATE, "resampler": "soxr HQ", "peak": 0.6, "dither": 0.003,
-          "normaliser": "lower case, letters without accents, plain apostrophes",
-          "pooling": "errors over words"}
+          "normaliser": "lower case, letters without accents, plain apostrophes"}
 
 # that NFKD leaves
 _LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
@@ -114,28 +116,63 @@ def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
     return {k: int(getattr(out, k)) for k in ERRORS}
 
 
+def character_errors(reference: str, hypothesis: str) -> dict[str, int]:
+    """The same of characters, spaces among them."""
+    import jiwer
+    if not reference:
+        return {**dict.fromkeys(ERRORS, 0), "insertions": len(hypothesis)}
+    out = jiwer.process_characters(reference, hypothesis)
+    return {k: int(getattr(out, k)) for k in ERRORS}
+
+
 def wer(counts_nC):
-    """Word error rate of counts of ERRORS, over the last axis but one."""
-    s, d, i, h = np.moveaxis(counts_nC.sum(-2), -1, 0)
-    return (s + d + i) / np.maximum(s + d + h, 1)
+    """Error rate of counts of ERRORS, over the last axis but one; NaN where nothing was said."""
+    s, d, i, h = np.moveaxis(np.asarray(counts_nC, np.float64).sum(-2), -1, 0)
+    return np.divide(s + d + i, s + d + h, out=np.full_like(s, np.nan), where=s + d + h > 0)
 
 
 def _score(case):
     heard = case.signals.transcript
     reference = " ".join(words_of(case.benchmark.labels(case.split)[1][case.index]))
-    return {"WER": word_errors(reference, heard), "heard": heard}
+    return rates(reference, heard) | {"heard": heard}
 
 
-@pooling.labelled("errors of all examples over their words")
-def _pooled(name, pool):
-    if counted := pool.entries(name):
-        return pooling.interval(np.array([[c[k] for k in ERRORS] for c in counted]), wer)
-    return None
+def rates(reference: str, heard: str, suffix: str = "") -> dict[str, Any]:
+    """Entries of a row, of normalised texts: counts of words and characters, and the example's own
+    rates; None where nothing was said."""
+    found: dict[str, Any] = {}
+    for name, errors in (("WER", word_errors), ("CER", character_errors)):
+        counts = errors(reference, heard) if reference else None
+        found[name + suffix] = counts
+        found[name + suffix + MEAN] = counts and _rate(counts)
+    return found
 
 
-def _recipe(benchmark):
+def _rate(counts: dict[str, int]) -> float:
+    return float(wer(np.array([[counts[k] for k in ERRORS]])))
+
+
+@pooling.labelled("errors of all examples over their words or characters")
+def pooled(name, pool):
+    """As jiwer does of a list; NaN where nothing was said, None where no row knows of any."""
+    counted = pool.entries(name)
+    if not counted:
+        return None
+    return pooling.interval(np.array([[c[k] for k in ERRORS] for c in counted if c],
+                                     np.float64).reshape(-1, len(ERRORS)), wer)
+
+
+def declare_rates(suffix: str, by: str, recipe: Callable[[Any, str], dict], **fields) -> None:
+    """The metrics of `rates`. recipe: (benchmark, how examples are pooled) -> definition."""
+    for name, of in (("WER", "word"), ("CER", "character")):
+        for mean, pool, how in (("", pooled, ""), (MEAN, pooling.by_mean, ", mean over examples")):
+            declare(name + suffix + mean, "down", f"{of} error rate of {by}{how}", family="words",
+                    pool=pool, recipe=functools.partial(recipe, over=pool.label), **fields)
+
+
+def _recipe(benchmark, over: str):
     words = benchmark.vocabulary
-    return RECIPE | {"vocabulary": len(words),
+    return RECIPE | {"pooling": over, "vocabulary": len(words),
                      "vocabulary_crc32": zlib.crc32(" ".join(words).encode())}
 
 
@@ -150,15 +187,13 @@ def _letters(case):
 
 def _share(true, found) -> float:
     """Errors of single labels over those of the truth."""
-    counts = word_errors(" ".join(map(str, true)), " ".join(map(str, found)))
-    return float(wer(np.array([[counts[k] for k in ERRORS]])))
+    return _rate(word_errors(" ".join(map(str, true)), " ".join(map(str, found))))
 
 
 _LABELS = {"labels": "strongest of each frame, repetitions and blanks left out",
            "distance": "Levenshtein / true length"}
 
-declare("WER", "down", "word error rate of the recogniser", family="words", score=_score,
-        pool=_pooled, recipe=_recipe, needs=("audio", "waveform", "words"))
+declare_rates("", "the recogniser", _recipe, score=_score, needs=("audio", "waveform", "words"))
 declare("token_error", "down", "share of what the true tokens spell that is wrong", family="words",
         score=_tokens, needs=(TOKENS,), in_loop=True, of_shuffled=True,
         recipe=lambda benchmark: _LABELS | {"tokens": benchmark.kind})

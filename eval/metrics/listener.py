@@ -21,26 +21,28 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from eval import pooling
-from eval.metrics.frechet import frechet
+from eval.metrics.frechet import frechet, frechet_of_parts
 from eval.registry import PARTS, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.listener 1", "definition": "DIM",
           "precision": "float64", "fd": "per clip, then mean",
-          "rpcc": "flattened over frames, dims and clips", "sid_clusters": "of the truth"}
+          "mse": "per clip, then mean", "rpcc": "flattened over frames, dims and clips",
+          "sts": "clips one after the other, joints included", "sid_clusters": "of the truth"}
 SID_CLUSTERS = {"e": 40, "h": 20}  # DIM's, of the truth
 STRANGERS = 4  # conversations whose partners a motion is paired with for RPCC_*_other
 Clips = Sequence[np.ndarray]
 
 
-def fd(pred: Clips, truth: Clips) -> float:
-    """Mean Frechet distance of a clip; NaN where no clip has two frames."""
-    values = [frechet(p, t) for p, t in zip(pred, truth, strict=True) if min(len(p), len(t)) > 1]
-    return float(np.mean(values)) if values else float("nan")
+def fd(pred: Clips, truth: Clips) -> np.ndarray:
+    """Frechet distance of every clip that has two frames."""
+    return np.array([frechet(p, t) for p, t in zip(pred, truth, strict=True)
+                     if min(len(p), len(t)) > 1])
 
 
-def pfd(pred: Clips, truth: Clips, speaker: Clips, truth_speaker: Clips | None = None) -> float:
-    """Paired FD. `truth_speaker`: who the truth listened to, where that is not `speaker` (a
-    shuffled partner)."""
+def pfd(pred: Clips, truth: Clips, speaker: Clips,
+        truth_speaker: Clips | None = None) -> np.ndarray:
+    """Paired FD of every clip. `truth_speaker`: who the truth listened to, where that is not
+    `speaker` (a shuffled partner)."""
     truth_speaker = speaker if truth_speaker is None else truth_speaker
     return fd([np.concatenate([s[:len(p)], p[:len(s)]], axis=-1) for s,
                p in zip(speaker, pred, strict=True)],
@@ -48,15 +50,16 @@ def pfd(pred: Clips, truth: Clips, speaker: Clips, truth_speaker: Clips | None =
                t in zip(truth_speaker, truth, strict=True)])
 
 
-def mse(pred: Clips, truth: Clips) -> float:
-    """Of every clip, averaged over clips."""
-    return float(np.mean([np.mean(np.square(p.astype(np.float64) - t)) for p,
-                          t in zip(pred, truth, strict=True)]))
+def mse(pred: Clips, truth: Clips) -> np.ndarray:
+    """Of every clip that has frames."""
+    return np.array([np.mean(np.square(p.astype(np.float64) - t))
+                     for p, t in zip(pred, truth, strict=True) if len(p)])
 
 
 def variance(clips: Clips) -> float:
-    """Of all numbers."""
-    return float(np.var(_flat(clips)))
+    """Of all numbers; NaN of none."""
+    flat = _flat(clips)
+    return float(np.var(flat)) if len(flat) else float("nan")
 
 
 def correlation(a: Clips, b: Clips) -> float:
@@ -75,15 +78,18 @@ def rpcc(pred: Clips, truth: Clips, speaker: Clips, truth_speaker: Clips | None 
 
 
 def sts(pred: Clips, truth: Clips) -> float:
-    """Smoothness difference."""
-    difference = np.diff(np.concatenate(truth).astype(np.float64),
-                         axis=0) - np.diff(np.concatenate(pred).astype(np.float64),
-                                                                                  axis=0)
-    return float(np.sqrt(np.sum(np.square(difference)) / 0.1))
+    """Smoothness difference; NaN of fewer than 2 frames."""
+    pred_ND, truth_ND = (np.concatenate(x).astype(np.float64) for x in (pred, truth))
+    if len(truth_ND) < 2:
+        return float("nan")
+    apart_ND = np.diff(truth_ND, axis=0) - np.diff(pred_ND, axis=0)
+    return float(np.sqrt(np.sum(np.square(apart_ND)) / 0.1))
 
 
 def sid(clips: Clips, centroids_KD: np.ndarray) -> float:
-    """Entropy in bits of the nearest-centroid histogram."""
+    """Entropy in bits of the nearest-centroid histogram; NaN of no frames."""
+    if not sum(map(len, clips)):
+        return float("nan")
     x_ND, c_KD = np.concatenate(clips).astype(np.float64), np.asarray(centroids_KD, np.float64)
     nearest = np.argmin(-2 * x_ND @ c_KD.T + np.square(c_KD).sum(1), axis=1)
     p = np.bincount(nearest, minlength=len(c_KD)) / len(x_ND)
@@ -100,7 +106,9 @@ def _listening(pool) -> dict[str, dict[str, list[np.ndarray]]] | None:
     found: dict[str, list[np.ndarray]] = {}
     for stored in pool.frames:
         for key, clip in stored.items():
-            found.setdefault(key.rsplit("_", 1)[0], []).append(np.asarray(clip, np.float64))
+            name, _, speaker = key.rpartition("_")
+            if speaker.isdigit():  # others keep what networks see
+                found.setdefault(name, []).append(np.asarray(clip, np.float64))
     if "own" not in found:
         return None
     return {part: {name: [clip[:, columns] for clip in clips] for name, clips in found.items()}
@@ -108,7 +116,7 @@ def _listening(pool) -> dict[str, dict[str, list[np.ndarray]]] | None:
 
 
 def _fd_pooled(x):
-    return frechet(np.concatenate(x["own"]), np.concatenate(x["true"]))
+    return frechet_of_parts(x["own"], x["true"])
 
 
 def _sid(x, clusters: int):
@@ -140,6 +148,8 @@ def _pooling(function, part: str):
     def pooled(name, pool):
         x = pool.once(_listening)
         value = None if x is None else function(x[part])
+        if isinstance(value, np.ndarray):  # one a listener
+            return pooling.interval(value, pooling.mean)
         return None if value is None else {"value": float(value), "n": len(x[part]["own"])}
     return pooled
 
@@ -155,6 +165,11 @@ for _part in SID_CLUSTERS:
 for _part in SID_CLUSTERS:
     _declare("FD_listen_{}_pooled", _fd_pooled, "down",
              "Fréchet distance of {} while listening, all listeners' frames together", _part)
+for _part in SID_CLUSTERS:
+    _declare("MSE_listen_{}", lambda x: mse(x["own"], x["true"]), "down",
+             "mean square error of {} while listening", _part)
+    _declare("STS_{}", lambda x: sts(x["own"], x["true"]), "down",
+             "how differently {} change from frame to frame while listening", _part)
 for _part, _clusters in SID_CLUSTERS.items():
     _declare("SID_{}", functools.partial(_sid, clusters=_clusters), "truth",
              "diversity of {} while listening: entropy of k-means clusters", _part, unit="bits")

@@ -27,7 +27,9 @@ TAU = {"puppet": {"unit": "of the puppets' smile", "tau": 0.25, "sweep": [0.15, 
        "landmarks": {"unit": "width of the mouth and lift of its corners, in distances of the "
                              "eyes' outer corners", "tau": 0.08, "sweep": [0.04, 0.08, 0.12]},
        "vertices": {"unit": "distance of the mouth's corners, in that of the mean face",
-                    "tau": 0.1, "sweep": [0.05, 0.1, 0.15]}}
+                    "tau": 0.1, "sweep": [0.02, 0.05, 0.1, 0.15]}}
+CORNERS = {"unit": "distance of the mouth's corners, in the truth's median of it", "tau": 0.1,
+           "sweep": [0.02, 0.05, 0.1, 0.15]}
 NODS = {"implementation": "avjax eval.metrics.reactions 1", "depth_deg": 4.0, "smooth_s": 2 / 30,
         "fps": rates.VIDEO}
 EVENTS = {"tolerance_s": 0.25, "sweep": [0.1, 0.25, 0.5]}
@@ -99,6 +101,17 @@ def _smiles(case, listening: bool):
     return {"smiles" + suffix: counts, "smile_onsets" + suffix: _events(*begins, within)}
 
 
+def _corners(case):
+    """Smiles by the distance of the corners alone, as vertices tell them, of landmarks."""
+    if not case.aligned:
+        return {}
+    (_, own_N), (_, true_N) = case.signals.lips, case.truth.lips
+    n, neutral = min(len(own_N), len(true_N)), float(np.median(true_N))
+    return {"smiles_corners": {f"{tau:g}": lips.hits(
+        *(smiling(x_N[:n] / neutral, 1.0, tau) for x_N in (own_N, true_N))).tolist()
+        for tau in CORNERS["sweep"]}}
+
+
 def _nods(case, listening: bool):
     fps = case.benchmark.motion_fps
     n = min(len(case.signals.pitch), len(case.truth.pitch))
@@ -128,7 +141,9 @@ def _pooled(name, pool):
     counts = {key: np.array([c[key] for c in counted]) for key in counted[0]}
     if not any(c.sum() for c in counts.values()):
         return None  # nobody ever did
-    main = (pool.benchmark.smile_recipe["tau"] if name in ("F1_smiles", "F1_smiles" + LISTENING)
+    main = (CORNERS["tau"] if name == "F1_smiles_corners"
+            else pool.benchmark.smile_recipe["tau"] if name in ("F1_smiles",
+                                                                "F1_smiles" + LISTENING)
             else EVENTS["tolerance_s"])
     return (pooling.interval(counts[f"{main:g}"], lips.f1_of_examples)
             | {"sweep": {key: float(lips.f1_of_examples(c)) for key, c in counts.items()}})
@@ -146,11 +161,17 @@ _SCORES = {(score, heard): functools.partial(score, listening=heard)
            for score in (_smiles, _nods) for heard in (False, True)}
 for _heard_too in (False, True):
     for _name, _score, _meaning, _needs in (
-            ("F1_smiles", _smiles, "smiling on the right frames", ("lips",)),
-            ("F1_smile_onsets", _smiles, "smiles that begin at the right time", ("lips",)),
-            ("F1_nods", _nods, "nods at the right time", ("face",))):
+            ("F1_smiles", _smiles, "smiling on the right frames",
+             ("lips", *(("partner",) if _heard_too else ()))),
+            ("F1_smile_onsets", _smiles, "smiles that begin at the right time",
+             ("lips", "partner")),
+            ("F1_nods", _nods, "nods at the right time", ("face", "partner"))):
         _name += LISTENING * _heard_too
         declare(_name, "up", _meaning + (" while listening" if _heard_too else ""),
                 family="reactions", score=_SCORES[_score, _heard_too], pool=_pooled,
                 recipe=functools.partial(_recipe, name=_name),
-                needs=("motion", "clip", "partner", *_needs, *(("turns",) if _heard_too else ())))
+                needs=("motion", "clip", *_needs, *(("turns",) if _heard_too else ())))
+declare("F1_smiles_corners", "up", "corners of the mouth apart on the right frames",
+        family="reactions", score=_corners, pool=_pooled, needs=("motion", "clip", "points"),
+        recipe=lambda benchmark: SMILES | CORNERS | benchmark.reader.recipe
+        | benchmark.common_frames)

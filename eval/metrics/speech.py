@@ -40,6 +40,11 @@ RECIPE = {
 WINDOW_MS = 32
 
 
+def audible(wave_N: np.ndarray, rate: int) -> bool:
+    """Whether it is neither silent nor shorter than 50 ms."""
+    return len(wave_N) >= 0.05 * rate and bool(np.any(wave_N))
+
+
 def mel_l1(a_TM: np.ndarray, b_TM: np.ndarray) -> float:
     """Mean |difference| over frames and bands; lengths must agree."""
     if a_TM.shape != b_TM.shape:
@@ -66,7 +71,7 @@ def mel_spectrogram(wave_N: np.ndarray, rate: int) -> np.ndarray:
 def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:
     """Mel-cepstral distance of two waveforms (float in [-1, 1] or int16) after DTW; NaN when one is
     silent or short."""
-    if min(len(a_N), len(b_N)) < 0.05 * rate or not np.any(a_N) or not np.any(b_N):
+    if not (audible(a_N, rate) and audible(b_N, rate)):
         return float("nan")
     from mel_cepstral_distance import compare_mfccs, get_mfccs
     from scipy.spatial.distance import cdist
@@ -143,11 +148,11 @@ declare("mel_L1_dtw", "down", "mean error of the mel spectrogram after time warp
         recipe=lambda benchmark: RECIPE["mel_L1"] | alignment.RECIPE,
         needs=("audio", "clip", "free"), in_loop=True, of_shuffled=True)
 declare("MCD", "down", "mel-cepstral distance after time warping", family="sound",
-        score=_mcd, needs=("audio", "waveform"),
+        score=_mcd, needs=("audio", "waveform", "warped"),
         recipe=lambda benchmark: _mcd_recipe(benchmark,
                                                     "ground truth through the same codec"))
 declare("MCD_audio", "down", "mel-cepstral distance from the clip's own audio", family="sound",
-        score=_mcd_audio, needs=("audio", "waveform"),
+        score=_mcd_audio, needs=("audio", "waveform", "warped"),
         recipe=lambda benchmark: _mcd_recipe(benchmark, "the clip's own audio"))
 declare("MRSTFT", "down", "distance of spectra at three resolutions from the recording",
         family="sound", score=_mrstft, recipe=lambda benchmark: RECIPE["MRSTFT"],

@@ -62,25 +62,44 @@ def _score(case):
             | {f"true_{name}": spans for name, spans in _timing(true).items()})
 
 
-def _pooling(label: str, function):
-    """Of `function`: (durations of an event, those of the truth, seconds) -> number."""
+def _ratio(label: str, above, below):
+    """Pooling of two sums over examples, one over the other, NaN of nothing; `n` counts events.
+
+    Args:
+      above, below: (durations of an event in an example (K,), seconds of it) -> number.
+    """
     @pooling.labelled(label)
     def pooled(name, pool):
-        seconds = sum(pool.entries("seconds"))
+        seconds = pool.entries("seconds")
         if not seconds:
             return None
-        event = name.split("_")[0]
-        own, true = (np.concatenate(pool.entries(key)) for key in (f"{event}_s", f"true_{event}_s"))
-        return {"value": function(own, true, seconds), "n": len(own)}
+        spans = [np.array(x) for x in pool.entries(f"{name.split('_')[0]}_s")]
+        sums_n2 = np.array([[of(*pair) for of in (above, below)]
+                            for pair in zip(spans, seconds, strict=True)], np.float64)
+        return pooling.interval(sums_n2, pooling.ratio) | {"n": sum(map(len, spans))}
     return pooled
 
 
-_per_minute = _pooling("events of all examples over their minutes",
-                       lambda own, true, seconds: len(own) / (seconds / 60))
-_mean = _pooling("mean over the events of all examples",
-                 lambda own, true, seconds: float(own.mean()) if len(own) else np.nan)
-_distance = _pooling("events of all examples together",
-                     lambda own, true, seconds: distance(own, true))
+@pooling.labelled("events of all examples together")
+def _distance(name, pool):
+    event = name.split("_")[0]
+    own, true = (pool.entries(key) for key in (f"{event}_s", f"true_{event}_s"))
+    if not own:
+        return None
+    own = np.concatenate(own)
+    return {"value": distance(own, np.concatenate(true)), "n": len(own)}
+
+
+def _minutes(spans, seconds):
+    return seconds / 60
+
+
+_per_minute = _ratio("events of all examples over their minutes",
+                     lambda spans, _: len(spans), _minutes)
+_share = _ratio("seconds of all examples over their minutes", lambda spans, _: spans.sum(),
+                _minutes)
+_mean = _ratio("mean over the events of all examples", lambda spans, _: spans.sum(),
+               lambda spans, _: len(spans))
 
 
 def _recipe(benchmark):
@@ -98,6 +117,8 @@ for _event, _meaning in _MEANINGS.items():
     if _event in EVENTS:
         declare(f"{_event}_per_minute", "truth", _meaning, unit="per minute", pool=_per_minute,
                 **_SHARED)
+        declare(f"{_event}_s_per_minute", "truth", f"time in {_meaning}",
+                unit="s per minute", pool=_share, **_SHARED)
     declare(f"{_event}_mean_s", "truth", f"mean length of {_meaning}", unit="s", pool=_mean,
             **_SHARED)
 for _event, _meaning in _MEANINGS.items():

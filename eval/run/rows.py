@@ -6,6 +6,7 @@ there.
     results.frames/            what is pooled over examples, one file a row
 
 A process appends to its own file and reads all, so an evaluation goes on with any number of shares.
+What could not be scored is a line, too, with its reason instead of a row; it is tried again.
 """
 
 import hashlib
@@ -55,6 +56,9 @@ class Rows:
         self.frames_dir.mkdir(parents=True, exist_ok=True)
         self.path.touch()  # tells the others that this share has begun
         self.rows: dict[str, dict] = {}
+        # {key: {file kept of it: CRC-32}, None where none were asked for}
+        self.media: dict[str, dict[str, int] | None] = {}
+        self.failed: dict[str, str] = {}  # {key: why there is no row, if there is none}
         for path in sorted(self.folder.glob("results.rows*.jsonl")):
             self._load(path)
 
@@ -75,10 +79,14 @@ class Rows:
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 record = json.loads(line)
-                self.rows[record["key"]] = record["row"]
+                if "failed" in record:
+                    self.failed[record["key"]] = record["failed"]
+                else:
+                    self.rows[record["key"]] = record["row"]
+                    self.media[record["key"]] = record.get("media")
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError("unreadable row", where=f"{path}:{number}",
-                                expected="JSON with key and row",
+                                expected="JSON with key and row, or failed",
                                 found=line[:60].decode(errors="replace"),
                                 hint="delete the file: rows are computed "
                                 "again") from error
@@ -94,16 +102,25 @@ class Rows:
             failures.check(error, self._frames_path(key))  # else it would be computed again
             return None
 
-    def put(self, key: str, row: dict, frames: dict[str, np.ndarray]) -> None:
-        """Frames first, row last: a row promises its frames."""
+    def put(self, key: str, row: dict, frames: dict[str, np.ndarray],
+            media: dict[str, int] | None = None) -> None:
+        """Frames first, row last: a row promises its frames, and the files of `media`."""
         path = self._frames_path(key)
         with atomic.file(path, shared=self.share[1] > 1) as temporary:
             np.savez(temporary, **{k: np.asarray(v, np.float32) for k, v in frames.items()})
+        self._append({"key": key, "row": clean(row)} | ({} if media is None else {"media": media}))
+        self.rows[key], self.media[key] = clean(row), media
+
+    def fail(self, key: str, reason: str, traceback: str) -> None:
+        """Keeps why there is no row."""
+        self._append({"key": key, "failed": reason, "traceback": traceback})
+        self.failed[key] = reason
+
+    def _append(self, record: dict) -> None:
         with failures.working_on(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "row": clean(row)}, allow_nan=False) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.rows[key] = clean(row)
 
     def _frames_path(self, key: str) -> pathlib.Path:
         return self.frames_dir / (hashlib.sha256(key.encode()).hexdigest()[:20] + ".npz")

@@ -5,7 +5,8 @@ Streams do not depend on batch size, order or what else is scored (see avjax/inf
 appended to results.rows.jsonl as they come, each under a key made of example, variant, parameters
 and recipes: a job that was killed, or one asked for more splits or tasks, goes on where it stopped,
 and baselines are never computed twice. Processes that share a folder score a share of the examples
-each, and the last one merges all rows and pooled frames (see `Run`).
+each, and the last one merges all rows and pooled frames (see `Run`). An example that raises an
+error is listed with its reason, and the others are scored.
 """
 
 import functools
@@ -13,6 +14,7 @@ import hashlib
 import json
 import pathlib
 import time
+import traceback
 from collections.abc import Iterable
 
 import jax
@@ -21,14 +23,20 @@ from tqdm import tqdm
 
 from avjax.errors import UserError
 from avjax.hosts import environment
-from avjax.inference.generator import Generator, generate_split
+from avjax.inference.generator import Failed, Generator, generate_split
+from avjax.storage import failures
 from data_pipelines.loading.loader import check_features
 from data_pipelines.store.schema import recipe_hash
 from eval.pooling import BOOTSTRAP
+from eval.run import flat, media
+from eval.run.failed import reason_of
+from eval.run.ranked import all_ranked
+from eval.run.ranked import check as check_rank
 from eval.run.rows import WHOLE, Rows, Share, clean, write_json
 
 RESULTS_FILE = "results.json"
 SHOWN = 2  # examples of every split in the report, with players
+TRUTH = "truth"  # the baseline whose media are kept beside the models'
 
 
 def fingerprint(params) -> str:
@@ -61,22 +69,36 @@ class Run:
     Args:
       benchmark: eval.benchmarks.*.Benchmark.
       generator, params: the system and its parameters.
-      out_dir: folder of the rows, results.frames/ and results.json.
+      out_dir: folder of results.json and the media.
+      rows_dir: folder of the rows and results.frames/; default `out_dir`.
       splits: names of the dataset's splits.
       max_examples: a split's examples to score, a fixed random subset; 0 = all.
       share: (k, n): of the examples in the order of their ids, the k-th of every n is this
         process' own.
+      keep_media: keep what is seen and heard of models and truth (see eval.run.media).
+      ranked_by: the metric that picks best, median and worst; "" = the first of the table.
+
+    Raises UserError: no such split, nothing to score in it, or nothing to rank by.
     """
 
     def __init__(self, benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str],
-                 max_examples: int = 0, share: Share = WHOLE):
+                 max_examples: int = 0, share: Share = WHOLE, keep_media: bool = False,
+                 ranked_by: str = "", rows_dir=None):
         self.benchmark, self.generator, self.params = benchmark, generator, params
         self.out_dir, self.share = pathlib.Path(out_dir), share
         self.indices: dict[str, list[int]] = {}
         for split in splits:
             check_split(benchmark.dataset, split)
             self.indices[split] = list(benchmark.select(split, max_examples))
-        self.rows = Rows(out_dir, share)
+            if not self.indices[split]:
+                raise UserError("no example to score", where=f"{benchmark.dataset.dir}, {split}",
+                                expected="1 or more", found="0",
+                                hint="name another split, or look with avjax inspect")
+        self.keeps = {*benchmark.models, TRUTH} if keep_media else set()
+        self.ranked_by = check_rank(ranked_by).name if ranked_by else ""
+        self._first_error: Exception | None = None
+        self.rows = Rows(rows_dir or out_dir, share)
+        self.out_dir.mkdir(parents=True, exist_ok=True)
         self.params_hash = fingerprint(params)
         self.sampler = {"seed": generator.seed,
                         "system": _system_recipe(generator.system)} | environment.unusual()
@@ -107,62 +129,103 @@ class Run:
         benchmark = self.benchmark
         for split in self.indices:
             own = self.own(split)
-            todo = {v: [i for i in own if self.rows.get(self.key(split, v, i)) is None]
-                    for v in benchmark.variants}
+            todo = {v: [i for i in own if not self._done(split, v, i)] for v in benchmark.variants}
             with tqdm(total=sum(map(len, todo.values())), desc=f"scoring {split}", unit="row",
                       disable=None if progress else True, leave=False) as bar:
                 for variant in benchmark.models:
-                    for index, signals in generated(benchmark, self.generator, self.params, split,
-                                                    variant, todo[variant]):
+                    for index, signals in generated(
+                            benchmark, self.generator, self.params, split, variant, todo[variant],
+                            failed=functools.partial(self._failed, split, variant, bar)):
                         if made is not None and index in benchmark.select(split, SHOWN):
                             made[split, variant, index] = signals
-                        self._add(split, variant, index, signals, bar)
+                        self._add(split, variant, bar, index, lambda signals=signals: signals)
                 for variant in benchmark.baselines:
                     for index in todo[variant]:
-                        signals = benchmark.baseline(variant, split, index)
-                        self._add(split, variant, index, signals, bar)
+                        self._add(split, variant, bar, index, functools.partial(
+                            benchmark.baseline, variant, split, index))
 
     def results(self, meta: dict | None = None) -> dict | None:
         """Everything that results.json says; None while rows of other shares are missing. Where
-        results.json is of the same rows, as another share has merged them: its content."""
+        results.json is of the same rows, as another share has merged them: its content. Raises the
+        first error where nothing that a model made could be scored."""
         self.rows.reload()
-        benchmark, found, rows = self.benchmark, {}, []
+        benchmark, found, rows, failed = self.benchmark, {}, [], []
         for split, indices in self.indices.items():
-            found[split] = {v: {i: self.rows.get(self.key(split, v, i)) for i in indices}
-                            for v in benchmark.variants}
-            if any(got is None for of in found[split].values() for got in of.values()):
-                return None
+            found[split] = {v: {} for v in benchmark.variants}
             ids, texts = self._ids(split), benchmark.labels(split)[1]
-            rows += [{"split": split, "id": ids[i], "text": texts[i],
-                      **{v: found[split][v][i][0] for v in benchmark.variants}}
-                     for i in sorted(indices, key=ids.__getitem__)]
+            for i in sorted(indices, key=ids.__getitem__):
+                for v, of in found[split].items():
+                    if (got := self.rows.get(self.key(split, v, i))) is not None:
+                        of[i] = got
+                    elif (reason := self.rows.failed.get(self.key(split, v, i))) is not None:
+                        failed.append({"split": split, "id": ids[i], "variant": v,
+                                       "reason": reason})
+                    else:
+                        return None
+                scored = {v: of[i][0] for v, of in found[split].items() if i in of}
+                rows += [{"split": split, "id": ids[i], "text": texts[i], **scored,
+                          **self._media(split, i)}] if scored else []
+        self._check_any(found, failed)
         about = {"recipes": benchmark.recipes
                  | {"intervals": BOOTSTRAP, "noise": "fold_in(key(seed), crc32(id))"},
                  "benchmark": benchmark.name, "models": list(benchmark.models),
                  "params": self.params_hash, "sampler": self.sampler,
                  "not_measured": benchmark.without_network}
-        last = (meta or {}) | {"rows": rows}
+        ranked = all_ranked({"summary": found, "models": list(benchmark.models), "rows": rows},
+                            self.ranked_by)
+        last = (meta or {}) | {"ranked": ranked, "failed": failed, "rows": rows}
         if merged := self._merged(about | last):
             return merged
-        summary = {split: {v: benchmark.summarise([of[v][i][0] for i in self.indices[split]],
-                                                  [of[v][i][1] for i in self.indices[split]])
-                           for v in benchmark.variants}
-                   for split, of in found.items()}
+        summary = {split: {v: benchmark.summarise(*([of[i][k] for i in self.indices[split]
+                                                     if i in of] for k in (0, 1)))
+                           for v, of in found[split].items()}
+                   for split in found}
         targets = {split: benchmark.targets(summary[split]) for split in summary}
         seconds = round(time.perf_counter() - self._started, 2)
         results = {"summary": summary, "targets": targets, **about, "seconds": seconds, **last}
+        flat.write(self.out_dir, results)
         write_json(self.out_dir / RESULTS_FILE, results)
         return results
 
     def _ids(self, split: str):
         return self.benchmark.source(split).ids
 
-    def _add(self, split: str, variant: str, index: int, signals, bar) -> None:
-        row = self.benchmark.score(split, index, signals)
-        frames = (self.benchmark.frames(split, index, signals)
-                  | self.benchmark.kept(split, index, signals))
-        self.rows.put(self.key(split, variant, index), row, frames)
+    def _done(self, split: str, variant: str, index: int) -> bool:
+        key = self.key(split, variant, index)
+        return self.rows.get(key) is not None and (
+            variant not in self.keeps or media.intact(self.out_dir, self.rows.media.get(key)))
+
+    def _add(self, split: str, variant: str, bar, index: int, make) -> None:
+        """Scores what `make` returns: Signals."""
+        found, benchmark = None, self.benchmark
+        with failures.tolerated(index, functools.partial(self._failed, split, variant, bar)):
+            signals = make()
+            row = benchmark.score(split, index, signals)
+            frames = (benchmark.frames(split, index, signals)
+                      | benchmark.kept(split, index, signals))
+            found = row, frames, (media.keep(self.out_dir, benchmark, split, variant, index,
+                                             signals) if variant in self.keeps else None)
+        if found:
+            self.rows.put(self.key(split, variant, index), *found)
+            bar.update()
+
+    def _failed(self, split: str, variant: str, bar, index: int, error: Exception) -> None:
+        self._first_error = self._first_error or error
+        self.rows.fail(self.key(split, variant, index), reason_of(error),
+                       "".join(traceback.format_exception(error)))
         bar.update()
+
+    def _check_any(self, found: dict, failed: list[dict]) -> None:
+        """Raises the first error unless something that a model made was scored."""
+        if not any(of[v] for of in found.values() for v in self.benchmark.models):
+            raise self._first_error or UserError(
+                "no example could be scored", where=str(self.out_dir), found=failed[0]["reason"],
+                hint="the rows' files there say more")
+
+    def _media(self, split: str, index: int) -> dict:
+        """{"media": {variant: files below the folder}} of an example, where they are kept."""
+        of = {v: self.rows.media.get(self.key(split, v, index)) for v in self.keeps}
+        return {"media": {v: list(files) for v, files in sorted(of.items()) if files}} if of else {}
 
     def _merged(self, about: dict) -> dict | None:
         """The content of results.json, if several shares are at work and it says the same."""
@@ -176,28 +239,37 @@ class Run:
 
 
 def generated(benchmark, generator: Generator, params, split: str, variant: str,
-              indices: Iterable[int]):
+              indices: Iterable[int], failed: Failed = None):
     """Yields (index, Signals) of one variant, generated from what `Benchmark.given` makes of the
-    examples."""
+    examples. `failed` is told (index, error) of one that cannot be made; without it, the error is
+    raised."""
     generator = benchmark.generator_of(variant, generator)
     for index, streams in generate_split(generator, params, benchmark.dataset, split, indices,
                                          benchmark.models[variant],
-                                         functools.partial(benchmark.given, variant)):
-        yield index, benchmark.model(streams, variant, split, index)
+                                         functools.partial(benchmark.given, variant),
+                                         failed=failed):
+        signals = None
+        with failures.tolerated(index, failed):
+            signals = benchmark.model(streams, variant, split, index)
+        if signals is not None:
+            yield index, signals
 
 
 def samples(benchmark, generator: Generator, params, splits: Iterable[str], count: int = SHOWN,
-            made: dict | None = None) -> list[dict]:
+            made: dict | None = None, failed: Iterable[dict] = ()) -> list[dict]:
     """The first few scored examples of every split with Signals of every model variant and of the
-    truth, for the report. What `Run.score` has put into `made` is not generated again."""
+    truth, for the report. What `Run.score` has put into `made` is not generated again; examples of
+    `failed` (of results.json) are left out."""
     out, made = [], dict(made or {})
+    lost = {(f["split"], f["id"]) for f in failed}
     for split in splits:
-        indices = benchmark.select(split, count)
+        ids = benchmark.source(split).ids
+        indices = [i for i in benchmark.select(split, 0) if (split, ids[i]) not in lost][:count]
         for variant in benchmark.models:
             todo = [i for i in indices if (split, variant, i) not in made]
             made |= {(split, variant, i): x for i,
                      x in generated(benchmark, generator, params, split, variant, todo)}
-        out += [{"split": split, "id": benchmark.source(split).ids[index], "benchmark": benchmark,
+        out += [{"split": split, "id": ids[index], "benchmark": benchmark,
                  "text": benchmark.labels(split)[1][index],
                  "models": {v: made[split, v, index] for v in benchmark.models},
                  "truth": benchmark.truth(split, index),

@@ -61,14 +61,23 @@ def test_listening_equals_recorded(recorded):
         expected = {k: recorded[f"listener/result/{k}_{part}"]
                     for k in ("fid", "pfid", "mse", "sid", "var", "rpcc", "sts")}
         centroids = recorded[f"listener/sid_{part}_centroids"]
-        ours = {"fid": [listener.fd(pred, gt)], "pfid": [listener.pfd(pred, gt, speaker)],
-                "mse": [listener.mse(pred, gt)],
+        ours = {"fid": [listener.fd(pred, gt).mean()],
+                "pfid": [listener.pfd(pred, gt, speaker).mean()],
+                "mse": [listener.mse(pred, gt).mean()],
                 "sid": [listener.sid(pred, centroids), listener.sid(gt, centroids)],
                 "var": [listener.variance(gt), listener.variance(pred)],
                 "rpcc": [listener.rpcc(pred, gt, speaker)],
                 "sts": [listener.sts(pred, gt)]}
         for name, value in ours.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=f"{name}_{part}")
+
+
+    gt, pred, speaker = (clips[who] for who in ("gt", "pred", "speaker"))  # pose and expression
+    whole = {"fid": [listener.fd(pred, gt).mean()], "mse": [listener.mse(pred, gt).mean()],
+             "pfid": [listener.pfd(pred, gt, speaker).mean()],
+             "var": [listener.variance(gt), listener.variance(pred)]}
+    for name, value in whole.items():
+        np.testing.assert_allclose(value, recorded[f"listener/result/{name}"], rtol=1e-5)
 
 
 def test_a_reaction_to_another_partner_is_told_from_one_to_the_own():
@@ -79,5 +88,6 @@ def test_a_reaction_to_another_partner_is_told_from_one_to_the_own():
     strangers = speaker[1:] + speaker[:1]
     assert listener.rpcc(pred, truth, speaker) < 0.1 < listener.rpcc(pred, truth, strangers,
                                                                      speaker)
-    assert listener.pfd(pred, truth, speaker) < 0.5 * listener.pfd(pred, truth, strangers, speaker)
+    own, others = (listener.pfd(pred, truth, x, speaker).mean() for x in (speaker, strangers))
+    assert own < 0.5 * others
     assert np.isnan(listener.rpcc([x * 0 for x in pred], truth, speaker))

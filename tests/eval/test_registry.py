@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import decode
-from eval import metrics, registry
+from eval import metrics, packages, registry
 from eval.benchmarks import clips, dialogue, talker_puppets
 from eval.report import page, tables
 from eval.run.in_loop import InLoopEvaluator
-from tests.eval import real_faces, toys
+from tests.eval import degenerate, real_faces, toys
 from tests.eval import test_dialogue_benchmark as conversations
 from tests.eval import test_reactions as talks
 
@@ -66,8 +66,9 @@ def scored(tmp_path_factory):
         found["faces"] = real_faces.benchmark(tmp_path_factory.mktemp("faces"), patch)
         for name, benchmark in found.items():
             truth = benchmark.truth("valid", 0)
+            frames = (benchmark.frames("valid", 0, truth) | benchmark.kept("valid", 0, truth))
             out[name] = benchmark, benchmark.summarise([benchmark.score("valid", 0, truth)],
-                                                       [benchmark.frames("valid", 0, truth)])
+                                                       [frames])
     return out
 
 
@@ -92,20 +93,25 @@ def test_what_is_declared_can_be_computed(scored):
     # those of a vocoder are scored in tests/launch/test_vocoder_training.py, those of published
     # networks in tests/eval/networks
     assert computed == {m.name for m in registry.all_metrics()
-                        if "resynthesis" not in m.needs and not m.networks}
+                        if "resynthesis" not in m.needs and not m.networks
+                        and packages.found(m.packages)}
 
 
 def test_rows_are_stored_under_the_same_names_as_before(scored):
     """Rows that were stored before metrics were declared are still valid: these are the names and
     definitions that they were stored under."""
-    assert set(scored["puppets"][0]._row_recipe()["recipes"]) == {
+    of_packages = {m.name for m in registry.all_metrics() if m.packages}
+    assert set(scored["puppets"][0]._row_recipe()["recipes"]) - of_packages == {
         "mel_L1", "MCD", "MCD_audio", "F1_lips", "F1_lips_clip", "WER", "var_e",
-        "AV_offset", "AV_within_1", "AV_correlation",  # of no older rows: those are made again
+        # of no older rows: those are made again
+        "AV_offset", "AV_within_1", "AV_correlation", "F1_smiles", "CER", "WER_mean", "CER_mean",
         *(f"{m}_{part}" for m in ("FD", "FK", "Div", "BC") for part in "eh"),
-        *(f"{m}_{part}_{of}" for m, of in (("FD", "pooled"), ("BC", "gap")) for part in "eh")}
+        *(f"{m}_{part}_{of}" for m, of in (
+            ("FD", "pooled"), ("BC", "gap"), ("BC", "bailando"), ("BC", "said"), ("BC", "motion"))
+          for part in "eh")}
     recipes = scored["dialogue"][0]._row_recipe()["recipes"]
     assert set(recipes) == {"F1_lips", "FD", "listening", "turn-taking", "mel_L1", "retrieval",
-                            "motion"}
+                            "motion", "MCD", "MCD_audio"}  # the last two of no older rows
     assert recipes["FD"]["pooling"] == "per speaker and dialogue, then mean"
     assert recipes["listening"]["SID"] == {"e": 40, "h": 20}
 
@@ -174,3 +180,26 @@ def test_toys_have_the_interface_of_the_real_decoder():
                       (conversations.ToyDecoder, decode.Decoder)):
         public = {name for name in vars(toy) if not name.startswith("_")}
         assert public <= set(dir(real)), toy
+
+
+@pytest.mark.parametrize("change", [degenerate.silent, degenerate.still, degenerate.short])
+def test_what_is_undefined_is_no_number(scored, change, monkeypatch):
+    """Every metric of an example of which little can be said, beside itself."""
+    for benchmark, _ in scored.values():
+        benchmark.truth("valid", 0)
+        if {"clip", "both"} <= benchmark.offers:
+            assert benchmark.normalisers  # of whole clips
+        signals = change(benchmark, benchmark.source("valid")[0])
+        monkeypatch.setattr(benchmark, "truth", lambda split, index, found=signals: found)
+        for name, value in degenerate.summary(benchmark, signals).items():
+            if degenerate.undefined(change, name):
+                assert value is None or np.isnan(value), (benchmark.name, name)
+            elif name in degenerate.DEFINED:
+                assert np.isfinite(value), (benchmark.name, name)
+
+
+def test_nothing_has_no_number(scored):
+    for benchmark, _ in scored.values():
+        for examples in ([], [{}]):
+            for name, entry in benchmark.summarise(examples, examples).items():
+                assert not entry["n"] and np.isnan(entry["value"]), name

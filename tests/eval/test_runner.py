@@ -200,11 +200,11 @@ def test_killed_job_goes_on(dataset, whole, tmp_path, monkeypatch):
     def killed_after(n):
         put = rows.Rows.put
 
-        def wrapped(self, key, row, frames):
+        def wrapped(self, key, *row):
             if len(lines) == n:
                 raise KeyboardInterrupt
             lines.append(key)
-            put(self, key, row, frames)
+            put(self, key, *row)
         return wrapped
 
     with monkeypatch.context() as patch:

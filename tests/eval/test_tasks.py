@@ -63,6 +63,22 @@ def test_given_streams_are_the_truths_own(slow_speaker):
     assert summary["dub"]["mel_L1"]["value"] == summary["dub"]["mel_L1_dtw"]["value"] == 0
 
 
+@pytest.mark.parametrize("kept", [1, 0])
+def test_training_clips_without_motion_do_not_end_an_evaluation(dataset, monkeypatch, kept):
+    """Most motion of the training clips may be left out (`speech_only`), or all of it."""
+    bench = toys.tasks_benchmark(dataset)
+    order = bench.select("train", 0)
+    bench._has_frames("train")[order[:len(order) - kept], bench.streams.index("motion")] = False
+    without = {dataset.ids["train"][i] for i in order[:len(order) - kept]}
+    read = bench.read
+    monkeypatch.setattr(bench, "read", lambda example: read(
+        example | {"motion": example["motion"][:0]} if example["id"] in without else example))
+    assert len(bench.training) == (kept or len(order))
+    streams = {name: dataset.source("valid")[0][name] for name in ("audio", "motion")}
+    gap = bench.score("valid", 0, bench.model(streams, "both", "valid", 0))["BC_e_gap"]
+    assert gap == 0 if kept else np.isnan(gap)
+
+
 def test_what_was_made_up_for_an_example_is_not_scored(dataset, monkeypatch):
     bench, example = toys.tasks_benchmark(dataset), dataset.source("valid")[0]
     streams = {"audio": example["audio"], "motion": np.zeros_like(example["motion"])}

@@ -122,13 +122,36 @@ def test_it_lists_all_metrics_without_a_config(monkeypatch, capsys):
     assert capsys.readouterr().out == registry.markdown()
 
 
-def test_processes_of_a_job_score_a_share_each(toy, tmp_path, monkeypatch, capsys):
-    """One whose others never come ends with 75, since then nobody writes the results."""
+@pytest.fixture
+def given(toy, tmp_path, monkeypatch):
+    """The command's flags."""
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
                              vocoder="", geometry="", lip_vertices="", networks="",
-                             list=False, processes=None, shard=None)
+                             keep_media=False, ranked_by="", compare=[], watch=False, list=False,
+                             processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
+    return values
+
+
+def test_failed_examples_are_told_and_end_with_3(given, tmp_path, monkeypatch, capsys):
+    score = toys.Benchmark.score
+    monkeypatch.setattr(page, "write", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(toys.Benchmark, "score", lambda self, split, index, signals: score(
+            self, split, index, signals) if index else 1 / 0)
+        with pytest.raises(SystemExit) as end:
+            command.main([])
+    assert end.value.code == 3
+    out = capsys.readouterr().out
+    assert "failed, valid: valid/0 (model, truth, shuffled, mean): ZeroDivisionError" in out
+    assert "results.json" in out and "by AV_offset, valid, model: best valid/" in out
+    command.main([])
+    assert "failed, " not in capsys.readouterr().out
+
+
+def test_processes_of_a_job_score_a_share_each(given, tmp_path, monkeypatch, capsys):
+    """One whose others never come ends with 75, since then nobody writes the results."""
     monkeypatch.setattr(command.workers, "TOGETHER", 0.0)
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")

@@ -15,7 +15,7 @@ from data_pipelines.media.facial import shape
 # agree best with each other, F1 0.84 on 7 recordings of talking people]. The face mesh never quite
 # closes a mouth, and hardly a blinking eye (correlation with 68 points' 0.0 to 0.8).
 TAU = {468: 0.1, 68: 0.05}
-SWEEP = {468: [0.05, 0.08, 0.1, 0.15], 68: [0.03, 0.05, 0.08, 0.12]}
+SWEEP = {468: [0.02, 0.05, 0.08, 0.1, 0.15], 68: [0.02, 0.03, 0.05, 0.08, 0.12]}
 RECIPE = {"implementation": "facial/signals 1", "unit": "distance of the eyes' outer corners",
           "rotation": head_rotation.RECIPE}
 

@@ -12,7 +12,9 @@ import zlib
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.storage import failures
 from data_pipelines.store.schema import recipe_hash
+from eval import packages
 from eval.data import pictured
 from eval.metrics import lips
 from eval.networks.files import Networks
@@ -101,13 +103,19 @@ class Benchmark:
     @functools.cached_property
     def metrics(self) -> list[Metric]:
         """Those whose needs are met, in the order of tables."""
-        return [m for m in self._possible if self.networks.found(m.networks)]
+        return [m for m in self._possible
+                if self.networks.found(m.networks) and packages.found(m.packages)]
 
     @functools.cached_property
     def without_network(self) -> dict[str, str]:
-        """{metric that would be scored if its network's file were here: what it needs}."""
-        return {m.name: self.networks.lacking(m.networks) for m in self._possible
-                if self.full and not self.networks.found(m.networks)}
+        """{metric that would be scored if its network's file, or its package, were here: what it
+        needs}."""
+        if not self.full:
+            return {}
+        found = {m.name: self.networks.lacking(m.networks) for m in self._possible
+                 if not self.networks.found(m.networks)}
+        return found | {m.name: packages.lacking(m.packages) for m in self._possible
+                        if not packages.found(m.packages)}
 
     @property
     def _possible(self) -> list[Metric]:
@@ -156,12 +164,16 @@ class Benchmark:
 
     def labels(self, split: str) -> tuple[list[str], list[str]]:
         """(`label_field`s, texts) of a split, in record order; empty strings where the dataset has
-        none."""
+        none, or the example cannot be read: it fails when it is scored."""
         if split not in self._labels:
             names = self.label_field, "text"
             fields = tuple(name for name in names if name in self.dataset.features)
-            examples = (list(self.dataset.source(split, fields)) if fields
-                        else [{}] * self.dataset.splits[split])
+            source, examples = self.dataset.source(split, fields) if fields else (), []
+            for index in range(self.dataset.splits[split]):
+                example = {}
+                with failures.tolerated(index, lambda *_: None):
+                    example = source[index] if fields else {}
+                examples.append(example)
             self._labels[split] = tuple([e.get(name, "") for e in examples] for name in names)
         return self._labels[split]
 
@@ -252,14 +264,16 @@ class Benchmark:
 
     def _made_by(self, kind: str, split: str, index: int, signals) -> dict:
         """Of one function of all metrics that this variant can be scored by."""
-        case = Case(self, split, index, signals, self.truth(split, index))
-        offered = self.offered(signals, case.truth)
-        functions = dict.fromkeys(getattr(m, kind) for m in self.metrics
-                                  if getattr(m, kind) and m.met_by(offered))
-        out: dict = {}
-        for function in functions:
+        case, out = Case(self, split, index, signals, self.truth(split, index)), {}
+        for function in self._functions(kind, self.metrics, case):
             out |= function(case)
         return out
+
+    def _functions(self, kind: str, metrics: list[Metric], case: Case) -> list:
+        """Each function of the metrics once."""
+        offered = self.offered(case.signals, case.truth)
+        return list(dict.fromkeys(getattr(m, kind) for m in metrics
+                                  if getattr(m, kind) and m.met_by(offered)))
 
     def frames(self, split: str, index: int, signals) -> dict[str, np.ndarray]:
         """{name: (frames, width)} of one variant of one example, which `summarise` pools."""

@@ -86,10 +86,13 @@ class ClipData(Benchmark):
 
     @functools.cached_property
     def training(self) -> list[Signals]:
-        """Some clips of the training split."""
+        """Some clips of the training split, of those that have frames of every stream if there are
+        any: with most motion left out (`speech_only`), the first of all may well have none."""
         split = self.config.data.train_split
-        source = self.source(split)
-        return [self.read(source[i]) for i in self.select(split, TRAINING_CLIPS)]
+        source, whole = self.source(split), self._has_frames(split).all(1)
+        order = self.select(split, 0)
+        order = [i for i in order if whole[i]] or order
+        return [self.read(source[i]) for i in order[:TRAINING_CLIPS]]
 
     @functools.cached_property
     def mean_frame(self) -> dict[str, np.ndarray]:
@@ -99,10 +102,11 @@ class ClipData(Benchmark):
 
     @functools.cached_property
     def normalisers(self) -> dict[str, np.ndarray]:
-        """{part of motion: mean rate of change a coefficient over training clips}, for beats."""
+        """{part of motion: mean rate of change a coefficient over training clips}, for beats; NaN
+        where none has motion."""
         moving = [s for s in self.training if s.has_motion]
         return {part: beats.mean_change([x for s in moving for x in s.motion(part)])
-                for part in self.stored_parts}
+                if moving else np.full(1, np.nan) for part in self.stored_parts}
 
     # ---- partners
 

@@ -8,6 +8,8 @@ has features (2048), or clips than I3D has (400), give another number: compare n
 Suffixes: N pictures or clips, D features.
 """
 
+import operator
+
 import numpy as np
 
 from eval import pooling
@@ -55,22 +57,17 @@ def of_kept(name: str):
         kept = [f for f in pool.frames if f.get(name, np.zeros(0)).size]
         if not kept:
             return None
-        own, true = (frechet.Moments(kept[0][name].shape[1]) for _ in range(2))
-        for f in kept:
-            own.add(f[name])
-            true.add(f[f"true_{name}"])
-        if min(own.count, true.count) < 2:
-            return None
-        return {"value": frechet.distance(*own.gaussian(), *true.gaussian()), "n": len(kept)}
+        own, true = (map(operator.itemgetter(key), kept) for key in (name, f"true_{name}"))
+        return {"value": frechet.frechet_of_parts(own, true), "n": len(kept)}
     return pool_kept
 
 
 declare("FID", "down", "Fréchet distance of pictures from the truth's, by Inception-v3",
         family="pictures", keep=_inception, pool=of_kept("inception"),
-        needs=("motion", "clip", "pictures", "network:inception"), recipe=lambda benchmark: FID)
+        needs=("motion", "each", "pictures", "network:inception"), recipe=lambda benchmark: FID)
 for _name, _kept, _how, _recipe in (
         ("FVD", "i3d", "resized whole", FVD), ("FVD_crop", "i3d_crop", "middle", FVD_CROP)):
     declare(_name, "down", f"Fréchet distance of clips of 16 pictures from the truth's, by I3D; "
             f"{_how}", family="pictures", keep=_i3d, pool=of_kept(_kept),
-            needs=("motion", "clip", "pictures", "network:i3d"),
+            needs=("motion", "each", "pictures", "network:i3d"),
             recipe=lambda benchmark, recipe=_recipe: recipe | {"fps": benchmark.decoder.fps})

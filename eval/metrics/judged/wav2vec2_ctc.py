@@ -4,33 +4,9 @@ them. What is silent is heard as no words; without a transcript nothing is measu
 
 from importlib.metadata import version
 
-import numpy as np
-
-from eval import pooling
-from eval.metrics.intelligibility import ERRORS, wer
+from eval.metrics.intelligibility import declare_rates, rates
 from eval.networks import wav2vec2_ctc
 from eval.networks.sound import RESAMPLER
-from eval.registry import declare
-
-
-def counts(reference: str, hypothesis: str) -> dict[str, dict[str, int] | None]:
-    """ERRORS of one pair of normalised texts by jiwer: of words (`WER_open`) and of characters
-    (`CER_open`); None without a reference."""
-    import jiwer
-    if not reference:
-        return {"WER_open": None, "CER_open": None}
-    return {name: {kind: int(getattr(out, kind)) for kind in ERRORS} for name, out in (
-        ("WER_open", jiwer.process_words(reference, hypothesis)),
-        ("CER_open", jiwer.process_characters(reference, hypothesis)))}
-
-
-@pooling.labelled("errors of all examples over their words or characters")
-def pooled(name, pool):
-    """Rate over all examples that have counts; NaN where none has."""
-    counted = [entry for entry in pool.entries(name) if entry is not None]
-    if not counted:
-        return {"value": float("nan"), "n": 0} if pool.entries(name) else None
-    return pooling.interval(np.array([[entry[kind] for kind in ERRORS] for entry in counted]), wer)
 
 
 def _score(case):
@@ -38,17 +14,15 @@ def _score(case):
     words = benchmark.networks["wav2vec2_ctc"]
     reference = words.normalised(benchmark.labels(case.split)[1][case.index])
     if not reference:
-        return counts("", "")
+        return rates("", "", "_open")
     heard = words(case.signals.waveform, benchmark.sample_rate)
-    return counts(reference, heard) | {"heard_open": heard}
+    return rates(reference, heard, "_open") | {"heard_open": heard}
 
 
-def _recipe(benchmark):
+def _recipe(benchmark, over: str):
     return {"implementation": "avjax eval.networks.wav2vec2_ctc 1", "jiwer": version("jiwer"),
-            **wav2vec2_ctc.recipe(), **RESAMPLER, "pooling": "errors over words or characters"}
+            **wav2vec2_ctc.recipe(), **RESAMPLER, "pooling": over}
 
 
-for _name, _of in (("WER_open", "word"), ("CER_open", "character")):
-    declare(_name, "down", f"{_of} error rate of a recogniser of any words", family="words",
-            score=_score, pool=pooled, recipe=_recipe,
-            needs=("audio", "waveform", "clip", "network:wav2vec2_ctc"))
+declare_rates("_open", "a recogniser of any words", _recipe, score=_score,
+              needs=("audio", "waveform", "each", "network:wav2vec2_ctc"))

@@ -1,0 +1,1 @@
+"""Results of several evaluations beside each other: paired differences and their significance."""
