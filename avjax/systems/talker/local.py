@@ -159,8 +159,9 @@ def scan_blocks(step: Callable, x, stack: LocalStack, *others: LocalStack):
         body = remat(lambda block, x, *rest: (step(x, block, *rest), None), stack.remat,
                      scanned=True)
         count = stack.layers - 1
-        # a CPU writes what a loop keeps for the backward pass three times; of accelerators the
-        # planner has the scan's time alone, and recomputation must not be merged with the original
+        # Written out on a CPU: a loop costs zeros, updates and slices of all that it keeps for the
+        # backward pass. Elsewhere deep stacks would take too long to compile; and recomputation
+        # outside a loop would be merged with the original.
         apart = not matrix_units(stack.dtype) and stack.remat == "none"
         scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True},
                        length=count, unroll=count if apart else 1, in_axes=nn.broadcast)
